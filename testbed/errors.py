@@ -1,0 +1,35 @@
+"""Errors of the orchestrator, each with the exit code that the command line ends with."""
+
+from __future__ import annotations
+
+__all__ = ["ConfigurationError", "LabFault", "LockedError", "RestoreIncompleteError", "TestbedError"]
+
+
+class TestbedError(Exception):
+    """A failure that the user can act on: the message names what, where and how to mend it."""
+
+    exit_code = 3
+
+
+class ConfigurationError(TestbedError):
+    """Usage, inventory or campaign mistakes: nothing was touched."""
+
+    exit_code = 2
+
+
+class LabFault(TestbedError):
+    """Hardware, network or a host failed; says nothing about the property under test."""
+
+    exit_code = 3
+
+
+class LockedError(TestbedError):
+    """Another owner holds the lab."""
+
+    exit_code = 5
+
+
+class RestoreIncompleteError(TestbedError):
+    """Some hosts could not be brought back to their clean state; the message lists them."""
+
+    exit_code = 6
