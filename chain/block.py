@@ -1,0 +1,129 @@
+"""Blocks: a head of fixed layout that everything is proven from, and a body of records.
+
+The head is plain big-endian fields, so that a shell script can check links with `dd` and
+`openssl`:
+
+    offset  bytes  field
+         0     12  "m2m-head/1" and two zero bytes: also the domain tag of head signatures
+        12     32  network id (hash of the genesis document)
+        44      8  height: the consensus sequence number, one block each
+        52      8  time_us: consensus time, microseconds since 1970
+        60     32  parent: SHA-256 of the target (previous) head
+        92     32  parent_root: Merkle root of the previous block
+       124     32  root: Merkle root of this block's records
+       156      4  epoch of the membership that decided this block
+       160      4  view in which the batch was first proposed (kept through view changes)
+       164      4  count of records
+    = 168 bytes
+
+Appending and checking is in `ledger`, the meaning of a record in `registry`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated
+
+import msgspec
+
+from chain.errors import Misuse, PeerFault
+from chain.keys import DIGEST_BYTES, digest
+
+__all__ = ["EMPTY_ROOT", "HEAD_BYTES", "Block", "Head", "Record", "genesis_head"]
+
+_MAGIC = b"m2m-head/1\0\0"
+_LAYOUT = struct.Struct(">12s32sQQ32s32s32sIII")
+HEAD_BYTES = _LAYOUT.size
+EMPTY_ROOT = digest(b"")  # RFC 9162, section 2.1.1: the root of an empty tree
+
+HeadBytes = Annotated[bytes, msgspec.Meta(min_length=HEAD_BYTES, max_length=HEAD_BYTES)]
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The decoded head. `encode` and `decode` are inverse on every valid input."""
+
+    network: bytes
+    height: int
+    time_us: int
+    parent: bytes
+    parent_root: bytes
+    root: bytes
+    epoch: int
+    view: int
+    count: int
+
+    def encode(self) -> bytes:
+        try:
+            return _LAYOUT.pack(
+                _MAGIC,
+                self.network,
+                self.height,
+                self.time_us,
+                self.parent,
+                self.parent_root,
+                self.root,
+                self.epoch,
+                self.view,
+                self.count,
+            )
+        except struct.error as error:
+            raise Misuse(f"head out of range: {error}") from error
+
+    @classmethod
+    def decode(cls, data: bytes) -> Head:
+        """Raises PeerFault for a wrong length or tag."""
+        if len(data) != HEAD_BYTES or data[: len(_MAGIC)] != _MAGIC:
+            raise PeerFault("bad-head", f"{len(data)} bytes, wanted {HEAD_BYTES} with the tag")
+        _, network, height, time_us, parent, parent_root, root, epoch, view, count = _LAYOUT.unpack(
+            data
+        )
+        return cls(
+            network=network,
+            height=height,
+            time_us=time_us,
+            parent=parent,
+            parent_root=parent_root,
+            root=root,
+            epoch=epoch,
+            view=view,
+            count=count,
+        )
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a block's body.
+
+    `leaf` is the deterministic-CBOR statement of what was decided (a Merkle leaf); `item` is the
+    batch item that caused it: the request as its client signed it, with its endorsements.
+    """
+
+    leaf: bytes
+    item: bytes
+
+
+class Block(msgspec.Struct, frozen=True, array_like=True):
+    """A head with its body. The head hash identifies the block and the whole state after it."""
+
+    head: HeadBytes
+    records: tuple[Record, ...]
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of the head, 32 bytes."""
+        return digest(self.head)
+
+
+def genesis_head(network: bytes, time_us: int) -> bytes:
+    """Head of height 0: no records, no parent, not signed; it follows from the genesis."""
+    zero = bytes(DIGEST_BYTES)
+    return Head(
+        network=network,
+        height=0,
+        time_us=time_us,
+        parent=zero,
+        parent_root=zero,
+        root=EMPTY_ROOT,
+        epoch=0,
+        view=0,
+        count=0,
+    ).encode()

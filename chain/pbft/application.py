@@ -1,0 +1,39 @@
+"""What the core asks of the state machine above it. `chain.ledger` answers in the product."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+__all__ = ["Application", "Request", "Screening"]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A client's request whose signature (and endorsements' signatures) have been verified.
+
+    `id` is the SHA-256 of the signed content: it identifies the request, the signature does not.
+    `client` and `counter` make it exactly-once; `item` are its bytes in a batch; `operation` is
+    the application's own and opaque here.
+    """
+
+    id: bytes
+    client: bytes
+    counter: int
+    item: bytes
+    operation: object
+
+
+class Screening(Enum):
+    """Whether a request may stand in a batch, judged on the state executed so far."""
+
+    READY = "ready"
+    LATER = "later"  # not yet known here; may become known when earlier blocks are executed
+    REFUSED = "refused"  # a primary that proposes it is faulty
+    DONE = "done"  # already executed: never propose it again
+
+
+class Application(Protocol):
+    def screen(self, request: Request) -> Screening:
+        """Pure in the executed state; cheap (a look-up or two), no signature checks."""

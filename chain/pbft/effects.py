@@ -1,0 +1,146 @@
+"""What a replica wants done. The driver carries effects out in order."""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.block import Block
+from chain.messages import Proposal, Signed
+from chain.pbft.application import Request
+
+__all__ = [
+    "Accuse",
+    "Broadcast",
+    "CancelTimer",
+    "Durable",
+    "Effect",
+    "Execute",
+    "Forget",
+    "Install",
+    "Observe",
+    "Persist",
+    "Send",
+    "ServeBodies",
+    "ServeHeads",
+    "SetTimer",
+]
+
+
+class Durable(msgspec.Struct, frozen=True, array_like=True):
+    """One durable fact. A later one with the same key replaces it.
+
+    `kind` is one of "proposal" (an accepted or own PRE-PREPARE with its batch: our PREPARE),
+    "prepared" (a prepared certificate: our COMMIT), "view" (the view entered or asked for, with
+    the signed message), "stable" (a checkpoint with its proof). `data` is opaque to the store.
+    """
+
+    kind: str
+    view: int
+    seq: int
+    data: bytes
+
+
+class Persist(msgspec.Struct, frozen=True):
+    """Durable before any later Send or Broadcast leaves."""
+
+    fact: Durable
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Facts of kind "proposal" and "prepared" with a sequence number up to `seq` may go."""
+
+    seq: int
+
+
+class Send(msgspec.Struct, frozen=True):
+    to: int
+    signed: Signed
+
+
+class Broadcast(msgspec.Struct, frozen=True):
+    """To every other member of the current epoch (and to one that is being added)."""
+
+    signed: Signed
+
+
+class SetTimer(msgspec.Struct, frozen=True):
+    """(Re)arms the one timer of this name."""
+
+    name: str
+    delay_us: int
+
+
+class CancelTimer(msgspec.Struct, frozen=True):
+    name: str
+
+
+class Execute(msgspec.Struct, frozen=True):
+    """Final: execute as block `proposal.seq`; answered by `Executed`.
+
+    `requests` are the verified requests of `proposal.items`, in the same order.
+    """
+
+    proposal: Proposal
+    requests: tuple[Request, ...]
+    epoch: int
+
+
+class Install(msgspec.Struct, frozen=True):
+    """Append blocks fetched from `source`; their heads are proven, their bodies are not.
+
+    Answered by `Installed` or `InstallFailed`. `proof` (encoded) is kept with the last of them.
+    """
+
+    blocks: tuple[Block, ...]
+    source: int
+
+
+class ServeHeads(msgspec.Struct, frozen=True):
+    """Answer a FETCH-HEADS from the store: heads from `start` up to the first stored stable
+    checkpoint at or above it, with that checkpoint's proof; nothing if there is none."""
+
+    to: int
+    start: int
+
+
+class ServeBodies(msgspec.Struct, frozen=True):
+    to: int
+    start: int
+    stop: int
+
+
+class Accuse(msgspec.Struct, frozen=True):
+    """`culprit` signed both (equivocation), or the one that breaks the protocol (`second` None)."""
+
+    culprit: int
+    reason: str
+    first: Signed
+    second: Signed | None = None
+
+
+class Observe(msgspec.Struct, frozen=True):
+    """A fact for people and timing, with no influence on the protocol.
+
+    `what`: "proposed", "pre-prepared", "prepared", "committed", "view-change", "view",
+    "checkpoint", "fetching", "caught-up".
+    """
+
+    what: str
+    view: int
+    seq: int
+
+
+Effect = (
+    Persist
+    | Forget
+    | Send
+    | Broadcast
+    | SetTimer
+    | CancelTimer
+    | Execute
+    | Install
+    | ServeHeads
+    | ServeBodies
+    | Accuse
+    | Observe
+)
