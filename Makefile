@@ -1,0 +1,46 @@
+# Everything a newcomer types. Each target does its own set-up; the second run has none to do.
+
+PYTHON ?= python3
+VENV   := .venv
+STAMP  := $(VENV)/.ready
+ARGS   ?=
+
+.PHONY: demo test check lock setup clean help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(STAMP) ## run the main job on this machine (loopback): about a minute
+	@$(VENV)/bin/testbed run quick-start $(ARGS)
+
+test: $(STAMP) ## the test suite; lab tests skip themselves without root
+	@$(VENV)/bin/pytest -n 2 $(ARGS)
+
+check: $(STAMP) ## lint, format and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+setup: $(STAMP) ## only make .venv
+
+# Pins with hashes, no addresses: resolved for every supported Python and architecture at once.
+lock: $(STAMP) ## resolve pyproject.toml into requirements.lock again
+	@$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --extra lab --extra dev -o requirements.lock --quiet
+
+# uv comes first from its own small lock, then fills the environment in seconds.
+$(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "needs Python 3.11 or newer as '$(PYTHON)': sudo apt-get install python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "needs Python's venv module: sudo apt-get install python3-venv" >&2; exit 2; }
+	@command -v git >/dev/null || { echo "needs git: sudo apt-get install git" >&2; exit 2; }
+	@echo "setting up $(VENV) from requirements.lock (once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
+	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
