@@ -1,0 +1,115 @@
+"""Token buckets, one per source, decided before any signature is checked.
+
+Pure: the clock is given. The gateway drops what is over the rate, the broker's door only delays
+it; both count by reason. How large queues may grow stands beside each queue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chain.errors import Misuse
+
+__all__ = ["RateLimiter", "TokenBucket"]
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """`burst` tokens at first, `rate_per_s` more each second, never above `burst`."""
+
+    rate_per_s: float
+    burst: float
+    tokens: float
+    filled_at_s: float
+
+    def __init__(self, rate_per_s: float, burst: float, now_s: float) -> None:
+        if rate_per_s <= 0 or burst < 1:
+            raise Misuse(f"a bucket of rate {rate_per_s}/s and burst {burst} lets nothing through")
+        self.rate_per_s, self.burst = rate_per_s, burst
+        self.tokens, self.filled_at_s = burst, now_s
+
+    def _fill(self, now_s: float) -> None:
+        # A clock that stepped back gives nothing and takes nothing.
+        gained = max(0.0, now_s - self.filled_at_s) * self.rate_per_s
+        self.tokens = min(self.burst, self.tokens + gained)
+        self.filled_at_s = now_s
+
+    def take(self, now_s: float) -> bool:
+        """Take one token if there is one."""
+        self._fill(now_s)
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+    def full(self, now_s: float) -> bool:
+        """Whether it is as good as new, so that forgetting it changes nothing."""
+        self._fill(now_s)
+        return self.tokens >= self.burst
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until `take` will succeed."""
+        self._fill(now_s)
+        return max(0.0, (1 - self.tokens) / self.rate_per_s)
+
+
+class RateLimiter:
+    """Admits at most `rate_per_s` messages of each source and `total_rate_per_s` of all together.
+
+    At most `sources_max` sources are remembered. The least recently seen is forgotten only when
+    its bucket is full again; else the *new* source is refused, so that nobody can wash off a spent
+    bucket by inventing names. The total stands above that for the same reason.
+
+    `counts` has `admitted`, `rate` (its own), `total` and `sources` (table full).
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_per_s: float,
+        burst: float,
+        total_rate_per_s: float,
+        total_burst: float,
+        sources_max: int,
+        clock: Callable[[], float],
+    ) -> None:
+        if sources_max < 1:
+            raise Misuse("sources_max must be at least 1")
+        self.counts: Counter[str] = Counter()
+        self._rate_per_s, self._burst = rate_per_s, burst
+        self._sources_max = sources_max
+        self._clock = clock
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._total = TokenBucket(total_rate_per_s, total_burst, clock())
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def admit(self, source: str) -> bool:
+        """Whether one message of `source` may go on to the costly checks; counted either way."""
+        reason = self._refusal(source, self._clock())
+        self.counts[reason or "admitted"] += 1
+        return reason is None
+
+    def _refusal(self, source: str, now_s: float) -> str | None:
+        bucket = self._buckets.get(source)
+        if bucket is None:
+            if not self._make_room(now_s):
+                return "sources"
+            bucket = self._buckets[source] = TokenBucket(self._rate_per_s, self._burst, now_s)
+        self._buckets.move_to_end(source)
+        # Own bucket first: whoever is over his own rate shall not drain what is everyone's.
+        if not bucket.take(now_s):
+            return "rate"
+        return None if self._total.take(now_s) else "total"
+
+    def _make_room(self, now_s: float) -> bool:
+        if len(self._buckets) < self._sources_max:
+            return True
+        oldest, bucket = next(iter(self._buckets.items()))
+        if not bucket.full(now_s):
+            return False
+        del self._buckets[oldest]
+        return True

@@ -1,0 +1,249 @@
+"""The topics of the device network: built, parsed strictly, and who may use which.
+
+    m2m/1/<net>/up/<relay>/<device>/<kind>   towards the gateway; <relay> is who publishes it
+    m2m/1/<net>/req/<device>                 a device's request, picked up by a relay
+    m2m/1/<net>/rsp/<device>/<kind>          the gateway's answers to one device
+    m2m/1/<net>/status/<node>                retained, with a will
+    m2m/1/<net>/chain/head                   retained, signed by the replicas
+
+<net> is the first 16 hex digits of the genesis hash, a node id the 64 hex digits of
+SHA-256(SPKI). The broker checks the publisher's name against <relay>, so each message's last hop
+is known. A device without a relay is its own: `up/<device>/<device>/<kind>`.
+
+`grants` is the one table of permissions; `broker_security` enforces it in the embedded broker and
+`broker_mosquitto` hands it to Mosquitto. What the payloads mean stands in `bridge`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from chain.errors import Misuse, PeerFault
+
+__all__ = [
+    "ADMIN_REQUEST",
+    "ADMIN_RESPONSE",
+    "Action",
+    "Grant",
+    "Head",
+    "Request",
+    "Response",
+    "Role",
+    "Status",
+    "Topic",
+    "Up",
+    "covers",
+    "grants",
+    "may_retain",
+    "parse",
+]
+
+ADMIN_REQUEST = "$CONTROL/dynamic-security/v1"
+ADMIN_RESPONSE = "$CONTROL/dynamic-security/v1/response"
+
+_ROOT = "m2m/1"
+_topic_chars_max = 256
+_NET = re.compile(r"[0-9a-f]{16}\Z")
+_NODE = re.compile(r"[0-9a-f]{64}\Z")
+_KIND = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
+
+
+class _Checked:
+    """A topic whose levels are checked when it is made: a wrong one is our bug (`Misuse`)."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for name, pattern in _PATTERN_OF.items():
+            value = getattr(self, name, None)
+            if value is not None and not (isinstance(value, str) and pattern.match(value)):
+                raise Misuse(f"{name} {str(value)[:80]!r} cannot stand in a topic")
+
+
+@dataclass(frozen=True, slots=True)
+class Up(_Checked):
+    """`relay` carries what `device` says of `kind` to the gateway."""
+
+    net: str
+    relay: str
+    device: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{_ROOT}/{self.net}/up/{self.relay}/{self.device}/{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request(_Checked):
+    """What `device` hands to a relay."""
+
+    net: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{_ROOT}/{self.net}/req/{self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class Response(_Checked):
+    """The gateway's answer of `kind` to `device`."""
+
+    net: str
+    device: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{_ROOT}/{self.net}/rsp/{self.device}/{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Status(_Checked):
+    """Whether `node` is connected (retained; its will says that it is not)."""
+
+    net: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{_ROOT}/{self.net}/status/{self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Head(_Checked):
+    """The newest signed head of the chain (retained)."""
+
+    net: str
+
+    def __str__(self) -> str:
+        return f"{_ROOT}/{self.net}/chain/head"
+
+
+Topic = Up | Request | Response | Status | Head
+
+_PATTERN_OF = {"net": _NET, "relay": _NODE, "device": _NODE, "node": _NODE, "kind": _KIND}
+
+
+def parse(text: str) -> Topic:
+    """Read a topic name; `PeerFault` (`bad-topic`) for anything that the module head does not list.
+
+    Wildcards, empty levels, capitals and extra levels are all refused.
+    """
+    if len(text) > _topic_chars_max:
+        raise PeerFault("bad-topic", f"{len(text)} characters, at most {_topic_chars_max}")
+    try:
+        match text.split("/"):
+            case ["m2m", "1", net, "up", relay, device, kind]:
+                return Up(net, relay, device, kind)
+            case ["m2m", "1", net, "req", device]:
+                return Request(net, device)
+            case ["m2m", "1", net, "rsp", device, kind]:
+                return Response(net, device, kind)
+            case ["m2m", "1", net, "status", node]:
+                return Status(net, node)
+            case ["m2m", "1", net, "chain", "head"]:
+                return Head(net)
+    except Misuse as wrong:  # here the text came from outside
+        raise PeerFault("bad-topic", str(wrong)) from None
+    raise PeerFault("bad-topic", repr(text))
+
+
+class Role(StrEnum):
+    """What somebody is to the broker. Privilege on the chain is another matter."""
+
+    DEVICE = "device"
+    """An admitted mobile device."""
+    RELAY = "relay"
+    """An admitted environmental device: a device that also carries others' messages."""
+    GATEWAY = "gateway"
+    OBSERVER = "observer"
+    """Reads along (lab instruments); never sees answers, as those may carry credentials."""
+    NEWCOMER = "newcomer"
+    """Holds a voucher and is not admitted yet; its node id is the voucher's bootstrap id."""
+    ADMIN = "admin"
+    """The gateway's second login, which adds and removes the others."""
+
+
+class Action(StrEnum):
+    PUBLISH = "publish"
+    SUBSCRIBE = "subscribe"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One permission: `pattern` is a topic filter in MQTT's syntax."""
+
+    action: Action
+    pattern: str
+
+
+_PUB, _SUB = Action.PUBLISH, Action.SUBSCRIBE
+_DEVICE = (
+    (_PUB, "{root}/up/{node}/{node}/+"),
+    (_PUB, "{root}/req/{node}"),
+    (_PUB, "{root}/status/{node}"),
+    (_SUB, "{root}/rsp/{node}/#"),
+    (_SUB, "{root}/chain/head"),
+)
+_TABLE: dict[Role, tuple[tuple[Action, str], ...]] = {
+    Role.DEVICE: _DEVICE,
+    Role.RELAY: (
+        *_DEVICE,
+        (_PUB, "{root}/up/{node}/+/+"),
+        (_SUB, "{root}/req/+"),
+    ),
+    Role.GATEWAY: (
+        (_PUB, "{root}/rsp/+/+"),
+        (_PUB, "{root}/chain/head"),
+        (_PUB, "{root}/status/{node}"),
+        (_SUB, "{root}/up/+/+/+"),
+        (_SUB, "{root}/req/+"),
+        (_SUB, "{root}/status/+"),
+        (_SUB, "{root}/chain/head"),
+    ),
+    Role.OBSERVER: (
+        (_SUB, "{root}/up/+/+/+"),
+        (_SUB, "{root}/req/+"),
+        (_SUB, "{root}/status/+"),
+        (_SUB, "{root}/chain/head"),
+    ),
+    Role.NEWCOMER: (
+        (_PUB, "{root}/up/{node}/{node}/enrol"),
+        (_PUB, "{root}/req/{node}"),
+        (_SUB, "{root}/rsp/{node}/#"),
+        (_SUB, "{root}/chain/head"),
+    ),
+    Role.ADMIN: ((_PUB, ADMIN_REQUEST), (_SUB, ADMIN_RESPONSE)),
+}
+
+
+def grants(role: Role, net: str, node: str) -> tuple[Grant, ...]:
+    """All that `role` with id `node` may do in network `net`; nothing else is allowed."""
+    Status(net, node)  # checks both
+    root = f"{_ROOT}/{net}"
+    return tuple(Grant(act, text.format(root=root, node=node)) for act, text in _TABLE[role])
+
+
+def covers(pattern: str, asked: str) -> bool:
+    """Whether `pattern` allows `asked`, a topic name or a filter that may hold wildcards itself.
+
+    Each topic that `asked` can match must be matched by `pattern`: `a/+` covers `a/b` and `a/+`
+    but neither `a/#` nor `#`.
+    """
+    allowed, wanted = pattern.split("/"), asked.split("/")
+    for depth, level in enumerate(allowed):
+        if level == "#":
+            return True
+        if depth >= len(wanted) or wanted[depth] == "#":
+            return False
+        if level not in ("+", wanted[depth]):
+            return False
+    return len(allowed) == len(wanted)
+
+
+def may_retain(topic: str) -> bool:
+    """Only these two are kept by the broker: their number is bounded by the number of nodes."""
+    try:
+        return isinstance(parse(topic), Status | Head)
+    except PeerFault:
+        return False
