@@ -1,0 +1,68 @@
+"""The statistics of the reports: quantiles of latencies, bounds on success rates.
+
+The methods and their reasons are the customer's (campaign rules): exact binomial bounds, never
+"0 %", timeouts kept as censored observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from scipy.special import betaincinv
+
+__all__ = ["Latency", "interval95", "latency", "upper95"]
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Quantiles in milliseconds of `n` finished observations; None where there are none.
+
+    `censored` counts operations that were never answered: they are not in the quantiles, so a
+    reader must look at both.
+    """
+
+    n: int
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+    max: float | None = None
+    censored: int = 0
+
+
+def latency(values_ms: Sequence[float], censored: int = 0) -> Latency:
+    """Summarise latencies in milliseconds. Quantiles are observed values, not interpolated."""
+    if not values_ms:
+        return Latency(n=0, censored=censored)
+    p50, p90, p99 = np.quantile(np.asarray(values_ms), [0.5, 0.9, 0.99], method="inverted_cdf")
+    return Latency(
+        n=len(values_ms),
+        p50=round(float(p50), 3),
+        p90=round(float(p90), 3),
+        p99=round(float(p99), 3),
+        max=round(float(max(values_ms)), 3),
+        censored=censored,
+    )
+
+
+def upper95(successes: int, trials: int) -> float | None:
+    """One-sided 95 % upper bound on a success rate (Clopper-Pearson); None without trials.
+
+    With no success in n trials this is 1 - 0.05^(1/n): 59 trials bound the rate at 5 %.
+    """
+    if trials == 0:
+        return None
+    if successes == trials:
+        return 1.0
+    return float(betaincinv(successes + 1, trials - successes, 0.95))
+
+
+def interval95(successes: int, trials: int) -> tuple[float, float] | None:
+    """Two-sided 95 % interval (Clopper-Pearson); None without trials."""
+    if trials == 0:
+        return None
+    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, 0.025))
+    high = (
+        1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 0.975))
+    )
+    return low, high
