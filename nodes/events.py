@@ -1,0 +1,128 @@
+"""Typed events as JSON lines: what measurements, checks and the live view are made from.
+
+One line: {"t": wall ns, "m": monotonic ns, "boot": boot id, "node": name, "n": count, "event":
+kind, ...}. Lines are kept in memory and written by size or age, never once per request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import msgspec
+
+__all__ = ["FLUSH_AGE_MS", "FLUSH_BYTES", "Event", "EventLog", "NoEvents", "boot_id", "read_events"]
+
+FLUSH_BYTES = 65_536
+FLUSH_AGE_MS = 250
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_encoder = msgspec.json.Encoder()
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line as read back; `fields` holds what the kind of event brings."""
+
+    t: int
+    m: int
+    boot: str
+    node: str
+    n: int
+    event: str
+    fields: dict[str, object]
+
+
+def boot_id() -> str:
+    """Monotonic times are comparable only within one boot of one machine."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+class NoEvents:
+    """For hosts whose events nobody wants."""
+
+    def emit(self, event: str, **fields: object) -> None:
+        pass
+
+
+class EventLog:
+    """Appends to `path`. Losing events must not stop a replica: after a write error (a full disk)
+    lines are dropped and counted, and the count is in the next line that can be written."""
+
+    def __init__(self, path: Path, node: str) -> None:
+        self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._node = node
+        self._boot = boot_id()
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._oldest_ns = 0
+        self._count = 0
+        self._dropped = 0
+
+    def emit(self, event: str, **fields: object) -> None:
+        self._count += 1
+        now_ns = time.monotonic_ns()
+        line = _encoder.encode(
+            {
+                "t": time.time_ns(),
+                "m": now_ns,
+                "boot": self._boot,
+                "node": self._node,
+                "n": self._count,
+                "event": event,
+                **fields,
+            }
+        )
+        if not self._lines:
+            self._oldest_ns = now_ns
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._bytes >= FLUSH_BYTES or now_ns - self._oldest_ns >= FLUSH_AGE_MS * 1_000_000:
+            self.flush()
+
+    def flush(self) -> None:
+        """Also to be called by a timer: age is otherwise noticed only by the next event."""
+        if not self._lines:
+            return
+        lines, self._lines, self._bytes = self._lines, [], 0
+        try:
+            self._file.write(b"\n".join(lines) + b"\n")
+        except OSError:
+            self._dropped += len(lines)
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.emit("events-dropped", count=dropped)
+
+    def close(self) -> None:
+        self.flush()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_events(path: Path) -> list[Event]:
+    """Every complete line; a torn last one (the process was killed) is left out."""
+    events = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            raw = msgspec.json.decode(line, type=dict[str, object])
+            common = {name: raw.pop(name) for name in ("t", "m", "boot", "node", "n", "event")}
+            events.append(msgspec.convert({**common, "fields": raw}, type=Event))
+        except (msgspec.DecodeError, msgspec.ValidationError, KeyError):
+            continue
+    return events
