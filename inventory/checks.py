@@ -1,0 +1,264 @@
+"""How the parts of a lab must fit together: one small function per promise.
+
+Shapes of single values are the model's. A mistake names the path of the value to change and the
+fix. `whole=True` marks what can be said only when no value was dropped for being malformed
+(counting replicas, say): `load` leaves those out while there are others to mend.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from inventory.model import Cap, Host, Lab
+
+__all__ = ["Mistake", "errors", "warnings"]
+
+# Faults that could reach the management traffic if both shared an interface.
+_NETWORK_CAPS: tuple[Cap, ...] = ("netem", "nft", "switch")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`message` is "what is wrong; fix", `loc` the path of the value."""
+
+    loc: tuple[str | int, ...]
+    message: str
+    whole: bool = False
+
+
+def errors(lab: Lab) -> Iterator[Mistake]:
+    """Everything that makes the lab unusable."""
+    yield from _unique(lab)
+    yield from _hosts(lab)
+    yield from _jumps(lab)
+    yield from _interfaces(lab)
+    yield from _boards(lab)
+    yield from _replicas(lab)
+    yield from _devices(lab)
+    yield from _chain(lab)
+
+
+def warnings(lab: Lab) -> Iterator[Mistake]:
+    """What works, and is probably not what was meant."""
+    n, f = len(lab.replicas()), lab.f
+    if n != 3 * f + 1:
+        yield Mistake(
+            ("hosts",),
+            f"n = {n} replicas bear f = {f} faults, as {3 * f + 1} would; "
+            f"add {3 * (f + 1) + 1 - n} for f = {f + 1} or remove {n - 3 * f - 1}",
+        )
+    if lab.with_role("mobile") and not lab.with_role("environment"):
+        yield Mistake(("hosts",), "no environment host relays the mobile devices; add the role")
+    for out in lab.excluded():
+        where = "hosts" if out.name in lab.hosts else "boards"
+        yield Mistake((where, out.name), f"left out: {out.reason}")
+
+
+def _unique(lab: Lab) -> Iterator[Mistake]:
+    seen: dict[tuple[str, str], str] = {}
+
+    def clash(kind: str, value: str, owner: str) -> str | None:
+        first = seen.setdefault((kind, value), owner)
+        return None if first == owner else first
+
+    for name, host in lab.hosts.items():
+        if host.addr and host.connection == "ssh":
+            other = clash("address", _normal(host.addr), name)
+            if other:
+                yield Mistake(
+                    ("hosts", name, "addr"), f"address {host.addr} is {other}'s; change one"
+                )
+        if host.hw_serial:
+            other = clash("hardware serial", host.hw_serial.lower(), name)
+            if other:
+                yield Mistake(
+                    ("hosts", name, "hw_serial"),
+                    f"hardware serial {host.hw_serial} is {other}'s; read it from the host",
+                )
+    for name, board in lab.boards.items():
+        for key in ("usb_serial", "usb_path", "device"):
+            value = getattr(board.match, key, None) if board.match else None
+            # A USB serial is unique in the world; a path or device file only on its host.
+            scope = "" if key == "usb_serial" else f"{board.host} "
+            other = clash(f"{scope}{key}", value, name) if value else None
+            if other:
+                yield Mistake(
+                    ("boards", name, "match", key),
+                    f"{key} {value} is {other}'s; one match must find one board",
+                )
+    yield from _unique_names(lab)
+
+
+def _unique_names(lab: Lab) -> Iterator[Mistake]:
+    for name in lab.boards:
+        if name in lab.hosts:
+            yield Mistake(("boards", name), "a host has this name too; rename one")
+    for mobile in lab.mobiles():
+        taken = mobile.name in lab.boards or mobile.name in lab.hosts
+        if taken and mobile.name != mobile.host:
+            yield Mistake(
+                ("hosts", mobile.host), f"its device {mobile.name} has a taken name; rename one"
+            )
+
+
+def _normal(addr: str) -> str:
+    try:
+        return ipaddress.ip_address(addr).compressed
+    except ValueError:
+        return addr.lower().rstrip(".")
+
+
+def _hosts(lab: Lab) -> Iterator[Mistake]:
+    jumps = {lab.ssh(name).jump for name, host in lab.hosts.items() if host.connection == "ssh"}
+    for name, host in lab.hosts.items():
+        where = ("hosts", name)
+        if host.connection == "ssh" and host.addr is None:
+            yield Mistake(where, "no addr; add one, or say connection: local")
+        if host.connection == "local" and host.power is not None:
+            yield Mistake((*where, "power"), "a local host has no power switch; remove it")
+        if not host.roles and name not in jumps:
+            yield Mistake((*where, "roles"), "no role; give it one or remove the host", whole=True)
+        if host.mobiles != 1 and "mobile" not in host.roles:
+            yield Mistake(
+                (*where, "mobiles"), "only for hosts with role mobile; add the role", whole=True
+            )
+        for key in ("roles", "caps"):
+            yield from _repeated((*where, key), getattr(host, key))
+        yield from _state(where, host)
+
+
+def _state(where: tuple[str, str], host: Host) -> Iterator[Mistake]:
+    if host.state == "quarantined" and not host.reason:
+        yield Mistake((*where, "state"), "quarantined without a reason; add reason:", whole=True)
+    if host.state == "active" and host.reason:
+        yield Mistake(
+            (*where, "reason"), "a reason, but the host is active; add state: quarantined"
+        )
+
+
+def _repeated(where: tuple[str | int, ...], values: tuple[str, ...]) -> Iterator[Mistake]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            yield Mistake((*where, i), f"{value} stands twice; remove one")
+
+
+def _jumps(lab: Lab) -> Iterator[Mistake]:
+    for name, host in lab.hosts.items():
+        jump = lab.ssh(name).jump if host.connection == "ssh" else None
+        if jump is None:
+            continue
+        own = host.ssh.jump is not None
+        where = ("hosts", name, "ssh", "jump") if own else ("defaults", "ssh", "jump")
+        if jump not in lab.hosts:
+            yield Mistake(where, f"jump host {jump} is not under hosts; add it (roles: [])")
+            if not own:
+                break  # one mistake in the defaults, not one per host
+        elif lab.hosts[jump].connection == "local" or jump == host.ssh.jump == name:
+            yield Mistake(where, f"cannot jump through {jump}; name another ssh host")
+        elif _circular(lab, name):
+            yield Mistake(where, f"{name} jumps in a circle through {jump}; break it")
+
+
+def _circular(lab: Lab, start: str) -> bool:
+    seen, here = {start}, lab.ssh(start).jump
+    while here is not None and here in lab.hosts:
+        if here in seen:
+            return True
+        seen.add(here)
+        here = lab.ssh(here).jump
+    return False
+
+
+def _interfaces(lab: Lab) -> Iterator[Mistake]:
+    for name, host in lab.hosts.items():
+        shaping = [cap for cap in _NETWORK_CAPS if cap in host.caps]
+        net = lab.net(name)
+        if host.connection == "local" or not shaping or net.filters == "per-peer":
+            continue
+        if net.mgmt is None or net.data is None or net.mgmt == net.data:
+            state = f"both {net.data}" if net.data and net.mgmt == net.data else "not both stated"
+            yield Mistake(
+                ("hosts", name, "net") if host.net else ("hosts", name, "caps"),
+                f"with {', '.join(shaping)} the data and management interfaces must differ "
+                f"(they are {state}) or a fault cuts SSH off; set net.mgmt and net.data, or "
+                "net.filters: per-peer",
+            )
+
+
+def _boards(lab: Lab) -> Iterator[Mistake]:
+    for name, board in lab.boards.items():
+        where: tuple[str, ...] = ("boards", name)
+        host = lab.hosts.get(board.host)
+        if host is None:
+            yield Mistake((*where, "host"), f"host {board.host} is not under hosts; add it")
+        elif "environment" not in host.roles:
+            yield Mistake(
+                (*where, "host"),
+                f"host {board.host} lacks the role environment; add it",
+                whole=True,
+            )
+        given = board.match.model_dump(exclude_none=True) if board.match else {}
+        if len(given) > 1:
+            yield Mistake(
+                (*where, "match"), f"{' and '.join(sorted(given))}; keep one way to match"
+            )
+        elif not given and board.match is not None:
+            yield Mistake((*where, "match"), "matches nothing; add usb_serial", whole=True)
+        elif not given and board.firmware.board != "unix":
+            yield Mistake(where, "no match; add match: {usb_serial: ...}", whole=True)
+
+
+def _replicas(lab: Lab) -> Iterator[Mistake]:
+    n = len(lab.replicas())
+    out = [
+        x.name for x in lab.excluded() if "replica" in getattr(lab.hosts.get(x.name), "roles", ())
+    ]
+    aside = f" (quarantined: {', '.join(out)})" if out else ""
+    if lab.chain.f is None and n < 4:
+        yield Mistake(
+            ("hosts",),
+            f"{n} replicas{aside}, but one fault needs n >= 3f+1 = 4; add replicas, "
+            "or state chain.f: 0 for a chain that bears no fault",
+            whole=True,
+        )
+    if lab.chain.f is not None and n < max(1, 3 * lab.chain.f + 1):
+        yield Mistake(
+            ("chain", "f"),
+            f"f = {lab.chain.f} needs n >= 3f+1 = {3 * lab.chain.f + 1} replicas, there are "
+            f"{n}{aside}; add replicas or lower f",
+            whole=True,
+        )
+
+
+def _devices(lab: Lab) -> Iterator[Mistake]:
+    brokers = list(lab.with_role("broker"))
+    for extra in brokers[1:]:
+        yield Mistake(
+            ("hosts", extra, "roles"), f"{brokers[0]} is the broker already; keep one", whole=True
+        )
+    if not (lab.with_role("mobile") or lab.with_role("environment")):
+        return
+    for role, have in (("broker", brokers), ("gateway", list(lab.with_role("gateway")))):
+        if not have:
+            yield Mistake(
+                ("hosts",),
+                f"devices, but no active host has role {role}; add it to one",
+                whole=True,
+            )
+
+
+def _chain(lab: Lab) -> Iterator[Mistake]:
+    chain, n = lab.chain, len(lab.replicas())
+    if chain.window > chain.checkpoint_interval:
+        yield Mistake(
+            ("chain", "window"),
+            f"window {chain.window} exceeds checkpoint_interval {chain.checkpoint_interval}, so "
+            "the log could fill before a checkpoint; lower it",
+        )
+    m, k = chain.group.m or 2 * lab.f + 1, chain.group.k or lab.f + 1
+    if m > n:
+        yield Mistake(("chain", "group", "m"), f"{m} of {n} replicas; at most {n}", whole=True)
+    if k > m:
+        yield Mistake(("chain", "group", "k"), f"{k} of {m} members; at most {m}", whole=True)

@@ -1,0 +1,174 @@
+"""Files to models, strictly: every mistake of a file at once, each with its place and its fix.
+
+`load_yaml` serves any pydantic model (campaign files use it too); `load_lab` reads an inventory.
+Syntax and limits are in `document`, shapes in the model, how values must fit in `checks`.
+
+A mistake in one value does not hide those in others: what is malformed is dropped, and the rest
+is checked as far as it can be judged without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from inventory.checks import Mistake, errors
+from inventory.document import Document, Loc, file_bytes_max, parse
+from inventory.explain import Problem, actual, explained, path_text, problem
+from inventory.model import Lab, Ssh
+from inventory.schema import schema_of
+
+__all__ = ["InvalidFile", "Problem", "load_lab", "load_yaml", "packaged"]
+
+salvage_rounds_max: Final = 8
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class InvalidFile(ValueError):
+    """A file that cannot be used; `problems` has every mistake, in file order."""
+
+    def __init__(self, file: Path, problems: Iterable[Problem]) -> None:
+        self.file = file
+        self.problems = tuple(sorted(set(problems)))
+        super().__init__("\n".join(self.lines()))
+
+    def lines(self) -> list[str]:
+        """`file:line:column: path: what is wrong; fix`, one per mistake."""
+        return [
+            f"{self.file}:{p.line}:{p.column}: " + (f"{p.where}: " if p.where else "") + p.what
+            for p in self.problems
+        ]
+
+
+def packaged(name: str) -> Path:
+    """Path of an inventory file that ships with this package (`loopback`, `first-lab`)."""
+    return Path(str(resources.files("inventory").joinpath(f"{name}.yaml")))
+
+
+def load_lab(path: Path | None = None) -> Lab:
+    """Read and check an inventory; None reads the packaged loopback lab.
+
+    Key files and known_hosts of the result are absolute paths, so that it no longer matters where
+    the file stood. Raises InvalidFile.
+    """
+    path = path or packaged("loopback")
+    stand_in = {"schema": "testbed.inventory/1", "lab": "unnamed"}
+    return _absolute(load_yaml(path, Lab, errors, stand_in), path.absolute().parent)
+
+
+def load_yaml(
+    path: Path,
+    model: type[ModelT],
+    check: Callable[[ModelT], Iterable[Mistake]] | None = None,
+    stand_in: Mapping[str, Any] | None = None,
+) -> ModelT:
+    """Read a YAML file into a strict model, then `check` how its values fit.
+
+    `stand_in` has values for required top-level keys, used while their own are missing or
+    malformed so that the rest can be checked all the same; never in what is returned.
+    Raises InvalidFile and nothing else, whatever the file holds.
+    """
+    document = parse(_read(path))
+    found = [
+        Problem(place.line, place.column, path_text(loc), message)
+        for place, loc, message in document.faults
+    ]
+    if found and document.data is None:
+        raise InvalidFile(path, found)
+    value, problems = _validate(document, model, stand_in or {})
+    found += problems
+    if value is not None and check is not None:
+        whole = not found
+        found += [
+            problem(document, mistake.loc, mistake.message)
+            for mistake in check(value)
+            if whole or not mistake.whole
+        ]
+    if found or value is None:
+        raise InvalidFile(path, found)
+    return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(file_bytes_max + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        where = Problem(1, 1, "", f"cannot read: {reason}; give the path of a YAML file")
+        raise InvalidFile(path, [where]) from error
+
+
+def _validate(
+    document: Document, model: type[ModelT], stand_in: Mapping[str, Any]
+) -> tuple[ModelT | None, list[Problem]]:
+    """The model, and what is wrong; with mistakes, the model of what is left without them."""
+    data = document.data
+    try:
+        return _model(model, data), []
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=True)
+    schema = schema_of(model)
+    problems = [explained(document, schema, detail) for detail in details]
+    rest = copy.deepcopy(data)
+    for _ in range(salvage_rounds_max):
+        for loc in sorted((_drop(d, rest) for d in details), key=_descending, reverse=True):
+            _remove(rest, loc)
+        if not isinstance(rest, dict):
+            break
+        try:
+            return _model(model, {**stand_in, **rest}), problems
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+    return None, problems
+
+
+def _model(model: type[ModelT], data: Any) -> ModelT:
+    # Through JSON: pydantic is then strict about scalars and still takes lists for tuples.
+    return model.model_validate_json(json.dumps(data))
+
+
+def _descending(loc: Loc) -> tuple[tuple[int, str | int], ...]:
+    """Sort key that puts later list items first, so that removing one keeps the others' index."""
+    return tuple((0, s) if isinstance(s, int) else (1, s) for s in loc)
+
+
+def _drop(detail: ErrorDetails, data: Any) -> Loc:
+    loc = actual(detail["loc"], data)
+    return loc[:-1] if detail["type"] == "missing" else loc
+
+
+def _remove(data: Any, loc: Loc) -> None:
+    for step in loc[:-1]:
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            return
+    if loc and isinstance(data, dict):
+        data.pop(loc[-1], None)
+    elif loc and isinstance(data, list) and isinstance(loc[-1], int) and loc[-1] < len(data):
+        del data[loc[-1]]
+
+
+def _absolute(lab: Lab, base: Path) -> Lab:
+    """The lab with paths that no longer depend on where its file stood."""
+
+    def ssh(given: Ssh) -> Ssh:
+        changed = {
+            key: str(base / Path(value).expanduser())
+            for key in ("key", "known_hosts")
+            if (value := getattr(given, key)) is not None
+        }
+        return given.model_copy(update=changed)
+
+    defaults = lab.defaults.model_copy(update={"ssh": ssh(lab.defaults.ssh)})
+    hosts = {n: h.model_copy(update={"ssh": ssh(h.ssh)}) for n, h in lab.hosts.items()}
+    return lab.model_copy(update={"defaults": defaults, "hosts": hosts})

@@ -1,0 +1,329 @@
+"""The model of a lab: hosts, boards, chain options. Shapes only.
+
+What one value may be stands here and is published by `schema`. How values must fit together
+(unique addresses, enough replicas ...) stands in `checks`, reading files in `load`.
+
+Units are last in names. A `Lab` is immutable; look-ups that campaigns use (`replicas`,
+`with_role`, `with_cap`) leave quarantined hosts out, and `excluded` says which and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+__all__ = [
+    "Board",
+    "Cap",
+    "ChainOptions",
+    "Clock",
+    "CommandPower",
+    "Defaults",
+    "EmulatedPower",
+    "Excluded",
+    "Firmware",
+    "Host",
+    "Lab",
+    "Line",
+    "Match",
+    "Mobile",
+    "Net",
+    "Role",
+    "Ssh",
+    "UhubctlPower",
+    "caps",
+    "roles",
+]
+
+Role = Literal["replica", "gateway", "broker", "environment", "mobile"]
+# What a fault or a check may need of a host: tc netem; the user-space link switch; an own nft
+# table; power cut and return; setting the clock; CPU and memory limits; failing block devices;
+# switching USB ports off.
+Cap = Literal["netem", "switch", "nft", "power", "clock", "cgroup", "dm", "usb"]
+BoardKind = Literal[
+    "unix", "rp2040", "rp2350", "esp32", "esp8266", "stm32", "samd", "nrf", "microbit"
+]
+Stage = Literal["loopback", "emulated", "lab"]
+
+roles: Final[tuple[Role, ...]] = get_args(Role)
+caps: Final[tuple[Cap, ...]] = get_args(Cap)
+
+hosts_max: Final = 512
+boards_max: Final = 512
+mobiles_per_host_max: Final = 256
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")]
+Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,14}$")]
+Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Milliseconds = Annotated[float, Field(gt=0, le=600_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+class Ssh(_Model):
+    """How to log in. What is left out comes from `defaults.ssh`, then from ~/.ssh/config."""
+
+    user: Text | None = None
+    port: Port | None = None
+    key: Text | None = Field(default=None, description="Private key file, relative to this file.")
+    known_hosts: Text | None = Field(
+        default=None, description="Host key file, relative to this file."
+    )
+    jump: Text | None = Field(
+        default=None, description="Name of the host of this lab to jump through."
+    )
+    connect_timeout_s: Seconds | None = None
+
+
+class Net(_Model):
+    """Network interfaces: `mgmt` carries SSH and time sync and is never shaped or filtered."""
+
+    mgmt: Interface | None = None
+    data: Interface | None = None
+    filters: Literal["interface", "per-peer"] = Field(
+        default="interface",
+        description="per-peer: one interface for both; shape and drop by peer address only.",
+    )
+
+
+class Clock(_Model):
+    """Bound on a host's clock error; above it the host is not used for cross-host latency."""
+
+    max_error_ms: Milliseconds = 1.0
+
+
+class Defaults(_Model):
+    """What hosts have unless they say otherwise. `ssh` merges key by key, the others whole."""
+
+    ssh: Ssh = Ssh()
+    net: Net = Net()
+    clock: Clock = Clock()
+
+
+class UhubctlPower(_Model):
+    """Power through a USB hub that switches its ports."""
+
+    driver: Literal["uhubctl"]
+    port: Text = Field(description='Hub location and port as uhubctl prints them: "1-1.2".')
+
+
+class CommandPower(_Model):
+    """Power through any program, run on the orchestrator without a shell."""
+
+    driver: Literal["command"]
+    off: tuple[Text, ...] = Field(min_length=1, max_length=32)
+    on: tuple[Text, ...] = Field(min_length=1, max_length=32)
+
+
+class EmulatedPower(_Model):
+    """Power of a host of the emulated lab."""
+
+    driver: Literal["emulated"]
+
+
+Power = Annotated[UhubctlPower | CommandPower | EmulatedPower, Field(discriminator="driver")]
+
+
+class Host(_Model):
+    """A machine (or, with `connection: local`, a set of processes on this one)."""
+
+    connection: Literal["ssh", "local"] = "ssh"
+    addr: Address | None = Field(default=None, description="Needed for ssh; local: 127.0.0.1.")
+    port: Port | None = Field(
+        default=None,
+        description=(
+            "First TCP port that the testbed's own processes listen on here; absent: free ports, "
+            "picked when a run starts. The SSH port is ssh.port."
+        ),
+    )
+    hw_serial: Serial | None = None
+    roles: tuple[Role, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
+    mobiles: int = Field(
+        default=1,
+        ge=1,
+        le=mobiles_per_host_max,
+        description="Mobile devices run here, one process each.",
+    )
+    caps: tuple[Cap, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
+    ssh: Ssh = Ssh()
+    net: Net | None = None
+    clock: Clock | None = None
+    power: Power | None = None
+    state: Literal["active", "quarantined"] = "active"
+    reason: Text | None = Field(default=None, description="Why it is quarantined.")
+
+
+class Match(_Model):
+    """What tells one serial board from all others; exactly one of the three."""
+
+    usb_serial: Serial | None = None
+    usb_path: Serial | None = Field(
+        default=None, description="Place in the USB tree, as 1-1.2:1.0."
+    )
+    device: Annotated[str, StringConstraints(pattern=r"^/dev/[A-Za-z0-9/:._+-]{1,200}$")] | None = (
+        Field(default=None, description="Fixed device file; for lines that have no USB identity.")
+    )
+
+
+class Line(_Model):
+    """The serial line. `reset_on_open`: opening the port resets the board, so allow it time."""
+
+    baud: int = Field(default=115_200, ge=300, le=4_000_000)
+    reset_on_open: bool = False
+
+
+class Firmware(_Model):
+    """`board: unix` is the MicroPython interpreter behind a PTY, run on the board's host."""
+
+    board: BoardKind
+
+
+class Board(_Model):
+    """A sensor board on a serial line of an environment host."""
+
+    host: Name
+    match: Match | None = Field(default=None, description="Needed for all but board: unix.")
+    line: Line = Line()
+    firmware: Firmware
+
+
+class Group(_Model):
+    """Authentication group: m members, k endorsements; null: 2f+1 and f+1."""
+
+    m: Count | None = None
+    k: Count | None = None
+
+
+class ChainOptions(_Model):
+    """Consensus options that genesis fixes for every replica of this lab."""
+
+    f: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="Faulty replicas borne; null: the most that the replicas allow."
+    )
+    checkpoint_interval: Count = 64
+    window: Count = Field(default=8, description="Batches in flight (pipelining).")
+    batch_requests_max: Count = 256
+    batch_bytes_max: int = Field(default=1_048_576, ge=1024, le=64 * 1_048_576)
+    view_timeout_ms: Milliseconds = 1000
+    heartbeat_s: Seconds = 2
+    precision_ms: Milliseconds = Field(
+        default=500, description="Clock difference between replicas."
+    )
+    message_delay_ms: Milliseconds = Field(default=2000, description="Longest way of a proposal.")
+    group: Group = Group()
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A host or board that campaigns leave out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Mobile:
+    """One mobile device: a process on its host."""
+
+    name: str
+    host: str
+
+
+class Lab(_Model):
+    """One inventory file. Order of `hosts` is the order of replicas: the first is replica 0."""
+
+    schema_version: Literal["testbed.inventory/1"] = Field(alias="schema")
+    lab: Name
+    stage: Stage | None = Field(
+        default=None, description="Null: loopback if all hosts are local, else lab"
+    )
+    defaults: Defaults = Defaults()
+    chain: ChainOptions = ChainOptions()
+    hosts: dict[Name, Host] = Field(min_length=1, max_length=hosts_max)
+    boards: dict[Name, Board] = Field(default={}, max_length=boards_max)
+
+    @property
+    def active(self) -> dict[str, Host]:
+        """Hosts by name, without the quarantined."""
+        return {name: host for name, host in self.hosts.items() if host.state == "active"}
+
+    def with_role(self, role: Role) -> dict[str, Host]:
+        """Active hosts that have `role`, in file order."""
+        return {name: host for name, host in self.active.items() if role in host.roles}
+
+    def with_cap(self, cap: Cap) -> dict[str, Host]:
+        """Active hosts that have `cap`, in file order."""
+        return {name: host for name, host in self.active.items() if cap in host.caps}
+
+    def replicas(self) -> dict[str, Host]:
+        """Active replica hosts; position is the replica's number."""
+        return self.with_role("replica")
+
+    @property
+    def f(self) -> int:
+        """Faulty replicas borne: stated, or floor((n-1)/3)."""
+        if self.chain.f is not None:
+            return self.chain.f
+        return max(0, (len(self.replicas()) - 1) // 3)
+
+    def mobiles(self) -> tuple[Mobile, ...]:
+        """Mobile devices; several on one host are numbered from 1: phones-1, phones-2."""
+        return tuple(
+            Mobile(name if host.mobiles == 1 else f"{name}-{i}", name)
+            for name, host in self.with_role("mobile").items()
+            for i in range(1, host.mobiles + 1)
+        )
+
+    def boards_in_use(self) -> dict[str, Board]:
+        """Boards on active hosts, in file order."""
+        active = self.active
+        return {name: board for name, board in self.boards.items() if board.host in active}
+
+    def excluded(self) -> tuple[Excluded, ...]:
+        """What quarantine takes out of every campaign: hosts, then boards on them."""
+        out = {n: h.reason or "" for n, h in self.hosts.items() if h.state == "quarantined"}
+        return tuple(Excluded(name, reason) for name, reason in out.items()) + tuple(
+            Excluded(name, f"its host {board.host} is quarantined: {out[board.host]}")
+            for name, board in self.boards.items()
+            if board.host in out
+        )
+
+    def stage_name(self) -> Stage:
+        """The stage that results are filed under."""
+        if self.stage is not None:
+            return self.stage
+        local = all(host.connection == "local" for host in self.hosts.values())
+        return "loopback" if local else "lab"
+
+    def address(self, host: str) -> str:
+        """Address of a host on the data network."""
+        return self.hosts[host].addr or "127.0.0.1"
+
+    def ssh(self, host: str) -> Ssh:
+        """Log-in of a host: its own keys over the lab's; a host never jumps through itself."""
+        merged: dict[str, Any] = {
+            **self.defaults.ssh.model_dump(exclude_none=True),
+            **self.hosts[host].ssh.model_dump(exclude_none=True),
+        }
+        if merged.get("jump") == host:
+            del merged["jump"]
+        return Ssh(**{"connect_timeout_s": 5.0, **merged})
+
+    def net(self, host: str) -> Net:
+        """Interfaces of a host."""
+        return self.hosts[host].net or self.defaults.net
+
+    def clock(self, host: str) -> Clock:
+        """Clock bound of a host."""
+        return self.hosts[host].clock or self.defaults.clock
