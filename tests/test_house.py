@@ -1,0 +1,103 @@
+"""The house itself: who may import whom, no cycles, no blanket ignores, no machine's paths."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+FOLDERS = ("chain", "gateway", "inventory", "nodes", "testbed")
+MAY_IMPORT: dict[str, set[str]] = {
+    "chain": set(),
+    "inventory": set(),
+    "gateway": {"chain"},
+    "nodes": {"chain", "gateway"},
+    "testbed": {"chain", "gateway", "inventory", "nodes"},
+}
+# What the pure core must not reach for: a clock, randomness, files, sockets, threads.
+IMPURE = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "sqlite3", "ssl"}
+IMPURE |= {"subprocess", "tempfile", "threading", "time", "uuid"}
+
+
+@cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*FOLDERS, include_external_packages=True, cache_dir=None)
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    for module in sorted(graph().modules):
+        for imported in sorted(graph().find_modules_directly_imported_by(module)):
+            yield module, imported
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_import_only_what_the_architecture_allows(folder: str) -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in edges()
+        if module.split(".")[0] == folder
+        and imported.split(".")[0] in set(FOLDERS) - MAY_IMPORT[folder] - {folder}
+    ]
+    assert wrong == []
+
+
+def test_no_import_cycles() -> None:
+    """A newcomer can read the modules in one order from bottom to top."""
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for module, imported in edges():
+        if imported.split(".")[0] in FOLDERS and not module.startswith(imported + "."):
+            sorter.add(module, imported)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_chain_touches_no_world() -> None:
+    """chain/ has no socket, clock, file, randomness or thread: a seed reproduces a run."""
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in edges()
+        if module.split(".")[0] == "chain" and imported in IMPURE
+    ]
+    assert wrong == []
+
+
+def tracked(suffix: str) -> list[Path]:
+    names = subprocess.run(
+        ["git", "ls-files", f"*{suffix}"], cwd=TOP, capture_output=True, text=True, check=True
+    )
+    return [TOP / name for name in names.stdout.split() if (TOP / name).exists()]
+
+
+def test_every_ignore_names_what_it_ignores() -> None:
+    blanket = re.compile(r"# type: ignore(?!\[)|# noqa(?!:)")
+    wrong = [
+        f"{path.relative_to(TOP)}:{number}"
+        for path in tracked(".py")
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if blanket.search(line)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_each_folder_says_what_lives_there(folder: str) -> None:
+    assert (TOP / folder / "README.md").is_file()
+
+
+def test_modules_open_with_a_docstring() -> None:
+    wrong = [
+        str(path.relative_to(TOP))
+        for path in tracked(".py")
+        if not path.read_text().lstrip("#! \n").startswith('"""')
+    ]
+    assert wrong == []
