@@ -39,7 +39,8 @@ class Trouble(Exception):
 
 def fail(code: int, message: str) -> NoReturn:
     """One line on stderr, then the end."""
-    print(message, file=sys.stderr, flush=True)
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
     raise SystemExit(code)
 
 

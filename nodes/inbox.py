@@ -1,0 +1,57 @@
+"""What has arrived and waits to be verified: bounded per party, taken fairly.
+
+A party that floods fills its own queue; the wire then stops reading from it. Each turn takes at
+most `TURN_BYTES_MAX` and `TURN_FRAMES_MAX` of each party, so others are never starved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nodes.ports import Party
+
+__all__ = ["QUEUE_BYTES_MAX", "TURN_BYTES_MAX", "TURN_FRAMES_MAX", "Inbox"]
+
+QUEUE_BYTES_MAX = 2 * 1024 * 1024  # above this reading pauses; one more frame may be on its way
+TURN_BYTES_MAX = 1024 * 1024
+TURN_FRAMES_MAX = 1024
+
+
+class Inbox:
+    """Order is kept per party, not between parties."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Party, deque[bytes]] = {}
+        self._bytes: dict[Party, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def put(self, party: Party, frame: bytes) -> None:
+        queue = self._queues.get(party)
+        if queue is None:
+            queue = self._queues[party] = deque()
+            self._bytes[party] = 0
+        queue.append(frame)
+        self._bytes[party] += len(frame)
+
+    def full(self, party: Party) -> bool:
+        """Whether the wire should stop reading from the party for now."""
+        return self._bytes.get(party, 0) > QUEUE_BYTES_MAX
+
+    def take(self) -> list[tuple[Party, bytes]]:
+        """One turn's share of every party; empty when nothing waits."""
+        taken: list[tuple[Party, bytes]] = []
+        for party in list(self._queues):
+            queue = self._queues[party]
+            size = count = 0
+            while queue and size < TURN_BYTES_MAX and count < TURN_FRAMES_MAX:
+                frame = queue.popleft()
+                size += len(frame)
+                count += 1
+                taken.append((party, frame))
+            if queue:
+                self._bytes[party] -= size
+            else:
+                del self._queues[party], self._bytes[party]
+        return taken
