@@ -48,10 +48,10 @@ def actual(loc: Loc, data: Any) -> Loc:
     out: list[str | int] = []
     last = len(loc) - 1
     for i, step in enumerate(loc):
+        if isinstance(data, list):
+            data = dict(enumerate(data))
         if isinstance(data, dict) and step in data:
             data = data[step]
-        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
-            data = data[step]  # noqa: SIM114 - apart, so that types tell list from dict
         elif i < last or step == "[key]" or not isinstance(data, dict):
             continue  # not of the file; only a last step may be a key that is missing there
         out.append(step)

@@ -1,0 +1,101 @@
+"""When each device sends: intended times, drawn beforehand, whatever the system does meanwhile.
+
+Open-loop, so that a slow answer delays no later send and latency counts from the intended moment.
+Every device has a random stream of its own: another device more changes no one else's times.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from inventory.model import Lab
+from testbed.campaign.file import Workload
+from testbed.errors import ConfigurationError
+
+__all__ = ["Device", "Span", "devices", "stream"]
+
+Span = tuple[str, int, int]  # phase name, start_ms, end_ms
+
+
+class Device(BaseModel):
+    """A device and its times in ms from the start of the run.
+
+    `host` is where it runs. `enrol_at_ms` is None for a board, which its environment host
+    sponsors. `sends_ms` are by phase, increasing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    role: Literal["mobile", "environment", "board"]
+    host: str
+    enrol_at_ms: int | None
+    sends_ms: dict[str, tuple[int, ...]]
+
+
+def stream(seed: int, trial: int, label: str) -> Random:
+    """An independent random stream; the same in every process and on every machine."""
+    return Random(f"{seed}/{trial}/{label}")  # noqa: S311 - repeatable, not secret
+
+
+def devices(
+    workload: Workload, lab: Lab, phases: tuple[Span, ...], seed: int, trial: int
+) -> tuple[Device, ...]:
+    """Devices of a trial: mobiles, environment hosts, boards, each in inventory order.
+
+    Those with keys of their own are admitted in the first half of the first phase, evenly apart;
+    data is sent after that. Raises ConfigurationError if nothing could send.
+    """
+    mobiles = [(mobile.name, mobile.host) for mobile in lab.mobiles()]
+    environments = [(name, name) for name in lab.with_role("environment")]
+    boards = [(name, board.host) for name, board in lab.boards_in_use().items()]
+    senders = len(mobiles) + (len(boards) if workload.kind == "enrol+data" else 0)
+    if senders == 0:
+        raise ConfigurationError(
+            f"workload: lab {lab.lab} has no device that could send; add a host with role mobile"
+        )
+    name, start_ms, end_ms = phases[0]
+    half_ms = start_ms + (end_ms - start_ms) // 2
+    sending = ((name, half_ms, end_ms), *phases[1:])
+    per_ms = workload.rate.per_s / senders / 1000
+    admitted = len(mobiles) + len(environments)
+
+    def sends(device: str) -> dict[str, tuple[int, ...]]:
+        rng = stream(seed, trial, f"device/{device}")
+        return {
+            name: _arrivals(rng, workload.arrivals, per_ms, start_ms, end_ms)
+            for name, start_ms, end_ms in sending
+        }
+
+    out: list[Device] = []
+    roles: tuple[tuple[Literal["mobile", "environment", "board"], list[tuple[str, str]]], ...]
+    roles = (("environment", environments), ("mobile", mobiles), ("board", boards))
+    for role, members in roles:
+        for device, host in members:
+            silent = role == "environment" or (role == "board" and workload.kind == "enrol")
+            enrol_at_ms = start_ms + (half_ms - start_ms) * len(out) // max(1, admitted)
+            out.append(
+                Device(
+                    name=device,
+                    role=role,
+                    host=host,
+                    enrol_at_ms=None if role == "board" else enrol_at_ms,
+                    sends_ms={} if silent else sends(device),
+                )
+            )
+    return tuple(out)
+
+
+def _arrivals(
+    rng: Random, how: Literal["poisson", "uniform"], per_ms: float, start_ms: int, end_ms: int
+) -> tuple[int, ...]:
+    """Times in [start, end): exponential gaps, or equal gaps from a random first one."""
+    times: list[int] = []
+    at_ms = start_ms + (rng.expovariate(per_ms) if how == "poisson" else rng.random() / per_ms)
+    while at_ms < end_ms:
+        times.append(int(at_ms))
+        at_ms += rng.expovariate(per_ms) if how == "poisson" else 1 / per_ms
+    return tuple(times)

@@ -1,0 +1,256 @@
+"""The campaign file: what a campaign YAML may say, and reading it.
+
+As strict as the inventory and read by the same loader. The kinds of fault are those registered in
+`kinds`: the model is put together from them, so that each kind's own parameters are checked, and
+published in the schema, like all other keys. Making a schedule from a campaign is in `schedule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from importlib import resources
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    create_model,
+)
+
+from inventory.checks import Mistake
+from inventory.load import load_yaml
+from inventory.schema import Schema, schema_of
+from testbed.campaign.kinds import Kind, kinds
+from testbed.campaign.quantities import (
+    BoundField,
+    Duration,
+    DurationField,
+    RateField,
+    SpanField,
+)
+from testbed.errors import ConfigurationError
+
+__all__ = [
+    "Campaign",
+    "Expect",
+    "Fault",
+    "Guard",
+    "Trials",
+    "Workload",
+    "campaign_paths",
+    "campaign_schema",
+    "find_campaign",
+    "load_campaign",
+]
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+SafetyProperty = Literal["agreement", "validity", "exactly-once", "no-unauthorised-commit"]
+
+faults_max: Final = 200
+phases_max: Final = 16
+seed_max: Final = 2**53 - 1  # what JSON carries everywhere
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Trials(_Model):
+    """How often. Order `faults`: runs with faults only. AB, ABBA: each trial also has a run
+    without faults (A) under the same seed, in this order, so that both meet equal conditions."""
+
+    count: int = Field(default=1, ge=1, le=100_000)
+    order: Literal["faults", "AB", "ABBA"] = "faults"
+
+
+class Workload(_Model):
+    """What devices do. `enrol+data`: every device is admitted in the first half of the first
+    phase, then mobiles and boards add data at `rate`, shared among them evenly, open-loop.
+    `enrol`: new identities ask for admission at `rate`."""
+
+    kind: Literal["enrol+data", "enrol"]
+    rate: RateField
+    arrivals: Literal["poisson", "uniform"] = "poisson"
+    timeout: SpanField = Duration.parse("5s")
+
+
+class Fault(_Model):
+    """What all kinds of fault and attack share; `do` names the kind, which adds its own keys."""
+
+    id: Name
+    do: str
+    phase: Name | None = Field(
+        default=None, alias="in", description="Phase; else the one called attack or fault."
+    )
+    at: DurationField = Field(default=Duration.parse("0s"), description="From the phase's start.")
+    every: SpanField | None = Field(default=None, description="Again and again, this far apart,")
+    until: SpanField | None = Field(default=None, description="until then; else the phase's end.")
+
+
+class Guard(_Model):
+    """Never more than `max_faulty` replicas faulty at once; undo by itself after `dead_man`."""
+
+    max_faulty: Annotated[
+        Annotated[Literal["f"], Tag("f")] | Annotated[int, Field(ge=0, le=1000), Tag("number")],
+        Discriminator(lambda value: "f" if isinstance(value, str) else "number"),
+    ] = "f"
+    dead_man: SpanField = Duration.parse("30s")
+
+
+class LivenessExpect(_Model):
+    """After the last fault is healed."""
+
+    first_commit_after_heal: SpanField | None = None
+
+
+class AttackExpect(_Model):
+    """`succeeded_upper95`: upper 95 % bound of the attack's success rate."""
+
+    succeeded_upper95: Probability
+
+
+class DegradationExpect(_Model):
+    """Attack / baseline."""
+
+    p50: BoundField | None = None
+    p99: BoundField | None = None
+    max: BoundField | None = None
+    goodput: BoundField | None = None
+
+
+class Expect(_Model):
+    """What must hold. Safety is always checked in full, whatever is listed."""
+
+    safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
+    liveness: LivenessExpect = LivenessExpect()
+    attack: dict[Name, AttackExpect] = Field(default={}, max_length=faults_max)
+    degradation: DegradationExpect = DegradationExpect()
+
+
+class Campaign(_Model):
+    """One campaign file. Phases run in file order."""
+
+    schema_version: Literal["testbed.campaign/1"] = Field(
+        default="testbed.campaign/1", alias="schema"
+    )
+    campaign: Name
+    about: Text | None = None
+    seed: int = Field(default=0, ge=0, le=seed_max)
+    trials: Trials = Trials()
+    workload: Workload
+    phases: dict[Name, SpanField] = Field(min_length=1, max_length=phases_max)
+    faults: tuple[Fault, ...] = ()
+    guard: Annotated[
+        Annotated[Literal["none"], Tag("none")] | Annotated[Guard, Tag("bound")],
+        Discriminator(lambda value: "none" if isinstance(value, str) else "bound"),
+    ] = Guard()
+    expect: Expect = Expect()
+
+    def phase_of(self, fault: Fault) -> str | None:
+        """Name of the phase that a fault falls in; None if it cannot be told."""
+        if fault.phase is not None:
+            return fault.phase
+        return next((name for name in ("attack", "fault") if name in self.phases), None)
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Read and check a campaign file. Raises inventory.load.InvalidFile."""
+    return load_yaml(path, _model(), _errors, {"campaign": "unnamed"})
+
+
+def campaign_schema() -> Schema:
+    """JSON Schema (draft 2020-12) of a campaign file, with every registered kind."""
+    return schema_of(_model())
+
+
+def campaign_paths() -> dict[str, Path]:
+    """The campaigns that ship with the testbed, by name."""
+    folder = Path(str(resources.files("testbed").joinpath("campaigns")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_campaign(name_or_path: str) -> Path:
+    """A shipped campaign by its name, else a file. Raises ConfigurationError."""
+    shipped = campaign_paths()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise ConfigurationError(
+        f"no campaign {name_or_path}: give a YAML file or one of {', '.join(shipped)}"
+    )
+
+
+def _model() -> type[Campaign]:
+    """`Campaign`, its faults being the union of all registered kinds, told apart by `do`."""
+    union: Any = reduce(or_, map(_fault_model, kinds().values()))
+    return create_model(
+        "CampaignFile",
+        __base__=Campaign,
+        faults=(
+            tuple[Annotated[union, Field(discriminator="do")], ...],
+            Field(default=(), max_length=faults_max),
+        ),
+    )
+
+
+def _fault_model(kind: Kind) -> type[Fault]:
+    name = "".join(part.title() for part in kind.name.replace("-", ".").split("."))
+    bases: Any = (Fault, kind.params)
+    tag: Any = Literal[kind.name]
+    model: type[Fault] = create_model(name, __base__=bases, __doc__=kind.summary, do=(tag, ...))
+    return model
+
+
+def _errors(campaign: Campaign) -> Iterator[Mistake]:
+    seen: dict[str, int] = {}
+    for i, fault in enumerate(campaign.faults):
+        where = ("faults", i)
+        if fault.id in seen:
+            yield Mistake((*where, "id"), f"{fault.id} stands twice; each fault needs its own id")
+        seen[fault.id] = i
+        phase = campaign.phase_of(fault)
+        if phase is None:
+            yield Mistake(where, "no phase is called attack or fault; say in: PHASE", whole=True)
+        elif phase not in campaign.phases:
+            known = ", ".join(campaign.phases)
+            yield Mistake((*where, "in"), f"no phase {phase}; use one of {known}", whole=True)
+        else:
+            yield from _outlasts(where, fault, phase, campaign.phases[phase].ms)
+        if fault.until is not None and fault.every is None:
+            yield Mistake((*where, "until"), "until without every; add every: or use for:")
+    attacks = {fault.id for fault in campaign.faults if kinds()[fault.do].category == "attack"}
+    for name in campaign.expect.attack:
+        if name not in attacks:
+            known = ", ".join(sorted(attacks)) or "none"
+            yield Mistake(
+                ("expect", "attack", name), f"no attack has this id; there are: {known}", whole=True
+            )
+
+
+def _outlasts(
+    where: tuple[str, int], fault: Fault, phase: str, phase_ms: float
+) -> Iterator[Mistake]:
+    """Faults heal within their phase, so that recovery is timed from a known moment."""
+    lasts = getattr(fault, "for_", None)
+    if any(x and x.view_timeouts for x in (fault.at, lasts)):
+        return  # depends on the lab: `schedule` checks it
+    end_ms = fault.at.longest_ms(0) + (lasts.longest_ms(0) if lasts else 0)
+    if end_ms > phase_ms:
+        yield Mistake(
+            where,
+            f"ends {end_ms / 1000:g} s into phase {phase}, which lasts {phase_ms / 1000:g} s; "
+            "start it earlier, shorten it or lengthen the phase",
+        )
+    if fault.until is not None and fault.until.ms > phase_ms:
+        yield Mistake((*where, "until"), f"lies beyond the end of phase {phase}; lower it")

@@ -1,0 +1,118 @@
+"""The vocabulary of faults and attacks: one `Kind` per dotted name that a campaign can `do`.
+
+A kind says what it is called, which parameters it takes and which replicas it makes faulty. What
+it *does* stands in `testbed/faults/` and `testbed/attacks/`, one small module each. A module there
+calls `register` when it is imported, and `kinds()` imports every module of the two packages: a new
+kind is a new file. So keep those modules light to import: `testbed plan` loads all of them.
+
+Parameters are a pydantic model. Field types carry meaning for the schedule:
+
+- `SelectorField` (named on, from_, to): resolved to names, found in the event's `targets`;
+- `DurationField` / `SpanField`: resolved to whole ms, found in `params` as `<name>_ms`, except
+  `for_`, which is the event's own `for_ms`: how long until it is healed;
+- anything else: found in `params` as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from testbed.campaign.quantities import SpanField
+from testbed.campaign.selectors import SelectorField
+
+__all__ = ["Category", "Crash", "Kind", "Layer", "Params", "Replay", "kinds", "register"]
+
+Category = Literal["fault", "attack"]
+Layer = Literal[
+    "process", "board", "network", "consensus", "identity", "device", "gateway", "serial", "ledger"
+]
+
+_PACKAGES: Final = ("testbed.faults", "testbed.attacks")
+
+
+class Params(BaseModel):
+    """Base of every kind's parameters: frozen, strict, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`impairs` names the selector fields (on, from, to) whose replicas count as faulty."""
+
+    name: str
+    params: type[Params]
+    category: Category
+    layer: Layer
+    summary: str
+    impairs: tuple[str, ...] = ()
+
+
+_registry: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> Kind:
+    """Make a kind known. The same kind twice is no harm; two kinds of one name are our bug."""
+    assert _registry.get(kind.name, kind) == kind, f"two kinds are called {kind.name}"
+    _registry[kind.name] = kind
+    return kind
+
+
+def kinds() -> Mapping[str, Kind]:
+    """Every kind by name, sorted, those of `testbed/faults` and `testbed/attacks` included."""
+    for package in _PACKAGES:
+        try:
+            found = importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            continue
+        for module in pkgutil.iter_modules(found.__path__, f"{package}."):
+            importlib.import_module(module.name)
+    return MappingProxyType(dict(sorted(_registry.items())))
+
+
+class Crash(Params):
+    """Kill -9, restarted when `for` has passed."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class Replay(Params):
+    """Send captured messages again, unchanged."""
+
+    source: Literal["captured"] = "captured"
+    messages: tuple[Literal["admission", "data", "serial"], ...] = Field(
+        default=("admission", "data", "serial"),
+        min_length=1,
+        json_schema_extra={"uniqueItems": True},
+    )
+
+
+register(
+    Kind(
+        "process.crash",
+        Crash,
+        category="fault",
+        layer="process",
+        summary="kill -9 of a process, which is started again when `for` has passed",
+        impairs=("on",),
+    )
+)
+register(
+    Kind(
+        "device.replay",
+        Replay,
+        category="attack",
+        layer="device",
+        summary="messages captured from broker and serial line are sent again, unchanged",
+    )
+)

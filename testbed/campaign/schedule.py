@@ -1,0 +1,298 @@
+"""The schedule: a campaign made concrete before anything runs, for one lab and one seed.
+
+`expand` is pure and leaves no choice open: equal campaign, lab and seed give equal schedules, and
+`schedule_hash` says so. Times are whole ms from the start of a run. What is run, stored and
+replayed is the schedule; the random generator is never asked again.
+
+The one thing that cannot be known beforehand is who the primary will be. So targets may hold
+`primary` and `backup(K)` (the K-th replica after it): the runner resolves them when it applies the
+event and records the name. Events that overlap in time and say `primary` mean the same replica,
+the one found by the first of them; see `selectors`.
+
+How arrivals are drawn is in `arrivals`, the bound on faulty replicas in `guard`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from random import Random
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from inventory.model import Lab
+from testbed.campaign.arrivals import Device, devices, stream
+from testbed.campaign.file import Campaign, Fault
+from testbed.campaign.guard import check_guard
+from testbed.campaign.kinds import Category, Layer, kinds
+from testbed.campaign.quantities import Duration
+from testbed.campaign.selectors import Selector, resolve
+from testbed.errors import ConfigurationError
+
+__all__ = ["Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan", "expand"]
+
+events_max: Final = 100_000  # per trial
+sends_max: Final = 2_000_000  # per schedule
+run_ms_max: Final = 24 * 3600 * 1000
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Phase(_Model):
+    """One phase of every run."""
+
+    name: str
+    start_ms: int
+    end_ms: int
+
+
+class Event(_Model):
+    """One fault or attack: applied at `at_ms`, healed `for_ms` later (0: nothing to heal).
+
+    `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector
+    keys (on, from, to), each with names, `primary` or `backup(K)`. Durations among `params` are
+    named `<name>_ms`.
+    """
+
+    id: str
+    fault: str
+    kind: str
+    category: Category
+    layer: Layer
+    phase: str
+    at_ms: int
+    for_ms: int
+    targets: dict[str, tuple[str, ...]]
+    params: dict[str, JsonValue]
+
+
+class Trial(_Model):
+    """One draw of everything random. `seed` is for what a kind itself must draw while it runs."""
+
+    index: int
+    seed: int
+    events: tuple[Event, ...]
+    devices: tuple[Device, ...]
+
+
+class Run(_Model):
+    """One run: a trial's workload, with its events or (baseline) without."""
+
+    index: int
+    trial: int
+    arm: Literal["baseline", "faults"]
+
+
+class WorkloadPlan(_Model):
+    """What a device's `sends_ms` are, and when an unanswered one counts as lost."""
+
+    kind: Literal["enrol+data", "enrol"]
+    timeout_ms: int
+
+
+class Schedule(_Model):
+    """Everything that will happen, in the order of `runs`.
+
+    `replicas` are host names by replica number; `max_faulty` None means that the guard is off.
+    """
+
+    schema_version: Literal["testbed.schedule/1"] = Field(alias="schema")
+    campaign: str
+    lab: str
+    seed: int
+    replicas: tuple[str, ...]
+    f: int
+    max_faulty: int | None
+    dead_man_ms: int | None
+    workload: WorkloadPlan
+    phases: tuple[Phase, ...]
+    trials: tuple[Trial, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def run_ms(self) -> int:
+        """How long one run lasts."""
+        return self.phases[-1].end_ms
+
+    @property
+    def schedule_hash(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.canonical_json()).hexdigest()
+
+    def canonical_json(self) -> bytes:
+        """Sorted keys, no spaces, ASCII: equal schedules are equal bytes."""
+        plain = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes | str) -> Schedule:
+        """Read back what `canonical_json` wrote. Raises ConfigurationError."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(step) for step in first["loc"]) or "file"
+            raise ConfigurationError(
+                f"not a schedule: {where}: {first['msg']}; make one with testbed plan --out"
+            ) from error
+
+
+def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
+    """The schedule of a campaign on a lab; `seed` stands in for the campaign's own.
+
+    Raises ConfigurationError: a part that the lab lacks, more faulty replicas at once than the
+    guard allows, more events than the limits.
+    """
+    seed = campaign.seed if seed is None else seed
+    phases = _phases(campaign)
+    _bounded(campaign, phases)
+    bound = None if campaign.guard == "none" else campaign.guard
+    max_faulty = None
+    if bound is not None:
+        max_faulty = lab.f if bound.max_faulty == "f" else bound.max_faulty
+    trials = tuple(_trial(campaign, lab, phases, seed, i) for i in range(campaign.trials.count))
+    if max_faulty is not None:
+        for trial in trials:
+            check_guard(trial.index, trial.events, tuple(lab.replicas()), max_faulty)
+    return Schedule(
+        schema="testbed.schedule/1",
+        campaign=campaign.campaign,
+        lab=lab.lab,
+        seed=seed,
+        replicas=tuple(lab.replicas()),
+        f=lab.f,
+        max_faulty=max_faulty,
+        dead_man_ms=None if bound is None else round(bound.dead_man.ms),
+        workload=WorkloadPlan(
+            kind=campaign.workload.kind, timeout_ms=round(campaign.workload.timeout.ms)
+        ),
+        phases=phases,
+        trials=trials,
+        runs=_runs(campaign),
+    )
+
+
+def _phases(campaign: Campaign) -> tuple[Phase, ...]:
+    phases, start_ms = [], 0
+    for name, span in campaign.phases.items():
+        phases.append(Phase(name=name, start_ms=start_ms, end_ms=start_ms + round(span.ms)))
+        start_ms = phases[-1].end_ms
+    return tuple(phases)
+
+
+def _bounded(campaign: Campaign, phases: tuple[Phase, ...]) -> None:
+    run_ms = phases[-1].end_ms
+    sends = campaign.workload.rate.per_s * run_ms / 1000 * campaign.trials.count
+    if run_ms > run_ms_max:
+        raise ConfigurationError("phases: a run may last 24 h at most; shorten a phase")
+    if sends > sends_max:
+        raise ConfigurationError(
+            f"workload: about {sends:.0f} sends, at most {sends_max}; lower rate, trials or phases"
+        )
+
+
+def _runs(campaign: Campaign) -> tuple[Run, ...]:
+    """A: baseline, B: faults. ABBA turns the order round in every second trial."""
+    arms: list[tuple[int, Literal["baseline", "faults"]]] = []
+    for trial in range(campaign.trials.count):
+        pair: list[Literal["baseline", "faults"]] = ["baseline", "faults"]
+        if campaign.trials.order == "faults":
+            pair = ["faults"]
+        elif campaign.trials.order == "ABBA" and trial % 2 == 1:
+            pair.reverse()
+        arms += [(trial, arm) for arm in pair]
+    return tuple(Run(index=i, trial=trial, arm=arm) for i, (trial, arm) in enumerate(arms))
+
+
+def _trial(campaign: Campaign, lab: Lab, phases: tuple[Phase, ...], seed: int, index: int) -> Trial:
+    by_name = {phase.name: phase for phase in phases}
+    events: list[Event] = []
+    for fault in campaign.faults:
+        phase = campaign.phase_of(fault)
+        assert phase in by_name, f"{fault.id} was not checked by load_campaign"
+        events += _occurrences(fault, by_name[phase], lab, seed, index)
+        if len(events) > events_max:
+            raise ConfigurationError(
+                f"faults: {fault.id} brings a trial above {events_max} events; raise its every:"
+            )
+    events.sort(key=lambda event: (event.at_ms, event.id))
+    spans = tuple((phase.name, phase.start_ms, phase.end_ms) for phase in phases)
+    return Trial(
+        index=index,
+        seed=stream(seed, index, "kinds").getrandbits(53),
+        events=tuple(events),
+        devices=devices(campaign.workload, lab, spans, seed, index),
+    )
+
+
+def _occurrences(fault: Fault, phase: Phase, lab: Lab, seed: int, trial: int) -> list[Event]:
+    """The events of one fault: one, or with `every` as many as fit."""
+    length_ms = phase.end_ms - phase.start_ms
+    until_ms = round(fault.until.ms) if fault.until else length_ms
+    step_ms = round(fault.every.ms) if fault.every else None
+    count = 1
+    if step_ms is not None:
+        first_ms = fault.at.longest_ms(lab.chain.view_timeout_ms)
+        count = max(1, min(events_max + 1, -(-(until_ms - first_ms) // step_ms)))
+    events = []
+    for number in range(count):
+        rng = stream(seed, trial, f"fault/{fault.id}/{number}")
+        start_ms = phase.start_ms + number * (step_ms or 0)
+        event = _event(fault, phase.name, start_ms, lab, rng)
+        event = event.model_copy(update={"id": f"{fault.id}.{number + 1}" if step_ms else fault.id})
+        if event.at_ms + event.for_ms <= phase.end_ms:
+            events.append(event)
+        elif number == 0:
+            raise ConfigurationError(
+                f"{fault.id}: ends {(event.at_ms + event.for_ms - phase.end_ms) / 1000:g} s after "
+                f"phase {phase.name}; start it earlier, shorten it or lengthen the phase"
+            )
+    return events
+
+
+def _event(fault: Fault, phase: str, start_ms: int, lab: Lab, rng: Random) -> Event:
+    """One event of a fault, its offsets counting from `start_ms`."""
+    view_timeout_ms = lab.chain.view_timeout_ms
+    kind = kinds()[fault.do]
+    at_ms = start_ms + fault.at.resolve_ms(rng, view_timeout_ms)
+    for_ms, params = 0, dict[str, JsonValue]()
+    selectors: dict[str, Selector] = {}
+    plain = fault.model_dump(mode="json", include=set(kind.params.model_fields))
+    for field in kind.params.model_fields:
+        value: Any = getattr(fault, field)
+        if isinstance(value, Selector):
+            selectors[field.rstrip("_")] = value
+        elif isinstance(value, Duration):
+            value_ms = value.resolve_ms(rng, view_timeout_ms)
+            if field == "for_":
+                for_ms = value_ms
+            else:
+                params[f"{field}_ms"] = value_ms
+        elif field != "for_":
+            params[field] = plain[field]
+    return Event(
+        id=fault.id,
+        fault=fault.id,
+        kind=kind.name,
+        category=kind.category,
+        layer=kind.layer,
+        phase=phase,
+        at_ms=at_ms,
+        for_ms=for_ms,
+        targets=_targets(fault, selectors, lab, rng),
+        params=params,
+    )
+
+
+def _targets(fault: Fault, selectors: dict[str, Selector], lab: Lab, rng: Random) -> dict[str, Any]:
+    beside_primary = any(selector.word == "primary" for selector in selectors.values())
+    found = {}
+    for key, selector in selectors.items():
+        try:
+            found[key] = resolve(selector, lab, rng, beside_primary=beside_primary)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{fault.id}: {key}: {error}") from error
+    return found

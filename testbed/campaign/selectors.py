@@ -1,0 +1,145 @@
+"""Who a fault falls on: `primary`, `random(1)`, `replica(2)`, `mobile`, `board(th01)` ...
+
+Campaigns ask for parts, never for host names, so that one file serves every lab.
+
+    primary         the primary when the event is applied: known only then, see below
+    backup(K)       the K-th replica after the primary; known only then too
+    replica(I)      replica number I, from 0             all, replica      every replica
+    random(K)       K distinct replicas; K may be a number, f or f+1
+    gateway, broker, environment, mobile                 every host or device of that role;
+                                                         mobile(I): one of them, from 0
+    cap(NAME)       every host with that capability      board, board(NAME)
+
+Everything is resolved to names when the schedule is made, except `primary` and `backup(K)`, which
+stay words. Whoever runs the schedule resolves them when the event is applied and records the
+name. **Events that overlap mean the same primary**: the one found by the first of them. So the
+bound on faulty replicas can be checked before anything runs.
+
+Beside a `primary`, `random(K)` draws among the backups, since it must not hit the primary itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated, Any, Final, get_args
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from inventory.model import Lab, Role, caps
+from testbed.errors import ConfigurationError
+
+__all__ = ["Selector", "SelectorField", "is_symbolic", "resolve"]
+
+_PATTERN: Final = (
+    r"(primary|all|(replica|gateway|broker|environment|mobile)(\([0-9]{1,4}\))?"
+    r"|backup\([1-9][0-9]{0,3}\)|random\(([1-9][0-9]{0,3}|f|f\+1)\)"
+    r"|cap\([a-z]{1,16}\)|board(\([a-z][a-z0-9-]{0,30}\))?)"
+)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """`word` or `word(arg)`."""
+
+    text: str
+    word: str
+    arg: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Selector:
+        """Raises ValueError with the fix."""
+        if not re.fullmatch(_PATTERN, text):
+            raise ValueError(
+                "must be one of primary, backup(K), all, replica(I), random(K|f|f+1), gateway, "
+                "broker, environment, mobile, cap(NAME), board(NAME)"
+            )
+        word, _, rest = text.partition("(")
+        arg = rest.rstrip(")") or None
+        if word == "cap" and arg not in caps:
+            raise ValueError(f"no such capability; use one of {', '.join(caps)}")
+        return cls(text, word, arg)
+
+
+def _validate(given: Any) -> Selector:
+    if isinstance(given, Selector):
+        return given
+    if isinstance(given, str):
+        return Selector.parse(given)
+    raise ValueError("must be text such as primary or random(1)")
+
+
+SelectorField = Annotated[
+    Selector,
+    PlainValidator(_validate),
+    PlainSerializer(lambda value: value.text, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^{_PATTERN}$"}),
+]
+
+
+def is_symbolic(target: str) -> bool:
+    """Whether a resolved target is still a word for the runner: `primary` or `backup(K)`."""
+    return target == "primary" or target.startswith("backup(")
+
+
+def resolve(
+    selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool = False
+) -> tuple[str, ...]:
+    """Names of the targets. Raises ConfigurationError if this lab has no such part."""
+    match selector.word:
+        case "primary":
+            return ("primary",)
+        case "backup":
+            _within(selector, int(selector.arg or 0) - 1, len(lab.replicas()) - 1)
+            return (selector.text,)
+        case "random":
+            return _random(selector, lab, rng, beside_primary=beside_primary)
+    found = _candidates(selector, lab)
+    if selector.arg is None or selector.word == "cap":
+        chosen = found
+    elif selector.word == "board":
+        chosen = tuple(name for name in found if name == selector.arg)
+    else:
+        index = int(selector.arg)
+        _within(selector, index, len(found))
+        chosen = (found[index],)
+    if not chosen:
+        raise ConfigurationError(f"{selector.text}: lab {lab.lab} has none; add one or change it")
+    return chosen
+
+
+def _candidates(selector: Selector, lab: Lab) -> tuple[str, ...]:
+    word = selector.word
+    if word == "board":
+        return tuple(lab.boards_in_use())
+    if word == "mobile":
+        return tuple(mobile.name for mobile in lab.mobiles())
+    if word == "all":
+        return tuple(lab.replicas())
+    for role in get_args(Role):
+        if word == role:
+            return tuple(lab.with_role(role))
+    for cap in caps:
+        if word == "cap" and selector.arg == cap:
+            return tuple(lab.with_cap(cap))
+    raise AssertionError(f"selector {selector.text} passed the pattern and has no meaning")
+
+
+def _random(selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool) -> tuple[str, ...]:
+    names = tuple(lab.replicas())
+    if beside_primary:
+        names = tuple(f"backup({k})" for k in range(1, len(names)))
+    count = {"f": lab.f, "f+1": lab.f + 1}.get(selector.arg or "")
+    count = int(selector.arg or 0) if count is None else count
+    if not 1 <= count <= len(names):
+        raise ConfigurationError(
+            f"{selector.text}: {count} of {len(names)} replicas cannot be drawn; "
+            f"use 1 to {len(names)}"
+        )
+    return tuple(sorted(rng.sample(names, count), key=names.index))
+
+
+def _within(selector: Selector, index: int, count: int) -> None:
+    if index >= count:
+        raise ConfigurationError(f"{selector.text}: this lab has only {count}; use a lower number")
