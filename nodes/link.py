@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from chain.messages import FRAME_BYTES_MAX
 from nodes.ports import Party
@@ -108,9 +108,8 @@ class Connection(asyncio.Protocol):
         self.on_made: Callable[[Connection, asyncio.Transport], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        if self.on_made is not None:
-            self.on_made(self, transport)
+        if self.on_made is not None:  # uvloop's transports are not derived from asyncio's
+            self.on_made(self, cast("asyncio.Transport", transport))
 
     def attach(self, link: Link, transport: asyncio.Transport) -> None:
         transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)

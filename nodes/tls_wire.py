@@ -62,23 +62,23 @@ class TlsWire:
             party: client_context(self._own, certificates[party]) for party in self._dial
         }
         self._server_context = server_context(self._own, list(certificates.values()))
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost: dict[Party, asyncio.Event] = {party: asyncio.Event() for party in self._dial}
         self._full: set[Party] = set()
         self._dirty: dict[Party, Link] = {}
         self._handshakes = 0
 
-    async def listen(self, host: str, port: int) -> int:
+    def listen(self, host: str, port: int) -> int:
         """Returns the port (chosen by the system if 0 was asked). Raises Trouble if it is taken."""
-        loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._server = await loop.create_server(
-                lambda: _Greeter(self._greet), host, port, backlog=_BACKLOG
-            )
+            self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except OSError as error:
             raise Trouble(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-        bound: int = self._server.sockets[0].getsockname()[1]
+        self._listener.setblocking(False)
+        self._spawn(self._accept(self._listener))
+        bound: int = self._listener.getsockname()[1]
         return bound
 
     def start(self) -> None:
@@ -117,12 +117,12 @@ class TlsWire:
 
     async def close(self) -> None:
         self._flush()
-        if self._server is not None:
-            self._server.close()
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
         for link in self._links.values():
             if link.connection is not None:
                 link.connection.finish()
@@ -171,32 +171,37 @@ class TlsWire:
         self._on_link(party, True, "")
         connection.attach(link, transport)
 
-    def _greet(self, transport: asyncio.Transport) -> None:
-        if self._handshakes >= HANDSHAKES_MAX:
-            self._on_refused("too many handshakes at once")
-            transport.abort()
-            return
-        self._handshakes += 1
-        self._spawn(self._handshake(transport))
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:  # out of descriptors, or the other end gave up already
+                self._on_refused(_reason(error))
+                await asyncio.sleep(DIAL_DELAY_S_MIN)
+                continue
+            if self._handshakes >= HANDSHAKES_MAX:
+                self._on_refused("too many handshakes at once")
+                sock.close()
+            else:
+                self._handshakes += 1
+                self._spawn(self._handshake(sock))
 
-    async def _handshake(self, transport: asyncio.Transport) -> None:
+    async def _handshake(self, sock: socket.socket) -> None:
         connection = Connection(self)
+        connection.on_made = self._made
         try:
-            tls = await asyncio.get_running_loop().start_tls(
-                transport,
-                connection,
-                self._server_context,
-                server_side=True,
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection,
+                sock,
+                ssl=self._server_context,
                 ssl_handshake_timeout=HANDSHAKE_S_MAX,
             )
         except (OSError, TimeoutError) as error:
             self._on_refused(_reason(error))
-            transport.abort()
-            return
+            sock.close()
         finally:
             self._handshakes -= 1
-        if tls is not None:
-            self._made(connection, tls)
 
     async def _keep_dialling(self, party: Party) -> None:
         host, port = self._dial[party]
@@ -229,18 +234,6 @@ class TlsWire:
                     delay_s = DIAL_DELAY_S_MIN
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, DIAL_DELAY_S_MAX)
-
-
-class _Greeter(asyncio.Protocol):
-    """Accepts the bare connection; TLS follows in a task whose failure we can report."""
-
-    def __init__(self, greet: Callable[[asyncio.Transport], None]) -> None:
-        self._greet = greet
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
-        self._greet(transport)
 
 
 def server_context(own: tuple[Path, Path], pinned: list[bytes]) -> ssl.SSLContext:

@@ -100,7 +100,7 @@ def test_frames_travel_in_order_both_ways_and_the_link_comes_back(run: Run, keys
     async def story() -> None:
         (dir0, cert0), (dir1, cert1) = keys("0"), keys("1")
         low = End(dir0, {1: cert1})
-        port = await low.wire.listen("127.0.0.1", 0)
+        port = low.wire.listen("127.0.0.1", 0)
         high = End(dir1, {0: cert0}, {0: ("127.0.0.1", port)})
         high.wire.start()
         await until(lambda: high.wire.connected and low.wire.connected)
@@ -115,7 +115,7 @@ def test_frames_travel_in_order_both_ways_and_the_link_comes_back(run: Run, keys
         await low.wire.close()
         await until(lambda: not high.wire.connected)
         again = End(dir0, {1: cert1})
-        await again.wire.listen("127.0.0.1", port)
+        again.wire.listen("127.0.0.1", port)
         await until(lambda: again.wire.connected and high.wire.connected)
         high.wire.send(0, b"still here")
         await until(lambda: again.frames == [(1, b"still here")])
@@ -131,7 +131,7 @@ def test_a_dialler_with_another_key_is_refused(run: Run, keys: Keys) -> None:
     async def story() -> None:
         (dir0, cert0), (_, cert1), (dir2, _) = keys("0"), keys("1"), keys("2")
         low = End(dir0, {1: cert1})
-        port = await low.wire.listen("127.0.0.1", 0)
+        port = low.wire.listen("127.0.0.1", 0)
         stranger = End(dir2, {0: cert0}, {0: ("127.0.0.1", port)})
         stranger.wire.start()
         await until(lambda: low.refused)
@@ -152,7 +152,7 @@ def test_a_listener_with_another_key_is_refused(run: Run, keys: Keys) -> None:
     async def story() -> None:
         (_, cert0), (dir1, cert1), (dir2, _) = keys("0"), keys("1"), keys("2")
         impostor = End(dir2, {1: cert1})
-        port = await impostor.wire.listen("127.0.0.1", 0)
+        port = impostor.wire.listen("127.0.0.1", 0)
         high = End(dir1, {0: cert0}, {0: ("127.0.0.1", port)})
         high.wire.start()
         await until(lambda: high.links)
@@ -173,7 +173,7 @@ def test_nothing_older_than_tls_1_3_is_spoken(
     async def story() -> None:
         (dir0, _), (dir1, cert1) = keys("0"), keys("1")
         low = End(dir0, {1: cert1})
-        port = await low.wire.listen("127.0.0.1", 0)
+        port = low.wire.listen("127.0.0.1", 0)
         context = None
         if version is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -203,7 +203,7 @@ def test_an_announced_length_over_the_limit_ends_the_connection_before_it_is_rea
     async def story() -> None:
         (dir0, cert0), (dir1, cert1) = keys("0"), keys("1")
         server = End(dir0, {"gateway": cert1})
-        port = await server.wire.listen("127.0.0.1", 0)
+        port = server.wire.listen("127.0.0.1", 0)
         client = End(dir1, {0: cert0}, {0: ("127.0.0.1", port)})
         client.wire.start()
         await until(lambda: client.wire.connected and server.wire.connected)
@@ -225,7 +225,7 @@ def test_a_party_that_takes_nothing_costs_a_bounded_queue_and_keeps_the_newest(
     async def story() -> None:
         (dir0, cert0), (dir1, cert1) = keys("0"), keys("1")
         low = End(dir0, {1: cert1})
-        port = await low.wire.listen("127.0.0.1", 0)
+        port = low.wire.listen("127.0.0.1", 0)
         slow = End(dir1, {0: cert0}, {0: ("127.0.0.1", port)}, take=False)
         slow.wire.start()
         await until(lambda: slow.wire.connected and low.wire.connected)
@@ -255,6 +255,6 @@ def test_a_taken_port_is_trouble_that_names_the_address(run: Run, keys: Keys) ->
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(Trouble, match=f"127.0.0.1:{port}"):
-                await End(directory, {1: certificate}).wire.listen("127.0.0.1", port)
+                End(directory, {1: certificate}).wire.listen("127.0.0.1", port)
 
     run(story)
