@@ -1,0 +1,1 @@
+"""Sensor boards: the firmware, what flashing writes, and the PTY that stands in for hardware."""

@@ -1,0 +1,37 @@
+"""The client of a board process's control socket: what happens to the cable."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ControlError", "command"]
+
+answer_bytes_max = 65_536
+
+
+class ControlError(Exception):
+    """The board process is gone, or refuses the command."""
+
+
+def command(control: Path, *words: str, timeout_s: float = 5.0) -> dict[str, Any]:
+    """Send one command (`status`, `plug`, `unplug`, `reset`, `silence on|off`,
+    `inject host|board HEX`) and return the board process's status after it.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as line, line.makefile("rwb") as stream:
+            line.settimeout(timeout_s)
+            line.connect(str(control))
+            stream.write(" ".join(words).encode() + b"\n")
+            stream.flush()
+            answer = stream.readline(answer_bytes_max)
+    except OSError as error:
+        raise ControlError(f"{control}: {error}") from error
+    if not answer:
+        raise ControlError(f"{control}: closed without an answer")
+    status: dict[str, Any] = json.loads(answer)
+    if not status.pop("ok"):
+        raise ControlError(f"{control}: {status['error']}")
+    return status

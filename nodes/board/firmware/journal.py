@@ -1,0 +1,81 @@
+"""Readings that outlive a power loss: appended when sampled, forgotten when all are acknowledged.
+
+Costs two writes of flash per reading while the host listens; `"journal": false` in the config
+trades that for losing, with the power, what was not acknowledged yet.
+"""
+
+import os
+
+from gateway.board_session import readings_held_max
+from gateway.frames import Frame, FrameDecoder, encode_frame, frame_body, no_tag
+from gateway.session import kind_reading, reading_fields, reading_of
+from gateway.tinycbor import CborError, decode, encode
+
+# With the host away the queue drops its oldest; the file follows when it is this much longer.
+records_max = 4 * readings_held_max
+
+
+class Journal:
+    """One file of frames without a tag; the CRC finds a record that power loss cut off."""
+
+    def __init__(self, path):
+        self._path = path
+        self._records = 0
+
+    def load(self):
+        """The readings of the file, oldest first, without damaged ones."""
+        readings = []
+        decoder = FrameDecoder()
+        try:
+            with open(self._path, "rb") as file:
+                while True:
+                    data = file.read(256)
+                    if not data:
+                        break
+                    for item in decoder.feed(data):
+                        self._records += 1
+                        if isinstance(item, Frame):
+                            try:
+                                readings.append(reading_of(decode(item.payload)))
+                            except CborError:
+                                pass
+        except OSError:
+            return []
+        self._rewrite(readings[-readings_held_max:])
+        return readings
+
+    def append(self, reading):
+        with open(self._path, "ab") as file:
+            file.write(_record(reading))
+        self._records += 1
+
+    def settle(self, session):
+        """Forget what the host has acknowledged, rarely enough to spare the flash."""
+        if not self._records:
+            return
+        if session.held == 0 or self._records > records_max:
+            self._rewrite(session.readings_held())
+
+    def _rewrite(self, readings):
+        with open(self._path + ".new", "wb") as file:
+            for reading in readings:
+                file.write(_record(reading))
+        os.rename(self._path + ".new", self._path)
+        self._records = len(readings)
+
+
+class NoJournal:
+    """For boards whose flash shall not wear."""
+
+    def load(self):
+        return []
+
+    def append(self, reading):
+        pass
+
+    def settle(self, session):
+        pass
+
+
+def _record(reading):
+    return encode_frame(frame_body(kind_reading, 0, 0, encode(reading_fields(reading))), no_tag)

@@ -1,0 +1,70 @@
+"""Lines that a board can talk on. Another kind is one more class and one more word in `config`."""
+
+import select
+import sys
+
+read_bytes_max = 256
+
+
+def open_line(config):
+    """`{"kind": "stdio"}` (USB serial, or a PTY) or `{"kind": "uart", "id", "baud", "tx", "rx"}`."""
+    if config["kind"] == "uart":
+        return UartLine(config)
+    return StdioLine()
+
+
+class StdioLine:
+    """Standard input and output: the USB port of a real board, or what the PTY gives us."""
+
+    def __init__(self):
+        self._in = sys.stdin.buffer
+        self._out = sys.stdout.buffer
+        self._poll = select.poll()
+        self._poll.register(sys.stdin, select.POLLIN)
+
+    def take_control_characters(self):
+        import micropython
+
+        micropython.kbd_intr(-1)
+
+    def read(self, wait_ms):
+        """What is there, after at most `wait_ms`; b"" for nothing."""
+        data = bytearray()
+        while len(data) < read_bytes_max and self._poll.poll(0 if data else wait_ms):
+            # `read(n)` waits for all n bytes, so take one at a time.
+            byte = self._in.read(1)
+            if not byte:
+                raise EOFError
+            data.extend(byte)
+        return bytes(data)
+
+    def write(self, data):
+        self._out.write(data)
+
+
+class UartLine:
+    """A hardware UART on pins, for boards whose USB port is a console only."""
+
+    def __init__(self, config):
+        from machine import UART, Pin
+
+        self._uart = UART(
+            config["id"],
+            baudrate=config["baud"],
+            tx=Pin(config["tx"]),
+            rx=Pin(config["rx"]),
+            rxbuf=1024,
+        )
+        self._poll = select.poll()
+        self._poll.register(self._uart, select.POLLIN)
+
+    def take_control_characters(self):
+        pass
+
+    def read(self, wait_ms):
+        if not self._poll.poll(wait_ms):
+            return b""
+        return self._uart.read(read_bytes_max) or b""
+
+    def write(self, data):
+        self._uart.write(data)

