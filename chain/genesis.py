@@ -12,7 +12,7 @@ import msgspec
 
 from chain.errors import PeerFault
 from chain.keys import digest, node_id
-from chain.quorum import Quorum
+from chain.quorum import REPLICAS_MIN, Quorum
 
 __all__ = ["Consensus", "Genesis", "Member", "Membership", "Policy", "VoucherGrant"]
 
@@ -20,6 +20,7 @@ Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Spki = Annotated[bytes, msgspec.Meta(min_length=32, max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 class Member(msgspec.Struct, frozen=True, order=True):
@@ -79,23 +80,39 @@ class VoucherGrant(msgspec.Struct, frozen=True, kw_only=True):
     """A single-use right to enrol: the holder proves it with the key that hashes to `id`."""
 
     id: Bytes32
-    privilege_max: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    privilege_max: Privilege
     services: tuple[Text, ...]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may be admitted and how. `group_size` m and `group_accepts` k default to 2f+1, f+1."""
+    """Who may be admitted and how. `group_size` m and `group_accepts` k default to 2f+1, f+1.
+
+    `admins_needed` of `admins` must sign the same operation within `approval_window_blocks`.
+    `privilege_needed` says what a service asks of its users (0 if it is not listed). A factory
+    certificate (DER roots in `factory_roots`) admits `factory_enrolments_max` keys per device,
+    with at most `factory_privilege_max`.
+    """
 
     admins: tuple[Spki, ...] = ()
     admins_needed: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    approval_window_blocks: Count = 256
     vouchers: tuple[VoucherGrant, ...] = ()
     factory_roots: tuple[bytes, ...] = ()
+    factory_privilege_max: Privilege = 0
+    factory_enrolments_max: Count = 1
     services: tuple[Text, ...] = ("telemetry",)
+    privilege_needed: dict[Text, Privilege] = {}
     validity_s_default: Count = 604_800
     validity_s_max: Count = 2_592_000
     enrol_window_blocks: Count = 256
-    group_size: int | None = None
-    group_accepts: int | None = None
+    nodes_max: Count = 100_000
+    group_size: Count | None = None
+    group_accepts: Count | None = None
+
+    def group(self, quorum: Quorum) -> tuple[int, int]:
+        """(m, k) of the authentication group for this many replicas; m is at most n."""
+        size = min(self.group_size or 2 * quorum.faulty + 1, quorum.n)
+        return size, min(self.group_accepts or quorum.faulty + 1, size)
 
 
 class Genesis(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,10 +138,31 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True):
             raise PeerFault("bad-genesis", str(error)) from error
         if genesis.encode() != data:
             raise PeerFault("bad-genesis", "not in canonical form: it was edited by hand")
-        ids = [member.id for member in genesis.members]
-        if ids != sorted(set(ids)) or len({m.spki for m in genesis.members}) != len(ids):
-            raise PeerFault("bad-genesis", "replica ids and keys must be unique and ordered")
+        genesis.check()
         return genesis
+
+    def check(self) -> None:
+        """Raises PeerFault("bad-genesis") naming the first field that contradicts another."""
+        ids = [member.id for member in self.members]
+        policy = self.policy
+        faults = {
+            "members: ids and keys must be unique and ids ordered": ids != sorted(set(ids))
+            or len({member.spki for member in self.members}) != len(ids),
+            f"members: at least {REPLICAS_MIN}": len(ids) < REPLICAS_MIN,
+            "policy.admins: keys must be unique": len(set(policy.admins)) != len(policy.admins),
+            "policy.admins_needed: from 1 to the number of admins": bool(policy.admins)
+            != bool(policy.admins_needed)
+            or policy.admins_needed > len(policy.admins),
+            "policy.vouchers: ids must be unique": len({each.id for each in policy.vouchers})
+            != len(policy.vouchers),
+            "policy.validity_s_default: at most validity_s_max": policy.validity_s_default
+            > policy.validity_s_max,
+            "policy.group_accepts: at most group_size": (policy.group_accepts or 1)
+            > (policy.group_size or len(ids)),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise PeerFault("bad-genesis", fault)
 
     @property
     def network(self) -> bytes:

@@ -1,0 +1,336 @@
+"""What devices, administrators and operators sign: closed operations in COSE_Sign1 envelopes.
+
+An envelope (RFC 9052, section 4.2) has one form, so that it can be cut by offset:
+
+    18([ h'a10126',                  protected: {1: -7}, ES256
+         {-65537: h'<SPKI DER>'},    unprotected: the signer's key, label from the private range
+         h'<payload>',               deterministic CBOR map with text keys and an "op" tag
+         h'<signature>' ])           64 bytes, r || s, over the Sig_structure; empty external_aad
+
+The id of a request is the SHA-256 of its Sig_structure: a signature is malleable and identifies
+nothing. What an operation does is in `registry`; batches and endorsements are in `request`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.canonical import Codec
+from chain.errors import Misuse, PeerFault
+from chain.keys import SIGNATURE_BYTES, Scheme, Signer, digest, node_id, spki_of
+
+__all__ = [
+    "COSE_BYTES_MAX",
+    "DATA_BYTES_MAX",
+    "SPKI_HEADER",
+    "AddReplica",
+    "AddVoucher",
+    "CloseSession",
+    "Data",
+    "Enrol",
+    "EnrolBoard",
+    "Factory",
+    "Grant",
+    "OpenSession",
+    "Opened",
+    "Operation",
+    "RemoveReplica",
+    "Renew",
+    "Revoke",
+    "Token",
+    "board_node",
+    "factory_key",
+    "open_operation",
+    "read_operation",
+    "renewal_statement",
+    "sign_operation",
+    "voucher_statement",
+]
+
+DATA_BYTES_MAX = 4096
+COSE_BYTES_MAX = 16_384
+SPKI_HEADER = -65537
+
+Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+Spki = Annotated[bytes, msgspec.Meta(min_length=32, max_length=255)]
+Counter = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+Time = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Services = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=16)]
+Der = Annotated[bytes, msgspec.Meta(min_length=1, max_length=2048)]
+ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+class Token(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="by", tag="token"
+):
+    """A single-use enrolment token: the holder of `key` vouches for one device key."""
+
+    key: Spki
+    signature: Signature
+
+
+class Factory(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="by",
+    tag="factory",
+):
+    """An IDevID (IEEE 802.1AR): DER certificates, the device's first, up to below the root."""
+
+    chain: Annotated[tuple[Der, ...], msgspec.Meta(min_length=1, max_length=3)]
+    signature: Signature
+
+
+class _Operation(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    network: Hash
+
+
+class _Signed(_Operation, frozen=True, kw_only=True):
+    """Of an identity on the chain; `counter` is higher than any that it used before."""
+
+    node: Hash
+    counter: Counter
+
+
+class Enrol(_Operation, frozen=True, kw_only=True, tag="enrol"):
+    """Asks for access. Fresh because `head` is recent, single because the nonce makes its id so."""
+
+    key: Spki
+    kind: Literal["mobile", "environment"]
+    service: Text
+    privilege: Privilege
+    validity_s: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    head: Hash
+    nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    voucher: Token | Factory
+
+    @property
+    def node(self) -> bytes:
+        return node_id(self.key)
+
+    @property
+    def counter(self) -> int:
+        """Enrolments have none; 0 is below every counter that is used."""
+        return 0
+
+
+class EnrolBoard(_Signed, frozen=True, kw_only=True, tag="enrol-board"):
+    """An environmental device sponsors a sensor board: it will sign the board's readings."""
+
+    board: Annotated[bytes, msgspec.Meta(min_length=1, max_length=32)]
+    firmware: Hash
+    key_check: Annotated[bytes, msgspec.Meta(min_length=8, max_length=32)]
+    service: Text
+    head: Hash
+
+
+class Data(_Signed, frozen=True, kw_only=True, tag="data"):
+    """A reading. `board` is the node id of the board it came from; `time_us` and `clock` are the
+    device's claim, kept beside the consensus time."""
+
+    service: Text
+    payload: Annotated[bytes, msgspec.Meta(max_length=DATA_BYTES_MAX)]
+    board: Hash | None = None
+    time_us: Time | None = None
+    clock: Literal["none", "boot", "ntp", "rtc"] | None = None
+
+
+class OpenSession(_Signed, frozen=True, kw_only=True, tag="open"):
+    service: Text
+
+
+class CloseSession(_Signed, frozen=True, kw_only=True, tag="close"):
+    """`session` is the serial in the record that opened it."""
+
+    session: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class Renew(_Signed, frozen=True, kw_only=True, tag="renew"):
+    """The old key hands over to `key` (which may be the same), whose holder signs `possession`."""
+
+    key: Spki
+    validity_s: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    possession: Signature
+
+
+class Revoke(_Signed, frozen=True, kw_only=True, tag="revoke"):
+    target: Hash
+    reason: Text
+
+
+class Grant(_Signed, frozen=True, kw_only=True, tag="grant"):
+    """Replaces the target's privilege and services; its certificate is issued anew."""
+
+    target: Hash
+    privilege: Privilege
+    services: Services
+
+
+class AddVoucher(_Signed, frozen=True, kw_only=True, tag="add-voucher"):
+    """`voucher` is the SHA-256 of the token's SPKI."""
+
+    voucher: Hash
+    privilege: Privilege
+    services: Services
+
+
+class AddReplica(_Signed, frozen=True, kw_only=True, tag="add-replica"):
+    replica: ReplicaId
+    key: Spki
+
+
+class RemoveReplica(_Signed, frozen=True, kw_only=True, tag="remove-replica"):
+    replica: ReplicaId
+
+
+Operation = (
+    Enrol
+    | EnrolBoard
+    | Data
+    | OpenSession
+    | CloseSession
+    | Renew
+    | Revoke
+    | Grant
+    | AddVoucher
+    | AddReplica
+    | RemoveReplica
+)
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An operation out of its envelope. `id` is the request id, `spki` the signer's key."""
+
+    operation: Operation
+    spki: bytes
+    id: bytes
+
+
+_codec: Codec[Operation] = Codec(Operation, COSE_BYTES_MAX)
+
+_ENVELOPE = b"\xd2\x84\x43\xa1\x01\x26\xa1\x3a\x00\x01\x00\x00\x58"
+_SPKI_AT = len(_ENVELOPE) + 1
+_SIGNATURE_HEAD = b"\x58\x40"
+_SIG_STRUCTURE = b"\x84\x6aSignature1\x43\xa1\x01\x26\x40"
+
+
+def _bstr(data: bytes) -> bytes:
+    """A payload's header and bytes; payloads are 24 to 65,535 bytes long."""
+    width = 1 if len(data) < 0x100 else 2
+    return bytes((0x57 + width,)) + len(data).to_bytes(width, "big") + data
+
+
+def sign_operation(operation: Operation, signer: Signer) -> bytes:
+    """The COSE_Sign1 envelope of `operation`. Raises Misuse if it is oversize."""
+    payload = _bstr(_codec.encode(operation))
+    spki = signer.public
+    signature = signer.sign(_SIG_STRUCTURE + payload)
+    cose = _ENVELOPE + bytes((len(spki),)) + spki + payload + _SIGNATURE_HEAD + signature
+    if len(cose) > COSE_BYTES_MAX:
+        raise Misuse(f"{len(cose)} bytes, at most {COSE_BYTES_MAX}")
+    return cose
+
+
+def _cut(cose: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """SPKI, payload with its CBOR header, bare payload, signature."""
+    if len(cose) > COSE_BYTES_MAX:
+        raise PeerFault("oversize", f"{len(cose)} bytes, at most {COSE_BYTES_MAX}")
+    end = len(cose) - SIGNATURE_BYTES - len(_SIGNATURE_HEAD)
+    if end < _SPKI_AT + 2 or not cose.startswith(_ENVELOPE):
+        raise PeerFault("bad-cose", "not the one form of COSE_Sign1 that is used here")
+    start = _SPKI_AT + cose[_SPKI_AT - 1]
+    spki = cose[_SPKI_AT:start]
+    header = cose[start:end]
+    skip = 2 if header[:1] == b"\x58" else 3
+    payload = header[skip:]
+    if (
+        start + skip > end
+        or len(spki) < 32
+        or cose[end : end + 2] != _SIGNATURE_HEAD
+        or _bstr(payload) != header
+    ):
+        raise PeerFault("bad-cose", "lengths do not match")
+    return spki, header, payload, cose[end + 2 :]
+
+
+def read_operation(cose: bytes, network: bytes) -> Opened:
+    """Decodes without verifying any signature: for bytes that a trusted head commits to.
+
+    Raises PeerFault: "bad-cose", "bad-cbor", "oversize", "wrong-network", "wrong-node".
+    """
+    spki, header, payload, _ = _cut(cose)
+    return _opened(spki, header, payload, network)
+
+
+def _opened(spki: bytes, header: bytes, payload: bytes, network: bytes) -> Opened:
+    operation = _codec.decode(payload)
+    if operation.network != network:
+        raise PeerFault("wrong-network", "signed for another network")
+    if operation.node != node_id(spki):
+        raise PeerFault("wrong-node", "the node id is not the hash of the signer's key")
+    return Opened(operation, spki, digest(_SIG_STRUCTURE + header))
+
+
+def open_operation(cose: bytes, network: bytes, scheme: Scheme) -> Opened:
+    """Decodes and verifies: the signer's signature, and a voucher's or a new key's inside.
+
+    Raises PeerFault: as `read_operation`, and "bad-signature", "bad-voucher", "bad-possession".
+    """
+    spki, header, payload, signature = _cut(cose)
+    opened = _opened(spki, header, payload, network)
+    if not scheme.verify(spki, _SIG_STRUCTURE + header, signature):
+        raise PeerFault("bad-signature", "the device's signature does not hold")
+    operation = opened.operation
+    if isinstance(operation, Enrol):
+        _check_voucher(operation, scheme)
+    elif isinstance(operation, Renew):
+        statement = renewal_statement(network, operation.node, operation.key)
+        if not scheme.verify(operation.key, statement, operation.possession):
+            raise PeerFault("bad-possession", "the new key did not sign")
+    return opened
+
+
+def _check_voucher(operation: Enrol, scheme: Scheme) -> None:
+    voucher = operation.voucher
+    key = voucher.key if isinstance(voucher, Token) else factory_key(voucher.chain[0])
+    statement = voucher_statement(operation.network, operation.key, operation.head)
+    if not scheme.verify(key, statement, voucher.signature):
+        raise PeerFault("bad-voucher", "the voucher's key did not sign for this device key")
+
+
+def voucher_statement(network: bytes, spki: bytes, head: bytes) -> bytes:
+    """What a voucher's key signs: it vouches for this device key, here and now, and no other."""
+    return b"m2m/1/voucher\0" + network + digest(spki) + head
+
+
+def renewal_statement(network: bytes, node: bytes, spki: bytes) -> bytes:
+    """What the new key of `node` signs: proof of possession."""
+    return b"m2m/1/renewal\0" + network + node + digest(spki)
+
+
+def board_node(network: bytes, board: bytes) -> bytes:
+    """The node id of a sensor board, from the id that its hardware gives."""
+    return digest(b"m2m/1/board\0" + network + board)
+
+
+def factory_key(certificate: bytes) -> bytes:
+    """SPKI of a DER certificate. Raises PeerFault("bad-voucher") unless it is a P-256 key."""
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise PeerFault("bad-voucher", f"not a certificate: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise PeerFault("bad-voucher", "the factory certificate's key is not P-256")
+    return spki_of(key)

@@ -1,0 +1,113 @@
+"""Batch items: a client's signed operation together with its authentication group's verdicts.
+
+An item is MessagePack [cose bytes, [endorsement frames]]. Operations are in `operations`, who
+belongs to the group in `auth_group`; whether an operation is allowed is the `registry`'s question.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from chain.errors import PeerFault
+from chain.genesis import Membership
+from chain.keys import Scheme
+from chain.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
+from chain.operations import COSE_BYTES_MAX, Opened, open_operation, read_operation
+from chain.pbft.application import Request
+
+__all__ = ["ITEM_BYTES_MAX", "Authenticated", "make_item", "open_item", "read_item"]
+
+ENDORSEMENTS_MAX = 256
+ITEM_BYTES_MAX = COSE_BYTES_MAX + ENDORSEMENTS_MAX * 256
+
+
+class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    cose: bytes
+    endorsements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=ENDORSEMENTS_MAX)]
+
+
+class Authenticated(msgspec.Struct, frozen=True):
+    """What `Request.operation` holds: the opened operation and who endorsed it.
+
+    `endorsers` are ids of members of epoch `epoch` with a signed accept, ascending; it is not yet
+    said that they belong to the request's group.
+    """
+
+    opened: Opened
+    epoch: int = 0
+    endorsers: tuple[int, ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_items = msgspec.msgpack.Decoder(_Item)
+_messages = msgspec.msgpack.Decoder(ReplicaMessage)
+
+
+def make_item(cose: bytes, endorsements: tuple[Signed, ...] = ()) -> bytes:
+    """The bytes of a batch item."""
+    return _encoder.encode(_Item(cose, endorsements))
+
+
+def open_item(item: bytes, network: bytes, membership: Membership, scheme: Scheme) -> Request:
+    """Decodes an item and verifies every signature in it. Stateless and thread-safe.
+
+    Raises PeerFault: those of `open_operation`, "bad-item", and "bad-endorsement" if any
+    endorsement is not an accept of this request, by a member of this epoch, with a good signature.
+    """
+    parts = _parts(item)
+    opened = open_operation(parts.cose, network, scheme)
+    endorsers = []
+    for signed in parts.endorsements:
+        endorsement = _endorsement(signed, opened.id)
+        spki = membership.spki(endorsement.sender)
+        if endorsement.epoch != membership.epoch or spki is None:
+            raise PeerFault("bad-endorsement", "not by a member of this epoch")
+        if not scheme.verify(spki, signed_bytes(network, signed.body), signed.signature):
+            raise PeerFault("bad-endorsement", f"signature of {endorsement.sender} does not hold")
+        endorsers.append(endorsement.sender)
+    return _request(item, opened, membership.epoch, endorsers)
+
+
+def read_item(item: bytes, network: bytes) -> Request:
+    """Decodes without verifying a signature: for items that a trusted head commits to."""
+    parts = _parts(item)
+    opened = read_operation(parts.cose, network)
+    endorsements = [_endorsement(signed, opened.id) for signed in parts.endorsements]
+    epoch = endorsements[0].epoch if endorsements else 0
+    return _request(item, opened, epoch, [each.sender for each in endorsements])
+
+
+def _parts(item: bytes) -> _Item:
+    if len(item) > ITEM_BYTES_MAX:
+        raise PeerFault("oversize", f"{len(item)} bytes, at most {ITEM_BYTES_MAX}")
+    try:
+        return _items.decode(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-item", str(error)) from error
+
+
+def _endorsement(signed: Signed, request: bytes) -> Endorsement:
+    try:
+        message = _messages.decode(signed.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-endorsement", str(error)) from error
+    if not isinstance(message, Endorsement) or signed.attachment:
+        raise PeerFault("bad-endorsement", "another kind of message")
+    if message.request != request or not message.accepted:
+        raise PeerFault("bad-endorsement", "not an accept of this request")
+    return message
+
+
+def _request(item: bytes, opened: Opened, epoch: int, endorsers: list[int]) -> Request:
+    if endorsers != sorted(set(endorsers)):
+        raise PeerFault("bad-endorsement", "members must be distinct and in order")
+    operation = opened.operation
+    return Request(
+        id=opened.id,
+        client=operation.node,
+        counter=operation.counter,
+        item=item,
+        operation=Authenticated(opened, epoch, tuple(endorsers)),
+    )
