@@ -24,6 +24,7 @@ __all__ = [
     "Bodies",
     "Busy",
     "Checkpoint",
+    "CheckpointProof",
     "ClientMessage",
     "Commit",
     "Denied",
@@ -146,6 +147,14 @@ class PreparedProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
     pre_prepare: Signed
     prepares: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
+
+
+class CheckpointProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """q CHECKPOINTs of one epoch that agree on the head hash at one sequence number."""
+
+    seq: Seq
+    head: Digest
+    votes: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
 
 
 class ViewChange(_ReplicaMessage, frozen=True, tag="VC"):

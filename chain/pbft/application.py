@@ -26,14 +26,20 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Screening(Enum):
-    """Whether a request may stand in a batch, judged on the state executed so far."""
+    """Whether a request may stand in a batch, judged on the state executed so far.
+
+    A request only moves forward: LATER -> READY -> REFUSED or DONE, as blocks are executed.
+    """
 
     READY = "ready"
     LATER = "later"  # not yet known here; may become known when earlier blocks are executed
-    REFUSED = "refused"  # a primary that proposes it is faulty
-    DONE = "done"  # already executed: never propose it again
+    REFUSED = "refused"  # can never become READY again
+    DONE = "done"  # this very request (by id) has been executed
 
 
 class Application(Protocol):
     def screen(self, request: Request) -> Screening:
         """Pure in the executed state; cheap (a look-up or two), no signature checks."""
+
+    def open(self, item: bytes) -> Request:
+        """A batch item that this replica verified before and kept; for the restart only."""

@@ -19,6 +19,7 @@ __all__ = [
     "Install",
     "Observe",
     "Persist",
+    "Refuse",
     "Send",
     "ServeBodies",
     "ServeHeads",
@@ -27,11 +28,13 @@ __all__ = [
 
 
 class Durable(msgspec.Struct, frozen=True, array_like=True):
-    """One durable fact. A later one with the same key replaces it.
+    """One durable fact. The key is (kind, view, seq): a later fact with the same key replaces it.
 
     `kind` is one of "proposal" (an accepted or own PRE-PREPARE with its batch: our PREPARE),
     "prepared" (a prepared certificate: our COMMIT), "view" (the view entered or asked for, with
-    the signed message), "stable" (a checkpoint with its proof). `data` is opaque to the store.
+    the signed message; always view 0, seq 0: there is one), "stable" (the proof of checkpoint
+    `seq`; `data` is an encoded `chain.messages.CheckpointProof`, which a host puts into HEADS).
+    Else `data` is opaque to the store.
     """
 
     kind: str
@@ -75,9 +78,13 @@ class CancelTimer(msgspec.Struct, frozen=True):
 
 
 class Execute(msgspec.Struct, frozen=True):
-    """Final: execute as block `proposal.seq`; answered by `Executed`.
+    """Final: execute as block `proposal.seq`; answered by `Executed`. One at a time.
 
-    `requests` are the verified requests of `proposal.items`, in the same order.
+    `requests` are the verified requests of `proposal.items`, in the same order. One that lost a
+    race (its client was revoked by an earlier block of the pipeline, say) may be among them:
+    execution decides, deterministically. The block's time is
+    max(proposal.time_us, parent time + 1): a null request has time 0, and certificates of
+    different views may come together in an order that their times do not have.
     """
 
     proposal: Proposal
@@ -88,7 +95,7 @@ class Execute(msgspec.Struct, frozen=True):
 class Install(msgspec.Struct, frozen=True):
     """Append blocks fetched from `source`; their heads are proven, their bodies are not.
 
-    Answered by `Installed` or `InstallFailed`. `proof` (encoded) is kept with the last of them.
+    Answered by `Installed` or `InstallFailed`; never sent while an `Execute` is unanswered.
     """
 
     blocks: tuple[Block, ...]
@@ -118,11 +125,23 @@ class Accuse(msgspec.Struct, frozen=True):
     second: Signed | None = None
 
 
+class Refuse(msgspec.Struct, frozen=True):
+    """A submitted request does not wait here: tell whoever submitted it.
+
+    `reason`: "busy" (a queue is full: try again later or elsewhere), "done" (already executed)
+    or "refused" (the application will never take it).
+    """
+
+    request: bytes
+    reason: str
+
+
 class Observe(msgspec.Struct, frozen=True):
     """A fact for people and timing, with no influence on the protocol.
 
     `what`: "proposed", "pre-prepared", "prepared", "committed", "view-change", "view",
-    "checkpoint", "fetching", "caught-up".
+    "checkpoint", "epoch", "fetching", "caught-up", "diverged" (a quorum has another state at
+    `seq`: this replica has stopped for good).
     """
 
     what: str
@@ -142,5 +161,6 @@ Effect = (
     | ServeHeads
     | ServeBodies
     | Accuse
+    | Refuse
     | Observe
 )
