@@ -257,7 +257,7 @@ def _chain(lab: Lab) -> Iterator[Mistake]:
             f"window {chain.window} exceeds checkpoint_interval {chain.checkpoint_interval}, so "
             "the log could fill before a checkpoint; lower it",
         )
-    m, k = chain.group.m or 2 * lab.f + 1, chain.group.k or lab.f + 1
+    m, k = lab.group()
     if m > n:
         yield Mistake(("chain", "group", "m"), f"{m} of {n} replicas; at most {n}", whole=True)
     if k > m:

@@ -10,6 +10,7 @@ is checked as far as it can be judged without it.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
@@ -28,6 +29,7 @@ from inventory.schema import schema_of
 __all__ = ["InvalidFile", "Problem", "load_lab", "load_yaml", "packaged"]
 
 salvage_rounds_max: Final = 8
+problems_max: Final = 200  # of values, reported for one file
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -45,6 +47,12 @@ class InvalidFile(ValueError):
         return [
             f"{self.file}:{p.line}:{p.column}: " + (f"{p.where}: " if p.where else "") + p.what
             for p in self.problems
+        ]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """The problems for machines."""
+        return [
+            {"file": str(self.file), **dataclasses.asdict(problem)} for problem in self.problems
         ]
 
 
@@ -115,9 +123,12 @@ def _validate(
     try:
         return _model(model, data), []
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=True)
+        details = error.errors(include_url=False)
     schema = schema_of(model)
-    problems = [explained(document, schema, detail) for detail in details]
+    problems = [explained(document, schema, detail) for detail in details[:problems_max]]
+    if len(details) > problems_max:
+        more = f"and {len(details) - problems_max} more mistakes; mend these first"
+        return None, [*problems, problem(document, (), more)]
     rest = copy.deepcopy(data)
     for _ in range(salvage_rounds_max):
         for loc in sorted((_drop(d, rest) for d in details), key=_descending, reverse=True):

@@ -10,7 +10,7 @@ Units are last in names. A `Lab` is immutable; look-ups that campaigns use (`rep
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -24,6 +24,7 @@ __all__ = [
     "EmulatedPower",
     "Excluded",
     "Firmware",
+    "GroupSize",
     "Host",
     "Lab",
     "Line",
@@ -222,6 +223,13 @@ class ChainOptions(_Model):
     group: Group = Group()
 
 
+class GroupSize(NamedTuple):
+    """Members of the authentication group, and endorsements needed."""
+
+    m: int
+    k: int
+
+
 @dataclass(frozen=True)
 class Excluded:
     """A host or board that campaigns leave out, and why."""
@@ -274,6 +282,11 @@ class Lab(_Model):
         if self.chain.f is not None:
             return self.chain.f
         return max(0, (len(self.replicas()) - 1) // 3)
+
+    def group(self) -> GroupSize:
+        """Size of the authentication group and endorsements needed: stated, or 2f+1 and f+1."""
+        stated = self.chain.group
+        return GroupSize(m=stated.m or 2 * self.f + 1, k=stated.k or self.f + 1)
 
     def mobiles(self) -> tuple[Mobile, ...]:
         """Mobile devices; several on one host are numbered from 1: phones-1, phones-2."""

@@ -194,13 +194,11 @@ def find_campaign(name_or_path: str) -> Path:
 def _model() -> type[Campaign]:
     """`Campaign`, its faults being the union of all registered kinds, told apart by `do`."""
     union: Any = reduce(or_, map(_fault_model, kinds().values()))
+    faults: Any = tuple[Annotated[union, Field(discriminator="do")], ...]
     return create_model(
         "CampaignFile",
         __base__=Campaign,
-        faults=(
-            tuple[Annotated[union, Field(discriminator="do")], ...],
-            Field(default=(), max_length=faults_max),
-        ),
+        faults=(faults, Field(default=(), max_length=faults_max)),
     )
 
 

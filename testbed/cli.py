@@ -1,0 +1,131 @@
+"""The command line `testbed`: finds a command, runs it, turns errors into messages and exit codes.
+
+Each command is one module of `testbed/commands/` with a Typer `app`, and one line of `COMMANDS`.
+It is imported when it is called, not before: `testbed --help` imports none of them.
+
+Exit codes: 0 passed, 1 a property failed (a command raises `typer.Exit(1)`), 2 usage or
+configuration, 3 infrastructure, 4 partial, 5 locked, 6 restore incomplete, 130 interrupted.
+Errors go to stderr as one message; with `--json` they are `{"error": ...}` on stdout. Tracebacks
+only with TESTBED_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from testbed.errors import TestbedError
+
+__all__ = ["COMMANDS", "main"]
+
+# name: (module of testbed.commands, what `testbed --help` says)
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "inventory": ("inventory", "Check and show the file that describes a lab."),
+    "campaign": ("campaign", "List and check campaign files."),
+    "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),
+    "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
+}
+
+_USAGE: Final = 2
+_INFRASTRUCTURE: Final = 3
+_INTERRUPTED: Final = 130
+
+
+class _LazyGroup(TyperGroup):
+    """Knows the commands by name; imports the one that is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, (_, summary) in COMMANDS.items():
+            self.commands[name] = TyperCommand(name, help=summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            app: typer.Typer = importlib.import_module(f"testbed.commands.{COMMANDS[name][0]}").app
+            app.rich_markup_mode = None  # plain help: starts in half the time, and pipes well
+            command = typer.main.get_command(app)
+            command.name = name
+        return name, command, rest
+
+
+_program = typer.Typer(
+    cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("m2m-testbed"))
+        raise typer.Exit
+
+
+@_program.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit."),
+    ] = False,
+) -> None:
+    """A testbed for blockchain-based device authentication under pBFT."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code and lets no exception out."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in args
+    try:
+        command = typer.main.get_command(_program)
+        code = command.main(args=args, prog_name="testbed", standalone_mode=False)
+    except Exception as error:
+        if os.environ.get("TESTBED_DEBUG") == "1":
+            raise
+        code, report = _judge(error)
+        if as_json:
+            typer.echo(json.dumps({"error": {"exit_code": code, **report}}))
+        else:
+            prefix = "" if report["message"].startswith("Usage: ") else "testbed: "
+            typer.echo(prefix + report["message"], err=True)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        typer.echo("testbed: interrupted", err=True)
+    return code if isinstance(code, int) else 0
+
+
+def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Exit code of an error, and what to tell: `message`, and `problems` of a file."""
+    if isinstance(error, TestbedError):
+        return error.exit_code, {"message": str(error)}
+    if isinstance(error, typer.Abort):
+        return _INTERRUPTED, {"message": "aborted"}
+    if isinstance(error, typer.TyperException):
+        text = error.format_message()
+        context: Any = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "testbed"
+        helps = text.startswith("Usage: ")  # called without arguments: the message is the help
+        return _USAGE, {"message": text if helps else f"{text}\nsee {path} --help"}
+    # Only now: a mistake in a file is the one error here whose type is slow to import.
+    from inventory.load import InvalidFile  # noqa: PLC0415
+
+    if isinstance(error, InvalidFile):
+        count = len(error.problems)
+        lines = "\n".join(error.lines())
+        message = f"{error.file}: {count} mistake{'s' if count > 1 else ''}\n{lines}"
+        return _USAGE, {"message": message, "problems": error.as_json()}
+    kind = type(error).__name__
+    return _INFRASTRUCTURE, {
+        "message": f"internal error, {kind}: {error}\nset TESTBED_DEBUG=1 for the traceback"
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

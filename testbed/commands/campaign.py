@@ -1,0 +1,60 @@
+"""`testbed campaign`: list, check and describe campaign files. Running one is `testbed run`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from inventory.load import load_lab
+from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
+from testbed.campaign.kinds import kinds
+from testbed.campaign.schedule import expand
+from testbed.commands.options import InventoryOption, JsonOption, columns, print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="List and check campaign files.")
+
+
+@app.command("list")
+def list_campaigns(as_json: JsonOption = False) -> None:
+    """The campaigns that ship with the testbed, and the faults and attacks they can be made of."""
+    campaigns = {name: load_campaign(path).about or "" for name, path in campaign_paths().items()}
+    if as_json:
+        print_json(
+            {
+                "campaigns": [{"name": name, "about": about} for name, about in campaigns.items()],
+                "kinds": [
+                    {"name": k.name, "category": k.category, "layer": k.layer, "about": k.summary}
+                    for k in kinds().values()
+                ],
+            }
+        )
+        return
+    typer.echo(columns([("CAMPAIGN", ""), *campaigns.items()]) + "\n")
+    rows = [(kind.name, kind.category, kind.summary) for kind in kinds().values()]
+    typer.echo(columns([("KIND", "", ""), *rows]))
+
+
+@app.command()
+def check(
+    campaign: Annotated[str, typer.Argument(help="Name or file.")],
+    inventory: InventoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a campaign: its file, and that it can be scheduled on the lab within its guard."""
+    path = find_campaign(campaign)
+    loaded = load_campaign(path)
+    lab = load_lab(inventory)
+    schedule = expand(loaded, lab)
+    if as_json:
+        print_json({"ok": True, "file": str(path), "schedule_hash": schedule.schedule_hash})
+    else:
+        typer.echo(f"{path}: ok: {len(schedule.runs)} runs of {schedule.run_ms / 1000:g} s")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of campaign files, with the parameters of every kind."""
+    print_json(campaign_schema())

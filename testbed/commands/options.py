@@ -1,0 +1,56 @@
+"""Options and printing that commands share, so that each means the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from testbed.errors import ConfigurationError
+
+__all__ = [
+    "InventoryOption",
+    "JsonOption",
+    "OutOption",
+    "SeedOption",
+    "columns",
+    "print_json",
+    "write_out",
+]
+
+InventoryOption = Annotated[
+    Path | None,
+    typer.Option("-i", "--inventory", metavar="FILE", help="Inventory; default: loopback."),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=2**53 - 1, help="Stands in for the campaign's own seed."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Write it here.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def write_out(path: Path, content: bytes) -> None:
+    """Write a file that the user named. Raises ConfigurationError."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}; change --out") from error
+
+
+def columns(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as aligned columns."""
+    table = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )

@@ -1,0 +1,106 @@
+"""`testbed plan`: print the exact schedule of a campaign on a lab. Touches nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from inventory.load import load_lab
+from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.schedule import Event, Schedule, Trial, expand
+from testbed.commands.options import (
+    InventoryOption,
+    JsonOption,
+    OutOption,
+    SeedOption,
+    columns,
+    print_json,
+    write_out,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def plan(
+    campaign: Annotated[str, typer.Argument(help="Name of a shipped campaign, or a file.")],
+    inventory: InventoryOption = None,
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+    out: OutOption = None,
+) -> None:
+    """Print the exact schedule of a campaign; touches nothing.
+
+    Equal campaign, lab and seed give the same hash. `--out` writes the schedule for a replay.
+    """
+    lab = load_lab(inventory)
+    schedule = expand(load_campaign(find_campaign(campaign)), lab, seed)
+    if out is not None:
+        write_out(out, schedule.canonical_json())
+    if as_json:
+        print_json(
+            {
+                "schedule_hash": schedule.schedule_hash,
+                "schedule": json.loads(schedule.canonical_json()),
+                "excluded": [{"name": x.name, "reason": x.reason} for x in lab.excluded()],
+            }
+        )
+        return
+    for excluded in lab.excluded():
+        typer.echo(f"left out: {excluded.name}: {excluded.reason}")
+    typer.echo(_told(schedule))
+
+
+def _told(schedule: Schedule) -> str:
+    guard = "none" if schedule.max_faulty is None else f"at most {schedule.max_faulty} faulty"
+    head = [
+        ("campaign", schedule.campaign),
+        ("lab", f"{schedule.lab}, {len(schedule.replicas)} replicas, f = {schedule.f}"),
+        ("seed", schedule.seed),
+        ("hash", schedule.schedule_hash),
+        ("guard", guard),
+        ("phases", ", ".join(f"{p.name} {_s(p.start_ms)}-{_s(p.end_ms)}" for p in schedule.phases)),
+        ("runs", f"{len(schedule.runs)} of {_s(schedule.run_ms)} s: {_order(schedule)}"),
+    ]
+    return "\n\n".join([columns(head), *(_trial(trial) for trial in schedule.trials)])
+
+
+def _order(schedule: Schedule) -> str:
+    """First letters of the arms: b(aseline), f(aults)."""
+    letters = "".join(run.arm[0] for run in schedule.runs[:40])
+    return letters + ("..." if len(schedule.runs) > len(letters) else "")
+
+
+def _trial(trial: Trial) -> str:
+    events: list[tuple[str, ...]] = [
+        ("  TIME s", "FOR s", "EVENT", "KIND", "TARGETS", "PARAMETERS")
+    ]
+    events += [_event(event) for event in trial.events]
+    devices = [("  DEVICE", "HOST", "ENROL s", "SENDS")]
+    for device in trial.devices:
+        enrol = "-" if device.enrol_at_ms is None else _s(device.enrol_at_ms)
+        sends = ", ".join(f"{phase} {len(at)}" for phase, at in device.sends_ms.items())
+        devices.append((f"  {device.name}", device.host, enrol, sends or "-"))
+    title = f"trial {trial.index}, seed {trial.seed}"
+    return "\n".join([title, columns(events), "", columns(devices)])
+
+
+def _event(event: Event) -> tuple[str, ...]:
+    targets = "; ".join(f"{key} {', '.join(names)}" for key, names in event.targets.items())
+    params = json.dumps(event.params) if event.params else "-"
+    return (
+        f"  {_s(event.at_ms)}",
+        _s(event.for_ms) if event.for_ms else "-",
+        event.id,
+        event.kind,
+        targets or "-",
+        params,
+    )
+
+
+def _s(ms: int) -> str:
+    return f"{ms / 1000:g}"
