@@ -113,6 +113,7 @@ class HostSession(End):
         self._failure = "no-answer"
         self._heard_ms = 0
         self._pinged_ms = 0
+        self._proved_ms = 0
         # Host clock minus board clock and its bound, in ms.
         self._offset: tuple[int, int] | None = None
 
@@ -189,14 +190,14 @@ class HostSession(End):
             return self._refuse(refusal)
         try:
             if frame.kind == kind_board:
-                return self._on_board(frame)
+                return self._on_board(frame, now_ms)
             if frame.kind == kind_refuse:
                 return self._on_hint(frame, now_ms)
             return self._on_sealed(frame, now_ms)
         except CborError:
             return self._refuse("malformed")
 
-    def _on_board(self, frame: Frame) -> list[Any]:
+    def _on_board(self, frame: Frame, now_ms: int) -> list[Any]:
         """Pass 2: is this the board, and does it hold the key?"""
         attempt = self._attempt
         if attempt is None or attempt.channel is not None or frame.counter != attempt.number:
@@ -210,6 +211,7 @@ class HostSession(End):
         if boot < max(1, self._boot, self._highest[0]):
             return self._fail("boot-rollback")
         attempt.boot = boot
+        self._proved_ms = now_ms
         body = frame_body(kind_host, suite_hmac, attempt.number, encode([]))
         attempt.extend(body)
         attempt.channel = session_channel(self._key, attempt.nonces + nonce, is_host=True)
@@ -235,9 +237,11 @@ class HostSession(End):
         if frame.kind == kind_reading:
             return events + self._on_reading(fields, now_ms)
         echo, board_ms = fields_of(fields, int, int)
-        if echo == self._pinged_ms:
-            # The board read its clock between the two: half the round trip bounds the error.
-            self._offset = ((echo + now_ms) // 2 - board_ms, (now_ms - echo) // 2 + 1)
+        # The board answers pass 3 with an echo of 0, as if it were a ping.
+        asked_ms = self._pinged_ms if echo else self._proved_ms
+        if echo in (0, self._pinged_ms):
+            # It read its clock between the two: half the round trip bounds the error.
+            self._offset = ((asked_ms + now_ms) // 2 - board_ms, (now_ms - asked_ms) // 2 + 1)
         return events
 
     def _confirm(self, frame: Frame, now_ms: int) -> list[Any]:

@@ -1,0 +1,101 @@
+"""Finding and opening the serial port that a board is plugged into.
+
+A board is known by its port's stable name or its USB serial number when the port is opened, and by
+its key after that (`host_session`); so two swapped cables are a refusal, never two boards mixed up.
+"""
+
+from __future__ import annotations
+
+import os
+import termios
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+import serial
+from serial.tools import list_ports
+
+from chain.errors import Misuse
+
+__all__ = ["BoardPort", "PortFault"]
+
+reset_pulse_ms = 50
+
+
+class PortFault(Exception):
+    """The port cannot be opened; `reason` is a word of `Gap`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class BoardPort:
+    """Where a board is plugged in: exactly one of `path` (a stable name such as those under
+    /dev/serial/by-id) and `usb_serial`; `reset_on_open` pulses DTR and RTS.
+    """
+
+    path: str | None = None
+    usb_serial: str | None = None
+    baud: int = 115_200
+    reset_on_open: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.usb_serial is None):
+            raise Misuse("a board's port needs either a path or a USB serial number")
+
+    def locate(self) -> str:
+        """The device to open now; PortFault if there is not exactly one."""
+        if self.path is not None:
+            return self.path
+        found = [str(port.device) for port in list_ports.comports() if self._is_ours(port)]
+        if len(found) != 1:
+            reason = "ambiguous" if found else "absent"
+            raise PortFault(reason, f"USB serial {self.usb_serial}: {found or 'no such port'}")
+        return found[0]
+
+    def _is_ours(self, port: object) -> bool:
+        return getattr(port, "serial_number", None) == self.usb_serial
+
+    def open(self) -> serial.Serial:
+        """The port, locked for us alone, nothing stale in it; PortFault if that fails."""
+        path = self.locate()
+        try:
+            line = serial.Serial(path, self.baud, timeout=0, exclusive=True)
+        except serial.SerialException as error:
+            raise PortFault(_open_reason(path, error), str(error)) from error
+        except (OSError, ValueError) as error:
+            raise PortFault("port", f"{path}: {error}") from error
+        try:
+            _keep_lines_on_close(line.fileno())
+            if self.reset_on_open:
+                _pulse_reset(line)
+        except OSError as error:
+            line.close()
+            raise PortFault("port", f"{path}: {error}") from error
+        return line
+
+
+def _open_reason(path: str, error: serial.SerialException) -> str:
+    if "exclusively lock" in str(error):
+        return "busy"
+    return "port" if os.path.exists(path) else "absent"  # noqa: PTH110 (path is a device name)
+
+
+def _keep_lines_on_close(descriptor: int) -> None:
+    """Without HUPCL, closing leaves DTR as it is: the next open resets no board."""
+    with suppress(termios.error):
+        settings = termios.tcgetattr(descriptor)
+        settings[2] &= ~termios.HUPCL
+        termios.tcsetattr(descriptor, termios.TCSANOW, settings)
+
+
+def _pulse_reset(line: serial.Serial) -> None:
+    # A PTY has no such lines: ENOTTY. Its board is reset through its process.
+    with suppress(OSError):
+        line.dtr = False
+        line.rts = True
+        time.sleep(reset_pulse_ms / 1000)
+        line.rts = False
+        line.dtr = True
