@@ -13,10 +13,23 @@ from typing import NamedTuple, Protocol
 from chain.block import Block
 from chain.pbft.effects import Durable
 
-__all__ = ["Clock", "Events", "Party", "Store", "StoreFull", "Stored", "Timers", "Wire"]
+__all__ = [
+    "FORGETTABLE",
+    "Clock",
+    "Events",
+    "Party",
+    "Store",
+    "StoreFull",
+    "Stored",
+    "Timers",
+    "Wire",
+]
 
 # The other end of a link: a replica by its id, a gateway by the name that our config gives it.
 Party = int | str
+
+# Kinds of facts that `Forget` trims; the others are kept.
+FORGETTABLE = ("proposal", "prepared")
 
 
 class StoreFull(Exception):
@@ -86,6 +99,9 @@ class Store(Protocol):
 
     def commit(self) -> None:
         """Everything written so far is durable when this returns. Raises StoreFull."""
+
+    def close(self) -> None:
+        """Commits what waits."""
 
 
 class Events(Protocol):

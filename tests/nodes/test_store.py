@@ -1,0 +1,323 @@
+"""One conformance suite over every store, and what only the one on disk must survive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.block import HEAD_BYTES, Block, Record
+from chain.errors import Misuse
+from chain.keys import SIGNATURE_BYTES
+from chain.pbft.effects import Durable
+from nodes.ledger_file import Damaged, copy_ledger, open_readonly
+from nodes.memory_store import MemoryStore
+from nodes.ports import Store, Stored, StoreFull
+from nodes.process import Trouble
+from nodes.sqlite_store import SqliteStore, mark_path, move_aside
+
+GENESIS = b"genesis"
+
+
+def stored(height: int, records: int = 2) -> Stored:
+    head = height.to_bytes(8, "big") * (HEAD_BYTES // 8)
+    body = tuple(Record(b"leaf %d" % n, b"item %d" % height) for n in range(records))
+    return Stored(Block(head, body), bytes([height % 256]) * SIGNATURE_BYTES)
+
+
+def sqlite(path: Path) -> SqliteStore:
+    return SqliteStore(path / "ledger.db", GENESIS, 2)
+
+
+STORES: dict[str, Callable[[Path], Store]] = {"memory": lambda _: MemoryStore(), "sqlite": sqlite}
+
+
+@pytest.fixture(params=sorted(STORES))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    made: Store = STORES[request.param](tmp_path)
+    return made
+
+
+def test_a_later_fact_of_the_same_key_replaces_the_earlier(store: Store) -> None:
+    store.put_fact(Durable("proposal", 0, 1, b"old"))
+    store.put_fact(Durable("proposal", 1, 1, b"other view"))
+    store.put_fact(Durable("proposal", 0, 1, b"new"))
+    store.commit()
+    assert store.facts() == [
+        Durable("proposal", 0, 1, b"new"),
+        Durable("proposal", 1, 1, b"other view"),
+    ]
+
+
+def test_forget_trims_votes_up_to_a_sequence_and_keeps_the_rest(store: Store) -> None:
+    for kind in ("proposal", "prepared", "stable", "view"):
+        for seq in (1, 2, 3):
+            store.put_fact(Durable(kind, 0, seq, b""))
+    store.forget(2)
+    assert [(fact.kind, fact.seq) for fact in store.facts()] == [
+        ("prepared", 3),
+        ("proposal", 3),
+        *[("stable", seq) for seq in (1, 2, 3)],
+        *[("view", seq) for seq in (1, 2, 3)],
+    ]
+
+
+def test_blocks_come_back_by_range_even_before_they_are_committed(store: Store) -> None:
+    for height in range(1, 6):
+        store.put_block(height, stored(height))
+    assert store.height == 5
+    assert list(store.blocks(2, 4)) == [stored(2), stored(3), stored(4)]
+    assert store.heads(4, 9) == [stored(4).block.head, stored(5).block.head]
+    assert list(store.blocks(6, 9)) == []
+    assert list(store.blocks(0, 0)) == []
+
+
+def test_a_gap_between_blocks_is_our_bug(store: Store) -> None:
+    store.put_block(1, stored(1))
+    with pytest.raises(Misuse):
+        store.put_block(3, stored(3))
+
+
+def test_the_next_stable_checkpoint_is_found(store: Store) -> None:
+    for seq in (64, 192, 128):
+        store.put_fact(Durable("stable", 0, seq, b"proof %d" % seq))
+    found = [store.stable_from(seq) for seq in (0, 64, 65, 192, 193)]
+    assert [fact and fact.seq for fact in found] == [64, 64, 128, 192, None]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(
+                st.just("put"),
+                st.sampled_from(["proposal", "prepared", "view", "stable"]),
+                st.integers(0, 2),
+                st.integers(0, 6),
+                st.binary(max_size=8),
+            ),
+            st.tuples(st.just("forget"), st.integers(0, 6)),
+            st.tuples(st.just("commit")),
+        ),
+        max_size=30,
+    )
+)
+def test_both_stores_hold_the_same(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[object, ...]]
+) -> None:
+    """Any history leaves the same facts in memory and on disk, also after reopening."""
+    directory = tmp_path_factory.mktemp("store")
+    memory, disk = MemoryStore(), sqlite(directory)
+    for store in (memory, disk):
+        for name, *values in steps:
+            match name:
+                case "put":
+                    store.put_fact(Durable(*values))  # type: ignore[arg-type]
+                case "forget":
+                    store.forget(*values)  # type: ignore[arg-type]
+                case _:
+                    store.commit()
+    assert disk.facts() == memory.facts()
+    assert disk.stable_from(3) == memory.stable_from(3)
+    disk.close()
+    again = sqlite(directory)
+    assert again.facts() == memory.facts()
+    again.close()
+
+
+def filled(directory: Path, heights: int = 40) -> Path:
+    store = sqlite(directory)
+    for height in range(1, heights + 1):
+        store.put_block(height, stored(height))
+        store.put_fact(Durable("prepared", 0, height, b"certificate %d" % height))
+        store.commit()
+    store.close()
+    return store.path
+
+
+def test_what_was_committed_is_there_after_reopening_and_for_readers(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    with open_readonly(path) as reader:
+        assert reader.genesis == GENESIS
+        assert reader.replica == 2
+        assert list(reader.blocks(39)) == [stored(39), stored(40)]
+    again = sqlite(tmp_path)
+    assert again.height == 40
+    assert len(again.facts()) == 40
+    again.put_fact(Durable("stable", 0, 40, b"proof"))
+    again.commit()
+    copy_ledger(path, tmp_path / "copy.db")  # of a running replica
+    again.close()
+    with open_readonly(tmp_path / "copy.db") as copy:
+        assert copy.height == 40
+        assert list(copy.stable()) == [Durable("stable", 0, 40, b"proof")]
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    first = sqlite(tmp_path)
+    with pytest.raises(Trouble, match="another process"):
+        sqlite(tmp_path)
+    first.close()
+    sqlite(tmp_path).close()
+
+
+@pytest.mark.parametrize(("genesis", "replica"), [(b"other", 2), (GENESIS, 3)])
+def test_a_store_of_another_network_or_replica_is_refused(
+    tmp_path: Path, genesis: bytes, replica: int
+) -> None:
+    path = filled(tmp_path)
+    with pytest.raises(Trouble, match="another"):
+        SqliteStore(path, genesis, replica)
+
+
+def read_all(path: Path) -> None:
+    store = SqliteStore(path, GENESIS, 2)
+    try:
+        for height, found in enumerate(store.blocks(1, store.height), 1):
+            assert found == stored(height)
+        for fact in store.facts():
+            assert fact.data == b"certificate %d" % fact.seq
+        assert store.height == 40
+    finally:
+        store.close()
+
+
+def test_a_flipped_bit_is_damage_or_harmless_never_other_content(tmp_path: Path) -> None:
+    """One bit flipped at any of many places: the store opens with exactly what was written, or it
+    says that it is damaged."""
+    path = filled(tmp_path)
+    whole = path.read_bytes()
+    found = 0
+    for at in range(0, len(whole), 211):
+        shutil.copy(path, tmp_path / "one.db")
+        shutil.copy(mark_path(path), mark_path(tmp_path / "one.db"))
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << (at % 8)
+        (tmp_path / "one.db").write_bytes(flipped)
+        try:
+            read_all(tmp_path / "one.db")
+        except (Damaged, Trouble):
+            found += 1
+    assert found > len(whole) // 211 // 4
+
+
+def test_a_cut_file_is_damage(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    size = path.stat().st_size
+    for part in (0, 10, size // 2, size - 4096):
+        shutil.copy(path, tmp_path / "cut.db")
+        shutil.copy(mark_path(path), mark_path(tmp_path / "cut.db"))
+        os.truncate(tmp_path / "cut.db", part)
+        with pytest.raises(Damaged):
+            read_all(tmp_path / "cut.db")
+
+
+def test_an_older_copy_is_damage_and_moving_it_aside_makes_room(tmp_path: Path) -> None:
+    """A database restored from before the last commit lacks votes: it must not be voted on."""
+    path = filled(tmp_path)
+    shutil.copy(path, tmp_path / "older")
+    store = sqlite(tmp_path)
+    store.put_fact(Durable("prepared", 0, 41, b"a vote that left"))
+    store.commit()
+    store.close()
+    shutil.copy(tmp_path / "older", path)
+    with pytest.raises(Damaged, match="older copy"):
+        sqlite(tmp_path)
+    aside = move_aside(path)
+    assert aside.exists()
+    fresh = sqlite(tmp_path)
+    assert (fresh.height, fresh.facts()) == (0, [])
+    fresh.close()
+
+
+def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(tmp_path: Path) -> None:
+    store = sqlite(tmp_path)
+    store.put_fact(Durable("prepared", 0, 1, b"before"))
+    store.commit()
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StoreFull, match="space"):
+        store.put_fact(Durable("prepared", 0, 2, bytes(100_000)))
+    assert [fact.data for fact in store.facts()] == [b"before"]
+    store.close()
+    again = sqlite(tmp_path)
+    assert [fact.data for fact in again.facts()] == [b"before"]
+    again.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from chain.pbft.effects import Durable
+from test_store import sqlite, stored
+store = sqlite(Path(sys.argv[1]))
+height = store.height
+while True:
+    height += 1
+    store.put_block(height, stored(height))
+    store.put_fact(Durable("prepared", 0, height, b"certificate %d" % height))
+    store.forget(height - 5)
+    store.commit()
+    print(height, flush=True)
+"""
+
+
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
+    """A writer says each height after committing it; killed anywhere, every said height is
+    there, whole, and the file is not taken for damaged."""
+    here = Path(__file__).parent
+    said = 0
+    for life in range(6):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(here), str(here.parents[1])],
+            stdout=subprocess.PIPE,
+        )
+        out: IO[bytes] | None = writer.stdout
+        assert out is not None
+        for _ in range(3 + 17 * life):
+            said = int(out.readline())
+        os.kill(writer.pid, signal.SIGKILL)
+        said = max([said, *[int(line) for line in out.read().split()]])
+        writer.wait()
+        store = sqlite(tmp_path)
+        assert store.height >= said
+        assert list(store.blocks(1, said)) == [stored(height) for height in range(1, said + 1)]
+        assert {fact.seq for fact in store.facts()} >= set(range(max(said - 3, 1), said + 1))
+        store.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=400))
+def test_any_file_is_a_ledger_or_damaged(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "any.db"
+    path.write_bytes(data)
+    with pytest.raises(Damaged):
+        open_readonly(path)
+    try:
+        store = SqliteStore(path, GENESIS, 2)
+    except (Damaged, Trouble):
+        return
+    assert (store.height, store.facts()) == (0, [])
+    store.close()
+
+
+def test_reading_does_not_need_the_right_tables(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "other.db")
+    connection.execute("CREATE TABLE meta (name, value)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(Damaged, match="schema"):
+        open_readonly(tmp_path / "other.db")
