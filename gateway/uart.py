@@ -65,8 +65,8 @@ class Disconnected:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """The line is back after `seconds` without it. `reason` is why it went at first: `absent`,
-    `busy`, `hangup`, `silent`, `no-answer`, `wrong-board`, `bad-proof`, `key-version`, `boot-rollback`,
-    `ambiguous`, `port`.
+    `busy`, `hangup`, `silent`, `no-answer`, `wrong-board`, `bad-proof`, `key-version`,
+    `boot-rollback`, `ambiguous`, `port`.
     """
 
     board_id: str
