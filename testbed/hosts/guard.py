@@ -1,0 +1,92 @@
+"""Child processes that cannot outlive the orchestrator, however it ends.
+
+Each child leads its own process group, in which a tiny shell blocks on a pipe whose other end only
+the orchestrator holds. When the orchestrator ends, even by kill -9, the kernel closes that end, the
+shell reads end-of-file and kills the group: children, grandchildren and itself. This needs no
+signal handler, no polling, no root and no Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+__all__ = ["Guarded", "child_environment"]
+
+_GUARD = (
+    'guard=$1; shift; (trap "" TERM INT HUP; read -r _ <"/dev/fd/$guard"; kill -KILL 0)'
+    ' >/dev/null 2>&1 </dev/null & exec "$@"'
+)
+
+_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR")
+
+
+def child_environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    """What a fresh SSH login would have, plus `env`: our own environment may hold secrets."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | dict(env or {})
+
+
+class Guarded:
+    """A running child, its process group and its guard."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str] | None,
+        stdin: int | IO[bytes],
+        stdout: int | IO[bytes],
+        stderr: int | IO[bytes],
+    ) -> None:
+        read_end, self._lifeline = os.pipe()
+        self._group_gone = False
+        try:
+            self.process = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD, "guard", str(read_end), *argv],
+                cwd=cwd,
+                env=child_environment(env),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=(read_end,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(read_end)
+
+    @property
+    def pid(self) -> int:
+        """The child's own process id; the guard replaces itself by the program."""
+        return self.process.pid
+
+    def wait(self) -> int:
+        """Block until the child ends, end what is left of its group, return its exit code."""
+        code = self.process.wait()
+        self.kill_group()
+        return 128 - code if code < 0 else code
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the child and all its descendants in the group."""
+        if not self._group_gone:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def kill_group(self) -> None:
+        """End every process of the group now; repeatable.
+
+        The guard keeps the group's number taken until this, so no stranger is ever hit.
+        """
+        if not self._group_gone:
+            self.signal_group(signal.SIGKILL)
+            self._group_gone = True
+            os.close(self._lifeline)

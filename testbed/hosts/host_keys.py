@@ -1,0 +1,90 @@
+"""Host keys: a machine is who known_hosts says, or it is not spoken to.
+
+Nothing here ever accepts a key by itself. `offered_keys` asks a machine for its key without logging
+in, so that a person can compare the fingerprint and `trust` it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import paramiko
+
+from testbed.hosts.files import atomic_file
+
+__all__ = ["RejectUnknown", "UnknownHostKey", "fingerprint", "host_entry", "offered_key", "trust"]
+
+
+def fingerprint(key: paramiko.PKey) -> str:
+    """As `ssh-keygen -lf` prints it: `SHA256:...`."""
+    raw = hashlib.sha256(key.asbytes()).digest()
+    return "SHA256:" + base64.b64encode(raw).decode().rstrip("=")
+
+
+def host_entry(addr: str, port: int) -> str:
+    """How known_hosts names a machine."""
+    return addr if port == paramiko.config.SSH_PORT else f"[{addr}]:{port}"
+
+
+class UnknownHostKey(paramiko.SSHException):
+    """The machine offered a key that known_hosts does not have."""
+
+    def __init__(self, entry: str, key: paramiko.PKey) -> None:
+        self.entry = entry
+        self.key = key
+        super().__init__(f"unknown host key for {entry}")
+
+
+class RejectUnknown(paramiko.MissingHostKeyPolicy):
+    """Paramiko's own rejecting policy loses the key that was offered; this one keeps it."""
+
+    def missing_host_key(
+        self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
+    ) -> None:
+        raise UnknownHostKey(hostname, key)
+
+
+def offered_key(addr: str, port: int, *, timeout_s: float) -> paramiko.PKey:
+    """The host key that a machine offers now; proves nothing until a person compares it.
+
+    Raises paramiko.SSHException or OSError when no SSH server answers.
+    """
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(RejectUnknown())
+    try:
+        client.connect(
+            addr,
+            port,
+            timeout=timeout_s,
+            banner_timeout=timeout_s,
+            auth_timeout=timeout_s,
+            allow_agent=False,
+            look_for_keys=False,
+        )
+    except UnknownHostKey as found:
+        return found.key
+    finally:
+        client.close()
+    raise AssertionError("a client without known hosts was let in")
+
+
+def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
+    """Write `key` as the only one of this machine; other entries and comments stay."""
+    entry = host_entry(addr, port)
+    kept = []
+    if known_hosts.exists():
+        for line in known_hosts.read_text().splitlines():
+            if entry not in _names(line):
+                kept.append(line)
+    kept.append(f"{entry} {key.get_name()} {key.get_base64()}")
+    known_hosts.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(known_hosts, 0o644) as file:
+        file.write((os.linesep.join(kept) + os.linesep).encode())
+
+
+def _names(line: str) -> list[str]:
+    words = line.split()
+    return words[0].split(",") if words and not words[0].startswith(("#", "@")) else []

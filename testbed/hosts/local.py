@@ -1,0 +1,241 @@
+"""This machine as a host: units are our own children and end with us, whatever happens to us."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from signal import Signals
+from typing import Self
+
+from testbed.hosts.exchange import DeadlinePassed, OutputTooLong, exchange
+from testbed.hosts.files import atomic_file, chunks, digest
+from testbed.hosts.guard import Guarded
+from testbed.hosts.port import (
+    COMMAND_TIMEOUT_S,
+    GET_BYTES_MAX,
+    OUTPUT_BYTES_MAX,
+    STOP_TIMEOUT_S,
+    TRANSFER_TIMEOUT_S,
+    CommandFailed,
+    Follow,
+    Host,
+    HostFault,
+    OutcomeUnknown,
+    Result,
+    TransferFailed,
+    Unit,
+    UnitState,
+    UnitStatus,
+)
+from testbed.hosts.supervise import SupervisedUnit
+
+__all__ = ["LocalHost"]
+
+
+class LocalHost(Host):
+    """A directory of this machine and the child processes that live in it.
+
+    Logs are `<root>/log/<unit>.log`. `close` (or leaving the `with` block) stops every unit.
+    """
+
+    def __init__(self, root: Path, *, name: str = "local", addr: str = "127.0.0.1") -> None:
+        self._name = name
+        self._addr = addr
+        self._root = root.resolve()
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._root / "log").mkdir(mode=0o700, exist_ok=True)
+        self._units: dict[str, SupervisedUnit] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def addr(self) -> str:
+        return self._addr
+
+    @property
+    def root(self) -> PurePosixPath:
+        return PurePosixPath(self._root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        input: bytes | None = None,  # noqa: A002 - as in the port
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> Result:
+        deadline_s = time.monotonic() + timeout_s
+        action = shlex.join(argv)
+        pipe = subprocess.PIPE
+        try:
+            child = Guarded(argv, cwd=self._root, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+        except OSError as error:
+            raise HostFault(self._name, action, f"cannot start: {error}") from error
+        try:
+            out, err = exchange(child.process, input or b"", deadline_s, OUTPUT_BYTES_MAX)
+            child.process.wait(max(0.05, deadline_s - time.monotonic()))
+        except (DeadlinePassed, subprocess.TimeoutExpired):
+            problem = f"still running after {timeout_s:g} s, ended"
+            fix = "give it a longer timeout_s, or make a long-running program a unit"
+            raise OutcomeUnknown(self._name, action, problem, fix) from None
+        except OutputTooLong:
+            problem = f"printed more than {OUTPUT_BYTES_MAX} bytes, ended"
+            fix = "let it write to a file and fetch that"
+            raise OutcomeUnknown(self._name, action, problem, fix) from None
+        finally:
+            child.kill_group()
+            code = child.wait()
+            _close_pipes(child.process)
+        result = Result(code, out.decode(errors="replace"), err.decode(errors="replace"))
+        if check and code != 0:
+            raise CommandFailed(self._name, action, result)
+        return result
+
+    def put(
+        self,
+        source: bytes | Path,
+        path: str | PurePosixPath,
+        mode: int = 0o644,
+        *,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        target = self._path(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(target, mode) as file:
+                for piece in chunks(source):
+                    file.write(piece)
+                file.flush()
+                if digest(Path(file.name)) != digest(source):
+                    raise OSError("what was written reads back differently: is the disk broken?")
+        except OSError as error:
+            raise TransferFailed(self._name, f"put {target}", str(error)) from error
+
+    def get(self, path: str | PurePosixPath, *, timeout_s: float = TRANSFER_TIMEOUT_S) -> bytes:
+        source = self._path(path)
+        try:
+            with source.open("rb") as file:
+                content = file.read(GET_BYTES_MAX + 1)
+        except OSError as error:
+            raise TransferFailed(self._name, f"get {source}", str(error)) from error
+        if len(content) > GET_BYTES_MAX:
+            problem = f"larger than {GET_BYTES_MAX} bytes"
+            raise TransferFailed(self._name, f"get {source}", problem, "use fetch")
+        return content
+
+    def fetch(
+        self,
+        path: str | PurePosixPath,
+        local_path: Path,
+        *,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        source = self._path(path)
+        try:
+            with source.open("rb") as file, atomic_file(local_path) as copy:
+                shutil.copyfileobj(file, copy)
+        except OSError as error:
+            raise TransferFailed(self._name, f"fetch {source}", str(error)) from error
+
+    def start(self, unit: Unit) -> None:
+        with self._lock:
+            present = self._units.get(unit.name)
+            if present and present.status().state is UnitState.ACTIVE:
+                if present.unit == unit:
+                    return
+                present.stop(STOP_TIMEOUT_S)
+            log = Path(self.log_path(unit.name))
+            try:
+                self._units[unit.name] = SupervisedUnit(unit, self._path(unit.cwd), log)
+            except OSError as error:
+                action = f"start unit {unit.name}"
+                raise HostFault(self._name, action, str(error)) from error
+
+    def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        present = self._units.get(name)
+        if present:
+            present.stop(timeout_s)
+
+    def signal(self, name: str, signal: Signals) -> None:
+        present = self._units.get(name)
+        if not (present and present.signal(signal)):
+            action = f"send {signal.name} to unit {name}"
+            raise HostFault(self._name, action, "it has no process at the moment")
+
+    def status(self, name: str) -> UnitStatus:
+        present = self._units.get(name)
+        return present.status() if present else UnitStatus(UnitState.INACTIVE)
+
+    def log_path(self, name: str) -> PurePosixPath:
+        return self.root / "log" / f"{name}.log"
+
+    def follow(self, path: str | PurePosixPath) -> Follow:
+        return _LocalFollow(self._path(path))
+
+    def close(self) -> None:
+        with self._lock:
+            units, self._units = list(self._units.values()), {}
+        for unit in units:
+            unit.ask_to_stop()
+        for unit in units:
+            unit.stop(STOP_TIMEOUT_S)
+
+    def _path(self, path: str | PurePosixPath) -> Path:
+        return self._root / path
+
+
+class _LocalFollow(Follow):
+    """`tail -F` waits for the file system to tell it of news; we wait for tail."""
+
+    def __init__(self, path: Path) -> None:
+        self._tail = Guarded(
+            ["tail", "-n", "+1", "-F", "--", str(path)],
+            cwd=Path("/"),
+            env={"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        assert self._tail.process.stdout is not None
+        line = self._tail.process.stdout.readline() if not self._tail.process.stdout.closed else b""
+        if not line:
+            raise StopIteration
+        return line.decode(errors="replace").rstrip("\r\n")
+
+    def close(self) -> None:
+        self._tail.kill_group()
+        self._tail.process.wait()
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            with suppress(OSError):  # input that a child never read
+                stream.close()

@@ -1,0 +1,270 @@
+"""The one narrow interface through which the orchestrator sees a machine.
+
+Here: the verbs (`Host`), the small values they take and return, and the kinds of trouble they
+tell apart. Elsewhere: `local.py` (this machine), `ssh.py` (any machine with an SSH server). Faults,
+provisioning and campaigns know only this file, so whatever they do works on every kind of host.
+
+Calls are synchronous and may come from several threads at once; the orchestrator parallelises over
+hosts with threads. Every call has a deadline that covers connecting too.
+
+Nothing given to `run`, `Unit.argv` or `Unit.env` may be secret (other users of the host can read
+it): a secret travels by `put` with mode 0o600.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from signal import Signals
+from typing import Protocol, Self
+
+from testbed.errors import LabFault
+
+__all__ = [
+    "BACKOFF_MAX_S",
+    "BACKOFF_MIN_S",
+    "COMMAND_TIMEOUT_S",
+    "GET_BYTES_MAX",
+    "LOG_BYTES_MAX",
+    "OUTPUT_BYTES_MAX",
+    "QUICK_DEATHS_MAX",
+    "STABLE_AFTER_S",
+    "STOP_TIMEOUT_S",
+    "TRANSFER_TIMEOUT_S",
+    "CommandFailed",
+    "Follow",
+    "Host",
+    "HostFault",
+    "HostKeyRefused",
+    "OutcomeUnknown",
+    "Result",
+    "TransferFailed",
+    "Unit",
+    "UnitState",
+    "UnitStatus",
+    "Unreachable",
+]
+
+COMMAND_TIMEOUT_S = 30.0
+TRANSFER_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 10.0
+"""How long a stopped unit may take after SIGTERM before SIGKILL ends its process group."""
+
+OUTPUT_BYTES_MAX = 16 * 1024 * 1024
+"""The most that one command may print on one stream."""
+
+GET_BYTES_MAX = 16 * 1024 * 1024
+"""The largest file that `get` returns; `fetch` has no such limit."""
+
+LOG_BYTES_MAX = 16 * 1024 * 1024
+"""A unit's log is rotated at this size, and one older file is kept."""
+
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 2.0
+STABLE_AFTER_S = 1.0
+"""A unit that ran this long is healthy again: its next death is restarted at once."""
+
+QUICK_DEATHS_MAX = 6
+"""After so many deaths in a row, none of them stable, a unit is given up and reads as failed."""
+
+_UNIT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class HostFault(LabFault):
+    """A machine did not do what it was asked; names the host, the action and the way out."""
+
+    def __init__(self, host: str, action: str, problem: str, fix: str = "") -> None:
+        self.host = host
+        self.action = action
+        self.problem = problem
+        self.fix = fix
+        super().__init__(f"{host}: {action}: {problem}" + (f"\n  fix: {fix}" if fix else ""))
+
+
+class Unreachable(HostFault):
+    """Definite: no connection, so nothing was done. Repeating is safe."""
+
+
+class HostKeyRefused(Unreachable):
+    """The machine that answered cannot prove that it is the one meant; nothing was sent to it."""
+
+    def __init__(self, host: str, action: str, problem: str, fix: str, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        super().__init__(host, action, problem, fix)
+
+
+class CommandFailed(HostFault):
+    """Definite: the command ran to its end and said no."""
+
+    def __init__(self, host: str, action: str, result: Result) -> None:
+        self.result = result
+        said = (result.stderr.strip() or result.stdout.strip() or "(no output)")[-2000:]
+        super().__init__(host, action, f"exit code {result.exit_code}: {said}")
+
+
+class TransferFailed(HostFault):
+    """Definite: the destination file is as it was before."""
+
+
+class OutcomeUnknown(HostFault):
+    """The connection or the patience ended while it was under way: it may have happened or not.
+
+    Only what is repeatable by nature may be tried again.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command left behind. Ended by signal n, it reads as exit code 128 + n."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A long-running program that a host supervises: the name is unique on its host.
+
+    `argv[0]` is an absolute path or found on the host's PATH, `cwd` absolute or below the host's
+    `root`. With `restart`, a death that nobody asked for is followed by a new start.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = "."
+    restart: bool = True
+
+    def __post_init__(self) -> None:
+        assert _UNIT_NAME.fullmatch(self.name), f"unit name {self.name!r}: use a-z, 0-9 and -"
+        assert self.argv, f"unit {self.name}: argv is empty"
+        words = (*self.argv, *self.env.values(), self.cwd)
+        assert not any("\0" in word for word in words), f"unit {self.name}: NUL in an argument"
+        for name in self.env:
+            assert _ENV_NAME.fullmatch(name), f"unit {self.name}: bad environment name {name!r}"
+
+
+class UnitState(StrEnum):
+    """ACTIVE: supervised; its pid is None for the moment between a death and the restart.
+
+    FAILED: ended by itself with an error and will not be restarted. INACTIVE: never started,
+    stopped on request, or ended by itself with exit code 0 and no wish to be restarted.
+    """
+
+    ACTIVE = "active"
+    FAILED = "failed"
+    INACTIVE = "inactive"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """`restarts` counts since `start`; `exit_code` is that of the latest death, if any."""
+
+    state: UnitState
+    pid: int | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+
+
+class Follow(Protocol):
+    """A file's lines from its beginning and then as they are written, without the line end.
+
+    `close` may come from another thread and ends the iteration. A lost connection raises
+    `Unreachable` from the iterator; lines are never invented or repeated within one Follow.
+    """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __next__(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Host(AbstractContextManager["Host"], Protocol):
+    """A machine. Relative paths lie below `root`, the one directory there that is ours."""
+
+    @property
+    def name(self) -> str:
+        """The inventory's name of the machine."""
+
+    @property
+    def addr(self) -> str:
+        """The address under which the orchestrator reaches it."""
+
+    @property
+    def root(self) -> PurePosixPath:
+        """The directory that belongs to us on that machine; made when first needed."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        input: bytes | None = None,  # noqa: A002 - the name that subprocess.run taught everyone
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> Result:
+        """Run a command to its end in `root`; no shell ever interprets an argument.
+
+        A program that is not there reads as exit code 127. At the deadline the command is ended.
+
+        Raises:
+            CommandFailed: `check` and an exit code that is not 0.
+            OutcomeUnknown: the deadline passed or the connection dropped in the middle.
+            Unreachable: it was never started.
+        """
+
+    def put(
+        self,
+        source: bytes | Path,
+        path: str | PurePosixPath,
+        mode: int = 0o644,
+        *,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        """Write a file whole or not at all: temporary neighbour, SHA-256 compared, renamed.
+
+        Missing parent directories are made.
+        """
+
+    def get(self, path: str | PurePosixPath, *, timeout_s: float = TRANSFER_TIMEOUT_S) -> bytes:
+        """A file's content, at most GET_BYTES_MAX; raises TransferFailed if it is not there."""
+
+    def fetch(
+        self,
+        path: str | PurePosixPath,
+        local_path: Path,
+        *,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        """Stream a file of any size into `local_path`, whole or not at all."""
+
+    def start(self, unit: Unit) -> None:
+        """Supervise a unit. The same unit already active: nothing; a changed one: replaced."""
+
+    def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """End a unit (SIGTERM, deadline, SIGKILL to its group) and hold it down. Repeatable."""
+
+    def signal(self, name: str, signal: Signals) -> None:
+        """Send a signal to the unit's main process; KILL is a death that nobody asked for.
+
+        Raises CommandFailed or HostFault if the unit has no process at the moment.
+        """
+
+    def status(self, name: str) -> UnitStatus:
+        """How a unit does; a name never started is INACTIVE."""
+
+    def log_path(self, name: str) -> PurePosixPath:
+        """Where a unit's standard output and standard error go."""
+
+    def follow(self, path: str | PurePosixPath) -> Follow:
+        """Like `tail -n +1 -F`: the file may come later, be rotated or truncated."""
+
+    def close(self) -> None:
+        """End the connection. Units of a LocalHost are its children and end with it."""

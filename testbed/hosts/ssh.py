@@ -1,0 +1,384 @@
+"""A machine reached over SSH, with nothing of ours on it but a directory.
+
+Here: commands, files and followed logs over an `SshLink`. Elsewhere: connecting (`ssh_link.py`),
+supervised programs (`units_systemd.py`, `units_supervisor.py`; the machine is asked which it has).
+
+Files travel over a command's standard streams instead of SFTP: writing, checking, syncing and
+renaming is then one round trip, needs no SFTP server, and half a file never has the final name.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from signal import Signals
+from typing import Self
+
+import paramiko
+
+from testbed.hosts.files import atomic_file, chunks, digest
+from testbed.hosts.port import (
+    COMMAND_TIMEOUT_S,
+    GET_BYTES_MAX,
+    OUTPUT_BYTES_MAX,
+    STOP_TIMEOUT_S,
+    TRANSFER_TIMEOUT_S,
+    CommandFailed,
+    Follow,
+    Host,
+    OutcomeUnknown,
+    Result,
+    TransferFailed,
+    Unit,
+    UnitStatus,
+    Unreachable,
+)
+from testbed.hosts.ssh_link import SshLink, SshSettings
+from testbed.hosts.units import Units
+from testbed.hosts.units_supervisor import SupervisorUnits
+from testbed.hosts.units_systemd import SystemdUnits, systemd_scope
+
+__all__ = ["SshFacts", "SshHost"]
+
+_PIECE_BYTES = 32 * 1024
+_REMOTE_GRACE_S = 2.0
+"""The machine itself ends a command so long after our deadline, also when we are gone by then."""
+
+# `exit $?` makes a shell stay and turn a death by signal into 128 + n, as the port promises.
+_RUN = (
+    'root=$1; limit=$2; shift 2; cd -- "$root" 2>/dev/null'
+    ' || { mkdir -p -m 700 -- "$root" && cd -- "$root"; } || exit 1;'
+    ' timeout -k 1 "$limit" "$@"; exit $?'
+)
+# Ignoring PIPE lets the clean-up run also when nobody is left to hear about the failure.
+_PUT = (
+    'set -e; mkdir -p -- "$(dirname -- "$1")"; umask 077; trap "" PIPE; trap "exit 1" TERM HUP;'
+    ' new=$(mktemp -- "$1.part.XXXXXX"); trap \'rm -f -- "$new"\' EXIT; cat >"$new";'
+    ' [ "$(sha256sum <"$new")" = "$3  -" ] || { echo "it arrived damaged" >&2; exit 1; };'
+    ' chmod "$2" "$new"; sync "$new"; mv -fT -- "$new" "$1"'
+)
+_FOLLOW = 'tail -n +1 -F -- "$1" 2>/dev/null & cat >/dev/null; kill $!'
+_PROBE = (
+    "id -u; pwd; [ -d /run/systemd/system ] && echo systemd || echo other;"
+    " sudo -n true 2>/dev/null && echo sudo || echo plain"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SshFacts:
+    """What one question at the first connection told about the machine."""
+
+    uid: int
+    home: PurePosixPath
+    systemd: bool
+    sudo: bool
+
+
+class SshHost(Host):
+    """A machine behind an SSH server.
+
+    `root` is absolute or below the login's home. `supervisord` (absolute or below root) is used
+    where systemd is not; when it is not there, one on the PATH. `jump` is another SshHost.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        addr: str,
+        settings: SshSettings,
+        *,
+        root: str | PurePosixPath = "testbed",
+        jump: SshHost | None = None,
+        supervisord: str = "env/bin/supervisord",
+    ) -> None:
+        self._link: SshLink = SshLink(name, addr, settings, jump._link if jump else None)
+        self._wanted_root = PurePosixPath(root)
+        self._supervisord = supervisord
+        self._lock = threading.RLock()
+        self._facts: SshFacts | None = None
+        self._units: Units | None = None
+
+    @property
+    def name(self) -> str:
+        return self._link.name
+
+    @property
+    def addr(self) -> str:
+        return self._link.addr
+
+    @property
+    def root(self) -> PurePosixPath:
+        return self.facts.home / self._wanted_root
+
+    @property
+    def facts(self) -> SshFacts:
+        """Asked once. Raises as `run` does."""
+        with self._lock:
+            if self._facts is None:
+                out = bytearray()
+                deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+                self._talk(shlex.join(["sh", "-c", _PROBE]), "probe", deadline_s, (), out.extend)
+                try:
+                    uid, home, init, sudo = out.decode().strip().splitlines()[-4:]
+                    self._facts = SshFacts(
+                        int(uid), PurePosixPath(home), init == "systemd", sudo == "sudo"
+                    )
+                except ValueError:
+                    problem = f"strange answer {bytes(out[:200])!r}"
+                    fix = "let the login's shell print nothing and be a POSIX shell"
+                    raise Unreachable(self.name, "probe", problem, fix) from None
+            return self._facts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        input: bytes | None = None,  # noqa: A002 - as in the port
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> Result:
+        out = bytearray()
+        action = shlex.join(argv)
+        named = [f"{key}={value}" for key, value in (env or {}).items()]
+        argv = ["env", *named, *argv] if named else argv
+        given = chunks(input) if input else ()
+        code, err = self._command(argv, action, timeout_s, given, self._bounded(out, action))
+        result = Result(code, out.decode(errors="replace"), err.decode(errors="replace"))
+        if check and code != 0:
+            raise CommandFailed(self.name, action, result)
+        return result
+
+    def put(
+        self,
+        source: bytes | Path,
+        path: str | PurePosixPath,
+        mode: int = 0o644,
+        *,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        target = self._path(path)
+        action = f"put {target}"
+        try:
+            sha = digest(source)
+        except OSError as error:
+            raise TransferFailed(self.name, action, str(error)) from error
+        argv = ["sh", "-c", _PUT, "put", target, f"{mode:o}", sha]
+        out = bytearray()
+        code, err = self._command(argv, action, timeout_s, chunks(source), out.extend)
+        if code != 0:
+            raise TransferFailed(self.name, action, err.decode(errors="replace").strip())
+
+    def get(self, path: str | PurePosixPath, *, timeout_s: float = TRANSFER_TIMEOUT_S) -> bytes:
+        source = self._path(path)
+        content = bytearray()
+        argv = ["head", "-c", str(GET_BYTES_MAX + 1), "--", source]
+        code, err = self._command(argv, f"get {source}", timeout_s, (), content.extend)
+        if code != 0:
+            problem = err.decode(errors="replace").strip()
+            raise TransferFailed(self.name, f"get {source}", problem)
+        if len(content) > GET_BYTES_MAX:
+            problem = f"larger than {GET_BYTES_MAX} bytes"
+            raise TransferFailed(self.name, f"get {source}", problem, "use fetch")
+        return bytes(content)
+
+    def fetch(
+        self,
+        path: str | PurePosixPath,
+        local_path: Path,
+        *,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        source = self._path(path)
+        action = f"fetch {source}"
+        try:
+            with atomic_file(local_path) as copy:
+                argv = ["cat", "--", source]
+                code, err = self._command(argv, action, timeout_s, (), copy.write)
+                if code != 0:
+                    raise TransferFailed(self.name, action, err.decode(errors="replace").strip())
+        except OSError as error:
+            raise TransferFailed(self.name, action, str(error)) from error
+
+    def start(self, unit: Unit) -> None:
+        self._supervisor().start(unit)
+
+    def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        self._supervisor().stop(name, timeout_s)
+
+    def signal(self, name: str, signal: Signals) -> None:
+        self._supervisor().signal(name, signal)
+
+    def status(self, name: str) -> UnitStatus:
+        return self._supervisor().status(name)
+
+    def log_path(self, name: str) -> PurePosixPath:
+        return self.root / "log" / f"{name}.log"
+
+    def follow(self, path: str | PurePosixPath) -> Follow:
+        source = self._path(path)
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+        channel = self._link.session(deadline_s, f"follow {source}")
+        channel.exec_command(shlex.join(["sh", "-c", _FOLLOW, "follow", source]))
+        return _SshFollow(self.name, source, channel)
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _supervisor(self) -> Units:
+        facts = self.facts
+        with self._lock:
+            if self._units is None:
+                if facts.systemd:
+                    self._units = SystemdUnits(self, systemd_scope(facts.uid, facts.sudo))
+                else:
+                    self._units = SupervisorUnits(self, self._supervisord)
+            return self._units
+
+    def _path(self, path: str | PurePosixPath) -> str:
+        return str(self.root / path)
+
+    def _bounded(self, out: bytearray, action: str) -> Callable[[bytes], None]:
+        def keep(piece: bytes) -> None:
+            out.extend(piece)
+            if len(out) > OUTPUT_BYTES_MAX:
+                problem = f"printed more than {OUTPUT_BYTES_MAX} bytes"
+                fix = "let it write to a file and fetch that"
+                raise OutcomeUnknown(self.name, action, problem, fix)
+
+        return keep
+
+    def _command(
+        self,
+        argv: Sequence[str],
+        action: str,
+        timeout_s: float,
+        given: Iterable[bytes],
+        sink: Callable[[bytes], object],
+    ) -> tuple[int, bytes]:
+        deadline_s = time.monotonic() + timeout_s
+        limit = f"{timeout_s + _REMOTE_GRACE_S:.1f}"
+        command = shlex.join(["sh", "-c", _RUN, "run", str(self.root), limit, *argv])
+        return self._talk(command, action, deadline_s, given, sink)
+
+    def _talk(
+        self,
+        command: str,
+        action: str,
+        deadline_s: float,
+        given: Iterable[bytes],
+        sink: Callable[[bytes], object],
+    ) -> tuple[int, bytes]:
+        """Exit code and standard error; standard output goes to `sink` piece by piece."""
+        channel = self._link.session(deadline_s, action)
+        try:
+            helpers: list[threading.Thread] = []
+            err = bytearray()
+            ended = False
+            try:
+                channel.settimeout(_left_s(deadline_s))
+                channel.exec_command(command)
+                helpers.append(_spawn(_feed, channel, given))
+                helpers.append(_spawn(_drain_stderr, channel, err))
+                while piece := channel.recv(_PIECE_BYTES):
+                    sink(piece)
+                    channel.settimeout(_left_s(deadline_s))
+                ended = channel.status_event.wait(_left_s(deadline_s))
+            except TimeoutError:
+                pass  # told below, once the helpers are gone
+            except (paramiko.SSHException, EOFError) as error:
+                raise OutcomeUnknown(self.name, action, f"connection lost: {error}") from error
+            finally:
+                if not ended:
+                    _close(channel)
+                for helper in helpers:
+                    helper.join(_left_s(deadline_s))
+            code = channel.exit_status
+        finally:
+            _close(channel)
+        if ended and code >= 0:
+            return code, bytes(err)
+        if not ended:
+            problem = "still running at the deadline; the machine ends it by itself now"
+            fix = "give it a longer timeout_s, or make a long-running program a unit"
+            raise OutcomeUnknown(self.name, action, problem, fix)
+        raise OutcomeUnknown(self.name, action, "connection lost while it ran")
+
+
+class _SshFollow(Follow):
+    def __init__(self, host: str, path: str, channel: paramiko.Channel) -> None:
+        self._host = host
+        self._path = path
+        self._channel = channel
+        self._closed = False
+        self._rest = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        while (end := self._rest.find(b"\n")) < 0:
+            piece = self._channel.recv(_PIECE_BYTES)
+            if not piece:
+                if self._closed:
+                    raise StopIteration
+                raise Unreachable(self._host, f"follow {self._path}", "connection lost")
+            self._rest += piece
+        line = bytes(self._rest[:end])
+        del self._rest[: end + 1]
+        return line.decode(errors="replace").rstrip("\r")
+
+    def close(self) -> None:
+        self._closed = True
+        _close(self._channel)
+
+
+def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:
+    thread = threading.Thread(target=work, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def _feed(channel: paramiko.Channel, given: Iterable[bytes]) -> None:
+    """A command that stops reading, or a connection that ends, shows in the main thread."""
+    try:
+        for piece in given:
+            channel.sendall(piece)
+        channel.shutdown_write()
+    except (OSError, EOFError, paramiko.SSHException):
+        return
+
+
+def _drain_stderr(channel: paramiko.Channel, err: bytearray) -> None:
+    """Keeps the first OUTPUT_BYTES_MAX; the rest is read and dropped, so that nothing blocks."""
+    try:
+        while piece := channel.recv_stderr(_PIECE_BYTES):
+            err += piece[: max(0, OUTPUT_BYTES_MAX - len(err))]
+    except (OSError, EOFError, paramiko.SSHException):
+        return
+
+
+def _close(channel: paramiko.Channel) -> None:
+    with suppress(OSError, EOFError, paramiko.SSHException):  # the connection may be gone already
+        channel.close()
+
+
+def _left_s(deadline_s: float) -> float:
+    return max(0.05, deadline_s - time.monotonic())

@@ -1,0 +1,262 @@
+"""One authenticated SSH connection to a machine, reopened when it broke.
+
+Here: connecting within a deadline, strict host keys, jump hosts, ssh_config. Elsewhere: what is
+done over the connection (`ssh.py`), host keys (`host_keys.py`).
+
+Fabric reads ssh_config and connects; four of its habits are corrected here. It accepts any host key
+and reads no known_hosts: a rejecting policy and the inventory's file. Its timeout does not cover
+the banner, the login and the jump host's tunnel: one watchdog covers all. Its gateway is opened by
+every connection through it at the same time: here a jump host is one link with a lock. Its
+connections never notice a peer that vanished: keep-alive and TCP_USER_TIMEOUT.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import paramiko
+from fabric import Config, Connection  # type: ignore[import-untyped]
+
+from testbed.hosts.host_keys import RejectUnknown, UnknownHostKey, fingerprint
+from testbed.hosts.port import HostKeyRefused, Unreachable
+
+__all__ = ["SshLink", "SshSettings"]
+
+KEEPALIVE_S = 5
+DEAD_AFTER_S = 20
+"""A peer that acknowledges nothing for so long is gone, and the connection with it."""
+
+JUMPS_MAX = 4
+
+# Paramiko logs whole tracebacks of every refused connection; we raise one clear error instead.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class SshSettings:
+    """How to log in; what is None comes from ssh_config, then from SSH's defaults.
+
+    With `key`, only that key is offered. `known_hosts` None: ssh_config's UserKnownHostsFile or
+    ~/.ssh/known_hosts. `connect_timeout_s` covers TCP, tunnel, banner, key exchange and login.
+    """
+
+    user: str | None = None
+    port: int | None = None
+    key: Path | None = None
+    known_hosts: Path | None = None
+    connect_timeout_s: float = 5.0
+    ssh_config: Path | None = None
+
+
+class SshLink:
+    """A connection that is opened when first needed; threads share it."""
+
+    def __init__(
+        self, name: str, addr: str, settings: SshSettings, jump: SshLink | None = None
+    ) -> None:
+        self.name = name
+        self.addr = addr
+        self._settings = settings
+        self._jump = jump
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+
+    def session(self, deadline_s: float, action: str) -> paramiko.Channel:
+        """A channel for one command. A connection that broke while idle is opened anew.
+
+        Raises Unreachable (nothing was started) at the deadline, on the monotonic clock.
+        """
+        return self._channel("session", None, deadline_s, action)
+
+    def tunnel(self, addr: str, port: int, deadline_s: float, action: str) -> paramiko.Channel:
+        """A byte stream from this machine on to another one."""
+        return self._channel("direct-tcpip", (addr, port), deadline_s, action)
+
+    def close(self) -> None:
+        """End the connection; the next call opens another one."""
+        with self._lock:
+            self._drop()
+
+    def _channel(
+        self, kind: str, dest: tuple[str, int] | None, deadline_s: float, action: str
+    ) -> paramiko.Channel:
+        for last_try in (False, True):
+            transport = self._transport(deadline_s, action)
+            try:
+                return transport.open_channel(
+                    kind, dest, ("", 0) if dest else None, timeout=_left_s(deadline_s)
+                )
+            except paramiko.ChannelException as error:
+                raise Unreachable(self.name, action, f"refused: {error}") from error
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                self.close()
+                if last_try or time.monotonic() >= deadline_s:
+                    problem = f"connection lost: {error or type(error).__name__}"
+                    raise Unreachable(self.name, action, problem, self._hint()) from error
+        raise AssertionError("unreachable")
+
+    def _transport(self, deadline_s: float, action: str) -> paramiko.Transport:
+        if not self._lock.acquire(timeout=_left_s(deadline_s)):
+            problem = "another thread is still connecting"
+            raise Unreachable(self.name, action, problem, self._hint())
+        try:
+            if self._connection is None or not self._connection.is_connected:
+                self._drop()
+                limit_s = time.monotonic() + self._settings.connect_timeout_s
+                self._connection = self._connect(min(deadline_s, limit_s), action)
+            transport: paramiko.Transport = self._connection.transport
+            return transport
+        finally:
+            self._lock.release()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with suppress(Exception):  # it is being thrown away because it is broken
+                self._connection.close()
+            self._connection = None
+
+    def _connect(self, deadline_s: float, action: str) -> Connection:
+        settings = self._settings
+        config = Config(runtime_ssh_path=settings.ssh_config and str(settings.ssh_config))
+        kwargs: dict[str, object] = {}
+        if settings.key is not None:
+            kwargs = {
+                "key_filename": str(settings.key.expanduser()),
+                "look_for_keys": False,
+                "allow_agent": False,
+            }
+        connection = Connection(
+            self.addr,
+            user=settings.user,
+            port=settings.port,
+            config=config,
+            gateway=False,
+            connect_kwargs=kwargs,
+        )
+        client: paramiko.SSHClient = connection.client
+        client.set_missing_host_key_policy(RejectUnknown())
+        known_hosts = self._load_known_hosts(connection, action)
+        proxy = self._proxy(connection, deadline_s, action)
+        if proxy is not None:
+            connection.connect_kwargs["sock"] = proxy
+        left_s = _left_s(deadline_s)
+        connection.connect_timeout = left_s  # Fabric's own argument rounds 0.5 s to "for ever"
+        for stage in ("banner_timeout", "auth_timeout", "channel_timeout"):
+            connection.connect_kwargs[stage] = left_s
+        watchdog = threading.Timer(left_s, _abort, (client, proxy))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            connection.open()
+        except Exception as error:
+            _abort(client, proxy)
+            late = time.monotonic() >= deadline_s
+            raise self._explain(error, connection, known_hosts, action, late) from error
+        finally:
+            watchdog.cancel()
+        _tune(connection.transport)
+        return connection
+
+    def _proxy(
+        self, connection: Connection, deadline_s: float, action: str
+    ) -> paramiko.Channel | paramiko.ProxyCommand | None:
+        """The way there, when it is not direct: inventory's jump host, else ssh_config's."""
+        if self._jump is None and "proxyjump" in connection.ssh_config:
+            self._jump = self._jump_from(connection.ssh_config["proxyjump"])
+        if self._jump is not None:
+            return self._jump.tunnel(connection.host, connection.port, deadline_s, action)
+        if "proxycommand" in connection.ssh_config:
+            return paramiko.ProxyCommand(connection.ssh_config["proxycommand"])
+        return None
+
+    def _jump_from(self, proxyjump: str) -> SshLink | None:
+        link: SshLink | None = None
+        hops = [hop.strip() for hop in proxyjump.split(",")]
+        if hops == ["none"]:
+            return None
+        for hop in hops[:JUMPS_MAX]:
+            user, _, rest = hop.rpartition("@")
+            host, _, port = rest.partition(":")
+            settings = replace(
+                self._settings, user=user or None, port=int(port) if port else None, key=None
+            )
+            link = SshLink(f"{self.name} via {host}", host, settings, link)
+        return link
+
+    def _load_known_hosts(self, connection: Connection, action: str) -> Path:
+        if self._settings.known_hosts is not None:
+            path = self._settings.known_hosts
+        else:
+            named = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")
+            path = Path(named.split()[0])
+        path = path.expanduser()
+        if path.exists():
+            try:
+                connection.client.load_host_keys(str(path))
+            except (OSError, ValueError, paramiko.SSHException) as error:
+                problem = f"cannot read known hosts {path}: {error}"
+                raise Unreachable(self.name, action, problem, "mend or remove that file") from error
+        return path
+
+    def _explain(
+        self, error: Exception, connection: Connection, known_hosts: Path, action: str, late: bool
+    ) -> Unreachable:
+        where = f"{connection.user}@{connection.host} port {connection.port}"
+        trust = "compare the fingerprint on the machine itself, then:"
+        trust += f" testbed inventory trust {self.name}"
+        if isinstance(error, UnknownHostKey):
+            seen = fingerprint(error.key)
+            problem = f"unknown host key {seen} ({error.key.get_name()}) not in {known_hosts}"
+            return HostKeyRefused(self.name, action, problem, trust, seen)
+        if isinstance(error, paramiko.BadHostKeyException):
+            seen, expected = fingerprint(error.key), fingerprint(error.expected_key)
+            problem = (
+                f"the host key CHANGED: it shows {seen}, {known_hosts} has {expected}."
+                " A new SD card, or another machine in its place"
+            )
+            return HostKeyRefused(self.name, action, problem, trust, seen)
+        if isinstance(error, paramiko.AuthenticationException):
+            key = self._settings.key
+            fix = f"ssh-copy-id{f' -i {key}' if key else ''} -p {connection.port} "
+            fix += f"{connection.user}@{connection.host}"
+            return Unreachable(self.name, action, f"login refused for {where}: {error}", fix)
+        if late or isinstance(error, TimeoutError):
+            limit_s = self._settings.connect_timeout_s
+            problem = f"no connection to {where} in time (connect_timeout_s: {limit_s:g})"
+            return Unreachable(self.name, action, problem, self._hint())
+        problem = f"cannot connect to {where}: {error or type(error).__name__}"
+        return Unreachable(self.name, action, problem, self._hint())
+
+    def _hint(self) -> str:
+        return f"is {self.addr} powered, on the network, and its SSH server running?"
+
+
+def _abort(
+    client: paramiko.SSHClient, proxy: paramiko.Channel | paramiko.ProxyCommand | None
+) -> None:
+    """Unblocks a connection attempt in whatever stage it is."""
+    with suppress(Exception):
+        client.close()
+    if proxy is not None:
+        with suppress(Exception):
+            proxy.close()
+
+
+def _tune(transport: paramiko.Transport) -> None:
+    """Notice a peer that vanished; send small requests at once."""
+    transport.set_keepalive(KEEPALIVE_S)
+    if isinstance(transport.sock, socket.socket):
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            dead_after_ms = DEAD_AFTER_S * 1000
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_after_ms)
+
+
+def _left_s(deadline_s: float) -> float:
+    return max(0.05, deadline_s - time.monotonic())

@@ -1,0 +1,190 @@
+"""Units as systemd services `testbed-<name>.service`: what a Raspberry Pi has.
+
+A service is enabled, so it comes back after a reboot or a power cut; `stop` removes its file, so
+that nothing of ours is left. As root (or with passwordless sudo) it is a hardened system service
+running as the login's user; otherwise a user service, which needs lingering to outlive the login.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from signal import Signals
+
+from testbed.hosts.port import (
+    BACKOFF_MIN_S,
+    QUICK_DEATHS_MAX,
+    STABLE_AFTER_S,
+    STOP_TIMEOUT_S,
+    Host,
+    HostFault,
+    Unit,
+    UnitState,
+    UnitStatus,
+)
+from testbed.hosts.units import Units
+
+__all__ = ["Scope", "SystemdUnits", "render", "systemd_scope"]
+
+_SYSTEM_DIRECTORY = "/etc/systemd/system"
+_CALL_MARGIN_S = 20.0
+
+# $1 systemctl scope (--system or --user), $2 directory, $3 service; the file on standard input.
+_START = """
+set -e
+[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
+mkdir -p "$2"
+new=$(mktemp)
+trap 'rm -f "$new"' EXIT
+cat >"$new"
+if cmp -s "$new" "$2/$3" && systemctl "$1" is-active -q "$3"; then exit 0; fi
+install -m 0644 "$new" "$2/$3"
+systemctl "$1" daemon-reload
+systemctl "$1" reset-failed "$3" 2>/dev/null || :
+systemctl "$1" enable -q "$3"
+systemctl "$1" restart "$3"
+"""
+_STOP = """
+[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
+[ -e "$2/$3" ] || exit 0
+timeout "$4" systemctl "$1" stop "$3" || {
+    systemctl "$1" kill -s KILL "$3"
+    systemctl "$1" stop "$3"
+}
+systemctl "$1" disable -q "$3"
+systemctl "$1" reset-failed "$3" 2>/dev/null
+rm -f "$2/$3"
+systemctl "$1" daemon-reload
+"""
+_SIGNAL = """
+[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
+pid=$(systemctl "$1" show -P MainPID "$3")
+[ "$pid" -gt 0 ] || { echo "it has no process at the moment" >&2; exit 1; }
+kill -s "$4" "$pid"
+"""
+_STATUS = """
+[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
+exec systemctl "$1" show -p ActiveState,MainPID,NRestarts,ExecMainCode,ExecMainStatus "$3"
+"""
+
+_HARDENING = """\
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={root}
+PrivateTmp=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+ProtectClock=no
+RestrictSUIDSGID=yes
+RestrictRealtime=yes
+RestrictNamespaces=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+LockPersonality=yes
+SystemCallArchitectures=native
+CapabilityBoundingSet=
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which systemd: the system's (perhaps through sudo) or the user's own."""
+
+    system: bool
+    prefix: tuple[str, ...] = ()
+
+
+def systemd_scope(uid: int, sudo: bool) -> Scope:
+    """The system's where we may, else the user's."""
+    if uid == 0:
+        return Scope(system=True)
+    return Scope(system=True, prefix=("sudo", "-n")) if sudo else Scope(system=False)
+
+
+class SystemdUnits(Units):
+    """systemctl, one round trip per verb."""
+
+    def __init__(self, host: Host, scope: Scope) -> None:
+        self._host = host
+        self._scope = scope
+        self._user = host.run(["id", "-un"]).stdout.strip()
+        self._directory = _SYSTEM_DIRECTORY
+        if not scope.system:
+            home = host.run(["sh", "-c", 'printf %s "$HOME"']).stdout
+            self._directory = f"{home}/.config/systemd/user"
+
+    def start(self, unit: Unit) -> None:
+        text = render(unit, self._host.root, self._scope, self._user)
+        self._host.run(["mkdir", "-p", str(self._host.root / "log")])
+        self._systemctl(_START, unit.name, given=text.encode())
+
+    def stop(self, name: str, timeout_s: float) -> None:
+        limit_s = timeout_s + _CALL_MARGIN_S
+        self._systemctl(_STOP, name, f"{timeout_s:.1f}", timeout_s=limit_s)
+
+    def signal(self, name: str, signal: Signals) -> None:
+        self._systemctl(_SIGNAL, name, signal.name.removeprefix("SIG"))
+
+    def status(self, name: str) -> UnitStatus:
+        answer = self._systemctl(_STATUS, name)
+        facts = dict(line.partition("=")[::2] for line in answer.splitlines())
+        try:
+            pid, restarts = int(facts["MainPID"]), int(facts["NRestarts"])
+            code, status = int(facts["ExecMainCode"]), int(facts["ExecMainStatus"])
+            active = facts["ActiveState"]
+        except (KeyError, ValueError):
+            action = f"status of unit {name}"
+            raise HostFault(self._host.name, action, f"strange answer {answer!r}") from None
+        died_by_signal = code in (2, 3)  # CLD_KILLED, CLD_DUMPED
+        exit_code = (128 + status if died_by_signal else status) if code else None
+        states = {"failed": UnitState.FAILED, "inactive": UnitState.INACTIVE}
+        return UnitStatus(states.get(active, UnitState.ACTIVE), pid or None, restarts, exit_code)
+
+    def _systemctl(
+        self, script: str, name: str, *more: str, given: bytes = b"", timeout_s: float = 60.0
+    ) -> str:
+        scope = "--system" if self._scope.system else "--user"
+        service = f"testbed-{name}.service"
+        argv = ["sh", "-c", script, "systemd", scope, self._directory, service, *more]
+        prefix = self._scope.prefix
+        return self._host.run([*prefix, *argv], input=given, timeout_s=timeout_s).stdout
+
+
+def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:
+    """The service file."""
+    hardening = _HARDENING.format(root=_quote(str(root))) if scope.system else ""
+    log = str(root / "log" / f"{unit.name}.log").replace("%", "%%")
+    return "\n".join(
+        [
+            "[Unit]",
+            f"Description=testbed unit {unit.name}",
+            "After=network.target",
+            f"StartLimitIntervalSec={QUICK_DEATHS_MAX * STABLE_AFTER_S:g}",
+            f"StartLimitBurst={QUICK_DEATHS_MAX}",
+            "",
+            "[Service]",
+            # ":" keeps systemd from expanding $NAME in our arguments
+            "ExecStart=:" + " ".join(_quote(word) for word in unit.argv),
+            f"WorkingDirectory={str(root / unit.cwd).replace('%', '%%')}",
+            *(f"Environment={_quote(f'{name}={value}')}" for name, value in unit.env.items()),
+            *([f"User={user}"] if scope.system else []),
+            f"Restart={'always' if unit.restart else 'no'}",
+            f"RestartSec={BACKOFF_MIN_S}",
+            f"TimeoutStopSec={STOP_TIMEOUT_S:g}",
+            "KillMode=control-group",
+            "UMask=0077",
+            "NoNewPrivileges=yes",
+            f"StandardOutput=append:{log}",
+            "StandardError=inherit",
+            hardening,
+            "[Install]",
+            f"WantedBy={'multi-user.target' if scope.system else 'default.target'}",
+            "",
+        ]
+    )
+
+
+def _quote(word: str) -> str:
+    """systemd.syntax(7): C escapes inside double quotes, and % doubled against specifiers."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return '"' + escaped.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r") + '"'

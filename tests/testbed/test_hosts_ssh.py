@@ -1,0 +1,245 @@
+"""What only an SSH connection can suffer: strangers, silence, drops, detours."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from testbed.hosts.host_keys import fingerprint, offered_key, trust
+from testbed.hosts.port import HostKeyRefused, OutcomeUnknown, Unreachable
+from testbed.hosts.ssh import SshHost
+from tests.testbed.hosts_support import SshServer, eventually, free_port, ssh_server_missing
+
+pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SshServer]:
+    with SshServer(tmp_path / "sshd") as running:
+        yield running
+
+
+def fingerprint_of(public: Path) -> str:
+    """By OpenSSH itself."""
+    argv = ["ssh-keygen", "-lf", str(public)]
+    shown = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    return shown.split()[1]
+
+
+def dropping(server: SshServer, when: Callable[[], bool]) -> threading.Thread:
+    """Cuts every connection once the condition holds."""
+
+    def cut() -> None:
+        eventually(when)
+        server.drop_connections()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    return thread
+
+
+def test_an_unknown_machine_gets_nothing_and_its_fingerprint_is_shown(
+    server: SshServer, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    with (
+        server.host(root=tmp_path / "r", known_hosts=empty) as host,
+        pytest.raises(HostKeyRefused) as caught,
+    ):
+        host.run(["true"])
+    assert caught.value.fingerprint == fingerprint_of(server.home / "host_key.pub")
+    for part in (caught.value.fingerprint, "testbed inventory trust pi01", str(empty)):
+        assert part in str(caught.value)
+    assert not empty.exists(), "no key is ever accepted by itself"
+    assert "Accepted" not in (server.home / "log").read_text()
+
+
+def test_a_changed_host_key_is_refused_with_both_fingerprints(
+    server: SshServer, tmp_path: Path
+) -> None:
+    other = fingerprint_of(server.home / "client_key.pub")
+    words = server.known_hosts.read_text().split()[0]
+    words += " " + (server.home / "client_key.pub").read_text()
+    server.known_hosts.write_text(words)
+    with server.host(root=tmp_path / "r") as host, pytest.raises(HostKeyRefused) as caught:
+        host.run(["true"])
+    for part in ("CHANGED", other, fingerprint_of(server.home / "host_key.pub"), "trust pi01"):
+        assert part in str(caught.value)
+
+
+def test_trusting_a_machine_replaces_its_key_and_keeps_the_others(
+    server: SshServer, tmp_path: Path
+) -> None:
+    known_hosts = tmp_path / "known_hosts"
+    stale = server.known_hosts.read_text().split()[0]
+    stale += " " + (server.home / "client_key.pub").read_text()
+    known_hosts.write_text("# my lab\nother ssh-ed25519 AAAA\n" + stale)
+    key = offered_key("127.0.0.1", server.port, timeout_s=5)
+    assert fingerprint(key) == fingerprint_of(server.home / "host_key.pub")
+    trust(known_hosts, "127.0.0.1", server.port, key)
+    assert known_hosts.read_text() == (
+        "# my lab\nother ssh-ed25519 AAAA\n" + server.known_hosts.read_text()
+    )
+
+
+def test_a_refused_login_tells_how_to_bring_the_key_there(
+    server: SshServer, tmp_path: Path
+) -> None:
+    stranger = server.home / "host_key"
+    with (
+        server.host(root=tmp_path / "r", key=stranger) as host,
+        pytest.raises(Unreachable, match="login refused") as caught,
+    ):
+        host.run(["true"])
+    assert f"ssh-copy-id -i {stranger}" in str(caught.value)
+
+
+def test_a_dead_machine_is_a_definite_failure(server: SshServer, tmp_path: Path) -> None:
+    with (
+        server.host(root=tmp_path / "r", port=free_port()) as host,
+        pytest.raises(Unreachable, match="powered") as caught,
+    ):
+        host.run(["true"])
+    assert "pi01" in str(caught.value)
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-tarpit\r\n"], ids=["banner", "key exchange"])
+def test_the_timeout_covers_every_stage_of_connecting(
+    server: SshServer, tmp_path: Path, greeting: bytes
+) -> None:
+    """A machine that accepts and then says nothing must not hold the run (Fabric's trap)."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        answered: list[socket.socket] = []
+
+        def accept() -> None:
+            connection, _ = silent.accept()
+            answered.append(connection)
+            connection.sendall(greeting)
+
+        threading.Thread(target=accept, daemon=True).start()
+        port = silent.getsockname()[1]
+        began = time.monotonic()
+        with (
+            server.host(root=tmp_path / "r", port=port, connect_timeout_s=0.4) as host,
+            pytest.raises(Unreachable, match="in time"),
+        ):
+            host.run(["true"])
+        assert time.monotonic() - began < 10, "the limit is far from paramiko's own 15 s"
+        for connection in answered:
+            connection.close()
+
+
+def test_the_timeout_covers_the_way_through_a_jump_host(server: SshServer, tmp_path: Path) -> None:
+    """Fabric opens the tunnel with paramiko's limit of an hour."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, server.host(root=tmp_path) as gate:
+        port = silent.getsockname()[1]
+        with (
+            server.host(root=tmp_path / "r", jump=gate, port=port, connect_timeout_s=0.6) as host,
+            pytest.raises(Unreachable, match="in time"),
+        ):
+            host.run(["true"])
+
+
+def test_many_machines_through_one_jump_host_at_once(server: SshServer, tmp_path: Path) -> None:
+    """One connection to the jump host carries all of them (Fabric's groups race here)."""
+    with SshServer(tmp_path / "far") as far, server.host(root=tmp_path / "g", name="gw") as gate:
+        hosts = [far.host(root=tmp_path / "r", name=f"pi{n:02}", jump=gate) for n in range(6)]
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            answers = pool.map(lambda host: host.run(["echo", host.name]).stdout, hosts)
+            assert list(answers) == [f"pi{n:02}\n" for n in range(6)]
+        for host in hosts:
+            host.close()
+    assert (server.home / "log").read_text().count("Accepted publickey") == 1
+    assert (far.home / "log").read_text().count("Accepted publickey") == len(hosts)
+
+
+def test_a_jump_host_with_an_unknown_key_is_refused_too(server: SshServer, tmp_path: Path) -> None:
+    with SshServer(tmp_path / "far") as far:
+        gate = server.host(root=tmp_path / "g", name="gw", known_hosts=tmp_path / "empty")
+        with pytest.raises(HostKeyRefused, match="trust gw"):
+            far.host(root=tmp_path / "r", jump=gate).run(["true"])
+
+
+def test_ssh_config_is_honoured(server: SshServer, tmp_path: Path) -> None:
+    """An alias with address, port, user, key, known hosts and a jump host, all from the file."""
+    with SshServer(tmp_path / "far") as far:
+        both = server.known_hosts.read_text() + far.known_hosts.read_text()
+        (tmp_path / "known").write_text(both)
+        keys = f"IdentityFile {server.key}\n  IdentityFile {far.key}\n"
+        common = f"  User {far.settings().user}\n  {keys}  UserKnownHostsFile {tmp_path}/known\n"
+        config = tmp_path / "config"
+        config.write_text(
+            f"Host gate\n  HostName 127.0.0.1\n  Port {server.port}\n{common}"
+            f"Host bench-pi\n  HostName 127.0.0.1\n  Port {far.port}\n  ProxyJump gate\n{common}"
+        )
+        nothing = replace(
+            far.settings(), user=None, port=None, key=None, known_hosts=None, ssh_config=config
+        )
+        with SshHost("pi01", "bench-pi", nothing, root=str(tmp_path / "r")) as host:
+            assert host.run(["echo", "there"]).stdout == "there\n"
+    assert "Accepted publickey" in (server.home / "log").read_text()
+
+
+def test_a_connection_that_drops_in_mid_command_leaves_the_outcome_unknown(
+    server: SshServer, tmp_path: Path
+) -> None:
+    with server.host(root=tmp_path / "r") as host:
+        host.run(["true"])
+        cut = dropping(server, (tmp_path / "r/on").exists)
+        with pytest.raises(OutcomeUnknown, match="connection lost"):
+            host.run(["sh", "-c", ": >on; exec sleep 20"], timeout_s=25)
+        cut.join()
+        assert host.run(["echo", "again"]).stdout == "again\n", "the next call connects anew"
+
+
+def test_a_connection_that_dropped_while_idle_is_opened_again(
+    server: SshServer, tmp_path: Path
+) -> None:
+    with server.host(root=tmp_path / "r") as host:
+        host.run(["true"])
+        server.drop_connections()
+        assert host.run(["echo", "again"]).stdout == "again\n"
+
+
+def test_a_dropped_follow_says_so(server: SshServer, tmp_path: Path) -> None:
+    with server.host(root=tmp_path / "r") as host:
+        host.put(b"one\n", "events")
+        with host.follow("events") as lines:
+            assert next(lines) == "one"
+            server.drop_connections()
+            with pytest.raises(Unreachable, match="connection lost"):
+                next(lines)
+
+
+def test_a_dropped_upload_leaves_the_old_file_and_no_rest(
+    server: SshServer, tmp_path: Path
+) -> None:
+    root = tmp_path / "r"
+    big = tmp_path / "big"
+    big.write_bytes(bytes(64 * 1024 * 1024))
+    with server.host(root=root) as host:
+        host.put(b"old", "file")
+        cut = dropping(server, lambda: any(root.glob("*.part.*")))
+        with pytest.raises(OutcomeUnknown):
+            host.put(big, "file")
+        cut.join()
+        assert host.get("file") == b"old"
+        eventually(lambda: not any(root.glob("*.part.*")))
+
+
+def test_an_answer_that_is_not_a_shells_is_told_apart(server: SshServer, tmp_path: Path) -> None:
+    """A restricted login, or one that prints a banner, is named as such."""
+    server.stop()
+    config = server.home / "config"
+    config.write_text(config.read_text() + "ForceCommand echo no\n")
+    server.start()
+    with server.host(root=tmp_path / "r") as host, pytest.raises(Unreachable, match="POSIX shell"):
+        host.run(["true"])
