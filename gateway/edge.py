@@ -1,0 +1,105 @@
+"""What travels between devices, relays and the gateway over MQTT, inside the topics of `topics`.
+
+    device  -> relay    `req/<device>`             Ask: a kind and its body
+    relay   -> gateway  `up/<relay>/<device>/<kind>`  Stamped: the body as the relay had it
+    gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied or Part
+
+Bodies of kind `enrol` and `op` are COSE_Sign1 exactly as devices sign them (`chain.operations`):
+nobody on the way can change them unseen. A body of kind `sync` is a SyncRequest. The broker checks
+who publishes under <relay>, and the stamp's running number shows what was lost behind it, so a
+loss or a change is laid at one hop.
+
+All are deterministic CBOR maps, bounded, decoded in one step; anything else is a PeerFault.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from chain.canonical import Codec
+
+__all__ = [
+    "PART_BYTES_MAX",
+    "Admitted",
+    "Ask",
+    "Denied",
+    "Part",
+    "Stamped",
+    "SyncRequest",
+    "admitted_codec",
+    "ask_codec",
+    "denied_codec",
+    "part_codec",
+    "stamped_codec",
+    "sync_codec",
+]
+
+BODY_BYTES_MAX = 16 * 1024
+PART_BYTES_MAX = 32 * 1024
+ENVELOPE_BYTES = 256
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Body = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
+Kind = Literal["enrol", "op", "sync"]
+
+
+class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A device to whichever relay carries it."""
+
+    kind: Kind
+    body: Body
+
+
+class Stamped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A relay to the gateway. `n` counts up by one per message of this relay since it started,
+    `at_ms` is its wall clock, `boot` tells its starts apart."""
+
+    n: Number
+    boot: Number
+    at_ms: Number
+    body: Body
+
+
+class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Send the ledger from height `start` on; heads only unless `bodies`."""
+
+    start: Number
+    bodies: bool
+
+
+class Admitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """To a newcomer: its receipt, and the password of its own login (user name: its node id)."""
+
+    receipt: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
+    password: Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Refused, by which layer and why. Nothing of it is on the ledger."""
+
+    id: Digest
+    layer: Literal["gateway", "group"]
+    reason: Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A piece of the ledger copy: `data` are parts `part` of `parts` of one encoded range of final
+    blocks, heights `start`..`stop`; `tip` is the newest final height that the gateway knows."""
+
+    start: Number
+    stop: Number
+    tip: Number
+    part: Annotated[int, msgspec.Meta(ge=0, le=1023)]
+    parts: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    data: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
+
+
+ask_codec: Codec[Ask] = Codec(Ask, BODY_BYTES_MAX + ENVELOPE_BYTES)
+stamped_codec: Codec[Stamped] = Codec(Stamped, BODY_BYTES_MAX + ENVELOPE_BYTES)
+sync_codec: Codec[SyncRequest] = Codec(SyncRequest, ENVELOPE_BYTES)
+admitted_codec: Codec[Admitted] = Codec(Admitted, PART_BYTES_MAX + ENVELOPE_BYTES)
+denied_codec: Codec[Denied] = Codec(Denied, ENVELOPE_BYTES)
+part_codec: Codec[Part] = Codec(Part, PART_BYTES_MAX + ENVELOPE_BYTES)

@@ -1,0 +1,144 @@
+"""Deployment configs of the gateway and of devices: JSON, decoded into closed types.
+
+As `config` does for replicas: what a network agrees on is in the genesis document, what belongs to
+one machine is here. Relative paths are relative to the config file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from nodes.config import ConfigError, Name, PeerConfig, Port
+
+__all__ = [
+    "BoardConfig",
+    "BrokerAddress",
+    "DeviceConfig",
+    "EnvironmentConfig",
+    "GatewayConfig",
+    "GatewayLimits",
+    "MobileConfig",
+    "load_config",
+]
+
+T = TypeVar("T", bound=msgspec.Struct)
+FilePath = str
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Millis = Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
+
+
+class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: str
+    port: Port
+
+
+class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Token buckets in front of every signature check, and queues behind them."""
+
+    rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 50.0
+    burst: Annotated[int, msgspec.Meta(ge=1)] = 200
+    total_rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 2_000.0
+    total_burst: Annotated[int, msgspec.Meta(ge=1)] = 4_000
+    sources_max: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 4_096
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`passwords` is a 0600 JSON file: {"gateway": ..., "admin": ...}."""
+
+    schema: Literal["testbed.gateway/1"] = "testbed.gateway/1"
+    name: Name
+    genesis: FilePath
+    key: FilePath
+    certificate: FilePath
+    replicas: tuple[PeerConfig, ...]
+    broker: BrokerAddress
+    node: Hex32
+    passwords: FilePath
+    copy: FilePath
+    outbox: FilePath
+    submit_timeout_ms: Millis = 1_000
+    limits: GatewayLimits = GatewayLimits()
+    ready: FilePath | None = None
+    events: FilePath | None = None
+
+
+class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device with its own key. `state` is its directory: key, counters, outbox, ledger copy.
+
+    `voucher` is the enrolment token (a private key, PEM, 0600). `go` is a file that appears when
+    the run starts and tells when to enrol and to send (`nodes.workload`).
+    """
+
+    name: Name
+    genesis: FilePath
+    state: FilePath
+    voucher: FilePath
+    broker: BrokerAddress
+    go: FilePath
+    service: Text = "telemetry"
+    privilege: Privilege = 1
+    validity_s: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 604_800
+    resend_ms: Millis = 2_000
+    ready: FilePath | None = None
+    events: FilePath | None = None
+
+
+class BoardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A sensor board on this machine. `key` is its 32-byte key file (0600), `flashed` the JSON
+    that flashing it printed, `log` takes what it says and the frames on its line."""
+
+    name: Name
+    port: FilePath
+    key: FilePath
+    flashed: FilePath
+    key_version: int = 1
+    baud: int = 115_200
+    reset_on_open: bool = False
+    log: FilePath | None = None
+
+
+class MobileConfig(DeviceConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mobile device."""
+
+    schema: Literal["testbed.mobile/1"] = "testbed.mobile/1"
+
+
+class EnvironmentConfig(DeviceConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device that also relays others' messages and sponsors sensor boards."""
+
+    schema: Literal["testbed.environment/1"] = "testbed.environment/1"
+    boards: tuple[BoardConfig, ...] = ()
+
+
+_PATHS = frozenset(
+    {"genesis", "key", "certificate", "passwords", "copy", "outbox", "ready", "events", "state"}
+    | {"voucher", "go", "port", "flashed", "log"}
+)
+
+
+def load_config(path: Path, kind: type[T]) -> T:
+    """Paths come back absolute. Raises ConfigError naming the file and the field."""
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return _absolute(config, path.parent.absolute())
+
+
+def _absolute(config: T, here: Path) -> T:
+    changed: dict[str, object] = {}
+    for field in config.__struct_fields__:
+        value = getattr(config, field)
+        if field in _PATHS and isinstance(value, str):
+            changed[field] = str(here / value)
+        elif field == "boards":
+            changed[field] = tuple(_absolute(board, here) for board in value)
+    return msgspec.structs.replace(config, **changed)

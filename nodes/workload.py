@@ -1,0 +1,53 @@
+"""When a device enrols and sends: the plan that the orchestrator draws before a run.
+
+The file appears when the run starts (written whole, by rename), with the wall time of the run's
+beginning; times in it count from there. Open-loop: an operation is due at its intended time,
+whatever became of the one before, and its latency counts from then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from nodes.process import Trouble
+
+__all__ = ["Go", "until", "wait_for_go"]
+
+POLL_S = 0.05
+
+Offset = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
+
+
+class Go(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`start_ns` is wall time; `enrol_at_ms` and `sends_ms` count from it; `timeout_ms` is when an
+    unanswered send is reported as lost (it is still carried on)."""
+
+    start_ns: int
+    enrol_at_ms: Offset
+    sends_ms: tuple[Offset, ...]
+    timeout_ms: Offset
+
+    def due_ns(self, offset_ms: int) -> int:
+        """Wall time of an offset."""
+        return self.start_ns + offset_ms * 1_000_000
+
+
+async def wait_for_go(path: Path) -> Go:
+    """The plan, once it is there. Raises Trouble if it cannot be read."""
+    while not path.exists():
+        await asyncio.sleep(POLL_S)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Go)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Trouble(f"{path}: {error}") from error
+
+
+async def until(due_ns: int) -> None:
+    """Sleeps until a wall time; returns at once if it has passed."""
+    while (left_ns := due_ns - time.time_ns()) > 0:
+        await asyncio.sleep(left_ns / 1e9)
