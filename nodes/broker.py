@@ -11,21 +11,18 @@ import argparse
 import asyncio
 import json
 import logging
-import os
-import signal
 import sys
-import time
 from pathlib import Path
-
-import uvloop
 
 from gateway import broker_embedded, broker_mosquitto
 from gateway.broker import BrokerConfig, BrokerConfigError, Kind, PortTakenError, read_config
 from gateway.broker_security import SecurityFileError
+from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 
 __all__ = ["main"]
 
 log = logging.getLogger("broker")
+_serve = {Kind.EMBEDDED: broker_embedded.serve, Kind.MOSQUITTO: broker_mosquitto.serve}
 
 
 class _JsonLines(logging.Formatter):
@@ -52,63 +49,39 @@ def _set_up_logging() -> None:
     logging.getLogger("transitions").setLevel(logging.WARNING)
 
 
-def _write_ready(path: Path, host: str, port: int) -> None:
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps({"host": host, "port": port, "pid": os.getpid()}))
-    fresh.replace(path)
-
-
-async def _run(config: BrokerConfig, folder: Path, exit_on_stdin_eof: bool) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if exit_on_stdin_eof:
-        _watch_stdin(stop)
+async def _broker(config: BrokerConfig, folder: Path, stopping: asyncio.Event) -> None:
     ready = folder / config.ready_file
     ready.unlink(missing_ok=True)
 
     def on_ready(host: str, port: int) -> None:
-        _write_ready(ready, host, port)
+        write_ready(ready, {"mqtt": port})
         log.info("ready", extra={"address": f"{host}:{port}"})
 
-    serve = {Kind.EMBEDDED: broker_embedded.serve, Kind.MOSQUITTO: broker_mosquitto.serve}
     try:
-        await serve[config.kind](config, folder, on_ready, stop)
+        await _serve[config.kind](config, folder, on_ready, stopping)
+    except PortTakenError as error:
+        raise Trouble(f"port taken: {error}; choose another listen.port (0: any)") from error
     finally:
         ready.unlink(missing_ok=True)
+    log.info("ended")
 
 
-def _watch_stdin(stop: asyncio.Event) -> None:
-    def on_readable() -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            stop.set()
-
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), on_readable)
-
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nodes.broker", description="MQTT broker")
     parser.add_argument("--config", type=Path, required=True, help="JSON, see gateway/README.md")
     parser.add_argument("--exit-on-stdin-eof", action="store_true")
     args = parser.parse_args(argv)
     _set_up_logging()
-    started_s = time.monotonic()
     try:
         config = read_config(args.config)
         folder = args.config.resolve().parent
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(config, folder, args.exit_on_stdin_eof))
+        run(
+            lambda stopping: _broker(config, folder, stopping),
+            exit_on_stdin_eof=args.exit_on_stdin_eof,
+        )
     except (BrokerConfigError, SecurityFileError) as error:
-        log.error("%s", error)
-        return 2
-    except PortTakenError as error:
-        log.error("port taken: %s; choose another listen.port (0: any free one)", error)
-        return 3
-    log.info("ended after %.1f s", time.monotonic() - started_s)
-    return 0
+        fail(EXIT_BAD_CONFIG, str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

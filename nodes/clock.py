@@ -11,3 +11,7 @@ class SystemClock:
     def now_us(self) -> int:
         """Wall time, microseconds since 1970."""
         return time.time_ns() // 1000
+
+    def monotonic_us(self) -> int:
+        """For durations."""
+        return time.monotonic_ns() // 1000

@@ -40,6 +40,9 @@ class Clock(Protocol):
     def now_us(self) -> int:
         """Wall time, microseconds since 1970."""
 
+    def monotonic_us(self) -> int:
+        """For durations: microseconds since some moment, never set back."""
+
 
 class Timers(Protocol):
     """One timer per name; when it fires the host is told by `TimerFired(name)`."""

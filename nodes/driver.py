@@ -1,0 +1,352 @@
+"""The one interpreter of effects: what the consensus core asks for is carried out here.
+
+`Host` is synchronous and knows no event loop: the replica process feeds it what arrived and which
+timers fired, the simulator does the same in virtual time. Only its ports differ.
+
+The order is sacred: **persist, then send**. A step handles several inputs, collects what they
+persist and send, makes one synced transaction, and only then lets frames out. Blocks go into the
+same database with that transaction. A reply (`Seal`) needs no sync of its own: q replicas hold
+the prepared certificate durably and the head is a function of the chain.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, assert_never
+
+import msgspec
+
+from chain.block import Block, Head
+from chain.errors import PeerFault
+from chain.genesis import Membership
+from chain.keys import Signer
+from chain.messages import (
+    Bodies,
+    CheckpointProof,
+    Heads,
+    Proposal,
+    ReplicaMessage,
+    Signed,
+    encode,
+    signed_bytes,
+)
+from chain.pbft.application import Request
+from chain.pbft.effects import (
+    Accuse,
+    Broadcast,
+    CancelTimer,
+    Effect,
+    Execute,
+    Forget,
+    Install,
+    Observe,
+    Persist,
+    Refuse,
+    Send,
+    ServeBodies,
+    ServeHeads,
+    SetTimer,
+)
+from chain.pbft.inputs import Executed, Input, Installed, InstallFailed
+from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
+
+__all__ = ["BODIES_BYTES_MAX", "Application", "Core", "Host", "Replies", "Rewrite"]
+
+BODIES_BYTES_MAX = 1024 * 1024  # of blocks in one BODIES; at least one block is sent
+BODIES_BLOCKS_MAX = 1024
+
+_proofs = msgspec.msgpack.Decoder(CheckpointProof)
+
+
+class Core(Protocol):
+    """`chain.pbft.replica.Replica`, or a mutant of it."""
+
+    @property
+    def membership(self) -> Membership: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def view(self) -> int: ...
+
+    def start(self, now_us: int) -> list[Effect]: ...
+
+    def handle(self, item: Input, now_us: int) -> list[Effect]: ...
+
+
+class Application(Protocol):
+    """`chain.ledger.Ledger`: executes decided batches, appends proven blocks."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def head_hash(self) -> bytes: ...
+
+    @property
+    def time_us(self) -> int: ...
+
+    @property
+    def pending(self) -> Membership | None: ...
+
+    def execute(self, proposal: Proposal, requests: Sequence[Request], epoch: int) -> Block: ...
+
+    def append(self, block: Block, *, check_signatures: bool) -> None: ...
+
+
+class Replies(Protocol):
+    """The gateways' side; see `nodes.clients`."""
+
+    def sealed(self, height: int, stored: Stored) -> None:
+        """A block came into being."""
+
+    def refused(self, request: bytes, reason: str) -> None:
+        """A submitted request will not be ordered here."""
+
+
+# What a Byzantine replica does with its own effects; an honest one has none.
+Rewrite = Callable[[list[Effect]], list[Effect]]
+
+
+class Host:
+    """Runs one core. `me` signs served state and heads with `signer`."""
+
+    def __init__(
+        self,
+        *,
+        me: int,
+        network: bytes,
+        signer: Signer,
+        core: Core,
+        application: Application,
+        store: Store,
+        wire: Wire,
+        clock: Clock,
+        timers: Timers,
+        events: Events,
+        replies: Replies,
+        rewrite: Rewrite | None = None,
+    ) -> None:
+        self._me = me
+        self._network = network
+        self._signer = signer
+        self._core = core
+        self._application = application
+        self._store = store
+        self._wire = wire
+        self._clock = clock
+        self._timers = timers
+        self._events = events
+        self._replies = replies
+        self._rewrite = rewrite
+        self._answers: deque[Input] = deque()
+        self._outbox: list[tuple[Party, bytes]] = []
+        self._must_sync = False
+        self._phases = _Phases(events, clock)
+
+    def start(self) -> None:
+        """Once, before any step."""
+        self._carry_out(self._core.start(self._clock.now_us()))
+        self._answer()
+        self._settle()
+
+    def step(self, inputs: Iterable[Input]) -> None:
+        """Handles all inputs, syncs once, sends. Raises StoreFull before anything is sent."""
+        now_us = self._clock.now_us()
+        for item in inputs:
+            self._carry_out(self._core.handle(item, now_us))
+            if self._answers:
+                self._answer()
+        self._settle()
+
+    def inject(self, effects: list[Effect]) -> None:
+        """Carries out effects that do not come from the core (a delayed send of `byzantine`)."""
+        for effect in effects:
+            self._do(effect)
+        self._settle()
+
+    def send(self, party: int, message: ReplicaMessage) -> None:
+        """Signs a message of the host's own (endorsements) and sends it with this step."""
+        self._post(party, self._sign(message))
+
+    def _answer(self) -> None:
+        """What the core is told about its Execute and Install, before it hears anything else."""
+        while self._answers:
+            now_us = self._clock.now_us()
+            self._carry_out(self._core.handle(self._answers.popleft(), now_us))
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        if self._rewrite is not None:
+            effects = self._rewrite(effects)
+        for effect in effects:
+            self._do(effect)
+
+    def _settle(self) -> None:
+        """Persist, then send."""
+        if self._must_sync:
+            self._store.commit()
+            self._must_sync = False
+        outbox, self._outbox = self._outbox, []
+        for party, frame in outbox:
+            self._wire.send(party, frame)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Broadcast(signed=signed):
+                frame = encode(signed)
+                for replica in self._listeners():
+                    self._outbox.append((replica, frame))
+            case Send(to=to, signed=signed):
+                self._post(to, signed)
+            case Persist(fact=fact):
+                self._store.put_fact(fact)
+                self._must_sync = True
+            case Forget(seq=seq):
+                self._store.forget(seq)
+            case SetTimer(name=name, delay_us=delay_us):
+                self._timers.set(name, delay_us)
+            case CancelTimer(name=name):
+                self._timers.cancel(name)
+            case Execute():
+                self._execute(effect)
+            case Install():
+                self._install(effect)
+            case ServeHeads(to=to, start=start):
+                self._serve_heads(to, start)
+            case ServeBodies(to=to, start=start, stop=stop):
+                self._serve_bodies(to, start, stop)
+            case Accuse(culprit=culprit, reason=reason):
+                self._events.emit("accuse", culprit=culprit, reason=reason)
+            case Refuse(request=request, reason=reason):
+                self._replies.refused(request, reason)
+            case Observe(what=what, view=view, seq=seq):
+                self._phases.observe(what, view, seq)
+            case _:
+                assert_never(effect)
+
+    def _listeners(self) -> list[int]:
+        """Every other member, and one that is being added: it follows before it votes."""
+        ids = set(self._core.membership.ids)
+        if self._application.pending is not None:
+            ids.update(self._application.pending.ids)
+        return sorted(ids - {self._me})
+
+    def _post(self, to: int, signed: Signed) -> None:
+        self._outbox.append((to, encode(signed)))
+
+    def _sign(self, message: ReplicaMessage) -> Signed:
+        body = encode(message)
+        return Signed(body, self._signer.sign(signed_bytes(self._network, body)))
+
+    def _execute(self, effect: Execute) -> None:
+        application = self._application
+        before = application.pending
+        block = application.execute(effect.proposal, effect.requests, effect.epoch)
+        self._keep(block)
+        head = Head.decode(block.head)
+        self._phases.executed(head)
+        self._answers.append(
+            Executed(
+                seq=head.height,
+                head=application.head_hash,
+                time_us=head.time_us,
+                membership=_changed(before, application.pending),
+            )
+        )
+
+    def _install(self, effect: Install) -> None:
+        """Blocks that link to a proven head; each must execute to the very head it came with."""
+        application = self._application
+        before = application.pending
+        for block in effect.blocks:
+            try:
+                application.append(block, check_signatures=True)
+            except PeerFault as fault:
+                self._answers.append(
+                    InstallFailed(effect.source, application.height + 1, str(fault))
+                )
+                break
+            self._keep(block)
+        else:
+            self._answers.append(
+                Installed(
+                    seq=application.height,
+                    head=application.head_hash,
+                    time_us=application.time_us,
+                    membership=_changed(before, application.pending),
+                )
+            )
+        self._events.emit("installed", height=application.height, source=effect.source)
+
+    def _keep(self, block: Block) -> None:
+        """One signature per block: the reply to every request in it (PROTOCOL: Block)."""
+        stored = Stored(block, self._signer.sign(block.head))
+        height = self._application.height
+        self._store.put_block(height, stored)
+        self._replies.sealed(height, stored)
+
+    def _serve_heads(self, to: int, start: int) -> None:
+        fact = self._store.stable_from(start)
+        if fact is None or self._wire.congested(to):
+            return
+        proof = _proofs.decode(fact.data)
+        heads = tuple(self._store.heads(start, fact.seq))
+        if len(heads) != fact.seq - start + 1:
+            return  # the checkpoint is proven, but we lack blocks below it ourselves
+        self.send(to, Heads(self._core.epoch, self._me, start, heads, proof.votes))
+
+    def _serve_bodies(self, to: int, start: int, stop: int) -> None:
+        if self._wire.congested(to):
+            return  # it will ask again; a peer that does not read must not cost us memory
+        blocks: list[Block] = []
+        size = 0
+        for stored in self._store.blocks(start, min(stop, start + BODIES_BLOCKS_MAX - 1)):
+            size += sum(len(record.leaf) + len(record.item) for record in stored.block.records)
+            if blocks and size > BODIES_BYTES_MAX:
+                break
+            blocks.append(stored.block)
+        if blocks:
+            self.send(to, Bodies(self._core.epoch, self._me, start, tuple(blocks)))
+
+
+def _changed(before: Membership | None, after: Membership | None) -> Membership | None:
+    """The next epoch's membership if it was decided just now."""
+    return after if after is not None and after != before else None
+
+
+class _Phases:
+    """Turns observations into at most one event per block, with what each phase took."""
+
+    _SPANS_MAX = 1024  # sequences in flight; older ones are forgotten
+
+    def __init__(self, events: Events, clock: Clock) -> None:
+        self._events = events
+        self._clock = clock
+        self._spans: dict[int, dict[str, int]] = {}
+
+    def observe(self, what: str, view: int, seq: int) -> None:
+        if what not in ("proposed", "pre-prepared", "prepared", "committed"):
+            self._events.emit(what, view=view, seq=seq)
+            return
+        span = self._spans.setdefault(seq, {})
+        span[what] = self._clock.monotonic_us()
+        if len(self._spans) > self._SPANS_MAX:
+            del self._spans[next(iter(self._spans))]
+
+    def executed(self, head: Head) -> None:
+        """`*_us` are from the moment this replica proposed or accepted the PRE-PREPARE."""
+        span = self._spans.pop(head.height, {})
+        now_us = self._clock.monotonic_us()
+        first_us = min(span.values(), default=now_us)
+        took = {f"{what.replace('-', '_')}_us": at - first_us for what, at in span.items()}
+        self._events.emit(
+            "block",
+            height=head.height,
+            count=head.count,
+            view=head.view,
+            time_us=head.time_us,
+            **took,
+            executed_us=now_us - first_us,
+        )
