@@ -6,6 +6,7 @@ schema can say; a file that the schema refuses is always refused by the loader.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,8 +23,9 @@ def lab_schema() -> Schema:
     return schema_of(Lab)
 
 
+@lru_cache(maxsize=8)  # every mistake in a file asks for it
 def schema_of(model: type[BaseModel]) -> Schema:
-    """JSON Schema of any strict model, closed where pydantic leaves named maps open."""
+    """JSON Schema of any strict model, closed where pydantic leaves named maps open. Read only."""
     schema: Schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **model.model_json_schema(by_alias=True),

@@ -8,7 +8,7 @@ published in the schema, like all other keys. Making a schedule from a campaign 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from importlib import resources
 from operator import or_
 from pathlib import Path
@@ -164,12 +164,12 @@ class Campaign(_Model):
 
 def load_campaign(path: Path) -> Campaign:
     """Read and check a campaign file. Raises inventory.load.InvalidFile."""
-    return load_yaml(path, _model(), _errors, {"campaign": "unnamed"})
+    return load_yaml(path, _model(tuple(kinds().values())), _errors, {"campaign": "unnamed"})
 
 
 def campaign_schema() -> Schema:
     """JSON Schema (draft 2020-12) of a campaign file, with every registered kind."""
-    return schema_of(_model())
+    return schema_of(_model(tuple(kinds().values())))
 
 
 def campaign_paths() -> dict[str, Path]:
@@ -191,9 +191,10 @@ def find_campaign(name_or_path: str) -> Path:
     )
 
 
-def _model() -> type[Campaign]:
-    """`Campaign`, its faults being the union of all registered kinds, told apart by `do`."""
-    union: Any = reduce(or_, map(_fault_model, kinds().values()))
+@lru_cache(maxsize=4)
+def _model(known: tuple[Kind, ...]) -> type[Campaign]:
+    """`Campaign`, its faults being the union of all known kinds, told apart by `do`."""
+    union: Any = reduce(or_, map(_fault_model, known))
     faults: Any = tuple[Annotated[union, Field(discriminator="do")], ...]
     return create_model(
         "CampaignFile",

@@ -1,0 +1,263 @@
+"""An inventory file with mistakes is refused with all of them at once, each with place and fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from inventory.checks import warnings
+from inventory.document import depth_max, file_bytes_max, nodes_max, parse
+from inventory.load import InvalidFile, load_lab, load_yaml, packaged
+from inventory.model import Lab
+from inventory.schema import lab_schema
+
+LAB = """\
+schema: testbed.inventory/1
+lab: bench-a
+defaults:
+  ssh: {user: pi, known_hosts: ./known_hosts, jump: gw}
+  net: {mgmt: eth0, data: eth1}
+chain: {window: 8}
+hosts:
+  gw: {addr: 10.0.0.1}
+  pi01: {addr: 10.0.0.11, hw_serial: "a1", roles: [replica, gateway, broker], caps: [netem]}
+  pi02: {addr: 10.0.0.12, hw_serial: "a2", roles: [replica, environment]}
+  pi03: {addr: 10.0.0.13, roles: [replica, mobile], mobiles: 2}
+  pi04: {addr: 10.0.0.14, roles: [replica], power: {driver: uhubctl, port: "1-1.2"}}
+  pi05: {addr: 10.0.0.15, roles: [replica], state: quarantined, reason: undervoltage}
+boards:
+  th01: {host: pi02, match: {usb_serial: E660}, firmware: {board: rp2040}}
+"""
+
+# What is changed in LAB, where the loader points and what it says; True if the schema sees it too.
+BROKEN: list[tuple[str, str, str, str, bool]] = [
+    ("lab: bench-a", "lab: Bench A", "2:6: lab:", "must fit", True),
+    ("testbed.inventory/1", "testbed.inventory/9", "1:9: schema:", "did you mean", True),
+    ("lab: bench-a\n", "", "1:1: lab:", "is missing; add it", True),
+    ("roles: [replica, mobile]", "rols: [replica]", "11:27: hosts.pi03.rols:", "roles?", True),
+    ("[replica, mobile]", "[replca, mobile]", "11:35: hosts.pi03.roles[0]:", "replica?", True),
+    ("caps: [netem]", "caps: [netm]", "hosts.pi01.caps[0]:", "did you mean netem", True),
+    ("mobiles: 2", 'mobiles: "2"', "hosts.pi03.mobiles:", "without quotes", True),
+    ("mobiles: 2", "mobiles: 0", "hosts.pi03.mobiles:", "greater than or equal to 1", True),
+    ('hw_serial: "a1"', "hw_serial: 12", "hosts.pi01.hw_serial:", "quotes", True),
+    ("driver: uhubctl", "driver: usbctl", "hosts.pi04.power.driver:", "uhubctl?", True),
+    ('port: "1-1.2"', 'prot: "1-1.2"', "hosts.pi04.power.prot:", "did you mean port", True),
+    ("{driver: uhubctl, port", "{port", "hosts.pi04.power:", "lacks", True),
+    ("board: rp2040", "board: rp2041", "boards.th01.firmware.board:", "rp2040?", True),
+    ("pi04:", "Pi_04:", "12:3: hosts.Pi_04:", "not a valid name", True),
+    ("chain: {window: 8}", "chain: 8", "chain:", "must be a mapping", True),
+    ("roles: [replica, mobile]", "roles: replica", "hosts.pi03.roles:", "must be a list", True),
+    ("addr: 10.0.0.14", "addr: 10.0.0.11", "hosts.pi04.addr:", "is pi01's", False),
+    ('hw_serial: "a2"', 'hw_serial: "A1"', "hosts.pi02.hw_serial:", "is pi01's", False),
+    ("addr: 10.0.0.14, ", "", "12:9: hosts.pi04:", "connection: local", False),
+    ("pi04: {addr: 10.0.0.14, roles: [replica]", "pi04: {addr: a", "pi04", "no role", False),
+    ("roles: [replica, gateway, broker]", "roles: [gateway, broker]", "hosts:", "3f+1", False),
+    ("[replica, gateway, broker]", "[replica, gateway]", "hosts:", "role broker", False),
+    ("[replica, mobile]", "[replica, mobile, broker]", "hosts.pi03.roles:", "keep one", False),
+    ("[replica, mobile]", "[replica, replica, mobile]", "pi03.roles[1]:", "twice", True),
+    ("data: eth1", "data: eth0", "hosts.pi01.caps:", "per-peer", False),
+    ("jump: gw", "jump: gate", "4:53: defaults.ssh.jump:", "not under hosts", False),
+    (", reason: undervoltage", "", "hosts.pi05.state:", "without a reason", False),
+    ("state: quarantined, ", "", "hosts.pi05.reason:", "state: quarantined", False),
+    ("host: pi02", "host: pi09", "15:16: boards.th01.host:", "not under hosts", False),
+    ("host: pi02", "host: pi01", "boards.th01.host:", "role environment", False),
+    (", match: {usb_serial: E660}", "", "boards.th01:", "no match", False),
+    ("{usb_serial: E660}", "{}", "boards.th01.match:", "matches nothing", False),
+    ("usb_serial: E660", "usb_serial: E660, usb_path: 1-1", "th01.match:", "keep one", False),
+    ("window: 8", "window: 65", "6:17: chain.window:", "checkpoint", False),
+    ("window: 8", "group: {m: 5}", "chain.group.m:", "at most 4", False),
+    ("window: 8", "group: {m: 2, k: 3}", "chain.group.k:", "at most 2", False),
+    ("window: 8", "f: 2", "chain.f:", "= 7 replicas", False),
+    ("pi02:", "pi03:", "11:3: hosts.pi03:", "duplicate key, first on line 10", False),
+    ("lab: bench-a", "lab: !!str bench-a", "lab:", "tag", False),
+    ("chain: {window: 8}", "<<: {a: 1}", "6:1:", "merge keys", False),
+    ("chain: {window: 8}", "chain: {window: 8", "7:6:", "not YAML", False),
+    ("chain: {window: 8}", "chain: *nowhere", "6:8:", "names nothing", False),
+    ("chain: {window: 8}", "---", "6:1:", "second document", False),
+]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lab") / "lab.yaml"
+
+
+def mistakes(file: Path, content: str | bytes) -> list[str]:
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        load_lab(file)
+    except InvalidFile as error:
+        return error.lines()
+    return []
+
+
+def test_the_lab_that_the_table_breaks_is_itself_in_order(file: Path) -> None:
+    assert mistakes(file, LAB) == []
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case[1])
+def test_each_mistake_is_found_where_it_stands(
+    file: Path, case: tuple[str, str, str, str, bool]
+) -> None:
+    old, new, where, says, shape = case
+    assert LAB.count(old) >= 1
+    found = mistakes(file, LAB.replace(old, new, 1))
+    assert any(where in line and says in line for line in found), found
+    assert all(line.startswith(f"{file}:") for line in found)
+    if shape:
+        data = parse(file.read_bytes()).data
+        assert not Draft202012Validator(lab_schema()).is_valid(data)
+
+
+def test_mistakes_of_all_sorts_are_reported_together(file: Path) -> None:
+    text = LAB.replace("lab: bench-a", "lab: Bench")
+    text = text.replace("10.0.0.14", "10.0.0.11").replace("E660}", "E660}, colour: red")
+    text = text.replace("host: pi02", "host: pi09").replace("chain:", "lab: again\nchain:")
+    found = "\n".join(mistakes(file, text))
+    for part in ("lab: is", "address", "colour", "host pi09", "duplicate key"):
+        assert part in found
+
+
+def test_one_malformed_value_causes_no_false_complaint_about_others(file: Path) -> None:
+    """Three sound replicas beside a misspelt one are not 'too few replicas'."""
+    found = mistakes(file, LAB.replace("[replica, mobile]", "[replca, mobile]"))
+    assert len(found) == 1, found
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"# nothing\n", "empty"),
+        (b"5", "mapping"),
+        (b"a: 1".ljust(file_bytes_max + 1), "bytes"),
+        (b"[" * 100_000, f"deeper than {depth_max}"),
+        (b"- " * 50_000, f"deeper than {depth_max}"),
+        (b"[" + b"a," * (nodes_max + 1) + b"]", f"more than {nodes_max}"),
+        (b"a: '" + b"x" * 200_000 + b"'", "longer than"),
+        ("a: 1".encode("utf-16"), "UTF-8"),
+        (b"a: &a [*a]", "names nothing"),
+        (b'a: "\\ud800"', "surrogate"),
+        (b"\x00", "not YAML"),
+        (b"\n".join(b"k%d: 1" % i for i in range(15_000)), "more mistakes"),
+    ],
+)
+def test_hostile_files_are_refused_within_bounds(file: Path, content: bytes, says: str) -> None:
+    found = mistakes(file, content)
+    assert any(says in line for line in found)
+    assert len(found) < 1000
+    assert sum(map(len, found)) < 200_000
+
+
+def test_an_alias_bomb_stops_at_the_limit(file: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    assert "aliases expand" in "\n".join(mistakes(file, "\n".join(lines)))
+
+
+def test_aliases_within_the_limits_are_plain_repetition(file: Path) -> None:
+    text = LAB.replace("pi01: {addr: 10.0.0.11, hw", "pi01: {ssh: &s {port: 2222}, addr: b, hw")
+    file.write_text(text.replace("pi04: {", "pi04: {ssh: *s, "))
+    lab = load_lab(file)
+    assert lab.ssh("pi01").port == lab.ssh("pi04").port == 2222
+
+
+@pytest.mark.parametrize("path", ["missing.yaml", ".", "a\0b"])
+def test_an_unreadable_file_is_an_invalid_file(path: str) -> None:
+    with pytest.raises(InvalidFile, match="cannot read"):
+        load_lab(Path(path))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda t: t.encode("utf-8"))))
+def test_any_bytes_give_a_lab_or_an_invalid_file(file: Path, content: bytes) -> None:
+    mistakes(file, content)
+
+
+YAML_BITS = st.one_of(
+    st.sampled_from(
+        ["a", "hosts", ": ", "- ", "\n", "  ", "{", "}", "[", "]", ",", "|", ">", "? "]
+    ),
+    st.sampled_from(["&a ", "*a", "!!x ", '"', "'", "<<", "---\n", "...\n", "#", "\t", "1e999"]),
+    st.sampled_from(["0x1", "~", "@", "%YAML 1.2\n"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(YAML_BITS, max_size=40).map("".join))
+def test_any_yaml_gives_a_lab_or_an_invalid_file(file: Path, text: str) -> None:
+    mistakes(file, text)
+    mistakes(file, LAB + text)
+
+
+def test_paths_of_keys_do_not_depend_on_where_one_stands(file: Path) -> None:
+    file.write_text(LAB)
+    lab = load_lab(file)
+    assert lab.ssh("pi01").known_hosts == str(file.parent / "known_hosts")
+    assert lab.ssh("pi01").jump == "gw"
+    assert lab.ssh("gw").jump is None
+
+
+def test_quarantined_hosts_and_their_boards_are_left_out_with_reasons(file: Path) -> None:
+    file.write_text(
+        LAB.replace(
+            "[replica, environment]}", "[environment], state: quarantined, reason: hot}"
+        ).replace("chain: {window: 8}", "chain: {f: 0}")
+    )
+    lab = load_lab(file)
+    assert list(lab.replicas()) == ["pi01", "pi03", "pi04"]
+    assert lab.boards_in_use() == {}
+    assert [(x.name, x.reason) for x in lab.excluded()] == [
+        ("pi02", "hot"),
+        ("pi05", "undervoltage"),
+        ("th01", "its host pi02 is quarantined: hot"),
+    ]
+    assert sum("left out" in w.message for w in warnings(lab)) == 3
+
+
+def test_a_lab_with_spare_replicas_is_warned_of(file: Path) -> None:
+    file.write_text(LAB.replace(", state: quarantined, reason: undervoltage", ""))
+    lab = load_lab(file)
+    assert (len(lab.replicas()), lab.f) == (5, 1)
+    assert any("add 2 for f = 2 or remove 1" in w.message for w in warnings(lab))
+
+
+@pytest.mark.parametrize("name", ["loopback", "first-lab"])
+def test_sample_labs_load_without_a_warning(name: str) -> None:
+    lab = load_lab(packaged(name))
+    assert list(warnings(lab)) == []
+    assert (len(lab.replicas()), lab.f, len(lab.mobiles()), len(lab.boards_in_use())) == (
+        4,
+        1,
+        3,
+        2,
+    )
+
+
+def test_loopback_is_the_default_and_fixes_no_port() -> None:
+    lab = load_lab()
+    assert lab.stage_name() == "loopback"
+    assert [mobile.name for mobile in lab.mobiles()] == ["phones-1", "phones-2", "phones-3"]
+    assert all(host.port is None for host in lab.hosts.values())
+    assert {lab.address(name) for name in lab.hosts} == {"127.0.0.1"}
+
+
+def sample(name: str) -> Any:
+    return parse(packaged(name).read_bytes()).data
+
+
+def test_model_dump_of_a_lab_fits_the_published_schema() -> None:
+    dumped = load_lab().model_dump(mode="json", by_alias=True)
+    Draft202012Validator(lab_schema()).validate(dumped)
+
+
+@pytest.mark.parametrize("name", ["loopback", "first-lab"])
+def test_loader_and_schema_agree_on_samples(name: str) -> None:
+    Draft202012Validator.check_schema(lab_schema())
+    Draft202012Validator(lab_schema()).validate(sample(name))
+    load_yaml(packaged(name), Lab)
