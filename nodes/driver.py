@@ -5,7 +5,7 @@ timers fired, the simulator does the same in virtual time. Only its ports differ
 
 The order is sacred: **persist, then send**. A step handles several inputs, collects what they
 persist and send, makes one synced transaction, and only then lets frames out. Blocks go into the
-same database with that transaction. A reply (`Seal`) needs no sync of its own: q replicas hold
+same database with that transaction. A reply (`Seal`) needs no sync for its block: q replicas hold
 the prepared certificate durably and the head is a function of the chain.
 """
 
@@ -48,7 +48,9 @@ from chain.pbft.effects import (
     ServeHeads,
     SetTimer,
 )
-from chain.pbft.inputs import Executed, Input, Installed, InstallFailed
+from chain.pbft.inputs import Executed, Input, Installed, InstallFailed, TimerFired
+from nodes.byzantine import Delayed
+from nodes.phases import Phases
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
 
 __all__ = ["BODIES_BYTES_MAX", "Application", "Core", "Host", "Replies", "Rewrite"]
@@ -107,7 +109,10 @@ class Replies(Protocol):
 
 
 # What a Byzantine replica does with its own effects; an honest one has none.
-Rewrite = Callable[[list[Effect]], list[Effect]]
+Rewrite = Callable[[list[Effect]], list[Effect | Delayed]]
+
+_DELAYED = "driver/delayed/"  # names of the host's own timers
+_DELAYED_MAX = 4096  # sends that a slow replica holds back; more are lost
 
 
 class Host:
@@ -143,8 +148,11 @@ class Host:
         self._rewrite = rewrite
         self._answers: deque[Input] = deque()
         self._outbox: list[tuple[Party, bytes]] = []
+        self._sealed: list[tuple[int, Stored]] = []
         self._must_sync = False
-        self._phases = _Phases(events, clock)
+        self._delayed: dict[str, Effect] = {}
+        self._delays = 0
+        self._phases = Phases(events, clock)
 
     def start(self) -> None:
         """Once, before any step."""
@@ -156,16 +164,17 @@ class Host:
         """Handles all inputs, syncs once, sends. Raises StoreFull before anything is sent."""
         now_us = self._clock.now_us()
         for item in inputs:
+            if isinstance(item, TimerFired) and item.name.startswith(_DELAYED):
+                self._do(self._delayed.pop(item.name))
+                continue
             self._carry_out(self._core.handle(item, now_us))
             if self._answers:
                 self._answer()
         self._settle()
 
-    def inject(self, effects: list[Effect]) -> None:
-        """Carries out effects that do not come from the core (a delayed send of `byzantine`)."""
-        for effect in effects:
-            self._do(effect)
-        self._settle()
+    def idle(self) -> None:
+        """To be called now and then when nothing happens: blocks that waited become durable."""
+        self._store.commit()
 
     def send(self, party: int, message: ReplicaMessage) -> None:
         """Signs a message of the host's own (endorsements) and sends it with this step."""
@@ -178,10 +187,22 @@ class Host:
             self._carry_out(self._core.handle(self._answers.popleft(), now_us))
 
     def _carry_out(self, effects: list[Effect]) -> None:
-        if self._rewrite is not None:
-            effects = self._rewrite(effects)
-        for effect in effects:
-            self._do(effect)
+        if self._rewrite is None:
+            for effect in effects:
+                self._do(effect)
+            return
+        for changed in self._rewrite(effects):
+            if isinstance(changed, Delayed):
+                self._delay(changed)
+            else:
+                self._do(changed)
+
+    def _delay(self, delayed: Delayed) -> None:
+        if len(self._delayed) < _DELAYED_MAX:
+            self._delays += 1
+            name = f"{_DELAYED}{self._delays}"
+            self._delayed[name] = delayed.effect
+            self._timers.set(name, delayed.delay_us)
 
     def _settle(self) -> None:
         """Persist, then send."""
@@ -191,8 +212,12 @@ class Host:
         outbox, self._outbox = self._outbox, []
         for party, frame in outbox:
             self._wire.send(party, frame)
+        # Replies too: our own COMMIT counted, so our prepared certificate must be durable first.
+        sealed, self._sealed = self._sealed, []
+        for height, stored in sealed:
+            self._replies.sealed(height, stored)
 
-    def _do(self, effect: Effect) -> None:
+    def _do(self, effect: Effect) -> None:  # noqa: PLR0912 - one branch per effect, closed below
         match effect:
             case Broadcast(signed=signed):
                 frame = encode(signed)
@@ -285,7 +310,7 @@ class Host:
         stored = Stored(block, self._signer.sign(block.head))
         height = self._application.height
         self._store.put_block(height, stored)
-        self._replies.sealed(height, stored)
+        self._sealed.append((height, stored))
 
     def _serve_heads(self, to: int, start: int) -> None:
         fact = self._store.stable_from(start)
@@ -314,39 +339,3 @@ class Host:
 def _changed(before: Membership | None, after: Membership | None) -> Membership | None:
     """The next epoch's membership if it was decided just now."""
     return after if after is not None and after != before else None
-
-
-class _Phases:
-    """Turns observations into at most one event per block, with what each phase took."""
-
-    _SPANS_MAX = 1024  # sequences in flight; older ones are forgotten
-
-    def __init__(self, events: Events, clock: Clock) -> None:
-        self._events = events
-        self._clock = clock
-        self._spans: dict[int, dict[str, int]] = {}
-
-    def observe(self, what: str, view: int, seq: int) -> None:
-        if what not in ("proposed", "pre-prepared", "prepared", "committed"):
-            self._events.emit(what, view=view, seq=seq)
-            return
-        span = self._spans.setdefault(seq, {})
-        span[what] = self._clock.monotonic_us()
-        if len(self._spans) > self._SPANS_MAX:
-            del self._spans[next(iter(self._spans))]
-
-    def executed(self, head: Head) -> None:
-        """`*_us` are from the moment this replica proposed or accepted the PRE-PREPARE."""
-        span = self._spans.pop(head.height, {})
-        now_us = self._clock.monotonic_us()
-        first_us = min(span.values(), default=now_us)
-        took = {f"{what.replace('-', '_')}_us": at - first_us for what, at in span.items()}
-        self._events.emit(
-            "block",
-            height=head.height,
-            count=head.count,
-            view=head.view,
-            time_us=head.time_us,
-            **took,
-            executed_us=now_us - first_us,
-        )
