@@ -208,7 +208,8 @@ def _map_reader(info: inspect.StructType) -> Reader:
     fields = _fields(info.cls)
     tag = _tag(info.cls, fields)
     plan = [
-        (key, len(key), by_name[name].encode_name, _reader(by_name[name].type)) for key, name in fields
+        (key, len(key), by_name[name].encode_name, _reader(by_name[name].type))
+        for key, name in fields
     ]
     optional = [field for field in info.fields if not field.required]
     if any(field.default is not None for field in optional):
@@ -284,7 +285,9 @@ class Codec(Generic[T]):
         info = inspect.type_info(kind)
         structs = info.types if isinstance(info, inspect.UnionType) else (info,)
         # Converting to one struct is 20 times as fast as to a union: find it by its tag.
-        self._kinds = {s.tag: s.cls for s in structs if isinstance(s, inspect.StructType)}
+        self._kinds: dict[Any, Any] = {
+            s.tag: s.cls for s in structs if isinstance(s, inspect.StructType)
+        }
         self._tag_field = next(s.tag_field for s in structs if isinstance(s, inspect.StructType))
         self._read = _reader(info)
         self.bytes_max = bytes_max
@@ -301,8 +304,7 @@ class Codec(Generic[T]):
             plain, end = self._read(data, 0)
             if end != len(data):
                 raise PeerFault("bad-cbor", f"{len(data) - end} bytes after the end")
-            kind = self._kinds[plain[self._tag_field] if self._tag_field else None]
-            value: T = msgspec.convert(plain, kind)
+            kind: type[T] = self._kinds[plain[self._tag_field] if self._tag_field else None]
+            return msgspec.convert(plain, kind)
         except (IndexError, UnicodeDecodeError, msgspec.ValidationError) as error:
             raise PeerFault("bad-cbor", str(error)) from error
-        return value

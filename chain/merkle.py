@@ -55,9 +55,7 @@ def path(leaf_hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     return tuple(hashes)
 
 
-def root_from_path(
-    leaf: bytes, index: int, size: int, hashes: Sequence[bytes]
-) -> bytes | None:
+def root_from_path(leaf: bytes, index: int, size: int, hashes: Sequence[bytes]) -> bytes | None:
     """The root that leaf hash `leaf` at `index` of `size` leads to (section 2.1.3.2).
 
     None if the path has the wrong length for that place.

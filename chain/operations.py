@@ -44,6 +44,7 @@ __all__ = [
     "Revoke",
     "Token",
     "board_node",
+    "encode_operation",
     "factory_key",
     "open_operation",
     "read_operation",
@@ -69,7 +70,12 @@ ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class Token(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="by", tag="token"
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="by",
+    tag="token",
 ):
     """A single-use enrolment token: the holder of `key` vouches for one device key."""
 
@@ -219,6 +225,7 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 _codec: Codec[Operation] = Codec(Operation, COSE_BYTES_MAX)
+encode_operation = _codec.encode
 
 _ENVELOPE = b"\xd2\x84\x43\xa1\x01\x26\xa1\x3a\x00\x01\x00\x00\x58"
 _SPKI_AT = len(_ENVELOPE) + 1

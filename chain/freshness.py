@@ -1,0 +1,51 @@
+"""What was recently seen: head hashes, that enrolments must name, and request ids.
+
+An enrolment may name a head for `window` blocks and its id is remembered as long, so a captured
+one is a duplicate inside the window and stale beyond it, without any clock. Everything is kept
+`slack` blocks longer, so that "stale" can be told from "never heard of" while proposals that an
+honest primary made a little earlier are still in the pipeline.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+__all__ = ["RecentHeads", "RecentIds"]
+
+
+class RecentHeads:
+    """Heights of the last head hashes; O(1) per block."""
+
+    def __init__(self, keep_blocks: int) -> None:
+        self._keep = keep_blocks
+        self._order: deque[bytes] = deque()
+        self._heights: dict[bytes, int] = {}
+
+    def add(self, head: bytes, height: int) -> None:
+        self._order.append(head)
+        self._heights[head] = height
+        if len(self._order) > self._keep:
+            del self._heights[self._order.popleft()]
+
+    def height(self, head: bytes) -> int | None:
+        return self._heights.get(head)
+
+
+class RecentIds:
+    """Request ids of the last blocks; bounded by blocks kept times requests per block."""
+
+    def __init__(self, keep_blocks: int) -> None:
+        self._keep = keep_blocks
+        self._order: deque[tuple[bytes, ...]] = deque()
+        self._ids: set[bytes] = set()
+
+    def add_block(self, ids: Iterable[bytes]) -> None:
+        block = tuple(ids)
+        self._order.append(block)
+        self._ids.update(block)
+        if len(self._order) > self._keep:
+            self._ids.difference_update(self._order.popleft())
+
+    def __contains__(self, request: bytes) -> bool:
+        return request in self._ids

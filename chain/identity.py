@@ -1,0 +1,49 @@
+"""What the chain knows of each party: devices, administrators and sensor boards.
+
+These are the mutable rows of the `registry`, which alone writes them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["SESSIONS_MAX", "Board", "Identity"]
+
+SESSIONS_MAX = 16  # open sessions of one identity
+
+
+class Identity(msgspec.Struct, kw_only=True):
+    """The holder of one key. `device` is the node id it was admitted under, kept by renewals.
+
+    `counter` is the last one used and `counter_height` the block that used it. An ended identity
+    (`ended` is "revoked" or "renewed") is refused in blocks above `ended_height`. Administrators
+    have `kind` "admin", no certificate (`serial` None) and do not expire.
+    """
+
+    node: bytes
+    key: bytes
+    kind: str
+    device: bytes
+    privilege: int
+    services: tuple[str, ...]
+    serial: int | None = None
+    prior: int | None = None
+    not_before_us: int = 0
+    not_after_us: int = 2**62
+    counter: int = 0
+    counter_height: int = 0
+    ended: str | None = None
+    ended_height: int = 0
+    sessions: dict[int, str] = msgspec.field(default_factory=dict)
+
+
+class Board(msgspec.Struct, kw_only=True):
+    """A sensor board: no key of its own on the chain, its sponsor signs its readings."""
+
+    node: bytes
+    sponsor: bytes  # the `device` of an environmental identity
+    service: str
+    firmware: bytes
+    key_check: bytes
+    serial: int
+    revoked_height: int | None = None

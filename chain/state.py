@@ -1,0 +1,97 @@
+"""The tables behind the registry: who is known, what is used up, how far the chain is.
+
+Only `registry` and the rules that it calls (`admission`, `lifecycle`, `administration`) write
+here, and only while a block is applied. Rebuilt by replaying blocks; every table is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from chain.approvals import Approvals
+from chain.block import genesis_head
+from chain.epochs import Epochs
+from chain.freshness import RecentHeads, RecentIds
+from chain.genesis import Genesis, VoucherGrant
+from chain.identity import Board, Identity
+from chain.keys import digest, node_id
+
+__all__ = ["ADMIN", "At", "State", "height_of", "serial_of"]
+
+ADMIN = "admin"
+_SERIAL_BITS = 16  # a block has fewer than 2**16 records
+
+
+def serial_of(height: int, index: int) -> int:
+    """The serial of record `index` of block `height`: unique, and tells where it stands."""
+    return height << _SERIAL_BITS | index
+
+
+def height_of(serial: int) -> int:
+    return serial >> _SERIAL_BITS
+
+
+class At(msgspec.Struct, frozen=True):
+    """Where and when an operation is applied."""
+
+    height: int
+    serial: int
+    time_us: int
+
+
+class State:
+    def __init__(self, genesis: Genesis) -> None:
+        self.genesis = genesis
+        self.network = genesis.network
+        self.policy = policy = genesis.policy
+        self.height = 0
+        self.time_us = genesis.time_us
+        self.slack = genesis.consensus.pipeline_window
+        self.identities: dict[bytes, Identity] = {}
+        self.boards: dict[bytes, Board] = {}
+        self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
+        self.used: dict[bytes, int] = {}  # voucher id -> height
+        self.factory: dict[bytes, tuple[int, int]] = {}  # factory id -> (times, last height)
+        self.full_height: int | None = None
+        self.epochs = Epochs(genesis.membership, genesis.consensus.checkpoint_interval)
+        self.approvals = Approvals(policy.admins_needed, policy.approval_window_blocks)
+        self.heads = RecentHeads(policy.enrol_window_blocks + self.slack)
+        self.heads.add(digest(genesis_head(self.network, genesis.time_us)), 0)
+        self.ids = RecentIds(self.slack)
+        self.enrol_ids = RecentIds(policy.enrol_window_blocks + self.slack)
+        self._times: deque[int] = deque([genesis.time_us], maxlen=self.slack)
+        for key in policy.admins:
+            node = node_id(key)
+            self.identities[node] = Identity(
+                node=node, key=key, kind=ADMIN, device=node, privilege=255, services=()
+            )
+
+    @property
+    def settled_time_us(self) -> int:
+        """Block time a pipeline window ago: every honest primary has seen it."""
+        return self._times[0]
+
+    def settled(self, height: int) -> bool:
+        """True if every honest primary that proposes now has executed block `height`."""
+        return self.height - height >= self.slack
+
+    @property
+    def full(self) -> bool:
+        return len(self.identities) + len(self.boards) >= self.policy.nodes_max
+
+    def end_block(
+        self, height: int, time_us: int, head: bytes, ids: list[bytes], enrol_ids: list[bytes]
+    ) -> None:
+        """Block `height` with head hash `head` is complete; `ids` are all of its requests."""
+        self.height = height
+        self.time_us = time_us
+        self._times.append(time_us)
+        self.heads.add(head, height)
+        self.ids.add_block(ids)
+        self.enrol_ids.add_block(enrol_ids)
+        self.approvals.expire(height)
+        self.epochs.executed(height)
+        if self.full and self.full_height is None:
+            self.full_height = height

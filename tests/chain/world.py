@@ -1,0 +1,193 @@
+"""A network in a test's hand: genesis, replica keys, devices, and blocks made one by one.
+
+Real keys, real signatures, the real ledger; only consensus is left out: a block is what the test
+says it is, signed by as many replicas as the test wants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.auth_group import members
+from chain.block import Block
+from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
+from chain.keys import Es256, Es256Signer, digest, node_id
+from chain.ledger import Ledger
+from chain.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes
+from chain.operations import (
+    Data,
+    Enrol,
+    EnrolBoard,
+    Operation,
+    Token,
+    sign_operation,
+    voucher_statement,
+)
+from chain.pbft.application import Request
+from chain.request import make_item, open_item
+from chain.statement import Statement, decode_leaf
+
+START_US = 1_700_000_000_000_000
+SECOND_US = 1_000_000
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def signer(name: str) -> Es256Signer:
+    """The same name, the same key, in every run."""
+    secret = int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % (_P256_ORDER - 1) + 1
+    return Es256Signer(ec.derive_private_key(secret, ec.SECP256R1()))
+
+
+def private_key(name: str) -> ec.EllipticCurvePrivateKey:
+    secret = int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % (_P256_ORDER - 1) + 1
+    return ec.derive_private_key(secret, ec.SECP256R1())
+
+
+class Device:
+    """A key with its counter."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.signer = signer(name)
+        self.node = node_id(self.signer.public)
+        self.counter = 0
+
+
+class World:
+    def __init__(self, replicas: int = 4, vouchers: int = 8, **policy: Any) -> None:
+        self.scheme = Es256()
+        self.replicas = {each: signer(f"replica {each}") for each in range(replicas)}
+        self.vouchers = [signer(f"voucher {each}") for each in range(vouchers)]
+        self.admins = [Device(f"admin {each}") for each in range(3)]
+        consensus = policy.pop("consensus", Consensus(checkpoint_interval=8, pipeline_window=4))
+        self.genesis = Genesis(
+            name="test",
+            time_us=START_US,
+            members=tuple(Member(each, key.public) for each, key in self.replicas.items()),
+            consensus=consensus,
+            policy=msgspec.structs.replace(
+                Policy(
+                    admins=tuple(each.signer.public for each in self.admins),
+                    admins_needed=2,
+                    services=("telemetry", "valve"),
+                    privilege_needed={"valve": 3},
+                    enrol_window_blocks=16,
+                    approval_window_blocks=16,
+                    vouchers=tuple(
+                        VoucherGrant(
+                            id=digest(each.public),
+                            privilege_max=5,
+                            services=("telemetry", "valve"),
+                        )
+                        for each in self.vouchers
+                    ),
+                ),
+                **policy,
+            ),
+        )
+        self.network = self.genesis.network
+        self.ledger = Ledger(self.genesis, self.scheme)
+        self.blocks: list[Block] = []
+        self._vouchers_left = list(self.vouchers)
+
+    # --- what devices sign ---
+
+    def enrol(self, device: Device, **changes: Any) -> Enrol:
+        """An access request with the next unused voucher."""
+        voucher = changes.pop("with_voucher", None) or self._vouchers_left.pop(0)
+        head = changes.pop("head", self.ledger.head_hash)
+        statement = voucher_statement(self.network, device.signer.public, head)
+        return msgspec.structs.replace(
+            Enrol(
+                network=self.network,
+                key=device.signer.public,
+                kind="mobile",
+                service="telemetry",
+                privilege=1,
+                validity_s=3600,
+                head=head,
+                nonce=digest(device.name.encode())[:16],
+                voucher=Token(key=voucher.public, signature=voucher.sign(statement)),
+            ),
+            **changes,
+        )
+
+    def signed(self, kind: type[Operation], device: Device, **fields: Any) -> Any:
+        """An operation with the device's next counter."""
+        device.counter += 1
+        return kind(network=self.network, node=device.node, counter=device.counter, **fields)  # type: ignore[call-arg]
+
+    def data(self, device: Device, payload: bytes = b"21.5", **fields: Any) -> Data:
+        result: Data = self.signed(
+            Data, device, **({"service": "telemetry", "payload": payload} | fields)
+        )
+        return result
+
+    # --- requests, with endorsements where they are wanted ---
+
+    def endorse(
+        self, request: bytes, replicas: tuple[int, ...] | None = None
+    ) -> tuple[Signed, ...]:
+        membership = self.ledger.membership
+        if replicas is None:
+            size, _ = self.genesis.policy.group(membership.quorum)
+            replicas = members(request, membership, size)
+        frames = []
+        for each in replicas:
+            body = encode(
+                Endorsement(membership.epoch, each, request=request, accepted=True, reason="")
+            )
+            signature = self.replicas[each].sign(signed_bytes(self.network, body))
+            frames.append(Signed(body, signature))
+        return tuple(frames)
+
+    def request(self, operation: Operation, by: Device, endorsed: bool = True) -> Request:
+        cose = sign_operation(operation, by.signer)
+        request = self.open(make_item(cose))
+        if endorsed and isinstance(operation, Enrol | EnrolBoard):
+            request = self.open(make_item(cose, self.endorse(request.id)))
+        return request
+
+    def open(self, item: bytes) -> Request:
+        return open_item(item, self.network, self.ledger.membership, self.scheme)
+
+    # --- blocks ---
+
+    def block(self, *requests: Request, after_us: int = SECOND_US) -> list[Statement]:
+        """Decides one block of these requests; answers what its records say."""
+        proposal = Proposal(
+            seq=self.ledger.height + 1,
+            time_us=self.ledger.time_us + after_us,
+            view=0,
+            items=tuple(each.item for each in requests),
+        )
+        block = self.ledger.execute(proposal, requests, self.ledger.membership.epoch)
+        self.blocks.append(block)
+        return [decode_leaf(record.leaf) for record in block.records]
+
+    def idle(self, blocks: int) -> None:
+        for _ in range(blocks):
+            self.block()
+
+    def run(self, operation: Operation, by: Device) -> Statement:
+        """One block with this one operation."""
+        return self.block(self.request(operation, by))[0]
+
+    def admit(self, name: str, **changes: Any) -> Device:
+        device = Device(name)
+        statement = self.run(self.enrol(device, **changes), device)
+        assert statement.status == "ok", statement.status
+        return device
+
+    def seal(self, replica: int, block: Block, with_body: bool = True) -> Seal:
+        return Seal(
+            replica=replica,
+            view=0,
+            head=block.head,
+            signature=self.replicas[replica].sign(block.head),
+            block=block if with_body else None,
+        )
