@@ -1,0 +1,201 @@
+"""The files that each process starts with: pure, from layout, material and ports.
+
+Paths in configs are relative to the config file, so the same bytes work wherever a host keeps its
+root. What is secret is marked by its mode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from chain.genesis import Genesis
+from gateway.broker import BrokerConfig, Listen
+from gateway.broker_security import write_security
+from inventory.model import Lab
+from nodes.config import Address, ClientConfig, PeerConfig, ReplicaConfig
+from nodes.edge_config import (
+    BoardConfig,
+    BrokerAddress,
+    EnvironmentConfig,
+    GatewayConfig,
+    MobileConfig,
+)
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
+from testbed.provision.layout import Node
+from testbed.provision.material import Material
+
+__all__ = ["CONFIG", "EVENTS", "GO", "READY", "STORE", "File", "board_directory", "files_of"]
+
+CONFIG = "config.json"
+READY = "ready.json"
+EVENTS = "events.jsonl"
+STORE = "ledger.sqlite"
+GO = "go.json"
+GENESIS = "genesis.json"
+SECRET = 0o600
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to put on a process's host, relative to its directory."""
+
+    name: str
+    data: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where each listening process is reached on the data network, by its name."""
+
+    lab: Lab
+    ports: Mapping[str, int]
+
+    def of(self, node: Node) -> tuple[str, int]:
+        return self.lab.address(node.host), self.ports[node.name]
+
+
+def files_of(
+    node: Node,
+    nodes: Sequence[Node],
+    lab: Lab,
+    material: Material,
+    ports: Mapping[str, int],
+) -> Iterator[File]:
+    """What this process needs before it starts (boards are flashed instead)."""
+    at = Addresses(lab, ports)
+    if node.role in ("replica", "gateway", "environment", "mobile"):
+        yield File(GENESIS, material.genesis.encode())
+    match node.role:
+        case "replica":
+            yield _config(_replica(node, nodes, material, at))
+        case "broker":
+            host, port = at.of(node)
+            config = BrokerConfig(
+                security_file="security.json", ready_file=READY, listen=Listen(host, port)
+            )
+            yield _config(config)
+            yield File("security.json", security_document(material), SECRET)
+        case "gateway":
+            yield _config(_gateway(node, nodes, material, at))
+            gateway, admin = material.gateways[node.name]
+            passwords = {"gateway": gateway.password, "admin": admin.password}
+            yield File("passwords.json", json.dumps(passwords).encode(), SECRET)
+        case "mobile" | "environment":
+            yield _config(_device(node, nodes, lab, at))
+            yield File("voucher.pem", material.vouchers[node.name].pem, SECRET)
+        case "board":
+            return
+
+
+def board_directory(board: Node) -> str:
+    """Where a board's host keeps its firmware, key and port, relative to the host's root."""
+    return str(board.directory)
+
+
+def security_document(material: Material) -> bytes:
+    """Who may log in at the broker when it starts."""
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "security.json"
+        write_security(path, network_name(material.genesis), material.users)
+        return path.read_bytes()
+
+
+def network_name(genesis: Genesis) -> str:
+    """The network's name in topics: the first 16 hex digits of its id."""
+    return genesis.network.hex()[:16]
+
+
+def _config(config: msgspec.Struct) -> File:
+    return File(CONFIG, msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n")
+
+
+def _peers(nodes: Sequence[Node], material: Material, at: Addresses) -> list[PeerConfig]:
+    peers = []
+    for peer in nodes:
+        if peer.role == "replica":
+            host, port = at.of(peer)
+            certificate = material.keys[peer.name].certificate
+            peers.append(PeerConfig(peer.index, host, port, certificate))
+    return peers
+
+
+def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresses) -> ReplicaConfig:
+    host, port = at.of(node)
+    return ReplicaConfig(
+        name=node.name,
+        replica=node.index,
+        genesis=GENESIS,
+        key=f"keys/{KEY_FILE}",
+        certificate=f"keys/{CERTIFICATE_FILE}",
+        store=STORE,
+        listen=Address(host, port),
+        ready=READY,
+        events=EVENTS,
+        peers=tuple(peer for peer in _peers(nodes, material, at) if peer.replica != node.index),
+        clients=tuple(
+            ClientConfig(each.name, material.keys[each.name].certificate)
+            for each in nodes
+            if each.role == "gateway"
+        ),
+    )
+
+
+def _broker(nodes: Sequence[Node], at: Addresses) -> BrokerAddress:
+    broker = next(node for node in nodes if node.role == "broker")
+    return BrokerAddress(*at.of(broker))
+
+
+def _gateway(node: Node, nodes: Sequence[Node], material: Material, at: Addresses) -> GatewayConfig:
+    return GatewayConfig(
+        name=node.name,
+        genesis=GENESIS,
+        key=f"keys/{KEY_FILE}",
+        certificate=f"keys/{CERTIFICATE_FILE}",
+        replicas=tuple(_peers(nodes, material, at)),
+        broker=_broker(nodes, at),
+        node=material.keys[node.name].node,
+        passwords="passwords.json",
+        copy="copy.sqlite",
+        outbox="outbox.sqlite",
+        ready=READY,
+        events=EVENTS,
+    )
+
+
+def _device(
+    node: Node, nodes: Sequence[Node], lab: Lab, at: Addresses
+) -> MobileConfig | EnvironmentConfig:
+    common: dict[str, Any] = {
+        "name": node.name,
+        "genesis": GENESIS,
+        "state": "state",
+        "voucher": "voucher.pem",
+        "broker": _broker(nodes, at),
+        "go": GO,
+        "ready": READY,
+        "events": EVENTS,
+    }
+    if node.role == "mobile":
+        return MobileConfig(**common)
+    boards = tuple(
+        BoardConfig(
+            name=board.name,
+            port=f"../{board.file('port')}",
+            key=f"../{board.file('host.key')}",
+            flashed=f"../{board.file('flashed.json')}",
+            baud=lab.boards[board.name].line.baud,
+            reset_on_open=lab.boards[board.name].line.reset_on_open,
+            log=f"../{board.file('line.log')}",
+        )
+        for board in nodes
+        if board.role == "board" and board.host == node.host
+    )
+    return EnvironmentConfig(**common, boards=boards)

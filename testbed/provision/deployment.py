@@ -1,0 +1,221 @@
+"""A network of processes on hosts: set up, started, watched over, stopped.
+
+The steps are the same on this machine and over SSH, because hosts are seen only through their
+port. Hosts are worked on in parallel; a host that fails is reported by name and the deployment
+does not go on without it: n never shrinks silently.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+from inventory.model import Lab
+from testbed.errors import LabFault
+from testbed.hosts.port import Host, Unit, UnitState
+from testbed.provision.configs import CONFIG, GENESIS, GO, READY, File, board_directory, files_of
+from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout
+from testbed.provision.material import Material, make_keys, make_material
+from testbed.provision.ports import free_ports
+
+__all__ = ["Deployment", "Progress"]
+
+READY_S_MAX = 30.0
+READY_POLL_S = 0.05
+HOSTS_AT_ONCE_MAX = 16
+LOG_TAIL_CHARS = 1200
+
+Progress = Callable[[str], None]
+T = TypeVar("T")
+S = TypeVar("S")
+
+_MODULES: dict[NodeRole, str] = {
+    "broker": "nodes.broker",
+    "board": "nodes.board",
+    "replica": "nodes.replica",
+    "gateway": "nodes.gateway",
+    "environment": "nodes.environment",
+    "mobile": "nodes.mobile",
+}
+
+
+class Deployment:
+    """Use as a context manager: whatever was started is stopped on the way out.
+
+    `python` names the interpreter on each host that has our code installed.
+    """
+
+    def __init__(
+        self, lab: Lab, hosts: Mapping[str, Host], python: Mapping[str, str], progress: Progress
+    ) -> None:
+        self.lab = lab
+        self.hosts = hosts
+        self.nodes = layout(lab)
+        self._python = python
+        self._progress = progress
+        self._material: Material | None = None
+        self._ports: dict[str, int] = {}
+        self._started: list[Node] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def material(self) -> Material:
+        assert self._material is not None, "set_up was not called"
+        return self._material
+
+    def with_role(self, role: NodeRole) -> list[Node]:
+        return [node for node in self.nodes if node.role == role]
+
+    def node(self, name: str) -> Node:
+        """The process of this name, or the replica on the host of this name."""
+        for node in self.nodes:
+            if node.name == name or (node.role == "replica" and node.host == name):
+                return node
+        raise LabFault(f"no process is called {name}")
+
+    def address(self, node: Node) -> tuple[str, int]:
+        """Where a listening process is reached."""
+        return self.lab.address(node.host), self._ports[node.name]
+
+    def host(self, node: Node) -> Host:
+        return self.hosts[node.host]
+
+    # --- set-up ---------------------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """Ports, keys, genesis, configs, flashed boards; nothing runs yet."""
+        self._progress("choosing ports and making keys")
+        for host, ports in _each(self._pick_ports, list(self.hosts)):
+            del host
+            self._ports.update(ports)
+        keys = make_keys(self.hosts, self._python, list(self.nodes))
+        self._material = make_material(self.lab, list(self.nodes), keys)
+        self._progress("writing configs and flashing boards")
+        _each(self._write_files, self.nodes)
+        _each(self._flash, self.with_role("board"))
+
+    def _pick_ports(self, host: str) -> dict[str, int]:
+        listening = [node for node in self.nodes if node.host == host and node.listens]
+        first = self.lab.hosts[host].port
+        if first is not None:
+            return {node.name: first + number for number, node in enumerate(listening)}
+        ports = free_ports(
+            self.hosts[host], self._python[host], self.lab.address(host), len(listening)
+        )
+        return dict(zip((node.name for node in listening), ports, strict=True))
+
+    def _write_files(self, node: Node) -> None:
+        for file in files_of(node, self.nodes, self.lab, self.material, self._ports):
+            self.put(node, file)
+
+    def _flash(self, board: Node) -> None:
+        argv = [
+            self._python[board.host],
+            "-m",
+            "nodes.board.flash",
+            "--dir",
+            board_directory(board),
+        ]
+        argv += ["--id", board.name, "--key", board.file("host.key")]
+        flashed = self.host(board).run(argv).stdout
+        self.put(board, File("flashed.json", flashed.encode()))
+
+    def put(self, node: Node, file: File) -> None:
+        """Write a file into a process's directory."""
+        self.host(node).put(file.data, node.file(file.name), file.mode)
+
+    # --- running --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start everything, role by role, waiting for each to be ready."""
+        for role in PROCESS_ROLES:
+            nodes = self.with_role(role)
+            if nodes:
+                self._progress(f"starting {len(nodes)} x {role}")
+                _each(self.start_node, nodes)
+                _each(self.wait_ready, nodes)
+
+    def start_node(self, node: Node) -> None:
+        """Start one process (again); an older ready file does not count."""
+        self.host(node).run(["rm", "-f", node.file(READY)])
+        self._started.append(node)
+        self.host(node).start(self.unit(node))
+
+    def unit(self, node: Node) -> Unit:
+        argv = [self._python[node.host], "-m", _MODULES[node.role]]
+        if node.role == "board":
+            argv += ["--dir", board_directory(node), "--link", node.file("port")]
+        else:
+            argv += ["--config", node.file(CONFIG)]
+        return Unit(name=node.unit, argv=(*argv, "--exit-on-stdin-eof"))
+
+    def wait_ready(self, node: Node) -> None:
+        """Until the process says that it serves; else LabFault with the end of its log."""
+        host = self.host(node)
+        ready = node.file("port" if node.role == "board" else READY)
+        deadline_s = time.monotonic() + READY_S_MAX
+        while host.run(["test", "-e", ready], check=False).exit_code != 0:
+            state = host.status(node.unit)
+            if state.state is UnitState.FAILED or time.monotonic() > deadline_s:
+                why = (
+                    f"ended with exit code {state.exit_code}" if state.exit_code else "is not ready"
+                )
+                raise LabFault(f"{node.name} on {node.host} {why}:\n{self.log_tail(node)}")
+            time.sleep(READY_POLL_S)
+
+    def log_tail(self, node: Node) -> str:
+        """The end of what a process printed."""
+        log = str(self.host(node).log_path(node.unit))
+        printed = self.host(node).run(["tail", "-c", str(LOG_TAIL_CHARS), log], check=False)
+        return printed.stdout.strip() or "(it printed nothing)"
+
+    def go(self, plans: Mapping[str, bytes]) -> None:
+        """Hand each device its plan (`nodes.workload`): the run begins."""
+        _each(lambda name: self.put(self.node(name), File(GO, plans[name])), list(plans))
+
+    def stop(self) -> None:
+        """Stop all that was started, devices first, so that nobody misses whom he talks to."""
+        started, self._started = self._started, []
+        for role in reversed(PROCESS_ROLES):
+            stopping = {node for node in started if node.role == role}
+            _each(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
+
+    def ready_info(self, node: Node) -> dict[str, object]:
+        """What a process wrote when it became ready."""
+        info: dict[str, object] = json.loads(self.host(node).get(node.file(READY)))
+        return info
+
+    def genesis_path(self) -> str:
+        return self.with_role("replica")[0].file(GENESIS)
+
+
+def _each(work: Callable[[S], T], items: Iterable[S]) -> list[tuple[S, T]]:
+    """`work` on every item in parallel; all are tried, then the failures are raised together."""
+    todo: Sequence[S] = list(items)
+    if not todo:
+        return []
+    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "host") as pool:
+        futures: list[Future[T]] = [pool.submit(work, item) for item in todo]
+    faults = [error for future in futures if (error := future.exception()) is not None]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        for fault in faults:
+            if not isinstance(fault, LabFault):
+                raise fault
+        raise LabFault("\n".join(str(fault) for fault in faults))
+    return [(item, future.result()) for item, future in zip(todo, futures, strict=True)]

@@ -1,0 +1,70 @@
+"""Which process runs where under which name, and on which port: pure, from the inventory alone.
+
+Starting them is in `deployment`, what their configs say in `configs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+from inventory.model import Lab
+
+__all__ = ["PROCESS_ROLES", "Node", "NodeRole", "layout"]
+
+NodeRole = Literal["broker", "board", "replica", "gateway", "environment", "mobile"]
+# In the order in which they are started: whoever others wait for comes first.
+PROCESS_ROLES: tuple[NodeRole, ...] = get_args(NodeRole)
+LISTENING: frozenset[NodeRole] = frozenset({"broker", "replica"})
+
+
+@dataclass(frozen=True)
+class Node:
+    """One process. `index` counts within the role; a replica's is its id in the genesis.
+
+    `name` is unique in the lab: the host's, followed by the role where a host has several.
+    """
+
+    name: str
+    role: NodeRole
+    host: str
+    index: int
+
+    @property
+    def directory(self) -> PurePosixPath:
+        """Below the host's root: everything of this process."""
+        return PurePosixPath(self.name)
+
+    @property
+    def unit(self) -> str:
+        """The name under which the host supervises it."""
+        return f"m2m-{self.name}"
+
+    @property
+    def listens(self) -> bool:
+        return self.role in LISTENING
+
+    def file(self, name: str) -> str:
+        """A file of this process, relative to the host's root."""
+        return str(self.directory / name)
+
+
+def layout(lab: Lab) -> tuple[Node, ...]:
+    """Every process of the lab, in the order in which to start them."""
+    nodes: list[Node] = []
+    for role in PROCESS_ROLES:
+        if role == "board":
+            places = [(name, board.host) for name, board in lab.boards_in_use().items()]
+        elif role == "mobile":
+            places = [(mobile.name, mobile.host) for mobile in lab.mobiles()]
+        else:
+            places = [(_name(lab, host, role), host) for host in lab.with_role(role)]
+        nodes += [Node(name, role, host, index) for index, (name, host) in enumerate(places)]
+    names = [node.name for node in nodes]
+    assert len(set(names)) == len(names), f"two processes share a name: {sorted(names)}"
+    return tuple(nodes)
+
+
+def _name(lab: Lab, host: str, role: NodeRole) -> str:
+    return host if len(lab.hosts[host].roles) == 1 else f"{host}-{role}"

@@ -1,0 +1,150 @@
+"""Keys, tokens and the genesis document of a network.
+
+Private keys of processes are made by `nodes.keygen` on the machine that uses them; what comes back
+is public. The orchestrator itself holds only what it hands out or administers with: enrolment
+tokens, broker passwords, administrator keys. They go into 0600 files, never into a bundle.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
+from chain.keys import Es256Signer, digest, spki_of
+from gateway.broker_security import User, bootstrap_user, new_password
+from gateway.topics import Role
+from inventory.model import Lab
+from nodes.keygen import PublicKeys
+from testbed.hosts.port import Host
+from testbed.provision.layout import Node
+
+__all__ = ["SERVICES", "Material", "Voucher", "make_keys", "make_material"]
+
+SERVICES = ("telemetry",)
+PRIVILEGE_MAX = 3
+HOSTS_AT_ONCE_MAX = 16
+
+
+@dataclass(frozen=True)
+class Voucher:
+    """An enrolment token: whoever holds `pem` may enrol one device."""
+
+    pem: bytes = field(repr=False)
+    spki: bytes
+
+    @classmethod
+    def new(cls) -> Voucher:
+        private = ec.generate_private_key(ec.SECP256R1())
+        return cls(pem=_pem(private), spki=spki_of(private.public_key()))
+
+    @property
+    def user(self) -> User:
+        """The broker login that the token stands for."""
+        return bootstrap_user(self.pem)
+
+    def grant(self) -> VoucherGrant:
+        return VoucherGrant(id=digest(self.spki), privilege_max=PRIVILEGE_MAX, services=SERVICES)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a network is started from. `keys` are public, by process name."""
+
+    genesis: Genesis
+    keys: Mapping[str, PublicKeys]
+    vouchers: Mapping[str, Voucher] = field(repr=False)
+    gateways: Mapping[str, tuple[User, User]] = field(repr=False)
+    observer: User = field(repr=False)
+    admin_pem: bytes = field(repr=False)
+
+    @property
+    def users(self) -> list[User]:
+        """Every login that the broker starts with."""
+        logins = [user for pair in self.gateways.values() for user in pair]
+        return [*logins, self.observer, *(voucher.user for voucher in self.vouchers.values())]
+
+
+def make_keys(
+    hosts: Mapping[str, Host], python: Mapping[str, str], nodes: list[Node]
+) -> dict[str, PublicKeys]:
+    """Make (or find) the keys of replicas and gateways on their own machines, in parallel."""
+
+    def on_host(node: Node) -> PublicKeys:
+        argv = [python[node.host], "-m", "nodes.keygen", "--dir", node.file("keys")]
+        printed = hosts[node.host].run(argv).stdout
+        return msgspec.json.decode(printed, type=PublicKeys)
+
+    owners = [node for node in nodes if node.role in ("replica", "gateway")]
+    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "keygen") as pool:
+        return dict(zip([node.name for node in owners], pool.map(on_host, owners), strict=True))
+
+
+def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -> Material:
+    """A new network for these processes; nothing of an older one is reused."""
+    vouchers = {n.name: Voucher.new() for n in nodes if n.role in ("environment", "mobile")}
+    admin = ec.generate_private_key(ec.SECP256R1())
+    gateways = {}
+    for node in nodes:
+        if node.role == "gateway":
+            name = keys[node.name].node
+            gateways[node.name] = (
+                User(Role.GATEWAY, name, new_password()),
+                User(Role.ADMIN, name, new_password()),
+            )
+    genesis = Genesis(
+        name=lab.lab,
+        time_us=time.time_ns() // 1000,
+        members=tuple(
+            Member(id=node.index, spki=base64.b64decode(keys[node.name].spki))
+            for node in nodes
+            if node.role == "replica"
+        ),
+        policy=Policy(
+            admins=(Es256Signer(admin).public,),
+            admins_needed=1,
+            vouchers=tuple(voucher.grant() for voucher in vouchers.values()),
+            services=SERVICES,
+            group_size=lab.chain.group.m,
+            group_accepts=lab.chain.group.k,
+        ),
+        consensus=consensus(lab),
+    )
+    return Material(
+        genesis=genesis,
+        keys=keys,
+        vouchers=vouchers,
+        gateways=gateways,
+        observer=User(Role.OBSERVER, digest(new_password().encode()).hex(), new_password()),
+        admin_pem=_pem(admin),
+    )
+
+
+def consensus(lab: Lab) -> Consensus:
+    """The inventory's chain options in the units of the genesis."""
+    options = lab.chain
+    return Consensus(
+        checkpoint_interval=options.checkpoint_interval,
+        pipeline_window=options.window,
+        batch_requests_max=options.batch_requests_max,
+        batch_bytes_max=options.batch_bytes_max,
+        view_timeout_us=round(options.view_timeout_ms * 1000),
+        heartbeat_us=round(options.heartbeat_s * 1_000_000),
+        precision_us=round(options.precision_ms * 1000),
+        message_delay_us=round(options.message_delay_ms * 1000),
+    )
+
+
+def _pem(private: ec.EllipticCurvePrivateKey) -> bytes:
+    return private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
