@@ -7,6 +7,7 @@ What is said on the line is `gateway/session.py` and its neighbours, copied here
 line, journal, repl_window_ms. `key.bin`: 32 bytes. `boot.txt`: how often this board has started.
 """
 
+import io
 import json
 import os
 import sys
@@ -109,8 +110,16 @@ def main():
     except EOFError:
         sys.exit(0)  # the line's other end is gone: only an interpreter behind a PTY sees this
     except Exception as error:
-        sys.print_exception(error)
+        report(error)
         restart()
+
+
+def report(error):
+    """The traceback, a line at a time and each ended like a frame, so that the host logs it."""
+    text = io.StringIO()
+    sys.print_exception(error, text)
+    for line in text.getvalue().splitlines():
+        sys.stdout.buffer.write(b"\x00" + line.encode() + b"\r\n\x00")
 
 
 def restart():

