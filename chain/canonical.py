@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -36,9 +37,13 @@ _FALSE, _TRUE = 0xF4, 0xF5
 def _head(major: int, number: int) -> bytes:
     if number < 24:
         return bytes((major | number,))
-    for extra, width in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if number < 1 << (8 * width):
-            return bytes((major | extra,)) + number.to_bytes(width, "big")
+    if number < 0x1_0000:
+        short = number < 0x100
+        return bytes((major | (24 if short else 25),)) + number.to_bytes(1 if short else 2, "big")
+    if number < 0x1_0000_0000:
+        return bytes((major | 26,)) + number.to_bytes(4, "big")
+    if number < 0x1_0000_0000_0000_0000:
+        return bytes((major | 27,)) + number.to_bytes(8, "big")
     raise Misuse(f"{number} does not fit 64 bits")
 
 
@@ -60,12 +65,12 @@ def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
 
 # --- writers: by the type of the value -----------------------------------------------------------
 
-_BYTES_HEADS = tuple(_head(_BYTES, length) for length in range(1024))
+_HEADS_READY = 1024
+_BYTES_HEADS = tuple(_head(_BYTES, length) for length in range(_HEADS_READY))
 
 
 def _write_bytes(value: bytes) -> bytes:
-    length = len(value)
-    return (_BYTES_HEADS[length] if length < 1024 else _head(_BYTES, length)) + value
+    return _head(_BYTES, len(value)) + value
 
 
 @lru_cache(maxsize=4096)
@@ -111,18 +116,20 @@ def _struct_writer(kind: type[msgspec.Struct]) -> Writer:
         return lambda value: _write_array(tuple(getattr(value, name) for name in names))
     fields = _fields(kind)
     tag = _tag(kind, fields)
+    keys = [key for key, _ in fields]
+    # A struct of one field would get a bare value from attrgetter: its own first field again.
+    values_of = attrgetter(*[name for _, name in fields], fields[0][1])
 
     def write(value: Any) -> bytes:
-        parts = [b"", tag]
-        count = 1 if tag else 0
-        for key, name in fields:
-            item = getattr(value, name)
-            if item is not None:
-                count += 1
-                parts.append(key)
-                parts.append(_WRITERS[type(item)](item))
-        parts[0] = _head(_MAP, count)
-        return b"".join(parts)
+        parts = [tag] if tag else []
+        for key, item in zip(keys, values_of(value), strict=False):
+            if item is None:
+                continue
+            if item.__class__ is bytes and len(item) < _HEADS_READY:  # most fields are
+                parts.append(key + _BYTES_HEADS[len(item)] + item)
+            else:
+                parts.append(key + _WRITERS[item.__class__](item))
+        return _head(_MAP, len(parts)) + b"".join(parts)
 
     return write
 
@@ -152,7 +159,10 @@ _WRITERS = _Writers(
 
 
 def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
-    length, start = _read_head(data, at, _BYTES)
+    if data[at] == 0x58 and data[at + 1] >= 24:  # the commonest head, without a call
+        length, start = data[at + 1], at + 2
+    else:
+        length, start = _read_head(data, at, _BYTES)
     end = start + length
     if end > len(data):
         raise PeerFault("bad-cbor", "cut short")
