@@ -68,7 +68,7 @@ class Trials(_Model):
     """How often. Order `faults`: runs with faults only. AB, ABBA: each trial also has a run
     without faults (A) under the same seed, in this order, so that both meet equal conditions."""
 
-    count: int = Field(default=1, ge=1, le=100_000)
+    count: int = Field(default=1, ge=1, le=10_000)
     order: Literal["faults", "AB", "ABBA"] = "faults"
 
 

@@ -8,9 +8,10 @@ one, because it may be.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
-from testbed.campaign.kinds import kinds
+from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
 
@@ -39,20 +40,16 @@ def check_guard(
 
     An impairing event without `for` never heals: it lasts to the end of the run.
     """
-    active: list[tuple[Impairing, frozenset[str]]] = []
+    known = kinds()
+    active: dict[str, tuple[float, str]] = {}  # replica: faulty until (ms), through which event
     for event in sorted(events, key=lambda event: event.at_ms):
-        hit = _impaired(event, replicas)
-        if not hit:
-            continue
-        active = [
-            (other, names)
-            for other, names in active
-            if other.for_ms == 0 or other.at_ms + other.for_ms > event.at_ms
-        ]
-        active.append((event, hit))
-        faulty = sorted(frozenset().union(*(names for _, names in active)))
-        if len(faulty) > max_faulty:
-            who = " and ".join(other.id for other, _ in active)
+        active = {name: since for name, since in active.items() if since[0] > event.at_ms}
+        end_ms = event.at_ms + event.for_ms if event.for_ms else inf
+        for name in _impaired(event, known[event.kind], replicas):
+            active[name] = max(active.get(name, (0, "")), (end_ms, event.id))
+        if len(active) > max_faulty:
+            faulty = sorted(active)
+            who = " and ".join(dict.fromkeys(active[name][1] for name in active))
             raise ConfigurationError(
                 f"guard: {who} make {len(faulty)} replicas faulty at once ({', '.join(faulty)}) "
                 f"at {event.at_ms / 1000:g} s of trial {trial}, more than {max_faulty}; "
@@ -60,7 +57,6 @@ def check_guard(
             )
 
 
-def _impaired(event: Impairing, replicas: Sequence[str]) -> frozenset[str]:
-    fields = kinds()[event.kind].impairs
-    targets = [target for field in fields for target in event.targets.get(field, ())]
+def _impaired(event: Impairing, kind: Kind, replicas: Sequence[str]) -> frozenset[str]:
+    targets = [target for field in kind.impairs for target in event.targets.get(field, ())]
     return frozenset(t for t in targets if is_symbolic(t) or t in replicas)

@@ -19,6 +19,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -67,6 +68,12 @@ def register(kind: Kind) -> Kind:
 
 def kinds() -> Mapping[str, Kind]:
     """Every kind by name, sorted, those of `testbed/faults` and `testbed/attacks` included."""
+    _import_all()
+    return MappingProxyType(dict(sorted(_registry.items())))
+
+
+@cache
+def _import_all() -> None:
     for package in _PACKAGES:
         try:
             found = importlib.import_module(package)
@@ -76,7 +83,6 @@ def kinds() -> Mapping[str, Kind]:
             continue
         for module in pkgutil.iter_modules(found.__path__, f"{package}."):
             importlib.import_module(module.name)
-    return MappingProxyType(dict(sorted(_registry.items())))
 
 
 class Crash(Params):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from math import ceil
 from random import Random
 from typing import Any, Final, Literal
 
@@ -25,14 +26,14 @@ from inventory.model import Lab
 from testbed.campaign.arrivals import Device, devices, stream
 from testbed.campaign.file import Campaign, Fault
 from testbed.campaign.guard import check_guard
-from testbed.campaign.kinds import Category, Layer, kinds
+from testbed.campaign.kinds import Category, Kind, Layer, kinds
 from testbed.campaign.quantities import Duration
 from testbed.campaign.selectors import Selector, resolve
 from testbed.errors import ConfigurationError
 
 __all__ = ["Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan", "expand"]
 
-events_max: Final = 100_000  # per trial
+events_max: Final = 100_000  # per schedule
 sends_max: Final = 2_000_000  # per schedule
 run_ms_max: Final = 24 * 3600 * 1000
 
@@ -148,7 +149,7 @@ def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
     """
     seed = campaign.seed if seed is None else seed
     phases = _phases(campaign)
-    _bounded(campaign, phases)
+    _bounded(campaign, phases, lab)
     bound = None if campaign.guard == "none" else campaign.guard
     max_faulty = None
     if bound is not None:
@@ -183,7 +184,8 @@ def _phases(campaign: Campaign) -> tuple[Phase, ...]:
     return tuple(phases)
 
 
-def _bounded(campaign: Campaign, phases: tuple[Phase, ...]) -> None:
+def _bounded(campaign: Campaign, phases: tuple[Phase, ...], lab: Lab) -> None:
+    """Refuse what would be too large, before any of it is made."""
     run_ms = phases[-1].end_ms
     sends = campaign.workload.rate.per_s * run_ms / 1000 * campaign.trials.count
     if run_ms > run_ms_max:
@@ -192,6 +194,29 @@ def _bounded(campaign: Campaign, phases: tuple[Phase, ...]) -> None:
         raise ConfigurationError(
             f"workload: about {sends:.0f} sends, at most {sends_max}; lower rate, trials or phases"
         )
+    by_name = {phase.name: phase for phase in phases}
+    events = campaign.trials.count * sum(
+        _count(fault, _phase(campaign, fault, by_name), lab) for fault in campaign.faults
+    )
+    if events > events_max:
+        raise ConfigurationError(
+            f"faults: up to {events} events, at most {events_max}; raise every: or lower trials"
+        )
+
+
+def _phase(campaign: Campaign, fault: Fault, by_name: dict[str, Phase]) -> Phase:
+    name = campaign.phase_of(fault)
+    assert name in by_name, f"{fault.id} was not checked by load_campaign"
+    return by_name[name]
+
+
+def _count(fault: Fault, phase: Phase, lab: Lab) -> int:
+    """How often a fault is applied at most: once, or with `every` until `until`."""
+    if fault.every is None:
+        return 1
+    until_ms = round(fault.until.ms) if fault.until else phase.end_ms - phase.start_ms
+    span_ms = until_ms - fault.at.longest_ms(lab.chain.view_timeout_ms)
+    return max(1, ceil(span_ms / round(fault.every.ms)))
 
 
 def _runs(campaign: Campaign) -> tuple[Run, ...]:
@@ -211,13 +236,7 @@ def _trial(campaign: Campaign, lab: Lab, phases: tuple[Phase, ...], seed: int, i
     by_name = {phase.name: phase for phase in phases}
     events: list[Event] = []
     for fault in campaign.faults:
-        phase = campaign.phase_of(fault)
-        assert phase in by_name, f"{fault.id} was not checked by load_campaign"
-        events += _occurrences(fault, by_name[phase], lab, seed, index)
-        if len(events) > events_max:
-            raise ConfigurationError(
-                f"faults: {fault.id} brings a trial above {events_max} events; raise its every:"
-            )
+        events += _occurrences(fault, _phase(campaign, fault, by_name), lab, seed, index)
     events.sort(key=lambda event: (event.at_ms, event.id))
     spans = tuple((phase.name, phase.start_ms, phase.end_ms) for phase in phases)
     return Trial(
@@ -229,20 +248,16 @@ def _trial(campaign: Campaign, lab: Lab, phases: tuple[Phase, ...], seed: int, i
 
 
 def _occurrences(fault: Fault, phase: Phase, lab: Lab, seed: int, trial: int) -> list[Event]:
-    """The events of one fault: one, or with `every` as many as fit."""
-    length_ms = phase.end_ms - phase.start_ms
-    until_ms = round(fault.until.ms) if fault.until else length_ms
-    step_ms = round(fault.every.ms) if fault.every else None
-    count = 1
-    if step_ms is not None:
-        first_ms = fault.at.longest_ms(lab.chain.view_timeout_ms)
-        count = max(1, min(events_max + 1, -(-(until_ms - first_ms) // step_ms)))
+    """The events of one fault: one, or with `every` as many as heal within the phase."""
+    kind = kinds()[fault.do]
+    every_ms = round(fault.every.ms) if fault.every else 0
     events = []
-    for number in range(count):
+    for number in range(_count(fault, phase, lab)):
         rng = stream(seed, trial, f"fault/{fault.id}/{number}")
-        start_ms = phase.start_ms + number * (step_ms or 0)
-        event = _event(fault, phase.name, start_ms, lab, rng)
-        event = event.model_copy(update={"id": f"{fault.id}.{number + 1}" if step_ms else fault.id})
+        name = f"{fault.id}.{number + 1}" if every_ms else fault.id
+        event = _event(
+            fault, kind, lab, rng, (name, phase.name, phase.start_ms + number * every_ms)
+        )
         if event.at_ms + event.for_ms <= phase.end_ms:
             events.append(event)
         elif number == 0:
@@ -253,10 +268,10 @@ def _occurrences(fault: Fault, phase: Phase, lab: Lab, seed: int, trial: int) ->
     return events
 
 
-def _event(fault: Fault, phase: str, start_ms: int, lab: Lab, rng: Random) -> Event:
-    """One event of a fault, its offsets counting from `start_ms`."""
+def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, str, int]) -> Event:
+    """One event of a fault; `place` is its id, its phase and the ms that `at` counts from."""
+    name, phase, start_ms = place
     view_timeout_ms = lab.chain.view_timeout_ms
-    kind = kinds()[fault.do]
     at_ms = start_ms + fault.at.resolve_ms(rng, view_timeout_ms)
     for_ms, params = 0, dict[str, JsonValue]()
     selectors: dict[str, Selector] = {}
@@ -274,7 +289,7 @@ def _event(fault: Fault, phase: str, start_ms: int, lab: Lab, rng: Random) -> Ev
         elif field != "for_":
             params[field] = plain[field]
     return Event(
-        id=fault.id,
+        id=name,
         fault=fault.id,
         kind=kind.name,
         category=kind.category,

@@ -1,0 +1,260 @@
+"""A campaign becomes a concrete schedule before anything runs, the same for the same seed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from inventory.load import load_lab, packaged
+from inventory.model import Lab
+from testbed.campaign.arrivals import stream
+from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.kinds import Kind, Params, kinds, register
+from testbed.campaign.quantities import DurationField, SpanField
+from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.selectors import Selector, SelectorField, resolve
+from testbed.errors import ConfigurationError
+
+LOOPBACK = load_lab()
+
+
+class Cut(Params):
+    """A kind of its own for these tests: two selectors, a delay, a repeatable cut."""
+
+    from_: SelectorField = Field(alias="from")
+    to: SelectorField
+    by: DurationField
+    for_: SpanField = Field(alias="for")
+
+
+@pytest.fixture(autouse=True)
+def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
+    register(Kind("net.cut", Cut, "fault", "network", "Cut.", impairs=("from",)))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "campaign.yaml"
+
+
+def planned(
+    file: Path, faults: str = "", *, head: str = "", lab: Lab = LOOPBACK, seed: int = 1
+) -> Schedule:
+    file.write_text(
+        "campaign: test\n"
+        "workload: {kind: enrol+data, rate: 20/s}\n"
+        "phases: {warmup: 5s, baseline: 10s, attack: 20s, recover: 5s}\n"
+        f"{head}\nfaults: [{faults}]\n"
+    )
+    return expand(load_campaign(file), lab, seed)
+
+
+CRASH = "{id: a, at: 1s, for: 5s, do: process.crash, on: replica(1)}"
+
+
+def test_one_seed_gives_one_schedule_and_another_seed_another(file: Path) -> None:
+    faults = '{id: a, at: "9s±5s", for: 5s, do: process.crash, on: random(1)}'
+    first, again = planned(file, faults, seed=7), planned(file, faults, seed=7)
+    assert first == again
+    assert first.schedule_hash == again.schedule_hash
+    hashes = {planned(file, faults, seed=seed).schedule_hash for seed in range(10)}
+    assert len(hashes) == 10
+
+
+def test_the_hash_is_the_same_in_another_process_under_another_hash_seed() -> None:
+    code = (
+        "from testbed.campaign.file import *; from testbed.campaign.schedule import expand;"
+        "from inventory.load import load_lab;"
+        "print(expand(load_campaign(find_campaign('quick-start')), load_lab(), 3).schedule_hash)"
+    )
+    here = expand(load_campaign(find_campaign("quick-start")), LOOPBACK, 3).schedule_hash
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "99"},
+        cwd=Path(__file__).parents[2],
+    ).stdout.strip()  # fmt: skip
+    assert there == here
+
+
+def test_a_stored_schedule_is_read_back_identical(file: Path) -> None:
+    schedule = planned(file, CRASH, head="trials: {count: 3, order: ABBA}")
+    stored = schedule.canonical_json()
+    again = Schedule.from_json(stored)
+    assert again == schedule
+    assert again.canonical_json() == stored
+    assert again.schedule_hash == schedule.schedule_hash
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1]", b"\xff", b'{"schema": "testbed.schedule/9"}']
+)
+def test_what_is_not_a_schedule_is_refused(content: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="not a schedule"):
+        Schedule.from_json(content)
+
+
+def test_offsets_count_from_the_phase_and_durations_are_whole_ms(file: Path) -> None:
+    [event] = (
+        planned(
+            file,
+            '{id: c, in: baseline, at: "2s±1s", for: 3s, do: net.cut, from: primary, to: random(1),'
+            " by: 0.9*view_timeout}",
+        )
+        .trials[0]
+        .events
+    )
+    assert 6000 <= event.at_ms <= 8000
+    assert event.for_ms == 3000
+    assert event.params == {"by_ms": 900}
+    assert event.targets["from"] == ("primary",)
+    assert event.targets["to"][0] in {"backup(1)", "backup(2)", "backup(3)"}
+
+
+def test_every_repeats_until_the_end_of_the_phase(file: Path) -> None:
+    events = planned(file, "{id: r, at: 6s, every: 5s, do: device.replay}").trials[0].events
+    assert [(e.id, e.at_ms) for e in events] == [("r.1", 21000), ("r.2", 26000), ("r.3", 31000)]
+    some = planned(file, "{id: r, at: 6s, every: 1s, until: 8s, do: device.replay}")
+    assert len(some.trials[0].events) == 2
+
+
+def test_an_occurrence_that_would_outlast_the_phase_is_not_begun(file: Path) -> None:
+    cut = "do: net.cut, from: replica(0), to: all, by: 1s"
+    events = planned(file, f"{{id: c, every: 6s, for: 3s, {cut}}}").trials[0].events
+    assert [e.at_ms - 15000 for e in events] == [0, 6000, 12000]
+
+
+def test_abba_pairs_share_their_workload_and_turn_their_order(file: Path) -> None:
+    schedule = planned(file, CRASH, head="trials: {count: 3, order: ABBA}")
+    arms = [(run.trial, run.arm[0]) for run in schedule.runs]
+    assert arms == [(0, "b"), (0, "f"), (1, "f"), (1, "b"), (2, "b"), (2, "f")]
+    assert len({trial.seed for trial in schedule.trials}) == 3
+    assert len(planned(file, CRASH, head="trials: {count: 3}").runs) == 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**53 - 1), arrivals=st.sampled_from(["poisson", "uniform"]))
+def test_sends_are_open_loop_in_order_within_their_phase_and_near_the_rate(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, arrivals: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "arrivals.yaml"
+    file.write_text(
+        f"campaign: t\nworkload: {{kind: enrol+data, rate: 50/s, arrivals: {arrivals}}}\n"
+        "phases: {warmup: 4s, baseline: 20s}\n"
+    )
+    schedule = expand(load_campaign(file), LOOPBACK, seed)
+    devices = schedule.trials[0].devices
+    assert {d.name for d in devices} == {"env1", "env2", "phones-1", "phones-2", "phones-3"} | {
+        "th01",
+        "th02",
+    }
+    assert [d.enrol_at_ms is None for d in devices].count(True) == 2
+    for device in devices:
+        assert device.enrol_at_ms is None or device.enrol_at_ms < 2000
+        sends = device.sends_ms
+        assert all(2000 <= at < 4000 for at in sends.get("warmup", ()))
+        assert all(4000 <= at < 24000 for at in sends.get("baseline", ()))
+        assert all(a <= b for times in sends.values() for a, b in pairwise(times))
+    total = sum(len(d.sends_ms.get("baseline", ())) for d in devices)
+    assert 800 < total < 1200  # 1000 intended; 6 standard deviations of a Poisson count
+
+
+def test_a_device_more_changes_no_other_devices_times_at_the_same_rate_each(file: Path) -> None:
+    more = LOOPBACK.model_copy(
+        update={"boards": {**LOOPBACK.boards, "th03": LOOPBACK.boards["th01"]}}
+    )
+    before = planned(file).trials[0].devices
+    file.write_text(file.read_text().replace("20/s", "24/s"))  # 4/s each, of 5 and of 6
+    after = {d.name: d for d in expand(load_campaign(file), more, 1).trials[0].devices}
+    assert all(after[d.name].sends_ms == d.sends_ms for d in before)
+
+
+def test_more_than_f_faulty_at_once_is_refused_naming_both(file: Path) -> None:
+    other = "{id: b, at: 4s, for: 5s, do: process.crash, on: replica(2)}"
+    with pytest.raises(ConfigurationError, match=r"a and b make 2 replicas faulty.*guard: none"):
+        planned(file, f"{CRASH}, {other}")
+    assert planned(file, f"{CRASH}, {other}", head="guard: none").max_faulty is None
+    later = other.replace("4s", "6s")
+    assert len(planned(file, f"{CRASH}, {later}").trials[0].events) == 2
+    assert planned(file, f"{CRASH}, {other}", head="guard: {max_faulty: 2}").max_faulty == 2
+
+
+def test_overlapping_events_on_the_primary_are_one_replica(file: Path) -> None:
+    slow = "{id: s, for: 20s, do: net.cut, from: primary, to: all, by: 1ms}"
+    crash = "{id: c, at: 1s, for: 5s, do: process.crash, on: primary}"
+    assert len(planned(file, f"{slow}, {crash}").trials[0].events) == 2
+    with pytest.raises(ConfigurationError, match=r"primary, r2"):
+        planned(file, f"{slow}, {CRASH}")
+
+
+def test_what_is_no_replica_does_not_count_as_faulty(file: Path) -> None:
+    crash = "{id: g, at: 1s, for: 5s, do: process.crash, on: gateway}"
+    assert len(planned(file, f"{CRASH}, {crash}").trials[0].events) == 2
+
+
+def test_too_much_work_is_refused_before_it_is_drawn(file: Path) -> None:
+    with pytest.raises(ConfigurationError, match="lower rate"):
+        planned(file, head="trials: {count: 10000}")
+    with pytest.raises(ConfigurationError, match="raise every"):
+        planned(
+            file.with_name("b.yaml"),
+            ",".join(f"{{id: r{i}, every: 1ms, do: device.replay}}" for i in range(6)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("primary", ("primary",)),
+        ("backup(2)", ("backup(2)",)),
+        ("all", ("r1", "r2", "r3", "r4")),
+        ("replica(3)", ("r4",)),
+        ("gateway", ("gw1",)),
+        ("environment(1)", ("env2",)),
+        ("mobile", ("phones-1", "phones-2", "phones-3")),
+        ("board(th02)", ("th02",)),
+    ],
+)
+def test_selectors_name_parts_of_the_lab(text: str, names: tuple[str, ...]) -> None:
+    assert resolve(Selector.parse(text), LOOPBACK, stream(1, 0, "x")) == names
+
+
+@pytest.mark.parametrize(
+    "text", ["backup(4)", "replica(4)", "random(5)", "cap(netem)", "board(th09)", "mobile(3)"]
+)
+def test_parts_that_the_lab_lacks_are_refused(file: Path, text: str) -> None:
+    fault = f"{{id: a, for: 5s, do: process.crash, on: {text}}}"
+    with pytest.raises(ConfigurationError, match=r"a: on: "):
+        planned(file, fault, head="guard: none")
+
+
+def test_campaigns_use_the_lab_that_remains_after_quarantine(file: Path) -> None:
+    first = load_lab(packaged("first-lab"))
+    hosts = dict(first.hosts)
+    hosts["pi02"] = hosts["pi02"].model_copy(update={"state": "quarantined", "reason": "hot"})
+    lab = first.model_copy(update={"hosts": hosts})
+    schedule = planned(file, lab=lab)
+    assert schedule.replicas == ("pi01", "pi03", "pi04")
+    assert "th01" not in {device.name for device in schedule.trials[0].devices}
+
+
+def test_the_quick_start_kills_the_primary_replays_and_adds_enough_records() -> None:
+    schedule = expand(load_campaign(find_campaign("quick-start")), LOOPBACK)
+    trial = schedule.trials[0]
+    assert 25_000 <= schedule.run_ms <= 30_000
+    assert [e.kind for e in trial.events if e.targets.get("on") == ("primary",)] == [
+        "process.crash"
+    ]
+    assert any(event.category == "attack" for event in trial.events)
+    assert sum(device.enrol_at_ms is not None for device in trial.devices) == 5
+    by_device = {d.name: sum(map(len, d.sends_ms.values())) for d in trial.devices if d.sends_ms}
+    assert len(by_device) == 5
+    assert min(by_device.values()) > 5
+    assert sum(by_device.values()) > 60
