@@ -1,0 +1,199 @@
+"""One replica without an event loop: ledger, core, verifier, gateways and driver put together.
+
+The replica process feeds it from sockets and real timers, the simulator from virtual ones. What
+arrived is first *opened* (decoded and verified: pure, so it may run in threads, in bulk) and then
+handled in one *step* (persist, then send).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis, Membership
+from chain.keys import Scheme, Signer
+from chain.ledger import Ledger
+from chain.messages import ClientMessage, StatusMessage, Submit, Subscribe
+from chain.pbft.application import Request
+from chain.pbft.effects import Effect
+from chain.pbft.inputs import Input, Received, Submitted, TimerFired
+from chain.pbft.replica import Replica
+from chain.request import make_item, open_item
+from chain.verify import Verifier
+from nodes.byzantine import Delayed
+from nodes.clients import Clients
+from nodes.driver import Host, Rewrite, newest_membership
+from nodes.ledger_file import Damaged
+from nodes.ports import Clock, Events, Party, Store, Timers, Wire
+from nodes.quarantine import Quarantine
+
+__all__ = ["Opened", "Service"]
+
+# A frame after verification: what it was, or why it is refused.
+Opened = Received | Request | Subscribe | PeerFault
+
+_client_messages = msgspec.msgpack.Decoder(ClientMessage)
+_MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
+_NOT_BLAMED = "unknown-epoch"
+
+
+class Service:
+    """Rebuilds the ledger from `store` when it is made. Raises Damaged if that does not work.
+
+    `quarantine` (after damage) and `misbehaviour` (in tests and attacks) change what is sent.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: int,
+        genesis: Genesis,
+        signer: Signer,
+        scheme: Scheme,
+        store: Store,
+        wire: Wire,
+        clock: Clock,
+        timers: Timers,
+        events: Events,
+        misbehaviour: Callable[[Service], Rewrite] | None = None,
+        quarantine: Quarantine | None = None,
+        on_quarantine: Callable[[int | None], None] = lambda _: None,
+    ) -> None:
+        self.faults: Counter[tuple[Party, str]] = Counter()
+        self._events = events
+        self._network = genesis.network
+        self._scheme = scheme
+        self._quarantine = quarantine
+        self._on_quarantine = on_quarantine
+        self.ledger = Ledger(genesis, scheme)
+        self._memberships = {0: genesis.membership}
+        decided_by = self._replay(store)
+        newest = newest_membership(self.ledger)
+        self.core = Replica(
+            me,
+            decided_by,
+            genesis.consensus,
+            self._network,
+            signer,
+            self.ledger,
+            (self.ledger.height, self.ledger.head_hash, self.ledger.time_us),
+            store.facts(),
+            newest if newest.epoch != decided_by.epoch else None,
+        )
+        self._verifier = Verifier(
+            self._network, scheme, lambda epoch: self._memberships.get(epoch), self._open_item
+        )
+        self.clients = Clients(me, store, wire, lambda: self.core.view)
+        self._misbehave = misbehaviour(self) if misbehaviour is not None else None
+        self.host = Host(
+            me=me,
+            network=self._network,
+            signer=signer,
+            core=self.core,
+            application=self.ledger,
+            store=store,
+            wire=wire,
+            clock=clock,
+            timers=timers,
+            events=events,
+            replies=self.clients,
+            rewrite=self._rewrite if quarantine or misbehaviour else None,
+        )
+
+    def start(self) -> None:
+        """Once, before any step."""
+        self.host.start()
+
+    def open(self, party: Party, frame: bytes) -> Opened:
+        """Decodes and verifies one frame. Pure and thread-safe; never raises."""
+        try:
+            if isinstance(party, int):
+                return self._verifier.verify(frame, party)
+            return self._open_client(frame)
+        except PeerFault as fault:
+            return fault
+
+    def step(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
+        """Handles timers that fired and frames that were opened. Raises StoreFull, Damaged."""
+        inputs: list[Input] = [TimerFired(name) for name in fired]
+        for party, opened in arrived:
+            match opened:
+                case Received(message=message):
+                    if self._quarantine is not None and isinstance(message, StatusMessage):
+                        self._heard(self._quarantine, message)
+                    inputs.append(opened)
+                case Request():
+                    self.clients.submitted(opened.id, str(party))
+                    inputs.append(Submitted(opened))
+                case Subscribe(start=start, bodies=bodies):
+                    self.clients.subscribe(str(party), start, bodies)
+                case PeerFault():
+                    self._blame(party, opened)
+        self.host.step(inputs)
+        newest = newest_membership(self.ledger)
+        if newest.epoch not in self._memberships:
+            self._remember(newest)
+
+    def left(self, party: Party) -> None:
+        """The link to `party` is down."""
+        if isinstance(party, str):
+            self.clients.left(party)
+
+    def _open_client(self, frame: bytes) -> Opened:
+        try:
+            message = _client_messages.decode(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise PeerFault("bad-frame", str(error)) from error
+        match message:
+            case Submit(request=cose):
+                return self._verifier.open(make_item(cose))
+            case Subscribe():
+                return message
+            case _:
+                raise PeerFault("bad-frame", "only replicas send this")
+
+    def _open_item(self, item: bytes) -> Request:
+        return open_item(item, self._network, self.ledger.membership, self._scheme)
+
+    def _replay(self, store: Store) -> Membership:
+        """Executes every stored block; returns the membership that decided the last one."""
+        decided_by = self.ledger.membership
+        for height, stored in enumerate(store.blocks(1, store.height), 1):
+            decided_by = self.ledger.membership
+            try:
+                self.ledger.append(stored.block, check_signatures=False)
+            except PeerFault as fault:
+                raise Damaged(f"block {height}: {fault}") from fault
+            self._remember(newest_membership(self.ledger))
+        return decided_by
+
+    def _remember(self, membership: Membership) -> None:
+        """Replaces the table instead of changing it: threads may be reading it."""
+        kept = {**self._memberships, membership.epoch: membership}
+        self._memberships = {epoch: kept[epoch] for epoch in sorted(kept)[-_MEMBERSHIPS_MAX:]}
+
+    def _blame(self, party: Party, fault: PeerFault) -> None:
+        """Counted, told once per party and code: a flood of garbage must not flood the log."""
+        if fault.code == _NOT_BLAMED:
+            return
+        self.faults[party, fault.code] += 1
+        if self.faults[party, fault.code] == 1:
+            self._events.emit("peer-fault", party=party, code=fault.code, detail=str(fault))
+
+    def _heard(self, quarantine: Quarantine, status: StatusMessage) -> None:
+        if quarantine.heard(status, self.ledger.membership):
+            self._on_quarantine(quarantine.until)
+            self._events.emit("quarantine", until=quarantine.until)
+
+    def _rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
+        quarantine = self._quarantine
+        if quarantine is not None:
+            if not quarantine.over(self.ledger.height):
+                return [*quarantine.rewrite(effects)]
+            self._quarantine = None
+            self._on_quarantine(None)
+            self._events.emit("quarantine-over", height=self.ledger.height)
+        return self._misbehave(effects) if self._misbehave is not None else [*effects]
