@@ -107,9 +107,10 @@ class Outbox:
             (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise self._corrupt(verdict)
-            self._count, self._bytes = self._db.execute(
+            count, total = self._db.execute(
                 "SELECT count(*), coalesce(sum(length(payload)), 0) FROM entry"
             ).fetchone()
+            self._count, self._bytes = int(count), int(total)
 
     def __len__(self) -> int:
         return self._count

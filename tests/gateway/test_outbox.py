@@ -27,6 +27,11 @@ def fill(outbox: Outbox, count: int) -> None:
         assert outbox.put(digest(number), f"topic/{number}", b"payload %d" % number)
 
 
+def fill_up(outbox: Outbox) -> None:
+    for number in range(100, 200):
+        outbox.put(digest(number), "t", b"x" * 4096)
+
+
 def test_entries_come_back_in_order_once_each_until_done(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     fill(outbox, 3)
@@ -72,8 +77,7 @@ def test_a_full_disk_is_a_refusal_not_damage(tmp_path: Path) -> None:
     fill(outbox, 1)
     outbox._db.execute("PRAGMA max_page_count=8")  # what SQLite answers on a full disk
     with pytest.raises(OutboxFullError) as refused:
-        for number in range(100, 200):
-            outbox.put(digest(number), "t", b"x" * 4096)
+        fill_up(outbox)
     assert refused.value.what == "disk"
     kept = len(outbox)
     assert len(outbox.pending(limit=1000)) == kept
@@ -146,7 +150,7 @@ def test_damage_is_said_with_the_name_of_the_file(tmp_path: Path, damage: str) -
             case "text":
                 data = bytearray(b"not a database at all" * 1000)
         path.write_bytes(data)
-    with pytest.raises(OutboxCorruptError, match="outbox.db"):
+    with pytest.raises(OutboxCorruptError, match=r"outbox\.db"):
         Outbox(path).pending(limit=1000)
 
 

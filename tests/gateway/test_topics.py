@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,12 +50,8 @@ def test_whatever_is_built_is_read_back(topic: Topic) -> None:
     st.text() | st.lists(st.sampled_from(["m2m", "1", "up", NET, A, "+", "#", ""])).map("/".join)
 )
 def test_any_text_is_read_or_refused_and_never_read_as_something_else(text: str) -> None:
-    try:
-        topic = parse(text)
-    except PeerFault as fault:
-        assert fault.code == "bad-topic"
-    else:
-        assert str(topic) == text
+    with suppress(PeerFault):
+        assert str(parse(text)) == text
 
 
 @pytest.mark.parametrize(
