@@ -30,7 +30,7 @@ from chain.messages import (
 )
 from chain.pbft.effects import Broadcast, Effect, Send
 
-__all__ = ["KINDS", "Delayed", "Misbehaviour", "kind_names"]
+__all__ = ["KINDS", "Delayed", "Misbehaviour"]
 
 _REMEMBERED_MAX = 64  # own old messages, to send again
 _FLOOD_COPIES = 20  # of each message
@@ -223,8 +223,3 @@ KINDS: dict[str, _Kind] = {
     "old-messages": _old_messages,
     "flood": _flood,
 }
-
-
-def kind_names() -> list[str]:
-    """For messages to people."""
-    return sorted(KINDS)

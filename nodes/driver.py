@@ -176,9 +176,12 @@ class Host:
         self._answer()
         self._settle()
 
-    def step(self, inputs: Iterable[Input]) -> None:
-        """Handles all inputs, syncs once, sends. Raises StoreFull before anything is sent."""
+    def step(self, inputs: Iterable[Input], effects: list[Effect] | None = None) -> None:
+        """Carries out `effects` (the desk's) and handles all inputs, syncs once, sends. Raises
+        StoreFull before anything is sent."""
         now_us = self._clock.now_us()
+        if effects:
+            self._carry_out(effects)
         for item in inputs:
             if isinstance(item, TimerFired) and item.name.startswith(_DELAYED):
                 self._do(self._delayed.pop(item.name))
@@ -192,8 +195,8 @@ class Host:
         """To be called now and then when nothing happens: blocks that waited become durable."""
         self._store.commit()
 
-    def send(self, party: int, message: ReplicaMessage) -> None:
-        """Signs a message of the host's own (endorsements) and sends it with this step."""
+    def _send(self, party: int, message: ReplicaMessage) -> None:
+        """Served state: signed by the host, because the core does not see the store."""
         self._post(party, self._sign(message))
 
     def _answer(self) -> None:
@@ -335,7 +338,7 @@ class Host:
         heads = tuple(self._store.heads(start, fact.seq))
         if len(heads) != fact.seq - start + 1:
             return  # the checkpoint is proven, but we lack blocks below it ourselves
-        self.send(to, Heads(self._core.epoch, self._me, start, heads, proof.votes))
+        self._send(to, Heads(self._core.epoch, self._me, start, heads, proof.votes))
 
     def _serve_bodies(self, to: int, start: int, stop: int) -> None:
         if self._wire.congested(to):
@@ -348,7 +351,7 @@ class Host:
                 break
             blocks.append(stored.block)
         if blocks:
-            self.send(to, Bodies(self._core.epoch, self._me, start, tuple(blocks)))
+            self._send(to, Bodies(self._core.epoch, self._me, start, tuple(blocks)))
 
 
 def newest_membership(application: Application) -> Membership:

@@ -12,13 +12,23 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from chain.desk import Desk, DeskEffect, is_access_request
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Scheme, Signer
 from chain.ledger import Ledger
-from chain.messages import ClientMessage, StatusMessage, Submit, Subscribe
+from chain.messages import (
+    Busy,
+    ClientMessage,
+    Denied,
+    Endorsement,
+    EndorseRequest,
+    StatusMessage,
+    Submit,
+    Subscribe,
+)
 from chain.pbft.application import Request
-from chain.pbft.effects import Effect
+from chain.pbft.effects import Effect, Send
 from chain.pbft.inputs import Input, Received, Submitted, TimerFired
 from chain.pbft.replica import Replica
 from chain.request import make_item, open_item
@@ -83,8 +93,14 @@ class Service:
             store.facts(),
             newest if newest.epoch != decided_by.epoch else None,
         )
-        self._verifier = Verifier(
-            self._network, scheme, lambda epoch: self._memberships.get(epoch), self._open_item
+        self._verifier = Verifier(self._network, scheme, self._membership, self._open_item)
+        self._desk = Desk(
+            me,
+            self._network,
+            genesis.policy,
+            signer,
+            self.ledger.registry.judge,
+            self._verifier.open,
         )
         self.clients = Clients(me, store, wire, lambda: self.core.view)
         self._misbehave = misbehaviour(self) if misbehaviour is not None else None
@@ -119,20 +135,28 @@ class Service:
     def step(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
         """Handles timers that fired and frames that were opened. Raises StoreFull, Damaged."""
         inputs: list[Input] = [TimerFired(name) for name in fired]
+        effects: list[Effect] = []
         for party, opened in arrived:
             match opened:
-                case Received(message=message):
-                    if self._quarantine is not None and isinstance(message, StatusMessage):
-                        self._heard(self._quarantine, message)
-                    inputs.append(opened)
+                case Received():
+                    self._take(opened, party, inputs, effects)
                 case Request():
                     self.clients.submitted(opened.id, str(party))
-                    inputs.append(Submitted(opened))
+                    if is_access_request(opened):
+                        membership = self.ledger.membership
+                        self._sort(self._desk.submit(opened, membership), inputs, effects)
+                    else:
+                        inputs.append(Submitted(opened))
                 case Subscribe(start=start, bodies=bodies):
                     self.clients.subscribe(str(party), start, bodies)
                 case PeerFault():
                     self._blame(party, opened)
-        self.host.step(inputs)
+        while inputs or effects:
+            height = self.ledger.height
+            self.host.step(inputs, effects)
+            inputs, effects = [], []
+            for _ in range(self.ledger.height - height):
+                self._sort(self._desk.executed(self.ledger.membership), inputs, effects)
         newest = newest_membership(self.ledger)
         if newest.epoch not in self._memberships:
             self._remember(newest)
@@ -141,6 +165,36 @@ class Service:
         """The link to `party` is down."""
         if isinstance(party, str):
             self.clients.left(party)
+
+    def _take(
+        self, received: Received, party: Party, inputs: list[Input], effects: list[Effect]
+    ) -> None:
+        """A replica's message is the core's, the desk's, and in quarantine also looked at."""
+        message = received.message
+        if isinstance(message, EndorseRequest | Endorsement):
+            try:
+                judged = self._desk.receive(received, self.ledger.membership)
+            except PeerFault as fault:
+                self._blame(party, fault)
+            else:
+                self._sort(judged, inputs, effects)
+            return
+        if self._quarantine is not None and isinstance(message, StatusMessage):
+            self._heard(self._quarantine, message)
+        inputs.append(received)
+
+    def _sort(self, judged: list[DeskEffect], inputs: list[Input], effects: list[Effect]) -> None:
+        """What the desk wants done: by the core, on the wire, or told to a gateway."""
+        for effect in judged:
+            match effect:
+                case Submitted():
+                    inputs.append(effect)
+                case Send():
+                    effects.append(effect)
+                case Denied(request=request, reason=reason, endorsement=endorsement):
+                    self.clients.refused(request, reason, endorsement)
+                case Busy(request=request):
+                    self.clients.refused(request, "busy")
 
     def _open_client(self, frame: bytes) -> Opened:
         try:
@@ -154,6 +208,9 @@ class Service:
                 return message
             case _:
                 raise PeerFault("bad-frame", "only replicas send this")
+
+    def _membership(self, epoch: int) -> Membership | None:
+        return self._memberships.get(epoch)
 
     def _open_item(self, item: bytes) -> Request:
         return open_item(item, self._network, self.ledger.membership, self._scheme)

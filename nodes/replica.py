@@ -1,0 +1,366 @@
+"""`python -m nodes.replica --config FILE`: one replica as a process.
+
+Only here are the real clock, wire, store and timers built. Frames that wait are opened together,
+handled in one step and answered after one sync: batches form from what arrived meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import cProfile
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.keys import Es256, Es256Signer
+from nodes.byzantine import KINDS, Misbehaviour
+from nodes.clock import SystemClock
+from nodes.config import ConfigError, ReplicaConfig, certificate_der, certificate_spki
+from nodes.driver import Rewrite
+from nodes.events import EventLog, NoEvents
+from nodes.inbox import Inbox
+from nodes.keygen import load_key
+from nodes.ledger_file import Damaged
+from nodes.memory_store import MemoryStore
+from nodes.opening import Opener, Result, default_threads
+from nodes.ports import Party, Store, StoreFull
+from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, Trouble, fail, run, write_ready
+from nodes.quarantine import Quarantine
+from nodes.service import Service
+from nodes.sqlite_store import SqliteStore, move_aside
+from nodes.timers import LoopTimers
+from nodes.tls_wire import TlsWire
+
+__all__ = ["ReplicaProcess", "main"]
+
+HOUSEKEEPING_S = 0.25
+COUNTERS_S = 5.0
+PUMP_S = 0.02  # between pieces for a subscriber whose link is full
+_QUARANTINE = "quarantine-until"
+_QUARANTINE_UNKNOWN = -1
+
+
+class ReplicaProcess:
+    """Built from a config; `serve` runs until it is told to stop. Raises ConfigError, Trouble."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        self._config = config
+        self._genesis, self._signer = _identity(config)
+        self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
+        self._failure: Trouble | None = None
+        self._turning = False
+        self._opening = False
+        self._pumping = False
+        self._counted: dict[str, object] = {}
+        self._store: Store | None = None
+        self._service: Service
+        self._opener: Opener | None = None
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._stopping = stopping
+        self._inbox = Inbox()
+        self._timers = LoopTimers(loop, self._wake)
+        self._ready = False
+        self._wire = self._make_wire()
+        try:
+            port = self._wire.listen(self._config.listen.host, self._config.listen.port)
+            self._service = self._assemble()
+            threads = self._config.verify_threads
+            self._opener = Opener(
+                self._service.open, default_threads() if threads is None else threads
+            )
+            self._begin(port)
+            await self._until_stopped(stopping)
+        finally:
+            await self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    def _begin(self, port: int) -> None:
+        ledger = self._service.ledger
+        self._emit("started", replica=self._config.replica, height=ledger.height, port=port)
+        self._ready = True
+        self._wire.start()
+        self._guarded(self._service.start)
+        self._wake()
+        write_ready(Path(self._config.ready) if self._config.ready else None, {"replica": port})
+
+    async def _until_stopped(self, stopping: asyncio.Event) -> None:
+        """Housekeeping: nothing here is on the path of a request."""
+        counters_at = self._loop.time() + COUNTERS_S
+        while not stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), HOUSEKEEPING_S)
+            self._guarded(self._service.host.idle)
+            if self._loop.time() >= counters_at:
+                counters_at += COUNTERS_S
+                self._emit_counters()
+            if isinstance(self._events, EventLog):
+                self._events.flush()
+
+    async def _end(self) -> None:
+        self._ready = False
+        self._timers.close()
+        await self._wire.close()
+        if self._opener is not None:
+            self._opener.close()
+            self._emit_counters()
+            self._emit("stopped", height=self._service.ledger.height)
+        if self._store is not None:
+            with contextlib.suppress(StoreFull):
+                self._store.close()
+        if isinstance(self._events, EventLog):
+            self._events.close()
+
+    # --- the turn: open, step, let out ---------------------------------------------------------
+
+    def _wake(self) -> None:
+        if self._ready and not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turning = False
+        if not self._ready:
+            return
+        if self._opening:  # frames must wait for those before them, timers need not
+            self._step([])
+            return
+        assert self._opener is not None
+        frames = self._inbox.take()
+        self._wire.resume()
+        if self._opener.pays(frames):
+            self._opening = True
+            self._opener.spread(frames, self._opened_elsewhere)
+        else:
+            self._step(self._opener.inline(frames))
+        if self._inbox:
+            self._wake()
+
+    def _opened_elsewhere(self, result: Result) -> None:
+        self._loop.call_soon_threadsafe(self._opened, result)
+
+    def _opened(self, result: Result) -> None:
+        self._opening = False
+        if self._ready:
+            self._step(result)
+            self._wake()
+
+    def _step(self, result: Result) -> None:
+        self._guarded(lambda: self._service.step(result, self._timers.take()))
+        if self._service.clients.lagging and not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Lagging subscribers get a piece now and then, between turns."""
+        self._pumping = False
+        if not self._ready:
+            return
+        more = self._guarded(self._service.clients.pump)
+        if self._service.clients.lagging:
+            self._pumping = True
+            self._loop.call_later(0 if more else PUMP_S, self._pump)
+
+    def _guarded(self, work: Callable[[], object]) -> object:
+        """A replica that cannot keep its votes stops: nothing more leaves it."""
+        try:
+            return work()
+        except (StoreFull, Damaged) as error:
+            self._ready = False
+            self._failure = self._failure or Trouble(f"{self._config.name}: {error}")
+            self._emit("store-failed", detail=str(error))
+            self._stopping.set()
+            return None
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _make_wire(self) -> TlsWire:
+        config = self._config
+        certificates: dict[Party, bytes] = {
+            peer.replica: certificate_der(peer.certificate) for peer in config.peers
+        }
+        dial: dict[Party, tuple[str, int]] = {
+            peer.replica: (peer.host, peer.port)
+            for peer in config.peers
+            if peer.replica < config.replica
+        }
+        for client in config.clients:
+            certificates[client.name] = certificate_der(client.certificate)
+        return TlsWire(
+            key_file=Path(config.key),
+            certificate_file=Path(config.certificate),
+            certificates=certificates,
+            dial=dial,
+            inbox=self._inbox,
+            on_readable=self._wake,
+            on_link=self._link,
+            on_refused=lambda reason: self._emit("link-refused", reason=reason),
+        )
+
+    def _assemble(self) -> Service:
+        """A damaged store is moved aside; then this replica fetches everything anew, in
+        quarantine. A store that was made in quarantine stays so over restarts."""
+        config = self._config
+        if config.store == ":memory:":
+            self._store = MemoryStore()
+            return self._make_service(self._store, None)
+        path = Path(config.store)
+        try:
+            return self._from_disk(path)
+        except Damaged as damage:
+            aside = move_aside(path)
+            self._emit("store-damaged", detail=str(damage), aside=str(aside))
+            sys.stderr.write(
+                f"{config.name}: {damage}. Moved to {aside}; fetching the chain from peers, "
+                "no votes until it is past all earlier ones.\n"
+            )
+        with contextlib.closing(self._disk_store(path)) as store:
+            store.note(_QUARANTINE, _QUARANTINE_UNKNOWN)
+        return self._from_disk(path)
+
+    def _disk_store(self, path: Path) -> SqliteStore:
+        return SqliteStore(path, self._genesis.encode(), self._config.replica)
+
+    def _from_disk(self, path: Path) -> Service:
+        """Raises Damaged: the file's form, or any block that does not follow from the genesis."""
+        store = self._disk_store(path)
+        try:
+            until = store.noted(_QUARANTINE)
+            quarantine = None
+            if until is not None:
+                known = None if until == _QUARANTINE_UNKNOWN else until
+                quarantine = Quarantine(self._genesis.consensus, known)
+            service = self._make_service(store, quarantine)
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+        return service
+
+    def _make_service(self, store: Store, quarantine: Quarantine | None) -> Service:
+        def note(until: int | None) -> None:
+            assert isinstance(store, SqliteStore)
+            store.note(_QUARANTINE, until)
+
+        return Service(
+            me=self._config.replica,
+            genesis=self._genesis,
+            signer=self._signer,
+            scheme=Es256(),
+            store=store,
+            wire=self._wire,
+            clock=SystemClock(),
+            timers=self._timers,
+            events=self._events,
+            misbehaviour=self._misbehaviour if self._config.byzantine else None,
+            quarantine=quarantine,
+            on_quarantine=note,
+        )
+
+    def _misbehaviour(self, service: Service) -> Rewrite:
+        wanted = self._config.byzantine
+        assert wanted is not None
+        started_s = time.monotonic()
+
+        def active() -> bool:
+            age_s = time.monotonic() - started_s
+            return wanted.start_s <= age_s and (wanted.stop_s is None or age_s < wanted.stop_s)
+
+        return Misbehaviour(
+            wanted.kind,
+            me=self._config.replica,
+            network=self._genesis.network,
+            signer=self._signer,
+            membership=lambda: service.core.membership,
+            rng=random.Random(wanted.seed),  # noqa: S311 - repeatable on purpose
+            message=wanted.message,
+            delay_us=wanted.delay_ms * 1000,
+            probability=wanted.probability,
+            active=active,
+        ).rewrite
+
+    # --- what is told --------------------------------------------------------------------------
+
+    def _link(self, party: Party, up: bool, reason: str) -> None:
+        self._emit("link-up" if up else "link-down", party=party, reason=reason)
+        if not up and self._ready:
+            self._service.left(party)
+
+    def _emit(self, event: str, **fields: object) -> None:
+        self._events.emit(event, **fields)
+
+    def _emit_counters(self) -> None:
+        """Refused frames by reason, frames not sent: only when they changed."""
+        counted: dict[str, object] = {
+            "faults": {f"{party}/{code}": n for (party, code), n in self._service.faults.items()},
+            "unsent": {str(party): n for party, n in self._wire.dropped().items()},
+        }
+        if counted != self._counted:
+            self._counted = counted
+            self._emit("counters", **counted)
+
+
+def _identity(config: ReplicaConfig) -> tuple[Genesis, Es256Signer]:
+    """The genesis and our key, checked against each other and against the peers' pins."""
+    try:
+        genesis = Genesis.decode(Path(config.genesis).read_bytes())
+        signer = Es256Signer(load_key(Path(config.key)))
+        pinned = certificate_spki(Path(config.certificate).read_text())
+    except (OSError, PeerFault, ValueError) as error:
+        raise ConfigError(f"{config.name}: {error}") from error
+    if pinned != signer.public:
+        raise ConfigError(f"{config.name}: certificate and key do not belong together")
+    own = genesis.membership.spki(config.replica)
+    if own is not None and own != signer.public:
+        raise ConfigError(f"{config.name}: replica {config.replica} has another key in the genesis")
+    for peer in config.peers:
+        spki = genesis.membership.spki(peer.replica)
+        if spki is not None and spki != certificate_spki(peer.certificate):
+            raise ConfigError(
+                f"{config.name}: replica {peer.replica} has another key in the genesis"
+            )
+    if config.byzantine is not None and config.byzantine.kind not in KINDS:
+        raise ConfigError(
+            f"{config.name}: byzantine.kind is {config.byzantine.kind!r}, "
+            f"must be one of {', '.join(sorted(KINDS))}"
+        )
+    return genesis, signer
+
+
+@contextlib.contextmanager
+def _profiled(path: str | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    with cProfile.Profile() as profile:
+        yield
+    profile.dump_stats(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="nodes.replica", description="Run one replica.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end with the parent")
+    arguments = parser.parse_args()
+    try:
+        config = ReplicaConfig.load(arguments.config)
+        replica = ReplicaProcess(config)
+    except ConfigError as error:
+        fail(EXIT_BAD_CONFIG, str(error))
+    except OSError as error:
+        fail(EXIT_TROUBLE, f"{arguments.config}: {error}")
+    with _profiled(config.profile):
+        run(replica.serve, exit_on_stdin_eof=arguments.exit_on_stdin_eof)
+
+
+if __name__ == "__main__":
+    main()
