@@ -23,12 +23,11 @@ from functools import cache
 from types import MappingProxyType
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
+from testbed.campaign.injection import AttackMaker, FaultMaker
 
-__all__ = ["Category", "Crash", "Kind", "Layer", "Params", "Replay", "kinds", "register"]
+__all__ = ["Category", "Kind", "Layer", "Params", "kinds", "register"]
 
 Category = Literal["fault", "attack"]
 Layer = Literal[
@@ -46,13 +45,17 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Kind:
-    """`impairs` names the selector fields (on, from, to) whose replicas count as faulty."""
+    """`impairs` names the selector fields (on, from, to) whose replicas count as faulty.
+
+    `make` builds the fault or the attack on a scene (`injection`).
+    """
 
     name: str
     params: type[Params]
     category: Category
     layer: Layer
     summary: str
+    make: FaultMaker | AttackMaker
     impairs: tuple[str, ...] = ()
 
 
@@ -83,42 +86,3 @@ def _import_all() -> None:
             continue
         for module in pkgutil.iter_modules(found.__path__, f"{package}."):
             importlib.import_module(module.name)
-
-
-class Crash(Params):
-    """Kill -9, restarted when `for` has passed."""
-
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
-
-
-class Replay(Params):
-    """Send captured messages again, unchanged."""
-
-    source: Literal["captured"] = "captured"
-    messages: tuple[Literal["admission", "data", "serial"], ...] = Field(
-        default=("admission", "data", "serial"),
-        min_length=1,
-        json_schema_extra={"uniqueItems": True},
-    )
-
-
-register(
-    Kind(
-        "process.crash",
-        Crash,
-        category="fault",
-        layer="process",
-        summary="kill -9 of a process, which is started again when `for` has passed",
-        impairs=("on",),
-    )
-)
-register(
-    Kind(
-        "device.replay",
-        Replay,
-        category="attack",
-        layer="device",
-        summary="messages captured from broker and serial line are sent again, unchanged",
-    )
-)

@@ -51,7 +51,9 @@ def check(
     if as_json:
         print_json({"ok": True, "file": str(path), "schedule_hash": schedule.schedule_hash})
     else:
-        typer.echo(f"{path}: ok: {len(schedule.runs)} runs of {schedule.run_ms / 1000:g} s")
+        count = len(schedule.runs)
+        runs = f"{count} run{'s' if count != 1 else ''} of {schedule.run_ms / 1000:g} s"
+        typer.echo(f"{path}: ok: {runs}")
 
 
 @app.command()

@@ -153,4 +153,4 @@ def test_campaigns_are_listed_and_checked(capsys: pytest.CaptureFixture[str]) ->
     assert "quick-start" in listed
     assert "process.crash" in listed
     assert cli.main(["campaign", "check", "quick-start"]) == 0
-    assert "1 runs of 27 s" in capsys.readouterr().out
+    assert "1 run of 27 s" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from itertools import pairwise
@@ -90,6 +91,8 @@ def test_a_stored_schedule_is_read_back_identical(file: Path) -> None:
     again = Schedule.from_json(stored)
     assert again == schedule
     assert again.canonical_json() == stored
+    turned = json.dumps(dict(reversed(json.loads(stored).items())), indent=1)
+    assert Schedule.from_json(turned).canonical_json() == stored
     assert again.schedule_hash == schedule.schedule_hash
 
 
@@ -162,6 +165,8 @@ def test_sends_are_open_loop_in_order_within_their_phase_and_near_the_rate(
         assert all(2000 <= at < 4000 for at in sends.get("warmup", ()))
         assert all(4000 <= at < 24000 for at in sends.get("baseline", ()))
         assert all(a <= b for times in sends.values() for a, b in pairwise(times))
+    times = {d.sends_ms["baseline"] for d in devices if d.sends_ms}
+    assert len(times) == 5, "each device draws its own times"
     total = sum(len(d.sends_ms.get("baseline", ())) for d in devices)
     assert 800 < total < 1200  # 1000 intended; 6 standard deviations of a Poisson count
 

@@ -1,0 +1,90 @@
+"""What a fault and an attack are to the runner: two small interfaces, and the scene they act on.
+
+A kind is one small module in `testbed/faults/` or `testbed/attacks/` that registers its name,
+parameters and maker (`kinds`). The runner drives a fault through arm, apply, observe, heal and
+verify, and an attack through prepare, attempt and (after the run, from files alone) judge. What
+each step found goes into the bundle; an injection that was not observed makes a run invalid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from testbed.campaign.schedule import Event
+    from testbed.campaign.watch import Watch
+    from testbed.provision.deployment import Deployment
+    from testbed.provision.layout import Node
+
+__all__ = ["Attack", "AttackMaker", "Attempt", "Fault", "FaultMaker", "Judgement", "Scene"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One event of the schedule on a running network. `targets` are resolved to processes."""
+
+    event: Event
+    deployment: Deployment
+    watch: Watch
+    targets: Mapping[str, tuple[Node, ...]]
+    seed: int
+    captures: Path
+    """Where what attackers overheard is collected (inside the bundle's raw files)."""
+
+
+class Fault(Protocol):
+    """Each step may raise LabFault. `heal` is idempotent and also called when the run is cut."""
+
+    def arm(self) -> None:
+        """Make sure that the undo happens even if this program does not live to do it."""
+
+    def apply(self) -> None:
+        """Do it."""
+
+    def observe(self, within_s: float) -> bool:
+        """Whether it was seen to take effect, by somebody other than who applied it."""
+
+    def heal(self) -> None:
+        """Undo it."""
+
+    def verify(self, within_s: float) -> bool:
+        """Whether the target is whole again: clean, running and caught up."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt sent: an identifier of each trial that the judge can look for."""
+
+    trials: tuple[str, ...] = ()
+    details: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`observed`: trials that provably arrived; `successes`: those that had an effect."""
+
+    trials: int
+    observed: int
+    distinct: int
+    successes: int
+    refused: Mapping[str, int]
+
+
+class Attack(Protocol):
+    """`attempt` happens while the run goes on; judging is a function of the bundle alone."""
+
+    def prepare(self) -> None:
+        """Listen in, gather what is needed; called when the run starts."""
+
+    def attempt(self) -> Attempt:
+        """Do it once."""
+
+    def close(self) -> None:
+        """Let go of connections; idempotent."""
+
+
+FaultMaker = Callable[[Scene], Fault]
+AttackMaker = Callable[[Scene], Attack]

@@ -1,0 +1,161 @@
+"""What the orchestrator knows of a running network: the processes' event logs, followed live.
+
+One thread per process reads its log through the host's port; waiting is on conditions. The live
+view and the faults look here. Verdicts do not: they are made from the collected files.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.errors import LabFault
+from testbed.hosts.port import Follow
+from testbed.provision.configs import EVENTS
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node, NodeRole
+
+__all__ = ["NodeView", "Watch", "wait_until"]
+
+RECENT_MAX = 256
+LATENCIES_MAX = 4096
+
+
+@dataclass
+class NodeView:
+    """The newest facts about one process. `counts` counts its events by kind."""
+
+    name: str
+    role: NodeRole
+    height: int = 0
+    view: int = 0
+    phase: str = ""
+    state: str = "starting"
+    counts: Counter[str] = field(default_factory=Counter)
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_MAX))
+
+
+class Watch:
+    """Follows the event logs of a deployment's processes until closed."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._changed = threading.Condition()
+        self._follows: list[Follow] = []
+        self._threads: list[threading.Thread] = []
+        self.trouble: list[str] = []
+        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT_MAX)
+        self.nodes = {
+            node.name: NodeView(node.name, node.role)
+            for node in deployment.nodes
+            if node.role not in ("board", "broker")
+        }
+        self.boards: dict[str, str] = {
+            node.name: "starting" for node in deployment.with_role("board")
+        }
+
+    def start(self) -> None:
+        for node in self._deployment.nodes:
+            if node.name in self.nodes:
+                follow = self._deployment.host(node).follow(node.file(EVENTS))
+                self._follows.append(follow)
+                thread = threading.Thread(
+                    target=self._read, args=(node, follow), name=f"watch-{node.name}", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+
+    def close(self) -> None:
+        for follow in self._follows:
+            follow.close()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def wait_for(self, what: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether `what` became true in time; looked at whenever an event arrives."""
+        with self._changed:
+            return self._changed.wait_for(what, timeout_s)
+
+    @property
+    def replicas(self) -> list[NodeView]:
+        return [view for view in self.nodes.values() if view.role == "replica"]
+
+    @property
+    def devices(self) -> list[NodeView]:
+        return [view for view in self.nodes.values() if view.role in ("mobile", "environment")]
+
+    def current_view(self, apart_from: Iterable[str] = ()) -> int:
+        """The highest view that any replica (but those) has entered."""
+        away = set(apart_from)
+        return max((r.view for r in self.replicas if r.name not in away), default=0)
+
+    def tip(self, apart_from: Iterable[str] = ()) -> int:
+        """The greatest height that any replica (but those) has executed."""
+        away = set(apart_from)
+        return max((r.height for r in self.replicas if r.name not in away), default=0)
+
+    def primary(self) -> Node:
+        """The replica whose turn it is in the current view (epoch 0: ids are positions)."""
+        replicas = self._deployment.with_role("replica")
+        return replicas[self.current_view() % len(replicas)]
+
+    def _read(self, node: Node, follow: Follow) -> None:
+        try:
+            for line in follow:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # a line cut by kill -9; the collected file tells the same
+                with self._changed:
+                    self._apply(self.nodes[node.name], event)
+                    self._changed.notify_all()
+        except LabFault as fault:
+            with self._changed:
+                self.trouble.append(str(fault))
+                self._changed.notify_all()
+
+    def _apply(self, seen: NodeView, event: dict[str, Any]) -> None:
+        kind = event.get("event", "")
+        seen.counts[kind] += 1
+        if kind != "block":
+            self.recent.append(event)
+        match kind:
+            case "block":
+                seen.height = max(seen.height, event["height"])
+                seen.phase = "executed"
+            case "installed":
+                seen.height = max(seen.height, event["height"])
+                seen.phase = "caught up"
+            case "view":
+                seen.view = max(seen.view, event["view"])
+                seen.phase = "new view"
+            case "view-change" | "fetching" | "checkpoint" | "caught-up":
+                seen.phase = kind
+            case "started":
+                seen.state = "up"
+                seen.height = max(seen.height, event.get("height", 0))
+            case "state":
+                seen.state = event["state"]
+            case "admitted" | "data":
+                seen.latencies_ms.append(event["latency_ms"])
+                if kind == "admitted":
+                    seen.state = "admitted"
+            case "ledger-verified":
+                seen.height = event["height"]
+            case "board":
+                self.boards[event["board"]] = event["state"]
+
+
+def wait_until(what: Callable[[], bool], deadline_s: float, poll_s: float = 0.05) -> bool:
+    """For conditions outside the event logs: whether `what` became true in time."""
+    end_s = time.monotonic() + deadline_s
+    while not what():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(poll_s)
+    return True
