@@ -1,0 +1,1 @@
+"""One module per family of faults; `testbed.campaign.kinds` imports all of them."""
