@@ -63,6 +63,15 @@ class Ledger:
         """The replicas that decide block `height` + 1."""
         return self.registry.membership
 
+    @property
+    def decided_membership(self) -> Membership:
+        """The newest epoch that is decided: ahead of `membership` until its boundary is passed.
+
+        Its epoch rises by one with the block that changes the membership (`Executed.membership`).
+        """
+        following = self.registry.next_membership
+        return self.registry.membership if following is None else following[0]
+
     def screen(self, request: Request) -> Screening:
         """Whether `request` may stand in a batch, judged on the state executed so far."""
         return self.registry.screen(request)

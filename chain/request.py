@@ -10,14 +10,14 @@ from typing import Annotated
 
 import msgspec
 
-from chain.errors import PeerFault
+from chain.errors import Misuse, PeerFault
 from chain.genesis import Membership
 from chain.keys import Scheme
 from chain.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
 from chain.operations import COSE_BYTES_MAX, Opened, open_operation, read_operation
 from chain.pbft.application import Request
 
-__all__ = ["ITEM_BYTES_MAX", "Authenticated", "make_item", "open_item", "read_item"]
+__all__ = ["ITEM_BYTES_MAX", "Authenticated", "endorse", "make_item", "open_item", "read_item"]
 
 ENDORSEMENTS_MAX = 256
 ITEM_BYTES_MAX = COSE_BYTES_MAX + ENDORSEMENTS_MAX * 256
@@ -48,6 +48,20 @@ _messages = msgspec.msgpack.Decoder(ReplicaMessage)
 def make_item(cose: bytes, endorsements: tuple[Signed, ...] = ()) -> bytes:
     """The bytes of a batch item."""
     return _encoder.encode(_Item(cose, endorsements))
+
+
+def endorse(request: Request, membership: Membership, endorsements: tuple[Signed, ...]) -> Request:
+    """`request` as it goes into a batch: with endorsements of this epoch, each verified before.
+
+    Raises PeerFault("bad-endorsement") if they are not distinct accepts in the order of members.
+    """
+    authenticated = request.operation
+    if not isinstance(authenticated, Authenticated):
+        raise Misuse("a request that chain.request did not open")
+    opened = authenticated.opened
+    endorsers = [_endorsement(signed, opened.id).sender for signed in endorsements]
+    item = make_item(_parts(request.item).cose, endorsements)
+    return _request(item, opened, membership.epoch, endorsers)
 
 
 def open_item(item: bytes, network: bytes, membership: Membership, scheme: Scheme) -> Request:
