@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -144,12 +145,16 @@ def test_a_new_kind_is_checked_and_published_like_the_others(
         loudness: int = Field(ge=1, le=11)
 
     monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
-    register(Kind("device.shout", Shout, category="attack", layer="device", summary="Shout."))
+    register(Kind("device.shout", Shout, "attack", "device", "Shout.", _never_made))
     line = "do: device.replay, source: captured"
     assert mistakes(file, CAMPAIGN.replace(line, "do: device.shout, loudness: 11")) == []
     found = mistakes(file, CAMPAIGN.replace(line, "do: device.shout, loudness: 12"))
     assert any("faults[1].loudness" in problem for problem in found)
     assert "device.shout" in json.dumps(campaign_schema())
+
+
+def _never_made(_: object) -> NoReturn:
+    raise AssertionError("a file is read without making attacks")
 
 
 @pytest.mark.parametrize(

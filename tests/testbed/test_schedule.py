@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +39,11 @@ class Cut(Params):
 @pytest.fixture(autouse=True)
 def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
-    register(Kind("net.cut", Cut, "fault", "network", "Cut.", impairs=("from",)))
+    register(Kind("net.cut", Cut, "fault", "network", "Cut.", _never_made, impairs=("from",)))
+
+
+def _never_made(_: object) -> NoReturn:
+    raise AssertionError("a schedule is made without making faults")
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def test_a_stored_schedule_is_read_back_identical(file: Path) -> None:
     again = Schedule.from_json(stored)
     assert again == schedule
     assert again.canonical_json() == stored
-    turned = json.dumps(dict(reversed(json.loads(stored).items())), indent=1)
+    turned = json.dumps(json.loads(stored, object_pairs_hook=lambda pairs: dict(reversed(pairs))))
     assert Schedule.from_json(turned).canonical_json() == stored
     assert again.schedule_hash == schedule.schedule_hash
 
@@ -166,7 +171,7 @@ def test_sends_are_open_loop_in_order_within_their_phase_and_near_the_rate(
         assert all(4000 <= at < 24000 for at in sends.get("baseline", ()))
         assert all(a <= b for times in sends.values() for a, b in pairwise(times))
     times = {d.sends_ms["baseline"] for d in devices if d.sends_ms}
-    assert len(times) == 5, "each device draws its own times"
+    assert arrivals == "uniform" or len(times) == 5, "each device draws its own times"
     total = sum(len(d.sends_ms.get("baseline", ())) for d in devices)
     assert 800 < total < 1200  # 1000 intended; 6 standard deviations of a Poisson count
 
