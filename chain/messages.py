@@ -47,6 +47,7 @@ __all__ = [
     "Submit",
     "Subscribe",
     "ViewChange",
+    "decode_body",
     "decode_proposal",
     "decode_signed",
     "encode",
@@ -325,6 +326,7 @@ ClientMessage = Submit | Subscribe | Seal | Denied | Busy
 _encoder = msgspec.msgpack.Encoder()
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
 _proposal_decoder = msgspec.msgpack.Decoder(Proposal)
+_body_decoder: msgspec.msgpack.Decoder[ReplicaMessage] = msgspec.msgpack.Decoder(ReplicaMessage)
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -343,6 +345,14 @@ def decode_signed(frame: bytes) -> Signed:
         return _signed_decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PeerFault("bad-frame", str(error)) from error
+
+
+def decode_body(body: bytes) -> ReplicaMessage:
+    """Raises PeerFault("bad-body")."""
+    try:
+        return _body_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-body", str(error)) from error
 
 
 def decode_proposal(data: bytes) -> Proposal:

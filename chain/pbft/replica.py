@@ -1,20 +1,73 @@
 """One replica of the consensus: takes inputs, gives effects.
 
-This file holds the public face and finds the handler of an input; what the handlers decide is in
-`normal`, `checkpoint`, `view_change`, `status`, `transfer` and `membership`.
+This file holds the public face and finds the handler of an input. What is known is in `state`;
+what the handlers decide in `normal` (three phases), `checkpoint`, `progress` (timers),
+`view_change`, `status` (retransmission), `transfer` (catching up), `membership`, `recovery`
+(restart).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import assert_never
 
+from chain.errors import Misuse
 from chain.genesis import Consensus, Membership
 from chain.keys import Signer
+from chain.messages import (
+    Batch,
+    Bodies,
+    Checkpoint,
+    Commit,
+    FetchBatch,
+    FetchBodies,
+    FetchHeads,
+    Forward,
+    Heads,
+    NewView,
+    Prepare,
+    PrePrepare,
+    StatusMessage,
+    ViewChange,
+)
+from chain.pbft import checkpoint, normal, progress, recovery, status, transfer, view_change
 from chain.pbft.application import Application
 from chain.pbft.effects import Durable, Effect
-from chain.pbft.inputs import Input
+from chain.pbft.inputs import (
+    Executed,
+    Input,
+    Installed,
+    InstallFailed,
+    Received,
+    Submitted,
+    TimerFired,
+)
+from chain.pbft.state import State
 
 __all__ = ["Replica"]
+
+_Handler = Callable[[State, Received], None]
+
+# Statements about the order of requests: they count in their own epoch only.
+_OF_THE_EPOCH: dict[type, _Handler] = {
+    PrePrepare: normal.on_pre_prepare,
+    Prepare: normal.on_prepare,
+    Commit: normal.on_commit,
+    Checkpoint: checkpoint.on_checkpoint,
+    ViewChange: view_change.on_view_change,
+    NewView: view_change.on_new_view,
+    Forward: normal.on_forward,
+}
+# Questions and answers of replicas that may be behind: their contents prove themselves.
+_OF_ANY_EPOCH: dict[type, _Handler] = {
+    StatusMessage: status.on_status,
+    FetchBatch: status.on_fetch_batch,
+    Batch: status.on_batch,
+    FetchHeads: status.on_fetch_heads,
+    Heads: transfer.on_heads,
+    FetchBodies: status.on_fetch_bodies,
+    Bodies: transfer.on_bodies,
+}
 
 
 class Replica:
@@ -35,52 +88,136 @@ class Replica:
         consensus: Consensus,
         network: bytes,
         signer: Signer,
+        *,
         application: Application,
         executed: tuple[int, bytes, int],
         durable: Sequence[Durable] = (),
         pending: Membership | None = None,
     ) -> None:
-        raise NotImplementedError
+        if pending is not None and pending.epoch != membership.epoch + 1:
+            raise Misuse(f"pending epoch {pending.epoch} does not follow {membership.epoch}")
+        self._s = State(
+            me,
+            membership,
+            consensus,
+            network,
+            signer,
+            application=application,
+            executed=executed,
+            pending=pending,
+        )
+        self._started = False
+        recovery.restore(self._s, durable)
 
     def start(self, now_us: int) -> list[Effect]:
         """To be called once, first: arms timers and sends again what was sent before a crash."""
-        raise NotImplementedError
+        s = self._begin(now_us)
+        if self._started:
+            raise Misuse("started twice")
+        self._started = True
+        recovery.resume(s)
+        return self._settle()
 
     def handle(self, item: Input, now_us: int) -> list[Effect]:
         """What to do about `item`, in order. `now_us` is the wall time, microseconds since 1970."""
-        raise NotImplementedError
+        s = self._begin(now_us)
+        if s.halted:
+            return s.out
+        match item:
+            case Received():
+                self._receive(item)
+            case Submitted():
+                normal.on_submitted(s, item)
+            case TimerFired():
+                self._fire(item.name)
+            case Executed():
+                checkpoint.on_executed(s, item)
+                if s.pool.later:
+                    normal.rescreen_later(s)
+            case Installed():
+                transfer.on_installed(s, item)
+            case InstallFailed():
+                transfer.on_install_failed(s, item)
+            case _:
+                assert_never(item)
+        return self._settle()
+
+    def _begin(self, now_us: int) -> State:
+        self._s.now_us = now_us
+        self._s.out = []
+        return self._s
+
+    def _receive(self, item: Received) -> None:
+        kind = type(item.message)
+        handler = _OF_THE_EPOCH.get(kind)
+        if handler is not None:
+            if item.message.epoch == self._s.epoch:
+                handler(self._s, item)
+            return
+        handler = _OF_ANY_EPOCH.get(kind)
+        if handler is None:
+            raise Misuse(f"{kind.__name__} is not for the core")
+        handler(self._s, item)
+
+    def _fire(self, name: str) -> None:
+        match name:
+            case progress.VIEW:
+                view_change.on_timer(self._s)
+            case progress.HEARTBEAT:
+                progress.heartbeat(self._s)
+            case status.STATUS:
+                status.on_tick(self._s)
+            case _:
+                raise Misuse(f"unknown timer {name!r}")
+
+    def _settle(self) -> list[Effect]:
+        """Takes every step that has become possible; costs next to nothing if none has."""
+        s = self._s
+        if s.halted:
+            return s.out
+        normal.settle(s)
+        if s.suspected and s.active:
+            view_change.start(s, s.view + 1)
+        transfer.step(s)
+        progress.watch_work(s)
+        return s.out
 
     # What the host may look at, never change.
 
     @property
     def membership(self) -> Membership:
         """Of the current epoch."""
-        raise NotImplementedError
+        return self._s.membership
 
     @property
     def epoch(self) -> int:
-        raise NotImplementedError
+        return self._s.epoch
 
     @property
     def view(self) -> int:
-        raise NotImplementedError
+        return self._s.view
 
     @property
     def active(self) -> bool:
         """False from sending a VIEW-CHANGE until its NEW-VIEW is accepted."""
-        raise NotImplementedError
+        return self._s.active
 
     @property
     def primary(self) -> int:
         """The primary of `view`."""
-        raise NotImplementedError
+        return self._s.primary
 
     @property
     def executed(self) -> int:
         """Height of the last block that the host reported as executed or installed."""
-        raise NotImplementedError
+        return self._s.executed
 
     @property
     def stable(self) -> int:
         """Sequence number of the highest proven checkpoint (may be above `executed`)."""
-        raise NotImplementedError
+        return self._s.stable.seq
+
+    @property
+    def halted(self) -> bool:
+        """A quorum certified a chain that is not ours: this replica has stopped for good."""
+        return self._s.halted

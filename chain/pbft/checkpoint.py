@@ -1,0 +1,144 @@
+"""Checkpoints: votes on head hashes, watermarks, what may be forgotten (OSDI'99, section 4.3).
+
+A checkpoint is *proven* by q matching votes; the log window moves then. It is *ours* once we have
+executed up to it as well; only then is it made durable and served to others.
+"""
+
+from __future__ import annotations
+
+from chain.messages import Checkpoint, CheckpointProof, Signed, encode
+from chain.pbft import membership
+from chain.pbft.effects import Forget
+from chain.pbft.inputs import Executed, Installed, Received
+from chain.pbft.log import Equivocation
+from chain.pbft.state import State
+
+__all__ = ["VOTES_PER_PEER_MAX", "on_checkpoint", "on_executed", "on_installed", "prove", "vote"]
+
+VOTES_PER_PEER_MAX = 4  # checkpoints of one peer that are remembered: its newest
+
+
+def on_executed(s: State, item: Executed) -> None:
+    """The answer to Execute: the chain has grown by one block."""
+    assert s.busy, "Executed without an Execute"
+    assert item.seq == s.executed + 1, "Executed without an Execute"
+    slot = s.log.slot(item.seq)
+    assert slot.committed is not None
+    batch = slot.batches[slot.committed[1]]
+    for request in batch.requests:
+        s.pool.proposed.pop(request.id, None)
+        s.pool.drop(request.id)
+    if len(batch.requests) >= s.consensus.batch_requests_max:
+        s.full_batches += 1
+    batch.release()
+    if s.active:
+        s.attempts = 0  # progress (4.5.2)
+        s.progressed = True
+    _grown(s, item)
+
+
+def on_installed(s: State, item: Installed) -> None:
+    """The answer to Install: fetched blocks stand in the ledger."""
+    assert s.busy, "Installed without an Install"
+    assert item.seq > s.executed, "Installed without an Install"
+    for seq in range(s.executed + 1, item.seq + 1):
+        slot = s.log.get(seq)
+        if slot is not None:
+            for batch in slot.batches.values():
+                for request in batch.requests:
+                    s.pool.proposed.pop(request.id, None)
+                    s.pool.drop(request.id)
+                batch.release()
+            slot.offer = None
+    _grown(s, item)
+
+
+def _grown(s: State, item: Executed | Installed) -> None:
+    s.busy = False
+    s.executed, s.head, s.time_us = item.seq, item.head, item.time_us
+    s.last_time_us = max(s.last_time_us, item.time_us)
+    if item.membership is not None:
+        membership.decided(s, item.membership)
+    if item.seq % s.consensus.checkpoint_interval == 0:
+        _at_checkpoint(s)
+
+
+def _at_checkpoint(s: State) -> None:
+    if s.executed > s.stable.seq:
+        s.heads[s.executed] = s.head
+        vote(s)
+    elif s.executed == s.stable.seq and _agrees(s, s.head):
+        _ours(s)
+    membership.at_checkpoint(s)
+
+
+def vote(s: State) -> None:
+    """CHECKPOINT for the head we stand on."""
+    if not s.voting:
+        return
+    message = Checkpoint(s.epoch, s.me, s.executed, s.head)
+    _count(s, message, s.broadcast(message))
+
+
+def on_checkpoint(s: State, received: Received) -> None:
+    message = received.message
+    assert isinstance(message, Checkpoint)
+    if message.seq > s.stable.seq and message.seq % s.consensus.checkpoint_interval == 0:
+        _count(s, message, received.signed)
+
+
+def _count(s: State, message: Checkpoint, signed: Signed) -> None:
+    votes = s.checkpoint_votes.setdefault(message.sender, {})
+    known = votes.get(message.seq)
+    if known is not None:
+        if known[0] != message.head:
+            s.accuse_equivocation(Equivocation(message.sender, "checkpoint", known[1], signed))
+        return
+    votes[message.seq] = (message.head, signed)
+    if len(votes) > VOTES_PER_PEER_MAX:
+        del votes[min(votes)]
+    matching = [
+        vote[1]
+        for _, of_sender in sorted(s.checkpoint_votes.items())
+        if (vote := of_sender.get(message.seq)) is not None and vote[0] == message.head
+    ]
+    if len(matching) >= s.quorum.strong:
+        prove(s, CheckpointProof(message.seq, message.head, tuple(matching[: s.quorum.strong])))
+
+
+def prove(s: State, proof: CheckpointProof) -> None:
+    """A quorum vouches for a checkpoint above the one we know: the window moves (4.3).
+
+    Slots down to the previous stable checkpoint stay, to serve those who are a little behind.
+    """
+    if proof.seq <= s.stable.seq:
+        return
+    kept_above = max(s.stable.seq, proof.seq - s.log.window)
+    s.stable = proof
+    s.log.raise_low(proof.seq, min(kept_above, proof.seq))
+    for votes in s.checkpoint_votes.values():
+        for seq in [seq for seq in votes if seq <= proof.seq]:
+            del votes[seq]
+    own = s.head if s.executed == proof.seq else s.heads.get(proof.seq)
+    s.heads = {seq: head for seq, head in s.heads.items() if seq > proof.seq}
+    if own is not None and not _agrees(s, own):
+        return
+    if s.executed >= proof.seq:
+        _ours(s)
+    membership.at_checkpoint(s)
+
+
+def _agrees(s: State, own: bytes) -> bool:
+    if own == s.stable.head:
+        return True
+    # More than f faulty replicas, or our own state is broken: never go on from here.
+    s.halted = True
+    s.observe("diverged", s.stable.seq)
+    return False
+
+
+def _ours(s: State) -> None:
+    """Proven and executed: durable, and what lies below the previous one may be forgotten."""
+    s.persist("stable", 0, s.stable.seq, encode(s.stable))
+    s.out.append(Forget(s.log.kept_above))
+    s.observe("checkpoint", s.stable.seq)

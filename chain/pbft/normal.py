@@ -1,0 +1,401 @@
+"""Normal-case operation: requests, PRE-PREPARE, PREPARE, COMMIT, execution (OSDI'99, 4.1, 4.2).
+
+Handlers note what they learn; `settle` then takes every step that has become possible. Votes are
+counted in `log`; checkpoints are in `checkpoint`, retransmission in `status`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from chain.messages import Batch, Commit, Forward, Prepare, PrePrepare, Proposal, Signed, encode
+from chain.pbft.application import Request, Screening
+from chain.pbft.effects import Broadcast, Execute, Refuse
+from chain.pbft.inputs import Received, Submitted
+from chain.pbft.log import Accepted, Batched, Equivocation, Fact, Offer, Slot
+from chain.pbft.pool import OWN_CLIENTS
+from chain.pbft.state import State
+
+__all__ = [
+    "accept_ordered",
+    "give_batch",
+    "on_commit",
+    "on_forward",
+    "on_pre_prepare",
+    "on_prepare",
+    "on_submitted",
+    "rescreen_later",
+    "settle",
+]
+
+
+# How far ahead of the next acceptable PRE-PREPARE others are kept, in pipeline windows.
+OFFERS_AHEAD_WINDOWS = 2
+# MessagePack around a batch (seq, time, view, array) and around each item.
+BATCH_OVERHEAD_BYTES = 64
+ITEM_OVERHEAD_BYTES = 5
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+def on_submitted(s: State, item: Submitted) -> None:
+    """A backup hands it to the primary and times its execution (4.1; see `progress`)."""
+    request = item.request
+    if s.pool.knows(request.id):
+        return
+    reason = _admit(s, request, OWN_CLIENTS)
+    if reason is not None:
+        s.out.append(Refuse(request.id, reason))
+    elif s.active and s.voting and not s.is_primary:
+        s.send(s.primary, Forward(s.epoch, s.me, request.item))
+
+
+def on_forward(s: State, received: Received) -> None:
+    if not s.is_primary or s.pool.knows(received.requests[0].id):
+        return
+    _admit(s, received.requests[0], received.message.sender)
+
+
+def _admit(s: State, request: Request, source: int) -> str | None:
+    if len(request.item) > s.consensus.batch_bytes_max:
+        return "refused"
+    return s.pool.add(request, source, s.application.screen(request))
+
+
+def rescreen_later(s: State) -> None:
+    """What was not yet known may be known after an execution."""
+    for entry in list(s.pool.later.values()):
+        verdict = s.application.screen(entry.request)
+        if verdict is Screening.LATER:
+            continue
+        s.pool.drop(entry.request.id)
+        if reason := s.pool.add(entry.request, entry.source, verdict):
+            if entry.source == OWN_CLIENTS:
+                s.out.append(Refuse(entry.request.id, reason))
+        elif s.active and s.voting and not s.is_primary:
+            s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))
+
+
+# --- the three phases --------------------------------------------------------------------------
+
+
+def on_pre_prepare(s: State, received: Received) -> None:
+    message = received.message
+    assert isinstance(message, PrePrepare)
+    if not s.log.admits(message.seq) or received.proposal is None:
+        return
+    slot = s.log.slot(message.seq)
+    if slot.wants(message.digest):
+        give_batch(s, slot, message.digest, received)
+    if message.view != s.view or message.sender != s.primary:
+        return
+    if _contradicts(s, slot, message, received.signed):
+        return
+    fresh = received.proposal.view == message.view
+    ahead_max = s.next_seq + OFFERS_AHEAD_WINDOWS * s.consensus.pipeline_window
+    if slot.offer is None and fresh and s.next_seq <= message.seq <= ahead_max:
+        # Also while NEW-VIEW is still missing, and ahead of its predecessors: it waits.
+        slot.offer = Offer(message, received.signed, received.proposal, received.requests, s.now_us)
+
+
+def _contradicts(s: State, slot: Slot, message: PrePrepare, signed: Signed) -> bool:
+    """One PRE-PREPARE per view and number; two are a proof against the primary (4.2)."""
+    known: tuple[bytes, Signed] | None = None
+    for entry in (slot.accepted, slot.ordered):
+        if entry is not None and entry.view == message.view:
+            known = (entry.digest, entry.signed)
+    if known is None and slot.offer is not None and slot.offer.message.view == message.view:
+        known = (slot.offer.message.digest, slot.offer.signed)
+    if known is None:
+        return False
+    if known[0] != message.digest:
+        s.accuse_equivocation(Equivocation(s.primary, "pre-prepare", known[1], signed))
+        s.suspected = "equivocation"
+    return True
+
+
+def on_prepare(s: State, received: Received) -> None:
+    vote = received.message
+    assert isinstance(vote, Prepare)
+    if not s.log.admits(vote.seq) or vote.sender == s.membership.primary(vote.view):
+        return  # the primary's PRE-PREPARE is its PREPARE
+    _on_fact(s, vote.seq, s.log.add_prepare(vote, received.signed))
+
+
+def on_commit(s: State, received: Received) -> None:
+    vote = received.message
+    assert isinstance(vote, Commit)
+    if s.log.admits(vote.seq):
+        _on_fact(s, vote.seq, s.log.add_commit(vote, received.signed))
+
+
+def _on_fact(s: State, seq: int, fact: Fact | Equivocation | None) -> None:
+    if fact is None:
+        return
+    if isinstance(fact, Equivocation):
+        s.accuse_equivocation(fact)
+    elif fact is Fact.PREPARED:
+        _commit(s, s.log.slot(seq))
+    else:
+        s.observe("committed", seq)
+
+
+def _commit(s: State, slot: Slot) -> None:
+    """Prepared in the view that we are in: durable, then COMMIT."""
+    certificate, proof = slot.prepared, slot.prepared_proof
+    assert certificate is not None
+    assert proof is not None
+    s.observe("prepared", slot.seq)
+    s.persist("prepared", certificate.view, slot.seq, encode(proof))
+    if s.active and s.voting and certificate.view == s.view:
+        vote = Commit(s.epoch, s.me, certificate.view, slot.seq, certificate.digest)
+        _on_fact(s, slot.seq, s.log.add_commit(vote, s.broadcast(vote)))
+
+
+def _accept(s: State, slot: Slot, view: int, digest: bytes, signed: Signed) -> None:
+    """The vote: durable with its batch, then PREPARE (or, as primary, the PRE-PREPARE)."""
+    batch = slot.batches[digest]
+    bare = Signed(signed.body, signed.signature)
+    slot.accepted = Accepted(view, digest, bare)
+    slot.offer = None
+    slot.ordered = None
+    if batch.proposal is not None:
+        s.last_time_us = max(s.last_time_us, batch.proposal.time_us)
+        if slot.seq > s.executed:
+            for request in batch.requests:
+                s.pool.propose(request.id, slot.seq)
+    durable = bare
+    if digest not in slot.durable:
+        durable = Signed(signed.body, signed.signature, batch.raw)
+        slot.durable.add(digest)
+    s.persist("proposal", view, slot.seq, encode(durable))
+    if s.primary != s.me:
+        s.observe("pre-prepared", slot.seq)
+        vote = Prepare(s.epoch, s.me, view, slot.seq, digest)
+        _on_fact(s, slot.seq, s.log.add_prepare(vote, s.broadcast(vote)))
+    _on_fact(s, slot.seq, s.log.prepared_now(slot))
+
+
+# --- contents that a NEW-VIEW or a quorum ordered ----------------------------------------------
+
+
+def give_batch(s: State, slot: Slot, digest: bytes, received: Received) -> None:
+    """The content behind a wanted digest has arrived; whoever sent it, the digest binds it."""
+    if received.proposal is None:
+        return
+    message = received.message
+    raw = message.proposal if isinstance(message, Batch) else received.signed.attachment
+    slot.batches[digest] = Batched(raw, received.proposal, received.requests)
+    accept_ordered(s, slot)
+
+
+def accept_ordered(s: State, slot: Slot) -> None:
+    """Votes for what a NEW-VIEW ordered, as soon as the batch is here (4.4)."""
+    ordered = slot.ordered
+    if ordered is None or not s.active or not s.voting or ordered.view != s.view:
+        return
+    if slot.committed is not None and slot.committed[1] != ordered.digest:
+        return  # more than f are faulty; still, never vote against what a quorum committed
+    if ordered.digest in slot.batches:
+        _accept(s, slot, ordered.view, ordered.digest, ordered.signed)
+
+
+# --- what has become possible ------------------------------------------------------------------
+
+
+def settle(s: State) -> None:
+    """Accepts, executes and proposes whatever can be, in this order. Cheap if nothing can."""
+    if s.active and s.voting:
+        _advance(s)
+        while s.primary != s.me and not s.suspected and _accept_next(s):
+            _advance(s)
+    _execute_next(s)
+    if s.active and s.primary == s.me:
+        while _propose_next(s):
+            pass
+
+
+def _advance(s: State) -> None:
+    """Past everything that is executed or accepted in this view."""
+    if s.next_seq <= s.executed:
+        s.next_seq = s.executed + 1
+    while True:
+        slot = s.log.get(s.next_seq)
+        if slot is None or slot.accepted is None or slot.accepted.view != s.view:
+            return
+        s.next_seq += 1
+
+
+class _Verdict(Enum):
+    ACCEPT = "accept"
+    WAIT = "wait"
+    DROP = "drop"  # not acceptable here; may be the fault of our clock
+    REFUSE = "refuse"  # the primary is faulty
+
+
+def _accept_next(s: State) -> bool:
+    """Accepts the PRE-PREPARE after the newest accepted one, if it waits and is acceptable.
+
+    In order, so that times rise and a request stands once; and only with the state of the last
+    checkpoint in hand, because screening reads it.
+    """
+    slot = s.log.get(s.next_seq)
+    if slot is None or slot.offer is None or s.executed < s.stable.seq:
+        return False
+    offer = slot.offer
+    if offer.message.view != s.view:
+        slot.offer = None
+        return False
+    moment = (s.next_seq, s.executed, s.tick)
+    if s.waited == moment:
+        return False
+    verdict = _judge(s, offer)
+    if verdict is _Verdict.WAIT:
+        s.waited = moment  # nothing changes before the next execution or tick
+        return False
+    slot.offer = None
+    if verdict is _Verdict.REFUSE:
+        s.accuse(s.primary, "bad-proposal", offer.signed)
+        s.suspected = "bad-proposal"
+    if verdict is not _Verdict.ACCEPT:
+        return False
+    digest = offer.message.digest
+    if digest not in slot.batches:
+        slot.batches[digest] = Batched(offer.signed.attachment, offer.proposal, offer.requests)
+    _accept(s, slot, offer.message.view, digest, offer.signed)
+    return True
+
+
+def _judge(s: State, offer: Offer) -> _Verdict:
+    consensus = s.consensus
+    time_us = offer.proposal.time_us
+    if time_us <= s.last_time_us:
+        return _Verdict.REFUSE
+    # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock.
+    if time_us > s.now_us + consensus.precision_us:
+        return _Verdict.WAIT
+    if time_us < offer.arrived_us - consensus.precision_us - consensus.message_delay_us:
+        return _Verdict.DROP
+    count = len(offer.requests)
+    overhead = BATCH_OVERHEAD_BYTES + ITEM_OVERHEAD_BYTES * count
+    size = len(offer.signed.attachment) - overhead
+    if count > consensus.batch_requests_max or size > consensus.batch_bytes_max:
+        return _Verdict.REFUSE
+    return _judge_requests(s, offer)
+
+
+def _judge_requests(s: State, offer: Offer) -> _Verdict:
+    seq, seen, proposed, screen = offer.message.seq, set(), s.pool.proposed, s.application.screen
+    verdict = _Verdict.ACCEPT
+    for request in offer.requests:
+        if request.id in proposed or request.id in seen:
+            return _Verdict.REFUSE
+        seen.add(request.id)
+        screening = screen(request)
+        if screening is Screening.READY:
+            continue
+        if screening is Screening.DONE:
+            return _Verdict.REFUSE
+        if screening is Screening.LATER:
+            if s.executed >= seq - 1:
+                return _Verdict.REFUSE  # the primary cannot have known it either
+            verdict = _Verdict.WAIT
+        elif s.executed <= seq - s.consensus.pipeline_window:
+            return _Verdict.REFUSE  # an honest primary had executed this much: it knew
+        # Else it lost a race in the pipeline, which its client may have arranged: the primary
+        # is not to blame, execution decides.
+    return verdict
+
+
+def _execute_next(s: State) -> None:
+    """Strictly in order, one at a time; nothing of an old epoch above its last checkpoint."""
+    if s.busy or s.halted:
+        return
+    seq = s.executed + 1
+    if s.pending is not None and seq > s.boundary:
+        return
+    slot = s.log.get(seq)
+    if slot is None or slot.committed is None:
+        return
+    batch = slot.batches.get(slot.committed[1])
+    if batch is None or batch.proposal is None:
+        return
+    s.busy = True
+    s.out.append(Execute(batch.proposal, batch.requests, s.epoch))
+
+
+def _propose_next(s: State) -> bool:
+    """A batch forms from what waits while earlier ones are in flight, never by a timer.
+
+    The more blocks are in flight, the fuller the next has to be: one alone leaves at once, a
+    crowd shares the cost of a block.
+    """
+    in_flight = s.next_seq - 1 - s.executed
+    waiting = len(s.pool.fresh)
+    if not waiting or waiting * s.consensus.pipeline_window < (
+        in_flight * s.consensus.batch_requests_max
+    ):
+        return False
+    if not may_propose(s):
+        return False
+    requests = _batch(s)
+    if requests:
+        propose(s, requests)
+    return bool(requests)
+
+
+def may_propose(s: State) -> bool:
+    """n <= last executed + W, n <= h + L, and everything that NEW-VIEW ordered accepted."""
+    seq = s.next_seq
+    if not s.is_primary or s.executed < s.stable.seq or s.suspected:
+        return False
+    if seq > s.executed + s.consensus.pipeline_window or not s.log.admits(seq):
+        return False
+    if s.pending is not None and seq > s.boundary:
+        return False
+    slot = s.log.get(seq)
+    return slot is None or slot.ordered is None
+
+
+def _batch(s: State) -> list[Request]:
+    """The oldest requests that are ready, within the limits of a batch."""
+    consensus = s.consensus
+    batch: list[Request] = []
+    useless: list[bytes] = []
+    size = 0
+    for entry in s.pool.fresh.values():
+        request = entry.request
+        if s.application.screen(request) is not Screening.READY:
+            useless.append(request.id)
+            continue
+        size += len(request.item)
+        if batch and size > consensus.batch_bytes_max:
+            break
+        batch.append(request)
+        if len(batch) >= consensus.batch_requests_max:
+            break
+    for request_id in useless:
+        s.pool.drop(request_id)
+        s.out.append(Refuse(request_id, "refused"))
+    return batch
+
+
+def propose(s: State, requests: list[Request]) -> None:
+    """PRE-PREPARE of the next sequence number; no requests make a heartbeat."""
+    seq = s.next_seq
+    time_us = max(s.now_us, s.last_time_us + 1)
+    items = tuple([request.item for request in requests])
+    proposal = Proposal(seq, time_us, s.view, items)
+    raw = proposal.encode()
+    digest = Proposal.digest_of(raw)
+    slot = s.log.slot(seq)
+    slot.batches[digest] = Batched(raw, proposal, tuple(requests))
+    signed = s.sign(PrePrepare(s.epoch, s.me, s.view, seq, digest), raw)
+    s.proposed_us = s.now_us
+    s.observe("proposed", seq)
+    # Durable first: `_accept` persists. It may also go on to COMMIT if all votes were here
+    # already, which cannot be: nobody votes before this PRE-PREPARE leaves.
+    _accept(s, slot, s.view, digest, signed)
+    s.out.append(Broadcast(signed))
+    s.next_seq += 1

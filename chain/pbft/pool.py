@@ -1,0 +1,114 @@
+"""Requests that wait: for a place in a batch, or for what they refer to.
+
+Who may wait is bounded per client and per source, so that a client's flood fills the client's own
+share and a peer's flood the peer's. What stands in a batch of the pipeline is known by id.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.pbft.application import Request, Screening
+
+__all__ = [
+    "CLIENT_WAITING_MAX",
+    "LATER_MAX",
+    "OWN_CLIENTS",
+    "WAITING_MAX",
+    "Pool",
+    "Waiting",
+]
+
+WAITING_MAX = 8192  # requests
+CLIENT_WAITING_MAX = 1024  # requests of one client from one source
+LATER_MAX = 128  # requests that refer to something not yet known
+LATER_TICKS_MAX = 20  # status intervals that such a request is kept
+OWN_CLIENTS = -1  # the source of requests that did not come from another replica
+
+
+class Waiting(msgspec.Struct):
+    request: Request
+    source: int
+    ticks: int = 0
+
+
+class Pool:
+    """`fresh` waits for a proposal, oldest first; `proposed` stands in the pipeline."""
+
+    def __init__(self) -> None:
+        self.fresh: dict[bytes, Waiting] = {}
+        self.later: dict[bytes, Waiting] = {}
+        self.proposed: dict[bytes, int] = {}
+        self._counts: dict[tuple[int, bytes], int] = {}
+
+    def knows(self, request: bytes) -> bool:
+        return request in self.proposed or request in self.fresh or request in self.later
+
+    def add(self, request: Request, source: int, verdict: Screening) -> str | None:
+        """The reason why it may not wait, or None."""
+        if verdict is Screening.DONE:
+            return "done"
+        if verdict is Screening.REFUSED:
+            return "refused"
+        share = (source, request.client)
+        waiting = self._counts.get(share, 0)
+        if waiting >= self._share_max():
+            return "busy"
+        if verdict is Screening.LATER:
+            if len(self.later) >= LATER_MAX:
+                return "busy"
+            self.later[request.id] = Waiting(request, source)
+        else:
+            self.fresh[request.id] = Waiting(request, source)
+        self._counts[share] = waiting + 1
+        return None
+
+    def _share_max(self) -> int:
+        """Half full: everybody keeps to an equal share of the other half."""
+        if 2 * len(self.fresh) < WAITING_MAX:
+            return CLIENT_WAITING_MAX
+        if len(self.fresh) >= WAITING_MAX:
+            return 0
+        return max(1, WAITING_MAX // (2 * len(self._counts)))
+
+    def _uncount(self, entry: Waiting) -> None:
+        share = (entry.source, entry.request.client)
+        left = self._counts[share] - 1
+        if left:
+            self._counts[share] = left
+        else:
+            del self._counts[share]
+
+    def drop(self, request: bytes) -> None:
+        """No longer waits, if it did."""
+        entry = self.fresh.pop(request, None)
+        if entry is None and self.later:
+            entry = self.later.pop(request, None)
+        if entry is not None:
+            self._uncount(entry)
+
+    def propose(self, request: bytes, seq: int) -> None:
+        """It stands in the proposal of `seq` now."""
+        self.drop(request)
+        self.proposed[request] = seq
+
+    def restore(self, requests: tuple[Request, ...], source: int) -> None:
+        """The requests of a proposal that a view change dropped wait again."""
+        for request in requests:
+            self.proposed.pop(request.id, None)
+            if not self.knows(request.id):
+                self.add(request, source, Screening.READY)
+
+    def oldest(self) -> bytes | None:
+        return next(iter(self.fresh), None)
+
+    def age_later(self) -> list[Waiting]:
+        """A status interval has passed: those whose time is over leave."""
+        over = []
+        for entry in self.later.values():
+            entry.ticks += 1
+            if entry.ticks > LATER_TICKS_MAX:
+                over.append(entry)
+        for entry in over:
+            self.drop(entry.request.id)
+        return over

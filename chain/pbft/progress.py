@@ -1,0 +1,97 @@
+"""Is the primary alive? What a backup waits for, and the primary's heartbeat (OSDI'99, 4.4).
+
+One timer, "view". While a view is active it watches one thing, the oldest: a request that waits,
+a block that was accepted, or on an idle chain the next heartbeat. If the watched thing is still
+undone when the timer fires, the primary is suspected; else the next oldest is watched. So nothing
+waits longer than twice the timeout, and under load no timer is touched per message.
+
+A request may wait for longer only while the primary fills its batches: a primary just under the
+timeout (Aardvark, NSDI'09) delivers at least one full batch per timeout, or is replaced.
+"""
+
+from __future__ import annotations
+
+from chain.pbft import normal
+from chain.pbft.application import Screening
+from chain.pbft.effects import CancelTimer, SetTimer
+from chain.pbft.state import State
+
+__all__ = ["HEARTBEAT", "VIEW", "entered", "heartbeat", "undone", "watch_work"]
+
+VIEW = "view"
+HEARTBEAT = "heartbeat"
+
+
+def entered(s: State) -> None:
+    """A view has become active (or the replica has started in one): timers from the beginning."""
+    s.watch = None
+    if s.is_primary and s.voting:
+        s.out.append(CancelTimer(VIEW))
+        s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us))
+    else:
+        s.out.append(CancelTimer(HEARTBEAT))
+        _arm(s)
+
+
+def watch_work(s: State) -> None:
+    """Called after every input: an idle watch gives way when there is work."""
+    if (s.watch is not None and s.watch[0] != "idle") or not s.active or s.is_primary:
+        return
+    if s.voting and (s.pool.fresh or s.next_seq > s.executed + 1):
+        _arm(s)
+
+
+def _arm(s: State) -> None:
+    if not s.voting:
+        return
+    oldest = s.pool.oldest()
+    delay_us = s.timeout_us
+    if oldest is not None:
+        s.watch = ("request", oldest)
+    elif s.next_seq > s.executed + 1:
+        s.watch = ("block", s.executed + 1)
+    else:
+        s.watch = ("idle", s.executed)
+        delay_us += s.consensus.heartbeat_us
+    s.watch_full_batches = s.full_batches
+    s.out.append(SetTimer(VIEW, delay_us))
+
+
+def undone(s: State) -> str:
+    """The timer of an active view has fired: why the primary is suspected, or empty.
+
+    If it is not, the next thing is watched.
+    """
+    watch, s.watch = s.watch, None
+    if watch is not None and _is_undone(s, watch):
+        return f"{watch[0]}-timeout"
+    _arm(s)
+    return ""
+
+
+def _is_undone(s: State, watch: tuple[str, bytes | int]) -> bool:
+    kind, what = watch
+    if kind != "request":
+        assert isinstance(what, int)
+        return s.executed < what if kind == "block" else s.executed <= what
+    assert isinstance(what, bytes)
+    entry = s.pool.fresh.get(what)
+    if entry is None and what not in s.pool.proposed:
+        return False
+    if entry is not None and s.application.screen(entry.request) is not Screening.READY:
+        s.pool.drop(what)  # overtaken by another request of its client
+        return False
+    return s.full_batches == s.watch_full_batches
+
+
+def heartbeat(s: State) -> None:
+    """An idle chain seals an empty block, so that heads stay fresh and silence means trouble."""
+    if not s.is_primary or not s.voting:
+        return
+    waited_us = s.now_us - s.proposed_us
+    if 0 <= waited_us < s.consensus.heartbeat_us:
+        s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us - waited_us))
+        return
+    if s.next_seq == s.executed + 1 and normal.may_propose(s):
+        normal.propose(s, [])
+    s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us))

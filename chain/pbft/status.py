@@ -1,0 +1,217 @@
+"""STATUS: one periodic message drives all retransmission (TOCS'02, section 5.2).
+
+Each replica says where it stands; whoever is ahead sends what is missing: VIEW-CHANGEs (of others
+too), the NEW-VIEW, checkpoint proofs, PRE-PREPAREs, votes. What is in flight anyway is not sent
+again: log contents only go to a peer whose two last STATUS show no progress. What a peer can ask
+for in one interval is bounded.
+"""
+
+from __future__ import annotations
+
+from chain.messages import (
+    Batch,
+    FetchBatch,
+    FetchBodies,
+    FetchHeads,
+    Signed,
+    StatusMessage,
+)
+from chain.pbft import normal, transfer, view_change
+from chain.pbft.effects import Refuse, Send, ServeBodies, ServeHeads, SetTimer
+from chain.pbft.inputs import Received
+from chain.pbft.log import Slot
+from chain.pbft.pool import OWN_CLIENTS
+from chain.pbft.state import State, as_view_change
+
+__all__ = [
+    "RESEND_BYTES_MAX",
+    "SERVES_PER_TICK_MAX",
+    "STATUS",
+    "on_batch",
+    "on_fetch_batch",
+    "on_fetch_bodies",
+    "on_fetch_heads",
+    "on_status",
+    "on_tick",
+    "send_status",
+]
+
+STATUS = "status"
+RESEND_BYTES_MAX = 1_048_576  # of batches, per answer to one STATUS
+SERVES_PER_TICK_MAX = 256  # fetches that one peer may have answered in one status interval
+
+
+def on_tick(s: State) -> None:
+    """The status interval is over."""
+    s.tick += 1
+    for peer in s.peers.values():
+        peer.served = 0
+    send_status(s)
+    for entry in s.pool.age_later():
+        if entry.source == OWN_CLIENTS:
+            s.out.append(Refuse(entry.request.id, "refused"))
+    view_change.forward_waiting(s)
+    _fetch_missing(s)
+    transfer.on_tick(s, stuck=s.executed == s.tick_executed)
+    s.tick_executed = s.executed
+    s.out.append(SetTimer(STATUS, s.consensus.status_interval_us))
+
+
+def send_status(s: State) -> None:
+    proposed, prepared = [], []
+    for slot in s.log.above(s.executed):
+        if slot.accepted is not None and slot.accepted.view == s.view:
+            proposed.append(slot.seq)
+            if slot.prepared is not None and slot.prepared.view == s.view:
+                prepared.append(slot.seq)
+        elif slot.offer is not None and slot.offer.message.view == s.view:
+            proposed.append(slot.seq)
+    held = (
+        []
+        if s.active
+        else [
+            sender
+            for sender, received in sorted(s.view_changes.items())
+            if as_view_change(received).view == s.view
+        ]
+    )
+    s.broadcast(
+        StatusMessage(
+            s.epoch,
+            s.me,
+            s.view,
+            s.active,
+            s.stable.seq,
+            s.executed,
+            tuple(held),
+            tuple(proposed),
+            tuple(prepared),
+        )
+    )
+
+
+def _fetch_missing(s: State) -> None:
+    """Ordered or committed, and still no content: ask everybody, the digest binds it."""
+    for slot in s.log.above(s.executed):
+        for entry in (slot.ordered and slot.ordered.digest, slot.committed and slot.committed[1]):
+            if entry and slot.wants(entry):
+                s.broadcast(FetchBatch(s.epoch, s.me, slot.seq, entry))
+                break
+
+
+# --- answering ---------------------------------------------------------------------------------
+
+
+def on_status(s: State, received: Received) -> None:
+    status = received.message
+    assert isinstance(status, StatusMessage)
+    peer = s.peer(status.sender)
+    if 0 <= s.now_us - peer.status_us < s.consensus.status_interval_us // 2:
+        return  # more often than anybody needs to tell
+    peer.status_us = s.now_us
+    peer.stuck = status.executed == peer.executed
+    peer.executed = status.executed
+    if status.epoch > s.epoch:
+        return
+    if status.stable_seq < s.stable.seq and status.stable_seq < s.executed:
+        # Also a peer in an older epoch can check this, step by step.
+        s.out.append(ServeHeads(status.sender, status.stable_seq + 1))
+    if status.epoch == s.epoch:
+        _resend_views(s, status)
+        if peer.stuck:
+            _resend_checkpoint_votes(s, status)
+            _resend_log(s, status)
+
+
+def _resend_views(s: State, status: StatusMessage) -> None:
+    behind = status.view < s.view
+    if s.active:
+        if s.new_view is not None and (behind or (status.view == s.view and not status.active)):
+            s.relay(status.sender, s.new_view)
+        return
+    if not behind and (status.view != s.view or status.active):
+        return
+    for sender, view_change_of in sorted(s.view_changes.items()):
+        if sender != status.sender and (behind or sender not in status.view_changes):
+            s.relay(status.sender, view_change_of.signed)
+
+
+def _resend_checkpoint_votes(s: State, status: StatusMessage) -> None:
+    own = s.checkpoint_votes.get(s.me, {})
+    for seq in sorted(own):
+        if seq > status.stable_seq:
+            s.relay(status.sender, own[seq][1])
+
+
+def _resend_log(s: State, status: StatusMessage) -> None:
+    """What the peer needs to execute on: for what a quorum committed here, the certificate;
+    else our own votes of the view."""
+    bytes_left = RESEND_BYTES_MAX
+    same_view = status.view == s.view
+    proposed, prepared = set(status.proposed), set(status.prepared)
+    for slot in s.log.above(status.executed):
+        accepted = slot.accepted
+        if slot.seq not in proposed and accepted is not None:
+            batch = slot.batches.get(accepted.digest)
+            if batch is not None and len(batch.raw) <= bytes_left:
+                bytes_left -= len(batch.raw)
+                pre_prepare = accepted.signed
+                full = Signed(pre_prepare.body, pre_prepare.signature, batch.raw)
+                s.relay(status.sender, full)
+        if slot.committed is not None:
+            votes = slot.commits.matching(*slot.committed)
+        else:
+            votes = _own_votes(s, slot, slot.seq in prepared) if same_view else []
+        for vote in votes:
+            s.relay(status.sender, vote)
+
+
+def _own_votes(s: State, slot: Slot, peer_prepared: bool) -> list[Signed]:
+    votes = [] if peer_prepared else [slot.prepares.votes.get(s.me)]
+    votes.append(slot.commits.votes.get(s.me))
+    return [vote[2] for vote in votes if vote is not None]
+
+
+# --- fetches -----------------------------------------------------------------------------------
+
+
+def _may_serve(s: State, replica: int) -> bool:
+    peer = s.peer(replica)
+    peer.served += 1
+    return peer.served <= SERVES_PER_TICK_MAX
+
+
+def on_fetch_batch(s: State, received: Received) -> None:
+    message = received.message
+    assert isinstance(message, FetchBatch)
+    slot = s.log.get(message.seq)
+    batch = slot and slot.batches.get(message.digest)
+    if batch and _may_serve(s, message.sender):
+        s.out.append(Send(message.sender, s.sign(Batch(s.epoch, s.me, batch.raw))))
+
+
+def on_batch(s: State, received: Received) -> None:
+    """Taken only where its digest is wanted."""
+    message, proposal = received.message, received.proposal
+    assert isinstance(message, Batch)
+    assert proposal is not None
+    slot = s.log.get(proposal.seq)
+    if slot is None:
+        return
+    digest = proposal.digest_of(message.proposal)
+    if slot.wants(digest):
+        normal.give_batch(s, slot, digest, received)
+
+
+def on_fetch_heads(s: State, received: Received) -> None:
+    message = received.message
+    assert isinstance(message, FetchHeads)
+    if message.start <= s.executed and _may_serve(s, message.sender):
+        s.out.append(ServeHeads(message.sender, message.start))
+
+
+def on_fetch_bodies(s: State, received: Received) -> None:
+    message = received.message
+    assert isinstance(message, FetchBodies)
+    if message.start <= message.stop <= s.executed and _may_serve(s, message.sender):
+        s.out.append(ServeBodies(message.sender, message.start, message.stop))

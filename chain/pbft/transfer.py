@@ -1,0 +1,277 @@
+"""State transfer: catching up by blocks that prove themselves (TOCS'02, section 5.3.2, with the
+chain of heads in place of a partition tree).
+
+In intervals that end at a checkpoint: heads first, which link up to a head that q CHECKPOINTs
+certify; then the bodies of these heads, in pieces; the host installs them in order and so checks
+that they execute to these very heads. Nothing is believed before that, whoever sends it. Sources
+take turns; one that stays silent is passed over for a while, one that lies is accused and skipped.
+"""
+
+from __future__ import annotations
+
+from chain.block import Head
+from chain.errors import PeerFault
+from chain.keys import digest
+from chain.messages import (
+    Bodies,
+    Checkpoint,
+    CheckpointProof,
+    FetchBodies,
+    FetchHeads,
+    Heads,
+    Signed,
+    encode,
+)
+from chain.pbft import checkpoint
+from chain.pbft.effects import Install
+from chain.pbft.fetching import Interval, Piece
+from chain.pbft.inputs import Installed, InstallFailed, Received
+from chain.pbft.state import State
+
+__all__ = [
+    "INTERVALS_MAX",
+    "PATIENCE_TICKS",
+    "PIECE_BLOCKS",
+    "on_bodies",
+    "on_heads",
+    "on_install_failed",
+    "on_installed",
+    "on_tick",
+    "step",
+]
+
+INTERVALS_MAX = 3  # intervals of K blocks that are fetched at once
+PIECE_BLOCKS = 16  # blocks asked for in one FETCH-BODIES
+PATIENCE_TICKS = 2  # status intervals until another source is asked
+
+
+def on_tick(s: State, stuck: bool) -> None:
+    """Begins if we are behind a proven checkpoint and live messages do not help; asks again."""
+    if s.stable.seq > s.executed and stuck and not s.busy:
+        _begin(s)
+    t = s.transfer
+    t.probing = False
+    for interval in t.intervals:
+        if interval.proof is None and s.tick - interval.asked >= PATIENCE_TICKS:
+            t.silent.add(interval.source)
+            _ask_heads(s, interval)
+        for piece in interval.pieces:
+            if piece.complete or piece.asked < 0:
+                continue
+            if s.tick - piece.asked >= PATIENCE_TICKS:
+                t.silent.add(piece.source)
+                _ask_bodies(s, piece)
+
+
+def _begin(s: State) -> None:
+    if not s.transfer.running:
+        s.transfer.running = True
+        s.observe("fetching", s.stable.seq)
+
+
+def step(s: State) -> None:
+    """Called after every input: begins at once if the log cannot help; keeps pieces in flight;
+    installs what is complete and next."""
+    t = s.transfer
+    if not t.running:
+        # One read of two integers in the normal case.
+        if s.executed >= s.stable.seq or s.executed >= s.log.kept_above or s.busy:
+            return
+        _begin(s)
+    t.intervals = [interval for interval in t.intervals if interval.stop > s.executed]
+    if s.executed >= s.stable.seq:
+        _end(s)
+        return
+    _fill(s)
+    _install_next(s)
+
+
+def _end(s: State) -> None:
+    """At the proven checkpoint. In an older epoch we could not see further: ask what follows."""
+    t = s.transfer
+    t.running = False
+    t.intervals = []
+    t.installing = None
+    t.probing = True
+    s.observe("caught-up", s.executed)
+    if s.others:
+        s.send(t.source(s.others), FetchHeads(s.epoch, s.me, s.executed + 1))
+
+
+def _fill(s: State) -> None:
+    t = s.transfer
+    while len(t.intervals) < INTERVALS_MAX:
+        start = t.intervals[-1].stop + 1 if t.intervals else s.executed + 1
+        if start > s.stable.seq:
+            break
+        interval = Interval(start, s.checkpoint_at_or_above(start))
+        t.intervals.append(interval)
+        _ask_heads(s, interval)
+    for interval in t.intervals:
+        for piece in interval.pieces:
+            if piece.asked < 0:
+                _ask_bodies(s, piece)
+
+
+def _ask_heads(s: State, interval: Interval) -> None:
+    interval.source = s.transfer.source(s.others)
+    interval.asked = s.tick
+    s.send(interval.source, FetchHeads(s.epoch, s.me, interval.start))
+
+
+def _ask_bodies(s: State, piece: Piece) -> None:
+    piece.source = s.transfer.source(s.others)
+    piece.blocks = []
+    _ask_rest(s, piece)
+
+
+def _ask_rest(s: State, piece: Piece) -> None:
+    piece.asked = s.tick
+    start = piece.start + len(piece.blocks)
+    s.send(piece.source, FetchBodies(s.epoch, s.me, start, piece.stop))
+
+
+# --- heads -------------------------------------------------------------------------------------
+
+
+def on_heads(s: State, received: Received) -> None:
+    """Heads that link up to a certified one. They may come unasked, as the answer to a STATUS:
+    then the proof alone tells us how far behind we are."""
+    message = received.message
+    assert isinstance(message, Heads)
+    proof = _proof(received)
+    if proof is None or not _of_our_epoch(s, received.checkpoints[0], message.start):
+        return
+    try:
+        _check_links(s, message, proof)
+    except PeerFault as fault:
+        _lie(s, message.sender, fault.code, received.signed)
+        return
+    checkpoint.prove(s, proof)
+    t = s.transfer
+    if t.probing and message.start == s.executed + 1 and proof.seq > s.executed:
+        t.probing = False
+        _begin(s)
+        _fill(s)
+    for interval in t.intervals:
+        if interval.start == message.start and interval.proof is None:
+            _take_heads(s, interval, message, proof)
+            return
+
+
+def _proof(received: Received) -> CheckpointProof | None:
+    message = received.message
+    assert isinstance(message, Heads)
+    if not received.checkpoints:
+        return None
+    first = received.checkpoints[0]
+    return CheckpointProof(first.seq, first.head, message.proof)
+
+
+def _of_our_epoch(s: State, vote: Checkpoint, start: int) -> bool:
+    """The membership that certifies these heads must follow from blocks that we have."""
+    if vote.epoch == s.epoch:
+        return s.pending is None or vote.seq <= s.boundary
+    return s.pending is not None and vote.epoch == s.pending.epoch and start > s.boundary
+
+
+def _check_links(s: State, message: Heads, proof: CheckpointProof) -> None:
+    if not message.heads or message.start + len(message.heads) - 1 != proof.seq:
+        raise PeerFault("lying-heads", "the heads do not end where the proof stands")
+    following = proof.head
+    for offset in range(len(message.heads) - 1, -1, -1):
+        encoded = message.heads[offset]
+        if digest(encoded) != following:
+            raise PeerFault("lying-heads", f"head {message.start + offset} is not linked to")
+        head = Head.decode(encoded)
+        if head.network != s.network or head.height != message.start + offset:
+            raise PeerFault("lying-heads", f"head {message.start + offset} is of another chain")
+        following = head.parent
+    if message.start == s.executed + 1 and following != s.head:
+        s.halted = True  # a quorum certified a chain that ours is not a part of
+        s.observe("diverged", s.executed)
+
+
+def _take_heads(s: State, interval: Interval, message: Heads, proof: CheckpointProof) -> None:
+    t = s.transfer
+    if proof.seq != interval.stop:  # its source skipped a checkpoint: what follows moves
+        t.intervals = t.intervals[: t.intervals.index(interval) + 1]
+    interval.stop = proof.seq
+    interval.heads = message.heads
+    interval.proof = proof
+    for start in range(max(interval.start, s.executed + 1), interval.stop + 1, PIECE_BLOCKS):
+        stop = min(start + PIECE_BLOCKS - 1, interval.stop)
+        interval.pieces.append(Piece(start, stop))
+
+
+# --- bodies ------------------------------------------------------------------------------------
+
+
+def on_bodies(s: State, received: Received) -> None:
+    message = received.message
+    assert isinstance(message, Bodies)
+    for interval in s.transfer.intervals:
+        for piece in interval.pieces:
+            expected = piece.start + len(piece.blocks)
+            if piece.source != message.sender or piece.complete or message.start != expected:
+                continue
+            _take_bodies(s, interval, piece, message, received.signed)
+            return
+
+
+def _take_bodies(
+    s: State, interval: Interval, piece: Piece, message: Bodies, signed: Signed
+) -> None:
+    room = piece.stop - message.start + 1
+    for seq, block in enumerate(message.blocks[:room], start=message.start):
+        if block.head != interval.head(seq):
+            _lie(s, message.sender, "lying-bodies", signed)
+            _ask_bodies(s, piece)
+            return
+        piece.blocks.append(block)
+    piece.evidence = signed
+    if not message.blocks:
+        s.transfer.silent.add(piece.source)
+        _ask_bodies(s, piece)
+    elif not piece.complete:
+        _ask_rest(s, piece)
+
+
+def _install_next(s: State) -> None:
+    if s.busy or s.halted or not s.transfer.intervals:
+        return
+    interval = s.transfer.intervals[0]
+    while interval.pieces and interval.pieces[0].stop <= s.executed:
+        del interval.pieces[0]  # executed by live messages in the meantime
+    if not interval.pieces or not interval.pieces[0].complete:
+        return
+    piece = interval.pieces[0]
+    blocks = tuple(piece.blocks[s.executed + 1 - piece.start :])
+    s.busy = True
+    s.transfer.installing = piece
+    s.out.append(Install(blocks, piece.source))
+
+
+def on_installed(s: State, item: Installed) -> None:
+    s.transfer.installing = None
+    for interval in s.transfer.intervals:
+        # Kept for others; the highest proven one `checkpoint` makes durable itself.
+        if interval.stop == item.seq and interval.proof and item.seq != s.stable.seq:
+            s.persist("stable", 0, item.seq, encode(interval.proof))
+    checkpoint.on_installed(s, item)
+
+
+def on_install_failed(s: State, item: InstallFailed) -> None:
+    """The bodies were not those of their heads: the source lied. Ask another."""
+    s.busy = False
+    piece, s.transfer.installing = s.transfer.installing, None
+    if piece is None:
+        return
+    if piece.evidence is not None:
+        _lie(s, item.source, "lying-bodies", piece.evidence)
+    _ask_bodies(s, piece)
+
+
+def _lie(s: State, source: int, reason: str, signed: Signed) -> None:
+    s.transfer.liars.add(source)
+    s.accuse(source, reason, signed)
