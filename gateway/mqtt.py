@@ -161,7 +161,12 @@ class _Link:
     def publish(self, topic: str, payload: bytes, retain: bool) -> asyncio.Future[None]:
         """Send; the future is done at PUBACK and fails with `_LostError`. Takes one of `slots`."""
         info = self._paho.publish(topic, payload, qos=1, retain=retain)
-        acked = self._acks[info.mid] = self._loop.create_future()
+        acked = self._loop.create_future()
+        if self.closed.done():  # found out by this very write
+            self.slots.release()
+            acked.set_exception(_LostError("the connection was lost"))
+            return acked
+        self._acks[info.mid] = acked
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._end(f"publish: {paho.error_string(info.rc)}")
         self._flush()
