@@ -29,6 +29,7 @@ from chain.messages import (
     signed_bytes,
 )
 from chain.pbft.effects import Broadcast, Effect, Send
+from nodes.forgeries import FORGERIES
 
 __all__ = ["KINDS", "Delayed", "Misbehaviour"]
 
@@ -222,4 +223,5 @@ KINDS: dict[str, _Kind] = {
     "equivocate": _equivocate,
     "old-messages": _old_messages,
     "flood": _flood,
+    **FORGERIES,
 }

@@ -1,0 +1,182 @@
+"""`testbed simulate`: attacks the consensus with seeded scenarios, replays and shrinks failures.
+
+The simulator is in `testbed.simulate`; this module parses, shows progress and prints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from testbed.errors import ConfigurationError
+from testbed.simulate.draw import PROFILES, Options, draw
+from testbed.simulate.outcome import Outcome, Summary
+from testbed.simulate.scenario import Scenario
+from testbed.simulate.shrink import shrink
+from testbed.simulate.sweep import open_executor, sweep
+from testbed.simulate.traitors import TRICKS
+from testbed.simulate.transcript import Transcript
+from testbed.simulate.world import run
+
+__all__ = ["app"]
+
+app = typer.Typer()
+_ROOT = Path(__file__).resolve().parents[2]
+_EXIT_FINDING = 1
+_FAILURES_MAX = 10  # a sweep stops here: what broke so often needs no more seeds
+
+
+@app.callback(invoke_without_command=True)
+def simulate(
+    replicas: Annotated[int, typer.Option(help="Replicas, at least 4.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run.")] = 1000,
+    first: Annotated[int, typer.Option("--from", min=0, help="The first seed.")] = 0,
+    faults: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "all",
+    byzantine: Annotated[
+        list[str] | None,
+        typer.Option(help=f"TRICK:COUNT, repeatable. Tricks: {', '.join(TRICKS)}."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to spread the seeds over.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    scenario: Annotated[
+        Path | None, typer.Option(help="Replay this scenario file instead of drawing seeds.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the shortest failing scenario to this file.")
+    ] = None,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Prove the simulator: run the mutants, print a table.")
+    ] = False,
+) -> None:
+    """Attack the consensus in a deterministic simulation and check every property at every step."""
+    if mutants:
+        raise typer.Exit(_run_mutants(as_json))
+    if scenario is not None:
+        raise typer.Exit(_replay(_read(scenario)))
+    options = Options(replicas=replicas, faults=faults, byzantine=_tricks(byzantine or []))
+    options.check()
+    jobs = jobs or os.cpu_count() or 1
+    started = time.monotonic()
+    with open_executor(jobs, cluster) as executor, _progress(seeds, quiet=as_json) as advance:
+        summary = sweep(
+            options, range(first, first + seeds), executor, advance, failures_max=_FAILURES_MAX
+        )
+    elapsed_s = time.monotonic() - started
+    if as_json:
+        sys.stdout.write(json.dumps(summary.as_json(elapsed_s)) + "\n")
+    else:
+        _print_summary(summary, elapsed_s)
+    if summary.failures:
+        failure = min(summary.failures, key=lambda outcome: outcome.seed)
+        _explain(options, failure, save, Console(stderr=as_json))
+        raise typer.Exit(_EXIT_FINDING)
+
+
+def _tricks(arguments: list[str]) -> tuple[tuple[str, int], ...]:
+    parsed = []
+    for argument in arguments:
+        trick, colon, count = argument.partition(":")
+        if colon and not count.isdecimal():
+            raise ConfigurationError(f"--byzantine {argument}: wanted TRICK:COUNT, as silent:1")
+        parsed.append((trick, int(count) if colon else 1))
+    return tuple(parsed)
+
+
+@contextmanager
+def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        task = progress.add_task("seeds", total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _print_summary(summary: Summary, elapsed_s: float) -> None:
+    console = Console()
+    figures = summary.as_json(elapsed_s)
+    table = Table(show_header=False, box=None)
+    table.add_row("seeds run", f"{summary.seeds} ({figures['seeds_per_s']} per s)")
+    table.add_row("simulated", f"{figures['simulated_hours']} hours, {summary.steps} steps")
+    table.add_row("requests executed", f"{summary.requests} in {summary.blocks} blocks")
+    table.add_row("views changed", str(summary.view_changes))
+    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
+    table.add_row("faults injected", faults or "none")
+    table.add_row("properties broken", str(len(summary.failures)))
+    console.print(table)
+    for failure in sorted(summary.failures, key=lambda outcome: outcome.seed):
+        console.print(f"seed {failure.seed}: {failure.finding}", style="red", markup=False)
+
+
+def _explain(options: Options, failure: Outcome, save: Path | None, console: Console) -> None:
+    """Seed, commit, replay command; then the shortest scenario that fails alike, as a story."""
+    byzantine = "".join(f" --byzantine {trick}:{count}" for trick, count in options.byzantine)
+    console.print(
+        f"seed {failure.seed} at commit {_commit()}\n"
+        f"replay: testbed simulate --replicas {options.replicas} --faults {options.faults}"
+        f"{byzantine} --from {failure.seed} --seeds 1 --jobs 1\n"
+        "shrinking ...",
+        markup=False,
+        soft_wrap=True,
+    )
+    assert failure.finding is not None
+    broken = failure.finding.property
+
+    def fails(candidate: Scenario) -> bool:
+        finding = run(candidate).finding
+        return finding is not None and finding.property == broken
+
+    shortest = shrink(draw(options, failure.seed), fails)
+    if save is not None:
+        save.write_bytes(shortest.encode())
+        console.print(f"replay the shortest: testbed simulate --scenario {save}", markup=False)
+    _tell(shortest, console)
+
+
+def _tell(scenario: Scenario, console: Console) -> Outcome:
+    transcript = Transcript(scenario)
+    outcome = run(scenario, transcript)
+    console.print(transcript.text(), markup=False, highlight=False, soft_wrap=True)
+    console.print(str(outcome.finding or "every property held"), markup=False)
+    return outcome
+
+
+def _replay(scenario: Scenario) -> int:
+    return _EXIT_FINDING if _tell(scenario, Console()).finding else 0
+
+
+def _read(path: Path) -> Scenario:
+    try:
+        return Scenario.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigurationError(f"{path}: not a scenario file: {error}") from error
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+
+
+def _run_mutants(as_json: bool) -> int:
+    """The mutants live beside the tests and are not shipped, so this works in a checkout only."""
+    if not (_ROOT / "tests" / "testbed" / "mutants").is_dir():
+        raise ConfigurationError("--mutants needs a checkout: the mutants live beside the tests")
+    command = [sys.executable, "-m", "tests.testbed.mutants", *(["--json"] if as_json else [])]
+    return subprocess.run(command, cwd=_ROOT, check=False).returncode

@@ -1,0 +1,185 @@
+"""Simulated devices: what they ask for, in which order, honestly and not.
+
+A device works through its plan one request at a time and starts the next when the last is final.
+Beside the plan it (or somebody in its name) sends what must never have an effect: the same
+request again, a forged one, one with an old counter, one of a key that never enrolled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+
+from chain.genesis import VoucherGrant
+from chain.keys import digest, node_id
+from chain.operations import (
+    Data,
+    Enrol,
+    Operation,
+    Renew,
+    Revoke,
+    Token,
+    renewal_statement,
+    sign_operation,
+    voucher_statement,
+)
+from testbed.simulate.scheme import HashSigner, malleated
+
+__all__ = ["SERVICE", "Device"]
+
+SERVICE = "telemetry"
+_VALIDITY_S = 3600
+
+
+class Device:
+    """One mobile device. `wanted` is the request that it waits for, None if it has nothing to do;
+    its id is `wanted_id` (for the owner to set), `doing` its name."""
+
+    def __init__(self, number: int, network: bytes, random: Random) -> None:
+        self.number = number
+        self._network = network
+        self._random = random
+        self._signer = HashSigner(f"device {number}")
+        self._token = HashSigner(f"token {number}")
+        self.node = node_id(self._signer.public)
+        self._counter = 0
+        self._counter_done = 0
+        self._keys = 0
+        self._plan: deque[str] = deque(["enrol"])
+        self._past: list[bytes] = []
+        self.wanted: bytes | None = None
+        self.wanted_id = b""
+        self.doing = ""
+        self.revoked = False
+
+    @staticmethod
+    def grant_of(number: int) -> VoucherGrant:
+        """What the genesis holds for the token of device `number`."""
+        token = digest(HashSigner(f"token {number}").public)
+        return VoucherGrant(id=token, privilege_max=3, services=(SERVICE,))
+
+    @property
+    def idle(self) -> bool:
+        return self.wanted is None and not self._plan
+
+    def plan(self, operation: str) -> None:
+        self._plan.append(operation)
+
+    def next(self, head: bytes) -> bytes | None:
+        """Starts the next request of the plan; `head` is a recent final head's hash."""
+        if self.wanted is not None or not self._plan:
+            return None
+        self.doing = self._plan.popleft()
+        self.wanted = self._sign(self._operation(self.doing, head), self._signer)
+        return self.wanted
+
+    def done(self) -> None:
+        """The wanted request is final and was accepted."""
+        if self.doing == "revoke":
+            self.revoked = True
+            self._plan.clear()
+        elif self.doing == "renew":
+            self._signer = self._next_signer()
+            self._keys += 1
+            self.node = node_id(self._signer.public)
+        assert self.wanted is not None
+        self._counter_done = self._counter
+        self._past.append(self.wanted)
+        self.wanted = None
+
+    def mischief(self, kind: str, payload: int, head: bytes) -> bytes | None:
+        """A request that must have no effect; None if there is nothing to abuse yet."""
+        match kind:
+            case "again":
+                if not self._past:
+                    return None
+                cose = self._random.choice(self._past)
+                signature = malleated(cose[-64:])
+                return self._random.choice((cose, cose[:-64] + signature))
+            case "forged":
+                cose = self._sign(self._data(self._counter + 1, payload), self._signer)
+                return cose[:-1] + bytes((cose[-1] ^ 1,))
+            case "old-counter":
+                if not self._counter_done:
+                    return None
+                counter = self._random.randint(1, self._counter_done)
+                return self._sign(self._data(counter, payload), self._signer)
+            case "stranger":
+                stranger = HashSigner(f"stranger {payload}")
+                if payload % 2:
+                    data = Data(
+                        network=self._network,
+                        node=node_id(stranger.public),
+                        counter=1,
+                        service=SERVICE,
+                        payload=b"s",
+                    )
+                    return self._sign(data, stranger)
+                return self._sign(self._enrolment(stranger, stranger, head), stranger)
+            case _:
+                raise AssertionError(f"unknown mischief {kind}")
+
+    def after_revocation(self, payload: int) -> bytes:
+        """Well signed and fresh, but the identity is revoked."""
+        self._counter += 1
+        return self._sign(self._data(self._counter, payload), self._signer)
+
+    # --- operations ------------------------------------------------------------------------------
+
+    def _sign(self, operation: Operation, signer: HashSigner) -> bytes:
+        return sign_operation(operation, signer)
+
+    def _operation(self, name: str, head: bytes) -> Operation:
+        if name == "enrol":
+            return self._enrolment(self._signer, self._token, head)
+        self._counter += 1
+        match name:
+            case "data":
+                return self._data(self._counter, self._counter)
+            case "renew":
+                fresh = self._next_signer()
+                statement = renewal_statement(self._network, self.node, fresh.public)
+                return Renew(
+                    network=self._network,
+                    node=self.node,
+                    counter=self._counter,
+                    key=fresh.public,
+                    validity_s=_VALIDITY_S,
+                    possession=fresh.sign(statement),
+                )
+            case "revoke":
+                return Revoke(
+                    network=self._network,
+                    node=self.node,
+                    counter=self._counter,
+                    target=self.node,
+                    reason="retired",
+                )
+            case _:
+                raise AssertionError(f"unknown operation {name}")
+
+    def _next_signer(self) -> HashSigner:
+        return HashSigner(f"device {self.number} key {self._keys + 1}")
+
+    def _data(self, counter: int, payload: int) -> Data:
+        return Data(
+            network=self._network,
+            node=self.node,
+            counter=counter,
+            service=SERVICE,
+            payload=payload.to_bytes(8, "big"),
+        )
+
+    def _enrolment(self, signer: HashSigner, token: HashSigner, head: bytes) -> Enrol:
+        statement = voucher_statement(self._network, signer.public, head)
+        return Enrol(
+            network=self._network,
+            key=signer.public,
+            kind="mobile",
+            service=SERVICE,
+            privilege=1,
+            validity_s=_VALIDITY_S,
+            head=head,
+            nonce=self._random.randbytes(16),
+            voucher=Token(key=token.public, signature=token.sign(statement)),
+        )

@@ -1,0 +1,139 @@
+"""The simulated disk: a `nodes.ports.Store` that loses power wherever it is told to.
+
+Writes since the last `commit` are not durable. When power fails, a prefix of them survives, cut
+as the scenario says: none, all, or anywhere between. That is harsher than SQLite, whose
+transactions survive whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+
+from chain.errors import Misuse
+from chain.pbft.effects import Durable
+from nodes.ports import Stored
+from testbed.simulate.scenario import Crash
+
+__all__ = ["Disk", "PowerLossError"]
+
+_Key = tuple[str, int, int]
+# One unsynced write, as what it replaced: (key, fact before) or the height of a new block.
+_Undo = tuple[_Key, Durable | None] | int
+
+
+class PowerLossError(Exception):
+    """The machine stopped inside a disk operation; `keeps` is what `power_off` is to be told."""
+
+    def __init__(self, keeps: Crash) -> None:
+        super().__init__(keeps.value)
+        self.keeps = keeps
+
+
+class Disk:
+    """Outlives the processes that use it."""
+
+    def __init__(
+        self, random: Random, on_block: Callable[[int, Stored], None] = lambda height, stored: None
+    ) -> None:
+        """`on_block(height, stored)` sees every block that is written."""
+        self._random = random
+        self._on_block = on_block
+        self._facts: dict[_Key, Durable] = {}
+        self._blocks: list[Stored] = []
+        self._unsynced: list[_Undo] = []
+        self._operations_left: int | None = None
+        self._on_crash = Crash.LOST
+        self.operations = 0
+
+    # --- power ---------------------------------------------------------------------------------
+
+    def fail_at(self, operation: int, keeps: Crash) -> None:
+        """Power fails at the `operation`-th operation from now (a write or a commit); 0: never."""
+        self._operations_left = operation or None
+        self._on_crash = keeps
+
+    def power_off(self, keeps: Crash) -> None:
+        """Takes back what was not durable, as `keeps` says."""
+        self._operations_left = None
+        match keeps:
+            case Crash.LOST:
+                kept = 0
+            case Crash.KEPT:
+                kept = len(self._unsynced)
+            case Crash.TORN:
+                kept = self._random.randint(0, len(self._unsynced))
+        while len(self._unsynced) > kept:
+            undo = self._unsynced.pop()
+            if isinstance(undo, int):
+                del self._blocks[undo - 1 :]
+            else:
+                key, before = undo
+                if before is None:
+                    del self._facts[key]
+                else:
+                    self._facts[key] = before
+        self._unsynced.clear()
+
+    def holds(self, kind: str, view: int, seq: int) -> bool:
+        """Whether this fact would survive any crash: it is there and nothing about it unsynced."""
+        key = (kind, view, seq)
+        return key in self._facts and not any(
+            undo[0] == key for undo in self._unsynced if not isinstance(undo, int)
+        )
+
+    def close(self) -> None:
+        self.commit()
+
+    def _operate(self) -> None:
+        self.operations += 1
+        if self._operations_left is not None:
+            self._operations_left -= 1
+            if self._operations_left <= 0:
+                self._operations_left = None
+                raise PowerLossError(self._on_crash)
+
+    # --- nodes.ports.Store ---------------------------------------------------------------------
+
+    def facts(self) -> Sequence[Durable]:
+        return [self._facts[key] for key in sorted(self._facts)]
+
+    def put_fact(self, fact: Durable) -> None:
+        key = (fact.kind, fact.view, fact.seq)
+        self._unsynced.append((key, self._facts.get(key)))
+        self._facts[key] = fact
+        self._operate()
+
+    def forget(self, seq: int) -> None:
+        for key in [k for k in self._facts if k[0] in ("proposal", "prepared") and k[2] <= seq]:
+            self._unsynced.append((key, self._facts.pop(key)))
+        self._operate()
+
+    def put_block(self, height: int, stored: Stored) -> None:
+        if height != len(self._blocks) + 1:
+            raise Misuse(f"block {height} after {len(self._blocks)}")
+        self._on_block(height, stored)
+        self._blocks.append(stored)
+        self._unsynced.append(height)
+        self._operate()
+
+    @property
+    def height(self) -> int:
+        return len(self._blocks)
+
+    def blocks(self, start: int, stop: int) -> Iterator[Stored]:
+        return iter(self._blocks[start - 1 : stop])
+
+    def heads(self, start: int, stop: int) -> Sequence[bytes]:
+        return [stored.block.head for stored in self._blocks[start - 1 : stop]]
+
+    def stable_from(self, seq: int) -> Durable | None:
+        return min(
+            (f for f in self._facts.values() if f.kind == "stable" and f.seq >= seq),
+            key=lambda fact: fact.seq,
+            default=None,
+        )
+
+    def commit(self) -> None:
+        self._operate()
+        self._unsynced.clear()

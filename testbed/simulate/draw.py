@@ -1,0 +1,315 @@
+"""Draws a scenario from a seed: load, faults and traitors within a profile.
+
+Each seed enables a random part of its profile only (swarm testing: a fault that is always there
+hides the bugs that need its absence), and every third heals one quorum only and leaves the rest
+broken for good: uniform faults miss livelocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import msgspec
+
+from chain.genesis import Consensus
+from chain.quorum import REPLICAS_MIN, Quorum
+from testbed.errors import ConfigurationError
+from testbed.simulate.scenario import GATEWAY, Crash, Event, Kind, Scenario, Traitor
+from testbed.simulate.traitors import TRICKS
+
+__all__ = ["PROFILES", "Options", "draw"]
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "network": ("partition", "loss", "duplicate", "delay"),
+    "crash": ("crash", "outage", "pause"),
+    "disk": ("crash", "outage"),
+    "clock": ("skew",),
+    "byzantine": ("byzantine",),
+    "all": (
+        "partition",
+        "loss",
+        "duplicate",
+        "delay",
+        "crash",
+        "outage",
+        "pause",
+        "skew",
+        "byzantine",
+    ),
+}
+
+_FAULTS_US = 5_000_000  # faults begin before this time
+_FAULT_US_MIN = 50_000
+_FAULT_US_MAX = 2_500_000
+_PATIENCE_US = 90_000_000
+_GATEWAYS = 2
+_DEVICES_MAX = 4
+_REQUESTS_MIN = 8
+_REQUESTS_MAX = 28
+_OPERATIONS = ("data", "again", "forged", "stranger", "old-counter", "renew", "revoke")
+_OPERATION_WEIGHTS = (70, 8, 5, 4, 5, 4, 4)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line asks for. `byzantine` names tricks with the count of their players."""
+
+    replicas: int = 4
+    faults: str = "all"
+    byzantine: tuple[tuple[str, int], ...] = ()
+
+    def check(self) -> None:
+        """Raises ConfigurationError."""
+        if self.replicas < REPLICAS_MIN:
+            raise ConfigurationError(f"{self.replicas} replicas bear no fault; pBFT needs 4")
+        if self.faults not in PROFILES:
+            raise ConfigurationError(
+                f"no fault profile {self.faults!r}; there are {', '.join(PROFILES)}"
+            )
+        for trick, count in self.byzantine:
+            if trick not in TRICKS:
+                raise ConfigurationError(f"no trick {trick!r}; there are {', '.join(TRICKS)}")
+            if not 0 < count <= self.replicas:
+                raise ConfigurationError(f"{trick}:{count} of {self.replicas} replicas")
+
+
+def draw(options: Options, seed: int) -> Scenario:
+    """The scenario of a seed: equal options and seed give equal scenarios, anywhere."""
+    options.check()
+    dice = Random(f"{seed}/{options.replicas}/{options.faults}/{options.byzantine}")
+    n = options.replicas
+    quorum = Quorum.of(n)
+    kinds = [kind for kind in PROFILES[options.faults] if dice.random() < 0.5]
+    traitors = _traitors(dice, options, quorum, "byzantine" in kinds)
+    honest = [r for r in range(n) if r not in {t.replica for t in traitors}]
+    devices = dice.randint(1, _DEVICES_MAX)
+    heal_us = _FAULTS_US + dice.randrange(3_000_000)
+    events = _requests(dice, devices, heal_us)
+    for kind in kinds:
+        for _ in range(dice.randint(1, 4)):
+            events += _FAULT_DRAWS[kind](dice, n, heal_us)
+    survivors = tuple(honest)
+    if kinds and not traitors and dice.random() < 0.33:
+        survivors = tuple(sorted(dice.sample(honest, quorum.strong)))
+        events += _permanent(dice, n, survivors, heal_us)
+    skew_us_max = 100_000 if dice.random() < 0.5 else 0
+    return Scenario(
+        seed=seed,
+        replicas=n,
+        consensus=_consensus(dice),
+        gateways=_GATEWAYS,
+        devices=devices,
+        spread_us=dice.choice((1_000, 5_000, 20_000)),
+        turn_us=dice.choice((0, 500, 5_000)),
+        skews_us=tuple(dice.randint(-skew_us_max, skew_us_max) for _ in range(n)),
+        traitors=traitors,
+        events=tuple(sorted(events, key=lambda event: event.at_us)),
+        survivors=survivors,
+        heal_us=heal_us,
+        patience_us=_PATIENCE_US,
+    )
+
+
+def _consensus(dice: Random) -> Consensus:
+    return Consensus(
+        checkpoint_interval=dice.choice((2, 4, 8)),
+        pipeline_window=dice.choice((1, 2, 4, 8)),
+        batch_requests_max=dice.choice((1, 2, 8)),
+        view_timeout_us=dice.choice((400_000, 800_000)),
+        view_timeout_us_max=4_000_000,
+        status_interval_us=dice.choice((150_000, 300_000)),
+        heartbeat_us=dice.choice((1_000_000, 3_000_000)),
+    )
+
+
+def _traitors(dice: Random, options: Options, quorum: Quorum, wanted: bool) -> tuple[Traitor, ...]:
+    order = dice.sample(range(quorum.n), quorum.n)
+    if options.byzantine:
+        tricks = [trick for trick, count in options.byzantine for _ in range(count)]
+        # The first primary is among them when they are too many: that is the fork to be seen.
+        if len(tricks) > quorum.faulty:
+            order.remove(0)
+            order.insert(0, 0)
+        chosen = [Traitor(r, (trick,)) for r, trick in zip(order, tricks, strict=False)]
+    elif wanted:
+        count = dice.randint(1, quorum.faulty)
+        names = sorted(TRICKS)
+        chosen = [
+            Traitor(r, tuple(sorted(dice.sample(names, dice.choice((1, 1, 2))))))
+            for r in order[:count]
+        ]
+    else:
+        chosen = []
+    return tuple(sorted(chosen, key=lambda traitor: traitor.replica))
+
+
+def _requests(dice: Random, devices: int, until_us: int) -> list[Event]:
+    return [
+        Event(
+            at_us=dice.randrange(until_us),
+            kind=Kind.REQUEST,
+            nodes=(dice.randrange(devices),),
+            amount=number,
+            detail=dice.choices(_OPERATIONS, _OPERATION_WEIGHTS)[0],
+        )
+        for number in range(dice.randint(_REQUESTS_MIN, _REQUESTS_MAX))
+    ]
+
+
+def _span(dice: Random, heal_us: int) -> tuple[int, int]:
+    """Start and duration of a fault that is over when the run heals."""
+    at_us = dice.randrange(_FAULTS_US)
+    return at_us, min(dice.randint(_FAULT_US_MIN, _FAULT_US_MAX), heal_us - at_us)
+
+
+Links = tuple[tuple[int, int], ...]
+
+
+def _partition(dice: Random, n: int) -> Links:
+    """Blocked links in one of the shapes that are known to hurt."""
+    order = dice.sample(range(n), n)
+    everyone = [(a, b) for a in order for b in order if a != b]
+    cut = dice.randint(1, n - 1)
+    left, right = set(order[:cut]), set(order[cut:])
+    shape = dice.choice(("one-way", "two-way", "isolate", "halves", "bridge", "ring", "star"))
+    match shape:
+        case "one-way":
+            blocked = [(a, b) for a, b in everyone if a in left and b in right]
+        case "two-way":
+            blocked = [(a, b) for a, b in everyone if (a in left) != (b in left)]
+        case "isolate":
+            blocked = [link for link in everyone if order[0] in link]
+        case "halves":
+            half = set(order[: n // 2])
+            blocked = [(a, b) for a, b in everyone if (a in half) != (b in half)]
+        case "bridge":
+            half = set(order[1 : 1 + n // 2])
+            blocked = [
+                (a, b) for a, b in everyone if order[0] not in (a, b) and (a in half) != (b in half)
+            ]
+        case "ring":
+            place = {node: index for index, node in enumerate(order)}
+            blocked = [(a, b) for a, b in everyone if (place[a] - place[b]) % n not in (1, n - 1)]
+        case _:
+            blocked = [link for link in everyone if order[0] not in link]
+    if dice.random() < 0.25:  # gateways stand on one side too
+        gateway = GATEWAY + dice.randrange(_GATEWAYS)
+        blocked += [link for r in left for link in ((r, gateway), (gateway, r))]
+    return tuple(sorted(blocked))
+
+
+def _some_links(dice: Random, n: int) -> Links:
+    nodes: Sequence[int] = [*range(n), *(GATEWAY + g for g in range(_GATEWAYS))]
+    share = dice.choice((0.2, 0.5, 1.0))
+    return tuple((a, b) for a in nodes for b in nodes if a != b and dice.random() < share)
+
+
+def _block(dice: Random, n: int, heal_us: int) -> list[Event]:
+    at_us, duration_us = _span(dice, heal_us)
+    links = _partition(dice, n)
+    return [Event(at_us=at_us, kind=Kind.BLOCK, duration_us=duration_us, links=links)]
+
+
+def _noise(kind: Kind, low: int, high: int) -> Callable[[Random, int, int], list[Event]]:
+    def one(dice: Random, n: int, heal_us: int) -> list[Event]:
+        at_us, duration_us = _span(dice, heal_us)
+        return [
+            Event(
+                at_us=at_us,
+                kind=kind,
+                duration_us=duration_us,
+                links=_some_links(dice, n),
+                amount=dice.randint(low, high),
+            )
+        ]
+
+    return one
+
+
+def _crash(dice: Random, n: int, heal_us: int) -> list[Event]:
+    at_us, duration_us = _span(dice, heal_us)
+    return [
+        Event(
+            at_us=at_us,
+            kind=Kind.CRASH,
+            duration_us=duration_us,
+            nodes=(dice.randrange(n),),
+            amount=dice.choice((0, *range(1, 12))),
+            detail=dice.choice(list(Crash)).value,
+        )
+    ]
+
+
+def _outage(dice: Random, n: int, heal_us: int) -> list[Event]:
+    """Everything loses power at once, or nearly."""
+    at_us, duration_us = _span(dice, heal_us)
+    spread_us = dice.choice((1, 10_000))
+    return [
+        Event(
+            at_us=at_us + dice.randrange(spread_us),
+            kind=Kind.CRASH,
+            duration_us=max(_FAULT_US_MIN, duration_us // dice.randint(1, 4)),
+            nodes=(replica,),
+            amount=dice.choice((0, 0, 1, 2)),
+            detail=dice.choice(list(Crash)).value,
+        )
+        for replica in range(n)
+    ]
+
+
+def _pause(dice: Random, n: int, heal_us: int) -> list[Event]:
+    at_us, duration_us = _span(dice, heal_us)
+    nodes = (dice.randrange(n),)
+    return [Event(at_us=at_us, kind=Kind.PAUSE, duration_us=duration_us, nodes=nodes)]
+
+
+def _skew(dice: Random, n: int, heal_us: int) -> list[Event]:
+    at_us, duration_us = _span(dice, heal_us)
+    return [
+        Event(
+            at_us=at_us,
+            kind=Kind.SKEW,
+            duration_us=duration_us,
+            nodes=(dice.randrange(n),),
+            amount=dice.choice((-1, 1)) * dice.choice((300_000, 2_000_000, 3_600_000_000)),
+        )
+    ]
+
+
+_FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
+    "partition": _block,
+    "loss": _noise(Kind.LOSS, 5, 60),
+    "duplicate": _noise(Kind.DUPLICATE, 5, 60),
+    "delay": _noise(Kind.DELAY, 10_000, 600_000),
+    "crash": _crash,
+    "outage": _outage,
+    "pause": _pause,
+    "skew": _skew,
+    "byzantine": lambda dice, n, heal_us: [],
+}
+
+
+def _permanent(dice: Random, n: int, survivors: tuple[int, ...], heal_us: int) -> list[Event]:
+    """Whoever is not a survivor never recovers: dead, cut off one way or both, or stuttering."""
+    events = []
+    for lost in sorted(set(range(n)) - set(survivors)):
+        out = tuple((lost, r) for r in range(n) if r != lost)
+        into = tuple((r, lost) for r in range(n) if r != lost)
+        way = dice.choice(("dead", "dumb", "deaf", "cut", "stutter", "bad-clock"))
+        at_us = dice.randrange(heal_us)
+        match way:
+            case "dead":
+                event = Event(at_us=at_us, kind=Kind.CRASH, nodes=(lost,), detail="lost")
+            case "dumb":
+                event = Event(at_us=at_us, kind=Kind.BLOCK, links=out)
+            case "deaf":
+                event = Event(at_us=at_us, kind=Kind.BLOCK, links=into)
+            case "cut":
+                event = Event(at_us=at_us, kind=Kind.BLOCK, links=out + into)
+            case "stutter":
+                event = Event(at_us=at_us, kind=Kind.LOSS, links=out + into, amount=70)
+            case _:
+                event = Event(at_us=at_us, kind=Kind.SKEW, nodes=(lost,), amount=3_600_000_000)
+        events.append(event)
+    return events

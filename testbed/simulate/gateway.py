@@ -1,0 +1,126 @@
+"""A simulated gateway: submits what devices sign, collects seals, and tells what is final.
+
+It sends a request to the primary it believes in, and to all replicas when no block came in time
+(OSDI'99, section 4.1). Final is what `chain.client` says is final, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from chain.client import Final, FinalityTracker
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.keys import Scheme
+from chain.messages import ClientMessage, Seal, Submit, Subscribe, encode
+from testbed.simulate.timeline import Timeline
+
+__all__ = ["Gateway"]
+
+RETRY_US = 400_000
+RETRY_US_MAX = 3_200_000
+WAITING_MAX = 256
+
+_messages = msgspec.msgpack.Decoder(ClientMessage)
+
+
+class _Waiting:
+    """A request that no final block holds yet."""
+
+    __slots__ = ("due_us", "frame", "wait_us")
+
+    def __init__(self, frame: bytes, due_us: int) -> None:
+        self.frame = frame
+        self.wait_us = RETRY_US
+        self.due_us = due_us
+
+
+class Gateway:
+    """`send(replica, frame)` and `on_final(final)` are its two ways out."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        scheme: Scheme,
+        genesis: Genesis,
+        send: Callable[[int, bytes], None],
+        on_final: Callable[[Final], None],
+    ) -> None:
+        self._timeline = timeline
+        self._tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
+        self._send = send
+        self._on_final = on_final
+        self._views: dict[int, int] = {}
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._told_height = -1
+
+    @property
+    def height(self) -> int:
+        return self._tracker.height
+
+    @property
+    def head_hash(self) -> bytes:
+        return self._tracker.head_hash
+
+    def start(self) -> None:
+        self._subscribe()
+        self._timeline.after(RETRY_US, self._tick)
+
+    def submit(self, request: bytes, cose: bytes) -> None:
+        """`request` is its id; it is sent again until `settled`."""
+        frame = encode(Submit(cose))
+        self._waiting[request] = _Waiting(frame, self._timeline.now_us + RETRY_US)
+        assert len(self._waiting) <= WAITING_MAX, "devices wait for their answers"
+        self._send(self._primary, frame)
+
+    def once(self, cose: bytes) -> None:
+        """Sends to every replica, once, and forgets."""
+        for replica in self._replicas:
+            self._send(replica, encode(Submit(cose)))
+
+    def settled(self, request: bytes) -> None:
+        self._waiting.pop(request, None)
+
+    @property
+    def _replicas(self) -> tuple[int, ...]:
+        return self._tracker.membership.ids
+
+    @property
+    def _primary(self) -> int:
+        """Of the highest view that f+1 replicas have reached, by what they said."""
+        membership = self._tracker.membership
+        views = sorted(self._views.values(), reverse=True)
+        weak = membership.quorum.weak
+        return membership.primary(views[weak - 1] if len(views) >= weak else 0)
+
+    def _subscribe(self) -> None:
+        """A replica that restarted has forgotten us, and a lost frame leaves a gap."""
+        for replica in self._replicas:
+            self._send(replica, encode(Subscribe(self.height + 1, True)))
+
+    def _tick(self) -> None:
+        now_us = self._timeline.now_us
+        if self.height == self._told_height:
+            self._subscribe()
+        self._told_height = self.height
+        for waiting in self._waiting.values():
+            if waiting.due_us <= now_us:
+                waiting.wait_us = min(2 * waiting.wait_us, RETRY_US_MAX)
+                waiting.due_us = now_us + waiting.wait_us
+                for replica in self._replicas:
+                    self._send(replica, waiting.frame)
+        self._timeline.after(RETRY_US, self._tick)
+
+    def receive(self, replica: int, frame: bytes) -> None:
+        seal = _messages.decode(frame)
+        if not isinstance(seal, Seal) or seal.replica != replica:
+            return
+        self._views[replica] = seal.view
+        try:
+            self._tracker.feed(seal)
+        except PeerFault:
+            return
+        while (final := self._tracker.next_final()) is not None:
+            self._on_final(final)

@@ -1,0 +1,242 @@
+"""One replica machine: a disk that stays, and processes on it that come and go.
+
+A process runs the production core, ledger, verifier and effect interpreter unchanged; only its
+ports (clock, wire, timers, store, events) are the simulator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from chain.genesis import Genesis
+from chain.keys import Scheme, Signer
+from nodes.driver import Rewrite
+from nodes.ports import Party
+from nodes.service import Service
+from testbed.simulate.disk import Disk, PowerLossError
+from testbed.simulate.scenario import Crash
+from testbed.simulate.timeline import Timeline
+
+__all__ = ["EPOCH_US", "Machine", "Outside"]
+
+EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
+IDLE_US = 1_000_000  # how often a process writes what no vote made it write
+HELD_FRAMES_MAX = 4096  # of a paused process; more are lost, as in a full socket
+
+
+class Outside(Protocol):
+    """What a process reaches: the rest of the run."""
+
+    def send(self, machine: Machine, party: Party, frame: bytes) -> None:
+        """A frame leaves."""
+
+    def emitted(self, machine: Machine, event: str, fields: dict[str, object]) -> None:
+        """The process noted an event."""
+
+    def restarted(self, machine: Machine) -> None:
+        """A process is about to read what its disk kept."""
+
+    def crashed(self, machine: Machine, keeps: Crash) -> None:
+        """Power failed; of the unsynced writes `keeps` are left."""
+
+
+class Machine:
+    """`number` tells machines apart, `me` is the replica id: twins share one.
+
+    `misbehave` makes the rewriter of a Byzantine replica for each of its processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        me: int,
+        genesis: Genesis,
+        scheme: Scheme,
+        signer: Signer,
+        timeline: Timeline,
+        disk: Disk,
+        outside: Outside,
+        skew_us: int,
+        turn_us: int,
+        misbehave: Callable[[Service], Rewrite] | None = None,
+    ) -> None:
+        self.number = number
+        self.me = me
+        self.genesis = genesis
+        self.scheme = scheme
+        self.signer = signer
+        self.timeline = timeline
+        self.disk = disk
+        self.outside = outside
+        self.skew_us = skew_us
+        self.misbehave = misbehave
+        self.crashes = 0
+        self.process: Process | None = None
+        self._turn_us = turn_us
+        self._downs = 0  # crash events in force
+        self._pauses = 0
+        self._arrived: list[tuple[Party, bytes]] = []
+
+    @property
+    def height(self) -> int:
+        return self.disk.height
+
+    # --- life and death --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.outside.restarted(self)
+        self.process = Process(self)
+        self._guarded(self.process.start)
+
+    def crash(self, at_operation: int, keeps: Crash) -> None:
+        """Now (0), or at a coming disk operation; `recover` brings the machine back."""
+        self._downs += 1
+        if at_operation and self.process is not None:
+            self.disk.fail_at(at_operation, keeps)
+        else:
+            self._die(keeps)
+
+    def recover(self) -> None:
+        self._downs -= 1
+        if self._downs == 0:
+            self.disk.fail_at(0, Crash.LOST)
+            if self.process is None:
+                self.start()
+
+    def pause(self) -> None:
+        self._pauses += 1
+
+    def resume(self) -> None:
+        self._pauses -= 1
+        if self._pauses == 0 and self._arrived:
+            self._turn()
+
+    def _die(self, keeps: Crash) -> None:
+        if self.process is not None:
+            self.process = None
+            self.crashes += 1
+            self._arrived.clear()
+            self.disk.power_off(keeps)
+            self.outside.crashed(self, keeps)
+
+    def _guarded(self, action: Callable[..., None], *arguments: object) -> None:
+        try:
+            action(*arguments)
+        except PowerLossError as loss:
+            self._die(loss.keeps)
+
+    # --- what reaches it -------------------------------------------------------------------------
+
+    def receive(self, party: Party, frame: bytes) -> None:
+        if self.process is None or len(self._arrived) >= HELD_FRAMES_MAX:
+            return
+        self._arrived.append((party, frame))
+        if self._pauses:
+            return
+        if not self._turn_us:
+            self._turn()
+        elif len(self._arrived) == 1:
+            self.timeline.after(self._turn_us, self._turn)
+
+    def _turn(self) -> None:
+        """Everything that has arrived in one step, with one sync."""
+        if self.process is not None and not self._pauses and self._arrived:
+            arrived, self._arrived = self._arrived, []
+            self._guarded(self.process.receive, arrived)
+
+    def fire(self, process: Process, name: str) -> None:
+        """A timer of `process` is due; a paused process gets it late."""
+        if process is not self.process:
+            return
+        if self._pauses:
+            self.timeline.after(10_000, self.fire, process, name)
+        else:
+            self._guarded(process.fire, name)
+
+    def idle(self, process: Process) -> None:
+        if process is self.process:
+            self.timeline.after(IDLE_US, self.idle, process)
+            if not self._pauses:
+                self._guarded(process.service.host.idle)
+
+
+class Process:
+    """One life of a replica. Implements the ports of `nodes.service.Service` but for the store."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._timeline = machine.timeline
+        self._deadlines: dict[str, int] = {}
+        self._queued: dict[str, int] = {}
+        self.service = Service(
+            me=machine.me,
+            genesis=machine.genesis,
+            signer=machine.signer,
+            scheme=machine.scheme,
+            store=machine.disk,
+            wire=self,
+            clock=self,
+            timers=self,
+            events=self,
+            misbehaviour=machine.misbehave,
+        )
+
+    def start(self) -> None:
+        self.service.start()
+        self._timeline.after(IDLE_US, self._machine.idle, self)
+
+    def receive(self, arrived: list[tuple[Party, bytes]]) -> None:
+        service = self.service
+        service.step([(party, service.open(party, frame)) for party, frame in arrived])
+        while service.clients.lagging and service.clients.pump():
+            pass
+
+    def fire(self, name: str) -> None:
+        """The queue has come to a deadline of `name`, which may have moved since."""
+        del self._queued[name]
+        deadline_us = self._deadlines.get(name)
+        if deadline_us is None:
+            return
+        if deadline_us > self._timeline.now_us:
+            self._queue(name, deadline_us)
+            return
+        del self._deadlines[name]
+        self.service.step((), (name,))
+
+    # --- ports -----------------------------------------------------------------------------------
+
+    def now_us(self) -> int:
+        return EPOCH_US + self._timeline.now_us + self._machine.skew_us
+
+    def monotonic_us(self) -> int:
+        return self._timeline.now_us
+
+    def set(self, name: str, delay_us: int) -> None:
+        deadline_us = self._timeline.now_us + delay_us
+        self._deadlines[name] = deadline_us
+        queued_us = self._queued.get(name)
+        # A timer that is put off again and again costs one entry of the heap, not one each time.
+        if queued_us is None or queued_us > deadline_us:
+            self._queue(name, deadline_us)
+
+    def _queue(self, name: str, deadline_us: int) -> None:
+        self._queued[name] = deadline_us
+        self._timeline.at(deadline_us, self._due, name, deadline_us)
+
+    def _due(self, name: str, deadline_us: int) -> None:
+        if self._queued.get(name) == deadline_us:
+            self._machine.fire(self, name)
+
+    def cancel(self, name: str) -> None:
+        self._deadlines.pop(name, None)
+
+    def send(self, party: Party, frame: bytes) -> None:
+        self._machine.outside.send(self._machine, party, frame)
+
+    def congested(self, party: Party) -> bool:
+        return False
+
+    def emit(self, event: str, **fields: object) -> None:
+        self._machine.outside.emitted(self._machine, event, fields)

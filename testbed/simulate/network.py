@@ -1,0 +1,98 @@
+"""The simulated network: delay, loss, duplication, reordering and blocked links.
+
+Harsher than the TCP that boards use: frames of one link may overtake each other. What a link
+suffers comes from the scenario's events (`testbed.simulate.scenario`); the dice come from the
+run's one random source.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+from testbed.simulate.scenario import Event, Kind
+from testbed.simulate.timeline import Timeline
+
+__all__ = ["Link", "Network"]
+
+Link = tuple[int, int]  # from, to
+
+DELAY_US_MIN = 500
+_DUPLICATE_GAP_US = 20_000
+
+
+class _Trouble:
+    """What one link suffers now: sums over the events in force, so that each can be lifted."""
+
+    __slots__ = ("blocked", "delay_us", "duplicate_pct", "loss_pct")
+
+    def __init__(self) -> None:
+        self.blocked = 0
+        self.loss_pct = 0
+        self.duplicate_pct = 0
+        self.delay_us = 0
+
+    def add(self, event: Event, sign: int) -> None:
+        match event.kind:
+            case Kind.BLOCK:
+                self.blocked += sign
+            case Kind.LOSS:
+                self.loss_pct += sign * event.amount
+            case Kind.DUPLICATE:
+                self.duplicate_pct += sign * event.amount
+            case Kind.DELAY:
+                self.delay_us += sign * event.amount
+            case _:
+                raise AssertionError(f"{event.kind} is not a link's trouble")
+
+    @property
+    def over(self) -> bool:
+        return not (self.blocked or self.loss_pct or self.duplicate_pct or self.delay_us)
+
+
+class Network:
+    """Carries frames between endpoints (replica or gateway numbers)."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        random: Random,
+        deliver: Callable[[int, int, bytes], None],
+        spread_us: int,
+    ) -> None:
+        """`deliver(to, sender, frame)`; a healthy link takes 0.5 ms to 0.5 ms + `spread_us`."""
+        self._timeline = timeline
+        self._random = random.random
+        self._deliver = deliver
+        self._spread_us = spread_us
+        self._troubles: dict[Link, _Trouble] = {}
+        self.counts: Counter[str] = Counter()
+
+    def send(self, sender: int, to: int, frame: bytes) -> None:
+        random = self._random
+        delay_us = DELAY_US_MIN + int(random() * self._spread_us)
+        trouble = self._troubles.get((sender, to)) if self._troubles else None
+        if trouble is not None:
+            if trouble.blocked or random() * 100 < trouble.loss_pct:
+                self.counts["lost"] += 1
+                return
+            if trouble.delay_us:
+                self.counts["delayed"] += 1
+                delay_us += int(random() * trouble.delay_us)
+            if random() * 100 < trouble.duplicate_pct:
+                self.counts["duplicated"] += 1
+                again_us = delay_us + int(random() * _DUPLICATE_GAP_US)
+                self._timeline.after(again_us, self._deliver, to, sender, frame)
+        self._timeline.after(delay_us, self._deliver, to, sender, frame)
+
+    def disturb(self, event: Event) -> None:
+        for link in event.links:
+            self._troubles.setdefault(link, _Trouble()).add(event, 1)
+
+    def lift(self, event: Event) -> None:
+        for link in event.links:
+            trouble = self._troubles[link]
+            trouble.add(event, -1)
+            if trouble.over:
+                del self._troubles[link]

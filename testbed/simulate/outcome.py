@@ -1,0 +1,76 @@
+"""What a run and a sweep of runs leave behind."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+__all__ = ["Finding", "Outcome", "Summary"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A property that did not hold: which, when and in whose words."""
+
+    property: str
+    at_us: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.property} at {self.at_us / 1e6:.6f} s: {self.message}"
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `trace` is a SHA-256 over everything that was delivered, in order."""
+
+    seed: int
+    finding: Finding | None
+    trace: str
+    simulated_us: int
+    steps: int
+    blocks: int
+    requests: int
+    views: int
+    faults: dict[str, int]
+
+
+class Summary:
+    """Sums over a sweep."""
+
+    def __init__(self) -> None:
+        self.seeds = 0
+        self.simulated_us = 0
+        self.steps = 0
+        self.blocks = 0
+        self.requests = 0
+        self.view_changes = 0
+        self.faults: Counter[str] = Counter()
+        self.failures: list[Outcome] = []
+
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.simulated_us += outcome.simulated_us
+        self.steps += outcome.steps
+        self.blocks += outcome.blocks
+        self.requests += outcome.requests
+        self.view_changes += outcome.views
+        self.faults.update(outcome.faults)
+        if outcome.finding is not None:
+            self.failures.append(outcome)
+
+    def as_json(self, elapsed_s: float) -> dict[str, object]:
+        return {
+            "seeds": self.seeds,
+            "seeds_per_s": round(self.seeds / max(elapsed_s, 1e-9), 2),
+            "elapsed_s": round(elapsed_s, 2),
+            "simulated_hours": round(self.simulated_us / 3.6e9, 3),
+            "steps": self.steps,
+            "blocks": self.blocks,
+            "requests": self.requests,
+            "view_changes": self.view_changes,
+            "faults": dict(sorted(self.faults.items())),
+            "failures": [
+                {"seed": outcome.seed, **msgspec.to_builtins(outcome.finding)}
+                for outcome in sorted(self.failures, key=lambda o: o.seed)
+            ],
+        }

@@ -1,0 +1,168 @@
+"""The checker: what must hold in every run, judged at every step from outside the core.
+
+It sees what leaves a replica (frames), what reaches its disk (blocks, facts), whom it accuses and
+what clients take for final; it never looks inside. Each check costs O(1) per event. What an
+operation may do is judged by a second, independent reading of the rules in
+`testbed.simulate.reference`.
+
+A replica that is not honest is not listened to, so a property that breaks is broken by an honest
+one. The first break ends the run (`BrokenError`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.block import Block, Head
+from chain.messages import (
+    Checkpoint,
+    Commit,
+    NewView,
+    Prepare,
+    PrePrepare,
+    ReplicaMessage,
+    ViewChange,
+    decode_signed,
+)
+from testbed.simulate.disk import Disk
+from testbed.simulate.outcome import Finding
+from testbed.simulate.reference import Reference, RuleBrokenError
+from testbed.simulate.timeline import Timeline
+
+__all__ = ["BrokenError", "Checker"]
+
+_messages = msgspec.msgpack.Decoder(ReplicaMessage)
+
+
+class BrokenError(Exception):
+    """A property does not hold."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(str(finding))
+        self.finding = finding
+
+
+class Checker:
+    """Judges one run."""
+
+    def __init__(
+        self, timeline: Timeline, honest: frozenset[int], genesis_head: bytes, reference: Reference
+    ) -> None:
+        """`genesis_head` is the hash of block 0."""
+        self._timeline = timeline
+        self._honest = honest
+        self._reference = reference
+        self._agreed = [genesis_head]
+        self._heights: dict[int, int] = dict.fromkeys(honest, 0)
+        self._votes: dict[tuple[str, int, int, int], bytes] = {}
+        self._final_height = 0
+        self._last_frame: dict[int, bytes] = {}
+
+    @property
+    def height(self) -> int:
+        """Of the highest block that an honest replica has executed."""
+        return len(self._agreed) - 1
+
+    def height_of(self, replica: int) -> int:
+        return self._heights[replica]
+
+    def broken(self, name: str, message: str) -> BrokenError:
+        return BrokenError(Finding(name, self._timeline.now_us, message))
+
+    # --- what replicas write ---------------------------------------------------------------------
+
+    def wrote_block(self, replica: int, height: int, block: Block) -> None:
+        """Agreement per sequence, prefix-consistent chains; validity of what is new."""
+        if replica not in self._honest:
+            return
+        if height != self._heights[replica] + 1:
+            raise self.broken("prefix", f"r{replica} wrote {height} after {self._heights[replica]}")
+        head = Head.decode(block.head)
+        if head.height != height or head.parent != self._agreed[height - 1]:
+            raise self.broken("prefix", f"r{replica}: block {height} does not link to {height - 1}")
+        if height == len(self._agreed):
+            self._check_content(replica, head, block)
+            self._agreed.append(block.hash)
+        elif block.hash != self._agreed[height]:
+            raise self._fork(replica, height, block.hash)
+        self._heights[replica] = height
+
+    def _fork(self, replica: int, height: int, found: bytes) -> BrokenError:
+        what = (
+            f"r{replica} executed {found.hex()[:8]} at {height}, "
+            f"another honest replica executed {self._agreed[height].hex()[:8]}"
+        )
+        if height <= self._final_height and height > max(self._heights.values()):
+            return self.broken("durability", f"{what}: what clients hold final was lost")
+        return self.broken("agreement", f"fork: {what}")
+
+    def _check_content(self, replica: int, head: Head, block: Block) -> None:
+        try:
+            self._reference.judge(head, block)
+        except RuleBrokenError as broken:
+            raise self.broken(broken.rule, f"r{replica} at {head.height}: {broken}") from broken
+
+    def restarted(self, replica: int, height: int) -> None:
+        """A crash may cost blocks that were not synced, nothing else."""
+        if replica in self._honest:
+            self._heights[replica] = height
+
+    # --- what replicas send ----------------------------------------------------------------------
+
+    def sent(self, replica: int, frame: bytes, disk: Disk) -> None:
+        """No equivocation, not even across a restart; no vote leaves before it is durable."""
+        if replica not in self._honest or self._last_frame.get(replica) is frame:
+            return
+        self._last_frame[replica] = frame
+        body = decode_signed(frame).body
+        message = _messages.decode(body)
+        if message.sender != replica:
+            return  # a retransmission of somebody else's
+        match message:
+            case PrePrepare(view=view, seq=seq, digest=digest):
+                self._voted(("proposal", replica, view, seq), digest, disk)
+            case Prepare(view=view, seq=seq, digest=digest):
+                self._voted(("proposal", replica, view, seq), digest, disk)
+            case Commit(view=view, seq=seq, digest=digest):
+                self._voted(("prepared", replica, view, seq), digest, disk)
+            case Checkpoint(seq=seq, head=head):
+                self._voted(("checkpoint", replica, 0, seq), head, None)
+            case ViewChange(view=view):
+                self._voted(("view-change", replica, view, 0), body, None)
+            case NewView(view=view):
+                self._voted(("new-view", replica, view, 0), body, None)
+            case _:
+                pass
+
+    def _voted(self, vote: tuple[str, int, int, int], content: bytes, disk: Disk | None) -> None:
+        before = self._votes.get(vote)
+        if before == content:
+            return
+        kind, replica, view, seq = vote
+        if before is not None:
+            raise self.broken(
+                "equivocation", f"honest r{replica} sent two {kind} statements for v{view} n{seq}"
+            )
+        self._votes[vote] = content
+        if disk is not None and not disk.holds(kind, view, seq):
+            raise self.broken(
+                "durable-vote",
+                f"r{replica} sent its {kind} vote v{view} n{seq} before it was synced",
+            )
+
+    def accused(self, replica: int, culprit: int, reason: str) -> None:
+        """No honest replica finds evidence against another honest one."""
+        if replica in self._honest and culprit in self._honest:
+            raise self.broken("accusation", f"r{replica} accuses honest r{culprit}: {reason}")
+
+    # --- what clients hold -----------------------------------------------------------------------
+
+    def final(self, gateway: int, height: int, head_hash: bytes) -> None:
+        """Certificate soundness: what f+1 seals prove was executed by an honest replica."""
+        if height >= len(self._agreed):
+            raise self.broken(
+                "certificate", f"g{gateway} holds {height} final, no honest replica executed it"
+            )
+        if head_hash != self._agreed[height]:
+            raise self.broken("certificate", f"g{gateway} holds another block final at {height}")
+        self._final_height = max(self._final_height, height)

@@ -1,0 +1,107 @@
+"""What one run is made of: everything that will happen to it, as plain values.
+
+A scenario is drawn before the run (`testbed.simulate.draw`), so that it can be printed, replayed,
+stored as JSON and shrunk. Only the dice of the network (which frame is lost, how long it takes)
+are thrown during the run, from the same seed.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from chain.genesis import Consensus
+from chain.quorum import Quorum
+
+__all__ = ["GATEWAY", "NETWORK_KINDS", "Crash", "Event", "Kind", "Scenario", "Traitor"]
+
+# Gateways are numbered from here, replicas from 0.
+GATEWAY = 1000
+
+
+class Kind(Enum):
+    """What an event does. Network kinds carry `links`, the others `nodes`."""
+
+    REQUEST = "request"  # device nodes[0] does `detail`; `amount` is its payload
+    BLOCK = "block"
+    LOSS = "loss"  # `amount` per cent
+    DUPLICATE = "duplicate"  # `amount` per cent
+    DELAY = "delay"  # up to `amount` microseconds more, and so reordering
+    CRASH = "crash"  # at the `amount`-th disk operation from now on (0: at once), as `detail` says
+    PAUSE = "pause"  # the process stands still, its frames wait
+    SKEW = "skew"  # the clock is `amount` microseconds off
+
+
+NETWORK_KINDS = frozenset({Kind.BLOCK, Kind.LOSS, Kind.DUPLICATE, Kind.DELAY})
+
+
+class Crash(Enum):
+    """What the disk keeps of what was written but not yet synced (`Event.detail`)."""
+
+    LOST = "lost"  # nothing
+    TORN = "torn"  # a part, cut anywhere
+    KEPT = "kept"  # all of it
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that happens; `duration_us` 0 means for good (or at once, for a request)."""
+
+    at_us: int
+    kind: Kind
+    duration_us: int = 0
+    nodes: tuple[int, ...] = ()
+    links: tuple[tuple[int, int], ...] = ()
+    amount: int = 0
+    detail: str = ""
+
+    @property
+    def end_us(self) -> int | None:
+        """When it is over; None if never."""
+        return self.at_us + self.duration_us if self.duration_us else None
+
+
+class Traitor(msgspec.Struct, frozen=True):
+    """A Byzantine replica and the names of its tricks (`testbed.simulate.traitors`)."""
+
+    replica: int
+    tricks: tuple[str, ...]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `survivors` must have executed every request `patience_us` after `heal_us`.
+
+    `spread_us` is how much the delays of healthy links differ; `turn_us` how long a replica lets
+    frames gather before it handles them in one step (0: each alone).
+    """
+
+    seed: int
+    replicas: int
+    consensus: Consensus
+    gateways: int
+    devices: int
+    spread_us: int
+    turn_us: int
+    skews_us: tuple[int, ...]
+    traitors: tuple[Traitor, ...]
+    events: tuple[Event, ...]
+    survivors: tuple[int, ...]
+    heal_us: int
+    patience_us: int
+
+    @property
+    def quorum(self) -> Quorum:
+        return Quorum.of(self.replicas)
+
+    @property
+    def beyond_bound(self) -> bool:
+        """More traitors than the protocol bears: a fork is then to be expected."""
+        return len(self.traitors) > self.quorum.faulty
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self, order="deterministic")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Scenario:
+        """Raises msgspec.DecodeError."""
+        return msgspec.json.decode(data, type=cls)

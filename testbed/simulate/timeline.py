@@ -1,0 +1,40 @@
+"""Virtual time: what happens next, in order of time, then in order of asking."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Timeline"]
+
+
+class Timeline:
+    """An event heap. `now_us` is virtual microseconds since the start of the run."""
+
+    def __init__(self) -> None:
+        self.now_us = 0
+        self.steps = 0
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._asked = 0
+
+    def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Calls `action(*arguments)` once `delay_us` has passed."""
+        self.at(self.now_us + delay_us, action, *arguments)
+
+    def at(self, when_us: int, action: Callable[..., None], *arguments: Any) -> None:
+        self._asked += 1
+        # The count decides between equal times, so that actions are never compared.
+        heapq.heappush(self._heap, (when_us, self._asked, action, arguments))
+
+    def step(self, until_us: int) -> bool:
+        """Does the next thing; False if there is none up to `until_us`, where time then stands."""
+        heap = self._heap
+        if not heap or heap[0][0] > until_us:
+            self.now_us = max(self.now_us, until_us)
+            return False
+        when_us, _, action, arguments = heapq.heappop(heap)
+        self.now_us = when_us
+        self.steps += 1
+        action(*arguments)
+        return True

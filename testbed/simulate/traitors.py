@@ -1,0 +1,159 @@
+"""The Byzantine replicas of a run: who plays which tricks.
+
+Most tricks are the kinds of `nodes.byzantine`, the very wrapper that real processes run under.
+Here is what needs more than one replica or sees more than effects:
+
+- `conspire`: as primary tells one half another proposal, and all conspirators vote on both sides
+  for what each side was told. f+1 of them fork the chain, fewer must not.
+- `twins`: two whole replicas with one key, each heard by a part of the others.
+- `false-seal`: replies to gateways with blocks that do not exist.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+
+import msgspec
+
+from chain.block import Head
+from chain.keys import Signer, digest
+from chain.messages import (
+    ClientMessage,
+    Commit,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    ReplicaMessage,
+    Seal,
+    decode_proposal,
+    encode,
+)
+from chain.pbft.effects import Broadcast, Effect, Send
+from nodes.byzantine import KINDS, Delayed, Misbehaviour
+from nodes.driver import Rewrite
+from nodes.service import Service
+from testbed.simulate.scenario import Scenario
+
+__all__ = ["TRICKS", "Cast"]
+
+_OURS = ("conspire", "false-seal", "twins")
+TRICKS = (*sorted(KINDS), *_OURS)
+
+_bodies = msgspec.msgpack.Decoder(ReplicaMessage)
+_client_messages = msgspec.msgpack.Decoder(ClientMessage)
+
+
+class Cast:
+    """Answers for each replica how it misbehaves. `acts` counts by trick."""
+
+    def __init__(self, scenario: Scenario, random: Random) -> None:
+        self._random = random
+        self._consensus = scenario.consensus
+        self._tricks = {traitor.replica: traitor.tricks for traitor in scenario.traitors}
+        self.acts: Counter[str] = Counter()
+        order = random.sample(range(scenario.replicas), scenario.replicas)
+        loyal = [r for r in order if r not in self._tricks]
+        # Conspirators and twins tell one story to the deceived and another to the rest.
+        self._deceived = frozenset(loyal[: (len(loyal) + 1) // 2])
+        self._told: dict[bytes, bytes] = {}  # digest of a proposal -> of what the deceived got
+
+    def tricks(self, replica: int) -> Sequence[str]:
+        return self._tricks.get(replica, ())
+
+    @property
+    def twins(self) -> list[int]:
+        """Replicas that run twice."""
+        return [replica for replica, tricks in sorted(self._tricks.items()) if "twins" in tricks]
+
+    def hears(self, twin: bool, replica: int, other: int) -> bool:
+        """Whether this one of two twins talks with `other`; its fellow traitors hear both."""
+        if "twins" not in self.tricks(replica) or other in self._tricks:
+            return True
+        return (other in self._deceived) == twin
+
+    def misbehaviour(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
+        """What wraps the effects of a replica, for each of its processes; None if it is honest."""
+        names = [name for name in self.tricks(replica) if name not in ("false-seal", "twins")]
+        if not names:
+            return None
+
+        def wrap(service: Service) -> Rewrite:
+            rewrites = [self._rewrite(name, replica, signer, service) for name in names]
+
+            def all_of(effects: list[Effect]) -> list[Effect | Delayed]:
+                changed: list[Effect | Delayed] = list(effects)
+                for rewrite in rewrites:
+                    changed = [
+                        out
+                        for effect in changed
+                        for out in ([effect] if isinstance(effect, Delayed) else rewrite([effect]))
+                    ]
+                return changed
+
+            return all_of
+
+        return wrap
+
+    def _rewrite(self, name: str, replica: int, signer: Signer, service: Service) -> Rewrite:
+        timeout_us = self._consensus.view_timeout_us
+        actor = Misbehaviour(
+            name if name in KINDS else "silent",
+            me=replica,
+            network=service.ledger.network,
+            signer=signer,
+            membership=lambda: service.core.membership,
+            rng=self._random,
+            delay_us=self._random.randint(timeout_us // 2, timeout_us * 95 // 100),
+        )
+        plain = actor.rewrite if name in KINDS else self._conspiracy(actor)
+
+        def counted(effects: list[Effect]) -> list[Effect | Delayed]:
+            out = plain(effects)
+            if out != effects:
+                self.acts[name] += 1
+            return out
+
+        return counted
+
+    def _conspiracy(self, actor: Misbehaviour) -> Rewrite:
+        def conspire(effects: list[Effect]) -> list[Effect | Delayed]:
+            out: list[Effect | Delayed] = []
+            for effect in effects:
+                if isinstance(effect, Broadcast):
+                    out += [Send(to, effect.signed) for to in actor.others() if not self._lies(to)]
+                    out += self._to_deceived(actor, effect)
+                else:
+                    out.append(effect)
+            return out
+
+        return conspire
+
+    def _lies(self, to: int) -> bool:
+        return to in self._deceived
+
+    def _to_deceived(self, actor: Misbehaviour, effect: Broadcast) -> list[Effect | Delayed]:
+        signed = effect.signed
+        message = _bodies.decode(signed.body)
+        if isinstance(message, PrePrepare) and signed.attachment:
+            proposal = decode_proposal(signed.attachment)
+            if not proposal.is_null:
+                other = msgspec.structs.replace(proposal, time_us=proposal.time_us + 1).encode()
+                told = self._told[message.digest] = Proposal.digest_of(other)
+                signed = actor.sign(msgspec.structs.replace(message, digest=told), other)
+        elif isinstance(message, Prepare | Commit) and message.digest in self._told:
+            told = self._told[message.digest]
+            signed = actor.sign(msgspec.structs.replace(message, digest=told))
+        return [Send(to, signed) for to in actor.others() if self._lies(to)]
+
+    def to_gateway(self, replica: int, signer: Signer, frame: bytes) -> bytes:
+        """What a gateway is told instead of `frame`."""
+        if "false-seal" not in self.tricks(replica):
+            return frame
+        seal = _client_messages.decode(frame)
+        if not isinstance(seal, Seal):
+            return frame
+        self.acts["false-seal"] += 1
+        head = msgspec.structs.replace(Head.decode(seal.head), root=digest(b"nothing")).encode()
+        return encode(msgspec.structs.replace(seal, head=head, signature=signer.sign(head)))

@@ -1,0 +1,357 @@
+"""One run: machines, gateways and devices in virtual time, driven by a scenario, under a checker.
+
+Everything that happens, happens in one thread, in the order of one event heap, with dice from one
+`random.Random`; so a scenario always gives the same run (`Outcome.trace`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+from chain.block import genesis_head
+from chain.client import Final
+from chain.genesis import Genesis, Member, Policy
+from chain.keys import digest
+from nodes.ports import Party, Stored
+from testbed.simulate.devices import Device
+from testbed.simulate.disk import Disk
+from testbed.simulate.gateway import Gateway
+from testbed.simulate.machine import EPOCH_US, Machine
+from testbed.simulate.network import Network
+from testbed.simulate.outcome import Finding, Outcome
+from testbed.simulate.properties import BrokenError, Checker
+from testbed.simulate.reference import Reference, request_id
+from testbed.simulate.scenario import GATEWAY, NETWORK_KINDS, Crash, Event, Kind, Scenario
+from testbed.simulate.scheme import HashScheme, HashSigner
+from testbed.simulate.timeline import Timeline
+from testbed.simulate.traitors import Cast
+from testbed.simulate.transcript import Transcript
+
+__all__ = ["run"]
+
+STEPS_MAX = 400_000  # a run that takes more is livelocked
+_LOOK_STEPS = 64  # how often the end is looked for
+
+
+def run(scenario: Scenario, transcript: Transcript | None = None) -> Outcome:
+    """Runs to the end or to the first property that breaks."""
+    world = _World(scenario, transcript)
+    finding: Finding | None = None
+    try:
+        world.play()
+    except BrokenError as broken:
+        finding = broken.finding
+    except Exception as error:  # the product raised: that is a finding, whatever it is
+        at = _where(error)
+        text = f"{type(error).__name__}: {error} ({at})"
+        finding = Finding("no-crash", world.timeline.now_us, text)
+    return world.outcome(finding)
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "nowhere"
+    code = trace.tb_frame.f_code
+    return f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name}"
+
+
+class _World:
+    """Implements `machine.Outside`."""
+
+    def __init__(self, scenario: Scenario, transcript: Transcript | None) -> None:
+        self.timeline = Timeline()
+        self._scenario = scenario
+        self._transcript = transcript
+        self._random = Random(f"run {scenario.seed}")
+        self._trace = hashlib.sha256()
+        self._faults: Counter[str] = Counter()
+        self._views = 0
+        self._requests = 0
+        self._network = Network(self.timeline, self._random, self._deliver, scenario.spread_us)
+        self._scheme = HashScheme()
+        self._signers = [HashSigner(f"replica {r}") for r in range(scenario.replicas)]
+        self._cast = Cast(scenario, self._random)
+        self._make_genesis()
+        self._make_checker()
+        self._make_machines()
+        self._make_gateways()
+
+    # --- setting up ------------------------------------------------------------------------------
+
+    def _make_genesis(self) -> None:
+        # Devices need the network id, which is a hash over their vouchers: tokens come first.
+        grants = tuple(Device.grant_of(d) for d in range(self._scenario.devices))
+        self._genesis = Genesis(
+            name="simulated",
+            time_us=EPOCH_US - 1_000_000,
+            members=tuple(Member(r, s.public) for r, s in enumerate(self._signers)),
+            policy=Policy(vouchers=grants),
+            consensus=self._scenario.consensus,
+        )
+        self._genesis.check()
+        network = self._genesis.network
+        self._devices = [
+            Device(number, network, self._random) for number in range(self._scenario.devices)
+        ]
+
+    def _make_checker(self) -> None:
+        scenario, genesis = self._scenario, self._genesis
+        traitors = {traitor.replica for traitor in scenario.traitors}
+        _, accepts = genesis.policy.group(genesis.membership.quorum)
+        self._reference = Reference(
+            genesis.time_us, [grant.id for grant in genesis.policy.vouchers], accepts
+        )
+        self._honest = frozenset(range(scenario.replicas)) - traitors
+        genesis_hash = digest(genesis_head(genesis.network, genesis.time_us))
+        self._checker = Checker(self.timeline, self._honest, genesis_hash, self._reference)
+
+    def _make_machines(self) -> None:
+        scenario = self._scenario
+        places = [*range(scenario.replicas), *self._cast.twins]
+        self._machines = [
+            Machine(
+                number=number,
+                me=replica,
+                genesis=self._genesis,
+                scheme=self._scheme,
+                signer=self._signers[replica],
+                timeline=self.timeline,
+                disk=Disk(self._random, self._watch(replica)),
+                outside=self,
+                skew_us=scenario.skews_us[replica],
+                turn_us=scenario.turn_us,
+                misbehave=self._cast.misbehaviour(replica, self._signers[replica]),
+            )
+            for number, replica in enumerate(places)
+        ]
+
+    def _watch(self, replica: int) -> Callable[[int, Stored], None]:
+        return lambda height, stored: self._checker.wrote_block(replica, height, stored.block)
+
+    def _make_gateways(self) -> None:
+        self._gateways = [
+            Gateway(
+                self.timeline,
+                self._scheme,
+                self._genesis,
+                partial(self._network.send, GATEWAY + number),
+                partial(self._final, number),
+            )
+            for number in range(self._scenario.gateways)
+        ]
+
+    # --- playing ---------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Until every request is final everywhere it must be. Raises BrokenError."""
+        scenario, timeline = self._scenario, self.timeline
+        for event in scenario.events:
+            timeline.at(event.at_us, self._begin, event)
+        for machine in self._machines:
+            machine.start()
+        for gateway in self._gateways:
+            gateway.start()
+        for device in self._devices:
+            self._next(device)
+        end_us = scenario.heal_us + scenario.patience_us
+        target: int | None = None
+        while timeline.step(end_us):
+            if timeline.steps % _LOOK_STEPS or timeline.now_us < scenario.heal_us:
+                continue
+            if timeline.steps > STEPS_MAX:
+                raise self._checker.broken("liveness", f"{STEPS_MAX} steps, and no end")
+            if target is None and all(device.idle for device in self._devices):
+                target = self._checker.height
+            if target is not None and self._caught_up(target):
+                return
+        if not scenario.beyond_bound:
+            raise self._checker.broken("liveness", self._what_is_missing(target))
+
+    def _caught_up(self, height: int) -> bool:
+        return all(self._checker.height_of(r) >= height for r in self._scenario.survivors)
+
+    def _what_is_missing(self, target: int | None) -> str:
+        places = ", ".join(
+            f"r{m.me} {self._checker.height_of(m.me) if m.me in self._honest else '?'} "
+            f"v{m.process.service.core.view}{'' if m.process.service.core.active else ' pending'}"
+            if m.process is not None
+            else f"r{m.me} down"
+            for m in self._machines
+        )
+        waiting = sum(not device.idle for device in self._devices)
+        wanted = f"height {target}" if target is not None else f"the requests of {waiting} devices"
+        return f"{wanted} not reached in {self._scenario.patience_us / 1e6:.0f} s: {places}"
+
+    # --- events of the scenario --------------------------------------------------------------------
+
+    def _begin(self, event: Event) -> None:
+        if event.kind is Kind.REQUEST:
+            self._ask(event)
+            return
+        self._faults[event.kind.value] += 1
+        if self._transcript is not None:
+            self._transcript.fault(self.timeline.now_us, event, over=False)
+        if event.kind in NETWORK_KINDS:
+            self._network.disturb(event)
+        for machine in self._of(event.nodes):
+            match event.kind:
+                case Kind.CRASH:
+                    machine.crash(event.amount, Crash(event.detail))
+                case Kind.PAUSE:
+                    machine.pause()
+                case Kind.SKEW:
+                    machine.skew_us += event.amount
+                case _:
+                    raise AssertionError(f"{event.kind} strikes links")
+        if event.end_us is not None:
+            self.timeline.at(event.end_us, self._end, event)
+
+    def _end(self, event: Event) -> None:
+        if self._transcript is not None:
+            self._transcript.fault(self.timeline.now_us, event, over=True)
+        if event.kind in NETWORK_KINDS:
+            self._network.lift(event)
+        for machine in self._of(event.nodes):
+            match event.kind:
+                case Kind.CRASH:
+                    machine.recover()
+                case Kind.PAUSE:
+                    machine.resume()
+                case _:
+                    machine.skew_us -= event.amount
+
+    def _of(self, replicas: tuple[int, ...]) -> list[Machine]:
+        return [machine for machine in self._machines if machine.me in replicas]
+
+    # --- devices -----------------------------------------------------------------------------------
+
+    def _ask(self, event: Event) -> None:
+        device = self._devices[event.nodes[0]]
+        name = event.detail
+        if name in ("data", "renew", "revoke") and not device.revoked:
+            device.plan(name)
+            self._next(device)
+            return
+        if device.revoked and name in ("data", "renew", "revoke"):
+            cose: bytes | None = device.after_revocation(event.amount)
+        else:
+            cose = device.mischief(name, event.amount, self._gateway_of(device).head_hash)
+        if cose is not None:
+            self._faults[name if not device.revoked else "revoked"] += 1
+            if name != "forged":
+                self._reference.signed.add(request_id(cose))
+            self._gateway_of(device).once(cose)
+
+    def _next(self, device: Device) -> None:
+        gateway = self._gateway_of(device)
+        cose = device.next(gateway.head_hash)
+        if cose is not None:
+            device.wanted_id = request_id(cose)
+            self._reference.signed.add(device.wanted_id)
+            gateway.submit(device.wanted_id, cose)
+
+    def _gateway_of(self, device: Device) -> Gateway:
+        return self._gateways[device.number % len(self._gateways)]
+
+    def _final(self, number: int, final: Final) -> None:
+        self._checker.final(number, final.height, digest(final.head))
+        if self._transcript is not None:
+            self._transcript.line(self.timeline.now_us, f"g{number} holds {final.height} final")
+        for device in self._devices:
+            if device.wanted is None or self._gateway_of(device) is not self._gateways[number]:
+                continue
+            status, height = self._reference.executed.get(device.wanted_id, ("", 0))
+            if not status or height > final.height:
+                continue
+            if status != "ok":
+                raise self._checker.broken(
+                    "service", f"device {device.number}'s {device.doing} ended as {status}"
+                )
+            self._requests += 1
+            self._gateways[number].settled(device.wanted_id)
+            device.done()
+            self._next(device)
+
+    # --- machine.Outside ---------------------------------------------------------------------------
+
+    def send(self, machine: Machine, party: Party, frame: bytes) -> None:
+        replica = machine.me
+        if isinstance(party, int):
+            if not self._cast.hears(machine.number != replica, replica, party):
+                return
+            to = party
+            self._checker.sent(replica, frame, machine.disk)
+        else:
+            to = GATEWAY + int(party)
+            frame = self._cast.to_gateway(replica, self._signers[replica], frame)
+        if self._transcript is not None:
+            self._transcript.sent(self.timeline.now_us, replica, to, frame)
+        self._network.send(replica, to, frame)
+
+    def emitted(self, machine: Machine, event: str, fields: dict[str, object]) -> None:
+        if event == "accuse":
+            self._checker.accused(machine.me, fields["culprit"], str(fields["reason"]))
+        elif event == "view":
+            self._views += 1
+        elif event == "diverged" and machine.me in self._honest:
+            raise self._checker.broken("agreement", f"r{machine.me} diverged from a quorum")
+        if self._transcript is not None and event != "block":
+            text = " ".join(f"{name}={value}" for name, value in fields.items())
+            self._transcript.line(self.timeline.now_us, f"r{machine.me} {event} {text}")
+
+    def wrote(self, machine: Machine, height: int, stored: Stored) -> None:
+        if self._transcript is not None:
+            head = stored.block.hash.hex()[:6]
+            self._transcript.line(
+                self.timeline.now_us, f"r{machine.me} executes {height} head={head}"
+            )
+
+    def restarted(self, machine: Machine) -> None:
+        self._checker.restarted(machine.me, machine.height)
+        if self._transcript is not None:
+            self._transcript.line(
+                self.timeline.now_us, f"r{machine.me} starts at height {machine.height}"
+            )
+
+    def crashed(self, machine: Machine, keeps: Crash) -> None:
+        self._faults[f"crash-{keeps.value}"] += 1
+        if self._transcript is not None:
+            self._transcript.line(
+                self.timeline.now_us, f"r{machine.me} loses power, unsynced writes {keeps.value}"
+            )
+
+    def _deliver(self, to: int, sender: int, frame: bytes) -> None:
+        self._trace.update(b"%d %d %d " % (self.timeline.now_us, to, sender))
+        self._trace.update(frame)
+        if to >= GATEWAY:
+            self._gateways[to - GATEWAY].receive(sender, frame)
+            return
+        party: Party = sender if sender < GATEWAY else str(sender - GATEWAY)
+        for machine in self._machines:
+            if machine.me == to and (
+                not isinstance(party, int) or self._cast.hears(machine.number != to, to, party)
+            ):
+                machine.receive(party, frame)
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def outcome(self, finding: Finding | None) -> Outcome:
+        faults = self._faults + self._network.counts + self._cast.acts
+        return Outcome(
+            seed=self._scenario.seed,
+            finding=finding,
+            trace=self._trace.hexdigest(),
+            simulated_us=self.timeline.now_us,
+            steps=self.timeline.steps,
+            blocks=self._checker.height,
+            requests=self._requests,
+            views=self._views,
+            faults=dict(sorted(faults.items())),
+        )

@@ -1,0 +1,122 @@
+"""`python -m tests.testbed.mutants`: runs every mutant in its own process, prints the table.
+
+`--one NAME` is what each process does: apply the mutant, run seeds until a property breaks or the
+budget is spent, print one JSON line. The clean build runs on the seeds of every mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.testbed.mutants.loader import apply
+from tests.testbed.mutants.table import MUTANTS, Mutant, Result
+
+__all__ = ["main", "run_clean", "run_mutant"]
+
+_PROCESS_S_MAX = 1800
+
+
+def run_mutant(mutant: Mutant, *, patched: bool = True) -> Result:
+    """In this process, which must be fresh if `patched`."""
+    if patched:
+        apply(mutant)
+    # Imported late: the modules under test must see the patch.
+    from testbed.simulate.draw import Options, draw  # noqa: PLC0415
+    from testbed.simulate.world import run  # noqa: PLC0415
+
+    options = Options(replicas=mutant.replicas, faults=mutant.faults, byzantine=mutant.byzantine)
+    started = time.monotonic()
+    for count, seed in enumerate(range(mutant.first, mutant.first + mutant.budget), 1):
+        finding = run(draw(options, seed)).finding
+        if finding is not None:
+            elapsed_s = round(time.monotonic() - started, 1)
+            return Result(mutant.name, seed, count, finding.property, finding.message, elapsed_s)
+    elapsed_s = round(time.monotonic() - started, 1)
+    return Result(mutant.name, None, mutant.budget, "", "", elapsed_s)
+
+
+def _in_own_process(mutant: Mutant, *arguments: str) -> Result:
+    command = [sys.executable, "-m", "tests.testbed.mutants", "--one", mutant.name, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=_PROCESS_S_MAX
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{mutant.name}: {done.stderr.strip()[-2000:]}")
+    return Result(*json.loads(done.stdout))
+
+
+def run_clean(mutant: Mutant, seeds: int) -> Result:
+    """The unpatched build on the seeds that killed the mutant, in its own process."""
+    return _in_own_process(mutant, "--clean", str(seeds))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.testbed.mutants", description=__doc__)
+    parser.add_argument("--one", help="run this mutant in this process")
+    parser.add_argument("--clean", type=int, help="with --one: no patch, this many seeds")
+    parser.add_argument("--only", nargs="*", help="names of mutants to run")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    if arguments.one:
+        mutant = next(m for m in MUTANTS if m.name == arguments.one)
+        if arguments.clean is not None:
+            result = run_mutant(mutant._replace(budget=arguments.clean), patched=False)
+        else:
+            result = run_mutant(mutant)
+        sys.stdout.write(json.dumps(result) + "\n")
+        return 0
+    return _run_all(arguments.only, arguments.jobs, as_json=arguments.json)
+
+
+def _run_all(only: list[str] | None, jobs: int, *, as_json: bool) -> int:
+    chosen = [m for m in MUTANTS if not only or m.name in only]
+    with ThreadPoolExecutor(jobs) as pool:  # each thread waits for one process
+        results = list(pool.map(_in_own_process, chosen))
+        clean = list(pool.map(run_clean, chosen, [result.seeds for result in results]))
+    if as_json:
+        rows = [
+            {**result._asdict(), "budget": mutant.budget, "clean_finding": unpatched.property}
+            for mutant, result, unpatched in zip(chosen, results, clean, strict=True)
+        ]
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    else:
+        Console(width=160).print(_table(chosen, results, clean))
+    alive = [result.mutant for result in results if result.seed is None]
+    dirty = [result.mutant for result in clean if result.seed is not None]
+    for name in alive:
+        sys.stderr.write(f"{name}: survived its budget\n")
+    for name in dirty:
+        sys.stderr.write(f"{name}: the clean build breaks a property on its seeds\n")
+    return 1 if alive or dirty else 0
+
+
+def _table(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> Table:
+    table = Table(title="mutants")
+    for column in ("mutant", "module", "killed by", "at seed", "after", "budget", "s", "clean"):
+        table.add_column(column)
+    for mutant, result, unpatched in zip(chosen, results, clean, strict=True):
+        table.add_row(
+            mutant.name,
+            mutant.module,
+            result.property or "SURVIVED",
+            str(result.seed),
+            str(result.seeds),
+            str(mutant.budget),
+            str(result.elapsed_s),
+            unpatched.property or "nothing",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
