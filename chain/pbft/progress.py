@@ -2,8 +2,8 @@
 
 One timer, "view". While a view is active it watches one thing, the oldest: a request that waits,
 a block that was accepted, or on an idle chain the next heartbeat. If the watched thing is still
-undone when the timer fires, the primary is suspected; else the next oldest is watched. So nothing
-waits longer than twice the timeout, and under load no timer is touched per message.
+undone when the timer fires, the primary is suspected; else the next oldest is watched. Under load
+the timer is touched once per block, not per message or request.
 
 A request may wait for longer only while the primary fills its batches: a primary just under the
 timeout (Aardvark, NSDI'09) delivers at least one full batch per timeout, or is replaced.
@@ -34,11 +34,20 @@ def entered(s: State) -> None:
 
 
 def watch_work(s: State) -> None:
-    """Called after every input: an idle watch gives way when there is work."""
-    if (s.watch is not None and s.watch[0] != "idle") or not s.active or s.is_primary:
+    """Called after every input: when there is work, an idle or outdated watch gives way."""
+    if not (s.pool.fresh or s.next_seq > s.executed + 1):
         return
-    if s.voting and (s.pool.fresh or s.next_seq > s.executed + 1):
+    if s.active and s.primary != s.me and s.voting and not _still_watched(s):
         _arm(s)
+
+
+def _still_watched(s: State) -> bool:
+    if s.watch is None or s.watch[0] == "idle":
+        return False
+    kind, what = s.watch
+    if isinstance(what, int):
+        return s.executed < what
+    return what in s.pool.fresh or what in s.pool.proposed
 
 
 def _arm(s: State) -> None:
