@@ -60,7 +60,6 @@ __all__ = [
     "Host",
     "Replies",
     "Rewrite",
-    "newest_membership",
 ]
 
 BODIES_BYTES_MAX = 1024 * 1024  # of blocks in one BODIES; at least one block is sent
@@ -86,11 +85,6 @@ class Core(Protocol):
     def handle(self, item: Input, now_us: int) -> list[Effect]: ...
 
 
-class _Registry(Protocol):
-    @property
-    def next_membership(self) -> tuple[Membership, int] | None: ...
-
-
 class Application(Protocol):
     """`chain.ledger.Ledger`: executes decided batches, appends proven blocks."""
 
@@ -104,10 +98,7 @@ class Application(Protocol):
     def time_us(self) -> int: ...
 
     @property
-    def membership(self) -> Membership: ...
-
-    @property
-    def registry(self) -> _Registry: ...
+    def decided_membership(self) -> Membership: ...
 
     def execute(self, proposal: Proposal, requests: Sequence[Request], epoch: int) -> Block: ...
 
@@ -272,7 +263,7 @@ class Host:
 
     def _listeners(self) -> list[int]:
         """Every other member, and one that is being added: it follows before it votes."""
-        ids = {*self._core.membership.ids, *newest_membership(self._application).ids}
+        ids = {*self._core.membership.ids, *self._application.decided_membership.ids}
         return sorted(ids - {self._me})
 
     def _post(self, to: int, signed: Signed) -> None:
@@ -284,7 +275,7 @@ class Host:
 
     def _execute(self, effect: Execute) -> None:
         application = self._application
-        before = newest_membership(application)
+        before = application.decided_membership
         block = application.execute(effect.proposal, effect.requests, effect.epoch)
         self._keep(block)
         head = Head.decode(block.head)
@@ -294,7 +285,7 @@ class Host:
                 seq=head.height,
                 head=application.head_hash,
                 time_us=head.time_us,
-                membership=_changed(before, newest_membership(application)),
+                membership=_changed(before, application.decided_membership),
             )
         )
 
@@ -302,7 +293,7 @@ class Host:
         """Blocks that link to a proven head. A head commits to every byte of its body, so the
         signatures in it need no second check: q replicas checked them before they voted."""
         application = self._application
-        before = newest_membership(application)
+        before = application.decided_membership
         for block in effect.blocks:
             try:
                 application.append(block, check_signatures=False)
@@ -318,7 +309,7 @@ class Host:
                     seq=application.height,
                     head=application.head_hash,
                     time_us=application.time_us,
-                    membership=_changed(before, newest_membership(application)),
+                    membership=_changed(before, application.decided_membership),
                 )
             )
         self._events.emit("installed", height=application.height, source=effect.source)
@@ -352,12 +343,6 @@ class Host:
             blocks.append(stored.block)
         if blocks:
             self._send(to, Bodies(self._core.epoch, self._me, start, tuple(blocks)))
-
-
-def newest_membership(application: Application) -> Membership:
-    """Of the next epoch if that is decided already, else of the current one."""
-    following = application.registry.next_membership
-    return following[0] if following is not None else application.membership
 
 
 def _changed(before: Membership, after: Membership) -> Membership | None:

@@ -35,7 +35,7 @@ from chain.request import make_item, open_item
 from chain.verify import Verifier
 from nodes.byzantine import Delayed
 from nodes.clients import Clients
-from nodes.driver import Host, Rewrite, newest_membership
+from nodes.driver import Host, Rewrite
 from nodes.ledger_file import Damaged
 from nodes.ports import Clock, Events, Party, Store, Timers, Wire
 from nodes.quarantine import Quarantine
@@ -81,26 +81,26 @@ class Service:
         self.ledger = Ledger(genesis, scheme)
         self._memberships = {0: genesis.membership}
         decided_by = self._replay(store)
-        newest = newest_membership(self.ledger)
+        newest = self.ledger.decided_membership
         self.core = Replica(
             me,
             decided_by,
             genesis.consensus,
             self._network,
             signer,
-            self.ledger,
-            (self.ledger.height, self.ledger.head_hash, self.ledger.time_us),
-            store.facts(),
-            newest if newest.epoch != decided_by.epoch else None,
+            application=self.ledger,
+            executed=(self.ledger.height, self.ledger.head_hash, self.ledger.time_us),
+            durable=store.facts(),
+            pending=newest if newest.epoch != decided_by.epoch else None,
         )
         self._verifier = Verifier(self._network, scheme, self._membership, self._open_item)
         self._desk = Desk(
             me,
             self._network,
             genesis.policy,
-            signer,
-            self.ledger.registry.judge,
-            self._verifier.open,
+            signer=signer,
+            judge=self.ledger.registry.judge,
+            open_item=self._verifier.open,
         )
         self.clients = Clients(me, store, wire, lambda: self.core.view)
         self._misbehave = misbehaviour(self) if misbehaviour is not None else None
@@ -157,7 +157,7 @@ class Service:
             inputs, effects = [], []
             for _ in range(self.ledger.height - height):
                 self._sort(self._desk.executed(self.ledger.membership), inputs, effects)
-        newest = newest_membership(self.ledger)
+        newest = self.ledger.decided_membership
         if newest.epoch not in self._memberships:
             self._remember(newest)
 
@@ -224,7 +224,7 @@ class Service:
                 self.ledger.append(stored.block, check_signatures=False)
             except PeerFault as fault:
                 raise Damaged(f"block {height}: {fault}") from fault
-            self._remember(newest_membership(self.ledger))
+            self._remember(self.ledger.decided_membership)
         return decided_by
 
     def _remember(self, membership: Membership) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks that measure against limits found in the same run; see README of `testbed`."""

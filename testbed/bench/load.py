@@ -1,0 +1,142 @@
+"""Signed load: identities with vouchers in the genesis, enrolled first, then each with one data
+request in flight at a time (a closed loop)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.genesis import Policy, VoucherGrant
+from chain.keys import Es256Signer, node_id
+from chain.operations import (
+    Data,
+    Enrol,
+    Operation,
+    Token,
+    read_operation,
+    sign_operation,
+    voucher_statement,
+)
+from testbed.bench.client import Client
+
+__all__ = ["Device", "Load", "bench_policy", "devices"]
+
+ENROLS_IN_FLIGHT = 32
+SERVICE = "telemetry"
+
+
+class Device:
+    """A key, a voucher's key, and how far its counter is."""
+
+    def __init__(self) -> None:
+        self.signer = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
+        self.voucher = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
+        self.node = node_id(self.signer.public)
+        self.counter = 0
+
+    def enrol(self, network: bytes, head: bytes) -> Enrol:
+        statement = voucher_statement(network, self.signer.public, head)
+        return Enrol(
+            network=network,
+            key=self.signer.public,
+            kind="mobile",
+            service=SERVICE,
+            privilege=1,
+            validity_s=86_400,
+            head=head,
+            nonce=os.urandom(16),
+            voucher=Token(key=self.voucher.public, signature=self.voucher.sign(statement)),
+        )
+
+    def data(self, network: bytes, payload: bytes) -> Data:
+        self.counter += 1
+        return Data(
+            network=network, node=self.node, counter=self.counter, service=SERVICE, payload=payload
+        )
+
+
+def devices(count: int) -> list[Device]:
+    return [Device() for _ in range(count)]
+
+
+def bench_policy(of: list[Device]) -> Policy:
+    """One voucher per device."""
+    return Policy(
+        vouchers=tuple(
+            sorted(
+                (
+                    VoucherGrant(
+                        id=node_id(device.voucher.public), privilege_max=1, services=(SERVICE,)
+                    )
+                    for device in of
+                ),
+                key=lambda grant: grant.id,
+            )
+        )
+    )
+
+
+class Load:
+    """`size_bytes` is what one whole signed request is meant to have (at least the envelope)."""
+
+    def __init__(self, client: Client, of: list[Device], size_bytes: int) -> None:
+        self.latencies_s: list[float] = []
+        self.denied: list[str] = []
+        self.finished = 0
+        self._client = client
+        self._devices = of
+        self._network = client.genesis.network
+        self._stopping = False
+        empty = len(sign_operation(of[0].data(self._network, b""), of[0].signer))
+        of[0].counter -= 1
+        self._payload = os.urandom(max(size_bytes - empty, 0))
+
+    async def enrol(self) -> None:
+        """Raises Denial."""
+        waiting: Iterator[Device] = iter(self._devices)
+
+        async def worker() -> None:
+            for device in waiting:
+                await self._request(device, device.enrol(self._network, self._client.head_hash))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(ENROLS_IN_FLIGHT):
+                group.create_task(worker())
+
+    async def data(self, device: Device) -> None:
+        """One request, waited for."""
+        await self._request(device, device.data(self._network, self._payload))
+
+    async def _request(self, device: Device, operation: Operation) -> None:
+        cose = sign_operation(operation, device.signer)
+        await self._client.request(cose, read_operation(cose, self._network).id)
+
+    def start(self) -> None:
+        """Every device has one request in flight from now on."""
+        for device in self._devices:
+            self._next(device)
+
+    async def stop(self) -> None:
+        """No new requests; waits for those in flight."""
+        self._stopping = True
+        async with asyncio.timeout(30):
+            while self._client.in_flight:
+                await asyncio.sleep(0.005)
+
+    def _next(self, device: Device) -> None:
+        sent_s = time.perf_counter()
+        cose = sign_operation(device.data(self._network, self._payload), device.signer)
+
+        def done(reason: str | None) -> None:
+            if reason is not None:
+                self.denied.append(reason)
+            self.finished += 1
+            self.latencies_s.append(time.perf_counter() - sent_s)
+            if not self._stopping:
+                self._next(device)
+
+        self._client.submit(cose, read_operation(cose, self._network).id, done)

@@ -1,0 +1,226 @@
+"""A network of real replica processes on this machine, for benchmarks and tests.
+
+The campaign runner provisions labs through hosts and inventories; this is the short way to N
+replicas over mutual TLS on loopback, each with its own directory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from chain.genesis import Consensus, Genesis, Member, Policy
+from nodes.config import (
+    Address,
+    Byzantine,
+    ClientConfig,
+    PeerConfig,
+    ReplicaConfig,
+    certificate_spki,
+)
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, PublicKeys, keygen
+from testbed.errors import LabFault
+
+__all__ = ["READY_S_MAX", "STOP_S_MAX", "Network"]
+
+READY_S_MAX = 20.0
+STOP_S_MAX = 10.0
+_POLL_S = 0.01
+
+
+class Network:
+    """Files of all replicas under `directory`; processes are started one by one or together.
+
+    `clients` names the gateways that get a key under `directory/<name>`. `store` is "sqlite" or
+    "memory".
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        replicas: int = 4,
+        clients: Sequence[str] = ("client",),
+        policy: Policy | None = None,
+        consensus: Consensus | None = None,
+        store: str = "sqlite",
+        byzantine: Mapping[int, Byzantine] | None = None,
+        verify_threads: int | None = None,
+        profile: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.replicas = range(replicas)
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        keys = {n: keygen(self.home(n)) for n in self.replicas}
+        client_keys = {name: keygen(directory / name) for name in clients}
+        self.ports = dict(zip(self.replicas, free_ports(replicas), strict=True))
+        self.certificates = {n: keys[n].certificate for n in self.replicas}
+        self.genesis = Genesis(
+            name="loopback",
+            time_us=time.time_ns() // 1000,
+            members=tuple(Member(n, certificate_spki(keys[n].certificate)) for n in self.replicas),
+            policy=policy or Policy(),
+            consensus=consensus or Consensus(),
+        )
+        (directory / "genesis.json").write_bytes(self.genesis.encode())
+        for n in self.replicas:
+            config = self._config(n, client_keys, store)
+            config = msgspec.structs.replace(
+                config,
+                verify_threads=verify_threads,
+                byzantine=(byzantine or {}).get(n),
+                profile="profile.pstats" if profile else None,
+            )
+            self.config(n).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+
+    def home(self, replica: int) -> Path:
+        return self.directory / f"r{replica}"
+
+    def ledger(self, replica: int) -> Path:
+        return self.home(replica) / "ledger.db"
+
+    def events(self, replica: int) -> Path:
+        return self.home(replica) / "events.jsonl"
+
+    def config(self, replica: int) -> Path:
+        return self.home(replica) / "replica.json"
+
+    def _config(self, n: int, client_keys: Mapping[str, PublicKeys], store: str) -> ReplicaConfig:
+        return ReplicaConfig(
+            name=f"r{n}",
+            replica=n,
+            genesis="../genesis.json",
+            key=KEY_FILE,
+            certificate=CERTIFICATE_FILE,
+            store=":memory:" if store == "memory" else "ledger.db",
+            listen=Address("127.0.0.1", self.ports[n]),
+            ready="ready.json",
+            events="events.jsonl",
+            peers=tuple(
+                PeerConfig(m, "127.0.0.1", self.ports[m], self.certificates[m])
+                for m in self.replicas
+                if m != n
+            ),
+            clients=tuple(
+                ClientConfig(name, public.certificate) for name, public in client_keys.items()
+            ),
+        )
+
+    def start(self, *replicas: int) -> None:
+        """Starts those named (all if none is) and waits until they listen."""
+        wanted = replicas or tuple(self.replicas)
+        for n in wanted:
+            (self.home(n) / "ready.json").unlink(missing_ok=True)
+            with (self.home(n) / "stderr").open("ab") as errors:
+                self._processes[n] = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "nodes.replica",
+                        "--config",
+                        str(self.config(n)),
+                        "--exit-on-stdin-eof",
+                    ],
+                    stdin=subprocess.PIPE,
+                    stderr=errors,
+                )
+        for n in wanted:
+            self._wait_ready(n)
+
+    def _wait_ready(self, n: int) -> None:
+        deadline = time.monotonic() + READY_S_MAX
+        while not (self.home(n) / "ready.json").exists():
+            if self._processes[n].poll() is not None or time.monotonic() > deadline:
+                raise LabFault(f"replica {n} did not start: {self.stderr(n) or 'no message'}")
+            time.sleep(_POLL_S)
+
+    def stderr(self, replica: int) -> str:
+        return (self.home(replica) / "stderr").read_text()
+
+    def pid(self, replica: int) -> int:
+        return self._processes[replica].pid
+
+    def kill(self, replica: int) -> None:
+        """kill -9."""
+        self._processes[replica].send_signal(signal.SIGKILL)
+        self._processes[replica].wait()
+        self._forget(replica)
+
+    def suspend(self, replica: int) -> None:
+        self._processes[replica].send_signal(signal.SIGSTOP)
+
+    def resume(self, replica: int) -> None:
+        self._processes[replica].send_signal(signal.SIGCONT)
+
+    def terminate(self, replica: int) -> int:
+        """SIGTERM; the exit code."""
+        process = self._processes[replica]
+        process.terminate()
+        code = process.wait(STOP_S_MAX)
+        self._forget(replica)
+        return code
+
+    def hang_up(self, replica: int) -> int:
+        """Closes its stdin, as the end of its parent would; the exit code."""
+        process = self._processes[replica]
+        assert process.stdin is not None
+        process.stdin.close()
+        return process.wait(STOP_S_MAX)
+
+    def wait(self, replica: int) -> int:
+        """Until it ends by itself; the exit code."""
+        return self._processes[replica].wait(READY_S_MAX)
+
+    def _forget(self, replica: int) -> None:
+        process = self._processes.pop(replica)
+        if process.stdin is not None and not process.stdin.closed:
+            process.stdin.close()
+
+    def stop(self) -> None:
+        """Ends every process: politely, then not."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        for n, process in list(self._processes.items()):
+            try:
+                process.wait(STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._forget(n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago; all are held together, so they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
