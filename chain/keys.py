@@ -7,6 +7,7 @@ therefore never an identifier: identify by digest. Key files live with the proce
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from functools import lru_cache
 from typing import Protocol
@@ -30,6 +31,7 @@ __all__ = [
     "Signer",
     "digest",
     "node_id",
+    "pem_of",
     "spki_of",
 ]
 
@@ -76,6 +78,15 @@ def spki_of(key: ec.EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+
+
+def pem_of(spki: bytes) -> bytes:
+    """PEM of a DER SubjectPublicKeyInfo, as the openssl command line reads it."""
+    body = base64.b64encode(spki).decode()
+    lines = [body[at : at + 64] for at in range(0, len(body), 64)]
+    return "\n".join(
+        ["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""]
+    ).encode()
 
 
 @lru_cache(maxsize=_PARSED_KEYS_MAX)

@@ -50,6 +50,7 @@ __all__ = [
     "read_operation",
     "renewal_statement",
     "sign_operation",
+    "signed_content",
     "voucher_statement",
 ]
 
@@ -270,6 +271,12 @@ def _cut(cose: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     ):
         raise PeerFault("bad-cose", "lengths do not match")
     return spki, header, payload, cose[end + 2 :]
+
+
+def signed_content(cose: bytes) -> tuple[bytes, bytes]:
+    """The Sig_structure that the signer signed and the 64-byte signature. Raises PeerFault."""
+    _, header, _, signature = _cut(cose)
+    return _SIG_STRUCTURE + header, signature
 
 
 def read_operation(cose: bytes, network: bytes) -> Opened:

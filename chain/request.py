@@ -17,7 +17,15 @@ from chain.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
 from chain.operations import COSE_BYTES_MAX, Opened, open_operation, read_operation
 from chain.pbft.application import Request
 
-__all__ = ["ITEM_BYTES_MAX", "Authenticated", "endorse", "make_item", "open_item", "read_item"]
+__all__ = [
+    "ITEM_BYTES_MAX",
+    "Authenticated",
+    "cose_of",
+    "endorse",
+    "make_item",
+    "open_item",
+    "read_item",
+]
 
 ENDORSEMENTS_MAX = 256
 ITEM_BYTES_MAX = COSE_BYTES_MAX + ENDORSEMENTS_MAX * 256
@@ -48,6 +56,11 @@ _messages = msgspec.msgpack.Decoder(ReplicaMessage)
 def make_item(cose: bytes, endorsements: tuple[Signed, ...] = ()) -> bytes:
     """The bytes of a batch item."""
     return _encoder.encode(_Item(cose, endorsements))
+
+
+def cose_of(item: bytes) -> bytes:
+    """The signed operation inside a batch item. Raises PeerFault."""
+    return _parts(item).cose
 
 
 def endorse(request: Request, membership: Membership, endorsements: tuple[Signed, ...]) -> Request:
