@@ -1,0 +1,261 @@
+"""The embedded broker's door: what is refused before amqtt sees it, counted by its reason."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from gateway.broker_door import Door, DoorLimits
+from gateway.broker_embedded import EmbeddedBroker
+from gateway.broker_security import SecurityFileError, SecurityStore, write_security
+from gateway.mqtt import MqttClient, MqttSettings
+from gateway.topics import Head, Response, Role, Status, Up
+from tests.gateway.brokers import NET, ROOT, next_payloads, running, story, until, user
+from tests.gateway.raw_mqtt import RawClient, connect_bytes, packet, text
+
+GATEWAY, DEVICE, OTHER = user(Role.GATEWAY, "a"), user(Role.DEVICE, "b"), user(Role.DEVICE, "c")
+DATA = str(Up(NET, DEVICE.node, DEVICE.node, "data"))
+STATUS = str(Status(NET, DEVICE.node))
+
+
+class Bench(AsyncExitStack):
+    """A door with a broker behind it, in this process."""
+
+    def __init__(self, folder: Path, **limits: float) -> None:
+        super().__init__()
+        self._path = folder / "security.json"
+        write_security(self._path, NET, [GATEWAY, DEVICE, OTHER])
+        self._limits = DoorLimits(**limits)  # type: ignore[arg-type]
+
+    async def __aenter__(self) -> Bench:
+        self.broker = EmbeddedBroker(SecurityStore.load(self._path))
+        await self.broker.start()
+        self.door = Door(self.broker._store, self.broker, self._limits)
+        self.port = await self.door.open("127.0.0.1", 0, None)
+        return self
+
+    async def __aexit__(self, *what: object) -> None:
+        await super().__aexit__(None, None, None)
+        await self.door.close()
+        await self.broker.shutdown()
+
+    async def raw(self) -> RawClient:
+        return await self.enter_async_context(RawClient("127.0.0.1", self.port))
+
+    async def logged_in(self, **changes: int) -> RawClient:
+        client = await self.raw()
+        assert DEVICE.password
+        await client.send(connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password, **changes))  # type: ignore[arg-type]
+        assert await client.accepted()
+        return client
+
+    async def client(self, who: object, *subscriptions: str) -> MqttClient:
+        assert isinstance(who, type(DEVICE))
+        settings = MqttSettings("127.0.0.1", self.port, who.name, who.password, subscriptions)
+        client = MqttClient(settings)
+        await self.enter_async_context(running(client.run()))
+        await client.ready()
+        return client
+
+
+@story
+async def test_silent_connections_are_closed(tmp_path: Path) -> None:
+    async with Bench(tmp_path, connect_deadline_s=0.2) as bench:
+        silent, slow = await bench.raw(), await bench.raw()
+        await slow.send(b"\x10\x7f\x00")
+        assert await silent.closed()
+        assert await slow.closed()
+        assert bench.door.counts["connect-timeout"] == 2
+
+
+@story
+async def test_a_crowd_of_silent_connections_keeps_nobody_out(tmp_path: Path) -> None:
+    async with Bench(tmp_path, handshakes_max=5) as bench:
+        for _ in range(20):
+            await bench.raw()
+        await bench.client(DEVICE)
+        assert bench.door.counts["handshakes-full"] >= 15
+
+
+@story
+async def test_connections_are_bounded(tmp_path: Path) -> None:
+    async with Bench(tmp_path, connections_max=3) as bench:
+        crowd = [await bench.raw() for _ in range(3)]
+        await until(lambda: len(bench.door._connections) == 3)
+        assert await (await bench.raw()).closed()
+        crowd[0].abort()
+        await until(lambda: len(bench.door._connections) == 2)
+        await bench.logged_in()
+
+
+@story
+async def test_half_a_packet_is_not_waited_for(tmp_path: Path) -> None:
+    async with Bench(tmp_path, packet_deadline_s=0.2) as bench:
+        client = await bench.logged_in()
+        await client.send(packet(0x30, text(DATA) + b"x" * 100)[:50])
+        assert await client.closed()
+        assert bench.door.counts["too-late"] == 1
+
+
+@story
+async def test_a_client_that_forgets_its_keepalive_is_dropped(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        client = await bench.logged_in(keepalive_s=1)
+        assert await client.closed()
+        assert bench.door.counts["too-late"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (
+            packet(0x32, text(f"{ROOT}/up/{OTHER.node}/{OTHER.node}/data") + b"\0\1"),
+            "publish-denied",
+        ),
+        (packet(0x32, text("$SYS/broker") + b"\0\1"), "publish-denied"),
+        (packet(0x32, text("#") + b"\0\1"), "publish-denied"),
+        (packet(0x32, text("") + b"\0\1"), "publish-denied"),
+        (packet(0x33, text(DATA) + b"\0\1kept"), "retain-denied"),
+        (packet(0x34, text(DATA) + b"\0\1"), "qos-2"),
+        (packet(0x40, b"\0\1" + packet(0x30, text("smuggled"))), "bad-packet"),
+        (b"\x30\xff\xff\xff\xff\x01", "bad-packet"),
+        (b"\x30\xff\xff\xff\x7f", "oversized"),
+        (packet(0x82, b"\0\1" + (text("a") + b"\0") * 17), "too-many-filters"),
+        (connect_bytes("again", "again", "x"), "bad-packet"),
+    ],
+)
+@story
+async def test_a_refused_packet_ends_its_connection_only(
+    tmp_path: Path, sent: bytes, reason: str
+) -> None:
+    async with Bench(tmp_path) as bench:
+        gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
+        other = await bench.client(OTHER)
+        client = await bench.logged_in()
+        await client.send(sent)
+        assert await client.closed()
+        assert bench.door.counts[reason] == 1
+        await other.publish(str(Up(NET, OTHER.node, OTHER.node, "data")), b"fine")
+        assert await next_payloads(gateway, 1) == [b"fine"]
+
+
+@pytest.mark.parametrize(
+    ("connect", "reason"),
+    [
+        (connect_bytes(DEVICE.name, DEVICE.name, "wrong"), "bad-login"),
+        (connect_bytes("nobody", "nobody", ""), "bad-login"),
+        (connect_bytes("other", DEVICE.name, DEVICE.password or ""), "name-mismatch"),
+        (connect_bytes("", DEVICE.name, DEVICE.password or ""), "name-mismatch"),
+        (connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password or "", level=5), "bad-version"),
+        (
+            connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password or "", will=(DATA, b"x")),
+            "will-denied",
+        ),
+        (
+            connect_bytes(
+                DEVICE.name, DEVICE.name, DEVICE.password or "", will=(str(Head(NET)), b"forged")
+            ),
+            "will-denied",
+        ),
+        (b"GET / HTTP/1.1\r\nHost: broker\r\n".ljust(100), "not-connect"),
+        (b"\x10\xff\xff\xff\x7f", "oversized"),
+        (b"\x10\x00", "bad-packet"),
+    ],
+)
+@story
+async def test_a_refused_login_is_counted_by_reason(
+    tmp_path: Path, connect: bytes, reason: str
+) -> None:
+    async with Bench(tmp_path, connect_deadline_s=1.0) as bench:
+        client = await bench.raw()
+        await client.send(connect)
+        assert await client.refused()
+        assert bench.door.counts[reason] == 1
+        assert bench.door.counts["logins"] == 0
+
+
+@story
+async def test_a_flood_waits_its_turn(tmp_path: Path) -> None:
+    """More than the burst at once: all arrive, at the rate, and others are not held up."""
+    async with Bench(tmp_path, publishes_per_s=200.0, publishes_burst=10.0) as bench:
+        gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
+        flood, honest = await bench.client(DEVICE), await bench.client(OTHER)
+        flooding = asyncio.gather(*(flood.publish(DATA, b"flood") for _ in range(60)))
+        await until(lambda: bench.door.counts["slowed"] > 0)
+        await honest.publish(str(Up(NET, OTHER.node, OTHER.node, "data")), b"honest")
+        assert not flooding.done()
+        await flooding
+        assert sorted(await next_payloads(gateway, 61)) == [b"flood"] * 60 + [b"honest"]
+
+
+@story
+async def test_a_client_that_does_not_read_costs_little_and_holds_nobody_up(
+    tmp_path: Path,
+) -> None:
+    async with Bench(tmp_path) as bench:
+        deaf = await bench.logged_in()
+        await deaf.send(packet(0x82, b"\0\1" + text(f"{ROOT}/rsp/{DEVICE.node}/#") + b"\0"))
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        gateway = await bench.client(GATEWAY)
+        other = await bench.client(OTHER, f"{ROOT}/rsp/{OTHER.node}/#")
+        topic = str(Response(NET, DEVICE.node, "data"))
+        for _ in range(400):
+            await gateway.publish(topic, b"x" * 60_000)
+        assert bench.broker.dropped > 0
+        await gateway.publish(str(Response(NET, OTHER.node, "data")), b"in time")
+        assert await next_payloads(other, 1) == [b"in time"]
+
+
+@story
+async def test_only_own_retained_messages_come_at_connection(tmp_path: Path) -> None:
+    """amqtt would send a newly connected client what *others* subscribed to."""
+    async with Bench(tmp_path) as bench:
+        gateway = await bench.client(GATEWAY, f"{ROOT}/status/+", f"{ROOT}/chain/head")
+        await gateway.publish(str(Status(NET, GATEWAY.node)), b"secret", retain=True)
+        device = await bench.client(DEVICE, f"{ROOT}/chain/head")
+        await gateway.publish(str(Head(NET)), b"head")
+        assert await next_payloads(device, 1) == [b"head"]
+
+
+@story
+async def test_both_ends_switch_nagle_off(tmp_path: Path) -> None:
+    async with Bench(tmp_path) as bench:
+        client = await bench.client(DEVICE)
+        (connection,) = bench.door._connections
+        assert client._link is not None
+        for sock in (client._link._socket, connection._raw.get_extra_info("socket")):
+            assert sock is not None
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_security_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "security.json"
+    write_security(path, NET, [DEVICE])
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    with pytest.raises(SecurityFileError, match="chmod 600"):
+        SecurityStore.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"clients": [{}]}', b"\xff"])
+def test_a_damaged_security_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "security.json"
+    path.touch(0o600)
+    path.write_bytes(content)
+    with pytest.raises(SecurityFileError, match="security"):
+        SecurityStore.load(path)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"{}", b"[]", b"null", b'{"commands": 1}', b'{"commands": [1, null, {}]}', b"[" * 9000],
+)
+@story
+async def test_any_administrators_message_is_survived(tmp_path: Path, payload: bytes) -> None:
+    async with Bench(tmp_path) as bench:
+        await bench.door.administer(payload)
+        assert DEVICE.name in bench.door.store
