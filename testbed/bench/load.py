@@ -58,6 +58,12 @@ class Device:
             network=network, node=self.node, counter=self.counter, service=SERVICE, payload=payload
         )
 
+    def payload(self, network: bytes, size_bytes: int) -> bytes:
+        """Random bytes that make a whole signed data request about `size_bytes` long."""
+        empty = len(sign_operation(self.data(network, b""), self.signer))
+        self.counter -= 1
+        return os.urandom(max(size_bytes - empty, 0))
+
 
 def devices(count: int) -> list[Device]:
     return [Device() for _ in range(count)]
@@ -91,9 +97,7 @@ class Load:
         self._devices = of
         self._network = client.genesis.network
         self._stopping = False
-        empty = len(sign_operation(of[0].data(self._network, b""), of[0].signer))
-        of[0].counter -= 1
-        self._payload = os.urandom(max(size_bytes - empty, 0))
+        self._payload = of[0].payload(self._network, size_bytes)
 
     async def enrol(self) -> None:
         """Raises Denial."""

@@ -1,0 +1,167 @@
+"""`testbed bench consensus`: real replica processes under signed load, against the limit.
+
+Requests are signed by enrolled identities in a closed loop; every replica verifies every request
+once and syncs its votes. The figures are ratios to what the same machine can verify at most in
+the same minute, so that they mean something on a shared machine too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tempfile
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from testbed.bench.client import Client
+from testbed.bench.limit import verification_limit
+from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.network import Network
+
+__all__ = ["Plan", "Result", "measure"]
+
+SCHEMA = "testbed.bench.consensus/1"
+WARM_UP_S = 1.0
+ALONE_REQUESTS = 100
+LIMIT_S = 2.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """`requests`, if given, ends the measurement instead of `seconds`."""
+
+    replicas: int = 4
+    in_flight: int = 100
+    payload_bytes: int = 512  # of a whole signed request
+    store: str = "sqlite"
+    seconds: float = 5.0
+    requests: int | None = None
+    verify_threads: int | None = None
+    profile: str | None = None  # directory for one cProfile per replica
+    limit: bool = True
+
+
+class Latency(msgspec.Struct, frozen=True):
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    schema: str = SCHEMA
+    plan: Plan
+    requests: int
+    blocks: int
+    requests_per_s: float
+    latency_ms: Latency
+    alone_ms: Latency  # one request at a time, before the load
+    enrolments_per_s: float
+    cpu_us_per_request: float  # of one replica, the mean over all
+    limit_per_s: float | None
+    ratio: float | None
+    rss_mb_start: list[float]
+    rss_mb_end: list[float]
+
+
+def measure(plan: Plan) -> Result:
+    """Raises LabFault."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        of = devices(plan.in_flight)
+        with Network(
+            Path(directory),
+            replicas=plan.replicas,
+            policy=bench_policy(of),
+            store=plan.store,
+            verify_threads=plan.verify_threads,
+            profile=plan.profile is not None,
+        ) as network:
+            network.start()
+            result = _run(_under_load(plan, network, of))
+        if plan.profile is not None:
+            for n in network.replicas:
+                stats = network.home(n) / "profile.pstats"
+                stats.rename(Path(plan.profile) / f"replica-{n}.pstats")
+    if not plan.limit:
+        return result
+    limit = verification_limit(plan.replicas, plan.payload_bytes, LIMIT_S)
+    return msgspec.structs.replace(result, limit_per_s=limit, ratio=result.requests_per_s / limit)
+
+
+def _run(story: Coroutine[Any, Any, Result]) -> Result:
+    import uvloop  # noqa: PLC0415 - where it is missing, asyncio's loop does
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(story)
+
+
+async def _under_load(plan: Plan, network: Network, of: list[Device]) -> Result:
+    client = Client(network, body_source=plan.replicas - 1)
+    await client.connect()
+    load = Load(client, of, plan.payload_bytes)
+    start_s = time.perf_counter()
+    await load.enrol()
+    enrolments_per_s = len(of) / (time.perf_counter() - start_s)
+    alone_s = []
+    for _ in range(ALONE_REQUESTS):
+        sent_s = time.perf_counter()
+        await load.data(of[0])
+        alone_s.append(time.perf_counter() - sent_s)
+    gc.freeze()
+
+    load.start()
+    await asyncio.sleep(WARM_UP_S)
+    processes = [psutil.Process(network.pid(n)) for n in network.replicas]
+    rss_start, cpu_start = _rss_mb(processes), _cpu_s(processes)
+    finished, height = load.finished, client.height
+    load.latencies_s.clear()
+    start_s = time.perf_counter()
+    while not _over(plan, time.perf_counter() - start_s, load.finished - finished):
+        await asyncio.sleep(0.05)
+    took_s = time.perf_counter() - start_s
+    done, blocks = load.finished - finished, client.height - height
+    cpu_s = _cpu_s(processes) - cpu_start
+    latency = _latency(load.latencies_s)
+    rss_end = _rss_mb(processes)
+    await load.stop()
+    await client.close()
+    return Result(
+        plan=plan,
+        requests=done,
+        blocks=blocks,
+        requests_per_s=done / took_s,
+        latency_ms=latency,
+        alone_ms=_latency(alone_s),
+        enrolments_per_s=enrolments_per_s,
+        cpu_us_per_request=cpu_s / max(done, 1) / plan.replicas * 1e6,
+        limit_per_s=None,
+        ratio=None,
+        rss_mb_start=rss_start,
+        rss_mb_end=rss_end,
+    )
+
+
+def _over(plan: Plan, elapsed_s: float, done: int) -> bool:
+    return done >= plan.requests if plan.requests is not None else elapsed_s >= plan.seconds
+
+
+def _rss_mb(processes: list[psutil.Process]) -> list[float]:
+    return [round(process.memory_info().rss / 1e6, 1) for process in processes]
+
+
+def _cpu_s(processes: list[psutil.Process]) -> float:
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)
+
+
+def _latency(seconds: list[float]) -> Latency:
+    ordered = sorted(seconds) or [0.0]
+
+    def at(share: float) -> float:
+        return round(ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1000, 3)
+
+    return Latency(p50=at(0.5), p90=at(0.9), p99=at(0.99), max=at(1.0))

@@ -1,0 +1,110 @@
+"""The verification limit: what no consensus on this machine can exceed.
+
+N processes, each verifying every request once, and a signing client beside them; nothing else. A
+replica that does more per request than this comes out below; the ratio says by how much.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from chain.keys import Es256
+from chain.operations import sign_operation
+from testbed.bench.load import Device
+from testbed.errors import LabFault
+
+__all__ = ["verification_limit"]
+
+_CHUNK = 64  # requests handed over at once
+_CHUNKS_AHEAD = 3
+_NETWORK = bytes(32)
+
+
+def verification_limit(replicas: int, size_bytes: int, seconds: float) -> float:
+    """Requests per second; each is `size_bytes` long as a whole."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "testbed.bench.limit"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(replicas)
+    ]
+    try:
+        return _feed(workers, size_bytes, seconds)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+def _feed(workers: Sequence[subprocess.Popen[bytes]], size_bytes: int, seconds: float) -> float:
+    device = Device()
+    payload = device.payload(_NETWORK, size_bytes)
+    _send(workers, _chunk(device, payload))
+    _confirm(workers)  # all are up
+    done = ahead = 0
+    start_s = time.perf_counter()
+    while True:
+        _send(workers, _chunk(device, payload))
+        ahead += 1
+        if ahead > _CHUNKS_AHEAD:
+            _confirm(workers)
+            ahead -= 1
+            done += _CHUNK
+            elapsed_s = time.perf_counter() - start_s
+            if elapsed_s >= seconds:
+                return done / elapsed_s
+
+
+def _chunk(device: Device, payload: bytes) -> bytes:
+    parts = []
+    for _ in range(_CHUNK):
+        cose = sign_operation(device.data(_NETWORK, payload), device.signer)
+        parts.append(len(cose).to_bytes(4, "big") + cose)
+    return device.signer.public.ljust(256, b"\0") + b"".join(parts)
+
+
+def _send(workers: Sequence[subprocess.Popen[bytes]], chunk: bytes) -> None:
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(len(chunk).to_bytes(4, "big") + chunk)
+        worker.stdin.flush()
+
+
+def _confirm(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        assert worker.stdout is not None
+        if worker.stdout.read(1) != b".":
+            raise LabFault("a verifying process ended, or a signature did not hold")
+
+
+def _verify_stdin() -> None:
+    """The worker: bare signature checks, no decoding."""
+    scheme = Es256()
+    read, out = sys.stdin.buffer.read, sys.stdout.buffer
+    while header := read(4):
+        chunk = read(int.from_bytes(header, "big"))
+        at = 256
+        spki = chunk[:at].rstrip(b"\0")
+        while at < len(chunk):
+            end = at + 4 + int.from_bytes(chunk[at : at + 4], "big")
+            cose = chunk[at + 4 : end]
+            at = end
+            if not _holds(scheme, spki, cose):
+                return
+        out.write(b".")
+        out.flush()
+
+
+def _holds(scheme: Es256, spki: bytes, cose: bytes) -> bool:
+    """Cuts the envelope (`chain.operations`) by offset: 14 bytes, SPKI, payload, signature."""
+    payload = cose[14 + len(spki) : -66]
+    return scheme.verify(spki, b"\x84\x6aSignature1\x43\xa1\x01\x26\x40" + payload, cose[-64:])
+
+
+if __name__ == "__main__":
+    _verify_stdin()
