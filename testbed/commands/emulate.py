@@ -1,0 +1,125 @@
+"""`testbed emulate`: hosts with real SSH servers on one Linux machine, and boards plugged in."""
+
+from __future__ import annotations
+
+import re
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from testbed.commands.options import JsonOption, columns, print_json
+from testbed.emulate import lab
+from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Options
+from testbed.errors import ConfigurationError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="A lab of emulated hosts with real SSH servers, on this machine (Linux, root).",
+)
+
+LabOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Where the lab's inventory and keys are.")
+]
+HostArgument = Annotated[str, typer.Argument(help="Name of a host, as in the inventory.")]
+_DEFAULT_OUT = Path("emulated")
+
+
+class PowerState(StrEnum):
+    """What a power switch can do."""
+
+    OFF = "off"
+    ON = "on"
+    CYCLE = "cycle"
+
+
+@app.command()
+def up(
+    *,
+    hosts: Annotated[int, typer.Option(min=1, max=HOSTS_MAX, help="How many hosts.")] = 6,
+    boards: Annotated[int, typer.Option(min=0, max=BOARDS_MAX, help="How many boards.")] = 2,
+    systemd: Annotated[
+        bool, typer.Option("--systemd/--no-systemd", help="First process of each host.")
+    ] = False,
+    cpu: Annotated[
+        str | None, typer.Option(metavar="PERCENT", help="Of one core per host, as 20%.")
+    ] = None,
+    disk_mb: Annotated[int, typer.Option(min=16, help="Disk of a host; lies in memory.")] = 2048,
+    out: LabOption = _DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Make hosts and boards; write inventory, key and known_hosts. Nothing if they are up."""
+    began = time.monotonic()
+    made = lab.up(out, Options(hosts, boards, systemd, _percent(cpu), disk_mb))
+    took_s = time.monotonic() - began
+    if as_json:
+        print_json(
+            {
+                "ok": True,
+                "lab": made.plan.lab_id,
+                "inventory": str(made.inventory),
+                "network": made.plan.network,
+                "shaping": made.plan.shaping,
+                "hosts": {machine.name: machine.addr for machine in made.plan.machines},
+                "boards": {board.name: board.host for board in made.plan.boards},
+                "took_s": round(took_s, 3),
+            }
+        )
+        return
+    rows = [("HOST", "ADDRESS", "ROLES", "BOARDS")]
+    for machine in made.plan.machines:
+        plugged = ", ".join(b.name for b in made.plan.boards if b.host == machine.name)
+        rows.append((machine.name, machine.addr, ", ".join(machine.roles), plugged or "-"))
+    typer.echo(columns(rows))
+    typer.echo(f"\nup in {took_s:.1f} s, links shaped by {made.plan.shaping}")
+    typer.echo(f"inventory: {made.inventory}")
+    key, known = made.out / "id_ed25519", made.out / "known_hosts"
+    login = f"ssh -i {key} -o UserKnownHostsFile={known} root@{made.plan.machines[0].addr}"
+    typer.echo(f"log in:    {login}")
+
+
+@app.command()
+def down(out: LabOption = _DEFAULT_OUT) -> None:
+    """Remove the lab and every trace of it, also after an interrupted `up`. Repeatable."""
+    typer.echo("down" if lab.down(out) else f"no emulated lab in {out}; nothing to do")
+
+
+@app.command()
+def status(out: LabOption = _DEFAULT_OUT, as_json: JsonOption = False) -> None:
+    """Which hosts are on, and how often each was started."""
+    answer = lab.find(out).ask(do="status")
+    if as_json:
+        print_json(answer)
+        return
+    rows = [("HOST", "ADDRESS", "POWER", "BOOTS")]
+    for name, host in answer["hosts"].items():
+        rows.append((name, host["addr"], "on" if host["on"] else "off", str(host["boots"])))
+    typer.echo(columns(rows))
+
+
+@app.command()
+def reboot(host: HostArgument, out: LabOption = _DEFAULT_OUT) -> None:
+    """Restart a host in good order; returns when its SSH server answers."""
+    lab.find(out).reboot(host)
+    typer.echo(f"{host}: rebooted")
+
+
+@app.command()
+def power(to: PowerState, host: HostArgument, out: LabOption = _DEFAULT_OUT) -> None:
+    """Cut a host's power, in the middle of whatever it does, or bring it back."""
+    lab.find(out).power(host, to.value)
+    typer.echo(f"{host}: power {to.value}")
+
+
+def _percent(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,4})%?", text)
+    if not match or int(match[1]) < 1:
+        raise ConfigurationError(f"--cpu {text}: use a share of one core, as 20%")
+    return int(match[1])

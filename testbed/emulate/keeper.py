@@ -1,0 +1,176 @@
+"""The process that holds an emulated lab: it ends, and nothing of the lab is left.
+
+It runs in its own pid, mount and network namespaces (`lab.py` starts it so). Hosts, boards, mounts,
+bridges and cables all live inside these, so the kernel takes everything back when the keeper ends,
+by kill -9 too. It talks with `up` over its standard streams until the lab is up, and then with
+everybody over a control socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nodes.board.flash import new_key, prepare
+from testbed.emulate import network
+from testbed.emulate.cgroup import groups
+from testbed.emulate.machine import RunningMachine
+from testbed.emulate.plan import LabPlan
+from testbed.emulate.switch import Shape, Switch
+from testbed.emulate.tools import demand
+from testbed.errors import LabFault
+
+__all__ = ["main"]
+
+ORDER_BYTES_MAX = 64 * 1024
+
+
+class Keeper:
+    """The lab's machines, its switch, and the orders that may be given about them."""
+
+    def __init__(self, plan: LabPlan, runtime: Path, consoles: Path) -> None:
+        self.plan = plan
+        self.switch = Switch() if plan.shaping == "switch" else None
+        have = groups()
+        self.machines = {
+            machine.name: RunningMachine(
+                plan, machine, runtime=runtime, consoles=consoles, groups=have, switch=self.switch
+            )
+            for machine in plan.machines
+        }
+        self._orders: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
+            "status": self._status,
+            "power": self._power,
+            "reboot": self._reboot,
+            "shape": self._shape,
+            "links": self._links,
+            "clear": self._clear,
+        }
+
+    def raise_lab(self, runtime: Path, client_key: str) -> dict[str, str]:
+        """Everything up; returns public host keys by name."""
+        network.open_bridges(self.plan)
+        for board in self.plan.boards:
+            home = runtime / "boards" / board.name
+            home.mkdir(parents=True)
+            prepare(home, board.name, new_key())
+        with ThreadPoolExecutor(8) as pool:
+            everyone = list(self.machines.values())
+            keys = list(pool.map(lambda one: one.prepare(client_key), everyone))
+            list(pool.map(RunningMachine.on, everyone))
+            list(pool.map(RunningMachine.wait_for_boards, everyone))
+        return dict(zip(self.machines, keys, strict=True))
+
+    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        """One order, one answer; what is wrong with it comes back as `error`."""
+        try:
+            does = self._orders[order["do"]]
+            return {"ok": True, **(does(order) or {})}
+        except KeyError as error:
+            return {"error": f"unknown name {error}"}
+        except (LabFault, ValueError, TypeError, OSError, subprocess.SubprocessError) as error:
+            return {"error": str(error)}
+
+    def _status(self, _: dict[str, Any]) -> dict[str, Any]:
+        hosts = {name: machine.status() for name, machine in self.machines.items()}
+        return {"shaping": self.plan.shaping, "hosts": hosts}
+
+    def _power(self, order: dict[str, Any]) -> None:
+        machine = self.machines[order["host"]]
+        to = order["to"]
+        if to not in ("on", "off", "cycle"):
+            raise ValueError(f"power {to}: use on, off or cycle")
+        if to in ("off", "cycle"):
+            machine.off()
+        if to in ("on", "cycle"):
+            machine.on()
+            machine.wait_for_boards()
+
+    def _reboot(self, order: dict[str, Any]) -> None:
+        machine = self.machines[order["host"]]
+        machine.reboot()
+        machine.wait_for_boards()
+
+    def _shape(self, order: dict[str, Any]) -> None:
+        switch = self._need_switch()
+        shape = Shape(**order["shape"])
+        pair = (order["from"], order["to"])
+        for name in pair:
+            self.machines[name]
+        switch.shape(*pair, shape, float(order.get("for_s", 0)))
+
+    def _links(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"links": self._need_switch().links()}
+
+    def _clear(self, _: dict[str, Any]) -> None:
+        self._need_switch().clear()
+
+    def _need_switch(self) -> Switch:
+        if self.switch is None:
+            raise LabFault("links of this lab are shaped by the kernel: use tc netem on eth1")
+        return self.switch
+
+
+def _serve(keeper: Keeper, control: Path) -> None:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            line = self.rfile.readline(ORDER_BYTES_MAX)
+            try:
+                order = json.loads(line)
+                answer = keeper.obey(order if isinstance(order, dict) else {})
+            except ValueError as error:
+                answer = {"error": str(error)}
+            self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+    os.umask(0o077)
+    server = socketserver.ThreadingUnixStreamServer(str(control), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
+
+
+def _tell(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)  # noqa: T201 - the pipe to `up`
+
+
+def _identity() -> dict[str, int]:
+    """Our and our first process's ids as seen outside: /proc is not ours yet."""
+    status = Path("/proc/self/status").read_text()
+    parent = int(status.partition("PPid:")[2].split()[0])
+    return {"keeper_pid": int(Path("/proc/self").readlink().name), "init_pid": parent}
+
+
+def main() -> None:
+    """`python -m testbed.emulate.keeper RUNTIME CONSOLES`; ends when `up` ends too early."""
+    runtime, consoles = Path(sys.argv[1]), Path(sys.argv[2])
+    _tell(**_identity())
+    demand("mount", "-t", "proc", "proc", "/proc")
+    (runtime / "m").mkdir()
+    Path("/run/netns").mkdir(exist_ok=True)
+    demand("mount", "-t", "tmpfs", "netns", "/run/netns")
+    order = json.loads(sys.stdin.readline() or "null")
+    if order is None:
+        return
+    keeper = Keeper(msgspec.convert(order["plan"], LabPlan), runtime, consoles)
+    try:
+        keys = keeper.raise_lab(runtime, order["client_key"])
+        _serve(keeper, runtime / "control")
+    except (LabFault, OSError, subprocess.SubprocessError) as error:
+        _tell(error=str(error))
+        return
+    _tell(host_keys=keys)
+    if sys.stdin.readline() == "keep\n":
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""Up and down: makes an emulated lab, finds it again, and removes every trace of it.
+
+The order is what makes this safe to interrupt anywhere. First the state file, which names the lab;
+everything made later carries that name. The keeper holds all that the kernel can hold, and ends by
+itself when `up` ends before it said `keep`. So `down` needs the name only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from testbed.emulate import cgroup, network, preflight
+from testbed.emulate.control import ask
+from testbed.emulate.inventory_file import FILES, inventory_text
+from testbed.emulate.machine import ssh_key_pair
+from testbed.emulate.plan import LabPlan, Options, make_plan
+from testbed.emulate.tools import tool
+from testbed.errors import ConfigurationError, LabFault
+from testbed.hosts.files import atomic_file
+
+__all__ = ["EmulatedLab", "down", "find", "up"]
+
+RUNTIME = Path("/run/testbed")
+STATE = "emulated.json"
+STATE_SCHEMA = "testbed.emulated/1"
+SSH_ANSWERS_WITHIN_S = 30.0
+_ENDS_WITHIN_S = 15.0
+_ID_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedLab:
+    """A running emulated lab."""
+
+    plan: LabPlan
+    out: Path
+
+    @property
+    def inventory(self) -> Path:
+        """The inventory file that everything else starts from."""
+        return self.out / FILES["inventory"]
+
+    @property
+    def control(self) -> Path:
+        """The keeper's socket."""
+        return RUNTIME / self.plan.lab_id / "control"
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        """Give the keeper an order; see `control.ask`."""
+        return ask(self.control, **order)
+
+    def reboot(self, host: str) -> None:
+        """Restart a host in good order; returns when its SSH server answers."""
+        self.ask(do="reboot", host=self._known(host))
+        self.wait_for_ssh([host])
+
+    def power(self, host: str, to: str) -> None:
+        """`off` cuts the power, `on` returns when the SSH server answers, `cycle` is both."""
+        self.ask(do="power", host=self._known(host), to=to)
+        if to != "off":
+            self.wait_for_ssh([host])
+
+    def wait_for_ssh(self, hosts: list[str]) -> None:
+        """Until the SSH servers of these hosts answer."""
+        addresses = {m.name: m.addr for m in self.plan.machines if m.name in hosts}
+        with ThreadPoolExecutor(16) as pool:
+            answers = pool.map(_ssh_answers, addresses.values())
+            silent = [name for name, ok in zip(addresses, answers, strict=True) if not ok]
+        if silent:
+            logs = ", ".join(str(self.out / "console" / f"{name}.log") for name in silent)
+            raise LabFault(f"no SSH server answers on {', '.join(silent)}; see {logs}")
+
+    def _known(self, host: str) -> str:
+        names = [machine.name for machine in self.plan.machines]
+        if host not in names:
+            raise ConfigurationError(f"no host {host} in this lab; there are {', '.join(names)}")
+        return host
+
+
+def up(out: Path, options: Options) -> EmulatedLab:
+    """Make the lab and its files in `out`, or find that it is up already.
+
+    Raises ConfigurationError when this machine cannot, or `out` holds another lab.
+    """
+    gaps = preflight.missing(systemd=options.systemd)
+    if gaps:
+        raise ConfigurationError("an emulated lab needs:\n  " + "\n  ".join(gaps))
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        running = _running(out)
+        if running:
+            if running.plan.options != options:
+                fix = f"testbed emulate down --out {out}"
+                raise ConfigurationError(f"another lab is up in {out}; take it down: {fix}")
+            states = running.ask(do="status")["hosts"]
+            running.wait_for_ssh([name for name, state in states.items() if state["on"]])
+            return running
+        _remove(out)
+        try:
+            return _make(out, options)
+        except BaseException:
+            _remove(out)
+            raise
+
+
+def down(out: Path) -> bool:
+    """Remove every trace of the lab in `out`; False if there was none. Repeatable."""
+    out = out.resolve()
+    if not (out / STATE).exists():
+        return False
+    if os.geteuid() != 0:
+        raise ConfigurationError("not root: sudo .venv/bin/testbed emulate down ...")
+    with _locked(out):
+        _remove(out)
+    with suppress(OSError):  # a person may keep other files there
+        out.rmdir()
+    return True
+
+
+def find(out: Path) -> EmulatedLab:
+    """The running lab whose files are in `out`."""
+    running = _running(out.resolve())
+    if running is None:
+        raise ConfigurationError(f"no emulated lab is up in {out}; testbed emulate up --out {out}")
+    return running
+
+
+def _make(out: Path, options: Options) -> EmulatedLab:
+    lab_id = _new_id(out)
+    runtime = RUNTIME / lab_id
+    consoles = out / "console"
+    consoles.mkdir(exist_ok=True)
+    private, public = ssh_key_pair(f"testbed-{lab_id}")
+    shaping = "netem" if preflight.kernel_has_netem() else "switch"
+    with (consoles / "keeper.log").open("wb") as log:
+        keeper = _start_keeper(runtime, consoles, log)
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    with keeper.stdin, keeper.stdout:
+        identity = _hear(keeper, consoles)
+        _save(runtime / "keeper.json", identity | {"started": _started(identity["init_pid"])})
+        with _locked(RUNTIME):
+            plan = make_plan(lab_id, options, network.free_network(), shaping)
+            network.add_uplink(plan, identity["init_pid"])
+        sketch = msgspec.to_builtins(plan)
+        _save(out / STATE, {"schema": STATE_SCHEMA, "lab_id": lab_id, "plan": sketch})
+        _say(keeper.stdin, json.dumps({"plan": sketch, "client_key": public}))
+        keys = _hear(keeper, consoles)["host_keys"]
+        _write_files(out, plan, private, keys)
+        lab = EmulatedLab(plan, out)
+        lab.wait_for_ssh([machine.name for machine in plan.machines])
+        _say(keeper.stdin, "keep")
+    return lab
+
+
+def _new_id(out: Path) -> str:
+    for _ in range(_ID_TRIES):
+        lab_id = secrets.token_hex(2)
+        _save(out / STATE, {"schema": STATE_SCHEMA, "lab_id": lab_id})
+        with suppress(FileExistsError):
+            (RUNTIME / lab_id).mkdir(mode=0o700, parents=True)
+            return lab_id
+    (out / STATE).unlink()
+    raise LabFault(f"no free lab name below {RUNTIME}; take other emulated labs down")
+
+
+def _start_keeper(runtime: Path, consoles: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    # A shell is the first process of the namespace: it reaps orphans while the keeper runs.
+    argv = [
+        *(tool("unshare"), "--mount", "--net", "--pid", "--fork", "--kill-child"),
+        *("sh", "-c", '"$@"; exit $?', "init"),
+        *(sys.executable, "-m", "testbed.emulate.keeper", str(runtime), str(consoles)),
+    ]
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    )
+
+
+def _hear(keeper: subprocess.Popen[bytes], consoles: Path) -> dict[str, Any]:
+    assert keeper.stdout is not None
+    line = keeper.stdout.readline()
+    said: dict[str, Any] = json.loads(line) if line else {}
+    if not line or "error" in said:
+        log = (consoles / "keeper.log").read_text()[-2000:].strip()
+        problem = said.get("error") or log or "its keeper ended"
+        raise LabFault(f"cannot make the emulated lab: {problem}")
+    return said
+
+
+def _say(stream: IO[bytes], line: str) -> None:
+    stream.write(line.encode() + b"\n")
+    stream.flush()
+
+
+def _write_files(out: Path, plan: LabPlan, private: bytes, keys: dict[str, str]) -> None:
+    with atomic_file(out / FILES["key"], 0o600) as file:
+        file.write(private)
+    known = "".join(f"{m.addr} {' '.join(keys[m.name].split()[:2])}\n" for m in plan.machines)
+    with atomic_file(out / FILES["known_hosts"]) as file:
+        file.write(known.encode())
+    with atomic_file(out / FILES["inventory"]) as file:
+        file.write(inventory_text(plan).encode())
+
+
+def _running(out: Path) -> EmulatedLab | None:
+    state = _load(out / STATE)
+    if not state or "plan" not in state:
+        return None
+    plan = msgspec.convert(state["plan"], LabPlan)
+    identity = _load(RUNTIME / plan.lab_id / "keeper.json")
+    alive = identity and _started(identity["init_pid"]) == identity["started"]
+    lab = EmulatedLab(plan, out)
+    return lab if alive and lab.control.exists() and lab.inventory.exists() else None
+
+
+def _remove(out: Path) -> None:
+    state = _load(out / STATE)
+    if state:
+        lab_id = state["lab_id"]
+        _end_keeper(RUNTIME / lab_id)
+        network.drop_uplink(f"tbe-{lab_id}")
+        cgroup.remove(lab_id)
+        shutil.rmtree(RUNTIME / lab_id, ignore_errors=True)
+        with suppress(OSError):  # another lab is in it, or nothing ever was
+            RUNTIME.rmdir()
+    shutil.rmtree(out / "console", ignore_errors=True)
+    for name in (*FILES.values(), STATE):
+        (out / name).unlink(missing_ok=True)
+
+
+def _end_keeper(runtime: Path) -> None:
+    identity = _load(runtime / "keeper.json")
+    if not identity:
+        return
+    pid = identity["init_pid"]
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _started(pid) == identity["started"]:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            ended, _, _ = select.select([handle], [], [], _ENDS_WITHIN_S)
+            if not ended:
+                raise LabFault(f"the emulated lab's first process {pid} does not end")
+    finally:
+        os.close(handle)
+
+
+def _started(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot: tells it from a later one of its id."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _ssh_answers(addr: str) -> bool:
+    until = time.monotonic() + SSH_ANSWERS_WITHIN_S
+    pause = threading.Event()
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection((addr, 22), timeout=1) as probe:
+            if probe.recv(4) == b"SSH-":
+                return True
+        pause.wait(0.02)
+    return False
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _save(path: Path, value: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(value, indent=1).encode() + b"\n")
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value

@@ -1,0 +1,107 @@
+"""Cables of an emulated lab: namespaces, bridge, addresses and routes, through `ip`.
+
+Everything but the uplink lives in the keeper's network namespace, so it is gone when the keeper is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+
+from testbed.emulate.plan import LabPlan, Machine
+from testbed.emulate.tools import attempt, demand
+from testbed.errors import LabFault
+
+__all__ = ["add_uplink", "cable", "drop_uplink", "free_network", "open_bridges", "unplug"]
+
+_POOL = IPv4Network("10.213.0.0/16")
+MGMT = "mgmt"
+DATA = "data"
+
+
+def _ip(commands: Iterable[str], *, netns: str = "") -> None:
+    """All commands in one process; the first that fails ends it."""
+    inside = ["-n", netns] if netns else []
+    demand("ip", *inside, "-batch", "-", given="\n".join(commands) + "\n")
+
+
+def free_network() -> IPv4Network:
+    """A /24 that no interface or route of this machine touches; call it under the lab lock."""
+    shown = demand("ip", "-json", "-4", "route", "show", "table", "all")
+    words = [route.get("dst", "") for route in json.loads(shown or "[]")]
+    taken = [IPv4Network(word, strict=False) for word in words if word[:1].isdigit()]
+    for network in _POOL.subnets(new_prefix=24):
+        if not any(network.overlaps(other) for other in taken if other.prefixlen > 0):
+            return network
+    raise LabFault(f"no free network in {_POOL}; take another emulated lab down")
+
+
+def add_uplink(plan: LabPlan, keeper_pid: int) -> None:
+    """The orchestrator's cable into the lab; its far end dies with the keeper, and so does it."""
+    length = IPv4Network(plan.network).prefixlen
+    _ip(
+        [
+            f"link add {plan.uplink} type veth peer name uplink netns {keeper_pid}",
+            f"address add {plan.gateway_addr}/{length} dev {plan.uplink}",
+            f"link set {plan.uplink} up",
+        ]
+    )
+
+
+def drop_uplink(name: str) -> None:
+    """Remove the orchestrator's cable, if it is still there."""
+    attempt("ip", "link", "delete", name)
+
+
+def open_bridges(plan: LabPlan) -> None:
+    """In the keeper's namespace: the management bridge, and one for data unless we switch it."""
+    bridges = [MGMT] if plan.shaping == "switch" else [MGMT, DATA]
+    _ip(
+        [
+            "link set lo up",
+            *(f"link add {bridge} type bridge" for bridge in bridges),
+            *(f"link set {bridge} up" for bridge in bridges),
+            f"link set uplink master {MGMT} up",
+        ]
+    )
+
+
+def cable(plan: LabPlan, machine: Machine, netns: str) -> None:
+    """A fresh namespace with eth0 and eth1 for one boot of a host.
+
+    With the switch, its TAP device `d-<host>` must exist already.
+    """
+    near = f"m-{machine.name}"
+    commands = [
+        f"netns add {netns}",
+        f"link add {near} type veth peer name eth0 netns {netns}",
+        f"link set {near} master {MGMT} up",
+    ]
+    if plan.shaping == "switch":
+        commands.append(f"link set d-{machine.name} netns {netns} name eth1")
+    else:
+        near = f"d-{machine.name}"
+        commands.append(f"link add {near} type veth peer name eth1 netns {netns}")
+        commands.append(f"link set {near} master {DATA} up")
+    _ip(commands)
+    _ip(
+        [
+            "link set lo up",
+            # A network card keeps its address over reboots, and so others keep finding it.
+            f"link set eth0 address {machine.mgmt_mac}",
+            f"link set eth1 address {machine.data_mac}",
+            f"address add {machine.addr}/32 dev eth0",
+            f"address add {machine.addr}/32 dev eth1",
+            "link set eth0 up",
+            "link set eth1 up",
+            f"route add {plan.gateway_addr} dev eth0 src {machine.addr}",
+            f"route add {plan.network} dev eth1 src {machine.addr}",
+        ],
+        netns=netns,
+    )
+
+
+def unplug(netns: str) -> None:
+    """Let go of a namespace; the kernel removes it and its cables once no process is in it."""
+    attempt("ip", "netns", "delete", netns)

@@ -1,0 +1,209 @@
+"""A user-space Ethernet switch whose every link can be delayed, thinned and slowed.
+
+It stands where `tc netem` would, for kernels that lack netem. Each host's data interface is a TAP
+device whose other end is here, so a shape applies to one direction between two hosts and touches
+nothing else. One thread; frames wait in one heap. Precision of a delay: about 1 ms.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import os
+import random
+import select
+import struct
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+__all__ = ["NO_SHAPE", "QUEUED_FRAMES_MAX", "Shape", "Switch"]
+
+QUEUED_FRAMES_MAX = 20_000
+"""Frames that wait for their time, over all links; more are dropped and counted."""
+
+_FRAME_BYTES_MAX = 65_536
+_BURST_FRAMES = 64
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+_BROADCAST_BIT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What happens to frames of one direction. Shares are 0 to 1; rate 0 is without limit."""
+
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    loss: float = 0.0
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+    rate_kbit: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            top = 1.0 if name in ("loss", "duplicate", "corrupt") else 1e9
+            if not 0 <= value <= top:
+                raise ValueError(f"{name} is {value}; use 0 to {top:g}")
+
+
+NO_SHAPE = Shape()
+
+
+class Switch:
+    """Ports are hosts; `shape` may be called from any thread while traffic flows."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - reproducible on purpose
+        self._lock = threading.Lock()
+        self._poll = select.epoll()
+        self._taps: dict[int, str] = {}
+        self._by_mac: dict[bytes, int] = {}
+        self._shapes: dict[tuple[str, str], tuple[Shape, float]] = {}
+        self._link_free_s: dict[tuple[str, str], float] = {}
+        self._counts: dict[tuple[str, str], Counter[str]] = {}
+        self._queue: list[tuple[float, int, int, tuple[str, str], bytes]] = []
+        self._sequence = 0
+        threading.Thread(target=self._forward, name="switch", daemon=True).start()
+
+    def plug(self, host: str, mac: str, device: str) -> None:
+        """Make the TAP device `device` and attach it; the caller moves it into the host."""
+        self.unplug(host)
+        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH", device.encode(), _IFF_TAP | _IFF_NO_PI))
+        with self._lock:
+            self._taps[tap] = host
+            self._by_mac[bytes.fromhex(mac.replace(":", ""))] = tap
+            self._poll.register(tap, select.EPOLLIN)
+
+    def unplug(self, host: str) -> None:
+        """Close the host's port; what waits for it is lost. Repeatable."""
+        with self._lock:
+            for tap in [tap for tap, name in self._taps.items() if name == host]:
+                self._drop_port(tap)
+
+    def shape(self, source: str, target: str, shape: Shape, for_s: float = 0.0) -> None:
+        """Shape one direction; with `for_s` it undoes itself, whoever set it being gone."""
+        until = time.monotonic() + for_s if for_s else float("inf")
+        with self._lock:
+            if shape == NO_SHAPE:
+                self._shapes.pop((source, target), None)
+                self._link_free_s.pop((source, target), None)
+            else:
+                self._shapes[source, target] = (shape, until)
+
+    def clear(self) -> None:
+        """No link is shaped any more; frames that wait still arrive."""
+        with self._lock:
+            self._shapes.clear()
+            self._link_free_s.clear()
+
+    def links(self) -> list[dict[str, object]]:
+        """What is in force, with counts of frames since the start: passed, lost, ..."""
+        now = time.monotonic()
+        with self._lock:
+            pairs = sorted(set(self._counts) | set(self._shapes))
+            rows: list[dict[str, object]] = []
+            for pair in pairs:
+                shape, until = self._shapes.get(pair, (NO_SHAPE, float("inf")))
+                if until <= now:
+                    shape = NO_SHAPE
+                left = {"left_s": round(until - now, 3)} if now < until < float("inf") else {}
+                counts = dict(self._counts.get(pair, Counter()))
+                rows.append(
+                    {"from": pair[0], "to": pair[1], **asdict(shape), **left, "frames": counts}
+                )
+            return rows
+
+    def _drop_port(self, tap: int) -> None:
+        self._poll.unregister(tap)
+        del self._taps[tap]
+        self._by_mac = {mac: port for mac, port in self._by_mac.items() if port != tap}
+        self._queue = [entry for entry in self._queue if entry[2] != tap]
+        heapq.heapify(self._queue)
+        os.close(tap)
+
+    def _forward(self) -> None:
+        while True:
+            wait_s = -1.0
+            with self._lock:
+                if self._queue:
+                    wait_s = max(0.0, self._queue[0][0] - time.monotonic())
+            # An idle switch looks again after a second, for a frame that was queued meanwhile.
+            events = self._poll.poll(1.0 if wait_s < 0 else wait_s)
+            with self._lock:
+                for tap, _ in events:
+                    if tap in self._taps:
+                        self._receive(tap)
+                self._deliver()
+
+    def _receive(self, tap: int) -> None:
+        for _ in range(_BURST_FRAMES):
+            try:
+                frame = os.read(tap, _FRAME_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError:  # the host and with it the device is gone
+                self._drop_port(tap)
+                return
+            if frame[0] & _BROADCAST_BIT:
+                for other in list(self._taps):
+                    if other != tap:
+                        self._route(tap, other, frame)
+            elif (target := self._by_mac.get(frame[:6])) is not None:
+                self._route(tap, target, frame)
+
+    def _route(self, source: int, target: int, frame: bytes) -> None:
+        pair = (self._taps[source], self._taps[target])
+        counts = self._counts.setdefault(pair, Counter())
+        shape, until = self._shapes.get(pair, (NO_SHAPE, 0.0))
+        if shape is NO_SHAPE:
+            self._send(target, frame, counts)
+            return
+        now = time.monotonic()
+        if until <= now:
+            del self._shapes[pair]
+            self._send(target, frame, counts)
+            return
+        if self._random.random() < shape.loss:
+            counts["lost"] += 1
+            return
+        if self._random.random() < shape.corrupt:
+            frame = self._corrupted(frame)
+            counts["corrupted"] += 1
+        due = now + (shape.delay_ms + self._random.uniform(-1, 1) * shape.jitter_ms) / 1000
+        if shape.rate_kbit:
+            begin = max(due, self._link_free_s.get(pair, 0.0))
+            due = begin + len(frame) * 8 / (shape.rate_kbit * 1000)
+            self._link_free_s[pair] = due
+        copies = 1
+        if self._random.random() < shape.duplicate:
+            copies = 2
+            counts["duplicated"] += 1
+        for _ in range(copies):
+            if len(self._queue) >= QUEUED_FRAMES_MAX:
+                counts["overflowed"] += 1
+                continue
+            self._sequence += 1
+            heapq.heappush(self._queue, (due, self._sequence, target, pair, frame))
+
+    def _corrupted(self, frame: bytes) -> bytes:
+        """One flipped bit behind the Ethernet header."""
+        damaged = bytearray(frame)
+        place = self._random.randrange(min(14, len(frame) - 1), len(frame))
+        damaged[place] ^= 1 << self._random.randrange(8)
+        return bytes(damaged)
+
+    def _deliver(self) -> None:
+        now = time.monotonic()
+        while self._queue and self._queue[0][0] <= now:
+            _, _, target, pair, frame = heapq.heappop(self._queue)
+            self._send(target, frame, self._counts[pair])
+
+    def _send(self, target: int, frame: bytes, counts: Counter[str]) -> None:
+        try:
+            os.write(target, frame)
+            counts["passed"] += 1
+        except OSError:  # the interface is down, or its queue is full
+            counts["refused"] += 1
