@@ -1,0 +1,89 @@
+"""The broker as a process: how it starts, what it says, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.broker_security import write_security
+from gateway.topics import Role
+from tests.gateway.brokers import NET, BrokerProcess, user, why_not
+
+KINDS = ["embedded", "mosquitto"]
+
+
+def run(config: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nodes.broker", "--config", str(config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["SIGTERM", "stdin"])
+def test_it_ends_cleanly_when_told(tmp_path: Path, kind: str, how: str) -> None:
+    if why := why_not(kind):
+        pytest.skip(why)
+    broker = BrokerProcess(tmp_path, kind, [user(Role.DEVICE, "a")])
+    asyncio.run(broker.start())
+    assert broker.process is not None
+    assert broker.process.stdin is not None
+    if how == "stdin":
+        broker.process.stdin.close()
+    else:
+        broker.process.send_signal(signal.SIGTERM)
+    assert broker.process.wait(timeout=2) == 0
+    assert not (tmp_path / "ready.json").exists()
+    events = [json.loads(line)["event"] for line in broker.log().splitlines()]
+    assert "ready" in events
+    assert events[-1] == "ended"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", broker.port), timeout=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_taken_port_is_said_with_code_3(tmp_path: Path, kind: str) -> None:
+    if why := why_not(kind):
+        pytest.skip(why)
+    write_security(tmp_path / "security.json", NET, [])
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = tmp_path / "broker.json"
+        config.write_text(
+            json.dumps(
+                {
+                    "kind": kind,
+                    "security_file": "security.json",
+                    "ready_file": "ready.json",
+                    "listen": {"port": port},
+                }
+            )
+        )
+        ended = run(config)
+    assert ended.returncode == 3
+    assert f"port taken: 127.0.0.1:{port}" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "broker.json"),
+        ('{"ready_file": "r"}', "security_file"),
+        ('{"security_file": "s", "ready_file": "r", "listn": {}}', "listn"),
+        ('{"security_file": "s", "ready_file": "r", "kind": "other"}', "$.kind"),
+        ('{"security_file": "s", "ready_file": "r", "listen": {"port": 70000}}', "70000"),
+        ('{"security_file": "absent.json", "ready_file": "r"}', "absent.json"),
+    ],
+)
+def test_a_wrong_configuration_is_said_with_code_2(tmp_path: Path, content: str, said: str) -> None:
+    config = tmp_path / "broker.json"
+    config.write_text(content)
+    ended = run(config)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
