@@ -113,9 +113,9 @@ class Registry:
         if identity is None:
             return Screening.LATER
         if request.counter <= identity.counter:
-            # Lower ones may cross in the pipeline; the same one twice is the primary's fault.
-            same = request.counter == identity.counter
-            settled = same or state.settled(identity.counter_height)
+            # Others of the same client may cross in the pipeline, also one with the same counter:
+            # its client may sign two. (This very request again was found by its id above.)
+            settled = state.settled(identity.counter_height)
             return Screening.DONE if settled else Screening.READY
         if identity.ended is not None and state.settled(identity.ended_height):
             return Screening.REFUSED
