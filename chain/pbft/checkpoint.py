@@ -7,10 +7,11 @@ executed up to it as well; only then is it made durable and served to others.
 from __future__ import annotations
 
 from chain.messages import Checkpoint, CheckpointProof, Signed, encode
-from chain.pbft import membership
+from chain.pbft import membership, requests
 from chain.pbft.effects import Forget
 from chain.pbft.inputs import Executed, Installed, Received
-from chain.pbft.log import Equivocation
+from chain.pbft.log import Equivocation, Slot
+from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State
 
 __all__ = ["VOTES_PER_PEER_MAX", "on_checkpoint", "on_executed", "on_installed", "prove", "vote"]
@@ -30,27 +31,31 @@ def on_executed(s: State, item: Executed) -> None:
         s.pool.drop(request.id)
     if len(batch.requests) >= s.consensus.batch_requests_max:
         s.full_batches += 1
-    batch.release()
     if s.active:
         s.attempts = 0  # progress (4.5.2)
         s.progressed = True
     _grown(s, item)
+    _close(s, slot)
 
 
 def on_installed(s: State, item: Installed) -> None:
     """The answer to Install: fetched blocks stand in the ledger."""
     assert s.busy, "Installed without an Install"
     assert item.seq > s.executed, "Installed without an Install"
-    for seq in range(s.executed + 1, item.seq + 1):
+    first = s.executed + 1
+    _grown(s, item)
+    for seq in range(first, item.seq + 1):
         slot = s.log.get(seq)
         if slot is not None:
-            for batch in slot.batches.values():
-                for request in batch.requests:
-                    s.pool.proposed.pop(request.id, None)
-                    s.pool.drop(request.id)
-                batch.release()
-            slot.offer = None
-    _grown(s, item)
+            _close(s, slot)
+
+
+def _close(s: State, slot: Slot) -> None:
+    """Its block exists: only bytes are kept, and what stood in other proposals waits again."""
+    slot.offer = None
+    for batch in slot.batches.values():
+        requests.wait_again(s, slot.seq, batch.requests)
+        batch.release()
 
 
 def _grown(s: State, item: Executed | Installed) -> None:
