@@ -59,7 +59,7 @@ class BoardPort:
         return getattr(port, "serial_number", None) == self.usb_serial
 
     def open(self) -> serial.Serial:
-        """The port, locked for us alone, nothing stale in it; PortFault if that fails."""
+        """The port, non-blocking, locked for us alone, nothing stale in it; PortFault if not."""
         path = self.locate()
         try:
             line = serial.Serial(path, self.baud, timeout=0, exclusive=True)
@@ -68,6 +68,8 @@ class BoardPort:
         except (OSError, ValueError) as error:
             raise PortFault("port", f"{path}: {error}") from error
         try:
+            # pyserial leaves the descriptor blocking: one full line would stop the event loop.
+            os.set_blocking(line.fileno(), False)
             _keep_lines_on_close(line.fileno())
             if self.reset_on_open:
                 _pulse_reset(line)

@@ -225,7 +225,8 @@ def test_ports_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
         assert caught.value.reason == reason
     master, slave = os.openpty()
     port = BoardPort(path=os.ttyname(slave))
-    with port.open():
+    with port.open() as line:
+        assert not os.get_blocking(line.fileno())
         with pytest.raises(PortFault) as caught:
             port.open()
         assert caught.value.reason == "busy"
