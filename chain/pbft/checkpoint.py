@@ -11,7 +11,6 @@ from chain.pbft import membership, requests
 from chain.pbft.effects import Forget
 from chain.pbft.inputs import Executed, Installed, Received
 from chain.pbft.log import Equivocation, Slot
-from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State
 
 __all__ = ["VOTES_PER_PEER_MAX", "on_checkpoint", "on_executed", "on_installed", "prove", "vote"]

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from chain.genesis import Membership
 from chain.messages import encode
+from chain.pbft import requests
 from chain.pbft.log import Log
-from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State, ViewFact
 
 __all__ = ["at_checkpoint", "decided", "switch"]
@@ -42,7 +42,7 @@ def switch(s: State) -> None:
     assert s.pending is not None
     for slot in s.log.above(s.executed):
         for batch in slot.batches.values():
-            s.pool.restore(batch.requests, OWN_CLIENTS)
+            requests.wait_again(s, slot.seq, batch.requests)
     s.membership, s.pending = s.pending, None
     s.quorum = s.membership.quorum
     s.log = Log(s.quorum.strong, s.consensus.log_window)

@@ -1,30 +1,27 @@
 """Normal-case operation: requests, PRE-PREPARE, PREPARE, COMMIT, execution (OSDI'99, 4.1, 4.2).
 
 Handlers note what they learn; `settle` then takes every step that has become possible. Votes are
-counted in `log`; checkpoints are in `checkpoint`, retransmission in `status`.
+counted in `log`; how requests come is in `requests`, checkpoints in `checkpoint`, retransmission in
+`status`.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from chain.messages import Batch, Commit, Forward, Prepare, PrePrepare, Proposal, Signed, encode
+from chain.messages import Batch, Commit, Prepare, PrePrepare, Proposal, Signed, encode
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Broadcast, Execute, Refuse
-from chain.pbft.inputs import Received, Submitted
+from chain.pbft.inputs import Received
 from chain.pbft.log import Accepted, Batched, Equivocation, Fact, Offer, Slot
-from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State
 
 __all__ = [
     "accept_ordered",
     "give_batch",
     "on_commit",
-    "on_forward",
     "on_pre_prepare",
     "on_prepare",
-    "on_submitted",
-    "rescreen_later",
     "settle",
 ]
 
@@ -34,47 +31,6 @@ OFFERS_AHEAD_WINDOWS = 2
 # MessagePack around a batch (seq, time, view, array) and around each item.
 BATCH_OVERHEAD_BYTES = 64
 ITEM_OVERHEAD_BYTES = 5
-
-
-# --- requests ----------------------------------------------------------------------------------
-
-
-def on_submitted(s: State, item: Submitted) -> None:
-    """A backup hands it to the primary and times its execution (4.1; see `progress`)."""
-    request = item.request
-    if s.pool.knows(request.id):
-        return
-    reason = _admit(s, request, OWN_CLIENTS)
-    if reason is not None:
-        s.out.append(Refuse(request.id, reason))
-    elif s.active and s.voting and not s.is_primary:
-        s.send(s.primary, Forward(s.epoch, s.me, request.item))
-
-
-def on_forward(s: State, received: Received) -> None:
-    if not s.is_primary or s.pool.knows(received.requests[0].id):
-        return
-    _admit(s, received.requests[0], received.message.sender)
-
-
-def _admit(s: State, request: Request, source: int) -> str | None:
-    if len(request.item) > s.consensus.batch_bytes_max:
-        return "refused"
-    return s.pool.add(request, source, s.application.screen(request))
-
-
-def rescreen_later(s: State) -> None:
-    """What was not yet known may be known after an execution."""
-    for entry in list(s.pool.later.values()):
-        verdict = s.application.screen(entry.request)
-        if verdict is Screening.LATER:
-            continue
-        s.pool.drop(entry.request.id)
-        if reason := s.pool.add(entry.request, entry.source, verdict):
-            if entry.source == OWN_CLIENTS:
-                s.out.append(Refuse(entry.request.id, reason))
-        elif s.active and s.voting and not s.is_primary:
-            s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))
 
 
 # --- the three phases --------------------------------------------------------------------------

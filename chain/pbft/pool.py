@@ -92,12 +92,12 @@ class Pool:
         self.drop(request)
         self.proposed[request] = seq
 
-    def restore(self, requests: tuple[Request, ...], source: int) -> None:
-        """The requests of a proposal that a view change dropped wait again."""
-        for request in requests:
-            self.proposed.pop(request.id, None)
-            if not self.knows(request.id):
-                self.add(request, source, Screening.READY)
+    def withdraw(self, request: bytes, seq: int) -> bool:
+        """The proposal of `seq` in which it stood came to nothing: True if it stood there."""
+        if self.proposed.get(request) != seq:
+            return False
+        del self.proposed[request]
+        return True
 
     def oldest(self) -> bytes | None:
         return next(iter(self.fresh), None)

@@ -44,7 +44,7 @@ def watch_work(s: State) -> None:
 def _still_watched(s: State) -> bool:
     if s.watch is None or s.watch[0] == "idle":
         return False
-    kind, what = s.watch
+    what = s.watch[1]
     if isinstance(what, int):
         return s.executed < what
     return what in s.pool.fresh or what in s.pool.proposed

@@ -30,7 +30,16 @@ from chain.messages import (
     StatusMessage,
     ViewChange,
 )
-from chain.pbft import checkpoint, normal, progress, recovery, status, transfer, view_change
+from chain.pbft import (
+    checkpoint,
+    normal,
+    progress,
+    recovery,
+    requests,
+    status,
+    transfer,
+    view_change,
+)
 from chain.pbft.application import Application
 from chain.pbft.effects import Durable, Effect
 from chain.pbft.inputs import (
@@ -56,7 +65,7 @@ _OF_THE_EPOCH: dict[type, _Handler] = {
     Checkpoint: checkpoint.on_checkpoint,
     ViewChange: view_change.on_view_change,
     NewView: view_change.on_new_view,
-    Forward: normal.on_forward,
+    Forward: requests.on_forward,
 }
 # Questions and answers of replicas that may be behind: their contents prove themselves.
 _OF_ANY_EPOCH: dict[type, _Handler] = {
@@ -127,13 +136,13 @@ class Replica:
             case Received():
                 self._receive(item)
             case Submitted():
-                normal.on_submitted(s, item)
+                requests.on_submitted(s, item)
             case TimerFired():
                 self._fire(item.name)
             case Executed():
                 checkpoint.on_executed(s, item)
                 if s.pool.later:
-                    normal.rescreen_later(s)
+                    requests.rescreen_later(s)
             case Installed():
                 transfer.on_installed(s, item)
             case InstallFailed():

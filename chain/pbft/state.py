@@ -50,7 +50,7 @@ class Peer:
     def __init__(self) -> None:
         self.status_us = -(2**62)
         self.executed = -1
-        self.stuck = False  # two STATUS in a row without progress
+        self.stuck = 0  # STATUS in a row without progress
         self.served = 0  # pieces since the last tick
 
 

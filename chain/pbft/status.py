@@ -2,7 +2,7 @@
 
 Each replica says where it stands; whoever is ahead sends what is missing: VIEW-CHANGEs (of others
 too), the NEW-VIEW, checkpoint proofs, PRE-PREPAREs, votes. What is in flight anyway is not sent
-again: log contents only go to a peer whose two last STATUS show no progress. What a peer can ask
+again: log contents only go to a peer whose last STATUS show no progress. What a peer can ask
 for in one interval is bounded.
 """
 
@@ -16,7 +16,7 @@ from chain.messages import (
     Signed,
     StatusMessage,
 )
-from chain.pbft import normal, transfer, view_change
+from chain.pbft import normal, requests, transfer
 from chain.pbft.effects import Refuse, Send, ServeBodies, ServeHeads, SetTimer
 from chain.pbft.inputs import Received
 from chain.pbft.log import Slot
@@ -38,6 +38,7 @@ __all__ = [
 
 STATUS = "status"
 RESEND_BYTES_MAX = 1_048_576  # of batches, per answer to one STATUS
+STUCK_LONG = 2  # STATUS in a row without progress after which a peer gets all that we hold
 SERVES_PER_TICK_MAX = 256  # fetches that one peer may have answered in one status interval
 
 
@@ -50,7 +51,7 @@ def on_tick(s: State) -> None:
     for entry in s.pool.age_later():
         if entry.source == OWN_CLIENTS:
             s.out.append(Refuse(entry.request.id, "refused"))
-    view_change.forward_waiting(s)
+    requests.forward_waiting(s)
     _fetch_missing(s)
     transfer.on_tick(s, stuck=s.executed == s.tick_executed)
     s.tick_executed = s.executed
@@ -109,7 +110,7 @@ def on_status(s: State, received: Received) -> None:
     if 0 <= s.now_us - peer.status_us < s.consensus.status_interval_us // 2:
         return  # more often than anybody needs to tell
     peer.status_us = s.now_us
-    peer.stuck = status.executed == peer.executed
+    peer.stuck = peer.stuck + 1 if status.executed == peer.executed else 0
     peer.executed = status.executed
     if status.epoch > s.epoch:
         return
@@ -120,7 +121,7 @@ def on_status(s: State, received: Received) -> None:
         _resend_views(s, status)
         if peer.stuck:
             _resend_checkpoint_votes(s, status)
-            _resend_log(s, status)
+            _resend_log(s, status, patient=peer.stuck < STUCK_LONG)
 
 
 def _resend_views(s: State, status: StatusMessage) -> None:
@@ -143,25 +144,29 @@ def _resend_checkpoint_votes(s: State, status: StatusMessage) -> None:
             s.relay(status.sender, own[seq][1])
 
 
-def _resend_log(s: State, status: StatusMessage) -> None:
-    """What the peer needs to execute on: for what a quorum committed here, the certificate;
-    else our own votes of the view."""
+def _resend_log(s: State, status: StatusMessage, *, patient: bool) -> None:
+    """What the peer needs to execute on. At first everybody sends only what is their own (the
+    primary the batches); to one that is stuck for long, all that we hold: a quorum's COMMITs
+    prove that a batch is committed, whoever is down now."""
     bytes_left = RESEND_BYTES_MAX
-    same_view = status.view == s.view
     proposed, prepared = set(status.proposed), set(status.prepared)
     for slot in s.log.above(status.executed):
         accepted = slot.accepted
-        if slot.seq not in proposed and accepted is not None:
+        if (
+            accepted is not None
+            and slot.seq not in proposed
+            and not (patient and s.primary != s.me)
+        ):
             batch = slot.batches.get(accepted.digest)
             if batch is not None and len(batch.raw) <= bytes_left:
                 bytes_left -= len(batch.raw)
                 pre_prepare = accepted.signed
                 full = Signed(pre_prepare.body, pre_prepare.signature, batch.raw)
                 s.relay(status.sender, full)
-        if slot.committed is not None:
+        if slot.committed is not None and not patient:
             votes = slot.commits.matching(*slot.committed)
         else:
-            votes = _own_votes(s, slot, slot.seq in prepared) if same_view else []
+            votes = _own_votes(s, slot, slot.seq in prepared)
         for vote in votes:
             s.relay(status.sender, vote)
 

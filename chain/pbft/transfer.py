@@ -22,7 +22,7 @@ from chain.messages import (
     Signed,
     encode,
 )
-from chain.pbft import checkpoint
+from chain.pbft import checkpoint, requests
 from chain.pbft.effects import Install
 from chain.pbft.fetching import Interval, Piece
 from chain.pbft.inputs import Installed, InstallFailed, Received
@@ -93,6 +93,7 @@ def _end(s: State) -> None:
     t.intervals = []
     t.installing = None
     t.probing = True
+    requests.rescreen_fresh(s)
     s.observe("caught-up", s.executed)
     if s.others:
         s.send(t.source(s.others), FetchHeads(s.epoch, s.me, s.executed + 1))

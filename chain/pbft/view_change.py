@@ -9,7 +9,6 @@ from __future__ import annotations
 from chain.errors import PeerFault
 from chain.messages import (
     FetchBatch,
-    Forward,
     NewView,
     PrePrepare,
     Proposal,
@@ -17,25 +16,20 @@ from chain.messages import (
     ViewChange,
     encode,
 )
-from chain.pbft import checkpoint, new_view, normal, progress
+from chain.pbft import checkpoint, new_view, normal, progress, requests
 from chain.pbft.effects import Broadcast, CancelTimer, SetTimer
 from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
 from chain.pbft.log import Accepted, Batched, Equivocation
 from chain.pbft.new_view import Decision
-from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State, ViewFact, as_new_view, as_view_change
 
 __all__ = [
-    "FORWARDS_MAX",
-    "forward_waiting",
     "on_new_view",
     "on_timer",
     "on_view_change",
     "order",
     "start",
 ]
-
-FORWARDS_MAX = 256  # waiting requests handed to the primary again, per view or status interval
 
 
 # --- leaving -----------------------------------------------------------------------------------
@@ -209,7 +203,7 @@ def _enter(s: State, signed: Signed, decision: Decision, pre_prepares: tuple[Sig
     for seq, digest in missing:
         s.broadcast(FetchBatch(s.epoch, s.me, seq, digest))
     progress.entered(s)
-    forward_waiting(s)
+    requests.forward_waiting(s)
 
 
 def _drop_unordered(s: State) -> None:
@@ -218,7 +212,7 @@ def _drop_unordered(s: State) -> None:
         if slot.seq > s.executed and slot.accepted is not None:
             batch = slot.batches.get(slot.accepted.digest)
             if batch is not None:
-                s.pool.restore(batch.requests, OWN_CLIENTS)
+                requests.wait_again(s, slot.seq, batch.requests)
         slot.offer = slot.offer if slot.offer and slot.offer.message.view == s.view else None
         slot.accepted = None
         slot.ordered = None
@@ -253,11 +247,3 @@ def order(
     for slot in s.log.above(0):
         slot.prune()
     return missing
-
-
-def forward_waiting(s: State) -> None:
-    """Backups hand what waits here to the (new) primary."""
-    if not s.active or s.is_primary or not s.voting:
-        return
-    for entry in list(s.pool.fresh.values())[:FORWARDS_MAX]:
-        s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))

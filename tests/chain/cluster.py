@@ -364,6 +364,7 @@ class Cluster:
         members = tuple(Member(i, FakeSigner(f"replica {i}").public) for i in range(n))
         self.genesis = Membership(0, members)
         self.lose: Filter = lambda source, to, message: False
+        self.delay: Callable[[int, int], int] = lambda source, to: LINK_US
         self.cut: set[frozenset[int]] = set()
         self.on_post: Callable[[int, int, Signed], Signed | None] | None = None
         self.accusations: list[tuple[int, Accuse]] = []
@@ -497,7 +498,7 @@ class Cluster:
         if self.lose(source, to, message):
             return
         self._posted += 1
-        entry = (self.now_us + LINK_US, self._posted, source, to, encode(signed))
+        entry = (self.now_us + self.delay(source, to), self._posted, source, to, encode(signed))
         heapq.heappush(self._bag, entry)
 
     def _step(self, end_us: int) -> bool:
@@ -512,7 +513,8 @@ class Cluster:
         if self._bag and (timer is None or self._bag[0][0] <= timer[0]):
             if self._bag[0][0] > end_us:
                 return False
-            self.now_us, _, source, to, frame = heapq.heappop(self._bag)
+            due_us, _, source, to, frame = heapq.heappop(self._bag)
+            self.now_us = max(self.now_us, due_us)
             self._deliver(source, to, frame)
             return True
         if timer is None or timer[0] > end_us:
