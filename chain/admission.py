@@ -134,7 +134,7 @@ def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:
         not_before_us=at.time_us,
         not_after_us=at.time_us + operation.validity_s * 1_000_000,
         counter=known.counter if known else 0,
-        counter_height=known.counter_height if known else 0,
+        used=known.used if known else [],
     )
     state.identities[operation.node] = identity
     return certificate_fields(identity)

@@ -115,7 +115,7 @@ class Registry:
         if request.counter <= identity.counter:
             # Others of the same client may cross in the pipeline, also one with the same counter:
             # its client may sign two. (This very request again was found by its id above.)
-            settled = state.settled(identity.counter_height)
+            settled = request.counter <= _settled_counter(state, identity)
             return Screening.DONE if settled else Screening.READY
         if identity.ended is not None and state.settled(identity.ended_height):
             return Screening.REFUSED
@@ -161,7 +161,7 @@ class Registry:
         )
         if identity is None or reason == "counter":
             return self._statement(request, item, at, identity, refused(reason or ""))
-        identity.counter, identity.counter_height = operation.counter, height
+        _use_counter(self._state, identity, operation.counter, height)
         unendorsed = isinstance(operation, EnrolBoard) and not admission.endorsed(
             self._state, authenticated
         )
@@ -306,6 +306,25 @@ def _authenticated(request: Request) -> Authenticated:
     if not isinstance(operation, Authenticated):
         raise Misuse("a request that chain.request did not open")
     return operation
+
+
+def _use_counter(state: State, identity: Identity, counter: int, height: int) -> None:
+    identity.counter = counter
+    used = identity.used
+    if used and used[-1][0] == height:
+        used[-1] = (height, counter)
+        return
+    used.append((height, counter))
+    while len(used) > 1 and height - used[1][0] >= state.slack:
+        del used[0]
+
+
+def _settled_counter(state: State, identity: Identity) -> int:
+    """The last counter that every honest primary has seen used; 0 if none."""
+    for height, counter in reversed(identity.used):
+        if state.settled(height):
+            return counter
+    return 0
 
 
 def _signer_refusal(identity: Identity, counter: int, height: int, time_us: int) -> str | None:
