@@ -155,8 +155,6 @@ def main() -> None:
     _tell(**_identity())
     demand("mount", "-t", "proc", "proc", "/proc")
     (runtime / "m").mkdir()
-    Path("/run/netns").mkdir(exist_ok=True)
-    demand("mount", "-t", "tmpfs", "netns", "/run/netns")
     order = json.loads(sys.stdin.readline() or "null")
     if order is None:
         return

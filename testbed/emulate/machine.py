@@ -36,6 +36,8 @@ _VISIBLE = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var
 _FRESH = {
     "boot": 0o755,
     "dev": 0o755,
+    "etc/init.d": 0o755,
+    **{f"etc/rc{level}.d": 0o755 for level in "0123456S"},
     "etc/ssh": 0o755,
     "etc/systemd/system": 0o755,
     "home": 0o755,
@@ -52,6 +54,32 @@ _FRESH = {
     "var/tmp": 0o1777,
 }
 """Directories that start empty."""
+
+_MASKED = (
+    "console-getty.service",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "getty.target",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-binfmt.service",
+    "systemd-firstboot.service",
+    "systemd-journal-flush.service",
+    "dbus-org.freedesktop.login1.service",
+    "systemd-logind.service",
+    "systemd-modules-load.service",
+    "systemd-networkd.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
+    "systemd-remount-fs.service",
+    "systemd-resolved.service",
+    "systemd-sysctl.service",  # it would set the kernel of the real machine
+    "systemd-timesyncd.service",
+    "systemd-udevd.service",
+    "systemd-udev-trigger.service",
+)
 
 _SSHD = """\
 HostKey /etc/ssh/ssh_host_ed25519_key
@@ -129,6 +157,7 @@ class RunningMachine:
         _write(etc / "hostname", f"{self.machine.name}\n")
         _write(etc / "hosts", f"127.0.0.1 localhost\n{hosts}")
         _write(etc / "machine-id", uuid.uuid4().hex + "\n")
+        _write(etc / "fstab", "")
         _write(etc / "shadow", _without_passwords(Path("/etc/shadow").read_text()), 0o600)
         _write(etc / "ssh/sshd_config", _SSHD)
         _write(etc / "ssh/ssh_host_ed25519_key", private.decode(), 0o600)
@@ -171,7 +200,7 @@ class RunningMachine:
     def _boot(self) -> None:
         machine, plan = self.machine, self._plan
         self._boots += 1
-        netns = f"{machine.name}-{self._boots}"
+        netns = self._home / f"net-{self._boots}"
         if self._switch:
             self._switch.plug(machine.name, machine.data_mac, f"d-{machine.name}")
         network.cable(plan, machine, netns)
@@ -181,7 +210,7 @@ class RunningMachine:
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
         argv = [
             *("sh", "-c", _JOIN_GROUPS, "join", *map(str, join), "--"),
-            *("ip", "netns", "exec", netns, *unshare, *(["--cgroup"] if systemd else [])),
+            *("nsenter", f"--net={netns}", *unshare, *(["--cgroup"] if systemd else [])),
             *("sh", str(Path(__file__).with_name("machine.sh"))),
         ]
         env = {
@@ -202,7 +231,7 @@ class RunningMachine:
         )
         self._watcher.start()
 
-    def _watch(self, process: subprocess.Popen[bytes], netns: str) -> None:
+    def _watch(self, process: subprocess.Popen[bytes], netns: Path) -> None:
         """reboot(2) inside ends the first process by SIGHUP, poweroff by SIGINT."""
         code = process.wait()
         network.unplug(netns)
@@ -318,23 +347,3 @@ def _systemd_files(etc: Path) -> None:
     (system / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
     for unit in _MASKED:
         (system / unit).symlink_to("/dev/null")
-
-
-_MASKED = (
-    "console-getty.service",
-    "dev-hugepages.mount",
-    "dev-mqueue.mount",
-    "getty.target",
-    "sys-fs-fuse-connections.mount",
-    "sys-kernel-config.mount",
-    "sys-kernel-debug.mount",
-    "sys-kernel-tracing.mount",
-    "systemd-binfmt.service",
-    "systemd-firstboot.service",
-    "systemd-logind.service",
-    "systemd-networkd.service",
-    "systemd-resolved.service",
-    "systemd-timesyncd.service",
-    "systemd-udevd.service",
-    "systemd-udev-trigger.service",
-)

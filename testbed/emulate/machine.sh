@@ -38,6 +38,8 @@ if [ "$INIT" = systemd ]; then
     else
         mkdir sys/fs/cgroup/systemd
         mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
+        # Read-only, or systemd mounts the machine's other hierarchies and leaves groups in them.
+        mount -o remount,ro sys/fs/cgroup
     fi
 fi
 mkdir run/outside

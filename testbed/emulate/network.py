@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from testbed.emulate.plan import LabPlan, Machine
-from testbed.emulate.tools import attempt, demand
+from testbed.emulate.tools import attempt, demand, tool
 from testbed.errors import LabFault
 
 __all__ = ["add_uplink", "cable", "drop_uplink", "free_network", "open_bridges", "unplug"]
@@ -20,10 +21,13 @@ MGMT = "mgmt"
 DATA = "data"
 
 
-def _ip(commands: Iterable[str], *, netns: str = "") -> None:
+def _ip(commands: Iterable[str], *, netns: Path | None = None) -> None:
     """All commands in one process; the first that fails ends it."""
-    inside = ["-n", netns] if netns else []
-    demand("ip", *inside, "-batch", "-", given="\n".join(commands) + "\n")
+    given = "\n".join(commands) + "\n"
+    if netns is None:
+        demand("ip", "-batch", "-", given=given)
+    else:
+        demand("nsenter", f"--net={netns}", tool("ip"), "-batch", "-", given=given)
 
 
 def free_network() -> IPv4Network:
@@ -67,14 +71,15 @@ def open_bridges(plan: LabPlan) -> None:
     )
 
 
-def cable(plan: LabPlan, machine: Machine, netns: str) -> None:
-    """A fresh namespace with eth0 and eth1 for one boot of a host.
+def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
+    """A fresh namespace with eth0 and eth1 for one boot of a host, named by a file.
 
     With the switch, its TAP device `d-<host>` must exist already.
     """
+    netns.touch()
+    demand("unshare", f"--net={netns}", "true")
     near = f"m-{machine.name}"
     commands = [
-        f"netns add {netns}",
         f"link add {near} type veth peer name eth0 netns {netns}",
         f"link set {near} master {MGMT} up",
     ]
@@ -102,6 +107,7 @@ def cable(plan: LabPlan, machine: Machine, netns: str) -> None:
     )
 
 
-def unplug(netns: str) -> None:
+def unplug(netns: Path) -> None:
     """Let go of a namespace; the kernel removes it and its cables once no process is in it."""
-    attempt("ip", "netns", "delete", netns)
+    attempt("umount", str(netns))
+    netns.unlink(missing_ok=True)
