@@ -89,6 +89,7 @@ class Verifier:
         self._scheme = scheme
         self._membership = membership
         self._open_item = open_item
+        self._newest = 0  # epoch that is known
         self._signatures: _Memory[bool] = _Memory(SIGNATURES_REMEMBERED_MAX)
         self._requests: _Memory[Request] = _Memory(REQUESTS_REMEMBERED_MAX)
 
@@ -148,19 +149,25 @@ class Verifier:
         return membership
 
     def _key(self, message: ReplicaMessage) -> bytes:
-        """Votes count for members of their epoch only. A replica that is being added asks and
-        answers in the epoch that it knows, where it is not a member yet: look ahead."""
-        epoch = message.epoch
-        spki = self._members(epoch).spki(message.sender)
-        while spki is None and not isinstance(message, _RELAYED):
-            epoch += 1
-            later = self._membership(epoch)
-            if later is None:
-                break
-            spki = later.spki(message.sender)
+        """Votes count for members of their epoch only. Who asks or answers may be ahead or behind
+        by epochs, or a member of the next one only: any membership that we know will do."""
+        if isinstance(message, _RELAYED):
+            spki = self._members(message.epoch).spki(message.sender)
+        else:
+            spki = self._newest_key(message.sender)
         if spki is None:
             raise PeerFault("not-a-member", f"{message.sender} in epoch {message.epoch}")
         return spki
+
+    def _newest_key(self, sender: int) -> bytes | None:
+        while self._membership(self._newest + 1) is not None:
+            self._newest += 1
+        for epoch in range(self._newest, -1, -1):
+            membership = self._membership(epoch)
+            spki = None if membership is None else membership.spki(sender)
+            if spki is not None:
+                return spki
+        return None
 
     def _check_signature(
         self, message: ReplicaMessage, signed: Signed, spki: bytes, *, remember: bool

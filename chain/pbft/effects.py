@@ -95,7 +95,8 @@ class Execute(msgspec.Struct, frozen=True):
 class Install(msgspec.Struct, frozen=True):
     """Append blocks fetched from `source`; their heads are proven, their bodies are not.
 
-    Answered by `Installed` or `InstallFailed`; never sent while an `Execute` is unanswered.
+    Answered by `Installed`; if one does not fit, by `Installed` for those before it (unless it is
+    the first) and then `InstallFailed`. Never sent while an `Execute` is unanswered.
     """
 
     blocks: tuple[Block, ...]
@@ -111,6 +112,9 @@ class ServeHeads(msgspec.Struct, frozen=True):
 
 
 class ServeBodies(msgspec.Struct, frozen=True):
+    """Answer a FETCH-BODIES: blocks `start`..`stop` (inclusive), fewer if they exceed about 1 MB,
+    but at least one."""
+
     to: int
     start: int
     stop: int

@@ -254,12 +254,16 @@ def _install_next(s: State) -> None:
 
 
 def on_installed(s: State, item: Installed) -> None:
-    s.transfer.installing = None
-    for interval in s.transfer.intervals:
+    t = s.transfer
+    for interval in t.intervals:
         # Kept for others; the highest proven one `checkpoint` makes durable itself.
         if interval.stop == item.seq and interval.proof and item.seq != s.stable.seq:
             s.persist("stable", 0, item.seq, encode(interval.proof))
     checkpoint.on_installed(s, item)
+    if t.installing is not None and item.seq < t.installing.stop:
+        s.busy = True  # InstallFailed follows
+    else:
+        t.installing = None
 
 
 def on_install_failed(s: State, item: InstallFailed) -> None:
