@@ -33,8 +33,10 @@ __all__ = [
     "bootstrap_user",
     "create_commands",
     "new_password",
+    "read_password",
     "remove_commands",
     "user_name",
+    "write_password",
     "write_security",
 ]
 
@@ -76,6 +78,23 @@ def user_name(role: Role, node: str) -> str:
 
 def new_password() -> str:
     return secrets.token_urlsafe(32)
+
+
+def write_password(path: Path, password: str) -> None:
+    """Write a client's secret, readable by its owner only from the first moment on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(password + "\n")
+
+
+def read_password(path: Path) -> str:
+    """Read a client's secret; `SecurityFileError` when it is missing or open to others."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise SecurityFileError(f"{path} is open to others: chmod 600 {path}")
+        return path.read_text().strip()
+    except OSError as error:
+        raise SecurityFileError(f"{path}: {error}") from error
 
 
 def bootstrap_user(token: bytes) -> User:

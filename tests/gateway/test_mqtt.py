@@ -82,7 +82,9 @@ async def test_a_slow_consumer_makes_the_broker_wait(tmp_path: Path) -> None:
         broker.client(DEVICE) as device,
     ):
         publishing = asyncio.gather(*(device.publish(DATA, b"%d" % i) for i in range(total)))
-        await until(lambda: gateway._inbox.full)
+        link = gateway._link
+        assert link is not None
+        await until(lambda: gateway._inbox.full and not link._reading)
         await publishing
         piled_up = gateway._inbox._queue.qsize()
         assert inbound_messages_max <= piled_up <= inbound_messages_max + inflight_publishes_max
