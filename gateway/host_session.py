@@ -200,6 +200,10 @@ class HostSession(End):
     def _on_board(self, frame: Frame, now_ms: int) -> list[Any]:
         """Pass 2: is this the board, and does it hold the key?"""
         attempt = self._attempt
+        if frame.counter < self._attempts:
+            # A late answer to an earlier HELLO, as a board gives that was still starting.
+            self._count("late-answer")
+            return []
         if attempt is None or attempt.channel is not None or frame.counter != attempt.number:
             return self._refuse("stale-handshake")
         board_id, nonce, boot = fields_of(decode(frame.payload), str, bytes, int)

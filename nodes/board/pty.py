@@ -14,6 +14,7 @@ import asyncio
 import fcntl
 import json
 import os
+import signal
 import socket
 import sys
 import tty
@@ -165,14 +166,14 @@ class BoardProcess:
         wait_ms = restart_ms_min
         while True:
             started = loop.time()
-            await self._boot()
-            if loop.time() - started > 1.0:
+            ended_by = await self._boot()
+            if ended_by == -signal.SIGKILL or loop.time() - started > 1.0:
                 wait_ms = restart_ms_min
             await asyncio.sleep(wait_ms / 1000)
             wait_ms = min(2 * wait_ms, restart_ms_max)
 
-    async def _boot(self) -> None:
-        """One life of the interpreter, from power-on to its end."""
+    async def _boot(self) -> int:
+        """One life of the interpreter, from power-on to its end: how it ended (we reset by KILL)."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -211,6 +212,7 @@ class BoardProcess:
                 if interpreter.returncode is None:
                     interpreter.kill()
                 await interpreter.wait()
+        return await interpreter.wait()
 
     # --- control --------------------------------------------------------------------------
 

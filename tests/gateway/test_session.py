@@ -235,6 +235,16 @@ def test_a_captured_handshake_is_worth_nothing() -> None:
     assert not pair.ups
 
 
+def test_a_late_answer_to_an_earlier_hello_is_no_attack() -> None:
+    """A board that was slow to start answers every HELLO; only the last one counts."""
+    pair = Pair()
+    pair.wait(2_500, pump=False)
+    pair.pump()
+    assert pair.ups == [1]
+    assert not pair.refused
+    assert pair.host.counters == {"late-answer": 2}
+
+
 def test_reflected_and_reordered_frames_are_refused() -> None:
     """Keys belong to a direction, counters to a moment."""
     pair = connected()
