@@ -165,11 +165,11 @@ class Host:
         """Once, before any step."""
         self._carry_out(self._core.start(self._clock.now_us()))
         self._answer()
-        self._settle()
+        self.settle()
 
-    def step(self, inputs: Iterable[Input], effects: list[Effect] | None = None) -> None:
-        """Carries out `effects` (the desk's) and handles all inputs, syncs once, sends. Raises
-        StoreFull before anything is sent."""
+    def handle(self, inputs: Iterable[Input], effects: list[Effect] | None = None) -> None:
+        """Carries out `effects` (the desk's) and handles all inputs. What is to be sent waits for
+        `settle`, or for `commit` and then `release`. Raises StoreFull, Damaged."""
         now_us = self._clock.now_us()
         if effects:
             self._carry_out(effects)
@@ -180,7 +180,33 @@ class Host:
             self._carry_out(self._core.handle(item, now_us))
             if self._answers:
                 self._answer()
-        self._settle()
+
+    def settle(self) -> None:
+        """Persist, then send. Raises StoreFull before anything is sent."""
+        self.commit()
+        self.release()
+
+    @property
+    def must_sync(self) -> bool:
+        """Whether what waits to be sent depends on something that is not durable yet."""
+        return self._must_sync
+
+    def commit(self) -> None:
+        """May run in another thread, if nothing else touches host or store until it returns."""
+        if self._must_sync:
+            self._store.commit()
+            self._must_sync = False
+
+    def release(self) -> None:
+        """Only after `commit`."""
+        assert not self._must_sync
+        outbox, self._outbox = self._outbox, []
+        for party, frame in outbox:
+            self._wire.send(party, frame)
+        # Replies too: our own COMMIT counted, so our prepared certificate must be durable first.
+        sealed, self._sealed = self._sealed, []
+        for height, stored in sealed:
+            self._replies.sealed(height, stored)
 
     def idle(self) -> None:
         """To be called now and then when nothing happens: blocks that waited become durable."""
@@ -213,19 +239,6 @@ class Host:
             name = f"{_DELAYED}{self._delays}"
             self._delayed[name] = delayed.effect
             self._timers.set(name, delayed.delay_us)
-
-    def _settle(self) -> None:
-        """Persist, then send."""
-        if self._must_sync:
-            self._store.commit()
-            self._must_sync = False
-        outbox, self._outbox = self._outbox, []
-        for party, frame in outbox:
-            self._wire.send(party, frame)
-        # Replies too: our own COMMIT counted, so our prepared certificate must be durable first.
-        sealed, self._sealed = self._sealed, []
-        for height, stored in sealed:
-            self._replies.sealed(height, stored)
 
     def _do(self, effect: Effect) -> None:  # noqa: PLR0912 - one branch per effect, closed below
         match effect:
@@ -294,16 +307,16 @@ class Host:
         signatures in it need no second check: q replicas checked them before they voted."""
         application = self._application
         before = application.decided_membership
+        failure: InstallFailed | None = None
+        start = application.height
         for block in effect.blocks:
             try:
                 application.append(block, check_signatures=False)
             except PeerFault as fault:
-                self._answers.append(
-                    InstallFailed(effect.source, application.height + 1, str(fault))
-                )
+                failure = InstallFailed(effect.source, application.height + 1, str(fault))
                 break
             self._keep(block)
-        else:
+        if application.height > start:
             self._answers.append(
                 Installed(
                     seq=application.height,
@@ -312,6 +325,8 @@ class Host:
                     membership=_changed(before, application.decided_membership),
                 )
             )
+        if failure is not None:
+            self._answers.append(failure)
         self._events.emit("installed", height=application.height, source=effect.source)
 
     def _keep(self, block: Block) -> None:

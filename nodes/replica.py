@@ -14,6 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from chain.errors import PeerFault
@@ -41,6 +42,9 @@ __all__ = ["ReplicaProcess", "main"]
 
 HOUSEKEEPING_S = 0.25
 COUNTERS_S = 5.0
+OPENED_FRAMES_MAX = 4096  # verified and waiting for a commit
+COMMIT_ELSEWHERE_S_MIN = 0.001  # commits that take longer on average leave this thread
+COMMITS_AVERAGED = 16
 PUMP_S = 0.02  # between pieces for a subscriber whose link is full
 _QUARANTINE = "quarantine-until"
 _QUARANTINE_UNKNOWN = -1
@@ -53,10 +57,14 @@ class ReplicaProcess:
         self._config = config
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
-        self._failure: Trouble | None = None
+        self._failure: Exception | None = None
         self._turning = False
         self._opening = False
         self._pumping = False
+        self._committing = False
+        self._opened: Result = []
+        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+        self._commit_s = 0.0
         self._counted: dict[str, object] = {}
         self._store: Store | None = None
         self._service: Service
@@ -99,7 +107,8 @@ class ReplicaProcess:
         while not stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), HOUSEKEEPING_S)
-            self._guarded(self._service.host.idle)
+            if not self._committing:
+                self._guarded(self._service.host.idle)
             if self._loop.time() >= counters_at:
                 counters_at += COUNTERS_S
                 self._emit_counters()
@@ -110,6 +119,7 @@ class ReplicaProcess:
         self._ready = False
         self._timers.close()
         await self._wire.close()
+        self._committer.shutdown(wait=True)
         if self._opener is not None:
             self._opener.close()
             self._emit_counters()
@@ -120,7 +130,7 @@ class ReplicaProcess:
         if isinstance(self._events, EventLog):
             self._events.close()
 
-    # --- the turn: open, step, let out ---------------------------------------------------------
+    # --- the turn: open, handle, commit, let out --------------------------------------------------
 
     def _wake(self) -> None:
         if self._ready and not self._turning:
@@ -128,11 +138,11 @@ class ReplicaProcess:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        """One share of what arrived. Frames are opened in order; while some are being opened
+        elsewhere, or a commit is on its way and enough wait for it, the others stay where they
+        are."""
         self._turning = False
-        if not self._ready:
-            return
-        if self._opening:  # frames must wait for those before them, timers need not
-            self._step([])
+        if not self._ready or self._opening or len(self._opened) > OPENED_FRAMES_MAX:
             return
         assert self._opener is not None
         frames = self._inbox.take()
@@ -140,22 +150,55 @@ class ReplicaProcess:
         if self._opener.pays(frames):
             self._opening = True
             self._opener.spread(frames, self._opened_elsewhere)
-        else:
-            self._step(self._opener.inline(frames))
+            return
+        self._opened += self._opener.inline(frames)
+        self._step()
         if self._inbox:
             self._wake()
 
     def _opened_elsewhere(self, result: Result) -> None:
-        self._loop.call_soon_threadsafe(self._opened, result)
+        self._loop.call_soon_threadsafe(self._collect, result)
 
-    def _opened(self, result: Result) -> None:
+    def _collect(self, result: Result) -> None:
         self._opening = False
-        if self._ready:
-            self._step(result)
+        self._opened += result
+        self._step()
+        self._wake()
+
+    def _step(self) -> None:
+        if not self._ready or self._committing:
+            return
+        opened, self._opened = self._opened, []
+        service = self._service
+        self._guarded(lambda: service.handle(opened, self._timers.take()))
+        if service.host.must_sync and self._commit_s > COMMIT_ELSEWHERE_S_MIN:
+            # A slow disk: meanwhile this thread verifies what comes next.
+            self._committing = True
+            self._committer.submit(self._commit).add_done_callback(
+                lambda done: self._loop.call_soon_threadsafe(self._committed, done)
+            )
+        else:
+            self._guarded(self._commit)
+            self._guarded(self._let_out)
+
+    def _commit(self) -> None:
+        if self._service.host.must_sync:
+            start_s = time.perf_counter()
+            self._service.host.commit()
+            took_s = time.perf_counter() - start_s
+            self._commit_s += (took_s - self._commit_s) / COMMITS_AVERAGED
+
+    def _committed(self, done: Future[None]) -> None:
+        self._committing = False
+        if self._guarded(done.result) and self._ready:
+            self._guarded(self._let_out)
+            self._step()
             self._wake()
 
-    def _step(self, result: Result) -> None:
-        self._guarded(lambda: self._service.step(result, self._timers.take()))
+    def _let_out(self) -> None:
+        if not self._ready:
+            return  # the store failed: nothing leaves any more
+        self._service.host.release()
         if self._service.clients.lagging and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -165,21 +208,29 @@ class ReplicaProcess:
         self._pumping = False
         if not self._ready:
             return
-        more = self._guarded(self._service.clients.pump)
+        more = False
+        if not self._committing:
+            more = self._guarded(self._service.clients.pump)
         if self._service.clients.lagging:
             self._pumping = True
             self._loop.call_later(0 if more else PUMP_S, self._pump)
 
-    def _guarded(self, work: Callable[[], object]) -> object:
-        """A replica that cannot keep its votes stops: nothing more leaves it."""
+    def _guarded(self, work: Callable[[], object]) -> bool:
+        """False if it failed or gave False. A replica that cannot keep its votes, or has a bug,
+        stops: nothing more leaves it."""
         try:
-            return work()
+            return work() is not False
         except (StoreFull, Damaged) as error:
-            self._ready = False
-            self._failure = self._failure or Trouble(f"{self._config.name}: {error}")
-            self._emit("store-failed", detail=str(error))
-            self._stopping.set()
-            return None
+            self._fail(Trouble(f"{self._config.name}: {error}"))
+        except Exception as error:
+            self._fail(error)
+        return False
+
+    def _fail(self, error: Exception) -> None:
+        self._ready = False
+        self._failure = self._failure or error
+        self._emit("failed", detail=f"{type(error).__name__}: {error}")
+        self._stopping.set()
 
     # --- parts ---------------------------------------------------------------------------------
 

@@ -133,7 +133,13 @@ class Service:
             return fault
 
     def step(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
-        """Handles timers that fired and frames that were opened. Raises StoreFull, Damaged."""
+        """Handles timers that fired and frames that were opened; persists, then sends. Raises
+        StoreFull, Damaged."""
+        self.handle(arrived, fired)
+        self.host.settle()
+
+    def handle(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
+        """The first half of a step; `host.settle`, or `commit` and `release`, is the other."""
         inputs: list[Input] = [TimerFired(name) for name in fired]
         effects: list[Effect] = []
         for party, opened in arrived:
@@ -153,7 +159,7 @@ class Service:
                     self._blame(party, opened)
         while inputs or effects:
             height = self.ledger.height
-            self.host.step(inputs, effects)
+            self.host.handle(inputs, effects)
             inputs, effects = [], []
             for _ in range(self.ledger.height - height):
                 self._sort(self._desk.executed(self.ledger.membership), inputs, effects)

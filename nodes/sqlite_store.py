@@ -52,7 +52,7 @@ _MARK = struct.Struct(">QI")
 
 
 class SqliteStore:
-    """Implements `ports.Store`. One thread, one process.
+    """Implements `ports.Store`. One process, one thread at a time.
 
     Raises on opening: Damaged, Trouble (in use, another network's or replica's, no permission).
     """
@@ -61,7 +61,7 @@ class SqliteStore:
         self.path = path
         self._mark = _lock(mark_path(path))
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._open(genesis, replica)
             except BaseException:
