@@ -97,8 +97,8 @@ def _factory_grant(state: State, certificate: bytes) -> VoucherGrant:
     )
 
 
-def refused_since(state: State, operation: Enrol, reason: str) -> int:
-    """The height at which `reason` began to hold; 0 if it always did."""
+def refused_since(state: State, operation: Enrol, reason: str) -> int | None:
+    """The height at which `reason` began to hold; None if it always did."""
     if reason in ("known-node", "revoked", "renewed"):
         known = state.identities[operation.node]
         return known.ended_height if known.ended else height_of(known.serial or 0)
@@ -110,7 +110,7 @@ def refused_since(state: State, operation: Enrol, reason: str) -> int:
         if isinstance(operation.voucher, Token):
             return state.used[digest(operation.voucher.key)]
         return state.factory[_factory_grant(state, operation.voucher.chain[0]).id][1]
-    return 0
+    return None
 
 
 def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:

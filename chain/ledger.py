@@ -89,8 +89,7 @@ class Ledger:
     def _execute(
         self, height: int, time_us: int, view: int, requests: Sequence[Request], epoch: int
     ) -> Block:
-        if self._broken:
-            raise Misuse("this ledger met a block that it could not reproduce: rebuild it")
+        self._assert_whole()
         if height != self._height + 1 or time_us <= self._time_us or epoch != self.membership.epoch:
             raise Misuse(
                 f"block {height} at {time_us} in epoch {epoch} does not follow "
@@ -130,6 +129,7 @@ class Ledger:
         records are not what their items lead to, and this ledger refuses all further work: below
         a head that f+1 replicas signed it cannot happen.
         """
+        self._assert_whole()
         head = self._linked(block)
         self._check_body(block, head)
         items = (record.item for record in block.records)
@@ -143,6 +143,10 @@ class Ledger:
             self._broken = True
             wrong = _first_difference(made, block)
             raise PeerFault("bad-execution", f"{wrong} of height {head.height}")
+
+    def _assert_whole(self) -> None:
+        if self._broken:
+            raise Misuse("this ledger met a block that it could not reproduce: rebuild it")
 
     def _linked(self, block: Block) -> Head:
         head = Head.decode(block.head)

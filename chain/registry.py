@@ -137,7 +137,8 @@ class Registry:
             return Screening.DONE
         if reason in LATER_REASONS:
             return Screening.LATER
-        settled = state.settled(admission.refused_since(state, operation, reason))
+        since = admission.refused_since(state, operation, reason)
+        settled = since is None or state.settled(since)
         return Screening.REFUSED if settled else Screening.READY
 
     # --- execution -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.ledger import Ledger
 from chain.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes
 from chain.operations import (
+    AddReplica,
     Data,
     Enrol,
     EnrolBoard,
@@ -28,6 +29,7 @@ from chain.operations import (
     voucher_statement,
 )
 from chain.pbft.application import Request
+from chain.proof import HeadSeal
 from chain.request import make_item, open_item
 from chain.statement import Statement, decode_leaf
 
@@ -182,6 +184,17 @@ class World:
         statement = self.run(self.enrol(device, **changes), device)
         assert statement.status == "ok", statement.status
         return device
+
+    def add_replica(self, replica: int) -> Statement:
+        """Two administrators add a replica; in force after the next checkpoint (K = 8)."""
+        self.replicas[replica] = signer(f"replica {replica}")
+        key = self.replicas[replica].public
+        for admin in self.admins[:2]:
+            last = self.run(self.signed(AddReplica, admin, replica=replica, key=key), admin)
+        return last
+
+    def seals(self, block: Block, *replicas: int) -> list[HeadSeal]:
+        return [HeadSeal(each, self.replicas[each].sign(block.head)) for each in replicas]
 
     def seal(self, replica: int, block: Block, with_body: bool = True) -> Seal:
         return Seal(

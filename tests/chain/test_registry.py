@@ -1,0 +1,543 @@
+"""The life of identities: admission, data, renewal, revocation; what is refused, and why."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.auth_group import members
+from chain.identity import SESSIONS_MAX
+from chain.keys import digest, node_id
+from chain.ledger import Ledger
+from chain.operations import (
+    AddReplica,
+    AddVoucher,
+    CloseSession,
+    Data,
+    EnrolBoard,
+    Factory,
+    Grant,
+    OpenSession,
+    RemoveReplica,
+    Renew,
+    Revoke,
+    board_node,
+    renewal_statement,
+    sign_operation,
+    voucher_statement,
+)
+from chain.pbft.application import Request, Screening
+from chain.request import make_item
+from tests.chain.world import SECOND_US, START_US, Device, World, private_key, signer
+
+DAY_US = 86_400 * SECOND_US
+
+
+def renewal(world: World, old: Device, new: Device, validity_s: int = 3600) -> Renew:
+    statement = renewal_statement(world.network, old.node, new.signer.public)
+    result: Renew = world.signed(
+        Renew,
+        old,
+        key=new.signer.public,
+        validity_s=validity_s,
+        possession=new.signer.sign(statement),
+    )
+    return result
+
+
+def board(world: World, sponsor: Device, hardware: bytes = b"\x01\x02") -> EnrolBoard:
+    result: EnrolBoard = world.signed(
+        EnrolBoard,
+        sponsor,
+        board=hardware,
+        firmware=digest(b"firmware"),
+        key_check=bytes(8),
+        service="telemetry",
+        head=world.ledger.head_hash,
+    )
+    return result
+
+
+def judged(world: World, request: Request) -> tuple[str | None, Screening]:
+    return world.ledger.registry.judge(request), world.ledger.screen(request)
+
+
+# --- the whole life ------------------------------------------------------------------------------
+
+
+def test_a_device_is_followed_from_admission_to_refusal() -> None:
+    world = World()
+    alice = Device("alice")
+    admitted = world.run(world.enrol(alice, privilege=3), alice)
+    assert (admitted.op, admitted.status, admitted.node) == ("enrol", "ok", alice.node)
+    assert admitted.key == alice.signer.public
+    assert (admitted.privilege, admitted.service, admitted.kind) == (3, "telemetry", "mobile")
+    assert admitted.certificate == 1 << 16
+    assert admitted.not_before_us == admitted.time_us == START_US + SECOND_US
+    assert admitted.not_after_us == admitted.time_us + 3600 * SECOND_US
+
+    reading = world.run(world.data(alice), alice)
+    assert (reading.status, reading.counter, reading.certificate) == ("ok", 1, 1 << 16)
+
+    new = Device("alice's next key")
+    renewed = world.run(renewal(world, alice, new), alice)
+    assert (renewed.status, renewed.node, renewed.by) == ("ok", new.node, alice.node)
+    assert (renewed.prior, renewed.privilege) == (1 << 16, 3)
+    assert world.run(world.data(alice), alice).status == "refused:renewed"
+    assert world.run(world.data(new), new).status == "ok"
+
+    revoked = world.run(world.signed(Revoke, new, target=new.node, reason="sold"), new)
+    assert (revoked.status, revoked.node, revoked.reason) == ("ok", new.node, "sold")
+    assert world.run(world.data(new), new).status == "refused:revoked"
+
+
+def test_a_revocation_takes_effect_in_the_next_block() -> None:
+    world = World()
+    alice = world.admit("alice")
+    revoke = world.request(world.signed(Revoke, alice, target=alice.node, reason="lost"), alice)
+    beside = world.request(world.data(alice), alice)
+    assert [each.status for each in world.block(revoke, beside)] == ["ok", "ok"]
+    assert world.run(world.data(alice), alice).status == "refused:revoked"
+
+
+def test_a_certificate_expires_at_block_time_and_may_be_enrolled_anew() -> None:
+    world = World()
+    alice = world.admit("alice", validity_s=60)
+    first = world.ledger.registry.identity(alice.node)
+    assert first is not None
+    serial = first.serial
+    world.block(after_us=60 * SECOND_US)
+    assert world.run(world.data(alice), alice).status == "refused:expired"
+    again = world.run(world.enrol(alice, nonce=bytes(16)), alice)
+    assert (again.status, again.prior) == ("ok", serial)
+    assert world.run(world.data(alice), alice).status == "ok"
+    old = world.data(alice)
+    assert old.counter == 3, "counters go on: what was signed before is no use"
+
+
+# --- admission -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"service": "unheard-of"}, "service"),
+        ({"service": "valve", "privilege": 2}, "privilege"),
+        ({"privilege": 6}, "privilege"),
+        ({"validity_s": 2_592_001}, "validity"),
+        ({"head": bytes(32)}, "unknown-head"),
+        ({"with_voucher": signer("no voucher")}, "unknown-voucher"),
+    ],
+)
+def test_who_is_not_let_in(changes: dict[str, Any], reason: str) -> None:
+    world = World()
+    mallory = Device("mallory")
+    request = world.request(world.enrol(mallory, **changes), mallory)
+    later = reason.startswith("unknown-")
+    assert judged(world, request) == (reason, Screening.LATER if later else Screening.REFUSED)
+    assert world.block(request)[0].status == f"refused:{reason}"
+    assert world.ledger.registry.identity(mallory.node) is None
+
+
+def test_a_voucher_admits_once_even_within_one_block() -> None:
+    world = World()
+    voucher = world.vouchers[0]
+    names = ("alice", "bob")
+    requests = []
+    for name in names:
+        device = Device(name)
+        requests.append(world.request(world.enrol(device, with_voucher=voucher), device))
+    statuses = [each.status for each in world.block(*requests)]
+    assert statuses == ["ok", "refused:used-voucher"]
+    carol = Device("carol")
+    third = world.request(world.enrol(carol, with_voucher=voucher), carol)
+    world.idle(4)
+    assert judged(world, third) == ("used-voucher", Screening.REFUSED)
+
+
+def test_a_request_without_enough_endorsements_is_refused() -> None:
+    """k = f+1 = 2 accepts of members of the group that everyone recomputes."""
+    world = World()
+    alice = Device("alice")
+    operation = world.enrol(alice)
+    cose = sign_operation(operation, alice.signer)
+    bare = world.open(make_item(cose))
+    group = members(bare.id, world.ledger.membership, 3)
+    stranger = next(each for each in range(4) if each not in group)
+    for endorsers in ((), group[:1], tuple(sorted((group[0], stranger)))):
+        request = world.open(make_item(cose, world.endorse(bare.id, endorsers)))
+        assert world.ledger.screen(request) is Screening.REFUSED
+        assert world.ledger.registry.judge(request) is None, "nothing else speaks against it"
+    enough = world.open(make_item(cose, world.endorse(bare.id, group[1:])))
+    assert world.ledger.screen(enough) is Screening.READY
+    assert world.block(enough)[0].status == "ok"
+
+
+def test_a_replayed_enrolment_is_a_duplicate_in_the_window_and_stale_beyond() -> None:
+    world = World()
+    alice = Device("alice")
+    captured = world.request(world.enrol(alice), alice)
+    assert world.block(captured)[0].status == "ok"
+    seen = set()
+    for _ in range(40):
+        reason, screening = judged(world, captured)
+        assert reason in ("replay", "known-node")
+        assert screening in (Screening.DONE, Screening.REFUSED)
+        seen.add(reason)
+        world.idle(1)
+    assert seen == {"replay", "known-node"}
+
+
+def test_an_unused_request_grows_stale() -> None:
+    world = World()
+    alice = Device("alice")
+    kept_back = world.request(world.enrol(alice), alice)
+    world.idle(15)
+    assert judged(world, kept_back) == (None, Screening.READY)
+    world.idle(1)
+    assert judged(world, kept_back) == ("stale-head", Screening.READY)
+    assert world.block(kept_back)[0].status == "refused:stale-head"
+    other = Device("other")
+    ancient = world.request(world.enrol(other, head=digest(world.blocks[0].head)), other)
+    world.idle(30)
+    assert judged(world, ancient) == ("unknown-head", Screening.LATER)
+
+
+def test_a_factory_certificate_admits_its_device_once() -> None:
+    root_key, device_key = private_key("factory root"), private_key("idevid")
+    root = certificate("Factory", "Factory", root_key, root_key, ca=True)
+    leaf = certificate("Sensor 7", "Factory", device_key, root_key, ca=False)
+    fake = certificate("Sensor 8", "Factory", device_key, private_key("thief"), ca=False)
+    below = certificate("Sensor 9", "Sensor 7", private_key("thief"), device_key, ca=False)
+    world = World(factory_roots=(root,), factory_privilege_max=2)
+
+    def ask(name: str, *chain: bytes, by: str = "idevid", **changes: Any) -> Request:
+        device, head = Device(name), world.ledger.head_hash
+        statement = voucher_statement(world.network, device.signer.public, head)
+        voucher = Factory(chain=chain, signature=signer(by).sign(statement))
+        return world.request(world.enrol(device, voucher=voucher, **changes), device)
+
+    assert world.block(ask("too proud", leaf, privilege=3))[0].status == "refused:privilege"
+    assert world.block(ask("forged", fake))[0].status == "refused:factory-chain"
+    assert world.block(ask("no CA", below, leaf, by="thief"))[0].status == "refused:factory-chain"
+    assert world.block(ask("alice", leaf))[0].status == "ok"
+    assert world.block(ask("bob", leaf))[0].status == "refused:used-voucher"
+
+
+def certificate(subject: str, issuer: str, key: Any, by: Any, ca: bool) -> bytes:
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name(subject))
+        .issuer_name(name(issuer))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=36500))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def test_the_registry_is_bounded() -> None:
+    world = World(nodes_max=4)  # three administrators and one more
+    world.admit("alice")
+    bob = Device("bob")
+    assert world.run(world.enrol(bob), bob).status == "refused:registry-full"
+    world.idle(4)
+    refused = world.request(world.enrol(bob, nonce=bytes(16)), bob)
+    assert world.ledger.screen(refused) is Screening.REFUSED
+
+
+# --- boards --------------------------------------------------------------------------------------
+
+
+def test_a_board_speaks_through_its_sponsor_only() -> None:
+    world = World()
+    pi = world.admit("pi", kind="environment")
+    other = world.admit("other pi", kind="environment")
+    phone = world.admit("phone")
+    node = board_node(world.network, b"\x01\x02")
+
+    assert world.run(board(world, phone), phone).status == "refused:not-environment"
+    enrolled = world.run(board(world, pi), pi)
+    assert (enrolled.status, enrolled.node, enrolled.sponsor) == ("ok", node, pi.node)
+    assert world.run(world.data(pi, board=node), pi).board == node
+    assert world.run(world.data(other, board=node), other).status == "refused:board"
+    assert world.run(board(world, other), other).status == "refused:board-taken"
+
+    # The sponsor's renewal keeps its boards.
+    new = Device("pi's next key")
+    world.run(renewal(world, pi, new), pi)
+    assert world.run(world.data(new, board=node), new).status == "ok"
+
+    revoke = world.signed(Revoke, new, target=node, reason="moved")
+    assert world.run(revoke, new).status == "ok"
+    assert world.run(world.data(new, board=node), new).status == "refused:board-revoked"
+    assert world.run(board(world, other), other).status == "ok"
+
+
+def test_a_board_needs_endorsements_too() -> None:
+    world = World()
+    pi = world.admit("pi", kind="environment")
+    bare = world.request(board(world, pi), pi, endorsed=False)
+    assert world.ledger.screen(bare) is Screening.REFUSED
+    assert world.block(bare)[0].status == "refused:endorsements"
+
+
+# --- data and sessions ---------------------------------------------------------------------------
+
+
+def test_service_and_privilege_are_checked_and_the_refusal_recorded() -> None:
+    world = World()
+    low = world.admit("low", privilege=3, service="valve")
+    assert world.run(world.data(low, service="valve"), low).status == "ok"
+    assert world.run(world.data(low), low).status == "refused:service"
+    admins = world.admins[:2]
+    for admin in admins:
+        grant = world.signed(Grant, admin, target=low.node, privilege=2, services=("valve",))
+        status = world.run(grant, admin).status
+    assert status == "ok"
+    assert world.run(world.data(low, service="valve"), low).status == "refused:privilege"
+
+
+def test_sessions_open_and_close_and_are_bounded() -> None:
+    world = World()
+    alice = world.admit("alice")
+    opened = [
+        world.run(world.signed(OpenSession, alice, service="telemetry"), alice)
+        for _ in range(SESSIONS_MAX)
+    ]
+    assert len({each.session for each in opened}) == SESSIONS_MAX
+    refused = world.run(world.signed(OpenSession, alice, service="telemetry"), alice)
+    assert refused.status == "refused:sessions"
+    first = opened[0].session
+    closed = world.run(world.signed(CloseSession, alice, session=first), alice)
+    assert (closed.status, closed.session, closed.service) == ("ok", first, "telemetry")
+    again = world.run(world.signed(CloseSession, alice, session=first), alice)
+    assert again.status == "refused:session"
+
+
+def test_strangers_are_dropped_before_ordering() -> None:
+    world = World()
+    nobody = Device("nobody")
+    request = world.request(world.data(nobody), nobody)
+    assert judged(world, request) == ("unknown-node", Screening.LATER)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.booleans())
+def test_counters_only_rise_whatever_the_order(counters: list[int], one_block: bool) -> None:
+    """Each counter is accepted at most once, in rising order; replays change nothing."""
+    world = World()
+    alice = world.admit("alice")
+    requests = []
+    for counter in counters:
+        operation = msgspec.structs.replace(world.data(alice), counter=counter)
+        requests.append(world.request(operation, alice))
+    groups = [requests] if one_block else [[each] for each in requests]
+    highest, accepted = 0, []
+    for group in groups:
+        for statement in world.block(*group):
+            assert statement.counter is not None
+            fresh = statement.counter > highest
+            assert (statement.status == "ok") == fresh
+            highest = max(highest, statement.counter)
+            if fresh:
+                accepted.append(statement.counter)
+    assert accepted == sorted(set(accepted))
+    for each in requests:
+        assert world.ledger.screen(each) in (Screening.DONE, Screening.READY)
+        assert world.ledger.registry.judge(each) == "counter"
+    world.idle(4)
+    assert {world.ledger.screen(each) for each in requests} == {Screening.DONE}
+
+
+def test_an_honest_primary_is_not_refused_for_what_it_could_not_know() -> None:
+    """What a block decided is held against a proposal only a pipeline window (4) later."""
+    world = World()
+    alice = world.admit("alice")
+    in_flight = world.request(world.data(alice), alice)
+    world.run(world.signed(Revoke, alice, target=alice.node, reason="lost"), alice)
+    fresh = world.request(world.data(alice), alice)
+    for _ in range(4):
+        assert world.ledger.screen(fresh) is Screening.READY
+        world.idle(1)
+    assert world.ledger.screen(fresh) is Screening.REFUSED
+    assert world.ledger.screen(in_flight) is Screening.DONE
+
+
+# --- administration ------------------------------------------------------------------------------
+
+
+def test_m_of_n_administrators_decide_together() -> None:
+    world = World()
+    alice = world.admit("alice")
+    one, two, _ = world.admins
+
+    def vote(admin: Device) -> str:
+        revoke = world.signed(Revoke, admin, target=alice.node, reason="stolen")
+        return world.run(revoke, admin).status
+
+    assert vote(one) == "pending"
+    assert vote(one) == "pending", "the same administrator does not count twice"
+    assert world.run(world.data(alice), alice).status == "ok"
+    assert vote(two) == "ok"
+    assert world.run(world.data(alice), alice).status == "refused:revoked"
+    assert vote(one) == "refused:revoked"
+
+
+def test_approvals_expire() -> None:
+    world = World()
+    alice = world.admit("alice")
+    one, two, _ = world.admins
+    world.run(world.signed(Revoke, one, target=alice.node, reason="stolen"), one)
+    world.idle(17)
+    late = world.run(world.signed(Revoke, two, target=alice.node, reason="stolen"), two)
+    assert late.status == "pending"
+
+
+def test_approvals_are_bounded_per_administrator() -> None:
+    world = World(approval_window_blocks=100)
+    alice = world.admit("alice")
+    one = world.admins[0]
+    statuses = [
+        world.run(world.signed(Revoke, one, target=alice.node, reason=f"{each}"), one).status
+        for each in range(17)
+    ]
+    assert statuses == ["pending"] * 16 + ["refused:too-many-pending"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Revoke, {"target": bytes(32), "reason": "spite"}),
+        (Grant, {"target": bytes(32), "privilege": 255, "services": ("telemetry",)}),
+        (AddVoucher, {"voucher": bytes(32), "privilege": 1, "services": ("telemetry",)}),
+        (AddReplica, {"replica": 9, "key": signer("replica 9").public}),
+        (RemoveReplica, {"replica": 0}),
+    ],
+)
+def test_devices_do_not_administer(kind: Any, fields: dict[str, Any]) -> None:
+    world = World()
+    alice = world.admit("alice")
+    assert world.run(world.signed(kind, alice, **fields), alice).status == (
+        "refused:not-administrator"
+    )
+
+
+def test_an_added_voucher_admits() -> None:
+    world = World()
+    token = signer("new token")
+    for admin in world.admins[:2]:
+        world.run(
+            world.signed(
+                AddVoucher,
+                admin,
+                voucher=digest(token.public),
+                privilege=1,
+                services=("telemetry",),
+            ),
+            admin,
+        )
+    assert world.admit("alice", with_voucher=token).node == node_id(signer("alice").public)
+
+
+def test_a_membership_change_waits_for_the_next_checkpoint() -> None:
+    """K = 8: decided below it, in force above it; one change at a time; ids are not used twice."""
+    world = World()
+
+    def ask(kind: Any, **fields: Any) -> Any:
+        for admin in world.admins[:2]:
+            last = world.run(world.signed(kind, admin, **fields), admin)
+        return last
+
+    assert ask(RemoveReplica, replica=0).status == "refused:too-few-replicas"
+    added = ask(AddReplica, replica=4, key=signer("replica 4").public)
+    assert (added.status, added.epoch, added.boundary) == ("ok", 1, 8)
+    assert world.ledger.decided_membership.ids == (0, 1, 2, 3, 4)
+    assert world.ledger.membership.epoch == 0
+    refused = ask(AddReplica, replica=5, key=signer("replica 5").public)
+    assert refused.status == "refused:change-pending"
+    while world.ledger.height < 8:
+        assert world.ledger.membership.epoch == 0
+        world.idle(1)
+    assert world.ledger.membership.ids == (0, 1, 2, 3, 4)
+    assert ask(AddReplica, replica=4, key=signer("x").public).status == "refused:replica-used"
+    removed = ask(RemoveReplica, replica=2)
+    assert (removed.status, removed.epoch) == ("ok", 2)
+    world.idle(8)
+    assert [each.id for each in world.ledger.membership.members] == [0, 1, 3, 4]
+
+
+# --- determinism ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 2)), max_size=30))
+def test_replaying_the_blocks_rebuilds_the_same_state(steps: list[tuple[int, int]]) -> None:
+    """Whatever happens, another ledger reaches the same heads and the same registry."""
+    world = World()
+    devices = [world.admit(name, kind="environment") for name in ("a", "b", "c")]
+    for action, who in steps:
+        device, admin = devices[who], world.admins[who]
+        operation: Any
+        by = device
+        match action:
+            case 0 | 1:
+                operation = world.data(device)
+            case 2:
+                operation = world.signed(OpenSession, device, service="telemetry")
+            case 3:
+                operation = board(world, device)
+            case 4:
+                operation = world.data(device, board=board_node(world.network, b"\x01\x02"))
+            case 5:
+                operation, by = (
+                    world.signed(Revoke, admin, target=device.node, reason="lost"),
+                    admin,
+                )
+            case 6:
+                operation = world.signed(Revoke, device, target=device.node, reason="sold")
+            case _:
+                operation = renewal(world, device, device)
+        world.run(operation, by)
+    copy = Ledger(world.genesis, world.scheme)
+    for block in world.blocks:
+        copy.append(block, check_signatures=True)
+    assert copy.head == world.ledger.head
+    assert copy.registry.identities == world.ledger.registry.identities
+    assert copy.registry.boards == world.ledger.registry.boards
+
+
+def test_a_record_has_only_the_fields_that_apply() -> None:
+    world = World()
+    alice = world.admit("alice")
+    statement = world.run(world.data(alice), alice)
+    told = {name for name in statement.__struct_fields__ if getattr(statement, name) is not None}
+    assert told == {
+        "network",
+        "op",
+        "status",
+        "node",
+        "time_us",
+        "request",
+        "item",
+        "counter",
+        "privilege",
+        "service",
+        "key",
+        "certificate",
+    }
+    assert isinstance(world.data(alice), Data)
