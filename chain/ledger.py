@@ -76,6 +76,10 @@ class Ledger:
         """Whether `request` may stand in a batch, judged on the state executed so far."""
         return self.registry.screen(request)
 
+    def open(self, item: bytes) -> Request:
+        """A batch item that was verified before it was kept; for the restart of the core."""
+        return read_item(item, self.network)
+
     def execute(self, proposal: Proposal, requests: Sequence[Request], epoch: int) -> Block:
         """Executes the next decided proposal. `requests` are those of its items, in order.
 
