@@ -1,0 +1,221 @@
+"""The desk: k members of the group accept, or the device is told why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from chain.auth_group import members
+from chain.desk import CASE_BLOCKS_MAX, CASES_MAX, Desk, DeskEffect, is_access_request
+from chain.errors import PeerFault
+from chain.messages import (
+    Busy,
+    Denied,
+    Endorsement,
+    EndorseRequest,
+    Signed,
+    decode_body,
+    encode,
+    signed_bytes,
+)
+from chain.pbft.application import Request, Screening
+from chain.pbft.effects import Send
+from chain.pbft.inputs import Received, Submitted
+from tests.chain.world import Device, World, signer
+
+
+class Office:
+    """A desk at every replica of a world, and the links between them; some replicas are silent."""
+
+    def __init__(self, world: World, silent: Iterable[int] = ()) -> None:
+        self.world = world
+        self.silent = set(silent)
+        self.outcomes: list[tuple[int, Submitted | Denied | Busy]] = []
+        self.sent = 0
+        self.desks = {
+            each: Desk(
+                each,
+                world.network,
+                world.genesis.policy,
+                signer=key,
+                judge=world.ledger.registry.judge,
+                open_item=world.open,
+            )
+            for each, key in world.replicas.items()
+        }
+
+    def submit(self, at: int, request: Request) -> None:
+        self.run(at, self.desks[at].submit(request, self.world.ledger.membership))
+
+    def executed(self) -> None:
+        for each in sorted(self.desks):
+            self.run(each, self.desks[each].executed(self.world.ledger.membership))
+
+    def run(self, at: int, effects: list[DeskEffect]) -> None:
+        for effect in effects:
+            if not isinstance(effect, Send):
+                self.outcomes.append((at, effect))
+            elif not {at, effect.to} & self.silent:
+                self.sent += 1
+                message = decode_body(effect.signed.body)
+                received = Received(message=message, signed=effect.signed)
+                membership = self.world.ledger.membership
+                self.run(effect.to, self.desks[effect.to].receive(received, membership))
+
+
+def ask(world: World, name: str = "alice", **changes: object) -> tuple[Request, tuple[int, ...]]:
+    device = Device(name)
+    request = world.request(world.enrol(device, **changes), device, endorsed=False)
+    assert is_access_request(request)
+    return request, members(request.id, world.ledger.membership, 3)
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_whoever_works_the_desk_gets_a_request_that_every_replica_accepts(at: int) -> None:
+    world = World()
+    office = Office(world)
+    request, _ = ask(world)
+    office.submit(at, request)
+    [(desk, outcome)] = office.outcomes
+    assert desk == at
+    assert isinstance(outcome, Submitted)
+    assert outcome.request.id == request.id
+    assert world.open(outcome.request.item) == outcome.request, "as if it came over the wire"
+    assert not is_access_request(outcome.request)
+    assert world.ledger.screen(outcome.request) is Screening.READY
+    assert world.block(outcome.request)[0].status == "ok"
+
+
+def test_one_silent_member_of_three_changes_nothing() -> None:
+    world = World()
+    request, group = ask(world)
+    for silent in group:
+        office = Office(world, {silent})
+        office.submit(next(each for each in range(4) if each != silent), request)
+        assert isinstance(office.outcomes[0][1], Submitted)
+
+
+def test_a_request_submitted_again_asks_the_silent_members_again() -> None:
+    world = World()
+    request, group = ask(world)
+    at = next(each for each in range(4) if each not in group)
+    office = Office(world, group[1:])
+    office.submit(at, request)
+    assert office.outcomes == []
+    office.silent.clear()
+    office.submit(at, request)
+    [(_, outcome)] = office.outcomes
+    assert isinstance(outcome, Submitted)
+
+
+def test_the_first_authentication_refuses_with_the_reason_signed() -> None:
+    world = World()
+    office = Office(world)
+    request, _ = ask(world, privilege=9)
+    office.submit(0, request)
+    [(_, denied)] = office.outcomes
+    assert isinstance(denied, Denied)
+    assert (denied.request, denied.reason, office.sent) == (request.id, "privilege", 0)
+    assert denied.endorsement is not None
+    body = denied.endorsement.body
+    spki = world.replicas[0].public
+    signature = denied.endorsement.signature
+    assert world.scheme.verify(spki, signed_bytes(world.network, body), signature)
+
+
+def reject(world: World, replica: int, request: bytes, reason: str) -> Received:
+    message = Endorsement(0, replica, request=request, accepted=False, reason=reason)
+    body = encode(message)
+    signature = world.replicas[replica].sign(signed_bytes(world.network, body))
+    return Received(message=message, signed=Signed(body, signature))
+
+
+def test_more_than_m_minus_k_rejections_deny_and_fewer_do_not() -> None:
+    world = World()
+    request, group = ask(world)
+    at = next(each for each in range(4) if each not in group)
+    desk = Office(world, group).desks[at]
+    membership = world.ledger.membership
+    desk.submit(request, membership)
+    assert desk.receive(reject(world, group[0], request.id, "spite"), membership) == []
+    assert desk.receive(reject(world, group[0], request.id, "spite"), membership) == []
+    [denied] = desk.receive(reject(world, group[1], request.id, "spite"), membership)
+    assert isinstance(denied, Denied)
+    assert denied.reason == "spite"
+
+
+def test_a_member_that_is_behind_waits_for_the_block_that_is_named() -> None:
+    world = World()
+    behind = World()  # the same genesis, no block yet
+    world.idle(1)
+    request, _ = ask(world)
+    office = Office(world)
+    late = members(request.id, world.ledger.membership, 3)[0]
+    office.desks[late] = Desk(
+        late,
+        world.network,
+        world.genesis.policy,
+        signer=world.replicas[late],
+        judge=behind.ledger.registry.judge,
+        open_item=world.open,
+    )
+    asked = EndorseRequest(0, (late + 1) % 4, request=request.item)
+    received = Received(message=asked, signed=Signed(b"", bytes(64)))
+    membership = world.ledger.membership
+    assert office.desks[late].receive(received, membership) == []
+    assert office.desks[late].executed(membership) == []
+    behind.ledger.append(world.blocks[0], check_signatures=True)
+    [answer] = office.desks[late].executed(membership)
+    assert isinstance(answer, Send)
+    endorsement = decode_body(answer.signed.body)
+    assert isinstance(endorsement, Endorsement)
+    assert endorsement.accepted
+
+
+def test_a_request_that_stays_unknown_is_refused_after_some_blocks() -> None:
+    world = World()
+    office = Office(world)
+    request, _ = ask(world, with_voucher=signer("no voucher"))
+    office.submit(0, request)
+    assert office.outcomes == []
+    for _ in range(4):
+        office.executed()
+    [(_, denied)] = office.outcomes
+    assert isinstance(denied, Denied)
+    assert denied.reason == "unknown-voucher"
+
+
+def test_senseless_messages_are_the_sender_s_fault() -> None:
+    world = World()
+    request, group = ask(world)
+    stranger = next(each for each in range(4) if each not in group)
+    office = Office(world, range(4))
+    membership = world.ledger.membership
+    office.desks[group[0]].submit(request, membership)
+    none = Signed(b"", bytes(64))
+    alice = world.admit("admitted")
+    data = world.request(world.data(alice), alice)
+    for at, received in (
+        (group[0], reject(world, stranger, request.id, "not asked")),
+        (stranger, Received(message=EndorseRequest(0, 0, request=request.item), signed=none)),
+        (group[0], Received(message=EndorseRequest(0, 0, request=data.item), signed=none)),
+        (group[0], Received(message=EndorseRequest(0, 0, request=b"noise"), signed=none)),
+    ):
+        with pytest.raises(PeerFault):
+            office.desks[at].receive(received, membership)
+
+
+def test_the_desk_is_bounded_and_gives_up_in_time() -> None:
+    world = World(vouchers=1)
+    request, group = ask(world)
+    desk = Office(world).desks[group[0]]
+    membership = world.ledger.membership
+    for number in range(CASES_MAX):
+        copy = msgspec.structs.replace(request, id=number.to_bytes(32, "big"))
+        assert not [e for e in desk.submit(copy, membership) if isinstance(e, Busy)]
+    assert desk.submit(request, membership) == [Busy(request.id)]
+    for _ in range(CASE_BLOCKS_MAX + 1):
+        desk.executed(membership)
+    assert desk.submit(request, membership) != [Busy(request.id)]
