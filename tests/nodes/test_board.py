@@ -260,6 +260,24 @@ async def test_reboots_lose_and_repeat_nothing(tmp_path: Path) -> None:
 
 
 @story
+async def test_readings_held_when_the_power_fails_arrive_after_it(tmp_path: Path) -> None:
+    """Sampled while nobody heard them, kept on flash, delivered under their own boot's number."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        await bench.do("silence", "on")
+        await bench.until(lambda: Disconnected("th01", "silent") in bench.events)
+        heard = len(bench.ids)
+        await bench.do("reset")
+        await bench.do("silence", "off")
+        await bench.booted(2)
+        await bench.until(lambda: (2, 1) in bench.ids)
+        assert len([boot for boot, _ in bench.ids[heard:] if boot == 1]) >= 10
+        assert bench.ids[-1] > (2, 0)
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
 async def test_an_unplugged_board_is_found_again(tmp_path: Path) -> None:
     """The link vanishes, the gap is told, and what was held arrives after it."""
     async with board(tmp_path) as bench:
