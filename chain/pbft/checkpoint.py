@@ -33,20 +33,19 @@ def on_executed(s: State, item: Executed) -> None:
     if s.active:
         s.attempts = 0  # progress (4.5.2)
         s.progressed = True
-    _grown(s, item)
     _close(s, slot)
+    _grown(s, item)
 
 
 def on_installed(s: State, item: Installed) -> None:
     """The answer to Install: fetched blocks stand in the ledger."""
     assert s.busy, "Installed without an Install"
     assert item.seq > s.executed, "Installed without an Install"
-    first = s.executed + 1
-    _grown(s, item)
-    for seq in range(first, item.seq + 1):
+    for seq in range(s.executed + 1, item.seq + 1):
         slot = s.log.get(seq)
         if slot is not None:
             _close(s, slot)
+    _grown(s, item)
 
 
 def _close(s: State, slot: Slot) -> None:
