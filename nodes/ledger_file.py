@@ -127,18 +127,18 @@ class LedgerFile:
             raise Damaged(f"{self.path}: {error}") from error
         return row[0] or 0
 
-    def blocks(self, start: int = 1, *, check_sums: bool = True) -> Iterator[Stored]:
-        """Blocks from `start` on with this replica's signature over each head.
+    def blocks(self, start: int = 1) -> Iterator[Stored]:
+        """Blocks from `start` on with this replica's signature over each head."""
+        yield from checked_blocks(self._blocks(start), start)
 
-        Without `check_sums` damaged rows come through, for a verifier that names the very field.
-        """
+    def rows(self) -> Iterator[tuple[object, ...]]:
+        """Height, head, records, signature and sum of each block as they stand there, unchecked:
+        for a verifier that names the very field."""
+        return self._blocks(0)
+
+    def _blocks(self, start: int) -> Iterator[tuple[object, ...]]:
         try:
-            rows = self._db.execute(f"{BLOCK_ROWS} WHERE height >= ? ORDER BY height", (start,))
-            if check_sums:
-                yield from checked_blocks(rows, start)
-                return
-            for _, head, records, signature, _ in rows:
-                yield Stored(block_of(head, records), signature)
+            yield from self._db.execute(f"{BLOCK_ROWS} WHERE height >= ? ORDER BY height", (start,))
         except sqlite3.DatabaseError as error:
             raise Damaged(f"{self.path}: {error}") from error
 
