@@ -25,6 +25,7 @@ __all__ = [
     "Admitted",
     "Ask",
     "Denied",
+    "Kind",
     "Part",
     "Stamped",
     "SyncRequest",

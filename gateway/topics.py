@@ -191,6 +191,7 @@ _TABLE: dict[Role, tuple[tuple[Action, str], ...]] = {
         *_DEVICE,
         (_PUB, "{root}/up/{node}/+/+"),
         (_SUB, "{root}/req/+"),
+        (_SUB, "{root}/status/+"),
     ),
     Role.GATEWAY: (
         (_PUB, "{root}/rsp/+/+"),

@@ -24,12 +24,14 @@ Offset = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
 
 
 class Go(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`start_ns` is wall time; `enrol_at_ms` and `sends_ms` count from it; `timeout_ms` is when an
-    unanswered send is reported as lost (it is still carried on)."""
+    """`start_ns` is wall time; `enrol_at_ms`, `sends_ms` and `end_ms`, when readings end, count
+    from it; `timeout_ms` is when an unanswered send is reported as late (it is still carried on).
+    """
 
     start_ns: int
     enrol_at_ms: Offset
     sends_ms: tuple[Offset, ...]
+    end_ms: Offset
     timeout_ms: Offset
 
     def due_ns(self, offset_ms: int) -> int:

@@ -29,7 +29,7 @@ from typing import Any
 
 from testbed.errors import ConfigurationError
 
-__all__ = ["Bundle", "find_bundle"]
+__all__ = ["RUNS_DIR", "Bundle", "find_bundle"]
 
 RUNS_DIR = Path("runs")
 

@@ -30,6 +30,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inventory": ("inventory", "Check and show the file that describes a lab."),
     "campaign": ("campaign", "List and check campaign files."),
+    "run": ("run", "Run a campaign and write a result bundle."),
     "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),
     "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
 }

@@ -7,6 +7,7 @@ same file set. The gateway's serial modules are part of the firmware: one source
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -102,3 +103,32 @@ def _write_secret(path: Path, secret: bytes) -> None:
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secret)
     fresh.replace(path)
+
+
+def main() -> None:
+    """`python -m nodes.board.flash --dir DIR --id NAME --key FILE`: key made here, on the sponsor's
+    machine, unless FILE is there; prints what the chain records, as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m nodes.board.flash", description=main.__doc__)
+    parser.add_argument("--dir", type=Path, required=True, help="the board's file tree")
+    parser.add_argument("--id", required=True, help="the board's name on its line")
+    parser.add_argument("--key", type=Path, required=True, help="the host's copy of the key (0600)")
+    parser.add_argument("--key-version", type=int, default=1)
+    parser.add_argument("--period-ms", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=1, help="of the simulated sensor")
+    options = parser.parse_args()
+    if not options.key.exists():
+        options.key.parent.mkdir(parents=True, exist_ok=True)
+        _write_secret(options.key, new_key())
+    flashed = prepare(
+        options.dir,
+        options.id,
+        options.key.read_bytes(),
+        key_version=options.key_version,
+        period_ms=options.period_ms,
+        seed=options.seed,
+    )
+    print(json.dumps(flashed))
+
+
+if __name__ == "__main__":
+    main()

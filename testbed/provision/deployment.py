@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from inventory.model import Lab
 from testbed.errors import LabFault
 from testbed.hosts.port import Host, Unit, UnitState
-from testbed.provision.configs import CONFIG, GENESIS, GO, READY, File, board_directory, files_of
+from testbed.provision.configs import CONFIG, GO, READY, File, board_directory, files_of
 from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout
 from testbed.provision.material import Material, make_keys, make_material
 from testbed.provision.ports import free_ports
@@ -77,6 +77,10 @@ class Deployment:
         assert self._material is not None, "set_up was not called"
         return self._material
 
+    @property
+    def is_set_up(self) -> bool:
+        return self._material is not None
+
     def with_role(self, role: NodeRole) -> list[Node]:
         return [node for node in self.nodes if node.role == role]
 
@@ -90,6 +94,10 @@ class Deployment:
     def address(self, node: Node) -> tuple[str, int]:
         """Where a listening process is reached."""
         return self.lab.address(node.host), self._ports[node.name]
+
+    def python(self, node: Node) -> str:
+        """The interpreter on a process's host that has our code installed."""
+        return self._python[node.host]
 
     def host(self, node: Node) -> Host:
         return self.hosts[node.host]
@@ -198,9 +206,6 @@ class Deployment:
         """What a process wrote when it became ready."""
         info: dict[str, object] = json.loads(self.host(node).get(node.file(READY)))
         return info
-
-    def genesis_path(self) -> str:
-        return self.with_role("replica")[0].file(GENESIS)
 
 
 def _each(work: Callable[[S], T], items: Iterable[S]) -> list[tuple[S, T]]:

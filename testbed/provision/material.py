@@ -8,6 +8,7 @@ tokens, broker passwords, administrator keys. They go into 0600 files, never int
 from __future__ import annotations
 
 import base64
+import secrets
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -56,20 +57,29 @@ class Voucher:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that a network is started from. `keys` are public, by process name."""
+    """Everything that a network is started from. `keys` are public, by process name.
+
+    `observer` and `rogue` are logins for attackers: one reads along, one is a relay gone bad.
+    """
 
     genesis: Genesis
     keys: Mapping[str, PublicKeys]
     vouchers: Mapping[str, Voucher] = field(repr=False)
     gateways: Mapping[str, tuple[User, User]] = field(repr=False)
     observer: User = field(repr=False)
+    rogue: User = field(repr=False)
     admin_pem: bytes = field(repr=False)
 
     @property
     def users(self) -> list[User]:
         """Every login that the broker starts with."""
         logins = [user for pair in self.gateways.values() for user in pair]
-        return [*logins, self.observer, *(voucher.user for voucher in self.vouchers.values())]
+        return [
+            *logins,
+            self.observer,
+            self.rogue,
+            *(voucher.user for voucher in self.vouchers.values()),
+        ]
 
 
 def make_keys(
@@ -122,7 +132,8 @@ def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -
         keys=keys,
         vouchers=vouchers,
         gateways=gateways,
-        observer=User(Role.OBSERVER, digest(new_password().encode()).hex(), new_password()),
+        observer=_stranger(Role.OBSERVER),
+        rogue=_stranger(Role.RELAY),
         admin_pem=_pem(admin),
     )
 
@@ -140,6 +151,11 @@ def consensus(lab: Lab) -> Consensus:
         precision_us=round(options.precision_ms * 1000),
         message_delay_us=round(options.message_delay_ms * 1000),
     )
+
+
+def _stranger(role: Role) -> User:
+    """A login that belongs to no device of the network."""
+    return User(role, secrets.token_hex(32), new_password())
 
 
 def _pem(private: ec.EllipticCurvePrivateKey) -> bytes:

@@ -1,0 +1,64 @@
+"""What a device keeps across power loss, beside its key and its outboxes: one small JSON file.
+
+Counters are reserved ahead: the file is written before any counter of a new stretch is used, so
+one that was used is never used again, and not every message costs a sync.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from nodes.process import Trouble, write_atomically
+
+__all__ = ["DeviceState"]
+
+COUNTERS_RESERVED = 256
+
+
+class _Kept(msgspec.Struct, forbid_unknown_fields=True):
+    reserved: Annotated[int, msgspec.Meta(ge=0)] = 0
+    password: str | None = None
+    starts: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class DeviceState:
+    """`password` is the device's own broker login, None until it is admitted; `starts` counts
+    starts of this device, this one included."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            self._kept = _Kept()
+        except (OSError, msgspec.DecodeError) as error:
+            raise Trouble(f"{path}: {error}; restore it, its counters must not repeat") from error
+        self._counter = self._kept.reserved
+        self._kept.starts += 1
+        self._save()
+
+    @property
+    def password(self) -> str | None:
+        return self._kept.password
+
+    @property
+    def starts(self) -> int:
+        return self._kept.starts
+
+    def set_password(self, password: str) -> None:
+        self._kept.password = password
+        self._save()
+
+    def next_counter(self) -> int:
+        """Higher than any before, whatever happened meanwhile."""
+        self._counter += 1
+        if self._counter > self._kept.reserved:
+            self._kept.reserved = self._counter + COUNTERS_RESERVED
+            self._save()
+        return self._counter
+
+    def _save(self) -> None:
+        write_atomically(self._path, msgspec.json.encode(self._kept), mode=0o600)

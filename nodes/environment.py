@@ -1,0 +1,271 @@
+"""`python -m nodes.environment --config FILE`: an environmental device.
+
+It is a device itself, relays other devices' messages to the gateway, and sponsors the sensor
+boards on its serial lines: it signs their readings, which third parties trust as far as they trust
+it. What is said on a serial line is `gateway.host_session`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from chain.operations import EnrolBoard, board_node
+from chain.statement import OK
+from gateway.edge import Kind, stamped_codec
+from gateway.mqtt import Message, Presence
+from gateway.relay import ONLINE, Relay
+from gateway.serial_port import BoardPort
+from gateway.topics import Request, Status, parse
+from gateway.uart import (
+    BoardEvent,
+    BoardLink,
+    Connected,
+    Disconnected,
+    Gap,
+    Refusal,
+    Told,
+)
+from gateway.uart import Reading as BoardReading
+from nodes.device import Device, Refused, Uplink
+from nodes.edge_config import BoardConfig, EnvironmentConfig
+from nodes.events import EventLog
+from nodes.life import Work, device_main
+from nodes.login import Login
+from nodes.process import write_atomically
+from nodes.sender import Reading, Sender
+from nodes.workload import Go
+
+__all__ = ["Boards", "RelayUplink", "main"]
+
+LOG_BYTES_MAX = 16 * 1024 * 1024
+
+
+class RelayUplink:
+    """Its own messages go straight to the gateway, stamped; others' are relayed."""
+
+    def __init__(self, net: str, events: EventLog) -> None:
+        self._net = net
+        self._events = events
+        self._boot = time.time_ns() // 1_000_000
+        self._relays: dict[str, Relay] = {}
+
+    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+        return self._relay(me).stamp(me, kind, body, _now_ms())
+
+    def unwrap(self, payload: bytes) -> bytes:
+        return stamped_codec.decode(payload).body
+
+    def subscriptions(self, me: str) -> tuple[str, ...]:
+        del me
+        return (f"m2m/1/{self._net}/req/+", f"m2m/1/{self._net}/status/+")
+
+    def presence(self, me: str) -> Presence | None:
+        return Presence(str(Status(self._net, me)), ONLINE, b"")
+
+    async def other(self, login: Login, message: Message) -> None:
+        relay = self._relay(login.me)
+        if isinstance(parse(message.topic), Status):
+            relay.on_status(message.topic, message.payload)
+            return
+        assert isinstance(parse(message.topic), Request), "not subscribed to anything else"
+        passed_on = relay.on_request(message.topic, message.payload, _now_ms())
+        if passed_on is not None:
+            await login.client.publish(*passed_on)
+
+    def _relay(self, me: str) -> Relay:
+        return self._relays.setdefault(me, Relay(self._net, me, self._boot))
+
+
+class Boards:
+    """The serial lines: each board is sponsored on the chain, then its readings are sent."""
+
+    def __init__(self, configs: tuple[BoardConfig, ...], state: Path, service: str) -> None:
+        self._configs = configs
+        self._state = state
+        self._service = service
+
+    @contextlib.asynccontextmanager
+    async def readings(
+        self, events: EventLog, device: Device, sender: Sender, login: Login
+    ) -> AsyncIterator[None]:
+        lines = [
+            asyncio.ensure_future(self._serve(config, events, device, sender, login))
+            for config in self._configs
+        ]
+        try:
+            yield
+            for line in lines:
+                if line.done():
+                    line.result()
+        finally:
+            for line in lines:
+                line.cancel()
+            await asyncio.gather(*lines, return_exceptions=True)
+
+    async def _serve(
+        self,
+        config: BoardConfig,
+        events: EventLog,
+        device: Device,
+        sender: Sender,
+        login: Login,
+    ) -> None:
+        """Until cancelled. A board that is refused is not read."""
+        if not await self._sponsor(config, events, device, login):
+            return
+        sender.boards[config.name] = board_node(device.genesis.network, config.name.encode())
+        key = Path(config.key).read_bytes()
+        with _LineLog(Path(config.log) if config.log else None) as log:
+            link = BoardLink(
+                BoardPort(path=config.port, baud=config.baud, reset_on_open=config.reset_on_open),
+                host_id=device.node.hex()[:16],
+                board_id=config.name,
+                key=key,
+                key_version=config.key_version,
+                store=_Highest(self._state / f"{config.name}.highest.json"),
+                on_event=lambda event: _on_event(event, config.name, events, sender, log),
+                tap=log.frame,
+            )
+            await link.run()
+
+    async def _sponsor(
+        self, config: BoardConfig, events: EventLog, device: Device, login: Login
+    ) -> bool:
+        """Enrol the board under this device, once; later starts find it done."""
+        done = self._state / f"{config.name}.sponsored"
+        if done.exists():
+            return True
+        flashed = json.loads(Path(config.flashed).read_bytes())
+        while True:
+            operation = EnrolBoard(
+                network=device.genesis.network,
+                node=device.node,
+                counter=device.state.next_counter(),
+                board=config.name.encode(),
+                firmware=bytes.fromhex(flashed["firmware_sha256"]),
+                key_check=bytes.fromhex(flashed["key_check_value"]),
+                service=self._service,
+                head=device.head,
+            )
+            started_ns = time.monotonic_ns()
+            try:
+                statement = await device.request(login, operation)
+            except Refused as refusal:
+                if refusal.reason in ("stale-head", "unknown-head"):
+                    continue
+                events.emit("board", board=config.name, state="refused", reason=refusal.reason)
+                return False
+            break
+        if statement.status != OK:
+            events.emit("board", board=config.name, state="refused", reason=statement.status)
+            return False
+        took_ms = (time.monotonic_ns() - started_ns) / 1e6
+        events.emit("board", board=config.name, state="sponsored", latency_ms=took_ms)
+        write_atomically(done, b"")
+        return True
+
+
+def _on_event(
+    event: BoardEvent, board: str, events: EventLog, sender: Sender, log: _LineLog
+) -> None:
+    match event:
+        case Connected(boot=boot):
+            events.emit("board", board=board, state="connected", boot=boot)
+        case Disconnected(reason=reason):
+            events.emit("board", board=board, state=f"lost: {reason}")
+        case Gap(reason=reason, seconds=seconds):
+            events.emit("board-gap", board=board, reason=reason, seconds=seconds)
+        case Refusal(reason=reason):
+            events.emit("serial-refused", board=board, reason=reason)
+        case Told(text=text):
+            log.text(text)
+        case BoardReading():
+            sender.put(_dated(event, board))
+
+
+def _dated(reading: BoardReading, board: str) -> Reading:
+    """The reading with its moment in wall time; a reading of an earlier boot has only now."""
+    age_ms = 0 if reading.sampled_ms is None else time.monotonic_ns() // 10**6 - reading.sampled_ms
+    return Reading(
+        due_ns=time.time_ns() - age_ms * 1_000_000,
+        number=reading.number,
+        values=reading.values,
+        board=board,
+        boot=reading.boot,
+        board_ms=reading.at_ms,
+        uncertainty_ms=reading.uncertainty_ms,
+    )
+
+
+class _Highest:
+    """The highest (boot, reading) taken from a board, durable (`uart.HighestStore`)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> tuple[int, int]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=tuple[int, int])
+        except FileNotFoundError:
+            return 0, 0
+
+    def save(self, boot: int, number: int) -> None:
+        write_atomically(self._path, msgspec.json.encode((boot, number)))
+
+
+class _LineLog:
+    """What passed on the line, as JSON lines; stops at LOG_BYTES_MAX."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: IO[str] | None = path.open("a", buffering=1) if path else None
+        self._left = LOG_BYTES_MAX
+
+    def frame(self, direction: str, chunk: bytes) -> None:
+        self._write({"t": time.time_ns(), "dir": direction, "frame": chunk.hex()})
+
+    def text(self, text: str) -> None:
+        self._write({"t": time.time_ns(), "dir": "from-board", "text": text})
+
+    def _write(self, entry: dict[str, object]) -> None:
+        line = json.dumps(entry) + "\n"
+        self._left -= len(line)
+        if self._file is not None and self._left > 0:
+            self._file.write(line)
+
+    def __enter__(self) -> _LineLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def main() -> None:
+    def make(config: EnvironmentConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
+        boards = Boards(config.boards, Path(config.state), config.service)
+
+        def work(
+            device: Device, sender: Sender, login: Login, go: Go
+        ) -> contextlib.AbstractAsyncContextManager[None]:
+            del go
+            return boards.readings(events, device, sender, login)
+
+        return RelayUplink(net, events), work
+
+    device_main("environment", EnvironmentConfig, __doc__, make)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""One login at the broker with the courier of an outbox, for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from gateway.courier import Courier
+from gateway.mqtt import BrokerUnavailableError, Message, MqttClient, MqttSettings
+from gateway.outbox import Outbox
+from nodes.process import Trouble
+
+__all__ = ["Login"]
+
+
+class Login:
+    """`me` is the id under which topics know us now. Messages go to `on_message`, one at a time.
+
+    `failed` is done when a part of it ended by itself: a damaged outbox, a bug.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        outbox: Outbox,
+        resend_ms: int,
+        on_message: Callable[[Login, Message], Awaitable[None]],
+    ) -> None:
+        self.me = settings.name
+        self.client = MqttClient(settings)
+        self.courier = Courier(outbox, self.client, resend_s=resend_ms / 1000)
+        self._on_message = on_message
+        self._tasks: list[asyncio.Future[None]] = []
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        work = (self.client.run(), self.courier.run(), self._listen())
+        self._tasks = [asyncio.ensure_future(each) for each in work]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+        try:
+            await self.client.ready()
+        except BrokerUnavailableError as error:
+            await self._stop()
+            raise Trouble(str(error)) from error
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        async for message in self.client.messages():
+            await self._on_message(self, message)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) and not self.failed.done():
+            self.failed.set_exception(error)

@@ -1,0 +1,81 @@
+"""`python -m nodes.mobile --config FILE`: a mobile device, carried by a user.
+
+It speaks to whichever relay picks its messages up, and adds a reading at each time of its plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from chain.errors import PeerFault
+from gateway.edge import Ask, Kind, ask_codec
+from gateway.mqtt import Message, Presence
+from gateway.topics import Request
+from nodes.device import Device, Uplink
+from nodes.edge_config import MobileConfig
+from nodes.events import EventLog
+from nodes.life import Work, device_main
+from nodes.login import Login
+from nodes.sender import Reading, Sender
+from nodes.workload import Go, until
+
+__all__ = ["MobileUplink", "main"]
+
+
+class MobileUplink:
+    """Messages go to the relays; the one that ranks first carries them on."""
+
+    def __init__(self, net: str) -> None:
+        self._net = net
+
+    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+        return str(Request(self._net, me)), ask_codec.encode(Ask(kind=kind, body=body))
+
+    def unwrap(self, payload: bytes) -> bytes:
+        return ask_codec.decode(payload).body
+
+    def subscriptions(self, me: str) -> tuple[str, ...]:
+        del me
+        return ()
+
+    def presence(self, me: str) -> Presence | None:
+        del me
+        return None
+
+    async def other(self, login: Login, message: Message) -> None:
+        del login
+        raise PeerFault("bad-topic", message.topic)
+
+
+@contextlib.asynccontextmanager
+async def _readings(device: Device, sender: Sender, login: Login, go: Go) -> AsyncIterator[None]:
+    """A reading is due at each time of the plan, whatever became of the ones before."""
+    del device, login
+
+    async def at_their_times() -> None:
+        for number, offset_ms in enumerate(go.sends_ms, 1):
+            due_ns = go.due_ns(offset_ms)
+            await until(due_ns)
+            sender.put(Reading(due_ns=due_ns, number=number, values=(number,)))
+
+    task = asyncio.ensure_future(at_their_times())
+    try:
+        yield
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def main() -> None:
+    def make(config: MobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
+        del config, events
+        return MobileUplink(net), _readings
+
+    device_main("mobile", MobileConfig, __doc__, make)
+
+
+if __name__ == "__main__":
+    main()

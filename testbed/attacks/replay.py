@@ -1,0 +1,196 @@
+"""Replay: what was overheard on the broker and on the serial lines is sent again, unchanged.
+
+The attacker is a compromised relay: it hears what devices hand to relays and what relays publish,
+and it may publish as a relay does, so nothing at the broker's door stops it. On the serial lines
+it repeats the boards' frames towards their hosts. It succeeds if anything is recorded twice;
+that is judged from the ledgers (`testbed.checks`), not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from random import Random
+from typing import Any, Literal
+
+from pydantic import Field
+
+from chain.errors import PeerFault
+from chain.operations import read_operation
+from gateway.edge import Stamped, ask_codec, stamped_codec
+from gateway.mqtt import Message, MqttClient, MqttSettings
+from gateway.topics import Request, Up, parse
+from testbed.campaign.injection import Attempt, Scene
+from testbed.campaign.kinds import Kind, Params, register
+from testbed.hosts.port import HostFault
+from testbed.provision.layout import Node
+
+__all__ = ["Replay", "ReplayAttack"]
+
+CAPTURED_MAX = 10_000
+PER_ATTEMPT_MAX = 25
+CONNECT_S_MAX = 10.0
+
+# Runs on the board's host: the control socket is only there.
+_INJECT = """
+import sys
+from pathlib import Path
+from nodes.board.control import command
+for frame in sys.argv[2:]:
+    command(Path(sys.argv[1]), "inject", "host", frame)
+"""
+
+
+class Replay(Params):
+    """Send captured messages again, unchanged."""
+
+    source: Literal["captured"] = "captured"
+    messages: tuple[Literal["admission", "data", "serial"], ...] = Field(
+        default=("admission", "data", "serial"),
+        min_length=1,
+        json_schema_extra={"uniqueItems": True},
+    )
+
+
+class ReplayAttack:
+    """Listens from `prepare` on; each attempt sends a seeded choice of what was heard so far."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        wanted = scene.event.params["messages"]
+        assert isinstance(wanted, list)
+        self._wanted = frozenset(str(each) for each in wanted)
+        self._random = Random(scene.seed)  # noqa: S311 - repeatable, keeps no secret
+        self._heard: dict[str, tuple[str, str, bytes]] = {}
+        self._tries: dict[str, int] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="replay", daemon=True)
+        self._network = scene.deployment.material.genesis.network
+        self._net = self._network.hex()[:16]
+        self._ear: MqttClient | None = None
+        self._mouth: MqttClient | None = None
+        self._sent = 0
+
+    def prepare(self) -> None:
+        deployment = self._scene.deployment
+        host, port = deployment.address(deployment.with_role("broker")[0])
+        observer, rogue = deployment.material.observer, deployment.material.rogue
+        self._rogue = rogue.node
+        self._thread.start()
+        subscriptions = (f"m2m/1/{self._net}/up/+/+/+", f"m2m/1/{self._net}/req/+")
+        self._ear = MqttClient(
+            MqttSettings(host, port, observer.name, observer.password, subscriptions)
+        )
+        self._mouth = MqttClient(MqttSettings(host, port, rogue.name, rogue.password))
+        for client in (self._ear, self._mouth):
+            self._in_loop(client.run())
+            self._in_loop(client.ready(CONNECT_S_MAX)).result()
+        self._in_loop(self._listen(self._ear))
+
+    def attempt(self) -> Attempt:
+        mqtt = self._replay_messages()
+        serial = self._replay_frames() if "serial" in self._wanted else []
+        return Attempt(tuple(mqtt + serial), {"mqtt": len(mqtt), "serial": len(serial)})
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=5)
+
+    # --- the broker -------------------------------------------------------------------------------
+
+    async def _listen(self, ear: MqttClient) -> None:
+        async for message in ear.messages():
+            if len(self._heard) < CAPTURED_MAX:
+                self._keep(message)
+
+    def _keep(self, message: Message) -> None:
+        try:
+            topic = parse(message.topic)
+            if isinstance(topic, Request):
+                ask = ask_codec.decode(message.payload)
+                device, kind, body = topic.device, str(ask.kind), ask.body
+            elif isinstance(topic, Up) and topic.relay != self._rogue:
+                device, kind = topic.device, topic.kind
+                body = stamped_codec.decode(message.payload).body
+            else:
+                return
+            if kind in ("enrol", "op"):
+                request = read_operation(body, self._network).id.hex()
+                self._heard[request] = (device, kind, body)
+        except PeerFault:
+            return  # not of this protocol: nothing to learn from it
+
+    def _replay_messages(self) -> list[str]:
+        kinds = {"admission": "enrol", "data": "op"}
+        wanted = {kinds[each] for each in self._wanted if each in kinds}
+        heard = sorted(name for name, (_, kind, _) in self._heard.items() if kind in wanted)
+        chosen = self._random.sample(heard, min(len(heard), PER_ATTEMPT_MAX))
+        trials = []
+        for request in chosen:
+            device, kind, body = self._heard[request]
+            self._sent += 1
+            stamp = Stamped(n=self._sent, boot=1, at_ms=time.time_ns() // 10**6, body=body)
+            assert self._mouth is not None, "prepare was not called"
+            topic = str(Up(self._net, self._rogue, device, kind))
+            self._in_loop(self._mouth.publish(topic, stamped_codec.encode(stamp))).result()
+            trials.append(self._trial(request))
+        return trials
+
+    def _trial(self, name: str) -> str:
+        self._tries[name] = self._tries.get(name, 0) + 1
+        return f"{name}#{self._tries[name]}"
+
+    def _in_loop(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    # --- serial lines -----------------------------------------------------------------------------
+
+    def _replay_frames(self) -> list[str]:
+        trials: list[str] = []
+        for board in self._scene.deployment.with_role("board"):
+            frames = self._frames_of(board)
+            chosen = self._random.sample(frames, min(len(frames), PER_ATTEMPT_MAX))
+            self._inject(board, chosen)
+            for frame in chosen:
+                digest = hashlib.sha256(bytes.fromhex(frame)).hexdigest()
+                trials.append(self._trial(f"serial/{board.name}/{digest}"))
+        return trials
+
+    def _frames_of(self, board: Node) -> list[str]:
+        """Frames that the board has sent, in hex, as somebody on the line would see them."""
+        try:
+            log = self._scene.deployment.host(board).get(board.file("line.log"))
+        except HostFault:
+            return []
+        lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith(b"\n")]
+        return sorted(
+            {each["frame"] for each in lines if each["dir"] == "from-board" and "frame" in each}
+        )
+
+    def _inject(self, board: Node, frames: list[str]) -> None:
+        if not frames:
+            return
+        deployment = self._scene.deployment
+        control = str(deployment.host(board).root / board.file("control.sock"))
+        python = deployment.python(board)
+        # A zero byte on both sides: the frame stands alone on the line, as it was.
+        words = [f"00{frame}00" for frame in frames]
+        deployment.host(board).run([python, "-c", _INJECT, control, *words])
+
+
+register(
+    Kind(
+        "device.replay",
+        Replay,
+        category="attack",
+        layer="device",
+        summary="messages captured from broker and serial line are sent again, unchanged",
+        make=ReplayAttack,
+    )
+)

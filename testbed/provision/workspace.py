@@ -1,0 +1,47 @@
+"""Where a run's hosts live on this machine, and what runs that died left behind.
+
+Keys and tokens are in there, so it is private and goes away with the run. Its name holds the
+owner's process id: a later run removes what belongs to nobody any more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["workspace"]
+
+_PREFIX = "m2m-"
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """A fresh private directory, removed on the way out."""
+    _sweep(Path(tempfile.gettempdir()))
+    path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove workspaces of this user whose owner is gone (their processes ended with it)."""
+    for path in parent.glob(f"{_PREFIX}*-*"):
+        owner = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and path.stat().st_uid == os.getuid() and not _alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
