@@ -15,7 +15,7 @@ from chain.identity import Board, Identity
 from chain.keys import digest
 from chain.operations import Enrol, EnrolBoard, Token, board_node, factory_key
 from chain.request import Authenticated
-from chain.state import At, State, height_of
+from chain.state import At, State
 
 __all__ = [
     "LATER_REASONS",
@@ -25,7 +25,6 @@ __all__ = [
     "certificate_fields",
     "endorsed",
     "enrol_refusal",
-    "refused_since",
 ]
 
 # What another block may still put right; everything else stays as it is.
@@ -97,22 +96,6 @@ def _factory_grant(state: State, certificate: bytes) -> VoucherGrant:
     )
 
 
-def refused_since(state: State, operation: Enrol, reason: str) -> int | None:
-    """The height at which `reason` began to hold; None if it always did."""
-    if reason in ("known-node", "revoked", "renewed"):
-        known = state.identities[operation.node]
-        return known.ended_height if known.ended else height_of(known.serial or 0)
-    if reason == "registry-full":
-        return state.height if state.full_height is None else state.full_height
-    if reason == "stale-head":
-        return state.height  # never settled: the head is forgotten before ("unknown-head")
-    if reason == "used-voucher":
-        if isinstance(operation.voucher, Token):
-            return state.used[digest(operation.voucher.key)]
-        return state.factory[_factory_grant(state, operation.voucher.chain[0]).id][1]
-    return None
-
-
 def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:
     """Spends the voucher and issues the first certificate (or one after an expired one)."""
     voucher = operation.voucher
@@ -134,7 +117,6 @@ def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:
         not_before_us=at.time_us,
         not_after_us=at.time_us + operation.validity_s * 1_000_000,
         counter=known.counter if known else 0,
-        used=known.used if known else [],
     )
     state.identities[operation.node] = identity
     return certificate_fields(identity)

@@ -15,8 +15,7 @@ SESSIONS_MAX = 16  # open sessions of one identity
 class Identity(msgspec.Struct, kw_only=True):
     """The holder of one key. `device` is the node id it was admitted under, kept by renewals.
 
-    `counter` is the last one used; `used` holds (height, last counter used in that block) of the
-    newest blocks, a pipeline window and one more. An ended identity
+    `counter` is the last one used. An ended identity
     (`ended` is "revoked" or "renewed") is refused in blocks above `ended_height`. Administrators
     have `kind` "admin", no certificate (`serial` None) and do not expire.
     """
@@ -32,7 +31,6 @@ class Identity(msgspec.Struct, kw_only=True):
     not_before_us: int = 0
     not_after_us: int = 2**62
     counter: int = 0
-    used: list[tuple[int, int]] = msgspec.field(default_factory=list)
     ended: str | None = None
     ended_height: int = 0
     sessions: dict[int, str] = msgspec.field(default_factory=dict)

@@ -97,7 +97,7 @@ def renew(state: State, operation: Renew, identity: Identity, at: At) -> dict[st
     else:
         node = node_id(operation.key)
         renewed = msgspec.structs.replace(
-            identity, node=node, key=operation.key, counter=0, used=[], **fields
+            identity, node=node, key=operation.key, counter=0, **fields
         )
         state.identities[node] = renewed
         identity.ended, identity.ended_height, identity.sessions = "renewed", at.height, {}

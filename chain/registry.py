@@ -5,9 +5,9 @@ blocks. `judge` and `screen` ask, `apply` decides and answers with the record's 
 are short stable words. Only operations of authenticated identities (and endorsed requests) come
 as far as `apply`, so only they are recorded when refused.
 
-`screen` must never call an honest primary a liar: the primary screened on a state up to a
-pipeline window older than ours. What refuses a request refuses its batch only when it has been
-so for a whole window ("settled"); until then the request is let in and recorded as refused.
+`screen` judges strictly on the executed state. A primary screens on a state up to a pipeline window
+older than a backup's, so what refuses a request here need not have been known there: the core
+allows for that, and execution records such a request as refused.
 
 The rules are in `admission`, `lifecycle` and `administration`, the tables in `state`; signatures
 are checked before, in `request`; blocks are made in `ledger`.
@@ -112,14 +112,7 @@ class Registry:
         identity = state.identities.get(request.client)
         if identity is None:
             return Screening.LATER
-        if request.counter <= identity.counter:
-            # Others of the same client may cross in the pipeline, also one with the same counter:
-            # its client may sign two. (This very request again was found by its id above.)
-            settled = request.counter <= _settled_counter(state, identity)
-            return Screening.DONE if settled else Screening.READY
-        if identity.ended is not None and state.settled(identity.ended_height):
-            return Screening.REFUSED
-        if identity.not_after_us < state.settled_time_us:
+        if _signer_refusal(identity, request.counter, state.height + 1, state.time_us) is not None:
             return Screening.REFUSED
         if isinstance(operation, EnrolBoard) and not admission.endorsed(state, authenticated):
             return Screening.REFUSED
@@ -130,16 +123,12 @@ class Registry:
         request = authenticated.opened.id
         if not admission.endorsed(state, authenticated):
             return Screening.REFUSED
-        reason = admission.enrol_refusal(state, request, operation, state.settled_time_us)
+        reason = admission.enrol_refusal(state, request, operation, state.time_us)
         if reason is None:
             return Screening.READY
         if reason == "replay":
             return Screening.DONE
-        if reason in LATER_REASONS:
-            return Screening.LATER
-        since = admission.refused_since(state, operation, reason)
-        settled = since is None or state.settled(since)
-        return Screening.REFUSED if settled else Screening.READY
+        return Screening.LATER if reason in LATER_REASONS else Screening.REFUSED
 
     # --- execution -------------------------------------------------------------------------------
 
@@ -162,7 +151,7 @@ class Registry:
         )
         if identity is None or reason == "counter":
             return self._statement(request, item, at, identity, refused(reason or ""))
-        _use_counter(self._state, identity, operation.counter, height)
+        identity.counter = operation.counter
         unendorsed = isinstance(operation, EnrolBoard) and not admission.endorsed(
             self._state, authenticated
         )
@@ -307,25 +296,6 @@ def _authenticated(request: Request) -> Authenticated:
     if not isinstance(operation, Authenticated):
         raise Misuse("a request that chain.request did not open")
     return operation
-
-
-def _use_counter(state: State, identity: Identity, counter: int, height: int) -> None:
-    identity.counter = counter
-    used = identity.used
-    if used and used[-1][0] == height:
-        used[-1] = (height, counter)
-        return
-    used.append((height, counter))
-    while len(used) > 1 and height - used[1][0] >= state.slack:
-        del used[0]
-
-
-def _settled_counter(state: State, identity: Identity) -> int:
-    """The last counter that every honest primary has seen used; 0 if none."""
-    for height, counter in reversed(identity.used):
-        if state.settled(height):
-            return counter
-    return 0
 
 
 def _signer_refusal(identity: Identity, counter: int, height: int, time_us: int) -> str | None:

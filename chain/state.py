@@ -6,8 +6,6 @@ here, and only while a block is applied. Rebuilt by replaying blocks; every tabl
 
 from __future__ import annotations
 
-from collections import deque
-
 import msgspec
 
 from chain.approvals import Approvals
@@ -18,7 +16,7 @@ from chain.genesis import Genesis, VoucherGrant
 from chain.identity import Board, Identity
 from chain.keys import digest, node_id
 
-__all__ = ["ADMIN", "At", "State", "height_of", "serial_of"]
+__all__ = ["ADMIN", "At", "State", "serial_of"]
 
 ADMIN = "admin"
 _SERIAL_BITS = 16  # a block has fewer than 2**16 records
@@ -27,10 +25,6 @@ _SERIAL_BITS = 16  # a block has fewer than 2**16 records
 def serial_of(height: int, index: int) -> int:
     """The serial of record `index` of block `height`: unique, and tells where it stands."""
     return height << _SERIAL_BITS | index
-
-
-def height_of(serial: int) -> int:
-    return serial >> _SERIAL_BITS
 
 
 class At(msgspec.Struct, frozen=True):
@@ -48,34 +42,23 @@ class State:
         self.policy = policy = genesis.policy
         self.height = 0
         self.time_us = genesis.time_us
-        self.slack = genesis.consensus.pipeline_window
+        slack = genesis.consensus.pipeline_window
         self.identities: dict[bytes, Identity] = {}
         self.boards: dict[bytes, Board] = {}
         self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
         self.used: dict[bytes, int] = {}  # voucher id -> height
         self.factory: dict[bytes, tuple[int, int]] = {}  # factory id -> (times, last height)
-        self.full_height: int | None = None
         self.epochs = Epochs(genesis.membership, genesis.consensus.checkpoint_interval)
         self.approvals = Approvals(policy.admins_needed, policy.approval_window_blocks)
-        self.heads = RecentHeads(policy.enrol_window_blocks + self.slack)
+        self.heads = RecentHeads(policy.enrol_window_blocks + slack)
         self.heads.add(digest(genesis_head(self.network, genesis.time_us)), 0)
-        self.ids = RecentIds(self.slack)
-        self.enrol_ids = RecentIds(policy.enrol_window_blocks + self.slack)
-        self._times: deque[int] = deque([genesis.time_us], maxlen=self.slack)
+        self.ids = RecentIds(slack)
+        self.enrol_ids = RecentIds(policy.enrol_window_blocks + slack)
         for key in policy.admins:
             node = node_id(key)
             self.identities[node] = Identity(
                 node=node, key=key, kind=ADMIN, device=node, privilege=255, services=()
             )
-
-    @property
-    def settled_time_us(self) -> int:
-        """Block time a pipeline window ago: every honest primary has seen it."""
-        return self._times[0]
-
-    def settled(self, height: int) -> bool:
-        """True if every honest primary that proposes now has executed block `height`."""
-        return self.height - height >= self.slack
 
     @property
     def full(self) -> bool:
@@ -87,11 +70,8 @@ class State:
         """Block `height` with head hash `head` is complete; `ids` are all of its requests."""
         self.height = height
         self.time_us = time_us
-        self._times.append(time_us)
         self.heads.add(head, height)
         self.ids.add_block(ids)
         self.enrol_ids.add_block(enrol_ids)
         self.approvals.expire(height)
         self.epochs.executed(height)
-        if self.full and self.full_height is None:
-            self.full_height = height

@@ -203,7 +203,7 @@ def test_an_unused_request_grows_stale() -> None:
     world.idle(15)
     assert judged(world, kept_back) == (None, Screening.READY)
     world.idle(1)
-    assert judged(world, kept_back) == ("stale-head", Screening.READY)
+    assert judged(world, kept_back) == ("stale-head", Screening.REFUSED)
     assert world.block(kept_back)[0].status == "refused:stale-head"
     other = Device("other")
     ancient = world.request(world.enrol(other, head=digest(world.blocks[0].head)), other)
@@ -358,24 +358,25 @@ def test_counters_only_rise_whatever_the_order(counters: list[int], one_block: b
                 accepted.append(statement.counter)
     assert accepted == sorted(set(accepted))
     for each in requests:
-        assert world.ledger.screen(each) in (Screening.DONE, Screening.READY)
+        assert world.ledger.screen(each) in (Screening.DONE, Screening.REFUSED)
         assert world.ledger.registry.judge(each) == "counter"
     world.idle(4)
-    assert {world.ledger.screen(each) for each in requests} == {Screening.DONE}
+    assert {world.ledger.screen(each) for each in requests} == {Screening.REFUSED}
 
 
-def test_an_honest_primary_is_not_refused_for_what_it_could_not_know() -> None:
-    """What a block decided is held against a proposal only a pipeline window (4) later."""
+def test_screening_is_strict_on_the_executed_state() -> None:
+    """A primary that lags must not propose what others already know to be refused: what is refused
+    stays so. Whether it could have known is the core's question, not ours."""
     world = World()
     alice = world.admit("alice")
-    in_flight = world.request(world.data(alice), alice)
-    world.run(world.signed(Revoke, alice, target=alice.node, reason="lost"), alice)
+    overtaken = world.request(world.data(alice), alice)
     fresh = world.request(world.data(alice), alice)
-    for _ in range(4):
-        assert world.ledger.screen(fresh) is Screening.READY
+    assert world.ledger.screen(overtaken) is Screening.READY
+    world.run(world.signed(Revoke, alice, target=alice.node, reason="lost"), alice)
+    for _ in range(6):
+        assert world.ledger.screen(overtaken) is Screening.REFUSED
+        assert world.ledger.screen(fresh) is Screening.REFUSED
         world.idle(1)
-    assert world.ledger.screen(fresh) is Screening.REFUSED
-    assert world.ledger.screen(in_flight) is Screening.DONE
 
 
 # --- administration ------------------------------------------------------------------------------
