@@ -334,6 +334,8 @@ class LedgerCopy:
                 self._following.append(following)
         taken = 0
         for height, block in enumerate(blocks.blocks, start=blocks.start):
+            if Head.decode(block.head).height != height:
+                raise PeerFault("bad-link", f"not the head of height {height}")
             if height > self._height:
                 self.append(block)
                 taken += 1

@@ -1,0 +1,309 @@
+"""The client's rule: f+1 replicas that sign the same head make it final, and nothing less."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain import client
+from chain.block import Block, Head, Record
+from chain.client import (
+    BlockRange,
+    Final,
+    FinalityTracker,
+    LedgerCopy,
+    SealedBlock,
+    decode_range,
+    encode_range,
+)
+from chain.errors import Misuse, PeerFault
+from chain.messages import Seal
+from chain.proof import Proof, make_inclusion, verify_receipt
+from tests.chain.test_proof import grown
+from tests.chain.world import Device, World
+
+
+def lively() -> World:
+    """Six blocks with an admission and four readings."""
+    world = World()
+    alice = world.admit("alice")
+    for _ in range(4):
+        world.run(world.data(alice), alice)
+    world.block()
+    return world
+
+
+WORLD = lively()
+
+
+def tracker(bodies: bool = True) -> FinalityTracker:
+    return FinalityTracker(WORLD.genesis.membership, WORLD.genesis, WORLD.scheme, bodies)
+
+
+def drain(tracker: FinalityTracker) -> list[Final]:
+    finals = []
+    while (final := tracker.next_final()) is not None:
+        finals.append(final)
+    return finals
+
+
+def sealed(world: World, bodies: bool = True, *replicas: int) -> tuple[SealedBlock, ...]:
+    """The chain of a world as it is handed to a device."""
+    blocks = []
+    for height, block in enumerate(world.blocks, start=1):
+        seals = tuple(world.seals(block, *(replicas or (0, 1))))
+        blocks.append(SealedBlock.of(Final(height, block.head, seals, block), bodies))
+    return tuple(blocks)
+
+
+# --- finality ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_blocks_become_final_in_order_however_the_seals_come(order: random.Random) -> None:
+    seals = [WORLD.seal(each, block) for block in WORLD.blocks for each in (0, 2, 3)]
+    order.shuffle(seals)
+    watching, finals = tracker(), []
+    for seal in seals:
+        assert watching.feed(seal) is None
+        finals += drain(watching)
+    assert [final.height for final in finals] == [1, 2, 3, 4, 5, 6]
+    assert [final.block for final in finals] == WORLD.blocks
+    assert watching.head_hash == WORLD.ledger.head_hash
+
+
+def test_one_replica_is_not_believed() -> None:
+    watching = tracker()
+    for _ in range(3):
+        watching.feed(WORLD.seal(2, WORLD.blocks[0]))
+    assert drain(watching) == []
+    watching.feed(WORLD.seal(1, WORLD.blocks[0]))
+    assert [final.height for final in drain(watching)] == [1]
+
+
+def test_a_forged_seal_counts_for_nobody_and_blocks_nobody() -> None:
+    block = WORLD.blocks[0]
+    forged = msgspec.structs.replace(WORLD.seal(1, block), replica=2)
+    stranger = msgspec.structs.replace(WORLD.seal(1, block), replica=7)
+    watching = tracker()
+    for seal in (WORLD.seal(0, block), forged, stranger):
+        watching.feed(seal)
+    assert drain(watching) == []
+    watching.feed(WORLD.seal(2, block))
+    [final] = drain(watching)
+    assert [seal.replica for seal in final.seals] == [0, 2]
+
+
+def test_a_block_waits_for_its_body_where_bodies_are_wanted() -> None:
+    block = WORLD.blocks[0]
+    watching, light = tracker(), tracker(bodies=False)
+    for each in (0, 1):
+        for one in (watching, light):
+            one.feed(WORLD.seal(each, block, with_body=False))
+    assert drain(watching) == []
+    [final] = drain(light)
+    assert final.block is None
+    watching.feed(WORLD.seal(3, block))
+    [final] = drain(watching)
+    assert final.block == block
+
+
+def test_a_body_of_another_head_is_the_replica_s_fault() -> None:
+    block = WORLD.blocks[0]
+    leaf, item = block.records[0].leaf, block.records[0].item
+    for wrong in (
+        WORLD.blocks[1],
+        Block(block.head, ()),
+        Block(block.head, (Record(leaf, item + b"\x00"),)),
+    ):
+        with pytest.raises(PeerFault, match="bad-body"):
+            tracker().feed(msgspec.structs.replace(WORLD.seal(0, block), block=wrong))
+
+
+def other_block(block: Block) -> Block:
+    head = msgspec.structs.replace(Head.decode(block.head), view=7)
+    return Block(head.encode(), block.records)
+
+
+def test_two_heads_signed_by_one_replica_are_evidence() -> None:
+    first, second = WORLD.blocks[0], other_block(WORLD.blocks[0])
+    watching = tracker()
+    assert watching.feed(WORLD.seal(3, first)) is None
+    conflict = watching.feed(WORLD.seal(3, second))
+    assert conflict is not None
+    assert (conflict.replica, conflict.first, conflict.second) == (3, first.head, second.head)
+    assert not conflict.against_final
+
+
+def test_nobody_is_framed_with_a_forged_head() -> None:
+    first, second = WORLD.blocks[0], other_block(WORLD.blocks[0])
+    forged = msgspec.structs.replace(WORLD.seal(0, second), replica=3)
+    watching = tracker()
+    watching.feed(WORLD.seal(3, first))
+    with pytest.raises(PeerFault, match="bad-seal"):
+        watching.feed(forged)
+    watching = tracker()
+    watching.feed(forged)
+    assert watching.feed(WORLD.seal(3, first)) is None, "the true one replaces it"
+
+
+def test_a_head_against_the_final_one_is_reported_before_and_after() -> None:
+    first, second = WORLD.blocks[0], other_block(WORLD.blocks[0])
+    watching = tracker()
+    for seal in (WORLD.seal(3, second), WORLD.seal(0, first), WORLD.seal(1, first)):
+        watching.feed(seal)
+    [final] = drain(watching)
+    assert [(each.replica, each.against_final) for each in final.conflicts] == [(3, True)]
+    late = watching.feed(WORLD.seal(2, second))
+    assert late is not None
+    assert (late.replica, late.against_final) == (2, True)
+    assert watching.feed(WORLD.seal(2, first)) is None
+
+
+def test_another_network_is_refused() -> None:
+    other = World(vouchers=1)
+    other.block()
+    with pytest.raises(PeerFault, match="wrong-network"):
+        tracker().feed(other.seal(0, other.blocks[0]))
+
+
+def test_a_flood_of_far_heads_is_not_kept() -> None:
+    watching = tracker()
+    far = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), height=10_000)
+    seal = Seal(replica=0, view=0, head=far.encode(), signature=bytes(64))
+    assert watching.feed(seal) is None
+    assert not watching._seals
+    for number in range(300):
+        near = msgspec.structs.replace(far, height=2 + number % 3, view=number)
+        flood = msgspec.structs.replace(seal, replica=number, head=near.encode())
+        watching.feed(flood)
+    assert sum(len(each) for each in watching._seals.values()) <= 3 * 2 * 4
+
+
+def test_bodies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "WINDOW_BYTES_MAX", 2000)
+    watching = tracker()
+    for block in WORLD.blocks[1:]:
+        watching.feed(WORLD.seal(0, block))
+    assert watching._bytes <= 2000
+    for each in (0, 1):
+        watching.feed(WORLD.seal(each, WORLD.blocks[0]))
+    assert drain(watching), "the next block always finds room"
+
+
+def test_a_tracker_follows_its_owner_into_the_next_epoch() -> None:
+    world, _ = grown()
+    copy = LedgerCopy(world.genesis)
+    watching = FinalityTracker(world.genesis.membership, world.genesis, world.scheme, bodies=True)
+    for block in world.blocks:
+        epoch = Head.decode(block.head).epoch
+        for each in ((0, 1), (2, 4), (4, 5))[epoch]:
+            watching.feed(world.seal(each, block))
+    while (final := watching.next_final()) is not None:
+        copy.append(SealedBlock.of(final, bodies=True))
+        assert copy.ledger is not None
+        watching.membership = copy.ledger.membership
+    assert copy.height == watching.height == len(world.blocks)
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bodies", [True, False])
+def test_a_copy_is_verified_from_genesis_and_resumes(bodies: bool) -> None:
+    blocks = sealed(WORLD, bodies)
+    copy = LedgerCopy(WORLD.genesis, bodies=bodies, check_signatures=True)
+    assert copy.take(BlockRange(start=1, blocks=blocks[:4])) == 4
+    assert copy.take(BlockRange(start=3, blocks=blocks[2:])) == 2, "what is known is skipped"
+    assert copy.head_hash == WORLD.ledger.head_hash
+    again = LedgerCopy(WORLD.genesis, bodies=bodies)
+    if bodies:
+        assert again.take(BlockRange(start=1, blocks=blocks)) == 6
+        assert again.ledger is not None
+        assert again.ledger.registry.identities == WORLD.ledger.registry.identities
+        with pytest.raises(Misuse):
+            again.resume(WORLD.blocks[3].head)
+    else:
+        again.resume(WORLD.blocks[3].head)
+        assert again.take(BlockRange(start=5, blocks=blocks[4:])) == 2
+    assert again.head == copy.head
+
+
+def test_a_copy_refuses_gaps_forged_heads_and_missing_bodies() -> None:
+    blocks = sealed(WORLD)
+    forged = msgspec.structs.replace(blocks[0], head=other_block(WORLD.blocks[0]).head)
+    one = msgspec.structs.replace(blocks[0], seals=blocks[0].seals[:1])
+    bare = msgspec.structs.replace(blocks[0], records=None)
+    for start, wrong in ((2, blocks[1]), (1, forged), (1, one), (1, bare)):
+        copy = LedgerCopy(WORLD.genesis)
+        with pytest.raises(PeerFault):
+            copy.take(BlockRange(start=start, blocks=(wrong,)))
+        assert copy.height == 0
+
+
+def test_a_copy_of_heads_follows_proven_changes_of_members() -> None:
+    world, proof = grown()
+    blocks = []
+    for height, block in enumerate(world.blocks, start=1):
+        epoch = Head.decode(block.head).epoch
+        seals = tuple(world.seals(block, *((0, 1), (2, 4), (4, 5))[epoch]))
+        blocks.append(SealedBlock.of(Final(height, block.head, seals, None), bodies=False))
+    with pytest.raises(PeerFault, match="bad-epoch"):
+        LedgerCopy(world.genesis, bodies=False).take(BlockRange(start=1, blocks=tuple(blocks)))
+    copy = LedgerCopy(world.genesis, bodies=False)
+    whole = BlockRange(start=1, blocks=tuple(blocks), epochs=proof.epochs)
+    assert copy.take(decode_range(encode_range(whole))) == len(blocks)
+    assert copy.membership.epoch == 2
+    resumed = LedgerCopy(world.genesis, bodies=False)
+    resumed.resume(copy.head, proof.epochs)
+    assert resumed.membership == copy.membership
+    with pytest.raises(PeerFault, match="bad-epoch"):
+        LedgerCopy(world.genesis, bodies=False).resume(copy.head)
+
+
+def test_a_device_checks_its_receipt_with_the_genesis_alone() -> None:
+    world = World()
+    alice = Device("alice")
+    request = world.request(world.enrol(alice), alice)
+    world.block(request)
+    watching = FinalityTracker(world.genesis.membership, world.genesis, world.scheme, bodies=True)
+    for each in (1, 2):
+        watching.feed(world.seal(each, world.blocks[0]))
+    [final] = drain(watching)
+    assert final.block is not None
+    receipt = Proof(record=make_inclusion(final.block, 0, final.seals), epochs=())
+    assert verify_receipt(world.genesis, receipt, request.id).status == "ok"
+
+
+# --- encodings -----------------------------------------------------------------------------------
+
+
+def test_ranges_are_written_in_one_way() -> None:
+    blocks = BlockRange(start=1, blocks=sealed(WORLD))
+    assert decode_range(encode_range(blocks)) == blocks
+    assert [each.block for each in blocks.blocks] == WORLD.blocks
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_altered_bit_of_a_range_is_taken(draw: st.DataObject) -> None:
+    data = bytearray(encode_range(BlockRange(start=1, blocks=sealed(WORLD)[:2])))
+    bit = draw.draw(st.integers(0, len(data) * 8 - 1))
+    data[bit // 8] ^= 1 << (bit % 8)
+    copy = LedgerCopy(WORLD.genesis, check_signatures=True)
+    try:
+        copy.take(decode_range(bytes(data)))
+    except PeerFault:
+        return
+    pytest.fail("an altered range was taken")
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes_are_no_range(data: bytes) -> None:
+    with pytest.raises(PeerFault):
+        decode_range(data)

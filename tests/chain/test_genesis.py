@@ -1,0 +1,90 @@
+"""The genesis: one document, one network id; contradictions are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.errors import Misuse, PeerFault
+from chain.genesis import Genesis, Member, Membership, Policy, VoucherGrant
+from chain.keys import digest
+from chain.quorum import Quorum
+from tests.chain.world import World, signer
+
+GENESIS = World().genesis
+
+
+def test_a_genesis_reads_back_and_its_hash_is_the_network() -> None:
+    data = GENESIS.encode()
+    assert Genesis.decode(data) == GENESIS
+    assert GENESIS.network == digest(data)
+    renamed: Genesis = msgspec.structs.replace(GENESIS, name="other")
+    assert renamed.network != GENESIS.network
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_no_genesis(data: bytes) -> None:
+    with pytest.raises(PeerFault, match="bad-genesis"):
+        Genesis.decode(data)
+
+
+def test_an_edited_document_is_refused() -> None:
+    data = GENESIS.encode()
+    for edited in (data + b"\n", data.replace(b'": ', b'":  ', 1), data[:-1]):
+        with pytest.raises(PeerFault, match="bad-genesis"):
+            Genesis.decode(edited)
+
+
+ADMIN = signer("admin").public
+VOUCHER = VoucherGrant(id=bytes(32), privilege_max=1, services=("telemetry",))
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("members", {"members": GENESIS.members[:3]}),
+        ("members", {"members": GENESIS.members[::-1]}),
+        ("members", {"members": (*GENESIS.members, Member(9, GENESIS.members[0].spki))}),
+        ("policy.admins_needed", {"policy": Policy(admins=(ADMIN,))}),
+        ("policy.admins_needed", {"policy": Policy(admins=(ADMIN,), admins_needed=2)}),
+        ("policy.admins_needed", {"policy": Policy(admins_needed=1)}),
+        ("policy.admins:", {"policy": Policy(admins=(ADMIN, ADMIN), admins_needed=1)}),
+        ("policy.vouchers", {"policy": Policy(vouchers=(VOUCHER, VOUCHER))}),
+        ("policy.validity_s_default", {"policy": Policy(validity_s_max=5)}),
+        ("policy.group_accepts", {"policy": Policy(group_size=3, group_accepts=4)}),
+    ],
+)
+def test_a_contradiction_is_named_by_its_field(field: str, changes: dict[str, Any]) -> None:
+    wrong: Genesis = msgspec.structs.replace(GENESIS, **changes)
+    with pytest.raises(PeerFault, match=field):
+        Genesis.decode(wrong.encode())
+
+
+def test_members_take_turns_as_primary() -> None:
+    members = Membership(0, GENESIS.members)
+    assert [members.primary(view) for view in range(6)] == [0, 1, 2, 3, 0, 1]
+    assert members.spki(2) == GENESIS.members[2].spki
+    assert members.spki(9) is None
+
+
+@pytest.mark.parametrize("n", range(4, 40))
+def test_quorums_meet_in_an_honest_replica(n: int) -> None:
+    quorum = Quorum.of(n)
+    assert 3 * quorum.faulty < n
+    assert 2 * quorum.strong - n >= quorum.faulty + 1, "two quorums share an honest replica"
+    assert quorum.strong <= n - quorum.faulty, "the honest ones alone are a quorum"
+    assert quorum.weak == quorum.faulty + 1
+
+
+def test_three_replicas_tolerate_nothing() -> None:
+    with pytest.raises(Misuse):
+        Quorum.of(3)
+
+
+def test_the_group_is_never_larger_than_the_membership() -> None:
+    assert Policy(group_size=50, group_accepts=40).group(Quorum.of(4)) == (4, 4)
+    assert Policy(group_size=2).group(Quorum.of(10)) == (2, 2)
