@@ -42,6 +42,7 @@ class Disk:
         self._facts: dict[_Key, Durable] = {}
         self._blocks: list[Stored] = []
         self._unsynced: list[_Undo] = []
+        self._forgotten = [0, 0]  # up to which sequence number: synced, written
         self._operations_left: int | None = None
         self._on_crash = Crash.LOST
         self.operations = 0
@@ -74,9 +75,13 @@ class Disk:
                 else:
                     self._facts[key] = before
         self._unsynced.clear()
+        self._forgotten = [self._forgotten[keeps is Crash.KEPT]] * 2
 
     def holds(self, kind: str, view: int, seq: int) -> bool:
-        """Whether this fact would survive any crash: it is there and nothing about it unsynced."""
+        """Whether this fact would survive any crash: it is there and nothing about it unsynced.
+        So would one that was forgotten for good, because a checkpoint stands in its place."""
+        if seq <= self._forgotten[0]:
+            return True
         key = (kind, view, seq)
         return key in self._facts and not any(
             undo[0] == key for undo in self._unsynced if not isinstance(undo, int)
@@ -107,6 +112,7 @@ class Disk:
     def forget(self, seq: int) -> None:
         for key in [k for k in self._facts if k[0] in ("proposal", "prepared") and k[2] <= seq]:
             self._unsynced.append((key, self._facts.pop(key)))
+        self._forgotten[1] = max(seq, self._forgotten[1])
         self._operate()
 
     def put_block(self, height: int, stored: Stored) -> None:
@@ -137,3 +143,4 @@ class Disk:
     def commit(self) -> None:
         self._operate()
         self._unsynced.clear()
+        self._forgotten[0] = self._forgotten[1]
