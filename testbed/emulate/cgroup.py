@@ -23,57 +23,62 @@ _REMOVED_WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Where a lab's groups go: `cpu` for limits (None: no such controller), `tree` for systemd."""
+    """Where a lab's groups go; None where the kernel has no such thing.
 
-    version: str
+    `cpu` is for limits. `tree` is systemd's own: the unified hierarchy wherever it is mounted, for
+    in the old one systemd is not told when the last process of a service ends.
+    """
+
     cpu: Path | None
     tree: Path | None
 
     def make(self, lab: str, host: str, cpu_percent: int | None, systemd: bool) -> list[Path]:
-        """A group for one host; returns the files that a process joins it by."""
-        join = []
+        """Groups for one host; returns the files that a process joins them by."""
+        made = set()
         if cpu_percent is not None:
             if self.cpu is None:
                 raise LabFault("this kernel has no CPU controller for --cpu; leave --cpu out")
-            group = self._group(self.cpu, lab, host)
+            made.add(group := _group(self.cpu, lab, host))
             quota_us = _PERIOD_US * cpu_percent // 100
-            if self.version == "v2":
+            if _unified(self.cpu):
+                (group.parent / "cgroup.subtree_control").write_text("+cpu")
                 (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
             else:
                 (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
                 (group / "cpu.cfs_quota_us").write_text(str(quota_us))
-            join.append(group / "cgroup.procs")
         if systemd:
             if self.tree is None:
                 raise LabFault("no cgroup hierarchy for systemd in the hosts; use --no-systemd")
-            group = self._group(self.tree, lab, host)
-            if group / "cgroup.procs" not in join:
-                join.append(group / "cgroup.procs")
-        return join
+            made.add(_group(self.tree, lab, host))
+        return [group / "cgroup.procs" for group in sorted(made)]
 
-    def _group(self, base: Path, lab: str, host: str) -> Path:
-        group = base / _name(lab) / host
-        group.mkdir(parents=True, exist_ok=True)
-        if self.version == "v2" and self.cpu:
-            (group.parent / "cgroup.subtree_control").write_text("+cpu")
-        return group
+    @property
+    def tree_version(self) -> str:
+        """What a host mounts: v1 or v2."""
+        return "v2" if self.tree and _unified(self.tree) else "v1"
 
 
 def groups() -> Groups:
     """What this machine has."""
-    controllers = _ROOT / "cgroup.controllers"
-    if controllers.exists():
-        cpu = "cpu" in controllers.read_text().split()
-        if cpu:
-            with suppress(OSError):
-                (_ROOT / "cgroup.subtree_control").write_text("+cpu")
-        return Groups("v2", _ROOT if cpu else None, _ROOT)
-    cpu_v1, tree = _ROOT / "cpu", _ROOT / "systemd"
-    return Groups(
-        "v1",
-        cpu_v1 if (cpu_v1 / "cgroup.procs").exists() else None,
-        tree if (tree / "cgroup.procs").exists() else None,
-    )
+    cpu = None
+    if _unified(_ROOT):
+        if "cpu" in (_ROOT / "cgroup.controllers").read_text().split():
+            (_ROOT / "cgroup.subtree_control").write_text("+cpu")
+            cpu = _ROOT
+    elif (_ROOT / "cpu/cgroup.procs").exists():
+        cpu = _ROOT / "cpu"
+    trees = (_ROOT, _ROOT / "unified", _ROOT / "systemd")
+    return Groups(cpu, next((tree for tree in trees if (tree / "cgroup.procs").exists()), None))
+
+
+def _unified(hierarchy: Path) -> bool:
+    return (hierarchy / "cgroup.controllers").exists()
+
+
+def _group(hierarchy: Path, lab: str, host: str) -> Path:
+    group = hierarchy / _name(lab) / host
+    group.mkdir(parents=True, exist_ok=True)
+    return group
 
 
 def remove(lab: str) -> None:

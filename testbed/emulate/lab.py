@@ -251,6 +251,8 @@ def _remove(out: Path) -> None:
     shutil.rmtree(out / "console", ignore_errors=True)
     for name in (*FILES.values(), STATE):
         (out / name).unlink(missing_ok=True)
+        for half_written in out.glob(f".{name}.*.part"):
+            half_written.unlink()
 
 
 def _end_keeper(runtime: Path) -> None:

@@ -218,7 +218,7 @@ class RunningMachine:
             "DIR": str(self._home),
             "NAME": machine.name,
             "INIT": "systemd" if systemd else "simple",
-            "CGROUP": self._groups.version,
+            "CGROUP": self._groups.tree_version,
         }
         with self._console.open("wb") as console:
             process = subprocess.Popen(

@@ -78,18 +78,11 @@ def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
     """
     netns.touch()
     demand("unshare", f"--net={netns}", "true")
-    near = f"m-{machine.name}"
-    commands = [
-        f"link add {near} type veth peer name eth0 netns {netns}",
-        f"link set {near} master {MGMT} up",
-    ]
+    _plug_into(MGMT, f"m-{machine.name}", "eth0", netns)
     if plan.shaping == "switch":
-        commands.append(f"link set d-{machine.name} netns {netns} name eth1")
+        _ip([f"link set d-{machine.name} netns {netns} name eth1"])
     else:
-        near = f"d-{machine.name}"
-        commands.append(f"link add {near} type veth peer name eth1 netns {netns}")
-        commands.append(f"link set {near} master {DATA} up")
-    _ip(commands)
+        _plug_into(DATA, f"d-{machine.name}", "eth1", netns)
     _ip(
         [
             "link set lo up",
@@ -104,6 +97,16 @@ def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
             f"route add {plan.network} dev eth1 src {machine.addr}",
         ],
         netns=netns,
+    )
+
+
+def _plug_into(bridge: str, near: str, far: str, netns: Path) -> None:
+    attempt("ip", "link", "delete", near)  # of the last boot: the kernel may still be at it
+    _ip(
+        [
+            f"link add {near} type veth peer name {far} netns {netns}",
+            f"link set {near} master {bridge} up",
+        ]
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,12 +201,15 @@ class LocalHost(Host):
         return self._root / path
 
 
+_GNU_TAIL = ("-s", "0.2", "--max-unchanged-stats=1") if sys.platform == "linux" else ()
+
+
 class _LocalFollow(Follow):
     """`tail -F` waits for the file system to tell it of news; we wait for tail."""
 
     def __init__(self, path: Path) -> None:
         self._tail = Guarded(
-            ["tail", "-n", "+1", "-F", "--", str(path)],
+            ["tail", "-n", "+1", "-F", *_GNU_TAIL, "--", str(path)],
             cwd=Path("/"),
             env={"LC_ALL": "C"},
             stdin=subprocess.DEVNULL,

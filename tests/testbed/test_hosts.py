@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import (
     CommandFailed,
@@ -30,6 +31,8 @@ from testbed.hosts.port import (
     Unit,
     UnitState,
 )
+from tests.testbed.emulate_support import emulated, emulation_missing
+from tests.testbed.emulate_support import host as emulated_host
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
 
 NASTY = [
@@ -59,11 +62,24 @@ NASTY = [
 ]
 
 
-@pytest.fixture(params=["local", "ssh"])
+@pytest.fixture(scope="module")
+def systemd_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
+    if missing := emulation_missing(systemd=True):
+        pytest.skip(missing)
+    with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=1, systemd=True) as lab:
+        yield lab
+
+
+@pytest.fixture(params=["local", "ssh", pytest.param("systemd", marks=pytest.mark.lab)])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     if request.param == "local":
         with LocalHost(tmp_path / "local") as local:
             yield local
+        return
+    if request.param == "systemd":
+        lab = request.getfixturevalue("systemd_lab")
+        with emulated_host(lab, "pi01", root=f"/srv/{tmp_path.name}") as remote:
+            yield remote
         return
     if missing := ssh_server_missing():
         pytest.skip(missing)
@@ -319,6 +335,7 @@ def test_one_host_serves_many_threads(host: Host) -> None:
 ORCHESTRATOR = """
 import sys, threading
 from pathlib import Path
+from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Unit
 

@@ -1,0 +1,62 @@
+"""Emulated labs for tests: why there can be none, and hosts of one over SSH."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from testbed.emulate.lab import EmulatedLab, down, up
+from testbed.emulate.plan import Options
+from testbed.emulate.preflight import missing
+from testbed.hosts.ssh import SshHost
+from testbed.hosts.ssh_link import SshSettings
+
+__all__ = ["emulated", "emulation_missing", "host", "traces"]
+
+
+def emulation_missing(*, systemd: bool = False) -> str:
+    """Why no emulated lab can be made here, or nothing."""
+    return "; ".join(missing(systemd=systemd))
+
+
+@contextmanager
+def emulated(
+    out: Path, hosts: int, boards: int = 0, *, systemd: bool = False, cpu_percent: int | None = None
+) -> Iterator[EmulatedLab]:
+    """A lab that is down again whatever happens."""
+    try:
+        yield up(out, Options(hosts, boards, systemd, cpu_percent, disk_mb=256))
+    finally:
+        down(out)
+
+
+def host(lab: EmulatedLab, name: str, root: str = "testbed") -> SshHost:
+    """A host of the lab as the orchestrator sees it."""
+    addr = next(machine.addr for machine in lab.plan.machines if machine.name == name)
+    settings = SshSettings(
+        user="root",
+        key=lab.out / "id_ed25519",
+        known_hosts=lab.out / "known_hosts",
+        ssh_config=Path("/dev/null"),
+    )
+    supervisord = str(Path(sys.executable).with_name("supervisord"))
+    return SshHost(name, addr, settings, root=root, supervisord=supervisord)
+
+
+def traces(lab_id: str) -> list[str]:
+    """Everything of a lab that is still on this machine, outside its output directory."""
+    found = [str(path) for path in Path("/sys/class/net").glob(f"*{lab_id}*")]
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/testbed-{lab_id}")]
+    found += [str(path) for path in Path("/run/testbed").glob(f"{lab_id}*")]
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    found += [line for line in mounts if f"/run/testbed/{lab_id}" in line]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if f"/run/testbed/{lab_id}" in words:
+            found.append(words)
+    return found
