@@ -48,7 +48,14 @@ from chain.pbft.effects import (
     ServeHeads,
     SetTimer,
 )
-from chain.pbft.inputs import Executed, Input, Installed, InstallFailed, TimerFired
+from chain.pbft.inputs import (
+    Executed,
+    Input,
+    Installed,
+    InstallFailed,
+    Submitted,
+    TimerFired,
+)
 from nodes.byzantine import Delayed
 from nodes.phases import Phases
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
@@ -83,6 +90,8 @@ class Core(Protocol):
     def start(self, now_us: int) -> list[Effect]: ...
 
     def handle(self, item: Input, now_us: int) -> list[Effect]: ...
+
+    def submit(self, items: Sequence[Submitted], now_us: int) -> list[Effect]: ...
 
 
 class Application(Protocol):
@@ -173,13 +182,19 @@ class Host:
         now_us = self._clock.now_us()
         if effects:
             self._carry_out(effects)
+        submitted: list[Submitted] = []
         for item in inputs:
+            if isinstance(item, Submitted):
+                submitted.append(item)
+                continue
             if isinstance(item, TimerFired) and item.name.startswith(_DELAYED):
                 self._do(self._delayed.pop(item.name))
                 continue
             self._carry_out(self._core.handle(item, now_us))
             if self._answers:
                 self._answer()
+        if submitted:  # together and last: the next batch forms from all of them
+            self._carry_out(self._core.submit(submitted, now_us))
 
     def settle(self) -> None:
         """Persist, then send. Raises StoreFull before anything is sent."""

@@ -151,6 +151,15 @@ class Replica:
                 assert_never(item)
         return self._settle()
 
+    def submit(self, items: Sequence[Submitted], now_us: int) -> list[Effect]:
+        """As `handle` for each of them, but together: a batch forms from all that wait."""
+        s = self._begin(now_us)
+        if s.halted:
+            return s.out
+        for item in items:
+            requests.on_submitted(s, item)
+        return self._settle()
+
     def _begin(self, now_us: int) -> State:
         self._s.now_us = now_us
         self._s.out = []
