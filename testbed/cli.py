@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run", "Run a campaign and write a result bundle."),
     "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),
     "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
+    "emulate": ("emulate", "A lab of emulated hosts with SSH servers, on this machine."),
 }
 
 _USAGE: Final = 2
