@@ -173,7 +173,9 @@ def _of_our_epoch(s: State, vote: Checkpoint, start: int) -> bool:
     """The membership that certifies these heads must follow from blocks that we have."""
     if vote.epoch == s.epoch:
         return s.pending is None or vote.seq <= s.boundary
-    return s.pending is not None and vote.epoch == s.pending.epoch and start > s.boundary
+    if s.pending is None or vote.epoch != s.pending.epoch:
+        return False
+    return s.executed == s.boundary < start  # it also shows that the boundary is stable
 
 
 def _check_links(s: State, message: Heads, proof: CheckpointProof) -> None:
