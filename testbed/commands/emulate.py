@@ -86,7 +86,12 @@ def up(
 @app.command()
 def down(out: LabOption = _DEFAULT_OUT) -> None:
     """Remove the lab and every trace of it, also after an interrupted `up`. Repeatable."""
-    typer.echo("down" if lab.down(out) else f"no emulated lab in {out}; nothing to do")
+    if lab.down(out):
+        typer.echo("down")
+        return
+    typer.echo(f"no emulated lab in {out}; nothing to do")
+    for other in lab.elsewhere():
+        typer.echo(f"there is one in {other}: testbed emulate down --out {other}")
 
 
 @app.command()

@@ -37,7 +37,7 @@ from testbed.emulate.tools import tool
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.files import atomic_file
 
-__all__ = ["EmulatedLab", "down", "find", "up"]
+__all__ = ["EmulatedLab", "down", "elsewhere", "find", "up"]
 
 RUNTIME = Path("/run/testbed")
 STATE = "emulated.json"
@@ -63,6 +63,12 @@ class EmulatedLab:
     def control(self) -> Path:
         """The keeper's socket."""
         return RUNTIME / self.plan.lab_id / "control"
+
+    def board_control(self, board: str) -> Path:
+        """The control socket of a board's cable; see nodes.board.control."""
+        if board not in [one.name for one in self.plan.boards]:
+            raise ConfigurationError(f"no board {board} in this lab")
+        return RUNTIME / self.plan.lab_id / "boards" / board / "control.sock"
 
     def ask(self, **order: Any) -> dict[str, Any]:
         """Give the keeper an order; see `control.ask`."""
@@ -141,8 +147,16 @@ def find(out: Path) -> EmulatedLab:
     """The running lab whose files are in `out`."""
     running = _running(out.resolve())
     if running is None:
-        raise ConfigurationError(f"no emulated lab is up in {out}; testbed emulate up --out {out}")
+        fix = f"testbed emulate up --out {out}"
+        found = "".join(f"\n  there is one in {other}: --out {other}" for other in elsewhere())
+        raise ConfigurationError(f"no emulated lab is up in {out}; {fix}{found}")
     return running
+
+
+def elsewhere() -> list[Path]:
+    """Where the files of all labs of this machine are, running or left behind."""
+    notes = (_load(path) for path in RUNTIME.glob("*/keeper.json"))
+    return sorted(Path(note["out"]) for note in notes if note)
 
 
 def _make(out: Path, options: Options) -> EmulatedLab:
@@ -158,7 +172,8 @@ def _make(out: Path, options: Options) -> EmulatedLab:
     assert keeper.stdout is not None
     with keeper.stdin, keeper.stdout:
         identity = _hear(keeper, consoles)
-        _save(runtime / "keeper.json", identity | {"started": _started(identity["init_pid"])})
+        identity |= {"started": _started(identity["init_pid"]), "out": str(out)}
+        _save(runtime / "keeper.json", identity)
         with _locked(RUNTIME):
             plan = make_plan(lab_id, options, network.free_network(), shaping)
             network.add_uplink(plan, identity["init_pid"])

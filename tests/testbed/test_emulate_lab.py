@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from inventory.load import load_lab
+from nodes.board.control import command
 from testbed.emulate import preflight
 from testbed.emulate.lab import EmulatedLab, down, find, up
 from testbed.emulate.plan import Options
@@ -109,6 +110,16 @@ def test_a_board_is_a_serial_port_of_its_host(lab: EmulatedLab) -> None:
     # The firmware speaks first: frames end with a zero byte.
     listen = ["timeout", "20", "sh", "-c", f"head -c 8 <{port} | wc -c"]
     assert inside.run(listen).stdout.strip() == "8"
+
+
+def test_a_board_can_be_unplugged_and_plugged_again(lab: EmulatedLab) -> None:
+    board = lab.plan.boards[0]
+    present = ["test", "-e", f"/dev/serial/by-id/{board.port}"]
+    control = lab.board_control(board.name)
+    command(control, "unplug")
+    assert host(lab, board.host).run(present, check=False).exit_code == 1
+    command(control, "plug")
+    assert host(lab, board.host).run(present, check=False).exit_code == 0
 
 
 def test_a_link_is_delayed_one_way_read_back_and_undone_by_itself(lab: EmulatedLab) -> None:
@@ -251,6 +262,7 @@ def test_where_the_kernel_has_netem_data_goes_over_a_bridge_and_tc_shapes_it(
 UP = """
 import sys
 from pathlib import Path
+from nodes.board.control import command
 from testbed.emulate import preflight
 from testbed.emulate.lab import up
 from testbed.emulate.plan import Options

@@ -1,0 +1,99 @@
+"""`testbed emulate` as a person meets it: what it says, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.emulate_support import emulation_missing
+from tests.testbed.hosts_support import eventually
+
+
+def emulate(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "testbed.cli", "emulate", *words]
+    return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may make labs; the next test is root's")
+def test_without_root_it_says_so_and_touches_nothing(tmp_path: Path) -> None:
+    done = emulate("up", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "sudo" in done.stderr or "Linux" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving up root needs root")
+def test_root_that_became_nobody_is_told_how_to_get_it_back(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    # The module is imported by root (an environment may be unreadable to nobody), run by nobody.
+    script = (
+        "import os, sys, testbed.cli, testbed.commands.emulate, testbed.commands.options;"
+        "os.setgid(65534); os.setuid(65534); sys.exit(testbed.cli.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "emulate", "up"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "sudo" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["up", "--hosts", "0"],
+        ["up", "--hosts", "100"],
+        ["up", "--boards", "-1"],
+        ["up", "--cpu", "fast"],
+        ["up", "--cpu", "0%"],
+        ["power", "sideways", "pi01"],
+        ["reboot", "pi01"],
+        ["status"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_ends_with_2_and_makes_nothing(tmp_path: Path, words: list[str]) -> None:
+    done = emulate(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_down_without_a_lab_is_no_mistake(tmp_path: Path) -> None:
+    done = emulate("down", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "nothing to do" in done.stdout
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
+def test_up_status_power_and_down_again(tmp_path: Path) -> None:
+    """The whole life of a lab by its commands; `--json` for machines."""
+    try:
+        made = emulate("up", "--hosts", "2", "--boards", "1", "--json", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+        facts = json.loads(made.stdout)
+        assert list(facts["hosts"]) == ["pi01", "pi02"]
+        assert Path(facts["inventory"]).exists()
+        assert "pi02" in emulate("up", "--hosts", "2", "--boards", "1", cwd=tmp_path).stdout
+        assert emulate("power", "off", "pi02", cwd=tmp_path).returncode == 0
+        hosts = json.loads(emulate("status", "--json", cwd=tmp_path).stdout)["hosts"]
+        assert [host["on"] for host in hosts.values()] == [True, False]
+        assert emulate("reboot", "pi02", cwd=tmp_path).returncode == 3, "it has no power"
+        assert emulate("power", "on", "pi02", cwd=tmp_path).returncode == 0
+        assert emulate("reboot", "pi09", cwd=tmp_path).returncode == 2
+        lost = emulate("down", "--out", "elsewhere", cwd=tmp_path)
+        assert str(tmp_path / "emulated") in lost.stdout, "it says where there is one"
+    finally:
+        done = emulate("down", cwd=tmp_path)
+    assert done.stdout == "down\n"
+    eventually(lambda: list(tmp_path.iterdir()) == [])
