@@ -92,12 +92,16 @@ def send_status(s: State) -> None:
 
 
 def _fetch_missing(s: State) -> None:
-    """Ordered or committed, and still no content: ask everybody, the digest binds it."""
+    """What a NEW-VIEW ordered, and the block to execute next: if its content is missing, ask
+    everybody, the digest binds it. Of the rest, answers to STATUS bring the PRE-PREPAREs."""
+    if s.transfer.running:
+        return
     for slot in s.log.above(s.executed):
-        for entry in (slot.ordered and slot.ordered.digest, slot.committed and slot.committed[1]):
-            if entry and slot.wants(entry):
-                s.broadcast(FetchBatch(s.epoch, s.me, slot.seq, entry))
-                break
+        wanted = None if slot.ordered is None else slot.ordered.digest
+        if wanted is None and slot.committed is not None and slot.seq == s.executed + 1:
+            wanted = slot.committed[1]
+        if wanted is not None and slot.wants(wanted):
+            s.broadcast(FetchBatch(s.epoch, s.me, slot.seq, wanted))
 
 
 # --- answering ---------------------------------------------------------------------------------
@@ -121,7 +125,7 @@ def on_status(s: State, received: Received) -> None:
         _resend_views(s, status)
         if peer.stuck:
             _resend_checkpoint_votes(s, status)
-            _resend_log(s, status, patient=peer.stuck < STUCK_LONG)
+            _resend_log(s, status, peer.stuck)
 
 
 def _resend_views(s: State, status: StatusMessage) -> None:
@@ -144,31 +148,41 @@ def _resend_checkpoint_votes(s: State, status: StatusMessage) -> None:
             s.relay(status.sender, own[seq][1])
 
 
-def _resend_log(s: State, status: StatusMessage, *, patient: bool) -> None:
+def _resend_log(s: State, status: StatusMessage, stuck: int) -> None:
     """What the peer needs to execute on. At first everybody sends only what is their own (the
-    primary the batches); to one that is stuck for long, all that we hold: a quorum's COMMITs
-    prove that a batch is committed, whoever is down now."""
+    primary the batches). To one that is stuck for longer, f+1 replicas in turn send all that they
+    hold: a quorum's COMMITs prove that a batch is committed, whoever is down now."""
+    if status.executed < s.log.kept_above:
+        return  # we cannot help it with votes: it has to fetch blocks
+    everything = stuck >= STUCK_LONG and _in_turn(s, stuck)
     bytes_left = RESEND_BYTES_MAX
     proposed, prepared = set(status.proposed), set(status.prepared)
     for slot in s.log.above(status.executed):
-        accepted = slot.accepted
-        if (
-            accepted is not None
-            and slot.seq not in proposed
-            and not (patient and s.primary != s.me)
-        ):
-            batch = slot.batches.get(accepted.digest)
-            if batch is not None and len(batch.raw) <= bytes_left:
-                bytes_left -= len(batch.raw)
-                pre_prepare = accepted.signed
-                full = Signed(pre_prepare.body, pre_prepare.signature, batch.raw)
-                s.relay(status.sender, full)
-        if slot.committed is not None and not patient:
+        if slot.seq not in proposed and (everything or s.primary == s.me):
+            bytes_left = _resend_batch(s, slot, status.sender, bytes_left)
+        if everything and slot.committed is not None:
             votes = slot.commits.matching(*slot.committed)
         else:
             votes = _own_votes(s, slot, slot.seq in prepared)
         for vote in votes:
             s.relay(status.sender, vote)
+
+
+def _in_turn(s: State, stuck: int) -> bool:
+    """f+1 members in turn, so that one of them is honest and not everybody sends."""
+    if not s.voting:
+        return False
+    return (s.membership.ids.index(s.me) + stuck) % s.quorum.n < s.quorum.weak
+
+
+def _resend_batch(s: State, slot: Slot, to: int, bytes_left: int) -> int:
+    """The accepted PRE-PREPARE with its batch, if that many bytes are left; how many then are."""
+    batch = slot.accepted and slot.batches.get(slot.accepted.digest)
+    if slot.accepted is None or not batch or len(batch.raw) > bytes_left:
+        return bytes_left
+    pre_prepare = slot.accepted.signed
+    s.relay(to, Signed(pre_prepare.body, pre_prepare.signature, batch.raw))
+    return bytes_left - len(batch.raw)
 
 
 def _own_votes(s: State, slot: Slot, peer_prepared: bool) -> list[Signed]:

@@ -23,6 +23,8 @@ from chain.messages import (
     Checkpoint,
     CheckpointProof,
     Commit,
+    FetchBodies,
+    FetchHeads,
     Heads,
     NewView,
     Prepare,
@@ -33,7 +35,7 @@ from chain.messages import (
     StatusMessage,
     ViewChange,
     decode_body,
-    decode_signed,
+    decode_proposal,
     encode,
     signed_bytes,
 )
@@ -67,7 +69,21 @@ from chain.pbft.inputs import (
 from chain.pbft.replica import Replica
 from chain.verify import Verifier
 
-__all__ = ["SMALL", "Cluster", "FakeScheme", "FakeSigner", "Ledger", "Node", "item", "open_item"]
+__all__ = [
+    "LINK_US",
+    "NETWORK",
+    "SMALL",
+    "START_US",
+    "Cluster",
+    "FakeScheme",
+    "FakeSigner",
+    "Ledger",
+    "Node",
+    "item",
+    "open_item",
+    "sign",
+    "signer_of",
+]
 
 NETWORK = digest(b"a network for tests")
 START_US = 1_700_000_000_000_000
@@ -86,6 +102,10 @@ class FakeSigner:
 
     def sign(self, data: bytes) -> bytes:
         return hashlib.sha512(self.public + data).digest()
+
+
+def signer_of(replica: int) -> FakeSigner:
+    return FakeSigner(f"replica {replica}")
 
 
 class FakeScheme:
@@ -193,7 +213,7 @@ class Ledger:
         member = int(text[1:])
         members = [m for m in self.membership.members if m.id != member]
         if text[0] == "+":
-            members.append(Member(member, FakeSigner(f"replica {member}").public))
+            members.append(Member(member, signer_of(member).public))
         self.pending = Membership(self.membership.epoch + 1, tuple(sorted(members)))
         self.memberships[self.pending.epoch] = self.pending
 
@@ -208,7 +228,7 @@ class Node:
     def __init__(self, cluster: Cluster, me: int, membership: Membership) -> None:
         self.cluster = cluster
         self.me = me
-        self.signer = FakeSigner(f"replica {me}")
+        self.signer = signer_of(me)
         self.ledger = Ledger(membership, cluster.consensus.checkpoint_interval)
         self.store: dict[tuple[str, int, int], Durable] = {}
         self.synced = 0
@@ -361,7 +381,7 @@ class Cluster:
         self.consensus = consensus
         self.now_us = START_US
         self.byzantine = set(byzantine)  # their votes may contradict each other
-        members = tuple(Member(i, FakeSigner(f"replica {i}").public) for i in range(n))
+        members = tuple(Member(i, signer_of(i).public) for i in range(n))
         self.genesis = Membership(0, members)
         self.lose: Filter = lambda source, to, message: False
         self.delay: Callable[[int, int], int] = lambda source, to: LINK_US
@@ -374,6 +394,7 @@ class Cluster:
         self.submitted: set[bytes] = set()
         self._bag: list[tuple[int, int, int, int, bytes]] = []
         self._posted = 0
+        self._contents: dict[bytes, str] = {}
         self._votes: dict[tuple[object, ...], bytes] = {}
         self._heads: dict[int, bytes] = {}
         self.nodes: dict[int, Node] = {}
@@ -433,9 +454,7 @@ class Cluster:
             pass
         self.now_us = end_us
 
-    def settle(
-        self, until: Callable[[], bool] | None = None, limit_us: int = 120_000_000
-    ) -> None:
+    def settle(self, until: Callable[[], bool] | None = None, limit_us: int = 120_000_000) -> None:
         """Runs until a condition holds (default: every submitted request is executed by every
         living replica that nobody cut off)."""
         condition = until or self._all_executed
@@ -568,46 +587,79 @@ class Cluster:
         self.transcript.append(f"{(self.now_us - START_US) / 1000:9.1f} ms  {line}")
 
     def tell_message(self, source: int, to: int, message: ReplicaMessage, signed: Signed) -> None:
-        self.tell(f"{source} -> {to} {describe(message, signed)}")
+        if isinstance(message, PrePrepare) and signed.attachment:
+            items = decode_proposal(signed.attachment).items
+            names = " ".join(str(open_item(data).operation) for data in items)
+            self._contents.setdefault(message.digest, f"[{names}]")
+        self.tell(f"{source} -> {to}  {self._describe(message)}")
+
+    def _describe(self, message: ReplicaMessage) -> str:
+        return describe(message, self._contents)
+
+    def story(self) -> str:
+        """The transcript for people: without STATUS, broadcasts on one line."""
+        lines: list[str] = []
+        for line in self.transcript:
+            if "  STATUS " in line:
+                continue
+            start, arrow, rest = line.partition(" -> ")
+            to, _, what = rest.partition("  ")
+            if arrow and lines:
+                last_start, _, last_rest = lines[-1].partition(" -> ")
+                last_to, _, last_what = last_rest.partition("  ")
+                if (last_start, last_what) == (start, what):
+                    lines[-1] = f"{start} -> {last_to} {to}  {what}"
+                    continue
+            lines.append(line)
+        return "\n".join(lines) + "\n"
 
 
-def describe(message: ReplicaMessage, signed: Signed) -> str:
+def describe(message: ReplicaMessage, contents: dict[bytes, str]) -> str:
     """One message in the paper's notation."""
-    short = {
-        "PrePrepare": "PRE-PREPARE",
-        "ViewChange": "VIEW-CHANGE",
-        "NewView": "NEW-VIEW",
-        "StatusMessage": "STATUS",
-    }
-    name = short.get(type(message).__name__, type(message).__name__.upper())
+    name = SPELLING.get(type(message).__name__, type(message).__name__.upper())
     match message:
-        case PrePrepare():
-            return f"{name} v{message.view} n{message.seq} {message.digest.hex()[:6]}"
-        case Prepare() | Commit():
-            by = f" of {message.sender}"
-            return f"{name} v{message.view} n{message.seq} {message.digest.hex()[:6]}{by}"
+        case PrePrepare() | Prepare() | Commit():
+            null = Proposal.digest_of(Proposal.null(message.seq).encode())
+            what = "null" if message.digest == null else contents.get(message.digest, "?")
+            return f"{name} v{message.view} n{message.seq} {what} of {message.sender}"
         case Checkpoint():
-            return f"{name} n{message.seq} {message.head.hex()[:6]} of {message.sender}"
+            return f"{name} n{message.seq} of {message.sender}"
         case ViewChange():
-            certificates = [
-                certified.seq
-                for proof in message.prepared
-                if isinstance(certified := decode_body(proof.pre_prepare.body), PrePrepare)
-            ]
-            return f"{name} v{message.view} h{message.stable_seq} P{certificates} of {message.sender}"
+            proofs = [decode_body(proof.pre_prepare.body) for proof in message.prepared]
+            proven = [entry.seq for entry in proofs if isinstance(entry, PrePrepare)]
+            told = f"h{message.stable_seq} P{proven}"
+            return f"{name} v{message.view} {told} of {message.sender}"
         case NewView():
             votes = [decode_body(entry.body).sender for entry in message.view_changes]
-            return f"{name} v{message.view} V{votes} O[{len(message.pre_prepares)}]"
+            opened = [decode_body(entry.body) for entry in message.pre_prepares]
+            ordered = ", ".join(
+                describe(entry, contents).split()[2] + " " + contents.get(entry.digest, "null")
+                for entry in opened
+                if isinstance(entry, PrePrepare)
+            )
+            return f"{name} v{message.view} V{votes} O[{ordered}]"
         case StatusMessage():
             state = "active" if message.active else "pending"
-            return f"{name} v{message.view} {state} h{message.stable_seq} e{message.executed}"
+            told = f"h{message.stable_seq} e{message.executed}"
+            return f"{name} v{message.view} {state} {told}"
+        case FetchHeads():
+            return f"{name} from {message.start}"
+        case Heads():
+            return f"{name} {message.start}..{message.start + len(message.heads) - 1}"
+        case FetchBodies():
+            return f"{name} {message.start}..{message.stop}"
+        case Bodies():
+            return f"{name} {message.start}..{message.start + len(message.blocks) - 1}"
         case _:
             return name
 
 
-def frame_of(signed: Signed) -> bytes:
-    return encode(signed)
-
-
-def signed_of(frame: bytes) -> Signed:
-    return decode_signed(frame)
+SPELLING = {
+    "PrePrepare": "PRE-PREPARE",
+    "ViewChange": "VIEW-CHANGE",
+    "NewView": "NEW-VIEW",
+    "StatusMessage": "STATUS",
+    "FetchHeads": "FETCH-HEADS",
+    "FetchBodies": "FETCH-BODIES",
+    "FetchBatch": "FETCH-BATCH",
+}

@@ -1,0 +1,33 @@
+"""Options for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-golden",
+        action="store_true",
+        help="write golden transcripts anew instead of comparing; review the difference as code",
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with the file of this name in the folder `golden` beside the test."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(str(request.node.path)).parent / "golden" / name
+        if request.config.getoption("--rewrite-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path} is missing: run pytest --rewrite-golden and review it"
+        assert text == path.read_text(encoding="utf-8"), (
+            f"{path} differs: if that is meant, run pytest --rewrite-golden and review the change"
+        )
+
+    return compare
