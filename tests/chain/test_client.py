@@ -246,6 +246,14 @@ def test_a_copy_refuses_gaps_forged_heads_and_missing_bodies() -> None:
         assert copy.height == 0
 
 
+def test_a_head_must_name_the_root_before_it_whoever_signed() -> None:
+    head = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), parent_root=bytes(32))
+    block = Block(head.encode(), ())
+    wrong = SealedBlock(head=block.head, seals=tuple(WORLD.seals(block, 0, 1)))
+    with pytest.raises(PeerFault, match="bad-link"):
+        LedgerCopy(WORLD.genesis, bodies=False).append(wrong)
+
+
 def test_a_copy_of_heads_follows_proven_changes_of_members() -> None:
     world, proof = grown()
     blocks = []
