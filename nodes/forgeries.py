@@ -30,6 +30,7 @@ from chain.messages import (
     decode_proposal,
 )
 from chain.pbft.effects import Broadcast, Effect, Send
+from chain.request import make_item
 
 __all__ = ["FORGERIES", "Actor"]
 
@@ -40,6 +41,7 @@ _SPAM_SEQS = 200
 _FAR_SEQS = 64  # how far ahead a liar claims to be
 
 _bodies = msgspec.msgpack.Decoder(ReplicaMessage)
+_items = msgspec.msgpack.Decoder(tuple[bytes, list[Signed]])
 
 
 class Actor(Protocol):
@@ -93,24 +95,27 @@ def _reproposal(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Ef
 
 
 def _bad_batch(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
-    """Every other proposal is unacceptable: a request twice, an unsigned one, a wrong time, a
-    batch that is not the digest's."""
+    """Every other proposal is unacceptable: a request twice, an unsigned one, one that its group
+    never endorsed, a wrong time, or for half of the others a batch that is not the digest's."""
     attachment = effect.signed.attachment
     if not isinstance(message, PrePrepare) or not attachment or actor.rng.random() < 0.5:
         return [effect]
     proposal = decode_proposal(attachment)
-    match actor.rng.randrange(4):
+    match actor.rng.randrange(5):
         case 0:
             proposal = msgspec.structs.replace(proposal, items=proposal.items * 2)
         case 1:
             broken = tuple(item[:-1] + bytes((item[-1] ^ 1,)) for item in proposal.items)
             proposal = msgspec.structs.replace(proposal, items=broken)
         case 2:
+            bare = tuple(make_item(_items.decode(item)[0]) for item in proposal.items)
+            proposal = msgspec.structs.replace(proposal, items=bare)
+        case 3:
             off_us = actor.rng.choice((-3_600_000_000, -5_000_000, 5_000_000, 3_600_000_000))
             proposal = msgspec.structs.replace(proposal, time_us=proposal.time_us + off_us)
         case _:
             other = msgspec.structs.replace(proposal, time_us=proposal.time_us + 1).encode()
-            return [_with(effect, actor.sign(message, other))]
+            return _to_half(actor, effect, [effect.signed], [actor.sign(message, other)])
     encoded = proposal.encode()
     changed = msgspec.structs.replace(message, digest=Proposal.digest_of(encoded))
     return [_with(effect, actor.sign(changed, encoded))]

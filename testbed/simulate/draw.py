@@ -44,6 +44,7 @@ _FAULTS_US = 5_000_000  # faults begin before this time
 _FAULT_US_MIN = 50_000
 _FAULT_US_MAX = 2_500_000
 _PATIENCE_US = 90_000_000
+_SKEW_US_MAX = 100_000  # of clocks that are in order
 _GATEWAYS = 2
 _DEVICES_MAX = 4
 _REQUESTS_MIN = 8
@@ -93,7 +94,7 @@ def draw(options: Options, seed: int) -> Scenario:
     if kinds and not traitors and dice.random() < 0.33:
         survivors = tuple(sorted(dice.sample(honest, quorum.strong)))
         events += _permanent(dice, n, survivors, heal_us)
-    skew_us_max = 100_000 if dice.random() < 0.5 else 0
+    skew_us_max = _SKEW_US_MAX if dice.random() < 0.5 else 0
     return Scenario(
         seed=seed,
         replicas=n,

@@ -11,6 +11,8 @@ one. The first break ends the run (`BrokenError`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from chain.block import Block, Head
@@ -46,12 +48,19 @@ class Checker:
     """Judges one run."""
 
     def __init__(
-        self, timeline: Timeline, honest: frozenset[int], genesis_head: bytes, reference: Reference
+        self,
+        timeline: Timeline,
+        honest: frozenset[int],
+        genesis_head: bytes,
+        reference: Reference,
+        time_us_max: Callable[[], int] | None,
     ) -> None:
-        """`genesis_head` is the hash of block 0."""
+        """`genesis_head` is the hash of block 0; `time_us_max` the latest time that a block may
+        have now, None if too many clocks are wrong to promise one."""
         self._timeline = timeline
         self._honest = honest
         self._reference = reference
+        self._time_us_max = time_us_max
         self._agreed = [genesis_head]
         self._heights: dict[int, int] = dict.fromkeys(honest, 0)
         self._votes: dict[tuple[str, int, int, int], bytes] = {}
@@ -97,6 +106,9 @@ class Checker:
         return self.broken("agreement", f"fork: {what}")
 
     def _check_content(self, replica: int, head: Head, block: Block) -> None:
+        if self._time_us_max is not None and head.time_us > self._time_us_max():
+            ahead_s = (head.time_us - self._time_us_max()) / 1e6
+            raise self.broken("time", f"block {head.height} is {ahead_s:.1f} s ahead of what may be")
         try:
             self._reference.judge(head, block)
         except RuleBrokenError as broken:
@@ -149,6 +161,11 @@ class Checker:
                 "durable-vote",
                 f"r{replica} sent its {kind} vote v{view} n{seq} before it was synced",
             )
+
+    def holds(self, replica: int, values: int, values_max: int) -> None:
+        """Bounded memory, whatever peers send."""
+        if replica in self._honest and values > values_max:
+            raise self.broken("memory", f"r{replica} holds {values} values, at most {values_max}")
 
     def accused(self, replica: int, culprit: int, reason: str) -> None:
         """No honest replica finds evidence against another honest one."""

@@ -39,12 +39,16 @@ def request_id(cose: bytes) -> bytes:
 class Reference:
     """Judges each block once, in order. `signed` grows as devices sign."""
 
-    def __init__(self, genesis_time_us: int, vouchers: Collection[bytes], endorsers: int) -> None:
+    def __init__(
+        self, genesis_time_us: int, vouchers: Collection[bytes], endorsers: int, window: int
+    ) -> None:
         """`vouchers`: ids of the tokens that may be used once; `endorsers`: k, how many members
-        of the authentication group must have accepted an enrolment."""
+        of the authentication group must have accepted an enrolment; `window`: the pipeline's."""
         self.signed: set[bytes] = set()
         self.executed: dict[bytes, tuple[str, int]] = {}  # request id -> best status, height
         self._endorsers = endorsers
+        self._window = window
+        self._stood: dict[bytes, int] = {}  # request id -> height where it stood last
         self._vouchers = set(vouchers)
         self._time_us = genesis_time_us
         self._counters: dict[bytes, int] = {}
@@ -69,6 +73,11 @@ class Reference:
             raise RuleBrokenError("validity", "a record names another request than its item")
         if request not in self.signed:
             raise RuleBrokenError("validity", f"no client signed request {request.hex()[:8]}")
+        if head.height - self._stood.get(request, -self._window) < self._window:
+            raise RuleBrokenError(
+                "exactly-once", f"request {request.hex()[:8]} stands twice within the pipeline"
+            )
+        self._stood[request] = head.height
         if leaf["time_us"] != head.time_us:
             raise RuleBrokenError("time", "access time is not the block's time")
         status = leaf["status"]

@@ -21,6 +21,7 @@ from testbed.simulate.devices import Device
 from testbed.simulate.disk import Disk
 from testbed.simulate.gateway import Gateway
 from testbed.simulate.machine import EPOCH_US, Machine
+from testbed.simulate.memory import values_held, values_held_max
 from testbed.simulate.network import Network
 from testbed.simulate.outcome import Finding, Outcome
 from testbed.simulate.properties import BrokenError, Checker
@@ -35,6 +36,7 @@ __all__ = ["run"]
 
 STEPS_MAX = 400_000  # a run that takes more is livelocked
 _LOOK_STEPS = 64  # how often the end is looked for
+_MEASURE_STEPS = 2048  # how often memory is measured
 
 
 def run(scenario: Scenario, transcript: Transcript | None = None) -> Outcome:
@@ -106,11 +108,27 @@ class _World:
         traitors = {traitor.replica for traitor in scenario.traitors}
         _, accepts = genesis.policy.group(genesis.membership.quorum)
         self._reference = Reference(
-            genesis.time_us, [grant.id for grant in genesis.policy.vouchers], accepts
+            genesis.time_us,
+            [grant.id for grant in genesis.policy.vouchers],
+            accepts,
+            scenario.consensus.pipeline_window,
         )
         self._honest = frozenset(range(scenario.replicas)) - traitors
         genesis_hash = digest(genesis_head(genesis.network, genesis.time_us))
-        self._checker = Checker(self.timeline, self._honest, genesis_hash, self._reference)
+        skewed = {r for e in scenario.events if e.kind is Kind.SKEW for r in e.nodes}
+        few = len(skewed | traitors) <= scenario.quorum.faulty
+        self._checker = Checker(
+            self.timeline,
+            self._honest,
+            genesis_hash,
+            self._reference,
+            self._time_us_max if few else None,
+        )
+
+    def _time_us_max(self) -> int:
+        """No honest backup accepts a time that is further ahead of its own clock."""
+        ahead_us = self._scenario.consensus.precision_us + max(self._scenario.skews_us)
+        return EPOCH_US + self.timeline.now_us + ahead_us
 
     def _make_machines(self) -> None:
         scenario = self._scenario
@@ -163,7 +181,11 @@ class _World:
         end_us = scenario.heal_us + scenario.patience_us
         target: int | None = None
         while timeline.step(end_us):
-            if timeline.steps % _LOOK_STEPS or timeline.now_us < scenario.heal_us:
+            if timeline.steps % _LOOK_STEPS:
+                continue
+            if timeline.steps % _MEASURE_STEPS == 0:
+                self._measure()
+            if timeline.now_us < scenario.heal_us:
                 continue
             if timeline.steps > STEPS_MAX:
                 raise self._checker.broken("liveness", f"{STEPS_MAX} steps, and no end")
@@ -173,6 +195,12 @@ class _World:
                 return
         if not scenario.beyond_bound:
             raise self._checker.broken("liveness", self._what_is_missing(target))
+
+    def _measure(self) -> None:
+        for machine in self._machines:
+            if machine.process is not None:
+                service = machine.process.service
+                self._checker.holds(machine.me, values_held(service), values_held_max(service))
 
     def _caught_up(self, height: int) -> bool:
         return all(self._checker.height_of(r) >= height for r in self._scenario.survivors)

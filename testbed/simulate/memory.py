@@ -1,0 +1,61 @@
+"""How much a replica remembers: what its core, desk and clients hold, counted in values.
+
+A count is cheaper than bytes and the same on every machine. The ledger and the verifier's caches
+are left out: they have their own limits and tests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from nodes.service import Service
+
+__all__ = ["values_held", "values_held_max"]
+
+_ATOMS = (int, str, bytes, bool, float, type(None))
+_VALUES_PER_SLOT_AND_REPLICA = 20
+_VALUES_ELSEWHERE = 1000
+
+
+def values_held(service: Service) -> int:
+    """Values reachable from the replica's own state, each counted once."""
+    application = id(service.ledger)
+    seen = {application}
+    count = 0
+    waiting: list[object] = [service.core, service._desk, service.clients]  # noqa: SLF001
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _ATOMS):
+            count += 1
+            continue
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        count += 1
+        waiting.extend(_parts(value))
+    return count
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return (*value.keys(), *value.values())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return value
+    if isinstance(value, msgspec.Struct):
+        return [getattr(value, name) for name in value.__struct_fields__]
+    if type(value).__module__.startswith("chain."):
+        slots = getattr(type(value), "__slots__", ())
+        return [getattr(value, name) for name in slots] or list(vars(value).values())
+    return ()
+
+
+def values_held_max(service: Service) -> int:
+    """The bound: the log holds up to two windows of slots, each a few values per replica."""
+    consensus = service.ledger.genesis.consensus
+    replicas = len(service.core.membership.members)
+    slots = 2 * consensus.log_window + consensus.pipeline_window
+    return _VALUES_ELSEWHERE + slots * replicas * _VALUES_PER_SLOT_AND_REPLICA
+
