@@ -27,7 +27,7 @@ from chain.operations import Opened, open_operation
 from chain.proof import Inclusion, Proof, encode_proof, make_inclusion
 from chain.statement import OK, Statement, decode_leaf
 from gateway.block_store import BlockStore
-from gateway.broker_security import User, new_password
+from gateway.broker_security import User, device_password
 from gateway.edge import (
     Admitted,
     Denied,
@@ -92,11 +92,12 @@ class Bridge:
         outside: Outside,
         waiting_max: int,
         submit_timeout_ms: int,
+        login_secret: bytes,
     ) -> None:
         self.ledger = Ledger(genesis, scheme)
         self.tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
         self.counts: Counter[str] = Counter()
-        self.head: bytes | None = None
+        self.head = encode_range(BlockRange(start=1, blocks=()))  # nothing but the genesis yet
         self.net = genesis.network.hex()[:16]
         self._scheme = scheme
         self._store = store
@@ -105,6 +106,7 @@ class Bridge:
         self._outside = outside
         self._waiting_max = waiting_max
         self._submit_timeout_ms = submit_timeout_ms
+        self._login_secret = login_secret
         self._waiting: dict[bytes, _Waiting] = {}
         self._stamps: dict[str, tuple[int, int]] = {}
         self._epochs: list[Inclusion] = []  # the proof of each change of the membership
@@ -271,7 +273,8 @@ class Bridge:
         """The receipt; for an admission also the login that comes with it."""
         if statement.op == "enrol" and statement.status == OK:
             role = Role.RELAY if statement.kind == "environment" else Role.DEVICE
-            user = User(role, statement.node.hex(), new_password())
+            node = statement.node.hex()
+            user = User(role, node, device_password(self._login_secret, node))
             self._outside.admit(user, device, receipt)
         else:
             self._outside.answer(device, "receipt", receipt)
@@ -279,8 +282,8 @@ class Bridge:
     def on_denied(self, replica: int, denied: ReplicaDenied) -> None:
         """One replica may lie; f+1 that say no cannot all."""
         waiting = self._waiting.get(denied.request)
-        if waiting is None:
-            return
+        if waiting is None or denied.reason == "done":
+            return  # "done" refuses nothing: the block with its record is on the way
         waiting.denials[replica] = denied.reason
         if len(waiting.denials) < self.tracker.membership.quorum.weak:
             if not waiting.everyone:

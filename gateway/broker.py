@@ -109,6 +109,9 @@ class BrokerAdmin(Protocol):
     async def add(self, user: User) -> None:
         """Let `user` in from now on; a user of that name is replaced (and must log in again)."""
 
+    async def ensure(self, user: User) -> None:
+        """As `add`, but one of that name who is there already stays as he is, connected too."""
+
     async def remove(self, name: str) -> None:
         """Close the user's connection and refuse it from now on."""
 
@@ -138,6 +141,10 @@ class DynamicSecurityAdmin:
     async def add(self, user: User) -> None:
         await self._each(remove_commands(user.name), fine={"Client not found", "Role not found"})
         await self._each(create_commands(user, self._net))
+
+    async def ensure(self, user: User) -> None:
+        there = {"Client already exists", "Role already exists"}
+        await self._each(create_commands(user, self._net), fine=there)
 
     async def remove(self, name: str) -> None:
         await self._each(remove_commands(name), fine={"Client not found", "Role not found"})

@@ -32,6 +32,7 @@ __all__ = [
     "User",
     "bootstrap_user",
     "create_commands",
+    "device_password",
     "new_password",
     "read_password",
     "remove_commands",
@@ -106,6 +107,12 @@ def bootstrap_user(token: bytes) -> User:
     node = hmac.new(token, b"m2m/1 bootstrap id", hashlib.sha256).hexdigest()
     password = hmac.new(token, b"m2m/1 bootstrap password", hashlib.sha256).hexdigest()
     return User(Role.NEWCOMER, node, password)
+
+
+def device_password(secret: bytes, node: str) -> str:
+    """The password of an admitted device: a function of the gateway's secret, so that telling it
+    again changes nothing and a replayed admission throws nobody out."""
+    return hmac.new(secret, f"m2m/1 device {node}".encode(), hashlib.sha256).hexdigest()
 
 
 def _role_name(user_name: str) -> str:

@@ -222,7 +222,7 @@ class Device:
         newest = decode_range(payload).blocks
         if newest:
             self.head = digest(newest[-1].head)
-            self._head_came.set()
+        self._head_came.set()
 
     async def _on_answer(self, login: Login, kind: str, payload: bytes) -> None:
         if kind == "blocks":

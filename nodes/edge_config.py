@@ -49,7 +49,8 @@ class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`passwords` is a 0600 JSON file: {"gateway": ..., "admin": ...}."""
+    """`passwords` is a 0600 JSON file: {"gateway": ..., "admin": ..., "devices": hex}: its two
+    logins, and the secret that devices' passwords come from."""
 
     schema: Literal["testbed.gateway/1"] = "testbed.gateway/1"
     name: Name

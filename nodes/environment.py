@@ -123,6 +123,7 @@ class Boards:
             return
         sender.boards[config.name] = board_node(device.genesis.network, config.name.encode())
         key = Path(config.key).read_bytes()
+        sponsored_ns = time.time_ns()
         with _LineLog(Path(config.log) if config.log else None) as log:
             link = BoardLink(
                 BoardPort(path=config.port, baud=config.baud, reset_on_open=config.reset_on_open),
@@ -131,7 +132,9 @@ class Boards:
                 key=key,
                 key_version=config.key_version,
                 store=_Highest(self._state / f"{config.name}.highest.json"),
-                on_event=lambda event: _on_event(event, config.name, events, sender, log),
+                on_event=lambda event: _on_event(
+                    event, config.name, sponsored_ns, events, sender, log
+                ),
                 tap=log.frame,
             )
             await link.run()
@@ -174,7 +177,12 @@ class Boards:
 
 
 def _on_event(
-    event: BoardEvent, board: str, events: EventLog, sender: Sender, log: _LineLog
+    event: BoardEvent,
+    board: str,
+    sponsored_ns: int,
+    events: EventLog,
+    sender: Sender,
+    log: _LineLog,
 ) -> None:
     match event:
         case Connected(boot=boot):
@@ -188,14 +196,19 @@ def _on_event(
         case Told(text=text):
             log.text(text)
         case BoardReading():
-            sender.put(_dated(event, board))
+            sender.put(_dated(event, board, sponsored_ns))
 
 
-def _dated(reading: BoardReading, board: str) -> Reading:
-    """The reading with its moment in wall time; a reading of an earlier boot has only now."""
+def _dated(reading: BoardReading, board: str, sponsored_ns: int) -> Reading:
+    """The reading with its moment in wall time; a reading of an earlier boot has only now.
+
+    What was sampled before the board was admitted could not be sent then: it is due from there on.
+    """
     age_ms = 0 if reading.sampled_ms is None else time.monotonic_ns() // 10**6 - reading.sampled_ms
+    sampled_ns = time.time_ns() - age_ms * 1_000_000
     return Reading(
-        due_ns=time.time_ns() - age_ms * 1_000_000,
+        due_ns=max(sampled_ns, sponsored_ns),
+        sampled_ns=sampled_ns,
         number=reading.number,
         values=reading.values,
         board=board,

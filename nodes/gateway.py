@@ -69,6 +69,7 @@ class GatewayProcess:
             on_refused=lambda reason: self.emit("stranger", reason=reason),
         )
         limits = config.limits
+        passwords = json.loads(Path(config.passwords).read_bytes())
         self._bridge = Bridge(
             genesis=genesis,
             scheme=Es256(),
@@ -85,8 +86,8 @@ class GatewayProcess:
             outside=self,
             waiting_max=limits.waiting_max,
             submit_timeout_ms=config.submit_timeout_ms,
+            login_secret=bytes.fromhex(passwords["devices"]),
         )
-        passwords = json.loads(Path(config.passwords).read_bytes())
         net = self._bridge.net
         gateway, admin = (
             User(role, config.node, passwords[role.value]) for role in (Role.GATEWAY, Role.ADMIN)
@@ -200,7 +201,7 @@ class GatewayProcess:
             who, device, receipt = await self._logins.get()
             try:
                 if isinstance(who, User):
-                    await self._admin.add(who)
+                    await self._admin.ensure(who)
                     self.answer(device, "admitted", admitted(receipt, who.password or ""))
                 else:
                     await self._admin.remove(who)
@@ -288,7 +289,7 @@ class GatewayProcess:
             if stalled and self._bridge.waiting:
                 self._bodies_at_s = time.monotonic()
                 self._rotate_bodies()
-            if self._bridge.head != self._announced and self._bridge.head is not None:
+            if self._bridge.head != self._announced:
                 self._announced = self._bridge.head
                 self._publish(str(Head(self._bridge.net)), self._bridge.head, retain=True)
 

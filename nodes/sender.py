@@ -27,10 +27,10 @@ BACKLOG_READINGS_MAX = 10_000
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a data operation carries, as JSON. `due_ns` is the intended moment (wall time).
+    """What a data operation carries, as JSON. `due_ns` is when it should be sent (wall time).
 
-    From a board: its name, boot and reading number tell readings apart, and `board_ms` is its own
-    clock; from a device itself `number` counts.
+    From a board: its name, boot and reading number tell readings apart, `board_ms` is its own
+    clock and `sampled_ns` that moment in wall time; from a device itself `number` counts.
     """
 
     due_ns: int
@@ -39,6 +39,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     board: str | None = None
     boot: int | None = None
     board_ms: int | None = None
+    sampled_ns: int | None = None
     uncertainty_ms: int | None = None
 
 
@@ -100,7 +101,7 @@ class Sender:
             service=self._service,
             payload=payload,
             board=board,
-            time_us=reading.due_ns // 1000,
+            time_us=(reading.sampled_ns or reading.due_ns) // 1000,
             clock="ntp",
         )
         late = asyncio.get_running_loop().call_later(

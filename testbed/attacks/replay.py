@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from random import Random
 from typing import Any, Literal
 
@@ -99,6 +100,8 @@ class ReplayAttack:
 
     def close(self) -> None:
         if self._thread.is_alive():
+            with suppress(TimeoutError):
+                self._in_loop(_cancel_all()).result(timeout=5)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=5)
 
@@ -182,6 +185,14 @@ class ReplayAttack:
         # A zero byte on both sides: the frame stands alone on the line, as it was.
         words = [f"00{frame}00" for frame in frames]
         deployment.host(board).run([python, "-c", _INJECT, control, *words])
+
+
+async def _cancel_all() -> None:
+    mine = asyncio.current_task()
+    tasks = [task for task in asyncio.all_tasks() if task is not mine]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 register(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from testbed.campaign.schedule import Event
+    from testbed.campaign.event import Event
     from testbed.campaign.watch import Watch
     from testbed.provision.deployment import Deployment
     from testbed.provision.layout import Node

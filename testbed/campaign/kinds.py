@@ -21,18 +21,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from testbed.campaign.event import Category, Layer
 from testbed.campaign.injection import AttackMaker, FaultMaker
 
-__all__ = ["Category", "Kind", "Layer", "Params", "kinds", "register"]
-
-Category = Literal["fault", "attack"]
-Layer = Literal[
-    "process", "board", "network", "consensus", "identity", "device", "gateway", "serial", "ledger"
-]
+__all__ = ["Kind", "Params", "kinds", "register"]
 
 _PACKAGES: Final = ("testbed.faults", "testbed.attacks")
 

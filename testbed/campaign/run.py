@@ -226,7 +226,13 @@ class Runner:
         """
         with suppress(LabFault):
             settled = self._watch.wait_for(self._all_done, SETTLE_S_MAX)
-            self._log.write("run", what="settled", settled=settled)
+            self._log.write(
+                "run",
+                what="settled",
+                settled=settled,
+                heights={replica.name: replica.height for replica in self._watch.replicas},
+                unfinished=[view.name for view in self._watch.devices if not view.counts["done"]],
+            )
 
     def _all_done(self) -> bool:
         heights = {replica.height for replica in self._watch.replicas}

@@ -24,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from inventory.model import Lab
 from testbed.campaign.arrivals import Device, devices, stream
+from testbed.campaign.event import Event
 from testbed.campaign.file import Campaign, Fault
 from testbed.campaign.guard import check_guard
-from testbed.campaign.kinds import Category, Kind, Layer, kinds
+from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.quantities import Duration
 from testbed.campaign.selectors import Selector, resolve
 from testbed.errors import ConfigurationError
@@ -48,26 +49,6 @@ class Phase(_Model):
     name: str
     start_ms: int
     end_ms: int
-
-
-class Event(_Model):
-    """One fault or attack: applied at `at_ms`, healed `for_ms` later (0: nothing to heal).
-
-    `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector
-    keys (on, from, to), each with names, `primary` or `backup(K)`. Durations among `params` are
-    named `<name>_ms`.
-    """
-
-    id: str
-    fault: str
-    kind: str
-    category: Category
-    layer: Layer
-    phase: str
-    at_ms: int
-    for_ms: int
-    targets: dict[str, tuple[str, ...]]
-    params: dict[str, JsonValue]
 
 
 class Trial(_Model):

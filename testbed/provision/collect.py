@@ -59,7 +59,9 @@ def collect(deployment: Deployment, bundle: Bundle) -> list[str]:
 
 def _node(deployment: Deployment, node: Node, bundle: Bundle) -> list[str]:
     host = deployment.host(node)
-    wanted = [(str(host.log_path(node.unit)), f"raw/log/{node.name}.log")]
+    log = str(host.log_path(node.unit))
+    said = host.run(["test", "-e", log], check=False).exit_code == 0
+    wanted = [(log, f"raw/log/{node.name}.log")] if said else []
     problems: list[str] = []
     if node.role == "board":
         wanted.append((node.file("line.log"), f"raw/serial/{node.name}.log"))

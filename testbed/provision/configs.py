@@ -86,7 +86,11 @@ def files_of(
         case "gateway":
             yield _config(_gateway(node, nodes, material, at))
             gateway, admin = material.gateways[node.name]
-            passwords = {"gateway": gateway.password, "admin": admin.password}
+            passwords = {
+                "gateway": gateway.password,
+                "admin": admin.password,
+                "devices": material.login_secret.hex(),
+            }
             yield File("passwords.json", json.dumps(passwords).encode(), SECRET)
         case "mobile" | "environment":
             yield _config(_device(node, nodes, lab, at))

@@ -169,7 +169,7 @@ class Deployment:
             argv += ["--dir", board_directory(node), "--link", node.file("port")]
         else:
             argv += ["--config", node.file(CONFIG)]
-        return Unit(name=node.unit, argv=(*argv, "--exit-on-stdin-eof"))
+        return Unit(name=node.unit, argv=tuple(argv))
 
     def wait_ready(self, node: Node) -> None:
         """Until the process says that it serves; else LabFault with the end of its log."""

@@ -68,6 +68,7 @@ class Material:
     gateways: Mapping[str, tuple[User, User]] = field(repr=False)
     observer: User = field(repr=False)
     rogue: User = field(repr=False)
+    login_secret: bytes = field(repr=False)
     admin_pem: bytes = field(repr=False)
 
     @property
@@ -134,6 +135,7 @@ def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -
         gateways=gateways,
         observer=_stranger(Role.OBSERVER),
         rogue=_stranger(Role.RELAY),
+        login_secret=secrets.token_bytes(32),
         admin_pem=_pem(admin),
     )
 

@@ -1,0 +1,36 @@
+"""One fault or attack of a schedule, every choice made: what runner and kinds agree on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+__all__ = ["Category", "Event", "Layer"]
+
+Category = Literal["fault", "attack"]
+Layer = Literal[
+    "process", "board", "network", "consensus", "identity", "device", "gateway", "serial", "ledger"
+]
+
+
+class Event(BaseModel):
+    """One fault or attack: applied at `at_ms`, healed `for_ms` later (0: nothing to heal).
+
+    `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector
+    keys (on, from, to), each with names, `primary` or `backup(K)`. Durations among `params` are
+    named `<name>_ms`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    id: str
+    fault: str
+    kind: str
+    category: Category
+    layer: Layer
+    phase: str
+    at_ms: int
+    for_ms: int
+    targets: dict[str, tuple[str, ...]]
+    params: dict[str, JsonValue]
