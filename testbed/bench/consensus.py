@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from testbed.bench.client import Client
-from testbed.bench.limit import verification_limit
+from testbed.bench.limit import Limit, cpu_s, verification_limit
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
 
@@ -28,7 +28,7 @@ __all__ = ["Plan", "Result", "measure"]
 SCHEMA = "testbed.bench.consensus/1"
 WARM_UP_S = 1.0
 ALONE_REQUESTS = 100
-LIMIT_S = 2.0
+LIMIT_S = 1.5  # before the load and again after it: others may share the machine
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,14 +62,17 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     alone_ms: Latency  # one request at a time, before the load
     enrolments_per_s: float
     cpu_us_per_request: float  # of one replica, the mean over all
-    limit_per_s: float | None
-    ratio: float | None
+    cpu_us_client: float  # per request
+    limit_per_s: float | None  # the verification limit, the mean of before and after
+    ratio: float | None  # requests_per_s / limit_per_s
+    cpu_ratio: float | None  # the same in CPU time: what the limit spends / what we spend
     rss_mb_start: list[float]
     rss_mb_end: list[float]
 
 
 def measure(plan: Plan) -> Result:
     """Raises LabFault."""
+    before = _limit(plan)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = devices(plan.in_flight)
         with Network(
@@ -86,10 +89,21 @@ def measure(plan: Plan) -> Result:
             for n in network.replicas:
                 stats = network.home(n) / "profile.pstats"
                 stats.rename(Path(plan.profile) / f"replica-{n}.pstats")
-    if not plan.limit:
+    after = _limit(plan)
+    if before is None or after is None:
         return result
-    limit = verification_limit(plan.replicas, plan.payload_bytes, LIMIT_S)
-    return msgspec.structs.replace(result, limit_per_s=limit, ratio=result.requests_per_s / limit)
+    per_s = (before.requests_per_s + after.requests_per_s) / 2
+    spent_us = result.cpu_us_per_request * plan.replicas + result.cpu_us_client
+    return msgspec.structs.replace(
+        result,
+        limit_per_s=per_s,
+        ratio=result.requests_per_s / per_s,
+        cpu_ratio=(before.cpu_us_per_request + after.cpu_us_per_request) / 2 / spent_us,
+    )
+
+
+def _limit(plan: Plan) -> Limit | None:
+    return verification_limit(plan.replicas, plan.payload_bytes, LIMIT_S) if plan.limit else None
 
 
 def _run(story: Coroutine[Any, Any, Result]) -> Result:
@@ -116,7 +130,8 @@ async def _under_load(plan: Plan, network: Network, of: list[Device]) -> Result:
     load.start()
     await asyncio.sleep(WARM_UP_S)
     processes = [psutil.Process(network.pid(n)) for n in network.replicas]
-    rss_start, cpu_start = _rss_mb(processes), _cpu_s(processes)
+    own = [psutil.Process()]
+    rss_start, cpu_start, own_start = _rss_mb(processes), cpu_s(processes), cpu_s(own)
     finished, height = load.finished, client.height
     load.latencies_s.clear()
     start_s = time.perf_counter()
@@ -124,7 +139,7 @@ async def _under_load(plan: Plan, network: Network, of: list[Device]) -> Result:
         await asyncio.sleep(0.05)
     took_s = time.perf_counter() - start_s
     done, blocks = load.finished - finished, client.height - height
-    cpu_s = _cpu_s(processes) - cpu_start
+    spent_s, own_s = cpu_s(processes) - cpu_start, cpu_s(own) - own_start
     latency = _latency(load.latencies_s)
     rss_end = _rss_mb(processes)
     await load.stop()
@@ -137,9 +152,11 @@ async def _under_load(plan: Plan, network: Network, of: list[Device]) -> Result:
         latency_ms=latency,
         alone_ms=_latency(alone_s),
         enrolments_per_s=enrolments_per_s,
-        cpu_us_per_request=cpu_s / max(done, 1) / plan.replicas * 1e6,
+        cpu_us_per_request=spent_s / max(done, 1) / plan.replicas * 1e6,
+        cpu_us_client=own_s / max(done, 1) * 1e6,
         limit_per_s=None,
         ratio=None,
+        cpu_ratio=None,
         rss_mb_start=rss_start,
         rss_mb_end=rss_end,
     )
@@ -151,11 +168,6 @@ def _over(plan: Plan, elapsed_s: float, done: int) -> bool:
 
 def _rss_mb(processes: list[psutil.Process]) -> list[float]:
     return [round(process.memory_info().rss / 1e6, 1) for process in processes]
-
-
-def _cpu_s(processes: list[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return sum(each.user + each.system for each in times)
 
 
 def _latency(seconds: list[float]) -> Latency:

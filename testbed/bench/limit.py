@@ -10,21 +10,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import psutil
 
 from chain.keys import Es256
 from chain.operations import sign_operation
 from testbed.bench.load import Device
 from testbed.errors import LabFault
 
-__all__ = ["verification_limit"]
+__all__ = ["Limit", "cpu_s", "verification_limit"]
 
 _CHUNK = 64  # requests handed over at once
 _CHUNKS_AHEAD = 3
 _NETWORK = bytes(32)
 
 
-def verification_limit(replicas: int, size_bytes: int, seconds: float) -> float:
-    """Requests per second; each is `size_bytes` long as a whole."""
+class Limit(NamedTuple):
+    """`cpu_us_per_request` is of all processes together."""
+
+    requests_per_s: float
+    cpu_us_per_request: float
+
+
+def verification_limit(replicas: int, size_bytes: int, seconds: float) -> Limit:
+    """Each request is `size_bytes` long as a whole."""
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "testbed.bench.limit"],
@@ -41,12 +51,14 @@ def verification_limit(replicas: int, size_bytes: int, seconds: float) -> float:
             worker.communicate()
 
 
-def _feed(workers: Sequence[subprocess.Popen[bytes]], size_bytes: int, seconds: float) -> float:
+def _feed(workers: Sequence[subprocess.Popen[bytes]], size_bytes: int, seconds: float) -> Limit:
     device = Device()
     payload = device.payload(_NETWORK, size_bytes)
     _send(workers, _chunk(device, payload))
     _confirm(workers)  # all are up
     done = ahead = 0
+    processes = [psutil.Process(), *(psutil.Process(worker.pid) for worker in workers)]
+    cpu_start_s = cpu_s(processes)
     start_s = time.perf_counter()
     while True:
         _send(workers, _chunk(device, payload))
@@ -57,7 +69,14 @@ def _feed(workers: Sequence[subprocess.Popen[bytes]], size_bytes: int, seconds: 
             done += _CHUNK
             elapsed_s = time.perf_counter() - start_s
             if elapsed_s >= seconds:
-                return done / elapsed_s
+                spent_s = cpu_s(processes) - cpu_start_s
+                return Limit(done / elapsed_s, spent_s / done * 1e6)
+
+
+def cpu_s(processes: Sequence[psutil.Process]) -> float:
+    """User and system time of all."""
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)
 
 
 def _chunk(device: Device, payload: bytes) -> bytes:
