@@ -133,7 +133,12 @@ class Boards:
                 key_version=config.key_version,
                 store=_Highest(self._state / f"{config.name}.highest.json"),
                 on_event=lambda event: _on_event(
-                    event, config.name, sponsored_ns, events, sender, log
+                    event,
+                    board=config.name,
+                    sponsored_ns=sponsored_ns,
+                    events=events,
+                    sender=sender,
+                    log=log,
                 ),
                 tap=log.frame,
             )
@@ -178,6 +183,7 @@ class Boards:
 
 def _on_event(
     event: BoardEvent,
+    *,
     board: str,
     sponsored_ns: int,
     events: EventLog,
