@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -186,8 +185,11 @@ class Follow(Protocol):
     def close(self) -> None: ...
 
 
-class Host(AbstractContextManager["Host"], Protocol):
+class Host(Protocol):
     """A machine. Relative paths lie below `root`, the one directory there that is ours."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...
 
     @property
     def name(self) -> str:

@@ -1,0 +1,72 @@
+"""Whatever size is asked for, the plan is a lab that the inventory's own checks accept."""
+
+from __future__ import annotations
+
+import tempfile
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inventory.checks import errors
+from inventory.load import load_lab
+from inventory.model import Lab
+from testbed.emulate.inventory_file import inventory_text
+from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, LabPlan, Options, make_plan
+
+lab_ids = st.integers(0, 0xFFFF).map(lambda n: f"{n:04x}")
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> LabPlan:
+    options = Options(
+        hosts=draw(st.integers(1, HOSTS_MAX)),
+        boards=draw(st.integers(0, BOARDS_MAX)),
+        systemd=draw(st.booleans()),
+        cpu_percent=None,
+        disk_mb=64,
+    )
+    network = IPv4Network(f"10.213.{draw(st.integers(0, 255))}.0/24")
+    return make_plan(draw(lab_ids), options, network, draw(st.sampled_from(["switch", "netem"])))
+
+
+@given(plan=plans())
+def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
+    """Also serials that YAML would read as numbers: 1e40001."""
+    lab = _loaded(plan)
+    assert list(errors(lab)) == []
+    assert list(lab.hosts) == [machine.name for machine in plan.machines]
+    for machine in plan.machines:
+        assert lab.hosts[machine.name].hw_serial == machine.hw_serial
+    assert len(lab.boards) == plan.options.boards
+
+
+@given(plan=plans())
+def test_every_name_and_address_is_unique_and_fits(plan: LabPlan) -> None:
+    network = IPv4Network(plan.network)
+    addresses = {machine.addr for machine in plan.machines} | {plan.gateway_addr}
+    macs = {mac for machine in plan.machines for mac in (machine.mgmt_mac, machine.data_mac)}
+    assert len(addresses) == len(plan.machines) + 1
+    assert len(macs) == 2 * len(plan.machines)
+    assert network.broadcast_address not in addresses
+    interfaces = [plan.uplink, *(f"m-{machine.name}" for machine in plan.machines)]
+    assert all(len(name) <= 15 for name in interfaces), "the kernel's limit"
+
+
+def test_six_hosts_are_four_replicas_and_two_that_carry_the_rest() -> None:
+    options = Options(hosts=6, boards=2, systemd=False, cpu_percent=None, disk_mb=64)
+    plan = make_plan("00ff", options, IPv4Network("10.213.0.0/24"), "switch")
+    assert {machine.name: machine.roles for machine in plan.machines} == {
+        **{f"pi{n:02}": ("replica",) for n in (1, 2, 3, 4)},
+        "pi05": ("gateway", "broker", "environment"),
+        "pi06": ("environment", "mobile"),
+    }
+    assert {board.name: board.host for board in plan.boards} == {"th01": "pi05", "th02": "pi06"}
+
+
+def _loaded(plan: LabPlan) -> Lab:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "inventory.yaml"
+        path.write_text(inventory_text(plan))
+        return load_lab(path)
