@@ -61,7 +61,7 @@ class EventLog:
         self._bytes = 0
         self._oldest_ns = 0
         self._count = 0
-        self._dropped = 0
+        self.dropped = 0
 
     def emit(self, event: str, **fields: object) -> None:
         self._count += 1
@@ -92,10 +92,10 @@ class EventLog:
         try:
             self._file.write(b"\n".join(lines) + b"\n")
         except OSError:
-            self._dropped += len(lines)
+            self.dropped += len(lines)
             return
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
+        if self.dropped:
+            dropped, self.dropped = self.dropped, 0
             self.emit("events-dropped", count=dropped)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -147,6 +148,30 @@ def test_a_lost_or_damaged_ledger_is_moved_aside_and_fetched_again_without_votin
         await until(lambda: cluster.events(3, "quarantine-over"), "votes again")
         await cluster.level()
         assert cluster.same_chain()
+
+    play(Cluster(tmp_path), story)
+
+
+def test_a_full_disk_stops_one_replica_with_a_clear_line_and_no_damage(tmp_path: Path) -> None:
+    """It stops voting and ends with exit code 3; the others go on; with space it comes back."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.admit()
+        await cluster.data(times=2)
+        network = cluster.network
+        used = max(path.stat().st_size for path in network.home(3).iterdir())
+        limit = (used, resource.RLIM_INFINITY)  # what a full disk would refuse, this does
+        resource.prlimit(network.pid(3), resource.RLIMIT_FSIZE, limit)
+        cluster.load.start()
+        assert await asyncio.to_thread(network.wait, 3) == 3
+        assert "free some space" in network.stderr(3)
+        assert network.stderr(3).count("\n") == 1
+        await cluster.progress(20)
+        network.start(3)
+        await cluster.load.stop()
+        await cluster.level()
+        assert cluster.same_chain()
+        assert replayed(cluster, 3).height >= cluster.client.height
 
     play(Cluster(tmp_path), story)
 

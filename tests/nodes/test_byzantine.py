@@ -1,0 +1,145 @@
+"""Each kind of misbehaviour: what comes out instead of an honest replica's effects."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.genesis import Member, Membership
+from chain.keys import Es256, Es256Signer
+from chain.messages import (
+    Commit,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    ReplicaMessage,
+    Signed,
+    encode,
+    signed_bytes,
+)
+from chain.pbft.effects import Broadcast, Durable, Effect, Execute, Persist, Send
+from nodes.byzantine import KINDS, Delayed, Misbehaviour
+
+NETWORK = bytes(32)
+SIGNERS = [Es256Signer(ec.derive_private_key(n + 1, ec.SECP256R1())) for n in range(4)]
+MEMBERSHIP = Membership(0, tuple(Member(n, each.public) for n, each in enumerate(SIGNERS)))
+
+
+def sign(message: ReplicaMessage, attachment: bytes = b"") -> Signed:
+    body = encode(message)
+    return Signed(body, SIGNERS[0].sign(signed_bytes(NETWORK, body)), attachment)
+
+
+def proposal() -> Broadcast:
+    raw = Proposal(5, 1000, 0, (b"one", b"two")).encode()
+    return Broadcast(sign(PrePrepare(0, 0, 0, 5, Proposal.digest_of(raw)), raw))
+
+
+def vote(kind: type[Prepare | Commit]) -> Broadcast:
+    return Broadcast(sign(kind(0, 0, 0, 5, bytes(32))))
+
+
+def misbehaving(kind: str, **options: object) -> Misbehaviour:
+    return Misbehaviour(
+        kind,
+        me=0,
+        network=NETWORK,
+        signer=SIGNERS[0],
+        membership=lambda: MEMBERSHIP,
+        rng=random.Random(1),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def frames(effects: list[Effect | Delayed]) -> list[Signed]:
+    return [effect.signed for effect in effects if isinstance(effect, Send | Broadcast)]
+
+
+def holds(signed: Signed) -> bool:
+    return Es256().verify(SIGNERS[0].public, signed_bytes(NETWORK, signed.body), signed.signature)
+
+
+def message(signed: Signed) -> ReplicaMessage:
+    decoded: ReplicaMessage = msgspec.msgpack.decode(signed.body, type=ReplicaMessage)
+    return decoded
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_not_sent_stays_honest(kind: str) -> None:
+    """Only messages are touched: facts are kept and blocks executed as always."""
+    own: list[Effect] = [
+        Persist(Durable("prepared", 0, 5, b"")),
+        Execute(Proposal.null(5), (), 0),
+    ]
+    assert misbehaving(kind).rewrite(own) == own
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_it_begins_when_it_is_told_to(kind: str) -> None:
+    honest: list[Effect] = [proposal(), vote(Prepare)]
+    assert misbehaving(kind, active=lambda: False).rewrite(honest) == honest
+
+
+def test_silent_says_nothing_and_can_be_narrowed_to_one_kind() -> None:
+    assert misbehaving("silent").rewrite([proposal(), vote(Commit)]) == []
+    assert misbehaving("silent", message="C").rewrite([proposal(), vote(Commit)]) == [proposal()]
+
+
+def test_slow_says_everything_late() -> None:
+    out = misbehaving("slow", delay_us=5).rewrite([proposal()])
+    assert out == [Delayed(proposal(), 5)]
+
+
+def test_withhold_proposes_but_does_not_vote() -> None:
+    out = misbehaving("withhold").rewrite([proposal(), vote(Prepare), vote(Commit)])
+    assert out == [proposal()]
+
+
+def test_bad_signatures_do_not_hold() -> None:
+    (signed,) = frames(misbehaving("bad-signature").rewrite([vote(Prepare)]))
+    assert not holds(signed)
+
+
+def test_a_conflicting_digest_is_properly_signed() -> None:
+    (signed,) = frames(misbehaving("conflicting-digest").rewrite([vote(Commit)]))
+    assert holds(signed)
+    lie = message(signed)
+    assert isinstance(lie, Commit)
+    assert lie.digest != bytes(32)
+
+
+def test_equivocation_tells_two_valid_stories_to_two_halves() -> None:
+    out = misbehaving("equivocate").rewrite([proposal()])
+    assert [effect.to for effect in out if isinstance(effect, Send)] == [1, 2, 3]
+    stories = {signed.body for signed in frames(out)}
+    assert len(stories) == 2
+    for signed in frames(out):
+        told = message(signed)
+        assert holds(signed)
+        assert isinstance(told, PrePrepare)
+        assert told.digest == Proposal.digest_of(signed.attachment)
+
+
+def test_old_messages_are_repeated_as_they_were() -> None:
+    actor = misbehaving("old-messages")
+    actor.rewrite([proposal()])
+    out = frames(actor.rewrite([vote(Prepare)]))
+    assert out == [vote(Prepare).signed, proposal().signed]
+
+
+def test_a_flood_is_many_times_as_much_half_of_it_garbage() -> None:
+    out = frames(misbehaving("flood").rewrite([vote(Prepare)]))
+    assert len(out) > 20
+    assert 0 < sum(holds(signed) for signed in out) < len(out)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_same_seed_misbehaves_the_same(kind: str) -> None:
+    def once() -> list[Effect | Delayed]:
+        actor = misbehaving(kind, probability=0.5)
+        return [out for _ in range(20) for out in actor.rewrite([proposal(), vote(Commit)])]
+
+    assert once() == once()

@@ -1,0 +1,70 @@
+"""Events: complete lines, counted, readable after a crash; a full disk costs lines only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodes.events import FLUSH_BYTES, EventLog, boot_id, read_events
+
+
+def test_events_come_back_in_order_with_their_fields(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events", "r0") as log:
+        log.emit("block", height=1)
+        log.emit("view", view=2, seq=3)
+    first, second = read_events(tmp_path / "events")
+    assert (first.event, first.node, first.n, first.fields) == ("block", "r0", 1, {"height": 1})
+    assert (second.n, second.fields) == (2, {"view": 2, "seq": 3})
+    assert first.boot == boot_id()
+    assert first.m <= second.m
+
+
+def test_much_is_written_before_the_end_and_little_is_kept_in_memory(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events", "r0")
+    for n in range(2 * FLUSH_BYTES // 100):
+        log.emit("block", height=n, padding="x" * 50)
+    assert len(read_events(tmp_path / "events")) > 0
+    log.close()
+    assert len(read_events(tmp_path / "events")) == 2 * FLUSH_BYTES // 100
+
+
+def test_a_restarted_node_appends(tmp_path: Path) -> None:
+    for _ in range(2):
+        with EventLog(tmp_path / "events", "r0") as log:
+            log.emit("started")
+    assert [event.n for event in read_events(tmp_path / "events")] == [1, 1]
+
+
+def test_a_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events", "r0") as log:
+        log.emit("one")
+        log.emit("two")
+    data = (tmp_path / "events").read_bytes()
+    (tmp_path / "events").write_bytes(data[:-5])
+    assert [event.event for event in read_events(tmp_path / "events")] == ["one"]
+
+
+def test_a_full_disk_drops_lines_and_says_how_many() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    log = EventLog(full, "r0")
+    log.emit("lost")
+    log.flush()
+    log.emit("lost too")
+    log.flush()
+    assert log.dropped == 2
+    log.close()
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_without_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("events") / "events"
+    path.write_bytes(data)
+    read_events(path)

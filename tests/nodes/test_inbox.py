@@ -1,0 +1,46 @@
+"""The inbox: order per party, fair turns, and a sign to stop reading."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodes.inbox import QUEUE_BYTES_MAX, TURN_BYTES_MAX, TURN_FRAMES_MAX, Inbox
+from nodes.ports import Party
+
+
+def test_a_flood_of_one_party_does_not_keep_another_waiting() -> None:
+    inbox = Inbox()
+    for _ in range(10 * TURN_FRAMES_MAX):
+        inbox.put(1, b"flood")
+    inbox.put(2, b"vote")
+    turn = inbox.take()
+    assert (2, b"vote") in turn
+    assert len(turn) == TURN_FRAMES_MAX + 1
+
+
+def test_a_full_queue_says_so_until_enough_is_taken() -> None:
+    inbox = Inbox()
+    frame = bytes(TURN_BYTES_MAX // 4)
+    while not inbox.full(1):
+        inbox.put(1, frame)
+    assert not inbox.full(2)
+    assert sum(len(frame) for _, frame in inbox.take()) <= TURN_BYTES_MAX + len(frame)
+    while inbox:
+        inbox.take()
+    assert not inbox.full(1)
+    assert QUEUE_BYTES_MAX >= TURN_BYTES_MAX
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2, "gateway"]), st.binary(max_size=20))))
+def test_everything_comes_out_once_and_in_order(frames: list[tuple[Party, bytes]]) -> None:
+    inbox = Inbox()
+    taken: list[tuple[Party, bytes]] = []
+    for at, (party, frame) in enumerate(frames):
+        inbox.put(party, frame)
+        if at % 3 == 0:
+            taken += inbox.take()
+    while inbox:
+        taken += inbox.take()
+    for party in (1, 2, "gateway"):
+        assert [f for p, f in taken if p == party] == [f for p, f in frames if p == party]

@@ -1,0 +1,72 @@
+"""Keys: made once, private, printed only in public; the certificate follows from the key."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chain.keys import Es256Signer
+from nodes.config import certificate_spki
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen, load_key
+
+
+def run(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nodes.keygen", "--dir", str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_what_is_printed_is_public_and_what_is_kept_is_private(tmp_path: Path) -> None:
+    ended = run(tmp_path / "keys")
+    assert ended.returncode == 0
+    printed = json.loads(ended.stdout)
+    assert sorted(printed) == ["certificate", "node", "spki"]
+    key = tmp_path / "keys" / KEY_FILE
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+    assert "PRIVATE" not in ended.stdout + ended.stderr
+    assert Es256Signer(load_key(key)).public == base64.b64decode(printed["spki"])
+    assert certificate_spki(printed["certificate"]) == base64.b64decode(printed["spki"])
+
+
+def test_again_it_prints_the_same_and_replaces_nothing(tmp_path: Path) -> None:
+    """Even with the certificate lost: it is a function of the key, so every pin stays good."""
+    first = keygen(tmp_path)
+    (tmp_path / CERTIFICATE_FILE).unlink()
+    assert keygen(tmp_path) == first
+
+
+def test_openssl_accepts_the_certificate(tmp_path: Path) -> None:
+    keygen(tmp_path)
+    certificate = str(tmp_path / CERTIFICATE_FILE)
+    ended = subprocess.run(
+        ["openssl", "verify", "-CAfile", certificate, certificate],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_file_that_is_no_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).write_text("not a key")
+    (tmp_path / KEY_FILE).chmod(0o600)
+    ended = run(tmp_path)
+    assert ended.returncode == 2
+    assert KEY_FILE in ended.stderr
+    with pytest.raises(ValueError, match="private key"):
+        load_key(tmp_path / KEY_FILE)
+
+
+def test_a_place_that_cannot_be_written_is_exit_3(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(tmp_path / "file" / "keys").returncode == 3
