@@ -81,7 +81,7 @@ def _voucher_refusal(state: State, operation: Enrol, time_us: int) -> str | None
         if reason is not None:
             return reason
         grant = _factory_grant(state, voucher.chain[0])
-        if state.factory.get(grant.id, (0, 0))[0] >= policy.factory_enrolments_max:
+        if state.factory.get(grant.id, 0) >= policy.factory_enrolments_max:
             return "used-voucher"
     if operation.privilege > grant.privilege_max:
         return "privilege"
@@ -100,10 +100,10 @@ def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:
     """Spends the voucher and issues the first certificate (or one after an expired one)."""
     voucher = operation.voucher
     if isinstance(voucher, Token):
-        state.used[digest(voucher.key)] = at.height
+        state.used.add(digest(voucher.key))
     else:
         grant = _factory_grant(state, voucher.chain[0])
-        state.factory[grant.id] = (state.factory.get(grant.id, (0, 0))[0] + 1, at.height)
+        state.factory[grant.id] = state.factory.get(grant.id, 0) + 1
     known = state.identities.get(operation.node)
     identity = Identity(
         node=operation.node,

@@ -1,9 +1,8 @@
 """What was recently seen: head hashes, that enrolments must name, and request ids.
 
 An enrolment may name a head for `window` blocks and its id is remembered as long, so a captured
-one is a duplicate inside the window and stale beyond it, without any clock. Everything is kept
-`slack` blocks longer, so that "stale" can be told from "never heard of" while proposals that an
-honest primary made a little earlier are still in the pipeline.
+one is a duplicate inside the window and stale beyond it, without any clock. The owner keeps both
+a little longer than the window, so that "stale" can be told from "never heard of".
 """
 
 from __future__ import annotations

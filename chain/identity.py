@@ -15,9 +15,9 @@ SESSIONS_MAX = 16  # open sessions of one identity
 class Identity(msgspec.Struct, kw_only=True):
     """The holder of one key. `device` is the node id it was admitted under, kept by renewals.
 
-    `counter` is the last one used. An ended identity
-    (`ended` is "revoked" or "renewed") is refused in blocks above `ended_height`. Administrators
-    have `kind` "admin", no certificate (`serial` None) and do not expire.
+    `counter` is the last one used. An ended identity (`ended` is "revoked" or "renewed") is refused
+    in blocks above `ended_height`. Administrators have `kind` "admin", no certificate (`serial`
+    None) and do not expire.
     """
 
     node: bytes

@@ -128,7 +128,9 @@ class Registry:
             return Screening.READY
         if reason == "replay":
             return Screening.DONE
-        return Screening.LATER if reason in LATER_REASONS else Screening.REFUSED
+        # A certificate in force may have expired in a block that the primary has and we have not.
+        later = reason in LATER_REASONS or reason == "known-node"
+        return Screening.LATER if later else Screening.REFUSED
 
     # --- execution -------------------------------------------------------------------------------
 

@@ -46,8 +46,8 @@ class State:
         self.identities: dict[bytes, Identity] = {}
         self.boards: dict[bytes, Board] = {}
         self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
-        self.used: dict[bytes, int] = {}  # voucher id -> height
-        self.factory: dict[bytes, tuple[int, int]] = {}  # factory id -> (times, last height)
+        self.used: set[bytes] = set()  # voucher ids
+        self.factory: dict[bytes, int] = {}  # factory id -> times used
         self.epochs = Epochs(genesis.membership, genesis.consensus.checkpoint_interval)
         self.approvals = Approvals(policy.admins_needed, policy.approval_window_blocks)
         self.heads = RecentHeads(policy.enrol_window_blocks + slack)
