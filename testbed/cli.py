@@ -14,7 +14,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any, Final
@@ -83,6 +85,7 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and lets no exception out."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    _end_cleanly_on_signals()
     as_json = "--json" in args
     try:
         command = typer.main.get_command(_program)
@@ -101,6 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == _INTERRUPTED:
         typer.echo("testbed: interrupted", err=True)
     return code if isinstance(code, int) else 0
+
+
+def _end_cleanly_on_signals() -> None:
+    """SIGTERM (a cancelled CI job) cleans up as Ctrl-C does, and Ctrl-C works in the background
+    too, where shells start programs with it ignored."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
 
 
 def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
