@@ -27,6 +27,9 @@ setup: $(STAMP) ## only make .venv
 lock: $(STAMP) ## resolve pyproject.toml into requirements.lock again
 	@$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --extra lab --extra dev -o requirements.lock --quiet
+	@$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --extra hosts -c requirements.lock \
+	  -o testbed/requirements-hosts.lock --quiet
 
 # uv comes first from its own small lock, then fills the environment in seconds.
 $(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml
