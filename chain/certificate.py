@@ -10,14 +10,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis
-from chain.keys import Scheme, node_id, spki_of
+from chain.keys import CERTIFICATE_FAULTS, Scheme, node_id, spki_of
 from chain.proof import PROOF_BYTES_MAX, Proof, ProofVerifier, decode_proof, encode_proof
 from chain.statement import Statement, decode_leaf
 
@@ -85,7 +84,7 @@ def proof_of(certificate: x509.Certificate) -> Proof:
     """The proof that a carrier holds. Raises PeerFault("bad-certificate" | "bad-cbor")."""
     try:
         extension = certificate.extensions.get_extension_for_oid(PROOF_OID)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except CERTIFICATE_FAULTS as error:
         raise PeerFault("bad-certificate", f"no proof inside: {error}") from error
     if extension.critical or not isinstance(extension.value, x509.UnrecognizedExtension):
         raise PeerFault("bad-certificate", "the proof's extension must not be critical")
@@ -109,14 +108,7 @@ def verify_carrier(
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         public = certificate.public_key()
         names = [str(each.value) for each in certificate.subject]
-    except (
-        ValueError,
-        TypeError,
-        InvalidSignature,
-        UnsupportedAlgorithm,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-    ) as error:
+    except CERTIFICATE_FAULTS as error:
         raise PeerFault("bad-certificate", f"not a self-signed carrier: {error}") from error
     if not isinstance(public, ec.EllipticCurvePublicKey):
         raise PeerFault("bad-certificate", "not an elliptic-curve key")

@@ -10,9 +10,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from chain.keys import digest
+from chain.keys import CERTIFICATE_FAULTS, digest
 
 __all__ = ["factory_id", "factory_refusal"]
 
@@ -40,7 +39,7 @@ def _validity(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> tuple[int, 
     try:
         links = [x509.load_der_x509_certificate(each) for each in chain]
         anchors = [x509.load_der_x509_certificate(each) for each in roots]
-    except ValueError:
+    except CERTIFICATE_FAULTS:
         return None
     anchor = next((each for each in anchors if _issued(links[-1], each)), None)
     if anchor is None:
@@ -58,14 +57,7 @@ def _issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
     try:
         constraints = parent.extensions.get_extension_for_class(x509.BasicConstraints).value
         child.verify_directly_issued_by(parent)
-    except (
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-        InvalidSignature,
-        UnsupportedAlgorithm,
-        ValueError,
-        TypeError,
-    ):
+    except CERTIFICATE_FAULTS:
         return False
     return constraints.ca
 

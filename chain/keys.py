@@ -12,6 +12,7 @@ import hashlib
 from functools import lru_cache
 from typing import Protocol
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from chain.errors import PeerFault
 
 __all__ = [
+    "CERTIFICATE_FAULTS",
     "DIGEST_BYTES",
     "SIGNATURE_BYTES",
     "Es256",
@@ -40,6 +42,18 @@ SIGNATURE_BYTES = 64
 _HALF = SIGNATURE_BYTES // 2
 _SIGN_ALGORITHM = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
 _VERIFY_ALGORITHM = ec.ECDSA(hashes.SHA256())
+
+# What the library raises when a certificate of a stranger is parsed or checked.
+CERTIFICATE_FAULTS = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 # Parsing a SubjectPublicKeyInfo costs more than verifying with it, so parsed keys are kept.
 _PARSED_KEYS_MAX = 65_536

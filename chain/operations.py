@@ -17,12 +17,11 @@ from typing import Annotated, Literal
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
-from chain.keys import SIGNATURE_BYTES, Scheme, Signer, digest, node_id, spki_of
+from chain.keys import CERTIFICATE_FAULTS, SIGNATURE_BYTES, Scheme, Signer, digest, node_id, spki_of
 
 __all__ = [
     "COSE_BYTES_MAX",
@@ -343,7 +342,7 @@ def factory_key(certificate: bytes) -> bytes:
     """SPKI of a DER certificate. Raises PeerFault("bad-voucher") unless it is a P-256 key."""
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except CERTIFICATE_FAULTS as error:
         raise PeerFault("bad-voucher", f"not a certificate: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise PeerFault("bad-voucher", "the factory certificate's key is not P-256")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import datetime
 import subprocess
 from pathlib import Path
@@ -11,9 +13,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from chain.certificate import PROOF_OID, carrier_certificate, proof_of, verify_carrier
 from chain.errors import Misuse, PeerFault
+from chain.factory import factory_refusal
+from chain.operations import factory_key
 from chain.proof import Proof, make_inclusion
 from tests.chain.world import SECOND_US, START_US, World, private_key
 
@@ -123,19 +129,53 @@ def test_the_rebuilt_certificate_without_changes_would_pass() -> None:
     assert verify_carrier(rebuilt(), WORLD.genesis).status == "ok"
 
 
-def test_any_altered_byte_is_refused() -> None:
+def altered_certificate(der: bytes, draw: st.DataObject) -> bytes:
+    """One or two bytes changed, or some cut out."""
+    altered = bytearray(der)
+    for _ in range(draw.draw(st.integers(1, 2))):
+        altered[draw.draw(st.integers(0, len(altered) - 1))] ^= draw.draw(st.integers(1, 255))
+    start = draw.draw(st.integers(0, len(altered)))
+    del altered[start : start + draw.draw(st.sampled_from((0, 0, 1, 3)))]
+    return bytes(altered)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_an_altered_carrier_is_refused_by_a_typed_error(draw: st.DataObject) -> None:
+    altered = altered_certificate(CARRIER.public_bytes(serialization.Encoding.DER), draw)
+    assume(altered != CARRIER.public_bytes(serialization.Encoding.DER))
+    body = base64.encodebytes(altered)
+    with pytest.raises(PeerFault):
+        verify_carrier(
+            b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n", WORLD.genesis
+        )
+
+
+@pytest.mark.parametrize("version", [1, 3, 16, 127])
+def test_an_unheard_of_version_is_refused_too(version: int) -> None:
+    """The library has an own error for it, outside ValueError."""
     der = CARRIER.public_bytes(serialization.Encoding.DER)
-    for at in range(0, len(der), 7):
-        altered = bytearray(der)
-        altered[at] ^= 0x10
-        try:
-            pem = x509.load_der_x509_certificate(bytes(altered)).public_bytes(
-                serialization.Encoding.PEM
-            )
-        except ValueError:
-            continue
-        with pytest.raises(PeerFault):
-            verify_carrier(pem, WORLD.genesis)
+    at = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    body = base64.encodebytes(der[:at] + bytes([version]) + der[at + 1 :])
+    pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(PeerFault, match="bad-certificate"):
+        verify_carrier(pem, WORLD.genesis)
+    with pytest.raises(PeerFault, match="bad-voucher"):
+        factory_key(der[:at] + bytes([version]) + der[at + 1 :])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_an_altered_factory_certificate_is_a_key_or_a_peer_fault(draw: st.DataObject) -> None:
+    altered = altered_certificate(CARRIER.public_bytes(serialization.Encoding.DER), draw)
+    with contextlib.suppress(PeerFault):
+        factory_key(altered)
+    assert factory_refusal((altered,), (altered,), START_US) in (
+        None,
+        "factory-chain",
+        "factory-early",
+        "factory-expired",
+    )
 
 
 def test_a_device_cannot_make_a_carrier_of_another_s_proof() -> None:
