@@ -65,12 +65,19 @@ def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
 
 # --- writers: by the type of the value -----------------------------------------------------------
 
-_HEADS_READY = 1024
-_BYTES_HEADS = tuple(_head(_BYTES, length) for length in range(_HEADS_READY))
+
+class _BytesHeads(dict[int, bytes]):
+    """Heads of byte strings by length: the common ones ready, longer ones made when needed."""
+
+    def __missing__(self, length: int) -> bytes:
+        return _head(_BYTES, length)
+
+
+_BYTES_HEADS = _BytesHeads((length, _head(_BYTES, length)) for length in range(1024))
 
 
 def _write_bytes(value: bytes) -> bytes:
-    return _head(_BYTES, len(value)) + value
+    return _BYTES_HEADS[len(value)] + value
 
 
 @lru_cache(maxsize=4096)
@@ -116,20 +123,21 @@ def _struct_writer(kind: type[msgspec.Struct]) -> Writer:
         return lambda value: _write_array(tuple(getattr(value, name) for name in names))
     fields = _fields(kind)
     tag = _tag(kind, fields)
+    tags = 1 if tag else 0
     keys = [key for key, _ in fields]
     # A struct of one field would get a bare value from attrgetter: its own first field again.
     values_of = attrgetter(*[name for _, name in fields], fields[0][1])
 
     def write(value: Any) -> bytes:
-        parts = [tag] if tag else []
-        for key, item in zip(keys, values_of(value), strict=False):
-            if item is None:
-                continue
-            if item.__class__ is bytes and len(item) < _HEADS_READY:  # most fields are
-                parts.append(key + _BYTES_HEADS[len(item)] + item)
-            else:
-                parts.append(key + _WRITERS[item.__class__](item))
-        return _head(_MAP, len(parts)) + b"".join(parts)
+        # One expression, because this is the hot path; most fields are byte strings.
+        parts = [
+            key + _BYTES_HEADS[len(item)] + item
+            if item.__class__ is bytes
+            else key + _WRITERS[item.__class__](item)
+            for key, item in zip(keys, values_of(value), strict=False)
+            if item is not None
+        ]
+        return _head(_MAP, len(parts) + tags) + tag + b"".join(parts)
 
     return write
 
