@@ -28,8 +28,9 @@ def on_executed(s: State, item: Executed) -> None:
     for request in batch.requests:
         s.pool.proposed.pop(request.id, None)
         s.pool.drop(request.id)
-    if len(batch.requests) >= s.consensus.batch_requests_max:
-        s.full_batches += 1
+    full = s.consensus.batch_requests_max, s.consensus.batch_bytes_max // 2
+    if len(batch.requests) >= full[0] or len(batch.raw) >= full[1]:
+        s.patience_us = s.now_us  # the primary does what it can (see `progress`)
     if s.active:
         s.attempts = 0  # progress (4.5.2)
         s.progressed = True

@@ -29,6 +29,7 @@ OWN_CLIENTS = -1  # the source of requests that did not come from another replic
 class Waiting(msgspec.Struct):
     request: Request
     source: int
+    since_us: int
     ticks: int = 0
 
 
@@ -44,7 +45,7 @@ class Pool:
     def knows(self, request: bytes) -> bool:
         return request in self.proposed or request in self.fresh or request in self.later
 
-    def add(self, request: Request, source: int, verdict: Screening) -> str | None:
+    def add(self, request: Request, source: int, verdict: Screening, now_us: int) -> str | None:
         """The reason why it may not wait, or None."""
         if verdict is Screening.DONE:
             return "done"
@@ -57,9 +58,9 @@ class Pool:
         if verdict is Screening.LATER:
             if len(self.later) >= LATER_MAX:
                 return "busy"
-            self.later[request.id] = Waiting(request, source)
+            self.later[request.id] = Waiting(request, source, now_us)
         else:
-            self.fresh[request.id] = Waiting(request, source)
+            self.fresh[request.id] = Waiting(request, source, now_us)
         self._counts[share] = waiting + 1
         return None
 
@@ -99,8 +100,8 @@ class Pool:
         del self.proposed[request]
         return True
 
-    def oldest(self) -> bytes | None:
-        return next(iter(self.fresh), None)
+    def oldest(self) -> Waiting | None:
+        return next(iter(self.fresh.values()), None)
 
     def age_later(self) -> list[Waiting]:
         """A status interval has passed: those whose time is over leave."""

@@ -5,8 +5,9 @@ a block that was accepted, or on an idle chain the next heartbeat. If the watche
 undone when the timer fires, the primary is suspected; else the next oldest is watched. Under load
 the timer is touched once per block, not per message or request.
 
-A request may wait for longer only while the primary fills its batches: a primary just under the
-timeout (Aardvark, NSDI'09) delivers at least one full batch per timeout, or is replaced.
+A request is timed from its arrival (or from the view's), not from when it became the oldest, and
+may wait for longer only while the primary fills its batches: a primary just under the timeout
+(Aardvark, NSDI'09) delivers at least one full batch per timeout, or is replaced.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ HEARTBEAT = "heartbeat"
 def entered(s: State) -> None:
     """A view has become active (or the replica has started in one): timers from the beginning."""
     s.watch = None
+    s.patience_us = s.now_us
     if s.is_primary and s.voting:
         s.out.append(CancelTimer(VIEW))
         s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us))
@@ -56,13 +58,14 @@ def _arm(s: State) -> None:
     oldest = s.pool.oldest()
     delay_us = s.timeout_us
     if oldest is not None:
-        s.watch = ("request", oldest)
+        s.watch = ("request", oldest.request.id)
+        waited_us = s.now_us - max(oldest.since_us, s.patience_us)
+        delay_us = min(max(delay_us - waited_us, 0), delay_us)
     elif s.next_seq > s.executed + 1:
         s.watch = ("block", s.executed + 1)
     else:
         s.watch = ("idle", s.executed)
         delay_us += s.consensus.heartbeat_us
-    s.watch_full_batches = s.full_batches
     s.out.append(SetTimer(VIEW, delay_us))
 
 
@@ -90,7 +93,8 @@ def _is_undone(s: State, watch: tuple[str, bytes | int]) -> bool:
     if entry is not None and s.application.screen(entry.request) is not Screening.READY:
         s.pool.drop(what)  # overtaken by another request of its client
         return False
-    return s.full_batches == s.watch_full_batches
+    since_us = s.patience_us if entry is None else max(entry.since_us, s.patience_us)
+    return not 0 <= s.now_us - since_us < s.timeout_us
 
 
 def heartbeat(s: State) -> None:

@@ -200,6 +200,19 @@ class Replica:
         progress.watch_work(s)
         return s.out
 
+    def counted(self, vote: Prepare | Commit) -> bool:
+        """True if the vote, should it be genuine, changes nothing any more: its sequence number
+        is prepared or committed with that very digest in that view. The host may drop it
+        unverified; a vote that contradicts is never dropped so."""
+        slot = self._s.log.get(vote.seq)
+        if slot is None:
+            return False
+        key = (vote.view, vote.digest)
+        if isinstance(vote, Commit):
+            return slot.committed == key
+        prepared = slot.prepared
+        return prepared is not None and (prepared.view, prepared.digest) == key
+
     # What the host may look at, never change.
 
     @property

@@ -46,7 +46,7 @@ def on_forward(s: State, received: Received) -> None:
 def _admit(s: State, request: Request, source: int) -> str | None:
     if len(request.item) > s.consensus.batch_bytes_max:
         return "refused"
-    return s.pool.add(request, source, s.application.screen(request))
+    return s.pool.add(request, source, s.application.screen(request), s.now_us)
 
 
 def rescreen_later(s: State) -> None:
@@ -56,7 +56,7 @@ def rescreen_later(s: State) -> None:
         if verdict is Screening.LATER:
             continue
         s.pool.drop(entry.request.id)
-        if reason := s.pool.add(entry.request, entry.source, verdict):
+        if reason := s.pool.add(entry.request, entry.source, verdict, s.now_us):
             if entry.source == OWN_CLIENTS:
                 s.out.append(Refuse(entry.request.id, reason))
         elif s.active and s.voting and not s.is_primary:
@@ -74,7 +74,7 @@ def wait_again(s: State, seq: int, requests: tuple[Request, ...]) -> None:
     """The proposal of `seq` in which they stood came to nothing (a view change, another epoch)."""
     for request in requests:
         if s.pool.withdraw(request.id, seq) and not s.pool.knows(request.id):
-            s.pool.add(request, OWN_CLIENTS, s.application.screen(request))
+            s.pool.add(request, OWN_CLIENTS, s.application.screen(request), s.now_us)
 
 
 def forward_waiting(s: State) -> None:

@@ -112,8 +112,7 @@ class State:
 
         # Progress, peers, accusations.
         self.watch: tuple[str, bytes | int] | None = None
-        self.full_batches = 0  # executed so far
-        self.watch_full_batches = 0  # of these, when the watch began
+        self.patience_us = 0  # requests are timed from here at the earliest: view, full batch
         self.peers: dict[int, Peer] = {}
         self.tick = 0
         self.tick_executed = -1

@@ -17,7 +17,7 @@ from chain.messages import (
     StatusMessage,
 )
 from chain.pbft import normal, requests, transfer
-from chain.pbft.effects import Refuse, Send, ServeBodies, ServeHeads, SetTimer
+from chain.pbft.effects import Refuse, ServeBodies, ServeHeads, SetTimer
 from chain.pbft.inputs import Received
 from chain.pbft.log import Slot
 from chain.pbft.pool import OWN_CLIENTS
@@ -201,12 +201,19 @@ def _may_serve(s: State, replica: int) -> bool:
 
 
 def on_fetch_batch(s: State, received: Received) -> None:
+    """With the PRE-PREPARE that brought it, if that is still known: it may convict its primary."""
     message = received.message
     assert isinstance(message, FetchBatch)
     slot = s.log.get(message.seq)
     batch = slot and slot.batches.get(message.digest)
-    if batch and _may_serve(s, message.sender):
-        s.out.append(Send(message.sender, s.sign(Batch(s.epoch, s.me, batch.raw))))
+    if slot is None or not batch or not _may_serve(s, message.sender):
+        return
+    accepted = slot.accepted
+    if accepted is not None and accepted.digest == message.digest and message.epoch == s.epoch:
+        signed = Signed(accepted.signed.body, accepted.signed.signature, batch.raw)
+        s.relay(message.sender, signed)
+    else:
+        s.send(message.sender, Batch(s.epoch, s.me, batch.raw))
 
 
 def on_batch(s: State, received: Received) -> None:
