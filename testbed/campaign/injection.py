@@ -64,13 +64,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`observed`: trials that provably arrived; `successes`: those that had an effect."""
+    """`observed`: trials that provably arrived; `successes`: those that had an effect;
+    `attempts_unseen`: attempts of which not one trial arrived."""
 
     trials: int
     observed: int
     distinct: int
     successes: int
     refused: Mapping[str, int]
+    attempts_unseen: int = 0
 
 
 class Attack(Protocol):

@@ -1,8 +1,7 @@
 """`summary.json`: the stable, documented, machine-read face of a run (schema testbed.summary/1).
 
-Fields are only ever added within a schema version. `verdict` is "passed" when every property
-that the campaign expects held and every injection was seen to take effect, "failed" when one
-did not hold, "invalid" when something was not observed and so nothing can be said.
+Fields are only ever added within a schema version; README.md tells them one by one. Making it from
+the raw files is in `derive`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ AttackVerdict = Literal["held", "broken", "degraded", "invalid"]
 
 
 class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One injected fault. `recovery_ms`: from healing to the first block that was proposed after
-    it, None if there was none (censored) or it was never healed."""
+    """One injected fault event. `recovery_ms`: from healing to the first block that was proposed
+    after it, None if there was none (censored) or it was never healed. `whole_ms`: from healing
+    until the target was clean, running and caught up."""
 
     id: str
     kind: str
@@ -30,13 +30,18 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     observed: bool
     healed: bool
     recovery_ms: float | None
+    whole_ms: float | None = None
 
 
 class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One attack. `trials` were sent, `observed` of them seen to arrive, `distinct` differ.
+    """One attack. `trials` were sent, `observed` of them seen to arrive, `distinct` of these
+    differ.
 
     `successes` is what the independent checker found in the ledgers; `upper95` bounds the success
-    rate. `refused` counts by layer and reason what the system said.
+    rate, over distinct observed trials only: repeating a deterministic refusal proves nothing.
+    `verdict`: "broken" if any trial succeeded, "degraded" if some did and the campaign allows
+    that rate, "held" if none did and `upper95` is within what the campaign asks, else "invalid":
+    too little was seen to arrive. `refused` counts what the system said, as "layer:reason".
     """
 
     id: str
@@ -68,7 +73,12 @@ class LatencyTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One run."""
+    """One run.
+
+    `verdict` is "failed" if a property did not hold or an attack was broken; else "invalid" if
+    the run was cut short, no ledger was collected, or an injection (fault or attack) was not seen
+    to take effect: then nothing can be said; else "passed".
+    """
 
     schema: Literal["testbed.summary/1"] = "testbed.summary/1"
     run: str
@@ -83,6 +93,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     records: int
     data_records: int
+    blocks_proven: int
     ledger_verified: bool
     ledger_problem: str | None = None
     view_changes: int

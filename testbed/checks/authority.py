@@ -1,0 +1,243 @@
+"""No unauthorised commit, judged anew: who was admitted, by how many, and still in force when?
+
+A second implementation of the rules of admission, revocation, validity, sponsorship and
+administration, kept apart from `chain.registry` on purpose: it reads what signers asked for and
+what was recorded, and asks only whether each record that took effect was allowed to. Signatures
+are the concern of `ledger`; the chain of a factory certificate is too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+import msgspec
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.operations import (
+    AddReplica,
+    AddVoucher,
+    CloseSession,
+    Data,
+    Enrol,
+    EnrolBoard,
+    Grant,
+    OpenSession,
+    RemoveReplica,
+    Renew,
+    Revoke,
+    Token,
+    board_node,
+    encode_operation,
+)
+from chain.request import Authenticated, read_item
+from testbed.checks.records import Chain, Entry
+
+__all__ = ["unauthorised"]
+
+NEVER_US = 2**63
+AdminOperation = Revoke | Grant | AddVoucher | AddReplica | RemoveReplica
+
+
+class _Standing:
+    """What one key may do. `device` stays through renewals."""
+
+    def __init__(
+        self, device: bytes, services: tuple[str, ...], privilege: int, until_us: int
+    ) -> None:
+        self.device = device
+        self.services = services
+        self.privilege = privilege
+        self.until_us = until_us
+        self.ended_height: int | None = None
+
+
+class _Rules:
+    def __init__(self, genesis: Genesis) -> None:
+        self._genesis = genesis
+        self._policy = genesis.policy
+        self._admins = set(genesis.admin_ids)
+        self._standing = {each: _Standing(each, (), 255, NEVER_US) for each in self._admins}
+        self._sponsors: dict[bytes, bytes] = {}
+        self._revoked_boards: dict[bytes, int] = {}
+        self._vouchers = {
+            each.id: (each.privilege_max, each.services) for each in self._policy.vouchers
+        }
+        self._spent: set[bytes] = set()
+        self._signed: dict[bytes, dict[bytes, int]] = {}
+        self._members = {0: {each.id for each in genesis.members}}
+
+    def wrong(self, entry: Entry) -> str | None:
+        """Why this record should not have taken effect; its effect is noted in any case."""
+        operation = entry.operation
+        match operation:
+            case None:
+                return "its operation cannot be read"
+            case Enrol():
+                return self._enrol(entry, operation)
+            case Data() | OpenSession() | CloseSession() | Renew() | EnrolBoard():
+                signer = self._standing.get(operation.node)
+                wrong = self._not_in_force(signer, entry)
+                if wrong is not None or signer is None:
+                    return wrong
+                return self._device(entry, operation, signer)
+            case _:
+                return self._administer(entry, operation)
+
+    def _enrol(self, entry: Entry, operation: Enrol) -> str | None:
+        voucher = operation.voucher
+        wrong = self._not_endorsed(entry)
+        if isinstance(voucher, Token):
+            name = sha256(voucher.key).digest()
+            privilege_max, services = self._vouchers.get(name, (-1, ()))
+            if name in self._spent:
+                wrong = "its voucher had been used"
+            elif operation.privilege > privilege_max or operation.service not in services:
+                wrong = "its voucher does not grant this"
+            self._spent.add(name)
+        known = self._standing.get(operation.node)
+        if known is not None and known.ended_height is not None:
+            wrong = "its key had been revoked or renewed"
+        elif operation.privilege < self._policy.privilege_needed.get(operation.service, 0):
+            wrong = "its privilege is too low for the service"
+        self._standing[operation.node] = _Standing(
+            known.device if known else operation.node,
+            (operation.service,),
+            operation.privilege,
+            entry.statement.time_us + operation.validity_s * 1_000_000,
+        )
+        return wrong
+
+    def _not_endorsed(self, entry: Entry) -> str | None:
+        """k of the m members that hash ranking draws for this request must have accepted it."""
+        members = self._members.get(entry.epoch)
+        if members is None:
+            return "its epoch was never decided"
+        faulty = (len(members) - 1) // 3
+        size = min(self._policy.group_size or 2 * faulty + 1, len(members))
+        needed = min(self._policy.group_accepts or faulty + 1, size)
+        label = b"m2m/1/group\0" + entry.statement.request + entry.epoch.to_bytes(4, "big")
+        ranked = sorted(members, key=lambda each: sha256(label + each.to_bytes(4, "big")).digest())
+        try:
+            opened = read_item(entry.item, self._genesis.network).operation
+        except PeerFault as fault:
+            return str(fault)
+        assert isinstance(opened, Authenticated)
+        accepts = set(opened.endorsers).intersection(ranked[:size])
+        if opened.epoch != entry.epoch or len(accepts) < needed:
+            return f"{len(accepts)} of {needed} endorsements by its authentication group"
+        return None
+
+    def _not_in_force(self, signer: _Standing | None, entry: Entry) -> str | None:
+        if signer is None:
+            return "its signer was never admitted"
+        if signer.ended_height is not None and entry.height > signer.ended_height:
+            return f"its signer's certificate ended in block {signer.ended_height}"
+        return (
+            "its signer's certificate had expired"
+            if (signer.until_us < entry.statement.time_us)
+            else None
+        )
+
+    def _device(
+        self,
+        entry: Entry,
+        operation: Data | OpenSession | CloseSession | Renew | EnrolBoard,
+        signer: _Standing,
+    ) -> str | None:
+        match operation:
+            case Data() | OpenSession():
+                if isinstance(operation, Data) and operation.board is not None:
+                    wrong = self._not_sponsored(operation.board, signer, entry)
+                    if wrong is not None:
+                        return wrong
+                needed = self._policy.privilege_needed.get(operation.service, 0)
+                if operation.service not in signer.services or signer.privilege < needed:
+                    return "its signer may not use the service"
+            case Renew():
+                signer.ended_height = entry.height
+                until_us = entry.statement.time_us + operation.validity_s * 1_000_000
+                self._standing[sha256(operation.key).digest()] = _Standing(
+                    signer.device, signer.services, signer.privilege, until_us
+                )
+            case EnrolBoard():
+                board = board_node(self._genesis.network, operation.board)
+                wrong = self._not_endorsed(entry)
+                if self._sponsors.get(board, signer.device) != signer.device and (
+                    board not in self._revoked_boards
+                ):
+                    wrong = "its board has another sponsor"
+                self._sponsors[board] = signer.device
+                self._revoked_boards.pop(board, None)
+                return wrong
+        return None
+
+    def _not_sponsored(self, board: bytes, signer: _Standing, entry: Entry) -> str | None:
+        if self._sponsors.get(board) != signer.device:
+            return "its board is not sponsored by its signer"
+        revoked = self._revoked_boards.get(board)
+        # A board's revocation stops even what follows in the same block.
+        return None if revoked is None else f"its board was revoked in block {revoked}"
+
+    def _administer(self, entry: Entry, operation: AdminOperation) -> str | None:
+        wrong = self._not_in_force(self._standing.get(operation.node), entry)
+        if not (isinstance(operation, Revoke) and self._is_own(operation)):
+            if operation.node not in self._admins:
+                wrong = wrong or "its signer is no administrator"
+            wrong = self._not_approved(entry, operation) or wrong
+        if entry.statement.status == "ok":
+            self._carry_out(entry, operation)
+        return wrong
+
+    def _is_own(self, operation: Revoke) -> bool:
+        signer = self._standing.get(operation.node)
+        sponsor = self._sponsors.get(operation.target)
+        return operation.target == operation.node or (
+            signer is not None and sponsor == signer.device
+        )
+
+    def _not_approved(self, entry: Entry, operation: AdminOperation) -> str | None:
+        """`admins_needed` of them must have signed the same content within the window."""
+        content = encode_operation(msgspec.structs.replace(operation, node=bytes(32), counter=1))
+        signed = self._signed.setdefault(content, {})
+        signed[operation.node] = entry.height
+        window = self._policy.approval_window_blocks
+        recent = [at for at in signed.values() if at + window >= entry.height]
+        if entry.statement.status != "ok":
+            return None
+        del self._signed[content]
+        if len(recent) < self._policy.admins_needed:
+            return f"{len(recent)} of {self._policy.admins_needed} administrators had signed"
+        return None
+
+    def _carry_out(self, entry: Entry, operation: AdminOperation) -> None:
+        match operation:
+            case Revoke():
+                target = self._standing.get(operation.target)
+                if target is not None:
+                    target.ended_height = entry.height
+                else:
+                    self._revoked_boards[operation.target] = entry.height
+            case Grant():
+                granted = self._standing.get(operation.target)
+                if granted is not None:
+                    granted.privilege, granted.services = operation.privilege, operation.services
+            case AddVoucher():
+                self._vouchers[operation.voucher] = (operation.privilege, operation.services)
+            case AddReplica() | RemoveReplica():
+                newest = max(self._members)
+                members = self._members[newest] - {operation.replica}
+                if isinstance(operation, AddReplica):
+                    members |= {operation.replica}
+                self._members[newest + 1] = members
+
+
+def unauthorised(genesis: Genesis, chain: Chain) -> Iterator[tuple[Entry, str]]:
+    """Each record that took effect and should not have, with the reason."""
+    rules = _Rules(genesis)
+    for entry in chain.entries:
+        if entry.took_effect:
+            wrong = rules.wrong(entry)
+            if wrong is not None:
+                yield entry, wrong

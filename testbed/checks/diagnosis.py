@@ -1,0 +1,135 @@
+"""Names the field of a stored block that is wrong, once it is known that the block does not hold.
+
+A head that stands under its replica's signature is what that replica said, so the body is at fault
+then; else what the items lead to is compared with what is stored. Two fields follow from nothing
+else (time and view of a block without records): there one changed byte is sought that mends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chain.block import HEAD_BYTES, Block, Head
+from chain.errors import PeerFault
+from chain.keys import Scheme, digest
+from chain.ledger import Ledger
+from chain.merkle import leaf_hash, root
+from chain.messages import Proposal
+from chain.pbft.application import Request
+from chain.request import open_item
+from chain.statement import decode_leaf
+
+__all__ = ["HEAD_FIELDS", "head_field", "wrong_field", "wrong_signature"]
+
+# Name, offset and bytes of each field of a head (chain.block).
+HEAD_FIELDS = (
+    ("tag", 0, 12),
+    ("network", 12, 32),
+    ("height", 44, 8),
+    ("time_us", 52, 8),
+    ("parent", 60, 32),
+    ("parent_root", 92, 32),
+    ("root", 124, 32),
+    ("epoch", 156, 4),
+    ("view", 160, 4),
+    ("count", 164, 4),
+)
+_FREE_FIELDS = ("time_us", "view")
+
+
+def head_field(offset: int) -> str:
+    """The field of a head that a byte belongs to."""
+    return next(name for name, start, size in HEAD_FIELDS if start <= offset < start + size)
+
+
+def wrong_field(block: Block, ledger: Ledger, scheme: Scheme, fault: PeerFault) -> tuple[str, str]:
+    """Which field of `block` made `ledger.append` raise `fault`, and in what way.
+
+    `ledger` stands at the block before; it may be spent afterwards.
+    """
+    try:
+        head = Head.decode(block.head)
+    except PeerFault:
+        wrong = "tag" if len(block.head) == HEAD_BYTES else "length"
+        return f"head.{wrong}", f"{len(block.head)} bytes, or another tag"
+    if fault.code == "bad-link":
+        field = str(fault).partition(": ")[2].partition(" of height")[0]
+        return f"head.{field}", "does not follow from the blocks before"
+    leaves_root = root([leaf_hash(record.leaf) for record in block.records])
+    if head.count != len(block.records):
+        if leaves_root == head.root:
+            return "head.count", f"says {head.count}, but there are {len(block.records)} records"
+        return "records", f"{len(block.records)} of {head.count}"
+    if leaves_root == head.root:
+        return _below_its_root(block, head, ledger, scheme, fault)
+    return _beside_its_root(block, head, leaves_root, ledger, scheme)
+
+
+def _below_its_root(
+    block: Block, head: Head, ledger: Ledger, scheme: Scheme, fault: PeerFault
+) -> tuple[str, str]:
+    """The head commits to these statements: an item is wrong, or what was made of it."""
+    times = set()
+    for index, record in enumerate(block.records):
+        opened = _open(record.item, ledger, scheme)
+        why = f": {opened}" if isinstance(opened, PeerFault) else ""
+        try:
+            statement = decode_leaf(record.leaf)
+        except PeerFault as bad:
+            return f"record {index} leaf", str(bad)
+        if digest(record.item) != statement.item:
+            return f"record {index} item", f"its SHA-256 is not the one in its statement{why}"
+        if why:
+            return f"record {index} item", why.removeprefix(": ")
+        times.add(statement.time_us)
+    if len(times) == 1 and head.time_us not in times:
+        return "head.time_us", "is not the time that the records' statements say"
+    field = str(fault).partition(": ")[2].partition(" of height")[0]
+    return field.replace("statement", "leaf"), "is not what executing the block leads to"
+
+
+def _beside_its_root(
+    block: Block, head: Head, leaves_root: bytes, ledger: Ledger, scheme: Scheme
+) -> tuple[str, str]:
+    """Head and statements disagree: what the items lead to tells which is wrong."""
+    requests = []
+    for index, record in enumerate(block.records):
+        opened = _open(record.item, ledger, scheme)
+        if isinstance(opened, PeerFault):
+            return f"record {index} item", f"{opened}; the Merkle root differs too"
+        requests.append(opened)
+    items = tuple(record.item for record in block.records)
+    proposal = Proposal(seq=head.height, time_us=head.time_us, view=head.view, items=items)
+    made = ledger.execute(proposal, requests, head.epoch)
+    if Head.decode(made.head).root == leaves_root:
+        return "head.root", "is not the Merkle root of the records"
+    for index, (mine, theirs) in enumerate(zip(made.records, block.records, strict=True)):
+        if mine.leaf != theirs.leaf:
+            return f"record {index} leaf", "is not what executing its item leads to"
+    return "head.root", "is not the Merkle root of the records"
+
+
+def _open(item: bytes, ledger: Ledger, scheme: Scheme) -> Request | PeerFault:
+    try:
+        return open_item(item, ledger.network, ledger.membership, scheme)
+    except PeerFault as fault:
+        return fault
+
+
+def wrong_signature(
+    head: bytes, next_parent: bytes | None, verify: Callable[[bytes], bool]
+) -> tuple[str, str]:
+    """The block holds in itself, but its replica's signature over the head does not: which of the
+    two is wrong. `next_parent` is what the next block says this head's hash is, if there is one;
+    `verify` checks the signature over a head."""
+    if next_parent is not None and digest(head) == next_parent:
+        return "signature", "the replica's signature over the head does not hold"
+    for name, start, size in HEAD_FIELDS:
+        if name not in _FREE_FIELDS:
+            continue
+        for offset in range(start, start + size):
+            for byte in range(256):
+                mended = head[:offset] + bytes((byte,)) + head[offset + 1 :]
+                if digest(mended) == next_parent if next_parent else verify(mended):
+                    return f"head.{name}", f"byte {offset} of the head was {byte:#04x}"
+    return "signature", "the replica's signature over the head does not hold"

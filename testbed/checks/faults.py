@@ -1,0 +1,84 @@
+"""What became of each fault of the schedule: applied, seen, healed, recovered from.
+
+Recovery is timed from healing to the first block that was proposed after it: until some replica
+had executed it. Both are wall clocks, of the orchestrator and of replicas: in a lab the value is
+good to the bound of their offset.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import BlockDone, FaultLine
+
+__all__ = ["Injection", "injections", "worst_recovery_ms"]
+
+
+class Injection(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault event. Times in ms from the start of the schedule, None if it did not happen.
+
+    `recovery_ms` is None if no block was proposed after healing; `whole_ms` is how long after
+    healing the target was found clean, running and caught up.
+    """
+
+    id: str
+    fault: str
+    kind: str
+    target: str
+    planned_ms: float
+    applied_ms: float | None
+    observed: bool
+    healed_ms: float | None
+    recovery_ms: float | None
+    whole_ms: float | None
+
+    @property
+    def took_place(self) -> bool:
+        return self.applied_ms is not None and self.observed
+
+
+def injections(evidence: Evidence) -> tuple[Injection, ...]:
+    """Every fault event of the schedule, also those that never came to be."""
+    blocks = sorted((event.time_us, event.t) for event in evidence.events(BlockDone))
+    lines: dict[str, list[FaultLine]] = {}
+    for line in evidence.faults:
+        lines.setdefault(line.event, []).append(line)
+    found = []
+    for event in evidence.trial.events:
+        if event.category != "fault":
+            continue
+        steps = {line.step: line for line in lines.get(event.id, ())}
+        healed, whole = steps.get("healed"), steps.get("verified")
+        targets = {
+            name for line in steps.values() for names in line.targets.values() for name in names
+        } or {name for names in event.targets.values() for name in names}
+        found.append(
+            Injection(
+                id=event.id,
+                fault=event.fault,
+                kind=event.kind,
+                target=", ".join(sorted(targets)),
+                planned_ms=event.at_ms,
+                applied_ms=evidence.at_ms(steps["applied"].t) if "applied" in steps else None,
+                observed="observed" in steps and steps["observed"].seen,
+                healed_ms=evidence.at_ms(healed.t) if healed else None,
+                recovery_ms=_recovery_ms(blocks, healed.t) if healed else None,
+                whole_ms=(whole.t - healed.t) / 1e6 if whole and healed and whole.whole else None,
+            )
+        )
+    return tuple(found)
+
+
+def _recovery_ms(blocks: list[tuple[int, int]], healed_ns: int) -> float | None:
+    done = [t for time_us, t in blocks if time_us * 1000 >= healed_ns]
+    return (min(done) - healed_ns) / 1e6 if done else None
+
+
+def worst_recovery_ms(found: tuple[Injection, ...]) -> float | None:
+    """The longest recovery; infinite if there was none after a fault that was healed, None if
+    nothing was healed."""
+    healed = [each for each in found if each.healed_ms is not None]
+    if not healed:
+        return None
+    return max(float("inf") if each.recovery_ms is None else each.recovery_ms for each in healed)

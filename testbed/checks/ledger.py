@@ -1,0 +1,334 @@
+"""Verifies replicas' stored databases from the genesis on, reading only the files.
+
+Recomputed for each file: links, parent roots, Merkle roots, counts, every record's statement from
+its item, every signature of devices and of endorsing replicas, the replica's own signature over
+each head, the checkpoint proofs. Across files: which blocks f+1 replicas vouch for. The first
+thing that is wrong in a file is named (`diagnosis`); above it nothing can be recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain as joined
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from chain.block import Block, Head
+from chain.errors import PeerFault
+from chain.genesis import Genesis, Membership
+from chain.keys import Es256, Scheme, digest
+from chain.ledger import Ledger
+from chain.messages import Checkpoint, CheckpointProof, decode_body, signed_bytes
+from nodes.ledger_file import (
+    Damaged,
+    LedgerFile,
+    block_of,
+    block_sum,
+    encode_records,
+    open_readonly,
+)
+from testbed.checks.diagnosis import wrong_field, wrong_signature
+from testbed.checks.finding import Finding
+
+__all__ = ["FileReport", "LedgerReport", "verify_ledgers"]
+
+SIGNATURES_REMEMBERED_MAX = 500_000  # digests; beyond it signatures are just verified again
+_proofs = msgspec.msgpack.Decoder(CheckpointProof)
+
+
+class FileReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`height` blocks were stored, of which `verified` hold; `proven` are vouched for by a
+    checkpoint's quorum in this very file."""
+
+    file: str
+    replica: int | None
+    height: int
+    verified: int
+    records: int
+    proven: int
+    findings: tuple[Finding, ...]
+
+
+class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`proven`: up to here f+1 replicas signed the same heads, or a quorum a checkpoint."""
+
+    network: str
+    proven: int
+    files: tuple[FileReport, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(joined.from_iterable(each.findings for each in self.files))
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.files) and not self.findings
+
+
+class _Row(msgspec.Struct, frozen=True):
+    height: object
+    head: object
+    records: object
+    signature: object
+    sum: object
+
+
+class _Remembering:
+    """Verifies each signature once: replicas store the same records."""
+
+    def __init__(self, scheme: Scheme) -> None:
+        self._scheme = scheme
+        self._good: set[bytes] = set()
+
+    def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
+        key = digest(b"".join((digest(public), digest(data), signature)))
+        if key in self._good:
+            return True
+        holds = self._scheme.verify(public, data, signature)
+        if holds and len(self._good) < SIGNATURES_REMEMBERED_MAX:
+            self._good.add(key)
+        return holds
+
+
+class _Wrong(Exception):
+    """`field` of the block at hand."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
+class _Vouched:
+    """Who signed which head, of those that hold: counted per height and head."""
+
+    def __init__(self) -> None:
+        self._signers: dict[tuple[int, bytes], set[int]] = {}
+        self.proven = 0
+
+    def signed(self, head: bytes, height: int, replica: int, membership: Membership) -> None:
+        if membership.spki(replica) is None:
+            return
+        signers = self._signers.setdefault((height, digest(head)), set())
+        signers.add(replica)
+        if len(signers) >= membership.quorum.weak:
+            self.proven = max(self.proven, height)
+
+
+class _Verification:
+    """Of one file."""
+
+    def __init__(
+        self, file: LedgerFile, name: str, genesis: Genesis, scheme: Scheme, vouched: _Vouched
+    ) -> None:
+        self._file = file
+        self._name = name
+        self._scheme = scheme
+        self._vouched = vouched
+        self._ledger = Ledger(genesis, scheme)
+        self._memberships = {0: genesis.membership}
+        self._unchecked: list[tuple[int, bytes, bytes]] = []  # signed before we knew the key
+        self._heads: dict[int, bytes] = {}  # hashes of heads at checkpoints
+        self._interval = genesis.consensus.checkpoint_interval
+        self.findings: list[Finding] = []
+        self.height = self.verified = self.records = self.proven = 0
+
+    def run(self) -> None:
+        """Up to the first block that does not hold; sums are checked to the end."""
+        broken = False
+        try:
+            for row, following in _with_next(_Row(*row) for row in self._file.rows()):
+                self.height += 1
+                if broken:
+                    self._check_sum(row)
+                    continue
+                try:
+                    self._check(row, following)
+                    self.verified += 1
+                except _Wrong as wrong:
+                    broken = True
+                    self._found(self.verified + 1, wrong.field, str(wrong))
+            self._check_proofs()
+        except Damaged as damage:
+            self._found(0, "file", str(damage))
+
+    def _found(self, height: int, field: str, detail: str) -> None:
+        self.findings.append(Finding(file=self._name, height=height, field=field, detail=detail))
+
+    def _check(self, row: _Row, following: _Row | None) -> None:
+        block, signature = _decoded(row, self.verified + 1)
+        membership = self._ledger.membership
+        try:
+            self._ledger.append(block, check_signatures=True)
+        except PeerFault as fault:
+            wrong = wrong_field(block, self._ledger, self._scheme, fault)
+            raise _Wrong(*wrong) from fault
+        self._check_signature(block, signature, membership, following)
+        if _sum_of(row) != row.sum:
+            self._found(self.verified + 1, "sum", "the row's checksum is not that of its block")
+        self._memberships[self._ledger.membership.epoch] = self._ledger.membership
+        self.records += len(block.records)
+        if self._ledger.height % self._interval == 0:
+            self._heads[self._ledger.height] = self._ledger.head_hash
+
+    def _check_signature(
+        self, block: Block, signature: bytes, membership: Membership, following: _Row | None
+    ) -> None:
+        key = self._key()
+        height = self.verified + 1
+        if key is None:  # it joined later, and signed what it then caught up with
+            self._unchecked.append((height, block.head, signature))
+            return
+        for earlier, head, sig in self._unchecked:
+            if not self._scheme.verify(key, head, sig):
+                self._found(earlier, "signature", "the replica's signature does not hold")
+        self._unchecked = []
+
+        def holds(head: bytes) -> bool:
+            return key is not None and self._scheme.verify(key, head, signature)
+
+        if not holds(block.head):
+            field, detail = wrong_signature(block.head, _parent_in(following), holds)
+            if field != "signature":
+                raise _Wrong(field, detail)
+            self._found(height, field, detail)  # the chain itself may still hold
+            return
+        self._vouched.signed(block.head, height, self._file.replica, membership)
+
+    def _key(self) -> bytes | None:
+        found = (each.spki(self._file.replica) for each in self._memberships.values())
+        return next((key for key in found if key is not None), None)
+
+    def _check_sum(self, row: _Row) -> None:
+        if isinstance(row.height, int) and _sum_of(row) != row.sum:
+            self._found(row.height, "sum", "the row is damaged (checksum); not looked into further")
+
+    def _check_proofs(self) -> None:
+        """Each stored checkpoint: q members of its epoch signed the head that we computed."""
+        for fact in self._file.stable():
+            reason = self._proof_fault(fact.data, fact.seq)
+            if reason is None:
+                self.proven = max(self.proven, fact.seq)
+            elif fact.seq <= self.verified:
+                self._found(fact.seq, "checkpoint proof", reason)
+
+    def _proof_fault(self, data: bytes, seq: int) -> str | None:
+        try:
+            proof = _proofs.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return str(error)
+        if proof.seq != seq or proof.head != self._heads.get(seq):
+            return "is for another head"
+        signers = set()
+        quorum = 0
+        for vote in proof.votes:
+            try:
+                message = decode_body(vote.body)
+            except PeerFault as fault:
+                return str(fault)
+            membership = self._memberships.get(getattr(message, "epoch", -1))
+            key = membership.spki(message.sender) if membership else None
+            if not isinstance(message, Checkpoint) or membership is None or key is None:
+                return "holds a vote of a stranger, or another kind of message"
+            if (message.seq, message.head) != (proof.seq, proof.head):
+                return f"replica {message.sender} voted for another head"
+            content = signed_bytes(self._ledger.network, vote.body)
+            if not self._scheme.verify(key, content, vote.signature):
+                return f"the signature of replica {message.sender} does not hold"
+            signers.add(message.sender)
+            quorum = membership.quorum.strong
+        return None if quorum and len(signers) >= quorum else "too few votes"
+
+
+def verify_ledgers(
+    paths: Sequence[Path],
+    genesis: Genesis | None = None,
+    *,
+    done: Callable[[Path], None] = lambda _: None,
+) -> LedgerReport:
+    """Checks each database, then what they say together. `genesis` is the pinned one; without it
+    the first file's own is taken, and only the network id printed tells whether it is the right
+    one. `done` is told of each file."""
+    scheme = _Remembering(Es256())
+    vouched = _Vouched()
+    reports = []
+    for path in paths:
+        report, genesis = _verify_file(path, genesis, scheme, vouched)
+        reports.append(report)
+        done(path)
+    proven = max([vouched.proven, *(each.proven for each in reports)])
+    network = genesis.network.hex() if genesis else ""
+    return LedgerReport(network=network, proven=proven, files=tuple(reports))
+
+
+def _verify_file(
+    path: Path, genesis: Genesis | None, scheme: Scheme, vouched: _Vouched
+) -> tuple[FileReport, Genesis | None]:
+    name = path.name
+    try:
+        with open_readonly(path) as file:
+            genesis = genesis or Genesis.decode(file.genesis)
+            if file.genesis != genesis.encode():
+                raise Damaged("is of another genesis")
+            checked = _Verification(file, name, genesis, scheme, vouched)
+            checked.run()
+            report = FileReport(
+                file=name,
+                replica=file.replica,
+                height=checked.height,
+                verified=checked.verified,
+                records=checked.records,
+                proven=checked.proven,
+                findings=tuple(checked.findings),
+            )
+    except (Damaged, PeerFault, OSError) as error:
+        finding = Finding(file=name, height=0, field="file", detail=str(error))
+        report = FileReport(
+            file=name, replica=None, height=0, verified=0, records=0, proven=0, findings=(finding,)
+        )
+    return report, genesis
+
+
+def _with_next(rows: Iterator[_Row]) -> Iterator[tuple[_Row, _Row | None]]:
+    return pairwise(joined(rows, (None,)))  # type: ignore[arg-type]
+
+
+def _decoded(row: _Row, height: int) -> tuple[Block, bytes]:
+    """The block and the signature of a row, which must be that of `height`. Raises _Wrong."""
+    if row.height != height:
+        raise _Wrong("height", f"the block is missing; {row.height} follows instead")
+    for name in ("head", "records", "signature"):
+        if not isinstance(getattr(row, name), bytes):
+            raise _Wrong(name, "is not bytes")
+    head, records, signature = row.head, row.records, row.signature
+    assert isinstance(head, bytes)
+    assert isinstance(records, bytes)
+    assert isinstance(signature, bytes)
+    try:
+        Head.decode(head)
+    except PeerFault as fault:
+        raise _Wrong("head.tag", str(fault)) from fault
+    try:
+        block = block_of(head, records)
+    except Damaged as damage:
+        raise _Wrong("records", str(damage)) from damage
+    if encode_records(block) != records:
+        raise _Wrong("records", "are not in their one encoding")
+    return block, signature
+
+
+def _sum_of(row: _Row) -> int | None:
+    parts = (row.head, row.records, row.signature)
+    if not isinstance(row.height, int) or not all(isinstance(each, bytes) for each in parts):
+        return None
+    return block_sum(row.height, *parts)  # type: ignore[arg-type]
+
+
+def _parent_in(row: _Row | None) -> bytes | None:
+    if row is None or not isinstance(row.head, bytes):
+        return None
+    try:
+        return Head.decode(row.head).parent
+    except PeerFault:
+        return None

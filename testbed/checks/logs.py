@@ -1,0 +1,232 @@
+"""The lines of a run's logs as typed values: events of processes, and the orchestrator's own.
+
+Only what some checker or report reads has a type; other events stay in the files. Fields that a
+process adds are ignored, so a log of a newer process can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+__all__ = [
+    "Admitted",
+    "AttackLine",
+    "BlockDone",
+    "Conflict",
+    "DataAdded",
+    "Event",
+    "EventsDropped",
+    "FaultLine",
+    "GroupDenied",
+    "Late",
+    "RelayGap",
+    "Requested",
+    "RunLine",
+    "SerialFrame",
+    "SerialRefused",
+    "ViewEntered",
+    "read_events",
+    "read_lines",
+]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """`t` is the wall clock in ns; `m` the monotonic one, comparable within one `boot`.
+
+    `node` is whose file it stands in: nobody speaks for another.
+    """
+
+    t: int
+    m: int
+    boot: str
+    node: str
+
+
+class Admitted(Event, frozen=True, kw_only=True, tag="admitted"):
+    """At a device: its enrolment was answered and the receipt verified."""
+
+    id: str
+    latency_ms: float
+
+
+class DataAdded(Event, frozen=True, kw_only=True, tag="data"):
+    """At a device: a reading of `source` (a board, None: its own) was answered."""
+
+    id: str
+    latency_ms: float
+    intended_ns: int
+    source: str | None = None
+
+
+class Late(Event, frozen=True, kw_only=True, tag="late"):
+    """At a device: a reading was not answered in time."""
+
+    intended_ns: int
+    source: str | None = None
+
+
+class GroupDenied(Event, frozen=True, kw_only=True, tag="denied"):
+    """At a gateway with `id`: f+1 replicas said no. At a device, without: it was told so."""
+
+    reason: str
+    id: str | None = None
+
+
+class Requested(Event, frozen=True, kw_only=True, tag="request"):
+    """At a gateway: a signed request came. `outcome` is accepted, repeat-waiting, repeat-final or
+    refused:<reason>."""
+
+    id: str
+    device: str
+    relay: str
+    outcome: str
+
+
+class SerialRefused(Event, frozen=True, kw_only=True, tag="serial-refused"):
+    """At an environmental device: a frame on a board's line was refused."""
+
+    board: str
+    reason: str
+
+
+class BlockDone(Event, frozen=True, kw_only=True, tag="block"):
+    """At a replica: a block was executed. The `*_us` of phases count from the moment at which it
+    proposed or accepted the block, on its monotonic clock; only the proposer has `proposed_us`."""
+
+    height: int
+    count: int
+    view: int
+    time_us: int
+    executed_us: int
+    proposed_us: int | None = None
+    pre_prepared_us: int | None = None
+    prepared_us: int | None = None
+    committed_us: int | None = None
+
+
+class ViewEntered(Event, frozen=True, kw_only=True, tag="view"):
+    """At a replica."""
+
+    view: int
+
+
+class Conflict(Event, frozen=True, kw_only=True, tag="conflict"):
+    """At a gateway: `replica` signed two heads of one height."""
+
+    replica: int
+
+
+class RelayGap(Event, frozen=True, kw_only=True, tag="relay-gap"):
+    """At a gateway: messages of a relay were lost on the way."""
+
+    relay: str
+    missing: int
+
+
+class EventsDropped(Event, frozen=True, kw_only=True, tag="events-dropped"):
+    """Events that could not be written (a full disk)."""
+
+    count: int
+
+
+KnownEvent = (
+    Admitted
+    | DataAdded
+    | Late
+    | GroupDenied
+    | Requested
+    | SerialRefused
+    | BlockDone
+    | ViewEntered
+    | Conflict
+    | RelayGap
+    | EventsDropped
+)
+_TAGS = frozenset(str(each.__struct_config__.tag) for each in KnownEvent.__args__)
+
+
+class RunLine(msgspec.Struct, frozen=True, kw_only=True):
+    """run.jsonl: what the orchestrator did."""
+
+    t: int
+    what: str
+    phase: str | None = None
+    start_ns: int | None = None
+    trial: int = 0
+    settled: bool | None = None
+
+
+class FaultLine(msgspec.Struct, frozen=True, kw_only=True):
+    """faults.jsonl: one step of one event. `targets` are names of processes by selector key."""
+
+    t: int
+    step: Literal["planned", "applied", "observed", "healed", "verified"]
+    event: str
+    targets: dict[str, list[str]] = {}
+    seen: bool = False
+    whole: bool = False
+
+
+class AttackLine(msgspec.Struct, frozen=True, kw_only=True):
+    """attacks.jsonl: one attempt. `trials` identify what was sent."""
+
+    t: int
+    id: str
+    event: str
+    trials: list[str] = []
+    details: dict[str, int] = {}
+
+
+class SerialFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """serial/<board>.log: what passed on the line, in hex, without the 0x00 that ends a frame."""
+
+    t: int
+    dir: str
+    frame: str = ""
+
+
+class _AnyEvent(msgspec.Struct, frozen=True):
+    event: str
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+_any_event = msgspec.json.Decoder(_AnyEvent)
+_event: msgspec.json.Decoder[Any] = msgspec.json.Decoder(KnownEvent)
+
+
+def read_events(path: Path) -> tuple[list[Event], int]:
+    """The known events of one process's log, and how many lines cannot be read: those that a
+    kill or a full disk tore."""
+    found: list[Event] = []
+    unreadable = 0
+    for line in _lines(path):
+        try:
+            if _any_event.decode(line).event in _TAGS:
+                event: Event = _event.decode(line)
+                found.append(msgspec.structs.replace(event, node=path.stem))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            unreadable += 1
+    return found, unreadable
+
+
+def read_lines(path: Path, kind: type[T]) -> tuple[list[T], int]:
+    """The lines of another log, and how many cannot be read."""
+    decoder = msgspec.json.Decoder(kind)
+    found: list[T] = []
+    unreadable = 0
+    for line in _lines(path):
+        try:
+            found.append(decoder.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            unreadable += 1
+    return found, unreadable
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.exists():
+        with path.open("rb") as stream:
+            yield from stream

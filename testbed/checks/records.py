@@ -1,0 +1,124 @@
+"""Reads what stands on a stored chain, record by record, whether or not the chain verifies.
+
+A ledger that does not verify is still evidence of what happened, so nothing here raises for its
+contents: what cannot be decoded is left out (and `ledger` names it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from chain.block import Head
+from chain.errors import PeerFault
+from chain.keys import digest
+from chain.operations import Data, Operation, read_operation
+from chain.request import cose_of
+from chain.statement import Statement, decode_leaf
+from nodes.ledger_file import Damaged, block_of, open_readonly
+from nodes.sender import Reading
+
+__all__ = ["Chain", "Entry", "StoredHead", "board_readings", "read_chain"]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One record: what the chain says of it, and what its signer asked for (None if that cannot
+    be read)."""
+
+    height: int
+    index: int
+    epoch: int
+    statement: Statement
+    item: bytes
+    operation: Operation | None
+
+    @property
+    def took_effect(self) -> bool:
+        return not self.statement.status.startswith("refused:")
+
+
+class StoredHead(msgspec.Struct, frozen=True, kw_only=True):
+    """A head as one replica stores it; `hash` is its SHA-256."""
+
+    height: int
+    hash: bytes
+    head: Head
+    records: int
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica's chain. `name` is the file's, without suffix: the replica's name."""
+
+    name: str
+    heads: tuple[StoredHead, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def height(self) -> int:
+        return self.heads[-1].height if self.heads else 0
+
+
+def read_chain(path: Path) -> Chain:
+    """Every block that can be decoded, in order."""
+    heads: list[StoredHead] = []
+    entries: list[Entry] = []
+    try:
+        with open_readonly(path) as file:
+            for height, head, records, _, _ in file.rows():
+                if isinstance(height, int) and isinstance(head, bytes):
+                    _take(height, head, records, heads, entries)
+    except (Damaged, OSError):
+        pass  # `ledger` says so; what was read until then counts
+    return Chain(name=path.stem, heads=tuple(heads), entries=tuple(entries))
+
+
+def _take(
+    height: int, raw: bytes, records: object, heads: list[StoredHead], entries: list[Entry]
+) -> None:
+    try:
+        head = Head.decode(raw)
+        block = block_of(raw, records if isinstance(records, bytes) else b"")
+    except (PeerFault, Damaged):
+        return
+    heads.append(StoredHead(height=height, hash=digest(raw), head=head, records=len(block.records)))
+    for index, record in enumerate(block.records):
+        try:
+            statement = decode_leaf(record.leaf)
+        except PeerFault:
+            continue
+        entries.append(
+            Entry(
+                height=height,
+                index=index,
+                epoch=head.epoch,
+                statement=statement,
+                item=record.item,
+                operation=_operation(record.item, head.network),
+            )
+        )
+
+
+def _operation(item: bytes, network: bytes) -> Operation | None:
+    try:
+        return read_operation(cose_of(item), network).operation
+    except PeerFault:
+        return None
+
+
+def _reading(operation: Operation | None) -> Reading | None:
+    if not isinstance(operation, Data):
+        return None
+    try:
+        return msgspec.json.decode(operation.payload, type=Reading)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def board_readings(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, tuple[str, int, int]]]:
+    """Board readings that took effect, each with what identifies it: board, boot, number."""
+    for entry in entries:
+        reading = _reading(entry.operation) if entry.took_effect else None
+        if reading is not None and reading.board is not None and reading.boot is not None:
+            yield entry, (reading.board, reading.boot, reading.number)

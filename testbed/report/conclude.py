@@ -1,0 +1,186 @@
+"""From evidence to verdicts: the summary of a run. The rules stand at the fields of `summary`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from testbed.campaign.injection import Judgement
+from testbed.checks.attacks import attack_ids, judge
+from testbed.checks.evidence import Evidence
+from testbed.checks.faults import Injection, injections, worst_recovery_ms
+from testbed.checks.ledger import LedgerReport
+from testbed.checks.logs import Conflict, EventsDropped, RelayGap, ViewEntered
+from testbed.checks.properties import safety
+from testbed.report.measure import latency_table, operations
+from testbed.report.stats import upper95
+from testbed.report.summary import (
+    AttackResult,
+    AttackVerdict,
+    FaultResult,
+    PropertyResult,
+    Summary,
+    Verdict,
+)
+
+__all__ = ["conclude"]
+
+
+def conclude(evidence: Evidence, ledger: LedgerReport) -> Summary:
+    """Everything that summary.json says."""
+    chain = evidence.longest
+    admitted = {
+        entry.statement.node
+        for entry in chain.entries
+        if entry.statement.op == "enrol" and entry.took_effect
+    }
+    found = injections(evidence)
+    attacks = tuple(_attack(evidence, *attack) for attack in attack_ids(evidence))
+    properties = tuple(_properties(evidence, ledger, found))
+    return Summary(
+        run=evidence.bundle.name,
+        campaign=evidence.schedule.campaign,
+        verdict=_verdict(evidence, properties, found, attacks),
+        stage=evidence.manifest.stage,
+        seed=evidence.manifest.seed,
+        replicas=len(evidence.genesis.members),
+        f=evidence.genesis.membership.quorum.faulty,
+        devices_admitted=len(admitted),
+        devices_expected=sum(each.enrol_at_ms is not None for each in evidence.trial.devices),
+        blocks=chain.height,
+        records=len(chain.entries),
+        data_records=sum(e.took_effect and e.statement.op == "data" for e in chain.entries),
+        blocks_proven=ledger.proven,
+        ledger_verified=ledger.holds,
+        ledger_problem=_problem(ledger),
+        view_changes=len({event.view for event in evidence.events(ViewEntered)} - {0}),
+        latency_ms=latency_table(evidence, operations(evidence)),
+        faults=tuple(map(_fault, found)),
+        attacks=attacks,
+        properties=properties,
+        notes=tuple(_notes(evidence, ledger, found, attacks)),
+    )
+
+
+def _problem(ledger: LedgerReport) -> str | None:
+    if not ledger.files:
+        return "no replica's ledger was collected"
+    return str(ledger.findings[0]) if ledger.findings else None
+
+
+def _verdict(
+    evidence: Evidence,
+    properties: tuple[PropertyResult, ...],
+    found: tuple[Injection, ...],
+    attacks: tuple[AttackResult, ...],
+) -> Verdict:
+    verdicts = {attack.verdict for attack in attacks}
+    if evidence.chains and (not all(each.held for each in properties) or "broken" in verdicts):
+        return "failed"
+    seen = all(each.took_place and each.healed_ms is not None for each in found)
+    if not evidence.chains or not evidence.completed or not seen or "invalid" in verdicts:
+        return "invalid"
+    return "passed"
+
+
+def _fault(found: Injection) -> FaultResult:
+    return FaultResult(
+        id=found.id,
+        kind=found.kind,
+        target=found.target,
+        applied=found.applied_ms is not None,
+        observed=found.observed,
+        healed=found.healed_ms is not None,
+        recovery_ms=None if found.recovery_ms is None else round(found.recovery_ms, 3),
+        whole_ms=None if found.whole_ms is None else round(found.whole_ms, 3),
+    )
+
+
+def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
+    judged = judge(evidence, attack)
+    bound = upper95(min(judged.successes, judged.distinct), judged.distinct)
+    expected = evidence.expect.attack.get(attack)
+    return AttackResult(
+        id=attack,
+        kind=kind,
+        trials=judged.trials,
+        observed=judged.observed,
+        distinct=judged.distinct,
+        successes=judged.successes,
+        upper95=None if bound is None else round(bound, 6),
+        verdict=_attack_verdict(
+            judged, bound, None if expected is None else expected.succeeded_upper95
+        ),
+        refused=dict(judged.refused),
+    )
+
+
+def _attack_verdict(judged: Judgement, bound: float | None, allowed: float | None) -> AttackVerdict:
+    within = bound is not None and (allowed is None or bound <= allowed)
+    if judged.successes:
+        return "degraded" if within and allowed is not None else "broken"
+    return "held" if within and judged.attempts_unseen == 0 else "invalid"
+
+
+def _properties(
+    evidence: Evidence, ledger: LedgerReport, found: tuple[Injection, ...]
+) -> Iterator[PropertyResult]:
+    for each in safety(evidence, ledger):
+        yield PropertyResult(**msgspec.structs.asdict(each))
+    bound = evidence.expect.liveness.first_commit_after_heal
+    worst_ms = worst_recovery_ms(found)
+    # A run that was cut short had no chance to recover: that says nothing of liveness.
+    if bound is not None and worst_ms is not None and evidence.completed:
+        took = "never" if worst_ms == float("inf") else f"after {worst_ms:.0f} ms"
+        yield PropertyResult(
+            name="first-commit-after-heal",
+            held=worst_ms <= bound.ms,
+            detail=f"{took}, at most {bound.ms:.0f} ms wanted",
+        )
+
+
+def _notes(
+    evidence: Evidence,
+    ledger: LedgerReport,
+    found: tuple[Injection, ...],
+    attacks: tuple[AttackResult, ...],
+) -> Iterator[str]:
+    """What a reader should know before believing the numbers."""
+    if not evidence.completed:
+        yield "the run was cut short: not all phases were passed"
+    if any(line.settled is False for line in evidence.run):
+        yield "at the end some device waited for an answer or some replica had not caught up"
+    for fault in found:
+        if not fault.took_place:
+            yield f"fault {fault.id} was not seen to take effect"
+        elif fault.healed_ms is None:
+            yield f"fault {fault.id} was not healed"
+    for attack in attacks:
+        if attack.observed < attack.trials:
+            missing = attack.trials - attack.observed
+            yield f"attack {attack.id}: {missing} of {attack.trials} trials were not seen to arrive"
+        if attack.verdict == "invalid":
+            yield f"attack {attack.id}: too little was seen to arrive for a verdict"
+    if 0 < ledger.proven < evidence.longest.height:
+        above = evidence.longest.height - ledger.proven
+        yield f"the last {above} blocks are not yet vouched for by f+1 of the collected ledgers"
+    yield from _log_notes(evidence)
+    for name, reason in sorted(evidence.manifest.exclusions.items()):
+        yield f"{name} was left out: {reason}"
+    if evidence.expect.degradation.model_dump(exclude_none=True):
+        yield "degradation is judged over several runs, not in one"
+
+
+def _log_notes(evidence: Evidence) -> Iterator[str]:
+    for name, count in sorted(evidence.unreadable.items()):
+        if count:
+            yield f"raw/{name}: {count} torn line{'s' if count > 1 else ''} left out"
+    dropped = sum(event.count for event in evidence.events(EventsDropped))
+    if dropped:
+        yield f"{dropped} events could not be written (disk full?)"
+    lost = sum(event.missing for event in evidence.events(RelayGap))
+    if lost:
+        yield f"{lost} messages were lost between relays and gateway"
+    for replica in sorted({event.replica for event in evidence.events(Conflict)}):
+        yield f"replica {replica} signed two different heads of one height"

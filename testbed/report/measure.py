@@ -1,0 +1,135 @@
+"""Latencies of a run, from device and replica events: each on one clock, none dropped.
+
+Open-loop: an operation's latency counts from its intended moment, whatever became of the one
+before. One that was answered late has its true latency; one that never was is censored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import Admitted, BlockDone, DataAdded, Late
+from testbed.report.stats import Latency, latency
+from testbed.report.summary import LatencyTable
+
+__all__ = ["Operation", "consensus_ms", "latency_table", "operations"]
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One admission or reading of a device. `latency_ms` is None if it was never answered.
+
+    `intended_ms` counts from the start of the schedule; `source` is the board of a reading.
+    """
+
+    node: str
+    kind: str
+    source: str | None
+    request: str | None
+    intended_ms: float
+    phase: str | None
+    latency_ms: float | None
+    height: int | None
+
+
+def operations(evidence: Evidence) -> tuple[Operation, ...]:
+    """Everything that devices asked for, in the order of the intended times."""
+    heights = {
+        entry.statement.request.hex(): entry.height
+        for entry in evidence.longest.entries
+        if entry.took_effect
+    }
+    found = [
+        _operation(
+            evidence,
+            heights,
+            event,
+            (event.t - round(event.latency_ms * 1e6), "admission", None),
+        )
+        for event in evidence.events(Admitted)
+    ]
+    answered = set()
+    for event in evidence.events(DataAdded):
+        answered.add((event.node, event.source, event.intended_ns))
+        found.append(
+            _operation(evidence, heights, event, (event.intended_ns, "data", event.source))
+        )
+    for late in evidence.events(Late):
+        if (late.node, late.source, late.intended_ns) not in answered:
+            found.append(_censored(evidence, late.node, "data", late.intended_ns, late.source))
+    found += _never_admitted(evidence, {each.node for each in found if each.kind == "admission"})
+    return tuple(sorted(found, key=lambda each: (each.intended_ms, each.node)))
+
+
+def _operation(
+    evidence: Evidence,
+    heights: dict[str, int],
+    event: Admitted | DataAdded,
+    intent: tuple[int, str, str | None],
+) -> Operation:
+    intended_ns, kind, source = intent
+    phase = evidence.phase_at(intended_ns)
+    return Operation(
+        node=event.node,
+        kind=kind,
+        source=source,
+        request=event.id,
+        intended_ms=round(evidence.at_ms(intended_ns), 3),
+        phase=phase.name if phase else None,
+        latency_ms=round(event.latency_ms, 3),
+        height=heights.get(event.id),
+    )
+
+
+def _censored(
+    evidence: Evidence, node: str, kind: str, intended_ns: int, source: str | None = None
+) -> Operation:
+    phase = evidence.phase_at(intended_ns)
+    return Operation(
+        node=node,
+        kind=kind,
+        source=source,
+        request=None,
+        intended_ms=round(evidence.at_ms(intended_ns), 3),
+        phase=phase.name if phase else None,
+        latency_ms=None,
+        height=None,
+    )
+
+
+def _never_admitted(evidence: Evidence, admitted: set[str]) -> list[Operation]:
+    start_ns = evidence.start_ns
+    if start_ns is None:
+        return []
+    return [
+        _censored(evidence, device.name, "admission", start_ns + device.enrol_at_ms * 1_000_000)
+        for device in evidence.trial.devices
+        if device.enrol_at_ms is not None and device.name not in admitted
+    ]
+
+
+def consensus_ms(evidence: Evidence) -> dict[int, float]:
+    """By height: from proposal to execution, at the replica that proposed the block, on its
+    monotonic clock. Blocks without requests are left out."""
+    return {
+        event.height: (event.executed_us - event.proposed_us) / 1000
+        for event in evidence.events(BlockDone)
+        if event.proposed_us is not None and event.count > 0
+    }
+
+
+def latency_table(evidence: Evidence, found: Sequence[Operation]) -> LatencyTable:
+    return LatencyTable(
+        admission=of_kind(found, "admission"),
+        consensus=latency(sorted(consensus_ms(evidence).values())),
+        data=of_kind(found, "data"),
+    )
+
+
+def of_kind(found: Sequence[Operation], kind: str, phase: str | None = None) -> Latency:
+    """Quantiles of one kind, of the operations that were intended in `phase` if it is given."""
+    wanted = [each for each in found if each.kind == kind and phase in (None, each.phase)]
+    answered = [each.latency_ms for each in wanted if each.latency_ms is not None]
+    return latency(answered, censored=len(wanted) - len(answered))
