@@ -20,12 +20,16 @@ from chain.ledger import Ledger
 from chain.messages import (
     Busy,
     ClientMessage,
+    Commit,
     Denied,
     Endorsement,
     EndorseRequest,
+    Prepare,
     StatusMessage,
     Submit,
     Subscribe,
+    decode_body,
+    decode_signed,
 )
 from chain.pbft.application import Request
 from chain.pbft.effects import Effect, Send
@@ -40,14 +44,21 @@ from nodes.ledger_file import Damaged
 from nodes.ports import Clock, Events, Party, Store, Timers, Wire
 from nodes.quarantine import Quarantine
 
-__all__ = ["Opened", "Service"]
+__all__ = ["Opened", "Service", "Superfluous"]
+
+
+class Superfluous(msgspec.Struct, frozen=True):
+    """A vote on what is decided here already: dropped without looking at its signature."""
+
 
 # A frame after verification: what it was, or why it is refused.
-Opened = Received | Request | Subscribe | PeerFault
+Opened = Received | Request | Subscribe | Superfluous | PeerFault
 
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 _MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
 _NOT_BLAMED = "unknown-epoch"
+_VOTE_BYTES_MAX = 512  # no PREPARE or COMMIT is longer
+_SUPERFLUOUS = Superfluous()
 
 
 class Service:
@@ -127,6 +138,8 @@ class Service:
         """Decodes and verifies one frame. Pure and thread-safe; never raises."""
         try:
             if isinstance(party, int):
+                if len(frame) <= _VOTE_BYTES_MAX and self._is_superfluous(frame):
+                    return _SUPERFLUOUS
                 return self._verifier.verify(frame, party)
             return self._open_client(frame)
         except PeerFault as fault:
@@ -157,6 +170,8 @@ class Service:
                     self.clients.subscribe(str(party), start, bodies)
                 case PeerFault():
                     self._blame(party, opened)
+                case Superfluous():
+                    pass
         while inputs or effects:
             height = self.ledger.height
             self.host.handle(inputs, effects)
@@ -201,6 +216,11 @@ class Service:
                     self.clients.refused(request, reason, endorsement)
                 case Busy(request=request):
                     self.clients.refused(request, "busy")
+
+    def _is_superfluous(self, frame: bytes) -> bool:
+        """q of n votes are enough: checking the others would cost as much as the first q."""
+        message = decode_body(decode_signed(frame).body)
+        return isinstance(message, Prepare | Commit) and self.core.counted(message)
 
     def _open_client(self, frame: bytes) -> Opened:
         try:
