@@ -1,75 +1,73 @@
-"""From an inventory to hosts: the only place that knows which kind of host an entry means."""
+"""From an inventory to hosts that can be spoken to. Nothing connects before the first command."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from inventory.model import Lab
-from testbed.hosts.local import LocalHost
-from testbed.hosts.port import Host
+from testbed.errors import ConfigurationError
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
 
-__all__ = ["REMOTE_ROOT", "OpenHosts"]
+__all__ = ["REMOTE_ROOT", "limited", "settings_of", "ssh_hosts"]
 
 REMOTE_ROOT = "testbed"
-"""Our directory on a remote machine, below the login's home."""
+"""Below the login's home: the only directory that is ours on a host."""
 
 
-class OpenHosts(dict[str, Host]):
-    """Hosts of a lab by name; all are closed when the `with` block ends.
+def limited(lab: Lab, limit: str | None) -> list[str]:
+    """Active hosts that are reached over SSH, or those of them in a comma-separated list.
 
-    Nothing connects before a host is used. Hosts that share a jump host share one connection to it.
-    Local hosts get a directory below `local_root`.
+    Raises ConfigurationError for a name that is none of them.
     """
+    remote = [name for name, host in lab.active.items() if host.connection == "ssh"]
+    if limit is None:
+        return remote
+    wanted = [name for part in limit.split(",") if (name := part.strip())]
+    for name in wanted:
+        if name in remote:
+            continue
+        why = "is no host of this inventory"
+        if name in lab.active:
+            why = "is this machine itself (connection: local)"
+        elif name in lab.hosts:
+            why = f"is quarantined: {lab.hosts[name].reason}"
+        raise ConfigurationError(f"--limit: {name} {why}; hosts are {', '.join(remote) or 'none'}")
+    return [name for name in remote if name in wanted]
 
-    def __init__(self, lab: Lab, local_root: Path, names: Iterable[str] | None = None) -> None:
-        super().__init__()
-        self._lab = lab
-        self._local_root = local_root
-        self._remote: dict[str, SshHost] = {}
-        self._stack = ExitStack()
-        for name in lab.active if names is None else names:
-            self[name] = self._open(name)
 
-    def __enter__(self) -> Self:
-        return self
+def settings_of(lab: Lab, name: str) -> SshSettings:
+    """How the inventory says to log in."""
+    ssh = lab.ssh(name)
+    return SshSettings(
+        user=ssh.user,
+        port=ssh.port,
+        key=Path(ssh.key) if ssh.key else None,
+        known_hosts=Path(ssh.known_hosts) if ssh.known_hosts else None,
+        connect_timeout_s=ssh.connect_timeout_s or SshSettings.connect_timeout_s,
+    )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
-    def _open(self, name: str) -> Host:
-        entry = self._lab.hosts[name]
-        if entry.connection == "local":
-            addr = self._lab.address(name)
-            return self._stack.enter_context(
-                LocalHost(self._local_root / name, name=name, addr=addr)
+@contextmanager
+def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
+    """These hosts by name, and the jump hosts on the way to them; closed at the end."""
+    made: dict[str, SshHost] = {}
+
+    def make(name: str) -> SshHost:
+        if name not in made:
+            jump = lab.ssh(name).jump
+            made[name] = stack.enter_context(
+                SshHost(
+                    name,
+                    lab.address(name),
+                    settings_of(lab, name),
+                    root=REMOTE_ROOT,
+                    jump=make(jump) if jump else None,
+                )
             )
-        return self._open_remote(name)
+        return made[name]
 
-    def _open_remote(self, name: str) -> SshHost:
-        if name not in self._remote:
-            login = self._lab.ssh(name)
-            addr = self._lab.hosts[name].addr
-            assert addr is not None, f"{name}: the loader lets no ssh host pass without addr"
-            assert login.connect_timeout_s is not None, "Lab.ssh fills it in"
-            settings = SshSettings(
-                user=login.user,
-                port=login.port,
-                key=Path(login.key) if login.key else None,
-                known_hosts=Path(login.known_hosts) if login.known_hosts else None,
-                connect_timeout_s=login.connect_timeout_s,
-            )
-            jump = self._open_remote(login.jump) if login.jump else None
-            host = SshHost(name, addr, settings, root=REMOTE_ROOT, jump=jump)
-            self._remote[name] = self._stack.enter_context(host)
-        return self._remote[name]
+    with ExitStack() as stack:
+        yield {name: make(name) for name in names}

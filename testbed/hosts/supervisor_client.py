@@ -22,7 +22,7 @@ from typing import Any
 
 __all__ = ["main"]
 
-_SERVER_UP_S = 10.0
+_SERVER_WITHIN_S = 10.0
 _POLL_S = 0.02
 _LOG_TAIL_BYTES = 50_000
 
@@ -90,7 +90,7 @@ def _run_server(home: Path, candidates: list[str]) -> None:
             )
         except FileNotFoundError:
             continue
-        until = time.monotonic() + _SERVER_UP_S
+        until = time.monotonic() + _SERVER_WITHIN_S
         while _server(home) is None and time.monotonic() < until:
             time.sleep(_POLL_S)
         return
@@ -122,9 +122,19 @@ def _stop(home: Path, name: str, timeout_s: float) -> None:
     for file in (home / f"{name}.ini", home / f"{name}.sh", home / f"{name}.starts"):
         file.unlink(missing_ok=True)
     if server is not None and not server.getAllProcessInfo():
+        # Until the process is gone, not only its socket: it would take a successor's socket along.
+        pid = server.getPID()
         server.shutdown()
-        while _server(home) is not None:
+        until = time.monotonic() + _SERVER_WITHIN_S
+        while _runs(pid) and time.monotonic() < until:
             time.sleep(_POLL_S)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _signal(home: Path, name: str, number: int) -> None:

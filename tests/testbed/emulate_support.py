@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +40,7 @@ def host(lab: EmulatedLab, name: str, root: str = "testbed") -> SshHost:
         known_hosts=lab.out / "known_hosts",
         ssh_config=Path("/dev/null"),
     )
-    supervisord = str(Path(sys.executable).with_name("supervisord"))
-    return SshHost(name, addr, settings, root=root, supervisord=supervisord)
+    return SshHost(name, addr, settings, root=root)
 
 
 def traces(lab_id: str) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from testbed.emulate.lab import EmulatedLab, down, find, up
 from testbed.emulate.plan import Options
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.port import HostFault, OutcomeUnknown, Unit, UnitState, Unreachable
+from testbed.hosts.ssh import SshHost
 from tests.testbed.emulate_support import emulated, emulation_missing, host, traces
 from tests.testbed.hosts_support import eventually
 
@@ -195,9 +199,47 @@ def test_a_power_cut_ends_everything_and_the_disk_stays(lab: EmulatedLab) -> Non
         assert inside.get("/proc/sys/kernel/random/boot_id") != boot
 
 
-def _interrupted(inside: object) -> None:
+def _interrupted(inside: SshHost) -> None:
     with pytest.raises(OutcomeUnknown):
-        inside.run(["sleep", "60"], timeout_s=8)  # type: ignore[attr-defined]
+        inside.run(["sleep", "60"], timeout_s=8)
+
+
+def test_without_systemd_the_next_start_after_a_power_cut_brings_all_units_back(
+    lab: EmulatedLab,
+) -> None:
+    """supervisord and its stale socket included; the machine has only what was put there."""
+    if find_spec("supervisor") is None:
+        pytest.skip("no supervisor: pip install supervisor")
+    sleep = ("sh", "-c", "exec sleep 600")
+    with host(lab, "pi01") as inside:
+        _install_supervisor(inside)
+        assert not inside.facts.systemd
+        units = [Unit("one", sleep), Unit("two", sleep)]
+        for unit in units:
+            inside.start(unit)
+            eventually(lambda unit=unit: inside.status(unit.name).pid is not None)  # type: ignore[misc]
+        inside.signal("one", signal.SIGKILL)
+        eventually(lambda: inside.status("one").restarts == 1)
+        lab.power("pi01", "cycle")
+        assert inside.status("two").state is UnitState.INACTIVE
+        inside.start(units[0])
+        for unit in units:
+            eventually(lambda unit=unit: inside.status(unit.name).pid is not None)  # type: ignore[misc]
+            inside.stop(unit.name)
+        assert "supervisord" not in inside.run(["ps", "ax", "-o", "args"]).stdout
+
+
+def _install_supervisor(inside: SshHost) -> None:
+    spec = find_spec("supervisor")
+    assert spec is not None
+    assert spec.origin is not None
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(Path(spec.origin).parent, "supervisor")
+    inside.put(packed.getvalue(), "supervisor.tar.gz")
+    inside.run(["tar", "-xzf", "supervisor.tar.gz"])
+    program = f'#!/bin/sh\nPYTHONPATH={inside.root} exec python3 -m supervisor.supervisord "$@"\n'
+    inside.put(program.encode(), "env/bin/supervisord", 0o755)
 
 
 def test_a_reboot_asks_processes_to_end_also_when_ordered_from_inside(lab: EmulatedLab) -> None:
