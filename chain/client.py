@@ -22,8 +22,7 @@ from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Es256, Scheme, digest
-from chain.ledger import Ledger
-from chain.merkle import leaf_hash, root
+from chain.ledger import Ledger, body_fault
 from chain.messages import Seal
 from chain.proof import EPOCHS_MAX, HeadSeal, Inclusion, ProofVerifier, check_seals
 
@@ -118,8 +117,6 @@ class FinalityTracker:
         head = Head.decode(seal.head)
         if head.network != self._network:
             raise PeerFault("wrong-network", "a seal of another network")
-        if seal.block is not None and not _body_fits(seal.block, seal.head, head):
-            raise PeerFault("bad-body", f"replica {seal.replica} sent a body of another head")
         if head.height <= self._height:
             return self._after_the_fact(seal, head)
         if head.height > self._height + WINDOW_BLOCKS_MAX:
@@ -130,7 +127,8 @@ class FinalityTracker:
             return self._contradiction(seals, known, seal)
         if known is None and len(seals) < 2 * len(self.membership.members):
             seals[seal.replica] = msgspec.structs.replace(seal, block=None)
-        self._keep_body(seal, head.height)
+        if seal.replica in seals:  # so there is one body for each seal at most
+            self._keep_body(seal, head)
         return None
 
     def next_final(self) -> Final | None:
@@ -193,10 +191,12 @@ class FinalityTracker:
             return None
         return Conflict(seal.replica, known.head, seal.head, seal.signature, against_final=False)
 
-    def _keep_body(self, seal: Seal, height: int) -> None:
-        block = seal.block
+    def _keep_body(self, seal: Seal, head: Head) -> None:
+        block, height = seal.block, head.height
         if block is None or seal.head in self._blocks.get(height, {}):
             return
+        if block.head != seal.head or body_fault(block, head) is not None:
+            raise PeerFault("bad-body", f"replica {seal.replica} sent a body of another head")
         size = _body_bytes(block)
         # The next block always finds room: what waits above it can be fetched again.
         if self._bytes + size <= WINDOW_BYTES_MAX or height == self._height + 1:
@@ -210,16 +210,6 @@ def _against(final: bytes, seal: Seal) -> Conflict:
 
 def _body_bytes(block: Block) -> int:
     return sum(len(record.leaf) + len(record.item) for record in block.records)
-
-
-def _body_fits(block: Block, head: bytes, decoded: Head) -> bool:
-    """True if the records are those that the head commits to; items count through their leaf."""
-    return (
-        block.head == head
-        and decoded.count == len(block.records)
-        and decoded.root == root([leaf_hash(record.leaf) for record in block.records])
-        and all(digest(record.item) in record.leaf for record in block.records)
-    )
 
 
 # --- ranges of blocks ----------------------------------------------------------------------------

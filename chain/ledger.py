@@ -18,9 +18,9 @@ from chain.messages import Proposal
 from chain.pbft.application import Request, Screening
 from chain.registry import Registry
 from chain.request import open_item, read_item
-from chain.statement import encode_leaf
+from chain.statement import decode_leaf, encode_leaf
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "body_fault"]
 
 NULL_STEP_US = 1  # a null request's block is this much later than its parent
 
@@ -135,7 +135,9 @@ class Ledger:
         """
         self._assert_whole()
         head = self._linked(block)
-        self._check_body(block, head)
+        fault = body_fault(block, head)
+        if fault is not None:
+            raise PeerFault("bad-body", f"{fault} of height {head.height}")
         items = (record.item for record in block.records)
         if check_signatures:
             network, members, scheme = self.network, self.membership, self._scheme
@@ -166,15 +168,18 @@ class Ledger:
                 raise PeerFault("bad-link", f"{field} of height {self._height + 1}")
         return head
 
-    def _check_body(self, block: Block, head: Head) -> None:
-        if head.count != len(block.records):
-            raise PeerFault("bad-body", f"count of height {head.height}")
-        if head.root != root([leaf_hash(record.leaf) for record in block.records]):
-            raise PeerFault("bad-body", f"root of height {head.height}")
-        for index, record in enumerate(block.records):
-            # The leaf ends neither here nor there, but it holds the digest of its item.
-            if digest(record.item) not in record.leaf:
-                raise PeerFault("bad-body", f"record {index} item of height {head.height}")
+
+def body_fault(block: Block, head: Head) -> str | None:
+    """Which part of the body is not what its head commits to; None if all is."""
+    if head.count != len(block.records):
+        return "count"
+    if head.root != root([leaf_hash(record.leaf) for record in block.records]):
+        return "root"
+    for index, record in enumerate(block.records):
+        # Read properly: some other field of a statement may hold any 32 bytes that somebody likes.
+        if decode_leaf(record.leaf).item != digest(record.item):
+            return f"record {index} item"
+    return None
 
 
 def _first_difference(made: Block, block: Block) -> str:

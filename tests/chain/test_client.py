@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import msgspec
@@ -194,6 +195,18 @@ def test_bodies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (0, 1):
         watching.feed(WORLD.seal(each, WORLD.blocks[0]))
     assert drain(watching), "the next block always finds room"
+
+
+def test_a_replica_fills_its_own_place_with_bodies_and_no_other() -> None:
+    """Many well-formed bodies under heads that nobody signed: one is kept."""
+    watching = tracker()
+    for view in range(20):
+        head = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), view=view)
+        block = Block(head.encode(), WORLD.blocks[0].records)
+        flood = Seal(replica=3, view=0, head=block.head, signature=bytes(64), block=block)
+        with contextlib.suppress(PeerFault):
+            watching.feed(flood)
+    assert len(watching._blocks[1]) == 1
 
 
 def test_a_tracker_follows_its_owner_into_the_next_epoch() -> None:

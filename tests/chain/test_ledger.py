@@ -14,7 +14,7 @@ from chain.keys import digest
 from chain.ledger import Ledger
 from chain.merkle import leaf_hash, root
 from chain.messages import Proposal
-from chain.operations import Revoke
+from chain.operations import EnrolBoard, Revoke
 from chain.proof import HeadSeal
 from chain.statement import decode_leaf, encode_leaf
 from tests.chain.world import SECOND_US, START_US, World
@@ -146,6 +146,31 @@ def test_a_block_that_was_tampered_with_is_refused_by_field(
             ledger.append(SECOND, check_signatures=False)
     else:
         ledger.append(SECOND, check_signatures=True)  # nothing had changed
+
+
+def test_a_digest_in_another_field_does_not_vouch_for_a_body() -> None:
+    """A sponsor may name any firmware hash, so also that of an item that it would like to swap in:
+    a lying source must not get it executed."""
+    world = World()
+    pi = world.admit("pi", kind="environment")
+    swapped = world.request(world.data(pi, payload=b"never ordered"), pi)
+    enrolment = world.signed(
+        EnrolBoard,
+        pi,
+        board=b"\x01",
+        firmware=digest(swapped.item),
+        key_check=bytes(8),
+        service="telemetry",
+        head=world.ledger.head_hash,
+    )
+    world.run(enrolment, pi)
+    honest = world.blocks[-1]
+    copy = Ledger(world.genesis, world.scheme)
+    copy.append(world.blocks[0], check_signatures=True)
+    lie = Block(honest.head, (Record(honest.records[0].leaf, swapped.item),))
+    with pytest.raises(PeerFault, match="bad-body"):
+        copy.append(lie, check_signatures=False)
+    copy.append(honest, check_signatures=False)
 
 
 def test_the_offline_verifier_passes_the_chain_and_says_what_is_proven() -> None:
