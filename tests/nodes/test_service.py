@@ -1,0 +1,312 @@
+"""A replica without an event loop: four of them on a bus of lists, their driver and ports."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis, Member
+from chain.keys import Es256, Es256Signer
+from chain.messages import (
+    ClientMessage,
+    Commit,
+    Denied,
+    Seal,
+    Signed,
+    Submit,
+    Subscribe,
+    encode,
+    signed_bytes,
+)
+from chain.operations import sign_operation
+from nodes.clients import PIECE_BLOCKS_MAX
+from nodes.clock import SystemClock
+from nodes.events import NoEvents
+from nodes.ledger_file import Damaged
+from nodes.memory_store import MemoryStore
+from nodes.opening import POOLED_BYTES_MIN, Opener
+from nodes.ports import Party, StoreFull
+from nodes.service import Opened, Service, Superfluous
+from testbed.bench.load import Device, bench_policy, devices
+
+GATEWAY = "gateway"
+SIGNERS = [Es256Signer(ec.derive_private_key(n + 1, ec.SECP256R1())) for n in range(4)]
+
+
+class Store(MemoryStore):
+    """Counts commits; can be full."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__()
+        self.log = log
+        self.full = False
+
+    def commit(self) -> None:
+        if self.full:
+            raise StoreFull("no space")
+        self.log.append("commit")
+
+
+class Node:
+    """One service; `log` shows commits and sends in their order."""
+
+    def __init__(self, me: int, genesis: Genesis, bus: Bus) -> None:
+        self.me = me
+        self.log: list[str] = []
+        self.store = Store(self.log)
+        self.bus = bus
+        self.jammed: set[Party] = set()
+        self.service = Service(
+            me=me,
+            genesis=genesis,
+            signer=SIGNERS[me],
+            scheme=Es256(),
+            store=self.store,
+            wire=self,
+            clock=SystemClock(),
+            timers=self,
+            events=NoEvents(),
+        )
+        self.service.start()
+
+    def send(self, party: Party, frame: bytes) -> None:
+        self.log.append("send")
+        self.bus.frames.append((self.me, party, frame))
+
+    def congested(self, party: Party) -> bool:
+        return party in self.jammed
+
+    def set(self, name: str, delay_us: int) -> None: ...
+
+    def cancel(self, name: str) -> None: ...
+
+    def give(self, party: Party, frame: bytes) -> Opened:
+        opened = self.service.open(party, frame)
+        self.service.step([(party, opened)])
+        return opened
+
+
+class Bus:
+    def __init__(self, identities: int = 2) -> None:
+        self.devices: list[Device] = devices(identities)
+        self.genesis = Genesis(
+            name="bus",
+            time_us=SystemClock().now_us() - 1,
+            members=tuple(Member(n, each.public) for n, each in enumerate(SIGNERS)),
+            policy=bench_policy(self.devices),
+        )
+        self.frames: deque[tuple[int, Party, bytes]] = deque()
+        self.heard: list[tuple[int, ClientMessage]] = []
+        self.nodes = [Node(n, self.genesis, self) for n in range(4)]
+
+    def run(self) -> None:
+        while self.frames:
+            sender, party, frame = self.frames.popleft()
+            if isinstance(party, int):
+                self.nodes[party].give(sender, frame)
+            else:
+                self.heard.append((sender, msgspec.msgpack.decode(frame, type=ClientMessage)))
+
+    def submit(self, cose: bytes, to: int = 0) -> None:
+        self.nodes[to].give(GATEWAY, encode(Submit(cose)))
+        self.run()
+
+    def admit(self, device: int = 0) -> None:
+        head = self.nodes[0].service.ledger.head_hash
+        each = self.devices[device]
+        self.submit(sign_operation(each.enrol(self.genesis.network, head), each.signer))
+
+    def data(self, device: int = 0) -> None:
+        each = self.devices[device]
+        self.submit(sign_operation(each.data(self.genesis.network, b"21.5"), each.signer))
+
+    def seals(self) -> list[Seal]:
+        return [message for _, message in self.heard if isinstance(message, Seal)]
+
+
+def test_a_device_is_admitted_and_its_data_become_one_chain() -> None:
+    bus = Bus()
+    bus.admit()
+    bus.data()
+    heads = {node.service.ledger.head_hash for node in bus.nodes}
+    assert len(heads) == 1
+    assert bus.nodes[0].service.ledger.height == 2
+
+
+def test_persist_comes_before_send() -> None:
+    """In the log of every replica, a commit stands before the frames that depend on it."""
+    bus = Bus()
+    bus.admit()
+    for node in bus.nodes:
+        node.log.clear()
+    bus.data()
+    for node in bus.nodes:
+        assert node.log[0] == "commit"
+        assert node.log.count("commit") == 2  # the proposal, the prepared certificate
+
+
+def test_a_store_that_is_full_lets_nothing_out() -> None:
+    bus = Bus()
+    bus.admit()
+    backup = bus.nodes[2]
+    backup.store.full = True
+    backup.log.clear()
+    with pytest.raises(StoreFull):
+        bus.data()
+    assert backup.log == []
+
+
+def test_a_subscriber_gets_what_it_missed_in_bounded_pieces_and_then_what_comes() -> None:
+    bus = Bus()
+    bus.admit()
+    for _ in range(PIECE_BLOCKS_MAX + 10):
+        bus.data()
+    node = bus.nodes[1]
+    node.give(GATEWAY, encode(Subscribe(1, True)))
+    assert node.service.clients.lagging
+    assert node.service.clients.pump()
+    bus.run()
+    assert len(bus.seals()) == PIECE_BLOCKS_MAX
+    while node.service.clients.pump():
+        pass
+    bus.data()
+    seals = bus.seals()
+    assert not node.service.clients.lagging
+    assert len(seals) == node.service.ledger.height
+    for seal in seals:
+        assert seal.block is not None
+        assert Es256().verify(SIGNERS[1].public, seal.head, seal.signature)
+
+
+def test_a_subscriber_that_takes_nothing_is_sent_nothing_until_it_does() -> None:
+    bus = Bus()
+    bus.admit()
+    node = bus.nodes[1]
+    node.give(GATEWAY, encode(Subscribe(1, False)))
+    node.jammed.add(GATEWAY)
+    bus.data()
+    node.service.clients.pump()
+    assert bus.seals() == []
+    node.jammed.clear()
+    node.service.clients.pump()
+    bus.run()
+    assert len(bus.seals()) == 2
+
+
+def test_a_device_that_wants_too_much_is_denied_with_the_reason() -> None:
+    bus = Bus()
+    device = bus.devices[0]
+    head = bus.nodes[0].service.ledger.head_hash
+    greedy = msgspec.structs.replace(device.enrol(bus.genesis.network, head), privilege=200)
+    bus.submit(sign_operation(greedy, device.signer))
+    ((_, denied),) = bus.heard
+    assert isinstance(denied, Denied)
+    assert denied.reason
+    assert denied.endorsement is not None
+
+
+def test_a_vote_on_what_is_decided_is_dropped_and_one_that_contradicts_is_not() -> None:
+    """A forged repetition costs and harms nothing; a forged contradiction is blamed."""
+    bus = Bus()
+    bus.admit()
+    node = bus.nodes[1]
+    slot = node.service.core._s.log.get(1)
+    assert slot is not None
+    assert slot.committed is not None
+    view, digest = slot.committed
+    repeated = encode(Signed(encode(Commit(0, 2, view, 1, digest)), bytes(64)))
+    assert isinstance(node.give(2, repeated), Superfluous)
+    assert not node.service.faults
+    other = encode(Signed(encode(Commit(0, 2, view, 1, bytes(32))), bytes(64)))
+    assert isinstance(node.give(2, other), PeerFault)
+    assert node.service.faults[2, "bad-signature"] == 1
+
+
+def test_a_block_that_does_not_follow_from_the_genesis_is_damage() -> None:
+    bus = Bus()
+    bus.admit()
+    bus.data()
+    node = bus.nodes[0]
+    node.store._blocks.reverse()
+    with pytest.raises(Damaged, match="block 1"):
+        Service(
+            me=0,
+            genesis=bus.genesis,
+            signer=SIGNERS[0],
+            scheme=Es256(),
+            store=node.store,
+            wire=node,
+            clock=SystemClock(),
+            timers=node,
+            events=NoEvents(),
+        )
+
+
+def test_threads_open_the_same_in_the_same_order() -> None:
+    bus = Bus()
+    each = bus.devices[0]
+    frames: list[tuple[Party, bytes]] = [
+        (
+            GATEWAY,
+            encode(Submit(sign_operation(each.data(bus.genesis.network, bytes(200)), each.signer))),
+        )
+        for _ in range(80)
+    ]
+    frames[7] = (GATEWAY, b"garbage")
+    opener = Opener(bus.nodes[0].service.open, threads=2)
+    assert sum(len(frame) for _, frame in frames) > POOLED_BYTES_MIN
+    assert opener.pays(frames)
+    results: list[list[tuple[Party, Opened]]] = []
+    done = threading.Event()
+
+    def collect(result: list[tuple[Party, Opened]]) -> None:
+        results.append(result)
+        done.set()
+
+    opener.spread(frames, collect)
+    assert done.wait(30)
+    opener.close()
+    inline = opener.inline(frames)
+    assert [str(opened) for _, opened in results[0]] == [str(opened) for _, opened in inline]
+
+
+SHARED = Bus()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([1, 2, 3, GATEWAY]), st.binary(max_size=200))
+def test_any_bytes_are_a_blamed_fault_at_most(party: Party, data: bytes) -> None:
+    """Whatever a peer or a gateway sends, the replica lives and says whose fault it was."""
+    node = SHARED.nodes[0]
+    assert isinstance(node.give(party, data), PeerFault)
+    assert any(blamed == party for blamed, _ in node.service.faults)
+
+
+def good_frames() -> list[tuple[Party, bytes]]:
+    device, network = SHARED.devices[0], SHARED.genesis.network
+    cose = sign_operation(device.data(network, b"x"), device.signer)
+    body = encode(Commit(0, 2, 0, 5, bytes(32)))
+    vote = Signed(body, SIGNERS[2].sign(signed_bytes(network, body)))
+    return [(GATEWAY, encode(Submit(cose))), (2, encode(vote))]
+
+
+GOOD = good_frames()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(GOOD), st.integers(0, 1000), st.integers(1, 255))
+def test_any_change_to_a_good_frame_is_refused_or_harmless(
+    good: tuple[Party, bytes], at: int, flip: int
+) -> None:
+    """One byte of a real message changed: whatever it is now, nothing is raised."""
+    party, frame = good
+    changed = bytearray(frame)
+    changed[at % len(frame)] ^= flip
+    SHARED.nodes[3].give(party, bytes(changed))
