@@ -103,11 +103,12 @@ class Client:
     def in_flight(self) -> int:
         return len(self._waiting)
 
-    def submit(self, cose: bytes, request: bytes, done: Callable[[str | None], None]) -> None:
-        """`request` is its id."""
+    def submit(self, cose: bytes, done: Callable[[str | None], None], request: bytes = b"") -> None:
+        """`request` is the id, needed for what comes back with endorsements (access requests)."""
         item = make_item(cose)
         self._waiting[item] = _Waiting(cose, request, done, self._loop.time())
-        self._items[request] = item
+        if request:
+            self._items[request] = item
         primary = self._membership.primary(self._view)
         if primary in self._wire.connected:
             self._wire.send(primary, encode(Submit(cose)))
@@ -122,7 +123,7 @@ class Client:
             if not answered.done():
                 answered.set_result(reason)
 
-        self.submit(cose, request, done)
+        self.submit(cose, done, request)
         async with asyncio.timeout(timeout_s):
             reason = await answered
         if reason is not None:
@@ -167,7 +168,7 @@ class Client:
             case Seal() as seal if seal.replica == party:
                 self._sealed(seal)
             case Denied(request=request, reason=reason) if reason != "done":
-                self._finish(self._items.get(request, b""), reason)
+                self._finish(self._item_of(request), reason)
             case Busy():
                 pass  # sent again by the timer
             case _:
@@ -189,6 +190,15 @@ class Client:
             # Endorsements were added to it, or it is not ours.
             request = read_item(record.item, self._network).id
             self._finish(self._items.get(request, b""), None)
+
+    def _item_of(self, request: bytes) -> bytes:
+        """Denials are rare: ids are not made beforehand for each request."""
+        if request in self._items:
+            return self._items[request]
+        for item in self._waiting:
+            if read_item(item, self._network).id == request:
+                return item
+        return b""
 
     def _finish(self, item: bytes, reason: str | None) -> bool:
         waiting = self._waiting.pop(item, None)

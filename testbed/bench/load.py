@@ -143,4 +143,4 @@ class Load:
             if not self._stopping:
                 self._next(device)
 
-        self._client.submit(cose, read_operation(cose, self._network).id, done)
+        self._client.submit(cose, done)
