@@ -44,14 +44,18 @@ def on_pre_prepare(s: State, received: Received) -> None:
     slot = s.log.slot(message.seq)
     if slot.wants(message.digest):
         give_batch(s, slot, message.digest, received)
-    if message.view != s.view or message.sender != s.primary:
+    if message.sender != s.membership.primary(message.view):
         return
     if _contradicts(s, slot, message, received.signed):
         return
+    # It waits: for its predecessors; for NEW-VIEW; or, if we have left its view (or are no
+    # member), for a quorum to commit it without us.
+    current = message.view == s.view
+    follow = message.view < s.view and not s.active and slot.offer is None
     fresh = received.proposal.view == message.view
-    ahead_max = s.next_seq + OFFERS_AHEAD_WINDOWS * s.consensus.pipeline_window
-    if slot.offer is None and fresh and s.next_seq <= message.seq <= ahead_max:
-        # Also while NEW-VIEW is still missing, and ahead of its predecessors: it waits.
+    first = max(s.next_seq, s.executed + 1)
+    ahead_max = first + OFFERS_AHEAD_WINDOWS * s.consensus.pipeline_window
+    if fresh and (current or follow) and first <= message.seq <= ahead_max:
         slot.offer = Offer(message, received.signed, received.proposal, received.requests, s.now_us)
 
 
@@ -66,8 +70,9 @@ def _contradicts(s: State, slot: Slot, message: PrePrepare, signed: Signed) -> b
     if known is None:
         return False
     if known[0] != message.digest:
-        s.accuse_equivocation(Equivocation(s.primary, "pre-prepare", known[1], signed))
-        s.suspected = "equivocation"
+        s.accuse_equivocation(Equivocation(message.sender, "pre-prepare", known[1], signed))
+        if message.view == s.view:
+            s.suspected = "equivocation"
     return True
 
 
@@ -95,6 +100,15 @@ def _on_fact(s: State, seq: int, fact: Fact | Equivocation | None) -> None:
         _commit(s, s.log.slot(seq))
     else:
         s.observe("committed", seq)
+        _take_offered(s.log.slot(seq))
+
+
+def _take_offered(slot: Slot) -> None:
+    """Committed by a quorum before (or without) our vote: the content may be at hand already."""
+    offer = slot.offer
+    if offer is not None and slot.wants(offer.message.digest):
+        batch = Batched(offer.signed.attachment, offer.proposal, offer.requests)
+        slot.batches[offer.message.digest] = batch
 
 
 def _commit(s: State, slot: Slot) -> None:
