@@ -155,6 +155,10 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True):
             or policy.admins_needed > len(policy.admins),
             "policy.vouchers: ids must be unique": len({each.id for each in policy.vouchers})
             != len(policy.vouchers),
+            "policy.privilege_needed: names a service that policy.services lacks": not set(
+                policy.privilege_needed
+            )
+            <= set(policy.services),
             "policy.validity_s_default: at most validity_s_max": policy.validity_s_default
             > policy.validity_s_max,
             "policy.group_accepts: at most group_size": (policy.group_accepts or 1)

@@ -54,6 +54,7 @@ VOUCHER = VoucherGrant(id=bytes(32), privilege_max=1, services=("telemetry",))
         ("policy.admins_needed", {"policy": Policy(admins_needed=1)}),
         ("policy.admins:", {"policy": Policy(admins=(ADMIN, ADMIN), admins_needed=1)}),
         ("policy.vouchers", {"policy": Policy(vouchers=(VOUCHER, VOUCHER))}),
+        ("policy.privilege_needed", {"policy": Policy(privilege_needed={"valve": 3})}),
         ("policy.validity_s_default", {"policy": Policy(validity_s_max=5)}),
         ("policy.group_accepts", {"policy": Policy(group_size=3, group_accepts=4)}),
     ],
