@@ -192,6 +192,8 @@ def copy_ledger(source: Path, target: Path) -> None:
             writer = sqlite3.connect(target)
             try:
                 reader.backup(writer)
+                # A copy at rest: reading it must leave no write-ahead log beside it.
+                writer.execute("PRAGMA journal_mode = DELETE")
             finally:
                 writer.close()
         finally:

@@ -162,6 +162,8 @@ def _notes(
             yield f"attack {attack.id}: {missing} of {attack.trials} trials were not seen to arrive"
         if attack.verdict == "invalid":
             yield f"attack {attack.id}: too little was seen to arrive for a verdict"
+    if len(ledger.files) < len(evidence.genesis.members):
+        yield f"{len(ledger.files)} of {len(evidence.genesis.members)} ledgers were collected"
     if 0 < ledger.proven < evidence.longest.height:
         above = evidence.longest.height - ledger.proven
         yield f"the last {above} blocks are not yet vouched for by f+1 of the collected ledgers"

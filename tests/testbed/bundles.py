@@ -23,7 +23,7 @@ from chain.operations import EnrolBoard, board_node
 from chain.pbft.application import Request
 from chain.pbft.effects import Durable
 from inventory.load import load_lab, packaged
-from nodes.ledger_file import block_sum
+from nodes.ledger_file import block_sum, copy_ledger
 from nodes.ports import Stored
 from nodes.sender import Reading
 from nodes.sqlite_store import SqliteStore
@@ -110,7 +110,7 @@ class Story:
         self.devices: dict[str, Device] = {}
         self.requests: list[Request] = []
         self._chain()
-        self._replicas()
+        self._replicas(out)
         self._orchestrator()
         for name, entries in self.logs.items():
             entries.sort(key=lambda each: each["t"])
@@ -199,12 +199,11 @@ class Story:
             "gateway", "request", at_ms, id=request, device=device, relay="r", outcome=outcome
         )
 
-    def _replicas(self) -> None:
+    def _replicas(self, scratch: Path) -> None:
         """Four equal databases, and what the replicas said of their blocks."""
         for replica, name in enumerate(self.schedule.replicas):
-            path = self.bundle.raw / "ledger" / f"{name}.sqlite"
-            store(self.world, path, replica, self.world.blocks)
-            (path.with_name(path.name + ".mark")).unlink()
+            database = store(self.world, scratch / f"{name}.db", replica, self.world.blocks)
+            copy_ledger(database, self.bundle.raw / "ledger" / f"{name}.sqlite")
             for height, block in enumerate(self.world.blocks, start=1):
                 mine = {"proposed_us": 0} if replica == 0 else {"pre_prepared_us": 0}
                 self.event(

@@ -1,0 +1,170 @@
+"""One row per fault and attack of a campaign, in the columns that campaigns are compared by."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+
+from testbed.campaign.event import Event
+from testbed.checks.evidence import Evidence
+from testbed.checks.faults import Injection, injections
+from testbed.report.columns import Cell, Table
+from testbed.report.measure import Operation, of_kind
+from testbed.report.stats import interval95
+from testbed.report.summary import Summary
+
+__all__ = ["replay_command", "results"]
+
+
+def replay_command(evidence: Evidence) -> str:
+    """What to type to run the same schedule again."""
+    argv = list(evidence.manifest.argv)
+    if not any(each.startswith("--seed") for each in argv):
+        argv += ["--seed", str(evidence.manifest.seed)]
+    return shlex.join(argv)
+
+
+_RESULT_COLUMNS = {
+    "run": "s",
+    "campaign": "s",
+    "schedule_sha256": "s",
+    "seed": "i",
+    "commit": "s",
+    "stage": "s",
+    "n": "i",
+    "f": "i",
+    "layer": "s",
+    "attack": "s",
+    "kind": "s",
+    "parameters": "s",
+    "injected": "i",
+    "observed": "i",
+    "trials": "i",
+    "distinct": "i",
+    "successes": "i",
+    "ci_lo": "f",
+    "ci_hi": "f",
+    "refused_by": "s",
+    "safety": "b",
+    "liveness": "b",
+    "verdict": "s",
+    "goodput_base_per_s": "f",
+    "goodput_attack_per_s": "f",
+    "p50_base_ms": "f",
+    "p50_attack_ms": "f",
+    "p99_base_ms": "f",
+    "p99_attack_ms": "f",
+    "max_base_ms": "f",
+    "max_attack_ms": "f",
+    "recovery_s": "f",
+    "censored": "i",
+    "view_changes": "i",
+    "heal_ok": "b",
+    "replay": "s",
+}
+
+
+def results(evidence: Evidence, summary: Summary, found: Sequence[Operation]) -> Table:
+    """`base` is phase `baseline` of the same run, `attack` the phase of the injection."""
+    return Table(
+        name="results",
+        columns=_RESULT_COLUMNS,
+        rows=[
+            tuple(row.get(name) for name in _RESULT_COLUMNS)
+            for row in _result_rows(evidence, summary, found)
+        ],
+    )
+
+
+def _result_rows(
+    evidence: Evidence, summary: Summary, found: Sequence[Operation]
+) -> Iterator[dict[str, Cell]]:
+    held = {each.name: each.held for each in summary.properties}
+    safety = all(value for name, value in held.items() if name != "first-commit-after-heal")
+    commit = evidence.manifest.git.get("commit")
+    common: dict[str, Cell] = {
+        "run": summary.run,
+        "campaign": summary.campaign,
+        "schedule_sha256": evidence.manifest.schedule_sha256,
+        "seed": summary.seed,
+        "commit": None if commit is None else str(commit),
+        "stage": summary.stage,
+        "n": summary.replicas,
+        "f": summary.f,
+        "safety": safety,
+        "liveness": held.get("first-commit-after-heal"),
+        "censored": summary.latency_ms.data.censored + summary.latency_ms.admission.censored,
+        "view_changes": summary.view_changes,
+        "replay": replay_command(evidence),
+    }
+    steps = {each.id: each for each in injections(evidence)}
+    for events in _by_fault(evidence).values():
+        first = events[0]
+        row = common | {
+            "layer": first.layer,
+            "attack": first.fault,
+            "kind": first.kind,
+            "parameters": json.dumps(first.params, sort_keys=True),
+            "injected": len(events),
+        }
+        row |= _loads(evidence, found, first.phase)
+        if first.category == "attack":
+            row |= _attack_cells(summary, first.fault)
+        else:
+            row |= _fault_cells([steps[event.id] for event in events], safety)
+        yield row
+
+
+def _by_fault(evidence: Evidence) -> dict[str, list[Event]]:
+    grouped: dict[str, list[Event]] = {}
+    for event in evidence.trial.events:
+        grouped.setdefault(event.fault, []).append(event)
+    return grouped
+
+
+def _loads(evidence: Evidence, found: Sequence[Operation], phase: str) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
+    for side, name in (("base", "baseline"), ("attack", phase)):
+        span = next((each for each in evidence.schedule.phases if each.name == name), None)
+        if span is not None:
+            data = of_kind(found, "data", name)
+            cells[f"goodput_{side}_per_s"] = data.n / (span.end_ms - span.start_ms) * 1000
+            for quantile in ("p50", "p99", "max"):
+                cells[f"{quantile}_{side}_ms"] = getattr(data, quantile)
+    return cells
+
+
+def _attack_cells(summary: Summary, attack: str) -> dict[str, Cell]:
+    judged = next(each for each in summary.attacks if each.id == attack)
+    interval = interval95(min(judged.successes, judged.distinct), judged.distinct)
+    return {
+        "observed": judged.observed,
+        "trials": judged.trials,
+        "distinct": judged.distinct,
+        "successes": judged.successes,
+        "ci_lo": None if interval is None else interval[0],
+        "ci_hi": None if interval is None else interval[1],
+        "refused_by": json.dumps(judged.refused, sort_keys=True),
+        "verdict": judged.verdict,
+    }
+
+
+def _fault_cells(steps: Sequence[Injection], safety: bool) -> dict[str, Cell]:
+    recoveries = [each.recovery_ms for each in steps]
+    known = [each for each in recoveries if each is not None]
+    return {
+        "observed": sum(each.observed for each in steps),
+        "recovery_s": max(known) / 1000 if len(known) == len(recoveries) else None,
+        "heal_ok": all(each.whole_ms is not None for each in steps),
+        "verdict": _fault_verdict(steps, safety),
+    }
+
+
+def _fault_verdict(steps: Sequence[Injection], safety: bool) -> str:
+    """Safety under the fault, and progress after it."""
+    if not safety:
+        return "broken"
+    if not all(each.took_place and each.healed_ms is not None for each in steps):
+        return "invalid"
+    return "held" if all(each.recovery_ms is not None for each in steps) else "broken"
