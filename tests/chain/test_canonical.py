@@ -124,6 +124,18 @@ def test_everything_but_the_one_form_is_refused(what: str, data: bytes) -> None:
     assert fault.value.code in ("bad-cbor", "oversize"), what
 
 
+class Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    only: int | None = None
+
+
+@given(st.none() | unsigned)
+def test_a_struct_without_a_tag_is_a_plain_map(only: int | None) -> None:
+    untagged: Codec[Plain] = Codec(Plain, 100)
+    data = untagged.encode(Plain(only))
+    assert data == cbor2.dumps({} if only is None else {"only": only}, canonical=True)
+    assert untagged.decode(data) == Plain(only)
+
+
 def test_types_that_could_have_two_encodings_are_refused_when_the_codec_is_made() -> None:
     class Defaulted(msgspec.Struct, frozen=True):
         number: int = 5

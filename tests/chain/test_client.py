@@ -206,7 +206,13 @@ def test_a_replica_fills_its_own_place_with_bodies_and_no_other() -> None:
         flood = Seal(replica=3, view=0, head=block.head, signature=bytes(64), block=block)
         with contextlib.suppress(PeerFault):
             watching.feed(flood)
-    assert len(watching._blocks[1]) == 1
+        assert len(watching._blocks[1]) == 1
+    for stranger in range(100):
+        head = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), view=stranger)
+        block = Block(head.encode(), WORLD.blocks[0].records)
+        with contextlib.suppress(PeerFault):
+            watching.feed(Seal(stranger, 0, block.head, bytes(64), block))
+    assert len(watching._blocks[1]) <= 2 * 4
 
 
 def test_a_tracker_follows_its_owner_into_the_next_epoch() -> None:
