@@ -41,7 +41,8 @@ class Groups:
             made.add(group := _group(self.cpu, lab, host))
             quota_us = _PERIOD_US * cpu_percent // 100
             if _unified(self.cpu):
-                (group.parent / "cgroup.subtree_control").write_text("+cpu")
+                for above in (self.cpu, group.parent):
+                    (above / "cgroup.subtree_control").write_text("+cpu")
                 (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
             else:
                 (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
@@ -63,7 +64,6 @@ def groups() -> Groups:
     cpu = None
     if _unified(_ROOT):
         if "cpu" in (_ROOT / "cgroup.controllers").read_text().split():
-            (_ROOT / "cgroup.subtree_control").write_text("+cpu")
             cpu = _ROOT
     elif (_ROOT / "cpu/cgroup.procs").exists():
         cpu = _ROOT / "cpu"

@@ -89,11 +89,23 @@ class EmulatedLab:
         """Until the SSH servers of these hosts answer."""
         addresses = {m.name: m.addr for m in self.plan.machines if m.name in hosts}
         with ThreadPoolExecutor(16) as pool:
-            answers = pool.map(_ssh_answers, addresses.values())
+            answers = pool.map(self._comes_up, addresses, addresses.values())
             silent = [name for name, ok in zip(addresses, answers, strict=True) if not ok]
         if silent:
-            logs = ", ".join(str(self.out / "console" / f"{name}.log") for name in silent)
-            raise LabFault(f"no SSH server answers on {', '.join(silent)}; see {logs}")
+            log = (self.out / "console" / f"{silent[0]}.log").read_text(errors="replace")
+            said = log.strip()[-1000:] or "nothing"
+            names = ", ".join(silent)
+            raise LabFault(f"no SSH server answers on {names}; {silent[0]}'s console says: {said}")
+
+    def _comes_up(self, host: str, addr: str) -> bool:
+        """False as soon as the host has ended, or at last when it keeps silent."""
+        until = time.monotonic() + SSH_ANSWERS_WITHIN_S
+        while time.monotonic() < until:
+            if _ssh_answers(addr, within_s=1.0):
+                return True
+            if not self.ask(do="status")["hosts"][host]["on"]:
+                return False
+        return False
 
     def _known(self, host: str) -> str:
         names = [machine.name for machine in self.plan.machines]
@@ -297,8 +309,8 @@ def _started(pid: int) -> int | None:
         return None
 
 
-def _ssh_answers(addr: str) -> bool:
-    until = time.monotonic() + SSH_ANSWERS_WITHIN_S
+def _ssh_answers(addr: str, within_s: float) -> bool:
+    until = time.monotonic() + within_s
     pause = threading.Event()
     while time.monotonic() < until:
         with suppress(OSError), socket.create_connection((addr, 22), timeout=1) as probe:

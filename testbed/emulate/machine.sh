@@ -27,9 +27,17 @@ mount -t tmpfs -o mode=755,nosuid,nodev run run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp tmp
 # A boot id and a hardware serial of its own, where a Raspberry Pi has them.
 cat "$DIR/boot_id" >run/boot_id
-mount --bind run/boot_id proc/sys/kernel/random/boot_id
 { cat proc/cpuinfo; cat "$DIR/cpuinfo"; } >run/cpuinfo
 mount --bind run/cpuinfo proc/cpuinfo
+# What a fault inside must not do to the real machine: restart it, tune it, set its clock.
+if [ -e proc/sysrq-trigger ]; then
+    mount --bind proc/sysrq-trigger proc/sysrq-trigger
+    mount -o remount,bind,ro proc/sysrq-trigger
+fi
+mount --bind proc/sys proc/sys
+mount --bind proc/sys/net proc/sys/net
+mount -o remount,bind,ro proc/sys
+mount --bind run/boot_id proc/sys/kernel/random/boot_id
 hostname "$NAME"
 if [ "$INIT" = systemd ]; then
     mount -t tmpfs -o mode=755,nosuid,nodev,noexec cgroup sys/fs/cgroup
@@ -48,10 +56,12 @@ cd /
 umount -l /run/outside
 rmdir /run/outside
 exec </dev/null
+harmless=-sys_time,-sys_module,-sys_rawio
 if [ "$INIT" = systemd ]; then
-    exec env -i container=testbed PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
+    exec env -i container=testbed PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        setpriv --bounding-set "$harmless" /lib/systemd/systemd
 fi
 mkdir -p /run/sshd
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # A shell as init: it reaps whatever loses its parent, and brings the SSH server back.
-exec sh -c 'cd /; [ ! -x /etc/rc.local ] || /etc/rc.local & while :; do /usr/sbin/sshd -D -e; sleep 0.1; done'
+exec setpriv --bounding-set "$harmless" sh -c 'cd /; [ ! -x /etc/rc.local ] || /etc/rc.local & while :; do /usr/sbin/sshd -D -e; sleep 0.1; done'

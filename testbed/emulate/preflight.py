@@ -18,6 +18,7 @@ _TOOLS = {
     "mount": "mount",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "pivot_root": "util-linux",
     "hostname": "hostname",
 }

@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
 ]
 
+TBF = ["rate", "10mbit", "burst", "16kb", "latency", "50ms"]
 ECHO = """
 import socket
 server = socket.create_server(("", 7000))
@@ -104,6 +105,27 @@ def test_hosts_reach_each_other_but_not_the_world(lab: EmulatedLab) -> None:
     gateway = inside.run(["ip", "route", "get", lab.plan.gateway_addr]).stdout
     assert "dev eth0" in gateway, "the orchestrator's way is not the data's"
     assert inside.run(["ip", "route", "get", "192.0.2.1"], check=False).exit_code != 0
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "date -s 2001-01-01",
+        "echo h >/proc/sysrq-trigger",
+        "echo 1 >/proc/sys/kernel/sysrq",
+        "echo x >/proc/sys/kernel/hostname && false",
+    ],
+)
+def test_a_fault_inside_cannot_harm_the_real_machine(lab: EmulatedLab, harm: str) -> None:
+    """Its clock, its kernel's settings and its restart key."""
+    assert host(lab, "pi01").run(["sh", "-c", harm], check=False).exit_code != 0
+
+
+def test_a_host_may_still_tune_its_own_network(lab: EmulatedLab) -> None:
+    inside = host(lab, "pi01")
+    inside.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
+    assert inside.get("/proc/sys/net/ipv4/ip_forward") == b"1\n"
+    inside.run(["tc", "qdisc", "add", "dev", "eth1", "root", "tbf", *TBF])
 
 
 def test_a_board_is_a_serial_port_of_its_host(lab: EmulatedLab) -> None:

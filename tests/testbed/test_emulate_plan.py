@@ -6,7 +6,7 @@ import tempfile
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inventory.checks import errors
@@ -31,6 +31,7 @@ def plans(draw: st.DrawFn) -> LabPlan:
     return make_plan(draw(lab_ids), options, network, draw(st.sampled_from(["switch", "netem"])))
 
 
+@settings(deadline=None, max_examples=40)
 @given(plan=plans())
 def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
     """Also serials that YAML would read as numbers: 1e40001."""
@@ -42,6 +43,7 @@ def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
     assert len(lab.boards) == plan.options.boards
 
 
+@settings(deadline=None, max_examples=40)
 @given(plan=plans())
 def test_every_name_and_address_is_unique_and_fits(plan: LabPlan) -> None:
     network = IPv4Network(plan.network)
