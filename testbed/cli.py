@@ -32,7 +32,10 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inventory": ("inventory", "Check and show the file that describes a lab."),
     "campaign": ("campaign", "List and check campaign files."),
+    "provision": ("provision", "Bring to the hosts what a run needs."),
     "run": ("run", "Run a campaign and write a result bundle."),
+    "report": ("report", "Rebuild the report of a run from its raw files."),
+    "ledger": ("ledger", "Verify and show stored ledgers, from the files alone."),
     "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),
     "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
     "emulate": ("emulate", "A lab of emulated hosts with SSH servers, on this machine."),

@@ -1,0 +1,182 @@
+"""One piece of work on many hosts at once: what became of each, shown while it goes on.
+
+Every host is tried, and a host that fails is reported with the command that retries just it; what
+the failure means is the caller's business. Elsewhere: the work itself (`testbed.provision`,
+`testbed.doctor`, `testbed.restore`, `testbed.lease`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from testbed.errors import TestbedError
+
+__all__ = [
+    "HOSTS_AT_ONCE_MAX",
+    "Outcome",
+    "Progress",
+    "Tell",
+    "exit_code",
+    "for_each",
+    "problems",
+    "retry",
+]
+
+HOSTS_AT_ONCE_MAX = 32
+_REFRESH_PER_S = 8
+
+Tell = Callable[[str], None]
+T = TypeVar("T")
+H = TypeVar("H")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What became of one host. `problem` is empty if it went well; `value` is None otherwise.
+
+    `steps_s` is how long each step took that the work told of, in order.
+    """
+
+    host: str
+    value: T | None
+    problem: str
+    took_s: float
+    steps_s: tuple[tuple[str, float], ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problem
+
+
+@dataclass
+class _Row:
+    began_s: float
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    ended_s: float | None = None
+    result: str = ""
+
+
+class Progress:
+    """A live table on a terminal, one line per finished host elsewhere; nothing if `quiet`."""
+
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._title = title
+        self._rows: dict[str, _Row] = {}
+        self._lock = threading.Lock()
+        self._live: Live | None = None
+        if self._console.is_terminal and not quiet:
+            self._live = Live(
+                get_renderable=self._table,
+                console=self._console,
+                refresh_per_second=_REFRESH_PER_S,
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def begin(self, host: str) -> None:
+        with self._lock:
+            self._rows[host] = _Row(time.monotonic())
+
+    def step(self, host: str, what: str) -> None:
+        with self._lock:
+            self._rows[host].steps.append((what, time.monotonic()))
+
+    def end(self, host: str, result: str) -> tuple[float, tuple[tuple[str, float], ...]]:
+        """Seconds in all and of each step."""
+        with self._lock:
+            row = self._rows[host]
+            row.ended_s, row.result = time.monotonic(), result
+            ends = [at for _, at in row.steps[1:]] + [row.ended_s]
+            steps = tuple(
+                (what, round(end - at, 3)) for (what, at), end in zip(row.steps, ends, strict=True)
+            )
+            took_s = row.ended_s - row.began_s
+        if self._live is None:
+            self._console.print(f"{host}: {result} ({took_s:.1f} s)", markup=False)
+        return took_s, steps
+
+    def _table(self) -> Table:
+        table = Table("host", "", "s", title=self._title, title_justify="left")
+        with self._lock:
+            for host, row in self._rows.items():
+                now_s = row.ended_s or time.monotonic()
+                step = row.steps[-1][0] if row.steps else "connecting"
+                table.add_row(host, row.result or f"{step} ...", f"{now_s - row.began_s:.1f}")
+        return table
+
+
+def for_each(
+    hosts: Mapping[str, H],
+    work: Callable[[H, Tell], T],
+    progress: Progress,
+    describe: Callable[[T], str] = lambda _: "ok",
+) -> list[Outcome[T]]:
+    """`work(host, tell)` on every host in parallel; errors of the world become outcomes.
+
+    Answers in the order of `hosts`. An error that is our bug is raised.
+    """
+
+    def one(name: str) -> Outcome[T]:
+        progress.begin(name)
+        value: T | None = None
+        problem = ""
+        try:
+            value = work(hosts[name], lambda what: progress.step(name, what))
+        except TestbedError as error:
+            problem = str(error)
+        said = "FAILED" if value is None else describe(value)
+        took_s, steps = progress.end(name, said)
+        return Outcome(name, value, problem, took_s, steps)
+
+    if not hosts:
+        return []
+    with progress, ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "fleet") as pool:
+        return list(pool.map(one, hosts))
+
+
+def problems(outcomes: Sequence[Outcome[T]]) -> list[str]:
+    """What failed; hosts that failed alike share one entry."""
+    alike: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if not outcome.ok:
+            said = outcome.problem.replace(f"{outcome.host}: ", "").replace(outcome.host, "HOST")
+            alike.setdefault(said, []).append(outcome.host)
+    return [f"{', '.join(hosts)}: {said}" for said, hosts in alike.items()]
+
+
+def retry(command: Sequence[str], failed: Sequence[str]) -> str:
+    """The command that does it again for just these hosts."""
+    return shlex.join(["testbed", *command, "--limit", ",".join(failed)])
+
+
+def exit_code(outcomes: Sequence[Outcome[T]]) -> int:
+    """0 all went well, 3 none did, 4 some did."""
+    failed = sum(not outcome.ok for outcome in outcomes)
+    if failed == 0:
+        return 0
+    return 3 if failed == len(outcomes) else 4

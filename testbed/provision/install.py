@@ -1,0 +1,209 @@
+"""Making a host ready: probe it, bring what it lacks, build its environment, prove that it works.
+
+One host at a time; `testbed.provision.fleet` does many. Everything stands below the host's root:
+
+    env/            the Python environment; env/stamp.json says what it was made from
+    <process>/keys  made there by `nodes.keygen`; a private key never leaves its host
+
+An environment is built beside the old one and takes its place when it has proved itself, so a
+host is ready or as it was before. A host whose stamp says what is wanted is left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from inventory.model import Lab
+from testbed.errors import LabFault
+from testbed.hosts.port import Host, HostFault, Unit, UnitState
+from testbed.provision.layout import Node
+from testbed.provision.probe import STAMP, Facts, Stamp, probe
+from testbed.wheelhouse import Archive, Target, Wheelhouse
+
+__all__ = ["DISK_FREE_MIN_MB", "PYTHON", "Plan", "make_plan"]
+
+PYTHON = "env/bin/python"
+"""The interpreter with our code, below a host's root."""
+
+DISK_FREE_MIN_MB = 200
+"""For an environment (some 120 MB, for a moment twice its code) and a run's files."""
+
+INSTALL_S_MAX = 300.0
+HEALTH_S_MAX = 30.0
+_HEALTH = "health"
+_POLL_S = 0.05
+
+# $1 python, $2 supervisor or -, then archives. The new environment has its final name only at the
+# end; what it was made from goes with it.
+_BUILD = """
+set -e
+trap 'rm -rf env.new' EXIT
+rm -rf env.new
+"$1" -m venv --without-pip env.new
+for site in env.new/lib/python*/site-packages; do :; done
+supervisor=$2; shift 2
+for archive; do tar -xzf "$archive" -C "$site"; done
+if [ "$supervisor" = supervisor ]; then
+  cat >env.new/bin/supervisord <<"end"
+#!/bin/sh
+exec "${0%/*}/python" -m supervisor.supervisord "$@"
+end
+  chmod 755 env.new/bin/supervisord
+fi
+env.new/bin/python -c 'import nodes.replica, nodes.gateway, nodes.environment, nodes.mobile'
+rm -rf env.old
+[ ! -e env ] || mv env env.old
+mv env.new env
+rm -rf env.old wheelhouse
+"""
+# Only our own code: the rest of the environment stays. Without a stamp until it is whole again.
+_RENEW = """
+set -e
+rm -f env/stamp.json
+for site in env/lib/python*/site-packages; do :; done
+rm -rf "$site/chain" "$site/gateway" "$site/nodes"
+tar -xzf "$1" -C "$site"
+env/bin/python -c 'import nodes.replica, nodes.gateway, nodes.environment, nodes.mobile'
+rm -rf wheelhouse
+"""
+# Runs as a unit, so under the very service and hardening that processes will have.
+_SELF_TEST = """
+import sqlite3, time
+from pathlib import Path
+import nodes.replica
+from chain.keys import digest
+with sqlite3.connect("health/probe.sqlite") as base:
+    base.execute("pragma journal_mode=wal")
+    base.execute("create table if not exists t (x)")
+Path("health/ok.new").write_text(digest(b"").hex())
+Path("health/ok.new").rename("health/ok")
+time.sleep(60)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one host lacks. Empty `changes`: nothing. `do` carries them out and tells each."""
+
+    host: Host
+    facts: Facts
+    dependencies: tuple[Archive, ...]
+    code: Archive
+    supervisor: bool
+    keyless: tuple[str, ...]
+
+    @property
+    def wanted(self) -> Stamp:
+        keys = ".".join(archive.key for archive in self.dependencies)
+        return Stamp(keys, self.code.key, self.facts.interpreter)
+
+    @property
+    def rebuilds(self) -> bool:
+        have = self.facts.stamp
+        want = self.wanted
+        return (have.dependencies, have.interpreter) != (want.dependencies, want.interpreter)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """In words, for a dry run."""
+        found = []
+        if self.rebuilds:
+            size_mb = sum(archive.path.stat().st_size for archive in self.dependencies) / 1e6
+            found.append(f"environment for Python {self.facts.python} ({size_mb:.0f} MB)")
+        elif self.facts.stamp != self.wanted:
+            found.append("our code")
+        if self.keyless:
+            found.append(f"keys of {', '.join(self.keyless)}")
+        return tuple(found)
+
+    def do(self, tell: Callable[[str], None]) -> None:
+        """Raises LabFault; the host is then as it was before."""
+        if self.rebuilds:
+            self._check_disk()
+            tell("bringing wheels")
+            paths = [self._bring(archive) for archive in (*self.dependencies, self.code)]
+            tell("building environment")
+            supervisor = "supervisor" if self.supervisor else "-"
+            self._shell("build environment", _BUILD, self.facts.interpreter, supervisor, *paths)
+        elif self.facts.stamp != self.wanted:
+            tell("bringing our code")
+            self._shell("renew code", _RENEW, self._bring(self.code))
+        if self.facts.stamp != self.wanted:
+            tell("checking health")
+            self._prove()
+        for name in self.keyless:
+            tell("making keys")
+            make_keys = [PYTHON, "-m", "nodes.keygen", "--dir", f"{name}/keys"]
+            self.host.run(make_keys)
+        # Last, so that a host that was interrupted anywhere is not taken for ready.
+        self.host.put(msgspec.json.encode(self.wanted), STAMP)
+
+    def _check_disk(self) -> None:
+        if self.facts.disk_free_mb < DISK_FREE_MIN_MB:
+            raise HostFault(
+                self.host.name,
+                "provision",
+                f"{self.facts.disk_free_mb} MB free, {DISK_FREE_MIN_MB} MB needed",
+                "remove files there, or use a larger card",
+            )
+
+    def _bring(self, archive: Archive) -> str:
+        path = f"wheelhouse/{archive.name}"
+        self.host.put(archive.path, path, timeout_s=INSTALL_S_MAX)
+        return path
+
+    def _shell(self, action: str, script: str, *arguments: str) -> None:
+        argv = ["sh", "-c", script, "provision", *arguments]
+        result = self.host.run(argv, timeout_s=INSTALL_S_MAX, check=False)
+        if result.exit_code != 0:
+            raise HostFault(self.host.name, action, result.stderr.strip()[-1500:])
+
+    def _prove(self) -> None:
+        """A unit starts under this host's supervisor, imports everything and writes its files."""
+        host = self.host
+        host.run(["sh", "-c", "rm -rf health && mkdir health"])
+        host.start(Unit(_HEALTH, (str(host.root / PYTHON), "-c", _SELF_TEST), restart=False))
+        try:
+            deadline_s = time.monotonic() + HEALTH_S_MAX
+            while host.run(["test", "-e", "health/ok"], check=False).exit_code != 0:
+                failed = host.status(_HEALTH).state is UnitState.FAILED
+                if failed or time.monotonic() > deadline_s:
+                    log = str(host.log_path(_HEALTH))
+                    said = host.run(["tail", "-c", "1500", log], check=False).stdout.strip()
+                    problem = f"the self-test does not pass as a service: {said or 'no output'}"
+                    raise HostFault(host.name, "check health", problem)
+                time.sleep(_POLL_S)
+        finally:
+            host.stop(_HEALTH)
+            host.run(["rm", "-rf", "health", str(host.log_path(_HEALTH))])
+
+
+def make_plan(
+    lab: Lab, host: Host, nodes: Sequence[Node], wheelhouse: Wheelhouse, *, systemd: bool
+) -> Plan:
+    """What `host` lacks; makes the archives for it here if they are not in the cache."""
+    facts = probe(host)
+    here = [board for board in lab.boards_in_use().values() if board.host == host.name]
+    target = Target(
+        machine=facts.machine,
+        python=facts.python,
+        glibc=facts.glibc,
+        magic=facts.magic,
+        supervisor=not systemd,
+        unix_boards=any(board.firmware.board == "unix" for board in here),
+        usb_boards=any(board.firmware.board != "unix" for board in here),
+    )
+    try:
+        dependencies, code = wheelhouse.dependencies(target), wheelhouse.code(target)
+    except LabFault as fault:
+        raise HostFault(host.name, "resolve wheels", str(fault)) from fault
+    owners = [n.name for n in nodes if n.host == host.name and n.role in ("replica", "gateway")]
+    keyless: tuple[str, ...] = ()
+    if owners:
+        look = 'for name; do [ -e "$name/keys/key.pem" ] || echo "$name"; done'
+        keyless = tuple(host.run(["sh", "-c", look, "keys", *owners]).stdout.split())
+    return Plan(host, facts, dependencies, code, supervisor=not systemd, keyless=keyless)
