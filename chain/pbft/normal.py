@@ -7,12 +7,11 @@ counted in `log`; how requests come is in `requests`, checkpoints in `checkpoint
 
 from __future__ import annotations
 
-from enum import Enum
-
 from chain.messages import Batch, Commit, Prepare, PrePrepare, Proposal, Signed, encode
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Broadcast, Execute, Refuse
 from chain.pbft.inputs import Received
+from chain.pbft.judge import Verdict, judge
 from chain.pbft.log import Accepted, Batched, Equivocation, Fact, Offer, Slot
 from chain.pbft.state import State
 
@@ -28,9 +27,6 @@ __all__ = [
 
 # How far ahead of the next acceptable PRE-PREPARE others are kept, in pipeline windows.
 OFFERS_AHEAD_WINDOWS = 2
-# MessagePack around a batch (seq, time, view, array) and around each item.
-BATCH_OVERHEAD_BYTES = 64
-ITEM_OVERHEAD_BYTES = 5
 
 
 # --- the three phases --------------------------------------------------------------------------
@@ -197,13 +193,6 @@ def _advance(s: State) -> None:
         s.next_seq += 1
 
 
-class _Verdict(Enum):
-    ACCEPT = "accept"
-    WAIT = "wait"
-    DROP = "drop"  # not acceptable here; may be the fault of our clock
-    REFUSE = "refuse"  # the primary is faulty
-
-
 def _accept_next(s: State) -> bool:
     """Accepts the PRE-PREPARE after the newest accepted one, if it waits and is acceptable.
 
@@ -220,62 +209,21 @@ def _accept_next(s: State) -> bool:
     moment = (s.next_seq, s.executed, s.tick)
     if s.waited == moment:
         return False
-    verdict = _judge(s, offer)
-    if verdict is _Verdict.WAIT:
+    verdict = judge(s, offer)
+    if verdict is Verdict.WAIT:
         s.waited = moment  # nothing changes before the next execution or tick
         return False
     slot.offer = None
-    if verdict is _Verdict.REFUSE:
+    if verdict is Verdict.REFUSE:
         s.accuse(s.primary, "bad-proposal", offer.signed)
         s.suspected = "bad-proposal"
-    if verdict is not _Verdict.ACCEPT:
+    if verdict is not Verdict.ACCEPT:
         return False
     digest = offer.message.digest
     if digest not in slot.batches:
         slot.batches[digest] = Batched(offer.signed.attachment, offer.proposal, offer.requests)
     _accept(s, slot, offer.message.view, digest, offer.signed)
     return True
-
-
-def _judge(s: State, offer: Offer) -> _Verdict:
-    consensus = s.consensus
-    time_us = offer.proposal.time_us
-    if time_us <= s.last_time_us:
-        return _Verdict.REFUSE
-    # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock.
-    if time_us > s.now_us + consensus.precision_us:
-        return _Verdict.WAIT
-    if time_us < offer.arrived_us - consensus.precision_us - consensus.message_delay_us:
-        return _Verdict.DROP
-    count = len(offer.requests)
-    overhead = BATCH_OVERHEAD_BYTES + ITEM_OVERHEAD_BYTES * count
-    size = len(offer.signed.attachment) - overhead
-    if count > consensus.batch_requests_max or size > consensus.batch_bytes_max:
-        return _Verdict.REFUSE
-    return _judge_requests(s, offer)
-
-
-def _judge_requests(s: State, offer: Offer) -> _Verdict:
-    seq, seen, proposed, screen = offer.message.seq, set(), s.pool.proposed, s.application.screen
-    verdict = _Verdict.ACCEPT
-    for request in offer.requests:
-        if request.id in proposed or request.id in seen:
-            return _Verdict.REFUSE
-        seen.add(request.id)
-        screening = screen(request)
-        if screening is Screening.READY:
-            continue
-        if screening is Screening.DONE:
-            return _Verdict.REFUSE
-        if screening is Screening.LATER:
-            if s.executed >= seq - 1:
-                return _Verdict.REFUSE  # the primary cannot have known it either
-            verdict = _Verdict.WAIT
-        elif s.executed <= seq - s.consensus.pipeline_window:
-            return _Verdict.REFUSE  # an honest primary had executed this much: it knew
-        # Else it lost a race in the pipeline, which its client may have arranged: the primary
-        # is not to blame, execution decides.
-    return verdict
 
 
 def _execute_next(s: State) -> None:

@@ -1,0 +1,66 @@
+"""Is a proposal acceptable to a backup? Its time, its size, its requests.
+
+Asked in order of sequence numbers, so that times rise and a request stands once (`normal`).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from chain.pbft.application import Screening
+from chain.pbft.log import Offer
+from chain.pbft.state import State
+
+__all__ = ["Verdict", "judge"]
+
+# MessagePack around a batch (seq, time, view, array) and around each item.
+BATCH_OVERHEAD_BYTES = 64
+ITEM_OVERHEAD_BYTES = 5
+
+
+class Verdict(Enum):
+    ACCEPT = "accept"
+    WAIT = "wait"
+    DROP = "drop"  # not acceptable here; may be the fault of our clock
+    REFUSE = "refuse"  # the primary is faulty
+
+
+def judge(s: State, offer: Offer) -> Verdict:
+    consensus = s.consensus
+    time_us = offer.proposal.time_us
+    if time_us <= s.last_time_us:
+        return Verdict.REFUSE
+    # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock.
+    if time_us > s.now_us + consensus.precision_us:
+        return Verdict.WAIT
+    if time_us < offer.arrived_us - consensus.precision_us - consensus.message_delay_us:
+        return Verdict.DROP
+    count = len(offer.requests)
+    overhead = BATCH_OVERHEAD_BYTES + ITEM_OVERHEAD_BYTES * count
+    size = len(offer.signed.attachment) - overhead
+    if count > consensus.batch_requests_max or size > consensus.batch_bytes_max:
+        return Verdict.REFUSE
+    return _judge_requests(s, offer)
+
+
+def _judge_requests(s: State, offer: Offer) -> Verdict:
+    seq, seen, proposed, screen = offer.message.seq, set(), s.pool.proposed, s.application.screen
+    verdict = Verdict.ACCEPT
+    for request in offer.requests:
+        if request.id in proposed or request.id in seen:
+            return Verdict.REFUSE
+        seen.add(request.id)
+        screening = screen(request)
+        if screening is Screening.READY:
+            continue
+        if screening is Screening.DONE:
+            return Verdict.REFUSE
+        if screening is Screening.LATER:
+            if s.executed >= seq - 1:
+                return Verdict.REFUSE  # the primary cannot have known it either
+            verdict = Verdict.WAIT
+        elif s.executed <= seq - s.consensus.pipeline_window:
+            return Verdict.REFUSE  # an honest primary had executed this much: it knew
+        # Else it lost a race in the pipeline, which its client may have arranged: the primary
+        # is not to blame, execution decides.
+    return verdict
