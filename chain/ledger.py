@@ -87,7 +87,8 @@ class Ledger:
         """
         if len(requests) != len(proposal.items):
             raise Misuse(f"{len(requests)} requests for {len(proposal.items)} items")
-        time_us = self._time_us + NULL_STEP_US if proposal.is_null else proposal.time_us
+        # A null request has time 0, and proposals of different views may meet out of order.
+        time_us = max(proposal.time_us, self._time_us + NULL_STEP_US)
         return self._execute(proposal.seq, time_us, proposal.view, requests, epoch)
 
     def _execute(
