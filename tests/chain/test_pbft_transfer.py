@@ -1,0 +1,96 @@
+"""Catching up: by votes when a little behind, by proven blocks when far behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from chain.messages import FetchBodies, FetchHeads
+from tests.chain.cluster import Cluster
+
+
+def far_behind(blocks: int, n: int = 4) -> Cluster:
+    cluster = Cluster(n)
+    cluster.isolate(n - 1)
+    for number in range(blocks):
+        cluster.request(f"r{number}")
+        cluster.run(4_000)
+    cluster.settle(lambda: len(cluster.executed(0)) == blocks)
+    return cluster
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 7, 8, 9, 15, 16, 17, 24, 25, 70])
+def test_a_laggard_catches_up_whatever_the_gap(blocks: int) -> None:
+    """Less than a checkpoint: by STATUS; more: by state transfer; without a view change."""
+    cluster = far_behind(blocks)
+    cluster.heal()
+    cluster.settle(limit_us=5_000_000)
+    assert cluster.executed(3) == cluster.executed(0)
+    assert max(cluster.views()) == 0
+    assert not cluster.accusations
+
+
+def test_a_laggard_catches_up_while_the_others_go_on() -> None:
+    cluster = far_behind(100)
+    cluster.heal()
+    for number in range(200):
+        cluster.request(f"live{number}")
+        cluster.run(3_500)
+    cluster.settle(limit_us=5_000_000)
+
+
+def test_a_silent_source_is_passed_over() -> None:
+    cluster = far_behind(60, n=7)
+    cluster.heal()
+    cluster.lose = lambda source, to, message: (
+        to in (1, 2) and isinstance(message, FetchHeads | FetchBodies)
+    )
+    cluster.settle(limit_us=10_000_000)
+    assert not cluster.accusations
+
+
+def test_what_was_fetched_can_be_served() -> None:
+    """The proofs of every interval are kept: one who caught up helps the next."""
+    cluster = far_behind(40)
+    cluster.heal()
+    cluster.settle()
+    cluster.isolate(2)
+    for number in range(40):
+        cluster.request(f"more{number}")
+        cluster.run(4_000)
+    cluster.heal()
+    cluster.partition([2], [0, 1])  # only 3 can help
+    cluster.settle(lambda: cluster.executed(2)[:80] == cluster.executed(3)[:80], 10_000_000)
+    assert len(cluster.executed(2)) == 80
+
+
+def test_a_crash_in_the_middle_of_a_transfer() -> None:
+    for boundary in range(1, 8):
+        cluster = far_behind(60)
+        cluster.heal()
+        cluster.nodes[3].crash_at = cluster.nodes[3].persists + boundary
+        cluster.run(1_500_000)
+        assert not cluster.nodes[3].alive
+        cluster.restart(3)
+        cluster.request("z")
+        cluster.settle(limit_us=5_000_000)
+
+
+def test_a_state_that_a_quorum_contradicts_stops_the_replica() -> None:
+    """Its own ledger is broken, or more than f are faulty: it never goes on from there."""
+    cluster = Cluster()
+    broken = cluster.nodes[3].ledger
+    for number in range(7):
+        cluster.request(f"r{number}")
+        cluster.settle()
+    broken.done[b"a flipped bit"] = 1
+    true_execute = broken.execute
+
+    def wrong(proposal: object, requests: object, epoch: int) -> None:
+        true_execute(proposal, (), epoch)  # type: ignore[arg-type]
+
+    broken.execute = wrong  # type: ignore[method-assign]
+    cluster.check_chain = lambda node: None  # type: ignore[method-assign]
+    cluster.request("r8")
+    cluster.run(500_000)
+    assert cluster.nodes[3].replica.halted
+    assert not cluster.nodes[0].replica.halted
