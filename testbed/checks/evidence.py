@@ -89,9 +89,26 @@ class Evidence:
         return self.schedule.trials[index]
 
     @cached_property
+    def liars(self) -> frozenset[str]:
+        """Replicas that the campaign made lie: what they store proves nothing."""
+        kinds = {event.id: event.kind for event in self.trial.events}
+        return frozenset(
+            name
+            for line in self.faults
+            if kinds.get(line.event, "").startswith("byzantine.")
+            for names in line.targets.values()
+            for name in names
+        )
+
+    @property
+    def ledgers(self) -> list[Path]:
+        """The collected databases of honest replicas, in the order of their names."""
+        return [path for path in self.bundle.ledgers if path.stem not in self.liars]
+
+    @cached_property
     def chains(self) -> tuple[Chain, ...]:
-        """Of every collected database, in the order of their names."""
-        return tuple(read_chain(path) for path in self.bundle.ledgers)
+        """What stands in `ledgers`."""
+        return tuple(read_chain(path) for path in self.ledgers)
 
     @cached_property
     def longest(self) -> Chain:

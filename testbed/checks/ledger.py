@@ -20,7 +20,6 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Es256, Scheme, digest
 from chain.ledger import Ledger
-from chain.messages import Checkpoint, CheckpointProof, decode_body, signed_bytes
 from nodes.ledger_file import (
     Damaged,
     LedgerFile,
@@ -29,13 +28,13 @@ from nodes.ledger_file import (
     encode_records,
     open_readonly,
 )
+from testbed.checks.checkpoint import proof_fault
 from testbed.checks.diagnosis import wrong_field, wrong_signature
 from testbed.checks.finding import Finding
 
 __all__ = ["FileReport", "LedgerReport", "verify_ledgers"]
 
 SIGNATURES_REMEMBERED_MAX = 500_000  # digests; beyond it signatures are just verified again
-_proofs = msgspec.msgpack.Decoder(CheckpointProof)
 
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,16 +100,22 @@ class _Wrong(Exception):
 
 
 class _Vouched:
-    """Who signed which head, of those that hold: counted per height and head."""
+    """What the files say together: who signed which head, of those that hold."""
 
     def __init__(self) -> None:
         self._signers: dict[tuple[int, bytes], set[int]] = {}
+        self._first: dict[int, tuple[bytes, str]] = {}
         self.proven = 0
 
-    def signed(self, head: bytes, height: int, replica: int, membership: Membership) -> None:
+    def fork(self, head_hash: bytes, height: int, file: str) -> str | None:
+        """The file, if there is one, that holds another valid head of this height."""
+        first, other = self._first.setdefault(height, (head_hash, file))
+        return None if first == head_hash else other
+
+    def signed(self, head_hash: bytes, height: int, replica: int, membership: Membership) -> None:
         if membership.spki(replica) is None:
             return
-        signers = self._signers.setdefault((height, digest(head)), set())
+        signers = self._signers.setdefault((height, head_hash), set())
         signers.add(replica)
         if len(signers) >= membership.quorum.weak:
             self.proven = max(self.proven, height)
@@ -132,6 +137,7 @@ class _Verification:
         self._heads: dict[int, bytes] = {}  # hashes of heads at checkpoints
         self._interval = genesis.consensus.checkpoint_interval
         self.findings: list[Finding] = []
+        self._forked = False
         self.height = self.verified = self.records = self.proven = 0
 
     def run(self) -> None:
@@ -167,6 +173,10 @@ class _Verification:
         self._check_signature(block, signature, membership, following)
         if _sum_of(row) != row.sum:
             self._found(self.verified + 1, "sum", "the row's checksum is not that of its block")
+        other = self._vouched.fork(self._ledger.head_hash, self._ledger.height, self._name)
+        if other is not None and not self._forked:
+            self._forked = True
+            self._found(self._ledger.height, "head", f"fork: {other} has another valid block")
         self._memberships[self._ledger.membership.epoch] = self._ledger.membership
         self.records += len(block.records)
         if self._ledger.height % self._interval == 0:
@@ -194,7 +204,7 @@ class _Verification:
                 raise _Wrong(field, detail)
             self._found(height, field, detail)  # the chain itself may still hold
             return
-        self._vouched.signed(block.head, height, self._file.replica, membership)
+        self._vouched.signed(block.hash, height, self._file.replica, membership)
 
     def _key(self) -> bytes | None:
         found = (each.spki(self._file.replica) for each in self._memberships.values())
@@ -207,38 +217,14 @@ class _Verification:
     def _check_proofs(self) -> None:
         """Each stored checkpoint: q members of its epoch signed the head that we computed."""
         for fact in self._file.stable():
-            reason = self._proof_fault(fact.data, fact.seq)
+            head = self._heads.get(fact.seq)
+            reason = proof_fault(
+                fact.data, (fact.seq, head), self._ledger.network, self._memberships, self._scheme
+            )
             if reason is None:
                 self.proven = max(self.proven, fact.seq)
             elif fact.seq <= self.verified:
                 self._found(fact.seq, "checkpoint proof", reason)
-
-    def _proof_fault(self, data: bytes, seq: int) -> str | None:
-        try:
-            proof = _proofs.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return str(error)
-        if proof.seq != seq or proof.head != self._heads.get(seq):
-            return "is for another head"
-        signers = set()
-        quorum = 0
-        for vote in proof.votes:
-            try:
-                message = decode_body(vote.body)
-            except PeerFault as fault:
-                return str(fault)
-            membership = self._memberships.get(getattr(message, "epoch", -1))
-            key = membership.spki(message.sender) if membership else None
-            if not isinstance(message, Checkpoint) or membership is None or key is None:
-                return "holds a vote of a stranger, or another kind of message"
-            if (message.seq, message.head) != (proof.seq, proof.head):
-                return f"replica {message.sender} voted for another head"
-            content = signed_bytes(self._ledger.network, vote.body)
-            if not self._scheme.verify(key, content, vote.signature):
-                return f"the signature of replica {message.sender} does not hold"
-            signers.add(message.sender)
-            quorum = membership.quorum.strong
-        return None if quorum and len(signers) >= quorum else "too few votes"
 
 
 def verify_ledgers(

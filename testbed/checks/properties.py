@@ -40,29 +40,13 @@ class Property(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def safety(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
-    """All safety properties, whatever the campaign lists. Liars among the replicas (by the
-    schedule) need not agree with anybody."""
-    liars = byzantine(evidence)
-    honest = [chain for chain in evidence.chains if chain.name not in liars]
-    reference = max(honest, key=lambda chain: chain.height, default=evidence.longest)
+    """All safety properties, whatever the campaign lists, over honest replicas."""
     return (
-        agreement(honest),
-        validity(ledger, liars),
-        exactly_once(reference),
-        no_unauthorised_commit(evidence.genesis, reference),
-        durability(evidence, honest),
-    )
-
-
-def byzantine(evidence: Evidence) -> frozenset[str]:
-    """Replicas that the campaign made lie."""
-    kinds = {event.id: event.kind for event in evidence.trial.events}
-    return frozenset(
-        name
-        for line in evidence.faults
-        if kinds.get(line.event, "").startswith("byzantine.")
-        for names in line.targets.values()
-        for name in names
+        agreement(evidence.chains),
+        validity(ledger),
+        exactly_once(evidence.longest),
+        no_unauthorised_commit(evidence.genesis, evidence.longest),
+        durability(evidence, evidence.chains),
     )
 
 
@@ -84,15 +68,13 @@ def agreement(chains: Sequence[Chain]) -> Property:
     )
 
 
-def validity(ledger: LedgerReport, liars: frozenset[str] = frozenset()) -> Property:
+def validity(ledger: LedgerReport) -> Property:
     """Every operation was signed by its client, and every block follows from them."""
-    found = [
-        str(finding) for finding in ledger.findings if finding.file.rpartition(".")[0] not in liars
-    ]
+    found = [str(finding) for finding in ledger.findings]
     records = max((file.records for file in ledger.files), default=0)
     return Property(
         name="validity",
-        held=not found and bool(ledger.files),
+        held=ledger.holds,
         detail=_examples(found) or f"{records} records verified from genesis",
     )
 

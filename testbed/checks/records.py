@@ -18,9 +18,19 @@ from chain.operations import Data, Operation, read_operation
 from chain.request import cose_of
 from chain.statement import Statement, decode_leaf
 from nodes.ledger_file import Damaged, block_of, open_readonly
-from nodes.sender import Reading
 
 __all__ = ["Chain", "Entry", "StoredHead", "board_readings", "read_chain"]
+
+
+class _Reading(msgspec.Struct, frozen=True):
+    """What tells readings apart in a payload (`nodes.sender.Reading`)."""
+
+    number: int
+    board: str | None = None
+    boot: int | None = None
+
+
+_readings = msgspec.json.Decoder(_Reading)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,11 +117,11 @@ def _operation(item: bytes, network: bytes) -> Operation | None:
         return None
 
 
-def _reading(operation: Operation | None) -> Reading | None:
+def _reading(operation: Operation | None) -> _Reading | None:
     if not isinstance(operation, Data):
         return None
     try:
-        return msgspec.json.decode(operation.payload, type=Reading)
+        return _readings.decode(operation.payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

@@ -11,9 +11,10 @@ from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections, worst_recovery_ms
 from testbed.checks.ledger import LedgerReport
-from testbed.checks.logs import Conflict, EventsDropped, RelayGap, ViewEntered
+from testbed.checks.logs import ViewEntered
 from testbed.checks.properties import safety
 from testbed.report.measure import latency_table, operations
+from testbed.report.notes import notes
 from testbed.report.stats import upper95
 from testbed.report.summary import (
     AttackResult,
@@ -59,7 +60,7 @@ def conclude(evidence: Evidence, ledger: LedgerReport) -> Summary:
         faults=tuple(map(_fault, found)),
         attacks=attacks,
         properties=properties,
-        notes=tuple(_notes(evidence, ledger, found, attacks)),
+        notes=tuple(notes(evidence, ledger, found, attacks)),
     )
 
 
@@ -138,51 +139,3 @@ def _properties(
             held=worst_ms <= bound.ms,
             detail=f"{took}, at most {bound.ms:.0f} ms wanted",
         )
-
-
-def _notes(
-    evidence: Evidence,
-    ledger: LedgerReport,
-    found: tuple[Injection, ...],
-    attacks: tuple[AttackResult, ...],
-) -> Iterator[str]:
-    """What a reader should know before believing the numbers."""
-    if not evidence.completed:
-        yield "the run was cut short: not all phases were passed"
-    if any(line.settled is False for line in evidence.run):
-        yield "at the end some device waited for an answer or some replica had not caught up"
-    for fault in found:
-        if not fault.took_place:
-            yield f"fault {fault.id} was not seen to take effect"
-        elif fault.healed_ms is None:
-            yield f"fault {fault.id} was not healed"
-    for attack in attacks:
-        if attack.observed < attack.trials:
-            missing = attack.trials - attack.observed
-            yield f"attack {attack.id}: {missing} of {attack.trials} trials were not seen to arrive"
-        if attack.verdict == "invalid":
-            yield f"attack {attack.id}: too little was seen to arrive for a verdict"
-    if len(ledger.files) < len(evidence.genesis.members):
-        yield f"{len(ledger.files)} of {len(evidence.genesis.members)} ledgers were collected"
-    if 0 < ledger.proven < evidence.longest.height:
-        above = evidence.longest.height - ledger.proven
-        yield f"the last {above} blocks are not yet vouched for by f+1 of the collected ledgers"
-    yield from _log_notes(evidence)
-    for name, reason in sorted(evidence.manifest.exclusions.items()):
-        yield f"{name} was left out: {reason}"
-    if evidence.expect.degradation.model_dump(exclude_none=True):
-        yield "degradation is judged over several runs, not in one"
-
-
-def _log_notes(evidence: Evidence) -> Iterator[str]:
-    for name, count in sorted(evidence.unreadable.items()):
-        if count:
-            yield f"raw/{name}: {count} torn line{'s' if count > 1 else ''} left out"
-    dropped = sum(event.count for event in evidence.events(EventsDropped))
-    if dropped:
-        yield f"{dropped} events could not be written (disk full?)"
-    lost = sum(event.missing for event in evidence.events(RelayGap))
-    if lost:
-        yield f"{lost} messages were lost between relays and gateway"
-    for replica in sorted({event.replica for event in evidence.events(Conflict)}):
-        yield f"replica {replica} signed two different heads of one height"

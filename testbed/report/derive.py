@@ -27,7 +27,7 @@ def derive(bundle: Bundle) -> Summary:
     Raises ConfigurationError if this is no bundle of a run that began.
     """
     evidence = Evidence(bundle)
-    summary = conclude(evidence, verify_ledgers(bundle.ledgers, evidence.genesis))
+    summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
     # The verdict first: it is there even if a disk is too full for figures.
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))

@@ -12,7 +12,7 @@ from testbed.checks.evidence import Evidence
 from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
 from testbed.report.measure import Operation, consensus_ms, operations
-from testbed.report.style import BLUE, COLOURS, GREY, LINES, ORANGE, figure, save, styled
+from testbed.report.style import BLUE, COLOURS, GREY, LINES, ORANGE, figure, log_axis, save, styled
 
 __all__ = ["WATERMARK", "Plot", "draw"]
 
@@ -86,17 +86,19 @@ def _shade(evidence: Evidence, axes: Axes) -> None:
                 va="top",
                 rotation=90,
             )
-    for event in evidence.trial.events:
-        if event.category == "attack":
-            axes.plot(
-                event.at_ms / 1000,
-                0,
-                marker="v",
-                color=ORANGE,
-                markersize=4,
-                clip_on=False,
-                transform=axes.get_xaxis_transform(),
-            )
+    attacks = [event for event in evidence.trial.events if event.category == "attack"]
+    for number, event in enumerate(attacks):
+        axes.plot(
+            event.at_ms / 1000,
+            0,
+            marker="v",
+            color=ORANGE,
+            markersize=4,
+            linestyle="none",
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+            label=None if number else "attack",
+        )
 
 
 def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
@@ -122,11 +124,12 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
                 label=f"{kind} (n = {len(values)}{note})",
             )
     axes.set_xscale("log")
+    log_axis(axes.xaxis)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("latency (ms)")
     axes.set_ylabel("share of operations")
     if axes.lines:
-        axes.legend(loc="lower right", fontsize=7)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7)
     return made
 
 
@@ -157,6 +160,7 @@ def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) 
     )
     if any(values):
         axes.set_yscale("log")
+        log_axis(axes.yaxis)
     axes.set_xlabel("phase (by intended send)")
     axes.set_ylabel("data latency (ms)")
     return made

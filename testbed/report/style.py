@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from testbed.bundle import Bundle
 
-__all__ = ["BLUE", "COLOURS", "GREY", "LINES", "ORANGE", "WIDTH_IN", "figure", "save", "styled"]
+__all__ = ["BLUE", "COLOURS", "GREY", "LINES", "ORANGE", "figure", "log_axis", "save", "styled"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#BBBBBB"
@@ -50,7 +52,14 @@ def styled() -> Iterator[None]:
 
 def figure(height_in: float, watermark: str | None) -> Figure:
     """An empty figure; no window system, no global state."""
-    made = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    made = Figure(figsize=(WIDTH_IN, height_in))
+    # Fixed margins in inches: labels have their place, and no layout is searched for.
+    made.subplots_adjust(
+        left=0.55 / WIDTH_IN,
+        right=1 - 0.1 / WIDTH_IN,
+        bottom=0.48 / height_in,
+        top=1 - 0.28 / height_in,
+    )
     FigureCanvasAgg(made)
     if watermark is not None:
         made.text(
@@ -64,9 +73,15 @@ def figure(height_in: float, watermark: str | None) -> Figure:
             ha="center",
             va="center",
             zorder=10,
-            in_layout=False,
         )
     return made
+
+
+def log_axis(axis: Axis) -> None:
+    """Logarithmic ticks at 1, 2 and 5 of each decade, written as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def save(bundle: Bundle, name: str, made: Figure) -> bytes:
@@ -75,7 +90,6 @@ def save(bundle: Bundle, name: str, made: Figure) -> bytes:
     for kind, metadata in _NO_DATES.items():
         sink = io.BytesIO()
         made.savefig(sink, format=kind, metadata=metadata)
-        made.set_layout_engine("none")  # laid out once
         drawn[kind] = sink.getvalue()
         bundle.write(f"plots/{name}.{kind}", drawn[kind])
     return drawn["svg"]

@@ -1,0 +1,142 @@
+"""`testbed ledger`: verify and show stored chains, from the files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from testbed.bundle import find_bundle
+from testbed.checks.ledger import LedgerReport, verify_ledgers
+from testbed.checks.show import ShownBlock, shown_blocks
+from testbed.commands.options import JsonOption, columns, print_json
+from testbed.errors import ConfigurationError
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verify and show ledgers.")
+
+SHOWN_DEFAULT = 10
+
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE_OR_DB", help='A bundle, the name of a run, "last", or a .sqlite file.'
+    ),
+]
+
+
+@app.command()
+def verify(where: Where, as_json: JsonOption = False) -> None:
+    """Check every block from genesis: heads, links, Merkle roots, records, all signatures.
+
+    Reads only the files. Names the file, height and field of whatever does not hold; exit code 1
+    then. A bundle's genesis is the one in its inputs; a lone file can only be checked against its
+    own, so compare the network id printed.
+    """
+    paths, genesis = _databases(where)
+    report = verify_ledgers(paths, genesis)
+    if as_json:
+        print_json({"ok": report.holds, **msgspec.to_builtins(report)})
+    else:
+        typer.echo(_told(report))
+    raise typer.Exit(0 if report.holds else 1)
+
+
+@app.command()
+def show(
+    where: Where,
+    height: Annotated[int | None, typer.Option(min=1, help="Only this block.")] = None,
+    last: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Only the last N blocks.")
+    ] = SHOWN_DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Print blocks as they are stored, in the fields of the paper. `verify` says if they hold."""
+    paths, _ = _databases(where)
+    blocks = shown_blocks(paths, height=height, last=last)
+    if not blocks:
+        wanted = "no block" if height is None else f"no block of height {height}"
+        raise ConfigurationError(f"{where}: {wanted} can be read; try `testbed ledger verify`")
+    if as_json:
+        print_json(msgspec.to_builtins(blocks))
+    else:
+        typer.echo("\n\n".join(map(_block, blocks)))
+
+
+def _databases(where: str) -> tuple[list[Path], Genesis | None]:
+    """Files to read and the pinned genesis, if there is one."""
+    if Path(where).is_file():
+        return [Path(where)], None
+    bundle = find_bundle(where)
+    if not bundle.ledgers:
+        raise ConfigurationError(f"{bundle.path}: no ledger was collected (raw/ledger is empty)")
+    try:
+        return bundle.ledgers, Genesis.decode((bundle.path / "inputs/genesis.json").read_bytes())
+    except (PeerFault, OSError) as error:
+        raise ConfigurationError(f"{bundle.path}/inputs/genesis.json: {error}") from error
+
+
+def _told(report: LedgerReport) -> str:
+    lines = [f"network {report.network or 'unknown'}"]
+    for file in report.files:
+        verdict = "holds" if not file.findings else "DOES NOT HOLD"
+        lines.append(
+            f"{file.file}: {verdict}: {file.verified} of {file.height} blocks verified from "
+            f"genesis, {file.records} records"
+        )
+        lines += [f"  {finding}" for finding in file.findings]
+    lines.append(
+        f"up to height {report.proven} f+1 replicas or a quorum's checkpoint vouch for the chain"
+    )
+    return "\n".join(lines)
+
+
+def _block(block: ShownBlock) -> str:
+    head = [
+        ("block ID", block.id),
+        ("time stamp", block.time_stamp),
+        ("hash of target block", block.target_block_hash),
+        ("Merkle root of previous block", block.previous_merkle_root),
+        ("Merkle root of this block", block.merkle_root),
+        ("hash of this block", block.hash),
+        ("view, epoch", f"{block.view}, {block.epoch}"),
+        ("records", len(block.body)),
+    ]
+    lines = [columns(head)]
+    if block.body:
+        rows = [
+            (
+                "  node ID",
+                "operation",
+                "status",
+                "privilege",
+                "access time",
+                "service",
+                "public key",
+                "certificate",
+            )
+        ]
+        rows += [
+            (
+                f"  {record.node_id[:16]}",
+                record.operation,
+                record.operation_status,
+                _or_dash(record.privilege_level),
+                record.access_time[11:23],
+                _or_dash(record.service_type),
+                _or_dash(record.public_key)[-16:],
+                _or_dash(record.certificate),
+            )
+            for record in block.body
+        ]
+        lines.append(columns(rows))
+    return "\n".join(lines)
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,72 @@
+"""What a reader of a run should know before believing its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from testbed.checks.evidence import Evidence
+from testbed.checks.faults import Injection
+from testbed.checks.ledger import LedgerReport
+from testbed.checks.logs import Conflict, EventsDropped, RelayGap
+from testbed.report.summary import AttackResult
+
+__all__ = ["notes"]
+
+
+def notes(
+    evidence: Evidence,
+    ledger: LedgerReport,
+    found: Sequence[Injection],
+    attacks: Sequence[AttackResult],
+) -> Iterator[str]:
+    """One sentence each."""
+    if not evidence.completed:
+        yield "the run was cut short: not all phases were passed"
+    if any(line.settled is False for line in evidence.run):
+        yield "at the end some device waited for an answer or some replica had not caught up"
+    yield from _injection_notes(found, attacks)
+    yield from _ledger_notes(evidence, ledger)
+    yield from _log_notes(evidence)
+    for name, reason in sorted(evidence.manifest.exclusions.items()):
+        yield f"{name} was left out: {reason}"
+    if evidence.expect.degradation.model_dump(exclude_none=True):
+        yield "degradation is judged over several runs, not in one"
+
+
+def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]) -> Iterator[str]:
+    for fault in found:
+        if not fault.took_place:
+            yield f"fault {fault.id} was not seen to take effect"
+        elif fault.healed_ms is None:
+            yield f"fault {fault.id} was not healed"
+    for attack in attacks:
+        if attack.observed < attack.trials:
+            missing = attack.trials - attack.observed
+            yield f"attack {attack.id}: {missing} of {attack.trials} trials were not seen to arrive"
+        if attack.verdict == "invalid":
+            yield f"attack {attack.id}: too little was seen to arrive for a verdict"
+
+
+def _ledger_notes(evidence: Evidence, ledger: LedgerReport) -> Iterator[str]:
+    collected, members = len(evidence.bundle.ledgers), len(evidence.genesis.members)
+    if collected < members:
+        yield f"{collected} of {members} ledgers were collected"
+    for name in sorted(evidence.liars):
+        yield f"{name} was made to lie: its ledger is not judged"
+    if 0 < ledger.proven < evidence.longest.height:
+        above = evidence.longest.height - ledger.proven
+        yield f"the last {above} blocks are not yet vouched for by f+1 of the collected ledgers"
+
+
+def _log_notes(evidence: Evidence) -> Iterator[str]:
+    for name, count in sorted(evidence.unreadable.items()):
+        if count:
+            yield f"raw/{name}: {count} torn line{'s' if count > 1 else ''} left out"
+    dropped = sum(event.count for event in evidence.events(EventsDropped))
+    if dropped:
+        yield f"{dropped} events could not be written (disk full?)"
+    lost = sum(event.missing for event in evidence.events(RelayGap))
+    if lost:
+        yield f"{lost} messages were lost between relays and gateway"
+    for replica in sorted({event.replica for event in evidence.events(Conflict)}):
+        yield f"replica {replica} signed two different heads of one height"
