@@ -296,6 +296,10 @@ class Lab(_Model):
             for i in range(1, host.mobiles + 1)
         )
 
+    def process(self, host: str, role: Role) -> str:
+        """Name of a host's process: the host's, with the role where it has several."""
+        return host if len(self.hosts[host].roles) == 1 else f"{host}-{role}"
+
     def boards_in_use(self) -> dict[str, Board]:
         """Boards on active hosts, in file order."""
         active = self.active

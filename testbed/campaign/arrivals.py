@@ -50,7 +50,9 @@ def devices(
     data is sent after that. Raises ConfigurationError if nothing could send.
     """
     mobiles = [(mobile.name, mobile.host) for mobile in lab.mobiles()]
-    environments = [(name, name) for name in lab.with_role("environment")]
+    environments = [
+        (lab.process(name, "environment"), name) for name in lab.with_role("environment")
+    ]
     boards = [(name, board.host) for name, board in lab.boards_in_use().items()]
     senders = len(mobiles) + (len(boards) if workload.kind == "enrol+data" else 0)
     if senders == 0:

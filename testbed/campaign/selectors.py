@@ -119,7 +119,9 @@ def _candidates(selector: Selector, lab: Lab) -> tuple[str, ...]:
         return tuple(lab.replicas())
     for role in get_args(Role):
         if word == role:
-            return tuple(lab.with_role(role))
+            # Replicas go by their hosts' names, which is what the guard counts.
+            hosts = tuple(lab.with_role(role))
+            return hosts if role == "replica" else tuple(lab.process(h, role) for h in hosts)
     for cap in caps:
         if word == "cap" and selector.arg == cap:
             return tuple(lab.with_cap(cap))

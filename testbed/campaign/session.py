@@ -18,11 +18,12 @@ from testbed.bundle import Bundle
 from testbed.campaign.run import Runner
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import Watch
-from testbed.errors import ConfigurationError
 from testbed.hosts.local import LocalHost
+from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.provision.collect import collect
 from testbed.provision.deployment import Deployment
+from testbed.provision.ready import interpreters
 from testbed.provision.workspace import workspace
 from testbed.screen import Screen
 
@@ -82,15 +83,20 @@ def _bring_home(deployment: Deployment, bundle: Bundle, screen: Screen) -> None:
 
 @contextmanager
 def opened_hosts(lab: Lab) -> Iterator[tuple[Mapping[str, Host], Mapping[str, str]]]:
-    """(hosts, interpreter on each) by name. Local hosts live in a private directory of the run."""
-    remote = [name for name, host in lab.active.items() if host.connection != "local"]
-    if remote:
-        raise ConfigurationError(
-            f"{', '.join(remote)}: running over SSH needs hosts that are provisioned"
-        )
+    """(hosts, interpreter on each) by name. Local hosts live in a private directory of the run.
+
+    Raises ConfigurationError if a host lacks our code as it stands here.
+    """
     with ExitStack() as stack:
-        root = stack.enter_context(workspace())
+        remote = stack.enter_context(ssh_hosts(lab, limited(lab, None)))
+        python = interpreters(remote)
         hosts: dict[str, Host] = {}
+        if len(remote) < len(lab.active):
+            root = stack.enter_context(workspace())
         for name in lab.active:
-            hosts[name] = stack.enter_context(LocalHost(root / name, name=name))
-        yield hosts, dict.fromkeys(hosts, sys.executable)
+            if name in remote:
+                hosts[name] = remote[name]
+            else:
+                hosts[name] = stack.enter_context(LocalHost(root / name, name=name))
+                python[name] = sys.executable
+        yield hosts, python

@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 from inventory.model import Lab
 from testbed.errors import LabFault
 from testbed.hosts.port import Host, Unit, UnitState
+from testbed.provision.clean import clean
 from testbed.provision.configs import CONFIG, GO, READY, File, board_directory, files_of
 from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout
 from testbed.provision.material import Material, make_keys, make_material
@@ -107,6 +108,7 @@ class Deployment:
     def set_up(self) -> None:
         """Ports, keys, genesis, configs, flashed boards; nothing runs yet."""
         self._progress("choosing ports and making keys")
+        _each(lambda name: clean(self.hosts[name], self.nodes), list(self.hosts))
         for host, ports in _each(self._pick_ports, list(self.hosts)):
             del host
             self._ports.update(ports)

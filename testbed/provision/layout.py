@@ -59,12 +59,8 @@ def layout(lab: Lab) -> tuple[Node, ...]:
         elif role == "mobile":
             places = [(mobile.name, mobile.host) for mobile in lab.mobiles()]
         else:
-            places = [(_name(lab, host, role), host) for host in lab.with_role(role)]
+            places = [(lab.process(host, role), host) for host in lab.with_role(role)]
         nodes += [Node(name, role, host, index) for index, (name, host) in enumerate(places)]
     names = [node.name for node in nodes]
     assert len(set(names)) == len(names), f"two processes share a name: {sorted(names)}"
     return tuple(nodes)
-
-
-def _name(lab: Lab, host: str, role: NodeRole) -> str:
-    return host if len(lab.hosts[host].roles) == 1 else f"{host}-{role}"

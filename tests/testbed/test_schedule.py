@@ -226,7 +226,7 @@ def test_too_much_work_is_refused_before_it_is_drawn(file: Path) -> None:
         ("backup(2)", ("backup(2)",)),
         ("all", ("r1", "r2", "r3", "r4")),
         ("replica(3)", ("r4",)),
-        ("gateway", ("gw1",)),
+        ("gateway", ("gw1-gateway",)),
         ("environment(1)", ("env2",)),
         ("mobile", ("phones-1", "phones-2", "phones-3")),
         ("board(th02)", ("th02",)),

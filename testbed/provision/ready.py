@@ -1,0 +1,52 @@
+"""Are hosts ready for a run: provisioned, with our code exactly as it stands here?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from testbed.errors import ConfigurationError, TestbedError
+from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.hosts.ssh import SshHost
+from testbed.provision.install import PYTHON
+from testbed.provision.probe import Facts, probe
+from testbed.wheelhouse import Target, Wheelhouse
+
+__all__ = ["interpreters", "staleness"]
+
+
+def staleness(facts: Facts, wheelhouse: Wheelhouse) -> str:
+    """Why a host cannot run our code, or nothing."""
+    if not facts.stamp.code:
+        return "not provisioned"
+    target = Target(facts.machine, facts.python, facts.glibc, facts.magic)
+    if facts.stamp.code != wheelhouse.code(target).key:
+        return "it has another version of our code"
+    return ""
+
+
+def interpreters(hosts: Mapping[str, SshHost]) -> dict[str, str]:
+    """The interpreter with our code on each host.
+
+    Raises LabFault for hosts that do not answer, ConfigurationError for hosts that are not ready.
+    """
+    wheelhouse = Wheelhouse()
+
+    def look(host: SshHost) -> str:
+        return staleness(probe(host), wheelhouse)
+
+    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "ready") as pool:
+        futures = {name: pool.submit(look, host) for name, host in hosts.items()}
+    faults = [error for one in futures.values() if (error := one.exception()) is not None]
+    for fault in faults:
+        if not isinstance(fault, TestbedError) or len(faults) == 1:
+            raise fault
+    if faults:
+        raise type(faults[0])("\n".join(str(fault) for fault in faults))
+    stale = {name: why for name, one in futures.items() if (why := one.result())}
+    if stale:
+        lines = [f"{name}: {why}" for name, why in stale.items()]
+        raise ConfigurationError(
+            "\n".join(lines) + f"\n  fix: testbed provision -i FILE --limit {','.join(stale)}"
+        )
+    return {name: str(host.root / PYTHON) for name, host in hosts.items()}
