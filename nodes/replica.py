@@ -34,7 +34,7 @@ from nodes.ports import Party, Store, StoreFull
 from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, Trouble, fail, run, write_ready
 from nodes.quarantine import Quarantine
 from nodes.service import Service
-from nodes.sqlite_store import SqliteStore, move_aside
+from nodes.sqlite_store import SqliteStore, move_aside, moved_aside
 from nodes.timers import LoopTimers
 from nodes.tls_wire import TlsWire
 
@@ -274,12 +274,15 @@ class ReplicaProcess:
                 f"{config.name}: {damage}. Moved to {aside}; fetching the chain from peers, "
                 "no votes until it is past all earlier ones.\n"
             )
-        with contextlib.closing(self._disk_store(path)) as store:
-            store.note(_QUARANTINE, _QUARANTINE_UNKNOWN)
         return self._from_disk(path)
 
     def _disk_store(self, path: Path) -> SqliteStore:
-        return SqliteStore(path, self._genesis.encode(), self._config.replica)
+        """A new store beside a damaged one begins in quarantine, whatever interrupted us before."""
+        store = SqliteStore(path, self._genesis.encode(), self._config.replica)
+        if store.untouched and moved_aside(path):
+            store.note(_QUARANTINE, _QUARANTINE_UNKNOWN)
+            store.commit()
+        return store
 
     def _from_disk(self, path: Path) -> Service:
         """Raises Damaged: the file's form, or any block that does not follow from the genesis."""

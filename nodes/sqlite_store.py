@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import sqlite3
 import struct
@@ -34,7 +35,7 @@ from nodes.ledger_file import (
 from nodes.ports import FORGETTABLE, Stored, StoreFull
 from nodes.process import Trouble
 
-__all__ = ["SqliteStore", "move_aside"]
+__all__ = ["SqliteStore", "move_aside", "moved_aside"]
 
 WAL_PAGES_MAX = 4000  # 16 MB, then the log is folded into the database
 _CREATE = """
@@ -159,6 +160,11 @@ class SqliteStore:
         )
         return next(checked_facts(rows), None)
 
+    @property
+    def untouched(self) -> bool:
+        """True until the first commit ever."""
+        return self._commits == 0
+
     def note(self, name: str, value: int | None) -> None:
         """Keeps a number of the host's own beside the facts; None forgets it."""
         if value is None:
@@ -234,6 +240,11 @@ def move_aside(path: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
     return target
+
+
+def moved_aside(path: Path) -> bool:
+    """Whether a damaged predecessor of this database stands beside it."""
+    return any(path.parent.glob(f"{glob.escape(path.name)}.damaged-*"))
 
 
 def _lock(path: Path) -> int:

@@ -24,7 +24,7 @@ from nodes.ledger_file import Damaged, copy_ledger, open_readonly
 from nodes.memory_store import MemoryStore
 from nodes.ports import Store, Stored, StoreFull
 from nodes.process import Trouble
-from nodes.sqlite_store import SqliteStore, mark_path, move_aside
+from nodes.sqlite_store import SqliteStore, mark_path, move_aside, moved_aside
 
 GENESIS = b"genesis"
 
@@ -233,11 +233,18 @@ def test_an_older_copy_is_damage_and_moving_it_aside_makes_room(tmp_path: Path) 
     shutil.copy(tmp_path / "older", path)
     with pytest.raises(Damaged, match="older copy"):
         sqlite(tmp_path)
+    assert not moved_aside(path)
     aside = move_aside(path)
     assert aside.exists()
+    assert moved_aside(path)
     fresh = sqlite(tmp_path)
-    assert (fresh.height, fresh.facts()) == (0, [])
+    assert (fresh.height, fresh.facts(), fresh.untouched) == (0, [], True)
+    fresh.note("quarantine", 7)
+    fresh.commit()
     fresh.close()
+    again = sqlite(tmp_path)
+    assert (again.noted("quarantine"), again.untouched) == (7, False)
+    again.close()
 
 
 def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(tmp_path: Path) -> None:
