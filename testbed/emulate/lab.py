@@ -30,8 +30,8 @@ import msgspec
 
 from testbed.emulate import cgroup, network, preflight
 from testbed.emulate.control import ask
+from testbed.emulate.disk import ssh_key_pair
 from testbed.emulate.inventory_file import FILES, inventory_text
-from testbed.emulate.machine import ssh_key_pair
 from testbed.emulate.plan import LabPlan, Options, make_plan
 from testbed.emulate.tools import tool
 from testbed.errors import ConfigurationError, LabFault
@@ -138,6 +138,7 @@ def up(out: Path, options: Options) -> EmulatedLab:
             return _make(out, options)
         except BaseException:
             _remove(out)
+            _remove_if_empty(out)
             raise
 
 
@@ -150,8 +151,7 @@ def down(out: Path) -> bool:
         raise ConfigurationError("not root: sudo .venv/bin/testbed emulate down ...")
     with _locked(out):
         _remove(out)
-    with suppress(OSError):  # a person may keep other files there
-        out.rmdir()
+        _remove_if_empty(out)
     return True
 
 
@@ -280,6 +280,11 @@ def _remove(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
         for half_written in out.glob(f".{name}.*.part"):
             half_written.unlink()
+
+
+def _remove_if_empty(out: Path) -> None:
+    with suppress(OSError):  # a person may keep other files there
+        out.rmdir()
 
 
 def _end_keeper(runtime: Path) -> None:

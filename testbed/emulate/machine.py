@@ -1,4 +1,4 @@
-"""One emulated host inside the keeper: its files, its boots, its power.
+"""One emulated host inside the keeper: its boots, its power, its boards. Its files: `disk.py`.
 
 A host is a tree of processes in namespaces of its own over a private copy-on-write view of this
 machine's root directory. Its disk (a tmpfs of limited size) survives reboots and power cuts;
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -17,97 +16,21 @@ import time
 import uuid
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.hazmat.primitives.serialization import PublicFormat as Public
-
 from testbed.emulate import network
 from testbed.emulate.cgroup import Groups
+from testbed.emulate.disk import make_disk, mount
 from testbed.emulate.plan import Board, LabPlan, Machine
 from testbed.emulate.switch import Switch
-from testbed.emulate.tools import TOOL_PATH, attempt, demand, tool
+from testbed.emulate.tools import TOOL_PATH, attempt, tool
 from testbed.errors import LabFault
 
-__all__ = ["RunningMachine", "ssh_key_pair"]
-
-_VISIBLE = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var", "opt"}
-"""What a host sees of this machine's root directory; homes, data and this project it does not."""
-
-_FRESH = {
-    "boot": 0o755,
-    "dev": 0o755,
-    "etc/init.d": 0o755,
-    **{f"etc/rc{level}.d": 0o755 for level in "0123456S"},
-    "etc/ssh": 0o755,
-    "etc/systemd/system": 0o755,
-    "home": 0o755,
-    "media": 0o755,
-    "mnt": 0o755,
-    "proc": 0o555,
-    "root": 0o700,
-    "run": 0o755,
-    "srv": 0o755,
-    "sys": 0o555,
-    "tmp": 0o1777,
-    "var/log": 0o755,
-    "var/spool/cron": 0o755,
-    "var/tmp": 0o1777,
-}
-"""Directories that start empty."""
-
-_MASKED = (
-    "console-getty.service",
-    "dev-hugepages.mount",
-    "dev-mqueue.mount",
-    "getty.target",
-    "sys-fs-fuse-connections.mount",
-    "sys-kernel-config.mount",
-    "sys-kernel-debug.mount",
-    "sys-kernel-tracing.mount",
-    "systemd-binfmt.service",
-    "systemd-firstboot.service",
-    "systemd-journal-flush.service",
-    "dbus-org.freedesktop.login1.service",
-    "systemd-logind.service",
-    "systemd-modules-load.service",
-    "systemd-networkd.service",
-    "systemd-pstore.service",
-    "systemd-random-seed.service",
-    "systemd-remount-fs.service",
-    "systemd-resolved.service",
-    "systemd-sysctl.service",  # it would set the kernel of the real machine
-    "systemd-timesyncd.service",
-    "systemd-udevd.service",
-    "systemd-udev-trigger.service",
-)
-
-_SSHD = """\
-HostKey /etc/ssh/ssh_host_ed25519_key
-AuthorizedKeysFile /etc/ssh/authorized_keys
-PermitRootLogin prohibit-password
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-UseDNS no
-MaxStartups 100
-MaxSessions 100
-PidFile none
-Subsystem sftp internal-sftp
-"""
+__all__ = ["RunningMachine"]
 
 _JOIN_GROUPS = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
 _BOARD = 'mount --bind "$1" /dev/pts && mount --bind "$1/ptmx" /dev/ptmx && shift && exec "$@"'
 _BOARD_READY_S = 20.0
 _STOPPED_WITHIN_S = 15.0
 _LAST_CALL_S = 0.5
-
-
-def ssh_key_pair(comment: str) -> tuple[bytes, str]:
-    """A new Ed25519 key: OpenSSH's private file, and the public line."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    public = key.public_key().public_bytes(Encoding.OpenSSH, Public.OpenSSH).decode()
-    return private, f"{public} {comment}"
 
 
 class RunningMachine:
@@ -139,32 +62,13 @@ class RunningMachine:
         self._watcher: threading.Thread | None = None
 
     def prepare(self, client_key: str) -> str:
-        """Make the host's disk; returns its public host key line."""
+        """Make the host's disk and terminals; returns its public host key line."""
         for part in ("root", "disk", "pts", "serial"):
             (self._home / part).mkdir(parents=True)
-        size = f"size={self._plan.options.disk_mb}m,mode=755"
-        _mount("tmpfs", self._home / "disk", size)
-        _mount("devpts", self._home / "pts", "newinstance,ptmxmode=0666,mode=620")
-        upper = self._home / "disk" / "upper"
-        for directory in (upper, self._home / "disk" / "work"):
-            directory.mkdir()
-        _hide(upper)
+        mount("devpts", self._home / "pts", "newinstance,ptmxmode=0666,mode=620")
         serial = f"Hardware\t: testbed-emulated\nSerial\t\t: {self.machine.hw_serial}\n"
         (self._home / "cpuinfo").write_text("\n" + serial)
-        private, public = ssh_key_pair(self.machine.name)
-        etc = upper / "etc"
-        hosts = "".join(f"{m.addr} {m.name}\n" for m in self._plan.machines)
-        _write(etc / "hostname", f"{self.machine.name}\n")
-        _write(etc / "hosts", f"127.0.0.1 localhost\n{hosts}")
-        _write(etc / "machine-id", uuid.uuid4().hex + "\n")
-        _write(etc / "fstab", "")
-        _write(etc / "shadow", _without_passwords(Path("/etc/shadow").read_text()), 0o600)
-        _write(etc / "ssh/sshd_config", _SSHD)
-        _write(etc / "ssh/ssh_host_ed25519_key", private.decode(), 0o600)
-        _write(etc / "ssh/authorized_keys", client_key + "\n")
-        if self._plan.options.systemd:
-            _systemd_files(etc)
-        return public
+        return make_disk(self._home / "disk", self._plan, self.machine, client_key)
 
     def on(self) -> None:
         """Power on; nothing if it is on."""
@@ -297,53 +201,8 @@ class RunningMachine:
         self._board_processes = []
 
 
-def _mount(kind: str, place: Path, options: str) -> None:
-    demand("mount", "-t", kind, "-o", options, kind, str(place))
-
-
 def _children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
-
-
-def _hide(upper: Path) -> None:
-    """Overlay's marks: a whiteout takes a lower entry away, an opaque directory starts empty."""
-    for place, mode in _FRESH.items():
-        directory = upper / place
-        directory.mkdir(mode=0o755, parents=True)
-        directory.chmod(mode)
-        os.setxattr(directory, "trusted.overlay.opaque", b"y")
-    fresh = {place.partition("/")[0] for place in _FRESH}
-    for entry in Path("/").iterdir():
-        if entry.name not in _VISIBLE | fresh:
-            os.mknod(upper / entry.name, stat.S_IFCHR | 0o600, os.makedev(0, 0))
-
-
-def _write(path: Path, text: str, mode: int = 0o644) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        file.write(text)
-
-
-def _without_passwords(shadow: str) -> str:
-    """Nobody logs in by password, root by key: "*" is no password, where "!" were no login."""
-    lines = [line.split(":") for line in shadow.splitlines() if ":" in line]
-    return "".join(":".join([name, "*", *rest]) + "\n" for name, _, *rest in lines)
-
-
-def _systemd_files(etc: Path) -> None:
-    """Only what a headless Raspberry Pi needs; the machine's own services stay out."""
-    system = etc / "systemd/system"
-    _write(
-        system / "testbed-sshd.service",
-        "[Unit]\nAfter=network.target\n[Service]\nRuntimeDirectory=sshd\n"
-        "ExecStart=/usr/sbin/sshd -D -e\nRestart=always\nKillMode=process\n"
-        "[Install]\nWantedBy=multi-user.target\n",
-    )
-    wants = system / "multi-user.target.wants"
-    wants.mkdir()
-    (wants / "testbed-sshd.service").symlink_to("/etc/systemd/system/testbed-sshd.service")
-    (system / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
-    for unit in _MASKED:
-        (system / unit).symlink_to("/dev/null")

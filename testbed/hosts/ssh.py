@@ -12,8 +12,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from signal import Signals
@@ -38,6 +37,7 @@ from testbed.hosts.port import (
     UnitStatus,
     Unreachable,
 )
+from testbed.hosts.ssh_follow import SshFollow, close_channel
 from testbed.hosts.ssh_link import SshLink, SshSettings
 from testbed.hosts.units import Units
 from testbed.hosts.units_supervisor import SupervisorUnits
@@ -234,7 +234,7 @@ class SshHost(Host):
         deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
         channel = self._link.session(deadline_s, f"follow {source}")
         channel.exec_command(shlex.join(["sh", "-c", _FOLLOW, "follow", source]))
-        return _SshFollow(self.name, source, channel)
+        return SshFollow(self.name, source, channel)
 
     def close(self) -> None:
         self._link.close()
@@ -304,12 +304,12 @@ class SshHost(Host):
                 raise OutcomeUnknown(self.name, action, f"connection lost: {error}") from error
             finally:
                 if not ended:
-                    _close(channel)
+                    close_channel(channel)
                 for helper in helpers:
                     helper.join(_left_s(deadline_s))
             code = channel.exit_status
         finally:
-            _close(channel)
+            close_channel(channel)
         if ended and code >= 0:
             return code, bytes(err)
         if not ended:
@@ -317,40 +317,6 @@ class SshHost(Host):
             fix = "give it a longer timeout_s, or make a long-running program a unit"
             raise OutcomeUnknown(self.name, action, problem, fix)
         raise OutcomeUnknown(self.name, action, "connection lost while it ran")
-
-
-class _SshFollow(Follow):
-    def __init__(self, host: str, path: str, channel: paramiko.Channel) -> None:
-        self._host = host
-        self._path = path
-        self._channel = channel
-        self._closed = False
-        self._rest = bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        while (end := self._rest.find(b"\n")) < 0:
-            piece = self._channel.recv(_PIECE_BYTES)
-            if not piece:
-                if self._closed:
-                    raise StopIteration
-                raise Unreachable(self._host, f"follow {self._path}", "connection lost")
-            self._rest += piece
-        line = bytes(self._rest[:end])
-        del self._rest[: end + 1]
-        return line.decode(errors="replace").rstrip("\r")
-
-    def close(self) -> None:
-        self._closed = True
-        _close(self._channel)
 
 
 def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:
@@ -376,11 +342,6 @@ def _drain_stderr(channel: paramiko.Channel, err: bytearray) -> None:
             err += piece[: max(0, OUTPUT_BYTES_MAX - len(err))]
     except (OSError, EOFError, paramiko.SSHException):
         return
-
-
-def _close(channel: paramiko.Channel) -> None:
-    with suppress(OSError, EOFError, paramiko.SSHException):  # the connection may be gone already
-        channel.close()
 
 
 def _left_s(deadline_s: float) -> float:

@@ -1,4 +1,4 @@
-"""An inventory's entries become hosts, and hosts behind one jump host share one connection to it."""
+"""Inventory entries become hosts; those behind one jump host share one connection to it."""
 
 from __future__ import annotations
 

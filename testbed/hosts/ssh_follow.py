@@ -1,0 +1,57 @@
+"""Lines of a remote file as they come, over a channel in which `tail` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Self
+
+import paramiko
+
+from testbed.hosts.port import Follow, Unreachable
+
+__all__ = ["SshFollow", "close_channel"]
+
+_PIECE_BYTES = 32 * 1024
+
+
+class SshFollow(Follow):
+    """The channel's command must print the file and end when its input does."""
+
+    def __init__(self, host: str, path: str, channel: paramiko.Channel) -> None:
+        self._host = host
+        self._path = path
+        self._channel = channel
+        self._closed = False
+        self._rest = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        while (end := self._rest.find(b"\n")) < 0:
+            piece = self._channel.recv(_PIECE_BYTES)
+            if not piece:
+                if self._closed:
+                    raise StopIteration
+                raise Unreachable(self._host, f"follow {self._path}", "connection lost")
+            self._rest += piece
+        line = bytes(self._rest[:end])
+        del self._rest[: end + 1]
+        return line.decode(errors="replace").rstrip("\r")
+
+    def close(self) -> None:
+        self._closed = True
+        close_channel(self._channel)
+
+
+def close_channel(channel: paramiko.Channel) -> None:
+    """Close it whatever state its connection is in."""
+    with suppress(OSError, EOFError, paramiko.SSHException):  # the connection may be gone already
+        channel.close()
