@@ -1,0 +1,230 @@
+"""The independent reader of stored ledgers: whatever byte was changed, it says where."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from chain.block import HEAD_BYTES, Block
+from chain.request import cose_of, make_item, read_item
+from nodes.ledger_file import copy_ledger, encode_records
+from testbed.checks.diagnosis import head_field
+from testbed.checks.finding import Finding
+from testbed.checks.ledger import verify_ledgers
+from tests.chain.world import Device, World
+from tests.testbed.bundles import edit, store
+
+DATA, EMPTY, LAST = 2, 3, 10  # heights: two records; none; the last block, which has none
+
+
+def grow(world: World, device: Device, label: bytes) -> None:
+    """Blocks 4..LAST: a few with a record, one checkpoint at 8."""
+    world.run(world.data(device, label), device)
+    world.idle(LAST - world.ledger.height)
+
+
+def begun() -> tuple[World, Device]:
+    """A world of three blocks: an enrolment, two readings, nothing."""
+    world = World()
+    device = world.admit("phone")
+    world.block(*(world.request(world.data(device, b"%d" % n), device) for n in range(2)))
+    world.idle(1)
+    return world, device
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    world, device = begun()
+    grow(world, device, b"21.5")
+    return world
+
+
+@pytest.fixture(scope="module")
+def original(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return at_rest(world, tmp_path_factory.mktemp("ledger"), 1, world.blocks)
+
+
+def at_rest(world: World, folder: Path, replica: int, blocks: Sequence[Block]) -> Path:
+    database = store(world, folder / f"{replica}.db", replica, blocks)
+    copy_ledger(database, folder / f"r{replica}.sqlite")
+    return folder / f"r{replica}.sqlite"
+
+
+@pytest.fixture
+def copy(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(original, tmp_path / original.name))
+
+
+def only(path: Path) -> Finding:
+    findings = verify_ledgers([path]).findings
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes((data[at] ^ 0x01,)) + data[at + 1 :]
+
+
+def columns(path: Path, height: int) -> dict[str, bytes]:
+    with sqlite3.connect(path) as database:
+        query = "SELECT head, records, signature FROM blocks WHERE height = ?"
+        row = database.execute(query, (height,)).fetchone()
+    database.close()
+    return dict(zip(("head", "records", "signature"), row, strict=True))
+
+
+def test_an_untouched_ledger_holds_from_genesis(world: World, original: Path) -> None:
+    """One file alone: its own signatures, and what its checkpoint's quorum vouches for."""
+    report = verify_ledgers([original], world.genesis)
+    assert report.holds
+    (file,) = report.files
+    assert (file.height, file.verified, file.records, file.replica) == (LAST, LAST, 4, 1)
+    assert report.proven == 8
+    assert report.network == world.network.hex()
+
+
+def test_f_plus_1_ledgers_prove_the_chain_to_its_end(world: World, tmp_path: Path) -> None:
+    paths = [at_rest(world, tmp_path, replica, world.blocks) for replica in range(2)]
+    assert verify_ledgers(paths, world.genesis).proven == LAST
+
+
+@pytest.mark.parametrize("height", [DATA, EMPTY, LAST])
+@pytest.mark.parametrize("offset", range(0, HEAD_BYTES, 3))
+def test_a_flipped_byte_of_a_head_is_named_by_its_field(
+    copy: Path, height: int, offset: int
+) -> None:
+    """Whether or not the flipper also mended the checksum."""
+    edit(copy, height, mend_sum=True, head=flipped(columns(copy, height)["head"], offset))
+    finding = only(copy)
+    assert (finding.height, finding.field) == (height, f"head.{head_field(offset)}")
+
+
+def regions(world: World, height: int) -> list[tuple[int, int, str]]:
+    """Where leaves and items stand in the stored records: start, stop, what."""
+    block = world.blocks[height - 1]
+    stored = encode_records(block)
+    found = []
+    for index, record in enumerate(block.records):
+        for name, value in (("leaf", record.leaf), ("item", record.item)):
+            start = stored.index(value)
+            found.append((start, start + len(value), f"record {index} {name}"))
+    return found
+
+
+def test_a_flipped_byte_of_a_body_is_named_by_its_record(
+    world: World, original: Path, tmp_path: Path
+) -> None:
+    """Leaves and items by record; bytes of the encoding around them as `records`."""
+    stored = columns(original, DATA)["records"]
+    for offset in [*range(6), *range(6, len(stored), 23)]:
+        path = Path(shutil.copy(original, tmp_path / "r.sqlite"))
+        edit(path, DATA, mend_sum=True, records=flipped(stored, offset))
+        finding = only(path)
+        inside = [name for start, stop, name in regions(world, DATA) if start <= offset < stop]
+        assert finding.height == DATA
+        assert finding.field in (inside or ["records"]), (offset, finding)
+
+
+@pytest.mark.parametrize("height", [DATA, EMPTY, LAST])
+@pytest.mark.parametrize("offset", [0, 31, 63])
+def test_a_flipped_byte_of_a_signature_is_named(copy: Path, height: int, offset: int) -> None:
+    edit(copy, height, mend_sum=True, signature=flipped(columns(copy, height)["signature"], offset))
+    finding = only(copy)
+    assert (finding.height, finding.field) == (height, "signature")
+
+
+def test_a_sum_that_does_not_fit_is_named_though_the_block_holds(copy: Path) -> None:
+    with sqlite3.connect(copy) as database:
+        database.execute("UPDATE blocks SET sum = sum + 1 WHERE height = 4")
+    database.close()
+    assert (only(copy).height, only(copy).field) == (4, "sum")
+
+
+def test_no_byte_of_a_blocks_row_in_the_file_can_change_unseen(
+    world: World, original: Path, tmp_path: Path
+) -> None:
+    """Not even those that are SQLite's: the row's header and its sum."""
+    content = original.read_bytes()
+    start = content.index(world.blocks[DATA - 1].head)
+    stop = start + HEAD_BYTES + len(columns(original, DATA)["records"]) + 64 + 4
+    path = tmp_path / "flipped.sqlite"
+    for offset in [*range(start - 12, start), *range(start, stop, 41), *range(stop - 4, stop)]:
+        path.write_bytes(flipped(content, offset))
+        assert not verify_ledgers([path], world.genesis).holds, offset - start
+
+
+@pytest.mark.parametrize(
+    ("change", "height", "field"),
+    [
+        ("DELETE FROM blocks WHERE height = 5", 5, "height"),
+        ("UPDATE blocks SET head = 'text' WHERE height = 7", 7, "head"),
+        ("UPDATE blocks SET records = NULL WHERE height = 7", 7, "records"),
+        ("UPDATE blocks SET height = -1 WHERE height = 7", 7, "height"),
+    ],
+)
+def test_missing_blocks_and_wrong_types_are_named(
+    copy: Path, change: str, height: int, field: str
+) -> None:
+    with sqlite3.connect(copy) as database:
+        database.execute(change)
+    database.close()
+    assert (only(copy).height, only(copy).field) == (height, field)
+
+
+def test_above_the_first_wrong_block_damaged_rows_are_still_named(copy: Path) -> None:
+    edit(copy, 2, signature=bytes(64))
+    edit(copy, 4, mend_sum=True, head=bytes(HEAD_BYTES))
+    edit(copy, 6, records=b"")
+    found = [(finding.height, finding.field) for finding in verify_ledgers([copy]).findings]
+    assert found == [(2, "signature"), (2, "sum"), (4, "head.tag"), (6, "sum")]
+
+
+def test_a_checkpoint_whose_votes_do_not_hold_is_named(copy: Path) -> None:
+    with sqlite3.connect(copy) as database:
+        ((data,),) = database.execute("SELECT data FROM facts WHERE kind = 'stable'")
+        database.execute("UPDATE facts SET data = ?", (flipped(data, len(data) - 1),))
+    database.close()
+    assert not verify_ledgers([copy]).holds
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database", bytes(8192)])
+def test_what_is_no_ledger_is_one_finding(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(content)
+    assert only(path).field == "file"
+    assert only(tmp_path / "absent.sqlite").field == "file"
+
+
+def test_a_ledger_of_another_genesis_is_refused(original: Path) -> None:
+    other = World(replicas=5)
+    report = verify_ledgers([original], other.genesis)
+    assert [finding.field for finding in report.findings] == ["file"]
+
+
+def test_a_rewritten_and_rehashed_chain_fails_at_the_clients_signature(tmp_path: Path) -> None:
+    """All replicas together may re-hash and re-sign; they cannot sign for a device."""
+    world, device = begun()
+    item = world.request(world.data(device, b"21.5"), device).item
+    cose = cose_of(item)
+    forged = make_item(cose[:-1] + bytes((cose[-1] ^ 1,)))
+    world.block(read_item(forged, world.network))
+    world.idle(2)
+    finding = only(at_rest(world, tmp_path, 0, world.blocks))
+    assert (finding.height, finding.field) == (4, "record 0 item")
+    assert "bad-signature" in finding.detail
+
+
+def test_two_ledgers_that_fork_are_both_valid_and_reported(tmp_path: Path) -> None:
+    chains = []
+    for replica, label in enumerate((b"one", b"two")):
+        world, device = begun()
+        grow(world, device, label)
+        chains.append(at_rest(world, tmp_path, replica, world.blocks))
+        assert verify_ledgers(chains[-1:]).holds
+    (finding,) = verify_ledgers(chains).findings
+    assert (finding.file, finding.height, finding.field) == ("r1.sqlite", 4, "head")
+    assert "fork: r0.sqlite" in finding.detail
