@@ -1,0 +1,163 @@
+"""The main job as its user meets it: real processes, real broker, real interpreter, real faults.
+
+Every run here is `testbed run` in a process of its own, on the loopback lab, with a campaign that
+has everything the quick start has and half its length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+CAMPAIGN = """
+schema: testbed.campaign/1
+campaign: short
+seed: 7
+workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, fault: 6s, recovery: 2s}
+faults:
+  - {id: kill-primary, at: 500ms, for: 2s, do: process.crash, on: primary}
+  - {id: replay, at: 4s, do: device.replay, messages: [admission, data, serial]}
+expect:
+  safety: [agreement, validity, exactly-once, no-unauthorised-commit]
+  liveness: {first_commit_after_heal: 10s}
+  attack: {replay: {succeeded_upper95: 0.5}}
+"""
+STARTED_S_MAX = 60.0
+ENDED_S_MAX = 110.0
+LOOK_EVERY_S = 0.05
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+class Run:
+    """One `testbed run`; `phases` is what it has said so far."""
+
+    def __init__(self, tmp_path: Path, name: str) -> None:
+        self.out = tmp_path / name
+        campaign = tmp_path / "short.yaml"
+        campaign.write_text(CAMPAIGN)
+        self.said = tmp_path / f"{name}.log"
+        with self.said.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "testbed.cli", "run", str(campaign), "--out", str(self.out)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._script = psutil.Process(self.process.pid)
+
+    def until(self, what: Callable[[], bool], within_s: float) -> None:
+        """Wait for a condition; fails with what the run said."""
+        deadline_s = time.monotonic() + within_s
+        while not what():
+            assert time.monotonic() < deadline_s, f"not in time:\n{self.said.read_text()}"
+            assert self.process.poll() is None, f"ended early:\n{self.said.read_text()}"
+            time.sleep(LOOK_EVERY_S)
+
+    def reach(self, phase: str) -> None:
+        self.until(lambda: f"phase {phase}:" in self.said.read_text(), STARTED_S_MAX)
+
+    def processes(self) -> list[psutil.Process]:
+        return self._script.children(recursive=True) if self._script.is_running() else []
+
+    def kill(self, words: str) -> None:
+        """SIGKILL to the one process of this run whose command line holds `words`."""
+        (victim,) = [
+            process
+            for process in self.processes()
+            if words in " ".join(process.cmdline())
+            and process.name().startswith("python")
+            and "guard" not in " ".join(process.cmdline())
+        ]
+        victim.kill()
+
+    def end(self) -> int:
+        try:
+            return self.process.wait(ENDED_S_MAX)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"did not end:\n{self.said.read_text()}")
+
+    @property
+    def bundle(self) -> Path:
+        (bundle,) = self.out.iterdir()
+        return bundle
+
+    @property
+    def summary(self) -> dict[str, object]:
+        summary: dict[str, object] = json.loads((self.bundle / "summary.json").read_bytes())
+        return summary
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
+    runs: list[Run] = []
+
+    def begin(name: str) -> Run:
+        runs.append(Run(tmp_path, name))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            os.killpg(run.process.pid, signal.SIGKILL)
+            run.process.wait()
+
+
+def verify(bundle: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "testbed.cli", "ledger", "verify", str(bundle)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_two_runs_at_once_both_pass_and_leave_nothing(start: Callable[[str], Run]) -> None:
+    """The whole thread: admission, data, a killed primary, a replay, verdicts; and no collision."""
+    runs = [start("one"), start("two")]
+    runs[0].reach("fault")
+    of_the_run = runs[0].processes()
+    assert [run.end() for run in runs] == [0, 0], (
+        runs[0].said.read_text() + runs[1].said.read_text()
+    )
+    for run in runs:
+        assert run.summary["verdict"] == "passed"
+        assert run.summary["ledger_verified"] is True
+        assert run.summary["devices_admitted"] == 5
+    assert not [process for process in of_the_run if process.is_running()]
+    checked = verify(runs[0].bundle)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_anything_may_be_killed_by_hand(start: Callable[[str], Run]) -> None:
+    """A replica, the broker and the gateway die at once in mid-run: what was acknowledged stays,
+    the run passes."""
+    run = start("killed")
+    run.reach("recovery")
+    run.kill("nodes.replica --config r3/")
+    run.kill("nodes.broker --config")
+    run.kill("nodes.gateway --config")
+    assert run.end() == 0, run.said.read_text()
+    assert run.summary["ledger_verified"] is True
+
+
+def test_ctrl_c_ends_everything_and_keeps_what_was_collected(start: Callable[[str], Run]) -> None:
+    run = start("stopped")
+    run.reach("fault")
+    of_the_run = run.processes()
+    assert of_the_run
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    assert not [process for process in of_the_run if process.is_running()]
+    assert (run.bundle / "manifest.json").exists()
+    assert verify(run.bundle).returncode == 0
