@@ -96,12 +96,13 @@ def _reproposal(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Ef
 
 def _bad_batch(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
     """Every other proposal is unacceptable: a request twice, an unsigned one, one that its group
-    never endorsed, a wrong time, or for half of the others a batch that is not the digest's."""
+    never endorsed, another number inside, a wrong time, or for half of the others a batch that is
+    not the digest's."""
     attachment = effect.signed.attachment
     if not isinstance(message, PrePrepare) or not attachment or actor.rng.random() < 0.5:
         return [effect]
     proposal = decode_proposal(attachment)
-    match actor.rng.randrange(5):
+    match actor.rng.randrange(6):
         case 0:
             proposal = msgspec.structs.replace(proposal, items=proposal.items * 2)
         case 1:
@@ -111,6 +112,8 @@ def _bad_batch(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Eff
             bare = tuple(make_item(_items.decode(item)[0]) for item in proposal.items)
             proposal = msgspec.structs.replace(proposal, items=bare)
         case 3:
+            proposal = msgspec.structs.replace(proposal, seq=proposal.seq + 1)
+        case 4:
             off_us = actor.rng.choice((-3_600_000_000, -5_000_000, 5_000_000, 3_600_000_000))
             proposal = msgspec.structs.replace(proposal, time_us=proposal.time_us + off_us)
         case _:

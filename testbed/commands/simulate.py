@@ -40,7 +40,7 @@ _FAILURES_MAX = 10  # a sweep stops here: what broke so often needs no more seed
 
 
 @app.callback(invoke_without_command=True)
-def simulate(
+def simulate(  # noqa: PLR0917 - one parameter per option
     replicas: Annotated[int, typer.Option(help="Replicas, at least 4.")] = 4,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run.")] = 1000,
     first: Annotated[int, typer.Option("--from", min=0, help="The first seed.")] = 0,
@@ -49,6 +49,9 @@ def simulate(
         list[str] | None,
         typer.Option(help=f"TRICK:COUNT, repeatable. Tricks: {', '.join(TRICKS)}."),
     ] = None,
+    es256: Annotated[
+        bool, typer.Option("--es256", help="Sign with ES256 as the product does: slower.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     cluster: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler to spread the seeds over.")
@@ -69,7 +72,9 @@ def simulate(
         raise typer.Exit(_run_mutants(as_json))
     if scenario is not None:
         raise typer.Exit(_replay(_read(scenario)))
-    options = Options(replicas=replicas, faults=faults, byzantine=_tricks(byzantine or []))
+    options = Options(
+        replicas=replicas, faults=faults, byzantine=_tricks(byzantine or []), es256=es256
+    )
     options.check()
     jobs = jobs or os.cpu_count() or 1
     started = time.monotonic()
@@ -128,7 +133,7 @@ def _explain(options: Options, failure: Outcome, save: Path | None, console: Con
     console.print(
         f"seed {failure.seed} at commit {_commit()}\n"
         f"replay: testbed simulate --replicas {options.replicas} --faults {options.faults}"
-        f"{byzantine} --from {failure.seed} --seeds 1 --jobs 1\n"
+        f"{byzantine}{' --es256' if options.es256 else ''} --from {failure.seed} --seeds 1 --jobs 1\n"
         "shrinking ...",
         markup=False,
         soft_wrap=True,

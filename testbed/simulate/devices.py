@@ -11,7 +11,7 @@ from collections import deque
 from random import Random
 
 from chain.genesis import VoucherGrant
-from chain.keys import digest, node_id
+from chain.keys import Signer, digest, node_id
 from chain.operations import (
     Data,
     Enrol,
@@ -23,7 +23,7 @@ from chain.operations import (
     sign_operation,
     voucher_statement,
 )
-from testbed.simulate.scheme import HashSigner, malleated
+from testbed.simulate.scheme import Signatures
 
 __all__ = ["SERVICE", "Device"]
 
@@ -35,12 +35,13 @@ class Device:
     """One mobile device. `wanted` is the request that it waits for, None if it has nothing to do;
     its id is `wanted_id` (for the owner to set), `doing` its name."""
 
-    def __init__(self, number: int, network: bytes, random: Random) -> None:
+    def __init__(self, number: int, network: bytes, random: Random, signatures: Signatures) -> None:
         self.number = number
         self._network = network
         self._random = random
-        self._signer = HashSigner(f"device {number}")
-        self._token = HashSigner(f"token {number}")
+        self._signatures = signatures
+        self._signer = signatures.signer(f"device {number}")
+        self._token = signatures.signer(f"token {number}")
         self.node = node_id(self._signer.public)
         self._counter = 0
         self._counter_done = 0
@@ -53,9 +54,9 @@ class Device:
         self.revoked = False
 
     @staticmethod
-    def grant_of(number: int) -> VoucherGrant:
+    def grant_of(number: int, signatures: Signatures) -> VoucherGrant:
         """What the genesis holds for the token of device `number`."""
-        token = digest(HashSigner(f"token {number}").public)
+        token = digest(signatures.signer(f"token {number}").public)
         return VoucherGrant(id=token, privilege_max=3, services=(SERVICE,))
 
     @property
@@ -94,7 +95,7 @@ class Device:
                 if not self._past:
                     return None
                 cose = self._random.choice(self._past)
-                signature = malleated(cose[-64:])
+                signature = self._signatures.other_form(cose[-64:])
                 return self._random.choice((cose, cose[:-64] + signature))
             case "forged":
                 cose = self._sign(self._data(self._counter + 1, payload), self._signer)
@@ -105,7 +106,7 @@ class Device:
                 counter = self._random.randint(1, self._counter_done)
                 return self._sign(self._data(counter, payload), self._signer)
             case "stranger":
-                stranger = HashSigner(f"stranger {payload}")
+                stranger = self._signatures.signer(f"stranger {payload}")
                 if payload % 2:
                     data = Data(
                         network=self._network,
@@ -126,7 +127,7 @@ class Device:
 
     # --- operations ------------------------------------------------------------------------------
 
-    def _sign(self, operation: Operation, signer: HashSigner) -> bytes:
+    def _sign(self, operation: Operation, signer: Signer) -> bytes:
         return sign_operation(operation, signer)
 
     def _operation(self, name: str, head: bytes) -> Operation:
@@ -158,8 +159,8 @@ class Device:
             case _:
                 raise AssertionError(f"unknown operation {name}")
 
-    def _next_signer(self) -> HashSigner:
-        return HashSigner(f"device {self.number} key {self._keys + 1}")
+    def _next_signer(self) -> Signer:
+        return self._signatures.signer(f"device {self.number} key {self._keys + 1}")
 
     def _data(self, counter: int, payload: int) -> Data:
         return Data(
@@ -170,7 +171,7 @@ class Device:
             payload=payload.to_bytes(8, "big"),
         )
 
-    def _enrolment(self, signer: HashSigner, token: HashSigner, head: bytes) -> Enrol:
+    def _enrolment(self, signer: Signer, token: Signer, head: bytes) -> Enrol:
         statement = voucher_statement(self._network, signer.public, head)
         return Enrol(
             network=self._network,

@@ -22,7 +22,7 @@ __all__ = ["PROFILES", "Options", "draw"]
 
 PROFILES: dict[str, tuple[str, ...]] = {
     "none": (),
-    "network": ("partition", "loss", "duplicate", "delay"),
+    "network": ("partition", "loss", "duplicate", "delay", "far"),
     "crash": ("crash", "outage", "pause"),
     "disk": ("crash", "outage"),
     "clock": ("skew",),
@@ -32,6 +32,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "loss",
         "duplicate",
         "delay",
+        "far",
         "crash",
         "outage",
         "pause",
@@ -54,11 +55,13 @@ _OPERATION_WEIGHTS = (70, 8, 5, 4, 5, 4, 4)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line asks for. `byzantine` names tricks with the count of their players."""
+    """What the command line asks for. `byzantine` names tricks with the count of their players;
+    `es256` takes the product's signatures instead of the cheap ones."""
 
     replicas: int = 4
     faults: str = "all"
     byzantine: tuple[tuple[str, int], ...] = ()
+    es256: bool = False
 
     def check(self) -> None:
         """Raises ConfigurationError."""
@@ -78,7 +81,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 def draw(options: Options, seed: int) -> Scenario:
     """The scenario of a seed: equal options and seed give equal scenarios, anywhere."""
     options.check()
-    dice = Random(f"{seed}/{options.replicas}/{options.faults}/{options.byzantine}")
+    dice = Random(f"{seed}/{options.replicas}/{options.faults}/{options.byzantine}")  # noqa: S311
     n = options.replicas
     quorum = Quorum.of(n)
     kinds = [kind for kind in PROFILES[options.faults] if dice.random() < 0.5]
@@ -109,6 +112,7 @@ def draw(options: Options, seed: int) -> Scenario:
         survivors=survivors,
         heal_us=heal_us,
         patience_us=_PATIENCE_US,
+        es256=options.es256,
     )
 
 
@@ -228,6 +232,15 @@ def _noise(kind: Kind, low: int, high: int) -> Callable[[Random, int, int], list
     return one
 
 
+def _far(dice: Random, n: int, heal_us: int) -> list[Event]:
+    """All links are slow for good: only longer timeouts help. Four of these stay below what a
+    message may take (`Consensus.message_delay_us`)."""
+    nodes = [*range(n), *(GATEWAY + g for g in range(_GATEWAYS))]
+    links = tuple((a, b) for a in nodes for b in nodes if a != b)
+    amount = dice.randint(100_000, 250_000)
+    return [Event(at_us=dice.randrange(heal_us), kind=Kind.DELAY, links=links, amount=amount)]
+
+
 def _crash(dice: Random, n: int, heal_us: int) -> list[Event]:
     at_us, duration_us = _span(dice, heal_us)
     return [
@@ -283,6 +296,7 @@ _FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
     "loss": _noise(Kind.LOSS, 5, 60),
     "duplicate": _noise(Kind.DUPLICATE, 5, 60),
     "delay": _noise(Kind.DELAY, 10_000, 600_000),
+    "far": _far,
     "crash": _crash,
     "outage": _outage,
     "pause": _pause,

@@ -25,7 +25,7 @@ def values_held(service: Service) -> int:
     application = id(service.ledger)
     seen = {application}
     count = 0
-    waiting: list[object] = [service.core, service._desk, service.clients]  # noqa: SLF001
+    waiting: list[object] = [service.core, service._desk, service.clients]
     while waiting:
         value = waiting.pop()
         if isinstance(value, _ATOMS):
@@ -58,4 +58,3 @@ def values_held_max(service: Service) -> int:
     replicas = len(service.core.membership.members)
     slots = 2 * consensus.log_window + consensus.pipeline_window
     return _VALUES_ELSEWHERE + slots * replicas * _VALUES_PER_SLOT_AND_REPLICA
-

@@ -108,7 +108,7 @@ class Checker:
     def _check_content(self, replica: int, head: Head, block: Block) -> None:
         if self._time_us_max is not None and head.time_us > self._time_us_max():
             ahead_s = (head.time_us - self._time_us_max()) / 1e6
-            raise self.broken("time", f"block {head.height} is {ahead_s:.1f} s ahead of what may be")
+            raise self.broken("time", f"block {head.height} is {ahead_s:.1f} s too far ahead")
         try:
             self._reference.judge(head, block)
         except RuleBrokenError as broken:
@@ -167,7 +167,7 @@ class Checker:
         if replica in self._honest and values > values_max:
             raise self.broken("memory", f"r{replica} holds {values} values, at most {values_max}")
 
-    def accused(self, replica: int, culprit: int, reason: str) -> None:
+    def accused(self, replica: int, culprit: object, reason: object) -> None:
         """No honest replica finds evidence against another honest one."""
         if replica in self._honest and culprit in self._honest:
             raise self.broken("accusation", f"r{replica} accuses honest r{culprit}: {reason}")

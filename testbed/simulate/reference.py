@@ -95,9 +95,12 @@ class Reference:
         name = operation["op"]
         if name == "enrol":
             accepts = [_endorsements.decode(body) for body, _, _ in endorsements]
-            self._check_enrolment(
-                operation, {sender for _, _, sender, id, ok, _ in accepts if ok and id == request}
-            )
+            endorsers = {
+                sender
+                for _, _, sender, endorsed, accepted, _ in accepts
+                if accepted and endorsed == request
+            }
+            self._check_enrolment(operation, endorsers)
             return
         node, counter = operation["node"], operation["counter"]
         if node not in self._counters:

@@ -88,6 +88,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     survivors: tuple[int, ...]
     heal_us: int
     patience_us: int
+    es256: bool = False
 
     @property
     def quorum(self) -> Quorum:

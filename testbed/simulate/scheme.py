@@ -1,4 +1,6 @@
-"""A cheap signature scheme for simulation: keyed SHA-256 instead of an elliptic curve.
+"""The signatures of a run: a cheap scheme for simulation, or the product's ES256.
+
+The cheap one is keyed SHA-256 instead of an elliptic curve.
 
 It stands behind `chain.keys.Scheme` and `Signer` and passes the same conformance suite as ES256
 (`tests/testbed/test_simulate_scheme.py`), malleability included: like (r, s) and (r, n-s), each
@@ -9,10 +11,14 @@ found. Whoever knows the public key could forge; the simulated adversaries do no
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
 
-from chain.keys import SIGNATURE_BYTES
+from cryptography.hazmat.primitives.asymmetric import ec
 
-__all__ = ["HashScheme", "HashSigner", "malleated"]
+from chain.keys import SIGNATURE_BYTES, Es256, Es256Signer, Scheme, Signer
+
+__all__ = ["CHEAP", "REAL", "HashScheme", "HashSigner", "Signatures", "malleated"]
 
 _HALF = SIGNATURE_BYTES // 2
 # SubjectPublicKeyInfo of a P-256 key up to the point itself, so that a cheap key has the length
@@ -56,3 +62,29 @@ class HashSigner:
 
     def sign(self, data: bytes) -> bytes:
         return _mac(self._public, data) * 2
+
+
+class Signatures(NamedTuple):
+    """A scheme with what runs need: keys by name, and the other form of a signature."""
+
+    scheme: Scheme
+    signer: Callable[[str], Signer]
+    other_form: Callable[[bytes], bytes]
+
+
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def _es256_signer(name: str) -> Signer:
+    secret = int.from_bytes(hashlib.sha256(b"simulated key\0" + name.encode()).digest(), "big")
+    return Es256Signer(ec.derive_private_key(secret % (_P256_ORDER - 1) + 1, ec.SECP256R1()))
+
+
+def _negated(signature: bytes) -> bytes:
+    """(r, n-s) verifies where (r, s) does."""
+    s = int.from_bytes(signature[_HALF:], "big")
+    return signature[:_HALF] + (_P256_ORDER - s).to_bytes(_HALF, "big")
+
+
+CHEAP = Signatures(HashScheme(), HashSigner, malleated)
+REAL = Signatures(Es256(), _es256_signer, _negated)

@@ -6,6 +6,7 @@ module cannot tell them apart.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -72,13 +73,14 @@ def open_executor(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
             yield pool
         return
     try:
-        from distributed import Client  # noqa: PLC0415 - an optional extra
+        # An optional extra, found by name so that it need not be there for the type checker.
+        client_type = importlib.import_module("distributed").Client
     except ImportError as error:
         raise ConfigurationError(
             "--cluster needs Dask's distributed: install the extra m2m-testbed[cluster]"
         ) from error
     try:
-        client = Client(cluster, timeout="10s")
+        client = client_type(cluster, timeout="10s")
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"no Dask scheduler at {cluster}: {error}") from error
     with client, client.get_executor() as executor:

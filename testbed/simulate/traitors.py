@@ -17,8 +17,8 @@ from random import Random
 
 import msgspec
 
-from chain.block import Head
-from chain.keys import Signer, digest
+from chain.block import Block, Head
+from chain.keys import Signer
 from chain.messages import (
     ClientMessage,
     Commit,
@@ -155,5 +155,8 @@ class Cast:
         if not isinstance(seal, Seal):
             return frame
         self.acts["false-seal"] += 1
-        head = msgspec.structs.replace(Head.decode(seal.head), root=digest(b"nothing")).encode()
-        return encode(msgspec.structs.replace(seal, head=head, signature=signer.sign(head)))
+        true = Head.decode(seal.head)
+        head = msgspec.structs.replace(true, time_us=true.time_us - 1).encode()
+        block = seal.block and Block(head, seal.block.records)
+        signature = signer.sign(head)
+        return encode(msgspec.structs.replace(seal, head=head, signature=signature, block=block))

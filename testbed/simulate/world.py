@@ -27,7 +27,7 @@ from testbed.simulate.outcome import Finding, Outcome
 from testbed.simulate.properties import BrokenError, Checker
 from testbed.simulate.reference import Reference, request_id
 from testbed.simulate.scenario import GATEWAY, NETWORK_KINDS, Crash, Event, Kind, Scenario
-from testbed.simulate.scheme import HashScheme, HashSigner
+from testbed.simulate.scheme import CHEAP, REAL
 from testbed.simulate.timeline import Timeline
 from testbed.simulate.traitors import Cast
 from testbed.simulate.transcript import Transcript
@@ -71,14 +71,15 @@ class _World:
         self.timeline = Timeline()
         self._scenario = scenario
         self._transcript = transcript
-        self._random = Random(f"run {scenario.seed}")
+        self._random = Random(f"run {scenario.seed}")  # noqa: S311 - must repeat
         self._trace = hashlib.sha256()
         self._faults: Counter[str] = Counter()
         self._views = 0
         self._requests = 0
         self._network = Network(self.timeline, self._random, self._deliver, scenario.spread_us)
-        self._scheme = HashScheme()
-        self._signers = [HashSigner(f"replica {r}") for r in range(scenario.replicas)]
+        self._signatures = REAL if scenario.es256 else CHEAP
+        self._scheme = self._signatures.scheme
+        self._signers = [self._signatures.signer(f"replica {r}") for r in range(scenario.replicas)]
         self._cast = Cast(scenario, self._random)
         self._make_genesis()
         self._make_checker()
@@ -89,7 +90,7 @@ class _World:
 
     def _make_genesis(self) -> None:
         # Devices need the network id, which is a hash over their vouchers: tokens come first.
-        grants = tuple(Device.grant_of(d) for d in range(self._scenario.devices))
+        grants = tuple(Device.grant_of(d, self._signatures) for d in range(self._scenario.devices))
         self._genesis = Genesis(
             name="simulated",
             time_us=EPOCH_US - 1_000_000,
@@ -100,7 +101,8 @@ class _World:
         self._genesis.check()
         network = self._genesis.network
         self._devices = [
-            Device(number, network, self._random) for number in range(self._scenario.devices)
+            Device(number, network, self._random, self._signatures)
+            for number in range(self._scenario.devices)
         ]
 
     def _make_checker(self) -> None:
@@ -217,7 +219,7 @@ class _World:
         wanted = f"height {target}" if target is not None else f"the requests of {waiting} devices"
         return f"{wanted} not reached in {self._scenario.patience_us / 1e6:.0f} s: {places}"
 
-    # --- events of the scenario --------------------------------------------------------------------
+    # --- events of the scenario ------------------------------------------------------------------
 
     def _begin(self, event: Event) -> None:
         if event.kind is Kind.REQUEST:
@@ -258,7 +260,7 @@ class _World:
     def _of(self, replicas: tuple[int, ...]) -> list[Machine]:
         return [machine for machine in self._machines if machine.me in replicas]
 
-    # --- devices -----------------------------------------------------------------------------------
+    # --- devices ---------------------------------------------------------------------------------
 
     def _ask(self, event: Event) -> None:
         device = self._devices[event.nodes[0]]
@@ -307,7 +309,7 @@ class _World:
             device.done()
             self._next(device)
 
-    # --- machine.Outside ---------------------------------------------------------------------------
+    # --- machine.Outside -------------------------------------------------------------------------
 
     def send(self, machine: Machine, party: Party, frame: bytes) -> None:
         replica = machine.me
@@ -325,7 +327,7 @@ class _World:
 
     def emitted(self, machine: Machine, event: str, fields: dict[str, object]) -> None:
         if event == "accuse":
-            self._checker.accused(machine.me, fields["culprit"], str(fields["reason"]))
+            self._checker.accused(machine.me, fields["culprit"], fields["reason"])
         elif event == "view":
             self._views += 1
         elif event == "diverged" and machine.me in self._honest:
@@ -368,7 +370,7 @@ class _World:
             ):
                 machine.receive(party, frame)
 
-    # --- the end -----------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------------------
 
     def outcome(self, finding: Finding | None) -> Outcome:
         faults = self._faults + self._network.counts + self._cast.acts

@@ -51,7 +51,10 @@ def _in_own_process(mutant: Mutant, *arguments: str) -> Result:
     )
     if done.returncode != 0:
         raise RuntimeError(f"{mutant.name}: {done.stderr.strip()[-2000:]}")
-    return Result(*json.loads(done.stdout))
+    result = Result(*json.loads(done.stdout))
+    told = "clean" if arguments else "mutant"
+    sys.stderr.write(f"{told} {result.mutant}: {result.property or 'nothing'} ({result.seeds})\n")
+    return result
 
 
 def run_clean(mutant: Mutant, seeds: int) -> Result:
