@@ -1,7 +1,7 @@
 """`python -m nodes.replica --config FILE`: one replica as a process.
 
-Only here are the real clock, wire, store and timers built. Frames that wait are opened together,
-handled in one step and answered after one sync: batches form from what arrived meanwhile.
+Only here are the real clock, wire, store and timers built and put together; what happens in the
+loop is in `turns`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import cProfile
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 from chain.errors import PeerFault
@@ -29,7 +28,7 @@ from nodes.inbox import Inbox
 from nodes.keygen import load_key
 from nodes.ledger_file import Damaged
 from nodes.memory_store import MemoryStore
-from nodes.opening import Opener, Result, default_threads
+from nodes.opening import Opener, default_threads
 from nodes.ports import Party, Store, StoreFull
 from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, Trouble, fail, run, write_ready
 from nodes.quarantine import Quarantine
@@ -37,15 +36,12 @@ from nodes.service import Service
 from nodes.sqlite_store import SqliteStore, move_aside, moved_aside
 from nodes.timers import LoopTimers
 from nodes.tls_wire import TlsWire
+from nodes.turns import Turns
 
 __all__ = ["ReplicaProcess", "main"]
 
 HOUSEKEEPING_S = 0.25
 COUNTERS_S = 5.0
-OPENED_FRAMES_MAX = 4096  # verified and waiting for a commit
-COMMIT_ELSEWHERE_S_MIN = 0.001  # commits that take longer on average leave this thread
-COMMITS_AVERAGED = 16
-PUMP_S = 0.02  # between pieces for a subscriber whose link is full
 _QUARANTINE = "quarantine-until"
 _QUARANTINE_UNKNOWN = -1
 
@@ -58,70 +54,67 @@ class ReplicaProcess:
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
         self._failure: Exception | None = None
-        self._turning = False
-        self._opening = False
-        self._pumping = False
-        self._committing = False
-        self._opened: Result = []
-        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
-        self._commit_s = 0.0
         self._counted: dict[str, object] = {}
         self._store: Store | None = None
         self._service: Service
-        self._opener: Opener | None = None
+        self._turns: Turns | None = None
 
     async def serve(self, stopping: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        self._loop = loop
         self._stopping = stopping
         self._inbox = Inbox()
         self._timers = LoopTimers(loop, self._wake)
-        self._ready = False
         self._wire = self._make_wire()
         try:
             port = self._wire.listen(self._config.listen.host, self._config.listen.port)
             self._service = self._assemble()
-            threads = self._config.verify_threads
-            self._opener = Opener(
-                self._service.open, default_threads() if threads is None else threads
-            )
             self._begin(port)
-            await self._until_stopped(stopping)
+            await self._until_stopped(loop, stopping)
         finally:
             await self._end()
         if self._failure is not None:
             raise self._failure
 
     def _begin(self, port: int) -> None:
-        ledger = self._service.ledger
-        self._emit("started", replica=self._config.replica, height=ledger.height, port=port)
-        self._ready = True
+        threads = self._config.verify_threads
+        turns = Turns(
+            service=self._service,
+            opener=Opener(self._service.open, default_threads() if threads is None else threads),
+            inbox=self._inbox,
+            timers=self._timers,
+            resume=self._wire.resume,
+            on_failure=self._fail,
+        )
+        height = self._service.ledger.height
+        self._emit("started", replica=self._config.replica, height=height, port=port)
         self._wire.start()
-        self._guarded(self._service.start)
-        self._wake()
+        turns.start()
+        self._turns = turns
         write_ready(Path(self._config.ready) if self._config.ready else None, {"replica": port})
 
-    async def _until_stopped(self, stopping: asyncio.Event) -> None:
+    async def _until_stopped(
+        self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event
+    ) -> None:
         """Housekeeping: nothing here is on the path of a request."""
-        counters_at = self._loop.time() + COUNTERS_S
+        assert self._turns is not None
+        counters_at = loop.time() + COUNTERS_S
         while not stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), HOUSEKEEPING_S)
-            if not self._committing:
-                self._guarded(self._service.host.idle)
-            if self._loop.time() >= counters_at:
+            self._turns.idle()
+            if loop.time() >= counters_at:
                 counters_at += COUNTERS_S
                 self._emit_counters()
             if isinstance(self._events, EventLog):
                 self._events.flush()
 
     async def _end(self) -> None:
-        self._ready = False
         self._timers.close()
+        if self._turns is not None:
+            self._turns.stop()
         await self._wire.close()
-        self._committer.shutdown(wait=True)
-        if self._opener is not None:
-            self._opener.close()
+        if self._turns is not None:
+            self._turns.close()
             self._emit_counters()
             self._emit("stopped", height=self._service.ledger.height)
         if self._store is not None:
@@ -130,104 +123,13 @@ class ReplicaProcess:
         if isinstance(self._events, EventLog):
             self._events.close()
 
-    # --- the turn: open, handle, commit, let out --------------------------------------------------
-
     def _wake(self) -> None:
-        if self._ready and not self._turning:
-            self._turning = True
-            self._loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        """One share of what arrived. Frames are opened in order; while some are being opened
-        elsewhere, or a commit is on its way and enough wait for it, the others stay where they
-        are."""
-        self._turning = False
-        if not self._ready or self._opening or len(self._opened) > OPENED_FRAMES_MAX:
-            return
-        assert self._opener is not None
-        frames = self._inbox.take()
-        self._wire.resume()
-        if self._opener.pays(frames):
-            self._opening = True
-            self._opener.spread(frames, self._opened_elsewhere)
-            return
-        self._opened += self._opener.inline(frames)
-        self._step()
-        if self._inbox:
-            self._wake()
-
-    def _opened_elsewhere(self, result: Result) -> None:
-        self._loop.call_soon_threadsafe(self._collect, result)
-
-    def _collect(self, result: Result) -> None:
-        self._opening = False
-        self._opened += result
-        self._step()
-        self._wake()
-
-    def _step(self) -> None:
-        if not self._ready or self._committing:
-            return
-        opened, self._opened = self._opened, []
-        service = self._service
-        self._guarded(lambda: service.handle(opened, self._timers.take()))
-        if service.host.must_sync and self._commit_s > COMMIT_ELSEWHERE_S_MIN:
-            # A slow disk: meanwhile this thread verifies what comes next.
-            self._committing = True
-            self._committer.submit(self._commit).add_done_callback(
-                lambda done: self._loop.call_soon_threadsafe(self._committed, done)
-            )
-        else:
-            self._guarded(self._commit)
-            self._guarded(self._let_out)
-
-    def _commit(self) -> None:
-        if self._service.host.must_sync:
-            start_s = time.perf_counter()
-            self._service.host.commit()
-            took_s = time.perf_counter() - start_s
-            self._commit_s += (took_s - self._commit_s) / COMMITS_AVERAGED
-
-    def _committed(self, done: Future[None]) -> None:
-        self._committing = False
-        if self._guarded(done.result) and self._ready:
-            self._guarded(self._let_out)
-            self._step()
-            self._wake()
-
-    def _let_out(self) -> None:
-        if not self._ready:
-            return  # the store failed: nothing leaves any more
-        self._service.host.release()
-        if self._service.clients.lagging and not self._pumping:
-            self._pumping = True
-            self._loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        """Lagging subscribers get a piece now and then, between turns."""
-        self._pumping = False
-        if not self._ready:
-            return
-        more = False
-        if not self._committing:
-            more = self._guarded(self._service.clients.pump)
-        if self._service.clients.lagging:
-            self._pumping = True
-            self._loop.call_later(0 if more else PUMP_S, self._pump)
-
-    def _guarded(self, work: Callable[[], object]) -> bool:
-        """False if it failed or gave False. A replica that cannot keep its votes, or has a bug,
-        stops: nothing more leaves it."""
-        try:
-            return work() is not False
-        except (StoreFull, Damaged) as error:
-            self._fail(Trouble(f"{self._config.name}: {error}"))
-        except Exception as error:
-            self._fail(error)
-        return False
+        if self._turns is not None:
+            self._turns.wake()
 
     def _fail(self, error: Exception) -> None:
-        self._ready = False
+        if isinstance(error, StoreFull | Damaged):
+            error = Trouble(f"{self._config.name}: {error}")
         self._failure = self._failure or error
         self._emit("failed", detail=f"{type(error).__name__}: {error}")
         self._stopping.set()
@@ -346,7 +248,7 @@ class ReplicaProcess:
 
     def _link(self, party: Party, up: bool, reason: str) -> None:
         self._emit("link-up" if up else "link-down", party=party, reason=reason)
-        if not up and self._ready:
+        if not up and self._turns is not None:
             self._service.left(party)
 
     def _emit(self, event: str, **fields: object) -> None:
