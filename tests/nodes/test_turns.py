@@ -1,0 +1,111 @@
+"""Turns on the loop: while a commit is on its way nothing leaves, but what arrives is verified."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from chain.messages import Submit, encode
+from chain.operations import sign_operation
+from nodes import turns as module
+from nodes.inbox import Inbox
+from nodes.opening import Opener
+from nodes.ports import Party
+from nodes.service import Opened
+from nodes.timers import LoopTimers
+from nodes.turns import Turns
+from tests.nodes.cluster import until
+from tests.nodes.test_service import GATEWAY, Bus, Node
+
+
+class Stage:
+    """A primary whose disk waits for us."""
+
+    def __init__(self, threads: int) -> None:
+        self.bus = Bus(identities=1)
+        self.bus.admit()
+        self.node: Node = self.bus.nodes[0]
+        self.disk = threading.Event()
+        self.commits = 0
+        self.opened = 0
+        self.failures: list[Exception] = []
+        self.inbox = Inbox()
+        self.node.store.commit = self.commit  # type: ignore[method-assign]
+        self.turns = Turns(
+            service=self.node.service,
+            opener=Opener(self.open, threads),
+            inbox=self.inbox,
+            timers=LoopTimers(asyncio.get_running_loop(), lambda: None),
+            resume=lambda: None,
+            on_failure=self.failures.append,
+        )
+        self.turns._running = True  # the service was started by the bus
+
+    def commit(self) -> None:
+        assert self.disk.wait(30)
+        self.commits += 1
+
+    def open(self, party: Party, frame: bytes) -> Opened:
+        self.opened += 1
+        return self.node.service.open(party, frame)
+
+    def arrive(self) -> None:
+        device = self.bus.devices[0]
+        cose = sign_operation(device.data(self.bus.genesis.network, bytes(200)), device.signer)
+        self.inbox.put(GATEWAY, encode(Submit(cose)))
+        self.turns.wake()
+
+
+def play(story: Callable[[], object]) -> None:
+    asyncio.run(story())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_nothing_leaves_before_the_disk_has_it(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(module, "COMMIT_ELSEWHERE_S_MIN", -1.0)
+
+    async def story() -> None:
+        stage = Stage(threads)
+        stage.bus.frames.clear()
+        stage.arrive()
+        await until(lambda: stage.turns._committing, "a commit on its way")
+        for _ in range(100):
+            stage.arrive()
+        await until(lambda: stage.opened == 101, "what arrived meanwhile is verified")
+        assert not stage.bus.frames
+        stage.disk.set()
+        await until(lambda: stage.bus.frames, "the proposal leaves")
+        stage.turns.stop()
+        stage.turns.close()
+        assert stage.commits >= 1
+        assert stage.failures == []
+
+    play(story)
+
+
+def test_after_a_failure_nothing_more_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is raised, on the loop or in the commit's thread, ends the turns."""
+    monkeypatch.setattr(module, "COMMIT_ELSEWHERE_S_MIN", -1.0)
+
+    async def story() -> None:
+        stage = Stage(0)
+        stage.bus.frames.clear()
+
+        def broken() -> None:
+            raise ValueError("a bug")
+
+        stage.node.store.commit = broken  # type: ignore[method-assign]
+        stage.arrive()
+        await until(lambda: stage.failures, "the failure is told")
+        stage.arrive()
+        await asyncio.sleep(0)
+        assert not stage.bus.frames
+        assert [str(failure) for failure in stage.failures] == ["a bug"]
+        stage.turns.close()
+
+    play(story)
