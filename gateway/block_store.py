@@ -6,19 +6,21 @@ read back); this file stores and finds it: blocks by height, records by their re
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chain.canonical import Codec
-from chain.client import RANGE_BLOCKS_MAX, RANGE_BYTES_MAX, BlockRange, SealedBlock
+from chain.client import RANGE_BLOCKS_MAX, RANGE_BYTES_MAX, SealedBlock
 from chain.errors import Misuse, PeerFault
 
 __all__ = ["BlockStore", "BlockStoreError"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blocks (height INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS blocks (height INTEGER PRIMARY KEY, head BLOB NOT NULL,
+                                   data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS requests (id BLOB PRIMARY KEY, height INTEGER NOT NULL,
                                      position INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -29,6 +31,12 @@ class BlockStoreError(Exception):
 
 
 _codec: Codec[SealedBlock] = Codec(SealedBlock, 4 * RANGE_BYTES_MAX)
+_RANGE = {  # blocks whole, or heads with their seals
+    True: "SELECT data FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
+    False: "SELECT head FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
+}
+_WAL_BYTES_MAX = 4 * 1024 * 1024  # then `checkpoint` is due
+_WAL_PAGES_FORCED = 16 * 1024  # should nobody have called it
 
 
 class BlockStore:
@@ -41,14 +49,13 @@ class BlockStore:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES_FORCED}")
             self._db.executescript(_SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO about VALUES ('network', ?)", (network,))
             found = self._db.execute("SELECT value FROM about WHERE key='network'").fetchone()[0]
             height = self._db.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()[0]
         except sqlite3.DatabaseError as error:
-            raise BlockStoreError(
-                f"{path}: {error}; delete it, the copy will be fetched again"
-            ) from error
+            raise self.damaged(error) from error
         if found != network:
             raise BlockStoreError(f"{path}: of another network; delete it or use another file")
         self._height: int = height
@@ -62,9 +69,11 @@ class BlockStore:
         """Store the next block; `requests` are its records' request ids, in order."""
         if height != self._height + 1:
             raise Misuse(f"block {height} after {self._height}")
+        head = SealedBlock(head=block.head, seals=block.seals)
+        row = (height, _codec.encode(head), _codec.encode(block))
         with self._db:
             self._db.execute("BEGIN")
-            self._db.execute("INSERT INTO blocks VALUES (?, ?)", (height, _codec.encode(block)))
+            self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", row)
             self._db.executemany(
                 "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
                 [(request, height, position) for position, request in enumerate(requests)],
@@ -76,26 +85,40 @@ class BlockStore:
 
         Raises BlockStoreError for what cannot be read any more.
         """
-        rows = self._db.execute(
-            "SELECT data FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height", (start, stop)
-        )
-        for (data,) in rows:
-            try:
+        try:
+            rows = self._db.execute(
+                "SELECT data FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height",
+                (start, stop),
+            )
+            for (data,) in rows:
                 yield _codec.decode(data)
-            except PeerFault as fault:
-                raise BlockStoreError(f"{self._path}: {fault}; delete it") from fault
+        except (PeerFault, sqlite3.DatabaseError) as error:
+            raise self.damaged(error) from error
 
-    def range(self, start: int, bytes_max: int, bodies: bool) -> BlockRange:
-        """Blocks from `start` on, as many as fit into `bytes_max` (at least one if there is)."""
-        taken: list[SealedBlock] = []
+    def damaged(self, error: Exception) -> BlockStoreError:
+        """What to raise when stored blocks are not what was put in."""
+        return BlockStoreError(f"{self._path}: {error}; delete it, the copy will be fetched again")
+
+    def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, list[bytes]]:
+        """(bytes, encoded `SealedBlock`s) from `start` on, as many as fit into `bytes_max` (at
+        least one if there is). Without `bodies` heads only.
+
+        Blocks are handed on as they are stored, undecoded: every device asks for them.
+        """
+        taken: list[bytes] = []
         size = 0
-        for block in self.blocks(start, start + RANGE_BLOCKS_MAX - 1):
-            each = block if bodies else SealedBlock(head=block.head, seals=block.seals)
-            size += len(_codec.encode(each))
-            if taken and size > bytes_max:
+        for (block,) in self._db.execute(_RANGE[bodies], (start, RANGE_BLOCKS_MAX)):
+            if taken and size + len(block) > bytes_max:
                 break
-            taken.append(each)
-        return BlockRange(start=start, blocks=tuple(taken))
+            size += len(block)
+            taken.append(block)
+        return size, taken
+
+    def checkpoint(self) -> None:
+        """Moves the log into the file when it has grown; syncs, so call it off the event loop."""
+        if Path(f"{self._path}-wal").stat().st_size >= _WAL_BYTES_MAX:
+            with contextlib.closing(sqlite3.connect(self._path)) as other:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def find(self, request: bytes) -> tuple[int, int] | None:
         """(height, position in the block) of a request's record."""

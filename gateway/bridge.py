@@ -1,52 +1,52 @@
-"""The gateway's own work: device messages in, requests to replicas, final blocks back to devices.
+"""The gateway's own work: device messages in, requests to replicas, settled blocks back to devices.
 
 It relays and polices, and cannot forge: devices sign what they say and check what they are told.
-In the order of the checks, cheapest first: rate, envelope, signature, already known, queue room.
-What was accepted is durable in the outbox before a replica hears of it, and stays there until it
-is final or refused, whatever is killed meanwhile.
+In the order of the checks, cheapest first: rate, envelope, signature, sender, known already, hope
+(`precheck`), room. What was accepted is durable in the outbox before a replica hears of it, and
+stays there until it is final or refused, whatever is killed meanwhile.
 
-No input or output happens here: `nodes.gateway` owns the links, the broker and the clock.
+No input or output happens here. `nodes.gateway` owns the links, the broker, the clock and the
+outbox: it stores what `take_writes` hands out, in one go and off the event loop, and says so by
+`written`. Who may log in at the broker follows from the ledger alone: `logins`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
-from chain.block import Head
-from chain.client import BlockRange, Final, FinalityTracker, SealedBlock, encode_range
+from chain.client import Conflict
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Scheme
-from chain.ledger import Ledger
 from chain.messages import Denied as ReplicaDenied
 from chain.messages import Seal
 from chain.operations import Opened, open_operation
-from chain.proof import Inclusion, Proof, encode_proof, make_inclusion
-from chain.statement import OK, Statement, decode_leaf
 from gateway.block_store import BlockStore
-from gateway.broker_security import User, device_password
 from gateway.edge import (
-    Admitted,
     Denied,
-    Stamped,
-    admitted_codec,
     denied_codec,
     part_codec,
     stamped_codec,
     sync_codec,
 )
+from gateway.follower import Follower, Settled
 from gateway.limits import RateLimiter
-from gateway.outbox import Outbox, OutboxFullError
+from gateway.logins import LoginChange, Logins, is_welcome
+from gateway.outbox import Entry
 from gateway.parts import split
-from gateway.topics import Role, Up, parse
+from gateway.precheck import check_sender, refusal
+from gateway.stamps import Stamps
+from gateway.topics import Up, parse
 
-__all__ = ["Bridge", "Outside"]
+__all__ = ["Bridge", "Limits", "Outside", "Writes"]
 
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
-RELAYS_MAX = 4096
+RESUBMITTED_PER_TICK_MAX = 256
+RESUBMIT_DOUBLINGS_MAX = 5
 
 
 class Outside(Protocol):
@@ -58,28 +58,48 @@ class Outside(Protocol):
     def answer(self, device: str, kind: str, payload: bytes) -> None:
         """Publish to `rsp/<device>/<kind>`."""
 
-    def admit(self, user: User, device: str, receipt: bytes) -> None:
-        """Let `user` into the broker, then answer `device`, its earlier login, with `Admitted`."""
-
-    def expel(self, node: str) -> None:
-        """Throw a revoked device out of the broker."""
+    def change_login(self, change: LoginChange) -> None:
+        """Let somebody in at the broker, or throw him out."""
 
     def emit(self, event: str, **fields: object) -> None:
         """For the event log."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Rates are asked in this order: of the last hop, which the broker vouches for; of a device
+    behind it, so that no relay spends another's share; of ledger copies. `waiting_max` requests
+    are with the replicas at most, `device_waiting_max` of them one device's and
+    `relay_waiting_max` one relay's."""
+
+    relays: RateLimiter
+    devices: RateLimiter
+    syncs: RateLimiter
+    waiting_max: int
+    device_waiting_max: int
+    relay_waiting_max: int
+    submit_timeout_ms: int
+
+
+class Writes(msgspec.Struct, frozen=True):
+    """What the outbox must hold and may forget before `written` is called."""
+
+    fresh: tuple[Entry, ...]
+    done: tuple[bytes, ...]
 
 
 class _Waiting(msgspec.Struct):
     """A request that is with the replicas. `device` is whom to answer."""
 
     device: str
+    relay: str
     cose: bytes
     sent_ms: int
-    denials: dict[int, str]
-    everyone: bool = False
+    denials: dict[int, str] = msgspec.field(default_factory=dict)
+    tries: int = 0
 
 
 class Bridge:
-    """`counts` counts refusals by reason and what was accepted."""
+    """`counts` counts refusals by reason, and what was accepted."""
 
     def __init__(
         self,
@@ -87,131 +107,128 @@ class Bridge:
         genesis: Genesis,
         scheme: Scheme,
         store: BlockStore,
-        outbox: Outbox,
-        limiter: RateLimiter,
-        outside: Outside,
-        waiting_max: int,
-        submit_timeout_ms: int,
+        owed: Iterable[Entry],
         login_secret: bytes,
+        logins_done: int,
+        limits: Limits,
+        outside: Outside,
     ) -> None:
-        self.ledger = Ledger(genesis, scheme)
-        self.tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
+        """`owed` is what the outbox holds; `logins_done` the height up to which the broker has
+        been told who may log in. Raises BlockStoreError."""
+        self.chain = Follower(genesis, scheme, store)
         self.counts: Counter[str] = Counter()
-        self.head = encode_range(BlockRange(start=1, blocks=()))  # nothing but the genesis yet
         self.net = genesis.network.hex()[:16]
+        self._network = genesis.network
         self._scheme = scheme
-        self._store = store
-        self._outbox = outbox
-        self._limiter = limiter
+        self._limits = limits
         self._outside = outside
-        self._waiting_max = waiting_max
-        self._submit_timeout_ms = submit_timeout_ms
-        self._login_secret = login_secret
+        self._logins = Logins(login_secret)
         self._waiting: dict[bytes, _Waiting] = {}
-        self._stamps: dict[str, tuple[int, int]] = {}
-        self._epochs: list[Inclusion] = []  # the proof of each change of the membership
-        self._restore()
-
-    @property
-    def height(self) -> int:
-        """The newest final block."""
-        return self.tracker.height
+        self._by_device: Counter[str] = Counter()
+        self._by_relay: Counter[str] = Counter()
+        self._fresh: dict[bytes, Entry] = {}
+        self._done: list[bytes] = []
+        self._stamps = Stamps()
+        self._suspicious = False  # requests time out: the primary may be dead or deaf
+        self._restore(owed, logins_done)
 
     @property
     def waiting(self) -> int:
         """Requests that are with the replicas."""
         return len(self._waiting)
 
-    def _restore(self) -> None:
+    def _restore(self, owed: Iterable[Entry], logins_done: int) -> None:
         """Blocks from the store, then what the outbox still owes."""
-        for sealed in self._store.blocks(1, self._store.height):
-            block = sealed.block
-            assert block is not None, "the gateway stores bodies"
-            self.ledger.append(block, check_signatures=False)
-            self._learn_epochs(sealed, [decode_leaf(record.leaf) for record in block.records])
-            self.head = _head_only(sealed, self.ledger.height)
-        self.tracker.membership = self.ledger.membership
-        self.tracker.resume(self.ledger.height, self.ledger.head_hash)
-        for entry in self._outbox.pending(limit=self._waiting_max):
-            if self._store.find(entry.digest) is not None:
-                self._outbox.done(entry.digest)
+        for settled in self.chain.restore():
+            for change in self._logins.changes(settled):
+                if settled.height > logins_done:
+                    self._outside.change_login(change)
+        for entry in owed:
+            if self.chain.find(entry.digest) is not None:
+                self._done.append(entry.digest)
             else:
-                self._waiting[entry.digest] = _Waiting(entry.topic, entry.payload, 0, {})
+                self._wait(entry.digest, _Waiting(entry.topic, "", entry.payload, 0))
 
     # --- from devices -----------------------------------------------------------------------------
 
     def on_up(self, topic: str, payload: bytes, now_ms: int) -> None:
         """A relayed message. Whatever is wrong with it is counted and answered, never raised."""
-        device = relay = ""
+        up: Up | None = None
         try:
-            up = parse(topic)
-            if not isinstance(up, Up):
+            parsed = parse(topic)
+            if not isinstance(parsed, Up):
                 raise PeerFault("bad-topic", "not a message towards the gateway")
-            device, relay = up.device, up.relay
-            if not self._limiter.admit(device):
+            up = parsed
+            if not self._in_time(up):
                 self.counts["refused:rate"] += 1  # counted only: answering would feed a flood
                 return
             stamped = stamped_codec.decode(payload)
-            self._check_stamp(relay, stamped)
+            self._stamps.take(up.relay, stamped, now_ms)
             if up.kind == "sync":
-                self._sync(device, stamped.body)
+                self._sync(up, stamped.body)
             elif up.kind in ("enrol", "op"):
                 self._request(up, stamped.body, now_ms)
             else:
                 raise PeerFault("bad-kind", up.kind)
         except PeerFault as fault:
-            self._refuse(b"", device, relay, fault.code)
+            self._refuse(b"", up, fault.code)
+
+    def _in_time(self, up: Up) -> bool:
+        limits = self._limits
+        return limits.relays.admit(up.relay) and limits.devices.admit(f"{up.relay}/{up.device}")
 
     def _request(self, up: Up, cose: bytes, now_ms: int) -> None:
-        opened = open_operation(cose, self.ledger.network, self._scheme)
-        if up.device != opened.operation.node.hex() and up.kind != "enrol":
-            raise PeerFault("wrong-node", "signed by another than who sent it")
-        known = self._store.find(opened.id)
+        opened = open_operation(cose, self._network, self._scheme)
+        check_sender(opened, up.kind, up.device)
+        known = self.chain.find(opened.id)
         if known is not None:
             self._again(opened, up, known)
         elif opened.id in self._waiting:
             self._note(opened.id, up, "repeat-waiting")
-        elif len(self._waiting) >= self._waiting_max:
-            self._refuse(opened.id, up.device, up.relay, "busy")
+        elif (reason := self._hopeless(opened, cose) or self._no_room(up)) is not None:
+            self._refuse(opened.id, up, reason)
         else:
-            self._accept(opened, up, cose, now_ms)
+            self._note(opened.id, up, "accepted")
+            self._wait(opened.id, _Waiting(up.device, up.relay, cose, now_ms))
+            self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
 
-    def _accept(self, opened: Opened, up: Up, cose: bytes, now_ms: int) -> None:
-        try:
-            self._outbox.put(opened.id, up.device, cose)
-        except OutboxFullError:
-            self._refuse(opened.id, up.device, up.relay, "outbox-full")
-            return
-        self._note(opened.id, up, "accepted")
-        self._waiting[opened.id] = _Waiting(up.device, cose, now_ms, {})
-        self._outside.submit(cose, everyone=False)
+    def _hopeless(self, opened: Opened, cose: bytes) -> str | None:
+        ledger = self.chain.ledger
+        return refusal(ledger.registry, opened, cose, ledger.time_us, lagging=self.chain.lagging)
 
-    def _again(self, opened: Opened, up: Up, known: tuple[int, int]) -> None:
+    def _no_room(self, up: Up) -> str | None:
+        limits = self._limits
+        full = (
+            len(self._waiting) >= limits.waiting_max
+            or self._by_device[up.device] >= limits.device_waiting_max
+            or self._by_relay[up.relay] >= limits.relay_waiting_max
+        )
+        return "busy" if full else None
+
+    def _again(self, opened: Opened, up: Up, known: tuple[Settled, int]) -> None:
         """Final already: whoever asks again gets the same receipt, and nothing else happens."""
-        height, position = known
-        sealed = next(self._store.blocks(height, height))
-        statement = decode_leaf(_leaf(sealed, position))
+        settled, position = known
+        statement = settled.statements[position]
+        identity = self.chain.ledger.registry.identity(statement.node)
+        if is_welcome(statement) and identity is not None and identity.ended is not None:
+            self._refuse(opened.id, up, identity.ended)  # no login for who has been revoked since
+            return
         self._note(opened.id, up, "repeat-final")
-        self._tell(statement, up.device, self._receipt(sealed, position))
+        self._tell(settled, position, up.device)
 
-    def _sync(self, device: str, body: bytes) -> None:
+    def _sync(self, up: Up, body: bytes) -> None:
         wanted = sync_codec.decode(body)
-        found = self._store.range(max(1, wanted.start), SYNC_BYTES_MAX, wanted.bodies)
-        stop = found.start + len(found.blocks) - 1
-        for part in split(found.start, stop, self.height, encode_range(found)):
-            self._outside.answer(device, "blocks", part_codec.encode(part))
+        identity = self.chain.ledger.registry.identity(bytes.fromhex(up.device))
+        if identity is None or identity.ended is not None:
+            raise PeerFault("unknown-node", "the ledger is for admitted devices")
+        if not self._limits.syncs.admit(up.device):
+            self.counts["refused:rate"] += 1
+            return
+        start = max(1, wanted.start)
+        count, data = self.chain.range(start, SYNC_BYTES_MAX, wanted.bodies)
+        for part in split(start, start + count - 1, self.chain.height, data):
+            self._outside.answer(up.device, "blocks", part_codec.encode(part))
         self.counts["sync"] += 1
-
-    def _check_stamp(self, relay: str, stamped: Stamped) -> None:
-        """Running numbers that jump tell of messages lost between this relay and us."""
-        boot, last = self._stamps.get(relay, (stamped.boot, stamped.n - 1))
-        if stamped.boot == boot and stamped.n > last + 1:
-            self._outside.emit("relay-gap", relay=relay, missing=stamped.n - last - 1)
-        if relay in self._stamps or len(self._stamps) < RELAYS_MAX:
-            self._stamps[relay] = (
-                stamped.boot,
-                max(stamped.n, last if stamped.boot == boot else 0),
-            )
 
     def _note(self, request: bytes, up: Up, outcome: str) -> None:
         self.counts[outcome] += 1
@@ -219,8 +236,9 @@ class Bridge:
             "request", id=request.hex(), device=up.device, relay=up.relay, outcome=outcome
         )
 
-    def _refuse(self, request: bytes, device: str, relay: str, reason: str) -> None:
+    def _refuse(self, request: bytes, up: Up | None, reason: str) -> None:
         self.counts[f"refused:{reason}"] += 1
+        device, relay = (up.device, up.relay) if up is not None else ("", "")
         self._outside.emit(
             "request", id=request.hex(), device=device, relay=relay, outcome=f"refused:{reason}"
         )
@@ -228,54 +246,81 @@ class Bridge:
             denied = Denied(id=request, layer="gateway", reason=reason)
             self._outside.answer(device, "denied", denied_codec.encode(denied))
 
+    # --- the outbox -------------------------------------------------------------------------------
+
+    def take_writes(self) -> Writes | None:
+        """What is to be stored next, if anything; `written` is due before the next call."""
+        if not self._fresh and not self._done:
+            return None
+        writes = Writes(tuple(self._fresh.values()), tuple(self._done))
+        self._fresh, self._done = {}, []
+        return writes
+
+    def written(self, writes: Writes, *, full: bool = False) -> None:
+        """The writes are on disk: replicas may hear of the requests. `full`: none of them is."""
+        if full:
+            self._done += writes.done
+        for entry in writes.fresh:
+            waiting = self._waiting.get(entry.digest)
+            if waiting is None:  # settled meanwhile, through another gateway
+                continue
+            if full:
+                self._forget(entry.digest)
+                up = Up(self.net, waiting.relay, waiting.device, "op")
+                self._refuse(entry.digest, up, "outbox-full")
+            else:
+                self._outside.submit(waiting.cose, everyone=self._suspicious)
+
+    def _wait(self, request: bytes, waiting: _Waiting) -> None:
+        self._waiting[request] = waiting
+        self._by_device[waiting.device] += 1
+        self._by_relay[waiting.relay] += 1
+
+    def _forget(self, request: bytes) -> _Waiting | None:
+        waiting = self._waiting.pop(request, None)
+        if waiting is not None:
+            for counter, name in (
+                (self._by_device, waiting.device),
+                (self._by_relay, waiting.relay),
+            ):
+                counter[name] -= 1
+                if not counter[name]:
+                    del counter[name]
+        return waiting
+
     # --- from replicas ----------------------------------------------------------------------------
 
-    def on_seal(self, seal: Seal) -> list[Final]:
-        """A replica's signed head; answers what became final by it. Raises PeerFault."""
-        conflict = self.tracker.feed(seal)
-        if conflict is not None:
-            self._outside.emit("conflict", replica=conflict.replica, final=conflict.against_final)
-        finals = []
-        while (final := self.tracker.next_final()) is not None:
-            self._on_final(final)
-            finals.append(final)
-        return finals
+    def on_seal(self, seal: Seal) -> int:
+        """A replica's signed head; answers how many blocks became final by it. Raises PeerFault."""
+        settled, conflicts = self.chain.feed(seal)
+        for conflict in conflicts:
+            self._on_conflict(conflict)
+        for each in settled:
+            self._on_settled(each)
+        return len(settled)
 
-    def _on_final(self, final: Final) -> None:
-        assert final.block is not None, "the tracker waits for bodies"
-        self.ledger.append(final.block, check_signatures=False)
-        self.tracker.membership = self.ledger.membership
-        sealed = SealedBlock.of(final, bodies=True)
-        statements = [decode_leaf(record.leaf) for record in final.block.records]
-        self._learn_epochs(sealed, statements)
-        self._store.append(final.height, sealed, [each.request for each in statements])
-        self.head = _head_only(sealed, final.height)
-        for position, statement in enumerate(statements):
-            waiting = self._waiting.pop(statement.request, None)
-            if statement.op == "revoke" and statement.status == OK:
-                self._outside.expel(statement.node.hex())
+    def _on_conflict(self, conflict: Conflict) -> None:
+        self.counts["conflict"] += 1
+        self._outside.emit("conflict", replica=conflict.replica, final=conflict.against_final)
+
+    def _on_settled(self, settled: Settled) -> None:
+        for change in self._logins.changes(settled):
+            self._outside.change_login(change)
+        for position, statement in enumerate(settled.statements):
+            waiting = self._forget(statement.request)
             if waiting is not None:
-                self._outbox.done(statement.request)
-                self._tell(statement, waiting.device, self._receipt(sealed, position))
-        self._outside.emit("final", height=final.height, records=len(statements))
+                self._suspicious = False
+                self._done.append(statement.request)
+                self._tell(settled, position, waiting.device)
+        self._outside.emit("final", height=settled.height, records=len(settled.statements))
 
-    def _learn_epochs(self, sealed: SealedBlock, statements: list[Statement]) -> None:
-        for position, statement in enumerate(statements):
-            if statement.epoch is not None and statement.status == OK:
-                self._epochs.append(_inclusion(sealed, position))
-
-    def _receipt(self, sealed: SealedBlock, position: int) -> bytes:
-        """Proof of one record, with the changes of the membership up to its epoch."""
-        epochs = tuple(self._epochs[: Head.decode(sealed.head).epoch])
-        return encode_proof(Proof(record=_inclusion(sealed, position), epochs=epochs))
-
-    def _tell(self, statement: Statement, device: str, receipt: bytes) -> None:
-        """The receipt; for an admission also the login that comes with it."""
-        if statement.op == "enrol" and statement.status == OK:
-            role = Role.RELAY if statement.kind == "environment" else Role.DEVICE
-            node = statement.node.hex()
-            user = User(role, node, device_password(self._login_secret, node))
-            self._outside.admit(user, device, receipt)
+    def _tell(self, settled: Settled, position: int, device: str) -> None:
+        """The receipt; with a new identity also the login that comes with it."""
+        statement = settled.statements[position]
+        receipt = self.chain.receipt(settled, position)
+        change = self._logins.welcome(statement, device, receipt)
+        if change is not None:
+            self._outside.change_login(change)
         else:
             self._outside.answer(device, "receipt", receipt)
 
@@ -283,51 +328,51 @@ class Bridge:
         """One replica may lie; f+1 that say no cannot all."""
         waiting = self._waiting.get(denied.request)
         if waiting is None or denied.reason == "done":
-            return  # "done" refuses nothing: the block with its record is on the way
+            return  # a block brings the answer
         waiting.denials[replica] = denied.reason
-        if len(waiting.denials) < self.tracker.membership.quorum.weak:
-            if not waiting.everyone:
-                waiting.everyone = True
-                self._outside.submit(waiting.cose, everyone=True)
+        if len(waiting.denials) < self.chain.tracker.membership.quorum.weak:
+            if waiting.tries == 0:
+                self._submit_again(waiting)
             return
-        del self._waiting[denied.request]
-        self._outbox.done(denied.request)
-        reason = max(
-            sorted(set(waiting.denials.values())), key=list(waiting.denials.values()).count
-        )
+        if self.chain.lagging:
+            # They may refuse what they have executed long ago: look at those blocks first.
+            waiting.denials.clear()
+            return
+        reasons = sorted(waiting.denials.values())
+        self._deny(denied.request, max(reasons, key=reasons.count))
+
+    def _deny(self, request: bytes, reason: str) -> None:
+        waiting = self._forget(request)
+        assert waiting is not None, "only what waits is denied"
+        self._done.append(request)
         self.counts[f"denied:{reason}"] += 1
-        self._outside.emit("denied", id=denied.request.hex(), device=waiting.device, reason=reason)
-        answer = Denied(id=denied.request, layer="group", reason=reason)
+        self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
+        answer = Denied(id=request, layer="group", reason=reason)
         self._outside.answer(waiting.device, "denied", denied_codec.encode(answer))
 
     def tick(self, now_ms: int) -> None:
-        """Requests that wait too long go to every replica: the primary may be dead or deaf."""
-        for waiting in self._waiting.values():
-            if now_ms - waiting.sent_ms >= self._submit_timeout_ms:
-                waiting.sent_ms = now_ms
-                waiting.everyone = True
-                self._outside.submit(waiting.cose, everyone=True)
-                self.counts["resubmitted"] += 1
+        """Requests that wait too long go to every replica: the primary may be dead or deaf.
 
+        Each is tried again ever more rarely; not while we lag, as its block may be on its way.
+        """
+        for relay, missing in self._stamps.lost(now_ms):
+            self._outside.emit("relay-gap", relay=relay, missing=missing)
+        if self.chain.lagging:
+            return
+        budget = RESUBMITTED_PER_TICK_MAX
+        for request, waiting in self._waiting.items():
+            doublings = min(waiting.tries, RESUBMIT_DOUBLINGS_MAX)
+            due_ms = waiting.sent_ms + (self._limits.submit_timeout_ms << doublings)
+            if now_ms < due_ms or request in self._fresh:
+                continue
+            waiting.sent_ms = now_ms
+            self._suspicious = True
+            self._submit_again(waiting)
+            budget -= 1
+            if budget == 0:
+                break
 
-def _leaf(sealed: SealedBlock, position: int) -> bytes:
-    assert sealed.records is not None, "the gateway stores bodies"
-    return sealed.records[position].leaf
-
-
-def _inclusion(sealed: SealedBlock, position: int) -> Inclusion:
-    block = sealed.block
-    assert block is not None, "the gateway stores bodies"
-    return make_inclusion(block, position, sealed.seals)
-
-
-def _head_only(sealed: SealedBlock, height: int) -> bytes:
-    """What is announced: the newest head with its seals, as a range of one block."""
-    head = SealedBlock(head=sealed.head, seals=sealed.seals)
-    assert Head.decode(sealed.head).height == height
-    return encode_range(BlockRange(start=height, blocks=(head,)))
-
-
-def admitted(receipt: bytes, password: str) -> bytes:
-    """The answer to a newcomer."""
-    return admitted_codec.encode(Admitted(receipt=receipt, password=password))
+    def _submit_again(self, waiting: _Waiting) -> None:
+        waiting.tries += 1
+        self._outside.submit(waiting.cose, everyone=True)
+        self.counts["resubmitted"] += 1

@@ -30,6 +30,7 @@ __all__ = [
     "SecurityFileError",
     "SecurityStore",
     "User",
+    "bootstrap_id",
     "bootstrap_user",
     "create_commands",
     "device_password",
@@ -98,15 +99,22 @@ def read_password(path: Path) -> str:
         raise SecurityFileError(f"{path}: {error}") from error
 
 
-def bootstrap_user(token: bytes) -> User:
+def bootstrap_id(spki: bytes) -> str:
+    """The id at the broker of whoever holds the voucher with this public key.
+
+    Everybody can compute it, so the gateway can hold an access request to the login of its own
+    voucher; it tells nothing about the token, so it may stand in topics.
+    """
+    return hashlib.sha256(b"m2m/1 bootstrap id\0" + spki).hexdigest()
+
+
+def bootstrap_user(spki: bytes, token: bytes) -> User:
     """The login that a voucher's token stands for, until its holder is admitted.
 
     Both sides compute it: the operator who issues the token and the device that was handed it.
-    The id tells nothing about the token, so it may stand in topics.
     """
-    node = hmac.new(token, b"m2m/1 bootstrap id", hashlib.sha256).hexdigest()
     password = hmac.new(token, b"m2m/1 bootstrap password", hashlib.sha256).hexdigest()
-    return User(Role.NEWCOMER, node, password)
+    return User(Role.NEWCOMER, bootstrap_id(spki), password)
 
 
 def device_password(secret: bytes, node: str) -> str:

@@ -21,6 +21,7 @@ import msgspec
 from chain.canonical import Codec
 
 __all__ = [
+    "NOT_YET",
     "PART_BYTES_MAX",
     "Admitted",
     "Ask",
@@ -39,7 +40,11 @@ __all__ = [
 
 BODY_BYTES_MAX = 16 * 1024
 PART_BYTES_MAX = 32 * 1024
-ENVELOPE_BYTES = 256
+SEALED_BYTES_MAX = 256
+ENVELOPE_BYTES = 512
+
+NOT_YET = frozenset({"busy", "outbox-full", "unknown-node"})
+"""Reasons of the gateway that time mends: the device keeps its request and sends it again."""
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -72,14 +77,16 @@ class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Admitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """To a newcomer: its receipt, and the password of its own login (user name: its node id)."""
+    """To a newcomer, or to the holder of a renewed key: the receipt, and the password of its own
+    login (user name: its node id), which only the certified key can read (`credentials`)."""
 
     receipt: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
-    password: Annotated[str, msgspec.Meta(max_length=128)]
+    sealed_password: Annotated[bytes, msgspec.Meta(max_length=SEALED_BYTES_MAX)]
 
 
 class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Refused, by which layer and why. Nothing of it is on the ledger."""
+    """Refused, by which layer and why. Nothing of it is on the ledger. Final, unless the gateway
+    says it for one of the reasons in NOT_YET."""
 
     id: Digest
     layer: Literal["gateway", "group"]

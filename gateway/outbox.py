@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,20 +124,23 @@ class Outbox:
 
         Durable on return. Raises `OutboxFullError`.
         """
+        with self._lock, self._named_errors():
+            return self._store(digest, topic, payload)
+
+    def _store(self, digest: bytes, topic: str, payload: bytes) -> bool:
         if len(digest) != _digest_bytes:
             raise Misuse(f"a digest has {_digest_bytes} bytes, not {len(digest)}")
-        with self._lock, self._named_errors():
-            known = self._db.execute("SELECT 1 FROM entry WHERE digest=?", (digest,)).fetchone()
-            if known:
-                return False
-            self._check_room(len(payload))
-            self._db.execute(
-                "INSERT INTO entry(digest, topic, payload, checksum) VALUES(?,?,?,?)",
-                (digest, topic, payload, _checksum(digest, topic, payload)),
-            )
-            self._count += 1
-            self._bytes += len(payload)
-            return True
+        known = self._db.execute("SELECT 1 FROM entry WHERE digest=?", (digest,)).fetchone()
+        if known:
+            return False
+        self._check_room(len(payload))
+        self._db.execute(
+            "INSERT INTO entry(digest, topic, payload, checksum) VALUES(?,?,?,?)",
+            (digest, topic, payload, _checksum(digest, topic, payload)),
+        )
+        self._count += 1
+        self._bytes += len(payload)
+        return True
 
     def _check_room(self, more_bytes: int) -> None:
         if self._count >= self._entries_max:
@@ -163,14 +166,35 @@ class Outbox:
     def done(self, digest: bytes) -> bool:
         """Forget the entry, its receiver having answered; False when it was not waiting."""
         with self._lock, self._named_errors():
-            row = self._db.execute(
-                "DELETE FROM entry WHERE digest=? RETURNING length(payload)", (digest,)
-            ).fetchone()
-            if row is None:
-                return False
-            self._count -= 1
-            self._bytes -= row[0]
-            return True
+            return self._forget(digest)
+
+    def _forget(self, digest: bytes) -> bool:
+        row = self._db.execute(
+            "DELETE FROM entry WHERE digest=? RETURNING length(payload)", (digest,)
+        ).fetchone()
+        if row is None:
+            return False
+        self._count -= 1
+        self._bytes -= row[0]
+        return True
+
+    def exchange(self, fresh: Sequence[Entry], done: Sequence[bytes]) -> None:
+        """Forget `done` and store `fresh` (their `seq` is not looked at; known ones stay as they
+        are) with one sync to disk. All or nothing: raises `OutboxFullError`."""
+        with self._lock, self._named_errors():
+            self._db.execute("BEGIN")
+            count, size = self._count, self._bytes
+            try:
+                for digest in done:
+                    self._forget(digest)
+                for entry in fresh:
+                    self._store(entry.digest, entry.topic, entry.payload)
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._count, self._bytes = count, size
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
         with self._lock:

@@ -1,11 +1,30 @@
-"""Cutting a range of blocks into MQTT-sized parts, and putting it together again."""
+"""Ranges of blocks on their way to devices: joined from stored blocks, cut into parts that MQTT
+carries, and put together again."""
 
 from __future__ import annotations
 
+from chain.client import BlockRange, encode_range
 from chain.errors import PeerFault
+from chain.proof import Inclusion
 from gateway.edge import PART_BYTES_MAX, Part
 
-__all__ = ["Assembly", "split"]
+__all__ = ["Assembly", "join", "split"]
+
+_NO_BLOCKS = b"\x66blocks\x80"  # CBOR: the key and an empty array
+
+
+def join(start: int, blocks: list[bytes], epochs: tuple[Inclusion, ...] = ()) -> bytes:
+    """An encoded `BlockRange` of blocks that are encoded already."""
+    empty = encode_range(BlockRange(start=start, blocks=(), epochs=epochs or None))
+    before, after = empty.split(_NO_BLOCKS, maxsplit=1)
+    return before + _NO_BLOCKS[:-1] + _array_head(len(blocks)) + b"".join(blocks) + after
+
+
+def _array_head(count: int) -> bytes:
+    """CBOR, at most RANGE_BLOCKS_MAX items."""
+    if count < 24:
+        return bytes((0x80 | count,))
+    return bytes((0x98, count)) if count < 256 else b"\x99" + count.to_bytes(2, "big")
 
 
 def split(start: int, stop: int, tip: int, data: bytes) -> list[Part]:

@@ -3,7 +3,8 @@
 Every relay hears every request. The one that ranks first for a device (rendezvous hashing over
 the relays that are up) carries it, so that the share of a dead relay falls to the others and
 nothing is agreed between them. Relays that disagree for a moment send a message twice, which the
-gateway drops by its digest. Pure: `nodes.environment` owns connection and clock.
+gateway drops by its digest. Each device has its rate here already, as the gateway holds the relay
+to one for all that it carries. Pure: `nodes.environment` owns connection and clock.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from chain.errors import PeerFault
 from chain.keys import digest
 from gateway.edge import Stamped, ask_codec, stamped_codec
+from gateway.limits import RateLimiter
 from gateway.topics import Request, Status, Up, parse
 
 __all__ = ["ONLINE", "Relay"]
@@ -24,10 +26,11 @@ RELAYS_MAX = 1024
 class Relay:
     """`node` is the relay's own id in hex; `boot` tells its starts apart in the stamps."""
 
-    def __init__(self, net: str, node: str, boot: int) -> None:
+    def __init__(self, net: str, node: str, boot: int, limiter: RateLimiter) -> None:
         self._net = net
         self._node = node
         self._boot = boot
+        self._limiter = limiter
         self._count = 0
         self._up = {node}
 
@@ -48,13 +51,15 @@ class Relay:
     def on_request(self, topic: str, payload: bytes, now_ms: int) -> tuple[str, bytes] | None:
         """(topic, payload) to publish for a device's request; None if another relay carries it.
 
-        Raises PeerFault if the topic or the envelope is not what a device sends.
+        Raises PeerFault if the topic or the envelope is not what a device sends, or "rate".
         """
         asked = parse(topic)
         if not isinstance(asked, Request):
             raise PeerFault("bad-topic", f"{topic} is no request")
         if not self.carries(asked.device):
             return None
+        if not self._limiter.admit(asked.device):
+            raise PeerFault("rate", f"too many requests of {asked.device}")
         ask = ask_codec.decode(payload)
         return self.stamp(asked.device, ask.kind, ask.body, now_ms)
 

@@ -2,22 +2,27 @@
 
 Mobile and environmental devices share this; they differ in how a message leaves them (`Uplink`).
 The device trusts its genesis document only: every answer is a proof that it verifies itself.
-Its copy of the ledger is in `ledger_sync`, what it was given to send in `sender`.
+Its copy of the ledger is in `ledger_sync`, what it was given to send in `sender`, how it keeps its
+certificate alive in `tenure`.
+
+A request is forgotten only after what follows from its answer has been done. Whatever is killed in
+between, the request goes out again, and the gateway answers it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chain.block import genesis_head
+from chain.block import Head, genesis_head
 from chain.client import decode_range
 from chain.errors import PeerFault
 from chain.genesis import Genesis
@@ -33,7 +38,8 @@ from chain.operations import (
 from chain.proof import ProofVerifier, decode_proof
 from chain.statement import OK, Statement
 from gateway.broker_security import bootstrap_user
-from gateway.edge import Kind, Part, admitted_codec, denied_codec, part_codec
+from gateway.credentials import open_password
+from gateway.edge import NOT_YET, Kind, Part, admitted_codec, denied_codec, part_codec
 from gateway.mqtt import Message, MqttSettings, Presence
 from gateway.outbox import Outbox
 from gateway.topics import Head as HeadTopic
@@ -41,15 +47,17 @@ from gateway.topics import Response, parse
 from nodes.device_state import DeviceState
 from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
-from nodes.keygen import KEY_FILE, keygen, load_key
+from nodes.keygen import load_key, make_key
 from nodes.login import Login
 from nodes.process import Trouble
 
-__all__ = ["Device", "Refused", "Uplink"]
+__all__ = ["STALE", "Answer", "Device", "Refused", "Uplink"]
 
 HEAD_WAIT_S = 5.0
 PARTS_WAITING_MAX = 256
 STALE = frozenset({"stale-head", "unknown-head"})  # a newer head may do
+LATE_VOUCHER = "unknown-voucher"  # the block that adds it may be on its way
+LATE_VOUCHER_TRIES_MAX = 3
 
 
 class Refused(Exception):
@@ -58,6 +66,11 @@ class Refused(Exception):
     def __init__(self, layer: str, reason: str) -> None:
         super().__init__(f"refused by the {layer}: {reason}")
         self.reason = reason
+
+
+Answer = Statement | Refused
+"""What became of a request: what the chain recorded (`status` says whether it was allowed), or who
+refused it before that."""
 
 
 class Uplink(Protocol):
@@ -76,11 +89,12 @@ class Uplink(Protocol):
         """What to be announced as once admitted."""
 
     async def other(self, login: Login, message: Message) -> None:
-        """A message that is no answer to this device."""
+        """A message that is no answer to this device. Must not wait for the broker."""
 
 
 class Device:
-    """`kind` is what it enrols as."""
+    """`kind` is what it enrols as. `announced` is the newest height that it was told of, and
+    `head_came` is set at each announcement."""
 
     def __init__(
         self,
@@ -91,12 +105,15 @@ class Device:
         events: EventLog,
     ) -> None:
         directory = Path(config.state)
-        keygen(directory)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.genesis = genesis
-        self.signer = Es256Signer(load_key(directory / KEY_FILE))
-        self.node = node_id(self.signer.public)
         self.state = DeviceState(directory / "state.json")
+        self.key = load_key(make_key(directory / self.state.key_file))
+        self.signer = Es256Signer(self.key)
+        self.node = node_id(self.signer.public)
         self.head = digest(genesis_head(genesis.network, genesis.time_us))
+        self.announced = 0
+        self.head_came = asyncio.Event()
         self.parts: asyncio.Queue[Part] = asyncio.Queue(PARTS_WAITING_MAX)
         self._config = config
         self._kind: Literal["mobile", "environment"] = kind
@@ -105,9 +122,27 @@ class Device:
         self._net = genesis.network.hex()[:16]
         self._outbox = Outbox(directory / "outbox.sqlite")
         self._proofs = ProofVerifier(genesis)
-        self._answers: dict[bytes, asyncio.Future[Statement]] = {}
-        self._password: str | None = None
-        self._head_came = asyncio.Event()
+        self._answers: dict[bytes, asyncio.Future[Answer]] = {}
+        self._sealed_password: bytes | None = None
+        self._turn = asyncio.Lock()
+        self._owed = self._unanswered()
+
+    def _unanswered(self) -> dict[bytes, Operation]:
+        """What an earlier life signed and heard nothing of; answers may come at any time."""
+        owed = {}
+        for entry in self._outbox.pending():
+            try:
+                body = self._uplink.unwrap(entry.payload)
+                operation = read_operation(body, self.genesis.network).operation
+            except PeerFault as fault:
+                raise Trouble(f"the outbox holds what this device never sent: {fault}") from fault
+            admitted_since = isinstance(operation, Enrol) and self.state.password is not None
+            if admitted_since or operation.node != self.node:
+                self._outbox.done(entry.digest)
+                continue
+            owed[entry.digest] = operation
+            self._answers[entry.digest] = asyncio.get_running_loop().create_future()
+        return owed
 
     # --- logins -----------------------------------------------------------------------------------
 
@@ -131,33 +166,50 @@ class Device:
             subscriptions=(f"m2m/1/{self._net}/rsp/{me}/#", str(HeadTopic(self._net)), *others),
             presence=presence,
         )
-        return Login(settings, self._outbox, self._config.resend_ms, self._on_message)
+        return Login(settings, self._outbox, self._config.resend_ms, self._on_message, self._events)
 
     # --- operations -------------------------------------------------------------------------------
 
     async def enrol(self) -> Statement:
         """Access authentication; the node's own login is known afterwards. Raises Refused."""
         pem = Path(self._config.voucher).read_bytes()
-        user = bootstrap_user(pem)
         voucher = Es256Signer(_private_key(pem, self._config.voucher))
-        async with self._login(user.node, user.password, (), None) as login:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._head_came.wait(), HEAD_WAIT_S)
-            while True:
-                try:
-                    statement = await self.request(login, self._access_request(voucher), "enrol")
-                except Refused as refusal:
-                    if refusal.reason not in STALE:
-                        raise
-                    continue
-                if statement.status != OK or self._password is None:
-                    raise Refused("chain", statement.status)
-                self.state.set_password(self._password)
-                return statement
+        user = bootstrap_user(voucher.public, pem)
+        admitted: list[Statement] = []
 
-    def _access_request(self, voucher: Es256Signer) -> Enrol:
+        def earlier(_: Operation, answer: Answer) -> None:
+            if not _another_may_do(answer, 0):
+                admitted.append(self._admission(answer))
+
+        async with self._login(user.node, user.password, (), None) as login:
+            await self.resume(login, earlier)
+            for tries in itertools.count():
+                if admitted:
+                    break
+                await self.fresh_head()
+                async with self.asking(login, self._access_request(voucher), "enrol") as answer:
+                    if not _another_may_do(answer, tries):
+                        admitted.append(self._admission(answer))
+        return admitted[0]
+
+    def _admission(self, answer: Answer) -> Statement:
+        """The admission, its login kept. Raises Refused."""
+        if isinstance(answer, Refused):
+            raise answer
+        if answer.status != OK or self._sealed_password is None:
+            raise Refused("chain", answer.status)
+        self.state.set_password(self.sealed_for(self.key))
+        return answer
+
+    async def fresh_head(self) -> None:
+        """A head that was announced since the last request, or the one we have."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.head_came.wait(), HEAD_WAIT_S)
+        self.head_came.clear()
+
+    def _access_request(self, voucher: Es256Signer) -> Callable[[int], Enrol]:
         statement = voucher_statement(self.genesis.network, self.signer.public, self.head)
-        return Enrol(
+        request = Enrol(
             network=self.genesis.network,
             key=self.signer.public,
             kind=self._kind,
@@ -168,40 +220,53 @@ class Device:
             nonce=secrets.token_bytes(16),
             voucher=Token(key=voucher.public, signature=voucher.sign(statement)),
         )
+        return lambda _: request
 
-    async def request(self, login: Login, operation: Operation, kind: Kind = "op") -> Statement:
-        """Sign an operation, keep it going until it is answered, and verify the answer.
+    @contextlib.asynccontextmanager
+    async def asking(
+        self, login: Login, make: Callable[[int], Operation], kind: Kind = "op"
+    ) -> AsyncIterator[Answer]:
+        """Sign `make(counter)`, keep it going until it is answered, and verify the answer.
 
-        Returns what the chain recorded (`status` says whether it was allowed). Raises Refused.
+        What follows from the answer belongs inside the `async with`. One at a time, since a
+        counter that overtakes another makes the other worthless.
         """
-        cose = sign_operation(operation, self.signer)
-        request = read_operation(cose, self.genesis.network).id
-        answer: asyncio.Future[Statement] = asyncio.get_running_loop().create_future()
-        self._answers[request] = answer
-        topic, payload = self._uplink.wrap(login.me, kind, cose)
-        await login.courier.send(request, topic, payload)
-        try:
-            login.failed.add_done_callback(lambda failed: _fail(answer, failed))
-            return await answer
-        finally:
-            del self._answers[request]
+        async with self._turn:
+            cose = sign_operation(make(self.state.next_counter()), self.signer)
+            request = read_operation(cose, self.genesis.network).id
+            topic, payload = self._uplink.wrap(login.me, kind, cose)
+            self._answers[request] = asyncio.get_running_loop().create_future()
+            await login.courier.send(request, topic, payload)
+            yield await self._answered(login, request)
+            await self._forget(login, request)
 
-    def unanswered(self) -> list[tuple[bytes, Operation]]:
-        """(request id, operation) of what an earlier life signed and heard nothing of."""
-        found = []
-        for entry in self._outbox.pending():
-            body = self._uplink.unwrap(entry.payload)
-            found.append((entry.digest, read_operation(body, self.genesis.network).operation))
-        return found
+    async def resume(self, login: Login, took: Callable[[Operation, Answer], None]) -> None:
+        """Calls `took` with each operation of an earlier life and its answer. Before any new one:
+        their counters are lower."""
+        async with self._turn:
+            for request, operation in list(self._owed.items()):
+                took(operation, await self._answered(login, request))
+                del self._owed[request]
+                await self._forget(login, request)
 
-    async def answer_to(self, request: bytes) -> Statement:
-        """Wait for the answer to a request that is on its way. Raises Refused."""
-        fresh: asyncio.Future[Statement] = asyncio.get_running_loop().create_future()
-        answer = self._answers.setdefault(request, fresh)
-        try:
-            return await answer
-        finally:
-            self._answers.pop(request, None)
+    async def _answered(self, login: Login, request: bytes) -> Answer:
+        answer = self._answers[request]
+        either: set[asyncio.Future[Any]] = {answer, login.failed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            login.failed.result()  # nobody will bring the answer any more
+        return answer.result()
+
+    async def _forget(self, login: Login, request: bytes) -> None:
+        await login.courier.done(request)
+        self._answers.pop(request, None)
+
+    def close(self) -> None:
+        self._outbox.close()
+
+    def sealed_for(self, key: ec.EllipticCurvePrivateKey) -> str:
+        """The password that came with the last answer, for the key that it was sealed for."""
+        return open_password(self._sealed_password or b"", key)
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -211,49 +276,56 @@ class Device:
             if isinstance(topic, HeadTopic):
                 self._on_head(message.payload)
             elif isinstance(topic, Response):
-                await self._on_answer(login, topic.kind, message.payload)
+                self._on_answer(topic.kind, message.payload)
             else:
                 await self._uplink.other(login, message)
         except PeerFault as fault:
             self._events.emit("bad-message", topic=message.topic, reason=fault.code)
 
     def _on_head(self, payload: bytes) -> None:
-        """Only makes the next request fresh; a false head would get it refused, no more."""
+        """Only makes the next request fresh, and the copy ask for more; a false head would get
+        requests refused, no more."""
         newest = decode_range(payload).blocks
         if newest:
             self.head = digest(newest[-1].head)
-        self._head_came.set()
+            self.announced = Head.decode(newest[-1].head).height
+        self.head_came.set()
 
-    async def _on_answer(self, login: Login, kind: str, payload: bytes) -> None:
-        if kind == "blocks":
-            with contextlib.suppress(asyncio.QueueFull):  # it will be asked for again
-                self.parts.put_nowait(part_codec.decode(payload))
-            return
-        if kind == "denied":
-            denied = denied_codec.decode(payload)
-            await self._settle(login, denied.id, Refused(denied.layer, denied.reason))
-            return
-        receipt = payload
-        if kind == "admitted":
-            answer = admitted_codec.decode(payload)
-            receipt, self._password = answer.receipt, answer.password
-        statement = self._proofs.verify(decode_proof(receipt))
-        await self._settle(login, statement.request, statement)
+    def _on_answer(self, kind: str, payload: bytes) -> None:
+        match kind:
+            case "blocks":
+                with contextlib.suppress(asyncio.QueueFull):  # it will be asked for again
+                    self.parts.put_nowait(part_codec.decode(payload))
+            case "denied":
+                denied = denied_codec.decode(payload)
+                if denied.layer == "gateway" and denied.reason in NOT_YET:
+                    self._events.emit("not-yet", reason=denied.reason)  # the courier tries again
+                else:
+                    self._settle(denied.id, Refused(denied.layer, denied.reason))
+            case "admitted":
+                admitted = admitted_codec.decode(payload)
+                statement = self._proofs.verify(decode_proof(admitted.receipt))
+                self._sealed_password = admitted.sealed_password
+                self._settle(statement.request, statement)
+            case "receipt":
+                statement = self._proofs.verify(decode_proof(payload))
+                self._settle(statement.request, statement)
+            case _:
+                raise PeerFault("bad-kind", kind)
 
-    async def _settle(self, login: Login, request: bytes, outcome: Statement | Refused) -> None:
+    def _settle(self, request: bytes, answer: Answer) -> None:
         waiting = self._answers.get(request)
         if waiting is not None and not waiting.done():
-            if isinstance(outcome, Refused):
-                waiting.set_exception(outcome)
-            else:
-                waiting.set_result(outcome)
-        await login.courier.done(request)
+            waiting.set_result(answer)
 
 
-def _fail(answer: asyncio.Future[Statement], failed: asyncio.Future[None]) -> None:
-    """Nobody will bring the answer any more."""
-    if not answer.done() and (error := failed.exception()) is not None:
-        answer.set_exception(error)
+def _another_may_do(answer: Answer, tries: int) -> bool:
+    """Whether the same request with a newer head has a chance."""
+    if not isinstance(answer, Refused):
+        return False
+    return answer.reason in STALE or (
+        answer.reason == LATE_VOUCHER and tries < LATE_VOUCHER_TRIES_MAX
+    )
 
 
 def _private_key(pem: bytes, where: str) -> ec.EllipticCurvePrivateKey:

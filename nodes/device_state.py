@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from nodes.keygen import KEY_FILE
 from nodes.process import Trouble, write_atomically
 
 __all__ = ["DeviceState"]
@@ -22,6 +23,7 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
     reserved: Annotated[int, msgspec.Meta(ge=0)] = 0
     password: str | None = None
     starts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    keys: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class DeviceState:
@@ -48,6 +50,23 @@ class DeviceState:
     def starts(self) -> int:
         return self._kept.starts
 
+    @property
+    def key_file(self) -> str:
+        """Which of the device's keys is in force."""
+        return _key_file(self._kept.keys)
+
+    @property
+    def next_key_file(self) -> str:
+        """Where the key is made that will follow it."""
+        return _key_file(self._kept.keys + 1)
+
+    def succeed(self, password: str) -> None:
+        """From now on the next key is in force: a new identity, whose counters begin anew."""
+        self._kept.keys += 1
+        self._kept.password = password
+        self._counter = self._kept.reserved = 0
+        self._save()
+
     def set_password(self, password: str) -> None:
         self._kept.password = password
         self._save()
@@ -60,5 +79,13 @@ class DeviceState:
             self._save()
         return self._counter
 
+    def at_least(self, counter: int) -> None:
+        """The chain has seen `counter` of ours: this file is an old one that was put back."""
+        self._counter = max(self._counter, counter)
+
     def _save(self) -> None:
         write_atomically(self._path, msgspec.json.encode(self._kept), mode=0o600)
+
+
+def _key_file(number: int) -> str:
+    return KEY_FILE if number == 1 else f"key-{number}.pem"

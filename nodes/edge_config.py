@@ -20,8 +20,10 @@ __all__ = [
     "EnvironmentConfig",
     "GatewayConfig",
     "GatewayLimits",
+    "GatewaySecrets",
     "MobileConfig",
     "load_config",
+    "load_secrets",
 ]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -38,19 +40,38 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Token buckets in front of every signature check, and queues behind them."""
+    """Token buckets in front of every signature check (of a device, of a relay, of ledger copies,
+    of all together), and queues behind them."""
 
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 50.0
     burst: Annotated[int, msgspec.Meta(ge=1)] = 200
+    relay_rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 1_000.0
+    relay_burst: Annotated[int, msgspec.Meta(ge=1)] = 2_000
+    sync_rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 8.0
+    sync_burst: Annotated[int, msgspec.Meta(ge=1)] = 32
     total_rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 2_000.0
     total_burst: Annotated[int, msgspec.Meta(ge=1)] = 4_000
     sources_max: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 4_096
+    device_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 64
+    relay_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 2_048
+
+
+class GatewaySecrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The passwords of the gateway's two logins, and the secret in hex that devices' passwords
+    come from, which all gateways of a network share."""
+
+    gateway: str
+    admin: str
+    devices: Hex32
+
+    @property
+    def login_secret(self) -> bytes:
+        return bytes.fromhex(self.devices)
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`passwords` is a 0600 JSON file: {"gateway": ..., "admin": ..., "devices": hex}: its two
-    logins, and the secret that devices' passwords come from."""
+    """`passwords` is a 0600 JSON file: GatewaySecrets."""
 
     schema: Literal["testbed.gateway/1"] = "testbed.gateway/1"
     name: Name
@@ -73,7 +94,9 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """A device with its own key. `state` is its directory: key, counters, outbox, ledger copy.
 
     `voucher` is the enrolment token (a private key, PEM, 0600). `go` is a file that appears when
-    the run starts and tells when to enrol and to send (`nodes.workload`).
+    the run starts and tells when to enrol and to send (`nodes.workload`). With `session` a session
+    with the service is opened and closed around its work. `copy_of` tells how much of the ledger it
+    keeps.
     """
 
     name: Name
@@ -86,6 +109,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     privilege: Privilege = 1
     validity_s: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 604_800
     resend_ms: Millis = 2_000
+    session: bool = True
+    copy_of: Literal["ledger", "heads"] = "ledger"
     ready: FilePath | None = None
     events: FilePath | None = None
 
@@ -132,6 +157,18 @@ def load_config(path: Path, kind: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return _absolute(config, path.parent.absolute())
+
+
+def load_secrets(path: Path) -> GatewaySecrets:
+    """Raises ConfigError; never shows what is in the file."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path}: others may read these passwords; chmod 600 it")
+        return msgspec.json.decode(path.read_bytes(), type=GatewaySecrets)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _absolute(config: T, here: Path) -> T:

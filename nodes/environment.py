@@ -17,13 +17,15 @@ from typing import IO
 
 import msgspec
 
-from chain.operations import EnrolBoard, board_node
+from chain.errors import PeerFault
+from chain.operations import EnrolBoard
 from chain.statement import OK
 from gateway.edge import Kind, stamped_codec
-from gateway.mqtt import Message, Presence
+from gateway.limits import RateLimiter
+from gateway.mqtt import BrokerUnavailableError, Message, Presence
 from gateway.relay import ONLINE, Relay
 from gateway.serial_port import BoardPort
-from gateway.topics import Request, Status, parse
+from gateway.topics import Status, parse
 from gateway.uart import (
     BoardEvent,
     BoardLink,
@@ -34,7 +36,7 @@ from gateway.uart import (
     Told,
 )
 from gateway.uart import Reading as BoardReading
-from nodes.device import Device, Refused, Uplink
+from nodes.device import STALE, Device, Refused, Uplink
 from nodes.edge_config import BoardConfig, EnvironmentConfig
 from nodes.events import EventLog
 from nodes.life import Work, device_main
@@ -45,17 +47,24 @@ from nodes.workload import Go
 
 __all__ = ["Boards", "RelayUplink", "main"]
 
+RELAYED_MAX = 256
+CARRY_S_MAX = 5.0
+DEVICE_RATE_PER_S, DEVICE_BURST = 50.0, 200.0
+TOTAL_RATE_PER_S = 800.0  # below what a gateway takes of one relay
+SOURCES_MAX = 4_096
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 
 class RelayUplink:
-    """Its own messages go straight to the gateway, stamped; others' are relayed."""
+    """Its own messages go straight to the gateway, stamped; others' are relayed, at most
+    RELAYED_MAX at a time: devices send again what is not answered."""
 
     def __init__(self, net: str, events: EventLog) -> None:
         self._net = net
         self._events = events
         self._boot = time.time_ns() // 1_000_000
         self._relays: dict[str, Relay] = {}
+        self._carried: set[asyncio.Task[None]] = set()
 
     def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
         return self._relay(me).stamp(me, kind, body, _now_ms())
@@ -75,13 +84,34 @@ class RelayUplink:
         if isinstance(parse(message.topic), Status):
             relay.on_status(message.topic, message.payload)
             return
-        assert isinstance(parse(message.topic), Request), "not subscribed to anything else"
         passed_on = relay.on_request(message.topic, message.payload, _now_ms())
-        if passed_on is not None:
-            await login.client.publish(*passed_on)
+        if passed_on is None:
+            return
+        if len(self._carried) >= RELAYED_MAX:
+            raise PeerFault("relay-full", f"{RELAYED_MAX} messages wait for the broker")
+        carried = asyncio.ensure_future(self._carry(login, *passed_on))
+        self._carried.add(carried)
+        carried.add_done_callback(self._carried.discard)
+
+    async def _carry(self, login: Login, topic: str, payload: bytes) -> None:
+        try:
+            await login.client.publish(topic, payload, deadline_s=CARRY_S_MAX)
+        except BrokerUnavailableError as error:
+            self._events.emit("relay-lost", topic=topic, reason=str(error))
 
     def _relay(self, me: str) -> Relay:
-        return self._relays.setdefault(me, Relay(self._net, me, self._boot))
+        known = self._relays.get(me)
+        if known is None:
+            limiter = RateLimiter(
+                rate_per_s=DEVICE_RATE_PER_S,
+                burst=DEVICE_BURST,
+                total_rate_per_s=TOTAL_RATE_PER_S,
+                total_burst=TOTAL_RATE_PER_S,
+                sources_max=SOURCES_MAX,
+                clock=time.monotonic,
+            )
+            known = self._relays[me] = Relay(self._net, me, self._boot, limiter)
+        return known
 
 
 class Boards:
@@ -121,7 +151,6 @@ class Boards:
         """Until cancelled. A board that is refused is not read."""
         if not await self._sponsor(config, events, device, login):
             return
-        sender.boards[config.name] = board_node(device.genesis.network, config.name.encode())
         key = Path(config.key).read_bytes()
         sponsored_ns = time.time_ns()
         with _LineLog(Path(config.log) if config.log else None) as log:
@@ -152,33 +181,34 @@ class Boards:
         if done.exists():
             return True
         flashed = json.loads(Path(config.flashed).read_bytes())
-        while True:
-            operation = EnrolBoard(
+
+        def make(counter: int) -> EnrolBoard:
+            return EnrolBoard(
                 network=device.genesis.network,
                 node=device.node,
-                counter=device.state.next_counter(),
+                counter=counter,
                 board=config.name.encode(),
                 firmware=bytes.fromhex(flashed["firmware_sha256"]),
                 key_check=bytes.fromhex(flashed["key_check_value"]),
                 service=self._service,
                 head=device.head,
             )
+
+        while True:
             started_ns = time.monotonic_ns()
-            try:
-                statement = await device.request(login, operation)
-            except Refused as refusal:
-                if refusal.reason in ("stale-head", "unknown-head"):
-                    continue
-                events.emit("board", board=config.name, state="refused", reason=refusal.reason)
+            async with device.asking(login, make) as answer:
+                status = answer.reason if isinstance(answer, Refused) else answer.status
+                if status == OK:
+                    write_atomically(done, b"")
+            if status in STALE:
+                await device.fresh_head()
+                continue
+            if status != OK:
+                events.emit("board", board=config.name, state="refused", reason=status)
                 return False
-            break
-        if statement.status != OK:
-            events.emit("board", board=config.name, state="refused", reason=statement.status)
-            return False
-        took_ms = (time.monotonic_ns() - started_ns) / 1e6
-        events.emit("board", board=config.name, state="sponsored", latency_ms=took_ms)
-        write_atomically(done, b"")
-        return True
+            took_ms = (time.monotonic_ns() - started_ns) / 1e6
+            events.emit("board", board=config.name, state="sponsored", latency_ms=took_ms)
+            return True
 
 
 def _on_event(

@@ -1,8 +1,8 @@
-"""`python -m nodes.gateway --config FILE`: the gateway's links, broker logins and clock.
+"""`python -m nodes.gateway --config FILE`: the gateway's broker logins, outbox, clock and links.
 
-What it decides is in `gateway.bridge`. Replicas are reached over mutual TLS, devices over MQTT;
-consensus never crosses the broker. One replica sends whole blocks, the others only their signed
-heads; if blocks stop coming from the one, another is asked.
+What it decides is in `gateway.bridge`; links to replicas are in `replica_links`, other parties'
+logins in `broker_logins`. Here messages come in from the broker and answers go out, and what must
+not be lost is put on disk off the event loop, as many requests together as have come.
 """
 
 from __future__ import annotations
@@ -10,288 +10,241 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
+import sqlite3
 import time
 from collections import deque
 from pathlib import Path
 
-import msgspec
-
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256
-from chain.messages import Busy, ClientMessage, Seal, Submit, Subscribe, encode
-from chain.messages import Denied as ReplicaDenied
 from gateway.block_store import BlockStore, BlockStoreError
-from gateway.bridge import Bridge, admitted
-from gateway.broker import BrokerAdminError, DynamicSecurityAdmin
+from gateway.bridge import Bridge, Limits
+from gateway.broker import DynamicSecurityAdmin
 from gateway.broker_security import User
 from gateway.limits import RateLimiter
+from gateway.logins import LoginChange
 from gateway.mqtt import BrokerUnavailableError, MqttClient, MqttSettings, Presence
-from gateway.outbox import Outbox, OutboxCorruptError
+from gateway.outbox import Outbox, OutboxCorruptError, OutboxFullError
 from gateway.topics import Head, Response, Role, Status
-from nodes.config import ConfigError, certificate_der
-from nodes.edge_config import GatewayConfig, load_config
+from nodes.broker_logins import BrokerLogins, done_height
+from nodes.config import ConfigError
+from nodes.edge_config import GatewayConfig, GatewaySecrets, load_config, load_secrets
 from nodes.events import EventLog
-from nodes.inbox import Inbox
-from nodes.ports import Party
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
-from nodes.tls_wire import TlsWire
+from nodes.replica_links import ReplicaLinks
 
 __all__ = ["GatewayProcess", "main"]
 
 TICK_S = 0.1
-BODIES_STALL_S = 2.0
-OUTGOING_MAX = 8_192  # answers that wait for the broker
+CHECKPOINT_S = 2.0
+ANSWERS_WAITING_MAX = 8_192  # for the broker; devices ask again for what does not fit
+ANSWERS_IN_FLIGHT_MAX = 32
 PUBLISH_DEADLINE_S = 30.0
-
-_messages = msgspec.msgpack.Decoder(ClientMessage)
+DISK_RETRY_S = 0.5
 
 
 class GatewayProcess:
     """Implements `bridge.Outside`."""
 
-    def __init__(self, config: GatewayConfig, genesis: Genesis, events: EventLog) -> None:
+    def __init__(
+        self, config: GatewayConfig, secrets: GatewaySecrets, genesis: Genesis, events: EventLog
+    ) -> None:
         self._config = config
         self._events = events
-        self._inbox = Inbox()
-        self._readable = asyncio.Event()
-        self._wire = TlsWire(
-            key_file=Path(config.key),
-            certificate_file=Path(config.certificate),
-            certificates={
-                peer.replica: certificate_der(peer.certificate) for peer in config.replicas
-            },
-            dial={peer.replica: (peer.host, peer.port) for peer in config.replicas},
-            inbox=self._inbox,
-            on_readable=self._readable.set,
-            on_link=self._on_link,
-            on_refused=lambda reason: self.emit("stranger", reason=reason),
+        self._outbox = Outbox(
+            Path(config.outbox), entries_max=config.limits.waiting_max + ANSWERS_IN_FLIGHT_MAX
         )
-        limits = config.limits
-        passwords = json.loads(Path(config.passwords).read_bytes())
+        self._store = BlockStore(Path(config.copy), genesis.network)
+        cursor = Path(config.copy).with_suffix(".logins.json")
+        self._logins = BrokerLogins(
+            cursor,
+            height=lambda: self._bridge.chain.height,
+            lagging=lambda: self._bridge.chain.lagging,
+            answer=lambda device, payload: self.answer(device, "admitted", payload),
+            events=events,
+        )
         self._bridge = Bridge(
             genesis=genesis,
             scheme=Es256(),
-            store=BlockStore(Path(config.copy), genesis.network),
-            outbox=Outbox(Path(config.outbox)),
-            limiter=RateLimiter(
-                rate_per_s=limits.rate_per_s,
-                burst=limits.burst,
-                total_rate_per_s=limits.total_rate_per_s,
-                total_burst=limits.total_burst,
-                sources_max=limits.sources_max,
-                clock=time.monotonic,
-            ),
+            store=self._store,
+            owed=self._outbox.pending(limit=-1),
+            login_secret=secrets.login_secret,
+            logins_done=done_height(cursor),
+            limits=_limits(config),
             outside=self,
-            waiting_max=limits.waiting_max,
-            submit_timeout_ms=config.submit_timeout_ms,
-            login_secret=bytes.fromhex(passwords["devices"]),
+        )
+        self._links = ReplicaLinks(
+            config, self._bridge.chain, events, self._bridge.on_seal, self._bridge.on_denied
         )
         net = self._bridge.net
-        gateway, admin = (
-            User(role, config.node, passwords[role.value]) for role in (Role.GATEWAY, Role.ADMIN)
+        self._head_topic = str(Head(net))
+        self._client = self._login(
+            User(Role.GATEWAY, config.node, secrets.gateway),
+            (f"m2m/1/{net}/up/+/+/+",),
+            Presence(str(Status(net, config.node)), b"gateway", b""),
         )
-        self._client = MqttClient(
-            MqttSettings(
-                config.broker.host,
-                config.broker.port,
-                gateway.name,
-                gateway.password,
-                subscriptions=(f"m2m/1/{net}/up/+/+/+",),
-                presence=Presence(str(Status(net, config.node)), b"gateway", b""),
-            )
-        )
-        self._admin_client = MqttClient(
-            MqttSettings(
-                config.broker.host,
-                config.broker.port,
-                admin.name,
-                admin.password,
-                subscriptions=DynamicSecurityAdmin.subscriptions,
-            )
-        )
+        admin = User(Role.ADMIN, config.node, secrets.admin)
+        self._admin_client = self._login(admin, DynamicSecurityAdmin.subscriptions, None)
         self._admin = DynamicSecurityAdmin(self._admin_client, net)
-        self._outgoing: deque[tuple[str, bytes, bool]] = deque(maxlen=OUTGOING_MAX)
-        self._outgoing_ready = asyncio.Event()
-        self._logins: asyncio.Queue[tuple[User | str, str, bytes]] = asyncio.Queue()
-        self._primary = config.replicas[0].replica
-        self._views: dict[int, int] = {}
-        self._bodies_from: int | None = None
-        self._bodies_at_s = time.monotonic()
-        self._announced: bytes | None = None
+        self._answers: deque[tuple[str, bytes]] = deque()
+        self._answers_ready = asyncio.Event()
+        self._outbox_ready = asyncio.Event()
+        self._in_flight = asyncio.Semaphore(ANSWERS_IN_FLIGHT_MAX)
+
+    def _login(
+        self, user: User, subscriptions: tuple[str, ...], presence: Presence | None
+    ) -> MqttClient:
+        broker = self._config.broker
+        return MqttClient(
+            MqttSettings(
+                broker.host, broker.port, user.name, user.password, subscriptions, presence
+            )
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
-        self._wire.start()
+        self._links.start()
         work = [
             self._client.run(),
             self._admin_client.run(),
             self._admin.run(),
+            self._logins.run(self._admin),
+            self._links.run(),
             self._from_devices(),
-            self._from_replicas(),
+            self._to_outbox(),
             self._to_devices(),
-            self._change_logins(),
+            self._announce(),
             self._tick(),
+            self._checkpoint(),
         ]
         tasks = [asyncio.ensure_future(each) for each in work]
         try:
             await self._client.ready()
             await self._admin_client.ready()
             write_ready(Path(self._config.ready) if self._config.ready else None, {})
-            self.emit("started", height=self._bridge.height)
+            self.emit("started", height=self._bridge.chain.height, owed=self._bridge.waiting)
             waiter = asyncio.ensure_future(stopping.wait())
             done, _ = await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiter}:
                 task.result()
-        except BrokerUnavailableError as error:
+        except (BrokerUnavailableError, BlockStoreError, OutboxCorruptError) as error:
             raise Trouble(str(error)) from error
+        except sqlite3.Error as error:
+            raise Trouble(f"{self._config.copy}: {error}") from error
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._wire.close()
+            await self._links.close()
             self.emit("counts", **dict(self._bridge.counts))
 
     # --- bridge.Outside ---------------------------------------------------------------------------
 
     def submit(self, cose: bytes, *, everyone: bool) -> None:
-        frame = encode(Submit(cose))
-        connected = self._wire.connected
-        if everyone or self._primary not in connected:
-            for replica in connected:
-                self._wire.send(replica, frame)
-        else:
-            self._wire.send(self._primary, frame)
+        self._links.submit(cose, everyone=everyone)
 
     def answer(self, device: str, kind: str, payload: bytes) -> None:
-        self._publish(str(Response(self._bridge.net, device, kind)), payload, retain=False)
+        if len(self._answers) >= ANSWERS_WAITING_MAX:
+            self._answers.popleft()
+            self._bridge.counts["answers-dropped"] += 1
+        self._answers.append((str(Response(self._bridge.net, device, kind)), payload))
+        self._answers_ready.set()
 
-    def admit(self, user: User, device: str, receipt: bytes) -> None:
-        self._logins.put_nowait((user, device, receipt))
-
-    def expel(self, node: str) -> None:
-        self._logins.put_nowait((node, "", b""))
+    def change_login(self, change: LoginChange) -> None:
+        self._logins.change(change)
 
     def emit(self, event: str, **fields: object) -> None:
         self._events.emit(event, **fields)
 
     # --- work -------------------------------------------------------------------------------------
 
-    def _publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        self._outgoing.append((topic, payload, retain))
-        self._outgoing_ready.set()
-
-    async def _to_devices(self) -> None:
-        """Answers in order; one that the broker does not take in time is dropped, its device asks
-        again."""
-        while True:
-            await self._outgoing_ready.wait()
-            self._outgoing_ready.clear()
-            while self._outgoing:
-                topic, payload, retain = self._outgoing.popleft()
-                try:
-                    await self._client.publish(
-                        topic, payload, retain=retain, deadline_s=PUBLISH_DEADLINE_S
-                    )
-                except BrokerUnavailableError as error:
-                    self.emit("answer-lost", topic=topic, reason=str(error))
-
-    async def _change_logins(self) -> None:
-        while True:
-            who, device, receipt = await self._logins.get()
-            try:
-                if isinstance(who, User):
-                    await self._admin.ensure(who)
-                    self.answer(device, "admitted", admitted(receipt, who.password or ""))
-                else:
-                    await self._admin.remove(who)
-                    self.emit("expelled", node=who)
-            except (BrokerAdminError, BrokerUnavailableError) as error:
-                # Not lost: the device asks again, and a revocation is tried until it is done.
-                self.emit("login-failed", reason=str(error))
-                if isinstance(who, str):
-                    await asyncio.sleep(TICK_S)
-                    self._logins.put_nowait((who, device, receipt))
-
     async def _from_devices(self) -> None:
         async for message in self._client.messages():
             self._bridge.on_up(message.topic, message.payload, _now_ms())
+            self._outbox_ready.set()
 
-    async def _from_replicas(self) -> None:
+    async def _to_outbox(self) -> None:
+        """All that came while the last sync to disk took place goes with the next one."""
         while True:
-            await self._readable.wait()
-            self._readable.clear()
-            while taken := self._inbox.take():
-                for party, frame in taken:
-                    self._on_frame(party, frame)
-                self._wire.resume()
-                await asyncio.sleep(0)
+            await self._outbox_ready.wait()
+            self._outbox_ready.clear()
+            while (writes := self._bridge.take_writes()) is not None:
+                try:
+                    await asyncio.to_thread(self._outbox.exchange, writes.fresh, writes.done)
+                except OutboxFullError as error:
+                    self.emit("outbox-full", reason=str(error))
+                    self._bridge.written(writes, full=True)
+                    await asyncio.sleep(DISK_RETRY_S)
+                else:
+                    self._bridge.written(writes)
 
-    def _on_frame(self, party: Party, frame: bytes) -> None:
-        assert isinstance(party, int), "only replicas are dialled"
+    async def _to_devices(self) -> None:
+        """Answers in order, several on their way at once."""
+        async with asyncio.TaskGroup() as publishing:
+            while True:
+                await self._answers_ready.wait()
+                self._answers_ready.clear()
+                while self._answers:
+                    await self._in_flight.acquire()
+                    publishing.create_task(self._answer_one(*self._answers.popleft()))
+
+    async def _answer_one(self, topic: str, payload: bytes) -> None:
+        """One that the broker does not take in time is dropped: its device asks again."""
         try:
-            message = _messages.decode(frame)
-            match message:
-                case Seal():
-                    if message.replica != party:
-                        raise PeerFault("bad-seal", "in another replica's name")
-                    self._on_seal(party, message)
-                case ReplicaDenied():
-                    self._bridge.on_denied(party, message)
-                case Busy():
-                    pass  # it stays in the outbox, and the tick tries everybody
-                case _:
-                    raise PeerFault("bad-frame", type(message).__name__)
-        except (PeerFault, msgspec.DecodeError) as fault:
-            self.emit("replica-fault", replica=party, reason=str(fault))
+            await self._client.publish(topic, payload, deadline_s=PUBLISH_DEADLINE_S)
+        except BrokerUnavailableError as error:
+            self.emit("answer-lost", topic=topic, reason=str(error))
+        finally:
+            self._in_flight.release()
 
-    def _on_seal(self, replica: int, seal: Seal) -> None:
-        self._views[replica] = seal.view
-        membership = self._bridge.tracker.membership
-        # f+1 of them say so: at least one honest replica is that far.
-        believed = sorted(self._views.values(), reverse=True)
-        self._primary = membership.primary(believed[min(len(believed), membership.quorum.weak) - 1])
-        if self._bridge.on_seal(seal):
-            self._bodies_at_s = time.monotonic()
-
-    def _on_link(self, party: Party, up: bool, reason: str) -> None:
-        assert isinstance(party, int), "only replicas are dialled"
-        self.emit("link", replica=party, up=up, reason=reason)
-        if up:
-            self._subscribe(party, bodies=self._bodies_from in (None, party))
-        elif party == self._bodies_from:
-            self._bodies_from = None
-            self._rotate_bodies()
-
-    def _subscribe(self, replica: int, *, bodies: bool) -> None:
-        if bodies:
-            self._bodies_from = replica
-            self._bodies_at_s = time.monotonic()
-        self._wire.send(replica, encode(Subscribe(self._bridge.height + 1, bodies)))
-
-    def _rotate_bodies(self) -> None:
-        """Another replica becomes the source of blocks."""
-        connected = [party for party in self._wire.connected if isinstance(party, int)]
-        others = sorted(party for party in connected if party != self._bodies_from)
-        if not others:
-            return
-        after = [party for party in others if party > (self._bodies_from or 0)]
-        if self._bodies_from is not None:
-            self._subscribe(self._bodies_from, bodies=False)
-        self._subscribe((after or others)[0], bodies=True)
+    async def _announce(self) -> None:
+        """The newest head, retained; heads that are overtaken meanwhile are left out."""
+        announced: bytes | None = None
+        while True:
+            await asyncio.sleep(TICK_S)
+            head = self._bridge.chain.head
+            if head == announced:
+                continue
+            with contextlib.suppress(BrokerUnavailableError):
+                await self._client.publish(self._head_topic, head, retain=True)
+                announced = head
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self._bridge.tick(_now_ms())
+            self._links.tick(waiting=self._bridge.waiting > 0)
+            self._outbox_ready.set()
             self._events.flush()
-            stalled = time.monotonic() - self._bodies_at_s > BODIES_STALL_S
-            if stalled and self._bridge.waiting:
-                self._bodies_at_s = time.monotonic()
-                self._rotate_bodies()
-            if self._bridge.head != self._announced:
-                self._announced = self._bridge.head
-                self._publish(str(Head(self._bridge.net)), self._bridge.head, retain=True)
+
+    async def _checkpoint(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            await asyncio.to_thread(self._store.checkpoint)
+
+
+def _limits(config: GatewayConfig) -> Limits:
+    limits = config.limits
+
+    def limiter(rate_per_s: float, burst: int) -> RateLimiter:
+        return RateLimiter(
+            rate_per_s=rate_per_s,
+            burst=burst,
+            total_rate_per_s=limits.total_rate_per_s,
+            total_burst=limits.total_burst,
+            sources_max=limits.sources_max,
+            clock=time.monotonic,
+        )
+
+    return Limits(
+        relays=limiter(limits.relay_rate_per_s, limits.relay_burst),
+        devices=limiter(limits.rate_per_s, limits.burst),
+        syncs=limiter(limits.sync_rate_per_s, limits.sync_burst),
+        waiting_max=limits.waiting_max,
+        device_waiting_max=limits.device_waiting_max,
+        relay_waiting_max=limits.relay_waiting_max,
+        submit_timeout_ms=config.submit_timeout_ms,
+    )
 
 
 def _now_ms() -> int:
@@ -305,6 +258,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         config = load_config(args.config, GatewayConfig)
+        secrets = load_secrets(Path(config.passwords))
         genesis = Genesis.decode(Path(config.genesis).read_bytes())
     except (ConfigError, PeerFault, OSError) as error:
         fail(EXIT_BAD_CONFIG, str(error))
@@ -313,8 +267,8 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
             try:
-                process = GatewayProcess(config, genesis, events)
-            except (OutboxCorruptError, BlockStoreError, OSError) as error:
+                process = GatewayProcess(config, secrets, genesis, events)
+            except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
                 raise Trouble(str(error)) from error
             await process.run(stopping)
 

@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from chain.keys import Es256Signer, node_id, spki_of
 from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, fail
 
-__all__ = ["CERTIFICATE_FILE", "KEY_FILE", "PublicKeys", "keygen", "load_key"]
+__all__ = ["CERTIFICATE_FILE", "KEY_FILE", "PublicKeys", "keygen", "load_key", "make_key"]
 
 KEY_FILE = "key.pem"
 CERTIFICATE_FILE = "certificate.pem"
@@ -45,16 +45,20 @@ def keygen(directory: Path) -> PublicKeys:
     """Makes the key and certificate in `directory` unless they are there. Raises OSError and
     ValueError (an existing key that is not ours)."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key_path = directory / KEY_FILE
-    if not key_path.exists():
-        _write_private(key_path, ec.generate_private_key(ec.SECP256R1()))
-    key = load_key(key_path)
+    key = load_key(make_key(directory / KEY_FILE))
     certificate = _self_signed(key)
     (directory / CERTIFICATE_FILE).write_text(certificate)
     spki = spki_of(key.public_key())
     return PublicKeys(
         node=node_id(spki).hex(), spki=base64.b64encode(spki).decode(), certificate=certificate
     )
+
+
+def make_key(path: Path) -> Path:
+    """Makes a private key (0600) at `path`, which it answers, unless one is there. OSError."""
+    if not path.exists():
+        _write_private(path, ec.generate_private_key(ec.SECP256R1()))
+    return path
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:

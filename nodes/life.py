@@ -9,22 +9,28 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
+from chain.identity import Identity
+from chain.operations import CloseSession, Data, OpenSession, Operation
+from gateway.block_store import BlockStoreError
 from gateway.outbox import OutboxCorruptError
 from nodes.config import ConfigError
-from nodes.device import Device, Refused, Uplink
+from nodes.device import Answer, Device, Refused, Uplink
 from nodes.edge_config import DeviceConfig, load_config
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
-from nodes.sender import Sender
+from nodes.sender import Ended, Sender
+from nodes.tenure import Succeeded, Tenure
 from nodes.workload import Go, until, wait_for_go
 
 __all__ = ["Life", "Work", "device_main"]
@@ -35,64 +41,66 @@ C = TypeVar("C", bound=DeviceConfig)
 Work = Callable[[Device, Sender, Login, Go], AbstractAsyncContextManager[None]]
 
 
+class _Stay(msgspec.Struct, frozen=True):
+    """What there is while the device is admitted and logged in."""
+
+    device: Device
+    login: Login
+    sync: LedgerSync
+    sender: Sender
+    tenure: Tenure
+
+    @property
+    def identity(self) -> Identity | None:
+        """As the device's own copy of the ledger knows it; None if that has heads only."""
+        ledger = self.sync.copy.ledger
+        return None if ledger is None else ledger.registry.identity(self.device.node)
+
+
 class Life:
-    """One device from start to stop."""
+    """One device from start to stop, under one key after another. `make` makes the `Device` from
+    what is on disk."""
 
     def __init__(
-        self, config: DeviceConfig, device: Device, uplink: Uplink, work: Work, events: EventLog
+        self,
+        config: DeviceConfig,
+        make: Callable[[], Device],
+        uplink: Uplink,
+        work: Work,
+        events: EventLog,
     ) -> None:
         self._config = config
-        self._device = device
+        self._make = make
         self._uplink = uplink
         self._work = work
         self._events = events
 
     async def live(self) -> None:
-        """Ends when everything is said; the process then waits to be stopped."""
-        config, device, events = self._config, self._device, self._events
-        events.emit("started", id=device.node.hex())
-        go = await wait_for_go(Path(config.go))
-        if device.state.password is None and not await self._enrol(go):
-            events.emit("done")
-            return  # nobody to be: the process waits to be stopped
-        sync = LedgerSync(Path(config.state) / "copy.sqlite", device.genesis, device.parts, events)
-        sender = Sender(
-            Path(config.state) / "backlog.sqlite", device, config.service, go.timeout_ms, events
-        )
-        async with device.logged_in() as login:
-            await sync.run(login, self._uplink)
-            events.emit("state", state="admitted")
-            async with self._sending(sender, login), self._work(device, sender, login, go):
-                await until(go.due_ns(go.end_ms))
-            await sync.run(login, self._uplink)
-            events.emit("done")
-            events.flush()
-            await login.failed  # relays go on relaying until the process is stopped
+        """Ends when there is nobody to be any more; the process then waits to be stopped."""
+        go = None
+        while True:
+            with contextlib.closing(self._make()) as device:
+                self._events.emit("started", id=device.node.hex())
+                go = go or await wait_for_go(Path(self._config.go))
+                try:
+                    if device.state.password is None:
+                        await self._enrol(device, go)
+                    await self._be(device, go)
+                except Succeeded:
+                    continue  # as the holder of the next key
+                except Ended as ended:
+                    self._events.emit("state", state=str(ended))
+                except Refused as refusal:
+                    self._events.emit("state", state="denied")
+                    self._events.emit("denied", reason=refusal.reason)
+                self._events.emit("done")
+                return
 
-    @contextlib.asynccontextmanager
-    async def _sending(self, sender: Sender, login: Login) -> AsyncIterator[None]:
-        """Readings go out; on leaving, all of them have been answered."""
-        sending = asyncio.ensure_future(sender.run(login))
-        try:
-            yield
-            drained = asyncio.ensure_future(sender.drained())
-            await asyncio.wait([sending, drained], return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-
-    async def _enrol(self, go: Go) -> bool:
+    async def _enrol(self, device: Device, go: Go) -> None:
         due_ns = go.due_ns(go.enrol_at_ms)
         await until(due_ns)
         self._events.emit("state", state="enrolling")
-        try:
-            statement = await self._device.enrol()
-        except Refused as refusal:
-            self._events.emit("state", state="denied")
-            self._events.emit("denied", reason=refusal.reason)
-            return False
+        statement = await device.enrol()
         self._events.emit(
             "admitted",
             id=statement.request.hex(),
@@ -100,7 +108,83 @@ class Life:
             privilege=statement.privilege,
             service=statement.service,
         )
-        return True
+
+    async def _be(self, device: Device, go: Go) -> None:
+        """The admitted device, until it is stopped. Raises Ended, Succeeded."""
+        config, state = self._config, Path(self._config.state)
+        bodies = config.copy_of == "ledger"
+        sync = LedgerSync(state / "copy.sqlite", device, self._events, bodies=bodies)
+        sender = Sender(
+            state / "backlog.sqlite", device, config.service, go.timeout_ms, self._events
+        )
+        tenure = Tenure(state, config.validity_s, device, sync, self._events)
+        with contextlib.closing(sync), contextlib.closing(sender):
+            async with device.logged_in() as login:
+                stay = _Stay(device, login, sync, sender, tenure)
+                await _first_of(self._add_data(stay, go), login.watch())
+
+    async def _add_data(self, stay: _Stay, go: Go) -> None:
+        await stay.sync.run(stay.login, self._uplink)
+        if (identity := stay.identity) is not None:
+            stay.device.state.at_least(identity.counter)
+        self._events.emit("state", state="admitted")
+
+        def took(operation: Operation, answer: Answer) -> None:
+            if isinstance(operation, Data):
+                stay.sender.resumed(operation, answer)
+            stay.tenure.resumed(operation, answer)
+
+        await stay.device.resume(stay.login, took)
+        await _first_of(
+            self._session(stay, go),
+            stay.sender.run(stay.login),
+            stay.tenure.run(stay.login),
+            stay.sync.follow(stay.login, self._uplink),
+        )
+
+    async def _session(self, stay: _Stay, go: Go) -> None:
+        """Access to the service, from opening to closing; then relays go on relaying."""
+        session = await self._open(stay) if self._config.session else None
+        async with self._work(stay.device, stay.sender, stay.login, go):
+            await until(go.due_ns(go.end_ms))
+            await stay.sender.drained()
+        if session is not None:
+            await self._ask(stay, CloseSession, session=session)
+        await stay.sync.run(stay.login, self._uplink)
+        self._events.emit("done")
+        self._events.flush()
+        await stay.login.watch()
+
+    async def _open(self, stay: _Stay) -> int | None:
+        """The session that is open: one of an earlier start, or a new one."""
+        if (identity := stay.identity) is not None and identity.sessions:
+            return next(iter(identity.sessions))
+        answer = await self._ask(stay, OpenSession, service=self._config.service)
+        return None if isinstance(answer, Refused) else answer.session
+
+    async def _ask(self, stay: _Stay, kind: Callable[..., Operation], **fields: object) -> Answer:
+        device = stay.device
+
+        def make(counter: int) -> Operation:
+            return kind(network=device.genesis.network, node=device.node, counter=counter, **fields)
+
+        async with device.asking(stay.login, make) as answer:
+            status = answer.reason if isinstance(answer, Refused) else answer.status
+            self._events.emit("session", op=kind.__name__, status=status)
+            return answer
+
+
+async def _first_of(*work: Coroutine[Any, Any, None]) -> None:
+    """Runs all until one of them ends, and ends as it does."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def device_main(
@@ -122,13 +206,17 @@ def device_main(
 
     async def serve(stopping: asyncio.Event) -> None:
         with EventLog(Path(config.events or "/dev/null"), config.name) as events:
-            try:
-                uplink, work = make(config, genesis.network.hex()[:16], events)
-                device = Device(config, genesis, kind, uplink, events)
-            except (OutboxCorruptError, ValueError, OSError) as error:
-                raise Trouble(str(error)) from error
+            uplink, work = make(config, genesis.network.hex()[:16], events)
+
+            def device() -> Device:
+                return Device(config, genesis, kind, uplink, events)
+
             write_ready(Path(config.ready) if config.ready else None, {})
-            await _until_stopped(Life(config, device, uplink, work, events), stopping, events)
+            try:
+                life = Life(config, device, uplink, work, events)
+                await _until_stopped(life, stopping, events)
+            except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
+                raise Trouble(str(error)) from error
 
     run(serve, exit_on_stdin_eof=args.exit_on_stdin_eof)
 

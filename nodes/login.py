@@ -10,7 +10,7 @@ from typing import Self
 from gateway.courier import Courier
 from gateway.mqtt import BrokerUnavailableError, Message, MqttClient, MqttSettings
 from gateway.outbox import Outbox
-from nodes.process import Trouble
+from nodes.ports import Events
 
 __all__ = ["Login"]
 
@@ -27,11 +27,13 @@ class Login:
         outbox: Outbox,
         resend_ms: int,
         on_message: Callable[[Login, Message], Awaitable[None]],
+        events: Events,
     ) -> None:
         self.me = settings.name
         self.client = MqttClient(settings)
         self.courier = Courier(outbox, self.client, resend_s=resend_ms / 1000)
         self._on_message = on_message
+        self._events = events
         self._tasks: list[asyncio.Future[None]] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -41,11 +43,22 @@ class Login:
         for task in self._tasks:
             task.add_done_callback(self._ended)
         try:
-            await self.client.ready()
-        except BrokerUnavailableError as error:
+            await self._ready()
+        except BaseException:
             await self._stop()
-            raise Trouble(str(error)) from error
+            raise
         return self
+
+    async def _ready(self) -> None:
+        """A broker that is down comes back; one that refuses us is tried too, ever more rarely."""
+        while not self.failed.done():
+            try:
+                await self.client.ready()
+            except BrokerUnavailableError as error:
+                self._events.emit("no-broker", reason=str(error))
+            else:
+                return
+        self.failed.result()
 
     async def __aexit__(
         self,
@@ -54,6 +67,11 @@ class Login:
         trace: TracebackType | None,
     ) -> None:
         await self._stop()
+
+    async def watch(self) -> None:
+        """Until a part of it fails, and as that did."""
+        await asyncio.wait([self.failed])
+        self.failed.result()
 
     async def _stop(self) -> None:
         for task in self._tasks:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from chain.errors import PeerFault
@@ -51,12 +52,16 @@ class MobileUplink:
 
 @contextlib.asynccontextmanager
 async def _readings(device: Device, sender: Sender, login: Login, go: Go) -> AsyncIterator[None]:
-    """A reading is due at each time of the plan, whatever became of the ones before."""
-    del device, login
+    """A reading is due at each time of the plan, whatever became of the ones before. What was due
+    before a restart was taken then, or never: it is not taken again."""
+    del login
+    since_ns = time.time_ns() if device.state.starts > 1 else 0
 
     async def at_their_times() -> None:
         for number, offset_ms in enumerate(go.sends_ms, 1):
             due_ns = go.due_ns(offset_ms)
+            if due_ns < since_ns:
+                continue
             await until(due_ns)
             sender.put(Reading(due_ns=due_ns, number=number, values=(number,)))
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from chain.keys import digest
-from chain.operations import Data
-from chain.statement import OK, Statement
-from gateway.outbox import Outbox, OutboxFullError
-from nodes.device import Device, Refused
+from chain.operations import Data, board_node
+from chain.statement import OK
+from gateway.outbox import Entry, Outbox, OutboxFullError
+from nodes.device import Answer, Device, Refused
 from nodes.events import EventLog
 from nodes.login import Login
 
-__all__ = ["Reading", "Sender"]
+__all__ = ["Ended", "Reading", "Sender"]
 
 BACKLOG_READINGS_MAX = 10_000
+ENDED = frozenset({"revoked", "renewed", "expired"})
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,13 +45,16 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uncertainty_ms: int | None = None
 
 
+class Ended(Exception):
+    """This identity will not be heard any more, for the reason that the registry gives."""
+
+
 class Sender:
-    """`boards` maps board names to their node ids once they are sponsored."""
+    """Call `run` when the operations of an earlier life have been answered (`resumed`)."""
 
     def __init__(
         self, path: Path, device: Device, service: str, timeout_ms: int, events: EventLog
     ) -> None:
-        self.boards: dict[str, bytes] = {}
         self._backlog = Outbox(path, entries_max=BACKLOG_READINGS_MAX)
         self._device = device
         self._service = service
@@ -74,67 +79,71 @@ class Sender:
         self._wake.set()
         await self._empty.wait()
 
+    def resumed(self, operation: Data, answer: Answer) -> None:
+        """An earlier life's operation was answered."""
+        self._answered(answer, operation.payload)
+        self._backlog.done(digest(operation.payload))
+
     async def run(self, login: Login) -> None:
-        """Until cancelled."""
-        for request, operation in self._device.unanswered():
-            payload = operation.payload if isinstance(operation, Data) else b""
-            try:
-                self._answered(await self._device.answer_to(request), payload)
-            except Refused as refusal:
-                self._refused(refusal, payload)
+        """Until cancelled. Raises Ended."""
         while True:
-            entries = self._backlog.pending(limit=1)
+            entries = await asyncio.to_thread(self._backlog.pending, 0, 1)
             if not entries:
                 self._empty.set()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            await self._send(login, entries[0].payload)
+            await self._send(login, entries[0])
 
-    async def _send(self, login: Login, payload: bytes) -> None:
-        reading = msgspec.json.decode(payload, type=Reading)
-        board = self.boards.get(reading.board) if reading.board is not None else None
-        operation = Data(
-            network=self._device.genesis.network,
+    async def _send(self, login: Login, entry: Entry) -> None:
+        reading = msgspec.json.decode(entry.payload, type=Reading)
+        late = asyncio.get_running_loop().call_later(
+            max(0.0, self._timeout_ms / 1000 - _age_s(reading)), self._late, reading
+        )
+        try:
+            operation = self._operation(reading, entry.payload)
+            async with self._device.asking(login, operation) as answer:
+                self._answered(answer, entry.payload)
+                await asyncio.to_thread(self._backlog.done, entry.digest)
+        finally:
+            late.cancel()
+
+    def _operation(self, reading: Reading, payload: bytes) -> Callable[[int], Data]:
+        network = self._device.genesis.network
+        board = None if reading.board is None else board_node(network, reading.board.encode())
+        return lambda counter: Data(
+            network=network,
             node=self._device.node,
-            counter=self._device.state.next_counter(),
+            counter=counter,
             service=self._service,
             payload=payload,
             board=board,
             time_us=(reading.sampled_ns or reading.due_ns) // 1000,
             clock="ntp",
         )
-        late = asyncio.get_running_loop().call_later(
-            max(0.0, self._timeout_ms / 1000 - _age_s(reading)), self._late, reading
+
+    def _answered(self, answer: Answer, payload: bytes) -> None:
+        if isinstance(answer, Refused):
+            self._events.emit("denied", reason=answer.reason)
+            if answer.reason in ENDED:
+                raise Ended(answer.reason)
+            return
+        reading = msgspec.json.decode(payload, type=Reading)
+        self._events.emit(
+            "data" if answer.status == OK else "data-refused",
+            id=answer.request.hex(),
+            latency_ms=_age_s(reading) * 1000,
+            intended_ns=reading.due_ns,
+            counter=answer.counter,
+            source=reading.board,
+            status=answer.status,
         )
-        try:
-            statement = await self._device.request(login, operation)
-            self._answered(statement, payload)
-        except Refused as refusal:
-            self._refused(refusal, payload)
-        finally:
-            late.cancel()
-
-    def _answered(self, statement: Statement, payload: bytes) -> None:
-        if payload:
-            reading = msgspec.json.decode(payload, type=Reading)
-            self._events.emit(
-                "data" if statement.status == OK else "data-refused",
-                id=statement.request.hex(),
-                latency_ms=_age_s(reading) * 1000,
-                intended_ns=reading.due_ns,
-                counter=statement.counter,
-                source=reading.board,
-                status=statement.status,
-            )
-        self._backlog.done(digest(payload))
-
-    def _refused(self, refusal: Refused, payload: bytes) -> None:
-        self._events.emit("denied", reason=refusal.reason)
-        self._backlog.done(digest(payload))
 
     def _late(self, reading: Reading) -> None:
         self._events.emit("late", intended_ns=reading.due_ns, source=reading.board)
+
+    def close(self) -> None:
+        self._backlog.close()
 
 
 def _age_s(reading: Reading) -> float:

@@ -49,7 +49,7 @@ class Voucher:
     @property
     def user(self) -> User:
         """The broker login that the token stands for."""
-        return bootstrap_user(self.pem)
+        return bootstrap_user(self.spki, self.pem)
 
     def grant(self) -> VoucherGrant:
         return VoucherGrant(id=digest(self.spki), privilege_max=PRIVILEGE_MAX, services=SERVICES)

@@ -1,0 +1,95 @@
+"""Who may log in at the broker: a function of the ledger's records, the same at every gateway.
+
+An admitted device gets its own login; the one that its voucher stood for, or its renewed key's
+former one, is removed when the new identity has spoken (so that an answer that was lost can be
+asked for again), and at once when it is revoked.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.errors import PeerFault
+from chain.operations import Enrol, Token, read_operation
+from chain.request import cose_of
+from chain.statement import OK, Statement
+from gateway.broker_security import User, bootstrap_id, device_password
+from gateway.credentials import seal_password
+from gateway.edge import Admitted, admitted_codec
+from gateway.follower import Settled
+from gateway.topics import Role
+
+__all__ = ["LoginChange", "Logins", "is_welcome"]
+
+
+class LoginChange(msgspec.Struct, frozen=True):
+    """`name` may log in as `user` from now on, or not any more (None). When the broker has
+    done it, `answer` goes to `rsp/<device>/admitted`, if there is one."""
+
+    name: str
+    user: User | None
+    height: int = 0
+    device: str = ""
+    answer: bytes = b""
+
+
+class Logins:
+    """Feed it every settled block in order."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._former: dict[bytes, str] = {}  # a new identity's earlier login, until it has spoken
+
+    def changes(self, settled: Settled) -> list[LoginChange]:
+        """What a block changes at the broker."""
+        found = []
+        for position, statement in enumerate(settled.statements):
+            found += self._changes(settled, position, statement)
+        return found
+
+    def _changes(self, settled: Settled, position: int, statement: Statement) -> list[LoginChange]:
+        height, node = settled.height, statement.node
+        if statement.status == OK and statement.op == "revoke":
+            gone = [node.hex(), self._former.pop(node, None)]
+            return [LoginChange(name, None, height) for name in gone if name is not None]
+        if is_welcome(statement):
+            former = _former_login(settled.block.records[position].item, statement)
+            if former is not None:
+                self._former[node] = former
+            return [LoginChange(node.hex(), self._user(statement), height)]
+        signer = statement.by or node
+        former = self._former.pop(signer, None) if statement.counter is not None else None
+        return [] if former is None else [LoginChange(former, None, height)]
+
+    def welcome(self, statement: Statement, device: str, receipt: bytes) -> LoginChange | None:
+        """The answer to a new identity, sent when its login works; None for other records."""
+        if not is_welcome(statement):
+            return None
+        assert statement.key is not None
+        user = self._user(statement)
+        sealed = seal_password(user.password or "", statement.key)
+        answer = admitted_codec.encode(Admitted(receipt=receipt, sealed_password=sealed))
+        return LoginChange(user.name, user, device=device, answer=answer)
+
+    def _user(self, statement: Statement) -> User:
+        role = Role.RELAY if statement.kind == "environment" else Role.DEVICE
+        node = statement.node.hex()
+        return User(role, node, device_password(self._secret, node))
+
+
+def is_welcome(statement: Statement) -> bool:
+    """A record by which a key becomes an identity: admission, or renewal with a new key."""
+    renewed = statement.op == "renew" and statement.by is not None
+    return statement.status == OK and (statement.op == "enrol" or renewed)
+
+
+def _former_login(item: bytes, statement: Statement) -> str | None:
+    if statement.op == "renew":
+        return None if statement.by is None else statement.by.hex()
+    try:
+        operation = read_operation(cose_of(item), statement.network).operation
+    except PeerFault as fault:
+        raise AssertionError("the ledger executed it") from fault
+    if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
+        return bootstrap_id(operation.voucher.key)
+    return None
