@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from chain.genesis import Membership
 from chain.messages import encode
-from chain.pbft import requests
+from chain.pbft import progress, requests
 from chain.pbft.log import Log
 from chain.pbft.state import State, ViewFact
 
@@ -35,6 +35,7 @@ def at_checkpoint(s: State) -> None:
         switch(s)
         s.persist("view", 0, 0, encode(ViewFact(s.epoch, 0, True, None)))
         s.observe("epoch", s.boundary)
+        progress.entered(s)
 
 
 def switch(s: State) -> None:

@@ -143,6 +143,9 @@ def on_heads(s: State, received: Received) -> None:
     proof = _proof(received)
     if proof is None or not _of_our_epoch(s, received.checkpoints[0], message.start):
         return
+    asked = [i for i in s.transfer.intervals if i.start == message.start and i.proof is None]
+    if not asked and not s.transfer.probing and proof.seq <= s.stable.seq:
+        return  # nothing new: not worth checking thousands of links
     try:
         _check_links(s, message, proof)
     except PeerFault as fault:

@@ -31,6 +31,17 @@ def accepted(log: Log, view: int = 0, digest: bytes = A, seq: int = 1) -> Slot:
     return slot
 
 
+@pytest.mark.parametrize(
+    ("n", "f", "q"), [(4, 1, 3), (5, 1, 4), (6, 1, 4), (7, 2, 5), (10, 3, 7), (13, 4, 9)]
+)
+def test_two_quorums_share_an_honest_replica(n: int, f: int, q: int) -> None:
+    """q = ceil((n+f+1)/2): 2f+1 would be unsafe at n = 5 and 6."""
+    quorum = Quorum.of(n)
+    assert (quorum.faulty, quorum.strong, quorum.weak) == (f, q, f + 1)
+    assert 2 * q - n >= f + 1
+    assert n - f >= q
+
+
 @pytest.mark.parametrize("n", [4, 5, 6, 7, 10, 13])
 def test_prepared_takes_the_pre_prepare_and_q_minus_1_backups(n: int) -> None:
     strong = Quorum.of(n).strong

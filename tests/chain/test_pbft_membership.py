@@ -68,6 +68,22 @@ def test_a_replica_that_missed_epochs_catches_up_through_them() -> None:
     assert epochs(cluster)[2] == 3
 
 
+@pytest.mark.parametrize("removed", [0, 4])
+def test_a_new_epoch_seals_heartbeats_and_notices_a_dead_primary(removed: int) -> None:
+    """Timers begin anew with the epoch: also if nobody asks for anything."""
+    cluster = Cluster(5)
+    cluster.request(f"-{removed}")
+    cluster.settle()
+    cluster.run(30_000_000)
+    left = [i for i in range(5) if i != removed]
+    assert {epochs(cluster)[i] for i in left} == {1}
+    assert min(cluster.nodes[i].ledger.height for i in left) > 10
+    cluster.crash(left[0])
+    height = cluster.nodes[left[1]].ledger.height
+    cluster.run(10_000_000)
+    assert cluster.nodes[left[1]].ledger.height > height
+
+
 def test_a_removed_replica_follows_to_the_boundary_and_votes_no_more() -> None:
     cluster = Cluster(5)
     blocks(cluster, 2)
