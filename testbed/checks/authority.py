@@ -185,7 +185,8 @@ class _Rules:
         if not (isinstance(operation, Revoke) and self._is_own(operation)):
             if operation.node not in self._admins:
                 wrong = wrong or "its signer is no administrator"
-            wrong = self._not_approved(entry, operation) or wrong
+            else:
+                wrong = self._not_approved(entry, operation) or wrong
         if entry.statement.status == "ok":
             self._carry_out(entry, operation)
         return wrong

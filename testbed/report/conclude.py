@@ -118,9 +118,9 @@ def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
 
 
 def _attack_verdict(judged: Judgement, bound: float | None, allowed: float | None) -> AttackVerdict:
-    within = bound is not None and (allowed is None or bound <= allowed)
     if judged.successes:
-        return "degraded" if within and allowed is not None else "broken"
+        return "broken"
+    within = bound is not None and (allowed is None or bound <= allowed)
     return "held" if within and judged.attempts_unseen == 0 else "invalid"
 
 

@@ -39,8 +39,8 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `successes` is what the independent checker found in the ledgers; `upper95` bounds the success
     rate, over distinct observed trials only: repeating a deterministic refusal proves nothing.
-    `verdict`: "broken" if any trial succeeded, "degraded" if some did and the campaign allows
-    that rate, "held" if none did and `upper95` is within what the campaign asks, else "invalid":
+    `verdict`: "broken" if any trial succeeded, "held" if none did and `upper95` is within what
+    the campaign asks, else "invalid" ("degraded" is for comparisons with a baseline):
     too little was seen to arrive. `refused` counts what the system said, as "layer:reason".
     """
 

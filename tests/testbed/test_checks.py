@@ -1,0 +1,280 @@
+"""Properties judged from stored chains: what should not have taken effect is found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from chain.auth_group import members
+from chain.operations import (
+    AddVoucher,
+    EnrolBoard,
+    Grant,
+    Operation,
+    Renew,
+    Revoke,
+    board_node,
+    renewal_statement,
+)
+from chain.statement import encode_leaf
+from nodes.events import EventLog
+from testbed.checks.authority import unauthorised
+from testbed.checks.logs import Admitted, BlockDone, read_events
+from testbed.checks.properties import agreement, exactly_once, no_unauthorised_commit
+from testbed.checks.records import Chain, read_chain
+from tests.chain.world import SECOND_US, Device, World
+from tests.testbed.bundles import store
+
+
+def chain_of(world: World, folder: Path, name: str = "r1") -> Chain:
+    return read_chain(store(world, folder / f"{name}.sqlite", 0, world.blocks))
+
+
+def carried_out(chain: Chain) -> Chain:
+    """The same chain, as lying replicas would have it: what was refused took effect."""
+    entries = [
+        replace(entry, statement=replace(entry.statement, status="ok")) for entry in chain.entries
+    ]
+    return replace(chain, entries=tuple(entries))
+
+
+def renewed(world: World, device: Device, to: str) -> tuple[Device, Operation]:
+    new = Device(to)
+    possession = new.signer.sign(renewal_statement(world.network, device.node, new.signer.public))
+    fields = {"key": new.signer.public, "validity_s": 3600, "possession": possession}
+    return new, world.signed(Renew, device, **fields)
+
+
+def board(world: World, sponsor: Device, **changes: Any) -> Operation:
+    fields = {
+        "board": b"th01",
+        "firmware": bytes(32),
+        "key_check": bytes(8),
+        "service": "telemetry",
+        "head": world.ledger.head_hash,
+    }
+    operation: Operation = world.signed(EnrolBoard, sponsor, **(fields | changes))
+    return operation
+
+
+def both_admins(world: World, kind: type[Operation], **fields: Any) -> None:
+    for admin in world.admins[:2]:
+        world.run(world.signed(kind, admin, **fields), admin)
+
+
+def test_an_honest_chain_of_every_operation_is_by_right(tmp_path: Path) -> None:
+    world = World()
+    phone = world.admit("phone", service="valve", privilege=3)
+    host = world.admit("host", kind="environment")
+    world.run(board(world, host), host)
+    th01 = board_node(world.network, b"th01")
+    world.run(world.data(host, board=th01), host)
+    new, renewal = renewed(world, phone, "phone, second key")
+    world.run(renewal, phone)
+    world.run(world.data(new, service="valve"), new)
+    both_admins(world, Grant, target=new.node, privilege=1, services=("telemetry",))
+    world.run(world.data(new), new)
+    both_admins(world, AddVoucher, voucher=bytes(32), privilege=1, services=("telemetry",))
+    world.run(world.signed(Revoke, host, target=th01, reason="broken"), host)
+    both_admins(world, Revoke, target=host.node, reason="stolen")
+    chain = chain_of(world, tmp_path)
+    assert not [entry.statement.status for entry in chain.entries if not entry.took_effect]
+    assert list(unauthorised(world.genesis, chain)) == []
+    assert exactly_once(chain).held
+
+
+def stranger(world: World) -> None:
+    host = world.admit("host")
+    other = Device("stranger")
+    # In one block with its own enrolment after it, so that the ledger takes it as refused.
+    world.block(world.request(world.data(other), other), world.request(world.data(host), host))
+
+
+def too_few_endorsements(world: World) -> None:
+    device = Device("phone")
+    operation = world.enrol(device)
+    plain = world.request(operation, device, endorsed=False)
+    one = members(plain.id, world.ledger.membership, 3)[:1]
+    endorsed = world.open(
+        msgspec.msgpack.encode(
+            [msgspec.msgpack.decode(plain.item)[0], world.endorse(plain.id, one)]
+        )
+    )
+    world.block(endorsed)
+
+
+def voucher_twice(world: World) -> None:
+    first, second = Device("first"), Device("second")
+    voucher = world.vouchers[0]
+    world.run(world.enrol(first, with_voucher=voucher), first)
+    world.run(world.enrol(second, with_voucher=voucher), second)
+
+
+def beyond_the_voucher(world: World) -> None:
+    device = Device("phone")
+    world.run(world.enrol(device, privilege=9), device)
+
+
+def after_revocation(world: World) -> None:
+    device = world.admit("phone")
+    world.run(world.signed(Revoke, device, target=device.node, reason="lost"), device)
+    world.run(world.data(device), device)
+
+
+def after_expiry(world: World) -> None:
+    device = world.admit("phone", validity_s=10)
+    world.block(world.request(world.data(device), device), after_us=60 * SECOND_US)
+
+
+def with_the_old_key(world: World) -> None:
+    device = world.admit("phone")
+    _, renewal = renewed(world, device, "new")
+    world.run(renewal, device)
+    world.run(world.data(device), device)
+
+
+def privilege_too_low(world: World) -> None:
+    device = world.admit("phone", privilege=1)
+    world.run(world.data(device, service="valve"), device)
+
+
+def anothers_board(world: World) -> None:
+    host, other = world.admit("host", kind="environment"), world.admit("other", kind="environment")
+    world.run(board(world, host), host)
+    world.run(world.data(other, board=board_node(world.network, b"th01")), other)
+
+
+def revoked_board(world: World) -> None:
+    host = world.admit("host", kind="environment")
+    th01 = board_node(world.network, b"th01")
+    world.run(board(world, host), host)
+    world.run(world.signed(Revoke, host, target=th01, reason="broken"), host)
+    world.run(world.data(host, board=th01), host)
+
+
+def no_administrator(world: World) -> None:
+    device, target = world.admit("phone"), world.admit("target")
+    world.run(world.signed(Revoke, device, target=target.node, reason="spite"), device)
+
+
+def one_administrator(world: World) -> None:
+    """Recorded as pending; the lie is that it was carried out."""
+    target = world.admit("target")
+    admin = world.admins[0]
+    world.run(world.signed(Revoke, admin, target=target.node, reason="spite"), admin)
+
+
+@pytest.mark.parametrize(
+    ("story", "says"),
+    [
+        (stranger, "never admitted"),
+        (too_few_endorsements, "1 of 2 endorsements"),
+        (voucher_twice, "voucher had been used"),
+        (beyond_the_voucher, "does not grant this"),
+        (after_revocation, "certificate ended in block"),
+        (after_expiry, "had expired"),
+        (with_the_old_key, "certificate ended in block"),
+        (privilege_too_low, "may not use the service"),
+        (anothers_board, "not sponsored by its signer"),
+        (revoked_board, "was revoked in block"),
+        (no_administrator, "no administrator"),
+        (one_administrator, "1 of 2 administrators"),
+    ],
+)
+def test_what_no_rule_allows_is_found_if_replicas_carry_it_out(
+    story: Callable[[World], None], says: str, tmp_path: Path
+) -> None:
+    """The registry refused each of these; here all replicas lie alike. The second implementation
+    of the rules must object, on its own."""
+    world = World()
+    story(world)
+    chain = chain_of(world, tmp_path)
+    assert list(unauthorised(world.genesis, chain)) == []
+    found = no_unauthorised_commit(world.genesis, carried_out(chain))
+    assert not found.held
+    assert says in found.detail
+
+
+def test_a_request_or_counter_that_counts_twice_is_found(tmp_path: Path) -> None:
+    world = World()
+    device = world.admit("phone")
+    request = world.request(world.data(device), device)
+    assert world.block(request)[0].status == "ok"
+    assert world.block(request)[0].status == "refused:counter"
+    chain = chain_of(world, tmp_path)
+    assert exactly_once(chain).held
+    found = exactly_once(carried_out(chain))
+    assert not found.held
+    assert "request" in found.detail
+    assert "counter 1" in found.detail
+
+
+def test_a_board_reading_that_is_recorded_twice_is_found(tmp_path: Path) -> None:
+    """Signed twice by a sponsor that was fooled on the serial line: the chain cannot know."""
+    world = World()
+    host = world.admit("host", kind="environment")
+    world.run(board(world, host), host)
+    reading = b'{"due_ns":1,"number":7,"values":[1],"board":"th01","boot":2}'
+    for payload in (reading, reading.replace(b":7", b":8"), reading):
+        data = world.data(host, payload, board=board_node(world.network, b"th01"))
+        assert world.run(data, host).status == "ok"
+    found = exactly_once(chain_of(world, tmp_path))
+    assert not found.held
+    assert "('th01', 2, 7) 2 times" in found.detail
+
+
+def test_a_fork_is_reported_with_both_names_and_the_height(tmp_path: Path) -> None:
+    chains: Sequence[Chain] = [
+        chain_of(world_with(label), tmp_path, name) for name, label in (("r1", b"a"), ("r2", b"b"))
+    ]
+    assert agreement(chains[:1]).held
+    found = agreement(chains)
+    assert not found.held
+    assert "r1 and r2 differ at height 2" in found.detail
+
+
+def world_with(label: bytes) -> World:
+    world = World()
+    device = world.admit("phone")
+    world.run(world.data(device, label), device)
+    return world
+
+
+def test_a_shorter_chain_that_is_a_prefix_agrees(tmp_path: Path) -> None:
+    world = world_with(b"a")
+    long = chain_of(world, tmp_path, "r1")
+    world.blocks.pop()
+    assert agreement([long, chain_of(world, tmp_path, "r2")]).held
+
+
+def test_events_are_read_as_processes_write_them(tmp_path: Path) -> None:
+    """And a line that a kill tore is counted, not fatal; unknown kinds and fields are no matter."""
+    path = tmp_path / "phone.jsonl"
+    with EventLog(path, "phone") as log:
+        log.emit("admitted", id="ab", latency_ms=1.5, privilege=1)
+        log.emit("unheard-of", x=1)
+        log.emit("block", height=1, count=0, view=0, time_us=5, executed_us=7, proposed_us=0)
+    with path.open("ab") as stream:
+        stream.write(b'{"t":1,"event":"admitted"}\n{"t":1,"m"\xff')
+    events, unreadable = read_events(path)
+    assert unreadable == 2
+    admitted, block = events
+    assert isinstance(admitted, Admitted)
+    assert isinstance(block, BlockDone)
+    assert (admitted.id, block.proposed_us, block.prepared_us) == ("ab", 0, None)
+
+
+def test_undecodable_blocks_are_left_out_and_the_rest_is_read(tmp_path: Path) -> None:
+    world = world_with(b"a")
+    whole = chain_of(world, tmp_path, "r1")
+    block = world.blocks[0]
+    torn = replace(block.records[0], leaf=encode_leaf(whole.entries[0].statement)[:-1])
+    world.blocks[0] = replace(block, records=(torn,))
+    chain = chain_of(world, tmp_path, "r2")
+    assert [entry.height for entry in chain.entries] == [2]
+    assert len(chain.heads) == 2

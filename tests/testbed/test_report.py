@@ -1,0 +1,376 @@
+"""A bundle, from raw files to verdict and report: what went wrong is said, nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import msgspec
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+from rich.console import Console
+
+from chain.block import Block
+from nodes.ledger_file import block_of, encode_records
+from testbed import cli
+from testbed.bundle import Bundle
+from testbed.checks.evidence import Evidence
+from testbed.checks.ledger import verify_ledgers
+from testbed.errors import ConfigurationError
+from testbed.report.conclude import conclude
+from testbed.report.derive import derive
+from testbed.report.junit import junit
+from testbed.report.summary import Summary
+from testbed.report.table import render
+from tests.testbed.bundles import Story, edit, lines, write_lines
+
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+@pytest.fixture
+def bundle(story: Story, tmp_path: Path) -> Bundle:
+    return story.copy(tmp_path)
+
+
+def summary_of(bundle: Bundle) -> Summary:
+    """The verdicts, without drawing."""
+    evidence = Evidence(bundle)
+    return conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
+
+
+def change(bundle: Bundle, log: str, by: Callable[[Lines], Lines]) -> None:
+    path = bundle.raw / f"{log}.jsonl"
+    write_lines(path, by(lines(path)))
+
+
+def held(summary: Summary, name: str) -> tuple[bool, str]:
+    found = next(each for each in summary.properties if each.name == name)
+    return found.held, found.detail
+
+
+# --- verdicts -----------------------------------------------------------------------------------
+
+
+def test_a_good_run_passes_with_everything_counted(bundle: Bundle, story: Story) -> None:
+    summary = summary_of(bundle)
+    assert summary.verdict == "passed", summary
+    assert summary.notes == ()
+    assert (summary.stage, summary.replicas, summary.f) == ("loopback", 4, 1)
+    assert (summary.devices_admitted, summary.devices_expected) == (5, 5)
+    assert summary.blocks == summary.blocks_proven == len(story.world.blocks)
+    assert summary.records == len(story.requests)
+    assert summary.ledger_verified
+    assert summary.view_changes == 1
+    latency = summary.latency_ms
+    assert (latency.admission.n, latency.admission.p50) == (5, 40.0)
+    assert latency.consensus.p99 == 7.0
+    assert latency.data.n == summary.data_records
+    (fault,) = summary.faults
+    assert fault.applied
+    assert fault.observed
+    assert fault.healed
+    assert fault.recovery_ms == 8.0
+    assert fault.whole_ms == 700.0
+    (attack,) = summary.attacks
+    assert attack.verdict == "held"
+    assert attack.trials == attack.observed > attack.distinct > 20
+    assert attack.successes == 0
+    assert attack.upper95 == pytest.approx(1 - 0.05 ** (1 / attack.distinct), abs=1e-6)
+    assert set(attack.refused) == {"gateway:repeat-final", "serial:old"}
+
+
+def test_a_replay_that_was_recorded_again_is_judged_broken(bundle: Bundle) -> None:
+    """By the ledgers, whatever gateway and replicas said of it."""
+    evidence = Evidence(bundle)
+    replayed = evidence.attacks[0].trials[0].partition("#")[0]
+    entry = next(e for e in evidence.longest.entries if e.statement.request.hex() == replayed)
+    for path in bundle.ledgers:
+        duplicate(path, entry.height, entry.index, into=100)
+    summary = summary_of(bundle)
+    (attack,) = summary.attacks
+    assert (attack.verdict, attack.successes) == ("broken", 1)
+    assert summary.verdict == "failed"
+    assert not held(summary, "exactly-once")[0]
+    assert not summary.ledger_verified
+    assert summary.ledger_problem is not None
+    assert "height 100" in summary.ledger_problem
+
+
+def duplicate(path: Path, height: int, index: int, into: int) -> None:
+    """Adds a record of one block to another, in the database."""
+    blocks = {each: stored(path, each) for each in (height, into)}
+    records = (*blocks[into].records, blocks[height].records[index])
+    edit(path, into, mend_sum=True, records=encode_records(Block(blocks[into].head, records)))
+
+
+def stored(path: Path, height: int) -> Block:
+    with sqlite3.connect(path) as database:
+        row = database.execute(
+            "SELECT head, records FROM blocks WHERE height = ?", (height,)
+        ).fetchone()
+    database.close()
+    return block_of(*row)
+
+
+@pytest.mark.parametrize("step", ["applied", "observed", "healed"])
+def test_a_fault_that_was_not_seen_makes_the_run_invalid(bundle: Bundle, step: str) -> None:
+    change(bundle, "faults", lambda found: [each for each in found if each["step"] != step])
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert not getattr(summary.faults[0], step)
+    assert any("kill-primary" in note for note in summary.notes)
+
+
+def test_a_fault_that_was_looked_for_and_not_seen_is_no_better(bundle: Bundle) -> None:
+    change(bundle, "faults", lambda found: [each | {"seen": False} for each in found])
+    assert summary_of(bundle).verdict == "invalid"
+
+
+def no_arrivals(bundle: Bundle) -> None:
+    """The attacker's messages never reached anybody."""
+    change(bundle, "gateway", lambda found: [e for e in found if e["outcome"] == "accepted"])
+    for path in (bundle.raw / "serial").iterdir():
+        write_lines(path, lines(path)[:1])
+
+
+def never_tried(bundle: Bundle) -> None:
+    write_lines(bundle.raw / "attacks.jsonl", [])
+
+
+def one_attempt_unseen(bundle: Bundle) -> None:
+    extra = {"t": 0, "id": "replay", "event": "replay.1", "trials": [f"{'00' * 32}#1"]}
+    change(bundle, "attacks", lambda found: [*found, extra])
+
+
+@pytest.mark.parametrize("spoil", [no_arrivals, never_tried, one_attempt_unseen])
+def test_an_attack_that_was_not_seen_to_arrive_is_invalid_never_held(
+    bundle: Bundle, spoil: Callable[[Bundle], None]
+) -> None:
+    spoil(bundle)
+    summary = summary_of(bundle)
+    assert summary.attacks[0].verdict == "invalid"
+    assert summary.verdict == "invalid"
+
+
+def test_arrivals_before_the_attempt_do_not_count(bundle: Bundle) -> None:
+    """What the gateway saw before is the device's own message."""
+    change(bundle, "gateway", lambda found: [e | {"t": found[0]["t"]} for e in found])
+    assert summary_of(bundle).attacks[0].observed == 6  # the frames on the serial lines
+
+
+def test_a_receipt_for_what_is_on_no_chain_is_a_lost_record(bundle: Bundle) -> None:
+    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
+    change(
+        bundle,
+        name,
+        lambda found: [*found, found[-1] | {"event": "admitted", "id": "00" * 32}],
+    )
+    summary = summary_of(bundle)
+    assert summary.verdict == "failed"
+    assert f"{name} holds a receipt" in held(summary, "durability")[1]
+
+
+def test_no_commit_after_healing_fails_liveness(bundle: Bundle) -> None:
+    late = 10**12
+    change(
+        bundle,
+        "faults",
+        lambda found: [e | {"t": e["t"] + late * (e["step"] == "healed")} for e in found],
+    )
+    summary = summary_of(bundle)
+    assert summary.verdict == "failed"
+    assert held(summary, "first-commit-after-heal") == (False, "never, at most 10000 ms wanted")
+    assert summary.faults[0].recovery_ms is None
+
+
+def test_a_run_that_was_cut_short_is_invalid_not_failed(bundle: Bundle) -> None:
+    change(bundle, "run", lambda found: found[:3])
+    change(bundle, "faults", lambda found: found[:2])
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert "cut short" in summary.notes[0]
+
+
+def test_a_run_without_ledgers_is_invalid(bundle: Bundle) -> None:
+    for path in bundle.ledgers:
+        path.unlink()
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert summary.ledger_problem == "no replica's ledger was collected"
+
+
+def test_a_damaged_ledger_fails_the_run_and_is_named(bundle: Bundle) -> None:
+    edit(bundle.ledgers[2], 40, mend_sum=True, signature=bytes(64))
+    summary = summary_of(bundle)
+    assert summary.verdict == "failed"
+    assert summary.ledger_problem is not None
+    assert summary.ledger_problem.startswith("r3.sqlite: height 40, signature")
+
+
+def test_torn_lines_are_told_and_change_no_verdict(bundle: Bundle) -> None:
+    with (bundle.raw / "r2.jsonl").open("a") as stream:
+        stream.write('{"t": 12')
+    summary = summary_of(bundle)
+    assert summary.verdict == "passed"
+    assert summary.notes == ("raw/r2.jsonl: 1 torn line left out",)
+
+
+def test_unanswered_operations_are_censored_and_late_ones_are_not(bundle: Bundle) -> None:
+    """A late answer has its true latency; a missing one is counted and is in no quantile."""
+    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
+    before = summary_of(bundle).latency_ms
+
+    def spoil(found: Lines) -> Lines:
+        data = [each for each in found if each["event"] == "data"]
+        late = [
+            {k: v for k, v in each.items() if k != "id"} | {"event": "late"} for each in data[:2]
+        ]
+        lost, slow = data[0], data[1] | {"latency_ms": 6000.0}
+        kept = [e for e in found if e not in (lost, data[1]) and e["event"] != "admitted"]
+        return [*kept, *late, slow]
+
+    change(bundle, name, spoil)
+    after = summary_of(bundle).latency_ms
+    assert (after.data.n, after.data.censored) == (before.data.n - 1, 1)
+    assert after.data.max == 6000.0
+    assert (after.admission.n, after.admission.censored) == (4, 1)
+
+
+def test_what_is_no_bundle_is_a_clear_error(tmp_path: Path, bundle: Bundle) -> None:
+    with pytest.raises(ConfigurationError, match=r"manifest\.json"):
+        Evidence(Bundle(tmp_path))
+    (bundle.path / "inputs/genesis.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="bad-genesis"):
+        Evidence(bundle)
+
+
+# --- the derived files ----------------------------------------------------------------------------
+
+
+def derived_files(bundle: Bundle) -> dict[str, bytes]:
+    roots = ("derived", "plots", "report.html", "junit.xml", "summary.json")
+    tops = [bundle.path / root for root in roots]
+    found = [path for top in tops for path in (top, *top.rglob("*"))]
+    return {str(p.relative_to(bundle.path)): p.read_bytes() for p in found if p.is_file()}
+
+
+class Page(HTMLParser):
+    """Every address that the page would fetch, and its words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.words = ""
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(bundle: Bundle) -> None:
+    raw = {path: path.read_bytes() for path in bundle.raw.rglob("*") if path.is_file()}
+    summary = derive(bundle)
+    first = derived_files(bundle)
+    tables = ("blocks", "executions", "operations", "phases", "faults", "results")
+    plots = ("timeline", "latency", "phases")
+    wanted = {f"derived/{name}.{kind}" for name in tables for kind in ("csv", "parquet")}
+    wanted |= {f"plots/{name}.{kind}" for name in plots for kind in ("svg", "pdf")}
+    assert first.keys() == wanted | {"report.html", "junit.xml", "summary.json"}
+    for name in first:
+        (bundle.path / name).unlink()
+    derive(bundle)
+    assert derived_files(bundle) == first
+    assert {path: path.read_bytes() for path in bundle.raw.rglob("*") if path.is_file()} == raw
+
+    # The summary reads back, and is what its schema says.
+    read = msgspec.json.decode(first["summary.json"], type=Summary)
+    assert read == summary
+    jsonschema.validate(json.loads(first["summary.json"]), msgspec.json.schema(Summary))
+
+    # The page needs nothing from anywhere, and says what it is.
+    page = Page(first["report.html"].decode())
+    assert all(each.startswith("#") for each in page.addresses)
+    assert page.tags.count("svg") == 3
+    for word in ("loopback: not a measurement of boards", "kill-primary", "passed", "--seed"):
+        assert word in page.words
+
+    # Tables agree with each other in both forms.
+    for name in tables:
+        rows = list(csv.DictReader(first[f"derived/{name}.csv"].decode().splitlines()))
+        table = pq.read_table(bundle.path / f"derived/{name}.parquet")
+        assert (len(rows), list(rows[0])) == (table.num_rows, table.column_names)
+    assert pq.read_table(bundle.path / "derived/blocks.parquet").num_rows == summary.blocks
+
+    suite = ET.fromstring(first["junit.xml"])
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
+    assert suite.get("tests") == str(len(summary.properties) + 3)
+
+
+def test_names_from_a_bundle_cannot_write_into_the_page(bundle: Bundle) -> None:
+    """An inventory may name things as it likes."""
+    path = bundle.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["exclusions"] = {"pi05": "<script>alert(1)</script>"}
+    path.write_text(json.dumps(manifest))
+    derive(bundle)
+    page = Page((bundle.path / "report.html").read_text())
+    assert "script" not in page.tags
+    assert "<script>" in page.words
+
+
+def test_junit_tells_failures_from_errors(bundle: Bundle) -> None:
+    """A property that failed is a failure; what could not be seen is an error."""
+    change(bundle, "faults", lambda found: [e for e in found if e["step"] != "observed"])
+    edit(bundle.ledgers[0], 40, mend_sum=True, signature=bytes(64))
+    suite = ET.fromstring(junit(summary_of(bundle)))
+    tests = {each.get("name"): [child.tag for child in each] for each in suite}
+    assert tests["validity"] == ["failure"]
+    assert tests["kill-primary"] == ["error"]
+    assert tests["replay"] == []
+
+
+def test_the_table_on_the_terminal_has_what_people_look_for(bundle: Bundle) -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(render(summary_of(bundle), "runs/here"))
+    text = console.export_text()
+    for word in ("5 of 5", "passed", "admission", "kill-primary", "replay", "held", "runs/here"):
+        assert word in text
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_report_rebuilds_and_answers_with_the_verdict(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(bundle.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "passed"
+    change(bundle, "run", lambda found: found[:3])
+    assert cli.main(["report", str(bundle.path)]) == 3
+    assert "cut short" in capsys.readouterr().out
+    assert cli.main(["report", "nowhere"]) == 2
+
+
+def test_report_prints_the_schema_of_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"].startswith("https://json-schema.org")
