@@ -80,6 +80,24 @@ def test_view_change_keeps_what_one_replica_committed(committer: int) -> None:
     assert all(cluster.executed(i) == ["a", "b"] for i in BACKUPS)
 
 
+def test_certificates_survive_views_in_which_nothing_was_prepared() -> None:
+    """View change wipes prepared state: the next view is entered, fails, and the one after it
+    must still know what the first one had prepared."""
+    cluster = Cluster()
+    cluster.lose = lambda source, to, message: isinstance(message, Commit) and to != 3
+    cluster.request("a")
+    cluster.run(10_000)
+    assert cluster.executed(3) == ["a"]
+    cluster.crash(0)
+    cluster.lose = lambda source, to, message: (
+        isinstance(message, Prepare | Commit) and message.view < 2
+    )
+    cluster.request("b", to=BACKUPS)
+    cluster.settle(limit_us=20_000_000)
+    assert min(cluster.views()) >= 2
+    assert all(cluster.executed(i) == ["a", "b"] for i in BACKUPS)
+
+
 SETS = [subset for size in range(4) for subset in combinations(BACKUPS, size)]
 
 
