@@ -38,8 +38,9 @@ def export_proof(
     item: bytes | None = None,
     carrier: bytes | None = None,
 ) -> dict[str, bytes]:
-    """Files by name. `parent` is the head before the record's; `item` is the batch item of an
-    enrolment, `carrier` a PEM certificate: either shows possession of the key, one is needed.
+    """Files by name. `parent` is the head before the record's; `item` is the record's batch item,
+    `carrier` a PEM certificate. One must show possession of the key: the item does for an enrolment
+    and for a renewal that keeps the key.
 
     Raises Misuse for a record that issues no certificate, PeerFault for a proof that fails.
     """
@@ -52,13 +53,13 @@ def export_proof(
         "device-key.pem": pem_of(statement.key),
         "verify.sh": VERIFY_SH,
     }
-    if item is not None and statement.op == "enrol":
+    if item is not None and statement.by is None:  # the certified key itself asked for it
         content, signature = signed_content(cose_of(item))
         files |= {"request.tbs": content, "request.der": _der(signature)}
     if carrier is not None:
         files["dev.pem"] = carrier
     if not files.keys() & {"request.tbs", "dev.pem"}:
-        raise Misuse("give the enrolment's item or the carrier: something must show possession")
+        raise Misuse("give the item or the carrier: something must show possession of the key")
     verifier = ProofVerifier(genesis)
     keys = {member.id: member.spki for member in genesis.members}
     for epoch, step in enumerate(proof.epochs, start=1):

@@ -13,12 +13,14 @@ from chain.genesis import Genesis
 from testbed.bundle import find_bundle
 from testbed.checks.ledger import LedgerReport, verify_ledgers
 from testbed.checks.show import ShownBlock, shown_blocks
+from testbed.commands.ledger_proof import export_proof
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verify and show ledgers.")
+app.command("export-proof")(export_proof)
 
 SHOWN_DEFAULT = 10
 
