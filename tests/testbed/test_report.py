@@ -220,6 +220,16 @@ def test_a_damaged_ledger_fails_the_run_and_is_named(bundle: Bundle) -> None:
     assert summary.ledger_problem.startswith("r3.sqlite: height 40, signature")
 
 
+def test_the_ledger_of_a_replica_that_was_made_to_lie_is_not_judged(bundle: Bundle) -> None:
+    """What the campaign broke on purpose proves nothing against the scheme."""
+    path = bundle.path / "inputs/schedule.json"
+    path.write_text(path.read_text().replace("process.crash", "byzantine.equivocate"))
+    edit(bundle.ledgers[0], 40, mend_sum=True, head=bytes(168))
+    summary = summary_of(bundle)
+    assert summary.verdict == "passed"
+    assert "r1 was made to lie: its ledger is not judged" in summary.notes
+
+
 def test_torn_lines_are_told_and_change_no_verdict(bundle: Bundle) -> None:
     with (bundle.raw / "r2.jsonl").open("a") as stream:
         stream.write('{"t": 12')
