@@ -228,8 +228,9 @@ class Host:
         self._store.commit()
 
     def _send(self, party: int, message: ReplicaMessage) -> None:
-        """Served state: signed by the host, because the core does not see the store."""
-        self._post(party, self._sign(message))
+        """Served state: signed by the host, because the core does not see the store. A Byzantine
+        replica may lie here too."""
+        self._carry_out([Send(party, self._sign(message))])
 
     def _answer(self) -> None:
         """What the core is told about its Execute and Install, before it hears anything else."""

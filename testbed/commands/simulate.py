@@ -129,11 +129,12 @@ def _print_summary(summary: Summary, elapsed_s: float) -> None:
 
 def _explain(options: Options, failure: Outcome, save: Path | None, console: Console) -> None:
     """Seed, commit, replay command; then the shortest scenario that fails alike, as a story."""
-    byzantine = "".join(f" --byzantine {trick}:{count}" for trick, count in options.byzantine)
+    more = "".join(f" --byzantine {trick}:{count}" for trick, count in options.byzantine)
+    more += " --es256" if options.es256 else ""
     console.print(
         f"seed {failure.seed} at commit {_commit()}\n"
         f"replay: testbed simulate --replicas {options.replicas} --faults {options.faults}"
-        f"{byzantine}{' --es256' if options.es256 else ''} --from {failure.seed} --seeds 1 --jobs 1\n"
+        f"{more} --from {failure.seed} --seeds 1 --jobs 1\n"
         "shrinking ...",
         markup=False,
         soft_wrap=True,

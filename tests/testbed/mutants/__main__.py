@@ -20,7 +20,7 @@ from rich.table import Table
 from tests.testbed.mutants.loader import apply
 from tests.testbed.mutants.table import MUTANTS, Mutant, Result
 
-__all__ = ["main", "run_clean", "run_mutant"]
+__all__ = ["main", "run_clean", "run_in_own_process", "run_mutant"]
 
 _PROCESS_S_MAX = 1800
 
@@ -44,7 +44,7 @@ def run_mutant(mutant: Mutant, *, patched: bool = True) -> Result:
     return Result(mutant.name, None, mutant.budget, "", "", elapsed_s)
 
 
-def _in_own_process(mutant: Mutant, *arguments: str) -> Result:
+def run_in_own_process(mutant: Mutant, *arguments: str) -> Result:
     command = [sys.executable, "-m", "tests.testbed.mutants", "--one", mutant.name, *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=_PROCESS_S_MAX
@@ -59,7 +59,7 @@ def _in_own_process(mutant: Mutant, *arguments: str) -> Result:
 
 def run_clean(mutant: Mutant, seeds: int) -> Result:
     """The unpatched build on the seeds that killed the mutant, in its own process."""
-    return _in_own_process(mutant, "--clean", str(seeds))
+    return run_in_own_process(mutant, "--clean", str(seeds))
 
 
 def main() -> int:
@@ -84,7 +84,7 @@ def main() -> int:
 def _run_all(only: list[str] | None, jobs: int, *, as_json: bool) -> int:
     chosen = [m for m in MUTANTS if not only or m.name in only]
     with ThreadPoolExecutor(jobs) as pool:  # each thread waits for one process
-        results = list(pool.map(_in_own_process, chosen))
+        results = list(pool.map(run_in_own_process, chosen))
         clean = list(pool.map(run_clean, chosen, [result.seeds for result in results]))
     if as_json:
         rows = [

@@ -77,12 +77,11 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "view-unchecked",
-        "chain.pbft.normal",
-        "if message.view != s.view or message.sender != s.primary:",
-        "if message.sender != s.primary:",
-        byzantine=(("old-messages", 1),),
+        "chain.pbft.view_change",
+        "if message.view < s.view or (message.view == s.view and s.active) or not s.voting:",
+        "if not s.voting:",
         faults="network",
-        budget=2000,
+        budget=1000,
     ),
     Mutant(
         "watermark-unchecked",
@@ -167,7 +166,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "lying-bodies-believed",
         "chain.ledger",
-        "if head.count != len(block.records):",
+        "if fault is not None:",
         "if False:",
         byzantine=(("lie-in-transfer", 1),),
         faults="crash",
@@ -250,7 +249,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "proposal-time-unchecked",
-        "chain.pbft.normal",
+        "chain.pbft.judge",
         "if time_us > s.now_us + consensus.precision_us:",
         "if False:",
         byzantine=(("bad-batch", 1),),
@@ -258,7 +257,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "request-twice-in-the-pipeline",
-        "chain.pbft.normal",
+        "chain.pbft.judge",
         "if request.id in proposed or request.id in seen:",
         "if False:",
         byzantine=(("bad-batch", 1),),

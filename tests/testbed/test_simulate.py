@@ -1,0 +1,184 @@
+"""The consensus survives a thousand seeds; the simulator repeats itself and can be failed.
+
+Every property is checked at every step by `testbed.simulate.properties`; a break prints the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from testbed.commands.simulate import app
+from testbed.errors import ConfigurationError
+from testbed.simulate.draw import PROFILES, Options, draw
+from testbed.simulate.outcome import Outcome
+from testbed.simulate.scenario import Scenario
+from testbed.simulate.sweep import open_executor, sweep
+from testbed.simulate.traitors import TRICKS
+from testbed.simulate.transcript import Transcript
+from testbed.simulate.world import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _seed(seed: int, **options: object) -> Outcome:
+    return run(draw(Options(**options), seed))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_thousand_seeds_with_every_fault_break_nothing() -> None:
+    """PROTOCOL: within two minutes on two idle cores. A failure names seed and replay command."""
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        summary = sweep(Options(), range(1000), pool, failures_max=10)
+    broken = [
+        f"testbed simulate --faults all --from {outcome.seed} --seeds 1: {outcome.finding}"
+        for outcome in summary.failures
+    ]
+    assert not broken, "\n".join(broken)
+    assert summary.seeds == 1000
+    # Nothing was proven by standing still.
+    assert summary.requests > 5_000
+    assert summary.view_changes > 1_000
+    assert {"crash-lost", "crash-torn", "block", "skew", "conspire", "lost"} <= set(summary.faults)
+
+
+@pytest.mark.parametrize("replicas", [5, 6, 7, 10])
+def test_other_sizes_hold_too(replicas: int) -> None:
+    for seed in range(4):
+        assert _seed(seed, replicas=replicas).finding is None, f"seed {seed}"
+
+
+@pytest.mark.parametrize("faults", PROFILES)
+def test_each_profile_alone(faults: str) -> None:
+    for seed in range(8):
+        outcome = _seed(seed, faults=faults)
+        assert outcome.finding is None, f"seed {seed}: {outcome.finding}"
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_one_traitor_of_four_is_borne(trick: str) -> None:
+    for seed in range(4):
+        outcome = _seed(seed, faults="network", byzantine=((trick, 1),))
+        assert outcome.finding is None, f"seed {seed}: {outcome.finding}"
+
+
+def test_f_plus_one_conspirators_are_reported_as_a_fork() -> None:
+    """A checker that cannot fail is no checker: two of four, the first primary among them."""
+    found = [_seed(seed, faults="none", byzantine=(("conspire", 2),)).finding for seed in range(12)]
+    assert all(finding is not None for finding in found)
+    properties = {finding.property for finding in found if finding is not None}
+    assert "agreement" in properties
+    assert properties <= {"agreement", "certificate"}
+    assert any(finding and finding.message.startswith("fork: ") for finding in found)
+
+
+_TRACES = """
+from testbed.simulate.draw import Options, draw
+from testbed.simulate.world import run
+print([run(draw(Options(), seed)).trace for seed in range(6)])
+"""
+
+
+def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
+    """Sets and dicts must not show: hash seeds differ, traces do not."""
+    traces = set()
+    for hash_seed in ("0", "1", "4242"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", _TRACES]
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        traces.add(done.stdout)
+    traces.add(f"{[_seed(seed).trace for seed in range(6)]}\n")
+    assert len(traces) == 1
+
+
+def test_a_transcript_changes_nothing_and_tells_the_story() -> None:
+    scenario = draw(Options(faults="none", byzantine=(("conspire", 2),)), 0)
+    transcript = Transcript(scenario)
+    told = run(scenario, transcript)
+    assert told == run(scenario)
+    text = transcript.text()
+    assert "PrePrepare v0 n1" in text
+    assert "traitors: r0 conspire" in text
+
+
+def test_real_signatures_run_the_same_scenarios() -> None:
+    for seed in range(3):
+        assert _seed(seed, es256=True).finding is None
+
+
+def test_a_quorum_alone_must_go_on_when_the_rest_is_broken_for_good() -> None:
+    """The liveness mode: some seeds leave only q survivors, and they make it."""
+    scenarios = [draw(Options(), seed) for seed in range(60)]
+    left_alone = [s for s in scenarios if len(s.survivors) == 3 and not s.traitors]
+    assert len(left_alone) > 5
+    assert any(event.end_us is None for event in left_alone[0].events)
+    assert run(left_alone[0]).finding is None
+
+
+def test_any_executor_will_do() -> None:
+    with ThreadPoolExecutor(2) as threads:
+        summary = sweep(Options(faults="none"), range(10), threads)
+    assert summary.seeds == 10
+    assert not summary.failures
+
+
+def test_a_sweep_stops_when_enough_has_failed() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        options = Options(faults="none", byzantine=(("conspire", 2),))
+        summary = sweep(options, range(100_000), threads, failures_max=3)
+    assert 3 <= len(summary.failures) < 100
+
+
+def test_a_cluster_without_the_extra_says_what_to_install() -> None:
+    try:
+        import distributed  # type: ignore[import-not-found] # noqa: F401, PLC0415
+    except ImportError:
+        with (
+            pytest.raises(ConfigurationError, match=r"m2m-testbed\[cluster\]"),
+            open_executor(1, "tcp://127.0.0.1:1"),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(replicas=3),
+        Options(faults="weather"),
+        Options(byzantine=(("charm", 1),)),
+        Options(byzantine=(("silent", 0),)),
+        Options(byzantine=(("silent", 5),)),
+    ],
+)
+def test_impossible_options_are_refused(options: Options) -> None:
+    with pytest.raises(ConfigurationError):
+        options.check()
+
+
+def test_the_command_reports_and_a_failure_can_be_replayed(tmp_path: Path) -> None:
+    clean = CliRunner().invoke(app, ["--seeds", "4", "--faults", "none", "--jobs", "1", "--json"])
+    assert clean.exit_code == 0
+    assert json.loads(clean.stdout)["seeds"] == 4
+
+    saved = tmp_path / "shortest.json"
+    arguments = ["--seeds", "2", "--faults", "none", "--byzantine", "conspire:2", "--jobs", "1"]
+    broken = CliRunner().invoke(app, [*arguments, "--save", str(saved)])
+    assert broken.exit_code == 1
+    assert "replay: testbed simulate --replicas 4 --faults none --byzantine conspire:2" in (
+        broken.stdout
+    )
+    shortest = Scenario.decode(saved.read_bytes())
+    assert len(shortest.events) <= 2
+    again = CliRunner().invoke(app, ["--scenario", str(saved)])
+    assert again.exit_code == 1
+    assert "fork" in again.stdout

@@ -1,0 +1,48 @@
+"""The mutants prove the harness: each wrong line is noticed, the clean build on the same seeds not.
+
+`testbed simulate --mutants` prints the whole table; here each mutant is a test.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.mutants.__main__ import run_clean, run_in_own_process
+from tests.testbed.mutants.loader import StaleMutantError, mutated
+from tests.testbed.mutants.table import MUTANTS, Mutant
+
+by_name = pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+
+
+@by_name
+def test_a_mutant_still_fits_the_source(mutant: Mutant) -> None:
+    """A refactoring that moves the line breaks here, loudly."""
+    spec = find_spec(mutant.module)
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text()
+    assert compile(mutated(mutant, source), spec.origin, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@by_name
+def test_a_mutant_is_killed_and_the_clean_build_is_not(mutant: Mutant) -> None:
+    result = run_in_own_process(mutant)
+    assert result.seed is not None, f"{mutant.name} survived {result.seeds} seeds"
+    assert run_clean(mutant, result.seeds).seed is None
+
+
+def test_a_stale_mutant_is_refused() -> None:
+    mutant = MUTANTS[0]
+    with pytest.raises(StaleMutantError, match="occurs 0 times"):
+        mutated(mutant, "nothing of the kind")
+    with pytest.raises(StaleMutantError, match="occurs 2 times"):
+        mutated(mutant, mutant.old * 2)
+
+
+def test_there_are_enough_and_their_names_differ() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 15
