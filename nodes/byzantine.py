@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -90,7 +90,7 @@ class Misbehaviour:
                 out.append(effect)
         return out
 
-    def _rewritten(self, effect: Send | Broadcast) -> list[Effect | Delayed]:
+    def _rewritten(self, effect: Send | Broadcast) -> Sequence[Effect | Delayed]:
         message = _bodies.decode(effect.signed.body)
         wanted = self._message in (None, message.__struct_config__.tag)
         if not wanted or self.rng.random() >= self._probability:
@@ -110,7 +110,7 @@ class Misbehaviour:
 class _Kind(Protocol):
     def __call__(
         self, actor: Misbehaviour, effect: Send | Broadcast, message: ReplicaMessage
-    ) -> list[Effect | Delayed]: ...
+    ) -> Sequence[Effect | Delayed]: ...
 
 
 def _with(effect: Send | Broadcast, signed: Signed) -> Send | Broadcast:
