@@ -35,7 +35,10 @@ from tests.gateway.raw_mqtt import RawClient, connect_bytes
 
 GATEWAY, ADMIN = user(Role.GATEWAY, "a"), user(Role.ADMIN, "a")
 DEVICE, OTHER, RELAY = user(Role.DEVICE, "b"), user(Role.DEVICE, "c"), user(Role.RELAY, "e")
-OBSERVER, NEWCOMER = user(Role.OBSERVER, "f"), bootstrap_user(b"its public key", b"a voucher's token")
+OBSERVER, NEWCOMER = (
+    user(Role.OBSERVER, "f"),
+    bootstrap_user(b"public", b"a voucher's token"),
+)
 USERS = [GATEWAY, ADMIN, DEVICE, OTHER, RELAY, OBSERVER, NEWCOMER]
 
 DATA = str(Up(NET, DEVICE.node, DEVICE.node, "data"))

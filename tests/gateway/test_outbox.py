@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.errors import Misuse
-from gateway.outbox import Outbox, OutboxCorruptError, OutboxFullError
+from gateway.outbox import Entry, Outbox, OutboxCorruptError, OutboxFullError
 
 
 def digest(number: int) -> bytes:
@@ -30,6 +30,18 @@ def fill(outbox: Outbox, count: int) -> None:
 def fill_up(outbox: Outbox) -> None:
     for number in range(100, 200):
         outbox.put(digest(number), "t", b"x" * 4096)
+
+
+def test_an_exchange_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db", entries_max=3)
+    fill(outbox, 3)
+    fresh = [Entry(0, digest(n), "t", b"new") for n in (7, 8)]
+    with pytest.raises(OutboxFullError):
+        outbox.exchange(fresh, [digest(0)])
+    assert [e.digest for e in outbox.pending()] == [digest(0), digest(1), digest(2)]
+    outbox.exchange(fresh, [digest(0), digest(1), digest(99)])
+    assert [e.digest for e in outbox.pending()] == [digest(2), digest(7), digest(8)]
+    assert (len(outbox), outbox.payload_bytes) == (3, len(b"payload 2") + 6)
 
 
 def test_entries_come_back_in_order_once_each_until_done(tmp_path: Path) -> None:

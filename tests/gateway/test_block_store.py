@@ -1,0 +1,77 @@
+"""Final blocks on disk: found again, handed on in bounds, and damage is said and not swallowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chain.client import SealedBlock
+from chain.errors import Misuse
+from gateway.block_store import BlockStore, BlockStoreError
+from gateway.follower import Follower
+from tests.chain.world import World
+
+
+def filled(path: Path, world: World) -> BlockStore:
+    device = world.admit("phone")
+    for _ in range(5):
+        world.run(world.data(device), device)
+    store = BlockStore(path, world.network)
+    follower = Follower(world.genesis, world.scheme, store)
+    for block in world.blocks:
+        for replica in (0, 1):
+            follower.feed(world.seal(replica, block))
+    assert store.height == len(world.blocks)
+    return store
+
+
+def test_blocks_and_records_are_found_after_a_restart(tmp_path: Path) -> None:
+    world = World()
+    filled(tmp_path / "copy", world).close()
+    store = BlockStore(tmp_path / "copy", world.network)
+    follower = Follower(world.genesis, world.scheme, store)
+    settled = list(follower.restore())
+    assert [each.height for each in settled] == list(range(1, 7))
+    assert follower.ledger.head_hash == world.ledger.head_hash
+    request = settled[3].statements[0].request
+    found = follower.find(request)
+    assert found is not None
+    assert found[0].statements[found[1]].request == request
+    assert follower.find(bytes(32)) is None
+
+
+def test_a_range_holds_as_many_blocks_as_fit_and_at_least_one(tmp_path: Path) -> None:
+    store = filled(tmp_path / "copy", World())
+    assert len(store.range(1, 1, bodies=True)[1]) == 1
+    size, blocks = store.range(2, 3000, bodies=True)
+    assert len(blocks) < 5
+    assert size == sum(map(len, blocks)) <= 3000
+    assert len(store.range(2, 3000, bodies=False)[1]) == 5
+    assert store.range(100, 3000, bodies=True) == (0, [])
+
+
+def test_blocks_come_in_order(tmp_path: Path) -> None:
+    world = World()
+    store = filled(tmp_path / "copy", world)
+    with pytest.raises(Misuse):
+        store.append(9, SealedBlock(head=world.blocks[0].head, seals=()))
+
+
+def test_a_file_of_another_network_or_of_rubbish_is_named(tmp_path: Path) -> None:
+    filled(tmp_path / "copy", World()).close()
+    with pytest.raises(BlockStoreError, match="another network"):
+        BlockStore(tmp_path / "copy", bytes(32))
+    (tmp_path / "rubbish").write_bytes(b"no database" * 1000)
+    with pytest.raises(BlockStoreError, match="rubbish"):
+        BlockStore(tmp_path / "rubbish", bytes(32))
+
+
+def test_a_block_that_was_changed_on_disk_is_named_at_the_restart(tmp_path: Path) -> None:
+    world = World()
+    store = filled(tmp_path / "copy", world)
+    with store._db as database:
+        (data,) = database.execute("SELECT data FROM blocks WHERE height = 3").fetchone()
+        database.execute("UPDATE blocks SET data = ? WHERE height = 3", (data[:-9] + bytes(9),))
+    with pytest.raises(BlockStoreError, match="copy"):
+        list(Follower(world.genesis, world.scheme, store).restore())

@@ -1,0 +1,372 @@
+"""The gateway's work: nothing accepted is lost, nobody's answer reaches another, and what can come
+to nothing is refused before a replica hears of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chain.errors import PeerFault
+from chain.operations import Grant, Renew, Revoke, renewal_statement, sign_operation
+from chain.proof import ProofVerifier, decode_proof
+from gateway.broker_security import device_password
+from gateway.credentials import open_password
+from gateway.edge import Stamped, admitted_codec, stamped_codec
+from tests.chain.world import Device, World, private_key
+from tests.gateway.gate import RELAY, SECRET, Gate, limiter, sender
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def gate(tmp_path: Path, world: World) -> Gate:
+    return Gate(tmp_path, world)
+
+
+def test_an_admitted_device_gets_a_proof_and_a_login_that_only_its_key_opens(gate: Gate) -> None:
+    device = gate.admit("phone")
+    ((to, kind, payload),) = gate.answers
+    assert kind == "admitted"
+    assert to != device.node.hex()  # it is still logged in with its voucher
+    answer = admitted_codec.decode(payload)
+    statement = ProofVerifier(gate.world.genesis).verify(decode_proof(answer.receipt))
+    assert (statement.op, statement.status, statement.node) == ("enrol", "ok", device.node)
+    password = open_password(answer.sealed_password, private_key("phone"))
+    assert password == device_password(SECRET, device.node.hex()) == gate.logins[device.node.hex()]
+    with pytest.raises(PeerFault):
+        open_password(answer.sealed_password, private_key("somebody else"))
+
+
+def test_data_is_final_once_and_answered_again_whenever_it_is_asked(gate: Gate) -> None:
+    device = gate.admit("phone")
+    cose = gate.ask(gate.world.data(device), device)
+    gate.up(device.node.hex(), "op", cose)
+    assert len(gate.submitted) == 1
+    (statement,) = gate.decide()
+    gate.up(device.node.hex(), "op", cose)
+    assert not gate.submitted
+    receipts = [payload for _, kind, payload in gate.answers if kind == "receipt"]
+    assert len(receipts) == 2
+    assert receipts[0] == receipts[1]
+    verified = ProofVerifier(gate.world.genesis).verify(decode_proof(receipts[0]))
+    assert verified == statement
+    assert gate.outcomes()[1:] == ["accepted", "repeat-waiting", "repeat-final"]
+
+
+def test_no_replica_hears_of_a_request_before_it_is_on_disk(gate: Gate) -> None:
+    device = gate.admit("phone")
+    cose = sign_operation(gate.world.data(device), device.signer)
+    stamped = stamped_codec.encode(Stamped(n=9, boot=1, at_ms=0, body=cose))
+    topic = f"m2m/1/{gate.bridge.net}/up/{RELAY}/{device.node.hex()}/op"
+    gate.bridge.on_up(topic, stamped, 0)
+    assert not gate.submitted
+    writes = gate.bridge.take_writes()
+    assert writes is not None
+    gate.outbox.exchange(writes.fresh, writes.done)
+    assert not gate.submitted
+    gate.bridge.written(writes)
+    assert [each for each, _ in gate.submitted] == [cose]
+
+
+def test_killed_at_any_point_the_gateway_carries_on_what_it_accepted(gate: Gate) -> None:
+    device = gate.admit("phone")
+    cose = gate.ask(gate.world.data(device), device)
+    gate.restart()
+    assert not gate.submitted
+    gate.clock.s = 10
+    gate.bridge.tick(gate.now_ms)
+    assert gate.submitted == [(cose, True)]
+    (statement,) = gate.decide()
+    assert statement.status == "ok"
+    assert gate.answers[-1][:2] == (device.node.hex(), "receipt")
+    assert len(gate.outbox) == 0
+    gate.restart()
+    assert gate.bridge.waiting == 0
+
+
+def test_an_executed_request_is_not_denied_by_a_gateway_that_has_yet_to_see_the_block(
+    gate: Gate,
+) -> None:
+    """After a restart replicas refuse again what they have long executed."""
+    device = gate.admit("phone")
+    gate.ask(gate.world.data(device), device)
+    submitted = list(gate.submitted)
+    gate.decide_unseen()
+    gate.submitted += submitted
+    newest = gate.world.blocks[-1]
+    for replica in (1, 2):
+        gate.bridge.on_seal(gate.world.seal(replica, newest, with_body=False))
+    assert gate.bridge.chain.lagging
+    gate.deny("refused", 1, 2)
+    assert gate.bridge.waiting == 1
+    gate.seal()
+    assert gate.refusals() == []
+    assert gate.answers[-1][:2] == (device.node.hex(), "receipt")
+
+
+def test_a_full_disk_refuses_and_keeps_nothing(gate: Gate) -> None:
+    device = gate.admit("phone")
+    cose = sign_operation(gate.world.data(device), device.signer)
+    stamped = stamped_codec.encode(Stamped(n=9, boot=1, at_ms=0, body=cose))
+    gate.bridge.on_up(f"m2m/1/{gate.bridge.net}/up/{RELAY}/{device.node.hex()}/op", stamped, 0)
+    writes = gate.bridge.take_writes()
+    assert writes is not None
+    gate.bridge.written(writes, full=True)
+    assert gate.refusals() == ["outbox-full"]
+    assert (gate.bridge.waiting, gate.submitted) == (0, [])
+    gate.up(device.node.hex(), "op", cose)
+    assert len(gate.submitted) == 1
+
+
+def test_denials_of_f_replicas_count_for_nothing(gate: Gate) -> None:
+    device = Device("phone")
+    gate.ask(gate.world.enrol(device), device)
+    gate.deny("used-voucher", 3)
+    assert gate.refusals() == []
+    assert gate.submitted[-1][1]  # now everybody is asked
+    gate.deny("used-voucher", 3)
+    assert gate.refusals() == []
+    gate.deny("used-voucher", 2)
+    assert gate.refusals() == ["used-voucher"]
+    assert len(gate.outbox) == 0
+
+
+def test_a_silent_primary_is_passed_by_and_the_next_request_does_not_wait(gate: Gate) -> None:
+    one, two = gate.admit("one"), gate.admit("two")
+    gate.ask(gate.world.data(one), one)
+    assert gate.submitted == [(gate.submitted[0][0], False)]
+    for gate.clock.s, sent in ((0.9, 1), (1.1, 2), (1.2, 2), (3.2, 3), (4.0, 3), (7.3, 4)):
+        gate.bridge.tick(gate.now_ms)
+        assert len(gate.submitted) == sent, f"at {gate.clock.s} s: ever more rarely"
+    gate.ask(gate.world.data(two), two)
+    assert gate.submitted[-1][1]
+    gate.decide()
+    gate.ask(gate.world.data(one), one)
+    assert not gate.submitted[-1][1]  # it works again
+
+
+def test_one_device_or_relay_does_not_take_all_the_room(tmp_path: Path, world: World) -> None:
+    gate = Gate(tmp_path, world, device_waiting_max=2, relay_waiting_max=3)
+    one, two, three = (gate.admit(name) for name in ("one", "two", "three"))
+    for _ in range(3):
+        gate.ask(world.data(one), one)
+    assert gate.refusals() == ["busy"]
+    for _ in range(2):
+        gate.ask(world.data(two), two)
+    assert gate.refusals() == ["busy", "busy"]
+    gate.up(three.node.hex(), "op", sign_operation(world.data(three), three.signer), "d" * 64)
+    assert len(gate.submitted) == 4
+
+
+def test_a_relay_that_speaks_for_others_spends_its_own_rate_only(
+    tmp_path: Path, world: World
+) -> None:
+    gate = Gate(tmp_path, world)
+    gate.limits["relays"] = limiter(gate.clock, 10, 10)
+    gate.restart()
+    victim = gate.admit("victim")
+    for _ in range(20):
+        gate.up(victim.node.hex(), "op", b"garbage", relay="b" * 64)
+    assert gate.bridge.counts["refused:rate"] == 10
+    gate.ask(world.data(victim), victim)
+    assert len(gate.submitted) == 1
+
+
+# --- who gets the answer -------------------------------------------------------------------------
+
+
+def test_an_overheard_access_request_brings_an_attacker_nothing(gate: Gate) -> None:
+    """Neither the victim's login nor a new password for it, before admission or after."""
+    device = Device("phone")
+    operation = gate.world.enrol(device)
+    cose = sign_operation(operation, device.signer)
+    gate.up("a" * 64, "enrol", cose, relay="a" * 64)
+    assert not gate.submitted
+    gate.up(sender(operation), "enrol", cose)
+    gate.decide()
+    before = dict(gate.logins)
+    gate.up("a" * 64, "enrol", cose, relay="a" * 64)
+    assert gate.bridge.counts["refused:wrong-node"] == 2
+    assert {to for to, _, _ in gate.answers} == {sender(operation)}
+    gate.up(sender(operation), "enrol", cose)
+    assert gate.logins == before  # asked again: the same password
+
+
+def test_the_vouchers_login_ends_when_the_device_has_spoken_for_itself(gate: Gate) -> None:
+    device = Device("phone")
+    operation = gate.world.enrol(device)
+    gate.ask(operation, device)
+    gate.decide()
+    assert gate.changes[-1].name == device.node.hex()
+    assert [each.name for each in gate.changes if each.user is None] == []
+    gate.ask(gate.world.data(device), device)
+    gate.decide()
+    assert [each.name for each in gate.changes if each.user is None] == [sender(operation)]
+
+
+def test_who_is_revoked_is_thrown_out_and_no_replay_lets_him_in_again(gate: Gate) -> None:
+    device = Device("phone")
+    enrolled = gate.ask(gate.world.enrol(device), device)
+    gate.decide()
+    node = device.node.hex()
+    admin_one, admin_two = gate.world.admins[:2]
+    for admin in (admin_one, admin_two):
+        revoke = gate.world.signed(Revoke, admin, target=device.node, reason="lost")
+        gate.ask(revoke, admin)
+        gate.decide()
+    assert node not in gate.logins
+    gate.up(node, "enrol", enrolled)
+    gate.ask(gate.world.data(device), device)
+    assert gate.refusals() == ["revoked", "revoked"]
+    assert node not in gate.logins
+    gate.logins.clear()
+    gate.restart()
+    assert node not in gate.logins
+    gate.restart(logins_done=gate.bridge.chain.height)
+    gate.changes.clear()
+    gate.restart(logins_done=gate.bridge.chain.height)
+    assert gate.changes == []  # the broker has been told all this
+
+
+def test_a_renewed_key_gets_its_own_login_and_the_old_one_goes_when_it_speaks(gate: Gate) -> None:
+    old, new = gate.admit("phone"), Device("phone's next key")
+    possession = new.signer.sign(renewal_statement(gate.world.network, old.node, new.signer.public))
+    renew = gate.world.signed(
+        Renew, old, key=new.signer.public, validity_s=3600, possession=possession
+    )
+    gate.ask(renew, old)
+    gate.decide()
+    to, kind, payload = gate.answers[-1]
+    assert (to, kind) == (old.node.hex(), "admitted")
+    sealed = admitted_codec.decode(payload).sealed_password
+    assert open_password(sealed, private_key("phone's next key")) == gate.logins[new.node.hex()]
+    gate.ask(gate.world.data(old), old)
+    assert gate.refusals() == ["renewed"]
+    assert old.node.hex() in gate.logins
+    gate.ask(gate.world.data(new), new)
+    gate.decide()
+    assert old.node.hex() not in gate.logins
+
+
+# --- refused at once ------------------------------------------------------------------------------
+
+
+def test_what_no_block_can_mend_is_refused_before_a_replica_hears_of_it(gate: Gate) -> None:
+    world = gate.world
+    device, other = gate.admit("phone"), Device("other")
+    used = world.vouchers[0]
+    stale = world.enrol(other)
+    stranger = Device("stranger")
+    for operation, by, reason in (
+        (world.enrol(other, with_voucher=used), other, "used-voucher"),
+        (world.enrol(other, service="heating"), other, "service"),
+        (world.enrol(other, privilege=9), other, "privilege"),
+        (msgspec.structs.replace(world.enrol(device)), device, "known-node"),
+        (world.data(stranger), stranger, "unknown-node"),
+        (msgspec.structs.replace(world.data(device), network=bytes(32)), device, None),
+    ):
+        gate.ask(operation, by)
+        if reason is not None:
+            assert gate.refusals()[-1] == reason
+    assert gate.bridge.counts["refused:wrong-network"] == 1
+    world.idle(17)
+    gate.seal()
+    gate.ask(stale, other)
+    assert gate.refusals()[-1] == "stale-head"
+    gate.ask(world.data(device), device)
+    gate.decide()
+    late = msgspec.structs.replace(world.data(device), counter=1)
+    gate.ask(late, device)
+    assert gate.refusals()[-1] == "counter"
+    world.block(after_us=4000 * 1_000_000)
+    gate.seal()
+    gate.ask(world.data(device), device)
+    assert gate.refusals()[-1] == "expired"
+    assert not gate.submitted
+
+
+def test_what_an_admitted_device_may_not_do_goes_on_record(gate: Gate) -> None:
+    device = gate.admit("phone")
+    gate.ask(gate.world.data(device, service="valve"), device)
+    (statement,) = gate.decide()
+    assert statement.status == "refused:service"
+    assert gate.answers[-1][1] == "receipt"
+
+
+def test_an_unknown_voucher_is_refused_unless_we_lag_behind(gate: Gate) -> None:
+    """A lagging gateway may not know of a voucher that was added a moment ago."""
+    world, device = gate.world, Device("phone")
+    unknown = Device("a voucher of nobody").signer
+    gate.ask(world.enrol(device, with_voucher=unknown), device)
+    assert gate.refusals() == ["unknown-voucher"]
+    world.idle(1)
+    for replica in (1, 2):
+        gate.bridge.on_seal(world.seal(replica, world.blocks[-1], with_body=False))
+    gate.ask(world.enrol(device, with_voucher=unknown), device)
+    assert len(gate.submitted) == 1
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_hostile_bytes_are_counted_and_do_nothing_else(gate: Gate, data: st.DataObject) -> None:
+    """Whatever is in topic, envelope or body; also one byte changed in what would be accepted."""
+    if not gate.world.blocks:
+        gate.admit("phone")
+    gate.clock.s += 1000
+    device = Device("phone")
+    device.counter = 1
+    good = sign_operation(gate.world.data(device), device.signer)
+    at = data.draw(st.integers(0, len(good) - 1))
+    bent = good[:at] + bytes((good[at] ^ data.draw(st.integers(1, 255)),)) + good[at + 1 :]
+    body = data.draw(st.sampled_from([bent, data.draw(st.binary(max_size=400))]))
+    stamped = stamped_codec.encode(Stamped(n=1, boot=1, at_ms=0, body=body))
+    payload = data.draw(st.sampled_from([stamped, data.draw(st.binary(max_size=400))]))
+    kind = data.draw(st.sampled_from(["op", "enrol", "sync", "other"]))
+    good_topic = f"m2m/1/{gate.bridge.net}/up/{RELAY}/{device.node.hex()}/{kind}"
+    topic = data.draw(st.sampled_from([good_topic, data.draw(st.text(max_size=100))]))
+    before = sum(n for name, n in gate.bridge.counts.items() if name.startswith("refused"))
+    gate.bridge.on_up(topic, payload, 0)
+    after = sum(n for name, n in gate.bridge.counts.items() if name.startswith("refused"))
+    assert after == before + 1
+    assert gate.bridge.take_writes() is None
+
+
+# --- ledger copies --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bodies", [True, False])
+def test_a_device_verifies_its_copy_over_a_change_of_replicas(gate: Gate, bodies: bool) -> None:
+    device = gate.admit("phone")
+    gate.world.add_replica(4)
+    gate.world.idle(20)
+    gate.seal()
+    copy = gate.copy(device, bodies=bodies)
+    assert copy.height == gate.bridge.chain.height == len(gate.world.blocks)
+    assert copy.membership.epoch == 1
+
+
+def test_the_ledger_is_for_admitted_devices(gate: Gate) -> None:
+    gate.up("c" * 64, "sync", b"\xa2\x65start\x01\x66bodies\xf5")
+    assert gate.bridge.counts["refused:unknown-node"] == 1
+    assert gate.answers == []
+
+
+def test_a_change_of_privilege_issues_a_new_certificate_and_keeps_the_login(gate: Gate) -> None:
+    device = gate.admit("phone")
+    for admin in gate.world.admins[:2]:
+        grant = gate.world.signed(
+            Grant, admin, target=device.node, privilege=4, services=("telemetry", "valve")
+        )
+        gate.ask(grant, admin)
+        gate.decide()
+    gate.ask(gate.world.data(device, service="valve"), device)
+    (statement,) = gate.decide()
+    assert (statement.status, statement.privilege) == ("ok", 4)
+    assert device.node.hex() in gate.logins
