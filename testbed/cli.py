@@ -33,11 +33,17 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inventory": ("inventory", "Check and show the file that describes a lab."),
     "campaign": ("campaign", "List and check campaign files."),
     "provision": ("provision", "Bring to the hosts what a run needs."),
+    "deprovision": ("deprovision", "Leave nothing of ours on the hosts."),
+    "status": ("status", "Who has the hosts, and what of ours stands on them."),
+    "restore": ("restore", "Bring hosts back to a clean state, whatever happened."),
+    "lock": ("lock", "Keep hosts for yourself."),
+    "unlock": ("unlock", "Give hosts back, or take them over."),
     "run": ("run", "Run a campaign and write a result bundle."),
     "report": ("report", "Rebuild the report of a run from its raw files."),
     "ledger": ("ledger", "Verify and show stored ledgers, from the files alone."),
     "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),
     "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
+    "bench": ("bench", "Measure speed, as ratios to a limit of the same run."),
     "emulate": ("emulate", "A lab of emulated hosts with SSH servers, on this machine."),
 }
 

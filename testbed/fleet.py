@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -43,20 +44,25 @@ H = TypeVar("H")
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of one host. `problem` is empty if it went well; `value` is None otherwise.
+    """What became of one host. `error` is None if it went well; `value` is None otherwise.
 
     `steps_s` is how long each step took that the work told of, in order.
     """
 
     host: str
     value: T | None
-    problem: str
+    error: TestbedError | None
     took_s: float
     steps_s: tuple[tuple[str, float], ...]
 
     @property
     def ok(self) -> bool:
-        return not self.problem
+        return self.error is None
+
+    @property
+    def problem(self) -> str:
+        """What failed, in words; empty if nothing did."""
+        return "" if self.error is None else str(self.error)
 
 
 @dataclass
@@ -111,9 +117,10 @@ class Progress:
         with self._lock:
             row = self._rows[host]
             row.ended_s, row.result = time.monotonic(), result
-            ends = [at for _, at in row.steps[1:]] + [row.ended_s]
+            times = [*(at for _, at in row.steps), row.ended_s]
             steps = tuple(
-                (what, round(end - at, 3)) for (what, at), end in zip(row.steps, ends, strict=True)
+                (what, round(end - begin, 3))
+                for (what, _), (begin, end) in zip(row.steps, pairwise(times), strict=True)
             )
             took_s = row.ended_s - row.began_s
         if self._live is None:
@@ -144,11 +151,11 @@ def for_each(
     def one(name: str) -> Outcome[T]:
         progress.begin(name)
         value: T | None = None
-        problem = ""
+        problem: TestbedError | None = None
         try:
             value = work(hosts[name], lambda what: progress.step(name, what))
         except TestbedError as error:
-            problem = str(error)
+            problem = error
         said = "FAILED" if value is None else describe(value)
         took_s, steps = progress.end(name, said)
         return Outcome(name, value, problem, took_s, steps)

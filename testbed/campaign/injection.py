@@ -24,7 +24,10 @@ __all__ = ["Attack", "AttackMaker", "Attempt", "Fault", "FaultMaker", "Judgement
 
 @dataclass(frozen=True)
 class Scene:
-    """One event of the schedule on a running network. `targets` are resolved to processes."""
+    """One event of the schedule on a running network. `targets` are resolved to processes.
+
+    `undo_after_s`: hosts undo it by themselves so long after it was armed.
+    """
 
     event: Event
     deployment: Deployment
@@ -33,6 +36,7 @@ class Scene:
     seed: int
     captures: Path
     """Where what attackers overheard is collected (inside the bundle's raw files)."""
+    undo_after_s: float = 60.0
 
 
 class Fault(Protocol):

@@ -30,6 +30,7 @@ from testbed.provision.layout import Node
 __all__ = ["RunLog", "Runner"]
 
 START_MARGIN_MS = 500  # between handing out the plans and the beginning of the run
+DEAD_MAN_MS = 30_000  # where the campaign's guard is off
 VERIFY_S_MAX = 30.0
 SETTLE_S_MAX = 20.0
 
@@ -196,6 +197,7 @@ class Runner:
             },
             seed=self._trial.seed,
             captures=self._captures,
+            undo_after_s=(event.for_ms + (self._schedule.dead_man_ms or DEAD_MAN_MS)) / 1000,
         )
 
     def _resolve(self, event: Event, name: str) -> Node:

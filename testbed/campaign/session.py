@@ -15,12 +15,14 @@ from pathlib import Path
 
 from inventory.model import Lab
 from testbed.bundle import Bundle
-from testbed.campaign.run import Runner
+from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import Watch
+from testbed.clock import ClockWatch
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
+from testbed.lease import Lease
 from testbed.provision.collect import collect
 from testbed.provision.deployment import Deployment
 from testbed.provision.ready import interpreters
@@ -58,19 +60,31 @@ def run_campaign(inputs: Inputs, out: Path, screen: Screen) -> Bundle:
     )
     with ExitStack() as stack:
         hosts, python = stack.enter_context(opened_hosts(lab))
+        lease = stack.enter_context(Lease({n: hosts[n] for n in limited(lab, None)}))
         deployment = Deployment(lab, hosts, python, screen.say)
         stack.callback(_bring_home, deployment, bundle, screen)
         stack.enter_context(deployment)
         deployment.set_up()
         bundle.write("inputs/genesis.json", deployment.material.genesis.encode())
         deployment.start()
+        clock = _clock_watch(hosts, python, bundle)
+        stack.callback(clock.stop)
+        clock.start()
         watch = Watch(deployment)
+        lease.on_lost = watch.trouble.append
         stack.callback(watch.close)
         watch.start()
         runner = Runner(schedule, schedule.trials[0], deployment, watch, bundle)
         screen.show(watch, runner, schedule)
         runner.run()
     return bundle
+
+
+def _clock_watch(
+    hosts: Mapping[str, Host], python: Mapping[str, str], bundle: Bundle
+) -> ClockWatch:
+    log = RunLog(bundle.raw)
+    return ClockWatch(hosts, python, lambda **fields: log.write("clock", **fields))
 
 
 def _bring_home(deployment: Deployment, bundle: Bundle, screen: Screen) -> None:

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from inventory.load import load_lab
-from testbed.commands.options import InventoryOption, JsonOption, columns, print_json
-from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems, retry
+from testbed.commands.fleet import LimitOption, report_json, report_text
+from testbed.commands.options import InventoryOption, JsonOption
+from testbed.fleet import Progress, Tell, exit_code, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.ssh import SshHost
+from testbed.lease import claim_for
 from testbed.provision.install import Plan, make_plan
 from testbed.provision.layout import layout
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]
 
-Description = Callable[[Plan], str]
-
 app = typer.Typer(add_completion=False)
-
-LimitOption = Annotated[
-    str | None, typer.Option("--limit", metavar="HOSTS", help="Only these, separated by commas.")
-]
 
 
 @app.command()
@@ -51,7 +45,8 @@ def provision(
         tell("looking")
         plan = make_plan(lab, host, nodes, wheelhouse, systemd=host.facts.systemd)
         if plan.changes and not dry_run:
-            plan.do(tell)
+            with claim_for(host):
+                plan.do(tell)
         return plan
 
     def describe(plan: Plan) -> str:
@@ -59,60 +54,27 @@ def provision(
             return "unchanged"
         return ("would get " if dry_run else "got ") + ", ".join(plan.changes)
 
+    def cells(plan: Plan) -> tuple[str, ...]:
+        facts = plan.facts
+        return describe(plan), f"{facts.system}, {facts.machine}, Python {facts.python}"
+
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
         outcomes = for_each(hosts, work, Progress("provision", quiet=as_json), describe)
     took_s = time.monotonic() - began_s
     if as_json:
-        print_json(_report(outcomes, took_s, dry_run=dry_run))
+        report_json(outcomes, took_s, lambda plan: _details(plan, dry_run=dry_run))
     else:
-        _print(outcomes, describe, took_s, inventory)
+        report_text(outcomes, ("RESULT", "SYSTEM"), cells, ["provision"], inventory)
+        ready = sum(outcome.ok for outcome in outcomes)
+        typer.echo(f"{ready} of {len(outcomes)} hosts ready in {took_s:.1f} s")
     raise typer.Exit(exit_code(outcomes))
 
 
-def _report(
-    outcomes: Sequence[Outcome[Plan]], took_s: float, *, dry_run: bool
-) -> dict[str, object]:
+def _details(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
     return {
-        "ok": all(outcome.ok for outcome in outcomes),
-        "dry_run": dry_run,
-        "took_s": round(took_s, 3),
-        "hosts": {
-            outcome.host: {
-                "ok": outcome.ok,
-                "problem": outcome.problem or None,
-                "changes": list(outcome.value.changes) if outcome.value else [],
-                "system": outcome.value.facts.system if outcome.value else None,
-                "machine": outcome.value.facts.machine if outcome.value else None,
-                "python": outcome.value.facts.python if outcome.value else None,
-                "took_s": round(outcome.took_s, 3),
-                "steps_s": dict(outcome.steps_s),
-            }
-            for outcome in outcomes
-        },
+        "changes": list(plan.changes),
+        "changed": bool(plan.changes) and not dry_run,
+        "system": plan.facts.system,
+        "machine": plan.facts.machine,
+        "python": plan.facts.python,
     }
-
-
-def _print(
-    outcomes: Sequence[Outcome[Plan]], describe: Description, took_s: float, inventory: Path | None
-) -> None:
-    rows: list[tuple[str, ...]] = [("HOST", "SYSTEM", "PYTHON", "RESULT", "SECONDS")]
-    for outcome in outcomes:
-        facts = outcome.value.facts if outcome.value else None
-        steps = ", ".join(f"{what} {seconds:.1f}" for what, seconds in outcome.steps_s)
-        rows.append(
-            (
-                outcome.host,
-                f"{facts.system}, {facts.machine}" if facts else "-",
-                facts.python if facts else "-",
-                describe(outcome.value) if outcome.value else "FAILED",
-                f"{outcome.took_s:.1f} ({steps})",
-            )
-        )
-    typer.echo(columns(rows))
-    failed = [outcome for outcome in outcomes if not outcome.ok]
-    typer.echo(f"{len(outcomes) - len(failed)} of {len(outcomes)} hosts ready in {took_s:.1f} s")
-    for problem in problems(outcomes):
-        typer.echo(f"\n{problem}", err=True)
-    if failed:
-        again = ["provision", *(["-i", str(inventory)] if inventory else [])]
-        typer.echo(f"\nretry: {retry(again, [outcome.host for outcome in failed])}", err=True)

@@ -10,6 +10,7 @@ from testbed.campaign.injection import Scene
 from testbed.campaign.kinds import Kind, Params, register
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
+from testbed.dead_man import arm, disarm
 from testbed.hosts.port import UnitState
 from testbed.provision.layout import Node
 
@@ -39,8 +40,14 @@ class CrashFault:
         self._primary = ""
 
     def arm(self) -> None:
-        """Nothing to arm: a host starts what should run by itself once this program is gone
-        (a service manager), or the process was our child and ends with us (this machine)."""
+        """Each host starts its process again by itself if nobody else does; a process that is a
+        child of this program ends with it and needs no undo."""
+        deployment = self._scene.deployment
+        for node in self._nodes:
+            host = deployment.host(node)
+            start = host.start_command(deployment.unit(node))
+            if start is not None:
+                arm(host, f"start-{node.name}", self._scene.undo_after_s, start)
 
     def apply(self) -> None:
         watch = self._scene.watch
@@ -65,8 +72,11 @@ class CrashFault:
 
     def heal(self) -> None:
         self._tip = self._scene.watch.tip(self._names)
+        deployment = self._scene.deployment
         for node in self._nodes:
-            self._scene.deployment.start_node(node)
+            deployment.start_node(node)
+            if deployment.host(node).start_command(deployment.unit(node)) is not None:
+                disarm(deployment.host(node), f"start-{node.name}")
 
     def verify(self, within_s: float) -> bool:
         """Running, ready, and at least as high as the others were when it was started again."""

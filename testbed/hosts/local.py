@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shlex
 import shutil
 import subprocess
@@ -24,9 +25,11 @@ from testbed.hosts.port import (
     STOP_TIMEOUT_S,
     TRANSFER_TIMEOUT_S,
     CommandFailed,
+    Dialogue,
     Follow,
     Host,
     HostFault,
+    NodeCommand,
     OutcomeUnknown,
     Result,
     TransferFailed,
@@ -183,11 +186,22 @@ class LocalHost(Host):
         present = self._units.get(name)
         return present.status() if present else UnitStatus(UnitState.INACTIVE)
 
+    def units(self) -> tuple[str, ...]:
+        with self._lock:
+            units = dict(self._units)
+        return tuple(n for n, unit in units.items() if unit.status().state is UnitState.ACTIVE)
+
+    def start_command(self, unit: Unit) -> NodeCommand | None:
+        return None
+
     def log_path(self, name: str) -> PurePosixPath:
         return self.root / "log" / f"{name}.log"
 
     def follow(self, path: str | PurePosixPath) -> Follow:
         return _LocalFollow(self._path(path))
+
+    def dialogue(self, argv: Sequence[str]) -> Dialogue:
+        return _LocalDialogue(self._name, argv, self._root)
 
     def close(self) -> None:
         with self._lock:
@@ -236,6 +250,45 @@ class _LocalFollow(Follow):
     def close(self) -> None:
         self._tail.kill_group()
         self._tail.process.wait()
+
+
+class _LocalDialogue(Dialogue):
+    def __init__(self, host: str, argv: Sequence[str], cwd: Path) -> None:
+        self._host = host
+        self._action = shlex.join(argv)
+        pipe = subprocess.PIPE
+        try:
+            self._child = Guarded(
+                argv, cwd=cwd, env=None, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            raise HostFault(host, self._action, f"cannot start: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def ask(self, line: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        asking, answers = self._child.process.stdin, self._child.process.stdout
+        assert asking is not None
+        assert answers is not None
+        try:
+            asking.write(line.encode() + b"\n")
+            asking.flush()
+            ready, _, _ = select.select([answers], [], [], timeout_s)
+            answer = answers.readline() if ready else b""
+        except OSError as error:
+            raise OutcomeUnknown(self._host, self._action, str(error)) from error
+        if not answer.endswith(b"\n"):
+            raise OutcomeUnknown(self._host, self._action, "no answer")
+        return answer.decode(errors="replace").rstrip("\r\n")
+
+    def close(self) -> None:
+        self._child.kill_group()
+        self._child.wait()
+        _close_pipes(self._child.process)
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:

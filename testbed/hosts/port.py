@@ -35,10 +35,12 @@ __all__ = [
     "STOP_TIMEOUT_S",
     "TRANSFER_TIMEOUT_S",
     "CommandFailed",
+    "Dialogue",
     "Follow",
     "Host",
     "HostFault",
     "HostKeyRefused",
+    "NodeCommand",
     "OutcomeUnknown",
     "Result",
     "TransferFailed",
@@ -127,6 +129,17 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeCommand:
+    """Something that a host can do by itself later, with nobody connected; nothing in it is secret.
+
+    The command reads `input` on its standard input and runs in the host's root.
+    """
+
+    argv: tuple[str, ...]
+    input: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A long-running program that a host supervises: the name is unique on its host.
 
@@ -182,6 +195,17 @@ class Follow(Protocol):
     def __exit__(self, *args: object) -> None: ...
     def __iter__(self) -> Iterator[str]: ...
     def __next__(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Dialogue(Protocol):
+    """A command that answers each line with one line, until `close`."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *args: object) -> None: ...
+    def ask(self, line: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """The answer, without the line end. Raises OutcomeUnknown if none comes."""
+
     def close(self) -> None: ...
 
 
@@ -262,11 +286,20 @@ class Host(Protocol):
     def status(self, name: str) -> UnitStatus:
         """How a unit does; a name never started is INACTIVE."""
 
+    def units(self) -> tuple[str, ...]:
+        """Names of all units that are started here and not stopped, by whomever."""
+
+    def start_command(self, unit: Unit) -> NodeCommand | None:
+        """What does on the host what `start` does; None if its units end with this program."""
+
     def log_path(self, name: str) -> PurePosixPath:
         """Where a unit's standard output and standard error go."""
 
     def follow(self, path: str | PurePosixPath) -> Follow:
         """Like `tail -n +1 -F`: the file may come later, be rotated or truncated."""
+
+    def dialogue(self, argv: Sequence[str]) -> Dialogue:
+        """Start a command in `root` and talk with it line by line: one question, one answer."""
 
     def close(self) -> None:
         """End the connection. Units of a LocalHost are its children and end with it."""

@@ -28,8 +28,10 @@ from testbed.hosts.port import (
     STOP_TIMEOUT_S,
     TRANSFER_TIMEOUT_S,
     CommandFailed,
+    Dialogue,
     Follow,
     Host,
+    NodeCommand,
     OutcomeUnknown,
     Result,
     TransferFailed,
@@ -37,6 +39,7 @@ from testbed.hosts.port import (
     UnitStatus,
     Unreachable,
 )
+from testbed.hosts.ssh_dialogue import SshDialogue
 from testbed.hosts.ssh_follow import SshFollow, close_channel
 from testbed.hosts.ssh_link import SshLink, SshSettings
 from testbed.hosts.units import Units
@@ -55,6 +58,7 @@ _RUN = (
     ' || { mkdir -p -m 700 -- "$root" && cd -- "$root"; } || exit 1;'
     ' timeout -k 1 "$limit" "$@"; exit $?'
 )
+_TALK = 'cd -- "$1" || exit 1; shift; exec "$@" 2>/dev/null'
 # Ignoring PIPE lets the clean-up run also when nobody is left to hear about the failure.
 _PUT = (
     'set -e; mkdir -p -- "$(dirname -- "$1")"; umask 077; trap "" PIPE; trap "exit 1" TERM HUP;'
@@ -226,6 +230,12 @@ class SshHost(Host):
     def status(self, name: str) -> UnitStatus:
         return self._supervisor().status(name)
 
+    def units(self) -> tuple[str, ...]:
+        return self._supervisor().units()
+
+    def start_command(self, unit: Unit) -> NodeCommand | None:
+        return self._supervisor().start_command(unit)
+
     def log_path(self, name: str) -> PurePosixPath:
         return self.root / "log" / f"{name}.log"
 
@@ -235,6 +245,13 @@ class SshHost(Host):
         channel = self._link.session(deadline_s, f"follow {source}")
         channel.exec_command(shlex.join(["sh", "-c", _FOLLOW, "follow", source]))
         return SshFollow(self.name, source, channel)
+
+    def dialogue(self, argv: Sequence[str]) -> Dialogue:
+        action = shlex.join(argv)
+        root = str(self.root)
+        channel = self._link.session(time.monotonic() + COMMAND_TIMEOUT_S, action)
+        channel.exec_command(shlex.join(["sh", "-c", _TALK, "talk", root, *argv]))
+        return SshDialogue(self.name, action, channel)
 
     def close(self) -> None:
         self._link.close()

@@ -24,6 +24,7 @@ from testbed.hosts.port import (
     STOP_TIMEOUT_S,
     Host,
     HostFault,
+    NodeCommand,
     Unit,
     UnitState,
     UnitStatus,
@@ -34,6 +35,8 @@ __all__ = ["SupervisorUnits"]
 
 _SOCKET_PATH_BYTES_MAX = 90
 """The kernel's limit for a Unix socket's path is 107; supervisord appends its process id."""
+
+_LIST = 'cd "$1" 2>/dev/null || exit 0; for f in *.ini; do [ ! -e "$f" ] || echo "$f"; done'
 
 _STATES = {
     "STARTING": UnitState.ACTIVE,
@@ -60,13 +63,20 @@ class SupervisorUnits(Units):
             raise HostFault(host.name, "units", problem, "choose a shorter root")
 
     def start(self, unit: Unit) -> None:
+        with self._changing:
+            self._do(self.start_command(unit))
+
+    def start_command(self, unit: Unit) -> NodeCommand:
         files = {
             "supervisord.conf": _server_text(self._home),
             f"{unit.name}.ini": _unit_text(unit, self._host.root, self._home),
             f"{unit.name}.sh": _script_text(unit, self._host.root, self._home),
         }
-        with self._changing:
-            self._ask("start", unit.name, files=files, supervisord=self._supervisord)
+        return self._command("start", unit.name, files=files, supervisord=self._supervisord)
+
+    def units(self) -> tuple[str, ...]:
+        found = self._host.run(["sh", "-c", _LIST, "units", str(self._home)]).stdout.split()
+        return tuple(name.removesuffix(".ini") for name in found)
 
     def stop(self, name: str, timeout_s: float) -> None:
         with self._changing:
@@ -85,10 +95,15 @@ class SupervisorUnits(Units):
         return UnitStatus(state, facts["pid"], facts["restarts"], code)
 
     def _ask(self, verb: str, name: str, **more: object) -> str:
+        return self._do(self._command(verb, name, **more))
+
+    def _command(self, verb: str, name: str, **more: object) -> NodeCommand:
         order = {"verb": verb, "name": name, "home": str(self._home), **more}
+        return NodeCommand(("python3", "-c", self._client), json.dumps(order).encode())
+
+    def _do(self, command: NodeCommand) -> str:
         limit_s = COMMAND_TIMEOUT_S + STOP_TIMEOUT_S
-        argv = ["python3", "-c", self._client]
-        return self._host.run(argv, input=json.dumps(order).encode(), timeout_s=limit_s).stdout
+        return self._host.run(command.argv, input=command.input, timeout_s=limit_s).stdout
 
 
 def _server_text(home: PurePosixPath) -> str:

@@ -18,6 +18,7 @@ from testbed.hosts.port import (
     STOP_TIMEOUT_S,
     Host,
     HostFault,
+    NodeCommand,
     Unit,
     UnitState,
     UnitStatus,
@@ -27,6 +28,7 @@ from testbed.hosts.units import Units
 __all__ = ["Scope", "SystemdUnits", "render", "systemd_scope"]
 
 _SYSTEM_DIRECTORY = "/etc/systemd/system"
+_CALL_S_MAX = 60.0
 _CALL_MARGIN_S = 20.0
 
 # $1 systemctl scope (--system or --user), $2 directory, $3 service; the file on standard input.
@@ -62,6 +64,8 @@ pid=$(systemctl "$1" show -P MainPID "$3")
 [ "$pid" -gt 0 ] || { echo "it has no process at the moment" >&2; exit 1; }
 kill -s "$4" "$pid"
 """
+# By what stands in them: a machine may have services of such a name that are not ours.
+_LIST = 'cd "$1" 2>/dev/null && grep -ls "^Description=testbed unit " testbed-*.service; :'
 _STATUS = """
 [ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
 exec systemctl "$1" show -p ActiveState,MainPID,NRestarts,ExecMainCode,ExecMainStatus "$3"
@@ -114,9 +118,17 @@ class SystemdUnits(Units):
             self._directory = f"{home}/.config/systemd/user"
 
     def start(self, unit: Unit) -> None:
-        text = render(unit, self._host.root, self._scope, self._user)
+        command = self.start_command(unit)
         self._host.run(["mkdir", "-p", str(self._host.root / "log")])
-        self._systemctl(_START, unit.name, given=text.encode())
+        self._host.run(command.argv, input=command.input, timeout_s=_CALL_S_MAX)
+
+    def start_command(self, unit: Unit) -> NodeCommand:
+        text = render(unit, self._host.root, self._scope, self._user)
+        return NodeCommand(self._argv(_START, unit.name), text.encode())
+
+    def units(self) -> tuple[str, ...]:
+        found = self._host.run(["sh", "-c", _LIST, "systemd", self._directory]).stdout.split()
+        return tuple(name.removeprefix("testbed-").removesuffix(".service") for name in found)
 
     def stop(self, name: str, timeout_s: float) -> None:
         limit_s = timeout_s + _CALL_MARGIN_S
@@ -140,14 +152,14 @@ class SystemdUnits(Units):
         states = {"failed": UnitState.FAILED, "inactive": UnitState.INACTIVE}
         return UnitStatus(states.get(active, UnitState.ACTIVE), pid or None, restarts, exit_code)
 
-    def _systemctl(
-        self, script: str, name: str, *more: str, given: bytes = b"", timeout_s: float = 60.0
-    ) -> str:
+    def _systemctl(self, script: str, name: str, *more: str, timeout_s: float = _CALL_S_MAX) -> str:
+        return self._host.run(self._argv(script, name, *more), timeout_s=timeout_s).stdout
+
+    def _argv(self, script: str, name: str, *more: str) -> tuple[str, ...]:
         scope = "--system" if self._scope.system else "--user"
         service = f"testbed-{name}.service"
-        argv = ["sh", "-c", script, "systemd", scope, self._directory, service, *more]
-        prefix = self._scope.prefix
-        return self._host.run([*prefix, *argv], input=given, timeout_s=timeout_s).stdout
+        argv = ("sh", "-c", script, "systemd", scope, self._directory, service, *more)
+        return (*self._scope.prefix, *argv)
 
 
 def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:

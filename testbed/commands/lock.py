@@ -1,0 +1,109 @@
+"""`testbed lock` and `testbed unlock`: keep a lab for yourself, and give it back."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Annotated
+
+import typer
+
+from inventory.load import load_lab
+from testbed.commands.fleet import LimitOption, report_json, report_text
+from testbed.commands.options import InventoryOption, JsonOption
+from testbed.errors import ConfigurationError, LockedError
+from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each
+from testbed.hosts.opening import limited, ssh_hosts
+from testbed.hosts.port import Host
+from testbed.lease import break_lease, claim, holder, me, release
+from testbed.restore import restore
+
+__all__ = ["LOCK_S_MAX", "app", "unlock_app"]
+
+LOCK_S_MAX = 7 * 86_400
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+app = typer.Typer(add_completion=False)
+unlock_app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def lock(
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    for_: Annotated[str, typer.Option("--for", metavar="TIME", help="As 30m, 2h, 1d.")] = "2h",
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a lab's hosts for yourself; your own commands go on, others' are refused.
+
+    All of the hosts or none. Again: a new time. Exit code 5 if somebody else has one.
+    """
+    lab = load_lab(inventory)
+    lease_s = _seconds(for_)
+    token = secrets.token_hex(16)
+    began_s = time.monotonic()
+
+    def work(host: Host, tell: Tell) -> str:
+        tell("locking")
+        claim(host, token, me(person=True), lease_s)
+        return f"yours for {for_}"
+
+    with ssh_hosts(lab, limited(lab, limit)) as hosts:
+        outcomes = for_each(hosts, work, Progress("lock", quiet=True))
+        bad = [outcome for outcome in outcomes if not outcome.ok]
+        if bad:
+            for_each(hosts, lambda host, _: release(host, token), Progress("undo", quiet=True))
+    if as_json:
+        report_json(outcomes, time.monotonic() - began_s, lambda _: {})
+    else:
+        report_text(outcomes, ("RESULT",), lambda told: (told,), ["lock"], inventory)
+    raise typer.Exit(_code(outcomes))
+
+
+@unlock_app.command()
+def unlock(
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    takeover: Annotated[
+        bool, typer.Option("--takeover", help="Also what others have; restores the hosts first.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give hosts back that you locked. Exit code 5 if somebody else has one (his name is shown)."""
+    lab = load_lab(inventory)
+    began_s = time.monotonic()
+
+    def work(host: Host, tell: Tell) -> str:
+        tell("looking")
+        present = holder(host)
+        if present is None:
+            return "was free"
+        theirs = not (present.is_mine or present.is_gone)
+        if theirs and not takeover:
+            raise LockedError(f"{host.name} is taken by {present}")
+        if takeover:
+            restore(host, tell)
+        break_lease(host)
+        return f"taken from {present.who}" if theirs else "given back"
+
+    with ssh_hosts(lab, limited(lab, limit)) as hosts:
+        outcomes = for_each(hosts, work, Progress("unlock", quiet=True))
+    if as_json:
+        report_json(outcomes, time.monotonic() - began_s, lambda told: {"result": told})
+    else:
+        report_text(outcomes, ("RESULT",), lambda told: (told,), ["unlock"], inventory)
+    raise typer.Exit(_code(outcomes))
+
+
+def _code(outcomes: list[Outcome[str]]) -> int:
+    if any(isinstance(outcome.error, LockedError) for outcome in outcomes):
+        return LockedError.exit_code
+    return exit_code(outcomes)
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if not match or not 0 < int(match[1]) * _UNITS_S[match[2]] <= LOCK_S_MAX:
+        raise ConfigurationError(f"--for {text}: use a time as 30m, 2h or 1d, at most 7d")
+    return int(match[1]) * _UNITS_S[match[2]]

@@ -1,0 +1,7 @@
+"""`testbed unlock`: see `lock`, which it undoes."""
+
+from __future__ import annotations
+
+from testbed.commands.lock import unlock_app as app
+
+__all__ = ["app"]

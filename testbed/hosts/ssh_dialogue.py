@@ -1,0 +1,52 @@
+"""A command on a remote machine that is talked with line by line."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+import paramiko
+
+from testbed.hosts.port import COMMAND_TIMEOUT_S, Dialogue, OutcomeUnknown
+from testbed.hosts.ssh_follow import close_channel
+
+__all__ = ["SshDialogue"]
+
+_PIECE_BYTES = 4096
+
+
+class SshDialogue(Dialogue):
+    """Over one channel; both ends send small lines, so nothing waits for the other's buffer."""
+
+    def __init__(self, host: str, action: str, channel: paramiko.Channel) -> None:
+        self._host = host
+        self._action = action
+        self._channel = channel
+        self._rest = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def ask(self, line: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            self._channel.settimeout(timeout_s)
+            self._channel.sendall(line.encode() + b"\n")
+            while (end := self._rest.find(b"\n")) < 0:
+                self._channel.settimeout(max(0.05, deadline_s - time.monotonic()))
+                piece = self._channel.recv(_PIECE_BYTES)
+                if not piece:
+                    raise OutcomeUnknown(self._host, self._action, "it ended without an answer")
+                self._rest += piece
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            problem = str(error) or "no answer in time"
+            raise OutcomeUnknown(self._host, self._action, problem) from error
+        answer = bytes(self._rest[:end])
+        del self._rest[: end + 1]
+        return answer.decode(errors="replace").rstrip("\r")
+
+    def close(self) -> None:
+        close_channel(self._channel)

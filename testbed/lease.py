@@ -1,0 +1,238 @@
+"""Whose lab is it? A lease on each host itself, with an owner, an expiry and a heartbeat.
+
+The file `lease` in a host's root is read and written under `flock` there, so two labs, users or
+machines that share a host cannot both have it. Expiry goes by the host's own clock: whoever holds
+a lease renews it (`Lease` does, in the background), and what a dead owner left frees itself.
+
+A lease of a run belongs to its process; one made with `testbed lock` belongs to its person, whose
+own commands go on under it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import secrets
+import shlex
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from testbed.errors import LockedError, TestbedError
+from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.hosts.port import Host, HostFault
+
+__all__ = [
+    "RUN_LEASE_S",
+    "Holder",
+    "Lease",
+    "break_lease",
+    "claim",
+    "claim_for",
+    "holder",
+    "me",
+    "release",
+]
+
+RUN_LEASE_S = 60.0
+"""How long a host stays taken after its owner's last sign of life."""
+
+SHORT_LEASE_S = 900.0
+
+_HEARTBEATS = 4  # in one lease time: so many must fail before it ends
+_ANSWER_S = 20.0
+_REFUSED = 55
+_NOBODY = 44
+
+# $1 verb, $2 token, then for a claim $3 length in seconds, $4 holder, $5 a token to replace.
+# Line by line in `lease`: token, expiry and length in seconds, holder.
+# A host whose clock was set back, as a Raspberry Pi's is at power-on, keeps nothing for ever.
+_SCRIPT = """
+exec 9>>lease.lock
+flock -w 10 9 || { echo "lease.lock is held" >&2; exit 1; }
+token= ; until=0; long=0; who=
+now=$(date +%s)
+if [ -e lease ]; then { read -r token; read -r until; read -r long; read -r who; } <lease; fi
+left=$((until - now))
+[ "$left" -gt 0 ] && [ "$left" -le "$long" ] || token=
+case $1 in
+  claim)
+    if [ -n "$token" ] && [ "$token" != "$2" ] && [ "$token" != "$5" ]; then
+      echo "$token $left $who"; exit 55
+    fi
+    printf '%s\\n' "$2" "$((now + $3))" "$3" "$4" >lease.new && mv lease.new lease ;;
+  release) [ "$token" != "$2" ] || rm -f lease ;;
+  break) rm -f lease ;;
+  show) [ -n "$token" ] || exit 44; echo "$token $left $who" ;;
+esac
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a host. `pid` 0: a person (`testbed lock`), not a process. `left_s` as last told."""
+
+    who: str
+    pid: int
+    what: str
+    left_s: int = 0
+
+    def __str__(self) -> str:
+        process = f", process {self.pid}" if self.pid else ""
+        return f"{self.who} ({self.what}{process}), {self.left_s} s left"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was a process of this very machine and user that has ended."""
+        if not self.pid or self.who != me().who:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether it is this person's own lock."""
+        return not self.pid and self.who == me().who
+
+
+def me(*, person: bool = False) -> Holder:
+    """This process, or the person who runs it."""
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    command = shlex.join(["testbed", *sys.argv[1:]])[:200]
+    return Holder(who, 0 if person else os.getpid(), command)
+
+
+def holder(host: Host) -> Holder | None:
+    """Who has this host now."""
+    code, said = _ask(host, "show")
+    return None if code == _NOBODY else _parse(host, said)[1]
+
+
+def claim(host: Host, token: str, owner: Holder, lease_s: float) -> None:
+    """Take a host, or renew what `token` has. Raises LockedError if it is somebody else's."""
+    me_said = json.dumps({"who": owner.who, "pid": owner.pid, "what": owner.what})
+    length = str(round(lease_s))
+    code, said = _ask(host, "claim", token, length, me_said, "")
+    if code != _REFUSED:
+        return
+    theirs, present = _parse(host, said)
+    if present.is_mine and owner.pid:
+        return  # under this person's own lock
+    if present.is_gone or present.is_mine:
+        code, said = _ask(host, "claim", token, length, me_said, theirs)
+        if code != _REFUSED:
+            return
+        _, present = _parse(host, said)
+    raise LockedError(f"{host.name} is taken by {present}")
+
+
+def release(host: Host, token: str) -> None:
+    """Give back what `token` has; nothing if it has nothing."""
+    _ask(host, "release", token)
+
+
+def break_lease(host: Host) -> None:
+    """Whoever has it, has it no more. Restore the host first."""
+    _ask(host, "break")
+
+
+@contextmanager
+def claim_for(host: Host) -> Iterator[None]:
+    """Have one host for a piece of work that is shorter than SHORT_LEASE_S. Raises LockedError."""
+    token = secrets.token_hex(16)
+    claim(host, token, me(), SHORT_LEASE_S)
+    try:
+        yield
+    finally:
+        with suppress(TestbedError):  # it ends by itself; the work's own error is to be seen
+            release(host, token)
+
+
+class Lease:
+    """All of these hosts or none, for as long as the `with` block lasts.
+
+    `on_lost` hears of a host that was lost meanwhile: to a takeover, or because it did not answer
+    for the whole lease time.
+    """
+
+    def __init__(self, hosts: Mapping[str, Host], lease_s: float = RUN_LEASE_S) -> None:
+        self._hosts = hosts
+        self._lease_s = lease_s
+        self._token = secrets.token_hex(16)
+        self._owner = me()
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self.on_lost: Callable[[str], None] = lambda _: None
+
+    def __enter__(self) -> Self:
+        problems = self._each(lambda host: claim(host, self._token, self._owner, self._lease_s))
+        if problems:
+            self._each(lambda host: release(host, self._token))
+            locked = [p for p in problems if isinstance(p, LockedError)]
+            if not locked:
+                raise problems[0]
+            fix = "wait, ask the owner, or: testbed unlock --takeover -i FILE (restores first)"
+            raise LockedError("\n".join(map(str, locked)) + f"\n  fix: {fix}")
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._heart.join()
+        self._each(lambda host: release(host, self._token))
+
+    def _beat(self) -> None:
+        failed = 0
+        while not self._stop.wait(self._lease_s / _HEARTBEATS):
+            problems = self._each(lambda host: claim(host, self._token, self._owner, self._lease_s))
+            failed = failed + 1 if problems else 0
+            taken = [problem for problem in problems if isinstance(problem, LockedError)]
+            if taken or failed >= _HEARTBEATS:
+                self.on_lost(str((taken or problems)[0]))
+                return
+
+    def _each(self, work: Callable[[Host], None]) -> list[TestbedError]:
+        def one(host: Host) -> TestbedError | None:
+            try:
+                work(host)
+            except TestbedError as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "lease") as pool:
+            return [error for error in pool.map(one, self._hosts.values()) if error is not None]
+
+
+def _ask(host: Host, *arguments: str) -> tuple[int, str]:
+    """Exit code (0, refused or nobody) and what was printed."""
+    argv = ["sh", "-c", _SCRIPT, "lease", *arguments]
+    result = host.run(argv, timeout_s=_ANSWER_S, check=False)
+    if result.exit_code not in (0, _REFUSED, _NOBODY):
+        raise HostFault(host.name, "lease", result.stderr.strip() or "no answer")
+    return result.exit_code, result.stdout
+
+
+def _parse(host: Host, said: str) -> tuple[str, Holder]:
+    try:
+        token, left, text = said.split(" ", 2)
+        return token, Holder(**json.loads(text), left_s=int(left))
+    except (ValueError, TypeError) as error:
+        fix = f"remove {host.root}/lease there if nobody uses the lab"
+        raise HostFault(host.name, "read lease", f"damaged: {said[:200]!r}", fix) from error
