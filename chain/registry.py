@@ -107,22 +107,23 @@ class Registry:
             return Screening.DONE
         authenticated = _authenticated(request)
         operation = authenticated.opened.operation
-        if isinstance(operation, Enrol):
-            return self._screen_enrol(operation, authenticated)
+        if isinstance(operation, Enrol | EnrolBoard):
+            if not admission.endorsed(state, authenticated):
+                # Not a race that an honest primary may lose: recorded, even as refused, it would
+                # be remembered, and one faulty primary could so keep a device out.
+                return Screening.INVALID
+            if isinstance(operation, Enrol):
+                return self._screen_enrol(operation, authenticated)
         identity = state.identities.get(request.client)
         if identity is None:
             return Screening.LATER
         if _signer_refusal(identity, request.counter, state.height + 1, state.time_us) is not None:
-            return Screening.REFUSED
-        if isinstance(operation, EnrolBoard) and not admission.endorsed(state, authenticated):
             return Screening.REFUSED
         return Screening.READY
 
     def _screen_enrol(self, operation: Enrol, authenticated: Authenticated) -> Screening:
         state = self._state
         request = authenticated.opened.id
-        if not admission.endorsed(state, authenticated):
-            return Screening.REFUSED
         reason = admission.enrol_refusal(state, request, operation, state.time_us)
         if reason is None:
             return Screening.READY

@@ -53,7 +53,7 @@ def _judge_requests(s: State, offer: Offer) -> Verdict:
         screening = screen(request)
         if screening is Screening.READY:
             continue
-        if screening is Screening.DONE:
+        if screening is Screening.DONE or screening is Screening.INVALID:
             return Verdict.REFUSE
         if screening is Screening.LATER:
             if s.executed >= seq - 1:

@@ -174,7 +174,7 @@ def test_a_request_without_enough_endorsements_is_refused() -> None:
     stranger = next(each for each in range(4) if each not in group)
     for endorsers in ((), group[:1], tuple(sorted((group[0], stranger)))):
         request = world.open(make_item(cose, world.endorse(bare.id, endorsers)))
-        assert world.ledger.screen(request) is Screening.REFUSED
+        assert world.ledger.screen(request) is Screening.INVALID
         assert world.ledger.registry.judge(request) is None, "nothing else speaks against it"
     enough = world.open(make_item(cose, world.endorse(bare.id, group[1:])))
     assert world.ledger.screen(enough) is Screening.READY
@@ -292,7 +292,7 @@ def test_a_board_needs_endorsements_too() -> None:
     world = World()
     pi = world.admit("pi", kind="environment")
     bare = world.request(board(world, pi), pi, endorsed=False)
-    assert world.ledger.screen(bare) is Screening.REFUSED
+    assert world.ledger.screen(bare) is Screening.INVALID
     assert world.block(bare)[0].status == "refused:endorsements"
 
 
