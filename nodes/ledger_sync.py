@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from chain.block import Block
 from chain.client import LedgerCopy, decode_range
 from chain.errors import PeerFault
 from gateway.block_store import BlockStore, BlockStoreError
@@ -53,6 +55,13 @@ class LedgerSync:
             each.unlink(missing_ok=True)
         self._store = BlockStore(path, self._device.genesis.network)
         self.copy = LedgerCopy(self._device.genesis, bodies=self._bodies)
+
+    def blocks(self) -> Iterator[Block]:
+        """The verified blocks, from height 1 on (a full copy's)."""
+        for sealed in self._store.blocks(1, self.copy.height):
+            block = sealed.block
+            assert block is not None, "a copy of heads has no blocks"
+            yield block
 
     async def run(self, login: Login, uplink: Uplink) -> int:
         """Fetch until the gateway has no more; answers the height."""

@@ -64,7 +64,8 @@ class Tenure:
     def resumed(self, operation: Operation, answer: Answer) -> None:
         """An earlier life's renewal or revocation was answered. Raises Succeeded."""
         if isinstance(operation, Renew | Revoke):
-            self._answered(operation, answer)
+            self._carried_out()
+            self._answered(type(operation).__name__.lower(), answer)
 
     def _order(self) -> Order | None:
         path = self._directory / ORDER_FILE
@@ -74,11 +75,18 @@ class Tenure:
             return None
         except (OSError, msgspec.DecodeError) as error:
             self._events.emit("order", status=f"not understood: {error}")
-            path.unlink(missing_ok=True)
+            self._carried_out()
             return None
 
     async def _obey(self, login: Login, order: Order) -> None:
-        await self._ask(login, order.do)
+        try:
+            await self._ask(login, order.do)
+        except Succeeded:
+            self._carried_out()
+            raise
+        self._carried_out()
+
+    def _carried_out(self) -> None:
         (self._directory / ORDER_FILE).unlink(missing_ok=True)
 
     def _is_due(self) -> bool:
@@ -116,8 +124,7 @@ class Tenure:
     def _next_signer(self) -> Es256Signer:
         return Es256Signer(load_key(make_key(self._directory / self._device.state.next_key_file)))
 
-    def _answered(self, what: str | Renew | Revoke, answer: Answer) -> None:
-        do = what if isinstance(what, str) else type(what).__name__.lower()
+    def _answered(self, do: str, answer: Answer) -> None:
         status = f"denied: {answer.reason}" if isinstance(answer, Refused) else answer.status
         self._events.emit("order", do=do, status=status)
         if isinstance(answer, Refused) or answer.status != OK:

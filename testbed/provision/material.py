@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
-from chain.keys import Es256Signer, digest, spki_of
+from chain.keys import Es256Signer, digest, node_id, spki_of
 from gateway.broker_security import User, bootstrap_user, new_password
 from gateway.topics import Role
 from inventory.model import Lab
@@ -60,6 +60,7 @@ class Material:
     """Everything that a network is started from. `keys` are public, by process name.
 
     `observer` and `rogue` are logins for attackers: one reads along, one is a relay gone bad.
+    `operator` and `broker_admin` are the administrator's own: to the chain, and to the broker.
     """
 
     genesis: Genesis
@@ -68,6 +69,8 @@ class Material:
     gateways: Mapping[str, tuple[User, User]] = field(repr=False)
     observer: User = field(repr=False)
     rogue: User = field(repr=False)
+    operator: User = field(repr=False)
+    broker_admin: User = field(repr=False)
     login_secret: bytes = field(repr=False)
     admin_pem: bytes = field(repr=False)
 
@@ -79,6 +82,8 @@ class Material:
             *logins,
             self.observer,
             self.rogue,
+            self.operator,
+            self.broker_admin,
             *(voucher.user for voucher in self.vouchers.values()),
         ]
 
@@ -102,6 +107,7 @@ def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -
     """A new network for these processes; nothing of an older one is reused."""
     vouchers = {n.name: Voucher.new() for n in nodes if n.role in ("environment", "mobile")}
     admin = ec.generate_private_key(ec.SECP256R1())
+    admin_node = node_id(Es256Signer(admin).public).hex()
     gateways = {}
     for node in nodes:
         if node.role == "gateway":
@@ -135,6 +141,8 @@ def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -
         gateways=gateways,
         observer=_stranger(Role.OBSERVER),
         rogue=_stranger(Role.RELAY),
+        operator=User(Role.DEVICE, admin_node, new_password()),
+        broker_admin=User(Role.ADMIN, admin_node, new_password()),
         login_secret=secrets.token_bytes(32),
         admin_pem=_pem(admin),
     )

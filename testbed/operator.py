@@ -1,0 +1,241 @@
+"""The operator of a running bench: an administrator's key, used like any device's.
+
+It speaks MQTT through the gateway, follows the ledger in a copy of its own, and believes nothing
+but proofs: what `devices` tells was verified from genesis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+from chain.errors import Misuse, PeerFault
+from chain.genesis import Genesis
+from chain.identity import Identity
+from chain.keys import digest
+from chain.operations import AddVoucher, Enrol, Grant, Operation, Revoke, Token, read_operation
+from chain.request import cose_of
+from chain.state import ADMIN
+from chain.statement import OK, Statement, decode_leaf
+from gateway.broker import DynamicSecurityAdmin
+from gateway.broker_security import User
+from gateway.edge import Kind, Stamped, stamped_codec
+from gateway.mqtt import Message, MqttClient, MqttSettings, Presence
+from gateway.topics import Role, Up
+from nodes.device import Device, Refused
+from nodes.edge_config import BrokerAddress, DeviceConfig
+from nodes.events import EventLog
+from nodes.ledger_sync import LedgerSync
+from nodes.login import Login
+from testbed.errors import ConfigurationError, LabFault
+from testbed.provision.material import SERVICES, Voucher
+from testbed.standing import Bench
+
+__all__ = ["Operator", "operating"]
+
+CONNECT_S_MAX = 15.0
+ANSWER_S_MAX = 60.0
+
+
+class DirectUplink:
+    """Straight to the gateway, without a relay: the operator is its own."""
+
+    def __init__(self, net: str) -> None:
+        self._net = net
+        self._count = 0
+
+    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+        self._count += 1
+        stamped = Stamped(n=self._count, boot=0, at_ms=0, body=body)
+        return str(Up(self._net, me, me, kind)), stamped_codec.encode(stamped)
+
+    def unwrap(self, payload: bytes) -> bytes:
+        return stamped_codec.decode(payload).body
+
+    def subscriptions(self, me: str) -> tuple[str, ...]:
+        del me
+        return ()
+
+    def presence(self, me: str) -> Presence | None:
+        del me
+        return None
+
+    async def other(self, login: Login, message: Message) -> None:
+        del login
+        raise PeerFault("bad-topic", message.topic)
+
+
+class Operator:
+    """Use inside `operating`."""
+
+    def __init__(self, bench: Bench, device: Device, login: Login, sync: LedgerSync) -> None:
+        self.bench = bench
+        self.sync = sync
+        self._device = device
+        self._login = login
+        self._uplink = DirectUplink(device.genesis.network.hex()[:16])
+
+    async def refresh(self) -> None:
+        """Fetch and verify what is new in the ledger."""
+        async with _deadline("the gateway sends no blocks"):
+            await self.sync.run(self._login, self._uplink)
+
+    async def ask(self, make: Callable[[int], Operation]) -> Statement:
+        """One signed operation, decided. Raises LabFault if it is refused or not answered."""
+        async with (
+            _deadline("the chain does not answer"),
+            self._device.asking(self._login, make) as answer,
+        ):
+            pass
+        if isinstance(answer, Refused):
+            raise LabFault(str(answer))
+        await self.refresh()
+        return answer
+
+    @property
+    def devices(self) -> list[tuple[str, Identity]]:
+        """(name, identity) of every device that was ever admitted, by the operator's own copy."""
+        names = self._names()
+        assert self.sync.copy.ledger is not None
+        found = [
+            (names.get(each.device, each.node.hex()[:12]), each)
+            for each in self.sync.copy.ledger.registry.identities
+            if each.kind != ADMIN
+        ]
+        return sorted(found, key=lambda pair: (pair[0], pair[1].serial or 0))
+
+    def find(self, who: str) -> tuple[str, Identity]:
+        """By name (whatever key is in force), or by the first digits of a node id."""
+        found = [
+            (name, identity)
+            for name, identity in self.devices
+            if name == who or (len(who) >= 4 and identity.node.hex().startswith(who))
+        ]
+        if not found:
+            raise ConfigurationError(f"no device is called {who}: see `testbed device list`")
+        standing = [pair for pair in found if pair[1].ended is None]
+        return (standing or found)[-1]
+
+    def records(self, identity: Identity) -> list[tuple[int, Statement]]:
+        """(height, record) of everything that is about an identity."""
+        return [
+            (height, statement)
+            for height, statement, _ in self._records()
+            if identity.node in (statement.node, statement.by)
+        ]
+
+    def _records(self) -> list[tuple[int, Statement, bytes]]:
+        return [
+            (height, decode_leaf(record.leaf), record.item)
+            for height, block in enumerate(self.sync.blocks(), 1)
+            for record in block.records
+        ]
+
+    def _names(self) -> dict[bytes, str]:
+        names = {}
+        for _, statement, item in self._records():
+            if statement.op != "enrol" or statement.status != OK:
+                continue
+            operation = read_operation(cose_of(item), statement.network).operation
+            if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
+                name = self.bench.vouchers.get(digest(operation.voucher.key).hex())
+                if name is not None:
+                    names[statement.node] = name
+        return names
+
+    async def revoke(self, identity: Identity, reason: str) -> Statement:
+        return await self.ask(
+            lambda n: self._signed(Revoke, n, target=identity.node, reason=reason)
+        )
+
+    async def grant(self, identity: Identity, privilege: int) -> Statement:
+        services = identity.services
+        return await self.ask(
+            lambda n: self._signed(
+                Grant, n, target=identity.node, privilege=privilege, services=services
+            )
+        )
+
+    async def new_voucher(self, name: str, privilege_max: int) -> Voucher:
+        """A voucher that the chain knows, and its login at the broker."""
+        if name in self.bench.vouchers.values():
+            raise ConfigurationError(f"there is a device called {name}: choose another name")
+        voucher = Voucher.new()
+        identifier = voucher.grant().id
+        await self.ask(
+            lambda n: self._signed(
+                AddVoucher, n, voucher=identifier, privilege=privilege_max, services=SERVICES
+            )
+        )
+        self.bench = self.bench.with_voucher(identifier, name)
+        await self._let_in(voucher.user)
+        return voucher
+
+    async def _let_in(self, user: User) -> None:
+        bench, me = self.bench, self._device.node.hex()
+        admin = User(Role.ADMIN, me, bench.broker_admin)
+        client = MqttClient(
+            MqttSettings(
+                bench.broker_host,
+                bench.broker_port,
+                admin.name,
+                admin.password,
+                DynamicSecurityAdmin.subscriptions,
+            )
+        )
+        security = DynamicSecurityAdmin(client, self._device.genesis.network.hex()[:16])
+        tasks = [asyncio.ensure_future(each) for each in (client.run(), security.run())]
+        try:
+            await client.ready(CONNECT_S_MAX)
+            await security.ensure(user)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _signed(self, kind: Callable[..., Operation], counter: int, **fields: object) -> Operation:
+        network, node = self._device.genesis.network, self._device.node
+        return kind(network=network, node=node, counter=counter, **fields)
+
+
+@asynccontextmanager
+async def operating(bench: Bench) -> AsyncIterator[Operator]:
+    """The operator, logged in and up to date. Raises LabFault."""
+    genesis = Genesis.decode(bench.genesis.read_bytes())
+    config = DeviceConfig(
+        name="operator",
+        genesis=str(bench.genesis),
+        state=str(bench.operator),
+        voucher="",
+        broker=BrokerAddress(bench.broker_host, bench.broker_port),
+        go="",
+    )
+    with EventLog(bench.operator / "events.jsonl", "operator") as events:
+        uplink = DirectUplink(genesis.network.hex()[:16])
+        try:
+            device = Device(config, genesis, "mobile", uplink, events)
+        except Misuse as error:
+            raise LabFault(f"another device command is at work: {error}") from error
+        with closing(device):
+            sync = LedgerSync(Path(bench.operator) / "copy.sqlite", device, events, bodies=True)
+            with closing(sync):
+                async with device.logged_in() as login:
+                    operator = Operator(bench, device, login, sync)
+                    await operator.refresh()
+                    ledger = sync.copy.ledger
+                    identity = ledger.registry.identity(device.node) if ledger else None
+                    device.state.at_least(identity.counter if identity else 0)
+                    async with _deadline("an earlier command's request is not answered"):
+                        await device.resume(login, lambda *_: None)
+                    yield operator
+
+
+@asynccontextmanager
+async def _deadline(what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            yield
+    except TimeoutError:
+        raise LabFault(f"{what} within {ANSWER_S_MAX:.0f} s: is the bench healthy?") from None
