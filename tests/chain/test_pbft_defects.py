@@ -207,6 +207,19 @@ def test_views_meet_again_soon_after_a_long_loss_of_quorum(n: int) -> None:
     assert max(cluster.views()) - min(cluster.views()) <= 1
 
 
+def test_the_timeout_is_capped() -> None:
+    """Unbounded timeout doubling (Besu): a quorum that tries view after view in vain for long
+    must not sit in one for long afterwards."""
+    cluster = Cluster()
+    cluster.crash(0)
+    cluster.lose = lambda source, to, message: isinstance(message, NewView | PrePrepare)
+    cluster.request("a", to=BACKUPS)
+    cluster.run(1_000_000_000)
+    assert min(cluster.views()) > 20
+    cluster.heal()
+    cluster.settle(limit_us=3 * SMALL.view_timeout_us_max)
+
+
 # --- primaries ---------------------------------------------------------------------------------
 
 

@@ -116,6 +116,21 @@ def test_nobody_executes_above_the_boundary_before_it_is_stable() -> None:
     cluster.settle(lambda: set(epochs(cluster).values()) == {1}, 5_000_000)
 
 
+def test_what_the_old_epoch_committed_above_the_boundary_is_void() -> None:
+    """The pipeline runs on while the change is in flight; its requests come in the new epoch."""
+    cluster = Cluster()
+    blocks(cluster, 6)
+    cluster.lose = lambda source, to, message: isinstance(message, Checkpoint)
+    cluster.request("+4", *(f"x{number}" for number in range(40)))
+    cluster.run(200_000)
+    assert any("committed view 0 seq 9" in line for line in cluster.transcript)
+    assert set(cluster.heights()) == {8}
+    cluster.heal()
+    cluster.settle(limit_us=20_000_000)
+    heads = [Head.decode(block.head) for block in cluster.nodes[0].ledger.blocks]
+    assert {head.epoch for head in heads[9:]} == {1}
+
+
 @pytest.mark.parametrize("crashed", range(5))
 def test_restart_around_the_boundary(crashed: int) -> None:
     """Pending, at the boundary, or just beyond: the epoch follows from blocks and proofs."""

@@ -211,6 +211,19 @@ def test_double_votes_are_accused_with_both_signatures(
     assert accusation.second is not None
 
 
+def test_the_primary_has_no_second_vote() -> None:
+    """Its PRE-PREPARE is its PREPARE (4.2): q replicas must know the proposal, not q-1."""
+    cluster = Cluster(byzantine=[0])
+    cluster.lose = lambda source, to, message: isinstance(message, Prepare) and source != 0
+    cluster.request("a", to=0)
+    cluster.run(2_000)
+    slot = cluster.nodes[1].replica._s.log.slot(1)
+    assert slot.accepted is not None
+    cluster.post(0, 1, sign(signer_of(0), Prepare(0, 0, 0, 1, slot.accepted.digest)))
+    cluster.run(2_000)
+    assert slot.prepared is None
+
+
 def test_pool_bounds() -> None:
     """Per client, then fair shares, then closed; nothing is forgotten or counted twice."""
     pool = Pool()
