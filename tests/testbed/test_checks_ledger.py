@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from chain.block import HEAD_BYTES, Block
+from chain.messages import Checkpoint, CheckpointProof, encode
 from chain.request import cose_of, make_item, read_item
-from nodes.ledger_file import copy_ledger, encode_records
+from nodes.ledger_file import copy_ledger, encode_records, fact_sum
 from testbed.checks.diagnosis import head_field
 from testbed.checks.finding import Finding
 from testbed.checks.ledger import verify_ledgers
@@ -137,6 +140,15 @@ def test_a_flipped_byte_of_a_signature_is_named(copy: Path, height: int, offset:
     assert (finding.height, finding.field) == (height, "signature")
 
 
+def test_another_encoding_of_the_same_records_is_named(copy: Path) -> None:
+    """Even bytes that mean nothing must be those that were written."""
+    stored = columns(copy, 1)["records"]
+    at = stored.index(b"\xc5")  # the first leaf, of more than 255 bytes: bin 16
+    longer = stored[:at] + b"\xc6\0\0" + stored[at + 1 :]
+    edit(copy, 1, mend_sum=True, records=longer)
+    assert (only(copy).height, only(copy).field) == (1, "records")
+
+
 def test_a_sum_that_does_not_fit_is_named_though_the_block_holds(copy: Path) -> None:
     with sqlite3.connect(copy) as database:
         database.execute("UPDATE blocks SET sum = sum + 1 WHERE height = 4")
@@ -183,12 +195,57 @@ def test_above_the_first_wrong_block_damaged_rows_are_still_named(copy: Path) ->
     assert found == [(2, "signature"), (2, "sum"), (4, "head.tag"), (6, "sum")]
 
 
-def test_a_checkpoint_whose_votes_do_not_hold_is_named(copy: Path) -> None:
+def bad_signature(proof: CheckpointProof) -> CheckpointProof:
+    first = replace(proof.votes[0], signature=bytes(64))
+    return replace(proof, votes=(first, *proof.votes[1:]))
+
+
+def one_voter_thrice(proof: CheckpointProof) -> CheckpointProof:
+    return replace(proof, votes=proof.votes[:1] * 3)
+
+
+def too_few(proof: CheckpointProof) -> CheckpointProof:
+    return replace(proof, votes=proof.votes[:2])
+
+
+def another_head(proof: CheckpointProof) -> CheckpointProof:
+    return replace(proof, head=bytes(32))
+
+
+def votes_for_another_head(proof: CheckpointProof) -> CheckpointProof:
+    body = encode(Checkpoint(0, 0, proof.seq, bytes(32)))
+    return replace(proof, votes=(replace(proof.votes[0], body=body), *proof.votes[1:]))
+
+
+def a_stranger(proof: CheckpointProof) -> CheckpointProof:
+    body = encode(Checkpoint(0, 9, proof.seq, proof.head))
+    return replace(proof, votes=(replace(proof.votes[0], body=body), *proof.votes[1:]))
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [bad_signature, one_voter_thrice, too_few, another_head, votes_for_another_head, a_stranger],
+)
+def test_a_checkpoint_that_no_quorum_signed_proves_nothing_and_is_named(
+    copy: Path, forge: Callable[[CheckpointProof], CheckpointProof]
+) -> None:
     with sqlite3.connect(copy) as database:
         ((data,),) = database.execute("SELECT data FROM facts WHERE kind = 'stable'")
-        database.execute("UPDATE facts SET data = ?", (flipped(data, len(data) - 1),))
+        forged = encode(forge(msgspec.msgpack.decode(data, type=CheckpointProof)))
+        database.execute(
+            "UPDATE facts SET data = ?, sum = ?", (forged, fact_sum("stable", 0, 8, forged))
+        )
     database.close()
-    assert not verify_ledgers([copy]).holds
+    report = verify_ledgers([copy])
+    assert [(each.height, each.field) for each in report.findings] == [(8, "checkpoint proof")]
+    assert report.proven == 0
+
+
+def test_a_damaged_checkpoint_is_named(copy: Path) -> None:
+    with sqlite3.connect(copy) as database:
+        database.execute("UPDATE facts SET data = x'00'")
+    database.close()
+    assert "sequence 8" in only(copy).detail
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database", bytes(8192)])
