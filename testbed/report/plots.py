@@ -135,7 +135,7 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
 
 def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
     """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond."""
-    made = figure(2.4, mark)
+    made = figure(2.4, mark, label_lines=2)
     axes: Axes = made.add_subplot()
     names = [phase.name for phase in evidence.schedule.phases]
     values = [

@@ -50,14 +50,15 @@ def styled() -> Iterator[None]:
         yield
 
 
-def figure(height_in: float, watermark: str | None) -> Figure:
-    """An empty figure; no window system, no global state."""
+def figure(height_in: float, watermark: str | None, label_lines: int = 1) -> Figure:
+    """An empty figure; no window system, no global state. `label_lines` of text stand at each
+    tick of the x axis."""
     made = Figure(figsize=(WIDTH_IN, height_in))
     # Fixed margins in inches: labels have their place, and no layout is searched for.
     made.subplots_adjust(
-        left=0.55 / WIDTH_IN,
+        left=0.62 / WIDTH_IN,
         right=1 - 0.1 / WIDTH_IN,
-        bottom=0.48 / height_in,
+        bottom=(0.36 + 0.14 * label_lines) / height_in,
         top=1 - 0.28 / height_in,
     )
     FigureCanvasAgg(made)
