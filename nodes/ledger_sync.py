@@ -15,8 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from chain.block import Block
-from chain.client import LedgerCopy, decode_range
+from chain.client import LedgerCopy, SealedBlock, decode_range
 from chain.errors import PeerFault
 from gateway.block_store import BlockStore, BlockStoreError
 from gateway.edge import SyncRequest, sync_codec
@@ -56,12 +55,9 @@ class LedgerSync:
         self._store = BlockStore(path, self._device.genesis.network)
         self.copy = LedgerCopy(self._device.genesis, bodies=self._bodies)
 
-    def blocks(self) -> Iterator[Block]:
-        """The verified blocks, from height 1 on (a full copy's)."""
-        for sealed in self._store.blocks(1, self.copy.height):
-            block = sealed.block
-            assert block is not None, "a copy of heads has no blocks"
-            yield block
+    def sealed(self) -> Iterator[SealedBlock]:
+        """The verified blocks, from height 1 on."""
+        return self._store.blocks(1, self.copy.height)
 
     async def run(self, login: Login, uplink: Uplink) -> int:
         """Fetch until the gateway has no more; answers the height."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -41,13 +42,24 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("up", "Deploy a lab and keep it running."),
     "down": ("down", "End a lab that is kept running."),
     "device": ("device", "List, admit, renew and revoke devices of a running lab."),
+    "refusals": ("refusals", "Try what must be refused; say who refused it."),
     "run": ("run", "Run a campaign and write a result bundle."),
     "report": ("report", "Rebuild the report of a run from its raw files."),
-    "ledger": ("ledger", "Verify and show stored ledgers, from the files alone."),
+    "ledger": ("ledger", "Verify and show stored ledgers, prove certificates."),
     "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),
     "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
+    "model": ("model", "Compute the risk of small groups, and time to consensus over N."),
     "bench": ("bench", "Measure speed, as ratios to a limit of the same run."),
     "emulate": ("emulate", "A lab of emulated hosts with SSH servers, on this machine."),
+}
+
+# How `testbed --help` orders them; what is in no section comes last.
+SECTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "Campaigns": ("run", "plan", "campaign"),
+    "Results": ("report", "ledger"),
+    "Lab": ("inventory", "provision", "status", "restore", "lock", "unlock", "deprovision"),
+    "Standing bench": ("up", "device", "down"),
+    "Without a lab": ("simulate", "model", "bench", "emulate"),
 }
 
 _USAGE: Final = 2
@@ -63,6 +75,15 @@ class _LazyGroup(TyperGroup):
         for name, (_, summary) in COMMANDS.items():
             self.commands[name] = TyperCommand(name, help=summary)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sorted_in = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in COMMANDS if name not in sorted_in)
+        width = max(map(len, COMMANDS))
+        for title, names in {**SECTIONS, "Others": others}.items():
+            if names:
+                with formatter.section(title):
+                    formatter.write_dl([(name.ljust(width), COMMANDS[name][1]) for name in names])
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
@@ -70,7 +91,14 @@ class _LazyGroup(TyperGroup):
             app.rich_markup_mode = None  # plain help: starts in half the time, and pipes well
             command = typer.main.get_command(app)
             command.name = name
+            for sub in getattr(command, "commands", {}).values():
+                sub.short_help = sub.short_help or _first_sentence(sub.help or "")
         return name, command, rest
+
+
+def _first_sentence(text: str) -> str:
+    """For lists of commands, whole: Typer would cut it off at the end of the line."""
+    return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 _program = typer.Typer(

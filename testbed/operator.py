@@ -16,6 +16,7 @@ from chain.genesis import Genesis
 from chain.identity import Identity
 from chain.keys import digest
 from chain.operations import AddVoucher, Enrol, Grant, Operation, Revoke, Token, read_operation
+from chain.proof import Proof, make_inclusion
 from chain.request import cose_of
 from chain.state import ADMIN
 from chain.statement import OK, Statement, decode_leaf
@@ -126,11 +127,25 @@ class Operator:
             if identity.node in (statement.node, statement.by)
         ]
 
+    def status_of(self, request: bytes) -> str | None:
+        """What the chain recorded for a request; None if nothing."""
+        found = (s.status for _, s, _ in self._records() if s.request == request)
+        return next(found, None)
+
+    def proof_of(self, request: bytes) -> Proof:
+        """Proof of a request's record. (The operator's lab changes no members: epoch 0.)"""
+        for sealed in self.sync.sealed():
+            for position, record in enumerate(sealed.block.records if sealed.block else ()):
+                if decode_leaf(record.leaf).request == request and sealed.block is not None:
+                    inclusion = make_inclusion(sealed.block, position, sealed.seals)
+                    return Proof(record=inclusion, epochs=())
+        raise LabFault("the ledger has no record of this request")
+
     def _records(self) -> list[tuple[int, Statement, bytes]]:
         return [
             (height, decode_leaf(record.leaf), record.item)
-            for height, block in enumerate(self.sync.blocks(), 1)
-            for record in block.records
+            for height, sealed in enumerate(self.sync.sealed(), 1)
+            for record in sealed.records or ()
         ]
 
     def _names(self) -> dict[bytes, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -44,24 +43,25 @@ def up(
     Ends with Ctrl-C or `testbed down`, and takes everything with it. Meanwhile `testbed device`
     lists, admits, renews and revokes devices.
     """
-    with standing_bench(load_lab(inventory), every_s, typer.echo) as bench:
+    with standing_bench(load_lab(inventory), every_s, typer.echo) as (bench, _):
         typer.echo(f"the bench is up: {Path(bench.home) / BENCH_FILE}; Ctrl-C ends it")
-        ending = []
-        signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
-        while not ending:
-            time.sleep(POLL_S)
+        with suppress(KeyboardInterrupt):  # SIGTERM is one too
+            while True:
+                time.sleep(POLL_S)
 
 
 @contextmanager
-def standing_bench(lab: Lab, every_s: float, progress: Progress) -> Iterator[Bench]:
+def standing_bench(
+    lab: Lab, every_s: float, progress: Progress
+) -> Iterator[tuple[Bench, Deployment]]:
     """A bench for the length of a `with` block; devices enrol at once."""
     with ExitStack() as stack:
+        home = stack.enter_context(workspace())  # gone last: `testbed down` waits for that
         hosts, python = stack.enter_context(opened_hosts(lab))
         stack.enter_context(Lease({name: hosts[name] for name in limited(lab, None)}))
         deployment = stack.enter_context(Deployment(lab, hosts, python, progress))
         deployment.set_up()
         deployment.start()
-        home = stack.enter_context(workspace())
         roots = {
             name: Path(str(hosts[name].root))
             for name, host in lab.active.items()
@@ -78,4 +78,4 @@ def standing_bench(lab: Lab, every_s: float, progress: Progress) -> Iterator[Ben
         )
         devices = [*deployment.with_role("environment"), *deployment.with_role("mobile")]
         deployment.go({node.name: msgspec.json.encode(plan) for node in devices})
-        yield bench
+        yield bench, deployment

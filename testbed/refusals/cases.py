@@ -1,0 +1,246 @@
+"""Everything that must be refused, tried on a running bench, in the order of the attacker's reach.
+
+Each case is what somebody with a relay's or a device's access would send; how it is seen who
+refused it is in `trial`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from signal import Signals
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from chain.certificate import carrier_certificate, verify_carrier
+from chain.errors import PeerFault
+from chain.keys import digest
+from chain.operations import Revoke, Token, read_operation
+from gateway.broker_security import User, bootstrap_id, bootstrap_user, device_password
+from gateway.frames import Frame, decode_line, encode_frame
+from gateway.topics import Role, Up
+from testbed.errors import LabFault
+from testbed.operator import Operator
+from testbed.provision.deployment import Deployment
+from testbed.provision.material import Voucher
+from testbed.refusals.trial import Puppet, Refusal, Trial, attacking
+
+__all__ = ["try_all"]
+
+
+async def try_all(
+    deployment: Deployment, operator: Operator, say: Callable[[str], None]
+) -> list[Refusal]:
+    """Every case, in order. Raises LabFault if one was not refused at all."""
+    async with attacking(deployment, operator) as trial:
+        for cases in ALL:
+            say((cases.__doc__ or "").partition("\n")[0])
+            await cases(trial)
+        for refusal in trial.found:
+            if refusal.reason in ("ok", "accepted"):
+                raise LabFault(f"not refused: {refusal.tried}")
+        return trial.found
+
+
+async def _access(t: Trial) -> None:
+    """Access requests."""
+    device = Puppet(t.network)
+    spare = await t.operator.new_voucher("spare", 3)
+    _, used, _ = await t.admit("first")
+    stranger = Voucher.new()
+    bent = device.enrol(spare, t.head)
+    assert isinstance(bent.voucher, Token)
+    bent = msgspec.structs.replace(
+        bent, voucher=msgspec.structs.replace(bent.voucher, signature=bytes(64))
+    )
+    old = digest(t.material.genesis.encode())
+    await t.request("wrong voucher", device.enrol(stranger, t.head), device)
+    await t.request("used voucher", device.enrol(used, t.head), device)
+    await t.request("voucher that did not sign for this key", bent, device)
+    greedy = device.enrol(spare, t.head, privilege=9)
+    await t.request("privilege above the voucher's", greedy, device)
+    foreign = device.enrol(spare, t.head, service="heating")
+    await t.request("service that is not offered", foreign, device)
+    await t.request("head that never was", device.enrol(spare, old), device)
+
+
+async def _replay(t: Trial) -> None:
+    """Replays."""
+    puppet, voucher, enrolment = await t.admit("replayed")
+    data = puppet.sign(puppet.data())
+    await t.signed("", data, puppet.node.hex(), "op")
+    login = bootstrap_id(voucher.spki)
+    await t.signed("access request replayed", enrolment, login, "enrol")
+    await t.signed("access request replayed under another name", enrolment, "a" * 64, "enrol")
+    await t.signed("data replayed", data, puppet.node.hex(), "op")
+    t.spent.append(voucher.user)
+    puppet.counter = 0
+    await t.request("counter used before", puppet.data(payload=b"new"), puppet)
+
+
+async def _form(t: Trial) -> None:
+    """Malformed and altered messages."""
+    puppet, _, _ = await t.admit("formed")
+    good, name = puppet.sign(puppet.data()), puppet.node.hex()
+    other = puppet.sign(puppet.data(network=digest(b"another network")))
+    cases = {
+        "altered reading": good.replace(b"21.5", b"99.5"),
+        "altered signature": good[:-1] + bytes((good[-1] ^ 1,)),
+        "captured in another network": other,
+        "malformed COSE": b"\xd2\x84\x40" + good,
+        "empty body": b"",
+    }
+    for tried, body in cases.items():
+        t.add(tried, "gateway", (await t.up("op", body, name)).removeprefix("refused:"))
+    outcome = await t.up("op", b"", name, raw=b"\xbf\xff")
+    t.add("malformed CBOR", "gateway", outcome.removeprefix("refused:"))
+    outcome = await t.up("sync", b"\xa0", name)
+    t.add("malformed request for blocks", "gateway", outcome.removeprefix("refused:"))
+    await t.signed("data under another device's name", good, "b" * 64, "op")
+    await t.signed("data sent as an access request", good, name, "enrol")
+
+
+async def _rights(t: Trial) -> None:
+    """What an admitted device may not do."""
+    puppet, _, _ = await t.admit("limited")
+    await t.request("service without a right to it", puppet.data(service="valve"), puppet)
+    await t.request("reading of a board that is another's", puppet.data(board=bytes(32)), puppet)
+    other = next(identity for name, identity in t.operator.devices if name == "first")
+    puppet.counter += 1
+    revoke = Revoke(
+        network=t.network,
+        node=puppet.node,
+        counter=puppet.counter,
+        target=other.node,
+        reason="malice",
+    )
+    await t.request("revocation of another device", revoke, puppet)
+    stranger = Puppet(t.network)
+    await t.request("data of an unknown device", stranger.data(), stranger)
+
+
+async def _ends(t: Trial) -> None:
+    """Expired and revoked."""
+    brief, _, _ = await t.admit("brief", validity_s=1)
+    await asyncio.sleep(2)
+    await t.operator.refresh()
+    await t.request("data after expiry", brief.data(), brief)
+    gone, voucher, enrolment = await t.admit("gone")
+    await t.operator.revoke(t.operator.find("gone")[1], "lost")
+    password = device_password(t.material.login_secret, gone.node.hex())
+    t.spent.append(User(Role.DEVICE, gone.node.hex(), password))
+    await t.request("data after revocation", gone.data(), gone)
+    login = bootstrap_id(voucher.spki)
+    await t.signed("access request replayed after revocation", enrolment, login, "enrol")
+    again = gone.enrol(await t.operator.new_voucher("gone again", 3), t.head)
+    await t.request("new access request of a revoked key", again, gone)
+
+
+async def _restarts(t: Trial) -> None:
+    """Replays after every replica and the gateway were killed and started again."""
+    puppet, voucher, enrolment = await t.admit("before")
+    data = puppet.sign(puppet.data())
+    await t.signed("", data, puppet.node.hex(), "op")
+    await asyncio.to_thread(_restart, t.deployment)
+    login = bootstrap_id(voucher.spki)
+    await t.signed("access request replayed after restarts", enrolment, login, "enrol")
+    await t.signed("data replayed after restarts", data, puppet.node.hex(), "op")
+
+
+def _restart(deployment: Deployment) -> None:
+    nodes = [*deployment.with_role("replica"), *deployment.with_role("gateway")]
+    for node in nodes:
+        deployment.host(node).signal(node.unit, Signals.SIGKILL)
+        deployment.host(node).stop(node.unit)
+    for node in nodes:
+        deployment.start_node(node)
+    for node in nodes:
+        deployment.wait_ready(node)
+
+
+async def _at_broker(t: Trial) -> None:
+    """What the broker refuses."""
+    rogue = t.material.rogue
+    mine = str(Up(t.net, rogue.node, rogue.node, "op"))
+    elsewhere = f"m2m/1/{'0' * 16}/up/{rogue.node}/{rogue.node}/op"
+    unknown = bootstrap_user(b"nobody", b"nobody's token")
+    wrong = User(rogue.role, rogue.node, "wrong")
+
+    def publish(topic: str, payload: bytes, retain: bool = False) -> Callable[[paho.Client], Any]:
+        return lambda client: client.publish(topic, payload, qos=1, retain=retain)
+
+    others = mine.replace(rogue.node, "a" * 64)
+    answer = f"m2m/1/{t.net}/rsp/{'a' * 64}/receipt"
+    await t.at_broker("topic of another relay", rogue, publish(others, b""))
+    await t.at_broker("topic of another network", rogue, publish(elsewhere, b""))
+    await t.at_broker("answer to another device", rogue, publish(answer, b""))
+    await t.at_broker("message of 10 MB", rogue, publish(mine, bytes(10 * 1024 * 1024)))
+    await t.at_broker("retained message", rogue, publish(mine, b"", retain=True))
+    await t.at_broker("wrong password", wrong, lambda _: None)
+    await t.at_broker("client id of another", rogue, lambda _: None, client_id="a" * 64)
+    await t.at_broker("voucher that nobody issued", unknown, lambda _: None)
+    for user in t.spent:
+        name = (
+            "login of a spent voucher" if user.role is Role.NEWCOMER else "login after revocation"
+        )
+        await t.at_broker(name, user, lambda _: None)
+
+
+async def _serial(t: Trial) -> None:
+    """The line to a sensor board."""
+    board = t.deployment.with_role("board")[0]
+    sent = decode_line(await t.frame_of(board))
+    assert isinstance(sent, Frame)
+    forged = encode_frame(sent.body[:-1] + bytes((sent.body[-1] ^ 1,)), sent.tag)
+    await t.on_the_line("frame replayed on a serial line", board, encode_frame(sent.body, sent.tag))
+    await t.on_the_line("frame altered on a serial line", board, forged)
+
+
+async def _offline(t: Trial) -> None:
+    """Certificates, checked offline."""
+    puppet, _, enrolment = await t.admit("certified")
+    proof = t.operator.proof_of(read_operation(enrolment, t.network).id)
+    good = carrier_certificate(puppet.key, proof)
+    genesis = t.material.genesis
+    statement = verify_carrier(good, genesis)
+    usurper = Puppet(t.network)
+    late_us = (statement.not_after_us or 0) + 1
+    for tried, pem, at_us in (
+        ("certificate with CA:TRUE", _rebuilt(good, puppet, ca=True), None),
+        ("certificate of another key with this proof", _rebuilt(good, usurper, ca=False), None),
+        ("certificate after its time", good, late_us),
+    ):
+        try:
+            verify_carrier(pem, genesis, at_us)
+        except PeerFault as fault:
+            t.add(tried, "verifier", fault.code)
+        else:
+            t.add(tried, "verifier", "ok")
+
+
+def _rebuilt(pem: bytes, puppet: Puppet, *, ca: bool) -> bytes:
+    """The same certificate for another key or of another kind, signed by `puppet`."""
+    old = x509.load_pem_x509_certificate(pem)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.issuer)
+        .public_key(puppet.key.public_key())
+        .serial_number(old.serial_number)
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(old.not_valid_after_utc)
+    )
+    for extension in old.extensions:
+        value: Any = extension.value
+        if isinstance(value, x509.BasicConstraints):
+            value = x509.BasicConstraints(ca=ca, path_length=None)
+        builder = builder.add_extension(value, critical=extension.critical)
+    made = builder.sign(puppet.key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+ALL = (_access, _replay, _form, _rights, _ends, _restarts, _at_broker, _serial, _offline)

@@ -1,0 +1,290 @@
+"""A bench as an attacker meets it: a relay's login, devices of his own, and what the layers say.
+
+A layer's word is taken where it can be had: the broker closes the connection and counts, the
+gateway logs, also what the authentication group denies, and what reaches the ledger is read from
+the operator's verified copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from paho.mqtt.enums import CallbackAPIVersion
+
+from chain.keys import Es256Signer, node_id
+from chain.operations import (
+    Data,
+    Enrol,
+    Operation,
+    Token,
+    read_operation,
+    sign_operation,
+    voucher_statement,
+)
+from gateway.broker_security import User, bootstrap_id
+from gateway.edge import Kind, Stamped, stamped_codec
+from gateway.mqtt import MqttClient, MqttSettings
+from gateway.topics import Up
+from nodes.board.control import command
+from nodes.events import read_events
+from testbed.errors import LabFault
+from testbed.operator import Operator
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
+from testbed.provision.material import Voucher
+
+__all__ = ["Puppet", "Refusal", "Trial", "attacking"]
+
+ANSWER_S_MAX = 30.0
+POLL_S = 0.05
+NO_REFUSALS = frozenset({"logins", "slowed", "dropped"})  # the broker counts these too
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What was tried, who refused it and in which word; `effect` is what the chain recorded."""
+
+    tried: str
+    layer: str
+    reason: str
+
+
+class Puppet:
+    """A device in the attacker's hand: a key, a counter, and whatever is to be signed."""
+
+    def __init__(self, network: bytes) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.signer = Es256Signer(self.key)
+        self.node = node_id(self.signer.public)
+        self.network = network
+        self.counter = 0
+
+    def enrol(self, voucher: Voucher, head: bytes, **changes: Any) -> Enrol:
+        private = serialization.load_pem_private_key(voucher.pem, password=None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        statement = voucher_statement(self.network, self.signer.public, head)
+        token = Token(key=voucher.spki, signature=Es256Signer(private).sign(statement))
+        fields: dict[str, Any] = {
+            "network": self.network,
+            "key": self.signer.public,
+            "kind": "mobile",
+            "service": "telemetry",
+            "privilege": 1,
+            "validity_s": 3600,
+            "head": head,
+            "nonce": secrets.token_bytes(16),
+            "voucher": token,
+        }
+        return Enrol(**(fields | changes))
+
+    def data(self, **changes: Any) -> Data:
+        self.counter += 1
+        fields: dict[str, Any] = {
+            "network": self.network,
+            "node": self.node,
+            "counter": self.counter,
+            "service": "telemetry",
+            "payload": b"21.5",
+        }
+        return Data(**(fields | changes))
+
+    def sign(self, operation: Operation) -> bytes:
+        return sign_operation(operation, self.signer)
+
+
+class Trial:
+    """The bench as the attacker sees it: a relay's login, and what the layers say."""
+
+    def __init__(self, deployment: Deployment, operator: Operator, relay: MqttClient) -> None:
+        self.deployment = deployment
+        self.operator = operator
+        self.material = deployment.material
+        self.network = deployment.material.genesis.network
+        self.net = self.network.hex()[:16]
+        self._relay = relay
+        self._sent = 0
+        self.found: list[Refusal] = []
+        self.spent: list[User] = []  # logins that were taken away
+        gateway = deployment.with_role("gateway")[0]
+        broker = deployment.with_role("broker")[0]
+        self._gateway_log = self._path(gateway.name) / "events.jsonl"
+        self._broker_log = Path(str(deployment.host(broker).log_path(broker.unit)))
+
+    def _path(self, name: str) -> Path:
+        directory = self.operator.bench.nodes[name].directory
+        if directory is None:
+            raise LabFault(f"{name} must run on this machine for its log to be read")
+        return Path(directory)
+
+    def add(self, tried: str, layer: str, reason: str) -> None:
+        self.found.append(Refusal(tried, layer, reason))
+
+    @property
+    def head(self) -> bytes:
+        return self.operator.sync.copy.head_hash
+
+    # --- gateway, group, ledger -------------------------------------------------------------------
+
+    async def up(self, kind: Kind | str, body: bytes, device: str, raw: bytes | None = None) -> str:
+        """Send as a relay does; answers the gateway's word on it."""
+        self._sent += 1
+        before = len(self._requests())
+        stamped = stamped_codec.encode(Stamped(n=self._sent, boot=1, at_ms=0, body=body))
+        topic = str(Up(self.net, self.material.rogue.node, device, kind))
+        await self._relay.publish(topic, raw if raw is not None else stamped)
+        await _until(lambda: len(self._requests()) > before, f"the gateway says nothing to {kind}")
+        return str(self._requests()[before].fields["outcome"])
+
+    def _requests(self) -> list[Any]:
+        mine = self.material.rogue.node
+        return [
+            event
+            for event in read_events(self._gateway_log)
+            if event.event == "request" and event.fields["relay"] == mine
+        ]
+
+    async def request(self, tried: str, operation: Operation, by: Puppet) -> str:
+        """Sign it, send it, and note who refused it; answers the reason ("" if nobody did)."""
+        cose = by.sign(operation)
+        kind: Kind = "enrol" if isinstance(operation, Enrol) else "op"
+        return await self.signed(tried, cose, _name(operation), kind)
+
+    async def signed(self, tried: str, cose: bytes, device: str, kind: Kind) -> str:
+        outcome = await self.up(kind, cose, device)
+        layer, reason = "gateway", outcome.removeprefix("refused:")
+        if outcome == "accepted":
+            layer, reason = await self._decided(read_operation(cose, self.network).id)
+        if tried:
+            self.add(tried, layer, reason)
+        return reason
+
+    async def _decided(self, request: bytes) -> tuple[str, str]:
+        deadline_s = time.monotonic() + ANSWER_S_MAX
+        while time.monotonic() < deadline_s:
+            for event in read_events(self._gateway_log):
+                if event.event == "denied" and event.fields["id"] == request.hex():
+                    return "group", str(event.fields["reason"])
+            await self.operator.refresh()
+            status = self.operator.status_of(request)
+            if status is not None:
+                return "ledger", status.removeprefix("refused:")
+            await asyncio.sleep(POLL_S)
+        raise LabFault("a request was accepted and never decided")
+
+    # --- broker -----------------------------------------------------------------------------------
+
+    async def at_broker(
+        self, tried: str, user: User, act: Callable[[paho.Client], Any], client_id: str = ""
+    ) -> None:
+        """Connect, `act`, and note why the broker closed the connection."""
+        before = self._broker_counts()
+        await asyncio.to_thread(self._connect, user, act, client_id or user.name)
+        deadline_s = time.monotonic() + ANSWER_S_MAX
+        while time.monotonic() < deadline_s:
+            now = self._broker_counts()
+            for reason, count in now.items():
+                if count > before.get(reason, 0) and reason not in NO_REFUSALS:
+                    self.add(tried, "broker", reason)
+                    return
+            await asyncio.sleep(POLL_S)
+        raise LabFault(f"the broker did not refuse: {tried}")
+
+    def _connect(self, user: User, act: Callable[[paho.Client], Any], client_id: str) -> None:
+        host, port = self.deployment.address(self.deployment.with_role("broker")[0])
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id, reconnect_on_failure=False)
+        client.username_pw_set(user.name, user.password)
+        closed: list[bool] = []
+        client.on_connect = lambda c, *_: act(c)
+        client.on_disconnect = lambda *_: closed.append(True)
+        client.connect(host, port)
+        deadline_s = time.monotonic() + ANSWER_S_MAX
+        while not closed and time.monotonic() < deadline_s:
+            client.loop(POLL_S)
+
+    def _broker_counts(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for line in self._broker_log.read_bytes().splitlines():
+            try:
+                counts = msgspec.json.decode(line, type=dict[str, Any]).get("counts", counts)
+            except msgspec.DecodeError:
+                continue
+        return counts
+
+    # --- serial lines -----------------------------------------------------------------------------
+
+    async def frame_of(self, board: Node) -> bytes:
+        """A reading that the board has sent, as it stood on the line."""
+        log = self._path(board.name) / "line.log"
+        lines = [msgspec.json.decode(line) for line in log.read_bytes().splitlines()]
+        sent = [bytes.fromhex(line["frame"]) for line in lines if _is_sent(line)]
+        if not sent:
+            raise LabFault(f"{log}: the board has sent nothing")
+        return sent[-1]
+
+    async def on_the_line(self, tried: str, board: Node, frame: bytes) -> None:
+        """Put a frame on the line towards the board's host, and note what that says."""
+        sponsor = next(n for n in self.deployment.with_role("environment") if n.host == board.host)
+        log = self._path(sponsor.name) / "events.jsonl"
+        before = len(_serial_refusals(log))
+        control = self._path(board.name) / "control.sock"
+        # A zero byte on both sides: the frame stands alone on the line.
+        await asyncio.to_thread(command, control, "inject", "host", f"00{frame.hex()}")
+        await _until(lambda: len(_serial_refusals(log)) > before, f"not refused: {tried}")
+        self.add(tried, "serial", _serial_refusals(log)[before])
+
+    # --- puppets ----------------------------------------------------------------------------------
+
+    async def admit(self, name: str, **changes: Any) -> tuple[Puppet, Voucher, bytes]:
+        """A device of ours that is admitted: it, its voucher and its signed access request."""
+        voucher = await self.operator.new_voucher(name, 3)
+        puppet = Puppet(self.network)
+        cose = puppet.sign(puppet.enrol(voucher, self.head, **changes))
+        reason = await self.signed("", cose, bootstrap_id(voucher.spki), "enrol")
+        if reason != "ok":
+            raise LabFault(f"{name} is not admitted: {reason}")
+        return puppet, voucher, cose
+
+
+def _is_sent(line: dict[str, Any]) -> bool:
+    return line["dir"] == "from-board" and bool(line.get("frame"))
+
+
+def _serial_refusals(log: Path) -> list[str]:
+    return [str(e.fields["reason"]) for e in read_events(log) if e.event == "serial-refused"]
+
+
+def _name(operation: Operation) -> str:
+    if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
+        return bootstrap_id(operation.voucher.key)
+    return operation.node.hex()
+
+
+async def _until(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + ANSWER_S_MAX
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise LabFault(what)
+        await asyncio.sleep(POLL_S)
+
+
+@asynccontextmanager
+async def attacking(deployment: Deployment, operator: Operator) -> AsyncIterator[Trial]:
+    host, port = deployment.address(deployment.with_role("broker")[0])
+    rogue = deployment.material.rogue
+    client = MqttClient(MqttSettings(host, port, rogue.name, rogue.password))
+    running = asyncio.ensure_future(client.run())
+    try:
+        await client.ready()
+        yield Trial(deployment, operator, client)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
