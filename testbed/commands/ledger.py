@@ -19,8 +19,9 @@ from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Verify and show ledgers.")
-app.command("export-proof")(export_proof)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Verify and show ledgers, export proofs."
+)
 
 SHOWN_DEFAULT = 10
 
@@ -68,6 +69,9 @@ def show(
         print_json(msgspec.to_builtins(blocks))
     else:
         typer.echo("\n\n".join(map(_block, blocks)))
+
+
+app.command("export-proof")(export_proof)
 
 
 def _databases(where: str) -> tuple[list[Path], Genesis | None]:

@@ -32,7 +32,7 @@ _CARRIER_BYTES_MAX = 1 << 20
 Where = Annotated[
     list[str],
     typer.Argument(
-        metavar="BUNDLE_OR_DB...",
+        metavar="BUNDLE_OR_DB",
         help='A bundle, the name of a run, "last", or .sqlite files of f+1 replicas.',
     ),
 ]
@@ -64,9 +64,11 @@ def export_proof(
 
     The files show that f+1 replicas signed the block, that the record is in it, that it follows
     its parent, and that the key's holder asked for it. `sh DIR/verify.sh` checks that with openssl
-    and shell tools alone; it exits 1 if any byte was altered. Example:
+    and shell tools alone; it exits 1 if any byte was altered.
 
+    \b
     testbed ledger export-proof last --device phones-1 --out proof
+    testbed ledger export-proof r1.sqlite r2.sqlite --device 82416cdb --out proof
 
     Exit code 0 written, 1 these files do not prove it (what is missing is told), 2 usage.
     """

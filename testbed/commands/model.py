@@ -1,0 +1,226 @@
+"""`testbed model`: what is computed, not measured: small authentication groups, time to consensus.
+
+The models are in `testbed.model`, with a README that says what they are worth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from chain.quorum import REPLICAS_MIN
+from testbed.bundle import find_bundle
+from testbed.commands.options import JsonOption, columns, print_json
+from testbed.errors import ConfigurationError
+from testbed.model.group import FORMULA, GroupRisk, group_risk, group_table, scientific
+
+if TYPE_CHECKING:
+    from testbed.model.consensus import Calibration, Parameters, Times
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Compute how sure small groups are, and how time to consensus grows.",
+)
+
+_REPLICAS_DEFAULT = "4..100:12"
+_REPLICAS_MAX = 256
+_MS_MAX = 1e6
+_WRITTEN_OUT_MAX = 10_000_000
+
+
+@app.command()
+def group(
+    replicas: Annotated[int, typer.Option("-n", "--replicas", help="Replicas of the network.")],
+    faulty: Annotated[int, typer.Option("-f", "--faulty", help="Faulty ones among them.")],
+    members: Annotated[
+        int | None, typer.Option("-m", "--members", help="Size of the group; default: a table.")
+    ] = None,
+    accepts: Annotated[
+        int | None, typer.Option("-k", "--accepts", help="Accepts that admit; default: a majority.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How often a drawn authentication group lets liars admit a device, or keep one out.
+
+    Exact. The default group of 2f+1 with k = f+1 is never wrong; a smaller one is with this
+    probability, for each request. An inventory asks for one with `chain: {group: {m: 15, k: 8}}`.
+
+    \b
+    testbed model group -n 100 -f 10          a table over m
+    testbed model group -n 100 -f 10 -m 15
+    """
+    rows: tuple[GroupRisk, ...] = (
+        group_table(replicas, faulty, accepts)
+        if members is None
+        else (group_risk(replicas, faulty, members, accepts),)
+    )
+    if as_json:
+        found = [_risk_json(row) for row in rows]
+        print_json({"formula": FORMULA.splitlines(), "groups": found})
+        return
+    typer.echo(f"{replicas} replicas, {faulty} of them faulty; per request\n")
+    table: list[tuple[object, ...]] = [("m", "k", "FALSE ACCEPT", "ONE IN", "DENIAL", "ONE IN")]
+    table += [(row.m, row.k, *_told(row.false_accept), *_told(row.denial)) for row in rows]
+    typer.echo(columns(table))
+    typer.echo(
+        f"\n{FORMULA}\nWho colludes with liars can ask again with another nonce, and so draw again."
+    )
+
+
+@app.command()
+def consensus(
+    replicas: Annotated[
+        str, typer.Option(metavar="N,N..N:STEP", help="Which sizes, as 4,7,10 or 4..100:3.")
+    ] = _REPLICAS_DEFAULT,
+    delay_ms: Annotated[
+        float | None, typer.Option("--delay-ms", help="Mean delay of a message.  [default: 1]")
+    ] = None,
+    work_ms: Annotated[
+        float | None,
+        typer.Option("--work-ms", help="Mean work per message; default: what gives 5.34."),
+    ] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option("--calibrate", metavar="BUNDLE", help="Fit both to this run; repeatable."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Mean time to consensus over the number of replicas, as in the paper's figure 4.
+
+    Three phases, each until a quorum's messages have arrived and been worked off one by one. The
+    default work per message is fitted so that N = 100 takes 5.34 times as long as N = 4, as the
+    paper reports; testbed/model/README.md says what that is worth.
+
+    \b
+    testbed model consensus --replicas 4..100:3
+    testbed model consensus --calibrate last --replicas 4,7,10
+    """
+    sizes = _sizes(replicas)
+    # Scientific libraries take half a second to load: not before the arguments are right.
+    from testbed.model.consensus import consensus_times  # noqa: PLC0415
+
+    fitted = _calibration(calibrate or [])
+    if fitted is None:
+        parameters = _parameters(delay_ms, work_ms)
+    elif delay_ms is not None or work_ms is not None:
+        raise ConfigurationError(
+            "--calibrate finds --delay-ms and --work-ms itself: leave them out"
+        )
+    else:
+        parameters = fitted.parameters
+    base_ms = consensus_times(REPLICAS_MIN, parameters).total_ms
+    times = [consensus_times(n, parameters) for n in sizes]
+    if as_json:
+        print_json(
+            {
+                "parameters": msgspec.to_builtins(parameters),
+                "calibration": None if fitted is None else msgspec.to_builtins(fitted),
+                "times": [
+                    msgspec.to_builtins(each)
+                    | {"total_ms": each.total_ms, "ratio": each.total_ms / base_ms}
+                    for each in times
+                ],
+            }
+        )
+        return
+    typer.echo(
+        f"mean delay of a message {parameters.delay_ms:.4g} ms, "
+        f"mean work per message {parameters.work_ms:.4g} ms"
+    )
+    if fitted is not None:
+        typer.echo(_told_fit(fitted))
+    typer.echo("\n" + _told_times(times, base_ms))
+
+
+def _calibration(bundles: list[str]) -> Calibration | None:
+    from testbed.model.consensus import calibrate  # noqa: PLC0415 - see above
+    from testbed.model.observe import observe  # noqa: PLC0415
+
+    return calibrate([observe(find_bundle(each)) for each in bundles]) if bundles else None
+
+
+def _parameters(delay_ms: float | None, work_ms: float | None) -> Parameters:
+    from testbed.model.consensus import PAPER_WORK_PER_DELAY, Parameters  # noqa: PLC0415
+
+    delay = 1.0 if delay_ms is None else delay_ms
+    work = delay * PAPER_WORK_PER_DELAY if work_ms is None else work_ms
+    if not (0 <= delay <= _MS_MAX and 0 <= work <= _MS_MAX and delay + work > 0):
+        raise ConfigurationError(
+            f"--delay-ms and --work-ms: from 0 to {_MS_MAX:.0f}, and not both 0"
+        )
+    return Parameters(delay_ms=delay, work_ms=work)
+
+
+def _told_fit(fitted: Calibration) -> str:
+    lines = [f"fitted to {fitted.blocks} blocks, relative error {fitted.error:.1%}"]
+    if not fitted.separated:
+        lines.append(
+            "note: these runs do not tell work from delay, so the figures for other N are worth "
+            "nothing; give runs with other numbers of replicas too"
+        )
+    return "\n".join(lines)
+
+
+def _told_times(times: Sequence[Times], base_ms: float) -> str:
+    rows: list[tuple[object, ...]] = [
+        ("N", "PRE-PREPARE ms", "PREPARE ms", "COMMIT ms", "TOTAL ms", "TO N = 4")
+    ]
+    for each in times:
+        phases = (each.pre_prepare_ms, each.prepare_ms, each.commit_ms, each.total_ms)
+        told = (f"{ms:.3f}" for ms in phases)
+        rows.append((each.replicas, *told, f"{each.total_ms / base_ms:.2f}"))
+    return columns(rows)
+
+
+def _risk_json(risk: GroupRisk) -> dict[str, Any]:
+    """Exact fractions as text beside what is readable: the smallest are below any float."""
+    return {
+        "n": risk.n,
+        "f": risk.f,
+        "m": risk.m,
+        "k": risk.k,
+        "false_accept": scientific(risk.false_accept),
+        "denial": scientific(risk.denial),
+        "false_accept_exact": str(risk.false_accept),
+        "denial_exact": str(risk.denial),
+    }
+
+
+def _told(value: Fraction) -> tuple[str, str]:
+    if not value:
+        return "0", "never"
+    draws = round(1 / value)
+    return scientific(value), f"{draws:,}" if draws < _WRITTEN_OUT_MAX else scientific(1 / value, 2)
+
+
+def _sizes(text: str) -> list[int]:
+    """`4,7,10..100:3` as numbers, ascending. Raises ConfigurationError."""
+    sizes: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})(?:\.\.(\d{1,4})(?::(\d{1,4}))?)?\s*", part)
+        if match is None:
+            raise ConfigurationError(f"--replicas {text}: use 4,7,10 or 4..100 or 4..100:3")
+        first, last, step = (int(each) if each else None for each in match.groups())
+        assert first is not None
+        sizes |= set(_range(first, first if last is None else last, 1 if step is None else step))
+    if not sizes or min(sizes) < REPLICAS_MIN or max(sizes) > _REPLICAS_MAX:
+        raise ConfigurationError(
+            f"--replicas {text}: from {REPLICAS_MIN} (fewer tolerate no fault) to {_REPLICAS_MAX}"
+        )
+    return sorted(sizes)
+
+
+def _range(first: int, last: int, step: int) -> Iterable[int]:
+    if step < 1 or last < first:
+        raise ConfigurationError(
+            f"--replicas {first}..{last}:{step}: upwards, in steps of 1 or more"
+        )
+    return range(first, last + 1, step)

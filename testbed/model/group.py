@@ -1,0 +1,88 @@
+"""How sure an authentication group is that is smaller than 2f+1: exact, for every size.
+
+The sums are `chain.auth_group`'s, the very ones that the policy is judged by; here stand the limits
+of what makes sense, the table over m, and how such numbers are written.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+from fractions import Fraction
+
+import msgspec
+
+from chain.auth_group import denial, false_accept
+from chain.quorum import REPLICAS_MIN
+from testbed.errors import ConfigurationError
+
+__all__ = ["FORMULA", "REPLICAS_MAX", "GroupRisk", "group_risk", "group_table", "scientific"]
+
+REPLICAS_MAX = 1000  # the exact sums of a whole table take a second there
+
+FORMULA = (
+    "false accept  P[x >= k]   = sum over x = k..m of C(f,x) C(n-f,m-x) / C(n,m)\n"
+    "denial        P[x > m-k]  = sum over x = m-k+1..m of the same\n"
+    "x: how many of the m drawn members are faulty"
+)
+
+
+class GroupRisk(msgspec.Struct, frozen=True, kw_only=True):
+    """`m` members are drawn from `n` replicas of which `f` are faulty; `k` accepts admit.
+
+    `false_accept`: liars alone admit whom they like. `denial`: they keep an honest device out.
+    Both are per draw: who colludes with liars may ask again with another nonce.
+    """
+
+    n: int
+    f: int
+    m: int
+    k: int
+    false_accept: Fraction
+    denial: Fraction
+
+
+def group_risk(n: int, f: int, m: int, k: int | None = None) -> GroupRisk:
+    """Exactly. Without `k`, a majority of m. Raises ConfigurationError for what makes no sense."""
+    _check(n, f)
+    if not 1 <= m <= n:
+        raise ConfigurationError(f"-m {m}: a group has 1 to n = {n} members")
+    k = m // 2 + 1 if k is None else k
+    if not 1 <= k <= m:
+        raise ConfigurationError(f"-k {k}: 1 to m = {m} of the members must accept")
+    return GroupRisk(
+        n=n, f=f, m=m, k=k, false_accept=false_accept(n, f, m, k), denial=denial(n, f, m, k)
+    )
+
+
+def group_table(n: int, f: int, k: int | None = None) -> tuple[GroupRisk, ...]:
+    """Over m, to where f liars can do nothing: odd sizes to 2f+1 with k a majority; with a fixed
+    k, from k to k+f."""
+    _check(n, f)
+    if k is None:
+        return tuple(group_risk(n, f, m) for m in range(1, min(2 * f + 1, n) + 1, 2))
+    if not 1 <= k <= n:
+        raise ConfigurationError(f"-k {k}: 1 to n = {n}")
+    return tuple(group_risk(n, f, m, k) for m in range(k, min(k + f, n) + 1))
+
+
+def scientific(value: Fraction, digits: int = 4) -> str:
+    """To `digits` significant digits, however small: a float would end at 1e-308."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    context = Context(prec=digits + 10)
+    quotient = context.divide(Decimal(value.numerator), Decimal(value.denominator))
+    return f"{quotient:.{digits - 1}e}"
+
+
+def _check(n: int, f: int) -> None:
+    if not REPLICAS_MIN <= n <= REPLICAS_MAX:
+        raise ConfigurationError(
+            f"-n {n}: pBFT needs {REPLICAS_MIN} replicas; {REPLICAS_MAX} at most"
+        )
+    if f < 0:
+        raise ConfigurationError(f"-f {f}: a count of faulty replicas, 0 or more")
+    if f > (n - 1) // 3:
+        raise ConfigurationError(
+            f"-f {f}: {n} replicas tolerate at most {(n - 1) // 3} faulty ones; with more "
+            "the chain itself is lost, whatever the group"
+        )

@@ -1,0 +1,245 @@
+"""The models: exact where they say so, honest about the rest, and deaf to nonsense."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from fractions import Fraction
+from itertools import combinations, pairwise
+from pathlib import Path
+from random import Random
+from statistics import fmean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed import cli
+from testbed.bundle import Bundle
+from testbed.errors import ConfigurationError
+from testbed.model.consensus import (
+    PAPER_RATIO,
+    PAPER_WORK_PER_DELAY,
+    Observation,
+    Parameters,
+    Times,
+    calibrate,
+    consensus_times,
+    phase_ms,
+)
+from testbed.model.group import group_risk, group_table, scientific
+from testbed.model.observe import observe
+from tests.testbed.bundles import Story
+
+EXAMPLE = ["model", "group", "-n", "100", "-f", "10", "-m", "15"]
+
+# --- small groups --------------------------------------------------------------------------------
+
+
+@given(st.integers(4, 9), st.data())
+def test_the_risks_are_what_counting_every_draw_gives(n: int, data: st.DataObject) -> None:
+    f = data.draw(st.integers(0, (n - 1) // 3))
+    m = data.draw(st.integers(1, n))
+    k = data.draw(st.integers(1, m))
+    draws = list(combinations(range(n), m))
+    liars = [sum(member < f for member in draw) for draw in draws]
+    risk = group_risk(n, f, m, k)
+    assert risk.false_accept == Fraction(sum(x >= k for x in liars), len(draws))
+    assert risk.denial == Fraction(sum(m - x < k for x in liars), len(draws))
+
+
+def test_the_table_ends_where_liars_can_do_nothing() -> None:
+    rows = group_table(100, 10)
+    assert [(row.m, row.k) for row in rows] == [(m, m // 2 + 1) for m in range(1, 22, 2)]
+    for one in (rows, group_table(100, 10, 8)):
+        assert one[-1].denial == 0
+        assert all(a.denial > b.denial for a, b in pairwise(one))
+    assert rows[-1].false_accept == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (Fraction(11689, 8646508220), "1.352e-6"),
+        (Fraction(1, 10**400), "1.000e-400"),
+        (Fraction(1, 10), "1.000e-1"),
+        (Fraction(0), "0"),
+        (Fraction(1), "1"),
+    ],
+)
+def test_no_probability_is_too_small_to_be_written(value: Fraction, written: str) -> None:
+    assert scientific(value) == written
+
+
+def test_the_example_of_the_documents_prints_its_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(EXAMPLE) == 0
+    told = capsys.readouterr().out
+    for part in ("1.352e-6", "739,713", "C(f,x) C(n-f,m-x) / C(n,m)"):
+        assert part in told
+    assert cli.main([*EXAMPLE, "-k", "8", "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert group["denial_exact"] == "11689/8646508220"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("group -n 3 -f 0", "4 replicas"),
+        ("group -n 1000000 -f 0", "at most"),
+        ("group -n 100 -f 34", "at most 33"),
+        ("group -n 100 -f -1", "0 or more"),
+        ("group -n 100 -f 10 -m 0", "1 to n"),
+        ("group -n 100 -f 10 -m 101", "1 to n"),
+        ("group -n 100 -f 10 -m 15 -k 16", "1 to m"),
+        ("group -n 100 -f 10 -k 0", "1 to n"),
+        ("group -n ten -f 10", "-n"),
+        ("consensus --replicas 3..9", "from 4"),
+        ("consensus --replicas 4..999", "to 256"),
+        ("consensus --replicas 9..4", "upwards"),
+        ("consensus --replicas 4..9:0", "upwards"),
+        ("consensus --replicas all", "use 4,7,10"),
+        ("consensus --delay-ms -1", "not both 0"),
+        ("consensus --delay-ms nan", "not both 0"),
+        ("consensus --delay-ms 0 --work-ms 0", "not both 0"),
+        ("consensus --calibrate nowhere", "no bundle there"),
+    ],
+)
+def test_nonsense_is_refused_with_the_reason(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["model", *arguments.split()]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert captured.out == ""
+
+
+# --- time to consensus ---------------------------------------------------------------------------
+
+DELAY, WORK = Parameters(delay_ms=3.0, work_ms=0.0), Parameters(delay_ms=0.0, work_ms=2.0)
+
+
+@pytest.mark.parametrize("one_queue", [True, False])
+@pytest.mark.parametrize(("senders", "needed"), [(1, 1), (3, 2), (9, 6), (99, 66)])
+def test_a_phase_has_the_closed_forms_at_its_edges(
+    senders: int, needed: int, one_queue: bool
+) -> None:
+    """Order statistics of exponentials; and the chain comes as near to them as one likes."""
+    delays = 3 * sum(1 / rest for rest in range(senders, senders - needed, -1))
+    work = 2 * (
+        needed if one_queue else sum(1 / rest for rest in range(senders, senders - needed, -1))
+    )
+    for exact, edge, near in (
+        (delays, DELAY, Parameters(delay_ms=3.0, work_ms=1e-9)),
+        (work, WORK, Parameters(delay_ms=1e-9, work_ms=2.0)),
+    ):
+        assert phase_ms(senders, needed, edge, one_queue=one_queue) == pytest.approx(exact)
+        assert phase_ms(senders, needed, near, one_queue=one_queue) == pytest.approx(exact)
+
+
+def test_one_message_takes_its_delay_and_its_work() -> None:
+    both = Parameters(delay_ms=3.0, work_ms=2.0)
+    assert phase_ms(1, 1, both) == pytest.approx(5)
+    # Two senders, one needed: the first to arrive is worked off first.
+    assert phase_ms(2, 1, both) == pytest.approx(1.5 + 2)
+
+
+def test_the_paper_s_ratio_is_the_one_that_was_fitted() -> None:
+    def ratio(work_ms: float) -> float:
+        of = Parameters(delay_ms=1.0, work_ms=work_ms)
+        return consensus_times(100, of).total_ms / consensus_times(4, of).total_ms
+
+    assert ratio(PAPER_WORK_PER_DELAY) == pytest.approx(PAPER_RATIO, abs=0.005)
+    assert ratio(0) == pytest.approx(1.306, abs=0.001)
+
+
+def simulated_ms(n: int, parameters: Parameters, random: Random) -> float:
+    """One consensus, message by message: when the primary has committed."""
+    strong = -(-(n + (n - 1) // 3 + 1) // 2)
+    events: list[tuple[float, int, int, str, bool]] = []
+    free, prepares, commits = [0.0] * n, [0] * n, [0] * n
+    accepted, prepared = [False] * n, [False] * n
+    accepted[0] = True
+
+    def push(at_ms: float, to: int, kind: str, done: bool) -> None:
+        heapq.heappush(events, (at_ms, random.getrandbits(62), to, kind, done))
+
+    def send(at_ms: float, sender: int, kind: str) -> None:
+        for to in set(range(n)) - {sender}:
+            push(at_ms + random.expovariate(1 / parameters.delay_ms), to, kind, False)
+
+    send(0, 0, "pre-prepare")
+    while not (prepared[0] and commits[0] >= strong):
+        now_ms, _, at, kind, done = heapq.heappop(events)
+        if not done:  # it arrived, and queues
+            free[at] = max(now_ms, free[at]) + random.expovariate(1 / parameters.work_ms)
+            push(free[at], at, kind, True)
+            continue
+        if kind == "pre-prepare":
+            accepted[at] = True
+            send(now_ms, at, "prepare")
+        prepares[at] += kind != "commit"  # a backup's own PREPARE came with the PRE-PREPARE
+        commits[at] += kind == "commit"
+        if accepted[at] and not prepared[at] and prepares[at] >= strong - 1:
+            prepared[at] = True
+            commits[at] += 1
+            send(now_ms, at, "commit")
+    return now_ms
+
+
+@pytest.mark.parametrize(("n", "runs"), [(4, 1500), (16, 60), (49, 4)])
+def test_the_sum_of_phases_is_a_little_short_of_what_messages_really_do(n: int, runs: int) -> None:
+    """As the README says: up to 16 %, never more than a tenth (of noise) over."""
+    random = Random(n)
+    for work_ms in (0.10644, 1.0):
+        parameters = Parameters(delay_ms=1.0, work_ms=work_ms)
+        mean_ms = fmean(simulated_ms(n, parameters, random) for _ in range(runs))
+        assert 0.8 < consensus_times(n, parameters).total_ms / mean_ms < 1.1
+
+
+# --- measured ------------------------------------------------------------------------------------
+
+
+def measured(times: Times) -> Observation:
+    return Observation(
+        replicas=times.replicas,
+        blocks=10,
+        prepared_ms=times.pre_prepare_ms + times.prepare_ms,
+        committed_ms=times.commit_ms,
+    )
+
+
+def test_calibration_finds_the_parameters_that_made_the_times() -> None:
+    true = Parameters(delay_ms=0.7, work_ms=0.25)
+    found = calibrate([measured(consensus_times(n, true)) for n in (4, 7, 16)])
+    assert found.separated
+    assert found.blocks == 30
+    assert found.error < 1e-4
+    assert found.parameters.delay_ms == pytest.approx(true.delay_ms, rel=0.01)
+    assert found.parameters.work_ms == pytest.approx(true.work_ms, rel=0.01)
+
+
+def test_calibration_says_when_the_times_do_not_tell() -> None:
+    odd = Observation(replicas=4, blocks=9, prepared_ms=28.0, committed_ms=12.0)
+    found = calibrate([odd])
+    assert not found.separated
+    assert math.isclose(found.error, 0.074, abs_tol=0.01)
+    with pytest.raises(ConfigurationError, match="nothing to calibrate"):
+        calibrate([Observation(replicas=4, blocks=0, prepared_ms=0.0, committed_ms=0.0)])
+
+
+def test_a_bundle_is_read_on_its_proposers_clocks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle: Bundle = Story(tmp_path).bundle
+    seen = observe(bundle)
+    assert (seen.replicas, seen.prepared_ms, seen.committed_ms) == (4, 4.0, 2.0)
+    command = ["model", "consensus", "--calibrate", str(bundle.path), "--replicas", "4,7"]
+    assert cli.main([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["calibration"]["blocks"] == seen.blocks
+    assert [each["replicas"] for each in report["times"]] == [4, 7]
+    assert report["times"][0]["ratio"] == 1
+    assert cli.main(command) == 0
+    assert "do not tell work from delay" in capsys.readouterr().out
+    assert cli.main([*command, "--work-ms", "1"]) == 2
