@@ -113,7 +113,6 @@ class _World:
             genesis.time_us,
             [grant.id for grant in genesis.policy.vouchers],
             accepts,
-            scenario.consensus.pipeline_window,
         )
         self._honest = frozenset(range(scenario.replicas)) - traitors
         genesis_hash = digest(genesis_head(genesis.network, genesis.time_us))

@@ -256,7 +256,7 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="none",
     ),
     Mutant(
-        "request-twice-in-the-pipeline",
+        "request-twice-in-a-batch",
         "chain.pbft.judge",
         "if request.id in proposed or request.id in seen:",
         "if False:",
