@@ -33,8 +33,11 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inventory": ("inventory", "Check and show the file that describes a lab."),
     "campaign": ("campaign", "List and check campaign files."),
+    "doctor": ("doctor", "Look at every host and board, and say how to mend what is wrong."),
     "provision": ("provision", "Bring to the hosts what a run needs."),
     "deprovision": ("deprovision", "Leave nothing of ours on the hosts."),
+    "flash": ("flash", "Write firmware and key to sensor boards."),
+    "power": ("power", "Switch a host off and on."),
     "status": ("status", "Who has the hosts, and what of ours stands on them."),
     "restore": ("restore", "Bring hosts back to a clean state, whatever happened."),
     "lock": ("lock", "Keep hosts for yourself."),
@@ -57,8 +60,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Campaigns": ("run", "plan", "campaign"),
     "Results": ("report", "ledger"),
-    "Lab": ("inventory", "provision", "status", "restore", "lock", "unlock", "deprovision"),
-    "Standing bench": ("up", "device", "down"),
+    "Lab": (
+        *("inventory", "provision", "flash", "power", "status"),
+        *("restore", "lock", "unlock", "deprovision"),
+    ),
+    "Running bench": ("up", "device", "refusals", "down"),
     "Without a lab": ("simulate", "model", "bench", "emulate"),
 }
 

@@ -65,11 +65,12 @@ def prepare(
     period_ms: int = 1_000,
     seed: int = 1,
     journal: bool = True,
+    repl_window_ms: int = 0,
 ) -> Flashed:
     """Write firmware, config and key to `directory`, as flashing writes them to a board.
 
     The boot counter and held readings of an earlier flashing stay. `seed` is the simulated
-    sensor's.
+    sensor's. `repl_window_ms`: how long after power-on Ctrl-C still reaches the REPL.
     """
     if len(key) != key_bytes:
         raise Misuse(f"a board key has {key_bytes} bytes, not {len(key)}")
@@ -86,7 +87,7 @@ def prepare(
         "sensor": {"kind": "simulated", "seed": seed},
         "line": {"kind": "stdio"},
         "journal": journal,
-        "repl_window_ms": 0,
+        "repl_window_ms": repl_window_ms,
     }
     (directory / "gateway").mkdir(parents=True, exist_ok=True)
     for name, content in firmware_files().items():
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--key-version", type=int, default=1)
     parser.add_argument("--period-ms", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1, help="of the simulated sensor")
+    parser.add_argument("--repl-window-ms", type=int, default=0, help="for flashing it again")
     options = parser.parse_args()
     if not options.key.exists():
         options.key.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,7 @@ def main() -> None:
         key_version=options.key_version,
         period_ms=options.period_ms,
         seed=options.seed,
+        repl_window_ms=options.repl_window_ms,
     )
     print(json.dumps(flashed))
 

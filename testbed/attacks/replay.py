@@ -26,6 +26,7 @@ from chain.operations import read_operation
 from gateway.edge import Stamped, ask_codec, stamped_codec
 from gateway.mqtt import Message, MqttClient, MqttSettings
 from gateway.topics import Request, Up, parse
+from testbed.boards.cable import has_cable, order_cable
 from testbed.campaign.injection import Attempt, Scene
 from testbed.campaign.kinds import Kind, Params, register
 from testbed.hosts.port import HostFault
@@ -36,15 +37,6 @@ __all__ = ["Replay", "ReplayAttack"]
 CAPTURED_MAX = 10_000
 PER_ATTEMPT_MAX = 25
 CONNECT_S_MAX = 10.0
-
-# Runs on the board's host: the control socket is only there.
-_INJECT = """
-import sys
-from pathlib import Path
-from nodes.board.control import command
-for frame in sys.argv[2:]:
-    command(Path(sys.argv[1]), "inject", "host", frame)
-"""
 
 
 class Replay(Params):
@@ -156,7 +148,10 @@ class ReplayAttack:
 
     def _replay_frames(self) -> list[str]:
         trials: list[str] = []
+        lab = self._scene.deployment.lab
         for board in self._scene.deployment.with_role("board"):
+            if not has_cable(lab, board.name):
+                continue  # nobody can cut into a real cable from here
             frames = self._frames_of(board)
             chosen = self._random.sample(frames, min(len(frames), PER_ATTEMPT_MAX))
             self._inject(board, chosen)
@@ -180,11 +175,10 @@ class ReplayAttack:
         if not frames:
             return
         deployment = self._scene.deployment
-        control = str(deployment.host(board).root / board.file("control.sock"))
-        python = deployment.python(board)
         # A zero byte on both sides: the frame stands alone on the line, as it was.
-        words = [f"00{frame}00" for frame in frames]
-        deployment.host(board).run([python, "-c", _INJECT, control, *words])
+        orders = [f"inject host 00{frame}00" for frame in frames]
+        host, python = deployment.host(board), deployment.python(board)
+        order_cable(deployment.lab, board.name, host, python, orders)
 
 
 async def _cancel_all() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -89,6 +91,61 @@ def show(
 def schema() -> None:
     """Print the JSON Schema of inventory files."""
     print_json(lab_schema())
+
+
+@app.command()
+def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
+    """Look at the hosts for what an inventory should say: hardware serials, serial boards.
+
+    Changes nothing. Exit code 0 all hosts answered, 4 some did not, 3 none did.
+    """
+    from testbed.discovery import discover_host, suggestion  # noqa: PLC0415 - SSH is slow to load
+    from testbed.fleet import Progress, exit_code, for_each, problems  # noqa: PLC0415
+    from testbed.hosts.opening import limited, ssh_hosts  # noqa: PLC0415
+
+    lab = load_lab(inventory)
+    with ssh_hosts(lab, limited(lab, None)) as hosts:
+        outcomes = for_each(hosts, discover_host, Progress("discover", quiet=True))
+    found = {outcome.host: outcome.value for outcome in outcomes if outcome.value is not None}
+    if as_json:
+        print_json({name: asdict(one) for name, one in found.items()})
+    else:
+        typer.echo(suggestion(lab, found))
+        for problem in problems(outcomes):
+            typer.echo(problem, err=True)
+    raise typer.Exit(exit_code(outcomes))
+
+
+@app.command()
+def trust(
+    host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
+    inventory: InventoryOption = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="SHA256:...", help="Trust it only if it is this one.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Trust what it shows, unseen.")] = False,
+) -> None:
+    """Show a host's key and, when you say so, write it to the inventory's known_hosts.
+
+    Compare the fingerprint on the machine itself: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub
+    Without a terminal it needs --fingerprint or --yes; it never asks there.
+    """
+    from testbed.discovery import offer, trust_offer  # noqa: PLC0415
+
+    lab = load_lab(inventory)
+    shown = offer(lab, host)
+    typer.echo(f"{host} ({shown.where}) shows {shown.kind} key\n  {shown.fingerprint}")
+    if shown.known:
+        typer.echo(f"  {shown.known_hosts} has had {shown.known}")
+    if fingerprint is not None and fingerprint != shown.fingerprint:
+        raise ConfigurationError(f"{host} shows another key than {fingerprint}; not trusted")
+    if fingerprint is None and not yes:
+        if not sys.stdin.isatty():
+            again = f"testbed inventory trust {host} --fingerprint {shown.fingerprint}"
+            raise ConfigurationError(f"not trusted; if it is the right one: {again}")
+        typer.confirm("trust it?", abort=True)
+    trust_offer(shown)
+    typer.echo(f"trusted in {shown.known_hosts}")
 
 
 def _path(file: Path | None, inventory: Path | None) -> Path:

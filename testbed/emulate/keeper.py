@@ -33,6 +33,8 @@ from testbed.errors import LabFault
 __all__ = ["main"]
 
 ORDER_BYTES_MAX = 64 * 1024
+BOARD_REPL_WINDOW_MS = 1_000
+"""After a board's reset `testbed flash` has so long to stop its firmware."""
 
 
 class Keeper:
@@ -63,7 +65,7 @@ class Keeper:
         for board in self.plan.boards:
             home = runtime / "boards" / board.name
             home.mkdir(parents=True)
-            prepare(home, board.name, new_key())
+            prepare(home, board.name, new_key(), repl_window_ms=BOARD_REPL_WINDOW_MS)
         with ThreadPoolExecutor(8) as pool:
             everyone = list(self.machines.values())
             keys = list(pool.map(lambda one: one.prepare(client_key), everyone))

@@ -1,7 +1,7 @@
 """Removing what an earlier run left in its processes' directories on a host.
 
 A run starts from nothing but keys: an old ledger, outbox or event log would otherwise be taken for
-its own. Keys stay where they were made.
+its own. Keys stay where they were made, with what flashing a device left.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ __all__ = ["clean"]
 _CLEAN = """
 for name; do
   rm -f -- "log/m2m-$name.log" "log/m2m-$name.log.1"
-  [ ! -d "$name" ] || find "./$name" -mindepth 1 -maxdepth 1 ! -name keys -exec rm -rf -- {} +
+  [ ! -d "$name" ] || find "./$name" -mindepth 1 -maxdepth 1 ! -name keys \\
+    ! -name host.key ! -name flashed.json -exec rm -rf -- {} +
 done
 """
 

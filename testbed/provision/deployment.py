@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from inventory.model import Lab
-from testbed.errors import LabFault
+from testbed.boards.flash import FLASHED, HOST_KEY, is_plugged
+from testbed.boards.ports import find_board
+from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.port import Host, Unit, UnitState
 from testbed.provision.clean import clean
 from testbed.provision.configs import CONFIG, GO, READY, File, board_directory, files_of
@@ -116,7 +118,7 @@ class Deployment:
         self._material = make_material(self.lab, list(self.nodes), keys)
         self._progress("writing configs and flashing boards")
         _each(self._write_files, self.nodes)
-        _each(self._flash, self.with_role("board"))
+        _each(self._prepare_board, self.with_role("board"))
 
     def _pick_ports(self, host: str) -> dict[str, int]:
         listening = [node for node in self.nodes if node.host == host and node.listens]
@@ -132,6 +134,20 @@ class Deployment:
         for file in files_of(node, self.nodes, self.lab, self.material, self._ports):
             self.put(node, file)
 
+    def _prepare_board(self, board: Node) -> None:
+        if is_plugged(self.lab.boards[board.name]):
+            self._link_port(board)
+        else:
+            self._flash(board)
+
+    def _link_port(self, board: Node) -> None:
+        """A device was flashed before (`testbed flash`); now its port is looked up by identity."""
+        host = self.host(board)
+        if host.run(["test", "-e", board.file(FLASHED)], check=False).exit_code != 0:
+            raise ConfigurationError(f"board {board.name} is not flashed; testbed flash -i FILE")
+        port = find_board(host, board.name, self.lab.boards[board.name])
+        host.run(["ln", "-sfn", port.path, board.file("port")])
+
     def _flash(self, board: Node) -> None:
         argv = [
             self._python[board.host],
@@ -140,9 +156,9 @@ class Deployment:
             "--dir",
             board_directory(board),
         ]
-        argv += ["--id", board.name, "--key", board.file("host.key")]
+        argv += ["--id", board.name, "--key", board.file(HOST_KEY)]
         flashed = self.host(board).run(argv).stdout
-        self.put(board, File("flashed.json", flashed.encode()))
+        self.put(board, File(FLASHED, flashed.encode()))
 
     def put(self, node: Node, file: File) -> None:
         """Write a file into a process's directory."""
@@ -160,7 +176,9 @@ class Deployment:
                 _each(self.wait_ready, nodes)
 
     def start_node(self, node: Node) -> None:
-        """Start one process (again); an older ready file does not count."""
+        """Start one process (again); an older ready file does not count. A device just runs."""
+        if node.role == "board" and is_plugged(self.lab.boards[node.name]):
+            return
         self.host(node).run(["rm", "-f", node.file(READY)])
         self._started.append(node)
         self.host(node).start(self.unit(node))

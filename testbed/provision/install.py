@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from inventory.model import Lab
+from testbed.boards.flash import is_plugged
 from testbed.errors import LabFault
 from testbed.hosts.port import Host, HostFault, Unit, UnitState
 from testbed.provision.layout import Node
@@ -194,8 +195,8 @@ def make_plan(
         glibc=facts.glibc,
         magic=facts.magic,
         supervisor=not systemd,
-        unix_boards=any(board.firmware.board == "unix" for board in here),
-        usb_boards=any(board.firmware.board != "unix" for board in here),
+        unix_boards=any(not is_plugged(board) for board in here),
+        usb_boards=any(is_plugged(board) for board in here),
     )
     try:
         dependencies, code = wheelhouse.dependencies(target), wheelhouse.code(target)

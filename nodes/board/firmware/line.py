@@ -2,8 +2,10 @@
 
 import select
 import sys
+import time
 
 read_bytes_max = 256
+ctrl_c = b"\x03"
 
 
 def open_line(config):
@@ -21,6 +23,18 @@ class StdioLine:
         self._out = sys.stdout.buffer
         self._poll = select.poll()
         self._poll.register(sys.stdin, select.POLLIN)
+
+    def wait_for_interrupt(self, window_ms):
+        """KeyboardInterrupt at Ctrl-C. A real board's own; an interpreter's input is no terminal,
+        so there it arrives as a byte."""
+        end_ms = time.ticks_add(time.ticks_ms(), window_ms)
+        while (left_ms := time.ticks_diff(end_ms, time.ticks_ms())) > 0:
+            if self._poll.poll(left_ms):
+                byte = self._in.read(1)
+                if not byte:
+                    raise EOFError
+                if byte == ctrl_c:
+                    raise KeyboardInterrupt
 
     def take_control_characters(self):
         import micropython
@@ -57,6 +71,9 @@ class UartLine:
         )
         self._poll = select.poll()
         self._poll.register(self._uart, select.POLLIN)
+
+    def wait_for_interrupt(self, window_ms):
+        time.sleep_ms(window_ms)  # the console is another port
 
     def take_control_characters(self):
         pass

@@ -59,7 +59,7 @@ def start(config):
     clock = Clock()
     line = open_line(config["line"])
     # Leaves a moment in which Ctrl-C reaches the REPL, for mpremote; after it 0x03 is data.
-    time.sleep_ms(config["repl_window_ms"])
+    line.wait_for_interrupt(config["repl_window_ms"])
     line.take_control_characters()
     journal = Journal("held.bin") if config["journal"] else NoJournal()
     session = BoardSession(

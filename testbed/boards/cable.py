@@ -1,0 +1,48 @@
+"""What can be done to a board's cable: only where the board is a process, not a device.
+
+A process of a run has its control socket on its host; a board of the emulated lab stands outside
+its host, as a device does, and is reached through the lab. A real cable needs a hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inventory.model import Lab
+from nodes.board.control import ControlError, command
+from testbed.boards.flash import is_plugged
+from testbed.emulate.lab import RUNTIME
+from testbed.errors import LabFault
+from testbed.hosts.port import Host
+
+__all__ = ["has_cable", "order_cable"]
+
+# Runs on the board's host: the control socket is only there.
+_ORDER = """
+import sys
+from pathlib import Path
+from nodes.board.control import command
+for words in sys.argv[2:]:
+    command(Path(sys.argv[1]), *words.split())
+"""
+
+
+def has_cable(lab: Lab, board: str) -> bool:
+    """Whether `order_cable` can do something to this board's cable."""
+    return not is_plugged(lab.boards[board]) or lab.stage_name() == "emulated"
+
+
+def order_cable(lab: Lab, board: str, host: Host, python: str, orders: list[str]) -> None:
+    """Each order as `nodes.board.control.command` takes it: "unplug", "inject host 0a0b"."""
+    if not is_plugged(lab.boards[board]):
+        control = str(host.root / board / "control.sock")
+        host.run([python, "-c", _ORDER, control, *orders])
+        return
+    if not has_cable(lab, board):
+        raise LabFault(f"{board}: a real cable cannot be ordered; use a board that is a process")
+    emulated = RUNTIME / lab.lab.removeprefix("emulated-")
+    try:
+        for order in orders:
+            command(Path(emulated, "boards", board, "control.sock"), *order.split())
+    except ControlError as error:
+        raise LabFault(f"{board}: {error}") from error

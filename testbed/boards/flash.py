@@ -1,0 +1,100 @@
+"""Flashing the boards of a lab: the right one, wholly, and proved.
+
+Per board: find it by identity, make firmware and key on its host, copy through the driver of its
+kind, find it again, and compare what it says of itself with what was flashed. What the chain
+records of it and the host's copy of its key stay in the board's directory on the host, across runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from inventory.model import Board, BoardKind
+from nodes.board.flash import Flashed
+from testbed.boards.driver import BoardDriver, BoardPlace
+from testbed.boards.micropython import MicroPythonBoard
+from testbed.boards.ports import find_board
+from testbed.fleet import Tell
+from testbed.hosts.port import Host, HostFault
+
+__all__ = ["DRIVERS", "FLASHED", "HOST_KEY", "FlashedBoard", "flash", "is_plugged"]
+
+FLASHED = "flashed.json"
+HOST_KEY = "host.key"
+"""In a board's directory on its host: what the chain records, and the host's copy of the key."""
+
+REPL_WINDOW_MS = 1_000
+HASH_DIGITS = 16  # of the firmware's hash, in a greeting
+
+DRIVERS: dict[BoardKind, type[BoardDriver]] = dict.fromkeys(
+    ("unix", "rp2040", "rp2350", "esp32", "esp8266", "stm32", "samd", "nrf", "microbit"),
+    MicroPythonBoard,
+)
+
+_GREETING = re.compile(r"m2m-board/1 (\S+) boot=(\d+) key=(\d+) firmware=([0-9a-f]+)")
+# The new key and image stand aside until the board has them: a board that could not be flashed
+# keeps working with its old key.
+_KEEP = """
+set -e
+cd "$1"
+mv host.key.new host.key
+printf %s "$2" >flashed.json.new
+mv flashed.json.new flashed.json
+rm -rf image
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FlashedBoard:
+    """What became of one board."""
+
+    port: str
+    greeting: str
+    flashed: Flashed
+
+
+def is_plugged(board: Board) -> bool:
+    """Whether it is a device on a port; else its interpreter is a process that a run starts."""
+    return board.match is not None
+
+
+def flash(place: BoardPlace, tell: Tell) -> FlashedBoard:
+    """Flash one plugged board with a new key. Raises LabFault; its old key then still counts."""
+    host, name, board = place.host, place.name, place.board
+    tell("finding")
+    port = find_board(host, name, board)
+    tell("making firmware and key")
+    image = f"{name}/image"
+    host.run(["sh", "-c", 'mkdir -p "$1" && rm -rf "$1/image" "$1/host.key.new"', "flash", name])
+    argv = [place.python, "-m", "nodes.board.flash", "--dir", image, "--id", name]
+    argv += ["--key", f"{name}/host.key.new", "--repl-window-ms", str(REPL_WINDOW_MS)]
+    said = host.run(argv).stdout
+    flashed = msgspec.json.decode(said, type=Flashed)
+    try:
+        greeting = DRIVERS[board.firmware.board]().flash(place, port, image, tell)
+    finally:
+        host.run(["rm", "-rf", image])
+    tell("verifying")
+    _verify(host, name, flashed, greeting)
+    again = find_board(host, name, board)
+    if again.path != port.path:
+        problem = f"it was at {port.path} and is at {again.path} now"
+        raise HostFault(host.name, f"flash {name}", problem, "leave cables alone, flash it again")
+    host.run(["sh", "-c", _KEEP, "keep", name, json.dumps(flashed)])
+    return FlashedBoard(port.path, greeting, flashed)
+
+
+def _verify(host: Host, name: str, flashed: Flashed, greeting: str) -> None:
+    found = _GREETING.fullmatch(greeting)
+    if not found:
+        raise HostFault(host.name, f"flash {name}", f"strange greeting {greeting!r}")
+    if found[1] != name:
+        problem = f"the board at its port calls itself {found[1]}"
+        raise HostFault(host.name, f"flash {name}", problem, "are two boards swapped?")
+    if found[4] != flashed["firmware_sha256"][:HASH_DIGITS]:
+        problem = f"it runs firmware {found[4]}, not what was copied"
+        raise HostFault(host.name, f"flash {name}", problem, "flash it again")

@@ -1,0 +1,134 @@
+"""Runs on a board's host, where mpremote is: one JSON order per line, one JSON answer.
+
+`micropython.py` sends this file's text. It may import what hosts have: the standard library,
+pyserial, mpremote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mpremote.transport_serial import SerialTransport  # type: ignore[import-untyped]
+
+__all__ = ["main"]
+
+_PROMPTS = (b">>> ", b"raw REPL; CTRL-B to exit")
+_GREETING = b"m2m-board/1 "
+
+
+# An interpreter behind a PTY has no machine.reset: its end is its restart.
+_RESET = """
+try:
+    from machine import reset
+except ImportError:
+    from sys import exit as reset
+reset()
+"""
+
+
+class Board:
+    """The port, held open and locked for us alone."""
+
+    def __init__(self) -> None:
+        self._at: Any = None
+
+    def open(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
+        """Whether Ctrl-C brings the prompt in time."""
+        if self._at is None:
+            self._at = SerialTransport(path, baudrate=baud, timeout=0.05)
+        return {"repl": self._interrupt(limit_s)}
+
+    def wait(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
+        """The same while the board restarts, its port going away and coming back perhaps."""
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until:
+            try:
+                if self.open(path, baud, 0.5)["repl"]:
+                    return {"repl": True}
+            except Exception:
+                self.let_go()
+                time.sleep(0.1)
+        return {"repl": False}
+
+    def copy(self, image: str, limit_s: float) -> dict[str, Any]:
+        """Every file there, its hash read back from the board."""
+        del limit_s
+        at = self._at
+        at.serial.timeout = 5
+        at.enter_raw_repl(soft_reset=False)
+        differ = []
+        top = Path(image)
+        # main.py last: a board that loses its power half-way stays at its prompt.
+        files = sorted(top.rglob("*"), key=lambda path: (path.name == "main.py", str(path)))
+        for path in files:
+            name = str(path.relative_to(top))
+            if path.is_dir():
+                if not at.fs_isdir(name):
+                    at.fs_mkdir(name)
+                continue
+            content = path.read_bytes()
+            sha = hashlib.sha256(content).digest()
+            if not at.fs_exists(name) or at.fs_hashfile(name, "sha256") != sha:
+                at.fs_writefile(name, content)
+                if at.fs_hashfile(name, "sha256") != sha:
+                    differ.append(name)
+        return {"same": not differ, "differ": differ}
+
+    def restart(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
+        """Restart by the board's own means; the greeting that it sends then."""
+        self._at.exec_raw_no_follow(_RESET)
+        until = time.monotonic() + limit_s
+        heard = bytearray()
+        while time.monotonic() < until:
+            try:
+                if self._at is None:
+                    self._at = SerialTransport(path, baudrate=baud, timeout=0.1)
+                heard += self._at.serial.read(256)
+            except Exception:  # its port may go away for a moment
+                self.let_go()
+                time.sleep(0.1)
+            start = heard.find(_GREETING)
+            end = heard.find(b"\r\n", start)
+            if start >= 0 and end >= 0:
+                return {"greeting": heard[start:end].decode(errors="replace")}
+        return {"error": f"no greeting within {limit_s:g} s; heard {bytes(heard[-200:])!r}"}
+
+    def let_go(self) -> None:
+        """Close the port, whatever became of it."""
+        at, self._at = self._at, None
+        if at is not None:
+            with contextlib.suppress(Exception):
+                at.close()
+
+    def _interrupt(self, limit_s: float) -> bool:
+        until = time.monotonic() + limit_s
+        heard = bytearray()
+        while time.monotonic() < until:
+            self._at.serial.write(b"\r\x03")
+            heard += self._at.serial.read(512)
+            if any(prompt in heard for prompt in _PROMPTS):
+                return True
+        return False
+
+
+def main() -> None:
+    """Until the orders end."""
+    board = Board()
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            answer = getattr(board, order.pop("do"))(**order)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""`testbed doctor`: look at every host and board of a lab, and say how to mend what is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import typer
+
+from inventory.load import load_lab
+from testbed.commands.fleet import LimitOption, report_json
+from testbed.commands.options import InventoryOption, JsonOption, columns
+from testbed.doctor import Finding, examine, judge
+from testbed.fleet import Progress, Tell, exit_code, for_each, problems
+from testbed.hosts.opening import limited, ssh_hosts
+from testbed.hosts.port import Host
+from testbed.wheelhouse import Wheelhouse
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def doctor(
+    inventory: InventoryOption = None, limit: LimitOption = None, as_json: JsonOption = False
+) -> None:
+    """Check host keys, identity, disk, temperature, power, clocks, network and boards, live.
+
+    Changes nothing. Exit code 0 fit for a run (there may be warnings), 4 some hosts are not, 3
+    none is.
+    """
+    lab = load_lab(inventory)
+    wheelhouse = Wheelhouse()
+    began_s = time.monotonic()
+
+    def work(host: Host, tell: Tell) -> list[Finding]:
+        return list(judge(lab, host.name, examine(lab, host, wheelhouse, tell)))
+
+    with ssh_hosts(lab, limited(lab, limit)) as hosts:
+        outcomes = for_each(hosts, work, Progress("doctor", quiet=True))
+    sick = [o.host for o in outcomes if o.value and any(f.grade == "failed" for f in o.value)]
+    if as_json:
+        report_json(outcomes, time.monotonic() - began_s, _details)
+    else:
+        _print({outcome.host: outcome.value or () for outcome in outcomes})
+        for problem in problems(outcomes):
+            typer.echo(f"\n{problem}", err=True)
+        bad = [*sick, *(outcome.host for outcome in outcomes if not outcome.ok)]
+        fit = len(outcomes) - len(bad)
+        typer.echo(f"\n{fit} of {len(outcomes)} hosts fit for a run")
+        for out in lab.excluded():
+            typer.echo(f"left out: {out.name}: {out.reason}")
+    code = exit_code(outcomes)
+    if sick and code == 0:
+        code = 3 if len(sick) == len(outcomes) else 4
+    raise typer.Exit(code)
+
+
+def _print(found: dict[str, Sequence[Finding]]) -> None:
+    rows: list[tuple[str, ...]] = []
+    for host, findings in found.items():
+        well = [finding.check for finding in findings if finding.grade == "ok"]
+        if well:
+            rows.append((host, "ok", ", ".join(well)))
+        rows += [
+            (host, f.grade, f"{f.check}: {f.says}" + (f"; fix: {f.fix}" if f.fix else ""))
+            for f in findings
+            if f.grade != "ok"
+        ]
+    if rows:
+        typer.echo(columns(rows))
+
+
+def _details(findings: list[Finding]) -> dict[str, object]:
+    return {
+        "fit": all(finding.grade != "failed" for finding in findings),
+        "findings": [
+            {"check": f.check, "grade": f.grade, "says": f.says, "fix": f.fix or None}
+            for f in findings
+        ],
+    }

@@ -1,0 +1,128 @@
+"""What an inventory should say, asked of the machines themselves: keys, serials, boards.
+
+Host keys are shown and never accepted unseen; who trusts one says so (`testbed inventory trust`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+
+from inventory.model import Lab
+from testbed.boards.ports import SerialPort, serial_ports
+from testbed.errors import ConfigurationError
+from testbed.fleet import Tell
+from testbed.hosts.host_keys import fingerprint, host_entry, offered_key, trust
+from testbed.hosts.opening import settings_of
+from testbed.hosts.port import Host, Unreachable
+
+__all__ = ["Discovered", "Offer", "discover_host", "offer", "suggestion", "trust_offer"]
+
+_SERIAL = """
+sed -n 's/^Serial[[:space:]]*: *//p' /proc/cpuinfo | tail -n 1 | grep . ||
+  tr -d '\\0' </proc/device-tree/serial-number 2>/dev/null; :
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """One host's hardware serial ("" if it has none) and USB serial ports."""
+
+    hw_serial: str
+    ports: tuple[SerialPort, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A host's key as it shows it now. `known`: the fingerprint trusted so far, or ""."""
+
+    addr: str
+    port: int
+    key: paramiko.PKey
+    known_hosts: Path
+    known: str
+
+    @property
+    def where(self) -> str:
+        return host_entry(self.addr, self.port)
+
+    @property
+    def kind(self) -> str:
+        return self.key.get_name()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.key)
+
+
+def discover_host(host: Host, tell: Tell) -> Discovered:
+    """Ask a host; changes nothing."""
+    tell("looking")
+    serial = host.run(["sh", "-c", _SERIAL]).stdout.strip()
+    return Discovered(serial, tuple(serial_ports(host)))
+
+
+def suggestion(lab: Lab, found: Mapping[str, Discovered]) -> str:
+    """What to write into the inventory, as lines of it; what is right already is said too."""
+    lines = ["hosts:"]
+    for name, one in found.items():
+        stated = lab.hosts[name].hw_serial
+        if not one.hw_serial:
+            lines.append(f"  {name}: # has no hardware serial")
+        elif stated and stated.lower() == one.hw_serial.lower():
+            lines.append(f'  {name}: {{hw_serial: "{one.hw_serial}"}} # as stated')
+        else:
+            other = f" # the inventory says {stated}" if stated else " # add this"
+            lines.append(f'  {name}: {{hw_serial: "{one.hw_serial}"}}{other}')
+    lines.append("boards:")
+    for name, one in found.items():
+        for port in one.ports:
+            match = (
+                f'usb_serial: "{port.usb_serial}"'
+                if port.usb_serial
+                else f'usb_path: "{port.usb_path}"'
+                if port.usb_path
+                else f'device: "{port.path}"'
+            )
+            known = [n for n, b in lab.boards.items() if b.host == name and _is(lab, n, port)]
+            label = known[0] if known else "NAME"
+            said = "as stated" if known else f"add this: {port.product or 'unknown product'}"
+            lines.append(f"  {label}: {{host: {name}, match: {{{match}}}}} # {said}")
+    return "\n".join(lines)
+
+
+def _is(lab: Lab, board: str, port: SerialPort) -> bool:
+    match = lab.boards[board].match
+    return match is not None and (
+        (match.usb_serial is not None and match.usb_serial == port.usb_serial)
+        or (match.usb_path is not None and match.usb_path == port.usb_path)
+    )
+
+
+def offer(lab: Lab, name: str) -> Offer:
+    """Ask a host for its key, without logging in."""
+    if name not in lab.hosts or lab.hosts[name].connection != "ssh":
+        have = ", ".join(n for n, h in lab.hosts.items() if h.connection == "ssh") or "none"
+        raise ConfigurationError(f"{name} is no ssh host of this inventory; there are: {have}")
+    settings = settings_of(lab, name)
+    addr, port = lab.address(name), settings.port or paramiko.config.SSH_PORT
+    known_hosts = (settings.known_hosts or Path("~/.ssh/known_hosts")).expanduser()
+    try:
+        key = offered_key(addr, port, timeout_s=settings.connect_timeout_s)
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        fix = f"is {addr} powered, on the network, and its SSH server running?"
+        raise Unreachable(name, "ask for its key", str(error) or "no answer", fix) from error
+    known = ""
+    if known_hosts.exists():
+        keys: Mapping[str, paramiko.PKey]
+        keys = paramiko.HostKeys(str(known_hosts)).lookup(host_entry(addr, port)) or {}
+        known = ", ".join(fingerprint(one) for one in keys.values())
+    return Offer(addr, port, key, known_hosts, known)
+
+
+def trust_offer(shown: Offer) -> None:
+    """Write this very key, which a person has seen, as the host's only one."""
+    trust(shown.known_hosts, shown.addr, shown.port, shown.key)

@@ -1,0 +1,244 @@
+"""Is the lab fit for a run? What every host says of itself, judged against the inventory.
+
+`examine` asks one host and changes nothing there; `judge` is pure. Each finding says what was
+seen and, where something is wrong, what mends it. Connecting proves the host key already. The same
+figures looked at before, during and after a run are the clock's (`testbed.clock`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from inventory.model import Lab
+from testbed.boards.flash import FLASHED, is_plugged
+from testbed.boards.ports import SerialPort, matching, serial_ports
+from testbed.clock import ClockReading, open_clock, read_clock
+from testbed.fleet import Tell
+from testbed.hosts.port import Host, HostFault
+from testbed.provision.install import DISK_FREE_MIN_MB
+from testbed.provision.probe import probe
+from testbed.provision.ready import staleness
+from testbed.wheelhouse import Wheelhouse
+
+__all__ = ["TEMPERATURE_MAX_C", "Condition", "Examined", "Finding", "examine", "judge"]
+
+TEMPERATURE_MAX_C = 75.0
+"""A Raspberry Pi slows itself down from 80 on."""
+
+DISK_FREE_WARN_MB = 500
+
+Grade = Literal["ok", "warning", "failed"]
+
+# vcgencmd's bits: now, and since the host was started.
+_THROTTLED = {
+    0: "undervoltage",
+    1: "frequency capped",
+    2: "throttled",
+    3: "soft temperature limit",
+}
+_SINCE_START = 16
+
+_PROGRAM = r"""
+import json, os, shutil, subprocess
+from pathlib import Path
+def read(path):
+    try:
+        return Path(path).read_bytes().decode(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+def run(*argv):
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+os.environ["PATH"] += ":/usr/sbin:/sbin"
+serials = [l.split(":", 1)[1].strip() for l in read("/proc/cpuinfo").splitlines()
+           if l.startswith("Serial")]
+temperatures = [int(t) / 1000 for p in Path("/sys/class/thermal").glob("thermal_zone*/temp")
+                if (t := read(p)).lstrip("-").isdigit()]
+throttled = run("vcgencmd", "get_throttled").rpartition("=")[2]
+print(json.dumps({
+    "hw_serial": (serials or [read("/proc/device-tree/serial-number")])[-1],
+    "temperature_c": max(temperatures, default=None),
+    "throttled": int(throttled, 16) if throttled.startswith("0x") else None,
+    "synchronised": {"yes": True, "no": False}.get(
+        run("timedatectl", "show", "--property=NTPSynchronized", "--value")),
+    "disk_free_mb": shutil.disk_usage(".").free // 2**20,
+    "interfaces": sorted(os.listdir("/sys/class/net")),
+    "tools": [t for t in ("tc", "nft", "flock", "setsid", "sha256sum") if shutil.which(t)],
+    "root": os.getuid() == 0 or bool(run("sudo", "-n", "echo", "yes")),
+    "groups": run("id", "-nG").split(),
+    "netem": bool(run("modinfo", "-n", "sch_netem")) or bool(read("/sys/module/sch_netem/refcnt")),
+}))
+"""
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """What a host told. None: it has no means to know."""
+
+    hw_serial: str
+    temperature_c: float | None
+    throttled: int | None
+    synchronised: bool | None
+    disk_free_mb: int
+    interfaces: list[str]
+    tools: list[str]
+    root: bool
+    groups: list[str]
+    netem: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """Everything that `judge` judges a host by. `lack`: why it is not ready for a run."""
+
+    condition: Condition
+    clock: ClockReading
+    ports: tuple[SerialPort, ...]
+    flashed: tuple[str, ...]
+    lack: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check of one host or board."""
+
+    check: str
+    grade: Grade
+    says: str
+    fix: str = field(default="")
+
+
+def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, tell: Tell) -> Examined:
+    """Ask a host everything; changes nothing. Raises LabFault if it does not answer."""
+    tell("looking")
+    lack = staleness(probe(host), wheelhouse)
+    said = host.run(["python3", "-c", _PROGRAM]).stdout
+    try:
+        condition = msgspec.json.decode(said, type=Condition)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise HostFault(host.name, "examine", f"strange answer: {error}") from error
+    tell("reading clock")
+    with open_clock(host, "python3") as dialogue:
+        clock = read_clock(dialogue)
+    tell("looking at boards")
+    boards = [n for n, b in lab.boards_in_use().items() if b.host == host.name and is_plugged(b)]
+    ports = tuple(serial_ports(host)) if boards else ()
+    look = f'for name; do [ ! -e "$name/{FLASHED}" ] || echo "$name"; done'
+    flashed = host.run(["sh", "-c", look, "flashed", *boards]).stdout.split() if boards else []
+    return Examined(condition, clock, ports, tuple(flashed), lack)
+
+
+def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
+    """Every finding about one host and its boards."""
+    yield from _identity(lab, name, seen.condition)
+    yield from _health(seen.condition)
+    yield from _clock(lab, name, seen)
+    yield from _network(lab, name, seen.condition)
+    if seen.lack:
+        yield Finding("software", "warning", seen.lack, f"testbed provision --limit {name}")
+    else:
+        yield Finding("software", "ok", "as here")
+    yield from _boards(lab, name, seen)
+
+
+def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
+    wanted = lab.hosts[name].hw_serial
+    if wanted is None:
+        says = f"the inventory does not say who it is; it is {seen.hw_serial or 'nameless'}"
+        fix = f'add hw_serial: "{seen.hw_serial}"' if seen.hw_serial else ""
+        yield Finding("hardware", "warning" if fix else "ok", says, fix)
+    elif wanted.lower() != seen.hw_serial.lower():
+        says = f"hardware serial {seen.hw_serial or 'none'}, the inventory says {wanted}"
+        yield Finding("hardware", "failed", says, "another machine has its address: check cabling")
+    else:
+        yield Finding("hardware", "ok", wanted)
+
+
+def _health(seen: Condition) -> Iterator[Finding]:
+    free = seen.disk_free_mb
+    grade: Grade = "failed" if free < DISK_FREE_MIN_MB else "ok"
+    grade = "warning" if grade == "ok" and free < DISK_FREE_WARN_MB else grade
+    yield Finding("disk", grade, f"{free} MB free", "" if grade == "ok" else "remove files there")
+    if seen.temperature_c is not None:
+        hot = seen.temperature_c > TEMPERATURE_MAX_C
+        fix = "give it a heat sink or a fan" if hot else ""
+        says = f"{seen.temperature_c:.0f} C"
+        yield Finding("temperature", "failed" if hot else "ok", says, fix)
+    if seen.throttled is not None:
+        now = [word for bit, word in _THROTTLED.items() if seen.throttled >> bit & 1]
+        before = [w for bit, w in _THROTTLED.items() if seen.throttled >> bit + _SINCE_START & 1]
+        if now:
+            fix = "use the official power supply and a short cable"
+            yield Finding("power", "failed", f"now: {', '.join(now)}", fix)
+        elif before:
+            says = f"since it was started: {', '.join(before)}"
+            fix = "use a better power supply, then restart it"
+            yield Finding("power", "warning", says, fix)
+        else:
+            yield Finding("power", "ok", "never throttled since it was started")
+
+
+def _clock(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
+    limit_ms = lab.clock(name).max_error_ms
+    offset_ms, bound_ms = seen.clock.offset_ms, seen.clock.bound_ms
+    says = f"{offset_ms:+.2f} ms from here, known to {bound_ms:.2f} ms (at most {limit_ms:g})"
+    if abs(offset_ms) - bound_ms > limit_ms:
+        fix = "sudo timedatectl set-ntp true there and here, one server for both; or raise clock:"
+        yield Finding("clock", "failed", says, fix)
+    elif bound_ms > limit_ms:
+        fix = "use a wired management network, or raise clock: {max_error_ms}"
+        yield Finding("clock", "warning", says, fix)
+    else:
+        yield Finding("clock", "ok", says)
+    if seen.condition.synchronised is False:
+        fix = "sudo timedatectl set-ntp true"
+        yield Finding("time sync", "warning", "its clock is not synchronised", fix)
+
+
+def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
+    net = lab.net(name)
+    for key, interface in (("mgmt", net.mgmt), ("data", net.data)):
+        if interface is not None and interface not in seen.interfaces:
+            says = f"no interface {interface}; there are {', '.join(seen.interfaces)}"
+            yield Finding("network", "failed", says, f"correct net.{key} in the inventory")
+    needs = {"netem": ("tc", "iproute2"), "nft": ("nft", "nftables")}
+    caps = lab.hosts[name].caps
+    for cap, (tool, package) in needs.items():
+        if cap not in caps:
+            continue
+        if tool not in seen.tools:
+            yield Finding(cap, "failed", f"no {tool}", f"sudo apt-get install {package}")
+        elif not seen.root:
+            fix = "let the login use sudo without a password, or log in as root"
+            yield Finding(cap, "failed", f"{tool} needs root, and sudo asks for a password", fix)
+        elif cap == "netem" and not seen.netem:
+            fix = "remove the capability, or install the kernel's sch_netem module"
+            yield Finding(cap, "failed", "this kernel has no netem", fix)
+        else:
+            yield Finding(cap, "ok", "usable")
+
+
+def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
+    for board_name, board in lab.boards_in_use().items():
+        if board.host != name or not is_plugged(board):
+            continue
+        check = f"board {board_name}"
+        found = matching(board, seen.ports)
+        there = ", ".join(f"{port.usb_serial} ({port.path})" for port in seen.ports) or "none"
+        if not found:
+            fix = "plug it in, or correct match:"
+            yield Finding(check, "failed", f"not found; ports: {there}", fix)
+        elif len(found) > 1:
+            says = f"{len(found)} ports match: {', '.join(port.path for port in found)}"
+            yield Finding(check, "failed", says, "unplug the others")
+        elif board_name not in seen.flashed:
+            fix = f"testbed flash --limit {board_name}"
+            yield Finding(check, "warning", f"at {found[0].path}, not flashed", fix)
+        else:
+            yield Finding(check, "ok", found[0].path)
