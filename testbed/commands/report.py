@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from testbed.bundle import find_bundle
+from testbed.bundle import Bundle, find_bundle
 from testbed.commands.options import JsonOption, print_json
 
-__all__ = ["app"]
+__all__ = ["app", "judge"]
 
 app = typer.Typer(add_completion=False)
 
@@ -31,11 +31,16 @@ def report(
         dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
         print_json(dialect | msgspec.json.schema(Summary))
         return
-    bundle = find_bundle(run)
-    # Plotting takes a second to load: not before the bundle is found.
+    raise typer.Exit(judge(find_bundle(run), as_json=as_json))
+
+
+def judge(bundle: Bundle, *, as_json: bool) -> int:
+    """Derive what the raw files mean, print it, and answer the exit code."""
+    # Plotting takes a second to load: not before there is something to plot.
     from rich.console import Console  # noqa: PLC0415
 
     from testbed.report.derive import derive  # noqa: PLC0415
+    from testbed.report.summary import EXIT_CODES  # noqa: PLC0415
     from testbed.report.table import render  # noqa: PLC0415
 
     summary = derive(bundle)
@@ -43,4 +48,4 @@ def report(
         print_json(msgspec.to_builtins(summary) | {"bundle": str(bundle.path)})
     else:
         Console().print(render(summary, str(bundle.path)))
-    raise typer.Exit({"passed": 0, "failed": 1, "invalid": 3}[summary.verdict])
+    return EXIT_CODES[summary.verdict]

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from inventory.load import load_lab, packaged
-from testbed.bundle import RUNS_DIR, Bundle
+from testbed.bundle import RUNS_DIR
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import expand
 from testbed.campaign.session import Inputs, run_campaign
-from testbed.commands.options import InventoryOption, JsonOption, OutOption, SeedOption, print_json
+from testbed.commands.options import InventoryOption, JsonOption, OutOption, SeedOption
+from testbed.commands.report import judge
 from testbed.screen import make_screen
 
 __all__ = ["app"]
@@ -30,8 +31,8 @@ def run(
 ) -> None:
     """Run a campaign on a lab, check what it left, and write a result bundle.
 
-    Exit code 0 if everything that the campaign expects held, 1 if not, 3 if the lab failed. Ctrl-C
-    stops everything that was started and keeps what was collected.
+    Exit code 0 if everything that the campaign expects held, 1 if not, 3 if the lab failed or
+    nothing can be said. Ctrl-C stops everything that was started and keeps what was collected.
     """
     path = find_campaign(campaign)
     lab = load_lab(inventory)
@@ -44,22 +45,4 @@ def run(
     with make_screen(as_json) as screen:
         bundle = run_campaign(inputs, out or RUNS_DIR, screen)
         screen.say("checking ledgers and logs")
-    raise typer.Exit(report(bundle, as_json=as_json))
-
-
-def report(bundle: Bundle, *, as_json: bool) -> int:
-    """Derive what the raw files mean, print it, and answer the exit code."""
-    import msgspec  # noqa: PLC0415 - plotting libraries load only when there is something to plot
-    from rich.console import Console  # noqa: PLC0415
-
-    from testbed.report.derive import derive  # noqa: PLC0415
-    from testbed.report.table import render  # noqa: PLC0415
-
-    summary = derive(bundle)
-    if as_json:
-        print_json(msgspec.to_builtins(summary) | {"bundle": str(bundle.path)})
-    else:
-        console = Console()
-        console.print(render(summary))
-        console.print(f"bundle: {bundle.path}", highlight=False)
-    return 0 if summary.verdict == "passed" else 1
+    raise typer.Exit(judge(bundle, as_json=as_json))

@@ -12,9 +12,12 @@ import msgspec
 
 from testbed.report.stats import Latency
 
-__all__ = ["AttackResult", "FaultResult", "LatencyTable", "PropertyResult", "Summary"]
+__all__ = ["EXIT_CODES", "AttackResult", "FaultResult", "LatencyTable", "PropertyResult", "Summary"]
 
 Verdict = Literal["passed", "failed", "invalid"]
+# Of a command that judged a run. "invalid" says nothing about what was tested: the lab did not do
+# what was planned.
+EXIT_CODES: dict[Verdict, int] = {"passed": 0, "failed": 1, "invalid": 3}
 AttackVerdict = Literal["held", "broken", "degraded", "invalid"]
 
 
