@@ -15,7 +15,7 @@ against cbor2 in both directions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +24,7 @@ from msgspec import inspect
 
 from chain.errors import Misuse, PeerFault
 
-__all__ = ["Codec"]
+__all__ = ["Codec", "encode_unsigned"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 Reader = Callable[[bytes, int], tuple[Any, int]]
@@ -86,7 +86,7 @@ def _write_text(value: str) -> bytes:
     return _head(_TEXT, len(data)) + data
 
 
-def _write_unsigned(value: int) -> bytes:
+def encode_unsigned(value: int) -> bytes:
     if value < 0:
         raise Misuse(f"{value} is negative")
     return _head(_UNSIGNED, value)
@@ -100,6 +100,7 @@ def _write_array(values: tuple[Any, ...]) -> bytes:
     return _head(_ARRAY, len(values)) + b"".join([_WRITERS[type(v)](v) for v in values])
 
 
+@cache
 def _fields(kind: type[msgspec.Struct]) -> list[tuple[bytes, str]]:
     """Encoded keys and attribute names in the order of the map."""
     names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
@@ -156,7 +157,7 @@ _WRITERS = _Writers(
     {
         bytes: _write_bytes,
         str: _write_text,
-        int: _write_unsigned,
+        int: encode_unsigned,
         bool: _write_boolean,
         tuple: _write_array,
     }
@@ -221,14 +222,25 @@ def _tuple_reader(items: list[Reader]) -> Reader:
     return read
 
 
+def _size_known(info: inspect.Type) -> int:
+    """Of a byte string with only one possible length (24 to 255 bytes), else 0."""
+    if isinstance(info, inspect.BytesType) and info.min_length == info.max_length:
+        size = info.min_length or 0
+        return size if 24 <= size < 0x100 else 0
+    return 0
+
+
 def _map_reader(info: inspect.StructType) -> Reader:
     by_name = {field.name: field for field in info.fields}
     fields = _fields(info.cls)
     tag = _tag(info.cls, fields)
-    plan = [
-        (key, len(key), by_name[name].encode_name, _reader(by_name[name].type))
-        for key, name in fields
-    ]
+    plan = []
+    for key, name in fields:
+        kind = _present(by_name[name].type)
+        # A digest's head is as constant as its key: both are compared at once.
+        size = _size_known(kind)
+        start = key + _BYTES_HEADS[size] if size else key
+        plan.append((start, len(start), by_name[name].encode_name, size, _reader(kind)))
     optional = [field for field in info.fields if not field.required]
     if any(field.default is not None for field in optional):
         raise Misuse(f"{info.cls.__name__}: a default other than None has two encodings")
@@ -242,9 +254,14 @@ def _map_reader(info: inspect.StructType) -> Reader:
             at += len(tag)
             left -= 1
             values[info.tag_field] = info.tag  # type: ignore[index]
-        for key, length, name, reader in plan:
-            if data.startswith(key, at):
-                values[name], at = reader(data, at + length)
+        for start, length, name, size, reader in plan:
+            if data.startswith(start, at):
+                at += length
+                if size:
+                    values[name] = data[at : at + size]  # convert() refuses what is cut short
+                    at += size
+                else:
+                    values[name], at = reader(data, at)
                 left -= 1
         if left:
             raise PeerFault("bad-cbor", "keys are unknown, repeated or out of order")
@@ -255,13 +272,16 @@ def _map_reader(info: inspect.StructType) -> Reader:
 
 def _union_reader(options: list[inspect.StructType]) -> Reader:
     """Tagged structs: the tag, being first, tells which."""
-    readers = [(_tag(each.cls, _fields(each.cls)), _map_reader(each)) for each in options]
+    readers = {_tag(each.cls, _fields(each.cls)): _map_reader(each) for each in options}
+    tag_field = _write_text(str(options[0].tag_field))
+    value_at = 1 + len(tag_field)
 
     def read(data: bytes, at: int) -> tuple[Any, int]:
-        for tag, reader in readers:
-            if data.startswith(tag, at + 1):
-                return reader(data, at)
-        raise PeerFault("bad-cbor", "an unknown kind of map")
+        end = at + value_at + 1 + data[at + value_at] - _TEXT  # tags are short
+        reader = readers.get(data[at + 1 : end])
+        if reader is None:
+            raise PeerFault("bad-cbor", "an unknown kind of map")
+        return reader(data, at)
 
     return read
 
@@ -275,14 +295,21 @@ _PLAIN: dict[type[inspect.Type], Reader] = {
 }
 
 
-def _reader(info: inspect.Type) -> Reader:
+def _present(info: inspect.Type) -> inspect.Type:
+    """What a field holds if it is there."""
     if isinstance(info, inspect.UnionType):
         options = [each for each in info.types if not isinstance(each, inspect.NoneType)]
-        structs = [each for each in options if isinstance(each, inspect.StructType)]
-        if len(options) > 1 and len(structs) == len(options):
-            return _union_reader(structs)
         if len(options) == 1:
-            return _reader(options[0])
+            return options[0]
+    return info
+
+
+def _reader(info: inspect.Type) -> Reader:
+    info = _present(info)
+    if isinstance(info, inspect.UnionType):
+        structs = [each for each in info.types if isinstance(each, inspect.StructType)]
+        if len(structs) == len(info.types):
+            return _union_reader(structs)
     elif isinstance(info, inspect.StructType):
         if info.array_like:
             return _tuple_reader([_reader(field.type) for field in info.fields])
@@ -313,6 +340,23 @@ class Codec(Generic[T]):
     def encode(self, value: T) -> bytes:
         """The one encoding of `value`. Raises Misuse for values that the subset cannot hold."""
         return _WRITERS[type(value)](value)
+
+    def pieces(self, value: T, varying: frozenset[str]) -> tuple[bytes, ...]:
+        """The encoding of a struct that is a map, cut where fields in `varying` stand (in the
+        order of the map): joined with their encodings in between it is the whole. All of them
+        are present. For values of which many differ in these fields only."""
+        fields = _fields(type(value))
+        kept = [(key, name, getattr(value, name)) for key, name in fields]
+        kept = [each for each in kept if each[1] in varying or each[2] is not None]
+        tag = _tag(type(value), fields)
+        pieces = [_head(_MAP, len(kept) + bool(tag)) + tag]
+        for key, name, item in kept:
+            pieces[-1] += key
+            if name in varying:
+                pieces.append(b"")
+            else:
+                pieces[-1] += _WRITERS[type(item)](item)
+        return tuple(pieces)
 
     def decode(self, data: bytes) -> T:
         """Raises PeerFault("bad-cbor" | "oversize") unless `data` is what `encode` writes."""

@@ -18,7 +18,7 @@ from chain.messages import Proposal
 from chain.pbft.application import Request, Screening
 from chain.registry import Registry
 from chain.request import open_item, read_item
-from chain.statement import decode_leaf, encode_leaf
+from chain.statement import decode_leaf
 
 __all__ = ["Ledger", "body_fault"]
 
@@ -105,7 +105,7 @@ class Ledger:
         apply = self.registry.apply
         for index, request in enumerate(requests):
             item = request.item
-            leaf = encode_leaf(apply(request, digest(item), height, index, time_us))
+            leaf = apply(request, digest(item), height, index, time_us)
             hashes.append(leaf_hash(leaf))
             records.append(Record(leaf, item))
         merkle_root = root(hashes)

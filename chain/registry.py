@@ -1,7 +1,7 @@
 """The state machine of identities: what an operation does, or why it is refused.
 
 Deterministic, bounded and O(1) per operation; there are no snapshots, it is rebuilt by replaying
-blocks. `judge` and `screen` ask, `apply` decides and answers with the record's statement. Reasons
+blocks. `judge` and `screen` ask, `apply` decides and answers with the record's leaf. Reasons
 are short stable words. Only operations of authenticated identities (and endorsed requests) come
 as far as `apply`, so only they are recorded when refused.
 
@@ -40,9 +40,11 @@ from chain.operations import (
 from chain.pbft.application import Request, Screening
 from chain.request import Authenticated
 from chain.state import ADMIN, At, State, serial_of
-from chain.statement import OK, PENDING, Statement, refused
+from chain.statement import OK, PENDING, Line, Statement, encode_leaf, refused
 
-__all__ = ["LATER_REASONS", "Registry"]
+__all__ = ["LATER_REASONS", "LINES_MAX", "Registry"]
+
+LINES_MAX = 8192  # prepared leaves, about 1 KB each; more are prepared anew
 
 AdminOperation = Revoke | Grant | AddVoucher | AddReplica | RemoveReplica
 
@@ -54,6 +56,7 @@ class Registry:
         self._state = State(genesis)
         self._ids: list[bytes] = []
         self._enrol_ids: list[bytes] = []
+        self._lines: dict[tuple[object, ...], Line] = {}
 
     # --- questions -------------------------------------------------------------------------------
 
@@ -135,14 +138,47 @@ class Registry:
 
     # --- execution -------------------------------------------------------------------------------
 
-    def apply(
-        self, request: Request, item: bytes, height: int, index: int, time_us: int
-    ) -> Statement:
-        """Carries one request of block `height` out. `item` is the SHA-256 of the batch item."""
-        at = At(height, serial_of(height, index), time_us)
+    def apply(self, request: Request, item: bytes, height: int, index: int, time_us: int) -> bytes:
+        """Carries one request of block `height` out and gives the leaf of its record. `item` is
+        the SHA-256 of the batch item."""
         self._ids.append(request.id)
+        operation = _authenticated(request).opened.operation
+        if isinstance(operation, Data):
+            line = self._accept_data(operation, height, time_us)
+            if line is not None:
+                return line.leaf(item, operation.counter, request.id, time_us)
+        at = At(height, serial_of(height, index), time_us)
+        return encode_leaf(self._apply(request, operation, item, at))
+
+    def _accept_data(self, operation: Data, height: int, time_us: int) -> Line | None:
+        """The hot path, as data come by the thousand; None if anything speaks against it."""
+        state = self._state
+        identity = state.identities.get(operation.node)
+        if (
+            identity is None
+            or _signer_refusal(identity, operation.counter, height, time_us) is not None
+            or lifecycle.data_refusal(state, operation, identity) is not None
+        ):
+            return None
+        identity.counter = operation.counter
+        # Everything in which the statements of two accepted data can differ, beside what `Line`
+        # leaves open.
+        kind = (
+            identity.node,
+            identity.serial,
+            identity.privilege,
+            operation.service,
+            operation.board,
+        )
+        line = self._lines.get(kind)
+        if line is None:
+            if len(self._lines) >= LINES_MAX:
+                self._lines.clear()
+            line = self._lines[kind] = Line(_data_statement(operation, identity))
+        return line
+
+    def _apply(self, request: Request, operation: Operation, item: bytes, at: At) -> Statement:
         authenticated = _authenticated(request)
-        operation = authenticated.opened.operation
         if isinstance(operation, Enrol):
             self._enrol_ids.append(request.id)
             return self._apply_enrol(operation, authenticated, item, at)
@@ -150,7 +186,7 @@ class Registry:
         reason = (
             "unknown-node"
             if identity is None
-            else _signer_refusal(identity, operation.counter, height, time_us)
+            else _signer_refusal(identity, operation.counter, at.height, at.time_us)
         )
         if identity is None or reason == "counter":
             return self._statement(request, item, at, identity, refused(reason or ""))
@@ -227,8 +263,6 @@ class Registry:
         state = self._state
         fields: dict[str, Any]
         match operation:
-            case Data():
-                fields = {}
             case OpenSession():
                 fields = lifecycle.open_session(state, operation, identity, at)
             case CloseSession():
@@ -245,8 +279,8 @@ class Registry:
                     status = PENDING if decided else refused("too-many-pending")
                     return self._statement(request, item, at, identity, status)
                 fields = _administer(state, operation, at)
-            case Enrol():
-                raise Misuse("enrolments have no signer in the registry")
+            case Enrol() | Data():
+                raise Misuse("enrolments have no signer in the registry, data their own path")
             case _:
                 assert_never(operation)
         return self._statement(request, item, at, identity, OK, **fields)
@@ -262,22 +296,6 @@ class Registry:
     ) -> Statement:
         """The record of a signed operation: who, what, with which right; then `fields`."""
         operation = _authenticated(request).opened.operation
-        if isinstance(operation, Data):  # the hot path: the one kind that comes by the thousand
-            return Statement(
-                network=operation.network,
-                op="data",
-                status=status,
-                node=operation.node,
-                time_us=at.time_us,
-                request=request.id,
-                item=item,
-                counter=operation.counter,
-                service=operation.service,
-                board=operation.board,
-                privilege=identity.privilege if identity else None,
-                key=identity.key if identity else None,
-                certificate=identity.serial if identity else None,
-            )
         told: dict[str, Any] = {
             "network": operation.network,
             "op": operation.__struct_config__.tag,
@@ -292,6 +310,24 @@ class Registry:
             "certificate": identity.serial if identity else None,
         }
         return Statement(**(told | _subject(self._state, operation) | fields))
+
+
+def _data_statement(operation: Data, identity: Identity) -> Statement:
+    """Of accepted data. Item, request and time are left to `Line`."""
+    return Statement(
+        network=operation.network,
+        op="data",
+        status=OK,
+        node=operation.node,
+        time_us=0,
+        request=b"",
+        item=b"",
+        service=operation.service,
+        board=operation.board,
+        privilege=identity.privilege,
+        key=identity.key,
+        certificate=identity.serial,
+    )
 
 
 def _authenticated(request: Request) -> Authenticated:

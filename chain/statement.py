@@ -10,10 +10,19 @@ from typing import Annotated
 
 import msgspec
 
-from chain.canonical import Codec
+from chain.canonical import Codec, encode_unsigned
 from chain.operations import Counter, Hash, Privilege, ReplicaId, Services, Spki, Text, Time
 
-__all__ = ["LEAF_BYTES_MAX", "OK", "PENDING", "Statement", "decode_leaf", "encode_leaf", "refused"]
+__all__ = [
+    "LEAF_BYTES_MAX",
+    "OK",
+    "PENDING",
+    "Line",
+    "Statement",
+    "decode_leaf",
+    "encode_leaf",
+    "refused",
+]
 
 LEAF_BYTES_MAX = 4096
 OK = "ok"
@@ -73,3 +82,24 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 _codec: Codec[Statement] = Codec(Statement, LEAF_BYTES_MAX)
 encode_leaf = _codec.encode
 decode_leaf = _codec.decode
+
+_VARYING = frozenset({"item", "counter", "request", "time_us"})
+_DIGEST = b"\x58\x20"  # the CBOR head of 32 bytes
+
+
+class Line:
+    """Leaves of statements that differ in item, counter, request and time only: the accepted
+    data of one certificate. The same bytes as `encode_leaf` gives, at a fifth of the cost."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, statement: Statement) -> None:
+        a, b, c, d, e = _codec.pieces(statement, _VARYING)
+        self._pieces = a + _DIGEST, b, c + _DIGEST, d, e
+
+    def leaf(self, item: bytes, counter: int, request: bytes, time_us: int) -> bytes:
+        """`item` and `request` are 32 bytes."""
+        a, b, c, d, e = self._pieces
+        return b"".join(
+            (a, item, b, encode_unsigned(counter), c, request, d, encode_unsigned(time_us), e)
+        )

@@ -1,0 +1,44 @@
+"""Prepared leaves are the leaves: `Line` gives byte for byte what `encode_leaf` gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from chain.statement import OK, Line, Statement, decode_leaf, encode_leaf
+
+HASH = st.binary(min_size=32, max_size=32)
+NUMBER = st.integers(min_value=0, max_value=2**62)
+KINDS = st.fixed_dictionaries(
+    {
+        "network": HASH,
+        "op": st.just("data"),
+        "status": st.just(OK),
+        "node": HASH,
+        "time_us": NUMBER,
+        "request": HASH,
+        "item": HASH,
+        "counter": NUMBER.filter(bool),
+        "service": st.text(min_size=1, max_size=20),
+        "privilege": st.none() | st.integers(min_value=0, max_value=255),
+        "key": st.none() | st.binary(min_size=32, max_size=255),
+        "certificate": st.none() | NUMBER,
+        "board": st.none() | HASH,
+    }
+)
+
+
+@given(KINDS, HASH, NUMBER.filter(bool), HASH, NUMBER)
+def test_a_line_gives_the_leaves_of_all_statements_of_its_kind(
+    fields: dict[str, Any], item: bytes, counter: int, request: bytes, time_us: int
+) -> None:
+    prepared = Line(Statement(**fields))
+    statement = replace(
+        Statement(**fields), item=item, counter=counter, request=request, time_us=time_us
+    )
+    leaf = prepared.leaf(item, counter, request, time_us)
+    assert leaf == encode_leaf(statement)
+    assert decode_leaf(leaf) == statement
