@@ -29,6 +29,9 @@ __all__ = ["RETRY_S", "Client", "Denial"]
 
 RETRY_S = 1.0  # without a reply for so long, a request goes to every replica (OSDI'99, 4.1)
 
+# Said of a request that was sent twice, because its block was still on the way to us.
+_EXECUTED = ("done", "replay")
+
 _messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
@@ -167,7 +170,7 @@ class Client:
         match _messages.decode(frame):
             case Seal() as seal if seal.replica == party:
                 self._sealed(seal)
-            case Denied(request=request, reason=reason) if reason != "done":
+            case Denied(request=request, reason=reason) if reason not in _EXECUTED:
                 self._finish(self._item_of(request), reason)
             case Busy():
                 pass  # sent again by the timer
