@@ -33,7 +33,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inventory": ("inventory", "Check and show the file that describes a lab."),
     "campaign": ("campaign", "List and check campaign files."),
-    "doctor": ("doctor", "Look at every host and board, and say how to mend what is wrong."),
+    "doctor": ("doctor", "Check every host and board; say how to mend what is wrong."),
     "provision": ("provision", "Bring to the hosts what a run needs."),
     "deprovision": ("deprovision", "Leave nothing of ours on the hosts."),
     "flash": ("flash", "Write firmware and key to sensor boards."),
@@ -61,7 +61,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Campaigns": ("run", "plan", "campaign"),
     "Results": ("report", "ledger"),
     "Lab": (
-        *("inventory", "provision", "flash", "power", "status"),
+        *("inventory", "doctor", "provision", "flash", "power", "status"),
         *("restore", "lock", "unlock", "deprovision"),
     ),
     "Running bench": ("up", "device", "refusals", "down"),

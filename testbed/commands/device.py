@@ -32,7 +32,11 @@ WAIT_S_MAX = 60.0
 POLL_S = 0.3
 
 T = TypeVar("T")
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="List, admit, renew, grant and revoke devices of a running bench.",
+)
 
 BenchOption = Annotated[
     Path | None, typer.Option("--bench", help="Its bench.json; default: the newest that runs.")
@@ -159,7 +163,7 @@ def renew(
 def admit(
     name: Annotated[str, typer.Argument(help="What the new device is called.")],
     directory: Annotated[Path, typer.Option("--dir", help="Its key and files are kept here.")],
-    privilege: Annotated[int, typer.Option(min=0, max=255)] = 1,
+    privilege: Annotated[int, typer.Option(min=0, max=255, help="The level that it may have.")] = 1,
     bench: BenchOption = None,
 ) -> None:
     """Admit one more mobile device: a voucher, its own key, access authentication, ledger copy.

@@ -33,7 +33,7 @@ from testbed.simulate.world import run
 
 __all__ = ["app"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 _ROOT = Path(__file__).resolve().parents[2]
 _EXIT_FINDING = 1
 _FAILURES_MAX = 10  # a sweep stops here: what broke so often needs no more seeds

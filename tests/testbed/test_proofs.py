@@ -95,6 +95,30 @@ def test_an_altered_byte_of_any_exported_file_is_refused(story: Story, tmp_path:
     assert verify(out) == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "altered"),
+    [
+        ("fail() {", "fbil() {"),
+        ("    exit 1\n", "    exit 0\n"),
+        ("    exit 1\n", "    exhit1\n"),
+        ('|| fail "a file was altered', '||!fail "a file was altered'),
+        ("trap 'exit $((1 |", "trap 'exit $((0 |"),
+        ("trap 'exit", "trap 'ezit"),
+        ("cmp -s - SHA256SUMS && trap", "cmp -s - SHA256SUMS ;  trap"),
+    ],
+)
+def test_not_even_the_script_s_own_way_to_fail_can_be_altered(
+    line: str, altered: str, story: Story, tmp_path: Path
+) -> None:
+    """These are the bytes that a forger of one byte would choose."""
+    out = tmp_path / "proof"
+    assert export(story.bundle.path, "--device", NAME, "--out", out) == 0
+    script = (out / "verify.sh").read_text()
+    assert line in script
+    (out / "verify.sh").write_text(script.replace(line, altered, 1))
+    assert verify(out) == 1
+
+
 # --- what cannot be proven, and what a lying file does -----------------------------------------
 
 
