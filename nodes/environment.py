@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -130,11 +131,10 @@ class Boards:
             asyncio.ensure_future(self._serve(config, events, device, sender, login))
             for config in self._configs
         ]
+        for config, line in zip(self._configs, lines, strict=True):
+            line.add_done_callback(functools.partial(_tell_failure, events, config.name))
         try:
             yield
-            for line in lines:
-                if line.done():
-                    line.result()
         finally:
             for line in lines:
                 line.cancel()
@@ -209,6 +209,12 @@ class Boards:
             took_ms = (time.monotonic_ns() - started_ns) / 1e6
             events.emit("board", board=config.name, state="sponsored", latency_ms=took_ms)
             return True
+
+
+def _tell_failure(events: EventLog, board: str, line: asyncio.Future[None]) -> None:
+    """One line that fails does not end the relaying, or the other lines."""
+    if not line.cancelled() and (error := line.exception()) is not None:
+        events.emit("board", board=board, state=f"failed: {error!r}")
 
 
 def _on_event(
