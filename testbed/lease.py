@@ -90,7 +90,7 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was a process of this very machine and user that has ended."""
+        """Whether it was a process of this machine and user that has ended."""
         if not self.pid or self.who != me().who:
             return False
         try:
@@ -104,7 +104,11 @@ class Holder:
     @property
     def is_mine(self) -> bool:
         """Whether it is this person's own lock."""
-        return not self.pid and self.who == me().who
+        return self.is_lock_of(me())
+
+    def is_lock_of(self, other: Holder) -> bool:
+        """Whether it is the lock of the person who is, or runs, `other`."""
+        return not self.pid and self.who == other.who
 
 
 def me(*, person: bool = False) -> Holder:
@@ -128,9 +132,9 @@ def claim(host: Host, token: str, owner: Holder, lease_s: float) -> None:
     if code != _REFUSED:
         return
     theirs, present = _parse(host, said)
-    if present.is_mine and owner.pid:
+    if present.is_lock_of(owner) and owner.pid:
         return  # under this person's own lock
-    if present.is_gone or present.is_mine:
+    if present.is_gone or present.is_lock_of(owner):
         code, said = _ask(host, "claim", token, length, me_said, theirs)
         if code != _REFUSED:
             return

@@ -1,0 +1,102 @@
+"""Every host's clock comes with a bound that holds, whatever the way there is like."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from testbed.clock import ClockWatch, open_clock, read_clock
+from testbed.errors import LabFault
+from testbed.hosts.local import LocalHost
+from testbed.hosts.port import Dialogue, OutcomeUnknown
+from tests.testbed.hosts_support import eventually
+
+
+class FarClock(Dialogue):
+    """A clock that is `ahead_ms` ahead, with a slow way there and a fast way back (or not)."""
+
+    def __init__(self, ahead_ms: float, there_ms: float, back_ms: float) -> None:
+        self._ahead_ns = int(ahead_ms * 1e6)
+        self._there_s, self._back_s = there_ms / 1000, back_ms / 1000
+        self._pause = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def ask(self, line: str, *, timeout_s: float = 1) -> str:
+        del line, timeout_s
+        self._pause.wait(self._there_s)
+        answer = f"{time.time_ns() + self._ahead_ns} {time.monotonic_ns()}"
+        self._pause.wait(self._back_s)
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "there_ms", "back_ms"),
+    [(0, 0, 0), (250, 2, 2), (-3_600_000, 20, 1), (7.5, 1, 20), (-0.5, 0, 5)],
+)
+def test_the_true_offset_lies_within_the_bound(
+    ahead_ms: float, there_ms: float, back_ms: float
+) -> None:
+    """Also when both ways differ, which no asking can tell."""
+    reading = read_clock(FarClock(ahead_ms, there_ms, back_ms), samples=4)
+    assert abs(reading.offset_ms - ahead_ms) <= reading.bound_ms
+    assert reading.bound_ms >= (there_ms + back_ms) / 2
+
+
+def test_a_strange_answer_is_a_clear_error() -> None:
+    class Strange(FarClock):
+        def ask(self, line: str, *, timeout_s: float = 1) -> str:
+            return "soon"
+
+    with pytest.raises(LabFault, match="soon"):
+        read_clock(Strange(0, 0, 0))
+
+
+def test_a_real_dialogue_tells_this_machines_own_time(tmp_path: Path) -> None:
+    with LocalHost(tmp_path) as host, open_clock(host, sys.executable) as line:
+        reading = read_clock(line)
+    assert abs(reading.offset_ms) <= reading.bound_ms
+
+
+class Told(LocalHost):
+    """Writes down the process id of the last dialogue."""
+
+    def dialogue(self, argv: Sequence[str]) -> Dialogue:
+        script = 'echo $$ >clock.pid; exec "$@"'
+        return super().dialogue(["sh", "-c", script, "told", *argv])
+
+
+def test_a_watch_writes_before_during_and_after_and_outlives_a_silent_host(tmp_path: Path) -> None:
+    written: list[dict[str, Any]] = []
+    with Told(tmp_path, name="pi01") as host:
+        watch = ClockWatch(
+            {"pi01": host}, {"pi01": sys.executable}, lambda **f: written.append(f), every_s=0.05
+        )
+        assert set(watch.start()) == {"pi01"}
+        host.run(["sh", "-c", 'kill -KILL "$(cat clock.pid)"'])
+        eventually(lambda: any("problem" in one for one in written))
+        eventually(lambda: written[-1]["when"] == "during" and "offset_ms" in written[-1])
+        watch.stop()
+    assert [one["when"] for one in written[:1]] == ["before"]
+    assert written[-1]["when"] == "after"
+    assert written[-1]["bound_ms"] >= 0
+
+
+def test_a_dialogue_whose_command_ended_is_no_answer(tmp_path: Path) -> None:
+    with (
+        LocalHost(tmp_path) as host,
+        host.dialogue(["true"]) as line,
+        pytest.raises(OutcomeUnknown),
+    ):
+        line.ask("hello", timeout_s=5)

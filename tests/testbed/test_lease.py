@@ -1,0 +1,138 @@
+"""A host has one owner at a time, and no owner for ever."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from testbed.errors import LabFault, LockedError
+from testbed.hosts.local import LocalHost
+from testbed.lease import Holder, Lease, break_lease, claim, holder, me, release
+from tests.testbed.hosts_support import eventually
+
+ALICE = Holder("alice@bench", 0, "testbed lock")
+BOB = Holder("bob@bench", 0, "testbed lock")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[LocalHost]:
+    with LocalHost(tmp_path / "pi01", name="pi01") as one:
+        yield one
+
+
+def test_the_second_is_refused_and_told_who_has_it(host: LocalHost) -> None:
+    claim(host, "a", ALICE, 60)
+    with pytest.raises(LockedError, match=r"pi01.*alice@bench.*s left") as caught:
+        claim(host, "b", BOB, 60)
+    assert caught.value.exit_code == 5
+    release(host, "b")
+    assert holder(host) is not None, "another's token gives nothing back"
+    release(host, "a")
+    assert holder(host) is None
+    claim(host, "b", BOB, 60)
+
+
+def test_of_many_at_once_exactly_one_gets_it(host: LocalHost) -> None:
+    def attempt(number: int) -> bool:
+        try:
+            claim(host, f"token{number}", Holder(f"user{number}@bench", 0, ""), 60)
+        except LockedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(8))) == 1
+
+
+def test_a_lease_that_nobody_renews_ends_by_itself(host: LocalHost) -> None:
+    claim(host, "a", ALICE, 1)
+    eventually(lambda: holder(host) is None)
+    claim(host, "b", BOB, 60)
+
+
+def test_a_clock_that_was_set_back_keeps_no_lease_for_ever(host: LocalHost) -> None:
+    """A Raspberry Pi starts in the past until it has asked for the time."""
+    claim(host, "a", ALICE, 60)
+    lines = host.get("lease").decode().splitlines()
+    lines[1] = str(int(lines[1]) + 10_000_000)
+    host.put("\n".join(lines).encode() + b"\n", "lease")
+    assert holder(host) is None
+    claim(host, "b", BOB, 60)
+
+
+def test_what_a_process_of_ours_left_when_it_died_is_taken_over(host: LocalHost) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    claim(host, "a", Holder(me().who, gone.pid, "testbed run"), 600)
+    claim(host, "b", me(), 60)
+    with pytest.raises(LockedError):
+        claim(host, "c", Holder(me().who, 1, "testbed run"), 60)
+
+
+def test_under_ones_own_lock_ones_own_commands_go_on(host: LocalHost) -> None:
+    claim(host, "mine", me(person=True), 600)
+    with Lease({"pi01": host}):
+        pass
+    present = holder(host)
+    assert present is not None
+    assert present.is_mine, "the run did not end the person's lock"
+    claim(host, "again", me(person=True), 60)
+    with pytest.raises(LockedError):
+        claim(host, "b", BOB, 60)
+
+
+def test_all_hosts_or_none(tmp_path: Path) -> None:
+    with LocalHost(tmp_path / "a", name="a") as one, LocalHost(tmp_path / "b", name="b") as two:
+        claim(two, "b", BOB, 60)
+        with (
+            pytest.raises(LockedError, match=r"b is taken by bob@bench.*\n.*unlock --takeover"),
+            Lease({"a": one, "b": two}),
+        ):
+            pytest.fail("it must not be had")
+        assert holder(one) is None
+
+
+def test_a_heartbeat_keeps_it_and_the_end_gives_it_back(host: LocalHost) -> None:
+    with Lease({"pi01": host}, lease_s=2):
+        first = host.get("lease").splitlines()[1]
+        eventually(lambda: host.get("lease").splitlines()[1] > first)
+        assert holder(host) is not None
+    assert holder(host) is None
+
+
+def test_whoever_loses_it_to_a_takeover_hears_of_it(host: LocalHost) -> None:
+    heard: list[str] = []
+    told = threading.Event()
+
+    def hear(why: str) -> None:
+        heard.append(why)
+        told.set()
+
+    lease = Lease({"pi01": host}, lease_s=2)
+    lease.on_lost = hear
+    with lease:
+        break_lease(host)
+        claim(host, "b", BOB, 60)
+        assert told.wait(20)
+    assert "bob@bench" in heard[0]
+    present = holder(host)
+    assert present is not None
+    assert present.who == BOB.who, "the loser's end takes nothing away"
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.binary(max_size=80))
+def test_a_damaged_lease_is_free_or_a_clear_error(host: LocalHost, content: bytes) -> None:
+    host.put(content, "lease")
+    with suppress(LabFault):  # names the file and what to do with it
+        assert holder(host) is None

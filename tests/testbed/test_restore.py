@@ -1,0 +1,115 @@
+"""Whatever happens to the orchestrator, hosts come back: by themselves, or by `testbed restore`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.dead_man import arm, armed, disarm, fire
+from testbed.hosts.port import HostFault, NodeCommand, Unit, UnitState
+from testbed.hosts.ssh import SshHost
+from testbed.restore import leftover, restore
+from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
+
+pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SshServer]:
+    with SshServer(tmp_path / "sshd") as running:
+        yield running
+
+
+@pytest.fixture
+def host(server: SshServer, tmp_path: Path) -> Iterator[SshHost]:
+    with server.host(root=tmp_path / "r") as remote:
+        yield remote
+        restore(remote, lambda _: None)
+
+
+def note(word: str) -> NodeCommand:
+    """An undo that leaves a line behind each time that it runs."""
+    return NodeCommand(("sh", "-c", 'read -r word; echo "$word" >>notes'), word.encode() + b"\n")
+
+
+def notes(directory: Path) -> list[str]:
+    path = directory / "r" / "notes"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_an_undo_happens_on_the_host_when_nobody_is_left(
+    server: SshServer, host: SshHost, tmp_path: Path
+) -> None:
+    """Not even a connection."""
+    arm(host, "heal", 1, note("healed"))
+    assert [one.name for one in armed(host)] == ["heal"]
+    server.drop_connections()
+    server.stop()
+    eventually(lambda: notes(tmp_path) == ["healed"])
+    server.start()
+    eventually(lambda: armed(host) == [])
+
+
+def test_what_was_disarmed_never_happens(host: SshHost, tmp_path: Path) -> None:
+    arm(host, "first", 1, note("first"))
+    arm(host, "second", 2, note("second"))
+    disarm(host, "first")
+    disarm(host, "first")
+    eventually(lambda: notes(tmp_path) == ["second"])
+
+
+def test_arming_again_replaces_and_fire_does_it_once(host: SshHost, tmp_path: Path) -> None:
+    arm(host, "heal", 1, note("old"))
+    arm(host, "heal", 2, note("new"))
+    fire(host, "heal")
+    fire(host, "heal")
+    assert notes(tmp_path) == ["new"]
+    arm(host, "witness", 3, note("late"))
+    eventually(lambda: "late" in notes(tmp_path))
+    assert notes(tmp_path) == ["new", "late"], "no timer fired after it was fired by hand"
+
+
+def test_a_held_down_unit_comes_back_by_itself(host: SshHost) -> None:
+    """What `process.crash` arms: the orchestrator stops the unit and is never heard of again."""
+    unit = Unit("replica", ("sleep", "600"))
+    host.start(unit)
+    start = host.start_command(unit)
+    assert start is not None
+    arm(host, "start-replica", 1, start)
+    host.stop("replica")
+    assert host.units() == ()
+    eventually(lambda: host.status("replica").state is UnitState.ACTIVE)
+    assert host.units() == ("replica",)
+
+
+def test_restore_leaves_nothing_says_what_there_was_and_may_be_repeated(
+    host: SshHost, tmp_path: Path
+) -> None:
+    host.start(Unit("replica", ("sleep", "600")))
+    arm(host, "heal", 600, note("healed"))
+    stray = f'ln -s "$(command -v sleep)" env/bin/python; {host.root}/env/bin/python 600 & echo $!'
+    host.run(["mkdir", "-p", "env/bin"])
+    host.run(["sh", "-c", f"exec setsid sh -c '{stray} >pid' >/dev/null 2>&1 </dev/null &"])
+    eventually(lambda: bool(leftover(host).processes))
+    found = " ".join(restore(host, lambda _: None))
+    for part in ("heal", "unit replica", "env/bin/python 600"):
+        assert part in found
+    assert notes(tmp_path) == ["healed"], "an armed undo is run, not forgotten"
+    assert leftover(host).lines == []
+    assert restore(host, lambda _: None) == ()
+
+
+def test_an_undo_that_does_not_succeed_is_named_and_stays(host: SshHost) -> None:
+    arm(host, "bad", 600, NodeCommand(("sh", "-c", "echo no such rule >&2; [ -e mended ]")))
+    with pytest.raises(HostFault, match=r"undo bad.*\n?.*no such rule"):
+        restore(host, lambda _: None)
+    host.run(["touch", "mended"])
+    restore(host, lambda _: None)
+    assert armed(host) == []
+
+
+def test_a_host_without_anything_of_ours_is_clean(host: SshHost) -> None:
+    assert leftover(host).lines == []
+    assert leftover(host).brief == "nothing"
