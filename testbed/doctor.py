@@ -30,6 +30,8 @@ TEMPERATURE_MAX_C = 75.0
 """A Raspberry Pi slows itself down from 80 on."""
 
 DISK_FREE_WARN_MB = 500
+RUN_DISK_FREE_MIN_MB = 100
+"""For the files of a run, on a host that has its environment already."""
 
 Grade = Literal["ok", "warning", "failed"]
 
@@ -137,6 +139,7 @@ def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, tell: Tell) -> Examine
 def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     """Every finding about one host and its boards."""
     yield from _identity(lab, name, seen.condition)
+    yield from _disk(seen)
     yield from _health(seen.condition)
     yield from _clock(lab, name, seen)
     yield from _network(lab, name, seen.condition)
@@ -160,11 +163,15 @@ def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
         yield Finding("hardware", "ok", wanted)
 
 
-def _health(seen: Condition) -> Iterator[Finding]:
-    free = seen.disk_free_mb
-    grade: Grade = "failed" if free < DISK_FREE_MIN_MB else "ok"
-    grade = "warning" if grade == "ok" and free < DISK_FREE_WARN_MB else grade
+def _disk(seen: Examined) -> Iterator[Finding]:
+    free = seen.condition.disk_free_mb
+    grade: Grade = "warning" if free < DISK_FREE_WARN_MB else "ok"
+    if free < (DISK_FREE_MIN_MB if seen.lack else RUN_DISK_FREE_MIN_MB):
+        grade = "failed"
     yield Finding("disk", grade, f"{free} MB free", "" if grade == "ok" else "remove files there")
+
+
+def _health(seen: Condition) -> Iterator[Finding]:
     if seen.temperature_c is not None:
         hot = seen.temperature_c > TEMPERATURE_MAX_C
         fix = "give it a heat sink or a fan" if hot else ""

@@ -1,0 +1,147 @@
+"""What is wrong with a lab is said before a run, with what mends it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from inventory.load import load_lab
+from testbed import cli
+from testbed.boards.ports import SerialPort
+from testbed.clock import ClockReading
+from testbed.doctor import Condition, Examined, Finding, judge
+from tests.testbed.hosts_support import ssh_server_missing
+from tests.testbed.lab_support import ssh_lab
+
+INVENTORY = """\
+schema: testbed.inventory/1
+lab: sick
+chain: {f: 0}
+defaults: {net: {mgmt: eth0, data: eth1}, clock: {max_error_ms: 1.0}}
+hosts:
+  pi01: {addr: 10.0.0.1, hw_serial: "abc1", roles: [replica, gateway, broker, environment],
+         caps: [netem, nft]}
+boards:
+  th01: {host: pi01, match: {usb_serial: "E1"}, firmware: {board: rp2040}}
+"""
+WELL = Condition(
+    hw_serial="ABC1",
+    temperature_c=50.0,
+    throttled=0,
+    synchronised=True,
+    disk_free_mb=4000,
+    interfaces=["eth0", "eth1", "lo"],
+    tools=["tc", "nft"],
+    root=True,
+    groups=["pi", "dialout"],
+    netem=True,
+)
+PORT = SerialPort("/dev/serial/by-id/x", "/dev/ttyACM0", "E1", "1-1:1.0")
+FIT = Examined(WELL, ClockReading(0.2, 0.1, 0), (PORT,), ("th01",), lack="")
+
+
+def findings(tmp_path: Path, seen: Examined) -> list[Finding]:
+    path = tmp_path / "lab.yaml"
+    path.write_text(INVENTORY)
+    return list(judge(load_lab(path), "pi01", seen))
+
+
+def test_a_healthy_host_has_nothing_to_mend(tmp_path: Path) -> None:
+    found = findings(tmp_path, FIT)
+    assert {finding.grade for finding in found} == {"ok"}
+    assert len(found) >= 8
+
+
+@pytest.mark.parametrize(
+    ("condition", "check", "grade", "fix"),
+    [
+        ({"hw_serial": "ffff"}, "hardware", "failed", "another machine"),
+        ({"hw_serial": ""}, "hardware", "failed", "another machine"),
+        ({"temperature_c": 81.0}, "temperature", "failed", "fan"),
+        ({"throttled": 0x50005}, "power", "failed", "power supply"),
+        ({"throttled": 0x50000}, "power", "warning", "power supply"),
+        ({"disk_free_mb": 50}, "disk", "failed", "remove files"),
+        ({"disk_free_mb": 300}, "disk", "warning", "remove files"),
+        ({"synchronised": False}, "time sync", "warning", "set-ntp"),
+        ({"interfaces": ["eth0", "lo"]}, "network", "failed", "net.data"),
+        ({"tools": ["tc"]}, "nft", "failed", "apt-get install nftables"),
+        ({"root": False}, "netem", "failed", "sudo"),
+        ({"netem": False}, "netem", "failed", "sch_netem"),
+    ],
+)
+def test_each_trouble_is_found_and_its_fix_said(
+    tmp_path: Path, condition: dict[str, object], check: str, grade: str, fix: str
+) -> None:
+    sick = replace(FIT, condition=msgspec.structs.replace(WELL, **condition))
+    found = [one for one in findings(tmp_path, sick) if one.grade != "ok"]
+    (finding,) = [one for one in found if one.check == check]
+    assert finding.grade == grade
+    assert fix in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "bound_ms", "grade"),
+    [(0.5, 0.1, "ok"), (1.05, 0.1, "ok"), (-3.0, 0.1, "failed"), (0.0, 4.0, "warning")],
+)
+def test_a_clock_is_judged_by_what_is_certain(
+    tmp_path: Path, offset_ms: float, bound_ms: float, grade: str
+) -> None:
+    """Wrong only if it is wrong whatever the round trip did; unknown if the bound is too wide."""
+    seen = replace(FIT, clock=ClockReading(offset_ms, bound_ms, 0))
+    assert [f.grade for f in findings(tmp_path, seen) if f.check == "clock"] == [grade]
+
+
+@pytest.mark.parametrize(
+    ("ports", "flashed", "grade", "says"),
+    [
+        ((), (), "failed", "not found; ports: none"),
+        ((replace(PORT, usb_serial="E2"),), (), "failed", "E2"),
+        ((PORT, replace(PORT, path="/dev/y")), ("th01",), "failed", "2 ports match"),
+        ((PORT,), (), "warning", "not flashed"),
+    ],
+)
+def test_a_board_is_exactly_one_port_and_flashed(
+    tmp_path: Path, ports: tuple[SerialPort, ...], flashed: tuple[str, ...], grade: str, says: str
+) -> None:
+    seen = replace(FIT, ports=ports, flashed=flashed)
+    (finding,) = [f for f in findings(tmp_path, seen) if f.check == "board th01"]
+    assert finding.grade == grade
+    assert says in finding.says
+    assert finding.fix
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reflashed SD card: no prompt, no auto-accept, the fingerprint and the command."""
+    with ssh_lab(tmp_path, ("replica", "replica"), dead=("pi02",)) as lab:
+        i = str(lab.inventory)
+        known = tmp_path / "sshd-pi01" / "known_hosts"
+        right = known.read_text()
+        known.write_text("")
+        assert cli.main(["doctor", "-i", i]) == 3
+        said = capsys.readouterr()
+        fingerprint = said.err.partition("SHA256:")[2].split()[0]
+        assert "testbed inventory trust" in said.err
+        trust = ["inventory", "trust", "pi01", "-i", i]
+        assert cli.main(trust) == 2, "without a terminal it never asks"
+        assert cli.main([*trust, "--fingerprint", "SHA256:other"]) == 2
+        assert known.read_text() == "", "nothing was accepted by itself"
+        capsys.readouterr()
+        assert cli.main([*trust, "--fingerprint", f"SHA256:{fingerprint}"]) == 0
+        assert known.read_text() == right
+        assert cli.main(["inventory", "trust", "pi02", "-i", i]) == 3
+        capsys.readouterr()
+        assert cli.main(["doctor", "-i", i, "--json"]) == 4
+        report = json.loads(capsys.readouterr().out)["hosts"]
+        assert not report["pi02"]["ok"]
+        grades = {one["check"]: one["grade"] for one in report["pi01"]["findings"]}
+        assert grades["clock"] == "ok"
+        assert grades["software"] == "warning"
+        assert cli.main(["inventory", "discover", "-i", i]) == 4
+        assert "hosts:\n  pi01:" in capsys.readouterr().out

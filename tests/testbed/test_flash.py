@@ -1,0 +1,143 @@
+"""The right board is flashed, wholly, and proves it; a real MicroPython over a serial line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from inventory.load import load_lab
+from inventory.model import Board, CommandPower, Firmware, Host, Match, UhubctlPower
+from nodes.board.control import command
+from nodes.board.flash import new_key, prepare
+from testbed.boards.driver import BoardPlace
+from testbed.boards.flash import flash
+from testbed.boards.ports import SerialPort, matching
+from testbed.errors import ConfigurationError, LabFault
+from testbed.hosts.local import LocalHost
+from testbed.power import power_of
+
+
+@dataclass(frozen=True)
+class PluggedBoard:
+    """A board that ran our firmware already, under another key."""
+
+    place: BoardPlace
+    files: Path
+
+
+@pytest.fixture
+def plugged(tmp_path: Path) -> Iterator[PluggedBoard]:
+    files = tmp_path / "device"
+    files.mkdir()
+    prepare(files, "th01", new_key(), repl_window_ms=800)
+    link = tmp_path / "port"
+    argv = [sys.executable, "-m", "nodes.board", "--dir", str(files), "--link", str(link)]
+    argv.append("--exit-on-stdin-eof")
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["ready"]
+    device = str(link.readlink())
+    board = Board(host="pi01", match=Match(device=device), firmware=Firmware(board="unix"))
+    with LocalHost(tmp_path / "pi01", name="pi01") as host:
+
+        def reset() -> None:
+            command(files / "control.sock", "reset")
+
+        yield PluggedBoard(BoardPlace("th01", board, host, sys.executable, reset), files)
+    process.communicate()
+
+
+def test_flashing_gives_a_board_our_firmware_and_a_new_key(plugged: PluggedBoard) -> None:
+    """Every file arrives, main.py included; the host keeps the only other copy of the key."""
+    old = (plugged.files / "key.bin").read_bytes()
+    (plugged.files / "gateway" / "frames.py").write_text("# spoilt\n")
+    steps: list[str] = []
+    done = flash(plugged.place, steps.append)
+    assert done.greeting.startswith("m2m-board/1 th01 boot=")
+    host = plugged.place.host
+    key = host.get("th01/host.key")
+    assert key == (plugged.files / "key.bin").read_bytes() != old
+    assert host.run(["stat", "-c", "%a", "th01/host.key"]).stdout == "600\n"
+    assert json.loads(host.get("th01/flashed.json")) == dict(done.flashed)
+    assert "spoilt" not in (plugged.files / "gateway" / "frames.py").read_text()
+    assert host.run(["ls", "th01"]).stdout.split() == ["flashed.json", "host.key"]
+    assert "copying firmware and key" in steps
+
+
+def test_a_flash_that_fails_leaves_the_old_key_and_no_other(plugged: PluggedBoard) -> None:
+    """The board still works with what it had; no half-made key lies about."""
+    place, host = plugged.place, plugged.place.host
+    host.put(b"old key", "th01/host.key", 0o600)
+    gone = place.board.model_copy(update={"match": Match(device="/dev/gone")})
+    with pytest.raises(LabFault, match="th01"):
+        flash(replace(place, board=gone), lambda _: None)
+    assert host.get("th01/host.key") == b"old key"
+    assert "image" not in host.run(["ls", "th01"]).stdout
+
+
+PORTS = [
+    SerialPort("/dev/serial/by-id/a", "/dev/ttyACM0", "E1", "1-1.2:1.0"),
+    SerialPort("/dev/serial/by-id/b", "/dev/ttyACM1", "E2", "1-1.3:1.0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("match", "found"),
+    [
+        (Match(usb_serial="E2"), ["/dev/ttyACM1"]),
+        (Match(usb_path="1-1.2:1.0"), ["/dev/ttyACM0"]),
+        (Match(device="/dev/ttyACM1"), ["/dev/ttyACM1"]),
+        (Match(device="/dev/serial/by-id/a"), ["/dev/ttyACM0"]),
+        (Match(usb_serial="E"), []),
+        (Match(usb_serial="e2"), []),
+    ],
+)
+def test_boards_are_told_apart_by_identity(match: Match, found: list[str]) -> None:
+    board = Board(host="pi01", match=match, firmware=Firmware(board="rp2040"))
+    assert [port.device for port in matching(board, PORTS)] == found
+    assert [port.device for port in matching(board, PORTS[::-1])] == found, "in any order"
+
+
+@pytest.fixture
+def switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs that write down how they were called."""
+    log = tmp_path / "log"
+    for name in ("uhubctl", "switch"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>{log}\n[ "$1" != broken ]\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return log
+
+
+def test_power_goes_through_the_driver_that_the_inventory_names(switch: Path) -> None:
+    lab = load_lab()
+
+    def powered(power: UhubctlPower | CommandPower | None) -> None:
+        hosts = {**lab.hosts, "r1": Host(addr="10.0.0.1", roles=("replica",), power=power)}
+        one = power_of(lab.model_copy(update={"hosts": hosts}), "r1", switch)
+        one.off()
+        one.on()
+
+    powered(UhubctlPower(driver="uhubctl", port="1-1.4.2"))
+    powered(CommandPower(driver="command", off=("switch", "0 $x"), on=("switch", "1")))
+    assert switch.read_text().splitlines() == [
+        "uhubctl -l 1-1.4 -p 2 -a off",
+        "uhubctl -l 1-1.4 -p 2 -a on",
+        "switch 0 $x",
+        "switch 1",
+    ]
+    with pytest.raises(LabFault, match="exit code 1"):
+        powered(CommandPower(driver="command", off=("switch", "broken"), on=("switch",)))
+    with pytest.raises(LabFault, match="no program absent"):
+        powered(CommandPower(driver="command", off=("absent",), on=("switch",)))
+    with pytest.raises(ConfigurationError, match="as uhubctl prints them"):
+        powered(UhubctlPower(driver="uhubctl", port="7"))
+    with pytest.raises(ConfigurationError, match="no power switch"):
+        powered(None)

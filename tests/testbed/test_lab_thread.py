@@ -1,0 +1,82 @@
+"""The whole thread over SSH: emulated hosts made ready, boards flashed, a campaign, all clean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed import cli
+from tests.testbed.emulate_support import emulated, emulation_missing
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
+]
+
+# The quick-start, shorter.
+CAMPAIGN = """\
+schema: testbed.campaign/1
+campaign: thread
+workload: {kind: enrol+data, rate: 5/s, arrivals: poisson, timeout: 5s}
+phases: {warmup: 4s, fault: 6s, recovery: 3s}
+faults:
+  - {id: kill-primary, at: 1s, for: 3s, do: process.crash, on: primary}
+  - {id: replay, at: 4s, do: device.replay, messages: [admission, data, serial]}
+guard: {max_faulty: f, dead_man: 30s}
+expect:
+  safety: [agreement, validity, exactly-once, no-unauthorised-commit]
+"""
+
+
+def test_emulated_hosts_are_a_lab_like_any_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign = tmp_path / "thread.yaml"
+    campaign.write_text(CAMPAIGN)
+    with emulated(tmp_path / "lab", hosts=4, boards=1) as lab:
+        inventory = str(lab.inventory)
+
+        def run(*words: str, code: int = 0) -> dict[str, Any]:
+            assert cli.main([*words, "-i", inventory, "--json"]) == code, capsys.readouterr()
+            said: dict[str, Any] = json.loads(capsys.readouterr().out)
+            return said
+
+        found = run("doctor")["hosts"]
+        assert all(host["fit"] for host in found.values())
+        assert cli.main(["run", str(campaign), "-i", inventory, "--out", str(tmp_path)]) == 2
+        assert "testbed provision" in capsys.readouterr().err, "no run on hosts that are not ready"
+
+        assert all(host["changed"] for host in run("provision")["hosts"].values())
+        (board,) = run("flash")["hosts"].values()
+        assert board["greeting"].startswith("m2m-board/1 th01 ")
+        checks = [one for host in run("doctor")["hosts"].values() for one in host["findings"]]
+        amiss = {one["check"] for one in checks if one["grade"] != "ok"}
+        assert amiss <= {"disk"}, "these hosts have small ones"
+
+        summary = run("run", str(campaign), "--out", str(tmp_path / "runs"))
+        assert summary["stage"] == "emulated"
+        assert summary["ledger_verified"]
+        (crash,) = summary["faults"]
+        assert crash["applied"]
+        assert crash["observed"]
+        assert crash["healed"]
+        clocks = Path(summary["bundle"], "raw", "clock.jsonl").read_text().splitlines()
+        readings = [json.loads(line) for line in clocks]
+        assert {one["when"] for one in readings} == {"before", "during", "after"}
+        assert {one["host"] for one in readings} == set(found)
+        assert all(one["bound_ms"] < 50 for one in readings if "bound_ms" in one)
+        names = {path.name for path in Path(summary["bundle"]).rglob("*")}
+        assert not names & {"key.pem", "host.key", "passwords.json", "voucher.pem"}
+        serial = Path(summary["bundle"], "raw", "serial", "th01.log").read_text()
+        assert '"from-board"' in serial, "the flashed board talked"
+
+        standing = run("status")["hosts"].values()
+        assert [host["standing"] for host in standing] == [[]] * 4, "a run leaves nothing standing"
+        assert all(host["holder"] is None for host in standing)
+        run("restore")
+        run("deprovision")
+        assert not any(host["ready"] for host in run("status")["hosts"].values())

@@ -1,0 +1,135 @@
+"""Hosts are made ready from here, in parallel, and left alone when they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inventory.load import load_lab
+from testbed import cli
+from testbed.campaign.session import opened_hosts
+from testbed.errors import ConfigurationError
+from tests.testbed.hosts_support import ssh_server_missing
+from tests.testbed.lab_support import SshLab, ssh_lab
+
+pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of one command."""
+    code = cli.main([*words, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def provision(
+    capsys: pytest.CaptureFixture[str], lab: SshLab, *options: str
+) -> tuple[int, dict[str, Any]]:
+    return command(capsys, "provision", "-i", str(lab.inventory), *options)
+
+
+def test_from_nothing_to_ready_and_back_to_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The life of a host: dry run, made ready, left alone, mended, removed."""
+    with ssh_lab(tmp_path) as lab:
+        home = lab.homes["pi01"]
+        code, said = provision(capsys, lab, "--dry-run")
+        assert code == 0
+        assert [change.split()[0] for change in said["hosts"]["pi01"]["changes"]] == [
+            "environment",
+            "keys",
+        ]
+        assert not (home / "testbed" / "env").exists(), "a dry run changes nothing"
+
+        code, said = provision(capsys, lab)
+        assert code == 0, said
+        assert said["hosts"]["pi01"]["changed"]
+        key = home / "testbed" / "pi01" / "keys" / "key.pem"
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert not (home / "testbed" / "wheelhouse").exists(), "archives take no room afterwards"
+        made = (key.read_bytes(), (home / "testbed/env").stat().st_ino)
+
+        code, said = provision(capsys, lab)
+        assert (code, said["hosts"]["pi01"]["changes"]) == (0, [])
+        assert set(said["hosts"]["pi01"]["steps_s"]) == {"looking"}
+
+        stamp = home / "testbed/env/stamp.json"
+        stale = json.loads(stamp.read_text()) | {"code": "older"}
+        stamp.write_text(json.dumps(stale))
+        loaded = load_lab(lab.inventory)
+        with (
+            pytest.raises(ConfigurationError, match=r"another version.*\n.*--limit pi01"),
+            opened_hosts(loaded),
+        ):
+            pytest.fail("no run with older code")
+        code, said = provision(capsys, lab)
+        assert said["hosts"]["pi01"]["changes"] == ["our code"]
+        assert made == (key.read_bytes(), (home / "testbed/env").stat().st_ino), "nothing else"
+        with opened_hosts(loaded) as (hosts, python):
+            hosts["pi01"].run([python["pi01"], "-c", "import nodes.replica"])
+
+        code, said = command(capsys, "status", "-i", str(lab.inventory))
+        assert said["hosts"]["pi01"]["ready"]
+        assert said["hosts"]["pi01"]["standing"] == []
+        code, said = command(capsys, "deprovision", "-i", str(lab.inventory))
+        assert code == 0
+        assert list(home.iterdir()) == []
+
+
+def test_a_host_that_fails_is_named_with_the_command_that_retries_just_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And n never shrinks silently: the exit code is not 0."""
+    with ssh_lab(tmp_path, ("replica", "replica"), dead=("pi02",)) as lab:
+        code = cli.main(["provision", "--dry-run", "-i", str(lab.inventory)])
+        captured = capsys.readouterr()
+    assert code == 4
+    assert "1 of 2 hosts ready" in captured.out
+    assert f"retry: testbed provision -i {lab.inventory} --limit pi02" in captured.err
+    assert "powered" in captured.err
+
+
+def test_a_host_without_a_usable_python_is_told_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shadow = tmp_path / "bin"
+    shadow.mkdir()
+    for name in ("python3", *(f"python3.{minor}" for minor in range(11, 15))):
+        (shadow / name).write_text("#!/bin/sh\necho Python 3.9.2\nexit 1\n")
+        (shadow / name).chmod(0o755)
+    with ssh_lab(tmp_path, path=shadow) as lab:
+        code, said = provision(capsys, lab)
+    assert code == 3
+    assert "Python 3.9.2" in said["hosts"]["pi01"]["problem"]
+    assert "apt-get install python3" in said["hosts"]["pi01"]["problem"]
+
+
+def test_a_host_that_somebody_else_has_is_not_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Locked by another person: his name, exit code 5, and a takeover restores first."""
+    with ssh_lab(tmp_path) as lab:
+        i = str(lab.inventory)
+        assert command(capsys, "lock", "-i", i, "--for", "30m")[0] == 0
+        lease = lab.homes["pi01"] / "testbed" / "lease"
+        lease.write_text(lease.read_text().replace('"who": "', '"who": "alice-'))
+        for words in (("restore",), ("unlock",), ("lock",)):
+            code, said = command(capsys, *words, "-i", i)
+            assert code == 5
+            assert "alice-" in said["hosts"]["pi01"]["problem"]
+        code, said = provision(capsys, lab)
+        assert code == 3
+        assert not (lab.homes["pi01"] / "testbed" / "env").exists()
+        code, said = command(capsys, "unlock", "--takeover", "-i", i)
+        assert code == 0
+        assert "alice-" in said["hosts"]["pi01"]["result"]
+        assert command(capsys, "restore", "-i", i)[0] == 0
+
+
+@pytest.mark.parametrize("text", ["2", "8d", "0h", "1w", "-1h"])
+def test_a_strange_lock_time_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lock", f"--for={text}"]) == 2
+    assert "30m, 2h or 1d" in capsys.readouterr().err
