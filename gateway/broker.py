@@ -65,7 +65,9 @@ class TlsFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON file of `python -m nodes.broker --config FILE`. Paths are relative to it.
 
-    `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`.
+    `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`. With
+    `certificates` (Mosquitto only) `tls` is for that second listener, where a certificate's CN is
+    the user; the first one goes on taking names and passwords.
     """
 
     security_file: str
@@ -73,6 +75,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Kind = Kind.EMBEDDED
     listen: Listen = msgspec.field(default_factory=Listen)
     tls: TlsFiles | None = None
+    certificates: Listen | None = None
     limits: DoorLimits = msgspec.field(default_factory=DoorLimits)
 
 
@@ -96,6 +99,8 @@ def read_config(path: Path) -> BrokerConfig:
         raise BrokerConfigError(f"{path}: {error}") from error
     if not 0 <= config.listen.port <= 65535:
         raise BrokerConfigError(f"{path}: listen.port {config.listen.port} is not a port")
+    if config.certificates is not None and (config.tls is None or config.kind is Kind.EMBEDDED):
+        raise BrokerConfigError(f"{path}: certificates needs tls, and kind mosquitto")
     return config
 
 

@@ -6,11 +6,16 @@ Its dynamic-security plugin reads (and keeps) the same security document as the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from gateway.broker import BrokerConfig, BrokerConfigError, OnReady, PortTakenError
 
@@ -21,6 +26,8 @@ log = logging.getLogger(__name__)
 _start_deadline_s = 5.0
 _stop_deadline_s = 1.5
 _poll_s = 0.02
+_clients_poll_s = 0.2
+_clients_directory = "clients.d"
 _queued_bytes_max = 64 * 1024 * 1024
 _plugin = "mosquitto_dynamic_security.so"
 
@@ -45,6 +52,7 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
     if why := missing():
         raise BrokerConfigError(why)
     host, port = config.listen.host, _free_port(config.listen.host, config.listen.port)
+    await asyncio.to_thread(_spread_clients, config, folder)
     settings = folder / "mosquitto.conf"
     settings.write_text(_settings(config, folder, port))
     program = _program()
@@ -61,9 +69,11 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
         stderr=asyncio.subprocess.STDOUT,
     )
     relay = asyncio.create_task(_relay_log(child))
+    watching: asyncio.Task[None] | None = None
     try:
         await _wait_until_open(child, host, port)
         on_ready(host, port)
+        watching = asyncio.create_task(_follow_clients(config, folder))
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -71,6 +81,8 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
         if ended.done() and not stop.is_set():
             raise BrokerConfigError(f"mosquitto ended by itself with code {ended.result()}")
     finally:
+        if watching is not None:
+            watching.cancel()
         await _stop(child)
         relay.cancel()
 
@@ -113,15 +125,55 @@ def _settings(config: BrokerConfig, folder: Path, port: int) -> str:
     if os.geteuid() == 0:
         # It would change to a user who cannot read the security file, which is 0600.
         lines.append("user root")
+    if second := config.certificates:
+        lines.append(f"listener {second.port} {second.host}")
+        # Its CN is the user, whatever name a client gives itself.
+        lines.append("use_identity_as_username true")
     if tls := config.tls:
         lines += [
             f"certfile {folder / tls.certificate}",
             f"keyfile {folder / tls.key}",
-            f"cafile {folder / tls.clients}",
+            f"capath {folder / _clients_directory}",
             "require_certificate true",
             "tls_version tlsv1.3",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _spread_clients(config: BrokerConfig, folder: Path) -> None:
+    """The listed client certificates as a directory that OpenSSL searches at each handshake:
+    Mosquitto reads a file of them only once."""
+    if config.tls is None:
+        return
+    directory = folder / _clients_directory
+    directory.mkdir(mode=0o700, exist_ok=True)
+    pem = (folder / config.tls.clients).read_bytes()
+    listed = x509.load_pem_x509_certificates(pem) if pem.strip() else []
+    wanted = {f"{each.fingerprint(hashes.SHA256()).hex()}.pem": each for each in listed}
+    for path in directory.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    for name, each in wanted.items():
+        (directory / name).write_bytes(each.public_bytes(serialization.Encoding.PEM))
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise BrokerConfigError("openssl is not here: apt-get install openssl")
+    subprocess.run([openssl, "rehash", str(directory)], check=True, capture_output=True)
+
+
+async def _follow_clients(config: BrokerConfig, folder: Path) -> None:
+    """Spreads the list again whenever it changes."""
+    if config.tls is None:
+        return
+    listed = folder / config.tls.clients
+    seen_ns = listed.stat().st_mtime_ns
+    while True:
+        await asyncio.sleep(_clients_poll_s)
+        with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):
+            changed_ns = listed.stat().st_mtime_ns
+            if changed_ns != seen_ns:
+                await asyncio.to_thread(_spread_clients, config, folder)
+                seen_ns = changed_ns
 
 
 async def _relay_log(child: asyncio.subprocess.Process) -> None:
