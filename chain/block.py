@@ -90,7 +90,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line of a block's body.
 
     `leaf` is the deterministic-CBOR statement of what was decided (a Merkle leaf); `item` is the

@@ -69,7 +69,7 @@ Seq = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
-class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A frame on a replica link.
 
     `body` is an encoded ReplicaMessage, `signature` its sender's. `attachment` carries the bytes

@@ -98,7 +98,13 @@ class Factory(
 
 
 class _Operation(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="op",
+    tag=True,
+    gc=False,
 ):
     network: Hash
 
@@ -216,7 +222,7 @@ Operation = (
 )
 
 
-class Opened(msgspec.Struct, frozen=True):
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """An operation out of its envelope. `id` is the request id, `spki` the signer's key."""
 
     operation: Operation

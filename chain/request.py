@@ -31,12 +31,12 @@ ENDORSEMENTS_MAX = 256
 ITEM_BYTES_MAX = COSE_BYTES_MAX + ENDORSEMENTS_MAX * 256
 
 
-class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     cose: bytes
     endorsements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=ENDORSEMENTS_MAX)]
 
 
-class Authenticated(msgspec.Struct, frozen=True):
+class Authenticated(msgspec.Struct, frozen=True, gc=False):
     """What `Request.operation` holds: the opened operation and who endorsed it.
 
     `endorsers` are ids of members of epoch `epoch` with a signed accept, ascending; it is not yet

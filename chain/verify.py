@@ -133,11 +133,10 @@ class Verifier:
     def open(self, item: bytes) -> Request:
         """`open_item`, remembered: a request that was submitted here is not verified again when
         it comes in a batch. Raises PeerFault."""
-        key = digest(item)
-        request = self._requests.get(key)
+        request = self._requests.get(item)
         if request is None:
             request = self._open_item(item)
-            self._requests.put(key, request)
+            self._requests.put(request.item, request)  # the one copy is key and value
         return request
 
     # --- signatures ----------------------------------------------------------------------------

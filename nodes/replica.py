@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import cProfile
+import gc
 import random
 import sys
 import time
@@ -90,6 +91,9 @@ class ReplicaProcess:
         self._wire.start()
         turns.start()
         self._turns = turns
+        # What stands now stays: no collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
         write_ready(Path(self._config.ready) if self._config.ready else None, {"replica": port})
 
     async def _until_stopped(

@@ -60,7 +60,7 @@ class Received(msgspec.Struct, frozen=True):
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
-class Submitted(msgspec.Struct, frozen=True):
+class Submitted(msgspec.Struct, frozen=True, gc=False):
     """A request from a client of ours (or one that the authentication group has endorsed)."""
 
     request: Request

@@ -26,7 +26,7 @@ LATER_TICKS_MAX = 20  # status intervals that such a request is kept
 OWN_CLIENTS = -1  # the source of requests that did not come from another replica
 
 
-class Waiting(msgspec.Struct):
+class Waiting(msgspec.Struct, gc=False):
     request: Request
     source: int
     since_us: int
