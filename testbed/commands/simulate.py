@@ -47,7 +47,7 @@ def simulate(  # noqa: PLR0917 - one parameter per option
     faults: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "all",
     byzantine: Annotated[
         list[str] | None,
-        typer.Option(help=f"TRICK:COUNT, repeatable. Tricks: {', '.join(TRICKS)}."),
+        typer.Option(help=f"TRICK[+TRICK]:COUNT, repeatable. Tricks: {', '.join(TRICKS)}."),
     ] = None,
     es256: Annotated[
         bool, typer.Option("--es256", help="Sign with ES256 as the product does: slower.")

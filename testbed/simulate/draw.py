@@ -55,7 +55,7 @@ _OPERATION_WEIGHTS = (70, 8, 5, 4, 5, 4, 4)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line asks for. `byzantine` names tricks with the count of their players;
+    """What the command line asks for. `byzantine` names tricks ("a+b": both) and their players;
     `es256` takes the product's signatures instead of the cheap ones."""
 
     replicas: int = 4
@@ -72,8 +72,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 f"no fault profile {self.faults!r}; there are {', '.join(PROFILES)}"
             )
         for trick, count in self.byzantine:
-            if trick not in TRICKS:
-                raise ConfigurationError(f"no trick {trick!r}; there are {', '.join(TRICKS)}")
+            unknown = [name for name in trick.split("+") if name not in TRICKS]
+            if unknown:
+                raise ConfigurationError(f"no trick {unknown[0]!r}; there are {', '.join(TRICKS)}")
             if not 0 < count <= self.replicas:
                 raise ConfigurationError(f"{trick}:{count} of {self.replicas} replicas")
 
@@ -136,7 +137,9 @@ def _traitors(dice: Random, options: Options, quorum: Quorum, wanted: bool) -> t
         if len(tricks) > quorum.faulty:
             order.remove(0)
             order.insert(0, 0)
-        chosen = [Traitor(r, (trick,)) for r, trick in zip(order, tricks, strict=False)]
+        chosen = [
+            Traitor(r, tuple(trick.split("+"))) for r, trick in zip(order, tricks, strict=False)
+        ]
     elif wanted:
         count = dice.randint(1, quorum.faulty)
         names = sorted(TRICKS)

@@ -48,8 +48,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "chain.pbft.log",
         "if count >= self.strong and slot.committed is None:",
         "if count >= self.strong - 1 and slot.committed is None:",
-        byzantine=(("conspire", 1),),
+        byzantine=(("partial+forge-view-change", 1),),
         faults="network",
+        budget=1500,
     ),
     Mutant(
         "commit-after-leaving-the-view",
@@ -57,7 +58,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if s.active and s.voting and certificate.view == s.view:",
         "if s.voting:",
         faults="network",
-        budget=4000,
+        budget=1000,
     ),
     Mutant(
         "digest-unchecked",
@@ -126,7 +127,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if message.epoch == s.epoch and s.log.admits(message.seq):\n        slot =",
         "if False:\n        slot =",
         faults="disk",
-        budget=2000,
+        budget=500,
     ),
     Mutant(
         "restart-forgets-its-view",
@@ -161,7 +162,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("lie-in-transfer", 1),),
         faults="crash",
-        budget=1000,
+        budget=500,
     ),
     Mutant(
         "lying-bodies-believed",
@@ -170,7 +171,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("lie-in-transfer", 1),),
         faults="crash",
-        budget=1000,
+        budget=500,
     ),
     # --- view changes ----------------------------------------------------------------------------
     Mutant(
@@ -179,6 +180,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if slot.prepared is not None and slot.prepared_proof is not None:",
         "if False:",
         faults="network",
+        budget=1000,
     ),
     Mutant(
         "certificates-of-one-view-change-only",
@@ -186,7 +188,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    for received in view_changes:\n        assert",
         "    for received in view_changes[:1]:\n        assert",
         faults="network",
-        budget=1000,
+        budget=1500,
     ),
     Mutant(
         "certificate-of-the-lowest-view",
@@ -194,7 +196,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "chosen[certificate.seq] = max(candidate",
         "chosen[certificate.seq] = min(candidate",
         faults="all",
-        budget=4000,
+        budget=1500,
     ),
     Mutant(
         "new-view-not-recomputed",
