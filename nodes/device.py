@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.block import Head, genesis_head
+from chain.certificate import carrier_certificate
 from chain.client import decode_range
 from chain.errors import PeerFault
 from chain.genesis import Genesis
@@ -35,7 +36,7 @@ from chain.operations import (
     sign_operation,
     voucher_statement,
 )
-from chain.proof import ProofVerifier, decode_proof
+from chain.proof import Proof, ProofVerifier, decode_proof
 from chain.statement import OK, Statement
 from gateway.broker_security import bootstrap_user
 from gateway.credentials import open_password
@@ -47,9 +48,9 @@ from gateway.topics import Response, parse
 from nodes.device_state import DeviceState
 from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
-from nodes.keygen import load_key, make_key
+from nodes.keygen import CERTIFICATE_FILE, load_key, make_key
 from nodes.login import Login
-from nodes.process import Trouble
+from nodes.process import Trouble, write_atomically
 
 __all__ = ["STALE", "Answer", "Device", "Refused", "Uplink"]
 
@@ -124,6 +125,7 @@ class Device:
         self._proofs = ProofVerifier(genesis)
         self._answers: dict[bytes, asyncio.Future[Answer]] = {}
         self._sealed_password: bytes | None = None
+        self._proof: Proof | None = None
         self._turn = asyncio.Lock()
         self._owed = self._unanswered()
 
@@ -198,6 +200,7 @@ class Device:
             raise answer
         if answer.status != OK or self._sealed_password is None:
             raise Refused("chain", answer.status)
+        self.keep_certificate(self.key)
         self.state.set_password(self.sealed_for(self.key))
         return answer
 
@@ -268,6 +271,12 @@ class Device:
         """The password that came with the last answer, for the key that it was sealed for."""
         return open_password(self._sealed_password or b"", key)
 
+    def keep_certificate(self, key: ec.EllipticCurvePrivateKey) -> None:
+        """What the last answer proved of `key`, as an X.509 carrier: for TLS and other brokers."""
+        assert self._proof is not None, "an answer came"
+        pem = carrier_certificate(key, self._proof)
+        write_atomically(Path(self._config.state) / CERTIFICATE_FILE, pem)
+
     # --- answers ----------------------------------------------------------------------------------
 
     async def _on_message(self, login: Login, message: Message) -> None:
@@ -304,14 +313,19 @@ class Device:
                     self._settle(denied.id, Refused(denied.layer, denied.reason))
             case "admitted":
                 admitted = admitted_codec.decode(payload)
-                statement = self._proofs.verify(decode_proof(admitted.receipt))
-                self._sealed_password = admitted.sealed_password
-                self._settle(statement.request, statement)
+                self._on_receipt(admitted.receipt, admitted.sealed_password)
             case "receipt":
-                statement = self._proofs.verify(decode_proof(payload))
-                self._settle(statement.request, statement)
+                self._on_receipt(payload, None)
             case _:
                 raise PeerFault("bad-kind", kind)
+
+    def _on_receipt(self, receipt: bytes, sealed_password: bytes | None) -> None:
+        proof = decode_proof(receipt)
+        statement = self._proofs.verify(proof)
+        if statement.request in self._answers:
+            self._proof = proof
+            self._sealed_password = sealed_password or self._sealed_password
+        self._settle(statement.request, statement)
 
     def _settle(self, request: bytes, answer: Answer) -> None:
         waiting = self._answers.get(request)

@@ -129,7 +129,12 @@ class Tenure:
         self._events.emit("order", do=do, status=status)
         if isinstance(answer, Refused) or answer.status != OK:
             return
-        if answer.op == "renew" and answer.by is not None:
-            key = load_key(self._directory / self._device.state.next_key_file)
-            self._device.state.succeed(self._device.sealed_for(key))
-            raise Succeeded(answer.node.hex())
+        if answer.op != "renew":
+            return
+        if answer.by is None:
+            self._device.keep_certificate(self._device.key)
+            return
+        key = load_key(self._directory / self._device.state.next_key_file)
+        self._device.keep_certificate(key)
+        self._device.state.succeed(self._device.sealed_for(key))
+        raise Succeeded(answer.node.hex())

@@ -15,11 +15,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from chain.certificate import verify_carrier
 from chain.operations import Data, board_node, read_operation
 from chain.request import cose_of, read_item
 from chain.statement import OK
 from inventory.load import load_lab
 from nodes.events import Event, read_events
+from nodes.keygen import CERTIFICATE_FILE
 from nodes.ledger_file import open_readonly
 from nodes.tenure import ORDER_FILE, Order
 from testbed.commands.up import standing_bench
@@ -165,6 +167,9 @@ def test_admitted_renewed_under_a_new_key_revoked_and_refused(story: Story) -> N
     until(lambda: len(story.events("phones-2", "started")) == 2, "the next key in force")
     second = story.events("phones-2", "started")[1].fields["id"]
     assert first != second
+    certificate = story.path("phones-2", "state") / CERTIFICATE_FILE
+    certified = verify_carrier(certificate.read_bytes(), story.deployment.material.genesis)
+    assert certified.node.hex() == second
     switched = story.events("phones-2", "started")[1].t
     until(
         lambda: [e for e in story.events("phones-2", "data", status=OK) if e.t > switched],
