@@ -83,6 +83,7 @@ class Board:
     def restart(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
         """Restart by the board's own means; the greeting that it sends then."""
         self._at.exec_raw_no_follow(_RESET)
+        self._at.serial.timeout = 0.1
         until = time.monotonic() + limit_s
         heard = bytearray()
         while time.monotonic() < until:
