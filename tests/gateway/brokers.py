@@ -40,10 +40,13 @@ def why_not(kind: str) -> str | None:
 class BrokerProcess:
     """`python -m nodes.broker` in its own folder; can be killed and started again."""
 
-    def __init__(self, folder: Path, kind: str, users: list[User], **more: Any) -> None:
+    def __init__(
+        self, folder: Path, kind: str, users: list[User], net: str = NET, **more: Any
+    ) -> None:
         self.folder, self.port = folder, 0
         self.users = {u.name: u for u in users}
-        write_security(folder / "security.json", NET, users)
+        self._net = net
+        write_security(folder / "security.json", net, users)
         self._config = {
             "kind": kind,
             "security_file": "security.json",
@@ -143,7 +146,7 @@ class BrokerProcess:
     @asynccontextmanager
     async def admin(self, user: User) -> AsyncIterator[DynamicSecurityAdmin]:
         async with self.client(user, *DynamicSecurityAdmin.subscriptions) as client:
-            admin = DynamicSecurityAdmin(client, NET)
+            admin = DynamicSecurityAdmin(client, self._net)
             async with running(admin.run()):
                 yield admin
 

@@ -97,6 +97,10 @@ class Gate:
         self.submitted.clear()
         self.bridge = self._bridge(logins_done)
 
+    def restart_with(self, **limits: Any) -> None:
+        self.limits |= limits
+        self.restart()
+
     # --- bridge.Outside ---
 
     def submit(self, cose: bytes, *, everyone: bool) -> None:

@@ -1,0 +1,280 @@
+"""A device against a real broker and the real bridge; on the way to it the test loses things.
+
+The chain is the test's `World`: real ledger, keys and signatures, blocks made at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from chain.operations import Data, Operation
+from chain.statement import OK, decode_leaf
+from gateway.broker_security import User, bootstrap_user
+from gateway.mqtt import Message, MqttClient
+from gateway.topics import Head, Response, Role
+from nodes.device import Answer, Device, Refused
+from nodes.device_state import COUNTERS_RESERVED, DeviceState
+from nodes.edge_config import BrokerAddress, DeviceConfig
+from nodes.events import EventLog, read_events
+from nodes.ledger_sync import LedgerSync
+from nodes.login import Login
+from nodes.process import Trouble
+from testbed.operator import DirectUplink
+from tests.chain.world import World, private_key, signer
+from tests.gateway.brokers import BrokerProcess, running, story
+from tests.gateway.gate import Gate
+
+GATEWAY = User(Role.GATEWAY, "a" * 64, "gateway's password")
+ADMIN = User(Role.ADMIN, "a" * 64, "admin's password")
+
+
+class Rig:
+    """`lose(kind)` decides whether an answer is lost on its way; `decide` makes blocks."""
+
+    def __init__(self, folder: Path, broker: BrokerProcess, world: World) -> None:
+        self.folder, self.broker, self.world = folder, broker, world
+        (folder / "gate").mkdir()
+        self.gate = Gate(folder / "gate", world)
+        self.uplink = DirectUplink(self.gate.bridge.net)
+        self.lose: Callable[[str], bool] = lambda _: False
+        self.heard: list[str] = []
+        pem = private_key("voucher 0").private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (folder / "voucher.pem").write_bytes(pem)
+        self.voucher = bootstrap_user(signer("voucher 0").public, pem)
+        self.config = DeviceConfig(
+            name="phone",
+            genesis="",
+            state=str(folder / "phone"),
+            voucher=str(folder / "voucher.pem"),
+            broker=BrokerAddress("127.0.0.1", broker.port),
+            go="",
+            resend_ms=200,
+        )
+        self.events = EventLog(folder / "events.jsonl", "phone")
+
+    def device(self) -> Device:
+        """The device as it starts from what is on its disk."""
+        return Device(self.config, self.world.genesis, "mobile", self.uplink, self.events)
+
+    def told(self, kind: str) -> list[dict[str, object]]:
+        self.events.flush()
+        return [e.fields for e in read_events(self.folder / "events.jsonl") if e.event == kind]
+
+    async def serve(self, client: MqttClient) -> None:
+        """The gateway process, by hand: every message, a block if it comes to one, answers."""
+        async with self.broker.admin(ADMIN) as admin:
+            await self.announce(client)
+            async for message in client.messages():
+                self._take(message)
+                while self.gate.changes:
+                    change = self.gate.changes.pop(0)
+                    if change.user is not None:
+                        await admin.ensure(change.user)
+                while self.gate.answers:
+                    device, kind, payload = self.gate.answers.pop(0)
+                    self.heard.append(kind)
+                    if not self.lose(kind):
+                        topic = str(Response(self.gate.bridge.net, device, kind))
+                        await client.publish(topic, payload)
+                await self.announce(client)
+
+    def _take(self, message: Message) -> None:
+        self.gate.bridge.on_up(message.topic, message.payload, self.gate.now_ms)
+        self.gate.persist()
+        if self.gate.submitted:
+            self.gate.decide()
+
+    async def announce(self, client: MqttClient) -> None:
+        topic = str(Head(self.gate.bridge.net))
+        await client.publish(topic, self.gate.bridge.chain.head, retain=True)
+
+    def recorded(self, op: str) -> list[str]:
+        return [
+            statement.status
+            for block in self.world.blocks
+            for statement in (decode_leaf(record.leaf) for record in block.records)
+            if statement.op == op
+        ]
+
+
+@asynccontextmanager
+async def rigged(folder: Path, **policy: Any) -> AsyncIterator[Rig]:
+    world = World(**policy)
+    net = world.network.hex()[:16]
+    broker = BrokerProcess(folder, "embedded", [GATEWAY, ADMIN], net=net)
+    await broker.start()
+    try:
+        rig = Rig(folder, broker, world)
+        async with broker.admin(ADMIN) as admin:
+            await admin.ensure(rig.voucher)
+        async with (
+            broker.client(GATEWAY, f"m2m/1/{net}/up/+/+/+") as client,
+            running(rig.serve(client)),
+        ):
+            yield rig
+    finally:
+        broker.stop()
+
+
+def data(rig: Rig, device: Device) -> Callable[[int], Operation]:
+    return lambda counter: Data(
+        network=rig.world.network,
+        node=device.node,
+        counter=counter,
+        service="telemetry",
+        payload=b"21.5",
+    )
+
+
+@asynccontextmanager
+async def admitted(rig: Rig) -> AsyncIterator[tuple[Device, Login]]:
+    device = rig.device()
+    try:
+        if device.state.password is None:
+            await device.enrol()
+        async with device.logged_in() as login:
+            yield device, login
+    finally:
+        device.close()
+
+
+@story
+async def test_answers_that_are_lost_are_asked_for_again(tmp_path: Path) -> None:
+    async with rigged(tmp_path) as rig:
+        lost = {"admitted": 2, "receipt": 2}
+
+        def lose(kind: str) -> bool:
+            lost[kind] = lost.get(kind, 0) - 1
+            return lost[kind] >= 0
+
+        rig.lose = lose
+        async with admitted(rig) as (device, login):
+            assert await ask(rig, device, login) == OK
+        assert rig.recorded("enrol") == rig.recorded("data") == ["ok"]
+        assert rig.heard.count("admitted") == rig.heard.count("receipt") == 3
+
+
+@story
+async def test_killed_before_the_answer_was_dealt_with_it_hears_it_again(tmp_path: Path) -> None:
+    """Once on the chain, and dealt with: never lost, never doubled."""
+    async with rigged(tmp_path) as rig:
+        async with admitted(rig) as (device, login):
+            with pytest.raises(KeyError):  # the kill
+                async with device.asking(login, data(rig, device)):
+                    raise KeyError
+        taken: list[Answer] = []
+        async with admitted(rig) as (device, login):
+            await device.resume(login, lambda _, answer: taken.append(answer))
+            async with device.asking(login, data(rig, device)) as answer:
+                taken.append(answer)
+        assert [getattr(each, "status", each) for each in taken] == [OK, OK]
+        assert rig.recorded("data") == [OK, OK]
+
+
+@story
+async def test_killed_after_admission_before_it_knew_its_password(tmp_path: Path) -> None:
+    async with rigged(tmp_path) as rig:
+        first = rig.device()
+        first.state.set_password = lambda _: (_ for _ in ()).throw(KeyError)  # type: ignore[method-assign, assignment]
+        with pytest.raises(KeyError):
+            await first.enrol()
+        first.close()
+        async with admitted(rig) as (device, login):
+            assert await ask(rig, device, login) == OK
+        assert rig.recorded("enrol") == [OK]
+
+
+@story
+async def test_a_busy_gateway_is_asked_until_it_has_room(tmp_path: Path) -> None:
+    async with rigged(tmp_path) as rig, admitted(rig) as (device, login):
+        rig.gate.restart_with(waiting_max=0)
+        asking = asyncio.ensure_future(ask(rig, device, login))
+        while not rig.told("not-yet"):
+            await asyncio.sleep(0.02)
+        rig.gate.restart_with(waiting_max=10)
+        assert await asking == OK
+
+
+async def ask(rig: Rig, device: Device, login: Login) -> str:
+    async with device.asking(login, data(rig, device)) as answer:
+        return answer.reason if isinstance(answer, Refused) else answer.status
+
+
+@story
+async def test_a_wrong_voucher_ends_in_a_refusal(tmp_path: Path) -> None:
+    async with rigged(tmp_path, vouchers=0) as rig:
+        device = rig.device()
+        with pytest.raises(Refused, match="unknown-voucher"):
+            await device.enrol()
+        device.close()
+
+
+@story
+async def test_a_copy_that_was_changed_on_disk_is_fetched_again(tmp_path: Path) -> None:
+    async with rigged(tmp_path) as rig, admitted(rig) as (device, login):
+        assert await ask(rig, device, login) == OK
+        path = tmp_path / "copy.sqlite"
+        sync = LedgerSync(path, device, rig.events, bodies=True)
+        assert await sync.run(login, rig.uplink) == 2
+        with sync._store._db as database:
+            (kept,) = database.execute("SELECT data FROM blocks WHERE height = 2").fetchone()
+            database.execute("UPDATE blocks SET data = ?", (kept[:-9] + bytes(9),))
+        sync.close()
+        sync = LedgerSync(path, device, rig.events, bodies=True)
+        assert (sync.copy.height, len(rig.told("copy-damaged"))) == (0, 1)
+        assert await sync.run(login, rig.uplink) == 2
+        sync.close()
+        heads = LedgerSync(tmp_path / "heads.sqlite", device, rig.events, bodies=False)
+        assert await heads.run(login, rig.uplink) == 2
+        assert heads.copy.head == sync.copy.head
+        heads.close()
+
+
+@story
+async def test_blocks_of_a_lying_gateway_are_not_taken(tmp_path: Path) -> None:
+    async with rigged(tmp_path) as rig, admitted(rig) as (device, login):
+        sync = LedgerSync(tmp_path / "copy.sqlite", device, rig.events, bodies=True)
+        other = World(replicas=5)
+        other.idle(3)
+        lying = Gate(make(tmp_path / "other"), other)
+        lying.seal()
+        _, blocks = lying.bridge.chain.range(1, 10**6, bodies=True)
+        with pytest.raises(Exception, match=r"wrong-network|bad-link"):
+            await sync._take(blocks)
+        assert sync.copy.height == 0
+        sync.close()
+        assert await ask(rig, device, login) == OK
+
+
+def make(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def test_counters_never_repeat_whenever_it_is_killed(tmp_path: Path) -> None:
+    seen: set[int] = set()
+    for life in range(5):
+        state = DeviceState(tmp_path / "state.json")
+        counters = [state.next_counter() for _ in range(life * COUNTERS_RESERVED // 2 + 1)]
+        assert not seen & set(counters)
+        assert counters == sorted(counters)
+        seen |= set(counters)
+    state.at_least(10**6)
+    assert state.next_counter() == 10**6 + 1
+
+
+def test_a_state_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_bytes(b"{")
+    with pytest.raises(Trouble, match=r"state\.json"):
+        DeviceState(tmp_path / "state.json")
