@@ -162,8 +162,13 @@ def for_each(
 
     if not hosts:
         return []
-    with progress, ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "fleet") as pool:
-        return list(pool.map(one, hosts))
+    pool = ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "fleet")
+    try:
+        with progress:
+            return list(pool.map(one, hosts))
+    finally:
+        # Interrupted: no waiting for hosts; closing their connections ends what is under way.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def problems(outcomes: Sequence[Outcome[T]]) -> list[str]:

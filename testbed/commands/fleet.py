@@ -56,8 +56,7 @@ def report_text(
         told = cells(outcome.value) if outcome.value is not None else failed
         steps = ", ".join(f"{what} {seconds:.1f}" for what, seconds in outcome.steps_s)
         rows.append((outcome.host, *told, f"{outcome.took_s:.1f} ({steps})"))
-    if outcomes:
-        typer.echo(columns(rows))
+    typer.echo(columns(rows) if outcomes else "nothing to do: no host is reached over SSH")
     for problem in problems(outcomes):
         typer.echo(f"\n{problem}", err=True)
     bad = [outcome.host for outcome in outcomes if not outcome.ok]

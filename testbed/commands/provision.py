@@ -66,7 +66,8 @@ def provision(
     else:
         report_text(outcomes, ("RESULT", "SYSTEM"), cells, ["provision"], inventory)
         ready = sum(outcome.ok for outcome in outcomes)
-        typer.echo(f"{ready} of {len(outcomes)} hosts ready in {took_s:.1f} s")
+        if outcomes:
+            typer.echo(f"{ready} of {len(outcomes)} hosts ready in {took_s:.1f} s")
     raise typer.Exit(exit_code(outcomes))
 
 

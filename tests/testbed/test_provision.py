@@ -12,6 +12,9 @@ from inventory.load import load_lab
 from testbed import cli
 from testbed.campaign.session import opened_hosts
 from testbed.errors import ConfigurationError
+from testbed.hosts.local import LocalHost
+from testbed.provision.clean import clean
+from testbed.provision.layout import Node
 from tests.testbed.hosts_support import ssh_server_missing
 from tests.testbed.lab_support import SshLab, ssh_lab
 
@@ -127,6 +130,26 @@ def test_a_host_that_somebody_else_has_is_not_touched(
         assert code == 0
         assert "alice-" in said["hosts"]["pi01"]["result"]
         assert command(capsys, "restore", "-i", i)[0] == 0
+
+
+def test_a_run_starts_from_nothing_but_keys(tmp_path: Path) -> None:
+    """An older run's ledger or outbox would be taken for its own."""
+    nodes = [Node("pi01", "replica", "pi01", 0), Node("pi02", "replica", "pi02", 1)]
+    with LocalHost(tmp_path, name="pi01") as host:
+        kept = ["pi01/keys/key.pem", "pi01/host.key", "pi01/flashed.json", "pi02/ledger.sqlite"]
+        gone = ["pi01/ledger.sqlite", "pi01/state/outbox", "pi01/.hidden", "log/m2m-pi01.log"]
+        for name in (*kept, *gone):
+            host.put(b"old", name)
+        clean(host, nodes)
+        found = host.run(["find", ".", "-type", "f"]).stdout.split()
+        assert sorted(found) == sorted(f"./{name}" for name in kept)
+        clean(host, nodes)
+
+
+def test_a_lab_without_remote_hosts_has_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("provision", "restore", "status", "deprovision", "unlock"):
+        assert cli.main([word]) == 0
+        assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["2", "8d", "0h", "1w", "-1h"])
