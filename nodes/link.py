@@ -28,6 +28,7 @@ CLIENT_FRAME_BYTES_MAX = 65_536  # what a gateway may send us; what we send it m
 SEND_QUEUE_BYTES_MAX = 4 * 1024 * 1024  # per party, beside the transport's own buffer
 WRITE_BYTES_MAX = 512 * 1024  # written to the transport at once
 _LENGTH_BYTES = 4
+_READ_BYTES_MAX = 65_536  # taken from the transport at once
 _UNIDENTIFIED_BYTES_MAX = 65_536  # held while the handshake's end is on its way to us
 
 
@@ -94,8 +95,11 @@ class Link:
         self._queued_bytes = 0
 
 
-class Connection(asyncio.Protocol):
-    """One TLS connection. It is nobody's until `attach` says whose certificate was shown."""
+class Connection(asyncio.BufferedProtocol):
+    """One TLS connection. It is nobody's until `attach` says whose certificate was shown.
+
+    Buffered, because TLS would otherwise make a new object of 256 KB for every read.
+    """
 
     def __init__(self, owner: LinkOwner) -> None:
         self.paused = False
@@ -103,7 +107,9 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._link: Link | None = None
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._chunk = memoryview(bytearray(_READ_BYTES_MAX))
+        self._buffer = bytearray()  # what has arrived and is not yet cut into frames
+        self._wanted = _LENGTH_BYTES  # bytes without which no frame can be cut
         self._closed_because: str | None = None
         self.on_made: Callable[[Connection, asyncio.Transport], None] | None = None
 
@@ -149,8 +155,11 @@ class Connection(asyncio.Protocol):
         if self._link is not None:
             self._link.flush()
 
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._chunk
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._buffer += self._chunk[:nbytes]
         if self._link is not None:
             self._parse(self._link)
         elif len(self._buffer) > _UNIDENTIFIED_BYTES_MAX:
@@ -163,21 +172,27 @@ class Connection(asyncio.Protocol):
             self._owner.lost(self._link, self, reason)
 
     def _parse(self, link: Link) -> None:
-        buffer = self._buffer
+        if len(self._buffer) < self._wanted:
+            return
+        data = bytes(self._buffer)
         frames: list[bytes] = []
         at = 0
-        while len(buffer) - at >= _LENGTH_BYTES:
-            size = int.from_bytes(buffer[at : at + _LENGTH_BYTES], "big")
+        while True:
+            self._wanted = _LENGTH_BYTES
+            start = at + _LENGTH_BYTES
+            if start > len(data):
+                break
+            size = int.from_bytes(data[at:start], "big")
             if size > link.frame_bytes_max:
                 self.close(f"frame of {size} bytes announced, {link.frame_bytes_max} allowed")
                 break
-            end = at + _LENGTH_BYTES + size
-            if len(buffer) < end:
+            end = start + size
+            if end > len(data):
+                self._wanted = end - at
                 break
-            frames.append(bytes(buffer[at + _LENGTH_BYTES : end]))
+            frames.append(data[start:end])
             at = end
-        if at:
-            del buffer[:at]
+        del self._buffer[:at]
         if frames and self._closed_because is None:
             self.heard = True
             self._owner.received(link, frames)
