@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigurationError", "LabFault", "LockedError", "RestoreIncompleteError", "TestbedError"]
+__all__ = [
+    "ConfigurationError",
+    "LabFault",
+    "LockedError",
+    "RestoreIncompleteError",
+    "TestbedError",
+]
 
 
 class TestbedError(Exception):
