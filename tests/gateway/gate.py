@@ -58,7 +58,7 @@ class Gate:
     def __init__(self, folder: Path, world: World, **limits: Any) -> None:
         self.folder, self.world = folder, world
         self.clock = Clock()
-        self.limits = {
+        self.limits: dict[str, Any] = {
             "relays": limiter(self.clock, 1000, 2000),
             "devices": limiter(self.clock),
             "syncs": limiter(self.clock),

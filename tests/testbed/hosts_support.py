@@ -59,7 +59,7 @@ class SshServer:
         self.key = home / "client_key"
         self.known_hosts = home / "known_hosts"
         for path in (home / "host_key", self.key):
-            keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path]
+            keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
             subprocess.run(keygen, check=True)
         shutil.copy(home / "client_key.pub", home / "authorized_keys")
         public = " ".join((home / "host_key.pub").read_text().split()[:2])
@@ -83,7 +83,7 @@ class SshServer:
     def start(self) -> None:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        argv = [SSHD, "-D", "-e", "-f", self.home / "config"]
+        argv = [str(SSHD), "-D", "-e", "-f", str(self.home / "config")]
         with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(argv, stderr=log)
         eventually(self._answers)
