@@ -230,17 +230,23 @@ def _size_known(info: inspect.Type) -> int:
     return 0
 
 
-def _map_reader(info: inspect.StructType) -> Reader:
+def _plan(info: inspect.StructType) -> list[tuple[bytes, int, str, int, Reader]]:
+    """Per field in the order of the map: what it starts with, the length of that, its name, its
+    size if only one is possible (else 0), its reader."""
     by_name = {field.name: field for field in info.fields}
-    fields = _fields(info.cls)
-    tag = _tag(info.cls, fields)
     plan = []
-    for key, name in fields:
+    for key, name in _fields(info.cls):
         kind = _present(by_name[name].type)
         # A digest's head is as constant as its key: both are compared at once.
         size = _size_known(kind)
         start = key + _BYTES_HEADS[size] if size else key
         plan.append((start, len(start), by_name[name].encode_name, size, _reader(kind)))
+    return plan
+
+
+def _map_reader(info: inspect.StructType) -> Reader:
+    tag = _tag(info.cls, _fields(info.cls))
+    plan = _plan(info)
     optional = [field for field in info.fields if not field.required]
     if any(field.default is not None for field in optional):
         raise Misuse(f"{info.cls.__name__}: a default other than None has two encodings")
@@ -328,18 +334,43 @@ class Codec(Generic[T]):
 
     def __init__(self, kind: Any, bytes_max: int) -> None:
         info = inspect.type_info(kind)
-        structs = info.types if isinstance(info, inspect.UnionType) else (info,)
+        structs = [
+            each
+            for each in (info.types if isinstance(info, inspect.UnionType) else (info,))
+            if isinstance(each, inspect.StructType)
+        ]
+        self._struct = structs[0]
         # Converting to one struct is 20 times as fast as to a union: find it by its tag.
-        self._kinds: dict[Any, Any] = {
-            s.tag: s.cls for s in structs if isinstance(s, inspect.StructType)
-        }
-        self._tag_field = next(s.tag_field for s in structs if isinstance(s, inspect.StructType))
+        self._kinds: dict[Any, Any] = {each.tag: each.cls for each in structs}
+        self._tag_field = structs[0].tag_field
         self._read = _reader(info)
         self.bytes_max = bytes_max
 
     def encode(self, value: T) -> bytes:
         """The one encoding of `value`. Raises Misuse for values that the subset cannot hold."""
         return _WRITERS[type(value)](value)
+
+    def digest_reader(self, name: str) -> Callable[[bytes], bytes]:
+        """Reads the one digest field `name` of an untagged struct's encoding, and nothing that
+        stands behind it: for bytes that are known to be an encoding. Raises PeerFault("bad-cbor")
+        if there is none."""
+        plan = _plan(self._struct)
+        at_name = [entry[2] for entry in plan].index(name)
+        before, (key, length, _, size, _) = plan[:at_name], plan[at_name]
+
+        def read(data: bytes) -> bytes:
+            try:
+                _, at = _read_head(data, 0, _MAP)
+                for start, skip, _, fixed, reader in before:
+                    if data.startswith(start, at):
+                        at = at + skip + fixed if fixed else reader(data, at + skip)[1]
+            except (IndexError, UnicodeDecodeError) as error:
+                raise PeerFault("bad-cbor", str(error)) from error
+            if not data.startswith(key, at) or at + length + size > len(data):
+                raise PeerFault("bad-cbor", f"no {name}")
+            return data[at + length : at + length + size]
+
+        return read
 
     def pieces(self, value: T, varying: frozenset[str]) -> tuple[bytes, ...]:
         """The encoding of a struct that is a map, cut where fields in `varying` stand (in the

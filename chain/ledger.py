@@ -18,7 +18,7 @@ from chain.messages import Proposal
 from chain.pbft.application import Request, Screening
 from chain.registry import Registry
 from chain.request import open_item, read_item
-from chain.statement import decode_leaf
+from chain.statement import item_of
 
 __all__ = ["Ledger", "body_fault"]
 
@@ -178,7 +178,7 @@ def body_fault(block: Block, head: Head) -> str | None:
         return "root"
     for index, record in enumerate(block.records):
         # Read properly: some other field of a statement may hold any 32 bytes that somebody likes.
-        if decode_leaf(record.leaf).item != digest(record.item):
+        if item_of(record.leaf) != digest(record.item):
             return f"record {index} item"
     return None
 

@@ -21,6 +21,7 @@ __all__ = [
     "Statement",
     "decode_leaf",
     "encode_leaf",
+    "item_of",
     "refused",
 ]
 
@@ -82,6 +83,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 _codec: Codec[Statement] = Codec(Statement, LEAF_BYTES_MAX)
 encode_leaf = _codec.encode
 decode_leaf = _codec.decode
+item_of = _codec.digest_reader("item")  # of a leaf, without reading all of it
 
 _VARYING = frozenset({"item", "counter", "request", "time_us"})
 _DIGEST = b"\x58\x20"  # the CBOR head of 32 bytes
