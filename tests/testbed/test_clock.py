@@ -54,6 +54,17 @@ def test_the_true_offset_lies_within_the_bound(
     assert reading.bound_ms >= (there_ms + back_ms) / 2
 
 
+def test_the_quickest_answer_counts() -> None:
+    """One slow answer must not widen the bound."""
+
+    class Uneven(FarClock):
+        def ask(self, line: str, *, timeout_s: float = 1) -> str:
+            self._back_s = 0.2 - self._back_s
+            return super().ask(line, timeout_s=timeout_s)
+
+    assert read_clock(Uneven(0, 0, 0), samples=4).bound_ms < 100
+
+
 def test_a_strange_answer_is_a_clear_error() -> None:
     class Strange(FarClock):
         def ask(self, line: str, *, timeout_s: float = 1) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,26 @@ def test_the_second_is_refused_and_told_who_has_it(host: LocalHost) -> None:
     release(host, "a")
     assert holder(host) is None
     claim(host, "b", BOB, 60)
+
+
+def test_who_claims_waits_while_another_does(host: LocalHost) -> None:
+    """Looking and writing are one step, whoever else is at it: the kernel's lock says so."""
+    claim(host, "a", ALICE, 60)
+    file = Path(host.root / "lease.lock")
+    waiting = f"{file.stat().st_ino} "
+
+    def waits() -> bool:
+        locks = Path("/proc/locks").read_text().splitlines()
+        return any("->" in line and f":{waiting}" in line for line in locks)
+
+    with file.open() as lock, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        release_it = pool.submit(release, host, "a")
+        eventually(waits)
+        assert Path(host.root / "lease").exists()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        release_it.result()
+    assert holder(host) is None
 
 
 def test_of_many_at_once_exactly_one_gets_it(host: LocalHost) -> None:
