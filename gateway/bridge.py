@@ -47,6 +47,7 @@ __all__ = ["Bridge", "Limits", "Outside", "Writes"]
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
 RESUBMITTED_PER_TICK_MAX = 256
 RESUBMIT_DOUBLINGS_MAX = 5
+DENIAL_PATIENCE_MS = 1_000
 
 
 class Outside(Protocol):
@@ -95,6 +96,7 @@ class _Waiting(msgspec.Struct):
     cose: bytes
     sent_ms: int
     denials: dict[int, str] = msgspec.field(default_factory=dict)
+    denied_ms: int | None = None  # since when f+1 say no
     tries: int = 0
 
 
@@ -330,20 +332,16 @@ class Bridge:
         if waiting is None or denied.reason == "done":
             return  # a block brings the answer
         waiting.denials[replica] = denied.reason
-        if len(waiting.denials) < self.chain.tracker.membership.quorum.weak:
-            if waiting.tries == 0:
-                self._submit_again(waiting)
-            return
-        if self.chain.lagging:
-            # They may refuse what they have executed long ago: look at those blocks first.
-            waiting.denials.clear()
-            return
-        reasons = sorted(waiting.denials.values())
-        self._deny(denied.request, max(reasons, key=reasons.count))
+        weak = self.chain.tracker.membership.quorum.weak
+        if len(waiting.denials) < weak and waiting.tries == 0:
+            self._submit_again(waiting)
+        # Not believed at once: a replica that has just executed the request, through another
+        # gateway perhaps, refuses it too, and its word may overtake the block. See `tick`.
 
-    def _deny(self, request: bytes, reason: str) -> None:
-        waiting = self._forget(request)
-        assert waiting is not None, "only what waits is denied"
+    def _deny(self, request: bytes, waiting: _Waiting) -> None:
+        reasons = sorted(waiting.denials.values())
+        reason = max(reasons, key=reasons.count)
+        self._forget(request)
         self._done.append(request)
         self.counts[f"denied:{reason}"] += 1
         self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
@@ -351,26 +349,31 @@ class Bridge:
         self._outside.answer(waiting.device, "denied", denied_codec.encode(answer))
 
     def tick(self, now_ms: int) -> None:
-        """Requests that wait too long go to every replica: the primary may be dead or deaf.
+        """Requests that wait too long go to every replica: the primary may be dead or deaf. Each
+        is tried again ever more rarely.
 
-        Each is tried again ever more rarely; not while we lag, as its block may be on its way.
+        What f+1 replicas refuse is denied when its block would have come. Neither happens while we
+        lag: the block may be on its way.
         """
         for relay, missing in self._stamps.lost(now_ms):
             self._outside.emit("relay-gap", relay=relay, missing=missing)
         if self.chain.lagging:
             return
         budget = RESUBMITTED_PER_TICK_MAX
-        for request, waiting in self._waiting.items():
-            doublings = min(waiting.tries, RESUBMIT_DOUBLINGS_MAX)
-            due_ms = waiting.sent_ms + (self._limits.submit_timeout_ms << doublings)
-            if now_ms < due_ms or request in self._fresh:
-                continue
-            waiting.sent_ms = now_ms
-            self._suspicious = True
-            self._submit_again(waiting)
-            budget -= 1
-            if budget == 0:
-                break
+        for request, waiting in list(self._waiting.items()):
+            if len(waiting.denials) >= self.chain.tracker.membership.quorum.weak:
+                waiting.denied_ms = now_ms if waiting.denied_ms is None else waiting.denied_ms
+                if now_ms - waiting.denied_ms >= DENIAL_PATIENCE_MS:
+                    self._deny(request, waiting)
+            elif budget and request not in self._fresh and now_ms >= self._due_ms(waiting):
+                budget -= 1
+                waiting.sent_ms = now_ms
+                self._suspicious = True
+                self._submit_again(waiting)
+
+    def _due_ms(self, waiting: _Waiting) -> int:
+        doublings = min(waiting.tries, RESUBMIT_DOUBLINGS_MAX)
+        return waiting.sent_ms + (self._limits.submit_timeout_ms << doublings)
 
     def _submit_again(self, waiting: _Waiting) -> None:
         waiting.tries += 1

@@ -40,6 +40,7 @@ __all__ = [
 
 BODY_BYTES_MAX = 16 * 1024
 PART_BYTES_MAX = 32 * 1024
+PARTS_MAX = 64  # of one range, which has at most 1 MiB
 SEALED_BYTES_MAX = 256
 ENVELOPE_BYTES = 512
 
@@ -100,8 +101,8 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: Number
     stop: Number
     tip: Number
-    part: Annotated[int, msgspec.Meta(ge=0, le=1023)]
-    parts: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    part: Annotated[int, msgspec.Meta(ge=0, le=PARTS_MAX - 1)]
+    parts: Annotated[int, msgspec.Meta(ge=1, le=PARTS_MAX)]
     data: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
 
 

@@ -10,6 +10,7 @@ from gateway.edge import PART_BYTES_MAX, Part
 
 __all__ = ["Assembly", "join", "split"]
 
+RANGES_MAX = 4  # at a time; the oldest is given up
 _NO_BLOCKS = b"\x66blocks\x80"  # CBOR: the key and an empty array
 
 
@@ -37,22 +38,21 @@ def split(start: int, stop: int, tip: int, data: bytes) -> list[Part]:
 
 
 class Assembly:
-    """Collects the parts of one range at a time; a part of another range begins anew."""
+    """Collects the parts of a few ranges at a time: several gateways may answer one request."""
 
     def __init__(self) -> None:
-        self._of: tuple[int, int, int] | None = None
-        self._pieces: dict[int, bytes] = {}
+        self._ranges: dict[tuple[int, int, int], dict[int, bytes]] = {}
 
     def add(self, part: Part) -> bytes | None:
-        """The whole data when its last part has come. Raises PeerFault("bad-part")."""
+        """The whole data when the last part of its range has come. Raises PeerFault("bad-part")."""
         if part.part >= part.parts:
             raise PeerFault("bad-part", f"part {part.part} of {part.parts}")
         this = (part.start, part.stop, part.parts)
-        if this != self._of:
-            self._of, self._pieces = this, {}
-        self._pieces[part.part] = part.data
-        if len(self._pieces) < part.parts:
+        pieces = self._ranges.setdefault(this, {})
+        if len(self._ranges) > RANGES_MAX:
+            del self._ranges[next(iter(self._ranges))]
+        pieces[part.part] = part.data
+        if len(pieces) < part.parts:
             return None
-        data = b"".join(self._pieces[n] for n in range(part.parts))
-        self._of, self._pieces = None, {}
-        return data
+        del self._ranges[this]
+        return b"".join(pieces[n] for n in range(part.parts))

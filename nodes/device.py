@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.block import Head, genesis_head
 from chain.certificate import carrier_certificate
-from chain.client import decode_range
+from chain.client import SealedBlock, decode_range
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from chain.keys import Es256Signer, digest, node_id
+from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.operations import (
     Enrol,
     Operation,
@@ -36,7 +36,7 @@ from chain.operations import (
     sign_operation,
     voucher_statement,
 )
-from chain.proof import Proof, ProofVerifier, decode_proof
+from chain.proof import Proof, ProofVerifier, check_seals, decode_proof
 from chain.statement import OK, Statement
 from gateway.broker_security import bootstrap_user
 from gateway.credentials import open_password
@@ -112,10 +112,12 @@ class Device:
         self.key = load_key(make_key(directory / self.state.key_file))
         self.signer = Es256Signer(self.key)
         self.node = node_id(self.signer.public)
-        self.head = digest(genesis_head(genesis.network, genesis.time_us))
         self.announced = 0
         self.head_came = asyncio.Event()
         self.parts: asyncio.Queue[Part] = asyncio.Queue(PARTS_WAITING_MAX)
+        self._head = digest(genesis_head(genesis.network, genesis.time_us))
+        self._head_height = 0
+        self._claim: SealedBlock | None = None
         self._config = config
         self._kind: Literal["mobile", "environment"] = kind
         self._uplink = uplink
@@ -210,6 +212,23 @@ class Device:
             await asyncio.wait_for(self.head_came.wait(), HEAD_WAIT_S)
         self.head_came.clear()
 
+    @property
+    def head(self) -> bytes:
+        """Hash of the newest head, verified when it is wanted: many are announced. Heads of later
+        epochs are taken unverified, as their members may not be known yet."""
+        if (claim := self._claim) is not None:
+            self._claim = None
+            head = Head.decode(claim.head)
+            try:
+                if head.epoch == 0:
+                    check_seals(claim.head, claim.seals, self.genesis.membership, Es256())
+            except PeerFault as fault:
+                self._events.emit("bad-head", reason=str(fault))
+                self.announced = self._head_height
+            else:
+                self._head, self._head_height = digest(claim.head), head.height
+        return self._head
+
     def _access_request(self, voucher: Es256Signer) -> Callable[[int], Enrol]:
         statement = voucher_statement(self.genesis.network, self.signer.public, self.head)
         request = Enrol(
@@ -292,12 +311,10 @@ class Device:
             self._events.emit("bad-message", topic=message.topic, reason=fault.code)
 
     def _on_head(self, payload: bytes) -> None:
-        """Only makes the next request fresh, and the copy ask for more; a false head would get
-        requests refused, no more."""
+        """Only a higher one counts: a gateway that lags behind another says nothing new."""
         newest = decode_range(payload).blocks
-        if newest:
-            self.head = digest(newest[-1].head)
-            self.announced = Head.decode(newest[-1].head).height
+        if newest and (height := Head.decode(newest[-1].head).height) > self.announced:
+            self.announced, self._claim = height, newest[-1]
         self.head_came.set()
 
     def _on_answer(self, kind: str, payload: bytes) -> None:

@@ -88,30 +88,35 @@ class LedgerSync:
         request = SyncRequest(start=self.copy.height + 1, bodies=self._bodies)
         topic, payload = uplink.wrap(login.me, "sync", sync_codec.encode(request))
         before = self.copy.height
-        tip = None
         with contextlib.suppress(TimeoutError, BrokerUnavailableError):
             async with asyncio.timeout(ANSWER_S_MAX):
                 await login.client.publish(topic, payload)
-                tip = await self._take_answer()
-        if tip is not None and self.copy.height >= tip:
-            return True
+                if await self._take_answer():
+                    return True
         if self.copy.height == before:
-            await asyncio.sleep(ANSWER_S_MAX)  # nothing came, or nothing that holds
+            self._events.emit("no-blocks", height=before)  # none came, or none that hold
         return False
 
-    async def _take_answer(self) -> int | None:
-        """The gateway's tip after one range was taken; None if the range does not hold."""
+    async def _take_answer(self) -> bool:
+        """Takes one range that brings blocks. True if there are no more: of several gateways the
+        first to answer may lag behind what is announced."""
         assembly = Assembly()
-        try:
-            while True:
-                part = await self._device.parts.get()
+        before = self.copy.height
+        while True:
+            part = await self._device.parts.get()
+            try:
                 data = assembly.add(part)
-                if data is not None:
-                    await self._take(data)
-                    return part.tip
-        except PeerFault as fault:
-            self._events.emit("bad-blocks", reason=str(fault))
-            return None
+                if data is None:
+                    continue
+                await self._take(data)
+            except PeerFault as fault:
+                self._events.emit("bad-blocks", reason=str(fault))
+                continue
+            _ = self._device.head  # a head that nobody signed announces nothing
+            if self.copy.height >= max(part.tip, self._device.announced):
+                return True
+            if self.copy.height > before:
+                return False
 
     async def _take(self, data: bytes) -> None:
         blocks = decode_range(data)

@@ -16,7 +16,7 @@ from chain.pbft.application import Request
 from chain.request import make_item
 from chain.statement import Statement
 from gateway.block_store import BlockStore
-from gateway.bridge import Bridge, Limits
+from gateway.bridge import DENIAL_PATIENCE_MS, Bridge, Limits
 from gateway.broker_security import bootstrap_id
 from gateway.edge import Kind, Stamped, SyncRequest, denied_codec, part_codec, sync_codec
 from gateway.edge import stamped_codec as stamps
@@ -157,7 +157,7 @@ class Gate:
 
     def decide(self) -> list[Statement]:
         """One block of all that was submitted, sealed by replicas 1 and 2."""
-        requests = {each.id: each for each in map(self._request, self.submitted)}
+        requests = {each.id: each for each in map(self.request_of, self.submitted)}
         self.submitted.clear()
         statements = self.world.block(*requests.values())
         self.seal()
@@ -165,7 +165,7 @@ class Gate:
 
     def decide_unseen(self) -> None:
         """The same, but this gateway hears nothing of it."""
-        self.world.block(*map(self._request, self.submitted))
+        self.world.block(*map(self.request_of, self.submitted))
         self.submitted.clear()
 
     def seal(self) -> None:
@@ -176,12 +176,16 @@ class Gate:
         self.persist()
 
     def deny(self, reason: str, *replicas: int) -> None:
-        request = self._request(self.submitted[-1]).id
+        request = self.request_of(self.submitted[-1]).id
         for replica in replicas:
             self.bridge.on_denied(replica, Denied(request, reason, None))
+        for _ in range(2):
+            self.bridge.tick(self.now_ms)
+            self.clock.s += DENIAL_PATIENCE_MS / 1000
+        self.bridge.tick(self.now_ms)
         self.persist()
 
-    def _request(self, submitted: tuple[bytes, bool]) -> Request:
+    def request_of(self, submitted: tuple[bytes, bool]) -> Request:
         request = self.world.open(make_item(submitted[0]))
         operation = request.operation.opened.operation  # type: ignore[attr-defined]
         if isinstance(operation, Enrol | EnrolBoard):

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
+from chain.messages import Denied
 from chain.operations import Grant, Renew, Revoke, renewal_statement, sign_operation
 from chain.proof import ProofVerifier, decode_proof
 from gateway.broker_security import device_password
@@ -109,6 +110,22 @@ def test_an_executed_request_is_not_denied_by_a_gateway_that_has_yet_to_see_the_
     gate.seal()
     assert gate.refusals() == []
     assert gate.answers[-1][:2] == (device.node.hex(), "receipt")
+
+
+def test_a_refusal_that_overtakes_the_block_is_not_told(gate: Gate) -> None:
+    """Two gateways carry a request; the second hears "replay" before it hears of the block."""
+    device = Device("phone")
+    gate.ask(gate.world.enrol(device), device)
+    request = gate.request_of(gate.submitted[0])
+    gate.decide_unseen()
+    for replica in (0, 1, 2, 3):
+        gate.bridge.on_denied(replica, Denied(request.id, "replay", None))
+    gate.bridge.tick(gate.now_ms)
+    gate.seal()
+    gate.clock.s += 10
+    gate.bridge.tick(gate.now_ms)
+    assert gate.refusals() == []
+    assert gate.answers[-1][1] == "admitted"
 
 
 def test_a_full_disk_refuses_and_keeps_nothing(gate: Gate) -> None:

@@ -12,7 +12,7 @@ from chain.client import BlockRange, SealedBlock, decode_range, encode_range
 from chain.errors import PeerFault
 from gateway.block_store import BlockStore
 from gateway.edge import PART_BYTES_MAX, Part
-from gateway.parts import Assembly, join, split
+from gateway.parts import RANGES_MAX, Assembly, join, split
 from tests.chain.world import World
 
 
@@ -26,11 +26,21 @@ def test_parts_in_any_order_and_twice_come_together(size: int, random: st.DataOb
     assert whole[0] == data
 
 
-def test_a_part_of_another_range_begins_anew() -> None:
+def test_answers_of_several_gateways_do_not_disturb_each_other() -> None:
     assembly = Assembly()
     one, two = split(1, 2, 9, bytes(PART_BYTES_MAX + 1))
-    assert assembly.add(one) is None
-    assert assembly.add(Part(start=5, stop=5, tip=9, part=0, parts=1, data=b"x")) == b"x"
+    three, four = split(1, 3, 9, bytes(PART_BYTES_MAX + 2))
+    assert assembly.add(one) is assembly.add(three) is None
+    assert assembly.add(two) == bytes(PART_BYTES_MAX + 1)
+    assert assembly.add(four) == bytes(PART_BYTES_MAX + 2)
+
+
+def test_only_a_few_unfinished_ranges_are_kept() -> None:
+    assembly = Assembly()
+    one, two = split(1, 2, 9, bytes(PART_BYTES_MAX + 1))
+    assembly.add(one)
+    for start in range(2, 2 + RANGES_MAX):
+        assembly.add(split(start, start, 9, bytes(PART_BYTES_MAX + 1))[0])
     assert assembly.add(two) is None
 
 
