@@ -58,7 +58,7 @@ _RUN = (
     ' || { mkdir -p -m 700 -- "$root" && cd -- "$root"; } || exit 1;'
     ' timeout -k 1 "$limit" "$@"; exit $?'
 )
-_TALK = 'cd -- "$1" || exit 1; shift; exec "$@" 2>/dev/null'
+_TALK = 'mkdir -p -m 700 -- "$1" && cd -- "$1" || exit 1; shift; exec "$@" 2>/dev/null'
 # Ignoring PIPE lets the clean-up run also when nobody is left to hear about the failure.
 _PUT = (
     'set -e; mkdir -p -- "$(dirname -- "$1")"; umask 077; trap "" PIPE; trap "exit 1" TERM HUP;'

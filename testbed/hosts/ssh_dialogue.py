@@ -41,9 +41,10 @@ class SshDialogue(Dialogue):
                 if not piece:
                     raise OutcomeUnknown(self._host, self._action, "it ended without an answer")
                 self._rest += piece
+        except TimeoutError as error:
+            raise OutcomeUnknown(self._host, self._action, "no answer in time") from error
         except (OSError, EOFError, paramiko.SSHException) as error:
-            problem = str(error) or "no answer in time"
-            raise OutcomeUnknown(self._host, self._action, problem) from error
+            raise OutcomeUnknown(self._host, self._action, f"connection lost: {error}") from error
         answer = bytes(self._rest[:end])
         del self._rest[: end + 1]
         return answer.decode(errors="replace").rstrip("\r")

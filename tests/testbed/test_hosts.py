@@ -311,6 +311,46 @@ def test_a_unit_that_should_not_restart_tells_how_it_ended(
         host.signal("once-good", signal.SIGTERM)
 
 
+def test_units_lists_what_was_started_and_not_stopped(
+    host: Host, begin: Callable[..., Unit]
+) -> None:
+    """And nothing else of the machine, whatever its services are called."""
+    assert host.units() == ()
+    begin("one", "exec sleep 600")
+    begin("two", "exec sleep 600")
+    assert sorted(host.units()) == ["one", "two"]
+    host.stop("one")
+    assert host.units() == ("two",)
+
+
+def test_a_start_command_does_on_the_host_what_start_does(
+    host: Host, begin: Callable[..., Unit]
+) -> None:
+    """None where units end with this program anyway."""
+    unit = begin("later", "exec sleep 600")
+    command = host.start_command(unit)
+    host.stop("later")
+    if command is None:
+        assert isinstance(host, LocalHost)
+        return
+    for _ in range(2):
+        host.run(command.argv, input=command.input)
+        eventually(lambda: host.status("later").state is UnitState.ACTIVE)
+
+
+def test_a_dialogue_is_one_answer_for_each_question(host: Host) -> None:
+    script = 'while read -r line; do echo "$line!"; done; : >ended'
+    with host.dialogue(["sh", "-c", script]) as line:
+        assert [line.ask(str(n)) for n in range(20)] == [f"{n}!" for n in range(20)]
+    with (
+        host.dialogue(["sh", "-c", "read -r line; exit 3"]) as line,
+        pytest.raises(OutcomeUnknown),
+    ):
+        line.ask("anybody there?", timeout_s=5)
+    with host.dialogue(["sleep", "7778"]) as line, pytest.raises(OutcomeUnknown, match="answer"):
+        line.ask("hello", timeout_s=0.3)
+
+
 def test_a_paused_unit_can_be_stopped(host: Host, begin: Callable[..., Unit]) -> None:
     begin("paused", "exec sleep 600")
     eventually(lambda: host.status("paused").pid is not None)

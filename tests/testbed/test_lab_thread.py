@@ -32,6 +32,7 @@ expect:
 """
 
 
+@pytest.mark.timeout(400)  # wheels are fetched once, on a fresh machine
 def test_emulated_hosts_are_a_lab_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
