@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from testbed.simulate.world import run
 
 __all__ = ["open_executor", "sweep"]
 
-SEEDS_PER_TASK = 8
+SEEDS_PER_TASK = 4
 TASKS_WAITING_MAX = 64
 
 
@@ -65,11 +66,18 @@ def _tasks(seeds: Iterable[int]) -> Iterator[tuple[int, ...]]:
         yield task
 
 
+def _leave_signals_to_parent() -> None:
+    """Ctrl-C reaches the whole process group: a worker that is interrupted while it holds the
+    pool's queue would leave the parent waiting for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextmanager
 def open_executor(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
     """A pool of `jobs` processes here, or the cluster whose scheduler listens at `cluster`."""
     if cluster is None:
-        with ProcessPoolExecutor(jobs) as pool:
+        with ProcessPoolExecutor(jobs, initializer=_leave_signals_to_parent) as pool:
             yield pool
         return
     try:
