@@ -13,7 +13,7 @@ nothing. What an operation does is in `registry`; batches and endorsements are i
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from cryptography import x509
@@ -29,6 +29,7 @@ __all__ = [
     "SPKI_HEADER",
     "AddReplica",
     "AddVoucher",
+    "Claim",
     "CloseSession",
     "Data",
     "Enrol",
@@ -46,6 +47,7 @@ __all__ = [
     "encode_operation",
     "factory_key",
     "open_operation",
+    "read_claims",
     "read_operation",
     "renewal_statement",
     "sign_operation",
@@ -302,31 +304,56 @@ def _opened(spki: bytes, header: bytes, payload: bytes, network: bytes) -> Opene
     return Opened(operation, spki, digest(_SIG_STRUCTURE + header))
 
 
+class Claim(NamedTuple):
+    """A signature that is still to be checked; `code` and `text` are the fault if it is false."""
+
+    key: bytes
+    data: bytes
+    signature: bytes
+    code: str
+    text: str
+
+    def check(self, scheme: Scheme) -> PeerFault | None:
+        if scheme.verify(self.key, self.data, self.signature):
+            return None
+        return PeerFault(self.code, self.text)
+
+
+def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
+    """Decodes, and says what is to be checked: the signer's signature, and a voucher's or a new
+    key's inside. Raises PeerFault: as `read_operation`, and "bad-voucher"."""
+    spki, header, payload, signature = _cut(cose)
+    opened = _opened(spki, header, payload, network)
+    text = "the device's signature does not hold"
+    claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]
+    operation = opened.operation
+    if isinstance(operation, Enrol):
+        claims.append(_voucher_claim(operation))
+    elif isinstance(operation, Renew):
+        key, statement = operation.key, renewal_statement(network, operation.node, operation.key)
+        text = "the new key did not sign"
+        claims.append(Claim(key, statement, operation.possession, "bad-possession", text))
+    return opened, claims
+
+
 def open_operation(cose: bytes, network: bytes, scheme: Scheme) -> Opened:
-    """Decodes and verifies: the signer's signature, and a voucher's or a new key's inside.
+    """Decodes and verifies.
 
     Raises PeerFault: as `read_operation`, and "bad-signature", "bad-voucher", "bad-possession".
     """
-    spki, header, payload, signature = _cut(cose)
-    opened = _opened(spki, header, payload, network)
-    if not scheme.verify(spki, _SIG_STRUCTURE + header, signature):
-        raise PeerFault("bad-signature", "the device's signature does not hold")
-    operation = opened.operation
-    if isinstance(operation, Enrol):
-        _check_voucher(operation, scheme)
-    elif isinstance(operation, Renew):
-        statement = renewal_statement(network, operation.node, operation.key)
-        if not scheme.verify(operation.key, statement, operation.possession):
-            raise PeerFault("bad-possession", "the new key did not sign")
+    opened, claims = read_claims(cose, network)
+    for claim in claims:
+        if fault := claim.check(scheme):
+            raise fault
     return opened
 
 
-def _check_voucher(operation: Enrol, scheme: Scheme) -> None:
+def _voucher_claim(operation: Enrol) -> Claim:
     voucher = operation.voucher
     key = voucher.key if isinstance(voucher, Token) else factory_key(voucher.chain[0])
     statement = voucher_statement(operation.network, operation.key, operation.head)
-    if not scheme.verify(key, statement, voucher.signature):
-        raise PeerFault("bad-voucher", "the voucher's key did not sign for this device key")
+    text = "the voucher's key did not sign for this device key"
+    return Claim(key, statement, voucher.signature, "bad-voucher", text)
 
 
 def voucher_statement(network: bytes, spki: bytes, head: bytes) -> bytes:

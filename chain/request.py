@@ -6,6 +6,7 @@ belongs to the group in `auth_group`; whether an operation is allowed is the `re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -14,7 +15,7 @@ from chain.errors import Misuse, PeerFault
 from chain.genesis import Membership
 from chain.keys import Scheme
 from chain.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
-from chain.operations import COSE_BYTES_MAX, Opened, open_operation, read_operation
+from chain.operations import COSE_BYTES_MAX, Claim, Opened, read_claims, read_operation
 from chain.pbft.application import Request
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "endorse",
     "make_item",
     "open_item",
+    "open_items",
     "read_item",
 ]
 
@@ -77,24 +79,57 @@ def endorse(request: Request, membership: Membership, endorsements: tuple[Signed
     return _request(item, opened, membership.epoch, endorsers)
 
 
-def open_item(item: bytes, network: bytes, membership: Membership, scheme: Scheme) -> Request:
-    """Decodes an item and verifies every signature in it. Stateless and thread-safe.
+def open_items(
+    items: Sequence[bytes], network: bytes, membership: Membership, scheme: Scheme
+) -> list[Request | PeerFault]:
+    """Decodes items and verifies every signature in them. Stateless and thread-safe.
 
-    Raises PeerFault: those of `open_operation`, "bad-item", and "bad-endorsement" if any
+    The fault of an item: those of `open_operation`, "bad-item", and "bad-endorsement" if any
     endorsement is not an accept of this request, by a member of this epoch, with a good signature.
+
+    All are read before any signature is checked. One by one, interpreter and signature code push
+    each other out of the processor's caches, which costs 7 of 90 us per request.
     """
+    read: list[tuple[Request, list[Claim]] | PeerFault] = []
+    for item in items:
+        try:
+            read.append(_read_claims(item, network, membership))
+        except PeerFault as fault:
+            read.append(fault)
+    return [each if isinstance(each, PeerFault) else _check(*each, scheme) for each in read]
+
+
+def open_item(item: bytes, network: bytes, membership: Membership, scheme: Scheme) -> Request:
+    """`open_items` for one. Raises PeerFault."""
+    (opened,) = open_items((item,), network, membership, scheme)
+    if isinstance(opened, PeerFault):
+        raise opened
+    return opened
+
+
+def _read_claims(
+    item: bytes, network: bytes, membership: Membership
+) -> tuple[Request, list[Claim]]:
     parts = _parts(item)
-    opened = open_operation(parts.cose, network, scheme)
+    opened, claims = read_claims(parts.cose, network)
     endorsers = []
     for signed in parts.endorsements:
         endorsement = _endorsement(signed, opened.id)
-        spki = membership.spki(endorsement.sender)
+        sender, data = endorsement.sender, signed_bytes(network, signed.body)
+        spki = membership.spki(sender)
         if endorsement.epoch != membership.epoch or spki is None:
             raise PeerFault("bad-endorsement", "not by a member of this epoch")
-        if not scheme.verify(spki, signed_bytes(network, signed.body), signed.signature):
-            raise PeerFault("bad-endorsement", f"signature of {endorsement.sender} does not hold")
-        endorsers.append(endorsement.sender)
-    return _request(item, opened, membership.epoch, endorsers)
+        text = f"signature of {sender} does not hold"
+        claims.append(Claim(spki, data, signed.signature, "bad-endorsement", text))
+        endorsers.append(sender)
+    return _request(item, opened, membership.epoch, endorsers), claims
+
+
+def _check(request: Request, claims: list[Claim], scheme: Scheme) -> Request | PeerFault:
+    for claim in claims:
+        if fault := claim.check(scheme):
+            return fault
+    return request
 
 
 def read_item(item: bytes, network: bytes) -> Request:

@@ -8,7 +8,7 @@ members of their epoch, all saying the same. What a true message means is in `ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from chain.errors import PeerFault
@@ -75,7 +75,7 @@ class Verifier:
     """Verifies each signature once and remembers it, within a bound.
 
     `membership(epoch)` gives the membership of a past, the current or the pending epoch, None if
-    it is not known here. `open_item(item)` opens a batch item: Request, or raises PeerFault.
+    it is not known here. `open_items(items)` opens batch items: for each the Request, or its fault.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Verifier:
         network: bytes,
         scheme: Scheme,
         membership: Callable[[int], Membership | None],
-        open_item: Callable[[bytes], Request],
+        open_items: Callable[[Sequence[bytes]], Sequence[Request | PeerFault]],
     ) -> None:
         self._network = network
         self._scheme = scheme
         self._membership = membership
-        self._open_item = open_item
+        self._open_items = open_items
         self._newest = 0  # epoch that is known
         self._signatures: _Memory[bool] = _Memory(SIGNATURES_REMEMBERED_MAX)
         self._requests: _Memory[Request] = _Memory(REQUESTS_REMEMBERED_MAX)
@@ -122,7 +122,7 @@ class Verifier:
                 received = Received(message, signed, checkpoints=self._heads_proof(message))
             case Batch():
                 proposal = decode_proposal(message.proposal)
-                requests = tuple(map(self.open, proposal.items))
+                requests = self._opened(proposal.items)
                 received = Received(message, signed, proposal=proposal, requests=requests)
             case Forward():
                 received = Received(message, signed, requests=(self.open(message.item),))
@@ -130,14 +130,29 @@ class Verifier:
                 pass  # no contents of their own, or none that the core reads
         return received
 
+    def open_all(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+        """`open_items`, remembered: a request that was submitted here is not verified again when
+        it comes in a batch."""
+        opened: list[Request | PeerFault | None] = [self._requests.get(item) for item in items]
+        unknown = [place for place, request in enumerate(opened) if request is None]
+        fresh = self._open_items([items[place] for place in unknown]) if unknown else ()
+        for place, request in zip(unknown, fresh, strict=True):
+            opened[place] = request
+            if not isinstance(request, PeerFault):
+                self._requests.put(request.item, request)  # the one copy is key and value
+        return [each for each in opened if each is not None]
+
     def open(self, item: bytes) -> Request:
-        """`open_item`, remembered: a request that was submitted here is not verified again when
-        it comes in a batch. Raises PeerFault."""
-        request = self._requests.get(item)
-        if request is None:
-            request = self._open_item(item)
-            self._requests.put(request.item, request)  # the one copy is key and value
-        return request
+        """`open_all` for one. Raises PeerFault."""
+        return self._opened((item,))[0]
+
+    def _opened(self, items: Sequence[bytes]) -> tuple[Request, ...]:
+        requests = []
+        for opened in self.open_all(items):
+            if isinstance(opened, PeerFault):
+                raise opened
+            requests.append(opened)
+        return tuple(requests)
 
     # --- signatures ----------------------------------------------------------------------------
 
@@ -205,7 +220,7 @@ class Verifier:
         proposal = decode_proposal(signed.attachment)
         if proposal.seq != message.seq or proposal.view > message.view:
             raise PeerFault("bad-proposal", f"batch of {proposal.seq} proposed as {message.seq}")
-        requests = tuple(map(self.open, proposal.items))
+        requests = self._opened(proposal.items)
         return Received(message, signed, proposal=proposal, requests=requests)
 
     def _checkpoints(

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from nodes.ports import Party
 from nodes.service import Opened
 
-__all__ = ["POOLED_BYTES_MIN", "Opener", "default_threads"]
+__all__ = ["POOLED_BYTES_MIN", "Frames", "Opener", "Result", "default_threads"]
 
 POOLED_BYTES_MIN = 16 * 1024  # waiting frames with fewer bytes are not worth handing over
 _CHUNK_FRAMES = 16
@@ -29,10 +29,10 @@ def default_threads() -> int:
 
 
 class Opener:
-    """Opens frames in the order they came; `open_one` is pure."""
+    """Opens frames in the order they came; `open_all` (`Service.open_all`) is pure."""
 
-    def __init__(self, open_one: Callable[[Party, bytes], Opened], threads: int) -> None:
-        self._open_one = open_one
+    def __init__(self, open_all: Callable[[Frames], Result], threads: int) -> None:
+        self.inline = open_all
         self._pool = (
             ThreadPoolExecutor(max_workers=threads, thread_name_prefix="verify")
             if threads > 0
@@ -42,10 +42,6 @@ class Opener:
     def pays(self, frames: Frames) -> bool:
         """Whether `spread` is the better way for these."""
         return self._pool is not None and sum(len(frame) for _, frame in frames) > POOLED_BYTES_MIN
-
-    def inline(self, frames: Frames) -> Result:
-        open_one = self._open_one
-        return [(party, open_one(party, frame)) for party, frame in frames]
 
     def spread(self, frames: Frames, done: Callable[[Result], None]) -> None:
         """Calls `done` from a worker thread when every frame is opened."""

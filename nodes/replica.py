@@ -77,10 +77,11 @@ class ReplicaProcess:
             raise self._failure
 
     def _begin(self, port: int) -> None:
-        threads = self._config.verify_threads
+        wanted = self._config.verify_threads
+        threads = default_threads() if wanted is None else wanted
         turns = Turns(
             service=self._service,
-            opener=Opener(self._service.open, default_threads() if threads is None else threads),
+            opener=Opener(self._service.open_all, threads),
             inbox=self._inbox,
             timers=self._timers,
             resume=self._wire.resume,

@@ -35,7 +35,7 @@ from chain.pbft.application import Request
 from chain.pbft.effects import Effect, Send
 from chain.pbft.inputs import Input, Received, Submitted, TimerFired
 from chain.pbft.replica import Replica
-from chain.request import make_item, open_item
+from chain.request import make_item, open_items
 from chain.verify import Verifier
 from nodes.byzantine import Delayed
 from nodes.clients import Clients
@@ -104,7 +104,7 @@ class Service:
             durable=store.facts(),
             pending=newest if newest.epoch != decided_by.epoch else None,
         )
-        self._verifier = Verifier(self._network, scheme, self._membership, self._open_item)
+        self._verifier = Verifier(self._network, scheme, self._membership, self._open_items)
         self._desk = Desk(
             me,
             self._network,
@@ -136,12 +136,32 @@ class Service:
 
     def open(self, party: Party, frame: bytes) -> Opened:
         """Decodes and verifies one frame. Pure and thread-safe; never raises."""
+        ((_, opened),) = self.open_all(((party, frame),))
+        return opened
+
+    def open_all(self, frames: Sequence[tuple[Party, bytes]]) -> list[tuple[Party, Opened]]:
+        """As `open`, in order; requests that were submitted together are verified together."""
+        opened: list[tuple[Party, Opened]] = []
+        places: list[int] = []
+        items: list[bytes] = []
+        for party, frame in frames:
+            one = self._open_frame(party, frame)
+            if isinstance(one, Submit):
+                places.append(len(opened))
+                items.append(make_item(one.request))
+                one = _SUPERFLUOUS  # until it is opened
+            opened.append((party, one))
+        for place, request in zip(places, self._verifier.open_all(items), strict=True):
+            opened[place] = opened[place][0], request
+        return opened
+
+    def _open_frame(self, party: Party, frame: bytes) -> Opened | Submit:
         try:
             if isinstance(party, int):
                 if len(frame) <= _VOTE_BYTES_MAX and self._is_superfluous(frame):
                     return _SUPERFLUOUS
                 return self._verifier.verify(frame, party)
-            return self._open_client(frame)
+            return self._read_client(frame)
         except PeerFault as fault:
             return fault
 
@@ -222,24 +242,20 @@ class Service:
         message = decode_body(decode_signed(frame).body)
         return isinstance(message, Prepare | Commit) and self.core.counted(message)
 
-    def _open_client(self, frame: bytes) -> Opened:
+    def _read_client(self, frame: bytes) -> Submit | Subscribe:
         try:
             message = _client_messages.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise PeerFault("bad-frame", str(error)) from error
-        match message:
-            case Submit(request=cose):
-                return self._verifier.open(make_item(cose))
-            case Subscribe():
-                return message
-            case _:
-                raise PeerFault("bad-frame", "only replicas send this")
+        if isinstance(message, Submit | Subscribe):
+            return message
+        raise PeerFault("bad-frame", "only replicas send this")
 
     def _membership(self, epoch: int) -> Membership | None:
         return self._memberships.get(epoch)
 
-    def _open_item(self, item: bytes) -> Request:
-        return open_item(item, self._network, self.ledger.membership, self._scheme)
+    def _open_items(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+        return open_items(items, self._network, self.ledger.membership, self._scheme)
 
     def _replay(self, store: Store) -> Membership:
         """Executes every stored block; returns the membership that decided the last one."""

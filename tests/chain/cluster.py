@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -81,6 +81,7 @@ __all__ = [
     "Node",
     "item",
     "open_item",
+    "open_items",
     "sign",
     "signer_of",
 ]
@@ -125,6 +126,16 @@ def open_item(data: bytes) -> Request:
     text = data[3:].decode()
     client, _, _ = text.rpartition("/")
     return Request(digest(data), client.encode() or b"anybody", 0, data, text)
+
+
+def open_items(items: Sequence[bytes]) -> list[Request | PeerFault]:
+    opened: list[Request | PeerFault] = []
+    for data in items:
+        try:
+            opened.append(open_item(data))
+        except PeerFault as fault:
+            opened.append(fault)
+    return opened
 
 
 class Ledger:
@@ -242,7 +253,7 @@ class Node:
         self.timers: dict[str, int] = {}
         self.inbox: list[Input] = []
         ledger = self.ledger
-        self.verifier = Verifier(NETWORK, FakeScheme(), ledger.memberships.get, open_item)
+        self.verifier = Verifier(NETWORK, FakeScheme(), ledger.memberships.get, open_items)
         self.replica = Replica(
             self.me,
             ledger.membership,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -31,7 +32,7 @@ from chain.messages import (
 )
 from chain.pbft.application import Request
 from chain.verify import Verifier
-from tests.chain.cluster import NETWORK, FakeScheme, item, open_item, sign, signer_of
+from tests.chain.cluster import NETWORK, FakeScheme, item, open_items, sign, signer_of
 
 A, B = b"a" * 32, b"b" * 32
 
@@ -55,9 +56,9 @@ class World:
         self.opened: list[bytes] = []
         self.verifier = Verifier(NETWORK, self.scheme, self.memberships.get, self._open)
 
-    def _open(self, data: bytes) -> Request:
-        self.opened.append(data)
-        return open_item(data)
+    def _open(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+        self.opened += items
+        return open_items(items)
 
     def refuses(self, signed: Signed, sender: int, code: str) -> None:
         with pytest.raises(PeerFault) as caught:

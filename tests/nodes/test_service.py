@@ -260,7 +260,7 @@ def test_threads_open_the_same_in_the_same_order() -> None:
         for _ in range(80)
     ]
     frames[7] = (GATEWAY, b"garbage")
-    opener = Opener(bus.nodes[0].service.open, threads=2)
+    opener = Opener(bus.nodes[0].service.open_all, threads=2)
     assert sum(len(frame) for _, frame in frames) > POOLED_BYTES_MIN
     assert opener.pays(frames)
     results: list[list[tuple[Party, Opened]]] = []

@@ -12,9 +12,7 @@ from chain.messages import Submit, encode
 from chain.operations import sign_operation
 from nodes import turns as module
 from nodes.inbox import Inbox
-from nodes.opening import Opener
-from nodes.ports import Party
-from nodes.service import Opened
+from nodes.opening import Frames, Opener, Result
 from nodes.timers import LoopTimers
 from nodes.turns import Turns
 from tests.nodes.cluster import until
@@ -48,9 +46,9 @@ class Stage:
         assert self.disk.wait(30)
         self.commits += 1
 
-    def open(self, party: Party, frame: bytes) -> Opened:
-        self.opened += 1
-        return self.node.service.open(party, frame)
+    def open(self, frames: Frames) -> Result:
+        self.opened += len(frames)
+        return self.node.service.open_all(frames)
 
     def arrive(self) -> None:
         device = self.bus.devices[0]
