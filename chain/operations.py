@@ -46,6 +46,7 @@ __all__ = [
     "board_node",
     "encode_operation",
     "factory_key",
+    "false_claim",
     "open_operation",
     "read_claims",
     "read_operation",
@@ -313,10 +314,13 @@ class Claim(NamedTuple):
     code: str
     text: str
 
-    def check(self, scheme: Scheme) -> PeerFault | None:
-        if scheme.verify(self.key, self.data, self.signature):
-            return None
-        return PeerFault(self.code, self.text)
+
+def false_claim(claims: list[Claim], scheme: Scheme) -> PeerFault | None:
+    """The fault of the first that does not hold; None if all do."""
+    for key, data, signature, code, text in claims:
+        if not scheme.verify(key, data, signature):
+            return PeerFault(code, text)
+    return None
 
 
 def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
@@ -342,9 +346,9 @@ def open_operation(cose: bytes, network: bytes, scheme: Scheme) -> Opened:
     Raises PeerFault: as `read_operation`, and "bad-signature", "bad-voucher", "bad-possession".
     """
     opened, claims = read_claims(cose, network)
-    for claim in claims:
-        if fault := claim.check(scheme):
-            raise fault
+    fault = false_claim(claims, scheme)
+    if fault is not None:
+        raise fault
     return opened
 
 

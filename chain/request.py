@@ -15,7 +15,14 @@ from chain.errors import Misuse, PeerFault
 from chain.genesis import Membership
 from chain.keys import Scheme
 from chain.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
-from chain.operations import COSE_BYTES_MAX, Claim, Opened, read_claims, read_operation
+from chain.operations import (
+    COSE_BYTES_MAX,
+    Claim,
+    Opened,
+    false_claim,
+    read_claims,
+    read_operation,
+)
 from chain.pbft.application import Request
 
 __all__ = [
@@ -96,7 +103,10 @@ def open_items(
             read.append(_read_claims(item, network, membership))
         except PeerFault as fault:
             read.append(fault)
-    return [each if isinstance(each, PeerFault) else _check(*each, scheme) for each in read]
+    return [
+        each if isinstance(each, PeerFault) else false_claim(each[1], scheme) or each[0]
+        for each in read
+    ]
 
 
 def open_item(item: bytes, network: bytes, membership: Membership, scheme: Scheme) -> Request:
@@ -123,13 +133,6 @@ def _read_claims(
         claims.append(Claim(spki, data, signed.signature, "bad-endorsement", text))
         endorsers.append(sender)
     return _request(item, opened, membership.epoch, endorsers), claims
-
-
-def _check(request: Request, claims: list[Claim], scheme: Scheme) -> Request | PeerFault:
-    for claim in claims:
-        if fault := claim.check(scheme):
-            return fault
-    return request
 
 
 def read_item(item: bytes, network: bytes) -> Request:
