@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from testbed.errors import LabFault
-from testbed.hosts.port import Follow
+from testbed.hosts.port import Follow, Unreachable
 from testbed.provision.configs import EVENTS
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node, NodeRole
@@ -23,6 +22,7 @@ from testbed.provision.layout import Node, NodeRole
 __all__ = ["NodeView", "Watch", "wait_until"]
 
 RECENT_MAX = 256
+FOLLOW_AGAIN_S = 0.5
 LATENCIES_MAX = 4096
 
 
@@ -41,14 +41,19 @@ class NodeView:
 
 
 class Watch:
-    """Follows the event logs of a deployment's processes until closed."""
+    """Follows the event logs of a deployment's processes until closed.
+
+    `gaps` tells of hosts that were out of reach for a while; `trouble` of what ends a run.
+    """
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._changed = threading.Condition()
-        self._follows: list[Follow] = []
+        self._closing = threading.Event()
+        self._follows: dict[str, Follow] = {}
         self._threads: list[threading.Thread] = []
         self.trouble: list[str] = []
+        self.gaps: list[str] = []
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT_MAX)
         self.nodes = {
             node.name: NodeView(node.name, node.role)
@@ -62,16 +67,15 @@ class Watch:
     def start(self) -> None:
         for node in self._deployment.nodes:
             if node.name in self.nodes:
-                follow = self._deployment.host(node).follow(node.file(EVENTS))
-                self._follows.append(follow)
                 thread = threading.Thread(
-                    target=self._read, args=(node, follow), name=f"watch-{node.name}", daemon=True
+                    target=self._keep_reading, args=(node,), name=f"watch-{node.name}", daemon=True
                 )
                 thread.start()
                 self._threads.append(thread)
 
     def close(self) -> None:
-        for follow in self._follows:
+        self._closing.set()
+        for follow in list(self._follows.values()):
             follow.close()
         for thread in self._threads:
             thread.join(timeout=5)
@@ -104,20 +108,37 @@ class Watch:
         replicas = self._deployment.with_role("replica")
         return replicas[self.current_view() % len(replicas)]
 
-    def _read(self, node: Node, follow: Follow) -> None:
+    def _keep_reading(self, node: Node) -> None:
+        """Until closed. A host that is lost, by a power cut say, is followed again when it is back:
+        what that means for the run, the collected files will tell."""
+        seen = 0
+        while not self._closing.is_set():
+            try:
+                with self._deployment.host(node).follow(node.file(EVENTS)) as follow:
+                    self._follows[node.name] = follow
+                    for number, line in enumerate(follow, 1):
+                        if number > seen:  # a new follow begins at the file's beginning
+                            seen = number
+                            self._on_line(node, line)
+            except Unreachable as fault:
+                self._on_lost(node, fault)
+            self._closing.wait(FOLLOW_AGAIN_S)
+
+    def _on_line(self, node: Node, line: str) -> None:
         try:
-            for line in follow:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue  # a line cut by kill -9; the collected file tells the same
-                with self._changed:
-                    self._apply(self.nodes[node.name], event)
-                    self._changed.notify_all()
-        except LabFault as fault:
-            with self._changed:
-                self.trouble.append(str(fault))
-                self._changed.notify_all()
+            event = json.loads(line)
+        except ValueError:
+            return  # a line cut by kill -9; the collected file tells the same
+        with self._changed:
+            self._apply(self.nodes[node.name], event)
+            self._changed.notify_all()
+
+    def _on_lost(self, node: Node, fault: Unreachable) -> None:
+        with self._changed:
+            if self.nodes[node.name].phase != "unreachable":
+                self.gaps.append(f"{node.name}: {fault}")
+            self.nodes[node.name].phase = "unreachable"
+            self._changed.notify_all()
 
     def _apply(self, seen: NodeView, event: dict[str, Any]) -> None:
         kind = event.get("event", "")
