@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from testbed.hosts.port import Follow, Unreachable
+from testbed.hosts.port import Follow, HostFault
 from testbed.provision.configs import EVENTS
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node, NodeRole
@@ -114,13 +114,15 @@ class Watch:
         seen = 0
         while not self._closing.is_set():
             try:
+                if self.nodes[node.name].phase == "unreachable":
+                    self._deployment.revive(node)
                 with self._deployment.host(node).follow(node.file(EVENTS)) as follow:
                     self._follows[node.name] = follow
                     for number, line in enumerate(follow, 1):
                         if number > seen:  # a new follow begins at the file's beginning
                             seen = number
                             self._on_line(node, line)
-            except Unreachable as fault:
+            except HostFault as fault:
                 self._on_lost(node, fault)
             self._closing.wait(FOLLOW_AGAIN_S)
 
@@ -133,7 +135,7 @@ class Watch:
             self._apply(self.nodes[node.name], event)
             self._changed.notify_all()
 
-    def _on_lost(self, node: Node, fault: Unreachable) -> None:
+    def _on_lost(self, node: Node, fault: HostFault) -> None:
         with self._changed:
             if self.nodes[node.name].phase != "unreachable":
                 self.gaps.append(f"{node.name}: {fault}")

@@ -16,9 +16,6 @@ from testbed.provision.layout import Node
 
 __all__ = ["Crash", "CrashFault"]
 
-STOP_S = 0.1
-"""A process that was killed has nothing to say goodbye with."""
-
 
 class Crash(Params):
     """Kill -9, restarted when `for` has passed."""
@@ -59,8 +56,7 @@ class CrashFault:
         for node in self._nodes:
             host = self._scene.deployment.host(node)
             host.signal(node.unit, Signals.SIGKILL)
-            # Or its supervisor would bring it back; what it has begun again ends at once too.
-            host.stop(node.unit, timeout_s=STOP_S)
+            self._scene.deployment.hold_down(node)  # or its supervisor would bring it back
 
     def observe(self, within_s: float) -> bool:
         watch = self._scene.watch

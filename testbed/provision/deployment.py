@@ -29,6 +29,7 @@ __all__ = ["Deployment", "Progress"]
 
 READY_S_MAX = 30.0
 READY_POLL_S = 0.05
+HOLD_DOWN_S = 0.1
 HOSTS_AT_ONCE_MAX = 16
 LOG_TAIL_CHARS = 1200
 
@@ -63,6 +64,7 @@ class Deployment:
         self._material: Material | None = None
         self._ports: dict[str, int] = {}
         self._started: list[Node] = []
+        self._held_down: set[Node] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +183,19 @@ class Deployment:
             return
         self.host(node).run(["rm", "-f", node.file(READY)])
         self._started.append(node)
+        self._held_down.discard(node)
         self.host(node).start(self.unit(node))
+
+    def hold_down(self, node: Node) -> None:
+        """End one process and keep it from coming back, until `start_node`."""
+        self._held_down.add(node)
+        # What its supervisor has just begun again ends at once too.
+        self.host(node).stop(node.unit, timeout_s=HOLD_DOWN_S)
+
+    def revive(self, node: Node) -> None:
+        """Its host was away and is back, after a power cut say: what should run there runs."""
+        if node in self._started and node not in self._held_down:
+            self.host(node).start(self.unit(node))
 
     def unit(self, node: Node) -> Unit:
         argv = [self._python[node.host], "-m", _MODULES[node.role]]
