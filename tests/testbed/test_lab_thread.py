@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed import cli
+from testbed.emulate.lab import EmulatedLab
 from tests.testbed.emulate_support import emulated, emulation_missing
+from tests.testbed.hosts_support import eventually
 
 pytestmark = [
     pytest.mark.lab,
@@ -30,6 +33,16 @@ guard: {max_faulty: f, dead_man: 30s}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
 """
+
+
+def cut_power(lab: EmulatedLab, host: str, runs: Path) -> None:
+    """Pull a host's plug as soon as the run's recovery begins, and put it in again."""
+
+    def recovering() -> bool:
+        return any('"recovery"' in log.read_text() for log in runs.glob("*/raw/run.jsonl"))
+
+    eventually(recovering, deadline_s=120)
+    lab.power(host, "cycle")
 
 
 @pytest.mark.timeout(400)  # wheels are fetched once, on a fresh machine
@@ -58,7 +71,11 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         amiss = {one["check"] for one in checks if one["grade"] != "ok"}
         assert amiss <= {"disk"}, "these hosts have small ones"
 
-        summary = run("run", str(campaign), "--out", str(tmp_path / "runs"))
+        with ThreadPoolExecutor(1) as beside:
+            cut = beside.submit(cut_power, lab, "pi03", tmp_path / "runs")
+            summary = run("run", str(campaign), "--out", str(tmp_path / "runs"))
+            cut.result()
+        assert summary["verdict"] == "passed", "a host may lose its power, and comes back"
         assert summary["stage"] == "emulated"
         assert summary["ledger_verified"]
         (crash,) = summary["faults"]
