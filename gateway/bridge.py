@@ -327,7 +327,11 @@ class Bridge:
             self._outside.answer(device, "receipt", receipt)
 
     def on_denied(self, replica: int, denied: ReplicaDenied) -> None:
-        """One replica may lie; f+1 that say no cannot all."""
+        """One replica may lie; f+1 that say no cannot all.
+
+        Even they are not believed at once (`tick`): a replica that has just executed the request,
+        through another gateway perhaps, refuses it too, and its word may overtake the block.
+        """
         waiting = self._waiting.get(denied.request)
         if waiting is None or denied.reason == "done":
             return  # a block brings the answer
@@ -335,8 +339,6 @@ class Bridge:
         weak = self.chain.tracker.membership.quorum.weak
         if len(waiting.denials) < weak and waiting.tries == 0:
             self._submit_again(waiting)
-        # Not believed at once: a replica that has just executed the request, through another
-        # gateway perhaps, refuses it too, and its word may overtake the block. See `tick`.
 
     def _deny(self, request: bytes, waiting: _Waiting) -> None:
         reasons = sorted(waiting.denials.values())

@@ -1,7 +1,8 @@
 """The gateway's links to the replicas: who is primary, who sends whole blocks, who is asked again.
 
 One replica sends blocks, all others only their signed heads. If blocks stop coming, another is
-asked; a replica that ran so far ahead that its seals were not kept is asked from our height on.
+asked; a replica that ran so far ahead that its seals were not kept, or that has been silent, is
+asked from our height on: asking again costs nothing, and a request may have been lost with a link.
 Mutual TLS straight to each replica: consensus never crosses the broker.
 """
 
@@ -26,6 +27,7 @@ from nodes.tls_wire import TlsWire
 __all__ = ["ReplicaLinks"]
 
 STALL_S = 2.0
+SILENT_S = 0.5  # then a replica is asked again
 FRAMES_PER_TURN = 16  # then the loop gets its turn: a block's signatures take a millisecond
 
 _messages = msgspec.msgpack.Decoder(ClientMessage)
@@ -64,6 +66,7 @@ class ReplicaLinks:
         self._views: dict[int, int] = {}
         self._bodies_from: int | None = None
         self._ahead: set[int] = set()
+        self._heard_s: dict[int, float] = {}
         self._progress_s = time.monotonic()
 
     def start(self) -> None:
@@ -95,10 +98,12 @@ class ReplicaLinks:
 
     def tick(self, waiting: bool) -> None:
         """To be called a few times a second; `waiting`: devices wait for blocks."""
-        for replica in self._ahead:
+        now_s = time.monotonic()
+        silent = {each for each, heard_s in self._heard_s.items() if now_s - heard_s > SILENT_S}
+        for replica in self._ahead | silent:
             self._subscribe(replica, bodies=replica == self._bodies_from)
         self._ahead.clear()
-        stalled = time.monotonic() - self._progress_s > STALL_S
+        stalled = now_s - self._progress_s > STALL_S
         if stalled and (waiting or self._chain.lagging):
             self._progress_s = time.monotonic()
             self._rotate()
@@ -122,6 +127,7 @@ class ReplicaLinks:
             self._events.emit("replica-fault", replica=party, reason=str(fault))
 
     def _on_replica_seal(self, seal: Seal) -> None:
+        self._heard_s[seal.replica] = time.monotonic()
         if self._on_seal(seal):
             self._progress_s = time.monotonic()
         elif self._chain.too_far(seal):
@@ -137,11 +143,14 @@ class ReplicaLinks:
         self._events.emit("link", replica=party, up=up, reason=reason)
         if up:
             self._subscribe(party, bodies=self._bodies_from in (None, party))
-        elif party == self._bodies_from:
+            return
+        self._heard_s.pop(party, None)
+        if party == self._bodies_from:
             self._bodies_from = None
             self._rotate()
 
     def _subscribe(self, replica: int, *, bodies: bool) -> None:
+        self._heard_s[replica] = time.monotonic()
         if bodies:
             self._bodies_from = replica
             self._progress_s = time.monotonic()
