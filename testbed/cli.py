@@ -11,6 +11,7 @@ only with TESTBED_DEBUG=1.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -162,6 +163,10 @@ def _end_cleanly_on_signals() -> None:
 
 def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
     """Exit code of an error, and what to tell: `message`, and `problems` of a file."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        message = f"no space left on this machine's disk{where}: free some, or choose another --out"
+        return _INFRASTRUCTURE, {"message": message}
     if isinstance(error, TestbedError):
         return error.exit_code, {"message": str(error)}
     if isinstance(error, typer.Abort):

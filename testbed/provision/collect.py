@@ -58,36 +58,37 @@ def collect(deployment: Deployment, bundle: Bundle) -> list[str]:
 
 
 def _node(deployment: Deployment, node: Node, bundle: Bundle) -> list[str]:
+    """Fetch what the process left; answers what is missing although the process had begun."""
     host = deployment.host(node)
-    log = str(host.log_path(node.unit))
-    said = host.run(["test", "-e", log], check=False).exit_code == 0
-    wanted = [(log, f"raw/log/{node.name}.log")] if said else []
-    problems: list[str] = []
+    wanted = {str(host.log_path(node.unit)): f"raw/log/{node.name}.log"}
+    owed = set()
     if node.role == "board":
-        wanted.append((node.file("line.log"), f"raw/serial/{node.name}.log"))
+        wanted[node.file("line.log")] = f"raw/serial/{node.name}.log"
     elif node.role != "broker":
-        wanted.append((node.file(EVENTS), f"raw/{node.name}.jsonl"))
-    if node.role == "replica":
-        try:
+        wanted[node.file(EVENTS)] = f"raw/{node.name}.jsonl"
+        owed.add(node.file(EVENTS))
+    problems: list[str] = []
+    try:
+        if node.role == "replica" and _present(host, [node.file(STORE)]):
             copy = node.file("collected.sqlite")
             argv = [deployment.python(node), "-c", _COPY_LEDGER, node.file(STORE), copy]
             host.run(argv, timeout_s=COPY_S_MAX)
-            wanted.append((copy, f"raw/ledger/{node.name}.sqlite"))
-        except HostFault as fault:
-            problems.append(str(fault))
-    for remote, local in wanted:
-        problems += _fetch(host, remote, bundle, local)
+            wanted[copy] = f"raw/ledger/{node.name}.sqlite"
+        there = _present(host, list(wanted))
+        if node.name in deployment.begun:
+            problems += [f"{node.name}: {each} is missing" for each in sorted(owed - there)]
+        for remote in sorted(there):
+            path = bundle.path / wanted[remote]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            host.fetch(remote, path)
+    except HostFault as fault:
+        problems.append(str(fault))
     return problems
 
 
-def _fetch(host: Host, remote: str, bundle: Bundle, local: str) -> list[str]:
-    path = bundle.path / local
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        host.fetch(remote, path)
-    except HostFault as fault:
-        return [str(fault)]
-    return []
+def _present(host: Host, paths: list[str]) -> set[str]:
+    """Which of these files exist."""
+    return set(host.run(["ls", "-d", "--", *paths], check=False).stdout.splitlines())
 
 
 def _about(deployment: Deployment, name: str, bundle: Bundle) -> list[str]:

@@ -63,6 +63,7 @@ class Deployment:
         self._progress = progress
         self._material: Material | None = None
         self._ports: dict[str, int] = {}
+        self.begun: set[str] = set()  # the names of all that was ever started
         self._started: list[Node] = []
         self._held_down: set[Node] = set()
 
@@ -183,6 +184,7 @@ class Deployment:
             return
         self.host(node).run(["rm", "-f", node.file(READY)])
         self._started.append(node)
+        self.begun.add(node.name)
         self._held_down.discard(node)
         self.host(node).start(self.unit(node))
 
@@ -223,7 +225,9 @@ class Deployment:
         """The end of what a process printed."""
         log = str(self.host(node).log_path(node.unit))
         printed = self.host(node).run(["tail", "-c", str(LOG_TAIL_CHARS), log], check=False)
-        return printed.stdout.strip() or "(it printed nothing)"
+        # A process that is restarted says the same again and again: once is enough.
+        lines = dict.fromkeys(printed.stdout.strip().splitlines())
+        return "\n".join(lines) or "(it printed nothing)"
 
     def go(self, plans: Mapping[str, bytes]) -> None:
         """Hand each device its plan (`nodes.workload`): the run begins."""
