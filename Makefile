@@ -5,7 +5,7 @@ VENV   := .venv
 STAMP  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: demo test check lock setup clean help
+.PHONY: demo test check mutants lock setup clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ check: $(STAMP) ## lint, format and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+mutants: $(STAMP) ## the table of one-line mutants of the core that the simulation kills
+	@$(VENV)/bin/python -m tests.testbed.mutants $(ARGS)
 
 setup: $(STAMP) ## only make .venv
 
