@@ -1,1 +1,1 @@
-"""Benchmarks that measure against limits found in the same run; see README of `testbed`."""
+"""Benchmarks that measure against limits found in the same run; see README here."""
