@@ -73,13 +73,7 @@ class Run:
 
     def kill(self, words: str) -> None:
         """SIGKILL to the one process of this run whose command line holds `words`."""
-        (victim,) = [
-            process
-            for process in self.processes()
-            if words in " ".join(process.cmdline())
-            and process.name().startswith("python")
-            and "guard" not in " ".join(process.cmdline())
-        ]
+        (victim,) = [process for process in self.processes() if is_python(process, words)]
         victim.kill()
 
     def end(self) -> int:
@@ -112,6 +106,15 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
         if run.process.poll() is None:
             os.killpg(run.process.pid, signal.SIGKILL)
             run.process.wait()
+
+
+def is_python(process: psutil.Process, words: str) -> bool:
+    """Whether it is the program itself, not the guard that started it. It may end meanwhile."""
+    try:
+        said = " ".join(process.cmdline())
+        return words in said and process.name().startswith("python") and "guard" not in said
+    except psutil.NoSuchProcess:
+        return False
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -282,8 +282,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "device-signature-unchecked",
         "chain.operations",
-        "if not scheme.verify(spki, _SIG_STRUCTURE + header, signature):",
-        "if False:",
+        'claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]',
+        "claims: list[Claim] = []",
         faults="none",
     ),
     Mutant(
