@@ -19,6 +19,7 @@ from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import Watch
 from testbed.clock import ClockWatch
+from testbed.errors import ConfigurationError
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
@@ -43,9 +44,14 @@ class Inputs:
 
 
 def run_campaign(inputs: Inputs, out: Path, screen: Screen) -> Bundle:
-    """Run the schedule's first run; the bundle holds everything raw when this returns or raises."""
-    started = datetime.now(UTC)
+    """Run a schedule of one run; the bundle holds everything raw when this returns or raises."""
     schedule, lab = inputs.schedule, inputs.lab
+    if len(schedule.runs) != 1:
+        raise ConfigurationError(
+            f"{schedule.campaign}: {len(schedule.runs)} runs; one run at a time is carried out so "
+            "far: set trials: {count: 1, order: faults}, and give each a --seed of its own"
+        )
+    started = datetime.now(UTC)
     bundle = Bundle.create(out, schedule.campaign, schedule.schedule_hash, started)
     bundle.write("inputs/campaign.yaml", inputs.campaign_yaml)
     bundle.write("inputs/inventory.yaml", inputs.inventory_yaml)
