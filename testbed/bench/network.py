@@ -156,12 +156,6 @@ class Network:
         self._processes[replica].wait()
         self._forget(replica)
 
-    def suspend(self, replica: int) -> None:
-        self._processes[replica].send_signal(signal.SIGSTOP)
-
-    def resume(self, replica: int) -> None:
-        self._processes[replica].send_signal(signal.SIGCONT)
-
     def terminate(self, replica: int) -> int:
         """SIGTERM; the exit code."""
         process = self._processes[replica]

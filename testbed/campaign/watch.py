@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from testbed.provision.configs import EVENTS
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node, NodeRole
 
-__all__ = ["NodeView", "Watch", "wait_until"]
+__all__ = ["NodeView", "Watch"]
 
-RECENT_MAX = 256
 FOLLOW_AGAIN_S = 0.5
 LATENCIES_MAX = 4096
 
@@ -54,7 +52,6 @@ class Watch:
         self._threads: list[threading.Thread] = []
         self.trouble: list[str] = []
         self.gaps: list[str] = []
-        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT_MAX)
         self.nodes = {
             node.name: NodeView(node.name, node.role)
             for node in deployment.nodes
@@ -145,8 +142,6 @@ class Watch:
     def _apply(self, seen: NodeView, event: dict[str, Any]) -> None:
         kind = event.get("event", "")
         seen.counts[kind] += 1
-        if kind != "block":
-            self.recent.append(event)
         match kind:
             case "block":
                 seen.height = max(seen.height, event["height"])
@@ -172,13 +167,3 @@ class Watch:
                 seen.height = event["height"]
             case "board":
                 self.boards[event["board"]] = event["state"]
-
-
-def wait_until(what: Callable[[], bool], deadline_s: float, poll_s: float = 0.05) -> bool:
-    """For conditions outside the event logs: whether `what` became true in time."""
-    end_s = time.monotonic() + deadline_s
-    while not what():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(poll_s)
-    return True

@@ -7,7 +7,6 @@ does not go on without it: n never shrinks silently.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -239,11 +238,6 @@ class Deployment:
         for role in reversed(PROCESS_ROLES):
             stopping = {node for node in started if node.role == role}
             _each(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
-
-    def ready_info(self, node: Node) -> dict[str, object]:
-        """What a process wrote when it became ready."""
-        info: dict[str, object] = json.loads(self.host(node).get(node.file(READY)))
-        return info
 
 
 def _each(work: Callable[[S], T], items: Iterable[S]) -> list[tuple[S, T]]:
