@@ -7,6 +7,7 @@ store. Asking replicas for seals is the work of `nodes.replica_links`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import msgspec
 
@@ -25,7 +26,7 @@ from chain.genesis import Genesis
 from chain.keys import Scheme
 from chain.ledger import Ledger
 from chain.messages import Seal
-from chain.proof import Inclusion, Proof, encode_proof, make_inclusion
+from chain.proof import Inclusion, Proof, encode_proof, make_inclusions
 from chain.statement import OK, Statement, decode_leaf
 from gateway.block_store import BlockStore
 from gateway.parts import join
@@ -33,7 +34,7 @@ from gateway.parts import join
 __all__ = ["Follower", "Settled"]
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True, dict=True):
     """A final block: what its records say, in order, and the seals that make it final."""
 
     height: int
@@ -48,8 +49,10 @@ class Settled(msgspec.Struct, frozen=True):
         statements = tuple(decode_leaf(record.leaf) for record in block.records)
         return cls(height, sealed, block, statements)
 
-    def inclusion(self, position: int) -> Inclusion:
-        return make_inclusion(self.block, position, self.sealed.seals)
+    @cached_property
+    def inclusions(self) -> tuple[Inclusion, ...]:
+        """The proof of each record: most records of a block are receipts somebody waits for."""
+        return make_inclusions(self.block, self.sealed.seals)
 
 
 class Follower:
@@ -120,7 +123,7 @@ class Follower:
     def _advance(self, settled: Settled) -> None:
         for position, statement in enumerate(settled.statements):
             if statement.epoch is not None and statement.status == OK:
-                self._epochs.append(settled.inclusion(position))
+                self._epochs.append(settled.inclusions[position])
         only = SealedBlock(head=settled.sealed.head, seals=settled.sealed.seals)
         self.head = encode_range(BlockRange(start=settled.height, blocks=(only,)))
 
@@ -138,7 +141,7 @@ class Follower:
     def receipt(self, settled: Settled, position: int) -> bytes:
         """Proof of one record, with the changes of the membership up to its epoch."""
         epochs = tuple(self._epochs[: Head.decode(settled.sealed.head).epoch])
-        return encode_proof(Proof(record=settled.inclusion(position), epochs=epochs))
+        return encode_proof(Proof(record=settled.inclusions[position], epochs=epochs))
 
     def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, bytes]:
         """(number of blocks, encoded `BlockRange`) from `start` on. Heads only, without `bodies`,

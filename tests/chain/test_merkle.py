@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain import merkle
 from chain.errors import Misuse
-from chain.merkle import EMPTY_ROOT, leaf_hash, path, root, root_from_path
+from chain.merkle import EMPTY_ROOT, leaf_hash, path, paths, root, root_from_path
 
 
 def by_definition(leaves: list[bytes]) -> bytes:
@@ -40,6 +42,24 @@ def test_every_path_leads_to_the_root_and_only_from_its_place(size: int) -> None
         for place in range(size + 1):
             reached = root_from_path(hashes[index], place, size, proof)
             assert (reached == root(hashes)) == (place == index)
+
+
+@given(st.lists(st.binary(max_size=8), max_size=70))
+def test_all_paths_at_once_are_the_single_ones(leaves: list[bytes]) -> None:
+    hashes = [leaf_hash(leaf) for leaf in leaves]
+    assert paths(hashes) == [path(hashes, index) for index in range(len(hashes))]
+
+
+def test_all_paths_cost_one_hash_per_node_of_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[bytes] = []
+
+    def counting(data: bytes) -> Any:
+        hashed.append(data)
+        return sha256(data)
+
+    monkeypatch.setattr(merkle, "sha256", counting)
+    paths([bytes(32)] * 1000)
+    assert len(hashed) < 1000
 
 
 @given(leaf_lists, st.data())
