@@ -168,8 +168,8 @@ class TlsWire:
             old = link.connection
             link.disconnected()
             old.close("replaced by a newer connection")
+        connection.attach(link, transport)  # first: who is told of the link may send at once
         self._on_link(party, True, "")
-        connection.attach(link, transport)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

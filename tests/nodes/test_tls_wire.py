@@ -37,6 +37,7 @@ class End:
         self.refused: list[str] = []
         self.inbox = Inbox()
         self.taking = take
+        self.on_up: Callable[[], None] = lambda: None
         self.wire = TlsWire(
             key_file=directory / KEY_FILE,
             certificate_file=directory / CERTIFICATE_FILE,
@@ -44,9 +45,14 @@ class End:
             dial=dial or {},
             inbox=self.inbox,
             on_readable=self.readable,
-            on_link=lambda *link: self.links.append(link),
+            on_link=self.linked,
             on_refused=self.refused.append,
         )
+
+    def linked(self, party: Party, up: bool, reason: str) -> None:
+        self.links.append((party, up, reason))
+        if up:
+            self.on_up()
 
     def readable(self) -> None:
         if self.taking:
@@ -121,6 +127,24 @@ def test_frames_travel_in_order_both_ways_and_the_link_comes_back(run: Run, keys
         await until(lambda: again.frames == [(1, b"still here")])
         await high.wire.close()
         await again.wire.close()
+
+    run(story)
+
+
+def test_what_is_said_at_link_up_arrives(run: Run, keys: Keys) -> None:
+    """A gateway subscribes in the very moment in which it is told of the link."""
+
+    async def story() -> None:
+        (dir0, cert0), (dir1, cert1) = keys("0"), keys("1")
+        replica = End(dir0, {"gateway": cert1})
+        port = replica.wire.listen("127.0.0.1", 0)
+        gateway = End(dir1, {0: cert0}, {0: ("127.0.0.1", port)})
+        gateway.on_up = lambda: gateway.wire.send(0, b"subscribe")
+        gateway.wire.start()
+        await until(lambda: replica.frames == [("gateway", b"subscribe")])
+        assert gateway.wire.dropped() == {}
+        await gateway.wire.close()
+        await replica.wire.close()
 
     run(story)
 
