@@ -37,7 +37,7 @@ def power(
 ) -> None:
     """Cut a host's power, in the middle of whatever it does, or bring it back."""
     lab = load_lab(inventory)
-    for name in limited(lab, host):
+    for name in limited(lab, host, given_by="power"):
         switch = power_of(lab, name, (inventory or packaged("loopback")).absolute())
         if to in (To.OFF, To.CYCLE):
             switch.off()

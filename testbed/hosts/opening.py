@@ -19,10 +19,10 @@ REMOTE_ROOT = "testbed"
 CONNECT_TIMEOUT_S = 5.0
 
 
-def limited(lab: Lab, limit: str | None) -> list[str]:
+def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[str]:
     """Active hosts that are reached over SSH, or those of them in a comma-separated list.
 
-    Raises ConfigurationError for a name that is none of them.
+    Raises ConfigurationError for a name that is none of them, in words of what it was given by.
     """
     remote = [name for name, host in lab.active.items() if host.connection == "ssh"]
     if limit is None:
@@ -36,7 +36,9 @@ def limited(lab: Lab, limit: str | None) -> list[str]:
             why = "is this machine itself (connection: local)"
         elif name in lab.hosts:
             why = f"is quarantined: {lab.hosts[name].reason}"
-        raise ConfigurationError(f"--limit: {name} {why}; hosts are {', '.join(remote) or 'none'}")
+        raise ConfigurationError(
+            f"{given_by}: {name} {why}; hosts are {', '.join(remote) or 'none'}"
+        )
     return [name for name in remote if name in wanted]
 
 

@@ -101,18 +101,45 @@ def _run_server(home: Path, candidates: list[str]) -> None:
 
 
 def _remove(server: Any, name: str, timeout_s: float) -> None:
+    """Stop a process and forget it.
+
+    Between fork and exec a child still has supervisord's own signal handlers: a SIGTERM that comes
+    then is caught there and lost, and the program would run on until SIGKILL. So a program that
+    had not been executed when it was told to end is told once more when it has.
+    """
+    master = _command_line(server.getPID())
+    told = server.getProcessInfo(name)["pid"]
+    if _command_line(told) == master:
+        told = 0
     with contextlib.suppress(xmlrpc.client.Fault):  # it does not run
         server.stopProcess(name, False)
     until = time.monotonic() + timeout_s
     while True:
         info = server.getProcessInfo(name)
+        pid = info["pid"]
         if info["statename"] in ("STOPPED", "EXITED", "FATAL", "UNKNOWN"):
             break
-        if info["pid"] and time.monotonic() >= until:
-            os.killpg(info["pid"], signal.SIGKILL)
+        if pid and time.monotonic() >= until:
+            _kill_group(pid, signal.SIGKILL)
             until = float("inf")
+        elif pid not in (0, told) and _command_line(pid) not in (b"", master):
+            _kill_group(pid, signal.SIGTERM)
+            told = pid
         time.sleep(_POLL_S)
     server.removeProcessGroup(name)
+
+
+def _command_line(pid: int) -> bytes:
+    """Empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() if pid else b""
+    except OSError:
+        return b""
+
+
+def _kill_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.killpg(pid, number)
 
 
 def _stop(home: Path, name: str, timeout_s: float) -> None:

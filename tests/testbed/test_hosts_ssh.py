@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from testbed.hosts.host_keys import fingerprint, offered_key, trust
-from testbed.hosts.port import HostKeyRefused, OutcomeUnknown, Unreachable
+from testbed.hosts.port import HostKeyRefused, OutcomeUnknown, Unit, UnitState, Unreachable
 from testbed.hosts.ssh import SshHost
 from tests.testbed.hosts_support import SshServer, eventually, free_port, ssh_server_missing
 
@@ -243,3 +244,43 @@ def test_an_answer_that_is_not_a_shells_is_told_apart(server: SshServer, tmp_pat
     server.start()
     with server.host(root=tmp_path / "r") as host, pytest.raises(Unreachable, match="POSIX shell"):
         host.run(["true"])
+
+
+# supervisord whose children linger between fork and exec, with its signal handlers still in place.
+LINGERING = """\
+#!{python}
+import time
+from supervisor import options, supervisord
+execve = options.ServerOptions.execve
+def linger(self, *args):
+    open({mark!r}, "w").close()
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    execve(self, *args)
+options.ServerOptions.execve = linger
+supervisord.main()
+"""
+
+
+def test_a_unit_that_is_stopped_in_the_moment_of_its_birth_ends_at_once(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """A signal between fork and exec is caught by supervisord's handler in the child, and lost."""
+    mark = tmp_path / "forked"
+    program = tmp_path / "supervisord"
+    program.write_text(LINGERING.format(python=sys.executable, mark=str(mark)))
+    program.chmod(0o755)
+    settings = server.settings()
+    with SshHost(
+        "pi01", "127.0.0.1", settings, root=str(tmp_path / "r"), supervisord=str(program)
+    ) as host:
+        starting = threading.Thread(target=host.start, args=(Unit("one", ("sleep", "600")),))
+        starting.start()
+        eventually(mark.exists)
+        starting.join()
+        host.stop("one", timeout_s=600)
+        assert host.status("one").state is UnitState.INACTIVE
+    log = (tmp_path / "r/sv/supervisord.log").read_text()
+    assert "terminated by SIGTERM" in log
+    assert "SIGKILL" not in log, "nobody had to run out of patience"
