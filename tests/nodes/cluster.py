@@ -93,14 +93,19 @@ class Cluster:
     def events(self, replica: int, kind: str) -> list[Event]:
         return [e for e in read_events(self.network.events(replica)) if e.event == kind]
 
-    async def level(self) -> None:
-        """Until every running replica has on disk all that the client knows as final."""
+    async def level(self) -> int:
+        """Until every running replica has on disk all that the client knows as final now: up to
+        the height that is returned. (`client.height` itself goes on rising: heartbeats.)"""
+        height = self.client.height
         for replica in self.network.replicas:
-            await self.caught_up(replica)
+            await self._on_disk(replica, height)
+        return height
 
     async def caught_up(self, replica: int) -> None:
         """Until the replica has on disk what the client knows as final now."""
-        height = self.client.height
+        await self._on_disk(replica, self.client.height)
+
+    async def _on_disk(self, replica: int, height: int) -> None:
         await until(lambda: self.height(replica) >= height, f"replica {replica} at {height}")
 
     async def progress(self, requests: int) -> None:
