@@ -151,8 +151,9 @@ class Service:
                 items.append(make_item(one.request))
                 one = _SUPERFLUOUS  # until it is opened
             opened.append((party, one))
-        for place, request in zip(places, self._verifier.open_all(items), strict=True):
-            opened[place] = opened[place][0], request
+        if places:
+            for place, request in zip(places, self._verifier.open_all(items), strict=True):
+                opened[place] = opened[place][0], request
         return opened
 
     def _open_frame(self, party: Party, frame: bytes) -> Opened | Submit:

@@ -189,7 +189,7 @@ class Process:
 
     def receive(self, arrived: list[tuple[Party, bytes]]) -> None:
         service = self.service
-        service.step([(party, service.open(party, frame)) for party, frame in arrived])
+        service.step(service.open_all(arrived))
         while service.clients.lagging and service.clients.pump():
             pass
 

@@ -20,21 +20,24 @@ class Timeline:
 
     def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
         """Calls `action(*arguments)` once `delay_us` has passed."""
-        self.at(self.now_us + delay_us, action, *arguments)
+        self._asked += 1
+        heapq.heappush(self._heap, (self.now_us + delay_us, self._asked, action, arguments))
 
     def at(self, when_us: int, action: Callable[..., None], *arguments: Any) -> None:
         self._asked += 1
         # The count decides between equal times, so that actions are never compared.
         heapq.heappush(self._heap, (when_us, self._asked, action, arguments))
 
-    def step(self, until_us: int) -> bool:
-        """Does the next thing; False if there is none up to `until_us`, where time then stands."""
+    def run(self, until_us: int, steps_max: int) -> bool:
+        """Does the next `steps_max` things; False once there is none up to `until_us`, where time
+        then stands."""
         heap = self._heap
-        if not heap or heap[0][0] > until_us:
-            self.now_us = max(self.now_us, until_us)
-            return False
-        when_us, _, action, arguments = heapq.heappop(heap)
-        self.now_us = when_us
-        self.steps += 1
-        action(*arguments)
+        pop = heapq.heappop
+        for _ in range(steps_max):
+            if not heap or heap[0][0] > until_us:
+                self.now_us = max(self.now_us, until_us)
+                return False
+            self.now_us, _, action, arguments = pop(heap)
+            self.steps += 1
+            action(*arguments)
         return True

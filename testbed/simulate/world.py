@@ -150,6 +150,10 @@ class _World:
             )
             for number, replica in enumerate(places)
         ]
+        self._bodies = [
+            [machine for machine in self._machines if machine.me == replica]
+            for replica in range(scenario.replicas)
+        ]
 
     def _watch(self, replica: int) -> Callable[[int, Stored], None]:
         return lambda height, stored: self._checker.wrote_block(replica, height, stored.block)
@@ -181,9 +185,7 @@ class _World:
             self._next(device)
         end_us = scenario.heal_us + scenario.patience_us
         target: int | None = None
-        while timeline.step(end_us):
-            if timeline.steps % _LOOK_STEPS:
-                continue
+        while timeline.run(end_us, _LOOK_STEPS):
             if timeline.steps % _MEASURE_STEPS == 0:
                 self._measure()
             if timeline.now_us < scenario.heal_us:
@@ -363,10 +365,8 @@ class _World:
             self._gateways[to - GATEWAY].receive(sender, frame)
             return
         party: Party = sender if sender < GATEWAY else str(sender - GATEWAY)
-        for machine in self._machines:
-            if machine.me == to and (
-                not isinstance(party, int) or self._cast.hears(machine.number != to, to, party)
-            ):
+        for machine in self._bodies[to]:
+            if sender >= GATEWAY or self._cast.hears(machine.number != to, to, sender):
                 machine.receive(party, frame)
 
     # --- the end ---------------------------------------------------------------------------------
