@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "power": ("power", "Switch a host off and on."),
     "status": ("status", "Who has the hosts, and what of ours stands on them."),
     "restore": ("restore", "Bring hosts back to a clean state, whatever happened."),
+    "quarantine": ("quarantine", "Leave a host out of every campaign, or take it back."),
     "lock": ("lock", "Keep hosts for yourself."),
     "unlock": ("unlock", "Give hosts back, or take them over."),
     "up": ("up", "Deploy a lab and keep it running."),
@@ -63,7 +64,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Results": ("report", "ledger"),
     "Lab": (
         *("inventory", "doctor", "provision", "flash", "power", "status"),
-        *("restore", "lock", "unlock", "deprovision"),
+        *("restore", "quarantine", "lock", "unlock", "deprovision"),
     ),
     "Running bench": ("up", "device", "refusals", "down"),
     "Without a lab": ("simulate", "model", "bench", "emulate"),

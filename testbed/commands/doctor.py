@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -11,12 +13,14 @@ from inventory.load import load_lab
 from testbed.commands.fleet import LimitOption, report_json
 from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.doctor import Finding, examine, judge
-from testbed.fleet import Progress, Tell, exit_code, for_each, problems
+from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]
+
+REASON_CHARS_MAX = 120  # of a proposed quarantine: a person may say more
 
 app = typer.Typer(add_completion=False)
 
@@ -39,22 +43,37 @@ def doctor(
 
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
         outcomes = for_each(hosts, work, Progress("doctor", quiet=True))
-    sick = [o.host for o in outcomes if o.value and any(f.grade == "failed" for f in o.value)]
+    unfit = {o.host: why for o in outcomes if (why := _unfit(o))}
+    sick = [outcome.host for outcome in outcomes if outcome.ok and outcome.host in unfit]
     if as_json:
         report_json(outcomes, time.monotonic() - began_s, _details)
     else:
         _print({outcome.host: outcome.value or () for outcome in outcomes})
         for problem in problems(outcomes):
             typer.echo(f"\n{problem}", err=True)
-        bad = [*sick, *(outcome.host for outcome in outcomes if not outcome.ok)]
-        fit = len(outcomes) - len(bad)
-        typer.echo(f"\n{fit} of {len(outcomes)} hosts fit for a run")
+        typer.echo(f"\n{len(outcomes) - len(unfit)} of {len(outcomes)} hosts fit for a run")
+        for host, why in unfit.items():
+            typer.echo(f"to go on without it: {_without(host, why, inventory)}")
         for out in lab.excluded():
             typer.echo(f"left out: {out.name}: {out.reason}")
     code = exit_code(outcomes)
     if sick and code == 0:
         code = 3 if len(sick) == len(outcomes) else 4
     raise typer.Exit(code)
+
+
+def _unfit(outcome: Outcome[list[Finding]]) -> str:
+    """Why a host must not take part in a run, or nothing."""
+    if not outcome.ok:
+        return outcome.problem.splitlines()[0].removeprefix(f"{outcome.host}: ")
+    failed = [f for f in outcome.value or () if f.grade == "failed"]
+    return "; ".join(f"{finding.check}: {finding.says}" for finding in failed)
+
+
+def _without(host: str, why: str, inventory: Path | None) -> str:
+    reason = "".join(c if c.isprintable() else " " for c in why)[:REASON_CHARS_MAX]
+    where = ["-i", str(inventory)] if inventory else []
+    return shlex.join(["testbed", "quarantine", host, *where, "--reason", reason])
 
 
 def _print(found: dict[str, Sequence[Finding]]) -> None:

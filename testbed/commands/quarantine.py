@@ -1,0 +1,63 @@
+"""`testbed quarantine`: leave a host out of every campaign, with the reason, and take it back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from testbed.commands.options import InventoryOption, JsonOption, print_json
+from testbed.errors import ConfigurationError
+from testbed.quarantine import quarantine, release
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(name="quarantine")
+def quarantine_host(
+    host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
+    *,
+    inventory: InventoryOption = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; every run says it.")] = (
+        None
+    ),
+    back: Annotated[bool, typer.Option("--release", help="Take it back into use.")] = False,
+    lower_f: Annotated[
+        bool, typer.Option("--lower-f", help="Although fewer faults are borne without it.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write into the inventory file that a host (and its boards) is left out, or is back in use.
+
+    Only this changes in the file; touches no host. Every run lists who was left out, and why.
+    Refused (exit code 2) where fewer faults would be borne, unless --lower-f. Repeatable.
+    """
+    if inventory is None:
+        raise ConfigurationError("name the inventory file that is to say so: -i FILE")
+    if (reason is None) == (not back):
+        raise ConfigurationError("give --reason TEXT, or --release")
+    if back:
+        change = release(inventory, host)
+    else:
+        change = quarantine(inventory, host, reason or "", lower_f=lower_f)
+    if as_json:
+        print_json(
+            {
+                "ok": True,
+                "host": host,
+                "state": "active" if back else "quarantined",
+                "changed": change.changed,
+                "n": change.after.n,
+                "f": change.after.f,
+            }
+        )
+        return
+    what = "back in use" if back else f"quarantined: {reason}"
+    typer.echo(f"{host}: {what}{'' if change.changed else ' (as before)'}; {change.after}")
+    could = max(0, (change.after.n - 1) // 3)
+    if back and could > change.after.f:
+        typer.echo(
+            f"{inventory} states chain.f: {change.after.f}; without that, f would be {could}"
+        )
