@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from testbed.provision.deployment import Deployment
     from testbed.provision.layout import Node
 
-__all__ = ["Attack", "AttackMaker", "Attempt", "Fault", "FaultMaker", "Judgement", "Scene"]
+__all__ = [
+    "Attack",
+    "AttackMaker",
+    "Attempt",
+    "Equip",
+    "Fault",
+    "FaultMaker",
+    "Judgement",
+    "Scene",
+]
 
 
 @dataclass(frozen=True)
@@ -94,3 +103,5 @@ class Attack(Protocol):
 
 FaultMaker = Callable[[Scene], Fault]
 AttackMaker = Callable[[Scene], Attack]
+# Changes files of processes that were set up and have not started yet.
+Equip = Callable[["Deployment"], None]

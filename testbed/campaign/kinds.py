@@ -17,18 +17,21 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict
 
 from testbed.campaign.event import Category, Layer
-from testbed.campaign.injection import AttackMaker, FaultMaker
+from testbed.campaign.injection import AttackMaker, Equip, FaultMaker
 
-__all__ = ["Kind", "Params", "kinds", "register"]
+if TYPE_CHECKING:
+    from testbed.provision.deployment import Deployment
+
+__all__ = ["Kind", "Params", "equip", "kinds", "register"]
 
 _PACKAGES: Final = ("testbed.faults", "testbed.attacks")
 
@@ -43,7 +46,8 @@ class Params(BaseModel):
 class Kind:
     """`impairs` names the selector fields (on, from, to) whose replicas count as faulty.
 
-    `make` builds the fault or the attack on a scene (`injection`).
+    `make` builds the fault or the attack on a scene (`injection`). `equip` is what processes need
+    before they start, for a fault that could not be applied to them otherwise.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Kind:
     summary: str
     make: FaultMaker | AttackMaker
     impairs: tuple[str, ...] = ()
+    equip: Equip | None = None
 
 
 _registry: dict[str, Kind] = {}
@@ -69,6 +74,13 @@ def kinds() -> Mapping[str, Kind]:
     """Every kind by name, sorted, those of `testbed/faults` and `testbed/attacks` included."""
     _import_all()
     return MappingProxyType(dict(sorted(_registry.items())))
+
+
+def equip(names: Iterable[str], deployment: Deployment) -> None:
+    """Between set-up and start: prepares a network for all that these kinds will do to it."""
+    needed = (kinds()[name].equip for name in sorted(names))
+    for work in dict.fromkeys(work for work in needed if work is not None):
+        work(deployment)
 
 
 @cache

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from inventory.model import Lab
 from testbed.bundle import Bundle
+from testbed.campaign.kinds import equip
 from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import Watch
@@ -72,6 +73,7 @@ def run_campaign(inputs: Inputs, out: Path, screen: Screen) -> Bundle:
         stack.enter_context(deployment)
         deployment.set_up()
         bundle.write("inputs/genesis.json", deployment.material.genesis.encode())
+        equip({event.kind for trial in schedule.trials for event in trial.events}, deployment)
         deployment.start()
         clock = _clock_watch(hosts, python, bundle)
         stack.callback(clock.stop)

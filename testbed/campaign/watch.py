@@ -22,11 +22,13 @@ __all__ = ["NodeView", "Watch"]
 
 FOLLOW_AGAIN_S = 0.5
 LATENCIES_MAX = 4096
+EVENTS_MAX = 4096
 
 
 @dataclass
 class NodeView:
-    """The newest facts about one process. `counts` counts its events by kind."""
+    """The newest facts about one process. `counts` counts its events by kind; `events` are the
+    newest ones as they were logged."""
 
     name: str
     role: NodeRole
@@ -36,6 +38,7 @@ class NodeView:
     state: str = "starting"
     counts: Counter[str] = field(default_factory=Counter)
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_MAX))
+    events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
 
 
 class Watch:
@@ -142,6 +145,7 @@ class Watch:
     def _apply(self, seen: NodeView, event: dict[str, Any]) -> None:
         kind = event.get("event", "")
         seen.counts[kind] += 1
+        seen.events.append(event)
         match kind:
             case "block":
                 seen.height = max(seen.height, event["height"])
