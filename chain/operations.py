@@ -53,6 +53,7 @@ __all__ = [
     "renewal_statement",
     "sign_operation",
     "signed_content",
+    "voucher_key",
     "voucher_statement",
 ]
 
@@ -354,10 +355,15 @@ def open_operation(cose: bytes, network: bytes, scheme: Scheme) -> Opened:
 
 def _voucher_claim(operation: Enrol) -> Claim:
     voucher = operation.voucher
-    key = voucher.key if isinstance(voucher, Token) else factory_key(voucher.chain[0])
+    key = voucher_key(voucher)
     statement = voucher_statement(operation.network, operation.key, operation.head)
     text = "the voucher's key did not sign for this device key"
     return Claim(key, statement, voucher.signature, "bad-voucher", text)
+
+
+def voucher_key(voucher: Token | Factory) -> bytes:
+    """SPKI of the key that vouches. Raises PeerFault("bad-voucher")."""
+    return voucher.key if isinstance(voucher, Token) else factory_key(voucher.chain[0])
 
 
 def voucher_statement(network: bytes, spki: bytes, head: bytes) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from chain.errors import PeerFault
-from chain.operations import Enrol, Token, read_operation
+from chain.operations import Enrol, read_operation, voucher_key
 from chain.request import cose_of
 from chain.statement import OK, Statement
 from gateway.broker_security import User, bootstrap_id, device_password
@@ -88,8 +88,7 @@ def _former_login(item: bytes, statement: Statement) -> str | None:
         return None if statement.by is None else statement.by.hex()
     try:
         operation = read_operation(cose_of(item), statement.network).operation
+        assert isinstance(operation, Enrol), "a record of an admission"
+        return bootstrap_id(voucher_key(operation.voucher))
     except PeerFault as fault:
         raise AssertionError("the ledger executed it") from fault
-    if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
-        return bootstrap_id(operation.voucher.key)
-    return None

@@ -8,7 +8,7 @@ record. A gateway that lags behind refuses too little, never too much.
 from __future__ import annotations
 
 from chain.errors import PeerFault
-from chain.operations import Enrol, Opened, Token
+from chain.operations import Enrol, Opened, voucher_key
 from chain.registry import LATER_REASONS, Registry
 from chain.request import make_item, read_item
 from gateway.broker_security import bootstrap_id
@@ -25,8 +25,8 @@ def check_sender(opened: Opened, kind: str, device: str) -> None:
     if isinstance(operation, Enrol) != (kind == "enrol"):
         raise PeerFault("bad-kind", f"{type(operation).__name__} as {kind}")
     allowed = {operation.node.hex()}
-    if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
-        allowed.add(bootstrap_id(operation.voucher.key))
+    if isinstance(operation, Enrol):
+        allowed.add(bootstrap_id(voucher_key(operation.voucher)))
     if device not in allowed:
         raise PeerFault("wrong-node", "signed by another than who sent it")
 

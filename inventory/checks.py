@@ -37,6 +37,7 @@ def errors(lab: Lab) -> Iterator[Mistake]:
     yield from _boards(lab)
     yield from _replicas(lab)
     yield from _devices(lab)
+    yield from _factory(lab)
     yield from _chain(lab)
 
 
@@ -230,6 +231,27 @@ def _replicas(lab: Lab) -> Iterator[Mistake]:
             f"{n}{aside}; add replicas or lower f",
             whole=True,
         )
+
+
+def _factory(lab: Lab) -> Iterator[Mistake]:
+    """A factory identity is one device's, and counts if its manufacturer is known."""
+    for name, host in lab.hosts.items():
+        if host.factory is None:
+            continue
+        where = ("hosts", name, "factory")
+        if len({"environment", "mobile"} & set(host.roles)) != 1 or host.mobiles != 1:
+            yield Mistake(
+                where,
+                "one device has one factory identity; give the host the role environment or "
+                "mobile, and one mobile",
+                whole=True,
+            )
+        if not lab.chain.factory_roots:
+            yield Mistake(
+                where,
+                "no chain.factory_roots; name the manufacturer's root certificate",
+                whole=True,
+            )
 
 
 def _devices(lab: Lab) -> Iterator[Mistake]:

@@ -182,4 +182,6 @@ def _absolute(lab: Lab, base: Path) -> Lab:
 
     defaults = lab.defaults.model_copy(update={"ssh": ssh(lab.defaults.ssh)})
     hosts = {n: h.model_copy(update={"ssh": ssh(h.ssh)}) for n, h in lab.hosts.items()}
-    return lab.model_copy(update={"defaults": defaults, "hosts": hosts})
+    roots = tuple(str(base / Path(each).expanduser()) for each in lab.chain.factory_roots)
+    chain = lab.chain.model_copy(update={"factory_roots": roots})
+    return lab.model_copy(update={"defaults": defaults, "hosts": hosts, "chain": chain})

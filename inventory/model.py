@@ -60,6 +60,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")]
 Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,14}$")]
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
+HostDirectory = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._+-]{1,200}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Milliseconds = Annotated[float, Field(gt=0, le=600_000)]
@@ -154,6 +155,13 @@ class Host(_Model):
         le=mobiles_per_host_max,
         description="Mobile devices run here, one process each.",
     )
+    factory: HostDirectory | None = Field(
+        default=None,
+        description=(
+            "Directory on this host with its device's factory identity (IEEE 802.1AR): key.pem "
+            "(0600) and chain.pem, the device's certificate first. Instead of a token."
+        ),
+    )
     caps: tuple[Cap, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     ssh: Ssh = Ssh()
     net: Net | None = None
@@ -221,6 +229,14 @@ class ChainOptions(_Model):
     )
     message_delay_ms: Milliseconds = Field(default=2000, description="Longest way of a proposal.")
     group: Group = Group()
+    factory_roots: tuple[Text, ...] = Field(
+        default=(),
+        max_length=16,
+        description=(
+            "Manufacturers' root certificates (PEM files, relative to this file), whose devices "
+            "are admitted by their factory certificate."
+        ),
+    )
 
 
 class GroupSize(NamedTuple):

@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.block import Head, genesis_head
@@ -31,14 +30,12 @@ from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.operations import (
     Enrol,
     Operation,
-    Token,
     read_operation,
     sign_operation,
     voucher_statement,
 )
 from chain.proof import Proof, ProofVerifier, check_seals, decode_proof
 from chain.statement import OK, Statement
-from gateway.broker_security import bootstrap_user
 from gateway.credentials import open_password
 from gateway.edge import NOT_YET, Kind, Part, admitted_codec, denied_codec, part_codec
 from gateway.mqtt import Message, MqttSettings, Presence
@@ -51,6 +48,7 @@ from nodes.events import EventLog
 from nodes.keygen import CERTIFICATE_FILE, load_key, make_key
 from nodes.login import Login
 from nodes.process import Trouble, write_atomically
+from nodes.vouchers import Voucher, load_voucher
 
 __all__ = ["STALE", "Answer", "Device", "Refused", "Uplink"]
 
@@ -176,9 +174,9 @@ class Device:
 
     async def enrol(self) -> Statement:
         """Access authentication; the node's own login is known afterwards. Raises Refused."""
-        pem = Path(self._config.voucher).read_bytes()
-        voucher = Es256Signer(_private_key(pem, self._config.voucher))
-        user = bootstrap_user(voucher.public, pem)
+        chain = self._config.factory_chain
+        voucher = load_voucher(Path(self._config.voucher), Path(chain) if chain else None)
+        user = voucher.user
         admitted: list[Statement] = []
 
         def earlier(_: Operation, answer: Answer) -> None:
@@ -229,7 +227,7 @@ class Device:
                 self._head, self._head_height = digest(claim.head), head.height
         return self._head
 
-    def _access_request(self, voucher: Es256Signer) -> Callable[[int], Enrol]:
+    def _access_request(self, voucher: Voucher) -> Callable[[int], Enrol]:
         statement = voucher_statement(self.genesis.network, self.signer.public, self.head)
         request = Enrol(
             network=self.genesis.network,
@@ -240,7 +238,7 @@ class Device:
             validity_s=self._config.validity_s,
             head=self.head,
             nonce=secrets.token_bytes(16),
-            voucher=Token(key=voucher.public, signature=voucher.sign(statement)),
+            voucher=voucher.sign(statement),
         )
         return lambda _: request
 
@@ -357,13 +355,3 @@ def _another_may_do(answer: Answer, tries: int) -> bool:
     return answer.reason in STALE or (
         answer.reason == LATE_VOUCHER and tries < LATE_VOUCHER_TRIES_MAX
     )
-
-
-def _private_key(pem: bytes, where: str) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise Trouble(f"{where}: not a voucher (an unencrypted PEM private key)") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise Trouble(f"{where}: not a voucher (a P-256 key)")
-    return key

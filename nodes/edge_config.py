@@ -93,7 +93,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device with its own key. `state` is its directory: key, counters, outbox, ledger copy.
 
-    `voucher` is the enrolment token (a private key, PEM, 0600). `go` is a file that appears when
+    `voucher` is a private key (PEM, 0600): the enrolment token, or with `factory_chain` the factory
+    key whose certificates (PEM) stand there. `go` is a file that appears when
     the run starts and tells when to enrol and to send (`nodes.workload`). With `session` a session
     with the service is opened and closed around its work. `copy_of` tells how much of the ledger it
     keeps.
@@ -105,6 +106,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     voucher: FilePath
     broker: BrokerAddress
     go: FilePath
+    factory_chain: FilePath | None = None
     service: Text = "telemetry"
     privilege: Privilege = 1
     validity_s: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 604_800
@@ -144,7 +146,7 @@ class EnvironmentConfig(DeviceConfig, frozen=True, forbid_unknown_fields=True, k
 
 _PATHS = frozenset(
     {"genesis", "key", "certificate", "passwords", "copy", "outbox", "ready", "events", "state"}
-    | {"voucher", "go", "port", "flashed", "log"}
+    | {"voucher", "factory_chain", "go", "port", "flashed", "log"}
 )
 
 

@@ -6,6 +6,7 @@ __all__ = [
     "ConfigurationError",
     "LabFault",
     "LockedError",
+    "RefusedError",
     "RestoreIncompleteError",
     "TestbedError",
 ]
@@ -15,6 +16,12 @@ class TestbedError(Exception):
     """A failure that the user can act on: the message names what, where and how to mend it."""
 
     exit_code = 3
+
+
+class RefusedError(TestbedError):
+    """The system under test said no to what was asked: an admission, an order."""
+
+    exit_code = 1
 
 
 class ConfigurationError(TestbedError):

@@ -7,15 +7,26 @@ but proofs: what `devices` tells was verified from genesis.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from difflib import get_close_matches
 from pathlib import Path
 
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis
 from chain.identity import Identity
 from chain.keys import digest
-from chain.operations import AddVoucher, Enrol, Grant, Operation, Revoke, Token, read_operation
+from chain.operations import (
+    AddVoucher,
+    Enrol,
+    Grant,
+    Operation,
+    Revoke,
+    factory_key,
+    read_operation,
+    voucher_key,
+)
 from chain.proof import Proof, make_inclusion
 from chain.request import cose_of
 from chain.state import ADMIN
@@ -30,7 +41,8 @@ from nodes.edge_config import BrokerAddress, DeviceConfig
 from nodes.events import EventLog
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
-from testbed.errors import ConfigurationError, LabFault
+from nodes.vouchers import factory_user
+from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
 from testbed.standing import Bench
 
@@ -38,6 +50,10 @@ __all__ = ["Operator", "operating"]
 
 CONNECT_S_MAX = 15.0
 ANSWER_S_MAX = 60.0
+TURN_S_MAX = 30.0
+TURN_POLL_S = 0.2
+ID_DIGITS_MIN = 4
+NAMES_SHOWN_MAX = 12
 
 
 class DirectUplink:
@@ -84,15 +100,18 @@ class Operator:
             await self.sync.run(self._login, self._uplink)
 
     async def ask(self, make: Callable[[int], Operation]) -> Statement:
-        """One signed operation, decided. Raises LabFault if it is refused or not answered."""
+        """One signed operation, decided, and carried out. Raises RefusedError if it is refused,
+        LabFault if nobody answers."""
         async with (
             _deadline("the chain does not answer"),
             self._device.asking(self._login, make) as answer,
         ):
             pass
         if isinstance(answer, Refused):
-            raise LabFault(str(answer))
+            raise RefusedError(str(answer))
         await self.refresh()
+        if answer.status != OK:
+            raise RefusedError(f"the chain records it as {answer.status}")
         return answer
 
     @property
@@ -107,17 +126,35 @@ class Operator:
         ]
         return sorted(found, key=lambda pair: (pair[0], pair[1].serial or 0))
 
+    def identity(self, node: bytes) -> Identity:
+        """By the whole node id of somebody who was admitted."""
+        return next(each for _, each in self.devices if each.node == node)
+
     def find(self, who: str) -> tuple[str, Identity]:
-        """By name (whatever key is in force), or by the first digits of a node id."""
+        """By name (whatever key is in force), or by the first digits of a node id. Raises
+        ConfigurationError, naming whom it may have meant."""
         found = [
             (name, identity)
             for name, identity in self.devices
-            if name == who or (len(who) >= 4 and identity.node.hex().startswith(who))
+            if name == who
+            or (len(who) >= ID_DIGITS_MIN and identity.node.hex().startswith(who.lower()))
         ]
+        names = sorted({name for name, _ in found})
+        if len(names) > 1:
+            raise ConfigurationError(f"{who} may be {' or '.join(names)}: give more digits")
         if not found:
-            raise ConfigurationError(f"no device is called {who}: see `testbed device list`")
+            raise ConfigurationError(f"no device is called {who}{self._near(who)}")
         standing = [pair for pair in found if pair[1].ended is None]
         return (standing or found)[-1]
+
+    def _near(self, who: str) -> str:
+        known = list(dict.fromkeys(name for name, _ in self.devices))
+        if near := get_close_matches(who, known):
+            return f": did you mean {' or '.join(near)}?"
+        if not known:
+            return ": none was admitted yet"
+        shown, more = known[:NAMES_SHOWN_MAX], len(known) - NAMES_SHOWN_MAX
+        return f": there are {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")
 
     def records(self, identity: Identity) -> list[tuple[int, Statement]]:
         """(height, record) of everything that is about an identity."""
@@ -154,8 +191,8 @@ class Operator:
             if statement.op != "enrol" or statement.status != OK:
                 continue
             operation = read_operation(cose_of(item), statement.network).operation
-            if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
-                name = self.bench.vouchers.get(digest(operation.voucher.key).hex())
+            if isinstance(operation, Enrol):
+                name = self.bench.vouchers.get(digest(voucher_key(operation.voucher)).hex())
                 if name is not None:
                     names[statement.node] = name
         return names
@@ -175,8 +212,7 @@ class Operator:
 
     async def new_voucher(self, name: str, privilege_max: int) -> Voucher:
         """A voucher that the chain knows, and its login at the broker."""
-        if name in self.bench.vouchers.values():
-            raise ConfigurationError(f"there is a device called {name}: choose another name")
+        self._must_be_new(name)
         voucher = Voucher.new()
         identifier = voucher.grant().id
         await self.ask(
@@ -187,6 +223,17 @@ class Operator:
         self.bench = self.bench.with_voucher(identifier, name)
         await self._let_in(voucher.user)
         return voucher
+
+    async def expect_factory(self, name: str, certificate: bytes) -> None:
+        """A device with this factory certificate (DER) may log in to ask for access; whether it
+        is admitted the chain decides, by the roots in its genesis."""
+        self._must_be_new(name)
+        self.bench = self.bench.with_voucher(digest(factory_key(certificate)), name)
+        await self._let_in(factory_user(certificate))
+
+    def _must_be_new(self, name: str) -> None:
+        if name in self.bench.vouchers.values() or any(name == it for it, _ in self.devices):
+            raise ConfigurationError(f"there is a device called {name}: choose another name")
 
     async def _let_in(self, user: User) -> None:
         bench, me = self.bench, self._device.node.hex()
@@ -229,10 +276,7 @@ async def operating(bench: Bench) -> AsyncIterator[Operator]:
     )
     with EventLog(bench.operator / "events.jsonl", "operator") as events:
         uplink = DirectUplink(genesis.network.hex()[:16])
-        try:
-            device = Device(config, genesis, "mobile", uplink, events)
-        except Misuse as error:
-            raise LabFault(f"another device command is at work: {error}") from error
+        device = await _alone(lambda: Device(config, genesis, "mobile", uplink, events))
         with closing(device):
             sync = LedgerSync(Path(bench.operator) / "copy.sqlite", device, events, bodies=True)
             with closing(sync):
@@ -245,6 +289,18 @@ async def operating(bench: Bench) -> AsyncIterator[Operator]:
                     async with _deadline("an earlier command's request is not answered"):
                         await device.resume(login, lambda *_: None)
                     yield operator
+
+
+async def _alone(make: Callable[[], Device]) -> Device:
+    """Commands that run at once take turns: the operator has one key with one counter."""
+    deadline_s = time.monotonic() + TURN_S_MAX
+    while True:
+        try:
+            return make()
+        except Misuse as error:
+            if time.monotonic() > deadline_s:
+                raise LabFault(f"another device command is at work: {error}") from error
+            await asyncio.sleep(TURN_POLL_S)
 
 
 @asynccontextmanager

@@ -10,21 +10,32 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from inventory.model import Lab
 from nodes.device_state import DeviceState
 from nodes.keygen import KEY_FILE
 from nodes.process import write_atomically
 from testbed.errors import ConfigurationError
 from testbed.provision.deployment import Deployment
 
-__all__ = ["BENCH_FILE", "Bench", "BenchNode", "describe", "find_bench", "read_bench"]
+__all__ = [
+    "BENCH_FILE",
+    "Bench",
+    "BenchNode",
+    "describe",
+    "find_bench",
+    "newest_bench",
+]
 
 BENCH_FILE = "bench.json"
 OPERATOR_DIRECTORY = "operator"
 GENESIS_FILE = "genesis.json"
+LAB_FILE = "lab.json"
+HOW_TO_START = "start one with `testbed up`, in a terminal of its own"
 
 
 class BenchNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +47,7 @@ class BenchNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`vouchers` maps voucher ids (hex) to the names of the devices that were given them."""
+    """`vouchers` maps the SHA-256 of a voucher's key (hex) to the name of its device."""
 
     schema: str = "testbed.bench/1"
     pid: int
@@ -50,6 +61,15 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def genesis(self) -> Path:
         return Path(self.home) / GENESIS_FILE
+
+    @property
+    def lab(self) -> Lab:
+        """The inventory that it was made from, whatever became of the file. ConfigurationError."""
+        path = Path(self.home) / LAB_FILE
+        try:
+            return Lab.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{path}: {error}; is the bench still up?") from error
 
     @property
     def operator(self) -> Path:
@@ -81,9 +101,10 @@ def describe(deployment: Deployment, home: Path, roots: Mapping[str, Path]) -> B
             )
             for node in deployment.nodes
         },
-        vouchers={each.grant().id.hex(): name for name, each in material.vouchers.items()},
+        vouchers=material.voucher_names,
     )
     bench.genesis.write_bytes(material.genesis.encode())
+    (home / LAB_FILE).write_text(deployment.lab.model_dump_json(by_alias=True))
     bench.operator.mkdir(mode=0o700)
     write_atomically(bench.operator / KEY_FILE, material.admin_pem, mode=0o600)
     DeviceState(bench.operator / "state.json").set_password(material.operator.password or "")
@@ -96,23 +117,33 @@ def read_bench(path: Path) -> Bench:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Bench)
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}; is the bench still up?") from error
+        raise ConfigurationError(f"{path}: {error}: {HOW_TO_START}") from error
 
 
 def find_bench(path: Path | None) -> Bench:
     """The bench described by `path`, or the newest that runs. Raises ConfigurationError."""
     if path is not None:
-        return read_bench(path / BENCH_FILE if path.is_dir() else path)
-    found = [
-        each
-        for each in Path(tempfile.gettempdir()).glob(f"m2m-*/{BENCH_FILE}")
-        if each.stat().st_uid == os.getuid()
-    ]
-    for each in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
-        bench = read_bench(each)
-        if _alive(bench.pid):
-            return bench
-    raise ConfigurationError("no bench is up on this machine: start one with `testbed up`")
+        bench = read_bench(path / BENCH_FILE if path.is_dir() else path)
+        if not _alive(bench.pid):
+            raise ConfigurationError(
+                f"{path}: this bench has ended (its process was {bench.pid}): {HOW_TO_START}"
+            )
+        return bench
+    newest = newest_bench()
+    if newest is None:
+        raise ConfigurationError(f"no bench is up on this machine: {HOW_TO_START}")
+    return newest
+
+
+def newest_bench() -> Bench | None:
+    """Of those of this user that run."""
+    found: list[tuple[int, Bench]] = []
+    for path in Path(tempfile.gettempdir()).glob(f"m2m-*/{BENCH_FILE}"):
+        with suppress(FileNotFoundError, ConfigurationError):  # one that ends in this moment
+            status = path.stat()
+            if status.st_uid == os.getuid() and _alive((bench := read_bench(path)).pid):
+                found.append((status.st_mtime_ns, bench))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _write(bench: Bench) -> None:

@@ -1,29 +1,30 @@
-"""`testbed device`: list, show, admit, renew, grant and revoke devices of a running bench."""
+"""`testbed device`: list, show, admit, renew, grant and revoke devices of a running bench.
+
+Exit codes: 0 done, or there was nothing left to do; 1 the chain or the gateway said no; 2 usage
+(no such device, no bench); 3 the bench does not answer.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import msgspec
 import typer
 
 from chain.identity import Identity
-from chain.statement import OK, Statement
-from nodes.edge_config import BrokerAddress, MobileConfig
-from nodes.events import read_events
+from chain.statement import Statement
 from nodes.process import write_atomically
-from nodes.tenure import ORDER_FILE, Order
-from nodes.workload import Go
+from nodes.tenure import Order
+from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError, LabFault
+from testbed.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
 from testbed.operator import Operator, operating
+from testbed.orders import deliver
 from testbed.standing import Bench, find_bench
 
 __all__ = ["app"]
@@ -50,6 +51,15 @@ def _operate(bench: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
             return await work(operator)
 
     return asyncio.run(inside())
+
+
+def _tell(found: dict[str, Any], as_json: bool) -> None:
+    """What was done: the record for machines, `said` for people."""
+    said = found.pop("said")
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{found['name']}: {said}")
 
 
 @app.command("list")
@@ -110,19 +120,22 @@ def revoke(
     reason: Annotated[str, typer.Option(help="Stands in the record.")] = "operator",
     by_device: Annotated[bool, typer.Option(help="The device revokes itself.")] = False,
     bench: BenchOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Take a device's access away, for good; the gateway then removes it from the broker."""
 
-    async def work(operator: Operator) -> str:
+    async def work(operator: Operator) -> dict[str, Any]:
         name, identity = operator.find(who)
+        if identity.ended is not None:
+            return _done(name, identity, f"is {identity.ended} already", changed=False)
         if by_device:
             await _order(operator, name, Order(do="revoke"))
-            await _until(operator, lambda: _ended(operator, identity.node))
-            return f"{name} has revoked itself"
+            await _until(operator, lambda: operator.identity(identity.node).ended is not None)
+            return _done(name, operator.identity(identity.node), "has revoked itself")
         statement = await operator.revoke(identity, reason)
-        return f"{name}: {_outcome(statement)}"
+        return _done(name, operator.identity(identity.node), _outcome(statement))
 
-    typer.echo(_operate(bench, work))
+    _tell(_operate(bench, work), as_json)
 
 
 @app.command()
@@ -130,14 +143,19 @@ def grant(
     who: Who,
     privilege: Annotated[int, typer.Option(min=0, max=255, help="The new level.")],
     bench: BenchOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Change a device's privilege; its certificate is issued anew."""
 
-    async def work(operator: Operator) -> str:
+    async def work(operator: Operator) -> dict[str, Any]:
         name, identity = operator.find(who)
-        return f"{name}: {_outcome(await operator.grant(identity, privilege))}"
+        _must_stand(name, identity)
+        if identity.privilege == privilege:
+            return _done(name, identity, f"has privilege {privilege} already", changed=False)
+        statement = await operator.grant(identity, privilege)
+        return _done(name, operator.identity(identity.node), _outcome(statement))
 
-    typer.echo(_operate(bench, work))
+    _tell(_operate(bench, work), as_json)
 
 
 @app.command()
@@ -145,109 +163,107 @@ def renew(
     who: Who,
     rollover: Annotated[bool, typer.Option(help="Under a new key.")] = False,
     bench: BenchOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Have a device renew its certificate now: it signs that itself, with its old key."""
 
-    async def work(operator: Operator) -> str:
+    async def work(operator: Operator) -> dict[str, Any]:
         name, before = operator.find(who)
+        _must_stand(name, before)
         serial = before.serial
         await _order(operator, name, Order(do="rollover" if rollover else "renew"))
         await _until(operator, lambda: operator.find(name)[1].serial != serial)
         now = operator.find(name)[1]
-        return f"{name}: valid until {_time(now.not_after_us)}, node {now.node.hex()[:16]}"
+        until = _time(now.not_after_us)
+        return _done(name, now, f"renewed, valid until {until}, node {now.node.hex()[:16]}")
 
-    typer.echo(_operate(bench, work))
+    _tell(_operate(bench, work), as_json)
 
 
 @app.command()
 def admit(
     name: Annotated[str, typer.Argument(help="What the new device is called.")],
+    *,
     directory: Annotated[Path, typer.Option("--dir", help="Its key and files are kept here.")],
     privilege: Annotated[int, typer.Option(min=0, max=255, help="The level that it may have.")] = 1,
+    factory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help=f"Its factory identity (IEEE 802.1AR) instead of a token: {FACTORY_KEY} and "
+            f"{FACTORY_CHAIN}, the device's certificate first.",
+        ),
+    ] = None,
     bench: BenchOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Admit one more mobile device: a voucher, its own key, access authentication, ledger copy.
 
     It can be started again with `python -m nodes.mobile --config DIR/config.json`.
     """
-    if directory.exists() and any(directory.iterdir()):
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigurationError(f"{directory} is not empty: choose another --dir")
+    made = None if factory is None else _factory_identity(factory)
 
-    async def work(operator: Operator) -> Bench:
-        voucher = await operator.new_voucher(name, privilege)
+    async def expect(operator: Operator) -> Bench:
+        token = None
+        if made is None:
+            token = await operator.new_voucher(name, privilege)
+        else:
+            await operator.expect_factory(name, made.chain[0])
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(directory / "voucher.pem", voucher.pem, mode=0o600)
+        if token is not None:
+            write_atomically(directory / VOUCHER, token.pem, mode=0o600)
         return operator.bench
 
-    found = _operate(bench, work)
-    _write_device(directory, name, privilege, found)
-    typer.echo(_run_until_admitted(name, directory))
+    async def look(operator: Operator) -> dict[str, Any]:
+        said = f"admitted, ledger verified to height {height}"
+        return _done(name, operator.find(name)[1], said) | {
+            "ledger_height": height,
+            "config": str((directory / CONFIG).absolute()),
+        }
+
+    found = _operate(bench, expect)
+    write_device(directory, name, privilege, found, factory.absolute() if factory else None)
+    height = run_until_admitted(name, directory)
+    _tell(_operate(bench, look), as_json)
 
 
-def _write_device(directory: Path, name: str, privilege: int, bench: Bench) -> None:
-    (directory / "genesis.json").write_bytes(bench.genesis.read_bytes())
-    config = MobileConfig(
-        name=name,
-        genesis="genesis.json",
-        state="state",
-        voucher="voucher.pem",
-        broker=BrokerAddress(bench.broker_host, bench.broker_port),
-        go="go.json",
-        privilege=privilege,
-        session=False,
-        events="events.jsonl",
-    )
-    (directory / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
-    go = Go(start_ns=time.time_ns(), enrol_at_ms=0, sends_ms=(), end_ms=0, timeout_ms=5_000)
-    (directory / "go.json").write_bytes(msgspec.json.encode(go))
-
-
-def _run_until_admitted(name: str, directory: Path) -> str:
-    argv = [sys.executable, "-m", "nodes.mobile", "--config", str(directory / "config.json")]
-    child = subprocess.Popen([*argv, "--exit-on-stdin-eof"], stdin=subprocess.PIPE)
-    events: dict[str, dict[str, object]] = {}
-    deadline_s = time.monotonic() + WAIT_S_MAX
+def _factory_identity(directory: Path) -> Voucher:
     try:
-        while "done" not in events:
-            if time.monotonic() > deadline_s or child.poll() is not None:
-                raise LabFault(f"{name} was not admitted; see {directory / 'events.jsonl'}")
-            time.sleep(POLL_S)
-            path = directory / "events.jsonl"
-            events = {e.event: e.fields for e in read_events(path)} if path.exists() else {}
-    finally:
-        child.terminate()
-        child.wait()
-    if "admitted" not in events:
-        raise LabFault(f"{name} was denied: {events.get('denied', {}).get('reason', 'unknown')}")
-    verified = events.get("ledger-verified", {})
-    return f"{name}: admitted, ledger verified to height {verified.get('height')}"
+        return load_voucher(directory / FACTORY_KEY, directory / FACTORY_CHAIN)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--factory {directory}: {error}") from error
+
+
+def _must_stand(name: str, identity: Identity) -> None:
+    if identity.ended is not None:
+        raise ConfigurationError(f"{name} is {identity.ended}: admit it anew, under another name")
 
 
 async def _order(operator: Operator, name: str, order: Order) -> None:
     """Hand a device what it shall do itself."""
-    node = operator.bench.nodes.get(name)
-    if node is None or node.directory is None:
-        raise ConfigurationError(f"{name} does not run on this machine as part of the bench")
-    path = Path(node.directory) / "state" / ORDER_FILE
-    await asyncio.to_thread(write_atomically, path, msgspec.json.encode(order))
+    await asyncio.to_thread(deliver, operator.bench, name, order)
 
 
 async def _until(operator: Operator, condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + WAIT_S_MAX
     while not condition():
         if time.monotonic() > deadline_s:
-            raise LabFault(f"the device has not done it within {WAIT_S_MAX:.0f} s")
+            raise LabFault(
+                f"the device has not done it within {WAIT_S_MAX:.0f} s; it will when it can: is "
+                "its process running?"
+            )
         await asyncio.sleep(POLL_S)
         await operator.refresh()
 
 
-def _ended(operator: Operator, node: bytes) -> bool:
-    return any(each.ended for _, each in operator.devices if each.node == node)
-
-
 def _outcome(statement: Statement) -> str:
-    done = "done" if statement.status == OK else statement.status
-    return f"{statement.op} {done}, block time {_time(statement.time_us)}"
+    return f"{statement.op} done, block time {_time(statement.time_us)}"
+
+
+def _done(name: str, identity: Identity, said: str, *, changed: bool = True) -> dict[str, Any]:
+    return _about(name, identity) | {"changed": changed, "said": said}
 
 
 def _about(name: str, identity: Identity) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from testbed.commands.options import JsonOption, print_json
 from testbed.errors import LabFault
-from testbed.standing import find_bench
+from testbed.standing import Bench, find_bench, newest_bench
 
 __all__ = ["app"]
 
@@ -26,12 +27,32 @@ def down(
     bench: Annotated[
         Path | None, typer.Option("--bench", help="Its bench.json; default: the newest that runs.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Stop every process of a bench; its directory, keys included, is gone then."""
-    found = find_bench(bench)
-    os.kill(found.pid, signal.SIGTERM)
+    """Stop every process of a bench; its directory, keys included, is gone then.
+
+    If none is up there is nothing to do, which is no mistake.
+    """
+    found = _find(bench)
+    if found is not None:
+        _end(found)
+    if as_json:
+        print_json({"ended": None if found is None else {"pid": found.pid, "home": found.home}})
+    else:
+        typer.echo("no bench is up: nothing to do" if found is None else "down")
+
+
+def _find(path: Path | None) -> Bench | None:
+    """The one to end. Raises ConfigurationError for a file that is no bench's."""
+    if path is None:
+        return newest_bench()
+    return find_bench(path) if path.exists() else None
+
+
+def _end(bench: Bench) -> None:
+    os.kill(bench.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + END_S_MAX
-    while Path(found.home).exists():
+    while Path(bench.home).exists():
         if time.monotonic() > deadline_s:
-            raise LabFault(f"process {found.pid} has not ended within {END_S_MAX:.0f} s")
+            raise LabFault(f"process {bench.pid} has not ended within {END_S_MAX:.0f} s")
         time.sleep(POLL_S)

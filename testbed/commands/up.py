@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -15,9 +17,10 @@ from inventory.load import load_lab
 from inventory.model import Lab
 from nodes.workload import Go
 from testbed.campaign.session import opened_hosts
-from testbed.commands.options import InventoryOption
+from testbed.commands.options import InventoryOption, JsonOption, print_json
 from testbed.hosts.opening import limited
 from testbed.lease import Lease
+from testbed.operator import operating
 from testbed.provision.deployment import Deployment, Progress
 from testbed.provision.workspace import workspace
 from testbed.standing import BENCH_FILE, Bench, describe
@@ -27,6 +30,7 @@ __all__ = ["app", "standing_bench"]
 DAY_MS = 86_400_000
 POLL_S = 0.2
 ANSWER_TIMEOUT_MS = 5_000
+ADMITTED_S_MAX = 60.0
 
 app = typer.Typer(add_completion=False)
 
@@ -37,17 +41,58 @@ def up(
     every_s: Annotated[
         float, typer.Option("--every", min=0.1, help="Seconds between a mobile's readings.")
     ] = 5.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Deploy a lab, admit its devices and keep it running, for a day at most.
 
     Ends with Ctrl-C or `testbed down`, and takes everything with it. Meanwhile `testbed device`
-    lists, admits, renews and revokes devices.
+    lists, admits, renews and revokes devices. With --json one document tells that it is up.
     """
-    with standing_bench(load_lab(inventory), every_s, typer.echo) as (bench, _):
-        typer.echo(f"the bench is up: {Path(bench.home) / BENCH_FILE}; Ctrl-C ends it")
-        with suppress(KeyboardInterrupt):  # SIGTERM is one too
-            while True:
-                time.sleep(POLL_S)
+
+    def say(text: str) -> None:
+        typer.echo(text, err=as_json)
+
+    with (
+        standing_bench(load_lab(inventory), every_s, say) as (bench, _),
+        suppress(KeyboardInterrupt),  # SIGTERM is one too
+    ):
+        say("admitting the devices")
+        admitted, missing = asyncio.run(_admissions(bench))
+        if as_json:
+            print_json(_described(bench, admitted, missing))
+        else:
+            for name in missing:
+                typer.echo(f"not admitted so far: {name}", err=True)
+            file = Path(bench.home) / BENCH_FILE
+            typer.echo(f"the bench is up with {len(admitted)} devices: {file}; Ctrl-C ends it")
+        sys.stdout.flush()
+        while True:
+            time.sleep(POLL_S)
+
+
+async def _admissions(bench: Bench) -> tuple[list[str], list[str]]:
+    """(devices that the chain has admitted, those that it has not within `ADMITTED_S_MAX`)."""
+    wanted = {n for n, node in bench.nodes.items() if node.role in ("mobile", "environment")}
+    async with operating(bench) as operator:
+        deadline_s = time.monotonic() + ADMITTED_S_MAX
+        while True:
+            admitted = wanted & {name for name, _ in operator.devices}
+            if admitted == wanted or time.monotonic() > deadline_s:
+                return sorted(admitted), sorted(wanted - admitted)
+            await asyncio.sleep(POLL_S)
+            await operator.refresh()
+
+
+def _described(bench: Bench, admitted: list[str], missing: list[str]) -> dict[str, Any]:
+    """What a script needs to go on; nothing secret."""
+    return {
+        "bench": str(Path(bench.home) / BENCH_FILE),
+        "pid": bench.pid,
+        "broker": f"{bench.broker_host}:{bench.broker_port}",
+        "nodes": {name: {"role": n.role, "host": n.host} for name, n in bench.nodes.items()},
+        "admitted": admitted,
+        "missing": missing,
+    }
 
 
 @contextmanager

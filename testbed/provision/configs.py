@@ -28,6 +28,7 @@ from nodes.edge_config import (
     MobileConfig,
 )
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
+from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY
 from testbed.provision.layout import Node
 from testbed.provision.material import Material
 
@@ -94,7 +95,8 @@ def files_of(
             yield File("passwords.json", json.dumps(passwords).encode(), SECRET)
         case "mobile" | "environment":
             yield _config(_device(node, nodes, lab, at))
-            yield File("voucher.pem", material.vouchers[node.name].pem, SECRET)
+            if node.name in material.vouchers:
+                yield File("voucher.pem", material.vouchers[node.name].pem, SECRET)
         case "board":
             return
 
@@ -187,6 +189,11 @@ def _device(
         "ready": READY,
         "events": EVENTS,
     }
+    if (factory := lab.hosts[node.host].factory) is not None:
+        common |= {
+            "voucher": f"{factory}/{FACTORY_KEY}",
+            "factory_chain": f"{factory}/{FACTORY_CHAIN}",
+        }
     if node.role == "mobile":
         return MobileConfig(**common)
     boards = tuple(

@@ -21,7 +21,7 @@ from testbed.hosts.port import Host, Unit, UnitState
 from testbed.provision.clean import clean
 from testbed.provision.configs import CONFIG, GO, READY, File, board_directory, files_of
 from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout
-from testbed.provision.material import Material, make_keys, make_material
+from testbed.provision.material import Material, make_keys, make_material, read_factory
 from testbed.provision.ports import free_ports
 
 __all__ = ["Deployment", "Progress"]
@@ -117,7 +117,8 @@ class Deployment:
             del host
             self._ports.update(ports)
         keys = make_keys(self.hosts, self._python, list(self.nodes))
-        self._material = make_material(self.lab, list(self.nodes), keys)
+        factory = read_factory(self.lab, self.hosts, self.nodes)
+        self._material = make_material(self.lab, self.nodes, keys, factory)
         self._progress("writing configs and flashing boards")
         _each(self._write_files, self.nodes)
         _each(self._prepare_board, self.with_role("board"))

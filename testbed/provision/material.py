@@ -10,24 +10,29 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256Signer, digest, node_id, spki_of
+from chain.operations import factory_key
 from gateway.broker_security import User, bootstrap_user, new_password
 from gateway.topics import Role
 from inventory.model import Lab
 from nodes.keygen import PublicKeys
-from testbed.hosts.port import Host
+from nodes.vouchers import FACTORY_CHAIN, factory_user, read_chain
+from testbed.errors import ConfigurationError
+from testbed.hosts.port import Host, TransferFailed
 from testbed.provision.layout import Node
 
-__all__ = ["SERVICES", "Material", "Voucher", "make_keys", "make_material"]
+__all__ = ["SERVICES", "Material", "Voucher", "make_keys", "make_material", "read_factory"]
 
 SERVICES = ("telemetry",)
 PRIVILEGE_MAX = 3
@@ -59,6 +64,8 @@ class Voucher:
 class Material:
     """Everything that a network is started from. `keys` are public, by process name.
 
+    A device has a token in `vouchers`, or its factory certificate (DER) is in `factory`.
+
     `observer` and `rogue` are logins for attackers: one reads along, one is a relay gone bad.
     `operator` and `broker_admin` are the administrator's own: to the chain, and to the broker.
     """
@@ -66,6 +73,7 @@ class Material:
     genesis: Genesis
     keys: Mapping[str, PublicKeys]
     vouchers: Mapping[str, Voucher] = field(repr=False)
+    factory: Mapping[str, bytes]
     gateways: Mapping[str, tuple[User, User]] = field(repr=False)
     observer: User = field(repr=False)
     rogue: User = field(repr=False)
@@ -85,7 +93,15 @@ class Material:
             self.operator,
             self.broker_admin,
             *(voucher.user for voucher in self.vouchers.values()),
+            *(factory_user(certificate) for certificate in self.factory.values()),
         ]
+
+    @property
+    def voucher_names(self) -> dict[str, str]:
+        """Which device each voucher was given to: by the SHA-256 of its key, in hex."""
+        tokens = {each.grant().id.hex(): name for name, each in self.vouchers.items()}
+        made = {digest(factory_key(each)).hex(): name for name, each in self.factory.items()}
+        return tokens | made
 
 
 def make_keys(
@@ -103,9 +119,46 @@ def make_keys(
         return dict(zip([node.name for node in owners], pool.map(on_host, owners), strict=True))
 
 
-def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -> Material:
-    """A new network for these processes; nothing of an older one is reused."""
-    vouchers = {n.name: Voucher.new() for n in nodes if n.role in ("environment", "mobile")}
+def read_factory(lab: Lab, hosts: Mapping[str, Host], nodes: Sequence[Node]) -> dict[str, bytes]:
+    """The factory certificates (DER) of the devices that the inventory says have one; their keys
+    stay where they are. Raises ConfigurationError naming host and file."""
+    found = {}
+    for node in nodes:
+        directory = lab.hosts[node.host].factory
+        if directory is not None and node.role in ("environment", "mobile"):
+            path = f"{directory}/{FACTORY_CHAIN}"
+            try:
+                found[node.name] = read_chain(hosts[node.host].get(path), f"{node.host}:{path}")[0]
+            except (ValueError, TransferFailed) as error:
+                raise ConfigurationError(f"{error}; see factory: in the inventory") from error
+    return found
+
+
+def read_roots(lab: Lab) -> tuple[bytes, ...]:
+    """The manufacturers' root certificates, DER. Raises ConfigurationError naming the file."""
+    roots = []
+    for path in lab.chain.factory_roots:
+        try:
+            roots.append(x509.load_pem_x509_certificate(Path(path).read_bytes()))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"chain.factory_roots: {path}: {error}") from error
+    return tuple(root.public_bytes(serialization.Encoding.DER) for root in roots)
+
+
+def make_material(
+    lab: Lab,
+    nodes: Sequence[Node],
+    keys: Mapping[str, PublicKeys],
+    factory: Mapping[str, bytes] | None = None,
+) -> Material:
+    """A new network for these processes; nothing of an older one is reused. `factory` as
+    `read_factory` found it."""
+    factory = factory or {}
+    vouchers = {
+        node.name: Voucher.new()
+        for node in nodes
+        if node.role in ("environment", "mobile") and node.name not in factory
+    }
     admin = ec.generate_private_key(ec.SECP256R1())
     admin_node = node_id(Es256Signer(admin).public).hex()
     gateways = {}
@@ -128,6 +181,8 @@ def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -
             admins=(Es256Signer(admin).public,),
             admins_needed=1,
             vouchers=tuple(voucher.grant() for voucher in vouchers.values()),
+            factory_roots=read_roots(lab),
+            factory_privilege_max=PRIVILEGE_MAX,
             services=SERVICES,
             group_size=lab.chain.group.m,
             group_accepts=lab.chain.group.k,
@@ -138,6 +193,7 @@ def make_material(lab: Lab, nodes: list[Node], keys: Mapping[str, PublicKeys]) -
         genesis=genesis,
         keys=keys,
         vouchers=vouchers,
+        factory=factory,
         gateways=gateways,
         observer=_stranger(Role.OBSERVER),
         rogue=_stranger(Role.RELAY),

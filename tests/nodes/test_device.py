@@ -25,7 +25,7 @@ from nodes.edge_config import BrokerAddress, DeviceConfig
 from nodes.events import EventLog, read_events
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
-from nodes.process import Trouble
+from nodes.process import Trouble, write_atomically
 from testbed.operator import DirectUplink
 from tests.chain.world import World, private_key, signer
 from tests.gateway.brokers import BrokerProcess, running, story
@@ -50,7 +50,7 @@ class Rig:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        (folder / "voucher.pem").write_bytes(pem)
+        write_atomically(folder / "voucher.pem", pem, mode=0o600)
         self.voucher = bootstrap_user(signer("voucher 0").public, pem)
         self.config = DeviceConfig(
             name="phone",

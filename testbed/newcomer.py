@@ -1,0 +1,87 @@
+"""One more device for a running bench: its files, and its first life up to the verified ledger.
+
+The device runs here, as a child of the command, and makes its own key; it is started again with
+`python -m nodes.mobile --config DIR/config.json`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from nodes.edge_config import BrokerAddress, MobileConfig
+from nodes.events import read_events
+from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY
+from nodes.workload import Go
+from testbed.errors import LabFault, RefusedError
+from testbed.standing import Bench
+
+__all__ = ["CONFIG", "VOUCHER", "run_until_admitted", "write_device"]
+
+CONFIG = "config.json"
+VOUCHER = "voucher.pem"
+_EVENTS = "events.jsonl"
+WAIT_S_MAX = 60.0
+POLL_S = 0.1
+ANSWER_TIMEOUT_MS = 5_000
+# Where an operator looks first, by the reason that the chain gave.
+_HINTS = {
+    "factory-chain": "do its certificates lead to a root in chain.factory_roots of the inventory, "
+    "and is the first one no CA's?",
+    "factory-expired": "a certificate on the way to the root has expired",
+    "factory-early": "a certificate on the way to the root is not valid yet",
+    "used-voucher": "this voucher, or factory identity, has admitted a device already",
+    "privilege": "ask for a lower --privilege",
+}
+
+
+def write_device(
+    directory: Path, name: str, privilege: int, bench: Bench, factory: Path | None
+) -> None:
+    """Everything but the voucher. With `factory` the device has its identity there."""
+    (directory / "genesis.json").write_bytes(bench.genesis.read_bytes())
+    config = MobileConfig(
+        name=name,
+        genesis="genesis.json",
+        state="state",
+        voucher=VOUCHER if factory is None else str(factory / FACTORY_KEY),
+        factory_chain=None if factory is None else str(factory / FACTORY_CHAIN),
+        broker=BrokerAddress(bench.broker_host, bench.broker_port),
+        go="go.json",
+        privilege=privilege,
+        session=False,
+        events=_EVENTS,
+    )
+    (directory / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+    go = Go(
+        start_ns=time.time_ns(), enrol_at_ms=0, sends_ms=(), end_ms=0, timeout_ms=ANSWER_TIMEOUT_MS
+    )
+    (directory / "go.json").write_bytes(msgspec.json.encode(go))
+
+
+def run_until_admitted(name: str, directory: Path) -> int:
+    """The height up to which the device has verified the ledger. Raises RefusedError if it is
+    denied, LabFault if it gets no answer."""
+    argv = [sys.executable, "-m", "nodes.mobile", "--config", str(directory / CONFIG)]
+    log = directory / _EVENTS
+    child = subprocess.Popen([*argv, "--exit-on-stdin-eof"], stdin=subprocess.PIPE)
+    events: dict[str, dict[str, object]] = {}
+    deadline_s = time.monotonic() + WAIT_S_MAX
+    try:
+        while "done" not in events:
+            if time.monotonic() > deadline_s or child.poll() is not None:
+                raise LabFault(f"{name} was not admitted within {WAIT_S_MAX:.0f} s; see {log}")
+            time.sleep(POLL_S)
+            events = {e.event: e.fields for e in read_events(log)} if log.exists() else {}
+    finally:
+        child.terminate()
+        child.wait()
+    if "admitted" not in events:
+        reason = str(events.get("denied", {}).get("reason", "unknown"))
+        hint = f": {_HINTS[reason]}" if reason in _HINTS else ""
+        raise RefusedError(f"{name} was denied: {reason}{hint}")
+    return int(str(events.get("ledger-verified", {}).get("height", 0)))

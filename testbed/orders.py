@@ -1,0 +1,47 @@
+"""What an operator wants a device to do itself: a file in the device's directory, on its host.
+
+Through the host port, so the same for a process of this machine and for one over SSH. What the
+device then does is in `nodes.tenure`; whether it did stands in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from nodes.tenure import ORDER_FILE, Order
+from testbed.errors import ConfigurationError
+from testbed.hosts.local import LocalHost
+from testbed.hosts.opening import ssh_hosts
+from testbed.hosts.port import Host
+from testbed.standing import Bench, BenchNode
+
+__all__ = ["deliver"]
+
+_DEVICES = ("mobile", "environment")
+
+
+def deliver(bench: Bench, name: str, order: Order) -> None:
+    """Raises ConfigurationError for who is no process of the bench, and LabFault."""
+    node = bench.nodes.get(name)
+    if node is None or node.role not in _DEVICES:
+        devices = sorted(n for n, each in bench.nodes.items() if each.role in _DEVICES)
+        raise ConfigurationError(
+            f"{name} is no process of this bench, so nobody can tell it to do this; "
+            f"these are: {', '.join(devices)}"
+        )
+    with _host(bench, node) as host:
+        host.put(msgspec.json.encode(order), f"{name}/state/{ORDER_FILE}", 0o600)
+
+
+@contextmanager
+def _host(bench: Bench, node: BenchNode) -> Iterator[Host]:
+    if node.directory is not None:
+        with LocalHost(Path(node.directory).parent, name=node.host) as host:
+            yield host
+    else:
+        with ssh_hosts(bench.lab, [node.host]) as hosts:
+            yield hosts[node.host]
