@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import psutil
@@ -24,6 +24,8 @@ __all__ = ["Limit", "cpu_s", "verification_limit"]
 _CHUNK = 64  # requests handed over at once
 _CHUNKS_AHEAD = 3
 _NETWORK = bytes(32)
+_LENGTH_BYTES = 4
+_ENDED = "a verifying process of the limit ended, or a signature did not hold"
 
 
 class Limit(NamedTuple):
@@ -80,43 +82,51 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 
 
 def _chunk(device: Device, payload: bytes) -> bytes:
+    """The signer's key, then requests: each a length and that many bytes."""
+    spki = device.signer.public
     parts = []
     for _ in range(_CHUNK):
         cose = sign_operation(device.data(_NETWORK, payload), device.signer)
-        parts.append(len(cose).to_bytes(4, "big") + cose)
-    return device.signer.public.ljust(256, b"\0") + b"".join(parts)
+        parts.append(len(cose).to_bytes(_LENGTH_BYTES, "big") + cose)
+    return len(spki).to_bytes(_LENGTH_BYTES, "big") + spki + b"".join(parts)
 
 
 def _send(workers: Sequence[subprocess.Popen[bytes]], chunk: bytes) -> None:
     for worker in workers:
         assert worker.stdin is not None
-        worker.stdin.write(len(chunk).to_bytes(4, "big") + chunk)
-        worker.stdin.flush()
+        try:
+            worker.stdin.write(len(chunk).to_bytes(_LENGTH_BYTES, "big") + chunk)
+            worker.stdin.flush()
+        except BrokenPipeError as error:
+            raise LabFault(_ENDED) from error
 
 
 def _confirm(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         assert worker.stdout is not None
         if worker.stdout.read(1) != b".":
-            raise LabFault("a verifying process ended, or a signature did not hold")
+            raise LabFault(_ENDED)
 
 
 def _verify_stdin() -> None:
     """The worker: bare signature checks, no decoding."""
     scheme = Es256()
     read, out = sys.stdin.buffer.read, sys.stdout.buffer
-    while header := read(4):
+    while header := read(_LENGTH_BYTES):
         chunk = read(int.from_bytes(header, "big"))
-        at = 256
-        spki = chunk[:at].rstrip(b"\0")
-        while at < len(chunk):
-            end = at + 4 + int.from_bytes(chunk[at : at + 4], "big")
-            cose = chunk[at + 4 : end]
-            at = end
-            if not _holds(scheme, spki, cose):
-                return
+        spki, *requests = _parts(chunk)
+        if not all(_holds(scheme, spki, cose) for cose in requests):
+            return
         out.write(b".")
         out.flush()
+
+
+def _parts(chunk: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(chunk):
+        start = at + _LENGTH_BYTES
+        at = start + int.from_bytes(chunk[at:start], "big")
+        yield chunk[start:at]
 
 
 def _holds(scheme: Es256, spki: bytes, cose: bytes) -> bool:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from testbed.bench import limit
 from testbed.bench.consensus import Plan, measure
 from testbed.bench.limit import verification_limit
+from testbed.bench.load import Device
 from testbed.commands.bench import app
 from testbed.errors import ConfigurationError
 
@@ -25,9 +27,23 @@ def test_requests_are_measured_to_the_end(store: str) -> None:
 
 
 def test_the_limit_is_found() -> None:
-    limit = verification_limit(4, 512, 0.2)
-    assert limit.requests_per_s > 0
-    assert limit.cpu_us_per_request > 0
+    found = verification_limit(4, 512, 0.2)
+    assert found.requests_per_s > 0
+    assert found.cpu_us_per_request > 0
+
+
+def test_the_limit_takes_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key in 256 ends in a zero byte: padding it with zeros once cut that byte off."""
+
+    class LastByteIsZero(Device):
+        def __init__(self) -> None:
+            while True:
+                super().__init__()
+                if self.signer.public.endswith(b"\0"):
+                    return
+
+    monkeypatch.setattr(limit, "Device", LastByteIsZero)
+    assert verification_limit(1, 512, 0.05).requests_per_s > 0
 
 
 def test_the_command_prints_json_for_machines() -> None:
