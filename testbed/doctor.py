@@ -17,6 +17,7 @@ from inventory.model import Lab
 from testbed.boards.flash import FLASHED, is_plugged
 from testbed.boards.ports import SerialPort, matching, serial_ports
 from testbed.clock import ClockReading, open_clock, read_clock
+from testbed.conditions import RUN_DISK_FREE_MIN_MB, THROTTLED_SINCE_START, throttled_words
 from testbed.fleet import Tell
 from testbed.hosts.port import Host, HostFault
 from testbed.provision.install import DISK_FREE_MIN_MB
@@ -30,19 +31,7 @@ TEMPERATURE_MAX_C = 75.0
 """A Raspberry Pi slows itself down from 80 on."""
 
 DISK_FREE_WARN_MB = 500
-RUN_DISK_FREE_MIN_MB = 100
-"""For the files of a run, on a host that has its environment already."""
-
 Grade = Literal["ok", "warning", "failed"]
-
-# vcgencmd's bits: now, and since the host was started.
-_THROTTLED = {
-    0: "undervoltage",
-    1: "frequency capped",
-    2: "throttled",
-    3: "soft temperature limit",
-}
-_SINCE_START = 16
 
 _PROGRAM = r"""
 import json, os, shutil, subprocess
@@ -178,8 +167,8 @@ def _health(seen: Condition) -> Iterator[Finding]:
         says = f"{seen.temperature_c:.0f} C"
         yield Finding("temperature", "failed" if hot else "ok", says, fix)
     if seen.throttled is not None:
-        now = [word for bit, word in _THROTTLED.items() if seen.throttled >> bit & 1]
-        before = [w for bit, w in _THROTTLED.items() if seen.throttled >> bit + _SINCE_START & 1]
+        now = throttled_words(seen.throttled)
+        before = throttled_words(seen.throttled >> THROTTLED_SINCE_START)
         if now:
             fix = "use the official power supply and a short cable"
             yield Finding("power", "failed", f"now: {', '.join(now)}", fix)

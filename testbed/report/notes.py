@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from testbed.checks.conditions import unknown
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection
 from testbed.checks.ledger import LedgerReport
@@ -24,6 +25,9 @@ def notes(
         yield "the run was cut short: not all phases were passed"
     if any(line.settled is False for line in evidence.run):
         yield "at the end some device waited for an answer or some replica had not caught up"
+    for reason in evidence.unfit:
+        yield f"this run does not count: {reason}"
+    yield from unknown(evidence.conditions)
     yield from _injection_notes(found, attacks)
     yield from _ledger_notes(evidence, ledger)
     yield from _log_notes(evidence)

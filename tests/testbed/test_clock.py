@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
-from testbed.clock import ClockWatch, open_clock, read_clock
+from testbed.clock import open_clock, read_clock
 from testbed.errors import LabFault
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Dialogue, OutcomeUnknown
-from tests.testbed.hosts_support import eventually
 
 
 class FarClock(Dialogue):
@@ -78,30 +76,6 @@ def test_a_real_dialogue_tells_this_machines_own_time(tmp_path: Path) -> None:
     with LocalHost(tmp_path) as host, open_clock(host, sys.executable) as line:
         reading = read_clock(line)
     assert abs(reading.offset_ms) <= reading.bound_ms
-
-
-class Told(LocalHost):
-    """Writes down the process id of the last dialogue."""
-
-    def dialogue(self, argv: Sequence[str]) -> Dialogue:
-        script = 'echo $$ >clock.pid; exec "$@"'
-        return super().dialogue(["sh", "-c", script, "told", *argv])
-
-
-def test_a_watch_writes_before_during_and_after_and_outlives_a_silent_host(tmp_path: Path) -> None:
-    written: list[dict[str, Any]] = []
-    with Told(tmp_path, name="pi01") as host:
-        watch = ClockWatch(
-            {"pi01": host}, {"pi01": sys.executable}, lambda **f: written.append(f), every_s=0.05
-        )
-        assert set(watch.start()) == {"pi01"}
-        host.run(["sh", "-c", 'kill -KILL "$(cat clock.pid)"'])
-        eventually(lambda: any("problem" in one for one in written))
-        eventually(lambda: written[-1]["when"] == "during" and "offset_ms" in written[-1])
-        watch.stop()
-    assert [one["when"] for one in written[:1]] == ["before"]
-    assert written[-1]["when"] == "after"
-    assert written[-1]["bound_ms"] >= 0
 
 
 def test_a_dialogue_whose_command_ended_is_no_answer(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""Were the hosts fit while a run went on? From raw/conditions.jsonl and raw/clock.jsonl alone.
+
+`unfit` names what makes a run's figures worthless: its verdict is then "invalid". `unknown` names
+what nobody could see, for the reader. Thresholds:
+
+- power: a bit of `vcgencmd get_throttled` set now in any reading, or "since start" bits that came
+  during the run; the kernel's undervoltage alarm; a growing throttling counter of a PC processor;
+- disk: less free than `limits.disk_free_mb_min` in any reading;
+- clock, against the inventory's `clock.max_error_ms`: surely further off (offset minus bound),
+  stepped by more while the host ran, or never once known as exactly (the best bound is wider).
+
+What a campaign disturbs on purpose does not count against the host: while there is a fault whose
+kind has "clock" or "disk" in its name, that is not judged. A host that did not answer is not
+unfit: it may have been switched off. Temperature and memory are told, never judged: a host that is
+too hot throttles. On loopback nothing is watched (`testbed.conditions.limits_of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
+
+import msgspec
+
+from testbed.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
+
+__all__ = ["ClockLine", "ConditionLine", "unfit", "unknown"]
+
+DISTURBED = ("clock", "disk")
+"""Words in the name of a fault's kind that take a check out of the judgement."""
+
+
+class ConditionLine(msgspec.Struct, frozen=True, kw_only=True):
+    """conditions.jsonl: one look at a host."""
+
+    t: int
+    host: str
+    limits: Limits
+    seen: Conditions
+
+
+class ClockLine(msgspec.Struct, frozen=True, kw_only=True):
+    """clock.jsonl: one reading, or the problem that there was instead."""
+
+    t: int
+    host: str
+    offset_ms: float | None = None
+    bound_ms: float | None = None
+    problem: str | None = None
+
+
+def unfit(
+    conditions: Sequence[ConditionLine], clocks: Sequence[ClockLine], kinds: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Why the run does not count, one sentence for each host and trouble; `kinds` of its faults."""
+    disturbed = {word for word in DISTURBED if any(word in kind for kind in kinds)}
+    found: list[str] = []
+    for host, lines in _by_host(conditions).items():
+        readings = [line for line in clocks if line.host == host]
+        found += [f"{host}: {why}" for why in _power([line.seen for line in lines])]
+        if "disk" not in disturbed:
+            found += [f"{host}: {why}" for why in _disk(lines)]
+        if "clock" not in disturbed:
+            found += [f"{host}: {why}" for why in _clock(lines, readings)]
+    return tuple(found)
+
+
+def unknown(conditions: Sequence[ConditionLine]) -> tuple[str, ...]:
+    """What could not be seen, hosts that lack the same together."""
+    lacks: dict[str, list[str]] = {}
+    for host, lines in _by_host(conditions).items():
+        seen = [line.seen for line in lines]
+        if not any(_tells_throttling(each) for each in seen):
+            lacks.setdefault("whether they were throttled or short of voltage", []).append(host)
+        if all(each.temperature_c is None for each in seen):
+            lacks.setdefault("how hot they were", []).append(host)
+    return tuple(f"not known of {', '.join(hosts)}: {what}" for what, hosts in lacks.items())
+
+
+def _by_host(conditions: Sequence[ConditionLine]) -> dict[str, list[ConditionLine]]:
+    found: dict[str, list[ConditionLine]] = {}
+    for line in conditions:
+        found.setdefault(line.host, []).append(line)
+    return found
+
+
+def _tells_throttling(seen: Conditions) -> bool:
+    known = (seen.throttled, seen.undervoltage, seen.throttle_count)
+    return any(value is not None for value in known)
+
+
+def _power(seen: Sequence[Conditions]) -> Iterator[str]:
+    words = dict.fromkeys(w for each in seen for w in throttled_words(each.throttled or 0))
+    for before, after in pairwise(seen):
+        # The first reading may hold what was before the run; a restart begins with no bit set.
+        old = (before.throttled or 0) if before.boot == after.boot else 0
+        came = (after.throttled or 0) & ~old
+        words |= dict.fromkeys(throttled_words(came >> THROTTLED_SINCE_START))
+    if any(each.undervoltage for each in seen):
+        words["undervoltage"] = None
+    if words:
+        yield f"{', '.join(words)} during the run; use a better power supply, or cool it"
+    counts = [each.throttle_count for each in seen if each.throttle_count is not None]
+    same_boot = len({each.boot for each in seen}) == 1
+    if counts and same_boot and counts[-1] > counts[0]:
+        yield f"its processor throttled {counts[-1] - counts[0]} times during the run"
+
+
+def _disk(lines: Sequence[ConditionLine]) -> Iterator[str]:
+    least = min(lines, key=lambda line: line.seen.disk_free_mb - line.limits.disk_free_mb_min)
+    free_mb, limit_mb = least.seen.disk_free_mb, least.limits.disk_free_mb_min
+    if free_mb < limit_mb:
+        yield f"only {free_mb} MB of disk were free, {limit_mb} are needed; remove files there"
+
+
+def _clock(lines: Sequence[ConditionLine], readings: Sequence[ClockLine]) -> Iterator[str]:
+    limit_ms = lines[0].limits.clock_error_ms_max
+    known = [(r.offset_ms, r.bound_ms) for r in readings if r.offset_ms is not None and r.bound_ms]
+    far = [(offset, bound) for offset, bound in known if abs(offset) - bound > limit_ms]
+    if far:
+        offset_ms, bound_ms = max(far, key=lambda pair: abs(pair[0]))
+        yield (
+            f"its clock was {offset_ms:+.2f} ms off (known to {bound_ms:.2f} ms),"
+            f" at most {limit_ms:g} ms are allowed"
+        )
+    elif known and (best_ms := min(bound for _, bound in known)) > limit_ms:
+        yield (
+            f"its clock was never known better than to {best_ms:.2f} ms, {limit_ms:g} ms are"
+            " wanted; use a wired management network, or raise clock.max_error_ms"
+        )
+    for before, after in pairwise(line.seen for line in lines):
+        step_ms = (after.wall_minus_monotonic_ns - before.wall_minus_monotonic_ns) / 1e6
+        if before.boot == after.boot and abs(step_ms) > limit_ms:
+            yield f"its clock was set by {step_ms:+.2f} ms during the run"

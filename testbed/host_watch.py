@@ -1,0 +1,117 @@
+"""Watching the hosts of a run from outside: their clocks and their conditions, again and again.
+
+One connection and one small process per host, asked before the run, every few seconds during it
+and after it. Facts only, to raw/clock.jsonl and raw/conditions.jsonl; what they mean is judged from
+the files (`testbed.checks.conditions`). Elsewhere: what is asked (`testbed.clock`,
+`testbed.conditions`); the processes under test (`testbed.campaign.watch`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Literal
+
+import msgspec
+
+from testbed.clock import CLOCK_ANSWER, ClockReading, read_clock
+from testbed.conditions import CONDITIONS_PROGRAM, Limits, read_conditions
+from testbed.errors import LabFault
+from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.hosts.port import Dialogue, Host
+
+__all__ = ["EVERY_S", "HostWatch"]
+
+EVERY_S = 5.0
+"""Between two readings of a host during a run."""
+
+When = Literal["before", "during", "after"]
+
+_PROGRAM = f"""{CONDITIONS_PROGRAM}
+import sys
+for line in sys.stdin:
+    if line.strip() == "conditions":
+        sys.stdout.write(conditions() + "\\n")
+    else:
+        sys.stdout.write({CLOCK_ANSWER})
+    sys.stdout.flush()
+"""
+
+
+class HostWatch:
+    """Reads every host before, during and after a run; `write(file, **fields)` keeps each reading.
+
+    Conditions are read of the hosts that have `limits`. A host that does not answer (it may be
+    powered off on purpose) is written down as such and asked again next time.
+    """
+
+    def __init__(
+        self,
+        hosts: Mapping[str, Host],
+        python: Mapping[str, str],
+        write: Callable[..., None],
+        limits: Mapping[str, Limits],
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._hosts = hosts
+        self._python = python
+        self._write = write
+        self._limits = limits
+        self._every_s = every_s
+        self._dialogues: dict[str, Dialogue] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._during, name="host-watch", daemon=True)
+
+    def start(self) -> dict[str, ClockReading]:
+        """Read all once ("before"), then again and again until `stop`."""
+        readings = self._read_all("before")
+        self._thread.start()
+        return readings
+
+    def stop(self) -> None:
+        """The last readings ("after")."""
+        if self._thread.ident is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        self._read_all("after")
+        for dialogue in self._dialogues.values():
+            dialogue.close()
+        self._dialogues.clear()
+
+    def _during(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._read_all("during")
+
+    def _read_all(self, when: When) -> dict[str, ClockReading]:
+        with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "host-watch") as pool:
+            readings = list(pool.map(lambda name: self._read(name, when), self._hosts))
+        return {n: r for n, r in zip(self._hosts, readings, strict=True) if r is not None}
+
+    def _read(self, name: str, when: When) -> ClockReading | None:
+        fields: dict[str, Any] = {"when": when, "host": name}
+        try:
+            if name not in self._dialogues:
+                program = [self._python[name], "-c", _PROGRAM]
+                self._dialogues[name] = self._hosts[name].dialogue(program)
+            reading = read_clock(self._dialogues[name])
+            self._write(
+                "clock",
+                **fields,
+                offset_ms=round(reading.offset_ms, 4),
+                bound_ms=round(reading.bound_ms, 4),
+                wall_minus_monotonic_ns=reading.wall_minus_monotonic_ns,
+            )
+            if name in self._limits:
+                seen = read_conditions(self._dialogues[name])
+                limits = msgspec.to_builtins(self._limits[name])
+                self._write("conditions", **fields, limits=limits, seen=msgspec.to_builtins(seen))
+        except LabFault as fault:
+            if (dialogue := self._dialogues.pop(name, None)) is not None:
+                with suppress(OSError):
+                    dialogue.close()
+            self._write("clock", **fields, problem=getattr(fault, "problem", str(fault)))
+            return None
+        return reading
