@@ -28,7 +28,8 @@ from chain.messages import (
     encode,
     signed_bytes,
 )
-from chain.pbft.effects import Broadcast, Effect, Send
+from chain.pbft.effects import Broadcast, Durable, Effect, Persist, Send
+from nodes.conspiracy import Conspiracy, conspire
 from nodes.forgeries import FORGERIES
 
 __all__ = ["KINDS", "Delayed", "Misbehaviour"]
@@ -49,7 +50,8 @@ class Delayed(msgspec.Struct, frozen=True):
 class Misbehaviour:
     """What one faulty replica does. `message` narrows it to messages of one tag (as "PP").
 
-    `active` says whether it misbehaves now; until then it is honest.
+    `active` says whether it misbehaves now; until then it is honest. `client` narrows "censor" to
+    one node id, `conspiracy` tells "conspire" who is in it. `acts` counts what it changed.
     """
 
     def __init__(
@@ -64,14 +66,19 @@ class Misbehaviour:
         message: str | None = None,
         delay_us: int = 0,
         probability: float = 1.0,
+        client: bytes | None = None,
+        conspiracy: Conspiracy | None = None,
         active: Callable[[], bool] = lambda: True,
     ) -> None:
         self._act = KINDS[kind]
+        self.acts = 0
         self.me = me
+        self.network = network
         self.delay_us = delay_us
+        self.client = client
+        self.conspiracy = conspiracy or Conspiracy()
         self.rng = rng
         self.old: deque[Signed] = deque(maxlen=_REMEMBERED_MAX)
-        self._network = network
         self._signer = signer
         self._membership = membership
         self._message = message
@@ -86,9 +93,16 @@ class Misbehaviour:
         for effect in effects:
             if isinstance(effect, Send | Broadcast):
                 out += self._rewritten(effect)
-            else:
-                out.append(effect)
+                continue
+            if isinstance(effect, Persist):
+                self._kept(effect.fact)
+            out.append(effect)
         return out
+
+    def _kept(self, fact: Durable) -> None:
+        """Which proposals it voted for: conspirators tell the deceived of another."""
+        if self._act is conspire and fact.kind == "proposal":
+            self.conspiracy.heard(fact.data)
 
     def _rewritten(self, effect: Send | Broadcast) -> Sequence[Effect | Delayed]:
         message = _bodies.decode(effect.signed.body)
@@ -96,6 +110,7 @@ class Misbehaviour:
         if not wanted or self.rng.random() >= self._probability:
             return [effect]
         acted = self._act(self, effect, message)
+        self.acts += acted != [effect]
         self.old.append(effect.signed)
         return acted
 
@@ -104,7 +119,7 @@ class Misbehaviour:
 
     def sign(self, message: ReplicaMessage, attachment: bytes = b"") -> Signed:
         body = encode(message)
-        return Signed(body, self._signer.sign(signed_bytes(self._network, body)), attachment)
+        return Signed(body, self._signer.sign(signed_bytes(self.network, body)), attachment)
 
 
 class _Kind(Protocol):
@@ -223,5 +238,6 @@ KINDS: dict[str, _Kind] = {
     "equivocate": _equivocate,
     "old-messages": _old_messages,
     "flood": _flood,
+    "conspire": conspire,
     **FORGERIES,
 }

@@ -29,6 +29,9 @@ __all__ = [
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+ReplicaIds = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31)], ...], msgspec.Meta(max_length=1000)
+]
 
 
 class ConfigError(Exception):
@@ -60,17 +63,33 @@ class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Makes this replica misbehave; see `nodes.byzantine` for the kinds. For tests and attacks.
 
     `message` narrows it to one kind of message (its tag, as "PP"), `delay_ms` belongs to "slow",
-    `probability` and `seed` make it intermittent and repeatable, `start_s`..`stop_s` are seconds
-    of the process's life in which it acts.
+    `client` (a node id) narrows "censor", `accomplices` and `deceived` (replica ids) belong to
+    "conspire". `probability` and `seed` make it intermittent and repeatable, `start_s`..`stop_s`
+    are seconds of the process's life in which it acts.
     """
 
     kind: str
     message: str | None = None
     delay_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 0
+    client: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    accomplices: ReplicaIds = ()
+    deceived: ReplicaIds = ()
     probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     seed: int = 0
     start_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     stop_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+_PATHS = (
+    "genesis",
+    "key",
+    "certificate",
+    "store",
+    "ready",
+    "events",
+    "byzantine_orders",
+    "profile",
+)
 
 
 class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,6 +107,7 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     clients: tuple[ClientConfig, ...] = ()
     verify_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None  # None: by cores
     byzantine: Byzantine | None = None
+    byzantine_orders: str | None = None  # lets this file switch it (`nodes.byzantine_switch`)
     profile: str | None = None  # write a cProfile of the process here when it ends
 
     @classmethod
@@ -101,11 +121,13 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ConfigError(f"{path}: {error}") from error
         here = path.parent.absolute()
         changed: dict[str, str] = {}
-        for field in ("genesis", "key", "certificate", "store", "ready", "events", "profile"):
+        for field in _PATHS:
             value: str | None = getattr(config, field)
             if value is not None and value != ":memory:":
                 changed[field] = str(here / value)
         config = msgspec.structs.replace(config, **changed)
+        if config.byzantine is not None and config.byzantine_orders is not None:
+            raise ConfigError(f"{path}: byzantine and byzantine_orders exclude each other")
         for where, certificate in config.certificates():
             try:
                 certificate_spki(certificate)

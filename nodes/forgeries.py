@@ -29,8 +29,9 @@ from chain.messages import (
     ViewChange,
     decode_proposal,
 )
+from chain.operations import read_operation
 from chain.pbft.effects import Broadcast, Effect, Send
-from chain.request import make_item
+from chain.request import cose_of, make_item
 
 __all__ = ["FORGERIES", "Actor"]
 
@@ -48,6 +49,8 @@ class Actor(Protocol):
     """The part of `byzantine.Misbehaviour` that a forger uses."""
 
     me: int
+    network: bytes
+    client: bytes | None
     rng: random.Random
 
     def sign(self, message: ReplicaMessage, attachment: bytes = b"") -> Signed: ...
@@ -125,13 +128,22 @@ def _bad_batch(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Eff
 
 
 def _censor(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
-    """As primary it proposes empty batches only: clients wait."""
+    """As primary it leaves out what one client asks for, or everything: clients wait."""
     if not isinstance(message, PrePrepare) or not effect.signed.attachment:
         return [effect]
     proposal = decode_proposal(effect.signed.attachment)
-    encoded = msgspec.structs.replace(proposal, items=()).encode()
+    passed = tuple(item for item in proposal.items if not _censored(actor, item))
+    if passed == proposal.items:
+        return [effect]
+    encoded = msgspec.structs.replace(proposal, items=passed).encode()
     changed = msgspec.structs.replace(message, digest=Proposal.digest_of(encoded))
     return [_with(effect, actor.sign(changed, encoded))]
+
+
+def _censored(actor: Actor, item: bytes) -> bool:
+    if actor.client is None:
+        return True
+    return read_operation(cose_of(item), actor.network).operation.node == actor.client
 
 
 def _mutate(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:

@@ -53,6 +53,7 @@ class Link:
         self.frame_bytes_max = frame_bytes_max(party)
         self.connection: Connection | None = None
         self.dropped = 0
+        self.frames = 0  # that came
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
 

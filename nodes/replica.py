@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import cProfile
 import gc
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +20,9 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer
 from nodes.byzantine import KINDS, Misbehaviour
+from nodes.byzantine_switch import Switch, misbehaviour
 from nodes.clock import SystemClock
-from nodes.config import ConfigError, ReplicaConfig, certificate_der, certificate_spki
+from nodes.config import Byzantine, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.driver import Rewrite
 from nodes.events import EventLog, NoEvents
 from nodes.inbox import Inbox
@@ -42,7 +42,7 @@ from nodes.turns import Turns
 __all__ = ["ReplicaProcess", "main"]
 
 HOUSEKEEPING_S = 0.25
-COUNTERS_S = 5.0
+COUNTERS_S = 1.0
 _QUARANTINE = "quarantine-until"
 _QUARANTINE_UNKNOWN = -1
 
@@ -222,32 +222,34 @@ class ReplicaProcess:
             clock=SystemClock(),
             timers=self._timers,
             events=self._events,
-            misbehaviour=self._misbehaviour if self._config.byzantine else None,
+            misbehaviour=self._misbehaviour
+            if self._config.byzantine or self._config.byzantine_orders
+            else None,
             quarantine=quarantine,
             on_quarantine=note,
         )
 
     def _misbehaviour(self, service: Service) -> Rewrite:
-        wanted = self._config.byzantine
-        assert wanted is not None
-        started_s = time.monotonic()
+        config, started_s = self._config, time.monotonic()
 
-        def active() -> bool:
-            age_s = time.monotonic() - started_s
-            return wanted.start_s <= age_s and (wanted.stop_s is None or age_s < wanted.stop_s)
+        def made(wanted: Byzantine) -> Misbehaviour:
+            def active() -> bool:
+                age_s = time.monotonic() - started_s
+                return wanted.start_s <= age_s and (wanted.stop_s is None or age_s < wanted.stop_s)
 
-        return Misbehaviour(
-            wanted.kind,
-            me=self._config.replica,
-            network=self._genesis.network,
-            signer=self._signer,
-            membership=lambda: service.core.membership,
-            rng=random.Random(wanted.seed),  # noqa: S311 - repeatable on purpose
-            message=wanted.message,
-            delay_us=wanted.delay_ms * 1000,
-            probability=wanted.probability,
-            active=active,
-        ).rewrite
+            return misbehaviour(
+                wanted,
+                me=config.replica,
+                network=self._genesis.network,
+                signer=self._signer,
+                membership=lambda: service.core.membership,
+                active=active,
+            )
+
+        if config.byzantine is not None:
+            return made(config.byzantine).rewrite
+        assert config.byzantine_orders is not None
+        return Switch(Path(config.byzantine_orders), made, self._events).rewrite
 
     # --- what is told --------------------------------------------------------------------------
 
@@ -260,10 +262,11 @@ class ReplicaProcess:
         self._events.emit(event, **fields)
 
     def _emit_counters(self) -> None:
-        """Refused frames by reason, frames not sent: only when they changed."""
+        """Refused frames by reason, frames not sent, frames that came: only when they changed."""
         counted: dict[str, object] = {
             "faults": {f"{party}/{code}": n for (party, code), n in self._service.faults.items()},
             "unsent": {str(party): n for party, n in self._wire.dropped().items()},
+            "heard": {str(party): n for party, n in self._wire.heard().items()},
         }
         if counted != self._counted:
             self._counted = counted

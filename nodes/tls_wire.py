@@ -107,6 +107,11 @@ class TlsWire:
         """Frames that were not sent, by party, since the start."""
         return {party: link.dropped for party, link in self._links.items() if link.dropped}
 
+    def heard(self) -> dict[Party, int]:
+        """Frames that came, by replica, since the start."""
+        links = self._links.items()
+        return {party: link.frames for party, link in links if isinstance(party, int)}
+
     def resume(self) -> None:
         """To be called after taking from the inbox: reads again from parties that were full."""
         for party in [party for party in self._full if not self._inbox.full(party)]:
@@ -130,6 +135,7 @@ class TlsWire:
     def received(self, link: Link, frames: list[bytes]) -> None:
         for frame in frames:
             self._inbox.put(link.party, frame)
+        link.frames += len(frames)
         if self._inbox.full(link.party) and link.connection is not None:
             self._full.add(link.party)
             link.connection.pause_reading()

@@ -1,10 +1,9 @@
 """The Byzantine replicas of a run: who plays which tricks.
 
 Most tricks are the kinds of `nodes.byzantine`, the very wrapper that real processes run under.
-Here is what needs more than one replica or sees more than effects:
+Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not), and
+what needs more than one process or sees more than effects:
 
-- `conspire`: as primary tells one half another proposal, and all conspirators vote on both sides
-  for what each side was told. f+1 of them fork the chain, fewer must not.
 - `twins`: two whole replicas with one key, each heard by a part of the others.
 - `false-seal`: replies to gateways with blocks that do not exist.
 """
@@ -19,29 +18,19 @@ import msgspec
 
 from chain.block import Block, Head
 from chain.keys import Signer
-from chain.messages import (
-    ClientMessage,
-    Commit,
-    Prepare,
-    PrePrepare,
-    Proposal,
-    ReplicaMessage,
-    Seal,
-    decode_proposal,
-    encode,
-)
-from chain.pbft.effects import Broadcast, Effect, Send
+from chain.messages import ClientMessage, Seal, encode
+from chain.pbft.effects import Effect
 from nodes.byzantine import KINDS, Delayed, Misbehaviour
+from nodes.conspiracy import Conspiracy
 from nodes.driver import Rewrite
 from nodes.service import Service
 from testbed.simulate.scenario import Scenario
 
 __all__ = ["TRICKS", "Cast"]
 
-_OURS = ("conspire", "false-seal", "twins")
-TRICKS = (*sorted(KINDS), *_OURS)
+_TOGETHER = ("conspire", "false-seal", "twins")
+TRICKS = (*sorted(set(KINDS) - {*_TOGETHER}), *_TOGETHER)
 
-_bodies = msgspec.msgpack.Decoder(ReplicaMessage)
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
@@ -57,7 +46,7 @@ class Cast:
         loyal = [r for r in order if r not in self._tricks]
         # Conspirators and twins tell one story to the deceived and another to the rest.
         self._deceived = frozenset(loyal[: (len(loyal) + 1) // 2])
-        self._told: dict[bytes, bytes] = {}  # digest of a proposal -> of what the deceived got
+        self._conspirators = frozenset(r for r, of in self._tricks.items() if "conspire" in of)
 
     def tricks(self, replica: int) -> Sequence[str]:
         return self._tricks.get(replica, ())
@@ -98,16 +87,16 @@ class Cast:
 
     def _rewrite(self, name: str, replica: int, signer: Signer, service: Service) -> Rewrite:
         timeout_us = self._consensus.view_timeout_us
-        actor = Misbehaviour(
-            name if name in KINDS else "silent",
+        plain = Misbehaviour(
+            name,
             me=replica,
             network=service.ledger.network,
             signer=signer,
             membership=lambda: service.core.membership,
             rng=self._random,
             delay_us=self._random.randint(timeout_us // 2, timeout_us * 95 // 100),
-        )
-        plain = actor.rewrite if name in KINDS else self._conspiracy(actor)
+            conspiracy=Conspiracy(self._conspirators, self._deceived),
+        ).rewrite
 
         def counted(effects: list[Effect]) -> list[Effect | Delayed]:
             out = plain(effects)
@@ -116,36 +105,6 @@ class Cast:
             return out
 
         return counted
-
-    def _conspiracy(self, actor: Misbehaviour) -> Rewrite:
-        def conspire(effects: list[Effect]) -> list[Effect | Delayed]:
-            out: list[Effect | Delayed] = []
-            for effect in effects:
-                if isinstance(effect, Broadcast):
-                    out += [Send(to, effect.signed) for to in actor.others() if not self._lies(to)]
-                    out += self._to_deceived(actor, effect)
-                else:
-                    out.append(effect)
-            return out
-
-        return conspire
-
-    def _lies(self, to: int) -> bool:
-        return to in self._deceived
-
-    def _to_deceived(self, actor: Misbehaviour, effect: Broadcast) -> list[Effect | Delayed]:
-        signed = effect.signed
-        message = _bodies.decode(signed.body)
-        if isinstance(message, PrePrepare) and signed.attachment:
-            proposal = decode_proposal(signed.attachment)
-            if not proposal.is_null:
-                other = msgspec.structs.replace(proposal, time_us=proposal.time_us + 1).encode()
-                told = self._told[message.digest] = Proposal.digest_of(other)
-                signed = actor.sign(msgspec.structs.replace(message, digest=told), other)
-        elif isinstance(message, Prepare | Commit) and message.digest in self._told:
-            told = self._told[message.digest]
-            signed = actor.sign(msgspec.structs.replace(message, digest=told))
-        return [Send(to, signed) for to in actor.others() if self._lies(to)]
 
     def to_gateway(self, replica: int, signer: Signer, frame: bytes) -> bytes:
         """What a gateway is told instead of `frame`."""

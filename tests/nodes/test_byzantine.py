@@ -22,6 +22,8 @@ from chain.messages import (
 )
 from chain.pbft.effects import Broadcast, Durable, Effect, Execute, Persist, Send
 from nodes.byzantine import KINDS, Delayed, Misbehaviour
+from nodes.conspiracy import Conspiracy
+from tests.chain.world import World
 
 NETWORK = bytes(32)
 SIGNERS = [Es256Signer(ec.derive_private_key(n + 1, ec.SECP256R1())) for n in range(4)]
@@ -121,6 +123,57 @@ def test_equivocation_tells_two_valid_stories_to_two_halves() -> None:
         assert holds(signed)
         assert isinstance(told, PrePrepare)
         assert told.digest == Proposal.digest_of(signed.attachment)
+
+
+def test_conspirators_tell_the_deceived_another_story_and_vote_for_both() -> None:
+    """Primary and accomplice derive the same second story, each by itself."""
+    told: dict[type[ReplicaMessage], dict[int, bytes]] = {}
+    pre_prepare = proposal().signed
+    digest = message(pre_prepare).digest  # type: ignore[union-attr]
+    for me, own in enumerate((proposal(), Broadcast(sign(Prepare(0, 1, 0, 5, digest))))):
+        actor = misbehaving("conspire", conspiracy=Conspiracy(frozenset({0, 1}), frozenset({3})))
+        actor.me = me
+        kept = Persist(Durable("proposal", 0, 5, encode(pre_prepare)))
+        sends = [out for out in actor.rewrite([kept, own]) if isinstance(out, Send)]
+        told[type(message(own.signed))] = {
+            out.to: message(out.signed).digest  # type: ignore[union-attr]
+            for out in sends
+        }
+    assert told[Prepare][2] == told[PrePrepare][2]
+    assert told[Prepare][3] == told[PrePrepare][3] != told[PrePrepare][2]
+
+
+def test_what_an_honest_primary_proposed_has_no_second_story() -> None:
+    actor = misbehaving("conspire", conspiracy=Conspiracy(frozenset({1, 2}), frozenset({3})))
+    kept = Persist(Durable("proposal", 0, 5, encode(proposal().signed)))
+    digest = message(proposal().signed).digest  # type: ignore[union-attr]
+    own = Broadcast(sign(Commit(0, 0, 0, 5, digest)))
+    assert actor.rewrite([kept, own]) == [kept, own]
+
+
+def test_one_client_is_censored_or_all() -> None:
+    world = World()
+    mine, other = world.admit("phone"), world.admit("other phone")
+    items = tuple(world.request(world.data(device), device).item for device in (mine, other))
+    raw = Proposal(5, 1000, 0, items).encode()
+    honest = Broadcast(sign(PrePrepare(0, 0, 0, 5, Proposal.digest_of(raw)), raw))
+
+    def passed(client: bytes | None) -> tuple[bytes, ...]:
+        actor = misbehaving("censor", client=client)
+        actor.network = world.network
+        (signed,) = frames(actor.rewrite([honest]))
+        return msgspec.msgpack.decode(signed.attachment, type=Proposal).items
+
+    assert passed(mine.node) == items[1:]
+    assert passed(other.node) == items[:1]
+    assert passed(None) == ()
+    assert passed(bytes(32)) == items
+
+
+def test_acts_are_counted() -> None:
+    actor = misbehaving("silent", message="C")
+    actor.rewrite([proposal(), vote(Commit), vote(Commit)])
+    assert actor.acts == 2
 
 
 def test_old_messages_are_repeated_as_they_were() -> None:
