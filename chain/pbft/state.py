@@ -83,6 +83,8 @@ class State:
         # Membership: the current epoch, and the next one if a block has decided it.
         self.membership = membership
         self.quorum = membership.quorum
+        # A replica that is being added, or was removed, follows without a vote.
+        self.voting = membership.spki(me) is not None
         self.pending = pending
         self.boundary = self.checkpoint_at_or_above(self.executed) if pending else 0
 
@@ -124,11 +126,6 @@ class State:
     @property
     def epoch(self) -> int:
         return self.membership.epoch
-
-    @property
-    def voting(self) -> bool:
-        """A replica that is being added, or was removed, follows without a vote."""
-        return self.membership.spki(self.me) is not None
 
     @property
     def is_primary(self) -> bool:
@@ -185,9 +182,10 @@ class State:
     def accuse(
         self, culprit: int, reason: str, first: Signed, second: Signed | None = None
     ) -> None:
-        """Once per culprit and reason."""
+        """Once per culprit and reason. Never ourselves: what we forgot with our disk may come back
+        from peers, and contradict what we say now and, in quarantine, keep to ourselves."""
         key = (culprit, reason)
-        if key in self.accused or len(self.accused) >= ACCUSATIONS_MAX:
+        if culprit == self.me or key in self.accused or len(self.accused) >= ACCUSATIONS_MAX:
             return
         self.accused.add(key)
         self.out.append(Accuse(culprit, reason, _bare(first), second and _bare(second)))

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from chain.errors import Misuse
+from chain.genesis import Consensus
 from chain.pbft.effects import Durable
-from nodes.ports import Stored
+from nodes.ports import Stored, StoreFull
+from nodes.quarantine import Quarantine
 from testbed.simulate.scenario import Crash
 
 __all__ = ["Disk", "PowerLossError"]
@@ -20,6 +22,7 @@ __all__ = ["Disk", "PowerLossError"]
 _Key = tuple[str, int, int]
 # One unsynced write, as what it replaced: (key, fact before) or the height of a new block.
 _Undo = tuple[_Key, Durable | None] | int
+_UNKNOWN = -1  # where a quarantine ends, before peers were heard
 
 
 class PowerLossError(Exception):
@@ -45,6 +48,8 @@ class Disk:
         self._forgotten = [0, 0]  # up to which sequence number: synced, written
         self._operations_left: int | None = None
         self._on_crash = Crash.LOST
+        self._fills_after: int | None = None
+        self._quarantine: list[int | None] = [None, None]  # until which height: synced, written
         self.operations = 0
 
     # --- power ---------------------------------------------------------------------------------
@@ -53,6 +58,34 @@ class Disk:
         """Power fails at the `operation`-th operation from now (a write or a commit); 0: never."""
         self._operations_left = operation or None
         self._on_crash = keeps
+
+    def fill(self, after: int) -> None:
+        """After so many more operations there is no space left, until `drain`."""
+        self._fills_after = after
+
+    def drain(self) -> None:
+        self._fills_after = None
+
+    def wipe(self) -> None:
+        """An empty disk stands in place of this one. As `nodes.replica` does beside a damaged
+        store, it begins with the note that votes were forgotten."""
+        self._facts.clear()
+        self._blocks.clear()
+        self._unsynced.clear()
+        self._forgotten = [0, 0]
+        self._operations_left = None
+        self._quarantine = [_UNKNOWN, _UNKNOWN]
+
+    def quarantine(self, consensus: Consensus) -> Quarantine | None:
+        """What a process that starts on this disk is under, by what was noted."""
+        until = self._quarantine[1]
+        if until is None:
+            return None
+        return Quarantine(consensus, None if until == _UNKNOWN else until)
+
+    def note_quarantine(self, until: int | None) -> None:
+        """Durable with the next commit."""
+        self._quarantine[1] = until
 
     def power_off(self, keeps: Crash) -> None:
         """Takes back what was not durable, as `keeps` says."""
@@ -76,6 +109,7 @@ class Disk:
                     self._facts[key] = before
         self._unsynced.clear()
         self._forgotten = [self._forgotten[keeps is Crash.KEPT]] * 2
+        self._quarantine = [self._quarantine[keeps is Crash.KEPT]] * 2
 
     def holds(self, kind: str, view: int, seq: int) -> bool:
         """Whether this fact would survive any crash: it is there and nothing about it unsynced.
@@ -92,6 +126,10 @@ class Disk:
 
     def _operate(self) -> None:
         self.operations += 1
+        if self._fills_after is not None:
+            self._fills_after -= 1
+            if self._fills_after < 0 and self._unsynced:
+                raise StoreFull("the simulated disk is full")
         if self._operations_left is not None:
             self._operations_left -= 1
             if self._operations_left <= 0:
@@ -144,3 +182,4 @@ class Disk:
         self._operate()
         self._unsynced.clear()
         self._forgotten[0] = self._forgotten[1]
+        self._quarantine[0] = self._quarantine[1]

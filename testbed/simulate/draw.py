@@ -15,6 +15,7 @@ import msgspec
 from chain.genesis import Consensus
 from chain.quorum import REPLICAS_MIN, Quorum
 from testbed.errors import ConfigurationError
+from testbed.simulate.draw_change import Change, draw_change
 from testbed.simulate.scenario import GATEWAY, Crash, Event, Kind, Scenario, Traitor
 from testbed.simulate.traitors import TRICKS
 
@@ -24,7 +25,8 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "none": (),
     "network": ("partition", "loss", "duplicate", "delay", "far"),
     "crash": ("crash", "outage", "pause"),
-    "disk": ("crash", "outage"),
+    "disk": ("crash", "outage", "full", "wipe"),
+    "membership": ("partition", "loss", "crash", "outage", "byzantine", "wipe", "member"),
     "clock": ("skew",),
     "byzantine": ("byzantine",),
     "all": (
@@ -38,8 +40,15 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "pause",
         "skew",
         "byzantine",
+        "full",
+        "wipe",
+        "member",
     ),
 }
+
+# How often a kind is enabled where the profile has it: half the time, but for what makes a run
+# longer. A profile that is named after a kind always has it.
+_ENABLED = {"full": 0.3, "wipe": 0.25, "member": 0.15}
 
 _FAULTS_US = 5_000_000  # faults begin before this time
 _FAULT_US_MIN = 50_000
@@ -85,41 +94,59 @@ def draw(options: Options, seed: int) -> Scenario:
     dice = Random(f"{seed}/{options.replicas}/{options.faults}/{options.byzantine}")  # noqa: S311
     n = options.replicas
     quorum = Quorum.of(n)
-    kinds = [kind for kind in PROFILES[options.faults] if dice.random() < 0.5]
+    kinds = [
+        kind for kind in PROFILES[options.faults] if dice.random() < _enabled(options.faults, kind)
+    ]
     traitors = _traitors(dice, options, quorum, "byzantine" in kinds)
-    honest = [r for r in range(n) if r not in {t.replica for t in traitors}]
+    treacherous = frozenset(traitor.replica for traitor in traitors)
+    change = Change()
+    if "member" in kinds and len(traitors) <= quorum.faulty:
+        change = draw_change(dice, n, treacherous, _FAULTS_US)
+    total = n + change.joiners
+    honest = [r for r in range(total) if r not in treacherous]
     devices = dice.randint(1, _DEVICES_MAX)
     heal_us = _FAULTS_US + dice.randrange(3_000_000)
-    events = _requests(dice, devices, heal_us)
+    events = [*_requests(dice, devices, heal_us), *change.events]
     for kind in kinds:
-        for _ in range(dice.randint(1, 4)):
-            events += _FAULT_DRAWS[kind](dice, n, heal_us)
-    survivors = tuple(honest)
-    if kinds and not traitors and dice.random() < 0.33:
+        for _ in range(dice.randint(1, 4) if kind in _FAULT_DRAWS else 0):
+            events += _FAULT_DRAWS[kind](dice, total, heal_us)
+    survivors = tuple(r for r in honest if r not in change.lost)
+    events += _permanent(dice, total, [*change.lost], heal_us)
+    spare = min(Quorum.of(size).faulty for size in (n, *change.sizes)) - len(traitors)
+    spare -= len(change.lost)
+    if "wipe" in kinds and spare > 0:
+        unsafe = [r for r in survivors if r < n]
+        events += _wipes(dice, dice.sample(unsafe, dice.randint(1, spare)), heal_us)
+    elif kinds and not traitors and not change.sizes and dice.random() < 0.33:
         survivors = tuple(sorted(dice.sample(honest, quorum.strong)))
-        events += _permanent(dice, n, survivors, heal_us)
+        events += _permanent(dice, n, sorted(set(honest) - set(survivors)), heal_us)
     skew_us_max = _SKEW_US_MAX if dice.random() < 0.5 else 0
     return Scenario(
         seed=seed,
         replicas=n,
-        consensus=_consensus(dice),
+        consensus=_consensus(dice, (2, 4) if change.sizes else (2, 4, 8)),
         gateways=_GATEWAYS,
         devices=devices,
         spread_us=dice.choice((1_000, 5_000, 20_000)),
         turn_us=dice.choice((0, 500, 5_000)),
-        skews_us=tuple(dice.randint(-skew_us_max, skew_us_max) for _ in range(n)),
+        skews_us=tuple(dice.randint(-skew_us_max, skew_us_max) for _ in range(total)),
         traitors=traitors,
         events=tuple(sorted(events, key=lambda event: event.at_us)),
         survivors=survivors,
         heal_us=heal_us,
         patience_us=_PATIENCE_US,
         es256=options.es256,
+        joiners=change.joiners,
     )
 
 
-def _consensus(dice: Random) -> Consensus:
+def _enabled(profile: str, kind: str) -> float:
+    return 1.0 if kind == "member" and profile == "membership" else _ENABLED.get(kind, 0.5)
+
+
+def _consensus(dice: Random, intervals: Sequence[int]) -> Consensus:
     return Consensus(
-        checkpoint_interval=dice.choice((2, 4, 8)),
+        checkpoint_interval=dice.choice(intervals),
         pipeline_window=dice.choice((1, 2, 4, 8)),
         batch_requests_max=dice.choice((1, 2, 8)),
         view_timeout_us=dice.choice((400_000, 800_000)),
@@ -294,6 +321,31 @@ def _skew(dice: Random, n: int, heal_us: int) -> list[Event]:
     ]
 
 
+def _full(dice: Random, n: int, heal_us: int) -> list[Event]:
+    at_us, duration_us = _span(dice, heal_us)
+    return [
+        Event(
+            at_us=at_us,
+            kind=Kind.FULL,
+            duration_us=duration_us,
+            nodes=(dice.randrange(n),),
+            amount=dice.randrange(12),
+        )
+    ]
+
+
+def _wipes(dice: Random, replicas: Sequence[int], heal_us: int) -> list[Event]:
+    """Each of these loses its disk, once or twice."""
+    events = []
+    for replica in replicas:
+        for _ in range(dice.choice((1, 1, 2))):
+            at_us, duration_us = _span(dice, heal_us)
+            events.append(
+                Event(at_us=at_us, kind=Kind.WIPE, duration_us=duration_us, nodes=(replica,))
+            )
+    return events
+
+
 _FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
     "partition": _block,
     "loss": _noise(Kind.LOSS, 5, 60),
@@ -304,14 +356,14 @@ _FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
     "outage": _outage,
     "pause": _pause,
     "skew": _skew,
-    "byzantine": lambda dice, n, heal_us: [],
+    "full": _full,
 }
 
 
-def _permanent(dice: Random, n: int, survivors: tuple[int, ...], heal_us: int) -> list[Event]:
-    """Whoever is not a survivor never recovers: dead, cut off one way or both, or stuttering."""
+def _permanent(dice: Random, n: int, broken: Sequence[int], heal_us: int) -> list[Event]:
+    """These never recover: dead, cut off one way or both, or stuttering."""
     events = []
-    for lost in sorted(set(range(n)) - set(survivors)):
+    for lost in broken:
         out = tuple((lost, r) for r in range(n) if r != lost)
         into = tuple((r, lost) for r in range(n) if r != lost)
         way = dice.choice(("dead", "dumb", "deaf", "cut", "stutter", "bad-clock"))

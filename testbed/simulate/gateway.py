@@ -12,8 +12,9 @@ import msgspec
 
 from chain.client import Final, FinalityTracker
 from chain.errors import PeerFault
-from chain.genesis import Genesis
+from chain.genesis import Genesis, Membership
 from chain.keys import Scheme
+from chain.ledger import Ledger
 from chain.messages import ClientMessage, Seal, Submit, Subscribe, encode
 from testbed.simulate.timeline import Timeline
 
@@ -45,10 +46,14 @@ class Gateway:
         timeline: Timeline,
         scheme: Scheme,
         genesis: Genesis,
+        *,
         send: Callable[[int, bytes], None],
         on_final: Callable[[Final], None],
+        copy: Ledger | None,
     ) -> None:
+        """`copy` follows the epochs; None where none will come."""
         self._timeline = timeline
+        self._copy = copy
         self._tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
         self._send = send
         self._on_final = on_final
@@ -63,6 +68,11 @@ class Gateway:
     @property
     def head_hash(self) -> bytes:
         return self._tracker.head_hash
+
+    @property
+    def membership(self) -> Membership:
+        """That decides the block after the last final one."""
+        return self._tracker.membership
 
     def start(self) -> None:
         self._subscribe()
@@ -123,4 +133,7 @@ class Gateway:
         except PeerFault:
             return
         while (final := self._tracker.next_final()) is not None:
+            if self._copy is not None and final.block is not None:
+                self._copy.append(final.block, check_signatures=False)
+                self._tracker.membership = self._copy.membership
             self._on_final(final)

@@ -12,7 +12,7 @@ from typing import Protocol
 from chain.genesis import Genesis
 from chain.keys import Scheme, Signer
 from nodes.driver import Rewrite
-from nodes.ports import Party
+from nodes.ports import Party, StoreFull
 from nodes.service import Service
 from testbed.simulate.disk import Disk, PowerLossError
 from testbed.simulate.scenario import Crash
@@ -22,6 +22,7 @@ __all__ = ["EPOCH_US", "Machine", "Outside"]
 
 EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
 IDLE_US = 1_000_000  # how often a process writes what no vote made it write
+RESTART_US = 300_000  # after which a supervisor starts a process again that ended by itself
 HELD_FRAMES_MAX = 4096  # of a paused process; more are lost, as in a full socket
 
 
@@ -39,6 +40,9 @@ class Outside(Protocol):
 
     def crashed(self, machine: Machine, keeps: Crash) -> None:
         """Power failed; of the unsynced writes `keeps` are left."""
+
+    def stopped_full(self, machine: Machine) -> None:
+        """The process ended because the disk took no more."""
 
 
 class Machine:
@@ -74,6 +78,7 @@ class Machine:
         self.misbehave = misbehave
         self.crashes = 0
         self.process: Process | None = None
+        self._installed = False
         self._turn_us = turn_us
         self._downs = 0  # crash events in force
         self._pauses = 0
@@ -85,10 +90,16 @@ class Machine:
 
     # --- life and death --------------------------------------------------------------------------
 
-    def start(self) -> None:
-        self.outside.restarted(self)
-        self.process = Process(self)
-        self._guarded(self.process.start)
+    def install(self) -> None:
+        """From now on this machine is there and runs its process whenever it can."""
+        self._installed = True
+        self._start()
+
+    def _start(self) -> None:
+        if self._installed and self.process is None and not self._downs:
+            self.outside.restarted(self)
+            self.process = Process(self)
+            self._guarded(self.process.start)
 
     def crash(self, at_operation: int, keeps: Crash) -> None:
         """Now (0), or at a coming disk operation; `recover` brings the machine back."""
@@ -102,8 +113,12 @@ class Machine:
         self._downs -= 1
         if self._downs == 0:
             self.disk.fail_at(0, Crash.LOST)
-            if self.process is None:
-                self.start()
+            self._start()
+
+    def wipe(self) -> None:
+        """Power fails and takes the disk with it; `recover` brings the machine back, empty."""
+        self.crash(0, Crash.LOST)
+        self.disk.wipe()
 
     def pause(self) -> None:
         self._pauses += 1
@@ -126,6 +141,14 @@ class Machine:
             action(*arguments)
         except PowerLossError as loss:
             self._die(loss.keeps)
+        except StoreFull:
+            # The process ends as `nodes.replica` does: nothing of the transaction stays, nothing
+            # that waited for it leaves.
+            self.process = None
+            self._arrived.clear()
+            self.disk.power_off(Crash.LOST)
+            self.outside.stopped_full(self)
+            self.timeline.after(RESTART_US, self._start)
 
     # --- what reaches it -------------------------------------------------------------------------
 
@@ -181,6 +204,8 @@ class Process:
             timers=self,
             events=self,
             misbehaviour=machine.misbehave,
+            quarantine=machine.disk.quarantine(machine.genesis.consensus),
+            on_quarantine=machine.disk.note_quarantine,
         )
 
     def start(self) -> None:

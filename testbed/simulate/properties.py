@@ -11,7 +11,7 @@ one. The first break ends the run (`BrokenError`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -34,6 +34,7 @@ from testbed.simulate.timeline import Timeline
 __all__ = ["BrokenError", "Checker"]
 
 _messages = msgspec.msgpack.Decoder(ReplicaMessage)
+_Vote = tuple[str, int, int, int, int]  # kind, replica, epoch, view, sequence number
 
 
 class BrokenError(Exception):
@@ -63,7 +64,7 @@ class Checker:
         self._time_us_max = time_us_max
         self._agreed = [genesis_head]
         self._heights: dict[int, int] = dict.fromkeys(honest, 0)
-        self._votes: dict[tuple[str, int, int, int], bytes] = {}
+        self._votes: dict[_Vote, bytes] = {}
         self._final_height = 0
         self._last_frame: dict[int, bytes] = {}
 
@@ -131,26 +132,30 @@ class Checker:
         if message.sender != replica:
             return  # a retransmission of somebody else's
         match message:
-            case PrePrepare(view=view, seq=seq, digest=digest):
-                self._voted(("proposal", replica, view, seq), digest, disk)
-            case Prepare(view=view, seq=seq, digest=digest):
-                self._voted(("proposal", replica, view, seq), digest, disk)
-            case Commit(view=view, seq=seq, digest=digest):
-                self._voted(("prepared", replica, view, seq), digest, disk)
-            case Checkpoint(seq=seq, head=head):
-                self._voted(("checkpoint", replica, 0, seq), head, None)
-            case ViewChange(view=view):
-                self._voted(("view-change", replica, view, 0), body, None)
-            case NewView(view=view):
-                self._voted(("new-view", replica, view, 0), body, None)
+            case PrePrepare(epoch=epoch, view=view, seq=seq, digest=digest):
+                self._voted(("proposal", replica, epoch, view, seq), digest, disk)
+            case Prepare(epoch=epoch, view=view, seq=seq, digest=digest):
+                self._voted(("proposal", replica, epoch, view, seq), digest, disk)
+            case Commit(epoch=epoch, view=view, seq=seq, digest=digest):
+                self._voted(("prepared", replica, epoch, view, seq), digest, disk)
+            case Checkpoint(epoch=epoch, seq=seq, head=head):
+                self._voted(("checkpoint", replica, epoch, 0, seq), head, None)
+            case ViewChange(epoch=epoch, view=view):
+                self._voted(("view-change", replica, epoch, view, 0), body, None)
+            case NewView(epoch=epoch, view=view):
+                self._voted(("new-view", replica, epoch, view, 0), body, None)
             case _:
                 pass
 
-    def _voted(self, vote: tuple[str, int, int, int], content: bytes, disk: Disk | None) -> None:
+    def _voted(self, vote: _Vote, content: bytes, disk: Disk | None) -> None:
         before = self._votes.get(vote)
         if before == content:
             return
-        kind, replica, view, seq = vote
+        kind, replica, epoch, view, seq = vote
+        if replica not in self._reference.members(epoch):
+            raise self.broken("epoch", f"r{replica} votes in epoch {epoch}, where it has no vote")
+        if disk is not None and seq <= self._reference.begins_above(epoch):
+            raise self.broken("epoch", f"r{replica} votes on n{seq} in epoch {epoch}: too early")
         if before is not None:
             raise self.broken(
                 "equivocation", f"honest r{replica} sent two {kind} statements for v{view} n{seq}"
@@ -174,12 +179,16 @@ class Checker:
 
     # --- what clients hold -----------------------------------------------------------------------
 
-    def final(self, gateway: int, height: int, head_hash: bytes) -> None:
-        """Certificate soundness: what f+1 seals prove was executed by an honest replica."""
+    def final(self, gateway: int, height: int, head_hash: bytes, signers: Collection[int]) -> None:
+        """Certificate soundness: what f+1 seals of members of its epoch prove was executed by an
+        honest replica."""
         if height >= len(self._agreed):
             raise self.broken(
                 "certificate", f"g{gateway} holds {height} final, no honest replica executed it"
             )
         if head_hash != self._agreed[height]:
             raise self.broken("certificate", f"g{gateway} holds another block final at {height}")
+        members = self._reference.members(self._reference.epoch_of(height))
+        if len(set(signers) & set(members)) < (len(members) - 1) // 3 + 1:
+            raise self.broken("certificate", f"g{gateway} took the seals of {signers} for enough")
         self._final_height = max(self._final_height, height)

@@ -8,7 +8,7 @@ judges what was accepted; what was refused has no effect and needs no defence.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import cbor2
@@ -39,20 +39,50 @@ def request_id(cose: bytes) -> bytes:
 class Reference:
     """Judges each block once, in order. `signed` grows as devices sign."""
 
-    def __init__(self, genesis_time_us: int, vouchers: Collection[bytes], endorsers: int) -> None:
-        """`vouchers`: ids of the tokens that may be used once; `endorsers`: k, how many members
-        of the authentication group must have accepted an enrolment."""
+    def __init__(
+        self,
+        genesis_time_us: int,
+        *,
+        vouchers: Collection[bytes],
+        administrators: Collection[bytes],
+        replicas: Mapping[int, bytes],
+        checkpoint_interval: int,
+    ) -> None:
+        """`vouchers`: ids of the tokens that may be used once; `administrators`: their keys;
+        `replicas`: the keys of the first epoch's."""
         self.signed: set[bytes] = set()
         self.executed: dict[bytes, tuple[str, int]] = {}  # request id -> best status, height
-        self._endorsers = endorsers
+        self._interval = checkpoint_interval
+        self._administrators = {hashlib.sha256(key).digest() for key in administrators}
+        # For each epoch: the last height that the one before it decides, and its members' keys.
+        self._epochs: list[tuple[int, dict[int, bytes]]] = [(0, dict(replicas))]
+        self._ids_used = set(replicas)
         self._stood: dict[bytes, int] = {}  # request id -> height where it stood last
         self._vouchers = set(vouchers)
         self._time_us = genesis_time_us
-        self._counters: dict[bytes, int] = {}
+        self._counters: dict[bytes, int] = dict.fromkeys(self._administrators, 0)
         self._ended: dict[bytes, int] = {}
+
+    @property
+    def newest_members(self) -> Collection[int]:
+        """Of the last epoch that was ordered, in force or not."""
+        return self._epochs[-1][1]
+
+    def members(self, epoch: int) -> Collection[int]:
+        """None of an epoch that nobody ordered."""
+        return self._epochs[epoch][1] if epoch < len(self._epochs) else ()
+
+    def begins_above(self, epoch: int) -> int:
+        return self._epochs[epoch][0]
+
+    def epoch_of(self, height: int) -> int:
+        """Which epoch decides this height."""
+        return max(e for e, (above, _) in enumerate(self._epochs) if e == 0 or above < height)
 
     def judge(self, head: Head, block: Block) -> None:
         """Raises RuleBrokenError."""
+        if head.epoch != self.epoch_of(head.height):
+            raise RuleBrokenError("epoch", f"block {head.height} is of epoch {head.epoch}")
         if head.time_us <= self._time_us:
             raise RuleBrokenError("time", f"block time {head.time_us} is not after its parent's")
         self._time_us = head.time_us
@@ -97,7 +127,7 @@ class Reference:
                 for _, _, sender, endorsed, accepted, _ in accepts
                 if accepted and endorsed == request
             }
-            self._check_enrolment(operation, endorsers)
+            self._check_enrolment(height, operation, endorsers)
             return
         node, counter = operation["node"], operation["counter"]
         if node not in self._counters:
@@ -114,13 +144,36 @@ class Reference:
         elif name == "renew":
             self._ended.setdefault(node, height)
             self._counters.setdefault(hashlib.sha256(operation["key"]).digest(), 0)
+        elif name in ("add-replica", "remove-replica"):
+            self._change(height, operation)
 
-    def _check_enrolment(self, operation: dict[str, Any], endorsers: set[int]) -> None:
+    def _change(self, height: int, operation: dict[str, Any]) -> None:
+        """Ordered by an administrator, one at a time, effective above the next checkpoint."""
+        if operation["node"] not in self._administrators:
+            raise RuleBrokenError("validity", f"{operation['op']} by who is no administrator")
+        above, members = self._epochs[-1]
+        if len(self._epochs) > 1 and height <= above:
+            raise RuleBrokenError("epoch", f"a change at {height} while another is pending")
+        replica, key = operation["replica"], operation.get("key")
+        if key is None and replica not in members:
+            raise RuleBrokenError("epoch", f"r{replica} is removed and was no member")
+        if key is not None and (replica in self._ids_used or key in members.values()):
+            raise RuleBrokenError("epoch", f"r{replica} is added a second time")
+        self._ids_used.add(replica)
+        following = {r: k for r, k in members.items() if r != replica}
+        if key is not None:
+            following[replica] = key
+        boundary = -(-height // self._interval) * self._interval
+        self._epochs.append((boundary, following))
+
+    def _check_enrolment(self, height: int, operation: dict[str, Any], endorsers: set[int]) -> None:
         voucher = hashlib.sha256(operation["voucher"]["key"]).digest()
         if voucher not in self._vouchers:
             raise RuleBrokenError("validity", "enrolled without a valid, unused voucher")
         self._vouchers.discard(voucher)
-        if len(endorsers) < self._endorsers:
+        members = self.members(self.epoch_of(height))
+        endorsers &= set(members)
+        if len(endorsers) < (len(members) - 1) // 3 + 1:  # f+1: one of them is honest
             raise RuleBrokenError("validity", f"enrolled with {len(endorsers)} endorsements")
         node = hashlib.sha256(operation["key"]).digest()
         if node in self._counters:

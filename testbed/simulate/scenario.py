@@ -14,7 +14,7 @@ import msgspec
 from chain.genesis import Consensus
 from chain.quorum import Quorum
 
-__all__ = ["GATEWAY", "NETWORK_KINDS", "Crash", "Event", "Kind", "Scenario", "Traitor"]
+__all__ = ["GATEWAY", "NETWORK_KINDS", "ORDERS", "Crash", "Event", "Kind", "Scenario", "Traitor"]
 
 # Gateways are numbered from here, replicas from 0.
 GATEWAY = 1000
@@ -31,9 +31,14 @@ class Kind(Enum):
     CRASH = "crash"  # at the `amount`-th disk operation from now on (0: at once), as `detail` says
     PAUSE = "pause"  # the process stands still, its frames wait
     SKEW = "skew"  # the clock is `amount` microseconds off
+    FULL = "full"  # the disk takes no more from its `amount`-th operation on
+    WIPE = "wipe"  # power fails and the disk comes back empty
+    ADD = "add"  # an administrator orders nodes[0] in; it starts, empty, `amount` us later
+    REMOVE = "remove"  # an administrator orders nodes[0] out
 
 
 NETWORK_KINDS = frozenset({Kind.BLOCK, Kind.LOSS, Kind.DUPLICATE, Kind.DELAY})
+ORDERS = frozenset({Kind.ADD, Kind.REMOVE})
 
 
 class Crash(Enum):
@@ -69,7 +74,10 @@ class Traitor(msgspec.Struct, frozen=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `survivors` must have executed every request `patience_us` after `heal_us`.
+    """One run. Those of the `survivors` that are members at the end must have executed every
+    request `patience_us` after `heal_us`; by then every ordered membership is in force.
+
+    `replicas` are there from genesis; the `joiners` that may be added have the ids after theirs.
 
     `spread_us` is how much the delays of healthy links differ; `turn_us` how long a replica lets
     frames gather before it handles them in one step (0: each alone).
@@ -89,6 +97,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     heal_us: int
     patience_us: int
     es256: bool = False
+    joiners: int = 0
+
+    @property
+    def machines(self) -> int:
+        return self.replicas + self.joiners
 
     @property
     def quorum(self) -> Quorum:

@@ -24,7 +24,7 @@ from chain.messages import (
     decode_proposal,
     decode_signed,
 )
-from testbed.simulate.scenario import GATEWAY, Event, Kind, Scenario
+from testbed.simulate.scenario import GATEWAY, ORDERS, Event, Kind, Scenario
 
 __all__ = ["Transcript", "describe"]
 
@@ -126,6 +126,8 @@ def _event(event: Event) -> str:
     when = f"{event.at_us / 1e6:.3f} s"
     if event.kind is Kind.REQUEST:
         return f"{when}: device {event.nodes[0]} does {event.detail}"
+    if event.kind in ORDERS:
+        return f"{when}: the administrator orders to {event.kind.value} {name(event.nodes[0])}"
     lasting = f" for {event.duration_us / 1e6:.3f} s" if event.duration_us else " for good"
     where = ", ".join(name(node) for node in event.nodes)
     where += " ".join(f"{name(a)}>{name(b)}" for a, b in event.links)

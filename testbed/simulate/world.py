@@ -16,7 +16,9 @@ from chain.block import genesis_head
 from chain.client import Final
 from chain.genesis import Genesis, Member, Policy
 from chain.keys import digest
+from chain.ledger import Ledger
 from nodes.ports import Party, Stored
+from testbed.simulate.administrator import Administrator
 from testbed.simulate.devices import Device
 from testbed.simulate.disk import Disk
 from testbed.simulate.gateway import Gateway
@@ -26,7 +28,7 @@ from testbed.simulate.network import Network
 from testbed.simulate.outcome import Finding, Outcome
 from testbed.simulate.properties import BrokenError, Checker
 from testbed.simulate.reference import Reference, request_id
-from testbed.simulate.scenario import GATEWAY, NETWORK_KINDS, Crash, Event, Kind, Scenario
+from testbed.simulate.scenario import GATEWAY, NETWORK_KINDS, ORDERS, Crash, Event, Kind, Scenario
 from testbed.simulate.scheme import CHEAP, REAL
 from testbed.simulate.timeline import Timeline
 from testbed.simulate.traitors import Cast
@@ -79,7 +81,7 @@ class _World:
         self._network = Network(self.timeline, self._random, self._deliver, scenario.spread_us)
         self._signatures = REAL if scenario.es256 else CHEAP
         self._scheme = self._signatures.scheme
-        self._signers = [self._signatures.signer(f"replica {r}") for r in range(scenario.replicas)]
+        self._signers = [self._signatures.signer(f"replica {r}") for r in range(scenario.machines)]
         self._cast = Cast(scenario, self._random)
         self._make_genesis()
         self._make_checker()
@@ -91,11 +93,14 @@ class _World:
     def _make_genesis(self) -> None:
         # Devices need the network id, which is a hash over their vouchers: tokens come first.
         grants = tuple(Device.grant_of(d, self._signatures) for d in range(self._scenario.devices))
+        admin = self._signatures.signer("administrator")
         self._genesis = Genesis(
             name="simulated",
             time_us=EPOCH_US - 1_000_000,
-            members=tuple(Member(r, s.public) for r, s in enumerate(self._signers)),
-            policy=Policy(vouchers=grants),
+            members=tuple(
+                Member(r, s.public) for r, s in enumerate(self._signers[: self._scenario.replicas])
+            ),
+            policy=Policy(vouchers=grants, admins=(admin.public,), admins_needed=1),
             consensus=self._scenario.consensus,
         )
         self._genesis.check()
@@ -104,17 +109,28 @@ class _World:
             Device(number, network, self._random, self._signatures)
             for number in range(self._scenario.devices)
         ]
+        self._clients: list[Device | Administrator] = [*self._devices]
+        self._administrator: Administrator | None = None
+        if any(event.kind in ORDERS for event in self._scenario.events):
+            self._administrator = Administrator(
+                network,
+                admin,
+                key_of=lambda replica: self._signers[replica].public,
+                membership=lambda: self._gateways[0].membership,
+            )
+            self._clients.append(self._administrator)
 
     def _make_checker(self) -> None:
         scenario, genesis = self._scenario, self._genesis
         traitors = {traitor.replica for traitor in scenario.traitors}
-        _, accepts = genesis.policy.group(genesis.membership.quorum)
         self._reference = Reference(
             genesis.time_us,
-            [grant.id for grant in genesis.policy.vouchers],
-            accepts,
+            vouchers=[grant.id for grant in genesis.policy.vouchers],
+            administrators=genesis.policy.admins,
+            replicas={member.id: member.spki for member in genesis.members},
+            checkpoint_interval=genesis.consensus.checkpoint_interval,
         )
-        self._honest = frozenset(range(scenario.replicas)) - traitors
+        self._honest = frozenset(range(scenario.machines)) - traitors
         genesis_hash = digest(genesis_head(genesis.network, genesis.time_us))
         skewed = {r for e in scenario.events if e.kind is Kind.SKEW for r in e.nodes}
         few = len(skewed | traitors) <= scenario.quorum.faulty
@@ -133,7 +149,7 @@ class _World:
 
     def _make_machines(self) -> None:
         scenario = self._scenario
-        places = [*range(scenario.replicas), *self._cast.twins]
+        places = [*range(scenario.machines), *self._cast.twins]
         self._machines = [
             Machine(
                 number=number,
@@ -152,7 +168,7 @@ class _World:
         ]
         self._bodies = [
             [machine for machine in self._machines if machine.me == replica]
-            for replica in range(scenario.replicas)
+            for replica in range(scenario.machines)
         ]
 
     def _watch(self, replica: int) -> Callable[[int, Stored], None]:
@@ -164,8 +180,9 @@ class _World:
                 self.timeline,
                 self._scheme,
                 self._genesis,
-                partial(self._network.send, GATEWAY + number),
-                partial(self._final, number),
+                send=partial(self._network.send, GATEWAY + number),
+                on_final=partial(self._final, number),
+                copy=Ledger(self._genesis, self._scheme) if self._administrator else None,
             )
             for number in range(self._scenario.gateways)
         ]
@@ -178,11 +195,12 @@ class _World:
         for event in scenario.events:
             timeline.at(event.at_us, self._begin, event)
         for machine in self._machines:
-            machine.start()
+            if machine.me < scenario.replicas:
+                machine.install()
         for gateway in self._gateways:
             gateway.start()
-        for device in self._devices:
-            self._next(device)
+        for client in self._clients:
+            self._next(client)
         end_us = scenario.heal_us + scenario.patience_us
         target: int | None = None
         while timeline.run(end_us, _LOOK_STEPS):
@@ -192,7 +210,7 @@ class _World:
                 continue
             if timeline.steps > STEPS_MAX:
                 raise self._checker.broken("liveness", f"{STEPS_MAX} steps, and no end")
-            if target is None and all(device.idle for device in self._devices):
+            if target is None and all(client.idle for client in self._clients):
                 target = self._checker.height
             if target is not None and self._caught_up(target):
                 return
@@ -206,7 +224,11 @@ class _World:
                 self._checker.holds(machine.me, values_held(service), values_held_max(service))
 
     def _caught_up(self, height: int) -> bool:
-        return all(self._checker.height_of(r) >= height for r in self._scenario.survivors)
+        return all(self._checker.height_of(r) >= height for r in self._must_survive)
+
+    @property
+    def _must_survive(self) -> list[int]:
+        return [r for r in self._scenario.survivors if r in self._reference.newest_members]
 
     def _what_is_missing(self, target: int | None) -> str:
         places = ", ".join(
@@ -216,8 +238,8 @@ class _World:
             else f"r{m.me} down"
             for m in self._machines
         )
-        waiting = sum(not device.idle for device in self._devices)
-        wanted = f"height {target}" if target is not None else f"the requests of {waiting} devices"
+        waiting = ", ".join(c.doing or "nothing" for c in self._clients if not c.idle)
+        wanted = f"height {target}" if target is not None else f"what clients wait for ({waiting})"
         return f"{wanted} not reached in {self._scenario.patience_us / 1e6:.0f} s: {places}"
 
     # --- events of the scenario ------------------------------------------------------------------
@@ -229,6 +251,9 @@ class _World:
         self._faults[event.kind.value] += 1
         if self._transcript is not None:
             self._transcript.fault(self.timeline.now_us, event, over=False)
+        if event.kind in ORDERS:
+            self._order(event)
+            return
         if event.kind in NETWORK_KINDS:
             self._network.disturb(event)
         for machine in self._of(event.nodes):
@@ -239,6 +264,10 @@ class _World:
                     machine.pause()
                 case Kind.SKEW:
                     machine.skew_us += event.amount
+                case Kind.FULL:
+                    machine.disk.fill(event.amount)
+                case Kind.WIPE:
+                    machine.wipe()
                 case _:
                     raise AssertionError(f"{event.kind} strikes links")
         if event.end_us is not None:
@@ -251,15 +280,27 @@ class _World:
             self._network.lift(event)
         for machine in self._of(event.nodes):
             match event.kind:
-                case Kind.CRASH:
+                case Kind.CRASH | Kind.WIPE:
                     machine.recover()
                 case Kind.PAUSE:
                     machine.resume()
+                case Kind.FULL:
+                    machine.disk.drain()
                 case _:
                     machine.skew_us -= event.amount
 
     def _of(self, replicas: tuple[int, ...]) -> list[Machine]:
         return [machine for machine in self._machines if machine.me in replicas]
+
+    def _order(self, event: Event) -> None:
+        """The administrator's business; the process of an added replica starts when it likes."""
+        assert self._administrator is not None
+        (replica,) = event.nodes
+        self._administrator.order(event.kind.value, replica)
+        self._next(self._administrator)
+        if event.kind is Kind.ADD:
+            for machine in self._bodies[replica]:
+                self.timeline.after(event.amount, machine.install)
 
     # --- devices ---------------------------------------------------------------------------------
 
@@ -280,7 +321,7 @@ class _World:
                 self._reference.signed.add(request_id(cose))
             self._gateway_of(device).once(cose)
 
-    def _next(self, device: Device) -> None:
+    def _next(self, device: Device | Administrator) -> None:
         gateway = self._gateway_of(device)
         cose = device.next(gateway.head_hash)
         if cose is not None:
@@ -288,22 +329,26 @@ class _World:
             self._reference.signed.add(device.wanted_id)
             gateway.submit(device.wanted_id, cose)
 
-    def _gateway_of(self, device: Device) -> Gateway:
+    def _gateway_of(self, device: Device | Administrator) -> Gateway:
         return self._gateways[device.number % len(self._gateways)]
 
     def _final(self, number: int, final: Final) -> None:
-        self._checker.final(number, final.height, digest(final.head))
+        signers = [seal.replica for seal in final.seals]
+        self._checker.final(number, final.height, digest(final.head), signers)
         if self._transcript is not None:
             self._transcript.line(self.timeline.now_us, f"g{number} holds {final.height} final")
-        for device in self._devices:
-            if device.wanted is None or self._gateway_of(device) is not self._gateways[number]:
+        for device in self._clients:
+            if self._gateway_of(device) is not self._gateways[number]:
+                continue
+            if device.wanted is None:
+                self._next(device)  # an order may have come into force
                 continue
             status, height = self._reference.executed.get(device.wanted_id, ("", 0))
             if not status or height > final.height:
                 continue
             if status != "ok":
                 raise self._checker.broken(
-                    "service", f"device {device.number}'s {device.doing} ended as {status}"
+                    "service", f"client {device.number}'s {device.doing} ended as {status}"
                 )
             self._requests += 1
             self._gateways[number].settled(device.wanted_id)
@@ -357,6 +402,11 @@ class _World:
             self._transcript.line(
                 self.timeline.now_us, f"r{machine.me} loses power, unsynced writes {keeps.value}"
             )
+
+    def stopped_full(self, machine: Machine) -> None:
+        self._faults["stopped-full"] += 1
+        if self._transcript is not None:
+            self._transcript.line(self.timeline.now_us, f"r{machine.me} stops: its disk is full")
 
     def _deliver(self, to: int, sender: int, frame: bytes) -> None:
         self._trace.update(b"%d %d %d " % (self.timeline.now_us, to, sender))

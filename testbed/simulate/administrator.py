@@ -1,0 +1,90 @@
+"""The simulated administrator: orders replicas in and out, one at a time.
+
+It gives the next order when the last is in force, as its gateway's copy of the ledger says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from chain.genesis import Membership
+from chain.keys import Signer, node_id
+from chain.operations import AddReplica, RemoveReplica, sign_operation
+from chain.quorum import REPLICAS_MIN
+
+__all__ = ["Administrator"]
+
+
+class Administrator:
+    """Has the face of a `devices.Device` towards the run. `key_of(replica)` is what an order to
+    add names; `membership` the one in force at its gateway."""
+
+    number = 0
+    revoked = False
+
+    def __init__(
+        self,
+        network: bytes,
+        signer: Signer,
+        key_of: Callable[[int], bytes],
+        membership: Callable[[], Membership],
+    ) -> None:
+        self._network = network
+        self._signer = signer
+        self._key_of = key_of
+        self._membership = membership
+        self._orders: deque[tuple[str, int]] = deque()
+        self._ordered = 0  # changes, so the epoch once all are in force
+        self._counter = 0
+        self.wanted: bytes | None = None
+        self.wanted_id = b""
+        self.doing = ""
+
+    @property
+    def idle(self) -> bool:
+        return self.wanted is None and not self._orders and self._in_force
+
+    @property
+    def _in_force(self) -> bool:
+        return self._membership().epoch == self._ordered
+
+    def order(self, what: str, replica: int) -> None:
+        self._orders.append((what, replica))
+
+    def next(self, head: bytes) -> bytes | None:
+        """The next order, signed; None while the last one is not in force, or if there is none."""
+        if self.wanted is not None or not self._in_force:
+            return None
+        while self._orders:
+            what, replica = self._orders.popleft()
+            if self._is_possible(what, replica):
+                self._counter += 1
+                self._ordered += 1
+                self.doing = f"{what} r{replica}"
+                self.wanted = sign_operation(self._operation(what, replica), self._signer)
+                return self.wanted
+        return None
+
+    def done(self) -> None:
+        """The wanted order is final and was accepted."""
+        self.wanted = None
+
+    def _is_possible(self, what: str, replica: int) -> bool:
+        """A shrunk scenario may remove whom nobody added, or from too few."""
+        ids = self._membership().ids
+        return what == "add" or (replica in ids and len(ids) > REPLICAS_MIN)
+
+    def _operation(self, what: str, replica: int) -> AddReplica | RemoveReplica:
+        node = node_id(self._signer.public)
+        if what == "add":
+            return AddReplica(
+                network=self._network,
+                node=node,
+                counter=self._counter,
+                replica=replica,
+                key=self._key_of(replica),
+            )
+        return RemoveReplica(
+            network=self._network, node=node, counter=self._counter, replica=replica
+        )

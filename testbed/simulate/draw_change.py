@@ -1,0 +1,51 @@
+"""Draws a change of the membership: who is ordered in and out, and when.
+
+One replica is added, replaced or removed: never so that more are faulty than an epoch in between
+bears.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+from chain.quorum import REPLICAS_MIN, Quorum
+from testbed.simulate.scenario import Event, Kind
+
+__all__ = ["Change", "draw_change"]
+
+_START_US_MAX = 1_500_000  # an added replica's process starts so late after the order
+
+
+class Change(NamedTuple):
+    """`sizes` of the epochs that follow the first; `lost` are broken for good and ordered out."""
+
+    events: tuple[Event, ...] = ()
+    joiners: int = 0
+    lost: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+def draw_change(dice: Random, n: int, traitors: frozenset[int], until_us: int) -> Change:
+    """Add one; replace one that is lost, or that works, or that betrays; remove one."""
+    shapes = ["add", "replace"]
+    honest = [r for r in range(n) if r not in traitors]
+    leaving = dice.randrange(n)
+    if len(traitors) < Quorum.of(n).faulty:
+        shapes.append("replace-lost")
+    if n > REPLICAS_MIN and len(traitors - {leaving}) <= Quorum.of(n - 1).faulty:
+        shapes.append("remove")
+    shape = dice.choice(shapes)
+    first_us, second_us = sorted(dice.randrange(until_us) for _ in range(2))
+    add = Event(at_us=first_us, kind=Kind.ADD, nodes=(n,), amount=dice.choice((0, _START_US_MAX)))
+    lost = dice.choice(honest) if shape == "replace-lost" else leaving
+    remove = Event(at_us=second_us, kind=Kind.REMOVE, nodes=(lost,))
+    match shape:
+        case "add":
+            return Change((add,), 1, (), (n + 1,))
+        case "remove":
+            return Change((remove,), 0, (), (n - 1,))
+        case "replace-lost":
+            return Change((add, remove), 1, (lost,), (n + 1, n))
+        case _:
+            return Change((add, remove), 1, (), (n + 1, n))
