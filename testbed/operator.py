@@ -228,11 +228,15 @@ class Operator:
         """A device with this factory certificate (DER) may log in to ask for access; whether it
         is admitted the chain decides, by the roots in its genesis."""
         self._must_be_new(name)
-        self.bench = self.bench.with_voucher(digest(factory_key(certificate)), name)
+        voucher = digest(factory_key(certificate))
+        holder = self.bench.vouchers.get(voucher.hex())
+        if any(holder == each for each, _ in self.devices):
+            raise ConfigurationError(f"this factory identity is {holder}'s: it admits one device")
+        self.bench = self.bench.with_voucher(voucher, name)
         await self._let_in(factory_user(certificate))
 
     def _must_be_new(self, name: str) -> None:
-        if name in self.bench.vouchers.values() or any(name == it for it, _ in self.devices):
+        if name in self.bench.nodes or any(name == each for each, _ in self.devices):
             raise ConfigurationError(f"there is a device called {name}: choose another name")
 
     async def _let_in(self, user: User) -> None:

@@ -1,0 +1,73 @@
+"""`testbed up`, `device` and `down` as somebody at a terminal, or a script, runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Operator"]
+
+UP_S_MAX = 90.0
+
+
+class Operator:
+    """Somebody at a terminal; benches of others are not seen."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.home = tmp_path
+        scratch = tmp_path / "tmp"
+        scratch.mkdir()
+        self.environment = {**os.environ, "TMPDIR": str(scratch)}
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "testbed.cli", *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def does(self, *words: str) -> Any:
+        """A command that goes well; what it prints as JSON."""
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def is_told(self, code: int, *words: str) -> str:
+        """A command that ends with `code`; what it says."""
+        done = self.run(*words, "--json")
+        assert done.returncode == code, done.stdout + done.stderr
+        assert done.stderr == ""
+        error = json.loads(done.stdout)["error"]
+        assert error["exit_code"] == code
+        return str(error["message"])
+
+    @contextmanager
+    def bench(self, inventory: Path) -> Iterator[dict[str, Any]]:
+        """`testbed up`, in a terminal of its own."""
+        said = self.home / "up.json"
+        argv = [sys.executable, "-m", "testbed.cli", "up", "-i", str(inventory), "--json"]
+        argv += ["--every", "0.5"]
+        with said.open("wb") as out, (self.home / "up.log").open("wb") as log:
+            process = subprocess.Popen(argv, stdout=out, stderr=log, env=self.environment)
+            try:
+                deadline_s = time.monotonic() + UP_S_MAX
+                while not said.read_bytes().endswith(b"}\n"):
+                    assert process.poll() is None, (self.home / "up.log").read_text()
+                    assert time.monotonic() < deadline_s, (self.home / "up.log").read_text()
+                    time.sleep(0.1)
+                up = json.loads(said.read_bytes())
+                assert "error" not in up, up
+                yield up
+                assert process.wait(60) == 0
+            finally:
+                process.terminate()
+                process.wait(60)

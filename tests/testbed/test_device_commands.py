@@ -1,0 +1,168 @@
+"""An operator's day at a running bench, by the commands and as a script would call them.
+
+Each step is a function named after what the operator does; all on one bench, as a bench takes
+seconds to come up.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.testbed.factory import Manufacturer
+from tests.testbed.operator_support import Operator
+
+DATA_S_MAX = 60.0
+LAB = """
+schema: testbed.inventory/1
+lab: day
+chain: {{factory_roots: [{root}]}}
+hosts:
+  r1: {{connection: local, roles: [replica]}}
+  r2: {{connection: local, roles: [replica]}}
+  r3: {{connection: local, roles: [replica]}}
+  r4: {{connection: local, roles: [replica]}}
+  gw1: {{connection: local, roles: [gateway, broker]}}
+  env1: {{connection: local, roles: [environment]}}
+  phones: {{connection: local, roles: [mobile], mobiles: 3}}
+  meter: {{connection: local, roles: [mobile], factory: {identity}}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the manufacturer needs openssl")
+def test_an_operator_s_day(tmp_path: Path) -> None:
+    operator, acme = Operator(tmp_path), Manufacturer(tmp_path / "acme")
+    inventory = tmp_path / "day.yaml"
+    inventory.write_text(LAB.format(root=acme.root, identity=acme.make("meter-identity")))
+    finds_no_bench(operator)
+    with operator.bench(inventory) as up:
+        assert up["admitted"] == ["env1", "meter", "phones-1", "phones-2", "phones-3"]
+        assert up["missing"] == []
+        looks_around(operator)
+        grants(operator)
+        renews(operator)
+        revokes(operator)
+        admits_one_more(operator, tmp_path)
+        admits_by_factory_certificate(operator, acme, tmp_path)
+        ends_it(operator, up)
+
+
+def finds_no_bench(operator: Operator) -> None:
+    for words in (["list"], ["revoke", "x"]):
+        assert "start one with `testbed up`" in operator.is_told(2, "device", *words)
+    plain = operator.run("device", "list")
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.startswith("testbed: no bench is up")
+    missing = operator.is_told(2, "device", "list", "--bench", "/nowhere/bench.json")
+    assert "/nowhere/bench.json" in missing
+    assert operator.does("down") == {"ended": None}
+    assert "nothing to do" in operator.run("down").stdout
+
+
+def looks_around(operator: Operator) -> None:
+    listed = {each["name"]: each for each in operator.does("device", "list")}
+    assert {each["state"] for each in listed.values()} == {"admitted"}
+    assert listed["env1"]["kind"] == "environment"
+    table = operator.run("device", "list").stdout.splitlines()
+    assert len(table) == 1 + len(listed)
+    shown = operator.does("device", "show", listed["phones-1"]["node"][:12])
+    assert shown["name"] == "phones-1"
+    assert [each["op"] for each in shown["records"]][:2] == ["enrol", "open"]
+    assert operator.run("device", "show", "phones-1").returncode == 0
+    assert "did you mean phones-" in operator.is_told(2, "device", "show", "phone-1")
+    assert "there are env1, meter," in operator.is_told(2, "device", "show", "zebra")
+
+
+def grants(operator: Operator) -> None:
+    assert operator.does("device", "grant", "phones-1", "--privilege", "2")["privilege"] == 2
+    assert operator.does("device", "show", "phones-1")["privilege"] == 2
+    again = operator.does("device", "grant", "phones-1", "--privilege", "2")
+    assert again["changed"] is False
+    operator.is_told(2, "device", "grant", "phones-1", "--privilege", "900")
+
+
+def renews(operator: Operator) -> None:
+    before = operator.does("device", "show", "phones-1")
+    renewed = operator.does("device", "renew", "phones-1")
+    assert renewed["node"] == before["node"]
+    assert renewed["not_after"] > before["not_after"]
+    rolled = operator.does("device", "renew", "phones-1", "--rollover")
+    assert rolled["node"] != before["node"]
+    states = {e["node"]: e["state"] for e in operator.does("device", "list")}
+    assert states[before["node"]] == "renewed"
+    assert states[rolled["node"]] == "admitted"
+    deadline_s = time.monotonic() + DATA_S_MAX
+    while operator.does("device", "show", rolled["node"])["data_records"] == 0:
+        assert time.monotonic() < deadline_s, "no data under the new key"
+
+
+def revokes(operator: Operator) -> None:
+    gone = operator.does("device", "revoke", "phones-2", "--reason", "lost")
+    assert (gone["state"], gone["changed"]) == ("revoked", True)
+    again = operator.does("device", "revoke", "phones-2")
+    assert (again["state"], again["changed"]) == ("revoked", False)
+    own = operator.does("device", "revoke", "phones-3", "--by-device")
+    assert (own["state"], own["changed"]) == ("revoked", True)
+    assert "phones-2 is revoked" in operator.is_told(2, "device", "renew", "phones-2")
+    assert "phones-2 is revoked" in operator.is_told(
+        2, "device", "grant", "phones-2", "--privilege", "3"
+    )
+
+
+def admits_one_more(operator: Operator, tmp_path: Path) -> None:
+    lamp = tmp_path / "lamp"
+    admitted = operator.does("device", "admit", "lamp", "--dir", str(lamp), "--privilege", "2")
+    assert (admitted["state"], admitted["privilege"]) == ("admitted", 2)
+    assert admitted["ledger_height"] > 0
+    assert Path(admitted["config"]).exists()
+    assert (lamp / "state" / "key.pem").stat().st_mode & 0o077 == 0
+    taken = operator.is_told(2, "device", "admit", "lamp", "--dir", str(tmp_path / "lamp2"))
+    assert "choose another name" in taken
+    full = operator.is_told(2, "device", "admit", "lamp2", "--dir", str(lamp))
+    assert "choose another --dir" in full
+    assert "no process of this bench" in operator.is_told(2, "device", "renew", "lamp")
+
+
+def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
+    """IEEE 802.1AR: the manufacturer's word instead of a token; each refusal says why."""
+
+    def words(name: str, identity: Path, *, privilege: int = 1) -> list[str]:
+        made = ["device", "admit", name, "--dir", str(tmp_path / f"of-{name}")]
+        return [*made, "--factory", str(identity), "--privilege", str(privilege)]
+
+    identity = acme.make("lock-identity")
+    assert operator.does(*words("lock", identity))["state"] == "admitted"
+    assert "lock's" in operator.is_told(2, *words("second-lock", identity))
+
+    other = Manufacturer(tmp_path / "no-name").make("fake")
+    refused = operator.run(*words("fake", other))
+    assert refused.returncode == 1
+    assert "factory-chain" in refused.stderr
+    assert "chain.factory_roots" in refused.stderr, "it says where to look"
+    for name, bad, reason in (
+        ("stale", acme.make("stale", days=-1), "factory-expired"),
+        ("maker", acme.make("maker", ca=True), "factory-chain"),
+    ):
+        assert reason in operator.is_told(1, *words(name, bad))
+    proud = words("proud", acme.make("proud"), privilege=200)
+    assert "denied: privilege" in operator.is_told(1, *proud)
+
+    (other / "key.pem").write_bytes((identity / "key.pem").read_bytes())
+    assert "not of the key" in operator.is_told(2, *words("mixed", other))
+    (other / "key.pem").chmod(0o644)
+    assert "chmod 600" in operator.is_told(2, *words("open", other))
+    assert "chain.pem" in operator.is_told(2, *words("none", tmp_path / "lamp" / "state"))
+
+
+def ends_it(operator: Operator, up: dict[str, Any]) -> None:
+    assert operator.does("down")["ended"]["pid"] == up["pid"]
+    assert not Path(up["bench"]).exists()
+    assert operator.does("down", "--bench", up["bench"]) == {"ended": None}
+    assert operator.does("down") == {"ended": None}
+    operator.is_told(2, "device", "list")
