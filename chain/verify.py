@@ -100,7 +100,10 @@ class Verifier:
         sender is): drop the frame without blaming anyone.
         """
         signed = decode_signed(frame)
-        message = decode_body(signed.body)
+        return self.verify_message(decode_body(signed.body), signed, sender)
+
+    def verify_message(self, message: ReplicaMessage, signed: Signed, sender: int) -> Received:
+        """The same for a frame that is decoded already."""
         relayed = isinstance(message, _RELAYED)
         if message.sender != sender and not relayed:
             raise PeerFault("wrong-sender", f"{message.sender} over the link of {sender}")

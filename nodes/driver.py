@@ -257,24 +257,26 @@ class Host:
             self._timers.set(name, delayed.delay_us)
 
     def _do(self, effect: Effect) -> None:  # noqa: PLR0912 - one branch per effect, closed below
-        match effect:
+        match effect:  # the frequent ones first
+            case Observe(what=what, view=view, seq=seq):
+                self._phases.observe(what, view, seq)
+            case Persist(fact=fact):
+                self._store.put_fact(fact)
+                self._must_sync = True
             case Broadcast(signed=signed):
                 frame = encode(signed)
                 for replica in self._listeners():
                     self._outbox.append((replica, frame))
-            case Send(to=to, signed=signed):
-                self._post(to, signed)
-            case Persist(fact=fact):
-                self._store.put_fact(fact)
-                self._must_sync = True
-            case Forget(seq=seq):
-                self._store.forget(seq)
+            case Execute():
+                self._execute(effect)
             case SetTimer(name=name, delay_us=delay_us):
                 self._timers.set(name, delay_us)
             case CancelTimer(name=name):
                 self._timers.cancel(name)
-            case Execute():
-                self._execute(effect)
+            case Send(to=to, signed=signed):
+                self._outbox.append((to, encode(signed)))
+            case Forget(seq=seq):
+                self._store.forget(seq)
             case Install():
                 self._install(effect)
             case ServeHeads(to=to, start=start):
@@ -285,8 +287,6 @@ class Host:
                 self._events.emit("accuse", culprit=culprit, reason=reason)
             case Refuse(request=request, reason=reason):
                 self._replies.refused(request, reason)
-            case Observe(what=what, view=view, seq=seq):
-                self._phases.observe(what, view, seq)
             case _:
                 assert_never(effect)
 
@@ -294,9 +294,6 @@ class Host:
         """Every other member, and one that is being added: it follows before it votes."""
         ids = {*self._core.membership.ids, *self._application.decided_membership.ids}
         return sorted(ids - {self._me})
-
-    def _post(self, to: int, signed: Signed) -> None:
-        self._outbox.append((to, encode(signed)))
 
     def _sign(self, message: ReplicaMessage) -> Signed:
         body = encode(message)

@@ -57,8 +57,10 @@ Opened = Received | Request | Subscribe | Superfluous | PeerFault
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 _MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
 _NOT_BLAMED = "unknown-epoch"
-_VOTE_BYTES_MAX = 512  # no PREPARE or COMMIT is longer
 _SUPERFLUOUS = Superfluous()
+
+# Senders of votes that say the same: kind, epoch, view, sequence number, digest.
+_Votes = dict[tuple[type, int, int, int, bytes], set[int]]
 
 
 class Service:
@@ -144,8 +146,9 @@ class Service:
         opened: list[tuple[Party, Opened]] = []
         places: list[int] = []
         items: list[bytes] = []
+        votes: _Votes = {}
         for party, frame in frames:
-            one = self._open_frame(party, frame)
+            one = self._open_frame(party, frame, votes)
             if isinstance(one, Submit):
                 places.append(len(opened))
                 items.append(make_item(one.request))
@@ -156,15 +159,25 @@ class Service:
                 opened[place] = opened[place][0], request
         return opened
 
-    def _open_frame(self, party: Party, frame: bytes) -> Opened | Submit:
+    def _open_frame(self, party: Party, frame: bytes, votes: _Votes) -> Opened | Submit:
+        """`votes` are those that were opened with this frame and hold: they count already."""
         try:
-            if isinstance(party, int):
-                if len(frame) <= _VOTE_BYTES_MAX and self._is_superfluous(frame):
-                    return _SUPERFLUOUS
-                return self._verifier.verify(frame, party)
-            return self._read_client(frame)
+            if not isinstance(party, int):
+                return self._read_client(frame)
+            signed = decode_signed(frame)
+            message = decode_body(signed.body)
+            if not isinstance(message, Prepare | Commit):
+                return self._verifier.verify_message(message, signed, party)
+            key = (type(message), message.epoch, message.view, message.seq, message.digest)
+            alike = votes.setdefault(key, set())
+            # q of n are enough: checking the others would cost as much as the first q.
+            if self.core.lacking(message) <= len(alike):
+                return _SUPERFLUOUS
+            received = self._verifier.verify_message(message, signed, party)
+            alike.add(message.sender)
         except PeerFault as fault:
             return fault
+        return received
 
     def step(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
         """Handles timers that fired and frames that were opened; persists, then sends. Raises
@@ -237,11 +250,6 @@ class Service:
                     self.clients.refused(request, reason, endorsement)
                 case Busy(request=request):
                     self.clients.refused(request, "busy")
-
-    def _is_superfluous(self, frame: bytes) -> bool:
-        """q of n votes are enough: checking the others would cost as much as the first q."""
-        message = decode_body(decode_signed(frame).body)
-        return isinstance(message, Prepare | Commit) and self.core.counted(message)
 
     def _read_client(self, frame: bytes) -> Submit | Subscribe:
         try:

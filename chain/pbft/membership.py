@@ -46,6 +46,7 @@ def switch(s: State) -> None:
             requests.wait_again(s, slot.seq, batch.requests)
     s.membership, s.pending = s.pending, None
     s.quorum = s.membership.quorum
+    s.voting = s.membership.spki(s.me) is not None
     s.log = Log(s.quorum.strong, s.consensus.log_window)
     s.log.raise_low(s.stable.seq, max(s.executed, s.stable.seq - s.log.window))
     s.view, s.active, s.primary = 0, True, s.membership.primary(0)

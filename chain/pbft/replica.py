@@ -200,18 +200,22 @@ class Replica:
         progress.watch_work(s)
         return s.out
 
-    def counted(self, vote: Prepare | Commit) -> bool:
-        """True if the vote, should it be genuine, changes nothing any more: its sequence number
-        is prepared or committed with that very digest in that view. The host may drop it
-        unverified; a vote that contradicts is never dropped so."""
-        slot = self._s.log.get(vote.seq)
-        if slot is None:
-            return False
-        key = (vote.view, vote.digest)
+    def lacking(self, vote: Prepare | Commit) -> int:
+        """How many votes that say the same as this one can still change something: 0 if its
+        sequence number is prepared or committed with that very digest in that view. The host may
+        drop more than so many unverified; a vote that contradicts is never dropped so."""
+        log, key = self._s.log, (vote.view, vote.digest)
+        slot = log.get(vote.seq)
         if isinstance(vote, Commit):
-            return slot.committed == key
+            if slot is None:
+                return log.strong
+            return 0 if slot.committed == key else log.strong - slot.commits.counts.get(key, 0)
+        if slot is None:
+            return log.strong - 1
         prepared = slot.prepared
-        return prepared is not None and (prepared.view, prepared.digest) == key
+        if prepared is not None and (prepared.view, prepared.digest) == key:
+            return 0
+        return log.strong - 1 - slot.prepares.counts.get(key, 0)
 
     # What the host may look at, never change.
 
