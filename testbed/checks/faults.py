@@ -7,12 +7,16 @@ good to the bound of their offset.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import BlockDone, FaultLine
 
 __all__ = ["Injection", "injections", "worst_recovery_ms"]
+
+_WHO = ("on", "from")  # selector keys of who a fault falls on
 
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,15 +54,13 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
             continue
         steps = {line.step: line for line in lines.get(event.id, ())}
         healed, whole = steps.get("healed"), steps.get("verified")
-        targets = {
-            name for line in steps.values() for names in line.targets.values() for name in names
-        } or {name for names in event.targets.values() for name in names}
+        resolved = next((line.targets for line in steps.values()), event.targets)
         found.append(
             Injection(
                 id=event.id,
                 fault=event.fault,
                 kind=event.kind,
-                target=", ".join(sorted(targets)),
+                target=_target(resolved),
                 planned_ms=event.at_ms,
                 applied_ms=evidence.at_ms(steps["applied"].t) if "applied" in steps else None,
                 observed="observed" in steps and steps["observed"].seen,
@@ -68,6 +70,15 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
             )
         )
     return tuple(found)
+
+
+def _target(targets: Mapping[str, Sequence[str]]) -> str:
+    """`r1`, or `r1; with r3`: who, and (by its selector's key) who else."""
+    parts = [
+        ", ".join(names) if key in _WHO else f"{key} {', '.join(names)}"
+        for key, names in sorted(targets.items(), key=lambda each: (each[0] not in _WHO, each[0]))
+    ]
+    return "; ".join(parts)
 
 
 def _recovery_ms(blocks: list[tuple[int, int]], healed_ns: int) -> float | None:

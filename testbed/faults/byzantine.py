@@ -1,0 +1,277 @@
+"""Faults of replicas that lie: `byzantine.*`, each a kind of the wrapper in `nodes.byzantine`.
+
+The wrapper is the one that the simulator uses. A replica whose config has the switch (put there
+before the network starts: `equip`) becomes Byzantine by an order in a local file and honest when
+the file is gone (`nodes.byzantine_switch`); a host takes it away by itself if nobody else does.
+How a lie is seen to take effect is in `witness`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from testbed.campaign.injection import Scene
+from testbed.campaign.kinds import Kind, Params, register
+from testbed.campaign.quantities import DurationField, SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.dead_man import arm, disarm
+from testbed.errors import LabFault
+from testbed.faults.witness import Witness
+from testbed.hosts.port import NodeCommand, UnitState
+from testbed.provision.configs import CONFIG, EVENTS, File
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
+
+__all__ = ["ByzantineFault", "equip"]
+
+ORDERS = "byzantine.json"
+TAKEN_S_MAX = 5.0  # until a replica has logged that it took an order
+
+Message = Literal[
+    "pre-prepare", "prepare", "commit", "checkpoint", "view-change", "new-view", "status"
+]
+_TAGS: dict[str, str] = {
+    "pre-prepare": "PP",
+    "prepare": "P",
+    "commit": "C",
+    "checkpoint": "CP",
+    "view-change": "VC",
+    "new-view": "NV",
+    "status": "S",
+}
+
+
+class Lie(Params):
+    """Lies until `for` has passed."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class Silent(Lie):
+    """Says nothing, or nothing of one kind of message."""
+
+    message: Message | None = None
+
+
+class Delay(Lie):
+    """Sends one kind of message (or, with `message: null`, everything) late."""
+
+    message: Message | None = "pre-prepare"
+    by: DurationField
+
+
+class Censor(Lie):
+    """`client`: the one device whose requests are left out; without it everyone's are."""
+
+    client: SelectorField | None = None
+
+
+class Conspire(Lie):
+    """`with`: the replicas that vote for both stories of the one `on`."""
+
+    with_: SelectorField = Field(alias="with")
+
+
+@dataclass(frozen=True)
+class _Trick:
+    """`proof` tells whether the lie was seen to take effect."""
+
+    name: str
+    wrapper: str
+    summary: str
+    proof: Callable[[Witness, dict[str, Any]], bool]
+    params: type[Params] = Lie
+    impairs: tuple[str, ...] = ("on",)
+
+
+class ByzantineFault:
+    """Order, read back, observe, take the order back, see that the replica is honest again."""
+
+    def __init__(self, scene: Scene, trick: _Trick) -> None:
+        self._scene = scene
+        self._trick = trick
+        targets = scene.targets
+        self._nodes = tuple(node for key in trick.impairs for node in targets[key])
+        self._witness: Witness | None = None
+        self._heal_witness: Witness | None = None
+        self._tip = 0
+
+    def arm(self) -> None:
+        """Nobody lies yet. Each host takes the order away by itself if nobody else does; a process
+        that is a child of this program ends with it and needs no undo."""
+        deployment = self._scene.deployment
+        for node in self._nodes:
+            host = deployment.host(node)
+            if host.run(["test", "-e", node.file(ORDERS)], check=False).exit_code == 0:
+                raise LabFault(f"{node.name} lies already: {ORDERS} stands there")
+            if host.start_command(deployment.unit(node)) is not None:
+                undo = NodeCommand(("rm", "-f", node.file(ORDERS)))
+                arm(host, _undo(node), self._scene.undo_after_s, undo)
+
+    def apply(self) -> None:
+        """Raises LabFault unless every liar has logged that it took the order."""
+        scene = self._scene
+        self._witness = self._new_witness()
+        order = self._order()
+        for node in self._nodes:
+            scene.deployment.put(node, File(ORDERS, json.dumps(order).encode(), 0o600))
+        witness = self._witness
+        if not scene.watch.wait_for(lambda: witness.told("byzantine"), TAKEN_S_MAX):
+            names = ", ".join(node.name for node in self._nodes)
+            raise LabFault(f"{names}: the order to lie was not taken; see its {EVENTS}")
+
+    def observe(self, within_s: float) -> bool:
+        witness, params = self._witness, self._scene.event.params
+        assert witness is not None, "apply was not called"
+        return self._scene.watch.wait_for(
+            lambda: self._trick.proof(witness, params), max(0.0, within_s)
+        )
+
+    def heal(self) -> None:
+        deployment = self._scene.deployment
+        self._tip = self._scene.watch.tip()
+        self._heal_witness = self._heal_witness or self._new_witness()
+        for node in self._nodes:
+            host = deployment.host(node)
+            host.run(["rm", "-f", node.file(ORDERS)])
+            if host.start_command(deployment.unit(node)) is not None:
+                disarm(host, _undo(node))
+
+    def verify(self, within_s: float) -> bool:
+        """Running, honest by its own word, and as high as the others were when it was healed."""
+        watch, deployment = self._scene.watch, self._scene.deployment
+        witness = self._heal_witness
+        assert witness is not None, "heal was not called"
+        names = {node.name for node in self._nodes}
+        views = [view for view in watch.replicas if view.name in names]
+        whole = watch.wait_for(
+            lambda: witness.told("honest") and all(view.height >= self._tip for view in views),
+            within_s,
+        )
+        states = [deployment.host(node).status(node.unit).state for node in self._nodes]
+        return whole and all(state is UnitState.ACTIVE for state in states)
+
+    def _new_witness(self) -> Witness:
+        return Witness(self._scene.watch, self._scene.deployment.with_role("replica"), self._nodes)
+
+    def _order(self) -> dict[str, Any]:
+        """What `nodes.config.Byzantine` says; only what differs from its defaults."""
+        params = self._scene.event.params
+        order: dict[str, Any] = {"kind": self._trick.wrapper, "seed": self._scene.seed % 2**31}
+        if params.get("message") is not None:
+            order["message"] = _TAGS[str(params["message"])]
+        if "by_ms" in params:
+            order["delay_ms"] = params["by_ms"]
+        if self._scene.targets.get("client"):
+            order["client"] = self._node_id(self._scene.targets["client"][0])
+        if self._trick.params is Conspire:
+            replicas = self._scene.deployment.with_role("replica")
+            loyal = [node.index for node in replicas if node not in self._nodes]
+            order["accomplices"] = [node.index for node in self._nodes]
+            order["deceived"] = loyal[: len(loyal) // 2]
+        return order
+
+    def _node_id(self, device: Node) -> str:
+        """Under which a device is known on the chain: it says so when it starts."""
+        host = self._scene.deployment.host(device)
+        found = host.run(["grep", "-m1", '"event":"started"', device.file(EVENTS)]).stdout
+        return str(json.loads(found)["id"])
+
+
+def _undo(node: Node) -> str:
+    return f"honest-{node.name}"
+
+
+def equip(deployment: Deployment) -> None:
+    """Gives every replica the switch. Nothing but a campaign that needs it does."""
+    for node in deployment.with_role("replica"):
+        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
+        config["byzantine_orders"] = ORDERS
+        deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+
+
+# --- how each is seen ---------------------------------------------------------------------------
+
+
+def _lied(witness: Witness, params: dict[str, Any]) -> bool:
+    return witness.lied()
+
+
+def _silenced(witness: Witness, params: dict[str, Any]) -> bool:
+    """A primary is replaced; from a backup nothing comes. What is narrowed to one kind of message
+    may be missed by nobody: then the liar's own word counts."""
+    narrowed = params.get("message") is not None
+    return witness.replaced() or (witness.lied() if narrowed else witness.quiet())
+
+
+def _delayed(witness: Witness, params: dict[str, Any]) -> bool:
+    narrowed = params.get("message") == "pre-prepare"
+    by_ms = float(params["by_ms"])
+    return witness.replaced() or witness.late(by_ms) or (not narrowed and witness.lied())
+
+
+def _refused(witness: Witness, params: dict[str, Any]) -> bool:
+    return witness.refused()
+
+
+def _replaced(witness: Witness, params: dict[str, Any]) -> bool:
+    return witness.replaced()
+
+
+def _exposed(witness: Witness, params: dict[str, Any]) -> bool:
+    """A primary is accused or replaced; a backup's lie only has to arrive."""
+    return witness.accused() or witness.replaced() or (not witness.is_primary and witness.lied())
+
+
+def _deceived(witness: Witness, params: dict[str, Any]) -> bool:
+    return witness.forked() or witness.accused() or witness.replaced()
+
+
+_TRICKS = (
+    _Trick("silent", "silent", "says nothing, or nothing of one kind", _silenced, Silent),
+    _Trick("delay", "slow", "sends late: just under the timeout, say", _delayed, Delay),
+    _Trick("censor", "censor", "as primary leaves out one client, or all", _replaced, Censor),
+    _Trick("withhold", "withhold", "takes part in everything but voting", _lied),
+    _Trick("partial", "partial", "its votes reach only half of the others", _lied),
+    _Trick("bad-signature", "bad-signature", "flips a bit of each signature", _refused),
+    _Trick("flood", "flood", "sends everything 20 times, half of it garbage", _refused),
+    _Trick("spam-votes", "spam-votes", "votes on what nobody asked about, well signed", _lied),
+    _Trick("old-messages", "old-messages", "repeats what it sent long ago", _lied),
+    _Trick("equivocate", "equivocate", "tells each half of the others another story", _exposed),
+    _Trick("wrong-digest", "conflicting-digest", "votes for what nobody proposed", _lied),
+    _Trick("wrong-field", "mutate", "changes a field of every fifth message, re-signed", _lied),
+    _Trick("reproposal", "reproposal", "the same batch under two numbers", _exposed),
+    _Trick("bad-batch", "bad-batch", "proposes what must not be accepted", _exposed),
+    _Trick("forge-view-change", "forge-view-change", "hides or invents what it proves", _lied),
+    _Trick("forge-new-view", "forge-new-view", "orders other than what was proven", _lied),
+    _Trick("forge-checkpoint", "forge-checkpoint", "votes for states that do not exist", _lied),
+    _Trick("lying-transfer", "lie-in-transfer", "serves heads and bodies of no chain", _lied),
+    _Trick(
+        "conspire",
+        "conspire",
+        "a primary and others tell some another story; f+1 of them fork the chain",
+        _deceived,
+        Conspire,
+        ("on", "with"),
+    ),
+)
+
+for _trick in _TRICKS:
+    register(
+        Kind(
+            f"byzantine.{_trick.name}",
+            _trick.params,
+            category="fault",
+            layer="consensus",
+            summary=_trick.summary,
+            make=lambda scene, trick=_trick: ByzantineFault(scene, trick),
+            impairs=_trick.impairs,
+            equip=equip,
+        )
+    )

@@ -1,0 +1,117 @@
+"""What honest replicas' logs say of liars: how an injected lie is seen to take effect.
+
+Of the liars themselves only that they lie is believed. Everything counts from when the witness was
+made. What a replica refused, and how many frames came from whom, it tells once a second
+(`counters`): two such lines are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.campaign.watch import Watch
+    from testbed.provision.layout import Node
+
+__all__ = ["Witness"]
+
+_AGES_MIN = 3  # blocks whose age is compared
+_LATE_SHARE = 0.5  # of the delay must be seen
+
+
+class Witness:
+    """Listens to `replicas` about the `liars` among them."""
+
+    def __init__(self, watch: Watch, replicas: Sequence[Node], liars: Sequence[Node]) -> None:
+        self._watch = watch
+        self._replicas = len(replicas)
+        self._liars = {str(node.index) for node in liars}
+        self._lying = [node.name for node in liars]
+        self._honest = [node.name for node in replicas if node not in liars]
+        self._seen = {node.name: watch.nodes[node.name].counts.total() for node in replicas}
+        self._view = watch.current_view(self._lying)
+        self.is_primary = str(self._view % self._replicas) in self._liars
+        self._ages_ms = [age for name in self._honest for age in self._ages(watch, name)]
+
+    def replaced(self) -> bool:
+        """A liar was primary, and the others have entered a later view."""
+        return self.is_primary and self._watch.current_view(self._lying) > self._view
+
+    def accused(self) -> bool:
+        """An honest replica holds two messages that convict a liar."""
+        return any(
+            str(event["culprit"]) in self._liars
+            for name in self._honest
+            for event in self._new(name, "accuse")
+        )
+
+    def refused(self) -> bool:
+        """An honest replica refused more and more of what liars sent."""
+        return any(last > first for first, last in self._pairs("faults"))
+
+    def quiet(self) -> bool:
+        """To no honest replica came a frame from a liar, for a second at least."""
+        lines = [self._new(name, "counters")[-2:] for name in self._honest]
+        return all(len(pair) == 2 for pair in lines) and all(
+            self._from_liars(pair[0], "heard") == self._from_liars(pair[1], "heard")
+            for pair in lines
+        )
+
+    def lied(self) -> bool:
+        """Liars say that they acted, and frames of theirs came to an honest replica meanwhile."""
+        acted = any(self._new(name, "byzantine-acts") for name in self._lying)
+        return acted and any(last > first for first, last in self._pairs("heard"))
+
+    def late(self, by_ms: float) -> bool:
+        """Proposals of a liar reach the others later than proposals did before."""
+        ages = [age for name in self._honest for age in self._ages_of(self._new(name, "block"))]
+        if len(ages) < _AGES_MIN:
+            return False
+        usual_ms = median(self._ages_ms) if self._ages_ms else 0.0
+        return self.is_primary and median(ages) - usual_ms >= _LATE_SHARE * by_ms
+
+    def forked(self) -> bool:
+        """Two honest replicas executed different blocks of one height."""
+        times: dict[int, int] = {}
+        return any(
+            times.setdefault(event["height"], event["time_us"]) != event["time_us"]
+            for name in self._honest
+            for event in self._new(name, "block")
+        )
+
+    def told(self, event: str) -> bool:
+        """Every liar has logged `event`."""
+        return all(self._new(name, event) for name in self._lying)
+
+    def _new(self, name: str, kind: str) -> list[dict[str, Any]]:
+        view = self._watch.nodes[name]
+        new = view.counts.total() - self._seen[name]
+        return (
+            [event for event in list(view.events)[-new:] if event["event"] == kind] if new else []
+        )
+
+    def _pairs(self, what: str) -> Iterator[tuple[int, int]]:
+        """What the first and the newest `counters` line of each honest replica say of liars."""
+        for name in self._honest:
+            lines = self._new(name, "counters")
+            if len(lines) > 1:
+                yield self._from_liars(lines[0], what), self._from_liars(lines[-1], what)
+
+    def _from_liars(self, line: dict[str, Any], what: str) -> int:
+        """Keys are `<party>/<code>` or `<party>`."""
+        counts: dict[str, int] = line.get(what, {})
+        return sum(n for key, n in counts.items() if key.partition("/")[0] in self._liars)
+
+    def _ages(self, watch: Watch, name: str) -> list[float]:
+        return self._ages_of([e for e in list(watch.nodes[name].events) if e["event"] == "block"])
+
+    def _ages_of(self, blocks: Sequence[dict[str, Any]]) -> list[float]:
+        """How old proposals of the view were when the replica accepted them, in ms. (Wall clocks:
+        a constant offset between hosts cancels out.)"""
+        return [
+            event["t"] / 1e6 - (event["executed_us"] + event["time_us"]) / 1000
+            for event in blocks
+            if event["view"] == self._view and "pre_prepared_us" in event
+        ]
