@@ -170,8 +170,15 @@ class BoardLink:
         # Since when, and why, the line is gone.
         self._gap: tuple[int, str] | None = None
         self._reason = ""
-        # Refusals, noise and repeats by reason, over all sessions.
-        self.counters: dict[str, int] = {}
+        self._counted: dict[str, int] = {}  # over the sessions that have ended
+        self._session: HostSession | None = None
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Refusals, noise and repeats by reason, over all sessions."""
+        now = self._session.counters if self._session is not None else {}
+        words = [*self._counted, *(word for word in now if word not in self._counted)]
+        return {word: self._counted.get(word, 0) + now.get(word, 0) for word in words}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -205,6 +212,7 @@ class BoardLink:
             highest=self._store.load(),
             timing=self._timing,
         )
+        self._session = session
         talk = _Talk(
             descriptor=line.fileno(),
             session=session,
@@ -217,8 +225,7 @@ class BoardLink:
             reason = await talk.until_lost()
         finally:
             talk.close()
-            for word, count in session.counters.items():
-                self.counters[word] = self.counters.get(word, 0) + count
+            self._counted, self._session = self.counters, None
         return reason, session.is_up
 
     def _lose(self, since_ms: int, reason: str) -> None:

@@ -54,6 +54,7 @@ DEVICE_RATE_PER_S, DEVICE_BURST = 50.0, 200.0
 TOTAL_RATE_PER_S = 800.0  # below what a gateway takes of one relay
 SOURCES_MAX = 4_096
 LOG_BYTES_MAX = 16 * 1024 * 1024
+COUNTS_PERIOD_S = 1.0
 
 
 class RelayUplink:
@@ -171,7 +172,11 @@ class Boards:
                 ),
                 tap=log.frame,
             )
-            await link.run()
+            counting = asyncio.ensure_future(_tell_counts(events, config.name, link))
+            try:
+                await link.run()
+            finally:
+                counting.cancel()
 
     async def _sponsor(
         self, config: BoardConfig, events: EventLog, device: Device, login: Login
@@ -209,6 +214,16 @@ class Boards:
             took_ms = (time.monotonic_ns() - started_ns) / 1e6
             events.emit("board", board=config.name, state="sponsored", latency_ms=took_ms)
             return True
+
+
+async def _tell_counts(events: EventLog, board: str, link: BoardLink) -> None:
+    """What is counted only, noise above all, when it has changed. Until cancelled."""
+    told: dict[str, int] = {}
+    while True:
+        await asyncio.sleep(COUNTS_PERIOD_S)
+        if (counts := link.counters) != told:
+            events.emit("serial-counts", board=board, counts=counts)
+            told = counts
 
 
 def _tell_failure(events: EventLog, board: str, line: asyncio.Future[None]) -> None:
