@@ -121,6 +121,65 @@ def power(to: PowerState, host: HostArgument, out: LabOption = _DEFAULT_OUT) -> 
     typer.echo(f"{host}: power {to.value}")
 
 
+@app.command()
+def throttle(
+    host: HostArgument,
+    bits: Annotated[str, typer.Argument(help="As 0x50005; 0 for fine; none for no firmware.")],
+    out: LabOption = _DEFAULT_OUT,
+) -> None:
+    """Let a host's firmware say that it is throttled, as `vcgencmd get_throttled` does on a Pi."""
+    try:
+        value = None if bits == "none" else int(bits, 0)
+    except ValueError:
+        value = -1
+    if value is not None and not 0 <= value < 2**20:
+        raise ConfigurationError(f"throttled bits {bits}: use a number as 0x50005, or none")
+    lab.find(out).throttle(host, value)
+    typer.echo(f"{host}: throttled {bits}")
+
+
+@app.command()
+def link(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Host that sends.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="Host that receives.")],
+    *,
+    delay_ms: Annotated[float, typer.Option(min=0, help="Added to every frame.")] = 0,
+    jitter_ms: Annotated[float, typer.Option(min=0, help="More or less than that.")] = 0,
+    loss: Annotated[str, typer.Option(metavar="PERCENT", help="Of frames, as 5%.")] = "0%",
+    rate_kbit: Annotated[float, typer.Option(min=0, help="0: without limit.")] = 0,
+    for_s: Annotated[float, typer.Option("--for-s", min=0, help="0: until told again.")] = 0,
+    out: LabOption = _DEFAULT_OUT,
+) -> None:
+    """Shape one direction between two hosts, where the kernel cannot; without options: clear it."""
+    share = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", loss)
+    if not share or float(share[1]) > 100:
+        raise ConfigurationError(f"--loss {loss}: use a share of frames, as 5%")
+    shape = {
+        "delay_ms": delay_ms,
+        "jitter_ms": jitter_ms,
+        "loss": float(share[1]) / 100,
+        "rate_kbit": rate_kbit,
+    }
+    lab.find(out).shape(source, target, shape, for_s)
+    typer.echo(f"{source} to {target}: {'shaped' if any(shape.values()) else 'clear'}")
+
+
+@app.command()
+def links(out: LabOption = _DEFAULT_OUT, as_json: JsonOption = False) -> None:
+    """How links are shaped now, and what became of their frames."""
+    answer = lab.find(out).ask(do="links")["links"]
+    if as_json:
+        print_json(answer)
+        return
+    rows = [("FROM", "TO", "DELAY", "LOSS", "KBIT/S", "FRAMES")]
+    for row in answer:
+        frames = ", ".join(f"{count} {what}" for what, count in row["frames"].items())
+        delay = f"{row['delay_ms']:g} ms" + (f" +-{row['jitter_ms']:g}" if row["jitter_ms"] else "")
+        rate = f"{row['rate_kbit']:g}" if row["rate_kbit"] else "-"
+        rows.append((row["from"], row["to"], delay, f"{row['loss']:.1%}", rate, frames or "-"))
+    typer.echo(columns(rows))
+
+
 def _percent(text: str | None) -> int | None:
     if text is None:
         return None

@@ -86,6 +86,14 @@ Subsystem sftp internal-sftp
 """
 
 
+_VCGENCMD = """\
+#!/bin/sh
+# A Raspberry Pi's firmware, as far as `testbed emulate throttle` plays it: silent unless told.
+[ "$1" = get_throttled ] && [ -s /run/firmware/throttled ] || exit 1
+echo "throttled=$(cat /run/firmware/throttled)"
+"""
+
+
 def ssh_key_pair(comment: str) -> tuple[bytes, str]:
     """A new Ed25519 key: OpenSSH's private file, and the public line."""
     key = Ed25519PrivateKey.generate()
@@ -112,6 +120,9 @@ def make_disk(place: Path, plan: LabPlan, machine: Machine, client_key: str) -> 
     _write(etc / "ssh/sshd_config", _SSHD)
     _write(etc / "ssh/ssh_host_ed25519_key", private.decode(), 0o600)
     _write(etc / "ssh/authorized_keys", client_key + "\n")
+    programs = upper / "usr/local/bin"
+    programs.mkdir(parents=True)
+    _write(programs / "vcgencmd", _VCGENCMD, 0o755)
     if plan.options.systemd:
         _systemd_files(etc)
     return public

@@ -54,6 +54,7 @@ class Keeper:
             "status": self._status,
             "power": self._power,
             "reboot": self._reboot,
+            "throttle": self._throttle,
             "shape": self._shape,
             "links": self._links,
             "clear": self._clear,
@@ -102,6 +103,10 @@ class Keeper:
         machine = self.machines[order["host"]]
         machine.reboot()
         machine.wait_for_boards()
+
+    def _throttle(self, order: dict[str, Any]) -> None:
+        bits = order["bits"]
+        self.machines[order["host"]].throttle(None if bits is None else int(bits))
 
     def _shape(self, order: dict[str, Any]) -> None:
         switch = self._need_switch()

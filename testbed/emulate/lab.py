@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -84,6 +84,15 @@ class EmulatedLab:
         self.ask(do="power", host=self._known(host), to=to)
         if to != "off":
             self.wait_for_ssh([host])
+
+    def throttle(self, host: str, bits: int | None) -> None:
+        """Let a host's firmware say this of throttling (`testbed.conditions.THROTTLED_BITS`)."""
+        self.ask(do="throttle", host=self._known(host), bits=bits)
+
+    def shape(self, source: str, target: str, shape: Mapping[str, float], for_s: float) -> None:
+        """Shape one direction between two hosts (`switch.Shape`); `for_s` 0: until told again."""
+        pair = {"from": self._known(source), "to": self._known(target)}
+        self.ask(do="shape", shape=dict(shape), for_s=for_s, **pair)
 
     def wait_for_ssh(self, hosts: list[str]) -> None:
         """Until the SSH servers of these hosts answer."""

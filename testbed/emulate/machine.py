@@ -63,7 +63,7 @@ class RunningMachine:
 
     def prepare(self, client_key: str) -> str:
         """Make the host's disk and terminals; returns its public host key line."""
-        for part in ("root", "disk", "pts", "serial"):
+        for part in ("root", "disk", "pts", "serial", "firmware"):
             (self._home / part).mkdir(parents=True)
         mount("devpts", self._home / "pts", "newinstance,ptmxmode=0666,mode=620")
         serial = f"Hardware\t: testbed-emulated\nSerial\t\t: {self.machine.hw_serial}\n"
@@ -95,6 +95,13 @@ class RunningMachine:
                 time.sleep(_LAST_CALL_S)
             self._kill()
             self._boot()
+
+    def throttle(self, bits: int | None) -> None:
+        """What the host's firmware says of throttling from now on; None: it has none."""
+        told = self._home / "firmware" / "throttled"
+        new = told.with_name("new")
+        new.write_text("" if bits is None else f"{bits:#x}\n")
+        new.replace(told)
 
     def status(self) -> dict[str, object]:
         """For people: is it on, and how often was it started."""

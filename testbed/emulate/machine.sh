@@ -25,6 +25,8 @@ ln -s fd/1 dev/stdout
 ln -s fd/2 dev/stderr
 mount -t tmpfs -o mode=755,nosuid,nodev run run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp tmp
+mkdir run/firmware
+mount --bind "$DIR/firmware" run/firmware
 # A boot id and a hardware serial of its own, where a Raspberry Pi has them.
 cat "$DIR/boot_id" >run/boot_id
 { cat proc/cpuinfo; cat "$DIR/cpuinfo"; } >run/cpuinfo

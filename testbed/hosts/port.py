@@ -144,7 +144,8 @@ class Unit:
     """A long-running program that a host supervises: the name is unique on its host.
 
     `argv[0]` is an absolute path or found on the host's PATH, `cwd` absolute or below the host's
-    `root`. With `restart`, a death that nobody asked for is followed by a new start.
+    `root`. With `restart`, a death that nobody asked for is followed by a new start. `hardened`:
+    where the host can, it may write below `root` only and gain no rights.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Unit:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "."
     restart: bool = True
+    hardened: bool = True
 
     def __post_init__(self) -> None:
         assert _UNIT_NAME.fullmatch(self.name), f"unit name {self.name!r}: use a-z, 0-9 and -"

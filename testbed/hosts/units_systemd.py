@@ -72,6 +72,7 @@ exec systemctl "$1" show -p ActiveState,MainPID,NRestarts,ExecMainCode,ExecMainS
 """
 
 _HARDENING = """\
+NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=read-only
 ReadWritePaths={root}
@@ -164,7 +165,9 @@ class SystemdUnits(Units):
 
 def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:
     """The service file."""
-    hardening = _HARDENING.format(root=_quote(str(root))) if scope.system else ""
+    hardening = "NoNewPrivileges=yes\n" if unit.hardened else ""
+    if unit.hardened and scope.system:
+        hardening = _HARDENING.format(root=_quote(str(root)))
     log = str(root / "log" / f"{unit.name}.log").replace("%", "%%")
     return "\n".join(
         [
@@ -185,7 +188,6 @@ def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:
             f"TimeoutStopSec={STOP_TIMEOUT_S:g}",
             "KillMode=control-group",
             "UMask=0077",
-            "NoNewPrivileges=yes",
             f"StandardOutput=append:{log}",
             "StandardError=inherit",
             hardening,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from testbed.emulate.lab import EmulatedLab, down, up
@@ -12,7 +15,7 @@ from testbed.emulate.preflight import missing
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
 
-__all__ = ["emulated", "emulation_missing", "host", "traces"]
+__all__ = ["emulated", "emulation_missing", "host", "traces", "with_supervisor"]
 
 
 def emulation_missing(*, systemd: bool = False) -> str:
@@ -41,6 +44,20 @@ def host(lab: EmulatedLab, name: str, root: str = "testbed") -> SshHost:
         ssh_config=Path("/dev/null"),
     )
     return SshHost(name, addr, settings, root=root)
+
+
+def with_supervisor(inside: SshHost) -> None:
+    """Put a supervisord there, where provisioning would."""
+    spec = find_spec("supervisor")
+    assert spec is not None
+    assert spec.origin is not None
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(Path(spec.origin).parent, "supervisor")
+    inside.put(packed.getvalue(), "supervisor.tar.gz")
+    inside.run(["tar", "-xzf", "supervisor.tar.gz"])
+    program = f'#!/bin/sh\nPYTHONPATH={inside.root} exec python3 -m supervisor.supervisord "$@"\n'
+    inside.put(program.encode(), "env/bin/supervisord", 0o755)
 
 
 def traces(lab_id: str) -> list[str]:

@@ -57,6 +57,10 @@ def test_root_that_became_nobody_is_told_how_to_get_it_back(tmp_path: Path) -> N
         ["up", "--cpu", "0%"],
         ["power", "sideways", "pi01"],
         ["reboot", "pi01"],
+        ["throttle", "pi01", "very"],
+        ["throttle", "pi01", "-1"],
+        ["link", "pi01", "pi02", "--loss", "101%"],
+        ["link", "pi01", "pi02", "--delay-ms", "-5"],
         ["status"],
     ],
     ids=" ".join,
@@ -85,6 +89,16 @@ def test_up_status_power_and_down_again(tmp_path: Path) -> None:
         assert list(facts["hosts"]) == ["pi01", "pi02"]
         assert Path(facts["inventory"]).exists()
         assert "pi02" in emulate("up", "--hosts", "2", "--boards", "1", cwd=tmp_path).stdout
+        assert emulate("link", "pi01", "pi09", "--loss", "5%", cwd=tmp_path).returncode == 2
+        if facts["shaping"] == "switch":
+            shape = ("link", "pi01", "pi02", "--delay-ms", "20", "--loss", "5%")
+            assert emulate(*shape, cwd=tmp_path).returncode == 0
+            links = json.loads(emulate("links", "--json", cwd=tmp_path).stdout)
+            (link,) = (one for one in links if one["from"] == "pi01")
+            assert (link["to"], link["delay_ms"], link["loss"]) == ("pi02", 20, 0.05)
+            assert "20 ms  5.0%" in emulate("links", cwd=tmp_path).stdout
+            assert emulate("link", "pi01", "pi02", cwd=tmp_path).stdout.endswith("clear\n")
+        assert emulate("throttle", "pi01", "0x50005", cwd=tmp_path).returncode == 0
         assert emulate("power", "off", "pi02", cwd=tmp_path).returncode == 0
         hosts = json.loads(emulate("status", "--json", cwd=tmp_path).stdout)["hosts"]
         assert [host["on"] for host in hosts.values()] == [True, False]

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from inventory.load import load_lab
 from nodes.board.control import command
+from testbed.conditions import CONDITIONS_PROGRAM, Conditions
 from testbed.emulate import preflight
 from testbed.emulate.lab import EmulatedLab, down, find, up
 from testbed.emulate.plan import Options
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.port import HostFault, OutcomeUnknown, Unit, UnitState, Unreachable
 from testbed.hosts.ssh import SshHost
-from tests.testbed.emulate_support import emulated, emulation_missing, host, traces
+from tests.testbed.emulate_support import (
+    emulated,
+    emulation_missing,
+    host,
+    traces,
+    with_supervisor,
+)
 from tests.testbed.hosts_support import eventually
 
 pytestmark = [
@@ -148,6 +154,23 @@ def test_a_board_can_be_unplugged_and_plugged_again(lab: EmulatedLab) -> None:
     assert host(lab, board.host).run(present, check=False).exit_code == 0
 
 
+def test_firmware_says_nothing_of_throttling_until_it_is_told_to(lab: EmulatedLab) -> None:
+    """The stand-in for a Raspberry Pi's sensors: what is not there reads as not known."""
+    with host(lab, "pi01") as inside:
+        ask = ["python3", "-c", f"{CONDITIONS_PROGRAM}\nprint(conditions())"]
+
+        def throttled() -> int | None:
+            return msgspec.json.decode(inside.run(ask).stdout, type=Conditions).throttled
+
+        assert throttled() is None
+        lab.throttle("pi01", 0x50005)
+        assert throttled() == 0x50005
+        lab.throttle("pi01", 0)
+        assert throttled() == 0
+        lab.throttle("pi01", None)
+        assert throttled() is None
+
+
 def test_a_link_is_delayed_one_way_read_back_and_undone_by_itself(lab: EmulatedLab) -> None:
     if lab.plan.shaping != "switch":
         pytest.skip("this kernel has netem: links are shaped with tc")
@@ -234,7 +257,7 @@ def test_without_systemd_the_next_start_after_a_power_cut_brings_all_units_back(
         pytest.skip("no supervisor: pip install supervisor")
     sleep = ("sh", "-c", "exec sleep 600")
     with host(lab, "pi01") as inside:
-        _install_supervisor(inside)
+        with_supervisor(inside)
         assert not inside.facts.systemd
         units = [Unit("one", sleep), Unit("two", sleep)]
         for unit in units:
@@ -249,19 +272,6 @@ def test_without_systemd_the_next_start_after_a_power_cut_brings_all_units_back(
             eventually(lambda unit=unit: inside.status(unit.name).pid is not None)  # type: ignore[misc]
             inside.stop(unit.name)
         assert "supervisord" not in inside.run(["ps", "ax", "-o", "args"]).stdout
-
-
-def _install_supervisor(inside: SshHost) -> None:
-    spec = find_spec("supervisor")
-    assert spec is not None
-    assert spec.origin is not None
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(Path(spec.origin).parent, "supervisor")
-    inside.put(packed.getvalue(), "supervisor.tar.gz")
-    inside.run(["tar", "-xzf", "supervisor.tar.gz"])
-    program = f'#!/bin/sh\nPYTHONPATH={inside.root} exec python3 -m supervisor.supervisord "$@"\n'
-    inside.put(program.encode(), "env/bin/supervisord", 0o755)
 
 
 def test_a_reboot_asks_processes_to_end_also_when_ordered_from_inside(lab: EmulatedLab) -> None:
