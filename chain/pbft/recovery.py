@@ -145,6 +145,11 @@ def _vote_again(s: State) -> None:
             s.out.append(Broadcast(s.new_view))
         message = received.message
         assert isinstance(message, NewView)
+        # It may order more than the window of our own checkpoint admits: what fell out would be
+        # proposed anew, differently, by its primary.
+        checkpoint.prove(s, decision.checkpoint)
+        if s.halted:
+            return
         view_change.order(s, decision, message.pre_prepares)
     for slot in s.log.above(s.stable.seq):
         _vote_again_in(s, slot)
