@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import msgspec
 import typer
@@ -12,34 +15,59 @@ from inventory.load import load_lab
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.commands.up import standing_bench
 from testbed.operator import operating
-from testbed.provision.deployment import Deployment
 from testbed.refusals.cases import try_all
+from testbed.refusals.manufacturer import Manufacturer
 from testbed.refusals.trial import Refusal
-from testbed.standing import Bench
 
 __all__ = ["app"]
+
+HEADER = ("tried", "refused by", "reason")
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def refusals(as_json: JsonOption = False) -> None:
+def refusals(
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of gateway/README.md.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Bring up the loopback lab, attack it in every way we know, print who refused what.
 
-    Exit code 3 if anything was not refused.
+    Exit code 1 if anything was not refused, 3 if the lab failed.
     """
-
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
-
-    async def attack(bench: Bench, deployment: Deployment) -> Sequence[Refusal]:
-        async with operating(bench) as operator:
-            return await try_all(deployment, operator, say)
-
-    with standing_bench(load_lab(None), every_s=60.0, progress=say) as (bench, deployment):
-        found = asyncio.run(attack(bench, deployment))
+    found = _attack(lambda text: typer.echo(text, err=True))
     if as_json:
         print_json(msgspec.to_builtins(found))
-        return
-    rows = [("tried", "refused by", "reason"), *((r.tried, r.layer, r.reason) for r in found)]
-    typer.echo(columns(rows))
+    else:
+        rows = [HEADER, *((each.tried, each.layer, each.reason) for each in found)]
+        typer.echo(_markdown(rows) if as_markdown else columns(rows))
+    for each in found:
+        if not each.refused:
+            typer.echo(f"not refused: {each.tried}", err=True)
+    if not all(each.refused for each in found):
+        raise typer.Exit(1)
+
+
+def _attack(say: Callable[[str], None]) -> Sequence[Refusal]:
+    """On the loopback lab, with a manufacturer whose devices it admits."""
+    manufacturer = Manufacturer()
+    with TemporaryDirectory(prefix="refusals-") as scratch:
+        root = Path(scratch) / "root.pem"
+        root.write_bytes(manufacturer.root_pem)
+        lab = load_lab(None)
+        chain = lab.chain.model_copy(update={"factory_roots": (str(root),)})
+        lab = lab.model_copy(update={"chain": chain})
+        with standing_bench(lab, every_s=60.0, progress=say) as (bench, deployment):
+
+            async def attack() -> Sequence[Refusal]:
+                async with operating(bench) as operator:
+                    return await try_all(deployment, operator, manufacturer, say)
+
+            return asyncio.run(attack())
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(HEADER), *lines[1:]])

@@ -8,8 +8,8 @@ the operator's verified copy.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,20 +17,9 @@ from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from paho.mqtt.enums import CallbackAPIVersion
 
-from chain.keys import Es256Signer, node_id
-from chain.operations import (
-    Data,
-    Enrol,
-    Operation,
-    Token,
-    read_operation,
-    sign_operation,
-    voucher_statement,
-)
+from chain.operations import Enrol, Operation, read_operation, voucher_key
 from gateway.broker_security import User, bootstrap_id
 from gateway.edge import Kind, Stamped, stamped_codec
 from gateway.mqtt import MqttClient, MqttSettings
@@ -42,70 +31,49 @@ from testbed.operator import Operator
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 from testbed.provision.material import Voucher
+from testbed.refusals.manufacturer import Manufacturer
+from testbed.refusals.puppet import Puppet
 
-__all__ = ["Puppet", "Refusal", "Trial", "attacking"]
+__all__ = ["Refusal", "Trial", "attacking"]
 
 ANSWER_S_MAX = 30.0
 POLL_S = 0.05
+NOISE = frozenset({"noise-cobs", "noise-crc", "noise-short", "noise-long"})  # counted only
 NO_REFUSALS = frozenset({"logins", "slowed", "dropped"})  # the broker counts these too
 
 
+NOBODY = "nobody"
+_ALLOWED = frozenset({"ok", "accepted"})
+
+
 class Refusal(msgspec.Struct, frozen=True):
-    """What was tried, who refused it and in which word; `effect` is what the chain recorded."""
+    """What was tried, who refused it (`NOBODY` if it went through) and in which word."""
 
     tried: str
     layer: str
     reason: str
 
+    @classmethod
+    def of(cls, tried: str, layer: str, reason: str) -> Refusal:
+        return cls(tried, NOBODY if reason in _ALLOWED else layer, reason)
 
-class Puppet:
-    """A device in the attacker's hand: a key, a counter, and whatever is to be signed."""
-
-    def __init__(self, network: bytes) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.signer = Es256Signer(self.key)
-        self.node = node_id(self.signer.public)
-        self.network = network
-        self.counter = 0
-
-    def enrol(self, voucher: Voucher, head: bytes, **changes: Any) -> Enrol:
-        private = serialization.load_pem_private_key(voucher.pem, password=None)
-        assert isinstance(private, ec.EllipticCurvePrivateKey)
-        statement = voucher_statement(self.network, self.signer.public, head)
-        token = Token(key=voucher.spki, signature=Es256Signer(private).sign(statement))
-        fields: dict[str, Any] = {
-            "network": self.network,
-            "key": self.signer.public,
-            "kind": "mobile",
-            "service": "telemetry",
-            "privilege": 1,
-            "validity_s": 3600,
-            "head": head,
-            "nonce": secrets.token_bytes(16),
-            "voucher": token,
-        }
-        return Enrol(**(fields | changes))
-
-    def data(self, **changes: Any) -> Data:
-        self.counter += 1
-        fields: dict[str, Any] = {
-            "network": self.network,
-            "node": self.node,
-            "counter": self.counter,
-            "service": "telemetry",
-            "payload": b"21.5",
-        }
-        return Data(**(fields | changes))
-
-    def sign(self, operation: Operation) -> bytes:
-        return sign_operation(operation, self.signer)
+    @property
+    def refused(self) -> bool:
+        return self.layer != NOBODY
 
 
 class Trial:
     """The bench as the attacker sees it: a relay's login, and what the layers say."""
 
-    def __init__(self, deployment: Deployment, operator: Operator, relay: MqttClient) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        operator: Operator,
+        manufacturer: Manufacturer,
+        relay: MqttClient,
+    ) -> None:
         self.deployment = deployment
+        self.manufacturer = manufacturer
         self.operator = operator
         self.material = deployment.material
         self.network = deployment.material.genesis.network
@@ -126,7 +94,7 @@ class Trial:
         return Path(directory)
 
     def add(self, tried: str, layer: str, reason: str) -> None:
-        self.found.append(Refusal(tried, layer, reason))
+        self.found.append(Refusal.of(tried, layer, reason))
 
     @property
     def head(self) -> bytes:
@@ -185,7 +153,7 @@ class Trial:
     async def at_broker(
         self, tried: str, user: User, act: Callable[[paho.Client], Any], client_id: str = ""
     ) -> None:
-        """Connect, `act`, and note why the broker closed the connection."""
+        """Connect, `act`, and note why the broker closed the connection, if it does."""
         before = self._broker_counts()
         await asyncio.to_thread(self._connect, user, act, client_id or user.name)
         deadline_s = time.monotonic() + ANSWER_S_MAX
@@ -196,7 +164,7 @@ class Trial:
                     self.add(tried, "broker", reason)
                     return
             await asyncio.sleep(POLL_S)
-        raise LabFault(f"the broker did not refuse: {tried}")
+        self.add(tried, "broker", "accepted")
 
     def _connect(self, user: User, act: Callable[[paho.Client], Any], client_id: str) -> None:
         host, port = self.deployment.address(self.deployment.with_role("broker")[0])
@@ -231,15 +199,18 @@ class Trial:
         return sent[-1]
 
     async def on_the_line(self, tried: str, board: Node, frame: bytes) -> None:
-        """Put a frame on the line towards the board's host, and note what that says."""
+        """Put bytes between two zeros on the line towards the board's host, and note what that
+        says of them."""
         sponsor = next(n for n in self.deployment.with_role("environment") if n.host == board.host)
         log = self._path(sponsor.name) / "events.jsonl"
-        before = len(_serial_refusals(log))
+        before = _serial_counts(log)
         control = self._path(board.name) / "control.sock"
         # A zero byte on both sides: the frame stands alone on the line.
         await asyncio.to_thread(command, control, "inject", "host", f"00{frame.hex()}")
-        await _until(lambda: len(_serial_refusals(log)) > before, f"not refused: {tried}")
-        self.add(tried, "serial", _serial_refusals(log)[before])
+        deadline_s = time.monotonic() + ANSWER_S_MAX
+        while not (more := _serial_counts(log) - before) and time.monotonic() < deadline_s:
+            await asyncio.sleep(POLL_S)
+        self.add(tried, "serial", next(iter(more), "accepted"))
 
     # --- puppets ----------------------------------------------------------------------------------
 
@@ -258,13 +229,24 @@ def _is_sent(line: dict[str, Any]) -> bool:
     return line["dir"] == "from-board" and bool(line.get("frame"))
 
 
-def _serial_refusals(log: Path) -> list[str]:
-    return [str(e.fields["reason"]) for e in read_events(log) if e.event == "serial-refused"]
+def _serial_counts(log: Path) -> Counter[str]:
+    """Refused frames and noise on the lines of a device, by reason."""
+    counts: Counter[str] = Counter()
+    noise: dict[object, dict[str, int]] = {}
+    for event in read_events(log):
+        if event.event == "serial-refused":
+            counts[str(event.fields["reason"])] += 1
+        elif event.event == "serial-counts":
+            told = msgspec.convert(event.fields["counts"], dict[str, int])
+            noise[event.fields["board"]] = {w: n for w, n in told.items() if w in NOISE}
+    for told in noise.values():
+        counts.update(told)
+    return counts
 
 
 def _name(operation: Operation) -> str:
-    if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
-        return bootstrap_id(operation.voucher.key)
+    if isinstance(operation, Enrol):
+        return bootstrap_id(voucher_key(operation.voucher))
     return operation.node.hex()
 
 
@@ -277,14 +259,16 @@ async def _until(condition: Callable[[], bool], what: str) -> None:
 
 
 @asynccontextmanager
-async def attacking(deployment: Deployment, operator: Operator) -> AsyncIterator[Trial]:
+async def attacking(
+    deployment: Deployment, operator: Operator, manufacturer: Manufacturer
+) -> AsyncIterator[Trial]:
     host, port = deployment.address(deployment.with_role("broker")[0])
     rogue = deployment.material.rogue
     client = MqttClient(MqttSettings(host, port, rogue.name, rogue.password))
     running = asyncio.ensure_future(client.run())
     try:
         await client.ready()
-        yield Trial(deployment, operator, client)
+        yield Trial(deployment, operator, manufacturer, client)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,79 @@
+"""A device in the attacker's hand: it signs whatever is to be tried."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.keys import Es256Signer, node_id
+from chain.operations import (
+    Data,
+    Enrol,
+    Factory,
+    Operation,
+    Token,
+    sign_operation,
+    voucher_statement,
+)
+from testbed.provision.material import Voucher
+from testbed.refusals.manufacturer import Made
+
+__all__ = ["Puppet"]
+
+
+class Puppet:
+    """A device in the attacker's hand: a key, a counter, and whatever is to be signed."""
+
+    def __init__(self, network: bytes) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.signer = Es256Signer(self.key)
+        self.node = node_id(self.signer.public)
+        self.network = network
+        self.counter = 0
+
+    def enrol(self, voucher: Voucher, head: bytes, **changes: Any) -> Enrol:
+        private = serialization.load_pem_private_key(voucher.pem, password=None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        statement = voucher_statement(self.network, self.signer.public, head)
+        token = Token(key=voucher.spki, signature=Es256Signer(private).sign(statement))
+        return self._enrol(head, token, changes)
+
+    def _enrol(self, head: bytes, voucher: Token | Factory, changes: dict[str, Any]) -> Enrol:
+        fields: dict[str, Any] = {
+            "network": self.network,
+            "key": self.signer.public,
+            "kind": "mobile",
+            "service": "telemetry",
+            "privilege": 1,
+            "validity_s": 3600,
+            "head": head,
+            "nonce": secrets.token_bytes(16),
+            "voucher": voucher,
+        }
+        return Enrol(**(fields | changes))
+
+    def enrol_by(
+        self, made: Made, head: bytes, chain: tuple[bytes, ...] = (), **changes: Any
+    ) -> Enrol:
+        """By factory certificate; `made`'s key signs, `chain` is what is shown (else its own)."""
+        statement = voucher_statement(self.network, self.signer.public, head)
+        signature = Es256Signer(made.key).sign(statement)
+        voucher = Factory(chain=chain or (made.der,), signature=signature)
+        return self._enrol(head, voucher, changes)
+
+    def data(self, **changes: Any) -> Data:
+        self.counter += 1
+        fields: dict[str, Any] = {
+            "network": self.network,
+            "node": self.node,
+            "counter": self.counter,
+            "service": "telemetry",
+            "payload": b"21.5",
+        }
+        return Data(**(fields | changes))
+
+    def sign(self, operation: Operation) -> bytes:
+        return sign_operation(operation, self.signer)
