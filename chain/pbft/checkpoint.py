@@ -114,6 +114,7 @@ def prove(s: State, proof: CheckpointProof) -> None:
     """A quorum vouches for a checkpoint above the one we know: the window moves (4.3).
 
     Slots down to the previous stable checkpoint stay, to serve those who are a little behind.
+    Durable at once, executed or not: what is voted on up there must be found again on restart.
     """
     if proof.seq <= s.stable.seq:
         return
@@ -129,7 +130,13 @@ def prove(s: State, proof: CheckpointProof) -> None:
         return
     if s.executed >= proof.seq:
         _ours(s)
+    else:
+        _keep(s)
     membership.at_checkpoint(s)
+
+
+def _keep(s: State) -> None:
+    s.persist("stable", 0, s.stable.seq, encode(s.stable))
 
 
 def _agrees(s: State, own: bytes) -> bool:
@@ -142,7 +149,7 @@ def _agrees(s: State, own: bytes) -> bool:
 
 
 def _ours(s: State) -> None:
-    """Proven and executed: durable, and what lies below the previous one may be forgotten."""
-    s.persist("stable", 0, s.stable.seq, encode(s.stable))
+    """Proven and executed: what lies below the previous one may be forgotten."""
+    _keep(s)
     s.out.append(Forget(s.log.kept_above))
     s.observe("checkpoint", s.stable.seq)
