@@ -1,41 +1,48 @@
-"""The result bundle of a run: where each file stands, and its manifest.
+"""The result bundle of a campaign: where each file stands.
 
     runs/<utc>-<campaign>-<hash>/
-      manifest.json   what ran, from which commit, with which packages, where
-      summary.json    verdicts and headline figures (`testbed.report.summary`)
-      inputs/         campaign, schedule, inventory, genesis
+      manifest.json   what ran, from which commit, where; the state of each run (`manifest`)
+      summary.json    verdicts and headline figures (`testbed.report`)
+      inputs/         campaign, schedule, redacted inventory, genesis
       env/<host>.json what kind of machine each host was
       raw/            <node>.jsonl events, ledger/<replica>.sqlite, serial/<board>.log,
                       run.jsonl (phases), faults.jsonl, attacks.jsonl, clock.jsonl
       derived/, plots/, report.html, junit.xml   rebuilt from the above by `testbed report`
 
-Nothing secret is ever written here: key files stay in the hosts' own trees. Files are written
-whole or not at all, so that an interrupted run leaves a bundle that can still be read.
+So it is for a campaign of one run. With several, each run has such a directory of its own below
+`run/` (`run/0002-faults/`), and the campaign's holds manifest, inputs and what is derived over all
+runs. `attempts/` has what tries that did not become a run left.
+
+Nothing secret is ever written here: key files stay in the hosts' own trees, the inventory is
+redacted. Files are written whole or not at all, so that an interrupted run can still be read.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import ConfigurationError
+import msgspec
 
-__all__ = ["RUNS_DIR", "Bundle", "find_bundle"]
+from testbed.errors import ConfigurationError, LockedError
+from testbed.manifest import Attempt, Manifest, RunEntry
+
+__all__ = ["RUNS_DIR", "Bundle", "find_bundle", "find_results"]
 
 RUNS_DIR = Path("runs")
+RUN_DIR = "run"
+_OF_ONE_RUN = ("raw", "env", "inputs/genesis.json")
+_DERIVED = ("derived", "plots", "summary.json", "report.html", "junit.xml")
 
 
 class Bundle:
-    """One run's directory."""
+    """The directory of a campaign, or of one run of several."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,14 +61,20 @@ class Bundle:
                 raise ConfigurationError(
                     f"cannot write results to {out}: {error.strerror}; choose another --out"
                 ) from error
-            for part in ("inputs", "env", "raw/ledger", "raw/serial", "derived", "plots"):
-                (path / part).mkdir(parents=True)
             return cls(path)
         raise ConfigurationError(f"{out}: a thousand runs named {stem}; choose another --out")
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """As a user may type it below runs/."""
+        above = self.path.absolute().parent
+        return f"{above.parent.name}/{RUN_DIR}/{self.path.name}" if self.is_part else self.path.name
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is one run of several."""
+        above = self.path.absolute().parent
+        return above.name == RUN_DIR and (above.parent / "manifest.json").exists()
 
     @property
     def raw(self) -> Path:
@@ -71,6 +84,79 @@ class Bundle:
     def ledgers(self) -> list[Path]:
         """The replicas' databases, in the order of their names."""
         return sorted((self.raw / "ledger").glob("*.sqlite"))
+
+    # --- manifest and runs -----------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest:
+        """Raises ConfigurationError if this is no bundle."""
+        try:
+            return msgspec.convert(self.read_json("manifest.json"), type=Manifest)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{self.path}/manifest.json: {error}") from error
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        self.write_json("manifest.json", msgspec.to_builtins(manifest))
+
+    def update(self, index: int, **changes: Any) -> RunEntry:
+        """Change the entry of one run in the manifest; answers what it is now."""
+        manifest = self.manifest
+        before = next(each for each in manifest.runs if each.index == index)
+        entry = msgspec.structs.replace(before, **changes)
+        self.write_manifest(manifest.with_run(entry))
+        return entry
+
+    def of_run(self, entry: RunEntry) -> Bundle:
+        """Where a run's files are: here, or below `run/`."""
+        return self if entry.path == "." else Bundle(self.path / entry.path)
+
+    def prepare(self) -> None:
+        """The directories that a run writes into."""
+        for part in ("inputs", "env", "raw/ledger", "raw/serial"):
+            (self.path / part).mkdir(parents=True, exist_ok=True)
+
+    def set_aside(self, entry: RunEntry, reason: str) -> None:
+        """Move what an incomplete run left to `attempts/`: kept, and in no figure."""
+        run = self.of_run(entry)
+        if not (run.raw.exists() or (run.path / "manifest.json").exists()):
+            return
+        number = len(entry.attempts) + 1
+        kept = Bundle(self.path / "attempts" / f"{entry.index:04}-{entry.arm}-{number}")
+        while kept.path.exists():
+            number += 1
+            kept = Bundle(kept.path.with_name(f"{entry.index:04}-{entry.arm}-{number}"))
+        kept.path.parent.mkdir(exist_ok=True)
+        if run is not self:
+            run.path.rename(kept.path)
+        else:
+            for name in (*_OF_ONE_RUN, *_DERIVED):
+                if (self.path / name).exists():
+                    (kept.path / name).parent.mkdir(parents=True, exist_ok=True)
+                    (self.path / name).rename(kept.path / name)
+        attempt = Attempt(
+            path=str(kept.path.relative_to(self.path)), reason=reason, started=entry.started
+        )
+        self.update(entry.index, state="planned", attempts=(*entry.attempts, attempt))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the bundle to write runs into. Ends with the process, however that ends.
+
+        Raises LockedError if another process has it.
+        """
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                owner = file.read(100).strip() or "another process"
+                raise LockedError(f"{self.path} is being written by {owner}") from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()}\n")
+            file.flush()
+            yield
+
+    # --- files -----------------------------------------------------------------------------------
 
     def write_json(self, name: str, value: object) -> Path:
         """Write `name` below the bundle as readable JSON, whole or not at all."""
@@ -109,64 +195,8 @@ class Bundle:
                 except ValueError as error:
                     raise ConfigurationError(f"{path}:{number}: not JSON ({error})") from error
 
-    def write_manifest(
-        self,
-        *,
-        stage: str,
-        seed: int,
-        schedule_hash: str,
-        hosts: Sequence[str],
-        exclusions: dict[str, str],
-        started: datetime,
-    ) -> None:
-        """Everything needed to run it again, and to know what it ran on."""
-        self.write_json(
-            "manifest.json",
-            {
-                "schema": "testbed.manifest/1",
-                "run": self.name,
-                "argv": ["testbed", *sys.argv[1:]],
-                "seed": seed,
-                "schedule_sha256": schedule_hash,
-                "stage": stage,
-                "started": started.astimezone(UTC).isoformat(),
-                "hosts": list(hosts),
-                "exclusions": exclusions,
-                "git": git_state(),
-                "python": platform.python_version(),
-                "packages": {
-                    dist.name: dist.version
-                    for dist in sorted(distributions(), key=lambda d: d.name.lower())
-                },
-            },
-        )
 
-
-@cache
-def git_state() -> dict[str, object]:
-    """Commit and whether the tree differs from it; nulls outside a checkout."""
-    top = Path(__file__).resolve().parent.parent
-
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *args],  # noqa: S607 - whichever git the user has
-                cwd=top,
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    status = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def find_bundle(text: str) -> Bundle:
+def find_results(text: str) -> Bundle:
     """The bundle that a user names: a path, or the name of a run below runs/, or "last"."""
     if text == "last":
         found = sorted(path for path in RUNS_DIR.glob("*") if (path / "manifest.json").exists())
@@ -177,3 +207,20 @@ def find_bundle(text: str) -> Bundle:
         if (path / "manifest.json").exists():
             return Bundle(path)
     raise ConfigurationError(f"{text}: no bundle there (no manifest.json); see `ls runs`")
+
+
+def find_bundle(text: str) -> Bundle:
+    """As `find_results`, for who needs the raw files of one run."""
+    bundle = find_results(text)
+    manifest = bundle.manifest
+    if manifest.several:
+        paths = [str(bundle.path / each.path) for each in manifest.runs if each.complete]
+        raise ConfigurationError(
+            f"{text} has {len(manifest.runs)} runs; name one of them: {_some(paths)}"
+        )
+    return bundle
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:4]) or "none is complete yet"
+    return shown + (f" ... {paths[-1]}" if len(paths) > len(paths[:4]) else "")

@@ -49,7 +49,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "device": ("device", "List, admit, renew and revoke devices of a running lab."),
     "refusals": ("refusals", "Try what must be refused; say who refused it."),
     "run": ("run", "Run a campaign and write a result bundle."),
+    "resume": ("resume", "Go on with a campaign that was cut off."),
     "report": ("report", "Rebuild the report of a run from its raw files."),
+    "compare": ("compare", "Set results side by side, with ratios and intervals."),
     "ledger": ("ledger", "Verify and show stored ledgers, prove certificates."),
     "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),
     "simulate": ("simulate", "Attack the consensus in a deterministic simulation."),
@@ -60,8 +62,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 # How `testbed --help` orders them; what is in no section comes last.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Campaigns": ("run", "plan", "campaign"),
-    "Results": ("report", "ledger"),
+    "Campaigns": ("run", "resume", "plan", "campaign"),
+    "Results": ("report", "compare", "ledger"),
     "Lab": (
         *("inventory", "doctor", "provision", "flash", "power", "status"),
         *("restore", "quarantine", "lock", "unlock", "deprovision"),

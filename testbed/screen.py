@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from statistics import median
 from types import TracebackType
 from typing import Protocol, Self
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import NodeView, Watch
+from testbed.manifest import RunEntry
 
 __all__ = ["LiveScreen", "QuietScreen", "Screen", "Source", "make_screen"]
 
@@ -47,8 +49,44 @@ class Screen(Protocol):
     def say(self, text: str) -> None:
         """One step of work, in a few words."""
 
+    def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
+        """The `number`-th of the `count` runs to be made now, counted from 0."""
+
     def show(self, watch: Watch, runner: Source, schedule: Schedule) -> None:
         """Follow a run from now on."""
+
+    def hide(self) -> None:
+        """The run is over."""
+
+
+class Headway:
+    """Which run of how many, and how long all of them will still take: as long as those before
+    took in the mean, set-up included."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+        self.title = ""
+
+    def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> str:
+        """The title of a run; empty if it is the only one."""
+        if number == 0:
+            self._began_s = time.monotonic()
+        each_s = (time.monotonic() - self._began_s) / number if number else run_ms / 1000
+        left = _duration(each_s * (count - number))
+        about = "about" if number else "at least"
+        self.title = ""
+        if count > 1:
+            which = f"run {number + 1} of {count} ({entry.arm}, trial {entry.trial})"
+            self.title = f"{which}, {about} {left} left"
+        return self.title
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
 
 
 class QuietScreen:
@@ -56,6 +94,7 @@ class QuietScreen:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
+        self._headway = Headway()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -63,12 +102,20 @@ class QuietScreen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.hide()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
+        if title := self._headway.begin(entry, number, count, run_ms):
+            self.say(title)
+
+    def hide(self) -> None:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-
-    def say(self, text: str) -> None:
-        self._console.print(text)
+            self._thread = None
 
     def show(self, watch: Watch, runner: Source, schedule: Schedule) -> None:
         def follow() -> None:
@@ -82,6 +129,7 @@ class QuietScreen:
                         f"{admitted} of {len(watch.devices)} devices admitted"
                     )
 
+        self._done.clear()
         self._thread = threading.Thread(target=follow, name="screen", daemon=True)
         self._thread.start()
 
@@ -91,17 +139,26 @@ class LiveScreen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._headway = Headway()
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self.hide()
 
     def say(self, text: str) -> None:
-        self._console.print(f"[dim]{text}[/]", highlight=False)
+        self._console.print(text, highlight=False, markup=False, style="dim")
+
+    def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
+        if title := self._headway.begin(entry, number, count, run_ms):
+            self._console.rule(title, align="left")
+
+    def hide(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def show(self, watch: Watch, runner: Source, schedule: Schedule) -> None:
         bar = Progress(
@@ -110,7 +167,9 @@ class LiveScreen:
         task = bar.add_task("", total=schedule.run_ms)
 
         def draw() -> RenderableType:
-            bar.update(task, completed=runner.elapsed_ms, description=f"phase [b]{runner.phase}[/]")
+            of = f"{self._headway.title}, " if self._headway.title else ""
+            told = f"{of}phase [b]{runner.phase}[/]"
+            bar.update(task, completed=runner.elapsed_ms, description=told)
             return Group(replica_table(watch), device_table(watch), bar)
 
         self._live = Live(

@@ -66,10 +66,12 @@ class _Model(BaseModel):
 
 class Trials(_Model):
     """How often. Order `faults`: runs with faults only. AB, ABBA: each trial also has a run
-    without faults (A) under the same seed, in this order, so that both meet equal conditions."""
+    without faults (A) under the same seed, in this order, so that both meet equal conditions.
+    `cooldown`: rest for the hosts between two runs."""
 
     count: int = Field(default=1, ge=1, le=10_000)
     order: Literal["faults", "AB", "ABBA"] = "faults"
+    cooldown: SpanField | None = None
 
 
 class Workload(_Model):

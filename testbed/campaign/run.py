@@ -13,15 +13,15 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from types import TracebackType
+from typing import IO, Any, Self, cast
 
 import msgspec
 
 from nodes.workload import Go
-from testbed.bundle import Bundle
 from testbed.campaign.injection import Attack, AttackMaker, FaultMaker, Scene
 from testbed.campaign.kinds import kinds
-from testbed.campaign.schedule import Event, Schedule, Trial
+from testbed.campaign.schedule import Event, Schedule
 from testbed.campaign.watch import Watch
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
@@ -50,23 +50,33 @@ class RunLog:
                 self._files[name] = (self._raw / f"{name}.jsonl").open("a", buffering=1)
             self._files[name].write(line + "\n")
 
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            for file in self._files.values():
+                file.close()
 
 
 class Runner:
-    """Runs the events of one trial. `phase` and `elapsed_ms` are for whoever shows progress."""
+    """Runs the schedule of one run (`Schedule.part`). `phase` and `elapsed_ms` are for whoever
+    shows progress."""
 
     def __init__(
-        self, schedule: Schedule, trial: Trial, deployment: Deployment, watch: Watch, bundle: Bundle
+        self, schedule: Schedule, deployment: Deployment, watch: Watch, log: RunLog, captures: Path
     ) -> None:
         self._schedule = schedule
-        self._trial = trial
+        self._trial = schedule.only
         self._deployment = deployment
         self._watch = watch
-        self._log = RunLog(bundle.raw)
-        self._captures = bundle.raw
+        self._log = log
+        self._captures = captures
         self._stop = threading.Event()
         self._start_ns = 0
         self._attacks: dict[str, Attack] = {}
@@ -98,7 +108,6 @@ class Runner:
         finally:
             for attack in self._attacks.values():
                 attack.close()
-            self._log.close()
 
     def _hand_out_plans(self) -> None:
         start_ns = time.time_ns() + START_MARGIN_MS * 1_000_000
@@ -116,7 +125,10 @@ class Runner:
             plans[device.name] = msgspec.json.encode(plan)
         self._deployment.go(plans)
         self._start_ns = start_ns
-        self._log.write("run", what="start", start_ns=start_ns)
+        (run,) = self._schedule.runs
+        self._log.write(
+            "run", what="start", start_ns=start_ns, run=run.index, trial=run.trial, arm=run.arm
+        )
 
     def _pass_phases(self, futures: list[Future[None]]) -> None:
         for phase in self._schedule.phases:

@@ -79,6 +79,7 @@ class Schedule(_Model):
     """Everything that will happen, in the order of `runs`.
 
     `replicas` are host names by replica number; `max_faulty` None means that the guard is off.
+    `cooldown_ms` is how long the hosts rest between two runs.
     """
 
     schema_version: Literal["testbed.schedule/1"] = Field(alias="schema")
@@ -89,6 +90,7 @@ class Schedule(_Model):
     f: int
     max_faulty: int | None
     dead_man_ms: int | None
+    cooldown_ms: int = 0
     workload: WorkloadPlan
     phases: tuple[Phase, ...]
     trials: tuple[Trial, ...]
@@ -98,6 +100,24 @@ class Schedule(_Model):
     def run_ms(self) -> int:
         """How long one run lasts."""
         return self.phases[-1].end_ms
+
+    def part(self, index: int) -> Schedule:
+        """The schedule of one run alone; run, stored and judged like a campaign of one run."""
+        run = self.runs[index]
+        return self.model_copy(update={"trials": (self.trials[run.trial],), "runs": (run,)})
+
+    @property
+    def only(self) -> Trial:
+        """What happens in the one run of a `part`: without events if it is a baseline."""
+        (run,), (trial,) = self.runs, self.trials
+        return trial if run.arm == "faults" else trial.model_copy(update={"events": ()})
+
+    @property
+    def struck(self) -> tuple[Phase, ...]:
+        """The phases in which faults and attacks fall, in runs that have them; what a baseline is
+        compared in."""
+        names = {event.phase for trial in self.trials for event in trial.events}
+        return tuple(phase for phase in self.phases if phase.name in names)
 
     @property
     def schedule_hash(self) -> str:
@@ -148,6 +168,7 @@ def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
         f=lab.f,
         max_faulty=max_faulty,
         dead_man_ms=None if bound is None else round(bound.dead_man.ms),
+        cooldown_ms=round(campaign.trials.cooldown.ms) if campaign.trials.cooldown else 0,
         workload=WorkloadPlan(
             kind=campaign.workload.kind, timeout_ms=round(campaign.workload.timeout.ms)
         ),

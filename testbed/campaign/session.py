@@ -1,105 +1,161 @@
-"""A campaign from file to bundle: deploy, run, collect, and derive what it means.
+"""A campaign from schedule to bundle: open the hosts once, then for each run deploy, run, collect.
 
-Used by `testbed run`. A run that is interrupted or fails leaves a bundle too, marked as such:
-nothing that was measured is thrown away, and nothing incomplete looks finished.
+Used by `testbed run` and `testbed resume`. Hosts, lease and the check of our code there serve all
+runs; every run has a chain of its own, and clean hosts. A run that is interrupted or fails leaves
+its files too, marked as such: nothing that was measured is thrown away, nothing incomplete looks
+finished. The bundle's side of it is in `book`, what becomes of the files in `testbed.report`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from inventory.model import Lab
 from testbed.bundle import Bundle
+from testbed.campaign.between import assert_clean, clean_up, unclean
+from testbed.campaign.book import begin
 from testbed.campaign.kinds import equip
 from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import Watch
-from testbed.clock import ClockWatch
-from testbed.errors import ConfigurationError
+from testbed.conditions import limits_of
+from testbed.dead_man import survives_restarts
+from testbed.errors import LabFault, RestoreIncompleteError
+from testbed.host_watch import HostWatch
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.lease import Lease
+from testbed.manifest import RunEntry
 from testbed.provision.collect import collect
 from testbed.provision.deployment import Deployment
 from testbed.provision.ready import interpreters
 from testbed.provision.workspace import workspace
 from testbed.screen import Screen
 
-__all__ = ["Inputs", "run_campaign"]
+__all__ = ["FAILED_IN_A_ROW_MAX", "Judge", "Session", "opened_hosts"]
+
+FAILED_IN_A_ROW_MAX = 3
+"""Runs: then the lab is taken for broken, and the campaign stops."""
+
+Judge = Callable[[Bundle], str | None]
+"""Derives what a run's raw files mean; answers why nothing can be said of it, if so."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run is made from: the files as they were read, and what they came to."""
+class Session:
+    """One sitting with a lab: makes the runs of a bundle that are not complete yet."""
 
-    lab: Lab
-    schedule: Schedule
-    campaign_yaml: bytes
-    inventory_yaml: bytes
+    def __init__(
+        self, lab: Lab, schedule: Schedule, bundle: Bundle, screen: Screen, judge: Judge
+    ) -> None:
+        self._lab = lab
+        self._schedule = schedule
+        self._bundle = bundle
+        self._screen = screen
+        self._judge = judge
+        self._lost: list[str] = []  # hosts that this session had and has no more
+        self._trouble: list[str] = self._lost
+
+    def make(self, todo: Iterable[RunEntry], *, after_a_crash: bool = False) -> None:
+        """Make these runs; the bundle holds everything raw when this returns or raises.
+
+        With `after_a_crash` hosts are restored first: what stands there is our own.
+        A run in which the lab failed is marked, and the next one is begun if the hosts are clean.
+        Raises LabFault if it was the only one, or the last of FAILED_IN_A_ROW_MAX.
+        """
+        runs = list(todo)
+        with ExitStack() as stack:
+            hosts, python = stack.enter_context(opened_hosts(self._lab))
+            remote = {name: hosts[name] for name in limited(self._lab, None)}
+            lease = stack.enter_context(Lease(remote))
+            lease.on_lost = self._on_lost
+            if after_a_crash and remote:
+                self._screen.say("restoring the hosts")
+                clean_up(remote)
+            failed = 0
+            for number, entry in enumerate(runs):
+                assert_clean(hosts)
+                if number and self._schedule.cooldown_ms:
+                    self._screen.say(f"cooling down for {self._schedule.cooldown_ms / 1000:g} s")
+                    time.sleep(self._schedule.cooldown_ms / 1000)
+                self._screen.begin(entry, number, len(runs), self._schedule.run_ms)
+                try:
+                    self._one(entry, hosts, python)
+                    failed = 0
+                except LabFault as fault:
+                    failed += 1
+                    if len(runs) == 1 or failed == FAILED_IN_A_ROW_MAX or self._lost:
+                        raise
+                    self._screen.say(f"run {entry.index} failed: {fault}")
+            if left := unclean(hosts):
+                raise RestoreIncompleteError("\n".join([*left, "  fix: testbed restore -i FILE"]))
+
+    def _one(self, entry: RunEntry, hosts: Mapping[str, Host], python: Mapping[str, str]) -> None:
+        """One run, from fresh keys to verdict. Its entry in the manifest is true at all times."""
+        try:
+            run = begin(self._bundle, entry, self._schedule)
+            self._deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
+        except BaseException as error:
+            self._end(entry, "failed", str(error) or "interrupted")
+            raise
+        self._end(entry, "done", None)
+        self._screen.say("checking ledgers and logs")
+        if (reason := self._judge(run)) is not None:
+            self._end(entry, "invalid", reason)
+
+    def _deploy_and_run(
+        self,
+        run: Bundle,
+        schedule: Schedule,
+        hosts: Mapping[str, Host],
+        python: Mapping[str, str],
+    ) -> None:
+        with ExitStack() as stack:
+            log = stack.enter_context(RunLog(run.raw))
+            deployment = Deployment(self._lab, hosts, python, self._screen.say)
+            stack.callback(_bring_home, deployment, run, self._screen)
+            stack.enter_context(deployment)
+            deployment.set_up()
+            run.write("inputs/genesis.json", deployment.material.genesis.encode())
+            # Both arms alike, so that a baseline differs in nothing but the events.
+            trials = self._schedule.trials
+            equip({event.kind for trial in trials for event in trial.events}, deployment)
+            deployment.start()
+            if any(event.category == "fault" for event in schedule.only.events):
+                remote = [hosts[name] for name in limited(self._lab, None)]
+                stack.enter_context(survives_restarts(remote))
+            outside = HostWatch(hosts, python, log.write, limits_of(self._lab))
+            stack.callback(outside.stop)
+            outside.start()
+            watch = Watch(deployment)
+            self._trouble = watch.trouble
+            watch.trouble += self._lost
+            stack.callback(watch.close)
+            watch.start()
+            runner = Runner(schedule, deployment, watch, log, run.raw)
+            stack.callback(self._screen.hide)
+            self._screen.show(watch, runner, schedule)
+            runner.run()
+
+    def _end(self, entry: RunEntry, state: str, reason: str | None) -> None:
+        ended = datetime.now(UTC).isoformat()
+        self._bundle.update(entry.index, state=state, reason=reason, ended=ended)
+
+    def _on_lost(self, what: str) -> None:
+        self._lost.append(what)
+        if self._trouble is not self._lost:
+            self._trouble.append(what)
 
 
-def run_campaign(inputs: Inputs, out: Path, screen: Screen) -> Bundle:
-    """Run a schedule of one run; the bundle holds everything raw when this returns or raises."""
-    schedule, lab = inputs.schedule, inputs.lab
-    if len(schedule.runs) != 1:
-        raise ConfigurationError(
-            f"{schedule.campaign}: {len(schedule.runs)} runs; one run at a time is carried out so "
-            "far: set trials: {count: 1, order: faults}, and give each a --seed of its own"
-        )
-    started = datetime.now(UTC)
-    bundle = Bundle.create(out, schedule.campaign, schedule.schedule_hash, started)
-    bundle.write("inputs/campaign.yaml", inputs.campaign_yaml)
-    bundle.write("inputs/inventory.yaml", inputs.inventory_yaml)
-    bundle.write("inputs/schedule.json", schedule.canonical_json())
-    bundle.write_manifest(
-        stage=lab.stage_name(),
-        seed=schedule.seed,
-        schedule_hash=schedule.schedule_hash,
-        hosts=list(lab.active),
-        exclusions={excluded.name: excluded.reason for excluded in lab.excluded()},
-        started=started,
-    )
-    with ExitStack() as stack:
-        hosts, python = stack.enter_context(opened_hosts(lab))
-        lease = stack.enter_context(Lease({n: hosts[n] for n in limited(lab, None)}))
-        deployment = Deployment(lab, hosts, python, screen.say)
-        stack.callback(_bring_home, deployment, bundle, screen)
-        stack.enter_context(deployment)
-        deployment.set_up()
-        bundle.write("inputs/genesis.json", deployment.material.genesis.encode())
-        equip({event.kind for trial in schedule.trials for event in trial.events}, deployment)
-        deployment.start()
-        clock = _clock_watch(hosts, python, bundle)
-        stack.callback(clock.stop)
-        clock.start()
-        watch = Watch(deployment)
-        lease.on_lost = watch.trouble.append
-        stack.callback(watch.close)
-        watch.start()
-        runner = Runner(schedule, schedule.trials[0], deployment, watch, bundle)
-        screen.show(watch, runner, schedule)
-        runner.run()
-    return bundle
-
-
-def _clock_watch(
-    hosts: Mapping[str, Host], python: Mapping[str, str], bundle: Bundle
-) -> ClockWatch:
-    log = RunLog(bundle.raw)
-    return ClockWatch(hosts, python, lambda **fields: log.write("clock", **fields))
-
-
-def _bring_home(deployment: Deployment, bundle: Bundle, screen: Screen) -> None:
+def _bring_home(deployment: Deployment, run: Bundle, screen: Screen) -> None:
     """After the processes have ended: their files are whole then."""
     if deployment.is_set_up:
         screen.say("collecting")
-        for problem in collect(deployment, bundle):
+        for problem in collect(deployment, run):
             screen.say(f"not collected: {problem}")
 
 

@@ -7,10 +7,10 @@ evidence; lines that could not be read are counted in `unreadable`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -19,7 +19,9 @@ from chain.genesis import Genesis
 from inventory.load import InvalidFile
 from testbed.bundle import Bundle
 from testbed.campaign.file import Expect, load_campaign
+from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Phase, Schedule, Trial
+from testbed.checks.conditions import ClockLine, ConditionLine, unfit
 from testbed.checks.logs import (
     AttackLine,
     Event,
@@ -32,45 +34,33 @@ from testbed.checks.logs import (
 from testbed.checks.records import Chain, read_chain
 from testbed.errors import ConfigurationError
 
-__all__ = ["Evidence", "Manifest"]
+__all__ = ["Evidence"]
 
-ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock"})
+ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a report needs of manifest.json."""
-
-    argv: tuple[str, ...]
-    seed: int
-    schedule_sha256: str
-    stage: Literal["loopback", "emulated", "lab", "simulation"]
-    started: str
-    exclusions: dict[str, str] = {}
-    git: dict[str, str | bool | None] = {}
-    python: str = ""
-    packages: dict[str, str] = {}
-
-
 class Evidence:
-    """The files of one bundle. Raises ConfigurationError if the manifest or the inputs are not
+    """The files of one run. Raises ConfigurationError if the manifest or the inputs are not
     there: then it is not a run that began."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         try:
-            self.manifest = msgspec.convert(bundle.read_json("manifest.json"), type=Manifest)
+            self.manifest = bundle.manifest
             self.schedule = Schedule.from_json(_input(bundle, "schedule.json"))
             self.genesis = Genesis.decode(_input(bundle, "genesis.json"))
             self.expect: Expect = load_campaign(bundle.path / "inputs/campaign.yaml").expect
-        except (PeerFault, InvalidFile, msgspec.ValidationError) as error:
+        except (PeerFault, InvalidFile) as error:
             raise ConfigurationError(f"{bundle.path}: {error}; is this a bundle?") from error
         self.unreadable: Counter[str] = Counter()
         self.run = self._log("run.jsonl", RunLine)
         self.faults = self._log("faults.jsonl", FaultLine)
         self.attacks = self._log("attacks.jsonl", AttackLine)
+        self.clocks = self._log("clock.jsonl", ClockLine)
+        self.conditions = self._log("conditions.jsonl", ConditionLine)
         self._events = self._read_events()
 
     @property
@@ -83,27 +73,43 @@ class Evidence:
         """All phases were passed."""
         return any(line.what == "end" for line in self.run)
 
-    @property
+    @cached_property
     def trial(self) -> Trial:
-        index = next((line.trial for line in self.run if line.what == "start"), 0)
-        return self.schedule.trials[index]
+        return self.schedule.only
+
+    @cached_property
+    def unfit(self) -> tuple[str, ...]:
+        """Why this run's figures do not count: hosts that were not fit while it went on."""
+        kinds = {event.kind for event in self.trial.events}
+        return unfit(self.conditions, self.clocks, kinds)
 
     @cached_property
     def liars(self) -> frozenset[str]:
-        """Replicas that the campaign made lie: what they store proves nothing."""
-        kinds = {event.id: event.kind for event in self.trial.events}
+        """Replicas that the campaign made lie at some time."""
+        return self._lied(_lies(self.trial))
+
+    @cached_property
+    def unhealed(self) -> frozenset[str]:
+        """Liars to the end: what they store proves nothing."""
+        healed = {line.event for line in self.faults if line.step == "healed"}
+        lies = _lies(self.trial)
+        return self._lied({event: keys for event, keys in lies.items() if event not in healed})
+
+    def _lied(self, lies: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
         return frozenset(
             name
             for line in self.faults
-            if kinds.get(line.event, "").startswith("byzantine.")
-            for names in line.targets.values()
-            for name in names
+            for key in lies.get(line.event, ())
+            for name in line.targets.get(key, ())
         )
 
     @property
     def ledgers(self) -> list[Path]:
-        """The collected databases of honest replicas, in the order of their names."""
-        return [path for path in self.bundle.ledgers if path.stem not in self.liars]
+        """The collected databases, in the order of their names; first those of replicas that never
+        lied. Whoever was healed is judged like the others: only what it sent was forged, and its
+        file is verified from the genesis in any case."""
+        judged = [path for path in self.bundle.ledgers if path.stem not in self.unhealed]
+        return sorted(judged, key=lambda path: (path.stem in self.liars, path.name))
 
     @cached_property
     def chains(self) -> tuple[Chain, ...]:
@@ -148,6 +154,16 @@ class Evidence:
                 self.unreadable[path.name] += unreadable
                 found += events
         return sorted(found, key=lambda event: event.t)
+
+
+def _lies(trial: Trial) -> dict[str, tuple[str, ...]]:
+    """By event that makes replicas lie: the selector keys under which the liars stand."""
+    known = kinds()
+    return {
+        event.id: known[event.kind].impairs
+        for event in trial.events
+        if event.kind.startswith("byzantine.")
+    }
 
 
 def _input(bundle: Bundle, name: str) -> bytes:

@@ -156,7 +156,6 @@ class RunLine(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     phase: str | None = None
     start_ns: int | None = None
-    trial: int = 0
     settled: bool | None = None
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from testbed.bundle import Bundle
 
-__all__ = ["Cell", "Table", "write_tables"]
+__all__ = ["Cell", "Table", "read_table", "write_tables"]
 
 Cell = str | int | float | bool | None
 
@@ -25,6 +25,12 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     columns: Mapping[str, str]
     rows: Sequence[Sequence[Cell]]
+
+
+def read_table(bundle: Bundle, name: str) -> list[dict[str, Cell]]:
+    """The rows of derived/<name>.parquet."""
+    rows: list[dict[str, Cell]] = pq.read_table(bundle.path / f"derived/{name}.parquet").to_pylist()
+    return rows
 
 
 def write_tables(bundle: Bundle, made: Sequence[Table]) -> None:

@@ -6,16 +6,18 @@ before. One that was answered late has its true latency; one that never was is c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import ceil, inf, isinf
 
 import msgspec
 
+from testbed.campaign.schedule import Phase
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Admitted, BlockDone, DataAdded, Late
 from testbed.report.stats import Latency, latency
-from testbed.report.summary import LatencyTable
+from testbed.report.summary import LatencyTable, Load, LoadTable
 
-__all__ = ["Operation", "consensus_ms", "latency_table", "operations"]
+__all__ = ["Operation", "consensus_ms", "latency_table", "load_table", "operations"]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,15 +52,17 @@ def operations(evidence: Evidence) -> tuple[Operation, ...]:
         )
         for event in evidence.events(Admitted)
     ]
-    answered = set()
+    logged = set()
     for event in evidence.events(DataAdded):
-        answered.add((event.node, event.source, event.intended_ns))
+        logged.add((event.node, event.source, event.intended_ns))
         found.append(
             _operation(evidence, heights, event, (event.intended_ns, "data", event.source))
         )
     for late in evidence.events(Late):
-        if (late.node, late.source, late.intended_ns) not in answered:
+        if (late.node, late.source, late.intended_ns) not in logged:
+            logged.add((late.node, late.source, late.intended_ns))
             found.append(_censored(evidence, late.node, "data", late.intended_ns, late.source))
+    found += _never_told_of(evidence, logged)
     found += _never_admitted(evidence, {each.node for each in found if each.kind == "admission"})
     return tuple(sorted(found, key=lambda each: (each.intended_ms, each.node)))
 
@@ -99,6 +103,21 @@ def _censored(
     )
 
 
+def _never_told_of(
+    evidence: Evidence, logged: set[tuple[str, str | None, int]]
+) -> Iterator[Operation]:
+    """What a mobile device was to send and wrote no line about: it, or its machine, was down."""
+    start_ns = evidence.start_ns
+    if start_ns is None or not evidence.completed or evidence.schedule.workload.kind == "enrol":
+        return
+    for device in evidence.trial.devices:
+        if device.role == "mobile":
+            for at_ms in (at for times in device.sends_ms.values() for at in times):
+                intended_ns = start_ns + at_ms * 1_000_000
+                if (device.name, None, intended_ns) not in logged:
+                    yield _censored(evidence, device.name, "data", intended_ns)
+
+
 def _never_admitted(evidence: Evidence, admitted: set[str]) -> list[Operation]:
     start_ns = evidence.start_ns
     if start_ns is None:
@@ -133,3 +152,39 @@ def of_kind(found: Sequence[Operation], kind: str, phase: str | None = None) -> 
     wanted = [each for each in found if each.kind == kind and phase in (None, each.phase)]
     answered = [each.latency_ms for each in wanted if each.latency_ms is not None]
     return latency(answered, censored=len(wanted) - len(answered))
+
+
+def load_table(evidence: Evidence, found: Sequence[Operation]) -> LoadTable:
+    phases = evidence.schedule.phases
+    timeout_ms = evidence.schedule.workload.timeout_ms
+    struck = evidence.schedule.struck
+    named = [phase for phase in phases if phase.name == "baseline"]
+    return LoadTable(
+        whole=_load(found, phases, timeout_ms),
+        struck=_load(found, struck, timeout_ms) if struck else None,
+        baseline=_load(found, named, timeout_ms) if named else None,
+    )
+
+
+def _load(found: Sequence[Operation], phases: Sequence[Phase], timeout_ms: int) -> Load:
+    names = tuple(phase.name for phase in phases)
+    span_ms = sum(phase.end_ms - phase.start_ms for phase in phases)
+    wanted = [each for each in found if each.kind == "data" and each.phase in names]
+    took_ms = sorted(inf if each.latency_ms is None else each.latency_ms for each in wanted)
+    answered = sum(not isinf(each) for each in took_ms)
+
+    def quantile(share: float) -> float | None:
+        if not took_ms or isinf(value := took_ms[ceil(share * len(took_ms)) - 1]):
+            return None
+        return value
+
+    return Load(
+        phases=names,
+        sent=len(wanted),
+        answered=answered,
+        goodput_per_s=round(answered / span_ms * 1000, 6),
+        timeout_ms=timeout_ms,
+        p50_ms=quantile(0.5),
+        p99_ms=quantile(0.99),
+        max_ms=quantile(1.0),
+    )

@@ -33,7 +33,9 @@ def notes(
     yield from _log_notes(evidence)
     for name, reason in sorted(evidence.manifest.exclusions.items()):
         yield f"{name} was left out: {reason}"
-    if evidence.expect.degradation.model_dump(exclude_none=True):
+    if evidence.manifest.part_of is None and evidence.expect.degradation.model_dump(
+        exclude_none=True
+    ):
         yield "degradation is judged over several runs, not in one"
 
 
@@ -55,8 +57,13 @@ def _ledger_notes(evidence: Evidence, ledger: LedgerReport) -> Iterator[str]:
     collected, members = len(evidence.bundle.ledgers), len(evidence.genesis.members)
     if collected < members:
         yield f"{collected} of {members} ledgers were collected"
-    for name in sorted(evidence.liars):
-        yield f"{name} was made to lie: its ledger is not judged"
+    for name in sorted(evidence.unhealed):
+        yield f"{name} lied to the end: its ledger is not judged"
+    if healed := sorted(evidence.liars - evidence.unhealed):
+        yield (
+            f"{', '.join(healed)} lied for a while; since only what they sent was forged, their "
+            "ledgers are judged like the others"
+        )
     if 0 < ledger.proven < evidence.longest.height:
         above = evidence.longest.height - ledger.proven
         yield f"the last {above} blocks are not yet vouched for by f+1 of the collected ledgers"

@@ -12,11 +12,20 @@ from testbed.checks.evidence import Evidence
 from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
 from testbed.report.measure import Operation, consensus_ms, operations
-from testbed.report.style import BLUE, COLOURS, GREY, LINES, ORANGE, figure, log_axis, save, styled
+from testbed.report.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    LINES,
+    ORANGE,
+    WATERMARK,
+    figure,
+    log_axis,
+    save,
+    styled,
+)
 
-__all__ = ["WATERMARK", "Plot", "draw"]
-
-WATERMARK = "loopback: not a measurement of boards"
+__all__ = ["Plot", "draw"]
 
 # name, title, SVG
 Plot = tuple[str, str, bytes]

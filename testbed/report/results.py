@@ -14,18 +14,21 @@ from testbed.report.measure import Operation, of_kind
 from testbed.report.stats import interval95
 from testbed.report.summary import Summary
 
-__all__ = ["replay_command", "results"]
+__all__ = ["RESULT_COLUMNS", "replay_command", "results"]
 
 
 def replay_command(evidence: Evidence) -> str:
-    """What to type to run the same schedule again."""
-    argv = list(evidence.manifest.argv)
+    """What to type to run the same schedule again; of one run of several, that run alone."""
+    manifest = evidence.manifest
+    argv = list(manifest.argv)
     if not any(each.startswith("--seed") for each in argv):
-        argv += ["--seed", str(evidence.manifest.seed)]
-    return shlex.join(argv)
+        argv += ["--seed", str(manifest.seed)]
+    if manifest.part_of is not None:
+        argv += ["--only", str(manifest.part_of.index)]
+    return " ".join(word if word.startswith("~/") else shlex.quote(word) for word in argv)
 
 
-_RESULT_COLUMNS = {
+RESULT_COLUMNS = {
     "run": "s",
     "campaign": "s",
     "schedule_sha256": "s",
@@ -69,9 +72,9 @@ def results(evidence: Evidence, summary: Summary, found: Sequence[Operation]) ->
     """`base` is phase `baseline` of the same run, `attack` the phase of the injection."""
     return Table(
         name="results",
-        columns=_RESULT_COLUMNS,
+        columns=RESULT_COLUMNS,
         rows=[
-            tuple(row.get(name) for name in _RESULT_COLUMNS)
+            tuple(row.get(name) for name in RESULT_COLUMNS)
             for row in _result_rows(evidence, summary, found)
         ],
     )

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from scipy.special import betaincinv
 
 __all__ = ["Latency", "interval95", "latency", "upper95"]
 
@@ -50,19 +49,24 @@ def upper95(successes: int, trials: int) -> float | None:
 
     With no success in n trials this is 1 - 0.05^(1/n): 59 trials bound the rate at 5 %.
     """
-    if trials == 0:
-        return None
-    if successes == trials:
-        return 1.0
-    return float(betaincinv(successes + 1, trials - successes, 0.95))
+    return None if trials == 0 else _upper(successes, trials, 0.05)
 
 
 def interval95(successes: int, trials: int) -> tuple[float, float] | None:
     """Two-sided 95 % interval (Clopper-Pearson); None without trials."""
     if trials == 0:
         return None
-    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, 0.025))
-    high = (
-        1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 0.975))
-    )
-    return low, high
+    low = 1 - _upper(trials - successes, trials, 0.025)
+    return low, _upper(successes, trials, 0.025)
+
+
+def _upper(successes: int, trials: int, alpha: float) -> float:
+    """The rate at which so few successes have probability `alpha`."""
+    if successes == trials:
+        return 1.0
+    if successes == 0:
+        return float(1 - alpha ** (1 / trials))
+    # Loads for half a second, and what was hoped for is the case above.
+    from scipy.special import betaincinv  # noqa: PLC0415
+
+    return float(betaincinv(successes + 1, trials - successes, 1 - alpha))

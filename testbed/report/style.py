@@ -19,7 +19,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from testbed.bundle import Bundle
 
-__all__ = ["BLUE", "COLOURS", "GREY", "LINES", "ORANGE", "figure", "log_axis", "save", "styled"]
+__all__ = [
+    "BLUE",
+    "COLOURS",
+    "GREY",
+    "LINES",
+    "ORANGE",
+    "WATERMARK",
+    "figure",
+    "log_axis",
+    "save",
+    "styled",
+]
+
+WATERMARK = "loopback: not a measurement of boards"
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#BBBBBB"
@@ -41,7 +54,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.2,
 }
-_NO_DATES = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+_NO_DATES: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 @contextmanager
@@ -86,11 +99,12 @@ def log_axis(axis: Axis) -> None:
 
 
 def save(bundle: Bundle, name: str, made: Figure) -> bytes:
-    """plots/<name>.svg and .pdf; answers the SVG."""
+    """plots/<name>.svg and .pdf; answers the SVG. One run of several has no PDF: papers show the
+    campaign, and embedding fonts takes most of a report's time."""
     drawn = {}
-    for kind, metadata in _NO_DATES.items():
+    for kind in ("svg",) if bundle.is_part else ("svg", "pdf"):
         sink = io.BytesIO()
-        made.savefig(sink, format=kind, metadata=metadata)
+        made.savefig(sink, format=kind, metadata=_NO_DATES[kind])
         drawn[kind] = sink.getvalue()
         bundle.write(f"plots/{name}.{kind}", drawn[kind])
     return drawn["svg"]

@@ -12,7 +12,18 @@ import msgspec
 
 from testbed.report.stats import Latency
 
-__all__ = ["EXIT_CODES", "AttackResult", "FaultResult", "LatencyTable", "PropertyResult", "Summary"]
+__all__ = [
+    "EXIT_CODES",
+    "AttackResult",
+    "AttackVerdict",
+    "FaultResult",
+    "LatencyTable",
+    "Load",
+    "LoadTable",
+    "PropertyResult",
+    "Summary",
+    "Verdict",
+]
 
 Verdict = Literal["passed", "failed", "invalid"]
 # Of a command that judged a run. "invalid" says nothing about what was tested: the lab did not do
@@ -75,8 +86,34 @@ class LatencyTable(msgspec.Struct, frozen=True, kw_only=True):
     data: Latency
 
 
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """Data operations that were intended in some phases.
+
+    Quantiles are over all `sent`, one that was never answered being slower than all others: null
+    if the quantile is such a one, which took longer than `timeout_ms`.
+    """
+
+    phases: tuple[str, ...]
+    sent: int
+    answered: int
+    goodput_per_s: float
+    timeout_ms: int
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
+
+
+class LoadTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`struck`: the phases in which the campaign injects, also in a run that is a baseline;
+    `baseline`: the phase of this name. Null if there are none."""
+
+    whole: Load
+    struck: Load | None = None
+    baseline: Load | None = None
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One run.
+    """One run, `index` of its campaign; `arm` says whether it had faults and attacks at all.
 
     `verdict` is "failed" if a property did not hold or an attack was broken; else "invalid" if
     the run was cut short, no ledger was collected, an injection (fault or attack) was not seen to
@@ -102,6 +139,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ledger_problem: str | None = None
     view_changes: int
     latency_ms: LatencyTable
+    load: LoadTable | None = None
+    index: int = 0
+    trial: int = 0
+    arm: Literal["baseline", "faults"] = "faults"
     faults: tuple[FaultResult, ...] = ()
     attacks: tuple[AttackResult, ...] = ()
     properties: tuple[PropertyResult, ...] = ()

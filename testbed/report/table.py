@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from testbed.report.summary import Summary
 
-__all__ = ["render"]
+__all__ = ["coloured", "head", "milliseconds", "plain_table", "render", "yes"]
 
 _COLOURS = {
     "passed": "green",
@@ -19,12 +19,13 @@ _COLOURS = {
     "broken": "red",
     "invalid": "yellow",
     "degraded": "yellow",
+    "partial": "yellow",
 }
 
 
 def render(summary: Summary, path: str | None = None) -> RenderableType:
     """`path` is the bundle's, to be printed as it is."""
-    parts: list[RenderableType] = [_head(summary, path), _latencies(summary)]
+    parts: list[RenderableType] = [head(_facts(summary), path), _latencies(summary)]
     if summary.faults:
         parts.append(_faults(summary))
     if summary.attacks:
@@ -34,11 +35,12 @@ def render(summary: Summary, path: str | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def _head(summary: Summary, path: str | None) -> Table:
+def head(facts: Iterable[tuple[str, Text]], path: str | None) -> Table:
+    """Names and values; the bundle's path last."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column()
-    for name, value in _facts(summary):
+    for name, value in facts:
         grid.add_row(name, value)
     if path is not None:
         grid.add_row("bundle", Text(path, overflow="fold"))
@@ -46,7 +48,7 @@ def _head(summary: Summary, path: str | None) -> Table:
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
-    yield summary.campaign, _coloured(summary.verdict)
+    yield summary.campaign, coloured(summary.verdict)
     yield "devices admitted", Text(f"{summary.devices_admitted} of {summary.devices_expected}")
     yield "blocks", Text(f"{summary.blocks}, {summary.blocks_proven} proven final")
     yield "records", Text(f"{summary.records}, {summary.data_records} of them data")
@@ -63,41 +65,45 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
 
 
 def _latencies(summary: Summary) -> Table:
-    table = _table("latency (ms)", "n", "p50", "p90", "p99", "max", "never answered")
+    table = plain_table("latency (ms)", "n", "p50", "p90", "p99", "max", "never answered")
     for name in ("admission", "consensus", "data"):
         row = getattr(summary.latency_ms, name)
-        values = (_ms(value) for value in (row.p50, row.p90, row.p99, row.max))
+        values = (milliseconds(value) for value in (row.p50, row.p90, row.p99, row.max))
         table.add_row(name, str(row.n), *values, str(row.censored))
     return table
 
 
 def _faults(summary: Summary) -> Table:
-    table = _table("fault", "target", "applied", "observed", "healed", "recovery ms", "whole ms")
+    table = plain_table(
+        "fault", "target", "applied", "observed", "healed", "recovery ms", "whole ms"
+    )
     for each in summary.faults:
-        steps = (_yes(value) for value in (each.applied, each.observed, each.healed))
-        recovery = (_ms(each.recovery_ms), _ms(each.whole_ms))
+        steps = (yes(value) for value in (each.applied, each.observed, each.healed))
+        recovery = (milliseconds(each.recovery_ms), milliseconds(each.whole_ms))
         table.add_row(f"{each.id} ({each.kind})", each.target, *steps, *recovery)
     return table
 
 
 def _attacks(summary: Summary) -> Table:
-    table = _table("attack", "verdict", "trials", "seen", "distinct", "succeeded", "95 % bound")
+    table = plain_table(
+        "attack", "verdict", "trials", "seen", "distinct", "succeeded", "95 % bound"
+    )
     for each in summary.attacks:
         bound = "" if each.upper95 is None else f"{each.upper95:.4f}"
         counts = (each.trials, each.observed, each.distinct, each.successes)
-        table.add_row(f"{each.id} ({each.kind})", _coloured(each.verdict), *map(str, counts), bound)
+        table.add_row(f"{each.id} ({each.kind})", coloured(each.verdict), *map(str, counts), bound)
     return table
 
 
 def _properties(summary: Summary) -> Table:
-    table = _table("property", "held")
+    table = plain_table("property", "held")
     table.add_column("found", overflow="fold")
     for each in summary.properties:
-        table.add_row(each.name, _yes(each.held), Text(each.detail))
+        table.add_row(each.name, yes(each.held), Text(each.detail))
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def plain_table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
     table.padding = (0, 2, 0, 0)
     table.add_column(first)
@@ -106,13 +112,13 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _coloured(word: str) -> Text:
+def coloured(word: str) -> Text:
     return Text(word, style=f"bold {_COLOURS[word]}")
 
 
-def _yes(value: bool) -> Text:
+def yes(value: bool) -> Text:
     return Text("yes", style="green") if value else Text("no", style="bold red")
 
 
-def _ms(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}"

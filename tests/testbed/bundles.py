@@ -30,6 +30,7 @@ from nodes.sqlite_store import SqliteStore
 from testbed.bundle import Bundle
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule, expand
+from testbed.manifest import Manifest, RunEntry
 from tests.chain.world import START_US, Device, World
 
 BLOCK_MS = 250
@@ -94,13 +95,19 @@ class Story:
         digest = self.schedule.schedule_hash
         now = datetime.fromtimestamp(START_US / 1e6, UTC)
         self.bundle = Bundle.create(out, "quick-start", digest, now)
+        self.bundle.prepare()
         self.bundle.write_manifest(
-            stage="loopback",
-            seed=self.schedule.seed,
-            schedule_hash=digest,
-            hosts=["here"],
-            exclusions={},
-            started=now,
+            Manifest(
+                run=self.bundle.name,
+                campaign="quick-start",
+                argv=("testbed", "run", "quick-start"),
+                stage="loopback",
+                seed=self.schedule.seed,
+                schedule_sha256=digest,
+                hosts=("here",),
+                started=now.isoformat(),
+                runs=(RunEntry(index=0, trial=0, arm="faults", path=".", state="done"),),
+            )
         )
         self.bundle.write("inputs/campaign.yaml", campaign.read_bytes())
         self.bundle.write("inputs/schedule.json", self.schedule.canonical_json())

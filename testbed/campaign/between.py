@@ -1,0 +1,60 @@
+"""Between two runs: hosts must be as clean as before the first, or no further figure is believed.
+
+Clean is what `testbed.restore` calls so. On this machine only what belongs to the run's own
+directories is looked at: rules and processes of others are none of its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from testbed.dead_man import armed
+from testbed.errors import LabFault, RestoreIncompleteError
+from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.hosts.local import LocalHost
+from testbed.hosts.port import Host
+from testbed.restore import leftover, restore
+
+__all__ = ["assert_clean", "clean_up", "unclean"]
+
+_RESTORE = "testbed restore -i FILE"
+
+
+def assert_clean(hosts: Mapping[str, Host]) -> None:
+    """Raises LabFault that names each host and what stands on it."""
+    if found := unclean(hosts):
+        raise LabFault("\n".join([*found, f"  fix: {_RESTORE}"]))
+
+
+def unclean(hosts: Mapping[str, Host]) -> list[str]:
+    """What of ours stands on hosts, one line for each."""
+
+    def look(name: str) -> str:
+        host = hosts[name]
+        if isinstance(host, LocalHost):
+            waiting = [f"armed {one.name}" for one in armed(host)]
+            left = "; ".join([*waiting, *(f"unit {unit}" for unit in host.units())])
+        else:
+            found = leftover(host)
+            left = found.brief if found.lines else ""
+        return f"{name} is not clean: {left}" if left else ""
+
+    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "clean") as pool:
+        return [line for line in pool.map(look, hosts) if line]
+
+
+def clean_up(hosts: Mapping[str, Host]) -> None:
+    """Restore what a run of ours that died left behind. Raises RestoreIncompleteError."""
+
+    def mend(name: str) -> str:
+        try:
+            restore(hosts[name], lambda _: None)
+        except LabFault as fault:
+            return str(fault)
+        return ""
+
+    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "restore") as pool:
+        problems = [line for line in pool.map(mend, hosts) if line]
+    if problems:
+        raise RestoreIncompleteError("\n".join([*problems, f"  fix: {_RESTORE}"]))

@@ -1,0 +1,147 @@
+"""May a bundle's campaign go on here and now? Only if everything that made its runs is the same.
+
+The stored schedule is what goes on; it is not drawn again. Compared are the campaign file, the
+inventory (as far as it stands in the bundle), our code and all installed packages. There is no way
+round it: runs of two configurations in one bundle would be averaged as if they were one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from inventory.load import InvalidFile, load_lab
+from inventory.model import Lab
+from testbed.bundle import Bundle
+from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.schedule import Schedule, expand
+from testbed.errors import ConfigurationError
+from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
+from testbed.redact import redacted_inventory
+
+__all__ = ["Resumable", "redo", "resumable"]
+
+PACKAGES_NAMED_MAX = 5
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """A campaign that may go on."""
+
+    lab: Lab
+    schedule: Schedule
+
+
+def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
+    """Check that nothing differs. `inventory` stands in for the file that the manifest names.
+
+    Raises ConfigurationError that names all differences, and what to do instead.
+    """
+    manifest = bundle.manifest
+    if manifest.part_of is not None:
+        raise ConfigurationError(
+            f"{bundle.path} is one run of a campaign; resume that: "
+            f"testbed resume {bundle.path.parent.parent}"
+        )
+    if not manifest.runs:
+        raise ConfigurationError(f"{bundle.path}: made by an older version; run it anew")
+    schedule = Schedule.from_json(_read(bundle, "schedule.json"))
+    lab = load_lab(_inventory(manifest, inventory))
+    found = list(_differences(bundle, manifest, schedule, lab))
+    if found:
+        again = " ".join(manifest.argv)
+        raise ConfigurationError(
+            "\n".join(
+                [
+                    f"{bundle.path} cannot go on, because not all is as it was:",
+                    *(f"  {each}" for each in found),
+                    f"  fix: bring that back, or begin a new bundle: {again}",
+                ]
+            )
+        )
+    return Resumable(lab, schedule)
+
+
+def redo(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
+    """The runs to make, in order; what earlier tries at them left is moved aside."""
+    again = [
+        each
+        for each in bundle.manifest.runs
+        if not each.complete or (also_invalid and each.state == "invalid")
+    ]
+    for entry in again:
+        reason = entry.reason or "cut off: the program that ran it ended"
+        bundle.set_aside(entry, reason)
+    indices = {each.index for each in again}
+    return [each for each in bundle.manifest.runs if each.index in indices]
+
+
+def _inventory(manifest: Manifest, stated: Path | None) -> Path | None:
+    if stated is not None or manifest.inventory_file is None:
+        return stated
+    path = Path(manifest.inventory_file).expanduser()
+    if not path.is_file():
+        raise ConfigurationError(f"inventory {path} is not there any more: name it with -i FILE")
+    return path
+
+
+def _differences(bundle: Bundle, manifest: Manifest, schedule: Schedule, lab: Lab) -> Iterator[str]:
+    """One line each."""
+    if schedule.schedule_hash != manifest.schedule_sha256:
+        yield "schedule: inputs/schedule.json was changed in the bundle"
+    campaign = _read(bundle, "campaign.yaml")
+    if hashlib.sha256(campaign).hexdigest() != manifest.campaign_sha256:
+        yield "campaign: inputs/campaign.yaml was changed in the bundle"
+    yield from _campaign_differences(manifest, schedule, lab)
+    if hashlib.sha256(redacted_inventory(lab)).hexdigest() != manifest.inventory_sha256:
+        yield "inventory: hosts, roles, boards or options differ from inputs/inventory.yaml"
+    if code_sha256() != manifest.code_sha256:
+        yield f"code: then {_commit(manifest.git)}, now {_commit(git_state())}"
+    if python_version() != manifest.python:
+        yield f"Python: then {manifest.python}, now {python_version()}"
+    yield from _package_differences(manifest.packages, packages())
+
+
+def _campaign_differences(manifest: Manifest, schedule: Schedule, lab: Lab) -> Iterator[str]:
+    """The file as it is now must still come to the same schedule. If it is gone, the bundle's own
+    copy is enough."""
+    name = manifest.campaign_file or manifest.campaign
+    try:
+        path = find_campaign(str(Path(name).expanduser()))
+    except ConfigurationError:
+        return
+    try:
+        now = expand(load_campaign(path), lab, schedule.seed)
+    except (ConfigurationError, InvalidFile) as error:
+        yield f"campaign: {path} cannot be used any more: {error}"
+        return
+    if len(schedule.runs) == 1 and len(now.runs) > 1:  # `testbed run --only`
+        now = now.part(schedule.runs[0].index)
+    if now.schedule_hash != manifest.schedule_sha256:
+        yield (
+            f"campaign: {path} comes to schedule {now.schedule_hash[:12]} on this inventory, "
+            f"the bundle has {manifest.schedule_sha256[:12]}"
+        )
+
+
+def _package_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[str]:
+    names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    for name in names[:PACKAGES_NAMED_MAX]:
+        yield f"package {name}: then {then.get(name, 'none')}, now {now.get(name, 'none')}"
+    if len(names) > PACKAGES_NAMED_MAX:
+        yield f"and {len(names) - PACKAGES_NAMED_MAX} packages more"
+
+
+def _commit(git: dict[str, str | bool | None]) -> str:
+    commit = str(git.get("commit") or "an unknown commit")[:12]
+    return f"{commit} with local changes" if git.get("dirty") else commit
+
+
+def _read(bundle: Bundle, name: str) -> bytes:
+    path = bundle.path / "inputs" / name
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; the bundle is damaged") from error

@@ -1,0 +1,157 @@
+"""`testbed compare`: results side by side, and a gate for CI."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from testbed.bundle import find_results
+from testbed.commands.options import JsonOption, columns, print_json
+from testbed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from testbed.report.compare import Comparison, FigurePair
+    from testbed.report.pairing import Estimate
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+_NAMES = ("goodput", "p50", "p99", "max", "admission", "consensus")
+BoundsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=X", help=f"NAME: {', '.join(_NAMES)}, or baseline.NAME."),
+]
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="What to compare with: a bundle, or the name of a run.")],
+    others: Annotated[list[str], typer.Argument(metavar="B...", help="One or more others.")],
+    *,
+    max_ratio: BoundsOption = None,
+    min_ratio: BoundsOption = None,
+    fail_on_change: Annotated[
+        bool, typer.Option("--fail-on-change", help="Fail if a verdict is not what it was in A.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Set results side by side: what differs, verdicts that changed, figures with their ratio.
+
+    Ratios are B / A over the runs of each, with a 95 % interval where there are enough runs. Exit
+    code 0, unless a bound is given and exceeded: --max-ratio p99=1.2 fails if the p99 of B is more
+    than 1.2 times that of A (by the estimate), or if it cannot be told; then 1. A name alone means
+    the runs with faults, if there are any; baseline.p99 those without.
+    """
+    bounds = [*_bounds(max_ratio, at_most=True), *_bounds(min_ratio, at_most=False)]
+    from testbed.report.compare import compare as compared  # noqa: PLC0415 - loads statistics
+    from testbed.report.compare import read_result  # noqa: PLC0415 - see above
+
+    first = read_result(find_results(a))
+    found = [compared(first, read_result(find_results(other))) for other in others]
+    failures = [list(_failures(each, bounds, fail_on_change)) for each in found]
+    if as_json:
+        told = [
+            msgspec.to_builtins(each) | {"failures": failed}
+            for each, failed in zip(found, failures, strict=True)
+        ]
+        print_json({"ok": not any(failures), "comparisons": told})
+    else:
+        parts = [_told(each, failed) for each, failed in zip(found, failures, strict=True)]
+        typer.echo("\n\n".join(parts))
+    raise typer.Exit(1 if any(failures) else 0)
+
+
+def _bounds(stated: list[str] | None, *, at_most: bool) -> Iterator[tuple[str, float, bool]]:
+    """(arm.name or .name, factor, whether it is the most). Raises ConfigurationError."""
+    option = "--max-ratio" if at_most else "--min-ratio"
+    for text in stated or ():
+        match = re.fullmatch(r"((baseline|faults)\.)?([a-z0-9]+)=([0-9]+(\.[0-9]+)?)x?", text)
+        if match is None or match[3] not in _NAMES:
+            raise ConfigurationError(
+                f"{option} {text}: say NAME=FACTOR, as p99=1.2; NAME is one of {', '.join(_NAMES)}"
+            )
+        yield f"{match[2] or ''}.{match[3]}", float(match[4]), at_most
+
+
+def _failures(
+    found: Comparison, bounds: list[tuple[str, float, bool]], fail_on_change: bool
+) -> Iterator[str]:
+    """What cannot be told fails too: a gate that sees nothing must not be open."""
+    figures = {f"{each.arm}.{each.name}": each for each in found.figures}
+    for each in found.figures:  # runs with faults come first
+        figures.setdefault(f".{each.name}", each)
+    for name, factor, at_most in bounds:
+        ratio = figures[name].ratio.value if name in figures else None
+        called = name.lstrip(".")
+        if ratio is None:
+            yield f"{called}: cannot be compared"
+        elif at_most and (ratio > factor or figures[name].ratio.at_least):
+            yield f"{called}: {ratio:.3g}x, at most {factor:g}x wanted"
+        elif not at_most and ratio < factor:
+            yield f"{called}: {ratio:.3g}x, at least {factor:g}x wanted"
+    if fail_on_change:
+        for change in found.changes:
+            yield f"{change.name}: was {change.a}, is {change.b}"
+
+
+def _told(found: Comparison, failures: list[str]) -> str:
+    parts = [columns([("A", found.a), ("B", found.b)])]
+    if found.obstacles:
+        parts.append("\n".join(["Figures cannot be compared:", *_list(found.obstacles)]))
+    if found.differences:
+        rows = [("DIFFERS", "A", "B"), *((d.what, d.a, d.b) for d in found.differences)]
+        parts.append(columns(rows))
+    else:
+        parts.append("Made alike: campaign, seed, inventory, code, packages and machines.")
+    if found.changes:
+        parts.append(columns([("VERDICT", "A", "B"), *((c.name, c.a, c.b) for c in found.changes)]))
+    else:
+        parts.append("All verdicts are the same.")
+    if found.figures:
+        parts.append(_figures(found))
+    if failures:
+        parts.append("\n".join(["FAILED:", *_list(failures)]))
+    return "\n\n".join(parts)
+
+
+def _figures(found: Comparison) -> str:
+    rows: list[tuple[str, ...]] = [("FIGURE", "RUNS", "A", "B", "B / A", "95 %")]
+    for each in found.figures:
+        name = f"{each.name} ({each.unit})"
+        runs = f"{'with faults' if each.arm == 'faults' else 'baseline'}, {_count(each)}"
+        rows.append((name, runs, _value(each.a), _value(each.b), *_ratio(each.ratio)))
+    paired = found.figures[0].paired
+    how = (
+        "Medians over runs; ratios pair the runs of the same number (same schedule)."
+        if paired
+        else "Medians over runs; the schedules differ, so that runs are compared as two groups."
+    )
+    return f"{columns(rows)}\n{how}"
+
+
+def _count(each: FigurePair) -> str:
+    return str(each.a.n) if each.a.n == each.b.n else f"{each.a.n} and {each.b.n}"
+
+
+def _value(each: Estimate) -> str:
+    if each.value is None:
+        return "-"
+    return f"{'>= ' if each.at_least else ''}{each.value:,.4g}"
+
+
+def _ratio(each: Estimate) -> tuple[str, str]:
+    if each.value is None:
+        return "-", ""
+    value = f"{'>= ' if each.at_least else ''}{each.value:.3g}x"
+    if each.lo is None:
+        return value, "too few runs"
+    return value, f"{each.lo:.3g} to {'...' if each.hi is None else f'{each.hi:.3g}'}"
+
+
+def _list(lines: list[str] | tuple[str, ...]) -> Iterator[str]:
+    return (f"  {line}" for line in lines)

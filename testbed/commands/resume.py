@@ -1,0 +1,47 @@
+"""`testbed resume`: go on with a campaign that was interrupted, failed or killed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from testbed.bundle import find_results
+from testbed.campaign.resume import redo, resumable
+from testbed.commands.options import InventoryOption, JsonOption, print_json
+from testbed.commands.report import judge
+from testbed.commands.run import make_runs
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help='A bundle, the name of a run, or "last".')],
+    inventory: InventoryOption = None,
+    also_invalid: Annotated[
+        bool, typer.Option("--also-invalid", help="Redo runs too of which nothing can be said.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the runs of a campaign that are not complete yet; leave the others as they are.
+
+    Only if campaign, inventory, code and packages are as they were: what differs is named. What an
+    incomplete run left is kept in `attempts/`. The inventory is the file that the first command
+    named; -i names it if it stands elsewhere now. Exit code as `testbed run`; 0 if nothing is to be
+    done, 5 if somebody is writing the bundle.
+    """
+    bundle = find_results(run)
+    with bundle.locked():
+        found = resumable(bundle, inventory)
+        todo = redo(bundle, also_invalid=also_invalid)
+        if not todo:
+            if as_json:
+                print_json({"bundle": str(bundle.path), "made": 0})
+            else:
+                typer.echo(f"{bundle.path} is complete: nothing to do")
+            return
+        make_runs(bundle, found.lab, found.schedule, todo, as_json=as_json, after_a_crash=True)
+    raise typer.Exit(judge(bundle, as_json=as_json))

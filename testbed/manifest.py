@@ -1,0 +1,179 @@
+"""manifest.json of a bundle: what was to run, from what, and how far each run of it has come.
+
+A campaign of one run has its raw files in the bundle itself (`path` "."); one of several has a
+directory for each below `run/`, which is a bundle of its own with a manifest of its own (`part_of`
+names the campaign's). Where files stand is in `bundle`; whether a campaign may go on is decided in
+`campaign.resume`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "Attempt",
+    "Manifest",
+    "Place",
+    "RunEntry",
+    "RunState",
+    "code_sha256",
+    "git_state",
+    "packages",
+    "python_version",
+]
+
+RunState = Literal["planned", "running", "done", "failed", "invalid"]
+Stage = Literal["loopback", "emulated", "lab", "simulation"]
+
+# What only reads results: it may change between the runs of a campaign.
+_READS_RESULTS = (
+    "testbed/checks",
+    "testbed/report",
+    "testbed/bench",
+    "testbed/simulate",
+    "testbed/model",
+)
+_TOP = Path(__file__).resolve().parent.parent
+_CODE = ("chain", "gateway", "inventory", "nodes", "testbed")
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A try at a run that did not become one: its files were moved to `path`, no figure has it."""
+
+    path: str
+    reason: str
+    started: str | None = None
+
+
+class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the schedule. `path` is relative to the bundle.
+
+    planned: not begun. running: begun, and (if nobody holds the bundle's lock) cut off by the end
+    of the program. failed: the lab failed or somebody interrupted it. These three are not complete.
+    done: all phases passed and collected. invalid: complete, but nothing can be said of it.
+    """
+
+    index: int
+    trial: int
+    arm: Literal["baseline", "faults"]
+    path: str
+    state: RunState = "planned"
+    reason: str | None = None
+    started: str | None = None
+    ended: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return self.state in ("done", "invalid")
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Which run of which campaign a bundle below `run/` is."""
+
+    campaign: str
+    index: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """manifest.json. `campaign_file` and `inventory_file` as they were typed; None: packaged.
+
+    The hashes are those of inputs/schedule.json, campaign.yaml and (redacted) inventory.yaml, and
+    of the code that runs.
+    """
+
+    schema: Literal["testbed.manifest/1"] = "testbed.manifest/1"
+    run: str
+    campaign: str = ""
+    argv: tuple[str, ...]
+    campaign_file: str | None = None
+    inventory_file: str | None = None
+    seed: int
+    schedule_sha256: str
+    campaign_sha256: str = ""
+    inventory_sha256: str = ""
+    code_sha256: str = ""
+    stage: Stage
+    started: str
+    hosts: tuple[str, ...] = ()
+    exclusions: dict[str, str] = {}
+    git: dict[str, str | bool | None] = {}
+    python: str = ""
+    packages: dict[str, str] = {}
+    part_of: Place | None = None
+    runs: tuple[RunEntry, ...] = ()
+
+    @property
+    def incomplete(self) -> tuple[RunEntry, ...]:
+        """Runs that still have to be made."""
+        return tuple(each for each in self.runs if not each.complete)
+
+    @property
+    def several(self) -> bool:
+        """Whether runs have directories of their own."""
+        return any(each.path != "." for each in self.runs)
+
+    def with_run(self, entry: RunEntry) -> Manifest:
+        """The same with one entry replaced."""
+        runs = tuple(entry if each.index == entry.index else each for each in self.runs)
+        return msgspec.structs.replace(self, runs=runs)
+
+
+@cache
+def code_sha256() -> str:
+    """Digest of every source file that takes part in a run, here and on hosts."""
+    total = hashlib.sha256()
+    for path in _sources():
+        total.update(f"{path.relative_to(_TOP)}\0".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _sources() -> Iterator[Path]:
+    for folder in _CODE:
+        for path in sorted((_TOP / folder).rglob("*.py")):
+            if not str(path.relative_to(_TOP)).startswith(_READS_RESULTS):
+                yield path
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Name and version of every installed distribution; names in lower case, sorted."""
+    return dict(sorted((dist.name.lower(), dist.version) for dist in distributions()))
+
+
+def python_version() -> str:
+    return platform.python_version()
+
+
+@cache
+def git_state() -> dict[str, str | bool | None]:
+    """Commit and whether the tree differs from it; nulls outside a checkout."""
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *args],  # noqa: S607 - whichever git the user has
+                cwd=_TOP,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}

@@ -1,0 +1,72 @@
+"""What of an inventory and a command line may stand in a bundle, which others will read.
+
+Taken out is what a stranger could misuse: logins, key and known_hosts paths, SSH ports, addresses
+of hosts that are reached over SSH, and the commands that switch power (they may carry tokens).
+Other paths lose their folders; YAML comments go too. What reproduces a run stays: roles,
+capabilities, boards and their identities, interfaces, options of the chain. The result is still a
+valid inventory, with the same schedule.
+
+Processes' own logs are not touched: they may name addresses of the data network.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from inventory.model import CommandPower, Lab
+
+__all__ = ["redacted_argv", "redacted_inventory"]
+
+_KEPT_OF_SSH = ("jump", "connect_timeout_s")
+_REDACTED = "redacted"
+
+
+def redacted_inventory(lab: Lab) -> bytes:
+    """The inventory as YAML, without what could be misused. Equal labs give equal bytes."""
+    plain: dict[str, Any] = lab.model_dump(
+        mode="json", by_alias=True, exclude_unset=True, exclude_none=True
+    )
+    _without_login(plain.get("defaults", {}))
+    for name, host in plain["hosts"].items():
+        _without_login(host)
+        if lab.hosts[name].connection == "ssh":
+            host["addr"] = f"address-of-{name}"
+        if isinstance(lab.hosts[name].power, CommandPower):
+            host["power"] |= {"off": [_REDACTED], "on": [_REDACTED]}
+    plain = _tidy(plain)
+    text = io.StringIO("# Logins, addresses, paths and power commands were taken out.\n")
+    text.seek(0, io.SEEK_END)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 100
+    yaml.dump(plain, text)
+    return text.getvalue().encode()
+
+
+def redacted_argv(argv: Sequence[str]) -> tuple[str, ...]:
+    """A command line as it was typed, the home directory (and so the user's name) as `~`."""
+    home = str(Path.home())
+    return tuple(word.replace(home, "~") if len(home) > 1 else word for word in argv)
+
+
+def _tidy(value: Any) -> Any:
+    """Without what is empty; files by their names only, wherever they stood on this machine."""
+    if isinstance(value, dict):
+        tidied = {key: _tidy(each) for key, each in value.items()}
+        return {key: each for key, each in tidied.items() if each not in ({}, [])}
+    if isinstance(value, list):
+        return [_tidy(each) for each in value]
+    if isinstance(value, str) and value.startswith("/") and not value.startswith("/dev/"):
+        return Path(value).name
+    return value
+
+
+def _without_login(owner: dict[str, Any]) -> None:
+    if "ssh" in owner:
+        owner["ssh"] = {k: v for k, v in owner["ssh"].items() if k in _KEPT_OF_SSH}

@@ -1,0 +1,137 @@
+"""The figures of a campaign of several runs: every run is a point.
+
+What took longer than its timeout stands at the timeout, as a triangle that points up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import MaxNLocator
+
+from testbed.bundle import Bundle
+from testbed.campaign.schedule import Schedule
+from testbed.report.campaign_summary import CampaignSummary, Figure, RunRow
+from testbed.report.plots import Plot
+from testbed.report.style import BLUE, GREY, ORANGE, WATERMARK, figure, log_axis, save, styled
+
+__all__ = ["draw_campaign"]
+
+_ARMS = {"baseline": (BLUE, "o"), "faults": (ORANGE, "s")}
+_PANELS = (
+    ("goodput_per_s", "goodput (/s)"),
+    ("p50_ms", "data p50 (ms)"),
+    ("p99_ms", "data p99 (ms)"),
+)
+
+
+def draw_campaign(bundle: Bundle, summary: CampaignSummary) -> tuple[Plot, ...]:
+    """Writes every figure to the bundle and answers them."""
+    mark = WATERMARK if summary.stage == "loopback" else None
+    counted = [row for row in summary.runs if row.counted]
+    if not counted:
+        return ()
+    schedule = Schedule.from_json((bundle.path / "inputs/schedule.json").read_bytes())
+    made: list[tuple[str, str, Drawing]] = []
+    with styled():
+        runs = _runs(counted, schedule.workload.timeout_ms, mark)
+        made.append(("runs", "Each run, by trial; a line joins the two runs of a trial", runs))
+        ratios = [each for each in summary.figures if each.ratio and each.ratio.value is not None]
+        if ratios:
+            drawn = _ratios(ratios, mark)
+            made.append(("ratios", "With faults / baseline: median and 95 % interval", drawn))
+        if any(row.recovery_ms is not None for row in counted):
+            made.append(
+                ("recovery", "First commit after healing, of each run", _recovery(counted, mark))
+            )
+        return tuple((name, title, save(bundle, name, each)) for name, title, each in made)
+
+
+def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawing:
+    made = figure(2.6, mark, label_lines=1)
+    made.subplots_adjust(wspace=0.42)
+    for number, (name, label) in enumerate(_PANELS, 1):
+        axes: Axes = made.add_subplot(1, len(_PANELS), number)
+        _pairs(axes, counted, name)
+        for arm, (colour, marker) in _ARMS.items():
+            rows = [row for row in counted if row.arm == arm]
+            points = [(row.trial, getattr(row, name)) for row in rows]
+            seen = [(trial, value) for trial, value in points if value is not None]
+            beyond = [trial for trial, value in points if value is None]
+            if rows:
+                axes.plot(
+                    [trial for trial, _ in seen],
+                    [value for _, value in seen],
+                    linestyle="none",
+                    marker=marker,
+                    markersize=4,
+                    color=colour,
+                    label="with faults" if arm == "faults" else arm,
+                )
+            axes.plot(
+                beyond, [timeout_ms] * len(beyond), linestyle="none", marker="^", color=colour
+            )
+        if name != "goodput_per_s":
+            axes.set_yscale("log")
+            log_axis(axes.yaxis)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("trial")
+        axes.set_title(label, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if number == 1:
+            axes.legend(fontsize=6, loc="lower left")
+    return made
+
+
+def _pairs(axes: Axes, counted: Sequence[RunRow], name: str) -> None:
+    for trial in {row.trial for row in counted}:
+        values = [getattr(row, name) for row in counted if row.trial == trial]
+        if len(values) > 1 and None not in values:
+            axes.plot([trial] * len(values), values, color=GREY, linewidth=0.8, zorder=1)
+
+
+def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
+    """Rows of median and interval; an end that is open is an arrow."""
+    made = figure(0.9 + 0.26 * len(ratios), mark)
+    axes: Axes = made.add_subplot()
+    for place, each in enumerate(reversed(ratios)):
+        ratio = each.ratio
+        assert ratio is not None
+        assert ratio.value is not None
+        axes.plot(
+            ratio.value, place, marker=">" if ratio.at_least else "o", color=ORANGE, markersize=5
+        )
+        if ratio.lo is not None:
+            end = ratio.hi if ratio.hi is not None else max(ratio.value, ratio.lo) * 2
+            axes.plot([ratio.lo, end], [place, place], color=ORANGE)
+            if ratio.hi is None:
+                axes.plot(end, place, marker=">", color=ORANGE, markersize=4)
+    axes.axvline(1.0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(ratios)), [f"{each.name}" for each in reversed(ratios)])
+    axes.set_ylim(-0.6, len(ratios) - 0.4)
+    axes.set_xscale("log")
+    log_axis(axes.xaxis)
+    axes.set_xlabel("with faults / baseline")
+    return made
+
+
+def _recovery(counted: Sequence[RunRow], mark: str | None) -> Drawing:
+    made = figure(2.0, mark)
+    axes: Axes = made.add_subplot()
+    points = [(row.trial, row.recovery_ms) for row in counted if row.recovery_ms is not None]
+    axes.plot(
+        [trial for trial, _ in points],
+        [value for _, value in points],
+        linestyle="none",
+        marker="s",
+        markersize=4,
+        color=ORANGE,
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("trial")
+    axes.set_ylabel("first commit after (ms)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return made

@@ -1,0 +1,238 @@
+"""Two results (or more) side by side: what differs in how they were made, and in what came out.
+
+The first is what the others are compared with. Runs are paired by number if both have the same
+schedule, because then both met the same arrivals and faults; else the two sets of runs are compared
+as a whole. Runs that do not count are in no figure, as in a report. Whether a number is a matter
+of the code or of the machine nobody can tell from two bundles: what differs is listed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from testbed.bundle import Bundle
+from testbed.campaign.file import load_campaign
+from testbed.campaign.schedule import Schedule
+from testbed.errors import ConfigurationError
+from testbed.manifest import Manifest
+from testbed.report.figures import QUANTITIES, Quantity
+from testbed.report.over_runs import over_runs, read_summary
+from testbed.report.pairing import Estimate, Known, median, paired_ratio, unpaired_ratio
+from testbed.report.summary import Summary
+
+__all__ = ["Change", "Comparison", "Difference", "FigurePair", "Result", "compare", "read_result"]
+
+Arm = Literal["baseline", "faults"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A bundle whose runs were derived. `counted` by number of the run."""
+
+    bundle: Bundle
+    manifest: Manifest
+    schedule: Schedule
+    workload: str
+    verdict: str
+    judged: dict[str, str]  # property or attack: verdict
+    counted: dict[int, Summary]
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """How two results were made differently."""
+
+    what: str
+    a: str
+    b: str
+
+
+class FigurePair(msgspec.Struct, frozen=True, kw_only=True):
+    """One quantity in the runs of one arm: medians, and b / a. `paired`: run by run."""
+
+    name: str
+    unit: str
+    arm: Arm
+    a: Estimate
+    b: Estimate
+    ratio: Estimate
+    paired: bool
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict that is another one in `b`."""
+
+    name: str
+    a: str
+    b: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """`b` against `a` (names of bundles). `obstacles`: why figures cannot be compared at all; then
+    there are none."""
+
+    a: str
+    b: str
+    obstacles: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    changes: tuple[Change, ...]
+    figures: tuple[FigurePair, ...]
+
+
+def read_result(bundle: Bundle) -> Result:
+    """From what `testbed report` wrote. Raises ConfigurationError."""
+    manifest = bundle.manifest
+    path = bundle.path / "inputs/schedule.json"
+    try:
+        schedule = Schedule.from_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; is this a bundle?") from error
+    plan = load_campaign(bundle.path / "inputs/campaign.yaml").workload
+    workload = f"{plan.kind} {plan.rate.text} {plan.arrivals}, timeout {plan.timeout.text}"
+    if manifest.several:
+        whole = over_runs(bundle)
+        judged = {each.name: _held(each.held) for each in whole.properties}
+        judged |= {f"attack {each.id}": each.verdict for each in whole.attacks}
+        counted = {
+            row.index: read_summary(Bundle(bundle.path / row.path))
+            for row in whole.runs
+            if row.counted
+        }
+        return Result(bundle, manifest, schedule, workload, whole.verdict, judged, counted)
+    if not (bundle.path / "summary.json").exists():
+        raise ConfigurationError(f"{bundle.path} has no summary: testbed report {bundle.path}")
+    summary = read_summary(bundle)
+    judged = {each.name: _held(each.held) for each in summary.properties}
+    judged |= {f"attack {each.id}": each.verdict for each in summary.attacks}
+    counted = {} if summary.verdict == "invalid" else {summary.index: summary}
+    return Result(bundle, manifest, schedule, workload, summary.verdict, judged, counted)
+
+
+def compare(a: Result, b: Result) -> Comparison:
+    """b against a."""
+    obstacles = tuple(_obstacles(a, b))
+    return Comparison(
+        a=a.bundle.name,
+        b=b.bundle.name,
+        obstacles=obstacles,
+        differences=tuple(_differences(a, b)),
+        changes=tuple(_changes(a, b)),
+        figures=() if obstacles else tuple(_figures(a, b)),
+    )
+
+
+def _obstacles(a: Result, b: Result) -> Iterator[str]:
+    """Figures of different tests are not comparable, whatever they are called."""
+    if a.schedule.campaign != b.schedule.campaign:
+        yield f"they are different campaigns: {a.schedule.campaign} and {b.schedule.campaign}"
+    elif a.schedule.phases != b.schedule.phases:
+        yield "the campaigns have the same name, but other phases"
+    elif _faults(a.schedule) != _faults(b.schedule):
+        yield "the campaigns have the same name, but other faults or attacks"
+    elif a.workload != b.workload:
+        yield f"the workloads differ: {a.workload} and {b.workload}"
+    if len(a.schedule.replicas) != len(b.schedule.replicas):
+        yield (
+            f"they have different numbers of replicas: {len(a.schedule.replicas)} and "
+            f"{len(b.schedule.replicas)}"
+        )
+    for each in (a, b):
+        if not each.counted:
+            yield f"{each.bundle.name} has no run that counts"
+
+
+def _faults(schedule: Schedule) -> set[tuple[str, str, str]]:
+    return {(e.fault, e.kind, e.phase) for trial in schedule.trials for e in trial.events}
+
+
+def _differences(a: Result, b: Result) -> Iterator[Difference]:
+    one, two = a.manifest, b.manifest
+    pairs: dict[str, tuple[object, object]] = {
+        "stage": (one.stage, two.stage),
+        "seed": (one.seed, two.seed),
+        "schedule": (one.schedule_sha256[:12], two.schedule_sha256[:12]),
+        "runs": (len(a.schedule.runs), len(b.schedule.runs)),
+        "runs in the figures": (len(a.counted), len(b.counted)),
+        "inventory": (one.inventory_sha256[:12], two.inventory_sha256[:12]),
+        "commit": (_commit(one), _commit(two)),
+        "code": (one.code_sha256[:12], two.code_sha256[:12]),
+        "Python": (one.python, two.python),
+    }
+    names = sorted({*one.packages, *two.packages})
+    pairs |= {
+        f"package {name}": (one.packages.get(name, "none"), two.packages.get(name, "none"))
+        for name in names
+    }
+    pairs |= {f"host {k}": pair for k, pair in _machines(a, b)}
+    for what, (left, right) in pairs.items():
+        if left != right:
+            yield Difference(what=what, a=str(left), b=str(right))
+
+
+def _commit(manifest: Manifest) -> str:
+    commit = str(manifest.git.get("commit") or "unknown")[:12]
+    return f"{commit} with local changes" if manifest.git.get("dirty") else commit
+
+
+def _machines(a: Result, b: Result) -> Iterator[tuple[str, tuple[object, object]]]:
+    """What kind of machine each host was, as far as it was collected."""
+    left, right = _about(a), _about(b)
+    for name in sorted(left.keys() & right.keys()):
+        for key in ("machine", "cpu", "cores", "kernel", "governor"):
+            yield f"{name}, {key}", (left[name].get(key), right[name].get(key))
+
+
+def _about(result: Result) -> dict[str, dict[str, object]]:
+    runs = [result.bundle.of_run(entry) for entry in result.manifest.runs if entry.complete]
+    first = runs[0].path if runs else result.bundle.path
+    return {path.stem: Bundle(first).read_json(f"env/{path.name}") for path in _env(first)}
+
+
+def _env(run: Path) -> Sequence[Path]:
+    return sorted((run / "env").glob("*.json"))
+
+
+def _changes(a: Result, b: Result) -> Iterator[Change]:
+    if a.verdict != b.verdict:
+        yield Change(name="verdict", a=a.verdict, b=b.verdict)
+    for name in [*a.judged, *(n for n in b.judged if n not in a.judged)]:
+        left, right = a.judged.get(name, "not judged"), b.judged.get(name, "not judged")
+        if left != right:
+            yield Change(name=name, a=left, b=right)
+
+
+def _held(value: bool | None) -> str:
+    return "undecided" if value is None else ("held" if value else "broken")
+
+
+def _figures(a: Result, b: Result) -> Iterator[FigurePair]:
+    arms: tuple[Arm, ...] = ("faults", "baseline")
+    paired = a.manifest.schedule_sha256 == b.manifest.schedule_sha256
+    for arm in arms:
+        for quantity in QUANTITIES:
+            left, right = _values(a, quantity, arm), _values(b, quantity, arm)
+            if not left or not right:
+                continue
+            if paired:
+                both = sorted(left.keys() & right.keys())
+                ratio = paired_ratio([left[i] for i in both], [right[i] for i in both])
+            else:
+                ratio = unpaired_ratio(list(left.values()), list(right.values()))
+            yield FigurePair(
+                name=quantity.name,
+                unit=quantity.unit,
+                arm=arm,
+                a=median(list(left.values())),
+                b=median(list(right.values())),
+                ratio=ratio,
+                paired=paired,
+            )
+
+
+def _values(result: Result, quantity: Quantity, arm: Arm) -> dict[int, Known]:
+    found = {i: quantity.of(run) for i, run in result.counted.items() if run.arm == arm}
+    return {i: value for i, value in found.items() if value is not None}
