@@ -47,6 +47,7 @@ __all__ = ["Bridge", "Limits", "Outside", "Writes"]
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
 RESUBMITTED_PER_TICK_MAX = 256
 RESUBMIT_DOUBLINGS_MAX = 5
+LIMITED_TOLD_MS = 1_000  # between two events of one relay that sends too much
 DENIAL_PATIENCE_MS = 1_000
 
 
@@ -131,6 +132,7 @@ class Bridge:
         self._fresh: dict[bytes, Entry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
+        self._limited: dict[str, tuple[int, int]] = {}  # relay: told when, refused since
         self._suspicious = False  # requests time out: the primary may be dead or deaf
         self._restore(owed, logins_done)
 
@@ -162,7 +164,7 @@ class Bridge:
                 raise PeerFault("bad-topic", "not a message towards the gateway")
             up = parsed
             if not self._in_time(up):
-                self.counts["refused:rate"] += 1  # counted only: answering would feed a flood
+                self._over_rate(up.relay, now_ms)
                 return
             stamped = stamped_codec.decode(payload)
             self._stamps.take(up.relay, stamped, now_ms)
@@ -178,6 +180,15 @@ class Bridge:
     def _in_time(self, up: Up) -> bool:
         limits = self._limits
         return limits.relays.admit(up.relay) and limits.devices.admit(f"{up.relay}/{up.device}")
+
+    def _over_rate(self, relay: str, now_ms: int) -> None:
+        """Counted only: answering would feed a flood, and so would a line of log for each."""
+        self.counts["refused:rate"] += 1
+        told_ms, count = self._limited.get(relay, (now_ms - LIMITED_TOLD_MS, 0))
+        if now_ms - told_ms >= LIMITED_TOLD_MS:
+            self._outside.emit("rate-limited", relay=relay, count=count + 1)
+            told_ms, count = now_ms, -1
+        self._limited[relay] = told_ms, count + 1
 
     def _request(self, up: Up, cose: bytes, now_ms: int) -> None:
         opened = open_operation(cose, self._network, self._scheme)
