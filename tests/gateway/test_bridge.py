@@ -192,6 +192,8 @@ def test_a_relay_that_speaks_for_others_spends_its_own_rate_only(
     for _ in range(20):
         gate.up(victim.node.hex(), "op", b"garbage", relay="b" * 64)
     assert gate.bridge.counts["refused:rate"] == 10
+    limited = [fields for name, fields in gate.events if name == "rate-limited"]
+    assert limited == [{"relay": "b" * 64, "count": 1}]  # a flood does not flood the log
     gate.ask(world.data(victim), victim)
     assert len(gate.submitted) == 1
 
