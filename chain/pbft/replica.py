@@ -194,7 +194,7 @@ class Replica:
         if s.halted:
             return s.out
         normal.settle(s)
-        if s.suspected and s.active:
+        if s.suspected and s.active and s.voting:
             view_change.start(s, s.view + 1)
         transfer.step(s)
         progress.watch_work(s)
