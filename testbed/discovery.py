@@ -15,9 +15,9 @@ from inventory.model import Lab
 from testbed.boards.ports import SerialPort, serial_ports
 from testbed.errors import ConfigurationError
 from testbed.fleet import Tell
-from testbed.hosts.host_keys import fingerprint, host_entry, offered_key, trust
-from testbed.hosts.opening import settings_of
-from testbed.hosts.port import Host, Unreachable
+from testbed.hosts.host_keys import fingerprint, host_entry, trust
+from testbed.hosts.opening import ssh_hosts
+from testbed.hosts.port import Host
 
 __all__ = ["Discovered", "Offer", "discover_host", "offer", "suggestion", "trust_offer"]
 
@@ -103,24 +103,19 @@ def _is(lab: Lab, board: str, port: SerialPort) -> bool:
 
 
 def offer(lab: Lab, name: str) -> Offer:
-    """Ask a host for its key, without logging in."""
+    """Ask a host for its key, without logging in there; a jump host must be trusted already."""
     if name not in lab.hosts or lab.hosts[name].connection != "ssh":
         have = ", ".join(n for n, h in lab.hosts.items() if h.connection == "ssh") or "none"
         raise ConfigurationError(f"{name} is no ssh host of this inventory; there are: {have}")
-    settings = settings_of(lab, name)
-    addr, port = lab.address(name), settings.port or paramiko.config.SSH_PORT
-    known_hosts = (settings.known_hosts or Path("~/.ssh/known_hosts")).expanduser()
-    try:
-        key = offered_key(addr, port, timeout_s=settings.connect_timeout_s)
-    except (OSError, EOFError, paramiko.SSHException) as error:
-        fix = f"is {addr} powered, on the network, and its SSH server running?"
-        raise Unreachable(name, "ask for its key", str(error) or "no answer", fix) from error
+    with ssh_hosts(lab, [name]) as hosts:
+        shown = hosts[name].offered_key()
+    addr, port, known_hosts = shown.addr, shown.port, shown.known_hosts
     known = ""
     if known_hosts.exists():
         keys: Mapping[str, paramiko.PKey]
         keys = paramiko.HostKeys(str(known_hosts)).lookup(host_entry(addr, port)) or {}
         known = ", ".join(fingerprint(one) for one in keys.values())
-    return Offer(addr, port, key, known_hosts, known)
+    return Offer(addr, port, shown.key, known_hosts, known)
 
 
 def trust_offer(shown: Offer) -> None:

@@ -1,6 +1,7 @@
 """Is the lab fit for a run? What every host says of itself, judged against the inventory.
 
-`examine` asks one host and changes nothing there; `judge` is pure. Each finding says what was
+`examine` asks one host and changes nothing there (but that undos which a restart kept waiting go
+on, `testbed.dead_man`); `judge` is pure. Each finding says what was
 seen and, where something is wrong, what mends it. Connecting proves the host key already. The same
 figures looked at before, during and after a run are the clock's (`testbed.clock`).
 """
@@ -18,6 +19,7 @@ from testbed.boards.flash import FLASHED, is_plugged
 from testbed.boards.ports import SerialPort, matching, serial_ports
 from testbed.clock import ClockReading, open_clock, read_clock
 from testbed.conditions import RUN_DISK_FREE_MIN_MB, THROTTLED_SINCE_START, throttled_words
+from testbed.dead_man import Armed, wake
 from testbed.fleet import Tell
 from testbed.hosts.port import Host, HostFault
 from testbed.provision.install import DISK_FREE_MIN_MB
@@ -86,13 +88,15 @@ class Condition(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """Everything that `judge` judges a host by. `lack`: why it is not ready for a run."""
+    """Everything that `judge` judges a host by. `lack`: why it is not ready for a run. `woken`:
+    undos that had waited for somebody to look."""
 
     condition: Condition
     clock: ClockReading
     ports: tuple[SerialPort, ...]
     flashed: tuple[str, ...]
     lack: str
+    woken: tuple[Armed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,9 @@ class Finding:
 
 
 def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, tell: Tell) -> Examined:
-    """Ask a host everything; changes nothing. Raises LabFault if it does not answer."""
+    """Ask a host everything. Raises LabFault if it does not answer."""
     tell("looking")
+    woken = tuple(wake(host))
     lack = staleness(probe(host), wheelhouse)
     said = host.run(["python3", "-c", _PROGRAM]).stdout
     try:
@@ -122,7 +127,7 @@ def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, tell: Tell) -> Examine
     ports = tuple(serial_ports(host)) if boards else ()
     look = f'for name; do [ ! -e "$name/{FLASHED}" ] || echo "$name"; done'
     flashed = host.run(["sh", "-c", look, "flashed", *boards]).stdout.split() if boards else []
-    return Examined(condition, clock, ports, tuple(flashed), lack)
+    return Examined(condition, clock, ports, tuple(flashed), lack, woken)
 
 
 def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
@@ -137,6 +142,10 @@ def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     else:
         yield Finding("software", "ok", "as here")
     yield from _boards(lab, name, seen)
+    for one in seen.woken:
+        when = f"in {one.left_s} s" if one.left_s else "now"
+        says = f"a restart had kept {one.name} waiting; it happens {when}"
+        yield Finding("undo", "warning", says, f"testbed restore --limit {name}")
 
 
 def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:

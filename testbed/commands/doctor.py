@@ -31,8 +31,8 @@ def doctor(
 ) -> None:
     """Check host keys, identity, disk, temperature, power, clocks, network and boards, live.
 
-    Changes nothing. Exit code 0 fit for a run (there may be warnings), 4 some hosts are not, 3
-    none is.
+    Changes nothing, but undos that a restart kept waiting go on. Exit code 0 fit for a run (there
+    may be warnings), 4 some hosts are not, 3 none is.
     """
     lab = load_lab(inventory)
     wheelhouse = Wheelhouse()

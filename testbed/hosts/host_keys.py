@@ -1,7 +1,7 @@
 """Host keys: a machine is who known_hosts says, or it is not spoken to.
 
-Nothing here ever accepts a key by itself. `offered_keys` asks a machine for its key without logging
-in, so that a person can compare the fingerprint and `trust` it.
+Nothing here ever accepts a key by itself. `SshLink.offered_key` asks a machine for its key without
+logging in, so that a person can compare the fingerprint and `trust` it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import paramiko
 
 from testbed.hosts.files import atomic_file
 
-__all__ = ["RejectUnknown", "UnknownHostKey", "fingerprint", "host_entry", "offered_key", "trust"]
+__all__ = ["RejectUnknown", "UnknownHostKey", "fingerprint", "host_entry", "trust"]
 
 
 def fingerprint(key: paramiko.PKey) -> str:
@@ -45,30 +45,6 @@ class RejectUnknown(paramiko.MissingHostKeyPolicy):
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
     ) -> None:
         raise UnknownHostKey(hostname, key)
-
-
-def offered_key(addr: str, port: int, *, timeout_s: float) -> paramiko.PKey:
-    """The host key that a machine offers now; proves nothing until a person compares it.
-
-    Raises paramiko.SSHException or OSError when no SSH server answers.
-    """
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(RejectUnknown())
-    try:
-        client.connect(
-            addr,
-            port,
-            timeout=timeout_s,
-            banner_timeout=timeout_s,
-            auth_timeout=timeout_s,
-            allow_agent=False,
-            look_for_keys=False,
-        )
-    except UnknownHostKey as found:
-        return found.key
-    finally:
-        client.close()
-    raise AssertionError("a client without known hosts was let in")
 
 
 def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:

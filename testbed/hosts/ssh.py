@@ -41,7 +41,7 @@ from testbed.hosts.port import (
 )
 from testbed.hosts.ssh_dialogue import SshDialogue
 from testbed.hosts.ssh_follow import SshFollow, close_channel
-from testbed.hosts.ssh_link import SshLink, SshSettings
+from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
 from testbed.hosts.units import Units
 from testbed.hosts.units_supervisor import SupervisorUnits
 from testbed.hosts.units_systemd import SystemdUnits, systemd_scope
@@ -252,6 +252,10 @@ class SshHost(Host):
         channel = self._link.session(time.monotonic() + COMMAND_TIMEOUT_S, action)
         channel.exec_command(shlex.join(["sh", "-c", _TALK, "talk", root, *argv]))
         return SshDialogue(self.name, action, channel)
+
+    def offered_key(self) -> OfferedKey:
+        """The host key that it shows, by the same way there; nobody logs in. Raises Unreachable."""
+        return self._link.offered_key("ask for its key")
 
     def close(self) -> None:
         self._link.close()

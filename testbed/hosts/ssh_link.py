@@ -26,7 +26,7 @@ from fabric import Config, Connection  # type: ignore[import-untyped]
 from testbed.hosts.host_keys import RejectUnknown, UnknownHostKey, fingerprint
 from testbed.hosts.port import HostKeyRefused, Unreachable
 
-__all__ = ["SshLink", "SshSettings"]
+__all__ = ["OfferedKey", "SshLink", "SshSettings"]
 
 KEEPALIVE_S = 5
 DEAD_AFTER_S = 20
@@ -52,6 +52,16 @@ class SshSettings:
     known_hosts: Path | None = None
     connect_timeout_s: float = 5.0
     ssh_config: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedKey:
+    """What a machine shows, and where it would be written: known_hosts names it by these."""
+
+    addr: str
+    port: int
+    key: paramiko.PKey
+    known_hosts: Path
 
 
 class SshLink:
@@ -121,7 +131,36 @@ class SshLink:
                 self._connection.close()
             self._connection = None
 
+    def offered_key(self, action: str) -> OfferedKey:
+        """The host key that the machine shows now, asked without logging in, by the same way there
+        as a connection takes. Proves nothing until a person compares it. Raises Unreachable.
+        """
+        deadline_s = time.monotonic() + self._settings.connect_timeout_s
+        connection = self._prepared()
+        known_hosts = self._known_hosts(connection)
+        try:
+            self._open(connection, deadline_s, action)
+        except UnknownHostKey as found:
+            return OfferedKey(connection.host, connection.port, found.key, known_hosts)
+        except Exception as error:
+            late = time.monotonic() >= deadline_s
+            raise self._explain(error, connection, known_hosts, action, late) from error
+        raise AssertionError("a client without known hosts was let in")
+
     def _connect(self, deadline_s: float, action: str) -> Connection:
+        connection = self._prepared()
+        known_hosts = self._known_hosts(connection)
+        self._load_known_hosts(connection, known_hosts, action)
+        try:
+            self._open(connection, deadline_s, action)
+        except Exception as error:
+            late = time.monotonic() >= deadline_s
+            raise self._explain(error, connection, known_hosts, action, late) from error
+        _tune(connection.transport)
+        return connection
+
+    def _prepared(self) -> Connection:
+        """Everything but the connecting: ssh_config read, no host key known yet."""
         settings = self._settings
         config = Config(runtime_ssh_path=settings.ssh_config and str(settings.ssh_config))
         kwargs: dict[str, object] = {}
@@ -139,9 +178,11 @@ class SshLink:
             gateway=False,
             connect_kwargs=kwargs,
         )
-        client: paramiko.SSHClient = connection.client
-        client.set_missing_host_key_policy(RejectUnknown())
-        known_hosts = self._load_known_hosts(connection, action)
+        connection.client.set_missing_host_key_policy(RejectUnknown())
+        return connection
+
+    def _open(self, connection: Connection, deadline_s: float, action: str) -> None:
+        """Connect and log in before the deadline, in whatever stage it is then."""
         proxy = self._proxy(connection, deadline_s, action)
         if proxy is not None:
             connection.connect_kwargs["sock"] = proxy
@@ -149,19 +190,16 @@ class SshLink:
         connection.connect_timeout = left_s  # Fabric's own argument rounds 0.5 s to "for ever"
         for stage in ("banner_timeout", "auth_timeout", "channel_timeout"):
             connection.connect_kwargs[stage] = left_s
-        watchdog = threading.Timer(left_s, _abort, (client, proxy))
+        watchdog = threading.Timer(left_s, _abort, (connection.client, proxy))
         watchdog.daemon = True
         watchdog.start()
         try:
             connection.open()
-        except Exception as error:
-            _abort(client, proxy)
-            late = time.monotonic() >= deadline_s
-            raise self._explain(error, connection, known_hosts, action, late) from error
+        except BaseException:
+            _abort(connection.client, proxy)
+            raise
         finally:
             watchdog.cancel()
-        _tune(connection.transport)
-        return connection
 
     def _proxy(
         self, connection: Connection, deadline_s: float, action: str
@@ -189,24 +227,26 @@ class SshLink:
             link = SshLink(f"{self.name} via {host}", host, settings, link)
         return link
 
-    def _load_known_hosts(self, connection: Connection, action: str) -> Path:
+    def _known_hosts(self, connection: Connection) -> Path:
+        """Which file says whom to trust: the inventory's, else ssh_config's."""
         if self._settings.known_hosts is not None:
-            path = self._settings.known_hosts
-        else:
-            named = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")
-            path = Path(named.split()[0])
-        path = path.expanduser()
+            return self._settings.known_hosts.expanduser()
+        named: str = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")
+        return Path(named.split(maxsplit=1)[0]).expanduser()
+
+    def _load_known_hosts(self, connection: Connection, path: Path, action: str) -> None:
         if path.exists():
             try:
                 connection.client.load_host_keys(str(path))
             except (OSError, ValueError, paramiko.SSHException) as error:
                 problem = f"cannot read known hosts {path}: {error}"
                 raise Unreachable(self.name, action, problem, "mend or remove that file") from error
-        return path
 
     def _explain(
         self, error: Exception, connection: Connection, known_hosts: Path, action: str, late: bool
     ) -> Unreachable:
+        if isinstance(error, Unreachable):  # the jump host, which has said everything
+            return error
         where = f"{connection.user}@{connection.host} port {connection.port}"
         trust = "compare the fingerprint on the machine itself, then:"
         trust += f" testbed inventory trust {self.name}"

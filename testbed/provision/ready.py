@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from testbed.dead_man import wake
 from testbed.errors import ConfigurationError, TestbedError
 from testbed.fleet import HOSTS_AT_ONCE_MAX
 from testbed.hosts.ssh import SshHost
@@ -26,13 +27,14 @@ def staleness(facts: Facts, wheelhouse: Wheelhouse) -> str:
 
 
 def interpreters(hosts: Mapping[str, SshHost]) -> dict[str, str]:
-    """The interpreter with our code on each host.
+    """The interpreter with our code on each host. Undos that a restart kept waiting go on.
 
     Raises LabFault for hosts that do not answer, ConfigurationError for hosts that are not ready.
     """
     wheelhouse = Wheelhouse()
 
     def look(host: SshHost) -> str:
+        wake(host)
         return staleness(probe(host), wheelhouse)
 
     with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "ready") as pool:

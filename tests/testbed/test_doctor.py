@@ -13,6 +13,7 @@ from inventory.load import load_lab
 from testbed import cli
 from testbed.boards.ports import SerialPort
 from testbed.clock import ClockReading
+from testbed.dead_man import Armed
 from testbed.doctor import Condition, Examined, Finding, judge
 from tests.testbed.hosts_support import ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
@@ -112,6 +113,14 @@ def test_a_board_is_exactly_one_port_and_flashed(
     assert finding.grade == grade
     assert says in finding.says
     assert finding.fix
+
+
+def test_an_undo_that_waited_for_somebody_to_look_is_told(tmp_path: Path) -> None:
+    seen = replace(FIT, woken=(Armed("start-r1", 0), Armed("heal", 30)))
+    now, later = [f for f in findings(tmp_path, seen) if f.check == "undo"]
+    assert "start-r1 waiting; it happens now" in now.says
+    assert "in 30 s" in later.says
+    assert "testbed restore" in later.fix
 
 
 @pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())

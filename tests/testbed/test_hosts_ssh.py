@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.hosts.host_keys import fingerprint, offered_key, trust
+from testbed.hosts.host_keys import fingerprint, trust
 from testbed.hosts.port import HostKeyRefused, OutcomeUnknown, Unit, UnitState, Unreachable
 from testbed.hosts.ssh import SshHost
 from tests.testbed.hosts_support import SshServer, eventually, free_port, ssh_server_missing
@@ -83,7 +83,10 @@ def test_trusting_a_machine_replaces_its_key_and_keeps_the_others(
     stale = server.known_hosts.read_text().split()[0]
     stale += " " + (server.home / "client_key.pub").read_text()
     known_hosts.write_text("# my lab\nother ssh-ed25519 AAAA\n" + stale)
-    key = offered_key("127.0.0.1", server.port, timeout_s=5)
+    with server.host(root=tmp_path / "r") as host:
+        shown = host.offered_key()
+    key = shown.key
+    assert (shown.addr, shown.port) == ("127.0.0.1", server.port)
     assert fingerprint(key) == fingerprint_of(server.home / "host_key.pub")
     trust(known_hosts, "127.0.0.1", server.port, key)
     assert known_hosts.read_text() == (
