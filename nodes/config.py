@@ -59,7 +59,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str
 
 
-class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Makes this replica misbehave; see `nodes.byzantine` for the kinds. For tests and attacks.
 
     `message` narrows it to one kind of message (its tag, as "PP"), `delay_ms` belongs to "slow",

@@ -134,7 +134,7 @@ class ReplayAttack:
             assert self._mouth is not None, "prepare was not called"
             topic = str(Up(self._net, self._rogue, device, kind))
             self._in_loop(self._mouth.publish(topic, stamped_codec.encode(stamp))).result()
-            trials.append(self._trial(request))
+            trials.append(self._trial(f"{request}@{self._rogue}"))
         return trials
 
     def _trial(self, name: str) -> str:

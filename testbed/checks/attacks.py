@@ -1,9 +1,10 @@
 """Judges attacks from ledgers and logs alone: what was tried, what arrived, what had an effect.
 
-A trial names what was sent, followed by "#n": the request id in hex for a message over MQTT, or
-`serial/<board>/<SHA-256 of the frame>` for a frame on a board's line. It counts as observed if its
-arrival was logged by whoever it was meant for: the gateway, or the tap on the serial line, after
-the attempt began. What was not seen to arrive is no evidence of anything.
+A trial names what was sent, followed by "#n": `<request id>@<relay>` in hex for a message that the
+attacker published as that relay, or `serial/<board>/<SHA-256 of the frame>` for a frame on a
+board's line. It counts as observed if its arrival was logged by whoever it was meant for: the
+gateway (over that relay: a device that asks again over its own is no attack), or the tap on the
+serial line, after the attempt began. What was not seen to arrive is no evidence of anything.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ class _Arrivals:
         self._times: dict[str, deque[tuple[int, str]]] = {}
         messages = {_message(trial) for trial in trials}
         for event in evidence.events(Requested):
-            if event.id in messages:
+            message = f"{event.id}@{event.relay}"
+            if message in messages:
                 reason = event.outcome.removeprefix("refused:")
-                self._times.setdefault(event.id, deque()).append((event.t, f"gateway:{reason}"))
+                self._times.setdefault(message, deque()).append((event.t, f"gateway:{reason}"))
         for board in sorted({_board(message) for message in messages} - {None}, key=str):
             for frame in evidence.serial(board or ""):
                 message = f"{SERIAL}{board}/{_digest(frame.frame)}"
@@ -86,17 +88,18 @@ def _refused(evidence: Evidence, attempts: list[AttackLine], arrivals: _Arrivals
     on the attacked lines from the first attempt on are counted."""
     refused = Counter({r: n for r, n in arrivals.reasons.items() if r and r != "gateway:accepted"})
     messages = {_message(trial) for line in attempts for trial in line.trials}
+    requests = set(map(_request, messages))
     since_ns = min((_begun(evidence, line) for line in attempts if line.trials), default=0)
     boards = {_board(message) for message in messages}
     for event in evidence.events(SerialRefused):
         if event.board in boards and event.t >= since_ns:
             refused[f"serial:{event.reason}"] += 1
     for denied in evidence.events(GroupDenied):
-        if denied.id in messages and denied.t >= since_ns:
+        if denied.id in requests and denied.t >= since_ns:
             refused[f"group:{denied.reason}"] += 1
     for entry in evidence.longest.entries:
         status = entry.statement.status
-        if status.startswith("refused:") and entry.statement.request.hex() in messages:
+        if status.startswith("refused:") and entry.statement.request.hex() in requests:
             refused[f"ledger:{status.removeprefix('refused:')}"] += 1
     return refused
 
@@ -110,10 +113,11 @@ def _begun(evidence: Evidence, line: AttackLine) -> int:
 
 
 def _successes(evidence: Evidence, messages: set[str]) -> int:
+    requests = set(map(_request, messages))
     counts = Counter(
         entry.statement.request.hex()
         for entry in evidence.longest.entries
-        if entry.took_effect and entry.statement.request.hex() in messages
+        if entry.took_effect and entry.statement.request.hex() in requests
     )
     boards = {_board(message) for message in messages}
     again = repeated_readings(evidence.longest)
@@ -125,6 +129,11 @@ def _successes(evidence: Evidence, messages: set[str]) -> int:
 def _message(trial: str) -> str:
     """What was sent, without the number of the trial."""
     return trial.rpartition("#")[0] or trial
+
+
+def _request(message: str) -> str:
+    """The id of a request, whoever brought it."""
+    return message.partition("@")[0]
 
 
 def _board(message: str) -> str | None:

@@ -201,9 +201,11 @@ class Story:
         self._at_gateway(request.id.hex(), at_ms + 5, device, "accepted")
         return request
 
-    def _at_gateway(self, request: str, at_ms: float, device: str, outcome: str) -> None:
+    def _at_gateway(
+        self, request: str, at_ms: float, device: str, outcome: str, relay: str = "r"
+    ) -> None:
         self.event(
-            "gateway", "request", at_ms, id=request, device=device, relay="r", outcome=outcome
+            "gateway", "request", at_ms, id=request, device=device, relay=relay, outcome=outcome
         )
 
     def _replicas(self, scratch: Path) -> None:
@@ -255,8 +257,8 @@ class Story:
         before = [each for each in self.logs["gateway"] if each["outcome"] == "accepted"]
         ids = [each["id"] for each in before if each["t"] < START_NS + at_ms * 1_000_000]
         for request in ids:
-            self._at_gateway(request, at_ms + 20, "attacker", "repeat-final")
-            yield f"{request}#{at_ms}"
+            self._at_gateway(request, at_ms + 20, "attacker", "repeat-final", relay="rogue")
+            yield f"{request}@rogue#{at_ms}"
         for board in (each.name for each in self.trial.devices if each.role == "board"):
             frame = sha256(board.encode()).digest()
             with (self.bundle.raw / "serial" / f"{board}.log").open("a") as log:

@@ -95,7 +95,7 @@ def test_a_good_run_passes_with_everything_counted(bundle: Bundle, story: Story)
 def test_a_replay_that_was_recorded_again_is_judged_broken(bundle: Bundle) -> None:
     """By the ledgers, whatever gateway and replicas said of it."""
     evidence = Evidence(bundle)
-    replayed = evidence.attacks[0].trials[0].partition("#")[0]
+    replayed = evidence.attacks[0].trials[0].partition("@")[0]
     entry = next(e for e in evidence.longest.entries if e.statement.request.hex() == replayed)
     for path in bundle.ledgers:
         duplicate(path, entry.height, entry.index, into=100)
@@ -220,14 +220,43 @@ def test_a_damaged_ledger_fails_the_run_and_is_named(bundle: Bundle) -> None:
     assert summary.ledger_problem.startswith("r3.sqlite: height 40, signature")
 
 
-def test_the_ledger_of_a_replica_that_was_made_to_lie_is_not_judged(bundle: Bundle) -> None:
-    """What the campaign broke on purpose proves nothing against the scheme."""
+def made_to_lie(bundle: Bundle) -> None:
+    """As if r1 had been two-faced, not killed."""
     path = bundle.path / "inputs/schedule.json"
     path.write_text(path.read_text().replace("process.crash", "byzantine.equivocate"))
+
+
+def test_the_ledger_of_a_replica_that_lied_to_the_end_is_not_judged(bundle: Bundle) -> None:
+    """What the campaign broke on purpose proves nothing against the scheme."""
+    made_to_lie(bundle)
+    change(bundle, "faults", lambda found: [e for e in found if e["step"] != "healed"])
     edit(bundle.ledgers[0], 40, mend_sum=True, head=bytes(168))
     summary = summary_of(bundle)
+    assert held(summary, "agreement") == (True, "heights: r2 109, r3 109, r4 109")
+    assert summary.ledger_verified
+    assert "r1 lied to the end: its ledger is not judged" in summary.notes
+
+
+def test_a_replica_that_was_healed_is_judged_last_but_like_the_others(bundle: Bundle) -> None:
+    """Only what it sent was forged; else a campaign in which each lied once would prove nothing."""
+    made_to_lie(bundle)
+    summary = summary_of(bundle)
     assert summary.verdict == "passed"
-    assert "r1 was made to lie: its ledger is not judged" in summary.notes
+    assert held(summary, "agreement") == (True, "heights: r2 109, r3 109, r4 109, r1 109")
+    assert summary.notes[0].startswith("r1 lied for a while")
+    edit(bundle.ledgers[0], 40, mend_sum=True, head=bytes(168))
+    assert summary_of(bundle).verdict == "failed"
+
+
+def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(bundle: Bundle) -> None:
+    """An arrival counts for a trial only over the relay that the attacker spoke as."""
+
+    def by_another(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [e | {"relay": "honest"} if e.get("relay") == "rogue" else e for e in found]
+
+    change(bundle, "gateway", by_another)
+    (attack,) = summary_of(bundle).attacks
+    assert 0 < attack.observed < attack.trials  # the frames on serial lines
 
 
 def test_torn_lines_are_told_and_change_no_verdict(bundle: Bundle) -> None:

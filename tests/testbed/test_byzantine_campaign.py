@@ -1,0 +1,103 @@
+"""Replicas that lie in a campaign, with real processes: up to f all holds, with f+1 it breaks.
+
+The wrapper is the simulator's. A lie that nobody saw take effect would make these runs invalid.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LAB = """
+schema: testbed.inventory/1
+lab: liars
+hosts:
+  r1: {connection: local, roles: [replica]}
+  r2: {connection: local, roles: [replica]}
+  r3: {connection: local, roles: [replica]}
+  r4: {connection: local, roles: [replica]}
+  gw1: {connection: local, roles: [gateway, broker]}
+  env1: {connection: local, roles: [environment]}
+  phones: {connection: local, roles: [mobile], mobiles: 1}
+"""
+HELD = """
+campaign: liars
+workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, attack: 12s, recovery: 1s}
+faults:
+  - {id: silent, at: 0s, for: 3s, do: byzantine.silent, on: primary}
+  - {id: two-faced, at: 4s, for: 3s, do: byzantine.equivocate, on: primary}
+  - {id: forger, at: 8s, for: 3s, do: byzantine.bad-signature, on: backup(1)}
+expect:
+  safety: [agreement, validity, exactly-once, no-unauthorised-commit]
+  liveness: {first_commit_after_heal: 10s}
+"""
+FORK = """
+campaign: fork
+workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, attack: 4s, recovery: 1s}
+faults:
+  - {id: two-stories, at: 0s, for: 3s, do: byzantine.conspire, on: primary, with: random(f)}
+guard: none
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def run(tmp_path: Path, campaign: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """`testbed run` on the lab of this file; its end, and the summary (empty if there is none)."""
+    (tmp_path / "lab.yaml").write_text(LAB)
+    (tmp_path / "campaign.yaml").write_text(campaign)
+    argv = ["run", str(tmp_path / "campaign.yaml"), "-i", str(tmp_path / "lab.yaml")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "testbed.cli", *argv, "--out", str(tmp_path / "runs")],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    summaries = list(tmp_path.glob("runs/*/summary.json"))
+    return ended, json.loads(summaries[0].read_bytes()) if summaries else {}
+
+
+def broken(summary: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["detail"] for each in summary["properties"] if not each["held"]}
+
+
+def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
+    tmp_path: Path,
+) -> None:
+    ended, summary = run(tmp_path, HELD)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert summary["verdict"] == "passed"
+    assert summary["devices_admitted"] == summary["devices_expected"] == 2
+    assert summary["data_records"] > 20
+    assert summary["view_changes"] >= 2
+    steps = [(each["applied"], each["observed"], each["healed"]) for each in summary["faults"]]
+    assert steps == [(True, True, True)] * 3
+    assert all(each["whole_ms"] is not None for each in summary["faults"])
+    assert broken(summary) == {}
+
+
+def test_f_plus_one_liars_fork_the_chain_and_are_found_out(tmp_path: Path) -> None:
+    """The bound is shown, by a checker that can fail: two honest replicas differ."""
+    ended, summary = run(tmp_path, FORK)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    (fault,) = summary["faults"]
+    assert fault["observed"]
+    liars = fault["target"].replace("with ", "").split("; ")
+    honest = sorted({"r1", "r2", "r3", "r4"} - {*liars})
+    assert len(honest) == 2
+    assert broken(summary)["agreement"].startswith(f"{honest[0]} and {honest[1]} differ at height")
+
+
+def test_more_than_f_liars_are_not_let_loose_by_accident(tmp_path: Path) -> None:
+    ended, summary = run(tmp_path, FORK.replace("guard: none", ""))
+    assert ended.returncode == 2
+    assert "say guard: none" in ended.stderr
+    assert not summary
