@@ -39,7 +39,7 @@ from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
 __all__ = ["REQUESTS_REMEMBERED_MAX", "SIGNATURES_REMEMBERED_MAX", "Verifier"]
 
 SIGNATURES_REMEMBERED_MAX = 32_768  # digests of signed statements, 32 bytes each
-REQUESTS_REMEMBERED_MAX = 4096  # opened batch items
+REQUESTS_REMEMBERED_MAX = 2048  # opened batch items
 
 # Statements that anybody may hand on, as they speak for themselves; also what certificates are
 # made of, and therefore worth remembering.
