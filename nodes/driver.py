@@ -283,8 +283,9 @@ class Host:
                 self._serve_heads(to, start)
             case ServeBodies(to=to, start=start, stop=stop):
                 self._serve_bodies(to, start, stop)
-            case Accuse(culprit=culprit, reason=reason):
-                self._events.emit("accuse", culprit=culprit, reason=reason)
+            case Accuse(culprit=culprit, reason=reason, first=first, second=second):
+                evidence = [encode(each) for each in (first, second) if each is not None]
+                self._events.emit("accuse", culprit=culprit, reason=reason, evidence=evidence)
             case Refuse(request=request, reason=reason):
                 self._replies.refused(request, reason)
             case _:

@@ -32,6 +32,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     views: int
     faults: dict[str, int]
+    accusations: dict[str, int]
 
 
 class Summary:
@@ -45,6 +46,7 @@ class Summary:
         self.requests = 0
         self.view_changes = 0
         self.faults: Counter[str] = Counter()
+        self.accusations: Counter[str] = Counter()
         self.failures: list[Outcome] = []
 
     def add(self, outcome: Outcome) -> None:
@@ -55,6 +57,7 @@ class Summary:
         self.requests += outcome.requests
         self.view_changes += outcome.views
         self.faults.update(outcome.faults)
+        self.accusations.update(outcome.accusations)
         if outcome.finding is not None:
             self.failures.append(outcome)
 
@@ -69,6 +72,7 @@ class Summary:
             "requests": self.requests,
             "view_changes": self.view_changes,
             "faults": dict(sorted(self.faults.items())),
+            "accusations": dict(sorted(self.accusations.items())),
             "failures": [
                 {"seed": outcome.seed, **msgspec.to_builtins(outcome.finding)}
                 for outcome in sorted(self.failures, key=lambda o: o.seed)

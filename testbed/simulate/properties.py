@@ -172,10 +172,19 @@ class Checker:
         if replica in self._honest and values > values_max:
             raise self.broken("memory", f"r{replica} holds {values} values, at most {values_max}")
 
-    def accused(self, replica: int, culprit: object, reason: object) -> None:
-        """No honest replica finds evidence against another honest one."""
-        if replica in self._honest and culprit in self._honest:
+    def agreed(self, height: int) -> bytes | None:
+        """Hash of the head that honest replicas executed at this height."""
+        return self._agreed[height] if height < len(self._agreed) else None
+
+    def accused(self, replica: int, culprit: int, reason: str, fault: str | None) -> None:
+        """No honest replica finds evidence against another honest one; what it finds holds for
+        whoever judges it from its bytes (`fault`: why it does not)."""
+        if replica not in self._honest:
+            return
+        if culprit in self._honest:
             raise self.broken("accusation", f"r{replica} accuses honest r{culprit}: {reason}")
+        if fault is not None:
+            raise self.broken("evidence", f"r{replica} accuses r{culprit} of {reason}: {fault}")
 
     # --- what clients hold -----------------------------------------------------------------------
 

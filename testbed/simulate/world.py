@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
+import msgspec
+
 from chain.block import genesis_head
 from chain.client import Final
 from chain.genesis import Genesis, Member, Policy
@@ -21,6 +23,7 @@ from nodes.ports import Party, Stored
 from testbed.simulate.administrator import Administrator
 from testbed.simulate.devices import Device
 from testbed.simulate.disk import Disk
+from testbed.simulate.evidence import Accusation, fault_of
 from testbed.simulate.gateway import Gateway
 from testbed.simulate.machine import EPOCH_US, Machine
 from testbed.simulate.memory import values_held, values_held_max
@@ -76,6 +79,7 @@ class _World:
         self._random = Random(f"run {scenario.seed}")  # noqa: S311 - must repeat
         self._trace = hashlib.sha256()
         self._faults: Counter[str] = Counter()
+        self._accusations: Counter[str] = Counter()
         self._views = 0
         self._requests = 0
         self._network = Network(self.timeline, self._random, self._deliver, scenario.spread_us)
@@ -373,7 +377,7 @@ class _World:
 
     def emitted(self, machine: Machine, event: str, fields: dict[str, object]) -> None:
         if event == "accuse":
-            self._checker.accused(machine.me, fields["culprit"], fields["reason"])
+            self._accused(machine.me, msgspec.convert(fields, Accusation))
         elif event == "view":
             self._views += 1
         elif event == "diverged" and machine.me in self._honest:
@@ -381,6 +385,19 @@ class _World:
         if self._transcript is not None and event != "block":
             text = " ".join(f"{name}={value}" for name, value in fields.items())
             self._transcript.line(self.timeline.now_us, f"r{machine.me} {event} {text}")
+
+    def _accused(self, accuser: int, accusation: Accusation) -> None:
+        culprit, reason = accusation.culprit, accusation.reason
+        self._accusations[reason] += 1
+        prefix = b"m2m/1/replica\0" + self._genesis.network
+        public = self._signers[culprit].public
+        fault = fault_of(
+            accusation,
+            verify=lambda body, sign: self._scheme.verify(public, prefix + body, sign),
+            chain=self._checker.agreed,
+            log_window=self._scenario.consensus.log_window,
+        )
+        self._checker.accused(accuser, culprit, reason, fault)
 
     def wrote(self, machine: Machine, height: int, stored: Stored) -> None:
         if self._transcript is not None:
@@ -433,4 +450,5 @@ class _World:
             requests=self._requests,
             views=self._views,
             faults=dict(sorted(faults.items())),
+            accusations=dict(sorted(self._accusations.items())),
         )
