@@ -24,13 +24,17 @@ Reset = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class BoardPlace:
-    """A board on its host; `python` is the interpreter there that has our code."""
+    """A board on its host; `python` is the interpreter there that has our code.
+
+    `others`: names of boards that must not be overwritten when one of them answers here.
+    """
 
     name: str
     board: Board
     host: Host
     python: str
     reset: Reset | None
+    others: frozenset[str] = frozenset()
 
 
 class BoardDriver(Protocol):
@@ -40,5 +44,6 @@ class BoardDriver(Protocol):
         """Copy the file tree `image` (a directory below the host's root) to the board, verify
         every file's hash on the board, restart it, and answer what it says of itself then.
 
-        Raises LabFault; the board then has to be flashed again.
+        Raises LabFault; the board then has to be flashed again, or is as it was if it is one of
+        `place.others`.
         """

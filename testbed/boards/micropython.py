@@ -17,13 +17,17 @@ from testbed.hosts.port import Dialogue, HostFault
 
 __all__ = ["MicroPythonBoard"]
 
+CONFIG = "config.json"
+"""On the board: what `nodes.board.flash` wrote, its name among it."""
+
 INTERRUPT_S = 1.0
 RESTART_S_MAX = 30.0
 COPY_S_MAX = 120.0
 
 
 class MicroPythonBoard(BoardDriver):
-    """Interrupts the firmware, copies, compares SHA-256 on the board, restarts, reads the greeting.
+    """Interrupts the firmware, asks for the board's name, copies, compares SHA-256 on the board,
+    restarts, reads the greeting.
 
     A firmware of ours takes Ctrl-C as data once it runs; then the board has to be restarted, and is
     interrupted in the moment after that: by us where we can, else by a person who is asked to.
@@ -33,6 +37,7 @@ class MicroPythonBoard(BoardDriver):
         program = Path(on_host.__file__).read_text()
         with place.host.dialogue([place.python, "-c", program]) as line:
             self._interrupt(line, place, port, tell)
+            self._check_name(line, place, port)
             tell("copying firmware and key")
             copied = self._ask(line, place, COPY_S_MAX, do="copy", image=image)
             if not copied["same"]:
@@ -56,6 +61,14 @@ class MicroPythonBoard(BoardDriver):
         if not self._ask(line, place, wait_s, do="wait", **order)["repl"]:
             problem = f"no MicroPython REPL at {port.path} within {wait_s:g} s"
             fix = "install MicroPython on it; restart it while this command waits"
+            raise HostFault(place.host.name, f"flash {place.name}", problem, fix)
+
+    def _check_name(self, line: Dialogue, place: BoardPlace, port: SerialPort) -> None:
+        """Before anything is overwritten: a board that is another of this lab is left alone."""
+        name = str(self._ask(line, place, INTERRUPT_S * 5, do="who", config=CONFIG)["name"])
+        if name in place.others:
+            problem = f"the board at {port.path} is {name}; it was left as it is"
+            fix = "exchange the cables or the match: of the two; --rename gives it this name"
             raise HostFault(place.host.name, f"flash {place.name}", problem, fix)
 
     def _ask(self, line: Dialogue, place: BoardPlace, limit_s: float, **order: Any) -> Any:

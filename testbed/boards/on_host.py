@@ -56,6 +56,18 @@ class Board:
                 time.sleep(0.1)
         return {"repl": False}
 
+    def who(self, config: str, limit_s: float) -> dict[str, Any]:
+        """The name that an earlier flashing gave it; "" if it has none of ours."""
+        at = self._at
+        at.serial.timeout = limit_s
+        at.enter_raw_repl(soft_reset=False)
+        if not at.fs_exists(config):
+            return {"name": ""}
+        try:
+            return {"name": str(json.loads(at.fs_readfile(config))["board_id"])}
+        except (ValueError, KeyError, TypeError):
+            return {"name": ""}  # half-written, or another program's
+
     def copy(self, image: str, limit_s: float) -> dict[str, Any]:
         """Every file there, its hash read back from the board."""
         del limit_s

@@ -16,6 +16,7 @@ __all__ = [
     "Admitted",
     "AttackLine",
     "BlockDone",
+    "BoardGap",
     "Conflict",
     "DataAdded",
     "Event",
@@ -93,6 +94,14 @@ class SerialRefused(Event, frozen=True, kw_only=True, tag="serial-refused"):
     reason: str
 
 
+class BoardGap(Event, frozen=True, kw_only=True, tag="board-gap"):
+    """At an environmental device: a board's port was gone or silent for so long, and is back."""
+
+    board: str
+    reason: str
+    seconds: float
+
+
 class BlockDone(Event, frozen=True, kw_only=True, tag="block"):
     """At a replica: a block was executed. The `*_us` of phases count from the moment at which it
     proposed or accepted the block, on its monotonic clock; only the proposer has `proposed_us`."""
@@ -140,6 +149,7 @@ KnownEvent = (
     | GroupDenied
     | Requested
     | SerialRefused
+    | BoardGap
     | BlockDone
     | ViewEntered
     | Conflict

@@ -30,13 +30,17 @@ def flash_boards(
     limit: Annotated[
         str | None, typer.Option("--limit", metavar="BOARDS", help="Only these.")
     ] = None,
+    rename: Annotated[
+        bool, typer.Option("--rename", help="Also a board that has another's name so far.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find each board by its identity, copy firmware and a new key to it, verify both.
 
     Keys are made on the boards' hosts and stay there. Boards that are processes (`board: unix`
     without `match`) need none: a run makes them. Hosts must be provisioned. A board that runs
-    our firmware has to be restarted while this waits, if nothing here can do it.
+    our firmware has to be restarted while this waits, if nothing here can do it. A board that
+    says it is another one of this inventory is left as it is.
     """
     lab = load_lab(inventory)
     plugged = {n: b for n, b in lab.boards_in_use().items() if is_plugged(b)}
@@ -56,6 +60,7 @@ def flash_boards(
                 hosts[plugged[name].host],
                 python[plugged[name].host],
                 board_reset(lab, name, path),
+                frozenset() if rename else frozenset(plugged) - {name},
             )
             for name in wanted
         }

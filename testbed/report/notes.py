@@ -8,7 +8,7 @@ from testbed.checks.conditions import unknown
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection
 from testbed.checks.ledger import LedgerReport
-from testbed.checks.logs import Conflict, EventsDropped, RelayGap
+from testbed.checks.logs import BoardGap, Conflict, EventsDropped, RelayGap
 from testbed.report.summary import AttackResult
 
 __all__ = ["notes"]
@@ -76,6 +76,8 @@ def _log_notes(evidence: Evidence) -> Iterator[str]:
     dropped = sum(event.count for event in evidence.events(EventsDropped))
     if dropped:
         yield f"{dropped} events could not be written (disk full?)"
+    for gap in evidence.events(BoardGap):
+        yield f"board {gap.board} was out of reach for {gap.seconds:.1f} s: {gap.reason}"
     lost = sum(event.missing for event in evidence.events(RelayGap))
     if lost:
         yield f"{lost} messages were lost between relays and gateway"

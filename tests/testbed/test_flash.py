@@ -81,6 +81,34 @@ def test_a_flash_that_fails_leaves_the_old_key_and_no_other(plugged: PluggedBoar
     assert "image" not in host.run(["ls", "th01"]).stdout
 
 
+def test_two_boards_whose_ports_were_exchanged_are_not_flashed(plugged: PluggedBoard) -> None:
+    """The board at th02's port says that it is th01: it is left as it is, unless told otherwise."""
+    before = {path: path.read_bytes() for path in plugged.files.rglob("*.*") if path.is_file()}
+    swapped = replace(plugged.place, name="th02", others=frozenset({"th01"}))
+    with pytest.raises(LabFault, match=r"is th01; it was left as it is\n.*exchange the cables"):
+        flash(swapped, lambda _: None)
+    for path, content in before.items():
+        if path.suffix in (".py", ".bin") or path.name == "config.json":
+            assert path.read_bytes() == content
+    done = flash(replace(swapped, others=frozenset()), lambda _: None)
+    assert done.greeting.startswith("m2m-board/1 th02 ")
+
+
+def test_a_board_that_was_exchanged_while_it_was_flashed_is_noticed(plugged: PluggedBoard) -> None:
+    """What answers afterwards must be what was flashed, by name and firmware; the old key stays."""
+    place, host = plugged.place, plugged.place.host
+    host.put(b"old key", "th01/host.key", 0o600)
+
+    def exchange(step: str) -> None:
+        if step == "restarting":
+            config = plugged.files / "config.json"
+            config.write_text(config.read_text().replace('"th01"', '"th09"'))
+
+    with pytest.raises(LabFault, match=r"calls itself th09\n.*swapped"):
+        flash(place, exchange)
+    assert host.get("th01/host.key") == b"old key"
+
+
 PORTS = [
     SerialPort("/dev/serial/by-id/a", "/dev/ttyACM0", "E1", "1-1.2:1.0"),
     SerialPort("/dev/serial/by-id/b", "/dev/ttyACM1", "E2", "1-1.3:1.0"),
