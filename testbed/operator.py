@@ -94,6 +94,10 @@ class Operator:
         self._login = login
         self._uplink = DirectUplink(device.genesis.network.hex()[:16])
 
+    @property
+    def genesis(self) -> Genesis:
+        return self._device.genesis
+
     async def refresh(self) -> None:
         """Fetch and verify what is new in the ledger."""
         async with _deadline("the gateway sends no blocks"):
@@ -240,8 +244,14 @@ class Operator:
             raise ConfigurationError(f"there is a device called {name}: choose another name")
 
     async def _let_in(self, user: User) -> None:
-        bench, me = self.bench, self._device.node.hex()
-        admin = User(Role.ADMIN, me, bench.broker_admin)
+        async with self.at_broker() as security:
+            await security.ensure(user)
+
+    @asynccontextmanager
+    async def at_broker(self) -> AsyncIterator[DynamicSecurityAdmin]:
+        """The administrator of the broker's logins."""
+        bench = self.bench
+        admin = User(Role.ADMIN, self._device.node.hex(), bench.broker_admin)
         client = MqttClient(
             MqttSettings(
                 bench.broker_host,
@@ -255,7 +265,7 @@ class Operator:
         tasks = [asyncio.ensure_future(each) for each in (client.run(), security.run())]
         try:
             await client.ready(CONNECT_S_MAX)
-            await security.ensure(user)
+            yield security
         finally:
             for task in tasks:
                 task.cancel()

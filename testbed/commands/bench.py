@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from testbed.bench.consensus import Plan, Result, measure
+from testbed.commands import bench_devices
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 
@@ -64,6 +65,11 @@ def consensus(
         print_json(msgspec.to_builtins(result))
     else:
         typer.echo(_readable(result))
+
+
+app.command()(bench_devices.serial)
+app.command()(bench_devices.admission)
+app.command()(bench_devices.revocation)
 
 
 def _readable(result: Result) -> str:

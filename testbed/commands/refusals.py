@@ -12,8 +12,8 @@ import msgspec
 import typer
 
 from inventory.load import load_lab
-from testbed.commands.options import JsonOption, columns, print_json
-from testbed.commands.up import standing_bench
+from testbed.bringup import standing_bench
+from testbed.commands.options import JsonOption, columns, markdown, print_json
 from testbed.operator import operating
 from testbed.refusals.cases import try_all
 from testbed.refusals.manufacturer import Manufacturer
@@ -42,7 +42,7 @@ def refusals(
         print_json(msgspec.to_builtins(found))
     else:
         rows = [HEADER, *((each.tried, each.layer, each.reason) for each in found)]
-        typer.echo(_markdown(rows) if as_markdown else columns(rows))
+        typer.echo(markdown(rows) if as_markdown else columns(rows))
     for each in found:
         if not each.refused:
             typer.echo(f"not refused: {each.tried}", err=True)
@@ -66,8 +66,3 @@ def _attack(say: Callable[[str], None]) -> Sequence[Refusal]:
                     return await try_all(deployment, operator, manufacturer, say)
 
             return asyncio.run(attack())
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(HEADER), *lines[1:]])

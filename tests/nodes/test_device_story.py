@@ -24,7 +24,7 @@ from nodes.events import Event, read_events
 from nodes.keygen import CERTIFICATE_FILE
 from nodes.ledger_file import open_readonly
 from nodes.tenure import ORDER_FILE, Order
-from testbed.commands.up import standing_bench
+from testbed.bringup import standing_bench
 from testbed.operator import Operator, operating
 from testbed.provision.deployment import Deployment
 from testbed.standing import Bench

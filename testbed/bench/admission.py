@@ -1,0 +1,190 @@
+"""`testbed bench admission`: admissions/s, and changes of the broker's logins.
+
+A loopback lab without devices of its own; the devices of the bench are the product's, many in this
+one process, and ask all at once. Each is checked by its authentication group, ordered, recorded,
+let in at the broker, and verifies its proof. What that is compared with is the same devices'
+data: as many signed readings at once, one way through gateway and consensus, each proven too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+
+from chain.operations import Data, Operation
+from chain.statement import OK
+from gateway.broker_security import User, new_password
+from gateway.topics import Role, Status
+from inventory.load import load_lab
+from nodes.device import Device, Refused
+from nodes.edge_config import BrokerAddress, DeviceConfig
+from nodes.events import EventLog
+from nodes.login import Login
+from nodes.process import write_atomically
+from testbed.bench.figures import Spread
+from testbed.bringup import standing_bench
+from testbed.errors import LabFault
+from testbed.operator import DirectUplink, Operator, operating
+from testbed.provision.deployment import Progress
+from testbed.standing import Bench
+
+__all__ = ["Plan", "Result", "measure"]
+
+SCHEMA = "testbed.bench.admission/1"
+ALL_S_MAX = 120.0
+ROUNDS = 3  # of readings, for the comparison
+PRIVILEGE = 1
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    devices: int = 32
+    logins: int = 50
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    schema: str = SCHEMA
+    plan: Plan
+    admissions_per_s: float
+    admission_ms: Spread  # from the request until the device holds its proof and password
+    readings_per_s: float  # of the same devices, all at once
+    ratio: float  # admissions_per_s / readings_per_s
+    publish_ms: Spread  # one QoS 1 message, until it is acknowledged
+    login_added_ms: Spread
+    login_removed_ms: Spread
+    login_ratio: float  # median login_added_ms / median publish_ms
+
+
+def measure(plan: Plan, progress: Progress) -> Result:
+    """Raises LabFault."""
+    lab = load_lab(None)
+    kept = {n: h for n, h in lab.hosts.items() if {"replica", "gateway"} & set(h.roles)}
+    lab = lab.model_copy(update={"hosts": kept, "boards": {}})
+    with (
+        standing_bench(lab, 60.0, progress) as (bench, _),
+        TemporaryDirectory(prefix="bench-") as scratch,
+    ):
+        return asyncio.run(_measure(bench, plan, Path(scratch), progress))
+
+
+async def _measure(bench: Bench, plan: Plan, scratch: Path, progress: Progress) -> Result:
+    async with operating(bench) as operator, AsyncExitStack() as stack:
+        progress(f"issuing {plan.devices} vouchers")
+        devices = [
+            stack.enter_context(closing(await _newcomer(operator, scratch / f"d{number}")))
+            for number in range(plan.devices)
+        ]
+        progress("admitting")
+        admission_ms, admission_s = await _all_at_once([device.enrol for device in devices])
+        logins = [await stack.enter_async_context(device.logged_in()) for device in devices]
+        progress("readings for comparison")
+        pairs = list(zip(devices, logins, strict=True))
+        _, readings_s = await _all_at_once([_Readings(*pair) for pair in pairs])
+        progress("changing logins")
+        publish_ms = await _publishes(devices[0], logins[0], plan.logins)
+        added_ms, removed_ms = await _logins(operator, plan.logins)
+        admissions_per_s = plan.devices / admission_s
+        readings_per_s = ROUNDS * plan.devices / readings_s
+        return Result(
+            plan=plan,
+            admissions_per_s=round(admissions_per_s, 1),
+            admission_ms=Spread.of(admission_ms),
+            readings_per_s=round(readings_per_s, 1),
+            ratio=round(admissions_per_s / readings_per_s, 2),
+            publish_ms=(publishes := Spread.of(publish_ms)),
+            login_added_ms=(added := Spread.of(added_ms)),
+            login_removed_ms=Spread.of(removed_ms),
+            login_ratio=round(added.p50 / publishes.p50, 2),
+        )
+
+
+async def _newcomer(operator: Operator, directory: Path) -> Device:
+    """A device with a voucher, as it comes out of its box."""
+    voucher = await operator.new_voucher(directory.name, PRIVILEGE)
+    directory.mkdir()
+    write_atomically(directory / "voucher.pem", voucher.pem, mode=0o600)
+    bench = operator.bench
+    config = DeviceConfig(
+        name=directory.name,
+        genesis=str(bench.genesis),
+        state=str(directory / "state"),
+        voucher=str(directory / "voucher.pem"),
+        broker=BrokerAddress(bench.broker_host, bench.broker_port),
+        go="",
+    )
+    genesis = operator.genesis
+    uplink = DirectUplink(genesis.network.hex()[:16])
+    return Device(config, genesis, "mobile", uplink, EventLog(directory / "events.jsonl", "bench"))
+
+
+async def _all_at_once(
+    work: Sequence[Callable[[], Awaitable[object]]],
+) -> tuple[list[float], float]:
+    """(ms that each took, s until all were done). Raises LabFault."""
+
+    async def one(each: Callable[[], Awaitable[object]]) -> float:
+        begun_s = time.perf_counter()
+        await each()
+        return (time.perf_counter() - begun_s) * 1000
+
+    begun_s = time.perf_counter()
+    try:
+        async with asyncio.timeout(ALL_S_MAX):
+            took_ms = await asyncio.gather(*(one(each) for each in work))
+    except TimeoutError:
+        raise LabFault(f"not all were answered within {ALL_S_MAX:.0f} s") from None
+    except Refused as refused:
+        raise LabFault(str(refused)) from refused
+    return took_ms, time.perf_counter() - begun_s
+
+
+class _Readings:
+    """ROUNDS readings of one device, one after the other, each until its proof is there."""
+
+    def __init__(self, device: Device, login: Login) -> None:
+        self._device = device
+        self._login = login
+
+    async def __call__(self) -> None:
+        for _ in range(ROUNDS):
+            async with self._device.asking(self._login, self._reading) as answer:
+                if isinstance(answer, Refused) or answer.status != OK:
+                    raise LabFault(f"a reading was refused: {answer}")
+
+    def _reading(self, counter: int) -> Operation:
+        network, node = self._device.genesis.network, self._device.node
+        return Data(
+            network=network, node=node, counter=counter, service="telemetry", payload=b"21.5"
+        )
+
+
+async def _publishes(device: Device, login: Login, count: int) -> list[float]:
+    """How long the broker takes for one message that nobody answers."""
+    topic = str(Status(device.genesis.network.hex()[:16], device.node.hex()))
+    took_ms = []
+    for _ in range(count):
+        begun_s = time.perf_counter()
+        await login.client.publish(topic, b"")
+        took_ms.append((time.perf_counter() - begun_s) * 1000)
+    return took_ms
+
+
+async def _logins(operator: Operator, count: int) -> tuple[list[float], list[float]]:
+    """(ms until a login works, ms until it is gone), each durable at the broker."""
+    users = [User(Role.DEVICE, f"{number:064x}", new_password()) for number in range(count)]
+    added, removed = [], []
+    async with operator.at_broker() as security:
+        for user in users:
+            begun_s = time.perf_counter()
+            await security.ensure(user)
+            added.append((time.perf_counter() - begun_s) * 1000)
+        for user in users:
+            begun_s = time.perf_counter()
+            await security.remove(user.name)
+            removed.append((time.perf_counter() - begun_s) * 1000)
+    return added, removed

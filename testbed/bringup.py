@@ -1,0 +1,59 @@
+"""A bench for the length of a `with` block: deployed, its devices enrolling and sending.
+
+`testbed up` keeps one until it is told to end; `testbed refusals` and benches use their own. What
+later commands need to know of it is in `standing`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from inventory.model import Lab
+from nodes.workload import Go
+from testbed.campaign.session import opened_hosts
+from testbed.hosts.opening import limited
+from testbed.lease import Lease
+from testbed.provision.deployment import Deployment, Progress
+from testbed.provision.workspace import workspace
+from testbed.standing import Bench, describe
+
+__all__ = ["standing_bench"]
+
+DAY_MS = 86_400_000
+ANSWER_TIMEOUT_MS = 5_000
+
+
+@contextmanager
+def standing_bench(
+    lab: Lab, every_s: float, progress: Progress
+) -> Iterator[tuple[Bench, Deployment]]:
+    """A bench for the length of a `with` block; devices enrol at once."""
+    with ExitStack() as stack:
+        home = stack.enter_context(workspace())  # gone last: `testbed down` waits for that
+        hosts, python = stack.enter_context(opened_hosts(lab))
+        stack.enter_context(Lease({name: hosts[name] for name in limited(lab, None)}))
+        deployment = stack.enter_context(Deployment(lab, hosts, python, progress))
+        deployment.set_up()
+        deployment.start()
+        roots = {
+            name: Path(str(hosts[name].root))
+            for name, host in lab.active.items()
+            if host.connection == "local"
+        }
+        bench = describe(deployment, home, roots)
+        period_ms = round(every_s * 1000)
+        plan = Go(
+            start_ns=time.time_ns(),
+            enrol_at_ms=0,
+            sends_ms=tuple(range(period_ms, DAY_MS, period_ms)),
+            end_ms=DAY_MS,
+            timeout_ms=ANSWER_TIMEOUT_MS,
+        )
+        devices = [*deployment.with_role("environment"), *deployment.with_role("mobile")]
+        deployment.go({node.name: msgspec.json.encode(plan) for node in devices})
+        yield bench, deployment

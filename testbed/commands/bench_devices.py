@@ -1,0 +1,102 @@
+"""`testbed bench serial|admission|revocation`: figures of devices, gateway and broker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+
+from testbed.bench import admission as admissions
+from testbed.bench import revocation as revocations
+from testbed.bench import serial as serials
+from testbed.bench.figures import Spread
+from testbed.commands.options import JsonOption, columns, print_json
+
+__all__ = ["admission", "revocation", "serial"]
+
+
+def serial(
+    seconds: Annotated[float, typer.Option(min=0.1, max=10, help="For each part.")] = 3.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Frames to the real firmware behind a PTY, as a ratio to both ends without a line."""
+    result = serials.measure(seconds)
+    _print(
+        result,
+        {
+            "round trip ms": result.round_trip_ms,
+            "frames/s, both directions": result.frames_per_s,
+            "both ends in one process, frames/s": result.limit_frames_per_s,
+            "ratio": result.ratio,
+            "acknowledged readings/s": result.readings_per_s,
+            "the same without a journal": result.readings_per_s_without_journal,
+            "bytes of a frame": result.frame_bytes,
+            "a UART of 115,200 baud, frames/s": result.uart_frames_per_s,
+        },
+        as_json=as_json,
+    )
+
+
+def admission(
+    devices: Annotated[int, typer.Option(min=1, max=500, help="That ask all at once.")] = 32,
+    logins: Annotated[int, typer.Option(min=1, max=5000, help="Added, and removed.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Admissions, as a ratio to ordinary readings, and logins, to a message's acknowledgement."""
+    result = admissions.measure(admissions.Plan(devices=devices, logins=logins), _say)
+    _print(
+        result,
+        {
+            "admissions/s": result.admissions_per_s,
+            "admission ms, all at once": result.admission_ms,
+            "readings/s of the same devices": result.readings_per_s,
+            "ratio": result.ratio,
+            "message acknowledged ms": result.publish_ms,
+            "login added ms": result.login_added_ms,
+            "login removed ms": result.login_removed_ms,
+            "ratio, login to message": result.login_ratio,
+        },
+        as_json=as_json,
+    )
+
+
+def revocation(
+    devices: Annotated[int, typer.Option(min=1, max=50, help="Revoked; as many stay.")] = 6,
+    rate: Annotated[float, typer.Option(min=0.1, max=10, help="Readings/s of each.")] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """From the order to the last acceptance, as a ratio to an ordinary ordered request."""
+    result = revocations.measure(revocations.Plan(devices=devices, rate_per_s=rate), _say)
+    _print(
+        result,
+        {
+            "readings/s meanwhile": result.readings_per_s,
+            "ordinary request, in its block ms": result.ordinary_ms,
+            "revocation, in its block ms": result.in_block_ms,
+            "last data in a block ms": result.chain_last_ms,
+            "last message taken by the gateway ms": result.gateway_last_ms,
+            "off the broker ms": result.broker_off_ms,
+            "ratio, block to ordinary": result.block_ratio,
+            "ratio, broker to ordinary": result.broker_ratio,
+        },
+        as_json=as_json,
+    )
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print(result: msgspec.Struct, figures: Mapping[str, Spread | float], *, as_json: bool) -> None:
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+        return
+    rows: list[Sequence[object]] = [("", "p50", "p90", "max", "n")]
+    for name, figure in figures.items():
+        if isinstance(figure, Spread):
+            rows.append((name, figure.p50, figure.p90, figure.max, figure.n))
+        else:
+            rows.append((name, f"{figure:,}", "", "", ""))
+    typer.echo(columns(rows))

