@@ -49,6 +49,17 @@ def _contents(der: bytes) -> bytes:
     raise PeerFault("bad-certificate", "the proof is not a DER octet string")
 
 
+def _subject(serial: int, node: bytes) -> x509.Name:
+    """CN is the node id. The serial number tells a renewed carrier from its predecessor in trust
+    stores that know certificates by subject, as OpenSSL's directories do."""
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{serial:x}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, node.hex()),
+        ]
+    )
+
+
 def carrier_certificate(private_key: ec.EllipticCurvePrivateKey, proof: Proof) -> bytes:
     """PEM of the device's self-signed certificate. Raises Misuse if the proof is not its own."""
     statement = decode_leaf(proof.record.leaf)
@@ -58,7 +69,7 @@ def carrier_certificate(private_key: ec.EllipticCurvePrivateKey, proof: Proof) -
     assert statement.not_before_us is not None
     assert statement.not_after_us is not None
     assert statement.certificate is not None
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, statement.node.hex())])
+    name = _subject(statement.certificate, statement.node)
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -107,7 +118,6 @@ def verify_carrier(
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         public = certificate.public_key()
-        names = [str(each.value) for each in certificate.subject]
     except CERTIFICATE_FAULTS as error:
         raise PeerFault("bad-certificate", f"not a self-signed carrier: {error}") from error
     if not isinstance(public, ec.EllipticCurvePublicKey):
@@ -117,7 +127,7 @@ def verify_carrier(
     wanted = {
         "statement": statement.issues_certificate,
         "key": statement.key == key and statement.node == node_id(key),
-        "CN": names == [statement.node.hex()],
+        "subject": certificate.subject == _subject(certificate.serial_number, statement.node),
         "CA": not constraints.ca,
         "extendedKeyUsage": list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH],
         "serial": certificate.serial_number == statement.certificate,

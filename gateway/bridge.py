@@ -170,6 +170,8 @@ class Bridge:
             self._stamps.take(up.relay, stamped, now_ms)
             if up.kind == "sync":
                 self._sync(up, stamped.body)
+            elif up.kind == "carrier":
+                self._carrier(up, stamped.body)
             elif up.kind in ("enrol", "op"):
                 self._request(up, stamped.body, now_ms)
             else:
@@ -242,6 +244,10 @@ class Bridge:
         for part in split(start, start + count - 1, self.chain.height, data):
             self._outside.answer(up.device, "blocks", part_codec.encode(part))
         self.counts["sync"] += 1
+
+    def _carrier(self, up: Up, pem: bytes) -> None:
+        self._outside.change_login(self._logins.carry(pem, up.device, self.chain.ledger))
+        self.counts["carrier"] += 1
 
     def _note(self, request: bytes, up: Up, outcome: str) -> None:
         self.counts[outcome] += 1

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,12 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.broker_door import DoorLimits
-from gateway.broker_security import User, create_commands, remove_commands
+from gateway.broker_security import (
+    User,
+    carrier_commands,
+    create_commands,
+    remove_commands,
+)
 from gateway.mqtt import MqttClient
 from gateway.topics import ADMIN_REQUEST, ADMIN_RESPONSE
 
@@ -28,16 +34,21 @@ __all__ = [
     "BrokerAdminError",
     "BrokerConfig",
     "BrokerConfigError",
+    "BrokerEndedError",
+    "CarrierListen",
     "DynamicSecurityAdmin",
     "Kind",
     "Listen",
     "OnReady",
     "PortTakenError",
-    "TlsFiles",
     "read_config",
+    "report",
 ]
 
+log = logging.getLogger(__name__)
+
 _answer_deadline_s = 10.0
+_report_period_s = 1.0
 
 
 class Kind(StrEnum):
@@ -52,30 +63,29 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 0
 
 
-class TlsFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PEM. `clients`: the certificates that may connect, one after the other; read again when it
-    changes. A certificate only proves who it is: the security file still says who may come in.
+class CarrierListen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A listener with mutual TLS 1.3: `certificate` and `key` are the broker's own, PEM files;
+    clients show a carrier certificate that the security document lists, and log in as ever.
     """
 
     certificate: str
     key: str
-    clients: str
+    host: str = "127.0.0.1"
+    port: int = 0
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON file of `python -m nodes.broker --config FILE`. Paths are relative to it.
 
-    `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`. With
-    `certificates` (Mosquitto only) `tls` is for that second listener, where a certificate's CN is
-    the user; the first one goes on taking names and passwords.
+    `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`, and
+    "mqtts" with `carriers` (Mosquitto only), a second listener.
     """
 
     security_file: str
     ready_file: str
     kind: Kind = Kind.EMBEDDED
     listen: Listen = msgspec.field(default_factory=Listen)
-    tls: TlsFiles | None = None
-    certificates: Listen | None = None
+    carriers: CarrierListen | None = None
     limits: DoorLimits = msgspec.field(default_factory=DoorLimits)
 
 
@@ -87,8 +97,12 @@ class PortTakenError(Exception):
     """Somebody else listens at the address."""
 
 
-OnReady = Callable[[str, int], None]
-"""Told the host and port when clients can connect."""
+class BrokerEndedError(Exception):
+    """The broker's own process ended, and nobody had told it to."""
+
+
+OnReady = Callable[[str, Mapping[str, int]], None]
+"""Told the host and the ports ("mqtt", "mqtts") when clients can connect."""
 
 
 def read_config(path: Path) -> BrokerConfig:
@@ -97,10 +111,11 @@ def read_config(path: Path) -> BrokerConfig:
         config = msgspec.json.decode(path.read_bytes(), type=BrokerConfig)
     except (OSError, msgspec.MsgspecError) as error:
         raise BrokerConfigError(f"{path}: {error}") from error
-    if not 0 <= config.listen.port <= 65535:
-        raise BrokerConfigError(f"{path}: listen.port {config.listen.port} is not a port")
-    if config.certificates is not None and (config.tls is None or config.kind is Kind.EMBEDDED):
-        raise BrokerConfigError(f"{path}: certificates needs tls, and kind mosquitto")
+    for name, listen in (("listen", config.listen), ("carriers", config.carriers)):
+        if listen is not None and not 0 <= listen.port <= 65535:
+            raise BrokerConfigError(f"{path}: {name}.port {listen.port} is not a port")
+    if config.carriers is not None and config.kind is Kind.EMBEDDED:
+        raise BrokerConfigError(f"{path}: carriers needs kind mosquitto")
     return config
 
 
@@ -117,8 +132,11 @@ class BrokerAdmin(Protocol):
     async def ensure(self, user: User) -> None:
         """As `add`, but one of that name who is there already stays as he is, connected too."""
 
+    async def carry(self, name: str, pem: str) -> None:
+        """Know the user by this carrier certificate from now on, in place of an earlier one."""
+
     async def remove(self, name: str) -> None:
-        """Close the user's connection and refuse it from now on."""
+        """Close the user's connection, refuse it from now on, and forget its certificate."""
 
 
 class DynamicSecurityAdmin:
@@ -144,12 +162,15 @@ class DynamicSecurityAdmin:
                         waiter.set_result(answer.get("error"))
 
     async def add(self, user: User) -> None:
-        await self._each(remove_commands(user.name), fine={"Client not found", "Role not found"})
+        await self.remove(user.name)
         await self._each(create_commands(user, self._net))
 
     async def ensure(self, user: User) -> None:
         there = {"Client already exists", "Role already exists"}
         await self._each(create_commands(user, self._net), fine=there)
+
+    async def carry(self, name: str, pem: str) -> None:
+        await self._each(carrier_commands(name, pem), fine={"Role not found"})
 
     async def remove(self, name: str) -> None:
         await self._each(remove_commands(name), fine={"Client not found", "Role not found"})
@@ -177,3 +198,13 @@ class DynamicSecurityAdmin:
         for command, error in zip(commands, errors, strict=True):
             if error and error not in fine:
                 raise BrokerAdminError(f"{command['command']}: {error}")
+
+
+async def report(counts: Callable[[], dict[str, int]]) -> None:
+    """Log the counts whenever they have changed, until cancelled."""
+    told: dict[str, int] = {}
+    while True:
+        await asyncio.sleep(_report_period_s)
+        if (now := counts()) != told:
+            told = now
+            log.info("counts", extra={"counts": told})

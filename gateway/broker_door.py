@@ -18,18 +18,15 @@ import asyncio
 import json
 import logging
 import socket
-import ssl
 from collections import Counter
 from typing import Protocol, assert_never
 
 import msgspec
 from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from chain.errors import PeerFault
 from gateway import mqtt_packets as packets
-from gateway.broker_security import SecurityStore
+from gateway.broker_store import SecurityStore
 from gateway.limits import TokenBucket
 from gateway.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action, may_retain
 
@@ -87,15 +84,9 @@ class Door:
         self._server: asyncio.Server | None = None
         self._log_bucket = TokenBucket(10, 50, 0.0)
 
-    async def open(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
+    async def open(self, host: str, port: int) -> int:
         """Listen; returns the port (chosen, when `port` is 0). `OSError` when it is taken."""
-        self._server = await asyncio.start_server(
-            self._on_connection,
-            host,
-            port,
-            ssl=context,
-            ssl_handshake_timeout=self.limits.connect_deadline_s if context else None,
-        )
+        self._server = await asyncio.start_server(self._on_connection, host, port)
         chosen: int = self._server.sockets[0].getsockname()[1]
         return chosen
 
@@ -239,12 +230,9 @@ class _Connection(ReaderAdapter):
 
     def _check_login(self, connect: packets.Connect) -> None:
         store, name = self._door.store, connect.client_id
-        certified = _certified_name(self._raw)
-        if name != (connect.user_name if certified is None else certified):
-            raise PeerFault("name-mismatch", "client id, user name and certificate must agree")
-        if certified is None and not store.knows(name, connect.password):
-            raise PeerFault("bad-login", name[:80])
-        if name not in store:
+        if name != connect.user_name:
+            raise PeerFault("name-mismatch", "client id and user name must agree")
+        if not store.knows(name, connect.password):
             raise PeerFault("bad-login", name[:80])
         will = connect.will_topic
         if will is not None and not (store.allows(name, Action.PUBLISH, will) and may_retain(will)):
@@ -366,21 +354,3 @@ class _Writer(StreamWriterAdapter):
     async def close(self) -> None:
         self.is_closed = True
         self._stream.close()
-
-
-def _certified_name(writer: asyncio.StreamWriter) -> str | None:
-    """SHA-256 of the key that the TLS client proved to hold, as hex; None without TLS.
-
-    The common name is only text; the node id is the key's own digest.
-    """
-    tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
-    der = tls.getpeercert(binary_form=True) if tls else None
-    if not der:
-        return None
-    key = x509.load_der_x509_certificate(der).public_key()
-    spki = key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(spki)
-    return digest.finalize().hex()

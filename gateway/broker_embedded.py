@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from amqtt.contexts import ListenerConfig, ListenerType
 from amqtt.session import Session
 
 from chain.errors import Misuse
-from gateway.broker import BrokerConfig, OnReady, PortTakenError, TlsFiles
+from gateway.broker import BrokerConfig, OnReady, PortTakenError, report
 from gateway.broker_door import Door
-from gateway.broker_security import SecurityStore
+from gateway.broker_store import SecurityStore
 from gateway.topics import Action
 
 __all__ = ["EmbeddedBroker", "serve"]
@@ -42,7 +41,6 @@ inflight_messages_high = 500  # to the gateway: from here on publishers wait
 broadcast_messages_high = 1000
 offline_messages_max = 1000  # kept for one absent client
 unsent_bytes_max = 64 * 1024
-report_period_s = 1.0
 _shutdown_s = 1.0
 
 
@@ -143,17 +141,16 @@ class EmbeddedBroker(AmqttBroker):
 async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
     """Run the embedded broker until `stop`; raises `PortTakenError` or `SecurityFileError`."""
     store = SecurityStore.load(folder / config.security_file)
-    context = _tls_context(config.tls, folder) if config.tls else None
     broker = EmbeddedBroker(store)
     await broker.start()
     door = Door(store, broker, config.limits)
     try:
-        port = await door.open(config.listen.host, config.listen.port, context)
+        port = await door.open(config.listen.host, config.listen.port)
     except OSError as error:
         raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
-    reporting = asyncio.create_task(_report(door, broker))
+    reporting = asyncio.create_task(report(lambda: {**door.counts, "dropped": broker.dropped}))
     try:
-        on_ready(config.listen.host, port)
+        on_ready(config.listen.host, {"mqtt": port})
         await stop.wait()
     finally:
         reporting.cancel()
@@ -161,37 +158,3 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_shutdown_s):
                 await broker.shutdown()
-
-
-async def _report(door: Door, broker: EmbeddedBroker) -> None:
-    told: dict[str, int] = {}
-    while True:
-        await asyncio.sleep(report_period_s)
-        counts = dict(door.counts) | {"dropped": broker.dropped}
-        if counts != told:
-            log.info("counts", extra={"counts": counts})
-            told = counts
-
-
-def _tls_context(files: TlsFiles, folder: Path) -> ssl.SSLContext:
-    """Each listed client certificate is its own trust anchor; new ones count from the next
-    handshake on. One that was taken off the list still shakes hands but has no login any more.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(folder / files.certificate, folder / files.key)
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    listed, seen_ns = folder / files.clients, 0
-
-    def reload(_socket: object, _server_name: object, _context: object) -> None:
-        nonlocal seen_ns
-        with contextlib.suppress(OSError):  # a list that is being written counts next time
-            changed_ns = listed.stat().st_mtime_ns
-            if changed_ns != seen_ns:
-                context.load_verify_locations(listed)
-                seen_ns = changed_ns
-
-    reload(None, None, None)
-    context.sni_callback = reload
-    return context

@@ -1,6 +1,7 @@
 """Mosquitto as the broker: configuration file and child process, from the same `BrokerConfig`.
 
 Its dynamic-security plugin reads (and keeps) the same security document as the embedded broker.
+Carrier certificates that the document holds are laid out for OpenSSL by `broker_carriers`.
 """
 
 from __future__ import annotations
@@ -9,27 +10,44 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from gateway.broker import (
+    BrokerConfig,
+    BrokerConfigError,
+    BrokerEndedError,
+    CarrierListen,
+    Listen,
+    OnReady,
+    PortTakenError,
+    report,
+)
+from gateway.broker_carriers import spread
+from gateway.broker_mosquitto_log import MosquittoLog
+from gateway.broker_store import SecurityFileError, SecurityStore
 
-from gateway.broker import BrokerConfig, BrokerConfigError, OnReady, PortTakenError
-
-__all__ = ["missing", "serve"]
+__all__ = ["missing", "serve", "version"]
 
 log = logging.getLogger(__name__)
 
 _start_deadline_s = 5.0
 _stop_deadline_s = 1.5
 _poll_s = 0.02
-_clients_poll_s = 0.2
-_clients_directory = "clients.d"
-_queued_bytes_max = 64 * 1024 * 1024
+_port_wait_s = 1.0  # a predecessor that was killed may hold the port for a moment
+_document_poll_s = 0.1
+_carriers_directory = "carriers"
+_line_bytes_max = 64 * 1024
 _plugin = "mosquitto_dynamic_security.so"
+# For one client; beyond it Mosquitto acknowledges and drops. No memory_limit: in 2.0.11 the
+# plugin's frees let its count run below zero, and then everything is refused.
+_queued_messages_max = 20_000
+_queued_bytes_max = 64 * 1024 * 1024
+_inflight_messages_max = 100
 
 
 def _program() -> str | None:
@@ -44,142 +62,155 @@ def missing() -> str | None:
     """Why Mosquitto cannot be used here, with the command that mends it; None if it can."""
     if _program() and _plugin_path():
         return None
-    return "mosquitto with its dynamic-security plugin is not here: apt-get install mosquitto"
+    return "mosquitto with its dynamic-security plugin is not here: sudo apt-get install mosquitto"
+
+
+def version() -> str:
+    """As the program tells it: "2.0.11". Raises BrokerConfigError if it is missing."""
+    if why := missing():
+        raise BrokerConfigError(why)
+    printed = subprocess.run([str(_program()), "-h"], capture_output=True, text=True, check=False)
+    found = re.search(r"mosquitto version (\S+)", printed.stdout)
+    return found[1] if found else "unknown"
 
 
 async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
-    """Run Mosquitto until `stop`; raises `PortTakenError` or `BrokerConfigError`."""
-    if why := missing():
-        raise BrokerConfigError(why)
-    host, port = config.listen.host, _free_port(config.listen.host, config.listen.port)
-    await asyncio.to_thread(_spread_clients, config, folder)
+    """Run Mosquitto until `stop`; raises `PortTakenError`, `BrokerConfigError`,
+    `SecurityFileError` or `BrokerEndedError`."""
+    log.info("mosquitto %s", version())
+    document = folder / config.security_file
+    _lay_out_carriers(document, folder)
+    listeners: dict[str, Listen | CarrierListen] = {"mqtt": config.listen}
+    if config.carriers is not None:
+        listeners["mqtts"] = config.carriers
+    ports = {name: await _port_of(listen) for name, listen in listeners.items()}
     settings = folder / "mosquitto.conf"
-    settings.write_text(_settings(config, folder, port))
-    program = _program()
-    assert program is not None
-    # The child ends with us, even if we are killed.
-    wrapper = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    child = await asyncio.create_subprocess_exec(
-        *wrapper,
-        program,
-        "-c",
-        str(settings),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    relay = asyncio.create_task(_relay_log(child))
-    watching: asyncio.Task[None] | None = None
+    settings.write_text(_settings(config, folder, ports))
+    child = await _start(settings)
+    heard = MosquittoLog()
+    beside = [asyncio.create_task(_listen_to(child, heard))]
     try:
-        await _wait_until_open(child, host, port)
-        on_ready(host, port)
-        watching = asyncio.create_task(_follow_clients(config, folder))
+        for name, listen in listeners.items():
+            await _wait_until_open(child, listen.host, ports[name])
+        on_ready(config.listen.host, ports)
+        beside.append(asyncio.create_task(report(lambda: dict(heard.counts))))
+        beside.append(asyncio.create_task(_follow_carriers(document, folder)))
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if ended.done() and not stop.is_set():
-            raise BrokerConfigError(f"mosquitto ended by itself with code {ended.result()}")
+            raise BrokerEndedError(f"mosquitto ended by itself with code {ended.result()}")
     finally:
-        if watching is not None:
-            watching.cancel()
         await _stop(child)
-        relay.cancel()
+        for task in beside:
+            task.cancel()
+
+
+async def _start(settings: Path) -> asyncio.subprocess.Process:
+    os.umask(0o077)  # inherited: the plugin writes the document anew at each change
+    # The child ends with us, even if we are killed.
+    wrapper = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    return await asyncio.create_subprocess_exec(
+        *wrapper,
+        str(_program()),
+        "-c",
+        str(settings),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=_line_bytes_max,
+    )
+
+
+async def _port_of(listen: Listen | CarrierListen) -> int:
+    """The port asked for or a free one; Mosquitto itself can only be told a number."""
+    deadline_s = time.monotonic() + _port_wait_s
+    while True:
+        try:
+            return _free_port(listen.host, listen.port)
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                raise PortTakenError(f"{listen.host}:{listen.port}: {error}") from error
+        await asyncio.sleep(_poll_s)
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port asked for or a free one; Mosquitto itself can only be told a number."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortTakenError(f"{host}:{port}: {error}") from error
+        probe.bind((host, port))
         chosen: int = probe.getsockname()[1]
         return chosen
 
 
-def _settings(config: BrokerConfig, folder: Path, port: int) -> str:
+def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
     limits = config.limits
     lines = [
-        f"listener {port} {config.listen.host}",
+        f"listener {ports['mqtt']} {config.listen.host}",
+        f"max_connections {limits.connections_max}",
         "allow_anonymous false",
         f"plugin {_plugin_path()}",
         f"plugin_opt_config_file {folder / config.security_file}",
         "set_tcp_nodelay true",
         f"max_packet_size {limits.packet_bytes_max}",
-        f"max_connections {limits.connections_max}",
-        "max_inflight_messages 100",
-        # For one client; beyond it Mosquitto acknowledges and drops. No memory_limit: in 2.0.11
-        # the plugin's frees let its count run below zero, and then everything is refused.
-        "max_queued_messages 20000",
+        f"message_size_limit {limits.packet_bytes_max}",
+        f"max_inflight_messages {_inflight_messages_max}",
+        f"max_queued_messages {_queued_messages_max}",
         f"max_queued_bytes {_queued_bytes_max}",
         "persistent_client_expiration 1h",
         "persistence false",
-        "log_dest stdout",
+        "log_dest stderr",  # it would keep lines to stdout back until its buffer is full
+        "log_timestamp false",
         "log_type error",
         "log_type warning",
         "log_type notice",
+        "log_type information",
     ]
     if os.geteuid() == 0:
         # It would change to a user who cannot read the security file, which is 0600.
         lines.append("user root")
-    if second := config.certificates:
-        lines.append(f"listener {second.port} {second.host}")
-        # Its CN is the user, whatever name a client gives itself.
-        lines.append("use_identity_as_username true")
-    if tls := config.tls:
+    if second := config.carriers:
+        # Not use_identity_as_username: the plugin is then not asked for a password, so nobody
+        # would be refused at CONNECT, and client ids could be taken over.
         lines += [
-            f"certfile {folder / tls.certificate}",
-            f"keyfile {folder / tls.key}",
-            f"capath {folder / _clients_directory}",
+            f"listener {ports['mqtts']} {second.host}",
+            f"max_connections {limits.connections_max}",
+            f"certfile {folder / second.certificate}",
+            f"keyfile {folder / second.key}",
+            f"capath {folder / _carriers_directory}",
             "require_certificate true",
             "tls_version tlsv1.3",
         ]
     return "\n".join(lines) + "\n"
 
 
-def _spread_clients(config: BrokerConfig, folder: Path) -> None:
-    """The listed client certificates as a directory that OpenSSL searches at each handshake:
-    Mosquitto reads a file of them only once."""
-    if config.tls is None:
-        return
-    directory = folder / _clients_directory
-    directory.mkdir(mode=0o700, exist_ok=True)
-    pem = (folder / config.tls.clients).read_bytes()
-    listed = x509.load_pem_x509_certificates(pem) if pem.strip() else []
-    wanted = {f"{each.fingerprint(hashes.SHA256()).hex()}.pem": each for each in listed}
-    for path in directory.iterdir():
-        if path.name not in wanted:
-            path.unlink()
-    for name, each in wanted.items():
-        (directory / name).write_bytes(each.public_bytes(serialization.Encoding.PEM))
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        raise BrokerConfigError("openssl is not here: apt-get install openssl")
-    subprocess.run([openssl, "rehash", str(directory)], check=True, capture_output=True)
+def _lay_out_carriers(document: Path, folder: Path) -> None:
+    for name in spread(SecurityStore.load(document).carriers(), folder / _carriers_directory):
+        log.warning("no carrier certificate: %s", name)
 
 
-async def _follow_clients(config: BrokerConfig, folder: Path) -> None:
-    """Spreads the list again whenever it changes."""
-    if config.tls is None:
-        return
-    listed = folder / config.tls.clients
-    seen_ns = listed.stat().st_mtime_ns
+async def _follow_carriers(document: Path, folder: Path) -> None:
+    """Lays them out again whenever the plugin has written the document."""
+    seen_ns = 0
     while True:
-        await asyncio.sleep(_clients_poll_s)
-        with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):
-            changed_ns = listed.stat().st_mtime_ns
+        await asyncio.sleep(_document_poll_s)
+        with contextlib.suppress(OSError, SecurityFileError):  # tried again in a moment
+            changed_ns = document.stat().st_mtime_ns
             if changed_ns != seen_ns:
-                await asyncio.to_thread(_spread_clients, config, folder)
+                await asyncio.to_thread(_lay_out_carriers, document, folder)
                 seen_ns = changed_ns
 
 
-async def _relay_log(child: asyncio.subprocess.Process) -> None:
+async def _listen_to(child: asyncio.subprocess.Process, heard: MosquittoLog) -> None:
     assert child.stdout is not None
-    async for line in child.stdout:
-        log.info("mosquitto: %s", line.decode(errors="replace").rstrip())
+    while True:
+        try:
+            line = await child.stdout.readline()
+        except ValueError:  # longer than any line that it has to say
+            continue
+        if not line:
+            return
+        heard.take(line.decode(errors="replace").rstrip())
 
 
 async def _wait_until_open(child: asyncio.subprocess.Process, host: str, port: int) -> None:

@@ -5,7 +5,8 @@
     gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied or Part
 
 Bodies of kind `enrol` and `op` are COSE_Sign1 exactly as devices sign them (`chain.operations`):
-nobody on the way can change them unseen. A body of kind `sync` is a SyncRequest. The broker checks
+nobody on the way can change them unseen. A body of kind `sync` is a SyncRequest, one of kind
+`carrier` a device's carrier certificate (PEM), answered by its digest. The broker checks
 who publishes under <relay>, and the stamp's running number shows what was lost behind it, so a
 loss or a change is laid at one hop.
 
@@ -21,6 +22,7 @@ import msgspec
 from chain.canonical import Codec
 
 __all__ = [
+    "BODY_BYTES_MAX",
     "NOT_YET",
     "PART_BYTES_MAX",
     "Admitted",
@@ -50,7 +52,7 @@ NOT_YET = frozenset({"busy", "outbox-full", "unknown-node"})
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Body = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
-Kind = Literal["enrol", "op", "sync"]
+Kind = Literal["enrol", "op", "sync", "carrier"]
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from chain.certificate import verify_carrier
 from chain.errors import PeerFault
+from chain.keys import digest
+from chain.ledger import Ledger
 from chain.operations import Enrol, read_operation, voucher_key
 from chain.request import cose_of
 from chain.statement import OK, Statement
@@ -23,14 +26,16 @@ __all__ = ["LoginChange", "Logins", "is_welcome"]
 
 
 class LoginChange(msgspec.Struct, frozen=True):
-    """`name` may log in as `user` from now on, or not any more (None). When the broker has
-    done it, `answer` goes to `rsp/<device>/admitted`, if there is one."""
+    """`name` may log in as `user` from now on, or not any more (None); with `carrier`, its
+    certificate in PEM, the broker knows it by that too. When the broker has done it, `answer`
+    goes to `rsp/<device>/admitted` (or, to a carrier, `.../carrier`), if there is one."""
 
     name: str
     user: User | None
     height: int = 0
     device: str = ""
     answer: bytes = b""
+    carrier: str = ""
 
 
 class Logins:
@@ -56,7 +61,7 @@ class Logins:
             former = _former_login(settled.block.records[position].item, statement)
             if former is not None:
                 self._former[node] = former
-            return [LoginChange(node.hex(), self._user(statement), height)]
+            return [LoginChange(node.hex(), self._user(node, statement.kind), height)]
         signer = statement.by or node
         former = self._former.pop(signer, None) if statement.counter is not None else None
         return [] if former is None else [LoginChange(former, None, height)]
@@ -66,15 +71,26 @@ class Logins:
         if not is_welcome(statement):
             return None
         assert statement.key is not None
-        user = self._user(statement)
+        user = self._user(statement.node, statement.kind)
         sealed = seal_password(user.password or "", statement.key)
         answer = admitted_codec.encode(Admitted(receipt=receipt, sealed_password=sealed))
         return LoginChange(user.name, user, device=device, answer=answer)
 
-    def _user(self, statement: Statement) -> User:
-        role = Role.RELAY if statement.kind == "environment" else Role.DEVICE
-        node = statement.node.hex()
-        return User(role, node, device_password(self._secret, node))
+    def carry(self, pem: bytes, device: str, ledger: Ledger) -> LoginChange:
+        """For the broker to know a device by its carrier certificate. Raises PeerFault unless the
+        chain has certified it for this device, who is still admitted."""
+        statement = verify_carrier(pem, ledger.genesis, ledger.time_us)
+        if statement.node.hex() != device:
+            raise PeerFault("wrong-node", "another's certificate")
+        identity = ledger.registry.identity(statement.node)
+        if identity is None or identity.ended is not None:
+            raise PeerFault("unknown-node", "it is not admitted any more")
+        user = self._user(statement.node, identity.kind)
+        return LoginChange(device, user, device=device, answer=digest(pem), carrier=pem.decode())
+
+    def _user(self, node: bytes, kind: str | None) -> User:
+        role = Role.RELAY if kind == "environment" else Role.DEVICE
+        return User(role, node.hex(), device_password(self._secret, node.hex()))
 
 
 def is_welcome(statement: Statement) -> bool:

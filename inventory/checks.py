@@ -260,6 +260,12 @@ def _devices(lab: Lab) -> Iterator[Mistake]:
         yield Mistake(
             ("hosts", extra, "roles"), f"{brokers[0]} is the broker already; keep one", whole=True
         )
+    if lab.broker.kind is not None and not brokers:
+        yield Mistake(
+            ("broker", "kind"),
+            "no active host has role broker; add it to one, or remove broker:",
+            whole=True,
+        )
     if not (lab.with_role("mobile") or lab.with_role("environment")):
         return
     for role, have in (("broker", brokers), ("gateway", list(lab.with_role("gateway")))):

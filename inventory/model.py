@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 __all__ = [
     "Board",
+    "BrokerKind",
+    "BrokerOptions",
     "Cap",
     "ChainOptions",
     "Clock",
@@ -47,6 +49,7 @@ BoardKind = Literal[
     "unix", "rp2040", "rp2350", "esp32", "esp8266", "stm32", "samd", "nrf", "microbit"
 ]
 Stage = Literal["loopback", "emulated", "lab"]
+BrokerKind = Literal["embedded", "mosquitto"]
 
 roles: Final[tuple[Role, ...]] = get_args(Role)
 caps: Final[tuple[Cap, ...]] = get_args(Cap)
@@ -239,6 +242,18 @@ class ChainOptions(_Model):
     )
 
 
+class BrokerOptions(_Model):
+    """The MQTT broker of this lab; which host runs it says its role."""
+
+    kind: BrokerKind | None = Field(
+        default=None,
+        description=(
+            "embedded needs nothing but Python, mosquitto the Debian package. "
+            "Null: embedded in loopback, else mosquitto."
+        ),
+    )
+
+
 class GroupSize(NamedTuple):
     """Members of the authentication group, and endorsements needed."""
 
@@ -272,6 +287,7 @@ class Lab(_Model):
     )
     defaults: Defaults = Defaults()
     chain: ChainOptions = ChainOptions()
+    broker: BrokerOptions = BrokerOptions()
     hosts: dict[Name, Host] = Field(min_length=1, max_length=hosts_max)
     boards: dict[Name, Board] = Field(default={}, max_length=boards_max)
 
@@ -336,6 +352,10 @@ class Lab(_Model):
             return self.stage
         local = all(host.connection == "local" for host in self.hosts.values())
         return "loopback" if local else "lab"
+
+    def broker_kind(self) -> BrokerKind:
+        """The kind of broker: stated, or what the stage has."""
+        return self.broker.kind or ("embedded" if self.stage_name() == "loopback" else "mosquitto")
 
     def address(self, host: str) -> str:
         """Address of a host on the data network."""

@@ -1,5 +1,7 @@
 """The broker process: `python -m nodes.broker --config FILE [--exit-on-stdin-eof]`.
 
+`--about KIND` starts nothing: one JSON line with kind and version, or why it cannot run here.
+
 The file is a `gateway.broker.BrokerConfig`. Logs are single JSON lines on stdout. Ends within two
 seconds on SIGTERM, SIGINT or (with the flag) when stdin closes. Exit codes: 0 ended as told,
 2 configuration, 3 port taken.
@@ -12,17 +14,27 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from gateway import broker_embedded, broker_mosquitto
-from gateway.broker import BrokerConfig, BrokerConfigError, Kind, PortTakenError, read_config
-from gateway.broker_security import SecurityFileError
+from gateway.broker import (
+    BrokerConfig,
+    BrokerConfigError,
+    BrokerEndedError,
+    Kind,
+    PortTakenError,
+    read_config,
+)
+from gateway.broker_store import SecurityFileError
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 
 __all__ = ["main"]
 
 log = logging.getLogger("broker")
 _serve = {Kind.EMBEDDED: broker_embedded.serve, Kind.MOSQUITTO: broker_mosquitto.serve}
+_version = {Kind.EMBEDDED: lambda: version("amqtt"), Kind.MOSQUITTO: broker_mosquitto.version}
 
 
 class _JsonLines(logging.Formatter):
@@ -53,14 +65,16 @@ async def _broker(config: BrokerConfig, folder: Path, stopping: asyncio.Event) -
     ready = folder / config.ready_file
     ready.unlink(missing_ok=True)
 
-    def on_ready(host: str, port: int) -> None:
-        write_ready(ready, {"mqtt": port})
-        log.info("ready", extra={"address": f"{host}:{port}"})
+    def on_ready(host: str, ports: Mapping[str, int]) -> None:
+        write_ready(ready, dict(ports))
+        log.info("ready", extra={"address": f"{host}:{ports['mqtt']}"})
 
     try:
         await _serve[config.kind](config, folder, on_ready, stopping)
     except PortTakenError as error:
         raise Trouble(f"port taken: {error}; choose another listen.port (0: any)") from error
+    except BrokerEndedError as error:
+        raise Trouble(str(error)) from error
     finally:
         ready.unlink(missing_ok=True)
     log.info("ended")
@@ -68,11 +82,16 @@ async def _broker(config: BrokerConfig, folder: Path, stopping: asyncio.Event) -
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nodes.broker", description="MQTT broker")
-    parser.add_argument("--config", type=Path, required=True, help="JSON, see gateway/README.md")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, help="JSON, see gateway/README.md")
+    what.add_argument("--about", type=Kind, help="embedded or mosquitto: its version here")
     parser.add_argument("--exit-on-stdin-eof", action="store_true")
     args = parser.parse_args(argv)
-    _set_up_logging()
     try:
+        if args.about is not None:
+            print(json.dumps({"kind": args.about, "version": _version[args.about]()}))  # noqa: T201
+            return
+        _set_up_logging()
         config = read_config(args.config)
         folder = args.config.resolve().parent
         run(

@@ -41,8 +41,8 @@ def done_height(path: Path) -> int:
 
 
 class BrokerLogins:
-    """`height` and `lagging` tell how far the gateway's ledger is; `answer(device, payload)`
-    sends an `Admitted`."""
+    """`height` and `lagging` tell how far the gateway's ledger is; `answer(device, kind, payload)`
+    tells a device that its login works ("admitted"), or its certificate ("carrier")."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class BrokerLogins:
         *,
         height: Callable[[], int],
         lagging: Callable[[], bool],
-        answer: Callable[[str, bytes], None],
+        answer: Callable[[str, str, bytes], None],
         events: Events,
     ) -> None:
         self._path = path
@@ -59,11 +59,13 @@ class BrokerLogins:
         self._answer = answer
         self._events = events
         self._pending: dict[str, LoginChange] = {}
+        self._carried: dict[str, str] = {}  # the certificates that the broker knows
         self._since_ns: dict[str, int] = {}
         self._wake = asyncio.Event()
 
     def change(self, change: LoginChange) -> None:
-        """Merged with what waits for this name."""
+        """Merged with what waits for this name; a certificate that waits does so until its device
+        sends it again."""
         self._pending[change.name] = change
         self._since_ns.setdefault(change.name, time.monotonic_ns())
         self._wake.set()
@@ -85,17 +87,26 @@ class BrokerLogins:
     async def _make_one(self, admin: BrokerAdmin, name: str) -> None:
         change = self._pending.pop(name)
         try:
-            if change.user is not None:
-                await admin.ensure(change.user)
-            else:
-                await admin.remove(name)
+            await self._tell(admin, change)
         except (BrokerAdminError, BrokerUnavailableError) as error:
             self._events.emit("login-failed", name=name, reason=str(error))
             self._pending.setdefault(name, change)
             await asyncio.sleep(RETRY_S)
             return
         took_ms = (time.monotonic_ns() - self._since_ns.pop(name)) / 1e6
-        done = "expelled" if change.user is None else "login"
+        done = "expelled" if change.user is None else "carrier" if change.carrier else "login"
         self._events.emit(done, name=name, latency_ms=took_ms)
         if change.answer:
-            self._answer(change.device, change.answer)
+            kind = "carrier" if change.carrier else "admitted"
+            self._answer(change.device, kind, change.answer)
+
+    async def _tell(self, admin: BrokerAdmin, change: LoginChange) -> None:
+        if change.user is None:
+            await admin.remove(change.name)
+            self._carried.pop(change.name, None)
+        elif not change.carrier:
+            await admin.ensure(change.user)
+        elif self._carried.get(change.name) != change.carrier:
+            await admin.ensure(change.user)
+            await admin.carry(change.name, change.carrier)
+            self._carried[change.name] = change.carrier

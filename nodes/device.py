@@ -113,6 +113,8 @@ class Device:
         self.announced = 0
         self.head_came = asyncio.Event()
         self.parts: asyncio.Queue[Part] = asyncio.Queue(PARTS_WAITING_MAX)
+        self.known_carrier = b""  # digest of the certificate that the broker knows us by
+        self.carrier_news = asyncio.Event()
         self._head = digest(genesis_head(genesis.network, genesis.time_us))
         self._head_height = 0
         self._claim: SealedBlock | None = None
@@ -293,6 +295,7 @@ class Device:
         assert self._proof is not None, "an answer came"
         pem = carrier_certificate(key, self._proof)
         write_atomically(Path(self._config.state) / CERTIFICATE_FILE, pem)
+        self.carrier_news.set()
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -331,6 +334,9 @@ class Device:
                 self._on_receipt(admitted.receipt, admitted.sealed_password)
             case "receipt":
                 self._on_receipt(payload, None)
+            case "carrier":
+                self.known_carrier = payload
+                self.carrier_news.set()
             case _:
                 raise PeerFault("bad-kind", kind)
 

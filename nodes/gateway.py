@@ -61,7 +61,7 @@ class GatewayProcess:
             cursor,
             height=lambda: self._bridge.chain.height,
             lagging=lambda: self._bridge.chain.lagging,
-            answer=lambda device, payload: self.answer(device, "admitted", payload),
+            answer=self.answer,
             events=events,
         )
         self._bridge = Bridge(

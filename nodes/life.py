@@ -22,6 +22,7 @@ from chain.identity import Identity
 from chain.operations import CloseSession, Data, OpenSession, Operation
 from gateway.block_store import BlockStoreError
 from gateway.outbox import OutboxCorruptError
+from nodes.carrier import Carrier
 from nodes.config import ConfigError
 from nodes.device import Answer, Device, Refused, Uplink
 from nodes.edge_config import DeviceConfig, load_config
@@ -139,6 +140,7 @@ class Life:
             self._session(stay, go),
             stay.sender.run(stay.login),
             stay.tenure.run(stay.login),
+            Carrier(stay.device, self._config, self._uplink, self._events).run(stay.login),
             stay.sync.follow(stay.login, self._uplink),
         )
 

@@ -17,6 +17,7 @@ import msgspec
 
 from inventory.model import Lab
 from nodes.device_state import DeviceState
+from nodes.edge_config import BrokerAddress, CarrierAddress
 from nodes.keygen import KEY_FILE
 from nodes.process import write_atomically
 from testbed.errors import ConfigurationError
@@ -54,9 +55,14 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     home: str
     broker_host: str
     broker_port: int
+    broker_carriers: CarrierAddress | None = None
     broker_admin: str
     nodes: dict[str, BenchNode]
     vouchers: dict[str, str]
+
+    @property
+    def broker(self) -> BrokerAddress:
+        return BrokerAddress(self.broker_host, self.broker_port, self.broker_carriers)
 
     @property
     def genesis(self) -> Path:
@@ -86,12 +92,13 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 def describe(deployment: Deployment, home: Path, roots: Mapping[str, Path]) -> Bench:
     """Write down a bench that runs. `roots` are the directories of hosts on this machine."""
     material = deployment.material
-    host, port = deployment.address(deployment.with_role("broker")[0])
+    broker = deployment.broker
     bench = Bench(
         pid=os.getpid(),
         home=str(home),
-        broker_host=host,
-        broker_port=port,
+        broker_host=broker.host,
+        broker_port=broker.port,
+        broker_carriers=broker.carriers,
         broker_admin=material.broker_admin.password or "",
         nodes={
             node.name: BenchNode(

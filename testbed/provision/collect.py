@@ -98,5 +98,7 @@ def _about(deployment: Deployment, name: str, bundle: Bundle) -> list[str]:
         about = json.loads(host.run([python, "-c", _ABOUT]).stdout)
     except HostFault as fault:
         return [str(fault)]
+    if any(node.host == name for node in deployment.with_role("broker")):
+        about["broker"] = deployment.broker_version
     bundle.write_json(f"env/{name}.json", about)
     return []

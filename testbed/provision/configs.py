@@ -16,23 +16,34 @@ from typing import Any
 import msgspec
 
 from chain.genesis import Genesis
-from gateway.broker import BrokerConfig, Listen
+from gateway.broker import BrokerConfig, CarrierListen, Kind, Listen
 from gateway.broker_security import write_security
 from inventory.model import Lab
 from nodes.config import Address, ClientConfig, PeerConfig, ReplicaConfig
 from nodes.edge_config import (
     BoardConfig,
     BrokerAddress,
+    CarrierAddress,
     EnvironmentConfig,
     GatewayConfig,
     MobileConfig,
 )
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
 from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY
-from testbed.provision.layout import Node
+from testbed.provision.layout import Node, carriers_socket
 from testbed.provision.material import Material
 
-__all__ = ["CONFIG", "EVENTS", "GO", "READY", "STORE", "File", "board_directory", "files_of"]
+__all__ = [
+    "CONFIG",
+    "EVENTS",
+    "GO",
+    "READY",
+    "STORE",
+    "File",
+    "board_directory",
+    "broker_address",
+    "files_of",
+]
 
 CONFIG = "config.json"
 READY = "ready.json"
@@ -78,11 +89,7 @@ def files_of(
         case "replica":
             yield _config(_replica(node, nodes, material, at))
         case "broker":
-            host, port = at.of(node)
-            config = BrokerConfig(
-                security_file="security.json", ready_file=READY, listen=Listen(host, port)
-            )
-            yield _config(config)
+            yield _config(_broker(node, at))
             yield File("security.json", security_document(material), SECRET)
         case "gateway":
             yield _config(_gateway(node, nodes, material, at))
@@ -94,7 +101,8 @@ def files_of(
             }
             yield File("passwords.json", json.dumps(passwords).encode(), SECRET)
         case "mobile" | "environment":
-            yield _config(_device(node, nodes, lab, at))
+            broker = broker_address(nodes, lab, material, ports)
+            yield _config(_device(node, nodes, lab, broker))
             if node.name in material.vouchers:
                 yield File("voucher.pem", material.vouchers[node.name].pem, SECRET)
         case "board":
@@ -154,9 +162,32 @@ def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
     )
 
 
-def _broker(nodes: Sequence[Node], at: Addresses) -> BrokerAddress:
+def _broker(node: Node, at: Addresses) -> BrokerConfig:
+    host, port = at.of(node)
+    carriers = at.ports.get(carriers_socket(node))
+    return BrokerConfig(
+        kind=Kind(at.lab.broker_kind()),
+        security_file="security.json",
+        ready_file=READY,
+        listen=Listen(host, port),
+        carriers=None
+        if carriers is None
+        else CarrierListen(f"keys/{CERTIFICATE_FILE}", f"keys/{KEY_FILE}", host, carriers),
+    )
+
+
+def broker_address(
+    nodes: Sequence[Node], lab: Lab, material: Material, ports: Mapping[str, int]
+) -> BrokerAddress:
+    """Where devices reach the broker."""
     broker = next(node for node in nodes if node.role == "broker")
-    return BrokerAddress(*at.of(broker))
+    carriers = ports.get(carriers_socket(broker))
+    return BrokerAddress(
+        *Addresses(lab, ports).of(broker),
+        None
+        if carriers is None
+        else CarrierAddress(carriers, material.keys[broker.name].certificate),
+    )
 
 
 def _gateway(node: Node, nodes: Sequence[Node], material: Material, at: Addresses) -> GatewayConfig:
@@ -166,7 +197,7 @@ def _gateway(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
         key=f"keys/{KEY_FILE}",
         certificate=f"keys/{CERTIFICATE_FILE}",
         replicas=tuple(_peers(nodes, material, at)),
-        broker=_broker(nodes, at),
+        broker=broker_address(nodes, at.lab, material, at.ports),
         node=material.keys[node.name].node,
         passwords="passwords.json",
         copy="copy.sqlite",
@@ -177,14 +208,14 @@ def _gateway(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
 
 
 def _device(
-    node: Node, nodes: Sequence[Node], lab: Lab, at: Addresses
+    node: Node, nodes: Sequence[Node], lab: Lab, broker: BrokerAddress
 ) -> MobileConfig | EnvironmentConfig:
     common: dict[str, Any] = {
         "name": node.name,
         "genesis": GENESIS,
         "state": "state",
         "voucher": "voucher.pem",
-        "broker": _broker(nodes, at),
+        "broker": broker,
         "go": GO,
         "ready": READY,
         "events": EVENTS,

@@ -7,6 +7,7 @@ does not go on without it: n never shrinks silently.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +15,22 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from inventory.model import Lab
+from nodes.edge_config import BrokerAddress
 from testbed.boards.flash import FLASHED, HOST_KEY, is_plugged
 from testbed.boards.ports import find_board
 from testbed.errors import ConfigurationError, LabFault
-from testbed.hosts.port import Host, Unit, UnitState
+from testbed.hosts.port import Host, HostFault, Unit, UnitState
 from testbed.provision.clean import clean
-from testbed.provision.configs import CONFIG, GO, READY, File, board_directory, files_of
-from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout
+from testbed.provision.configs import (
+    CONFIG,
+    GO,
+    READY,
+    File,
+    board_directory,
+    broker_address,
+    files_of,
+)
+from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout, sockets
 from testbed.provision.material import Material, make_keys, make_material, read_factory
 from testbed.provision.ports import free_ports
 
@@ -62,6 +72,7 @@ class Deployment:
         self._progress = progress
         self._material: Material | None = None
         self._ports: dict[str, int] = {}
+        self.broker_version: str | None = None  # "mosquitto 2.0.11", or "embedded"
         self.begun: set[str] = set()  # the names of all that was ever started
         self._started: list[Node] = []
         self._held_down: set[Node] = set()
@@ -100,6 +111,11 @@ class Deployment:
         """Where a listening process is reached."""
         return self.lab.address(node.host), self._ports[node.name]
 
+    @property
+    def broker(self) -> BrokerAddress:
+        """Where devices reach the broker."""
+        return broker_address(self.nodes, self.lab, self.material, self._ports)
+
     def python(self, node: Node) -> str:
         """The interpreter on a process's host that has our code installed."""
         return self._python[node.host]
@@ -111,6 +127,7 @@ class Deployment:
 
     def set_up(self) -> None:
         """Ports, keys, genesis, configs, flashed boards; nothing runs yet."""
+        _each(self._check_broker, self.with_role("broker"))
         self._progress("choosing ports and making keys")
         _each(lambda name: clean(self.hosts[name], self.nodes), list(self.hosts))
         for host, ports in _each(self._pick_ports, list(self.hosts)):
@@ -124,14 +141,31 @@ class Deployment:
         _each(self._prepare_board, self.with_role("board"))
 
     def _pick_ports(self, host: str) -> dict[str, int]:
-        listening = [node for node in self.nodes if node.host == host and node.listens]
+        here = [node for node in self.nodes if node.host == host]
+        names = [name for node in here for name in sockets(node, self.lab)]
         first = self.lab.hosts[host].port
         if first is not None:
-            return {node.name: first + number for number, node in enumerate(listening)}
-        ports = free_ports(
-            self.hosts[host], self._python[host], self.lab.address(host), len(listening)
-        )
-        return dict(zip((node.name for node in listening), ports, strict=True))
+            return {name: first + number for number, name in enumerate(names)}
+        ports = free_ports(self.hosts[host], self._python[host], self.lab.address(host), len(names))
+        return dict(zip(names, ports, strict=True))
+
+    def _check_broker(self, node: Node) -> None:
+        """The kind of broker that the inventory asks for, or its absence, before anything else."""
+        kind, host = self.lab.broker_kind(), self.host(node)
+        self.broker_version = kind
+        if kind == "embedded":
+            return  # it came with our own environment
+        argv = [self._python[node.host], "-m", "nodes.broker", "--about", kind]
+        told = host.run(argv, check=False)
+        if told.exit_code != 0:
+            raise HostFault(
+                host.name,
+                f"look for the broker ({kind})",
+                told.stderr.strip(),
+                f"install it on {host.name}, or choose another broker in the inventory "
+                "(broker: {kind: embedded})",
+            )
+        self.broker_version = f"{kind} {json.loads(told.stdout)['version']}"
 
     def _write_files(self, node: Node) -> None:
         for file in files_of(node, self.nodes, self.lab, self.material, self._ports):

@@ -11,12 +11,11 @@ from typing import Literal, get_args
 
 from inventory.model import Lab
 
-__all__ = ["PROCESS_ROLES", "Node", "NodeRole", "layout"]
+__all__ = ["PROCESS_ROLES", "Node", "NodeRole", "carriers_socket", "layout", "sockets"]
 
 NodeRole = Literal["broker", "board", "replica", "gateway", "environment", "mobile"]
 # In the order in which they are started: whoever others wait for comes first.
 PROCESS_ROLES: tuple[NodeRole, ...] = get_args(NodeRole)
-LISTENING: frozenset[NodeRole] = frozenset({"broker", "replica"})
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,6 @@ class Node:
         """The name under which the host supervises it."""
         return f"m2m-{self.name}"
 
-    @property
-    def listens(self) -> bool:
-        return self.role in LISTENING
-
     def file(self, name: str) -> str:
         """A file of this process, relative to the host's root."""
         return str(self.directory / name)
@@ -64,3 +59,22 @@ def layout(lab: Lab) -> tuple[Node, ...]:
     names = [node.name for node in nodes]
     assert len(set(names)) == len(names), f"two processes share a name: {sorted(names)}"
     return tuple(nodes)
+
+
+def sockets(node: Node, lab: Lab) -> tuple[str, ...]:
+    """The names of the ports that this process listens on: its own, and for the carriers of a
+    broker that takes them."""
+    match node.role:
+        case "replica":
+            return (node.name,)
+        case "broker" if lab.broker_kind() == "mosquitto":
+            return node.name, carriers_socket(node)
+        case "broker":
+            return (node.name,)
+        case _:
+            return ()
+
+
+def carriers_socket(broker: Node) -> str:
+    """Where Mosquitto takes carrier certificates."""
+    return f"{broker.name}.carriers"

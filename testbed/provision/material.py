@@ -107,14 +107,14 @@ class Material:
 def make_keys(
     hosts: Mapping[str, Host], python: Mapping[str, str], nodes: list[Node]
 ) -> dict[str, PublicKeys]:
-    """Make (or find) the keys of replicas and gateways on their own machines, in parallel."""
+    """Make (or find) the keys of those who listen with TLS on their own machines, in parallel."""
 
     def on_host(node: Node) -> PublicKeys:
         argv = [python[node.host], "-m", "nodes.keygen", "--dir", node.file("keys")]
         printed = hosts[node.host].run(argv).stdout
         return msgspec.json.decode(printed, type=PublicKeys)
 
-    owners = [node for node in nodes if node.role in ("replica", "gateway")]
+    owners = [node for node in nodes if node.role in ("replica", "gateway", "broker")]
     with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "keygen") as pool:
         return dict(zip([node.name for node in owners], pool.map(on_host, owners), strict=True))
 

@@ -42,7 +42,11 @@ CARRIER = x509.load_pem_x509_certificate(PEM)
 def test_the_carrier_says_what_the_chain_certified() -> None:
     statement = verify_carrier(PEM, WORLD.genesis)
     assert statement.kind == "mobile"
-    assert CARRIER.subject.rfc4514_string() == f"CN={statement.node.hex()}"
+    told = {each.oid: each.value for each in CARRIER.subject}
+    assert told == {
+        NameOID.COMMON_NAME: statement.node.hex(),
+        NameOID.SERIAL_NUMBER: f"{statement.certificate:x}",
+    }
     assert CARRIER.issuer == CARRIER.subject
     assert CARRIER.serial_number == statement.certificate
     assert proof_of(CARRIER) == PROOF

@@ -116,7 +116,7 @@ class Gate:
         else:
             self.logins[change.name] = change.user.password or ""
         if change.answer:
-            self.answer(change.device, "admitted", change.answer)
+            self.answer(change.device, "carrier" if change.carrier else "admitted", change.answer)
 
     def emit(self, event: str, **fields: object) -> None:
         self.events.append((event, fields))

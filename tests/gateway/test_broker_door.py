@@ -11,13 +11,8 @@ import pytest
 
 from gateway.broker_door import Door, DoorLimits
 from gateway.broker_embedded import EmbeddedBroker
-from gateway.broker_security import (
-    SecurityFileError,
-    SecurityStore,
-    read_password,
-    write_password,
-    write_security,
-)
+from gateway.broker_security import write_security
+from gateway.broker_store import SecurityFileError, SecurityStore
 from gateway.mqtt import MqttClient, MqttSettings
 from gateway.topics import Head, Response, Role, Status, Up
 from tests.gateway.brokers import NET, ROOT, next_payloads, running, story, until, user
@@ -41,7 +36,7 @@ class Bench(AsyncExitStack):
         self.broker = EmbeddedBroker(SecurityStore.load(self._path))
         await self.broker.start()
         self.door = Door(self.broker._store, self.broker, self._limits)
-        self.port = await self.door.open("127.0.0.1", 0, None)
+        self.port = await self.door.open("127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *what: object) -> None:
@@ -245,18 +240,6 @@ def test_a_security_file_that_others_can_read_is_refused(tmp_path: Path) -> None
     path.chmod(0o644)
     with pytest.raises(SecurityFileError, match="chmod 600"):
         SecurityStore.load(path)
-
-
-def test_a_password_file_is_private(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    write_password(path, "s3cret")
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert read_password(path) == "s3cret"
-    path.chmod(0o640)
-    with pytest.raises(SecurityFileError, match="chmod 600"):
-        read_password(path)
-    with pytest.raises(SecurityFileError, match="absent"):
-        read_password(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"clients": [{}]}', b"\xff"])

@@ -1,19 +1,28 @@
-"""Mosquitto's own tools take part with a device's key and carrier certificate, until revoked."""
+"""Mosquitto's carrier listener: key, certificate and password let in, and nothing less.
+
+Real `mosquitto_pub` and `mosquitto_sub`; a whole bench with them is in
+`tests/testbed/test_mosquitto_bench.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from chain.certificate import carrier_certificate
+from chain.operations import Renew, renewal_statement
 from chain.proof import decode_proof
-from gateway.broker_security import User
+from gateway.broker import DynamicSecurityAdmin
 from gateway.edge import admitted_codec
+from gateway.mqtt import MqttClient
 from gateway.topics import Role
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from testbed.bench.network import free_ports
@@ -27,30 +36,100 @@ pytestmark = pytest.mark.skipif(
     reason="mosquitto and mosquitto-clients are not here",
 )
 
+NOT_AUTHORISED = (5,)  # what the tools exit with when CONNECT is refused
+LOST = (1, 7, 14)  # the handshake was refused, or the connection cut
+
+
+class Bench:
+    """Mosquitto with a carrier listener. What the gate decides about logins is done at it."""
+
+    def __init__(self, folder: Path, gate: Gate) -> None:
+        self.folder, self.gate, self.port = folder, gate, free_ports(1)[0]
+        self.gateway, self.operator = user(Role.GATEWAY, "a"), user(Role.ADMIN, "a")
+        keygen(folder / "broker")
+        files = {"certificate": f"broker/{CERTIFICATE_FILE}", "key": f"broker/{KEY_FILE}"}
+        self.broker = BrokerProcess(
+            folder, "mosquitto", [self.gateway, self.operator], carriers={"port": self.port} | files
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[tuple[MqttClient, DynamicSecurityAdmin]]:
+        await self.broker.start()
+        try:
+            async with (
+                self.broker.client(self.gateway, f"{ROOT}/req/+") as ear,
+                self.broker.admin(self.operator) as admin,
+            ):
+                yield ear, admin
+        finally:
+            self.broker.stop()
+
+    def carrier(self, device: Device) -> bytes:
+        """From what the device was answered last."""
+        _, kind, payload = next(a for a in reversed(self.gate.answers) if a[1] != "carrier")
+        receipt = admitted_codec.decode(payload).receipt if kind == "admitted" else payload
+        return carrier_certificate(private_key(device.name), decode_proof(receipt))
+
+    async def catch_up(self, admin: DynamicSecurityAdmin) -> None:
+        """What the gateway process does with the bridge's changes."""
+        for change in self.gate.changes:
+            if change.user is None:
+                await admin.remove(change.name)
+                continue
+            await admin.ensure(change.user)
+            if change.carrier:
+                await admin.carry(change.name, change.carrier)
+        self.gate.changes.clear()
+
+    def tools(self, device: Device, pem: bytes, **changes: str) -> Tools:
+        node = device.node.hex()
+        return Tools(
+            self, device, pem, {"-u": node, "-i": node, "-P": self.gate.logins[node]} | changes
+        )
+
 
 class Tools:
     """`mosquitto_pub` and `mosquitto_sub` as one device, over mutual TLS."""
 
-    def __init__(self, folder: Path, port: int, node: str) -> None:
-        self._options = ["-h", "127.0.0.1", "-p", str(port), "-i", node, "-q", "1", "--insecure"]
-        self._options += ["--cafile", str(folder / "broker" / CERTIFICATE_FILE)]
-        self._options += ["--cert", str(folder / "phone.pem"), "--key", str(folder / "phone.key")]
+    def __init__(self, bench: Bench, device: Device, pem: bytes, login: dict[str, str]) -> None:
+        key, certificate = bench.folder / f"{device.name}.key", bench.folder / f"{device.name}.pem"
+        key.write_bytes(
+            private_key(device.name).private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        certificate.write_bytes(pem)
+        options = {"-h": "127.0.0.1", "-p": str(bench.port), "-q": "1"} | login
+        options |= {"--cert": str(certificate), "--key": str(key)}
+        options |= {"--cafile": str(bench.folder / "broker" / CERTIFICATE_FILE)}
+        self._options = ["--insecure", *(part for option in options.items() for part in option)]
 
-    async def publish(self, topic: str, text: str) -> int:
-        process = await self._run("mosquitto_pub", "-t", topic, "-m", text)
+    async def publish(self, topic: str, *what: str) -> int:
+        """Its exit code."""
+        process = await self._run("mosquitto_pub", "-t", topic, *what)
         await process.communicate()
         assert process.returncode is not None
         return process.returncode
 
-    async def listen(self, topic: str) -> asyncio.subprocess.Process:
-        return await self._run("mosquitto_sub", "-t", topic, "-C", "1", "-W", "20", "-d")
-
-    async def heard(self, listening: asyncio.subprocess.Process, what: bytes) -> None:
-        """Until the tool has printed it."""
-        assert listening.stdout is not None
+    async def listed(self, topic: str, text: str) -> None:
+        """Until it is let in."""
         async with asyncio.timeout(20):
-            while what not in (line := await listening.stdout.readline()):
-                assert line, f"the tool ended without {what!r}"
+            while await self.publish(topic, "-m", text) != 0:
+                await asyncio.sleep(0.1)
+
+    async def hears(self, topic: str, *words: bytes, then: Any = None) -> None:
+        """Listens until the tool has printed each of the words; `then` happens after the first."""
+        listening = await self._run("mosquitto_sub", "-t", topic, "-C", "1", "-W", "20", "-d")
+        assert listening.stdout is not None
+        for word in words:
+            async with asyncio.timeout(20):
+                while word not in (line := await listening.stdout.readline()):
+                    assert line, f"the tool ended without {word!r}"
+            if then is not None and word is words[0]:
+                await then
+        await listening.communicate()
 
     async def _run(self, program: str, *more: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -65,70 +144,88 @@ class Tools:
 
 
 @pytest.fixture
-def carrier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Device, bytes]:
-    """A device and its carrier certificate, from the proof that the gateway handed it; now, since
-    OpenSSL looks at the clock."""
-    monkeypatch.setattr(world, "START_US", time.time_ns() // 1000 - 5 * world.SECOND_US)
-    gate = Gate(tmp_path, World())
-    device = gate.admit("phone")
-    proof = decode_proof(admitted_codec.decode(gate.answers[-1][2]).receipt)
-    key = private_key("phone").private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Its chain lives now, since OpenSSL looks at the clock."""
+    monkeypatch.setattr(world, "START_US", time.time_ns() // 1000 - 10 * world.SECOND_US)
+    return Bench(tmp_path, Gate(tmp_path, World()))
+
+
+def renew(gate: Gate, device: Device) -> None:
+    """Under the same key: another certificate of the same name."""
+    possession = device.signer.sign(
+        renewal_statement(gate.world.network, device.node, device.signer.public)
     )
-    certificate = carrier_certificate(private_key("phone"), proof)
-    (tmp_path / "phone.key").write_bytes(key)
-    (tmp_path / "phone.pem").write_bytes(certificate)
-    return device, certificate
+    operation = gate.world.signed(
+        Renew, device, key=device.signer.public, validity_s=3600, possession=possession
+    )
+    gate.ask(operation, device)
+    assert [each.status for each in gate.decide()] == ["ok"]
 
 
 @story
-async def test_key_and_certificate_are_enough_until_the_device_is_revoked(
-    tmp_path: Path, carrier: tuple[Device, bytes]
-) -> None:
-    device, certificate = carrier
-    me = User(Role.DEVICE, device.node.hex())
-    gateway, operator = user(Role.GATEWAY, "a"), user(Role.ADMIN, "a")
-    keygen(tmp_path / "broker")
-    listed = tmp_path / "clients.pem"
-    listed.write_bytes(b"")
-    port = free_ports(1)[0]
-    tls = {"certificate": f"broker/{CERTIFICATE_FILE}", "key": f"broker/{KEY_FILE}"}
-    broker = BrokerProcess(
-        tmp_path,
-        "mosquitto",
-        [gateway, operator],
-        tls=tls | {"clients": listed.name},
-        certificates={"host": "127.0.0.1", "port": port},
-    )
-    await broker.start()
-    tools = Tools(tmp_path, port, me.node)
-    try:
-        async with (
-            broker.client(gateway, f"{ROOT}/req/+") as ear,
-            broker.admin(operator) as admin,
-        ):
-            assert await tools.publish(f"{ROOT}/req/{me.node}", "not listed") != 0
-            await admin.ensure(me)
-            listed.write_bytes(certificate)
-            async with asyncio.timeout(20):
-                while await tools.publish(f"{ROOT}/req/{me.node}", "admitted") != 0:
-                    await asyncio.sleep(0.1)
-            assert (await ear.receive()).payload == b"admitted"
-            listening = await tools.listen(f"{ROOT}/rsp/{me.node}/#")
-            await tools.heard(listening, b"SUBACK")
-            await ear.publish(f"{ROOT}/rsp/{me.node}/receipt", b"an answer")
-            await tools.heard(listening, b"an answer")
-            await listening.communicate()
+async def test_a_device_from_its_listing_over_a_renewal_to_its_revocation(bench: Bench) -> None:
+    gate, device = bench.gate, bench.gate.admit("phone")
+    node = device.node.hex()
+    pem, topic = bench.carrier(device), f"{ROOT}/req/{node}"
+    async with bench.running() as (ear, admin):
+        tools = bench.tools(device, pem)
+        await bench.catch_up(admin)
+        assert await tools.publish(topic, "-m", "a login, but not listed") in LOST
+        gate.up(node, "carrier", pem)
+        await bench.catch_up(admin)
+        await tools.listed(topic, "listed")
+        assert (await ear.receive()).payload == b"listed"
+        answer = ear.publish(f"{ROOT}/rsp/{node}/receipt", b"an answer")
+        await tools.hears(f"{ROOT}/rsp/{node}/#", b"SUBACK", b"an answer", then=answer)
 
-            await admin.remove(me.name)
-            await tools.publish(f"{ROOT}/req/{me.node}", "revoked")
-            listening = await tools.listen(f"{ROOT}/rsp/{me.node}/#")
-            await tools.heard(listening, b": 128")  # the failure code of SUBACK
-            await listening.communicate()
-            await admin.ensure(me)
-            await tools.publish(f"{ROOT}/req/{me.node}", "the mark")
-            assert (await ear.receive()).payload == b"the mark"
-    finally:
-        broker.stop()
+        renew(gate, device)
+        renewed = bench.carrier(device)
+        assert renewed != pem
+        gate.up(node, "carrier", renewed)
+        await bench.catch_up(admin)
+        tools = bench.tools(device, renewed)
+        await tools.listed(topic, "renewed")
+        assert (await ear.receive()).payload == b"renewed"
+
+        bench.broker.kill()
+        await bench.broker.start()
+        assert await tools.publish(topic, "-m", "a broker that was killed knows everybody") == 0
+
+        await admin.remove(node)
+        assert await tools.publish(topic, "-m", "revoked") in NOT_AUTHORISED
+        await bench.broker.counted("bad-login")
+        assert f"removed {node}" in bench.broker.log()
+        bench.broker.kill()
+        await bench.broker.start()
+        assert await tools.publish(topic, "-m", "revoked for good") in (*LOST, *NOT_AUTHORISED)
+
+
+@story
+async def test_what_is_not_the_devices_own_is_refused(bench: Bench) -> None:
+    gate, device = bench.gate, bench.gate.admit("phone")
+    node = device.node.hex()
+    pem, topic = bench.carrier(device), f"{ROOT}/req/{node}"
+    gate.up(node, "carrier", pem)
+    short = gate.admit("brief", validity_s=1)  # and the chain's time is long ago
+    brief = bench.carrier(short)
+    gate.up(short.node.hex(), "carrier", brief)
+    huge = bench.folder / "huge"
+    huge.write_bytes(bytes(10 * 1024 * 1024))
+    async with bench.running() as (ear, admin):
+        await bench.catch_up(admin)
+        good = bench.tools(device, pem)
+        await good.listed(topic, "listed")
+        wrong = bench.tools(device, pem, **{"-P": "wrong"})
+        assert await wrong.publish(topic, "-m", "without the password") in NOT_AUTHORISED
+        usurper = bench.tools(device, pem, **{"-i": "a" * 64})
+        assert await usurper.publish(topic, "-m", "as another client") in NOT_AUTHORISED
+        gateway = bench.tools(device, pem, **{"-i": "a" * 64, "-u": "a" * 64})
+        assert await gateway.publish(topic, "-m", "as another user") in NOT_AUTHORISED
+        expired = bench.tools(short, brief)
+        assert await expired.publish(f"{ROOT}/req/{short.node.hex()}", "-m", "expired") in LOST
+        assert await good.publish(topic, "-f", str(huge)) in LOST
+        await good.hears("#", b": 128")  # the failure code of SUBACK
+        assert await good.publish(topic, "-m", "and all the while it is let in") == 0
+        assert [(await ear.receive()).payload for _ in range(2)][1].startswith(b"and all")
+        await bench.broker.counted("oversized")
+        await bench.broker.counted("bad-certificate")

@@ -59,6 +59,9 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("roles: [replica, gateway, broker]", "roles: [gateway, broker]", "hosts:", "3f+1", False),
     ("[replica, gateway, broker]", "[replica, gateway]", "hosts:", "role broker", False),
     ("[replica, mobile]", "[replica, mobile, broker]", "hosts.pi03.roles:", "keep one", False),
+    ("chain: {window: 8}", "broker: {kind: mosquito}", "6:16: broker.kind:", "mosquitto?", True),
+    ("chain: {window: 8}", "broker: mosquitto", "broker:", "must be a mapping", True),
+    ("chain: {window: 8}", "broker: {port: 1883}", "broker.port:", "use one of kind", True),
     ("[replica, mobile]", "[replica, replica, mobile]", "pi03.roles[1]:", "twice", True),
     ("data: eth1", "data: eth0", "hosts.pi01.caps:", "per-peer", False),
     ("jump: gw", "jump: gate", "4:53: defaults.ssh.jump:", "not under hosts", False),
@@ -218,6 +221,27 @@ def test_quarantined_hosts_and_their_boards_are_left_out_with_reasons(file: Path
         ("th01", "its host pi02 is quarantined: hot"),
     ]
     assert sum("left out" in w.message for w in warnings(lab)) == 3
+
+
+def test_loopback_needs_no_mosquitto_and_a_lab_has_it_unless_it_says_otherwise(file: Path) -> None:
+    assert load_lab().broker_kind() == "embedded"
+    for text, kind in (
+        (LAB, "mosquitto"),
+        (f"{LAB}stage: emulated\n", "mosquitto"),
+        (f"{LAB}broker: {{kind: embedded}}\n", "embedded"),
+    ):
+        file.write_text(text)
+        assert load_lab(file).broker_kind() == kind
+
+
+def test_a_kind_of_broker_without_a_broker_is_a_mistake(file: Path) -> None:
+    bare = LAB.split("boards:", maxsplit=1)[0].replace("[replica, gateway, broker]", "[replica]")
+    bare = bare.replace("[replica, environment]", "[replica]")
+    bare = bare.replace("[replica, mobile], mobiles: 2", "[replica]")
+    assert mistakes(file, bare) == []
+    found = mistakes(file, bare + "broker: {kind: mosquitto}\n")
+    assert len(found) == 1
+    assert "broker.kind: no active host has role broker" in found[0]
 
 
 def test_a_lab_with_spare_replicas_is_warned_of(file: Path) -> None:

@@ -1,0 +1,56 @@
+"""Mosquitto's log in the words of the embedded broker: `removed NODE`, and refusals by reason.
+
+Whatever else it says is passed on. Mosquitto 2.0 says nothing of a denied publish or subscription
+unless it logs every packet, which is left off.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+
+from gateway.limits import TokenBucket
+
+__all__ = ["MosquittoLog"]
+
+log = logging.getLogger(__name__)
+
+_LINES_PER_S, _LINES_BURST = 20.0, 200.0
+_REMOVED = re.compile(r"^dynsec: .* \| deleteClient \| username=(\S+)$")
+_COUNTED = {
+    "logins": re.compile(r"^New client connected from (\S+)"),
+    "oversized": re.compile(r"^Client (\S+) disconnected due to oversize packet"),
+    "bad-login": re.compile(r"^Client (\S+) disconnected, not authorised"),
+    "bad-certificate": re.compile(r"^OpenSSL Error.*:(certificate verify failed|peer did not)"),
+    "bad-packet": re.compile(r"^Client (\S+) disconnected due to (?:malformed|protocol)"),
+    "connections-full": re.compile(r"^Client connection from (\S+) .*denied: max_connections"),
+}
+
+
+class MosquittoLog:
+    """`counts` has refusals by reason, logins and removals, as the embedded broker's door."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._bucket = TokenBucket(_LINES_PER_S, _LINES_BURST, time.monotonic())
+
+    def take(self, line: str) -> None:
+        """One line that Mosquitto printed."""
+        if removed := _REMOVED.match(line):
+            self.counts["removed"] += 1
+            log.info("removed %s", removed[1])
+            return
+        for reason, pattern in _COUNTED.items():
+            if found := pattern.match(line):
+                self.counts[reason] += 1
+                if reason != "logins" and self._may_speak():
+                    log.warning("refused: %s by %s", reason, found[1])
+                return
+        if self._may_speak():
+            log.info("mosquitto: %s", line)
+
+    def _may_speak(self) -> bool:
+        """Strangers can make it talk: what is too much is left out."""
+        return self._bucket.take(time.monotonic())

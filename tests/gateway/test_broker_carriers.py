@@ -1,0 +1,158 @@
+"""A device's carrier certificate gets from it to the broker, and nobody else's does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.certificate import carrier_certificate
+from chain.operations import Revoke
+from chain.proof import decode_proof
+from gateway.broker_carriers import spread, subject_hash
+from gateway.broker_security import User, carrier_commands, create_commands, remove_commands
+from gateway.broker_store import SecurityStore
+from gateway.edge import admitted_codec
+from gateway.topics import Role
+from tests.chain.world import Device, World, private_key
+from tests.gateway.brokers import NET
+from tests.gateway.gate import Gate
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path, World())
+
+
+def carrier(gate: Gate, device: Device) -> bytes:
+    """From what the device was answered last."""
+    receipt = admitted_codec.decode(gate.answers[-1][2]).receipt
+    return carrier_certificate(private_key(device.name), decode_proof(receipt))
+
+
+def told(gate: Gate) -> list[str]:
+    return [change.name for change in gate.changes if change.carrier]
+
+
+def test_the_gateway_tells_the_broker_and_answers(gate: Gate) -> None:
+    device = gate.admit("phone")
+    pem, node = carrier(gate, device), device.node.hex()
+    gate.up(node, "carrier", pem)
+    change = gate.changes[-1]
+    assert (change.name, change.carrier) == (node, pem.decode())
+    assert change.user is not None
+    assert change.user.role is Role.DEVICE
+    assert gate.answers[-1][:2] == (node, "carrier")
+
+
+def test_what_the_chain_has_not_certified_for_this_device_is_refused(gate: Gate) -> None:
+    device, other = gate.admit("phone"), gate.admit("tablet")
+    pem, node = carrier(gate, other), other.node.hex()
+    altered = pem[:200] + (b"A" if pem[200:201] != b"A" else b"B") + pem[201:]
+    (gate.folder / "elsewhere").mkdir()
+    foreign = Gate(gate.folder / "elsewhere", World(vouchers=1))  # so it is another network
+    for name, body in (
+        (device.node.hex(), pem),
+        (node, altered),
+        (node, carrier(foreign, foreign.admit("tablet"))),
+        (node, b"-----BEGIN CERTIFICATE-----\n"),
+        (node, b""),
+    ):
+        gate.up(name, "carrier", body)
+    assert told(gate) == []
+    gate.up(node, "carrier", pem)
+    for admin in gate.world.admins[:2]:
+        gate.ask(gate.world.signed(Revoke, admin, target=other.node, reason="lost"), admin)
+        gate.decide()
+    gate.up(node, "carrier", pem)
+    assert told(gate) == [node]
+    assert gate.outcomes()[-1] == "refused:unknown-node"
+
+
+def test_a_certificate_after_its_time_is_refused(gate: Gate) -> None:
+    device = gate.admit("phone", validity_s=5)
+    pem = carrier(gate, device)
+    gate.world.idle(10)
+    gate.seal()
+    gate.up(device.node.hex(), "carrier", pem)
+    assert told(gate) == []
+    assert gate.outcomes()[-1] == "refused:expired"
+
+
+# --- at the broker --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A node and its certificate."""
+    gate = Gate(tmp_path_factory.mktemp("gate"), World())
+    device = gate.admit("phone")
+    return device.node.hex(), carrier(gate, device).decode()
+
+
+def test_the_document_keeps_it_with_the_login_and_no_longer(
+    tmp_path: Path, known: tuple[str, str]
+) -> None:
+    node, pem = known
+    path = tmp_path / "security.json"
+    store = SecurityStore(path)
+    commands = [*create_commands(User(Role.DEVICE, node, "pw"), NET), *carrier_commands(node, pem)]
+    for command in commands:
+        store.apply(command)
+    assert SecurityStore.load(path).carriers() == {node: pem}
+    for command in remove_commands(node):
+        assert store.apply(command) is None
+    assert SecurityStore.load(path).carriers() == {}
+
+
+def test_openssl_finds_those_that_are_spread_and_no_others(
+    tmp_path: Path, known: tuple[str, str]
+) -> None:
+    node, pem = known
+    file, directory = tmp_path / "phone.pem", tmp_path / "carriers"
+    file.write_text(pem)
+    verify = ["openssl", "verify", "-no_check_time", "-purpose", "sslclient", "-CApath"]
+
+    def accepted() -> bool:
+        command = [*verify, str(directory), str(file)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    assert spread({node: pem}, directory) == []
+    assert accepted()
+    assert spread({}, directory) == []
+    assert not accepted()
+    assert spread({"a" * 64: pem, node: "no certificate", "": ""}, directory) == [
+        "a" * 64,
+        node,
+        "",
+    ]
+    assert list(directory.iterdir()) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=200), st.integers(0, 2000), st.binary(max_size=8))
+def test_whatever_stands_in_the_document_is_survived(
+    tmp_path_factory: pytest.TempPathFactory,
+    known: tuple[str, str],
+    text: str,
+    at: int,
+    noise: bytes,
+) -> None:
+    node, pem = known
+    broken = pem[:at] + noise.decode("latin-1") + pem[at + len(noise) :]
+    directory = tmp_path_factory.mktemp("spread") / "carriers"
+    spread({node: broken, text: pem, "b" * 64: text}, directory)
+    assert len(list(directory.iterdir())) <= 1
+
+
+def test_names_are_hashed_as_openssl_does(tmp_path: Path, known: tuple[str, str]) -> None:
+    file = tmp_path / "phone.pem"
+    file.write_text(known[1])
+    command = ["openssl", "x509", "-in", str(file), "-noout", "-subject_hash"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    subject = x509.load_pem_x509_certificate(known[1].encode()).subject
+    assert subject_hash(subject) == told.stdout.strip()
