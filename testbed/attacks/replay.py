@@ -197,5 +197,6 @@ register(
         layer="device",
         summary="messages captured from broker and serial line are sent again, unchanged",
         make=ReplayAttack,
+        seen="gateway or serial tap log each arrival",
     )
 )

@@ -47,7 +47,8 @@ class Kind:
     """`impairs` names the selector fields (on, from, to) whose replicas count as faulty.
 
     `make` builds the fault or the attack on a scene (`injection`). `equip` is what processes need
-    before they start, for a fault that could not be applied to them otherwise.
+    before they start, for a fault that could not be applied to them otherwise. `seen` tells, in
+    words, how it is seen to take effect.
     """
 
     name: str
@@ -58,6 +59,15 @@ class Kind:
     make: FaultMaker | AttackMaker
     impairs: tuple[str, ...] = ()
     equip: Equip | None = None
+    seen: str = ""
+
+    def parameters(self) -> tuple[str, ...]:
+        """As a campaign file names them; those that may be left out in brackets."""
+        fields = self.params.model_fields.items()
+        return tuple(
+            (each.alias or name) if each.is_required() else f"[{each.alias or name}]"
+            for name, each in fields
+        )
 
 
 _registry: dict[str, Kind] = {}

@@ -8,11 +8,13 @@ import typer
 
 from inventory.load import load_lab
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
-from testbed.campaign.kinds import kinds
+from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.schedule import expand
-from testbed.commands.options import InventoryOption, JsonOption, columns, print_json
+from testbed.commands.options import InventoryOption, JsonOption, columns, markdown, print_json
 
 __all__ = ["app"]
+
+_KIND_HEADER = ("KIND", "PARAMETERS", "WHAT HAPPENS", "SEEN TO TAKE EFFECT WHEN")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="List and check campaign files.")
 
@@ -25,16 +27,44 @@ def list_campaigns(as_json: JsonOption = False) -> None:
         print_json(
             {
                 "campaigns": [{"name": name, "about": about} for name, about in campaigns.items()],
-                "kinds": [
-                    {"name": k.name, "category": k.category, "layer": k.layer, "about": k.summary}
-                    for k in kinds().values()
-                ],
+                "kinds": [_described(kind) for kind in kinds().values()],
             }
         )
         return
     typer.echo(columns([("CAMPAIGN", ""), *campaigns.items()]) + "\n")
     rows = [(kind.name, kind.category, kind.summary) for kind in kinds().values()]
     typer.echo(columns([("KIND", "", ""), *rows]))
+
+
+@app.command("kinds")
+def list_kinds(
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of testbed/campaign/README.md.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Every kind of fault and attack: its parameters, what it does, how it is seen to take effect.
+
+    Parameters in brackets may be left out; all kinds also take id, in, at, every and until.
+    """
+    if as_json:
+        print_json({"kinds": [_described(kind) for kind in kinds().values()]})
+        return
+    rows = [_KIND_HEADER]
+    rows += [(k.name, " ".join(k.parameters()), k.summary, k.seen) for k in kinds().values()]
+    typer.echo(markdown(rows) if as_markdown else columns(rows))
+
+
+def _described(kind: Kind) -> dict[str, object]:
+    return {
+        "name": kind.name,
+        "category": kind.category,
+        "layer": kind.layer,
+        "about": kind.summary,
+        "parameters": kind.parameters(),
+        "impairs": kind.impairs,
+        "seen": kind.seen,
+    }
 
 
 @app.command()

@@ -17,6 +17,7 @@ __all__ = [
     "OutOption",
     "SeedOption",
     "columns",
+    "markdown",
     "print_json",
     "write_out",
 ]
@@ -54,3 +55,9 @@ def columns(rows: Iterable[Sequence[object]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     )
+
+
+def markdown(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as a table; the first is its header."""
+    header, *lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([header, "|" + "---|" * (header.count(" | ") + 1), *lines])

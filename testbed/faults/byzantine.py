@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -78,14 +78,21 @@ class Conspire(Lie):
     with_: SelectorField = Field(alias="with")
 
 
+class _Proof(NamedTuple):
+    """How a lie is seen to take effect: in words, and from what is witnessed and the parameters."""
+
+    text: str
+    holds: Callable[[Witness, dict[str, Any]], bool]
+
+
 @dataclass(frozen=True)
 class _Trick:
-    """`proof` tells whether the lie was seen to take effect."""
+    """`wrapper` is the kind of `nodes.byzantine`."""
 
     name: str
     wrapper: str
     summary: str
-    proof: Callable[[Witness, dict[str, Any]], bool]
+    proof: _Proof
     params: type[Params] = Lie
     impairs: tuple[str, ...] = ("on",)
 
@@ -130,7 +137,7 @@ class ByzantineFault:
         witness, params = self._witness, self._scene.event.params
         assert witness is not None, "apply was not called"
         return self._scene.watch.wait_for(
-            lambda: self._trick.proof(witness, params), max(0.0, within_s)
+            lambda: self._trick.proof.holds(witness, params), max(0.0, within_s)
         )
 
     def heal(self) -> None:
@@ -199,13 +206,8 @@ def equip(deployment: Deployment) -> None:
 # --- how each is seen ---------------------------------------------------------------------------
 
 
-def _lied(witness: Witness, params: dict[str, Any]) -> bool:
-    return witness.lied()
-
-
 def _silenced(witness: Witness, params: dict[str, Any]) -> bool:
-    """A primary is replaced; from a backup nothing comes. What is narrowed to one kind of message
-    may be missed by nobody: then the liar's own word counts."""
+    # What is narrowed to one kind of message may be missed by nobody: the liar's own word counts.
     narrowed = params.get("message") is not None
     return witness.replaced() or (witness.lied() if narrowed else witness.quiet())
 
@@ -216,47 +218,48 @@ def _delayed(witness: Witness, params: dict[str, Any]) -> bool:
     return witness.replaced() or witness.late(by_ms) or (not narrowed and witness.lied())
 
 
-def _refused(witness: Witness, params: dict[str, Any]) -> bool:
-    return witness.refused()
-
-
-def _replaced(witness: Witness, params: dict[str, Any]) -> bool:
-    return witness.replaced()
-
-
 def _exposed(witness: Witness, params: dict[str, Any]) -> bool:
-    """A primary is accused or replaced; a backup's lie only has to arrive."""
-    return witness.accused() or witness.replaced() or (not witness.is_primary and witness.lied())
+    if witness.accused() or witness.replaced() or witness.refused():
+        return True
+    return not witness.is_primary and witness.lied()
 
 
 def _deceived(witness: Witness, params: dict[str, Any]) -> bool:
     return witness.forked() or witness.accused() or witness.replaced()
 
 
+LIED = _Proof("its frames came to others while it says that it lied", lambda w, _: w.lied())
+REFUSED = _Proof("others refuse more and more of its frames", lambda w, _: w.refused())
+REPLACED = _Proof("others go to a later view", lambda w, _: w.replaced())
+SILENCED = _Proof("others go to a later view, or hear nothing of it for a second", _silenced)
+DELAYED = _Proof("its proposals reach others late, or they go to a later view", _delayed)
+EXPOSED = _Proof("primary: others accuse, refuse or replace it; backup: as for withhold", _exposed)
+DECEIVED = _Proof("others execute different blocks, or accuse or replace a liar", _deceived)
+
 _TRICKS = (
-    _Trick("silent", "silent", "says nothing, or nothing of one kind", _silenced, Silent),
-    _Trick("delay", "slow", "sends late: just under the timeout, say", _delayed, Delay),
-    _Trick("censor", "censor", "as primary leaves out one client, or all", _replaced, Censor),
-    _Trick("withhold", "withhold", "takes part in everything but voting", _lied),
-    _Trick("partial", "partial", "its votes reach only half of the others", _lied),
-    _Trick("bad-signature", "bad-signature", "flips a bit of each signature", _refused),
-    _Trick("flood", "flood", "sends everything 20 times, half of it garbage", _refused),
-    _Trick("spam-votes", "spam-votes", "votes on what nobody asked about, well signed", _lied),
-    _Trick("old-messages", "old-messages", "repeats what it sent long ago", _lied),
-    _Trick("equivocate", "equivocate", "tells each half of the others another story", _exposed),
-    _Trick("wrong-digest", "conflicting-digest", "votes for what nobody proposed", _lied),
-    _Trick("wrong-field", "mutate", "changes a field of every fifth message, re-signed", _lied),
-    _Trick("reproposal", "reproposal", "the same batch under two numbers", _exposed),
-    _Trick("bad-batch", "bad-batch", "proposes what must not be accepted", _exposed),
-    _Trick("forge-view-change", "forge-view-change", "hides or invents what it proves", _lied),
-    _Trick("forge-new-view", "forge-new-view", "orders other than what was proven", _lied),
-    _Trick("forge-checkpoint", "forge-checkpoint", "votes for states that do not exist", _lied),
-    _Trick("lying-transfer", "lie-in-transfer", "serves heads and bodies of no chain", _lied),
+    _Trick("silent", "silent", "says nothing, or nothing of one kind", SILENCED, Silent),
+    _Trick("delay", "slow", "sends late: just under the timeout, say", DELAYED, Delay),
+    _Trick("censor", "censor", "as primary leaves out one client, or all", REPLACED, Censor),
+    _Trick("withhold", "withhold", "takes part in everything but voting", LIED),
+    _Trick("partial", "partial", "its votes reach only half of the others", LIED),
+    _Trick("bad-signature", "bad-signature", "flips a bit of each signature", REFUSED),
+    _Trick("flood", "flood", "sends everything 20 times, half of it garbage", REFUSED),
+    _Trick("spam-votes", "spam-votes", "votes on what nobody asked about, well signed", LIED),
+    _Trick("old-messages", "old-messages", "repeats what it sent long ago", LIED),
+    _Trick("equivocate", "equivocate", "tells each half of the others another story", EXPOSED),
+    _Trick("wrong-digest", "conflicting-digest", "votes for what nobody proposed", LIED),
+    _Trick("wrong-field", "mutate", "changes a field of every fifth message, re-signed", LIED),
+    _Trick("reproposal", "reproposal", "the same batch under two numbers", EXPOSED),
+    _Trick("bad-batch", "bad-batch", "proposes what must not be accepted", EXPOSED),
+    _Trick("forge-view-change", "forge-view-change", "hides or invents what it proves", LIED),
+    _Trick("forge-new-view", "forge-new-view", "orders other than what was proven", LIED),
+    _Trick("forge-checkpoint", "forge-checkpoint", "votes for states that do not exist", LIED),
+    _Trick("lying-transfer", "lie-in-transfer", "serves heads and bodies of no chain", LIED),
     _Trick(
         "conspire",
         "conspire",
         "a primary and others tell some another story; f+1 of them fork the chain",
-        _deceived,
+        DECEIVED,
         Conspire,
         ("on", "with"),
     ),
@@ -273,5 +276,6 @@ for _trick in _TRICKS:
             make=lambda scene, trick=_trick: ByzantineFault(scene, trick),
             impairs=_trick.impairs,
             equip=equip,
+            seen=_trick.proof.text,
         )
     )

@@ -101,5 +101,6 @@ register(
         summary="kill -9 of a process, which is started again when `for` has passed",
         make=CrashFault,
         impairs=("on",),
+        seen="the process is gone; others go to a later view, or on without it",
     )
 )

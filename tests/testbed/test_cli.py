@@ -44,7 +44,7 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
         (["plan"], "Missing argument"),
         (["plan", "quick-start", "--seed", "x"], "--seed"),
         (["plan", "quick-start", "--sed", "1"], "--sed"),
-        (["plan", "nope"], "one of quick-start"),
+        (["plan", "nope"], "one of byzantine, quick-start"),
         (["plan", "quick-start", "-i", "nowhere.yaml"], "cannot read"),
         (["plan", "quick-start", "--out", "/nowhere/at/all.json"], "change --out"),
         (["inventory", "check", "a.yaml", "-i", "b.yaml"], "name one"),
