@@ -27,7 +27,7 @@ from testbed.provision.configs import CONFIG, EVENTS, File
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 
-__all__ = ["ByzantineFault", "equip"]
+__all__ = ["ORDERS", "ByzantineFault", "equip"]
 
 ORDERS = "byzantine.json"
 TAKEN_S_MAX = 5.0  # until a replica has logged that it took an order

@@ -1,0 +1,264 @@
+"""Lying replicas as a campaign's fault: how a lie is seen, and that it is undone in any case.
+
+Watch, host and dead man are the real ones; the replicas' logs are in the test's hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import pytest
+
+from testbed.campaign.event import Event
+from testbed.campaign.injection import Fault, FaultMaker, Scene
+from testbed.campaign.kinds import kinds
+from testbed.campaign.watch import Watch
+from testbed.dead_man import armed
+from testbed.errors import LabFault
+from testbed.faults.byzantine import ORDERS, equip
+from testbed.faults.witness import Witness
+from testbed.hosts.local import LocalHost
+from testbed.hosts.port import NodeCommand, Unit
+from testbed.provision.configs import CONFIG, File
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
+
+WAIT_S_MAX = 20.0
+REPLICAS = [Node(f"r{n + 1}", "replica", "here", n) for n in range(4)]
+
+
+class Outliving(LocalHost):
+    """This machine as a board over SSH is: what runs there does not end with this program."""
+
+    def start_command(self, unit: Unit) -> NodeCommand | None:
+        return NodeCommand(("true",))
+
+
+class Lab:
+    """Four replicas that exist as directories and as logs. Stands in for a Deployment."""
+
+    def __init__(self, host: LocalHost) -> None:
+        self.here = host
+        self.nodes = REPLICAS
+        self.watch = Watch(cast(Deployment, self))
+        self.n = 0
+
+    def with_role(self, role: str) -> list[Node]:
+        return [node for node in REPLICAS if node.role == role]
+
+    def host(self, node: Node) -> LocalHost:
+        return self.here
+
+    def unit(self, node: Node) -> Unit:
+        return Unit(node.unit, ("sleep", "60"))
+
+    def put(self, node: Node, file: File) -> None:
+        self.here.put(file.data, node.file(file.name), file.mode)
+
+    def log(self, name: str, event: str, **fields: Any) -> None:
+        """A line of a replica's log."""
+        self.n += 1
+        node = next(node for node in REPLICAS if node.name == name)
+        line = {"t": 10**18 + self.n, "n": self.n, "event": event, **fields}
+        self.watch._on_line(node, json.dumps(line))
+
+    def block(self, name: str, height: int, *, age_ms: int = 0, time_us: int = 10**15) -> None:
+        self.log(
+            name,
+            "block",
+            height=height,
+            view=0,
+            time_us=time_us - age_ms * 1000,
+            executed_us=0,
+            pre_prepared_us=0,
+        )
+
+    def counters(self, name: str, heard: int, refused: int = 0) -> None:
+        self.log(name, "counters", faults={"0/bad-signature": refused}, heard={"0": heard, "9": 7})
+
+    @property
+    def witness(self) -> Witness:
+        """Of what is logged from now on about r1."""
+        return Witness(self.watch, REPLICAS, REPLICAS[:1])
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Outliving(tmp_path / "host", name="here") as host:
+        yield Lab(host)
+
+
+def test_a_primary_is_replaced_when_others_go_on_without_it(lab: Lab) -> None:
+    witness = lab.witness
+    lab.log("r1", "view", view=1, seq=1)  # a liar's own word is nothing
+    assert not witness.replaced()
+    lab.log("r2", "view", view=1, seq=1)
+    assert witness.replaced()
+    assert not lab.witness.replaced()  # who is primary no more cannot be replaced
+
+
+def test_silence_is_seen_by_everybody_for_a_second(lab: Lab) -> None:
+    witness = lab.witness
+    for name in ("r2", "r3", "r4"):
+        lab.counters(name, heard=5)
+    assert not witness.quiet()
+    for name, heard in (("r2", 5), ("r3", 5), ("r4", 6)):
+        lab.counters(name, heard=heard)
+    assert not witness.quiet()
+    lab.counters("r4", heard=6)
+    assert witness.quiet()
+
+
+def test_what_was_refused_before_proves_nothing(lab: Lab) -> None:
+    lab.counters("r2", heard=5, refused=1)
+    witness = lab.witness
+    lab.counters("r2", heard=6, refused=9)  # up to the order to lie, perhaps
+    lab.counters("r2", heard=7, refused=9)
+    assert not witness.refused()
+    lab.counters("r2", heard=7, refused=10)
+    assert witness.refused()
+
+
+def test_a_lie_must_arrive_and_be_admitted(lab: Lab) -> None:
+    witness = lab.witness
+    lab.counters("r2", heard=5)
+    lab.counters("r2", heard=6)
+    assert not witness.lied()
+    lab.log("r1", "byzantine-acts", kind="mutate", acts=1)
+    assert witness.lied()
+
+
+def test_late_is_later_than_before(lab: Lab) -> None:
+    """Clocks of hosts may differ: only the change counts."""
+    for height in range(1, 6):
+        lab.block("r2", height, age_ms=500)
+    witness = lab.witness
+    for height in range(6, 9):
+        lab.block("r2", height, age_ms=505)
+    assert not witness.late(100)
+    for height in range(9, 15):
+        lab.block("r2", height, age_ms=600)
+    assert witness.late(100)
+
+
+def test_a_fork_is_two_blocks_of_one_height_at_honest_replicas(lab: Lab) -> None:
+    witness = lab.witness
+    lab.block("r1", 5, time_us=1)
+    lab.block("r2", 5, time_us=2)
+    lab.block("r3", 5, time_us=2)
+    assert not witness.forked()
+    lab.block("r4", 5, time_us=3)
+    assert witness.forked()
+
+
+def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Fault:
+    event = Event(
+        id="lie",
+        fault="lie",
+        kind=kind,
+        category="fault",
+        layer="consensus",
+        phase="attack",
+        at_ms=0,
+        for_ms=1000,
+        targets={"on": ("primary",)},
+        params=params,
+    )
+    scene = Scene(
+        event=event,
+        deployment=cast(Deployment, lab),
+        watch=lab.watch,
+        targets={"on": (REPLICAS[0],)},
+        seed=7,
+        captures=Path(),
+        undo_after_s=undo_after_s,
+    )
+    return cast(FaultMaker, kinds()[kind].make)(scene)
+
+
+def orders(lab: Lab) -> Path:
+    return Path(lab.here.root / PurePosixPath(REPLICAS[0].file(ORDERS)))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S_MAX
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def applied(lab: Lab, lie: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `apply` when the replica takes the order at once."""
+    put = lab.put
+
+    def taken(node: Node, file: File) -> None:
+        put(node, file)
+        lab.log(node.name, "byzantine", kind="slow")
+
+    monkeypatch.setattr(lab, "put", taken)
+    lie.arm()
+    lie.apply()
+
+
+def test_an_order_says_what_the_campaign_says(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lie = fault(lab, "byzantine.delay", message="pre-prepare", by_ms=900)
+    applied(lab, lie, monkeypatch)
+    assert json.loads(orders(lab).read_text()) == {
+        "kind": "slow",
+        "message": "PP",
+        "delay_ms": 900,
+        "seed": 7,
+    }
+    assert orders(lab).stat().st_mode & 0o777 == 0o600
+
+
+def test_healing_takes_the_order_and_its_undo_back_and_may_be_repeated(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie = fault(lab, "byzantine.silent")
+    applied(lab, lie, monkeypatch)
+    assert [each.name for each in armed(lab.here)] == ["honest-r1"]
+    lie.heal()
+    lie.heal()
+    assert not orders(lab).exists()
+    assert armed(lab.here) == []
+
+
+def test_the_host_itself_takes_the_order_back_if_nobody_else_does(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The orchestrator is gone after `apply`: the dead man on the host makes it honest again."""
+    applied(lab, fault(lab, "byzantine.silent", undo_after_s=1.0), monkeypatch)
+    assert orders(lab).exists()
+    until(lambda: not orders(lab).exists())
+
+
+def test_who_lies_already_is_not_made_to_lie_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied(lab, fault(lab, "byzantine.silent"), monkeypatch)
+    with pytest.raises(LabFault, match="r1 lies already"):
+        fault(lab, "byzantine.flood").arm()
+
+
+def test_a_replica_that_does_not_take_the_order_is_a_fault_of_the_lab(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.faults.byzantine.TAKEN_S_MAX", 0.1)
+    lie = fault(lab, "byzantine.silent")
+    lie.arm()
+    with pytest.raises(LabFault, match="was not taken"):
+        lie.apply()
+
+
+def test_only_a_campaign_that_needs_it_puts_the_switch_into_configs(lab: Lab) -> None:
+    for node in REPLICAS:
+        lab.put(node, File(CONFIG, b'{"name": "x"}'))
+    equip(cast(Deployment, lab))
+    found = [json.loads(lab.here.get(node.file(CONFIG))) for node in REPLICAS]
+    assert found == [{"name": "x", "byzantine_orders": ORDERS}] * 4
+    assert kinds()["process.crash"].equip is None
