@@ -28,7 +28,8 @@ __all__ = ["LoginChange", "Logins", "is_welcome"]
 class LoginChange(msgspec.Struct, frozen=True):
     """`name` may log in as `user` from now on, or not any more (None); with `carrier`, its
     certificate in PEM, the broker knows it by that too. When the broker has done it, `answer`
-    goes to `rsp/<device>/admitted` (or, to a carrier, `.../carrier`), if there is one."""
+    goes to `rsp/<device>/admitted` (or, to a carrier, `.../carrier`), if there is one. `parting`:
+    it left by its own wish, and hears that it may before the door closes."""
 
     name: str
     user: User | None
@@ -36,6 +37,7 @@ class LoginChange(msgspec.Struct, frozen=True):
     device: str = ""
     answer: bytes = b""
     carrier: str = ""
+    parting: bool = False
 
 
 class Logins:
@@ -56,7 +58,8 @@ class Logins:
         height, node = settled.height, statement.node
         if statement.status == OK and statement.op == "revoke":
             gone = [node.hex(), self._former.pop(node, None)]
-            return [LoginChange(name, None, height) for name in gone if name is not None]
+            parting = statement.by is None
+            return [LoginChange(name, None, height, parting=parting) for name in gone if name]
         if is_welcome(statement):
             former = _former_login(settled.block.records[position].item, statement)
             if former is not None:

@@ -26,6 +26,7 @@ from nodes.process import write_atomically
 __all__ = ["BrokerLogins", "done_height"]
 
 RETRY_S = 0.2
+PARTING_S = 0.3  # for the receipt of its own revocation to reach a device
 
 
 class _Cursor(msgspec.Struct):
@@ -85,6 +86,9 @@ class BrokerLogins:
                 await asyncio.to_thread(write_atomically, self._path, cursor)
 
     async def _make_one(self, admin: BrokerAdmin, name: str) -> None:
+        if self._pending[name].parting:
+            # From when it was decided, so that no number of them holds up the others for longer.
+            await asyncio.sleep(max(0.0, PARTING_S - self._waited_s(name)))
         change = self._pending.pop(name)
         try:
             await self._tell(admin, change)
@@ -93,12 +97,16 @@ class BrokerLogins:
             self._pending.setdefault(name, change)
             await asyncio.sleep(RETRY_S)
             return
-        took_ms = (time.monotonic_ns() - self._since_ns.pop(name)) / 1e6
+        took_ms = self._waited_s(name) * 1000
+        del self._since_ns[name]
         done = "expelled" if change.user is None else "carrier" if change.carrier else "login"
         self._events.emit(done, name=name, latency_ms=took_ms)
         if change.answer:
             kind = "carrier" if change.carrier else "admitted"
             self._answer(change.device, kind, change.answer)
+
+    def _waited_s(self, name: str) -> float:
+        return (time.monotonic_ns() - self._since_ns[name]) / 1e9
 
     async def _tell(self, admin: BrokerAdmin, change: LoginChange) -> None:
         if change.user is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.hosts_support import ssh_server_missing
+from tests.testbed.hosts_support import eventually, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
 from tests.testbed.operator_support import Operator
 
@@ -41,4 +41,5 @@ def test_a_device_over_ssh_renews_and_revokes_itself_when_told(tmp_path: Path) -
             assert [e["op"] for e in shown["records"]][-1] == "revoke"
             keys = lab.homes["pi01"] / "testbed" / "pi01" / "state"
             assert (keys / "key-2.pem").exists(), "the key is made and stays where it is used"
+            eventually(lambda: not (keys / "order.json").exists())  # it heard the chain's answer
             operator.does("down")
