@@ -35,9 +35,10 @@ from nodes.ledger_file import (
 from nodes.ports import FORGETTABLE, Stored, StoreFull
 from nodes.process import Trouble
 
-__all__ = ["SqliteStore", "move_aside", "moved_aside"]
+__all__ = ["WAL_BYTES", "SqliteStore", "move_aside", "moved_aside"]
 
-WAL_PAGES_MAX = 4000  # 16 MB, then the log is folded into the database
+WAL_PAGES_MAX = 4000  # then the log is folded into the database
+WAL_BYTES = WAL_PAGES_MAX * 4120 + 32  # pages with their frame headers: 16 MB
 _CREATE = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks (
@@ -50,6 +51,7 @@ _PUT_BLOCK = "INSERT INTO blocks (height, head, records, signature, sum) VALUES 
 _FORGET = "DELETE FROM facts WHERE kind = ? AND seq <= ?"
 _COUNT = "UPDATE meta SET value = ? WHERE name = 'commits'"
 _MARK = struct.Struct(">QI")
+_ZEROS_BYTES = 1024 * 1024  # written at once
 
 
 class SqliteStore:
@@ -103,6 +105,7 @@ class SqliteStore:
         row = db.execute("SELECT max(height) FROM blocks").fetchone()
         self._height: int = row[0] or 0
         self._dirty = False
+        _reserve(self.path.with_name(self.path.name + "-wal"))
 
     def _check(self) -> None:
         marked = _read_mark(self._mark)
@@ -245,6 +248,20 @@ def move_aside(path: Path) -> Path:
 def moved_aside(path: Path) -> bool:
     """Whether a damaged predecessor of this database stands beside it."""
     return any(path.parent.glob(f"{glob.escape(path.name)}.damaged-*"))
+
+
+def _reserve(log: Path) -> None:
+    """Fills the write-ahead log up to its usual size with zeros, which SQLite takes for its end.
+    Syncing a file that does not grow needs no change of the file system's own records, which
+    costs as much again as the data. On a disk without that room it grows as it would."""
+    with contextlib.suppress(OSError), log.open("r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            for at in range(size, WAL_BYTES, _ZEROS_BYTES):
+                file.write(bytes(min(_ZEROS_BYTES, WAL_BYTES - at)))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
 
 
 def _lock(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -24,7 +25,7 @@ from nodes.ledger_file import Damaged, copy_ledger, open_readonly
 from nodes.memory_store import MemoryStore
 from nodes.ports import Store, Stored, StoreFull
 from nodes.process import Trouble
-from nodes.sqlite_store import SqliteStore, mark_path, move_aside, moved_aside
+from nodes.sqlite_store import WAL_BYTES, SqliteStore, mark_path, move_aside, moved_aside
 
 GENESIS = b"genesis"
 
@@ -259,6 +260,31 @@ def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(tmp_path: 
     store.close()
     again = sqlite(tmp_path)
     assert [fact.data for fact in again.facts()] == [b"before"]
+    again.close()
+
+
+@pytest.mark.parametrize("room_bytes", [WAL_BYTES, WAL_BYTES // 2])
+def test_the_log_has_its_size_from_the_start_if_the_disk_has_room(
+    tmp_path: Path, room_bytes: int
+) -> None:
+    """Syncing it is then cheaper; without room the store works as well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
+    try:
+        store = sqlite(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    log = tmp_path / "ledger.db-wal"
+    size = log.stat().st_size
+    assert (size == WAL_BYTES) == (room_bytes == WAL_BYTES)
+    assert size <= room_bytes
+    store.put_fact(Durable("prepared", 0, 1, b"a vote"))
+    store.commit()
+    for suffix in ("", "-wal", ".mark"):  # as a crash would leave them
+        shutil.copy(tmp_path / f"ledger.db{suffix}", tmp_path / f"copy.db{suffix}")
+    store.close()
+    again = SqliteStore(tmp_path / "copy.db", GENESIS, 2)
+    assert [fact.data for fact in again.facts()] == [b"a vote"]
     again.close()
 
 
