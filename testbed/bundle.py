@@ -118,8 +118,8 @@ class Bundle:
     def set_aside(self, entry: RunEntry, reason: str) -> None:
         """Move what an incomplete run left to `attempts/`: kept, and in no figure."""
         run = self.of_run(entry)
-        if not (run.raw.exists() or (run.path / "manifest.json").exists()):
-            return
+        if not run.raw.exists():
+            return  # it ended before it had written anything
         number = len(entry.attempts) + 1
         kept = Bundle(self.path / "attempts" / f"{entry.index:04}-{entry.arm}-{number}")
         while kept.path.exists():

@@ -114,11 +114,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[RunEntry, ...] = ()
 
     @property
-    def incomplete(self) -> tuple[RunEntry, ...]:
-        """Runs that still have to be made."""
-        return tuple(each for each in self.runs if not each.complete)
-
-    @property
     def several(self) -> bool:
         """Whether runs have directories of their own."""
         return any(each.path != "." for each in self.runs)

@@ -21,7 +21,7 @@ from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
 from testbed.redact import redacted_inventory
 
-__all__ = ["Resumable", "redo", "resumable"]
+__all__ = ["Resumable", "redo", "resumable", "unfinished"]
 
 PACKAGES_NAMED_MAX = 5
 
@@ -64,13 +64,18 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
     return Resumable(lab, schedule)
 
 
-def redo(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
-    """The runs to make, in order; what earlier tries at them left is moved aside."""
-    again = [
+def unfinished(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
+    """The runs that are not complete, in order; with `also_invalid` those too that say nothing."""
+    return [
         each
         for each in bundle.manifest.runs
         if not each.complete or (also_invalid and each.state == "invalid")
     ]
+
+
+def redo(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
+    """The runs to make, in order; what earlier tries at them left is moved aside."""
+    again = unfinished(bundle, also_invalid=also_invalid)
     for entry in again:
         reason = entry.reason or "cut off: the program that ran it ended"
         bundle.set_aside(entry, reason)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from testbed.bundle import find_results
-from testbed.campaign.resume import redo, resumable
+from testbed.campaign.resume import redo, resumable, unfinished
 from testbed.commands.options import InventoryOption, JsonOption, print_json
 from testbed.commands.report import judge
 from testbed.commands.run import make_runs
@@ -35,13 +35,13 @@ def resume(
     """
     bundle = find_results(run)
     with bundle.locked():
-        found = resumable(bundle, inventory)
-        todo = redo(bundle, also_invalid=also_invalid)
-        if not todo:
+        if not unfinished(bundle, also_invalid=also_invalid):
             if as_json:
                 print_json({"bundle": str(bundle.path), "made": 0})
             else:
                 typer.echo(f"{bundle.path} is complete: nothing to do")
             return
+        found = resumable(bundle, inventory)
+        todo = redo(bundle, also_invalid=also_invalid)
         make_runs(bundle, found.lab, found.schedule, todo, as_json=as_json, after_a_crash=True)
     raise typer.Exit(judge(bundle, as_json=as_json))

@@ -96,6 +96,7 @@ def _pairs(axes: Axes, counted: Sequence[RunRow], name: str) -> None:
 def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
     """Rows of median and interval; an end that is open is an arrow."""
     made = figure(0.9 + 0.26 * len(ratios), mark)
+    made.subplots_adjust(left=0.16)
     axes: Axes = made.add_subplot()
     for place, each in enumerate(reversed(ratios)):
         ratio = each.ratio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -20,7 +20,9 @@ RUNS_SHOWN_MAX = 24
 
 def render_campaign(summary: CampaignSummary, path: str | None = None) -> RenderableType:
     """`path` is the bundle's, to be printed as it is."""
-    parts: list[RenderableType] = [head(_facts(summary), path), _runs(summary), _figures(summary)]
+    parts: list[RenderableType] = [head(_facts(summary), path), _runs(summary)]
+    parts += [Text(f"run {row.index}: {row.reason}", style="yellow") for row in _amiss(summary)]
+    parts.append(_figures(summary))
     if summary.faults:
         parts.append(_faults(summary))
     if summary.attacks:
@@ -41,20 +43,23 @@ def _facts(summary: CampaignSummary) -> Iterator[tuple[str, Text]]:
 
 def _runs(summary: CampaignSummary) -> Table:
     table = plain_table(
-        "run", "state", "verdict", "goodput /s", "p50 ms", "p99 ms", "never answered"
+        "run (trial)", "state", "verdict", "goodput /s", "p50 ms", "p99 ms", "unanswered"
     )
     shown = summary.runs
     if len(shown) > RUNS_SHOWN_MAX:
         shown = tuple(row for row in shown if row.verdict != "passed" or not row.counted)
         shown = shown[:RUNS_SHOWN_MAX]
     for row in shown:
-        name = f"{row.index} {row.arm}, trial {row.trial}"
+        name = f"{row.index} {row.arm} ({row.trial})"
         table.add_row(name, row.state, coloured(row.verdict) if row.verdict else "", *_load(row))
-        if row.reason:
-            table.add_row(Text(f"  {row.reason}", style="yellow", overflow="fold"))
     if len(shown) < len(summary.runs):
         table.add_row(f"({len(summary.runs) - len(shown)} more: derived/runs.csv)")
     return table
+
+
+def _amiss(summary: CampaignSummary) -> Sequence[RunRow]:
+    """Runs whose reason not to count is told, as many as a screen holds."""
+    return [row for row in summary.runs if row.reason and not row.counted][:RUNS_SHOWN_MAX]
 
 
 def _load(row: RunRow) -> tuple[str, ...]:

@@ -173,7 +173,7 @@ def _faults(counted: Sequence[Summary]) -> Iterator[FaultOverRuns]:
             recovery = between(0.0) if fault.recovery_ms is None else known(fault.recovery_ms)
             here.setdefault(key, []).append(recovery)
             steps.setdefault(key, Counter()).update(
-                injected=1, observed=fault.observed, healed=fault.healed
+                injected=1, observed=int(fault.observed), healed=int(fault.healed)
             )
         for key, found in here.items():
             groups.setdefault(key, []).append(found)
@@ -230,10 +230,11 @@ def _notes(
     manifest: Manifest, rows: Sequence[RunRow], attacks: Sequence[PooledAttack]
 ) -> Iterator[str]:
     left_out = [row for row in rows if not row.counted]
+    missing = any(row.state != "invalid" for row in left_out)
     if left_out:
         yield (
-            f"{len(left_out)} of {len(rows)} runs are in no figure (reasons in the table of runs); "
-            f"testbed resume {manifest.run} makes those that are missing"
+            f"{len(left_out)} of {len(rows)} runs are in no figure; to make them (again): "
+            f"testbed resume {manifest.run}{'' if missing else ' --also-invalid'}"
         )
     alone = {row.trial for row in rows if row.counted and row.arm == "faults"} ^ {
         row.trial for row in rows if row.counted and row.arm == "baseline"

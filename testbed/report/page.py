@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,7 +35,7 @@ def page(evidence: Evidence, summary: Summary, plots: Sequence[Plot]) -> str:
         manifest=evidence.manifest,
         phases=evidence.schedule.phases,
         figures=_figures(plots),
-        replay=replay_command(evidence),
+        replay=replay_command(evidence.manifest),
         watermark=WATERMARK if summary.stage == "loopback" else None,
         ms=_ms,
     )
@@ -49,7 +48,7 @@ def campaign_page(bundle: Bundle, summary: CampaignSummary, plots: Sequence[Plot
         summary=summary,
         manifest=manifest,
         figures=_figures(plots),
-        replay=shlex.join(manifest.argv),
+        replay=replay_command(manifest),
         watermark=WATERMARK if summary.stage == "loopback" else None,
         ms=_ms,
         estimate=_estimate,

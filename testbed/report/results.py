@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from testbed.campaign.event import Event
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections
+from testbed.manifest import Manifest
 from testbed.report.columns import Cell, Table
 from testbed.report.measure import Operation, of_kind
 from testbed.report.stats import interval95
@@ -17,9 +18,8 @@ from testbed.report.summary import Summary
 __all__ = ["RESULT_COLUMNS", "replay_command", "results"]
 
 
-def replay_command(evidence: Evidence) -> str:
+def replay_command(manifest: Manifest) -> str:
     """What to type to run the same schedule again; of one run of several, that run alone."""
-    manifest = evidence.manifest
     argv = list(manifest.argv)
     if not any(each.startswith("--seed") for each in argv):
         argv += ["--seed", str(manifest.seed)]
@@ -99,7 +99,7 @@ def _result_rows(
         "liveness": held.get("first-commit-after-heal"),
         "censored": summary.latency_ms.data.censored + summary.latency_ms.admission.censored,
         "view_changes": summary.view_changes,
-        "replay": replay_command(evidence),
+        "replay": replay_command(evidence.manifest),
     }
     steps = {each.id: each for each in injections(evidence)}
     for events in _by_fault(evidence).values():

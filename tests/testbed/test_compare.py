@@ -1,0 +1,131 @@
+"""Two results side by side: ratios with intervals, what differs, and a gate that is not blind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from testbed import cli
+from testbed.bundle import Bundle
+from tests.testbed.bundles import Story, lines, write_lines
+from tests.testbed.campaign_bundles import campaign_of, slow_down, summarise
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+@pytest.fixture(scope="module")
+def pair(story: Story, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
+    """The same six trials twice; the second time data took twice as long under faults."""
+    out = tmp_path_factory.mktemp("pair")
+    faulty = {1: 2.0, 2: 2.0, 5: 2.0, 6: 2.0, 9: 2.0, 10: 2.0}
+    one = campaign_of(story, out, 6, name="one")
+    two = campaign_of(story, out, 6, name="two", slower=faulty)
+    summarise(one)
+    summarise(two, faulty)
+    return one, two
+
+
+def compared(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, Any]:
+    assert cli.main(["compare", *words, "--json"]) == code
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def paths(pair: tuple[Bundle, Bundle]) -> tuple[str, str]:
+    return str(pair[0].path), str(pair[1].path)
+
+
+def test_equal_schedules_are_compared_run_by_run(
+    pair: tuple[Bundle, Bundle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (told,) = compared(capsys, *paths(pair))["comparisons"]
+    assert told["obstacles"] == []
+    assert told["changes"] == []
+    figures = {(each["arm"], each["name"]): each for each in told["figures"]}
+    slow, same = figures["faults", "p99"], figures["baseline", "p99"]
+    assert slow["paired"]
+    assert [slow["ratio"][key] for key in ("n", "value", "lo", "hi")] == [6, 2.0, 2.0, 2.0]
+    assert [same["ratio"][key] for key in ("value", "lo", "hi")] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("gate", "code"),
+    [
+        (["--max-ratio", "p99=2.1"], 0),
+        (["--max-ratio", "p99=1.2"], 1),
+        (["--max-ratio", "baseline.p99=1.2", "--min-ratio", "goodput=0.9"], 0),
+        (["--min-ratio", "p50=2.5"], 1),
+        (["--fail-on-change"], 0),
+        (["--max-ratio", "speed=1"], 2),
+        (["--max-ratio", "p99"], 2),
+    ],
+)
+def test_a_gate_fails_only_when_it_is_exceeded(
+    pair: tuple[Bundle, Bundle], gate: list[str], code: int
+) -> None:
+    assert cli.main(["compare", *paths(pair), *gate]) == code
+
+
+def test_different_tests_are_not_compared_and_a_gate_then_fails(
+    pair: tuple[Bundle, Bundle], story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = campaign_of(story, tmp_path, 1, name="other")
+    schedule = (other.path / "inputs/schedule.json").read_text()
+    assert '"campaign":"quick-start"' in schedule
+    other.write(
+        "inputs/schedule.json", schedule.replace('"campaign":"quick-start"', '"campaign":"x"')
+    )
+    summarise(other)
+    (told,) = compared(capsys, str(pair[0].path), str(other.path))["comparisons"]
+    assert "different campaigns" in told["obstacles"][0]
+    assert told["figures"] == []
+    assert cli.main(["compare", str(pair[0].path), str(other.path), "--max-ratio", "p99=9"]) == 1
+    assert "cannot be compared" in capsys.readouterr().out
+
+
+def test_what_was_made_differently_and_what_changed_is_said(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run each, another seed, another package, a property that no longer holds."""
+    one, two = story.copy(tmp_path / "a"), story.copy(tmp_path / "b")
+    slow_down(two, 3.0)
+    manifest = two.manifest
+    packages = {**manifest.packages, "uvloop": "0.1"}
+    two.write_manifest(
+        msgspec.structs.replace(manifest, seed=9, schedule_sha256="0" * 64, packages=packages)
+    )
+    late = 10**12
+    faults = two.raw / "faults.jsonl"
+    moved = [e | {"t": e["t"] + late * (e["step"] == "healed")} for e in lines(faults)]
+    write_lines(faults, moved)
+    summarise(one)
+    summarise(two)
+    (told,) = compared(capsys, str(one.path), str(two.path))["comparisons"]
+    assert {each["what"] for each in told["differences"]} == {"seed", "schedule", "package uvloop"}
+    changes = {each["name"]: (each["a"], each["b"]) for each in told["changes"]}
+    assert changes == {
+        "verdict": ("passed", "failed"),
+        "first-commit-after-heal": ("held", "broken"),
+    }
+    p99 = next(each for each in told["figures"] if each["name"] == "p99")
+    assert not p99["paired"]
+    assert (p99["ratio"]["value"], p99["ratio"]["lo"]) == (3.0, None), "one run has no interval"
+    assert cli.main(["compare", str(one.path), str(two.path), "--fail-on-change"]) == 1
+    said = capsys.readouterr().out
+    for words in ("too few runs", "first-commit-after-heal", "uvloop", "FAILED"):
+        assert words in said
+
+
+def test_a_bundle_without_a_report_is_told_how_to_get_one(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(story.copy(tmp_path).path)
+    assert cli.main(["compare", bundle, bundle]) == 2
+    assert "testbed report" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""Several runs in one report: the run is the unit; nothing is dropped, nothing invalid averaged."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import msgspec
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+
+from testbed import cli
+from testbed.bundle import Bundle
+from testbed.report.campaign_summary import CampaignSummary, Figure
+from testbed.report.derive import rebuild
+from testbed.report.over_runs import over_runs
+from tests.testbed.bundles import Story, lines, write_lines
+from tests.testbed.campaign_bundles import campaign_of, summarise
+
+SIX_PAIRS = {1: 2.0, 2: 3.0, 5: 2.0, 6: 4.0, 9: 2.5, 10: 3.0}  # runs with faults in ABBA order
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+def figure(summary: CampaignSummary, name: str) -> Figure:
+    return next(each for each in summary.figures if each.name == name)
+
+
+def judged(bundle: Bundle) -> CampaignSummary:
+    made = rebuild(bundle)
+    assert isinstance(made, CampaignSummary)
+    return made
+
+
+def files(bundle: Bundle) -> dict[str, bytes]:
+    """All that is derived, in the campaign and in its runs."""
+    paths = [path for path in bundle.path.rglob("*") if path.is_file()]
+    apart = ("raw", "inputs", "manifest.json", "env")
+    found = {str(path.relative_to(bundle.path)): path.read_bytes() for path in paths}
+    return {name: data for name, data in found.items() if not set(Path(name).parts) & set(apart)}
+
+
+def test_ratios_pair_the_runs_of_a_trial_and_have_an_interval(story: Story, tmp_path: Path) -> None:
+    """Six pairs with known factors: their median, and the extremes as the 95 % interval."""
+    bundle = campaign_of(story, tmp_path, 6, slower=SIX_PAIRS)
+    summarise(bundle, SIX_PAIRS)
+    summary = over_runs(bundle)
+    assert summary.verdict == "passed", summary.notes
+    assert (summary.counts.planned, summary.counts.counted) == (12, 12)
+    ratio = figure(summary, "p50").ratio
+    assert ratio is not None
+    assert (ratio.n, ratio.lo, ratio.hi) == (6, 2.0, 4.0)
+    assert ratio.value == pytest.approx((2.5 * 3) ** 0.5, rel=1e-4)
+    goodput = figure(summary, "goodput").ratio
+    assert goodput is not None
+    assert goodput.value == 1.0
+    (attack,) = summary.attacks
+    one = next(row for row in summary.runs if row.arm == "faults")
+    alone = json.loads((tmp_path / "many" / one.path / "summary.json").read_text())["attacks"][0]
+    assert (attack.runs, attack.distinct) == (6, 6 * alone["distinct"])
+    assert attack.upper95 == pytest.approx(1 - 0.05 ** (1 / attack.distinct), abs=1e-6)
+    assert {each.held for each in summary.properties} == {True}
+
+
+def test_a_report_of_runs_is_rebuilt_byte_by_byte_with_all_its_parts(
+    story: Story, tmp_path: Path
+) -> None:
+    bundle = campaign_of(story, tmp_path, 1, slower={1: 2.0})
+    summary = judged(bundle)
+    first = files(bundle)
+    for name in first:
+        (bundle.path / name).unlink()
+    judged(bundle)
+    assert files(bundle) == first
+
+    assert msgspec.json.decode(first["summary.json"], type=CampaignSummary) == summary
+    jsonschema.validate(json.loads(first["summary.json"]), msgspec.json.schema(CampaignSummary))
+    rows = list(csv.DictReader(first["derived/runs.csv"].decode().splitlines()))
+    assert [(row["arm"], row["verdict"]) for row in rows] == [
+        ("baseline", "passed"),
+        ("faults", "passed"),
+    ]
+    results = pq.read_table(bundle.path / "derived/results.parquet").to_pylist()
+    assert cli.main(["report", str(bundle.path / "run/0001-faults")]) == 0, "each is a bundle"
+    assert {row["index"] for row in results} == {1}
+    assert {row["p50_base_ms"] for row in results} == {40.0}
+    assert {row["p50_attack_ms"] for row in results} == {80.0}
+    assert all(row["replay"].endswith("--only 1") for row in results)
+    page = first["report.html"].decode()
+    assert 'href="run/0001-faults/report.html"' in page
+    assert page.count("<svg") == 3
+    assert "run/0001-faults/plots/latency.svg" in first
+    assert "plots/runs.pdf" in first
+
+
+def test_every_property_of_every_run_is_a_test_case(story: Story, tmp_path: Path) -> None:
+    """Infrastructure is an error: a run that was not made, and one that says nothing."""
+    bundle = campaign_of(story, tmp_path, 2)
+    spoilt = bundle.of_run(bundle.manifest.runs[1])
+    faults = spoilt.raw / "faults.jsonl"
+    write_lines(faults, [each for each in lines(faults) if each["step"] != "observed"])
+    bundle.update(2, state="failed", reason="r3 is not ready")
+    summary = judged(bundle)
+    suites = {suite.get("name"): suite for suite in ET.fromstring(files(bundle)["junit.xml"])}
+    assert list(suites) == [*(row.path for row in summary.runs), "all runs"]
+    whole = suites["run/0000-baseline"]
+    assert {"agreement", "validity", "durability"} <= {case.get("name") for case in whole}
+    assert (whole.get("errors"), whole.get("failures")) == ("0", "0")
+    assert int(suites["run/0001-faults"].get("errors", "0")) >= 1
+    (missing,) = suites["run/0002-faults"]
+    assert [(child.tag, child.get("message")) for child in missing] == [
+        ("error", "r3 is not ready")
+    ]
+
+
+def test_what_is_invalid_or_missing_is_listed_and_in_no_figure(
+    story: Story, tmp_path: Path
+) -> None:
+    bundle = campaign_of(story, tmp_path, 3, slower={1: 2.0, 2: 1000.0, 5: 2.0})
+    spoilt = bundle.of_run(bundle.manifest.runs[2])
+    write_lines(spoilt.raw / "attacks.jsonl", [])
+    bundle.update(4, state="running")
+    summarise(bundle, {2: 1000.0, 1: 2.0, 5: 2.0})
+    summary = over_runs(bundle)
+    assert summary.verdict == "partial"
+    reasons = {row.index: row.reason for row in summary.runs if not row.counted}
+    assert set(reasons) == {2, 4}
+    assert "attack replay" in str(reasons[2])
+    assert "cut off" in str(reasons[4])
+    ratio = figure(summary, "max").ratio
+    assert ratio is not None
+    assert (ratio.n, ratio.value, ratio.lo) == (1, 2.0, None), "one whole pair is left"
+    assert figure(summary, "max").faults.value == 80.0, "the invalid run is in no median"
+
+
+def test_what_was_never_answered_counts_as_longer_than_its_timeout(
+    story: Story, tmp_path: Path
+) -> None:
+    """Not dropped: in the run with faults no reading came back, so no ratio has an upper end."""
+    expect = "  degradation: {p99: '<=3x', goodput: '>=0.9x'}\n"
+    bundle = campaign_of(story, tmp_path, 1, expect=expect)
+    (faulty,) = [bundle.of_run(entry) for entry in bundle.manifest.runs if entry.arm == "faults"]
+    for path in faulty.raw.glob("*.jsonl"):
+        told = [
+            each | {"event": "late"} if each.get("event") == "data" else each
+            for each in lines(path)
+        ]
+        write_lines(path, told)
+    summarise(bundle)
+    summary = over_runs(bundle)
+    ratio = figure(summary, "p99").ratio
+    assert ratio is not None
+    assert ratio.at_least
+    assert (ratio.value, ratio.censored) == (5000 / 40, 1)
+    held = {each.name: each.held for each in summary.properties}
+    assert held["degradation-p99"] is False, "at least 125 times is more than 3 times"
+    assert held["degradation-goodput"] is False
+    assert summary.verdict == "failed"
+
+
+@pytest.mark.parametrize(("slower", "held"), [(2.0, True), (4.0, False)])
+def test_the_campaigns_bound_on_degradation_is_judged_over_pairs(
+    story: Story, tmp_path: Path, slower: float, held: bool
+) -> None:
+    expect = "  degradation: {p50: '<=3x'}\n"
+    bundle = campaign_of(story, tmp_path, 1, slower={1: slower}, expect=expect)
+    summarise(bundle, {1: slower})
+    summary = over_runs(bundle)
+    found = next(each for each in summary.properties if each.name == "degradation-p50")
+    assert found.held is held
+    assert "<=3x wanted" in found.detail
+    assert summary.verdict == ("passed" if held else "failed")
+
+
+def test_too_few_trials_over_all_runs_leave_the_campaign_partial(
+    story: Story, tmp_path: Path
+) -> None:
+    """The bound is one of the campaign: a run alone need not reach it, all together must."""
+    bundle = campaign_of(story, tmp_path, 1)
+    for path in (bundle.path, *(bundle.path / entry.path for entry in bundle.manifest.runs)):
+        yaml = path / "inputs/campaign.yaml"
+        yaml.write_text(yaml.read_text().replace("0.2", "0.0001"))
+    summarise(bundle)
+    summary = over_runs(bundle)
+    assert [row.verdict for row in summary.runs] == ["passed", "passed"]
+    assert [attack.verdict for attack in summary.attacks] == ["invalid"]
+    assert summary.verdict == "partial"
+    assert any("too few" in note for note in summary.notes)
