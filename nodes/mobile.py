@@ -22,7 +22,7 @@ from nodes.login import Login
 from nodes.sender import Reading, Sender
 from nodes.workload import Go, until
 
-__all__ = ["MobileUplink", "main"]
+__all__ = ["MobileUplink", "Readings", "main"]
 
 
 class MobileUplink:
@@ -50,34 +50,44 @@ class MobileUplink:
         raise PeerFault("bad-topic", message.topic)
 
 
-@contextlib.asynccontextmanager
-async def _readings(device: Device, sender: Sender, login: Login, go: Go) -> AsyncIterator[None]:
-    """A reading is due at each time of the plan, whatever became of the ones before. What was due
-    before a restart was taken then, or never: it is not taken again."""
-    del login
-    since_ns = time.time_ns() if device.state.starts > 1 else 0
+class Readings:
+    """A reading is due at each time of the plan, whatever became of the ones before.
 
-    async def at_their_times() -> None:
+    Over a change of the key none is left out. What was due before this process began was taken by
+    an earlier one, or never: it is not taken again.
+    """
+
+    def __init__(self) -> None:
+        self._taken = 0  # the number of the last one
+
+    @contextlib.asynccontextmanager
+    async def at_their_times(
+        self, device: Device, sender: Sender, login: Login, go: Go
+    ) -> AsyncIterator[None]:
+        del login
+        since_ns = time.time_ns() if self._taken == 0 and device.state.starts > 1 else 0
+        task = asyncio.ensure_future(self._take(sender, go, since_ns))
+        try:
+            yield
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _take(self, sender: Sender, go: Go, since_ns: int) -> None:
         for number, offset_ms in enumerate(go.sends_ms, 1):
             due_ns = go.due_ns(offset_ms)
-            if due_ns < since_ns:
+            if number <= self._taken or due_ns < since_ns:
                 continue
             await until(due_ns)
             sender.put(Reading(due_ns=due_ns, number=number, values=(number,)))
-
-    task = asyncio.ensure_future(at_their_times())
-    try:
-        yield
-        await task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            self._taken = number
 
 
 def main() -> None:
     def make(config: MobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
         del config, events
-        return MobileUplink(net), _readings
+        return MobileUplink(net), Readings().at_their_times
 
     device_main("mobile", MobileConfig, __doc__, make)
 

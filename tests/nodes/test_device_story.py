@@ -1,6 +1,7 @@
 """A device's life with real processes: board behind a PTY, broker, two gateways, four replicas.
 
-From the board to the block, and from admission to refusal; then the same with a gateway gone.
+Read `test_a_device_s_life` first: admitted, data, renewed, revoked, refused. The others follow one
+message from its source to the block, and kill what stands between.
 """
 
 from __future__ import annotations
@@ -8,28 +9,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
-from chain.certificate import verify_carrier
 from chain.operations import Data, board_node, read_operation
 from chain.request import cose_of, read_item
-from chain.statement import OK
+from chain.statement import OK, Statement
 from inventory.load import load_lab
-from nodes.events import Event, read_events
-from nodes.keygen import CERTIFICATE_FILE
+from nodes.events import Event
 from nodes.ledger_file import open_readonly
-from nodes.tenure import ORDER_FILE, Order
 from testbed.bringup import standing_bench
 from testbed.operator import Operator, operating
 from testbed.provision.deployment import Deployment
 from testbed.standing import Bench
+from tests.nodes.device_support import Log, Phone, until
 
-DEADLINE_S = 60.0  # generous: other tests share the machine
+T = TypeVar("T")
 LAB = """
 schema: testbed.inventory/1
 lab: story
@@ -41,10 +41,12 @@ hosts:
   gw1: {connection: local, roles: [gateway, broker]}
   gw2: {connection: local, roles: [gateway]}
   env1: {connection: local, roles: [environment]}
-  phones: {connection: local, roles: [mobile], mobiles: 2}
+  phone: {connection: local, roles: [mobile]}
 boards:
   th01: {host: env1, firmware: {board: unix}}
 """
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 class Story:
@@ -52,38 +54,50 @@ class Story:
 
     def __init__(self, bench: Bench, deployment: Deployment) -> None:
         self.bench, self.deployment = bench, deployment
-        self.network = deployment.material.genesis.network
+        self.genesis = deployment.material.genesis
+        self.network = self.genesis.network
 
     def path(self, node: str, name: str) -> Path:
         return Path(str(self.bench.nodes[node].directory)) / name
 
-    def events(self, node: str, kind: str, **fields: object) -> list[Event]:
-        log = self.path(node, "events.jsonl")
-        return [
-            event
-            for event in (read_events(log) if log.exists() else [])
-            if event.event == kind and fields.items() <= event.fields.items()
-        ]
-
-    def event(self, node: str, kind: str, **fields: object) -> Event:
-        """The first such event, as soon as it is there."""
-        try:
-            until(lambda: self.events(node, kind, **fields), f"{node}: {kind} {fields}")
-        except AssertionError as late:
-            told = [(e.event, e.fields) for e in read_events(self.path(node, "events.jsonl"))]
-            raise AssertionError(f"{late}; it told: {told[-12:]}") from None
-        return self.events(node, kind, **fields)[0]
+    def log(self, node: str) -> Log:
+        return Log(self.path(node, "events.jsonl"))
 
     def operate(self, work: Callable[[Operator], Any]) -> Any:
+        """What the administrator does, with an up-to-date ledger that it verified itself."""
+
         async def inside() -> Any:
             async with operating(self.bench) as operator:
                 return await work(operator)
 
         return asyncio.run(inside())
 
-    def order(self, node: str, order: Order) -> None:
-        path = self.path(node, "state") / ORDER_FILE
-        path.write_bytes(msgspec.json.encode(order))
+    def records(self, device: str) -> list[Statement]:
+        """All that the chain says of a device, whatever key it had, in order."""
+
+        async def look(operator: Operator) -> list[Statement]:
+            found = [
+                pair
+                for name, identity in operator.devices
+                if name == device
+                for pair in operator.records(identity)
+            ]
+            return [statement for _, statement in sorted(found, key=lambda pair: pair[0])]
+
+        found: list[Statement] = self.operate(look)
+        return found
+
+    @contextmanager
+    def phone(self, name: str, directory: Path, *, validity_s: int) -> Iterator[Phone]:
+        """A device beside the bench's own, with a voucher that the administrator issued."""
+        voucher = self.operate(lambda operator: operator.new_voucher(name, 3))
+        self.bench = msgspec.structs.replace(
+            self.bench, vouchers={**self.bench.vouchers, voucher.grant().id.hex(): name}
+        )
+        phone = Phone(name, directory, self.bench)
+        phone.prepare(voucher.pem, validity_s=validity_s)
+        with phone.running():
+            yield phone
 
     def kill(self, node: str) -> None:
         found = self.deployment.node(node)
@@ -95,13 +109,6 @@ class Story:
         self.deployment.wait_ready(self.deployment.node(node))
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not in {DEADLINE_S:.0f} s: {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     inventory = tmp_path_factory.mktemp("story") / "story.yaml"
@@ -110,35 +117,81 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         yield Story(bench, deployment)
 
 
-@pytest.mark.timeout(240)
+def test_a_device_s_life(story: Story, tmp_path: Path) -> None:
+    """Admitted, data, renewed by itself, renewed under a new key, revoked, refused."""
+    with story.phone("traveller", tmp_path, validity_s=6) as phone:
+        # Admitted: by a voucher, for the key that it made; it verified the whole ledger itself.
+        first = phone.log.first("started").fields["id"]
+        phone.log.first("admitted")
+        assert phone.log.first("ledger-verified").fields["height"] != 0
+        assert story.records("traveller")[0].op == "enrol"
+
+        # Data: signed, ordered, proven to it.
+        phone.log.first("data", status=OK)
+
+        # Renewed by itself, at two thirds of its validity by the chain's time, again and again.
+        phone.log.first("order", do="renew", status=OK)
+        expiry_us = story.records("traveller")[0].not_after_us or 0
+        until(
+            lambda: max(each.time_us for each in story.records("traveller")) > expiry_us,
+            "it lives longer than its first certificate",
+        )
+        phone.must_carry_certificate_of(first, story.genesis)
+
+        # Renewed under a new key, at its operator's word; the data goes on, the old login ends.
+        phone.order("rollover")
+        phone.log.first("order", do="rollover", status=OK)
+        second = phone.log.nth("started", 2)
+        assert first != second.fields["id"]
+        until(lambda: phone.log.after(second, "data", status=OK), "data under the new key")
+        phone.must_carry_certificate_of(second.fields["id"], story.genesis)
+        story.log("gw1-gateway").first("expelled", name=first)
+
+        # Revoked, by an administrator.
+        revocation = story.operate(
+            lambda operator: operator.revoke(operator.find("traveller")[1], "end of the story")
+        )
+        gone = story.log("gw1-gateway").first("expelled", name=second.fields["id"])
+
+    phone.must_have_left_no_reading_out()
+
+    # Refused: nothing of it counts after that block, and the gateway took nothing more.
+    data = [each for each in story.records("traveller") if each.op == "data"]
+    assert all(each.status == OK for each in data), "renewals came in time"
+    assert max(each.time_us for each in data) <= revocation.time_us
+    assert {each.node.hex() for each in data} == {first, second.fields["id"]}
+    late = story.log("gw1-gateway").after(gone, "request", device=second.fields["id"])
+    assert all(str(each.fields["outcome"]).startswith("refused:revoked") for each in late)
+
+    # Even with a new voucher: its key is revoked for good.
+    voucher = story.operate(lambda operator: operator.new_voucher("again", 3))
+    phone.forget_its_login()
+    phone.prepare(voucher.pem, validity_s=60)
+    with phone.running():
+        assert phone.log.first("denied").fields["reason"] == "revoked"
+
+
 def test_an_access_request_is_followed_from_device_to_block(story: Story) -> None:
     """Request, relay, gateway, group, block, receipt, ledger copy."""
-    admitted = story.event("phones-1", "admitted")
+    admitted = story.log("phone").first("admitted")
     request = str(admitted.fields["id"])
     for gateway in ("gw1-gateway", "gw2"):  # both carry it; it is one request
-        heard = story.event(gateway, "request", id=request)
+        heard = story.log(gateway).first("request", id=request)
         assert heard.fields["outcome"] in ("accepted", "repeat-final")
-    assert heard.fields["relay"] == story.event("env1", "started").fields["id"]
+    assert heard.fields["relay"] == story.log("env1").first("started").fields["id"]
     with open_readonly(story.path("r3", "ledger.sqlite")) as ledger:
-        records = [
-            (stored.block.head, record)
-            for stored in ledger.blocks()
-            for record in stored.block.records
-        ]
+        items = [record.item for stored in ledger.blocks() for record in stored.block.records]
     (item,) = [
-        record.item
-        for _, record in records
-        if read_operation(cose_of(record.item), story.network).id.hex() == request
+        item for item in items if read_operation(cose_of(item), story.network).id.hex() == request
     ]
     endorsed: Any = read_item(item, story.network).operation
     assert len(endorsed.endorsers) >= 2, "k = f+1 members of the authentication group"
-    assert int(str(story.event("phones-1", "ledger-verified").fields["height"])) > 0
+    assert int(str(story.log("phone").first("ledger-verified").fields["height"])) > 0
 
 
-@pytest.mark.timeout(240)
 def test_a_reading_is_followed_from_the_board_to_the_block(story: Story) -> None:
-    story.event("env1", "board", state="sponsored")
-    told = story.event("env1", "data", source="th01", status=OK)
+    story.log("env1").first("board", state="sponsored")
+    told = story.log("env1").first("data", source="th01", status=OK)
 
     async def reading(operator: Operator) -> Data:
         for sealed in operator.sync.sealed():
@@ -152,92 +205,49 @@ def test_a_reading_is_followed_from_the_board_to_the_block(story: Story) -> None
     found = story.operate(reading)
     assert found.board == board_node(story.network, b"th01")
     values = msgspec.json.decode(found.payload)
-    assert (values["board"], values["number"]) == ("th01", values["number"])
+    assert (values["board"], values["boot"]) == ("th01", 1)
     assert found.counter == told.fields["counter"]
 
 
-@pytest.mark.timeout(240)
-def test_admitted_renewed_under_a_new_key_revoked_and_refused(story: Story) -> None:
-    story.event("phones-2", "data", status=OK)
-    first = story.event("phones-2", "started").fields["id"]
-    story.order("phones-2", Order(do="renew"))
-    story.event("phones-2", "order", do="renew", status=OK)
-    story.order("phones-2", Order(do="rollover"))
-    story.event("phones-2", "order", do="rollover", status=OK)
-    until(lambda: len(story.events("phones-2", "started")) == 2, "the next key in force")
-    second = story.events("phones-2", "started")[1].fields["id"]
-    assert first != second
-    certificate = story.path("phones-2", "state") / CERTIFICATE_FILE
-    certified = verify_carrier(certificate.read_bytes(), story.deployment.material.genesis)
-    assert certified.node.hex() == second
-    switched = story.events("phones-2", "started")[1].t
-    until(
-        lambda: [e for e in story.events("phones-2", "data", status=OK) if e.t > switched],
-        "data under the new key",
-    )
-    story.event("gw1-gateway", "expelled", name=first)
-
-    revoked = story.operate(
-        lambda operator: operator.revoke(operator.find("phones-2")[1], "end of the story")
-    )
-    assert revoked.status == OK
-    story.event("gw1-gateway", "expelled", name=second)
-    gone = story.events("gw1-gateway", "expelled", name=second)[0].t
-
-    async def after(operator: Operator) -> list[int]:
-        await operator.refresh()
-        _, identity = operator.find("phones-2")
-        assert identity.ended == "revoked"
-        return [
-            statement.time_us
-            for _, statement in operator.records(identity)
-            if statement.op == "data" and statement.status == OK
-        ]
-
-    assert max(story.operate(after)) <= revoked.time_us
-    late = [e for e in story.events("gw1-gateway", "request", device=second) if e.t > gone]
-    assert all(str(e.fields["outcome"]).startswith("refused:revoked") for e in late)
-
-
-@pytest.mark.timeout(240)
 def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(story: Story) -> None:
     """One gateway gone, devices go on through the other; both gone, they wait and go on."""
-    story.event("phones-1", "data", status=OK)
+    phone = story.log("phone")
+    phone.first("data", status=OK)
 
-    def goes_on(since_ns: int) -> None:
+    def goes_on() -> None:
+        since_ns = time.time_ns()
         until(
-            lambda: [e for e in story.events("phones-1", "data", status=OK) if e.t > since_ns],
+            lambda: [each for each in phone.all("data", status=OK) if each.t > since_ns],
             "data after the fault",
         )
 
     story.kill("gw1-gateway")
-    goes_on(time.time_ns())
+    goes_on()
     story.kill("gw2")
     story.kill("r1")
     story.start("gw1-gateway")
-    goes_on(time.time_ns())
+    goes_on()
     story.start("r1")
     for file in story.path("gw2", ".").glob("copy*"):
         file.unlink()
-    before = int(str(story.events("gw1-gateway", "final")[-1].fields["height"]))
+
+    def height(event: Event) -> int:
+        return int(str(event.fields["height"]))
+
+    before = height(story.log("gw1-gateway").all("final")[-1])
     story.start("gw2")
-    goes_on(time.time_ns())
-    story.event("gw2", "final", height=1)
+    goes_on()
+    story.log("gw2").first("final", height=1)
     until(
-        lambda: int(str(story.events("gw2", "final")[-1].fields["height"])) >= before,
+        lambda: height(story.log("gw2").all("final")[-1]) >= before,
         "a gateway without its copy of the ledger catches up",
     )
-    counters = [e.fields["counter"] for e in story.events("phones-1", "data")]
+    counters = [each.fields["counter"] for each in phone.all("data")]
     assert len(set(counters)) == len(counters)
-
-    async def verified(operator: Operator) -> set[str]:
-        await operator.refresh()
-        _, identity = operator.find("phones-1")
-        return {
-            s.request.hex()
-            for _, s in operator.records(identity)
-            if (s.op, s.status) == ("data", OK)
-        }
-
-    told = {str(e.fields["id"]) for e in story.events("phones-1", "data", status=OK)}
-    assert told <= story.operate(verified)
+    told = {str(each.fields["id"]) for each in phone.all("data", status=OK)}
+    recorded = {
+        each.request.hex()
+        for each in story.records("phone")
+        if (each.op, each.status) == ("data", OK)
+    }
+    assert told <= recorded
