@@ -106,7 +106,7 @@ def _properties(summary: Summary) -> Table:
 def plain_table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
     table.padding = (0, 2, 0, 0)
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="left" if name in ("target", "verdict", "held") else "right")
     return table
