@@ -2,14 +2,15 @@
 
 The device tells the gateways of its certificate until one of them says that the broker knows it;
 nobody else could, as the device signs it itself. Beside it go the files that Mosquitto's own tools
-need to take part as this device: the broker's certificate, and their options (0600, since the
-password stands there and must not on a command line).
+need to take part as this device: the broker's certificate, their options (0600, since the password
+stands there and must not on a command line), and `env.sh` with the names to use in topics.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 from pathlib import Path
 
 from chain.keys import digest
@@ -22,10 +23,10 @@ from nodes.keygen import CERTIFICATE_FILE
 from nodes.login import Login
 from nodes.process import write_atomically
 
-__all__ = ["TOOLS", "TOOLS_DIRECTORY", "Carrier"]
+__all__ = ["TOOLS_DIRECTORY", "Carrier"]
 
 TOOLS_DIRECTORY = "tools"
-"""Below the state directory: $XDG_CONFIG_HOME for the tools."""
+"""Below the state directory: $XDG_CONFIG_HOME for the tools, set by `. env.sh`."""
 
 TOOLS = ("mosquitto_pub", "mosquitto_sub")
 BROKER_CERTIFICATE = "broker.pem"
@@ -34,6 +35,8 @@ PUBLISH_S_MAX = 10.0
 
 
 class Carrier:
+    """`run` it beside everything else that an admitted device does."""
+
     def __init__(
         self, device: Device, config: DeviceConfig, uplink: Uplink, events: EventLog
     ) -> None:
@@ -82,6 +85,7 @@ class Carrier:
             "-i": node,
             "-u": node,
             "-P": self._device.state.password,
+            "-q": 1,
         }
         # The broker is known by its pinned certificate; its address changes with the lab.
         text = "\n".join(["--insecure", *(f"{name} {value}" for name, value in options.items())])
@@ -89,3 +93,7 @@ class Carrier:
         tools.mkdir(mode=0o700, exist_ok=True)
         for tool in TOOLS:
             write_atomically(tools / tool, f"{text}\n".encode(), mode=0o600)
+        net = f"m2m/1/{self._device.genesis.network.hex()[:16]}"
+        names = {"XDG_CONFIG_HOME": shlex.quote(str(tools)), "NET": net, "NODE": node}
+        lines = [f"export {name}={value}" for name, value in names.items()]
+        write_atomically(tools / "env.sh", ("\n".join(lines) + "\n").encode())
