@@ -41,14 +41,13 @@ from gateway.parts import split
 from gateway.precheck import check_sender, refusal
 from gateway.stamps import Stamps
 from gateway.topics import Up, parse
+from gateway.waiting import Request, Waiting
 
 __all__ = ["Bridge", "Limits", "Outside", "Writes"]
 
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
 RESUBMITTED_PER_TICK_MAX = 256
-RESUBMIT_DOUBLINGS_MAX = 5
 LIMITED_TOLD_MS = 1_000  # between two events of one relay that sends too much
-DENIAL_PATIENCE_MS = 1_000
 
 
 class Outside(Protocol):
@@ -89,18 +88,6 @@ class Writes(msgspec.Struct, frozen=True):
     done: tuple[bytes, ...]
 
 
-class _Waiting(msgspec.Struct):
-    """A request that is with the replicas. `device` is whom to answer."""
-
-    device: str
-    relay: str
-    cose: bytes
-    sent_ms: int
-    denials: dict[int, str] = msgspec.field(default_factory=dict)
-    denied_ms: int | None = None  # since when f+1 say no
-    tries: int = 0
-
-
 class Bridge:
     """`counts` counts refusals by reason, and what was accepted."""
 
@@ -126,9 +113,9 @@ class Bridge:
         self._limits = limits
         self._outside = outside
         self._logins = Logins(login_secret)
-        self._waiting: dict[bytes, _Waiting] = {}
-        self._by_device: Counter[str] = Counter()
-        self._by_relay: Counter[str] = Counter()
+        self._waiting = Waiting(
+            limits.waiting_max, limits.device_waiting_max, limits.relay_waiting_max
+        )
         self._fresh: dict[bytes, Entry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
@@ -151,7 +138,7 @@ class Bridge:
             if self.chain.find(entry.digest) is not None:
                 self._done.append(entry.digest)
             else:
-                self._wait(entry.digest, _Waiting(entry.topic, "", entry.payload, 0))
+                self._waiting.add(entry.digest, Request(entry.topic, "", entry.payload, 0))
 
     # --- from devices -----------------------------------------------------------------------------
 
@@ -200,25 +187,18 @@ class Bridge:
             self._again(opened, up, known)
         elif opened.id in self._waiting:
             self._note(opened.id, up, "repeat-waiting")
-        elif (reason := self._hopeless(opened, cose) or self._no_room(up)) is not None:
+        elif (reason := self._hopeless(opened, cose)) is not None:
             self._refuse(opened.id, up, reason)
+        elif not self._waiting.has_room(up.device, up.relay):
+            self._refuse(opened.id, up, "busy")
         else:
             self._note(opened.id, up, "accepted")
-            self._wait(opened.id, _Waiting(up.device, up.relay, cose, now_ms))
+            self._waiting.add(opened.id, Request(up.device, up.relay, cose, now_ms))
             self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
 
     def _hopeless(self, opened: Opened, cose: bytes) -> str | None:
         ledger = self.chain.ledger
         return refusal(ledger.registry, opened, cose, ledger.time_us, lagging=self.chain.lagging)
-
-    def _no_room(self, up: Up) -> str | None:
-        limits = self._limits
-        full = (
-            len(self._waiting) >= limits.waiting_max
-            or self._by_device[up.device] >= limits.device_waiting_max
-            or self._by_relay[up.relay] >= limits.relay_waiting_max
-        )
-        return "busy" if full else None
 
     def _again(self, opened: Opened, up: Up, known: tuple[Settled, int]) -> None:
         """Final already: whoever asks again gets the same receipt, and nothing else happens."""
@@ -284,28 +264,11 @@ class Bridge:
             if waiting is None:  # settled meanwhile, through another gateway
                 continue
             if full:
-                self._forget(entry.digest)
+                self._waiting.forget(entry.digest)
                 up = Up(self.net, waiting.relay, waiting.device, "op")
                 self._refuse(entry.digest, up, "outbox-full")
             else:
                 self._outside.submit(waiting.cose, everyone=self._suspicious)
-
-    def _wait(self, request: bytes, waiting: _Waiting) -> None:
-        self._waiting[request] = waiting
-        self._by_device[waiting.device] += 1
-        self._by_relay[waiting.relay] += 1
-
-    def _forget(self, request: bytes) -> _Waiting | None:
-        waiting = self._waiting.pop(request, None)
-        if waiting is not None:
-            for counter, name in (
-                (self._by_device, waiting.device),
-                (self._by_relay, waiting.relay),
-            ):
-                counter[name] -= 1
-                if not counter[name]:
-                    del counter[name]
-        return waiting
 
     # --- from replicas ----------------------------------------------------------------------------
 
@@ -326,7 +289,7 @@ class Bridge:
         for change in self._logins.changes(settled):
             self._outside.change_login(change)
         for position, statement in enumerate(settled.statements):
-            waiting = self._forget(statement.request)
+            waiting = self._waiting.forget(statement.request)
             if waiting is not None:
                 self._suspicious = False
                 self._done.append(statement.request)
@@ -357,10 +320,9 @@ class Bridge:
         if len(waiting.denials) < weak and waiting.tries == 0:
             self._submit_again(waiting)
 
-    def _deny(self, request: bytes, waiting: _Waiting) -> None:
-        reasons = sorted(waiting.denials.values())
-        reason = max(reasons, key=reasons.count)
-        self._forget(request)
+    def _deny(self, request: bytes, waiting: Request) -> None:
+        reason = waiting.reason
+        self._waiting.forget(request)
         self._done.append(request)
         self.counts[f"denied:{reason}"] += 1
         self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
@@ -379,22 +341,18 @@ class Bridge:
         if self.chain.lagging:
             return
         budget = RESUBMITTED_PER_TICK_MAX
-        for request, waiting in list(self._waiting.items()):
-            if len(waiting.denials) >= self.chain.tracker.membership.quorum.weak:
-                waiting.denied_ms = now_ms if waiting.denied_ms is None else waiting.denied_ms
-                if now_ms - waiting.denied_ms >= DENIAL_PATIENCE_MS:
+        weak, timeout_ms = self.chain.tracker.membership.quorum.weak, self._limits.submit_timeout_ms
+        for request, waiting in self._waiting:
+            if len(waiting.denials) >= weak:
+                if waiting.is_denied(weak, now_ms):
                     self._deny(request, waiting)
-            elif budget and request not in self._fresh and now_ms >= self._due_ms(waiting):
+            elif budget and request not in self._fresh and now_ms >= waiting.due_ms(timeout_ms):
                 budget -= 1
                 waiting.sent_ms = now_ms
                 self._suspicious = True
                 self._submit_again(waiting)
 
-    def _due_ms(self, waiting: _Waiting) -> int:
-        doublings = min(waiting.tries, RESUBMIT_DOUBLINGS_MAX)
-        return waiting.sent_ms + (self._limits.submit_timeout_ms << doublings)
-
-    def _submit_again(self, waiting: _Waiting) -> None:
+    def _submit_again(self, waiting: Request) -> None:
         waiting.tries += 1
         self._outside.submit(waiting.cose, everyone=True)
         self.counts["resubmitted"] += 1

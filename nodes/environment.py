@@ -1,60 +1,39 @@
 """`python -m nodes.environment --config FILE`: an environmental device.
 
 It is a device itself, relays other devices' messages to the gateway, and sponsors the sensor
-boards on its serial lines: it signs their readings, which third parties trust as far as they trust
-it. What is said on a serial line is `gateway.host_session`.
+boards on its serial lines (`boards`): it signs their readings, which third parties trust as far as
+they trust it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO
-
-import msgspec
 
 from chain.errors import PeerFault
-from chain.operations import EnrolBoard
-from chain.statement import OK
 from gateway.edge import Kind, stamped_codec
 from gateway.limits import RateLimiter
 from gateway.mqtt import BrokerUnavailableError, Message, Presence
 from gateway.relay import ONLINE, Relay
-from gateway.serial_port import BoardPort
 from gateway.topics import Status, parse
-from gateway.uart import (
-    BoardEvent,
-    BoardLink,
-    Connected,
-    Disconnected,
-    Gap,
-    Refusal,
-    Told,
-)
-from gateway.uart import Reading as BoardReading
-from nodes.device import STALE, Device, Refused, Uplink
-from nodes.edge_config import BoardConfig, EnvironmentConfig
+from nodes.boards import Boards
+from nodes.device import Device, Uplink
+from nodes.edge_config import EnvironmentConfig
 from nodes.events import EventLog
 from nodes.life import Work, device_main
 from nodes.login import Login
-from nodes.process import write_atomically
-from nodes.sender import Reading, Sender
+from nodes.sender import Sender
 from nodes.workload import Go
 
-__all__ = ["Boards", "RelayUplink", "main"]
+__all__ = ["RelayUplink", "main"]
 
 RELAYED_MAX = 256
 CARRY_S_MAX = 5.0
 DEVICE_RATE_PER_S, DEVICE_BURST = 50.0, 200.0
 TOTAL_RATE_PER_S = 800.0  # below what a gateway takes of one relay
 SOURCES_MAX = 4_096
-LOG_BYTES_MAX = 16 * 1024 * 1024
-COUNTS_PERIOD_S = 1.0
 
 
 class RelayUplink:
@@ -114,208 +93,6 @@ class RelayUplink:
             )
             known = self._relays[me] = Relay(self._net, me, self._boot, limiter)
         return known
-
-
-class Boards:
-    """The serial lines: each board is sponsored on the chain, then its readings are sent."""
-
-    def __init__(self, configs: tuple[BoardConfig, ...], state: Path, service: str) -> None:
-        self._configs = configs
-        self._state = state
-        self._service = service
-
-    @contextlib.asynccontextmanager
-    async def readings(
-        self, events: EventLog, device: Device, sender: Sender, login: Login
-    ) -> AsyncIterator[None]:
-        lines = [
-            asyncio.ensure_future(self._serve(config, events, device, sender, login))
-            for config in self._configs
-        ]
-        for config, line in zip(self._configs, lines, strict=True):
-            line.add_done_callback(functools.partial(_tell_failure, events, config.name))
-        try:
-            yield
-        finally:
-            for line in lines:
-                line.cancel()
-            await asyncio.gather(*lines, return_exceptions=True)
-
-    async def _serve(
-        self,
-        config: BoardConfig,
-        events: EventLog,
-        device: Device,
-        sender: Sender,
-        login: Login,
-    ) -> None:
-        """Until cancelled. A board that is refused is not read."""
-        if not await self._sponsor(config, events, device, login):
-            return
-        key = Path(config.key).read_bytes()
-        sponsored_ns = time.time_ns()
-        with _LineLog(Path(config.log) if config.log else None) as log:
-            link = BoardLink(
-                BoardPort(path=config.port, baud=config.baud, reset_on_open=config.reset_on_open),
-                host_id=device.node.hex()[:16],
-                board_id=config.name,
-                key=key,
-                key_version=config.key_version,
-                store=_Highest(self._state / f"{config.name}.highest.json"),
-                on_event=lambda event: _on_event(
-                    event,
-                    board=config.name,
-                    sponsored_ns=sponsored_ns,
-                    events=events,
-                    sender=sender,
-                    log=log,
-                ),
-                tap=log.frame,
-            )
-            counting = asyncio.ensure_future(_tell_counts(events, config.name, link))
-            try:
-                await link.run()
-            finally:
-                counting.cancel()
-
-    async def _sponsor(
-        self, config: BoardConfig, events: EventLog, device: Device, login: Login
-    ) -> bool:
-        """Enrol the board under this device, once; later starts find it done."""
-        done = self._state / f"{config.name}.sponsored"
-        if done.exists():
-            return True
-        flashed = json.loads(Path(config.flashed).read_bytes())
-
-        def make(counter: int) -> EnrolBoard:
-            return EnrolBoard(
-                network=device.genesis.network,
-                node=device.node,
-                counter=counter,
-                board=config.name.encode(),
-                firmware=bytes.fromhex(flashed["firmware_sha256"]),
-                key_check=bytes.fromhex(flashed["key_check_value"]),
-                service=self._service,
-                head=device.head,
-            )
-
-        while True:
-            started_ns = time.monotonic_ns()
-            async with device.asking(login, make) as answer:
-                status = answer.reason if isinstance(answer, Refused) else answer.status
-                if status == OK:
-                    write_atomically(done, b"")
-            if status in STALE:
-                await device.fresh_head()
-                continue
-            if status != OK:
-                events.emit("board", board=config.name, state="refused", reason=status)
-                return False
-            took_ms = (time.monotonic_ns() - started_ns) / 1e6
-            events.emit("board", board=config.name, state="sponsored", latency_ms=took_ms)
-            return True
-
-
-async def _tell_counts(events: EventLog, board: str, link: BoardLink) -> None:
-    """What is counted only, noise above all, when it has changed. Until cancelled."""
-    told: dict[str, int] = {}
-    while True:
-        await asyncio.sleep(COUNTS_PERIOD_S)
-        if (counts := link.counters) != told:
-            events.emit("serial-counts", board=board, counts=counts)
-            told = counts
-
-
-def _tell_failure(events: EventLog, board: str, line: asyncio.Future[None]) -> None:
-    """One line that fails does not end the relaying, or the other lines."""
-    if not line.cancelled() and (error := line.exception()) is not None:
-        events.emit("board", board=board, state=f"failed: {error!r}")
-
-
-def _on_event(
-    event: BoardEvent,
-    *,
-    board: str,
-    sponsored_ns: int,
-    events: EventLog,
-    sender: Sender,
-    log: _LineLog,
-) -> None:
-    match event:
-        case Connected(boot=boot):
-            events.emit("board", board=board, state="connected", boot=boot)
-        case Disconnected(reason=reason):
-            events.emit("board", board=board, state=f"lost: {reason}")
-        case Gap(reason=reason, seconds=seconds):
-            events.emit("board-gap", board=board, reason=reason, seconds=seconds)
-        case Refusal(reason=reason):
-            events.emit("serial-refused", board=board, reason=reason)
-        case Told(text=text):
-            log.text(text)
-        case BoardReading():
-            sender.put(_dated(event, board, sponsored_ns))
-
-
-def _dated(reading: BoardReading, board: str, sponsored_ns: int) -> Reading:
-    """The reading with its moment in wall time; a reading of an earlier boot has only now.
-
-    What was sampled before the board was admitted could not be sent then: it is due from there on.
-    """
-    age_ms = 0 if reading.sampled_ms is None else time.monotonic_ns() // 10**6 - reading.sampled_ms
-    sampled_ns = time.time_ns() - age_ms * 1_000_000
-    return Reading(
-        due_ns=max(sampled_ns, sponsored_ns),
-        sampled_ns=sampled_ns,
-        number=reading.number,
-        values=reading.values,
-        board=board,
-        boot=reading.boot,
-        board_ms=reading.at_ms,
-        uncertainty_ms=reading.uncertainty_ms,
-    )
-
-
-class _Highest:
-    """The highest (boot, reading) taken from a board, durable (`uart.HighestStore`)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> tuple[int, int]:
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=tuple[int, int])
-        except FileNotFoundError:
-            return 0, 0
-
-    def save(self, boot: int, number: int) -> None:
-        write_atomically(self._path, msgspec.json.encode((boot, number)))
-
-
-class _LineLog:
-    """What passed on the line, as JSON lines; stops at LOG_BYTES_MAX."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file: IO[str] | None = path.open("a", buffering=1) if path else None
-        self._left = LOG_BYTES_MAX
-
-    def frame(self, direction: str, chunk: bytes) -> None:
-        self._write({"t": time.time_ns(), "dir": direction, "frame": chunk.hex()})
-
-    def text(self, text: str) -> None:
-        self._write({"t": time.time_ns(), "dir": "from-board", "text": text})
-
-    def _write(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry) + "\n"
-        self._left -= len(line)
-        if self._file is not None and self._left > 0:
-            self._file.write(line)
-
-    def __enter__(self) -> _LineLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def _now_ms() -> int:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, closing
 from difflib import get_close_matches
 from pathlib import Path
 
-from chain.errors import Misuse, PeerFault
+from chain.errors import Misuse
 from chain.genesis import Genesis
 from chain.identity import Identity
 from chain.keys import digest
@@ -33,15 +33,15 @@ from chain.state import ADMIN
 from chain.statement import OK, Statement, decode_leaf
 from gateway.broker import DynamicSecurityAdmin
 from gateway.broker_security import User
-from gateway.edge import Kind, Stamped, stamped_codec
-from gateway.mqtt import Message, MqttClient, MqttSettings, Presence
-from gateway.topics import Role, Up
+from gateway.mqtt import MqttClient, MqttSettings
+from gateway.topics import Role
 from nodes.device import Device, Refused
 from nodes.edge_config import BrokerAddress, DeviceConfig
 from nodes.events import EventLog
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
 from nodes.vouchers import factory_user
+from testbed.direct_uplink import DirectUplink
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
 from testbed.standing import Bench
@@ -54,34 +54,6 @@ TURN_S_MAX = 30.0
 TURN_POLL_S = 0.2
 ID_DIGITS_MIN = 4
 NAMES_SHOWN_MAX = 12
-
-
-class DirectUplink:
-    """Straight to the gateway, without a relay: the operator is its own."""
-
-    def __init__(self, net: str) -> None:
-        self._net = net
-        self._count = 0
-
-    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
-        self._count += 1
-        stamped = Stamped(n=self._count, boot=0, at_ms=0, body=body)
-        return str(Up(self._net, me, me, kind)), stamped_codec.encode(stamped)
-
-    def unwrap(self, payload: bytes) -> bytes:
-        return stamped_codec.decode(payload).body
-
-    def subscriptions(self, me: str) -> tuple[str, ...]:
-        del me
-        return ()
-
-    def presence(self, me: str) -> Presence | None:
-        del me
-        return None
-
-    async def other(self, login: Login, message: Message) -> None:
-        del login
-        raise PeerFault("bad-topic", message.topic)
 
 
 class Operator:

@@ -29,8 +29,9 @@ from nodes.login import Login
 from nodes.process import write_atomically
 from testbed.bench.figures import Spread
 from testbed.bringup import standing_bench
+from testbed.direct_uplink import DirectUplink
 from testbed.errors import LabFault
-from testbed.operator import DirectUplink, Operator, operating
+from testbed.operator import Operator, operating
 from testbed.provision.deployment import Progress
 from testbed.standing import Bench
 

@@ -16,7 +16,7 @@ from chain.pbft.application import Request
 from chain.request import make_item
 from chain.statement import Statement
 from gateway.block_store import BlockStore
-from gateway.bridge import DENIAL_PATIENCE_MS, Bridge, Limits
+from gateway.bridge import Bridge, Limits
 from gateway.broker_security import bootstrap_id
 from gateway.edge import Kind, Stamped, SyncRequest, denied_codec, part_codec, sync_codec
 from gateway.edge import stamped_codec as stamps
@@ -25,6 +25,7 @@ from gateway.logins import LoginChange
 from gateway.outbox import Outbox
 from gateway.parts import Assembly
 from gateway.topics import Up
+from gateway.waiting import DENIAL_PATIENCE_MS
 from tests.chain.world import Device, World
 
 SECRET = b"s" * 32
