@@ -31,7 +31,7 @@ def test_what_is_not_refused_is_a_property_that_failed(
     """Exit code 1, and the table all the same; what the lab does is 3."""
 
     def attacked(*found: Refusal) -> Callable[..., object]:
-        return lambda say: found
+        return lambda *_: found
 
     good, bad = Refusal.of("a", "gateway", "rate"), Refusal.of("door", "broker", "accepted")
     monkeypatch.setattr(refusals, "_attack", attacked(good, bad))
@@ -42,7 +42,7 @@ def test_what_is_not_refused_is_a_property_that_failed(
     monkeypatch.setattr(refusals, "_attack", attacked(good))
     assert main(["refusals"]) == 0
 
-    def fails(say: object) -> None:
+    def fails(*_: object) -> None:
         raise LabFault("no broker")
 
     monkeypatch.setattr(refusals, "_attack", fails)
