@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from testbed.report.summary import Summary
+from testbed.report.summary import FaultResult, Summary
 
 __all__ = ["coloured", "head", "milliseconds", "plain_table", "render", "yes"]
 
@@ -74,14 +74,18 @@ def _latencies(summary: Summary) -> Table:
 
 
 def _faults(summary: Summary) -> Table:
-    table = plain_table(
-        "fault", "target", "applied", "observed", "healed", "recovery ms", "whole ms"
-    )
+    table = plain_table("fault", "target", "effect", "recovery ms", "whole ms")
     for each in summary.faults:
-        steps = (yes(value) for value in (each.applied, each.observed, each.healed))
         recovery = (milliseconds(each.recovery_ms), milliseconds(each.whole_ms))
-        table.add_row(f"{each.id} ({each.kind})", each.target, *steps, *recovery)
+        table.add_row(f"{each.id} ({each.kind})", each.target, _effect(each), *recovery)
     return table
+
+
+def _effect(fault: FaultResult) -> Text:
+    """Seen, or the first step that is missing."""
+    steps = {"not applied": fault.applied, "not seen": fault.observed, "not healed": fault.healed}
+    missing = next((name for name, done in steps.items() if not done), None)
+    return Text(missing, style="bold red") if missing else Text("seen", style="green")
 
 
 def _attacks(summary: Summary) -> Table:
@@ -108,7 +112,9 @@ def plain_table(first: str, *others: str) -> Table:
     table.padding = (0, 2, 0, 0)
     table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column(name, justify="left" if name in ("target", "verdict", "held") else "right")
+        table.add_column(
+            name, justify="left" if name in ("target", "verdict", "held", "effect") else "right"
+        )
     return table
 
 
