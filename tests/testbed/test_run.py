@@ -176,18 +176,3 @@ def test_ctrl_c_ends_everything_and_keeps_what_was_collected(start: Callable[[st
     assert not alive(of_the_run)
     assert (run.bundle / "manifest.json").exists()
     assert verify(run.bundle).returncode == 0
-
-
-def test_a_campaign_of_many_runs_is_refused_not_cut_short(tmp_path: Path) -> None:
-    """n never shrinks silently, neither of hosts nor of runs."""
-    campaign = tmp_path / "many.yaml"
-    campaign.write_text(CAMPAIGN + "trials: {count: 3, order: ABBA}\n")
-    refused = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", "run", str(campaign), "--out", str(tmp_path / "o")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 2
-    assert "6 runs" in refused.stderr
-    assert not (tmp_path / "o").exists()

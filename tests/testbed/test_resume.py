@@ -1,0 +1,330 @@
+"""A campaign survives whatever ends its program: what is complete stays, the rest is made once.
+
+The story at the end is told with real processes; what may differ between then and now, from files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from chain.genesis import Genesis
+from inventory.load import load_lab, packaged
+from testbed import cli
+from testbed.bundle import Bundle, find_bundle
+from testbed.campaign.book import Inputs, begin, new_bundle
+from testbed.campaign.file import load_campaign
+from testbed.campaign.resume import redo, resumable
+from testbed.campaign.schedule import expand
+from testbed.errors import ConfigurationError, LockedError
+
+CAMPAIGN = """\
+schema: testbed.campaign/1
+campaign: pairs
+seed: 7
+trials: {count: 2, order: ABBA}
+workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 3s}
+phases: {warmup: 2500ms, fault: 3500ms}
+faults:
+  - {id: kill-backup, at: 200ms, for: 1500ms, do: process.crash, on: backup(1)}
+expect:
+  safety: [agreement, validity, exactly-once, no-unauthorised-commit]
+"""
+PHASE_S_MAX = 90.0
+ENDED_S_MAX = 150.0
+LOOK_EVERY_S = 0.05
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.yaml"
+    path.write_text(CAMPAIGN)
+    return path
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    path = tmp_path / "lab.yaml"
+    path.write_bytes(packaged("loopback").read_bytes())
+    return path
+
+
+@pytest.fixture
+def bundle(campaign: Path, inventory: Path, tmp_path: Path) -> Bundle:
+    """Everything planned, nothing begun."""
+    lab = load_lab(inventory)
+    schedule = expand(load_campaign(campaign), lab)
+    files = {"campaign_file": str(campaign), "inventory_file": str(inventory)}
+    inputs = Inputs(lab, schedule, campaign.read_bytes(), **files)
+    return new_bundle(inputs, tmp_path / "out")
+
+
+def states(bundle: Bundle) -> list[str]:
+    return [entry.state for entry in bundle.manifest.runs]
+
+
+# --- from files alone -----------------------------------------------------------------------------
+
+
+def test_every_run_is_planned_before_the_first_begins(bundle: Bundle) -> None:
+    entries = bundle.manifest.runs
+    assert [(e.trial, e.arm, e.path) for e in entries] == [
+        (0, "baseline", "run/0000-baseline"),
+        (0, "faults", "run/0001-faults"),
+        (1, "faults", "run/0002-faults"),
+        (1, "baseline", "run/0003-baseline"),
+    ]
+    found = resumable(bundle, None)
+    assert found.schedule.schedule_hash == bundle.manifest.schedule_sha256
+    assert redo(bundle) == list(entries)
+
+
+def test_a_run_alone_has_the_schedule_that_it_has_among_the_others(bundle: Bundle) -> None:
+    """Equal arrivals in both arms of a trial; the baseline's events are known and left out."""
+    schedule = resumable(bundle, None).schedule
+    parts = [schedule.part(index) for index in range(4)]
+    assert [len(part.only.events) for part in parts] == [0, 1, 1, 0]
+    assert parts[0].only.devices == parts[1].only.devices
+    assert parts[1].only.devices != parts[2].only.devices
+    assert {phase.name for part in parts for phase in part.struck} == {"fault"}
+    assert len({part.schedule_hash for part in parts}) == 4
+
+
+def change_file(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def edited_campaign(bundle: Bundle, campaign: Path, inventory: Path) -> None:
+    change_file(campaign, "rate: 8/s", "rate: 9/s")
+
+
+def edited_inventory(bundle: Bundle, campaign: Path, inventory: Path) -> None:
+    change_file(inventory, "mobiles: 3", "mobiles: 2")
+
+
+def edited_copy(bundle: Bundle, campaign: Path, inventory: Path) -> None:
+    change_file(bundle.path / "inputs/campaign.yaml", "exactly-once, ", "")
+
+
+def edited_schedule(bundle: Bundle, campaign: Path, inventory: Path) -> None:
+    change_file(bundle.path / "inputs/schedule.json", '"at_ms":2700', '"at_ms":2701')
+
+
+def other_code(bundle: Bundle, campaign: Path, inventory: Path) -> None:
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, code_sha256="0" * 64))
+
+
+def other_package(bundle: Bundle, campaign: Path, inventory: Path) -> None:
+    packages = {**bundle.manifest.packages, "cryptography": "1.0"}
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, packages=packages))
+
+
+@pytest.mark.parametrize(
+    ("differs", "said"),
+    [
+        (edited_campaign, "campaign: .*pairs.yaml comes to schedule"),
+        (edited_inventory, "inventory: hosts, roles"),
+        (edited_copy, "campaign: inputs/campaign.yaml was changed"),
+        (edited_schedule, "schedule: inputs/schedule.json was changed"),
+        (other_code, "code: then .*, now "),
+        (other_package, "package cryptography: then 1.0, now "),
+    ],
+)
+def test_a_campaign_goes_on_only_as_it_began(
+    bundle: Bundle, campaign: Path, inventory: Path, differs: Any, said: str
+) -> None:
+    """Whatever differs is named, with the command that begins anew; nothing is touched."""
+    differs(bundle, campaign, inventory)
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        resumable(bundle, None)
+    assert "begin a new bundle" in str(refused.value)
+    assert set(states(bundle)) == {"planned"}
+
+
+def test_files_may_be_gone_or_elsewhere(bundle: Bundle, campaign: Path, inventory: Path) -> None:
+    """The bundle has the schedule; of the inventory it lacks the logins."""
+    campaign.unlink()
+    moved = inventory.rename(inventory.with_name("moved.yaml"))
+    with pytest.raises(ConfigurationError, match="name it with -i"):
+        resumable(bundle, None)
+    resumable(bundle, moved)
+
+
+def test_what_an_incomplete_run_left_is_kept_apart_with_the_reason(bundle: Bundle) -> None:
+    schedule = resumable(bundle, None).schedule
+    for index, state in enumerate(("done", "running", "failed")):
+        entry = bundle.manifest.runs[index]
+        run = begin(bundle, entry, schedule)
+        run.write("raw/run.jsonl", f"{index}\n")
+        bundle.update(index, state=state, reason="r3 is not ready" if state == "failed" else None)
+    todo = redo(bundle)
+    assert [entry.index for entry in todo] == [1, 2, 3]
+    assert states(bundle) == ["done", "planned", "planned", "planned"]
+    attempts = [attempt for entry in todo for attempt in entry.attempts]
+    assert [(a.path, a.reason) for a in attempts] == [
+        ("attempts/0001-faults-1", "cut off: the program that ran it ended"),
+        ("attempts/0002-faults-1", "r3 is not ready"),
+    ]
+    assert (bundle.path / attempts[0].path / "raw/run.jsonl").read_text() == "1\n"
+    assert not (bundle.path / "run/0001-faults").exists()
+    begin(bundle, bundle.manifest.runs[1], schedule).write("raw/run.jsonl", "again\n")
+    (again, *_) = redo(bundle)
+    assert [attempt.path[-1] for attempt in again.attempts] == ["1", "2"]
+    assert (bundle.path / "run/0000-baseline/raw/run.jsonl").read_text() == "0\n"
+
+
+def test_a_campaign_of_one_run_moves_its_own_files_apart(
+    campaign: Path, inventory: Path, tmp_path: Path
+) -> None:
+    lab = load_lab(inventory)
+    schedule = expand(load_campaign(campaign), lab).part(1)
+    inputs = Inputs(lab, schedule, campaign.read_bytes(), str(campaign), str(inventory))
+    bundle = new_bundle(inputs, tmp_path / "one")
+    assert resumable(bundle, None).schedule == schedule, "one run of several, picked by --only"
+    (entry,) = bundle.manifest.runs
+    begin(bundle, entry, schedule).write("raw/run.jsonl", "first\n")
+    bundle.write("inputs/genesis.json", "{}")
+    (entry,) = redo(bundle)
+    assert not bundle.raw.exists()
+    kept = bundle.path / entry.attempts[0].path
+    assert (kept / "raw/run.jsonl").read_text() == "first\n"
+    assert (kept / "inputs/genesis.json").exists()
+    assert (bundle.path / "inputs/schedule.json").exists()
+
+
+def test_two_cannot_write_one_bundle(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    with bundle.locked():
+        assert cli.main(["resume", str(bundle.path)]) == LockedError.exit_code
+        assert f"process {os.getpid()}" in capsys.readouterr().err
+    with bundle.locked():
+        pass
+
+
+def test_who_needs_one_run_is_told_to_name_one(bundle: Bundle) -> None:
+    bundle.update(0, state="done")
+    with pytest.raises(ConfigurationError, match=r"has 4 runs; name one of them: .*0000-baseline"):
+        find_bundle(str(bundle.path))
+
+
+# --- the story ------------------------------------------------------------------------------------
+
+
+class Command:
+    """`testbed ...` in a process of its own."""
+
+    def __init__(self, log: Path, *words: str) -> None:
+        self._log = log
+        with log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "testbed.cli", *words],
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def until(self, words: str) -> None:
+        deadline_s = time.monotonic() + PHASE_S_MAX
+        while words not in self.said:
+            assert time.monotonic() < deadline_s, self.said
+            assert self.process.poll() is None, self.said
+            time.sleep(LOOK_EVERY_S)
+
+    def end(self, number: signal.Signals | None = None) -> int:
+        if number is not None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(ENDED_S_MAX)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[Any]:
+    commands: list[Command] = []
+
+    def begin_(*words: str) -> Command:
+        commands.append(Command(tmp_path / f"{len(commands)}.log", *words))
+        return commands[-1]
+
+    yield begin_
+    for command in commands:
+        if command.process.poll() is None:
+            os.killpg(command.process.pid, signal.SIGKILL)
+            command.process.wait()
+
+
+def raw_files(run: Path) -> dict[str, str]:
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (run / "raw").rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_interrupted_in_run_2_killed_in_run_3_complete_at_the_end(
+    campaign: Path, tmp_path: Path, begun: Any
+) -> None:
+    """Four runs of an ABBA campaign, three sittings: no run is lost, made twice or mixed."""
+    out = tmp_path / "results"
+    first = begun("run", str(campaign), "--out", str(out))
+    first.until("run 2 of 4 (faults, trial 0)")
+    assert first.end(signal.SIGINT) == 130
+    (path,) = out.iterdir()
+    bundle = Bundle(path)
+    assert states(bundle) == ["done", "failed", "planned", "planned"]
+    assert f"testbed resume {path}" in first.said
+    kept = raw_files(path / "run/0000-baseline")
+
+    second = begun("resume", str(path))
+    second.until("run 2 of 3 (faults, trial 1)")
+    second.until("starting 4 x replica")
+    assert cli.main(["resume", str(path)]) == LockedError.exit_code, "two at once"
+    assert second.end(signal.SIGKILL) == -signal.SIGKILL
+    assert states(bundle) == ["done", "done", "running", "planned"]
+
+    third = begun("resume", str(path), "--json")
+    assert third.end() == 0, third.said
+    assert states(bundle) == ["done"] * 4
+    runs = bundle.manifest.runs
+    assert [len(entry.attempts) for entry in runs] == [0, 1, 1, 0]
+    assert runs[1].attempts[0].reason == "interrupted"
+    assert raw_files(path / "run/0000-baseline") == kept, "what was complete is as it was"
+
+    networks = {
+        Genesis.decode((bundle.of_run(entry).path / "inputs/genesis.json").read_bytes()).network
+        for entry in runs
+    }
+    assert len(networks) == 4, "each run has a chain of its own"
+    summary = json.loads((path / "summary.json").read_bytes())
+    assert summary["verdict"] == "passed"
+    assert summary["counts"]["counted"] == 4
+    assert {each["ratio"]["n"] for each in summary["figures"] if each["ratio"]} == {2}
+    faulty = [bundle.of_run(entry) for entry in runs if entry.arm == "faults"]
+    assert all((run.raw / "faults.jsonl").exists() for run in faulty)
+    for entry in runs:
+        begins = next(bundle.of_run(entry).lines("raw/run.jsonl"))
+        assert (begins["run"], begins["trial"], begins["arm"]) == (
+            *(entry.index, entry.trial),
+            entry.arm,
+        )
+    assert cli.main(["resume", str(path)]) == 0, "complete: nothing to do"
