@@ -122,6 +122,12 @@ class Evidence:
         nothing = Chain(name="", heads=(), entries=())
         return max(self.chains, key=lambda chain: chain.height, default=nothing)
 
+    @property
+    def idle(self) -> bool:
+        """Devices were to be admitted, and nothing that anybody asked for took effect."""
+        expected = any(device.enrol_at_ms is not None for device in self.trial.devices)
+        return expected and not any(entry.took_effect for entry in self.longest.entries)
+
     def events(self, kind: type[E]) -> Iterator[E]:
         """Of all processes, in the order of their wall clocks."""
         return (event for event in self._events if isinstance(event, kind))

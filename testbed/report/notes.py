@@ -25,6 +25,8 @@ def notes(
         yield "the run was cut short: not all phases were passed"
     if any(line.settled is False for line in evidence.run):
         yield "at the end some device waited for an answer or some replica had not caught up"
+    if evidence.idle:
+        yield "nothing that a device asked for took effect: nothing was put to the test"
     for reason in evidence.unfit:
         yield f"this run does not count: {reason}"
     yield from unknown(evidence.conditions)

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from chain.block import Block
-from nodes.ledger_file import block_of, encode_records
+from nodes.ledger_file import block_of, copy_ledger, encode_records
 from testbed import cli
 from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence
@@ -30,7 +30,8 @@ from testbed.report.derive import derive
 from testbed.report.junit import junit
 from testbed.report.summary import Summary
 from testbed.report.table import render
-from tests.testbed.bundles import Story, edit, lines, write_lines
+from tests.chain.world import World
+from tests.testbed.bundles import Story, edit, lines, store, write_lines
 
 Lines = list[dict[str, Any]]
 
@@ -210,6 +211,27 @@ def test_a_run_without_ledgers_is_invalid(bundle: Bundle) -> None:
     summary = summary_of(bundle)
     assert summary.verdict == "invalid"
     assert summary.ledger_problem == "no replica's ledger was collected"
+
+
+def test_a_run_in_which_no_device_got_anywhere_is_invalid(bundle: Bundle, tmp_path: Path) -> None:
+    """Replicas that agree on empty blocks prove little."""
+    world = World()
+    for _ in range(120):
+        world.block(after_us=250_000)
+    for replica, path in enumerate(bundle.ledgers):
+        copy_ledger(store(world, tmp_path / path.name, replica, world.blocks), path)
+    for path in (*bundle.raw.glob("env*.jsonl"), *bundle.raw.glob("phones*.jsonl")):
+        write_lines(path, [])
+    schedule = json.loads((bundle.path / "inputs/schedule.json").read_text())
+    (trial,) = schedule["trials"]
+    trial["events"] = [each for each in trial["events"] if each["category"] == "fault"]
+    (bundle.path / "inputs/schedule.json").write_text(json.dumps(schedule))
+    summary = summary_of(bundle)
+    assert all(each.held for each in summary.properties)
+    assert summary.verdict == "invalid"
+    assert "nothing that a device asked for took effect: nothing was put to the test" in (
+        summary.notes
+    )
 
 
 def test_a_damaged_ledger_fails_the_run_and_is_named(bundle: Bundle) -> None:
