@@ -6,10 +6,13 @@ persist boundary. The cluster fails on any two contradicting votes of one honest
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from chain.errors import Misuse
+from chain.messages import Commit, Heads, PrePrepare, ViewChange, decode_body
 from chain.pbft.inputs import TimerFired
+from chain.pbft.state import ViewFact
 from tests.chain.cluster import Cluster
 
 
@@ -92,6 +95,42 @@ def test_a_restart_while_waiting_for_a_view_sends_the_same_view_change() -> None
     assert (cluster.nodes[2].replica.view, cluster.nodes[2].replica.active) == (1, False)
     cluster.heal()
     cluster.settle(limit_us=10_000_000)
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_laggard_that_restarts_keeps_what_it_prepared_beyond_its_blocks(late: int) -> None:
+    """NEW-VIEW may stand on a checkpoint far above what a laggard has executed. What it voted on
+    up there, as primary (r1) or backup, it still knows after a restart: its next VIEW-CHANGE names
+    every certificate. Found by the simulator."""
+    cluster = Cluster()
+    others = [i for i in range(4) if i != late]
+    cluster.isolate(late)
+    for number in range(20):
+        cluster.request(f"a{number}", to=others)
+        cluster.run(20_000)
+    cluster.lose = lambda source, to, message: isinstance(message, Commit) or late in (source, to)
+    cluster.request("b", to=others)
+    cluster.run(20_000)
+    cluster.heal()
+    cluster.lose = lambda source, to, message: isinstance(message, Heads | Commit)
+    cluster.crash(0)
+    cluster.request("c", to=others)
+    laggard = cluster.nodes[late]
+    cluster.settle(lambda: ("prepared", 1, 21) in laggard.store, 5_000_000)
+    assert laggard.replica.executed == 0
+    cluster.crash(late)
+    cluster.restart(late)
+    cluster.settle(lambda: laggard.replica.view == 2, 10_000_000)
+    fact = msgspec.msgpack.decode(laggard.store["view", 0, 0].data, type=ViewFact)
+    assert fact.message is not None
+    message = decode_body(fact.message.body)
+    assert isinstance(message, ViewChange)
+    named = [decode_body(proof.pre_prepare.body) for proof in message.prepared]
+    assert [entry.seq for entry in named if isinstance(entry, PrePrepare)] == [17, 18, 19, 20, 21]
+    cluster.heal()
+    cluster.settle(limit_us=30_000_000)
+    assert not cluster.accusations
+    assert cluster.executed(late)[20] == "b"
 
 
 def test_misuse_is_told() -> None:

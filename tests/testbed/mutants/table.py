@@ -137,6 +137,59 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="crash",
         budget=1000,
     ),
+    Mutant(
+        "sends-on-a-full-disk",
+        "nodes.driver",
+        "            self._store.commit()\n            self._must_sync = False",
+        "            self._must_sync = False\n"
+        "            try:\n                self._store.commit()\n"
+        "            except Exception:\n                pass",
+        faults="disk",
+    ),
+    Mutant(
+        "quarantine-skipped",
+        "nodes.quarantine",
+        "return self.until is not None and height >= self.until",
+        "return True",
+        faults="disk",
+    ),
+    Mutant(
+        "quarantine-forgotten-by-a-restart",
+        "nodes.service",
+        "self._on_quarantine(quarantine.until)",
+        "self._on_quarantine(None)",
+        faults="disk",
+        budget=1500,
+    ),
+    # --- epochs ----------------------------------------------------------------------------------
+    Mutant(
+        "epoch-one-checkpoint-early",
+        "chain.pbft.state",
+        "return -(-seq // interval) * interval",
+        "return seq // interval * interval",
+        faults="membership",
+    ),
+    Mutant(
+        "epoch-before-its-checkpoint-is-stable",
+        "chain.pbft.membership",
+        "s.executed == s.boundary <= s.stable.seq and not s.halted:",
+        "s.executed == s.boundary and not s.halted:",
+        faults="membership",
+    ),
+    Mutant(
+        "votes-of-any-epoch-count",
+        "chain.pbft.replica",
+        "if item.message.epoch == self._s.epoch:",
+        "if True:",
+        faults="membership",
+    ),
+    Mutant(
+        "restart-forgets-its-epoch",
+        "chain.pbft.recovery",
+        "        membership.switch(s)",
+        "        pass",
+        faults="membership",
+    ),
     # --- checkpoints and state transfer ----------------------------------------------------------
     Mutant(
         "checkpoint-with-one-vote",
