@@ -36,6 +36,8 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False)
 _ROOT = Path(__file__).resolve().parents[2]
 _EXIT_FINDING = 1
+_EXIT_INTERRUPTED = 130
+_HEARTBEAT_S = 60.0  # between lines where stderr is no terminal
 _FAILURES_MAX = 10  # a sweep stops here: what broke so often needs no more seeds
 
 
@@ -87,10 +89,15 @@ def simulate(  # noqa: PLR0917 - one parameter per option
         sys.stdout.write(json.dumps(summary.as_json(elapsed_s)) + "\n")
     else:
         _print_summary(summary, elapsed_s)
+    if summary.resume_at is not None:
+        left = first + seeds - summary.resume_at
+        sys.stderr.write(f"interrupted; go on with --from {summary.resume_at} --seeds {left}\n")
     if summary.failures:
         failure = min(summary.failures, key=lambda outcome: outcome.seed)
         _explain(options, failure, save, Console(stderr=as_json))
         raise typer.Exit(_EXIT_FINDING)
+    if summary.resume_at is not None:
+        raise typer.Exit(_EXIT_INTERRUPTED)
 
 
 def _tricks(arguments: list[str]) -> tuple[tuple[str, int], ...]:
@@ -104,11 +111,42 @@ def _tricks(arguments: list[str]) -> tuple[tuple[str, int], ...]:
 
 
 @contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Summary], None]]:
+    """A bar on a terminal, else a line now and then; what breaks is told at once."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Heartbeat(total, quiet=quiet)
+        return
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+    with Progress(*columns, console=console, disable=quiet) as progress:
         task = progress.add_task("seeds", total=total)
-        yield lambda done: progress.advance(task, done)
+        yield lambda summary: progress.update(task, completed=summary.seeds)
+
+
+class _Heartbeat:
+    """Called with the sums so far."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self._total = total
+        self._quiet = quiet
+        self._started_s = self._told_s = time.monotonic()
+        self._failures = 0
+
+    def __call__(self, summary: Summary) -> None:
+        for failure in summary.failures[self._failures :]:
+            sys.stderr.write(f"seed {failure.seed}: {failure.finding}\n")
+        self._failures = len(summary.failures)
+        now_s = time.monotonic()
+        if self._quiet or now_s - self._told_s < _HEARTBEAT_S:
+            return
+        self._told_s = now_s
+        rate = summary.seeds / (now_s - self._started_s)
+        left_min = (self._total - summary.seeds) / rate / 60
+        sys.stderr.write(
+            f"{summary.seeds} of {self._total} seeds, {rate:.1f} per s, "
+            f"{self._failures} broken, about {left_min:.0f} min left\n"
+        )
+        sys.stderr.flush()
 
 
 def _print_summary(summary: Summary, elapsed_s: float) -> None:
@@ -121,6 +159,8 @@ def _print_summary(summary: Summary, elapsed_s: float) -> None:
     table.add_row("views changed", str(summary.view_changes))
     faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
     table.add_row("faults injected", faults or "none")
+    accused = ", ".join(f"{reason} {n}" for reason, n in sorted(summary.accusations.items()))
+    table.add_row("accusations", f"{accused or 'none'} (evidence judged anew)")
     table.add_row("properties broken", str(len(summary.failures)))
     console.print(table)
     for failure in sorted(summary.failures, key=lambda outcome: outcome.seed):

@@ -48,6 +48,7 @@ class Summary:
         self.faults: Counter[str] = Counter()
         self.accusations: Counter[str] = Counter()
         self.failures: list[Outcome] = []
+        self.resume_at: int | None = None  # interrupted: every seed below this one was run
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
@@ -73,6 +74,7 @@ class Summary:
             "view_changes": self.view_changes,
             "faults": dict(sorted(self.faults.items())),
             "accusations": dict(sorted(self.accusations.items())),
+            "resume_at": self.resume_at,
             "failures": [
                 {"seed": outcome.seed, **msgspec.to_builtins(outcome.finding)}
                 for outcome in sorted(self.failures, key=lambda o: o.seed)

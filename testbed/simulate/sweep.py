@@ -7,17 +7,25 @@ module cannot tell them apart.
 from __future__ import annotations
 
 import gc
-import importlib
+import hashlib
 import itertools
+import platform
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from testbed.errors import ConfigurationError
+import msgspec
+
+from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.draw import Options, draw
 from testbed.simulate.outcome import Outcome, Summary
 from testbed.simulate.world import run
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["open_executor", "sweep"]
 
@@ -35,31 +43,53 @@ def sweep(
     options: Options,
     seeds: Iterable[int],
     executor: Executor,
-    advance: Callable[[int], None] = lambda seeds: None,
+    advance: Callable[[Summary], None] = lambda summary: None,
     failures_max: int | None = None,
 ) -> Summary:
-    """Runs every seed; stops early once `failures_max` runs failed. `advance` counts seeds done."""
+    """Runs every seed; stops early once `failures_max` runs failed, or at Ctrl-C: what was run
+    until then is not lost (`Summary.resume_at`). `advance` is told after each batch of seeds.
+
+    Raises LabFault if a worker dies, naming the seeds that were being run.
+    """
     options.check()
     summary = Summary()
     tasks = _tasks(seeds)
-    waiting: set[Future[list[Outcome]]] = set()
+    waiting: dict[Future[list[Outcome]], tuple[int, ...]] = {}
     try:
         while True:
             for task in itertools.islice(tasks, TASKS_WAITING_MAX - len(waiting)):
-                waiting.add(executor.submit(run_seeds, options, task))
+                with _naming(task, *waiting.values()):
+                    waiting[executor.submit(run_seeds, options, task)] = task
             if not waiting:
                 return summary
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                outcomes = future.result()
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                with _naming(*waiting.values()):
+                    outcomes = future.result()
                 for outcome in outcomes:
                     summary.add(outcome)
-                advance(len(outcomes))
+                del waiting[future]
+                advance(summary)
             if failures_max is not None and len(summary.failures) >= failures_max:
                 return summary
+    except KeyboardInterrupt:
+        summary.resume_at = min((task[0] for task in waiting.values()), default=None)
+        return summary
     finally:
         for future in waiting:
             future.cancel()
+
+
+@contextmanager
+def _naming(*tasks: tuple[int, ...]) -> Iterator[None]:
+    """A run catches what the product raises; what is raised here is the executor's trouble."""
+    try:
+        yield
+    except Exception as error:
+        first, last = min(task[0] for task in tasks), max(task[-1] for task in tasks)
+        raise LabFault(
+            f"a worker died with seeds {first} to {last} in hand ({type(error).__name__}: {error});"
+            f" go on with --from {first}, or find the seed with --jobs 1"
+        ) from error
 
 
 def _tasks(seeds: Iterable[int]) -> Iterator[tuple[int, ...]]:
@@ -86,15 +116,49 @@ def open_executor(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
             yield pool
         return
     try:
-        # An optional extra, found by name so that it need not be there for the type checker.
-        client_type = importlib.import_module("distributed").Client
+        # An optional extra: imported only where it is wanted.
+        from distributed import Client  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
             "--cluster needs Dask's distributed: install the extra m2m-testbed[cluster]"
         ) from error
     try:
-        client = client_type(cluster, timeout="10s")
+        client = Client(cluster, timeout="10s", set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"no Dask scheduler at {cluster}: {error}") from error
-    with client, client.get_executor() as executor:
-        yield executor
+    with client:
+        _check_workers(client, cluster)
+        with client.get_executor(retries=0) as executor:  # type: ignore[no-untyped-call]
+            yield executor
+
+
+def _check_workers(client: Client, cluster: str) -> None:
+    """Traces are comparable within one version of the code and of Python only."""
+    ours = _version()
+    try:
+        found = client.run(_version)
+    except Exception as error:  # whatever a worker raised, most likely that it has no testbed
+        raise ConfigurationError(
+            f"the workers of {cluster} cannot run this testbed: {error}; install it there"
+        ) from error
+    if not found:
+        raise ConfigurationError(f"the Dask scheduler at {cluster} has no workers")
+    for worker, theirs in sorted(found.items()):
+        if theirs != ours:
+            raise ConfigurationError(
+                f"worker {worker} of the cluster runs {theirs}, this machine {ours}: "
+                "install the same version there"
+            )
+
+
+def _version() -> str:
+    """Of what decides how a seed runs: Python, msgspec and every source file."""
+    source = hashlib.sha256()
+    root = Path(__file__).resolve().parents[2]
+    for folder in ("chain", "nodes", "testbed/simulate"):
+        for path in sorted((root / folder).rglob("*.py")):
+            source.update(path.read_bytes())
+    return (
+        f"Python {platform.python_version()}, msgspec {msgspec.__version__}, "
+        f"source {source.hexdigest()[:12]}"
+    )

@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from testbed.commands.simulate import app
-from testbed.errors import ConfigurationError
+from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.draw import PROFILES, Options, draw
-from testbed.simulate.outcome import Outcome
+from testbed.simulate.outcome import Outcome, Summary
 from testbed.simulate.scenario import Scenario
 from testbed.simulate.sweep import open_executor, sweep
 from testbed.simulate.traitors import TRICKS
@@ -48,6 +48,8 @@ def test_a_thousand_seeds_with_every_fault_break_nothing() -> None:
     assert summary.requests > 5_000
     assert summary.view_changes > 1_000
     assert {"crash-lost", "crash-torn", "block", "skew", "conspire", "lost"} <= set(summary.faults)
+    assert {"add", "remove", "wipe", "full", "stopped-full"} <= set(summary.faults)
+    assert summary.accusations
 
 
 @pytest.mark.parametrize("replicas", [5, 6, 7, 10])
@@ -139,15 +141,57 @@ def test_a_sweep_stops_when_enough_has_failed() -> None:
     assert 3 <= len(summary.failures) < 100
 
 
-def test_a_cluster_without_the_extra_says_what_to_install() -> None:
-    try:
-        import distributed  # type: ignore[import-not-found] # noqa: F401, PLC0415
-    except ImportError:
-        with (
-            pytest.raises(ConfigurationError, match=r"m2m-testbed\[cluster\]"),
-            open_executor(1, "tcp://127.0.0.1:1"),
-        ):
-            pass
+def test_a_dead_worker_is_told_with_the_seeds_it_had() -> None:
+    with (
+        ProcessPoolExecutor(1, initializer=os._exit, initargs=(3,)) as pool,
+        pytest.raises(LabFault, match=r"seeds 8 to 1[15] in hand .* go on with --from 8"),
+    ):
+        sweep(Options(), range(8, 16), pool)
+
+
+def test_an_interrupted_sweep_says_where_to_go_on() -> None:
+    def interrupt(summary: Summary) -> None:
+        if summary.seeds >= 8:
+            raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as threads:
+        summary = sweep(Options(faults="none"), range(100, 1000), threads, interrupt)
+    assert summary.resume_at is not None
+    assert 100 + summary.seeds >= summary.resume_at == 108
+
+
+def test_a_real_dask_cluster_gives_the_same_outcome() -> None:
+    """Scheduler and two worker processes on loopback, told apart from a pool by nothing."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    options = Options()
+    with ThreadPoolExecutor(1) as threads:
+        here = sweep(options, range(12), threads)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        open_executor(1, cluster.scheduler_address) as executor,
+    ):
+        there = sweep(options, range(12), executor)
+    assert there.as_json(1.0) == here.as_json(1.0)
+
+
+def test_a_cluster_that_is_not_there_is_told() -> None:
+    pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    with (
+        pytest.raises(ConfigurationError, match=r"no Dask scheduler at tcp://127\.0\.0\.1:1"),
+        open_executor(1, "tcp://127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_a_cluster_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(ConfigurationError, match=r"m2m-testbed\[cluster\]"),
+        open_executor(1, "tcp://127.0.0.1:1"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
