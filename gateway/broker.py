@@ -35,12 +35,12 @@ __all__ = [
     "BrokerConfig",
     "BrokerConfigError",
     "BrokerEndedError",
-    "CarrierListen",
     "DynamicSecurityAdmin",
     "Kind",
     "Listen",
     "OnReady",
     "PortTakenError",
+    "TlsFiles",
     "read_config",
     "report",
 ]
@@ -63,29 +63,27 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 0
 
 
-class CarrierListen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A listener with mutual TLS 1.3: `certificate` and `key` are the broker's own, PEM files;
-    clients show a carrier certificate that the security document lists, and log in as ever.
-    """
+class TlsFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The broker's own certificate and key, PEM."""
 
     certificate: str
     key: str
-    host: str = "127.0.0.1"
-    port: int = 0
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON file of `python -m nodes.broker --config FILE`. Paths are relative to it.
 
-    `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`, and
-    "mqtts" with `carriers` (Mosquitto only), a second listener.
+    `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`.
+    Mosquitto only: with `tls` it speaks TLS 1.3, and `carriers` is a second listener ("carriers"
+    in the ready file) that wants a carrier certificate too, one that the security file lists.
     """
 
     security_file: str
     ready_file: str
     kind: Kind = Kind.EMBEDDED
     listen: Listen = msgspec.field(default_factory=Listen)
-    carriers: CarrierListen | None = None
+    tls: TlsFiles | None = None
+    carriers: Listen | None = None
     limits: DoorLimits = msgspec.field(default_factory=DoorLimits)
 
 
@@ -102,7 +100,7 @@ class BrokerEndedError(Exception):
 
 
 OnReady = Callable[[str, Mapping[str, int]], None]
-"""Told the host and the ports ("mqtt", "mqtts") when clients can connect."""
+"""Told the host and the ports ("mqtt", "carriers") when clients can connect."""
 
 
 def read_config(path: Path) -> BrokerConfig:
@@ -114,8 +112,10 @@ def read_config(path: Path) -> BrokerConfig:
     for name, listen in (("listen", config.listen), ("carriers", config.carriers)):
         if listen is not None and not 0 <= listen.port <= 65535:
             raise BrokerConfigError(f"{path}: {name}.port {listen.port} is not a port")
-    if config.carriers is not None and config.kind is Kind.EMBEDDED:
-        raise BrokerConfigError(f"{path}: carriers needs kind mosquitto")
+    if config.tls is not None and config.kind is Kind.EMBEDDED:
+        raise BrokerConfigError(f"{path}: tls needs kind mosquitto")
+    if config.carriers is not None and config.tls is None:
+        raise BrokerConfigError(f"{path}: carriers needs tls")
     return config
 
 

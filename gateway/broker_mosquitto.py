@@ -21,7 +21,6 @@ from gateway.broker import (
     BrokerConfig,
     BrokerConfigError,
     BrokerEndedError,
-    CarrierListen,
     Listen,
     OnReady,
     PortTakenError,
@@ -80,9 +79,9 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
     log.info("mosquitto %s", version())
     document = folder / config.security_file
     _lay_out_carriers(document, folder)
-    listeners: dict[str, Listen | CarrierListen] = {"mqtt": config.listen}
+    listeners = {"mqtt": config.listen}
     if config.carriers is not None:
-        listeners["mqtts"] = config.carriers
+        listeners["carriers"] = config.carriers
     ports = {name: await _port_of(listen) for name, listen in listeners.items()}
     settings = folder / "mosquitto.conf"
     settings.write_text(_settings(config, folder, ports))
@@ -123,7 +122,7 @@ async def _start(settings: Path) -> asyncio.subprocess.Process:
     )
 
 
-async def _port_of(listen: Listen | CarrierListen) -> int:
+async def _port_of(listen: Listen) -> int:
     """The port asked for or a free one; Mosquitto itself can only be told a number."""
     deadline_s = time.monotonic() + _port_wait_s
     while True:
@@ -144,7 +143,16 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
-    limits = config.limits
+    limits, tls = config.limits, config.tls
+    own_tls = (
+        []
+        if tls is None
+        else [
+            f"certfile {folder / tls.certificate}",
+            f"keyfile {folder / tls.key}",
+            "tls_version tlsv1.3",
+        ]
+    )
     lines = [
         f"listener {ports['mqtt']} {config.listen.host}",
         f"max_connections {limits.connections_max}",
@@ -169,17 +177,16 @@ def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
     if os.geteuid() == 0:
         # It would change to a user who cannot read the security file, which is 0600.
         lines.append("user root")
-    if second := config.carriers:
+    lines += own_tls
+    if config.carriers is not None:
         # Not use_identity_as_username: the plugin is then not asked for a password, so nobody
         # would be refused at CONNECT, and client ids could be taken over.
         lines += [
-            f"listener {ports['mqtts']} {second.host}",
+            f"listener {ports['carriers']} {config.carriers.host}",
             f"max_connections {limits.connections_max}",
-            f"certfile {folder / second.certificate}",
-            f"keyfile {folder / second.key}",
+            *own_tls,
             f"capath {folder / _carriers_directory}",
             "require_certificate true",
-            "tls_version tlsv1.3",
         ]
     return "\n".join(lines) + "\n"
 

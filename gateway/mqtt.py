@@ -17,7 +17,6 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 
 import paho.mqtt.client as paho
@@ -27,7 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from chain.errors import Misuse
 
-__all__ = ["BrokerUnavailableError", "Message", "MqttClient", "MqttSettings", "Presence", "Tls"]
+__all__ = ["BrokerUnavailableError", "Message", "MqttClient", "MqttSettings", "Presence", "pinned"]
 
 log = logging.getLogger(__name__)
 
@@ -62,27 +61,9 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files. `trust` pins the broker's certificate (or its CA)."""
-
-    trust: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        # The broker is known by its pinned key; its address changes with the lab.
-        context.check_hostname = False
-        context.load_verify_locations(self.trust)
-        if self.certificate:
-            context.load_cert_chain(self.certificate, self.key)
-        return context
-
-
-@dataclass(frozen=True, slots=True)
 class MqttSettings:
-    """Where to connect, as whom, and what to hear. `password` is never shown."""
+    """Where to connect, as whom, and what to hear. `password` is never shown. `trust` is the
+    broker's certificate (PEM), which pins it: with one the connection is TLS 1.3."""
 
     host: str
     port: int
@@ -90,7 +71,7 @@ class MqttSettings:
     password: str | None = field(default=None, repr=False)
     subscriptions: tuple[str, ...] = ()
     presence: Presence | None = None
-    tls: Tls | None = None
+    trust: str = ""
     clean_session: bool = True
     keepalive_s: int = 30
 
@@ -124,10 +105,9 @@ class _Link:
         )
         client.connect_timeout = connect_timeout_s
         client.max_inflight_messages = inflight_publishes_max
-        if self._settings.password is not None or self._settings.tls is None:
-            client.username_pw_set(self._settings.name, self._settings.password)
-        if self._settings.tls:
-            client.tls_set_context(self._settings.tls.context())
+        client.username_pw_set(self._settings.name, self._settings.password)
+        if self._settings.trust:
+            client.tls_set_context(pinned(self._settings.trust))
         if presence := self._settings.presence:
             client.will_set(presence.topic, presence.offline, qos=1, retain=True)
         client.on_socket_open = _set_nodelay
@@ -304,6 +284,16 @@ class _Link:
         _properties: Properties | None,
     ) -> None:
         self._end(f"connection lost: {reason}")
+
+
+def pinned(certificate: str) -> ssl.SSLContext:
+    """For a TLS client that trusts this certificate (PEM) and no other."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # The broker is known by its pinned key; its address changes with the lab.
+    context.check_hostname = False
+    context.load_verify_locations(cadata=certificate)
+    return context
 
 
 def _set_nodelay(_client: paho.Client, _data: object, sock: paho.SocketLike) -> None:

@@ -17,7 +17,7 @@ from chain.keys import digest
 from gateway.edge import BODY_BYTES_MAX
 from gateway.mqtt import BrokerUnavailableError
 from nodes.device import Device, Uplink
-from nodes.edge_config import CarrierAddress, DeviceConfig
+from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
 from nodes.keygen import CERTIFICATE_FILE
 from nodes.login import Login
@@ -48,8 +48,8 @@ class Carrier:
 
     async def run(self, login: Login) -> None:
         """Until cancelled; for each certificate that the device gets."""
-        news, address = self._device.carrier_news, self._config.broker.carriers
-        if address is None:
+        news, port = self._device.carrier_news, self._config.broker.carriers
+        if port is None:
             await asyncio.Event().wait()
             return
         wait_s = self._config.resend_ms / 1000
@@ -58,7 +58,7 @@ class Carrier:
             pem = (self._state / CERTIFICATE_FILE).read_bytes()
             if digest(pem) == self._device.known_carrier:
                 self._events.emit("carrier-known")
-                self._write_tools(address)
+                self._write_tools(port)
                 await news.wait()
                 wait_s = self._config.resend_ms / 1000
                 continue
@@ -73,12 +73,12 @@ class Carrier:
                 await asyncio.wait_for(news.wait(), wait_s)
             wait_s = min(2 * wait_s, RESEND_S_MAX)
 
-    def _write_tools(self, address: CarrierAddress) -> None:
+    def _write_tools(self, port: int) -> None:
         state, node = self._state, self._device.node.hex()
-        write_atomically(state / BROKER_CERTIFICATE, address.certificate.encode())
+        write_atomically(state / BROKER_CERTIFICATE, self._config.broker.certificate.encode())
         options = {
             "-h": self._config.broker.host,
-            "-p": address.port,
+            "-p": port,
             "--cafile": state / BROKER_CERTIFICATE,
             "--cert": state / CERTIFICATE_FILE,
             "--key": state / self._device.state.key_file,

@@ -169,6 +169,7 @@ class Device:
             password,
             subscriptions=(f"m2m/1/{self._net}/rsp/{me}/#", str(HeadTopic(self._net)), *others),
             presence=presence,
+            trust=self._config.broker.certificate,
         )
         return Login(settings, self._outbox, self._config.resend_ms, self._on_message, self._events)
 

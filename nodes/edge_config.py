@@ -16,7 +16,6 @@ from nodes.config import ConfigError, Name, PeerConfig, Port
 __all__ = [
     "BoardConfig",
     "BrokerAddress",
-    "CarrierAddress",
     "DeviceConfig",
     "EnvironmentConfig",
     "GatewayConfig",
@@ -35,17 +34,14 @@ Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Millis = Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
 
 
-class CarrierAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the broker takes carrier certificates (mutual TLS). `certificate` is its own, PEM."""
-
-    port: Port
-    certificate: str
-
-
 class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`certificate` is the broker's own (PEM): with it every connection is TLS. `carriers` is
+    the port where it wants a carrier certificate too."""
+
     host: str
     port: Port
-    carriers: CarrierAddress | None = None
+    certificate: str = ""
+    carriers: Port | None = None
 
 
 class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

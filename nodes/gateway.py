@@ -98,7 +98,13 @@ class GatewayProcess:
         broker = self._config.broker
         return MqttClient(
             MqttSettings(
-                broker.host, broker.port, user.name, user.password, subscriptions, presence
+                broker.host,
+                broker.port,
+                user.name,
+                user.password,
+                subscriptions,
+                presence,
+                broker.certificate,
             )
         )
 

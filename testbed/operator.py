@@ -36,7 +36,7 @@ from gateway.broker_security import User
 from gateway.mqtt import MqttClient, MqttSettings
 from gateway.topics import Role
 from nodes.device import Device, Refused
-from nodes.edge_config import BrokerAddress, DeviceConfig
+from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
@@ -231,6 +231,7 @@ class Operator:
                 admin.name,
                 admin.password,
                 DynamicSecurityAdmin.subscriptions,
+                trust=bench.broker_certificate,
             )
         )
         security = DynamicSecurityAdmin(client, self._device.genesis.network.hex()[:16])
@@ -257,7 +258,7 @@ async def operating(bench: Bench) -> AsyncIterator[Operator]:
         genesis=str(bench.genesis),
         state=str(bench.operator),
         voucher="",
-        broker=BrokerAddress(bench.broker_host, bench.broker_port),
+        broker=bench.broker,
         go="",
     )
     with EventLog(bench.operator / "events.jsonl", "operator") as events:

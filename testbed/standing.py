@@ -17,7 +17,7 @@ import msgspec
 
 from inventory.model import Lab
 from nodes.device_state import DeviceState
-from nodes.edge_config import BrokerAddress, CarrierAddress
+from nodes.edge_config import BrokerAddress
 from nodes.keygen import KEY_FILE
 from nodes.process import write_atomically
 from testbed.errors import ConfigurationError
@@ -55,14 +55,18 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     home: str
     broker_host: str
     broker_port: int
-    broker_carriers: CarrierAddress | None = None
+    broker_certificate: str = ""
+    broker_carriers: int | None = None
     broker_admin: str
     nodes: dict[str, BenchNode]
     vouchers: dict[str, str]
 
     @property
     def broker(self) -> BrokerAddress:
-        return BrokerAddress(self.broker_host, self.broker_port, self.broker_carriers)
+        """Where devices reach the broker."""
+        return BrokerAddress(
+            self.broker_host, self.broker_port, self.broker_certificate, self.broker_carriers
+        )
 
     @property
     def genesis(self) -> Path:
@@ -98,6 +102,7 @@ def describe(deployment: Deployment, home: Path, roots: Mapping[str, Path]) -> B
         home=str(home),
         broker_host=broker.host,
         broker_port=broker.port,
+        broker_certificate=broker.certificate,
         broker_carriers=broker.carriers,
         broker_admin=material.broker_admin.password or "",
         nodes={

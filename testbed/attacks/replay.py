@@ -71,15 +71,26 @@ class ReplayAttack:
 
     def prepare(self) -> None:
         deployment = self._scene.deployment
-        host, port = deployment.address(deployment.with_role("broker")[0])
+        broker = deployment.broker
         observer, rogue = deployment.material.observer, deployment.material.rogue
         self._rogue = rogue.node
         self._thread.start()
         subscriptions = (f"m2m/1/{self._net}/up/+/+/+", f"m2m/1/{self._net}/req/+")
         self._ear = MqttClient(
-            MqttSettings(host, port, observer.name, observer.password, subscriptions)
+            MqttSettings(
+                broker.host,
+                broker.port,
+                observer.name,
+                observer.password,
+                subscriptions,
+                trust=broker.certificate,
+            )
         )
-        self._mouth = MqttClient(MqttSettings(host, port, rogue.name, rogue.password))
+        self._mouth = MqttClient(
+            MqttSettings(
+                broker.host, broker.port, rogue.name, rogue.password, trust=broker.certificate
+            )
+        )
         for client in (self._ear, self._mouth):
             self._in_loop(client.run())
             self._in_loop(client.ready(CONNECT_S_MAX)).result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -12,6 +13,7 @@ import msgspec
 import typer
 
 from inventory.load import load_lab
+from inventory.model import BrokerOptions
 from testbed.bringup import standing_bench
 from testbed.commands.options import JsonOption, columns, markdown, print_json
 from testbed.operator import operating
@@ -26,18 +28,26 @@ HEADER = ("tried", "refused by", "reason")
 app = typer.Typer(add_completion=False)
 
 
+class BrokerChoice(StrEnum):
+    EMBEDDED = "embedded"
+    MOSQUITTO = "mosquitto"
+
+
 @app.command()
 def refusals(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of gateway/README.md.")
     ] = False,
+    broker: Annotated[
+        BrokerChoice, typer.Option(help="Which broker the lab has.")
+    ] = BrokerChoice.EMBEDDED,
     as_json: JsonOption = False,
 ) -> None:
     """Bring up the loopback lab, attack it in every way we know, print who refused what.
 
     Exit code 1 if anything was not refused, 3 if the lab failed.
     """
-    found = _attack(lambda text: typer.echo(text, err=True))
+    found = _attack(lambda text: typer.echo(text, err=True), broker)
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -50,7 +60,7 @@ def refusals(
         raise typer.Exit(1)
 
 
-def _attack(say: Callable[[str], None]) -> Sequence[Refusal]:
+def _attack(say: Callable[[str], None], broker: BrokerChoice) -> Sequence[Refusal]:
     """On the loopback lab, with a manufacturer whose devices it admits."""
     manufacturer = Manufacturer()
     with TemporaryDirectory(prefix="refusals-") as scratch:
@@ -58,7 +68,8 @@ def _attack(say: Callable[[str], None]) -> Sequence[Refusal]:
         root.write_bytes(manufacturer.root_pem)
         lab = load_lab(None)
         chain = lab.chain.model_copy(update={"factory_roots": (str(root),)})
-        lab = lab.model_copy(update={"chain": chain})
+        options = BrokerOptions(kind=broker.value)
+        lab = lab.model_copy(update={"chain": chain, "broker": options})
         with standing_bench(lab, every_s=60.0, progress=say) as (bench, deployment):
 
             async def attack() -> Sequence[Refusal]:

@@ -16,14 +16,13 @@ from typing import Any
 import msgspec
 
 from chain.genesis import Genesis
-from gateway.broker import BrokerConfig, CarrierListen, Kind, Listen
+from gateway.broker import BrokerConfig, Kind, Listen, TlsFiles
 from gateway.broker_security import write_security
 from inventory.model import Lab
 from nodes.config import Address, ClientConfig, PeerConfig, ReplicaConfig
 from nodes.edge_config import (
     BoardConfig,
     BrokerAddress,
-    CarrierAddress,
     EnvironmentConfig,
     GatewayConfig,
     MobileConfig,
@@ -170,9 +169,8 @@ def _broker(node: Node, at: Addresses) -> BrokerConfig:
         security_file="security.json",
         ready_file=READY,
         listen=Listen(host, port),
-        carriers=None
-        if carriers is None
-        else CarrierListen(f"keys/{CERTIFICATE_FILE}", f"keys/{KEY_FILE}", host, carriers),
+        tls=None if carriers is None else TlsFiles(f"keys/{CERTIFICATE_FILE}", f"keys/{KEY_FILE}"),
+        carriers=None if carriers is None else Listen(host, carriers),
     )
 
 
@@ -182,12 +180,8 @@ def broker_address(
     """Where devices reach the broker."""
     broker = next(node for node in nodes if node.role == "broker")
     carriers = ports.get(carriers_socket(broker))
-    return BrokerAddress(
-        *Addresses(lab, ports).of(broker),
-        None
-        if carriers is None
-        else CarrierAddress(carriers, material.keys[broker.name].certificate),
-    )
+    certificate = "" if carriers is None else material.keys[broker.name].certificate
+    return BrokerAddress(*Addresses(lab, ports).of(broker), certificate, carriers)
 
 
 def _gateway(node: Node, nodes: Sequence[Node], material: Material, at: Addresses) -> GatewayConfig:

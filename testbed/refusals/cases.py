@@ -200,7 +200,7 @@ def _restart(deployment: Deployment) -> None:
 
 async def _at_broker(t: Trial) -> None:
     """What the broker refuses."""
-    rogue = t.material.rogue
+    rogue = await t.login_of((await t.admit("vandal"))[0])
     mine = str(Up(t.net, rogue.node, rogue.node, "op"))
     elsewhere = f"m2m/1/{'0' * 16}/up/{rogue.node}/{rogue.node}/op"
     unknown = bootstrap_user(b"nobody", b"nobody's token")

@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
 
 from chain.operations import Enrol, Operation, read_operation, voucher_key
-from gateway.broker_security import User, bootstrap_id
+from gateway.broker_security import User, bootstrap_id, device_password
 from gateway.edge import Kind, Stamped, stamped_codec
-from gateway.mqtt import MqttClient, MqttSettings
-from gateway.topics import Up
+from gateway.mqtt import MqttClient, MqttSettings, pinned
+from gateway.topics import Role, Up
 from nodes.board.control import command
 from nodes.events import read_events
 from testbed.errors import LabFault
@@ -39,7 +40,7 @@ __all__ = ["Refusal", "Trial", "attacking"]
 ANSWER_S_MAX = 30.0
 POLL_S = 0.05
 NOISE = frozenset({"noise-cobs", "noise-crc", "noise-short", "noise-long"})  # counted only
-NO_REFUSALS = frozenset({"logins", "slowed", "dropped"})  # the broker counts these too
+NO_REFUSALS = frozenset({"logins", "removed", "slowed", "dropped"})  # the broker counts these too
 
 
 NOBODY = "nobody"
@@ -153,9 +154,13 @@ class Trial:
     async def at_broker(
         self, tried: str, user: User, act: Callable[[paho.Client], Any], client_id: str = ""
     ) -> None:
-        """Connect, `act`, and note why the broker closed the connection, if it does."""
+        """Connect, `act`, and note why the broker closed the connection, if it does, or what it
+        answered to a message."""
         before = self._broker_counts()
-        await asyncio.to_thread(self._connect, user, act, client_id or user.name)
+        answered = await asyncio.to_thread(self._connect, user, act, client_id or user.name)
+        if answered is not None:
+            self.add(tried, "broker", answered)
+            return
         deadline_s = time.monotonic() + ANSWER_S_MAX
         while time.monotonic() < deadline_s:
             now = self._broker_counts()
@@ -166,17 +171,39 @@ class Trial:
             await asyncio.sleep(POLL_S)
         self.add(tried, "broker", "accepted")
 
-    def _connect(self, user: User, act: Callable[[paho.Client], Any], client_id: str) -> None:
-        host, port = self.deployment.address(self.deployment.with_role("broker")[0])
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id, reconnect_on_failure=False)
+    def _connect(self, user: User, act: Callable[[paho.Client], Any], client_id: str) -> str | None:
+        """Until the connection is closed, or a message is answered. Mosquitto keeps whom it denies
+        one, and says so in MQTT 5 only; the embedded broker closes the connection."""
+        answers = self.deployment.lab.broker_kind() == "mosquitto"
+        broker = self.deployment.broker
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if answers else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
         client.username_pw_set(user.name, user.password)
         closed: list[bool] = []
+        said: list[str] = []
+
+        def on_publish(
+            _: object, __: object, ___: object, reason: ReasonCode, ____: object
+        ) -> None:
+            said.append("publish-denied" if reason.is_failure else "accepted")
+
         client.on_connect = lambda c, *_: act(c)
         client.on_disconnect = lambda *_: closed.append(True)
-        client.connect(host, port)
+        if answers:
+            client.on_publish = on_publish
+        if broker.certificate:
+            client.tls_set_context(pinned(broker.certificate))
+        client.connect(broker.host, broker.port)
         deadline_s = time.monotonic() + ANSWER_S_MAX
-        while not closed and time.monotonic() < deadline_s:
+        while not closed and not said and time.monotonic() < deadline_s:
             client.loop(POLL_S)
+        if said and not closed:
+            client.disconnect()
+        return said[0] if said else None
 
     def _broker_counts(self) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -224,6 +251,19 @@ class Trial:
             raise LabFault(f"{name} is not admitted: {reason}")
         return puppet, voucher, cose
 
+    async def login_of(self, puppet: Puppet) -> User:
+        """Its own login at the broker, where it is not connected otherwise."""
+        node = puppet.node.hex()
+
+        def known() -> bool:
+            return any(
+                each.event == "login" and each.fields["name"] == node
+                for each in read_events(self._gateway_log)
+            )
+
+        await _until(known, f"the broker is not told of {node}")
+        return User(Role.DEVICE, node, device_password(self.material.login_secret, node))
+
 
 def _is_sent(line: dict[str, Any]) -> bool:
     return line["dir"] == "from-board" and bool(line.get("frame"))
@@ -262,9 +302,11 @@ async def _until(condition: Callable[[], bool], what: str) -> None:
 async def attacking(
     deployment: Deployment, operator: Operator, manufacturer: Manufacturer
 ) -> AsyncIterator[Trial]:
-    host, port = deployment.address(deployment.with_role("broker")[0])
+    broker = deployment.broker
     rogue = deployment.material.rogue
-    client = MqttClient(MqttSettings(host, port, rogue.name, rogue.password))
+    client = MqttClient(
+        MqttSettings(broker.host, broker.port, rogue.name, rogue.password, trust=broker.certificate)
+    )
     running = asyncio.ensure_future(client.run())
     try:
         await client.ready()

@@ -17,7 +17,7 @@ from typing import Any
 from gateway import broker_mosquitto
 from gateway.broker import DynamicSecurityAdmin
 from gateway.broker_security import User, new_password, write_security
-from gateway.mqtt import MqttClient, MqttSettings, Presence, Tls
+from gateway.mqtt import MqttClient, MqttSettings, Presence
 from gateway.topics import Role
 
 NET = "0" * 16
@@ -46,6 +46,7 @@ class BrokerProcess:
         self.folder, self.port = folder, 0
         self.users = {u.name: u for u in users}
         self._net = net
+        self.trust = ""  # its certificate, if it speaks TLS
         write_security(folder / "security.json", net, users)
         self._config = {
             "kind": kind,
@@ -125,7 +126,7 @@ class BrokerProcess:
         *subscriptions: str,
         password: str | None = None,
         presence: Presence | None = None,
-        tls: Tls | None = None,
+        trust: str = "",
         ready: bool = True,
         clean_session: bool = True,
     ) -> AsyncIterator[MqttClient]:
@@ -134,7 +135,7 @@ class BrokerProcess:
             *subscriptions,
             password=password or user.password,
             presence=presence,
-            tls=tls,
+            trust=trust or self.trust,
             clean_session=clean_session,
         )
         client = MqttClient(settings, Random(0))

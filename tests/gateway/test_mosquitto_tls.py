@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from testbed.bench.network import free_ports
 from tests.chain import world
 from tests.chain.world import Device, World, private_key
-from tests.gateway.brokers import ROOT, BrokerProcess, story, user, why_not
+from tests.gateway.brokers import ROOT, BrokerProcess, story, until, user, why_not
 from tests.gateway.gate import Gate
+from tests.gateway.raw_mqtt import connect_bytes
 
 pytestmark = pytest.mark.skipif(
     why_not("mosquitto") is not None or shutil.which("mosquitto_pub") is None,
@@ -49,8 +50,13 @@ class Bench:
         keygen(folder / "broker")
         files = {"certificate": f"broker/{CERTIFICATE_FILE}", "key": f"broker/{KEY_FILE}"}
         self.broker = BrokerProcess(
-            folder, "mosquitto", [self.gateway, self.operator], carriers={"port": self.port} | files
+            folder,
+            "mosquitto",
+            [self.gateway, self.operator],
+            tls=files,
+            carriers={"port": self.port},
         )
+        self.broker.trust = (folder / "broker" / CERTIFICATE_FILE).read_text()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[tuple[MqttClient, DynamicSecurityAdmin]]:
@@ -198,6 +204,23 @@ async def test_a_device_from_its_listing_over_a_renewal_to_its_revocation(bench:
         bench.broker.kill()
         await bench.broker.start()
         assert await tools.publish(topic, "-m", "revoked for good") in (*LOST, *NOT_AUTHORISED)
+
+
+@story
+async def test_our_own_clients_speak_to_the_pinned_broker_only(bench: Bench) -> None:
+    imposter = keygen(bench.folder / "imposter").certificate
+    async with (
+        bench.running() as (ear, _),
+        bench.broker.client(bench.gateway, trust=imposter, ready=False) as deceived,
+    ):
+        await until(lambda: deceived.counts["refused"] >= 1)
+        assert not deceived.is_up
+        assert ear.is_up
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.broker.port)
+        writer.write(connect_bytes(bench.gateway.name, bench.gateway.name, "without TLS"))
+        with suppress(ConnectionResetError):
+            assert b"\x20\x02" not in await reader.read()  # no CONNACK
+        writer.close()
 
 
 @story
