@@ -68,7 +68,7 @@ def unfit(
 def unknown(conditions: Sequence[ConditionLine]) -> tuple[str, ...]:
     """What could not be seen, hosts that lack the same together."""
     lacks: dict[str, list[str]] = {}
-    for host, lines in _by_host(conditions).items():
+    for host, lines in sorted(_by_host(conditions).items()):
         seen = [line.seen for line in lines]
         if not any(_tells_throttling(each) for each in seen):
             lacks.setdefault("whether they were throttled or short of voltage", []).append(host)

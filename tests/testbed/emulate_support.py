@@ -34,7 +34,9 @@ def emulated(
         down(out)
 
 
-def host(lab: EmulatedLab, name: str, root: str = "testbed") -> SshHost:
+def host(
+    lab: EmulatedLab, name: str, root: str = "testbed", jump: SshHost | None = None
+) -> SshHost:
     """A host of the lab as the orchestrator sees it."""
     addr = next(machine.addr for machine in lab.plan.machines if machine.name == name)
     settings = SshSettings(
@@ -43,7 +45,7 @@ def host(lab: EmulatedLab, name: str, root: str = "testbed") -> SshHost:
         known_hosts=lab.out / "known_hosts",
         ssh_config=Path("/dev/null"),
     )
-    return SshHost(name, addr, settings, root=root)
+    return SshHost(name, addr, settings, root=root, jump=jump)
 
 
 def with_supervisor(inside: SshHost) -> None:

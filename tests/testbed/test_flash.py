@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import serial
 
 from inventory.load import load_lab
 from inventory.model import Board, CommandPower, Firmware, Host, Match, UhubctlPower
@@ -21,6 +22,7 @@ from testbed.boards.ports import SerialPort, matching
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
 from testbed.power import power_of
+from tests.testbed.hosts_support import eventually
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,24 @@ def test_a_flash_that_fails_leaves_the_old_key_and_no_other(plugged: PluggedBoar
         flash(replace(place, board=gone), lambda _: None)
     assert host.get("th01/host.key") == b"old key"
     assert "image" not in host.run(["ls", "th01"]).stdout
+
+
+def test_frames_that_meet_a_board_at_its_start_do_not_interrupt_it(plugged: PluggedBoard) -> None:
+    """A host that waits for a board sends at once, and 0x03 is a byte of its frames too."""
+    assert plugged.place.board.match is not None
+    frame = b"\x00\x05\x03\x03\x0d\x03\x09nonce\x00"
+    with serial.Serial(plugged.place.board.match.device, timeout=0.05, exclusive=True) as port:
+        assert plugged.place.reset is not None
+        plugged.place.reset()
+        heard = bytearray()
+
+        def greeted() -> bool:
+            port.write(frame)
+            heard.extend(port.read(256))
+            return b"m2m-board/1 th01 " in heard
+
+        eventually(greeted)
+    assert b"KeyboardInterrupt" not in heard
 
 
 def test_two_boards_whose_ports_were_exchanged_are_not_flashed(plugged: PluggedBoard) -> None:

@@ -5,7 +5,14 @@ import sys
 import time
 
 read_bytes_max = 256
-ctrl_c = b"\x03"
+ctrl_c = 3
+burst_gap_ms = 20
+burst_bytes_max = 6
+
+
+def is_typed(burst):
+    """Whether these bytes are somebody's Ctrl-C and no part of a frame."""
+    return ctrl_c in burst and all(byte in b"\r\n\x03" for byte in burst)
 
 
 def open_line(config):
@@ -25,18 +32,33 @@ class StdioLine:
         self._poll.register(sys.stdin, select.POLLIN)
 
     def wait_for_interrupt(self, window_ms):
-        """KeyboardInterrupt at Ctrl-C. A real board's own; an interpreter's input is no terminal,
-        so there it arrives as a byte."""
+        """KeyboardInterrupt if somebody types Ctrl-C.
+
+        A host that waits for this board sends frames meanwhile, and 0x03 is a byte of frames too:
+        so what counts is a burst of nothing but Ctrl-C and Return, as a person, mpremote and our
+        flashing send it.
+        """
+        import micropython
+
         end_ms = time.ticks_add(time.ticks_ms(), window_ms)
+        burst = b""
         while (left_ms := time.ticks_diff(end_ms, time.ticks_ms())) > 0:
-            if self._poll.poll(left_ms):
-                byte = self._in.read(1)
-                if not byte:
-                    raise EOFError
-                if byte == ctrl_c:
+            if not self._poll.poll(min(left_ms, burst_gap_ms) if burst else left_ms):
+                if is_typed(burst):
+                    micropython.kbd_intr(3)
                     raise KeyboardInterrupt
+                burst = b""
+                continue
+            byte = self._in.read(1)
+            if not byte:
+                raise EOFError
+            burst = (burst + byte)[:burst_bytes_max]
+            if len(burst) == burst_bytes_max and is_typed(burst):
+                micropython.kbd_intr(3)
+                raise KeyboardInterrupt
 
     def take_control_characters(self):
+        """From now on Ctrl-C is a byte like any other."""
         import micropython
 
         micropython.kbd_intr(-1)

@@ -58,9 +58,9 @@ def start(config):
     boot = next_boot()
     clock = Clock()
     line = open_line(config["line"])
-    # Leaves a moment in which Ctrl-C reaches the REPL, for mpremote; after it 0x03 is data.
-    line.wait_for_interrupt(config["repl_window_ms"])
+    # Leaves a moment in which a typed Ctrl-C reaches the REPL, for mpremote.
     line.take_control_characters()
+    line.wait_for_interrupt(config["repl_window_ms"])
     journal = Journal("held.bin") if config["journal"] else NoJournal()
     session = BoardSession(
         board_id=config["board_id"],

@@ -1,0 +1,309 @@
+"""What makes a lab's user furious, done to an emulated lab: real hosts, real boards, real runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodes.board.control import command
+from testbed.clock import open_clock, read_clock
+from testbed.dead_man import armed
+from testbed.emulate.lab import EmulatedLab
+from testbed.emulate.plan import Board
+from testbed.hosts.port import UnitState
+from testbed.hosts.ssh import SshHost
+from testbed.provision.configs import EVENTS
+from testbed.restore import leftover
+from tests.testbed.emulate_support import emulated, emulation_missing, host
+from tests.testbed.hosts_support import eventually
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
+]
+
+CALM = """\
+schema: testbed.campaign/1
+campaign: calm
+workload: {kind: enrol+data, rate: 5/s, arrivals: poisson, timeout: 5s}
+phases: {warmup: 2s, watched: 10s}
+expect: {safety: [agreement, validity, exactly-once, no-unauthorised-commit]}
+"""
+CRASH = """\
+schema: testbed.campaign/1
+campaign: crash
+workload: {kind: enrol+data, rate: 5/s, arrivals: poisson, timeout: 5s}
+phases: {warmup: 2s, fault: 60s}
+faults: [{id: kill, at: 1s, for: 9s, do: process.crash, on: replica(1)}]
+guard: {max_faulty: f, dead_man: 2s}
+expect: {safety: [agreement]}
+"""
+OPEN = """
+import serial, sys
+try:
+    serial.Serial(sys.argv[1], exclusive=True)
+except serial.SerialException as error:
+    print(error)
+"""
+
+
+class Bench:
+    """A provisioned lab, and our own command line in processes of its own."""
+
+    def __init__(self, lab: EmulatedLab, files: Path) -> None:
+        self.lab = lab
+        self.files = files
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "testbed.cli", *words, "-i", str(self.lab.inventory)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, cwd=self.files)
+
+    def run(self, *words: str, code: int = 0) -> dict[str, Any]:
+        process = self.begin(*words, "--json")
+        out, err = process.communicate()
+        assert process.returncode == code, out + err
+        said: dict[str, Any] = json.loads(out)
+        return said
+
+    def reach(self, process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
+        """Until a process has come so far; fails with what it said if it ends before."""
+        eventually(lambda: what() or process.poll() is not None, 120)
+        assert process.poll() is None, process.communicate()
+
+    def campaign(self, text: str) -> str:
+        path = self.files / f"{text.split()[3]}.yaml"
+        path.write_text(text)
+        return str(path)
+
+    def during(self, campaign: str, phase: str, do: Callable[[], None]) -> dict[str, Any]:
+        """Run a campaign, do something in a phase of it; the summary."""
+        out = self.files / "runs"
+        before = set(out.glob("*"))
+        process = self.begin("run", self.campaign(campaign), "--out", str(out), "--json")
+        self.reach(process, lambda: passed(out, before, f'"{phase}"'))
+        do()
+        said, err = process.communicate()
+        assert said, err
+        summary: dict[str, Any] = json.loads(said)
+        return summary
+
+
+def passed(out: Path, before: set[Path], word: str, file: str = "run") -> bool:
+    """Whether a new run has written that word."""
+    logs = (log for new in set(out.glob("*")) - before for log in new.rglob(f"raw/{file}.jsonl"))
+    return any(word in log.read_text() for log in logs)
+
+
+@pytest.fixture
+def bench(made: Bench) -> Bench:
+    """Ready for a run; nothing is done if nobody edits our code meanwhile."""
+    made.run("provision")
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    files = tmp_path_factory.mktemp("lab")
+    with emulated(files / "lab", hosts=4, boards=2) as lab:
+        ready = Bench(lab, files)
+        ready.run("provision")
+        ready.run("flash")
+        yield ready
+
+
+def test_undervoltage_in_mid_run_makes_it_invalid_and_says_so(bench: Bench) -> None:
+    """Item 12: plausible numbers from a starved host do not count."""
+    for name in ("pi01", "pi02", "pi03"):
+        bench.lab.throttle(name, 0)
+
+    def starve() -> None:
+        bench.lab.throttle("pi02", 0x50005)
+
+    try:
+        summary = bench.during(CALM, "watched", starve)
+    finally:
+        for machine in bench.lab.plan.machines:
+            bench.lab.throttle(machine.name, None)
+    assert summary["verdict"] == "invalid"
+    notes = " ".join(summary["notes"])
+    assert "this run does not count: pi02: undervoltage, throttled during the run" in notes
+    assert "not known of pi04: whether they were throttled" in notes, "never taken for fine"
+    assert all(each["held"] for each in summary["properties"]), "it is the figures that do not"
+
+
+def test_an_unplugged_board_is_missed_reopened_and_told_and_its_port_is_ours_alone(
+    bench: Bench,
+) -> None:
+    """Items 6 and 7."""
+    board = bench.lab.plan.boards[0]
+    control = bench.lab.board_control(board.name)
+    refused: list[str] = []
+
+    def interfere() -> None:
+        inside = host(bench.lab, board.host)
+        port = f"/dev/serial/by-id/{board.port}"
+        second = [f"{inside.root}/env/bin/python", "-c", OPEN, port]
+        refused.append(inside.run(second).stdout)
+        eventually(lambda: states(inside, board).count("connected") == 1)
+        command(control, "unplug")
+        eventually(lambda: any("lost" in state for state in states(inside, board)))
+        command(control, "plug")
+        eventually(lambda: states(inside, board).count("connected") == 2)
+
+    summary = bench.during(CALM, "watched", interfere)
+    assert "exclusively lock" in refused[0], "two readers would split the bytes"
+    assert summary["verdict"] == "passed", "a board does not hang or kill a run"
+    told = [note for note in summary["notes"] if note.startswith(f"board {board.name} was out")]
+    assert told, summary["notes"]
+
+
+def states(inside: SshHost, board: Board) -> list[str]:
+    """What a board's host has said of it during the run that goes on."""
+    name = f"{board.host}-environment"
+    events = inside.run(["cat", f"{name}/{EVENTS}"], check=False).stdout.splitlines()
+    return [
+        line["state"]
+        for line in map(json.loads, events)
+        if line["event"] == "board" and line["board"] == board.name
+    ]
+
+
+def test_kill_minus_nine_of_the_orchestrator_in_mid_fault_and_the_host_undoes_it(
+    bench: Bench,
+) -> None:
+    """Items 1, 3 and 11: nobody is left, and still no process stays stopped; the next run does not
+    begin on what stands there, the dead owner's lease frees itself, `restore` verifies."""
+    out = bench.files / "runs"
+    before = set(out.glob("*"))
+    process = bench.begin("run", bench.campaign(CRASH), "--out", str(out))
+    bench.reach(process, lambda: passed(out, before, '"applied"', "faults"))
+    inside = host(bench.lab, "pi02")
+    (waiting,) = armed(inside)
+    unit = waiting.name.removeprefix("start-")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert inside.status(f"m2m-{unit}").state is UnitState.INACTIVE
+    eventually(lambda: inside.status(f"m2m-{unit}").state is UnitState.ACTIVE, 60)
+    assert armed(inside) == []
+    refused = bench.run("run", bench.campaign(CALM), "--out", str(out), code=3)
+    assert "pi02 is not clean" in refused["error"]["message"]
+    assert "testbed restore" in refused["error"]["message"]
+    cleaned = bench.run("restore")["hosts"]
+    assert f"unit m2m-{unit}" in cleaned["pi02"]["cleaned"]
+    assert leftover(inside).lines == []
+    assert all(one["holder"] is None for one in bench.run("status")["hosts"].values())
+
+
+def test_restore_removes_our_rules_and_nobody_elses(bench: Bench) -> None:
+    """Item 3: only what carries our mark."""
+    inside = host(bench.lab, "pi03")
+    inside.run(["sh", "-c", "nft add table inet theirs; nft add table inet testbed-cut"])
+    inside.run(
+        ["tc", *["qdisc", "add", "dev", "eth1", "root", "handle", "7b01:", "pfifo", "limit", "7"]]
+    )
+    inside.run(
+        ["tc", *["qdisc", "add", "dev", "lo", "root", "handle", "9:", "pfifo", "limit", "9"]]
+    )
+    found = bench.run("restore", "--limit", "pi03")["hosts"]["pi03"]["cleaned"]
+    assert "filter table inet testbed-cut" in found
+    assert any("on eth1" in line for line in found)
+    assert inside.run(["nft", "list", "tables"]).stdout == "table inet theirs\n"
+    assert "limit 9p" in inside.run(["tc", "qdisc", "show", "dev", "lo"]).stdout
+    assert "limit 7p" not in inside.run(["tc", "qdisc", "show", "dev", "eth1"]).stdout
+
+
+def test_a_shaped_data_network_spoils_neither_clocks_nor_commands(bench: Bench) -> None:
+    """Items 2 and 4: the way of SSH and of the clock is another cable."""
+    if bench.lab.plan.shaping != "switch":
+        pytest.skip("this kernel has netem: links are shaped with tc")
+    names = [machine.name for machine in bench.lab.plan.machines]
+    try:
+        for name in names:
+            for other in names:
+                if other != name:
+                    bench.lab.shape(name, other, {"delay_ms": 2000.0, "loss": 0.9}, 0)
+        with host(bench.lab, "pi01") as inside, open_clock(inside, "python3") as clock:
+            assert read_clock(clock).bound_ms < 1000
+    finally:
+        bench.lab.ask(do="clear")
+
+
+def test_a_host_that_is_off_stops_a_run_before_it_begins_and_n_does_not_shrink(
+    bench: Bench,
+) -> None:
+    """Item 8: what is missing is named; fewer replicas only if the inventory says so."""
+    bench.lab.power("pi04", "off")
+    try:
+        out = bench.files / "none"
+        refused = bench.run("run", bench.campaign(CALM), "--out", str(out), code=3)
+        assert "pi04" in refused["error"]["message"]
+        partly = bench.run("provision", code=4)
+        assert [name for name, one in partly["hosts"].items() if not one["ok"]] == ["pi04"]
+        process = bench.begin("provision")
+        _, said = process.communicate()
+        assert process.returncode == 4
+        assert "retry: testbed provision -i" in said
+        assert "--limit pi04" in said
+    finally:
+        bench.lab.power("pi04", "on")
+
+
+def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) -> None:
+    """Item 10: the fingerprint is shown and compared, also of a machine that only another reaches;
+    a changed key is told with both fingerprints and the command that trusts the new one."""
+    far = host(bench.lab, "pi02")
+    block = f"add rule inet gone i ip saddr {bench.lab.plan.gateway_addr} drop"
+    inventory = bench.lab.out / "jump.yaml"
+    text = bench.lab.inventory.read_text()
+    addr = next(m.addr for m in bench.lab.plan.machines if m.name == "pi02")
+    inventory.write_text(
+        text.replace("known_hosts: ./known_hosts", "known_hosts: ./jump_hosts").replace(
+            f"    addr: {addr}\n",
+            f"    addr: {addr}\n    ssh: {{jump: pi01, connect_timeout_s: 8}}\n",
+        )
+    )
+    known = (bench.lab.out / "known_hosts").read_text()
+    jump_hosts = bench.lab.out / "jump_hosts"
+    stale = f"{addr} {known.split()[1]} {known.split()[2]}\n"  # pi01's key, at pi02's address
+    jump_hosts.write_text(
+        "".join(f"{one}\n" for one in known.splitlines() if addr not in one) + stale
+    )
+    true_key = far.run(["ssh-keygen", "-lf", "/etc/ssh/ssh_host_ed25519_key"]).stdout.split()[1]
+
+    def testbed(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "testbed.cli", *words, "-i", str(inventory)]
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    cut = "nft -f - <<end\nadd table inet gone\nadd chain inet gone i { type filter hook input "
+    cut += f"priority 0; }}\n{block}\nend\n"
+    far.run(["sh", "-c", f"(sleep 0.3; {cut}) >/dev/null 2>&1 </dev/null &"])
+    far.close()
+    gone = ["sh", "-c", "nft delete table inet gone"]
+    try:
+        changed = testbed("status", "--limit", "pi02")
+        assert changed.returncode == 3
+        assert "the host key CHANGED" in changed.stderr
+        assert true_key in changed.stderr
+        assert "testbed inventory trust" in changed.stderr
+        shown = testbed("inventory", "trust", "pi02", "--fingerprint", "SHA256:other")
+        assert shown.returncode == 2
+        assert true_key in shown.stdout
+        assert testbed("inventory", "trust", "pi02", "--fingerprint", true_key).returncode == 0
+        assert testbed("status", "--limit", "pi02").returncode == 0
+    finally:
+        gate = host(bench.lab, "pi01")
+        with host(bench.lab, "pi02", jump=gate) as inside:
+            inside.run(gone)
+        inventory.unlink()
+        jump_hosts.unlink()
+    assert far.run(["true"]).exit_code == 0
