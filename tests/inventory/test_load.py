@@ -76,6 +76,9 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("window: 8", "group: {m: 5}", "chain.group.m:", "at most 4", False),
     ("window: 8", "group: {m: 2, k: 3}", "chain.group.k:", "at most 2", False),
     ("window: 8", "f: 2", "chain.f:", "= 7 replicas", False),
+    ("[replica, mobile]", "[replica], factory: /idevid", "pi03.factory:", "one device", False),
+    ("[replica, mobile]", "[mobile], factory: /idevid", "pi03.factory:", "factory_roots", False),
+    ("[replica, mobile]", "[mobile], factory: idevid", "pi03.factory:", "", True),
     ("pi02:", "pi03:", "11:3: hosts.pi03:", "duplicate key, first on line 10", False),
     ("lab: bench-a", "lab: !!str bench-a", "lab:", "tag", False),
     ("chain: {window: 8}", "<<: {a: 1}", "6:1:", "merge keys", False),
@@ -168,6 +171,11 @@ def test_aliases_within_the_limits_are_plain_repetition(file: Path) -> None:
     file.write_text(text.replace("pi04: {", "pi04: {ssh: *s, "))
     lab = load_lab(file)
     assert lab.ssh("pi01").port == lab.ssh("pi04").port == 2222
+
+
+def test_manufacturers_roots_are_found_from_the_file_that_names_them(file: Path) -> None:
+    file.write_text(LAB.replace("window: 8", "window: 8, factory_roots: [acme.pem, /etc/b.pem]"))
+    assert load_lab(file).chain.factory_roots == (str(file.parent / "acme.pem"), "/etc/b.pem")
 
 
 @pytest.mark.parametrize("path", ["missing.yaml", ".", "a\0b"])
