@@ -64,9 +64,21 @@ def _told(schedule: Schedule) -> str:
         ("hash", schedule.schedule_hash),
         ("guard", guard),
         ("phases", ", ".join(f"{p.name} {_s(p.start_ms)}-{_s(p.end_ms)}" for p in schedule.phases)),
-        ("runs", f"{len(schedule.runs)} of {_s(schedule.run_ms)} s: {_order(schedule)}"),
+        ("runs", _runs(schedule)),
     ]
     return "\n\n".join([columns(head), *(_trial(trial) for trial in schedule.trials)])
+
+
+def _runs(schedule: Schedule) -> str:
+    """How many, how long, in which order. Setting a run up takes time too: how long, is not known
+    beforehand."""
+    count = len(schedule.runs)
+    each = f"{count} of {_s(schedule.run_ms)} s"
+    if count > 1:
+        rest_ms = schedule.cooldown_ms * (count - 1)
+        cooldown = f" and {_s(schedule.cooldown_ms)} s between them" if schedule.cooldown_ms else ""
+        each += f"{cooldown}, {_s(schedule.run_ms * count + rest_ms)} s and set-up in all"
+    return f"{each}: {_order(schedule)}"
 
 
 def _order(schedule: Schedule) -> str:

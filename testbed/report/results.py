@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from testbed.campaign.event import Event
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections
+from testbed.checks.logs import BlockDone
 from testbed.manifest import Manifest
 from testbed.report.columns import Cell, Table
 from testbed.report.measure import Operation, of_kind
@@ -60,6 +62,8 @@ RESULT_COLUMNS = {
     "p99_attack_ms": "f",
     "max_base_ms": "f",
     "max_attack_ms": "f",
+    "unavailable_s": "f",
+    "first_commit_s": "f",
     "recovery_s": "f",
     "censored": "i",
     "view_changes": "i",
@@ -112,6 +116,7 @@ def _result_rows(
             "injected": len(events),
         }
         row |= _loads(evidence, found, first.phase)
+        row["unavailable_s"] = _unavailable_s(evidence, first.phase)
         if first.category == "attack":
             row |= _attack_cells(summary, first.fault)
         else:
@@ -154,14 +159,30 @@ def _attack_cells(summary: Summary, attack: str) -> dict[str, Cell]:
 
 
 def _fault_cells(steps: Sequence[Injection], safety: bool) -> dict[str, Cell]:
-    recoveries = [each.recovery_ms for each in steps]
-    known = [each for each in recoveries if each is not None]
     return {
         "observed": sum(each.observed for each in steps),
-        "recovery_s": max(known) / 1000 if len(known) == len(recoveries) else None,
+        "first_commit_s": _worst_s([each.recovery_ms for each in steps]),
+        "recovery_s": _worst_s([each.whole_ms for each in steps]),
         "heal_ok": all(each.whole_ms is not None for each in steps),
         "verdict": _fault_verdict(steps, safety),
     }
+
+
+def _worst_s(values_ms: Sequence[float | None]) -> float | None:
+    """None if one of them never came."""
+    known = [each for each in values_ms if each is not None]
+    return max(known) / 1000 if known and len(known) == len(values_ms) else None
+
+
+def _unavailable_s(evidence: Evidence, phase: str) -> float | None:
+    """The longest time within a phase in which no replica executed a request."""
+    span = next((each for each in evidence.schedule.phases if each.name == phase), None)
+    if span is None or not evidence.completed:
+        return None
+    done = sorted(evidence.at_ms(e.t) for e in evidence.events(BlockDone) if e.count)
+    within = [at_ms for at_ms in done if span.start_ms <= at_ms <= span.end_ms]
+    marks = [span.start_ms, *within, span.end_ms]
+    return round(max(b - a for a, b in pairwise(marks)) / 1000, 6)
 
 
 def _fault_verdict(steps: Sequence[Injection], safety: bool) -> str:
