@@ -28,6 +28,7 @@ from testbed.errors import LabFault
 __all__ = ["RETRY_S", "Client", "Denial"]
 
 RETRY_S = 1.0  # without a reply for so long, a request goes to every replica (OSDI'99, 4.1)
+RETRY_S_MAX = 8.0  # doubled each time: every replica works for it, which slows down a slow machine
 
 # Said of a request that was sent twice, because its block was still on the way to us.
 _EXECUTED = ("done", "replay")
@@ -42,7 +43,7 @@ class Denial(Exception):
 class _Waiting:
     """A request in flight."""
 
-    __slots__ = ("cose", "done", "request", "sent_s")
+    __slots__ = ("cose", "done", "request", "retry_s", "sent_s")
 
     def __init__(
         self, cose: bytes, request: bytes, done: Callable[[str | None], None], sent_s: float
@@ -51,6 +52,7 @@ class _Waiting:
         self.request = request
         self.done = done
         self.sent_s = sent_s
+        self.retry_s = RETRY_S
 
 
 class Client:
@@ -103,6 +105,14 @@ class Client:
         await self._wire.close()
 
     @property
+    def standing(self) -> str:
+        """Where things stand, for people."""
+        return (
+            f"{self.in_flight} requests in flight, height {self.height}, view {self._view}, "
+            f"linked to replicas {', '.join(sorted(map(str, self._wire.connected)))}"
+        )
+
+    @property
     def in_flight(self) -> int:
         return len(self._waiting)
 
@@ -118,7 +128,7 @@ class Client:
         else:
             self._send_to_all(cose)
 
-    async def request(self, cose: bytes, request: bytes, timeout_s: float = 30.0) -> None:
+    async def request(self, cose: bytes, request: bytes, timeout_s: float | None = 30.0) -> None:
         """Submits and waits until it is final. Raises Denial, TimeoutError."""
         answered: asyncio.Future[str | None] = self._loop.create_future()
 
@@ -142,8 +152,9 @@ class Client:
         self._retry = self._loop.call_later(RETRY_S / 4, self._retransmit)
         now_s = self._loop.time()
         for waiting in self._waiting.values():
-            if now_s - waiting.sent_s >= RETRY_S:
+            if now_s - waiting.sent_s >= waiting.retry_s:
                 waiting.sent_s = now_s
+                waiting.retry_s = min(2 * waiting.retry_s, RETRY_S_MAX)
                 self._send_to_all(waiting.cose)
         if self._body_source not in self._wire.connected and self._wire.connected:
             for replica in self._wire.connected:

@@ -11,9 +11,9 @@ import asyncio
 import gc
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psutil
@@ -22,13 +22,15 @@ from testbed.bench.client import Client
 from testbed.bench.limit import Limit, cpu_s, verification_limit
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
+from testbed.bench.stage import Say, until
 
-__all__ = ["Plan", "Result", "measure"]
+__all__ = ["Plan", "Result", "measure", "measure_all", "rss_mb", "run"]
 
 SCHEMA = "testbed.bench.consensus/1"
 WARM_UP_S = 1.0
-ALONE_REQUESTS = 100
-LIMIT_S = 1.5  # before the load and again after it: others may share the machine
+LIMIT_S = 1.5  # before each load and again after it: others may share the machine
+
+_T = TypeVar("_T")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     store: str = "sqlite"
     seconds: float = 5.0
     requests: int | None = None
+    alone_requests: int = 100  # one at a time, before the load
     verify_threads: int | None = None
     profile: str | None = None  # directory for one cProfile per replica
     limit: bool = True
@@ -70,11 +73,17 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     rss_mb_end: list[float]
 
 
-def measure(plan: Plan) -> Result:
+def measure(plan: Plan, say: Say = lambda _: None) -> Result:
     """Raises LabFault."""
-    before = _limit(plan)
+    (result,) = measure_all(plan, (plan.in_flight,), 1, say)
+    return result
+
+
+def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> list[Result]:
+    """One network under each of the loads in turn, `rounds` times each: the round of median speed
+    counts. `plan.in_flight` is not looked at. Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        of = devices(plan.in_flight)
+        of = devices(max(in_flight))
         with Network(
             Path(directory),
             replicas=plan.replicas,
@@ -83,17 +92,125 @@ def measure(plan: Plan) -> Result:
             verify_threads=plan.verify_threads,
             profile=plan.profile is not None,
         ) as network:
+            say(f"starting {plan.replicas} replicas, {plan.store} store")
             network.start()
-            result = _run(_under_load(plan, network, of))
+            results = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
         if plan.profile is not None:
             for n in network.replicas:
                 stats = network.home(n) / "profile.pstats"
                 stats.rename(Path(plan.profile) / f"replica-{n}.pstats")
-    after = _limit(plan)
+    return results
+
+
+def run(story: Coroutine[Any, Any, _T]) -> _T:
+    import uvloop  # noqa: PLC0415 - where it is missing, asyncio's loop does
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(story)
+
+
+async def _under_loads(
+    plan: Plan,
+    network: Network,
+    of: list[Device],
+    in_flight: Sequence[int],
+    *,
+    rounds: int,
+    say: Say,
+) -> list[Result]:
+    client = Client(network, body_source=plan.replicas - 1)
+    await client.connect()
+    load = Load(client, of, plan.payload_bytes)
+    start_s = time.perf_counter()
+    what = f"enrolling {len(of)} devices"
+    await until(what, client, lambda: load.enrolled, load.enrol(), say)
+    enrolments_per_s = len(of) / (time.perf_counter() - start_s)
+    gc.freeze()
+    limit = await _limit(plan, say)
+    results = []
+    for number in in_flight:
+        each = msgspec.structs.replace(plan, in_flight=number)
+        alone = await _alone(each, load, client, say)
+        load.start(number)
+        await asyncio.sleep(WARM_UP_S)
+        found = [await _round(each, network, load, client, say) for _ in range(rounds)]
+        what = "waiting for the last requests"
+        await until(what, client, lambda: load.finished, load.stop(), say)
+        found.sort(key=lambda result: result.requests_per_s)
+        before, limit = limit, await _limit(plan, say)
+        result = msgspec.structs.replace(
+            found[len(found) // 2], alone_ms=alone, enrolments_per_s=enrolments_per_s
+        )
+        results.append(_beside(result, before, limit))
+    await client.close()
+    return results
+
+
+async def _alone(plan: Plan, load: Load, client: Client, say: Say) -> Latency:
+    """One request at a time."""
+    alone_s: list[float] = []
+
+    async def ask() -> None:
+        for _ in range(plan.alone_requests):
+            sent_s = time.perf_counter()
+            await load.data(load.devices[0])
+            alone_s.append(time.perf_counter() - sent_s)
+
+    await until("one request at a time", client, lambda: len(alone_s), ask(), say)
+    return _latency(alone_s)
+
+
+async def _round(plan: Plan, network: Network, load: Load, client: Client, say: Say) -> Result:
+    """What is measured while the load runs."""
+    processes = [psutil.Process(network.pid(n)) for n in network.replicas]
+    own = [psutil.Process()]
+    rss_start, cpu_start, own_start = rss_mb(processes), cpu_s(processes), cpu_s(own)
+    finished, height = load.finished, client.height
+    load.latencies_s.clear()
+    start_s = time.perf_counter()
+
+    async def watch() -> None:
+        while not _over(plan, time.perf_counter() - start_s, load.finished - finished):
+            await asyncio.sleep(0.05)
+
+    what = f"measuring, {plan.in_flight} in flight"
+    await until(what, client, lambda: load.finished, watch(), say)
+    took_s = time.perf_counter() - start_s
+    done, blocks = load.finished - finished, client.height - height
+    spent_s, own_s = cpu_s(processes) - cpu_start, cpu_s(own) - own_start
+    latency = _latency(load.latencies_s)
+    return Result(
+        plan=plan,
+        requests=done,
+        blocks=blocks,
+        requests_per_s=done / took_s,
+        latency_ms=latency,
+        alone_ms=latency,
+        enrolments_per_s=0.0,
+        cpu_us_per_request=spent_s / max(done, 1) / plan.replicas * 1e6,
+        cpu_us_client=own_s / max(done, 1) * 1e6,
+        limit_per_s=None,
+        ratio=None,
+        cpu_ratio=None,
+        rss_mb_start=rss_start,
+        rss_mb_end=rss_mb(processes),
+    )
+
+
+async def _limit(plan: Plan, say: Say) -> Limit | None:
+    """Beside the replicas, which are idle then."""
+    if not plan.limit:
+        return None
+    say("measuring the verification limit")
+    return await asyncio.to_thread(verification_limit, plan.replicas, plan.payload_bytes, LIMIT_S)
+
+
+def _beside(result: Result, before: Limit | None, after: Limit | None) -> Result:
+    """With the ratios to the limit that was found before and after."""
     if before is None or after is None:
         return result
     per_s = (before.requests_per_s + after.requests_per_s) / 2
-    spent_us = result.cpu_us_per_request * plan.replicas + result.cpu_us_client
+    spent_us = result.cpu_us_per_request * result.plan.replicas + result.cpu_us_client
     return msgspec.structs.replace(
         result,
         limit_per_s=per_s,
@@ -102,71 +219,11 @@ def measure(plan: Plan) -> Result:
     )
 
 
-def _limit(plan: Plan) -> Limit | None:
-    return verification_limit(plan.replicas, plan.payload_bytes, LIMIT_S) if plan.limit else None
-
-
-def _run(story: Coroutine[Any, Any, Result]) -> Result:
-    import uvloop  # noqa: PLC0415 - where it is missing, asyncio's loop does
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(story)
-
-
-async def _under_load(plan: Plan, network: Network, of: list[Device]) -> Result:
-    client = Client(network, body_source=plan.replicas - 1)
-    await client.connect()
-    load = Load(client, of, plan.payload_bytes)
-    start_s = time.perf_counter()
-    await load.enrol()
-    enrolments_per_s = len(of) / (time.perf_counter() - start_s)
-    alone_s = []
-    for _ in range(ALONE_REQUESTS):
-        sent_s = time.perf_counter()
-        await load.data(of[0])
-        alone_s.append(time.perf_counter() - sent_s)
-    gc.freeze()
-
-    load.start()
-    await asyncio.sleep(WARM_UP_S)
-    processes = [psutil.Process(network.pid(n)) for n in network.replicas]
-    own = [psutil.Process()]
-    rss_start, cpu_start, own_start = _rss_mb(processes), cpu_s(processes), cpu_s(own)
-    finished, height = load.finished, client.height
-    load.latencies_s.clear()
-    start_s = time.perf_counter()
-    while not _over(plan, time.perf_counter() - start_s, load.finished - finished):
-        await asyncio.sleep(0.05)
-    took_s = time.perf_counter() - start_s
-    done, blocks = load.finished - finished, client.height - height
-    spent_s, own_s = cpu_s(processes) - cpu_start, cpu_s(own) - own_start
-    latency = _latency(load.latencies_s)
-    rss_end = _rss_mb(processes)
-    await load.stop()
-    await client.close()
-    return Result(
-        plan=plan,
-        requests=done,
-        blocks=blocks,
-        requests_per_s=done / took_s,
-        latency_ms=latency,
-        alone_ms=_latency(alone_s),
-        enrolments_per_s=enrolments_per_s,
-        cpu_us_per_request=spent_s / max(done, 1) / plan.replicas * 1e6,
-        cpu_us_client=own_s / max(done, 1) * 1e6,
-        limit_per_s=None,
-        ratio=None,
-        cpu_ratio=None,
-        rss_mb_start=rss_start,
-        rss_mb_end=rss_end,
-    )
-
-
 def _over(plan: Plan, elapsed_s: float, done: int) -> bool:
     return done >= plan.requests if plan.requests is not None else elapsed_s >= plan.seconds
 
 
-def _rss_mb(processes: list[psutil.Process]) -> list[float]:
+def rss_mb(processes: list[psutil.Process]) -> list[float]:
     return [round(process.memory_info().rss / 1e6, 1) for process in processes]
 
 

@@ -94,18 +94,21 @@ class Load:
         self.denied: list[str] = []
         self.finished = 0
         self._client = client
-        self._devices = of
+        self.devices = of
         self._network = client.genesis.network
+        self.enrolled = 0
         self._stopping = False
         self._payload = of[0].payload(self._network, size_bytes)
 
     async def enrol(self) -> None:
-        """Raises Denial."""
-        waiting: Iterator[Device] = iter(self._devices)
+        """Raises Denial. Takes as long as it takes: see `stage.until`."""
+        waiting: Iterator[Device] = iter(self.devices)
 
         async def worker() -> None:
             for device in waiting:
-                await self._request(device, device.enrol(self._network, self._client.head_hash))
+                head = self._client.head_hash
+                await self._request(device, device.enrol(self._network, head), None)
+                self.enrolled += 1
 
         async with asyncio.TaskGroup() as group:
             for _ in range(ENROLS_IN_FLIGHT):
@@ -115,21 +118,23 @@ class Load:
         """One request, waited for."""
         await self._request(device, device.data(self._network, self._payload))
 
-    async def _request(self, device: Device, operation: Operation) -> None:
+    async def _request(
+        self, device: Device, operation: Operation, timeout_s: float | None = 30.0
+    ) -> None:
         cose = sign_operation(operation, device.signer)
-        await self._client.request(cose, read_operation(cose, self._network).id)
+        await self._client.request(cose, read_operation(cose, self._network).id, timeout_s)
 
-    def start(self) -> None:
-        """Every device has one request in flight from now on."""
-        for device in self._devices:
+    def start(self, in_flight: int | None = None) -> None:
+        """So many devices (all if it is not said) have one request in flight from now on."""
+        self._stopping = False
+        for device in self.devices[:in_flight]:
             self._next(device)
 
     async def stop(self) -> None:
         """No new requests; waits for those in flight."""
         self._stopping = True
-        async with asyncio.timeout(30):
-            while self._client.in_flight:
-                await asyncio.sleep(0.005)
+        while self._client.in_flight:
+            await asyncio.sleep(0.005)
 
     def _next(self, device: Device) -> None:
         sent_s = time.perf_counter()

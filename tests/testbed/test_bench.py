@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from testbed.bench import limit
+from testbed.bench import catch_up, limit, memory
 from testbed.bench.consensus import Plan, measure
 from testbed.bench.limit import verification_limit
 from testbed.bench.load import Device
+from testbed.bench.stage import until
+from testbed.bench.table import HEADER, measure_table, row
 from testbed.commands.bench import app
-from testbed.errors import ConfigurationError
+from testbed.errors import ConfigurationError, LabFault
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_requests_are_measured_to_the_end(store: str) -> None:
-    result = measure(Plan(in_flight=8, requests=50, store=store, limit=False))
+    result = measure(Plan(in_flight=8, requests=50, store=store, limit=False, alone_requests=10))
     assert result.requests >= 50
     assert 0 < result.blocks <= result.requests
     assert 0 < result.latency_ms.p50 <= result.latency_ms.p99 <= result.latency_ms.max
@@ -44,6 +47,75 @@ def test_the_limit_takes_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(limit, "Device", LastByteIsZero)
     assert verification_limit(1, 512, 0.05).requests_per_s > 0
+
+
+def test_what_stands_still_is_given_up_and_says_where_it_stood() -> None:
+    class Client:
+        standing = "3 requests in flight, height 7, view 2"
+
+    said: list[str] = []
+
+    async def story() -> None:
+        forever = asyncio.Event()
+
+        async def wait() -> None:
+            await forever.wait()
+
+        await until("enrolling", Client(), lambda: 28, wait(), said.append, stall_s=0.1)
+
+    with pytest.raises(LabFault, match=r"enrolling: at 28 .* height 7, view 2"):
+        asyncio.run(story())
+
+
+def test_what_goes_on_is_awaited_and_its_error_is_passed_on() -> None:
+    class Client:
+        standing = ""
+
+    progress = [0]
+
+    async def story() -> None:
+        async def work() -> None:
+            for _ in range(20):
+                progress[0] += 1
+                await asyncio.sleep(0.02)
+            raise ValueError("at the end")
+
+        await until("work", Client(), lambda: progress[0], work(), print, stall_s=0.3)
+
+    with pytest.raises(ValueError, match="at the end"):
+        asyncio.run(story())
+    assert progress == [20]
+
+
+def test_a_table_has_a_row_for_each_load_of_one_network() -> None:
+    plan = Plan(seconds=0.2, limit=False, alone_requests=5)
+    rows = [
+        row(result, load) for result, load in measure_table(plan, (4,), (1, 8), 2, lambda _: None)
+    ]
+    assert [each[:3] for each in rows] == [
+        ("4", "1", "sqlite"),
+        ("4", "8", "sqlite"),
+        ("4", "1", "memory"),
+        ("4", "8", "memory"),
+    ]
+    assert all(len(each) == len(HEADER) for each in rows)
+
+
+@pytest.mark.parametrize("peer", ["suspended", "slow"])
+def test_memory_is_sampled_to_the_end_beside_a_bad_peer(peer: str) -> None:
+    said: list[str] = []
+    result = memory.measure(memory.Plan(in_flight=8, requests=100, peer=peer), said.append)
+    assert result.samples[-1].requests >= 100
+    assert [len(sample.rss_mb) for sample in result.samples] == [4] * (memory.SAMPLES + 1)
+    assert len(said) >= memory.SAMPLES
+    assert 0 < result.largest_mb < 200
+
+
+def test_a_replica_that_was_down_catches_up_while_the_others_go_on() -> None:
+    result = catch_up.measure(catch_up.Plan(blocks=100), lambda _: None)
+    assert result.behind_blocks >= 90
+    assert result.caught_up_per_s > 0
+    assert result.live_per_s > 0
 
 
 def test_the_command_prints_json_for_machines() -> None:

@@ -1,0 +1,109 @@
+"""`testbed bench catch-up`: a replica that was down for many blocks, while the others go on.
+
+The last replica is killed, the others make `blocks` blocks under load, then it comes back under the
+same load. Compared are the rate at which its ledger grows and the rate at which the chain does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from nodes.ledger_file import open_readonly
+from testbed.bench.client import Client
+from testbed.bench.consensus import run
+from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.network import Network
+from testbed.bench.stage import Say, until
+
+__all__ = ["Plan", "Result", "measure"]
+
+SCHEMA = "testbed.bench.catch-up/1"
+POLL_S = 0.05
+LEVEL_BLOCKS = 64  # one checkpoint interval: a replica that keeps up may lag so far
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    replicas: int = 4
+    in_flight: int = 4
+    payload_bytes: int = 512
+    blocks: int = 10_000
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Rates in blocks/s. `ratio`: of catching up to the live rate before the replica came back.
+    `start_s`: from its start until it listens, which includes reading its own ledger."""
+
+    schema: str = SCHEMA
+    plan: Plan
+    behind_blocks: int
+    live_per_s: float
+    live_per_s_meanwhile: float
+    start_s: float
+    took_s: float
+    caught_up_per_s: float
+    ratio: float
+
+
+def measure(plan: Plan, say: Say) -> Result:
+    """Raises LabFault."""
+    of = devices(plan.in_flight)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as directory,
+        Network(Path(directory), replicas=plan.replicas, policy=bench_policy(of)) as network,
+    ):
+        network.start()
+        return run(_story(plan, network, of, say))
+
+
+async def _story(plan: Plan, network: Network, of: list[Device], say: Say) -> Result:
+    client = Client(network)
+    await client.connect()
+    load = Load(client, of, plan.payload_bytes)
+    what = f"enrolling {len(of)} devices"
+    await until(what, client, lambda: load.enrolled, load.enrol(), say)
+    last = plan.replicas - 1
+    network.kill(last)
+    load.start()
+    goal = client.height + plan.blocks
+
+    async def grow() -> None:
+        while client.height < goal:
+            await asyncio.sleep(POLL_S)
+
+    first, since_s = client.height, time.perf_counter()
+    await until(f"growing to height {goal:,}", client, lambda: client.height, grow(), say)
+    live_per_s = (client.height - first) / (time.perf_counter() - since_s)
+
+    began_s = time.perf_counter()
+    await asyncio.to_thread(network.start, last)
+    up_s = time.perf_counter()
+    with open_readonly(network.ledger(last)) as ledger:
+        start, live = ledger.height, client.height
+        behind = live - start
+        say(f"back at height {start:,}, {behind:,} blocks behind")
+
+        async def level() -> None:
+            while client.height - ledger.height > LEVEL_BLOCKS:
+                await asyncio.sleep(POLL_S)
+
+        await until("catching up", client, lambda: ledger.height, level(), say)
+        took_s = time.perf_counter() - up_s
+        caught = ledger.height - start
+    meanwhile = (client.height - live) / took_s
+    await until("the last requests", client, lambda: load.finished, load.stop(), say)
+    await client.close()
+    return Result(
+        plan=plan,
+        behind_blocks=behind,
+        live_per_s=live_per_s,
+        live_per_s_meanwhile=meanwhile,
+        start_s=up_s - began_s,
+        took_s=took_s,
+        caught_up_per_s=caught / took_s,
+        ratio=caught / took_s / live_per_s,
+    )

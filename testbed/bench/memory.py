@@ -1,0 +1,120 @@
+"""`testbed bench memory`: does a replica's memory stay flat over many requests beside a bad peer?
+
+The last replica is suspended (it holds its links and reads nothing) or slow (whatever it says is
+late) while the others order requests. What is printed is each replica's resident memory over time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from nodes.config import Byzantine
+from testbed.bench.client import Client
+from testbed.bench.consensus import rss_mb, run
+from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.network import Network
+from testbed.bench.stage import Say, until
+
+__all__ = ["FLAT_MB", "Plan", "Result", "Sample", "measure"]
+
+SCHEMA = "testbed.bench.memory/1"
+SAMPLES = 10
+FLAT_MB = 5.0  # growth that the allocator may show between the half and the end
+SLOW_MS = 200
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """`peer`: "suspended", "slow" or "none"."""
+
+    replicas: int = 4
+    in_flight: int = 100
+    payload_bytes: int = 512
+    store: str = "sqlite"
+    requests: int = 100_000
+    peer: str = "suspended"
+
+
+class Sample(msgspec.Struct, frozen=True):
+    requests: int
+    height: int
+    rss_mb: list[float]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """`growth_mb`: of the honest replica that grew most, from half of the requests to the end."""
+
+    schema: str = SCHEMA
+    plan: Plan
+    samples: list[Sample]
+    largest_mb: float
+    growth_mb: float
+    flat: bool
+
+
+def measure(plan: Plan, say: Say) -> Result:
+    """Raises LabFault."""
+    of = devices(plan.in_flight)
+    last = plan.replicas - 1
+    slow = {last: Byzantine(kind="slow", delay_ms=SLOW_MS)} if plan.peer == "slow" else {}
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as directory,
+        Network(
+            Path(directory),
+            replicas=plan.replicas,
+            policy=bench_policy(of),
+            store=plan.store,
+            byzantine=slow,
+        ) as network,
+    ):
+        network.start()
+        samples = run(_watched(plan, network, of, say))
+    honest = [sample.rss_mb[:last] for sample in samples]
+    half = honest[len(honest) // 2]
+    growth = max(end - middle for middle, end in zip(half, honest[-1], strict=True))
+    return Result(
+        plan=plan,
+        samples=samples,
+        largest_mb=max(max(each) for each in honest),
+        growth_mb=round(growth, 1),
+        flat=growth <= FLAT_MB,
+    )
+
+
+async def _watched(plan: Plan, network: Network, of: list[Device], say: Say) -> list[Sample]:
+    client = Client(network)
+    await client.connect()
+    load = Load(client, of, plan.payload_bytes)
+    what = f"enrolling {len(of)} devices"
+    await until(what, client, lambda: load.enrolled, load.enrol(), say)
+    processes = [psutil.Process(network.pid(n)) for n in network.replicas]
+    last = network.pid(plan.replicas - 1)
+    if plan.peer == "suspended":
+        os.kill(last, signal.SIGSTOP)
+    samples = [Sample(0, client.height, rss_mb(processes))]
+    load.start()
+    for share in range(1, SAMPLES + 1):
+        wanted = plan.requests * share // SAMPLES
+
+        async def reach(wanted: int = wanted) -> None:
+            while load.finished < wanted:
+                await asyncio.sleep(0.05)
+
+        await until("ordering requests", client, lambda: load.finished, reach(), say)
+        samples.append(Sample(load.finished, client.height, rss_mb(processes)))
+        say(_line(samples[-1]))
+    os.kill(last, signal.SIGCONT)
+    await until("the last requests", client, lambda: load.finished, load.stop(), say)
+    await client.close()
+    return samples
+
+
+def _line(sample: Sample) -> str:
+    megabytes = " ".join(f"{each:.1f}" for each in sample.rss_mb)
+    return f"{sample.requests:,} requests, height {sample.height:,}: {megabytes} MB"

@@ -1,0 +1,196 @@
+"""`testbed bench consensus|memory|catch-up`: figures of replica processes under signed load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from testbed.bench import catch_up as catching_up
+from testbed.bench import memory as memories
+from testbed.bench import table as tables
+from testbed.bench.consensus import Plan, Result, measure
+from testbed.commands.options import JsonOption, columns, markdown, print_json
+from testbed.errors import ConfigurationError
+
+__all__ = ["catch_up", "consensus", "memory"]
+
+Replicas = Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")]
+InFlight = Annotated[
+    int, typer.Option(min=1, max=10_000, help="Requests in flight, each its own identity.")
+]
+Payload = Annotated[int, typer.Option(min=300, max=4096, help="Bytes of a whole signed request.")]
+Store = Annotated[Literal["sqlite", "memory"], typer.Option(help="Votes synced, or not.")]
+
+
+def consensus(
+    *,
+    replicas: Replicas = 4,
+    in_flight: InFlight = 100,
+    payload: Payload = 512,
+    store: Store = "sqlite",
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="How long to measure: 5, or 2 for each round of --table."),
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Measure so many instead.")] = None,
+    verify_threads: Annotated[
+        int | None, typer.Option(min=0, max=64, help="Per replica; default: by cores.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a cProfile of each replica here.")
+    ] = None,
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="4, 7 and 10 replicas, both stores, 1 to 1,000 in flight."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replicas over TLS under signed load, as a ratio to what this machine can verify at most.
+
+    Example: testbed bench consensus --replicas 7 --in-flight 1000 --store memory
+
+    --table prints a Markdown row per setting, the median of three rounds: about eight minutes.
+    """
+    if profile is not None and not profile.is_dir():
+        raise ConfigurationError(f"--profile {profile}: no such directory; make it first")
+    plan = Plan(
+        replicas=replicas,
+        in_flight=in_flight,
+        payload_bytes=payload,
+        store=store,
+        seconds=seconds or (2.0 if table else 5.0),
+        requests=requests,
+        verify_threads=verify_threads,
+        profile=str(profile) if profile is not None else None,
+    )
+    if table:
+        if profile is not None:
+            raise ConfigurationError("--profile and --table do not go together: profile one row")
+        _table(plan, as_json=as_json)
+        return
+    result = measure(plan, _say)
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        typer.echo(_readable(result))
+
+
+def _table(plan: Plan, *, as_json: bool) -> None:
+    """A row is told as soon as it is there, so that an interrupted table is not lost."""
+    rows = []
+    found = tables.measure_table(plan, tables.REPLICAS, tables.IN_FLIGHT, tables.ROUNDS, _say)
+    results = []
+    for result, load in found:
+        rows.append(tables.row(result, load))
+        results.append({**msgspec.to_builtins(result), "load": round(load, 1)})
+        _say(" | ".join(rows[-1]))
+    if as_json:
+        print_json({"schema": "testbed.bench.table/1", "results": results})
+    else:
+        typer.echo(markdown([tables.HEADER, *rows]))
+
+
+def memory(
+    *,
+    replicas: Replicas = 4,
+    in_flight: InFlight = 100,
+    payload: Payload = 512,
+    store: Store = "sqlite",
+    requests: Annotated[int, typer.Option(min=10, help="In all.")] = 100_000,
+    peer: Annotated[
+        Literal["suspended", "slow", "none"], typer.Option(help="What the last replica does.")
+    ] = "suspended",
+    as_json: JsonOption = False,
+) -> None:
+    """Each replica's resident memory over many requests, beside a peer that reads or answers late.
+
+    Example: testbed bench memory --requests 100000 --peer suspended
+    """
+    result = memories.measure(
+        memories.Plan(
+            replicas=replicas,
+            in_flight=in_flight,
+            payload_bytes=payload,
+            store=store,
+            requests=requests,
+            peer=peer,
+        ),
+        _say,
+    )
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+        return
+    names = [f"r{n} MB" for n in range(replicas)]
+    rows = [
+        (f"{each.requests:,}", f"{each.height:,}", *(f"{size:.1f}" for size in each.rss_mb))
+        for each in result.samples
+    ]
+    typer.echo(markdown([("requests", "height", *names), *rows]))
+    verdict = "flat" if result.flat else "NOT flat"
+    typer.echo(
+        f"\n{verdict}: at most {result.growth_mb:+.1f} MB from half of the requests to the end "
+        f"(allowed {memories.FLAT_MB:.0f}); largest {result.largest_mb:.1f} MB"
+    )
+
+
+def catch_up(
+    *,
+    replicas: Replicas = 4,
+    in_flight: InFlight = 4,
+    payload: Payload = 512,
+    blocks: Annotated[int, typer.Option(min=100, help="That it misses.")] = 10_000,
+    as_json: JsonOption = False,
+) -> None:
+    """A replica that was down for many blocks catches up while the others go on.
+
+    Example: testbed bench catch-up --blocks 10000
+    """
+    result = catching_up.measure(
+        catching_up.Plan(
+            replicas=replicas, in_flight=in_flight, payload_bytes=payload, blocks=blocks
+        ),
+        _say,
+    )
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+        return
+    typer.echo(
+        columns(
+            [
+                ("blocks behind when it was back", f"{result.behind_blocks:,}"),
+                ("chain, blocks/s, before it came back", f"{result.live_per_s:,.0f}"),
+                ("chain, blocks/s, meanwhile", f"{result.live_per_s_meanwhile:,.0f}"),
+                ("caught up, blocks/s", f"{result.caught_up_per_s:,.0f}"),
+                ("ratio to the chain", f"{result.ratio:.1f}"),
+                ("seconds", f"{result.took_s:.1f}"),
+                ("seconds until it listened", f"{result.start_s:.1f}"),
+            ]
+        )
+    )
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _readable(result: Result) -> str:
+    latency, alone = result.latency_ms, result.alone_ms
+    return columns(
+        [
+            ("requests/s", f"{result.requests_per_s:,.0f}"),
+            ("verification limit/s", f"{result.limit_per_s or 0:,.0f}"),
+            ("ratio to the limit", f"{result.ratio or 0:.2f}"),
+            ("the same in CPU time", f"{result.cpu_ratio or 0:.2f}"),
+            ("latency p50 / p90 / p99 ms", f"{latency.p50} / {latency.p90} / {latency.p99}"),
+            ("one request alone p50 / p99 ms", f"{alone.p50} / {alone.p99}"),
+            ("enrolments/s", f"{result.enrolments_per_s:,.0f}"),
+            ("CPU us per request per replica", f"{result.cpu_us_per_request:.0f}"),
+            ("CPU us per request, client", f"{result.cpu_us_client:.0f}"),
+            ("requests per block", f"{result.requests / max(result.blocks, 1):.1f}"),
+            ("RSS MB per replica, start", " ".join(map(str, result.rss_mb_start))),
+            ("RSS MB per replica, end", " ".join(map(str, result.rss_mb_end))),
+        ]
+    )
