@@ -32,6 +32,7 @@ from chain.operations import (
     encode_operation,
 )
 from chain.request import Authenticated, read_item
+from testbed.checks.factory import FactoryRules
 from testbed.checks.records import Chain, Entry
 
 __all__ = ["unauthorised"]
@@ -65,6 +66,7 @@ class _Rules:
             each.id: (each.privilege_max, each.services) for each in self._policy.vouchers
         }
         self._spent: set[bytes] = set()
+        self._factory = FactoryRules(self._policy)
         self._signed: dict[bytes, dict[bytes, int]] = {}
         self._members = {0: {each.id for each in genesis.members}}
 
@@ -96,6 +98,8 @@ class _Rules:
             elif operation.privilege > privilege_max or operation.service not in services:
                 wrong = "its voucher does not grant this"
             self._spent.add(name)
+        else:
+            wrong = self._factory.wrong(operation, voucher, entry.statement.time_us) or wrong
         known = self._standing.get(operation.node)
         if known is not None and known.ended_height is not None:
             wrong = "its key had been revoked or renewed"
