@@ -28,11 +28,11 @@ hosts:
 HELD = """
 campaign: liars
 workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, attack: 12s, recovery: 1s}
+phases: {warmup: 4s, attack: 13s, recovery: 1s}
 faults:
-  - {id: silent, at: 0s, for: 3s, do: byzantine.silent, on: primary}
-  - {id: two-faced, at: 4s, for: 3s, do: byzantine.equivocate, on: primary}
-  - {id: forger, at: 8s, for: 3s, do: byzantine.bad-signature, on: backup(1)}
+  - {id: silent, at: 0s, for: 4s, do: byzantine.silent, on: primary}
+  - {id: two-faced, at: 4500ms, for: 4s, do: byzantine.equivocate, on: primary}
+  - {id: forger, at: 9s, for: 4s, do: byzantine.bad-signature, on: backup(1)}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
   liveness: {first_commit_after_heal: 10s}
