@@ -60,6 +60,7 @@ class EventLog:
         self._lines: list[bytes] = []
         self._bytes = 0
         self._oldest_ns = 0
+        self._torn = False  # the file ends within a line
         self._count = 0
         self.dropped = 0
 
@@ -89,17 +90,29 @@ class EventLog:
         if not self._lines:
             return
         lines, self._lines, self._bytes = self._lines, [], 0
-        try:
-            self._file.write(b"\n".join(lines) + b"\n")
-        except OSError:
-            self.dropped += len(lines)
+        begin = b"\n" if self._torn else b""
+        data = begin + b"\n".join(lines) + b"\n"
+        written = data[: self._write(data)]
+        if written:
+            self._torn = not written.endswith(b"\n")
+        self.dropped += len(lines) - max(0, written.count(b"\n") - len(begin))
+        if len(written) < len(data):
             return
         if self.dropped:
             dropped, self.dropped = self.dropped, 0
             self.emit("events-dropped", count=dropped)
 
+    def _write(self, data: bytes) -> int:
+        """How much could be written: a disk that becomes full may take a part."""
+        written = 0
+        with contextlib.suppress(OSError):
+            while written < len(data):
+                written += self._file.write(data[written:])
+        return written
+
     def close(self) -> None:
         self.flush()
+        self.flush()  # the first may have had to tell what was dropped
         with contextlib.suppress(OSError):
             self._file.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,33 @@ def test_a_full_disk_drops_lines_and_says_how_many() -> None:
     log.flush()
     assert log.dropped == 2
     log.close()
+
+
+@pytest.mark.parametrize("room", range(0, 200, 7))
+def test_a_disk_that_becomes_full_within_a_line_spoils_that_line_only(
+    tmp_path: Path, room: int
+) -> None:
+    """Whatever fits is kept whole; what comes when there is room again does not stick to a torn
+    line; and every line that is missing is counted."""
+    path = tmp_path / "events"
+    with EventLog(path, "r0") as log:
+        log.emit("before")
+        log.flush()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, limits[1]))
+        try:
+            log.emit("one")
+            log.emit("two")
+            log.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        log.emit("after")
+    names = [event.event for event in read_events(path)]
+    missing = read_events(path)[-1].fields["count"]
+    assert names[0] == "before"
+    assert names[-2:] == ["after", "events-dropped"]
+    assert {"one", "two"} >= {*names[1:-2]}
+    assert missing == 2 - len(names[1:-2])
 
 
 @settings(max_examples=100)
