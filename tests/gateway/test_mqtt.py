@@ -12,9 +12,8 @@ from gateway.mqtt import (
     BrokerUnavailableError,
     MqttClient,
     MqttSettings,
-    inbound_messages_max,
-    inflight_publishes_max,
 )
+from gateway.mqtt_link import inbound_messages_max, inflight_publishes_max
 from gateway.topics import Role, Up
 from tests.gateway.brokers import (
     NET,
