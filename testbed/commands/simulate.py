@@ -115,7 +115,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Summary], None]]
     """A bar on a terminal, else a line now and then; what breaks is told at once."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Heartbeat(total, quiet=quiet)
+        yield _Heartbeat(total)
         return
     columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet) as progress:
@@ -126,9 +126,8 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Summary], None]]
 class _Heartbeat:
     """Called with the sums so far."""
 
-    def __init__(self, total: int, *, quiet: bool) -> None:
+    def __init__(self, total: int) -> None:
         self._total = total
-        self._quiet = quiet
         self._started_s = self._told_s = time.monotonic()
         self._failures = 0
 
@@ -137,7 +136,7 @@ class _Heartbeat:
             sys.stderr.write(f"seed {failure.seed}: {failure.finding}\n")
         self._failures = len(summary.failures)
         now_s = time.monotonic()
-        if self._quiet or now_s - self._told_s < _HEARTBEAT_S:
+        if now_s - self._told_s < _HEARTBEAT_S:
             return
         self._told_s = now_s
         rate = summary.seeds / (now_s - self._started_s)
