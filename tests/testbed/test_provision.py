@@ -127,9 +127,14 @@ def test_a_host_that_somebody_else_has_is_not_touched(
         code, said = provision(capsys, lab)
         assert code == 3
         assert not (lab.homes["pi01"] / "testbed" / "env").exists()
+        undo = lab.homes["pi01"] / "testbed" / "undo" / "heal"
+        undo.mkdir(parents=True)
+        for name, text in (("run", "echo undone >notes"), ("input", ""), ("due", "9999999999")):
+            (undo / name).write_text(text)
         code, said = command(capsys, "unlock", "--takeover", "-i", i)
         assert code == 0
         assert "alice-" in said["hosts"]["pi01"]["result"]
+        assert (lab.homes["pi01"] / "testbed" / "notes").read_text() == "undone\n"
         assert command(capsys, "restore", "-i", i)[0] == 0
 
 
