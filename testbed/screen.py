@@ -65,20 +65,26 @@ class Headway:
 
     def __init__(self) -> None:
         self._began_s = 0.0
-        self.title = ""
+        self._ends_s = 0.0
+        self._which = ""
+        self._about = ""
 
-    def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> str:
-        """The title of a run; empty if it is the only one."""
+    def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
+        now_s = time.monotonic()
         if number == 0:
-            self._began_s = time.monotonic()
-        each_s = (time.monotonic() - self._began_s) / number if number else run_ms / 1000
-        left = _duration(each_s * (count - number))
-        about = "about" if number else "at least"
-        self.title = ""
+            self._began_s = now_s
+        each_s = (now_s - self._began_s) / number if number else run_ms / 1000
+        self._ends_s = now_s + each_s * (count - number)
+        self._about = "about" if number else "at least"
+        self._which = ""
         if count > 1:
-            which = f"run {number + 1} of {count} ({entry.arm}, trial {entry.trial})"
-            self.title = f"{which}, {about} {left} left"
-        return self.title
+            self._which = f"run {number + 1} of {count} ({entry.arm}, trial {entry.trial})"
+
+    @property
+    def title(self) -> str:
+        """Of the run that goes on; empty if it is the only one."""
+        left = _duration(max(0.0, self._ends_s - time.monotonic()))
+        return f"{self._which}, {self._about} {left} left" if self._which else ""
 
 
 def _duration(seconds: float) -> str:
@@ -108,7 +114,8 @@ class QuietScreen:
         self._console.print(text, soft_wrap=True)
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
-        if title := self._headway.begin(entry, number, count, run_ms):
+        self._headway.begin(entry, number, count, run_ms)
+        if title := self._headway.title:
             self.say(title)
 
     def hide(self) -> None:
@@ -152,7 +159,8 @@ class LiveScreen:
         self._console.print(text, highlight=False, markup=False, style="dim")
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
-        if title := self._headway.begin(entry, number, count, run_ms):
+        self._headway.begin(entry, number, count, run_ms)
+        if title := self._headway.title:
             self._console.rule(title, align="left")
 
     def hide(self) -> None:
@@ -167,7 +175,8 @@ class LiveScreen:
         task = bar.add_task("", total=schedule.run_ms)
 
         def draw() -> RenderableType:
-            of = f"{self._headway.title}, " if self._headway.title else ""
+            title = self._headway.title
+            of = f"{title}, " if title else ""
             told = f"{of}phase [b]{runner.phase}[/]"
             bar.update(task, completed=runner.elapsed_ms, description=told)
             return Group(replica_table(watch), device_table(watch), bar)
