@@ -56,7 +56,9 @@ def _document(plan: LabPlan) -> dict[str, Any]:
                 "connect_timeout_s": 5,
             },
             "net": {"mgmt": "eth0", "data": "eth1"},
-            "clock": {"max_error_ms": 1.0},
+            "clock": {
+                "max_error_ms": 5.0
+            },  # one clock in truth; SSH on a busy machine tells no better
         },
         **({"chain": {"f": 0}} if replicas < 4 else {}),
         "hosts": hosts,
