@@ -1,0 +1,50 @@
+"""What Mosquitto says is told in the words of the embedded broker."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.broker_mosquitto_log import MosquittoLog
+
+NODE = "ab" * 32
+
+# As Mosquitto 2.0.11 printed it.
+SAID = [
+    (f"dynsec: admin.{NODE}/admin.{NODE} | deleteClient | username={NODE}", "removed"),
+    (f"Client {NODE} disconnected due to oversize packet.", "oversized"),
+    ("Client <unknown> disconnected, not authorised.", "bad-login"),
+    ("OpenSSL Error[0]: error:0A000086:SSL routines::certificate verify failed", "bad-certificate"),
+    (
+        "OpenSSL Error[0]: error:0A0000C7:SSL routines::peer did not return a certificate",
+        "bad-certificate",
+    ),
+    (f"New client connected from 127.0.0.1:41321 as {NODE} (p2, c1, k60, u'{NODE}').", "logins"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), SAID)
+def test_each_is_counted_by_its_reason(line: str, reason: str) -> None:
+    heard = MosquittoLog()
+    heard.take(line)
+    assert heard.counts == {reason: 1}
+
+
+def test_a_removal_is_an_event_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever flood is told beside it: revocation is measured by these lines."""
+    caplog.set_level(logging.INFO)
+    heard = MosquittoLog()
+    for _ in range(2_000):
+        heard.take("New connection from 127.0.0.1:35758 on port 24002.")
+    heard.take(SAID[0][0])
+    told = [record.getMessage() for record in caplog.records]
+    assert told[-1] == f"removed {NODE}"
+    assert len(told) < 1_000
+
+
+@given(st.text())
+def test_any_line_is_survived(line: str) -> None:
+    MosquittoLog().take(line)
