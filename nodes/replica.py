@@ -85,6 +85,7 @@ class ReplicaProcess:
             inbox=self._inbox,
             timers=self._timers,
             resume=self._wire.resume,
+            flush=self._wire.flush,
             on_failure=self._fail,
         )
         height = self._service.ledger.height

@@ -87,13 +87,20 @@ class TlsWire:
             self._spawn(self._keep_dialling(party))
 
     def send(self, party: Party, frame: bytes) -> None:
+        """Leaves with the loop's next round, or with `flush`."""
         link = self._links.get(party)
         if link is None:
             return
         if not self._dirty:
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._dirty[party] = link
         link.queue(frame)
+
+    def flush(self) -> None:
+        """Before the loop's next round, in which other frames might be read first."""
+        dirty, self._dirty = self._dirty, {}
+        for link in dirty.values():
+            link.flush()
 
     def congested(self, party: Party) -> bool:
         link = self._links.get(party)
@@ -121,7 +128,7 @@ class TlsWire:
                 connection.resume_reading()
 
     async def close(self) -> None:
-        self._flush()
+        self.flush()
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
@@ -149,11 +156,6 @@ class TlsWire:
         if link.party in self._lost:
             self._lost[link.party].set()
         self._on_link(link.party, False, reason)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, {}
-        for link in dirty.values():
-            link.flush()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -25,8 +25,8 @@ PUMP_S = 0.02  # between pieces for a subscriber whose link is full
 
 
 class Turns:
-    """`resume` lets the wire read again from parties that were full; `on_failure` is told the
-    exception after which nothing more is done."""
+    """`resume` lets the wire read again from parties that were full, `flush` lets out what was
+    sent; `on_failure` is told the exception after which nothing more is done."""
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Turns:
         inbox: Inbox,
         timers: LoopTimers,
         resume: Callable[[], None],
+        flush: Callable[[], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -44,6 +45,7 @@ class Turns:
         self._inbox = inbox
         self._timers = timers
         self._resume = resume
+        self._flush = flush
         self._on_failure = on_failure
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._commit_s = 0.0  # a running average
@@ -139,6 +141,7 @@ class Turns:
         if not self._running:
             return  # the store failed: nothing leaves any more
         self._service.host.release()
+        self._flush()
         if self._service.clients.lagging and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)

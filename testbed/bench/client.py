@@ -176,6 +176,7 @@ class Client:
             for party, frame in self._inbox.take():
                 self._heard(party, frame)
         self._wire.resume()
+        self._wire.flush()
 
     def _heard(self, party: Party, frame: bytes) -> None:
         match _messages.decode(frame):

@@ -38,6 +38,7 @@ class Stage:
             inbox=self.inbox,
             timers=LoopTimers(asyncio.get_running_loop(), lambda: None),
             resume=lambda: None,
+            flush=lambda: None,
             on_failure=self.failures.append,
         )
         self.turns._running = True  # the service was started by the bus
