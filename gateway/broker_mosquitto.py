@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -41,6 +42,7 @@ _port_wait_s = 1.0  # a predecessor that was killed may hold the port for a mome
 _document_poll_s = 0.1
 _carriers_directory = "carriers"
 _line_bytes_max = 64 * 1024
+_spare_files = 32  # what Mosquitto has open beside connections
 _plugin = "mosquitto_dynamic_security.so"
 # For one client; beyond it Mosquitto acknowledges and drops. No memory_limit: in 2.0.11 the
 # plugin's frees let its count run below zero, and then everything is refused.
@@ -85,7 +87,7 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
     ports = {name: await _port_of(listen) for name, listen in listeners.items()}
     settings = folder / "mosquitto.conf"
     settings.write_text(_settings(config, folder, ports))
-    child = await _start(settings)
+    child = await _start(settings, config.limits.connections_max * len(listeners))
     heard = MosquittoLog()
     beside = [asyncio.create_task(_listen_to(child, heard))]
     try:
@@ -106,8 +108,14 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
             task.cancel()
 
 
-async def _start(settings: Path) -> asyncio.subprocess.Process:
+async def _start(settings: Path, connections_max: int) -> asyncio.subprocess.Process:
     os.umask(0o077)  # inherited: the plugin writes the document anew at each change
+    # Inherited as well. max_connections alone does not hold in 2.0.11: whoever leaves before
+    # CONNECT is subtracted twice.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = connections_max + _spare_files
+    if hard == resource.RLIM_INFINITY or files <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     # The child ends with us, even if we are killed.
     wrapper = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     return await asyncio.create_subprocess_exec(

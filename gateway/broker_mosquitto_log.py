@@ -25,7 +25,9 @@ _COUNTED = {
     "bad-login": re.compile(r"^Client (\S+) disconnected, not authorised"),
     "bad-certificate": re.compile(r"^OpenSSL Error.*:(certificate verify failed|peer did not)"),
     "bad-packet": re.compile(r"^Client (\S+) disconnected due to (?:malformed|protocol)"),
-    "connections-full": re.compile(r"^Client connection from (\S+) .*denied: max_connections"),
+    "connections-full": re.compile(
+        r"^(?:Client connection from (\S+) denied: max_conn|Unable to accept new connection)"
+    ),
 }
 
 
@@ -46,7 +48,7 @@ class MosquittoLog:
             if found := pattern.match(line):
                 self.counts[reason] += 1
                 if reason != "logins" and self._may_speak():
-                    log.warning("refused: %s by %s", reason, found[1])
+                    log.warning("refused: %s by %s", reason, found[1] or "?")
                 return
         if self._may_speak():
             log.info("mosquitto: %s", line)

@@ -290,6 +290,22 @@ async def test_only_the_administrator_changes_users(broker: BrokerProcess, who: 
 
 
 @story
+async def test_strangers_connections_are_bounded(kind: str, tmp_path: Path) -> None:
+    """Also after many have come and gone without a word, and whoever belongs gets in afterwards."""
+    limits = {"connections_max": 2, "connect_deadline_s": 60, "handshakes_max": 64}
+    async with started(tmp_path, kind, USERS, limits=limits) as broker:
+        for _ in range(40):
+            _, writer = await asyncio.open_connection("127.0.0.1", broker.port)
+            writer.close()
+        held = [await asyncio.open_connection("127.0.0.1", broker.port) for _ in range(80)]
+        await broker.counted("connections-full")
+        for _, writer in held:
+            writer.close()
+        async with broker.client(DEVICE) as device:
+            await device.publish(DATA, b"x")
+
+
+@story
 async def test_users_survive_kill_9_of_the_broker(kind: str, tmp_path: Path) -> None:
     fresh = user(Role.DEVICE, "1")
     async with started(tmp_path, kind, [GATEWAY, ADMIN, DEVICE]) as broker:
