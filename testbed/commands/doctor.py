@@ -48,7 +48,7 @@ def doctor(
     if as_json:
         report_json(outcomes, time.monotonic() - began_s, _details)
     else:
-        _print({outcome.host: outcome.value or () for outcome in outcomes})
+        _print({outcome.host: outcome.value or () for outcome in outcomes}, inventory)
         for problem in problems(outcomes):
             typer.echo(f"\n{problem}", err=True)
         typer.echo(f"\n{len(outcomes) - len(unfit)} of {len(outcomes)} hosts fit for a run")
@@ -76,19 +76,26 @@ def _without(host: str, why: str, inventory: Path | None) -> str:
     return shlex.join(["testbed", "quarantine", host, *where, "--reason", reason])
 
 
-def _print(found: dict[str, Sequence[Finding]]) -> None:
+def _print(found: dict[str, Sequence[Finding]], inventory: Path | None) -> None:
     rows: list[tuple[str, ...]] = []
     for host, findings in found.items():
         well = [finding.check for finding in findings if finding.grade == "ok"]
         if well:
             rows.append((host, "ok", ", ".join(well)))
         rows += [
-            (host, f.grade, f"{f.check}: {f.says}" + (f"; fix: {f.fix}" if f.fix else ""))
+            (host, f.grade, f"{f.check}: {f.says}" + _fix(f, inventory))
             for f in findings
             if f.grade != "ok"
         ]
     if rows:
         typer.echo(columns(rows))
+
+
+def _fix(finding: Finding, inventory: Path | None) -> str:
+    """What mends it; a command of ours as it can be copied."""
+    ours = finding.fix.startswith("testbed ") and inventory is not None
+    where = f" -i {shlex.quote(str(inventory))}" if ours else ""
+    return f"; fix: {finding.fix}{where}" if finding.fix else ""
 
 
 def _details(findings: list[Finding]) -> dict[str, object]:

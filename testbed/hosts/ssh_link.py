@@ -249,7 +249,7 @@ class SshLink:
             return error
         where = f"{connection.user}@{connection.host} port {connection.port}"
         trust = "compare the fingerprint on the machine itself, then:"
-        trust += f" testbed inventory trust {self.name}"
+        trust += f" testbed inventory trust {self.name} -i FILE"
         if isinstance(error, UnknownHostKey):
             seen = fingerprint(error.key)
             problem = f"unknown host key {seen} ({error.key.get_name()}) not in {known_hosts}"
