@@ -27,8 +27,8 @@ class Manufacturer:
     def _root_key(self) -> Path:
         return self.directory / "root.key"
 
-    def make(self, name: str, *, days: int = DAYS_LONG, ca: bool = False) -> Path:
-        """The directory of a new device's identity. `days` below zero: it has expired."""
+    def make(self, name: str) -> Path:
+        """The directory of a new device's identity."""
         made = self.directory / name
         made.mkdir()
         key, request, rules = made / "key.pem", made / "request.pem", made / "rules"
@@ -38,10 +38,10 @@ class Manufacturer:
         )
         key.chmod(0o600)
         _openssl("req", "-new", "-key", key, "-subj", f"/CN={name}", "-out", request)
-        rules.write_text(f"basicConstraints=critical,CA:{str(ca).upper()}\n")
+        rules.write_text("basicConstraints=critical,CA:FALSE\n")
         _openssl(
             *("x509", "-req", "-in", request, "-CA", self.root, "-CAkey", self._root_key),
-            *("-CAcreateserial", "-days", days, "-extfile", rules, "-out", made / "chain.pem"),
+            *("-CAcreateserial", "-days", DAYS_LONG, "-extfile", rules, "-out", made / "chain.pem"),
         )
         return made
 

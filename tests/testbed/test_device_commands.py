@@ -34,7 +34,7 @@ hosts:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # many commands, each a process of its own
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the manufacturer needs openssl")
 def test_an_operator_s_day(tmp_path: Path) -> None:
     operator, acme = Operator(tmp_path), Manufacturer(tmp_path / "acme")
@@ -54,15 +54,13 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
 
 
 def finds_no_bench(operator: Operator) -> None:
-    for words in (["list"], ["revoke", "x"]):
-        assert "start one with `testbed up`" in operator.is_told(2, "device", *words)
+    assert "start one with `testbed up`" in operator.is_told(2, "device", "revoke", "x")
     plain = operator.run("device", "list")
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.startswith("testbed: no bench is up")
     missing = operator.is_told(2, "device", "list", "--bench", "/nowhere/bench.json")
     assert "/nowhere/bench.json" in missing
     assert operator.does("down") == {"ended": None}
-    assert "nothing to do" in operator.run("down").stdout
 
 
 def looks_around(operator: Operator) -> None:
@@ -74,17 +72,14 @@ def looks_around(operator: Operator) -> None:
     shown = operator.does("device", "show", listed["phones-1"]["node"][:12])
     assert shown["name"] == "phones-1"
     assert [each["op"] for each in shown["records"]][:2] == ["enrol", "open"]
-    assert operator.run("device", "show", "phones-1").returncode == 0
     assert "did you mean phones-" in operator.is_told(2, "device", "show", "phone-1")
     assert "there are env1, meter," in operator.is_told(2, "device", "show", "zebra")
 
 
 def grants(operator: Operator) -> None:
     assert operator.does("device", "grant", "phones-1", "--privilege", "2")["privilege"] == 2
-    assert operator.does("device", "show", "phones-1")["privilege"] == 2
     again = operator.does("device", "grant", "phones-1", "--privilege", "2")
     assert again["changed"] is False
-    operator.is_told(2, "device", "grant", "phones-1", "--privilege", "900")
 
 
 def renews(operator: Operator) -> None:
@@ -110,9 +105,6 @@ def revokes(operator: Operator) -> None:
     own = operator.does("device", "revoke", "phones-3", "--by-device")
     assert (own["state"], own["changed"]) == ("revoked", True)
     assert "phones-2 is revoked" in operator.is_told(2, "device", "renew", "phones-2")
-    assert "phones-2 is revoked" in operator.is_told(
-        2, "device", "grant", "phones-2", "--privilege", "3"
-    )
 
 
 def admits_one_more(operator: Operator, tmp_path: Path) -> None:
@@ -122,19 +114,18 @@ def admits_one_more(operator: Operator, tmp_path: Path) -> None:
     assert admitted["ledger_height"] > 0
     assert Path(admitted["config"]).exists()
     assert (lamp / "state" / "key.pem").stat().st_mode & 0o077 == 0
-    taken = operator.is_told(2, "device", "admit", "lamp", "--dir", str(tmp_path / "lamp2"))
-    assert "choose another name" in taken
     full = operator.is_told(2, "device", "admit", "lamp2", "--dir", str(lamp))
     assert "choose another --dir" in full
     assert "no process of this bench" in operator.is_told(2, "device", "renew", "lamp")
 
 
 def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
-    """IEEE 802.1AR: the manufacturer's word instead of a token; each refusal says why."""
+    """IEEE 802.1AR: the manufacturer's word instead of a token; a refusal says why, and where to
+    look. (All that is refused is in `test_factory`, `test_vouchers` and `testbed refusals`.)"""
 
-    def words(name: str, identity: Path, *, privilege: int = 1) -> list[str]:
+    def words(name: str, identity: Path) -> list[str]:
         made = ["device", "admit", name, "--dir", str(tmp_path / f"of-{name}")]
-        return [*made, "--factory", str(identity), "--privilege", str(privilege)]
+        return [*made, "--factory", str(identity)]
 
     identity = acme.make("lock-identity")
     assert operator.does(*words("lock", identity))["state"] == "admitted"
@@ -145,19 +136,8 @@ def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_pa
     assert refused.returncode == 1
     assert "factory-chain" in refused.stderr
     assert "chain.factory_roots" in refused.stderr, "it says where to look"
-    for name, bad, reason in (
-        ("stale", acme.make("stale", days=-1), "factory-expired"),
-        ("maker", acme.make("maker", ca=True), "factory-chain"),
-    ):
-        assert reason in operator.is_told(1, *words(name, bad))
-    proud = words("proud", acme.make("proud"), privilege=200)
-    assert "denied: privilege" in operator.is_told(1, *proud)
-
     (other / "key.pem").write_bytes((identity / "key.pem").read_bytes())
     assert "not of the key" in operator.is_told(2, *words("mixed", other))
-    (other / "key.pem").chmod(0o644)
-    assert "chmod 600" in operator.is_told(2, *words("open", other))
-    assert "chain.pem" in operator.is_told(2, *words("none", tmp_path / "lamp" / "state"))
 
 
 def ends_it(operator: Operator, up: dict[str, Any]) -> None:
@@ -165,4 +145,3 @@ def ends_it(operator: Operator, up: dict[str, Any]) -> None:
     assert not Path(up["bench"]).exists()
     assert operator.does("down", "--bench", up["bench"]) == {"ended": None}
     assert operator.does("down") == {"ended": None}
-    operator.is_told(2, "device", "list")
