@@ -100,7 +100,9 @@ class Session:
             run = begin(self._bundle, entry, self._schedule)
             self._deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
         except BaseException as error:
-            self._end(entry, "failed", str(error) or "interrupted")
+            by_hand = isinstance(error, KeyboardInterrupt)
+            reason = "interrupted" if by_hand else str(error) or type(error).__name__
+            self._end(entry, "failed", reason)
             raise
         self._end(entry, "done", None)
         self._screen.say("checking ledgers and logs")
