@@ -101,8 +101,8 @@ class Session:
             self._deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
         except BaseException as error:
             by_hand = isinstance(error, KeyboardInterrupt)
-            reason = "interrupted" if by_hand else str(error) or type(error).__name__
-            self._end(entry, "failed", reason)
+            why = "interrupted" if by_hand else str(error) or type(error).__name__
+            self._end(entry, "failed", why)
             raise
         self._end(entry, "done", None)
         self._screen.say("checking ledgers and logs")
