@@ -22,10 +22,13 @@ from chain.messages import (
     Signed,
     Submit,
     Subscribe,
+    decode_body,
+    decode_signed,
     encode,
     signed_bytes,
 )
 from chain.operations import sign_operation
+from chain.pbft.inputs import Received
 from nodes.clients import PIECE_BLOCKS_MAX
 from nodes.clock import SystemClock
 from nodes.events import NoEvents
@@ -227,6 +230,31 @@ def test_a_vote_on_what_is_decided_is_dropped_and_one_that_contradicts_is_not() 
     other = encode(Signed(encode(Commit(0, 2, view, 1, bytes(32))), bytes(64)))
     assert isinstance(node.give(2, other), PeerFault)
     assert node.service.faults[2, "bad-signature"] == 1
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_of_votes_opened_together_only_those_that_count_are_verified(forged: bool) -> None:
+    """Our own COMMIT is there, two more are wanted; one that does not hold is none of them."""
+    bus = Bus()
+    node = bus.nodes[1]
+    held: list[tuple[Party, bytes]] = []
+    head = node.service.ledger.head_hash
+    enrol = bus.devices[0].enrol(bus.genesis.network, head)
+    bus.nodes[0].give(GATEWAY, encode(Submit(sign_operation(enrol, bus.devices[0].signer))))
+    while bus.frames:
+        sender, party, frame = bus.frames.popleft()
+        if party == 1 and isinstance(decode_body(decode_signed(frame).body), Commit):
+            held.append((sender, frame))
+        elif isinstance(party, int):
+            bus.nodes[party].give(sender, frame)
+    assert len(held) == 3
+    if forged:
+        held[0] = held[0][0], encode(Signed(decode_signed(held[0][1]).body, bytes(64)))
+    opened = node.service.open_all(held)
+    first, last = (PeerFault, Received) if forged else (Received, Superfluous)
+    assert [type(each) for _, each in opened] == [first, Received, last]
+    node.service.step(opened)
+    assert node.service.ledger.height == 1
 
 
 def test_a_block_that_does_not_follow_from_the_genesis_is_damage() -> None:
