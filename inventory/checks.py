@@ -221,7 +221,7 @@ def _replicas(lab: Lab) -> Iterator[Mistake]:
         yield Mistake(
             ("hosts",),
             f"{n} replicas{aside}, but one fault needs n >= 3f+1 = 4; add replicas, "
-            "or state chain.f: 0 for a chain that bears no fault",
+            "or state chain.f: 0 for hosts that are only made ready",
             whole=True,
         )
     if lab.chain.f is not None and n < max(1, 3 * lab.chain.f + 1):

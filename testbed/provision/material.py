@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256Signer, digest, node_id, spki_of
 from chain.operations import factory_key
+from chain.quorum import REPLICAS_MIN
 from gateway.broker_security import User, bootstrap_user, new_password
 from gateway.topics import Role
 from inventory.model import Lab
@@ -152,7 +153,12 @@ def make_material(
     factory: Mapping[str, bytes] | None = None,
 ) -> Material:
     """A new network for these processes; nothing of an older one is reused. `factory` as
-    `read_factory` found it."""
+    `read_factory` found it. Raises ConfigurationError if they are too few for a chain."""
+    if len(lab.replicas()) < REPLICAS_MIN:
+        raise ConfigurationError(
+            f"lab {lab.lab} has {len(lab.replicas())} active replicas; a chain needs at least "
+            f"{REPLICAS_MIN}: give more hosts the role replica"
+        )
     factory = factory or {}
     vouchers = {
         node.name: Voucher.new()
