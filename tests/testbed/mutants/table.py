@@ -246,7 +246,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "chain.pbft.new_view",
         "chosen[certificate.seq] = max(candidate",
         "chosen[certificate.seq] = min(candidate",
-        faults="all",
+        first=1300,  # about one seed in 1,400 brings three views to one number: none below this
         budget=1500,
     ),
     Mutant(
