@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain.genesis import Consensus
 from chain.pbft.effects import Durable
+from nodes.ports import StoreFull
 from testbed.simulate.disk import Disk, PowerLossError
 from testbed.simulate.scenario import Crash
 
@@ -79,3 +81,36 @@ def test_power_fails_at_the_very_operation_that_was_named(at: int, survives: boo
         _write_two_and_commit(disk)
     disk.power_off(loss.value.keeps)
     assert bool(disk.facts()) is survives
+
+
+def test_a_full_disk_takes_no_write_and_lets_go_when_there_is_space() -> None:
+    disk = Disk(Random(1))
+    disk.fill(1)
+    disk.put_fact(_fact(1))
+    with pytest.raises(StoreFull):
+        disk.commit()
+    disk.power_off(Crash.LOST)
+    disk.commit()  # nothing to write: as SQLite, which then does not touch the disk
+    disk.drain()
+    disk.put_fact(_fact(2))
+    disk.commit()
+    assert list(disk.facts()) == [_fact(2)]
+
+
+def test_a_wiped_disk_is_empty_and_in_quarantine_until_that_is_durably_over() -> None:
+    disk = Disk(Random(1))
+    disk.put_fact(_fact(1))
+    disk.commit()
+    assert disk.quarantine(Consensus()) is None
+    disk.wipe()
+    assert not disk.facts()
+    assert not disk.holds("proposal", 0, 1)
+    disk.note_quarantine(40)
+    disk.power_off(Crash.LOST)  # the note was not synced: still unknown until when
+    quarantine = disk.quarantine(Consensus())
+    assert quarantine is not None
+    assert quarantine.until is None
+    disk.note_quarantine(None)
+    disk.commit()
+    disk.power_off(Crash.LOST)
+    assert disk.quarantine(Consensus()) is None
