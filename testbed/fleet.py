@@ -124,7 +124,7 @@ class Progress:
             )
             took_s = row.ended_s - row.began_s
         if self._live is None:
-            self._console.print(f"{host}: {result} ({took_s:.1f} s)", markup=False)
+            self._console.print(f"{host}: {result} ({took_s:.1f} s)", markup=False, soft_wrap=True)
         return took_s, steps
 
     def _table(self) -> Table:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import stat
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from inventory.model import Lab
 from testbed.errors import ConfigurationError
 from testbed.hosts.files import atomic_file
 
-__all__ = ["Change", "Quorum", "quarantine", "release"]
+__all__ = ["Change", "Quorum", "quarantine", "release", "without"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,8 @@ def quarantine(inventory: Path, host: str, reason: str, *, lower_f: bool = False
         raise ConfigurationError(f"the reason {reason!r} is not one line of printable text")
     before = load_lab(inventory)
     _known(before, host)
-    n = len([name for name in before.replicas() if name != host])
-    f = min(before.f, max(0, (n - 1) // 3))
-    if f < before.f and not lower_f:
-        now = _quorum(before)
+    now, (n, f) = _quorum(before), astuple(without(before, (host,)))
+    if f < now.f and not lower_f:
         raise ConfigurationError(
             f"without {host} there are n = {n} replicas, fewer than 3f+1 = {3 * now.f + 1}: "
             f"f would fall from {now.f} to {f}\n  fix: add a replica first, or say --lower-f"
@@ -70,9 +68,15 @@ def quarantine(inventory: Path, host: str, reason: str, *, lower_f: bool = False
     def edit(text: str) -> str:
         text = _set(text, ("hosts", host), {"state": "quarantined", "reason": reason})
         stated = before.chain.f is not None and before.chain.f > f
-        return _set(text, ("chain",), {"f": f}) if stated or (n < 4 and f < before.f) else text
+        return _set(text, ("chain",), {"f": f}) if stated or (n < 4 and f < now.f) else text
 
     return _edit(inventory, before, host, {"state": "quarantined", "reason": reason}, edit)
+
+
+def without(lab: Lab, hosts: Collection[str]) -> Quorum:
+    """What is left if these hosts are left out."""
+    n = len([name for name in lab.replicas() if name not in hosts])
+    return Quorum(n, min(lab.f, max(0, (n - 1) // 3)))
 
 
 def release(inventory: Path, host: str) -> Change:

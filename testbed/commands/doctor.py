@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
 
 from inventory.load import load_lab
+from inventory.model import Lab
 from testbed.commands.fleet import LimitOption, report_json
 from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.doctor import Finding, examine, judge
 from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
+from testbed.quarantine import without
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]
@@ -52,8 +54,7 @@ def doctor(
         for problem in problems(outcomes):
             typer.echo(f"\n{problem}", err=True)
         typer.echo(f"\n{len(outcomes) - len(unfit)} of {len(outcomes)} hosts fit for a run")
-        for host, why in unfit.items():
-            typer.echo(f"to go on without it: {_without(host, why, inventory)}")
+        _tell_ways_on(lab, unfit, inventory)
         for out in lab.excluded():
             typer.echo(f"left out: {out.name}: {out.reason}")
     code = exit_code(outcomes)
@@ -70,10 +71,17 @@ def _unfit(outcome: Outcome[list[Finding]]) -> str:
     return "; ".join(f"{finding.check}: {finding.says}" for finding in failed)
 
 
-def _without(host: str, why: str, inventory: Path | None) -> str:
-    reason = "".join(c if c.isprintable() else " " for c in why)[:REASON_CHARS_MAX]
+def _tell_ways_on(lab: Lab, unfit: Mapping[str, str], inventory: Path | None) -> None:
+    """The commands that leave hosts out, one after the other: each as it will be accepted then."""
+    gone: list[str] = []
     where = ["-i", str(inventory)] if inventory else []
-    return shlex.join(["testbed", "quarantine", host, *where, "--reason", reason])
+    for host, why in unfit.items():
+        before = without(lab, gone)
+        gone.append(host)
+        lower = ["--lower-f"] if without(lab, gone).f < before.f else []
+        reason = "".join(c if c.isprintable() else " " for c in why)[:REASON_CHARS_MAX]
+        argv = ["testbed", "quarantine", host, *where, "--reason", reason, *lower]
+        typer.echo(f"to go on without it: {shlex.join(argv)}")
 
 
 def _print(found: dict[str, Sequence[Finding]], inventory: Path | None) -> None:

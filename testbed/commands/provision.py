@@ -64,10 +64,12 @@ def provision(
     if as_json:
         report_json(outcomes, took_s, lambda plan: _details(plan, dry_run=dry_run))
     else:
-        report_text(outcomes, ("RESULT", "SYSTEM"), cells, ["provision"], inventory)
+        command = ["provision", "--dry-run"] if dry_run else ["provision"]
+        report_text(outcomes, ("RESULT", "SYSTEM"), cells, command, inventory)
         ready = sum(outcome.ok for outcome in outcomes)
         if outcomes:
-            typer.echo(f"{ready} of {len(outcomes)} hosts ready in {took_s:.1f} s")
+            what = "looked at, nothing was changed," if dry_run else "ready"
+            typer.echo(f"{ready} of {len(outcomes)} hosts {what} in {took_s:.1f} s")
     raise typer.Exit(exit_code(outcomes))
 
 

@@ -24,6 +24,7 @@ from typing import Protocol, Self
 from testbed.errors import LabFault
 
 __all__ = [
+    "ACTION_CHARS_MAX",
     "BACKOFF_MAX_S",
     "BACKOFF_MIN_S",
     "COMMAND_TIMEOUT_S",
@@ -72,8 +73,18 @@ STABLE_AFTER_S = 1.0
 QUICK_DEATHS_MAX = 6
 """After so many deaths in a row, none of them stable, a unit is given up and reads as failed."""
 
+ACTION_CHARS_MAX = 160
+"""Of what was asked, in a message about trouble."""
+
 _UNIT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _brief(action: str) -> str:
+    """Its first line: what is run is a whole program at times."""
+    first = action.partition("\n")[0]
+    brief = first[:ACTION_CHARS_MAX]
+    return action if brief == action else f"{brief} ..."
 
 
 class HostFault(LabFault):
@@ -81,10 +92,10 @@ class HostFault(LabFault):
 
     def __init__(self, host: str, action: str, problem: str, fix: str = "") -> None:
         self.host = host
-        self.action = action
+        self.action = _brief(action)
         self.problem = problem
         self.fix = fix
-        super().__init__(f"{host}: {action}: {problem}" + (f"\n  fix: {fix}" if fix else ""))
+        super().__init__(f"{host}: {self.action}: {problem}" + (f"\n  fix: {fix}" if fix else ""))
 
 
 class Unreachable(HostFault):

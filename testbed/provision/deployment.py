@@ -268,11 +268,20 @@ class Deployment:
         _each(lambda name: self.put(self.node(name), File(GO, plans[name])), list(plans))
 
     def stop(self) -> None:
-        """Stop all that was started, devices first, so that nobody misses whom he talks to."""
+        """Stop all that was started, devices first, so that nobody misses whom he talks to.
+
+        A host that is gone keeps nobody from being stopped; it is told afterwards.
+        """
         started, self._started = self._started, []
+        faults: list[LabFault] = []
         for role in reversed(PROCESS_ROLES):
             stopping = {node for node in started if node.role == role}
-            _each(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
+            try:
+                _each(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
+            except LabFault as fault:
+                faults.append(fault)
+        if faults:
+            raise LabFault("\n".join(str(fault) for fault in faults))
 
 
 def _each(work: Callable[[S], T], items: Iterable[S]) -> list[tuple[S, T]]:

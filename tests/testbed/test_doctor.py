@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from testbed.boards.ports import SerialPort
 from testbed.clock import ClockReading
 from testbed.dead_man import Armed
 from testbed.doctor import Condition, Examined, Finding, judge
-from tests.testbed.hosts_support import ssh_server_missing
+from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
 
 INVENTORY = """\
@@ -121,6 +122,22 @@ def test_an_undo_that_waited_for_somebody_to_look_is_told(tmp_path: Path) -> Non
     assert "start-r1 waiting; it happens now" in now.says
     assert "in 30 s" in later.says
     assert "testbed restore" in later.fix
+
+
+def test_the_ways_on_without_unfit_hosts_are_accepted_as_they_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five replicas, none of which answers: without the second, fewer faults are borne."""
+    inventory = tmp_path / "lab.yaml"
+    ssh = f"ssh: {{port: {free_port()}}}"
+    hosts = "".join(f"  p{n}: {{addr: 127.0.0.1{n}, roles: [replica], {ssh}}}\n" for n in range(5))
+    inventory.write_text(f"schema: testbed.inventory/1\nlab: dark\nhosts:\n{hosts}")
+    assert cli.main(["doctor", "-i", str(inventory)]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    ways = [line.partition(": testbed ")[2] for line in lines if line.startswith("to go on")]
+    assert ["--lower-f" in way for way in ways] == [False, True, False, False, False]
+    for way in ways[:3]:
+        assert cli.main(shlex.split(way)) == 0
 
 
 @pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())

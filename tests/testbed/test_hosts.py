@@ -23,6 +23,7 @@ import pytest
 from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import (
+    ACTION_CHARS_MAX,
     CommandFailed,
     Host,
     HostFault,
@@ -113,6 +114,16 @@ def test_a_failed_command_names_the_host_the_command_and_what_it_said(host: Host
         host.run(["sh", "-c", "echo no disk >&2; exit 3"])
     for part in (host.name, "exit 3", "exit code 3", "no disk"):
         assert part in str(caught.value)
+
+
+def test_a_long_program_is_named_by_its_beginning(host: Host) -> None:
+    """What is run is a whole program at times: nobody wants to read it in an error."""
+    with pytest.raises(CommandFailed) as failed:
+        host.run(["sh", "-c", "exit 3\n" + "# more\n" * 100])
+    assert "sh -c 'exit 3 ...: exit code 3" in str(failed.value)
+    with pytest.raises(CommandFailed) as failed:
+        host.run(["sh", "-c", "exit 3", "x" * 5000])
+    assert len(str(failed.value)) < ACTION_CHARS_MAX + 80
 
 
 def test_a_program_that_is_not_there_reads_as_127(host: Host) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import pytest
 from inventory.load import load_lab
 from testbed import cli
 from testbed.campaign.session import opened_hosts
-from testbed.errors import ConfigurationError
+from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
+from testbed.hosts.port import Host
+from testbed.hosts.ssh import SshHost
+from testbed.hosts.ssh_link import SshSettings
 from testbed.provision.clean import clean
+from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
-from tests.testbed.hosts_support import ssh_server_missing
+from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import SshLab, ssh_lab
 
 pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
@@ -91,8 +96,8 @@ def test_a_host_that_fails_is_named_with_the_command_that_retries_just_it(
         code = cli.main(["provision", "--dry-run", "-i", str(lab.inventory)])
         captured = capsys.readouterr()
     assert code == 4
-    assert "1 of 2 hosts ready" in captured.out
-    assert f"retry: testbed provision -i {lab.inventory} --limit pi02" in captured.err
+    assert "1 of 2 hosts looked at, nothing was changed" in captured.out, "none is ready by that"
+    assert f"retry: testbed provision --dry-run -i {lab.inventory} --limit pi02" in captured.err
     assert "powered" in captured.err
 
 
@@ -150,6 +155,24 @@ def test_a_run_starts_from_nothing_but_keys(tmp_path: Path) -> None:
         found = host.run(["find", ".", "-type", "f"]).stdout.split()
         assert sorted(found) == sorted(f"./{name}" for name in kept)
         clean(host, nodes)
+
+
+def test_a_host_that_is_gone_keeps_no_other_process_running(tmp_path: Path) -> None:
+    """A plug was pulled for good: the rest is stopped all the same, and the host is named."""
+    lab = load_lab()
+    hosts: dict[str, Host] = {name: LocalHost(tmp_path / name, name=name) for name in lab.active}
+    deployment = Deployment(lab, hosts, dict.fromkeys(hosts, sys.executable), print)
+    replica, broker = deployment.node("r2"), deployment.with_role("broker")[0]
+    for node in (replica, broker):
+        deployment.start_node(node)
+    gone = SshHost("r2", "127.0.0.1", SshSettings(port=free_port(), known_hosts=tmp_path / "none"))
+    with hosts["r2"]:
+        hosts["r2"] = gone
+        with pytest.raises(LabFault, match=r"r2: .*port"):
+            deployment.stop()
+    assert hosts[broker.host].units() == ()
+    for host in hosts.values():
+        host.close()
 
 
 def test_a_lab_without_remote_hosts_has_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
