@@ -194,12 +194,17 @@ def admit(
             f"{FACTORY_CHAIN}, the device's certificate first.",
         ),
     ] = None,
+    start: Annotated[
+        bool, typer.Option(help="Run it now; else only hand out what a device of yours needs.")
+    ] = True,
     bench: BenchOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Admit one more mobile device: a voucher, its own key, access authentication, ledger copy.
 
-    It can be started again with `python -m nodes.mobile --config DIR/config.json`.
+    It can be started again with `python -m nodes.mobile --config DIR/config.json`. With
+    --no-start DIR has voucher and genesis, and config.json names the broker: for a device in
+    another language.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigurationError(f"{directory} is not empty: choose another --dir")
@@ -225,6 +230,10 @@ def admit(
 
     found = _operate(bench, expect)
     write_device(directory, name, privilege, found, factory.absolute() if factory else None)
+    if not start:
+        said = f"may ask for access; what it needs is in {directory}"
+        _tell({"name": name, "config": str((directory / CONFIG).absolute()), "said": said}, as_json)
+        return
     height = run_until_admitted(name, directory)
     _tell(_operate(bench, look), as_json)
 

@@ -6,6 +6,7 @@ seconds to come up.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from testbed.newcomer import run_until_admitted
 from tests.testbed.factory import Manufacturer
 from tests.testbed.operator_support import Operator
 
@@ -49,6 +51,7 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
         renews(operator)
         revokes(operator)
         admits_one_more(operator, tmp_path)
+        hands_out_what_a_device_of_another_make_needs(operator, tmp_path)
         admits_by_factory_certificate(operator, acme, tmp_path)
         ends_it(operator, up)
 
@@ -117,6 +120,18 @@ def admits_one_more(operator: Operator, tmp_path: Path) -> None:
     full = operator.is_told(2, "device", "admit", "lamp2", "--dir", str(lamp))
     assert "choose another --dir" in full
     assert "no process of this bench" in operator.is_told(2, "device", "renew", "lamp")
+
+
+def hands_out_what_a_device_of_another_make_needs(operator: Operator, tmp_path: Path) -> None:
+    """Nothing is started; whatever program reads these files can ask for access."""
+    other = tmp_path / "other"
+    handed = operator.does("device", "admit", "other", "--dir", str(other), "--no-start")
+    assert set(json.loads(Path(handed["config"]).read_bytes())["broker"]) >= {"host", "port"}
+    assert (other / "genesis.json").exists()
+    assert (other / "voucher.pem").stat().st_mode & 0o077 == 0
+    assert not (other / "state").exists()
+    assert "other" not in {each["name"] for each in operator.does("device", "list")}
+    assert run_until_admitted("other", other) > 0, "the voucher is good"
 
 
 def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
