@@ -35,6 +35,7 @@ __all__ = ["BrokenError", "Checker"]
 
 _messages = msgspec.msgpack.Decoder(ReplicaMessage)
 _Vote = tuple[str, int, int, int, int]  # kind, replica, epoch, view, sequence number
+_ASKED = ("view-change", "new-view")  # statements on views, not on sequence numbers
 
 
 class BrokenError(Exception):
@@ -65,6 +66,7 @@ class Checker:
         self._agreed = [genesis_head]
         self._heights: dict[int, int] = dict.fromkeys(honest, 0)
         self._votes: dict[_Vote, bytes] = {}
+        self._wiped: set[int] = set()
         self._final_height = 0
         self._last_frame: dict[int, bytes] = {}
 
@@ -119,6 +121,18 @@ class Checker:
         """A crash may cost blocks that were not synced, nothing else."""
         if replica in self._honest:
             self._heights[replica] = height
+
+    def wiped(self, replica: int) -> None:
+        """It forgot which views it had asked for, and may ask for one again in other words. That
+        harms nobody: what it forgot to have prepared lies at or below the checkpoint that a quorum
+        without its vote has proven when its quarantine ends. Votes on numbers, which quarantine
+        covers, it may not contradict."""
+        self._wiped.add(replica)
+        self._votes = {
+            vote: content
+            for vote, content in self._votes.items()
+            if vote[1] != replica or vote[0] not in _ASKED
+        }
 
     # --- what replicas send ----------------------------------------------------------------------
 
@@ -181,7 +195,8 @@ class Checker:
         whoever judges it from its bytes (`fault`: why it does not)."""
         if replica not in self._honest:
             return
-        if culprit in self._honest:
+        forgot = culprit in self._wiped and reason == "equivocation-view-change"
+        if culprit in self._honest and not forgot:
             raise self.broken("accusation", f"r{replica} accuses honest r{culprit}: {reason}")
         if fault is not None:
             raise self.broken("evidence", f"r{replica} accuses r{culprit} of {reason}: {fault}")

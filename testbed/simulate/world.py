@@ -272,6 +272,7 @@ class _World:
                     machine.disk.fill(event.amount)
                 case Kind.WIPE:
                     machine.wipe()
+                    self._checker.wiped(machine.me)
                 case _:
                     raise AssertionError(f"{event.kind} strikes links")
         if event.end_us is not None:
