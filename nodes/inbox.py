@@ -21,7 +21,8 @@ class Inbox:
     """Order is kept per party, not between parties."""
 
     def __init__(self) -> None:
-        self._queues: dict[Party, deque[bytes]] = {}
+        self._queues: dict[Party, deque[tuple[int, bytes]]] = {}
+        self.arrived = 0  # frames, ever
         self._bytes: dict[Party, int] = {}
 
     def __bool__(self) -> bool:
@@ -32,12 +33,18 @@ class Inbox:
         if queue is None:
             queue = self._queues[party] = deque()
             self._bytes[party] = 0
-        queue.append(frame)
+        self.arrived += 1
+        queue.append((self.arrived, frame))
         self._bytes[party] += len(frame)
 
     def full(self, party: Party) -> bool:
         """Whether the wire should stop reading from the party for now."""
         return self._bytes.get(party, 0) > QUEUE_BYTES_MAX
+
+    @property
+    def taken(self) -> int:
+        """So many of the frames that arrived first have all been taken."""
+        return min((queue[0][0] - 1 for queue in self._queues.values()), default=self.arrived)
 
     def take(self) -> list[tuple[Party, bytes]]:
         """One turn's share of every party; empty when nothing waits."""
@@ -46,7 +53,7 @@ class Inbox:
             queue = self._queues[party]
             size = count = 0
             while queue and size < TURN_BYTES_MAX and count < TURN_FRAMES_MAX:
-                frame = queue.popleft()
+                _, frame = queue.popleft()
                 size += len(frame)
                 count += 1
                 taken.append((party, frame))

@@ -64,7 +64,7 @@ class ReplicaProcess:
         loop = asyncio.get_running_loop()
         self._stopping = stopping
         self._inbox = Inbox()
-        self._timers = LoopTimers(loop, self._wake)
+        self._timers = LoopTimers(loop, lambda: self._inbox.arrived, self._wake)
         self._wire = self._make_wire()
         try:
             port = self._wire.listen(self._config.listen.host, self._config.listen.port)

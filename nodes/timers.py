@@ -1,4 +1,8 @@
-"""Timers on an asyncio loop: one per name, fired names are handed over in order."""
+"""Timers on an asyncio loop: one per name, fired names are handed over in order.
+
+A timer that fires is judged only after what had arrived by then: a process that is behind with its
+own input, because it gets too little of the processor, has no reason to suspect others.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,24 @@ __all__ = ["LoopTimers"]
 
 
 class LoopTimers:
-    """Implements `ports.Timers`. `on_fired` says that `take` has something."""
+    """Implements `ports.Timers`. `arrived` counts the frames that have arrived so far; `on_fired`
+    says that `take` may have something."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_fired: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        arrived: Callable[[], int],
+        on_fired: Callable[[], None],
+    ) -> None:
         self._loop = loop
+        self._arrived = arrived
         self._on_fired = on_fired
-        self._armed: dict[str, asyncio.TimerHandle] = {}
-        self._fired: dict[str, None] = {}
+        self._armed: dict[str, asyncio.Handle] = {}
+        self._fired: dict[str, int] = {}  # and how many frames had arrived by then
 
     def set(self, name: str, delay_us: int) -> None:
         self.cancel(name)
-        self._armed[name] = self._loop.call_later(delay_us / 1_000_000, self._fire, name)
+        self._armed[name] = self._loop.call_later(delay_us / 1_000_000, self._due, name)
 
     def cancel(self, name: str) -> None:
         handle = self._armed.pop(name, None)
@@ -27,16 +38,26 @@ class LoopTimers:
             handle.cancel()
         self._fired.pop(name, None)
 
-    def take(self) -> list[str]:
-        """Names that fired and were neither set again nor cancelled since."""
-        fired, self._fired = self._fired, {}
-        return list(fired)
+    def take(self, handled: int) -> list[str]:
+        """Names that fired and were neither set again nor cancelled since, if the first `handled`
+        frames are all that had arrived by then."""
+        fired = [name for name, arrived in self._fired.items() if arrived <= handled]
+        for name in fired:
+            del self._fired[name]
+        return fired
 
     def close(self) -> None:
         for name in list(self._armed):
             self.cancel(name)
 
+    def _due(self, name: str) -> None:
+        """The loop may run timers before it reads: first let it look at its sockets once."""
+        self._armed[name] = self._loop.call_soon(self._read, name)
+
+    def _read(self, name: str) -> None:
+        self._armed[name] = self._loop.call_soon(self._fire, name)
+
     def _fire(self, name: str) -> None:
         del self._armed[name]
-        self._fired[name] = None
+        self._fired[name] = self._arrived()
         self._on_fired()

@@ -112,7 +112,10 @@ class Turns:
             return
         opened, self._opened = self._opened, []
         service = self._service
-        self._guarded(lambda: service.handle(opened, self._timers.take()))
+        handled = self._guarded(lambda: service.handle(opened))
+        # After what had arrived when they fired; handling that may have set them again.
+        if handled and not self._opening and (fired := self._timers.take(self._inbox.taken)):
+            self._guarded(lambda: service.handle((), fired))
         if service.host.must_sync and self._commit_s > COMMIT_ELSEWHERE_S_MIN:
             # A slow disk: meanwhile this thread verifies what comes next.
             self._committing = True

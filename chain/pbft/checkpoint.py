@@ -7,7 +7,7 @@ executed up to it as well; only then is it made durable and served to others.
 from __future__ import annotations
 
 from chain.messages import Checkpoint, CheckpointProof, Signed, encode
-from chain.pbft import membership, requests
+from chain.pbft import membership, patience, requests
 from chain.pbft.effects import Forget
 from chain.pbft.inputs import Executed, Installed, Received
 from chain.pbft.log import Equivocation, Slot
@@ -32,8 +32,7 @@ def on_executed(s: State, item: Executed) -> None:
     if len(batch.requests) >= full[0] or len(batch.raw) >= full[1]:
         s.patience_us = s.now_us  # the primary does what it can (see `progress`)
     if s.active:
-        s.attempts = 0  # progress (4.5.2)
-        s.progressed = True
+        patience.executed(s)
     _close(s, slot)
     _grown(s, item)
 

@@ -33,7 +33,9 @@ def judge(s: State, offer: Offer) -> Verdict:
     # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock.
     if time_us > s.now_us + consensus.precision_us:
         return Verdict.WAIT
-    if time_us < offer.arrived_us - consensus.precision_us - consensus.message_delay_us:
+    # Slow replicas need longer for a batch: what a message may take grows with the timeout.
+    delay_us = consensus.message_delay_us * s.timeout_us // consensus.view_timeout_us
+    if time_us < offer.arrived_us - consensus.precision_us - delay_us:
         return Verdict.DROP
     count = len(offer.requests)
     overhead = BATCH_OVERHEAD_BYTES + ITEM_OVERHEAD_BYTES * count

@@ -52,8 +52,8 @@ def switch(s: State) -> None:
     s.view, s.active, s.primary = 0, True, s.membership.primary(0)
     s.new_view = None
     s.view_changes = {}
-    s.attempts = 0
-    s.progressed = True
+    s.attempts = s.blocks = 0
+    s.quick = s.consensus.pipeline_window
     s.suspected = ""
     s.view_timer_runs = False
     s.next_seq = s.executed + 1

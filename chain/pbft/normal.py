@@ -8,6 +8,7 @@ counted in `log`; how requests come is in `requests`, checkpoints in `checkpoint
 from __future__ import annotations
 
 from chain.messages import Batch, Commit, Prepare, PrePrepare, Proposal, Signed, encode
+from chain.pbft import patience
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Broadcast, Execute, Refuse
 from chain.pbft.inputs import Received
@@ -217,6 +218,8 @@ def _accept_next(s: State) -> bool:
     if verdict is Verdict.REFUSE:
         s.accuse(s.primary, "bad-proposal", offer.signed)
         s.suspected = "bad-proposal"
+    elif verdict is Verdict.DROP:
+        patience.too_slow(s)
     if verdict is not Verdict.ACCEPT:
         return False
     digest = offer.message.digest

@@ -30,7 +30,7 @@ class Waiting(msgspec.Struct, gc=False):
     request: Request
     source: int
     since_us: int
-    ticks: int = 0
+    ticks: int = 0  # status intervals it has waited here (`fresh`: at the head of the queue)
 
 
 class Pool:

@@ -12,7 +12,7 @@ may wait for longer only while the primary fills its batches: a primary just und
 
 from __future__ import annotations
 
-from chain.pbft import normal
+from chain.pbft import normal, patience
 from chain.pbft.application import Screening
 from chain.pbft.effects import CancelTimer, SetTimer
 from chain.pbft.state import State
@@ -37,7 +37,9 @@ def entered(s: State) -> None:
 
 def watch_work(s: State) -> None:
     """Called after every input: when there is work, an idle or outdated watch gives way."""
-    if not (s.pool.fresh or s.next_seq > s.executed + 1):
+    work = bool(s.pool.fresh) or s.next_seq > s.executed + 1
+    patience.working(s, work=work)
+    if not work:
         return
     if s.active and s.primary != s.me and s.voting and not _still_watched(s):
         _arm(s)

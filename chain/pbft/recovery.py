@@ -76,7 +76,7 @@ def _restore_view(s: State, fact: ViewFact) -> None:
     s.primary = s.membership.primary(fact.view)
     if fact.message is None:
         return
-    s.progressed = False
+    s.quick = 0
     if fact.active:
         s.new_view = fact.message
     else:

@@ -5,6 +5,8 @@ Bounds are in `pool`; how long a request may wait is in `progress`, batches form
 
 from __future__ import annotations
 
+from itertools import islice
+
 from chain.messages import Forward
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Refuse
@@ -22,7 +24,10 @@ __all__ = [
     "wait_again",
 ]
 
-FORWARDS_MAX = 256  # waiting requests handed to the primary again, per view or status interval
+# Requests, the oldest that wait here, that are handed to the primary. The others' turn comes when
+# these leave: it is the oldest that is timed, and each costs the primary a signature to check,
+# from every backup, just when it has most to do.
+FORWARDS_MAX = 32
 
 
 def on_submitted(s: State, item: Submitted) -> None:
@@ -33,8 +38,12 @@ def on_submitted(s: State, item: Submitted) -> None:
     reason = _admit(s, request, OWN_CLIENTS)
     if reason is not None:
         s.out.append(Refuse(request.id, reason))
-    elif s.active and s.voting and not s.is_primary:
+    elif _hands_over(s) and len(s.pool.fresh) <= FORWARDS_MAX:
         s.send(s.primary, Forward(s.epoch, s.me, request.item))
+
+
+def _hands_over(s: State) -> bool:
+    return s.active and s.voting and not s.is_primary
 
 
 def on_forward(s: State, received: Received) -> None:
@@ -59,7 +68,7 @@ def rescreen_later(s: State) -> None:
         if reason := s.pool.add(entry.request, entry.source, verdict, s.now_us):
             if entry.source == OWN_CLIENTS:
                 s.out.append(Refuse(entry.request.id, reason))
-        elif s.active and s.voting and not s.is_primary:
+        elif _hands_over(s):
             s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))
 
 
@@ -77,9 +86,12 @@ def wait_again(s: State, seq: int, requests: tuple[Request, ...]) -> None:
             s.pool.add(request, OWN_CLIENTS, s.application.screen(request), s.now_us)
 
 
-def forward_waiting(s: State) -> None:
-    """A backup hands what waits here to the (new) primary."""
-    if not s.active or s.is_primary or not s.voting:
+def forward_waiting(s: State, *, new_primary: bool = False) -> None:
+    """A backup hands what waits here to the primary: when its view begins, and again with the
+    1st, 2nd, 4th, 8th ... status interval, in case it was lost."""
+    if not _hands_over(s):
         return
-    for entry in list(s.pool.fresh.values())[:FORWARDS_MAX]:
-        s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))
+    for entry in islice(s.pool.fresh.values(), FORWARDS_MAX):
+        entry.ticks = 0 if new_primary else entry.ticks + 1
+        if entry.ticks & (entry.ticks - 1) == 0:
+            s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))

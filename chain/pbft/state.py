@@ -94,8 +94,11 @@ class State:
         self.primary = membership.primary(0)
         self.new_view: Signed | None = None  # what made `view` active
         self.view_changes: dict[int, Received] = {}  # each sender's newest
-        self.attempts = 0  # views tried without progress: doubles the timeout
-        self.progressed = True  # something was executed since this view became active
+        # How fast it goes (see `patience`).
+        self.attempts = 0  # how often the timeout is doubled
+        self.quick = consensus.pipeline_window  # blocks in a row; view 0 has our trust
+        self.blocks = 0  # of this view, or since `attempts` fell
+        self.working_since_us: int | None = None
         self.suspected = ""  # why the primary is to be left at once
         self.view_timer_runs = False  # after q VIEW-CHANGEs
 
@@ -133,9 +136,9 @@ class State:
 
     @property
     def timeout_us(self) -> int:
-        """Doubles with each view without progress, capped (OSDI'99, section 4.5.2)."""
+        """Doubled as often as `patience` says, capped (OSDI'99, section 4.5.2)."""
         consensus = self.consensus
-        doubled = consensus.view_timeout_us << min(self.attempts, 32)
+        doubled = consensus.view_timeout_us << self.attempts
         return min(doubled, consensus.view_timeout_us_max)
 
     def checkpoint_at_or_above(self, seq: int) -> int:

@@ -16,7 +16,7 @@ from chain.messages import (
     ViewChange,
     encode,
 )
-from chain.pbft import checkpoint, new_view, normal, progress, requests
+from chain.pbft import checkpoint, new_view, normal, patience, progress, requests
 from chain.pbft.effects import Broadcast, CancelTimer, SetTimer
 from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
 from chain.pbft.log import Accepted, Batched, Equivocation
@@ -75,11 +75,10 @@ def on_timer(s: State) -> None:
     """In an active view: has the primary failed? Waiting for a view: on to the next (4.5.2)."""
     if s.active:
         if reason := progress.undone(s):
-            if not s.progressed:
-                s.attempts += 1
+            patience.failed(s)
             s.suspected = reason
     elif s.view_timer_runs:
-        s.attempts += 1
+        patience.failed(s)
         start(s, s.view + 1)
 
 
@@ -185,7 +184,7 @@ def on_new_view(s: State, received: Received) -> None:
 
 def _enter(s: State, signed: Signed, decision: Decision, pre_prepares: tuple[Signed, ...]) -> None:
     s.active = True
-    s.progressed = False
+    patience.entered(s)
     s.new_view = signed
     s.view_timer_runs = False
     s.suspected = ""
@@ -203,7 +202,7 @@ def _enter(s: State, signed: Signed, decision: Decision, pre_prepares: tuple[Sig
     for seq, digest in missing:
         s.broadcast(FetchBatch(s.epoch, s.me, seq, digest))
     progress.entered(s)
-    requests.forward_waiting(s)
+    requests.forward_waiting(s, new_primary=True)
 
 
 def _drop_unordered(s: State) -> None:

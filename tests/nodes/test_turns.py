@@ -31,17 +31,21 @@ class Stage:
         self.opened = 0
         self.failures: list[Exception] = []
         self.inbox = Inbox()
+        self.timers = LoopTimers(asyncio.get_running_loop(), lambda: self.inbox.arrived, self.wake)
         self.node.store.commit = self.commit  # type: ignore[method-assign]
         self.turns = Turns(
             service=self.node.service,
             opener=Opener(self.open, threads),
             inbox=self.inbox,
-            timers=LoopTimers(asyncio.get_running_loop(), lambda: None),
+            timers=self.timers,
             resume=lambda: None,
             flush=lambda: None,
             on_failure=self.failures.append,
         )
         self.turns._running = True  # the service was started by the bus
+
+    def wake(self) -> None:
+        self.turns.wake()
 
     def commit(self) -> None:
         assert self.disk.wait(30)
