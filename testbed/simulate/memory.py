@@ -17,6 +17,7 @@ __all__ = ["values_held", "values_held_max"]
 
 _ATOMS = (int, str, bytes, bool, float, type(None))
 _VALUES_PER_SLOT_AND_REPLICA = 20
+_VALUES_PER_CERTIFIED_VOTE = 16
 _VALUES_ELSEWHERE = 1000
 
 
@@ -53,8 +54,11 @@ def _parts(value: object) -> Iterable[object]:
 
 
 def values_held_max(service: Service) -> int:
-    """The bound: the log holds up to two windows of slots, each a few values per replica."""
+    """The bound: the log holds up to two windows of slots, each a few values per replica, and each
+    replica's newest VIEW-CHANGE a certificate of q votes for each number of one window."""
     consensus = service.ledger.genesis.consensus
-    replicas = len(service.core.membership.members)
+    quorum = service.core.membership.quorum
     slots = 2 * consensus.log_window + consensus.pipeline_window
-    return _VALUES_ELSEWHERE + slots * replicas * _VALUES_PER_SLOT_AND_REPLICA
+    log = slots * quorum.n * _VALUES_PER_SLOT_AND_REPLICA
+    certified = quorum.n * consensus.log_window * quorum.strong
+    return _VALUES_ELSEWHERE + log + certified * _VALUES_PER_CERTIFIED_VOTE
