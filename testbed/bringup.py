@@ -20,7 +20,7 @@ from testbed.hosts.opening import limited
 from testbed.lease import Lease
 from testbed.provision.deployment import Deployment, Progress
 from testbed.provision.workspace import workspace
-from testbed.standing import Bench, describe
+from testbed.standing import Bench, describe, running
 
 __all__ = ["standing_bench"]
 
@@ -35,6 +35,7 @@ def standing_bench(
     """A bench for the length of a `with` block; devices enrol at once."""
     with ExitStack() as stack:
         home = stack.enter_context(workspace())  # gone last: `testbed down` waits for that
+        stack.enter_context(running(home))
         hosts, python = stack.enter_context(opened_hosts(lab))
         stack.enter_context(Lease({name: hosts[name] for name in limited(lab, None)}))
         deployment = stack.enter_context(Deployment(lab, hosts, python, progress))

@@ -44,7 +44,7 @@ from nodes.vouchers import factory_user
 from testbed.direct_uplink import DirectUplink
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
-from testbed.standing import Bench
+from testbed.standing import Bench, read_bench
 
 __all__ = ["Operator", "operating"]
 
@@ -265,6 +265,9 @@ async def operating(bench: Bench) -> AsyncIterator[Operator]:
         uplink = DirectUplink(genesis.network.hex()[:16])
         device = await _alone(lambda: Device(config, genesis, "mobile", uplink, events))
         with closing(device):
+            bench = read_bench(
+                bench.file
+            )  # another command, whose turn it was, may have changed it
             sync = LedgerSync(Path(bench.operator) / "copy.sqlite", device, events, bodies=True)
             with closing(sync):
                 async with device.logged_in() as login:

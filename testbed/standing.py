@@ -1,16 +1,18 @@
 """A bench that stays up: its description for later commands, and the operator's own files.
 
 `testbed up` writes `bench.json` (0600) into a private directory that goes away with it; commands
-find the newest one of this user whose bench still runs. What an operator does with it is in
-`operator`.
+find the newest one of this user whose bench still runs, by a lock that ends with its process:
+after a kill -9 the files stay, and the process id may be somebody else's. What an operator does
+with it is in `operator`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -30,12 +32,15 @@ __all__ = [
     "describe",
     "find_bench",
     "newest_bench",
+    "read_bench",
+    "running",
 ]
 
 BENCH_FILE = "bench.json"
 OPERATOR_DIRECTORY = "operator"
 GENESIS_FILE = "genesis.json"
 LAB_FILE = "lab.json"
+LOCK_FILE = "running"
 HOW_TO_START = "start one with `testbed up`, in a terminal of its own"
 
 
@@ -67,6 +72,10 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return BrokerAddress(
             self.broker_host, self.broker_port, self.broker_certificate, self.broker_carriers
         )
+
+    @property
+    def file(self) -> Path:
+        return Path(self.home) / BENCH_FILE
 
     @property
     def genesis(self) -> Path:
@@ -136,7 +145,7 @@ def find_bench(path: Path | None) -> Bench:
     """The bench described by `path`, or the newest that runs. Raises ConfigurationError."""
     if path is not None:
         bench = read_bench(path / BENCH_FILE if path.is_dir() else path)
-        if not _alive(bench.pid):
+        if not _runs(bench):
             raise ConfigurationError(
                 f"{path}: this bench has ended (its process was {bench.pid}): {HOW_TO_START}"
             )
@@ -153,21 +162,30 @@ def newest_bench() -> Bench | None:
     for path in Path(tempfile.gettempdir()).glob(f"m2m-*/{BENCH_FILE}"):
         with suppress(FileNotFoundError, ConfigurationError):  # one that ends in this moment
             status = path.stat()
-            if status.st_uid == os.getuid() and _alive((bench := read_bench(path)).pid):
+            if status.st_uid == os.getuid() and _runs(bench := read_bench(path)):
                 found.append((status.st_mtime_ns, bench))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _write(bench: Bench) -> None:
     data = msgspec.json.format(msgspec.json.encode(bench), indent=1)
-    write_atomically(Path(bench.home) / BENCH_FILE, data, mode=0o600)
+    write_atomically(bench.file, data, mode=0o600)
 
 
-def _alive(pid: int) -> bool:
+@contextmanager
+def running(home: Path) -> Iterator[None]:
+    """Tells others that the bench is up, until the end of this process at the latest."""
+    with (home / LOCK_FILE).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _runs(bench: Bench) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with (Path(bench.home) / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    except PermissionError:
+    except BlockingIOError:
         return True
-    return True
+    return False

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from chain.identity import Identity
 from chain.statement import Statement
+from inventory.model import Name
 from nodes.process import write_atomically
 from nodes.tenure import Order
 from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
@@ -206,8 +208,13 @@ def admit(
     --no-start DIR has voucher and genesis, and config.json names the broker: for a device in
     another language.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigurationError(f"{directory} is not empty: choose another --dir")
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise ConfigurationError(
+            f"{name!r} is no name: a small letter, then at most 30 small letters, digits or -"
+        ) from None
+    _make_empty(directory)
     made = None if factory is None else _factory_identity(factory)
 
     async def expect(operator: Operator) -> Bench:
@@ -216,7 +223,6 @@ def admit(
             token = await operator.new_voucher(name, privilege)
         else:
             await operator.expect_factory(name, made.chain[0])
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if token is not None:
             write_atomically(directory / VOUCHER, token.pem, mode=0o600)
         return operator.bench
@@ -236,6 +242,16 @@ def admit(
         return
     height = run_until_admitted(name, directory)
     _tell(_operate(bench, look), as_json)
+
+
+def _make_empty(directory: Path) -> None:
+    """Before a voucher is spent on it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(directory.iterdir()):
+            raise ConfigurationError(f"{directory} is not empty: choose another --dir")
+    except OSError as error:
+        raise ConfigurationError(f"--dir {directory}: {error.strerror}: choose another") from error
 
 
 def _factory_identity(directory: Path) -> Voucher:

@@ -6,7 +6,6 @@ import asyncio
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +14,7 @@ from inventory.load import load_lab
 from testbed.bringup import standing_bench
 from testbed.commands.options import InventoryOption, JsonOption, print_json
 from testbed.operator import operating
-from testbed.standing import BENCH_FILE, Bench
+from testbed.standing import Bench
 
 __all__ = ["app"]
 
@@ -53,8 +52,9 @@ def up(
         else:
             for name in missing:
                 typer.echo(f"not admitted so far: {name}", err=True)
-            file = Path(bench.home) / BENCH_FILE
-            typer.echo(f"the bench is up with {len(admitted)} devices: {file}; Ctrl-C ends it")
+            typer.echo(
+                f"the bench is up with {len(admitted)} devices: {bench.file}; Ctrl-C ends it"
+            )
         sys.stdout.flush()
         while True:
             time.sleep(POLL_S)
@@ -76,7 +76,7 @@ async def _admissions(bench: Bench) -> tuple[list[str], list[str]]:
 def _described(bench: Bench, admitted: list[str], missing: list[str]) -> dict[str, Any]:
     """What a script needs to go on; nothing secret."""
     return {
-        "bench": str(Path(bench.home) / BENCH_FILE),
+        "bench": str(bench.file),
         "pid": bench.pid,
         "broker": f"{bench.broker_host}:{bench.broker_port}",
         "nodes": {name: {"role": n.role, "host": n.host} for name, n in bench.nodes.items()},

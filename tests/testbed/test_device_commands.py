@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,21 +118,31 @@ def admits_one_more(operator: Operator, tmp_path: Path) -> None:
     assert admitted["ledger_height"] > 0
     assert Path(admitted["config"]).exists()
     assert (lamp / "state" / "key.pem").stat().st_mode & 0o077 == 0
-    full = operator.is_told(2, "device", "admit", "lamp2", "--dir", str(lamp))
-    assert "choose another --dir" in full
+    for wrong in (lamp, "/proc/nowhere"):
+        told = operator.is_told(2, "device", "admit", "lamp2", "--dir", str(wrong))
+        assert "choose another" in told
+    assert "is no name" in operator.is_told(2, "device", "admit", "", "--dir", str(tmp_path / "x"))
     assert "no process of this bench" in operator.is_told(2, "device", "renew", "lamp")
 
 
 def hands_out_what_a_device_of_another_make_needs(operator: Operator, tmp_path: Path) -> None:
-    """Nothing is started; whatever program reads these files can ask for access."""
+    """Nothing is started; whatever program reads these files can ask for access. And two commands
+    at once forget nothing of each other."""
     other = tmp_path / "other"
-    handed = operator.does("device", "admit", "other", "--dir", str(other), "--no-start")
+    made = ["--dir", str(other), "--no-start"]
+    with ThreadPoolExecutor() as threads:
+        lamp3 = ["device", "admit", "lamp3", "--dir", str(tmp_path / "lamp3"), "--no-start"]
+        meanwhile = threads.submit(operator.does, *lamp3)
+        handed = operator.does("device", "admit", "other", *made)
+        meanwhile.result()
     assert set(json.loads(Path(handed["config"]).read_bytes())["broker"]) >= {"host", "port"}
     assert (other / "genesis.json").exists()
     assert (other / "voucher.pem").stat().st_mode & 0o077 == 0
     assert not (other / "state").exists()
     assert "other" not in {each["name"] for each in operator.does("device", "list")}
-    assert run_until_admitted("other", other) > 0, "the voucher is good"
+    for name in ("other", "lamp3"):
+        assert run_until_admitted(name, tmp_path / name) > 0, "the voucher is good"
+    assert {each["name"] for each in operator.does("device", "list")} >= {"other", "lamp3"}
 
 
 def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
