@@ -28,6 +28,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "disk": ("crash", "outage", "full", "wipe"),
     "membership": ("partition", "loss", "crash", "outage", "byzantine", "wipe", "member"),
     "clock": ("skew",),
+    "cpu": ("partition", "loss", "crash", "pause"),
     "byzantine": ("byzantine",),
     "all": (
         "partition",
@@ -49,6 +50,10 @@ PROFILES: dict[str, tuple[str, ...]] = {
 # How often a kind is enabled where the profile has it: half the time, but for what makes a run
 # longer. A profile that is named after a kind always has it.
 _ENABLED = {"full": 0.3, "wipe": 0.25, "member": 0.15}
+
+# A slow processor takes its own dice: the other faults of a seed stay as they are.
+_SLOW = {"cpu": 1.0, "all": 0.1}
+_WORK_US = (500, 6_000)  # of a message; a request takes `machine.REQUEST_WORK` times as long
 
 _FAULTS_US = 5_000_000  # faults begin before this time
 _FAULT_US_MIN = 50_000
@@ -122,6 +127,7 @@ def draw(options: Options, seed: int) -> Scenario:
         events += _permanent(dice, n, sorted(set(honest) - set(survivors)), heal_us)
     # Where every message takes longer for good, each block costs some views (seed 1210, N = 4).
     slow_for_good = sum(event.kind is Kind.DELAY and event.end_us is None for event in events)
+    events += _slow(options, seed, total, heal_us)
     skew_us_max = _SKEW_US_MAX if dice.random() < 0.5 else 0
     return Scenario(
         seed=seed,
@@ -321,6 +327,17 @@ def _skew(dice: Random, n: int, heal_us: int) -> list[Event]:
             amount=dice.choice((-1, 1)) * dice.choice((300_000, 2_000_000, 3_600_000_000)),
         )
     ]
+
+
+def _slow(options: Options, seed: int, n: int, heal_us: int) -> list[Event]:
+    """Processors that are too slow for the timeouts, for good: of all replicas, or of one."""
+    dice = Random(f"{seed}/{options.replicas}/slow")  # noqa: S311
+    if dice.random() >= _SLOW.get(options.faults, 0.0):
+        return []
+    nodes = tuple(range(n)) if dice.random() < 0.7 else (dice.randrange(n),)
+    amount = dice.randint(*_WORK_US)
+    at_us = dice.randrange(heal_us)
+    return [Event(at_us=at_us, kind=Kind.SLOW, nodes=nodes, amount=amount)]
 
 
 def _full(dice: Random, n: int, heal_us: int) -> list[Event]:

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from chain.genesis import Genesis
 from chain.keys import Scheme, Signer
+from chain.pbft.inputs import Received
 from nodes.driver import Rewrite
 from nodes.ports import Party, StoreFull
-from nodes.service import Service
+from nodes.service import Opened, Service
 from testbed.simulate.disk import Disk, PowerLossError
 from testbed.simulate.scenario import Crash
 from testbed.simulate.timeline import Timeline
@@ -23,6 +24,7 @@ __all__ = ["EPOCH_US", "Machine", "Outside"]
 EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
 IDLE_US = 1_000_000  # how often a process writes what no vote made it write
 RESTART_US = 300_000  # after which a supervisor starts a process again that ended by itself
+REQUEST_WORK = 64  # messages; a run's batches are so much smaller than a loaded network's
 HELD_FRAMES_MAX = 4096  # of a paused process; more are lost, as in a full socket
 
 
@@ -76,6 +78,7 @@ class Machine:
         self.outside = outside
         self.skew_us = skew_us
         self.misbehave = misbehave
+        self.work_us = 0  # what one message of a replica takes; 0: nothing takes time
         self.crashes = 0
         self.process: Process | None = None
         self._installed = False
@@ -83,6 +86,10 @@ class Machine:
         self._downs = 0  # crash events in force
         self._pauses = 0
         self._arrived: list[tuple[Party, bytes]] = []
+        self._working = False  # on frames that it opens
+        # Timers that fired meanwhile, and whether frames had arrived before that are still to be
+        # opened: as in `nodes.timers`, those are handled first.
+        self._due: list[tuple[str, bool]] = []
 
     @property
     def height(self) -> int:
@@ -131,6 +138,7 @@ class Machine:
     def _die(self, keeps: Crash) -> None:
         if self.process is not None:
             self.process = None
+            self._working, self._due = False, []
             self.crashes += 1
             self._arrived.clear()
             self.disk.power_off(keeps)
@@ -145,6 +153,7 @@ class Machine:
             # The process ends as `nodes.replica` does: nothing of the transaction stays, nothing
             # that waited for it leaves.
             self.process = None
+            self._working, self._due = False, []
             self._arrived.clear()
             self.disk.power_off(Crash.LOST)
             self.outside.stopped_full(self)
@@ -160,14 +169,42 @@ class Machine:
             return
         if not self._turn_us:
             self._turn()
-        elif len(self._arrived) == 1:
+        elif len(self._arrived) == 1 and not self._working:
             self.timeline.after(self._turn_us, self._turn)
 
     def _turn(self) -> None:
         """Everything that has arrived in one step, with one sync."""
-        if self.process is not None and not self._pauses and self._arrived:
-            arrived, self._arrived = self._arrived, []
+        if self.process is None or self._pauses or self._working or not self._arrived:
+            return
+        arrived, self._arrived = self._arrived, []
+        if not self.work_us:
             self._guarded(self.process.receive, arrived)
+            return
+        self._working = True
+        self._guarded(self._open, self.process, arrived)
+
+    def _open(self, process: Process, arrived: list[tuple[Party, bytes]]) -> None:
+        """All of the work comes before its effects, as verification does."""
+        opened = process.service.open_all(arrived)
+        self.timeline.after(_work(opened) * self.work_us, self._opened, process, opened)
+
+    def _opened(self, process: Process, opened: list[tuple[Party, Opened]]) -> None:
+        if process is not self.process:
+            return
+        if self._pauses:
+            self.timeline.after(10_000, self._opened, process, opened)
+            return
+        self._working = False
+        self._guarded(process.step, opened)
+        ripe = [name for name, behind in self._due if not behind]
+        self._due = [(name, False) for name, behind in self._due if behind]
+        for name in ripe:
+            self.fire(process, name)
+        self._turn()
+        if not self._working:
+            due, self._due = self._due, []
+            for name, _ in due:
+                self.fire(process, name)
 
     def fire(self, process: Process, name: str) -> None:
         """A timer of `process` is due; a paused process gets it late."""
@@ -175,6 +212,8 @@ class Machine:
             return
         if self._pauses:
             self.timeline.after(10_000, self.fire, process, name)
+        elif self._working:
+            self._due.append((name, bool(self._arrived)))
         else:
             self._guarded(process.fire, name)
 
@@ -183,6 +222,16 @@ class Machine:
             self.timeline.after(IDLE_US, self.idle, process)
             if not self._pauses:
                 self._guarded(process.service.host.idle)
+
+
+def _work(opened: list[tuple[Party, Opened]]) -> int:
+    """In messages. A request costs where it stands in a batch, each time; what clients send again
+    and again costs no more than any message: its signature is known."""
+    return sum(
+        1 + REQUEST_WORK * len(one.requests) * (one.proposal is not None)
+        for _, one in opened
+        if isinstance(one, Received)
+    )
 
 
 class Process:
@@ -213,8 +262,11 @@ class Process:
         self._timeline.after(IDLE_US, self._machine.idle, self)
 
     def receive(self, arrived: list[tuple[Party, bytes]]) -> None:
+        self.step(self.service.open_all(arrived))
+
+    def step(self, opened: list[tuple[Party, Opened]]) -> None:
         service = self.service
-        service.step(service.open_all(arrived))
+        service.step(opened)
         while service.clients.lagging and service.clients.pump():
             pass
 

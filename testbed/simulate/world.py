@@ -261,22 +261,27 @@ class _World:
         if event.kind in NETWORK_KINDS:
             self._network.disturb(event)
         for machine in self._of(event.nodes):
-            match event.kind:
-                case Kind.CRASH:
-                    machine.crash(event.amount, Crash(event.detail))
-                case Kind.PAUSE:
-                    machine.pause()
-                case Kind.SKEW:
-                    machine.skew_us += event.amount
-                case Kind.FULL:
-                    machine.disk.fill(event.amount)
-                case Kind.WIPE:
-                    machine.wipe()
-                    self._checker.wiped(machine.me)
-                case _:
-                    raise AssertionError(f"{event.kind} strikes links")
+            self._strike(machine, event)
         if event.end_us is not None:
             self.timeline.at(event.end_us, self._end, event)
+
+    def _strike(self, machine: Machine, event: Event) -> None:
+        match event.kind:
+            case Kind.CRASH:
+                machine.crash(event.amount, Crash(event.detail))
+            case Kind.PAUSE:
+                machine.pause()
+            case Kind.SKEW:
+                machine.skew_us += event.amount
+            case Kind.SLOW:
+                machine.work_us += event.amount
+            case Kind.FULL:
+                machine.disk.fill(event.amount)
+            case Kind.WIPE:
+                machine.wipe()
+                self._checker.wiped(machine.me)
+            case _:
+                raise AssertionError(f"{event.kind} strikes links")
 
     def _end(self, event: Event) -> None:
         if self._transcript is not None:
@@ -291,6 +296,8 @@ class _World:
                     machine.resume()
                 case Kind.FULL:
                     machine.disk.drain()
+                case Kind.SLOW:
+                    machine.work_us -= event.amount
                 case _:
                     machine.skew_us -= event.amount
 
