@@ -31,7 +31,15 @@ from nodes.ledger_file import Damaged
 from nodes.memory_store import MemoryStore
 from nodes.opening import Opener, default_threads
 from nodes.ports import Party, Store, StoreFull
-from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, Trouble, fail, run, write_ready
+from nodes.process import (
+    EXIT_BAD_CONFIG,
+    EXIT_TROUBLE,
+    Trouble,
+    fail,
+    run,
+    write_atomically,
+    write_ready,
+)
 from nodes.quarantine import Quarantine
 from nodes.service import Service
 from nodes.sqlite_store import SqliteStore, move_aside, moved_aside
@@ -45,6 +53,9 @@ HOUSEKEEPING_S = 0.25
 COUNTERS_S = 1.0
 _QUARANTINE = "quarantine-until"
 _QUARANTINE_UNKNOWN = -1
+_BEGUN = "begun"
+_VOTES_IN = "votes-in"
+"""Beside the key: the network in which it votes, once it has a store there."""
 
 
 class ReplicaProcess:
@@ -185,11 +196,29 @@ class ReplicaProcess:
         return self._from_disk(path)
 
     def _disk_store(self, path: Path) -> SqliteStore:
-        """A new store beside a damaged one begins in quarantine, whatever interrupted us before."""
+        """A new store begins in quarantine beside a damaged one, whatever interrupted us before,
+        and for a key that has a store in this network already: somebody deleted that."""
         store = SqliteStore(path, self._genesis.encode(), self._config.replica)
-        if store.untouched and moved_aside(path):
-            store.note(_QUARANTINE, _QUARANTINE_UNKNOWN)
+        beside_key = Path(self._config.key).with_name(_VOTES_IN)
+        network = self._genesis.network.hex()
+        known = beside_key.exists() and beside_key.read_text(errors="replace") == network
+        if store.untouched:
+            if known and not moved_aside(path):
+                self._emit("store-missing", path=str(path))
+                sys.stderr.write(
+                    f"{self._config.name}: {path} is gone, and this key has voted in this network. "
+                    "Fetching the chain from peers, no votes until it is past all earlier ones.\n"
+                )
+            if known or moved_aside(path):
+                store.note(_QUARANTINE, _QUARANTINE_UNKNOWN)
+            store.note(_BEGUN, 1)  # or a crash before the first vote would look like a lost store
             store.commit()
+        if not known:
+            try:
+                write_atomically(beside_key, network.encode())
+            except OSError as error:
+                store.close()
+                raise Trouble(f"{beside_key}: {error.strerror}") from error
         return store
 
     def _from_disk(self, path: Path) -> Service:

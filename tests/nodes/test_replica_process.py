@@ -152,6 +152,28 @@ def test_a_lost_or_damaged_ledger_is_moved_aside_and_fetched_again_without_votin
     play(Cluster(tmp_path), story)
 
 
+def test_a_deleted_ledger_is_noticed_by_the_key_beside_it(tmp_path: Path) -> None:
+    """Whoever deletes the whole store makes the replica forget its votes, not vote again."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.admit()
+        await cluster.data(times=5)
+        cluster.network.terminate(3)
+        path = cluster.network.ledger(3)
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        cluster.network.start(3)
+        assert "is gone, and this key has voted" in cluster.network.stderr(3)
+        await until(lambda: cluster.events(3, "store-missing"), "the log says so")
+        await until(lambda: cluster.events(3, "quarantine"), "the end of the quarantine is known")
+        await cluster.data(times=40)
+        await until(lambda: cluster.events(3, "quarantine-over"), "votes again")
+        await cluster.level()
+        assert cluster.same_chain()
+
+    play(Cluster(tmp_path), story)
+
+
 DISK_BYTES = 512 * 1024  # of one file, less than the log of some hundred requests
 
 
