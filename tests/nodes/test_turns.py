@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from chain.messages import Submit, encode
 from chain.operations import sign_operation
 from nodes import turns as module
-from nodes.inbox import Inbox
+from nodes.inbox import TURN_FRAMES_MAX, Inbox
 from nodes.opening import Frames, Opener, Result
 from nodes.timers import LoopTimers
 from nodes.turns import Turns
@@ -109,6 +109,53 @@ def test_after_a_failure_nothing_more_is_done(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.sleep(0)
         assert not stage.bus.frames
         assert [str(failure) for failure in stage.failures] == ["a bug"]
+        stage.turns.close()
+
+    play(story)
+
+
+def test_a_timer_is_judged_after_what_had_arrived() -> None:
+    """A process that is behind with its own input has no reason to suspect others; a flood that
+    goes on does not keep a timer from being judged."""
+
+    async def story() -> None:
+        stage = Stage(0)
+        order: list[str] = []
+        handle = stage.node.service.handle
+
+        def watched(arrived: Result, fired: Sequence[str] = ()) -> None:
+            order.extend(["frame"] * len(arrived))
+            order.extend(fired)
+            handle(arrived, fired)
+
+        stage.node.service.handle = watched  # type: ignore[assignment,method-assign]
+        stage.disk.set()
+        waiting = TURN_FRAMES_MAX + 10  # more than a turn takes
+        for _ in range(waiting):
+            stage.inbox.put(1, b"garbage")
+        stage.timers.set("status", 0)
+        while "status" not in order:
+            stage.inbox.put(2, b"more")
+            stage.turns.wake()
+            await asyncio.sleep(0)
+        assert order[: order.index("status")].count("frame") >= waiting
+        assert stage.inbox.taken == stage.inbox.arrived
+        stage.turns.close()
+
+    play(story)
+
+
+def test_a_timer_that_was_set_again_by_what_arrived_is_not_judged() -> None:
+    async def story() -> None:
+        stage = Stage(0)
+        timers = LoopTimers(asyncio.get_running_loop(), lambda: 7, lambda: None)
+        timers.set("view", 0)
+        timers.set("status", 0)
+        await until(lambda: len(timers._fired) == 2, "both fired")
+        assert timers.take(6) == []
+        timers.set("view", 1_000_000)
+        assert timers.take(7) == ["status"]
+        timers.close()
         stage.turns.close()
 
     play(story)
