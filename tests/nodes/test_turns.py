@@ -130,7 +130,7 @@ def test_a_timer_is_judged_after_what_had_arrived() -> None:
 
         stage.node.service.handle = watched  # type: ignore[assignment,method-assign]
         stage.disk.set()
-        waiting = TURN_FRAMES_MAX + 10  # more than a turn takes
+        waiting = 12 * TURN_FRAMES_MAX  # more than some turns take
         for _ in range(waiting):
             stage.inbox.put(1, b"garbage")
         stage.timers.set("status", 0)
