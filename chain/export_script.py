@@ -173,7 +173,7 @@ if [ -f request.tbs ]; then
     possession=request
 fi
 if [ -f dev.pem ]; then
-    openssl verify -no_check_time -CAfile dev.pem dev.pem >/dev/null 2>&1 ||
+    openssl verify -no_check_time -check_ss_sig -CAfile dev.pem dev.pem >/dev/null 2>&1 ||
         fail "dev.pem is not signed by its own key"
     own=$(openssl x509 -in dev.pem -noout -pubkey | openssl pkey -pubin -outform DER | digits)
     [ "$own" = "$key" ] || fail "dev.pem has another key"
