@@ -178,7 +178,15 @@ def problems(outcomes: Sequence[Outcome[T]]) -> list[str]:
         if not outcome.ok:
             said = outcome.problem.replace(f"{outcome.host}: ", "").replace(outcome.host, "HOST")
             alike.setdefault(said, []).append(outcome.host)
-    return [f"{', '.join(hosts)}: {said}" for said, hosts in alike.items()]
+    alone = {outcome.host: outcome.problem for outcome in outcomes}
+    return [
+        f"{', '.join(hosts)}: {said}" if len(hosts) > 1 else _named(hosts[0], alone[hosts[0]])
+        for said, hosts in alike.items()
+    ]
+
+
+def _named(host: str, problem: str) -> str:
+    return problem if problem.startswith(f"{host}: ") else f"{host}: {problem}"
 
 
 def retry(command: Sequence[str], failed: Sequence[str]) -> str:

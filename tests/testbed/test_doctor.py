@@ -153,7 +153,7 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         assert cli.main(["doctor", "-i", i]) == 3
         said = capsys.readouterr()
         fingerprint = said.err.partition("SHA256:")[2].split()[0]
-        assert "testbed inventory trust" in said.err
+        assert "testbed inventory trust pi01 -i" in said.err
         assert f"testbed quarantine pi02 -i {i} --reason '" in said.out, "a way to go on without"
         trust = ["inventory", "trust", "pi01", "-i", i]
         assert cli.main(trust) == 2, "without a terminal it never asks"
