@@ -103,9 +103,10 @@ class ReplicaLinks:
         for replica in self._ahead | silent:
             self._subscribe(replica, bodies=replica == self._bodies_from)
         self._ahead.clear()
-        stalled = now_s - self._progress_s > STALL_S
-        if stalled and (waiting or self._chain.lagging):
-            self._progress_s = time.monotonic()
+        if not (waiting or self._chain.lagging):
+            self._progress_s = now_s  # nobody owes us anything
+        elif now_s - self._progress_s > STALL_S:
+            self._progress_s = now_s
             self._rotate()
 
     def _on_frame(self, party: Party, frame: bytes) -> None:
@@ -151,7 +152,7 @@ class ReplicaLinks:
 
     def _subscribe(self, replica: int, *, bodies: bool) -> None:
         self._heard_s[replica] = time.monotonic()
-        if bodies:
+        if bodies and replica != self._bodies_from:  # asked again, a silent one gets no more time
             self._bodies_from = replica
             self._progress_s = time.monotonic()
         self._wire.send(replica, encode(Subscribe(self._chain.height + 1, bodies)))

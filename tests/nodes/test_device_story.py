@@ -104,6 +104,20 @@ class Story:
         self.deployment.host(found).signal(found.unit, Signals.SIGKILL)
         self.deployment.host(found).stop(found.unit)
 
+    def signal(self, node: str, number: Signals) -> None:
+        found = self.deployment.node(node)
+        self.deployment.host(found).signal(found.unit, number)
+
+    def goes_on(self) -> None:
+        """The phone's readings still reach the chain."""
+        since_ns = time.time_ns()
+        until(
+            lambda: [
+                each for each in self.log("phone").all("data", status=OK) if each.t > since_ns
+            ],
+            "data after the fault",
+        )
+
     def start(self, node: str) -> None:
         self.deployment.start_node(self.deployment.node(node))
         self.deployment.wait_ready(self.deployment.node(node))
@@ -119,7 +133,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 def test_a_device_s_life(story: Story, tmp_path: Path) -> None:
     """Admitted, data, renewed by itself, renewed under a new key, revoked, refused."""
-    with story.phone("traveller", tmp_path, validity_s=6) as phone:
+    with story.phone("traveller", tmp_path, validity_s=12) as phone:  # due 4 s before its end
         # Admitted: by a voucher, for the key that it made; it verified the whole ledger itself.
         first = phone.log.first("started").fields["id"]
         phone.log.first("admitted")
@@ -213,20 +227,12 @@ def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(sto
     """One gateway gone, devices go on through the other; both gone, they wait and go on."""
     phone = story.log("phone")
     phone.first("data", status=OK)
-
-    def goes_on() -> None:
-        since_ns = time.time_ns()
-        until(
-            lambda: [each for each in phone.all("data", status=OK) if each.t > since_ns],
-            "data after the fault",
-        )
-
     story.kill("gw1-gateway")
-    goes_on()
+    story.goes_on()
     story.kill("gw2")
     story.kill("r1")
     story.start("gw1-gateway")
-    goes_on()
+    story.goes_on()
     story.start("r1")
     for file in story.path("gw2", ".").glob("copy*"):
         file.unlink()
@@ -236,7 +242,7 @@ def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(sto
 
     before = height(story.log("gw1-gateway").all("final")[-1])
     story.start("gw2")
-    goes_on()
+    story.goes_on()
     story.log("gw2").first("final", height=1)
     until(
         lambda: height(story.log("gw2").all("final")[-1]) >= before,
@@ -251,3 +257,23 @@ def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(sto
         if (each.op, each.status) == ("data", OK)
     }
     assert told <= recorded
+
+
+def test_a_replica_that_hangs_with_its_links_open_stops_no_gateway(story: Story) -> None:
+    """Neither primary nor source of blocks may be able to, by saying nothing at all. (A gateway
+    takes the blocks from whom it reached first.)"""
+    story.log("phone").first("data", status=OK)
+    story.kill("gw2")
+    story.kill("gw1-gateway")
+    restarted = story.log("gw1-gateway").all("link", up=True)[-1]
+    story.start("gw1-gateway")
+    story.goes_on()
+    source = story.log("gw1-gateway").after(restarted, "link", up=True)[0].fields["replica"]
+    hung = f"r{int(str(source)) + 1}"
+    story.signal(hung, Signals.SIGSTOP)
+    try:
+        story.goes_on()
+        story.goes_on()
+    finally:
+        story.signal(hung, Signals.SIGCONT)
+        story.start("gw2")
