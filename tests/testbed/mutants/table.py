@@ -288,7 +288,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "chain.pbft.state",
         "return min(doubled, consensus.view_timeout_us_max)",
         "return consensus.view_timeout_us",
-        faults="network",
+        faults="cpu",
         budget=400,
     ),
     # --- clients, time, identities ---------------------------------------------------------------
