@@ -22,7 +22,7 @@ from testbed.boards.flash import is_plugged
 from testbed.errors import LabFault
 from testbed.hosts.port import Host, HostFault, Unit, UnitState
 from testbed.provision.layout import Node
-from testbed.provision.probe import STAMP, Facts, Stamp, probe
+from testbed.provision.probe import STAMP, TREE, Facts, Stamp, probe
 from testbed.wheelhouse import Archive, Target, Wheelhouse
 
 __all__ = ["DISK_FREE_MIN_MB", "PYTHON", "Plan", "make_plan"]
@@ -100,7 +100,7 @@ class Plan:
     @property
     def wanted(self) -> Stamp:
         keys = ".".join(archive.key for archive in self.dependencies)
-        return Stamp(keys, self.code.key, self.facts.interpreter)
+        return Stamp(keys, self.code.key, self.facts.interpreter, self.facts.stamp.tree)
 
     @property
     def rebuilds(self) -> bool:
@@ -141,7 +141,9 @@ class Plan:
             make_keys = [PYTHON, "-m", "nodes.keygen", "--dir", f"{name}/keys"]
             self.host.run(make_keys)
         # Last, so that a host that was interrupted anywhere is not taken for ready.
-        self.host.put(msgspec.json.encode(self.wanted), STAMP)
+        tree = self.host.run([PYTHON, "-c", TREE + 'print(tree("env"))']).stdout.strip()
+        stamp = msgspec.structs.replace(self.wanted, tree=tree)
+        self.host.put(msgspec.json.encode(stamp), STAMP)
 
     def _check_disk(self) -> None:
         if self.facts.disk_free_mb < DISK_FREE_MIN_MB:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from testbed.hosts.port import Host, HostFault
 
-__all__ = ["STAMP", "Facts", "Stamp", "probe"]
+__all__ = ["STAMP", "TREE", "Facts", "Stamp", "probe"]
 
 STAMP = "env/stamp.json"
 """Below the root: what the environment there was made from."""
+
+TREE = """
+import hashlib, os
+def tree(top):
+    # Names and sizes of all that was brought; what Python compiled for itself may come and go.
+    seen = []
+    for folder, folders, files in os.walk(top):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        paths = [os.path.join(folder, name) for name in files if name != "stamp.json"]
+        seen += ["%s %d" % (path, os.lstat(path).st_size) for path in paths]
+    return hashlib.sha256("\\n".join(sorted(seen)).encode("utf-8", "replace")).hexdigest()
+"""
+"""Python for the host: `tree("env")` tells whether files of the environment are missing."""
 
 _NO_PYTHON = 9
 
@@ -27,7 +40,9 @@ done
 echo "no Python 3.11 or newer: $(python3 --version 2>&1 | head -n 1)" >&2
 exit 9
 """
-_PROBE = """
+_PROBE = (
+    TREE
+    + """
 import importlib.util, json, os, platform, shutil, sys
 from pathlib import Path
 def read(path):
@@ -48,21 +63,26 @@ print(json.dumps({
     "magic": importlib.util.MAGIC_NUMBER.hex(),
     "disk_free_mb": shutil.disk_usage(".").free // 2**20,
     "stamp": read("env/stamp.json") or "{}",
+    "tree": tree("env"),
 }))
 """
+)
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What an environment was made from: keys of the two archives, and the host's interpreter."""
+    """What an environment was made from: keys of the two archives, and the host's interpreter;
+    and `tree`, what it was when it had proved itself."""
 
     dependencies: str = ""
     code: str = ""
     interpreter: str = ""
+    tree: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a host told about itself."""
+    """What a host told about itself. Without its `tree` an environment is `damaged`, and its stamp
+    does not count."""
 
     system: str
     machine: str
@@ -72,6 +92,7 @@ class Facts:
     magic: str
     disk_free_mb: int
     stamp: Stamp
+    damaged: bool = False
 
 
 def probe(host: Host) -> Facts:
@@ -82,7 +103,7 @@ def probe(host: Host) -> Facts:
         raise HostFault(host.name, "probe", result.stderr.strip(), fix)
     try:
         raw: dict[str, Any] = json.loads(result.stdout)
-        bits = raw.pop("bits")
+        bits, tree = raw.pop("bits"), raw.pop("tree")
         raw["stamp"] = msgspec.json.decode(raw["stamp"], type=Stamp)
         facts = Facts(**raw)
     except (ValueError, TypeError, KeyError, msgspec.ValidationError) as error:
@@ -91,4 +112,6 @@ def probe(host: Host) -> Facts:
     if bits != 64:
         fix = "install a 64-bit system on it"
         raise HostFault(host.name, "probe", f"a 32-bit Python ({facts.machine})", fix)
+    if facts.stamp.code and facts.stamp.tree != tree:
+        return replace(facts, stamp=Stamp(), damaged=True)
     return facts

@@ -18,6 +18,8 @@ __all__ = ["interpreters", "staleness"]
 
 def staleness(facts: Facts, wheelhouse: Wheelhouse) -> str:
     """Why a host cannot run our code, or nothing."""
+    if facts.damaged:
+        return "files of its environment are missing or changed"
     if not facts.stamp.code:
         return "not provisioned"
     target = Target(facts.machine, facts.python, facts.glibc, facts.magic)

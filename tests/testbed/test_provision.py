@@ -80,6 +80,13 @@ def test_from_nothing_to_ready_and_back_to_nothing(
         with opened_hosts(loaded) as (hosts, python):
             hosts["pi01"].run([python["pi01"], "-c", "import nodes.replica"])
 
+        next((home / "testbed/env/lib").glob("*/site-packages/nodes/replica.py")).unlink()
+        with pytest.raises(ConfigurationError, match=r"missing or changed"), opened_hosts(loaded):
+            pytest.fail("no run on a damaged host")
+        code, said = provision(capsys, lab)
+        assert [change.split()[0] for change in said["hosts"]["pi01"]["changes"]] == ["environment"]
+        assert key.read_bytes() == made[0]
+
         code, said = command(capsys, "status", "-i", str(lab.inventory))
         assert said["hosts"]["pi01"]["ready"]
         assert said["hosts"]["pi01"]["standing"] == []
