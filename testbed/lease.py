@@ -67,7 +67,8 @@ case $1 in
     if [ -n "$token" ] && [ "$token" != "$2" ] && [ "$token" != "$5" ]; then
       echo "$token $left $who"; exit 55
     fi
-    printf '%s\\n' "$2" "$((now + $3))" "$3" "$4" >lease.new && mv lease.new lease ;;
+    printf '%s\\n' "$2" "$((now + $3))" "$3" "$4" >lease.new && mv lease.new lease || {
+      echo "cannot write in $PWD; is its disk full? $(df -h . | tail -n 1)" >&2; exit 1; } ;;
   release) [ "$token" != "$2" ] || rm -f lease ;;
   break) rm -f lease ;;
   show) [ -n "$token" ] || exit 44; echo "$token $left $who" ;;

@@ -41,6 +41,13 @@ def test_the_second_is_refused_and_told_who_has_it(host: LocalHost) -> None:
     claim(host, "b", BOB, 60)
 
 
+def test_a_host_that_cannot_write_says_so(host: LocalHost) -> None:
+    """A full card above all."""
+    (Path(host.root) / "lease.new").mkdir(parents=True)
+    with pytest.raises(LabFault, match=r"cannot write in .*is its disk full\?"):
+        claim(host, "a", ALICE, 60)
+
+
 def test_who_claims_waits_while_another_does(host: LocalHost) -> None:
     """Looking and writing are one step, whoever else is at it: the kernel's lock says so."""
     claim(host, "a", ALICE, 60)
