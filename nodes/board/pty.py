@@ -31,13 +31,15 @@ restart_ms_max = 5_000
 # AF_UNIX allows 107 bytes and a zero.
 socket_path_bytes_max = 107
 
-# The kernel ends the interpreter with its parent, should it be too busy to see its input end. With
-# -i a firmware that was interrupted leaves the REPL behind, as on a real board: flashing needs it.
+# The kernel ends the interpreter with its parent, should it be too busy to see its input end. A
+# firmware that was interrupted, or does not load, leaves the REPL behind, as on a real board:
+# flashing needs it. One that ends by itself says first that it means it.
 bootstrap = """
-import ctypes, sys
+import ctypes, os, sys
+os.environ["MICROPYINSPECT"] = "1"
 ctypes.CDLL(None).prctl(1, 9)
 from micropython_run import run_main
-sys.exit(run_main(["micropython", "-X", "heapsize=" + sys.argv[1], "-i", "main.py"]))
+sys.exit(run_main(["micropython", "-X", "heapsize=" + sys.argv[1], "main.py"]))
 """
 
 

@@ -108,7 +108,7 @@ def main():
     try:
         run(config)
     except EOFError:
-        sys.exit(0)  # the line's other end is gone: only an interpreter behind a PTY sees this
+        end(0)  # the line's other end is gone: only an interpreter behind a PTY sees this
     except Exception as error:
         report(error)
         restart()
@@ -127,9 +127,15 @@ def restart():
     try:
         from machine import reset
     except ImportError:
-        sys.exit(1)
+        end(1)
     time.sleep(1)
     reset()
+
+
+def end(code):
+    """Of an interpreter, which would go to its REPL instead (see `nodes/board/pty.py`)."""
+    os.putenv("MICROPYINSPECT", "")
+    sys.exit(code)
 
 
 main()
