@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nodes.ledger_file import copy_ledger
 from testbed import cli
+from testbed.manifest import Manifest, RunEntry
 from tests.chain.world import World
 from tests.testbed.bundles import edit, store
 
@@ -29,7 +31,19 @@ def bundle(world: World, tmp_path: Path) -> Path:
     path = tmp_path / "runs" / "20240611T100000Z-story-abcd"
     (path / "raw/ledger").mkdir(parents=True)
     (path / "inputs").mkdir()
-    (path / "manifest.json").write_text("{}")
+    entry = RunEntry(index=0, trial=0, arm="faults", path=".", state="done")
+    manifest = Manifest(
+        run=path.name,
+        campaign="story",
+        argv=(),
+        stage="loopback",
+        seed=1,
+        schedule_sha256="",
+        hosts=("here",),
+        started="2024-06-11T10:00:00Z",
+        runs=(entry,),
+    )
+    (path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     (path / "inputs/genesis.json").write_bytes(world.genesis.encode())
     for replica in range(3):
         database = store(world, tmp_path / f"{replica}.db", replica, world.blocks)
