@@ -72,6 +72,13 @@ begin_sleep() {
     sh "undo/.fired-$1/run" <"undo/.fired-$1/input" >"log/undo-$1.log" 2>&1 || exit 1
     rm -rf "undo/.fired-$1"
   ' undo "$1" "$2" "$3" </dev/null >/dev/null 2>&1 &
+  # Until it leads its session it may end with us.
+  n=0
+  until [ "$(cut -d " " -f 6 "/proc/$!/stat")" = "$!" ]; do
+    n=$((n + 1))
+    [ "$n" -le 250 ] || return 1
+    sleep 0.02
+  done
 }
 """
 # $1 name, $2 seconds. The command stands in undo/.new-$1 already.
