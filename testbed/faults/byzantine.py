@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -124,14 +125,14 @@ class ByzantineFault:
     def apply(self) -> None:
         """Raises LabFault unless every liar has logged that it took the order."""
         scene = self._scene
-        self._witness = self._new_witness()
+        self._witness = witness = self._new_witness()
         order = self._order()
-        for node in self._nodes:
+        # Accomplices first: a primary that lies before they do leaves the deceived without a quorum
+        # for its story, and they see through it.
+        for node in reversed(self._nodes):
             scene.deployment.put(node, File(ORDERS, json.dumps(order).encode(), 0o600))
-        witness = self._witness
-        if not scene.watch.wait_for(lambda: witness.told("byzantine"), TAKEN_S_MAX):
-            names = ", ".join(node.name for node in self._nodes)
-            raise LabFault(f"{names}: the order to lie was not taken; see its {EVENTS}")
+            if not scene.watch.wait_for(partial(witness.told, "byzantine", node), TAKEN_S_MAX):
+                raise LabFault(f"{node.name}: the order to lie was not taken; see its {EVENTS}")
 
     def observe(self, within_s: float) -> bool:
         witness, params = self._witness, self._scene.event.params

@@ -81,9 +81,10 @@ class Witness:
             for event in self._new(name, "block")
         )
 
-    def told(self, event: str) -> bool:
-        """Every liar has logged `event`."""
-        return all(self._new(name, event) for name in self._lying)
+    def told(self, event: str, liar: Node | None = None) -> bool:
+        """Every liar, or this one, has logged `event`."""
+        names = self._lying if liar is None else [liar.name]
+        return all(self._new(name, event) for name in names)
 
     def _new(self, name: str, kind: str) -> list[dict[str, Any]]:
         view = self._watch.nodes[name]
