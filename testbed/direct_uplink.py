@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from chain.errors import PeerFault
 from gateway.edge import Kind, Stamped, stamped_codec
-from gateway.mqtt import Message, Presence
 from gateway.topics import Up
-from nodes.login import Login
+from nodes.mobile import MobileUplink
 
 __all__ = ["DirectUplink"]
 
 
-class DirectUplink:
-    """Implements `nodes.device.Uplink`."""
+class DirectUplink(MobileUplink):
+    """As a mobile device's, but stamped like what a relay carries on."""
 
     def __init__(self, net: str) -> None:
-        self._net = net
+        super().__init__(net)
         self._count = 0
 
     def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
@@ -25,15 +23,3 @@ class DirectUplink:
 
     def unwrap(self, payload: bytes) -> bytes:
         return stamped_codec.decode(payload).body
-
-    def subscriptions(self, me: str) -> tuple[str, ...]:
-        del me
-        return ()
-
-    def presence(self, me: str) -> Presence | None:
-        del me
-        return None
-
-    async def other(self, login: Login, message: Message) -> None:
-        del login
-        raise PeerFault("bad-topic", message.topic)

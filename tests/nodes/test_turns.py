@@ -106,10 +106,11 @@ def test_after_a_failure_nothing_more_is_done(monkeypatch: pytest.MonkeyPatch) -
         stage.arrive()
         await until(lambda: stage.failures, "the failure is told")
         stage.arrive()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn, if there were one
+        stage.turns.close()  # its commit, in the other thread
+        await asyncio.sleep(0)  # and what that would tell
         assert not stage.bus.frames
         assert [str(failure) for failure in stage.failures] == ["a bug"]
-        stage.turns.close()
 
     play(story)
 
