@@ -51,9 +51,14 @@ def on_installed(s: State, item: Installed) -> None:
 def _close(s: State, slot: Slot) -> None:
     """Its block exists: only bytes are kept, and what stood in other proposals waits again."""
     slot.offer = None
+    _withdraw(s, slot)
+    for batch in slot.batches.values():
+        batch.release()
+
+
+def _withdraw(s: State, slot: Slot) -> None:
     for batch in slot.batches.values():
         requests.wait_again(s, slot.seq, batch.requests)
-        batch.release()
 
 
 def _grown(s: State, item: Executed | Installed) -> None:
@@ -119,7 +124,11 @@ def prove(s: State, proof: CheckpointProof) -> None:
         return
     kept_above = max(s.stable.seq, proof.seq - s.log.window)
     s.stable = proof
-    s.log.raise_low(proof.seq, min(kept_above, proof.seq))
+    # What stood in proposals that we are about to forget may not be in the blocks that we fetch.
+    for slot in s.log.above(s.executed):
+        if slot.seq <= kept_above:
+            _withdraw(s, slot)
+    s.log.raise_low(proof.seq, kept_above)
     for votes in s.checkpoint_votes.values():
         for seq in [seq for seq in votes if seq <= proof.seq]:
             del votes[seq]
