@@ -30,8 +30,10 @@ def judge(s: State, offer: Offer) -> Verdict:
     time_us = offer.proposal.time_us
     if time_us <= s.last_time_us:
         return Verdict.REFUSE
-    # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock.
-    if time_us > s.now_us + consensus.precision_us:
+    # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock. The
+    # least step is always acceptable: a chain that wrong clocks took into the future would else
+    # stand still until the right ones are there.
+    if time_us > max(s.now_us + consensus.precision_us, s.last_time_us + 1):
         return Verdict.WAIT
     # Slow replicas need longer for a batch: what a message may take grows with the timeout.
     delay_us = consensus.message_delay_us * s.timeout_us // consensus.view_timeout_us

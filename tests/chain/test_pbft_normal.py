@@ -179,6 +179,22 @@ def test_proposer_time_must_be_near_the_backups_clock(skew_us: int, accepted: in
     assert not cluster.accusations
 
 
+def test_a_chain_that_wrong_clocks_took_into_the_future_goes_on() -> None:
+    """An hour ahead by a quorum of wrong clocks, which are then put right: nothing has to wait for
+    the hour to pass, and the chain's time stands nearly still until then."""
+    cluster = Cluster()
+    for i in (0, 1, 2):
+        cluster.nodes[i].clock_skew_us = 3_600_000_000
+    cluster.request("a")
+    cluster.settle(lambda: len(cluster.executed(2)) == 1)
+    ahead_us = cluster.nodes[2].ledger.tip[2]
+    for i in (0, 1, 2):
+        cluster.nodes[i].clock_skew_us = 0
+    cluster.request("b")
+    cluster.settle(limit_us=2_000_000)
+    assert ahead_us < cluster.nodes[3].ledger.tip[2] < ahead_us + 1_000
+
+
 def test_a_replica_with_a_wrong_clock_follows() -> None:
     cluster = Cluster()
     cluster.nodes[3].clock_skew_us = 10_000_000
