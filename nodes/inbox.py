@@ -1,7 +1,10 @@
 """What has arrived and waits to be verified: bounded per party, taken fairly.
 
 A party that floods fills its own queue; the wire then stops reading from it. Each turn takes at
-most `TURN_BYTES_MAX` and `TURN_FRAMES_MAX` of each party, so others are never starved.
+most `TURN_BYTES_MAX` and `TURN_FRAMES_MAX` of each party, and of another replica only
+`PEER_FRAMES_MAX` frames: honest ones send a few for each block, and the checks that a treacherous
+one makes us do must not take longer than those. Clients' requests come by the hundred, and a batch
+forms from what one turn took.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from collections import deque
 
 from nodes.ports import Party
 
-__all__ = ["QUEUE_BYTES_MAX", "TURN_BYTES_MAX", "TURN_FRAMES_MAX", "Inbox"]
+__all__ = ["PEER_FRAMES_MAX", "QUEUE_BYTES_MAX", "TURN_BYTES_MAX", "TURN_FRAMES_MAX", "Inbox"]
 
 QUEUE_BYTES_MAX = 2 * 1024 * 1024  # above this reading pauses; one more frame may be on its way
 TURN_BYTES_MAX = 1024 * 1024
 TURN_FRAMES_MAX = 1024
+PEER_FRAMES_MAX = 16
 
 
 class Inbox:
@@ -52,7 +56,8 @@ class Inbox:
         for party in list(self._queues):
             queue = self._queues[party]
             size = count = 0
-            while queue and size < TURN_BYTES_MAX and count < TURN_FRAMES_MAX:
+            count_max = TURN_FRAMES_MAX if isinstance(party, str) else PEER_FRAMES_MAX
+            while queue and size < TURN_BYTES_MAX and count < count_max:
                 _, frame = queue.popleft()
                 size += len(frame)
                 count += 1

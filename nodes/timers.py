@@ -1,7 +1,8 @@
 """Timers on an asyncio loop: one per name, fired names are handed over in order.
 
 A timer that fires is judged only after what had arrived by then: a process that is behind with its
-own input, because it gets too little of the processor, has no reason to suspect others.
+own input, because it gets too little of the processor, has no reason to suspect others. It waits
+for a few turns of that, no more: what is still waiting then is a flood.
 """
 
 from __future__ import annotations
@@ -9,7 +10,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["LoopTimers"]
+__all__ = ["TURNS_MAX", "Fired", "LoopTimers"]
+
+TURNS_MAX = 8  # for which a timer that fired waits at most
+
+
+class Fired:
+    """Timers that fired, each with how many frames had arrived by then."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, tuple[int, int]] = {}  # frames, turns left
+
+    def add(self, name: str, arrived: int) -> None:
+        self._names[name] = (arrived, TURNS_MAX)
+
+    def discard(self, name: str) -> None:
+        self._names.pop(name, None)
+
+    def clear(self) -> None:
+        self._names.clear()
+
+    def take(self, handled: int) -> list[str]:
+        """To be asked once a turn: what fired and may be judged now, as the first `handled` frames
+        are all that had arrived by then, or it has waited for long enough."""
+        ripe = []
+        for name, (arrived, turns) in [*self._names.items()]:
+            if arrived <= handled or turns <= 1:
+                del self._names[name]
+                ripe.append(name)
+            else:
+                self._names[name] = (arrived, turns - 1)
+        return ripe
 
 
 class LoopTimers:
@@ -26,7 +57,7 @@ class LoopTimers:
         self._arrived = arrived
         self._on_fired = on_fired
         self._armed: dict[str, asyncio.Handle] = {}
-        self._fired: dict[str, int] = {}  # and how many frames had arrived by then
+        self._fired = Fired()
 
     def set(self, name: str, delay_us: int) -> None:
         self.cancel(name)
@@ -36,15 +67,11 @@ class LoopTimers:
         handle = self._armed.pop(name, None)
         if handle is not None:
             handle.cancel()
-        self._fired.pop(name, None)
+        self._fired.discard(name)
 
     def take(self, handled: int) -> list[str]:
-        """Names that fired and were neither set again nor cancelled since, if the first `handled`
-        frames are all that had arrived by then."""
-        fired = [name for name, arrived in self._fired.items() if arrived <= handled]
-        for name in fired:
-            del self._fired[name]
-        return fired
+        """Names that fired and were neither set again nor cancelled since; see `Fired.take`."""
+        return self._fired.take(handled)
 
     def close(self) -> None:
         for name in list(self._armed):
@@ -59,5 +86,5 @@ class LoopTimers:
 
     def _fire(self, name: str) -> None:
         del self._armed[name]
-        self._fired[name] = self._arrived()
+        self._fired.add(name, self._arrived())
         self._on_fired()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.inbox import QUEUE_BYTES_MAX, TURN_BYTES_MAX, TURN_FRAMES_MAX, Inbox
+from nodes.inbox import (
+    PEER_FRAMES_MAX,
+    QUEUE_BYTES_MAX,
+    TURN_BYTES_MAX,
+    TURN_FRAMES_MAX,
+    Inbox,
+)
 from nodes.ports import Party
 
 
-def test_a_flood_of_one_party_does_not_keep_another_waiting() -> None:
+@pytest.mark.parametrize(("flooder", "share"), [(1, PEER_FRAMES_MAX), ("gateway", TURN_FRAMES_MAX)])
+def test_a_flood_of_one_party_does_not_keep_another_waiting(flooder: Party, share: int) -> None:
     inbox = Inbox()
     for _ in range(10 * TURN_FRAMES_MAX):
-        inbox.put(1, b"flood")
+        inbox.put(flooder, b"flood")
     inbox.put(2, b"vote")
     turn = inbox.take()
     assert (2, b"vote") in turn
-    assert len(turn) == TURN_FRAMES_MAX + 1
+    assert len(turn) == share + 1
 
 
 def test_a_full_queue_says_so_until_enough_is_taken() -> None:

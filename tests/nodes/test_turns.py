@@ -11,9 +11,9 @@ import pytest
 from chain.messages import Submit, encode
 from chain.operations import sign_operation
 from nodes import turns as module
-from nodes.inbox import TURN_FRAMES_MAX, Inbox
+from nodes.inbox import PEER_FRAMES_MAX, TURN_FRAMES_MAX, Inbox
 from nodes.opening import Frames, Opener, Result
-from nodes.timers import LoopTimers
+from nodes.timers import TURNS_MAX, LoopTimers
 from nodes.turns import Turns
 from tests.nodes.cluster import until
 from tests.nodes.test_service import GATEWAY, Bus, Node
@@ -115,9 +115,18 @@ def test_after_a_failure_nothing_more_is_done(monkeypatch: pytest.MonkeyPatch) -
     play(story)
 
 
-def test_a_timer_is_judged_after_what_had_arrived() -> None:
-    """A process that is behind with its own input has no reason to suspect others; a flood that
-    goes on does not keep a timer from being judged."""
+@pytest.mark.parametrize(
+    ("waiting", "handled"),
+    [
+        (3 * PEER_FRAMES_MAX, 3 * PEER_FRAMES_MAX),
+        (12 * TURN_FRAMES_MAX, TURNS_MAX * PEER_FRAMES_MAX),
+    ],
+    ids=["behind", "flooded"],
+)
+def test_timers_are_judged_after_what_had_arrived_but_no_flood_puts_them_off(
+    waiting: int, handled: int
+) -> None:
+    """What a peer had sent before comes first, for as many turns as an honest one can need."""
 
     async def story() -> None:
         stage = Stage(0)
@@ -125,22 +134,20 @@ def test_a_timer_is_judged_after_what_had_arrived() -> None:
         handle = stage.node.service.handle
 
         def watched(arrived: Result, fired: Sequence[str] = ()) -> None:
-            order.extend(["frame"] * len(arrived))
+            order.extend(["frame"] * sum(party == 1 for party, _ in arrived))
             order.extend(fired)
             handle(arrived, fired)
 
         stage.node.service.handle = watched  # type: ignore[assignment,method-assign]
         stage.disk.set()
-        waiting = 12 * TURN_FRAMES_MAX  # more than some turns take
         for _ in range(waiting):
             stage.inbox.put(1, b"garbage")
-        stage.timers.set("status", 0)
+        stage.timers._fired.add("status", stage.inbox.arrived)
         while "status" not in order:
             stage.inbox.put(2, b"more")
             stage.turns.wake()
             await asyncio.sleep(0)
-        assert order[: order.index("status")].count("frame") >= waiting
-        assert stage.inbox.taken == stage.inbox.arrived
+        assert order.index("status") == handled
         stage.turns.close()
 
     play(story)
@@ -152,7 +159,7 @@ def test_a_timer_that_was_set_again_by_what_arrived_is_not_judged() -> None:
         timers = LoopTimers(asyncio.get_running_loop(), lambda: 7, lambda: None)
         timers.set("view", 0)
         timers.set("status", 0)
-        await until(lambda: len(timers._fired) == 2, "both fired")
+        await until(lambda: len(timers._fired._names) == 2, "both fired")
         assert timers.take(6) == []
         timers.set("view", 1_000_000)
         assert timers.take(7) == ["status"]
