@@ -39,11 +39,13 @@ class Disk:
     def __init__(
         self, random: Random, on_block: Callable[[int, Stored], None] = lambda height, stored: None
     ) -> None:
-        """`on_block(height, stored)` sees every block that is written."""
+        """`on_block(height, stored)` sees every block that a step of the process wrote to its end,
+        or that outlived a power failure: others were never there for anybody."""
         self._random = random
         self._on_block = on_block
         self._facts: dict[_Key, Durable] = {}
         self._blocks: list[Stored] = []
+        self._shown = 0  # blocks that `on_block` has seen
         self._unsynced: list[_Undo] = []
         self._forgotten = [0, 0]  # up to which sequence number: synced, written
         self._operations_left: int | None = None
@@ -71,6 +73,7 @@ class Disk:
         store, it begins with the note that votes were forgotten."""
         self._facts.clear()
         self._blocks.clear()
+        self._shown = 0
         self._unsynced.clear()
         self._forgotten = [0, 0]
         self._operations_left = None
@@ -108,8 +111,16 @@ class Disk:
                 else:
                     self._facts[key] = before
         self._unsynced.clear()
+        self._shown = min(self._shown, len(self._blocks))
+        self.show()
         self._forgotten = [self._forgotten[keeps is Crash.KEPT]] * 2
         self._quarantine = [self._quarantine[keeps is Crash.KEPT]] * 2
+
+    def show(self) -> None:
+        """To be called when a step of the process has come to its end."""
+        while self._shown < len(self._blocks):
+            self._shown += 1
+            self._on_block(self._shown, self._blocks[self._shown - 1])
 
     def holds(self, kind: str, view: int, seq: int) -> bool:
         """Whether this fact would survive any crash: it is there and nothing about it unsynced.
@@ -156,7 +167,6 @@ class Disk:
     def put_block(self, height: int, stored: Stored) -> None:
         if height != len(self._blocks) + 1:
             raise Misuse(f"block {height} after {len(self._blocks)}")
-        self._on_block(height, stored)
         self._blocks.append(stored)
         self._unsynced.append(height)
         self._operate()

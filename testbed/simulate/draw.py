@@ -53,7 +53,7 @@ _ENABLED = {"full": 0.3, "wipe": 0.25, "member": 0.15}
 
 # A slow processor takes its own dice: the other faults of a seed stay as they are.
 _SLOW = {"cpu": 1.0, "all": 0.1}
-_WORK_US = (500, 6_000)  # of a message; a request takes `machine.REQUEST_WORK` times as long
+_WORK_US = (500, 6_000)  # to check a signature; a client's `scheme.CLIENT_CHECKS` times as long
 
 _FAULTS_US = 5_000_000  # faults begin before this time
 _FAULT_US_MIN = 50_000

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from chain.genesis import Genesis
-from chain.keys import Scheme, Signer
-from chain.pbft.inputs import Received
+from chain.keys import Signer
 from nodes.driver import Rewrite
+from nodes.inbox import Inbox
 from nodes.ports import Party, StoreFull
 from nodes.service import Opened, Service
+from nodes.timers import Fired
 from testbed.simulate.disk import Disk, PowerLossError
 from testbed.simulate.scenario import Crash
+from testbed.simulate.scheme import Meter
 from testbed.simulate.timeline import Timeline
 
 __all__ = ["EPOCH_US", "Machine", "Outside"]
@@ -24,8 +26,7 @@ __all__ = ["EPOCH_US", "Machine", "Outside"]
 EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
 IDLE_US = 1_000_000  # how often a process writes what no vote made it write
 RESTART_US = 300_000  # after which a supervisor starts a process again that ended by itself
-REQUEST_WORK = 64  # messages; a run's batches are so much smaller than a loaded network's
-HELD_FRAMES_MAX = 4096  # of a paused process; more are lost, as in a full socket
+FRAMES_PER_CHECK = 4  # reading so many frames takes as long as checking one signature
 
 
 class Outside(Protocol):
@@ -59,7 +60,7 @@ class Machine:
         number: int,
         me: int,
         genesis: Genesis,
-        scheme: Scheme,
+        scheme: Meter,
         signer: Signer,
         timeline: Timeline,
         disk: Disk,
@@ -78,18 +79,16 @@ class Machine:
         self.outside = outside
         self.skew_us = skew_us
         self.misbehave = misbehave
-        self.work_us = 0  # what one message of a replica takes; 0: nothing takes time
+        self.work_us = 0  # what checking a replica's signature takes; 0: nothing takes time
         self.crashes = 0
         self.process: Process | None = None
         self._installed = False
         self._turn_us = turn_us
         self._downs = 0  # crash events in force
         self._pauses = 0
-        self._arrived: list[tuple[Party, bytes]] = []
+        self._inbox = Inbox()
         self._working = False  # on frames that it opens
-        # Timers that fired meanwhile, and whether frames had arrived before that are still to be
-        # opened: as in `nodes.timers`, those are handled first.
-        self._due: list[tuple[str, bool]] = []
+        self._fired = Fired()  # meanwhile
 
     @property
     def height(self) -> int:
@@ -132,29 +131,33 @@ class Machine:
 
     def resume(self) -> None:
         self._pauses -= 1
-        if self._pauses == 0 and self._arrived:
+        if self._pauses == 0:
             self._turn()
 
     def _die(self, keeps: Crash) -> None:
         if self.process is not None:
-            self.process = None
-            self._working, self._due = False, []
+            self._forget()
             self.crashes += 1
-            self._arrived.clear()
             self.disk.power_off(keeps)
             self.outside.crashed(self, keeps)
+
+    def _forget(self) -> None:
+        """The process is gone, and what it had not handled."""
+        self.process = None
+        self._inbox = Inbox()
+        self._working = False
+        self._fired.clear()
 
     def _guarded(self, action: Callable[..., None], *arguments: object) -> None:
         try:
             action(*arguments)
+            self.disk.show()
         except PowerLossError as loss:
             self._die(loss.keeps)
         except StoreFull:
             # The process ends as `nodes.replica` does: nothing of the transaction stays, nothing
             # that waited for it leaves.
-            self.process = None
-            self._working, self._due = False, []
-            self._arrived.clear()
+            self._forget()
             self.disk.power_off(Crash.LOST)
             self.outside.stopped_full(self)
             self.timeline.after(RESTART_US, self._start)
@@ -162,31 +165,34 @@ class Machine:
     # --- what reaches it -------------------------------------------------------------------------
 
     def receive(self, party: Party, frame: bytes) -> None:
-        if self.process is None or len(self._arrived) >= HELD_FRAMES_MAX:
+        if self.process is None or self._inbox.full(party):
             return
-        self._arrived.append((party, frame))
+        idle = not self._inbox and not self._working
+        self._inbox.put(party, frame)
         if self._pauses:
             return
         if not self._turn_us:
             self._turn()
-        elif len(self._arrived) == 1 and not self._working:
+        elif idle:
             self.timeline.after(self._turn_us, self._turn)
 
     def _turn(self) -> None:
-        """Everything that has arrived in one step, with one sync."""
-        if self.process is None or self._pauses or self._working or not self._arrived:
-            return
-        arrived, self._arrived = self._arrived, []
-        if not self.work_us:
-            self._guarded(self.process.receive, arrived)
-            return
-        self._working = True
-        self._guarded(self._open, self.process, arrived)
+        """One share of what has arrived in each step, with one sync."""
+        while self.process is not None and self._inbox and not (self._pauses or self._working):
+            arrived = self._inbox.take()
+            if self.work_us:
+                self._working = True
+                self._guarded(self._open, self.process, arrived)
+            else:
+                self._guarded(self.process.receive, arrived)
 
     def _open(self, process: Process, arrived: list[tuple[Party, bytes]]) -> None:
         """All of the work comes before its effects, as verification does."""
+        checks = self.scheme.checks
         opened = process.service.open_all(arrived)
-        self.timeline.after(_work(opened) * self.work_us, self._opened, process, opened)
+        checks = self.scheme.checks - checks
+        work_us = self.work_us * (FRAMES_PER_CHECK * checks + len(arrived)) // FRAMES_PER_CHECK
+        self.timeline.after(work_us, self._opened, process, opened)
 
     def _opened(self, process: Process, opened: list[tuple[Party, Opened]]) -> None:
         if process is not self.process:
@@ -196,15 +202,9 @@ class Machine:
             return
         self._working = False
         self._guarded(process.step, opened)
-        ripe = [name for name, behind in self._due if not behind]
-        self._due = [(name, False) for name, behind in self._due if behind]
-        for name in ripe:
+        for name in self._fired.take(self._inbox.taken):
             self.fire(process, name)
         self._turn()
-        if not self._working:
-            due, self._due = self._due, []
-            for name, _ in due:
-                self.fire(process, name)
 
     def fire(self, process: Process, name: str) -> None:
         """A timer of `process` is due; a paused process gets it late."""
@@ -213,7 +213,7 @@ class Machine:
         if self._pauses:
             self.timeline.after(10_000, self.fire, process, name)
         elif self._working:
-            self._due.append((name, bool(self._arrived)))
+            self._fired.add(name, self._inbox.arrived)
         else:
             self._guarded(process.fire, name)
 
@@ -222,16 +222,6 @@ class Machine:
             self.timeline.after(IDLE_US, self.idle, process)
             if not self._pauses:
                 self._guarded(process.service.host.idle)
-
-
-def _work(opened: list[tuple[Party, Opened]]) -> int:
-    """In messages. A request costs where it stands in a batch, each time; what clients send again
-    and again costs no more than any message: its signature is known."""
-    return sum(
-        1 + REQUEST_WORK * len(one.requests) * (one.proposal is not None)
-        for _, one in opened
-        if isinstance(one, Received)
-    )
 
 
 class Process:

@@ -30,7 +30,7 @@ class Kind(Enum):
     DELAY = "delay"  # up to `amount` microseconds more, and so reordering
     CRASH = "crash"  # at the `amount`-th disk operation from now on (0: at once), as `detail` says
     PAUSE = "pause"  # the process stands still, its frames wait
-    SLOW = "slow"  # a message takes `amount` microseconds of processor, a request more
+    SLOW = "slow"  # checking a signature takes `amount` microseconds, a client's more
     SKEW = "skew"  # the clock is `amount` microseconds off
     FULL = "full"  # the disk takes no more from its `amount`-th operation on
     WIPE = "wipe"  # power fails and the disk comes back empty

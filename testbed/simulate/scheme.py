@@ -18,7 +18,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.keys import SIGNATURE_BYTES, Es256, Es256Signer, Scheme, Signer
 
-__all__ = ["CHEAP", "REAL", "HashScheme", "HashSigner", "Signatures", "malleated"]
+__all__ = [
+    "CHEAP",
+    "CLIENT_CHECKS",
+    "REAL",
+    "HashScheme",
+    "HashSigner",
+    "Meter",
+    "Signatures",
+    "malleated",
+]
+
+# What checking a client's signature costs, in replicas' ones: a run's batches are so much smaller
+# than a loaded network's.
+CLIENT_CHECKS = 64
 
 _HALF = SIGNATURE_BYTES // 2
 # SubjectPublicKeyInfo of a P-256 key up to the point itself, so that a cheap key has the length
@@ -62,6 +75,21 @@ class HashSigner:
 
     def sign(self, data: bytes) -> bytes:
         return _mac(self._public, data) * 2
+
+
+class Meter:
+    """A scheme that counts what it checks, in checks of a replica's signature: the work of a slow
+    processor. What the product remembers, it does not ask again."""
+
+    def __init__(self, scheme: Scheme, replicas: frozenset[bytes]) -> None:
+        """`replicas` are the public keys of all that there ever are."""
+        self.checks = 0
+        self._scheme = scheme
+        self._replicas = replicas
+
+    def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
+        self.checks += 1 if public in self._replicas else CLIENT_CHECKS
+        return self._scheme.verify(public, data, signature)
 
 
 class Signatures(NamedTuple):

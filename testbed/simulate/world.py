@@ -32,7 +32,7 @@ from testbed.simulate.outcome import Finding, Outcome
 from testbed.simulate.properties import BrokenError, Checker
 from testbed.simulate.reference import Reference, request_id
 from testbed.simulate.scenario import GATEWAY, NETWORK_KINDS, ORDERS, Crash, Event, Kind, Scenario
-from testbed.simulate.scheme import CHEAP, REAL
+from testbed.simulate.scheme import CHEAP, REAL, Meter
 from testbed.simulate.timeline import Timeline
 from testbed.simulate.traitors import Cast
 from testbed.simulate.transcript import Transcript
@@ -154,12 +154,13 @@ class _World:
     def _make_machines(self) -> None:
         scenario = self._scenario
         places = [*range(scenario.machines), *self._cast.twins]
+        keys = frozenset(signer.public for signer in self._signers)
         self._machines = [
             Machine(
                 number=number,
                 me=replica,
                 genesis=self._genesis,
-                scheme=self._scheme,
+                scheme=Meter(self._scheme, keys),
                 signer=self._signers[replica],
                 timeline=self.timeline,
                 disk=Disk(self._random, self._watch(replica)),
