@@ -44,11 +44,13 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="network",
     ),
     Mutant(
-        "commit-with-two-votes-less",  # one less needs a rare coincidence: 1 of thousands of seeds
+        "commit-with-one-vote-less",  # harmful only where a voter denies its vote: twins
         "chain.pbft.log",
         "if count >= self.strong and slot.committed is None:",
-        "if count >= self.strong - 2 and slot.committed is None:",
+        "if count >= self.strong - 1 and slot.committed is None:",
         faults="network",
+        byzantine=(("twins", 1),),
+        budget=1000,
     ),
     Mutant(
         "commit-after-leaving-the-view",
@@ -291,6 +293,14 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="cpu",
         budget=400,
     ),
+    Mutant(
+        "flood-takes-the-turn",
+        "nodes.inbox",
+        "PEER_FRAMES_MAX = 16",
+        "PEER_FRAMES_MAX = 1024",
+        faults="cpu",
+        byzantine=(("flood", 1),),
+    ),
     # --- clients, time, identities ---------------------------------------------------------------
     Mutant(
         "client-accepts-one-reply",
@@ -303,7 +313,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "proposal-time-unchecked",
         "chain.pbft.judge",
-        "if time_us > s.now_us + consensus.precision_us:",
+        "if time_us > max(s.now_us + consensus.precision_us, s.last_time_us + 1):",
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
