@@ -133,9 +133,9 @@ def _accept(s: State, slot: Slot, view: int, digest: bytes, signed: Signed) -> N
             for request in batch.requests:
                 s.pool.propose(request.id, slot.seq)
     durable = bare
-    if digest not in slot.durable:
+    if batch.fact_view is None:
         durable = Signed(signed.body, signed.signature, batch.raw)
-        slot.durable.add(digest)
+        batch.fact_view = view
     s.persist("proposal", view, slot.seq, encode(durable))
     if s.primary != s.me:
         s.observe("pre-prepared", slot.seq)
@@ -198,10 +198,13 @@ def _accept_next(s: State) -> bool:
     """Accepts the PRE-PREPARE after the newest accepted one, if it waits and is acceptable.
 
     In order, so that times rise and a request stands once; and only with the state of the last
-    checkpoint in hand, because screening reads it.
+    checkpoint in hand, because screening reads it. Above the last checkpoint of an epoch that state
+    is the next epoch's, and its primary's pipeline may have been too early to know: votes are void.
     """
     slot = s.log.get(s.next_seq)
     if slot is None or slot.offer is None or s.executed < s.stable.seq:
+        return False
+    if s.pending is not None and slot.seq > s.boundary:
         return False
     offer = slot.offer
     if offer.message.view != s.view:

@@ -19,6 +19,7 @@ from chain.errors import PeerFault
 from chain.genesis import Consensus, Member, Membership
 from chain.keys import digest
 from chain.messages import (
+    Batch,
     Bodies,
     Checkpoint,
     CheckpointProof,
@@ -36,6 +37,7 @@ from chain.messages import (
     ViewChange,
     decode_body,
     decode_proposal,
+    decode_signed,
     encode,
     signed_bytes,
 )
@@ -53,9 +55,11 @@ from chain.pbft.effects import (
     Persist,
     Refuse,
     Send,
+    SendBatch,
     ServeBodies,
     ServeHeads,
     SetTimer,
+    Sync,
 )
 from chain.pbft.inputs import (
     Executed,
@@ -116,7 +120,8 @@ class FakeScheme:
 
 def item(text: str) -> bytes:
     """A request: "NAME", "client/NAME", "NAME>OTHER" (known once OTHER is executed),
-    "!NAME" (refused), "+4" / "-3" (adds or removes a replica)."""
+    "!NAME" (refused), "+4" / "-3" (adds or removes a replica), "NAME@0" (endorsed in epoch 0, not
+    valid in another)."""
     return b"ok " + text.encode()
 
 
@@ -156,6 +161,12 @@ class Ledger:
         return len(self.blocks) - 1
 
     @property
+    def deciding(self) -> Membership:
+        """Who decides the next block."""
+        changes = self.pending is not None and self.height % self.interval == 0
+        return self.pending if changes and self.pending else self.membership
+
+    @property
     def tip(self) -> tuple[int, bytes, int]:
         block = self.blocks[-1]
         return self.height, block.hash, Head.decode(block.head).time_us
@@ -166,6 +177,9 @@ class Ledger:
         text = str(request.operation)
         if text.startswith("!"):
             return Screening.REFUSED
+        _, _, epoch = text.partition("@")
+        if epoch and int(epoch) != self.deciding.epoch:
+            return Screening.INVALID
         _, _, needed = text.partition(">")
         if needed and digest(item(needed)) not in self.done:
             return Screening.LATER
@@ -308,12 +322,16 @@ class Node:
                 self.persists += 1
                 if self.crash_at == self.persists:
                     raise Crash
+            case Sync():
+                self.synced = self.ledger.height
             case Forget(seq):
                 for key in [k for k in self.store if k[0] in ("proposal", "prepared")]:
                     if key[2] <= seq:
                         del self.store[key]
             case Send(to, signed):
                 self.cluster.post(self.me, to, signed)
+            case SendBatch(to, view, seq, pre_prepare):
+                self._send_batch(to, self.store.get(("proposal", view, seq)), pre_prepare)
             case Broadcast(signed):
                 for to in sorted(self.cluster.nodes):
                     if to != self.me:
@@ -357,6 +375,15 @@ class Node:
                 return
             self.cluster.check_chain(self)
         self.inbox.append(Installed(*self.ledger.tip, self._changed(before)))
+
+    def _send_batch(self, to: int, fact: Durable | None, pre_prepare: Signed | None) -> None:
+        assert fact is not None, "a batch that is neither in memory nor in the store"
+        batch = decode_signed(fact.data).attachment
+        assert batch, "a fact without the batch that it is said to hold"
+        if pre_prepare is None:
+            self.answer(to, Batch(self.replica.epoch, self.me, batch))
+        else:
+            self.cluster.post(self.me, to, Signed(pre_prepare.body, pre_prepare.signature, batch))
 
     def _serve_heads(self, to: int, start: int) -> None:
         stable = sorted(k[2] for k in self.store if k[0] == "stable" and k[2] >= start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chain.block import Head
-from chain.messages import Checkpoint
+from chain.messages import Checkpoint, PrePrepare
 from tests.chain.cluster import SMALL, Cluster
 
 
@@ -129,6 +129,24 @@ def test_what_the_old_epoch_committed_above_the_boundary_is_void() -> None:
     cluster.settle(limit_us=20_000_000)
     heads = [Head.decode(block.head) for block in cluster.nodes[0].ledger.blocks]
     assert {head.epoch for head in heads[9:]} == {1}
+
+
+def test_what_is_proposed_above_the_boundary_is_not_judged() -> None:
+    """The primary's pipeline was too early to know of the change; a backup that has executed it
+    reads the next epoch's state (seed 34089 of 100,000)."""
+    cluster = Cluster()
+    blocks(cluster, 6)
+    cluster.lose = lambda source, to, message: (
+        isinstance(message, Checkpoint) or (isinstance(message, PrePrepare) and message.seq > 8)
+    )
+    cluster.request("+4", *(f"x{number}@0" for number in range(40)))
+    cluster.run(100_000)
+    assert set(cluster.heights()) == {8}
+    cluster.lose = lambda source, to, message: isinstance(message, Checkpoint)
+    told = len(cluster.transcript)
+    cluster.run(1_000_000)
+    assert any("PRE-PREPARE v0 n9" in line for line in cluster.transcript[told:])
+    assert not cluster.accusations
 
 
 @pytest.mark.parametrize("crashed", range(5))
