@@ -22,12 +22,14 @@ from chain.errors import PeerFault
 from chain.genesis import Membership
 from chain.keys import Signer
 from chain.messages import (
+    Batch,
     Bodies,
     CheckpointProof,
     Heads,
     Proposal,
     ReplicaMessage,
     Signed,
+    decode_signed,
     encode,
     signed_bytes,
 )
@@ -44,9 +46,11 @@ from chain.pbft.effects import (
     Persist,
     Refuse,
     Send,
+    SendBatch,
     ServeBodies,
     ServeHeads,
     SetTimer,
+    Sync,
 )
 from chain.pbft.inputs import (
     Executed,
@@ -275,6 +279,10 @@ class Host:
                 self._timers.cancel(name)
             case Send(to=to, signed=signed):
                 self._outbox.append((to, encode(signed)))
+            case Sync():
+                self._must_sync = True
+            case SendBatch():
+                self._send_batch(effect)
             case Forget(seq=seq):
                 self._store.forget(seq)
             case Install():
@@ -349,6 +357,17 @@ class Host:
         height = self._application.height
         self._store.put_block(height, stored)
         self._sealed.append((height, stored))
+
+    def _send_batch(self, effect: SendBatch) -> None:
+        fact = self._store.fact("proposal", effect.view, effect.seq)
+        if fact is None:
+            return
+        batch, pre_prepare = decode_signed(fact.data).attachment, effect.pre_prepare
+        if pre_prepare is None:
+            self._send(effect.to, Batch(self._core.epoch, self._me, batch))
+        else:
+            signed = Signed(pre_prepare.body, pre_prepare.signature, batch)
+            self._carry_out([Send(effect.to, signed)])
 
     def _serve_heads(self, to: int, start: int) -> None:
         fact = self._store.stable_from(start)

@@ -25,6 +25,9 @@ class MemoryStore:
     def facts(self) -> Sequence[Durable]:
         return [facts[key] for _, facts in sorted(self._facts.items()) for key in sorted(facts)]
 
+    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+        return self._facts.get(kind, {}).get((view, seq))
+
     def put_fact(self, fact: Durable) -> None:
         facts = self._facts.setdefault(fact.kind, {})
         key = (fact.view, fact.seq)

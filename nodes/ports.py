@@ -78,6 +78,9 @@ class Store(Protocol):
     def facts(self) -> Sequence[Durable]:
         """Every fact, in the order of (kind, view, seq)."""
 
+    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+        """The one of this key."""
+
     def put_fact(self, fact: Durable) -> None:
         """Replaces the fact of the same kind, view and seq."""
 

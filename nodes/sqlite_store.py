@@ -124,6 +124,11 @@ class SqliteStore:
     def facts(self) -> Sequence[Durable]:
         return list(checked_facts(self._read(f"{FACT_ROWS} ORDER BY kind, view, seq")))
 
+    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+        """Raises Damaged."""
+        where = "WHERE kind = ? AND seq = ? AND view = ?"
+        return next(checked_facts(self._read(f"{FACT_ROWS} {where}", kind, seq, view)), None)
+
     def put_fact(self, fact: Durable) -> None:
         kind, view, seq, data = fact.kind, fact.view, fact.seq, fact.data
         self._write(_PUT_FACT, (kind, view, seq, data, fact_sum(kind, view, seq, data)))

@@ -5,9 +5,9 @@ test) is short:
 
 1. The host verifies bytes (`chain.verify`) and hands the core one `Input` and the wall time:
    `effects = replica.handle(input, now_us)`.
-2. The host carries the effects out **in order**. Everything in a `Persist` is durable before any
-   later `Send` or `Broadcast` of the same list leaves: persist, then send. A host may handle
-   several inputs before it syncs once, as long as that order holds.
+2. The host carries the effects out **in order**. Everything in a `Persist`, and every block before
+   a `Sync`, is durable before any later `Send` or `Broadcast` of the same list leaves: persist,
+   then send. A host may handle several inputs before it syncs once, as long as that order holds.
 3. `Execute` and `Install` are answered by the inputs `Executed` and `Installed`.
 4. After a crash the host builds a new replica from what it persisted and calls `start`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from chain.messages import Checkpoint, CheckpointProof, Signed, encode
 from chain.pbft import membership, patience, requests
-from chain.pbft.effects import Forget
+from chain.pbft.effects import Forget, Sync
 from chain.pbft.inputs import Executed, Installed, Received
 from chain.pbft.log import Equivocation, Slot
 from chain.pbft.state import State
@@ -81,9 +81,12 @@ def _at_checkpoint(s: State) -> None:
 
 
 def vote(s: State) -> None:
-    """CHECKPOINT for the head we stand on."""
+    """CHECKPOINT for the head we stand on, once its block is durable. The proof moves everybody's
+    window, and votes below it count no more: if power failed everywhere and nobody honest had kept
+    the block, nobody could go on."""
     if not s.voting:
         return
+    s.out.append(Sync())
     message = Checkpoint(s.epoch, s.me, s.executed, s.head)
     _count(s, message, s.broadcast(message))
 

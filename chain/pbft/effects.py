@@ -21,9 +21,11 @@ __all__ = [
     "Persist",
     "Refuse",
     "Send",
+    "SendBatch",
     "ServeBodies",
     "ServeHeads",
     "SetTimer",
+    "Sync",
 ]
 
 
@@ -47,6 +49,10 @@ class Persist(msgspec.Struct, frozen=True):
     """Durable before any later Send or Broadcast leaves."""
 
     fact: Durable
+
+
+class Sync(msgspec.Struct, frozen=True):
+    """Every block so far is durable before any later Send or Broadcast leaves."""
 
 
 class Forget(msgspec.Struct, frozen=True):
@@ -103,6 +109,16 @@ class Install(msgspec.Struct, frozen=True):
     source: int
 
 
+class SendBatch(msgspec.Struct, frozen=True):
+    """Send the batch that is attached to the durable "proposal" of `view` and `seq`: attached to
+    `pre_prepare`, or as a BATCH if that is None. Nothing if the fact is not there."""
+
+    to: int
+    view: int
+    seq: int
+    pre_prepare: Signed | None
+
+
 class ServeHeads(msgspec.Struct, frozen=True):
     """Answer a FETCH-HEADS from the store: heads from `start` up to the first stored stable
     checkpoint at or above it, with that checkpoint's proof; nothing if there is none."""
@@ -155,8 +171,10 @@ class Observe(msgspec.Struct, frozen=True):
 
 Effect = (
     Persist
+    | Sync
     | Forget
     | Send
+    | SendBatch
     | Broadcast
     | SetTimer
     | CancelTimer

@@ -12,15 +12,19 @@ __all__ = ["Interval", "Piece", "Transfer"]
 
 
 class Piece:
-    """Blocks `start`..`stop` of one interval; `blocks` is filled from `start` on."""
+    """Blocks `start`..`stop` of one interval; `blocks` is filled from `start` on, by `source`.
 
-    __slots__ = ("asked", "blocks", "evidence", "source", "start", "stop")
+    `earlier` were asked before: where messages take longer than our patience, theirs come late.
+    """
+
+    __slots__ = ("asked", "blocks", "earlier", "evidence", "source", "start", "stop")
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = start
         self.stop = stop
         self.source = -1
         self.asked = -1
+        self.earlier: set[int] = set()  # never iterated
         self.blocks: list[Block] = []
         self.evidence: Signed | None = None
 

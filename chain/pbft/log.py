@@ -34,18 +34,32 @@ class Equivocation(msgspec.Struct, frozen=True):
 
 
 class Batched:
-    """The content behind a digest. After execution only the bytes are kept, to serve others."""
+    """The content behind a digest. After execution it is only there to serve others: from the
+    durable fact that holds it, or, if none does, from the bytes here.
 
-    __slots__ = ("proposal", "raw", "requests")
+    `fact_view`: our "proposal" fact of this view has it attached.
+    """
 
-    def __init__(self, raw: bytes, proposal: Proposal, requests: tuple[Request, ...]) -> None:
-        self.raw = raw
+    __slots__ = ("fact_view", "proposal", "raw", "requests", "size")
+
+    def __init__(
+        self,
+        raw: bytes,
+        proposal: Proposal,
+        requests: tuple[Request, ...],
+        fact_view: int | None = None,
+    ) -> None:
+        self.raw = raw  # empty when only the fact has it
+        self.size = len(raw)
         self.proposal: Proposal | None = proposal
         self.requests = requests
+        self.fact_view = fact_view
 
     def release(self) -> None:
         self.proposal = None
         self.requests = ()
+        if self.fact_view is not None:
+            self.raw = b""
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -117,7 +131,6 @@ class Slot:
         "batches",
         "commits",
         "committed",
-        "durable",
         "offer",
         "ordered",
         "prepared",
@@ -132,7 +145,6 @@ class Slot:
         self.offer: Offer | None = None
         self.ordered: Accepted | None = None  # by a NEW-VIEW; waits for its batch
         self.batches: dict[bytes, Batched] = {}
-        self.durable: set[bytes] = set()  # digests whose batch was persisted; never iterated
         self.prepares = Tally()
         self.commits = Tally()
         self.prepared: Accepted | None = None  # of the highest view that prepared here

@@ -91,23 +91,24 @@ def _restore_proposal(s: State, signed: Signed) -> None:
         return
     slot = s.log.slot(message.seq)
     if signed.attachment:
-        slot.durable.add(message.digest)
-        slot.batches[message.digest] = _batched(s, message.seq, signed.attachment)
+        batch = _batched(s, message.seq, signed.attachment, message.view)
+        slot.batches[message.digest] = batch
     elif message.digest == new_view.null_digest(message.seq):
         raw = Proposal.null(message.seq).encode()
-        slot.batches[message.digest] = _batched(s, message.seq, raw)
+        slot.batches[message.digest] = _batched(s, message.seq, raw, None)
     if message.view == s.view or not s.active:
         bare = Signed(signed.body, signed.signature)
         slot.accepted = Accepted(message.view, message.digest, bare)
 
 
-def _batched(s: State, seq: int, raw: bytes) -> Batched:
+def _batched(s: State, seq: int, raw: bytes, fact_view: int | None) -> Batched:
     proposal = decode_proposal(raw)
     if seq <= s.executed:
-        batch = Batched(raw, proposal, ())
+        batch = Batched(raw, proposal, (), fact_view)
         batch.release()
         return batch
-    return Batched(raw, proposal, tuple(s.application.open(item) for item in proposal.items))
+    requests = tuple(s.application.open(item) for item in proposal.items)
+    return Batched(raw, proposal, requests, fact_view)
 
 
 def _restore_prepared(s: State, proof: PreparedProof) -> None:

@@ -17,9 +17,9 @@ from chain.messages import (
     StatusMessage,
 )
 from chain.pbft import normal, requests, transfer
-from chain.pbft.effects import Refuse, ServeBodies, ServeHeads, SetTimer
+from chain.pbft.effects import Refuse, SendBatch, ServeBodies, ServeHeads, SetTimer
 from chain.pbft.inputs import Received
-from chain.pbft.log import Slot
+from chain.pbft.log import Batched, Slot
 from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State, as_view_change
 
@@ -178,11 +178,20 @@ def _in_turn(s: State, stuck: int) -> bool:
 def _resend_batch(s: State, slot: Slot, to: int, bytes_left: int) -> int:
     """The accepted PRE-PREPARE with its batch, if that many bytes are left; how many then are."""
     batch = slot.accepted and slot.batches.get(slot.accepted.digest)
-    if slot.accepted is None or not batch or len(batch.raw) > bytes_left:
+    if slot.accepted is None or not batch or batch.size > bytes_left:
         return bytes_left
-    pre_prepare = slot.accepted.signed
-    s.relay(to, Signed(pre_prepare.body, pre_prepare.signature, batch.raw))
-    return bytes_left - len(batch.raw)
+    _send_batch(s, to, slot.seq, batch, slot.accepted.signed)
+    return bytes_left - batch.size
+
+
+def _send_batch(s: State, to: int, seq: int, batch: Batched, pre_prepare: Signed | None) -> None:
+    """Attached to the PRE-PREPARE that named it, or alone."""
+    if not batch.raw and batch.fact_view is not None:
+        s.out.append(SendBatch(to, batch.fact_view, seq, pre_prepare))
+    elif pre_prepare is not None:
+        s.relay(to, Signed(pre_prepare.body, pre_prepare.signature, batch.raw))
+    else:
+        s.send(to, Batch(s.epoch, s.me, batch.raw))
 
 
 def _own_votes(s: State, slot: Slot, peer_prepared: bool) -> list[Signed]:
@@ -208,12 +217,10 @@ def on_fetch_batch(s: State, received: Received) -> None:
     batch = slot and slot.batches.get(message.digest)
     if slot is None or not batch or not _may_serve(s, message.sender):
         return
-    accepted = slot.accepted
+    accepted, named_by = slot.accepted, None
     if accepted is not None and accepted.digest == message.digest and message.epoch == s.epoch:
-        signed = Signed(accepted.signed.body, accepted.signed.signature, batch.raw)
-        s.relay(message.sender, signed)
-    else:
-        s.send(message.sender, Batch(s.epoch, s.me, batch.raw))
+        named_by = accepted.signed
+    _send_batch(s, message.sender, slot.seq, batch, named_by)
 
 
 def on_batch(s: State, received: Received) -> None:

@@ -121,6 +121,7 @@ def _ask_heads(s: State, interval: Interval) -> None:
 
 
 def _ask_bodies(s: State, piece: Piece) -> None:
+    piece.earlier.add(piece.source)
     piece.source = s.transfer.source(s.others)
     piece.blocks = []
     _ask_rest(s, piece)
@@ -219,8 +220,12 @@ def on_bodies(s: State, received: Received) -> None:
     for interval in s.transfer.intervals:
         for piece in interval.pieces:
             expected = piece.start + len(piece.blocks)
-            if piece.source != message.sender or piece.complete or message.start != expected:
+            late = message.sender in piece.earlier and not piece.blocks
+            if not late and piece.source != message.sender:
                 continue
+            if piece.complete or message.start != expected:
+                continue
+            piece.source = message.sender
             _take_bodies(s, interval, piece, message, received.signed)
             return
 

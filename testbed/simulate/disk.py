@@ -132,6 +132,12 @@ class Disk:
             undo[0] == key for undo in self._unsynced if not isinstance(undo, int)
         )
 
+    @property
+    def height_durable(self) -> int:
+        """Blocks up to here would survive any crash."""
+        unsynced = [undo for undo in self._unsynced if isinstance(undo, int)]
+        return min(unsynced, default=len(self._blocks) + 1) - 1
+
     def close(self) -> None:
         self.commit()
 
@@ -151,6 +157,9 @@ class Disk:
 
     def facts(self) -> Sequence[Durable]:
         return [self._facts[key] for key in sorted(self._facts)]
+
+    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+        return self._facts.get((kind, view, seq))
 
     def put_fact(self, fact: Durable) -> None:
         key = (fact.kind, fact.view, fact.seq)

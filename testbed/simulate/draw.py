@@ -53,7 +53,8 @@ _ENABLED = {"full": 0.3, "wipe": 0.25, "member": 0.15}
 
 # A slow processor takes its own dice: the other faults of a seed stay as they are.
 _SLOW = {"cpu": 1.0, "all": 0.1}
-_WORK_US = (500, 6_000)  # to check a signature; a client's `scheme.CLIENT_CHECKS` times as long
+# To check a signature; a client's takes `scheme.CLIENT_CHECKS` times as long.
+_WORK_US = {"cpu": (2_000, 12_000), "all": (500, 6_000)}
 
 _FAULTS_US = 5_000_000  # faults begin before this time
 _FAULT_US_MIN = 50_000
@@ -335,7 +336,7 @@ def _slow(options: Options, seed: int, n: int, heal_us: int) -> list[Event]:
     if dice.random() >= _SLOW.get(options.faults, 0.0):
         return []
     nodes = tuple(range(n)) if dice.random() < 0.7 else (dice.randrange(n),)
-    amount = dice.randint(*_WORK_US)
+    amount = dice.randint(*_WORK_US[options.faults])
     at_us = dice.randrange(heal_us)
     return [Event(at_us=at_us, kind=Kind.SLOW, nodes=nodes, amount=amount)]
 

@@ -154,6 +154,10 @@ class Checker:
                 self._voted(("prepared", replica, epoch, view, seq), digest, disk)
             case Checkpoint(epoch=epoch, seq=seq, head=head):
                 self._voted(("checkpoint", replica, epoch, 0, seq), head, None)
+                if disk.height_durable < seq:
+                    raise self.broken(
+                        "durable-vote", f"r{replica} vouched for block {seq} before it was synced"
+                    )
             case ViewChange(epoch=epoch, view=view):
                 self._voted(("view-change", replica, epoch, view, 0), body, None)
             case NewView(epoch=epoch, view=view):

@@ -280,6 +280,24 @@ def test_the_log_is_bounded_whatever_is_sent() -> None:
     assert all(len(slot.commits.votes) <= 4 for slot in state.log.slots.values())
 
 
+def test_executed_batches_are_served_from_the_store_not_from_memory() -> None:
+    """Memory: a batch can be a megabyte, and the log holds two windows of them."""
+    cluster = Cluster()
+    cluster.isolate(3)
+    cluster.request(*(f"r{number}" for number in range(20)))
+    cluster.settle(lambda: len(cluster.executed(0)) == 20)
+    core = cluster.nodes[0].replica._s
+    assert not any(b.raw for slot in core.log.above(0) for b in slot.batches.values())
+    cluster.restart(0)  # from the facts
+    core = cluster.nodes[0].replica._s
+    assert not any(b.raw for slot in core.log.above(0) for b in slot.batches.values())
+    cluster.heal()
+    told = len(cluster.transcript)
+    cluster.settle(limit_us=5_000_000)
+    assert any("0 -> 3  PRE-PREPARE v0 n1 [r0]" in line for line in cluster.transcript[told:])
+    assert not cluster.accusations
+
+
 def test_persist_comes_before_send() -> None:
     """The order of effects is a contract: a vote is durable before it leaves."""
     cluster = Cluster()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chain.messages import Bodies, FetchBodies, FetchHeads, NewView
-from tests.chain.cluster import Cluster
+from tests.chain.cluster import LINK_US, Cluster
 
 
 def far_behind(blocks: int, n: int = 4) -> Cluster:
@@ -69,6 +69,18 @@ def test_a_silent_source_is_passed_over() -> None:
         to in (1, 2) and isinstance(message, FetchHeads | FetchBodies)
     )
     cluster.settle(limit_us=10_000_000)
+    assert not cluster.accusations
+
+
+@pytest.mark.parametrize("link_us", [300_000, 1_000_000, 2_500_000])
+def test_blocks_arrive_over_links_that_are_slower_than_our_patience(link_us: int) -> None:
+    """Another source is asked in the meantime; what the first one sends counts all the same (seed
+    29873 of 100,000)."""
+    cluster = far_behind(60)
+    cluster.heal()
+    cluster.delay = lambda source, to: link_us if 3 in (source, to) else LINK_US
+    cluster.settle(limit_us=60_000_000)
+    assert cluster.executed(3) == cluster.executed(0)
     assert not cluster.accusations
 
 

@@ -60,6 +60,14 @@ def test_a_later_fact_of_the_same_key_replaces_the_earlier(store: Store) -> None
     ]
 
 
+def test_a_fact_is_found_by_its_key_even_before_it_is_committed(store: Store) -> None:
+    for view, seq in ((0, 1), (1, 1), (0, 2)):
+        store.put_fact(Durable("proposal", view, seq, b"%d of %d" % (seq, view)))
+    assert store.fact("proposal", 1, 1) == Durable("proposal", 1, 1, b"1 of 1")
+    assert store.fact("proposal", 1, 2) is None
+    assert store.fact("prepared", 0, 1) is None
+
+
 def test_forget_trims_votes_up_to_a_sequence_and_keeps_the_rest(store: Store) -> None:
     for kind in ("proposal", "prepared", "stable", "view"):
         for seq in (1, 2, 3):

@@ -192,6 +192,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # --- checkpoints and state transfer ----------------------------------------------------------
     Mutant(
+        "checkpoint-before-its-block-is-durable",
+        "chain.pbft.checkpoint",
+        "    s.out.append(Sync())\n",
+        "",
+    ),
+    Mutant(
         "checkpoint-with-one-vote",
         "chain.pbft.checkpoint",
         "if len(matching) >= s.quorum.strong:",
