@@ -8,9 +8,18 @@ import msgspec
 import pytest
 
 from chain.genesis import Consensus
-from chain.messages import Commit, Prepare, PrePrepare, Proposal, ReplicaMessage, encode
+from chain.messages import (
+    Checkpoint,
+    Commit,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    ReplicaMessage,
+    decode_body,
+    encode,
+)
 from chain.pbft.application import Screening
-from chain.pbft.effects import Refuse
+from chain.pbft.effects import Broadcast, Effect, Execute, Persist, Refuse, Sync
 from chain.pbft.inputs import Submitted
 from chain.pbft.pool import LATER_MAX, OWN_CLIENTS, WAITING_MAX, Pool
 from tests.chain.cluster import SMALL, Cluster, item, open_item, sign, signer_of
@@ -298,22 +307,46 @@ def test_executed_batches_are_served_from_the_store_not_from_memory() -> None:
     assert not cluster.accusations
 
 
+def effects_of(cluster: Cluster, replica: int) -> list[Effect]:
+    """What it will have wanted done from now on."""
+    effects: list[Effect] = []
+    node = cluster.nodes[replica]
+    plain = node._do
+
+    def watched(effect: Effect) -> None:
+        effects.append(effect)
+        plain(effect)
+
+    node._do = watched  # type: ignore[method-assign]
+    return effects
+
+
 def test_persist_comes_before_send() -> None:
     """The order of effects is a contract: a vote is durable before it leaves."""
     cluster = Cluster()
-    order: list[str] = []
-    node = cluster.nodes[1]
-    plain = node._do
-
-    def watched(effect: object) -> None:
-        order.append(type(effect).__name__)
-        plain(effect)  # type: ignore[arg-type]
-
-    node._do = watched  # type: ignore[method-assign]
+    effects = effects_of(cluster, 1)
     cluster.request("a")
     cluster.settle()
-    relevant = [name for name in order if name in ("Persist", "Broadcast")]
-    assert relevant == ["Persist", "Broadcast"] * 2
+    relevant = [type(effect) for effect in effects if isinstance(effect, Persist | Broadcast)]
+    assert relevant == [Persist, Broadcast] * 2
+
+
+def test_a_checkpoint_leaves_only_with_its_block_durable() -> None:
+    """Below a proven checkpoint votes count no more: they cannot bring a lost block again."""
+    cluster = Cluster(consensus=msgspec.structs.replace(SMALL, checkpoint_interval=1))
+    effects = effects_of(cluster, 1)
+    cluster.request("a")
+    cluster.settle()
+    relevant = [
+        effect
+        for effect in effects
+        if isinstance(effect, Execute | Sync)
+        or (
+            isinstance(effect, Broadcast)
+            and isinstance(decode_body(effect.signed.body), Checkpoint)
+        )
+    ]
+    assert [type(effect) for effect in relevant[:3]] == [Execute, Sync, Broadcast]
 
 
 def test_times_rise_and_are_those_of_the_proposer() -> None:
