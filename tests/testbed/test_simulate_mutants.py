@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 
 from tests.testbed.mutants.__main__ import run_clean, run_in_own_process
-from tests.testbed.mutants.loader import StaleMutantError, mutated
+from tests.testbed.mutants.loader import StaleMutantError, fits, mutated
 from tests.testbed.mutants.table import MUTANTS, Mutant
 
 by_name = pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
@@ -20,11 +17,7 @@ by_name = pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant
 @by_name
 def test_a_mutant_still_fits_the_source(mutant: Mutant) -> None:
     """A refactoring that moves the line breaks here, loudly."""
-    spec = find_spec(mutant.module)
-    assert spec is not None
-    assert spec.origin is not None
-    source = Path(spec.origin).read_text()
-    assert compile(mutated(mutant, source), spec.origin, "exec")
+    fits(mutant)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.table import Table
 
-from tests.testbed.mutants.loader import apply
+from tests.testbed.mutants.loader import apply, fits
 from tests.testbed.mutants.table import MUTANTS, Mutant, Result
 
 __all__ = ["main", "run_clean", "run_in_own_process", "run_mutant"]
@@ -68,6 +68,7 @@ def main() -> int:
     parser.add_argument("--clean", type=int, help="with --one: no patch, this many seeds")
     parser.add_argument("--only", nargs="*", help="names of mutants to run")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.add_argument("--markdown", action="store_true", help="print it as in chain/README.md")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     if arguments.one:
@@ -78,20 +79,25 @@ def main() -> int:
             result = run_mutant(mutant)
         sys.stdout.write(json.dumps(result) + "\n")
         return 0
-    return _run_all(arguments.only, arguments.jobs, as_json=arguments.json)
+    form = "json" if arguments.json else "markdown" if arguments.markdown else "table"
+    return _run_all(arguments.only, arguments.jobs, form)
 
 
-def _run_all(only: list[str] | None, jobs: int, *, as_json: bool) -> int:
+def _run_all(only: list[str] | None, jobs: int, form: str) -> int:
     chosen = [m for m in MUTANTS if not only or m.name in only]
+    for mutant in chosen:
+        fits(mutant)
     with ThreadPoolExecutor(jobs) as pool:  # each thread waits for one process
         results = list(pool.map(run_in_own_process, chosen))
         clean = list(pool.map(run_clean, chosen, [result.seeds for result in results]))
-    if as_json:
+    if form == "json":
         rows = [
             {**result._asdict(), "budget": mutant.budget, "clean_finding": unpatched.property}
             for mutant, result, unpatched in zip(chosen, results, clean, strict=True)
         ]
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    elif form == "markdown":
+        sys.stdout.write(_markdown(chosen, results, clean))
     else:
         Console(width=160).print(_table(chosen, results, clean))
     alive = [result.mutant for result in results if result.seed is None]
@@ -119,6 +125,19 @@ def _table(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> 
             unpatched.property or "nothing",
         )
     return table
+
+
+def _markdown(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> str:
+    lines = [
+        "| mutant | module | killed by | at seed | after | budget | clean build |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {mutant.name} | `{mutant.module}` | {result.property or 'SURVIVED'} | {result.seed} "
+        f"| {result.seeds} | {mutant.budget} | {unpatched.property or 'nothing'} |"
+        for mutant, result, unpatched in zip(chosen, results, clean, strict=True)
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

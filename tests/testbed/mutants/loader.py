@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import find_spec
+from pathlib import Path
 from types import CodeType, ModuleType
 
 from tests.testbed.mutants.table import Mutant
 
-__all__ = ["StaleMutantError", "apply", "mutated"]
+__all__ = ["StaleMutantError", "apply", "fits", "mutated"]
 
 
 class StaleMutantError(Exception):
@@ -30,6 +32,14 @@ def mutated(mutant: Mutant, source: str) -> str:
             f"{mutant.old}"
         )
     return source.replace(mutant.old, mutant.new)
+
+
+def fits(mutant: Mutant) -> None:
+    """Raises StaleMutantError unless it fits the source as it is now."""
+    spec = find_spec(mutant.module)
+    if spec is None or spec.origin is None:
+        raise StaleMutantError(f"{mutant.name}: there is no module {mutant.module}")
+    compile(mutated(mutant, Path(spec.origin).read_text()), spec.origin, "exec")
 
 
 class _Loader(SourceFileLoader):
