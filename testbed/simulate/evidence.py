@@ -133,7 +133,9 @@ def _null(seq: int) -> bytes:
 
 
 def _heads_lie(heads: Any, chain: Callable[[int], bytes | None]) -> bool:
-    return any(
+    last = heads[3] + len(heads[4]) - 1
+    proven = [_decode(signed[0])[3] for signed in heads[5]]
+    return proven != [last] * len(proven) or any(
         hashlib.sha256(head).digest() != chain(height)
         for height, head in enumerate(heads[4], start=heads[3])
     )

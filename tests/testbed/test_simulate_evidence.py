@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import pytest
 
@@ -28,11 +30,21 @@ def _new_view(digest: bytes) -> bytes:
     return _frame("NV", 0, 1, 3, [[v, b"", b""] for v in votes], [[o, b"", b""] for o in order])
 
 
+def _head(height: int) -> bytes:
+    return b"head %d" % height
+
+
+def _heads(last: int, proven: int, *, of: int = 0) -> bytes:
+    """The heads from 1 to `last`, the numbers of which are `of` too low, under a checkpoint."""
+    checkpoints = [[_encode(["CP", 0, sender, proven, A]), b"", b""] for sender in (0, 2, 3)]
+    return _frame("DH", 0, 1, 1, [_head(n - of) for n in range(1, last + 1)], checkpoints)
+
+
 def _judge(reason: str, *frames: bytes, signed: bool = True) -> str | None:
     return fault_of(
         Accusation(culprit=1, reason=reason, evidence=list(frames)),
         verify=lambda body, signature: signed,
-        chain=lambda height: None,
+        chain=lambda height: hashlib.sha256(_head(height)).digest(),
         log_window=4,
     )
 
@@ -43,6 +55,8 @@ def _judge(reason: str, *frames: bytes, signed: bool = True) -> str | None:
         ("equivocation-commit", (_frame("C", 0, 1, 2, 5, A), _frame("C", 0, 1, 2, 5, B))),
         ("equivocation-checkpoint", (_frame("CP", 0, 1, 8, A), _frame("CP", 0, 1, 8, B))),
         ("bad-new-view", (_new_view(A),)),
+        ("lying-heads", (_heads(2, 2, of=1),)),
+        ("lying-heads", (_heads(2, 4),)),
         ("bad-view-change", (_encode([_view_change(1, 8, (0, 13, A)), b"", b""]),)),
     ],
 )
@@ -61,6 +75,7 @@ def test_what_contradicts_itself_or_the_rules_holds(reason: str, frames: tuple[b
         ("equivocation-commit", (_frame("C", 0, 1, 2, 5, A),)),
         ("equivocation-commit", (_frame("C", 0, 2, 2, 5, A), _frame("C", 0, 2, 2, 5, B))),
         ("bad-new-view", (_new_view(B),)),
+        ("lying-heads", (_heads(2, 2),)),
         ("bad-view-change", (_encode([_view_change(1, 8, (0, 12, A)), b"", b""]),)),
         ("bad-manners", (_frame("C", 0, 1, 2, 5, A),)),
     ],
