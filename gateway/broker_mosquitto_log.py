@@ -26,7 +26,9 @@ _COUNTED = {
     "bad-certificate": re.compile(r"^OpenSSL Error.*:(certificate verify failed|peer did not)"),
     "bad-packet": re.compile(r"^Client (\S+) disconnected due to (?:malformed|protocol)"),
     "connections-full": re.compile(
-        r"^(?:Client connection from (\S+) denied: max_conn|Unable to accept new connection)"
+        # tcpd: with no descriptor left, the wrapper cannot open hosts.allow, and denies.
+        r"^(?:Client connection from (\S+) denied(?:: max_conn| access by tcpd)"
+        r"|Unable to accept new connection)"
     ),
 }
 

@@ -22,6 +22,7 @@ SAID = [
         "OpenSSL Error[0]: error:0A0000C7:SSL routines::peer did not return a certificate",
         "bad-certificate",
     ),
+    ("Client connection from 127.0.0.1 denied access by tcpd.", "connections-full"),
     (f"New client connected from 127.0.0.1:41321 as {NODE} (p2, c1, k60, u'{NODE}').", "logins"),
 ]
 
