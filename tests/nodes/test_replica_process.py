@@ -51,6 +51,7 @@ def test_four_replicas_agree_over_tls_and_end_cleanly_on_sigterm(tmp_path: Path)
     async def story(cluster: Cluster) -> None:
         await cluster.admit()
         await cluster.data(times=5)
+        await cluster.level()
         heights = cluster.client.height
         for replica in cluster.network.replicas:
             assert cluster.network.terminate(replica) == 0

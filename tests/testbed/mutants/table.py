@@ -91,6 +91,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return self.kept_above < seq",
         byzantine=(("spam-votes", 1),),
         faults="none",
+        budget=500,
     ),
     # --- durability ------------------------------------------------------------------------------
     Mutant(
