@@ -90,10 +90,13 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
 
 
 def begin(bundle: Bundle, entry: RunEntry, schedule: Schedule) -> Bundle:
-    """Make a run's directory with all that it is run from; what an earlier try left was moved."""
+    """Make a run's directory with all that it is run from; what an earlier try left was moved.
+
+    It is there before the manifest says "running": so a try that was killed always left something
+    to set aside, and is counted.
+    """
     run = bundle.of_run(entry)
     started = datetime.now(UTC).isoformat()
-    bundle.update(entry.index, state="running", reason=None, started=started, ended=None)
     run.prepare()
     if run is not bundle:
         part = schedule.part(entry.index)
@@ -111,6 +114,7 @@ def begin(bundle: Bundle, entry: RunEntry, schedule: Schedule) -> Bundle:
                 runs=(),
             )
         )
+    bundle.update(entry.index, state="running", reason=None, started=started, ended=None)
     return run
 
 

@@ -5,14 +5,16 @@ The story at the end is told with real processes; what may differ between then a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,44 @@ def test_what_an_incomplete_run_left_is_kept_apart_with_the_reason(bundle: Bundl
     assert (bundle.path / "run/0000-baseline/raw/run.jsonl").read_text() == "0\n"
 
 
+def test_a_try_that_was_killed_before_it_wrote_anything_is_counted(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever step of the beginning was the last: said to run, then it has left something."""
+
+    class Killed(BaseException):
+        """Nothing may run after it, as after SIGKILL."""
+
+    steps = 0
+
+    def dying(step: Callable[..., Any], last: int) -> Callable[..., Any]:
+        def step_(*args: Any, **words: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps > last:
+                raise Killed
+            return step(*args, **words)
+
+        return step_
+
+    schedule = resumable(bundle, None).schedule
+    ends = []
+    for last in itertools.count():
+        steps = 0
+        before = bundle.manifest.runs[0]
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(Path, "mkdir", dying(Path.mkdir, last))
+            patch.setattr(Path, "replace", dying(Path.replace, last))
+            begin(bundle, before, schedule)
+        ends.append(bundle.manifest.runs[0].state)
+        entry = redo(bundle)[0]
+        if ends[-1] == "running":
+            assert len(entry.attempts) == len(before.attempts) + 1
+        if steps <= last:
+            break
+    assert ends.count("running") > 0 < ends.count("planned")
+
+
 def test_a_campaign_of_one_run_moves_its_own_files_apart(
     campaign: Path, inventory: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +267,7 @@ class Command:
 
     def __init__(self, log: Path, *words: str) -> None:
         self._log = log
+        self._seen = 0
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "testbed.cli", *words],
@@ -240,11 +281,13 @@ class Command:
         return self._log.read_text()
 
     def until(self, words: str) -> None:
+        """Wait until it has said that, after what it was waited for before."""
         deadline_s = time.monotonic() + PHASE_S_MAX
-        while words not in self.said:
+        while (at := self.said.find(words, self._seen)) < 0:
             assert time.monotonic() < deadline_s, self.said
             assert self.process.poll() is None, self.said
             time.sleep(LOOK_EVERY_S)
+        self._seen = at + len(words)
 
     def end(self, number: signal.Signals | None = None) -> int:
         if number is not None:
