@@ -1,9 +1,9 @@
 """Is the lab fit for a run? What every host says of itself, judged against the inventory.
 
 `examine` asks one host and changes nothing there (but that undos which a restart kept waiting go
-on, `testbed.dead_man`); `judge` is pure. Each finding says what was
+on, `testbed.care.dead_man`); `judge` is pure. Each finding says what was
 seen and, where something is wrong, what mends it. Connecting proves the host key already. The same
-figures looked at before, during and after a run are the clock's (`testbed.clock`).
+figures looked at before, during and after a run are the clock's (`testbed.care.clock`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import msgspec
 from inventory.model import Lab
 from testbed.boards.flash import FLASHED, is_plugged
 from testbed.boards.ports import SerialPort, matching, serial_ports
-from testbed.clock import ClockReading, open_clock, read_clock
-from testbed.conditions import RUN_DISK_FREE_MIN_MB, THROTTLED_SINCE_START, throttled_words
-from testbed.dead_man import Armed, wake
+from testbed.care.clock import ClockReading, open_clock, read_clock
+from testbed.care.conditions import RUN_DISK_FREE_MIN_MB, THROTTLED_SINCE_START, throttled_words
+from testbed.care.dead_man import Armed, wake
 from testbed.fleet import Tell
 from testbed.hosts.port import Host, HostFault
 from testbed.provision.install import DISK_FREE_MIN_MB

@@ -2,7 +2,7 @@
 
 Every host is tried, and a host that fails is reported with the command that retries just it; what
 the failure means is the caller's business. Elsewhere: the work itself (`testbed.provision`,
-`testbed.doctor`, `testbed.restore`, `testbed.lease`).
+`testbed.doctor`, `testbed.care.restore`, `testbed.care.lease`).
 """
 
 from __future__ import annotations

@@ -28,12 +28,12 @@ from nodes.events import EventLog
 from nodes.login import Login
 from nodes.process import write_atomically
 from testbed.bench.figures import Spread
-from testbed.bringup import standing_bench
-from testbed.direct_uplink import DirectUplink
 from testbed.errors import LabFault
-from testbed.operator import Operator, operating
 from testbed.provision.deployment import Progress
-from testbed.standing import Bench
+from testbed.standing.bringup import standing_bench
+from testbed.standing.description import Bench
+from testbed.standing.direct_uplink import DirectUplink
+from testbed.standing.operator import Operator, operating
 
 __all__ = ["Plan", "Result", "measure"]
 

@@ -27,12 +27,12 @@ from chain.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import FLUSH_AGE_MS, read_events
 from testbed.bench.figures import Spread
-from testbed.bringup import standing_bench
 from testbed.errors import LabFault
-from testbed.operator import Operator, operating
 from testbed.provision.configs import EVENTS
 from testbed.provision.deployment import Progress
-from testbed.standing import Bench
+from testbed.standing.bringup import standing_bench
+from testbed.standing.description import Bench
+from testbed.standing.operator import Operator, operating
 
 __all__ = ["Plan", "Result", "measure"]
 

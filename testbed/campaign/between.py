@@ -1,6 +1,6 @@
 """Between two runs: hosts must be as clean as before the first, or no further figure is believed.
 
-Clean is what `testbed.restore` calls so. On this machine only what belongs to the run's own
+Clean is what `testbed.care.restore` calls so. On this machine only what belongs to the run's own
 directories is looked at: rules and processes of others are none of its business.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from testbed.dead_man import armed
+from testbed.care.dead_man import armed
+from testbed.care.restore import leftover, restore
 from testbed.errors import LabFault, RestoreIncompleteError
 from testbed.fleet import HOSTS_AT_ONCE_MAX
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Host
-from testbed.restore import leftover, restore
 
 __all__ = ["assert_clean", "clean_up", "unclean"]
 

@@ -21,21 +21,21 @@ from testbed.campaign.book import begin
 from testbed.campaign.kinds import equip
 from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
+from testbed.campaign.screen import Screen
 from testbed.campaign.watch import Watch
-from testbed.conditions import limits_of
-from testbed.dead_man import survives_restarts
+from testbed.care.conditions import limits_of
+from testbed.care.dead_man import survives_restarts
+from testbed.care.host_watch import HostWatch
+from testbed.care.lease import Lease
 from testbed.errors import LabFault, RestoreIncompleteError
-from testbed.host_watch import HostWatch
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
-from testbed.lease import Lease
 from testbed.manifest import RunEntry
 from testbed.provision.collect import collect
 from testbed.provision.deployment import Deployment
 from testbed.provision.ready import interpreters
 from testbed.provision.workspace import workspace
-from testbed.screen import Screen
 
 __all__ = ["FAILED_IN_A_ROW_MAX", "Judge", "Session", "opened_hosts"]
 

@@ -12,7 +12,7 @@ what nobody could see, for the reader. Thresholds:
 What a campaign disturbs on purpose does not count against the host: while there is a fault whose
 kind has "clock" or "disk" in its name, that is not judged. A host that did not answer is not
 unfit: it may have been switched off. Temperature and memory are told, never judged: a host that is
-too hot throttles. On loopback nothing is watched (`testbed.conditions.limits_of`).
+too hot throttles. On loopback nothing is watched (`testbed.care.conditions.limits_of`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import msgspec
 
-from testbed.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
+from testbed.care.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
 
 __all__ = ["ClockLine", "ConditionLine", "unfit", "unknown"]
 

@@ -7,13 +7,13 @@ import time
 import typer
 
 from inventory.load import load_lab
+from testbed.care.lease import claim_for
+from testbed.care.restore import remove_all, restore
 from testbed.commands.fleet import LimitOption, report_json, report_text
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.fleet import Progress, Tell, exit_code, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
-from testbed.lease import claim_for
-from testbed.restore import remove_all, restore
 
 __all__ = ["app"]
 

@@ -24,10 +24,10 @@ from nodes.tenure import Order
 from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError, LabFault
-from testbed.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
-from testbed.operator import Operator, operating
-from testbed.orders import deliver
-from testbed.standing import Bench, find_bench
+from testbed.standing.description import Bench, find_bench
+from testbed.standing.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
+from testbed.standing.operator import Operator, operating
+from testbed.standing.orders import deliver
 
 __all__ = ["app"]
 

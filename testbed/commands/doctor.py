@@ -11,13 +11,13 @@ import typer
 
 from inventory.load import load_lab
 from inventory.model import Lab
+from testbed.care.quarantine import without
 from testbed.commands.fleet import LimitOption, report_json
 from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.doctor import Finding, examine, judge
 from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
-from testbed.quarantine import without
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]

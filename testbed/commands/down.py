@@ -12,7 +12,7 @@ import typer
 
 from testbed.commands.options import JsonOption, print_json
 from testbed.errors import LabFault
-from testbed.standing import Bench, find_bench, newest_bench
+from testbed.standing.description import Bench, find_bench, newest_bench
 
 __all__ = ["app"]
 

@@ -10,13 +10,13 @@ import typer
 from inventory.load import load_lab, packaged
 from testbed.boards.driver import BoardPlace
 from testbed.boards.flash import flash, is_plugged
+from testbed.boards.power import board_reset
+from testbed.care.lease import Lease
 from testbed.commands.fleet import report_json, report_text
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.errors import ConfigurationError
 from testbed.fleet import Progress, exit_code, for_each
 from testbed.hosts.opening import ssh_hosts
-from testbed.lease import Lease
-from testbed.power import board_reset
 from testbed.provision.ready import interpreters
 
 __all__ = ["app"]

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from inventory.load import load_lab
+from testbed.care.lease import break_lease, claim, holder, me, release
+from testbed.care.restore import restore
 from testbed.commands.fleet import LimitOption, report_json, report_text
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.errors import ConfigurationError, LockedError
 from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
-from testbed.lease import break_lease, claim, holder, me, release
-from testbed.restore import restore
 
 __all__ = ["LOCK_S_MAX", "app", "unlock_app"]
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from inventory.load import load_lab, packaged
+from testbed.boards.power import power_of
 from testbed.commands.options import InventoryOption
 from testbed.hosts.opening import limited
-from testbed.power import power_of
 
 __all__ = ["OFF_S", "app"]
 

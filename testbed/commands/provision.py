@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from inventory.load import load_lab
+from testbed.care.lease import claim_for
 from testbed.commands.fleet import LimitOption, report_json, report_text
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.fleet import Progress, Tell, exit_code, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.ssh import SshHost
-from testbed.lease import claim_for
 from testbed.provision.install import Plan, make_plan
 from testbed.provision.layout import layout
 from testbed.wheelhouse import Wheelhouse

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from testbed.care.quarantine import quarantine, release
 from testbed.commands.options import InventoryOption, JsonOption, print_json
 from testbed.errors import ConfigurationError
-from testbed.quarantine import quarantine, release
 
 __all__ = ["app"]
 

@@ -14,12 +14,12 @@ import typer
 
 from inventory.load import load_lab
 from inventory.model import BrokerOptions
-from testbed.bringup import standing_bench
 from testbed.commands.options import JsonOption, columns, markdown, print_json
-from testbed.operator import operating
 from testbed.refusals.cases import try_all
 from testbed.refusals.manufacturer import Manufacturer
 from testbed.refusals.trial import Refusal
+from testbed.standing.bringup import standing_bench
+from testbed.standing.operator import operating
 
 __all__ = ["app"]
 

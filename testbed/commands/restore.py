@@ -7,14 +7,14 @@ import time
 import typer
 
 from inventory.load import load_lab
+from testbed.care.lease import claim_for
+from testbed.care.restore import restore as restore_host
 from testbed.commands.fleet import LimitOption, report_json, report_text
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.errors import LockedError, RestoreIncompleteError
 from testbed.fleet import Progress, Tell, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
-from testbed.lease import claim_for
-from testbed.restore import restore as restore_host
 
 __all__ = ["app"]
 

@@ -14,12 +14,12 @@ from testbed.bundle import RUNS_DIR, Bundle
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
 from testbed.commands.options import InventoryOption, JsonOption, OutOption, SeedOption
 from testbed.commands.report import judge, judge_run
 from testbed.errors import ConfigurationError
 from testbed.manifest import RunEntry
-from testbed.screen import make_screen
 
 __all__ = ["app", "make_runs"]
 

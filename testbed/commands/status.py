@@ -9,15 +9,15 @@ from typing import Any
 import typer
 
 from inventory.load import load_lab
+from testbed.care.lease import Holder, holder
+from testbed.care.restore import Leftover, leftover
 from testbed.commands.fleet import LimitOption, report_json, report_text
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.fleet import Progress, Tell, exit_code, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
-from testbed.lease import Holder, holder
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
-from testbed.restore import Leftover, leftover
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]

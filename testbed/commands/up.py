@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from inventory.load import load_lab
-from testbed.bringup import standing_bench
 from testbed.commands.options import InventoryOption, JsonOption, print_json
-from testbed.operator import operating
-from testbed.standing import Bench
+from testbed.standing.bringup import standing_bench
+from testbed.standing.description import Bench
+from testbed.standing.operator import operating
 
 __all__ = ["app"]
 

@@ -86,7 +86,7 @@ class EmulatedLab:
             self.wait_for_ssh([host])
 
     def throttle(self, host: str, bits: int | None) -> None:
-        """Let a host's firmware say this of throttling (`testbed.conditions.THROTTLED_BITS`)."""
+        """Let a host's firmware say this of throttling (`care.conditions.THROTTLED_BITS`)."""
         self.ask(do="throttle", host=self._known(host), bits=bits)
 
     def shape(self, source: str, target: str, shape: Mapping[str, float], for_s: float) -> None:

@@ -20,7 +20,7 @@ from testbed.campaign.injection import Scene
 from testbed.campaign.kinds import Kind, Params, register
 from testbed.campaign.quantities import DurationField, SpanField
 from testbed.campaign.selectors import SelectorField
-from testbed.dead_man import arm, disarm
+from testbed.care.dead_man import arm, disarm
 from testbed.errors import LabFault
 from testbed.faults.witness import Witness
 from testbed.hosts.port import NodeCommand, UnitState

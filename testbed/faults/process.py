@@ -10,7 +10,7 @@ from testbed.campaign.injection import Scene
 from testbed.campaign.kinds import Kind, Params, register
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
-from testbed.dead_man import arm, disarm
+from testbed.care.dead_man import arm, disarm
 from testbed.hosts.port import UnitState
 from testbed.provision.layout import Node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from testbed.dead_man import wake
+from testbed.care.dead_man import wake
 from testbed.errors import ConfigurationError, TestbedError
 from testbed.fleet import HOSTS_AT_ONCE_MAX
 from testbed.hosts.ssh import SshHost

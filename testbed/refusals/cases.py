@@ -25,12 +25,12 @@ from gateway.broker_security import User, bootstrap_id, bootstrap_user, device_p
 from gateway.frames import Frame, decode_line, encode_frame
 from gateway.topics import Role, Up
 from testbed.errors import LabFault
-from testbed.operator import Operator
 from testbed.provision.deployment import Deployment
 from testbed.provision.material import PRIVILEGE_MAX, Voucher
 from testbed.refusals.manufacturer import Manufacturer, issue
 from testbed.refusals.puppet import Puppet
 from testbed.refusals.trial import Refusal, Trial, attacking
+from testbed.standing.operator import Operator
 
 __all__ = ["try_all"]
 

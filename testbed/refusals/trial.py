@@ -28,12 +28,12 @@ from gateway.topics import Role, Up
 from nodes.board.control import command
 from nodes.events import read_events
 from testbed.errors import LabFault
-from testbed.operator import Operator
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 from testbed.provision.material import Voucher
 from testbed.refusals.manufacturer import Manufacturer
 from testbed.refusals.puppet import Puppet
+from testbed.standing.operator import Operator
 
 __all__ = ["Refusal", "Trial", "attacking"]
 

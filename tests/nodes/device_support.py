@@ -21,7 +21,7 @@ from nodes.keygen import CERTIFICATE_FILE
 from nodes.process import write_atomically
 from nodes.tenure import ORDER_FILE, Order
 from nodes.workload import Go
-from testbed.standing import Bench
+from testbed.standing.description import Bench
 
 __all__ = ["Log", "Phone", "until"]
 

@@ -26,7 +26,7 @@ from nodes.events import EventLog, read_events
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
 from nodes.process import Trouble, write_atomically
-from testbed.direct_uplink import DirectUplink
+from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World, private_key, signer
 from tests.gateway.brokers import BrokerProcess, running, story
 from tests.gateway.gate import Gate

@@ -23,10 +23,10 @@ from chain.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import Event
 from nodes.ledger_file import open_readonly
-from testbed.bringup import standing_bench
-from testbed.operator import Operator, operating
 from testbed.provision.deployment import Deployment
-from testbed.standing import Bench
+from testbed.standing.bringup import standing_bench
+from testbed.standing.description import Bench
+from testbed.standing.operator import Operator, operating
 from tests.nodes.device_support import Log, Phone, until
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from testbed.campaign.event import Event
 from testbed.campaign.injection import Fault, FaultMaker, Scene
 from testbed.campaign.kinds import kinds
 from testbed.campaign.watch import Watch
-from testbed.dead_man import armed
+from testbed.care.dead_man import armed
 from testbed.errors import LabFault
 from testbed.faults.byzantine import ORDERS, equip
 from testbed.faults.witness import Witness

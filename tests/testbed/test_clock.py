@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from testbed.clock import open_clock, read_clock
+from testbed.care.clock import open_clock, read_clock
 from testbed.errors import LabFault
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Dialogue, OutcomeUnknown

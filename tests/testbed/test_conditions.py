@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from inventory.load import load_lab
+from testbed.care.conditions import Conditions, Limits, limits_of
+from testbed.care.host_watch import HostWatch
 from testbed.checks.conditions import ClockLine, ConditionLine, unfit, unknown
-from testbed.conditions import Conditions, Limits, limits_of
-from testbed.host_watch import HostWatch
 from testbed.hosts.local import LocalHost
 from tests.testbed.hosts_support import eventually
 

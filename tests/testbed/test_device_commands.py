@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from testbed.newcomer import run_until_admitted
+from testbed.standing.newcomer import run_until_admitted
 from tests.testbed.factory import Manufacturer
 from tests.testbed.operator_support import Operator
 

@@ -13,8 +13,8 @@ import pytest
 from inventory.load import load_lab
 from testbed import cli
 from testbed.boards.ports import SerialPort
-from testbed.clock import ClockReading
-from testbed.dead_man import Armed
+from testbed.care.clock import ClockReading
+from testbed.care.dead_man import Armed
 from testbed.doctor import Condition, Examined, Finding, judge
 from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab

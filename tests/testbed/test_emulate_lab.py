@@ -19,7 +19,7 @@ import pytest
 
 from inventory.load import load_lab
 from nodes.board.control import command
-from testbed.conditions import CONDITIONS_PROGRAM, Conditions
+from testbed.care.conditions import CONDITIONS_PROGRAM, Conditions
 from testbed.emulate import preflight
 from testbed.emulate.lab import EmulatedLab, down, find, up
 from testbed.emulate.plan import Options

@@ -19,9 +19,9 @@ from nodes.board.flash import new_key, prepare
 from testbed.boards.driver import BoardPlace
 from testbed.boards.flash import flash
 from testbed.boards.ports import SerialPort, matching
+from testbed.boards.power import power_of
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
-from testbed.power import power_of
 from tests.testbed.hosts_support import eventually
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from nodes.board.control import command
-from testbed.clock import open_clock, read_clock
-from testbed.dead_man import armed
+from testbed.care.clock import open_clock, read_clock
+from testbed.care.dead_man import armed
+from testbed.care.restore import leftover
 from testbed.emulate.lab import EmulatedLab
 from testbed.emulate.plan import Board
 from testbed.hosts.port import UnitState
 from testbed.hosts.ssh import SshHost
 from testbed.provision.configs import EVENTS
-from testbed.restore import leftover
 from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testbed.care.lease import Holder, Lease, break_lease, claim, holder, me, release
 from testbed.errors import LabFault, LockedError
 from testbed.hosts.local import LocalHost
-from testbed.lease import Holder, Lease, break_lease, claim, holder, me, release
 from tests.testbed.hosts_support import eventually
 
 ALICE = Holder("alice@bench", 0, "testbed lock")

@@ -22,7 +22,7 @@ from inventory.load import load_lab
 from testbed.campaign.session import opened_hosts
 from testbed.hosts.port import HostFault
 from testbed.provision.deployment import Deployment
-from testbed.standing import BENCH_FILE, Bench, read_bench
+from testbed.standing.description import BENCH_FILE, Bench, read_bench
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from testbed.dead_man import arm, armed, disarm, fire, survives_restarts, wake
+from testbed.care.dead_man import arm, armed, disarm, fire, survives_restarts, wake
+from testbed.care.restore import leftover, restore
 from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.port import NodeCommand, Unit, UnitState
 from testbed.hosts.ssh import SshHost
-from testbed.restore import leftover, restore
 from tests.testbed.emulate_support import emulated, emulation_missing, host, with_supervisor
 from tests.testbed.hosts_support import eventually
 

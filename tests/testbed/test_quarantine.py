@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from inventory.load import load_lab, packaged
 from testbed import cli
+from testbed.care.quarantine import Change, Quorum, quarantine, release
 from testbed.errors import ConfigurationError
-from testbed.quarantine import Change, Quorum, quarantine, release
 
 FIVE = """\
 # The bench by the window.

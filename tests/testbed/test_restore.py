@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed.dead_man import arm, armed, disarm, fire
+from testbed.care.dead_man import arm, armed, disarm, fire
+from testbed.care.restore import leftover, restore
 from testbed.hosts.port import HostFault, NodeCommand, Unit, UnitState
 from testbed.hosts.ssh import SshHost
-from testbed.restore import leftover, restore
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
 
 pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())

@@ -15,10 +15,10 @@ from testbed.bundle import Bundle
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.file import load_campaign
 from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.screen import QuietScreen
 from testbed.campaign.session import FAILED_IN_A_ROW_MAX, Session
 from testbed.errors import ConfigurationError, LabFault, RestoreIncompleteError
 from testbed.hosts.port import Host, Unit
-from testbed.screen import QuietScreen
 
 LAB = load_lab()
 Work = Callable[[int, Mapping[str, Host]], None]

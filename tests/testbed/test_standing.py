@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from testbed.errors import ConfigurationError
-from testbed.standing import Bench, find_bench, newest_bench, running
+from testbed.standing.description import Bench, find_bench, newest_bench, running
 
 
 def test_a_bench_whose_process_is_gone_is_not_taken_for_whoever_has_its_number_now(

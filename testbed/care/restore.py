@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from testbed.dead_man import Armed, armed, fire
+from testbed.care.dead_man import Armed, armed, fire
 from testbed.fleet import Tell
 from testbed.hosts.port import Host, HostFault
 

@@ -1,7 +1,7 @@
 """A bench for the length of a `with` block: deployed, its devices enrolling and sending.
 
 `testbed up` keeps one until it is told to end; `testbed refusals` and benches use their own. What
-later commands need to know of it is in `standing`.
+later commands need to know of it is in `description`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import msgspec
 from inventory.model import Lab
 from nodes.workload import Go
 from testbed.campaign.session import opened_hosts
+from testbed.care.lease import Lease
 from testbed.hosts.opening import limited
-from testbed.lease import Lease
 from testbed.provision.deployment import Deployment, Progress
 from testbed.provision.workspace import workspace
-from testbed.standing import Bench, describe, running
+from testbed.standing.description import Bench, describe, running
 
 __all__ = ["standing_bench"]
 

@@ -3,7 +3,7 @@
 Asked over the management connection, as NTP asks: the host's time between our sending and our
 hearing. Of several questions the one with the shortest round trip counts; the truth lies within
 half of that round trip (`bound_ms`), wherever in it the answer was made. So every latency between
-two hosts has a bound, whatever synchronises them. Who asks during a run: `testbed.host_watch`.
+two hosts has a bound, whatever synchronises them. Who asks during a run: `testbed.care.host_watch`.
 """
 
 from __future__ import annotations

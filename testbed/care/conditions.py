@@ -1,7 +1,7 @@
 """What a host says of itself while a run goes on: heat, throttling, disk, memory, its own clock.
 
-Asked every few seconds over the connection that reads its clock (`testbed.host_watch`), written to
-raw/conditions.jsonl. Which of it makes a run worthless is judged from the files
+Asked every few seconds over the connection that reads its clock (`testbed.care.host_watch`),
+written to raw/conditions.jsonl. Which of it makes a run worthless is judged from the files
 (`testbed.checks.conditions`); before a run `testbed.doctor` looks at more.
 
 A host without a sensor says None: that is "not known", never "fine".

@@ -17,7 +17,7 @@ from testbed.errors import ConfigurationError
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
-from testbed.standing import Bench, BenchNode
+from testbed.standing.description import Bench, BenchNode
 
 __all__ = ["deliver"]
 

@@ -18,7 +18,7 @@ from nodes.events import read_events
 from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY
 from nodes.workload import Go
 from testbed.errors import LabFault, RefusedError
-from testbed.standing import Bench
+from testbed.standing.description import Bench
 
 __all__ = ["CONFIG", "VOUCHER", "run_until_admitted", "write_device"]
 

@@ -2,8 +2,8 @@
 
 One connection and one small process per host, asked before the run, every few seconds during it
 and after it. Facts only, to raw/clock.jsonl and raw/conditions.jsonl; what they mean is judged from
-the files (`testbed.checks.conditions`). Elsewhere: what is asked (`testbed.clock`,
-`testbed.conditions`); the processes under test (`testbed.campaign.watch`).
+the files (`testbed.checks.conditions`). Elsewhere: what is asked (`testbed.care.clock`,
+`testbed.care.conditions`); the processes under test (`testbed.campaign.watch`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from testbed.clock import CLOCK_ANSWER, ClockReading, read_clock
-from testbed.conditions import CONDITIONS_PROGRAM, Limits, read_conditions
+from testbed.care.clock import CLOCK_ANSWER, ClockReading, read_clock
+from testbed.care.conditions import CONDITIONS_PROGRAM, Limits, read_conditions
 from testbed.errors import LabFault
 from testbed.fleet import HOSTS_AT_ONCE_MAX
 from testbed.hosts.port import Dialogue, Host

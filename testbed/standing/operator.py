@@ -41,10 +41,10 @@ from nodes.events import EventLog
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
 from nodes.vouchers import factory_user
-from testbed.direct_uplink import DirectUplink
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
-from testbed.standing import Bench, read_bench
+from testbed.standing.description import Bench, read_bench
+from testbed.standing.direct_uplink import DirectUplink
 
 __all__ = ["Operator", "operating"]
 

@@ -1,0 +1,1 @@
+"""A bench that stays up, and what its operator does with it: see testbed/README.md."""
