@@ -10,6 +10,7 @@ Nothing is retried here: a request that is submitted again asks the silent membe
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -94,7 +95,7 @@ class Desk:
         self._open_item = open_item
         self._epoch = 0
         self._cases: dict[bytes, _Case] = {}
-        self._answers: dict[bytes, Signed] = {}
+        self._answers: OrderedDict[bytes, Signed] = OrderedDict()
         self._later: dict[tuple[bytes, int | None], _Later] = {}
 
     # --- inputs ----------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ class Desk:
         signed = self._sign(request, reason or "")
         if reason not in LATER_REASONS:
             if len(self._answers) >= ANSWERS_MAX:
-                del self._answers[next(iter(self._answers))]
+                self._answers.popitem(last=False)
             self._answers[request] = signed
         return Send(to=to, signed=signed)
 
@@ -218,7 +219,7 @@ class Desk:
         """In a new epoch all is judged anew: gateways submit again."""
         if membership.epoch != self._epoch:
             self._epoch = membership.epoch
-            self._cases, self._answers, self._later = {}, {}, {}
+            self._cases, self._answers, self._later = {}, OrderedDict(), {}
 
     def _wait(self, request: Request, asker: int | None) -> bool:
         if len(self._later) >= LATER_MAX:

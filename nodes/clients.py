@@ -7,7 +7,8 @@ but what the link holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -35,13 +36,13 @@ class Clients:
         self._wire = wire
         self._view = view
         self._subscribers: dict[str, _Subscriber] = {}
-        self._submitted: dict[bytes, str] = {}
+        self._submitted: OrderedDict[bytes, str] = OrderedDict()
 
     def submitted(self, request: bytes, client: str) -> None:
         """Remembers who to tell if the request is refused."""
         self._submitted[request] = client
         if len(self._submitted) > SUBMITTED_MAX:
-            del self._submitted[next(iter(self._submitted))]
+            self._submitted.popitem(last=False)
 
     def refused(self, request: bytes, reason: str, endorsement: Signed | None = None) -> None:
         client = self._submitted.pop(request, None)
@@ -64,7 +65,10 @@ class Clients:
     def lagging(self) -> bool:
         return any(each.next <= self._store.height for each in self._subscribers.values())
 
-    def sealed(self, height: int, stored: Stored) -> None:
+    def sealed(self, height: int, stored: Stored, requests: Iterable[bytes]) -> None:
+        """Who submitted these need not be told of a refusal any more."""
+        for request in requests:
+            self._submitted.pop(request, None)
         frames: dict[bool, bytes] = {}
         for client, subscriber in self._subscribers.items():
             if subscriber.next != height or self._wire.congested(client):

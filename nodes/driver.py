@@ -121,8 +121,8 @@ class Application(Protocol):
 class Replies(Protocol):
     """The gateways' side; see `nodes.clients`."""
 
-    def sealed(self, height: int, stored: Stored) -> None:
-        """A block came into being."""
+    def sealed(self, height: int, stored: Stored, requests: Iterable[bytes]) -> None:
+        """A block came into being, here from these requests (none, if it was fetched)."""
 
     def refused(self, request: bytes, reason: str) -> None:
         """A submitted request will not be ordered here."""
@@ -168,7 +168,7 @@ class Host:
         self._rewrite = rewrite
         self._answers: deque[Input] = deque()
         self._outbox: list[tuple[Party, bytes]] = []
-        self._sealed: list[tuple[int, Stored]] = []
+        self._sealed: list[tuple[int, Stored, Sequence[bytes]]] = []
         self._must_sync = False
         self._delayed: dict[str, Effect] = {}
         self._delays = 0
@@ -224,8 +224,8 @@ class Host:
             self._wire.send(party, frame)
         # Replies too: our own COMMIT counted, so our prepared certificate must be durable first.
         sealed, self._sealed = self._sealed, []
-        for height, stored in sealed:
-            self._replies.sealed(height, stored)
+        for height, stored, requests in sealed:
+            self._replies.sealed(height, stored, requests)
 
     def idle(self) -> None:
         """To be called now and then when nothing happens: blocks that waited become durable."""
@@ -312,7 +312,7 @@ class Host:
         application = self._application
         before = application.decided_membership
         block = application.execute(effect.proposal, effect.requests, effect.epoch)
-        self._keep(block)
+        self._keep(block, [request.id for request in effect.requests])
         head = Head.decode(block.head)
         self._phases.executed(head)
         self._answers.append(
@@ -351,12 +351,12 @@ class Host:
             self._answers.append(failure)
         self._events.emit("installed", height=application.height, source=effect.source)
 
-    def _keep(self, block: Block) -> None:
+    def _keep(self, block: Block, requests: Sequence[bytes] = ()) -> None:
         """One signature per block: the reply to every request in it (PROTOCOL: Block)."""
         stored = Stored(block, self._signer.sign(block.head))
         height = self._application.height
         self._store.put_block(height, stored)
-        self._sealed.append((height, stored))
+        self._sealed.append((height, stored, requests))
 
     def _send_batch(self, effect: SendBatch) -> None:
         fact = self._store.fact("proposal", effect.view, effect.seq)

@@ -27,9 +27,9 @@ from chain.messages import (
     encode,
     signed_bytes,
 )
-from chain.operations import sign_operation
+from chain.operations import read_operation, sign_operation
 from chain.pbft.inputs import Received
-from nodes.clients import PIECE_BLOCKS_MAX
+from nodes.clients import PIECE_BLOCKS_MAX, SUBMITTED_MAX
 from nodes.clock import SystemClock
 from nodes.events import NoEvents
 from nodes.ledger_file import Damaged
@@ -213,6 +213,28 @@ def test_a_device_that_wants_too_much_is_denied_with_the_reason() -> None:
     assert isinstance(denied, Denied)
     assert denied.reason
     assert denied.endorsement is not None
+
+
+def test_who_submitted_is_forgotten_with_the_block_and_the_oldest_when_too_many_wait() -> None:
+    """What is remembered of submitters is bounded by what waits, not by what was ever sent."""
+    bus = Bus()
+    bus.admit()
+    clients = bus.nodes[0].service.clients
+    for number in range(SUBMITTED_MAX + 1):
+        clients.submitted(number.to_bytes(32, "big"), GATEWAY)
+    each = bus.devices[0]
+    cose = sign_operation(each.data(bus.genesis.network, b"21.5"), each.signer)
+    bus.submit(cose)  # the oldest but one is forgotten for it
+    bus.heard.clear()
+    for request in (
+        *(number.to_bytes(32, "big") for number in range(4)),
+        read_operation(cose, bus.genesis.network).id,
+    ):
+        clients.refused(request, "test")
+    bus.run()
+    assert [message.request for _, message in bus.heard if isinstance(message, Denied)] == [
+        number.to_bytes(32, "big") for number in (2, 3)
+    ]
 
 
 def test_a_vote_on_what_is_decided_is_dropped_and_one_that_contradicts_is_not() -> None:
