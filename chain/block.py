@@ -112,6 +112,11 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
         """SHA-256 of the head, 32 bytes."""
         return digest(self.head)
 
+    @property
+    def body_bytes(self) -> int:
+        """What its records come to in a message, without their few bytes of framing."""
+        return sum(len(record.leaf) + len(record.item) for record in self.records)
+
 
 def genesis_head(network: bytes, time_us: int) -> bytes:
     """Head of height 0: no records, no parent, not signed; it follows from the genesis."""

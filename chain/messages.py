@@ -19,6 +19,7 @@ from chain.errors import PeerFault
 from chain.keys import DIGEST_BYTES, SIGNATURE_BYTES, digest
 
 __all__ = [
+    "BODIES_BYTES_MAX",
     "FRAME_BYTES_MAX",
     "Batch",
     "Bodies",
@@ -60,6 +61,7 @@ REPLICAS_MAX = 256
 LOG_WINDOW_MAX = 4096
 BATCH_ITEMS_MAX = 65_536
 HEADS_MAX = 8192
+BODIES_BYTES_MAX = 1024 * 1024  # of records in one BODIES, unless its only block has more
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
@@ -230,7 +232,9 @@ class FetchBodies(_ReplicaMessage, frozen=True, tag="FB"):
 
 
 class Bodies(_ReplicaMessage, frozen=True, tag="DB"):
-    """Blocks from `start` on, as many as fit in one frame."""
+    """Blocks from `start` on: all that were asked for, or until the next would not fit into
+    BODIES_BYTES_MAX. So any answer and the first block of the next come to more than that, and
+    who gives less at a time is told from who cannot give more."""
 
     start: Seq
     blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=HEADS_MAX)]

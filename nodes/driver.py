@@ -22,6 +22,7 @@ from chain.errors import PeerFault
 from chain.genesis import Membership
 from chain.keys import Signer
 from chain.messages import (
+    BODIES_BYTES_MAX,
     Batch,
     Bodies,
     CheckpointProof,
@@ -65,7 +66,6 @@ from nodes.phases import Phases
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
 
 __all__ = [
-    "BODIES_BYTES_MAX",
     "Application",
     "Core",
     "Host",
@@ -73,7 +73,6 @@ __all__ = [
     "Rewrite",
 ]
 
-BODIES_BYTES_MAX = 1024 * 1024  # of blocks in one BODIES; at least one block is sent
 BODIES_BLOCKS_MAX = 1024
 
 _proofs = msgspec.msgpack.Decoder(CheckpointProof)
@@ -385,7 +384,7 @@ class Host:
         blocks: list[Block] = []
         size = 0
         for stored in self._store.blocks(start, min(stop, start + BODIES_BLOCKS_MAX - 1)):
-            size += sum(len(record.leaf) + len(record.item) for record in stored.block.records)
+            size += stored.block.body_bytes
             if blocks and size > BODIES_BYTES_MAX:
                 break
             blocks.append(stored.block)

@@ -15,9 +15,13 @@ class Piece:
     """Blocks `start`..`stop` of one interval; `blocks` is filled from `start` on, by `source`.
 
     `earlier` were asked before: where messages take longer than our patience, theirs come late.
+    `answer_bytes` is what the last answer of `source` came to.
     """
 
-    __slots__ = ("asked", "blocks", "earlier", "evidence", "source", "start", "stop")
+    __slots__ = (
+        *("answer_bytes", "asked", "blocks", "earlier"),
+        *("evidence", "source", "start", "stop"),
+    )
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = start
@@ -26,6 +30,7 @@ class Piece:
         self.asked = -1
         self.earlier: set[int] = set()  # never iterated
         self.blocks: list[Block] = []
+        self.answer_bytes = 0
         self.evidence: Signed | None = None
 
     @property

@@ -9,10 +9,11 @@ take turns; one that stays silent is passed over for a while, one that lies is a
 
 from __future__ import annotations
 
-from chain.block import Head
+from chain.block import Block, Head
 from chain.errors import PeerFault
 from chain.keys import digest
 from chain.messages import (
+    BODIES_BYTES_MAX,
     Bodies,
     Checkpoint,
     CheckpointProof,
@@ -219,21 +220,34 @@ def on_bodies(s: State, received: Received) -> None:
     assert isinstance(message, Bodies)
     for interval in s.transfer.intervals:
         for piece in interval.pieces:
-            expected = piece.start + len(piece.blocks)
-            late = message.sender in piece.earlier and not piece.blocks
-            if not late and piece.source != message.sender:
-                continue
-            if piece.complete or message.start != expected:
-                continue
-            piece.source = message.sender
-            _take_bodies(s, interval, piece, message, received.signed)
-            return
+            if _counts(s, piece, message):
+                _take_bodies(s, interval, piece, message, received.signed)
+                return
+
+
+def _counts(s: State, piece: Piece, message: Bodies) -> bool:
+    """The source's blocks that come next; or from anyone who was ever asked, more than we have.
+    So whoever answers late is heard, and nobody comes before a better answer by being first."""
+    if piece.complete or message.sender in s.transfer.liars:
+        return False
+    if message.sender == piece.source and message.start == piece.start + len(piece.blocks):
+        return True
+    asked = message.sender == piece.source or message.sender in piece.earlier
+    return asked and message.start == piece.start and len(message.blocks) > len(piece.blocks)
 
 
 def _take_bodies(
     s: State, interval: Interval, piece: Piece, message: Bodies, signed: Signed
 ) -> None:
+    if message.start == piece.start:
+        piece.earlier.add(piece.source)
+        piece.source = message.sender
+        piece.blocks = []
     room = piece.stop - message.start + 1
+    if not message.blocks or _dribbles(piece, message.blocks[0]):
+        s.transfer.silent.add(piece.source)
+        _ask_bodies(s, piece)
+        return
     for seq, block in enumerate(message.blocks[:room], start=message.start):
         if block.head != interval.head(seq):
             _lie(s, message.sender, "lying-bodies", signed)
@@ -241,11 +255,15 @@ def _take_bodies(
             return
         piece.blocks.append(block)
     piece.evidence = signed
-    if not message.blocks:
-        s.transfer.silent.add(piece.source)
-        _ask_bodies(s, piece)
-    elif not piece.complete:
+    if not piece.complete:
+        piece.answer_bytes = sum(block.body_bytes for block in message.blocks[:room])
         _ask_rest(s, piece)
+
+
+def _dribbles(piece: Piece, following: Block) -> bool:
+    """Whether this block would have fitted into the last answer (`Bodies`): a source that is
+    behind itself, or one that would hold us up, block by block, for as long as it likes."""
+    return bool(piece.blocks) and piece.answer_bytes + following.body_bytes <= BODIES_BYTES_MAX
 
 
 def _install_next(s: State) -> None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from chain.messages import Bodies, FetchBodies, FetchHeads, NewView
+from chain.block import Block
+from chain.messages import (
+    Bodies,
+    FetchBodies,
+    FetchHeads,
+    NewView,
+    ReplicaMessage,
+    Signed,
+    decode_body,
+)
 from tests.chain.cluster import LINK_US, Cluster
 
 
@@ -79,6 +90,84 @@ def test_blocks_arrive_over_links_that_are_slower_than_our_patience(link_us: int
     cluster = far_behind(60)
     cluster.heal()
     cluster.delay = lambda source, to: link_us if 3 in (source, to) else LINK_US
+    cluster.settle(limit_us=60_000_000)
+    assert cluster.executed(3) == cluster.executed(0)
+    assert not cluster.accusations
+
+
+def test_a_liar_that_answers_first_whoever_is_asked_holds_nothing_up() -> None:
+    """Once it was asked it goes on sending blocks under true heads with other records in them,
+    faster than whoever is asked after it. Only the install shows the lie."""
+    cluster = far_behind(60, n=7)
+    cluster.heal()
+    cluster.byzantine = {1}
+    liar = cluster.nodes[1]
+    cluster.delay = lambda source, to: LINK_US if source == 1 else 7_000
+    asked: Counter[int] = Counter()
+
+    def lie(source: int, to: int, signed: Signed) -> Signed | None:
+        message = decode_body(signed.body)
+        if source == 6 and isinstance(message, FetchBodies):
+            true = liar.ledger.blocks[message.start : message.stop + 1]
+            forged = tuple(Block(block.head, ()) for block in true)
+            asked[message.start] += 1
+            for _ in range(10):
+                liar.answer(6, Bodies(0, 1, message.start, forged))
+        return None if (source, to) == (6, 1) and isinstance(message, FetchBodies) else signed
+
+    cluster.on_post = lie
+    cluster.settle(limit_us=10_000_000)
+    assert cluster.executed(6) == cluster.executed(0)
+    assert cluster.accused() == {(1, "lying-bodies")}
+    assert max(asked.values()) == 2, "of a known liar nothing is installed any more"
+
+
+@pytest.mark.parametrize("pushing", [False, True])
+def test_a_source_that_gives_block_by_block_is_passed_over(pushing: bool) -> None:
+    """True blocks, one at a time, each before our patience ends; or, pushing, at once whenever
+    another is asked. A chain that grows meanwhile would never be caught up with."""
+    cluster = far_behind(120, n=7)
+    cluster.heal()
+    cluster.byzantine = {1}
+    slow_us, fast_us = (7_000, LINK_US) if pushing else (LINK_US, 100_000)
+    cluster.delay = lambda source, to: fast_us if source == 1 else slow_us
+    given: set[int] = set()
+
+    def dribble(source: int, to: int, signed: Signed) -> Signed | None:
+        message = decode_body(signed.body)
+        if source != 6 or not isinstance(message, FetchBodies):
+            return signed
+        if to == 1 or pushing:
+            given.add(message.start)
+            block = cluster.nodes[1].ledger.blocks[message.start]
+            cluster.nodes[1].answer(6, Bodies(0, 1, message.start, (block,)))
+        return None if to == 1 else signed
+
+    cluster.on_post = dribble
+    cluster.settle(limit_us=20_000_000)
+    assert given
+    assert not any({start + 1, start + 2} <= given for start in given), "asked a third time"
+    assert cluster.executed(6) == cluster.executed(0)
+    assert not cluster.accusations
+
+
+@pytest.mark.parametrize("link_us", [250_000, 450_000])
+def test_whoever_answers_first_the_others_count_too(link_us: int) -> None:
+    """A slow source's first blocks come when another was asked: what that one sends still counts
+    if the first one falls silent."""
+    cluster = far_behind(60)
+    cluster.heal()
+    cluster.delay = lambda source, to: link_us if 3 in (source, to) else LINK_US
+    told: dict[int, int] = {}
+
+    def once(source: int, to: int, message: ReplicaMessage) -> bool:
+        """Replica 1 answers one question only."""
+        if (source, to) == (1, 3) and isinstance(message, Bodies):
+            told[1] = told.get(1, 0) + 1
+            return told[1] > 1
+        return False
+
+    cluster.lose = once
     cluster.settle(limit_us=60_000_000)
     assert cluster.executed(3) == cluster.executed(0)
     assert not cluster.accusations
