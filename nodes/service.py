@@ -59,8 +59,15 @@ _MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
 _NOT_BLAMED = "unknown-epoch"
 _SUPERFLUOUS = Superfluous()
 
-# Senders of votes that say the same: kind, epoch, view, sequence number, digest.
-_Votes = dict[tuple[type, int, int, int, bytes], set[int]]
+
+class _Votes:
+    """Votes that were opened together and hold. `alike`: whose count, of those that say the same
+    (kind, epoch, view, sequence number, digest); only a sender's first on a number may."""
+
+    def __init__(self) -> None:
+        self.alike: dict[tuple[type, int, int, int, bytes], set[int]] = {}
+        self.voted: set[tuple[type, int, int, int]] = set()
+
 
 
 class Service:
@@ -146,7 +153,7 @@ class Service:
         opened: list[tuple[Party, Opened]] = []
         places: list[int] = []
         items: list[bytes] = []
-        votes: _Votes = {}
+        votes = _Votes()
         for party, frame in frames:
             one = self._open_frame(party, frame, votes)
             if isinstance(one, Submit):
@@ -160,7 +167,7 @@ class Service:
         return opened
 
     def _open_frame(self, party: Party, frame: bytes, votes: _Votes) -> Opened | Submit:
-        """`votes` are those that were opened with this frame and hold: they count already."""
+        """`votes` are those that were opened with this frame."""
         try:
             if not isinstance(party, int):
                 return self._read_client(frame)
@@ -169,12 +176,16 @@ class Service:
             if not isinstance(message, Prepare | Commit):
                 return self._verifier.verify_message(message, signed, party)
             key = (type(message), message.epoch, message.view, message.seq, message.digest)
-            alike = votes.setdefault(key, set())
+            alike = votes.alike.setdefault(key, set())
             # q of n are enough: checking the others would cost as much as the first q.
             if self.core.lacking(message) <= len(alike):
                 return _SUPERFLUOUS
             received = self._verifier.verify_message(message, signed, party)
-            alike.add(message.sender)
+            voter = (type(message), message.epoch, message.seq, message.sender)
+            if voter not in votes.voted:
+                votes.voted.add(voter)
+                if self.core.counts(message):
+                    alike.add(message.sender)
         except PeerFault as fault:
             return fault
         return received

@@ -217,6 +217,19 @@ class Replica:
             return 0
         return log.strong - 1 - slot.prepares.counts.get(key, 0)
 
+    def counts(self, vote: Prepare | Commit) -> bool:
+        """Whether this vote, if it holds, is one of those that `lacking` asks for. What its sender
+        has said before is none of them, nor what contradicts that, nor a primary's PREPARE: the
+        host must not drop another's vote for the sake of such a one."""
+        slot = self._s.log.get(vote.seq)
+        if isinstance(vote, Prepare) and vote.sender == self.membership.primary(vote.view):
+            return False
+        if slot is None:
+            return True
+        votes = slot.prepares.votes if isinstance(vote, Prepare) else slot.commits.votes
+        known = votes.get(vote.sender)
+        return known is None or known[0] < vote.view
+
     # What the host may look at, never change.
 
     @property

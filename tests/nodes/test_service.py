@@ -18,6 +18,7 @@ from chain.messages import (
     ClientMessage,
     Commit,
     Denied,
+    Prepare,
     Seal,
     Signed,
     Submit,
@@ -277,6 +278,56 @@ def test_of_votes_opened_together_only_those_that_count_are_verified(forged: boo
     assert [type(each) for _, each in opened] == [first, Received, last]
     node.service.step(opened)
     assert node.service.ledger.height == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "trick"),
+    [
+        *((Prepare, trick) for trick in ("contradicting", "older", "of the primary", "both")),
+        *((Commit, trick) for trick in ("again", "contradicting", "older", "both")),
+    ],
+)
+def test_a_vote_that_does_not_count_leaves_room_for_those_that_do(
+    kind: type[Prepare | Commit], trick: str
+) -> None:
+    """A treacherous replica says again what it said, or what never counts, in front of others'
+    votes: theirs are still wanted, in every turn."""
+    bus = Bus()
+    node = bus.nodes[1]
+    liar = 0 if trick == "of the primary" else 2
+    held: list[tuple[Party, bytes]] = []
+    enrol = bus.devices[0].enrol(bus.genesis.network, node.service.ledger.head_hash)
+    bus.nodes[0].give(GATEWAY, encode(Submit(sign_operation(enrol, bus.devices[0].signer))))
+    while bus.frames:
+        sender, party, frame = bus.frames.popleft()
+        if not isinstance(party, int):
+            continue
+        message = decode_body(decode_signed(frame).body)
+        if party == 1 and isinstance(message, Prepare | Commit):
+            if isinstance(message, kind):
+                held.append((sender, frame))
+                vote = message
+                continue
+        bus.nodes[party].give(sender, frame)
+    assert {2, 3} <= {sender for sender, _ in held}
+
+    def said(**changes: object) -> bytes:
+        body = encode(msgspec.structs.replace(vote, sender=liar, **changes))
+        signature = SIGNERS[liar].sign(signed_bytes(bus.genesis.network, body))
+        return encode(Signed(body, signature))
+
+    contradiction = said(digest=bytes(32))
+    earlier = {"again": said(), "contradicting": contradiction, "older": said(view=4)}
+    if trick in earlier:
+        node.give(liar, earlier[trick])
+    frames: list[tuple[Party, bytes]] = [(liar, contradiction)] if trick == "both" else []
+    frames += [(liar, said()), *((sender, frame) for sender, frame in held if sender != liar)]
+    opened = node.service.open_all(frames)
+    node.service.step(opened)
+    slot = node.service.core._s.log.get(1)
+    assert slot is not None
+    assert slot.prepared
+    assert kind is Prepare or node.service.ledger.height == 1
 
 
 def test_a_block_that_does_not_follow_from_the_genesis_is_damage() -> None:
