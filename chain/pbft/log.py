@@ -137,6 +137,7 @@ class Slot:
         "prepared_proof",
         "prepares",
         "seq",
+        "voted",
     )
 
     def __init__(self, seq: int) -> None:
@@ -145,6 +146,8 @@ class Slot:
         self.offer: Offer | None = None
         self.ordered: Accepted | None = None  # by a NEW-VIEW; waits for its batch
         self.batches: dict[bytes, Batched] = {}
+        # Digests that we voted for, and the view of the fact that has the batch attached.
+        self.voted: dict[bytes, int] = {}
         self.prepares = Tally()
         self.commits = Tally()
         self.prepared: Accepted | None = None  # of the highest view that prepared here
@@ -160,10 +163,14 @@ class Slot:
         return self.committed is not None and self.committed[1] == digest
 
     def prune(self) -> None:
-        """Drops batches that nothing refers to any more (entering a view)."""
+        """Drops batches that nothing refers to any more (entering a view). What we voted for stays
+        in the store: our PREPARE may be in a certificate that others bring into a later view."""
         kept = {entry.digest for entry in (self.prepared, self.ordered, self.accepted) if entry}
         if self.committed is not None:
             kept.add(self.committed[1])
+        for digest, batch in self.batches.items():
+            if digest not in kept and batch.fact_view is not None:
+                self.voted[digest] = batch.fact_view
         self.batches = {key: value for key, value in self.batches.items() if key in kept}
 
 

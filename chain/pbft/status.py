@@ -214,8 +214,14 @@ def on_fetch_batch(s: State, received: Received) -> None:
     message = received.message
     assert isinstance(message, FetchBatch)
     slot = s.log.get(message.seq)
-    batch = slot and slot.batches.get(message.digest)
-    if slot is None or not batch or not _may_serve(s, message.sender):
+    if slot is None:
+        return
+    batch, voted_in = slot.batches.get(message.digest), slot.voted.get(message.digest)
+    if (batch is None and voted_in is None) or not _may_serve(s, message.sender):
+        return
+    if batch is None:
+        assert voted_in is not None
+        s.out.append(SendBatch(message.sender, voted_in, slot.seq, None))
         return
     accepted, named_by = slot.accepted, None
     if accepted is not None and accepted.digest == message.digest and message.epoch == s.epoch:
