@@ -31,6 +31,7 @@ def on_executed(s: State, item: Executed) -> None:
     full = s.consensus.batch_requests_max, s.consensus.batch_bytes_max // 2
     if len(batch.requests) >= full[0] or len(batch.raw) >= full[1]:
         s.patience_us = s.now_us  # the primary does what it can (see `progress`)
+        s.overtaken += len(batch.requests)
     if s.active:
         patience.executed(s)
     _close(s, slot)

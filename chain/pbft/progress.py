@@ -7,7 +7,8 @@ the timer is touched once per block, not per message or request.
 
 A request is timed from its arrival (or from the view's), not from when it became the oldest, and
 may wait for longer only while the primary fills its batches: a primary just under the timeout
-(Aardvark, NSDI'09) delivers at least one full batch per timeout, or is replaced.
+(Aardvark, NSDI'09) delivers at least one full batch per timeout, or is replaced. Not for as long as
+it likes: no more requests can wait before one than a primary's queue and pipeline hold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from chain.pbft import normal, patience
 from chain.pbft.application import Screening
 from chain.pbft.effects import CancelTimer, SetTimer
+from chain.pbft.pool import WAITING_MAX
 from chain.pbft.state import State
 
 __all__ = ["HEARTBEAT", "VIEW", "entered", "heartbeat", "undone", "watch_work"]
@@ -27,6 +29,7 @@ def entered(s: State) -> None:
     """A view has become active (or the replica has started in one): timers from the beginning."""
     s.watch = None
     s.patience_us = s.now_us
+    s.oldest = b""
     if s.is_primary and s.voting:
         s.out.append(CancelTimer(VIEW))
         s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us))
@@ -61,6 +64,8 @@ def _arm(s: State) -> None:
     delay_us = s.timeout_us
     if oldest is not None:
         s.watch = ("request", oldest.request.id)
+        if s.oldest != oldest.request.id:
+            s.oldest, s.overtaken = oldest.request.id, 0
         waited_us = s.now_us - max(oldest.since_us, s.patience_us)
         delay_us = min(max(delay_us - waited_us, 0), delay_us)
     elif s.next_seq > s.executed + 1:
@@ -95,6 +100,9 @@ def _is_undone(s: State, watch: tuple[str, bytes | int]) -> bool:
     if entry is not None and s.application.screen(entry.request) is not Screening.READY:
         s.pool.drop(what)  # overtaken by another request of its client
         return False
+    pipeline = s.consensus.pipeline_window * s.consensus.batch_requests_max
+    if s.overtaken > WAITING_MAX + pipeline:
+        return True  # whoever takes them in order has come to it: this one is left out
     since_us = s.patience_us if entry is None else max(entry.since_us, s.patience_us)
     return not 0 <= s.now_us - since_us < s.timeout_us
 

@@ -118,6 +118,8 @@ class State:
         # Progress, peers, accusations.
         self.watch: tuple[str, bytes | int] | None = None
         self.patience_us = 0  # requests are timed from here at the earliest: view, full batch
+        self.oldest = b""  # the request that is or was last watched
+        self.overtaken = 0  # by so many that were executed since, in full batches
         self.peers: dict[int, Peer] = {}
         self.tick = 0
         self.tick_executed = -1
