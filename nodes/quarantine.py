@@ -1,7 +1,7 @@
 """A replica whose store was damaged has forgotten votes, so it must not vote where it may have.
 
 It follows (status, fetching, executing) and says nothing that counts until its chain is past
-everything that it can have voted on: the highest height that a peer has executed, plus the log
+everything that it can have voted on: a height that an honest peer has executed, plus the log
 window, plus one checkpoint interval, so that its own stable checkpoint is past it too.
 """
 
@@ -32,8 +32,11 @@ _bodies = msgspec.msgpack.Decoder(ReplicaMessage)
 class Quarantine:
     """`until` is the height at which it ends, None until enough peers were heard.
 
-    This replica is one of the f faulty ones, so of the n-1 others at most f-1 lie: among n-f that
-    were heard is one that executed the last stable checkpoint that we can have known.
+    This replica is one of the f faulty ones, so of the n-1 others at most f-1 lie or are silent; at
+    least q-f honest ones executed the last stable checkpoint that we can have known. If u were not
+    heard, f-u of those at least were: the (f-u)th highest claim is high enough. A liar's may be as
+    high as it likes; but it is passed over when all honest ones were heard, as then u and the liars
+    are f-1 at most. So the end may come down while more are heard.
     """
 
     def __init__(self, consensus: Consensus, until: int | None) -> None:
@@ -42,13 +45,19 @@ class Quarantine:
         self._executed: dict[int, int] = {}
 
     def heard(self, status: StatusMessage, membership: Membership) -> bool:
-        """True if this status settled where the quarantine ends: note it durably."""
-        if self.until is not None or membership.spki(status.sender) is None:
+        """True if this status settled where the quarantine ends, or earlier: note it durably."""
+        if membership.spki(status.sender) is None:
             return False
         self._executed[status.sender] = status.executed
-        if len(self._executed) < membership.quorum.n - membership.quorum.faulty:
+        quorum, heard = membership.quorum, self._executed
+        claims = sorted(heard[each] for each in membership.ids if each in heard)
+        rank = quorum.faulty - (quorum.n - 1 - len(claims))
+        if rank < 1:
             return False
-        self.until = max(self._executed.values()) + self._margin
+        until = claims[-rank] + self._margin
+        if self.until is not None and self.until <= until:
+            return False
+        self.until = until
         return True
 
     def over(self, height: int) -> bool:
