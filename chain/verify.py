@@ -75,7 +75,8 @@ class Verifier:
     """Verifies each signature once and remembers it, within a bound.
 
     `membership(epoch)` gives the membership of a past, the current or the pending epoch, None if
-    it is not known here. `open_items(items)` opens batch items: for each the Request, or its fault.
+    it is not known here; `newest` is the epoch of the newest that is known at the start (the first
+    ones may be forgotten). `open_items(items)` opens batch items: for each the Request, or its fault.
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class Verifier:
         scheme: Scheme,
         membership: Callable[[int], Membership | None],
         open_items: Callable[[Sequence[bytes]], Sequence[Request | PeerFault]],
+        newest: int = 0,
     ) -> None:
         self._network = network
         self._scheme = scheme
         self._membership = membership
         self._open_items = open_items
-        self._newest = 0  # epoch that is known
+        self._newest = newest  # epoch that is known
         self._signatures: _Memory[bool] = _Memory(SIGNATURES_REMEMBERED_MAX)
         self._requests: _Memory[Request] = _Memory(REQUESTS_REMEMBERED_MAX)
 
@@ -181,7 +183,9 @@ class Verifier:
             self._newest += 1
         for epoch in range(self._newest, -1, -1):
             membership = self._membership(epoch)
-            spki = None if membership is None else membership.spki(sender)
+            if membership is None:
+                return None  # those before it are forgotten
+            spki = membership.spki(sender)
             if spki is not None:
                 return spki
         return None

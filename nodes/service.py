@@ -113,7 +113,9 @@ class Service:
             durable=store.facts(),
             pending=newest if newest.epoch != decided_by.epoch else None,
         )
-        self._verifier = Verifier(self._network, scheme, self._membership, self._open_items)
+        self._verifier = Verifier(
+            self._network, scheme, self._membership, self._open_items, newest.epoch
+        )
         self._desk = Desk(
             me,
             self._network,

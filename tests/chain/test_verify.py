@@ -259,3 +259,16 @@ def test_any_signed_body_gives_a_peer_fault_or_a_message(kind: int, data: bytes)
     frame = encode(Signed(body, signer_of(1).sign(covered)))
     with suppress(PeerFault):
         World().verifier.verify(frame, 1)
+
+
+def test_a_replica_that_starts_after_many_epochs_hears_its_peers() -> None:
+    """Its host remembers only the last memberships, not the first."""
+    world = World()
+    members = world.memberships[1].members
+    world.memberships = {epoch: Membership(epoch, members) for epoch in range(100, 164)}
+    verifier = Verifier(NETWORK, world.scheme, world.memberships.get, world._open, 163)
+    for sender in range(5):
+        status = signed(StatusMessage(163, sender, 0, True, 0, 0))
+        assert verifier.verify(encode(status), sender).message.sender == sender
+    with pytest.raises(PeerFault, match="not-a-member"):
+        verifier.verify(encode(signed(StatusMessage(163, 5, 0, True, 0, 0))), 5)
