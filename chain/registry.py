@@ -120,9 +120,11 @@ class Registry:
         identity = state.identities.get(request.client)
         if identity is None:
             return Screening.LATER
-        if _signer_refusal(identity, request.counter, state.height + 1, state.time_us) is not None:
-            return Screening.REFUSED
-        return Screening.READY
+        reason = _signer_refusal(identity, request.counter, state.height + 1, state.time_us)
+        if reason is None:
+            return Screening.READY
+        # Who is expired may be admitted anew in a block that the primary has and we have not.
+        return Screening.UNSETTLED if reason == "expired" else Screening.REFUSED
 
     def _screen_enrol(self, operation: Enrol, authenticated: Authenticated) -> Screening:
         state = self._state
@@ -132,9 +134,13 @@ class Registry:
             return Screening.READY
         if reason == "replay":
             return Screening.DONE
-        # A certificate in force may have expired in a block that the primary has and we have not.
-        later = reason in LATER_REASONS or reason == "known-node"
-        return Screening.LATER if later else Screening.REFUSED
+        if reason == "known-node":
+            # Its certificate may have expired in a block that the primary has and we have not, or
+            # stem from one that we have and the primary had not. Not so for what is captured.
+            reason = admission.head_refusal(state, operation.head)
+            if reason is None:
+                return Screening.UNSETTLED
+        return Screening.LATER if reason in LATER_REASONS else Screening.REFUSED
 
     # --- execution -------------------------------------------------------------------------------
 

@@ -31,12 +31,14 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 class Screening(Enum):
     """Whether a request may stand in a batch, judged on the state executed so far.
 
-    A request only moves forward: LATER -> READY -> REFUSED or DONE, as blocks are executed.
+    A request only moves forward: LATER -> READY -> REFUSED or DONE, as blocks are executed. What
+    may come and go is UNSETTLED whenever it is not READY.
     """
 
     READY = "ready"
     LATER = "later"  # not yet known here; may become known when earlier blocks are executed
     REFUSED = "refused"  # can never become READY again
+    UNSETTLED = "unsettled"  # not READY; may have been, and may become so
     INVALID = "invalid"  # no state makes it acceptable: a primary that proposes it is faulty
     DONE = "done"  # this very request (by id) has been executed
 

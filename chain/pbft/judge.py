@@ -55,8 +55,8 @@ def _judge_requests(s: State, offer: Offer) -> Verdict:
             return Verdict.REFUSE
         seen.add(request.id)
         screening = screen(request)
-        if screening is Screening.READY:
-            continue
+        if screening is Screening.READY or screening is Screening.UNSETTLED:
+            continue  # whatever the primary saw: execution decides
         if screening is Screening.DONE or screening is Screening.INVALID:
             return Verdict.REFUSE
         if screening is Screening.LATER:

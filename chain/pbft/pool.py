@@ -49,7 +49,7 @@ class Pool:
         """The reason why it may not wait, or None."""
         if verdict is Screening.DONE:
             return "done"
-        if verdict is Screening.REFUSED or verdict is Screening.INVALID:
+        if verdict is not Screening.READY and verdict is not Screening.LATER:
             return "refused"
         share = (source, request.client)
         waiting = self._counts.get(share, 0)
