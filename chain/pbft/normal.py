@@ -305,10 +305,22 @@ def _batch(s: State) -> list[Request]:
     return batch
 
 
+def _last_block_us(s: State) -> int:
+    """How late the block before our next proposal will be: each is the least step later than its
+    parent, at least (`Execute`). Others may have executed it already."""
+    time_us = s.time_us
+    for seq in range(s.executed + 1, s.next_seq):
+        slot = s.log.get(seq)
+        batch = slot and slot.accepted and slot.batches.get(slot.accepted.digest)
+        proposed_us = batch.proposal.time_us if batch and batch.proposal else 0
+        time_us = max(time_us + 1, proposed_us)
+    return time_us
+
+
 def propose(s: State, requests: list[Request]) -> None:
     """PRE-PREPARE of the next sequence number; no requests make a heartbeat."""
     seq = s.next_seq
-    time_us = max(s.now_us, s.last_time_us + 1)
+    time_us = max(s.now_us, _last_block_us(s) + 1)
     items = tuple([request.item for request in requests])
     proposal = Proposal(seq, time_us, s.view, items)
     raw = proposal.encode()
