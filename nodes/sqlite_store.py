@@ -52,6 +52,20 @@ _FORGET = "DELETE FROM facts WHERE kind = ? AND seq <= ?"
 _COUNT = "UPDATE meta SET value = ? WHERE name = 'commits'"
 _MARK = struct.Struct(">QI")
 _ZEROS_BYTES = 1024 * 1024  # written at once
+_WORLDS_FAULT = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+)
+_UNREADABLE = (
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_DATA,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+)
 
 
 class SqliteStore:
@@ -72,8 +86,11 @@ class SqliteStore:
                 raise
         except sqlite3.DatabaseError as error:
             os.close(self._mark)
-            if isinstance(error, sqlite3.OperationalError) and _is_full(error):
-                raise Trouble(f"{path}: {error}") from error
+            if not _is_damage(error):
+                raise Trouble(
+                    f"{path}: {error} ({error.sqlite_errorname}); free some space on its disk, end "
+                    "what else uses it, and start the replica again"
+                ) from error
             raise Damaged(f"{path}: {error}") from error
         except BaseException:
             os.close(self._mark)
@@ -295,9 +312,11 @@ def _read_mark(descriptor: int) -> int:
     return int(number)
 
 
-def _is_full(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_READONLY,
-    )
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is at fault. A disk without room for the files beside it, or another
+    program's lock, must not cost a good store, and with it the right to vote."""
+    # Python's own complaints, as of text that is no UTF-8, have no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    if code & 0xFF == sqlite3.SQLITE_IOERR:
+        return code in _UNREADABLE
+    return code & 0xFF not in _WORLDS_FAULT

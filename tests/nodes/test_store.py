@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import shutil
@@ -21,7 +22,7 @@ from chain.block import HEAD_BYTES, Block, Record
 from chain.errors import Misuse
 from chain.keys import SIGNATURE_BYTES
 from chain.pbft.effects import Durable
-from nodes.ledger_file import Damaged, copy_ledger, open_readonly
+from nodes.ledger_file import SCHEMA, Damaged, copy_ledger, open_readonly
 from nodes.memory_store import MemoryStore
 from nodes.ports import Store, Stored, StoreFull
 from nodes.process import Trouble
@@ -220,6 +221,16 @@ def test_a_flipped_bit_is_damage_or_harmless_never_other_content(tmp_path: Path)
     assert found > len(whole) // 997 // 4
 
 
+def test_a_name_that_is_no_text_any_more_is_damage(tmp_path: Path) -> None:
+    """SQLite hands out any bytes; Python says that they are no UTF-8, and gives no error code."""
+    path = filled(tmp_path)
+    flipped = bytearray(path.read_bytes())
+    flipped[flipped.index(b"schema" + SCHEMA.encode())] ^= 0x80
+    path.write_bytes(flipped)
+    with pytest.raises(Damaged, match=r"\.db: .*UTF-8"):
+        read_all(path)
+
+
 def test_a_cut_file_is_damage(tmp_path: Path) -> None:
     path = filled(tmp_path)
     size = path.stat().st_size
@@ -269,6 +280,50 @@ def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(tmp_path: 
     again = sqlite(tmp_path)
     assert [fact.data for fact in again.facts()] == [b"before"]
     again.close()
+
+
+def crashed(directory: Path) -> Path:
+    """A good store as a power cut leaves it: the log is not folded in, no shared memory."""
+    store = sqlite(directory)
+    store.put_fact(Durable("prepared", 0, 1, b"a vote"))
+    store.commit()
+    left = directory / "left.db"
+    for suffix in ("", "-wal", ".mark"):
+        shutil.copy(directory / f"ledger.db{suffix}", directory / f"left.db{suffix}")
+    store.close()
+    return left
+
+
+def test_a_disk_that_is_full_at_the_start_does_not_make_a_good_store_damaged(
+    tmp_path: Path,
+) -> None:
+    """Damage would be moved aside, and the replica would not vote for long."""
+    path = crashed(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(Trouble, match=r"left\.db.*space"):
+            SqliteStore(path, GENESIS, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = SqliteStore(path, GENESIS, 2)
+    assert [fact.data for fact in again.facts()] == [b"a vote"]
+    again.close()
+
+
+def test_a_store_that_another_program_holds_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = crashed(tmp_path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(connect, timeout=0))
+    with pytest.raises(Trouble, match=r"left\.db.*end what else uses it"):
+        SqliteStore(path, GENESIS, 2)
+    other.close()
+    SqliteStore(path, GENESIS, 2).close()
 
 
 @pytest.mark.parametrize("room_bytes", [WAL_BYTES, WAL_BYTES // 2])
