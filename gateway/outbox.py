@@ -211,10 +211,12 @@ class Outbox:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            # Python's own complaints, as of text that is no UTF-8, have no code.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise Misuse(f"{self._path}: another process has this outbox open") from error
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            if code == sqlite3.SQLITE_FULL:
                 raise OutboxFullError("disk", f"{self._path}: the disk is full") from error
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+            if code & 0xFF == sqlite3.SQLITE_IOERR:
                 raise OutboxFullError("disk", f"{self._path}: {error}") from error
             raise self._corrupt(str(error)) from error

@@ -141,7 +141,7 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_promised(tmp_path: Path) ->
         assert len(waiting) <= len(put - done) + round_number + 1
 
 
-@pytest.mark.parametrize("damage", ["head", "payload", "half", "text", "foreign"])
+@pytest.mark.parametrize("damage", ["head", "topic", "payload", "half", "text", "foreign"])
 def test_damage_is_said_with_the_name_of_the_file(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "outbox.db"
     if damage == "foreign":
@@ -155,6 +155,8 @@ def test_damage_is_said_with_the_name_of_the_file(tmp_path: Path, damage: str) -
         match damage:
             case "head":
                 data[0] ^= 1
+            case "topic":  # no UTF-8 any more
+                data[data.index(b"payload 77") - 1] ^= 0x80
             case "payload":
                 data[data.index(b"payload 77")] ^= 1
             case "half":
