@@ -88,25 +88,23 @@ class BrokerLogins:
     async def _make_one(self, admin: BrokerAdmin, name: str) -> None:
         if self._pending[name].parting:
             # From when it was decided, so that no number of them holds up the others for longer.
-            await asyncio.sleep(max(0.0, PARTING_S - self._waited_s(name)))
-        change = self._pending.pop(name)
+            await asyncio.sleep(max(0.0, PARTING_S - _waited_s(self._since_ns[name])))
+        # A change of the same name that comes while the broker is told has a wait of its own.
+        change, since_ns = self._pending.pop(name), self._since_ns.pop(name)
         try:
             await self._tell(admin, change)
         except (BrokerAdminError, BrokerUnavailableError) as error:
             self._events.emit("login-failed", name=name, reason=str(error))
             self._pending.setdefault(name, change)
+            self._since_ns[name] = since_ns
             await asyncio.sleep(RETRY_S)
             return
-        took_ms = self._waited_s(name) * 1000
-        del self._since_ns[name]
+        took_ms = _waited_s(since_ns) * 1000
         done = "expelled" if change.user is None else "carrier" if change.carrier else "login"
         self._events.emit(done, name=name, latency_ms=took_ms)
         if change.answer:
             kind = "carrier" if change.carrier else "admitted"
             self._answer(change.device, kind, change.answer)
-
-    def _waited_s(self, name: str) -> float:
-        return (time.monotonic_ns() - self._since_ns[name]) / 1e9
 
     async def _tell(self, admin: BrokerAdmin, change: LoginChange) -> None:
         if change.user is None:
@@ -118,3 +116,7 @@ class BrokerLogins:
             await admin.ensure(change.user)
             await admin.carry(change.name, change.carrier)
             self._carried[change.name] = change.carrier
+
+
+def _waited_s(since_ns: int) -> float:
+    return (time.monotonic_ns() - since_ns) / 1e9
