@@ -13,9 +13,17 @@ from collections import deque
 
 from nodes.ports import Party
 
-__all__ = ["PEER_FRAMES_MAX", "QUEUE_BYTES_MAX", "TURN_BYTES_MAX", "TURN_FRAMES_MAX", "Inbox"]
+__all__ = [
+    "FRAME_COST_BYTES",
+    "PEER_FRAMES_MAX",
+    "QUEUE_BYTES_MAX",
+    "TURN_BYTES_MAX",
+    "TURN_FRAMES_MAX",
+    "Inbox",
+]
 
 QUEUE_BYTES_MAX = 2 * 1024 * 1024  # above this reading pauses; one more frame may be on its way
+FRAME_COST_BYTES = 128  # what any frame that waits costs beside its content: a frame may be empty
 TURN_BYTES_MAX = 1024 * 1024
 TURN_FRAMES_MAX = 1024
 PEER_FRAMES_MAX = 16
@@ -39,7 +47,7 @@ class Inbox:
             self._bytes[party] = 0
         self.arrived += 1
         queue.append((self.arrived, frame))
-        self._bytes[party] += len(frame)
+        self._bytes[party] += len(frame) + FRAME_COST_BYTES
 
     def full(self, party: Party) -> bool:
         """Whether the wire should stop reading from the party for now."""
@@ -63,7 +71,7 @@ class Inbox:
                 count += 1
                 taken.append((party, frame))
             if queue:
-                self._bytes[party] -= size
+                self._bytes[party] -= size + count * FRAME_COST_BYTES
             else:
                 del self._queues[party], self._bytes[party]
         return taken

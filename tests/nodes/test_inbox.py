@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodes.inbox import (
+    FRAME_COST_BYTES,
     PEER_FRAMES_MAX,
     QUEUE_BYTES_MAX,
     TURN_BYTES_MAX,
@@ -38,6 +39,19 @@ def test_a_full_queue_says_so_until_enough_is_taken() -> None:
         inbox.take()
     assert not inbox.full(1)
     assert QUEUE_BYTES_MAX >= TURN_BYTES_MAX
+
+
+@pytest.mark.parametrize("party", [1, "gateway"])
+def test_frames_without_content_fill_a_queue_too(party: Party) -> None:
+    """Four bytes on the wire each, a hundred and more in memory: they must end the reading."""
+    inbox = Inbox()
+    for _ in range(QUEUE_BYTES_MAX // FRAME_COST_BYTES + 1):
+        inbox.put(party, b"")
+    assert inbox.full(party)
+    inbox.take()
+    while inbox:
+        inbox.take()
+    assert not inbox.full(party)
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2, "gateway"]), st.binary(max_size=20))))
