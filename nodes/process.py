@@ -45,7 +45,7 @@ def fail(code: int, message: str) -> NoReturn:
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Readers see the old file or the new one, never a part."""
+    """Readers see the old file or the new one, never a part, and after a power cut the new one."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -57,6 +57,16 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """A file's new name is on the disk only when the directory that it stands in is."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_ready(path: Path | None, ports: dict[str, int]) -> None:
