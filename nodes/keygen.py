@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import base64
 import datetime
-import os
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chain.keys import Es256Signer, node_id, spki_of
-from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, fail
+from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, fail, write_atomically
 
 __all__ = ["CERTIFICATE_FILE", "KEY_FILE", "PublicKeys", "keygen", "load_key", "make_key"]
 
@@ -80,11 +79,8 @@ def _write_private(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
+    # Whole or not at all: a half key would stand in the way of every later start.
+    write_atomically(path, pem, mode=0o600, replace=False)
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> str:

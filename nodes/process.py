@@ -44,8 +44,11 @@ def fail(code: int, message: str) -> NoReturn:
     raise SystemExit(code)
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Readers see the old file or the new one, never a part, and after a power cut the new one."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
+    """Readers see the old file or the new one, never a part, and after a power cut the new one.
+
+    Without `replace` a file that is there stays: FileExistsError.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -53,7 +56,11 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-        Path(name).rename(path)
+        if replace:
+            Path(name).rename(path)
+        else:
+            path.hardlink_to(name)  # the one way to give a name that fails if it is taken
+            Path(name).unlink()
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from chain.keys import Es256Signer
 from nodes.config import certificate_spki
-from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen, load_key
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen, load_key, make_key
 
 
 def run(directory: Path) -> subprocess.CompletedProcess[str]:
@@ -55,6 +57,40 @@ def test_openssl_accepts_the_certificate(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_key_that_could_not_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nothing could be made there ever after: a half key is never replaced."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="space"):
+            keygen(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert keygen(tmp_path) == keygen(tmp_path)
+
+
+def test_a_key_that_is_being_written_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any moment, it is whole or it is missing; and at no moment may others read it."""
+    seen: list[tuple[bool, list[int]]] = []
+    sync = os.fsync
+
+    def synced(descriptor: int) -> None:
+        modes = [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()]
+        seen.append(((tmp_path / KEY_FILE).exists(), modes))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    make_key(tmp_path / KEY_FILE)
+    assert seen[0] == (False, [0o600])
+    load_key(tmp_path / KEY_FILE)
 
 
 def test_a_file_that_is_no_key_is_named(tmp_path: Path) -> None:
