@@ -44,7 +44,7 @@ from gateway.topics import Head as HeadTopic
 from gateway.topics import Response, parse
 from nodes.device_state import DeviceState
 from nodes.edge_config import DeviceConfig
-from nodes.events import EventLog
+from nodes.events import EventLog, Tally
 from nodes.keygen import CERTIFICATE_FILE, load_key, make_key
 from nodes.login import Login
 from nodes.process import Trouble, write_atomically
@@ -122,6 +122,7 @@ class Device:
         self._kind: Literal["mobile", "environment"] = kind
         self._uplink = uplink
         self._events = events
+        self._bad = Tally(events, "bad-message")
         self._net = genesis.network.hex()[:16]
         self._outbox = Outbox(directory / "outbox.sqlite")
         self._proofs = ProofVerifier(genesis)
@@ -310,7 +311,7 @@ class Device:
             else:
                 await self._uplink.other(login, message)
         except PeerFault as fault:
-            self._events.emit("bad-message", topic=message.topic, reason=fault.code)
+            self._bad.add(fault.code, topic=message.topic, reason=fault.code)
 
     def _on_head(self, payload: bytes) -> None:
         """Only a higher one counts: a gateway that lags behind another says nothing new."""

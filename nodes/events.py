@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import msgspec
 
-__all__ = ["FLUSH_AGE_MS", "FLUSH_BYTES", "Event", "EventLog", "NoEvents", "boot_id", "read_events"]
+from nodes.ports import Events
+
+__all__ = [
+    "FLUSH_AGE_MS",
+    "FLUSH_BYTES",
+    "KINDS_MAX",
+    "Event",
+    "EventLog",
+    "NoEvents",
+    "Tally",
+    "boot_id",
+    "read_events",
+]
 
 FLUSH_BYTES = 65_536
 FLUSH_AGE_MS = 250
+KINDS_MAX = 256  # that one tally tells apart
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _encoder = msgspec.json.Encoder()
 
@@ -126,6 +140,24 @@ class EventLog:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Tally:
+    """What others can make happen as often as they like: of each kind the first, second, fourth,
+    eighth and so on is told, with the `count` so far, so that a flood does not flood the log."""
+
+    def __init__(self, events: Events, event: str) -> None:
+        self._events = events
+        self._event = event
+        self._counts: Counter[tuple[object, ...]] = Counter()
+
+    def add(self, *kind: object, **fields: object) -> None:
+        """`fields` describe this one. Kinds above KINDS_MAX are counted together."""
+        known = kind in self._counts or len(self._counts) < KINDS_MAX
+        kind = kind if known else ("others",)
+        self._counts[kind] += 1
+        if (count := self._counts[kind]).bit_count() == 1:
+            self._events.emit(self._event, **fields, count=count)
 
 
 def read_events(path: Path) -> list[Event]:

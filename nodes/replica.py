@@ -24,7 +24,7 @@ from nodes.byzantine_switch import Switch, misbehaviour
 from nodes.clock import SystemClock
 from nodes.config import Byzantine, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.driver import Rewrite
-from nodes.events import EventLog, NoEvents
+from nodes.events import EventLog, NoEvents, Tally
 from nodes.inbox import Inbox
 from nodes.keygen import load_key
 from nodes.ledger_file import Damaged
@@ -165,6 +165,7 @@ class ReplicaProcess:
         }
         for client in config.clients:
             certificates[client.name] = certificate_der(client.certificate)
+        refused = Tally(self._events, "link-refused")
         return TlsWire(
             key_file=Path(config.key),
             certificate_file=Path(config.certificate),
@@ -173,7 +174,7 @@ class ReplicaProcess:
             inbox=self._inbox,
             on_readable=self._wake,
             on_link=self._link,
-            on_refused=lambda reason: self._emit("link-refused", reason=reason),
+            on_refused=lambda reason: refused.add(reason, reason=reason),
         )
 
     def _assemble(self) -> Service:

@@ -20,6 +20,7 @@ from chain.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe,
 from gateway.follower import Follower
 from nodes.config import certificate_der
 from nodes.edge_config import GatewayConfig
+from nodes.events import Tally
 from nodes.inbox import Inbox
 from nodes.ports import Events, Party
 from nodes.tls_wire import TlsWire
@@ -46,6 +47,7 @@ class ReplicaLinks:
     ) -> None:
         self._chain = chain
         self._events = events
+        self._faults = Tally(events, "replica-fault")
         self._on_seal = on_seal
         self._on_denied = on_denied
         self._inbox = Inbox()
@@ -125,7 +127,8 @@ class ReplicaLinks:
                 case _:
                     raise PeerFault("bad-frame", type(message).__name__)
         except (PeerFault, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
-            self._events.emit("replica-fault", replica=party, reason=str(fault))
+            code = fault.code if isinstance(fault, PeerFault) else "bad-frame"
+            self._faults.add(party, code, replica=party, reason=str(fault))
 
     def _on_replica_seal(self, seal: Seal) -> None:
         self._heard_s[seal.replica] = time.monotonic()

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -22,6 +22,7 @@ from gateway.topics import Head, Response, Role
 from nodes.device import Answer, Device, Refused
 from nodes.device_state import COUNTERS_RESERVED, DeviceState
 from nodes.edge_config import BrokerAddress, DeviceConfig
+from nodes.environment import RelayUplink
 from nodes.events import EventLog, read_events
 from nodes.ledger_sync import LedgerSync
 from nodes.login import Login
@@ -278,3 +279,27 @@ def test_a_state_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_bytes(b"{")
     with pytest.raises(Trouble, match=r"state\.json"):
         DeviceState(tmp_path / "state.json")
+
+
+@story
+async def test_what_is_no_message_does_not_flood_the_log(tmp_path: Path) -> None:
+    """A relay hears every device's requests: whoever floods it must not fill its disk."""
+    world = World()
+    config = DeviceConfig(
+        name="relay",
+        genesis="",
+        state=str(tmp_path / "relay"),
+        voucher="",
+        broker=BrokerAddress("127.0.0.1", 1),
+        go="",
+    )
+    with EventLog(tmp_path / "events", "relay") as events:
+        uplink = RelayUplink(world.network.hex()[:16], events)
+        device = Device(config, world.genesis, "environment", uplink, events)
+        for n in range(1_000):
+            message = Message(f"nothing/{n}", b"", retained=False)
+            await device._on_message(cast(Login, None), message)
+        device.close()
+    told = [each.fields for each in read_events(tmp_path / "events")]
+    assert told[0]["topic"] == "nothing/0"
+    assert len(told) < 20

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.events import FLUSH_BYTES, EventLog, boot_id, read_events
+from nodes.events import FLUSH_BYTES, KINDS_MAX, EventLog, Tally, boot_id, read_events
 
 
 def test_events_come_back_in_order_with_their_fields(tmp_path: Path) -> None:
@@ -96,3 +96,18 @@ def test_any_bytes_are_read_without_an_error(
     path = tmp_path_factory.mktemp("events") / "events"
     path.write_bytes(data)
     read_events(path)
+
+
+def test_a_flood_of_one_kind_is_told_in_few_lines_and_hides_no_other(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events", "r0") as log:
+        refused = Tally(log, "refused")
+        for n in range(1_000):
+            refused.add("flood", reason="flood", number=n)
+        refused.add("rare", reason="rare")
+        for n in range(10 * KINDS_MAX):
+            refused.add(n)
+    told = read_events(tmp_path / "events")
+    counts = [event.fields["count"] for event in told if event.fields.get("reason") == "flood"]
+    assert counts == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert {"reason": "rare", "count": 1} in [event.fields for event in told]
+    assert len(told) < KINDS_MAX + 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import resource
 import socket
@@ -172,6 +173,22 @@ def test_a_deleted_ledger_is_noticed_by_the_key_beside_it(tmp_path: Path) -> Non
         assert "is gone, and this key has voted" in cluster.network.stderr(3)
         await until(lambda: cluster.events(3, "store-missing"), "the log says so")
         await votes_again(cluster)
+
+    play(Cluster(tmp_path), story)
+
+
+def test_strangers_cost_a_few_lines_of_log_however_often_they_come(tmp_path: Path) -> None:
+    async def story(cluster: Cluster) -> None:
+        port = cluster.network.ports[0]
+        for _ in range(200):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+        await until(lambda: cluster.events(0, "link-refused"))
+        assert cluster.network.terminate(0) == 0
+        assert len(cluster.events(0, "link-refused")) < 30
 
     play(Cluster(tmp_path), story)
 
