@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from nodes.process import Trouble
 __all__ = ["TlsWire", "client_context", "server_context"]
 
 HANDSHAKE_S_MAX = 5.0
-HANDSHAKES_MAX = 64  # at once; more are turned away before any cryptography
+HANDSHAKES_MAX = 64  # at once; for one more the oldest has to go
 DIAL_DELAY_S_MIN = 0.05
 DIAL_DELAY_S_MAX = 1.0
 SILENT_MS_MAX = 10_000  # unacknowledged data for so long means the other end is gone
@@ -67,7 +68,7 @@ class TlsWire:
         self._lost: dict[Party, asyncio.Event] = {party: asyncio.Event() for party in self._dial}
         self._full: set[Party] = set()
         self._dirty: dict[Party, Link] = {}
-        self._handshakes = 0
+        self._handshakes: deque[asyncio.Task[None]] = deque()  # oldest first
 
     def listen(self, host: str, port: int) -> int:
         """Returns the port (chosen by the system if 0 was asked). Raises Trouble if it is taken."""
@@ -157,10 +158,11 @@ class TlsWire:
             self._lost[link.party].set()
         self._on_link(link.party, False, reason)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _made(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Whose certificate is it? A new connection of a known party replaces its old one."""
@@ -188,12 +190,11 @@ class TlsWire:
                 self._on_refused(_reason(error))
                 await asyncio.sleep(DIAL_DELAY_S_MIN)
                 continue
-            if self._handshakes >= HANDSHAKES_MAX:
+            if len(self._handshakes) >= HANDSHAKES_MAX:
+                # A crowd that connects and says nothing must keep nobody out.
                 self._on_refused("too many handshakes at once")
-                sock.close()
-            else:
-                self._handshakes += 1
-                self._spawn(self._handshake(sock))
+                self._handshakes.popleft().cancel()
+            self._handshakes.append(self._spawn(self._handshake(sock)))
 
     async def _handshake(self, sock: socket.socket) -> None:
         connection = Connection(self)
@@ -209,7 +210,9 @@ class TlsWire:
             self._on_refused(_reason(error))
             sock.close()
         finally:
-            self._handshakes -= 1
+            task = asyncio.current_task()
+            if task is not None and task in self._handshakes:  # it did not have to make room
+                self._handshakes.remove(task)
 
     async def _keep_dialling(self, party: Party) -> None:
         host, port = self._dial[party]

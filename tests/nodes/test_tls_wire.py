@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes import tls_wire as module
 from nodes.config import certificate_der
 from nodes.inbox import QUEUE_BYTES_MAX, Inbox
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
@@ -269,6 +271,35 @@ def test_a_party_that_takes_nothing_costs_a_bounded_queue_and_keeps_the_newest(
         assert numbers == sorted(set(numbers))
         await slow.wire.close()
         await low.wire.close()
+
+    run(story)
+
+
+def test_a_crowd_of_silent_strangers_keeps_no_replica_out(
+    run: Run, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can connect and say nothing. Whoever has been silent for longest makes room."""
+    monkeypatch.setattr(module, "HANDSHAKE_S_MAX", 4 * DEADLINE_S)
+
+    async def story() -> None:
+        (dir0, cert0), (dir1, cert1) = keys("0"), keys("1")
+        server = End(dir0, {1: cert1})
+        port = server.wire.listen("127.0.0.1", 0)
+        crowd = [
+            await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(module.HANDSHAKES_MAX + 1)
+        ]
+        client = End(dir1, {0: cert0}, {0: ("127.0.0.1", port)})
+        client.wire.start()
+        await until(lambda: client.wire.connected and server.wire.connected)
+        oldest, _ = crowd[0]
+        async with asyncio.timeout(DEADLINE_S):
+            with contextlib.suppress(ConnectionError):
+                assert await oldest.read() == b""
+        for _, writer in crowd:
+            writer.close()
+        await client.wire.close()
+        await server.wire.close()
 
     run(story)
 
