@@ -16,9 +16,10 @@ from nodes.opening import Opener, Result
 from nodes.service import Service
 from nodes.timers import LoopTimers
 
-__all__ = ["COMMIT_ELSEWHERE_S_MIN", "OPENED_FRAMES_MAX", "Turns"]
+__all__ = ["COMMIT_ELSEWHERE_S_MIN", "OPENED_BYTES_MAX", "OPENED_FRAMES_MAX", "Turns"]
 
 OPENED_FRAMES_MAX = 4096  # verified and waiting for a commit
+OPENED_BYTES_MAX = 8 * 1024 * 1024  # of the same; one more share of every party may be on its way
 COMMIT_ELSEWHERE_S_MIN = 0.001  # commits that take longer on average leave this thread
 COMMITS_AVERAGED = 16
 PUMP_S = 0.02  # between pieces for a subscriber whose link is full
@@ -50,6 +51,7 @@ class Turns:
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._commit_s = 0.0  # a running average
         self._opened: Result = []
+        self._opened_bytes = 0  # of frames taken since the last step
         self._running = False
         self._turning = False
         self._opening = False
@@ -85,9 +87,10 @@ class Turns:
         elsewhere, or a commit is on its way and enough wait for it, the others stay where they
         are."""
         self._turning = False
-        if not self._running or self._opening or len(self._opened) > OPENED_FRAMES_MAX:
+        if not self._running or self._opening or self._full:
             return
         frames = self._inbox.take()
+        self._opened_bytes += sum(len(frame) for _, frame in frames)
         self._resume()
         if self._opener.pays(frames):
             self._opening = True
@@ -97,6 +100,10 @@ class Turns:
         self._step()
         if self._inbox:
             self.wake()
+
+    @property
+    def _full(self) -> bool:
+        return len(self._opened) > OPENED_FRAMES_MAX or self._opened_bytes > OPENED_BYTES_MAX
 
     def _opened_elsewhere(self, result: Result) -> None:
         self._loop.call_soon_threadsafe(self._collect, result)
@@ -110,7 +117,7 @@ class Turns:
     def _step(self) -> None:
         if not self._running or self._committing:
             return
-        opened, self._opened = self._opened, []
+        opened, self._opened, self._opened_bytes = self._opened, [], 0
         service = self._service
         handled = self._guarded(lambda: service.handle(opened))
         # After what had arrived when they fired; handling that may have set them again.

@@ -11,7 +11,7 @@ import pytest
 from chain.messages import Submit, encode
 from chain.operations import sign_operation
 from nodes import turns as module
-from nodes.inbox import PEER_FRAMES_MAX, TURN_FRAMES_MAX, Inbox
+from nodes.inbox import PEER_FRAMES_MAX, TURN_BYTES_MAX, TURN_FRAMES_MAX, Inbox
 from nodes.opening import Frames, Opener, Result
 from nodes.timers import TURNS_MAX, LoopTimers
 from nodes.turns import Turns
@@ -86,6 +86,31 @@ def test_nothing_leaves_before_the_disk_has_it(
         stage.turns.stop()
         stage.turns.close()
         assert stage.commits >= 1
+        assert stage.failures == []
+
+    play(story)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_while_the_disk_hangs_a_peers_long_frames_stay_in_its_own_queue(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """There the wire stops reading; what was opened keeps its bytes until it has been handled."""
+    monkeypatch.setattr(module, "COMMIT_ELSEWHERE_S_MIN", -1.0)
+
+    async def story() -> None:
+        stage = Stage(threads)
+        stage.arrive()
+        await until(lambda: stage.turns._committing, "a commit on its way")
+        while not stage.inbox.full(1):
+            stage.inbox.put(1, bytes(TURN_BYTES_MAX))
+            assert stage.inbox.taken < 100, "a hundred MiB are in our hands"
+            stage.turns.wake()
+            await until(lambda: not (stage.turns._turning or stage.turns._opening), "a turn")
+        stage.disk.set()
+        await until(lambda: not stage.inbox, "it goes on")
+        stage.turns.stop()
+        stage.turns.close()
         assert stage.failures == []
 
     play(story)
