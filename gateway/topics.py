@@ -181,7 +181,6 @@ _PUB, _SUB = Action.PUBLISH, Action.SUBSCRIBE
 _DEVICE = (
     (_PUB, "{root}/up/{node}/{node}/+"),
     (_PUB, "{root}/req/{node}"),
-    (_PUB, "{root}/status/{node}"),
     (_SUB, "{root}/rsp/{node}/#"),
     (_SUB, "{root}/chain/head"),
 )
@@ -190,6 +189,9 @@ _TABLE: dict[Role, tuple[tuple[Action, str], ...]] = {
     Role.RELAY: (
         *_DEVICE,
         (_PUB, "{root}/up/{node}/+/+"),
+        # Relays believe it: a mobile device that said "relay" would be left a share of all
+        # devices, and carry none of them.
+        (_PUB, "{root}/status/{node}"),
         (_SUB, "{root}/req/+"),
         (_SUB, "{root}/status/+"),
     ),

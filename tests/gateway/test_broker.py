@@ -197,23 +197,40 @@ async def test_a_second_login_of_the_same_name_ends_the_first(broker: BrokerProc
 async def test_presence_is_retained_and_the_will_speaks_for_the_dead(
     broker: BrokerProcess,
 ) -> None:
-    topic = str(Status(NET, DEVICE.node))
+    topic = str(Status(NET, RELAY.node))
     presence = Presence(topic, b"online", b"offline")
     async with broker.client(GATEWAY, f"{ROOT}/status/+") as gateway:
-        async with broker.client(DEVICE, presence=presence):
+        async with broker.client(RELAY, presence=presence):
             assert await next_payloads(gateway, 1) == [b"online"]
             async with broker.client(OBSERVER, f"{ROOT}/status/+") as late:
                 message = await late.receive()
                 assert (message.payload, message.retained) == (b"online", True)
         assert await next_payloads(gateway, 1) == [b"offline"]
         async with RawClient("127.0.0.1", broker.port) as doomed:
-            assert DEVICE.password is not None
+            assert RELAY.password is not None
             await doomed.send(
-                connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password, will=(topic, b"died"))
+                connect_bytes(RELAY.name, RELAY.name, RELAY.password, will=(topic, b"died"))
             )
             assert await doomed.accepted()
             doomed.abort()
         assert await next_payloads(gateway, 1) == [b"died"]
+
+
+@story
+async def test_a_mobile_device_cannot_say_that_it_is_a_relay(broker: BrokerProcess) -> None:
+    """Relays would leave it a share of all devices for ever: the message is retained."""
+    async with (
+        broker.client(RELAY, f"{ROOT}/status/+") as relay,
+        broker.client(DEVICE) as device,
+        broker.client(GATEWAY) as gateway,
+    ):
+        with suppress(BrokerUnavailableError):
+            await device.publish(str(Status(NET, DEVICE.node)), b"relay", deadline_s=0.3)
+        await gateway.publish(str(Status(NET, GATEWAY.node)), b"gateway")
+        heard = [b""]  # others' retained messages may come first
+        while heard[-1] != b"gateway":
+            heard += await next_payloads(relay, 1)
+        assert b"relay" not in heard
 
 
 @story
