@@ -40,6 +40,7 @@ inflight_messages_max = 1000  # to one client, unacknowledged
 inflight_messages_high = 500  # to the gateway: from here on publishers wait
 broadcast_messages_high = 1000
 offline_messages_max = 1000  # kept for one absent client
+filters_max = 64  # that one client subscribes to
 unsent_bytes_max = 64 * 1024
 _shutdown_s = 1.0
 
@@ -67,6 +68,7 @@ class EmbeddedBroker(AmqttBroker):
         super().__init__(config, asyncio.get_running_loop())
         self._store = store
         self._subscriptions = _Snapshots()
+        self._filters: dict[str, set[str]] = {}  # by client id
         self.dropped = 0
 
     @property
@@ -113,12 +115,34 @@ class EmbeddedBroker(AmqttBroker):
         return waiting_bytes < unsent_bytes_max
 
     async def add_subscription(self, subscription: tuple[str, int], session: Session) -> int:
-        """At most QoS 1. The answer to a refusal is the standard's failure code."""
+        """At most QoS 1 and `filters_max`: every message walks over everybody's. The answer to a
+        refusal is the standard's failure code."""
         topic_filter, qos = subscription
-        granted: int = await super().add_subscription((topic_filter, min(qos, 1)), session)
+        held = self._filters.get(session.client_id or "", set())
+        granted = _refused_qos
+        if topic_filter in held or len(held) < filters_max:
+            granted = await super().add_subscription((topic_filter, min(qos, 1)), session)
         if granted == _refused_qos:
             log.warning("refused: subscribe-denied by %s %s", session.client_id, topic_filter[:80])
+        else:
+            self._filters.setdefault(session.client_id or "", set()).add(topic_filter)
         return granted
+
+    def _del_subscription(self, a_filter: str, session: Session) -> int:
+        """amqtt keeps a filter that nobody holds any more for ever."""
+        deleted: int = super()._del_subscription(a_filter, session)
+        if not self._subscriptions.get(a_filter, True):
+            del self._subscriptions[a_filter]
+        client_id = session.client_id or ""
+        held = self._filters.get(client_id, set())
+        held.discard(a_filter)
+        if not held:
+            self._filters.pop(client_id, None)
+        return deleted
+
+    async def _del_all_subscriptions(self, session: Session) -> None:
+        for topic_filter in list(self._filters.get(session.client_id or "", ())):
+            self._del_subscription(topic_filter, session)
 
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session

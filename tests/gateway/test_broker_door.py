@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker_door import Door, DoorLimits
-from gateway.broker_embedded import EmbeddedBroker
+from gateway.broker_embedded import EmbeddedBroker, filters_max
 from gateway.broker_security import write_security
 from gateway.broker_store import SecurityFileError, SecurityStore
 from gateway.mqtt import MqttClient, MqttSettings
@@ -209,6 +209,34 @@ async def test_a_client_that_does_not_read_costs_little_and_holds_nobody_up(
         assert bench.broker.dropped > 0
         await gateway.publish(str(Response(NET, OTHER.node, "data")), b"in time")
         assert await next_payloads(other, 1) == [b"in time"]
+
+
+@story
+async def test_filters_are_bounded_and_leave_nothing_behind(tmp_path: Path) -> None:
+    """A device may ask for any filter below its own answers; every message walks over all."""
+    async with Bench(tmp_path) as bench:
+        client = await bench.logged_in()
+        for number in range(filters_max // 16 + 2):
+            names = [f"{ROOT}/rsp/{DEVICE.node}/{number}-{n}" for n in range(16)]
+            filters = b"".join(text(name) + b"\0" for name in names)
+            await client.send(packet(0x82, b"\0\1" + filters))
+            answer = await client.reader.readexactly(20)
+            refused = number >= filters_max // 16
+            assert answer[4:] == (b"\x80" if refused else b"\0") * 16
+        assert len(bench.broker._subscriptions) == filters_max
+        again = text(f"{ROOT}/rsp/{DEVICE.node}/0-0")
+        await client.send(packet(0x82, b"\0\1" + again + b"\0"))
+        assert await client.reader.readexactly(5) == b"\x90\x03\0\1\0", "held already"
+        for number in range(filters_max // 16):
+            names = [f"{ROOT}/rsp/{DEVICE.node}/{number}-{n}" for n in range(16)]
+            await client.send(packet(0xA2, b"\0\1" + b"".join(map(text, names))))
+            assert await client.reader.readexactly(4) == b"\xb0\x02\0\1"
+        assert not bench.broker._subscriptions
+        await client.send(packet(0x82, b"\0\1" + again + b"\0"))
+        assert await client.reader.readexactly(5) == b"\x90\x03\0\1\0", "there is room again"
+        client.abort()
+        await until(lambda: not bench.door._connections)
+        assert not bench.broker._subscriptions
 
 
 @story
