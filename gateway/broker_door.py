@@ -267,6 +267,8 @@ class _Connection(ReaderAdapter):
                 packet = packets.parse_packet(head[0], body)
                 self._check(packet)
                 if not isinstance(packet, packets.Publish):
+                    # amqtt answers in a task of its own for each packet, however many wait.
+                    await self._raw.drain()
                     return head + body
                 await self._slow_down()
                 await self._publish(packet)

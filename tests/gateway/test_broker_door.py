@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from amqtt.mqtt.pingreq import PingReqPacket
+from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 
 from gateway.broker_door import Door, DoorLimits
 from gateway.broker_embedded import EmbeddedBroker, filters_max
@@ -209,6 +211,40 @@ async def test_a_client_that_does_not_read_costs_little_and_holds_nobody_up(
         assert bench.broker.dropped > 0
         await gateway.publish(str(Response(NET, OTHER.node, "data")), b"in time")
         assert await next_payloads(other, 1) == [b"in time"]
+
+
+@story
+async def test_who_does_not_read_his_answers_is_not_asked_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each packet that amqtt answers is a task of its own, which waits until the answer is out."""
+    answering = answered = most = 0
+    answer = BrokerProtocolHandler.handle_pingreq
+
+    async def counted(handler: BrokerProtocolHandler, ping: PingReqPacket) -> None:
+        nonlocal answering, answered, most
+        answering += 1
+        most = max(most, answering)
+        await answer(handler, ping)
+        answering -= 1
+        answered += 1
+
+    monkeypatch.setattr(BrokerProtocolHandler, "handle_pingreq", counted)
+    async with Bench(tmp_path) as bench:
+        deaf = await bench.logged_in()
+        await deaf.send(packet(0x82, b"\0\1" + text(f"{ROOT}/rsp/{DEVICE.node}/#") + b"\0"))
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        gateway = await bench.client(GATEWAY)
+        topic = str(Response(NET, DEVICE.node, "data"))
+        while not bench.broker.dropped:
+            await gateway.publish(topic, b"x" * 60_000)
+        await deaf.send(b"\xc0\x00" * 2000)
+        for _ in range(100):  # time for the broker to take more than it should
+            await gateway.publish(topic, b"x")
+        deaf.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        async with running(deaf.reader.read()):
+            await until(lambda: answered == 2000)
+        assert most < 10
 
 
 @story
