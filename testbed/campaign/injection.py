@@ -78,7 +78,8 @@ class Attempt:
 @dataclass(frozen=True)
 class Judgement:
     """`observed`: trials that provably arrived; `successes`: those that had an effect;
-    `attempts_unseen`: attempts of which not one trial arrived."""
+    `attempts_unseen`: attempts of the schedule of which not one trial arrived, also those that had
+    nothing to send or of which no line is left."""
 
     trials: int
     observed: int

@@ -35,14 +35,17 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
     trials = [trial for line in attempts for trial in line.trials]
     arrivals = _Arrivals(evidence, trials)
     observed: list[str] = []
-    unseen = 0
+    unseen = {event.id for event in evidence.trial.events if event.fault == attack}
     for line in attempts:
         seen = [
             message
             for message in map(_message, line.trials)
             if arrivals.take(message, _begun(evidence, line))
         ]
-        unseen += bool(line.trials and not seen)
+        if seen:
+            unseen.discard(line.event)
+        else:
+            unseen.add(line.event)
         observed += seen
     return Judgement(
         trials=len(trials),
@@ -50,7 +53,7 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
         distinct=len(set(observed)),
         successes=_successes(evidence, {_message(trial) for trial in trials}),
         refused=dict(sorted(_refused(evidence, attempts, arrivals).items())),
-        attempts_unseen=unseen,
+        attempts_unseen=len(unseen),
     )
 
 

@@ -156,7 +156,25 @@ def one_attempt_unseen(bundle: Bundle) -> None:
     change(bundle, "attacks", lambda found: [*found, extra])
 
 
-@pytest.mark.parametrize("spoil", [no_arrivals, never_tried, one_attempt_unseen])
+def one_attempt_untold(bundle: Bundle) -> None:
+    """Its line was torn, or it was never made."""
+    change(bundle, "attacks", lambda found: found[1:])
+
+
+def one_attempt_had_nothing_to_send(bundle: Bundle) -> None:
+    change(bundle, "attacks", lambda found: [found[0] | {"trials": []}, *found[1:]])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        no_arrivals,
+        never_tried,
+        one_attempt_unseen,
+        one_attempt_untold,
+        one_attempt_had_nothing_to_send,
+    ],
+)
 def test_an_attack_that_was_not_seen_to_arrive_is_invalid_never_held(
     bundle: Bundle, spoil: Callable[[Bundle], None]
 ) -> None:
