@@ -112,6 +112,17 @@ class Evidence:
         return sorted(judged, key=lambda path: (path.stem in self.liars, path.name))
 
     @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """What was not collected although all is judged by it: a ledger may hold the fork that the
+        others do not, and devices alone say what they hold receipts for."""
+        wanted = len(self.genesis.members) - len(self.unhealed)
+        lacking = wanted - len(self.ledgers)
+        ledgers = [f"{lacking} of {wanted} ledgers"] if lacking > 0 else []
+        devices = [each.name for each in self.trial.devices if each.role != "board"]
+        there = {path.stem for path in self.bundle.raw.glob("*.jsonl")}
+        return (*ledgers, *(f"the log of {name}" for name in devices if name not in there))
+
+    @cached_property
     def chains(self) -> tuple[Chain, ...]:
         """What stands in `ledgers`."""
         return tuple(read_chain(path) for path in self.ledgers)

@@ -27,6 +27,8 @@ def notes(
         yield "at the end some device waited for an answer or some replica had not caught up"
     if evidence.idle:
         yield "nothing that a device asked for took effect: nothing was put to the test"
+    for what in evidence.missing:
+        yield f"{what} was not collected: not all could be judged"
     for reason in evidence.unfit:
         yield f"this run does not count: {reason}"
     yield from unknown(evidence.conditions)
@@ -56,9 +58,6 @@ def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]
 
 
 def _ledger_notes(evidence: Evidence, ledger: LedgerReport) -> Iterator[str]:
-    collected, members = len(evidence.bundle.ledgers), len(evidence.genesis.members)
-    if collected < members:
-        yield f"{collected} of {members} ledgers were collected"
     for name in sorted(evidence.unhealed):
         yield f"{name} lied to the end: its ledger is not judged"
     if healed := sorted(evidence.liars - evidence.unhealed):

@@ -116,9 +116,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """One run, `index` of its campaign; `arm` says whether it had faults and attacks at all.
 
     `verdict` is "failed" if a property did not hold or an attack was broken; else "invalid" if
-    the run was cut short, no ledger was collected, an injection (fault or attack) was not seen to
-    take effect, or a host was not fit (`testbed.checks.conditions`): then nothing can be said;
-    else "passed".
+    the run was cut short, a ledger or a device's log was not collected, an injection (fault or
+    attack) was not seen to take effect, or a host was not fit (`testbed.checks.conditions`): then
+    nothing can be said; else "passed".
     """
 
     schema: Literal["testbed.summary/1"] = "testbed.summary/1"

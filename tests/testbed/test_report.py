@@ -231,6 +231,22 @@ def test_a_run_without_ledgers_is_invalid(bundle: Bundle) -> None:
     assert summary.ledger_problem == "no replica's ledger was collected"
 
 
+def test_a_run_is_not_judged_by_some_of_its_ledgers(bundle: Bundle) -> None:
+    """The fork may stand in the one that is not there."""
+    bundle.ledgers[2].unlink()
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert "1 of 4 ledgers was not collected" in summary.notes[0]
+
+
+def test_a_device_without_a_log_may_hold_receipts_that_nobody_checked(bundle: Bundle) -> None:
+    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
+    (bundle.raw / f"{name}.jsonl").unlink()
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert f"the log of {name} was not collected" in summary.notes[0]
+
+
 def test_a_run_in_which_no_device_got_anywhere_is_invalid(bundle: Bundle, tmp_path: Path) -> None:
     """Replicas that agree on empty blocks prove little."""
     world = World()
