@@ -122,8 +122,9 @@ def _campaign_differences(manifest: Manifest, schedule: Schedule, lab: Lab) -> I
     except (ConfigurationError, InvalidFile) as error:
         yield f"campaign: {path} cannot be used any more: {error}"
         return
-    if len(schedule.runs) == 1 and len(now.runs) > 1:  # `testbed run --only`
-        now = now.part(schedule.runs[0].index)
+    first = schedule.runs[0].index
+    if len(schedule.runs) == 1 and first < len(now.runs) > 1:  # `testbed run --only`
+        now = now.part(first)
     if now.schedule_hash != manifest.schedule_sha256:
         yield (
             f"campaign: {path} comes to schedule {now.schedule_hash[:12]} on this inventory, "

@@ -245,6 +245,18 @@ def test_a_campaign_of_one_run_moves_its_own_files_apart(
     assert (bundle.path / "inputs/schedule.json").exists()
 
 
+def test_one_run_of_a_campaign_that_has_fewer_by_now_is_refused_with_the_reason(
+    campaign: Path, inventory: Path, tmp_path: Path
+) -> None:
+    schedule = expand(load_campaign(campaign), load_lab(inventory)).part(3)
+    files = (str(campaign), str(inventory))
+    inputs = Inputs(load_lab(inventory), schedule, campaign.read_bytes(), *files)
+    bundle = new_bundle(inputs, tmp_path / "one")
+    change_file(campaign, "count: 2", "count: 1")
+    with pytest.raises(ConfigurationError, match="comes to schedule"):
+        resumable(bundle, None)
+
+
 def test_two_cannot_write_one_bundle(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     with bundle.locked():
         assert cli.main(["resume", str(bundle.path)]) == LockedError.exit_code
