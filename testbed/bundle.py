@@ -85,6 +85,11 @@ class Bundle:
         """The replicas' databases, in the order of their names."""
         return sorted((self.raw / "ledger").glob("*.sqlite"))
 
+    @property
+    def is_derived(self) -> bool:
+        """Whether all that is derived is there: the page is written last."""
+        return (self.path / "report.html").exists()
+
     # --- manifest and runs -----------------------------------------------------------------------
 
     @property

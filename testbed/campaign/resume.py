@@ -21,7 +21,7 @@ from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
 from testbed.redact import redacted_inventory
 
-__all__ = ["Resumable", "redo", "resumable", "unfinished"]
+__all__ = ["Resumable", "must_be_whole", "redo", "resumable", "unfinished"]
 
 PACKAGES_NAMED_MAX = 5
 
@@ -34,11 +34,8 @@ class Resumable:
     schedule: Schedule
 
 
-def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
-    """Check that nothing differs. `inventory` stands in for the file that the manifest names.
-
-    Raises ConfigurationError that names all differences, and what to do instead.
-    """
+def must_be_whole(bundle: Bundle) -> None:
+    """Raises ConfigurationError for what has no runs to go on with: neither is complete."""
     manifest = bundle.manifest
     if manifest.part_of is not None:
         raise ConfigurationError(
@@ -47,6 +44,15 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
         )
     if not manifest.runs:
         raise ConfigurationError(f"{bundle.path}: made by an older version; run it anew")
+
+
+def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
+    """Check that nothing differs. `inventory` stands in for the file that the manifest names.
+
+    Raises ConfigurationError that names all differences, and what to do instead.
+    """
+    must_be_whole(bundle)
+    manifest = bundle.manifest
     schedule = Schedule.from_json(_read(bundle, "schedule.json"))
     lab = load_lab(_inventory(manifest, inventory))
     found = list(_differences(bundle, manifest, schedule, lab))

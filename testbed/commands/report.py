@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from testbed.report.campaign_summary import CampaignSummary
     from testbed.report.summary import Summary
 
-__all__ = ["app", "judge", "judge_run", "tell"]
+__all__ = ["app", "judge", "judge_rest", "judge_run", "tell"]
 
 app = typer.Typer(add_completion=False)
 
@@ -56,6 +56,20 @@ def judge_run(run: Bundle) -> str | None:
     if summary.verdict != "invalid":
         return None
     return "; ".join(summary.notes) or "nothing can be said of this run"
+
+
+def judge_rest(bundle: Bundle) -> bool:
+    """Judge the runs that were made and not judged to the end: the program was killed there, or its
+    disk was full. Answers whether something is new to say of the bundle."""
+    manifest = bundle.manifest
+    rest = [e for e in manifest.runs if e.complete and not bundle.of_run(e).is_derived]
+    if rest and manifest.several:
+        (bundle.path / "report.html").unlink(missing_ok=True)  # it lacks these runs
+    for entry in rest:
+        reason = judge_run(bundle.of_run(entry))
+        if reason is not None:
+            bundle.update(entry.index, state="invalid", reason=reason)
+    return bool(rest) or not bundle.is_derived
 
 
 def judge(bundle: Bundle, *, as_json: bool) -> int:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from testbed.bundle import find_results
-from testbed.campaign.resume import redo, resumable, unfinished
+from testbed.campaign.resume import must_be_whole, redo, resumable, unfinished
 from testbed.commands.options import InventoryOption, JsonOption, print_json
-from testbed.commands.report import judge
+from testbed.commands.report import judge, judge_rest
 from testbed.commands.run import make_runs
 
 __all__ = ["app"]
@@ -30,12 +30,16 @@ def resume(
 
     Only if campaign, inventory, code and packages are as they were: what differs is named. What an
     incomplete run left is kept in `attempts/`. The inventory is the file that the first command
-    named; -i names it if it stands elsewhere now. Exit code as `testbed run`; 0 if nothing is to be
-    done, 5 if somebody is writing the bundle.
+    named; -i names it if it stands elsewhere now. Runs that were made and not judged are judged.
+    Exit code as `testbed run`; 0 if nothing is to be done, 5 if somebody is writing the bundle.
     """
     bundle = find_results(run)
+    must_be_whole(bundle)
     with bundle.locked():
+        news = judge_rest(bundle)
         if not unfinished(bundle, also_invalid=also_invalid):
+            if news:
+                raise typer.Exit(judge(bundle, as_json=as_json))
             if as_json:
                 print_json({"bundle": str(bundle.path), "made": 0})
             else:

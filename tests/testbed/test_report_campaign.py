@@ -192,3 +192,42 @@ def test_too_few_trials_over_all_runs_leave_the_campaign_partial(
     assert [attack.verdict for attack in summary.attacks] == ["invalid"]
     assert summary.verdict == "partial"
     assert any("too few" in note for note in summary.notes)
+
+
+def test_runs_that_were_made_and_not_judged_are_judged_by_resume(
+    story: Story, tmp_path: Path
+) -> None:
+    """Killed while it checked: before a summary, between summary and tables, over all runs."""
+    bundle = campaign_of(story, tmp_path, 1)
+    first, second = (bundle.of_run(entry) for entry in bundle.manifest.runs)
+    for path in second.ledgers:
+        path.unlink()
+    assert cli.main(["resume", str(bundle.path)]) == 4
+    assert [entry.state for entry in bundle.manifest.runs] == ["done", "invalid"]
+    assert over_runs(bundle).counts.counted == 1
+    assert cli.main(["resume", str(bundle.path)]) == 0, "nothing to do"
+    for name in ("derived/results.parquet", "report.html"):
+        (first.path / name).unlink()
+    assert cli.main(["resume", str(bundle.path)]) == 4
+    (bundle.path / "report.html").unlink()
+    assert cli.main(["resume", str(bundle.path)]) == 4
+
+
+def test_one_run_that_was_not_judged_is_no_success(story: Story, tmp_path: Path) -> None:
+    bundle = story.copy(tmp_path)
+    for path in bundle.ledgers:
+        path.unlink()
+    assert cli.main(["resume", str(bundle.path)]) == 3
+    assert json.loads((bundle.path / "summary.json").read_text())["verdict"] == "invalid"
+
+
+def test_neither_a_part_nor_an_old_bundle_is_complete(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = campaign_of(story, tmp_path, 1).path / "run/0001-faults"
+    assert cli.main(["resume", str(part)]) == 2
+    assert "one run of a campaign; resume that" in capsys.readouterr().err
+    old = story.copy(tmp_path)
+    old.write_manifest(msgspec.structs.replace(old.manifest, runs=()))
+    assert cli.main(["resume", str(old.path)]) == 2
+    assert "made by an older version" in capsys.readouterr().err
