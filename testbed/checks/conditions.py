@@ -11,8 +11,9 @@ what nobody could see, for the reader. Thresholds:
 
 What a campaign disturbs on purpose does not count against the host: while there is a fault whose
 kind has "clock" or "disk" in its name, that is not judged. A host that did not answer is not
-unfit: it may have been switched off. Temperature and memory are told, never judged: a host that is
-too hot throttles. On loopback nothing is watched (`testbed.care.conditions.limits_of`).
+unfit: it may have been switched off. One that never once answered is: it ran its processes, and
+nobody knows how. Temperature and memory are told, never judged: a host that is too hot throttles.
+On loopback nothing is watched (`testbed.care.conditions.limits_of`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def unfit(
 ) -> tuple[str, ...]:
     """Why the run does not count, one sentence for each host and trouble; `kinds` of its faults."""
     disturbed = {word for word in DISTURBED if any(word in kind for kind in kinds)}
-    found: list[str] = []
+    found = [f"{host}: it was never once seen: {why}" for host, why in _unseen(conditions, clocks)]
     for host, lines in _by_host(conditions).items():
         readings = [line for line in clocks if line.host == host]
         found += [f"{host}: {why}" for why in _power([line.seen for line in lines])]
@@ -82,6 +83,18 @@ def _by_host(conditions: Sequence[ConditionLine]) -> dict[str, list[ConditionLin
     for line in conditions:
         found.setdefault(line.host, []).append(line)
     return found
+
+
+def _unseen(
+    conditions: Sequence[ConditionLine], clocks: Sequence[ClockLine]
+) -> Iterator[tuple[str, str]]:
+    """Hosts of which each look failed, with the last problem. (This machine's own are not looked
+    at, beside their clocks, which may fail now and then.)"""
+    for host in sorted({line.host for line in clocks} - set(_by_host(conditions))):
+        problems = [line.problem for line in clocks if line.host == host and line.problem]
+        looks = sum(line.host == host and not line.problem for line in clocks)
+        if problems and len(problems) >= looks:  # a clock may have been read before the look failed
+            yield host, problems[-1]
 
 
 def _tells_throttling(seen: Conditions) -> bool:
