@@ -76,7 +76,8 @@ class Verifier:
 
     `membership(epoch)` gives the membership of a past, the current or the pending epoch, None if
     it is not known here; `newest` is the epoch of the newest that is known at the start (the first
-    ones may be forgotten). `open_items(items)` opens batch items: for each the Request, or its fault.
+    ones may be forgotten). `open_items(items)` opens batch items: for each the Request, or its
+    fault.
     """
 
     def __init__(

@@ -69,7 +69,6 @@ class _Votes:
         self.voted: set[tuple[type, int, int, int]] = set()
 
 
-
 class Service:
     """Rebuilds the ledger from `store` when it is made. Raises Damaged if that does not work.
 

@@ -25,8 +25,8 @@ def test_a_primary_knows_how_late_the_blocks_before_its_proposal_will_be() -> No
     cluster.lose = view_0_prepares_2
     cluster.request("a", "b", "c", to=0)
     cluster.settle(lambda: min(cluster.views()) == 2, 5_000_000)
-    cluster.lose = lambda source, to, message: isinstance(message, Commit) and (
-        message.view < 2 or to == 2
+    cluster.lose = lambda source, to, message: (
+        isinstance(message, Commit) and (message.view < 2 or to == 2)
     )
     cluster.settle(lambda: cluster.heights() == [2, 2, 0, 2], 5_000_000)
     assert any("NEW-VIEW v2" in line and "n2 [b c]" in line for line in cluster.transcript)

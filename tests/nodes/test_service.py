@@ -303,11 +303,10 @@ def test_a_vote_that_does_not_count_leaves_room_for_those_that_do(
         if not isinstance(party, int):
             continue
         message = decode_body(decode_signed(frame).body)
-        if party == 1 and isinstance(message, Prepare | Commit):
-            if isinstance(message, kind):
-                held.append((sender, frame))
-                vote = message
-                continue
+        if party == 1 and isinstance(message, Prepare | Commit) and isinstance(message, kind):
+            held.append((sender, frame))
+            vote = message
+            continue
         bus.nodes[party].give(sender, frame)
     assert {2, 3} <= {sender for sender, _ in held}
 
