@@ -49,6 +49,8 @@ def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]
             yield f"fault {fault.id} was not seen to take effect"
         elif fault.healed_ms is None:
             yield f"fault {fault.id} was not healed"
+        elif fault.whole_ms is None:
+            yield f"fault {fault.id}: {fault.target} was not found whole again after healing"
     for attack in attacks:
         if attack.observed < attack.trials:
             missing = attack.trials - attack.observed

@@ -140,6 +140,15 @@ def test_a_fault_that_was_looked_for_and_not_seen_is_no_better(bundle: Bundle) -
     assert summary_of(bundle).verdict == "invalid"
 
 
+def test_a_target_that_did_not_come_back_is_told(bundle: Bundle) -> None:
+    """Others may go on well without it: the verdict is theirs, and the reader's to weigh."""
+    change(bundle, "faults", lambda found: [each | {"whole": False} for each in found])
+    summary = summary_of(bundle)
+    assert summary.faults[0].whole_ms is None
+    (note,) = summary.notes
+    assert note == "fault kill-primary: r1 was not found whole again after healing"
+
+
 def no_arrivals(bundle: Bundle) -> None:
     """The attacker's messages never reached anybody."""
     change(bundle, "gateway", lambda found: [e for e in found if e["outcome"] == "accepted"])
