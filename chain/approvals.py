@@ -6,6 +6,7 @@ Pending operations are bounded per administrator and expire by height.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -36,9 +37,12 @@ class Approvals:
             if content in self._pending and self._pending[content][0] == opened:
                 del self._pending[content]
 
-    def approve(self, operation: Operation, height: int) -> str | None:
+    def approve(
+        self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
+    ) -> str | None:
         """ "decided" when this one completes the number, "pending" while more are wanted; None if
-        the administrator has too many others pending."""
+        the administrator has too many others pending. Whoever is not `in_force` any more does not
+        count: a stolen key must not leave approvals behind."""
         if self._needed <= 1:
             return "decided"
         admin = operation.node
@@ -53,7 +57,7 @@ class Approvals:
             self._open_by[admin] = self._open_by.get(admin, 0) + 1
         approvers = self._pending[content][1]
         approvers.add(admin)
-        if len(approvers) < self._needed:
+        if sum(map(in_force, approvers)) < self._needed:
             return "pending"
         del self._pending[content]
         return "decided"

@@ -280,7 +280,9 @@ class Registry:
             case Revoke() if administration.is_own(state, operation, identity):
                 fields = administration.revoke(state, operation, at)
             case Revoke() | Grant() | AddVoucher() | AddReplica() | RemoveReplica():
-                decided = state.approvals.approve(operation, at.height)
+                decided = state.approvals.approve(
+                    operation, at.height, lambda admin: state.in_force(admin, at.height)
+                )
                 if decided != "decided":
                     status = PENDING if decided else refused("too-many-pending")
                     return self._statement(request, item, at, identity, status)

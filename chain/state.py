@@ -64,6 +64,11 @@ class State:
     def full(self) -> bool:
         return len(self.identities) + len(self.boards) >= self.policy.nodes_max
 
+    def in_force(self, node: bytes, height: int) -> bool:
+        """Whether what this identity signed counts in block `height`."""
+        identity = self.identities[node]
+        return identity.ended is None or height <= identity.ended_height
+
     def end_block(
         self, height: int, time_us: int, head: bytes, ids: list[bytes], enrol_ids: list[bytes]
     ) -> None:

@@ -208,7 +208,12 @@ class _Rules:
         signed = self._signed.setdefault(content, {})
         signed[operation.node] = entry.height
         window = self._policy.approval_window_blocks
-        recent = [at for at in signed.values() if at + window >= entry.height]
+        recent = [
+            admin
+            for admin, at in signed.items()
+            if at + window >= entry.height
+            and self._not_in_force(self._standing[admin], entry) is None
+        ]
         if entry.statement.status != "ok":
             return None
         del self._signed[content]

@@ -427,6 +427,22 @@ def test_approvals_expire() -> None:
     assert late.status == "pending"
 
 
+def test_a_revoked_administrators_approvals_do_not_outlive_its_key() -> None:
+    """A stolen key may have signed all sorts of things before it was noticed."""
+    world = World()
+    stolen, one, two = world.admins
+    voucher = {"voucher": bytes(32), "privilege": 1, "services": ("telemetry",)}
+
+    def add(admin: Device) -> str:
+        return world.run(world.signed(AddVoucher, admin, **voucher), admin).status
+
+    assert add(stolen) == "pending"
+    for admin in (one, two):
+        world.run(world.signed(Revoke, admin, target=stolen.node, reason="stolen"), admin)
+    assert add(one) == "pending"
+    assert add(two) == "ok"
+
+
 def test_approvals_are_bounded_per_administrator() -> None:
     world = World(approval_window_blocks=100)
     alice = world.admit("alice")

@@ -200,6 +200,23 @@ def test_what_no_rule_allows_is_found_if_replicas_carry_it_out(
     assert says in found.detail
 
 
+def test_an_approval_of_a_revoked_administrator_does_not_count(tmp_path: Path) -> None:
+    world = World()
+    stolen, one, two = world.admins
+    voucher = {"voucher": bytes(32), "privilege": 1, "services": ("telemetry",)}
+    world.run(world.signed(AddVoucher, stolen, **voucher), stolen)
+    for admin in (one, two):
+        world.run(world.signed(Revoke, admin, target=stolen.node, reason="stolen"), admin)
+    world.run(world.signed(AddVoucher, one, **voucher), one)
+    chain = chain_of(world, tmp_path)
+    assert list(unauthorised(world.genesis, chain)) == []
+    last = chain.entries[-1]
+    lie = replace(last, statement=replace(last.statement, status="ok"))
+    lied = replace(chain, entries=(*chain.entries[:-1], lie))
+    ((_, why),) = unauthorised(world.genesis, lied)
+    assert why == "1 of 2 administrators had signed"
+
+
 def test_a_request_or_counter_that_counts_twice_is_found(tmp_path: Path) -> None:
     world = World()
     device = world.admit("phone")
