@@ -1,6 +1,6 @@
 """No unauthorised commit, judged anew: who was admitted, by how many, and still in force when?
 
-A second implementation of the rules of admission, revocation, validity, sponsorship and
+A second implementation of the rules of admission, freshness, revocation, validity, sponsorship and
 administration, kept apart from `chain.registry` on purpose: it reads what signers asked for and
 what was recorded, and asks only whether each record that took effect was allowed to. Signatures
 are the concern of `ledger`; the chain of a factory certificate is too.
@@ -8,11 +8,12 @@ are the concern of `ledger`; the chain of a factory certificate is too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
 import msgspec
 
+from chain.block import genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.operations import (
@@ -45,9 +46,10 @@ class _Standing:
     """What one key may do. `device` stays through renewals."""
 
     def __init__(
-        self, device: bytes, services: tuple[str, ...], privilege: int, until_us: int
+        self, device: bytes, kind: str, services: tuple[str, ...], privilege: int, until_us: int
     ) -> None:
         self.device = device
+        self.kind = kind
         self.services = services
         self.privilege = privilege
         self.until_us = until_us
@@ -55,11 +57,16 @@ class _Standing:
 
 
 class _Rules:
-    def __init__(self, genesis: Genesis) -> None:
+    def __init__(self, genesis: Genesis, heads: Mapping[bytes, int]) -> None:
+        """`heads`: the heights of the chain's head hashes."""
         self._genesis = genesis
+        first = sha256(genesis_head(genesis.network, genesis.time_us)).digest()
+        self._heads = {first: 0} | dict(heads)
         self._policy = genesis.policy
         self._admins = set(genesis.admin_ids)
-        self._standing = {each: _Standing(each, (), 255, NEVER_US) for each in self._admins}
+        self._standing = {
+            each: _Standing(each, "admin", (), 255, NEVER_US) for each in self._admins
+        }
         self._sponsors: dict[bytes, bytes] = {}
         self._revoked_boards: dict[bytes, int] = {}
         self._vouchers = {
@@ -89,7 +96,7 @@ class _Rules:
 
     def _enrol(self, entry: Entry, operation: Enrol) -> str | None:
         voucher = operation.voucher
-        wrong = self._not_endorsed(entry)
+        wrong = self._not_endorsed(entry) or self._not_fresh(entry, operation.head)
         if isinstance(voucher, Token):
             name = sha256(voucher.key).digest()
             privilege_max, services = self._vouchers.get(name, (-1, ()))
@@ -105,8 +112,11 @@ class _Rules:
             wrong = "its key had been revoked or renewed"
         elif operation.privilege < self._policy.privilege_needed.get(operation.service, 0):
             wrong = "its privilege is too low for the service"
+        elif operation.validity_s > self._policy.validity_s_max:
+            wrong = "it is valid for longer than allowed"
         self._standing[operation.node] = _Standing(
             known.device if known else operation.node,
+            operation.kind,
             (operation.service,),
             operation.privilege,
             entry.statement.time_us + operation.validity_s * 1_000_000,
@@ -131,6 +141,15 @@ class _Rules:
         accepts = set(opened.endorsers).intersection(ranked[:size])
         if opened.epoch != entry.epoch or len(accepts) < needed:
             return f"{len(accepts)} of {needed} endorsements by its authentication group"
+        return None
+
+    def _not_fresh(self, entry: Entry, head: bytes) -> str | None:
+        """The head that it names must be of one of the last blocks."""
+        height = self._heads.get(head)
+        if height is None or height >= entry.height:
+            return "it names a head of no block before it"
+        if entry.height - height > self._policy.enrol_window_blocks:
+            return "it names a head that was too old"
         return None
 
     def _not_in_force(self, signer: _Standing | None, entry: Entry) -> str | None:
@@ -160,14 +179,22 @@ class _Rules:
                 if operation.service not in signer.services or signer.privilege < needed:
                     return "its signer may not use the service"
             case Renew():
+                wrong = None
+                if signer.ended_height is not None:
+                    wrong = "its signer had been renewed or revoked in this block"
+                elif operation.validity_s > self._policy.validity_s_max:
+                    wrong = "it is valid for longer than allowed"
                 signer.ended_height = entry.height
                 until_us = entry.statement.time_us + operation.validity_s * 1_000_000
                 self._standing[sha256(operation.key).digest()] = _Standing(
-                    signer.device, signer.services, signer.privilege, until_us
+                    signer.device, signer.kind, signer.services, signer.privilege, until_us
                 )
+                return wrong
             case EnrolBoard():
                 board = board_node(self._genesis.network, operation.board)
-                wrong = self._not_endorsed(entry)
+                wrong = self._not_endorsed(entry) or self._not_fresh(entry, operation.head)
+                if signer.kind != "environment":
+                    wrong = "its sponsor is no environmental device"
                 if self._sponsors.get(board, signer.device) != signer.device and (
                     board not in self._revoked_boards
                 ):
@@ -245,7 +272,7 @@ class _Rules:
 
 def unauthorised(genesis: Genesis, chain: Chain) -> Iterator[tuple[Entry, str]]:
     """Each record that took effect and should not have, with the reason."""
-    rules = _Rules(genesis)
+    rules = _Rules(genesis, {head.hash: head.height for head in chain.heads})
     for entry in chain.entries:
         if entry.took_effect:
             wrong = rules.wrong(entry)

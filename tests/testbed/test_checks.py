@@ -157,6 +157,42 @@ def revoked_board(world: World) -> None:
     world.run(world.data(host, board=th01), host)
 
 
+def old_head(world: World) -> None:
+    device = Device("phone")
+    operation = world.enrol(device)
+    world.idle(17)
+    world.run(operation, device)
+
+
+def head_of_no_block(world: World) -> None:
+    device = Device("phone")
+    world.run(world.enrol(device, head=bytes(32)), device)
+
+
+def board_with_an_old_head(world: World) -> None:
+    host = world.admit("host", kind="environment")
+    operation = board(world, host)
+    world.idle(17)
+    world.run(operation, host)
+
+
+def board_of_a_phone(world: World) -> None:
+    phone = world.admit("phone")
+    world.run(board(world, phone), phone)
+
+
+def valid_too_long(world: World) -> None:
+    device = Device("phone")
+    validity_s = world.genesis.policy.validity_s_max + 1
+    world.run(world.enrol(device, validity_s=validity_s), device)
+
+
+def renewed_twice_in_one_block(world: World) -> None:
+    device = world.admit("phone")
+    requests = [world.request(renewed(world, device, name)[1], device) for name in ("b", "c")]
+    world.block(*requests)
+
+
 def no_administrator(world: World) -> None:
     device, target = world.admit("phone"), world.admit("target")
     world.run(world.signed(Revoke, device, target=target.node, reason="spite"), device)
@@ -182,6 +218,12 @@ def one_administrator(world: World) -> None:
         (privilege_too_low, "may not use the service"),
         (anothers_board, "not sponsored by its signer"),
         (revoked_board, "was revoked in block"),
+        (old_head, "head that was too old"),
+        (head_of_no_block, "head of no block before it"),
+        (board_with_an_old_head, "head that was too old"),
+        (board_of_a_phone, "is no environmental device"),
+        (valid_too_long, "valid for longer than allowed"),
+        (renewed_twice_in_one_block, "renewed or revoked in this block"),
         (no_administrator, "no administrator"),
         (one_administrator, "1 of 2 administrators"),
     ],
