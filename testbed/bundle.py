@@ -37,7 +37,7 @@ __all__ = ["RUNS_DIR", "Bundle", "find_bundle", "find_results"]
 
 RUNS_DIR = Path("runs")
 RUN_DIR = "run"
-_OF_ONE_RUN = ("raw", "env", "inputs/genesis.json")
+_OF_ONE_RUN = ("env", "inputs/genesis.json", "raw")  # in the order in which they are moved
 _DERIVED = ("derived", "plots", "summary.json", "report.html", "junit.xml")
 
 
@@ -121,23 +121,31 @@ class Bundle:
             (self.path / part).mkdir(parents=True, exist_ok=True)
 
     def set_aside(self, entry: RunEntry, reason: str) -> None:
-        """Move what an incomplete run left to `attempts/`: kept, and in no figure."""
+        """Move what an incomplete run left to `attempts/`: kept, and in no figure.
+
+        An earlier call may have been killed in its middle: what it began is then ended. `raw` is
+        moved last, and only then the manifest says where it is.
+        """
         run = self.of_run(entry)
-        if not run.raw.exists():
-            return  # it ended before it had written anything
+        stem = f"{entry.index:04}-{entry.arm}"
         number = len(entry.attempts) + 1
-        kept = Bundle(self.path / "attempts" / f"{entry.index:04}-{entry.arm}-{number}")
-        while kept.path.exists():
+        kept = Bundle(self.path / "attempts" / f"{stem}-{number}")
+        if not run.raw.exists() and not kept.raw.exists():
+            return  # it ended before it had written anything
+        taken = kept.raw if run is self else kept.path
+        while run.raw.exists() and taken.exists():  # somebody else's
             number += 1
-            kept = Bundle(kept.path.with_name(f"{entry.index:04}-{entry.arm}-{number}"))
-        kept.path.parent.mkdir(exist_ok=True)
-        if run is not self:
-            run.path.rename(kept.path)
-        else:
-            for name in (*_OF_ONE_RUN, *_DERIVED):
-                if (self.path / name).exists():
-                    (kept.path / name).parent.mkdir(parents=True, exist_ok=True)
-                    (self.path / name).rename(kept.path / name)
+            kept = Bundle(kept.path.with_name(f"{stem}-{number}"))
+            taken = kept.raw if run is self else kept.path
+        if run.raw.exists():
+            kept.path.parent.mkdir(exist_ok=True)
+            if run is not self:
+                run.path.rename(kept.path)
+            else:
+                for name in (*_DERIVED, *_OF_ONE_RUN):
+                    if (self.path / name).exists():
+                        (kept.path / name).parent.mkdir(parents=True, exist_ok=True)
+                        (self.path / name).rename(kept.path / name)
         attempt = Attempt(
             path=str(kept.path.relative_to(self.path)), reason=reason, started=entry.started
         )

@@ -245,6 +245,60 @@ def test_a_campaign_of_one_run_moves_its_own_files_apart(
     assert (bundle.path / "inputs/schedule.json").exists()
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_killed_while_it_sets_a_try_aside_the_next_call_ends_it(
+    bundle: Bundle,
+    campaign: Path,
+    inventory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    alone: bool,
+) -> None:
+    """Whichever move was the last: all that the try left is kept in one place, and counted once."""
+
+    class Killed(BaseException):
+        """Nothing may run after it, as after SIGKILL."""
+
+    schedule = resumable(bundle, None).schedule
+    if alone:
+        lab, schedule = load_lab(inventory), schedule.part(1)
+        files = (campaign.read_bytes(), str(campaign), str(inventory))
+        bundle = new_bundle(Inputs(lab, schedule, *files), tmp_path / "one")
+    index = bundle.manifest.runs[0].index
+    left = {"raw/run.jsonl", "env/here.json", "inputs/genesis.json", "summary.json"}
+    for last in itertools.count():
+        entry = bundle.manifest.runs[0]
+        run = begin(bundle, entry, schedule)
+        for name in left:
+            run.write(name, f"{last}")
+        moves = 0
+
+        def dying(move: Callable[..., Any], last: int = last) -> Callable[..., Any]:
+            def move_(*args: Any) -> Any:
+                nonlocal moves
+                moves += 1
+                if moves > last:
+                    raise Killed
+                return move(*args)
+
+            return move_
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(Path, "rename", dying(Path.rename))
+            patch.setattr(Path, "replace", dying(Path.replace))
+            redo(bundle)
+        (again, *_) = redo(bundle)
+        assert again.index == index
+        assert len(again.attempts) == len(entry.attempts) + 1
+        kept = bundle.path / again.attempts[-1].path
+        assert {(kept / name).read_text() for name in left} == {f"{last}"}
+        assert not any((run.path / name).exists() for name in left)
+        if moves <= last:
+            break
+    assert last > 1
+
+
 def test_one_run_of_a_campaign_that_has_fewer_by_now_is_refused_with_the_reason(
     campaign: Path, inventory: Path, tmp_path: Path
 ) -> None:
