@@ -81,11 +81,13 @@ begin_sleep() {
   done
 }
 """
-# $1 name, $2 seconds. The command stands in undo/.new-$1 already.
+# $1 name, $2 seconds. The command stands in undo/.new-$1 already. One of this name that had begun
+# and did not succeed goes too: the new one could not take its place when its time has come.
 _ARM = f"""{_KILL}{_SLEEP}
 kill_sleeper "undo/$1"
+kill_sleeper "undo/.fired-$1"
 set -e
-rm -rf "undo/$1"
+rm -rf "undo/$1" "undo/.fired-$1"
 echo "$2" >"undo/.new-$1/for"
 echo "$(( $(date +%s) + $2 ))" >"undo/.new-$1/due"
 echo "$boot" >"undo/.new-$1/boot"

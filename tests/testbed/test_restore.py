@@ -113,3 +113,15 @@ def test_an_undo_that_does_not_succeed_is_named_and_stays(host: SshHost) -> None
 def test_a_host_without_anything_of_ours_is_clean(host: SshHost) -> None:
     assert leftover(host).lines == []
     assert leftover(host).brief == "nothing"
+
+
+def test_a_failed_undo_does_not_run_in_place_of_the_next_of_its_name(
+    host: SshHost, tmp_path: Path
+) -> None:
+    arm(host, "heal", 600, NodeCommand(("sh", "-c", "echo no such rule >&2; exit 1")))
+    with pytest.raises(HostFault, match="no such rule"):
+        fire(host, "heal")
+    arm(host, "heal", 600, note("new"))
+    fire(host, "heal")
+    assert notes(tmp_path) == ["new"]
+    assert armed(host) == []
