@@ -8,34 +8,40 @@ from __future__ import annotations
 from chain.block import Block
 from chain.messages import CheckpointProof, Signed
 
-__all__ = ["Interval", "Piece", "Transfer"]
+__all__ = ["Answer", "Interval", "Piece", "Transfer"]
+
+
+class Answer:
+    """What one source has given of a piece, from its start on; its last message, and the size of
+    that."""
+
+    __slots__ = ("blocks", "evidence", "size")
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self.evidence: Signed | None = None
+        self.size = 0
 
 
 class Piece:
-    """Blocks `start`..`stop` of one interval; `blocks` is filled from `start` on, by `source`.
+    """Blocks `start`..`stop` of one interval. `answers` are of all that were asked, `source` is
+    the last of them: where messages take longer than our patience, others' come late."""
 
-    `earlier` were asked before: where messages take longer than our patience, theirs come late.
-    `answer_bytes` is what the last answer of `source` came to.
-    """
-
-    __slots__ = (
-        *("answer_bytes", "asked", "blocks", "earlier"),
-        *("evidence", "source", "start", "stop"),
-    )
+    __slots__ = ("answers", "asked", "source", "start", "stop")
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = start
         self.stop = stop
         self.source = -1
         self.asked = -1
-        self.earlier: set[int] = set()  # never iterated
-        self.blocks: list[Block] = []
-        self.answer_bytes = 0
-        self.evidence: Signed | None = None
+        self.answers: dict[int, Answer] = {}
 
     @property
-    def complete(self) -> bool:
-        return len(self.blocks) == self.stop - self.start + 1
+    def whole(self) -> int | None:
+        """Who has given all of it."""
+        length = self.stop - self.start + 1
+        full = (source for source, each in self.answers.items() if len(each.blocks) == length)
+        return next(full, None)
 
 
 class Interval:

@@ -25,7 +25,7 @@ from chain.messages import (
 )
 from chain.pbft import checkpoint, requests
 from chain.pbft.effects import Install
-from chain.pbft.fetching import Interval, Piece
+from chain.pbft.fetching import Answer, Interval, Piece
 from chain.pbft.inputs import Installed, InstallFailed, Received
 from chain.pbft.state import State
 
@@ -57,7 +57,7 @@ def on_tick(s: State, stuck: bool) -> None:
             t.silent.add(interval.source)
             _ask_heads(s, interval)
         for piece in interval.pieces:
-            if piece.complete or piece.asked < 0:
+            if piece.whole is not None or piece.asked < 0:
                 continue
             if s.tick - piece.asked >= PATIENCE_TICKS:
                 t.silent.add(piece.source)
@@ -122,16 +122,16 @@ def _ask_heads(s: State, interval: Interval) -> None:
 
 
 def _ask_bodies(s: State, piece: Piece) -> None:
-    piece.earlier.add(piece.source)
     piece.source = s.transfer.source(s.others)
-    piece.blocks = []
-    _ask_rest(s, piece)
+    piece.answers.setdefault(piece.source, Answer())
+    _ask_rest(s, piece, piece.source)
 
 
-def _ask_rest(s: State, piece: Piece) -> None:
-    piece.asked = s.tick
-    start = piece.start + len(piece.blocks)
-    s.send(piece.source, FetchBodies(s.epoch, s.me, start, piece.stop))
+def _ask_rest(s: State, piece: Piece, source: int) -> None:
+    if source == piece.source:
+        piece.asked = s.tick
+    start = piece.start + len(piece.answers[source].blocks)
+    s.send(source, FetchBodies(s.epoch, s.me, start, piece.stop))
 
 
 # --- heads -------------------------------------------------------------------------------------
@@ -220,50 +220,58 @@ def on_bodies(s: State, received: Received) -> None:
     assert isinstance(message, Bodies)
     for interval in s.transfer.intervals:
         for piece in interval.pieces:
-            if _counts(s, piece, message):
-                _take_bodies(s, interval, piece, message, received.signed)
+            answer = _answer(s, piece, message)
+            if answer is not None:
+                _take_bodies(s, interval, piece, answer, received)
                 return
 
 
-def _counts(s: State, piece: Piece, message: Bodies) -> bool:
-    """The source's blocks that come next; or from anyone who was ever asked, more than we have.
-    So whoever answers late is heard, and nobody comes before a better answer by being first."""
-    if piece.complete or message.sender in s.transfer.liars:
-        return False
-    if message.sender == piece.source and message.start == piece.start + len(piece.blocks):
-        return True
-    asked = message.sender == piece.source or message.sender in piece.earlier
-    return asked and message.start == piece.start and len(message.blocks) > len(piece.blocks)
+def _answer(s: State, piece: Piece, message: Bodies) -> Answer | None:
+    """What these blocks follow on: those of the same source, if it was ever asked. So whoever
+    answers late is heard, and nobody's blocks come in the way of another's."""
+    if piece.whole is not None or message.sender in s.transfer.liars:
+        return None
+    answer = piece.answers.get(message.sender)
+    if answer is None or message.start != piece.start + len(answer.blocks):
+        return None
+    return answer
 
 
 def _take_bodies(
-    s: State, interval: Interval, piece: Piece, message: Bodies, signed: Signed
+    s: State, interval: Interval, piece: Piece, answer: Answer, received: Received
 ) -> None:
-    if message.start == piece.start:
-        piece.earlier.add(piece.source)
-        piece.source = message.sender
-        piece.blocks = []
-    room = piece.stop - message.start + 1
-    if not message.blocks or _dribbles(piece, message.blocks[0]):
-        s.transfer.silent.add(piece.source)
-        _ask_bodies(s, piece)
+    message = received.message
+    assert isinstance(message, Bodies)
+    blocks = message.blocks[: piece.stop - message.start + 1]
+    if not blocks or _dribbles(answer, blocks[0]):
+        s.transfer.silent.add(message.sender)
+        _give_up(s, piece, message.sender)
         return
-    for seq, block in enumerate(message.blocks[:room], start=message.start):
+    for seq, block in enumerate(blocks, start=message.start):
         if block.head != interval.head(seq):
-            _lie(s, message.sender, "lying-bodies", signed)
-            _ask_bodies(s, piece)
+            _lie(s, message.sender, "lying-bodies", received.signed)
+            _give_up(s, piece, message.sender)
             return
-        piece.blocks.append(block)
-    piece.evidence = signed
-    if not piece.complete:
-        piece.answer_bytes = sum(block.body_bytes for block in message.blocks[:room])
-        _ask_rest(s, piece)
+    answer.blocks += blocks
+    answer.evidence = received.signed
+    answer.size = sum(block.body_bytes for block in blocks)
+    if piece.whole is None:
+        _ask_rest(s, piece, message.sender)
+    else:
+        piece.answers = {message.sender: answer}
 
 
-def _dribbles(piece: Piece, following: Block) -> bool:
-    """Whether this block would have fitted into the last answer (`Bodies`): a source that is
+def _give_up(s: State, piece: Piece, source: int) -> None:
+    """Nothing more of this source, unless it is asked again."""
+    del piece.answers[source]
+    if source == piece.source:
+        _ask_bodies(s, piece)
+
+
+def _dribbles(answer: Answer, following: Block) -> bool:
+    """Whether this block would have fitted into the answer before it (`Bodies`): a source that is
     behind itself, or one that would hold us up, block by block, for as long as it likes."""
-    return bool(piece.blocks) and piece.answer_bytes + following.body_bytes <= BODIES_BYTES_MAX
+    return bool(answer.blocks) and answer.size + following.body_bytes <= BODIES_BYTES_MAX
 
 
 def _install_next(s: State) -> None:
@@ -272,13 +280,13 @@ def _install_next(s: State) -> None:
     interval = s.transfer.intervals[0]
     while interval.pieces and interval.pieces[0].stop <= s.executed:
         del interval.pieces[0]  # executed by live messages in the meantime
-    if not interval.pieces or not interval.pieces[0].complete:
+    if not interval.pieces or (source := interval.pieces[0].whole) is None:
         return
     piece = interval.pieces[0]
-    blocks = tuple(piece.blocks[s.executed + 1 - piece.start :])
+    blocks = tuple(piece.answers[source].blocks[s.executed + 1 - piece.start :])
     s.busy = True
     s.transfer.installing = piece
-    s.out.append(Install(blocks, piece.source))
+    s.out.append(Install(blocks, source))
 
 
 def on_installed(s: State, item: Installed) -> None:
@@ -300,8 +308,9 @@ def on_install_failed(s: State, item: InstallFailed) -> None:
     piece, s.transfer.installing = s.transfer.installing, None
     if piece is None:
         return
-    if piece.evidence is not None:
-        _lie(s, item.source, "lying-bodies", piece.evidence)
+    answer = piece.answers.pop(item.source)
+    if answer.evidence is not None:
+        _lie(s, item.source, "lying-bodies", answer.evidence)
     _ask_bodies(s, piece)
 
 

@@ -16,7 +16,8 @@ from chain.messages import (
     Signed,
     decode_body,
 )
-from tests.chain.cluster import LINK_US, Cluster
+from chain.pbft import transfer
+from tests.chain.cluster import LINK_US, SMALL, Cluster, Node, item
 
 
 def far_behind(blocks: int, n: int = 4) -> Cluster:
@@ -168,6 +169,56 @@ def test_whoever_answers_first_the_others_count_too(link_us: int) -> None:
         return False
 
     cluster.lose = once
+    cluster.settle(limit_us=60_000_000)
+    assert cluster.executed(3) == cluster.executed(0)
+    assert not cluster.accusations
+
+
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So large that one answer holds two of them."""
+
+    def serve(node: Node, to: int, start: int, stop: int) -> None:
+        blocks = tuple(node.ledger.blocks[start : min(stop, start + 1) + 1])
+        node.answer(to, Bodies(0, node.me, start, blocks))
+
+    monkeypatch.setattr(transfer, "BODIES_BYTES_MAX", 2 * len(item("r10")))
+    monkeypatch.setattr(Node, "_serve_bodies", serve)
+
+
+@pytest.mark.parametrize("n", [4, 7])
+def test_who_has_more_to_say_and_stops_holds_nobody_up(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a piece takes several answers: once it was asked, the liar gives at once, whenever
+    another source is in the middle of its own, all of the true blocks but the last; and no more."""
+    large_blocks(monkeypatch)
+    cluster = far_behind(60, n=n)
+    cluster.heal()
+    cluster.byzantine = {1}
+    laggard, liar = n - 1, cluster.nodes[1]
+    cluster.delay = lambda source, to: LINK_US if source == 1 else 7_000
+
+    def push(source: int, to: int, signed: Signed) -> Signed | None:
+        message = decode_body(signed.body)
+        if source != laggard or not isinstance(message, FetchBodies):
+            return signed
+        start = message.stop - (message.stop - 1) % SMALL.checkpoint_interval
+        blocks = tuple(liar.ledger.blocks[start : message.stop])
+        liar.answer(laggard, Bodies(0, 1, start, blocks))
+        return None if to == 1 else signed
+
+    cluster.on_post = push
+    cluster.settle(limit_us=20_000_000)
+    assert cluster.executed(laggard) == cluster.executed(0)
+
+
+def test_large_blocks_arrive_over_links_that_are_slower_than_our_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large_blocks(monkeypatch)
+    cluster = far_behind(60)
+    cluster.heal()
+    cluster.delay = lambda source, to: 600_000 if 3 in (source, to) else LINK_US
     cluster.settle(limit_us=60_000_000)
     assert cluster.executed(3) == cluster.executed(0)
     assert not cluster.accusations
