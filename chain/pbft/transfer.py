@@ -109,9 +109,11 @@ def _fill(s: State) -> None:
         interval = Interval(start, s.checkpoint_at_or_above(start))
         t.intervals.append(interval)
         _ask_heads(s, interval)
+    # An interval may have any length: its heads are small, the blocks are what fills memory.
+    last = s.executed + INTERVALS_MAX * s.consensus.checkpoint_interval
     for interval in t.intervals:
         for piece in interval.pieces:
-            if piece.asked < 0:
+            if piece.asked < 0 and piece.stop <= max(last, s.executed + PIECE_BLOCKS):
                 _ask_bodies(s, piece)
 
 

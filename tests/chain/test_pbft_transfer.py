@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 
 from chain.block import Block
 from chain.messages import (
     Bodies,
+    CheckpointProof,
     FetchBodies,
     FetchHeads,
+    Heads,
     NewView,
     ReplicaMessage,
     Signed,
@@ -222,6 +225,35 @@ def test_large_blocks_arrive_over_links_that_are_slower_than_our_patience(
     cluster.settle(limit_us=60_000_000)
     assert cluster.executed(3) == cluster.executed(0)
     assert not cluster.accusations
+
+
+def test_heads_that_skip_checkpoints_do_not_make_us_ask_for_everything_at_once() -> None:
+    """All that is true can come in one HEADS, thousands at a time. What is held of their blocks
+    before they can be installed has to stay within the bound."""
+    cluster = far_behind(200)
+    cluster.heal()
+    cluster.byzantine = {1}
+    liar = cluster.nodes[1]
+    (stable,) = {cluster.nodes[i].replica.stable for i in range(3)}
+    proof = msgspec.msgpack.decode(liar.store["stable", 0, stable].data, type=CheckpointProof)
+    heads = tuple(block.head for block in liar.ledger.blocks[1 : stable + 1])
+    asked: set[int] = set()
+
+    def skip(source: int, to: int, signed: Signed) -> Signed | None:
+        message = decode_body(signed.body)
+        if source == 3 and isinstance(message, FetchHeads) and message.start == 1:
+            liar.answer(3, Heads(0, 1, 1, heads, proof.votes))
+            return None
+        if source == 3 and isinstance(message, FetchBodies):
+            asked.update(range(message.start, message.stop + 1))
+        return None if to == 3 and isinstance(message, Bodies) else signed
+
+    cluster.on_post = skip
+    cluster.run(5_000_000)
+    assert 0 < len(asked) <= transfer.INTERVALS_MAX * SMALL.checkpoint_interval
+    cluster.on_post = None
+    cluster.settle(limit_us=20_000_000)
+    assert cluster.executed(3) == cluster.executed(0)
 
 
 def test_what_was_fetched_can_be_served() -> None:
