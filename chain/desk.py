@@ -35,12 +35,12 @@ from chain.pbft.effects import Send
 from chain.pbft.inputs import Received, Submitted
 from chain.request import Authenticated, endorse
 
-__all__ = ["CASES_MAX", "CASE_BLOCKS_MAX", "Desk", "DeskEffect", "is_access_request"]
+__all__ = ["CASES_MAX", "CASE_BLOCKS_MAX", "LATER_MAX", "Desk", "DeskEffect", "is_access_request"]
 
 CASES_MAX = 1024  # requests under judgement here
 CASE_BLOCKS_MAX = 64  # blocks until an undecided case is given up
 ANSWERS_MAX = 4096  # own verdicts remembered
-LATER_MAX = 256  # requests that wait for a block to come
+LATER_MAX = 256  # requests of one asker that wait for a block to come
 LATER_BLOCKS_MAX = 4
 
 DeskEffect = Send | Submitted | Denied | Busy
@@ -222,7 +222,7 @@ class Desk:
             self._cases, self._answers, self._later = {}, OrderedDict(), {}
 
     def _wait(self, request: Request, asker: int | None) -> bool:
-        if len(self._later) >= LATER_MAX:
+        if sum(of == asker for _, of in self._later) >= LATER_MAX:
             return False
         self._later.setdefault((request.id, asker), _Later(request, asker))
         return True

@@ -1,17 +1,19 @@
 """Is a proposal acceptable to a backup? Its time, its size, its requests.
 
-Asked in order of sequence numbers, so that times rise and a request stands once (`normal`).
+Asked in order of sequence numbers, so that times rise and a request stands once (`normal`); but
+for its size.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
+from chain.genesis import Consensus
 from chain.pbft.application import Screening
 from chain.pbft.log import Offer
 from chain.pbft.state import State
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "oversize"]
 
 # MessagePack around a batch (seq, time, view, array) and around each item.
 BATCH_OVERHEAD_BYTES = 64
@@ -39,12 +41,14 @@ def judge(s: State, offer: Offer) -> Verdict:
     delay_us = consensus.message_delay_us * s.timeout_us // consensus.view_timeout_us
     if time_us < offer.arrived_us - consensus.precision_us - delay_us:
         return Verdict.DROP
-    count = len(offer.requests)
-    overhead = BATCH_OVERHEAD_BYTES + ITEM_OVERHEAD_BYTES * count
-    size = len(offer.signed.attachment) - overhead
-    if count > consensus.batch_requests_max or size > consensus.batch_bytes_max:
-        return Verdict.REFUSE
     return _judge_requests(s, offer)
+
+
+def oversize(consensus: Consensus, requests: int, attachment: int) -> bool:
+    """Whether no batch of so many requests may come to so many bytes. Asked on arrival: what is
+    too large is not even kept until its turn."""
+    size = attachment - BATCH_OVERHEAD_BYTES - ITEM_OVERHEAD_BYTES * requests
+    return requests > consensus.batch_requests_max or size > consensus.batch_bytes_max
 
 
 def _judge_requests(s: State, offer: Offer) -> Verdict:

@@ -12,7 +12,7 @@ from chain.pbft import patience
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Broadcast, Execute, Refuse
 from chain.pbft.inputs import Received
-from chain.pbft.judge import Verdict, judge
+from chain.pbft.judge import Verdict, judge, oversize
 from chain.pbft.log import Accepted, Batched, Equivocation, Fact, Offer, Slot
 from chain.pbft.state import State
 
@@ -53,6 +53,11 @@ def on_pre_prepare(s: State, received: Received) -> None:
     first = max(s.next_seq, s.executed + 1)
     ahead_max = first + OFFERS_AHEAD_WINDOWS * s.consensus.pipeline_window
     if fresh and (current or follow) and first <= message.seq <= ahead_max:
+        if oversize(s.consensus, len(received.requests), len(received.signed.attachment)):
+            s.accuse(message.sender, "bad-proposal", received.signed)
+            if current:
+                s.suspected = "bad-proposal"
+            return
         slot.offer = Offer(message, received.signed, received.proposal, received.requests, s.now_us)
 
 

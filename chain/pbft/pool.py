@@ -21,7 +21,7 @@ __all__ = [
 
 WAITING_MAX = 8192  # requests
 CLIENT_WAITING_MAX = 1024  # requests of one client from one source
-LATER_MAX = 128  # requests that refer to something not yet known
+LATER_MAX = 128  # requests of one source that refer to something not yet known
 LATER_TICKS_MAX = 20  # status intervals that such a request is kept
 OWN_CLIENTS = -1  # the source of requests that did not come from another replica
 
@@ -41,6 +41,7 @@ class Pool:
         self.later: dict[bytes, Waiting] = {}
         self.proposed: dict[bytes, int] = {}
         self._counts: dict[tuple[int, bytes], int] = {}
+        self._later_of: dict[int, int] = {}
 
     def knows(self, request: bytes) -> bool:
         return request in self.proposed or request in self.fresh or request in self.later
@@ -56,8 +57,9 @@ class Pool:
         if waiting >= self._share_max():
             return "busy"
         if verdict is Screening.LATER:
-            if len(self.later) >= LATER_MAX:
+            if self._later_of.get(source, 0) >= LATER_MAX:
                 return "busy"
+            self._later_of[source] = self._later_of.get(source, 0) + 1
             self.later[request.id] = Waiting(request, source, now_us)
         else:
             self.fresh[request.id] = Waiting(request, source, now_us)
@@ -85,6 +87,8 @@ class Pool:
         entry = self.fresh.pop(request, None)
         if entry is None and self.later:
             entry = self.later.pop(request, None)
+            if entry is not None:
+                self._later_of[entry.source] -= 1
         if entry is not None:
             self._uncount(entry)
 

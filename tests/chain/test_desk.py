@@ -8,7 +8,14 @@ import msgspec
 import pytest
 
 from chain.auth_group import members
-from chain.desk import CASE_BLOCKS_MAX, CASES_MAX, Desk, DeskEffect, is_access_request
+from chain.desk import (
+    CASE_BLOCKS_MAX,
+    CASES_MAX,
+    LATER_MAX,
+    Desk,
+    DeskEffect,
+    is_access_request,
+)
 from chain.errors import PeerFault
 from chain.messages import (
     Busy,
@@ -219,3 +226,33 @@ def test_the_desk_is_bounded_and_gives_up_in_time() -> None:
     for _ in range(CASE_BLOCKS_MAX + 1):
         desk.executed(membership)
     assert desk.submit(request, membership) != [Busy(request.id)]
+
+
+def test_one_asker_does_not_fill_the_room_of_those_that_wait() -> None:
+    """Requests with vouchers that nobody heard of cost a treacherous replica nothing."""
+    world = World()
+    membership = world.ledger.membership
+    member = Desk(
+        0,
+        world.network,
+        world.genesis.policy,
+        signer=world.replicas[0],
+        judge=lambda request: "unknown-voucher",
+        open_item=world.open,
+    )
+
+    def asked(asker: int, number: int) -> list[DeskEffect]:
+        while True:
+            device = Device(f"{asker}/{number}")
+            operation = world.enrol(device, with_voucher=signer("no voucher"))
+            request = world.request(operation, device, endorsed=False)
+            if 0 in members(request.id, membership, 3):
+                break
+            number += 1000
+        message = EndorseRequest(0, asker, request=request.item)
+        signed = Signed(encode(message), bytes(64))
+        return member.receive(Received(message=message, signed=signed), membership)
+
+    for number in range(LATER_MAX + 10):
+        asked(3, number)
+    assert asked(1, 0) == [], "it waits for the block, nothing is refused"
