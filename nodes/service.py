@@ -18,6 +18,7 @@ from chain.genesis import Genesis, Membership
 from chain.keys import Scheme, Signer
 from chain.ledger import Ledger
 from chain.messages import (
+    Batch,
     Busy,
     ClientMessage,
     Commit,
@@ -25,10 +26,13 @@ from chain.messages import (
     Endorsement,
     EndorseRequest,
     Prepare,
+    PrePrepare,
+    Proposal,
     StatusMessage,
     Submit,
     Subscribe,
     decode_body,
+    decode_proposal,
     decode_signed,
 )
 from chain.pbft.application import Request
@@ -48,7 +52,8 @@ __all__ = ["Opened", "Service", "Superfluous"]
 
 
 class Superfluous(msgspec.Struct, frozen=True):
-    """A vote on what is decided here already: dropped without looking at its signature."""
+    """A vote on what is decided here already, or a batch that nobody asked for or that is
+    proposed in another view: dropped without looking at its signatures."""
 
 
 # A frame after verification: what it was, or why it is refused.
@@ -174,6 +179,8 @@ class Service:
                 return self._read_client(frame)
             signed = decode_signed(frame)
             message = decode_body(signed.body)
+            if isinstance(message, Batch | PrePrepare) and not self._wanted(message):
+                return _SUPERFLUOUS
             if not isinstance(message, Prepare | Commit):
                 return self._verifier.verify_message(message, signed, party)
             key = (type(message), message.epoch, message.view, message.seq, message.digest)
@@ -190,6 +197,13 @@ class Service:
         except PeerFault as fault:
             return fault
         return received
+
+    def _wanted(self, message: Batch | PrePrepare) -> bool:
+        """What else comes by the megabyte would cost a check for each of its items."""
+        if isinstance(message, PrePrepare):
+            return self.core.expects(message)
+        batch = message.proposal
+        return self.core.wants(decode_proposal(batch).seq, Proposal.digest_of(batch))
 
     def step(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
         """Handles timers that fired and frames that were opened; persists, then sends. Raises

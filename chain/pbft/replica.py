@@ -230,6 +230,24 @@ class Replica:
         known = votes.get(vote.sender)
         return known is None or known[0] < vote.view
 
+    def wants(self, seq: int, digest: bytes) -> bool:
+        """Whether the batch behind `digest` is missing. The host may drop any other BATCH unread:
+        each of its items would cost a check."""
+        slot = self._s.log.get(seq)
+        return slot is not None and slot.wants(digest)
+
+    def expects(self, message: PrePrepare) -> bool:
+        """Whether a PRE-PREPARE can still change something: it is of our view, or we follow the
+        view that we left, or its batch is missing. The host may drop any other unread. (One that
+        comes together with a NEW-VIEW above our view comes again.)"""
+        s = self._s
+        if message.epoch != s.epoch:
+            return message.epoch > s.epoch
+        if self.wants(message.seq, message.digest):
+            return True
+        current = message.view == s.view or (message.view < s.view and not s.active)
+        return current and s.log.admits(message.seq)
+
     # What the host may look at, never change.
 
     @property

@@ -15,10 +15,13 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis, Member
 from chain.keys import Es256, Es256Signer
 from chain.messages import (
+    Batch,
     ClientMessage,
     Commit,
     Denied,
     Prepare,
+    PrePrepare,
+    Proposal,
     Seal,
     Signed,
     Submit,
@@ -30,6 +33,7 @@ from chain.messages import (
 )
 from chain.operations import read_operation, sign_operation
 from chain.pbft.inputs import Received
+from chain.request import make_item
 from nodes.clients import PIECE_BLOCKS_MAX, SUBMITTED_MAX
 from nodes.clock import SystemClock
 from nodes.events import NoEvents
@@ -410,3 +414,24 @@ def test_any_change_to_a_good_frame_is_refused_or_harmless(
     changed = bytearray(frame)
     changed[at % len(frame)] ^= flip
     SHARED.nodes[3].give(party, bytes(changed))
+
+
+@pytest.mark.parametrize("proposed", [False, True])
+def test_a_batch_that_nobody_asked_for_is_not_verified(
+    proposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its items cost a signature check each, thousands in a frame, true or not. Every replica is
+    the primary of some view."""
+    bus = Bus()
+    node = bus.nodes[1]
+    each = bus.devices[0]
+    data = sign_operation(each.data(bus.genesis.network, b"21.5"), each.signer)
+    batch = Proposal(1, 1, 0, (make_item(data[:-1]),) * 100).encode()
+    digest = Proposal.digest_of(batch)
+    body = encode(PrePrepare(0, 2, 2, 1, digest) if proposed else Batch(0, 2, batch))
+    signature = SIGNERS[2].sign(signed_bytes(bus.genesis.network, body))
+    opened: list[int] = []
+    monkeypatch.setattr(node.service._verifier, "open_all", lambda items: opened.append(len(items)))
+    frame = encode(Signed(body, signature, batch if proposed else b""))
+    assert isinstance(node.give(2, frame), Superfluous)
+    assert not opened
