@@ -51,21 +51,27 @@ class Courier:
 
         At most `window_entries` are unanswered at once, so `done` is due for refusals too.
         """
+        try:
+            async with asyncio.TaskGroup() as publishing:
+                await self._send_pending(publishing)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several  # callers know the outbox's errors, no group
+
+    async def _send_pending(self, publishing: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as publishing:
-            while True:
-                self._wake.clear()
-                entries = await asyncio.to_thread(self._outbox.pending, 0, window_entries)
-                now_s = loop.time()
-                for entry in entries:
-                    if self._due_s(entry) <= now_s and entry.digest not in self._publishing:
-                        self._publishing.add(entry.digest)
-                        publishing.create_task(self._publish(entry))
-                waiting = [self._due_s(e) for e in entries if e.digest not in self._publishing]
-                wait_s = min(waiting, default=now_s + self._resend_s) - loop.time()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, wait_s)):
-                        await self._wake.wait()
+        while True:
+            self._wake.clear()
+            entries = await asyncio.to_thread(self._outbox.pending, 0, window_entries)
+            now_s = loop.time()
+            for entry in entries:
+                if self._due_s(entry) <= now_s and entry.digest not in self._publishing:
+                    self._publishing.add(entry.digest)
+                    publishing.create_task(self._publish(entry))
+            waiting = [self._due_s(e) for e in entries if e.digest not in self._publishing]
+            wait_s = min(waiting, default=now_s + self._resend_s) - loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, wait_s)):
+                    await self._wake.wait()
 
     def _due_s(self, entry: Entry) -> float:
         sent_s = self._sent_at.get(entry.digest)

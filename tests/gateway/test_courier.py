@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.courier import Courier
-from gateway.outbox import Outbox, OutboxFullError
+from gateway.mqtt import MqttClient, MqttSettings
+from gateway.outbox import Outbox, OutboxCorruptError, OutboxFullError
 from gateway.topics import Role, Up
 from tests.gateway.brokers import NET, ROOT, next_payloads, running, started, story, until, user
 
@@ -74,3 +75,15 @@ async def test_a_full_outbox_is_the_senders_backpressure(tmp_path: Path) -> None
                 await courier.send(digest(3), DATA, b"3")
             await courier.done(digest(1))
             assert await courier.send(digest(3), DATA, b"3")
+
+
+@story
+async def test_a_damaged_outbox_ends_it_by_name(tmp_path: Path) -> None:
+    """Whoever runs it knows that error, and not a group around it."""
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.put(bytes(32), "topic", b"payload")
+    outbox._db.execute("UPDATE entry SET payload = x'00'")
+    client = MqttClient(MqttSettings("127.0.0.1", 1, "nobody"))
+    with pytest.raises(OutboxCorruptError, match="outbox"):
+        await Courier(outbox, client).run()
+    outbox.close()
