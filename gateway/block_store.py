@@ -66,18 +66,24 @@ class BlockStore:
         return self._height
 
     def append(self, height: int, block: SealedBlock, requests: Sequence[bytes] = ()) -> None:
-        """Store the next block; `requests` are its records' request ids, in order."""
+        """Store the next block; `requests` are its records' request ids, in order.
+
+        Raises BlockStoreError.
+        """
         if height != self._height + 1:
             raise Misuse(f"block {height} after {self._height}")
         head = SealedBlock(head=block.head, seals=block.seals)
         row = (height, _codec.encode(head), _codec.encode(block))
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", row)
-            self._db.executemany(
-                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
-                [(request, height, position) for position, request in enumerate(requests)],
-            )
+        try:
+            with self._db:
+                self._db.execute("BEGIN")
+                self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", row)
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
+                    [(request, height, position) for position, request in enumerate(requests)],
+                )
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(error) from error
         self._height = height
 
     def blocks(self, start: int, stop: int) -> Iterator[SealedBlock]:
@@ -96,7 +102,10 @@ class BlockStore:
             raise self.damaged(error) from error
 
     def damaged(self, error: Exception) -> BlockStoreError:
-        """What to raise when stored blocks are not what was put in."""
+        """What to raise when stored blocks are not what was put in, or the disk is full."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return BlockStoreError(f"{self._path}: {error}; free some space and start again")
         return BlockStoreError(f"{self._path}: {error}; delete it, the copy will be fetched again")
 
     def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, list[bytes]]:

@@ -274,6 +274,8 @@ def main() -> None:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
             try:
                 process = GatewayProcess(config, secrets, genesis, events)
+            except OutboxFullError as error:
+                raise Trouble(f"{error}; free some space and start the gateway again") from error
             except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
                 raise Trouble(str(error)) from error
             await process.run(stopping)

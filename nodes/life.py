@@ -21,7 +21,7 @@ from chain.genesis import Genesis
 from chain.identity import Identity
 from chain.operations import CloseSession, Data, OpenSession, Operation
 from gateway.block_store import BlockStoreError
-from gateway.outbox import OutboxCorruptError
+from gateway.outbox import OutboxCorruptError, OutboxFullError
 from nodes.carrier import Carrier
 from nodes.config import ConfigError
 from nodes.device import Answer, Device, Refused, Uplink
@@ -217,6 +217,8 @@ def device_main(
             try:
                 life = Life(config, device, uplink, work, events)
                 await _until_stopped(life, stopping, events)
+            except OutboxFullError as error:
+                raise Trouble(f"{error}; free some space and start the device again") from error
             except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
                 raise Trouble(str(error)) from error
 

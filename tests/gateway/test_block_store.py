@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,25 @@ def test_a_range_holds_as_many_blocks_as_fit_and_at_least_one(tmp_path: Path) ->
     assert size == sum(map(len, blocks)) <= 3000
     assert len(store.range(2, 3000, bodies=False)[1]) == 5
     assert store.range(100, 3000, bodies=True) == (0, [])
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path: Path) -> None:
+    """And nobody is told to delete what is good."""
+    world = World()
+    store = filled(tmp_path / "copy", world)
+    store._db.execute("PRAGMA max_page_count = 1")  # as many as there are
+    block = world.blocks[0]
+    with pytest.raises(BlockStoreError, match=r"copy: .*full; free some space"):
+        store.append(7, SealedBlock(head=block.head, seals=()), [bytes(10_000)])
+    assert store.height == 6
+    store.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(BlockStoreError, match=r"copy: .*; free some space"):
+            BlockStore(tmp_path / "copy", world.network)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_blocks_come_in_order(tmp_path: Path) -> None:
