@@ -13,7 +13,9 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
@@ -110,7 +112,7 @@ class GatewayProcess:
 
     async def run(self, stopping: asyncio.Event) -> None:
         self._links.start()
-        work = [
+        work: list[Coroutine[Any, Any, object]] = [
             self._client.run(),
             self._admin_client.run(),
             self._admin.run(),
@@ -122,16 +124,13 @@ class GatewayProcess:
             self._announce(),
             self._tick(),
             self._checkpoint(),
+            self._begin(stopping),
+            stopping.wait(),
         ]
-        tasks = [asyncio.ensure_future(each) for each in work]
+        tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(each) for each in work]
         try:
-            await self._client.ready()
-            await self._admin_client.ready()
-            write_ready(Path(self._config.ready) if self._config.ready else None, {})
-            self.emit("started", height=self._bridge.chain.height, owed=self._bridge.waiting)
-            waiter = asyncio.ensure_future(stopping.wait())
-            done, _ = await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {waiter}:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
                 task.result()
         except (BrokerUnavailableError, BlockStoreError, OutboxCorruptError) as error:
             raise Trouble(str(error)) from error
@@ -143,6 +142,15 @@ class GatewayProcess:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._links.close()
             self.emit("counts", **dict(self._bridge.counts))
+
+    async def _begin(self, stopping: asyncio.Event) -> None:
+        """Tells when everything is up; there may be no broker yet. Raises
+        BrokerUnavailableError."""
+        await self._client.ready()
+        await self._admin_client.ready()
+        write_ready(Path(self._config.ready) if self._config.ready else None, {})
+        self.emit("started", height=self._bridge.chain.height, owed=self._bridge.waiting)
+        await stopping.wait()
 
     # --- bridge.Outside ---------------------------------------------------------------------------
 
