@@ -107,7 +107,7 @@ def restore(host: Host, tell: Tell) -> tuple[str, ...]:
     if units:
         tell(f"stopping {len(units)} units")
         with ThreadPoolExecutor(STOPS_AT_ONCE_MAX, "stop") as pool:
-            list(pool.map(host.stop, units))
+            problems += filter(None, pool.map(lambda name: _stop(host, name), units))
     if found.rules:
         tell("removing link rules")
         _lines(host, _RULES, "remove")
@@ -117,6 +117,15 @@ def restore(host: Host, tell: Tell) -> tuple[str, ...]:
     if left.lines or problems:
         raise HostFault(host.name, "restore", "; ".join([*left.lines, *problems]))
     return tuple(found.lines)
+
+
+def _stop(host: Host, name: str) -> str:
+    """What was wrong, in words: one unit that does not end must not keep rules and others up."""
+    try:
+        host.stop(name)
+    except HostFault as fault:
+        return str(fault)
+    return ""
 
 
 def remove_all(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +126,30 @@ def test_a_failed_undo_does_not_run_in_place_of_the_next_of_its_name(
     fire(host, "heal")
     assert notes(tmp_path) == ["new"]
     assert armed(host) == []
+
+
+def test_a_unit_that_cannot_be_stopped_keeps_nothing_else_from_being_cleaned(
+    host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link rule or a stray process must not stay for its sake."""
+    stray = tmp_path / "r" / "env" / "bin" / "stray"
+    host.run(["sh", "-c", "mkdir -p env/bin && ln -s /bin/sleep env/bin/stray"])
+    host.start(Unit("stuck", ("sleep", "600")))
+    host.start(Unit("well", ("sleep", "600")))
+    process = subprocess.Popen([str(stray), "600"])
+
+    def stop(name: str, **_: object) -> None:
+        if name == "stuck":
+            raise HostFault("pi01", "stop unit stuck", "it does not answer")
+        SshHost.stop(host, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(host, "stop", stop)
+        with pytest.raises(HostFault, match="it does not answer"):
+            restore(host, lambda _: None)
+    try:
+        assert host.units() == ("stuck",)
+        assert not any("process" in line for line in leftover(host).lines)
+    finally:
+        process.kill()
+        process.wait()
