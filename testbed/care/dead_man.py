@@ -53,12 +53,12 @@ BOOT_UNIT = "undo"
 """The unit that wakes undos when a host starts."""
 
 # Kills the sleeper of directory $1, unless its process id is of an earlier boot: then it may be
-# anybody's by now.
+# anybody's by now. Debian's sh (dash) takes no `--` after `kill -KILL`, only after `kill -s KILL`.
 _KILL = """
 boot=$(cat /proc/sys/kernel/random/boot_id)
 kill_sleeper() {
   [ "$(cat "$1/boot" 2>/dev/null)" = "$boot" ] || return 0
-  pid=$(cat "$1/pid" 2>/dev/null) && kill -KILL -- "-$pid" 2>/dev/null
+  pid=$(cat "$1/pid" 2>/dev/null) && kill -s KILL -- "-$pid" 2>/dev/null
   return 0
 }
 """
@@ -115,7 +115,9 @@ for place in undo/* undo/.fired-*; do
 done
 """
 # An undo that has begun is waited for, so that what is done after disarming is done last.
+# What an earlier one that was cut off left goes first: `mv` would else move into it.
 _DISARM = f"""{_KILL}
+rm -rf "undo/.off-$1"
 if mv "undo/$1" "undo/.off-$1" 2>/dev/null; then
   kill_sleeper "undo/.off-$1"
   rm -rf "undo/.off-$1"

@@ -153,3 +153,32 @@ def test_a_unit_that_cannot_be_stopped_keeps_nothing_else_from_being_cleaned(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_disarming_that_was_cut_off_does_not_spoil_the_next(
+    host: SshHost, tmp_path: Path
+) -> None:
+    """What it left behind would hide the next one's sleeper, which then fires what comes after."""
+    arm(host, "heal", 600, note("first"))
+    host.run(
+        ["sh", "-c", "mv undo/heal undo/.off-heal && kill -s KILL -- -$(cat undo/.off-heal/pid)"]
+    )
+    arm(host, "heal", 3, note("second"))
+    disarm(host, "heal")
+    arm(host, "heal", 600, note("third"))
+    arm(host, "witness", 4, note("witness"))
+    eventually(lambda: "witness" in notes(tmp_path))
+    assert notes(tmp_path) == ["witness"]
+    disarm(host, "heal")
+
+
+def test_the_sleeper_of_an_undo_that_was_disarmed_is_gone(host: SshHost, tmp_path: Path) -> None:
+    """It would fire the next undo of that name before its time: in the middle of its fault."""
+    arm(host, "heal", 3, note("first"))
+    disarm(host, "heal")
+    arm(host, "heal", 3, note("second"))
+    arm(host, "heal", 600, note("third"))
+    arm(host, "witness", 4, note("witness"))
+    eventually(lambda: "witness" in notes(tmp_path))
+    assert notes(tmp_path) == ["witness"]
+    disarm(host, "heal")
