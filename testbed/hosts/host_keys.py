@@ -48,17 +48,32 @@ class RejectUnknown(paramiko.MissingHostKeyPolicy):
 
 
 def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
-    """Write `key` as the only one of this machine; other entries and comments stay."""
+    """Write `key` as the only one of this machine; other entries and comments stay, and so do
+    the other names of a line that it shared."""
     entry = host_entry(addr, port)
     kept = []
     if known_hosts.exists():
         for line in known_hosts.read_text().splitlines():
-            if entry not in _names(line):
+            names = _names(line)
+            others = [name for name in names if not _is(name, entry)]
+            if others == names:
                 kept.append(line)
+            elif others:
+                kept.append(line.replace(line.split()[0], ",".join(others), 1))
     kept.append(f"{entry} {key.get_name()} {key.get_base64()}")
     known_hosts.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(known_hosts, 0o644) as file:
         file.write((os.linesep.join(kept) + os.linesep).encode())
+
+
+def _is(name: str, entry: str) -> bool:
+    """Also where ssh has hashed it (`HashKnownHosts`, as Debian has it)."""
+    if not name.startswith("|1|"):
+        return name == entry
+    try:
+        return paramiko.HostKeys.hash_host(entry, name) == name
+    except (ValueError, AssertionError):  # it is damaged, so nobody's
+        return False
 
 
 def _names(line: str) -> list[str]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from testbed.hosts.host_keys import fingerprint, trust
@@ -92,6 +93,19 @@ def test_trusting_a_machine_replaces_its_key_and_keeps_the_others(
     assert known_hosts.read_text() == (
         "# my lab\nother ssh-ed25519 AAAA\n" + server.known_hosts.read_text()
     )
+
+
+def test_trusting_a_machine_replaces_what_was_hashed_and_keeps_other_names(tmp_path: Path) -> None:
+    """As Debian's ssh writes known_hosts: the old key would else be found before the new one."""
+    old, new = (paramiko.ECDSAKey.generate() for _ in range(2))
+    hashed = paramiko.HostKeys.hash_host("[127.0.0.1]:2222")
+    stale = f"{old.get_name()} {old.get_base64()}"
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text(f"{hashed} {stale}\n[127.0.0.1]:2222,pi01 {stale}\n")
+    trust(known_hosts, "127.0.0.1", 2222, new)
+    known = paramiko.HostKeys(str(known_hosts))
+    assert known.check("[127.0.0.1]:2222", new)
+    assert known.check("pi01", old), "the line's other name was not asked about"
 
 
 def test_a_refused_login_tells_how_to_bring_the_key_there(
