@@ -40,7 +40,7 @@ from testbed.hosts.port import (
     Unreachable,
 )
 from testbed.hosts.ssh_dialogue import SshDialogue
-from testbed.hosts.ssh_follow import SshFollow, close_channel
+from testbed.hosts.ssh_follow import SshFollow, close_channel, execute
 from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
 from testbed.hosts.units import Units
 from testbed.hosts.units_supervisor import SupervisorUnits
@@ -242,15 +242,15 @@ class SshHost(Host):
     def follow(self, path: str | PurePosixPath) -> Follow:
         source = self._path(path)
         deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
-        channel = self._link.session(deadline_s, f"follow {source}")
-        channel.exec_command(shlex.join(["sh", "-c", _FOLLOW, "follow", source]))
+        argv = ["sh", "-c", _FOLLOW, "follow", source]
+        channel = self._begin(argv, f"follow {source}", deadline_s)
         return SshFollow(self.name, source, channel)
 
     def dialogue(self, argv: Sequence[str]) -> Dialogue:
         action = shlex.join(argv)
         root = str(self.root)
-        channel = self._link.session(time.monotonic() + COMMAND_TIMEOUT_S, action)
-        channel.exec_command(shlex.join(["sh", "-c", _TALK, "talk", root, *argv]))
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+        channel = self._begin(["sh", "-c", _TALK, "talk", root, *argv], action, deadline_s)
         return SshDialogue(self.name, action, channel)
 
     def offered_key(self) -> OfferedKey:
@@ -296,6 +296,19 @@ class SshHost(Host):
         command = shlex.join(["sh", "-c", _RUN, "run", str(self.root), limit, *argv])
         return self._talk(command, action, deadline_s, given, sink)
 
+    def _begin(self, argv: Sequence[str], action: str, deadline_s: float) -> paramiko.Channel:
+        """A channel in which a command runs until somebody closes it."""
+        channel = self._link.session(deadline_s, action)
+        try:
+            execute(channel, shlex.join(argv), deadline_s)
+        except TimeoutError as error:
+            close_channel(channel)
+            raise OutcomeUnknown(self.name, action, "no answer in time") from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            close_channel(channel)
+            raise OutcomeUnknown(self.name, action, f"connection lost: {error}") from error
+        return channel
+
     def _talk(
         self,
         command: str,
@@ -312,11 +325,13 @@ class SshHost(Host):
             ended = False
             try:
                 channel.settimeout(_left_s(deadline_s))
-                channel.exec_command(command)
+                execute(channel, command, deadline_s)
                 helpers.append(_spawn(_feed, channel, given))
                 helpers.append(_spawn(_drain_stderr, channel, err))
                 while piece := channel.recv(_PIECE_BYTES):
                     sink(piece)
+                    if time.monotonic() >= deadline_s:
+                        raise TimeoutError
                     channel.settimeout(_left_s(deadline_s))
                 ended = channel.status_event.wait(_left_s(deadline_s))
             except TimeoutError:

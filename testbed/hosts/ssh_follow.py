@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
@@ -10,7 +12,7 @@ import paramiko
 
 from testbed.hosts.port import Follow, Unreachable
 
-__all__ = ["SshFollow", "close_channel"]
+__all__ = ["SshFollow", "close_channel", "execute"]
 
 _PIECE_BYTES = 32 * 1024
 
@@ -55,3 +57,23 @@ def close_channel(channel: paramiko.Channel) -> None:
     """Close it whatever state its connection is in."""
     with suppress(OSError, EOFError, paramiko.SSHException):  # the connection may be gone already
         channel.close()
+
+
+def execute(channel: paramiko.Channel, command: str, deadline_s: float) -> None:
+    """Have the channel run a command. Raises TimeoutError at the deadline, else as Paramiko does.
+
+    Paramiko waits without limit for the machine's answer, whatever time-out the channel has; one
+    whose disk hangs opens channels and never answers.
+    """
+    left_s = max(0.05, deadline_s - time.monotonic())
+    watchdog = threading.Timer(left_s, close_channel, (channel,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        channel.exec_command(command)
+    except (paramiko.SSHException, EOFError) as error:
+        if time.monotonic() >= deadline_s:
+            raise TimeoutError from error
+        raise
+    finally:
+        watchdog.cancel()

@@ -301,3 +301,75 @@ def test_a_unit_that_is_stopped_in_the_moment_of_its_birth_ends_at_once(
     log = (tmp_path / "r/sv/supervisord.log").read_text()
     assert "terminated by SIGTERM" in log
     assert "SIGKILL" not in log, "nobody had to run out of patience"
+
+
+class Mute(paramiko.ServerInterface):
+    """Lets everybody in, opens channels, and never answers what is asked over one."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.over = threading.Event()
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return paramiko.common.AUTH_SUCCESSFUL
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.common.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        self.asked.set()
+        self.over.wait()
+        return False
+
+
+def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """A host whose disk hangs does so: its sshd lives, and cannot start anything."""
+    mute = Mute()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def serve() -> None:
+            transport = paramiko.Transport(listener.accept()[0])
+            transport.add_server_key(
+                paramiko.Ed25519Key.from_private_key_file(str(server.home / "host_key"))
+            )
+            transport.start_server(event=threading.Event(), server=mute)
+
+        threading.Thread(target=serve, daemon=True).start()
+        known = tmp_path / "known"
+        known.write_text(server.known_hosts.read_text().replace(str(server.port), str(port)))
+        outcome: list[BaseException] = []
+
+        def ask(host: SshHost) -> None:
+            try:
+                host._talk("true", "say", time.monotonic() + 0.5, (), bytes)
+            except BaseException as error:
+                outcome.append(error)
+
+        with server.host(root=tmp_path / "r", port=port, known_hosts=known) as host:
+            asking = threading.Thread(target=ask, args=(host,), daemon=True)
+            asking.start()
+            assert mute.asked.wait(20)
+            asking.join(10)
+            given_up = list(outcome)
+            mute.over.set()
+    assert [type(error) for error in given_up] == [OutcomeUnknown]
+    assert "deadline" in str(given_up[0])
+
+
+def test_a_command_that_goes_on_talking_is_not_waited_for_longer(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """Each line that came put the deadline off, and the machine's own limit looked like a failure
+    of the command."""
+    talk = "while :; do echo line; sleep 0.01; done"
+    with (
+        server.host(root=tmp_path / "r") as host,
+        pytest.raises(OutcomeUnknown, match="deadline"),
+    ):
+        host.run(["sh", "-c", talk], timeout_s=0.5)
