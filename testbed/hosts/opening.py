@@ -28,6 +28,10 @@ def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[s
     if limit is None:
         return remote
     wanted = [name for part in limit.split(",") if (name := part.strip())]
+    if not wanted:
+        raise ConfigurationError(
+            f"{given_by} {limit!r} names no host; hosts are {', '.join(remote) or 'none'}"
+        )
     for name in wanted:
         if name in remote:
             continue

@@ -58,3 +58,11 @@ def test_a_limit_names_hosts_that_can_be_reached(tmp_path: Path, limit: str, why
     lab = load_lab(write_lab(tmp_path, 22, 23))
     with pytest.raises(ConfigurationError, match=why):
         limited(lab, limit)
+
+
+@pytest.mark.parametrize("limit", ["", " ", ","])
+def test_a_limit_that_names_nobody_is_not_a_success(tmp_path: Path, limit: str) -> None:
+    """`restore --limit "$HOSTS"` with an empty variable would else do nothing and exit with 0."""
+    lab = load_lab(write_lab(tmp_path, 22, 2222))
+    with pytest.raises(ConfigurationError, match="names no host"):
+        limited(lab, limit)
