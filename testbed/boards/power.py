@@ -111,7 +111,13 @@ def board_reset(lab: Lab, board: str, inventory: Path) -> Reset | None:
 def _run(name: str, argv: tuple[str, ...]) -> None:
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=POWER_S_MAX, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",  # any program, in any language
+            timeout=POWER_S_MAX,
+            check=False,
         )
     except FileNotFoundError as error:
         raise LabFault(f"{name}: power: no program {argv[0]} here; install it") from error

@@ -189,3 +189,15 @@ def test_power_goes_through_the_driver_that_the_inventory_names(switch: Path) ->
         powered(UhubctlPower(driver="uhubctl", port="7"))
     with pytest.raises(ConfigurationError, match="no power switch"):
         powered(None)
+
+
+def test_a_power_switch_that_speaks_another_encoding_is_told_of_all_the_same() -> None:
+    lab = load_lab()
+    switch = CommandPower(
+        driver="command", off=("sh", "-c", "printf 'kein Ger\\344t'; exit 3"), on=("true",)
+    )
+    name = next(iter(lab.hosts))
+    hosts = {**lab.hosts, name: lab.hosts[name].model_copy(update={"power": switch})}
+    power = power_of(lab.model_copy(update={"hosts": hosts}), name, Path("lab.yaml"))
+    with pytest.raises(LabFault, match="exit code 3: kein Ger"):
+        power.off()
