@@ -18,6 +18,10 @@ __all__ = ["Mistake", "errors", "warnings"]
 # Faults that could reach the management traffic if both shared an interface.
 _NETWORK_CAPS: tuple[Cap, ...] = ("netem", "nft", "switch")
 
+# What else stands where a process has its directory, named as the process: between runs that is
+# emptied of all but keys. `lease` is a file.
+_OUR_DIRECTORIES = ("env", "health", "lease", "log", "sv", "undo", "wheelhouse")
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -101,6 +105,32 @@ def _unique_names(lab: Lab) -> Iterator[Mistake]:
         if taken and mobile.name != mobile.host:
             yield Mistake(
                 ("hosts", mobile.host), f"its device {mobile.name} has a taken name; rename one"
+            )
+    yield from _process_names(lab)
+
+
+def _process_names(lab: Lab) -> Iterator[Mistake]:
+    """Every process has a directory and a unit of its name. Quarantined hosts may return."""
+    several = {
+        lab.process(name, role): (name, role)
+        for name, host in lab.hosts.items()
+        if len(host.roles) > 1
+        for role in host.roles
+        if role != "mobile"
+    }
+    for section, names in (("hosts", lab.hosts), ("boards", lab.boards)):
+        for name in names:
+            if name in _OUR_DIRECTORIES:
+                yield Mistake((section, name), f"{name} is a directory of ours on hosts; rename it")
+            if name in several:
+                host, role = several[name]
+                yield Mistake((section, name), f"{host}'s {role} has this name; rename one")
+    for mobile in lab.mobiles():
+        if mobile.name in several and mobile.name not in lab.hosts:
+            host, role = several[mobile.name]
+            yield Mistake(
+                ("hosts", mobile.host),
+                f"its device {mobile.name} is named as {host}'s {role}; rename one",
             )
 
 
