@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -48,8 +49,11 @@ def report_text(
     cells: Callable[[T], Sequence[str]],
     command: Sequence[str],
     inventory: Path | None,
+    *,
+    together: bool = False,
 ) -> None:
-    """One row per host; failures below it, hosts that failed alike together, and the way out."""
+    """One row per host; failures below it, hosts that failed alike together, and the way out:
+    for just those that failed, or as it was if it is done to all or none (`together`)."""
     rows: list[Sequence[str]] = [("HOST", *heading, "SECONDS")]
     for outcome in outcomes:
         failed = ["FAILED", *["-"] * (len(heading) - 1)]
@@ -62,4 +66,5 @@ def report_text(
     bad = [outcome.host for outcome in outcomes if not outcome.ok]
     if bad:
         again = [*command, *(["-i", str(inventory)] if inventory else [])]
-        typer.echo(f"\nretry: {retry(again, bad)}", err=True)
+        way = shlex.join(["testbed", *again]) if together else retry(again, bad)
+        typer.echo(f"\nretry: {way}", err=True)

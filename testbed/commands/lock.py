@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -53,11 +54,22 @@ def lock(
         outcomes = for_each(hosts, work, Progress("lock", quiet=True))
         bad = [outcome for outcome in outcomes if not outcome.ok]
         if bad:
-            for_each(hosts, lambda host, _: release(host, token), Progress("undo", quiet=True))
+            undone = for_each(
+                hosts, lambda host, _: release(host, token), Progress("undo", quiet=True)
+            )
+            free = [outcome.host for outcome in undone if outcome.ok]
+            outcomes = [
+                replace(o, value="given back" if o.host in free else "not given back: unlock it")
+                if o.ok
+                else o
+                for o in outcomes
+            ]
     if as_json:
-        report_json(outcomes, time.monotonic() - began_s, lambda _: {})
+        report_json(outcomes, time.monotonic() - began_s, lambda told: {"result": told})
     else:
-        report_text(outcomes, ("RESULT",), lambda told: (told,), ["lock"], inventory)
+        again = ["lock", "--for", for_, *(["--limit", limit] if limit else [])]
+        heading, cells = ("RESULT",), lambda told: (told,)
+        report_text(outcomes, heading, cells, again, inventory, together=True)
     raise typer.Exit(_code(outcomes))
 
 

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testbed import cli
 from testbed.care.lease import Holder, Lease, break_lease, claim, holder, me, release
 from testbed.errors import LabFault, LockedError
 from testbed.hosts.local import LocalHost
-from tests.testbed.hosts_support import eventually
+from tests.testbed.hosts_support import eventually, ssh_server_missing
+from tests.testbed.lab_support import ssh_lab
 
 ALICE = Holder("alice@bench", 0, "testbed lock")
 BOB = Holder("bob@bench", 0, "testbed lock")
@@ -164,3 +166,18 @@ def test_a_damaged_lease_is_free_or_a_clear_error(host: LocalHost, content: byte
     host.put(content, "lease")
     with suppress(LabFault):  # names the file and what to do with it
         assert holder(host) is None
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_a_lock_that_failed_says_of_no_host_that_it_is_yours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All or none: what was taken is given back, and the retry must name all of them."""
+    with ssh_lab(tmp_path, ("replica", "replica"), dead=("pi02",)) as lab:
+        code = cli.main(["lock", "-i", str(lab.inventory), "--for", "1d"])
+        captured = capsys.readouterr()
+        assert not (lab.homes["pi01"] / "testbed" / "lease").exists()
+    assert code == 4
+    assert "yours" not in captured.out
+    assert "given back" in captured.out
+    assert f"retry: testbed lock --for 1d -i {lab.inventory}\n" in captured.err
