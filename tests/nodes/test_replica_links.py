@@ -7,35 +7,16 @@ from pathlib import Path
 from typing import cast
 
 from gateway.follower import Follower
-from nodes.config import PeerConfig
-from nodes.edge_config import BrokerAddress, GatewayConfig
 from nodes.events import EventLog, read_events
-from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from nodes.replica_links import ReplicaLinks
-
-
-def config(folder: Path) -> GatewayConfig:
-    return GatewayConfig(
-        name="gateway",
-        genesis="",
-        key=str(folder / "own" / KEY_FILE),
-        certificate=str(folder / "own" / CERTIFICATE_FILE),
-        replicas=(PeerConfig(0, "127.0.0.1", 1, keygen(folder / "r0").certificate),),
-        broker=BrokerAddress("127.0.0.1", 1),
-        node="a" * 64,
-        passwords="",
-        copy="",
-        outbox="",
-    )
+from tests.nodes.gateway_support import lonely_gateway
 
 
 def test_a_replica_that_sends_garbage_does_not_flood_the_gateways_log(tmp_path: Path) -> None:
-    keygen(tmp_path / "own")
+    config = lonely_gateway(tmp_path)
 
     async def story(events: EventLog) -> None:
-        links = ReplicaLinks(
-            config(tmp_path), cast(Follower, None), events, lambda _: 0, lambda *_: None
-        )
+        links = ReplicaLinks(config, cast(Follower, None), events, lambda _: 0, lambda *_: None)
         for _ in range(10_000):  # four bytes each on the wire
             links._inbox.put(0, b"")
         links._readable.set()
