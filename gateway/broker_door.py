@@ -59,8 +59,8 @@ _CONNACK_OF = {"bad-login": packets.BAD_PASSWORD, "bad-version": packets.BAD_VER
 class Broker(Protocol):
     """What the door needs of the broker behind it."""
 
-    @property
-    def congested(self) -> bool: ...
+    def congested(self, publisher: str) -> bool:
+        """Whether this client's next message had better wait."""
 
     async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
         """Speak MQTT until the connection ends."""
@@ -315,7 +315,7 @@ class _Connection(ReaderAdapter):
             self._door.counts["slowed"] += 1
             while not self._bucket.take(self._now_s()):
                 await asyncio.sleep(self._bucket.wait_s(self._now_s()))
-        while self._door.broker.congested:
+        while self._door.broker.congested(self.name):
             await asyncio.sleep(_congestion_poll_s)
 
     async def _read_packet(self) -> tuple[bytes, bytes]:

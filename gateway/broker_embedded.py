@@ -37,8 +37,7 @@ _refused_qos = 0x80
 _never_s = 10**9
 session_expiry_s = 3600
 inflight_messages_max = 1000  # to one client, unacknowledged
-inflight_messages_high = 500  # to the gateway: from here on publishers wait
-broadcast_messages_high = 1000
+waiting_messages_high = 500  # to be distributed or to the gateway: from here on publishers wait
 offline_messages_max = 1000  # kept for one absent client
 filters_max = 64  # that one client subscribes to
 unsent_bytes_max = 64 * 1024
@@ -71,12 +70,21 @@ class EmbeddedBroker(AmqttBroker):
         self._filters: dict[str, set[str]] = {}  # by client id
         self.dropped = 0
 
-    @property
-    def congested(self) -> bool:
-        """Whether the gateway lags behind so far that publishers had better wait."""
-        return self._broadcast_queue.qsize() > broadcast_messages_high or any(
-            session.inflight_out_count > inflight_messages_high and self._store.is_gateway(name)
-            for name, (session, _) in self._sessions.items()
+    def congested(self, publisher: str) -> bool:
+        """Whether the broker, or a gateway, lags so far behind that the publisher had better wait.
+
+        Messages still to be distributed count as if all were for the gateway, or a burst of them
+        would be more than it is sent at once. A gateway itself never waits for a gateway: its
+        acknowledgements come behind what it publishes.
+        """
+        coming = self._broadcast_queue.qsize()
+        return coming > waiting_messages_high or (
+            not self._store.is_gateway(publisher)
+            and any(
+                coming + session.inflight_out_count > waiting_messages_high
+                for name, (session, _) in self._sessions.items()
+                if self._store.is_gateway(name)
+            )
         )
 
     async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:

@@ -214,6 +214,51 @@ async def test_a_client_that_does_not_read_costs_little_and_holds_nobody_up(
 
 
 @story
+async def test_a_burst_for_a_gateway_that_lags_is_not_dropped(tmp_path: Path) -> None:
+    """What was acknowledged arrives, however many come in one piece before anybody takes them."""
+    few, total = 400, 2000
+    packets = [packet(0x32, text(DATA) + (i + 1).to_bytes(2) + b"%d" % i) for i in range(total)]
+    async with Bench(tmp_path) as bench:
+        gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
+        device = await bench.logged_in()
+        assert gateway._link is not None
+        gateway._link.read(False)
+        await device.send(b"".join(packets[:few]))
+        await until(lambda: bench.broker._sessions[GATEWAY.name][0].inflight_out_count == few)
+        await device.send(b"".join(packets[few:]))
+        await until(lambda: not bench.broker._broadcast_queue.empty())
+        await until(bench.broker._broadcast_queue.empty)
+        gateway._link.read(True)
+        payloads = await next_payloads(gateway, total)
+        assert set(payloads) == {b"%d" % i for i in range(total)}
+        assert bench.broker.dropped == 0
+
+
+@story
+async def test_a_gateway_that_lags_is_heard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its acknowledgements come behind what it publishes: held up, it could never catch up."""
+    async with Bench(tmp_path) as bench:
+        gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
+        other = await bench.client(OTHER, f"{ROOT}/rsp/{OTHER.node}/#")
+        device = await bench.logged_in()
+        assert gateway._link is not None
+        gateway._link.read(False)
+        await device.send(packet(0x32, text(DATA) + b"\0\1reading") * 1000)
+        await until(lambda: bench.broker.congested(DEVICE.name))
+        publishing = asyncio.ensure_future(
+            gateway.publish(str(Response(NET, OTHER.node, "data")), b"stored")
+        )
+        await asyncio.sleep(0)  # it is on its way
+        gateway._link.read(True)
+        assert await next_payloads(other, 1) == [b"stored"]
+        await publishing
+        await next_payloads(gateway, 1000)
+        assert "Timeout waiting for PUBACK" not in caplog.text
+
+
+@story
 async def test_who_does_not_read_his_answers_is_not_asked_for_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
