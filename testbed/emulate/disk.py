@@ -79,8 +79,6 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
 UseDNS no
-MaxStartups 100
-MaxSessions 100
 PidFile none
 Subsystem sftp internal-sftp
 """

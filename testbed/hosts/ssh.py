@@ -52,13 +52,16 @@ _PIECE_BYTES = 32 * 1024
 _REMOTE_GRACE_S = 2.0
 """The machine itself ends a command so long after our deadline, also when we are gone by then."""
 
-# `exit $?` makes a shell stay and turn a death by signal into 128 + n, as the port promises.
-_RUN = (
-    'root=$1; limit=$2; shift 2; cd -- "$root" 2>/dev/null'
-    ' || { mkdir -p -m 700 -- "$root" && cd -- "$root"; } || exit 1;'
-    ' timeout -k 1 "$limit" "$@"; exit $?'
-)
-_TALK = 'mkdir -p -m 700 -- "$1" && cd -- "$1" || exit 1; shift; exec "$@" 2>/dev/null'
+_ENTER = 'cd -- "$root" 2>/dev/null || { mkdir -p -m 700 -- "$root" && cd -- "$root"; } || exit 1;'
+# OpenSSH ends the whole connection, with all that others do over it, when anything comes for a
+# channel that is closed, and Paramiko may send just that (its issues 1115 and 1705). So a command
+# that is given nothing reads nothing, not even our end; and who is given something stays, whatever
+# became of the program, until we have said that nothing more comes.
+_STAY = "code=$?; exec >&- 2>&-; cat >/dev/null; exit $code"
+# `exit` makes a shell stay and turn a death by signal into 128 + n, as the port promises.
+_RUN = f'root=$1; limit=$2; shift 2; {_ENTER} timeout -k 1 "$limit" "$@" </dev/null; exit $?'
+_FEED = f'root=$1; limit=$2; shift 2; {_ENTER} timeout -k 1 "$limit" "$@"; {_STAY}'
+_TALK = f'root=$1; shift; {_ENTER} "$@" 2>/dev/null; {_STAY}'
 # Ignoring PIPE lets the clean-up run also when nobody is left to hear about the failure.
 _PUT = (
     'set -e; mkdir -p -- "$(dirname -- "$1")"; umask 077; trap "" PIPE; trap "exit 1" TERM HUP;'
@@ -129,7 +132,7 @@ class SshHost(Host):
             if self._facts is None:
                 out = bytearray()
                 deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
-                self._talk(shlex.join(["sh", "-c", _PROBE]), "probe", deadline_s, (), out.extend)
+                self._talk(shlex.join(["sh", "-c", _PROBE]), "probe", deadline_s, None, out.extend)
                 try:
                     uid, home, init, sudo = out.decode().strip().splitlines()[-4:]
                     self._facts = SshFacts(
@@ -160,7 +163,7 @@ class SshHost(Host):
         action = shlex.join(argv)
         named = [f"{key}={value}" for key, value in (env or {}).items()]
         argv = ["env", *named, *argv] if named else argv
-        given = chunks(input) if input else ()
+        given = None if input is None else chunks(input)
         code, err = self._command(argv, action, timeout_s, given, self._bounded(out, action))
         result = Result(code, out.decode(errors="replace"), err.decode(errors="replace"))
         if check and code != 0:
@@ -191,7 +194,7 @@ class SshHost(Host):
         source = self._path(path)
         content = bytearray()
         argv = ["head", "-c", str(GET_BYTES_MAX + 1), "--", source]
-        code, err = self._command(argv, f"get {source}", timeout_s, (), content.extend)
+        code, err = self._command(argv, f"get {source}", timeout_s, None, content.extend)
         if code != 0:
             problem = err.decode(errors="replace").strip()
             raise TransferFailed(self.name, f"get {source}", problem)
@@ -212,7 +215,7 @@ class SshHost(Host):
         try:
             with atomic_file(local_path) as copy:
                 argv = ["cat", "--", source]
-                code, err = self._command(argv, action, timeout_s, (), copy.write)
+                code, err = self._command(argv, action, timeout_s, None, copy.write)
                 if code != 0:
                     raise TransferFailed(self.name, action, err.decode(errors="replace").strip())
         except OSError as error:
@@ -288,12 +291,13 @@ class SshHost(Host):
         argv: Sequence[str],
         action: str,
         timeout_s: float,
-        given: Iterable[bytes],
+        given: Iterable[bytes] | None,
         sink: Callable[[bytes], object],
     ) -> tuple[int, bytes]:
         deadline_s = time.monotonic() + timeout_s
         limit = f"{timeout_s + _REMOTE_GRACE_S:.1f}"
-        command = shlex.join(["sh", "-c", _RUN, "run", str(self.root), limit, *argv])
+        script = _RUN if given is None else _FEED
+        command = shlex.join(["sh", "-c", script, "run", str(self.root), limit, *argv])
         return self._talk(command, action, deadline_s, given, sink)
 
     def _begin(self, argv: Sequence[str], action: str, deadline_s: float) -> paramiko.Channel:
@@ -314,7 +318,7 @@ class SshHost(Host):
         command: str,
         action: str,
         deadline_s: float,
-        given: Iterable[bytes],
+        given: Iterable[bytes] | None,
         sink: Callable[[bytes], object],
     ) -> tuple[int, bytes]:
         """Exit code and standard error; standard output goes to `sink` piece by piece."""
@@ -322,17 +326,20 @@ class SshHost(Host):
         try:
             helpers: list[threading.Thread] = []
             err = bytearray()
+            silent = threading.Event()
             ended = False
             try:
                 channel.settimeout(_left_s(deadline_s))
                 execute(channel, command, deadline_s)
-                helpers.append(_spawn(_feed, channel, given))
+                if given is not None:
+                    helpers.append(_spawn(_feed, channel, given, silent))
                 helpers.append(_spawn(_drain_stderr, channel, err))
                 while piece := channel.recv(_PIECE_BYTES):
                     sink(piece)
                     if time.monotonic() >= deadline_s:
                         raise TimeoutError
                     channel.settimeout(_left_s(deadline_s))
+                silent.set()
                 ended = channel.status_event.wait(_left_s(deadline_s))
             except TimeoutError:
                 pass  # told below, once the helpers are gone
@@ -361,10 +368,13 @@ def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:
     return thread
 
 
-def _feed(channel: paramiko.Channel, given: Iterable[bytes]) -> None:
-    """A command that stops reading, or a connection that ends, shows in the main thread."""
+def _feed(channel: paramiko.Channel, given: Iterable[bytes], silent: threading.Event) -> None:
+    """Until the command says nothing more: it has ended then. What became of it, or of the
+    connection, shows in the main thread."""
     try:
         for piece in given:
+            if silent.is_set():
+                break
             channel.sendall(piece)
         channel.shutdown_write()
     except (OSError, EOFError, paramiko.SSHException):

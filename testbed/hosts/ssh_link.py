@@ -1,4 +1,4 @@
-"""One authenticated SSH connection to a machine, reopened when it broke.
+"""Authenticated SSH connections to one machine, reopened when they broke.
 
 Here: connecting within a deadline, strict host keys, jump hosts, ssh_config. Elsewhere: what is
 done over the connection (`ssh.py`), host keys (`host_keys.py`).
@@ -16,6 +16,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ DEAD_AFTER_S = 20
 """A peer that acknowledges nothing for so long is gone, and the connection with it."""
 
 JUMPS_MAX = 4
+
+CONNECTIONS_MAX = 8
+"""To one machine at once, each with as many sessions as its server gives one."""
 
 # Paramiko logs whole tracebacks of every refused connection; we raise one clear error instead.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -65,7 +69,8 @@ class OfferedKey:
 
 
 class SshLink:
-    """A connection that is opened when first needed; threads share it."""
+    """A connection that is opened when first needed; threads share it. When the machine gives it
+    no more sessions (OpenSSH: ten), there are several."""
 
     def __init__(
         self, name: str, addr: str, settings: SshSettings, jump: SshLink | None = None
@@ -75,7 +80,7 @@ class SshLink:
         self._settings = settings
         self._jump = jump
         self._lock = threading.Lock()
-        self._connection: Connection | None = None
+        self._connections: list[Connection] = []
 
     def session(self, deadline_s: float, action: str) -> paramiko.Channel:
         """A channel for one command. A connection that broke while idle is opened anew.
@@ -89,47 +94,63 @@ class SshLink:
         return self._channel("direct-tcpip", (addr, port), deadline_s, action)
 
     def close(self) -> None:
-        """End the connection; the next call opens another one."""
+        """End every connection; the next call opens another one."""
         with self._lock:
-            self._drop()
+            for connection in self._connections:
+                _end(connection)
+            self._connections.clear()
 
     def _channel(
         self, kind: str, dest: tuple[str, int] | None, deadline_s: float, action: str
     ) -> paramiko.Channel:
-        for last_try in (False, True):
-            transport = self._transport(deadline_s, action)
+        full: list[paramiko.Transport] = []
+        broken = False
+        while True:
+            transport = self._transport(full, deadline_s, action)
             try:
                 return transport.open_channel(
                     kind, dest, ("", 0) if dest else None, timeout=_left_s(deadline_s)
                 )
             except paramiko.ChannelException as error:
-                raise Unreachable(self.name, action, f"refused: {error}") from error
+                full.append(transport)
+                if dest or len(full) == CONNECTIONS_MAX:
+                    fix = "" if dest else "see MaxSessions in the machine's sshd_config"
+                    raise Unreachable(self.name, action, f"refused: {error}", fix) from error
             except (paramiko.SSHException, OSError, EOFError) as error:
-                self.close()
-                if last_try or time.monotonic() >= deadline_s:
+                self._discard(transport)
+                if broken or time.monotonic() >= deadline_s:
                     problem = f"connection lost: {error or type(error).__name__}"
                     raise Unreachable(self.name, action, problem, self._hint()) from error
-        raise AssertionError("unreachable")
+                broken = True
 
-    def _transport(self, deadline_s: float, action: str) -> paramiko.Transport:
+    def _transport(
+        self, full: Sequence[paramiko.Transport], deadline_s: float, action: str
+    ) -> paramiko.Transport:
+        """The newest connection that lives and is none of these, else one more."""
         if not self._lock.acquire(timeout=_left_s(deadline_s)):
             problem = "another thread is still connecting"
             raise Unreachable(self.name, action, problem, self._hint())
         try:
-            if self._connection is None or not self._connection.is_connected:
-                self._drop()
-                limit_s = time.monotonic() + self._settings.connect_timeout_s
-                self._connection = self._connect(min(deadline_s, limit_s), action)
-            transport: paramiko.Transport = self._connection.transport
+            transport: paramiko.Transport
+            for connection in reversed(self._connections):
+                transport = connection.transport
+                if transport.is_active() and transport not in full:
+                    return transport
+            limit_s = time.monotonic() + self._settings.connect_timeout_s
+            connection = self._connect(min(deadline_s, limit_s), action)
+            self._connections = [c for c in self._connections if c.is_connected] + [connection]
+            transport = connection.transport
             return transport
         finally:
             self._lock.release()
 
-    def _drop(self) -> None:
-        if self._connection is not None:
-            with suppress(Exception):  # it is being thrown away because it is broken
-                self._connection.close()
-            self._connection = None
+    def _discard(self, transport: paramiko.Transport) -> None:
+        """End a broken connection, and no other that somebody has opened meanwhile."""
+        with self._lock:
+            for connection in self._connections:
+                if connection.transport is transport:
+                    _end(connection)
+            self._connections = [c for c in self._connections if c.is_connected]
 
     def offered_key(self, action: str) -> OfferedKey:
         """The host key that the machine shows now, asked without logging in, by the same way there
@@ -275,6 +296,11 @@ class SshLink:
 
     def _hint(self) -> str:
         return f"is {self.addr} powered, on the network, and its SSH server running?"
+
+
+def _end(connection: Connection) -> None:
+    with suppress(Exception):  # it is thrown away, maybe because it is broken
+        connection.close()
 
 
 def _abort(

@@ -67,8 +67,8 @@ class SshServer:
         (home / "config").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {home}/host_key\nPidFile none\n"
             f"AuthorizedKeysFile {home}/authorized_keys\nStrictModes no\nUsePAM no\n"
-            "PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\n"
-            "MaxSessions 100\nAllowTcpForwarding yes\n"
+            "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            "AllowTcpForwarding yes\n"
             "SetEnv SHLVL=2\n"  # keeps bash from reading a long ~/.bashrc for every command
         )
         self._process: subprocess.Popen[bytes] | None = None

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,14 @@ import paramiko
 import pytest
 
 from testbed.hosts.host_keys import fingerprint, trust
-from testbed.hosts.port import HostKeyRefused, OutcomeUnknown, Unit, UnitState, Unreachable
+from testbed.hosts.port import (
+    Dialogue,
+    HostKeyRefused,
+    OutcomeUnknown,
+    Unit,
+    UnitState,
+    Unreachable,
+)
 from testbed.hosts.ssh import SshHost
 from tests.testbed.hosts_support import SshServer, eventually, free_port, ssh_server_missing
 
@@ -227,6 +235,101 @@ def test_a_connection_that_dropped_while_idle_is_opened_again(
         assert host.run(["echo", "again"]).stdout == "again\n"
 
 
+@pytest.fixture
+def late_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent over a channel is held up, so that the other end may close it first."""
+    send = paramiko.Transport._send_user_message  # type: ignore[attr-defined]
+
+    def late(transport: paramiko.Transport, message: paramiko.Message) -> None:
+        if message.asbytes()[:1] in (
+            paramiko.common.cMSG_CHANNEL_DATA,
+            paramiko.common.cMSG_CHANNEL_EOF,
+        ):
+            threading.Event().wait(0.2)
+        send(transport, message)
+
+    monkeypatch.setattr(paramiko.Transport, "_send_user_message", late)
+
+
+@pytest.mark.usefixtures("late_sending")
+@pytest.mark.parametrize("given", [None, b"", b"unread"], ids=["none", "empty", "unread"])
+def test_a_command_that_ends_at_once_takes_nobody_with_it(
+    server: SshServer, tmp_path: Path, given: bytes | None
+) -> None:
+    """OpenSSH ends the whole connection when something comes for a channel that is closed."""
+    with server.host(root=tmp_path / "r") as host, host.dialogue(["cat"]) as other:
+        assert other.ask("hello") == "hello"
+        for _ in range(3):
+            assert host.run(["true"], input=given).exit_code == 0
+        assert other.ask("still there") == "still there"
+
+
+@pytest.mark.usefixtures("late_sending")
+def test_a_dialogue_that_ended_takes_nobody_with_it(server: SshServer, tmp_path: Path) -> None:
+    with server.host(root=tmp_path / "r") as host, host.dialogue(["cat"]) as other:
+        assert other.ask("hello") == "hello"
+        with host.dialogue(["head", "-n", "1"]) as short:
+            assert short.ask("first") == "first"
+            with pytest.raises(OutcomeUnknown, match="ended"):
+                short.ask("second")
+        assert other.ask("still there") == "still there"
+
+
+def test_a_command_that_does_not_read_its_input_is_told_apart_from_a_lost_connection(
+    server: SshServer, tmp_path: Path
+) -> None:
+    with server.host(root=tmp_path / "r") as host:
+        result = host.run(["false"], input=bytes(8 * 1024 * 1024), check=False)
+    assert result.exit_code == 1
+
+
+def test_a_thread_that_lost_its_connection_leaves_the_next_one_alone(
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_channel = paramiko.Transport.open_channel
+    talks: list[Dialogue] = []
+
+    def slowly(transport: paramiko.Transport, *args: object, **more: object) -> paramiko.Channel:
+        """Its connection breaks, and before it has noticed, another thread has a new one."""
+        monkeypatch.setattr(paramiko.Transport, "open_channel", open_channel)
+        server.drop_connections()
+        eventually(lambda: not transport.is_active())
+        talks.append(host.dialogue(["cat"]))
+        return open_channel(transport, *args, **more)  # type: ignore[arg-type]
+
+    with server.host(root=tmp_path / "r") as host:
+        host.run(["true"])
+        monkeypatch.setattr(paramiko.Transport, "open_channel", slowly)
+        host.run(["true"])
+        with talks[0] as other:
+            assert other.ask("still there") == "still there"
+
+
+def test_more_sessions_than_a_server_gives_one_connection(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """OpenSSH gives ten, and a machine may have more nodes whose events are followed."""
+    with server.host(root=tmp_path / "r") as host, ExitStack() as open_:
+        talks = [open_.enter_context(host.dialogue(["cat"])) for _ in range(25)]
+        for number, talk in enumerate(talks):
+            assert talk.ask(str(number)) == str(number)
+        assert host.run(["echo", "more"]).stdout == "more\n"
+    logins = (server.home / "log").read_text().count("Accepted publickey")
+    assert logins == 3
+
+
+def test_a_machine_that_gives_no_session_at_all_says_so(server: SshServer, tmp_path: Path) -> None:
+    server.stop()
+    config = server.home / "config"
+    config.write_text(config.read_text() + "MaxSessions 0\n")
+    server.start()
+    with (
+        server.host(root=tmp_path / "r") as host,
+        pytest.raises(Unreachable, match=r"(?s)refused.*MaxSessions"),
+    ):
+        host.run(["true"])
+
+
 def test_a_dropped_follow_says_so(server: SshServer, tmp_path: Path) -> None:
     with server.host(root=tmp_path / "r") as host:
         host.put(b"one\n", "events")
@@ -347,7 +450,7 @@ def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
 
         def ask(host: SshHost) -> None:
             try:
-                host._talk("true", "say", time.monotonic() + 0.5, (), bytes)
+                host._talk("true", "say", time.monotonic() + 0.5, None, bytes)
             except BaseException as error:
                 outcome.append(error)
 
