@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No example is timed: how fast it is says more about the machine than about us. With CI set the
+# examples are always the same, so that a verdict is about the commit; everywhere else they are new.
+settings.register_profile(
+    "testbed",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+    print_blob=True,
+)
+settings.load_profile("testbed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

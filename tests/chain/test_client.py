@@ -64,7 +64,7 @@ def sealed(world: World, bodies: bool = True, *replicas: int) -> tuple[SealedBlo
 # --- finality ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.randoms(use_true_random=False))
 def test_blocks_become_final_in_order_however_the_seals_come(order: random.Random) -> None:
     seals = [WORLD.seal(each, block) for block in WORLD.blocks for each in (0, 2, 3)]
@@ -316,7 +316,7 @@ def test_ranges_are_written_in_one_way() -> None:
     assert [each.block for each in blocks.blocks] == WORLD.blocks
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_altered_bit_of_a_range_is_taken(draw: st.DataObject) -> None:
     data = bytearray(encode_range(BlockRange(start=1, blocks=sealed(WORLD)[:2])))

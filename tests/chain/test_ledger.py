@@ -190,7 +190,7 @@ def test_the_offline_verifier_passes_the_chain_and_says_what_is_proven() -> None
     assert last[-1].proven == 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_one_flipped_bit_anywhere_is_found_and_named(draw: st.DataObject) -> None:
     """In a head, a statement, an item with its signatures, or a head's signature."""

@@ -54,7 +54,7 @@ def test_a_receipt_answers_for_its_own_request() -> None:
         verify_receipt(WORLD.genesis, receipt, bytes(32))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_altered_bit_passes(draw: st.DataObject) -> None:
     data = bytearray(encode_proof(proof()))

@@ -336,7 +336,7 @@ def test_strangers_are_dropped_before_ordering() -> None:
     assert judged(world, request) == ("unknown-node", Screening.LATER)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.booleans())
 def test_counters_only_rise_whatever_the_order(counters: list[int], one_block: bool) -> None:
     """Each counter is accepted at most once, in rising order; replays change nothing."""
@@ -519,7 +519,7 @@ def test_a_membership_change_waits_for_the_next_checkpoint() -> None:
 # --- determinism ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 2)), max_size=30))
 def test_replaying_the_blocks_rebuilds_the_same_state(steps: list[tuple[int, int]]) -> None:
     """Whatever happens, another ledger reaches the same heads and the same registry."""

@@ -76,7 +76,7 @@ def test_a_stranger_s_endorsement_is_none() -> None:
         WORLD.open(make_item(COSE, (frame,)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_an_altered_item_is_refused_or_the_same_request(draw: st.DataObject) -> None:
     """Only MessagePack's own long forms can differ; what was signed cannot."""

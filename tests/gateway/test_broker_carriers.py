@@ -133,7 +133,7 @@ def test_openssl_finds_those_that_are_spread_and_no_others(
     assert list(directory.iterdir()) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=200), st.integers(0, 2000), st.binary(max_size=8))
 def test_whatever_stands_in_the_document_is_survived(
     tmp_path_factory: pytest.TempPathFactory,

@@ -180,7 +180,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
     assert (tmp_path / "outbox.db").stat().st_mode & 0o077 == 0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=60))
 def test_it_behaves_as_an_ordered_map(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, int]]

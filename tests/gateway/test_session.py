@@ -517,7 +517,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(actions)
 def test_a_hostile_line_never_delivers_a_duplicate_or_a_forgery(
     script: list[tuple[str, bool, int]],

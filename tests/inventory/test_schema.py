@@ -72,7 +72,7 @@ def mutated(draw: st.DrawFn) -> Any:
     return data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mutated())
 def test_schema_and_loader_agree_on_any_shape(file: Path, data: Any) -> None:
     file.write_text(json.dumps(data))  # JSON is YAML

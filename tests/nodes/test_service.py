@@ -384,7 +384,7 @@ def test_threads_open_the_same_in_the_same_order() -> None:
 SHARED = Bus()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([1, 2, 3, GATEWAY]), st.binary(max_size=200))
 def test_any_bytes_are_a_blamed_fault_at_most(party: Party, data: bytes) -> None:
     """Whatever a peer or a gateway sends, the replica lives and says whose fault it was."""
@@ -404,7 +404,7 @@ def good_frames() -> list[tuple[Party, bytes]]:
 GOOD = good_frames()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(GOOD), st.integers(0, 1000), st.integers(1, 255))
 def test_any_change_to_a_good_frame_is_refused_or_harmless(
     good: tuple[Party, bytes], at: int, flip: int

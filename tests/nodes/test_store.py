@@ -105,7 +105,7 @@ def test_the_next_stable_checkpoint_is_found(store: Store) -> None:
     assert [fact and fact.seq for fact in found] == [64, 64, 128, 192, None]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.one_of(
@@ -393,7 +393,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
         store.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=400))
 def test_any_file_is_a_ledger_or_damaged(
     tmp_path_factory: pytest.TempPathFactory, data: bytes

@@ -189,7 +189,7 @@ def test_any_text_is_parsed_or_refused_with_a_value_error(text: str) -> None:
             parser(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, len(CAMPAIGN) - 1), st.text(alphabet="{}[]:,-&*!#'\" \n\tax5\0±", max_size=4))
 def test_a_damaged_campaign_is_loaded_or_an_invalid_file(file: Path, at: int, text: str) -> None:
     mistakes(file, CAMPAIGN[:at] + text + CAMPAIGN[at + 1 :])

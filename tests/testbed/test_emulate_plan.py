@@ -31,7 +31,7 @@ def plans(draw: st.DrawFn) -> LabPlan:
     return make_plan(draw(lab_ids), options, network, draw(st.sampled_from(["switch", "netem"])))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(plan=plans())
 def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
     """Also serials that YAML would read as numbers: 1e40001."""
@@ -43,7 +43,7 @@ def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
     assert len(lab.boards) == plan.options.boards
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(plan=plans())
 def test_every_name_and_address_is_unique_and_fits(plan: LabPlan) -> None:
     network = IPv4Network(plan.network)

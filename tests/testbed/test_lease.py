@@ -158,9 +158,7 @@ def test_whoever_loses_it_to_a_takeover_hears_of_it(host: LocalHost) -> None:
     assert present.who == BOB.who, "the loser's end takes nothing away"
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=80))
 def test_a_damaged_lease_is_free_or_a_clear_error(host: LocalHost, content: bytes) -> None:
     host.put(content, "lease")

@@ -100,9 +100,7 @@ def test_what_would_leave_a_broken_file_is_refused_by_name(tmp_path: Path) -> No
     assert path.read_text() == shared + "  gw: *two\n"
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(reason=st.text(min_size=1, max_size=200))
 def test_any_reason_that_a_file_can_hold_comes_back_as_it_was(five: Path, reason: str) -> None:
     five.write_text(FIVE)

@@ -147,7 +147,7 @@ def test_abba_pairs_share_their_workload_and_turn_their_order(file: Path) -> Non
     assert len(planned(file, CRASH, head="trials: {count: 3}").runs) == 3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**53 - 1), arrivals=st.sampled_from(["poisson", "uniform"]))
 def test_sends_are_open_loop_in_order_within_their_phase_and_near_the_rate(
     tmp_path_factory: pytest.TempPathFactory, seed: int, arrivals: str
