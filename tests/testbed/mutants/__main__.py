@@ -1,7 +1,7 @@
 """`python -m tests.testbed.mutants`: runs every mutant in its own process, prints the table.
 
-`--one NAME` is what each process does: apply the mutant, run seeds until a property breaks or the
-budget is spent, print one JSON line. The clean build runs on the seeds of every mutant.
+`--one NAME` is what each process does: apply the mutant, run seeds until a property breaks or there
+are no more, print one JSON line. The clean build runs on the seeds of every mutant.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rich.table import Table
 from tests.testbed.mutants.loader import apply, fits
 from tests.testbed.mutants.table import MUTANTS, Mutant, Result
 
-__all__ = ["main", "run_clean", "run_in_own_process", "run_mutant"]
+__all__ = ["main", "run_in_own_process", "run_mutant"]
 
 _PROCESS_S_MAX = 1800
 
 
-def run_mutant(mutant: Mutant, *, patched: bool = True) -> Result:
+def run_mutant(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
     """In this process, which must be fresh if `patched`."""
     if patched:
         apply(mutant)
@@ -35,37 +35,34 @@ def run_mutant(mutant: Mutant, *, patched: bool = True) -> Result:
 
     options = Options(replicas=mutant.replicas, faults=mutant.faults, byzantine=mutant.byzantine)
     started = time.monotonic()
-    for count, seed in enumerate(range(mutant.first, mutant.first + mutant.budget), 1):
+    for count, seed in enumerate(seeds, 1):
         finding = run(draw(options, seed)).finding
         if finding is not None:
             elapsed_s = round(time.monotonic() - started, 1)
             return Result(mutant.name, seed, count, finding.property, finding.message, elapsed_s)
     elapsed_s = round(time.monotonic() - started, 1)
-    return Result(mutant.name, None, mutant.budget, "", "", elapsed_s)
+    return Result(mutant.name, None, len(seeds), "", "", elapsed_s)
 
 
-def run_in_own_process(mutant: Mutant, *arguments: str) -> Result:
-    command = [sys.executable, "-m", "tests.testbed.mutants", "--one", mutant.name, *arguments]
+def run_in_own_process(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
+    command = [sys.executable, "-m", "tests.testbed.mutants", "--one", mutant.name]
+    command += ["--seeds", str(seeds.start), str(seeds.stop), *([] if patched else ["--clean"])]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=_PROCESS_S_MAX
     )
     if done.returncode != 0:
         raise RuntimeError(f"{mutant.name}: {done.stderr.strip()[-2000:]}")
     result = Result(*json.loads(done.stdout))
-    told = "clean" if arguments else "mutant"
+    told = "mutant" if patched else "clean"
     sys.stderr.write(f"{told} {result.mutant}: {result.property or 'nothing'} ({result.seeds})\n")
     return result
-
-
-def run_clean(mutant: Mutant, seeds: int) -> Result:
-    """The unpatched build on the seeds that killed the mutant, in its own process."""
-    return run_in_own_process(mutant, "--clean", str(seeds))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.testbed.mutants", description=__doc__)
     parser.add_argument("--one", help="run this mutant in this process")
-    parser.add_argument("--clean", type=int, help="with --one: no patch, this many seeds")
+    parser.add_argument("--seeds", nargs=2, type=int, metavar=("FROM", "TO"), help="with --one")
+    parser.add_argument("--clean", action="store_true", help="with --one: without the patch")
     parser.add_argument("--only", nargs="*", help="names of mutants to run")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.add_argument("--markdown", action="store_true", help="print it as in chain/README.md")
@@ -73,10 +70,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.one:
         mutant = next(m for m in MUTANTS if m.name == arguments.one)
-        if arguments.clean is not None:
-            result = run_mutant(mutant._replace(budget=arguments.clean), patched=False)
-        else:
-            result = run_mutant(mutant)
+        seeds = range(*(arguments.seeds or [mutant.budget]))
+        result = run_mutant(mutant, seeds, patched=not arguments.clean)
         sys.stdout.write(json.dumps(result) + "\n")
         return 0
     form = "json" if arguments.json else "markdown" if arguments.markdown else "table"
@@ -88,8 +83,12 @@ def _run_all(only: list[str] | None, jobs: int, form: str) -> int:
     for mutant in chosen:
         fits(mutant)
     with ThreadPoolExecutor(jobs) as pool:  # each thread waits for one process
-        results = list(pool.map(run_in_own_process, chosen))
-        clean = list(pool.map(run_clean, chosen, [result.seeds for result in results]))
+        results = list(pool.map(lambda m: run_in_own_process(m, range(m.budget)), chosen))
+        clean = list(
+            pool.map(
+                lambda m, r: run_in_own_process(m, range(r.seeds), patched=False), chosen, results
+            )
+        )
     if form == "json":
         rows = [
             {**result._asdict(), "budget": mutant.budget, "clean_finding": unpatched.property}

@@ -1,7 +1,7 @@
 """The mutants: one wrong line each, and what must notice it.
 
-A mutant's seeds are `first` to `first + budget - 1` of its profile; one of `killed_by` must break
-on one of them, and nothing may break on the same seeds without the mutant.
+A property must break on one of the first `budget` seeds of a mutant's profile, and nothing on the
+same seeds without the mutant. `known` is a seed that kills it: the tests try it before they search.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Mutant(NamedTuple):
     byzantine: tuple[tuple[str, int], ...] = ()
     replicas: int = 4
     budget: int = 200
-    first: int = 0
+    known: int = 0
 
 
 class Result(NamedTuple):
@@ -42,6 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "strong=-(-(n + f + 1) // 2)",
         "strong=2 * f",
         faults="network",
+        known=7,
     ),
     Mutant(
         "commit-with-one-vote-less",  # harmful only where a voter denies its vote: twins
@@ -51,6 +52,7 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="network",
         byzantine=(("twins", 1),),
         budget=1000,
+        known=973,
     ),
     Mutant(
         "commit-after-leaving-the-view",
@@ -59,6 +61,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if s.voting:",
         faults="network",
         budget=1000,
+        known=772,
     ),
     Mutant(
         "digest-unchecked",
@@ -67,6 +70,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
+        known=38,
     ),
     Mutant(
         "number-unbound",
@@ -75,6 +79,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
+        known=14,
     ),
     Mutant(
         "view-unchecked",
@@ -83,6 +88,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if not s.voting:",
         faults="network",
         budget=1000,
+        known=8,
     ),
     Mutant(
         "watermark-unchecked",
@@ -92,6 +98,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("spam-votes", 1),),
         faults="none",
         budget=500,
+        known=224,
     ),
     # --- durability ------------------------------------------------------------------------------
     Mutant(
@@ -121,6 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if message.view == s.view or not s.active:",
         "if False:",
         faults="crash",
+        known=4,
     ),
     Mutant(
         "restart-forgets-its-certificates",
@@ -129,6 +137,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:\n        slot =",
         faults="disk",
         budget=500,
+        known=71,
     ),
     Mutant(
         "restart-forgets-its-view",
@@ -137,6 +146,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "pass",
         faults="crash",
         budget=1000,
+        known=26,
     ),
     Mutant(
         "sends-on-a-full-disk",
@@ -153,6 +163,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return self.until is not None and height >= self.until",
         "return True",
         faults="disk",
+        known=1,
     ),
     Mutant(
         "quarantine-forgotten-by-a-restart",
@@ -161,6 +172,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._on_quarantine(None)",
         faults="disk",
         budget=1500,
+        known=371,
     ),
     # --- epochs ----------------------------------------------------------------------------------
     Mutant(
@@ -183,6 +195,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if item.message.epoch == self._s.epoch:",
         "if True:",
         faults="membership",
+        known=95,
     ),
     Mutant(
         "restart-forgets-its-epoch",
@@ -190,6 +203,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        membership.switch(s)",
         "        pass",
         faults="membership",
+        known=24,
     ),
     # --- checkpoints and state transfer ----------------------------------------------------------
     Mutant(
@@ -205,6 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if len(matching) >= 1:",
         byzantine=(("forge-checkpoint", 1),),
         faults="none",
+        known=1,
     ),
     Mutant(
         "checkpoint-proof-unchecked",
@@ -214,6 +229,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("forge-view-change", 1),),
         faults="network",
         budget=1000,
+        known=102,
     ),
     Mutant(
         "lying-heads-believed",
@@ -223,6 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("lie-in-transfer", 1),),
         faults="crash",
         budget=500,
+        known=3,
     ),
     Mutant(
         "lying-bodies-believed",
@@ -232,6 +249,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("lie-in-transfer", 1),),
         faults="crash",
         budget=500,
+        known=60,
     ),
     # --- view changes ----------------------------------------------------------------------------
     Mutant(
@@ -241,6 +259,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         faults="network",
         budget=1000,
+        known=111,
     ),
     Mutant(
         "certificates-of-one-view-change-only",
@@ -249,6 +268,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    for received in view_changes[:1]:\n        assert",
         faults="network",
         budget=1500,
+        known=318,
     ),
     Mutant(
         "certificate-of-the-lowest-view",
@@ -257,6 +277,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "chosen[certificate.seq] = min(candidate",
         faults="network",  # about one seed in 3,000 brings three views to one number
         budget=400,
+        known=295,
     ),
     Mutant(
         "new-view-not-recomputed",
@@ -266,6 +287,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("forge-new-view", 1),),
         faults="network",
         budget=400,
+        known=3,
     ),
     Mutant(
         "new-view-omissions-accepted",
@@ -275,6 +297,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("forge-new-view", 1),),
         faults="network",
         budget=400,
+        known=3,
     ),
     Mutant(
         "view-change-never-sent-again",
@@ -283,6 +306,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "pass",
         faults="network",
         budget=400,
+        known=6,
     ),
     Mutant(
         "no-joining-of-f+1",
@@ -291,6 +315,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         faults="network",
         budget=400,
+        known=15,
     ),
     Mutant(
         "timer-never-doubled",
@@ -299,6 +324,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return consensus.view_timeout_us",
         faults="cpu",
         budget=400,
+        known=154,
     ),
     Mutant(
         "flood-takes-the-turn",
@@ -324,6 +350,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
+        known=3,
     ),
     Mutant(
         "request-twice-in-a-batch",
@@ -332,6 +359,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
+        known=16,
     ),
     Mutant(
         "counter-unchecked",
@@ -339,6 +367,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if counter <= identity.counter:",
         "if False:",
         faults="none",
+        known=1,
     ),
     Mutant(
         "revocation-ignored",
@@ -346,6 +375,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if identity.ended is not None and height > identity.ended_height:",
         "if False:",
         faults="none",
+        known=2,
     ),
     Mutant(
         "device-signature-unchecked",
@@ -361,5 +391,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "return True or accepted_by(",
         byzantine=(("bad-batch", 1),),
         faults="none",
+        known=8,
     ),
 )
