@@ -141,10 +141,24 @@ def _normal(addr: str) -> str:
         return addr.lower().rstrip(".")
 
 
+def _is_misspelt(addr: str) -> bool:
+    """No host name has a colon, and none is digits and dots alone: these mean an IP address."""
+    if ":" not in addr and not set(addr) <= set("0123456789."):
+        return False
+    try:
+        ipaddress.ip_address(addr)
+    except ValueError:
+        return True
+    return False
+
+
 def _hosts(lab: Lab) -> Iterator[Mistake]:
     jumps = {lab.ssh(name).jump for name, host in lab.hosts.items() if host.connection == "ssh"}
     for name, host in lab.hosts.items():
         where = ("hosts", name)
+        if host.addr and _is_misspelt(host.addr):
+            fix = "the SSH port goes to ssh.port" if ":" in host.addr else "correct it"
+            yield Mistake((*where, "addr"), f"{host.addr} is no IP address; {fix}")
         if host.connection == "ssh" and host.addr is None:
             yield Mistake(where, "no addr; add one, or say connection: local")
         if host.connection == "local" and host.power is not None:
