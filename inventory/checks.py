@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inventory.model import Cap, Host, Lab
+from inventory.model import Cap, Host, Lab, port_max
 
 __all__ = ["Mistake", "errors", "warnings"]
 
@@ -35,6 +35,7 @@ class Mistake:
 def errors(lab: Lab) -> Iterator[Mistake]:
     """Everything that makes the lab unusable."""
     yield from _unique(lab)
+    yield from _ports(lab)
     yield from _hosts(lab)
     yield from _jumps(lab)
     yield from _interfaces(lab)
@@ -139,6 +140,24 @@ def _normal(addr: str) -> str:
         return ipaddress.ip_address(addr).compressed
     except ValueError:
         return addr.lower().rstrip(".")
+
+
+def _ports(lab: Lab) -> Iterator[Mistake]:
+    """Stated ports: a host's processes that listen take them one after the other."""
+    of_broker = 2 if lab.broker_kind() == "mosquitto" else 1
+    seen: dict[tuple[str, int], str] = {}
+    for name, host in lab.hosts.items():
+        if host.port is None:
+            continue
+        count = ("replica" in host.roles) + ("broker" in host.roles) * of_broker
+        where, last = ("hosts", name, "port"), host.port + count - 1
+        if last > port_max:
+            yield Mistake(where, f"its processes need ports to {last}, the last is {port_max}")
+        for port in range(host.port, last + 1):
+            first = seen.setdefault((lab.address(name), port), name)
+            if first != name:
+                yield Mistake(where, f"port {port} is {first}'s too; change one, or state none")
+                break
 
 
 def _is_misspelt(addr: str) -> bool:

@@ -57,6 +57,7 @@ caps: Final[tuple[Cap, ...]] = get_args(Cap)
 hosts_max: Final = 512
 boards_max: Final = 512
 mobiles_per_host_max: Final = 256
+port_max: Final = 65_535
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -64,7 +65,7 @@ Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]
 Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,14}$")]
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
 HostDirectory = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._+-]{1,200}$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=port_max)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Milliseconds = Annotated[float, Field(gt=0, le=600_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]

@@ -56,6 +56,7 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("addr: 10.0.0.14", "addr: 10.0.0.14:22", "12:16: hosts.pi04.addr:", "ssh.port", False),
     ("addr: 10.0.0.14", "addr: 10.0.0.256", "12:16: hosts.pi04.addr:", "no IP address", False),
     ("addr: 10.0.0.14", "addr: 10.0.14", "12:16: hosts.pi04.addr:", "no IP address", False),
+    ("addr: 10.0.0.11,", "addr: 10.0.0.11, port: 65534,", "pi01.port:", "ports to 65536", False),
     ('hw_serial: "a2"', 'hw_serial: "A1"', "hosts.pi02.hw_serial:", "is pi01's", False),
     ("addr: 10.0.0.14, ", "", "12:9: hosts.pi04:", "connection: local", False),
     ("pi04: {addr: 10.0.0.14, roles: [replica]", "pi04: {addr: a", "pi04", "no role", False),
@@ -124,6 +125,20 @@ def test_each_mistake_is_found_where_it_stands(
     if shape:
         data = parse(file.read_bytes()).data
         assert not Draft202012Validator(lab_schema()).is_valid(data)
+
+
+def test_two_processes_of_this_machine_cannot_listen_on_one_port(file: Path) -> None:
+    """A host's port is its first: a replica beside a broker has the next one too."""
+    text = packaged("loopback").read_text().replace("[gateway,", "[replica, gateway,")
+
+    def with_ports(gateway: int, replica: int) -> list[str]:
+        ports = text.replace("gw1: {", f"gw1: {{port: {gateway}, ")
+        return mistakes(file, ports.replace("r1: {", f"r1: {{port: {replica}, "))
+
+    assert with_ports(7000, 7002) == []
+    for taken in (7000, 7001):
+        (found,) = with_ports(7000, taken)
+        assert f"hosts.gw1.port: port {taken} is r1's too" in found
 
 
 def test_mistakes_of_all_sorts_are_reported_together(file: Path) -> None:
