@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from inventory.model import Cap, Host, Lab, port_max
+from inventory.model import Cap, Host, Lab, Ssh, port_max
 
 __all__ = ["Mistake", "errors", "warnings"]
 
@@ -36,6 +37,7 @@ def errors(lab: Lab) -> Iterator[Mistake]:
     """Everything that makes the lab unusable."""
     yield from _unique(lab)
     yield from _ports(lab)
+    yield from _files(lab)
     yield from _hosts(lab)
     yield from _jumps(lab)
     yield from _interfaces(lab)
@@ -158,6 +160,20 @@ def _ports(lab: Lab) -> Iterator[Mistake]:
             if first != name:
                 yield Mistake(where, f"port {port} is {first}'s too; change one, or state none")
                 break
+
+
+def _files(lab: Lab) -> Iterator[Mistake]:
+    """Paths on this machine may begin at a user's home, who must be one."""
+    logins: list[tuple[tuple[str | int, ...], Ssh]] = [(("defaults", "ssh"), lab.defaults.ssh)]
+    logins += [(("hosts", name, "ssh"), host.ssh) for name, host in lab.hosts.items()]
+    paths = [((*where, "key"), ssh.key) for where, ssh in logins]
+    paths += [((*where, "known_hosts"), ssh.known_hosts) for where, ssh in logins]
+    paths += [(("chain", "factory_roots", i), p) for i, p in enumerate(lab.chain.factory_roots)]
+    for where, path in paths:
+        try:
+            Path(path or "").expanduser()
+        except RuntimeError:
+            yield Mistake(where, f"{path}: no home directory is known; write the whole path")
 
 
 def _is_misspelt(addr: str) -> bool:
