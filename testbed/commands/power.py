@@ -39,10 +39,12 @@ def power(
     lab = load_lab(inventory)
     for name in limited(lab, host, given_by="power"):
         switch = power_of(lab, name, (inventory or packaged("loopback")).absolute())
-        if to in (To.OFF, To.CYCLE):
-            switch.off()
-        if to is To.CYCLE:
-            time.sleep(OFF_S)
-        if to in (To.ON, To.CYCLE):
-            switch.on()
+        try:
+            if to is not To.ON:
+                switch.off()
+            if to is To.CYCLE:
+                time.sleep(OFF_S)
+        finally:  # whoever interrupts a cycle wants no dark host
+            if to is not To.OFF:
+                switch.on()
         typer.echo(f"{name}: power {to.value}")

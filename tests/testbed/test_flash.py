@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,3 +202,19 @@ def test_a_power_switch_that_speaks_another_encoding_is_told_of_all_the_same() -
     power = power_of(lab.model_copy(update={"hosts": hosts}), name, Path("lab.yaml"))
     with pytest.raises(LabFault, match="exit code 3: kein Ger"):
         power.off()
+
+
+def test_a_power_cycle_that_is_interrupted_leaves_no_host_dark(tmp_path: Path) -> None:
+    """Ctrl-C while the host is without power: it gets it back before the command ends."""
+    inventory, is_off, is_on = tmp_path / "lab.yaml", tmp_path / "off", tmp_path / "on"
+    power = f"{{driver: command, off: [touch, {is_off}], on: [touch, {is_on}]}}"
+    inventory.write_text(
+        "schema: testbed.inventory/1\nlab: loop\nchain: {f: 0}\n"
+        f"hosts: {{pi01: {{addr: 127.0.0.1, roles: [replica], power: {power}}}}}\n"
+    )
+    argv = [sys.executable, "-m", "testbed.cli", "power", "cycle", "pi01", "-i", str(inventory)]
+    with subprocess.Popen(argv, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE) as running:
+        eventually(is_off.exists)
+        running.send_signal(signal.SIGINT)
+        assert running.wait() == 130
+    assert is_on.exists()
