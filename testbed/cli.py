@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import json
 import os
 import re
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and lets no exception out."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     _end_cleanly_on_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what was done must not fail for being told
+        sys.stdout.reconfigure(errors="replace")
     as_json = "--json" in args
     try:
         command = typer.main.get_command(_program)

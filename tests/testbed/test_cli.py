@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,24 @@ def test_every_failure_has_its_exit_code(
     captured = capsys.readouterr()
     assert says in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_terminal_that_lacks_a_letter_is_no_failure(tmp_path: Path) -> None:
+    """What was done stays done: a letter that cannot be shown is replaced."""
+    text = packaged("loopback").read_text().replace("hosts:", "chain: {f: 0}\nhosts:")
+    (tmp_path / "lab.yaml").write_text(
+        text.replace("r1: {", 'r1: {state: quarantined, reason: "wet → dry", '), encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed.cli", "inventory", "check", str(tmp_path / "lab.yaml")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        encoding="latin-1",
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "left out: wet ? dry" in done.stdout
 
 
 def test_tracebacks_are_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
