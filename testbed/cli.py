@@ -191,10 +191,10 @@ def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
         lines = "\n".join(error.lines())
         message = f"{error.file}: {count} mistake{'s' if count > 1 else ''}\n{lines}"
         return _USAGE, {"message": message, "problems": error.as_json()}
-    kind = type(error).__name__
-    return _INFRASTRUCTURE, {
-        "message": f"internal error, {kind}: {error}\nset TESTBED_DEBUG=1 for the traceback"
-    }
+    problem = f"internal error, {type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        problem = f"{error.filename}: {error.strerror}; make that usable, or name another place"
+    return _INFRASTRUCTURE, {"message": f"{problem}\nset TESTBED_DEBUG=1 for the traceback"}
 
 
 if __name__ == "__main__":

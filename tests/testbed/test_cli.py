@@ -107,6 +107,17 @@ def test_a_terminal_that_lacks_a_letter_is_no_failure(tmp_path: Path) -> None:
     assert "left out: wet ? dry" in done.stdout
 
 
+def test_a_place_that_cannot_be_used_is_named_and_is_no_internal_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["emulate", "status", "--out", str(tmp_path / "file" / "lab")]) == 3
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'file' / 'lab'}" in said
+    assert "Not a directory" in said
+    assert "internal error" not in said
+
+
 def test_tracebacks_are_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise ZeroDivisionError
