@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from testbed.hosts.guard import Guarded
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
     GET_BYTES_MAX,
+    LINE_BYTES_MAX,
     OUTPUT_BYTES_MAX,
     STOP_TIMEOUT_S,
     TRANSFER_TIMEOUT_S,
@@ -40,6 +42,8 @@ from testbed.hosts.port import (
 from testbed.hosts.supervise import SupervisedUnit
 
 __all__ = ["LocalHost"]
+
+_PIECE_BYTES = 64 * 1024
 
 
 class LocalHost(Host):
@@ -198,7 +202,7 @@ class LocalHost(Host):
         return self.root / "log" / f"{name}.log"
 
     def follow(self, path: str | PurePosixPath) -> Follow:
-        return _LocalFollow(self._path(path))
+        return _LocalFollow(self._name, self._path(path))
 
     def dialogue(self, argv: Sequence[str]) -> Dialogue:
         return _LocalDialogue(self._name, argv, self._root)
@@ -221,7 +225,9 @@ _GNU_TAIL = ("-s", "0.2", "--max-unchanged-stats=1") if sys.platform == "linux" 
 class _LocalFollow(Follow):
     """`tail -F` waits for the file system to tell it of news; we wait for tail."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, host: str, path: Path) -> None:
+        self._host = host
+        self._path = path
         self._tail = Guarded(
             ["tail", "-n", "+1", "-F", *_GNU_TAIL, "--", str(path)],
             cwd=Path("/"),
@@ -242,9 +248,13 @@ class _LocalFollow(Follow):
 
     def __next__(self) -> str:
         assert self._tail.process.stdout is not None
-        line = self._tail.process.stdout.readline() if not self._tail.process.stdout.closed else b""
+        stdout = self._tail.process.stdout
+        line = b"" if stdout.closed else stdout.readline(LINE_BYTES_MAX + 1)
         if not line:
             raise StopIteration
+        if len(line) > LINE_BYTES_MAX:
+            problem = f"a line longer than {LINE_BYTES_MAX} bytes"
+            raise HostFault(self._host, f"follow {self._path}", problem)
         return line.decode(errors="replace").rstrip("\r\n")
 
     def close(self) -> None:
@@ -256,6 +266,7 @@ class _LocalDialogue(Dialogue):
     def __init__(self, host: str, argv: Sequence[str], cwd: Path) -> None:
         self._host = host
         self._action = shlex.join(argv)
+        self._rest = bytearray()
         pipe = subprocess.PIPE
         try:
             self._child = Guarded(
@@ -274,16 +285,25 @@ class _LocalDialogue(Dialogue):
         asking, answers = self._child.process.stdin, self._child.process.stdout
         assert asking is not None
         assert answers is not None
+        deadline_s = time.monotonic() + timeout_s
         try:
             asking.write(line.encode() + b"\n")
             asking.flush()
-            ready, _, _ = select.select([answers], [], [], timeout_s)
-            answer = answers.readline() if ready else b""
+            while (end := self._rest.find(b"\n")) < 0:
+                if len(self._rest) > LINE_BYTES_MAX:
+                    problem = f"a line longer than {LINE_BYTES_MAX} bytes"
+                    raise OutcomeUnknown(self._host, self._action, problem)
+                left_s = max(0.0, deadline_s - time.monotonic())
+                ready, _, _ = select.select([answers], [], [], left_s)
+                piece = os.read(answers.fileno(), _PIECE_BYTES) if ready else b""
+                if not piece:
+                    raise OutcomeUnknown(self._host, self._action, "no answer")
+                self._rest += piece
         except OSError as error:
             raise OutcomeUnknown(self._host, self._action, str(error)) from error
-        if not answer.endswith(b"\n"):
-            raise OutcomeUnknown(self._host, self._action, "no answer")
-        return answer.decode(errors="replace").rstrip("\r\n")
+        answer = bytes(self._rest[:end])
+        del self._rest[: end + 1]
+        return answer.decode(errors="replace").rstrip("\r")
 
     def close(self) -> None:
         self._child.kill_group()

@@ -29,6 +29,7 @@ __all__ = [
     "BACKOFF_MIN_S",
     "COMMAND_TIMEOUT_S",
     "GET_BYTES_MAX",
+    "LINE_BYTES_MAX",
     "LOG_BYTES_MAX",
     "OUTPUT_BYTES_MAX",
     "QUICK_DEATHS_MAX",
@@ -61,6 +62,9 @@ OUTPUT_BYTES_MAX = 16 * 1024 * 1024
 
 GET_BYTES_MAX = 16 * 1024 * 1024
 """The largest file that `get` returns; `fetch` has no such limit."""
+
+LINE_BYTES_MAX = 1024 * 1024
+"""The longest line that `follow` and `dialogue` keep."""
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
 """A unit's log is rotated at this size, and one older file is kept."""
@@ -201,7 +205,8 @@ class Follow(Protocol):
     """A file's lines from its beginning and then as they are written, without the line end.
 
     `close` may come from another thread and ends the iteration. A lost connection raises
-    `Unreachable` from the iterator; lines are never invented or repeated within one Follow.
+    `Unreachable` from the iterator, a line longer than LINE_BYTES_MAX another `HostFault`; lines
+    are never invented or repeated within one Follow.
     """
 
     def __enter__(self) -> Self: ...

@@ -7,7 +7,7 @@ from typing import Self
 
 import paramiko
 
-from testbed.hosts.port import COMMAND_TIMEOUT_S, Dialogue, OutcomeUnknown
+from testbed.hosts.port import COMMAND_TIMEOUT_S, LINE_BYTES_MAX, Dialogue, OutcomeUnknown
 from testbed.hosts.ssh_follow import close_channel
 
 __all__ = ["SshDialogue"]
@@ -36,6 +36,9 @@ class SshDialogue(Dialogue):
             self._channel.settimeout(timeout_s)
             self._channel.sendall(line.encode() + b"\n")
             while (end := self._rest.find(b"\n")) < 0:
+                if len(self._rest) > LINE_BYTES_MAX:
+                    problem = f"a line longer than {LINE_BYTES_MAX} bytes"
+                    raise OutcomeUnknown(self._host, self._action, problem)
                 self._channel.settimeout(max(0.05, deadline_s - time.monotonic()))
                 piece = self._channel.recv(_PIECE_BYTES)
                 if not piece:

@@ -10,7 +10,7 @@ from typing import Self
 
 import paramiko
 
-from testbed.hosts.port import Follow, Unreachable
+from testbed.hosts.port import LINE_BYTES_MAX, Follow, HostFault, Unreachable
 
 __all__ = ["SshFollow", "close_channel", "execute"]
 
@@ -43,6 +43,9 @@ class SshFollow(Follow):
                 if self._closed:
                     raise StopIteration
                 raise Unreachable(self._host, f"follow {self._path}", "connection lost")
+            if len(self._rest) > LINE_BYTES_MAX:
+                problem = f"a line longer than {LINE_BYTES_MAX} bytes"
+                raise HostFault(self._host, f"follow {self._path}", problem)
             self._rest += piece
         line = bytes(self._rest[:end])
         del self._rest[: end + 1]

@@ -24,6 +24,7 @@ from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import (
     ACTION_CHARS_MAX,
+    LINE_BYTES_MAX,
     CommandFailed,
     Host,
     HostFault,
@@ -256,6 +257,17 @@ def test_follow_may_begin_before_the_file_does(host: Host) -> None:
         assert next(lines) == "born"
 
 
+def test_a_line_without_an_end_is_not_kept_for_ever(host: Host) -> None:
+    host.run(["sh", "-c", 'head -c "$1" /dev/zero >endless', "fill", str(2 * LINE_BYTES_MAX)])
+    with host.follow("endless") as lines, pytest.raises(HostFault, match="line longer than"):
+        next(lines)
+    with (
+        host.dialogue(["sh", "-c", "read -r line; cat /dev/zero"]) as line,
+        pytest.raises(OutcomeUnknown, match="line longer than"),
+    ):
+        line.ask("hello")
+
+
 def test_a_closed_follow_leaves_no_process(host: Host) -> None:
     host.put(b"x\n", "unique-name")
     with host.follow("unique-name") as lines:
@@ -360,6 +372,11 @@ def test_a_dialogue_is_one_answer_for_each_question(host: Host) -> None:
         line.ask("anybody there?", timeout_s=5)
     with host.dialogue(["sleep", "7778"]) as line, pytest.raises(OutcomeUnknown, match="answer"):
         line.ask("hello", timeout_s=0.3)
+    with (
+        host.dialogue(["sh", "-c", "printf half; exec sleep 7779"]) as line,
+        pytest.raises(OutcomeUnknown, match="answer"),
+    ):
+        line.ask("and the other half?", timeout_s=0.3)
 
 
 def test_a_paused_unit_can_be_stopped(host: Host, begin: Callable[..., Unit]) -> None:
