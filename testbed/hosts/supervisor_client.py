@@ -91,7 +91,12 @@ def _run_server(home: Path, candidates: list[str]) -> None:
         except FileNotFoundError:
             continue
         until = time.monotonic() + _SERVER_WITHIN_S
-        while _server(home) is None and time.monotonic() < until:
+        while _server(home) is None:
+            if time.monotonic() >= until:
+                sys.exit(
+                    f"{program} did not answer within {_SERVER_WITHIN_S:g} s;"
+                    f" see {home}/supervisord.log"
+                )
             time.sleep(_POLL_S)
         return
     sys.exit(

@@ -18,6 +18,7 @@ import pytest
 
 from testbed.hosts.host_keys import fingerprint, trust
 from testbed.hosts.port import (
+    CommandFailed,
     Dialogue,
     HostKeyRefused,
     OutcomeUnknown,
@@ -404,6 +405,18 @@ def test_a_unit_that_is_stopped_in_the_moment_of_its_birth_ends_at_once(
     log = (tmp_path / "r/sv/supervisord.log").read_text()
     assert "terminated by SIGTERM" in log
     assert "SIGKILL" not in log, "nobody had to run out of patience"
+
+
+@pytest.mark.slow  # the time that a supervisor is given
+def test_a_supervisor_that_never_answers_is_no_started_unit(
+    server: SshServer, tmp_path: Path
+) -> None:
+    settings, root = server.settings(), str(tmp_path / "r")
+    with (
+        SshHost("pi01", "127.0.0.1", settings, root=root, supervisord="/bin/true") as host,
+        pytest.raises(CommandFailed, match=r"/bin/true.*did not answer.*supervisord\.log"),
+    ):
+        host.start(Unit("one", ("sleep", "600")))
 
 
 class Mute(paramiko.ServerInterface):
