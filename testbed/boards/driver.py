@@ -40,9 +40,12 @@ class BoardPlace:
 class BoardDriver(Protocol):
     """One way of flashing."""
 
-    def flash(self, place: BoardPlace, port: SerialPort, image: str, tell: Tell) -> str:
+    def flash(
+        self, place: BoardPlace, port: SerialPort, image: str, tell: Tell, begin: Callable[[], None]
+    ) -> str:
         """Copy the file tree `image` (a directory below the host's root) to the board, verify
         every file's hash on the board, restart it, and answer what it says of itself then.
+        `begin` is called just before the first change to the board.
 
         Raises LabFault; the board then has to be flashed again, or is as it was if it is one of
         `place.others`.

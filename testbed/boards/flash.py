@@ -63,7 +63,8 @@ def is_plugged(board: Board) -> bool:
 
 
 def flash(place: BoardPlace, tell: Tell) -> FlashedBoard:
-    """Flash one plugged board with a new key. Raises LabFault; its old key then still counts."""
+    """Flash one plugged board with a new key. Raises LabFault: its old key still counts, or,
+    once it was changed, it reads as not flashed."""
     host, name, board = place.host, place.name, place.board
     tell("finding")
     port = find_board(host, name, board)
@@ -74,8 +75,13 @@ def flash(place: BoardPlace, tell: Tell) -> FlashedBoard:
     argv += ["--key", f"{name}/host.key.new", "--repl-window-ms", str(REPL_WINDOW_MS)]
     said = host.run(argv).stdout
     flashed = msgspec.json.decode(said, type=Flashed)
+
+    def begin() -> None:
+        # From its first change until it has proved itself, a board counts as one not flashed.
+        host.run(["rm", "-f", f"{name}/{FLASHED}"])
+
     try:
-        greeting = DRIVERS[board.firmware.board]().flash(place, port, image, tell)
+        greeting = DRIVERS[board.firmware.board]().flash(place, port, image, tell, begin)
     finally:
         host.run(["rm", "-rf", image])
     tell("verifying")

@@ -6,6 +6,7 @@ mpremote runs on the board's host (`on_host.py`), because that is where the port
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,14 @@ class MicroPythonBoard(BoardDriver):
     interrupted in the moment after that: by us where we can, else by a person who is asked to.
     """
 
-    def flash(self, place: BoardPlace, port: SerialPort, image: str, tell: Tell) -> str:
+    def flash(
+        self, place: BoardPlace, port: SerialPort, image: str, tell: Tell, begin: Callable[[], None]
+    ) -> str:
         program = Path(on_host.__file__).read_text()
         with place.host.dialogue([place.python, "-c", program]) as line:
             self._interrupt(line, place, port, tell)
             self._check_name(line, place, port)
+            begin()
             tell("copying firmware and key")
             copied = self._ask(line, place, COPY_S_MAX, do="copy", image=image)
             if not copied["same"]:

@@ -84,6 +84,25 @@ def test_a_flash_that_fails_leaves_the_old_key_and_no_other(plugged: PluggedBoar
     assert "image" not in host.run(["ls", "th01"]).stdout
 
 
+@pytest.mark.parametrize(("step", "still"), [("interrupting", True), ("restarting", False)])
+def test_a_board_counts_as_flashed_until_it_is_changed_and_again_when_it_was_proved(
+    plugged: PluggedBoard, step: str, still: bool
+) -> None:
+    """Ctrl-C after copying: the board has a key that the host does not, and doctor must say so."""
+    place, host = plugged.place, plugged.place.host
+    flash(place, lambda _: None)
+
+    def interrupt(now: str) -> None:
+        if now == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flash(place, interrupt)
+    assert ("flashed.json" in host.run(["ls", "th01"]).stdout.split()) is still
+    flash(place, lambda _: None)
+    assert "flashed.json" in host.run(["ls", "th01"]).stdout.split()
+
+
 def test_frames_that_meet_a_board_at_its_start_do_not_interrupt_it(plugged: PluggedBoard) -> None:
     """A host that waits for a board sends at once, and 0x03 is a byte of its frames too."""
     assert plugged.place.board.match is not None
