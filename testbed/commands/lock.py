@@ -104,7 +104,8 @@ def unlock(
     if as_json:
         report_json(outcomes, time.monotonic() - began_s, lambda told: {"result": told})
     else:
-        report_text(outcomes, ("RESULT",), lambda told: (told,), ["unlock"], inventory)
+        again = ["unlock", "--takeover"] if takeover else ["unlock"]
+        report_text(outcomes, ("RESULT",), lambda told: (told,), again, inventory)
     raise typer.Exit(_code(outcomes))
 
 

@@ -179,3 +179,12 @@ def test_a_lock_that_failed_says_of_no_host_that_it_is_yours(
     assert "yours" not in captured.out
     assert "given back" in captured.out
     assert f"retry: testbed lock --for 1d -i {lab.inventory}\n" in captured.err
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_the_way_to_repeat_a_takeover_is_a_takeover(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ssh_lab(tmp_path, dead=("pi01",)) as lab:
+        assert cli.main(["unlock", "--takeover", "-i", str(lab.inventory)]) == 3
+        assert f"unlock --takeover -i {lab.inventory} --limit pi01" in capsys.readouterr().err
