@@ -111,8 +111,8 @@ def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> 
         print_json({name: asdict(one) for name, one in found.items()})
     else:
         typer.echo(suggestion(lab, found))
-        for problem in problems(outcomes):
-            typer.echo(problem, err=True)
+    for problem in problems(outcomes):
+        typer.echo(problem, err=True)
     raise typer.Exit(exit_code(outcomes))
 
 

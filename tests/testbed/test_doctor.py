@@ -170,5 +170,9 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         grades = {one["check"]: one["grade"] for one in report["pi01"]["findings"]}
         assert grades["clock"] == "ok"
         assert grades["software"] == "warning"
+        assert cli.main(["inventory", "discover", "-i", i, "--json"]) == 4
+        discovered = capsys.readouterr()
+        assert list(json.loads(discovered.out)) == ["pi01"]
+        assert "pi02" in discovered.err, "whoever is left out is named, and why"
         assert cli.main(["inventory", "discover", "-i", i]) == 4
         assert "hosts:\n  pi01:" in capsys.readouterr().out
