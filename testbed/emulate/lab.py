@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, Literal
 
 import msgspec
 
@@ -45,6 +45,14 @@ STATE_SCHEMA = "testbed.emulated/1"
 SSH_ANSWERS_WITHIN_S = 30.0
 _ENDS_WITHIN_S = 15.0
 _ID_TRIES = 20
+
+
+class _State(msgspec.Struct, frozen=True):
+    """The state file. `plan` comes when the lab has one."""
+
+    schema: Literal["testbed.emulated/1"]
+    lab_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{4}$")]
+    plan: LabPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +271,24 @@ def _write_files(out: Path, plan: LabPlan, private: bytes, keys: dict[str, str])
         file.write(inventory_text(plan).encode())
 
 
-def _running(out: Path) -> EmulatedLab | None:
-    state = _load(out / STATE)
-    if not state or "plan" not in state:
+def _state(out: Path) -> _State | None:
+    """What `up` wrote, or None. Raises ConfigurationError for anything else: root removes the paths
+    that its names make."""
+    path = out / STATE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_State)
+    except FileNotFoundError:
         return None
-    plan = msgspec.convert(state["plan"], LabPlan)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fix = "remove it, if no emulated lab is up there"
+        raise ConfigurationError(f"{path} is damaged: {error}; {fix}") from error
+
+
+def _running(out: Path) -> EmulatedLab | None:
+    state = _state(out)
+    if state is None or state.plan is None:
+        return None
+    plan = state.plan
     identity = _load(RUNTIME / plan.lab_id / "keeper.json")
     alive = identity and _started(identity["init_pid"]) == identity["started"]
     lab = EmulatedLab(plan, out)
@@ -275,9 +296,9 @@ def _running(out: Path) -> EmulatedLab | None:
 
 
 def _remove(out: Path) -> None:
-    state = _load(out / STATE)
-    if state:
-        lab_id = state["lab_id"]
+    state = _state(out)
+    if state is not None:
+        lab_id = state.lab_id
         _end_keeper(RUNTIME / lab_id)
         network.drop_uplink(f"tbe-{lab_id}")
         cgroup.remove(lab_id)

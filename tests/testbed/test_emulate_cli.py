@@ -78,6 +78,28 @@ def test_down_without_a_lab_is_no_mistake(tmp_path: Path) -> None:
     assert "nothing to do" in done.stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can remove a lab")
+@pytest.mark.parametrize("kind", ["path", "list", "empty", "plan"])
+def test_down_removes_nothing_for_a_file_that_it_did_not_write(tmp_path: Path, kind: str) -> None:
+    """Names in it become paths that root removes."""
+    treasure = tmp_path / "home" / "treasure"
+    treasure.parent.mkdir()
+    treasure.write_text("kept")
+    ours = {"schema": "testbed.emulated/1", "lab_id": "abcd"}
+    content = {
+        "path": {**ours, "lab_id": str(treasure.parent)},
+        "list": [1],
+        "empty": {},
+        "plan": {**ours, "plan": 7},
+    }[kind]
+    (tmp_path / "emulated.json").write_text(json.dumps(content))
+    for words in (("down",), ("status",), ("up",)):
+        done = emulate(*words, "--out", str(tmp_path), cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert f"{tmp_path / 'emulated.json'} is damaged" in done.stderr
+    assert treasure.read_text() == "kept"
+
+
 @pytest.mark.lab
 @pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
 def test_up_status_power_and_down_again(tmp_path: Path) -> None:
