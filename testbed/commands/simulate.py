@@ -73,7 +73,7 @@ def simulate(  # noqa: PLR0917 - one parameter per option
     if mutants:
         raise typer.Exit(_run_mutants(as_json))
     if scenario is not None:
-        raise typer.Exit(_replay(_read(scenario)))
+        raise typer.Exit(_replay(_read(scenario), as_json=as_json))
     options = Options(
         replicas=replicas, faults=faults, byzantine=_tricks(byzantine or []), es256=es256
     )
@@ -86,7 +86,7 @@ def simulate(  # noqa: PLR0917 - one parameter per option
         )
     elapsed_s = time.monotonic() - started
     if as_json:
-        sys.stdout.write(json.dumps(summary.as_json(elapsed_s)) + "\n")
+        _print_json(summary, elapsed_s)
     else:
         _print_summary(summary, elapsed_s)
     if summary.resume_at is not None:
@@ -200,8 +200,18 @@ def _tell(scenario: Scenario, console: Console) -> Outcome:
     return outcome
 
 
-def _replay(scenario: Scenario) -> int:
-    return _EXIT_FINDING if _tell(scenario, Console()).finding else 0
+def _replay(scenario: Scenario, *, as_json: bool) -> int:
+    if not as_json:
+        return _EXIT_FINDING if _tell(scenario, Console()).finding else 0
+    started = time.monotonic()
+    summary = Summary()
+    summary.add(run(scenario))
+    _print_json(summary, time.monotonic() - started)
+    return _EXIT_FINDING if summary.failures else 0
+
+
+def _print_json(summary: Summary, elapsed_s: float) -> None:
+    sys.stdout.write(json.dumps(summary.as_json(elapsed_s)) + "\n")
 
 
 def _read(path: Path) -> Scenario:

@@ -226,3 +226,7 @@ def test_the_command_reports_and_a_failure_can_be_replayed(tmp_path: Path) -> No
     again = CliRunner().invoke(app, ["--scenario", str(saved)])
     assert again.exit_code == 1
     assert "fork" in again.stdout
+    for_machines = CliRunner().invoke(app, ["--scenario", str(saved), "--json"])
+    assert for_machines.exit_code == 1
+    (failure,) = json.loads(for_machines.stdout)["failures"]
+    assert "fork" in str(failure)
