@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -50,13 +51,18 @@ def lock(
         claim(host, token, me(person=True), lease_s)
         return f"yours for {for_}"
 
+    def give_back(hosts: Mapping[str, Host]) -> list[Outcome[None]]:
+        return for_each(hosts, lambda host, _: release(host, token), Progress("undo", quiet=True))
+
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        outcomes = for_each(hosts, work, Progress("lock", quiet=True))
+        try:
+            outcomes = for_each(hosts, work, Progress("lock", quiet=True))
+        except BaseException:  # Ctrl-C
+            give_back(hosts)
+            raise
         bad = [outcome for outcome in outcomes if not outcome.ok]
         if bad:
-            undone = for_each(
-                hosts, lambda host, _: release(host, token), Progress("undo", quiet=True)
-            )
+            undone = give_back(hosts)
             free = [outcome.host for outcome in undone if outcome.ok]
             outcomes = [
                 replace(o, value="given back" if o.host in free else "not given back: unlock it")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -188,3 +190,20 @@ def test_the_way_to_repeat_a_takeover_is_a_takeover(
     with ssh_lab(tmp_path, dead=("pi01",)) as lab:
         assert cli.main(["unlock", "--takeover", "-i", str(lab.inventory)]) == 3
         assert f"unlock --takeover -i {lab.inventory} --limit pi01" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_a_lock_that_is_interrupted_gives_back_what_it_has(tmp_path: Path) -> None:
+    """All or none also at Ctrl-C: one host is taken, the other one lets us wait."""
+    with ssh_lab(tmp_path, ("replica", "replica")) as lab:
+        taken, busy = (lab.homes[name] / "testbed" for name in ("pi01", "pi02"))
+        busy.mkdir(mode=0o700)
+        argv = [sys.executable, "-m", "testbed.cli", "lock", "-i", str(lab.inventory)]
+        with (busy / "lease.lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with subprocess.Popen(argv, cwd=Path(__file__).parents[2]) as locking:
+                eventually((taken / "lease").exists)
+                locking.send_signal(signal.SIGINT)
+                eventually(lambda: not (taken / "lease").exists())
+                fcntl.flock(held, fcntl.LOCK_UN)
+                assert locking.wait() == 130
