@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -56,7 +56,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the schedule. `path` is relative to the bundle.
+    """One run of the schedule. `path` is relative to the bundle and never leads out of it: a
+    manifest may come from others, and reports are written there.
 
     planned: not begun. running: begun, and (if nobody holds the bundle's lock) cut off by the end
     of the program. failed: the lab failed or somebody interrupted it. These three are not complete.
@@ -66,7 +67,7 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     trial: int
     arm: Literal["baseline", "faults"]
-    path: str
+    path: Annotated[str, msgspec.Meta(pattern=r"^(\.|run/[0-9]{4,5}-(baseline|faults))$")]
     state: RunState = "planned"
     reason: str | None = None
     started: str | None = None

@@ -231,3 +231,17 @@ def test_neither_a_part_nor_an_old_bundle_is_complete(
     old.write_manifest(msgspec.structs.replace(old.manifest, runs=()))
     assert cli.main(["resume", str(old.path)]) == 2
     assert "made by an older version" in capsys.readouterr().err
+
+
+def test_a_manifest_from_elsewhere_cannot_have_us_write_outside_its_bundle(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = campaign_of(story, tmp_path, 1)
+    outside = (bundle.path / "run/0001-faults").rename(tmp_path / "outside")
+    before = sorted(outside.rglob("*"))
+    manifest = bundle.read_json("manifest.json")
+    manifest["runs"][1]["path"] = "../outside"
+    bundle.write_json("manifest.json", manifest)
+    assert cli.main(["report", str(bundle.path)]) == 2
+    assert "manifest.json" in capsys.readouterr().err
+    assert sorted(outside.rglob("*")) == before
