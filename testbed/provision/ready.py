@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from testbed.care.dead_man import wake
-from testbed.errors import ConfigurationError, TestbedError
+from testbed.errors import ConfigurationError, LabFault, TestbedError
 from testbed.fleet import HOSTS_AT_ONCE_MAX
 from testbed.hosts.ssh import SshHost
 from testbed.provision.install import PYTHON
@@ -46,7 +46,8 @@ def interpreters(hosts: Mapping[str, SshHost]) -> dict[str, str]:
         if not isinstance(fault, TestbedError) or len(faults) == 1:
             raise fault
     if faults:
-        raise type(faults[0])("\n".join(str(fault) for fault in faults))
+        unanswered = any(isinstance(fault, LabFault) for fault in faults)
+        raise (LabFault if unanswered else ConfigurationError)("\n".join(map(str, faults)))
     stale = {name: why for name, one in futures.items() if (why := one.result())}
     if stale:
         lines = [f"{name}: {why}" for name, why in stale.items()]

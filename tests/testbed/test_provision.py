@@ -123,6 +123,17 @@ def test_a_host_without_a_usable_python_is_told_what_to_install(
     assert "apt-get install python3" in said["hosts"]["pi01"]["problem"]
 
 
+def test_of_several_hosts_that_do_not_answer_each_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ssh_lab(tmp_path, ("replica", "replica"), dead=("pi01", "pi02")) as lab:
+        assert cli.main(["up", "-i", str(lab.inventory)]) == 3
+    said = capsys.readouterr().err
+    assert "internal error" not in said
+    for name in ("pi01", "pi02"):
+        assert f"{name}: " in said
+
+
 def test_a_host_that_somebody_else_has_is_not_touched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
