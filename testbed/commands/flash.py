@@ -44,10 +44,13 @@ def flash_boards(
     """
     lab = load_lab(inventory)
     plugged = {n: b for n, b in lab.boards_in_use().items() if is_plugged(b)}
-    wanted = [part.strip() for part in limit.split(",")] if limit else list(plugged)
+    have, wanted = ", ".join(plugged) or "none", list(plugged)
+    if limit is not None:
+        wanted = [name for part in limit.split(",") if (name := part.strip())]
+        if not wanted:
+            raise ConfigurationError(f"--limit {limit!r} names no board; there are: {have}")
     for name in wanted:
         if name not in plugged:
-            have = ", ".join(plugged) or "none"
             raise ConfigurationError(f"--limit: {name} is no plugged board; there are: {have}")
     path = (inventory or packaged("loopback")).absolute()
     began_s = time.monotonic()

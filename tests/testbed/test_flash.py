@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import serial
 
-from inventory.load import load_lab
+from inventory.load import load_lab, packaged
 from inventory.model import Board, CommandPower, Firmware, Host, Match, UhubctlPower
 from nodes.board.control import command
 from nodes.board.flash import new_key, prepare
+from testbed import cli
 from testbed.boards.driver import BoardPlace
 from testbed.boards.flash import flash
 from testbed.boards.ports import SerialPort, matching
@@ -147,6 +148,15 @@ def test_a_board_that_was_exchanged_while_it_was_flashed_is_noticed(plugged: Plu
     with pytest.raises(LabFault, match=r"calls itself th09\n.*swapped"):
         flash(place, exchange)
     assert host.get("th01/host.key") == b"old key"
+
+
+@pytest.mark.parametrize("limit", ["", " ", ","])
+def test_a_limit_that_names_no_board_flashes_none(
+    limit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`flash --limit "$BOARDS"` with an empty variable would else give every board a new key."""
+    assert cli.main(["flash", "-i", str(packaged("first-lab")), "--limit", limit]) == 2
+    assert "names no board; there are: th01, th02" in capsys.readouterr().err
 
 
 PORTS = [
