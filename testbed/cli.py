@@ -147,9 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("TESTBED_DEBUG") == "1":
             raise
         code, report = _judge(error)
-        if as_json:
-            typer.echo(json.dumps({"error": {"exit_code": code, **report}}))
-        else:
+        if not (as_json and _told_as_json({"error": {"exit_code": code, **report}})):
             prefix = "" if report["message"].startswith("Usage: ") else "testbed: "
             typer.echo(prefix + report["message"], err=True)
     except KeyboardInterrupt:
@@ -165,6 +163,14 @@ def _end_cleanly_on_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
+
+
+def _told_as_json(report: dict[str, Any]) -> bool:
+    try:
+        typer.echo(json.dumps(report))
+    except OSError:  # a file on a full disk: only stderr is left
+        return False
+    return True
 
 
 def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
