@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import paramiko
@@ -51,9 +52,11 @@ def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
     """Write `key` as the only one of this machine; other entries and comments stay, and so do
     the other names of a line that it shared."""
     entry = host_entry(addr, port)
-    kept = []
+    known_hosts = known_hosts.resolve()  # the file itself, where a link leads to it
+    kept, mode = [], 0o644
     if known_hosts.exists():
-        for line in known_hosts.read_text().splitlines():
+        mode = stat.S_IMODE(known_hosts.stat().st_mode)
+        for line in known_hosts.read_text(errors="surrogateescape").splitlines():
             names = _names(line)
             others = [name for name in names if not _is(name, entry)]
             if others == names:
@@ -62,8 +65,8 @@ def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
                 kept.append(line.replace(line.split()[0], ",".join(others), 1))
     kept.append(f"{entry} {key.get_name()} {key.get_base64()}")
     known_hosts.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(known_hosts, 0o644) as file:
-        file.write((os.linesep.join(kept) + os.linesep).encode())
+    with atomic_file(known_hosts, mode) as file:
+        file.write((os.linesep.join(kept) + os.linesep).encode(errors="surrogateescape"))
 
 
 def _is(name: str, entry: str) -> bool:

@@ -117,6 +117,18 @@ def test_trusting_a_machine_replaces_what_was_hashed_and_keeps_other_names(tmp_p
     assert known.check("pi01", old), "the line's other name was not asked about"
 
 
+def test_trusting_a_machine_keeps_the_file_what_it_was(tmp_path: Path) -> None:
+    """Linked from elsewhere, for its owner's eyes only, with a comment of another time."""
+    real, linked = tmp_path / "dotfiles", tmp_path / "known_hosts"
+    real.write_bytes(b"# B\xfcro\n")
+    real.chmod(0o600)
+    linked.symlink_to(real)
+    trust(linked, "10.0.0.9", 22, paramiko.ECDSAKey.generate())
+    assert linked.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert real.read_bytes().startswith(b"# B\xfcro\n10.0.0.9 ecdsa")
+
+
 def test_a_refused_login_tells_how_to_bring_the_key_there(
     server: SshServer, tmp_path: Path
 ) -> None:
