@@ -15,7 +15,7 @@ from inventory.model import Lab
 from testbed.boards.ports import SerialPort, serial_ports
 from testbed.errors import ConfigurationError
 from testbed.fleet import Tell
-from testbed.hosts.host_keys import fingerprint, host_entry, trust
+from testbed.hosts.host_keys import UNREADABLE, fingerprint, host_entry, trust
 from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
 
@@ -113,7 +113,12 @@ def offer(lab: Lab, name: str) -> Offer:
     known = ""
     if known_hosts.exists():
         keys: Mapping[str, paramiko.PKey]
-        keys = paramiko.HostKeys(str(known_hosts)).lookup(host_entry(addr, port)) or {}
+        try:
+            keys = paramiko.HostKeys(str(known_hosts)).lookup(host_entry(addr, port)) or {}
+        except UNREADABLE as error:
+            raise ConfigurationError(
+                f"cannot read known hosts {known_hosts}: {error}; mend or remove that file"
+            ) from error
         known = ", ".join(fingerprint(one) for one in keys.values())
     return Offer(addr, port, shown.key, known_hosts, known)
 

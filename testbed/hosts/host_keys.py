@@ -13,10 +13,21 @@ import stat
 from pathlib import Path
 
 import paramiko
+from paramiko.hostkeys import InvalidHostKey
 
 from testbed.hosts.files import atomic_file
 
-__all__ = ["RejectUnknown", "UnknownHostKey", "fingerprint", "host_entry", "trust"]
+__all__ = [
+    "UNREADABLE",
+    "RejectUnknown",
+    "UnknownHostKey",
+    "fingerprint",
+    "host_entry",
+    "trust",
+]
+
+UNREADABLE = (OSError, ValueError, paramiko.SSHException, InvalidHostKey)
+"""What Paramiko raises for a known_hosts file that it cannot read."""
 
 
 def fingerprint(key: paramiko.PKey) -> str:

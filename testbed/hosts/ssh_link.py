@@ -24,7 +24,7 @@ from pathlib import Path
 import paramiko
 from fabric import Config, Connection  # type: ignore[import-untyped]
 
-from testbed.hosts.host_keys import RejectUnknown, UnknownHostKey, fingerprint
+from testbed.hosts.host_keys import UNREADABLE, RejectUnknown, UnknownHostKey, fingerprint
 from testbed.hosts.port import HostKeyRefused, Unreachable
 
 __all__ = ["OfferedKey", "SshLink", "SshSettings"]
@@ -259,7 +259,7 @@ class SshLink:
         if path.exists():
             try:
                 connection.client.load_host_keys(str(path))
-            except (OSError, ValueError, paramiko.SSHException) as error:
+            except UNREADABLE as error:
                 problem = f"cannot read known hosts {path}: {error}"
                 raise Unreachable(self.name, action, problem, "mend or remove that file") from error
 

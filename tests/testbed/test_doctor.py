@@ -156,6 +156,11 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         assert "testbed inventory trust pi01 -i" in said.err
         assert f"testbed quarantine pi02 -i {i} --reason '" in said.out, "a way to go on without"
         trust = ["inventory", "trust", "pi01", "-i", i]
+        known.write_text("127.0.0.1 ssh-ed25519 A\n")
+        for words, code in ((trust, 2), (["doctor", "-i", i, "--limit", "pi01"], 3)):
+            assert cli.main(words) == code
+            assert f"cannot read known hosts {known}" in capsys.readouterr().err
+        known.write_text("")
         assert cli.main(trust) == 2, "without a terminal it never asks"
         assert cli.main([*trust, "--fingerprint", "SHA256:other"]) == 2
         assert known.read_text() == "", "nothing was accepted by itself"
