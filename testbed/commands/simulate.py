@@ -78,6 +78,8 @@ def simulate(  # noqa: PLR0917 - one parameter per option
         replicas=replicas, faults=faults, byzantine=_tricks(byzantine or []), es256=es256
     )
     options.check()
+    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise ConfigurationError(f"--save {save}: no file can be written there; choose another")
     jobs = jobs or os.cpu_count() or 1
     started = time.monotonic()
     with open_executor(jobs, cluster) as executor, _progress(seeds, quiet=as_json) as advance:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from testbed import cli
 from testbed.commands.simulate import app
 from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.draw import PROFILES, Options, draw
@@ -230,3 +231,8 @@ def test_the_command_reports_and_a_failure_can_be_replayed(tmp_path: Path) -> No
     assert for_machines.exit_code == 1
     (failure,) = json.loads(for_machines.stdout)["failures"]
     assert "fork" in str(failure)
+
+
+def test_a_place_that_nothing_can_be_saved_at_is_told_before_hours_of_seeds(tmp_path: Path) -> None:
+    assert cli.main(["simulate", "--seeds", "1", "--save", str(tmp_path / "no" / "s.json")]) == 2
+    assert cli.main(["simulate", "--seeds", "1", "--save", str(tmp_path)]) == 2
