@@ -8,16 +8,19 @@ fix. `whole=True` marks what can be said only when no value was dropped for bein
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from inventory.model import Cap, Host, Lab, Ssh, port_max
+from inventory.model import Cap, Host, Lab, Ssh, UhubctlPower, port_max
 
 __all__ = ["Mistake", "errors", "warnings"]
 
 # Faults that could reach the management traffic if both shared an interface.
 _NETWORK_CAPS: tuple[Cap, ...] = ("netem", "nft", "switch")
+
+_HUB_PORT = re.compile(r".+\.[0-9]+")
 
 # What else stands where a process has its directory, named as the process: between runs that is
 # emptied of all but keys. `lease` is a file.
@@ -198,6 +201,9 @@ def _hosts(lab: Lab) -> Iterator[Mistake]:
             yield Mistake(where, "no addr; add one, or say connection: local")
         if host.connection == "local" and host.power is not None:
             yield Mistake((*where, "power"), "a local host has no power switch; remove it")
+        if isinstance(host.power, UhubctlPower) and not _HUB_PORT.fullmatch(host.power.port):
+            fix = 'write hub and port as uhubctl prints them: "1-1.2" is port 2 of the hub at 1-1'
+            yield Mistake((*where, "power", "port"), f"{host.power.port} names no port; {fix}")
         if not host.roles and name not in jumps:
             yield Mistake((*where, "roles"), "no role; give it one or remove the host", whole=True)
         if host.mobiles != 1 and "mobile" not in host.roles:

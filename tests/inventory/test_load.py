@@ -60,6 +60,7 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("./known_hosts", "~nobody-here/kh", "defaults.ssh.known_hosts:", "no home", False),
     ("10.0.0.14, ", "10.0.0.14, ssh: {key: ~nobody-here/k}, ", "pi04.ssh.key:", "home", False),
     ("{window: 8}", "{factory_roots: [~nobody-here/r.pem]}", "factory_roots[0]:", "home", False),
+    ('port: "1-1.2"', 'port: "7"', "hosts.pi04.power.port:", "1-1.2", False),
     ('hw_serial: "a2"', 'hw_serial: "A1"', "hosts.pi02.hw_serial:", "is pi01's", False),
     ("addr: 10.0.0.14, ", "", "12:9: hosts.pi04:", "connection: local", False),
     ("pi04: {addr: 10.0.0.14, roles: [replica]", "pi04: {addr: a", "pi04", "no role", False),
