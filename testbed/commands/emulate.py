@@ -147,7 +147,9 @@ def link(
     jitter_ms: Annotated[float, typer.Option(min=0, help="More or less than that.")] = 0,
     loss: Annotated[str, typer.Option(metavar="PERCENT", help="Of frames, as 5%.")] = "0%",
     rate_kbit: Annotated[float, typer.Option(min=0, help="0: without limit.")] = 0,
-    for_s: Annotated[float, typer.Option("--for-s", min=0, help="0: until told again.")] = 0,
+    for_s: Annotated[
+        float, typer.Option("--for-s", min=0, max=86_400, help="0: until told again.")
+    ] = 0,
     out: LabOption = _DEFAULT_OUT,
 ) -> None:
     """Shape one direction between two hosts, where the kernel cannot; without options: clear it."""

@@ -112,6 +112,8 @@ def test_up_status_power_and_down_again(tmp_path: Path) -> None:
         assert Path(facts["inventory"]).exists()
         assert "pi02" in emulate("up", "--hosts", "2", "--boards", "1", cwd=tmp_path).stdout
         assert emulate("link", "pi01", "pi09", "--loss", "5%", cwd=tmp_path).returncode == 2
+        endless = ("link", "pi01", "pi02", "--loss", "5%", "--for-s", "inf")
+        assert emulate(*endless, cwd=tmp_path).returncode == 2
         if facts["shaping"] == "switch":
             shape = ("link", "pi01", "pi02", "--delay-ms", "20", "--loss", "5%")
             assert emulate(*shape, cwd=tmp_path).returncode == 0
