@@ -7,7 +7,7 @@ evidence; lines that could not be read are counted in `unreadable`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -114,13 +114,24 @@ class Evidence:
     @cached_property
     def missing(self) -> tuple[str, ...]:
         """What was not collected although all is judged by it: a ledger may hold the fork that the
-        others do not, and devices alone say what they hold receipts for."""
+        others do not, devices alone say what they hold receipts for, and replicas when a block was
+        executed."""
         wanted = len(self.genesis.members) - len(self.unhealed)
         lacking = wanted - len(self.ledgers)
         ledgers = [f"{lacking} of {wanted} ledgers"] if lacking > 0 else []
         devices = [each.name for each in self.trial.devices if each.role != "board"]
-        there = {path.stem for path in self.bundle.raw.glob("*.jsonl")}
-        return (*ledgers, *(f"the log of {name}" for name in devices if name not in there))
+        return (*ledgers, *(f"the log of {name}" for name in (*self.silent, *self._lack(devices))))
+
+    @cached_property
+    def silent(self) -> tuple[str, ...]:
+        """Replicas with a ledger and without a log: when they executed what, nobody can tell."""
+        return self._lack(path.stem for path in self.ledgers)
+
+    def _lack(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Whose log is not there, or empty: a process that ran wrote at least that it started."""
+        logs = self.bundle.raw.glob("*.jsonl")
+        there = {path.stem for path in logs if path.stat().st_size}
+        return tuple(name for name in names if name not in there)
 
     @cached_property
     def chains(self) -> tuple[Chain, ...]:

@@ -256,6 +256,25 @@ def test_a_device_without_a_log_may_hold_receipts_that_nobody_checked(bundle: Bu
     assert f"the log of {name} was not collected" in summary.notes[0]
 
 
+def test_replicas_without_logs_are_no_proof_that_nothing_was_committed(bundle: Bundle) -> None:
+    """When a block was executed only they say: without them nothing is known of recovery."""
+    for name in ("r1", "r2", "r3", "r4"):
+        (bundle.raw / f"{name}.jsonl").unlink()
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert "first-commit-after-heal" not in {each.name for each in summary.properties}
+    assert "the log of r1 was not collected" in summary.notes[0]
+
+
+def test_an_empty_log_is_as_good_as_none(bundle: Bundle) -> None:
+    """A process that ran wrote at least that it started."""
+    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
+    write_lines(bundle.raw / f"{name}.jsonl", [])
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert f"the log of {name} was not collected" in summary.notes[0]
+
+
 def test_a_run_in_which_no_device_got_anywhere_is_invalid(bundle: Bundle, tmp_path: Path) -> None:
     """Replicas that agree on empty blocks prove little."""
     world = World()
