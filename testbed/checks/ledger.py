@@ -155,6 +155,9 @@ class _Verification:
                 except _Wrong as wrong:
                     broken = True
                     self._found(self.verified + 1, wrong.field, str(wrong))
+            if self._unchecked and not broken:
+                who = f"replica {self._file.replica}, whose file this says it is, is no member"
+                self._found(0, "replica", f"{who}: no signature over its heads can be checked")
             self._check_proofs()
         except Damaged as damage:
             self._found(0, "file", str(damage))

@@ -262,6 +262,18 @@ def test_a_ledger_of_another_genesis_is_refused(original: Path) -> None:
     assert [finding.field for finding in report.findings] == ["file"]
 
 
+def test_heads_that_no_member_signed_do_not_hold(copy: Path) -> None:
+    """Else whoever rewrites a chain need only call the file a stranger's."""
+    with sqlite3.connect(copy) as database:
+        database.execute("UPDATE meta SET value = '9' WHERE name = 'replica'")
+        database.execute("UPDATE blocks SET signature = ?", (bytes(64),))
+    database.close()
+    for height in range(1, LAST + 1):
+        edit(copy, height, mend_sum=True)
+    found = only(copy)
+    assert (found.height, found.field) == (0, "replica")
+
+
 def test_a_rewritten_and_rehashed_chain_fails_at_the_clients_signature(tmp_path: Path) -> None:
     """All replicas together may re-hash and re-sign; they cannot sign for a device."""
     world, device = begun()
