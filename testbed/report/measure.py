@@ -17,7 +17,15 @@ from testbed.checks.logs import Admitted, BlockDone, DataAdded, Late
 from testbed.report.stats import Latency, latency
 from testbed.report.summary import LatencyTable, Load, LoadTable
 
-__all__ = ["Operation", "consensus_ms", "latency_table", "load_table", "operations"]
+__all__ = [
+    "Operation",
+    "consensus_ms",
+    "latency_table",
+    "load_of",
+    "load_table",
+    "of_kind",
+    "operations",
+]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,13 +168,14 @@ def load_table(evidence: Evidence, found: Sequence[Operation]) -> LoadTable:
     struck = evidence.schedule.struck
     named = [phase for phase in phases if phase.name == "baseline"]
     return LoadTable(
-        whole=_load(found, phases, timeout_ms),
-        struck=_load(found, struck, timeout_ms) if struck else None,
-        baseline=_load(found, named, timeout_ms) if named else None,
+        whole=load_of(found, phases, timeout_ms),
+        struck=load_of(found, struck, timeout_ms) if struck else None,
+        baseline=load_of(found, named, timeout_ms) if named else None,
     )
 
 
-def _load(found: Sequence[Operation], phases: Sequence[Phase], timeout_ms: int) -> Load:
+def load_of(found: Sequence[Operation], phases: Sequence[Phase], timeout_ms: int) -> Load:
+    """The data operations that were intended in `phases`, quantiles over all that was sent."""
     names = tuple(phase.name for phase in phases)
     span_ms = sum(phase.end_ms - phase.start_ms for phase in phases)
     wanted = [each for each in found if each.kind == "data" and each.phase in names]

@@ -13,7 +13,7 @@ from testbed.checks.faults import Injection, injections
 from testbed.checks.logs import BlockDone
 from testbed.manifest import Manifest
 from testbed.report.columns import Cell, Table
-from testbed.report.measure import Operation, of_kind
+from testbed.report.measure import Operation, load_of
 from testbed.report.stats import interval95
 from testbed.report.summary import Summary
 
@@ -136,10 +136,10 @@ def _loads(evidence: Evidence, found: Sequence[Operation], phase: str) -> dict[s
     for side, name in (("base", "baseline"), ("attack", phase)):
         span = next((each for each in evidence.schedule.phases if each.name == name), None)
         if span is not None:
-            data = of_kind(found, "data", name)
-            cells[f"goodput_{side}_per_s"] = data.n / (span.end_ms - span.start_ms) * 1000
+            load = load_of(found, [span], evidence.schedule.workload.timeout_ms)
+            cells[f"goodput_{side}_per_s"] = load.goodput_per_s
             for quantile in ("p50", "p99", "max"):
-                cells[f"{quantile}_{side}_ms"] = getattr(data, quantile)
+                cells[f"{quantile}_{side}_ms"] = getattr(load, f"{quantile}_ms")
     return cells
 
 

@@ -28,10 +28,12 @@ from testbed.errors import ConfigurationError
 from testbed.report.conclude import conclude
 from testbed.report.derive import derive
 from testbed.report.junit import junit
+from testbed.report.measure import operations
+from testbed.report.results import results
 from testbed.report.summary import Summary
 from testbed.report.table import render
 from tests.chain.world import World
-from tests.testbed.bundles import Story, edit, lines, store, write_lines
+from tests.testbed.bundles import START_NS, Story, edit, lines, store, write_lines
 
 Lines = list[dict[str, Any]]
 
@@ -370,6 +372,31 @@ def test_unanswered_operations_are_censored_and_late_ones_are_not(bundle: Bundle
     assert (after.data.n, after.data.censored) == (before.data.n - 1, 1)
     assert after.data.max == 6000.0
     assert (after.admission.n, after.admission.censored) == (4, 1)
+
+
+def test_unanswered_readings_are_in_the_quantiles_of_an_injection(bundle: Bundle) -> None:
+    """Half of what was sent under attack never came back: the rest does not stand for all."""
+    before = Evidence(bundle)
+    (name,) = {each.phase for each in before.trial.events if each.category == "attack"}
+    phase = next(each for each in before.schedule.phases if each.name == name)
+    span_ns = range(START_NS + phase.start_ms * 10**6, START_NS + phase.end_ms * 10**6)
+
+    def lose_half(found: Lines) -> Lines:
+        data = [e for e in found if e.get("intended_ns", 0) in span_ns]
+        lost = data[::2] + data[1::4]
+        return [e | {"event": "late"} if e in lost else e for e in found]
+
+    for path in (*bundle.raw.glob("phones*.jsonl"), *bundle.raw.glob("env*.jsonl")):
+        change(bundle, path.stem, lose_half)
+    evidence = Evidence(bundle)
+    summary = summary_of(bundle)
+    table = results(evidence, summary, operations(evidence))
+    row = next(
+        dict(zip(table.columns, cells, strict=True)) for cells in table.rows if "replay" in cells
+    )
+    assert (row["p50_base_ms"], row["p99_base_ms"]) == (40.0, 40.0)
+    assert (row["p50_attack_ms"], row["p99_attack_ms"], row["max_attack_ms"]) == (None, None, None)
+    assert 0 < float(str(row["goodput_attack_per_s"])) < float(str(row["goodput_base_per_s"]))
 
 
 def test_what_is_no_bundle_is_a_clear_error(tmp_path: Path, bundle: Bundle) -> None:
