@@ -8,6 +8,7 @@ counts as that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil, inf
 from typing import Literal, NamedTuple
 
 from testbed.campaign.file import DegradationExpect
@@ -16,7 +17,7 @@ from testbed.report.campaign_summary import Expectation, Figure
 from testbed.report.pairing import Estimate, Known, between, known, median, paired_ratio
 from testbed.report.summary import Load, Summary
 
-__all__ = ["QUANTITIES", "Quantity", "expectations", "figures", "told"]
+__all__ = ["QUANTITIES", "Quantity", "admission_ms", "expectations", "figures", "told"]
 
 
 class Quantity(NamedTuple):
@@ -54,12 +55,27 @@ def _maybe(value: float | None) -> Known | None:
     return None if value is None else known(value)
 
 
+def admission_ms(run: Summary) -> Known | None:
+    """The median over all who asked. Who was never admitted took longer than all who were; of
+    these a summary has a few quantiles, between which the median then lies."""
+    told = run.latency_ms.admission
+    if not told.n + told.censored:
+        return None
+    rank = ceil((told.n + told.censored) / 2)
+    lo, hi = 0.0, inf
+    for share, value in ((0.5, told.p50), (0.9, told.p90), (0.99, told.p99), (1.0, told.max)):
+        if value is not None:
+            lo = value if ceil(share * told.n) <= rank else lo
+            hi = min(hi, value) if ceil(share * told.n) >= rank else hi
+    return Known(lo, hi)
+
+
 QUANTITIES: tuple[Quantity, ...] = (
     _quantity("goodput", "/s", lambda load: known(load.goodput_per_s), "more"),
     _quantity("p50", "ms", lambda load: _quantile(load, "p50_ms"), "less"),
     _quantity("p99", "ms", lambda load: _quantile(load, "p99_ms"), "less"),
     _quantity("max", "ms", lambda load: _quantile(load, "max_ms"), "less"),
-    Quantity("admission", "ms", lambda run: _maybe(run.latency_ms.admission.p50), lambda _: None),
+    Quantity("admission", "ms", admission_ms, lambda _: None),
     Quantity("consensus", "ms", lambda run: _maybe(run.latency_ms.consensus.p50), lambda _: None),
 )
 

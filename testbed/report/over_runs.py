@@ -25,7 +25,7 @@ from testbed.report.campaign_summary import (
     PooledAttack,
     RunRow,
 )
-from testbed.report.figures import expectations, figures
+from testbed.report.figures import admission_ms, expectations, figures
 from testbed.report.pairing import Known, between, known, median
 from testbed.report.stats import upper95
 from testbed.report.summary import AttackResult, AttackVerdict, Summary
@@ -96,6 +96,7 @@ def _row(entry: RunEntry, summary: Summary | None) -> RunRow:
     load = summary.load and (summary.load.struck or summary.load.whole)
     recoveries = [fault.recovery_ms for fault in summary.faults]
     worst = [each for each in recoveries if each is not None]
+    admission = admission_ms(summary)
     return msgspec.structs.replace(
         row,
         blocks=summary.blocks,
@@ -107,7 +108,7 @@ def _row(entry: RunEntry, summary: Summary | None) -> RunRow:
         p50_ms=load.p50_ms if load else None,
         p99_ms=load.p99_ms if load else None,
         max_ms=load.max_ms if load else None,
-        admission_p50_ms=summary.latency_ms.admission.p50,
+        admission_p50_ms=None if admission is None or admission.censored else admission.lo,
         consensus_p50_ms=summary.latency_ms.consensus.p50,
         recovery_ms=max(worst) if worst and len(worst) == len(recoveries) else None,
     )

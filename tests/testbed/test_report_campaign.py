@@ -164,6 +164,25 @@ def test_what_was_never_answered_counts_as_longer_than_its_timeout(
     assert summary.verdict == "failed"
 
 
+def test_who_was_never_admitted_is_in_the_median_of_admission(story: Story, tmp_path: Path) -> None:
+    """Three of five were not: their times are longer than those of the two who were."""
+    bundle = campaign_of(story, tmp_path, 1)
+    (faulty,) = [bundle.of_run(entry) for entry in bundle.manifest.runs if entry.arm == "faults"]
+    paths = [p for p in faulty.raw.glob("*.jsonl") if p.stem.startswith(("env", "phones"))]
+    for path in paths[:3]:
+        write_lines(path, [each for each in lines(path) if each["event"] != "admitted"])
+    summarise(bundle)
+    found = figure(over_runs(bundle), "admission")
+    assert (found.baseline.value, found.baseline.at_least) == (40.0, False)
+    assert (found.faults.value, found.faults.at_least) == (40.0, True)
+    assert found.faults.censored == 1
+    for path in paths[3:]:
+        write_lines(path, [each for each in lines(path) if each["event"] != "admitted"])
+    summarise(bundle)
+    found = figure(over_runs(bundle), "admission")
+    assert (found.faults.n, found.faults.at_least) == (1, True), "not one admitted is not no run"
+
+
 @pytest.mark.parametrize(("slower", "held"), [(2.0, True), (4.0, False)])
 def test_the_campaigns_bound_on_degradation_is_judged_over_pairs(
     story: Story, tmp_path: Path, slower: float, held: bool
