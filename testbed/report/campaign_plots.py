@@ -57,7 +57,7 @@ def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawi
         _pairs(axes, counted, name)
         for arm, (colour, marker) in _ARMS.items():
             rows = [row for row in counted if row.arm == arm]
-            points = [(row.trial, getattr(row, name)) for row in rows]
+            points = [(row.trial, getattr(row, name)) for row in rows if row.sent]
             seen = [(trial, value) for trial, value in points if value is not None]
             beyond = [trial for trial, value in points if value is None]
             if rows:

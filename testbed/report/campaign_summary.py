@@ -36,8 +36,8 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run of the schedule, whatever became of it. Figures are null if it is not counted.
 
     Load is that of the phases in which the campaign injects (all phases if it injects nothing);
-    a null quantile of a counted run took longer than the timeout, and a null median of admission
-    is not known exactly, because some were never admitted.
+    a null quantile of a counted run that `sent` anything took longer than the timeout, and a null
+    median of admission is not known exactly, because some were never admitted.
     """
 
     index: int

@@ -71,7 +71,9 @@ def admission_ms(run: Summary) -> Known | None:
 
 
 QUANTITIES: tuple[Quantity, ...] = (
-    _quantity("goodput", "/s", lambda load: known(load.goodput_per_s), "more"),
+    _quantity(
+        "goodput", "/s", lambda load: known(load.goodput_per_s) if load.sent else None, "more"
+    ),
     _quantity("p50", "ms", lambda load: _quantile(load, "p50_ms"), "less"),
     _quantity("p99", "ms", lambda load: _quantile(load, "p99_ms"), "less"),
     _quantity("max", "ms", lambda load: _quantile(load, "max_ms"), "less"),

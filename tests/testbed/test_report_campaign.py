@@ -14,6 +14,7 @@ import pytest
 
 from testbed import cli
 from testbed.bundle import Bundle
+from testbed.report.campaign_plots import draw_campaign
 from testbed.report.campaign_summary import CampaignSummary, Figure
 from testbed.report.derive import rebuild
 from testbed.report.over_runs import over_runs
@@ -181,6 +182,24 @@ def test_who_was_never_admitted_is_in_the_median_of_admission(story: Story, tmp_
     summarise(bundle)
     found = figure(over_runs(bundle), "admission")
     assert (found.faults.n, found.faults.at_least) == (1, True), "not one admitted is not no run"
+
+
+def test_a_workload_that_sends_no_data_has_no_figures_of_data(story: Story, tmp_path: Path) -> None:
+    """Nothing sent is neither a goodput of 0 nor an answer that took longer than its timeout."""
+    bundle = campaign_of(story, tmp_path, 1, expect="  degradation: {goodput: '>=0.9x'}\n")
+    for path in bundle.path.rglob("raw/*.jsonl"):
+        kept = [each for each in lines(path) if each.get("event") not in ("data", "late")]
+        write_lines(path, kept)
+    for path in bundle.path.rglob("inputs/schedule.json"):
+        path.write_text(path.read_text().replace('"enrol+data"', '"enrol"'))
+    summarise(bundle)
+    summary = over_runs(bundle)
+    assert {figure(summary, name).faults.n for name in ("goodput", "p50", "p99", "max")} == {0}
+    assert figure(summary, "goodput").ratio is None
+    found = next(each for each in summary.properties if each.name == "degradation-goodput")
+    assert found.held is None
+    drawn = {name: svg for name, _, svg in draw_campaign(bundle, summary)}
+    assert b"<!-- 5000 -->" not in drawn["runs"], "no mark at the timeout"
 
 
 @pytest.mark.parametrize(("slower", "held"), [(2.0, True), (4.0, False)])
