@@ -16,11 +16,12 @@ __all__ = ["Cell", "Table", "read_table", "write_tables"]
 
 Cell = str | int | float | bool | None
 
-_TYPES = {"s": pa.string(), "i": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
+_TYPES = {"s": pa.string(), "i": pa.int64(), "u": pa.uint64(), "f": pa.float64(), "b": pa.bool_()}
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """`columns` are names with a type letter: s(tring), i(nteger), f(loat), b(oolean)."""
+    """`columns` are names with a type letter: s(tring), i(nteger), u(nsigned), f(loat),
+    b(oolean)."""
 
     name: str
     columns: Mapping[str, str]

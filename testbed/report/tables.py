@@ -56,7 +56,7 @@ def _blocks(evidence: Evidence) -> Table:
     columns = {
         "height": "i",
         "hash": "s",
-        "time_us": "i",
+        "time_us": "u",
         "at_ms": "f",
         "epoch": "i",
         "view": "i",

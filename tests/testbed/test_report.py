@@ -399,6 +399,16 @@ def test_unanswered_readings_are_in_the_quantiles_of_an_injection(bundle: Bundle
     assert 0 < float(str(row["goodput_attack_per_s"])) < float(str(row["goodput_base_per_s"]))
 
 
+def test_a_flipped_bit_in_the_time_of_a_head_is_reported_with_all_its_tables(
+    bundle: Bundle, story: Story
+) -> None:
+    """Times on the chain are unsigned: the highest bit makes one that no signed number holds."""
+    head = story.world.blocks[39].head
+    edit(bundle.ledgers[0], 40, mend_sum=True, head=head[:52] + b"\x80" + head[53:])
+    assert derive(bundle).verdict == "failed"
+    assert bundle.is_derived
+
+
 def test_what_is_no_bundle_is_a_clear_error(tmp_path: Path, bundle: Bundle) -> None:
     with pytest.raises(ConfigurationError, match=r"manifest\.json"):
         Evidence(Bundle(tmp_path))
