@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
@@ -9,6 +10,9 @@ from testbed.report.campaign_summary import CampaignSummary
 from testbed.report.summary import Summary
 
 __all__ = ["campaign_junit", "junit"]
+
+# What XML 1.0 has no way to write, not even escaped; messages quote what programs printed.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(summary: Summary) -> bytes:
@@ -89,4 +93,4 @@ def _case(
     case = ET.SubElement(suite, "testcase", classname=kind, name=name)
     for tag, message in (("failure", failure), ("error", error)):
         if message is not None:
-            ET.SubElement(case, tag, message=message)
+            ET.SubElement(case, tag, message=_NO_XML.sub("\ufffd", message))

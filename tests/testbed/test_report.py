@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -505,6 +506,17 @@ def test_junit_tells_failures_from_errors(bundle: Bundle) -> None:
     assert tests["validity"] == ["failure"]
     assert tests["kill-primary"] == ["error"]
     assert tests["replay"] == []
+
+
+def test_junit_is_xml_whatever_a_host_answered(bundle: Bundle) -> None:
+    """Reasons quote what programs printed: colours of a terminal are no characters of XML."""
+    told = bundle.manifest
+    exclusions = {"pi05": "\x1b[31mno\0 power\x1b[0m"}
+    bundle.write_manifest(msgspec.structs.replace(told, exclusions=exclusions))
+    change(bundle, "run", lambda found: found[:3])
+    suite = ET.fromstring(junit(summary_of(bundle)))
+    (error,) = suite.findall("testcase[@classname='run']/error")
+    assert "no power" in re.sub("[^a-z ]", "", str(error.get("message")))
 
 
 def test_the_table_on_the_terminal_has_what_people_look_for(bundle: Bundle) -> None:
