@@ -27,7 +27,12 @@ def replay_command(manifest: Manifest) -> str:
         argv += ["--seed", str(manifest.seed)]
     if manifest.part_of is not None:
         argv += ["--only", str(manifest.part_of.index)]
-    return " ".join(word if word.startswith("~/") else shlex.quote(word) for word in argv)
+    return " ".join(map(_typed, argv))
+
+
+def _typed(word: str) -> str:
+    """As a word of a shell, which reads a home only where it is not quoted."""
+    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 
 RESULT_COLUMNS = {

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import sqlite3
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -30,7 +31,7 @@ from testbed.report.conclude import conclude
 from testbed.report.derive import derive
 from testbed.report.junit import junit
 from testbed.report.measure import operations
-from testbed.report.results import results
+from testbed.report.results import replay_command, results
 from testbed.report.summary import Summary
 from testbed.report.table import render
 from tests.chain.world import World
@@ -517,6 +518,16 @@ def test_junit_is_xml_whatever_a_host_answered(bundle: Bundle) -> None:
     suite = ET.fromstring(junit(summary_of(bundle)))
     (error,) = suite.findall("testcase[@classname='run']/error")
     assert "no power" in re.sub("[^a-z ]", "", str(error.get("message")))
+
+
+def test_the_command_that_runs_it_again_is_words_of_a_shell(bundle: Bundle) -> None:
+    argv = ("testbed", "run", "~/my lab/a.yaml", "-i", "~/$(reboot)/lab.yaml")
+    told = msgspec.structs.replace(bundle.manifest, argv=argv)
+    home = ["testbed", "run", "HOME/my lab/a.yaml", "-i", "HOME/$(reboot)/lab.yaml"]
+    typed = replay_command(told)
+    assert typed.count("~/") == 2
+    assert " ~/" in typed, "not quoted, so that a shell knows whose home it is"
+    assert shlex.split(typed.replace("~", "HOME"))[:5] == home
 
 
 def test_the_table_on_the_terminal_has_what_people_look_for(bundle: Bundle) -> None:
