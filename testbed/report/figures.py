@@ -132,7 +132,7 @@ def expectations(wanted: DegradationExpect, shown: Sequence[Figure]) -> Iterator
             )
             continue
         held: bool | None = bound.holds(ratio.value)
-        if held and ratio.at_least and bound.at_most:
+        if ratio.at_least and held == bound.at_most:
             held = None  # the true ratio is somewhere above
         yield Expectation(
             name=f"degradation-{figure.name}",

@@ -216,6 +216,28 @@ def test_the_campaigns_bound_on_degradation_is_judged_over_pairs(
     assert summary.verdict == ("passed" if held else "failed")
 
 
+def test_a_ratio_that_is_only_known_from_below_breaks_no_lower_bound(
+    story: Story, tmp_path: Path
+) -> None:
+    """No goodput in the baseline: the ratio may be anything, so that nothing is judged."""
+    bundle = campaign_of(story, tmp_path, 1, expect="  degradation: {goodput: '>=0.9x'}\n")
+    (base,) = [bundle.of_run(entry) for entry in bundle.manifest.runs if entry.arm == "baseline"]
+    for path in base.raw.glob("*.jsonl"):
+        told = [
+            each | {"event": "late"} if each.get("event") == "data" else each
+            for each in lines(path)
+        ]
+        write_lines(path, told)
+    summarise(bundle)
+    summary = over_runs(bundle)
+    ratio = figure(summary, "goodput").ratio
+    assert ratio is not None
+    assert (ratio.value, ratio.at_least) == (0.0, True)
+    found = next(each for each in summary.properties if each.name == "degradation-goodput")
+    assert found.held is None
+    assert summary.verdict == "partial"
+
+
 def test_too_few_trials_over_all_runs_leave_the_campaign_partial(
     story: Story, tmp_path: Path
 ) -> None:
