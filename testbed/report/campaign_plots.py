@@ -1,6 +1,7 @@
 """The figures of a campaign of several runs: every run is a point.
 
-What took longer than its timeout stands at the timeout, as a triangle that points up.
+What took longer than its timeout stands at the timeout, as a triangle that points up; a run that
+never recovered at the upper edge.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def draw_campaign(bundle: Bundle, summary: CampaignSummary) -> tuple[Plot, ...]:
         if ratios:
             drawn = _ratios(ratios, mark)
             made.append(("ratios", "With faults / baseline: median and 95 % interval", drawn))
-        if any(row.recovery_ms is not None for row in counted):
+        if summary.faults:
             made.append(
                 ("recovery", "First commit after healing, of each run", _recovery(counted, mark))
             )
@@ -122,7 +123,8 @@ def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
 def _recovery(counted: Sequence[RunRow], mark: str | None) -> Drawing:
     made = figure(2.0, mark)
     axes: Axes = made.add_subplot()
-    points = [(row.trial, row.recovery_ms) for row in counted if row.recovery_ms is not None]
+    struck = [row for row in counted if row.arm == "faults"]
+    points = [(row.trial, row.recovery_ms) for row in struck if row.recovery_ms is not None]
     axes.plot(
         [trial for trial, _ in points],
         [value for _, value in points],
@@ -131,6 +133,18 @@ def _recovery(counted: Sequence[RunRow], mark: str | None) -> Drawing:
         markersize=4,
         color=ORANGE,
     )
+    if never := [row.trial for row in struck if row.recovery_ms is None]:
+        axes.plot(
+            never,
+            [1.0] * len(never),
+            linestyle="none",
+            marker="^",
+            color=ORANGE,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+            label=f"never ({len(never)})",
+        )
+        axes.legend(fontsize=6, loc="lower left")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("trial")
     axes.set_ylabel("first commit after (ms)")

@@ -238,6 +238,27 @@ def test_a_ratio_that_is_only_known_from_below_breaks_no_lower_bound(
     assert summary.verdict == "partial"
 
 
+def test_runs_that_never_recovered_are_in_the_figure_of_recovery(
+    story: Story, tmp_path: Path
+) -> None:
+    """Censored, not dropped: without them the figure shows the good half only."""
+    bundle = campaign_of(story, tmp_path, 2)
+    summarise(bundle)
+    summary = over_runs(bundle)
+    rows = tuple(
+        msgspec.structs.replace(row, recovery_ms=None) if row.index == 1 else row
+        for row in summary.runs
+    )
+    spoilt = msgspec.structs.replace(summary, runs=rows)
+    drawn = {name: svg for name, _, svg in draw_campaign(bundle, summary)}
+    assert b"<!-- never" not in drawn["recovery"]
+    drawn = {name: svg for name, _, svg in draw_campaign(bundle, spoilt)}
+    assert b"<!-- never (1) -->" in drawn["recovery"]
+    none = tuple(msgspec.structs.replace(row, recovery_ms=None) for row in rows)
+    drawn = {n: s for n, _, s in draw_campaign(bundle, msgspec.structs.replace(spoilt, runs=none))}
+    assert b"<!-- never (2) -->" in drawn["recovery"]
+
+
 def test_too_few_trials_over_all_runs_leave_the_campaign_partial(
     story: Story, tmp_path: Path
 ) -> None:
