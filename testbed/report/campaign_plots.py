@@ -21,6 +21,7 @@ from testbed.report.style import BLUE, GREY, ORANGE, WATERMARK, figure, log_axis
 __all__ = ["draw_campaign"]
 
 _ARMS = {"baseline": (BLUE, "o"), "faults": (ORANGE, "s")}
+_NAMES = ("runs", "ratios", "recovery")
 _PANELS = (
     ("goodput_per_s", "goodput (/s)"),
     ("p50_ms", "data p50 (ms)"),
@@ -29,7 +30,10 @@ _PANELS = (
 
 
 def draw_campaign(bundle: Bundle, summary: CampaignSummary) -> tuple[Plot, ...]:
-    """Writes every figure to the bundle and answers them."""
+    """Writes every figure to the bundle and answers them; one that the runs no longer bear goes."""
+    for name in _NAMES:
+        for kind in ("svg", "pdf"):
+            (bundle.path / f"plots/{name}.{kind}").unlink(missing_ok=True)
     mark = WATERMARK if summary.stage == "loopback" else None
     counted = [row for row in summary.runs if row.counted]
     if not counted:

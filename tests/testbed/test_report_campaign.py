@@ -259,6 +259,19 @@ def test_runs_that_never_recovered_are_in_the_figure_of_recovery(
     assert b"<!-- never (2) -->" in drawn["recovery"]
 
 
+def test_a_figure_that_can_no_longer_be_drawn_does_not_stay(story: Story, tmp_path: Path) -> None:
+    """Made anew with other runs invalid, an old ratio would tell what no run shows any more."""
+    bundle = campaign_of(story, tmp_path, 1)
+    summarise(bundle)
+    summary = over_runs(bundle)
+    draw_campaign(bundle, summary)
+    assert (bundle.path / "plots/ratios.pdf").exists()
+    drawn = draw_campaign(bundle, msgspec.structs.replace(summary, figures=()))
+    assert {path.stem for path in (bundle.path / "plots").iterdir()} == {name for name, *_ in drawn}
+    draw_campaign(bundle, msgspec.structs.replace(summary, runs=(), figures=()))
+    assert list((bundle.path / "plots").iterdir()) == []
+
+
 def test_too_few_trials_over_all_runs_leave_the_campaign_partial(
     story: Story, tmp_path: Path
 ) -> None:
