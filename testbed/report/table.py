@@ -93,7 +93,7 @@ def _attacks(summary: Summary) -> Table:
         "attack", "verdict", "trials", "seen", "distinct", "succeeded", "95 % bound"
     )
     for each in summary.attacks:
-        bound = "" if each.upper95 is None else f"{each.upper95:.4f}"
+        bound = "" if each.upper95 is None else f"{each.upper95:.3g}"
         counts = (each.trials, each.observed, each.distinct, each.successes)
         table.add_row(f"{each.id} ({each.kind})", coloured(each.verdict), *map(str, counts), bound)
     return table

@@ -18,6 +18,7 @@ from testbed.report.campaign_plots import draw_campaign
 from testbed.report.campaign_summary import CampaignSummary, Figure
 from testbed.report.derive import rebuild
 from testbed.report.over_runs import over_runs
+from testbed.report.page import campaign_page
 from tests.testbed.bundles import Story, lines, write_lines
 from tests.testbed.campaign_bundles import campaign_of, summarise
 
@@ -270,6 +271,18 @@ def test_a_figure_that_can_no_longer_be_drawn_does_not_stay(story: Story, tmp_pa
     assert {path.stem for path in (bundle.path / "plots").iterdir()} == {name for name, *_ in drawn}
     draw_campaign(bundle, msgspec.structs.replace(summary, runs=(), figures=()))
     assert list((bundle.path / "plots").iterdir()) == []
+
+
+def test_a_bound_is_never_printed_as_nothing(story: Story, tmp_path: Path) -> None:
+    """A hundred thousand trials bound the rate at 0.00003, not at 0."""
+    bundle = campaign_of(story, tmp_path, 1)
+    summarise(bundle)
+    summary = over_runs(bundle)
+    (attack,) = summary.attacks
+    attacks = (msgspec.structs.replace(attack, upper95=0.00003),)
+    page = campaign_page(bundle, msgspec.structs.replace(summary, attacks=attacks), ())
+    assert "0.0000<" not in page
+    assert "3e-05" in page
 
 
 def test_too_few_trials_over_all_runs_leave_the_campaign_partial(
