@@ -113,7 +113,7 @@ def _estimate(values: Sequence[Known], n: int, rank: int) -> Estimate:
 def _middle(ordered: Sequence[float]) -> float:
     """Median; between two values their geometric mean, which suits ratios and latencies."""
     one, two = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return one if one == two else sqrt(one * two)
+    return two if one == two or isinf(two) else sqrt(one * two)  # 0 and infinity have no mean
 
 
 def _rounded(value: float) -> float:

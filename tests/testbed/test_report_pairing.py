@@ -88,6 +88,12 @@ def test_a_baseline_of_nothing_says_nothing() -> None:
     assert (never.value, never.at_least) == (0.0, True)
 
 
+def test_between_nothing_and_anything_is_anything() -> None:
+    """An outage in one pair, a baseline of nothing in the other."""
+    found = paired_ratio([known(10.0), known(0.0)], [known(0.0), known(5.0)])
+    assert (found.value, found.at_least, found.hi) == (0.0, True, None)
+
+
 def coverage(made: Any) -> float:
     """How often the interval holds the true ratio, 2; the draws are seeded."""
     rng = Random(1)
