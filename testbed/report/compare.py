@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -154,6 +155,7 @@ def _differences(a: Result, b: Result) -> Iterator[Difference]:
     pairs: dict[str, tuple[object, object]] = {
         "stage": (one.stage, two.stage),
         "seed": (one.seed, two.seed),
+        "campaign file": (_campaign(a), _campaign(b)),
         "schedule": (one.schedule_sha256[:12], two.schedule_sha256[:12]),
         "runs": (len(a.schedule.runs), len(b.schedule.runs)),
         "runs in the figures": (len(a.counted), len(b.counted)),
@@ -171,6 +173,11 @@ def _differences(a: Result, b: Result) -> Iterator[Difference]:
     for what, (left, right) in pairs.items():
         if left != right:
             yield Difference(what=what, a=str(left), b=str(right))
+
+
+def _campaign(result: Result) -> str:
+    """Of the file as it is in the bundle: what it expects is in no schedule."""
+    return sha256((result.bundle.path / "inputs/campaign.yaml").read_bytes()).hexdigest()[:12]
 
 
 def _commit(manifest: Manifest) -> str:

@@ -129,3 +129,16 @@ def test_a_bundle_without_a_report_is_told_how_to_get_one(
     bundle = str(story.copy(tmp_path).path)
     assert cli.main(["compare", bundle, bundle]) == 2
     assert "testbed report" in capsys.readouterr().err
+
+
+def test_other_expectations_are_another_campaign_file(
+    story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are not in the schedule; a verdict that a looser bound gave is not made alike."""
+    one, two = story.copy(tmp_path / "a"), story.copy(tmp_path / "b")
+    looser = (two.path / "inputs/campaign.yaml").read_text().replace("0.2", "0.9")
+    two.write("inputs/campaign.yaml", looser)
+    for bundle in (one, two):
+        summarise(bundle)
+    (told,) = compared(capsys, str(one.path), str(two.path))["comparisons"]
+    assert [each["what"] for each in told["differences"]] == ["campaign file"]
