@@ -113,10 +113,11 @@ def _power(seen: Sequence[Conditions]) -> Iterator[str]:
         words["undervoltage"] = None
     if words:
         yield f"{', '.join(words)} during the run; use a better power supply, or cool it"
-    counts = [each.throttle_count for each in seen if each.throttle_count is not None]
-    same_boot = len({each.boot for each in seen}) == 1
-    if counts and same_boot and counts[-1] > counts[0]:
-        yield f"its processor throttled {counts[-1] - counts[0]} times during the run"
+    counts = [(each.boot, each.throttle_count) for each in seen if each.throttle_count is not None]
+    # The counter begins anew with each boot; between two of them nothing can be said.
+    times = sum(b - a for (boot, a), (after, b) in pairwise(counts) if boot == after)
+    if times > 0:
+        yield f"its processor throttled {times} times during the run"
 
 
 def _disk(lines: Sequence[ConditionLine]) -> Iterator[str]:

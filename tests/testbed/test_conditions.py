@@ -52,6 +52,10 @@ def test_a_host_that_was_well_all_the_time_is_fit() -> None:
         ([{}, {"throttled": 0x8}, {}], "soft temperature limit during the run"),
         ([{}, {"undervoltage": 1}, {"undervoltage": 0}], "undervoltage during the run"),
         ([{"throttle_count": 7}, {"throttle_count": 9}], "throttled 2 times"),
+        (
+            [{"throttle_count": 7}, {"throttle_count": 9}, {"boot": "b", "throttle_count": 0}],
+            "throttled 2 times",
+        ),
         ([{"throttled": 0x10000}, {"boot": "b", "throttled": 0x10000}], "undervoltage"),
         ([{}, {"disk_free_mb": 99}, {}], "only 99 MB"),
         ([{}, {"wall_minus_monotonic_ns": 10**18 + 2_000_000}], "set by +2.00 ms"),
