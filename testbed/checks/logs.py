@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -35,14 +35,19 @@ __all__ = [
 ]
 
 
+# Of a node's log: what a process may write, and tables can hold. A line with more is not one.
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """`t` is the wall clock in ns; `m` the monotonic one, comparable within one `boot`.
 
     `node` is whose file it stands in: nobody speaks for another.
     """
 
-    t: int
-    m: int
+    t: Whole
+    m: Whole
     boot: str
     node: str
 
@@ -51,22 +56,22 @@ class Admitted(Event, frozen=True, kw_only=True, tag="admitted"):
     """At a device: its enrolment was answered and the receipt verified."""
 
     id: str
-    latency_ms: float
+    latency_ms: Milliseconds
 
 
 class DataAdded(Event, frozen=True, kw_only=True, tag="data"):
     """At a device: a reading of `source` (a board, None: its own) was answered."""
 
     id: str
-    latency_ms: float
-    intended_ns: int
+    latency_ms: Milliseconds
+    intended_ns: Whole
     source: str | None = None
 
 
 class Late(Event, frozen=True, kw_only=True, tag="late"):
     """At a device: a reading was not answered in time."""
 
-    intended_ns: int
+    intended_ns: Whole
     source: str | None = None
 
 
@@ -106,40 +111,40 @@ class BlockDone(Event, frozen=True, kw_only=True, tag="block"):
     """At a replica: a block was executed. The `*_us` of phases count from the moment at which it
     proposed or accepted the block, on its monotonic clock; only the proposer has `proposed_us`."""
 
-    height: int
-    count: int
-    view: int
-    time_us: int
-    executed_us: int
-    proposed_us: int | None = None
-    pre_prepared_us: int | None = None
-    prepared_us: int | None = None
-    committed_us: int | None = None
+    height: Whole
+    count: Whole
+    view: Whole
+    time_us: Whole
+    executed_us: Whole
+    proposed_us: Whole | None = None
+    pre_prepared_us: Whole | None = None
+    prepared_us: Whole | None = None
+    committed_us: Whole | None = None
 
 
 class ViewEntered(Event, frozen=True, kw_only=True, tag="view"):
     """At a replica."""
 
-    view: int
+    view: Whole
 
 
 class Conflict(Event, frozen=True, kw_only=True, tag="conflict"):
     """At a gateway: `replica` signed two heads of one height."""
 
-    replica: int
+    replica: Whole
 
 
 class RelayGap(Event, frozen=True, kw_only=True, tag="relay-gap"):
     """At a gateway: messages of a relay were lost on the way."""
 
     relay: str
-    missing: int
+    missing: Whole
 
 
 class EventsDropped(Event, frozen=True, kw_only=True, tag="events-dropped"):
     """Events that could not be written (a full disk)."""
 
-    count: int
+    count: Whole
 
 
 KnownEvent = (

@@ -347,6 +347,23 @@ def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(bundle: Bundle)
     assert 0 < attack.observed < attack.trials  # the frames on serial lines
 
 
+@pytest.mark.parametrize(
+    ("name", "event", "field", "value"),
+    [("r2", "block", "height", 2**64), ("phones-1", "admitted", "latency_ms", 1e308)],
+)
+def test_numbers_that_no_process_writes_are_no_lines(
+    bundle: Bundle, name: str, event: str, field: str, value: float
+) -> None:
+    """A node that somebody else has taken over must not keep the others from being judged."""
+
+    def forge(found: Lines) -> Lines:
+        one = next(each for each in found if each["event"] == event)
+        return [*found, one | {field: value}]
+
+    change(bundle, name, forge)
+    assert derive(bundle).notes == (f"raw/{name}.jsonl: 1 torn line left out",)
+
+
 def test_torn_lines_are_told_and_change_no_verdict(bundle: Bundle) -> None:
     with (bundle.raw / "r2.jsonl").open("a") as stream:
         stream.write('{"t": 12')
