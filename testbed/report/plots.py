@@ -143,22 +143,22 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
 
 
 def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
-    """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond."""
+    """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond. What was never
+    answered is in no box, and told below it."""
     made = figure(2.4, mark, label_lines=2)
     axes: Axes = made.add_subplot()
     names = [phase.name for phase in evidence.schedule.phases]
-    values = [
-        [
-            each.latency_ms
-            for each in found
-            if each.kind == "data" and each.phase == name and each.latency_ms is not None
-        ]
+    sent = [
+        [each.latency_ms for each in found if each.kind == "data" and each.phase == name]
         for name in names
     ]
+    values = [[each for each in took_ms if each is not None] for took_ms in sent]
+    missing = [len(all_) - len(answered) for all_, answered in zip(sent, values, strict=True)]
     axes.boxplot(
         values,
         tick_labels=[
-            f"{name}\n(n = {len(each)})" for name, each in zip(names, values, strict=True)
+            f"{name}\n(n = {len(each)}{f', {lost} unanswered' if lost else ''})"
+            for name, each, lost in zip(names, values, missing, strict=True)
         ],
         widths=0.5,
         medianprops={"color": ORANGE, "linewidth": 1.4},

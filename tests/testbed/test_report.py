@@ -30,7 +30,8 @@ from testbed.errors import ConfigurationError
 from testbed.report.conclude import conclude
 from testbed.report.derive import derive
 from testbed.report.junit import junit
-from testbed.report.measure import operations
+from testbed.report.measure import of_kind, operations
+from testbed.report.plots import draw
 from testbed.report.results import replay_command, results
 from testbed.report.summary import Summary
 from testbed.report.table import render
@@ -501,6 +502,20 @@ def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(bundle: Bundle) -
     suite = ET.fromstring(first["junit.xml"])
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     assert suite.get("tests") == str(len(summary.properties) + 3)
+
+
+def test_the_boxes_of_a_phase_say_what_is_not_in_them(bundle: Bundle) -> None:
+    for path in (*bundle.raw.glob("phones*.jsonl"), *bundle.raw.glob("env*.jsonl")):
+        change(
+            bundle,
+            path.stem,
+            lambda found: [e | {"event": "late"} if e["event"] == "data" else e for e in found],
+        )
+    evidence = Evidence(bundle)
+    drawn = {name: svg.decode() for name, _, svg in draw(evidence)}
+    for phase in evidence.schedule.phases:
+        sent = of_kind(operations(evidence), "data", phase.name).censored
+        assert not sent or f"(n = 0, {sent} unanswered)" in drawn["phases"]
 
 
 def test_names_from_a_bundle_cannot_write_into_the_page(bundle: Bundle) -> None:
