@@ -266,19 +266,21 @@ class SshLink:
     def _explain(
         self, error: Exception, connection: Connection, known_hosts: Path, action: str, late: bool
     ) -> Unreachable:
+        """What is the matter, and the way out. Where the host is and who logs in there stands in
+        the way out only: a problem is written into the bundle of a run, which others read."""
         if isinstance(error, Unreachable):  # the jump host, which has said everything
             return error
         where = f"{connection.user}@{connection.host} port {connection.port}"
         trust = "compare the fingerprint on the machine itself, then:"
-        trust += f" testbed inventory trust {self.name} -i FILE"
+        trust += f" testbed inventory trust {self.name} -i FILE (it is kept in {known_hosts})"
         if isinstance(error, UnknownHostKey):
             seen = fingerprint(error.key)
-            problem = f"unknown host key {seen} ({error.key.get_name()}) not in {known_hosts}"
+            problem = f"unknown host key {seen} ({error.key.get_name()})"
             return HostKeyRefused(self.name, action, problem, trust, seen)
         if isinstance(error, paramiko.BadHostKeyException):
             seen, expected = fingerprint(error.key), fingerprint(error.expected_key)
             problem = (
-                f"the host key CHANGED: it shows {seen}, {known_hosts} has {expected}."
+                f"the host key CHANGED: it shows {seen}, known is {expected}."
                 " A new SD card, or another machine in its place"
             )
             return HostKeyRefused(self.name, action, problem, trust, seen)
@@ -286,13 +288,13 @@ class SshLink:
             key = self._settings.key
             fix = f"ssh-copy-id{f' -i {key}' if key else ''} -p {connection.port} "
             fix += f"{connection.user}@{connection.host}"
-            return Unreachable(self.name, action, f"login refused for {where}: {error}", fix)
+            return Unreachable(self.name, action, f"login refused: {error}", fix)
         if late or isinstance(error, TimeoutError):
             limit_s = self._settings.connect_timeout_s
-            problem = f"no connection to {where} in time (connect_timeout_s: {limit_s:g})"
-            return Unreachable(self.name, action, problem, self._hint())
-        problem = f"cannot connect to {where}: {error or type(error).__name__}"
-        return Unreachable(self.name, action, problem, self._hint())
+            problem = f"no connection in time (connect_timeout_s: {limit_s:g})"
+            return Unreachable(self.name, action, problem, f"{self._hint()} ({where})")
+        problem = f"cannot connect to its SSH port: {type(error).__name__}"
+        return Unreachable(self.name, action, problem, f"{self._hint()} ({where}: {error})")
 
     def _hint(self) -> str:
         return f"is {self.addr} powered, on the network, and its SSH server running?"

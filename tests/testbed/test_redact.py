@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,9 @@ from inventory.load import load_lab
 from testbed.campaign.book import Inputs, begin, new_bundle
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import expand
+from testbed.care.host_watch import HostWatch
+from testbed.hosts.ssh import SshHost
+from testbed.hosts.ssh_link import SshSettings
 from testbed.redact import redacted_argv, redacted_inventory
 
 LAB = """
@@ -67,6 +72,26 @@ def test_no_secret_of_the_inventory_is_anywhere_in_a_bundle(
     assert b"undervoltage" in content, "what was left out, and why, is told"
     assert not [secret for secret in SECRETS if secret in content]
     assert bundle.manifest.inventory_file == "~/lab.yaml"
+
+
+def test_what_a_watch_says_of_a_host_out_of_reach_tells_no_login(tmp_path: Path) -> None:
+    """It stands in the clock readings of a run, and in the reason why the run does not count."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        port = nobody.getsockname()[1]
+        hosts = tmp_path / "secret-hosts"
+        hosts.write_text("")
+        settings = SshSettings(user="secret-user", port=port, known_hosts=hosts)
+        written: list[dict[str, Any]] = []
+        with SshHost("pi01", "127.0.0.1", settings, root="/tmp/none") as host:
+            watch = HostWatch(
+                {"pi01": host}, {"pi01": "python3"}, lambda _, **fields: written.append(fields), {}
+            )
+            watch.start()
+            watch.stop()
+    told = {line["problem"] for line in written}
+    assert all("cannot connect" in each for each in told)
+    assert not [s for s in ("secret", "127.0.0.1", str(port)) for each in told if s in each]
 
 
 def test_what_is_left_is_an_inventory_with_the_same_schedule(tmp_path: Path) -> None:
