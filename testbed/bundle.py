@@ -25,6 +25,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ class Bundle:
             return msgspec.convert(self.read_json("manifest.json"), type=Manifest)
         except msgspec.ValidationError as error:
             raise ConfigurationError(f"{self.path}/manifest.json: {error}") from error
+
+    def altered(self, manifest: Manifest) -> tuple[str, ...]:
+        """The inputs that are not what the manifest says was run: edited, or of another bundle.
+        (An older manifest does not say it of the campaign.)"""
+        wanted = {
+            "inputs/schedule.json": manifest.schedule_sha256,
+            "inputs/campaign.yaml": manifest.campaign_sha256,
+        }
+        return tuple(
+            name
+            for name, digest in wanted.items()
+            if digest and sha256((self.path / name).read_bytes()).hexdigest() != digest
+        )
 
     def write_manifest(self, manifest: Manifest) -> None:
         self.write_json("manifest.json", msgspec.to_builtins(manifest))

@@ -55,6 +55,7 @@ class Evidence:
             self.expect: Expect = load_campaign(bundle.path / "inputs/campaign.yaml").expect
         except (PeerFault, InvalidFile) as error:
             raise ConfigurationError(f"{bundle.path}: {error}; is this a bundle?") from error
+        self.altered = bundle.altered(self.manifest)
         self.unreadable: Counter[str] = Counter()
         self.run = self._log("run.jsonl", RunLine)
         self.faults = self._log("faults.jsonl", FaultLine)

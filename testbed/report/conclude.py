@@ -88,7 +88,7 @@ def _verdict(
     seen = all(each.took_place and each.healed_ms is not None for each in found)
     if not evidence.chains or not evidence.completed or not seen or "invalid" in verdicts:
         return "invalid"
-    if evidence.unfit or evidence.idle or evidence.missing:
+    if evidence.unfit or evidence.idle or evidence.missing or evidence.altered:
         return "invalid"
     return "passed"
 

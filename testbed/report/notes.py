@@ -29,6 +29,8 @@ def notes(
         yield "nothing that a device asked for took effect: nothing was put to the test"
     for what in evidence.missing:
         yield f"{what} was not collected: not all could be judged"
+    for name in evidence.altered:
+        yield f"{name} is not what this run was made from: it was judged by something else"
     for reason in evidence.unfit:
         yield f"this run does not count: {reason}"
     yield from unknown(evidence.conditions)

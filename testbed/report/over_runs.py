@@ -46,10 +46,12 @@ def over_runs(bundle: Bundle) -> CampaignSummary:
     shown = figures(counted)
     attacks = tuple(_attacks(counted, expect))
     properties = (*_properties(counted), *expectations(expect.degradation, shown))
+    altered = bundle.altered(manifest)
+    verdict = _verdict(rows, attacks, properties)
     return CampaignSummary(
         run=manifest.run,
         campaign=manifest.campaign,
-        verdict=_verdict(rows, attacks, properties),
+        verdict="invalid" if altered and verdict != "failed" else verdict,
         stage=manifest.stage,
         seed=manifest.seed,
         schedule_sha256=manifest.schedule_sha256,
@@ -62,7 +64,10 @@ def over_runs(bundle: Bundle) -> CampaignSummary:
         faults=tuple(_faults(counted)),
         properties=properties,
         runs=rows,
-        notes=tuple(_notes(manifest, rows, attacks)),
+        notes=(
+            *(f"{name} is not what these runs were made from" for name in altered),
+            *_notes(manifest, rows, attacks),
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Callable
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,25 @@ def test_a_run_in_which_no_device_got_anywhere_is_invalid(bundle: Bundle, tmp_pa
     )
 
 
+def test_a_run_is_not_judged_by_inputs_that_are_not_its_own(bundle: Bundle) -> None:
+    """Without its fault in the schedule, a fault that nobody saw would be forgotten; with other
+    expectations in the campaign, so would they."""
+    change(bundle, "faults", lambda found: [e for e in found if e["step"] != "observed"])
+    schedule = json.loads((bundle.path / "inputs/schedule.json").read_text())
+    (trial,) = schedule["trials"]
+    trial["events"] = [each for each in trial["events"] if each["category"] != "fault"]
+    (bundle.path / "inputs/schedule.json").write_text(json.dumps(schedule))
+    campaign = (bundle.path / "inputs/campaign.yaml").read_bytes()
+    bundle.write_manifest(
+        msgspec.structs.replace(bundle.manifest, campaign_sha256=sha256(campaign).hexdigest())
+    )
+    (bundle.path / "inputs/campaign.yaml").write_bytes(campaign.replace(b"0.2", b"0.9"))
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    for name in ("schedule.json", "campaign.yaml"):
+        assert f"inputs/{name} is not what this run was made from" in " ".join(summary.notes)
+
+
 def test_a_damaged_ledger_fails_the_run_and_is_named(bundle: Bundle) -> None:
     edit(bundle.ledgers[2], 40, mend_sum=True, signature=bytes(64))
     summary = summary_of(bundle)
@@ -312,7 +332,11 @@ def test_a_damaged_ledger_fails_the_run_and_is_named(bundle: Bundle) -> None:
 def made_to_lie(bundle: Bundle) -> None:
     """As if r1 had been two-faced, not killed."""
     path = bundle.path / "inputs/schedule.json"
-    path.write_text(path.read_text().replace("process.crash", "byzantine.equivocate"))
+    lying = path.read_bytes().replace(b"process.crash", b"byzantine.equivocate")
+    path.write_bytes(lying)
+    bundle.write_manifest(
+        msgspec.structs.replace(bundle.manifest, schedule_sha256=sha256(lying).hexdigest())
+    )
 
 
 def test_the_ledger_of_a_replica_that_lied_to_the_end_is_not_judged(bundle: Bundle) -> None:

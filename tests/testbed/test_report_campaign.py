@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from hashlib import sha256
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -121,6 +122,19 @@ def test_every_property_of_every_run_is_a_test_case(story: Story, tmp_path: Path
     ]
 
 
+def test_a_campaign_is_not_judged_by_looser_expectations(story: Story, tmp_path: Path) -> None:
+    bundle = campaign_of(story, tmp_path, 1, expect="  degradation: {p50: '<=3x'}\n")
+    path = bundle.path / "inputs/campaign.yaml"
+    digest = sha256(path.read_bytes()).hexdigest()
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, campaign_sha256=digest))
+    summarise(bundle)
+    assert over_runs(bundle).verdict == "passed"
+    path.write_text(path.read_text().replace("<=3x", "<=9x"))
+    summary = over_runs(bundle)
+    assert summary.verdict == "invalid"
+    assert "inputs/campaign.yaml is not what these runs were made from" in summary.notes
+
+
 def test_what_is_invalid_or_missing_is_listed_and_in_no_figure(
     story: Story, tmp_path: Path
 ) -> None:
@@ -191,8 +205,11 @@ def test_a_workload_that_sends_no_data_has_no_figures_of_data(story: Story, tmp_
     for path in bundle.path.rglob("raw/*.jsonl"):
         kept = [each for each in lines(path) if each.get("event") not in ("data", "late")]
         write_lines(path, kept)
-    for path in bundle.path.rglob("inputs/schedule.json"):
-        path.write_text(path.read_text().replace('"enrol+data"', '"enrol"'))
+    for each in (bundle, *map(bundle.of_run, bundle.manifest.runs)):
+        path = each.path / "inputs/schedule.json"
+        path.write_bytes(path.read_bytes().replace(b'"enrol+data"', b'"enrol"'))
+        digest = sha256(path.read_bytes()).hexdigest()
+        each.write_manifest(msgspec.structs.replace(each.manifest, schedule_sha256=digest))
     summarise(bundle)
     summary = over_runs(bundle)
     assert {figure(summary, name).faults.n for name in ("goodput", "p50", "p99", "max")} == {0}
