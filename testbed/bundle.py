@@ -194,6 +194,7 @@ class Bundle:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
+        part.unlink(missing_ok=True)  # a link of a bundle that somebody sent is not followed
         part.write_bytes(data.encode() if isinstance(data, str) else data)
         part.replace(path)
         return path

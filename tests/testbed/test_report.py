@@ -542,6 +542,17 @@ def test_the_boxes_of_a_phase_say_what_is_not_in_them(bundle: Bundle) -> None:
         assert not sent or f"(n = 0, {sent} unanswered)" in drawn["phases"]
 
 
+def test_what_is_written_follows_no_link_of_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    """Somebody who sends a bundle must not choose what a report of it is written over."""
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    (bundle.path / ".summary.json.part").symlink_to(mine)
+    (bundle.path / "junit.xml").symlink_to(mine)
+    derive(bundle)
+    assert mine.read_text() == "precious"
+    assert not (bundle.path / "summary.json").is_symlink()
+
+
 def test_names_from_a_bundle_cannot_write_into_the_page(bundle: Bundle) -> None:
     """An inventory may name things as it likes."""
     path = bundle.path / "manifest.json"
