@@ -118,7 +118,9 @@ class Evidence:
         others do not, devices alone say what they hold receipts for, and replicas when a block was
         executed."""
         wanted = len(self.genesis.members) - len(self.unhealed)
-        lacking = wanted - len(self.ledgers)
+        # A copy of another's speaks for nobody.
+        whose = {each.name if each.replica is None else each.replica for each in self.chains}
+        lacking = wanted - len(whose)
         ledgers = [f"{lacking} of {wanted} ledgers"] if lacking > 0 else []
         devices = [each.name for each in self.trial.devices if each.role != "board"]
         return (*ledgers, *(f"the log of {name}" for name in (*self.silent, *self._lack(devices))))

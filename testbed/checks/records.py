@@ -59,9 +59,11 @@ class StoredHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica's chain. `name` is the file's, without suffix: the replica's name."""
+    """One replica's chain. `name` is the file's, without suffix: the replica's name; `replica` the
+    number that the file says it is of, None if it cannot be read."""
 
     name: str
+    replica: int | None = None
     heads: tuple[StoredHead, ...]
     entries: tuple[Entry, ...]
 
@@ -74,14 +76,16 @@ def read_chain(path: Path) -> Chain:
     """Every block that can be decoded, in order."""
     heads: list[StoredHead] = []
     entries: list[Entry] = []
+    replica = None
     try:
         with open_readonly(path) as file:
+            replica = file.replica
             for height, head, records, _, _ in file.rows():
                 if isinstance(height, int) and isinstance(head, bytes):
                     _take(height, head, records, heads, entries)
     except (Damaged, OSError):
         pass  # `ledger` says so; what was read until then counts
-    return Chain(name=path.stem, heads=tuple(heads), entries=tuple(entries))
+    return Chain(name=path.stem, replica=replica, heads=tuple(heads), entries=tuple(entries))
 
 
 def _take(

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sqlite3
 from collections.abc import Callable
 from hashlib import sha256
@@ -244,6 +245,15 @@ def test_a_run_without_ledgers_is_invalid(bundle: Bundle) -> None:
     summary = summary_of(bundle)
     assert summary.verdict == "invalid"
     assert summary.ledger_problem == "no replica's ledger was collected"
+
+
+def test_copies_of_one_ledger_are_one_ledger(bundle: Bundle) -> None:
+    first, *others = bundle.ledgers
+    for path in others:
+        shutil.copy(first, path)
+    summary = summary_of(bundle)
+    assert summary.verdict == "invalid"
+    assert "3 of 4 ledgers was not collected" in summary.notes[0]
 
 
 def test_a_run_is_not_judged_by_some_of_its_ledgers(bundle: Bundle) -> None:
