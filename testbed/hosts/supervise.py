@@ -114,17 +114,19 @@ class SupervisedUnit:
             self._writer.join(_LAST_WORDS_S)
             stable = time.monotonic() - born >= STABLE_AFTER_S
             quick_deaths = 0 if stable else quick_deaths + 1
+            again = self.unit.restart and quick_deaths < QUICK_DEATHS_MAX
             with self._lock:
+                # In one step: whoever reads how it ended reads whether that was the end.
                 self._life = None
                 self._exit_code = code
-            again = self.unit.restart and quick_deaths < QUICK_DEATHS_MAX
-            if self._stopping.wait(_backoff_s(quick_deaths) if again else 0):
-                self._settle(UnitState.INACTIVE)
-                return
-            if not again:
-                well = code == 0 and not self.unit.restart
-                self._settle(UnitState.INACTIVE if well else UnitState.FAILED)
-                return
+                if self._stopping.is_set():
+                    self._state = UnitState.INACTIVE
+                    return
+                if not again:
+                    well = code == 0 and not self.unit.restart
+                    self._state = UnitState.INACTIVE if well else UnitState.FAILED
+                    return
+            self._stopping.wait(_backoff_s(quick_deaths))
             with self._lock:
                 if self._stopping.is_set():
                     self._state = UnitState.INACTIVE
@@ -135,10 +137,6 @@ class SupervisedUnit:
                     self._state = UnitState.FAILED
                     return
                 self._restarts += 1
-
-    def _settle(self, state: UnitState) -> None:
-        with self._lock:
-            self._state = state
 
 
 def _backoff_s(quick_deaths: int) -> float:

@@ -33,6 +33,7 @@ from testbed.hosts.port import (
     Unit,
     UnitState,
 )
+from testbed.hosts.supervise import SupervisedUnit
 from tests.testbed.emulate_support import emulated, emulation_missing
 from tests.testbed.emulate_support import host as emulated_host
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
@@ -440,6 +441,29 @@ def test_a_unit_that_dies_at_once_is_given_up_as_failed(tmp_path: Path) -> None:
         host.start(Unit("hopeless", ("no-such-program",)))
         eventually(lambda: host.status("hopeless").state is UnitState.FAILED, deadline_s=40)
         assert host.status("hopeless").exit_code == 127
+
+
+def test_how_a_local_unit_ended_is_told_together_with_whether_it_ended(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    once = Unit("once", ("sh", "-c", "read -r line <go; exit 7"), restart=False)
+    unit = SupervisedUnit(once, tmp_path, tmp_path / "log")
+    lock = unit._lock
+    seen: list[tuple[int | None, UnitState]] = []
+
+    class Watched:
+        """All that others can ever see, since they look under this lock."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            seen.append((unit._exit_code, unit._state))
+            lock.release()
+
+    unit._lock = Watched()  # type: ignore[assignment]
+    (tmp_path / "go").write_text("\n")
+    unit._thread.join()
+    assert seen == [(7, UnitState.FAILED)]
 
 
 def test_a_local_unit_sees_no_secret_of_our_environment(
