@@ -23,6 +23,7 @@ from typing import Any
 __all__ = ["main"]
 
 _SERVER_WITHIN_S = 10.0
+_BORN_WITHIN_S = 10.0
 _POLL_S = 0.02
 _LOG_TAIL_BYTES = 50_000
 
@@ -175,7 +176,16 @@ def _signal(home: Path, name: str, number: int) -> None:
     pids = [info["pid"] for info in infos if info["name"] == name and info["pid"]]
     if not pids:
         sys.exit("it has no process at the moment")
+    # Before that it may have supervisord's own handlers still, and would be counted by nobody.
+    until = time.monotonic() + _BORN_WITHIN_S
+    while pids[0] not in _starts(home, name) and time.monotonic() < until:
+        time.sleep(_POLL_S)
     os.kill(pids[0], number)
+
+
+def _starts(home: Path, name: str) -> list[int]:
+    """The process ids of a unit's lives. A process is there before its script has noted it."""
+    return [int(pid) for pid in (home / f"{name}.starts").read_text().split()]
 
 
 def _status(home: Path, name: str) -> dict[str, object]:
@@ -183,11 +193,12 @@ def _status(home: Path, name: str) -> dict[str, object]:
     infos = server.getAllProcessInfo() if server is not None else []
     for info in infos:
         if info["name"] == name:
-            starts = (home / f"{name}.starts").read_text()
+            starts = _starts(home, name)
+            uncounted = info["pid"] != 0 and info["pid"] not in starts
             return {
                 "state": info["statename"],
                 "pid": info["pid"] or None,
-                "restarts": max(0, len(starts) - 1),
+                "restarts": max(0, len(starts) + uncounted - 1),
                 "exit_code": _exit_code(server, name) if info["stop"] else None,
             }
     return {"state": "STOPPED", "pid": None, "restarts": 0, "exit_code": None}

@@ -149,11 +149,11 @@ stdout_logfile_backups=1
 
 
 def _script_text(unit: Unit, root: PurePosixPath, home: PurePosixPath) -> str:
-    """Counts its own starts, since supervisord does not."""
+    """Notes its own starts, since supervisord counts none."""
     starts = shlex.quote(str(home / f"{unit.name}.starts"))
     exports = "".join(f"export {name}={shlex.quote(word)}\n" for name, word in unit.env.items())
     cwd = shlex.quote(str(root / unit.cwd))
-    return f"printf . >>{starts}\ncd -- {cwd} || exit 1\n{exports}exec {shlex.join(unit.argv)}\n"
+    return f"echo $$ >>{starts}\ncd -- {cwd} || exit 1\n{exports}exec {shlex.join(unit.argv)}\n"
 
 
 def _literal(path: PurePosixPath) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -396,18 +397,35 @@ supervisord.main()
 """
 
 
+def lingering(server: SshServer, tmp_path: Path, mark: Path) -> SshHost:
+    """A host with such a supervisord, which writes `mark` when it has forked."""
+    program = tmp_path / "supervisord"
+    program.write_text(LINGERING.format(python=sys.executable, mark=str(mark)))
+    program.chmod(0o755)
+    root = str(tmp_path / "r")
+    return SshHost("pi01", "127.0.0.1", server.settings(), root=root, supervisord=str(program))
+
+
+def test_a_unit_that_is_killed_in_the_moment_of_its_birth_is_counted_all_the_same(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """And the next one from the moment on in which it is there."""
+    with lingering(server, tmp_path, tmp_path / "forked") as host:
+        host.start(Unit("one", ("sleep", "600")))
+        eventually(lambda: host.status("one").pid is not None)
+        first = host.status("one")
+        host.signal("one", signal.SIGKILL)
+        eventually(lambda: host.status("one").pid not in (None, first.pid))
+        assert (first.restarts, host.status("one").restarts) == (0, 1)
+        host.stop("one")
+
+
 def test_a_unit_that_is_stopped_in_the_moment_of_its_birth_ends_at_once(
     server: SshServer, tmp_path: Path
 ) -> None:
     """A signal between fork and exec is caught by supervisord's handler in the child, and lost."""
     mark = tmp_path / "forked"
-    program = tmp_path / "supervisord"
-    program.write_text(LINGERING.format(python=sys.executable, mark=str(mark)))
-    program.chmod(0o755)
-    settings = server.settings()
-    with SshHost(
-        "pi01", "127.0.0.1", settings, root=str(tmp_path / "r"), supervisord=str(program)
-    ) as host:
+    with lingering(server, tmp_path, mark) as host:
         starting = threading.Thread(target=host.start, args=(Unit("one", ("sleep", "600")),))
         starting.start()
         eventually(mark.exists)
