@@ -49,10 +49,12 @@ SHORT_LEASE_S = 900.0
 _HEARTBEATS = 4  # in one lease time: so many must fail before it ends
 _ANSWER_S = 20.0
 _REFUSED = 55
+_BROKEN = 56
 _NOBODY = 44
 
 # $1 verb, $2 token, then for a claim $3 length in seconds, $4 holder, $5 a token to replace.
-# Line by line in `lease`: token, expiry and length in seconds, holder.
+# Line by line in `lease`: token, expiry and length in seconds, holder. After a takeover there is
+# one that has ended: free for all but for whoever would renew, or his heart would take it back.
 # A host whose clock was set back, as a Raspberry Pi's is at power-on, keeps nothing for ever.
 _SCRIPT = """
 exec 9>>lease.lock
@@ -61,9 +63,10 @@ token= ; until=0; long=0; who=
 now=$(date +%s)
 if [ -e lease ]; then { read -r token; read -r until; read -r long; read -r who; } <lease; fi
 left=$((until - now))
+[ "$1 $token" != "renew taken-over" ] || exit 56
 [ "$left" -gt 0 ] && [ "$left" -le "$long" ] || token=
 case $1 in
-  claim)
+  claim|renew)
     if [ -n "$token" ] && [ "$token" != "$2" ] && [ "$token" != "$5" ]; then
       echo "$token $left $who"; exit 55
     fi
@@ -71,6 +74,7 @@ case $1 in
       echo "cannot write in $PWD; is its disk full? $(df -h . | tail -n 1)" >&2; exit 1; } ;;
   release) [ "$token" != "$2" ] || rm -f lease ;;
   break) rm -f lease ;;
+  take-over) printf '%s\\n' taken-over 0 0 >lease.new && mv lease.new lease ;;
   show) [ -n "$token" ] || exit 44; echo "$token $left $who" ;;
 esac
 """
@@ -125,11 +129,14 @@ def holder(host: Host) -> Holder | None:
     return None if code == _NOBODY else _parse(host, said)[1]
 
 
-def claim(host: Host, token: str, owner: Holder, lease_s: float) -> None:
-    """Take a host, or renew what `token` has. Raises LockedError if it is somebody else's."""
+def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool = False) -> None:
+    """Take a host, or renew what `token` has. Raises LockedError if it is somebody else's, or if it
+    is to be renewed after somebody has taken it over."""
     me_said = json.dumps({"who": owner.who, "pid": owner.pid, "what": owner.what})
     length = str(round(lease_s))
-    code, said = _ask(host, "claim", token, length, me_said, "")
+    code, said = _ask(host, "renew" if renew else "claim", token, length, me_said, "")
+    if code == _BROKEN:
+        raise LockedError(f"{host.name} was taken over (testbed unlock --takeover)")
     if code != _REFUSED:
         return
     theirs, present = _parse(host, said)
@@ -148,9 +155,9 @@ def release(host: Host, token: str) -> None:
     _ask(host, "release", token)
 
 
-def break_lease(host: Host) -> None:
-    """Whoever has it, has it no more. Restore the host first."""
-    _ask(host, "break")
+def break_lease(host: Host, *, takeover: bool = False) -> None:
+    """Whoever has it, has it no more; at a takeover he hears of it. Restore the host first."""
+    _ask(host, "take-over" if takeover else "break")
 
 
 @contextmanager
@@ -204,9 +211,12 @@ class Lease:
         self._each(lambda host: release(host, self._token))
 
     def _beat(self) -> None:
+        def renew(host: Host) -> None:
+            claim(host, self._token, self._owner, self._lease_s, renew=True)
+
         failed = 0
         while not self._stop.wait(self._lease_s / _HEARTBEATS):
-            problems = self._each(lambda host: claim(host, self._token, self._owner, self._lease_s))
+            problems = self._each(renew)
             failed = failed + 1 if problems else 0
             taken = [problem for problem in problems if isinstance(problem, LockedError)]
             if taken or failed >= _HEARTBEATS:
@@ -229,7 +239,7 @@ def _ask(host: Host, *arguments: str) -> tuple[int, str]:
     """Exit code (0, refused or nobody) and what was printed."""
     argv = ["sh", "-c", _SCRIPT, "lease", *arguments]
     result = host.run(argv, timeout_s=_ANSWER_S, check=False)
-    if result.exit_code not in (0, _REFUSED, _NOBODY):
+    if result.exit_code not in (0, _REFUSED, _BROKEN, _NOBODY):
         raise HostFault(host.name, "lease", result.stderr.strip() or "no answer")
     return result.exit_code, result.stdout
 

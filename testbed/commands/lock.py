@@ -102,7 +102,7 @@ def unlock(
             raise LockedError(f"{host.name} is taken by {present}")
         if takeover:
             restore(host, tell)
-        break_lease(host)
+        break_lease(host, takeover=takeover)
         return f"taken from {present.who}" if theirs else "given back"
 
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
