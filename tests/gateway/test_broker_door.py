@@ -61,7 +61,7 @@ class Bench(AsyncExitStack):
         settings = MqttSettings("127.0.0.1", self.port, who.name, who.password, subscriptions)
         client = MqttClient(settings)
         await self.enter_async_context(running(client.run()))
-        await client.ready()
+        await client.ready(60)
         return client
 
 

@@ -121,16 +121,16 @@ class Tools:
 
     async def listed(self, topic: str, text: str) -> None:
         """Until it is let in."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.publish(topic, "-m", text) != 0:
                 await asyncio.sleep(0.1)
 
     async def hears(self, topic: str, *words: bytes, then: Any = None) -> None:
         """Listens until the tool has printed each of the words; `then` happens after the first."""
-        listening = await self._run("mosquitto_sub", "-t", topic, "-C", "1", "-W", "20", "-d")
+        listening = await self._run("mosquitto_sub", "-t", topic, "-C", "1", "-W", "60", "-d")
         assert listening.stdout is not None
         for word in words:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while word not in (line := await listening.stdout.readline()):
                     assert line, f"the tool ended without {word!r}"
             if then is not None and word is words[0]:

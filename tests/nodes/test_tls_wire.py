@@ -20,7 +20,7 @@ from nodes.ports import Party
 from nodes.process import Trouble
 from nodes.tls_wire import TlsWire
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0  # generous: other tests share the machine
 
 
 class End:
@@ -93,7 +93,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
     def on_loop(story: Callable[[], Awaitable[None]]) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(4 * DEADLINE_S):
+            async with asyncio.timeout(100):
                 await story()
 
         with asyncio.Runner(loop_factory=factory) as runner:

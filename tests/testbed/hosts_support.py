@@ -24,7 +24,7 @@ SSHD = Path("/usr/sbin/sshd")
 SUPERVISORD = Path(sys.executable).with_name("supervisord")
 
 
-def eventually(condition: Callable[[], bool], deadline_s: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
     """Wait until the condition holds; the deadline only bounds a failing test."""
     until = time.monotonic() + deadline_s
     pause = threading.Event()

@@ -439,7 +439,7 @@ def test_kill_minus_nine_of_the_orchestrator_leaves_no_child(tmp_path: Path) -> 
 def test_a_unit_that_dies_at_once_is_given_up_as_failed(tmp_path: Path) -> None:
     with LocalHost(tmp_path) as host:
         host.start(Unit("hopeless", ("no-such-program",)))
-        eventually(lambda: host.status("hopeless").state is UnitState.FAILED, deadline_s=40)
+        eventually(lambda: host.status("hopeless").state is UnitState.FAILED)
         assert host.status("hopeless").exit_code == 127
 
 
