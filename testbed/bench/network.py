@@ -31,10 +31,10 @@ from nodes.config import (
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, PublicKeys, keygen
 from testbed.errors import LabFault
 
-__all__ = ["READY_S_MAX", "STOP_S_MAX", "Network"]
+__all__ = ["READY_S_MAX", "STOP_S_MAX", "HeldPort", "Network"]
 
-READY_S_MAX = 20.0
-STOP_S_MAX = 10.0
+READY_S_MAX = 60.0
+STOP_S_MAX = 60.0
 _POLL_S = 0.01
 
 
@@ -63,7 +63,8 @@ class Network:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         keys = {n: keygen(self.home(n)) for n in self.replicas}
         client_keys = {name: keygen(directory / name) for name in clients}
-        self.ports = dict(zip(self.replicas, free_ports(replicas), strict=True))
+        self._held = {n: HeldPort() for n in self.replicas}
+        self.ports = {n: held.number for n, held in self._held.items()}
         self.certificates = {n: keys[n].certificate for n in self.replicas}
         self.genesis = Genesis(
             name="loopback",
@@ -192,6 +193,8 @@ class Network:
                 process.kill()
                 process.wait()
             self._forget(n)
+        for held in self._held.values():
+            held.release()
 
     def __enter__(self) -> Self:
         return self
@@ -205,14 +208,21 @@ class Network:
         self.stop()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago; all are held together, so they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+class HeldPort:
+    """A free port of the loopback. Until it is released the system gives it to nobody, neither
+    before its owner listens nor while he is dead. Our socket does not listen itself: Linux lets him
+    then. Elsewhere the port was free a moment ago."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+        if sys.platform != "linux":
+            self.release()
+
+    def release(self) -> None:
+        self._socket.close()
 
 
 def cores() -> int:

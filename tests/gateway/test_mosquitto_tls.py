@@ -25,7 +25,7 @@ from gateway.edge import admitted_codec
 from gateway.mqtt import MqttClient
 from gateway.topics import Role
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
-from testbed.bench.network import free_ports
+from testbed.bench.network import HeldPort
 from tests.chain import world
 from tests.chain.world import Device, World, private_key
 from tests.gateway.brokers import ROOT, BrokerProcess, story, until, user, why_not
@@ -45,7 +45,8 @@ class Bench:
     """Mosquitto with a carrier listener. What the gate decides about logins is done at it."""
 
     def __init__(self, folder: Path, gate: Gate) -> None:
-        self.folder, self.gate, self.port = folder, gate, free_ports(1)[0]
+        self.folder, self.gate, self.held = folder, gate, HeldPort()
+        self.port = self.held.number
         self.gateway, self.operator = user(Role.GATEWAY, "a"), user(Role.ADMIN, "a")
         keygen(folder / "broker")
         files = {"certificate": f"broker/{CERTIFICATE_FILE}", "key": f"broker/{KEY_FILE}"}
@@ -69,6 +70,7 @@ class Bench:
                 yield ear, admin
         finally:
             self.broker.stop()
+            self.held.release()
 
     def carrier(self, device: Device) -> bytes:
         """From what the device was answered last."""

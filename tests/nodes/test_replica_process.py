@@ -262,6 +262,17 @@ def test_a_gone_parent_ends_the_replica(tmp_path: Path) -> None:
         assert network.hang_up(0) == 0
 
 
+def test_a_port_is_nobody_elses_before_its_replica_listens_and_while_it_is_dead(
+    tmp_path: Path,
+) -> None:
+    with Cluster(tmp_path).network as network:
+        for _ in range(2):
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", network.ports[0]))
+            network.start(0)
+            network.kill(0)
+
+
 def test_a_taken_port_is_one_clear_line_and_exit_3(tmp_path: Path) -> None:
     network = Cluster(tmp_path).network
     with socket.create_server(("127.0.0.1", 0)) as taken:
