@@ -17,6 +17,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from testbed.hosts.files import CHUNK_BYTES, chunks
 from testbed.hosts.host_keys import fingerprint, trust
 from testbed.hosts.port import (
     CommandFailed,
@@ -355,14 +356,22 @@ def test_a_dropped_follow_says_so(server: SshServer, tmp_path: Path) -> None:
 
 
 def test_a_dropped_upload_leaves_the_old_file_and_no_rest(
-    server: SshServer, tmp_path: Path
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "r"
-    big = tmp_path / "big"
-    big.write_bytes(bytes(64 * 1024 * 1024))
+    big = bytes(4 * CHUNK_BYTES)
     with server.host(root=root) as host:
         host.put(b"old", "file")
         cut = dropping(server, lambda: any(root.glob("*.part.*")))
+
+        def held_up(source: bytes) -> Iterator[bytes]:
+            """It cannot have arrived before the connection is cut."""
+            first, *rest = chunks(source)
+            yield first
+            cut.join()
+            yield from rest
+
+        monkeypatch.setattr("testbed.hosts.ssh.chunks", held_up)
         with pytest.raises(OutcomeUnknown):
             host.put(big, "file")
         cut.join()
