@@ -502,15 +502,16 @@ def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
 
         def ask(host: SshHost) -> None:
             try:
-                host._talk("true", "say", time.monotonic() + 0.5, None, bytes)
+                host._link._transport([], time.monotonic() + 60, "connect")
+                host._talk("true", "say", time.monotonic() + 1, None, bytes)
             except BaseException as error:
                 outcome.append(error)
 
         with server.host(root=tmp_path / "r", port=port, known_hosts=known) as host:
             asking = threading.Thread(target=ask, args=(host,), daemon=True)
             asking.start()
-            assert mute.asked.wait(20)
-            asking.join(10)
+            assert mute.asked.wait(60)
+            asking.join(60)
             given_up = list(outcome)
             mute.over.set()
     assert [type(error) for error in given_up] == [OutcomeUnknown]
