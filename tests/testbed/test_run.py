@@ -35,6 +35,7 @@ expect:
 """
 STARTED_S_MAX = 60.0
 ENDED_S_MAX = 110.0
+GONE_S_MAX = 30.0
 LOOK_EVERY_S = 0.05
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -128,6 +129,14 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return alive([process for process in processes if process.is_running()])
 
 
+def nothing_is_left_of(processes: list[psutil.Process]) -> None:
+    """What was killed takes a moment to end where the machine has other work."""
+    deadline_s = time.monotonic() + GONE_S_MAX
+    while left := alive(processes):
+        assert time.monotonic() < deadline_s, left
+        time.sleep(LOOK_EVERY_S)
+
+
 def verify(bundle: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "testbed.cli", "ledger", "verify", str(bundle)],
@@ -149,7 +158,7 @@ def test_two_runs_at_once_both_pass_and_leave_nothing(start: Callable[[str], Run
         assert run.summary["verdict"] == "passed"
         assert run.summary["ledger_verified"] is True
         assert run.summary["devices_admitted"] == 5
-    assert not alive(of_the_run)
+    nothing_is_left_of(of_the_run)
     checked = verify(runs[0].bundle)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -173,6 +182,6 @@ def test_ctrl_c_ends_everything_and_keeps_what_was_collected(start: Callable[[st
     assert of_the_run
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130
-    assert not alive(of_the_run)
+    nothing_is_left_of(of_the_run)
     assert (run.bundle / "manifest.json").exists()
     assert verify(run.bundle).returncode == 0
