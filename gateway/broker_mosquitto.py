@@ -35,7 +35,7 @@ __all__ = ["missing", "serve", "version"]
 
 log = logging.getLogger(__name__)
 
-_start_deadline_s = 5.0
+_start_deadline_s = 30.0  # a board that has just been switched on has much else to do
 _stop_deadline_s = 1.5
 _poll_s = 0.02
 _port_wait_s = 1.0  # a predecessor that was killed may hold the port for a moment
@@ -92,7 +92,9 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
     beside = [asyncio.create_task(_listen_to(child, heard))]
     try:
         for name, listen in listeners.items():
-            await _wait_until_open(child, listen.host, ports[name])
+            await _wait_until_open(child, listen.host, ports[name], stop)
+        if stop.is_set():
+            return
         on_ready(config.listen.host, ports)
         beside.append(asyncio.create_task(report(lambda: dict(heard.counts))))
         beside.append(asyncio.create_task(_follow_carriers(document, folder)))
@@ -228,18 +230,23 @@ async def _listen_to(child: asyncio.subprocess.Process, heard: MosquittoLog) -> 
         heard.take(line.decode(errors="replace").rstrip())
 
 
-async def _wait_until_open(child: asyncio.subprocess.Process, host: str, port: int) -> None:
-    async with asyncio.timeout(_start_deadline_s):
-        while True:
-            if child.returncode is not None:
-                raise BrokerConfigError(f"mosquitto does not start, code {child.returncode}")
-            try:
-                _, writer = await asyncio.open_connection(host, port)
-            except OSError:
-                await asyncio.sleep(_poll_s)
-                continue
-            writer.close()
-            return
+async def _wait_until_open(
+    child: asyncio.subprocess.Process, host: str, port: int, stop: asyncio.Event
+) -> None:
+    deadline_s = time.monotonic() + _start_deadline_s
+    while not stop.is_set():
+        if child.returncode is not None:
+            raise BrokerConfigError(f"mosquitto does not start, code {child.returncode}")
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                problem = f"mosquitto does not listen after {_start_deadline_s:g} s"
+                raise BrokerEndedError(f"{problem}: {error}") from error
+            await asyncio.sleep(_poll_s)
+            continue
+        writer.close()
+        return
 
 
 async def _stop(child: asyncio.subprocess.Process) -> None:

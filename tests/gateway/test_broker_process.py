@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -87,3 +88,46 @@ def test_a_wrong_configuration_is_said_with_code_2(tmp_path: Path, content: str,
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout
+
+
+PATIENT_FOR_A_MOMENT = """
+from gateway import broker_mosquitto
+from nodes.broker import main
+broker_mosquitto._start_deadline_s = 0.1
+main()
+"""
+
+
+@pytest.mark.parametrize("told_to_end", [False, True])
+def test_a_mosquitto_that_does_not_listen_is_one_clear_line(
+    tmp_path: Path, told_to_end: bool
+) -> None:
+    """Told to end before it listens, it ends."""
+    if why := why_not("mosquitto"):
+        pytest.skip(why)
+    fake = tmp_path / "bin" / "mosquitto"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\n[ "$1" = -h ] || exec sleep 600\n')
+    fake.chmod(0o755)
+    write_security(tmp_path / "security.json", NET, [])
+    config = {"kind": "mosquitto", "security_file": "security.json", "ready_file": "ready.json"}
+    (tmp_path / "broker.json").write_text(json.dumps({**config, "listen": {"port": 0}}))
+    program = ["-m", "nodes.broker"] if told_to_end else ["-c", PATIENT_FOR_A_MOMENT]
+    words = ["--config", str(tmp_path / "broker.json")]
+    words += ["--exit-on-stdin-eof"] * told_to_end
+    ended = subprocess.run(
+        [sys.executable, *program, *words],
+        input="",
+        env={**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if told_to_end:
+        assert ended.returncode == 0, ended.stderr
+    else:
+        assert ended.returncode == 3
+        assert ended.stderr.count("\n") == 1
+        assert "mosquitto does not listen after 0.1 s" in ended.stderr
+    assert not (tmp_path / "ready.json").exists()
