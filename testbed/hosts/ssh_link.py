@@ -284,7 +284,8 @@ class SshLink:
                 " A new SD card, or another machine in its place"
             )
             return HostKeyRefused(self.name, action, problem, trust, seen)
-        if isinstance(error, paramiko.AuthenticationException):
+        # Paramiko calls it a failed authentication, too, when the time is up in that stage.
+        if isinstance(error, paramiko.AuthenticationException) and not late:
             key = self._settings.key
             fix = f"ssh-copy-id{f' -i {key}' if key else ''} -p {connection.port} "
             fix += f"{connection.user}@{connection.host}"

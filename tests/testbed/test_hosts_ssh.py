@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -480,13 +480,10 @@ class Mute(paramiko.ServerInterface):
         return False
 
 
-def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
-    server: SshServer, tmp_path: Path
-) -> None:
-    """A host whose disk hangs does so: its sshd lives, and cannot start anything."""
-    mute = Mute()
+@contextmanager
+def muted(server: SshServer, mute: Mute) -> Iterator[int]:
+    """The port of such a machine; its host key is the real server's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
 
         def serve() -> None:
             transport = paramiko.Transport(listener.accept()[0])
@@ -496,26 +493,61 @@ def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
             transport.start_server(event=threading.Event(), server=mute)
 
         threading.Thread(target=serve, daemon=True).start()
-        known = tmp_path / "known"
-        known.write_text(server.known_hosts.read_text().replace(str(server.port), str(port)))
-        outcome: list[BaseException] = []
-
-        def ask(host: SshHost) -> None:
-            try:
-                host._link._transport([], time.monotonic() + 60, "connect")
-                host._talk("true", "say", time.monotonic() + 1, None, bytes)
-            except BaseException as error:
-                outcome.append(error)
-
-        with server.host(root=tmp_path / "r", port=port, known_hosts=known) as host:
-            asking = threading.Thread(target=ask, args=(host,), daemon=True)
-            asking.start()
-            assert mute.asked.wait(60)
-            asking.join(60)
-            given_up = list(outcome)
+        port = listener.getsockname()[1]
+        (server.home / "muted").write_text(
+            server.known_hosts.read_text().replace(str(server.port), str(port))
+        )
+        try:
+            yield port
+        finally:
             mute.over.set()
+
+
+def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """A host whose disk hangs does so: its sshd lives, and cannot start anything."""
+    mute = Mute()
+    outcome: list[BaseException] = []
+
+    def ask(host: SshHost) -> None:
+        try:
+            host._link._transport([], time.monotonic() + 60, "connect")
+            host._talk("true", "say", time.monotonic() + 3, None, bytes)
+        except BaseException as error:
+            outcome.append(error)
+
+    known = server.home / "muted"
+    with (
+        muted(server, mute) as port,
+        server.host(root=tmp_path / "r", port=port, known_hosts=known) as host,
+    ):
+        asking = threading.Thread(target=ask, args=(host,), daemon=True)
+        asking.start()
+        assert mute.asked.wait(60)
+        asking.join(60)
+        given_up = list(outcome)
     assert [type(error) for error in given_up] == [OutcomeUnknown]
     assert "deadline" in str(given_up[0])
+
+
+def test_a_machine_that_is_slow_to_let_us_in_has_not_refused_the_login(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """Its owner must not be told to bring the key there."""
+
+    class Pondering(Mute):
+        def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+            self.over.wait()
+            return paramiko.common.AUTH_FAILED
+
+    known = server.home / "muted"
+    with (
+        muted(server, Pondering()) as port,
+        server.host(root=tmp_path / "r", port=port, known_hosts=known, connect_timeout_s=2) as host,
+        pytest.raises(Unreachable, match="in time"),
+    ):
+        host.run(["true"])
 
 
 def test_a_command_that_goes_on_talking_is_not_waited_for_longer(
