@@ -94,7 +94,8 @@ echo "$boot" >"undo/.new-$1/boot"
 mv "undo/.new-$1" "undo/$1"
 sync "undo/$1/for" "undo/$1/due" "undo/$1/boot" "undo/$1" undo
 begin_sleep "$1" "$2" once
-echo $! >"undo/$1/pid"
+# On a slow machine its time may have come, and its directory be gone.
+echo $! >"undo/$1/pid" || [ ! -e "undo/$1" ]
 """
 # Prints what it woke. Two at once may both wake one: whoever renames its directory first does it.
 _WAKE = f"""{_KILL}{_SLEEP}

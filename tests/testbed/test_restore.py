@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from testbed.care.dead_man import arm, armed, disarm, fire
 from testbed.care.restore import leftover, restore
+from testbed.hosts.local import LocalHost
 from testbed.hosts.port import HostFault, NodeCommand, Unit, UnitState
 from testbed.hosts.ssh import SshHost
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
@@ -100,6 +102,23 @@ def test_an_undo_happens_when_its_time_has_come(host: SshHost, tmp_path: Path) -
     arm(host, "heal", 1, note("healed"))
     eventually(lambda: notes(tmp_path) == ["healed"])
     eventually(lambda: armed(host) == [])
+
+
+def test_an_undo_whose_time_comes_while_it_is_still_being_armed_was_armed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `cut` the host looks whether the sleeper is on its own."""
+    slow = tmp_path / "bin" / "cut"
+    slow.parent.mkdir()
+    slow.write_text(
+        '#!/bin/sh\nwhile [ -e undo/heal ]; do sleep 0.02; done\nPATH=/usr/bin:/bin exec cut "$@"\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    with LocalHost(tmp_path / "r", name="pi01") as host:
+        arm(host, "heal", 1, note("healed"))
+        eventually(lambda: notes(tmp_path) == ["healed"])
+        eventually(lambda: armed(host) == [])
 
 
 def test_a_held_down_unit_comes_back_by_itself(host: SshHost, tmp_path: Path) -> None:
