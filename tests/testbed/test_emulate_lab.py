@@ -176,7 +176,7 @@ def test_a_link_is_delayed_one_way_read_back_and_undone_by_itself(lab: EmulatedL
         pytest.skip("this kernel has netem: links are shaped with tc")
     pi01, pi02 = host(lab, "pi01"), host(lab, "pi02")
     addr = lab.plan.machines[1].addr
-    server = threading.Thread(target=lambda: pi02.run(["python3", "-c", ECHO], timeout_s=25))
+    server = threading.Thread(target=lambda: pi02.run(["python3", "-c", ECHO], timeout_s=100))
     server.start()
 
     def call(timeout_s: float = 5, word: str = "x") -> float:
@@ -195,10 +195,11 @@ def test_a_link_is_delayed_one_way_read_back_and_undone_by_itself(lab: EmulatedL
     (link,) = (one for one in lab.ask(do="links")["links"] if way.items() <= one.items())
     assert link["delay_ms"] == 60
     lost_before = link["frames"].get("lost", 0)
-    lab.ask(do="shape", **way, shape={"loss": 1.0}, for_s=1.0)
+    lab.ask(do="shape", **way, shape={"loss": 1.0})
     with pytest.raises(HostFault):
         call(0.3)
     assert pi02.run(["true"]).exit_code == 0, "the way of the orchestrator is never cut"
+    lab.ask(do="shape", **way, shape={"loss": 1.0}, for_s=1.0)
     eventually(answers)
     (link,) = (one for one in lab.ask(do="links")["links"] if way.items() <= one.items())
     assert link["loss"] == 0
