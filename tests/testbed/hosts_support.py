@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from testbed.bench.network import HeldPort
 from testbed.hosts.host_keys import host_entry
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
@@ -42,11 +43,13 @@ def ssh_server_missing() -> str:
     return ""
 
 
+_dead: list[HeldPort] = []
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Nobody listens there, and nobody will while these tests run."""
+    _dead.append(HeldPort())
+    return _dead[-1].number
 
 
 class SshServer:
@@ -55,7 +58,8 @@ class SshServer:
     def __init__(self, home: Path) -> None:
         self.home = home
         home.mkdir(parents=True)
-        self.port = free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self.key = home / "client_key"
         self.known_hosts = home / "known_hosts"
         for path in (home / "host_key", self.key):
@@ -79,6 +83,7 @@ class SshServer:
 
     def __exit__(self, *args: object) -> None:
         self.stop()
+        self._held.release()
 
     def start(self) -> None:
         if os.geteuid() == 0:
