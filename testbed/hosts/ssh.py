@@ -341,6 +341,8 @@ class SshHost(Host):
                     channel.settimeout(_left_s(deadline_s))
                 silent.set()
                 ended = channel.status_event.wait(_left_s(deadline_s))
+                # It may have been closed by us in the moment in which it began (see `execute`).
+                ended = ended and (channel.exit_status >= 0 or time.monotonic() < deadline_s)
             except TimeoutError:
                 pass  # told below, once the helpers are gone
             except (paramiko.SSHException, EOFError) as error:

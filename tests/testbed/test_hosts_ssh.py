@@ -29,6 +29,7 @@ from testbed.hosts.port import (
     Unreachable,
 )
 from testbed.hosts.ssh import SshHost
+from testbed.hosts.ssh_follow import close_channel, execute
 from tests.testbed.hosts_support import SshServer, eventually, free_port, ssh_server_missing
 
 pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
@@ -561,3 +562,19 @@ def test_a_command_that_goes_on_talking_is_not_waited_for_longer(
         pytest.raises(OutcomeUnknown, match="deadline"),
     ):
         host.run(["sh", "-c", talk], timeout_s=0.5)
+
+
+def test_a_command_that_begins_in_the_moment_of_its_deadline_is_no_lost_connection(
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed_at_once(channel: paramiko.Channel, command: str, deadline_s: float) -> None:
+        """Who watches over the deadline was on his way already."""
+        execute(channel, command, deadline_s)
+        eventually(lambda: time.monotonic() >= deadline_s)
+        close_channel(channel)
+
+    with server.host(root=tmp_path / "r") as host:
+        host.run(["true"])
+        monkeypatch.setattr("testbed.hosts.ssh.execute", closed_at_once)
+        with pytest.raises(OutcomeUnknown, match="still running"):
+            host.run(["sleep", "600"], timeout_s=3)
