@@ -286,9 +286,11 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
 
     cut = "nft -f - <<end\nadd table inet gone\nadd chain inet gone i { type filter hook input "
     cut += f"priority 0; }}\n{block}\nend\n"
-    far.run(["sh", "-c", f"(sleep 0.3; {cut}) >/dev/null 2>&1 </dev/null &"])
-    far.close()
     gone = ["sh", "-c", "nft delete table inet gone"]
+    gate = host(bench.lab, "pi01")
+    with host(bench.lab, "pi02", jump=gate) as inside:  # the way that stays open
+        inside.run(["sh", "-c", cut])
+    far.close()
     try:
         changed = testbed("status", "--limit", "pi02")
         assert changed.returncode == 3
@@ -301,7 +303,6 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
         assert testbed("inventory", "trust", "pi02", "--fingerprint", true_key).returncode == 0
         assert testbed("status", "--limit", "pi02").returncode == 0
     finally:
-        gate = host(bench.lab, "pi01")
         with host(bench.lab, "pi02", jump=gate) as inside:
             inside.run(gone)
         inventory.unlink()
