@@ -9,6 +9,7 @@ __all__ = [
     "RefusedError",
     "RestoreIncompleteError",
     "TestbedError",
+    "without_fixes",
 ]
 
 
@@ -46,3 +47,9 @@ class RestoreIncompleteError(TestbedError):
     """Some hosts could not be brought back to their clean state; the message lists them."""
 
     exit_code = 6
+
+
+def without_fixes(error: BaseException) -> str:
+    """What is the matter, for a file that others read: the ways out name addresses and logins."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("  fix: ")]
+    return "\n".join(lines) or type(error).__name__

@@ -27,7 +27,7 @@ from testbed.care.conditions import limits_of
 from testbed.care.dead_man import survives_restarts
 from testbed.care.host_watch import HostWatch
 from testbed.care.lease import Lease
-from testbed.errors import LabFault, RestoreIncompleteError
+from testbed.errors import LabFault, RestoreIncompleteError, without_fixes
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
@@ -101,8 +101,7 @@ class Session:
             self._deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
         except BaseException as error:
             by_hand = isinstance(error, KeyboardInterrupt)
-            why = "interrupted" if by_hand else str(error) or type(error).__name__
-            self._end(entry, "failed", why)
+            self._end(entry, "failed", "interrupted" if by_hand else without_fixes(error))
             raise
         self._end(entry, "done", None)
         self._screen.say("checking ledgers and logs")

@@ -88,6 +88,8 @@ def test_too_many_failures_in_a_row_stop_the_campaign(sitting: Sitting) -> None:
     ("error", "reason"),
     [
         (ConfigurationError("board th01 is not flashed"), "board th01 is not flashed"),
+        (ConfigurationError(), "ConfigurationError"),
+        (ConfigurationError("a\n  fix: ssh pi@10.0.0.1\nb\n  fix: ssh pi@10.0.0.2"), "a\nb"),
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
