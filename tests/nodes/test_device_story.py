@@ -46,7 +46,7 @@ boards:
   th01: {host: env1, firmware: {board: unix}}
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 
 class Story:

@@ -46,7 +46,7 @@ faults:
 guard: none
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 def run(tmp_path: Path, campaign: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:

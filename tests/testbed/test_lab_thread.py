@@ -45,7 +45,6 @@ def cut_power(lab: EmulatedLab, host: str, runs: Path) -> None:
     lab.power(host, "cycle")
 
 
-@pytest.mark.timeout(400)  # wheels are fetched once, on a fresh machine
 def test_emulated_hosts_are_a_lab_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +112,6 @@ SANDBOX = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "RestrictNamespa
 
 
 @pytest.mark.skipif(bool(emulation_missing(systemd=True)), reason=emulation_missing(systemd=True))
-@pytest.mark.timeout(400)
 def test_hosts_with_systemd_run_our_processes_as_hardened_services(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,6 @@ from testbed.standing.description import BENCH_FILE, Bench, read_bench
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(240),
     pytest.mark.skipif(
         broker_mosquitto.missing() is not None or shutil.which("mosquitto_pub") is None,
         reason="mosquitto and mosquitto-clients are not here",

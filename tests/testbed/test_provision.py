@@ -38,7 +38,6 @@ def provision(
     return command(capsys, "provision", "-i", str(lab.inventory), *options)
 
 
-@pytest.mark.timeout(400)  # wheels are fetched once, on a fresh machine
 def test_from_nothing_to_ready_and_back_to_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

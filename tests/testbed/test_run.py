@@ -38,7 +38,7 @@ ENDED_S_MAX = 110.0
 GONE_S_MAX = 30.0
 LOOK_EVERY_S = 0.05
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 class Run:

