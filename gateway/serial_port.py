@@ -65,7 +65,8 @@ class BoardPort:
             line = serial.Serial(path, self.baud, timeout=0, exclusive=True)
         except serial.SerialException as error:
             raise PortFault(_open_reason(path, error), str(error)) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, termios.error) as error:
+            # pyserial lets the last one through when the port goes between two of its calls.
             raise PortFault("port", f"{path}: {error}") from error
         try:
             # pyserial leaves the descriptor blocking: one full line would stop the event loop.

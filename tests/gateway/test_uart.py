@@ -6,7 +6,9 @@ The stories with real firmware are in tests/nodes/test_board.py.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import termios
 import tty
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -233,6 +235,25 @@ def test_ports_that_cannot_be_opened_say_why(tmp_path: Path) -> None:
     port.open().close()
     os.close(master)
     os.close(slave)
+
+
+def test_a_port_that_goes_while_it_is_opened_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A terminal's errors are no OSErrors: one of them must not end the line for good."""
+
+    def pulled_out(*_: object) -> None:
+        raise termios.error(errno.EIO, "Input/output error")
+
+    async def told() -> None:
+        async with desk() as at:
+            monkeypatch.setattr(termios, "tcflush", pulled_out)
+            at.start()
+            await at.until(lambda: Disconnected("th01", "port") in at.log)
+            monkeypatch.undo()
+            await at.until(lambda: Connected("th01", 1) in at.log)
+
+    run(told())
 
 
 def test_two_boards_with_one_usb_serial_are_ambiguous(monkeypatch: pytest.MonkeyPatch) -> None:
