@@ -84,7 +84,7 @@ class Boards:
             return
         key = Path(config.key).read_bytes()
         sponsored_ns = time.time_ns()
-        store = _Highest(self._state / f"{config.name}.highest.json")
+        store = _Highest(self._state / f"{config.name}.highest.json", sender.taken(config.name))
         began = _Began(since_ns, store)
         with _LineLog(Path(config.log) if config.log else None) as log:
             link = BoardLink(
@@ -241,16 +241,22 @@ class _Began:
 
 
 class _Highest:
-    """The highest (boot, reading) taken from a board, durable (`uart.HighestStore`)."""
+    """The highest (boot, reading) taken from a board, durable (`uart.HighestStore`).
 
-    def __init__(self, path: Path) -> None:
+    `least` was taken too: a power cut may come before that stands in the file.
+    """
+
+    def __init__(self, path: Path, least: tuple[int, int]) -> None:
         self._path = path
+        self._least = least
 
     def load(self) -> tuple[int, int]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=tuple[int, int])
+            return max(
+                self._least, msgspec.json.decode(self._path.read_bytes(), type=tuple[int, int])
+            )
         except FileNotFoundError:
-            return 0, 0
+            return self._least
 
     def save(self, boot: int, number: int) -> None:
         write_atomically(self._path, msgspec.json.encode((boot, number)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -56,6 +56,8 @@ class Sender:
         self, path: Path, device: Device, service: str, timeout_ms: int, events: EventLog
     ) -> None:
         self._backlog = Outbox(path, entries_max=BACKLOG_READINGS_MAX)
+        # Looked at before anything is struck off.
+        self._taken = _highest(self._backlog.pending(limit=BACKLOG_READINGS_MAX))
         self._device = device
         self._service = service
         self._timeout_ms = timeout_ms
@@ -63,8 +65,16 @@ class Sender:
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
 
+    def taken(self, board: str) -> tuple[int, int]:
+        """The highest (boot, number) of a board that an earlier life left here; (0, 0) if none.
+
+        What is put here is on disk before the board is told: after a power cut in between it sends
+        the reading again, dated a little differently, so `put` cannot see that it is the same.
+        """
+        return self._taken.get(board, (0, 0))
+
     def put(self, reading: Reading) -> None:
-        """Durable on return; the same reading twice is one."""
+        """Durable on return."""
         payload = msgspec.json.encode(reading)
         try:
             self._backlog.put(digest(payload), "reading", payload)
@@ -144,6 +154,16 @@ class Sender:
 
     def close(self) -> None:
         self._backlog.close()
+
+
+def _highest(entries: Iterable[Entry]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for entry in entries:
+        reading = msgspec.json.decode(entry.payload, type=Reading)
+        if reading.board is not None and reading.boot is not None:
+            place = (reading.boot, reading.number)
+            found[reading.board] = max(place, found.get(reading.board, place))
+    return found
 
 
 def _age_s(reading: Reading) -> float:

@@ -23,6 +23,7 @@ import pytest
 from chain.errors import Misuse
 from gateway.frames import Frame, decode_line
 from gateway.host_session import Timing
+from gateway.outbox import Outbox
 from gateway.serial_port import BoardPort
 from gateway.uart import (
     BoardEvent,
@@ -58,6 +59,10 @@ class Kept:
 
     def __init__(self) -> None:
         self.readings: list[SentReading] = []
+
+    def taken(self, board: str) -> tuple[int, int]:
+        del board
+        return 0, 0
 
     def put(self, reading: SentReading) -> None:
         self.readings.append(reading)
@@ -514,3 +519,49 @@ async def test_what_was_sampled_before_a_run_began_is_no_load_of_it(tmp_path: Pa
     assert {one.boot for one in kept.readings} == {2}
     told = [e.fields for e in read_events(state / "events.jsonl") if e.event == "reading-left-out"]
     assert {one["board_boot"] for one in told} == {1, 2}
+
+
+class CutOff(Sender):
+    """The power fails when the first reading is on disk, before anything else is written."""
+
+    is_off = False
+
+    def put(self, reading: SentReading) -> None:
+        super().put(reading)
+        self.is_off = True
+        raise RuntimeError("the power fails")
+
+
+@story
+async def test_a_reading_that_a_power_cut_left_in_the_backlog_is_not_taken_again(
+    tmp_path: Path,
+) -> None:
+    """The board was never told that it has arrived and sends it again: it is one reading."""
+    directory, state = tmp_path / "board", tmp_path / "state"
+    state.mkdir()
+    (state / "th01.sponsored").touch()
+    backlog = state / "backlog.sqlite"
+    device = cast(Device, SimpleNamespace(node=bytes(32)))
+    login = cast(Login, None)
+    async with board(directory) as bench:
+        config = BoardConfig(
+            name="th01", port=str(bench.port), key=str(directory / "key.bin"), flashed=""
+        )
+        boards = Boards((config,), state, "telemetry")
+        with EventLog(state / "events.jsonl", "env") as events:
+            dying = CutOff(backlog, device, "telemetry", 1_000, events)
+            async with boards.readings(events, device, dying, login, 0):
+                while not dying.is_off:
+                    await asyncio.sleep(0.01)
+            dying.close()
+            again = Sender(backlog, device, "telemetry", 1_000, events)
+            taken = state / "th01.highest.json"
+            async with boards.readings(events, device, again, login, 0):
+                while json.loads(taken.read_bytes())[1] < 5:
+                    await asyncio.sleep(0.01)
+            again.close()
+    box = Outbox(backlog)
+    waiting = [json.loads(entry.payload) for entry in box.pending(limit=1_000)]
+    box.close()
+    numbers = [one["number"] for one in waiting]
+    assert numbers == list(range(1, len(numbers) + 1))
