@@ -302,6 +302,26 @@ async def test_readings_held_when_the_power_fails_arrive_after_it(tmp_path: Path
 
 
 @story
+async def test_a_power_cut_within_a_rename_costs_a_board_nothing(tmp_path: Path) -> None:
+    """On FAT the old name goes first: what the new file says still counts."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        await bench.do("silence", "on")
+        await bench.until(lambda: Disconnected("th01", "silent") in bench.events)
+        heard = len(bench.ids)
+        await bench.do("unplug")
+        (tmp_path / "boot.txt").rename(tmp_path / "boot.new")
+        (tmp_path / "held.bin").rename(tmp_path / "held.bin.new")
+        await bench.do("silence", "off")
+        await bench.do("plug")
+        await bench.booted(2)
+        await bench.until(lambda: (2, 1) in bench.ids)
+        assert len([boot for boot, _ in bench.ids[heard:] if boot == 1]) >= 10
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
 async def test_an_unplugged_board_is_found_again(tmp_path: Path) -> None:
     """The link vanishes, the gap is told, and what was held arrives after it."""
     async with board(tmp_path) as bench:

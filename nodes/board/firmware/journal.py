@@ -6,6 +6,7 @@ trades that for losing, with the power, what was not acknowledged yet.
 
 import os
 
+from files import finish_rename
 from gateway.board_session import readings_held_max
 from gateway.frames import Frame, FrameDecoder, encode_frame, frame_body, no_tag
 from gateway.session import kind_reading, reading_fields, reading_of
@@ -24,6 +25,7 @@ class Journal:
 
     def load(self):
         """The readings of the file, oldest first, without damaged ones."""
+        finish_rename(self._path + ".new", self._path)
         readings = []
         decoder = FrameDecoder()
         try:

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 
+from files import finish_rename
 from gateway.board_session import BoardSession
 from gateway.session import greeting_prefix
 from journal import Journal, NoJournal
@@ -38,6 +39,7 @@ class Clock:
 
 def next_boot():
     """Count this start, on flash before anyone hears of it: power loss never repeats a number."""
+    finish_rename("boot.new", "boot.txt")
     try:
         with open("boot.txt") as file:
             boot = int(file.read()) + 1
