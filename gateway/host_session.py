@@ -116,6 +116,8 @@ class HostSession(End):
         self._proved_ms = 0
         # Host clock minus board clock and its bound, in ms.
         self._offset: tuple[int, int] | None = None
+        # The board's clock at its last answer, and the highest reading taken until then.
+        self._answered: tuple[int, tuple[int, int]] | None = None
 
     def start(self, now_ms: int) -> None:
         """Say HELLO: at first, again, or to re-key."""
@@ -241,6 +243,7 @@ class HostSession(End):
         if frame.kind == kind_reading:
             return events + self._on_reading(fields, now_ms)
         echo, board_ms = fields_of(fields, int, int)
+        self._answered = (board_ms, self._highest)
         # The board answers pass 3 with an echo of 0, as if it were a ping.
         asked_ms = self._pinged_ms if echo else self._proved_ms
         if echo in (0, self._pinged_ms):
@@ -256,6 +259,7 @@ class HostSession(End):
         self._promote(attempt.channel, now_ms)
         if attempt.boot != self._boot:
             self._offset = None
+        self._answered = None
         self._boot = attempt.boot
         self._trying_since_ms = None
         self._failure = "no-answer"
@@ -270,6 +274,8 @@ class HostSession(End):
         before = tuple(fields_of(fields[-1], int, int))
         if reading.boot > self._boot or before >= reading.id:
             return self._refuse("malformed")
+        if self._is_counted_again(reading):
+            return self._fail("boot-rollback")
         if reading.id <= self._highest:
             # Our acknowledgement was lost, or is still to come.
             self._count("duplicate")
@@ -291,6 +297,14 @@ class HostSession(End):
         sampled_ms = reading.at_ms + self._offset[0]
         drift_ms = max(0, now_ms - sampled_ms) * drift_ppm_max // 1_000_000
         return [Taken(reading, missed, sampled_ms, self._offset[1] + drift_ms)]
+
+    def _is_counted_again(self, reading: Reading) -> bool:
+        """Sampled after an answer, but numbered as what was taken before it: another boot with the
+        same number, whose readings would pass for repetitions."""
+        if self._answered is None or reading.boot != self._boot:
+            return False
+        board_ms, highest = self._answered
+        return reading.at_ms > board_ms and reading.id <= highest
 
     def _fail(self, reason: str) -> list[Any]:
         self._failure = reason

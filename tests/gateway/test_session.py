@@ -363,6 +363,21 @@ def test_a_board_whose_boot_counter_went_back_is_refused() -> None:
     assert not pair.ups
 
 
+def test_a_board_that_counts_a_boot_twice_is_refused() -> None:
+    """Its new readings have old numbers: they are no repetitions, and must not vanish as such."""
+    pair = connected()
+    pair.sample(40)
+    pair.pump()
+    pair.boot -= 1
+    pair.reboot(power_loss=True)
+    pair.wait(3_000)
+    assert pair.ups == [1, 1]
+    pair.sample()
+    pair.pump()
+    assert pair.refused["boot-rollback"] == 1
+    assert pair.board.held == 1
+
+
 def test_a_reboot_is_noticed_at_once_by_the_greeting() -> None:
     """No timeout needed: the board that greets has no session."""
     pair = connected()
