@@ -121,6 +121,9 @@ class Operator:
         if not found:
             raise ConfigurationError(f"no device is called {who}{self._near(who)}")
         standing = [pair for pair in found if pair[1].ended is None]
+        if len(standing) > 1:  # two vouchers were handed out under one name
+            nodes = " or ".join(identity.node.hex()[:16] for _, identity in standing)
+            raise ConfigurationError(f"{who} may be {nodes}: give the digits of one")
         return (standing or found)[-1]
 
     def _near(self, who: str) -> str:

@@ -53,6 +53,7 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
         admits_one_more(operator, tmp_path)
         hands_out_what_a_device_of_another_make_needs(operator, tmp_path)
         admits_by_factory_certificate(operator, acme, tmp_path)
+        takes_no_device_for_its_namesake(operator, tmp_path)
         ends_it(operator, up)
 
 
@@ -163,6 +164,20 @@ def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_pa
     assert "chain.factory_roots" in refused.stderr, "it says where to look"
     (other / "key.pem").write_bytes((identity / "key.pem").read_bytes())
     assert "not of the key" in operator.is_told(2, *words("mixed", other))
+
+
+def takes_no_device_for_its_namesake(operator: Operator, tmp_path: Path) -> None:
+    """Two vouchers may be handed out under one name before either device comes."""
+    for place in ("twin-a", "twin-b"):
+        made = ["--dir", str(tmp_path / place), "--no-start"]
+        operator.does("device", "admit", "twin", *made)
+    for place in ("twin-a", "twin-b"):
+        assert run_until_admitted("twin", tmp_path / place) > 0
+    nodes = [e["node"] for e in operator.does("device", "list") if e["name"] == "twin"]
+    told = operator.is_told(2, "device", "revoke", "twin")
+    assert all(node[:16] in told for node in nodes)
+    assert operator.does("device", "revoke", nodes[0][:16])["node"] == nodes[0]
+    assert operator.does("device", "show", "twin")["node"] == nodes[1]
 
 
 def ends_it(operator: Operator, up: dict[str, Any]) -> None:
