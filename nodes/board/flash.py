@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -106,7 +107,7 @@ def _write_secret(path: Path, secret: bytes) -> None:
     fresh.replace(path)
 
 
-def main() -> None:
+def main() -> int:
     """`python -m nodes.board.flash --dir DIR --id NAME --key FILE`: key made here, on the sponsor's
     machine, unless FILE is there; prints what the chain records, as JSON."""
     parser = argparse.ArgumentParser(prog="python -m nodes.board.flash", description=main.__doc__)
@@ -118,20 +119,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the simulated sensor")
     parser.add_argument("--repl-window-ms", type=int, default=0, help="for flashing it again")
     options = parser.parse_args()
-    if not options.key.exists():
-        options.key.parent.mkdir(parents=True, exist_ok=True)
-        _write_secret(options.key, new_key())
-    flashed = prepare(
-        options.dir,
-        options.id,
-        options.key.read_bytes(),
-        key_version=options.key_version,
-        period_ms=options.period_ms,
-        seed=options.seed,
-        repl_window_ms=options.repl_window_ms,
-    )
+    try:
+        if not options.key.exists():
+            options.key.parent.mkdir(parents=True, exist_ok=True)
+            _write_secret(options.key, new_key())
+        flashed = prepare(
+            options.dir,
+            options.id,
+            options.key.read_bytes(),
+            key_version=options.key_version,
+            period_ms=options.period_ms,
+            seed=options.seed,
+            repl_window_ms=options.repl_window_ms,
+        )
+    except (Misuse, OSError) as error:
+        print(f"flash: {error}", file=sys.stderr)
+        return 2
     print(json.dumps(flashed))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,7 @@ import asyncio
 import json
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -507,6 +508,20 @@ def test_flashing_refuses_what_no_board_could_use(tmp_path: Path, wrong: dict[st
     with pytest.raises(Misuse):
         prepare(tmp_path / "new", **given)
     assert not (tmp_path / "new").exists()
+
+
+def test_flashing_says_what_is_wrong_with_a_key_file(tmp_path: Path) -> None:
+    """One line and exit code 2, and nothing is written."""
+    (tmp_path / "short.key").write_bytes(bytes(31))
+    argv = ["--dir", str(tmp_path / "th01"), "--id", "th01", "--key", str(tmp_path / "short.key")]
+    done = subprocess.run(
+        [sys.executable, "-m", "nodes.board.flash", *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "flash: a board key has 32 bytes, not 31\n")
+    assert not (tmp_path / "th01").exists()
 
 
 @story
