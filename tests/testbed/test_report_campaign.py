@@ -155,6 +155,16 @@ def test_what_is_invalid_or_missing_is_listed_and_in_no_figure(
     assert figure(summary, "max").faults.value == 80.0, "the invalid run is in no median"
 
 
+def answers_never_came(run: Bundle) -> None:
+    """The devices waited for every reading in vain."""
+    for path in run.raw.glob("*.jsonl"):
+        told = [
+            each | {"event": "late"} if each.get("event") == "data" else each
+            for each in lines(path)
+        ]
+        write_lines(path, told)
+
+
 def test_what_was_never_answered_counts_as_longer_than_its_timeout(
     story: Story, tmp_path: Path
 ) -> None:
@@ -162,12 +172,7 @@ def test_what_was_never_answered_counts_as_longer_than_its_timeout(
     expect = "  degradation: {p99: '<=3x', goodput: '>=0.9x'}\n"
     bundle = campaign_of(story, tmp_path, 1, expect=expect)
     (faulty,) = [bundle.of_run(entry) for entry in bundle.manifest.runs if entry.arm == "faults"]
-    for path in faulty.raw.glob("*.jsonl"):
-        told = [
-            each | {"event": "late"} if each.get("event") == "data" else each
-            for each in lines(path)
-        ]
-        write_lines(path, told)
+    answers_never_came(faulty)
     summarise(bundle)
     summary = over_runs(bundle)
     ratio = figure(summary, "p99").ratio
@@ -240,12 +245,7 @@ def test_a_ratio_that_is_only_known_from_below_breaks_no_lower_bound(
     """No goodput in the baseline: the ratio may be anything, so that nothing is judged."""
     bundle = campaign_of(story, tmp_path, 1, expect="  degradation: {goodput: '>=0.9x'}\n")
     (base,) = [bundle.of_run(entry) for entry in bundle.manifest.runs if entry.arm == "baseline"]
-    for path in base.raw.glob("*.jsonl"):
-        told = [
-            each | {"event": "late"} if each.get("event") == "data" else each
-            for each in lines(path)
-        ]
-        write_lines(path, told)
+    answers_never_came(base)
     summarise(bundle)
     summary = over_runs(bundle)
     ratio = figure(summary, "goodput").ratio
