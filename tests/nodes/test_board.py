@@ -139,6 +139,14 @@ class Bench:
     async def booted(self, boot: int) -> None:
         await self.until(lambda: Connected("th01", boot) in self.events)
 
+    async def falls_silent(self) -> int:
+        """It samples on and nobody hears it; how many readings were heard before."""
+        self.connect()
+        await self.more_readings()
+        await self.do("silence", "on")
+        await self.until(lambda: Disconnected("th01", "silent") in self.events)
+        return len(self.ids)
+
     async def more_readings(self, count: int = 3) -> None:
         wanted = len(self.ids) + count
         await self.until(lambda: len(self.ids) >= wanted)
@@ -288,11 +296,7 @@ async def test_reboots_lose_and_repeat_nothing(tmp_path: Path) -> None:
 async def test_readings_held_when_the_power_fails_arrive_after_it(tmp_path: Path) -> None:
     """Sampled while nobody heard them, kept on flash, delivered under their own boot's number."""
     async with board(tmp_path) as bench:
-        bench.connect()
-        await bench.more_readings()
-        await bench.do("silence", "on")
-        await bench.until(lambda: Disconnected("th01", "silent") in bench.events)
-        heard = len(bench.ids)
+        heard = await bench.falls_silent()
         await bench.do("reset")
         await bench.do("silence", "off")
         await bench.booted(2)
@@ -306,11 +310,7 @@ async def test_readings_held_when_the_power_fails_arrive_after_it(tmp_path: Path
 async def test_a_power_cut_within_a_rename_costs_a_board_nothing(tmp_path: Path) -> None:
     """On FAT the old name goes first: what the new file says still counts."""
     async with board(tmp_path) as bench:
-        bench.connect()
-        await bench.more_readings()
-        await bench.do("silence", "on")
-        await bench.until(lambda: Disconnected("th01", "silent") in bench.events)
-        heard = len(bench.ids)
+        heard = await bench.falls_silent()
         await bench.do("unplug")
         (tmp_path / "boot.txt").rename(tmp_path / "boot.new")
         (tmp_path / "held.bin").rename(tmp_path / "held.bin.new")
