@@ -60,7 +60,7 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Makes this replica misbehave; see `nodes.byzantine` for the kinds. For tests and attacks.
+    """Makes this replica misbehave; see `nodes.byzantine.wrapper` for the kinds. For tests and attacks.
 
     `message` narrows it to one kind of message (its tag, as "PP"), `delay_ms` belongs to "slow",
     `client` (a node id) narrows "censor", `accomplices` and `deceived` (replica ids) belong to
@@ -107,7 +107,7 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     clients: tuple[ClientConfig, ...] = ()
     verify_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None  # None: by cores
     byzantine: Byzantine | None = None
-    byzantine_orders: str | None = None  # lets this file switch it (`nodes.byzantine_switch`)
+    byzantine_orders: str | None = None  # lets this file switch it (`nodes.byzantine.switch`)
     profile: str | None = None  # write a cProfile of the process here when it ends
 
     @classmethod

@@ -3,8 +3,8 @@
 Each replica's database holds that replica's own signature over each head; the proof wants f+1 of
 them, so it takes the databases of f+1 replicas. A checkpoint's stored votes cannot stand in: they
 sign a CHECKPOINT message, not the head. Every signature is verified before it goes into a proof,
-so a file that lies merely does not help. The files of a proof are made in `chain.export`, the
-databases read with `nodes.ledger_file`; `commands/ledger_proof` writes and prints.
+so a file that lies merely does not help. The files of a proof are made in `chain.proofs.export`, the
+databases read with `nodes.replica.ledger_file`; `commands/ledger_proof` writes and prints.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import NamedTuple
 import msgspec
 
 from chain.block import Block, Head, genesis_head
-from chain.certificate import verify_carrier
 from chain.errors import PeerFault
-from chain.export import export_proof
 from chain.genesis import Genesis, Membership
 from chain.keys import Es256, digest
-from chain.proof import HeadSeal, Inclusion, Proof, ProofVerifier, make_inclusion
-from chain.statement import OK, Statement, decode_leaf
-from nodes.ledger_file import Damaged, LedgerFile, open_readonly
+from chain.ledger.statement import OK, Statement, decode_leaf
+from chain.proofs.certificate import verify_carrier
+from chain.proofs.export import export_proof
+from chain.proofs.proof import HeadSeal, Inclusion, Proof, ProofVerifier, make_inclusion
+from nodes.replica.ledger_file import Damaged, LedgerFile, open_readonly
 from testbed.errors import ConfigurationError, TestbedError
 
 __all__ = ["PREFIX_DIGITS_MIN", "Ledgers", "NotProvable", "Proven", "open_ledgers"]
@@ -44,7 +44,7 @@ class NotProvable(TestbedError):
 
 
 class Proven(msgspec.Struct, frozen=True, kw_only=True):
-    """`files` by name, as `chain.export` makes them; `signers` are replica ids, of which `needed`
+    """`files` by name, as `chain.proofs.export` makes them; `signers` are replica ids, of which `needed`
     would do. `ended_height`: the certificate was revoked or renewed there."""
 
     statement: Statement

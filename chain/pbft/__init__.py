@@ -1,9 +1,9 @@
 """Practical Byzantine fault tolerance as a pure, synchronous state machine.
 
-The contract between the core and its host (the driver in `nodes/driver.py`, the simulator, a
+The contract between the core and its host (the driver in `nodes/replica/driver.py`, the simulator, a
 test) is short:
 
-1. The host verifies bytes (`chain.verify`) and hands the core one `Input` and the wall time:
+1. The host verifies bytes (`chain.pbft.verify`) and hands the core one `Input` and the wall time:
    `effects = replica.handle(input, now_us)`.
 2. The host carries the effects out **in order**. Everything in a `Persist`, and every block before
    a `Sync`, is durable before any later `Send` or `Broadcast` of the same list leaves: persist,

@@ -6,11 +6,11 @@ executed up to it as well; only then is it made durable and served to others.
 
 from __future__ import annotations
 
-from chain.messages import Checkpoint, CheckpointProof, Signed, encode
 from chain.pbft import membership, patience, requests
 from chain.pbft.effects import Forget, Sync
 from chain.pbft.inputs import Executed, Installed, Received
 from chain.pbft.log import Equivocation, Slot
+from chain.pbft.messages import Checkpoint, CheckpointProof, Signed, encode
 from chain.pbft.state import State
 
 __all__ = ["VOTES_PER_PEER_MAX", "on_checkpoint", "on_executed", "on_installed", "prove", "vote"]

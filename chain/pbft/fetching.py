@@ -6,7 +6,7 @@ Plain notes; what is done about them is in `transfer`.
 from __future__ import annotations
 
 from chain.block import Block
-from chain.messages import CheckpointProof, Signed
+from chain.pbft.messages import CheckpointProof, Signed
 
 __all__ = ["Answer", "Interval", "Piece", "Transfer"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from chain.genesis import Membership
-from chain.messages import (
+from chain.pbft.application import Request
+from chain.pbft.messages import (
     Checkpoint,
     Prepare,
     PrePrepare,
@@ -13,7 +14,6 @@ from chain.messages import (
     ReplicaMessage,
     Signed,
 )
-from chain.pbft.application import Request
 
 __all__ = [
     "Executed",
@@ -43,7 +43,7 @@ class VerifiedViewChange(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A replica message whose signatures, nested ones too, hold (`chain.verify` made it).
+    """A replica message whose signatures, nested ones too, hold (`chain.pbft.verify` made it).
 
     `proposal` and `requests` belong to a PRE-PREPARE's attachment or a BATCH; `forwarded` to a
     FORWARD; `view_change` to a VIEW-CHANGE; `new_view` holds each VIEW-CHANGE of a NEW-VIEW with

@@ -11,8 +11,8 @@ from enum import Enum
 
 import msgspec
 
-from chain.messages import Commit, Prepare, PreparedProof, PrePrepare, Proposal, Signed
 from chain.pbft.application import Request
+from chain.pbft.messages import Commit, Prepare, PreparedProof, PrePrepare, Proposal, Signed
 
 __all__ = ["Accepted", "Batched", "Equivocation", "Fact", "Log", "Offer", "Slot", "Tally"]
 

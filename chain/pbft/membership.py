@@ -11,9 +11,9 @@ proof to catch up with.
 from __future__ import annotations
 
 from chain.genesis import Membership
-from chain.messages import encode
 from chain.pbft import progress, requests
 from chain.pbft.log import Log
+from chain.pbft.messages import encode
 from chain.pbft.state import State, ViewFact
 
 __all__ = ["at_checkpoint", "decided", "switch"]

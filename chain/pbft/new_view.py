@@ -3,7 +3,7 @@
 OSDI'99, section 4.4: the highest proven checkpoint h, and for every sequence number above it up
 to the highest that anyone prepared, the digest of the certificate of the highest view, or the
 null request. A prepared batch has a certificate in every quorum of VIEW-CHANGEs, so what may have
-been committed is kept. That certificates are sound has been checked by `chain.verify`.
+been committed is kept. That certificates are sound has been checked by `chain.pbft.verify`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import msgspec
 
 from chain.errors import PeerFault
-from chain.messages import CheckpointProof, PrePrepare, Proposal
 from chain.pbft.inputs import Received
+from chain.pbft.messages import CheckpointProof, PrePrepare, Proposal
 from chain.pbft.state import as_new_view, as_view_change
 
 __all__ = ["Decision", "check_window", "decide", "matches", "null_digest"]

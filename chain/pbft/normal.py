@@ -7,13 +7,13 @@ counted in `log`; how requests come is in `requests`, checkpoints in `checkpoint
 
 from __future__ import annotations
 
-from chain.messages import Batch, Commit, Prepare, PrePrepare, Proposal, Signed, encode
 from chain.pbft import patience
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Broadcast, Execute, Refuse
 from chain.pbft.inputs import Received
 from chain.pbft.judge import Verdict, judge, oversize
 from chain.pbft.log import Accepted, Batched, Equivocation, Fact, Offer, Slot
+from chain.pbft.messages import Batch, Commit, Prepare, PrePrepare, Proposal, Signed, encode
 from chain.pbft.state import State
 
 __all__ = [

@@ -12,7 +12,11 @@ from collections.abc import Sequence
 import msgspec
 
 from chain.errors import Misuse
-from chain.messages import (
+from chain.pbft import checkpoint, membership, new_view, progress, status, view_change
+from chain.pbft.effects import Broadcast, Durable
+from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
+from chain.pbft.log import Accepted, Batched, Slot
+from chain.pbft.messages import (
     CheckpointProof,
     Commit,
     NewView,
@@ -26,10 +30,6 @@ from chain.messages import (
     decode_proposal,
     decode_signed,
 )
-from chain.pbft import checkpoint, membership, new_view, progress, status, view_change
-from chain.pbft.effects import Broadcast, Durable
-from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
-from chain.pbft.log import Accepted, Batched, Slot
 from chain.pbft.state import State, ViewFact
 
 __all__ = ["restore", "resume"]

@@ -14,22 +14,6 @@ from typing import assert_never
 from chain.errors import Misuse
 from chain.genesis import Consensus, Membership
 from chain.keys import Signer
-from chain.messages import (
-    Batch,
-    Bodies,
-    Checkpoint,
-    Commit,
-    FetchBatch,
-    FetchBodies,
-    FetchHeads,
-    Forward,
-    Heads,
-    NewView,
-    Prepare,
-    PrePrepare,
-    StatusMessage,
-    ViewChange,
-)
 from chain.pbft import (
     checkpoint,
     normal,
@@ -50,6 +34,22 @@ from chain.pbft.inputs import (
     Received,
     Submitted,
     TimerFired,
+)
+from chain.pbft.messages import (
+    Batch,
+    Bodies,
+    Checkpoint,
+    Commit,
+    FetchBatch,
+    FetchBodies,
+    FetchHeads,
+    Forward,
+    Heads,
+    NewView,
+    Prepare,
+    PrePrepare,
+    StatusMessage,
+    ViewChange,
 )
 from chain.pbft.state import State
 

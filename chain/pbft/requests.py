@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from chain.messages import Forward
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Refuse
 from chain.pbft.inputs import Received, Submitted
+from chain.pbft.messages import Forward
 from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State
 

@@ -11,7 +11,12 @@ import msgspec
 from chain.errors import Misuse
 from chain.genesis import Consensus, Membership
 from chain.keys import Signer
-from chain.messages import (
+from chain.pbft.application import Application
+from chain.pbft.effects import Accuse, Broadcast, Durable, Effect, Observe, Persist, Send
+from chain.pbft.fetching import Transfer
+from chain.pbft.inputs import Received
+from chain.pbft.log import Equivocation, Log
+from chain.pbft.messages import (
     CheckpointProof,
     NewView,
     ReplicaMessage,
@@ -20,11 +25,6 @@ from chain.messages import (
     encode,
     signed_bytes,
 )
-from chain.pbft.application import Application
-from chain.pbft.effects import Accuse, Broadcast, Durable, Effect, Observe, Persist, Send
-from chain.pbft.fetching import Transfer
-from chain.pbft.inputs import Received
-from chain.pbft.log import Equivocation, Log
 from chain.pbft.pool import Pool
 
 __all__ = ["ACCUSATIONS_MAX", "Peer", "State", "ViewFact", "as_new_view", "as_view_change"]

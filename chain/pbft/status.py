@@ -8,7 +8,11 @@ for in one interval is bounded.
 
 from __future__ import annotations
 
-from chain.messages import (
+from chain.pbft import normal, requests, transfer
+from chain.pbft.effects import Refuse, SendBatch, ServeBodies, ServeHeads, SetTimer
+from chain.pbft.inputs import Received
+from chain.pbft.log import Batched, Slot
+from chain.pbft.messages import (
     Batch,
     FetchBatch,
     FetchBodies,
@@ -16,10 +20,6 @@ from chain.messages import (
     Signed,
     StatusMessage,
 )
-from chain.pbft import normal, requests, transfer
-from chain.pbft.effects import Refuse, SendBatch, ServeBodies, ServeHeads, SetTimer
-from chain.pbft.inputs import Received
-from chain.pbft.log import Batched, Slot
 from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import State, as_view_change
 

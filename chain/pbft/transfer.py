@@ -12,7 +12,11 @@ from __future__ import annotations
 from chain.block import Block, Head
 from chain.errors import PeerFault
 from chain.keys import digest
-from chain.messages import (
+from chain.pbft import checkpoint, requests
+from chain.pbft.effects import Install
+from chain.pbft.fetching import Answer, Interval, Piece
+from chain.pbft.inputs import Installed, InstallFailed, Received
+from chain.pbft.messages import (
     BODIES_BYTES_MAX,
     Bodies,
     Checkpoint,
@@ -23,10 +27,6 @@ from chain.messages import (
     Signed,
     encode,
 )
-from chain.pbft import checkpoint, requests
-from chain.pbft.effects import Install
-from chain.pbft.fetching import Answer, Interval, Piece
-from chain.pbft.inputs import Installed, InstallFailed, Received
 from chain.pbft.state import State
 
 __all__ = [

@@ -7,7 +7,11 @@ VIEW-CHANGEs decides is computed in `new_view`; messages lost are sent again by 
 from __future__ import annotations
 
 from chain.errors import PeerFault
-from chain.messages import (
+from chain.pbft import checkpoint, new_view, normal, patience, progress, requests
+from chain.pbft.effects import Broadcast, CancelTimer, SetTimer
+from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
+from chain.pbft.log import Accepted, Batched, Equivocation
+from chain.pbft.messages import (
     FetchBatch,
     NewView,
     PrePrepare,
@@ -16,10 +20,6 @@ from chain.messages import (
     ViewChange,
     encode,
 )
-from chain.pbft import checkpoint, new_view, normal, patience, progress, requests
-from chain.pbft.effects import Broadcast, CancelTimer, SetTimer
-from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
-from chain.pbft.log import Accepted, Batched, Equivocation
 from chain.pbft.new_view import Decision
 from chain.pbft.state import State, ViewFact, as_new_view, as_view_change
 

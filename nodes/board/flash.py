@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any, TypedDict
 
-import gateway.seal
+import gateway.serial.seal
 from chain.errors import Misuse
-from gateway.seal import key_bytes, key_check_value
-from gateway.session import name_chars_max
+from gateway.serial.seal import key_bytes, key_check_value
+from gateway.serial.session import name_chars_max
 
 __all__ = ["Flashed", "firmware_files", "firmware_hash", "new_key", "prepare"]
 
@@ -36,10 +36,10 @@ class Flashed(TypedDict):
 def firmware_files() -> dict[str, bytes]:
     """Path on the board -> content, the same for every board."""
     own = Path(__file__).parent / "firmware"
-    shared = Path(gateway.seal.__file__).parent
+    shared = Path(gateway.serial.seal.__file__).parent
     files = {path.name: path.read_bytes() for path in sorted(own.glob("*.py"))}
     for name in shared_modules:
-        files[f"gateway/{name}.py"] = (shared / f"{name}.py").read_bytes()
+        files[f"gateway/serial/{name}.py"] = (shared / f"{name}.py").read_bytes()
     return files
 
 
@@ -90,7 +90,7 @@ def prepare(
         "journal": journal,
         "repl_window_ms": repl_window_ms,
     }
-    (directory / "gateway").mkdir(parents=True, exist_ok=True)
+    (directory / "gateway/serial").mkdir(parents=True, exist_ok=True)
     for name, content in firmware_files().items():
         (directory / name).write_bytes(content)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -22,10 +22,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from chain.errors import PeerFault
-from chain.operations import read_operation
-from gateway.edge import Stamped, ask_codec, stamped_codec
-from gateway.mqtt import Message, MqttClient, MqttSettings
-from gateway.topics import Request, Up, parse
+from chain.ledger.operations import read_operation
+from gateway.bridge.edge import Stamped, ask_codec, stamped_codec
+from gateway.mqtt.client import Message, MqttClient, MqttSettings
+from gateway.mqtt.topics import Request, Up, parse
 from testbed.boards.cable import has_cable, order_cable
 from testbed.campaign.injection import Attempt, Scene
 from testbed.campaign.kinds import Kind, Params, register

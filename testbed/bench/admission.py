@@ -17,15 +17,15 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from chain.operations import Data, Operation
-from chain.statement import OK
-from gateway.broker_security import User, new_password
-from gateway.topics import Request, Role
+from chain.ledger.operations import Data, Operation
+from chain.ledger.statement import OK
+from gateway.broker.security import User, new_password
+from gateway.mqtt.topics import Request, Role
 from inventory.load import load_lab
-from nodes.device import Device, Refused
+from nodes.device.device import Device, Refused
+from nodes.device.login import Login
 from nodes.edge_config import BrokerAddress, DeviceConfig
 from nodes.events import EventLog
-from nodes.login import Login
 from nodes.process import write_atomically
 from testbed.bench.figures import Spread
 from testbed.errors import LabFault

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.ledger_file import open_readonly
+from nodes.replica.ledger_file import open_readonly
 from testbed.bench.client import Client
 from testbed.bench.consensus import run
 from testbed.bench.load import Device, Load, bench_policy, devices

@@ -1,6 +1,6 @@
 """A client of the replicas that keeps many requests in flight, each from its own identity.
 
-It follows the client's rule (`chain.client`). Bodies come from one replica, heads from all.
+It follows the client's rule (`chain.proofs.client`). Bodies come from one replica, heads from all.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 import msgspec
 
 from chain.block import Block
-from chain.client import FinalityTracker
 from chain.genesis import Genesis
 from chain.keys import Es256, digest
-from chain.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
-from chain.request import make_item, read_item
+from chain.ledger.request import make_item, read_item
+from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
+from chain.proofs.client import FinalityTracker
 from nodes.config import certificate_der
-from nodes.inbox import Inbox
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
 from nodes.ports import Party
-from nodes.tls_wire import TlsWire
+from nodes.wire.inbox import Inbox
+from nodes.wire.tls_wire import TlsWire
 from testbed.bench.network import Network
 from testbed.errors import LabFault
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from chain.keys import Es256
-from chain.operations import sign_operation
+from chain.ledger.operations import sign_operation
 from testbed.bench.load import Device
 from testbed.errors import LabFault
 
@@ -130,7 +130,7 @@ def _parts(chunk: bytes) -> Iterator[bytes]:
 
 
 def _holds(scheme: Es256, spki: bytes, cose: bytes) -> bool:
-    """Cuts the envelope (`chain.operations`) by offset: 14 bytes, SPKI, payload, signature."""
+    """Cuts the envelope (`chain.ledger.operations`) by offset: 14 bytes, SPKI, payload, signature."""
     payload = cose[14 + len(spki) : -66]
     return scheme.verify(spki, b"\x84\x6aSignature1\x43\xa1\x01\x26\x40" + payload, cose[-64:])
 

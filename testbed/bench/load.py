@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.genesis import Policy, VoucherGrant
 from chain.keys import Es256Signer, node_id
-from chain.operations import (
+from chain.ledger.operations import (
     Data,
     Enrol,
     Operation,

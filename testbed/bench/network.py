@@ -127,7 +127,7 @@ class Network:
                     [
                         sys.executable,
                         "-m",
-                        "nodes.replica",
+                        "nodes.replica.process",
                         "--config",
                         str(self.config(n)),
                         "--exit-on-stdin-eof",

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import msgspec
 
-from chain.identity import Identity
-from chain.statement import OK, Statement
+from chain.ledger.identity import Identity
+from chain.ledger.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import FLUSH_AGE_MS, read_events
 from testbed.bench.figures import Spread

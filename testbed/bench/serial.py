@@ -20,10 +20,10 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.board_session import BoardSession
-from gateway.host_session import HostSession, Taken, Timing
-from gateway.serial_port import BoardPort
-from gateway.uart import BoardEvent, BoardLink, Reading
+from gateway.serial.board_session import BoardSession
+from gateway.serial.host_session import HostSession, Taken, Timing
+from gateway.serial.port import BoardPort
+from gateway.serial.uart import BoardEvent, BoardLink, Reading
 from nodes.board.flash import new_key, prepare
 from testbed.bench.figures import Spread
 from testbed.errors import ConfigurationError, LabFault

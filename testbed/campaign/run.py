@@ -18,7 +18,7 @@ from typing import IO, Any, Self, cast
 
 import msgspec
 
-from nodes.workload import Go
+from nodes.device.workload import Go
 from testbed.campaign.injection import Attack, AttackMaker, FaultMaker, Scene
 from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Event, Schedule

@@ -1,7 +1,7 @@
 """No unauthorised commit, judged anew: who was admitted, by how many, and still in force when?
 
 A second implementation of the rules of admission, freshness, revocation, validity, sponsorship and
-administration, kept apart from `chain.registry` on purpose: it reads what signers asked for and
+administration, kept apart from `chain.ledger.registry` on purpose: it reads what signers asked for and
 what was recorded, and asks only whether each record that took effect was allowed to. Signatures
 are the concern of `ledger`; the chain of a factory certificate is too.
 """
@@ -16,7 +16,7 @@ import msgspec
 from chain.block import genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from chain.operations import (
+from chain.ledger.operations import (
     AddReplica,
     AddVoucher,
     CloseSession,
@@ -32,7 +32,7 @@ from chain.operations import (
     board_node,
     encode_operation,
 )
-from chain.request import Authenticated, read_item
+from chain.ledger.request import Authenticated, read_item
 from testbed.checks.factory import FactoryRules
 from testbed.checks.records import Chain, Entry
 

@@ -9,7 +9,7 @@ import msgspec
 from chain.errors import PeerFault
 from chain.genesis import Membership
 from chain.keys import Scheme
-from chain.messages import Checkpoint, CheckpointProof, Signed, decode_body, signed_bytes
+from chain.pbft.messages import Checkpoint, CheckpointProof, Signed, decode_body, signed_bytes
 
 __all__ = ["proof_fault"]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from chain.block import HEAD_BYTES, Block, Head
 from chain.errors import PeerFault
 from chain.keys import Scheme, digest
-from chain.ledger import Ledger
+from chain.ledger.ledger import Ledger
+from chain.ledger.request import open_item
+from chain.ledger.statement import decode_leaf
 from chain.merkle import leaf_hash, root
-from chain.messages import Proposal
 from chain.pbft.application import Request
-from chain.request import open_item
-from chain.statement import decode_leaf
+from chain.pbft.messages import Proposal
 
 __all__ = ["HEAD_FIELDS", "head_field", "wrong_field", "wrong_signature"]
 

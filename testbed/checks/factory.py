@@ -1,6 +1,6 @@
 """Factory certificates judged a second time, for the check that nobody was let in who should not.
 
-Written apart from `chain.factory` on purpose: a mistake there must not hide itself here.
+Written apart from `chain.ledger.factory` on purpose: a mistake there must not hide itself here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chain.genesis import Policy
-from chain.operations import Enrol, Factory
+from chain.ledger.operations import Enrol, Factory
 
 __all__ = ["FactoryRules"]
 

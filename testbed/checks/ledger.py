@@ -19,8 +19,8 @@ from chain.block import Block, Head
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Es256, Scheme, digest
-from chain.ledger import Ledger
-from nodes.ledger_file import (
+from chain.ledger.ledger import Ledger
+from nodes.replica.ledger_file import (
     Damaged,
     LedgerFile,
     block_of,

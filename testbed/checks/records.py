@@ -14,16 +14,16 @@ import msgspec
 from chain.block import Head
 from chain.errors import PeerFault
 from chain.keys import digest
-from chain.operations import Data, Operation, read_operation
-from chain.request import cose_of
-from chain.statement import Statement, decode_leaf
-from nodes.ledger_file import Damaged, block_of, open_readonly
+from chain.ledger.operations import Data, Operation, read_operation
+from chain.ledger.request import cose_of
+from chain.ledger.statement import Statement, decode_leaf
+from nodes.replica.ledger_file import Damaged, block_of, open_readonly
 
 __all__ = ["Chain", "Entry", "StoredHead", "board_readings", "read_chain"]
 
 
 class _Reading(msgspec.Struct, frozen=True):
-    """What tells readings apart in a payload (`nodes.sender.Reading`)."""
+    """What tells readings apart in a payload (`nodes.device.sender.Reading`)."""
 
     number: int
     board: str | None = None

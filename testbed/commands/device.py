@@ -16,12 +16,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from chain.identity import Identity
-from chain.statement import Statement
+from chain.ledger.identity import Identity
+from chain.ledger.statement import Statement
 from inventory.model import Name
+from nodes.device.tenure import Order
+from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
 from nodes.process import write_atomically
-from nodes.tenure import Order
-from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError, LabFault
 from testbed.standing.description import Bench, find_bench
@@ -204,7 +204,7 @@ def admit(
 ) -> None:
     """Admit one more mobile device: a voucher, its own key, access authentication, ledger copy.
 
-    It can be started again with `python -m nodes.mobile --config DIR/config.json`. With
+    It can be started again with `python -m nodes.device.mobile --config DIR/config.json`. With
     --no-start DIR has voucher and genesis, and config.json names the broker: for a device in
     another language.
     """

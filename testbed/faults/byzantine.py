@@ -1,8 +1,8 @@
-"""Faults of replicas that lie: `byzantine.*`, each a kind of the wrapper in `nodes.byzantine`.
+"""Faults of replicas that lie: `byzantine.*`, each a kind of the wrapper in `nodes.byzantine.wrapper`.
 
 The wrapper is the one that the simulator uses. A replica whose config has the switch (put there
 before the network starts: `equip`) becomes Byzantine by an order in a local file and honest when
-the file is gone (`nodes.byzantine_switch`); a host takes it away by itself if nobody else does.
+the file is gone (`nodes.byzantine.switch`); a host takes it away by itself if nobody else does.
 How a lie is seen to take effect is in `witness`.
 """
 
@@ -88,7 +88,7 @@ class _Proof(NamedTuple):
 
 @dataclass(frozen=True)
 class _Trick:
-    """`wrapper` is the kind of `nodes.byzantine`."""
+    """`wrapper` is the kind of `nodes.byzantine.wrapper`."""
 
     name: str
     wrapper: str

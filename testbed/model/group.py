@@ -1,6 +1,6 @@
 """How sure an authentication group is that is smaller than 2f+1: exact, for every size.
 
-The sums are `chain.auth_group`'s, the very ones that the policy is judged by; here stand the limits
+The sums are `chain.ledger.auth_group`'s, the very ones that the policy is judged by; here stand the limits
 of what makes sense, the table over m, and how such numbers are written.
 """
 
@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import msgspec
 
-from chain.auth_group import denial, false_accept
+from chain.ledger.auth_group import denial, false_accept
 from chain.quorum import REPLICAS_MIN
 from testbed.errors import ConfigurationError
 

@@ -22,7 +22,7 @@ COPY_S_MAX = 120.0
 _COPY_LEDGER = """
 import sys
 from pathlib import Path
-from nodes.ledger_file import copy_ledger
+from nodes.replica.ledger_file import copy_ledger
 copy_ledger(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from chain.genesis import Genesis
-from gateway.broker import BrokerConfig, Kind, Listen, TlsFiles
-from gateway.broker_security import write_security
+from gateway.broker.port import BrokerConfig, Kind, Listen, TlsFiles
+from gateway.broker.security import write_security
 from inventory.model import Lab
 from nodes.config import Address, ClientConfig, PeerConfig, ReplicaConfig
+from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY
 from nodes.edge_config import (
     BoardConfig,
     BrokerAddress,
@@ -28,7 +29,6 @@ from nodes.edge_config import (
     MobileConfig,
 )
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE
-from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY
 from testbed.provision.layout import Node, carriers_socket
 from testbed.provision.material import Material
 

@@ -47,12 +47,12 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 _MODULES: dict[NodeRole, str] = {
-    "broker": "nodes.broker",
+    "broker": "nodes.gateway.broker",
     "board": "nodes.board",
-    "replica": "nodes.replica",
-    "gateway": "nodes.gateway",
-    "environment": "nodes.environment",
-    "mobile": "nodes.mobile",
+    "replica": "nodes.replica.process",
+    "gateway": "nodes.gateway.process",
+    "environment": "nodes.device.environment",
+    "mobile": "nodes.device.mobile",
 }
 
 
@@ -155,7 +155,7 @@ class Deployment:
         self.broker_version = kind
         if kind == "embedded":
             return  # it came with our own environment
-        argv = [self._python[node.host], "-m", "nodes.broker", "--about", kind]
+        argv = [self._python[node.host], "-m", "nodes.gateway.broker", "--about", kind]
         told = host.run(argv, check=False)
         if told.exit_code != 0:
             raise HostFault(
@@ -264,7 +264,7 @@ class Deployment:
         return "\n".join(lines) or "(it printed nothing)"
 
     def go(self, plans: Mapping[str, bytes]) -> None:
-        """Hand each device its plan (`nodes.workload`): the run begins."""
+        """Hand each device its plan (`nodes.device.workload`): the run begins."""
         _each(lambda name: self.put(self.node(name), File(GO, plans[name])), list(plans))
 
     def stop(self) -> None:

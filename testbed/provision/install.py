@@ -55,7 +55,7 @@ exec "${0%/*}/python" -m supervisor.supervisord "$@"
 end
   chmod 755 env.new/bin/supervisord
 fi
-env.new/bin/python -c 'import nodes.replica, nodes.gateway, nodes.environment, nodes.mobile'
+env.new/bin/python -c 'import nodes.replica.process, nodes.gateway.process, nodes.device.environment, nodes.device.mobile'
 rm -rf env.old
 [ ! -e env ] || mv env env.old
 mv env.new env
@@ -68,14 +68,14 @@ rm -f env/stamp.json
 for site in env/lib/python*/site-packages; do :; done
 rm -rf "$site/chain" "$site/gateway" "$site/nodes"
 tar -xzf "$1" -C "$site"
-env/bin/python -c 'import nodes.replica, nodes.gateway, nodes.environment, nodes.mobile'
+env/bin/python -c 'import nodes.replica.process, nodes.gateway.process, nodes.device.environment, nodes.device.mobile'
 rm -rf wheelhouse
 """
 # Runs as a unit, so under the very service and hardening that processes will have.
 _SELF_TEST = """
 import sqlite3, time
 from pathlib import Path
-import nodes.replica
+import nodes.replica.process
 from chain.keys import digest
 with sqlite3.connect("health/probe.sqlite") as base:
     base.execute("pragma journal_mode=wal")

@@ -22,13 +22,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256Signer, digest, node_id, spki_of
-from chain.operations import factory_key
+from chain.ledger.operations import factory_key
 from chain.quorum import REPLICAS_MIN
-from gateway.broker_security import User, bootstrap_user, new_password
-from gateway.topics import Role
+from gateway.broker.security import User, bootstrap_user, new_password
+from gateway.mqtt.topics import Role
 from inventory.model import Lab
+from nodes.device.vouchers import FACTORY_CHAIN, factory_user, read_chain
 from nodes.keygen import PublicKeys
-from nodes.vouchers import FACTORY_CHAIN, factory_user, read_chain
 from testbed.errors import ConfigurationError
 from testbed.hosts.port import Host, TransferFailed
 from testbed.provision.layout import Node

@@ -16,14 +16,14 @@ import paho.mqtt.client as paho
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from chain.certificate import carrier_certificate, verify_carrier
 from chain.errors import PeerFault
 from chain.keys import digest
-from chain.operations import Revoke, Token, read_operation
-from chain.statement import OK
-from gateway.broker_security import User, bootstrap_id, bootstrap_user, device_password
-from gateway.frames import Frame, decode_line, encode_frame
-from gateway.topics import Role, Up
+from chain.ledger.operations import Revoke, Token, read_operation
+from chain.ledger.statement import OK
+from chain.proofs.certificate import carrier_certificate, verify_carrier
+from gateway.broker.security import User, bootstrap_id, bootstrap_user, device_password
+from gateway.mqtt.topics import Role, Up
+from gateway.serial.frames import Frame, decode_line, encode_frame
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.material import PRIVILEGE_MAX, Voucher

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.keys import Es256Signer, node_id
-from chain.operations import (
+from chain.ledger.operations import (
     Data,
     Enrol,
     Factory,

@@ -20,11 +20,11 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from chain.operations import Enrol, Operation, read_operation, voucher_key
-from gateway.broker_security import User, bootstrap_id, device_password
-from gateway.edge import Kind, Stamped, stamped_codec
-from gateway.mqtt import MqttClient, MqttSettings, pinned
-from gateway.topics import Role, Up
+from chain.ledger.operations import Enrol, Operation, read_operation, voucher_key
+from gateway.bridge.edge import Kind, Stamped, stamped_codec
+from gateway.broker.security import User, bootstrap_id, device_password
+from gateway.mqtt.client import MqttClient, MqttSettings, pinned
+from gateway.mqtt.topics import Role, Up
 from nodes.board.control import command
 from nodes.events import read_events
 from testbed.errors import LabFault

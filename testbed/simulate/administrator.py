@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from chain.genesis import Membership
 from chain.keys import Signer, node_id
-from chain.operations import AddReplica, RemoveReplica, sign_operation
+from chain.ledger.operations import AddReplica, RemoveReplica, sign_operation
 from chain.quorum import REPLICAS_MIN
 
 __all__ = ["Administrator"]

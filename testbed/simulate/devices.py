@@ -12,7 +12,7 @@ from random import Random
 
 from chain.genesis import VoucherGrant
 from chain.keys import Signer, digest, node_id
-from chain.operations import (
+from chain.ledger.operations import (
     Data,
     Enrol,
     Operation,

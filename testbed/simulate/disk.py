@@ -14,7 +14,7 @@ from chain.errors import Misuse
 from chain.genesis import Consensus
 from chain.pbft.effects import Durable
 from nodes.ports import Stored, StoreFull
-from nodes.quarantine import Quarantine
+from nodes.replica.quarantine import Quarantine
 from testbed.simulate.scenario import Crash
 
 __all__ = ["Disk", "PowerLossError"]
@@ -69,7 +69,7 @@ class Disk:
         self._fills_after = None
 
     def wipe(self) -> None:
-        """An empty disk stands in place of this one. As `nodes.replica` does beside a damaged
+        """An empty disk stands in place of this one. As `nodes.replica.process` does beside a damaged
         store, it begins with the note that votes were forgotten."""
         self._facts.clear()
         self._blocks.clear()

@@ -1,7 +1,7 @@
 """A simulated gateway: submits what devices sign, collects seals, and tells what is final.
 
 It sends a request to the primary it believes in, and to all replicas when no block came in time
-(OSDI'99, section 4.1). Final is what `chain.client` says is final, nothing else.
+(OSDI'99, section 4.1). Final is what `chain.proofs.client` says is final, nothing else.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from chain.client import Final, FinalityTracker
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Scheme
-from chain.ledger import Ledger
-from chain.messages import ClientMessage, Seal, Submit, Subscribe, encode
+from chain.ledger.ledger import Ledger
+from chain.pbft.messages import ClientMessage, Seal, Submit, Subscribe, encode
+from chain.proofs.client import Final, FinalityTracker
 from testbed.simulate.timeline import Timeline
 
 __all__ = ["Gateway"]

@@ -11,11 +11,11 @@ from typing import Protocol
 
 from chain.genesis import Genesis
 from chain.keys import Signer
-from nodes.driver import Rewrite
-from nodes.inbox import Inbox
 from nodes.ports import Party, StoreFull
-from nodes.service import Opened, Service
-from nodes.timers import Fired
+from nodes.replica.driver import Rewrite
+from nodes.replica.service import Opened, Service
+from nodes.replica.timers import Fired
+from nodes.wire.inbox import Inbox
 from testbed.simulate.disk import Disk, PowerLossError
 from testbed.simulate.scenario import Crash
 from testbed.simulate.scheme import Meter
@@ -155,7 +155,7 @@ class Machine:
         except PowerLossError as loss:
             self._die(loss.keeps)
         except StoreFull:
-            # The process ends as `nodes.replica` does: nothing of the transaction stays, nothing
+            # The process ends as `nodes.replica.process` does: nothing of the transaction stays, nothing
             # that waited for it leaves.
             self._forget()
             self.disk.power_off(Crash.LOST)
@@ -225,7 +225,7 @@ class Machine:
 
 
 class Process:
-    """One life of a replica. Implements the ports of `nodes.service.Service` but for the store."""
+    """One life of a replica. Implements the ports of `nodes.replica.service.Service` but for the store."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

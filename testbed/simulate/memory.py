@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from nodes.service import Service
+from nodes.replica.service import Service
 
 __all__ = ["values_held", "values_held_max"]
 

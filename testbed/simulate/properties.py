@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from chain.block import Block, Head
-from chain.messages import (
+from chain.pbft.messages import (
     Checkpoint,
     Commit,
     NewView,

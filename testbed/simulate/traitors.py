@@ -1,6 +1,6 @@
 """The Byzantine replicas of a run: who plays which tricks.
 
-Most tricks are the kinds of `nodes.byzantine`, the very wrapper that real processes run under.
+Most tricks are the kinds of `nodes.byzantine.wrapper`, the very wrapper that real processes run under.
 Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not), and
 what needs more than one process or sees more than effects:
 
@@ -18,12 +18,12 @@ import msgspec
 
 from chain.block import Block, Head
 from chain.keys import Signer
-from chain.messages import ClientMessage, Seal, encode
 from chain.pbft.effects import Effect
-from nodes.byzantine import KINDS, Delayed, Misbehaviour
-from nodes.conspiracy import Conspiracy
-from nodes.driver import Rewrite
-from nodes.service import Service
+from chain.pbft.messages import ClientMessage, Seal, encode
+from nodes.byzantine.conspiracy import Conspiracy
+from nodes.byzantine.wrapper import KINDS, Delayed, Misbehaviour
+from nodes.replica.driver import Rewrite
+from nodes.replica.service import Service
 from testbed.simulate.scenario import Scenario
 
 __all__ = ["TRICKS", "Cast"]

@@ -11,7 +11,7 @@ from collections import deque
 import msgspec
 
 from chain.errors import PeerFault
-from chain.messages import (
+from chain.pbft.messages import (
     Batch,
     Checkpoint,
     Commit,

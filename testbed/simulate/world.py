@@ -15,10 +15,10 @@ from random import Random
 import msgspec
 
 from chain.block import genesis_head
-from chain.client import Final
 from chain.genesis import Genesis, Member, Policy
 from chain.keys import digest
-from chain.ledger import Ledger
+from chain.ledger.ledger import Ledger
+from chain.proofs.client import Final
 from nodes.ports import Party, Stored
 from testbed.simulate.administrator import Administrator
 from testbed.simulate.devices import Device

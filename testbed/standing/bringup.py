@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from inventory.model import Lab
-from nodes.workload import Go
+from nodes.device.workload import Go
 from testbed.campaign.session import opened_hosts
 from testbed.care.lease import Lease
 from testbed.hosts.opening import limited

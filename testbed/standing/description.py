@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from inventory.model import Lab
-from nodes.device_state import DeviceState
+from nodes.device.state import DeviceState
 from nodes.edge_config import BrokerAddress
 from nodes.keygen import KEY_FILE
 from nodes.process import write_atomically

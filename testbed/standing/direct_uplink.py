@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.edge import Kind, Stamped, stamped_codec
-from gateway.topics import Up
-from nodes.mobile import MobileUplink
+from gateway.bridge.edge import Kind, Stamped, stamped_codec
+from gateway.mqtt.topics import Up
+from nodes.device.mobile import MobileUplink
 
 __all__ = ["DirectUplink"]
 

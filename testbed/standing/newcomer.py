@@ -1,7 +1,7 @@
 """One more device for a running bench: its files, and its first life up to the verified ledger.
 
 The device runs here, as a child of the command, and makes its own key; it is started again with
-`python -m nodes.mobile --config DIR/config.json`.
+`python -m nodes.device.mobile --config DIR/config.json`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY
+from nodes.device.workload import Go
 from nodes.edge_config import MobileConfig, load_config
 from nodes.events import read_events
-from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY
-from nodes.workload import Go
 from testbed.errors import LabFault, RefusedError
 from testbed.standing.description import Bench
 
@@ -66,7 +66,7 @@ def write_device(
 def run_until_admitted(name: str, directory: Path) -> int:
     """The height up to which the device has verified the ledger. Raises RefusedError if it is
     denied, LabFault if it gets no answer."""
-    argv = [sys.executable, "-m", "nodes.mobile", "--config", str(directory / CONFIG)]
+    argv = [sys.executable, "-m", "nodes.device.mobile", "--config", str(directory / CONFIG)]
     log = directory / _EVENTS
     child = subprocess.Popen([*argv, "--exit-on-stdin-eof"], stdin=subprocess.PIPE)
     carriers = load_config(directory / CONFIG, MobileConfig).broker.carriers is not None

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from chain.errors import Misuse
 from chain.genesis import Genesis
-from chain.identity import Identity
 from chain.keys import digest
-from chain.operations import (
+from chain.ledger.identity import Identity
+from chain.ledger.operations import (
     AddVoucher,
     Enrol,
     Grant,
@@ -27,20 +27,20 @@ from chain.operations import (
     read_operation,
     voucher_key,
 )
-from chain.proof import Proof, make_inclusion
-from chain.request import cose_of
-from chain.state import ADMIN
-from chain.statement import OK, Statement, decode_leaf
-from gateway.broker import DynamicSecurityAdmin
-from gateway.broker_security import User
-from gateway.mqtt import MqttClient, MqttSettings
-from gateway.topics import Role
-from nodes.device import Device, Refused
+from chain.ledger.request import cose_of
+from chain.ledger.state import ADMIN
+from chain.ledger.statement import OK, Statement, decode_leaf
+from chain.proofs.proof import Proof, make_inclusion
+from gateway.broker.port import DynamicSecurityAdmin
+from gateway.broker.security import User
+from gateway.mqtt.client import MqttClient, MqttSettings
+from gateway.mqtt.topics import Role
+from nodes.device.device import Device, Refused
+from nodes.device.ledger_sync import LedgerSync
+from nodes.device.login import Login
+from nodes.device.vouchers import factory_user
 from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
-from nodes.ledger_sync import LedgerSync
-from nodes.login import Login
-from nodes.vouchers import factory_user
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
 from testbed.standing.description import Bench, read_bench

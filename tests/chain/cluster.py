@@ -18,29 +18,6 @@ from chain.block import EMPTY_ROOT, Block, Head, Record, genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Consensus, Member, Membership
 from chain.keys import digest
-from chain.messages import (
-    Batch,
-    Bodies,
-    Checkpoint,
-    CheckpointProof,
-    Commit,
-    FetchBodies,
-    FetchHeads,
-    Heads,
-    NewView,
-    Prepare,
-    PrePrepare,
-    Proposal,
-    ReplicaMessage,
-    Signed,
-    StatusMessage,
-    ViewChange,
-    decode_body,
-    decode_proposal,
-    decode_signed,
-    encode,
-    signed_bytes,
-)
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import (
     Accuse,
@@ -70,8 +47,31 @@ from chain.pbft.inputs import (
     Submitted,
     TimerFired,
 )
+from chain.pbft.messages import (
+    Batch,
+    Bodies,
+    Checkpoint,
+    CheckpointProof,
+    Commit,
+    FetchBodies,
+    FetchHeads,
+    Heads,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    ReplicaMessage,
+    Signed,
+    StatusMessage,
+    ViewChange,
+    decode_body,
+    decode_proposal,
+    decode_signed,
+    encode,
+    signed_bytes,
+)
 from chain.pbft.replica import Replica
-from chain.verify import Verifier
+from chain.pbft.verify import Verifier
 
 __all__ = [
     "LINK_US",

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.auth_group import accepted_by, denial, false_accept, members
 from chain.errors import Misuse
 from chain.genesis import Member, Membership, Policy
 from chain.keys import digest
+from chain.ledger.auth_group import accepted_by, denial, false_accept, members
 from chain.quorum import Quorum
 
 

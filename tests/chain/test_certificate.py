@@ -16,11 +16,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from chain.certificate import PROOF_OID, carrier_certificate, proof_of, verify_carrier
 from chain.errors import Misuse, PeerFault
-from chain.factory import factory_refusal
-from chain.operations import factory_key
-from chain.proof import Proof, make_inclusion
+from chain.ledger.factory import factory_refusal
+from chain.ledger.operations import factory_key
+from chain.proofs.certificate import PROOF_OID, carrier_certificate, proof_of, verify_carrier
+from chain.proofs.proof import Proof, make_inclusion
 from tests.chain.world import SECOND_US, START_US, World, private_key
 
 HOUR_US = 3600 * SECOND_US

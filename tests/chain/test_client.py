@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain import client
 from chain.block import Block, Head, Record
-from chain.client import (
+from chain.errors import Misuse, PeerFault
+from chain.pbft.messages import Seal
+from chain.proofs import client
+from chain.proofs.client import (
     BlockRange,
     Final,
     FinalityTracker,
@@ -21,9 +23,7 @@ from chain.client import (
     decode_range,
     encode_range,
 )
-from chain.errors import Misuse, PeerFault
-from chain.messages import Seal
-from chain.proof import Proof, make_inclusion, verify_receipt
+from chain.proofs.proof import Proof, make_inclusion, verify_receipt
 from tests.chain.test_proof import grown
 from tests.chain.world import Device, World
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from chain.auth_group import members
-from chain.desk import (
+from chain.errors import PeerFault
+from chain.ledger.auth_group import members
+from chain.ledger.desk import (
     CASE_BLOCKS_MAX,
     CASES_MAX,
     LATER_MAX,
@@ -16,8 +17,10 @@ from chain.desk import (
     DeskEffect,
     is_access_request,
 )
-from chain.errors import PeerFault
-from chain.messages import (
+from chain.pbft.application import Request, Screening
+from chain.pbft.effects import Send
+from chain.pbft.inputs import Received, Submitted
+from chain.pbft.messages import (
     Busy,
     Denied,
     Endorsement,
@@ -27,9 +30,6 @@ from chain.messages import (
     encode,
     signed_bytes,
 )
-from chain.pbft.application import Request, Screening
-from chain.pbft.effects import Send
-from chain.pbft.inputs import Received, Submitted
 from tests.chain.world import Device, World, signer
 
 

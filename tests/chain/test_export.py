@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from chain.certificate import carrier_certificate
 from chain.errors import Misuse
-from chain.export import export_proof
 from chain.keys import pem_of
-from chain.proof import Proof, make_inclusion
+from chain.proofs.certificate import carrier_certificate
+from chain.proofs.export import export_proof
+from chain.proofs.proof import Proof, make_inclusion
 from tests.chain.test_proof import grown
 from tests.chain.world import Device, World, private_key
 

@@ -7,7 +7,7 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.factory import factory_refusal
+from chain.ledger.factory import factory_refusal
 from tests.chain.manufacturer import DAY_S, EPOCH_S, Certified, certify, key_usage
 
 NOW_US = (EPOCH_S + DAY_S) * 1_000_000

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from chain.keys import digest
-from chain.operations import (
+from chain.ledger.operations import (
     Data,
     Enrol,
     Operation,

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.audit import Defect, verify_chain
 from chain.block import EMPTY_ROOT, Block, Head, Record
 from chain.errors import Misuse, PeerFault
 from chain.keys import digest
-from chain.ledger import Ledger
+from chain.ledger.ledger import Ledger
+from chain.ledger.operations import EnrolBoard, Revoke
+from chain.ledger.statement import decode_leaf, encode_leaf
 from chain.merkle import leaf_hash, root
-from chain.messages import Proposal
-from chain.operations import EnrolBoard, Revoke
-from chain.proof import HeadSeal
-from chain.statement import decode_leaf, encode_leaf
+from chain.pbft.messages import Proposal
+from chain.proofs.audit import Defect, verify_chain
+from chain.proofs.proof import HeadSeal
 from tests.chain.world import SECOND_US, START_US, World
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
 from chain.keys import Es256, digest, node_id
-from chain.operations import (
+from chain.ledger.operations import (
     COSE_BYTES_MAX,
     SPKI_HEADER,
     AddReplica,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chain.messages import (
+from chain.pbft.messages import (
     Prepare,
     PreparedProof,
     PrePrepare,

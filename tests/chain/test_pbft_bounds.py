@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chain.messages import Forward, PrePrepare, Proposal, encode
 from chain.pbft.inputs import Submitted
+from chain.pbft.messages import Forward, PrePrepare, Proposal, encode
 from chain.pbft.pool import LATER_MAX
 from tests.chain.cluster import SMALL, Cluster, item, open_item, sign, signer_of
 

@@ -15,7 +15,8 @@ import pytest
 
 from chain.block import Block
 from chain.genesis import Consensus
-from chain.messages import (
+from chain.pbft.inputs import Submitted
+from chain.pbft.messages import (
     Bodies,
     Checkpoint,
     Commit,
@@ -32,7 +33,6 @@ from chain.messages import (
     decode_proposal,
     encode,
 )
-from chain.pbft.inputs import Submitted
 from chain.pbft.pool import CLIENT_WAITING_MAX
 from chain.pbft.replica import Replica
 from tests.chain.cluster import (

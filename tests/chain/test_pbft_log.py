@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.messages import Commit, Prepare, Signed
 from chain.pbft.log import Accepted, Equivocation, Fact, Log, Slot, Tally
+from chain.pbft.messages import Commit, Prepare, Signed
 from chain.quorum import Quorum
 
 A, B = b"a" * 32, b"b" * 32

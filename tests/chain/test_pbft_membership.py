@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chain.block import Head
-from chain.messages import Checkpoint, PrePrepare
+from chain.pbft.messages import Checkpoint, PrePrepare
 from tests.chain.cluster import SMALL, Cluster
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
-from chain.messages import NewView, PrePrepare, Signed, ViewChange
 from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
+from chain.pbft.messages import NewView, PrePrepare, Signed, ViewChange
 from chain.pbft.new_view import check_window, decide, matches, null_digest
 
 A, B, C = (letter * 32 for letter in (b"a", b"b", b"c"))

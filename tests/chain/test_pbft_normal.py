@@ -8,7 +8,10 @@ import msgspec
 import pytest
 
 from chain.genesis import Consensus
-from chain.messages import (
+from chain.pbft.application import Screening
+from chain.pbft.effects import Broadcast, Effect, Execute, Persist, Refuse, Sync
+from chain.pbft.inputs import Submitted
+from chain.pbft.messages import (
     Checkpoint,
     Commit,
     Prepare,
@@ -18,9 +21,6 @@ from chain.messages import (
     decode_body,
     encode,
 )
-from chain.pbft.application import Screening
-from chain.pbft.effects import Broadcast, Effect, Execute, Persist, Refuse, Sync
-from chain.pbft.inputs import Submitted
 from chain.pbft.pool import LATER_MAX, OWN_CLIENTS, WAITING_MAX, Pool
 from tests.chain.cluster import SMALL, Cluster, item, open_item, sign, signer_of
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from chain.messages import Forward, NewView, decode_body
+from chain.pbft.messages import Forward, NewView, decode_body
 from tests.chain.cluster import LINK_US, SMALL, Cluster
 
 BACKUPS = (1, 2, 3)

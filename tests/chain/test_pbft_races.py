@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from chain.messages import PrePrepare, Proposal, Signed, encode
 from chain.pbft.application import Request, Screening
 from chain.pbft.judge import Verdict, judge
 from chain.pbft.log import Offer
+from chain.pbft.messages import PrePrepare, Proposal, Signed, encode
 from chain.pbft.state import State
 from tests.chain.world import SECOND_US, Device, World
 

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from chain.errors import Misuse
-from chain.messages import Commit, Heads, PrePrepare, ViewChange, decode_body
 from chain.pbft.inputs import TimerFired
+from chain.pbft.messages import Commit, Heads, PrePrepare, ViewChange, decode_body
 from chain.pbft.state import ViewFact
 from tests.chain.cluster import Cluster
 

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from chain.messages import Forward
 from chain.pbft import progress
 from chain.pbft.inputs import Submitted
+from chain.pbft.messages import Forward
 from tests.chain.cluster import Cluster, item, open_item
 
 BACKUPS = (1, 2, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chain.messages import Commit, Prepare, ReplicaMessage, ViewChange
+from chain.pbft.messages import Commit, Prepare, ReplicaMessage, ViewChange
 from tests.chain.cluster import SMALL, Cluster
 
 

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from chain.block import Block
-from chain.messages import (
+from chain.pbft import transfer
+from chain.pbft.messages import (
     Bodies,
     CheckpointProof,
     FetchBodies,
@@ -18,7 +19,6 @@ from chain.messages import (
     Signed,
     decode_body,
 )
-from chain.pbft import transfer
 from tests.chain.cluster import LINK_US, SMALL, Cluster, Node, item
 
 

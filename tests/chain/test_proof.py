@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis
-from chain.proof import (
+from chain.proofs.proof import (
     HeadSeal,
     Inclusion,
     Proof,

@@ -13,11 +13,11 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.auth_group import members
-from chain.identity import SESSIONS_MAX
 from chain.keys import digest, node_id
-from chain.ledger import Ledger
-from chain.operations import (
+from chain.ledger.auth_group import members
+from chain.ledger.identity import SESSIONS_MAX
+from chain.ledger.ledger import Ledger
+from chain.ledger.operations import (
     AddReplica,
     AddVoucher,
     CloseSession,
@@ -34,8 +34,8 @@ from chain.operations import (
     sign_operation,
     voucher_statement,
 )
+from chain.ledger.request import make_item
 from chain.pbft.application import Request, Screening
-from chain.request import make_item
 from tests.chain.world import SECOND_US, START_US, Device, World, private_key, signer
 
 DAY_US = 86_400 * SECOND_US

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
-from chain.messages import Endorsement, Signed, encode, signed_bytes
-from chain.operations import sign_operation
+from chain.ledger.operations import sign_operation
+from chain.ledger.request import ITEM_BYTES_MAX, cose_of, endorse, make_item, open_item, read_item
 from chain.pbft.application import Request
-from chain.request import ITEM_BYTES_MAX, cose_of, endorse, make_item, open_item, read_item
+from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
 from tests.chain.world import Device, World
 
 WORLD = World()

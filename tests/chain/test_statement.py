@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from chain.errors import PeerFault
-from chain.statement import OK, Line, Statement, decode_leaf, encode_leaf, item_of
+from chain.ledger.statement import OK, Line, Statement, decode_leaf, encode_leaf, item_of
 
 HASH = st.binary(min_size=32, max_size=32)
 NUMBER = st.integers(min_value=0, max_value=2**62)

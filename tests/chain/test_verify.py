@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from chain.errors import PeerFault
 from chain.genesis import Member, Membership
-from chain.messages import (
+from chain.pbft.application import Request
+from chain.pbft.messages import (
     Batch,
     Checkpoint,
     Commit,
@@ -30,8 +31,7 @@ from chain.messages import (
     ViewChange,
     encode,
 )
-from chain.pbft.application import Request
-from chain.verify import Verifier
+from chain.pbft.verify import Verifier
 from tests.chain.cluster import NETWORK, FakeScheme, item, open_items, sign, signer_of
 
 A, B = b"a" * 32, b"b" * 32

@@ -12,13 +12,12 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chain.auth_group import members
 from chain.block import Block
 from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256, Es256Signer, digest, node_id
-from chain.ledger import Ledger
-from chain.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes
-from chain.operations import (
+from chain.ledger.auth_group import members
+from chain.ledger.ledger import Ledger
+from chain.ledger.operations import (
     AddReplica,
     Data,
     Enrol,
@@ -28,10 +27,11 @@ from chain.operations import (
     sign_operation,
     voucher_statement,
 )
+from chain.ledger.request import make_item, open_item
+from chain.ledger.statement import Statement, decode_leaf
 from chain.pbft.application import Request
-from chain.proof import HeadSeal
-from chain.request import make_item, open_item
-from chain.statement import Statement, decode_leaf
+from chain.pbft.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes
+from chain.proofs.proof import HeadSeal
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000

@@ -14,11 +14,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from gateway import broker_mosquitto
-from gateway.broker import DynamicSecurityAdmin
-from gateway.broker_security import User, new_password, write_security
-from gateway.mqtt import MqttClient, MqttSettings, Presence
-from gateway.topics import Role
+from gateway.broker import mosquitto as broker_mosquitto
+from gateway.broker.port import DynamicSecurityAdmin
+from gateway.broker.security import User, new_password, write_security
+from gateway.mqtt.client import MqttClient, MqttSettings, Presence
+from gateway.mqtt.topics import Role
 
 NET = "0" * 16
 ROOT = f"m2m/1/{NET}"
@@ -38,7 +38,7 @@ def why_not(kind: str) -> str | None:
 
 
 class BrokerProcess:
-    """`python -m nodes.broker` in its own folder; can be killed and started again."""
+    """`python -m nodes.gateway.broker` in its own folder; can be killed and started again."""
 
     def __init__(
         self, folder: Path, kind: str, users: list[User], net: str = NET, **more: Any
@@ -66,7 +66,7 @@ class BrokerProcess:
                 [
                     sys.executable,
                     "-m",
-                    "nodes.broker",
+                    "nodes.gateway.broker",
                     "--config",
                     str(self.folder / "broker.json"),
                     "--exit-on-stdin-eof",

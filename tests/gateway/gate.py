@@ -8,24 +8,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from chain.client import LedgerCopy, decode_range
 from chain.keys import Es256
-from chain.messages import Denied
-from chain.operations import Enrol, EnrolBoard, Operation, Token, sign_operation
+from chain.ledger.operations import Enrol, EnrolBoard, Operation, Token, sign_operation
+from chain.ledger.request import make_item
+from chain.ledger.statement import Statement
 from chain.pbft.application import Request
-from chain.request import make_item
-from chain.statement import Statement
-from gateway.block_store import BlockStore
-from gateway.bridge import Bridge, Limits
-from gateway.broker_security import bootstrap_id
-from gateway.edge import Kind, Stamped, SyncRequest, denied_codec, part_codec, sync_codec
-from gateway.edge import stamped_codec as stamps
+from chain.pbft.messages import Denied
+from chain.proofs.client import LedgerCopy, decode_range
+from gateway.bridge.block_store import BlockStore
+from gateway.bridge.bridge import Bridge, Limits
+from gateway.bridge.edge import Kind, Stamped, SyncRequest, denied_codec, part_codec, sync_codec
+from gateway.bridge.edge import stamped_codec as stamps
+from gateway.bridge.logins import LoginChange
+from gateway.bridge.outbox import Outbox
+from gateway.bridge.parts import Assembly
+from gateway.bridge.waiting import DENIAL_PATIENCE_MS
+from gateway.broker.security import bootstrap_id
 from gateway.limits import RateLimiter
-from gateway.logins import LoginChange
-from gateway.outbox import Outbox
-from gateway.parts import Assembly
-from gateway.topics import Up
-from gateway.waiting import DENIAL_PATIENCE_MS
+from gateway.mqtt.topics import Up
 from tests.chain.world import Device, World
 
 SECRET = b"s" * 32

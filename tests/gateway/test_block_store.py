@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from chain.client import SealedBlock
 from chain.errors import Misuse
-from gateway.block_store import BlockStore, BlockStoreError
-from gateway.follower import Follower
+from chain.proofs.client import SealedBlock
+from gateway.bridge.block_store import BlockStore, BlockStoreError
+from gateway.bridge.follower import Follower
 from tests.chain.world import World
 
 

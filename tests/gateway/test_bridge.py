@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
-from chain.messages import Denied
-from chain.operations import Grant, Renew, Revoke, renewal_statement, sign_operation
-from chain.proof import ProofVerifier, decode_proof
-from gateway.broker_security import device_password
-from gateway.credentials import open_password
-from gateway.edge import Stamped, admitted_codec, stamped_codec
+from chain.ledger.operations import Grant, Renew, Revoke, renewal_statement, sign_operation
+from chain.pbft.messages import Denied
+from chain.proofs.proof import ProofVerifier, decode_proof
+from gateway.bridge.edge import Stamped, admitted_codec, stamped_codec
+from gateway.broker.credentials import open_password
+from gateway.broker.security import device_password
 from tests.chain.world import Device, World, private_key
 from tests.gateway.gate import RELAY, SECRET, Gate, limiter, sender
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker_security import User, bootstrap_user
-from gateway.courier import Courier
-from gateway.mqtt import BrokerUnavailableError, MqttClient, Presence
-from gateway.outbox import Outbox
-from gateway.topics import ADMIN_REQUEST, Head, Request, Response, Role, Status, Up
+from gateway.bridge.courier import Courier
+from gateway.bridge.outbox import Outbox
+from gateway.broker.security import User, bootstrap_user
+from gateway.mqtt.client import BrokerUnavailableError, MqttClient, Presence
+from gateway.mqtt.topics import ADMIN_REQUEST, Head, Request, Response, Role, Status, Up
 from tests.gateway.brokers import (
     NET,
     ROOT,

@@ -10,14 +10,14 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.certificate import carrier_certificate
-from chain.operations import Revoke
-from chain.proof import decode_proof
-from gateway.broker_carriers import spread, subject_hash
-from gateway.broker_security import User, carrier_commands, create_commands, remove_commands
-from gateway.broker_store import SecurityStore
-from gateway.edge import admitted_codec
-from gateway.topics import Role
+from chain.ledger.operations import Revoke
+from chain.proofs.certificate import carrier_certificate
+from chain.proofs.proof import decode_proof
+from gateway.bridge.edge import admitted_codec
+from gateway.broker.carriers import spread, subject_hash
+from gateway.broker.security import User, carrier_commands, create_commands, remove_commands
+from gateway.broker.store import SecurityStore
+from gateway.mqtt.topics import Role
 from tests.chain.world import Device, World, private_key
 from tests.gateway.brokers import NET
 from tests.gateway.gate import Gate

@@ -11,12 +11,12 @@ import pytest
 from amqtt.mqtt.pingreq import PingReqPacket
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 
-from gateway.broker_door import Door, DoorLimits, _Connection
-from gateway.broker_embedded import EmbeddedBroker, filters_max
-from gateway.broker_security import write_security
-from gateway.broker_store import SecurityFileError, SecurityStore
-from gateway.mqtt import MqttClient, MqttSettings
-from gateway.topics import Head, Response, Role, Status, Up
+from gateway.broker.door import Door, DoorLimits, _Connection
+from gateway.broker.embedded import EmbeddedBroker, filters_max
+from gateway.broker.security import write_security
+from gateway.broker.store import SecurityFileError, SecurityStore
+from gateway.mqtt.client import MqttClient, MqttSettings
+from gateway.mqtt.topics import Head, Response, Role, Status, Up
 from tests.gateway.brokers import NET, ROOT, next_payloads, running, story, until, user
 from tests.gateway.raw_mqtt import RawClient, connect_bytes, packet, text
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.broker_mosquitto_log import MosquittoLog
+from gateway.broker.mosquitto_log import MosquittoLog
 
 NODE = "ab" * 32
 

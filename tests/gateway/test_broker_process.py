@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker_security import write_security
-from gateway.topics import Role
+from gateway.broker.security import write_security
+from gateway.mqtt.topics import Role
 from tests.gateway.brokers import NET, BrokerProcess, user, why_not
 
 KINDS = ["embedded", "mosquitto"]
 
 
 def run(config: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nodes.broker", "--config", str(config)]
+    command = [sys.executable, "-m", "nodes.gateway.broker", "--config", str(config)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -91,8 +91,8 @@ def test_a_wrong_configuration_is_said_with_code_2(tmp_path: Path, content: str,
 
 
 PATIENT_FOR_A_MOMENT = """
-from gateway import broker_mosquitto
-from nodes.broker import main
+from gateway.broker import mosquitto as broker_mosquitto
+from nodes.gateway.broker import main
 broker_mosquitto._start_deadline_s = 0.1
 main()
 """
@@ -112,7 +112,7 @@ def test_a_mosquitto_that_does_not_listen_is_one_clear_line(
     write_security(tmp_path / "security.json", NET, [])
     config = {"kind": "mosquitto", "security_file": "security.json", "ready_file": "ready.json"}
     (tmp_path / "broker.json").write_text(json.dumps({**config, "listen": {"port": 0}}))
-    program = ["-m", "nodes.broker"] if told_to_end else ["-c", PATIENT_FOR_A_MOMENT]
+    program = ["-m", "nodes.gateway.broker"] if told_to_end else ["-c", PATIENT_FOR_A_MOMENT]
     words = ["--config", str(tmp_path / "broker.json")]
     words += ["--exit-on-stdin-eof"] * told_to_end
     ended = subprocess.run(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.courier import Courier
-from gateway.mqtt import MqttClient, MqttSettings
-from gateway.outbox import Outbox, OutboxCorruptError, OutboxFullError
-from gateway.topics import Role, Up
+from gateway.bridge.courier import Courier
+from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
+from gateway.mqtt.client import MqttClient, MqttSettings
+from gateway.mqtt.topics import Role, Up
 from tests.gateway.brokers import NET, ROOT, next_payloads, running, started, story, until, user
 
 GATEWAY, DEVICE = user(Role.GATEWAY, "a"), user(Role.DEVICE, "b")

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
-from gateway.credentials import open_password, seal_password
-from gateway.edge import (
+from gateway.bridge.edge import (
     Admitted,
     Ask,
     Denied,
@@ -26,6 +25,7 @@ from gateway.edge import (
     stamped_codec,
     sync_codec,
 )
+from gateway.broker.credentials import open_password, seal_password
 from tests.chain.world import private_key, signer
 
 EXAMPLES: list[tuple[Any, Any]] = [

@@ -9,8 +9,16 @@ from cobs import cobs  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import frames
-from gateway.frames import Frame, FrameDecoder, Noise, Text, cobs_decode, cobs_encode, encode_frame
+from gateway.serial import frames
+from gateway.serial.frames import (
+    Frame,
+    FrameDecoder,
+    Noise,
+    Text,
+    cobs_decode,
+    cobs_encode,
+    encode_frame,
+)
 
 bodies = st.binary(min_size=frames.header_bytes, max_size=100)
 tags = st.binary(min_size=frames.tag_bytes, max_size=frames.tag_bytes)

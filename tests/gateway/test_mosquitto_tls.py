@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from chain.certificate import carrier_certificate
-from chain.operations import Renew, renewal_statement
-from chain.proof import decode_proof
-from gateway.broker import DynamicSecurityAdmin
-from gateway.edge import admitted_codec
-from gateway.mqtt import MqttClient
-from gateway.topics import Role
+from chain.ledger.operations import Renew, renewal_statement
+from chain.proofs.certificate import carrier_certificate
+from chain.proofs.proof import decode_proof
+from gateway.bridge.edge import admitted_codec
+from gateway.broker.port import DynamicSecurityAdmin
+from gateway.mqtt.client import MqttClient
+from gateway.mqtt.topics import Role
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from testbed.bench.network import HeldPort
 from tests.chain import world

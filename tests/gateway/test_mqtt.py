@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from chain.errors import Misuse
-from gateway.mqtt import (
+from gateway.mqtt.client import (
     BrokerUnavailableError,
     MqttClient,
     MqttSettings,
 )
-from gateway.mqtt_link import inbound_messages_max, inflight_publishes_max
-from gateway.topics import Role, Up
+from gateway.mqtt.link import inbound_messages_max, inflight_publishes_max
+from gateway.mqtt.topics import Role, Up
 from tests.gateway.brokers import (
     NET,
     ROOT,

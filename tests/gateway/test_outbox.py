@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.errors import Misuse
-from gateway.outbox import Entry, Outbox, OutboxCorruptError, OutboxFullError
+from gateway.bridge.outbox import Entry, Outbox, OutboxCorruptError, OutboxFullError
 
 
 def digest(number: int) -> bytes:
@@ -100,7 +100,7 @@ def test_a_full_disk_is_a_refusal_not_damage(tmp_path: Path) -> None:
 WRITER = """
 import hashlib, sys
 from pathlib import Path
-from gateway.outbox import Outbox
+from gateway.bridge.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 for number in range(int(sys.argv[2]), 1 << 31):
     digest = hashlib.sha256(number.to_bytes(4)).digest()

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.client import BlockRange, SealedBlock, decode_range, encode_range
 from chain.errors import PeerFault
-from gateway.block_store import BlockStore
-from gateway.edge import PART_BYTES_MAX, Part
-from gateway.parts import RANGES_MAX, Assembly, join, split
+from chain.proofs.client import BlockRange, SealedBlock, decode_range, encode_range
+from gateway.bridge.block_store import BlockStore
+from gateway.bridge.edge import PART_BYTES_MAX, Part
+from gateway.bridge.parts import RANGES_MAX, Assembly, join, split
 from tests.chain.world import World
 
 

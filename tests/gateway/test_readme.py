@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chain.keys import node_id
-from chain.operations import Data, encode_operation, read_operation, sign_operation
+from chain.ledger.operations import Data, encode_operation, read_operation, sign_operation
 from tests.chain.world import private_key, signer
 
 README = Path(__file__).parents[2] / "gateway" / "README.md"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from chain.errors import PeerFault
-from gateway.edge import Ask, Stamped, ask_codec, stamped_codec
-from gateway.relay import ONLINE, Relay
-from gateway.stamps import PATIENCE_MS, Stamps
-from gateway.topics import Request, Status, Up, parse
+from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
+from gateway.bridge.relay import ONLINE, Relay
+from gateway.bridge.stamps import PATIENCE_MS, Stamps
+from gateway.mqtt.topics import Request, Status, Up, parse
 from tests.gateway.gate import Clock, limiter
 
 NET = "0" * 16

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.frames import Frame, FrameDecoder
-from gateway.seal import Mac, frames_per_session_max, hkdf_sha256, same, session_channel
+from gateway.serial.frames import Frame, FrameDecoder
+from gateway.serial.seal import Mac, frames_per_session_max, hkdf_sha256, same, session_channel
 
 key = bytes(range(32))
 

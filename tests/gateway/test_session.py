@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import board_session, frames, seal
-from gateway.board_session import BoardSession
-from gateway.frames import FrameDecoder, encode_frame, frame_body, no_tag
-from gateway.host_session import Console, HostSession, Lost, Taken, Timing
-from gateway.session import Refused, Up
-from gateway.tinycbor import encode
+from gateway.serial import board_session, frames, seal
+from gateway.serial.board_session import BoardSession
+from gateway.serial.frames import FrameDecoder, encode_frame, frame_body, no_tag
+from gateway.serial.host_session import Console, HostSession, Lost, Taken, Timing
+from gateway.serial.session import Refused, Up
+from gateway.serial.tinycbor import encode
 
 key = bytes(range(32))
 

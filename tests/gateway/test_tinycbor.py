@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tinycbor import CborError, decode, encode
+from gateway.serial.tinycbor import CborError, decode, encode
 
 scalars = st.one_of(
     st.integers(-(1 << 64), (1 << 64) - 1), st.binary(max_size=40), st.text(max_size=20)

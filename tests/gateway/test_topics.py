@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
-from gateway.topics import (
+from gateway.mqtt.topics import (
     Action,
     Grant,
     Head,

@@ -18,13 +18,20 @@ from typing import Any
 import pytest
 
 from chain.errors import Misuse
-from gateway import uart
-from gateway.board_session import BoardSession
-from gateway.frames import Frame, decode_line
-from gateway.host_session import Timing
-from gateway.serial_port import BoardPort, PortFault
-from gateway.session import kind_ack
-from gateway.uart import BoardEvent, BoardLink, Connected, Disconnected, Reading, monotonic_ms
+from gateway.serial import uart
+from gateway.serial.board_session import BoardSession
+from gateway.serial.frames import Frame, decode_line
+from gateway.serial.host_session import Timing
+from gateway.serial.port import BoardPort, PortFault
+from gateway.serial.session import kind_ack
+from gateway.serial.uart import (
+    BoardEvent,
+    BoardLink,
+    Connected,
+    Disconnected,
+    Reading,
+    monotonic_ms,
+)
 
 deadline_s = 60  # generous: other tests share the machine
 key = bytes(range(32))
@@ -204,7 +211,7 @@ def test_a_line_that_does_not_drain_holds_up_little(monkeypatch: pytest.MonkeyPa
                 assert len(data) <= 300
                 raise BlockingIOError
 
-            monkeypatch.setattr("gateway.uart.os.write", refuse)
+            monkeypatch.setattr("gateway.serial.uart.os.write", refuse)
             at.start()
             await asyncio.wait_for(full.wait(), deadline_s)
             monkeypatch.undo()
@@ -263,11 +270,11 @@ def test_two_boards_with_one_usb_serial_are_ambiguous(monkeypatch: pytest.Monkey
         serial_number = "E660"
         device = "/dev/ttyACM0"
 
-    monkeypatch.setattr("gateway.serial_port.list_ports.comports", lambda: [Listed(), Listed()])
+    monkeypatch.setattr("gateway.serial.port.list_ports.comports", lambda: [Listed(), Listed()])
     with pytest.raises(PortFault) as caught:
         BoardPort(usb_serial="E660").locate()
     assert caught.value.reason == "ambiguous"
-    monkeypatch.setattr("gateway.serial_port.list_ports.comports", lambda: [Listed()])
+    monkeypatch.setattr("gateway.serial.port.list_ports.comports", lambda: [Listed()])
     assert BoardPort(usb_serial="E660").locate() == "/dev/ttyACM0"
 
 

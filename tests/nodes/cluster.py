@@ -10,7 +10,7 @@ from typing import Self
 from chain.genesis import Consensus
 from nodes.config import Byzantine
 from nodes.events import Event, read_events
-from nodes.ledger_file import LedgerFile, open_readonly
+from nodes.replica.ledger_file import LedgerFile, open_readonly
 from testbed.bench.client import Client
 from testbed.bench.load import Load, bench_policy, devices
 from testbed.bench.network import Network

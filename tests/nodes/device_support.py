@@ -13,14 +13,14 @@ from typing import Literal
 
 import msgspec
 
-from chain.certificate import verify_carrier
 from chain.genesis import Genesis
+from chain.proofs.certificate import verify_carrier
+from nodes.device.tenure import ORDER_FILE, Order
+from nodes.device.workload import Go
 from nodes.edge_config import BrokerAddress, MobileConfig
 from nodes.events import Event, read_events
 from nodes.keygen import CERTIFICATE_FILE
 from nodes.process import write_atomically
-from nodes.tenure import ORDER_FILE, Order
-from nodes.workload import Go
 from testbed.standing.description import Bench
 
 __all__ = ["Log", "Phone", "until"]
@@ -108,7 +108,7 @@ class Phone:
         argv = [
             sys.executable,
             "-m",
-            "nodes.mobile",
+            "nodes.device.mobile",
             "--config",
             str(self.directory / "config.json"),
         ]

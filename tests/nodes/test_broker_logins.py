@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from gateway.broker_security import User
-from gateway.logins import LoginChange
-from gateway.topics import Role
-from nodes.broker_logins import BrokerLogins, done_height
+from gateway.bridge.logins import LoginChange
+from gateway.broker.security import User
+from gateway.mqtt.topics import Role
 from nodes.events import NoEvents
+from nodes.gateway.broker_logins import BrokerLogins, done_height
 
 NAME = "d" * 64
 USER = User(Role.DEVICE, NAME, "password")

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.genesis import Member, Membership
 from chain.keys import Es256, Es256Signer
-from chain.messages import (
+from chain.pbft.effects import Broadcast, Durable, Effect, Execute, Persist, Send
+from chain.pbft.messages import (
     Commit,
     Prepare,
     PrePrepare,
@@ -20,9 +21,8 @@ from chain.messages import (
     encode,
     signed_bytes,
 )
-from chain.pbft.effects import Broadcast, Durable, Effect, Execute, Persist, Send
-from nodes.byzantine import KINDS, Delayed, Misbehaviour
-from nodes.conspiracy import Conspiracy
+from nodes.byzantine.conspiracy import Conspiracy
+from nodes.byzantine.wrapper import KINDS, Delayed, Misbehaviour
 from tests.chain.world import World
 
 NETWORK = bytes(32)

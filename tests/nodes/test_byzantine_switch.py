@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.pbft.effects import Effect
-from nodes.byzantine_switch import (
+from nodes.byzantine.switch import (
     LOOK_S,
     ORDER_BYTES_MAX,
     BadOrder,

@@ -14,18 +14,18 @@ from typing import Any, cast
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from chain.operations import Data, Operation
-from chain.statement import OK, decode_leaf
-from gateway.broker_security import User, bootstrap_user
-from gateway.mqtt import Message, MqttClient
-from gateway.topics import Head, Response, Role
-from nodes.device import Answer, Device, Refused
-from nodes.device_state import COUNTERS_RESERVED, DeviceState
+from chain.ledger.operations import Data, Operation
+from chain.ledger.statement import OK, decode_leaf
+from gateway.broker.security import User, bootstrap_user
+from gateway.mqtt.client import Message, MqttClient
+from gateway.mqtt.topics import Head, Response, Role
+from nodes.device.device import Answer, Device, Refused
+from nodes.device.environment import RelayUplink
+from nodes.device.ledger_sync import LedgerSync
+from nodes.device.login import Login
+from nodes.device.state import COUNTERS_RESERVED, DeviceState
 from nodes.edge_config import BrokerAddress, DeviceConfig
-from nodes.environment import RelayUplink
 from nodes.events import EventLog, read_events
-from nodes.ledger_sync import LedgerSync
-from nodes.login import Login
 from nodes.process import Trouble, write_atomically
 from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World, private_key, signer

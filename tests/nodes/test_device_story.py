@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from chain.operations import Data, board_node, read_operation
-from chain.request import cose_of, read_item
-from chain.statement import OK, Statement
+from chain.ledger.operations import Data, board_node, read_operation
+from chain.ledger.request import cose_of, read_item
+from chain.ledger.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import Event
-from nodes.ledger_file import open_readonly
+from nodes.replica.ledger_file import open_readonly
 from testbed.provision.deployment import Deployment
 from testbed.standing.bringup import standing_bench
 from testbed.standing.description import Bench

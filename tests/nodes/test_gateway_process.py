@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nodes.edge_config import GatewaySecrets
 from nodes.events import EventLog, read_events
-from nodes.gateway import GatewayProcess
+from nodes.gateway.process import GatewayProcess
 from tests.chain.world import World
 from tests.nodes.gateway_support import lonely_gateway
 

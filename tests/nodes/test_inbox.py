@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.inbox import (
+from nodes.ports import Party
+from nodes.wire.inbox import (
     FRAME_COST_BYTES,
     PEER_FRAMES_MAX,
     QUEUE_BYTES_MAX,
@@ -14,7 +15,6 @@ from nodes.inbox import (
     TURN_FRAMES_MAX,
     Inbox,
 )
-from nodes.ports import Party
 
 
 @pytest.mark.parametrize(("flooder", "share"), [(1, PEER_FRAMES_MAX), ("gateway", TURN_FRAMES_MAX)])

@@ -32,7 +32,14 @@ def test_a_full_disk_ends_a_device_with_a_clear_line(tmp_path: Path, room_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, resource.RLIM_INFINITY))
 
     ended = subprocess.run(
-        [sys.executable, "-B", "-m", "nodes.mobile", "--config", str(tmp_path / "phone.json")],
+        [
+            sys.executable,
+            "-B",
+            "-m",
+            "nodes.device.mobile",
+            "--config",
+            str(tmp_path / "phone.json"),
+        ],
         preexec_fn=small_disk,
         capture_output=True,
         text=True,

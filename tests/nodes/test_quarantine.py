@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from chain.genesis import Consensus, Member, Membership
-from chain.messages import StatusMessage
-from nodes.quarantine import Quarantine
+from chain.pbft.messages import StatusMessage
+from nodes.replica.quarantine import Quarantine
 
 CONSENSUS = Consensus()
 MARGIN = CONSENSUS.log_window + CONSENSUS.checkpoint_interval

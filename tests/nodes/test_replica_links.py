@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import cast
 
-from gateway.follower import Follower
+from gateway.bridge.follower import Follower
 from nodes.events import EventLog, read_events
-from nodes.replica_links import ReplicaLinks
+from nodes.gateway.replica_links import ReplicaLinks
 from tests.nodes.gateway_support import lonely_gateway
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from chain.genesis import Genesis
 from chain.keys import Es256
-from chain.ledger import Ledger
+from chain.ledger.ledger import Ledger
 from nodes.config import Byzantine, ReplicaConfig
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from tests.nodes.cluster import Cluster, until
@@ -246,7 +246,7 @@ def test_a_byzantine_primary_cannot_stop_or_split_the_others(
 
 def started(config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "nodes.replica", "--config", str(config)],
+        [sys.executable, "-m", "nodes.replica.process", "--config", str(config)],
         capture_output=True,
         text=True,
         timeout=60,

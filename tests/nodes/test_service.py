@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Member
 from chain.keys import Es256, Es256Signer
-from chain.messages import (
+from chain.ledger.operations import read_operation, sign_operation
+from chain.ledger.request import make_item
+from chain.pbft.inputs import Received
+from chain.pbft.messages import (
     Batch,
     ClientMessage,
     Commit,
@@ -31,17 +34,14 @@ from chain.messages import (
     encode,
     signed_bytes,
 )
-from chain.operations import read_operation, sign_operation
-from chain.pbft.inputs import Received
-from chain.request import make_item
-from nodes.clients import PIECE_BLOCKS_MAX, SUBMITTED_MAX
-from nodes.clock import SystemClock
 from nodes.events import NoEvents
-from nodes.ledger_file import Damaged
-from nodes.memory_store import MemoryStore
-from nodes.opening import POOLED_BYTES_MIN, Opener
 from nodes.ports import Party, StoreFull
-from nodes.service import Opened, Service, Superfluous
+from nodes.replica.clients import PIECE_BLOCKS_MAX, SUBMITTED_MAX
+from nodes.replica.clock import SystemClock
+from nodes.replica.ledger_file import Damaged
+from nodes.replica.memory_store import MemoryStore
+from nodes.replica.opening import POOLED_BYTES_MIN, Opener
+from nodes.replica.service import Opened, Service, Superfluous
 from testbed.bench.load import Device, bench_policy, devices
 
 GATEWAY = "gateway"

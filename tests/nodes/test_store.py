@@ -22,11 +22,11 @@ from chain.block import HEAD_BYTES, Block, Record
 from chain.errors import Misuse
 from chain.keys import SIGNATURE_BYTES
 from chain.pbft.effects import Durable
-from nodes.ledger_file import SCHEMA, Damaged, copy_ledger, open_readonly
-from nodes.memory_store import MemoryStore
 from nodes.ports import Store, Stored, StoreFull
 from nodes.process import Trouble
-from nodes.sqlite_store import WAL_BYTES, SqliteStore, mark_path, move_aside, moved_aside
+from nodes.replica.ledger_file import SCHEMA, Damaged, copy_ledger, open_readonly
+from nodes.replica.memory_store import MemoryStore
+from nodes.replica.sqlite_store import WAL_BYTES, SqliteStore, mark_path, move_aside, moved_aside
 
 GENESIS = b"genesis"
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nodes import tls_wire as module
 from nodes.config import certificate_der
-from nodes.inbox import QUEUE_BYTES_MAX, Inbox
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
-from nodes.link import CLIENT_FRAME_BYTES_MAX, SEND_QUEUE_BYTES_MAX
 from nodes.ports import Party
 from nodes.process import Trouble
-from nodes.tls_wire import TlsWire
+from nodes.wire import tls_wire as module
+from nodes.wire.inbox import QUEUE_BYTES_MAX, Inbox
+from nodes.wire.link import CLIENT_FRAME_BYTES_MAX, SEND_QUEUE_BYTES_MAX
+from nodes.wire.tls_wire import TlsWire
 
 DEADLINE_S = 60.0  # generous: other tests share the machine
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from chain.messages import Submit, encode
-from chain.operations import sign_operation
-from nodes import turns as module
-from nodes.inbox import PEER_FRAMES_MAX, TURN_BYTES_MAX, TURN_FRAMES_MAX, Inbox
-from nodes.opening import Frames, Opener, Result
-from nodes.timers import TURNS_MAX, LoopTimers
-from nodes.turns import Turns
+from chain.ledger.operations import sign_operation
+from chain.pbft.messages import Submit, encode
+from nodes.replica import turns as module
+from nodes.replica.opening import Frames, Opener, Result
+from nodes.replica.timers import TURNS_MAX, LoopTimers
+from nodes.replica.turns import Turns
+from nodes.wire.inbox import PEER_FRAMES_MAX, TURN_BYTES_MAX, TURN_FRAMES_MAX, Inbox
 from tests.nodes.cluster import until
 from tests.nodes.test_service import GATEWAY, Bus, Node
 

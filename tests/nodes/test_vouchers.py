@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from chain.errors import PeerFault
 from chain.keys import Es256
-from chain.operations import Factory, Token, factory_key
-from nodes.vouchers import FACTORY_CHAIN, FACTORY_KEY, load_voucher, read_chain
+from chain.ledger.operations import Factory, Token, factory_key
+from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, load_voucher, read_chain
 from tests.chain.manufacturer import certify
 
 ROOT = certify("root", ca=True)

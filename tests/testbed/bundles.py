@@ -18,15 +18,15 @@ from typing import Any
 import msgspec
 
 from chain.block import Block
-from chain.messages import Checkpoint, CheckpointProof, Signed, encode, signed_bytes
-from chain.operations import EnrolBoard, board_node
+from chain.ledger.operations import EnrolBoard, board_node
 from chain.pbft.application import Request
 from chain.pbft.effects import Durable
+from chain.pbft.messages import Checkpoint, CheckpointProof, Signed, encode, signed_bytes
 from inventory.load import load_lab, packaged
-from nodes.ledger_file import block_sum, copy_ledger
+from nodes.device.sender import Reading
 from nodes.ports import Stored
-from nodes.sender import Reading
-from nodes.sqlite_store import SqliteStore
+from nodes.replica.ledger_file import block_sum, copy_ledger
+from nodes.replica.sqlite_store import SqliteStore
 from testbed.bundle import Bundle
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule, expand

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from chain.auth_group import members
-from chain.operations import (
+from chain.ledger.auth_group import members
+from chain.ledger.operations import (
     AddVoucher,
     EnrolBoard,
     Grant,
@@ -21,7 +21,7 @@ from chain.operations import (
     board_node,
     renewal_statement,
 )
-from chain.statement import encode_leaf
+from chain.ledger.statement import encode_leaf
 from nodes.events import EventLog
 from testbed.checks.authority import unauthorised
 from testbed.checks.logs import Admitted, BlockDone, read_events

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from chain.keys import Es256Signer
-from chain.operations import Factory, voucher_statement
+from chain.ledger.operations import Factory, voucher_statement
 from testbed.checks.authority import unauthorised
 from testbed.checks.properties import no_unauthorised_commit
 from testbed.checks.records import Chain, read_chain

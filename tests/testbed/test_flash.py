@@ -60,7 +60,7 @@ def plugged(tmp_path: Path) -> Iterator[PluggedBoard]:
 def test_flashing_gives_a_board_our_firmware_and_a_new_key(plugged: PluggedBoard) -> None:
     """Every file arrives, main.py included; the host keeps the only other copy of the key."""
     old = (plugged.files / "key.bin").read_bytes()
-    (plugged.files / "gateway" / "frames.py").write_text("# spoilt\n")
+    (plugged.files / "gateway" / "serial" / "frames.py").write_text("# spoilt\n")
     steps: list[str] = []
     done = flash(plugged.place, steps.append)
     assert done.greeting.startswith("m2m-board/1 th01 boot=")
@@ -69,7 +69,7 @@ def test_flashing_gives_a_board_our_firmware_and_a_new_key(plugged: PluggedBoard
     assert key == (plugged.files / "key.bin").read_bytes() != old
     assert host.run(["stat", "-c", "%a", "th01/host.key"]).stdout == "600\n"
     assert json.loads(host.get("th01/flashed.json")) == dict(done.flashed)
-    assert "spoilt" not in (plugged.files / "gateway" / "frames.py").read_text()
+    assert "spoilt" not in (plugged.files / "gateway" / "serial" / "frames.py").read_text()
     assert host.run(["ls", "th01"]).stdout.split() == ["flashed.json", "host.key"]
     assert "copying firmware and key" in steps
 

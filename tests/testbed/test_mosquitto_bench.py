@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import broker_mosquitto
+from gateway.broker import mosquitto as broker_mosquitto
 from inventory.load import load_lab
 from testbed.campaign.session import opened_hosts
 from testbed.hosts.port import HostFault

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chain.certificate import carrier_certificate
-from chain.operations import Revoke
-from chain.proof import Proof, make_inclusion
+from chain.ledger.operations import Revoke
+from chain.proofs.certificate import carrier_certificate
+from chain.proofs.proof import Proof, make_inclusion
 from testbed import cli
 from testbed.bundle import Bundle
 from testbed.proofs import NotProvable, Proven, open_ledgers

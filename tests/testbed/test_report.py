@@ -23,7 +23,7 @@ import pytest
 from rich.console import Console
 
 from chain.block import Block
-from nodes.ledger_file import block_of, copy_ledger, encode_records
+from nodes.replica.ledger_file import block_of, copy_ledger, encode_records
 from testbed import cli
 from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence

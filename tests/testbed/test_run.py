@@ -168,9 +168,9 @@ def test_anything_may_be_killed_by_hand(start: Callable[[str], Run]) -> None:
     the run passes."""
     run = start("killed")
     run.reach("recovery")
-    run.kill("nodes.replica --config r3/")
-    run.kill("nodes.broker --config")
-    run.kill("nodes.gateway --config")
+    run.kill("nodes.replica.process --config r3/")
+    run.kill("nodes.gateway.broker --config")
+    run.kill("nodes.gateway.process --config")
     assert run.end() == 0, run.said.read_text()
     assert run.summary["ledger_verified"] is True
 

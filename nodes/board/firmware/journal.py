@@ -7,10 +7,10 @@ trades that for losing, with the power, what was not acknowledged yet.
 import os
 
 from files import finish_rename
-from gateway.board_session import readings_held_max
-from gateway.frames import Frame, FrameDecoder, encode_frame, frame_body, no_tag
-from gateway.session import kind_reading, reading_fields, reading_of
-from gateway.tinycbor import CborError, decode, encode
+from gateway.serial.board_session import readings_held_max
+from gateway.serial.frames import Frame, FrameDecoder, encode_frame, frame_body, no_tag
+from gateway.serial.session import kind_reading, reading_fields, reading_of
+from gateway.serial.tinycbor import CborError, decode, encode
 
 # With the host away the queue drops its oldest; the file follows when it is this much longer.
 records_max = 4 * readings_held_max

@@ -1,7 +1,7 @@
 """The firmware of a sensor board: samples, holds, proves itself and answers, for ever.
 
 MicroPython runs this file at power-on, on a real board and as the interpreter behind a PTY alike.
-What is said on the line is `gateway/session.py` and its neighbours, copied here unchanged.
+What is said on the line is `gateway/serial/session.py` and its neighbours, copied here unchanged.
 
 `config.json` (written by flashing): board_id, key_version, firmware (hash), period_ms, sensor,
 line, journal, repl_window_ms. `key.bin`: 32 bytes. `boot.txt`: how often this board has started.
@@ -14,8 +14,8 @@ import sys
 import time
 
 from files import finish_rename
-from gateway.board_session import BoardSession
-from gateway.session import greeting_prefix
+from gateway.serial.board_session import BoardSession
+from gateway.serial.session import greeting_prefix
 from journal import Journal, NoJournal
 from line import open_line
 from sensor import open_sensor

@@ -65,7 +65,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "digest-unchecked",
-        "chain.verify",
+        "chain.pbft.verify",
         "if Proposal.digest_of(signed.attachment) != message.digest:",
         "if False:",
         byzantine=(("bad-batch", 1),),
@@ -74,7 +74,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "number-unbound",
-        "chain.verify",
+        "chain.pbft.verify",
         "if proposal.seq != message.seq or proposal.view > message.view:",
         "if False:",
         byzantine=(("bad-batch", 1),),
@@ -117,7 +117,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "persisted-after-send",
-        "nodes.driver",
+        "nodes.replica.driver",
         "            self._store.commit()\n            self._must_sync = False",
         "            self._must_sync = False  # until `idle`",
         faults="none",
@@ -150,7 +150,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "sends-on-a-full-disk",
-        "nodes.driver",
+        "nodes.replica.driver",
         "            self._store.commit()\n            self._must_sync = False",
         "            self._must_sync = False\n"
         "            try:\n                self._store.commit()\n"
@@ -159,7 +159,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "quarantine-skipped",
-        "nodes.quarantine",
+        "nodes.replica.quarantine",
         "return self.until is not None and height >= self.until",
         "return True",
         faults="disk",
@@ -167,7 +167,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "quarantine-forgotten-by-a-restart",
-        "nodes.service",
+        "nodes.replica.service",
         "self._on_quarantine(quarantine.until)",
         "self._on_quarantine(None)",
         faults="disk",
@@ -223,7 +223,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "checkpoint-proof-unchecked",
-        "chain.verify",
+        "chain.pbft.verify",
         "if not votes or (votes[0].seq, votes[0].head) != claim:",
         "if False:",
         byzantine=(("forge-view-change", 1),),
@@ -243,7 +243,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "lying-bodies-believed",
-        "chain.ledger",
+        "chain.ledger.ledger",
         "if fault is not None:",
         "if False:",
         byzantine=(("lie-in-transfer", 1),),
@@ -328,7 +328,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "flood-takes-the-turn",
-        "nodes.inbox",
+        "nodes.wire.inbox",
         "PEER_FRAMES_MAX = 16",
         "PEER_FRAMES_MAX = 1024",
         faults="cpu",
@@ -337,7 +337,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # --- clients, time, identities ---------------------------------------------------------------
     Mutant(
         "client-accepts-one-reply",
-        "chain.client",
+        "chain.proofs.client",
         "if len(good) >= self.membership.quorum.weak:",
         "if len(good) >= 1:",
         byzantine=(("false-seal", 1),),
@@ -363,7 +363,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "counter-unchecked",
-        "chain.registry",
+        "chain.ledger.registry",
         "if counter <= identity.counter:",
         "if False:",
         faults="none",
@@ -371,7 +371,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "revocation-ignored",
-        "chain.registry",
+        "chain.ledger.registry",
         "if identity.ended is not None and height > identity.ended_height:",
         "if False:",
         faults="none",
@@ -379,14 +379,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "device-signature-unchecked",
-        "chain.operations",
+        "chain.ledger.operations",
         'claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]',
         "claims: list[Claim] = []",
         faults="none",
     ),
     Mutant(
         "endorsements-unchecked",
-        "chain.admission",
+        "chain.ledger.admission",
         "return request.epoch == membership.epoch and accepted_by(",
         "return True or accepted_by(",
         byzantine=(("bad-batch", 1),),

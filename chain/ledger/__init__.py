@@ -1,0 +1,1 @@
+"""What is signed, executed and remembered: operations, the registry of identities, admission."""

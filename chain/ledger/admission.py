@@ -1,0 +1,160 @@
+"""Who gets in: access requests of devices, and boards that a device sponsors.
+
+Part of the `registry`: each `..._refusal` names why not, each `admit...` writes and returns the
+fields that its record has beside the usual ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.genesis import VoucherGrant
+from chain.keys import digest
+from chain.ledger.auth_group import accepted_by
+from chain.ledger.factory import factory_id, factory_refusal
+from chain.ledger.identity import Board, Identity
+from chain.ledger.operations import Enrol, EnrolBoard, Token, board_node, factory_key
+from chain.ledger.request import Authenticated
+from chain.ledger.state import At, State
+
+__all__ = [
+    "LATER_REASONS",
+    "admit",
+    "admit_board",
+    "board_refusal",
+    "certificate_fields",
+    "endorsed",
+    "enrol_refusal",
+]
+
+# What another block may still put right; everything else stays as it is.
+LATER_REASONS = frozenset({"unknown-node", "unknown-head", "unknown-voucher", "factory-early"})
+
+
+def endorsed(state: State, request: Authenticated) -> bool:
+    """True if k members of the group of this request accept it, in the epoch that decides now."""
+    membership = state.epochs.membership
+    return request.epoch == membership.epoch and accepted_by(
+        request.opened.id, request.endorsers, membership, state.policy
+    )
+
+
+def head_refusal(state: State, head: bytes) -> str | None:
+    height = state.heads.height(head)
+    if height is None:
+        return "unknown-head"
+    # The next block is one higher than the state.
+    return "stale-head" if state.height - height >= state.policy.enrol_window_blocks else None
+
+
+def enrol_refusal(state: State, request: bytes, operation: Enrol, time_us: int) -> str | None:
+    policy = state.policy
+    if request in state.enrol_ids:
+        return "replay"
+    if operation.service not in policy.services:
+        return "service"
+    if operation.privilege < policy.privilege_needed.get(operation.service, 0):
+        return "privilege"
+    if operation.validity_s > policy.validity_s_max:
+        return "validity"
+    known = state.identities.get(operation.node)
+    if known is not None:
+        if known.ended is not None:
+            return known.ended
+        if known.not_after_us >= time_us:
+            return "known-node"
+    elif state.full:
+        return "registry-full"
+    return head_refusal(state, operation.head) or _voucher_refusal(state, operation, time_us)
+
+
+def _voucher_refusal(state: State, operation: Enrol, time_us: int) -> str | None:
+    voucher, policy = operation.voucher, state.policy
+    if isinstance(voucher, Token):
+        grant = state.vouchers.get(digest(voucher.key))
+        if grant is None:
+            return "unknown-voucher"
+        if grant.id in state.used:
+            return "used-voucher"
+    else:
+        reason = factory_refusal(voucher.chain, policy.factory_roots, time_us)
+        if reason is not None:
+            return reason
+        grant = _factory_grant(state, voucher.chain[0])
+        if state.factory.get(grant.id, 0) >= policy.factory_enrolments_max:
+            return "used-voucher"
+    if operation.privilege > grant.privilege_max:
+        return "privilege"
+    return None if operation.service in grant.services else "service"
+
+
+def _factory_grant(state: State, certificate: bytes) -> VoucherGrant:
+    return VoucherGrant(
+        id=factory_id(factory_key(certificate)),
+        privilege_max=state.policy.factory_privilege_max,
+        services=state.policy.services,
+    )
+
+
+def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:
+    """Spends the voucher and issues the first certificate (or one after an expired one)."""
+    voucher = operation.voucher
+    if isinstance(voucher, Token):
+        state.used.add(digest(voucher.key))
+    else:
+        grant = _factory_grant(state, voucher.chain[0])
+        state.factory[grant.id] = state.factory.get(grant.id, 0) + 1
+    known = state.identities.get(operation.node)
+    identity = Identity(
+        node=operation.node,
+        key=operation.key,
+        kind=operation.kind,
+        device=known.device if known else operation.node,
+        privilege=operation.privilege,
+        services=(operation.service,),
+        serial=at.serial,
+        prior=known.serial if known else None,
+        not_before_us=at.time_us,
+        not_after_us=at.time_us + operation.validity_s * 1_000_000,
+        counter=known.counter if known else 0,
+    )
+    state.identities[operation.node] = identity
+    return certificate_fields(identity)
+
+
+def certificate_fields(identity: Identity) -> dict[str, Any]:
+    """What the record of an issued certificate says of it."""
+    return {
+        "certificate": identity.serial,
+        "prior": identity.prior,
+        "not_before_us": identity.not_before_us,
+        "not_after_us": identity.not_after_us,
+    }
+
+
+def board_refusal(state: State, operation: EnrolBoard, sponsor: Identity) -> str | None:
+    if sponsor.kind != "environment":
+        return "not-environment"
+    if operation.service not in sponsor.services:
+        return "service"
+    board = state.boards.get(board_node(state.network, operation.board))
+    if board is None:
+        if state.full:
+            return "registry-full"
+    elif board.sponsor != sponsor.device and board.revoked_height is None:
+        return "board-taken"
+    return head_refusal(state, operation.head)
+
+
+def admit_board(state: State, operation: EnrolBoard, sponsor: Identity, at: At) -> dict[str, Any]:
+    node = board_node(state.network, operation.board)
+    known = state.boards.get(node)
+    state.boards[node] = Board(
+        node=node,
+        sponsor=sponsor.device,
+        service=operation.service,
+        firmware=operation.firmware,
+        key_check=operation.key_check,
+        serial=at.serial,
+    )
+    return {"certificate": at.serial, "prior": known.serial if known else None}

@@ -1,0 +1,63 @@
+"""m-of-n administrators: each signs the same operation with an own counter.
+
+Pending operations are bounded per administrator and expire by height.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from chain.keys import digest
+from chain.ledger.operations import Operation, encode_operation
+
+__all__ = ["PENDING_PER_ADMIN_MAX", "Approvals"]
+
+PENDING_PER_ADMIN_MAX = 16  # opened by one administrator within a window
+_NOBODY = bytes(32)
+
+
+class Approvals:
+    """Counts distinct administrators behind the same content until `needed` agree."""
+
+    def __init__(self, needed: int, window_blocks: int) -> None:
+        self._needed = needed
+        self._window = window_blocks
+        self._pending: dict[bytes, tuple[int, set[bytes]]] = {}
+        self._opened: deque[tuple[int, bytes, bytes]] = deque()  # height, opener, content
+        self._open_by: dict[bytes, int] = {}
+
+    def expire(self, height: int) -> None:
+        """Drops what was opened more than the window below `height`."""
+        while self._opened and self._opened[0][0] + self._window < height:
+            opened, opener, content = self._opened.popleft()
+            self._open_by[opener] -= 1
+            if content in self._pending and self._pending[content][0] == opened:
+                del self._pending[content]
+
+    def approve(
+        self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
+    ) -> str | None:
+        """ "decided" when this one completes the number, "pending" while more are wanted; None if
+        the administrator has too many others pending. Whoever is not `in_force` any more does not
+        count: a stolen key must not leave approvals behind."""
+        if self._needed <= 1:
+            return "decided"
+        admin = operation.node
+        content = digest(
+            encode_operation(msgspec.structs.replace(operation, node=_NOBODY, counter=1))
+        )
+        if content not in self._pending:
+            if self._open_by.get(admin, 0) >= PENDING_PER_ADMIN_MAX:
+                return None
+            self._pending[content] = (height, set())
+            self._opened.append((height, admin, content))
+            self._open_by[admin] = self._open_by.get(admin, 0) + 1
+        approvers = self._pending[content][1]
+        approvers.add(admin)
+        if sum(map(in_force, approvers)) < self._needed:
+            return "pending"
+        del self._pending[content]
+        return "decided"

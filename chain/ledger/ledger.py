@@ -1,0 +1,190 @@
+"""The chain itself: executes decided proposals into blocks, and checks blocks that come whole.
+
+A head commits to its records and, through each record's `item` digest, to every byte of the
+body; so a body under a head that is proven needs hashing only. The same proposals give the same
+blocks on every replica. Identities are in `registry`, proofs for others in `proof`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chain.block import Block, Head, Record, genesis_head
+from chain.errors import Misuse, PeerFault
+from chain.genesis import Genesis, Membership
+from chain.keys import Scheme, digest
+from chain.ledger.registry import Registry
+from chain.ledger.request import open_item, read_item
+from chain.ledger.statement import item_of
+from chain.merkle import EMPTY_ROOT, leaf_hash, root
+from chain.pbft.application import Request, Screening
+from chain.pbft.messages import Proposal
+
+__all__ = ["Ledger", "body_fault"]
+
+NULL_STEP_US = 1  # a null request's block is this much later than its parent
+
+
+class Ledger:
+    """The executed chain of one network, kept as its last head and the registry."""
+
+    def __init__(self, genesis: Genesis, scheme: Scheme) -> None:
+        self.genesis = genesis
+        self.network = genesis.network
+        self.registry = Registry(genesis)
+        self._scheme = scheme
+        self._head = genesis_head(self.network, genesis.time_us)
+        self._head_hash = digest(self._head)
+        self._height = 0
+        self._time_us = genesis.time_us
+        self._root = EMPTY_ROOT
+        self._broken = False
+
+    @property
+    def head(self) -> bytes:
+        """The last head as replicas sign it, `block.HEAD_BYTES` long."""
+        return self._head
+
+    @property
+    def head_hash(self) -> bytes:
+        return self._head_hash
+
+    @property
+    def height(self) -> int:
+        return self._height
+
+    @property
+    def time_us(self) -> int:
+        """Consensus time of the last block."""
+        return self._time_us
+
+    @property
+    def membership(self) -> Membership:
+        """The replicas that decide block `height` + 1."""
+        return self.registry.membership
+
+    @property
+    def decided_membership(self) -> Membership:
+        """The newest epoch that is decided: ahead of `membership` until its boundary is passed.
+
+        Its epoch rises by one with the block that changes the membership (`Executed.membership`).
+        """
+        following = self.registry.next_membership
+        return self.registry.membership if following is None else following[0]
+
+    def screen(self, request: Request) -> Screening:
+        """Whether `request` may stand in a batch, judged on the state executed so far."""
+        return self.registry.screen(request)
+
+    def open(self, item: bytes) -> Request:
+        """A batch item that was verified before it was kept; for the restart of the core."""
+        return read_item(item, self.network)
+
+    def execute(self, proposal: Proposal, requests: Sequence[Request], epoch: int) -> Block:
+        """Executes the next decided proposal. `requests` are those of its items, in order.
+
+        Raises Misuse if it does not follow on: the core decides in order, one epoch at a time.
+        """
+        if len(requests) != len(proposal.items):
+            raise Misuse(f"{len(requests)} requests for {len(proposal.items)} items")
+        # A null request has time 0, and proposals of different views may meet out of order.
+        time_us = max(proposal.time_us, self._time_us + NULL_STEP_US)
+        return self._execute(proposal.seq, time_us, proposal.view, requests, epoch)
+
+    def _execute(
+        self, height: int, time_us: int, view: int, requests: Sequence[Request], epoch: int
+    ) -> Block:
+        self._assert_whole()
+        if height != self._height + 1 or time_us <= self._time_us or epoch != self.membership.epoch:
+            raise Misuse(
+                f"block {height} at {time_us} in epoch {epoch} does not follow "
+                f"{self._height} at {self._time_us} in epoch {self.membership.epoch}"
+            )
+        records = []
+        hashes = []
+        apply = self.registry.apply
+        for index, request in enumerate(requests):
+            item = request.item
+            leaf = apply(request, digest(item), height, index, time_us)
+            hashes.append(leaf_hash(leaf))
+            records.append(Record(leaf, item))
+        merkle_root = root(hashes)
+        head = Head(
+            network=self.network,
+            height=height,
+            time_us=time_us,
+            parent=self._head_hash,
+            parent_root=self._root,
+            root=merkle_root,
+            epoch=epoch,
+            view=view,
+            count=len(records),
+        ).encode()
+        self._head, self._head_hash, self._root = head, digest(head), merkle_root
+        self._height, self._time_us = height, time_us
+        self.registry.end_block(height, time_us, self._head_hash)
+        return Block(head, tuple(records))
+
+    def append(self, block: Block, check_signatures: bool) -> None:
+        """Executes a block that came whole, from our store or from a peer; it must come out equal.
+
+        Raises PeerFault, the message beginning with the field at fault: "bad-head", "bad-link"
+        (height, network, parent, parent_root, time_us, epoch), "bad-body" (count, root, record),
+        or what `open_item` raises. Up to there nothing has changed. "bad-execution" says that the
+        records are not what their items lead to, and this ledger refuses all further work: below
+        a head that f+1 replicas signed it cannot happen.
+        """
+        self._assert_whole()
+        head = self._linked(block)
+        fault = body_fault(block, head)
+        if fault is not None:
+            raise PeerFault("bad-body", f"{fault} of height {head.height}")
+        items = (record.item for record in block.records)
+        if check_signatures:
+            network, members, scheme = self.network, self.membership, self._scheme
+            requests = [open_item(item, network, members, scheme) for item in items]
+        else:
+            requests = [read_item(item, self.network) for item in items]
+        made = self._execute(head.height, head.time_us, head.view, requests, head.epoch)
+        if made != block:
+            self._broken = True
+            wrong = _first_difference(made, block)
+            raise PeerFault("bad-execution", f"{wrong} of height {head.height}")
+
+    def _assert_whole(self) -> None:
+        if self._broken:
+            raise Misuse("this ledger met a block that it could not reproduce: rebuild it")
+
+    def _linked(self, block: Block) -> Head:
+        head = Head.decode(block.head)
+        for field, found, wanted in (
+            ("network", head.network, self.network),
+            ("height", head.height, self._height + 1),
+            ("parent", head.parent, self._head_hash),
+            ("parent_root", head.parent_root, self._root),
+            ("epoch", head.epoch, self.membership.epoch),
+            ("time_us", head.time_us > self._time_us, True),
+        ):
+            if found != wanted:
+                raise PeerFault("bad-link", f"{field} of height {self._height + 1}")
+        return head
+
+
+def body_fault(block: Block, head: Head) -> str | None:
+    """Which part of the body is not what its head commits to; None if all is."""
+    if head.count != len(block.records):
+        return "count"
+    if head.root != root([leaf_hash(record.leaf) for record in block.records]):
+        return "root"
+    for index, record in enumerate(block.records):
+        # Read properly: some other field of a statement may hold any 32 bytes that somebody likes.
+        if item_of(record.leaf) != digest(record.item):
+            return f"record {index} item"
+    return None
+
+
+def _first_difference(made: Block, block: Block) -> str:
+    for index, (mine, theirs) in enumerate(zip(made.records, block.records, strict=True)):
+        if mine != theirs:
+            return f"record {index} statement"
+    return "head"

@@ -1,0 +1,110 @@
+"""What an admitted identity may do for itself: data, sessions, renewal.
+
+Part of the `registry`, in the same shape as `admission`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from chain.keys import node_id
+from chain.ledger.admission import certificate_fields
+from chain.ledger.identity import SESSIONS_MAX, Identity
+from chain.ledger.operations import CloseSession, Data, OpenSession, Renew
+from chain.ledger.state import ADMIN, At, State
+
+__all__ = [
+    "close",
+    "close_refusal",
+    "data_refusal",
+    "open_refusal",
+    "open_session",
+    "renew",
+    "renew_refusal",
+]
+
+
+def service_refusal(state: State, service: str, identity: Identity) -> str | None:
+    if service not in identity.services:
+        return "service"
+    if identity.privilege < state.policy.privilege_needed.get(service, 0):
+        return "privilege"
+    return None
+
+
+def data_refusal(state: State, operation: Data, identity: Identity) -> str | None:
+    if operation.board is not None:
+        board = state.boards.get(operation.board)
+        if board is None or board.sponsor != identity.device:
+            return "board"
+        if board.revoked_height is not None:
+            return "board-revoked"
+        if board.service != operation.service:
+            return "service"
+    return service_refusal(state, operation.service, identity)
+
+
+def open_refusal(state: State, operation: OpenSession, identity: Identity) -> str | None:
+    if len(identity.sessions) >= SESSIONS_MAX:
+        return "sessions"
+    return service_refusal(state, operation.service, identity)
+
+
+def open_session(
+    state: State, operation: OpenSession, identity: Identity, at: At
+) -> dict[str, Any]:
+    identity.sessions[at.serial] = operation.service
+    return {"session": at.serial}
+
+
+def close_refusal(state: State, operation: CloseSession, identity: Identity) -> str | None:
+    return None if operation.session in identity.sessions else "session"
+
+
+def close(state: State, operation: CloseSession, identity: Identity, at: At) -> dict[str, Any]:
+    return {"session": operation.session, "service": identity.sessions.pop(operation.session)}
+
+
+def renew_refusal(state: State, operation: Renew, identity: Identity) -> str | None:
+    if identity.kind == ADMIN:
+        return "not-device"
+    if identity.ended is not None:  # in this very block
+        return identity.ended
+    if operation.validity_s > state.policy.validity_s_max:
+        return "validity"
+    if operation.key != identity.key:
+        if node_id(operation.key) in state.identities:
+            return "known-node"
+        if state.full:
+            return "registry-full"
+    return None
+
+
+def renew(state: State, operation: Renew, identity: Identity, at: At) -> dict[str, Any]:
+    """A new key is a new node id with all that the old one had; the old one has ended."""
+    fields: dict[str, Any] = {
+        "serial": at.serial,
+        "prior": identity.serial,
+        "not_before_us": at.time_us,
+        "not_after_us": at.time_us + operation.validity_s * 1_000_000,
+    }
+    if operation.key == identity.key:
+        renewed = identity
+        for name, value in fields.items():
+            setattr(identity, name, value)
+    else:
+        node = node_id(operation.key)
+        renewed = msgspec.structs.replace(
+            identity, node=node, key=operation.key, counter=0, **fields
+        )
+        state.identities[node] = renewed
+        identity.ended, identity.ended_height, identity.sessions = "renewed", at.height, {}
+    return certificate_fields(renewed) | {
+        "node": renewed.node,
+        "key": renewed.key,
+        "by": None if renewed is identity else identity.node,
+        "service": renewed.services[0],
+        "kind": renewed.kind,
+    }

@@ -1,0 +1,178 @@
+"""Batch items: a client's signed operation together with its authentication group's verdicts.
+
+An item is MessagePack [cose bytes, [endorsement frames]]. Operations are in `operations`, who
+belongs to the group in `auth_group`; whether an operation is allowed is the `registry`'s question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from chain.errors import Misuse, PeerFault
+from chain.genesis import Membership
+from chain.keys import Scheme
+from chain.ledger.operations import (
+    COSE_BYTES_MAX,
+    Claim,
+    Opened,
+    false_claim,
+    read_claims,
+    read_operation,
+)
+from chain.pbft.application import Request
+from chain.pbft.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
+
+__all__ = [
+    "ITEM_BYTES_MAX",
+    "Authenticated",
+    "cose_of",
+    "endorse",
+    "make_item",
+    "open_item",
+    "open_items",
+    "read_item",
+]
+
+ENDORSEMENTS_MAX = 256
+ITEM_BYTES_MAX = COSE_BYTES_MAX + ENDORSEMENTS_MAX * 256
+
+
+class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    cose: bytes
+    endorsements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=ENDORSEMENTS_MAX)]
+
+
+class Authenticated(msgspec.Struct, frozen=True, gc=False):
+    """What `Request.operation` holds: the opened operation and who endorsed it.
+
+    `endorsers` are ids of members of epoch `epoch` with a signed accept, ascending; it is not yet
+    said that they belong to the request's group.
+    """
+
+    opened: Opened
+    epoch: int = 0
+    endorsers: tuple[int, ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_items = msgspec.msgpack.Decoder(_Item)
+_messages = msgspec.msgpack.Decoder(ReplicaMessage)
+
+
+def make_item(cose: bytes, endorsements: tuple[Signed, ...] = ()) -> bytes:
+    """The bytes of a batch item."""
+    return _encoder.encode(_Item(cose, endorsements))
+
+
+def cose_of(item: bytes) -> bytes:
+    """The signed operation inside a batch item. Raises PeerFault."""
+    return _parts(item).cose
+
+
+def endorse(request: Request, membership: Membership, endorsements: tuple[Signed, ...]) -> Request:
+    """`request` as it goes into a batch: with endorsements of this epoch, each verified before.
+
+    Raises PeerFault("bad-endorsement") if they are not distinct accepts in the order of members.
+    """
+    authenticated = request.operation
+    if not isinstance(authenticated, Authenticated):
+        raise Misuse("a request that chain.request did not open")
+    opened = authenticated.opened
+    endorsers = [_endorsement(signed, opened.id).sender for signed in endorsements]
+    item = make_item(_parts(request.item).cose, endorsements)
+    return _request(item, opened, membership.epoch, endorsers)
+
+
+def open_items(
+    items: Sequence[bytes], network: bytes, membership: Membership, scheme: Scheme
+) -> list[Request | PeerFault]:
+    """Decodes items and verifies every signature in them. Stateless and thread-safe.
+
+    The fault of an item: those of `open_operation`, "bad-item", and "bad-endorsement" if any
+    endorsement is not an accept of this request, by a member of this epoch, with a good signature.
+
+    All are read before any signature is checked. One by one, interpreter and signature code push
+    each other out of the processor's caches, which costs 7 of 90 us per request.
+    """
+    read: list[tuple[Request, list[Claim]] | PeerFault] = []
+    for item in items:
+        try:
+            read.append(_read_claims(item, network, membership))
+        except PeerFault as fault:
+            read.append(fault)
+    return [
+        each if isinstance(each, PeerFault) else false_claim(each[1], scheme) or each[0]
+        for each in read
+    ]
+
+
+def open_item(item: bytes, network: bytes, membership: Membership, scheme: Scheme) -> Request:
+    """`open_items` for one. Raises PeerFault."""
+    (opened,) = open_items((item,), network, membership, scheme)
+    if isinstance(opened, PeerFault):
+        raise opened
+    return opened
+
+
+def _read_claims(
+    item: bytes, network: bytes, membership: Membership
+) -> tuple[Request, list[Claim]]:
+    parts = _parts(item)
+    opened, claims = read_claims(parts.cose, network)
+    endorsers = []
+    for signed in parts.endorsements:
+        endorsement = _endorsement(signed, opened.id)
+        sender, data = endorsement.sender, signed_bytes(network, signed.body)
+        spki = membership.spki(sender)
+        if endorsement.epoch != membership.epoch or spki is None:
+            raise PeerFault("bad-endorsement", "not by a member of this epoch")
+        text = f"signature of {sender} does not hold"
+        claims.append(Claim(spki, data, signed.signature, "bad-endorsement", text))
+        endorsers.append(sender)
+    return _request(item, opened, membership.epoch, endorsers), claims
+
+
+def read_item(item: bytes, network: bytes) -> Request:
+    """Decodes without verifying a signature: for items that a trusted head commits to."""
+    parts = _parts(item)
+    opened = read_operation(parts.cose, network)
+    endorsements = [_endorsement(signed, opened.id) for signed in parts.endorsements]
+    epoch = endorsements[0].epoch if endorsements else 0
+    return _request(item, opened, epoch, [each.sender for each in endorsements])
+
+
+def _parts(item: bytes) -> _Item:
+    if len(item) > ITEM_BYTES_MAX:
+        raise PeerFault("oversize", f"{len(item)} bytes, at most {ITEM_BYTES_MAX}")
+    try:
+        return _items.decode(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-item", str(error)) from error
+
+
+def _endorsement(signed: Signed, request: bytes) -> Endorsement:
+    try:
+        message = _messages.decode(signed.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-endorsement", str(error)) from error
+    if not isinstance(message, Endorsement) or signed.attachment:
+        raise PeerFault("bad-endorsement", "another kind of message")
+    if message.request != request or not message.accepted:
+        raise PeerFault("bad-endorsement", "not an accept of this request")
+    return message
+
+
+def _request(item: bytes, opened: Opened, epoch: int, endorsers: list[int]) -> Request:
+    if endorsers != sorted(set(endorsers)):
+        raise PeerFault("bad-endorsement", "members must be distinct and in order")
+    operation = opened.operation
+    return Request(
+        id=opened.id,
+        client=operation.node,
+        counter=operation.counter,
+        item=item,
+        operation=Authenticated(opened, epoch, tuple(endorsers)),
+    )

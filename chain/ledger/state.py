@@ -1,0 +1,82 @@
+"""The tables behind the registry: who is known, what is used up, how far the chain is.
+
+Only `registry` and the rules that it calls (`admission`, `lifecycle`, `administration`) write
+here, and only while a block is applied. Rebuilt by replaying blocks; every table is bounded.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.block import genesis_head
+from chain.genesis import Genesis, VoucherGrant
+from chain.keys import digest, node_id
+from chain.ledger.approvals import Approvals
+from chain.ledger.epochs import Epochs
+from chain.ledger.freshness import RecentHeads, RecentIds
+from chain.ledger.identity import Board, Identity
+
+__all__ = ["ADMIN", "At", "State", "serial_of"]
+
+ADMIN = "admin"
+_SERIAL_BITS = 16  # a block has fewer than 2**16 records
+
+
+def serial_of(height: int, index: int) -> int:
+    """The serial of record `index` of block `height`: unique, and tells where it stands."""
+    return height << _SERIAL_BITS | index
+
+
+class At(msgspec.Struct, frozen=True):
+    """Where and when an operation is applied."""
+
+    height: int
+    serial: int
+    time_us: int
+
+
+class State:
+    def __init__(self, genesis: Genesis) -> None:
+        self.genesis = genesis
+        self.network = genesis.network
+        self.policy = policy = genesis.policy
+        self.height = 0
+        self.time_us = genesis.time_us
+        slack = genesis.consensus.pipeline_window
+        self.identities: dict[bytes, Identity] = {}
+        self.boards: dict[bytes, Board] = {}
+        self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
+        self.used: set[bytes] = set()  # voucher ids
+        self.factory: dict[bytes, int] = {}  # factory id -> times used
+        self.epochs = Epochs(genesis.membership, genesis.consensus.checkpoint_interval)
+        self.approvals = Approvals(policy.admins_needed, policy.approval_window_blocks)
+        self.heads = RecentHeads(policy.enrol_window_blocks + slack)
+        self.heads.add(digest(genesis_head(self.network, genesis.time_us)), 0)
+        self.ids = RecentIds(slack)
+        self.enrol_ids = RecentIds(policy.enrol_window_blocks + slack)
+        for key in policy.admins:
+            node = node_id(key)
+            self.identities[node] = Identity(
+                node=node, key=key, kind=ADMIN, device=node, privilege=255, services=()
+            )
+
+    @property
+    def full(self) -> bool:
+        return len(self.identities) + len(self.boards) >= self.policy.nodes_max
+
+    def in_force(self, node: bytes, height: int) -> bool:
+        """Whether what this identity signed counts in block `height`."""
+        identity = self.identities[node]
+        return identity.ended is None or height <= identity.ended_height
+
+    def end_block(
+        self, height: int, time_us: int, head: bytes, ids: list[bytes], enrol_ids: list[bytes]
+    ) -> None:
+        """Block `height` with head hash `head` is complete; `ids` are all of its requests."""
+        self.height = height
+        self.time_us = time_us
+        self.heads.add(head, height)
+        self.ids.add_block(ids)
+        self.enrol_ids.add_block(enrol_ids)
+        self.approvals.expire(height)
+        self.epochs.executed(height)

@@ -1,0 +1,368 @@
+"""What travels between replicas, and between a replica and a gateway.
+
+Every replica message is signed over the exact bytes sent: `Signed.body` is verified as received,
+never re-encoded. The signature covers a domain tag and the network id before the body, so that a
+message means nothing in another network or as another kind of statement. Bytes become closed
+types in one step (msgspec): wrong fields, types and sizes are refused by the decoder.
+
+Verification is in `chain.pbft.verify`; what messages mean is in `chain.pbft`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from chain.block import Block, HeadBytes
+from chain.errors import PeerFault
+from chain.keys import DIGEST_BYTES, SIGNATURE_BYTES, digest
+
+__all__ = [
+    "BODIES_BYTES_MAX",
+    "FRAME_BYTES_MAX",
+    "Batch",
+    "Bodies",
+    "Busy",
+    "Checkpoint",
+    "CheckpointProof",
+    "ClientMessage",
+    "Commit",
+    "Denied",
+    "EndorseRequest",
+    "Endorsement",
+    "FetchBatch",
+    "FetchBodies",
+    "FetchHeads",
+    "Forward",
+    "Heads",
+    "NewView",
+    "PrePrepare",
+    "Prepare",
+    "PreparedProof",
+    "Proposal",
+    "ReplicaMessage",
+    "Seal",
+    "Signed",
+    "StatusMessage",
+    "Submit",
+    "Subscribe",
+    "ViewChange",
+    "decode_body",
+    "decode_proposal",
+    "decode_signed",
+    "encode",
+    "signed_bytes",
+]
+
+# One frame on a replica link; larger ones are refused before they are read.
+FRAME_BYTES_MAX = 8 * 1024 * 1024
+REPLICAS_MAX = 256
+LOG_WINDOW_MAX = 4096
+BATCH_ITEMS_MAX = 65_536
+HEADS_MAX = 8192
+BODIES_BYTES_MAX = 1024 * 1024  # of records in one BODIES, unless its only block has more
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+View = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Seq = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A frame on a replica link.
+
+    `body` is an encoded ReplicaMessage, `signature` its sender's. `attachment` carries the bytes
+    that a digest inside the body commits to (the encoded Proposal of a PRE-PREPARE), else empty.
+    """
+
+    body: bytes
+    signature: Signature
+    attachment: bytes = b""
+
+
+class Proposal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a sequence number is proposed to hold; its digest is what replicas vote on.
+
+    `time_us` and `view` are those of the first proposal: a re-proposal after a view change is the
+    same bytes. A null request (OSDI'99, section 4.4) has `time_us` 0 and no items; a heartbeat
+    has a time and no items.
+    """
+
+    seq: Seq
+    time_us: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    view: View
+    items: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=BATCH_ITEMS_MAX)]
+
+    def encode(self) -> bytes:
+        return _encoder.encode(self)
+
+    @staticmethod
+    def digest_of(encoded: bytes) -> bytes:
+        """The digest d of the paper, over the encoded proposal: it binds number to content."""
+        return digest(b"m2m/1/proposal\0" + encoded)
+
+    @classmethod
+    def null(cls, seq: int) -> Proposal:
+        return cls(seq=seq, time_us=0, view=0, items=())
+
+    @property
+    def is_null(self) -> bool:
+        return self.time_us == 0
+
+
+class _ReplicaMessage(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True
+):
+    epoch: Epoch
+    sender: ReplicaId
+
+
+class PrePrepare(_ReplicaMessage, frozen=True, tag="PP"):
+    view: View
+    seq: Seq
+    digest: Digest
+
+
+class Prepare(_ReplicaMessage, frozen=True, tag="P"):
+    view: View
+    seq: Seq
+    digest: Digest
+
+
+class Commit(_ReplicaMessage, frozen=True, tag="C"):
+    view: View
+    seq: Seq
+    digest: Digest
+
+
+class Checkpoint(_ReplicaMessage, frozen=True, tag="CP"):
+    """`head` is the head hash after executing `seq`: it commits to the whole state."""
+
+    seq: Seq
+    head: Digest
+
+
+class PreparedProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A prepared certificate: a PRE-PREPARE (without its batch) and q-1 matching PREPAREs."""
+
+    pre_prepare: Signed
+    prepares: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
+
+
+class CheckpointProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """q CHECKPOINTs of one epoch that agree on the head hash at one sequence number."""
+
+    seq: Seq
+    head: Digest
+    votes: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
+
+
+class ViewChange(_ReplicaMessage, frozen=True, tag="VC"):
+    """`view` is the view asked for; `stable` the last stable checkpoint, proven by q signatures
+    (none at genesis); `prepared` one certificate per sequence above it, at most one each."""
+
+    view: View
+    stable_seq: Seq
+    stable_head: Digest
+    stable_proof: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
+    prepared: Annotated[tuple[PreparedProof, ...], msgspec.Meta(max_length=LOG_WINDOW_MAX)]
+
+
+class NewView(_ReplicaMessage, frozen=True, tag="NV"):
+    """V: q signed VIEW-CHANGEs; O: the new primary's PRE-PREPAREs (without batches)."""
+
+    view: View
+    view_changes: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
+    pre_prepares: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=LOG_WINDOW_MAX)]
+
+
+class StatusMessage(_ReplicaMessage, frozen=True, tag="S"):
+    """Where its sender stands; whoever is ahead answers with what is missing (TOCS'02, 5.2).
+
+    `view_changes` lists the replicas whose VIEW-CHANGE for `view` the sender holds (pending
+    only); `proposed` and `prepared` the sequence numbers above `executed` that it holds.
+    """
+
+    view: View
+    active: bool
+    stable_seq: Seq
+    executed: Seq
+    view_changes: Annotated[tuple[ReplicaId, ...], msgspec.Meta(max_length=REPLICAS_MAX)] = ()
+    proposed: Annotated[tuple[Seq, ...], msgspec.Meta(max_length=LOG_WINDOW_MAX)] = ()
+    prepared: Annotated[tuple[Seq, ...], msgspec.Meta(max_length=LOG_WINDOW_MAX)] = ()
+
+
+class Forward(_ReplicaMessage, frozen=True, tag="F"):
+    """A backup hands a client's request (a batch item) to the primary (OSDI'99, section 4.1)."""
+
+    item: bytes
+
+
+class FetchBatch(_ReplicaMessage, frozen=True, tag="FP"):
+    """Asks for the proposal behind a digest that a NEW-VIEW or certificate names."""
+
+    seq: Seq
+    digest: Digest
+
+
+class Batch(_ReplicaMessage, frozen=True, tag="DP"):
+    proposal: bytes
+
+
+class FetchHeads(_ReplicaMessage, frozen=True, tag="FH"):
+    """Asks for heads from `start` up to the next stable checkpoint that the receiver can prove."""
+
+    start: Seq
+
+
+class Heads(_ReplicaMessage, frozen=True, tag="DH"):
+    """Consecutive heads ending in one that `proof`, q CHECKPOINT signatures, certifies."""
+
+    start: Seq
+    heads: Annotated[tuple[HeadBytes, ...], msgspec.Meta(max_length=HEADS_MAX)]
+    proof: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
+
+
+class FetchBodies(_ReplicaMessage, frozen=True, tag="FB"):
+    start: Seq
+    stop: Seq
+
+
+class Bodies(_ReplicaMessage, frozen=True, tag="DB"):
+    """Blocks from `start` on: all that were asked for, or until the next would not fit into
+    BODIES_BYTES_MAX. So any answer and the first block of the next come to more than that, and
+    who gives less at a time is told from who cannot give more."""
+
+    start: Seq
+    blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=HEADS_MAX)]
+
+
+class EndorseRequest(_ReplicaMessage, frozen=True, tag="ER"):
+    """The primary asks a member of the authentication group to judge an access request."""
+
+    request: bytes
+
+
+class Endorsement(_ReplicaMessage, frozen=True, tag="E"):
+    """A member's signed verdict on a request; `reason` is empty when accepted."""
+
+    request: Digest
+    accepted: bool
+    reason: Annotated[str, msgspec.Meta(max_length=64)]
+
+
+ReplicaMessage = (
+    PrePrepare
+    | Prepare
+    | Commit
+    | Checkpoint
+    | ViewChange
+    | NewView
+    | StatusMessage
+    | Forward
+    | FetchBatch
+    | Batch
+    | FetchHeads
+    | Heads
+    | FetchBodies
+    | Bodies
+    | EndorseRequest
+    | Endorsement
+)
+
+
+# --- gateway <-> replica: authenticated by the mutual TLS link; proofs inside are signed --------
+
+
+class _ClientMessage(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True
+):
+    pass
+
+
+class Submit(_ClientMessage, frozen=True, tag="cS"):
+    """Gateway to replica: a request as its device signed it (COSE_Sign1 bytes)."""
+
+    request: bytes
+
+
+class Subscribe(_ClientMessage, frozen=True, tag="cB"):
+    """Gateway to replica: send every seal from `start` on; with `bodies`, the blocks too."""
+
+    start: Seq
+    bodies: bool
+
+
+class Seal(_ClientMessage, frozen=True, tag="cH"):
+    """Replica to gateway: the reply. The head that it executed and its signature over the head.
+
+    f+1 matching seals prove the block and every record in it final. `records` is the body if the
+    subscriber asked for bodies, else None. `view` is where the replica stands: who to send to.
+    """
+
+    replica: ReplicaId
+    view: View
+    head: HeadBytes
+    signature: Signature
+    block: Block | None = None
+
+
+class Denied(_ClientMessage, frozen=True, tag="cD"):
+    """Replica to gateway: refused before ordering. `endorsement` is this replica's own verdict."""
+
+    request: Digest
+    reason: Annotated[str, msgspec.Meta(max_length=64)]
+    endorsement: Signed | None = None
+
+
+class Busy(_ClientMessage, frozen=True, tag="cO"):
+    """Replica to gateway: its queue is full; send again later or elsewhere."""
+
+    request: Digest
+
+
+ClientMessage = Submit | Subscribe | Seal | Denied | Busy
+
+
+_encoder = msgspec.msgpack.Encoder()
+_signed_decoder = msgspec.msgpack.Decoder(Signed)
+_proposal_decoder = msgspec.msgpack.Decoder(Proposal)
+_body_decoder: msgspec.msgpack.Decoder[ReplicaMessage] = msgspec.msgpack.Decoder(ReplicaMessage)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """MessagePack bytes of any message of this module."""
+    return _encoder.encode(message)
+
+
+def signed_bytes(network: bytes, body: bytes) -> bytes:
+    """What a replica's signature covers."""
+    return b"m2m/1/replica\0" + network + body
+
+
+def decode_signed(frame: bytes) -> Signed:
+    """Raises PeerFault("bad-frame")."""
+    try:
+        return _signed_decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-frame", str(error)) from error
+
+
+def decode_body(body: bytes) -> ReplicaMessage:
+    """Raises PeerFault("bad-body")."""
+    try:
+        return _body_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-body", str(error)) from error
+
+
+def decode_proposal(data: bytes) -> Proposal:
+    """Raises PeerFault("bad-proposal")."""
+    try:
+        proposal = _proposal_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerFault("bad-proposal", str(error)) from error
+    return proposal

@@ -1,0 +1,366 @@
+"""The client's rule: a block is final when f+1 replicas have signed the same head.
+
+Pure, and the same for gateways, devices and verifiers. `FinalityTracker` turns the replicas' seals
+into final blocks in order; `LedgerCopy` keeps a verified copy of the ledger, full or heads only,
+from blocks that anybody may have handed over. Proofs of single records are in `proof`.
+
+Ranges of blocks travel to devices as deterministic CBOR: {"start": height, "blocks": [{"head":
+168 bytes, "seals": [[replica, 64 bytes], ...], "records": [[leaf, item], ...]}, ...], "epochs":
+[inclusion, ...]}; "records" is absent where only heads were asked for, "epochs" (see `proof`)
+where no membership changes in between or the records show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
+
+from chain.block import Block, Head, HeadBytes, Record, genesis_head
+from chain.canonical import Codec
+from chain.errors import Misuse, PeerFault
+from chain.genesis import Genesis, Membership
+from chain.keys import Es256, Scheme, digest
+from chain.ledger.ledger import Ledger, body_fault
+from chain.pbft.messages import Seal
+from chain.proofs.proof import EPOCHS_MAX, HeadSeal, Inclusion, ProofVerifier, check_seals
+
+__all__ = [
+    "RANGE_BLOCKS_MAX",
+    "RANGE_BYTES_MAX",
+    "BlockRange",
+    "Conflict",
+    "Final",
+    "FinalityTracker",
+    "LedgerCopy",
+    "SealedBlock",
+    "decode_range",
+    "encode_range",
+]
+
+WINDOW_BLOCKS_MAX = 256  # how far above the last final block seals are kept
+WINDOW_BYTES_MAX = 64 * 1024 * 1024  # bodies that wait to become final
+FINAL_KEPT = 256  # final heads kept to recognise a contradiction
+RANGE_BLOCKS_MAX = 512
+RANGE_BYTES_MAX = 1024 * 1024
+BODY_RECORDS_MAX = 65_536
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Evidence: `replica` signed both heads of one height; or, with `against_final`, a head
+    other than the one that f+1 replicas made final."""
+
+    replica: int
+    first: bytes
+    second: bytes
+    signature: bytes
+    against_final: bool
+
+
+class Final(msgspec.Struct, frozen=True):
+    """Block `height` is final. `block` is there if a body came that fits the head.
+
+    `conflicts` are replicas that had signed another head of this height.
+    """
+
+    height: int
+    head: bytes
+    seals: tuple[HeadSeal, ...]
+    block: Block | None
+    conflicts: tuple[Conflict, ...] = ()
+
+
+class FinalityTracker:
+    """Collects seals; signatures are verified only for the block that is next, f+1 of them.
+
+    Feed it seals of any order and source; after each, take what became final:
+
+        conflict = tracker.feed(seal)
+        while (final := tracker.next_final()) is not None:
+            ...
+            tracker.membership = ledger.membership  # where the owner follows the epochs
+
+    `bodies` says that a block without its body does not count yet.
+    """
+
+    def __init__(
+        self, membership: Membership, genesis: Genesis, scheme: Scheme, bodies: bool = False
+    ) -> None:
+        self.membership = membership
+        self._network = genesis.network
+        self._scheme = scheme
+        self._bodies = bodies
+        self._height = 0
+        self._head_hash = digest(genesis_head(self._network, genesis.time_us))
+        self._seals: dict[int, dict[int, Seal]] = {}
+        self._blocks: dict[int, dict[bytes, Block]] = {}
+        self._bytes = 0
+        self._final: dict[int, bytes] = {}
+
+    def resume(self, height: int, head_hash: bytes) -> None:
+        """Continues from a block that the owner holds verified."""
+        self._height, self._head_hash = height, head_hash
+        self._seals, self._blocks, self._bytes, self._final = {}, {}, 0, {}
+
+    @property
+    def height(self) -> int:
+        """The last final block."""
+        return self._height
+
+    @property
+    def head_hash(self) -> bytes:
+        return self._head_hash
+
+    def feed(self, seal: Seal) -> Conflict | None:
+        """Takes one replica's word. Raises PeerFault if it can only be a faulty replica's."""
+        head = Head.decode(seal.head)
+        if head.network != self._network:
+            raise PeerFault("wrong-network", "a seal of another network")
+        if head.height <= self._height:
+            return self._after_the_fact(seal, head)
+        if head.height > self._height + WINDOW_BLOCKS_MAX:
+            return None  # we are far behind: the owner fetches
+        seals = self._seals.setdefault(head.height, {})
+        known = seals.get(seal.replica)
+        if known is not None and known.head != seal.head:
+            return self._contradiction(seals, known, seal)
+        if known is None and len(seals) < 2 * len(self.membership.members):
+            seals[seal.replica] = msgspec.structs.replace(seal, block=None)
+        if seal.replica in seals:  # so there is one body for each seal at most
+            self._keep_body(seal, head)
+        return None
+
+    def next_final(self) -> Final | None:
+        """The next block in order, once f+1 signatures of one head hold."""
+        height = self._height + 1
+        seals = self._seals.get(height)
+        if seals is None or len(seals) < self.membership.quorum.weak:
+            return None
+        for head in sorted({seal.head for seal in seals.values()}):
+            decoded = Head.decode(head)
+            if decoded.parent != self._head_hash or decoded.epoch != self.membership.epoch:
+                continue
+            block = self._blocks.get(height, {}).get(head)
+            if block is None and self._bodies:
+                continue
+            good = self._good(seals, head)
+            if len(good) >= self.membership.quorum.weak:
+                others = [s for s in seals.values() if s.head != head and self._holds(s)]
+                self._advance(height, head)
+                return Final(height, head, good, block, tuple(_against(head, s) for s in others))
+        return None
+
+    def _good(self, seals: dict[int, Seal], head: bytes) -> tuple[HeadSeal, ...]:
+        """f+1 seals of `head` that hold; those that do not are forgotten."""
+        good: list[HeadSeal] = []
+        for replica in sorted(seals):
+            seal = seals[replica]
+            if seal.head != head or len(good) >= self.membership.quorum.weak:
+                continue
+            if self._holds(seal):
+                good.append(HeadSeal(replica, seal.signature))
+            else:
+                del seals[replica]
+        return tuple(good)
+
+    def _advance(self, height: int, head: bytes) -> None:
+        self._height, self._head_hash = height, digest(head)
+        self._final[height] = head
+        self._final.pop(height - FINAL_KEPT, None)
+        self._seals.pop(height, None)
+        for block in self._blocks.pop(height, {}).values():
+            self._bytes -= _body_bytes(block)
+
+    def _holds(self, seal: Seal) -> bool:
+        spki = self.membership.spki(seal.replica)
+        return spki is not None and self._scheme.verify(spki, seal.head, seal.signature)
+
+    def _after_the_fact(self, seal: Seal, head: Head) -> Conflict | None:
+        final = self._final.get(head.height)
+        if final is None or final == seal.head or not self._holds(seal):
+            return None
+        return _against(final, seal)
+
+    def _contradiction(self, seals: dict[int, Seal], known: Seal, seal: Seal) -> Conflict | None:
+        """Two heads under one replica's name: evidence if it signed both, else one is a forgery."""
+        if not self._holds(seal):
+            raise PeerFault("bad-seal", f"signature of replica {seal.replica} does not hold")
+        if not self._holds(known):
+            seals[seal.replica] = msgspec.structs.replace(seal, block=None)
+            return None
+        return Conflict(seal.replica, known.head, seal.head, seal.signature, against_final=False)
+
+    def _keep_body(self, seal: Seal, head: Head) -> None:
+        block, height = seal.block, head.height
+        if block is None or seal.head in self._blocks.get(height, {}):
+            return
+        if block.head != seal.head or body_fault(block, head) is not None:
+            raise PeerFault("bad-body", f"replica {seal.replica} sent a body of another head")
+        size = _body_bytes(block)
+        # The next block always finds room: what waits above it can be fetched again.
+        if self._bytes + size <= WINDOW_BYTES_MAX or height == self._height + 1:
+            self._blocks.setdefault(height, {})[seal.head] = block
+            self._bytes += size
+
+
+def _against(final: bytes, seal: Seal) -> Conflict:
+    return Conflict(seal.replica, final, seal.head, seal.signature, against_final=True)
+
+
+def _body_bytes(block: Block) -> int:
+    return sum(len(record.leaf) + len(record.item) for record in block.records)
+
+
+# --- ranges of blocks ----------------------------------------------------------------------------
+
+
+class RangeRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    leaf: bytes
+    item: bytes
+
+
+class SealedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A final block as it is handed on; `records` is None for heads only."""
+
+    head: HeadBytes
+    seals: Annotated[tuple[HeadSeal, ...], msgspec.Meta(max_length=256)]
+    records: (
+        Annotated[tuple[RangeRecord, ...], msgspec.Meta(max_length=BODY_RECORDS_MAX)] | None
+    ) = None
+
+    @classmethod
+    def of(cls, final: Final, bodies: bool) -> SealedBlock:
+        records = None
+        if bodies and final.block is not None:
+            records = tuple(RangeRecord(each.leaf, each.item) for each in final.block.records)
+        return cls(head=final.head, seals=final.seals, records=records)
+
+    @property
+    def block(self) -> Block | None:
+        if self.records is None:
+            return None
+        return Block(self.head, tuple(Record(each.leaf, each.item) for each in self.records))
+
+
+class BlockRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Consecutive blocks from `start` on."""
+
+    start: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    blocks: Annotated[tuple[SealedBlock, ...], msgspec.Meta(max_length=RANGE_BLOCKS_MAX)]
+    epochs: Annotated[tuple[Inclusion, ...], msgspec.Meta(max_length=EPOCHS_MAX)] | None = None
+
+
+_ranges: Codec[BlockRange] = Codec(BlockRange, RANGE_BYTES_MAX)
+encode_range = _ranges.encode
+decode_range = _ranges.decode
+
+
+class LedgerCopy:
+    """A copy of the ledger that its owner has verified itself, from genesis on.
+
+    With `bodies` every block is executed again, so that records, statements and registry are known
+    to be right; without, it holds heads only. `check_signatures` also verifies each record's own
+    signatures, which f+1 seals already vouch for. A stopped copy resumes from what its owner kept:
+    the blocks, taken again, or for heads only the last head, given to `resume`.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        scheme: Scheme | None = None,
+        bodies: bool = True,
+        check_signatures: bool = False,
+    ) -> None:
+        self._scheme = scheme or Es256()
+        self._verifier = ProofVerifier(genesis, self._scheme)
+        self.ledger = Ledger(genesis, self._scheme) if bodies else None
+        self._check_signatures = check_signatures
+        self._membership = genesis.membership
+        self._following: list[Membership] = []
+        self._head = genesis_head(genesis.network, genesis.time_us)
+        self._height = 0
+
+    def resume(self, head: bytes, epochs: tuple[Inclusion, ...] = ()) -> None:
+        """Heads only: continues above a head that this owner verified and kept, with the proofs
+        of the membership changes up to it. Raises PeerFault("bad-epoch") if one is missing."""
+        if self.ledger is not None:
+            raise Misuse("a full copy resumes by taking its blocks again")
+        following = [self._verifier.follow(step) for step in epochs]
+        decoded = Head.decode(head)
+        for membership in (self._membership, *following):
+            if membership.epoch == decoded.epoch:
+                self._membership, self._head, self._height = membership, head, decoded.height
+                return
+        raise PeerFault("bad-epoch", f"no proof of the members of epoch {decoded.epoch}")
+
+    @property
+    def height(self) -> int:
+        return self._height
+
+    @property
+    def head(self) -> bytes:
+        return self._head
+
+    @property
+    def head_hash(self) -> bytes:
+        """What an access request names as the recent head."""
+        return digest(self._head)
+
+    @property
+    def membership(self) -> Membership:
+        """The replicas of the newest epoch that this copy has seen begin."""
+        return self._membership
+
+    def take(self, blocks: BlockRange) -> int:
+        """Verifies and appends what is new in a range; answers how many blocks that were.
+
+        Raises PeerFault at the first block that does not hold; those before it are kept.
+        """
+        for step in blocks.epochs or ():
+            following = self._verifier.follow(step)
+            known = self._following[-1] if self._following else self._membership
+            if following.epoch == known.epoch + 1:
+                self._following.append(following)
+        taken = 0
+        for height, block in enumerate(blocks.blocks, start=blocks.start):
+            if Head.decode(block.head).height != height:
+                raise PeerFault("bad-link", f"not the head of height {height}")
+            if height > self._height:
+                self.append(block)
+                taken += 1
+        return taken
+
+    def append(self, sealed: SealedBlock) -> None:
+        """One block, the next. Raises PeerFault."""
+        head = Head.decode(sealed.head)
+        before = Head.decode(self._head)
+        if (
+            head.network != before.network
+            or head.height != before.height + 1
+            or head.parent != digest(self._head)
+            or head.parent_root != before.root
+            or head.time_us <= before.time_us
+        ):
+            raise PeerFault("bad-link", f"the head after {before.height} does not follow it")
+        membership = self._membership_of(head)
+        check_seals(sealed.head, sealed.seals, membership, self._scheme)
+        if self.ledger is not None:
+            block = sealed.block
+            if block is None:
+                raise PeerFault("bad-body", f"height {head.height} came without its records")
+            self.ledger.append(block, self._check_signatures)
+        if membership.epoch != self._membership.epoch:
+            self._membership = membership
+            self._following = self._following[1:]
+        self._head, self._height = sealed.head, head.height
+
+    def _membership_of(self, head: Head) -> Membership:
+        if self.ledger is not None:
+            candidates: Iterable[Membership] = (self.ledger.membership,)
+        else:
+            candidates = (self._membership, *self._following[:1])
+        for membership in candidates:
+            if membership.epoch == head.epoch:
+                return membership
+        raise PeerFault("bad-epoch", f"no proof of the members of epoch {head.epoch}")

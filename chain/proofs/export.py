@@ -1,0 +1,91 @@
+"""Exports a certificate's proof as plain files that anybody checks with the openssl command line.
+
+    genesis.json              its SHA-256 is the network id
+    head.bin, parent.bin      the block's head and the one before (layout: `block`)
+    leaf.cbor, index, path.bin  the statement, its place, the hashes beside its way to the root
+    seal-<id>.der             a replica's signature over head.bin
+    replica-<id>.pem          its public key
+    epoch-<e>.*               the same for each membership change before (epoch 0 has none)
+    device-key.pem            the certified key
+    request.tbs, request.der  what the device signed when it asked, and its signature
+    dev.pem                   the X.509 carrier
+    verify.sh, SHA256SUMS     the check: exit 0 if everything holds, else 1
+
+The files are returned; writing them is the caller's business.
+"""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from chain.errors import Misuse
+from chain.genesis import Genesis
+from chain.keys import SIGNATURE_BYTES, digest, pem_of
+from chain.ledger.operations import signed_content
+from chain.ledger.request import cose_of
+from chain.proofs.export_script import VERIFY_SH
+from chain.proofs.proof import Inclusion, Proof, ProofVerifier
+
+__all__ = ["export_proof"]
+
+_HALF = SIGNATURE_BYTES // 2
+
+
+def export_proof(
+    genesis: Genesis,
+    proof: Proof,
+    parent: bytes,
+    item: bytes | None = None,
+    carrier: bytes | None = None,
+) -> dict[str, bytes]:
+    """Files by name. `parent` is the head before the record's; `item` is the record's batch item,
+    `carrier` a PEM certificate. One must show possession of the key: the item does for an enrolment
+    and for a renewal that keeps the key.
+
+    Raises Misuse for a record that issues no certificate, PeerFault for a proof that fails.
+    """
+    statement = ProofVerifier(genesis).verify(proof)
+    if not statement.issues_certificate or statement.key is None:
+        raise Misuse("the record issues no certificate")
+    files = {
+        "genesis.json": genesis.encode(),
+        "parent.bin": parent,
+        "device-key.pem": pem_of(statement.key),
+        "verify.sh": VERIFY_SH,
+    }
+    if item is not None and statement.by is None:  # the certified key itself asked for it
+        content, signature = signed_content(cose_of(item))
+        files |= {"request.tbs": content, "request.der": _der(signature)}
+    if carrier is not None:
+        files["dev.pem"] = carrier
+    if not files.keys() & {"request.tbs", "dev.pem"}:
+        raise Misuse("give the item or the carrier: something must show possession of the key")
+    verifier = ProofVerifier(genesis)
+    keys = {member.id: member.spki for member in genesis.members}
+    for epoch, step in enumerate(proof.epochs, start=1):
+        files |= _inclusion(f"epoch-{epoch}.", step, keys)
+        keys |= {member.id: member.spki for member in verifier.follow(step).members}
+    files |= _inclusion("", proof.record, keys)
+    # Sorted by bytes, as the shell's glob in the C locale sorts.
+    sums = (f"{digest(files[name]).hex()}  {name}\n" for name in sorted(files))
+    return files | {"SHA256SUMS": "".join(sums).encode()}
+
+
+def _inclusion(prefix: str, inclusion: Inclusion, keys: dict[int, bytes]) -> dict[str, bytes]:
+    files = {
+        f"{prefix}head.bin": inclusion.head,
+        f"{prefix}leaf.cbor": inclusion.leaf,
+        f"{prefix}index": f"{inclusion.index}\n".encode(),
+        f"{prefix}path.bin": b"".join(inclusion.path),
+    }
+    for seal in inclusion.seals:
+        files[f"{prefix}seal-{seal.replica}.der"] = _der(seal.signature)
+        files[f"replica-{seal.replica}.pem"] = pem_of(keys[seal.replica])
+    return files
+
+
+def _der(signature: bytes) -> bytes:
+    """An ECDSA-Sig-Value (RFC 3279) from r || s: what openssl reads."""
+    return encode_dss_signature(
+        int.from_bytes(signature[:_HALF], "big"), int.from_bytes(signature[_HALF:], "big")
+    )

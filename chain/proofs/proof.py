@@ -1,0 +1,184 @@
+"""Proofs that anybody checks offline from the pinned genesis.
+
+One thing serves as reply, receipt, light-client proof and certificate proof: a record's statement,
+its Merkle path, the head above it, and the head's signatures by at least f+1 replicas, so that an
+honest one is among them. A head of epoch e > 0 brings e more of the same, each proving one change
+of the membership. Making X.509 certificates and plain files of it is in `certificate` and
+`export`.
+
+Encoding, deterministic CBOR: {"record": inclusion, "epochs": [inclusion, ...]} with inclusion
+{"head": 168 bytes, "leaf": bytes, "path": [32 bytes, ...], "index": int,
+"seals": [[replica, 64 bytes], ...]}, seals in ascending order of replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from chain.block import Block, Head, HeadBytes
+from chain.canonical import Codec
+from chain.errors import Misuse, PeerFault
+from chain.genesis import Genesis, Membership
+from chain.keys import Es256, Scheme
+from chain.ledger.epochs import changed
+from chain.ledger.operations import Hash, ReplicaId, Signature
+from chain.ledger.statement import LEAF_BYTES_MAX, OK, Statement, decode_leaf
+from chain.merkle import PATH_MAX, leaf_hash, path, paths, root_from_path
+
+__all__ = [
+    "EPOCHS_MAX",
+    "PROOF_BYTES_MAX",
+    "HeadSeal",
+    "Inclusion",
+    "Proof",
+    "ProofVerifier",
+    "check_seals",
+    "decode_proof",
+    "encode_proof",
+    "make_inclusion",
+    "make_inclusions",
+    "verify_receipt",
+]
+
+EPOCHS_MAX = 64
+SEALS_MAX = 256
+PROOF_BYTES_MAX = 262_144
+
+
+class HeadSeal(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, order=True
+):
+    """A replica's signature over the bytes of a head."""
+
+    replica: ReplicaId
+    signature: Signature
+
+
+class Inclusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`leaf` is record `index` of the block under `head`, which `seals` make final."""
+
+    leaf: Annotated[bytes, msgspec.Meta(max_length=LEAF_BYTES_MAX)]
+    index: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+    path: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=PATH_MAX)]
+    head: HeadBytes
+    seals: Annotated[tuple[HeadSeal, ...], msgspec.Meta(max_length=SEALS_MAX)]
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`epochs` prove the membership changes that lead from genesis to the record's epoch."""
+
+    record: Inclusion
+    epochs: Annotated[tuple[Inclusion, ...], msgspec.Meta(max_length=EPOCHS_MAX)]
+
+
+_codec: Codec[Proof] = Codec(Proof, PROOF_BYTES_MAX)
+encode_proof = _codec.encode
+decode_proof = _codec.decode
+
+
+def make_inclusion(block: Block, index: int, seals: Sequence[HeadSeal]) -> Inclusion:
+    """The proof of record `index` of `block`."""
+    if not 0 <= index < len(block.records):
+        raise Misuse(f"record {index} of {len(block.records)}")
+    return _inclusion(block, index, path(_leaf_hashes(block), index), tuple(sorted(seals)))
+
+
+def make_inclusions(block: Block, seals: Sequence[HeadSeal]) -> tuple[Inclusion, ...]:
+    """The proof of every record of `block`, for little more than the price of one."""
+    ordered = tuple(sorted(seals))
+    return tuple(
+        _inclusion(block, index, hashes, ordered)
+        for index, hashes in enumerate(paths(_leaf_hashes(block)))
+    )
+
+
+def _leaf_hashes(block: Block) -> list[bytes]:
+    return [leaf_hash(record.leaf) for record in block.records]
+
+
+def _inclusion(
+    block: Block, index: int, hashes: tuple[bytes, ...], seals: tuple[HeadSeal, ...]
+) -> Inclusion:
+    leaf = block.records[index].leaf
+    return Inclusion(leaf=leaf, index=index, path=hashes, head=block.head, seals=seals)
+
+
+def check_seals(
+    head: bytes, seals: Sequence[HeadSeal], membership: Membership, scheme: Scheme
+) -> None:
+    """Raises PeerFault("bad-seal") unless f+1 distinct members signed, and every seal holds."""
+    replicas = [seal.replica for seal in seals]
+    if replicas != sorted(set(replicas)):
+        raise PeerFault("bad-seal", "replicas must be distinct and in order")
+    if len(seals) < membership.quorum.weak:
+        raise PeerFault("bad-seal", f"{len(seals)} of {membership.quorum.weak} signatures")
+    for seal in seals:
+        spki = membership.spki(seal.replica)
+        if spki is None or not scheme.verify(spki, head, seal.signature):
+            raise PeerFault("bad-seal", f"signature of replica {seal.replica} does not hold")
+
+
+class ProofVerifier:
+    """Needs the genesis and nothing else. Remembers the memberships that it has seen proven."""
+
+    def __init__(self, genesis: Genesis, scheme: Scheme | None = None) -> None:
+        self._network = genesis.network
+        self._scheme = scheme or Es256()
+        self._memberships = [genesis.membership]
+
+    def verify(self, proof: Proof) -> Statement:
+        """What the proven record says.
+
+        Raises PeerFault: "wrong-network", "bad-seal", "bad-path", "bad-epoch", "bad-cbor".
+        """
+        for step in proof.epochs:
+            self.follow(step)
+        epoch = Head.decode(proof.record.head).epoch
+        if epoch >= len(self._memberships):
+            raise PeerFault("bad-epoch", f"no proof of the members of epoch {epoch}")
+        return self.included(proof.record, self._memberships[epoch])
+
+    def follow(self, step: Inclusion) -> Membership:
+        """Learns the next epoch's members from the record that changed them."""
+        epoch = Head.decode(step.head).epoch
+        if epoch >= len(self._memberships):
+            raise PeerFault("bad-epoch", f"no proof of the members of epoch {epoch}")
+        membership = self._memberships[epoch]
+        statement = self.included(step, membership)
+        if (
+            statement.op not in ("add-replica", "remove-replica")
+            or statement.status != OK
+            or statement.replica is None
+            or statement.epoch != epoch + 1
+        ):
+            raise PeerFault("bad-epoch", "not the record of a membership change")
+        if epoch + 1 == len(self._memberships):
+            self._memberships.append(changed(membership, statement.replica, statement.key))
+        return self._memberships[epoch + 1]
+
+    def included(self, inclusion: Inclusion, membership: Membership) -> Statement:
+        """Checks one inclusion under the members that decided its block."""
+        head = Head.decode(inclusion.head)
+        if head.network != self._network or head.epoch != membership.epoch:
+            raise PeerFault("wrong-network", "the head belongs to another network or epoch")
+        check_seals(inclusion.head, inclusion.seals, membership, self._scheme)
+        leaf = leaf_hash(inclusion.leaf)
+        if root_from_path(leaf, inclusion.index, head.count, inclusion.path) != head.root:
+            raise PeerFault("bad-path", "the statement is not in the block")
+        statement = decode_leaf(inclusion.leaf)
+        if statement.network != self._network or statement.time_us != head.time_us:
+            raise PeerFault("wrong-network", "the statement belongs elsewhere")
+        return statement
+
+
+def verify_receipt(
+    genesis: Genesis, receipt: Proof, request: bytes, scheme: Scheme | None = None
+) -> Statement:
+    """What the chain decided about the request with this id. Raises PeerFault."""
+    statement = ProofVerifier(genesis, scheme).verify(receipt)
+    if statement.request != request:
+        raise PeerFault("wrong-request", "the receipt is for another request")
+    return statement

@@ -1,0 +1,140 @@
+"""Final blocks in one SQLite file, kept by gateways and by devices.
+
+Only what has been proven final is put in (`chain.proofs.client` proves it, and proves it again when it is
+read back); this file stores and finds it: blocks by height, records by their request's id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chain.canonical import Codec
+from chain.errors import Misuse, PeerFault
+from chain.proofs.client import RANGE_BLOCKS_MAX, RANGE_BYTES_MAX, SealedBlock
+
+__all__ = ["BlockStore", "BlockStoreError"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blocks (height INTEGER PRIMARY KEY, head BLOB NOT NULL,
+                                   data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (id BLOB PRIMARY KEY, height INTEGER NOT NULL,
+                                     position INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class BlockStoreError(Exception):
+    """The file is damaged or belongs to another network; the message names it and the way out."""
+
+
+_codec: Codec[SealedBlock] = Codec(SealedBlock, 4 * RANGE_BYTES_MAX)
+_RANGE = {  # blocks whole, or heads with their seals
+    True: "SELECT data FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
+    False: "SELECT head FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
+}
+_WAL_BYTES_MAX = 4 * 1024 * 1024  # then `checkpoint` is due
+_WAL_PAGES_FORCED = 16 * 1024  # should nobody have called it
+
+
+class BlockStore:
+    """WAL without a sync per block: a copy that loses its newest blocks in a power cut fetches
+    them again, nothing else depends on it."""
+
+    def __init__(self, path: Path, network: bytes) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES_FORCED}")
+            self._db.executescript(_SCHEMA)
+            self._db.execute("INSERT OR IGNORE INTO about VALUES ('network', ?)", (network,))
+            found = self._db.execute("SELECT value FROM about WHERE key='network'").fetchone()[0]
+            height = self._db.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(error) from error
+        if found != network:
+            raise BlockStoreError(f"{path}: of another network; delete it or use another file")
+        self._height: int = height
+
+    @property
+    def height(self) -> int:
+        """Of the newest block, 0 if there is none."""
+        return self._height
+
+    def append(self, height: int, block: SealedBlock, requests: Sequence[bytes] = ()) -> None:
+        """Store the next block; `requests` are its records' request ids, in order.
+
+        Raises BlockStoreError.
+        """
+        if height != self._height + 1:
+            raise Misuse(f"block {height} after {self._height}")
+        head = SealedBlock(head=block.head, seals=block.seals)
+        row = (height, _codec.encode(head), _codec.encode(block))
+        try:
+            with self._db:
+                self._db.execute("BEGIN")
+                self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", row)
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
+                    [(request, height, position) for position, request in enumerate(requests)],
+                )
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(error) from error
+        self._height = height
+
+    def blocks(self, start: int, stop: int) -> Iterator[SealedBlock]:
+        """Heights start..stop (inclusive) as far as they are there, in order.
+
+        Raises BlockStoreError for what cannot be read any more.
+        """
+        try:
+            rows = self._db.execute(
+                "SELECT data FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height",
+                (start, stop),
+            )
+            for (data,) in rows:
+                yield _codec.decode(data)
+        except (PeerFault, sqlite3.DatabaseError) as error:
+            raise self.damaged(error) from error
+
+    def damaged(self, error: Exception) -> BlockStoreError:
+        """What to raise when stored blocks are not what was put in, or the disk is full."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return BlockStoreError(f"{self._path}: {error}; free some space and start again")
+        return BlockStoreError(f"{self._path}: {error}; delete it, the copy will be fetched again")
+
+    def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, list[bytes]]:
+        """(bytes, encoded `SealedBlock`s) from `start` on, as many as fit into `bytes_max` (at
+        least one if there is). Without `bodies` heads only.
+
+        Blocks are handed on as they are stored, undecoded: every device asks for them.
+        """
+        taken: list[bytes] = []
+        size = 0
+        for (block,) in self._db.execute(_RANGE[bodies], (start, RANGE_BLOCKS_MAX)):
+            if taken and size + len(block) > bytes_max:
+                break
+            size += len(block)
+            taken.append(block)
+        return size, taken
+
+    def checkpoint(self) -> None:
+        """Moves the log into the file when it has grown; syncs, so call it off the event loop."""
+        if Path(f"{self._path}-wal").stat().st_size >= _WAL_BYTES_MAX:
+            with contextlib.closing(sqlite3.connect(self._path)) as other:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def find(self, request: bytes) -> tuple[int, int] | None:
+        """(height, position in the block) of a request's record."""
+        row = self._db.execute(
+            "SELECT height, position FROM requests WHERE id = ?", (request,)
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def close(self) -> None:
+        self._db.close()

@@ -1,0 +1,89 @@
+"""Carries an outbox to the broker until each entry is answered.
+
+Order: put (durable), publish, publish again every `resend_s`, done when the application has the
+receiver's answer. Receivers drop repeats by digest, so the effect is exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+
+from gateway.bridge.outbox import Entry, Outbox
+from gateway.mqtt.client import BrokerUnavailableError, MqttClient
+
+__all__ = ["Courier"]
+
+window_entries = 100  # unanswered at once
+
+
+class Courier:
+    """`send` from anywhere in the loop, `done` on each answer, `run` as a task beside the client's.
+
+    `counts`: sent, resent, done, unacknowledged.
+    """
+
+    def __init__(self, outbox: Outbox, client: MqttClient, *, resend_s: float = 5.0) -> None:
+        self._outbox, self._client, self._resend_s = outbox, client, resend_s
+        self._sent_at: dict[bytes, float] = {}
+        self._publishing: set[bytes] = set()
+        self._wake = asyncio.Event()
+        self.counts: Counter[str] = Counter()
+
+    async def send(self, digest: bytes, topic: str, payload: bytes) -> bool:
+        """Durable on return; False when `digest` is on its way already. `OutboxFullError`: wait."""
+        # The fsync takes milliseconds, tens on an SD card: never in the loop.
+        new = await asyncio.to_thread(self._outbox.put, digest, topic, payload)
+        self._wake.set()
+        return new
+
+    async def done(self, digest: bytes) -> bool:
+        """The receiver answered; False for an answer that nobody waits for (a repeat)."""
+        known = await asyncio.to_thread(self._outbox.done, digest)
+        self._sent_at.pop(digest, None)
+        self.counts["done"] += known
+        self._wake.set()
+        return known
+
+    async def run(self) -> None:
+        """Send what is pending, oldest first; ends only by cancellation (or a damaged outbox).
+
+        At most `window_entries` are unanswered at once, so `done` is due for refusals too.
+        """
+        try:
+            async with asyncio.TaskGroup() as publishing:
+                await self._send_pending(publishing)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several  # callers know the outbox's errors, no group
+
+    async def _send_pending(self, publishing: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            entries = await asyncio.to_thread(self._outbox.pending, 0, window_entries)
+            now_s = loop.time()
+            for entry in entries:
+                if self._due_s(entry) <= now_s and entry.digest not in self._publishing:
+                    self._publishing.add(entry.digest)
+                    publishing.create_task(self._publish(entry))
+            waiting = [self._due_s(e) for e in entries if e.digest not in self._publishing]
+            wait_s = min(waiting, default=now_s + self._resend_s) - loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, wait_s)):
+                    await self._wake.wait()
+
+    def _due_s(self, entry: Entry) -> float:
+        sent_s = self._sent_at.get(entry.digest)
+        return 0.0 if sent_s is None else sent_s + self._resend_s
+
+    async def _publish(self, entry: Entry) -> None:
+        self.counts["resent" if entry.digest in self._sent_at else "sent"] += 1
+        self._sent_at[entry.digest] = asyncio.get_running_loop().time()
+        try:
+            await self._client.publish(entry.topic, entry.payload, deadline_s=self._resend_s)
+        except BrokerUnavailableError:
+            self.counts["unacknowledged"] += 1  # it stays in the outbox and is due again
+        finally:
+            self._publishing.discard(entry.digest)
+            self._wake.set()

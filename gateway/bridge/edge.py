@@ -1,0 +1,116 @@
+"""What travels between devices, relays and the gateway over MQTT, inside the topics of `topics`.
+
+    device  -> relay    `req/<device>`             Ask: a kind and its body
+    relay   -> gateway  `up/<relay>/<device>/<kind>`  Stamped: the body as the relay had it
+    gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied or Part
+
+Bodies of kind `enrol` and `op` are COSE_Sign1 exactly as devices sign them (`chain.ledger.operations`):
+nobody on the way can change them unseen. A body of kind `sync` is a SyncRequest, one of kind
+`carrier` a device's carrier certificate (PEM), answered by its digest. The broker checks
+who publishes under <relay>, and the stamp's running number shows what was lost behind it, so a
+loss or a change is laid at one hop.
+
+All are deterministic CBOR maps, bounded, decoded in one step; anything else is a PeerFault.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from chain.canonical import Codec
+
+__all__ = [
+    "BODY_BYTES_MAX",
+    "NOT_YET",
+    "PART_BYTES_MAX",
+    "Admitted",
+    "Ask",
+    "Denied",
+    "Kind",
+    "Part",
+    "Stamped",
+    "SyncRequest",
+    "admitted_codec",
+    "ask_codec",
+    "denied_codec",
+    "part_codec",
+    "stamped_codec",
+    "sync_codec",
+]
+
+BODY_BYTES_MAX = 16 * 1024
+PART_BYTES_MAX = 32 * 1024
+PARTS_MAX = 64  # of one range, which has at most 1 MiB
+SEALED_BYTES_MAX = 256
+ENVELOPE_BYTES = 512
+
+NOT_YET = frozenset({"busy", "outbox-full", "unknown-node"})
+"""Reasons of the gateway that time mends: the device keeps its request and sends it again."""
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Body = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
+Kind = Literal["enrol", "op", "sync", "carrier"]
+
+
+class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A device to whichever relay carries it."""
+
+    kind: Kind
+    body: Body
+
+
+class Stamped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A relay to the gateway. `n` counts up by one per message of this relay since it started,
+    `at_ms` is its wall clock, `boot` tells its starts apart."""
+
+    n: Number
+    boot: Number
+    at_ms: Number
+    body: Body
+
+
+class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Send the ledger from height `start` on; heads only unless `bodies`."""
+
+    start: Number
+    bodies: bool
+
+
+class Admitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """To a newcomer, or to the holder of a renewed key: the receipt, and the password of its own
+    login (user name: its node id), which only the certified key can read (`credentials`)."""
+
+    receipt: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
+    sealed_password: Annotated[bytes, msgspec.Meta(max_length=SEALED_BYTES_MAX)]
+
+
+class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Refused, by which layer and why. Nothing of it is on the ledger. Final, unless the gateway
+    says it for one of the reasons in NOT_YET."""
+
+    id: Digest
+    layer: Literal["gateway", "group"]
+    reason: Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A piece of the ledger copy: `data` are parts `part` of `parts` of one encoded range of final
+    blocks, heights `start`..`stop`; `tip` is the newest final height that the gateway knows."""
+
+    start: Number
+    stop: Number
+    tip: Number
+    part: Annotated[int, msgspec.Meta(ge=0, le=PARTS_MAX - 1)]
+    parts: Annotated[int, msgspec.Meta(ge=1, le=PARTS_MAX)]
+    data: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
+
+
+ask_codec: Codec[Ask] = Codec(Ask, BODY_BYTES_MAX + ENVELOPE_BYTES)
+stamped_codec: Codec[Stamped] = Codec(Stamped, BODY_BYTES_MAX + ENVELOPE_BYTES)
+sync_codec: Codec[SyncRequest] = Codec(SyncRequest, ENVELOPE_BYTES)
+admitted_codec: Codec[Admitted] = Codec(Admitted, PART_BYTES_MAX + ENVELOPE_BYTES)
+denied_codec: Codec[Denied] = Codec(Denied, ENVELOPE_BYTES)
+part_codec: Codec[Part] = Codec(Part, PART_BYTES_MAX + ENVELOPE_BYTES)

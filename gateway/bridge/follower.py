@@ -1,0 +1,158 @@
+"""The gateway's verified ledger: seals in, settled blocks out, and proofs of what stands in them.
+
+Keeps three things in step: the tracker that finds blocks final, the executed ledger and the block
+store. Asking replicas for seals is the work of `nodes.gateway.replica_links`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import msgspec
+
+from chain.block import Block, Head
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.keys import Scheme
+from chain.ledger.ledger import Ledger
+from chain.ledger.statement import OK, Statement, decode_leaf
+from chain.pbft.messages import Seal
+from chain.proofs.client import (
+    WINDOW_BLOCKS_MAX,
+    BlockRange,
+    Conflict,
+    Final,
+    FinalityTracker,
+    SealedBlock,
+    encode_range,
+)
+from chain.proofs.proof import Inclusion, Proof, encode_proof, make_inclusions
+from gateway.bridge.block_store import BlockStore
+from gateway.bridge.parts import join
+
+__all__ = ["Follower", "Settled"]
+
+
+class Settled(msgspec.Struct, frozen=True, dict=True):
+    """A final block: what its records say, in order, and the seals that make it final."""
+
+    height: int
+    sealed: SealedBlock
+    block: Block
+    statements: tuple[Statement, ...]
+
+    @classmethod
+    def of(cls, height: int, sealed: SealedBlock) -> Settled:
+        block = sealed.block
+        assert block is not None, "a gateway keeps whole blocks"
+        statements = tuple(decode_leaf(record.leaf) for record in block.records)
+        return cls(height, sealed, block, statements)
+
+    @cached_property
+    def inclusions(self) -> tuple[Inclusion, ...]:
+        """The proof of each record: most records of a block are receipts somebody waits for."""
+        return make_inclusions(self.block, self.sealed.seals)
+
+
+class Follower:
+    """Call `restore` to its end before anything else."""
+
+    def __init__(self, genesis: Genesis, scheme: Scheme, store: BlockStore) -> None:
+        self.ledger = Ledger(genesis, scheme)
+        self.tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
+        self.head = encode_range(BlockRange(start=1, blocks=()))  # nothing but the genesis yet
+        self._store = store
+        self._claimed: dict[int, int] = {}
+        self._epochs: list[Inclusion] = []  # the proof of each change of the membership
+
+    @property
+    def height(self) -> int:
+        """The newest final block."""
+        return self.tracker.height
+
+    @property
+    def lagging(self) -> bool:
+        """Whether at least one honest replica is further than we are."""
+        weak = self.tracker.membership.quorum.weak
+        claimed = sorted(self._claimed.values(), reverse=True)
+        return len(claimed) >= weak and claimed[weak - 1] > self.height
+
+    def restore(self) -> Iterator[Settled]:
+        """Executes the stored blocks again. Raises BlockStoreError."""
+        for height, sealed in enumerate(self._store.blocks(1, self._store.height), 1):
+            try:
+                settled = Settled.of(height, sealed)
+                self.ledger.append(settled.block, check_signatures=False)
+            except (PeerFault, AssertionError) as error:
+                raise self._store.damaged(error) from error
+            self._advance(settled)
+            yield settled
+        self.tracker.membership = self.ledger.membership
+        self.tracker.resume(self.ledger.height, self.ledger.head_hash)
+
+    def feed(self, seal: Seal) -> tuple[list[Settled], list[Conflict]]:
+        """One replica's signed head: what became final by it, and who contradicted himself.
+
+        Raises PeerFault for what only a faulty replica sends.
+        """
+        first = self.tracker.feed(seal)
+        height = Head.decode(seal.head).height
+        self._claimed[seal.replica] = max(height, self._claimed.get(seal.replica, 0))
+        conflicts = [] if first is None else [first]
+        settled = []
+        while (final := self.tracker.next_final()) is not None:
+            settled.append(self._settle(final))
+            conflicts += final.conflicts
+        return settled, conflicts
+
+    def too_far(self, seal: Seal) -> bool:
+        """Whether a seal was above all that is kept, so that it must be asked for again."""
+        return Head.decode(seal.head).height > self.height + WINDOW_BLOCKS_MAX
+
+    def _settle(self, final: Final) -> Settled:
+        assert final.block is not None, "the tracker waits for bodies"
+        self.ledger.append(final.block, check_signatures=False)
+        self.tracker.membership = self.ledger.membership
+        settled = Settled.of(final.height, SealedBlock.of(final, bodies=True))
+        requests = [each.request for each in settled.statements]
+        self._store.append(final.height, settled.sealed, requests)
+        self._advance(settled)
+        return settled
+
+    def _advance(self, settled: Settled) -> None:
+        for position, statement in enumerate(settled.statements):
+            if statement.epoch is not None and statement.status == OK:
+                self._epochs.append(settled.inclusions[position])
+        only = SealedBlock(head=settled.sealed.head, seals=settled.sealed.seals)
+        self.head = encode_range(BlockRange(start=settled.height, blocks=(only,)))
+
+    # --- questions --------------------------------------------------------------------------------
+
+    def find(self, request: bytes) -> tuple[Settled, int] | None:
+        """(block, position of the record) of a request that is final."""
+        found = self._store.find(request)
+        if found is None:
+            return None
+        height, position = found
+        sealed = next(self._store.blocks(height, height), None)
+        return None if sealed is None else (Settled.of(height, sealed), position)
+
+    def receipt(self, settled: Settled, position: int) -> bytes:
+        """Proof of one record, with the changes of the membership up to its epoch."""
+        epochs = tuple(self._epochs[: Head.decode(settled.sealed.head).epoch])
+        return encode_proof(Proof(record=settled.inclusions[position], epochs=epochs))
+
+    def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, bytes]:
+        """(number of blocks, encoded `BlockRange`) from `start` on. Heads only, without `bodies`,
+        come with the proofs of the membership changes among them."""
+        _, blocks = self._store.range(start, bytes_max, bodies)
+        last = start + len(blocks) - 1
+        epochs = () if bodies else tuple(self._epochs_between(start, last))
+        return len(blocks), join(start, blocks, epochs)
+
+    def _epochs_between(self, start: int, last: int) -> Iterator[Inclusion]:
+        for step in self._epochs:
+            boundary = decode_leaf(step.leaf).boundary or 0
+            if boundary + 1 >= start and Head.decode(step.head).height <= last:
+                yield step

@@ -1,0 +1,54 @@
+"""What the gateway refuses before any replica hears of it, from its own verified ledger.
+
+Only what no later block can put right is refused here: the replicas would refuse it too, and would
+not record it. What an admitted device may not do (privilege, service) is theirs to decide and to
+record. A gateway that lags behind refuses too little, never too much.
+"""
+
+from __future__ import annotations
+
+from chain.errors import PeerFault
+from chain.ledger.operations import Enrol, Opened, voucher_key
+from chain.ledger.registry import LATER_REASONS, Registry
+from chain.ledger.request import make_item, read_item
+from gateway.broker.security import bootstrap_id
+
+__all__ = ["check_sender", "refusal"]
+
+_HOPELESS_UNLESS_LAGGING = frozenset({"unknown-voucher"})
+
+
+def check_sender(opened: Opened, kind: str, device: str) -> None:
+    """Who is named in the topic must be who signed, or the voucher's own login for an access
+    request: answers go there. Raises PeerFault("bad-kind" | "wrong-node")."""
+    operation = opened.operation
+    if isinstance(operation, Enrol) != (kind == "enrol"):
+        raise PeerFault("bad-kind", f"{type(operation).__name__} as {kind}")
+    allowed = {operation.node.hex()}
+    if isinstance(operation, Enrol):
+        allowed.add(bootstrap_id(voucher_key(operation.voucher)))
+    if device not in allowed:
+        raise PeerFault("wrong-node", "signed by another than who sent it")
+
+
+def refusal(
+    registry: Registry, opened: Opened, cose: bytes, time_us: int, *, lagging: bool
+) -> str | None:
+    """Why nothing will ever come of the request, as a short stable word; "unknown-node" may pass.
+
+    `time_us` is the time of the newest block, `lagging` says that there are newer ones.
+    """
+    operation = opened.operation
+    if isinstance(operation, Enrol):
+        reason = registry.judge(read_item(make_item(cose), operation.network))
+        if reason in LATER_REASONS and (lagging or reason not in _HOPELESS_UNLESS_LAGGING):
+            return None
+        return reason
+    identity = registry.identity(operation.node)
+    if identity is None:
+        return "unknown-node"
+    if identity.ended is not None:
+        return identity.ended
+    if operation.counter <= identity.counter:
+        return "counter"
+    return "expired" if identity.not_after_us < time_us else None

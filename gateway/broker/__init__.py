@@ -1,0 +1,1 @@
+"""Brokers behind one port: the embedded one, Mosquitto, and the logins and rights that they hold."""

@@ -1,0 +1,358 @@
+"""The door of the embedded broker: every connection and every packet passes here first.
+
+amqtt trusts whoever connects more than a testbed for attacks can: it registers a session before it
+authenticates, lets a client id be taken over by anybody, checks no will, reads packets up to
+256 MB, waits for ever for the first byte and ignores the keep-alive. So the door owns the
+sockets. It reads each packet strictly (`mqtt_packets`), decides (`broker_security`), bounds it
+(`DoorLimits`) and only then hands its bytes on; what a client publishes it hands to the broker
+itself. It also answers the administrator's commands, in the words of Mosquitto's
+dynamic-security plugin.
+
+A refusal closes the connection and is counted by reason. A refused subscription is the exception:
+amqtt answers that with a proper failure code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections import Counter
+from typing import Protocol, assert_never
+
+import msgspec
+from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
+
+from chain.errors import PeerFault
+from gateway.broker.store import SecurityStore
+from gateway.limits import TokenBucket
+from gateway.mqtt import packets as packets
+from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action, may_retain
+
+__all__ = ["Broker", "Door", "DoorLimits"]
+
+log = logging.getLogger(__name__)
+
+
+class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds per broker, per connection and per packet."""
+
+    packet_bytes_max: int = 64 * 1024
+    connections_max: int = 512
+    handshakes_max: int = 64
+    connect_deadline_s: float = 5.0
+    packet_deadline_s: float = 10.0
+    idle_s_max: float = 300.0
+    publishes_per_s: float = 2000.0
+    publishes_burst: float = 4000.0
+    filters_max: int = 16
+
+
+# How long a full broker is asked again, and a closed connection may take to flush.
+_congestion_poll_s = 0.005
+_flush_s = 1.0
+_takeover_s = 2.0
+_CONNACK_OF = {"bad-login": packets.BAD_PASSWORD, "bad-version": packets.BAD_VERSION}
+
+
+class Broker(Protocol):
+    """What the door needs of the broker behind it."""
+
+    def congested(self, publisher: str) -> bool:
+        """Whether this client's next message had better wait."""
+
+    async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
+        """Speak MQTT until the connection ends."""
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Deliver to all who subscribed, and keep it if `retain`."""
+
+    async def forget(self, name: str) -> None:
+        """Drop the session of a client that is gone."""
+
+
+class Door:
+    """Accepts connections for one broker. `counts` has each refusal by its reason."""
+
+    def __init__(self, store: SecurityStore, broker: Broker, limits: DoorLimits) -> None:
+        self.store, self.broker, self.limits = store, broker, limits
+        self.counts: Counter[str] = Counter()
+        self._connections: set[_Connection] = set()
+        self._handshakes: dict[_Connection, None] = {}
+        self._named: dict[str, _Connection] = {}
+        self._server: asyncio.Server | None = None
+        self._log_bucket = TokenBucket(10, 50, 0.0)
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen; returns the port (chosen, when `port` is 0). `OSError` when it is taken."""
+        self._server = await asyncio.start_server(self._on_connection, host, port)
+        chosen: int = self._server.sockets[0].getsockname()[1]
+        return chosen
+
+    async def close(self) -> None:
+        if self._server:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.abort()
+        tasks = [connection.task for connection in self._connections]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_flush_s)
+
+    def refuse(self, reason: str, who: str, detail: str = "") -> None:
+        """Count it, and say it unless there are too many to say."""
+        self.counts[reason] += 1
+        if self._log_bucket.take(asyncio.get_running_loop().time()):
+            log.warning("refused: %s by %s %s", reason, who, detail)
+
+    async def _on_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        connection = _Connection(self, reader, writer)
+        if len(self._connections) >= self.limits.connections_max:
+            self.refuse("connections-full", connection.who)
+            writer.transport.abort()
+            return
+        self._connections.add(connection)
+        try:
+            await self._serve(connection)
+        finally:
+            self._connections.discard(connection)
+            writer.close()
+            asyncio.get_running_loop().call_later(_flush_s, writer.transport.abort)
+
+    async def _serve(self, connection: _Connection) -> None:
+        if len(self._handshakes) >= self.limits.handshakes_max:
+            # Whoever waits longest without a login goes: a crowd of silent connections
+            # then keeps nobody out.
+            oldest = next(iter(self._handshakes))
+            self.refuse("handshakes-full", oldest.who)
+            oldest.abort()
+        self._handshakes[connection] = None
+        try:
+            admitted = await connection.login()
+        finally:
+            self._handshakes.pop(connection, None)
+        if not admitted:
+            return
+        name = connection.name
+        await self._take_over(name)
+        if name not in self.store:  # removed while the old connection ended
+            return
+        self._named[name] = connection
+        self.counts["logins"] += 1
+        try:
+            await self.broker.serve(connection, connection.writer)
+        finally:
+            if self._named.get(name) is connection:
+                del self._named[name]
+            if connection.clean_session or name not in self.store:
+                await self.broker.forget(name)
+
+    async def _take_over(self, name: str) -> None:
+        """One connection per name (3.1.4): the older one goes, wholly, before the new begins."""
+        while old := self._named.get(name):
+            old.abort()
+            await asyncio.wait([old.task], timeout=_takeover_s)
+            if self._named.get(name) is old:
+                del self._named[name]
+
+    async def administer(self, payload: bytes) -> None:
+        """Do the administrator's commands and answer each, as the plugin of Mosquitto does."""
+        try:
+            commands = json.loads(payload)["commands"]
+            assert isinstance(commands, list)
+        except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+            commands = [None]
+        answers = []
+        for command in commands:
+            refused = self.store.apply(command, save=False)
+            shown = command if isinstance(command, dict) else {}
+            answer = {"command": str(shown.get("command", ""))[:40]}
+            if "correlationData" in shown:
+                answer["correlationData"] = str(shown["correlationData"])[:80]
+            if refused:
+                answer["error"] = refused
+            elif shown.get("command") == "deleteClient":
+                self._kick(str(shown["username"]))
+            answers.append(answer)
+        self.store.save()  # before anybody is told
+        await self.broker.publish(ADMIN_RESPONSE, json.dumps({"responses": answers}).encode())
+
+    def _kick(self, name: str) -> None:
+        log.info("removed %s", name)
+        self.counts["removed"] += 1
+        if connection := self._named.get(name):
+            connection.abort()
+
+
+class _Connection(ReaderAdapter):
+    """One client. To amqtt it is a stream of bytes that holds only packets allowed in."""
+
+    def __init__(
+        self, door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.name = ""
+        self.clean_session = True
+        self.who = "{}:{}".format(*(writer.get_extra_info("peername") or ("?", 0))[:2])
+        self.writer = _Writer(writer)
+        self._door, self._reader, self._raw = door, reader, writer
+        self._idle_s = door.limits.idle_s_max
+        self._approved = b""
+        self._bucket = TokenBucket(
+            door.limits.publishes_per_s, door.limits.publishes_burst, self._now_s()
+        )
+        sock = writer.get_extra_info("socket")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def abort(self) -> None:
+        self._raw.transport.abort()
+
+    async def login(self) -> bool:
+        """Read CONNECT and decide; a refusal is answered with its CONNACK code."""
+        try:
+            async with asyncio.timeout(self._door.limits.connect_deadline_s):
+                head, body = await self._read_packet()
+            connect = packets.parse_connect(head[0], body)
+            self._check_login(connect)
+        except (PeerFault, TimeoutError, OSError, EOFError) as error:
+            self._refuse_login(error)
+            return False
+        self.name, self.clean_session = connect.client_id, connect.clean_session
+        if connect.keepalive_s:
+            self._idle_s = min(self._idle_s, 1.5 * connect.keepalive_s)  # 3.1.2.10
+        self._approved = head + body
+        return True
+
+    def _check_login(self, connect: packets.Connect) -> None:
+        store, name = self._door.store, connect.client_id
+        if name != connect.user_name:
+            raise PeerFault("name-mismatch", "client id and user name must agree")
+        if not store.knows(name, connect.password):
+            raise PeerFault("bad-login", name[:80])
+        will = connect.will_topic
+        if will is not None and not (store.allows(name, Action.PUBLISH, will) and may_retain(will)):
+            raise PeerFault("will-denied", will[:80])
+
+    def _refuse_login(self, error: Exception) -> None:
+        if isinstance(error, PeerFault):
+            code = _CONNACK_OF.get(error.code, packets.NOT_AUTHORISED)
+            self._raw.write(packets.connack(code))
+            reason = error.code
+        else:
+            reason = "connect-timeout" if isinstance(error, TimeoutError) else "connect-aborted"
+        self._door.refuse(reason, self.who, str(error))
+
+    async def read(self, n: int = -1) -> bytes:
+        """What amqtt calls for each field: bytes of the approved packet, else of the next one.
+
+        A field never crosses packets, as `mqtt_packets` has checked their inside.
+        """
+        if not self._approved:
+            self._approved = await self._next_packet()
+        piece, self._approved = self._approved[:n], self._approved[n:]
+        return piece
+
+    def feed_eof(self) -> None:
+        self._reader.feed_eof()
+
+    async def _next_packet(self) -> bytes:
+        while True:
+            try:
+                head, body = await self._read_packet()
+                packet = packets.parse_packet(head[0], body)
+                self._check(packet)
+                if not isinstance(packet, packets.Publish):
+                    # amqtt answers in a task of its own for each packet, however many wait.
+                    await self._raw.drain()
+                    return head + body
+                await self._slow_down()
+                await self._publish(packet)
+            except PeerFault as fault:
+                self._door.refuse(fault.code, self.name, str(fault))
+                self.abort()
+                raise ConnectionResetError(str(fault)) from None
+            except TimeoutError:
+                self._door.refuse("too-late", self.name)
+                self.abort()
+                raise ConnectionResetError("too late") from None
+
+    def _check(self, packet: packets.Packet) -> None:
+        """`PeerFault` when the client must go."""
+        match packet:
+            case packets.Publish(topic=topic, retain=retain):
+                if not self._door.store.allows(self.name, Action.PUBLISH, topic):
+                    raise PeerFault("publish-denied", topic[:80])
+                if retain and not may_retain(topic):
+                    raise PeerFault("retain-denied", topic[:80])
+            case packets.Subscribe(filters=filters):
+                if len(filters) > self._door.limits.filters_max:
+                    raise PeerFault("too-many-filters", str(len(filters)))
+            case packets.Other():
+                pass
+            case _:
+                assert_never(packet)
+
+    async def _publish(self, packet: packets.Publish) -> None:
+        """Deliver and only then acknowledge: amqtt acknowledges first, even what it then denies,
+        and queues without limit.
+        """
+        if packet.topic == ADMIN_REQUEST:
+            await self._door.administer(packet.payload)
+        else:
+            await self._door.broker.publish(packet.topic, packet.payload, retain=packet.retain)
+        if packet.packet_id is not None:
+            self._raw.write(packets.puback(packet.packet_id))
+            await self._raw.drain()  # who does not read his acknowledgements sends no more
+
+    async def _slow_down(self) -> None:
+        """Not reading is the backpressure: TCP makes a flooding or early client wait."""
+        if not self._bucket.take(self._now_s()):
+            self._door.counts["slowed"] += 1
+            while not self._bucket.take(self._now_s()):
+                await asyncio.sleep(self._bucket.wait_s(self._now_s()))
+        while self._door.broker.congested(self.name):
+            await asyncio.sleep(_congestion_poll_s)
+
+    async def _read_packet(self) -> tuple[bytes, bytes]:
+        """One packet as (fixed header, body); `TimeoutError` when it, or the next, is too late."""
+        async with asyncio.timeout(self._idle_s):
+            head = await self._reader.readexactly(1)
+        async with asyncio.timeout(self._door.limits.packet_deadline_s):
+            length = shift = 0
+            while True:  # 2.2.3
+                byte = await self._reader.readexactly(1)
+                head += byte
+                length |= (byte[0] & 0x7F) << shift
+                shift += 7
+                if byte[0] < 0x80:
+                    break
+                if shift > 21:
+                    raise PeerFault("bad-packet", "remaining length")
+            if length > self._door.limits.packet_bytes_max:
+                raise PeerFault("oversized", f"{length} bytes")
+            return head, await self._reader.readexactly(length)
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
+
+
+class _Writer(StreamWriterAdapter):
+    """amqtt's, but closing never waits for a client that does not read: the door sees to it."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        super().__init__(writer)
+        self._stream = writer
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._stream.transport.get_write_buffer_size()
+
+    async def close(self) -> None:
+        self.is_closed = True
+        self._stream.close()

@@ -1,0 +1,192 @@
+"""The embedded broker: amqtt behind the door, for loopback and CI. Memory only.
+
+amqtt is used through its external-listener face; the overrides below mend what would lose or leak
+messages (each says what). What survives a restart is not the broker's: logins are in the security
+file, messages in the outboxes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
+from amqtt.broker import Broker as AmqttBroker
+from amqtt.contexts import Action as AmqttAction
+from amqtt.contexts import BrokerConfig as AmqttConfig
+from amqtt.contexts import ListenerConfig, ListenerType
+from amqtt.session import Session
+
+from chain.errors import Misuse
+from gateway.broker.door import Door
+from gateway.broker.port import BrokerConfig, OnReady, PortTakenError, report
+from gateway.broker.store import SecurityStore
+from gateway.mqtt.topics import Action
+
+__all__ = ["EmbeddedBroker", "serve"]
+
+log = logging.getLogger(__name__)
+
+_listener = "default"
+_refused_qos = 0x80
+# amqtt would time out idle clients by itself, in the middle of a packet; the door does it better.
+_never_s = 10**9
+session_expiry_s = 3600
+inflight_messages_max = 1000  # to one client, unacknowledged
+waiting_messages_high = 500  # to be distributed or to the gateway: from here on publishers wait
+offline_messages_max = 1000  # kept for one absent client
+filters_max = 64  # that one client subscribes to
+unsent_bytes_max = 64 * 1024
+_shutdown_s = 1.0
+
+
+class _Snapshots(dict[str, Any]):
+    """amqtt awaits while it walks its subscriptions: a change then would end the walk."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().keys()))
+
+    def items(self) -> Any:
+        return list(super().items())
+
+
+class EmbeddedBroker(AmqttBroker):
+    """Implements the door's `Broker`. `dropped` counts messages that a slow client did not take."""
+
+    def __init__(self, store: SecurityStore) -> None:
+        config = AmqttConfig(
+            listeners={_listener: ListenerConfig(type=ListenerType.EXTERNAL)},
+            timeout_disconnect_delay=_never_s,
+            session_expiry_interval=session_expiry_s,
+            plugins={},
+        )
+        super().__init__(config, asyncio.get_running_loop())
+        self._store = store
+        self._subscriptions = _Snapshots()
+        self._filters: dict[str, set[str]] = {}  # by client id
+        self.dropped = 0
+
+    def congested(self, publisher: str) -> bool:
+        """Whether the broker, or a gateway, lags so far behind that the publisher had better wait.
+
+        Messages still to be distributed count as if all were for the gateway, or a burst of them
+        would be more than it is sent at once. A gateway itself never waits for a gateway: its
+        acknowledgements come behind what it publishes.
+        """
+        coming = self._broadcast_queue.qsize()
+        return coming > waiting_messages_high or (
+            not self._store.is_gateway(publisher)
+            and any(
+                coming + session.inflight_out_count > waiting_messages_high
+                for name, (session, _) in self._sessions.items()
+                if self._store.is_gateway(name)
+            )
+        )
+
+    async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
+        await self.external_connected(reader, writer, _listener)
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        await self.internal_message_broadcast(topic, payload)
+        if retain:
+            await self.retain_message(None, topic, payload, qos=1)
+
+    async def forget(self, name: str) -> None:
+        await self._delete_session(name)
+
+    async def _authenticate(self, _session: Session, _listener: ListenerConfig) -> bool:
+        return True  # nobody comes this far without having passed the door
+
+    async def _topic_filtering(self, session: Session, topic: str, action: AmqttAction) -> bool:
+        """Never suspends: amqtt loses the message when it does and a subscription changes."""
+        match action:
+            case AmqttAction.PUBLISH:
+                raise Misuse("the door publishes, never amqtt")
+            case AmqttAction.SUBSCRIBE:
+                return self._store.allows(session.client_id or "", Action.SUBSCRIBE, topic)
+            case AmqttAction.RECEIVE:
+                takes = self._takes_more(session)
+                self.dropped += not takes
+                return takes
+        raise Misuse(f"amqtt has an action more: {action}")
+
+    def _takes_more(self, session: Session) -> bool:
+        """Without this, each message to a client that does not read is one more waiting task."""
+        if session.inflight_out_count:
+            return bool(session.inflight_out_count < inflight_messages_max)
+        handler = self._get_handler(session)
+        waiting_bytes: int = getattr(handler and handler.writer, "waiting_bytes", 0)
+        return waiting_bytes < unsent_bytes_max
+
+    async def add_subscription(self, subscription: tuple[str, int], session: Session) -> int:
+        """At most QoS 1 and `filters_max`: every message walks over everybody's. The answer to a
+        refusal is the standard's failure code."""
+        topic_filter, qos = subscription
+        held = self._filters.get(session.client_id or "", set())
+        granted = _refused_qos
+        if topic_filter in held or len(held) < filters_max:
+            granted = await super().add_subscription((topic_filter, min(qos, 1)), session)
+        if granted == _refused_qos:
+            log.warning("refused: subscribe-denied by %s %s", session.client_id, topic_filter[:80])
+        else:
+            self._filters.setdefault(session.client_id or "", set()).add(topic_filter)
+        return granted
+
+    def _del_subscription(self, a_filter: str, session: Session) -> int:
+        """amqtt keeps a filter that nobody holds any more for ever."""
+        deleted: int = super()._del_subscription(a_filter, session)
+        if not self._subscriptions.get(a_filter, True):
+            del self._subscriptions[a_filter]
+        client_id = session.client_id or ""
+        held = self._filters.get(client_id, set())
+        held.discard(a_filter)
+        if not held:
+            self._filters.pop(client_id, None)
+        return deleted
+
+    async def _del_all_subscriptions(self, session: Session) -> None:
+        for topic_filter in list(self._filters.get(session.client_id or "", ())):
+            self._del_subscription(topic_filter, session)
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        """amqtt calls this at each connection with *everybody's* filters: give only one's own."""
+        held = self._subscriptions.get(subscription[0], ())
+        if any(other.client_id == session.client_id for other, _ in held):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
+    async def _retain_broadcast_message(
+        self, broadcast: dict[str, Any], qos: int, target_session: Session
+    ) -> None:
+        """Bounded: an absent client's queue has no limit in amqtt."""
+        if target_session.retained_messages.qsize() < offline_messages_max:
+            await super()._retain_broadcast_message(broadcast, qos, target_session)
+        else:
+            self.dropped += 1
+
+
+async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
+    """Run the embedded broker until `stop`; raises `PortTakenError` or `SecurityFileError`."""
+    store = SecurityStore.load(folder / config.security_file)
+    broker = EmbeddedBroker(store)
+    await broker.start()
+    door = Door(store, broker, config.limits)
+    try:
+        port = await door.open(config.listen.host, config.listen.port)
+    except OSError as error:
+        raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
+    reporting = asyncio.create_task(report(lambda: {**door.counts, "dropped": broker.dropped}))
+    try:
+        on_ready(config.listen.host, {"mqtt": port})
+        await stop.wait()
+    finally:
+        reporting.cancel()
+        await door.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_shutdown_s):
+                await broker.shutdown()

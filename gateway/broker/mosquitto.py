@@ -1,0 +1,260 @@
+"""Mosquitto as the broker: configuration file and child process, from the same `BrokerConfig`.
+
+Its dynamic-security plugin reads (and keeps) the same security document as the embedded broker.
+Carrier certificates that the document holds are laid out for OpenSSL by `broker_carriers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from gateway.broker.carriers import spread
+from gateway.broker.mosquitto_log import MosquittoLog
+from gateway.broker.port import (
+    BrokerConfig,
+    BrokerConfigError,
+    BrokerEndedError,
+    Listen,
+    OnReady,
+    PortTakenError,
+    report,
+)
+from gateway.broker.store import SecurityFileError, SecurityStore
+
+__all__ = ["missing", "serve", "version"]
+
+log = logging.getLogger(__name__)
+
+_start_deadline_s = 30.0  # a board that has just been switched on has much else to do
+_stop_deadline_s = 1.5
+_poll_s = 0.02
+_port_wait_s = 1.0  # a predecessor that was killed may hold the port for a moment
+_document_poll_s = 0.1
+_carriers_directory = "carriers"
+_line_bytes_max = 64 * 1024
+_spare_files = 32  # what Mosquitto has open beside connections
+_plugin = "mosquitto_dynamic_security.so"
+# For one client; beyond it Mosquitto acknowledges and drops. No memory_limit: in 2.0.11 the
+# plugin's frees let its count run below zero, and then everything is refused.
+_queued_messages_max = 20_000
+_queued_bytes_max = 64 * 1024 * 1024
+_inflight_messages_max = 100
+
+
+def _program() -> str | None:
+    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def _plugin_path() -> Path | None:
+    return next(iter(sorted(Path("/usr/lib").glob(f"*/{_plugin}"))), None)
+
+
+def missing() -> str | None:
+    """Why Mosquitto cannot be used here, with the command that mends it; None if it can."""
+    if _program() and _plugin_path():
+        return None
+    return "mosquitto with its dynamic-security plugin is not here: sudo apt-get install mosquitto"
+
+
+def version() -> str:
+    """As the program tells it: "2.0.11". Raises BrokerConfigError if it is missing."""
+    if why := missing():
+        raise BrokerConfigError(why)
+    printed = subprocess.run([str(_program()), "-h"], capture_output=True, text=True, check=False)
+    found = re.search(r"mosquitto version (\S+)", printed.stdout)
+    return found[1] if found else "unknown"
+
+
+async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
+    """Run Mosquitto until `stop`; raises `PortTakenError`, `BrokerConfigError`,
+    `SecurityFileError` or `BrokerEndedError`."""
+    log.info("mosquitto %s", version())
+    document = folder / config.security_file
+    _lay_out_carriers(document, folder)
+    listeners = {"mqtt": config.listen}
+    if config.carriers is not None:
+        listeners["carriers"] = config.carriers
+    ports = {name: await _port_of(listen) for name, listen in listeners.items()}
+    settings = folder / "mosquitto.conf"
+    settings.write_text(_settings(config, folder, ports))
+    child = await _start(settings, config.limits.connections_max * len(listeners))
+    heard = MosquittoLog()
+    beside = [asyncio.create_task(_listen_to(child, heard))]
+    try:
+        for name, listen in listeners.items():
+            await _wait_until_open(child, listen.host, ports[name], stop)
+        if stop.is_set():
+            return
+        on_ready(config.listen.host, ports)
+        beside.append(asyncio.create_task(report(lambda: dict(heard.counts))))
+        beside.append(asyncio.create_task(_follow_carriers(document, folder)))
+        ended = asyncio.create_task(child.wait())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if ended.done() and not stop.is_set():
+            raise BrokerEndedError(f"mosquitto ended by itself with code {ended.result()}")
+    finally:
+        await _stop(child)
+        for task in beside:
+            task.cancel()
+
+
+async def _start(settings: Path, connections_max: int) -> asyncio.subprocess.Process:
+    os.umask(0o077)  # inherited: the plugin writes the document anew at each change
+    # Inherited as well. max_connections alone does not hold in 2.0.11: whoever leaves before
+    # CONNECT is subtracted twice.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = connections_max + _spare_files
+    if hard == resource.RLIM_INFINITY or files <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    # The child ends with us, even if we are killed.
+    wrapper = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    return await asyncio.create_subprocess_exec(
+        *wrapper,
+        str(_program()),
+        "-c",
+        str(settings),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=_line_bytes_max,
+    )
+
+
+async def _port_of(listen: Listen) -> int:
+    """The port asked for or a free one; Mosquitto itself can only be told a number."""
+    deadline_s = time.monotonic() + _port_wait_s
+    while True:
+        try:
+            return _free_port(listen.host, listen.port)
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                raise PortTakenError(f"{listen.host}:{listen.port}: {error}") from error
+        await asyncio.sleep(_poll_s)
+
+
+def _free_port(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        chosen: int = probe.getsockname()[1]
+        return chosen
+
+
+def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
+    limits, tls = config.limits, config.tls
+    own_tls = (
+        []
+        if tls is None
+        else [
+            f"certfile {folder / tls.certificate}",
+            f"keyfile {folder / tls.key}",
+            "tls_version tlsv1.3",
+        ]
+    )
+    lines = [
+        f"listener {ports['mqtt']} {config.listen.host}",
+        f"max_connections {limits.connections_max}",
+        "allow_anonymous false",
+        f"plugin {_plugin_path()}",
+        f"plugin_opt_config_file {folder / config.security_file}",
+        "set_tcp_nodelay true",
+        f"max_packet_size {limits.packet_bytes_max}",
+        f"message_size_limit {limits.packet_bytes_max}",
+        f"max_inflight_messages {_inflight_messages_max}",
+        f"max_queued_messages {_queued_messages_max}",
+        f"max_queued_bytes {_queued_bytes_max}",
+        "persistent_client_expiration 1h",
+        "persistence false",
+        "log_dest stderr",  # it would keep lines to stdout back until its buffer is full
+        "log_timestamp false",
+        "log_type error",
+        "log_type warning",
+        "log_type notice",
+        "log_type information",
+    ]
+    if os.geteuid() == 0:
+        # It would change to a user who cannot read the security file, which is 0600.
+        lines.append("user root")
+    lines += own_tls
+    if config.carriers is not None:
+        # Not use_identity_as_username: the plugin is then not asked for a password, so nobody
+        # would be refused at CONNECT, and client ids could be taken over.
+        lines += [
+            f"listener {ports['carriers']} {config.carriers.host}",
+            f"max_connections {limits.connections_max}",
+            *own_tls,
+            f"capath {folder / _carriers_directory}",
+            "require_certificate true",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _lay_out_carriers(document: Path, folder: Path) -> None:
+    for name in spread(SecurityStore.load(document).carriers(), folder / _carriers_directory):
+        log.warning("no carrier certificate: %s", name)
+
+
+async def _follow_carriers(document: Path, folder: Path) -> None:
+    """Lays them out again whenever the plugin has written the document."""
+    seen_ns = 0
+    while True:
+        await asyncio.sleep(_document_poll_s)
+        with contextlib.suppress(OSError, SecurityFileError):  # tried again in a moment
+            changed_ns = document.stat().st_mtime_ns
+            if changed_ns != seen_ns:
+                await asyncio.to_thread(_lay_out_carriers, document, folder)
+                seen_ns = changed_ns
+
+
+async def _listen_to(child: asyncio.subprocess.Process, heard: MosquittoLog) -> None:
+    assert child.stdout is not None
+    while True:
+        try:
+            line = await child.stdout.readline()
+        except ValueError:  # longer than any line that it has to say
+            continue
+        if not line:
+            return
+        heard.take(line.decode(errors="replace").rstrip())
+
+
+async def _wait_until_open(
+    child: asyncio.subprocess.Process, host: str, port: int, stop: asyncio.Event
+) -> None:
+    deadline_s = time.monotonic() + _start_deadline_s
+    while not stop.is_set():
+        if child.returncode is not None:
+            raise BrokerConfigError(f"mosquitto does not start, code {child.returncode}")
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                problem = f"mosquitto does not listen after {_start_deadline_s:g} s"
+                raise BrokerEndedError(f"{problem}: {error}") from error
+            await asyncio.sleep(_poll_s)
+            continue
+        writer.close()
+        return
+
+
+async def _stop(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        child.terminate()
+        try:
+            async with asyncio.timeout(_stop_deadline_s):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
+            await child.wait()

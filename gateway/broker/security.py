@@ -1,0 +1,129 @@
+"""Who may log in at the broker: users, their passwords, the commands that add and remove them.
+
+The commands are those of Mosquitto's dynamic-security plugin, and change its document
+(`broker_store`). So there is one way to prepare a broker (`write_security`), one administrator
+(`broker.BrokerAdmin`) and one permission table (`topics`), whichever broker runs.
+
+A role per client, as `%u` is not expanded in the plugin's ACLs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.broker.store import CARRIER_ROLE, SecurityStore, acls_of
+from gateway.mqtt.topics import Role, grants
+
+__all__ = [
+    "User",
+    "bootstrap_id",
+    "bootstrap_user",
+    "carrier_commands",
+    "create_commands",
+    "device_password",
+    "new_password",
+    "remove_commands",
+    "user_name",
+    "write_security",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A login: `node` is 64 hex digits. No password: a TLS client certificate shows who it is."""
+
+    role: Role
+    node: str
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        return user_name(self.role, self.node)
+
+
+def user_name(role: Role, node: str) -> str:
+    """User name and client id. The gateway has two logins, so the second is marked."""
+    return f"admin.{node}" if role is Role.ADMIN else node
+
+
+def new_password() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def bootstrap_id(spki: bytes) -> str:
+    """The id at the broker of whoever holds the voucher with this public key.
+
+    Everybody can compute it, so the gateway can hold an access request to the login of its own
+    voucher; it tells nothing about the token, so it may stand in topics.
+    """
+    return hashlib.sha256(b"m2m/1 bootstrap id\0" + spki).hexdigest()
+
+
+def bootstrap_user(spki: bytes, token: bytes) -> User:
+    """The login that a voucher's token stands for, until its holder is admitted.
+
+    Both sides compute it: the operator who issues the token and the device that was handed it.
+    """
+    password = hmac.new(token, b"m2m/1 bootstrap password", hashlib.sha256).hexdigest()
+    return User(Role.NEWCOMER, bootstrap_id(spki), password)
+
+
+def device_password(secret: bytes, node: str) -> str:
+    """The password of an admitted device: a function of the gateway's secret, so that telling it
+    again changes nothing and a replayed admission throws nobody out."""
+    return hmac.new(secret, f"m2m/1 device {node}".encode(), hashlib.sha256).hexdigest()
+
+
+def _role_name(user_name: str) -> str:
+    return f"role.{user_name}"
+
+
+def create_commands(user: User, net: str) -> list[dict[str, Any]]:
+    """The commands that let `user` in (see mosquitto's dynamic-security plugin)."""
+    acls = [msgspec.to_builtins(acl) for acl in acls_of(grants(user.role, net, user.node))]
+    login: dict[str, Any] = {
+        "command": "createClient",
+        "username": user.name,
+        "clientid": user.name,
+        "textname": user.role,
+        "roles": [{"rolename": _role_name(user.name), "priority": 0}],
+    }
+    if user.password is not None:
+        login["password"] = user.password
+    return [{"command": "createRole", "rolename": _role_name(user.name), "acls": acls}, login]
+
+
+def remove_commands(user_name: str) -> list[dict[str, Any]]:
+    """The commands that kick a user out: `disableClient` would let a connected one come back."""
+    return [
+        {"command": "deleteClient", "username": user_name},
+        {"command": "deleteRole", "rolename": _role_name(user_name)},
+        {"command": "deleteRole", "rolename": CARRIER_ROLE + user_name},
+    ]
+
+
+def carrier_commands(user_name: str, pem: str) -> list[dict[str, Any]]:
+    """The commands that make a user's carrier certificate known, in place of an earlier one."""
+    role = CARRIER_ROLE + user_name
+    return [
+        {"command": "deleteRole", "rolename": role},
+        {"command": "createRole", "rolename": role, "textdescription": pem, "acls": []},
+    ]
+
+
+def write_security(path: Path, net: str, users: Iterable[User]) -> None:
+    """Write the document that a broker starts with, readable by its owner only."""
+    store = SecurityStore(path)
+    for user in users:
+        for command in create_commands(user, net):
+            refused = store.apply(command, save=False)
+            assert refused is None, refused
+    store.save()

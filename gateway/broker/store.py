@@ -1,0 +1,253 @@
+"""The security document, read, enforced and written: what each login may do at the broker.
+
+The format is Mosquitto's own (its dynamic-security plugin's: clients, roles, ACLs), as are the
+commands that change it. Mosquitto interprets it by its plugin; `SecurityStore` does it for the
+embedded broker, the subset that we use. Who gets which login is in `broker_security`.
+
+A device's carrier certificate stands in it too, as the text of a role without rights that nobody
+has: so it is on disk when the broker has confirmed it, and goes with the login.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from gateway.mqtt.topics import Action, Grant, Role, covers
+
+__all__ = ["CARRIER_ROLE", "SecurityFileError", "SecurityStore", "acls_of"]
+
+CARRIER_ROLE = "carrier."
+"""Begins the name of the role that holds a user's carrier certificate."""
+
+# Passwords are 256 random bits: the iterations (Mosquitto's default) need not slow guessing down.
+_iterations = 101
+_salt_bytes = 12
+_password_hash_bytes = 64
+clients_max = 10_000
+
+_ACL_TYPES = {
+    Action.PUBLISH: ("publishClientSend",),
+    # The first is what counts; the plugin wants the second before it delivers, and in 2.0.11
+    # nothing under $CONTROL arrives without it, whatever the default.
+    Action.SUBSCRIBE: ("subscribePattern", "publishClientReceive"),
+}
+
+
+class SecurityFileError(Exception):
+    """The security file is missing, damaged or open to others; the message names it."""
+
+
+# The document's shape, as the plugin of Mosquitto 2.0 writes and reads it.
+
+
+class Acl(msgspec.Struct):
+    acltype: str
+    topic: str
+    allow: bool
+    priority: int = 0
+
+
+class _RoleEntry(msgspec.Struct):
+    rolename: str
+    acls: list[Acl] = []
+    textdescription: str = ""
+
+
+class _RoleRef(msgspec.Struct):
+    rolename: str
+    priority: int = 0
+
+
+class _Client(msgspec.Struct, omit_defaults=True):
+    username: str
+    clientid: str = ""
+    textname: str = ""
+    roles: list[_RoleRef] = []
+    password: str = ""
+    salt: str = ""
+    iterations: int = 0
+
+
+class _DefaultAccess(msgspec.Struct, rename="camel"):
+    publish_client_send: bool = False
+    publish_client_receive: bool = False
+    subscribe: bool = False
+    unsubscribe: bool = True
+
+
+class _Document(msgspec.Struct, rename={"default_access": "defaultACLAccess"}):
+    clients: list[_Client] = []
+    roles: list[_RoleEntry] = []
+    default_access: _DefaultAccess = msgspec.field(default_factory=_DefaultAccess)
+
+
+class _Command(msgspec.Struct):
+    command: str
+    username: str = ""
+    clientid: str = ""
+    textname: str = ""
+    password: str = ""
+    rolename: str = ""
+    roles: list[_RoleRef] = []
+    acls: list[Acl] = []
+    textdescription: str = ""
+
+
+@dataclass(slots=True)
+class SecurityStore:
+    """The document, enforced. Nothing is allowed that no role of the client allows."""
+
+    path: Path
+    _clients: dict[str, _Client] = field(default_factory=dict)
+    _roles: dict[str, tuple[Grant, ...]] = field(default_factory=dict)
+    _texts: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> SecurityStore:
+        """Read it; `SecurityFileError` says what is wrong with the file."""
+        try:
+            if path.stat().st_mode & 0o077:
+                raise SecurityFileError(f"{path} is open to others: chmod 600 {path}")
+            document = msgspec.json.decode(path.read_bytes(), type=_Document)
+            store = cls(path)
+            for role in document.roles:
+                store._roles[role.rolename] = _grants_of(role.acls)
+                store._texts[role.rolename] = role.textdescription
+        except (OSError, ValueError) as error:
+            raise SecurityFileError(f"{path}: {error}") from error
+        store._clients = {client.username: client for client in document.clients}
+        return store
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._clients
+
+    def carriers(self) -> dict[str, str]:
+        """The carrier certificate (PEM) of each user who may log in and has one."""
+        return {
+            name: text for name in self._clients if (text := self._texts.get(CARRIER_ROLE + name))
+        }
+
+    def is_gateway(self, name: str) -> bool:
+        client = self._clients.get(name)
+        return client is not None and client.textname == Role.GATEWAY
+
+    def knows(self, name: str, password: str | None) -> bool:
+        """Whether this password belongs to this name; takes as long for an unknown name."""
+        client = self._clients.get(name)
+        salt = base64.b64decode(client.salt) if client else b"\0" * _salt_bytes
+        expected = base64.b64decode(client.password) if client else b""
+        given = _hash(password or "", salt)
+        return hmac.compare_digest(given, expected)
+
+    def allows(self, name: str, action: Action, topic: str) -> bool:
+        client = self._clients.get(name)
+        return client is not None and any(
+            grant.action is action and covers(grant.pattern, topic)
+            for ref in client.roles
+            for grant in self._roles.get(ref.rolename, ())
+        )
+
+    def apply(self, raw: object, *, save: bool = True) -> str | None:
+        """Do one command; None when done, else why not. Saved before it is reported."""
+        try:
+            command = msgspec.convert(raw, _Command)
+            refused = self._do(command)
+        except ValueError as error:
+            return f"Invalid command: {error}"
+        if refused is None and save:
+            self.save()
+        return refused
+
+    def _do(self, command: _Command) -> str | None:
+        match command.command:
+            case "createRole":
+                return self._create_role(command)
+            case "deleteRole":
+                return self._delete_role(command.rolename)
+            case "createClient":
+                return self._create_client(command)
+            case "deleteClient":
+                gone = self._clients.pop(command.username, None)
+                return None if gone else "Client not found"
+            case unknown:
+                return f"Command not supported: {unknown[:40]}"
+
+    def _create_role(self, command: _Command) -> str | None:
+        if command.rolename in self._roles:
+            return "Role already exists"
+        self._roles[command.rolename] = _grants_of(command.acls)
+        self._texts[command.rolename] = command.textdescription
+        return None
+
+    def _delete_role(self, name: str) -> str | None:
+        if name not in self._roles:
+            return "Role not found"
+        del self._roles[name], self._texts[name]
+        return None
+
+    def _create_client(self, command: _Command) -> str | None:
+        if command.username in self._clients:
+            return "Client already exists"
+        if len(self._clients) >= clients_max:
+            return f"More than {clients_max} clients"
+        self._clients[command.username] = _client_of(command)
+        return None
+
+    def save(self) -> None:
+        """Replace the file as a whole: whoever is killed here leaves the old or the new one."""
+        document = _Document(
+            clients=list(self._clients.values()),
+            roles=[
+                _RoleEntry(name, acls_of(held), self._texts[name])
+                for name, held in self._roles.items()
+            ],
+        )
+        text = json.dumps(msgspec.to_builtins(document), indent=1)
+        fresh = self.path.with_name(self.path.name + ".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        fresh.replace(self.path)
+
+
+def _hash(password: str, salt: bytes) -> bytes:
+    return hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _iterations, _password_hash_bytes)
+
+
+def _client_of(command: _Command) -> _Client:
+    client = _Client(command.username, command.clientid, command.textname, command.roles)
+    if command.password:
+        salt = os.urandom(_salt_bytes)
+        client.salt = base64.b64encode(salt).decode()
+        client.password = base64.b64encode(_hash(command.password, salt)).decode()
+        client.iterations = _iterations
+    return client
+
+
+def _grants_of(acls: list[Acl]) -> tuple[Grant, ...]:
+    action_of = {types[0]: action for action, types in _ACL_TYPES.items()}
+    for acl in acls:
+        if acl.acltype not in (*action_of, "publishClientReceive") or not acl.allow:
+            raise ValueError(f"ACL {acl.acltype} allow={acl.allow} is not supported here")
+    return tuple(
+        Grant(action_of[acl.acltype], acl.topic) for acl in acls if acl.acltype in action_of
+    )
+
+
+def acls_of(held: tuple[Grant, ...]) -> list[Acl]:
+    """Grants in the plugin's words."""
+    return [
+        Acl(acl_type, grant.pattern, allow=True)
+        for grant in held
+        for acl_type in _ACL_TYPES[grant.action]
+    ]

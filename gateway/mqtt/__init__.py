@@ -1,0 +1,1 @@
+"""The MQTT client, its link and packets, and the topics of the network."""

@@ -1,0 +1,280 @@
+"""Forged messages of the subtler protocol steps, for `nodes.byzantine.wrapper`'s table of kinds.
+
+Each function turns one honest send into what leaves instead. Everything is signed with the
+replica's real key: what must refuse it is the protocol, not the signature check.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from chain.block import Block, Head
+from chain.keys import digest
+from chain.ledger.operations import read_operation
+from chain.ledger.request import cose_of, make_item
+from chain.pbft.effects import Broadcast, Effect, Send
+from chain.pbft.messages import (
+    Bodies,
+    Checkpoint,
+    Commit,
+    Heads,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    ReplicaMessage,
+    Signed,
+    StatusMessage,
+    ViewChange,
+    decode_proposal,
+)
+
+__all__ = ["FORGERIES", "Actor"]
+
+_LIE = digest(b"a lie")
+_SPAM_VOTES = 8
+_SPAM_VIEWS = 20
+_SPAM_SEQS = 200
+_FAR_SEQS = 64  # how far ahead a liar claims to be
+
+_bodies = msgspec.msgpack.Decoder(ReplicaMessage)
+_items = msgspec.msgpack.Decoder(tuple[bytes, list[Signed]])
+
+
+class Actor(Protocol):
+    """The part of `byzantine.Misbehaviour` that a forger uses."""
+
+    me: int
+    network: bytes
+    client: bytes | None
+    rng: random.Random
+
+    def sign(self, message: ReplicaMessage, attachment: bytes = b"") -> Signed: ...
+
+    def others(self) -> list[int]: ...
+
+
+_Sent = Send | Broadcast
+_Forger = Callable[[Actor, _Sent, ReplicaMessage], list[Effect]]
+
+
+def _with(effect: _Sent, signed: Signed) -> Effect:
+    return msgspec.structs.replace(effect, signed=signed)
+
+
+def _to_half(actor: Actor, effect: _Sent, one: list[Signed], other: list[Signed]) -> list[Effect]:
+    """`one` to the first half of the others, `other` to the rest."""
+    if isinstance(effect, Send):
+        return [Send(effect.to, signed) for signed in one]
+    others = actor.others()
+    half = len(others) // 2
+    return [
+        *(Send(to, signed) for to in others[:half] for signed in one),
+        *(Send(to, signed) for to in others[half:] for signed in other),
+    ]
+
+
+def _partial(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """Its votes, checkpoints and view changes reach only half of the others."""
+    votes = PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView
+    if not isinstance(message, votes):
+        return [effect]
+    return _to_half(actor, effect, [effect.signed], [])
+
+
+def _reproposal(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """Half are sent the same batch under the next number as well: a digest that does not bind
+    the number to the content would let it stand twice (found by ByzzFuzz in a PBFT)."""
+    if not isinstance(message, PrePrepare):
+        return [effect]
+    shifted = actor.sign(
+        msgspec.structs.replace(message, seq=message.seq + 1), effect.signed.attachment
+    )
+    return _to_half(actor, effect, [effect.signed], [shifted, effect.signed])
+
+
+def _bad_batch(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """Every other proposal is unacceptable: a request twice, an unsigned one, one that its group
+    never endorsed, another number inside, a wrong time, or for half of the others a batch that is
+    not the digest's."""
+    attachment = effect.signed.attachment
+    if not isinstance(message, PrePrepare) or not attachment or actor.rng.random() < 0.5:
+        return [effect]
+    proposal = decode_proposal(attachment)
+    match actor.rng.randrange(6):
+        case 0:
+            proposal = msgspec.structs.replace(proposal, items=proposal.items * 2)
+        case 1:
+            broken = tuple(item[:-1] + bytes((item[-1] ^ 1,)) for item in proposal.items)
+            proposal = msgspec.structs.replace(proposal, items=broken)
+        case 2:
+            bare = tuple(make_item(_items.decode(item)[0]) for item in proposal.items)
+            proposal = msgspec.structs.replace(proposal, items=bare)
+        case 3:
+            proposal = msgspec.structs.replace(proposal, seq=proposal.seq + 1)
+        case 4:
+            off_us = actor.rng.choice((-3_600_000_000, -5_000_000, 5_000_000, 3_600_000_000))
+            proposal = msgspec.structs.replace(proposal, time_us=proposal.time_us + off_us)
+        case _:
+            other = msgspec.structs.replace(proposal, time_us=proposal.time_us + 1).encode()
+            return _to_half(actor, effect, [effect.signed], [actor.sign(message, other)])
+    encoded = proposal.encode()
+    changed = msgspec.structs.replace(message, digest=Proposal.digest_of(encoded))
+    return [_with(effect, actor.sign(changed, encoded))]
+
+
+def _censor(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """As primary it leaves out what one client asks for, or everything: clients wait."""
+    if not isinstance(message, PrePrepare) or not effect.signed.attachment:
+        return [effect]
+    proposal = decode_proposal(effect.signed.attachment)
+    passed = tuple(item for item in proposal.items if not _censored(actor, item))
+    if passed == proposal.items:
+        return [effect]
+    encoded = msgspec.structs.replace(proposal, items=passed).encode()
+    changed = msgspec.structs.replace(message, digest=Proposal.digest_of(encoded))
+    return [_with(effect, actor.sign(changed, encoded))]
+
+
+def _censored(actor: Actor, item: bytes) -> bool:
+    if actor.client is None:
+        return True
+    return read_operation(cose_of(item), actor.network).operation.node == actor.client
+
+
+def _mutate(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """Changes a field of every fifth message and signs it again."""
+    if actor.rng.random() < 0.8:
+        return [effect]
+    field = actor.rng.choice(message.__struct_fields__)
+    value = getattr(message, field)
+    changed: object
+    match value:
+        case bool():
+            changed = not value
+        case int():
+            changed = max(0, value + actor.rng.choice((-1, 1, 1, 64)))
+        case bytes() if len(value) == len(_LIE):
+            changed = actor.rng.choice((_LIE, bytes(32)))
+        case tuple():
+            changed = actor.rng.choice((value[1:], value * 2, value[::-1]))
+        case _:
+            return [effect]
+    mutated = msgspec.structs.replace(message, **{field: changed})
+    return [_with(effect, actor.sign(mutated, effect.signed.attachment))]
+
+
+def _forge_new_view(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """A NEW-VIEW that omits, adds or changes what the VIEW-CHANGEs prove."""
+    if not isinstance(message, NewView):
+        return [effect]
+    ordered = message.pre_prepares
+    match actor.rng.randrange(5):
+        case 0:
+            changed = msgspec.structs.replace(message, pre_prepares=ordered[:-1])
+        case 1:
+            changed = msgspec.structs.replace(message, pre_prepares=())
+        case 2:
+            nulls = tuple(_null(actor, signed) for signed in ordered)
+            changed = msgspec.structs.replace(message, pre_prepares=nulls)
+        case 3:
+            changed = msgspec.structs.replace(message, pre_prepares=ordered + ordered[-1:])
+        case _:
+            changed = msgspec.structs.replace(message, view_changes=message.view_changes[1:])
+    return [_with(effect, actor.sign(changed))]
+
+
+def _null(actor: Actor, signed: Signed) -> Signed:
+    original = _bodies.decode(signed.body)
+    assert isinstance(original, PrePrepare)
+    empty = Proposal.digest_of(Proposal.null(original.seq).encode())
+    return actor.sign(msgspec.structs.replace(original, digest=empty))
+
+
+def _forge_view_change(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """A VIEW-CHANGE that hides certificates, invents a checkpoint or asks for a far view."""
+    if not isinstance(message, ViewChange):
+        return [effect]
+    match actor.rng.randrange(5):
+        case 0:
+            changed = msgspec.structs.replace(message, prepared=())
+        case 1:
+            far = message.stable_seq + _FAR_SEQS
+            changed = msgspec.structs.replace(message, stable_seq=far, stable_head=_LIE)
+        case 2:
+            changed = msgspec.structs.replace(message, stable_proof=message.stable_proof[1:])
+        case 3:
+            proofs = tuple(
+                msgspec.structs.replace(proof, prepares=proof.prepares[1:])
+                for proof in message.prepared
+            )
+            changed = msgspec.structs.replace(message, prepared=proofs)
+        case _:
+            changed = msgspec.structs.replace(message, view=message.view + 7)
+    return [_with(effect, actor.sign(changed))]
+
+
+def _forge_checkpoint(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """Votes for states that do not exist, and for checkpoints far ahead."""
+    if not isinstance(message, Checkpoint):
+        return [effect]
+    lie = actor.sign(msgspec.structs.replace(message, head=_LIE))
+    ahead = actor.sign(msgspec.structs.replace(message, seq=message.seq + _FAR_SEQS))
+    return [_with(effect, lie), _with(effect, ahead)]
+
+
+def _lie_in_transfer(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """Pretends to be far ahead and serves heads and bodies that are not the chain's."""
+    match message:
+        case StatusMessage():
+            changed: ReplicaMessage = msgspec.structs.replace(
+                message,
+                stable_seq=message.stable_seq + _FAR_SEQS,
+                executed=message.executed + _FAR_SEQS,
+            )
+        case Heads() if message.heads:
+            last = Head.decode(message.heads[-1])
+            fake = msgspec.structs.replace(last, root=_LIE).encode()
+            changed = msgspec.structs.replace(message, heads=(*message.heads[:-1], fake))
+        case Bodies() if message.blocks:
+            emptied = tuple(Block(block.head, ()) for block in message.blocks)
+            changed = msgspec.structs.replace(message, blocks=emptied)
+        case _:
+            return [effect]
+    return [_with(effect, actor.sign(changed))]
+
+
+def _spam_votes(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+    """Well-signed votes for numbers and views that nobody asked about."""
+    if actor.rng.random() < 0.9:
+        return [effect]
+    spam: list[Effect] = []
+    for _ in range(_SPAM_VOTES):
+        kind = actor.rng.choice((Prepare, Commit))
+        vote = kind(
+            epoch=message.epoch,
+            sender=actor.me,
+            view=actor.rng.randrange(_SPAM_VIEWS),
+            seq=actor.rng.randrange(1, _SPAM_SEQS),
+            digest=actor.rng.randbytes(32),
+        )
+        spam.append(_with(effect, actor.sign(vote)))
+    return [effect, *spam]
+
+
+FORGERIES: dict[str, _Forger] = {
+    "partial": _partial,
+    "reproposal": _reproposal,
+    "bad-batch": _bad_batch,
+    "censor": _censor,
+    "mutate": _mutate,
+    "forge-new-view": _forge_new_view,
+    "forge-view-change": _forge_view_change,
+    "forge-checkpoint": _forge_checkpoint,
+    "lie-in-transfer": _lie_in_transfer,
+    "spam-votes": _spam_votes,
+}

@@ -1,0 +1,365 @@
+"""A device with a key of its own: asks for access, checks what it is told, signs what it says.
+
+Mobile and environmental devices share this; they differ in how a message leaves them (`Uplink`).
+The device trusts its genesis document only: every answer is a proof that it verifies itself.
+Its copy of the ledger is in `ledger_sync`, what it was given to send in `sender`, how it keeps its
+certificate alive in `tenure`.
+
+A request is forgotten only after what follows from its answer has been done. Whatever is killed in
+between, the request goes out again, and the gateway answers it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.block import Head, genesis_head
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.keys import Es256, Es256Signer, digest, node_id
+from chain.ledger.operations import (
+    Enrol,
+    Operation,
+    read_operation,
+    sign_operation,
+    voucher_statement,
+)
+from chain.ledger.statement import OK, Statement
+from chain.proofs.certificate import carrier_certificate
+from chain.proofs.client import SealedBlock, decode_range
+from chain.proofs.proof import Proof, ProofVerifier, check_seals, decode_proof
+from gateway.bridge.edge import NOT_YET, Kind, Part, admitted_codec, denied_codec, part_codec
+from gateway.bridge.outbox import Outbox
+from gateway.broker.credentials import open_password
+from gateway.mqtt.client import Message, MqttSettings, Presence
+from gateway.mqtt.topics import Head as HeadTopic
+from gateway.mqtt.topics import Response, parse
+from nodes.device.login import Login
+from nodes.device.state import DeviceState
+from nodes.device.vouchers import Voucher, load_voucher
+from nodes.edge_config import DeviceConfig
+from nodes.events import EventLog, Tally
+from nodes.keygen import CERTIFICATE_FILE, load_key, make_key
+from nodes.process import Trouble, write_atomically
+
+__all__ = ["STALE", "Answer", "Device", "Refused", "Uplink"]
+
+HEAD_WAIT_S = 5.0
+PARTS_WAITING_MAX = 256
+STALE = frozenset({"stale-head", "unknown-head"})  # a newer head may do
+LATE_VOUCHER = "unknown-voucher"  # the block that adds it may be on its way
+LATE_VOUCHER_TRIES_MAX = 3
+
+
+class Refused(Exception):
+    """The gateway or the authentication group refused an operation before it was ordered."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(f"refused by the {layer}: {reason}")
+        self.reason = reason
+
+
+Answer = Statement | Refused
+"""What became of a request: what the chain recorded (`status` says whether it was allowed), or who
+refused it before that."""
+
+
+class Uplink(Protocol):
+    """How a message leaves the device; `me` is its id in topics at that time."""
+
+    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+        """(topic, payload) for `body`."""
+
+    def unwrap(self, payload: bytes) -> bytes:
+        """The body in a payload that `wrap` made."""
+
+    def subscriptions(self, me: str) -> tuple[str, ...]:
+        """What to hear beside the answers to this device."""
+
+    def presence(self, me: str) -> Presence | None:
+        """What to be announced as once admitted."""
+
+    async def other(self, login: Login, message: Message) -> None:
+        """A message that is no answer to this device. Must not wait for the broker."""
+
+
+class Device:
+    """`kind` is what it enrols as. `announced` is the newest height that it was told of, and
+    `head_came` is set at each announcement."""
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        genesis: Genesis,
+        kind: Literal["mobile", "environment"],
+        uplink: Uplink,
+        events: EventLog,
+    ) -> None:
+        directory = Path(config.state)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.genesis = genesis
+        self.state = DeviceState(directory / "state.json")
+        self.key = load_key(make_key(directory / self.state.key_file))
+        self.signer = Es256Signer(self.key)
+        self.node = node_id(self.signer.public)
+        self.announced = 0
+        self.head_came = asyncio.Event()
+        self.parts: asyncio.Queue[Part] = asyncio.Queue(PARTS_WAITING_MAX)
+        self.known_carrier = b""  # digest of the certificate that the broker knows us by
+        self.carrier_news = asyncio.Event()
+        self._head = digest(genesis_head(genesis.network, genesis.time_us))
+        self._head_height = 0
+        self._claim: SealedBlock | None = None
+        self._config = config
+        self._kind: Literal["mobile", "environment"] = kind
+        self._uplink = uplink
+        self._events = events
+        self._bad = Tally(events, "bad-message")
+        self._net = genesis.network.hex()[:16]
+        self._outbox = Outbox(directory / "outbox.sqlite")
+        self._proofs = ProofVerifier(genesis)
+        self._answers: dict[bytes, asyncio.Future[Answer]] = {}
+        self._sealed_password: bytes | None = None
+        self._proof: Proof | None = None
+        self._turn = asyncio.Lock()
+        self._owed = self._unanswered()
+
+    def _unanswered(self) -> dict[bytes, Operation]:
+        """What an earlier life signed and heard nothing of; answers may come at any time."""
+        owed = {}
+        for entry in self._outbox.pending():
+            try:
+                body = self._uplink.unwrap(entry.payload)
+                operation = read_operation(body, self.genesis.network).operation
+            except PeerFault as fault:
+                raise Trouble(f"the outbox holds what this device never sent: {fault}") from fault
+            admitted_since = isinstance(operation, Enrol) and self.state.password is not None
+            if admitted_since or operation.node != self.node:
+                self._outbox.done(entry.digest)
+                continue
+            owed[entry.digest] = operation
+            self._answers[entry.digest] = asyncio.get_running_loop().create_future()
+        return owed
+
+    # --- logins -----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def logged_in(self) -> AsyncIterator[Login]:
+        """As the admitted node; the signed operations of an earlier life go on their way."""
+        assert self.state.password is not None, "not admitted yet"
+        me = self.node.hex()
+        others = self._uplink.subscriptions(me)
+        async with self._login(me, self.state.password, others, self._uplink.presence(me)) as login:
+            yield login
+
+    def _login(
+        self, me: str, password: str | None, others: tuple[str, ...], presence: Presence | None
+    ) -> Login:
+        settings = MqttSettings(
+            self._config.broker.host,
+            self._config.broker.port,
+            me,
+            password,
+            subscriptions=(f"m2m/1/{self._net}/rsp/{me}/#", str(HeadTopic(self._net)), *others),
+            presence=presence,
+            trust=self._config.broker.certificate,
+        )
+        return Login(settings, self._outbox, self._config.resend_ms, self._on_message, self._events)
+
+    # --- operations -------------------------------------------------------------------------------
+
+    async def enrol(self) -> Statement:
+        """Access authentication; the node's own login is known afterwards. Raises Refused."""
+        chain = self._config.factory_chain
+        voucher = load_voucher(Path(self._config.voucher), Path(chain) if chain else None)
+        user = voucher.user
+        admitted: list[Statement] = []
+
+        def earlier(_: Operation, answer: Answer) -> None:
+            if not _another_may_do(answer, 0):
+                admitted.append(self._admission(answer))
+
+        async with self._login(user.node, user.password, (), None) as login:
+            await self.resume(login, earlier)
+            for tries in itertools.count():
+                if admitted:
+                    break
+                await self.fresh_head()
+                async with self.asking(login, self._access_request(voucher), "enrol") as answer:
+                    if not _another_may_do(answer, tries):
+                        admitted.append(self._admission(answer))
+        return admitted[0]
+
+    def _admission(self, answer: Answer) -> Statement:
+        """The admission, its login kept. Raises Refused."""
+        if isinstance(answer, Refused):
+            raise answer
+        if answer.status != OK or self._sealed_password is None:
+            raise Refused("chain", answer.status)
+        self.keep_certificate(self.key)
+        self.state.set_password(self.sealed_for(self.key))
+        return answer
+
+    async def fresh_head(self) -> None:
+        """A head that was announced since the last request, or the one we have."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.head_came.wait(), HEAD_WAIT_S)
+        self.head_came.clear()
+
+    @property
+    def head(self) -> bytes:
+        """Hash of the newest head, verified when it is wanted: many are announced. Heads of later
+        epochs are taken unverified, as their members may not be known yet."""
+        if (claim := self._claim) is not None:
+            self._claim = None
+            head = Head.decode(claim.head)
+            try:
+                if head.epoch == 0:
+                    check_seals(claim.head, claim.seals, self.genesis.membership, Es256())
+            except PeerFault as fault:
+                self._events.emit("bad-head", reason=str(fault))
+                self.announced = self._head_height
+            else:
+                self._head, self._head_height = digest(claim.head), head.height
+        return self._head
+
+    def _access_request(self, voucher: Voucher) -> Callable[[int], Enrol]:
+        statement = voucher_statement(self.genesis.network, self.signer.public, self.head)
+        request = Enrol(
+            network=self.genesis.network,
+            key=self.signer.public,
+            kind=self._kind,
+            service=self._config.service,
+            privilege=self._config.privilege,
+            validity_s=self._config.validity_s,
+            head=self.head,
+            nonce=secrets.token_bytes(16),
+            voucher=voucher.sign(statement),
+        )
+        return lambda _: request
+
+    @contextlib.asynccontextmanager
+    async def asking(
+        self, login: Login, make: Callable[[int], Operation], kind: Kind = "op"
+    ) -> AsyncIterator[Answer]:
+        """Sign `make(counter)`, keep it going until it is answered, and verify the answer.
+
+        What follows from the answer belongs inside the `async with`. One at a time, since a
+        counter that overtakes another makes the other worthless.
+        """
+        async with self._turn:
+            cose = sign_operation(make(self.state.next_counter()), self.signer)
+            request = read_operation(cose, self.genesis.network).id
+            topic, payload = self._uplink.wrap(login.me, kind, cose)
+            self._answers[request] = asyncio.get_running_loop().create_future()
+            await login.courier.send(request, topic, payload)
+            yield await self._answered(login, request)
+            await self._forget(login, request)
+
+    async def resume(self, login: Login, took: Callable[[Operation, Answer], None]) -> None:
+        """Calls `took` with each operation of an earlier life and its answer. Before any new one:
+        their counters are lower."""
+        async with self._turn:
+            for request, operation in list(self._owed.items()):
+                took(operation, await self._answered(login, request))
+                del self._owed[request]
+                await self._forget(login, request)
+
+    async def _answered(self, login: Login, request: bytes) -> Answer:
+        answer = self._answers[request]
+        either: set[asyncio.Future[Any]] = {answer, login.failed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            login.failed.result()  # nobody will bring the answer any more
+        return answer.result()
+
+    async def _forget(self, login: Login, request: bytes) -> None:
+        await login.courier.done(request)
+        self._answers.pop(request, None)
+
+    def close(self) -> None:
+        self._outbox.close()
+
+    def sealed_for(self, key: ec.EllipticCurvePrivateKey) -> str:
+        """The password that came with the last answer, for the key that it was sealed for."""
+        return open_password(self._sealed_password or b"", key)
+
+    def keep_certificate(self, key: ec.EllipticCurvePrivateKey) -> None:
+        """What the last answer proved of `key`, as an X.509 carrier: for TLS and other brokers."""
+        assert self._proof is not None, "an answer came"
+        pem = carrier_certificate(key, self._proof)
+        write_atomically(Path(self._config.state) / CERTIFICATE_FILE, pem)
+        self.carrier_news.set()
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    async def _on_message(self, login: Login, message: Message) -> None:
+        try:
+            topic = parse(message.topic)
+            if isinstance(topic, HeadTopic):
+                self._on_head(message.payload)
+            elif isinstance(topic, Response):
+                self._on_answer(topic.kind, message.payload)
+            else:
+                await self._uplink.other(login, message)
+        except PeerFault as fault:
+            self._bad.add(fault.code, topic=message.topic, reason=fault.code)
+
+    def _on_head(self, payload: bytes) -> None:
+        """Only a higher one counts: a gateway that lags behind another says nothing new."""
+        newest = decode_range(payload).blocks
+        if newest and (height := Head.decode(newest[-1].head).height) > self.announced:
+            self.announced, self._claim = height, newest[-1]
+        self.head_came.set()
+
+    def _on_answer(self, kind: str, payload: bytes) -> None:
+        match kind:
+            case "blocks":
+                with contextlib.suppress(asyncio.QueueFull):  # it will be asked for again
+                    self.parts.put_nowait(part_codec.decode(payload))
+            case "denied":
+                denied = denied_codec.decode(payload)
+                if denied.layer == "gateway" and denied.reason in NOT_YET:
+                    self._events.emit("not-yet", reason=denied.reason)  # the courier tries again
+                else:
+                    self._settle(denied.id, Refused(denied.layer, denied.reason))
+            case "admitted":
+                admitted = admitted_codec.decode(payload)
+                self._on_receipt(admitted.receipt, admitted.sealed_password)
+            case "receipt":
+                self._on_receipt(payload, None)
+            case "carrier":
+                self.known_carrier = payload
+                self.carrier_news.set()
+            case _:
+                raise PeerFault("bad-kind", kind)
+
+    def _on_receipt(self, receipt: bytes, sealed_password: bytes | None) -> None:
+        proof = decode_proof(receipt)
+        statement = self._proofs.verify(proof)
+        if statement.request in self._answers:
+            self._proof = proof
+            self._sealed_password = sealed_password or self._sealed_password
+        self._settle(statement.request, statement)
+
+    def _settle(self, request: bytes, answer: Answer) -> None:
+        waiting = self._answers.get(request)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+
+def _another_may_do(answer: Answer, tries: int) -> bool:
+    """Whether the same request with a newer head has a chance."""
+    if not isinstance(answer, Refused):
+        return False
+    return answer.reason in STALE or (
+        answer.reason == LATE_VOUCHER and tries < LATE_VOUCHER_TRIES_MAX
+    )

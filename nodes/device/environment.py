@@ -1,0 +1,117 @@
+"""`python -m nodes.device.environment --config FILE`: an environmental device.
+
+It is a device itself, relays other devices' messages to the gateway, and sponsors the sensor
+boards on its serial lines (`boards`): it signs their readings, which third parties trust as far as
+they trust it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+from chain.errors import PeerFault
+from gateway.bridge.edge import Kind, stamped_codec
+from gateway.bridge.relay import ONLINE, Relay
+from gateway.limits import RateLimiter
+from gateway.mqtt.client import BrokerUnavailableError, Message, Presence
+from gateway.mqtt.topics import Status, parse
+from nodes.device.boards import Boards
+from nodes.device.device import Device, Uplink
+from nodes.device.life import Work, device_main
+from nodes.device.login import Login
+from nodes.device.sender import Sender
+from nodes.device.workload import Go
+from nodes.edge_config import EnvironmentConfig
+from nodes.events import EventLog
+
+__all__ = ["RelayUplink", "main"]
+
+RELAYED_MAX = 256
+CARRY_S_MAX = 5.0
+DEVICE_RATE_PER_S, DEVICE_BURST = 50.0, 200.0
+TOTAL_RATE_PER_S = 800.0  # below what a gateway takes of one relay
+SOURCES_MAX = 4_096
+
+
+class RelayUplink:
+    """Its own messages go straight to the gateway, stamped; others' are relayed, at most
+    RELAYED_MAX at a time: devices send again what is not answered."""
+
+    def __init__(self, net: str, events: EventLog) -> None:
+        self._net = net
+        self._events = events
+        self._boot = time.time_ns() // 1_000_000
+        self._relays: dict[str, Relay] = {}
+        self._carried: set[asyncio.Task[None]] = set()
+
+    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+        return self._relay(me).stamp(me, kind, body, _now_ms())
+
+    def unwrap(self, payload: bytes) -> bytes:
+        return stamped_codec.decode(payload).body
+
+    def subscriptions(self, me: str) -> tuple[str, ...]:
+        del me
+        return (f"m2m/1/{self._net}/req/+", f"m2m/1/{self._net}/status/+")
+
+    def presence(self, me: str) -> Presence | None:
+        return Presence(str(Status(self._net, me)), ONLINE, b"")
+
+    async def other(self, login: Login, message: Message) -> None:
+        relay = self._relay(login.me)
+        if isinstance(parse(message.topic), Status):
+            relay.on_status(message.topic, message.payload)
+            return
+        passed_on = relay.on_request(message.topic, message.payload, _now_ms())
+        if passed_on is None:
+            return
+        if len(self._carried) >= RELAYED_MAX:
+            raise PeerFault("relay-full", f"{RELAYED_MAX} messages wait for the broker")
+        carried = asyncio.ensure_future(self._carry(login, *passed_on))
+        self._carried.add(carried)
+        carried.add_done_callback(self._carried.discard)
+
+    async def _carry(self, login: Login, topic: str, payload: bytes) -> None:
+        try:
+            await login.client.publish(topic, payload, deadline_s=CARRY_S_MAX)
+        except BrokerUnavailableError as error:
+            self._events.emit("relay-lost", topic=topic, reason=str(error))
+
+    def _relay(self, me: str) -> Relay:
+        known = self._relays.get(me)
+        if known is None:
+            limiter = RateLimiter(
+                rate_per_s=DEVICE_RATE_PER_S,
+                burst=DEVICE_BURST,
+                total_rate_per_s=TOTAL_RATE_PER_S,
+                total_burst=TOTAL_RATE_PER_S,
+                sources_max=SOURCES_MAX,
+                clock=time.monotonic,
+            )
+            known = self._relays[me] = Relay(self._net, me, self._boot, limiter)
+        return known
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def main() -> None:
+    def make(config: EnvironmentConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
+        boards = Boards(config.boards, Path(config.state), config.service)
+
+        def work(
+            device: Device, sender: Sender, login: Login, go: Go
+        ) -> contextlib.AbstractAsyncContextManager[None]:
+            return boards.readings(events, device, sender, login, go.start_ns)
+
+        return RelayUplink(net, events), work
+
+    device_main("environment", EnvironmentConfig, __doc__, make)
+
+
+if __name__ == "__main__":
+    main()

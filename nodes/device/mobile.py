@@ -1,0 +1,96 @@
+"""`python -m nodes.device.mobile --config FILE`: a mobile device, carried by a user.
+
+It speaks to whichever relay picks its messages up, and adds a reading at each time of its plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from chain.errors import PeerFault
+from gateway.bridge.edge import Ask, Kind, ask_codec
+from gateway.mqtt.client import Message, Presence
+from gateway.mqtt.topics import Request
+from nodes.device.device import Device, Uplink
+from nodes.device.life import Work, device_main
+from nodes.device.login import Login
+from nodes.device.sender import Reading, Sender
+from nodes.device.workload import Go, until
+from nodes.edge_config import MobileConfig
+from nodes.events import EventLog
+
+__all__ = ["MobileUplink", "Readings", "main"]
+
+
+class MobileUplink:
+    """Messages go to the relays; the one that ranks first carries them on."""
+
+    def __init__(self, net: str) -> None:
+        self._net = net
+
+    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+        return str(Request(self._net, me)), ask_codec.encode(Ask(kind=kind, body=body))
+
+    def unwrap(self, payload: bytes) -> bytes:
+        return ask_codec.decode(payload).body
+
+    def subscriptions(self, me: str) -> tuple[str, ...]:
+        del me
+        return ()
+
+    def presence(self, me: str) -> Presence | None:
+        del me
+        return None
+
+    async def other(self, login: Login, message: Message) -> None:
+        del login
+        raise PeerFault("bad-topic", message.topic)
+
+
+class Readings:
+    """A reading is due at each time of the plan, whatever became of the ones before.
+
+    Over a change of the key none is left out. What was due before this process began was taken by
+    an earlier one, or never: it is not taken again.
+    """
+
+    def __init__(self) -> None:
+        self._taken = 0  # the number of the last one
+
+    @contextlib.asynccontextmanager
+    async def at_their_times(
+        self, device: Device, sender: Sender, login: Login, go: Go
+    ) -> AsyncIterator[None]:
+        del login
+        since_ns = time.time_ns() if self._taken == 0 and device.state.starts > 1 else 0
+        task = asyncio.ensure_future(self._take(sender, go, since_ns))
+        try:
+            yield
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _take(self, sender: Sender, go: Go, since_ns: int) -> None:
+        for number, offset_ms in enumerate(go.sends_ms, 1):
+            due_ns = go.due_ns(offset_ms)
+            if number <= self._taken or due_ns < since_ns:
+                continue
+            await until(due_ns)
+            sender.put(Reading(due_ns=due_ns, number=number, values=(number,)))
+            self._taken = number
+
+
+def main() -> None:
+    def make(config: MobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
+        del config, events
+        return MobileUplink(net), Readings().at_their_times
+
+    device_main("mobile", MobileConfig, __doc__, make)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The life of a device's process: wait for the run, enrol, verify the ledger, add data, report.
+
+`nodes.device.mobile` and `nodes.device.environment` give it what they differ in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.ledger.identity import Identity
+from chain.ledger.operations import CloseSession, Data, OpenSession, Operation
+from gateway.bridge.block_store import BlockStoreError
+from gateway.bridge.outbox import OutboxCorruptError, OutboxFullError
+from nodes.config import ConfigError
+from nodes.device.carrier import Carrier
+from nodes.device.device import Answer, Device, Refused, Uplink
+from nodes.device.ledger_sync import LedgerSync
+from nodes.device.login import Login
+from nodes.device.sender import Ended, Sender
+from nodes.device.tenure import Succeeded, Tenure
+from nodes.device.workload import Go, until, wait_for_go
+from nodes.edge_config import DeviceConfig, load_config
+from nodes.events import FLUSH_AGE_MS, EventLog
+from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+
+__all__ = ["Life", "Work", "device_main"]
+
+C = TypeVar("C", bound=DeviceConfig)
+
+# Brings readings to the sender until it is left; entered when the device is admitted.
+Work = Callable[[Device, Sender, Login, Go], AbstractAsyncContextManager[None]]
+
+
+class _Stay(msgspec.Struct, frozen=True):
+    """What there is while the device is admitted and logged in."""
+
+    device: Device
+    login: Login
+    sync: LedgerSync
+    sender: Sender
+    tenure: Tenure
+
+    @property
+    def identity(self) -> Identity | None:
+        """As the device's own copy of the ledger knows it; None if that has heads only."""
+        ledger = self.sync.copy.ledger
+        return None if ledger is None else ledger.registry.identity(self.device.node)
+
+
+class Life:
+    """One device from start to stop, under one key after another. `make` makes the `Device` from
+    what is on disk."""
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        make: Callable[[], Device],
+        uplink: Uplink,
+        work: Work,
+        events: EventLog,
+    ) -> None:
+        self._config = config
+        self._make = make
+        self._uplink = uplink
+        self._work = work
+        self._events = events
+
+    async def live(self) -> None:
+        """Ends when there is nobody to be any more; the process then waits to be stopped."""
+        go = None
+        while True:
+            with contextlib.closing(self._make()) as device:
+                self._events.emit("started", id=device.node.hex())
+                go = go or await wait_for_go(Path(self._config.go))
+                try:
+                    if device.state.password is None:
+                        await self._enrol(device, go)
+                    await self._be(device, go)
+                except Succeeded:
+                    continue  # as the holder of the next key
+                except Ended as ended:
+                    self._events.emit("state", state=str(ended))
+                except Refused as refusal:
+                    self._events.emit("state", state="denied")
+                    self._events.emit("denied", reason=refusal.reason)
+                self._events.emit("done")
+                return
+
+    async def _enrol(self, device: Device, go: Go) -> None:
+        due_ns = go.due_ns(go.enrol_at_ms)
+        await until(due_ns)
+        self._events.emit("state", state="enrolling")
+        statement = await device.enrol()
+        self._events.emit(
+            "admitted",
+            id=statement.request.hex(),
+            latency_ms=(time.time_ns() - due_ns) / 1e6,
+            privilege=statement.privilege,
+            service=statement.service,
+        )
+
+    async def _be(self, device: Device, go: Go) -> None:
+        """The admitted device, until it is stopped. Raises Ended, Succeeded."""
+        config, state = self._config, Path(self._config.state)
+        bodies = config.copy_of == "ledger"
+        sync = LedgerSync(state / "copy.sqlite", device, self._events, bodies=bodies)
+        sender = Sender(
+            state / "backlog.sqlite", device, config.service, go.timeout_ms, self._events
+        )
+        tenure = Tenure(state, config.validity_s, device, sync, self._events)
+        with contextlib.closing(sync), contextlib.closing(sender):
+            async with device.logged_in() as login:
+                stay = _Stay(device, login, sync, sender, tenure)
+                await _first_of(self._add_data(stay, go), login.watch())
+
+    async def _add_data(self, stay: _Stay, go: Go) -> None:
+        await stay.sync.run(stay.login, self._uplink)
+        if (identity := stay.identity) is not None:
+            stay.device.state.at_least(identity.counter)
+        self._events.emit("state", state="admitted")
+
+        def took(operation: Operation, answer: Answer) -> None:
+            if isinstance(operation, Data):
+                stay.sender.resumed(operation, answer)
+            stay.tenure.resumed(operation, answer)
+
+        await stay.device.resume(stay.login, took)
+        await _first_of(
+            self._session(stay, go),
+            stay.sender.run(stay.login),
+            stay.tenure.run(stay.login),
+            Carrier(stay.device, self._config, self._uplink, self._events).run(stay.login),
+            stay.sync.follow(stay.login, self._uplink),
+        )
+
+    async def _session(self, stay: _Stay, go: Go) -> None:
+        """Access to the service, from opening to closing; then relays go on relaying."""
+        session = await self._open(stay) if self._config.session else None
+        async with self._work(stay.device, stay.sender, stay.login, go):
+            await until(go.due_ns(go.end_ms))
+            await stay.sender.drained()
+        if session is not None:
+            await self._ask(stay, CloseSession, session=session)
+        await stay.sync.run(stay.login, self._uplink)
+        self._events.emit("done")
+        self._events.flush()
+        await stay.login.watch()
+
+    async def _open(self, stay: _Stay) -> int | None:
+        """The session that is open: one of an earlier start, or a new one."""
+        if (identity := stay.identity) is not None and identity.sessions:
+            return next(iter(identity.sessions))
+        answer = await self._ask(stay, OpenSession, service=self._config.service)
+        return None if isinstance(answer, Refused) else answer.session
+
+    async def _ask(self, stay: _Stay, kind: Callable[..., Operation], **fields: object) -> Answer:
+        device = stay.device
+
+        def make(counter: int) -> Operation:
+            return kind(network=device.genesis.network, node=device.node, counter=counter, **fields)
+
+        async with device.asking(stay.login, make) as answer:
+            status = answer.reason if isinstance(answer, Refused) else answer.status
+            self._events.emit("session", op=kind.__name__, status=status)
+            return answer
+
+
+async def _first_of(*work: Coroutine[Any, Any, None]) -> None:
+    """Runs all until one of them ends, and ends as it does."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def device_main(
+    kind: Literal["mobile", "environment"],
+    config_type: type[C],
+    about: str | None,
+    make: Callable[[C, str, EventLog], tuple[Uplink, Work]],
+) -> None:
+    """The `__main__` of both kinds. `make(config, network name, events)`."""
+    parser = argparse.ArgumentParser(prog=f"python -m nodes.{kind}", description=about)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--exit-on-stdin-eof", action="store_true")
+    args = parser.parse_args()
+    try:
+        config = load_config(args.config, config_type)
+        genesis = Genesis.decode(Path(config.genesis).read_bytes())
+    except (ConfigError, PeerFault, OSError) as error:
+        fail(EXIT_BAD_CONFIG, str(error))
+
+    async def serve(stopping: asyncio.Event) -> None:
+        with EventLog(Path(config.events or "/dev/null"), config.name) as events:
+            uplink, work = make(config, genesis.network.hex()[:16], events)
+
+            def device() -> Device:
+                return Device(config, genesis, kind, uplink, events)
+
+            write_ready(Path(config.ready) if config.ready else None, {})
+            try:
+                life = Life(config, device, uplink, work, events)
+                await _until_stopped(life, stopping, events)
+            except OutboxFullError as error:
+                raise Trouble(f"{error}; free some space and start the device again") from error
+            except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
+                raise Trouble(str(error)) from error
+
+    run(serve, exit_on_stdin_eof=args.exit_on_stdin_eof)
+
+
+async def _until_stopped(life: Life, stopping: asyncio.Event, events: EventLog) -> None:
+    living = asyncio.ensure_future(life.live())
+    stopped = asyncio.ensure_future(stopping.wait())
+    try:
+        while not stopped.done():
+            await asyncio.wait([stopped], timeout=FLUSH_AGE_MS / 1000)
+            events.flush()
+            if living.done():
+                living.result()  # what went wrong ends the process
+    finally:
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)

@@ -1,0 +1,295 @@
+"""`python -m nodes.gateway.process --config FILE`: the gateway's broker logins, outbox, clock and links.
+
+What it decides is in `gateway.bridge.bridge`; links to replicas are in `replica_links`, other parties'
+logins in `broker_logins`. Here messages come in from the broker and answers go out, and what must
+not be lost is put on disk off the event loop, as many requests together as have come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.keys import Es256
+from gateway.bridge.block_store import BlockStore, BlockStoreError
+from gateway.bridge.bridge import Bridge, Limits
+from gateway.bridge.logins import LoginChange
+from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
+from gateway.broker.port import DynamicSecurityAdmin
+from gateway.broker.security import User
+from gateway.limits import RateLimiter
+from gateway.mqtt.client import BrokerUnavailableError, MqttClient, MqttSettings, Presence
+from gateway.mqtt.topics import Head, Response, Role, Status
+from nodes.config import ConfigError
+from nodes.edge_config import GatewayConfig, GatewaySecrets, load_config, load_secrets
+from nodes.events import EventLog
+from nodes.gateway.broker_logins import BrokerLogins, done_height
+from nodes.gateway.replica_links import ReplicaLinks
+from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+
+__all__ = ["GatewayProcess", "main"]
+
+TICK_S = 0.1
+CHECKPOINT_S = 2.0
+ANSWERS_WAITING_MAX = 8_192  # for the broker; devices ask again for what does not fit
+ANSWERS_IN_FLIGHT_MAX = 32
+PUBLISH_DEADLINE_S = 30.0
+DISK_RETRY_S = 0.5
+
+
+class GatewayProcess:
+    """Implements `bridge.Outside`."""
+
+    def __init__(
+        self, config: GatewayConfig, secrets: GatewaySecrets, genesis: Genesis, events: EventLog
+    ) -> None:
+        self._config = config
+        self._events = events
+        self._outbox = Outbox(
+            Path(config.outbox), entries_max=config.limits.waiting_max + ANSWERS_IN_FLIGHT_MAX
+        )
+        self._store = BlockStore(Path(config.copy), genesis.network)
+        cursor = Path(config.copy).with_suffix(".logins.json")
+        self._logins = BrokerLogins(
+            cursor,
+            height=lambda: self._bridge.chain.height,
+            lagging=lambda: self._bridge.chain.lagging,
+            answer=self.answer,
+            events=events,
+        )
+        self._bridge = Bridge(
+            genesis=genesis,
+            scheme=Es256(),
+            store=self._store,
+            owed=self._outbox.pending(limit=-1),
+            login_secret=secrets.login_secret,
+            logins_done=done_height(cursor),
+            limits=_limits(config),
+            outside=self,
+        )
+        self._links = ReplicaLinks(
+            config, self._bridge.chain, events, self._bridge.on_seal, self._bridge.on_denied
+        )
+        net = self._bridge.net
+        self._head_topic = str(Head(net))
+        self._client = self._login(
+            User(Role.GATEWAY, config.node, secrets.gateway),
+            (f"m2m/1/{net}/up/+/+/+",),
+            Presence(str(Status(net, config.node)), b"gateway", b""),
+        )
+        admin = User(Role.ADMIN, config.node, secrets.admin)
+        self._admin_client = self._login(admin, DynamicSecurityAdmin.subscriptions, None)
+        self._admin = DynamicSecurityAdmin(self._admin_client, net)
+        self._answers: deque[tuple[str, bytes]] = deque()
+        self._answers_ready = asyncio.Event()
+        self._outbox_ready = asyncio.Event()
+        self._in_flight = asyncio.Semaphore(ANSWERS_IN_FLIGHT_MAX)
+
+    def _login(
+        self, user: User, subscriptions: tuple[str, ...], presence: Presence | None
+    ) -> MqttClient:
+        broker = self._config.broker
+        return MqttClient(
+            MqttSettings(
+                broker.host,
+                broker.port,
+                user.name,
+                user.password,
+                subscriptions,
+                presence,
+                broker.certificate,
+            )
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        self._links.start()
+        work: list[Coroutine[Any, Any, object]] = [
+            self._client.run(),
+            self._admin_client.run(),
+            self._admin.run(),
+            self._logins.run(self._admin),
+            self._links.run(),
+            self._from_devices(),
+            self._to_outbox(),
+            self._to_devices(),
+            self._announce(),
+            self._tick(),
+            self._checkpoint(),
+            self._begin(stopping),
+            stopping.wait(),
+        ]
+        tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(each) for each in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except (BrokerUnavailableError, BlockStoreError, OutboxCorruptError) as error:
+            raise Trouble(str(error)) from error
+        except sqlite3.Error as error:
+            raise Trouble(f"{self._config.copy}: {error}") from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._links.close()
+            self.emit("counts", **dict(self._bridge.counts))
+
+    async def _begin(self, stopping: asyncio.Event) -> None:
+        """Tells when everything is up; there may be no broker yet. Raises
+        BrokerUnavailableError."""
+        await self._client.ready()
+        await self._admin_client.ready()
+        write_ready(Path(self._config.ready) if self._config.ready else None, {})
+        self.emit("started", height=self._bridge.chain.height, owed=self._bridge.waiting)
+        await stopping.wait()
+
+    # --- bridge.Outside ---------------------------------------------------------------------------
+
+    def submit(self, cose: bytes, *, everyone: bool) -> None:
+        self._links.submit(cose, everyone=everyone)
+
+    def answer(self, device: str, kind: str, payload: bytes) -> None:
+        if len(self._answers) >= ANSWERS_WAITING_MAX:
+            self._answers.popleft()
+            self._bridge.counts["answers-dropped"] += 1
+        self._answers.append((str(Response(self._bridge.net, device, kind)), payload))
+        self._answers_ready.set()
+
+    def change_login(self, change: LoginChange) -> None:
+        self._logins.change(change)
+
+    def emit(self, event: str, **fields: object) -> None:
+        self._events.emit(event, **fields)
+
+    # --- work -------------------------------------------------------------------------------------
+
+    async def _from_devices(self) -> None:
+        async for message in self._client.messages():
+            self._bridge.on_up(message.topic, message.payload, _now_ms())
+            self._outbox_ready.set()
+
+    async def _to_outbox(self) -> None:
+        """All that came while the last sync to disk took place goes with the next one."""
+        while True:
+            await self._outbox_ready.wait()
+            self._outbox_ready.clear()
+            while (writes := self._bridge.take_writes()) is not None:
+                try:
+                    await asyncio.to_thread(self._outbox.exchange, writes.fresh, writes.done)
+                except OutboxFullError as error:
+                    self.emit("outbox-full", reason=str(error))
+                    self._bridge.written(writes, full=True)
+                    await asyncio.sleep(DISK_RETRY_S)
+                else:
+                    self._bridge.written(writes)
+
+    async def _to_devices(self) -> None:
+        """Answers in order, several on their way at once."""
+        async with asyncio.TaskGroup() as publishing:
+            while True:
+                await self._answers_ready.wait()
+                self._answers_ready.clear()
+                while self._answers:
+                    await self._in_flight.acquire()
+                    publishing.create_task(self._answer_one(*self._answers.popleft()))
+
+    async def _answer_one(self, topic: str, payload: bytes) -> None:
+        """One that the broker does not take in time is dropped: its device asks again."""
+        try:
+            await self._client.publish(topic, payload, deadline_s=PUBLISH_DEADLINE_S)
+        except BrokerUnavailableError as error:
+            self.emit("answer-lost", topic=topic, reason=str(error))
+        finally:
+            self._in_flight.release()
+
+    async def _announce(self) -> None:
+        """The newest head, retained; heads that are overtaken meanwhile are left out."""
+        announced: bytes | None = None
+        while True:
+            await asyncio.sleep(TICK_S)
+            head = self._bridge.chain.head
+            if head == announced:
+                continue
+            with contextlib.suppress(BrokerUnavailableError):
+                await self._client.publish(self._head_topic, head, retain=True)
+                announced = head
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._bridge.tick(_now_ms())
+            self._links.tick(waiting=self._bridge.waiting > 0)
+            self._outbox_ready.set()
+            self._events.flush()
+
+    async def _checkpoint(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            await asyncio.to_thread(self._store.checkpoint)
+
+
+def _limits(config: GatewayConfig) -> Limits:
+    limits = config.limits
+
+    def limiter(rate_per_s: float, burst: int) -> RateLimiter:
+        return RateLimiter(
+            rate_per_s=rate_per_s,
+            burst=burst,
+            total_rate_per_s=limits.total_rate_per_s,
+            total_burst=limits.total_burst,
+            sources_max=limits.sources_max,
+            clock=time.monotonic,
+        )
+
+    return Limits(
+        relays=limiter(limits.relay_rate_per_s, limits.relay_burst),
+        devices=limiter(limits.rate_per_s, limits.burst),
+        syncs=limiter(limits.sync_rate_per_s, limits.sync_burst),
+        waiting_max=limits.waiting_max,
+        device_waiting_max=limits.device_waiting_max,
+        relay_waiting_max=limits.relay_waiting_max,
+        submit_timeout_ms=config.submit_timeout_ms,
+    )
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m nodes.gateway.process", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--exit-on-stdin-eof", action="store_true")
+    args = parser.parse_args()
+    try:
+        config = load_config(args.config, GatewayConfig)
+        secrets = load_secrets(Path(config.passwords))
+        genesis = Genesis.decode(Path(config.genesis).read_bytes())
+    except (ConfigError, PeerFault, OSError) as error:
+        fail(EXIT_BAD_CONFIG, str(error))
+
+    async def serve(stopping: asyncio.Event) -> None:
+        with contextlib.ExitStack() as stack:
+            events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
+            try:
+                process = GatewayProcess(config, secrets, genesis, events)
+            except OutboxFullError as error:
+                raise Trouble(f"{error}; free some space and start the gateway again") from error
+            except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
+                raise Trouble(str(error)) from error
+            await process.run(stopping)
+
+    run(serve, exit_on_stdin_eof=args.exit_on_stdin_eof)
+
+
+if __name__ == "__main__":
+    main()

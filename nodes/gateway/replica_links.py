@@ -1,0 +1,172 @@
+"""The gateway's links to the replicas: who is primary, who sends whole blocks, who is asked again.
+
+One replica sends blocks, all others only their signed heads. If blocks stop coming, another is
+asked; a replica that ran so far ahead that its seals were not kept, or that has been silent, is
+asked from our height on: asking again costs nothing, and a request may have been lost with a link.
+Mutual TLS straight to each replica: consensus never crosses the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from chain.errors import PeerFault
+from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
+from gateway.bridge.follower import Follower
+from nodes.config import certificate_der
+from nodes.edge_config import GatewayConfig
+from nodes.events import Tally
+from nodes.ports import Events, Party
+from nodes.wire.inbox import Inbox
+from nodes.wire.tls_wire import TlsWire
+
+__all__ = ["ReplicaLinks"]
+
+STALL_S = 2.0
+SILENT_S = 0.5  # then a replica is asked again
+FRAMES_PER_TURN = 16  # then the loop gets its turn: a block's signatures take a millisecond
+
+_messages = msgspec.msgpack.Decoder(ClientMessage)
+
+
+class ReplicaLinks:
+    """`on_seal` answers how many blocks became final."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        chain: Follower,
+        events: Events,
+        on_seal: Callable[[Seal], int],
+        on_denied: Callable[[int, Denied], None],
+    ) -> None:
+        self._chain = chain
+        self._events = events
+        self._faults = Tally(events, "replica-fault")
+        self._on_seal = on_seal
+        self._on_denied = on_denied
+        self._inbox = Inbox()
+        self._readable = asyncio.Event()
+        self._wire = TlsWire(
+            key_file=Path(config.key),
+            certificate_file=Path(config.certificate),
+            certificates={
+                peer.replica: certificate_der(peer.certificate) for peer in config.replicas
+            },
+            dial={peer.replica: (peer.host, peer.port) for peer in config.replicas},
+            inbox=self._inbox,
+            on_readable=self._readable.set,
+            on_link=self._on_link,
+            on_refused=lambda reason: events.emit("stranger", reason=reason),
+        )
+        self._primary = config.replicas[0].replica
+        self._views: dict[int, int] = {}
+        self._bodies_from: int | None = None
+        self._ahead: set[int] = set()
+        self._heard_s: dict[int, float] = {}
+        self._progress_s = time.monotonic()
+
+    def start(self) -> None:
+        self._wire.start()
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+    def submit(self, cose: bytes, *, everyone: bool) -> None:
+        """To the primary that we believe in, or to all that can be reached."""
+        frame = encode(Submit(cose))
+        connected = self._wire.connected
+        to = connected if everyone or self._primary not in connected else [self._primary]
+        for replica in to:
+            self._wire.send(replica, frame)
+
+    async def run(self) -> None:
+        """Takes what arrives; until cancelled."""
+        while True:
+            await self._readable.wait()
+            self._readable.clear()
+            while taken := self._inbox.take():
+                for count, (party, frame) in enumerate(taken, 1):
+                    self._on_frame(party, frame)
+                    if count % FRAMES_PER_TURN == 0:
+                        await asyncio.sleep(0)
+                self._wire.resume()
+                await asyncio.sleep(0)
+
+    def tick(self, waiting: bool) -> None:
+        """To be called a few times a second; `waiting`: devices wait for blocks."""
+        now_s = time.monotonic()
+        silent = {each for each, heard_s in self._heard_s.items() if now_s - heard_s > SILENT_S}
+        for replica in self._ahead | silent:
+            self._subscribe(replica, bodies=replica == self._bodies_from)
+        self._ahead.clear()
+        if not (waiting or self._chain.lagging):
+            self._progress_s = now_s  # nobody owes us anything
+        elif now_s - self._progress_s > STALL_S:
+            self._progress_s = now_s
+            self._rotate()
+
+    def _on_frame(self, party: Party, frame: bytes) -> None:
+        assert isinstance(party, int), "only replicas are dialled"
+        try:
+            message = _messages.decode(frame)
+            match message:
+                case Seal():
+                    if message.replica != party:
+                        raise PeerFault("bad-seal", "in another replica's name")
+                    self._on_replica_seal(message)
+                case Denied():
+                    self._on_denied(party, message)
+                case Busy():
+                    pass  # it stays in the outbox, and the tick tries everybody
+                case _:
+                    raise PeerFault("bad-frame", type(message).__name__)
+        except (PeerFault, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+            code = fault.code if isinstance(fault, PeerFault) else "bad-frame"
+            self._faults.add(party, code, replica=party, reason=str(fault))
+
+    def _on_replica_seal(self, seal: Seal) -> None:
+        self._heard_s[seal.replica] = time.monotonic()
+        if self._on_seal(seal):
+            self._progress_s = time.monotonic()
+        elif self._chain.too_far(seal):
+            self._ahead.add(seal.replica)
+        self._views[seal.replica] = seal.view
+        membership = self._chain.tracker.membership
+        # f+1 of them say so: at least one honest replica is that far.
+        believed = sorted(self._views.values(), reverse=True)
+        self._primary = membership.primary(believed[min(len(believed), membership.quorum.weak) - 1])
+
+    def _on_link(self, party: Party, up: bool, reason: str) -> None:
+        assert isinstance(party, int), "only replicas are dialled"
+        self._events.emit("link", replica=party, up=up, reason=reason)
+        if up:
+            self._subscribe(party, bodies=self._bodies_from in (None, party))
+            return
+        self._heard_s.pop(party, None)
+        if party == self._bodies_from:
+            self._bodies_from = None
+            self._rotate()
+
+    def _subscribe(self, replica: int, *, bodies: bool) -> None:
+        self._heard_s[replica] = time.monotonic()
+        if bodies and replica != self._bodies_from:  # asked again, a silent one gets no more time
+            self._bodies_from = replica
+            self._progress_s = time.monotonic()
+        self._wire.send(replica, encode(Subscribe(self._chain.height + 1, bodies)))
+
+    def _rotate(self) -> None:
+        """Another replica becomes the source of blocks, and all are asked from our height on."""
+        connected = sorted(party for party in self._wire.connected if isinstance(party, int))
+        if not connected:
+            return
+        others = [party for party in connected if party != self._bodies_from] or connected
+        after = [party for party in others if party > (self._bodies_from or 0)]
+        source = (after or others)[0]
+        for replica in connected:
+            self._subscribe(replica, bodies=replica == source)

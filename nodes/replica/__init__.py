@@ -1,0 +1,1 @@
+"""The replica process: the one interpreter of the core's effects, its stores, clock and timers."""

@@ -1,0 +1,397 @@
+"""The one interpreter of effects: what the consensus core asks for is carried out here.
+
+`Host` is synchronous and knows no event loop: the replica process feeds it what arrived and which
+timers fired, the simulator does the same in virtual time. Only its ports differ.
+
+The order is sacred: **persist, then send**. A step handles several inputs, collects what they
+persist and send, makes one synced transaction, and only then lets frames out. Blocks go into the
+same database with that transaction. A reply (`Seal`) needs no sync for its block: q replicas hold
+the prepared certificate durably and the head is a function of the chain.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, assert_never
+
+import msgspec
+
+from chain.block import Block, Head
+from chain.errors import PeerFault
+from chain.genesis import Membership
+from chain.keys import Signer
+from chain.pbft.application import Request
+from chain.pbft.effects import (
+    Accuse,
+    Broadcast,
+    CancelTimer,
+    Effect,
+    Execute,
+    Forget,
+    Install,
+    Observe,
+    Persist,
+    Refuse,
+    Send,
+    SendBatch,
+    ServeBodies,
+    ServeHeads,
+    SetTimer,
+    Sync,
+)
+from chain.pbft.inputs import (
+    Executed,
+    Input,
+    Installed,
+    InstallFailed,
+    Submitted,
+    TimerFired,
+)
+from chain.pbft.messages import (
+    BODIES_BYTES_MAX,
+    Batch,
+    Bodies,
+    CheckpointProof,
+    Heads,
+    Proposal,
+    ReplicaMessage,
+    Signed,
+    decode_signed,
+    encode,
+    signed_bytes,
+)
+from nodes.byzantine.wrapper import Delayed
+from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
+from nodes.replica.phases import Phases
+
+__all__ = [
+    "Application",
+    "Core",
+    "Host",
+    "Replies",
+    "Rewrite",
+]
+
+BODIES_BLOCKS_MAX = 1024
+
+_proofs = msgspec.msgpack.Decoder(CheckpointProof)
+
+
+class Core(Protocol):
+    """`chain.pbft.replica.Replica`, or a mutant of it."""
+
+    @property
+    def membership(self) -> Membership: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def view(self) -> int: ...
+
+    def start(self, now_us: int) -> list[Effect]: ...
+
+    def handle(self, item: Input, now_us: int) -> list[Effect]: ...
+
+    def submit(self, items: Sequence[Submitted], now_us: int) -> list[Effect]: ...
+
+
+class Application(Protocol):
+    """`chain.ledger.ledger.Ledger`: executes decided batches, appends proven blocks."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def head_hash(self) -> bytes: ...
+
+    @property
+    def time_us(self) -> int: ...
+
+    @property
+    def decided_membership(self) -> Membership: ...
+
+    def execute(self, proposal: Proposal, requests: Sequence[Request], epoch: int) -> Block: ...
+
+    def append(self, block: Block, check_signatures: bool) -> None: ...
+
+
+class Replies(Protocol):
+    """The gateways' side; see `nodes.replica.clients`."""
+
+    def sealed(self, height: int, stored: Stored, requests: Iterable[bytes]) -> None:
+        """A block came into being, here from these requests (none, if it was fetched)."""
+
+    def refused(self, request: bytes, reason: str) -> None:
+        """A submitted request will not be ordered here."""
+
+
+# What a Byzantine replica does with its own effects; an honest one has none.
+Rewrite = Callable[[list[Effect]], list[Effect | Delayed]]
+
+_DELAYED = "driver/delayed/"  # names of the host's own timers
+_DELAYED_MAX = 4096  # sends that a slow replica holds back; more are lost
+
+
+class Host:
+    """Runs one core. `me` signs served state and heads with `signer`."""
+
+    def __init__(
+        self,
+        *,
+        me: int,
+        network: bytes,
+        signer: Signer,
+        core: Core,
+        application: Application,
+        store: Store,
+        wire: Wire,
+        clock: Clock,
+        timers: Timers,
+        events: Events,
+        replies: Replies,
+        rewrite: Rewrite | None = None,
+    ) -> None:
+        self._me = me
+        self._network = network
+        self._signer = signer
+        self._core = core
+        self._application = application
+        self._store = store
+        self._wire = wire
+        self._clock = clock
+        self._timers = timers
+        self._events = events
+        self._replies = replies
+        self._rewrite = rewrite
+        self._answers: deque[Input] = deque()
+        self._outbox: list[tuple[Party, bytes]] = []
+        self._sealed: list[tuple[int, Stored, Sequence[bytes]]] = []
+        self._must_sync = False
+        self._delayed: dict[str, Effect] = {}
+        self._delays = 0
+        self._phases = Phases(events, clock)
+
+    def start(self) -> None:
+        """Once, before any step."""
+        self._carry_out(self._core.start(self._clock.now_us()))
+        self._answer()
+        self.settle()
+
+    def handle(self, inputs: Iterable[Input], effects: list[Effect] | None = None) -> None:
+        """Carries out `effects` (the desk's) and handles all inputs. What is to be sent waits for
+        `settle`, or for `commit` and then `release`. Raises StoreFull, Damaged."""
+        now_us = self._clock.now_us()
+        if effects:
+            self._carry_out(effects)
+        submitted: list[Submitted] = []
+        for item in inputs:
+            if isinstance(item, Submitted):
+                submitted.append(item)
+                continue
+            if isinstance(item, TimerFired) and item.name.startswith(_DELAYED):
+                self._do(self._delayed.pop(item.name))
+                continue
+            self._carry_out(self._core.handle(item, now_us))
+            if self._answers:
+                self._answer()
+        if submitted:  # together and last: the next batch forms from all of them
+            self._carry_out(self._core.submit(submitted, now_us))
+
+    def settle(self) -> None:
+        """Persist, then send. Raises StoreFull before anything is sent."""
+        self.commit()
+        self.release()
+
+    @property
+    def must_sync(self) -> bool:
+        """Whether what waits to be sent depends on something that is not durable yet."""
+        return self._must_sync
+
+    def commit(self) -> None:
+        """May run in another thread, if nothing else touches host or store until it returns."""
+        if self._must_sync:
+            self._store.commit()
+            self._must_sync = False
+
+    def release(self) -> None:
+        """Only after `commit`."""
+        assert not self._must_sync
+        outbox, self._outbox = self._outbox, []
+        for party, frame in outbox:
+            self._wire.send(party, frame)
+        # Replies too: our own COMMIT counted, so our prepared certificate must be durable first.
+        sealed, self._sealed = self._sealed, []
+        for height, stored, requests in sealed:
+            self._replies.sealed(height, stored, requests)
+
+    def idle(self) -> None:
+        """To be called now and then when nothing happens: blocks that waited become durable."""
+        self._store.commit()
+
+    def _send(self, party: int, message: ReplicaMessage) -> None:
+        """Served state: signed by the host, because the core does not see the store. A Byzantine
+        replica may lie here too."""
+        self._carry_out([Send(party, self._sign(message))])
+
+    def _answer(self) -> None:
+        """What the core is told about its Execute and Install, before it hears anything else."""
+        while self._answers:
+            now_us = self._clock.now_us()
+            self._carry_out(self._core.handle(self._answers.popleft(), now_us))
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        if self._rewrite is None:
+            for effect in effects:
+                self._do(effect)
+            return
+        for changed in self._rewrite(effects):
+            if isinstance(changed, Delayed):
+                self._delay(changed)
+            else:
+                self._do(changed)
+
+    def _delay(self, delayed: Delayed) -> None:
+        if len(self._delayed) < _DELAYED_MAX:
+            self._delays += 1
+            name = f"{_DELAYED}{self._delays}"
+            self._delayed[name] = delayed.effect
+            self._timers.set(name, delayed.delay_us)
+
+    def _do(self, effect: Effect) -> None:  # noqa: PLR0912 - one branch per effect, closed below
+        match effect:  # the frequent ones first
+            case Observe(what=what, view=view, seq=seq):
+                self._phases.observe(what, view, seq)
+            case Persist(fact=fact):
+                self._store.put_fact(fact)
+                self._must_sync = True
+            case Broadcast(signed=signed):
+                frame = encode(signed)
+                for replica in self._listeners():
+                    self._outbox.append((replica, frame))
+            case Execute():
+                self._execute(effect)
+            case SetTimer(name=name, delay_us=delay_us):
+                self._timers.set(name, delay_us)
+            case CancelTimer(name=name):
+                self._timers.cancel(name)
+            case Send(to=to, signed=signed):
+                self._outbox.append((to, encode(signed)))
+            case Sync():
+                self._must_sync = True
+            case SendBatch():
+                self._send_batch(effect)
+            case Forget(seq=seq):
+                self._store.forget(seq)
+            case Install():
+                self._install(effect)
+            case ServeHeads(to=to, start=start):
+                self._serve_heads(to, start)
+            case ServeBodies(to=to, start=start, stop=stop):
+                self._serve_bodies(to, start, stop)
+            case Accuse(culprit=culprit, reason=reason, first=first, second=second):
+                evidence = [encode(each) for each in (first, second) if each is not None]
+                self._events.emit("accuse", culprit=culprit, reason=reason, evidence=evidence)
+            case Refuse(request=request, reason=reason):
+                self._replies.refused(request, reason)
+            case _:
+                assert_never(effect)
+
+    def _listeners(self) -> list[int]:
+        """Every other member, and one that is being added: it follows before it votes."""
+        ids = {*self._core.membership.ids, *self._application.decided_membership.ids}
+        return sorted(ids - {self._me})
+
+    def _sign(self, message: ReplicaMessage) -> Signed:
+        body = encode(message)
+        return Signed(body, self._signer.sign(signed_bytes(self._network, body)))
+
+    def _execute(self, effect: Execute) -> None:
+        application = self._application
+        before = application.decided_membership
+        block = application.execute(effect.proposal, effect.requests, effect.epoch)
+        self._keep(block, [request.id for request in effect.requests])
+        head = Head.decode(block.head)
+        self._phases.executed(head)
+        self._answers.append(
+            Executed(
+                seq=head.height,
+                head=application.head_hash,
+                time_us=head.time_us,
+                membership=_changed(before, application.decided_membership),
+            )
+        )
+
+    def _install(self, effect: Install) -> None:
+        """Blocks that link to a proven head. A head commits to every byte of its body, so the
+        signatures in it need no second check: q replicas checked them before they voted."""
+        application = self._application
+        before = application.decided_membership
+        failure: InstallFailed | None = None
+        start = application.height
+        for block in effect.blocks:
+            try:
+                application.append(block, check_signatures=False)
+            except PeerFault as fault:
+                failure = InstallFailed(effect.source, application.height + 1, str(fault))
+                break
+            self._keep(block)
+        if application.height > start:
+            self._answers.append(
+                Installed(
+                    seq=application.height,
+                    head=application.head_hash,
+                    time_us=application.time_us,
+                    membership=_changed(before, application.decided_membership),
+                )
+            )
+        if failure is not None:
+            self._answers.append(failure)
+        self._events.emit("installed", height=application.height, source=effect.source)
+
+    def _keep(self, block: Block, requests: Sequence[bytes] = ()) -> None:
+        """One signature per block: the reply to every request in it (PROTOCOL: Block)."""
+        stored = Stored(block, self._signer.sign(block.head))
+        height = self._application.height
+        self._store.put_block(height, stored)
+        self._sealed.append((height, stored, requests))
+
+    def _send_batch(self, effect: SendBatch) -> None:
+        fact = self._store.fact("proposal", effect.view, effect.seq)
+        if fact is None:
+            return
+        batch, pre_prepare = decode_signed(fact.data).attachment, effect.pre_prepare
+        if pre_prepare is None:
+            self._send(effect.to, Batch(self._core.epoch, self._me, batch))
+        else:
+            signed = Signed(pre_prepare.body, pre_prepare.signature, batch)
+            self._carry_out([Send(effect.to, signed)])
+
+    def _serve_heads(self, to: int, start: int) -> None:
+        fact = self._store.stable_from(start)
+        if fact is None or self._wire.congested(to):
+            return
+        proof = _proofs.decode(fact.data)
+        heads = tuple(self._store.heads(start, fact.seq))
+        if len(heads) != fact.seq - start + 1:
+            return  # the checkpoint is proven, but we lack blocks below it ourselves
+        self._send(to, Heads(self._core.epoch, self._me, start, heads, proof.votes))
+
+    def _serve_bodies(self, to: int, start: int, stop: int) -> None:
+        if self._wire.congested(to):
+            return  # it will ask again; a peer that does not read must not cost us memory
+        blocks: list[Block] = []
+        size = 0
+        for stored in self._store.blocks(start, min(stop, start + BODIES_BLOCKS_MAX - 1)):
+            size += stored.block.body_bytes
+            if blocks and size > BODIES_BYTES_MAX:
+                break
+            blocks.append(stored.block)
+        if blocks:
+            self._send(to, Bodies(self._core.epoch, self._me, start, tuple(blocks)))
+
+
+def _changed(before: Membership, after: Membership) -> Membership | None:
+    """The next epoch's membership if it was decided just now."""
+    return after if after.epoch != before.epoch else None

@@ -1,0 +1,202 @@
+"""The layout of a replica's database, and reading it without a replica.
+
+    meta    name, value           "genesis" (the document's bytes), "replica" (its id), "schema"
+    blocks  height, head, records, signature (the replica's own, over the head), sum
+    facts   kind, seq, view, data, sum    what the consensus core made durable
+
+`records` is MessagePack of the block's records; `sum` is a CRC-32 over the row: it finds flipped
+bits early and names the row; what the bytes *mean* is proven from the genesis, not by sums.
+Writing is in `sqlite_store`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from chain.block import Block, Record
+from chain.pbft.effects import Durable
+from nodes.ports import Stored
+
+__all__ = [
+    "BLOCK_ROWS",
+    "FACT_ROWS",
+    "SCHEMA",
+    "Damaged",
+    "LedgerFile",
+    "block_of",
+    "block_sum",
+    "checked_blocks",
+    "checked_facts",
+    "copy_ledger",
+    "encode_records",
+    "fact_sum",
+    "open_readonly",
+]
+
+SCHEMA = "testbed.ledger/1"
+BLOCK_ROWS = "SELECT height, head, records, signature, sum FROM blocks"
+FACT_ROWS = "SELECT kind, view, seq, data, sum FROM facts"
+_records_decoder = msgspec.msgpack.Decoder(tuple[Record, ...])
+_records_encoder = msgspec.msgpack.Encoder()
+
+
+class Damaged(Exception):
+    """The file is not what was written: a flipped bit, a cut, an older copy."""
+
+
+def encode_records(block: Block) -> bytes:
+    return _records_encoder.encode(block.records)
+
+
+def block_sum(height: int, head: bytes, records: bytes, signature: bytes) -> int:
+    return zlib.crc32(signature, zlib.crc32(records, zlib.crc32(head, height & 0xFFFFFFFF)))
+
+
+def fact_sum(kind: str, view: int, seq: int, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(f"{kind}/{view}/{seq}".encode()))
+
+
+def block_of(head: bytes, records: bytes) -> Block:
+    """Raises Damaged."""
+    try:
+        return msgspec.convert(
+            (head, _records_decoder.decode(records)), type=Block, from_attributes=True
+        )
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Damaged(f"a block's bytes: {error}") from error
+
+
+def checked_blocks(rows: Iterator[tuple[object, ...]], first: int) -> Iterator[Stored]:
+    """Blocks of consecutive heights from `first` on. Raises Damaged, naming height and field."""
+    for expected, (height, head, records, signature, total) in enumerate(rows, first):
+        if height != expected:
+            raise Damaged(f"block {expected} is missing (found {height})")
+        if not (
+            isinstance(head, bytes) and isinstance(records, bytes) and isinstance(signature, bytes)
+        ):
+            raise Damaged(f"block {expected}: a field is not bytes")
+        if block_sum(expected, head, records, signature) != total:
+            raise Damaged(f"block {expected}: its checksum does not match")
+        yield Stored(block_of(head, records), signature)
+
+
+def checked_facts(rows: Iterator[tuple[object, ...]]) -> Iterator[Durable]:
+    """Raises Damaged, naming the fact."""
+    for kind, view, seq, data, total in rows:
+        if not (
+            isinstance(kind, str)
+            and isinstance(view, int)
+            and isinstance(seq, int)
+            and isinstance(data, bytes)
+            and fact_sum(kind, view, seq, data) == total
+        ):
+            raise Damaged(f"fact {kind!r} of view {view!r}, sequence {seq!r}: its checksum")
+        yield Durable(kind, view, seq, data)
+
+
+class LedgerFile:
+    """A replica's database, for reading only. Sees what was committed when each read begins.
+
+    Reads raise Damaged; nothing is verified beyond checksums: see `chain.ledger.ledger` for that.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+        try:
+            meta = dict(connection.execute("SELECT name, value FROM meta"))
+            if meta.get("schema") != SCHEMA:
+                raise Damaged(f"{path}: schema {meta.get('schema')!r}, this program reads {SCHEMA}")
+            self.genesis: bytes = meta["genesis"]
+            self.replica = int(meta["replica"])
+        except (sqlite3.DatabaseError, KeyError, ValueError, TypeError) as error:
+            raise Damaged(f"{path}: not a replica's ledger ({error})") from error
+
+    @property
+    def height(self) -> int:
+        try:
+            row = self._db.execute("SELECT max(height) FROM blocks").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise Damaged(f"{self.path}: {error}") from error
+        return row[0] or 0
+
+    def blocks(self, start: int = 1) -> Iterator[Stored]:
+        """Blocks from `start` on with this replica's signature over each head."""
+        yield from checked_blocks(self._blocks(start), start)
+
+    def rows(self) -> Iterator[tuple[object, ...]]:
+        """Height, head, records, signature and sum of each block as they stand there, unchecked:
+        for a verifier that names the very field."""
+        return self._blocks(0)
+
+    def _blocks(self, start: int) -> Iterator[tuple[object, ...]]:
+        try:
+            yield from self._db.execute(f"{BLOCK_ROWS} WHERE height >= ? ORDER BY height", (start,))
+        except sqlite3.DatabaseError as error:
+            raise Damaged(f"{self.path}: {error}") from error
+
+    def stable(self) -> Iterator[Durable]:
+        """The checkpoints with their proofs, ascending."""
+        try:
+            yield from checked_facts(
+                self._db.execute(f"{FACT_ROWS} WHERE kind = 'stable' ORDER BY seq")
+            )
+        except sqlite3.DatabaseError as error:
+            raise Damaged(f"{self.path}: {error}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_readonly(path: Path) -> LedgerFile:
+    """Opens a ledger, running or not. Raises FileNotFoundError and Damaged."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    uri = path.absolute().as_uri()
+    try:
+        connection = sqlite3.connect(f"{uri}?mode=ro", uri=True)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        except sqlite3.OperationalError:
+            # A read-only medium: there is no place for the shared-memory file beside it.
+            connection.close()
+            connection = sqlite3.connect(f"{uri}?immutable=1", uri=True)
+        return LedgerFile(path, connection)
+    except sqlite3.DatabaseError as error:
+        raise Damaged(f"{path}: {error}") from error
+
+
+def copy_ledger(source: Path, target: Path) -> None:
+    """A consistent copy in one file, of a running replica's ledger too. Raises Damaged."""
+    try:
+        reader = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            writer = sqlite3.connect(target)
+            try:
+                reader.backup(writer)
+                # A copy at rest: reading it must leave no write-ahead log beside it.
+                writer.execute("PRAGMA journal_mode = DELETE")
+            finally:
+                writer.close()
+        finally:
+            reader.close()
+    except sqlite3.DatabaseError as error:
+        raise Damaged(f"{source}: {error}") from error

@@ -1,0 +1,361 @@
+"""`python -m nodes.replica.process --config FILE`: one replica as a process.
+
+Only here are the real clock, wire, store and timers built and put together; what happens in the
+loop is in `turns`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import cProfile
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis
+from chain.keys import Es256, Es256Signer
+from nodes.byzantine.switch import Switch, misbehaviour
+from nodes.byzantine.wrapper import KINDS, Misbehaviour
+from nodes.config import Byzantine, ConfigError, ReplicaConfig, certificate_der, certificate_spki
+from nodes.events import EventLog, NoEvents, Tally
+from nodes.keygen import load_key
+from nodes.ports import Party, Store, StoreFull
+from nodes.process import (
+    EXIT_BAD_CONFIG,
+    EXIT_TROUBLE,
+    Trouble,
+    fail,
+    run,
+    write_atomically,
+    write_ready,
+)
+from nodes.replica.clock import SystemClock
+from nodes.replica.driver import Rewrite
+from nodes.replica.ledger_file import Damaged
+from nodes.replica.memory_store import MemoryStore
+from nodes.replica.opening import Opener, default_threads
+from nodes.replica.quarantine import Quarantine
+from nodes.replica.service import Service
+from nodes.replica.sqlite_store import SqliteStore, move_aside, moved_aside
+from nodes.replica.timers import LoopTimers
+from nodes.replica.turns import Turns
+from nodes.wire.inbox import Inbox
+from nodes.wire.tls_wire import TlsWire
+
+__all__ = ["ReplicaProcess", "main"]
+
+HOUSEKEEPING_S = 0.25
+COUNTERS_S = 1.0
+_QUARANTINE = "quarantine-until"
+_QUARANTINE_UNKNOWN = -1
+_BEGUN = "begun"
+_VOTES_IN = "votes-in"
+"""Beside the key: the network in which it votes, once it has a store there."""
+
+
+class ReplicaProcess:
+    """Built from a config; `serve` runs until it is told to stop. Raises ConfigError, Trouble."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        self._config = config
+        self._genesis, self._signer = _identity(config)
+        self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
+        self._failure: Exception | None = None
+        self._counted: dict[str, object] = {}
+        self._store: Store | None = None
+        self._service: Service
+        self._turns: Turns | None = None
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        self._stopping = stopping
+        self._inbox = Inbox()
+        self._timers = LoopTimers(loop, lambda: self._inbox.arrived, self._wake)
+        self._wire = self._make_wire()
+        try:
+            port = self._wire.listen(self._config.listen.host, self._config.listen.port)
+            self._service = self._assemble()
+            self._begin(port)
+            await self._until_stopped(loop, stopping)
+        finally:
+            await self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    def _begin(self, port: int) -> None:
+        wanted = self._config.verify_threads
+        threads = default_threads() if wanted is None else wanted
+        turns = Turns(
+            service=self._service,
+            opener=Opener(self._service.open_all, threads),
+            inbox=self._inbox,
+            timers=self._timers,
+            resume=self._wire.resume,
+            flush=self._wire.flush,
+            on_failure=self._fail,
+        )
+        height = self._service.ledger.height
+        self._emit("started", replica=self._config.replica, height=height, port=port)
+        self._wire.start()
+        turns.start()
+        self._turns = turns
+        # What stands now stays: no collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
+        write_ready(Path(self._config.ready) if self._config.ready else None, {"replica": port})
+
+    async def _until_stopped(
+        self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event
+    ) -> None:
+        """Housekeeping: nothing here is on the path of a request."""
+        assert self._turns is not None
+        counters_at = loop.time() + COUNTERS_S
+        while not stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), HOUSEKEEPING_S)
+            self._turns.idle()
+            if loop.time() >= counters_at:
+                counters_at += COUNTERS_S
+                self._emit_counters()
+            if isinstance(self._events, EventLog):
+                self._events.flush()
+
+    async def _end(self) -> None:
+        self._timers.close()
+        if self._turns is not None:
+            self._turns.stop()
+        await self._wire.close()
+        if self._turns is not None:
+            self._turns.close()
+            self._emit_counters()
+            self._emit("stopped", height=self._service.ledger.height)
+        if self._store is not None:
+            with contextlib.suppress(StoreFull):
+                self._store.close()
+        if isinstance(self._events, EventLog):
+            self._events.close()
+
+    def _wake(self) -> None:
+        if self._turns is not None:
+            self._turns.wake()
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, StoreFull | Damaged):
+            error = Trouble(f"{self._config.name}: {error}")
+        self._failure = self._failure or error
+        self._emit("failed", detail=f"{type(error).__name__}: {error}")
+        self._stopping.set()
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _make_wire(self) -> TlsWire:
+        config = self._config
+        certificates: dict[Party, bytes] = {
+            peer.replica: certificate_der(peer.certificate) for peer in config.peers
+        }
+        dial: dict[Party, tuple[str, int]] = {
+            peer.replica: (peer.host, peer.port)
+            for peer in config.peers
+            if peer.replica < config.replica
+        }
+        for client in config.clients:
+            certificates[client.name] = certificate_der(client.certificate)
+        refused = Tally(self._events, "link-refused")
+        return TlsWire(
+            key_file=Path(config.key),
+            certificate_file=Path(config.certificate),
+            certificates=certificates,
+            dial=dial,
+            inbox=self._inbox,
+            on_readable=self._wake,
+            on_link=self._link,
+            on_refused=lambda reason: refused.add(reason, reason=reason),
+        )
+
+    def _assemble(self) -> Service:
+        """A damaged store is moved aside; then this replica fetches everything anew, in
+        quarantine. A store that was made in quarantine stays so over restarts."""
+        config = self._config
+        if config.store == ":memory:":
+            self._store = MemoryStore()
+            return self._make_service(self._store, None)
+        path = Path(config.store)
+        try:
+            return self._from_disk(path)
+        except Damaged as damage:
+            aside = move_aside(path)
+            self._emit("store-damaged", detail=str(damage), aside=str(aside))
+            sys.stderr.write(
+                f"{config.name}: {damage}. Moved to {aside}; fetching the chain from peers, "
+                "no votes until it is past all earlier ones.\n"
+            )
+        return self._from_disk(path)
+
+    def _disk_store(self, path: Path) -> SqliteStore:
+        """A new store begins in quarantine beside a damaged one, whatever interrupted us before,
+        and for a key that has a store in this network already: somebody deleted that."""
+        store = SqliteStore(path, self._genesis.encode(), self._config.replica)
+        beside_key = Path(self._config.key).with_name(_VOTES_IN)
+        network = self._genesis.network.hex()
+        known = beside_key.exists() and beside_key.read_text(errors="replace") == network
+        if store.untouched:
+            if known and not moved_aside(path):
+                self._emit("store-missing", path=str(path))
+                sys.stderr.write(
+                    f"{self._config.name}: {path} is gone, and this key has voted in this network. "
+                    "Fetching the chain from peers, no votes until it is past all earlier ones.\n"
+                )
+            if known or moved_aside(path):
+                store.note(_QUARANTINE, _QUARANTINE_UNKNOWN)
+            store.note(_BEGUN, 1)  # or a crash before the first vote would look like a lost store
+            store.commit()
+        if not known:
+            try:
+                write_atomically(beside_key, network.encode())
+            except OSError as error:
+                store.close()
+                raise Trouble(f"{beside_key}: {error.strerror}") from error
+        return store
+
+    def _from_disk(self, path: Path) -> Service:
+        """Raises Damaged: the file's form, or any block that does not follow from the genesis."""
+        store = self._disk_store(path)
+        try:
+            until = store.noted(_QUARANTINE)
+            quarantine = None
+            if until is not None:
+                known = None if until == _QUARANTINE_UNKNOWN else until
+                quarantine = Quarantine(self._genesis.consensus, known)
+            service = self._make_service(store, quarantine)
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+        return service
+
+    def _make_service(self, store: Store, quarantine: Quarantine | None) -> Service:
+        def note(until: int | None) -> None:
+            assert isinstance(store, SqliteStore)
+            store.note(_QUARANTINE, until)
+
+        return Service(
+            me=self._config.replica,
+            genesis=self._genesis,
+            signer=self._signer,
+            scheme=Es256(),
+            store=store,
+            wire=self._wire,
+            clock=SystemClock(),
+            timers=self._timers,
+            events=self._events,
+            misbehaviour=self._misbehaviour
+            if self._config.byzantine or self._config.byzantine_orders
+            else None,
+            quarantine=quarantine,
+            on_quarantine=note,
+        )
+
+    def _misbehaviour(self, service: Service) -> Rewrite:
+        config, started_s = self._config, time.monotonic()
+
+        def made(wanted: Byzantine) -> Misbehaviour:
+            def active() -> bool:
+                age_s = time.monotonic() - started_s
+                return wanted.start_s <= age_s and (wanted.stop_s is None or age_s < wanted.stop_s)
+
+            return misbehaviour(
+                wanted,
+                me=config.replica,
+                network=self._genesis.network,
+                signer=self._signer,
+                membership=lambda: service.core.membership,
+                active=active,
+            )
+
+        if config.byzantine is not None:
+            return made(config.byzantine).rewrite
+        assert config.byzantine_orders is not None
+        return Switch(Path(config.byzantine_orders), made, self._events).rewrite
+
+    # --- what is told --------------------------------------------------------------------------
+
+    def _link(self, party: Party, up: bool, reason: str) -> None:
+        self._emit("link-up" if up else "link-down", party=party, reason=reason)
+        if not up and self._turns is not None:
+            self._service.left(party)
+
+    def _emit(self, event: str, **fields: object) -> None:
+        self._events.emit(event, **fields)
+
+    def _emit_counters(self) -> None:
+        """Refused frames by reason, frames not sent, frames that came: only when they changed."""
+        counted: dict[str, object] = {
+            "faults": {f"{party}/{code}": n for (party, code), n in self._service.faults.items()},
+            "unsent": {str(party): n for party, n in self._wire.dropped().items()},
+            "heard": {str(party): n for party, n in self._wire.heard().items()},
+        }
+        if counted != self._counted:
+            self._counted = counted
+            self._emit("counters", **counted)
+
+
+def _identity(config: ReplicaConfig) -> tuple[Genesis, Es256Signer]:
+    """The genesis and our key, checked against each other and against the peers' pins."""
+    try:
+        genesis = Genesis.decode(Path(config.genesis).read_bytes())
+        signer = Es256Signer(load_key(Path(config.key)))
+        pinned = certificate_spki(Path(config.certificate).read_text())
+    except (OSError, PeerFault, ValueError) as error:
+        raise ConfigError(f"{config.name}: {error}") from error
+    if pinned != signer.public:
+        raise ConfigError(f"{config.name}: certificate and key do not belong together")
+    own = genesis.membership.spki(config.replica)
+    if own is not None and own != signer.public:
+        raise ConfigError(f"{config.name}: replica {config.replica} has another key in the genesis")
+    for peer in config.peers:
+        spki = genesis.membership.spki(peer.replica)
+        if spki is not None and spki != certificate_spki(peer.certificate):
+            raise ConfigError(
+                f"{config.name}: replica {peer.replica} has another key in the genesis"
+            )
+    if config.byzantine is not None and config.byzantine.kind not in KINDS:
+        raise ConfigError(
+            f"{config.name}: byzantine.kind is {config.byzantine.kind!r}, "
+            f"must be one of {', '.join(sorted(KINDS))}"
+        )
+    return genesis, signer
+
+
+@contextlib.contextmanager
+def _profiled(path: str | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    with cProfile.Profile() as profile:
+        yield
+    profile.dump_stats(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="nodes.replica.process", description="Run one replica.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end with the parent")
+    arguments = parser.parse_args()
+    try:
+        config = ReplicaConfig.load(arguments.config)
+        replica = ReplicaProcess(config)
+    except ConfigError as error:
+        fail(EXIT_BAD_CONFIG, str(error))
+    except OSError as error:
+        fail(EXIT_TROUBLE, f"{arguments.config}: {error}")
+    with _profiled(config.profile):
+        run(replica.serve, exit_on_stdin_eof=arguments.exit_on_stdin_eof)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A replica whose store was damaged has forgotten votes, so it must not vote where it may have.
+
+It follows (status, fetching, executing) and says nothing that counts until its chain is past
+everything that it can have voted on: a height that an honest peer has executed, plus the log
+window, plus one checkpoint interval, so that its own stable checkpoint is past it too.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.genesis import Consensus, Membership
+from chain.pbft.effects import Broadcast, Effect, Send
+from chain.pbft.messages import (
+    Checkpoint,
+    Commit,
+    Endorsement,
+    NewView,
+    Prepare,
+    PrePrepare,
+    ReplicaMessage,
+    StatusMessage,
+    ViewChange,
+)
+
+__all__ = ["Quarantine"]
+
+_VOTES = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView, Endorsement)
+_bodies = msgspec.msgpack.Decoder(ReplicaMessage)
+
+
+class Quarantine:
+    """`until` is the height at which it ends, None until enough peers were heard.
+
+    This replica is one of the f faulty ones, so of the n-1 others at most f-1 lie or are silent; at
+    least q-f honest ones executed the last stable checkpoint that we can have known. If u were not
+    heard, f-u of those at least were: the (f-u)th highest claim is high enough. A liar's may be as
+    high as it likes; but it is passed over when all honest ones were heard, as then u and the liars
+    are f-1 at most. So the end may come down while more are heard.
+    """
+
+    def __init__(self, consensus: Consensus, until: int | None) -> None:
+        self.until = until
+        self._margin = consensus.log_window + consensus.checkpoint_interval
+        self._executed: dict[int, int] = {}
+
+    def heard(self, status: StatusMessage, membership: Membership) -> bool:
+        """True if this status settled where the quarantine ends, or earlier: note it durably."""
+        if membership.spki(status.sender) is None:
+            return False
+        self._executed[status.sender] = status.executed
+        quorum, heard = membership.quorum, self._executed
+        claims = sorted(heard[each] for each in membership.ids if each in heard)
+        rank = quorum.faulty - (quorum.n - 1 - len(claims))
+        if rank < 1:
+            return False
+        until = claims[-rank] + self._margin
+        if self.until is not None and self.until <= until:
+            return False
+        self.until = until
+        return True
+
+    def over(self, height: int) -> bool:
+        return self.until is not None and height >= self.until
+
+    def rewrite(self, effects: list[Effect]) -> list[Effect]:
+        """The same without votes."""
+        return [
+            effect
+            for effect in effects
+            if not isinstance(effect, Send | Broadcast)
+            or not isinstance(_bodies.decode(effect.signed.body), _VOTES)
+        ]

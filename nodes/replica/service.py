@@ -1,0 +1,333 @@
+"""One replica without an event loop: ledger, core, verifier, gateways and driver put together.
+
+The replica process feeds it from sockets and real timers, the simulator from virtual ones. What
+arrived is first *opened* (decoded and verified: pure, so it may run in threads, in bulk) and then
+handled in one *step* (persist, then send).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from chain.errors import PeerFault
+from chain.genesis import Genesis, Membership
+from chain.keys import Scheme, Signer
+from chain.ledger.desk import Desk, DeskEffect, is_access_request
+from chain.ledger.ledger import Ledger
+from chain.ledger.request import make_item, open_items
+from chain.pbft.application import Request
+from chain.pbft.effects import Effect, Send
+from chain.pbft.inputs import Input, Received, Submitted, TimerFired
+from chain.pbft.messages import (
+    Batch,
+    Busy,
+    ClientMessage,
+    Commit,
+    Denied,
+    Endorsement,
+    EndorseRequest,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    StatusMessage,
+    Submit,
+    Subscribe,
+    decode_body,
+    decode_proposal,
+    decode_signed,
+)
+from chain.pbft.replica import Replica
+from chain.pbft.verify import Verifier
+from nodes.byzantine.wrapper import Delayed
+from nodes.ports import Clock, Events, Party, Store, Timers, Wire
+from nodes.replica.clients import Clients
+from nodes.replica.driver import Host, Rewrite
+from nodes.replica.ledger_file import Damaged
+from nodes.replica.quarantine import Quarantine
+
+__all__ = ["Opened", "Service", "Superfluous"]
+
+
+class Superfluous(msgspec.Struct, frozen=True):
+    """A vote on what is decided here already, or a batch that nobody asked for or that is
+    proposed in another view: dropped without looking at its signatures."""
+
+
+# A frame after verification: what it was, or why it is refused.
+Opened = Received | Request | Subscribe | Superfluous | PeerFault
+
+_client_messages = msgspec.msgpack.Decoder(ClientMessage)
+_MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
+_NOT_BLAMED = "unknown-epoch"
+_SUPERFLUOUS = Superfluous()
+
+
+class _Votes:
+    """Votes that were opened together and hold. `alike`: whose count, of those that say the same
+    (kind, epoch, view, sequence number, digest); only a sender's first on a number may."""
+
+    def __init__(self) -> None:
+        self.alike: dict[tuple[type, int, int, int, bytes], set[int]] = {}
+        self.voted: set[tuple[type, int, int, int]] = set()
+
+
+class Service:
+    """Rebuilds the ledger from `store` when it is made. Raises Damaged if that does not work.
+
+    `quarantine` (after damage) and `misbehaviour` (in tests and attacks) change what is sent.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: int,
+        genesis: Genesis,
+        signer: Signer,
+        scheme: Scheme,
+        store: Store,
+        wire: Wire,
+        clock: Clock,
+        timers: Timers,
+        events: Events,
+        misbehaviour: Callable[[Service], Rewrite] | None = None,
+        quarantine: Quarantine | None = None,
+        on_quarantine: Callable[[int | None], None] = lambda _: None,
+    ) -> None:
+        self.faults: Counter[tuple[Party, str]] = Counter()
+        self._events = events
+        self._network = genesis.network
+        self._scheme = scheme
+        self._quarantine = quarantine
+        self._on_quarantine = on_quarantine
+        self.ledger = Ledger(genesis, scheme)
+        self._memberships = {0: genesis.membership}
+        decided_by = self._replay(store)
+        newest = self.ledger.decided_membership
+        self.core = Replica(
+            me,
+            decided_by,
+            genesis.consensus,
+            self._network,
+            signer,
+            application=self.ledger,
+            executed=(self.ledger.height, self.ledger.head_hash, self.ledger.time_us),
+            durable=store.facts(),
+            pending=newest if newest.epoch != decided_by.epoch else None,
+        )
+        self._verifier = Verifier(
+            self._network, scheme, self._membership, self._open_items, newest.epoch
+        )
+        self._desk = Desk(
+            me,
+            self._network,
+            genesis.policy,
+            signer=signer,
+            judge=self.ledger.registry.judge,
+            open_item=self._verifier.open,
+        )
+        self.clients = Clients(me, store, wire, lambda: self.core.view)
+        self._misbehave = misbehaviour(self) if misbehaviour is not None else None
+        self.host = Host(
+            me=me,
+            network=self._network,
+            signer=signer,
+            core=self.core,
+            application=self.ledger,
+            store=store,
+            wire=wire,
+            clock=clock,
+            timers=timers,
+            events=events,
+            replies=self.clients,
+            rewrite=self._rewrite if quarantine or misbehaviour else None,
+        )
+
+    def start(self) -> None:
+        """Once, before any step."""
+        self.host.start()
+
+    def open(self, party: Party, frame: bytes) -> Opened:
+        """Decodes and verifies one frame. Pure and thread-safe; never raises."""
+        ((_, opened),) = self.open_all(((party, frame),))
+        return opened
+
+    def open_all(self, frames: Sequence[tuple[Party, bytes]]) -> list[tuple[Party, Opened]]:
+        """As `open`, in order; requests that were submitted together are verified together."""
+        opened: list[tuple[Party, Opened]] = []
+        places: list[int] = []
+        items: list[bytes] = []
+        votes = _Votes()
+        for party, frame in frames:
+            one = self._open_frame(party, frame, votes)
+            if isinstance(one, Submit):
+                places.append(len(opened))
+                items.append(make_item(one.request))
+                one = _SUPERFLUOUS  # until it is opened
+            opened.append((party, one))
+        if places:
+            for place, request in zip(places, self._verifier.open_all(items), strict=True):
+                opened[place] = opened[place][0], request
+        return opened
+
+    def _open_frame(self, party: Party, frame: bytes, votes: _Votes) -> Opened | Submit:
+        """`votes` are those that were opened with this frame."""
+        try:
+            if not isinstance(party, int):
+                return self._read_client(frame)
+            signed = decode_signed(frame)
+            message = decode_body(signed.body)
+            if isinstance(message, Batch | PrePrepare) and not self._wanted(message):
+                return _SUPERFLUOUS
+            if not isinstance(message, Prepare | Commit):
+                return self._verifier.verify_message(message, signed, party)
+            key = (type(message), message.epoch, message.view, message.seq, message.digest)
+            alike = votes.alike.setdefault(key, set())
+            # q of n are enough: checking the others would cost as much as the first q.
+            if self.core.lacking(message) <= len(alike):
+                return _SUPERFLUOUS
+            received = self._verifier.verify_message(message, signed, party)
+            voter = (type(message), message.epoch, message.seq, message.sender)
+            if voter not in votes.voted:
+                votes.voted.add(voter)
+                if self.core.counts(message):
+                    alike.add(message.sender)
+        except PeerFault as fault:
+            return fault
+        return received
+
+    def _wanted(self, message: Batch | PrePrepare) -> bool:
+        """What else comes by the megabyte would cost a check for each of its items."""
+        if isinstance(message, PrePrepare):
+            return self.core.expects(message)
+        batch = message.proposal
+        return self.core.wants(decode_proposal(batch).seq, Proposal.digest_of(batch))
+
+    def step(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
+        """Handles timers that fired and frames that were opened; persists, then sends. Raises
+        StoreFull, Damaged."""
+        self.handle(arrived, fired)
+        self.host.settle()
+
+    def handle(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
+        """The first half of a step; `host.settle`, or `commit` and `release`, is the other."""
+        inputs: list[Input] = [TimerFired(name) for name in fired]
+        effects: list[Effect] = []
+        for party, opened in arrived:
+            match opened:
+                case Received():
+                    self._take(opened, party, inputs, effects)
+                case Request():
+                    self.clients.submitted(opened.id, str(party))
+                    if is_access_request(opened):
+                        membership = self.ledger.membership
+                        self._sort(self._desk.submit(opened, membership), inputs, effects)
+                    else:
+                        inputs.append(Submitted(opened))
+                case Subscribe(start=start, bodies=bodies):
+                    self.clients.subscribe(str(party), start, bodies)
+                case PeerFault():
+                    self._blame(party, opened)
+                case Superfluous():
+                    pass
+        while inputs or effects:
+            height = self.ledger.height
+            self.host.handle(inputs, effects)
+            inputs, effects = [], []
+            for _ in range(self.ledger.height - height):
+                self._sort(self._desk.executed(self.ledger.membership), inputs, effects)
+        newest = self.ledger.decided_membership
+        if newest.epoch not in self._memberships:
+            self._remember(newest)
+
+    def left(self, party: Party) -> None:
+        """The link to `party` is down."""
+        if isinstance(party, str):
+            self.clients.left(party)
+
+    def _take(
+        self, received: Received, party: Party, inputs: list[Input], effects: list[Effect]
+    ) -> None:
+        """A replica's message is the core's, the desk's, and in quarantine also looked at."""
+        message = received.message
+        if isinstance(message, EndorseRequest | Endorsement):
+            try:
+                judged = self._desk.receive(received, self.ledger.membership)
+            except PeerFault as fault:
+                self._blame(party, fault)
+            else:
+                self._sort(judged, inputs, effects)
+            return
+        if self._quarantine is not None and isinstance(message, StatusMessage):
+            self._heard(self._quarantine, message)
+        inputs.append(received)
+
+    def _sort(self, judged: list[DeskEffect], inputs: list[Input], effects: list[Effect]) -> None:
+        """What the desk wants done: by the core, on the wire, or told to a gateway."""
+        for effect in judged:
+            match effect:
+                case Submitted():
+                    inputs.append(effect)
+                case Send():
+                    effects.append(effect)
+                case Denied(request=request, reason=reason, endorsement=endorsement):
+                    self.clients.refused(request, reason, endorsement)
+                case Busy(request=request):
+                    self.clients.refused(request, "busy")
+
+    def _read_client(self, frame: bytes) -> Submit | Subscribe:
+        try:
+            message = _client_messages.decode(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise PeerFault("bad-frame", str(error)) from error
+        if isinstance(message, Submit | Subscribe):
+            return message
+        raise PeerFault("bad-frame", "only replicas send this")
+
+    def _membership(self, epoch: int) -> Membership | None:
+        return self._memberships.get(epoch)
+
+    def _open_items(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+        return open_items(items, self._network, self.ledger.membership, self._scheme)
+
+    def _replay(self, store: Store) -> Membership:
+        """Executes every stored block; returns the membership that decided the last one."""
+        decided_by = self.ledger.membership
+        for height, stored in enumerate(store.blocks(1, store.height), 1):
+            decided_by = self.ledger.membership
+            try:
+                self.ledger.append(stored.block, check_signatures=False)
+            except PeerFault as fault:
+                raise Damaged(f"block {height}: {fault}") from fault
+            self._remember(self.ledger.decided_membership)
+        return decided_by
+
+    def _remember(self, membership: Membership) -> None:
+        """Replaces the table instead of changing it: threads may be reading it."""
+        kept = {**self._memberships, membership.epoch: membership}
+        self._memberships = {epoch: kept[epoch] for epoch in sorted(kept)[-_MEMBERSHIPS_MAX:]}
+
+    def _blame(self, party: Party, fault: PeerFault) -> None:
+        """Counted, told once per party and code: a flood of garbage must not flood the log."""
+        if fault.code == _NOT_BLAMED:
+            return
+        self.faults[party, fault.code] += 1
+        if self.faults[party, fault.code] == 1:
+            self._events.emit("peer-fault", party=party, code=fault.code, detail=str(fault))
+
+    def _heard(self, quarantine: Quarantine, status: StatusMessage) -> None:
+        if quarantine.heard(status, self.ledger.membership):
+            self._on_quarantine(quarantine.until)
+            self._events.emit("quarantine", until=quarantine.until)
+
+    def _rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
+        quarantine = self._quarantine
+        if quarantine is not None:
+            if not quarantine.over(self.ledger.height):
+                return [*quarantine.rewrite(effects)]
+            self._quarantine = None
+            self._on_quarantine(None)
+            self._events.emit("quarantine-over", height=self.ledger.height)
+        return self._misbehave(effects) if self._misbehave is not None else [*effects]
