@@ -60,7 +60,8 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Makes this replica misbehave; see `nodes.byzantine.wrapper` for the kinds. For tests and attacks.
+    """Makes this replica misbehave; see `nodes.byzantine.wrapper` for the kinds. For tests and
+    attacks.
 
     `message` narrows it to one kind of message (its tag, as "PP"), `delay_ms` belongs to "slow",
     `client` (a node id) narrows "censor", `accomplices` and `deceived` (replica ids) belong to

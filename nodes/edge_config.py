@@ -100,9 +100,9 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     `voucher` is a private key (PEM, 0600): the enrolment token, or with `factory_chain` the factory
     key whose certificates (PEM) stand there. `go` is a file that appears when
-    the run starts and tells when to enrol and to send (`nodes.device.workload`). With `session` a session
-    with the service is opened and closed around its work. `copy_of` tells how much of the ledger it
-    keeps.
+    the run starts and tells when to enrol and to send (`nodes.device.workload`). With `session` a
+    session with the service is opened and closed around its work. `copy_of` tells how much of the
+    ledger it keeps.
     """
 
     name: Name

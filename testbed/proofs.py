@@ -3,8 +3,8 @@
 Each replica's database holds that replica's own signature over each head; the proof wants f+1 of
 them, so it takes the databases of f+1 replicas. A checkpoint's stored votes cannot stand in: they
 sign a CHECKPOINT message, not the head. Every signature is verified before it goes into a proof,
-so a file that lies merely does not help. The files of a proof are made in `chain.proofs.export`, the
-databases read with `nodes.replica.ledger_file`; `commands/ledger_proof` writes and prints.
+so a file that lies merely does not help. The files of a proof are made in `chain.proofs.export`,
+the databases read with `nodes.replica.ledger_file`; `commands/ledger_proof` writes and prints.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class NotProvable(TestbedError):
 
 
 class Proven(msgspec.Struct, frozen=True, kw_only=True):
-    """`files` by name, as `chain.proofs.export` makes them; `signers` are replica ids, of which `needed`
-    would do. `ended_height`: the certificate was revoked or renewed there."""
+    """`files` by name, as `chain.proofs.export` makes them; `signers` are replica ids, of which
+    `needed` would do. `ended_height`: the certificate was revoked or renewed there."""
 
     statement: Statement
     height: int

@@ -1,7 +1,7 @@
 """Practical Byzantine fault tolerance as a pure, synchronous state machine.
 
-The contract between the core and its host (the driver in `nodes/replica/driver.py`, the simulator, a
-test) is short:
+The contract between the core and its host (the driver in `nodes/replica/driver.py`, the simulator,
+a test) is short:
 
 1. The host verifies bytes (`chain.pbft.verify`) and hands the core one `Input` and the wall time:
    `effects = replica.handle(input, now_us)`.

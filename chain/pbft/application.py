@@ -1,4 +1,5 @@
-"""What the core asks of the state machine above it. `chain.ledger.ledger` answers in the product."""
+"""What the core asks of the state machine above it. `chain.ledger.ledger` answers in the
+product."""
 
 from __future__ import annotations
 

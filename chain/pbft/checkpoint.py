@@ -6,7 +6,8 @@ executed up to it as well; only then is it made durable and served to others.
 
 from __future__ import annotations
 
-from chain.pbft import membership, patience, requests
+from chain.pbft import membership, requests
+from chain.pbft import view_timeout as patience
 from chain.pbft.effects import Forget, Sync
 from chain.pbft.inputs import Executed, Installed, Received
 from chain.pbft.log import Equivocation, Slot

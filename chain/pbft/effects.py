@@ -35,8 +35,8 @@ class Durable(msgspec.Struct, frozen=True, array_like=True):
     `kind` is one of "proposal" (an accepted or own PRE-PREPARE with its batch: our PREPARE),
     "prepared" (a prepared certificate: our COMMIT), "view" (the view entered or asked for, with
     the signed message; always view 0, seq 0: there is one), "stable" (the proof of checkpoint
-    `seq`; `data` is an encoded `chain.pbft.messages.CheckpointProof`, which a host puts into HEADS).
-    Else `data` is opaque to the store.
+    `seq`; `data` is an encoded `chain.pbft.messages.CheckpointProof`, which a host puts into
+    HEADS). Else `data` is opaque to the store.
     """
 
     kind: str

@@ -7,7 +7,7 @@ counted in `log`; how requests come is in `requests`, checkpoints in `checkpoint
 
 from __future__ import annotations
 
-from chain.pbft import patience
+from chain.pbft import view_timeout as patience
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Broadcast, Execute, Refuse
 from chain.pbft.inputs import Received

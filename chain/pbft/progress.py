@@ -13,7 +13,8 @@ it likes: no more requests can wait before one than a primary's queue and pipeli
 
 from __future__ import annotations
 
-from chain.pbft import normal, patience
+from chain.pbft import normal
+from chain.pbft import view_timeout as patience
 from chain.pbft.application import Screening
 from chain.pbft.effects import CancelTimer, SetTimer
 from chain.pbft.pool import WAITING_MAX

@@ -7,7 +7,8 @@ VIEW-CHANGEs decides is computed in `new_view`; messages lost are sent again by 
 from __future__ import annotations
 
 from chain.errors import PeerFault
-from chain.pbft import checkpoint, new_view, normal, patience, progress, requests
+from chain.pbft import checkpoint, new_view, normal, progress, requests
+from chain.pbft import view_timeout as patience
 from chain.pbft.effects import Broadcast, CancelTimer, SetTimer
 from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
 from chain.pbft.log import Accepted, Batched, Equivocation

@@ -1,1 +1,2 @@
-"""What others hold and check without trusting a replica: proofs, certificates, copies of the ledger."""
+"""What others hold and check without trusting a replica: proofs, certificates, copies of the
+ledger."""

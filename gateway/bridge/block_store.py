@@ -1,7 +1,8 @@
 """Final blocks in one SQLite file, kept by gateways and by devices.
 
-Only what has been proven final is put in (`chain.proofs.client` proves it, and proves it again when it is
-read back); this file stores and finds it: blocks by height, records by their request's id.
+Only what has been proven final is put in (`chain.proofs.client` proves it, and proves it again
+when it is read back); this file stores and finds it: blocks by height, records by their request's
+id.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ In the order of the checks, cheapest first: rate, envelope, signature, sender, k
 (`precheck`), room. What was accepted is durable in the outbox before a replica hears of it, and
 stays there until it is final or refused, whatever is killed meanwhile.
 
-No input or output happens here. `nodes.gateway.process` owns the links, the broker, the clock and the
-outbox: it stores what `take_writes` hands out, in one go and off the event loop, and says so by
+No input or output happens here. `nodes.gateway.process` owns the links, the broker, the clock and
+the outbox: it stores what `take_writes` hands out, in one go and off the event loop, and says so by
 `written`. Who may log in at the broker follows from the ledger alone: `logins`.
 """
 

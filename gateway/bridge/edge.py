@@ -4,11 +4,11 @@
     relay   -> gateway  `up/<relay>/<device>/<kind>`  Stamped: the body as the relay had it
     gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied or Part
 
-Bodies of kind `enrol` and `op` are COSE_Sign1 exactly as devices sign them (`chain.ledger.operations`):
-nobody on the way can change them unseen. A body of kind `sync` is a SyncRequest, one of kind
-`carrier` a device's carrier certificate (PEM), answered by its digest. The broker checks
-who publishes under <relay>, and the stamp's running number shows what was lost behind it, so a
-loss or a change is laid at one hop.
+Bodies of kind `enrol` and `op` are COSE_Sign1 exactly as devices sign them
+(`chain.ledger.operations`): nobody on the way can change them unseen. A body of kind `sync` is a
+SyncRequest, one of kind `carrier` a device's carrier certificate (PEM), answered by its digest.
+The broker checks who publishes under <relay>, and the stamp's running number shows what was lost
+behind it, so a loss or a change is laid at one hop.
 
 All are deterministic CBOR maps, bounded, decoded in one step; anything else is a PeerFault.
 """

@@ -1,1 +1,2 @@
-"""Brokers behind one port: the embedded one, Mosquitto, and the logins and rights that they hold."""
+"""Brokers behind one port: the embedded one, Mosquitto, and the logins and rights that they
+hold."""

@@ -27,7 +27,7 @@ from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
 from chain.errors import PeerFault
 from gateway.broker.store import SecurityStore
 from gateway.limits import TokenBucket
-from gateway.mqtt import packets as packets
+from gateway.mqtt import packets
 from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action, may_retain
 
 __all__ = ["Broker", "Door", "DoorLimits"]

@@ -1,1 +1,2 @@
-"""Replicas that lie on purpose: a wrapper around an honest replica, put there when a campaign asks."""
+"""Replicas that lie on purpose: a wrapper around an honest replica, put there when a campaign
+asks."""

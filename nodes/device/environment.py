@@ -20,8 +20,8 @@ from gateway.mqtt.client import BrokerUnavailableError, Message, Presence
 from gateway.mqtt.topics import Status, parse
 from nodes.device.boards import Boards
 from nodes.device.device import Device, Uplink
-from nodes.device.life import Work, device_main
 from nodes.device.login import Login
+from nodes.device.process import Work, device_main
 from nodes.device.sender import Sender
 from nodes.device.workload import Go
 from nodes.edge_config import EnvironmentConfig

@@ -15,8 +15,8 @@ from gateway.bridge.edge import Ask, Kind, ask_codec
 from gateway.mqtt.client import Message, Presence
 from gateway.mqtt.topics import Request
 from nodes.device.device import Device, Uplink
-from nodes.device.life import Work, device_main
 from nodes.device.login import Login
+from nodes.device.process import Work, device_main
 from nodes.device.sender import Reading, Sender
 from nodes.device.workload import Go, until
 from nodes.edge_config import MobileConfig

@@ -27,8 +27,8 @@ from nodes.device.carrier import Carrier
 from nodes.device.device import Answer, Device, Refused, Uplink
 from nodes.device.ledger_sync import LedgerSync
 from nodes.device.login import Login
+from nodes.device.renewal import Succeeded, Tenure
 from nodes.device.sender import Ended, Sender
-from nodes.device.tenure import Succeeded, Tenure
 from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import DeviceConfig, load_config
 from nodes.events import FLUSH_AGE_MS, EventLog

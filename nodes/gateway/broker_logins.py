@@ -1,9 +1,9 @@
 """Brings the broker's logins in step with the ledger, change by change, until each is done.
 
-What changes is `gateway.bridge.logins`' matter. Changes of one name are merged, the newest counts, so what
-waits is bounded by the number of identities. The height up to which the broker knows everything is
-kept in a file: after a restart only newer blocks are gone through again. Every change is
-repeatable, and several gateways may make the same one.
+What changes is `gateway.bridge.logins`' matter. Changes of one name are merged, the newest counts,
+so what waits is bounded by the number of identities. The height up to which the broker knows
+everything is kept in a file: after a restart only newer blocks are gone through again. Every
+change is repeatable, and several gateways may make the same one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""`python -m nodes.gateway.process --config FILE`: the gateway's broker logins, outbox, clock and links.
+"""`python -m nodes.gateway.process --config FILE`: the gateway's broker logins, outbox, clock and
+links.
 
-What it decides is in `gateway.bridge.bridge`; links to replicas are in `replica_links`, other parties'
-logins in `broker_logins`. Here messages come in from the broker and answers go out, and what must
-not be lost is put on disk off the event loop, as many requests together as have come.
+What it decides is in `gateway.bridge.bridge`; links to replicas are in `replica_links`, other
+parties' logins in `broker_logins`. Here messages come in from the broker and answers go out, and
+what must not be lost is put on disk off the event loop, as many requests together as have come.
 """
 
 from __future__ import annotations

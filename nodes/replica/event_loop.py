@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from nodes.replica.opening import Opener, Result
 from nodes.replica.service import Service
 from nodes.replica.timers import LoopTimers
+from nodes.replica.verify_pool import Opener, Result
 from nodes.wire.inbox import Inbox
 
 __all__ = ["COMMIT_ELSEWHERE_S_MIN", "OPENED_BYTES_MAX", "OPENED_FRAMES_MAX", "Turns"]

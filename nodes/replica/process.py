@@ -36,14 +36,14 @@ from nodes.process import (
 )
 from nodes.replica.clock import SystemClock
 from nodes.replica.driver import Rewrite
+from nodes.replica.event_loop import Turns
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.memory_store import MemoryStore
-from nodes.replica.opening import Opener, default_threads
 from nodes.replica.quarantine import Quarantine
 from nodes.replica.service import Service
 from nodes.replica.sqlite_store import SqliteStore, move_aside, moved_aside
 from nodes.replica.timers import LoopTimers
-from nodes.replica.turns import Turns
+from nodes.replica.verify_pool import Opener, default_threads
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
 

@@ -15,7 +15,7 @@ import msgspec
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Scheme, Signer
-from chain.ledger.desk import Desk, DeskEffect, is_access_request
+from chain.ledger.endorsement import Desk, DeskEffect, is_access_request
 from chain.ledger.ledger import Ledger
 from chain.ledger.request import make_item, open_items
 from chain.pbft.application import Request

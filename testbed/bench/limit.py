@@ -130,7 +130,8 @@ def _parts(chunk: bytes) -> Iterator[bytes]:
 
 
 def _holds(scheme: Es256, spki: bytes, cose: bytes) -> bool:
-    """Cuts the envelope (`chain.ledger.operations`) by offset: 14 bytes, SPKI, payload, signature."""
+    """Cuts the envelope (`chain.ledger.operations`) by offset: 14 bytes, SPKI, payload,
+    signature."""
     payload = cose[14 + len(spki) : -66]
     return scheme.verify(spki, b"\x84\x6aSignature1\x43\xa1\x01\x26\x40" + payload, cose[-64:])
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from chain.ledger.identity import Identity
 from chain.ledger.statement import Statement
 from inventory.model import Name
-from nodes.device.tenure import Order
+from nodes.device.renewal import Order
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
 from nodes.process import write_atomically
 from testbed.commands.options import JsonOption, columns, print_json

@@ -1,4 +1,5 @@
-"""Faults of replicas that lie: `byzantine.*`, each a kind of the wrapper in `nodes.byzantine.wrapper`.
+"""Faults of replicas that lie: `byzantine.*`, each a kind of the wrapper in
+`nodes.byzantine.wrapper`.
 
 The wrapper is the one that the simulator uses. A replica whose config has the switch (put there
 before the network starts: `equip`) becomes Byzantine by an order in a local file and honest when

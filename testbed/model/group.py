@@ -1,7 +1,7 @@
 """How sure an authentication group is that is smaller than 2f+1: exact, for every size.
 
-The sums are `chain.ledger.auth_group`'s, the very ones that the policy is judged by; here stand the limits
-of what makes sense, the table over m, and how such numbers are written.
+The sums are `chain.ledger.auth_group`'s, the very ones that the policy is judged by; here stand
+the limits of what makes sense, the table over m, and how such numbers are written.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ exec "${0%/*}/python" -m supervisor.supervisord "$@"
 end
   chmod 755 env.new/bin/supervisord
 fi
-env.new/bin/python -c 'import nodes.replica.process, nodes.gateway.process, nodes.device.environment, nodes.device.mobile'
+env.new/bin/python -c 'import nodes.replica.process, nodes.gateway.process'
+env.new/bin/python -c 'import nodes.device.environment, nodes.device.mobile'
 rm -rf env.old
 [ ! -e env ] || mv env env.old
 mv env.new env
@@ -68,7 +69,8 @@ rm -f env/stamp.json
 for site in env/lib/python*/site-packages; do :; done
 rm -rf "$site/chain" "$site/gateway" "$site/nodes"
 tar -xzf "$1" -C "$site"
-env/bin/python -c 'import nodes.replica.process, nodes.gateway.process, nodes.device.environment, nodes.device.mobile'
+env/bin/python -c 'import nodes.replica.process, nodes.gateway.process'
+env/bin/python -c 'import nodes.device.environment, nodes.device.mobile'
 rm -rf wheelhouse
 """
 # Runs as a unit, so under the very service and hardening that processes will have.

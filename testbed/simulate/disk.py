@@ -69,8 +69,8 @@ class Disk:
         self._fills_after = None
 
     def wipe(self) -> None:
-        """An empty disk stands in place of this one. As `nodes.replica.process` does beside a damaged
-        store, it begins with the note that votes were forgotten."""
+        """An empty disk stands in place of this one. As `nodes.replica.process` does beside a
+        damaged store, it begins with the note that votes were forgotten."""
         self._facts.clear()
         self._blocks.clear()
         self._shown = 0

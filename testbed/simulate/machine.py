@@ -155,8 +155,8 @@ class Machine:
         except PowerLossError as loss:
             self._die(loss.keeps)
         except StoreFull:
-            # The process ends as `nodes.replica.process` does: nothing of the transaction stays, nothing
-            # that waited for it leaves.
+            # The process ends as `nodes.replica.process` does: nothing of the transaction stays,
+            # nothing that waited for it leaves.
             self._forget()
             self.disk.power_off(Crash.LOST)
             self.outside.stopped_full(self)
@@ -225,7 +225,8 @@ class Machine:
 
 
 class Process:
-    """One life of a replica. Implements the ports of `nodes.replica.service.Service` but for the store."""
+    """One life of a replica. Implements the ports of `nodes.replica.service.Service` but for the
+    store."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

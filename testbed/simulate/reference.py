@@ -1,4 +1,5 @@
-"""A second reading of what blocks may say, independent of `chain.ledger.ledger` and `chain.ledger.registry`.
+"""A second reading of what blocks may say, independent of `chain.ledger.ledger` and
+`chain.ledger.registry`.
 
 It decodes with another library (cbor2) and keeps the least state that decides whether an executed
 operation was allowed: who is enrolled, who has ended, the last counter, the vouchers used. It

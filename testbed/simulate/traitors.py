@@ -1,8 +1,8 @@
 """The Byzantine replicas of a run: who plays which tricks.
 
-Most tricks are the kinds of `nodes.byzantine.wrapper`, the very wrapper that real processes run under.
-Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not), and
-what needs more than one process or sees more than effects:
+Most tricks are the kinds of `nodes.byzantine.wrapper`, the very wrapper that real processes run
+under. Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not),
+and what needs more than one process or sees more than effects:
 
 - `twins`: two whole replicas with one key, each heard by a part of the others.
 - `false-seal`: replies to gateways with blocks that do not exist.

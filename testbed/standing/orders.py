@@ -1,7 +1,7 @@
 """What an operator wants a device to do itself: a file in the device's directory, on its host.
 
 Through the host port, so the same for a process of this machine and for one over SSH. What the
-device then does is in `nodes.device.tenure`; whether it did stands in the ledger.
+device then does is in `nodes.device.renewal`; whether it did stands in the ledger.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.device.tenure import ORDER_FILE, Order
+from nodes.device.renewal import ORDER_FILE, Order
 from testbed.errors import ConfigurationError
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import ssh_hosts

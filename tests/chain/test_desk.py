@@ -9,7 +9,7 @@ import pytest
 
 from chain.errors import PeerFault
 from chain.ledger.auth_group import members
-from chain.ledger.desk import (
+from chain.ledger.endorsement import (
     CASE_BLOCKS_MAX,
     CASES_MAX,
     LATER_MAX,

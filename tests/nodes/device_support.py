@@ -15,7 +15,7 @@ import msgspec
 
 from chain.genesis import Genesis
 from chain.proofs.certificate import verify_carrier
-from nodes.device.tenure import ORDER_FILE, Order
+from nodes.device.renewal import ORDER_FILE, Order
 from nodes.device.workload import Go
 from nodes.edge_config import BrokerAddress, MobileConfig
 from nodes.events import Event, read_events

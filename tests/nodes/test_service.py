@@ -40,8 +40,8 @@ from nodes.replica.clients import PIECE_BLOCKS_MAX, SUBMITTED_MAX
 from nodes.replica.clock import SystemClock
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.memory_store import MemoryStore
-from nodes.replica.opening import POOLED_BYTES_MIN, Opener
 from nodes.replica.service import Opened, Service, Superfluous
+from nodes.replica.verify_pool import POOLED_BYTES_MIN, Opener
 from testbed.bench.load import Device, bench_policy, devices
 
 GATEWAY = "gateway"

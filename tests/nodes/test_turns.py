@@ -10,10 +10,10 @@ import pytest
 
 from chain.ledger.operations import sign_operation
 from chain.pbft.messages import Submit, encode
-from nodes.replica import turns as module
-from nodes.replica.opening import Frames, Opener, Result
+from nodes.replica import event_loop as module
+from nodes.replica.event_loop import Turns
 from nodes.replica.timers import TURNS_MAX, LoopTimers
-from nodes.replica.turns import Turns
+from nodes.replica.verify_pool import Frames, Opener, Result
 from nodes.wire.inbox import PEER_FRAMES_MAX, TURN_BYTES_MAX, TURN_FRAMES_MAX, Inbox
 from tests.nodes.cluster import until
 from tests.nodes.test_service import GATEWAY, Bus, Node

@@ -79,7 +79,7 @@ def test_from_nothing_to_ready_and_back_to_nothing(
         with opened_hosts(loaded) as (hosts, python):
             hosts["pi01"].run([python["pi01"], "-c", "import nodes.replica"])
 
-        next((home / "testbed/env/lib").glob("*/site-packages/nodes/replica.py")).unlink()
+        next((home / "testbed/env/lib").glob("*/site-packages/nodes/replica/process.py")).unlink()
         with pytest.raises(ConfigurationError, match=r"missing or changed"), opened_hosts(loaded):
             pytest.fail("no run on a damaged host")
         code, said = provision(capsys, lab)
