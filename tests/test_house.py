@@ -21,6 +21,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nodes": {"chain", "gateway"},
     "testbed": {"chain", "gateway", "inventory", "nodes"},
 }
+# The rooms of a folder, from the ground up: a room imports only what stands before it.
+ROOMS = {
+    "chain": ("", "pbft", "ledger", "proofs"),
+    "gateway": ("", "mqtt", "serial", "broker", "bridge"),
+}
 # What the pure core must not reach for: a clock, randomness, files, sockets, threads.
 IMPURE = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "sqlite3", "ssl"}
 IMPURE |= {"subprocess", "tempfile", "threading", "time", "uuid"}
@@ -46,6 +51,30 @@ def test_folders_import_only_what_the_architecture_allows(folder: str) -> None:
         and imported.split(".")[0] in set(FOLDERS) - MAY_IMPORT[folder] - {folder}
     ]
     assert wrong == []
+
+
+def room(module: str) -> str:
+    """The room that a module stands in; "" is the ground floor of its folder."""
+    folder, *rest = module.split(".")
+    return rest[0] if rest and rest[0] in ROOMS[folder] else ""
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_rooms_import_only_rooms_below(folder: str) -> None:
+    rooms = ROOMS[folder]
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in edges()
+        if module.split(".")[0] == folder == imported.split(".")[0]
+        and rooms.index(room(imported)) > rooms.index(room(module))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_each_subfolder_is_a_room(folder: str) -> None:
+    found = {path.parent.name for path in (TOP / folder).glob("*/__init__.py")}
+    assert found == set(ROOMS[folder]) - {""}
 
 
 def test_no_import_cycles() -> None:

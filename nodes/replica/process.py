@@ -1,7 +1,7 @@
 """`python -m nodes.replica.process --config FILE`: one replica as a process.
 
 Only here are the real clock, wire, store and timers built and put together; what happens in the
-loop is in `turns`.
+loop is in `event_loop`.
 """
 
 from __future__ import annotations
