@@ -29,8 +29,8 @@ from nodes.events import EventLog, read_events
 from nodes.process import Trouble, write_atomically
 from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World, private_key, signer
-from tests.gateway.brokers import BrokerProcess, running, story
-from tests.gateway.gate import Gate
+from tests.gateway.bridge.gate import Gate
+from tests.gateway.broker.brokers import BrokerProcess, running, story
 
 GATEWAY = User(Role.GATEWAY, "a" * 64, "gateway's password")
 ADMIN = User(Role.ADMIN, "a" * 64, "admin's password")

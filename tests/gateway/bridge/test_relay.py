@@ -9,7 +9,7 @@ from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
 from gateway.bridge.relay import ONLINE, Relay
 from gateway.bridge.stamps import PATIENCE_MS, Stamps
 from gateway.mqtt.topics import Request, Status, Up, parse
-from tests.gateway.gate import Clock, limiter
+from tests.gateway.bridge.gate import Clock, limiter
 
 NET = "0" * 16
 NODES = ["a" * 64, "b" * 64, "c" * 64]

@@ -28,9 +28,9 @@ from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from testbed.bench.network import HeldPort
 from tests.chain import world
 from tests.chain.world import Device, World, private_key
-from tests.gateway.brokers import ROOT, BrokerProcess, story, until, user, why_not
-from tests.gateway.gate import Gate
-from tests.gateway.raw_mqtt import connect_bytes
+from tests.gateway.bridge.gate import Gate
+from tests.gateway.broker.brokers import ROOT, BrokerProcess, story, until, user, why_not
+from tests.gateway.broker.raw_mqtt import connect_bytes
 
 pytestmark = pytest.mark.skipif(
     why_not("mosquitto") is not None or shutil.which("mosquitto_pub") is None,

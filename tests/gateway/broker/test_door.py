@@ -17,8 +17,8 @@ from gateway.broker.security import write_security
 from gateway.broker.store import SecurityFileError, SecurityStore
 from gateway.mqtt.client import MqttClient, MqttSettings
 from gateway.mqtt.topics import Head, Response, Role, Status, Up
-from tests.gateway.brokers import NET, ROOT, next_payloads, running, story, until, user
-from tests.gateway.raw_mqtt import RawClient, connect_bytes, packet, text
+from tests.gateway.broker.brokers import NET, ROOT, next_payloads, running, story, until, user
+from tests.gateway.broker.raw_mqtt import RawClient, connect_bytes, packet, text
 
 GATEWAY, DEVICE, OTHER = user(Role.GATEWAY, "a"), user(Role.DEVICE, "b"), user(Role.DEVICE, "c")
 DATA = str(Up(NET, DEVICE.node, DEVICE.node, "data"))

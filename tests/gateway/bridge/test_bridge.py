@@ -18,7 +18,7 @@ from gateway.bridge.edge import Stamped, admitted_codec, stamped_codec
 from gateway.broker.credentials import open_password
 from gateway.broker.security import device_password
 from tests.chain.world import Device, World, private_key
-from tests.gateway.gate import RELAY, SECRET, Gate, limiter, sender
+from tests.gateway.bridge.gate import RELAY, SECRET, Gate, limiter, sender
 
 
 @pytest.fixture

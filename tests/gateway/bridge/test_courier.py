@@ -10,7 +10,16 @@ from gateway.bridge.courier import Courier
 from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
 from gateway.mqtt.client import MqttClient, MqttSettings
 from gateway.mqtt.topics import Role, Up
-from tests.gateway.brokers import NET, ROOT, next_payloads, running, started, story, until, user
+from tests.gateway.broker.brokers import (
+    NET,
+    ROOT,
+    next_payloads,
+    running,
+    started,
+    story,
+    until,
+    user,
+)
 
 GATEWAY, DEVICE = user(Role.GATEWAY, "a"), user(Role.DEVICE, "b")
 ALL_UP = f"{ROOT}/up/+/+/+"

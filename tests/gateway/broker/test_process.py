@@ -15,7 +15,7 @@ import pytest
 
 from gateway.broker.security import write_security
 from gateway.mqtt.topics import Role
-from tests.gateway.brokers import NET, BrokerProcess, user, why_not
+from tests.gateway.broker.brokers import NET, BrokerProcess, user, why_not
 
 KINDS = ["embedded", "mosquitto"]
 

@@ -15,7 +15,7 @@ from gateway.mqtt.client import (
 )
 from gateway.mqtt.link import inbound_messages_max, inflight_publishes_max
 from gateway.mqtt.topics import Role, Up
-from tests.gateway.brokers import (
+from tests.gateway.broker.brokers import (
     NET,
     ROOT,
     next_payloads,

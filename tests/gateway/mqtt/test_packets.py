@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chain.errors import PeerFault
 from gateway.mqtt.packets import Connect, Other, Publish, Subscribe, parse_connect, parse_packet
-from tests.gateway.raw_mqtt import connect_bytes, packet, text
+from tests.gateway.broker.raw_mqtt import connect_bytes, packet, text
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 

@@ -18,7 +18,7 @@ from gateway.bridge.outbox import Outbox
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, Presence
 from gateway.mqtt.topics import ADMIN_REQUEST, Head, Request, Response, Role, Status, Up
-from tests.gateway.brokers import (
+from tests.gateway.broker.brokers import (
     NET,
     ROOT,
     BrokerProcess,
@@ -31,7 +31,7 @@ from tests.gateway.brokers import (
     user,
     why_not,
 )
-from tests.gateway.raw_mqtt import RawClient, connect_bytes
+from tests.gateway.broker.raw_mqtt import RawClient, connect_bytes
 
 GATEWAY, ADMIN = user(Role.GATEWAY, "a"), user(Role.ADMIN, "a")
 DEVICE, OTHER, RELAY = user(Role.DEVICE, "b"), user(Role.DEVICE, "c"), user(Role.RELAY, "e")

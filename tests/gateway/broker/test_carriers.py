@@ -19,8 +19,8 @@ from gateway.broker.security import User, carrier_commands, create_commands, rem
 from gateway.broker.store import SecurityStore
 from gateway.mqtt.topics import Role
 from tests.chain.world import Device, World, private_key
-from tests.gateway.brokers import NET
-from tests.gateway.gate import Gate
+from tests.gateway.bridge.gate import Gate
+from tests.gateway.broker.brokers import NET
 
 
 @pytest.fixture
