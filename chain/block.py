@@ -28,13 +28,13 @@ import msgspec
 
 from chain.errors import Misuse, PeerFault
 from chain.keys import DIGEST_BYTES, digest
+from chain.merkle import EMPTY_ROOT
 
-__all__ = ["EMPTY_ROOT", "HEAD_BYTES", "Block", "Head", "Record", "genesis_head"]
+__all__ = ["HEAD_BYTES", "Block", "Head", "Record", "genesis_head"]
 
 _MAGIC = b"m2m-head/1\0\0"
 _LAYOUT = struct.Struct(">12s32sQQ32s32s32sIII")
 HEAD_BYTES = _LAYOUT.size
-EMPTY_ROOT = digest(b"")  # RFC 9162, section 2.1.1: the root of an empty tree
 
 HeadBytes = Annotated[bytes, msgspec.Meta(min_length=HEAD_BYTES, max_length=HEAD_BYTES)]
 

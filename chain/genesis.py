@@ -11,22 +11,19 @@ from typing import Annotated
 import msgspec
 
 from chain.errors import PeerFault
+from chain.fields import Hash, Privilege, ReplicaId, Spki, Text, Time
 from chain.keys import digest, node_id
 from chain.quorum import REPLICAS_MIN, Quorum
 
 __all__ = ["Consensus", "Genesis", "Member", "Membership", "Policy", "VoucherGrant"]
 
-Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Spki = Annotated[bytes, msgspec.Meta(min_length=32, max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 class Member(msgspec.Struct, frozen=True, order=True):
     """One replica. Ids are never reused; `spki` checks its votes, its heads and its TLS link."""
 
-    id: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    id: ReplicaId
     spki: Spki
 
 
@@ -79,7 +76,7 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True):
 class VoucherGrant(msgspec.Struct, frozen=True, kw_only=True):
     """A single-use right to enrol: the holder proves it with the key that hashes to `id`."""
 
-    id: Bytes32
+    id: Hash
     privilege_max: Privilege
     services: tuple[Text, ...]
 
@@ -120,7 +117,7 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = "testbed.genesis/1"
     name: Text
-    time_us: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    time_us: Time
     members: tuple[Member, ...]
     policy: Policy
     consensus: Consensus = Consensus()

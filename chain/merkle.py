@@ -13,7 +13,7 @@ from chain.errors import Misuse
 
 __all__ = ["EMPTY_ROOT", "PATH_MAX", "leaf_hash", "path", "paths", "root", "root_from_path"]
 
-EMPTY_ROOT = sha256(b"").digest()
+EMPTY_ROOT = sha256(b"").digest()  # RFC 9162, section 2.1.1
 PATH_MAX = 32  # hashes in a path: 2**32 leaves
 
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from chain.errors import Misuse
 
-__all__ = ["REPLICAS_MIN", "Quorum"]
+__all__ = ["REPLICAS_MAX", "REPLICAS_MIN", "Quorum"]
 
-REPLICAS_MIN = 4
+REPLICAS_MIN = 4  # fewer tolerate no fault
+REPLICAS_MAX = 256
 
 
 class Quorum(NamedTuple):

@@ -13,9 +13,9 @@ from chain.keys import digest
 from chain.ledger.auth_group import accepted_by
 from chain.ledger.factory import factory_id, factory_refusal
 from chain.ledger.identity import Board, Identity
+from chain.ledger.item import Authenticated
 from chain.ledger.operations import Enrol, EnrolBoard, Token, board_node, factory_key
-from chain.ledger.request import Authenticated
-from chain.ledger.state import At, State
+from chain.ledger.tables import At, Tables
 
 __all__ = [
     "LATER_REASONS",
@@ -31,25 +31,25 @@ __all__ = [
 LATER_REASONS = frozenset({"unknown-node", "unknown-head", "unknown-voucher", "factory-early"})
 
 
-def endorsed(state: State, request: Authenticated) -> bool:
+def endorsed(tables: Tables, request: Authenticated) -> bool:
     """True if k members of the group of this request accept it, in the epoch that decides now."""
-    membership = state.epochs.membership
+    membership = tables.epochs.membership
     return request.epoch == membership.epoch and accepted_by(
-        request.opened.id, request.endorsers, membership, state.policy
+        request.opened.id, request.endorsers, membership, tables.policy
     )
 
 
-def head_refusal(state: State, head: bytes) -> str | None:
-    height = state.heads.height(head)
+def head_refusal(tables: Tables, head: bytes) -> str | None:
+    height = tables.heads.height(head)
     if height is None:
         return "unknown-head"
-    # The next block is one higher than the state.
-    return "stale-head" if state.height - height >= state.policy.enrol_window_blocks else None
+    # The next block is one higher than the tables.
+    return "stale-head" if tables.height - height >= tables.policy.enrol_window_blocks else None
 
 
-def enrol_refusal(state: State, request: bytes, operation: Enrol, time_us: int) -> str | None:
-    policy = state.policy
-    if request in state.enrol_ids:
+def enrol_refusal(tables: Tables, request: bytes, operation: Enrol, time_us: int) -> str | None:
+    policy = tables.policy
+    if request in tables.enrol_ids:
         return "replay"
     if operation.service not in policy.services:
         return "service"
@@ -57,54 +57,54 @@ def enrol_refusal(state: State, request: bytes, operation: Enrol, time_us: int) 
         return "privilege"
     if operation.validity_s > policy.validity_s_max:
         return "validity"
-    known = state.identities.get(operation.node)
+    known = tables.identities.get(operation.node)
     if known is not None:
         if known.ended is not None:
             return known.ended
         if known.not_after_us >= time_us:
             return "known-node"
-    elif state.full:
+    elif tables.full:
         return "registry-full"
-    return head_refusal(state, operation.head) or _voucher_refusal(state, operation, time_us)
+    return head_refusal(tables, operation.head) or _voucher_refusal(tables, operation, time_us)
 
 
-def _voucher_refusal(state: State, operation: Enrol, time_us: int) -> str | None:
-    voucher, policy = operation.voucher, state.policy
+def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> str | None:
+    voucher, policy = operation.voucher, tables.policy
     if isinstance(voucher, Token):
-        grant = state.vouchers.get(digest(voucher.key))
+        grant = tables.vouchers.get(digest(voucher.key))
         if grant is None:
             return "unknown-voucher"
-        if grant.id in state.used:
+        if grant.id in tables.used:
             return "used-voucher"
     else:
         reason = factory_refusal(voucher.chain, policy.factory_roots, time_us)
         if reason is not None:
             return reason
-        grant = _factory_grant(state, voucher.chain[0])
-        if state.factory.get(grant.id, 0) >= policy.factory_enrolments_max:
+        grant = _factory_grant(tables, voucher.chain[0])
+        if tables.factory.get(grant.id, 0) >= policy.factory_enrolments_max:
             return "used-voucher"
     if operation.privilege > grant.privilege_max:
         return "privilege"
     return None if operation.service in grant.services else "service"
 
 
-def _factory_grant(state: State, certificate: bytes) -> VoucherGrant:
+def _factory_grant(tables: Tables, certificate: bytes) -> VoucherGrant:
     return VoucherGrant(
         id=factory_id(factory_key(certificate)),
-        privilege_max=state.policy.factory_privilege_max,
-        services=state.policy.services,
+        privilege_max=tables.policy.factory_privilege_max,
+        services=tables.policy.services,
     )
 
 
-def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:
+def admit(tables: Tables, operation: Enrol, at: At) -> dict[str, Any]:
     """Spends the voucher and issues the first certificate (or one after an expired one)."""
     voucher = operation.voucher
     if isinstance(voucher, Token):
-        state.used.add(digest(voucher.key))
+        tables.used.add(digest(voucher.key))
     else:
-        grant = _factory_grant(state, voucher.chain[0])
-        state.factory[grant.id] = state.factory.get(grant.id, 0) + 1
-    known = state.identities.get(operation.node)
+        grant = _factory_grant(tables, voucher.chain[0])
+        tables.factory[grant.id] = tables.factory.get(grant.id, 0) + 1
+    known = tables.identities.get(operation.node)
     identity = Identity(
         node=operation.node,
         key=operation.key,
@@ -118,7 +118,7 @@ def admit(state: State, operation: Enrol, at: At) -> dict[str, Any]:
         not_after_us=at.time_us + operation.validity_s * 1_000_000,
         counter=known.counter if known else 0,
     )
-    state.identities[operation.node] = identity
+    tables.identities[operation.node] = identity
     return certificate_fields(identity)
 
 
@@ -132,24 +132,24 @@ def certificate_fields(identity: Identity) -> dict[str, Any]:
     }
 
 
-def board_refusal(state: State, operation: EnrolBoard, sponsor: Identity) -> str | None:
+def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> str | None:
     if sponsor.kind != "environment":
         return "not-environment"
     if operation.service not in sponsor.services:
         return "service"
-    board = state.boards.get(board_node(state.network, operation.board))
+    board = tables.boards.get(board_node(tables.network, operation.board))
     if board is None:
-        if state.full:
+        if tables.full:
             return "registry-full"
     elif board.sponsor != sponsor.device and board.revoked_height is None:
         return "board-taken"
-    return head_refusal(state, operation.head)
+    return head_refusal(tables, operation.head)
 
 
-def admit_board(state: State, operation: EnrolBoard, sponsor: Identity, at: At) -> dict[str, Any]:
-    node = board_node(state.network, operation.board)
-    known = state.boards.get(node)
-    state.boards[node] = Board(
+def admit_board(tables: Tables, operation: EnrolBoard, sponsor: Identity, at: At) -> dict[str, Any]:
+    node = board_node(tables.network, operation.board)
+    known = tables.boards.get(node)
+    tables.boards[node] = Board(
         node=node,
         sponsor=sponsor.device,
         service=operation.service,

@@ -1,11 +1,13 @@
-"""The desk where access requests are judged before they are ordered.
+"""First authentication of access requests, and the endorsements of the authentication group.
 
-Pure, like the core: inputs in, effects out, no clock. Any replica that a gateway hands a request
-works the desk for it: normally the primary (first authentication), and a backup when the gateway
-tries all, so that a silent primary cannot keep anybody out. Members answer with signed verdicts;
-k accepts make a request that the core orders and every replica checks again.
+Pure, like the core: inputs in, effects out, no clock. A gateway submits a request to one replica,
+normally the primary. That replica judges it first (first authentication) and then asks the members
+of its group. If the primary stays silent, the gateway tries the other replicas, and each of them
+does the same: a silent primary cannot keep anybody out. Members answer with signed endorsements,
+accept or reject. k accepts make a request that the core orders and every replica checks again.
 
-Nothing is retried here: a request that is submitted again asks the silent members again.
+Nothing is retried here. A request that is submitted again asks the silent members again. Who is in
+a group is in `auth_group`, the rules are in `registry`.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from chain.genesis import Membership, Policy
 from chain.keys import Signer
 from chain.ledger.admission import LATER_REASONS
 from chain.ledger.auth_group import members
+from chain.ledger.item import Authenticated, endorse
 from chain.ledger.operations import Enrol, EnrolBoard
-from chain.ledger.request import Authenticated, endorse
 from chain.pbft.application import Request
 from chain.pbft.effects import Send
 from chain.pbft.inputs import Received, Submitted
@@ -35,15 +37,22 @@ from chain.pbft.messages import (
     signed_bytes,
 )
 
-__all__ = ["CASES_MAX", "CASE_BLOCKS_MAX", "LATER_MAX", "Desk", "DeskEffect", "is_access_request"]
+__all__ = [
+    "LATER_MAX",
+    "OPEN_BLOCKS_MAX",
+    "OPEN_MAX",
+    "Endorser",
+    "EndorserEffect",
+    "is_access_request",
+]
 
-CASES_MAX = 1024  # requests under judgement here
-CASE_BLOCKS_MAX = 64  # blocks until an undecided case is given up
-ANSWERS_MAX = 4096  # own verdicts remembered
+OPEN_MAX = 1024  # requests that this replica collects endorsements for
+OPEN_BLOCKS_MAX = 64  # blocks until an undecided request is dropped
+OWN_MAX = 4096  # own endorsements remembered
 LATER_MAX = 256  # requests of one asker that wait for a block to come
 LATER_BLOCKS_MAX = 4
 
-DeskEffect = Send | Submitted | Denied | Busy
+EndorserEffect = Send | Submitted | Denied | Busy
 
 
 def is_access_request(request: Request) -> bool:
@@ -56,26 +65,29 @@ def is_access_request(request: Request) -> bool:
     )
 
 
-class _Case(msgspec.Struct):
-    """A request that this replica collects verdicts for."""
+class _Open(msgspec.Struct):
+    """A request that this replica collects endorsements for."""
 
     request: Request
     group: tuple[int, ...]
-    verdicts: dict[int, tuple[Endorsement, Signed]]
+    endorsements: dict[int, tuple[Endorsement, Signed]]
     blocks: int = 0
 
 
 class _Later(msgspec.Struct):
-    """A request that wants a block to come first. `asker` is the replica that wants our verdict,
-    None if the request was submitted here."""
+    """A request that may become acceptable with a block to come. `asker` is the replica that
+    wants our endorsement, None if the request was submitted here."""
 
     request: Request
     asker: int | None
     blocks: int = 0
 
 
-class Desk:
-    """`judge` is `Registry.judge`, `open_item` verifies an item without endorsements."""
+class Endorser:
+    """One replica's part in judging access requests.
+
+    `judge` is `Registry.judge`, `open_item` verifies an item without endorsements.
+    """
 
     def __init__(
         self,
@@ -92,60 +104,63 @@ class Desk:
         self._policy = policy
         self._signer = signer
         self._judge = judge
-        self._open_item = open_item
+        self._read = open_item
         self._epoch = 0
-        self._cases: dict[bytes, _Case] = {}
-        self._answers: OrderedDict[bytes, Signed] = OrderedDict()
+        self._open: dict[bytes, _Open] = {}
+        self._own: OrderedDict[bytes, Signed] = OrderedDict()
         self._later: dict[tuple[bytes, int | None], _Later] = {}
 
     # --- inputs ----------------------------------------------------------------------------------
 
-    def submit(self, request: Request, membership: Membership) -> list[DeskEffect]:
+    def submit(self, request: Request, membership: Membership) -> list[EndorserEffect]:
         """A gateway handed us an access request (`is_access_request`)."""
         self._enter(membership)
-        case = self._cases.get(request.id)
-        if case is not None:
-            return self._ask(case, membership)
-        if len(self._cases) >= CASES_MAX:
+        pending = self._open.get(request.id)
+        if pending is not None:
+            return self._ask(pending, membership)
+        if len(self._open) >= OPEN_MAX:
             return [Busy(request.id)]
         reason = self._judge(request)
         if reason in LATER_REASONS and self._wait(request, None):
             return []
         if reason is not None:
-            verdict = self._sign(request.id, reason)
-            return [Denied(request=request.id, reason=reason, endorsement=verdict)]
+            signed = self._sign(request.id, reason)
+            return [Denied(request=request.id, reason=reason, endorsement=signed)]
         size, _ = self._policy.group(membership.quorum)
-        case = _Case(request, members(request.id, membership, size), {})
-        self._cases[request.id] = case
-        effects = self._ask(case, membership)
-        if self._me in case.group:
+        pending = _Open(request, members(request.id, membership, size), {})
+        self._open[request.id] = pending
+        effects = self._ask(pending, membership)
+        if self._me in pending.group:
             signed = self._sign(request.id, "")
-            effects += self._count(case, self._endorsement(request.id, ""), signed, membership)
+            effects += self._count(pending, self._endorsement(request.id, ""), signed, membership)
         return effects
 
-    def receive(self, received: Received, membership: Membership) -> list[DeskEffect]:
-        """A verified EndorseRequest or Endorsement. Raises PeerFault for a senseless one."""
+    def receive(self, received: Received, membership: Membership) -> list[EndorserEffect]:
+        """A verified EndorseRequest or Endorsement.
+
+        Raises PeerFault for another message, or if its sender is not in the group.
+        """
         self._enter(membership)
         message = received.message
         if isinstance(message, EndorseRequest):
             return self._asked(message, membership)
         if isinstance(message, Endorsement):
-            case = self._cases.get(message.request)
-            if case is None or message.epoch != membership.epoch:
-                return []  # decided already, or an old epoch's
-            if message.sender not in case.group:
+            pending = self._open.get(message.request)
+            if pending is None or message.epoch != membership.epoch:
+                return []  # decided already, or of an old epoch
+            if message.sender not in pending.group:
                 raise PeerFault("bad-endorsement", f"{message.sender} is not in the group")
-            return self._count(case, message, received.signed, membership)
+            return self._count(pending, message, received.signed, membership)
         raise PeerFault("bad-endorsement", "another kind of message")
 
-    def executed(self, membership: Membership) -> list[DeskEffect]:
-        """A block was executed: what waited for one is judged again, what is too old is dropped."""
+    def executed(self, membership: Membership) -> list[EndorserEffect]:
+        """A block was executed: requests that waited for it are judged again, old ones dropped."""
         self._enter(membership)
-        for case in list(self._cases.values()):
-            case.blocks += 1
-            if case.blocks > CASE_BLOCKS_MAX:
-                del self._cases[case.request.id]
-        effects: list[DeskEffect] = []
+        for pending in list(self._open.values()):
+            pending.blocks += 1
+            if pending.blocks > OPEN_BLOCKS_MAX:
+                del self._open[pending.request.id]
+        effects: list[EndorserEffect] = []
         waiting, self._later = self._later, {}
         for key, later in waiting.items():
             later.blocks += 1
@@ -157,20 +172,20 @@ class Desk:
             elif reason is None:
                 effects += self.submit(later.request, membership)
             else:
-                verdict = self._sign(later.request.id, reason)
-                effects.append(Denied(later.request.id, reason, verdict))
+                signed = self._sign(later.request.id, reason)
+                effects.append(Denied(later.request.id, reason, signed))
         return effects
 
     # --- as a member of the group ----------------------------------------------------------------
 
-    def _asked(self, message: EndorseRequest, membership: Membership) -> list[DeskEffect]:
-        request = self._open_item(message.request)
+    def _asked(self, message: EndorseRequest, membership: Membership) -> list[EndorserEffect]:
+        request = self._read(message.request)
         if not is_access_request(request):
             raise PeerFault("bad-request", "not an access request without endorsements")
         size, _ = self._policy.group(membership.quorum)
         if self._me not in members(request.id, membership, size):
             raise PeerFault("bad-request", "this replica is not in the group")
-        known = self._answers.get(request.id)
+        known = self._own.get(request.id)
         if known is not None:
             return [Send(to=message.sender, signed=known)]
         reason = self._judge(request)
@@ -181,45 +196,47 @@ class Desk:
     def _answer(self, request: bytes, reason: str | None, to: int) -> Send:
         signed = self._sign(request, reason or "")
         if reason not in LATER_REASONS:
-            if len(self._answers) >= ANSWERS_MAX:
-                self._answers.popitem(last=False)
-            self._answers[request] = signed
+            if len(self._own) >= OWN_MAX:
+                self._own.popitem(last=False)
+            self._own[request] = signed
         return Send(to=to, signed=signed)
 
-    # --- as the one that collects ----------------------------------------------------------------
+    # --- as the collector ------------------------------------------------------------------------
 
-    def _ask(self, case: _Case, membership: Membership) -> list[DeskEffect]:
+    def _ask(self, pending: _Open, membership: Membership) -> list[EndorserEffect]:
         """Asks the members that have not answered."""
-        message = EndorseRequest(membership.epoch, self._me, request=case.request.item)
+        message = EndorseRequest(membership.epoch, self._me, request=pending.request.item)
         body = encode(message)
         signed = Signed(body, self._signer.sign(signed_bytes(self._network, body)))
-        silent = (each for each in case.group if each != self._me and each not in case.verdicts)
+        silent = (
+            each for each in pending.group if each != self._me and each not in pending.endorsements
+        )
         return [Send(to=each, signed=signed) for each in silent]
 
     def _count(
-        self, case: _Case, endorsement: Endorsement, signed: Signed, membership: Membership
-    ) -> list[DeskEffect]:
-        case.verdicts.setdefault(endorsement.sender, (endorsement, signed))
+        self, pending: _Open, endorsement: Endorsement, signed: Signed, membership: Membership
+    ) -> list[EndorserEffect]:
+        pending.endorsements.setdefault(endorsement.sender, (endorsement, signed))
         size, needed = self._policy.group(membership.quorum)
-        accepts = sorted((e.sender, s) for e, s in case.verdicts.values() if e.accepted)
-        rejects = [(e, s) for e, s in case.verdicts.values() if not e.accepted]
+        accepts = sorted((e.sender, s) for e, s in pending.endorsements.values() if e.accepted)
+        rejects = [(e, s) for e, s in pending.endorsements.values() if not e.accepted]
         if len(accepts) >= needed:
-            del self._cases[case.request.id]
+            del self._open[pending.request.id]
             endorsements = tuple(frame for _, frame in accepts)
-            return [Submitted(endorse(case.request, membership, endorsements))]
+            return [Submitted(endorse(pending.request, membership, endorsements))]
         if len(rejects) > size - needed:
-            del self._cases[case.request.id]
-            verdict, frame = rejects[0]
-            return [Denied(case.request.id, verdict.reason, frame)]
+            del self._open[pending.request.id]
+            reject, frame = rejects[0]
+            return [Denied(pending.request.id, reject.reason, frame)]
         return []
 
     # --- common ----------------------------------------------------------------------------------
 
     def _enter(self, membership: Membership) -> None:
-        """In a new epoch all is judged anew: gateways submit again."""
+        """A new epoch starts with nothing: gateways submit again."""
         if membership.epoch != self._epoch:
             self._epoch = membership.epoch
-            self._cases, self._answers, self._later = {}, OrderedDict(), {}
+            self._open, self._own, self._later = {}, OrderedDict(), {}
 
     def _wait(self, request: Request, asker: int | None) -> bool:
         if sum(of == asker for _, of in self._later) >= LATER_MAX:

@@ -11,11 +11,9 @@ import bisect
 
 from chain.errors import Misuse
 from chain.genesis import Member, Membership
-from chain.quorum import REPLICAS_MIN
+from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
 
-__all__ = ["REPLICAS_MAX", "Epochs", "changed"]
-
-REPLICAS_MAX = 256
+__all__ = ["Epochs", "changed"]
 
 
 def changed(membership: Membership, replica: int, key: bytes | None) -> Membership:

@@ -13,8 +13,8 @@ from chain.block import Block, Head, Record, genesis_head
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Scheme, digest
+from chain.ledger.item import open_item, read_item
 from chain.ledger.registry import Registry
-from chain.ledger.request import open_item, read_item
 from chain.ledger.statement import item_of
 from chain.merkle import EMPTY_ROOT, leaf_hash, root
 from chain.pbft.application import Request, Screening

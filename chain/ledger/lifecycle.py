@@ -13,7 +13,7 @@ from chain.keys import node_id
 from chain.ledger.admission import certificate_fields
 from chain.ledger.identity import SESSIONS_MAX, Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Renew
-from chain.ledger.state import ADMIN, At, State
+from chain.ledger.tables import ADMIN, At, Tables
 
 __all__ = [
     "close",
@@ -26,63 +26,63 @@ __all__ = [
 ]
 
 
-def service_refusal(state: State, service: str, identity: Identity) -> str | None:
+def service_refusal(tables: Tables, service: str, identity: Identity) -> str | None:
     if service not in identity.services:
         return "service"
-    if identity.privilege < state.policy.privilege_needed.get(service, 0):
+    if identity.privilege < tables.policy.privilege_needed.get(service, 0):
         return "privilege"
     return None
 
 
-def data_refusal(state: State, operation: Data, identity: Identity) -> str | None:
+def data_refusal(tables: Tables, operation: Data, identity: Identity) -> str | None:
     if operation.board is not None:
-        board = state.boards.get(operation.board)
+        board = tables.boards.get(operation.board)
         if board is None or board.sponsor != identity.device:
             return "board"
         if board.revoked_height is not None:
             return "board-revoked"
         if board.service != operation.service:
             return "service"
-    return service_refusal(state, operation.service, identity)
+    return service_refusal(tables, operation.service, identity)
 
 
-def open_refusal(state: State, operation: OpenSession, identity: Identity) -> str | None:
+def open_refusal(tables: Tables, operation: OpenSession, identity: Identity) -> str | None:
     if len(identity.sessions) >= SESSIONS_MAX:
         return "sessions"
-    return service_refusal(state, operation.service, identity)
+    return service_refusal(tables, operation.service, identity)
 
 
 def open_session(
-    state: State, operation: OpenSession, identity: Identity, at: At
+    tables: Tables, operation: OpenSession, identity: Identity, at: At
 ) -> dict[str, Any]:
     identity.sessions[at.serial] = operation.service
     return {"session": at.serial}
 
 
-def close_refusal(state: State, operation: CloseSession, identity: Identity) -> str | None:
+def close_refusal(tables: Tables, operation: CloseSession, identity: Identity) -> str | None:
     return None if operation.session in identity.sessions else "session"
 
 
-def close(state: State, operation: CloseSession, identity: Identity, at: At) -> dict[str, Any]:
+def close(tables: Tables, operation: CloseSession, identity: Identity, at: At) -> dict[str, Any]:
     return {"session": operation.session, "service": identity.sessions.pop(operation.session)}
 
 
-def renew_refusal(state: State, operation: Renew, identity: Identity) -> str | None:
+def renew_refusal(tables: Tables, operation: Renew, identity: Identity) -> str | None:
     if identity.kind == ADMIN:
         return "not-device"
     if identity.ended is not None:  # in this very block
         return identity.ended
-    if operation.validity_s > state.policy.validity_s_max:
+    if operation.validity_s > tables.policy.validity_s_max:
         return "validity"
     if operation.key != identity.key:
-        if node_id(operation.key) in state.identities:
+        if node_id(operation.key) in tables.identities:
             return "known-node"
-        if state.full:
+        if tables.full:
             return "registry-full"
     return None
 
 
-def renew(state: State, operation: Renew, identity: Identity, at: At) -> dict[str, Any]:
+def renew(tables: Tables, operation: Renew, identity: Identity, at: At) -> dict[str, Any]:
     """A new key is a new node id with all that the old one had; the old one has ended."""
     fields: dict[str, Any] = {
         "serial": at.serial,
@@ -99,7 +99,7 @@ def renew(state: State, operation: Renew, identity: Identity, at: At) -> dict[st
         renewed = msgspec.structs.replace(
             identity, node=node, key=operation.key, counter=0, **fields
         )
-        state.identities[node] = renewed
+        tables.identities[node] = renewed
         identity.ended, identity.ended_height, identity.sessions = "renewed", at.height, {}
     return certificate_fields(renewed) | {
         "node": renewed.node,

@@ -21,6 +21,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
+from chain.fields import (
+    Counter,
+    Hash,
+    Privilege,
+    ReplicaId,
+    Services,
+    Signature,
+    Spki,
+    Text,
+    Time,
+)
 from chain.keys import CERTIFICATE_FAULTS, SIGNATURE_BYTES, Scheme, Signer, digest, node_id, spki_of
 
 __all__ = [
@@ -61,16 +72,7 @@ DATA_BYTES_MAX = 4096
 COSE_BYTES_MAX = 16_384
 SPKI_HEADER = -65537
 
-Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
-Spki = Annotated[bytes, msgspec.Meta(min_length=32, max_length=255)]
-Counter = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
-Time = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-Services = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=16)]
 Der = Annotated[bytes, msgspec.Meta(min_length=1, max_length=2048)]
-ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class Token(

@@ -5,11 +5,11 @@ blocks. `judge` and `screen` ask, `apply` decides and answers with the record's 
 are short stable words. Only operations of authenticated identities (and endorsed requests) come
 as far as `apply`, so only they are recorded when refused.
 
-`screen` judges strictly on the executed state. A primary screens on a state up to a pipeline window
-older than a backup's, so what refuses a request here need not have been known there: the core
+`screen` judges strictly on the executed state. A primary may screen on a state that is up to a
+pipeline window older than a backup's: it may not know yet what refuses a request here. The core
 allows for that, and execution records such a request as refused.
 
-The rules are in `admission`, `lifecycle` and `administration`, the tables in `state`; signatures
+The rules are in `admission`, `lifecycle` and `administration`, the tables in `tables`; signatures
 are checked before, in `request`; blocks are made in `ledger`.
 """
 
@@ -22,6 +22,7 @@ from chain.genesis import Genesis, Membership
 from chain.ledger import administration, admission, lifecycle
 from chain.ledger.admission import LATER_REASONS
 from chain.ledger.identity import Board, Identity
+from chain.ledger.item import Authenticated
 from chain.ledger.operations import (
     AddReplica,
     AddVoucher,
@@ -37,9 +38,8 @@ from chain.ledger.operations import (
     Revoke,
     board_node,
 )
-from chain.ledger.request import Authenticated
-from chain.ledger.state import ADMIN, At, State, serial_of
 from chain.ledger.statement import OK, PENDING, Line, Statement, encode_leaf, refused
+from chain.ledger.tables import ADMIN, At, Tables, serial_of
 from chain.pbft.application import Request, Screening
 
 __all__ = ["LATER_REASONS", "LINES_MAX", "Registry"]
@@ -53,7 +53,7 @@ class Registry:
     """Who is known to the chain after the last block."""
 
     def __init__(self, genesis: Genesis) -> None:
-        self._state = State(genesis)
+        self._tables = Tables(genesis)
         self._ids: list[bytes] = []
         self._enrol_ids: list[bytes] = []
         self._lines: dict[tuple[object, ...], Line] = {}
@@ -62,29 +62,29 @@ class Registry:
 
     def identity(self, node: bytes) -> Identity | None:
         """A read-only view; None for a stranger."""
-        return self._state.identities.get(node)
+        return self._tables.identities.get(node)
 
     def board(self, node: bytes) -> Board | None:
-        return self._state.boards.get(node)
+        return self._tables.boards.get(node)
 
     @property
     def identities(self) -> tuple[Identity, ...]:
         """All devices ever admitted, and the administrators."""
-        return tuple(self._state.identities.values())
+        return tuple(self._tables.identities.values())
 
     @property
     def boards(self) -> tuple[Board, ...]:
-        return tuple(self._state.boards.values())
+        return tuple(self._tables.boards.values())
 
     @property
     def membership(self) -> Membership:
         """The replicas that decide the next block."""
-        return self._state.epochs.membership
+        return self._tables.epochs.membership
 
     @property
     def next_membership(self) -> tuple[Membership, int] | None:
         """A decided change and the height after which it takes effect."""
-        epochs = self._state.epochs
+        epochs = self._tables.epochs
         return None if epochs.next is None else (epochs.next, epochs.boundary)
 
     def judge(self, request: Request) -> str | None:
@@ -92,44 +92,44 @@ class Registry:
 
         Endorsements are not asked for. `LATER_REASONS` may be put right by blocks to come.
         """
-        state = self._state
+        tables = self._tables
         opened = _authenticated(request).opened
         operation = opened.operation
         if isinstance(operation, Enrol):
-            return admission.enrol_refusal(state, opened.id, operation, state.time_us)
-        identity = state.identities.get(operation.node)
+            return admission.enrol_refusal(tables, opened.id, operation, tables.time_us)
+        identity = tables.identities.get(operation.node)
         if identity is None:
             return "unknown-node"
-        reason = _signer_refusal(identity, operation.counter, state.height + 1, state.time_us)
+        reason = _signer_refusal(identity, operation.counter, tables.height + 1, tables.time_us)
         return reason or self._refusal(operation, identity)
 
     def screen(self, request: Request) -> Screening:
         """Whether a batch with this request is an honest primary's."""
-        state = self._state
-        if request.id in state.ids:
+        tables = self._tables
+        if request.id in tables.ids:
             return Screening.DONE
         authenticated = _authenticated(request)
         operation = authenticated.opened.operation
         if isinstance(operation, Enrol | EnrolBoard):
-            if not admission.endorsed(state, authenticated):
+            if not admission.endorsed(tables, authenticated):
                 # Not a race that an honest primary may lose: recorded, even as refused, it would
                 # be remembered, and one faulty primary could so keep a device out.
                 return Screening.INVALID
             if isinstance(operation, Enrol):
                 return self._screen_enrol(operation, authenticated)
-        identity = state.identities.get(request.client)
+        identity = tables.identities.get(request.client)
         if identity is None:
             return Screening.LATER
-        reason = _signer_refusal(identity, request.counter, state.height + 1, state.time_us)
+        reason = _signer_refusal(identity, request.counter, tables.height + 1, tables.time_us)
         if reason is None:
             return Screening.READY
         # Who is expired may be admitted anew in a block that the primary has and we have not.
         return Screening.UNSETTLED if reason == "expired" else Screening.REFUSED
 
     def _screen_enrol(self, operation: Enrol, authenticated: Authenticated) -> Screening:
-        state = self._state
+        tables = self._tables
         request = authenticated.opened.id
-        reason = admission.enrol_refusal(state, request, operation, state.time_us)
+        reason = admission.enrol_refusal(tables, request, operation, tables.time_us)
         if reason is None:
             return Screening.READY
         if reason == "replay":
@@ -137,7 +137,7 @@ class Registry:
         if reason == "known-node":
             # Its certificate may have expired in a block that the primary has and we have not, or
             # stem from one that we have and the primary had not. Not so for what is captured.
-            reason = admission.head_refusal(state, operation.head)
+            reason = admission.head_refusal(tables, operation.head)
             if reason is None:
                 return Screening.UNSETTLED
         return Screening.LATER if reason in LATER_REASONS else Screening.REFUSED
@@ -158,12 +158,12 @@ class Registry:
 
     def _accept_data(self, operation: Data, height: int, time_us: int) -> Line | None:
         """The hot path, as data come by the thousand; None if anything speaks against it."""
-        state = self._state
-        identity = state.identities.get(operation.node)
+        tables = self._tables
+        identity = tables.identities.get(operation.node)
         if (
             identity is None
             or _signer_refusal(identity, operation.counter, height, time_us) is not None
-            or lifecycle.data_refusal(state, operation, identity) is not None
+            or lifecycle.data_refusal(tables, operation, identity) is not None
         ):
             return None
         identity.counter = operation.counter
@@ -188,7 +188,7 @@ class Registry:
         if isinstance(operation, Enrol):
             self._enrol_ids.append(request.id)
             return self._apply_enrol(operation, authenticated, item, at)
-        identity = self._state.identities.get(operation.node)
+        identity = self._tables.identities.get(operation.node)
         reason = (
             "unknown-node"
             if identity is None
@@ -198,7 +198,7 @@ class Registry:
             return self._statement(request, item, at, identity, refused(reason or ""))
         identity.counter = operation.counter
         unendorsed = isinstance(operation, EnrolBoard) and not admission.endorsed(
-            self._state, authenticated
+            self._tables, authenticated
         )
         reason = reason or ("endorsements" if unendorsed else self._refusal(operation, identity))
         if reason is not None:
@@ -207,22 +207,22 @@ class Registry:
 
     def end_block(self, height: int, time_us: int, head: bytes) -> None:
         """Block `height` is complete; `head` is its hash."""
-        if height != self._state.height + 1:
-            raise Misuse(f"block {height} after {self._state.height}")
-        self._state.end_block(height, time_us, head, self._ids, self._enrol_ids)
+        if height != self._tables.height + 1:
+            raise Misuse(f"block {height} after {self._tables.height}")
+        self._tables.end_block(height, time_us, head, self._ids, self._enrol_ids)
         self._ids, self._enrol_ids = [], []
 
     def _apply_enrol(
         self, operation: Enrol, authenticated: Authenticated, item: bytes, at: At
     ) -> Statement:
-        state = self._state
+        tables = self._tables
         opened = authenticated.opened
-        reason = admission.enrol_refusal(state, opened.id, operation, at.time_us)
-        if reason is None and not admission.endorsed(state, authenticated):
+        reason = admission.enrol_refusal(tables, opened.id, operation, at.time_us)
+        if reason is None and not admission.endorsed(tables, authenticated):
             reason = "endorsements"
-        fields = {} if reason else admission.admit(state, operation, at)
+        fields = {} if reason else admission.admit(tables, operation, at)
         return Statement(
-            network=state.network,
+            network=tables.network,
             op="enrol",
             status=refused(reason) if reason else OK,
             node=operation.node,
@@ -238,26 +238,28 @@ class Registry:
 
     def _refusal(self, operation: Operation, identity: Identity) -> str | None:
         """Why `operation` of a signer in good standing is refused."""
-        state = self._state
+        tables = self._tables
         match operation:
             case Data():
-                return lifecycle.data_refusal(state, operation, identity)
+                return lifecycle.data_refusal(tables, operation, identity)
             case OpenSession():
-                return lifecycle.open_refusal(state, operation, identity)
+                return lifecycle.open_refusal(tables, operation, identity)
             case CloseSession():
-                return lifecycle.close_refusal(state, operation, identity)
+                return lifecycle.close_refusal(tables, operation, identity)
             case Renew():
-                return lifecycle.renew_refusal(state, operation, identity)
+                return lifecycle.renew_refusal(tables, operation, identity)
             case EnrolBoard():
-                return admission.board_refusal(state, operation, identity)
+                return admission.board_refusal(tables, operation, identity)
             case Revoke():
-                if identity.kind != ADMIN and not administration.is_own(state, operation, identity):
+                if identity.kind != ADMIN and not administration.is_own(
+                    tables, operation, identity
+                ):
                     return "not-administrator"
-                return administration.revoke_refusal(state, operation)
+                return administration.revoke_refusal(tables, operation)
             case Grant() | AddVoucher() | AddReplica() | RemoveReplica():
                 if identity.kind != ADMIN:
                     return "not-administrator"
-                return _administrative_refusal(state, operation)
+                return _administrative_refusal(tables, operation)
             case Enrol():
                 raise Misuse("enrolments have no signer in the registry")
         assert_never(operation)
@@ -266,27 +268,27 @@ class Registry:
         self, request: Request, operation: Operation, identity: Identity, item: bytes, at: At
     ) -> Statement:
         """An operation that nothing speaks against."""
-        state = self._state
+        tables = self._tables
         fields: dict[str, Any]
         match operation:
             case OpenSession():
-                fields = lifecycle.open_session(state, operation, identity, at)
+                fields = lifecycle.open_session(tables, operation, identity, at)
             case CloseSession():
-                fields = lifecycle.close(state, operation, identity, at)
+                fields = lifecycle.close(tables, operation, identity, at)
             case Renew():
-                fields = lifecycle.renew(state, operation, identity, at)
+                fields = lifecycle.renew(tables, operation, identity, at)
             case EnrolBoard():
-                fields = admission.admit_board(state, operation, identity, at)
-            case Revoke() if administration.is_own(state, operation, identity):
-                fields = administration.revoke(state, operation, at)
+                fields = admission.admit_board(tables, operation, identity, at)
+            case Revoke() if administration.is_own(tables, operation, identity):
+                fields = administration.revoke(tables, operation, at)
             case Revoke() | Grant() | AddVoucher() | AddReplica() | RemoveReplica():
-                decided = state.approvals.approve(
-                    operation, at.height, lambda admin: state.in_force(admin, at.height)
+                decided = tables.approvals.approve(
+                    operation, at.height, lambda admin: tables.in_force(admin, at.height)
                 )
                 if decided != "decided":
                     status = PENDING if decided else refused("too-many-pending")
                     return self._statement(request, item, at, identity, status)
-                fields = _administer(state, operation, at)
+                fields = _administer(tables, operation, at)
             case Enrol() | Data():
                 raise Misuse("enrolments have no signer in the registry, data their own path")
             case _:
@@ -317,7 +319,7 @@ class Registry:
             "key": identity.key if identity else None,
             "certificate": identity.serial if identity else None,
         }
-        return Statement(**(told | _subject(self._state, operation) | fields))
+        return Statement(**(told | _subject(self._tables, operation) | fields))
 
 
 def _data_statement(operation: Data, identity: Identity) -> Statement:
@@ -355,32 +357,32 @@ def _signer_refusal(identity: Identity, counter: int, height: int, time_us: int)
 
 
 def _administrative_refusal(
-    state: State, operation: Grant | AddVoucher | AddReplica | RemoveReplica
+    tables: Tables, operation: Grant | AddVoucher | AddReplica | RemoveReplica
 ) -> str | None:
     match operation:
         case Grant():
-            return administration.grant_refusal(state, operation)
+            return administration.grant_refusal(tables, operation)
         case AddVoucher():
-            return administration.voucher_refusal(state, operation)
+            return administration.voucher_refusal(tables, operation)
         case AddReplica() | RemoveReplica():
-            return administration.replica_refusal(state, operation)
+            return administration.replica_refusal(tables, operation)
     assert_never(operation)
 
 
-def _administer(state: State, operation: AdminOperation, at: At) -> dict[str, Any]:
+def _administer(tables: Tables, operation: AdminOperation, at: At) -> dict[str, Any]:
     match operation:
         case Revoke():
-            return administration.revoke(state, operation, at)
+            return administration.revoke(tables, operation, at)
         case Grant():
-            return administration.grant(state, operation, at)
+            return administration.grant(tables, operation, at)
         case AddVoucher():
-            return administration.add_voucher(state, operation, at)
+            return administration.add_voucher(tables, operation, at)
         case AddReplica() | RemoveReplica():
-            return administration.change_replicas(state, operation, at)
+            return administration.change_replicas(tables, operation, at)
     assert_never(operation)
 
 
-def _subject(state: State, operation: Operation) -> dict[str, Any]:
+def _subject(tables: Tables, operation: Operation) -> dict[str, Any]:
     """Whom a record is about, if not the signer alone, and what was asked."""
     match operation:
         case OpenSession() | Data():
@@ -389,7 +391,7 @@ def _subject(state: State, operation: Operation) -> dict[str, Any]:
             return {"session": operation.session}
         case EnrolBoard():
             return {
-                "node": board_node(state.network, operation.board),
+                "node": board_node(tables.network, operation.board),
                 "by": operation.node,
                 "sponsor": operation.node,
                 "service": operation.service,

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from chain.canonical import Codec, encode_unsigned
-from chain.ledger.operations import Counter, Hash, Privilege, ReplicaId, Services, Spki, Text, Time
+from chain.fields import Counter, Hash, Privilege, ReplicaId, Services, Spki, Text, Time
 
 __all__ = [
     "LEAF_BYTES_MAX",

@@ -16,7 +16,9 @@ import msgspec
 
 from chain.block import Block, HeadBytes
 from chain.errors import PeerFault
-from chain.keys import DIGEST_BYTES, SIGNATURE_BYTES, digest
+from chain.fields import Hash, ReplicaId, Signature
+from chain.keys import digest
+from chain.quorum import REPLICAS_MAX
 
 __all__ = [
     "BODIES_BYTES_MAX",
@@ -57,15 +59,11 @@ __all__ = [
 
 # One frame on a replica link; larger ones are refused before they are read.
 FRAME_BYTES_MAX = 8 * 1024 * 1024
-REPLICAS_MAX = 256
 LOG_WINDOW_MAX = 4096
 BATCH_ITEMS_MAX = 65_536
 HEADS_MAX = 8192
 BODIES_BYTES_MAX = 1024 * 1024  # of records in one BODIES, unless its only block has more
 
-Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
-Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
-ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 View = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
@@ -123,26 +121,26 @@ class _ReplicaMessage(
 class PrePrepare(_ReplicaMessage, frozen=True, tag="PP"):
     view: View
     seq: Seq
-    digest: Digest
+    digest: Hash
 
 
 class Prepare(_ReplicaMessage, frozen=True, tag="P"):
     view: View
     seq: Seq
-    digest: Digest
+    digest: Hash
 
 
 class Commit(_ReplicaMessage, frozen=True, tag="C"):
     view: View
     seq: Seq
-    digest: Digest
+    digest: Hash
 
 
 class Checkpoint(_ReplicaMessage, frozen=True, tag="CP"):
     """`head` is the head hash after executing `seq`: it commits to the whole state."""
 
     seq: Seq
-    head: Digest
+    head: Hash
 
 
 class PreparedProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -156,7 +154,7 @@ class CheckpointProof(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
     """q CHECKPOINTs of one epoch that agree on the head hash at one sequence number."""
 
     seq: Seq
-    head: Digest
+    head: Hash
     votes: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
 
 
@@ -166,7 +164,7 @@ class ViewChange(_ReplicaMessage, frozen=True, tag="VC"):
 
     view: View
     stable_seq: Seq
-    stable_head: Digest
+    stable_head: Hash
     stable_proof: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
     prepared: Annotated[tuple[PreparedProof, ...], msgspec.Meta(max_length=LOG_WINDOW_MAX)]
 
@@ -205,7 +203,7 @@ class FetchBatch(_ReplicaMessage, frozen=True, tag="FP"):
     """Asks for the proposal behind a digest that a NEW-VIEW or certificate names."""
 
     seq: Seq
-    digest: Digest
+    digest: Hash
 
 
 class Batch(_ReplicaMessage, frozen=True, tag="DP"):
@@ -249,7 +247,7 @@ class EndorseRequest(_ReplicaMessage, frozen=True, tag="ER"):
 class Endorsement(_ReplicaMessage, frozen=True, tag="E"):
     """A member's signed verdict on a request; `reason` is empty when accepted."""
 
-    request: Digest
+    request: Hash
     accepted: bool
     reason: Annotated[str, msgspec.Meta(max_length=64)]
 
@@ -313,7 +311,7 @@ class Seal(_ClientMessage, frozen=True, tag="cH"):
 class Denied(_ClientMessage, frozen=True, tag="cD"):
     """Replica to gateway: refused before ordering. `endorsement` is this replica's own verdict."""
 
-    request: Digest
+    request: Hash
     reason: Annotated[str, msgspec.Meta(max_length=64)]
     endorsement: Signed | None = None
 
@@ -321,7 +319,7 @@ class Denied(_ClientMessage, frozen=True, tag="cD"):
 class Busy(_ClientMessage, frozen=True, tag="cO"):
     """Replica to gateway: its queue is full; send again later or elsewhere."""
 
-    request: Digest
+    request: Hash
 
 
 ClientMessage = Submit | Subscribe | Seal | Denied | Busy

@@ -25,6 +25,7 @@ from chain.keys import Es256, Scheme, digest
 from chain.ledger.ledger import Ledger, body_fault
 from chain.pbft.messages import Seal
 from chain.proofs.proof import EPOCHS_MAX, HeadSeal, Inclusion, ProofVerifier, check_seals
+from chain.quorum import REPLICAS_MAX
 
 __all__ = [
     "RANGE_BLOCKS_MAX",
@@ -224,7 +225,7 @@ class SealedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A final block as it is handed on; `records` is None for heads only."""
 
     head: HeadBytes
-    seals: Annotated[tuple[HeadSeal, ...], msgspec.Meta(max_length=256)]
+    seals: Annotated[tuple[HeadSeal, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
     records: (
         Annotated[tuple[RangeRecord, ...], msgspec.Meta(max_length=BODY_RECORDS_MAX)] | None
     ) = None

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from chain.errors import Misuse
 from chain.genesis import Genesis
 from chain.keys import SIGNATURE_BYTES, digest, pem_of
+from chain.ledger.item import cose_of
 from chain.ledger.operations import signed_content
-from chain.ledger.request import cose_of
 from chain.proofs.export_script import VERIFY_SH
 from chain.proofs.proof import Inclusion, Proof, ProofVerifier
 

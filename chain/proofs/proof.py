@@ -21,12 +21,13 @@ import msgspec
 from chain.block import Block, Head, HeadBytes
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
+from chain.fields import Hash, ReplicaId, Signature
 from chain.genesis import Genesis, Membership
 from chain.keys import Es256, Scheme
 from chain.ledger.epochs import changed
-from chain.ledger.operations import Hash, ReplicaId, Signature
 from chain.ledger.statement import LEAF_BYTES_MAX, OK, Statement, decode_leaf
 from chain.merkle import PATH_MAX, leaf_hash, path, paths, root_from_path
+from chain.quorum import REPLICAS_MAX
 
 __all__ = [
     "EPOCHS_MAX",
@@ -44,7 +45,6 @@ __all__ = [
 ]
 
 EPOCHS_MAX = 64
-SEALS_MAX = 256
 PROOF_BYTES_MAX = 262_144
 
 
@@ -64,7 +64,7 @@ class Inclusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     index: Annotated[int, msgspec.Meta(ge=0, le=2**32)]
     path: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=PATH_MAX)]
     head: HeadBytes
-    seals: Annotated[tuple[HeadSeal, ...], msgspec.Meta(max_length=SEALS_MAX)]
+    seals: Annotated[tuple[HeadSeal, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

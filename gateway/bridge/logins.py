@@ -11,9 +11,9 @@ import msgspec
 
 from chain.errors import PeerFault
 from chain.keys import digest
+from chain.ledger.item import cose_of
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import Enrol, read_operation, voucher_key
-from chain.ledger.request import cose_of
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import verify_carrier
 from gateway.bridge.edge import Admitted, admitted_codec

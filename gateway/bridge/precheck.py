@@ -8,9 +8,9 @@ record. A gateway that lags behind refuses too little, never too much.
 from __future__ import annotations
 
 from chain.errors import PeerFault
+from chain.ledger.item import make_item, read_item
 from chain.ledger.operations import Enrol, Opened, voucher_key
 from chain.ledger.registry import LATER_REASONS, Registry
-from chain.ledger.request import make_item, read_item
 from gateway.broker.security import bootstrap_id
 
 __all__ = ["check_sender", "refusal"]

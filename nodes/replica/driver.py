@@ -180,8 +180,8 @@ class Host:
         self.settle()
 
     def handle(self, inputs: Iterable[Input], effects: list[Effect] | None = None) -> None:
-        """Carries out `effects` (the desk's) and handles all inputs. What is to be sent waits for
-        `settle`, or for `commit` and then `release`. Raises StoreFull, Damaged."""
+        """Carries out `effects` (the endorser's) and handles all inputs. What is to be sent waits
+        for `settle`, or for `commit` and then `release`. Raises StoreFull, Damaged."""
         now_us = self._clock.now_us()
         if effects:
             self._carry_out(effects)

@@ -15,9 +15,9 @@ import msgspec
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Scheme, Signer
-from chain.ledger.endorsement import Desk, DeskEffect, is_access_request
+from chain.ledger.endorsement import Endorser, EndorserEffect, is_access_request
+from chain.ledger.item import make_item, open_items
 from chain.ledger.ledger import Ledger
-from chain.ledger.request import make_item, open_items
 from chain.pbft.application import Request
 from chain.pbft.effects import Effect, Send
 from chain.pbft.inputs import Input, Received, Submitted, TimerFired
@@ -120,7 +120,7 @@ class Service:
         self._verifier = Verifier(
             self._network, scheme, self._membership, self._open_items, newest.epoch
         )
-        self._desk = Desk(
+        self._endorser = Endorser(
             me,
             self._network,
             genesis.policy,
@@ -223,7 +223,7 @@ class Service:
                     self.clients.submitted(opened.id, str(party))
                     if is_access_request(opened):
                         membership = self.ledger.membership
-                        self._sort(self._desk.submit(opened, membership), inputs, effects)
+                        self._sort(self._endorser.submit(opened, membership), inputs, effects)
                     else:
                         inputs.append(Submitted(opened))
                 case Subscribe(start=start, bodies=bodies):
@@ -237,7 +237,7 @@ class Service:
             self.host.handle(inputs, effects)
             inputs, effects = [], []
             for _ in range(self.ledger.height - height):
-                self._sort(self._desk.executed(self.ledger.membership), inputs, effects)
+                self._sort(self._endorser.executed(self.ledger.membership), inputs, effects)
         newest = self.ledger.decided_membership
         if newest.epoch not in self._memberships:
             self._remember(newest)
@@ -250,11 +250,11 @@ class Service:
     def _take(
         self, received: Received, party: Party, inputs: list[Input], effects: list[Effect]
     ) -> None:
-        """A replica's message is the core's, the desk's, and in quarantine also looked at."""
+        """A replica's message goes to the core or the endorser; quarantine observes it too."""
         message = received.message
         if isinstance(message, EndorseRequest | Endorsement):
             try:
-                judged = self._desk.receive(received, self.ledger.membership)
+                judged = self._endorser.receive(received, self.ledger.membership)
             except PeerFault as fault:
                 self._blame(party, fault)
             else:
@@ -264,8 +264,10 @@ class Service:
             self._heard(self._quarantine, message)
         inputs.append(received)
 
-    def _sort(self, judged: list[DeskEffect], inputs: list[Input], effects: list[Effect]) -> None:
-        """What the desk wants done: by the core, on the wire, or told to a gateway."""
+    def _sort(
+        self, judged: list[EndorserEffect], inputs: list[Input], effects: list[Effect]
+    ) -> None:
+        """Sorts effects of the endorser: inputs for the core, messages for others."""
         for effect in judged:
             match effect:
                 case Submitted():

@@ -14,7 +14,7 @@ import msgspec
 from chain.block import Block
 from chain.genesis import Genesis
 from chain.keys import Es256, digest
-from chain.ledger.request import make_item, read_item
+from chain.ledger.item import make_item, read_item
 from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
 from chain.proofs.client import FinalityTracker
 from nodes.config import certificate_der

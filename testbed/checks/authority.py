@@ -16,6 +16,7 @@ import msgspec
 from chain.block import genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
+from chain.ledger.item import Authenticated, read_item
 from chain.ledger.operations import (
     AddReplica,
     AddVoucher,
@@ -32,7 +33,6 @@ from chain.ledger.operations import (
     board_node,
     encode_operation,
 )
-from chain.ledger.request import Authenticated, read_item
 from testbed.checks.factory import FactoryRules
 from testbed.checks.records import Chain, Entry
 

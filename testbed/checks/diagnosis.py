@@ -12,8 +12,8 @@ from collections.abc import Callable
 from chain.block import HEAD_BYTES, Block, Head
 from chain.errors import PeerFault
 from chain.keys import Scheme, digest
+from chain.ledger.item import open_item
 from chain.ledger.ledger import Ledger
-from chain.ledger.request import open_item
 from chain.ledger.statement import decode_leaf
 from chain.merkle import leaf_hash, root
 from chain.pbft.application import Request

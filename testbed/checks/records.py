@@ -14,8 +14,8 @@ import msgspec
 from chain.block import Head
 from chain.errors import PeerFault
 from chain.keys import digest
+from chain.ledger.item import cose_of
 from chain.ledger.operations import Data, Operation, read_operation
-from chain.ledger.request import cose_of
 from chain.ledger.statement import Statement, decode_leaf
 from nodes.replica.ledger_file import Damaged, block_of, open_readonly
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from chain.quorum import REPLICAS_MIN
+from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
 from testbed.bundle import find_bundle
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
@@ -31,7 +31,6 @@ app = typer.Typer(
 )
 
 _REPLICAS_DEFAULT = "4..100:12"
-_REPLICAS_MAX = 256
 _MS_MAX = 1e6
 _WRITTEN_OUT_MAX = 10_000_000
 
@@ -211,9 +210,9 @@ def _sizes(text: str) -> list[int]:
         first, last, step = (int(each) if each else None for each in match.groups())
         assert first is not None
         sizes |= set(_range(first, first if last is None else last, 1 if step is None else step))
-    if not sizes or min(sizes) < REPLICAS_MIN or max(sizes) > _REPLICAS_MAX:
+    if not sizes or min(sizes) < REPLICAS_MIN or max(sizes) > REPLICAS_MAX:
         raise ConfigurationError(
-            f"--replicas {text}: from {REPLICAS_MIN} (fewer tolerate no fault) to {_REPLICAS_MAX}"
+            f"--replicas {text}: from {REPLICAS_MIN} (fewer tolerate no fault) to {REPLICAS_MAX}"
         )
     return sorted(sizes)
 

@@ -1,4 +1,4 @@
-"""How much a replica remembers: what its core, desk and clients hold, counted in values.
+"""How much a replica remembers: what its core, endorser and clients hold, counted in values.
 
 A count is cheaper than bytes and the same on every machine. The ledger and the verifier's caches
 are left out: they have their own limits and tests.
@@ -26,7 +26,7 @@ def values_held(service: Service) -> int:
     application = id(service.ledger)
     seen = {application}
     count = 0
-    waiting: list[object] = [service.core, service._desk, service.clients]
+    waiting: list[object] = [service.core, service._endorser, service.clients]
     while waiting:
         value = waiting.pop()
         if isinstance(value, _ATOMS):

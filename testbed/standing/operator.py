@@ -17,6 +17,7 @@ from chain.errors import Misuse
 from chain.genesis import Genesis
 from chain.keys import digest
 from chain.ledger.identity import Identity
+from chain.ledger.item import cose_of
 from chain.ledger.operations import (
     AddVoucher,
     Enrol,
@@ -27,9 +28,8 @@ from chain.ledger.operations import (
     read_operation,
     voucher_key,
 )
-from chain.ledger.request import cose_of
-from chain.ledger.state import ADMIN
 from chain.ledger.statement import OK, Statement, decode_leaf
+from chain.ledger.tables import ADMIN
 from chain.proofs.proof import Proof, make_inclusion
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from chain.block import EMPTY_ROOT, Block, Head, Record, genesis_head
+from chain.block import Block, Head, Record, genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Consensus, Member, Membership
 from chain.keys import digest
+from chain.merkle import EMPTY_ROOT
 from chain.pbft.application import Request, Screening
 from chain.pbft.effects import (
     Accuse,

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.block import EMPTY_ROOT, HEAD_BYTES, Head, genesis_head
+from chain.block import HEAD_BYTES, Head, genesis_head
 from chain.errors import Misuse, PeerFault
+from chain.merkle import EMPTY_ROOT
 
 hashes = st.binary(min_size=32, max_size=32)
 u64, u32 = st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)

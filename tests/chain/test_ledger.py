@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.block import EMPTY_ROOT, Block, Head, Record
+from chain.block import Block, Head, Record
 from chain.errors import Misuse, PeerFault
 from chain.keys import digest
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import EnrolBoard, Revoke
 from chain.ledger.statement import decode_leaf, encode_leaf
-from chain.merkle import leaf_hash, root
+from chain.merkle import EMPTY_ROOT, leaf_hash, root
 from chain.pbft.messages import Proposal
 from chain.proofs.audit import Defect, verify_chain
 from chain.proofs.proof import HeadSeal

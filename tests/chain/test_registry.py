@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from chain.keys import digest, node_id
 from chain.ledger.auth_group import members
 from chain.ledger.identity import SESSIONS_MAX
+from chain.ledger.item import make_item
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import (
     AddReplica,
@@ -34,7 +35,6 @@ from chain.ledger.operations import (
     sign_operation,
     voucher_statement,
 )
-from chain.ledger.request import make_item
 from chain.pbft.application import Request, Screening
 from tests.chain.world import SECOND_US, START_US, Device, World, private_key, signer
 

@@ -16,6 +16,7 @@ from chain.block import Block
 from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.ledger.auth_group import members
+from chain.ledger.item import make_item, open_item
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import (
     AddReplica,
@@ -27,7 +28,6 @@ from chain.ledger.operations import (
     sign_operation,
     voucher_statement,
 )
-from chain.ledger.request import make_item, open_item
 from chain.ledger.statement import Statement, decode_leaf
 from chain.pbft.application import Request
 from chain.pbft.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes

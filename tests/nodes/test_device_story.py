@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from chain.ledger.item import cose_of, read_item
 from chain.ledger.operations import Data, board_node, read_operation
-from chain.ledger.request import cose_of, read_item
 from chain.ledger.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import Event

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Member
 from chain.keys import Es256, Es256Signer
+from chain.ledger.item import make_item
 from chain.ledger.operations import read_operation, sign_operation
-from chain.ledger.request import make_item
 from chain.pbft.inputs import Received
 from chain.pbft.messages import (
     Batch,

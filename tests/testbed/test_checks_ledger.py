@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from chain.block import HEAD_BYTES, Block
-from chain.ledger.request import cose_of, make_item, read_item
+from chain.ledger.item import cose_of, make_item, read_item
 from chain.pbft.messages import Checkpoint, CheckpointProof, encode
 from nodes.replica.ledger_file import copy_ledger, encode_records, fact_sum
 from testbed.checks.diagnosis import head_field

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chain.keys import Es256
+from chain.ledger.item import make_item
 from chain.ledger.operations import Enrol, EnrolBoard, Operation, Token, sign_operation
-from chain.ledger.request import make_item
 from chain.ledger.statement import Statement
 from chain.pbft.application import Request
 from chain.pbft.messages import Denied

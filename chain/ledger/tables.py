@@ -16,7 +16,7 @@ from chain.ledger.epochs import Epochs
 from chain.ledger.freshness import RecentHeads, RecentIds
 from chain.ledger.identity import Board, Identity
 
-__all__ = ["ADMIN", "At", "State", "serial_of"]
+__all__ = ["ADMIN", "At", "Tables", "serial_of"]
 
 ADMIN = "admin"
 _SERIAL_BITS = 16  # a block has fewer than 2**16 records
@@ -35,7 +35,7 @@ class At(msgspec.Struct, frozen=True):
     time_us: int
 
 
-class State:
+class Tables:
     def __init__(self, genesis: Genesis) -> None:
         self.genesis = genesis
         self.network = genesis.network

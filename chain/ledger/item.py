@@ -24,6 +24,7 @@ from chain.ledger.operations import (
 )
 from chain.pbft.application import Request
 from chain.pbft.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
+from chain.quorum import REPLICAS_MAX
 
 __all__ = [
     "ITEM_BYTES_MAX",
@@ -36,13 +37,12 @@ __all__ = [
     "read_item",
 ]
 
-ENDORSEMENTS_MAX = 256
-ITEM_BYTES_MAX = COSE_BYTES_MAX + ENDORSEMENTS_MAX * 256
+ITEM_BYTES_MAX = COSE_BYTES_MAX + REPLICAS_MAX * 256
 
 
 class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     cose: bytes
-    endorsements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=ENDORSEMENTS_MAX)]
+    endorsements: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
 
 
 class Authenticated(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +79,7 @@ def endorse(request: Request, membership: Membership, endorsements: tuple[Signed
     """
     authenticated = request.operation
     if not isinstance(authenticated, Authenticated):
-        raise Misuse("a request that chain.request did not open")
+        raise Misuse("a request that chain.ledger.item did not open")
     opened = authenticated.opened
     endorsers = [_endorsement(signed, opened.id).sender for signed in endorsements]
     item = make_item(_parts(request.item).cose, endorsements)

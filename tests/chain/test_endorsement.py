@@ -1,4 +1,4 @@
-"""The desk: k members of the group accept, or the device is told why not."""
+"""Access requests: k members of the group accept, or the device is told why not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from chain.errors import PeerFault
 from chain.ledger.auth_group import members
 from chain.ledger.endorsement import (
-    CASE_BLOCKS_MAX,
-    CASES_MAX,
     LATER_MAX,
-    Desk,
-    DeskEffect,
+    OPEN_BLOCKS_MAX,
+    OPEN_MAX,
+    Endorser,
+    EndorserEffect,
     is_access_request,
 )
 from chain.pbft.application import Request, Screening
@@ -33,16 +33,16 @@ from chain.pbft.messages import (
 from tests.chain.world import Device, World, signer
 
 
-class Office:
-    """A desk at every replica of a world, and the links between them; some replicas are silent."""
+class Endorsers:
+    """An endorser at every replica of a world, linked; some replicas are silent."""
 
     def __init__(self, world: World, silent: Iterable[int] = ()) -> None:
         self.world = world
         self.silent = set(silent)
         self.outcomes: list[tuple[int, Submitted | Denied | Busy]] = []
         self.sent = 0
-        self.desks = {
-            each: Desk(
+        self.endorsers = {
+            each: Endorser(
                 each,
                 world.network,
                 world.genesis.policy,
@@ -54,13 +54,13 @@ class Office:
         }
 
     def submit(self, at: int, request: Request) -> None:
-        self.run(at, self.desks[at].submit(request, self.world.ledger.membership))
+        self.run(at, self.endorsers[at].submit(request, self.world.ledger.membership))
 
     def executed(self) -> None:
-        for each in sorted(self.desks):
-            self.run(each, self.desks[each].executed(self.world.ledger.membership))
+        for each in sorted(self.endorsers):
+            self.run(each, self.endorsers[each].executed(self.world.ledger.membership))
 
-    def run(self, at: int, effects: list[DeskEffect]) -> None:
+    def run(self, at: int, effects: list[EndorserEffect]) -> None:
         for effect in effects:
             if not isinstance(effect, Send):
                 self.outcomes.append((at, effect))
@@ -69,7 +69,7 @@ class Office:
                 message = decode_body(effect.signed.body)
                 received = Received(message=message, signed=effect.signed)
                 membership = self.world.ledger.membership
-                self.run(effect.to, self.desks[effect.to].receive(received, membership))
+                self.run(effect.to, self.endorsers[effect.to].receive(received, membership))
 
 
 def ask(world: World, name: str = "alice", **changes: object) -> tuple[Request, tuple[int, ...]]:
@@ -80,13 +80,13 @@ def ask(world: World, name: str = "alice", **changes: object) -> tuple[Request, 
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_whoever_works_the_desk_gets_a_request_that_every_replica_accepts(at: int) -> None:
+def test_whichever_replica_collects_gets_a_request_that_every_replica_accepts(at: int) -> None:
     world = World()
-    office = Office(world)
+    network = Endorsers(world)
     request, _ = ask(world)
-    office.submit(at, request)
-    [(desk, outcome)] = office.outcomes
-    assert desk == at
+    network.submit(at, request)
+    [(endorser, outcome)] = network.outcomes
+    assert endorser == at
     assert isinstance(outcome, Submitted)
     assert outcome.request.id == request.id
     assert world.open(outcome.request.item) == outcome.request, "as if it came over the wire"
@@ -99,32 +99,32 @@ def test_one_silent_member_of_three_changes_nothing() -> None:
     world = World()
     request, group = ask(world)
     for silent in group:
-        office = Office(world, {silent})
-        office.submit(next(each for each in range(4) if each != silent), request)
-        assert isinstance(office.outcomes[0][1], Submitted)
+        network = Endorsers(world, {silent})
+        network.submit(next(each for each in range(4) if each != silent), request)
+        assert isinstance(network.outcomes[0][1], Submitted)
 
 
 def test_a_request_submitted_again_asks_the_silent_members_again() -> None:
     world = World()
     request, group = ask(world)
     at = next(each for each in range(4) if each not in group)
-    office = Office(world, group[1:])
-    office.submit(at, request)
-    assert office.outcomes == []
-    office.silent.clear()
-    office.submit(at, request)
-    [(_, outcome)] = office.outcomes
+    network = Endorsers(world, group[1:])
+    network.submit(at, request)
+    assert network.outcomes == []
+    network.silent.clear()
+    network.submit(at, request)
+    [(_, outcome)] = network.outcomes
     assert isinstance(outcome, Submitted)
 
 
 def test_the_first_authentication_refuses_with_the_reason_signed() -> None:
     world = World()
-    office = Office(world)
+    network = Endorsers(world)
     request, _ = ask(world, privilege=9)
-    office.submit(0, request)
-    [(_, denied)] = office.outcomes
+    network.submit(0, request)
+    [(_, denied)] = network.outcomes
     assert isinstance(denied, Denied)
-    assert (denied.request, denied.reason, office.sent) == (request.id, "privilege", 0)
+    assert (denied.request, denied.reason, network.sent) == (request.id, "privilege", 0)
     assert denied.endorsement is not None
     body = denied.endorsement.body
     spki = world.replicas[0].public
@@ -143,12 +143,12 @@ def test_more_than_m_minus_k_rejections_deny_and_fewer_do_not() -> None:
     world = World()
     request, group = ask(world)
     at = next(each for each in range(4) if each not in group)
-    desk = Office(world, group).desks[at]
+    endorser = Endorsers(world, group).endorsers[at]
     membership = world.ledger.membership
-    desk.submit(request, membership)
-    assert desk.receive(reject(world, group[0], request.id, "spite"), membership) == []
-    assert desk.receive(reject(world, group[0], request.id, "spite"), membership) == []
-    [denied] = desk.receive(reject(world, group[1], request.id, "spite"), membership)
+    endorser.submit(request, membership)
+    assert endorser.receive(reject(world, group[0], request.id, "spite"), membership) == []
+    assert endorser.receive(reject(world, group[0], request.id, "spite"), membership) == []
+    [denied] = endorser.receive(reject(world, group[1], request.id, "spite"), membership)
     assert isinstance(denied, Denied)
     assert denied.reason == "spite"
 
@@ -158,9 +158,9 @@ def test_a_member_that_is_behind_waits_for_the_block_that_is_named() -> None:
     behind = World()  # the same genesis, no block yet
     world.idle(1)
     request, _ = ask(world)
-    office = Office(world)
+    network = Endorsers(world)
     late = members(request.id, world.ledger.membership, 3)[0]
-    office.desks[late] = Desk(
+    network.endorsers[late] = Endorser(
         late,
         world.network,
         world.genesis.policy,
@@ -171,10 +171,10 @@ def test_a_member_that_is_behind_waits_for_the_block_that_is_named() -> None:
     asked = EndorseRequest(0, (late + 1) % 4, request=request.item)
     received = Received(message=asked, signed=Signed(b"", bytes(64)))
     membership = world.ledger.membership
-    assert office.desks[late].receive(received, membership) == []
-    assert office.desks[late].executed(membership) == []
+    assert network.endorsers[late].receive(received, membership) == []
+    assert network.endorsers[late].executed(membership) == []
     behind.ledger.append(world.blocks[0], check_signatures=True)
-    [answer] = office.desks[late].executed(membership)
+    [answer] = network.endorsers[late].executed(membership)
     assert isinstance(answer, Send)
     endorsement = decode_body(answer.signed.body)
     assert isinstance(endorsement, Endorsement)
@@ -183,13 +183,13 @@ def test_a_member_that_is_behind_waits_for_the_block_that_is_named() -> None:
 
 def test_a_request_that_stays_unknown_is_refused_after_some_blocks() -> None:
     world = World()
-    office = Office(world)
+    network = Endorsers(world)
     request, _ = ask(world, with_voucher=signer("no voucher"))
-    office.submit(0, request)
-    assert office.outcomes == []
+    network.submit(0, request)
+    assert network.outcomes == []
     for _ in range(4):
-        office.executed()
-    [(_, denied)] = office.outcomes
+        network.executed()
+    [(_, denied)] = network.outcomes
     assert isinstance(denied, Denied)
     assert denied.reason == "unknown-voucher"
 
@@ -198,9 +198,9 @@ def test_senseless_messages_are_the_sender_s_fault() -> None:
     world = World()
     request, group = ask(world)
     stranger = next(each for each in range(4) if each not in group)
-    office = Office(world, range(4))
+    network = Endorsers(world, range(4))
     membership = world.ledger.membership
-    office.desks[group[0]].submit(request, membership)
+    network.endorsers[group[0]].submit(request, membership)
     none = Signed(b"", bytes(64))
     alice = world.admit("admitted")
     data = world.request(world.data(alice), alice)
@@ -211,28 +211,28 @@ def test_senseless_messages_are_the_sender_s_fault() -> None:
         (group[0], Received(message=EndorseRequest(0, 0, request=b"noise"), signed=none)),
     ):
         with pytest.raises(PeerFault):
-            office.desks[at].receive(received, membership)
+            network.endorsers[at].receive(received, membership)
 
 
-def test_the_desk_is_bounded_and_gives_up_in_time() -> None:
+def test_an_endorser_is_bounded_and_gives_up_in_time() -> None:
     world = World(vouchers=1)
     request, group = ask(world)
-    desk = Office(world).desks[group[0]]
+    endorser = Endorsers(world).endorsers[group[0]]
     membership = world.ledger.membership
-    for number in range(CASES_MAX):
+    for number in range(OPEN_MAX):
         copy = msgspec.structs.replace(request, id=number.to_bytes(32, "big"))
-        assert not [e for e in desk.submit(copy, membership) if isinstance(e, Busy)]
-    assert desk.submit(request, membership) == [Busy(request.id)]
-    for _ in range(CASE_BLOCKS_MAX + 1):
-        desk.executed(membership)
-    assert desk.submit(request, membership) != [Busy(request.id)]
+        assert not [e for e in endorser.submit(copy, membership) if isinstance(e, Busy)]
+    assert endorser.submit(request, membership) == [Busy(request.id)]
+    for _ in range(OPEN_BLOCKS_MAX + 1):
+        endorser.executed(membership)
+    assert endorser.submit(request, membership) != [Busy(request.id)]
 
 
 def test_one_asker_does_not_fill_the_room_of_those_that_wait() -> None:
     """Requests with vouchers that nobody heard of cost a treacherous replica nothing."""
     world = World()
     membership = world.ledger.membership
-    member = Desk(
+    member = Endorser(
         0,
         world.network,
         world.genesis.policy,
@@ -241,7 +241,7 @@ def test_one_asker_does_not_fill_the_room_of_those_that_wait() -> None:
         open_item=world.open,
     )
 
-    def asked(asker: int, number: int) -> list[DeskEffect]:
+    def asked(asker: int, number: int) -> list[EndorserEffect]:
         while True:
             device = Device(f"{asker}/{number}")
             operation = world.enrol(device, with_voucher=signer("no voucher"))

@@ -1,0 +1,35 @@
+"""The types of fields that several formats share, with their limits. Sizes are bytes.
+
+Used by the genesis document, by what devices sign, by records and by replica messages.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from chain.keys import DIGEST_BYTES, SIGNATURE_BYTES
+
+__all__ = [
+    "Counter",
+    "Hash",
+    "Privilege",
+    "ReplicaId",
+    "Services",
+    "Signature",
+    "Spki",
+    "Text",
+    "Time",
+]
+
+Hash = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+# An envelope states the length of its key in one byte.
+Spki = Annotated[bytes, msgspec.Meta(min_length=32, max_length=255)]
+ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+Counter = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+Time = Annotated[int, msgspec.Meta(ge=0, le=2**62)]  # microseconds since 1970
+Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  # characters
+Services = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=16)]
