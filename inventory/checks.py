@@ -75,12 +75,9 @@ def _unique(lab: Lab) -> Iterator[Mistake]:
         return None if first == owner else first
 
     for name, host in lab.hosts.items():
-        if host.addr and host.connection == "ssh":
-            other = clash("address", _normal(host.addr), name)
-            if other:
-                yield Mistake(
-                    ("hosts", name, "addr"), f"address {host.addr} is {other}'s; change one"
-                )
+        for key, addr in _addresses(host) if host.connection == "ssh" else ():
+            if other := clash("address", _normal(addr), name):
+                yield Mistake(("hosts", name, key), f"address {addr} is {other}'s; change one")
         if host.hw_serial:
             other = clash("hardware serial", host.hw_serial.lower(), name)
             if other:
@@ -140,6 +137,12 @@ def _process_names(lab: Lab) -> Iterator[Mistake]:
             )
 
 
+def _addresses(host: Host) -> list[tuple[str, str]]:
+    """The addresses that the file states for a host, each with its key."""
+    stated = (("addr", host.addr), ("data_addr", host.data_addr))
+    return [(key, addr) for key, addr in stated if addr]
+
+
 def _normal(addr: str) -> str:
     try:
         return ipaddress.ip_address(addr).compressed
@@ -194,9 +197,10 @@ def _hosts(lab: Lab) -> Iterator[Mistake]:
     jumps = {lab.ssh(name).jump for name, host in lab.hosts.items() if host.connection == "ssh"}
     for name, host in lab.hosts.items():
         where = ("hosts", name)
-        if host.addr and _is_misspelt(host.addr):
-            fix = "the SSH port goes to ssh.port" if ":" in host.addr else "correct it"
-            yield Mistake((*where, "addr"), f"{host.addr} is no IP address; {fix}")
+        for key, addr in _addresses(host):
+            if _is_misspelt(addr):
+                fix = "the SSH port goes to ssh.port" if ":" in addr else "correct it"
+                yield Mistake((*where, key), f"{addr} is no IP address; {fix}")
         if host.connection == "ssh" and host.addr is None:
             yield Mistake(where, "no addr; add one, or say connection: local")
         if host.connection == "local" and host.power is not None:

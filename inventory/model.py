@@ -144,6 +144,13 @@ class Host(_Model):
 
     connection: Literal["ssh", "local"] = "ssh"
     addr: Address | None = Field(default=None, description="Needed for ssh; local: 127.0.0.1.")
+    data_addr: Address | None = Field(
+        default=None,
+        description=(
+            "Address on the data network, where the testbed's own processes listen; SSH never uses "
+            "it. Absent: addr serves both."
+        ),
+    )
     port: Port | None = Field(
         default=None,
         description=(
@@ -359,7 +366,11 @@ class Lab(_Model):
         return self.broker.kind or ("embedded" if self.stage_name() == "loopback" else "mosquitto")
 
     def address(self, host: str) -> str:
-        """Address of a host on the data network."""
+        """Address of a host on the data network: where its processes listen."""
+        return self.hosts[host].data_addr or self.login_address(host)
+
+    def login_address(self, host: str) -> str:
+        """Address of a host on the management network: where SSH reaches it."""
         return self.hosts[host].addr or "127.0.0.1"
 
     def ssh(self, host: str) -> Ssh:

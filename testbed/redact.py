@@ -36,6 +36,8 @@ def redacted_inventory(lab: Lab) -> bytes:
         _without_login(host)
         if lab.hosts[name].connection == "ssh":
             host["addr"] = f"address-of-{name}"
+            if "data_addr" in host:
+                host["data_addr"] = f"data-address-of-{name}"
         if isinstance(lab.hosts[name].power, CommandPower):
             host["power"] |= {"off": [_REDACTED], "on": [_REDACTED]}
     plain = _tidy(plain)

@@ -159,7 +159,7 @@ def _row(lab: Lab, name: str, host: Host) -> tuple[str, ...]:
     count = f" x{host.mobiles}" if host.mobiles > 1 else ""
     roles = ", ".join(role + (count if role == "mobile" else "") for role in host.roles)
     state = f"{host.state}: {host.reason}" if host.reason else host.state
-    return name, lab.address(name), roles or "-", ", ".join(host.caps) or "-", state
+    return name, lab.login_address(name), roles or "-", ", ".join(host.caps) or "-", state
 
 
 def _pairs(values: dict[str, object]) -> str:

@@ -69,7 +69,7 @@ def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
             made[name] = stack.enter_context(
                 SshHost(
                     name,
-                    lab.address(name),
+                    lab.login_address(name),
                     settings_of(lab, name),
                     root=REMOTE_ROOT,
                     jump=make(jump) if jump else None,

@@ -53,6 +53,8 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("chain: {window: 8}", "chain: 8", "chain:", "must be a mapping", True),
     ("roles: [replica, mobile]", "roles: replica", "hosts.pi03.roles:", "must be a list", True),
     ("addr: 10.0.0.14", "addr: 10.0.0.11", "hosts.pi04.addr:", "is pi01's", False),
+    ("addr: 10.0.0.14", "addr: 10.0.0.14, data_addr: 10.0.0.11", "data_addr:", "is pi01's", False),
+    ("addr: 10.0.0.14", "addr: 10.0.0.14, data_addr: 10.1.0", "data_addr:", "no IP", False),
     ("addr: 10.0.0.14", "addr: 10.0.0.14:22", "12:16: hosts.pi04.addr:", "ssh.port", False),
     ("addr: 10.0.0.14", "addr: 10.0.0.256", "12:16: hosts.pi04.addr:", "no IP address", False),
     ("addr: 10.0.0.14", "addr: 10.0.14", "12:16: hosts.pi04.addr:", "no IP address", False),

@@ -35,7 +35,7 @@ hosts:
     power: {driver: command, off: [curl, "http://hub/off?token=secret-token"], on: [secret-on]}
   pi02: {addr: 198.51.100.12, roles: [replica, mobile], ssh: {user: secret-other}}
   pi03: {addr: 198.51.100.13, roles: [replica], power: {driver: uhubctl, port: "1-1.2"}}
-  pi04: {addr: 198.51.100.14, roles: [replica, environment]}
+  pi04: {addr: 198.51.100.14, data_addr: 198.51.100.114, roles: [replica, environment]}
   pi05: {addr: 198.51.100.15, roles: [replica], state: quarantined, reason: undervoltage}
 boards:
   th01: {host: pi04, match: {usb_serial: "E6605481DB484636"}, firmware: {board: rp2040}}
