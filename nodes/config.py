@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from cryptography import x509
@@ -18,7 +18,6 @@ from chain.keys import spki_of
 
 __all__ = [
     "Address",
-    "Byzantine",
     "ClientConfig",
     "ConfigError",
     "PeerConfig",
@@ -29,9 +28,6 @@ __all__ = [
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-ReplicaIds = Annotated[
-    tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31)], ...], msgspec.Meta(max_length=1000)
-]
 
 
 class ConfigError(Exception):
@@ -59,28 +55,6 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str
 
 
-class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Makes this replica misbehave; see `nodes.byzantine.wrapper` for the kinds. For tests and
-    attacks.
-
-    `message` narrows it to one kind of message (its tag, as "PP"), `delay_ms` belongs to "slow",
-    `client` (a node id) narrows "censor", `accomplices` and `deceived` (replica ids) belong to
-    "conspire". `probability` and `seed` make it intermittent and repeatable, `start_s`..`stop_s`
-    are seconds of the process's life in which it acts.
-    """
-
-    kind: str
-    message: str | None = None
-    delay_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 0
-    client: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
-    accomplices: ReplicaIds = ()
-    deceived: ReplicaIds = ()
-    probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
-    seed: int = 0
-    start_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    stop_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
-
-
 _PATHS = (
     "genesis",
     "key",
@@ -88,7 +62,6 @@ _PATHS = (
     "store",
     "ready",
     "events",
-    "byzantine_orders",
     "profile",
 )
 
@@ -107,12 +80,10 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     peers: tuple[PeerConfig, ...]
     clients: tuple[ClientConfig, ...] = ()
     verify_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None  # None: by cores
-    byzantine: Byzantine | None = None
-    byzantine_orders: str | None = None  # lets this file switch it (`nodes.byzantine.switch`)
     profile: str | None = None  # write a cProfile of the process here when it ends
 
     @classmethod
-    def load(cls, path: Path) -> ReplicaConfig:
+    def load(cls, path: Path) -> Self:
         """Paths come back absolute. Raises ConfigError."""
         try:
             config = msgspec.json.decode(path.read_bytes(), type=cls)
@@ -127,8 +98,6 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             if value is not None and value != ":memory:":
                 changed[field] = str(here / value)
         config = msgspec.structs.replace(config, **changed)
-        if config.byzantine is not None and config.byzantine_orders is not None:
-            raise ConfigError(f"{path}: byzantine and byzantine_orders exclude each other")
         for where, certificate in config.certificates():
             try:
                 certificate_spki(certificate)

@@ -32,6 +32,7 @@ from chain.pbft.messages import (
     ViewChange,
     decode_proposal,
 )
+from nodes.byzantine.config import Trick
 
 __all__ = ["FORGERIES", "Actor"]
 
@@ -146,7 +147,7 @@ def _censored(actor: Actor, item: bytes) -> bool:
     return read_operation(cose_of(item), actor.network).operation.node == actor.client
 
 
-def _mutate(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _wrong_field(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
     """Changes a field of every fifth message and signs it again."""
     if actor.rng.random() < 0.8:
         return [effect]
@@ -227,7 +228,7 @@ def _forge_checkpoint(actor: Actor, effect: _Sent, message: ReplicaMessage) -> l
     return [_with(effect, lie), _with(effect, ahead)]
 
 
-def _lie_in_transfer(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _lying_transfer(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
     """Pretends to be far ahead and serves heads and bodies that are not the chain's."""
     match message:
         case StatusMessage():
@@ -266,15 +267,15 @@ def _spam_votes(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Ef
     return [effect, *spam]
 
 
-FORGERIES: dict[str, _Forger] = {
-    "partial": _partial,
-    "reproposal": _reproposal,
-    "bad-batch": _bad_batch,
-    "censor": _censor,
-    "mutate": _mutate,
-    "forge-new-view": _forge_new_view,
-    "forge-view-change": _forge_view_change,
-    "forge-checkpoint": _forge_checkpoint,
-    "lie-in-transfer": _lie_in_transfer,
-    "spam-votes": _spam_votes,
+FORGERIES: dict[Trick, _Forger] = {
+    Trick.PARTIAL: _partial,
+    Trick.REPROPOSAL: _reproposal,
+    Trick.BAD_BATCH: _bad_batch,
+    Trick.CENSOR: _censor,
+    Trick.WRONG_FIELD: _wrong_field,
+    Trick.FORGE_NEW_VIEW: _forge_new_view,
+    Trick.FORGE_VIEW_CHANGE: _forge_view_change,
+    Trick.FORGE_CHECKPOINT: _forge_checkpoint,
+    Trick.LYING_TRANSFER: _lying_transfer,
+    Trick.SPAM_VOTES: _spam_votes,
 }

@@ -1,7 +1,7 @@
 """Switches a running replica between honest and Byzantine, by orders in a local file.
 
 Only a replica whose config names such a file (`byzantine_orders`) can be switched at all; nothing
-that arrives over the network reaches it. The order is a `config.Byzantine` as JSON. It holds while
+that arrives over the network reaches it. The order is a `Byzantine` as JSON. It holds while
 the file is there: taking the file away makes the replica honest again, and so does a restart,
 which begins by removing it. A file that others than the replica's own user could have written is
 refused. What was ordered, and how often it was acted upon, is in the event log.
@@ -21,10 +21,11 @@ import msgspec
 from chain.genesis import Membership
 from chain.keys import Signer
 from chain.pbft.effects import Effect
+from nodes.byzantine.config import Byzantine, Trick
 from nodes.byzantine.conspiracy import Conspiracy
-from nodes.byzantine.wrapper import KINDS, Delayed, Misbehaviour
-from nodes.config import Byzantine
+from nodes.byzantine.wrapper import Misbehaviour
 from nodes.ports import Events
+from nodes.replica.driver import Delayed
 
 __all__ = ["LOOK_S", "ORDER_BYTES_MAX", "BadOrder", "Switch", "misbehaviour", "read_order"]
 
@@ -48,7 +49,7 @@ def misbehaviour(
 ) -> Misbehaviour:
     """The wrapper that a config or an order asks for."""
     return Misbehaviour(
-        wanted.kind,
+        wanted.trick,
         me=me,
         network=network,
         signer=signer,
@@ -83,7 +84,7 @@ class Switch:
         self._tell_at_s = 0.0
         self._told_acts = 0
         self._file: tuple[int, int, int] | None = None
-        self._kind = ""
+        self._trick: Trick | None = None
         self._acting: Misbehaviour | None = None
 
     def rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
@@ -98,7 +99,7 @@ class Switch:
         if self._acting.acts != self._told_acts and now_s >= self._tell_at_s:
             self._tell_at_s = now_s + TELL_S
             self._told_acts = self._acting.acts
-            self._events.emit("byzantine-acts", kind=self._kind, acts=self._told_acts)
+            self._events.emit("byzantine-acts", trick=self._trick, acts=self._told_acts)
         return changed
 
     def _look(self) -> None:
@@ -111,7 +112,7 @@ class Switch:
             return
         self._file = file
         if self._acting is not None:
-            self._events.emit("honest", kind=self._kind, acts=self._acting.acts)
+            self._events.emit("honest", trick=self._trick, acts=self._acting.acts)
             self._acting = None
         if file is not None:
             self._take()
@@ -122,7 +123,7 @@ class Switch:
         except (BadOrder, OSError) as error:
             self._events.emit("byzantine-refused", reason=str(error))
             return
-        self._acting, self._kind, self._told_acts = self._make(wanted), wanted.kind, 0
+        self._acting, self._trick, self._told_acts = self._make(wanted), wanted.trick, 0
         self._events.emit("byzantine", **msgspec.to_builtins(wanted))
 
 
@@ -136,9 +137,6 @@ def read_order(path: Path) -> Byzantine:
     if len(data) > ORDER_BYTES_MAX:
         raise BadOrder(f"{path.name}: longer than {ORDER_BYTES_MAX} bytes")
     try:
-        wanted = msgspec.json.decode(data, type=Byzantine)
+        return msgspec.json.decode(data, type=Byzantine)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadOrder(f"{path.name}: {error}") from error
-    if wanted.kind not in KINDS:
-        raise BadOrder(f"{path.name}: kind {wanted.kind!r} is none of {', '.join(sorted(KINDS))}")
-    return wanted

@@ -29,22 +29,17 @@ from chain.pbft.messages import (
     encode,
     signed_bytes,
 )
+from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy, conspire
 from nodes.byzantine.forgeries import FORGERIES
+from nodes.replica.driver import Delayed
 
-__all__ = ["KINDS", "Delayed", "Misbehaviour"]
+__all__ = ["Misbehaviour"]
 
 _REMEMBERED_MAX = 64  # own old messages, to send again
 _FLOOD_COPIES = 20  # of each message
 
 _bodies = msgspec.msgpack.Decoder(ReplicaMessage)
-
-
-class Delayed(msgspec.Struct, frozen=True):
-    """To be carried out `delay_us` later."""
-
-    effect: Broadcast | Send
-    delay_us: int
 
 
 class Misbehaviour:
@@ -56,7 +51,7 @@ class Misbehaviour:
 
     def __init__(
         self,
-        kind: str,
+        trick: Trick,
         *,
         me: int,
         network: bytes,
@@ -70,7 +65,7 @@ class Misbehaviour:
         conspiracy: Conspiracy | None = None,
         active: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._act = KINDS[kind]
+        self._act = _ACTS[trick]
         self.acts = 0
         self.me = me
         self.network = network
@@ -122,7 +117,7 @@ class Misbehaviour:
         return Signed(body, self._signer.sign(signed_bytes(self.network, body)), attachment)
 
 
-class _Kind(Protocol):
+class _Act(Protocol):
     def __call__(
         self, actor: Misbehaviour, effect: Send | Broadcast, message: ReplicaMessage
     ) -> Sequence[Effect | Delayed]: ...
@@ -139,7 +134,7 @@ def _silent(
     return []
 
 
-def _slow(
+def _delay(
     actor: Misbehaviour, effect: Send | Broadcast, message: ReplicaMessage
 ) -> list[Effect | Delayed]:
     """Says it late: a primary just under the timeout (Aardvark, NSDI'09)."""
@@ -162,7 +157,7 @@ def _bad_signature(
     return [_with(effect, msgspec.structs.replace(effect.signed, signature=bytes(signature)))]
 
 
-def _conflicting_digest(
+def _wrong_digest(
     actor: Misbehaviour, effect: Send | Broadcast, message: ReplicaMessage
 ) -> list[Effect | Delayed]:
     """Votes, properly signed, for something that nobody proposed."""
@@ -229,15 +224,15 @@ def _flood(
     return [*out, effect]
 
 
-KINDS: dict[str, _Kind] = {
-    "silent": _silent,
-    "slow": _slow,
-    "withhold": _withhold,
-    "bad-signature": _bad_signature,
-    "conflicting-digest": _conflicting_digest,
-    "equivocate": _equivocate,
-    "old-messages": _old_messages,
-    "flood": _flood,
-    "conspire": conspire,
+_ACTS: dict[Trick, _Act] = {
+    Trick.SILENT: _silent,
+    Trick.DELAY: _delay,
+    Trick.WITHHOLD: _withhold,
+    Trick.BAD_SIGNATURE: _bad_signature,
+    Trick.WRONG_DIGEST: _wrong_digest,
+    Trick.EQUIVOCATE: _equivocate,
+    Trick.OLD_MESSAGES: _old_messages,
+    Trick.FLOOD: _flood,
+    Trick.CONSPIRE: conspire,
     **FORGERIES,
 }

@@ -61,13 +61,13 @@ from chain.pbft.messages import (
     encode,
     signed_bytes,
 )
-from nodes.byzantine.wrapper import Delayed
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
 from nodes.replica.phases import Phases
 
 __all__ = [
     "Application",
     "Core",
+    "Delayed",
     "Host",
     "Replies",
     "Rewrite",
@@ -127,11 +127,18 @@ class Replies(Protocol):
         """A submitted request will not be ordered here."""
 
 
-# What a Byzantine replica does with its own effects; an honest one has none.
+class Delayed(msgspec.Struct, frozen=True):
+    """To be carried out `delay_us` later."""
+
+    effect: Broadcast | Send
+    delay_us: int
+
+
+# Replaces effects before they are carried out; most replicas have none.
 Rewrite = Callable[[list[Effect]], list[Effect | Delayed]]
 
 _DELAYED = "driver/delayed/"  # names of the host's own timers
-_DELAYED_MAX = 4096  # sends that a slow replica holds back; more are lost
+_DELAYED_MAX = 4096  # held back at once; more are lost
 
 
 class Host:
@@ -231,8 +238,7 @@ class Host:
         self._store.commit()
 
     def _send(self, party: int, message: ReplicaMessage) -> None:
-        """Served state: signed by the host, because the core does not see the store. A Byzantine
-        replica may lie here too."""
+        """Served state: signed by the host, because the core does not see the store."""
         self._carry_out([Send(party, self._sign(message))])
 
     def _answer(self) -> None:

@@ -12,19 +12,17 @@ import contextlib
 import cProfile
 import gc
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from chain.keys import Es256, Es256Signer
-from nodes.byzantine.switch import Switch, misbehaviour
-from nodes.byzantine.wrapper import KINDS, Misbehaviour
-from nodes.config import Byzantine, ConfigError, ReplicaConfig, certificate_der, certificate_spki
+from chain.keys import Es256, Es256Signer, Signer
+from nodes.config import ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.events import EventLog, NoEvents, Tally
 from nodes.keygen import load_key
-from nodes.ports import Party, Store, StoreFull
+from nodes.ports import Events, Party, Store, StoreFull
 from nodes.process import (
     EXIT_BAD_CONFIG,
     EXIT_TROUBLE,
@@ -47,7 +45,12 @@ from nodes.replica.verify_pool import Opener, default_threads
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
 
-__all__ = ["ReplicaProcess", "main"]
+__all__ = ["ReplicaProcess", "Wrap", "main", "replica_main"]
+
+C = TypeVar("C", bound=ReplicaConfig)
+
+# Puts a wrapper around the replica: it answers what the replica's effects are replaced by.
+Wrap = Callable[[Service, Signer, Events], Rewrite]
 
 HOUSEKEEPING_S = 0.25
 COUNTERS_S = 1.0
@@ -61,8 +64,9 @@ _VOTES_IN = "votes-in"
 class ReplicaProcess:
     """Built from a config; `serve` runs until it is told to stop. Raises ConfigError, Trouble."""
 
-    def __init__(self, config: ReplicaConfig) -> None:
+    def __init__(self, config: ReplicaConfig, wrap: Wrap | None = None) -> None:
         self._config = config
+        self._wrap = wrap
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
         self._failure: Exception | None = None
@@ -243,6 +247,7 @@ class ReplicaProcess:
             assert isinstance(store, SqliteStore)
             store.note(_QUARANTINE, until)
 
+        wrap = self._wrap
         return Service(
             me=self._config.replica,
             genesis=self._genesis,
@@ -253,34 +258,12 @@ class ReplicaProcess:
             clock=SystemClock(),
             timers=self._timers,
             events=self._events,
-            misbehaviour=self._misbehaviour
-            if self._config.byzantine or self._config.byzantine_orders
-            else None,
+            wrap=None
+            if wrap is None
+            else lambda service: wrap(service, self._signer, self._events),
             quarantine=quarantine,
             on_quarantine=note,
         )
-
-    def _misbehaviour(self, service: Service) -> Rewrite:
-        config, started_s = self._config, time.monotonic()
-
-        def made(wanted: Byzantine) -> Misbehaviour:
-            def active() -> bool:
-                age_s = time.monotonic() - started_s
-                return wanted.start_s <= age_s and (wanted.stop_s is None or age_s < wanted.stop_s)
-
-            return misbehaviour(
-                wanted,
-                me=config.replica,
-                network=self._genesis.network,
-                signer=self._signer,
-                membership=lambda: service.core.membership,
-                active=active,
-            )
-
-        if config.byzantine is not None:
-            return made(config.byzantine).rewrite
-        assert config.byzantine_orders is not None
-        return Switch(Path(config.byzantine_orders), made, self._events).rewrite
 
     # --- what is told --------------------------------------------------------------------------
 
@@ -323,11 +306,6 @@ def _identity(config: ReplicaConfig) -> tuple[Genesis, Es256Signer]:
             raise ConfigError(
                 f"{config.name}: replica {peer.replica} has another key in the genesis"
             )
-    if config.byzantine is not None and config.byzantine.kind not in KINDS:
-        raise ConfigError(
-            f"{config.name}: byzantine.kind is {config.byzantine.kind!r}, "
-            f"must be one of {', '.join(sorted(KINDS))}"
-        )
     return genesis, signer
 
 
@@ -341,20 +319,27 @@ def _profiled(path: str | None) -> Iterator[None]:
     profile.dump_stats(path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="nodes.replica.process", description="Run one replica.")
+def replica_main(
+    config_type: type[C], make: Callable[[C], ReplicaProcess], about: str | None
+) -> None:
+    """The `__main__` of a replica, honest or not."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end with the parent")
     arguments = parser.parse_args()
     try:
-        config = ReplicaConfig.load(arguments.config)
-        replica = ReplicaProcess(config)
+        config = config_type.load(arguments.config)
+        replica = make(config)
     except ConfigError as error:
         fail(EXIT_BAD_CONFIG, str(error))
     except OSError as error:
         fail(EXIT_TROUBLE, f"{arguments.config}: {error}")
     with _profiled(config.profile):
         run(replica.serve, exit_on_stdin_eof=arguments.exit_on_stdin_eof)
+
+
+def main() -> None:
+    replica_main(ReplicaConfig, ReplicaProcess, __doc__)
 
 
 if __name__ == "__main__":

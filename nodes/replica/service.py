@@ -41,10 +41,9 @@ from chain.pbft.messages import (
 )
 from chain.pbft.replica import Replica
 from chain.pbft.verify import Verifier
-from nodes.byzantine.wrapper import Delayed
 from nodes.ports import Clock, Events, Party, Store, Timers, Wire
 from nodes.replica.clients import Clients
-from nodes.replica.driver import Host, Rewrite
+from nodes.replica.driver import Delayed, Host, Rewrite
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.quarantine import Quarantine
 
@@ -77,7 +76,7 @@ class _Votes:
 class Service:
     """Rebuilds the ledger from `store` when it is made. Raises Damaged if that does not work.
 
-    `quarantine` (after damage) and `misbehaviour` (in tests and attacks) change what is sent.
+    `quarantine` (after damage) and `wrap` (in tests and attacks) change what is sent.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Service:
         clock: Clock,
         timers: Timers,
         events: Events,
-        misbehaviour: Callable[[Service], Rewrite] | None = None,
+        wrap: Callable[[Service], Rewrite] | None = None,
         quarantine: Quarantine | None = None,
         on_quarantine: Callable[[int | None], None] = lambda _: None,
     ) -> None:
@@ -129,7 +128,7 @@ class Service:
             open_item=self._verifier.open,
         )
         self.clients = Clients(me, store, wire, lambda: self.core.view)
-        self._misbehave = misbehaviour(self) if misbehaviour is not None else None
+        self._wrapper = wrap(self) if wrap is not None else None
         self.host = Host(
             me=me,
             network=self._network,
@@ -142,7 +141,7 @@ class Service:
             timers=timers,
             events=events,
             replies=self.clients,
-            rewrite=self._rewrite if quarantine or misbehaviour else None,
+            rewrite=self._rewrite if quarantine or wrap else None,
         )
 
     def start(self) -> None:
@@ -332,4 +331,4 @@ class Service:
             self._quarantine = None
             self._on_quarantine(None)
             self._events.emit("quarantine-over", height=self.ledger.height)
-        return self._misbehave(effects) if self._misbehave is not None else [*effects]
+        return self._wrapper(effects) if self._wrapper is not None else [*effects]

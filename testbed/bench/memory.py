@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from nodes.config import Byzantine
+from nodes.byzantine.config import Byzantine, Trick
 from testbed.bench.client import Client
 from testbed.bench.consensus import rss_mb, run
 from testbed.bench.load import Device, Load, bench_policy, devices
@@ -62,7 +62,7 @@ def measure(plan: Plan, say: Say) -> Result:
     """Raises LabFault."""
     of = devices(plan.in_flight)
     last = plan.replicas - 1
-    slow = {last: Byzantine(kind="slow", delay_ms=SLOW_MS)} if plan.peer == "slow" else {}
+    slow = {last: Byzantine(Trick.DELAY, delay_ms=SLOW_MS)} if plan.peer == "slow" else {}
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
         Network(

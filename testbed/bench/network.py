@@ -20,9 +20,9 @@ from typing import Self
 import msgspec
 
 from chain.genesis import Consensus, Genesis, Member, Policy
+from nodes.byzantine.config import Byzantine, ByzantineConfig
 from nodes.config import (
     Address,
-    Byzantine,
     ClientConfig,
     PeerConfig,
     ReplicaConfig,
@@ -59,6 +59,7 @@ class Network:
         profile: bool = False,
     ) -> None:
         self.directory = directory
+        self._lies = dict(byzantine or {})
         self.replicas = range(replicas)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         keys = {n: keygen(self.home(n)) for n in self.replicas}
@@ -79,9 +80,11 @@ class Network:
             config = msgspec.structs.replace(
                 config,
                 verify_threads=verify_threads,
-                byzantine=(byzantine or {}).get(n),
                 profile="profile.pstats" if profile else None,
             )
+            if n in self._lies:
+                fields = msgspec.structs.asdict(config)
+                config = ByzantineConfig(**fields, byzantine=self._lies[n])
             self.config(n).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
 
     def home(self, replica: int) -> Path:
@@ -127,7 +130,7 @@ class Network:
                     [
                         sys.executable,
                         "-m",
-                        "nodes.replica.process",
+                        f"nodes.{'byzantine' if n in self._lies else 'replica'}.process",
                         "--config",
                         str(self.config(n)),
                         "--exit-on-stdin-eof",

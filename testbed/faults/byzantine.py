@@ -1,8 +1,7 @@
-"""Faults of replicas that lie: `byzantine.*`, each a kind of the wrapper in
-`nodes.byzantine.wrapper`.
+"""Faults of replicas that lie: `byzantine.*`, each a trick of `nodes.byzantine.config`.
 
-The wrapper is the one that the simulator uses. A replica whose config has the switch (put there
-before the network starts: `equip`) becomes Byzantine by an order in a local file and honest when
+The wrapper is the one that the simulator uses. A replica that was started with the switch (`equip`,
+before the network starts) becomes Byzantine by an order in a local file and honest when
 the file is gone (`nodes.byzantine.switch`); a host takes it away by itself if nobody else does.
 How a lie is seen to take effect is in `witness`.
 """
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from nodes.byzantine.config import Trick
 from testbed.campaign.injection import Scene
 from testbed.campaign.kinds import Kind, Params, register
 from testbed.campaign.quantities import DurationField, SpanField
@@ -88,11 +88,10 @@ class _Proof(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Trick:
-    """`wrapper` is the kind of `nodes.byzantine.wrapper`."""
+class _TrickFault:
+    """How a campaign tells of a trick."""
 
-    name: str
-    wrapper: str
+    trick: Trick
     summary: str
     proof: _Proof
     params: type[Params] = Lie
@@ -102,11 +101,11 @@ class _Trick:
 class ByzantineFault:
     """Order, read back, observe, take the order back, see that the replica is honest again."""
 
-    def __init__(self, scene: Scene, trick: _Trick) -> None:
+    def __init__(self, scene: Scene, fault: _TrickFault) -> None:
         self._scene = scene
-        self._trick = trick
+        self._fault = fault
         targets = scene.targets
-        self._nodes = tuple(node for key in trick.impairs for node in targets[key])
+        self._nodes = tuple(node for key in fault.impairs for node in targets[key])
         self._witness: Witness | None = None
         self._heal_witness: Witness | None = None
         self._tip = 0
@@ -139,7 +138,7 @@ class ByzantineFault:
         witness, params = self._witness, self._scene.event.params
         assert witness is not None, "apply was not called"
         return self._scene.watch.wait_for(
-            lambda: self._trick.proof.holds(witness, params), max(0.0, within_s)
+            lambda: self._fault.proof.holds(witness, params), max(0.0, within_s)
         )
 
     def heal(self) -> None:
@@ -170,16 +169,16 @@ class ByzantineFault:
         return Witness(self._scene.watch, self._scene.deployment.with_role("replica"), self._nodes)
 
     def _order(self) -> dict[str, Any]:
-        """What `nodes.config.Byzantine` says; only what differs from its defaults."""
+        """What `nodes.byzantine.config.Byzantine` says; only what differs from its defaults."""
         params = self._scene.event.params
-        order: dict[str, Any] = {"kind": self._trick.wrapper, "seed": self._scene.seed % 2**31}
+        order: dict[str, Any] = {"trick": self._fault.trick, "seed": self._scene.seed % 2**31}
         if params.get("message") is not None:
             order["message"] = _TAGS[str(params["message"])]
         if "by_ms" in params:
             order["delay_ms"] = params["by_ms"]
         if self._scene.targets.get("client"):
             order["client"] = self._node_id(self._scene.targets["client"][0])
-        if self._trick.params is Conspire:
+        if self._fault.params is Conspire:
             replicas = self._scene.deployment.with_role("replica")
             loyal = [node.index for node in replicas if node not in self._nodes]
             order["accomplices"] = [node.index for node in self._nodes]
@@ -198,11 +197,12 @@ def _undo(node: Node) -> str:
 
 
 def equip(deployment: Deployment) -> None:
-    """Gives every replica the switch. Nothing but a campaign that needs it does."""
+    """Every replica runs the program that can lie, with the switch, if a campaign needs it."""
     for node in deployment.with_role("replica"):
         config = json.loads(deployment.host(node).get(node.file(CONFIG)))
         config["byzantine_orders"] = ORDERS
         deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+        deployment.programs[node.name] = "nodes.byzantine.process"
 
 
 # --- how each is seen ---------------------------------------------------------------------------
@@ -238,28 +238,27 @@ DELAYED = _Proof("its proposals reach others late, or they go to a later view", 
 EXPOSED = _Proof("primary: others accuse, refuse or replace it; backup: as for withhold", _exposed)
 DECEIVED = _Proof("others execute different blocks, or accuse or replace a liar", _deceived)
 
-_TRICKS = (
-    _Trick("silent", "silent", "says nothing, or nothing of one kind", SILENCED, Silent),
-    _Trick("delay", "slow", "sends late: just under the timeout, say", DELAYED, Delay),
-    _Trick("censor", "censor", "as primary leaves out one client, or all", REPLACED, Censor),
-    _Trick("withhold", "withhold", "takes part in everything but voting", LIED),
-    _Trick("partial", "partial", "its votes reach only half of the others", LIED),
-    _Trick("bad-signature", "bad-signature", "flips a bit of each signature", REFUSED),
-    _Trick("flood", "flood", "sends everything 20 times, half of it garbage", REFUSED),
-    _Trick("spam-votes", "spam-votes", "votes on what nobody asked about, well signed", LIED),
-    _Trick("old-messages", "old-messages", "repeats what it sent long ago", LIED),
-    _Trick("equivocate", "equivocate", "tells each half of the others another story", EXPOSED),
-    _Trick("wrong-digest", "conflicting-digest", "votes for what nobody proposed", LIED),
-    _Trick("wrong-field", "mutate", "changes a field of every fifth message, re-signed", LIED),
-    _Trick("reproposal", "reproposal", "the same batch under two numbers", EXPOSED),
-    _Trick("bad-batch", "bad-batch", "proposes what must not be accepted", EXPOSED),
-    _Trick("forge-view-change", "forge-view-change", "hides or invents what it proves", LIED),
-    _Trick("forge-new-view", "forge-new-view", "orders other than what was proven", LIED),
-    _Trick("forge-checkpoint", "forge-checkpoint", "votes for states that do not exist", LIED),
-    _Trick("lying-transfer", "lie-in-transfer", "serves heads and bodies of no chain", LIED),
-    _Trick(
-        "conspire",
-        "conspire",
+_FAULTS = (
+    _TrickFault(Trick.SILENT, "says nothing, or nothing of one kind", SILENCED, Silent),
+    _TrickFault(Trick.DELAY, "sends late: just under the timeout, say", DELAYED, Delay),
+    _TrickFault(Trick.CENSOR, "as primary leaves out one client, or all", REPLACED, Censor),
+    _TrickFault(Trick.WITHHOLD, "takes part in everything but voting", LIED),
+    _TrickFault(Trick.PARTIAL, "its votes reach only half of the others", LIED),
+    _TrickFault(Trick.BAD_SIGNATURE, "flips a bit of each signature", REFUSED),
+    _TrickFault(Trick.FLOOD, "sends everything 20 times, half of it garbage", REFUSED),
+    _TrickFault(Trick.SPAM_VOTES, "votes on what nobody asked about, well signed", LIED),
+    _TrickFault(Trick.OLD_MESSAGES, "repeats what it sent long ago", LIED),
+    _TrickFault(Trick.EQUIVOCATE, "tells each half of the others another story", EXPOSED),
+    _TrickFault(Trick.WRONG_DIGEST, "votes for what nobody proposed", LIED),
+    _TrickFault(Trick.WRONG_FIELD, "changes a field of every fifth message, re-signed", LIED),
+    _TrickFault(Trick.REPROPOSAL, "the same batch under two numbers", EXPOSED),
+    _TrickFault(Trick.BAD_BATCH, "proposes what must not be accepted", EXPOSED),
+    _TrickFault(Trick.FORGE_VIEW_CHANGE, "hides or invents what it proves", LIED),
+    _TrickFault(Trick.FORGE_NEW_VIEW, "orders other than what was proven", LIED),
+    _TrickFault(Trick.FORGE_CHECKPOINT, "votes for states that do not exist", LIED),
+    _TrickFault(Trick.LYING_TRANSFER, "serves heads and bodies of no chain", LIED),
+    _TrickFault(
+        Trick.CONSPIRE,
         "a primary and others tell some another story; f+1 of them fork the chain",
         DECEIVED,
         Conspire,
@@ -267,17 +266,17 @@ _TRICKS = (
     ),
 )
 
-for _trick in _TRICKS:
+for _fault in _FAULTS:
     register(
         Kind(
-            f"byzantine.{_trick.name}",
-            _trick.params,
+            f"byzantine.{_fault.trick}",
+            _fault.params,
             category="fault",
             layer="consensus",
-            summary=_trick.summary,
-            make=lambda scene, trick=_trick: ByzantineFault(scene, trick),
-            impairs=_trick.impairs,
+            summary=_fault.summary,
+            make=lambda scene, fault=_fault: ByzantineFault(scene, fault),
+            impairs=_fault.impairs,
             equip=equip,
-            seen=_trick.proof.text,
+            seen=_fault.proof.text,
         )
     )

@@ -46,7 +46,7 @@ Progress = Callable[[str], None]
 T = TypeVar("T")
 S = TypeVar("S")
 
-_MODULES: dict[NodeRole, str] = {
+_PROGRAMS: dict[NodeRole, str] = {
     "broker": "nodes.gateway.broker",
     "board": "nodes.board",
     "replica": "nodes.replica.process",
@@ -73,6 +73,7 @@ class Deployment:
         self._material: Material | None = None
         self._ports: dict[str, int] = {}
         self.broker_version: str | None = None  # "mosquitto 2.0.11", or "embedded"
+        self.programs: dict[str, str] = {}  # what runs in place of a role's own, by name
         self.begun: set[str] = set()  # the names of all that was ever started
         self._started: list[Node] = []
         self._held_down: set[Node] = set()
@@ -234,7 +235,8 @@ class Deployment:
             self.host(node).start(self.unit(node))
 
     def unit(self, node: Node) -> Unit:
-        argv = [self._python[node.host], "-m", _MODULES[node.role]]
+        program = self.programs.get(node.name, _PROGRAMS[node.role])
+        argv = [self._python[node.host], "-m", program]
         if node.role == "board":
             argv += ["--dir", board_directory(node), "--link", node.file("port")]
         else:

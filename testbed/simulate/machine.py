@@ -51,7 +51,7 @@ class Outside(Protocol):
 class Machine:
     """`number` tells machines apart, `me` is the replica id: twins share one.
 
-    `misbehave` makes the rewriter of a Byzantine replica for each of its processes.
+    `wrap` makes the rewriter of a Byzantine replica for each of its processes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Machine:
         outside: Outside,
         skew_us: int,
         turn_us: int,
-        misbehave: Callable[[Service], Rewrite] | None = None,
+        wrap: Callable[[Service], Rewrite] | None = None,
     ) -> None:
         self.number = number
         self.me = me
@@ -78,7 +78,7 @@ class Machine:
         self.disk = disk
         self.outside = outside
         self.skew_us = skew_us
-        self.misbehave = misbehave
+        self.wrap = wrap
         self.work_us = 0  # what checking a replica's signature takes; 0: nothing takes time
         self.crashes = 0
         self.process: Process | None = None
@@ -243,7 +243,7 @@ class Process:
             clock=self,
             timers=self,
             events=self,
-            misbehaviour=machine.misbehave,
+            wrap=machine.wrap,
             quarantine=machine.disk.quarantine(machine.genesis.consensus),
             on_quarantine=machine.disk.note_quarantine,
         )

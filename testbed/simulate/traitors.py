@@ -1,8 +1,8 @@
 """The Byzantine replicas of a run: who plays which tricks.
 
-Most tricks are the kinds of `nodes.byzantine.wrapper`, the very wrapper that real processes run
-under. Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not),
-and what needs more than one process or sees more than effects:
+Most tricks are those of `nodes.byzantine.config.Trick`, played by the wrapper of real processes.
+Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not), and
+what needs more than one process or sees more than effects:
 
 - `twins`: two whole replicas with one key, each heard by a part of the others.
 - `false-seal`: replies to gateways with blocks that do not exist.
@@ -20,16 +20,17 @@ from chain.block import Block, Head
 from chain.keys import Signer
 from chain.pbft.effects import Effect
 from chain.pbft.messages import ClientMessage, Seal, encode
+from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
-from nodes.byzantine.wrapper import KINDS, Delayed, Misbehaviour
-from nodes.replica.driver import Rewrite
+from nodes.byzantine.wrapper import Misbehaviour
+from nodes.replica.driver import Delayed, Rewrite
 from nodes.replica.service import Service
 from testbed.simulate.scenario import Scenario
 
 __all__ = ["TRICKS", "Cast"]
 
-_TOGETHER = ("conspire", "false-seal", "twins")
-TRICKS = (*sorted(set(KINDS) - {*_TOGETHER}), *_TOGETHER)
+_SIMULATED = ("false-seal", "twins")
+TRICKS: tuple[str, ...] = (*Trick, *_SIMULATED)
 
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 
@@ -62,14 +63,14 @@ class Cast:
             return True
         return (other in self._deceived) == twin
 
-    def misbehaviour(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
+    def wrapper(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
         """What wraps the effects of a replica, for each of its processes; None if it is honest."""
-        names = [name for name in self.tricks(replica) if name not in ("false-seal", "twins")]
-        if not names:
+        tricks = [Trick(name) for name in self.tricks(replica) if name not in _SIMULATED]
+        if not tricks:
             return None
 
         def wrap(service: Service) -> Rewrite:
-            rewrites = [self._rewrite(name, replica, signer, service) for name in names]
+            rewrites = [self._rewrite(trick, replica, signer, service) for trick in tricks]
 
             def all_of(effects: list[Effect]) -> list[Effect | Delayed]:
                 changed: list[Effect | Delayed] = list(effects)
@@ -85,10 +86,10 @@ class Cast:
 
         return wrap
 
-    def _rewrite(self, name: str, replica: int, signer: Signer, service: Service) -> Rewrite:
+    def _rewrite(self, trick: Trick, replica: int, signer: Signer, service: Service) -> Rewrite:
         timeout_us = self._consensus.view_timeout_us
         plain = Misbehaviour(
-            name,
+            trick,
             me=replica,
             network=service.ledger.network,
             signer=signer,
@@ -101,7 +102,7 @@ class Cast:
         def counted(effects: list[Effect]) -> list[Effect | Delayed]:
             out = plain(effects)
             if out != effects:
-                self.acts[name] += 1
+                self.acts[trick] += 1
             return out
 
         return counted

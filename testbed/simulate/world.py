@@ -167,7 +167,7 @@ class _World:
                 outside=self,
                 skew_us=scenario.skews_us[replica],
                 turn_us=scenario.turn_us,
-                misbehave=self._cast.misbehaviour(replica, self._signers[replica]),
+                wrap=self._cast.wrapper(replica, self._signers[replica]),
             )
             for number, replica in enumerate(places)
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from chain.genesis import Consensus
-from nodes.config import Byzantine
+from nodes.byzantine.config import Byzantine
 from nodes.events import Event, read_events
 from nodes.replica.ledger_file import LedgerFile, open_readonly
 from testbed.bench.client import Client

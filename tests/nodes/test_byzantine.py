@@ -1,4 +1,4 @@
-"""Each kind of misbehaviour: what comes out instead of an honest replica's effects."""
+"""Each trick of a lying replica: what comes out instead of an honest replica's effects."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from chain.pbft.messages import (
     encode,
     signed_bytes,
 )
+from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
-from nodes.byzantine.wrapper import KINDS, Delayed, Misbehaviour
+from nodes.byzantine.wrapper import Misbehaviour
+from nodes.replica.driver import Delayed
 from tests.chain.world import World
 
 NETWORK = bytes(32)
@@ -44,9 +46,9 @@ def vote(kind: type[Prepare | Commit]) -> Broadcast:
     return Broadcast(sign(kind(0, 0, 0, 5, bytes(32))))
 
 
-def misbehaving(kind: str, **options: object) -> Misbehaviour:
+def misbehaving(trick: Trick, **options: object) -> Misbehaviour:
     return Misbehaviour(
-        kind,
+        trick,
         me=0,
         network=NETWORK,
         signer=SIGNERS[0],
@@ -69,44 +71,46 @@ def message(signed: Signed) -> ReplicaMessage:
     return decoded
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_what_is_not_sent_stays_honest(kind: str) -> None:
+@pytest.mark.parametrize("trick", Trick)
+def test_what_is_not_sent_stays_honest(trick: Trick) -> None:
     """Only messages are touched: facts are kept and blocks executed as always."""
     own: list[Effect] = [
         Persist(Durable("prepared", 0, 5, b"")),
         Execute(Proposal.null(5), (), 0),
     ]
-    assert misbehaving(kind).rewrite(own) == own
+    assert misbehaving(trick).rewrite(own) == own
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_it_begins_when_it_is_told_to(kind: str) -> None:
+@pytest.mark.parametrize("trick", Trick)
+def test_it_begins_when_it_is_told_to(trick: Trick) -> None:
     honest: list[Effect] = [proposal(), vote(Prepare)]
-    assert misbehaving(kind, active=lambda: False).rewrite(honest) == honest
+    assert misbehaving(trick, active=lambda: False).rewrite(honest) == honest
 
 
 def test_silent_says_nothing_and_can_be_narrowed_to_one_kind() -> None:
-    assert misbehaving("silent").rewrite([proposal(), vote(Commit)]) == []
-    assert misbehaving("silent", message="C").rewrite([proposal(), vote(Commit)]) == [proposal()]
+    assert misbehaving(Trick.SILENT).rewrite([proposal(), vote(Commit)]) == []
+    assert misbehaving(Trick.SILENT, message="C").rewrite([proposal(), vote(Commit)]) == [
+        proposal()
+    ]
 
 
-def test_slow_says_everything_late() -> None:
-    out = misbehaving("slow", delay_us=5).rewrite([proposal()])
+def test_delay_sends_everything_late() -> None:
+    out = misbehaving(Trick.DELAY, delay_us=5).rewrite([proposal()])
     assert out == [Delayed(proposal(), 5)]
 
 
 def test_withhold_proposes_but_does_not_vote() -> None:
-    out = misbehaving("withhold").rewrite([proposal(), vote(Prepare), vote(Commit)])
+    out = misbehaving(Trick.WITHHOLD).rewrite([proposal(), vote(Prepare), vote(Commit)])
     assert out == [proposal()]
 
 
 def test_bad_signatures_do_not_hold() -> None:
-    (signed,) = frames(misbehaving("bad-signature").rewrite([vote(Prepare)]))
+    (signed,) = frames(misbehaving(Trick.BAD_SIGNATURE).rewrite([vote(Prepare)]))
     assert not holds(signed)
 
 
-def test_a_conflicting_digest_is_properly_signed() -> None:
-    (signed,) = frames(misbehaving("conflicting-digest").rewrite([vote(Commit)]))
+def test_a_wrong_digest_is_properly_signed() -> None:
+    (signed,) = frames(misbehaving(Trick.WRONG_DIGEST).rewrite([vote(Commit)]))
     assert holds(signed)
     lie = message(signed)
     assert isinstance(lie, Commit)
@@ -114,7 +118,7 @@ def test_a_conflicting_digest_is_properly_signed() -> None:
 
 
 def test_equivocation_tells_two_valid_stories_to_two_halves() -> None:
-    out = misbehaving("equivocate").rewrite([proposal()])
+    out = misbehaving(Trick.EQUIVOCATE).rewrite([proposal()])
     assert [effect.to for effect in out if isinstance(effect, Send)] == [1, 2, 3]
     stories = {signed.body for signed in frames(out)}
     assert len(stories) == 2
@@ -131,7 +135,9 @@ def test_conspirators_tell_the_deceived_another_story_and_vote_for_both() -> Non
     pre_prepare = proposal().signed
     digest = message(pre_prepare).digest  # type: ignore[union-attr]
     for me, own in enumerate((proposal(), Broadcast(sign(Prepare(0, 1, 0, 5, digest))))):
-        actor = misbehaving("conspire", conspiracy=Conspiracy(frozenset({0, 1}), frozenset({3})))
+        actor = misbehaving(
+            Trick.CONSPIRE, conspiracy=Conspiracy(frozenset({0, 1}), frozenset({3}))
+        )
         actor.me = me
         kept = Persist(Durable("proposal", 0, 5, encode(pre_prepare)))
         sends = [out for out in actor.rewrite([kept, own]) if isinstance(out, Send)]
@@ -144,7 +150,7 @@ def test_conspirators_tell_the_deceived_another_story_and_vote_for_both() -> Non
 
 
 def test_what_an_honest_primary_proposed_has_no_second_story() -> None:
-    actor = misbehaving("conspire", conspiracy=Conspiracy(frozenset({1, 2}), frozenset({3})))
+    actor = misbehaving(Trick.CONSPIRE, conspiracy=Conspiracy(frozenset({1, 2}), frozenset({3})))
     kept = Persist(Durable("proposal", 0, 5, encode(proposal().signed)))
     digest = message(proposal().signed).digest  # type: ignore[union-attr]
     own = Broadcast(sign(Commit(0, 0, 0, 5, digest)))
@@ -159,7 +165,7 @@ def test_one_client_is_censored_or_all() -> None:
     honest = Broadcast(sign(PrePrepare(0, 0, 0, 5, Proposal.digest_of(raw)), raw))
 
     def passed(client: bytes | None) -> tuple[bytes, ...]:
-        actor = misbehaving("censor", client=client)
+        actor = misbehaving(Trick.CENSOR, client=client)
         actor.network = world.network
         (signed,) = frames(actor.rewrite([honest]))
         return msgspec.msgpack.decode(signed.attachment, type=Proposal).items
@@ -171,28 +177,28 @@ def test_one_client_is_censored_or_all() -> None:
 
 
 def test_acts_are_counted() -> None:
-    actor = misbehaving("silent", message="C")
+    actor = misbehaving(Trick.SILENT, message="C")
     actor.rewrite([proposal(), vote(Commit), vote(Commit)])
     assert actor.acts == 2
 
 
 def test_old_messages_are_repeated_as_they_were() -> None:
-    actor = misbehaving("old-messages")
+    actor = misbehaving(Trick.OLD_MESSAGES)
     actor.rewrite([proposal()])
     out = frames(actor.rewrite([vote(Prepare)]))
     assert out == [vote(Prepare).signed, proposal().signed]
 
 
 def test_a_flood_is_many_times_as_much_half_of_it_garbage() -> None:
-    out = frames(misbehaving("flood").rewrite([vote(Prepare)]))
+    out = frames(misbehaving(Trick.FLOOD).rewrite([vote(Prepare)]))
     assert len(out) > 20
     assert 0 < sum(holds(signed) for signed in out) < len(out)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_the_same_seed_misbehaves_the_same(kind: str) -> None:
+@pytest.mark.parametrize("trick", Trick)
+def test_the_same_seed_misbehaves_the_same(trick: Trick) -> None:
     def once() -> list[Effect | Delayed]:
-        actor = misbehaving(kind, probability=0.5)
+        actor = misbehaving(trick, probability=0.5)
         return [out for _ in range(20) for out in actor.rewrite([proposal(), vote(Commit)])]
 
     assert once() == once()

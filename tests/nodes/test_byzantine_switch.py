@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.pbft.effects import Effect
+from nodes.byzantine.config import Byzantine, ByzantineConfig
 from nodes.byzantine.switch import (
     LOOK_S,
     ORDER_BYTES_MAX,
@@ -18,7 +19,7 @@ from nodes.byzantine.switch import (
     misbehaviour,
     read_order,
 )
-from nodes.config import Byzantine, ConfigError, ReplicaConfig
+from nodes.config import ConfigError, ReplicaConfig
 from tests.nodes.cluster import Cluster
 from tests.nodes.test_byzantine import MEMBERSHIP, NETWORK, SIGNERS, proposal
 
@@ -70,26 +71,26 @@ def replica(tmp_path: Path) -> Replica:
 
 def test_an_order_holds_while_its_file_is_there_and_both_are_told(replica: Replica) -> None:
     assert replica.says() == HONEST
-    replica.order(b'{"kind": "silent"}')
+    replica.order(b'{"trick": "silent"}')
     assert replica.says() == []
     assert replica.says() == []
     replica.orders.unlink()
     assert replica.says() == HONEST
     assert replica.told.names == ["byzantine", "byzantine-acts", "honest"]
-    assert replica.told.events[-1] == ("honest", {"kind": "silent", "acts": 2})
+    assert replica.told.events[-1] == ("honest", {"trick": "silent", "acts": 2})
 
 
 def test_a_new_order_replaces_the_old_one(replica: Replica) -> None:
-    replica.order(b'{"kind": "silent"}')
+    replica.order(b'{"trick": "silent"}')
     assert replica.says() == []
-    replica.order(b'{"kind": "silent", "message": "C"}')
+    replica.order(b'{"trick": "silent", "message": "C"}')
     assert replica.says() == HONEST
 
 
 def test_a_restart_is_honest_even_if_nobody_was_left_to_take_the_order_back(
     replica: Replica,
 ) -> None:
-    replica.order(b'{"kind": "silent"}')
+    replica.order(b'{"trick": "silent"}')
     assert replica.says() == []
     replica.start()
     assert replica.says() == HONEST
@@ -99,14 +100,14 @@ def test_a_restart_is_honest_even_if_nobody_was_left_to_take_the_order_back(
 @pytest.mark.parametrize(
     ("data", "mode", "named"),
     [
-        (b'{"kind": "lazy"}', 0o600, "lazy"),
-        (b"{}", 0o600, "kind"),
-        (b'{"kind": "silent", "colour": 1}', 0o600, "colour"),
-        (b'{"kind": "censor", "client": "x"}', 0o600, "client"),
+        (b'{"trick": "lazy"}', 0o600, "lazy"),
+        (b"{}", 0o600, "trick"),
+        (b'{"trick": "silent", "colour": 1}', 0o600, "colour"),
+        (b'{"trick": "censor", "client": "x"}', 0o600, "client"),
         (b"nonsense", 0o600, "byzantine.json"),
         (b" " * (ORDER_BYTES_MAX + 1), 0o600, "longer"),
-        (b'{"kind": "silent"}', 0o666, "chmod 600"),
-        (b'{"kind": "silent"}', 0o620, "chmod 600"),
+        (b'{"trick": "silent"}', 0o666, "chmod 600"),
+        (b'{"trick": "silent"}', 0o620, "chmod 600"),
     ],
 )
 def test_a_bad_order_is_refused_by_name_and_the_replica_stays_honest(
@@ -132,11 +133,15 @@ def test_any_bytes_are_an_order_or_refused(
 
 
 def test_without_the_switch_in_its_config_a_replica_cannot_be_switched(tmp_path: Path) -> None:
-    """It is not there unless asked for, and not beside a misbehaviour that is for good."""
+    """An honest replica's config knows no such field; a liar's has the switch or one trick."""
     config = Cluster(tmp_path).network.config(0)
-    assert ReplicaConfig.load(config).byzantine_orders is None
     raw = msgspec.json.decode(config.read_bytes())
-    both = {"byzantine": {"kind": "silent"}, "byzantine_orders": "byzantine.json"}
-    config.write_bytes(msgspec.json.encode({**raw, **both}))
-    with pytest.raises(ConfigError, match="exclude"):
+    orders = {"byzantine_orders": "byzantine.json"}
+    both = {"byzantine": {"trick": "silent"}, **orders}
+    config.write_bytes(msgspec.json.encode({**raw, **orders}))
+    with pytest.raises(ConfigError, match="byzantine_orders"):
         ReplicaConfig.load(config)
+    for wrong in ({}, both):
+        config.write_bytes(msgspec.json.encode({**raw, **wrong}))
+        with pytest.raises(ConfigError, match="one of byzantine and byzantine_orders"):
+            ByzantineConfig.load(config)

@@ -18,7 +18,8 @@ import pytest
 from chain.genesis import Genesis
 from chain.keys import Es256
 from chain.ledger.ledger import Ledger
-from nodes.config import Byzantine, ReplicaConfig
+from nodes.byzantine.config import Byzantine, Trick
+from nodes.config import ReplicaConfig
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from tests.nodes.cluster import Cluster, until
 
@@ -221,13 +222,13 @@ def test_a_full_disk_stops_one_replica_with_a_clear_line_and_no_damage(tmp_path:
 @pytest.mark.parametrize(
     "byzantine",
     [
-        Byzantine(kind="silent"),
-        Byzantine(kind="equivocate"),
-        Byzantine(kind="bad-signature"),
-        Byzantine(kind="flood", probability=0.3, seed=1),
-        Byzantine(kind="slow", message="PP", delay_ms=200),
+        Byzantine(Trick.SILENT),
+        Byzantine(Trick.EQUIVOCATE),
+        Byzantine(Trick.BAD_SIGNATURE),
+        Byzantine(Trick.FLOOD, probability=0.3, seed=1),
+        Byzantine(Trick.DELAY, message="PP", delay_ms=200),
     ],
-    ids=lambda byzantine: byzantine.kind,
+    ids=lambda byzantine: byzantine.trick,
 )
 def test_a_byzantine_primary_cannot_stop_or_split_the_others(
     tmp_path: Path, byzantine: Byzantine
@@ -307,7 +308,7 @@ BAD_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
     "port": ({"listen": {"host": "127.0.0.1", "port": 70_000}}, "$.listen.port"),
     "no genesis": ({"genesis": "nowhere.json"}, "nowhere.json"),
     "certificate": ({"clients": [{"name": "x", "certificate": "no"}]}, "clients[0].certificate"),
-    "byzantine": ({"byzantine": {"kind": "lazy"}}, "byzantine.kind"),
+    "byzantine": ({"byzantine": {"trick": "silent"}}, "byzantine"),
     "another's key": ({"replica": 1}, "another key"),
 }
 

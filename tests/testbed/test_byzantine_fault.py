@@ -44,6 +44,7 @@ class Lab:
     def __init__(self, host: LocalHost) -> None:
         self.here = host
         self.nodes = REPLICAS
+        self.programs: dict[str, str] = {}
         self.watch = Watch(cast(Deployment, self))
         self.n = 0
 
@@ -128,7 +129,7 @@ def test_a_lie_must_arrive_and_be_admitted(lab: Lab) -> None:
     lab.counters("r2", heard=5)
     lab.counters("r2", heard=6)
     assert not witness.lied()
-    lab.log("r1", "byzantine-acts", kind="mutate", acts=1)
+    lab.log("r1", "byzantine-acts", trick="wrong-field", acts=1)
     assert witness.lied()
 
 
@@ -198,7 +199,7 @@ def applied(lab: Lab, lie: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(node: Node, file: File) -> None:
         put(node, file)
         assert orders(lab).exists()
-        lab.log(node.name, "byzantine", kind="slow")
+        lab.log(node.name, "byzantine", trick="delay")
 
     monkeypatch.setattr(lab, "put", taken)
     lie.arm()
@@ -209,7 +210,7 @@ def test_an_order_says_what_the_campaign_says(lab: Lab, monkeypatch: pytest.Monk
     lie = fault(lab, "byzantine.delay", message="pre-prepare", by_ms=900)
     applied(lab, lie, monkeypatch)
     assert json.loads(orders(lab).read_text()) == {
-        "kind": "slow",
+        "trick": "delay",
         "message": "PP",
         "delay_ms": 900,
         "seed": 7,
@@ -262,4 +263,5 @@ def test_only_a_campaign_that_needs_it_puts_the_switch_into_configs(lab: Lab) ->
     equip(cast(Deployment, lab))
     found = [json.loads(lab.here.get(node.file(CONFIG))) for node in REPLICAS]
     assert found == [{"name": "x", "byzantine_orders": ORDERS}] * 4
+    assert lab.programs == {node.name: "nodes.byzantine.process" for node in REPLICAS}
     assert kinds()["process.crash"].equip is None

@@ -1,0 +1,80 @@
+"""What a replica that lies can do, how it is told to, and the config of its process."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+
+from nodes.config import ConfigError, ReplicaConfig
+
+__all__ = ["Byzantine", "ByzantineConfig", "Trick"]
+
+ReplicaIds = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31)], ...], msgspec.Meta(max_length=1000)
+]
+
+
+class Trick(StrEnum):
+    """The one list of what a lying replica does: in configs, campaigns, the simulator and reports.
+
+    Each is a function in `wrapper`, `forgeries` or `conspiracy`.
+    """
+
+    SILENT = "silent"
+    DELAY = "delay"
+    CENSOR = "censor"
+    WITHHOLD = "withhold"
+    PARTIAL = "partial"
+    BAD_SIGNATURE = "bad-signature"
+    FLOOD = "flood"
+    SPAM_VOTES = "spam-votes"
+    OLD_MESSAGES = "old-messages"
+    EQUIVOCATE = "equivocate"
+    WRONG_DIGEST = "wrong-digest"
+    WRONG_FIELD = "wrong-field"
+    REPROPOSAL = "reproposal"
+    BAD_BATCH = "bad-batch"
+    FORGE_VIEW_CHANGE = "forge-view-change"
+    FORGE_NEW_VIEW = "forge-new-view"
+    FORGE_CHECKPOINT = "forge-checkpoint"
+    LYING_TRANSFER = "lying-transfer"
+    CONSPIRE = "conspire"
+
+
+class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Makes a replica play one trick.
+
+    `message` narrows it to one kind of message (its tag, as "PP"). `delay_ms` belongs to "delay",
+    `client` (a node id) narrows "censor", `accomplices` and `deceived` (replica ids) belong to
+    "conspire". `probability` and `seed` make it intermittent and repeatable. It acts from
+    `start_s` to `stop_s`, in seconds of the process's life.
+    """
+
+    trick: Trick
+    message: str | None = None
+    delay_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 0
+    client: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    accomplices: ReplicaIds = ()
+    deceived: ReplicaIds = ()
+    probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    seed: int = 0
+    start_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    stop_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class ByzantineConfig(ReplicaConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Either `byzantine`, from start to end, or a file that switches it (`switch`)."""
+
+    byzantine: Byzantine | None = None
+    byzantine_orders: str | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Paths come back absolute. Raises ConfigError."""
+        config = super().load(path)
+        if (config.byzantine is None) == (config.byzantine_orders is None):
+            raise ConfigError(f"{path}: wanted one of byzantine and byzantine_orders")
+        return config
