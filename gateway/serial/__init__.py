@@ -1,1 +1,1 @@
-"""Frames and sessions on a serial line. Flashing copies most of these files to the boards."""
+"""Frames and sessions on the serial line to a sensor board. Most of it is copied to boards."""

@@ -1,7 +1,8 @@
-"""The sensor board's end of a serial session: proves itself, holds readings until they are taken.
+"""The sensor board's end of a serial session: it proves its key and holds readings until the host
+acknowledges them.
 
-Without input or output: the firmware's `main` owns the line, the clock and the flash. The
-messages are told in `session`. Flashing copies this very file to the board: it keeps to the
+It does no input or output: the firmware's `main` owns the line, the clock and the flash. The
+messages are described in `session`. Flashing copies this file to the board, so it keeps to the
 subset of Python that MicroPython runs.
 """
 
@@ -9,10 +10,10 @@ from gateway.serial.frames import Frame, Noise, encode_frame, frame_body, no_tag
 from gateway.serial.seal import nonce_bytes, session_channel, suite_hmac
 from gateway.serial.session import (
     Attempt,
+    Connected,
     End,
     Reading,
     Refused,
-    Up,
     fields_of,
     kind_ack,
     kind_board,
@@ -38,17 +39,17 @@ if TYPE_CHECKING:
 __all__ = ["BoardSession"]
 
 readings_held_max = 128
-# What the line may owe: 16 frames take 1 s at 9600 baud, well before they are sent again.
+# Readings sent and not acknowledged. 16 frames take 1 s at 9600 baud, well below the resend time.
 readings_in_flight_max = 16
 resend_ms_min = 2_000
 resend_ms_max = 30_000
-# The host re-keys each hour; a board whose host forgets to ends the session itself, a bit later.
+# The host changes keys each hour. If it does not, the board ends the session a little later.
 session_ms_max = 66 * 60 * 1000
 
 
 class BoardSession(End):
-    """One per boot, `boot` being its number from 1. `held` are readings that outlived a power
-    loss; `random` gives as many unpredictable bytes as asked for.
+    """One for each boot; `boot` is its number, from 1. `held` are readings kept over a power loss.
+    `random(n)` gives n unpredictable bytes.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class BoardSession(End):
         self._boot = boot
         self._held: list[Reading] = (held or [])[-readings_held_max:]
         self._number = 0
-        # The first so many of `_held` are on their way; the first since `_sent_ms`.
+        # How many of `_held`, from the first, are sent; the first was sent at `_sent_ms`.
         self._in_flight = 0
         self._sent_ms = 0
         self._resend_ms = resend_ms_min
 
     @property
     def held(self) -> int:
-        """How many readings wait for the host's acknowledgement."""
+        """How many readings wait for an acknowledgement."""
         return len(self._held)
 
     def readings_held(self) -> list[Reading]:
@@ -83,7 +84,9 @@ class BoardSession(End):
         return list(self._held)
 
     def sample(self, values: tuple[int, ...], now_ms: int) -> Reading:
-        """Queue a reading; it goes out as soon as the host allows. The oldest makes room."""
+        """Queues a reading, which is sent as soon as the host allows. If the queue is full, the
+        oldest is dropped.
+        """
         assert 0 < len(values) <= values_max, "values_max"
         self._number += 1
         reading = Reading(self._boot, self._number, now_ms, values)
@@ -95,9 +98,9 @@ class BoardSession(End):
         self._pump(now_ms)
         return reading
 
-    def receive(self, data: bytes, now_ms: int) -> "list[Up | Refused]":
-        """Events of the bytes that came."""
-        events: list[Up | Refused] = []
+    def receive(self, data: bytes, now_ms: int) -> "list[Connected | Refused]":
+        """Takes bytes of the line; returns the events in them."""
+        events: list[Connected | Refused] = []
         for item in self._decoder.feed(data):
             if isinstance(item, Frame):
                 events.extend(self._on_frame(item, now_ms))
@@ -106,7 +109,7 @@ class BoardSession(End):
         return events
 
     def tick(self, now_ms: int) -> None:
-        """Time passes: send again what was not acknowledged; end a session that is too old."""
+        """Sends again what was not acknowledged, and ends a session that is too old."""
         channel = self._channel
         if channel is None:
             return
@@ -155,7 +158,7 @@ class BoardSession(End):
             return self._refuse("malformed")
 
     def _on_hello(self, frame: Frame, now_ms: int) -> "list[Any]":
-        """Pass 1. Unproved: it opens an attempt and touches no running session."""
+        """Message 1. It proves nothing: it begins an attempt and changes no running session."""
         host_nonce, _host_id, key_version = fields_of(decode(frame.payload), bytes, str, int)
         if len(host_nonce) != nonce_bytes or frame.tag != no_tag:
             return self._refuse("malformed")
@@ -172,7 +175,7 @@ class BoardSession(End):
         return []
 
     def _on_host(self, frame: Frame, now_ms: int) -> "list[Any]":
-        """Pass 3: the host holds the key; from here on the new keys count."""
+        """Message 3: the host has proved its key. From here on the new keys are used."""
         attempt = self._attempt
         if attempt is None or frame.counter != attempt.number:
             return self._refuse("stale-handshake")
@@ -183,12 +186,12 @@ class BoardSession(End):
         self._in_flight = 0
         self._resend_ms = resend_ms_min
         self._pump(now_ms)
-        return [Up(self._boot)]
+        return [Connected(self._boot)]
 
     def _on_sealed(self, frame: Frame, now_ms: int) -> "list[Any]":
         refusal = self._admit(frame)
         if refusal:
-            # One hint per call is enough to make the host say HELLO.
+            # One hint in each call is enough to make the host send a HELLO.
             if self._channel is None and not self._out:
                 self._hint("no-session")
             return self._refuse(refusal)

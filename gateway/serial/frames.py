@@ -2,13 +2,13 @@
 
     COBS( kind u8 | suite u8 | counter u32 | CBOR payload | tag 16 | CRC-16 ) 0x00
 
-Lives here: how bytes become frames and back. Who may say what when is `session`; keys and tags
-are `seal`; the port itself is `uart`. Flashing copies this very file to the board, so it keeps to
-the subset of Python that MicroPython runs (and has COBS, for which MicroPython has no library).
+How bytes become frames and back lives here. The order of messages is in `session`, keys and tags
+are in `seal`, and the port is in `uart`. Flashing copies this file to the board, so it keeps to the
+subset of Python that MicroPython runs. MicroPython has no library for COBS.
 
-A frame never contains 0x00, so a reader that lost its place finds it again at the next 0x00.
-The CRC tells noise from attack: noise breaks the CRC; a forger keeps it right and breaks the tag.
-A chunk of printable text is neither: boards greet in plain text, and print their tracebacks so.
+A frame never contains 0x00, so a reader that lost its place continues at the next 0x00. The CRC
+tells noise from attack: noise breaks the CRC, while a forger can compute the CRC but not the tag.
+A chunk of printable text is neither: boards print their greeting and their tracebacks as text.
 """
 
 try:
@@ -41,9 +41,9 @@ no_tag = bytes(tag_bytes)
 
 
 class Frame:
-    """A chunk whose CRC is right. Nothing is known yet of who sent it.
+    """A chunk with a correct CRC. Who sent it is not known yet.
 
-    `body` is what tags cover: header and payload.
+    `body` is what the tag covers: header and payload.
     """
 
     def __init__(self, body: bytes, tag: bytes) -> None:
@@ -56,14 +56,14 @@ class Frame:
 
 
 class Text:
-    """A printable chunk: a greeting or a message of the interpreter, and never trusted."""
+    """A printable chunk: a greeting or a message of the interpreter. It is never trusted."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 class Noise:
-    """A chunk that is no frame; `reason` is `cobs`, `crc`, `short` or `long`."""
+    """A chunk that is not a frame; `reason` is `cobs`, `crc`, `short` or `long`."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -95,7 +95,7 @@ def crc16(data: bytes) -> int:
 
 
 def cobs_encode(data: bytes) -> bytes:
-    """Consistent overhead byte stuffing (Cheshire and Baker 1999): `data` without any 0x00."""
+    """Consistent overhead byte stuffing (Cheshire and Baker 1999): the result has no 0x00."""
     out = bytearray()
     blocks = data.split(b"\x00")
     last = len(blocks) - 1
@@ -105,7 +105,7 @@ def cobs_encode(data: bytes) -> bytes:
             out.append(255)
             out.extend(block[:254])
             block = block[254:]
-        # A full run needs no closing code at the very end of the data.
+        # At the end of the data, a full run needs no closing code.
         if block or index < last or not whole:
             out.append(len(block) + 1)
             out.extend(block)
@@ -113,7 +113,7 @@ def cobs_encode(data: bytes) -> bytes:
 
 
 def cobs_decode(line: bytes) -> bytes | None:
-    """The data behind `line` (without its 0x00), or None if no encoder wrote it."""
+    """The data that `line` encodes, or None if no encoder writes `line` (without its 0x00)."""
     out = bytearray()
     at = 0
     size = len(line)
@@ -130,20 +130,20 @@ def cobs_decode(line: bytes) -> bytes | None:
 
 
 def frame_body(kind: int, suite: int, counter: int, payload: bytes) -> bytes:
-    """Header and payload: what the tag covers."""
+    """Header and payload, which the tag covers."""
     assert len(payload) <= payload_bytes_max, "payload_bytes_max"
     return bytes((kind, suite)) + counter.to_bytes(4, "big") + payload
 
 
 def encode_frame(body: bytes, tag: bytes) -> bytes:
-    """The bytes for the line, with the closing 0x00."""
+    """A frame as bytes for the line, with the closing 0x00."""
     assert len(tag) == tag_bytes, "tag_bytes"
     raw = body + tag
     return cobs_encode(raw + crc16(raw).to_bytes(crc_bytes, "big")) + b"\x00"
 
 
 def decode_line(line: bytes) -> Frame | Text | Noise:
-    """What a chunk between two 0x00 is."""
+    """Reads one chunk between two 0x00."""
     raw = cobs_decode(line)
     if raw is not None and frame_bytes_min <= len(raw) <= frame_bytes_max:
         end = len(raw) - crc_bytes
@@ -161,14 +161,14 @@ def _is_text(line: bytes) -> bool:
 
 
 class LineSplitter:
-    """Cuts a byte stream at each 0x00; holds at most `line_bytes_max` of an unfinished chunk."""
+    """Cuts a byte stream at each 0x00. It holds at most `line_bytes_max` of an unfinished chunk."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._overflowed = False
 
     def feed(self, data: bytes) -> list[tuple[bytes, bool]]:
-        """The chunks that `data` completes, each with True if bytes beyond the limit were cut."""
+        """The chunks that `data` completes. True beside a chunk: it was longer, and was cut."""
         chunks: list[tuple[bytes, bool]] = []
         start = 0
         while True:
@@ -190,13 +190,13 @@ class LineSplitter:
 
 
 class FrameDecoder:
-    """Bytes in, frames out, in a bounded buffer."""
+    """Turns bytes into frames, with a bounded buffer."""
 
     def __init__(self) -> None:
         self._splitter = LineSplitter()
 
     def feed(self, data: bytes) -> list[Frame | Text | Noise]:
-        """What `data` completes, in the order of the line."""
+        """The items that `data` completes, in the order of the line."""
         items: list[Frame | Text | Noise] = []
         for chunk, overflowed in self._splitter.feed(data):
             if not overflowed:

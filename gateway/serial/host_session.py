@@ -1,6 +1,8 @@
-"""The host's end of a serial session: proves the board, takes its readings once, keeps it awake.
+"""The host's end of a serial session: it checks the board's proof, takes each reading once and
+pings the board.
 
-Without input or output: `uart` owns the port and the clock. The messages are told in `session`.
+It does no input or output: `uart` owns the port and the clock. The messages are described in
+`session`.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from gateway.serial.frames import Frame, Text, encode_frame, frame_body, no_tag
 from gateway.serial.seal import frames_per_session_max, nonce_bytes, session_channel, suite_hmac
 from gateway.serial.session import (
     Attempt,
+    Connected,
     End,
     Reading,
     Refused,
-    Up,
     fields_of,
     greeting_prefix,
     kind_ack,
@@ -33,15 +35,15 @@ from gateway.serial.session import (
 )
 from gateway.serial.tinycbor import CborError, decode, encode
 
-__all__ = ["Console", "HostSession", "Lost", "Taken", "Timing"]
+__all__ = ["Console", "Event", "HostSession", "Taken", "Timing"]
 
-# How far two crystals may drift apart: the bound of a mapped time grows with a reading's age.
+# How far two crystals drift apart: the uncertainty of a mapped time grows with a reading's age.
 drift_ppm_max = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long the host waits, in ms of its clock, and after how many frames it re-keys."""
+    """How long the host waits, in ms of its clock, and after how many frames it changes keys."""
 
     handshake_retry_ms: int = 1_000
     handshake_gap_ms: int = 200
@@ -54,11 +56,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A genuine reading that was not taken before.
+    """A genuine reading, delivered once: `reading.id` grows strictly.
 
-    `missed` readings (at least) before it are gone: the board's queue ran over or its power
-    failed. `sampled_ms` is the reading's moment on the host's clock, right within
-    `uncertainty_ms`; both None for a reading of an earlier boot.
+    At least `missed` readings before it are lost: the board's queue was full, or its power failed.
+    `sampled_ms` is when it was sampled, on the host's clock, with an error of at most
+    `uncertainty_ms`. Both are None for a reading of an earlier boot.
     """
 
     reading: Reading
@@ -69,21 +71,17 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Plain text from the board (greeting, traceback). Anyone on the line can write it."""
+    """Plain text on the line (greeting, traceback). Anyone on the line can write it."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The board does not answer, or not as the board that it should be: reopen the port."""
-
-    reason: str
+Event = Connected | Taken | Refused | Console
 
 
 class HostSession(End):
-    """One per opened port. `highest` is the (boot counter, reading number) last acknowledged,
-    (0, 0) at first; `random` gives as many unpredictable bytes as asked for.
+    """One for each opened port. `highest` is the (boot counter, reading number) last acknowledged,
+    (0, 0) at first. `random(n)` gives n unpredictable bytes.
     """
 
     def __init__(
@@ -114,13 +112,13 @@ class HostSession(End):
         self._heard_ms = 0
         self._pinged_ms = 0
         self._proved_ms = 0
-        # Host clock minus board clock and its bound, in ms.
+        # Host clock minus board clock, and the largest error of that, in ms.
         self._offset: tuple[int, int] | None = None
         # The board's clock at its last answer, and the highest reading taken until then.
         self._answered: tuple[int, tuple[int, int]] | None = None
 
     def start(self, now_ms: int) -> None:
-        """Say HELLO: at first, again, or to re-key."""
+        """Sends a HELLO: the first one, a repeated one, or one to change keys."""
         self._attempts += 1
         if self._trying_since_ms is None:
             self._trying_since_ms = now_ms
@@ -128,17 +126,17 @@ class HostSession(End):
         payload = encode([nonce, self._host_id, self._key_version])
         body = frame_body(kind_hello, suite_hmac, self._attempts, payload)
         self._attempt = Attempt(self._attempts, now_ms, nonce, body)
-        # The 0x00 ends whatever half frame the board may still hold.
+        # The 0x00 ends an unfinished frame that the board may still hold.
         self._out.extend(b"\x00" + encode_frame(body, no_tag))
 
-    def receive(self, data: bytes, now_ms: int) -> list[Up | Taken | Refused | Console]:
-        """Events of the bytes that came."""
-        events: list[Up | Taken | Refused | Console] = []
+    def receive(self, data: bytes, now_ms: int) -> list[Event]:
+        """Takes bytes of the line; returns the events in them."""
+        events: list[Event] = []
         for item in self._decoder.feed(data):
             if isinstance(item, Frame):
                 events.extend(self._on_frame(item, now_ms))
             elif isinstance(item, Text):
-                # A board that greets has just started and knows no session any more.
+                # A board prints its greeting when it starts, and then has no session.
                 if item.text.startswith(greeting_prefix):
                     self._start_again(now_ms)
                 events.append(Console(item.text))
@@ -149,31 +147,34 @@ class HostSession(End):
         return events
 
     def acknowledge(self) -> None:
-        """All readings delivered so far are safe with the caller: the board may forget them."""
+        """The caller has saved all readings delivered so far: the board may forget them."""
         if self._acknowledged != self._highest:
             self._acknowledged = self._highest
             self._say_ack(resend=False)
 
-    def tick(self, now_ms: int) -> list[Lost]:
-        """Time passes: retry, ping, re-key; Lost if the board stays silent or unproved."""
+    def tick(self, now_ms: int) -> str | None:
+        """Repeats a HELLO, pings, or changes keys.
+
+        Returns why the port must be reopened, if it must: the board is silent or proved nothing.
+        """
         timing = self._timing
         if self._attempt is not None and self._trying_since_ms is not None:
             if now_ms - self._trying_since_ms >= timing.handshake_ms_max:
-                return [Lost(self._failure)]
+                return self._failure
             if now_ms - self._attempt.since_ms >= timing.handshake_retry_ms:
                 self.start(now_ms)
         channel = self._channel
         if channel is None:
-            return []
+            return None
         if now_ms - self._heard_ms >= timing.silence_ms_max:
-            return [Lost("silent")]
+            return "silent"
         if self._attempt is None:
             if now_ms - self._pinged_ms >= timing.ping_ms:
                 self._ping(now_ms)
             aged = now_ms - self._since_ms >= timing.rekey_ms
             if aged or max(channel.sent, channel.received) >= timing.rekey_frames:
                 self.start(now_ms)
-        return []
+        return None
 
     def _start_again(self, now_ms: int) -> None:
         attempt = self._attempt
@@ -200,10 +201,10 @@ class HostSession(End):
             return self._refuse("malformed")
 
     def _on_board(self, frame: Frame, now_ms: int) -> list[Any]:
-        """Pass 2: is this the board, and does it hold the key?"""
+        """Message 2: checks that this is the board and that it holds the key."""
         attempt = self._attempt
         if frame.counter < self._attempts:
-            # A late answer to an earlier HELLO, as a board gives that was still starting.
+            # A late answer to an earlier HELLO: the board was still starting.
             self._count("late-answer")
             return []
         if attempt is None or attempt.channel is not None or frame.counter != attempt.number:
@@ -213,7 +214,7 @@ class HostSession(End):
             return self._fail("wrong-board")
         if not attempt.proved(self._mac, b"B", frame):
             return self._fail("bad-proof")
-        # A counter that went back is an old copy of the board, or one that lost its memory.
+        # A lower counter means an old copy of the board, or a board that lost its memory.
         if boot < max(1, self._boot, self._highest[0]):
             return self._fail("boot-rollback")
         attempt.boot = boot
@@ -225,7 +226,7 @@ class HostSession(End):
         return []
 
     def _on_hint(self, frame: Frame, now_ms: int) -> list[Any]:
-        """A refusal without proof: the most that it can do is to make us say HELLO again."""
+        """A refusal without proof. All that it can cause is another HELLO."""
         (reason,) = fields_of(decode(frame.payload), str)
         if reason == "no-session":
             self._count("hint-no-session")
@@ -244,15 +245,15 @@ class HostSession(End):
             return events + self._on_reading(fields, now_ms)
         echo, board_ms = fields_of(fields, int, int)
         self._answered = (board_ms, self._highest)
-        # The board answers pass 3 with an echo of 0, as if it were a ping.
+        # The board answers message 3 with an echo of 0, like a ping.
         asked_ms = self._pinged_ms if echo else self._proved_ms
         if echo in (0, self._pinged_ms):
-            # It read its clock between the two: half the round trip bounds the error.
+            # It read its clock between the two times: the error is at most half the round trip.
             self._offset = ((asked_ms + now_ms) // 2 - board_ms, (now_ms - asked_ms) // 2 + 1)
         return events
 
     def _confirm(self, frame: Frame, now_ms: int) -> list[Any]:
-        """The first frame under the new keys shows that pass 3 arrived."""
+        """The first frame under the new keys shows that message 3 arrived."""
         attempt = self._attempt
         if attempt is None or attempt.channel is None or not attempt.channel.wrote(frame):
             return []
@@ -265,7 +266,7 @@ class HostSession(End):
         self._failure = "no-answer"
         self._resend_asked = False
         self._ping(now_ms)
-        return [Up(self._boot)]
+        return [Connected(self._boot)]
 
     def _on_reading(self, fields: Any, now_ms: int) -> list[Any]:
         if not isinstance(fields, list) or not fields:
@@ -277,12 +278,12 @@ class HostSession(End):
         if self._is_counted_again(reading):
             return self._fail("boot-rollback")
         if reading.id <= self._highest:
-            # Our acknowledgement was lost, or is still to come.
+            # Our acknowledgement was lost or is not sent yet.
             self._count("duplicate")
             self._ack_due |= reading.id <= self._acknowledged
             return []
         if before > self._highest:
-            # The line lost one that the board still holds. Ask once: the board repeats by itself.
+            # The line lost a reading that the board still holds. We ask once: the board repeats it.
             self._count("out-of-sequence")
             if not self._resend_asked:
                 self._resend_asked = True
@@ -299,8 +300,8 @@ class HostSession(End):
         return [Taken(reading, missed, sampled_ms, self._offset[1] + drift_ms)]
 
     def _is_counted_again(self, reading: Reading) -> bool:
-        """Sampled after an answer, but numbered as what was taken before it: another boot with the
-        same number, whose readings would pass for repetitions."""
+        """Whether it was sampled after an answer but has a number taken before that answer. Then it
+        is of another boot with the same boot number, and would pass for a repetition."""
         if self._answered is None or reading.boot != self._boot:
             return False
         board_ms, highest = self._answered

@@ -1,7 +1,7 @@
 """Finding and opening the serial port that a board is plugged into.
 
-A board is known by its port's stable name or its USB serial number when the port is opened, and by
-its key after that (`host_session`); so two swapped cables are a refusal, never two boards mixed up.
+A port is found by a stable name or by a USB serial number. Then the board proves its key
+(`host_session`). So swapped cables cause a refusal and never mix up two boards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ reset_pulse_ms = 50
 
 
 class PortFault(Exception):
-    """The port cannot be opened; `reason` is a word of `Gap`."""
+    """The port cannot be opened; `reason` is one of those that `uart.Gap` lists."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -32,8 +32,8 @@ class PortFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BoardPort:
-    """Where a board is plugged in: exactly one of `path` (a stable name such as those under
-    /dev/serial/by-id) and `usb_serial`; `reset_on_open` pulses DTR and RTS.
+    """Where a board is plugged in: either `path` (a stable name, as in /dev/serial/by-id) or
+    `usb_serial`. `reset_on_open` pulses DTR and RTS.
     """
 
     path: str | None = None
@@ -46,7 +46,7 @@ class BoardPort:
             raise Misuse("a board's port needs either a path or a USB serial number")
 
     def locate(self) -> str:
-        """The device to open now; PortFault if there is not exactly one."""
+        """The device to open now. Raises PortFault unless there is exactly one."""
         if self.path is not None:
             return self.path
         found = [str(port.device) for port in list_ports.comports() if self._is_ours(port)]
@@ -59,17 +59,17 @@ class BoardPort:
         return getattr(port, "serial_number", None) == self.usb_serial
 
     def open(self) -> serial.Serial:
-        """The port, non-blocking, locked for us alone, nothing stale in it; PortFault if not."""
+        """The port, non-blocking, locked for this process, without old data. Raises PortFault."""
         path = self.locate()
         try:
             line = serial.Serial(path, self.baud, timeout=0, exclusive=True)
         except serial.SerialException as error:
             raise PortFault(_open_reason(path, error), str(error)) from error
         except (OSError, ValueError, termios.error) as error:
-            # pyserial lets the last one through when the port goes between two of its calls.
+            # pyserial does not catch termios.error: the port disappeared between two of its calls.
             raise PortFault("port", f"{path}: {error}") from error
         try:
-            # pyserial leaves the descriptor blocking: one full line would stop the event loop.
+            # pyserial leaves the descriptor blocking: a full line would stop the event loop.
             os.set_blocking(line.fileno(), False)
             _keep_lines_on_close(line.fileno())
             if self.reset_on_open:
@@ -87,7 +87,7 @@ def _open_reason(path: str, error: serial.SerialException) -> str:
 
 
 def _keep_lines_on_close(descriptor: int) -> None:
-    """Without HUPCL, closing leaves DTR as it is: the next open resets no board."""
+    """Without HUPCL, closing the port does not change DTR, so the next open resets no board."""
     with suppress(termios.error):
         settings = termios.tcgetattr(descriptor)
         settings[2] &= ~termios.HUPCL
@@ -95,7 +95,7 @@ def _keep_lines_on_close(descriptor: int) -> None:
 
 
 def _pulse_reset(line: serial.Serial) -> None:
-    # A PTY has no such lines: ENOTTY. Its board is reset through its process.
+    # A PTY has no such lines (ENOTTY). The board behind it is reset through its process.
     with suppress(OSError):
         line.dtr = False
         line.rts = True

@@ -1,23 +1,23 @@
-"""What both ends of a serial session share: the order of messages, their fields, their refusals.
+"""What both ends of a serial session share: the order of messages, their fields and refusals.
 
     1. host  -> board  HELLO  [R_h, host id, key version]
     2. board -> host   BOARD  [board id, R_b, boot counter]   tag = HMAC(K, "B" || transcript)
     3. host  -> board  HOST   []                              tag = HMAC(K, "H" || transcript)
 
-then frames sealed with keys made from K and both nonces (HKDF-SHA256, one key per direction).
-The transcript is every frame body so far, each after its length. The three carry the host's
-attempt number as their counter, so that a late answer is told from a forged one. The board
-confirms with a PONG: only then does the host call the session up. A running session stays until
-the next one is confirmed, so nobody without the key can end one by saying HELLO.
+All later frames are sealed with keys made from K and both nonces (HKDF-SHA256, one key for each
+direction). The transcript is every frame body so far, each after its length. Messages 1 to 3 carry
+the host's attempt number as their counter, which tells a late answer from a forged one. The board
+confirms with a PONG, and only then does the host treat the session as running. A running session
+stays until the next one is confirmed, so nobody without the key can end it with a HELLO.
 
-Readings go back-N: the board holds each until the host acknowledges it, and names with each the
-one before it that it still holds; the host takes a reading only if that one is taken already. So
-one pair (boot counter, reading number) on the host's side says what was taken, across power loss.
+Readings use go-back-N. The board holds a reading until the host acknowledges it. With each reading
+it names the one before it that it still holds, and the host takes a reading only after that one.
+So one pair (boot counter, reading number) on the host says what was taken, also across power loss.
 
-The two ends are `host_session` and `board_session`, state machines without input or output: bytes
-go in with `receive`, time with `tick`, bytes come out of `data_to_send`. Times are in ms of the
-caller's own steady clock. Keys and tags are `seal`, bytes are `frames`, the port is `uart`.
-Flashing copies this very file to the board: it keeps to the subset that MicroPython runs.
+The two ends are `host_session` and `board_session`. They are state machines without input or
+output: `receive` takes bytes, `tick` takes the time, `data_to_send` gives bytes. Times are in ms of
+the caller's steady clock. Keys and tags are in `seal`, bytes are in `frames`, the port is in
+`uart`. Flashing copies this file to the board, so it keeps to the subset that MicroPython runs.
 """
 
 from gateway.serial.frames import Frame, FrameDecoder
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Attempt", "End", "Reading", "Refused", "Up", "reading_fields", "reading_of"]
+__all__ = ["Attempt", "Connected", "End", "Reading", "Refused", "reading_fields", "reading_of"]
 
 kind_hello = 1
 kind_board = 2
 kind_host = 3
 kind_reading = 4  # [boot, number, ms since boot, [values], [boot, number] of the one before]
-kind_ack = 5  # [boot, number, 1 to have everything after it sent again]
+kind_ack = 5  # [boot, number, 1 to ask for everything after it again]
 kind_ping = 6  # [echo]
 kind_pong = 7  # [echo, ms since boot]
-kind_refuse = 8  # [reason], without proof: a hint for people and a nudge to say HELLO
+kind_refuse = 8  # [reason], without proof: a hint for people, and a request for a HELLO
 kinds_of_host = (kind_hello, kind_host, kind_ack, kind_ping)
 kinds_of_board = (kind_board, kind_reading, kind_pong, kind_refuse)
 
@@ -49,24 +49,26 @@ values_max = 8
 greeting_prefix = "m2m-board/1 "
 
 
-class Up:
-    """Both ends have proved that they hold the key; `boot` is the board's boot counter."""
+class Connected:
+    """Both ends have proved that they hold the key: a session begins, at first, after a reboot or
+    to change keys. `boot` is the board's boot counter.
+    """
 
     def __init__(self, boot: int) -> None:
         self.boot = boot
 
 
 class Refused:
-    """Something came that is no part of this session; `reason` is a short stable word."""
+    """A frame that is not part of this session; `reason` is a short stable word."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
 class Reading:
-    """One reading of the board: `values` are integers in the units of its sensor.
+    """One reading of the board. `values` are integers in the units of its sensor.
 
-    `at_ms` counts from the board's boot number `boot`; `number` counts the readings of that boot
+    `at_ms` counts from the board's boot number `boot`. `number` counts the readings of that boot
     from 1.
     """
 
@@ -78,12 +80,12 @@ class Reading:
 
     @property
     def id(self) -> tuple[int, int]:
-        """(boot counter, reading number): grows strictly, also across power loss."""
+        """(boot counter, reading number). It grows strictly, also across power loss."""
         return (self.boot, self.number)
 
 
 class Attempt:
-    """One run of the three passes, on either side."""
+    """One run of messages 1 to 3, on either side."""
 
     def __init__(self, number: int, since_ms: int, nonces: bytes, body: bytes) -> None:
         self.number = number
@@ -95,26 +97,26 @@ class Attempt:
         self.extend(body)
 
     def extend(self, body: bytes) -> None:
-        """The next frame body of the transcript."""
+        """Adds the next frame body to the transcript."""
         self.transcript += len(body).to_bytes(2, "big") + body
 
     def proof(self, mac: Mac, label: bytes) -> bytes:
-        """The tag that shows the key: "B" for the board, "H" for the host, so none reflects."""
+        """The tag that proves the key. The labels "B" (board) and "H" (host) prevent reflection."""
         return mac.tag(label + self.transcript)
 
     def proved(self, mac: Mac, label: bytes, frame: Frame) -> bool:
-        """Extends the transcript with the peer's frame if its tag is the right proof of it."""
+        """Adds the peer's frame to the transcript if its tag is the correct proof."""
         before = self.transcript
         self.extend(frame.body)
         if same(frame.tag, self.proof(mac, label)):
             return True
-        # A forged answer must not spoil the true one that may still come.
+        # A forged answer must not spoil the genuine one that may still come.
         self.transcript = before
         return False
 
 
 class End:
-    """What both ends have: decoder, output, the running session and the one before it."""
+    """What both ends have: a decoder, output, the running session and the one before it."""
 
     def __init__(self, key: bytes, random: "Callable[[int], bytes]") -> None:
         assert len(key) == key_bytes, "key_bytes"
@@ -127,16 +129,16 @@ class End:
         self._earlier: Channel | None = None
         self._attempt: Attempt | None = None
         self._since_ms = 0
-        # Refusals and noise by reason. Reasons are words of these files, so it stays small.
+        # Refusals and noise by reason. These files define the reasons, so it stays small.
         self.counters: dict[str, int] = {}
 
     @property
     def is_up(self) -> bool:
-        """A session runs."""
+        """Whether a session runs."""
         return self._channel is not None
 
     def data_to_send(self) -> bytes:
-        """Take the bytes for the line."""
+        """Takes the bytes for the line."""
         data = bytes(self._out)
         self._out = bytearray()
         return data
@@ -162,7 +164,7 @@ class End:
         self._since_ms = now_ms
 
     def _admit(self, frame: Frame) -> str:
-        """Is this the next frame of the running session? "" or the reason to refuse it."""
+        """ "" if this is the next frame of the running session, else the reason to refuse it."""
         channel = self._channel
         if channel is not None and channel.wrote(frame):
             return channel.admit(frame)
@@ -175,12 +177,12 @@ class End:
 
 
 def reading_fields(reading: Reading) -> "list[Any]":
-    """A reading as CBOR fields, as frames and the board's journal carry it."""
+    """A reading as CBOR fields, for frames and for the board's journal."""
     return [reading.boot, reading.number, reading.at_ms, list(reading.values)]
 
 
 def reading_of(value: "Any") -> Reading:
-    """The reverse of `reading_fields`; CborError if it is none."""
+    """The reverse of `reading_fields`. Raises CborError."""
     boot, number, at_ms, values = fields_of(value, int, int, int, list)
     if boot < 1 or number < 1 or not 0 < len(values) <= values_max:
         raise CborError("reading")
@@ -190,7 +192,7 @@ def reading_of(value: "Any") -> Reading:
 
 
 def fields_of(value: "Any", *types: type) -> "Any":
-    """`value` as an array of exactly these types, integers unsigned; CborError otherwise."""
+    """`value` if it is an array of exactly these types, integers unsigned. Raises CborError."""
     if not isinstance(value, list) or len(value) != len(types):
         raise CborError("fields")
     for item, wanted in zip(value, types):  # noqa: B905 (MicroPython's zip has no `strict`)

@@ -1,12 +1,11 @@
-"""A strict, minimal CBOR codec for serial payloads: integers, bytes, text, arrays and maps.
+"""A strict, minimal CBOR codec for serial payloads: integers, bytes, text and arrays.
 
-Lives here because sensor boards have no CBOR library: flashing copies this very file to them,
-so it keeps to the subset of Python that MicroPython runs. Everything off the serial line uses
-`cbor2`, against which this codec is tested.
+Sensor boards have no CBOR library, so flashing copies this file to them. It keeps to the subset
+of Python that MicroPython runs. The tests compare it with `cbor2`. The codec of all other messages
+is `chain.canonical`.
 
-Only the deterministic encoding of RFC 8949 section 4.2.1 is written and accepted: shortest
-heads, definite lengths, sorted and unique map keys. One value has one encoding, so a MAC over
-the bytes is a MAC over the value.
+It writes and accepts only the deterministic encoding of RFC 8949, section 4.2.1: shortest heads
+and definite lengths. One value has one encoding, so a MAC over the bytes is a MAC over the value.
 """
 
 TYPE_CHECKING = False  # MicroPython has no `typing`; mypy takes the name for true.
@@ -22,12 +21,12 @@ bytes_max = 1024
 
 
 class CborError(ValueError):
-    """The bytes are not one value in the accepted subset (peer fault), or the value given to
-    `encode` is outside of it (our bug)."""
+    """The bytes are not exactly one value of the accepted subset (a peer fault), or `encode` was
+    given a value outside of the subset (our bug)."""
 
 
 def encode(value: "Any") -> bytes:
-    """The deterministic encoding of `value`: int of 64 bits, bytes, str, list, tuple or dict."""
+    """The deterministic encoding of `value`: int of 64 bits, bytes, str, list or tuple."""
     out = bytearray()
     _write(out, value, depth_max)
     if len(out) > bytes_max:
@@ -70,31 +69,13 @@ def _write(out: bytearray, value: "Any", depth: int) -> None:
         _write_head(out, 3, len(text))
         out.extend(text)
     elif isinstance(value, (list, tuple)):
-        _write_count(out, 4, len(value))
+        if len(value) > items_max:
+            raise CborError(f"more than {items_max} items")
+        _write_head(out, 4, len(value))
         for item in value:
             _write(out, item, depth - 1)
-    elif isinstance(value, dict):
-        _write_map(out, value, depth)
     else:
         raise CborError(f"no encoding for {type(value)}")
-
-
-def _write_map(out: bytearray, value: "dict[Any, Any]", depth: int) -> None:
-    _write_count(out, 5, len(value))
-    items = {}
-    for key, item in value.items():
-        if not isinstance(key, (int, bytes, str)):
-            raise CborError("map key is not an integer, bytes or text")
-        items[encode(key)] = item
-    for encoded in sorted(items):
-        out.extend(encoded)
-        _write(out, items[encoded], depth - 1)
-
-
-def _write_count(out: bytearray, major: int, count: int) -> None:
-    if count > items_max:
-        raise CborError(f"more than {items_max} items")
-    _write_head(out, major, count)
 
 
 def _read_head(data: bytes, at: int) -> tuple[int, int, int]:
@@ -127,13 +108,15 @@ def _read(data: bytes, at: int, depth: int) -> "tuple[Any, int]":
         return -1 - number, at
     if major in (2, 3):
         return _read_string(data, at, number, major == 3)
-    if major in (4, 5):
-        if number > items_max:
-            raise CborError(f"more than {items_max} items")
-        if major == 4:
-            return _read_array(data, at, number, depth)
-        return _read_map(data, at, number, depth)
-    raise CborError(f"type {major} is not used here")
+    if major != 4:
+        raise CborError(f"type {major} is not used here")
+    if number > items_max:
+        raise CborError(f"more than {items_max} items")
+    items = []
+    for _ in range(number):
+        item, at = _read(data, at, depth - 1)
+        items.append(item)
+    return items, at
 
 
 def _read_string(data: bytes, at: int, count: int, text: bool) -> "tuple[Any, int]":
@@ -148,28 +131,3 @@ def _read_string(data: bytes, at: int, count: int, text: bool) -> "tuple[Any, in
     except UnicodeError:
         # MicroPython cannot chain exceptions.
         raise CborError("text is not UTF-8")  # noqa: B904
-
-
-def _read_array(data: bytes, at: int, count: int, depth: int) -> "tuple[list[Any], int]":
-    items = []
-    for _ in range(count):
-        item, at = _read(data, at, depth - 1)
-        items.append(item)
-    return items, at
-
-
-def _read_map(data: bytes, at: int, count: int, depth: int) -> "tuple[dict[Any, Any], int]":
-    items = {}
-    before = b""
-    for _ in range(count):
-        start = at
-        # Keys are plain: an array or map cannot be one.
-        if at < len(data) and data[at] >> 5 > 3:
-            raise CborError("map key is not an integer, bytes or text")
-        key, at = _read(data, at, depth - 1)
-        encoded = bytes(data[start:at])
-        if encoded <= before:
-            raise CborError("map keys repeated or not sorted")
-        before = encoded
-        items[key], at = _read(data, at, depth - 1)
-    return items, at

@@ -1,11 +1,10 @@
-"""The line to one sensor board, kept for as long as wanted: unplugged, silent or rebooted, it
-comes back.
+"""The line to one sensor board. It is reopened when the board was unplugged, silent or rebooted.
 
-Lives here: the event loop's side of the line, time and reopening. What is said is `host_session`,
-how a port is found and opened `serial_port`.
+Reading and writing in the event loop, time and reopening live here. The messages are in
+`host_session`. `port` finds and opens the port.
 
-pyserial opens and locks the port; reads and writes go past it, straight to the descriptor, because
-its non-blocking write spins while the line is full.
+pyserial opens and locks the port. Reads and writes use the descriptor directly, because pyserial's
+non-blocking write spins while the line is full.
 """
 
 from __future__ import annotations
@@ -15,130 +14,75 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import serial
 
 from gateway.serial.frames import LineSplitter
-from gateway.serial.host_session import Console, HostSession, Taken, Timing
+from gateway.serial.host_session import Event, HostSession, Taken, Timing
 from gateway.serial.port import BoardPort, PortFault
-from gateway.serial.session import Refused, Up
+from gateway.serial.session import Connected
 
-__all__ = [
-    "BoardEvent",
-    "BoardLink",
-    "Connected",
-    "Disconnected",
-    "Gap",
-    "HighestStore",
-    "Reading",
-    "Refusal",
-    "Tap",
-    "Told",
-]
+__all__ = ["BoardEvent", "BoardLink", "Disconnected", "Gap", "HighestStore", "Tap"]
 
 read_bytes_max = 4096
-# What a line that does not drain may hold up; sessions repeat what is dropped beyond it.
+# Bytes that wait for a line that does not drain. More is dropped: sessions repeat it.
 unsent_bytes_max = 16_384
 reopen_ms_min = 100
 reopen_ms_max = 1_000
-# The session's clock is asked to act this often, in ms.
+# How often `HostSession.tick` is called.
 tick_ms = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
-    """The board proved itself: a new session, on opening, after its reboot, or to re-key."""
-
-    board_id: str
-    boot: int
-
-
-@dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The line is lost, told at once and whenever the `reason` (as in `Gap`) changes."""
+    """The line is lost. Sent at once, and again whenever the `reason` (as in `Gap`) changes."""
 
-    board_id: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The line is back after `seconds` without it. `reason` is why it went at first: `absent`,
-    `busy`, `hangup`, `silent`, `no-answer`, `wrong-board`, `bad-proof`, `key-version`,
-    `boot-rollback`, `ambiguous`, `port`.
+    """The line is back after `seconds`. `reason` is why it was lost at first: `absent`, `busy`,
+    `hangup`, `silent`, `no-answer`, `wrong-board`, `bad-proof`, `key-version`, `boot-rollback`,
+    `ambiguous` or `port`.
     """
 
-    board_id: str
     reason: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A reading, delivered once: (boot, number) grows strictly.
+BoardEvent = Event | Disconnected | Gap
 
-    `missed` (at least) so many before it are gone for ever. `at_ms` counts from the board's boot;
-    `sampled_ms` is the same moment on the link's clock within `uncertainty_ms`, both None for a
-    reading of an earlier boot.
-    """
-
-    board_id: str
-    boot: int
-    number: int
-    at_ms: int
-    values: tuple[int, ...]
-    missed: int
-    sampled_ms: int | None
-    uncertainty_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A frame that was refused: an attack, or a board that is not ours. Noise is only counted."""
-
-    board_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Unauthenticated text on the line, for the board's log: greeting, traceback."""
-
-    board_id: str
-    text: str
-
-
-BoardEvent = Connected | Disconnected | Gap | Reading | Refusal | Told
-
-# (direction "to-board" or "from-board", one chunk of the line without its 0x00)
-Tap = Callable[[str, bytes], None]
+Direction = Literal["to-board", "from-board"]
+# Gets each chunk of the line, without its 0x00.
+Tap = Callable[[Direction, bytes], None]
 
 
 class HighestStore(Protocol):
-    """Remembers across power loss the highest (boot, number) taken from one board."""
+    """Keeps the highest (boot, number) taken from one board, also across power loss."""
 
     def load(self) -> tuple[int, int]:
         """(0, 0) at first."""
         ...
 
     def save(self, boot: int, number: int) -> None:
-        """Durable when it returns: the board forgets these readings next."""
+        """Must be durable when it returns: the board then forgets these readings."""
         ...
 
 
 def monotonic_ms() -> int:
-    """The steady clock that sessions run on by default."""
+    """The default clock of sessions: steady, in ms."""
     return time.monotonic_ns() // 1_000_000
 
 
 class BoardLink:
-    """One board, for as long as `run` runs: whatever happens to the cable, it comes back.
+    """The link to one board while `run` runs. It survives whatever happens to the cable.
 
-    `on_event` is called in the event loop's thread and must not block. A reading counts as taken
-    when `on_event` returned and `store.save` did; a crash between the two delivers it once more,
-    so the caller's own record of (boot, number) must be idempotent. What `on_event` raises ends
-    `run`.
+    `on_event` is called in the event loop's thread and must not block. A reading is taken when
+    `on_event` and then `store.save` have returned. A crash between the two delivers the reading
+    again, so the caller's own record of (boot, number) must be idempotent. An exception from
+    `on_event` ends `run`.
     """
 
     def __init__(
@@ -167,7 +111,7 @@ class BoardLink:
         self._timing = timing
         self._clock_ms = clock_ms
         self._random = random
-        # Since when, and why, the line is gone.
+        # When and why the line was lost.
         self._gap: tuple[int, str] | None = None
         self._reason = ""
         self._counted: dict[str, int] = {}  # over the sessions that have ended
@@ -175,13 +119,13 @@ class BoardLink:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Refusals, noise and repeats by reason, over all sessions."""
+        """Refusals, noise and repetitions by reason, over all sessions."""
         now = self._session.counters if self._session is not None else {}
         words = [*self._counted, *(word for word in now if word not in self._counted)]
         return {word: self._counted.get(word, 0) + now.get(word, 0) for word in words}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         wait_ms = reopen_ms_min
         while True:
             lost_ms = self._clock_ms()
@@ -202,7 +146,7 @@ class BoardLink:
             wait_ms = min(2 * wait_ms, reopen_ms_max)
 
     async def _hold(self, line: serial.Serial) -> tuple[str, bool]:
-        """Talk until the line is lost: (why, whether the board had proved itself)."""
+        """Exchanges frames until the line is lost: (why, whether the board had proved its key)."""
         session = HostSession(
             host_id=self._host_id,
             board_id=self._board_id,
@@ -233,43 +177,22 @@ class BoardLink:
             self._gap = (since_ms, reason)
         if reason != self._reason:
             self._reason = reason
-            self._on_event(Disconnected(self._board_id, reason))
+            self._on_event(Disconnected(reason))
 
-    def _deliver(self, event: Up | Taken | Refused | Console) -> None:
-        board_id = self._board_id
-        match event:
-            case Up(boot=boot):
-                if self._gap is not None:
-                    since_ms, reason = self._gap
-                    self._gap = None
-                    self._reason = ""
-                    seconds = (self._clock_ms() - since_ms) / 1000
-                    self._on_event(Gap(board_id, reason, seconds))
-                self._on_event(Connected(board_id, boot))
-            case Taken(reading=taken):
-                self._on_event(
-                    Reading(
-                        board_id,
-                        taken.boot,
-                        taken.number,
-                        taken.at_ms,
-                        taken.values,
-                        event.missed,
-                        event.sampled_ms,
-                        event.uncertainty_ms,
-                    )
-                )
-            case Refused(reason=reason):
-                self._on_event(Refusal(board_id, reason))
-            case Console(text=text):
-                self._on_event(Told(board_id, text))
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, Connected) and self._gap is not None:
+            since_ms, reason = self._gap
+            self._gap = None
+            self._reason = ""
+            self._on_event(Gap(reason, (self._clock_ms() - since_ms) / 1000))
+        self._on_event(event)
 
 
 @dataclass(slots=True)
 class _Cut:
-    """Cuts one direction into chunks for the tap."""
+    """Cuts the bytes of one direction into chunks for the tap."""
 
-    direction: str
+    direction: Direction
     tap: Tap
     splitter: LineSplitter = field(default_factory=LineSplitter)
 
@@ -279,7 +202,7 @@ class _Cut:
 
 
 class _Talk:
-    """One opened port in the event loop, until it is lost."""
+    """One opened port in the event loop until it is lost."""
 
     def __init__(
         self,
@@ -287,7 +210,7 @@ class _Talk:
         descriptor: int,
         session: HostSession,
         clock_ms: Callable[[], int],
-        deliver: Callable[[Up | Taken | Refused | Console], None],
+        deliver: Callable[[Event], None],
         store: HighestStore,
         tap: Tap | None,
     ) -> None:
@@ -303,7 +226,7 @@ class _Talk:
         self._lost: asyncio.Future[str] = self._loop.create_future()
 
     async def until_lost(self) -> str:
-        """The reason for which the line is gone; raises what a callback raised."""
+        """Returns why the line was lost. Raises what a callback raised."""
         self._loop.add_reader(self._descriptor, self._guarded, self._read)
         self._session.start(self._clock_ms())
         self._guarded(self._write)
@@ -316,10 +239,10 @@ class _Talk:
         self._loop.remove_reader(self._descriptor)
         self._loop.remove_writer(self._descriptor)
         if self._lost.done() and not self._lost.cancelled():
-            self._lost.exception()  # seen, so that the loop does not complain
+            self._lost.exception()  # marks it as seen, or the event loop would log it
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """The event loop would only log what a callback raises."""
+        """Keeps what `step` raises: the event loop would only log it."""
         if self._lost.done():
             return
         try:
@@ -334,8 +257,9 @@ class _Talk:
             self._lost.set_result(reason)
 
     def _tick(self) -> None:
-        for lost in self._session.tick(self._clock_ms()):
-            self._lose(lost.reason)
+        reason = self._session.tick(self._clock_ms())
+        if reason is not None:
+            self._lose(reason)
         self._write()
 
     def _read(self) -> None:
@@ -344,7 +268,7 @@ class _Talk:
         except BlockingIOError:
             return
         except OSError:
-            data = b""  # a PTY whose other side went says EIO, a USB port may say either
+            data = b""  # a PTY whose other side is closed gives EIO; a USB port may give either
         if not data:
             self._lose("hangup")
             return
@@ -356,7 +280,7 @@ class _Talk:
             if isinstance(event, Taken):
                 highest = event.reading.id
         if highest is not None:
-            # Persist, then acknowledge: the board forgets only what is safe here.
+            # Persist, then acknowledge: the board forgets only what is saved here.
             self._store.save(*highest)
             self._session.acknowledge()
         self._write()

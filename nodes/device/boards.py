@@ -17,17 +17,11 @@ import msgspec
 
 from chain.ledger.operations import EnrolBoard
 from chain.ledger.statement import OK
+from gateway.serial.host_session import Console, Taken
 from gateway.serial.port import BoardPort
-from gateway.serial.uart import (
-    BoardEvent,
-    BoardLink,
-    Connected,
-    Disconnected,
-    Gap,
-    Refusal,
-    Told,
-)
-from gateway.serial.uart import Reading as BoardReading
+from gateway.serial.session import Connected
+from gateway.serial.session import Refused as RefusedFrame
+from gateway.serial.uart import BoardEvent, BoardLink, Disconnected, Gap
 from nodes.device.device import STALE, Device, Refused
 from nodes.device.login import Login
 from nodes.device.sender import Reading, Sender
@@ -183,26 +177,27 @@ def _on_event(
             events.emit("board", board=board, state=f"lost: {reason}")
         case Gap(reason=reason, seconds=seconds):
             events.emit("board-gap", board=board, reason=reason, seconds=seconds)
-        case Refusal(reason=reason):
+        case RefusedFrame(reason=reason):
             events.emit("serial-refused", board=board, reason=reason)
-        case Told(text=text):
+        case Console(text=text):
             log.text(text)
-        case BoardReading():
+        case Taken():
             reading = _dated(event, board, sponsored_ns)
             if began.is_older(event, reading):
                 events.emit(
-                    "reading-left-out", board=board, board_boot=event.boot, number=event.number
+                    "reading-left-out", board=board, board_boot=reading.boot, number=reading.number
                 )
             else:
                 sender.put(reading)
 
 
-def _dated(reading: BoardReading, board: str, sponsored_ns: int) -> Reading:
+def _dated(taken: Taken, board: str, sponsored_ns: int) -> Reading:
     """The reading with its moment in wall time; a reading of an earlier boot has only now.
 
     What was sampled before the board was admitted could not be sent then: it is due from there on.
     """
-    age_ms = 0 if reading.sampled_ms is None else time.monotonic_ns() // 10**6 - reading.sampled_ms
+    reading, sampled_ms = taken.reading, taken.sampled_ms
+    age_ms = 0 if sampled_ms is None else time.monotonic_ns() // 10**6 - sampled_ms
     sampled_ns = time.time_ns() - age_ms * 1_000_000
     return Reading(
         due_ns=max(sampled_ns, sponsored_ns),
@@ -212,7 +207,7 @@ def _dated(reading: BoardReading, board: str, sponsored_ns: int) -> Reading:
         board=board,
         boot=reading.boot,
         board_ms=reading.at_ms,
-        uncertainty_ms=reading.uncertainty_ms,
+        uncertainty_ms=taken.uncertainty_ms,
     )
 
 
@@ -234,9 +229,9 @@ class _Began:
             self._boot = boot
             self._store.save(boot, 0)
 
-    def is_older(self, told: BoardReading, reading: Reading) -> bool:
-        if told.sampled_ms is None:  # of an earlier boot: when it was is not known
-            return told.boot < self._boot
+    def is_older(self, taken: Taken, reading: Reading) -> bool:
+        if taken.sampled_ms is None:  # of an earlier boot: when it was is not known
+            return taken.reading.boot < self._boot
         return reading.sampled_ns is not None and reading.sampled_ns < self._since_ns
 
 

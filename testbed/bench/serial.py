@@ -23,7 +23,7 @@ import msgspec
 from gateway.serial.board_session import BoardSession
 from gateway.serial.host_session import HostSession, Taken, Timing
 from gateway.serial.port import BoardPort
-from gateway.serial.uart import BoardEvent, BoardLink, Reading
+from gateway.serial.uart import BoardEvent, BoardLink
 from nodes.board.flash import new_key, prepare
 from testbed.bench.figures import Spread
 from testbed.errors import ConfigurationError, LabFault
@@ -216,7 +216,7 @@ async def _readings(key: bytes, seconds: float, *, journal: bool) -> float:
     first = asyncio.Event()
 
     def note(event: BoardEvent) -> None:
-        if isinstance(event, Reading):
+        if isinstance(event, Taken):
             taken.append(time.perf_counter())
             first.set()
 

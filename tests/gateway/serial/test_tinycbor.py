@@ -14,11 +14,9 @@ from gateway.serial.tinycbor import CborError, decode, encode
 scalars = st.one_of(
     st.integers(-(1 << 64), (1 << 64) - 1), st.binary(max_size=40), st.text(max_size=20)
 )
-keys = st.one_of(st.integers(-300, 300), st.text(max_size=5))
 values = st.one_of(
     scalars,
     st.lists(st.one_of(scalars, st.lists(scalars, max_size=4)), max_size=6),
-    st.dictionaries(keys, scalars, max_size=6),
 )
 
 
@@ -56,9 +54,7 @@ def test_any_bytes_are_a_value_or_an_error(data: bytes) -> None:
         "1b00000000ffffffff",
         "9f01ff",  # indefinite
         "5f4101ff",
-        "a201010101",  # a key twice
-        "a202010101",  # keys not sorted
-        "a1800101",  # an array as key
+        "a0",  # a map: not used
         "f4",  # false: not used
         "fb3ff0000000000000",  # a float
         "c101",  # a tag
@@ -75,7 +71,7 @@ def test_other_spellings_are_refused(digits: str) -> None:
         decode(bytes.fromhex(digits))
 
 
-@pytest.mark.parametrize("value", [True, None, 1.5, 1 << 64, [[[[[[1]]]]]], {(1,): 2}, [0] * 65])
+@pytest.mark.parametrize("value", [True, None, 1.5, 1 << 64, [[[[[[1]]]]]], {}, [0] * 65])
 def test_values_outside_of_the_subset_are_refused(value: Any) -> None:
     """Nothing is written that the other end would refuse."""
     with pytest.raises(CborError):
