@@ -39,7 +39,7 @@ HEAD_BYTES = _LAYOUT.size
 HeadBytes = Annotated[bytes, msgspec.Meta(min_length=HEAD_BYTES, max_length=HEAD_BYTES)]
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True):
     """The decoded head. `encode` and `decode` are inverse on every valid input."""
 
     network: bytes
@@ -54,18 +54,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
     def encode(self) -> bytes:
         try:
-            return _LAYOUT.pack(
-                _MAGIC,
-                self.network,
-                self.height,
-                self.time_us,
-                self.parent,
-                self.parent_root,
-                self.root,
-                self.epoch,
-                self.view,
-                self.count,
-            )
+            return _LAYOUT.pack(_MAGIC, *msgspec.structs.astuple(self))
         except struct.error as error:
             raise Misuse(f"head out of range: {error}") from error
 
@@ -74,20 +63,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         """Raises PeerFault for a wrong length or tag."""
         if len(data) != HEAD_BYTES or data[: len(_MAGIC)] != _MAGIC:
             raise PeerFault("bad-head", f"{len(data)} bytes, wanted {HEAD_BYTES} with the tag")
-        _, network, height, time_us, parent, parent_root, root, epoch, view, count = _LAYOUT.unpack(
-            data
-        )
-        return cls(
-            network=network,
-            height=height,
-            time_us=time_us,
-            parent=parent,
-            parent_root=parent_root,
-            root=root,
-            epoch=epoch,
-            view=view,
-            count=count,
-        )
+        return cls(*_LAYOUT.unpack(data)[1:])
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):

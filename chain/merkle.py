@@ -44,27 +44,21 @@ def path(leaf_hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     """The inclusion proof of leaf `index` (section 2.1.3.1), from the leaf upwards."""
     if not 0 <= index < len(leaf_hashes):
         raise Misuse(f"leaf {index} of {len(leaf_hashes)}")
-    return _siblings(_levels(leaf_hashes), index)
+    return paths(leaf_hashes)[index]
 
 
 def paths(leaf_hashes: Sequence[bytes]) -> list[tuple[bytes, ...]]:
     """The inclusion proof of every leaf: the tree is hashed once, not once per leaf."""
-    levels = _levels(leaf_hashes)
-    return [_siblings(levels, index) for index in range(len(leaf_hashes))]
-
-
-def _levels(leaf_hashes: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """All levels from the leaves up to, and without, the root."""
     levels = []
     level = leaf_hashes
     while len(level) > 1:
         levels.append(level)
         level = _level_up(level)
-    return levels
+    return [_siblings(levels, index) for index in range(len(leaf_hashes))]
 
 
 def _siblings(levels: Sequence[Sequence[bytes]], index: int) -> tuple[bytes, ...]:
-    """Beside the way from leaf `index` upwards; an odd node at the end of a level has none."""
+    """Beside the way from leaf `index` upwards. An odd node at the end of a level has none."""
     beside = ((level, (index >> height) ^ 1) for height, level in enumerate(levels))
     return tuple(level[sibling] for level, sibling in beside if sibling < len(level))
 

@@ -11,6 +11,7 @@ from chain.genesis import VoucherGrant
 from chain.ledger.admission import certificate_fields
 from chain.ledger.identity import Identity
 from chain.ledger.operations import AddReplica, AddVoucher, Grant, RemoveReplica, Revoke
+from chain.ledger.reasons import Reason
 from chain.ledger.tables import ADMIN, At, Tables
 
 __all__ = [
@@ -18,10 +19,13 @@ __all__ = [
     "change_replicas",
     "grant",
     "grant_refusal",
+    "grant_subject",
     "is_own",
     "replica_refusal",
+    "replica_subject",
     "revoke",
     "revoke_refusal",
+    "revoke_subject",
     "voucher_refusal",
 ]
 
@@ -36,7 +40,7 @@ def is_own(tables: Tables, operation: Revoke, signer: Identity) -> bool:
     return board is not None and board.sponsor == signer.device
 
 
-def revoke_refusal(tables: Tables, operation: Revoke) -> str | None:
+def revoke_refusal(tables: Tables, operation: Revoke, signer: Identity) -> Reason | None:
     identity = tables.identities.get(operation.target)
     if identity is not None:
         return identity.ended
@@ -46,7 +50,7 @@ def revoke_refusal(tables: Tables, operation: Revoke) -> str | None:
     return None if board.revoked_height is None else "revoked"
 
 
-def revoke(tables: Tables, operation: Revoke, at: At) -> dict[str, Any]:
+def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[str, Any]:
     """Takes effect in the next block. A revoked key never comes back."""
     identity = tables.identities.get(operation.target)
     if identity is None:
@@ -57,7 +61,14 @@ def revoke(tables: Tables, operation: Revoke, at: At) -> dict[str, Any]:
     return {"certificate": identity.serial, "key": identity.key}
 
 
-def grant_refusal(tables: Tables, operation: Grant) -> str | None:
+def revoke_subject(tables: Tables, operation: Revoke) -> dict[str, Any]:
+    mine = operation.target == operation.node
+    about = {"by": None if mine else operation.node, "reason": operation.reason}
+    others = {} if mine else {"privilege": None, "key": None, "certificate": None}
+    return about | others | {"node": operation.target}
+
+
+def grant_refusal(tables: Tables, operation: Grant, signer: Identity) -> Reason | None:
     identity = tables.identities.get(operation.target)
     if identity is None or identity.kind == ADMIN:
         return "unknown-target"
@@ -68,7 +79,7 @@ def grant_refusal(tables: Tables, operation: Grant) -> str | None:
     return None
 
 
-def grant(tables: Tables, operation: Grant, at: At) -> dict[str, Any]:
+def grant(tables: Tables, operation: Grant, signer: Identity, at: At) -> dict[str, Any]:
     identity = tables.identities[operation.target]
     identity.privilege, identity.services = operation.privilege, operation.services
     identity.prior, identity.serial = identity.serial, at.serial
@@ -79,7 +90,7 @@ def grant(tables: Tables, operation: Grant, at: At) -> dict[str, Any]:
     }
 
 
-def voucher_refusal(tables: Tables, operation: AddVoucher) -> str | None:
+def voucher_refusal(tables: Tables, operation: AddVoucher, signer: Identity) -> Reason | None:
     if operation.voucher in tables.vouchers:
         return "known-voucher"
     if len(tables.vouchers) >= VOUCHERS_MAX:
@@ -89,21 +100,40 @@ def voucher_refusal(tables: Tables, operation: AddVoucher) -> str | None:
     return None
 
 
-def add_voucher(tables: Tables, operation: AddVoucher, at: At) -> dict[str, Any]:
+def add_voucher(tables: Tables, operation: AddVoucher, signer: Identity, at: At) -> dict[str, Any]:
     tables.vouchers[operation.voucher] = VoucherGrant(
         id=operation.voucher, privilege_max=operation.privilege, services=operation.services
     )
     return {}
 
 
-def replica_refusal(tables: Tables, operation: AddReplica | RemoveReplica) -> str | None:
-    key = operation.key if isinstance(operation, AddReplica) else None
-    return tables.epochs.refusal(operation.replica, key)
+def grant_subject(tables: Tables, operation: Grant | AddVoucher) -> dict[str, Any]:
+    return {
+        "node": operation.target if isinstance(operation, Grant) else operation.voucher,
+        "by": operation.node,
+        "privilege": operation.privilege,
+        "services": operation.services,
+        "key": None,
+        "certificate": None,
+    }
+
+
+def replica_refusal(
+    tables: Tables, operation: AddReplica | RemoveReplica, signer: Identity
+) -> Reason | None:
+    return tables.epochs.refusal(operation.replica, _key(operation))
 
 
 def change_replicas(
-    tables: Tables, operation: AddReplica | RemoveReplica, at: At
+    tables: Tables, operation: AddReplica | RemoveReplica, signer: Identity, at: At
 ) -> dict[str, Any]:
-    key = operation.key if isinstance(operation, AddReplica) else None
-    change = tables.epochs.change(operation.replica, key, at.height)
+    change = tables.epochs.change(operation.replica, _key(operation), at.height)
     return {"epoch": change.epoch, "boundary": tables.epochs.boundary}
+
+
+def replica_subject(tables: Tables, operation: AddReplica | RemoveReplica) -> dict[str, Any]:
+    return {"replica": operation.replica, "key": _key(operation), "certificate": None}
+
+
+def _key(operation: AddReplica | RemoveReplica) -> bytes | None:
+    return operation.key if isinstance(operation, AddReplica) else None

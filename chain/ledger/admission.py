@@ -15,20 +15,19 @@ from chain.ledger.factory import factory_id, factory_refusal
 from chain.ledger.identity import Board, Identity
 from chain.ledger.item import Authenticated
 from chain.ledger.operations import Enrol, EnrolBoard, Token, board_node, factory_key
+from chain.ledger.reasons import Reason
 from chain.ledger.tables import At, Tables
 
 __all__ = [
-    "LATER_REASONS",
     "admit",
     "admit_board",
     "board_refusal",
+    "board_subject",
     "certificate_fields",
     "endorsed",
     "enrol_refusal",
+    "enrol_subject",
 ]
-
-# What another block may still put right; everything else stays as it is.
-LATER_REASONS = frozenset({"unknown-node", "unknown-head", "unknown-voucher", "factory-early"})
 
 
 def endorsed(tables: Tables, request: Authenticated) -> bool:
@@ -39,7 +38,7 @@ def endorsed(tables: Tables, request: Authenticated) -> bool:
     )
 
 
-def head_refusal(tables: Tables, head: bytes) -> str | None:
+def head_refusal(tables: Tables, head: bytes) -> Reason | None:
     height = tables.heads.height(head)
     if height is None:
         return "unknown-head"
@@ -47,7 +46,7 @@ def head_refusal(tables: Tables, head: bytes) -> str | None:
     return "stale-head" if tables.height - height >= tables.policy.enrol_window_blocks else None
 
 
-def enrol_refusal(tables: Tables, request: bytes, operation: Enrol, time_us: int) -> str | None:
+def enrol_refusal(tables: Tables, request: bytes, operation: Enrol, time_us: int) -> Reason | None:
     policy = tables.policy
     if request in tables.enrol_ids:
         return "replay"
@@ -68,7 +67,7 @@ def enrol_refusal(tables: Tables, request: bytes, operation: Enrol, time_us: int
     return head_refusal(tables, operation.head) or _voucher_refusal(tables, operation, time_us)
 
 
-def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> str | None:
+def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason | None:
     voucher, policy = operation.voucher, tables.policy
     if isinstance(voucher, Token):
         grant = tables.vouchers.get(digest(voucher.key))
@@ -118,8 +117,18 @@ def admit(tables: Tables, operation: Enrol, at: At) -> dict[str, Any]:
         not_after_us=at.time_us + operation.validity_s * 1_000_000,
         counter=known.counter if known else 0,
     )
-    tables.identities[operation.node] = identity
+    tables.keep(identity)
     return certificate_fields(identity)
+
+
+def enrol_subject(operation: Enrol) -> dict[str, Any]:
+    return {
+        "counter": None,
+        "privilege": operation.privilege,
+        "service": operation.service,
+        "kind": operation.kind,
+        "key": operation.key,
+    }
 
 
 def certificate_fields(identity: Identity) -> dict[str, Any]:
@@ -132,7 +141,7 @@ def certificate_fields(identity: Identity) -> dict[str, Any]:
     }
 
 
-def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> str | None:
+def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> Reason | None:
     if sponsor.kind != "environment":
         return "not-environment"
     if operation.service not in sponsor.services:
@@ -144,6 +153,18 @@ def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> s
     elif board.sponsor != sponsor.device and board.revoked_height is None:
         return "board-taken"
     return head_refusal(tables, operation.head)
+
+
+def board_subject(tables: Tables, operation: EnrolBoard) -> dict[str, Any]:
+    return {
+        "node": board_node(tables.network, operation.board),
+        "by": operation.node,
+        "sponsor": operation.node,
+        "service": operation.service,
+        "firmware": operation.firmware,
+        "key_check": operation.key_check,
+        "certificate": None,
+    }
 
 
 def admit_board(tables: Tables, operation: EnrolBoard, sponsor: Identity, at: At) -> dict[str, Any]:

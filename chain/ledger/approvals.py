@@ -7,16 +7,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 
 import msgspec
 
 from chain.keys import digest
 from chain.ledger.operations import Operation, encode_operation
 
-__all__ = ["PENDING_PER_ADMIN_MAX", "Approvals"]
+__all__ = ["PENDING_PER_ADMIN_MAX", "Approval", "Approvals"]
 
 PENDING_PER_ADMIN_MAX = 16  # opened by one administrator within a window
 _NOBODY = bytes(32)
+
+
+class Approval(Enum):
+    DECIDED = "decided"  # enough administrators agree
+    PENDING = "pending"  # more are needed
+    REFUSED = "refused"  # its signer has too many operations pending
 
 
 class Approvals:
@@ -39,25 +46,24 @@ class Approvals:
 
     def approve(
         self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
-    ) -> str | None:
-        """ "decided" when this one completes the number, "pending" while more are wanted; None if
-        the administrator has too many others pending. Whoever is not `in_force` any more does not
-        count: a stolen key must not leave approvals behind."""
+    ) -> Approval:
+        """Counts the signer's approval. Approvals of administrators that are no longer `in_force`
+        do not count: a stolen key leaves none behind."""
         if self._needed <= 1:
-            return "decided"
+            return Approval.DECIDED
         admin = operation.node
         content = digest(
             encode_operation(msgspec.structs.replace(operation, node=_NOBODY, counter=1))
         )
         if content not in self._pending:
             if self._open_by.get(admin, 0) >= PENDING_PER_ADMIN_MAX:
-                return None
+                return Approval.REFUSED
             self._pending[content] = (height, set())
             self._opened.append((height, admin, content))
             self._open_by[admin] = self._open_by.get(admin, 0) + 1
         approvers = self._pending[content][1]
         approvers.add(admin)
         if sum(map(in_force, approvers)) < self._needed:
-            return "pending"
+            return Approval.PENDING
         del self._pending[content]
-        return "decided"
+        return Approval.DECIDED

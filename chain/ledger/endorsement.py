@@ -20,10 +20,10 @@ import msgspec
 from chain.errors import PeerFault
 from chain.genesis import Membership, Policy
 from chain.keys import Signer
-from chain.ledger.admission import LATER_REASONS
 from chain.ledger.auth_group import members
 from chain.ledger.item import Authenticated, endorse
 from chain.ledger.operations import Enrol, EnrolBoard
+from chain.ledger.reasons import LATER_REASONS, Reason
 from chain.pbft.application import Request
 from chain.pbft.effects import Send
 from chain.pbft.inputs import Received, Submitted
@@ -96,7 +96,7 @@ class Endorser:
         policy: Policy,
         *,
         signer: Signer,
-        judge: Callable[[Request], str | None],
+        judge: Callable[[Request], Reason | None],
         open_item: Callable[[bytes], Request],
     ) -> None:
         self._me = me
@@ -193,7 +193,7 @@ class Endorser:
             return []
         return [self._answer(request.id, reason, message.sender)]
 
-    def _answer(self, request: bytes, reason: str | None, to: int) -> Send:
+    def _answer(self, request: bytes, reason: Reason | None, to: int) -> Send:
         signed = self._sign(request, reason or "")
         if reason not in LATER_REASONS:
             if len(self._own) >= OWN_MAX:

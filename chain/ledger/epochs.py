@@ -11,6 +11,7 @@ import bisect
 
 from chain.errors import Misuse
 from chain.genesis import Member, Membership
+from chain.ledger.reasons import Reason
 from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
 
 __all__ = ["Epochs", "changed"]
@@ -34,7 +35,7 @@ class Epochs:
         self._interval = checkpoint_interval
         self._ids_used = set(membership.ids)
 
-    def refusal(self, replica: int, key: bytes | None) -> str | None:
+    def refusal(self, replica: int, key: bytes | None) -> Reason | None:
         """Why this change cannot be made now, as a short stable word."""
         members = self.membership.members
         if self.next is not None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from cryptography import x509
 
 from chain.keys import CERTIFICATE_FAULTS, digest
+from chain.ledger.reasons import Reason
 
 __all__ = ["factory_id", "factory_refusal"]
 
@@ -30,7 +31,9 @@ def factory_id(spki: bytes) -> bytes:
     return digest(b"m2m/1/factory\0" + spki)
 
 
-def factory_refusal(chain: tuple[bytes, ...], roots: tuple[bytes, ...], time_us: int) -> str | None:
+def factory_refusal(
+    chain: tuple[bytes, ...], roots: tuple[bytes, ...], time_us: int
+) -> Reason | None:
     """Why the chain does not vouch at `time_us`, as a short stable word; None if it does."""
     span = _validity(chain, roots)
     if span is None:

@@ -5,9 +5,14 @@ These are the mutable rows of the `registry`, which alone writes them.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-__all__ = ["SESSIONS_MAX", "Board", "Identity"]
+__all__ = ["SESSIONS_MAX", "Board", "Ended", "Identity", "Kind"]
+
+Kind = Literal["mobile", "environment", "admin"]
+Ended = Literal["revoked", "renewed"]
 
 SESSIONS_MAX = 16  # open sessions of one identity
 
@@ -22,7 +27,7 @@ class Identity(msgspec.Struct, kw_only=True):
 
     node: bytes
     key: bytes
-    kind: str
+    kind: Kind
     device: bytes
     privilege: int
     services: tuple[str, ...]
@@ -31,7 +36,7 @@ class Identity(msgspec.Struct, kw_only=True):
     not_before_us: int = 0
     not_after_us: int = 2**62
     counter: int = 0
-    ended: str | None = None
+    ended: Ended | None = None
     ended_height: int = 0
     sessions: dict[int, str] = msgspec.field(default_factory=dict)
 

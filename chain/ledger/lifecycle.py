@@ -13,11 +13,13 @@ from chain.keys import node_id
 from chain.ledger.admission import certificate_fields
 from chain.ledger.identity import SESSIONS_MAX, Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Renew
+from chain.ledger.reasons import Reason
 from chain.ledger.tables import ADMIN, At, Tables
 
 __all__ = [
-    "close",
+    "accept_data",
     "close_refusal",
+    "close_session",
     "data_refusal",
     "open_refusal",
     "open_session",
@@ -26,7 +28,7 @@ __all__ = [
 ]
 
 
-def service_refusal(tables: Tables, service: str, identity: Identity) -> str | None:
+def service_refusal(tables: Tables, service: str, identity: Identity) -> Reason | None:
     if service not in identity.services:
         return "service"
     if identity.privilege < tables.policy.privilege_needed.get(service, 0):
@@ -34,7 +36,7 @@ def service_refusal(tables: Tables, service: str, identity: Identity) -> str | N
     return None
 
 
-def data_refusal(tables: Tables, operation: Data, identity: Identity) -> str | None:
+def data_refusal(tables: Tables, operation: Data, identity: Identity) -> Reason | None:
     if operation.board is not None:
         board = tables.boards.get(operation.board)
         if board is None or board.sponsor != identity.device:
@@ -46,7 +48,12 @@ def data_refusal(tables: Tables, operation: Data, identity: Identity) -> str | N
     return service_refusal(tables, operation.service, identity)
 
 
-def open_refusal(tables: Tables, operation: OpenSession, identity: Identity) -> str | None:
+def accept_data(tables: Tables, operation: Data, identity: Identity, at: At) -> dict[str, Any]:
+    """Data change nothing but their signer's counter, which the registry has noted."""
+    return {}
+
+
+def open_refusal(tables: Tables, operation: OpenSession, identity: Identity) -> Reason | None:
     if len(identity.sessions) >= SESSIONS_MAX:
         return "sessions"
     return service_refusal(tables, operation.service, identity)
@@ -59,15 +66,17 @@ def open_session(
     return {"session": at.serial}
 
 
-def close_refusal(tables: Tables, operation: CloseSession, identity: Identity) -> str | None:
+def close_refusal(tables: Tables, operation: CloseSession, identity: Identity) -> Reason | None:
     return None if operation.session in identity.sessions else "session"
 
 
-def close(tables: Tables, operation: CloseSession, identity: Identity, at: At) -> dict[str, Any]:
+def close_session(
+    tables: Tables, operation: CloseSession, identity: Identity, at: At
+) -> dict[str, Any]:
     return {"session": operation.session, "service": identity.sessions.pop(operation.session)}
 
 
-def renew_refusal(tables: Tables, operation: Renew, identity: Identity) -> str | None:
+def renew_refusal(tables: Tables, operation: Renew, identity: Identity) -> Reason | None:
     if identity.kind == ADMIN:
         return "not-device"
     if identity.ended is not None:  # in this very block
@@ -99,7 +108,7 @@ def renew(tables: Tables, operation: Renew, identity: Identity, at: At) -> dict[
         renewed = msgspec.structs.replace(
             identity, node=node, key=operation.key, counter=0, **fields
         )
-        tables.identities[node] = renewed
+        tables.keep(renewed)
         identity.ended, identity.ended_height, identity.sessions = "renewed", at.height, {}
     return certificate_fields(renewed) | {
         "node": renewed.node,

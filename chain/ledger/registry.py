@@ -10,43 +10,29 @@ pipeline window older than a backup's: it may not know yet what refuses a reques
 allows for that, and execution records such a request as refused.
 
 The rules are in `admission`, `lifecycle` and `administration`, the tables in `tables`; signatures
-are checked before, in `request`; blocks are made in `ledger`.
+are checked before, in `item`; blocks are made in `ledger`.
 """
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from typing import Any
 
 from chain.errors import Misuse
 from chain.genesis import Genesis, Membership
-from chain.ledger import administration, admission, lifecycle
-from chain.ledger.admission import LATER_REASONS
+from chain.ledger import admission, lifecycle
+from chain.ledger.approvals import Approval
 from chain.ledger.identity import Board, Identity
 from chain.ledger.item import Authenticated
-from chain.ledger.operations import (
-    AddReplica,
-    AddVoucher,
-    CloseSession,
-    Data,
-    Enrol,
-    EnrolBoard,
-    Grant,
-    OpenSession,
-    Operation,
-    RemoveReplica,
-    Renew,
-    Revoke,
-    board_node,
-)
+from chain.ledger.operations import Data, Enrol, EnrolBoard, Operation
+from chain.ledger.reasons import LATER_REASONS, Reason
+from chain.ledger.rules import RULES
 from chain.ledger.statement import OK, PENDING, Line, Statement, encode_leaf, refused
 from chain.ledger.tables import ADMIN, At, Tables, serial_of
 from chain.pbft.application import Request, Screening
 
-__all__ = ["LATER_REASONS", "LINES_MAX", "Registry"]
+__all__ = ["LINES_MAX", "Registry"]
 
 LINES_MAX = 8192  # prepared leaves, about 1 KB each; more are prepared anew
-
-AdminOperation = Revoke | Grant | AddVoucher | AddReplica | RemoveReplica
 
 
 class Registry:
@@ -63,6 +49,16 @@ class Registry:
     def identity(self, node: bytes) -> Identity | None:
         """A read-only view; None for a stranger."""
         return self._tables.identities.get(node)
+
+    def device(self, node: bytes) -> bytes | None:
+        """The device that holds, or once held, the key with this node id; it is named after its
+        first node id and keeps that name through renewals. None for a stranger."""
+        return self._tables.device(node)
+
+    def newest(self, device: bytes) -> Identity | None:
+        """The newest identity of a device: all that it may still do, it does under this one."""
+        node = self._tables.newest.get(device)
+        return None if node is None else self._tables.identities[node]
 
     def board(self, node: bytes) -> Board | None:
         return self._tables.boards.get(node)
@@ -87,7 +83,7 @@ class Registry:
         epochs = self._tables.epochs
         return None if epochs.next is None else (epochs.next, epochs.boundary)
 
-    def judge(self, request: Request) -> str | None:
+    def judge(self, request: Request) -> Reason | None:
         """The first authentication: why the request would be refused now, None if it would not.
 
         Endorsements are not asked for. `LATER_REASONS` may be put right by blocks to come.
@@ -149,25 +145,25 @@ class Registry:
         the SHA-256 of the batch item."""
         self._ids.append(request.id)
         operation = _authenticated(request).opened.operation
+        at = At(height, serial_of(height, index), time_us)
         if isinstance(operation, Data):
-            line = self._accept_data(operation, height, time_us)
+            line = self._accept_data(request, operation, at)
             if line is not None:
                 return line.leaf(item, operation.counter, request.id, time_us)
-        at = At(height, serial_of(height, index), time_us)
         return encode_leaf(self._apply(request, operation, item, at))
 
-    def _accept_data(self, operation: Data, height: int, time_us: int) -> Line | None:
-        """The hot path, as data come by the thousand; None if anything speaks against it."""
+    def _accept_data(self, request: Request, operation: Data, at: At) -> Line | None:
+        """The fast path for data, which come by the thousand. None if they are to be refused."""
         tables = self._tables
         identity = tables.identities.get(operation.node)
         if (
             identity is None
-            or _signer_refusal(identity, operation.counter, height, time_us) is not None
+            or _signer_refusal(identity, operation.counter, at.height, at.time_us) is not None
             or lifecycle.data_refusal(tables, operation, identity) is not None
         ):
             return None
         identity.counter = operation.counter
-        # Everything in which the statements of two accepted data can differ, beside what `Line`
+        # The statements of two accepted data differ in these fields, and in those that `Line`
         # leaves open.
         kind = (
             identity.node,
@@ -180,30 +176,44 @@ class Registry:
         if line is None:
             if len(self._lines) >= LINES_MAX:
                 self._lines.clear()
-            line = self._lines[kind] = Line(_data_statement(operation, identity))
+            statement = self._statement(request, bytes(32), at, identity, OK)
+            line = self._lines[kind] = Line(statement)
         return line
 
     def _apply(self, request: Request, operation: Operation, item: bytes, at: At) -> Statement:
+        tables = self._tables
         authenticated = _authenticated(request)
         if isinstance(operation, Enrol):
             self._enrol_ids.append(request.id)
-            return self._apply_enrol(operation, authenticated, item, at)
-        identity = self._tables.identities.get(operation.node)
-        reason = (
-            "unknown-node"
-            if identity is None
-            else _signer_refusal(identity, operation.counter, at.height, at.time_us)
-        )
-        if identity is None or reason == "counter":
-            return self._statement(request, item, at, identity, refused(reason or ""))
-        identity.counter = operation.counter
-        unendorsed = isinstance(operation, EnrolBoard) and not admission.endorsed(
-            self._tables, authenticated
-        )
-        reason = reason or ("endorsements" if unendorsed else self._refusal(operation, identity))
+            reason = admission.enrol_refusal(tables, request.id, operation, at.time_us)
+            if reason is None and not admission.endorsed(tables, authenticated):
+                reason = "endorsements"
+            status = OK if reason is None else refused(reason)
+            fields = admission.admit(tables, operation, at) if reason is None else {}
+            return self._statement(request, item, at, None, status, **fields)
+        identity = tables.identities.get(operation.node)
+        if identity is None:
+            return self._statement(request, item, at, None, refused("unknown-node"))
+        reason = _signer_refusal(identity, operation.counter, at.height, at.time_us)
+        if reason != "counter":
+            identity.counter = operation.counter
+            if isinstance(operation, EnrolBoard) and not admission.endorsed(tables, authenticated):
+                reason = reason or "endorsements"
+            reason = reason or self._refusal(operation, identity)
         if reason is not None:
             return self._statement(request, item, at, identity, refused(reason))
-        return self._carry_out(request, operation, identity, item, at)
+        rule = RULES[type(operation)]
+        if not rule.alone(tables, operation, identity):
+            match tables.approvals.approve(
+                operation, at.height, lambda admin: tables.in_force(admin, at.height)
+            ):
+                case Approval.PENDING:
+                    return self._statement(request, item, at, identity, PENDING)
+                case Approval.REFUSED:
+                    status = refused("too-many-pending")
+                    return self._statement(request, item, at, identity, status)
+        fields = rule.execute(tables, operation, identity, at)
+        return self._statement(request, item, at, identity, OK, **fields)
 
     def end_block(self, height: int, time_us: int, head: bytes) -> None:
         """Block `height` is complete; `head` is its hash."""
@@ -212,88 +222,12 @@ class Registry:
         self._tables.end_block(height, time_us, head, self._ids, self._enrol_ids)
         self._ids, self._enrol_ids = [], []
 
-    def _apply_enrol(
-        self, operation: Enrol, authenticated: Authenticated, item: bytes, at: At
-    ) -> Statement:
-        tables = self._tables
-        opened = authenticated.opened
-        reason = admission.enrol_refusal(tables, opened.id, operation, at.time_us)
-        if reason is None and not admission.endorsed(tables, authenticated):
-            reason = "endorsements"
-        fields = {} if reason else admission.admit(tables, operation, at)
-        return Statement(
-            network=tables.network,
-            op="enrol",
-            status=refused(reason) if reason else OK,
-            node=operation.node,
-            time_us=at.time_us,
-            request=opened.id,
-            item=item,
-            privilege=operation.privilege,
-            service=operation.service,
-            kind=operation.kind,
-            key=operation.key,
-            **fields,
-        )
-
-    def _refusal(self, operation: Operation, identity: Identity) -> str | None:
+    def _refusal(self, operation: Operation, identity: Identity) -> Reason | None:
         """Why `operation` of a signer in good standing is refused."""
-        tables = self._tables
-        match operation:
-            case Data():
-                return lifecycle.data_refusal(tables, operation, identity)
-            case OpenSession():
-                return lifecycle.open_refusal(tables, operation, identity)
-            case CloseSession():
-                return lifecycle.close_refusal(tables, operation, identity)
-            case Renew():
-                return lifecycle.renew_refusal(tables, operation, identity)
-            case EnrolBoard():
-                return admission.board_refusal(tables, operation, identity)
-            case Revoke():
-                if identity.kind != ADMIN and not administration.is_own(
-                    tables, operation, identity
-                ):
-                    return "not-administrator"
-                return administration.revoke_refusal(tables, operation)
-            case Grant() | AddVoucher() | AddReplica() | RemoveReplica():
-                if identity.kind != ADMIN:
-                    return "not-administrator"
-                return _administrative_refusal(tables, operation)
-            case Enrol():
-                raise Misuse("enrolments have no signer in the registry")
-        assert_never(operation)
-
-    def _carry_out(
-        self, request: Request, operation: Operation, identity: Identity, item: bytes, at: At
-    ) -> Statement:
-        """An operation that nothing speaks against."""
-        tables = self._tables
-        fields: dict[str, Any]
-        match operation:
-            case OpenSession():
-                fields = lifecycle.open_session(tables, operation, identity, at)
-            case CloseSession():
-                fields = lifecycle.close(tables, operation, identity, at)
-            case Renew():
-                fields = lifecycle.renew(tables, operation, identity, at)
-            case EnrolBoard():
-                fields = admission.admit_board(tables, operation, identity, at)
-            case Revoke() if administration.is_own(tables, operation, identity):
-                fields = administration.revoke(tables, operation, at)
-            case Revoke() | Grant() | AddVoucher() | AddReplica() | RemoveReplica():
-                decided = tables.approvals.approve(
-                    operation, at.height, lambda admin: tables.in_force(admin, at.height)
-                )
-                if decided != "decided":
-                    status = PENDING if decided else refused("too-many-pending")
-                    return self._statement(request, item, at, identity, status)
-                fields = _administer(tables, operation, at)
-            case Enrol() | Data():
-                raise Misuse("enrolments have no signer in the registry, data their own path")
-            case _:
-                assert_never(operation)
-        return self._statement(request, item, at, identity, OK, **fields)
+        rule = RULES[type(operation)]
+        if identity.kind != ADMIN and not rule.alone(self._tables, operation, identity):
+            return "not-administrator"
+        return rule.refusal(self._tables, operation, identity)
 
     def _statement(
         self,
@@ -304,9 +238,14 @@ class Registry:
         status: str,
         **fields: Any,
     ) -> Statement:
-        """The record of a signed operation: who, what, with which right; then `fields`."""
+        """The record of an operation: its signer, what it asked for, then `fields`."""
         operation = _authenticated(request).opened.operation
-        told: dict[str, Any] = {
+        subject = (
+            admission.enrol_subject(operation)
+            if isinstance(operation, Enrol)
+            else RULES[type(operation)].subject(self._tables, operation)
+        )
+        signed: dict[str, Any] = {
             "network": operation.network,
             "op": operation.__struct_config__.tag,
             "status": status,
@@ -319,25 +258,7 @@ class Registry:
             "key": identity.key if identity else None,
             "certificate": identity.serial if identity else None,
         }
-        return Statement(**(told | _subject(self._tables, operation) | fields))
-
-
-def _data_statement(operation: Data, identity: Identity) -> Statement:
-    """Of accepted data. Item, request and time are left to `Line`."""
-    return Statement(
-        network=operation.network,
-        op="data",
-        status=OK,
-        node=operation.node,
-        time_us=0,
-        request=b"",
-        item=b"",
-        service=operation.service,
-        board=operation.board,
-        privilege=identity.privilege,
-        key=identity.key,
-        certificate=identity.serial,
-    )
+        return Statement(**(signed | subject | fields))
 
 
 def _authenticated(request: Request) -> Authenticated:
@@ -347,76 +268,10 @@ def _authenticated(request: Request) -> Authenticated:
     return operation
 
 
-def _signer_refusal(identity: Identity, counter: int, height: int, time_us: int) -> str | None:
+def _signer_refusal(identity: Identity, counter: int, height: int, time_us: int) -> Reason | None:
     """Why nothing that this identity signs is carried out in block `height`."""
     if counter <= identity.counter:
         return "counter"
     if identity.ended is not None and height > identity.ended_height:
         return identity.ended
     return "expired" if identity.not_after_us < time_us else None
-
-
-def _administrative_refusal(
-    tables: Tables, operation: Grant | AddVoucher | AddReplica | RemoveReplica
-) -> str | None:
-    match operation:
-        case Grant():
-            return administration.grant_refusal(tables, operation)
-        case AddVoucher():
-            return administration.voucher_refusal(tables, operation)
-        case AddReplica() | RemoveReplica():
-            return administration.replica_refusal(tables, operation)
-    assert_never(operation)
-
-
-def _administer(tables: Tables, operation: AdminOperation, at: At) -> dict[str, Any]:
-    match operation:
-        case Revoke():
-            return administration.revoke(tables, operation, at)
-        case Grant():
-            return administration.grant(tables, operation, at)
-        case AddVoucher():
-            return administration.add_voucher(tables, operation, at)
-        case AddReplica() | RemoveReplica():
-            return administration.change_replicas(tables, operation, at)
-    assert_never(operation)
-
-
-def _subject(tables: Tables, operation: Operation) -> dict[str, Any]:
-    """Whom a record is about, if not the signer alone, and what was asked."""
-    match operation:
-        case OpenSession() | Data():
-            return {"service": operation.service}
-        case CloseSession():
-            return {"session": operation.session}
-        case EnrolBoard():
-            return {
-                "node": board_node(tables.network, operation.board),
-                "by": operation.node,
-                "sponsor": operation.node,
-                "service": operation.service,
-                "firmware": operation.firmware,
-                "key_check": operation.key_check,
-                "certificate": None,
-            }
-        case Renew() | Enrol():
-            return {}
-        case Revoke():
-            mine = operation.target == operation.node
-            about = {"by": None if mine else operation.node, "reason": operation.reason}
-            others = {} if mine else {"privilege": None, "key": None, "certificate": None}
-            return about | others | {"node": operation.target}
-        case Grant() | AddVoucher():
-            target = operation.target if isinstance(operation, Grant) else operation.voucher
-            return {
-                "node": target,
-                "by": operation.node,
-                "privilege": operation.privilege,
-                "services": operation.services,
-                "key": None,
-                "certificate": None,
-            }
-        case AddReplica() | RemoveReplica():
-            key = operation.key if isinstance(operation, AddReplica) else None
-            return {"replica": operation.replica, "key": key, "certificate": None}
-    assert_never(operation)

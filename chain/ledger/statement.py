@@ -12,6 +12,7 @@ import msgspec
 
 from chain.canonical import Codec, encode_unsigned
 from chain.fields import Counter, Hash, Privilege, ReplicaId, Services, Spki, Text, Time
+from chain.ledger.reasons import Reason
 
 __all__ = [
     "LEAF_BYTES_MAX",
@@ -30,7 +31,7 @@ OK = "ok"
 PENDING = "pending"  # an administrators' operation that wants more approvals
 
 
-def refused(reason: str) -> str:
+def refused(reason: Reason) -> str:
     """The status of an operation that was refused for `reason`, a short stable word."""
     return f"refused:{reason}"
 

@@ -6,6 +6,8 @@ here, and only while a block is applied. Rebuilt by replaying blocks; every tabl
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from chain.block import genesis_head
@@ -18,7 +20,7 @@ from chain.ledger.identity import Board, Identity
 
 __all__ = ["ADMIN", "At", "Tables", "serial_of"]
 
-ADMIN = "admin"
+ADMIN: Final = "admin"
 _SERIAL_BITS = 16  # a block has fewer than 2**16 records
 
 
@@ -44,6 +46,7 @@ class Tables:
         self.time_us = genesis.time_us
         slack = genesis.consensus.pipeline_window
         self.identities: dict[bytes, Identity] = {}
+        self.newest: dict[bytes, bytes] = {}  # device -> the node id of its newest key
         self.boards: dict[bytes, Board] = {}
         self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
         self.used: set[bytes] = set()  # voucher ids
@@ -56,9 +59,19 @@ class Tables:
         self.enrol_ids = RecentIds(policy.enrol_window_blocks + slack)
         for key in policy.admins:
             node = node_id(key)
-            self.identities[node] = Identity(
-                node=node, key=key, kind=ADMIN, device=node, privilege=255, services=()
+            self.keep(
+                Identity(node=node, key=key, kind=ADMIN, device=node, privilege=255, services=())
             )
+
+    def device(self, node: bytes) -> bytes | None:
+        """The device that holds, or once held, the key with this node id. None for a stranger."""
+        identity = self.identities.get(node)
+        return None if identity is None else identity.device
+
+    def keep(self, identity: Identity) -> None:
+        """Notes the newest key of a device, or an administrator."""
+        self.identities[identity.node] = identity
+        self.newest[identity.device] = identity.node
 
     @property
     def full(self) -> bool:

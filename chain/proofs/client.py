@@ -171,7 +171,7 @@ class FinalityTracker:
         self._final.pop(height - FINAL_KEPT, None)
         self._seals.pop(height, None)
         for block in self._blocks.pop(height, {}).values():
-            self._bytes -= _body_bytes(block)
+            self._bytes -= block.body_bytes
 
     def _holds(self, seal: Seal) -> bool:
         spki = self.membership.spki(seal.replica)
@@ -198,7 +198,7 @@ class FinalityTracker:
             return
         if block.head != seal.head or body_fault(block, head) is not None:
             raise PeerFault("bad-body", f"replica {seal.replica} sent a body of another head")
-        size = _body_bytes(block)
+        size = block.body_bytes
         # The next block always finds room: what waits above it can be fetched again.
         if self._bytes + size <= WINDOW_BYTES_MAX or height == self._height + 1:
             self._blocks.setdefault(height, {})[seal.head] = block
@@ -209,16 +209,7 @@ def _against(final: bytes, seal: Seal) -> Conflict:
     return Conflict(seal.replica, final, seal.head, seal.signature, against_final=True)
 
 
-def _body_bytes(block: Block) -> int:
-    return sum(len(record.leaf) + len(record.item) for record in block.records)
-
-
 # --- ranges of blocks ----------------------------------------------------------------------------
-
-
-class RangeRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    leaf: bytes
-    item: bytes
 
 
 class SealedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,22 +217,16 @@ class SealedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     head: HeadBytes
     seals: Annotated[tuple[HeadSeal, ...], msgspec.Meta(max_length=REPLICAS_MAX)]
-    records: (
-        Annotated[tuple[RangeRecord, ...], msgspec.Meta(max_length=BODY_RECORDS_MAX)] | None
-    ) = None
+    records: Annotated[tuple[Record, ...], msgspec.Meta(max_length=BODY_RECORDS_MAX)] | None = None
 
     @classmethod
     def of(cls, final: Final, bodies: bool) -> SealedBlock:
-        records = None
-        if bodies and final.block is not None:
-            records = tuple(RangeRecord(each.leaf, each.item) for each in final.block.records)
+        records = final.block.records if bodies and final.block is not None else None
         return cls(head=final.head, seals=final.seals, records=records)
 
     @property
     def block(self) -> Block | None:
-        if self.records is None:
-            return None
-        return Block(self.head, tuple(Record(each.leaf, each.item) for each in self.records))
+        return None if self.records is None else Block(self.head, self.records)
 
 
 class BlockRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,7 +26,7 @@ from chain.genesis import Genesis, Membership
 from chain.keys import Es256, Scheme
 from chain.ledger.epochs import changed
 from chain.ledger.statement import LEAF_BYTES_MAX, OK, Statement, decode_leaf
-from chain.merkle import PATH_MAX, leaf_hash, path, paths, root_from_path
+from chain.merkle import PATH_MAX, leaf_hash, paths, root_from_path
 from chain.quorum import REPLICAS_MAX
 
 __all__ = [
@@ -83,27 +83,17 @@ def make_inclusion(block: Block, index: int, seals: Sequence[HeadSeal]) -> Inclu
     """The proof of record `index` of `block`."""
     if not 0 <= index < len(block.records):
         raise Misuse(f"record {index} of {len(block.records)}")
-    return _inclusion(block, index, path(_leaf_hashes(block), index), tuple(sorted(seals)))
+    return make_inclusions(block, seals)[index]
 
 
 def make_inclusions(block: Block, seals: Sequence[HeadSeal]) -> tuple[Inclusion, ...]:
     """The proof of every record of `block`, for little more than the price of one."""
     ordered = tuple(sorted(seals))
+    hashes = paths([leaf_hash(record.leaf) for record in block.records])
     return tuple(
-        _inclusion(block, index, hashes, ordered)
-        for index, hashes in enumerate(paths(_leaf_hashes(block)))
+        Inclusion(leaf=record.leaf, index=index, path=path, head=block.head, seals=ordered)
+        for index, (record, path) in enumerate(zip(block.records, hashes, strict=True))
     )
-
-
-def _leaf_hashes(block: Block) -> list[bytes]:
-    return [leaf_hash(record.leaf) for record in block.records]
-
-
-def _inclusion(
-    block: Block, index: int, hashes: tuple[bytes, ...], seals: tuple[HeadSeal, ...]
-) -> Inclusion:
-    leaf = block.records[index].leaf
-    return Inclusion(leaf=leaf, index=index, path=hashes, head=block.head, seals=seals)
 
 
 def check_seals(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from chain.errors import PeerFault
 from chain.ledger.item import make_item, read_item
 from chain.ledger.operations import Enrol, Opened, voucher_key
-from chain.ledger.registry import LATER_REASONS, Registry
+from chain.ledger.reasons import LATER_REASONS
+from chain.ledger.registry import Registry
 from gateway.broker.security import bootstrap_id
 
 __all__ = ["check_sender", "refusal"]

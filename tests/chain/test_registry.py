@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -23,10 +23,12 @@ from chain.ledger.operations import (
     AddVoucher,
     CloseSession,
     Data,
+    Enrol,
     EnrolBoard,
     Factory,
     Grant,
     OpenSession,
+    Operation,
     RemoveReplica,
     Renew,
     Revoke,
@@ -35,6 +37,7 @@ from chain.ledger.operations import (
     sign_operation,
     voucher_statement,
 )
+from chain.ledger.rules import RULES
 from chain.pbft.application import Request, Screening
 from tests.chain.world import SECOND_US, START_US, Device, World, private_key, signer
 
@@ -576,3 +579,23 @@ def test_a_record_has_only_the_fields_that_apply() -> None:
         "certificate",
     }
     assert isinstance(world.data(alice), Data)
+
+
+def test_every_operation_has_a_row_of_rules() -> None:
+    operations = {kind for kind in get_args(Operation) if kind is not Enrol}
+    assert set(RULES) == operations, "an operation without rules, or rules without an operation"
+
+
+def test_a_device_keeps_its_name_through_renewals() -> None:
+    world = World()
+    registry = world.ledger.registry
+    alice, second, third = world.admit("alice"), Device("second key"), Device("third key")
+    world.run(renewal(world, alice, second), alice)
+    world.run(renewal(world, second, third), second)
+    for each in (alice, second, third):
+        assert registry.device(each.node) == alice.node
+    newest = registry.newest(alice.node)
+    assert newest is not None
+    assert newest.node == third.node
+    assert registry.device(bytes(32)) is None
+    assert registry.newest(second.node) is None, "no device is named after its second key"

@@ -1,0 +1,69 @@
+"""One row per operation: who may order it, why it is refused, what it does, whom it is about.
+
+A new operation needs its type in `operations`, its rules in `admission`, `lifecycle` or
+`administration`, and a row here. `Enrol` has no row: its signer is not in the registry yet, so
+`registry` treats it by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from chain.ledger import administration as admin
+from chain.ledger import admission, lifecycle
+from chain.ledger.identity import Identity
+from chain.ledger.operations import (
+    AddReplica,
+    AddVoucher,
+    CloseSession,
+    Data,
+    EnrolBoard,
+    Grant,
+    OpenSession,
+    RemoveReplica,
+    Renew,
+    Revoke,
+)
+from chain.ledger.reasons import Reason
+from chain.ledger.tables import At, Tables
+
+__all__ = ["RULES", "Rule"]
+
+Fields = dict[str, Any]  # of a `Statement`
+Operand = Any  # the operation type that is the row's key
+
+
+class Rule(NamedTuple):
+    """`refusal` and `execute` take the signer, who is in good standing. `subject` gives the
+    statement's fields that follow from the operation alone, `execute` those that it decides.
+    Administrators must agree where `alone` is false."""
+
+    refusal: Callable[[Tables, Operand, Identity], Reason | None]
+    execute: Callable[[Tables, Operand, Identity, At], Fields]
+    subject: Callable[[Tables, Operand], Fields]
+    alone: Callable[[Tables, Operand, Identity], bool] = lambda tables, operation, signer: True
+
+
+def _never(tables: Tables, operation: Operand, signer: Identity) -> bool:
+    return False
+
+
+def _copied(*names: str) -> Callable[[Tables, Operand], Fields]:
+    return lambda tables, operation: {name: getattr(operation, name) for name in names}
+
+
+RULES: dict[type, Rule] = {
+    Data: Rule(lifecycle.data_refusal, lifecycle.accept_data, _copied("service", "board")),
+    OpenSession: Rule(lifecycle.open_refusal, lifecycle.open_session, _copied("service")),
+    CloseSession: Rule(lifecycle.close_refusal, lifecycle.close_session, _copied("session")),
+    Renew: Rule(lifecycle.renew_refusal, lifecycle.renew, _copied()),
+    EnrolBoard: Rule(admission.board_refusal, admission.admit_board, admission.board_subject),
+    Revoke: Rule(admin.revoke_refusal, admin.revoke, admin.revoke_subject, admin.is_own),
+    Grant: Rule(admin.grant_refusal, admin.grant, admin.grant_subject, _never),
+    AddVoucher: Rule(admin.voucher_refusal, admin.add_voucher, admin.grant_subject, _never),
+    AddReplica: Rule(admin.replica_refusal, admin.change_replicas, admin.replica_subject, _never),
+    RemoveReplica: Rule(
+        admin.replica_refusal, admin.change_replicas, admin.replica_subject, _never
+    ),
+}
