@@ -12,7 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from inventory.duration import DURATION_PATTERN, duration_ms, duration_text
 
 __all__ = [
     "Board",
@@ -66,8 +76,26 @@ Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
 HostDirectory = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._+-]{1,200}$")]
 Port = Annotated[int, Field(ge=1, le=port_max)]
-Seconds = Annotated[float, Field(gt=0, le=3600)]
-Milliseconds = Annotated[float, Field(gt=0, le=600_000)]
+DURATION_MS_MAX: Final = 3_600_000.0
+
+
+def _duration_ms(given: Any) -> float:
+    """`5s` in a file; a number only where our own code changes a model."""
+    if not isinstance(given, str):
+        raise ValueError("must be text with a unit, such as 500ms or 5s")
+    ms = duration_ms(given)
+    if not 0 < ms <= DURATION_MS_MAX:
+        raise ValueError(f"must be above 0 and at most {duration_text(DURATION_MS_MAX)}")
+    return ms
+
+
+# In files a duration has its unit in the value (`5s`), in code its unit in the name.
+Milliseconds = Annotated[
+    float,
+    PlainValidator(_duration_ms),
+    PlainSerializer(duration_text, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": f"^{DURATION_PATTERN}$"}),
+]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -87,7 +115,7 @@ class Ssh(_Model):
     jump: Text | None = Field(
         default=None, description="Name of the host of this lab to jump through."
     )
-    connect_timeout_s: Seconds | None = None
+    connect_timeout_ms: Milliseconds = Field(default=5000, alias="connect_timeout")
 
 
 class Net(_Model):
@@ -104,7 +132,7 @@ class Net(_Model):
 class Clock(_Model):
     """Bound on a host's clock error; above it the host is not used for cross-host latency."""
 
-    max_error_ms: Milliseconds = 1.0
+    max_error_ms: Milliseconds = Field(default=1.0, alias="max_error")
 
 
 class Defaults(_Model):
@@ -233,12 +261,14 @@ class ChainOptions(_Model):
     window: Count = Field(default=8, description="Batches in flight (pipelining).")
     batch_requests_max: Count = 256
     batch_bytes_max: int = Field(default=1_048_576, ge=1024, le=64 * 1_048_576)
-    view_timeout_ms: Milliseconds = 1000
-    heartbeat_s: Seconds = 2
+    view_timeout_ms: Milliseconds = Field(default=1000, alias="view_timeout")
+    heartbeat_ms: Milliseconds = Field(default=2000, alias="heartbeat")
     precision_ms: Milliseconds = Field(
-        default=500, description="Clock difference between replicas."
+        default=500, alias="precision", description="Clock difference between replicas."
     )
-    message_delay_ms: Milliseconds = Field(default=2000, description="Longest way of a proposal.")
+    message_delay_ms: Milliseconds = Field(
+        default=2000, alias="message_delay", description="Longest way of a proposal."
+    )
     group: Group = Group()
     factory_roots: tuple[Text, ...] = Field(
         default=(),
@@ -375,13 +405,9 @@ class Lab(_Model):
 
     def ssh(self, host: str) -> Ssh:
         """Log-in of a host: its own keys over the lab's; a host never jumps through itself."""
-        merged: dict[str, Any] = {
-            **self.defaults.ssh.model_dump(exclude_none=True),
-            **self.hosts[host].ssh.model_dump(exclude_none=True),
-        }
-        if merged.get("jump") == host:
-            del merged["jump"]
-        return Ssh(**{"connect_timeout_s": 5.0, **merged})
+        own = self.hosts[host].ssh.model_dump(exclude_unset=True, exclude_none=True)
+        merged = self.defaults.ssh.model_copy(update=own)
+        return merged.model_copy(update={"jump": None}) if merged.jump == host else merged
 
     def net(self, host: str) -> Net:
         """Interfaces of a host."""

@@ -197,7 +197,7 @@ def _clock(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
         fix = "sudo timedatectl set-ntp true there and here, one server for both; or raise clock:"
         yield Finding("clock", "failed", says, fix)
     elif bound_ms > limit_ms:
-        fix = "use a wired management network, or raise clock: {max_error_ms}"
+        fix = "use a wired management network, or raise clock: {max_error}"
         yield Finding("clock", "warning", says, fix)
     else:
         yield Finding("clock", "ok", says)

@@ -22,7 +22,7 @@ from inventory.model import CommandPower, Lab
 
 __all__ = ["redacted_argv", "redacted_inventory"]
 
-_KEPT_OF_SSH = ("jump", "connect_timeout_s")
+_KEPT_OF_SSH = ("jump", "connect_timeout")
 _REDACTED = "redacted"
 
 

@@ -2,7 +2,7 @@
 
     5s  250ms  2m  1h       a duration
     5s±2s                   drawn evenly from 3 s to 7 s (`+-` serves for `±`)
-    0.9*view_timeout        a multiple of the lab's chain.view_timeout_ms
+    0.9*view_timeout        a multiple of the lab's chain.view_timeout
     20/s  30/m              a rate
     <=3x  >=0.7x            a bound on attack / baseline
 
@@ -19,15 +19,14 @@ from typing import Annotated, Any, Final
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
+from inventory.duration import DURATION_PATTERN, NUMBER_PATTERN, UNIT_MS, duration_ms
+
 __all__ = ["Bound", "BoundField", "Duration", "DurationField", "Rate", "RateField", "SpanField"]
 
 duration_ms_max: Final = 24 * 3600 * 1000
 rate_per_s_max: Final = 100_000.0
 
-_UNIT_MS: Final = {"ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
-_NUMBER = r"[0-9]{1,9}(\.[0-9]{1,6})?"
-_SPAN = rf"{_NUMBER}(ms|s|m|h)"
-_DURATION = rf"({_SPAN}((±|\+-){_SPAN})?|{_NUMBER}\*view_timeout)"
+_DURATION = rf"({DURATION_PATTERN}((±|\+-){DURATION_PATTERN})?|{NUMBER_PATTERN}\*view_timeout)"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Duration:
         if text.endswith("*view_timeout"):
             return cls(text, 0.0, view_timeouts=float(text.partition("*")[0]))
         base, _, jitter = text.replace("+-", "±").partition("±")
-        value = cls(text, _ms(base), _ms(jitter) if jitter else 0.0)
+        value = cls(text, duration_ms(base), duration_ms(jitter) if jitter else 0.0)
         if value.jitter_ms > value.ms:
             raise ValueError("the jitter exceeds the duration; lower it")
         if value.ms + value.jitter_ms > duration_ms_max:
@@ -68,8 +67,7 @@ class Duration:
     @classmethod
     def parse_span(cls, text: str) -> Duration:
         """A fixed duration above zero. Raises ValueError with the fix."""
-        if not re.fullmatch(_SPAN, text):
-            raise ValueError("must be a fixed duration such as 5s or 250ms")
+        duration_ms(text)  # neither jitter nor view timeouts
         value = cls.parse(text)
         if value.ms < 1:
             raise ValueError("must be at least 1ms")
@@ -89,7 +87,7 @@ class Rate:
         if not re.fullmatch(_RATE, text):
             raise ValueError("must be a rate such as 20/s or 30/m")
         number, _, unit = text.partition("/")
-        per_s = float(number) * 1000.0 / _UNIT_MS[unit]
+        per_s = float(number) * 1000.0 / UNIT_MS[unit]
         if not 0 < per_s <= rate_per_s_max:
             raise ValueError(f"must be above 0 and at most {rate_per_s_max:.0f}/s")
         return cls(text, per_s)
@@ -115,14 +113,8 @@ class Bound:
         return cls(text, text.startswith("<"), float(text[2:-1]))
 
 
-_RATE = rf"{_NUMBER}/(s|m|h)"
-_BOUND = rf"(<=|>=){_NUMBER}x"
-
-
-def _ms(text: str) -> float:
-    number = re.match(_NUMBER, text)
-    assert number is not None, text
-    return float(number.group()) * _UNIT_MS[text[number.end() :]]
+_RATE = rf"{NUMBER_PATTERN}/(s|m|h)"
+_BOUND = rf"(<=|>=){NUMBER_PATTERN}x"
 
 
 def _text_type(parse: Callable[[str], Any], pattern: str) -> tuple[Any, ...]:
@@ -141,6 +133,6 @@ def _text_type(parse: Callable[[str], Any], pattern: str) -> tuple[Any, ...]:
 
 
 DurationField = Annotated[Duration, *_text_type(Duration.parse, _DURATION)]
-SpanField = Annotated[Duration, *_text_type(Duration.parse_span, _SPAN)]
+SpanField = Annotated[Duration, *_text_type(Duration.parse_span, DURATION_PATTERN)]
 RateField = Annotated[Rate, *_text_type(Rate.parse, _RATE)]
 BoundField = Annotated[Bound, *_text_type(Bound.parse, _BOUND)]

@@ -6,7 +6,7 @@ what nobody could see, for the reader. Thresholds:
 - power: a bit of `vcgencmd get_throttled` set now in any reading, or "since start" bits that came
   during the run; the kernel's undervoltage alarm; a growing throttling counter of a PC processor;
 - disk: less free than `limits.disk_free_mb_min` in any reading;
-- clock, against the inventory's `clock.max_error_ms`: surely further off (offset minus bound),
+- clock, against the inventory's `clock.max_error`: surely further off (offset minus bound),
   stepped by more while the host ran, or never once known as exactly (the best bound is wider).
 
 What a campaign disturbs on purpose does not count against the host: while there is a fault whose
@@ -140,7 +140,7 @@ def _clock(lines: Sequence[ConditionLine], readings: Sequence[ClockLine]) -> Ite
     elif known and (best_ms := min(bound for _, bound in known)) > limit_ms:
         yield (
             f"its clock was never known better than to {best_ms:.2f} ms, {limit_ms:g} ms are"
-            " wanted; use a wired management network, or raise clock.max_error_ms"
+            " wanted; use a wired management network, or raise clock.max_error"
         )
     for before, after in pairwise(line.seen for line in lines):
         step_ms = (after.wall_minus_monotonic_ns - before.wall_minus_monotonic_ns) / 1e6

@@ -12,7 +12,7 @@ from testbed.bench import catch_up as catching_up
 from testbed.bench import memory as memories
 from testbed.bench import table as tables
 from testbed.bench.consensus import Plan, Result, measure
-from testbed.commands.options import JsonOption, columns, markdown, print_json
+from testbed.commands.options import JsonOption, columns, markdown, print_json, time_option
 from testbed.errors import ConfigurationError
 
 __all__ = ["catch_up", "consensus", "memory"]
@@ -31,9 +31,9 @@ def consensus(
     in_flight: InFlight = 100,
     payload: Payload = 512,
     store: Store = "sqlite",
-    seconds: Annotated[
+    for_ms: Annotated[
         float | None,
-        typer.Option(min=0.1, help="How long to measure: 5, or 2 for each round of --table."),
+        time_option("--for", "How long to measure: 5s, or 2s for each round of --table."),
     ] = None,
     requests: Annotated[int | None, typer.Option(min=1, help="Measure so many instead.")] = None,
     verify_threads: Annotated[
@@ -61,7 +61,7 @@ def consensus(
         in_flight=in_flight,
         payload_bytes=payload,
         store=store,
-        seconds=seconds or (2.0 if table else 5.0),
+        seconds=for_ms / 1000 if for_ms else (2.0 if table else 5.0),
         requests=requests,
         verify_threads=verify_threads,
         profile=str(profile) if profile is not None else None,

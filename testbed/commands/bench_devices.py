@@ -12,17 +12,19 @@ from testbed.bench import admission as admissions
 from testbed.bench import revocation as revocations
 from testbed.bench import serial as serials
 from testbed.bench.figures import Spread
-from testbed.commands.options import JsonOption, columns, print_json
+from testbed.commands.options import JsonOption, columns, print_json, time_option
 
 __all__ = ["admission", "revocation", "serial"]
 
 
 def serial(
-    seconds: Annotated[float, typer.Option(min=0.1, max=10, help="For each part.")] = 3.0,
+    for_ms: Annotated[
+        float, time_option("--for", "For each part.", least="100ms", most="10s", default="3s")
+    ] = 3000,
     as_json: JsonOption = False,
 ) -> None:
     """Frames to the real firmware behind a PTY, as a ratio to both ends without a line."""
-    result = serials.measure(seconds)
+    result = serials.measure(for_ms / 1000)
     _print(
         result,
         {

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from testbed.commands.options import JsonOption, columns, print_json
+from testbed.commands.options import JsonOption, columns, print_json, time_option
 from testbed.emulate import lab
+from testbed.emulate.inventory_file import FILES
 from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Options
 from testbed.errors import ConfigurationError
 
@@ -24,10 +25,11 @@ app = typer.Typer(
 )
 
 LabOption = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Where the lab's inventory and keys are.")
+    Path, typer.Option("-i", "--inventory", metavar="FILE", help="The lab, as `up` wrote it.")
 ]
 HostArgument = Annotated[str, typer.Argument(help="Name of a host, as in the inventory.")]
 _DEFAULT_OUT = Path("emulated")
+_DEFAULT_LAB = _DEFAULT_OUT / FILES["inventory"]
 
 
 class PowerState(StrEnum):
@@ -50,7 +52,9 @@ def up(
         str | None, typer.Option(metavar="PERCENT", help="Of one core per host, as 20%.")
     ] = None,
     disk_mb: Annotated[int, typer.Option(min=16, help="Disk of a host; lies in memory.")] = 2048,
-    out: LabOption = _DEFAULT_OUT,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the lab's inventory and keys.")
+    ] = _DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
     """Make hosts and boards; write inventory, key and known_hosts. Nothing if they are up."""
@@ -84,20 +88,20 @@ def up(
 
 
 @app.command()
-def down(out: LabOption = _DEFAULT_OUT) -> None:
+def down(inventory: LabOption = _DEFAULT_LAB) -> None:
     """Remove the lab and every trace of it, also after an interrupted `up`. Repeatable."""
-    if lab.down(out):
+    if lab.down(inventory.parent):
         typer.echo("down")
         return
-    typer.echo(f"no emulated lab in {out}; nothing to do")
+    typer.echo(f"no emulated lab in {inventory.parent}; nothing to do")
     for other in lab.elsewhere():
-        typer.echo(f"there is one in {other}: testbed emulate down --out {other}")
+        typer.echo(f"there is one in {other}: testbed emulate down -i {other / FILES['inventory']}")
 
 
 @app.command()
-def status(out: LabOption = _DEFAULT_OUT, as_json: JsonOption = False) -> None:
+def status(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> None:
     """Which hosts are on, and how often each was started."""
-    answer = lab.find(out).ask(do="status")
+    answer = lab.find(inventory.parent).ask(do="status")
     if as_json:
         print_json(answer)
         return
@@ -108,16 +112,16 @@ def status(out: LabOption = _DEFAULT_OUT, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def reboot(host: HostArgument, out: LabOption = _DEFAULT_OUT) -> None:
+def reboot(host: HostArgument, inventory: LabOption = _DEFAULT_LAB) -> None:
     """Restart a host in good order; returns when its SSH server answers."""
-    lab.find(out).reboot(host)
+    lab.find(inventory.parent).reboot(host)
     typer.echo(f"{host}: rebooted")
 
 
 @app.command()
-def power(to: PowerState, host: HostArgument, out: LabOption = _DEFAULT_OUT) -> None:
+def power(to: PowerState, host: HostArgument, inventory: LabOption = _DEFAULT_LAB) -> None:
     """Cut a host's power, in the middle of whatever it does, or bring it back."""
-    lab.find(out).power(host, to.value)
+    lab.find(inventory.parent).power(host, to.value)
     typer.echo(f"{host}: power {to.value}")
 
 
@@ -125,7 +129,7 @@ def power(to: PowerState, host: HostArgument, out: LabOption = _DEFAULT_OUT) -> 
 def throttle(
     host: HostArgument,
     bits: Annotated[str, typer.Argument(help="As 0x50005; 0 for fine; none for no firmware.")],
-    out: LabOption = _DEFAULT_OUT,
+    inventory: LabOption = _DEFAULT_LAB,
 ) -> None:
     """Let a host's firmware say that it is throttled, as `vcgencmd get_throttled` does on a Pi."""
     try:
@@ -134,7 +138,7 @@ def throttle(
         value = -1
     if value is not None and not 0 <= value < 2**20:
         raise ConfigurationError(f"throttled bits {bits}: use a number as 0x50005, or none")
-    lab.find(out).throttle(host, value)
+    lab.find(inventory.parent).throttle(host, value)
     typer.echo(f"{host}: throttled {bits}")
 
 
@@ -143,14 +147,18 @@ def link(
     source: Annotated[str, typer.Argument(metavar="FROM", help="Host that sends.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="Host that receives.")],
     *,
-    delay_ms: Annotated[float, typer.Option(min=0, help="Added to every frame.")] = 0,
-    jitter_ms: Annotated[float, typer.Option(min=0, help="More or less than that.")] = 0,
+    delay_ms: Annotated[
+        float, time_option("--delay", "Added to every frame.", least="0ms", default="0ms")
+    ] = 0,
+    jitter_ms: Annotated[
+        float, time_option("--jitter", "More or less than that.", least="0ms", default="0ms")
+    ] = 0,
     loss: Annotated[str, typer.Option(metavar="PERCENT", help="Of frames, as 5%.")] = "0%",
     rate_kbit: Annotated[float, typer.Option(min=0, help="0: without limit.")] = 0,
-    for_s: Annotated[
-        float, typer.Option("--for-s", min=0, max=86_400, help="0: until told again.")
+    for_ms: Annotated[
+        float, time_option("--for", "Then clear again; default: until told again.")
     ] = 0,
-    out: LabOption = _DEFAULT_OUT,
+    inventory: LabOption = _DEFAULT_LAB,
 ) -> None:
     """Shape one direction between two hosts, where the kernel cannot; without options: clear it."""
     share = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", loss)
@@ -162,14 +170,14 @@ def link(
         "loss": float(share[1]) / 100,
         "rate_kbit": rate_kbit,
     }
-    lab.find(out).shape(source, target, shape, for_s)
+    lab.find(inventory.parent).shape(source, target, shape, for_ms / 1000)
     typer.echo(f"{source} to {target}: {'shaped' if any(shape.values()) else 'clear'}")
 
 
 @app.command()
-def links(out: LabOption = _DEFAULT_OUT, as_json: JsonOption = False) -> None:
+def links(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> None:
     """How links are shaped now, and what became of their frames."""
-    answer = lab.find(out).ask(do="links")["links"]
+    answer = lab.find(inventory.parent).ask(do="links")["links"]
     if as_json:
         print_json(answer)
         return

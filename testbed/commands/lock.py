@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -11,20 +10,20 @@ from typing import Annotated
 
 import typer
 
+from inventory.duration import duration_text
 from inventory.load import load_lab
 from testbed.care.lease import break_lease, claim, holder, me, release
 from testbed.care.restore import restore
 from testbed.commands.fleet import LimitOption, report_json, report_text
-from testbed.commands.options import InventoryOption, JsonOption
-from testbed.errors import ConfigurationError, LockedError
+from testbed.commands.options import InventoryOption, JsonOption, time_option
+from testbed.errors import LockedError
 from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 
-__all__ = ["LOCK_S_MAX", "app", "unlock_app"]
+__all__ = ["app", "unlock_app"]
 
-LOCK_S_MAX = 7 * 86_400
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LOCK_MAX = "7d"
 
 app = typer.Typer(add_completion=False)
 unlock_app = typer.Typer(add_completion=False)
@@ -34,7 +33,9 @@ unlock_app = typer.Typer(add_completion=False)
 def lock(
     inventory: InventoryOption = None,
     limit: LimitOption = None,
-    for_: Annotated[str, typer.Option("--for", metavar="TIME", help="As 30m, 2h, 1d.")] = "2h",
+    for_ms: Annotated[
+        float, time_option("--for", "As 30m, 2h, 1d.", least="1s", most=LOCK_MAX, default="2h")
+    ] = 7_200_000,
     as_json: JsonOption = False,
 ) -> None:
     """Keep a lab's hosts for yourself; your own commands go on, others' are refused.
@@ -42,14 +43,14 @@ def lock(
     All of the hosts or none. Again: a new time. Exit code 5 if somebody else has one.
     """
     lab = load_lab(inventory)
-    lease_s = _seconds(for_)
+    shown = duration_text(for_ms)
     token = secrets.token_hex(16)
     began_s = time.monotonic()
 
     def work(host: Host, tell: Tell) -> str:
         tell("locking")
-        claim(host, token, me(person=True), lease_s)
-        return f"yours for {for_}"
+        claim(host, token, me(person=True), round(for_ms / 1000))
+        return f"yours for {shown}"
 
     def give_back(hosts: Mapping[str, Host]) -> list[Outcome[None]]:
         return for_each(hosts, lambda host, _: release(host, token), Progress("undo", quiet=True))
@@ -73,7 +74,7 @@ def lock(
     if as_json:
         report_json(outcomes, time.monotonic() - began_s, lambda told: {"result": told})
     else:
-        again = ["lock", "--for", for_, *(["--limit", limit] if limit else [])]
+        again = ["lock", "--for", shown, *(["--limit", limit] if limit else [])]
         heading, cells = ("RESULT",), lambda told: (told,)
         report_text(outcomes, heading, cells, again, inventory, together=True)
     raise typer.Exit(_code(outcomes))
@@ -119,10 +120,3 @@ def _code(outcomes: list[Outcome[str]]) -> int:
     if any(isinstance(outcome.error, LockedError) for outcome in outcomes):
         return LockedError.exit_code
     return exit_code(outcomes)
-
-
-def _seconds(text: str) -> int:
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if not match or not 0 < int(match[1]) * _UNITS_S[match[2]] <= LOCK_S_MAX:
-        raise ConfigurationError(f"--for {text}: use a time as 30m, 2h or 1d, at most 7d")
-    return int(match[1]) * _UNITS_S[match[2]]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from inventory.duration import duration_ms
 from testbed.errors import ConfigurationError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "columns",
     "markdown",
     "print_json",
+    "time_option",
     "write_out",
 ]
 
@@ -31,7 +33,29 @@ SeedOption = Annotated[
     typer.Option(min=0, max=2**53 - 1, help="Stands in for the campaign's own seed."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Write it here.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The folder of the result.")
+]
+
+
+def time_option(
+    name: str, explained: str, *, least: str = "1ms", most: str = "1d", default: str | None = None
+) -> Any:
+    """An option that takes a duration as files do (`2h`, `500ms`) and gives milliseconds."""
+
+    def parse(given: str | float) -> float:
+        if not isinstance(given, str):
+            return given  # the default
+        try:
+            ms = duration_ms(given)
+        except ValueError as error:
+            raise typer.BadParameter(f"{given} {error}") from error
+        if not duration_ms(least) <= ms <= duration_ms(most):
+            raise typer.BadParameter(f"{given} must be from {least} to {most}")
+        return ms
+
+    shown = default if default is not None else False
+    return typer.Option(name, parser=parse, metavar="TIME", help=explained, show_default=shown)
 
 
 def print_json(value: Any) -> None:
@@ -44,7 +68,9 @@ def write_out(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}; change --out") from error
+        raise ConfigurationError(
+            f"cannot write {path}: {error.strerror}; choose another"
+        ) from error
 
 
 def columns(rows: Iterable[Sequence[object]]) -> str:

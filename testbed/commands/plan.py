@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,6 @@ from testbed.campaign.schedule import Event, Schedule, Trial, expand
 from testbed.commands.options import (
     InventoryOption,
     JsonOption,
-    OutOption,
     SeedOption,
     columns,
     print_json,
@@ -31,16 +31,18 @@ def plan(
     inventory: InventoryOption = None,
     seed: SeedOption = None,
     as_json: JsonOption = False,
-    out: OutOption = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the schedule here, for a replay.")
+    ] = None,
 ) -> None:
     """Print the exact schedule of a campaign; touches nothing.
 
-    Equal campaign, lab and seed give the same hash. `--out` writes the schedule for a replay.
+    Equal campaign, lab and seed give the same hash. `--save` writes the schedule for a replay.
     """
     lab = load_lab(inventory)
     schedule = expand(load_campaign(find_campaign(campaign)), lab, seed)
-    if out is not None:
-        write_out(out, schedule.canonical_json())
+    if save is not None:
+        write_out(save, schedule.canonical_json())
     if as_json:
         print_json(
             {

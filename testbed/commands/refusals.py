@@ -70,7 +70,7 @@ def _attack(say: Callable[[str], None], broker: BrokerChoice) -> Sequence[Refusa
         chain = lab.chain.model_copy(update={"factory_roots": (str(root),)})
         options = BrokerOptions(kind=broker.value)
         lab = lab.model_copy(update={"chain": chain, "broker": options})
-        with standing_bench(lab, every_s=60.0, progress=say) as (bench, deployment):
+        with standing_bench(lab, every_ms=60_000, progress=say) as (bench, deployment):
 
             async def attack() -> Sequence[Refusal]:
                 async with operating(bench) as operator:

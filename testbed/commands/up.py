@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from inventory.load import load_lab
-from testbed.commands.options import InventoryOption, JsonOption, print_json
+from testbed.commands.options import InventoryOption, JsonOption, print_json, time_option
 from testbed.standing.bringup import standing_bench
 from testbed.standing.description import Bench
 from testbed.standing.operator import operating
@@ -27,9 +27,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def up(
     inventory: InventoryOption = None,
-    every_s: Annotated[
-        float, typer.Option("--every", min=0.1, help="Seconds between a mobile's readings.")
-    ] = 5.0,
+    every_ms: Annotated[
+        float, time_option("--every", "Between a device's readings.", least="100ms", default="5s")
+    ] = 5000,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy a lab, admit its devices and keep it running, for a day at most.
@@ -42,7 +42,7 @@ def up(
         typer.echo(text, err=as_json)
 
     with (
-        standing_bench(load_lab(inventory), every_s, say) as (bench, _),
+        standing_bench(load_lab(inventory), every_ms, say) as (bench, _),
         suppress(KeyboardInterrupt),  # SIGTERM is one too
     ):
         say("admitting the devices")

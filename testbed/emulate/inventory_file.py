@@ -53,11 +53,11 @@ def _document(plan: LabPlan) -> dict[str, Any]:
                 "user": "root",
                 "key": f"./{FILES['key']}",
                 "known_hosts": f"./{FILES['known_hosts']}",
-                "connect_timeout_s": 5,
+                "connect_timeout": "5s",
             },
             "net": {"mgmt": "eth0", "data": "eth1"},
             "clock": {
-                "max_error_ms": 5.0
+                "max_error": "5ms"
             },  # one clock in truth; SSH on a busy machine tells no better
         },
         **({"chain": {"f": 0}} if replicas < 4 else {}),

@@ -145,7 +145,7 @@ def up(out: Path, options: Options) -> EmulatedLab:
         running = _running(out)
         if running:
             if running.plan.options != options:
-                fix = f"testbed emulate down --out {out}"
+                fix = f"testbed emulate down -i {out / FILES['inventory']}"
                 raise ConfigurationError(f"another lab is up in {out}; take it down: {fix}")
             states = running.ask(do="status")["hosts"]
             running.wait_for_ssh([name for name, state in states.items() if state["on"]])
@@ -177,7 +177,8 @@ def find(out: Path) -> EmulatedLab:
     running = _running(out.resolve())
     if running is None:
         fix = f"testbed emulate up --out {out}"
-        found = "".join(f"\n  there is one in {other}: --out {other}" for other in elsewhere())
+        others = (other / FILES["inventory"] for other in elsewhere())
+        found = "".join(f"\n  there is one: -i {other}" for other in others)
         raise ConfigurationError(f"no emulated lab is up in {out}; {fix}{found}")
     return running
 

@@ -16,8 +16,6 @@ __all__ = ["REMOTE_ROOT", "limited", "settings_of", "ssh_hosts"]
 REMOTE_ROOT = "testbed"
 """Below the login's home: the only directory that is ours on a host."""
 
-CONNECT_TIMEOUT_S = 5.0
-
 
 def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[str]:
     """Active hosts that are reached over SSH, or those of them in a comma-separated list.
@@ -54,7 +52,7 @@ def settings_of(lab: Lab, name: str) -> SshSettings:
         port=ssh.port,
         key=Path(ssh.key) if ssh.key else None,
         known_hosts=Path(ssh.known_hosts) if ssh.known_hosts else None,
-        connect_timeout_s=ssh.connect_timeout_s or CONNECT_TIMEOUT_S,
+        connect_timeout_s=ssh.connect_timeout_ms / 1000,
     )
 
 

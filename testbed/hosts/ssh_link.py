@@ -292,7 +292,7 @@ class SshLink:
             return Unreachable(self.name, action, f"login refused: {error}", fix)
         if late or isinstance(error, TimeoutError):
             limit_s = self._settings.connect_timeout_s
-            problem = f"no connection in time (connect_timeout_s: {limit_s:g})"
+            problem = f"no connection in time (connect_timeout: {limit_s:g}s)"
             return Unreachable(self.name, action, problem, f"{self._hint()} ({where})")
         problem = f"cannot connect to its SSH port: {type(error).__name__}"
         return Unreachable(self.name, action, problem, f"{self._hint()} ({where}: {error})")

@@ -219,7 +219,7 @@ def consensus(lab: Lab) -> Consensus:
         batch_requests_max=options.batch_requests_max,
         batch_bytes_max=options.batch_bytes_max,
         view_timeout_us=round(options.view_timeout_ms * 1000),
-        heartbeat_us=round(options.heartbeat_s * 1_000_000),
+        heartbeat_us=round(options.heartbeat_ms * 1000),
         precision_us=round(options.precision_ms * 1000),
         message_delay_us=round(options.message_delay_ms * 1000),
     )

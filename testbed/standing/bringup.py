@@ -30,7 +30,7 @@ ANSWER_TIMEOUT_MS = 5_000
 
 @contextmanager
 def standing_bench(
-    lab: Lab, every_s: float, progress: Progress
+    lab: Lab, every_ms: float, progress: Progress
 ) -> Iterator[tuple[Bench, Deployment]]:
     """A bench for the length of a `with` block; devices enrol at once."""
     with ExitStack() as stack:
@@ -47,7 +47,7 @@ def standing_bench(
             if host.connection == "local"
         }
         bench = describe(deployment, home, roots)
-        period_ms = round(every_s * 1000)
+        period_ms = round(every_ms)
         plan = Go(
             start_ns=time.time_ns(),
             enrol_at_ms=0,

@@ -127,7 +127,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     inventory = tmp_path_factory.mktemp("story") / "story.yaml"
     inventory.write_text(LAB)
-    with standing_bench(load_lab(inventory), every_s=0.5, progress=print) as (bench, deployment):
+    with standing_bench(load_lab(inventory), every_ms=500, progress=print) as (bench, deployment):
         yield Story(bench, deployment)
 
 

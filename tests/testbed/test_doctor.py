@@ -23,7 +23,7 @@ INVENTORY = """\
 schema: testbed.inventory/1
 lab: sick
 chain: {f: 0}
-defaults: {net: {mgmt: eth0, data: eth1}, clock: {max_error_ms: 1.0}}
+defaults: {net: {mgmt: eth0, data: eth1}, clock: {max_error: 1ms}}
 hosts:
   pi01: {addr: 10.0.0.1, hw_serial: "abc1", roles: [replica, gateway, broker, environment],
          caps: [netem, nft]}

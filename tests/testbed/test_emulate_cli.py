@@ -60,7 +60,7 @@ def test_root_that_became_nobody_is_told_how_to_get_it_back(tmp_path: Path) -> N
         ["throttle", "pi01", "very"],
         ["throttle", "pi01", "-1"],
         ["link", "pi01", "pi02", "--loss", "101%"],
-        ["link", "pi01", "pi02", "--delay-ms", "-5"],
+        ["link", "pi01", "pi02", "--delay", "-5"],
         ["status"],
     ],
     ids=" ".join,
@@ -94,7 +94,8 @@ def test_down_removes_nothing_for_a_file_that_it_did_not_write(tmp_path: Path, k
     }[kind]
     (tmp_path / "emulated.json").write_text(json.dumps(content))
     for words in (("down",), ("status",), ("up",)):
-        done = emulate(*words, "--out", str(tmp_path), cwd=tmp_path)
+        where = ["--out", str(tmp_path)] if words == ("up",) else ["-i", str(tmp_path / "x.yaml")]
+        done = emulate(*words, *where, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert f"{tmp_path / 'emulated.json'} is damaged" in done.stderr
     assert treasure.read_text() == "kept"
@@ -112,10 +113,10 @@ def test_up_status_power_and_down_again(tmp_path: Path) -> None:
         assert Path(facts["inventory"]).exists()
         assert "pi02" in emulate("up", "--hosts", "2", "--boards", "1", cwd=tmp_path).stdout
         assert emulate("link", "pi01", "pi09", "--loss", "5%", cwd=tmp_path).returncode == 2
-        endless = ("link", "pi01", "pi02", "--loss", "5%", "--for-s", "inf")
+        endless = ("link", "pi01", "pi02", "--loss", "5%", "--for", "inf")
         assert emulate(*endless, cwd=tmp_path).returncode == 2
         if facts["shaping"] == "switch":
-            shape = ("link", "pi01", "pi02", "--delay-ms", "20", "--loss", "5%")
+            shape = ("link", "pi01", "pi02", "--delay", "20ms", "--loss", "5%")
             assert emulate(*shape, cwd=tmp_path).returncode == 0
             links = json.loads(emulate("links", "--json", cwd=tmp_path).stdout)
             (link,) = (one for one in links if one["from"] == "pi01")
@@ -129,7 +130,7 @@ def test_up_status_power_and_down_again(tmp_path: Path) -> None:
         assert emulate("reboot", "pi02", cwd=tmp_path).returncode == 3, "it has no power"
         assert emulate("power", "on", "pi02", cwd=tmp_path).returncode == 0
         assert emulate("reboot", "pi09", cwd=tmp_path).returncode == 2
-        lost = emulate("down", "--out", "elsewhere", cwd=tmp_path)
+        lost = emulate("down", "-i", "elsewhere/inventory.yaml", cwd=tmp_path)
         assert str(tmp_path / "emulated") in lost.stdout, "it says where there is one"
     finally:
         done = emulate("down", cwd=tmp_path)

@@ -268,7 +268,7 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
     inventory.write_text(
         text.replace("known_hosts: ./known_hosts", "known_hosts: ./jump_hosts").replace(
             f"    addr: {addr}\n",
-            f"    addr: {addr}\n    ssh: {{jump: pi01, connect_timeout_s: 8}}\n",
+            f"    addr: {addr}\n    ssh: {{jump: pi01, connect_timeout: 8s}}\n",
         )
     )
     known = (bench.lab.out / "known_hosts").read_text()

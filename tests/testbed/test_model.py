@@ -99,9 +99,9 @@ def test_the_example_of_the_documents_prints_its_figure(capsys: pytest.CaptureFi
         ("consensus --replicas 9..4", "upwards"),
         ("consensus --replicas 4..9:0", "upwards"),
         ("consensus --replicas all", "use 4,7,10"),
-        ("consensus --delay-ms -1", "not both 0"),
-        ("consensus --delay-ms nan", "not both 0"),
-        ("consensus --delay-ms 0 --work-ms 0", "not both 0"),
+        ("consensus --delay -1", "must be a fixed duration"),
+        ("consensus --delay nan", "must be a fixed duration"),
+        ("consensus --delay 0ms --work 0ms", "not both 0"),
         ("consensus --calibrate nowhere", "no bundle there"),
     ],
 )
@@ -242,4 +242,4 @@ def test_a_bundle_is_read_on_its_proposers_clocks(
     assert report["times"][0]["ratio"] == 1
     assert cli.main(command) == 0
     assert "do not tell work from delay" in capsys.readouterr().out
-    assert cli.main([*command, "--work-ms", "1"]) == 2
+    assert cli.main([*command, "--work", "1ms"]) == 2

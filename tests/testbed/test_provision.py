@@ -201,4 +201,4 @@ def test_a_lab_without_remote_hosts_has_nothing_to_do(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("text", ["2", "8d", "0h", "1w", "-1h"])
 def test_a_strange_lock_time_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lock", f"--for={text}"]) == 2
-    assert "30m, 2h or 1d" in capsys.readouterr().err
+    assert "--for" in capsys.readouterr().err

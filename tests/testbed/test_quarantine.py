@@ -80,10 +80,10 @@ def test_a_stated_f_is_lowered_where_it_stands(tmp_path: Path) -> None:
     hosts = "".join(f"  r{n}: {{addr: 10.0.0.{n}, roles: [replica]}}\n" for n in range(1, 8))
     path.write_text(
         "schema: testbed.inventory/1\nlab: seven\n"
-        f"chain: {{heartbeat_s: 1, f: 2}} # for the paper\nhosts:\n{hosts}"
+        f"chain: {{heartbeat: 1s, f: 2}} # for the paper\nhosts:\n{hosts}"
     )
     assert quarantine(path, "r7", "hot", lower_f=True).after == Quorum(6, 1)
-    assert "chain: {heartbeat_s: 1, f: 1} # for the paper\n" in path.read_text()
+    assert "chain: {heartbeat: 1s, f: 1} # for the paper\n" in path.read_text()
 
 
 def test_what_would_leave_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:

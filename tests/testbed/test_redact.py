@@ -24,7 +24,7 @@ lab: first
 defaults:
   ssh: {user: secret-user, key: ~/.ssh/secret-key, known_hosts: ./secret-hosts, jump: gate}
   net: {mgmt: eth0, data: eth0, filters: per-peer}
-chain: {view_timeout_ms: 2000}
+chain: {view_timeout: 2s}
 hosts:
   gate: {addr: secret-gate.example.org, ssh: {port: 22022}}
   pi01:
