@@ -21,10 +21,10 @@ __all__ = [
     "FLUSH_AGE_MS",
     "FLUSH_BYTES",
     "KINDS_MAX",
-    "Event",
+    "CountedEvents",
     "EventLog",
+    "LoggedEvent",
     "NoEvents",
-    "Tally",
     "boot_id",
     "read_events",
 ]
@@ -36,7 +36,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _encoder = msgspec.json.Encoder()
 
 
-class Event(msgspec.Struct, frozen=True):
+class LoggedEvent(msgspec.Struct, frozen=True):
     """One line as read back; `fields` holds what the kind of event brings."""
 
     t: int
@@ -142,7 +142,7 @@ class EventLog:
         self.close()
 
 
-class Tally:
+class CountedEvents:
     """What others can make happen as often as they like: of each kind the first, second, fourth,
     eighth and so on is told, with the `count` so far, so that a flood does not flood the log."""
 
@@ -160,14 +160,14 @@ class Tally:
             self._events.emit(self._event, **fields, count=count)
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(path: Path) -> list[LoggedEvent]:
     """Every complete line; a torn last one (the process was killed) is left out."""
     events = []
     for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             raw = msgspec.json.decode(line, type=dict[str, object])
             common = {name: raw.pop(name) for name in ("t", "m", "boot", "node", "n", "event")}
-            events.append(msgspec.convert({**common, "fields": raw}, type=Event))
+            events.append(msgspec.convert({**common, "fields": raw}, type=LoggedEvent))
         except (msgspec.DecodeError, msgspec.ValidationError, KeyError):
             continue
     return events

@@ -1,7 +1,7 @@
 """What the driver needs from the world: a clock, timers, a wire, a store.
 
 The real ones are `nodes.replica.clock`, `nodes.wire.tls_wire` and `nodes.replica.sqlite_store`;
-the simulator has its own. All are constructor arguments of `nodes.replica.driver.Host`; real ones
+the simulator has its own. All are constructor arguments of `nodes.replica.driver.Driver`; real ones
 are built in `__main__`-level code only.
 """
 

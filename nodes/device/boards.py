@@ -99,7 +99,7 @@ class Boards:
                 ),
                 tap=log.frame,
             )
-            counting = asyncio.ensure_future(_tell_counts(events, config.name, link))
+            counting = asyncio.ensure_future(_report_counts(events, config.name, link))
             try:
                 await link.run()
             finally:
@@ -143,14 +143,14 @@ class Boards:
             return True
 
 
-async def _tell_counts(events: EventLog, board: str, link: BoardLink) -> None:
-    """What is counted only, noise above all, when it has changed. Until cancelled."""
-    told: dict[str, int] = {}
+async def _report_counts(events: EventLog, board: str, link: BoardLink) -> None:
+    """Emits the link's counters whenever they changed. Until cancelled."""
+    reported: dict[str, int] = {}
     while True:
         await asyncio.sleep(COUNTS_PERIOD_S)
-        if (counts := link.counters) != told:
+        if (counts := link.counters) != reported:
             events.emit("serial-counts", board=board, counts=counts)
-            told = counts
+            reported = counts
 
 
 def _tell_failure(events: EventLog, board: str, line: asyncio.Future[None]) -> None:

@@ -3,7 +3,7 @@
 Mobile and environmental devices share this; they differ in how a message leaves them (`Uplink`).
 The device trusts its genesis document only: every answer is a proof that it verifies itself.
 Its copy of the ledger is in `ledger_sync`, what it was given to send in `sender`, how it keeps its
-certificate alive in `tenure`.
+certificate alive in `renewal`.
 
 A request is forgotten only after what follows from its answer has been done. Whatever is killed in
 between, the request goes out again, and the gateway answers it again.
@@ -46,7 +46,7 @@ from nodes.device.login import Login
 from nodes.device.state import DeviceState
 from nodes.device.vouchers import Voucher, load_voucher
 from nodes.edge_config import DeviceConfig
-from nodes.events import EventLog, Tally
+from nodes.events import CountedEvents, EventLog
 from nodes.keygen import CERTIFICATE_FILE, load_key, make_key
 from nodes.process import Trouble, write_atomically
 
@@ -122,7 +122,7 @@ class Device:
         self._kind: Literal["mobile", "environment"] = kind
         self._uplink = uplink
         self._events = events
-        self._bad = Tally(events, "bad-message")
+        self._bad = CountedEvents(events, "bad-message")
         self._net = genesis.network.hex()[:16]
         self._outbox = Outbox(directory / "outbox.sqlite")
         self._proofs = ProofVerifier(genesis)

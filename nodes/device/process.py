@@ -27,14 +27,14 @@ from nodes.device.carrier import Carrier
 from nodes.device.device import Answer, Device, Refused, Uplink
 from nodes.device.ledger_sync import LedgerSync
 from nodes.device.login import Login
-from nodes.device.renewal import Succeeded, Tenure
+from nodes.device.renewal import KeyChanged, Renewal
 from nodes.device.sender import Ended, Sender
 from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import DeviceConfig, load_config
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 
-__all__ = ["Life", "Work", "device_main"]
+__all__ = ["DeviceProcess", "Work", "device_main"]
 
 C = TypeVar("C", bound=DeviceConfig)
 
@@ -42,14 +42,14 @@ C = TypeVar("C", bound=DeviceConfig)
 Work = Callable[[Device, Sender, Login, Go], AbstractAsyncContextManager[None]]
 
 
-class _Stay(msgspec.Struct, frozen=True):
+class _Admitted(msgspec.Struct, frozen=True):
     """What there is while the device is admitted and logged in."""
 
     device: Device
     login: Login
     sync: LedgerSync
     sender: Sender
-    tenure: Tenure
+    renewal: Renewal
 
     @property
     def identity(self) -> Identity | None:
@@ -58,7 +58,7 @@ class _Stay(msgspec.Struct, frozen=True):
         return None if ledger is None else ledger.registry.identity(self.device.node)
 
 
-class Life:
+class DeviceProcess:
     """One device from start to stop, under one key after another. `make` makes the `Device` from
     what is on disk."""
 
@@ -87,7 +87,7 @@ class Life:
                     if device.state.password is None:
                         await self._enrol(device, go)
                     await self._be(device, go)
-                except Succeeded:
+                except KeyChanged:
                     continue  # as the holder of the next key
                 except Ended as ended:
                     self._events.emit("state", state=str(ended))
@@ -111,66 +111,68 @@ class Life:
         )
 
     async def _be(self, device: Device, go: Go) -> None:
-        """The admitted device, until it is stopped. Raises Ended, Succeeded."""
+        """The admitted device, until it is stopped. Raises Ended, KeyChanged."""
         config, state = self._config, Path(self._config.state)
         bodies = config.copy_of == "ledger"
         sync = LedgerSync(state / "copy.sqlite", device, self._events, bodies=bodies)
         sender = Sender(
             state / "backlog.sqlite", device, config.service, go.timeout_ms, self._events
         )
-        tenure = Tenure(state, config.validity_s, device, sync, self._events)
+        renewal = Renewal(state, config.validity_s, device, sync, self._events)
         with contextlib.closing(sync), contextlib.closing(sender):
             async with device.logged_in() as login:
-                stay = _Stay(device, login, sync, sender, tenure)
-                await _first_of(self._add_data(stay, go), login.watch())
+                admitted = _Admitted(device, login, sync, sender, renewal)
+                await _first_of(self._add_data(admitted, go), login.watch())
 
-    async def _add_data(self, stay: _Stay, go: Go) -> None:
-        await stay.sync.run(stay.login, self._uplink)
-        if (identity := stay.identity) is not None:
-            stay.device.state.at_least(identity.counter)
+    async def _add_data(self, admitted: _Admitted, go: Go) -> None:
+        await admitted.sync.run(admitted.login, self._uplink)
+        if (identity := admitted.identity) is not None:
+            admitted.device.state.at_least(identity.counter)
         self._events.emit("state", state="admitted")
 
         def took(operation: Operation, answer: Answer) -> None:
             if isinstance(operation, Data):
-                stay.sender.resumed(operation, answer)
-            stay.tenure.resumed(operation, answer)
+                admitted.sender.resumed(operation, answer)
+            admitted.renewal.resumed(operation, answer)
 
-        await stay.device.resume(stay.login, took)
+        await admitted.device.resume(admitted.login, took)
         await _first_of(
-            self._session(stay, go),
-            stay.sender.run(stay.login),
-            stay.tenure.run(stay.login),
-            Carrier(stay.device, self._config, self._uplink, self._events).run(stay.login),
-            stay.sync.follow(stay.login, self._uplink),
+            self._session(admitted, go),
+            admitted.sender.run(admitted.login),
+            admitted.renewal.run(admitted.login),
+            Carrier(admitted.device, self._config, self._uplink, self._events).run(admitted.login),
+            admitted.sync.follow(admitted.login, self._uplink),
         )
 
-    async def _session(self, stay: _Stay, go: Go) -> None:
+    async def _session(self, admitted: _Admitted, go: Go) -> None:
         """Access to the service, from opening to closing; then relays go on relaying."""
-        session = await self._open(stay) if self._config.session else None
-        async with self._work(stay.device, stay.sender, stay.login, go):
+        session = await self._open(admitted) if self._config.session else None
+        async with self._work(admitted.device, admitted.sender, admitted.login, go):
             await until(go.due_ns(go.end_ms))
-            await stay.sender.drained()
+            await admitted.sender.drained()
         if session is not None:
-            await self._ask(stay, CloseSession, session=session)
-        await stay.sync.run(stay.login, self._uplink)
+            await self._ask(admitted, CloseSession, session=session)
+        await admitted.sync.run(admitted.login, self._uplink)
         self._events.emit("done")
         self._events.flush()
-        await stay.login.watch()
+        await admitted.login.watch()
 
-    async def _open(self, stay: _Stay) -> int | None:
+    async def _open(self, admitted: _Admitted) -> int | None:
         """The session that is open: one of an earlier start, or a new one."""
-        if (identity := stay.identity) is not None and identity.sessions:
+        if (identity := admitted.identity) is not None and identity.sessions:
             return next(iter(identity.sessions))
-        answer = await self._ask(stay, OpenSession, service=self._config.service)
+        answer = await self._ask(admitted, OpenSession, service=self._config.service)
         return None if isinstance(answer, Refused) else answer.session
 
-    async def _ask(self, stay: _Stay, kind: Callable[..., Operation], **fields: object) -> Answer:
-        device = stay.device
+    async def _ask(
+        self, admitted: _Admitted, kind: Callable[..., Operation], **fields: object
+    ) -> Answer:
+        device = admitted.device
 
         def make(counter: int) -> Operation:
             return kind(network=device.genesis.network, node=device.node, counter=counter, **fields)
 
-        async with device.asking(stay.login, make) as answer:
+        async with device.asking(admitted.login, make) as answer:
             status = answer.reason if isinstance(answer, Refused) else answer.status
             self._events.emit("session", op=kind.__name__, status=status)
             return answer
@@ -215,7 +217,7 @@ def device_main(
 
             write_ready(Path(config.ready) if config.ready else None, {})
             try:
-                life = Life(config, device, uplink, work, events)
+                life = DeviceProcess(config, device, uplink, work, events)
                 await _until_stopped(life, stopping, events)
             except OutboxFullError as error:
                 raise Trouble(f"{error}; free some space and start the device again") from error
@@ -225,7 +227,7 @@ def device_main(
     run(serve, exit_on_stdin_eof=args.exit_on_stdin_eof)
 
 
-async def _until_stopped(life: Life, stopping: asyncio.Event, events: EventLog) -> None:
+async def _until_stopped(life: DeviceProcess, stopping: asyncio.Event, events: EventLog) -> None:
     living = asyncio.ensure_future(life.live())
     stopped = asyncio.ensure_future(stopping.wait())
     try:

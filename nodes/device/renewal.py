@@ -22,7 +22,7 @@ from nodes.device.login import Login
 from nodes.events import EventLog
 from nodes.keygen import load_key, make_key
 
-__all__ = ["ORDER_FILE", "Order", "Succeeded", "Tenure"]
+__all__ = ["ORDER_FILE", "KeyChanged", "Order", "Renewal"]
 
 ORDER_FILE = "order.json"
 CHECK_PERIOD_S = 0.5
@@ -35,11 +35,11 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     do: Literal["renew", "rollover", "revoke"]
 
 
-class Succeeded(Exception):
+class KeyChanged(Exception):
     """Another key of this device is in force: it goes on as a new identity."""
 
 
-class Tenure:
+class Renewal:
     def __init__(
         self, directory: Path, validity_s: int, device: Device, sync: LedgerSync, events: EventLog
     ) -> None:
@@ -50,7 +50,7 @@ class Tenure:
         self._events = events
 
     async def run(self, login: Login) -> None:
-        """Until cancelled. Raises Succeeded."""
+        """Until cancelled. Raises KeyChanged."""
         pause = 0
         while True:
             await asyncio.sleep(CHECK_PERIOD_S)
@@ -62,7 +62,7 @@ class Tenure:
                 pause = RETRY_AFTER_CHECKS  # the copy does not show it yet
 
     def resumed(self, operation: Operation, answer: Answer) -> None:
-        """An earlier life's renewal or revocation was answered. Raises Succeeded."""
+        """An earlier life's renewal or revocation was answered. Raises KeyChanged."""
         if isinstance(operation, Renew | Revoke):
             self._carried_out()
             self._answered(type(operation).__name__.lower(), answer)
@@ -81,7 +81,7 @@ class Tenure:
     async def _obey(self, login: Login, order: Order) -> None:
         try:
             await self._ask(login, order.do)
-        except Succeeded:
+        except KeyChanged:
             self._carried_out()
             raise
         self._carried_out()
@@ -137,4 +137,4 @@ class Tenure:
         key = load_key(self._directory / self._device.state.next_key_file)
         self._device.keep_certificate(key)
         self._device.state.succeed(self._device.sealed_for(key))
-        raise Succeeded(answer.node.hex())
+        raise KeyChanged(answer.node.hex())

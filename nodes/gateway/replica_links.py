@@ -20,7 +20,7 @@ from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subsc
 from gateway.bridge.follower import Follower
 from nodes.config import certificate_der
 from nodes.edge_config import GatewayConfig
-from nodes.events import Tally
+from nodes.events import CountedEvents
 from nodes.ports import Events, Party
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
@@ -47,7 +47,7 @@ class ReplicaLinks:
     ) -> None:
         self._chain = chain
         self._events = events
-        self._faults = Tally(events, "replica-fault")
+        self._faults = CountedEvents(events, "replica-fault")
         self._on_seal = on_seal
         self._on_denied = on_denied
         self._inbox = Inbox()

@@ -1,6 +1,6 @@
 """The one interpreter of effects: what the consensus core asks for is carried out here.
 
-`Host` is synchronous and knows no event loop: the replica process feeds it what arrived and which
+`Driver` is synchronous and knows no event loop: the replica process feeds it what arrived and which
 timers fired, the simulator does the same in virtual time. Only its ports differ.
 
 The order is sacred: **persist, then send**. A step handles several inputs, collects what they
@@ -68,7 +68,7 @@ __all__ = [
     "Application",
     "Core",
     "Delayed",
-    "Host",
+    "Driver",
     "Replies",
     "Rewrite",
 ]
@@ -141,7 +141,7 @@ _DELAYED = "driver/delayed/"  # names of the host's own timers
 _DELAYED_MAX = 4096  # held back at once; more are lost
 
 
-class Host:
+class Driver:
     """Runs one core. `me` signs served state and heads with `signer`."""
 
     def __init__(

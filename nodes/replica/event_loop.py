@@ -1,7 +1,8 @@
-"""A replica's turns on the event loop: open what waits, handle it, commit, let out.
+"""A replica's turns: verify the frames that wait, handle them, commit, send.
 
-Frames that wait are opened together, handled in one step and answered after one sync: batches
-form from what arrived meanwhile. Beside the turns, subscribers that lag are served piece by piece.
+One turn verifies a share of the waiting frames together, handles them in one step and sends after
+one commit. Under load, batches grow. Between turns, subscribers that lag get blocks piece by piece.
+What one step does is in `service`; sockets and timers are in `nodes.wire` and `timers`.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from nodes.replica.service import Service
 from nodes.replica.timers import LoopTimers
-from nodes.replica.verify_pool import Opener, Result
+from nodes.replica.verify_pool import VerifiedFrames, VerifyPool
 from nodes.wire.inbox import Inbox
 
-__all__ = ["COMMIT_ELSEWHERE_S_MIN", "OPENED_BYTES_MAX", "OPENED_FRAMES_MAX", "Turns"]
+__all__ = ["COMMIT_ELSEWHERE_S_MIN", "VERIFIED_BYTES_MAX", "VERIFIED_FRAMES_MAX", "EventLoop"]
 
-OPENED_FRAMES_MAX = 4096  # verified and waiting for a commit
-OPENED_BYTES_MAX = 8 * 1024 * 1024  # of the same; one more share of every party may be on its way
-COMMIT_ELSEWHERE_S_MIN = 0.001  # commits that take longer on average leave this thread
+VERIFIED_FRAMES_MAX = 4096  # verified frames that wait for a commit
+VERIFIED_BYTES_MAX = 8 * 1024 * 1024  # of the same; one more share of every party may be on its way
+COMMIT_ELSEWHERE_S_MIN = 0.001  # commits that take longer on average run in another thread
 COMMITS_AVERAGED = 16
-PUMP_S = 0.02  # between pieces for a subscriber whose link is full
+PUMP_S = 0.02  # between two pieces for a subscriber whose link is full
 
 
-class Turns:
-    """`resume` lets the wire read again from parties that were full, `flush` lets out what was
-    sent; `on_failure` is told the exception after which nothing more is done."""
+class EventLoop:
+    """`resume` lets the wire read again from parties that were full. `flush` writes what was sent.
+    `on_failure` gets the exception that ended the turns."""
 
     def __init__(
         self,
         *,
         service: Service,
-        opener: Opener,
+        pool: VerifyPool,
         inbox: Inbox,
         timers: LoopTimers,
         resume: Callable[[], None],
@@ -42,7 +43,7 @@ class Turns:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._service = service
-        self._opener = opener
+        self._pool = pool
         self._inbox = inbox
         self._timers = timers
         self._resume = resume
@@ -50,11 +51,11 @@ class Turns:
         self._on_failure = on_failure
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._commit_s = 0.0  # a running average
-        self._opened: Result = []
-        self._opened_bytes = 0  # of frames taken since the last step
+        self._verified: VerifiedFrames = []
+        self._verified_bytes = 0  # of frames taken since the last step
         self._running = False
         self._turning = False
-        self._opening = False
+        self._verifying = False
         self._committing = False
         self._pumping = False
 
@@ -64,116 +65,115 @@ class Turns:
         self.wake()
 
     def stop(self) -> None:
-        """No further turn; what is on its way to the disk still gets there."""
+        """Ends the turns. A commit that has begun is completed."""
         self._running = False
 
     def close(self) -> None:
         """Waits for the threads."""
         self._committer.shutdown(wait=True)
-        self._opener.close()
+        self._pool.close()
 
     def idle(self) -> None:
-        """Now and then: blocks that wait for a commit get one."""
+        """To be called now and then: commits the blocks that wait for a commit."""
         if self._running and not self._committing:
-            self._guarded(self._service.host.idle)
+            self._guarded(self._service.driver.idle)
 
     def wake(self) -> None:
         if self._running and not self._turning:
             self._turning = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._guarded, self._turn)
 
     def _turn(self) -> None:
-        """One share of what arrived. Frames are opened in order; while some are being opened
-        elsewhere, or a commit is on its way and enough wait for it, the others stay where they
-        are."""
+        """Takes one share of what arrived. Frames stay in the inbox while other threads verify, and
+        while enough verified frames wait for a commit: their order is kept."""
         self._turning = False
-        if not self._running or self._opening or self._full:
+        if not self._running or self._verifying or self._full:
             return
         frames = self._inbox.take()
-        self._opened_bytes += sum(len(frame) for _, frame in frames)
+        self._verified_bytes += sum(len(frame) for _, frame in frames)
         self._resume()
-        if self._opener.pays(frames):
-            self._opening = True
-            self._opener.spread(frames, self._opened_elsewhere)
+        if self._pool.pays(frames):
+            self._verifying = True
+            self._pool.spread(frames, self._verified_elsewhere)
             return
-        self._opened += self._opener.inline(frames)
+        self._verified += self._pool.inline(frames)
         self._step()
         if self._inbox:
             self.wake()
 
     @property
     def _full(self) -> bool:
-        return len(self._opened) > OPENED_FRAMES_MAX or self._opened_bytes > OPENED_BYTES_MAX
+        return (
+            len(self._verified) > VERIFIED_FRAMES_MAX or self._verified_bytes > VERIFIED_BYTES_MAX
+        )
 
-    def _opened_elsewhere(self, result: Result) -> None:
-        self._loop.call_soon_threadsafe(self._collect, result)
+    def _verified_elsewhere(self, done: Future[VerifiedFrames]) -> None:
+        self._loop.call_soon_threadsafe(self._guarded, lambda: self._collect(done))
 
-    def _collect(self, result: Result) -> None:
-        self._opening = False
-        self._opened += result
-        self._step()
-        self.wake()
+    def _collect(self, done: Future[VerifiedFrames]) -> None:
+        self._verifying = False
+        if self._running:
+            self._verified += done.result()
+            self._step()
+            self.wake()
 
     def _step(self) -> None:
         if not self._running or self._committing:
             return
-        opened, self._opened, self._opened_bytes = self._opened, [], 0
+        verified, self._verified, self._verified_bytes = self._verified, [], 0
         service = self._service
-        handled = self._guarded(lambda: service.handle(opened))
-        # After what had arrived when they fired; handling that may have set them again.
-        if handled and not self._opening and (fired := self._timers.take(self._inbox.taken)):
-            self._guarded(lambda: service.handle((), fired))
-        if service.host.must_sync and self._commit_s > COMMIT_ELSEWHERE_S_MIN:
+        service.handle(verified)
+        # Timers come after the frames that had arrived when they fired: those may set them again.
+        if not self._verifying and (fired := self._timers.take(self._inbox.taken)):
+            service.handle((), fired)
+        if service.driver.must_sync and self._commit_s > COMMIT_ELSEWHERE_S_MIN:
             # A slow disk: meanwhile this thread verifies what comes next.
             self._committing = True
-            self._committer.submit(self._commit).add_done_callback(
-                lambda done: self._loop.call_soon_threadsafe(self._committed, done)
-            )
+            self._committer.submit(self._commit).add_done_callback(self._committed_elsewhere)
         else:
-            self._guarded(self._commit)
-            self._guarded(self._let_out)
+            self._commit()
+            self._release()
 
     def _commit(self) -> None:
-        if self._service.host.must_sync:
+        if self._service.driver.must_sync:
             start_s = time.perf_counter()
-            self._service.host.commit()
+            self._service.driver.commit()
             took_s = time.perf_counter() - start_s
             self._commit_s += (took_s - self._commit_s) / COMMITS_AVERAGED
 
+    def _committed_elsewhere(self, done: Future[None]) -> None:
+        self._loop.call_soon_threadsafe(self._guarded, lambda: self._committed(done))
+
     def _committed(self, done: Future[None]) -> None:
         self._committing = False
-        if self._guarded(done.result) and self._running:
-            self._guarded(self._let_out)
+        done.result()
+        if self._running:
+            self._release()
             self._step()
             self.wake()
 
-    def _let_out(self) -> None:
-        if not self._running:
-            return  # the store failed: nothing leaves any more
-        self._service.host.release()
+    def _release(self) -> None:
+        self._service.driver.release()
         self._flush()
         if self._service.clients.lagging and not self._pumping:
             self._pumping = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._guarded, self._pump)
 
     def _pump(self) -> None:
-        """Lagging subscribers get a piece now and then, between turns."""
+        """Each lagging subscriber gets a piece."""
         self._pumping = False
         if not self._running:
             return
-        more = False
-        if not self._committing:
-            more = self._guarded(self._service.clients.pump)
+        more = not self._committing and self._service.clients.pump()
         if self._service.clients.lagging:
             self._pumping = True
-            self._loop.call_later(0 if more else PUMP_S, self._pump)
+            self._loop.call_later(0 if more else PUMP_S, self._guarded, self._pump)
 
-    def _guarded(self, work: Callable[[], object]) -> bool:
-        """False if it failed or gave False. A replica that cannot keep its votes, or has a bug,
-        stops: nothing more leaves it."""
+    def _guarded(self, work: Callable[[], object]) -> None:
+        """Every entry from the loop. A replica that cannot keep its votes, or has a bug, stops:
+        nothing more leaves it."""
         try:
-            return work() is not False
+            work()
         except Exception as error:
             self._running = False
             self._on_failure(error)
-        return False

@@ -20,7 +20,7 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer, Signer
 from nodes.config import ConfigError, ReplicaConfig, certificate_der, certificate_spki
-from nodes.events import EventLog, NoEvents, Tally
+from nodes.events import CountedEvents, EventLog, NoEvents
 from nodes.keygen import load_key
 from nodes.ports import Events, Party, Store, StoreFull
 from nodes.process import (
@@ -32,16 +32,16 @@ from nodes.process import (
     write_atomically,
     write_ready,
 )
+from nodes.replica.abstention import Abstention
 from nodes.replica.clock import SystemClock
 from nodes.replica.driver import Rewrite
-from nodes.replica.event_loop import Turns
+from nodes.replica.event_loop import EventLoop
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.memory_store import MemoryStore
-from nodes.replica.quarantine import Quarantine
 from nodes.replica.service import Service
 from nodes.replica.sqlite_store import SqliteStore, move_aside, moved_aside
 from nodes.replica.timers import LoopTimers
-from nodes.replica.verify_pool import Opener, default_threads
+from nodes.replica.verify_pool import VerifyPool, default_threads
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
 
@@ -54,8 +54,8 @@ Wrap = Callable[[Service, Signer, Events], Rewrite]
 
 HOUSEKEEPING_S = 0.25
 COUNTERS_S = 1.0
-_QUARANTINE = "quarantine-until"
-_QUARANTINE_UNKNOWN = -1
+_ABSTENTION = "abstention-until"
+_ABSTENTION_UNKNOWN = -1
 _BEGUN = "begun"
 _VOTES_IN = "votes-in"
 """Beside the key: the network in which it votes, once it has a store there."""
@@ -73,7 +73,7 @@ class ReplicaProcess:
         self._counted: dict[str, object] = {}
         self._store: Store | None = None
         self._service: Service
-        self._turns: Turns | None = None
+        self._event_loop: EventLoop | None = None
 
     async def serve(self, stopping: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -94,9 +94,9 @@ class ReplicaProcess:
     def _begin(self, port: int) -> None:
         wanted = self._config.verify_threads
         threads = default_threads() if wanted is None else wanted
-        turns = Turns(
+        event_loop = EventLoop(
             service=self._service,
-            opener=Opener(self._service.open_all, threads),
+            pool=VerifyPool(self._service.verify_all, threads),
             inbox=self._inbox,
             timers=self._timers,
             resume=self._wire.resume,
@@ -106,8 +106,8 @@ class ReplicaProcess:
         height = self._service.ledger.height
         self._emit("started", replica=self._config.replica, height=height, port=port)
         self._wire.start()
-        turns.start()
-        self._turns = turns
+        event_loop.start()
+        self._event_loop = event_loop
         # What stands now stays: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
@@ -117,12 +117,12 @@ class ReplicaProcess:
         self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event
     ) -> None:
         """Housekeeping: nothing here is on the path of a request."""
-        assert self._turns is not None
+        assert self._event_loop is not None
         counters_at = loop.time() + COUNTERS_S
         while not stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), HOUSEKEEPING_S)
-            self._turns.idle()
+            self._event_loop.idle()
             if loop.time() >= counters_at:
                 counters_at += COUNTERS_S
                 self._emit_counters()
@@ -131,11 +131,11 @@ class ReplicaProcess:
 
     async def _end(self) -> None:
         self._timers.close()
-        if self._turns is not None:
-            self._turns.stop()
+        if self._event_loop is not None:
+            self._event_loop.stop()
         await self._wire.close()
-        if self._turns is not None:
-            self._turns.close()
+        if self._event_loop is not None:
+            self._event_loop.close()
             self._emit_counters()
             self._emit("stopped", height=self._service.ledger.height)
         if self._store is not None:
@@ -145,8 +145,8 @@ class ReplicaProcess:
             self._events.close()
 
     def _wake(self) -> None:
-        if self._turns is not None:
-            self._turns.wake()
+        if self._event_loop is not None:
+            self._event_loop.wake()
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, StoreFull | Damaged):
@@ -169,7 +169,7 @@ class ReplicaProcess:
         }
         for client in config.clients:
             certificates[client.name] = certificate_der(client.certificate)
-        refused = Tally(self._events, "link-refused")
+        refused = CountedEvents(self._events, "link-refused")
         return TlsWire(
             key_file=Path(config.key),
             certificate_file=Path(config.certificate),
@@ -183,7 +183,7 @@ class ReplicaProcess:
 
     def _assemble(self) -> Service:
         """A damaged store is moved aside; then this replica fetches everything anew, in
-        quarantine. A store that was made in quarantine stays so over restarts."""
+        abstention. A store that was made in abstention stays so over restarts."""
         config = self._config
         if config.store == ":memory:":
             self._store = MemoryStore()
@@ -201,7 +201,7 @@ class ReplicaProcess:
         return self._from_disk(path)
 
     def _disk_store(self, path: Path) -> SqliteStore:
-        """A new store begins in quarantine beside a damaged one, whatever interrupted us before,
+        """A new store begins in abstention beside a damaged one, whatever interrupted us before,
         and for a key that has a store in this network already: somebody deleted that."""
         store = SqliteStore(path, self._genesis.encode(), self._config.replica)
         beside_key = Path(self._config.key).with_name(_VOTES_IN)
@@ -215,7 +215,7 @@ class ReplicaProcess:
                     "Fetching the chain from peers, no votes until it is past all earlier ones.\n"
                 )
             if known or moved_aside(path):
-                store.note(_QUARANTINE, _QUARANTINE_UNKNOWN)
+                store.note(_ABSTENTION, _ABSTENTION_UNKNOWN)
             store.note(_BEGUN, 1)  # or a crash before the first vote would look like a lost store
             store.commit()
         if not known:
@@ -230,22 +230,22 @@ class ReplicaProcess:
         """Raises Damaged: the file's form, or any block that does not follow from the genesis."""
         store = self._disk_store(path)
         try:
-            until = store.noted(_QUARANTINE)
-            quarantine = None
+            until = store.noted(_ABSTENTION)
+            abstention = None
             if until is not None:
-                known = None if until == _QUARANTINE_UNKNOWN else until
-                quarantine = Quarantine(self._genesis.consensus, known)
-            service = self._make_service(store, quarantine)
+                known = None if until == _ABSTENTION_UNKNOWN else until
+                abstention = Abstention(self._genesis.consensus, known)
+            service = self._make_service(store, abstention)
         except BaseException:
             store.close()
             raise
         self._store = store
         return service
 
-    def _make_service(self, store: Store, quarantine: Quarantine | None) -> Service:
+    def _make_service(self, store: Store, abstention: Abstention | None) -> Service:
         def note(until: int | None) -> None:
             assert isinstance(store, SqliteStore)
-            store.note(_QUARANTINE, until)
+            store.note(_ABSTENTION, until)
 
         wrap = self._wrap
         return Service(
@@ -261,15 +261,15 @@ class ReplicaProcess:
             wrap=None
             if wrap is None
             else lambda service: wrap(service, self._signer, self._events),
-            quarantine=quarantine,
-            on_quarantine=note,
+            abstention=abstention,
+            on_abstention=note,
         )
 
     # --- what is told --------------------------------------------------------------------------
 
     def _link(self, party: Party, up: bool, reason: str) -> None:
         self._emit("link-up" if up else "link-down", party=party, reason=reason)
-        if not up and self._turns is not None:
+        if not up and self._event_loop is not None:
             self._service.left(party)
 
     def _emit(self, event: str, **fields: object) -> None:

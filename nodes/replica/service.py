@@ -1,7 +1,7 @@
 """One replica without an event loop: ledger, core, verifier, gateways and driver put together.
 
 The replica process feeds it from sockets and real timers, the simulator from virtual ones. What
-arrived is first *opened* (decoded and verified: pure, so it may run in threads, in bulk) and then
+arrived is first *verified* (decoded and verified: pure, so it may run in threads, in bulk) and then
 handled in one *step* (persist, then send).
 """
 
@@ -42,12 +42,12 @@ from chain.pbft.messages import (
 from chain.pbft.replica import Replica
 from chain.pbft.verify import Verifier
 from nodes.ports import Clock, Events, Party, Store, Timers, Wire
+from nodes.replica.abstention import Abstention
 from nodes.replica.clients import Clients
-from nodes.replica.driver import Delayed, Host, Rewrite
+from nodes.replica.driver import Delayed, Driver, Rewrite
 from nodes.replica.ledger_file import Damaged
-from nodes.replica.quarantine import Quarantine
 
-__all__ = ["Opened", "Service", "Superfluous"]
+__all__ = ["Service", "Superfluous", "Verified"]
 
 
 class Superfluous(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Superfluous(msgspec.Struct, frozen=True):
 
 
 # A frame after verification: what it was, or why it is refused.
-Opened = Received | Request | Subscribe | Superfluous | PeerFault
+Verified = Received | Request | Subscribe | Superfluous | PeerFault
 
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 _MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
@@ -65,7 +65,7 @@ _SUPERFLUOUS = Superfluous()
 
 
 class _Votes:
-    """Votes that were opened together and hold. `alike`: whose count, of those that say the same
+    """Votes that were verified together and hold. `alike`: whose count, of those that say the same
     (kind, epoch, view, sequence number, digest); only a sender's first on a number may."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class _Votes:
 class Service:
     """Rebuilds the ledger from `store` when it is made. Raises Damaged if that does not work.
 
-    `quarantine` (after damage) and `wrap` (in tests and attacks) change what is sent.
+    `abstention` (after damage) and `wrap` (in tests and attacks) change what is sent.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class Service:
         timers: Timers,
         events: Events,
         wrap: Callable[[Service], Rewrite] | None = None,
-        quarantine: Quarantine | None = None,
-        on_quarantine: Callable[[int | None], None] = lambda _: None,
+        abstention: Abstention | None = None,
+        on_abstention: Callable[[int | None], None] = lambda _: None,
     ) -> None:
         self.faults: Counter[tuple[Party, str]] = Counter()
         self._events = events
         self._network = genesis.network
         self._scheme = scheme
-        self._quarantine = quarantine
-        self._on_quarantine = on_quarantine
+        self._abstention = abstention
+        self._on_abstention = on_abstention
         self.ledger = Ledger(genesis, scheme)
         self._memberships = {0: genesis.membership}
         decided_by = self._replay(store)
@@ -117,7 +117,7 @@ class Service:
             pending=newest if newest.epoch != decided_by.epoch else None,
         )
         self._verifier = Verifier(
-            self._network, scheme, self._membership, self._open_items, newest.epoch
+            self._network, scheme, self._membership, self._verify_items, newest.epoch
         )
         self._endorser = Endorser(
             me,
@@ -129,7 +129,7 @@ class Service:
         )
         self.clients = Clients(me, store, wire, lambda: self.core.view)
         self._wrapper = wrap(self) if wrap is not None else None
-        self.host = Host(
+        self.driver = Driver(
             me=me,
             network=self._network,
             signer=signer,
@@ -141,38 +141,38 @@ class Service:
             timers=timers,
             events=events,
             replies=self.clients,
-            rewrite=self._rewrite if quarantine or wrap else None,
+            rewrite=self._rewrite if abstention or wrap else None,
         )
 
     def start(self) -> None:
         """Once, before any step."""
-        self.host.start()
+        self.driver.start()
 
-    def open(self, party: Party, frame: bytes) -> Opened:
+    def verify(self, party: Party, frame: bytes) -> Verified:
         """Decodes and verifies one frame. Pure and thread-safe; never raises."""
-        ((_, opened),) = self.open_all(((party, frame),))
-        return opened
+        ((_, verified),) = self.verify_all(((party, frame),))
+        return verified
 
-    def open_all(self, frames: Sequence[tuple[Party, bytes]]) -> list[tuple[Party, Opened]]:
+    def verify_all(self, frames: Sequence[tuple[Party, bytes]]) -> list[tuple[Party, Verified]]:
         """As `open`, in order; requests that were submitted together are verified together."""
-        opened: list[tuple[Party, Opened]] = []
+        verified: list[tuple[Party, Verified]] = []
         places: list[int] = []
         items: list[bytes] = []
         votes = _Votes()
         for party, frame in frames:
-            one = self._open_frame(party, frame, votes)
+            one = self._verify_frame(party, frame, votes)
             if isinstance(one, Submit):
-                places.append(len(opened))
+                places.append(len(verified))
                 items.append(make_item(one.request))
-                one = _SUPERFLUOUS  # until it is opened
-            opened.append((party, one))
+                one = _SUPERFLUOUS  # until it is verified
+            verified.append((party, one))
         if places:
             for place, request in zip(places, self._verifier.open_all(items), strict=True):
-                opened[place] = opened[place][0], request
-        return opened
+                verified[place] = verified[place][0], request
+        return verified
 
-    def _open_frame(self, party: Party, frame: bytes, votes: _Votes) -> Opened | Submit:
-        """`votes` are those that were opened with this frame."""
+    def _verify_frame(self, party: Party, frame: bytes, votes: _Votes) -> Verified | Submit:
+        """`votes` are those that were verified with this frame."""
         try:
             if not isinstance(party, int):
                 return self._read_client(frame)
@@ -204,36 +204,36 @@ class Service:
         batch = message.proposal
         return self.core.wants(decode_proposal(batch).seq, Proposal.digest_of(batch))
 
-    def step(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
-        """Handles timers that fired and frames that were opened; persists, then sends. Raises
+    def step(self, arrived: Iterable[tuple[Party, Verified]], fired: Sequence[str] = ()) -> None:
+        """Handles timers that fired and frames that were verified; persists, then sends. Raises
         StoreFull, Damaged."""
         self.handle(arrived, fired)
-        self.host.settle()
+        self.driver.settle()
 
-    def handle(self, arrived: Iterable[tuple[Party, Opened]], fired: Sequence[str] = ()) -> None:
+    def handle(self, arrived: Iterable[tuple[Party, Verified]], fired: Sequence[str] = ()) -> None:
         """The first half of a step; `host.settle`, or `commit` and `release`, is the other."""
         inputs: list[Input] = [TimerFired(name) for name in fired]
         effects: list[Effect] = []
-        for party, opened in arrived:
-            match opened:
+        for party, verified in arrived:
+            match verified:
                 case Received():
-                    self._take(opened, party, inputs, effects)
+                    self._take(verified, party, inputs, effects)
                 case Request():
-                    self.clients.submitted(opened.id, str(party))
-                    if is_access_request(opened):
+                    self.clients.submitted(verified.id, str(party))
+                    if is_access_request(verified):
                         membership = self.ledger.membership
-                        self._sort(self._endorser.submit(opened, membership), inputs, effects)
+                        self._sort(self._endorser.submit(verified, membership), inputs, effects)
                     else:
-                        inputs.append(Submitted(opened))
+                        inputs.append(Submitted(verified))
                 case Subscribe(start=start, bodies=bodies):
                     self.clients.subscribe(str(party), start, bodies)
                 case PeerFault():
-                    self._blame(party, opened)
+                    self._blame(party, verified)
                 case Superfluous():
                     pass
         while inputs or effects:
             height = self.ledger.height
-            self.host.handle(inputs, effects)
+            self.driver.handle(inputs, effects)
             inputs, effects = [], []
             for _ in range(self.ledger.height - height):
                 self._sort(self._endorser.executed(self.ledger.membership), inputs, effects)
@@ -249,7 +249,7 @@ class Service:
     def _take(
         self, received: Received, party: Party, inputs: list[Input], effects: list[Effect]
     ) -> None:
-        """A replica's message goes to the core or the endorser; quarantine observes it too."""
+        """A replica's message goes to the core or the endorser; abstention observes it too."""
         message = received.message
         if isinstance(message, EndorseRequest | Endorsement):
             try:
@@ -259,8 +259,8 @@ class Service:
             else:
                 self._sort(judged, inputs, effects)
             return
-        if self._quarantine is not None and isinstance(message, StatusMessage):
-            self._heard(self._quarantine, message)
+        if self._abstention is not None and isinstance(message, StatusMessage):
+            self._heard(self._abstention, message)
         inputs.append(received)
 
     def _sort(
@@ -290,7 +290,7 @@ class Service:
     def _membership(self, epoch: int) -> Membership | None:
         return self._memberships.get(epoch)
 
-    def _open_items(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+    def _verify_items(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
         return open_items(items, self._network, self.ledger.membership, self._scheme)
 
     def _replay(self, store: Store) -> Membership:
@@ -318,17 +318,17 @@ class Service:
         if self.faults[party, fault.code] == 1:
             self._events.emit("peer-fault", party=party, code=fault.code, detail=str(fault))
 
-    def _heard(self, quarantine: Quarantine, status: StatusMessage) -> None:
-        if quarantine.heard(status, self.ledger.membership):
-            self._on_quarantine(quarantine.until)
-            self._events.emit("quarantine", until=quarantine.until)
+    def _heard(self, abstention: Abstention, status: StatusMessage) -> None:
+        if abstention.heard(status, self.ledger.membership):
+            self._on_abstention(abstention.until)
+            self._events.emit("abstaining", until=abstention.until)
 
     def _rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
-        quarantine = self._quarantine
-        if quarantine is not None:
-            if not quarantine.over(self.ledger.height):
-                return [*quarantine.rewrite(effects)]
-            self._quarantine = None
-            self._on_quarantine(None)
-            self._events.emit("quarantine-over", height=self.ledger.height)
+        abstention = self._abstention
+        if abstention is not None:
+            if not abstention.over(self.ledger.height):
+                return [*abstention.rewrite(effects)]
+            self._abstention = None
+            self._on_abstention(None)
+            self._events.emit("voting-again", height=self.ledger.height)
         return self._wrapper(effects) if self._wrapper is not None else [*effects]

@@ -14,7 +14,7 @@ from chain.errors import Misuse
 from chain.genesis import Consensus
 from chain.pbft.effects import Durable
 from nodes.ports import Stored, StoreFull
-from nodes.replica.quarantine import Quarantine
+from nodes.replica.abstention import Abstention
 from testbed.simulate.scenario import Crash
 
 __all__ = ["Disk", "PowerLossError"]
@@ -22,7 +22,7 @@ __all__ = ["Disk", "PowerLossError"]
 _Key = tuple[str, int, int]
 # One unsynced write, as what it replaced: (key, fact before) or the height of a new block.
 _Undo = tuple[_Key, Durable | None] | int
-_UNKNOWN = -1  # where a quarantine ends, before peers were heard
+_UNKNOWN = -1  # where an abstention ends, before peers were heard
 
 
 class PowerLossError(Exception):
@@ -51,7 +51,7 @@ class Disk:
         self._operations_left: int | None = None
         self._on_crash = Crash.LOST
         self._fills_after: int | None = None
-        self._quarantine: list[int | None] = [None, None]  # until which height: synced, written
+        self._abstention: list[int | None] = [None, None]  # until which height: synced, written
         self.operations = 0
 
     # --- power ---------------------------------------------------------------------------------
@@ -77,18 +77,18 @@ class Disk:
         self._unsynced.clear()
         self._forgotten = [0, 0]
         self._operations_left = None
-        self._quarantine = [_UNKNOWN, _UNKNOWN]
+        self._abstention = [_UNKNOWN, _UNKNOWN]
 
-    def quarantine(self, consensus: Consensus) -> Quarantine | None:
+    def abstention(self, consensus: Consensus) -> Abstention | None:
         """What a process that starts on this disk is under, by what was noted."""
-        until = self._quarantine[1]
+        until = self._abstention[1]
         if until is None:
             return None
-        return Quarantine(consensus, None if until == _UNKNOWN else until)
+        return Abstention(consensus, None if until == _UNKNOWN else until)
 
-    def note_quarantine(self, until: int | None) -> None:
+    def note_abstention(self, until: int | None) -> None:
         """Durable with the next commit."""
-        self._quarantine[1] = until
+        self._abstention[1] = until
 
     def power_off(self, keeps: Crash) -> None:
         """Takes back what was not durable, as `keeps` says."""
@@ -114,7 +114,7 @@ class Disk:
         self._shown = min(self._shown, len(self._blocks))
         self.show()
         self._forgotten = [self._forgotten[keeps is Crash.KEPT]] * 2
-        self._quarantine = [self._quarantine[keeps is Crash.KEPT]] * 2
+        self._abstention = [self._abstention[keeps is Crash.KEPT]] * 2
 
     def show(self) -> None:
         """To be called when a step of the process has come to its end."""
@@ -201,4 +201,4 @@ class Disk:
         self._operate()
         self._unsynced.clear()
         self._forgotten[0] = self._forgotten[1]
-        self._quarantine[0] = self._quarantine[1]
+        self._abstention[0] = self._abstention[1]

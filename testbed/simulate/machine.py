@@ -13,7 +13,7 @@ from chain.genesis import Genesis
 from chain.keys import Signer
 from nodes.ports import Party, StoreFull
 from nodes.replica.driver import Rewrite
-from nodes.replica.service import Opened, Service
+from nodes.replica.service import Service, Verified
 from nodes.replica.timers import Fired
 from nodes.wire.inbox import Inbox
 from testbed.simulate.disk import Disk, PowerLossError
@@ -189,19 +189,19 @@ class Machine:
     def _open(self, process: Process, arrived: list[tuple[Party, bytes]]) -> None:
         """All of the work comes before its effects, as verification does."""
         checks = self.scheme.checks
-        opened = process.service.open_all(arrived)
+        verified = process.service.verify_all(arrived)
         checks = self.scheme.checks - checks
         work_us = self.work_us * (FRAMES_PER_CHECK * checks + len(arrived)) // FRAMES_PER_CHECK
-        self.timeline.after(work_us, self._opened, process, opened)
+        self.timeline.after(work_us, self._verified, process, verified)
 
-    def _opened(self, process: Process, opened: list[tuple[Party, Opened]]) -> None:
+    def _verified(self, process: Process, verified: list[tuple[Party, Verified]]) -> None:
         if process is not self.process:
             return
         if self._pauses:
-            self.timeline.after(10_000, self._opened, process, opened)
+            self.timeline.after(10_000, self._verified, process, verified)
             return
         self._working = False
-        self._guarded(process.step, opened)
+        self._guarded(process.step, verified)
         for name in self._fired.take(self._inbox.taken):
             self.fire(process, name)
         self._turn()
@@ -221,7 +221,7 @@ class Machine:
         if process is self.process:
             self.timeline.after(IDLE_US, self.idle, process)
             if not self._pauses:
-                self._guarded(process.service.host.idle)
+                self._guarded(process.service.driver.idle)
 
 
 class Process:
@@ -244,8 +244,8 @@ class Process:
             timers=self,
             events=self,
             wrap=machine.wrap,
-            quarantine=machine.disk.quarantine(machine.genesis.consensus),
-            on_quarantine=machine.disk.note_quarantine,
+            abstention=machine.disk.abstention(machine.genesis.consensus),
+            on_abstention=machine.disk.note_abstention,
         )
 
     def start(self) -> None:
@@ -253,11 +253,11 @@ class Process:
         self._timeline.after(IDLE_US, self._machine.idle, self)
 
     def receive(self, arrived: list[tuple[Party, bytes]]) -> None:
-        self.step(self.service.open_all(arrived))
+        self.step(self.service.verify_all(arrived))
 
-    def step(self, opened: list[tuple[Party, Opened]]) -> None:
+    def step(self, verified: list[tuple[Party, Verified]]) -> None:
         service = self.service
-        service.step(opened)
+        service.step(verified)
         while service.clients.lagging and service.clients.pump():
             pass
 

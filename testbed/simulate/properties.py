@@ -125,7 +125,7 @@ class Checker:
     def wiped(self, replica: int) -> None:
         """It forgot which views it had asked for, and may ask for one again in other words. That
         harms nobody: what it forgot to have prepared lies at or below the checkpoint that a quorum
-        without its vote has proven when its quarantine ends. Votes on numbers, which quarantine
+        without its vote has proven when its abstention ends. Votes on numbers, which abstention
         covers, it may not contradict."""
         self._wiped.add(replica)
         self._votes = {

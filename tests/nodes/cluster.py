@@ -9,7 +9,7 @@ from typing import Self
 
 from chain.genesis import Consensus
 from nodes.byzantine.config import Byzantine
-from nodes.events import Event, read_events
+from nodes.events import LoggedEvent, read_events
 from nodes.replica.ledger_file import LedgerFile, open_readonly
 from testbed.bench.client import Client
 from testbed.bench.load import Load, bench_policy, devices
@@ -90,7 +90,7 @@ class Cluster:
         with self.ledger(replica) as ledger:
             return ledger.height
 
-    def events(self, replica: int, kind: str) -> list[Event]:
+    def events(self, replica: int, kind: str) -> list[LoggedEvent]:
         return [e for e in read_events(self.network.events(replica)) if e.event == kind]
 
     async def level(self) -> int:

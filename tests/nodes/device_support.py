@@ -18,7 +18,7 @@ from chain.proofs.certificate import verify_carrier
 from nodes.device.renewal import ORDER_FILE, Order
 from nodes.device.workload import Go
 from nodes.edge_config import BrokerAddress, MobileConfig
-from nodes.events import Event, read_events
+from nodes.events import LoggedEvent, read_events
 from nodes.keygen import CERTIFICATE_FILE
 from nodes.process import write_atomically
 from testbed.standing.description import Bench
@@ -43,18 +43,18 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def all(self, kind: str, **fields: object) -> list[Event]:
+    def all(self, kind: str, **fields: object) -> list[LoggedEvent]:
         return [
             event
             for event in (read_events(self._path) if self._path.exists() else [])
             if event.event == kind and fields.items() <= event.fields.items()
         ]
 
-    def first(self, kind: str, **fields: object) -> Event:
+    def first(self, kind: str, **fields: object) -> LoggedEvent:
         """The first such event, as soon as it is there."""
         return self.nth(kind, 1, **fields)
 
-    def nth(self, kind: str, count: int, **fields: object) -> Event:
+    def nth(self, kind: str, count: int, **fields: object) -> LoggedEvent:
         try:
             until(lambda: len(self.all(kind, **fields)) >= count, f"{kind} {fields}")
         except AssertionError as late:
@@ -62,7 +62,7 @@ class Log:
             raise AssertionError(f"{self._path}: {late}; it told: {told[-12:]}") from None
         return self.all(kind, **fields)[count - 1]
 
-    def after(self, moment: Event, kind: str, **fields: object) -> list[Event]:
+    def after(self, moment: LoggedEvent, kind: str, **fields: object) -> list[LoggedEvent]:
         return [each for each in self.all(kind, **fields) if each.t > moment.t]
 
 

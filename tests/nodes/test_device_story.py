@@ -21,7 +21,7 @@ from chain.ledger.item import cose_of, read_item
 from chain.ledger.operations import Data, board_node, read_operation
 from chain.ledger.statement import OK, Statement
 from inventory.load import load_lab
-from nodes.events import Event
+from nodes.events import LoggedEvent
 from nodes.replica.ledger_file import open_readonly
 from testbed.provision.deployment import Deployment
 from testbed.standing.bringup import standing_bench
@@ -237,7 +237,7 @@ def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(sto
     for file in story.path("gw2", ".").glob("copy*"):
         file.unlink()
 
-    def height(event: Event) -> int:
+    def height(event: LoggedEvent) -> int:
         return int(str(event.fields["height"]))
 
     before = height(story.log("gw1-gateway").all("final")[-1])

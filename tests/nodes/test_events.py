@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.events import FLUSH_BYTES, KINDS_MAX, EventLog, Tally, boot_id, read_events
+from nodes.events import FLUSH_BYTES, KINDS_MAX, CountedEvents, EventLog, boot_id, read_events
 
 
 def test_events_come_back_in_order_with_their_fields(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_any_bytes_are_read_without_an_error(
 
 def test_a_flood_of_one_kind_is_told_in_few_lines_and_hides_no_other(tmp_path: Path) -> None:
     with EventLog(tmp_path / "events", "r0") as log:
-        refused = Tally(log, "refused")
+        refused = CountedEvents(log, "refused")
         for n in range(1_000):
             refused.add("flood", reason="flood", number=n)
         refused.add("rare", reason="rare")

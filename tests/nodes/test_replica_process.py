@@ -129,9 +129,9 @@ def test_all_are_killed_at_once_and_nothing_final_is_lost(tmp_path: Path) -> Non
 
 async def votes_again(cluster: Cluster) -> None:
     """Once replica 3 is past all that it may have voted on, with the same chain."""
-    await until(lambda: cluster.events(3, "quarantine"), "the end of the quarantine is known")
+    await until(lambda: cluster.events(3, "abstaining"), "the end of the abstention is known")
     await cluster.data(times=40)
-    await until(lambda: cluster.events(3, "quarantine-over"), "votes again")
+    await until(lambda: cluster.events(3, "voting-again"), "votes again")
     await cluster.level()
     assert cluster.same_chain()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from concurrent.futures import Future
 
 import msgspec
 import pytest
@@ -40,8 +41,8 @@ from nodes.replica.clients import PIECE_BLOCKS_MAX, SUBMITTED_MAX
 from nodes.replica.clock import SystemClock
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.memory_store import MemoryStore
-from nodes.replica.service import Opened, Service, Superfluous
-from nodes.replica.verify_pool import POOLED_BYTES_MIN, Opener
+from nodes.replica.service import Service, Superfluous, Verified
+from nodes.replica.verify_pool import POOLED_BYTES_MIN, VerifiedFrames, VerifyPool
 from testbed.bench.load import Device, bench_policy, devices
 
 GATEWAY = "gateway"
@@ -95,10 +96,10 @@ class Node:
 
     def cancel(self, name: str) -> None: ...
 
-    def give(self, party: Party, frame: bytes) -> Opened:
-        opened = self.service.open(party, frame)
-        self.service.step([(party, opened)])
-        return opened
+    def give(self, party: Party, frame: bytes) -> Verified:
+        verified = self.service.verify(party, frame)
+        self.service.step([(party, verified)])
+        return verified
 
 
 class Bus:
@@ -277,10 +278,10 @@ def test_of_votes_opened_together_only_those_that_count_are_verified(forged: boo
     assert len(held) == 3
     if forged:
         held[0] = held[0][0], encode(Signed(decode_signed(held[0][1]).body, bytes(64)))
-    opened = node.service.open_all(held)
+    verified = node.service.verify_all(held)
     first, last = (PeerFault, Received) if forged else (Received, Superfluous)
-    assert [type(each) for _, each in opened] == [first, Received, last]
-    node.service.step(opened)
+    assert [type(each) for _, each in verified] == [first, Received, last]
+    node.service.step(verified)
     assert node.service.ledger.height == 1
 
 
@@ -325,8 +326,8 @@ def test_a_vote_that_does_not_count_leaves_room_for_those_that_do(
         node.give(liar, earlier[trick])
     frames: list[tuple[Party, bytes]] = [(liar, contradiction)] if trick == "both" else []
     frames += [(liar, said()), *((sender, frame) for sender, frame in held if sender != liar)]
-    opened = node.service.open_all(frames)
-    node.service.step(opened)
+    verified = node.service.verify_all(frames)
+    node.service.step(verified)
     slot = node.service.core._s.log.get(1)
     assert slot is not None
     assert slot.prepared
@@ -364,21 +365,23 @@ def test_threads_open_the_same_in_the_same_order() -> None:
         for _ in range(80)
     ]
     frames[7] = (GATEWAY, b"garbage")
-    opener = Opener(bus.nodes[0].service.open_all, threads=2)
+    pool = VerifyPool(bus.nodes[0].service.verify_all, threads=2)
     assert sum(len(frame) for _, frame in frames) > POOLED_BYTES_MIN
-    assert opener.pays(frames)
-    results: list[list[tuple[Party, Opened]]] = []
+    assert pool.pays(frames)
+    results: list[list[tuple[Party, Verified]]] = []
     done = threading.Event()
 
-    def collect(result: list[tuple[Party, Opened]]) -> None:
-        results.append(result)
+    def collect(result: Future[VerifiedFrames]) -> None:
+        results.append(result.result())
         done.set()
 
-    opener.spread(frames, collect)
+    pool.spread(frames, collect)
     assert done.wait(30)
-    opener.close()
-    inline = opener.inline(frames)
-    assert [str(opened) for _, opened in results[0]] == [str(opened) for _, opened in inline]
+    pool.close()
+    inline = pool.inline(frames)
+    assert [str(verified) for _, verified in results[0]] == [
+        str(verified) for _, verified in inline
+    ]
 
 
 SHARED = Bus()
@@ -430,8 +433,10 @@ def test_a_batch_that_nobody_asked_for_is_not_verified(
     digest = Proposal.digest_of(batch)
     body = encode(PrePrepare(0, 2, 2, 1, digest) if proposed else Batch(0, 2, batch))
     signature = SIGNERS[2].sign(signed_bytes(bus.genesis.network, body))
-    opened: list[int] = []
-    monkeypatch.setattr(node.service._verifier, "open_all", lambda items: opened.append(len(items)))
+    verified: list[int] = []
+    monkeypatch.setattr(
+        node.service._verifier, "open_all", lambda items: verified.append(len(items))
+    )
     frame = encode(Signed(body, signature, batch if proposed else b""))
     assert isinstance(node.give(2, frame), Superfluous)
-    assert not opened
+    assert not verified

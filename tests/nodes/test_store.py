@@ -259,11 +259,11 @@ def test_an_older_copy_is_damage_and_moving_it_aside_makes_room(tmp_path: Path) 
     assert moved_aside(path)
     fresh = sqlite(tmp_path)
     assert (fresh.height, fresh.facts(), fresh.untouched) == (0, [], True)
-    fresh.note("quarantine", 7)
+    fresh.note("abstention", 7)
     fresh.commit()
     fresh.close()
     again = sqlite(tmp_path)
-    assert (again.noted("quarantine"), again.untouched) == (7, False)
+    assert (again.noted("abstention"), again.untouched) == (7, False)
     again.close()
 
 

@@ -98,23 +98,23 @@ def test_a_full_disk_takes_no_write_and_lets_go_when_there_is_space() -> None:
     assert list(disk.facts()) == [_fact(2)]
 
 
-def test_a_wiped_disk_is_empty_and_in_quarantine_until_that_is_durably_over() -> None:
+def test_a_wiped_disk_is_empty_and_in_abstention_until_that_is_durably_over() -> None:
     disk = Disk(Random(1))
     disk.put_fact(_fact(1))
     disk.commit()
-    assert disk.quarantine(Consensus()) is None
+    assert disk.abstention(Consensus()) is None
     disk.wipe()
     assert not disk.facts()
     assert not disk.holds("proposal", 0, 1)
-    disk.note_quarantine(40)
+    disk.note_abstention(40)
     disk.power_off(Crash.LOST)  # the note was not synced: still unknown until when
-    quarantine = disk.quarantine(Consensus())
-    assert quarantine is not None
-    assert quarantine.until is None
-    disk.note_quarantine(None)
+    abstention = disk.abstention(Consensus())
+    assert abstention is not None
+    assert abstention.until is None
+    disk.note_abstention(None)
     disk.commit()
     disk.power_off(Crash.LOST)
-    assert disk.quarantine(Consensus()) is None
+    assert disk.abstention(Consensus()) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Turns on the loop: while a commit is on its way nothing leaves, but what arrives is verified."""
+"""A replica's turns: during a commit nothing leaves, but what arrives is verified."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from chain.ledger.operations import sign_operation
 from chain.pbft.messages import Submit, encode
 from nodes.replica import event_loop as module
-from nodes.replica.event_loop import Turns
+from nodes.replica.event_loop import EventLoop
 from nodes.replica.timers import TURNS_MAX, LoopTimers
-from nodes.replica.verify_pool import Frames, Opener, Result
+from nodes.replica.verify_pool import Frames, VerifiedFrames, VerifyPool
 from nodes.wire.inbox import PEER_FRAMES_MAX, TURN_BYTES_MAX, TURN_FRAMES_MAX, Inbox
 from tests.nodes.cluster import until
 from tests.nodes.test_service import GATEWAY, Bus, Node
@@ -28,38 +28,38 @@ class Stage:
         self.node: Node = self.bus.nodes[0]
         self.disk = threading.Event()
         self.commits = 0
-        self.opened = 0
+        self.verified = 0
         self.failures: list[Exception] = []
         self.inbox = Inbox()
         self.timers = LoopTimers(asyncio.get_running_loop(), lambda: self.inbox.arrived, self.wake)
         self.node.store.commit = self.commit  # type: ignore[method-assign]
-        self.turns = Turns(
+        self.event_loop = EventLoop(
             service=self.node.service,
-            opener=Opener(self.open, threads),
+            pool=VerifyPool(self.open, threads),
             inbox=self.inbox,
             timers=self.timers,
             resume=lambda: None,
             flush=lambda: None,
             on_failure=self.failures.append,
         )
-        self.turns._running = True  # the service was started by the bus
+        self.event_loop._running = True  # the service was started by the bus
 
     def wake(self) -> None:
-        self.turns.wake()
+        self.event_loop.wake()
 
     def commit(self) -> None:
         assert self.disk.wait(30)
         self.commits += 1
 
-    def open(self, frames: Frames) -> Result:
-        self.opened += len(frames)
-        return self.node.service.open_all(frames)
+    def open(self, frames: Frames) -> VerifiedFrames:
+        self.verified += len(frames)
+        return self.node.service.verify_all(frames)
 
     def arrive(self) -> None:
         device = self.bus.devices[0]
         cose = sign_operation(device.data(self.bus.genesis.network, bytes(200)), device.signer)
         self.inbox.put(GATEWAY, encode(Submit(cose)))
-        self.turns.wake()
+        self.event_loop.wake()
 
 
 def play(story: Callable[[], object]) -> None:
@@ -76,15 +76,15 @@ def test_nothing_leaves_before_the_disk_has_it(
         stage = Stage(threads)
         stage.bus.frames.clear()
         stage.arrive()
-        await until(lambda: stage.turns._committing, "a commit on its way")
+        await until(lambda: stage.event_loop._committing, "a commit on its way")
         for _ in range(100):
             stage.arrive()
-        await until(lambda: stage.opened == 101, "what arrived meanwhile is verified")
+        await until(lambda: stage.verified == 101, "what arrived meanwhile is verified")
         assert not stage.bus.frames
         stage.disk.set()
         await until(lambda: stage.bus.frames, "the proposal leaves")
-        stage.turns.stop()
-        stage.turns.close()
+        stage.event_loop.stop()
+        stage.event_loop.close()
         assert stage.commits >= 1
         assert stage.failures == []
 
@@ -95,22 +95,24 @@ def test_nothing_leaves_before_the_disk_has_it(
 def test_while_the_disk_hangs_a_peers_long_frames_stay_in_its_own_queue(
     monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    """There the wire stops reading; what was opened keeps its bytes until it has been handled."""
+    """There the wire stops reading; what was verified keeps its bytes until it has been handled."""
     monkeypatch.setattr(module, "COMMIT_ELSEWHERE_S_MIN", -1.0)
 
     async def story() -> None:
         stage = Stage(threads)
         stage.arrive()
-        await until(lambda: stage.turns._committing, "a commit on its way")
+        await until(lambda: stage.event_loop._committing, "a commit on its way")
         while not stage.inbox.full(1):
             stage.inbox.put(1, bytes(TURN_BYTES_MAX))
             assert stage.inbox.taken < 100, "a hundred MiB are in our hands"
-            stage.turns.wake()
-            await until(lambda: not (stage.turns._turning or stage.turns._opening), "a turn")
+            stage.event_loop.wake()
+            await until(
+                lambda: not (stage.event_loop._turning or stage.event_loop._verifying), "a turn"
+            )
         stage.disk.set()
         await until(lambda: not stage.inbox, "it goes on")
-        stage.turns.stop()
-        stage.turns.close()
+        stage.event_loop.stop()
+        stage.event_loop.close()
         assert stage.failures == []
 
     play(story)
@@ -132,7 +134,7 @@ def test_after_a_failure_nothing_more_is_done(monkeypatch: pytest.MonkeyPatch) -
         await until(lambda: stage.failures, "the failure is told")
         stage.arrive()
         await asyncio.sleep(0)  # a turn, if there were one
-        stage.turns.close()  # its commit, in the other thread
+        stage.event_loop.close()  # its commit, in the other thread
         await asyncio.sleep(0)  # and what that would tell
         assert not stage.bus.frames
         assert [str(failure) for failure in stage.failures] == ["a bug"]
@@ -158,7 +160,7 @@ def test_timers_are_judged_after_what_had_arrived_but_no_flood_puts_them_off(
         order: list[str] = []
         handle = stage.node.service.handle
 
-        def watched(arrived: Result, fired: Sequence[str] = ()) -> None:
+        def watched(arrived: VerifiedFrames, fired: Sequence[str] = ()) -> None:
             order.extend(["frame"] * sum(party == 1 for party, _ in arrived))
             order.extend(fired)
             handle(arrived, fired)
@@ -170,10 +172,10 @@ def test_timers_are_judged_after_what_had_arrived_but_no_flood_puts_them_off(
         stage.timers._fired.add("status", stage.inbox.arrived)
         while "status" not in order:
             stage.inbox.put(2, b"more")
-            stage.turns.wake()
+            stage.event_loop.wake()
             await asyncio.sleep(0)
         assert order.index("status") == handled
-        stage.turns.close()
+        stage.event_loop.close()
 
     play(story)
 
@@ -189,6 +191,6 @@ def test_a_timer_that_was_set_again_by_what_arrived_is_not_judged() -> None:
         timers.set("view", 1_000_000)
         assert timers.take(7) == ["status"]
         timers.close()
-        stage.turns.close()
+        stage.event_loop.close()
 
     play(story)

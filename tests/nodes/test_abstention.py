@@ -1,4 +1,4 @@
-"""The end of a quarantine follows from what peers say; some of them lie."""
+"""The end of an abstention follows from what peers say; some of them lie."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from chain.genesis import Consensus, Member, Membership
 from chain.pbft.messages import StatusMessage
-from nodes.replica.quarantine import Quarantine
+from nodes.replica.abstention import Abstention
 
 CONSENSUS = Consensus()
 MARGIN = CONSENSUS.log_window + CONSENSUS.checkpoint_interval
@@ -25,13 +25,13 @@ def status(sender: int, executed: int) -> StatusMessage:
 @pytest.mark.parametrize("n", [7, 10])
 def test_a_peer_that_claims_to_be_far_ahead_does_not_make_it_endless(n: int) -> None:
     """We are one of the f faulty; the liars are the others, and answer first."""
-    quarantine, members = Quarantine(CONSENSUS, None), membership(n)
+    abstention, members = Abstention(CONSENSUS, None), membership(n)
     faulty = members.quorum.faulty
     for liar in range(1, faulty):
-        quarantine.heard(status(liar, 2**62), members)
+        abstention.heard(status(liar, 2**62), members)
     for honest in range(faulty, n):
-        quarantine.heard(status(honest, 100), members)
-    assert quarantine.over(100 + MARGIN)
+        abstention.heard(status(honest, 100), members)
+    assert abstention.over(100 + MARGIN)
 
 
 @pytest.mark.parametrize("n", [4, 5, 6, 7, 8, 9, 10])
@@ -44,8 +44,8 @@ def test_it_never_ends_below_what_we_can_have_voted_on(n: int) -> None:
         ahead = quorum.strong - quorum.faulty
         claims = [0] * liars + [100] * ahead + [0] * (honest - ahead)
         claims = claims if known else claims[::-1]
-        quarantine = Quarantine(CONSENSUS, None)
+        abstention = Abstention(CONSENSUS, None)
         for sender, executed in enumerate(claims, 1):
-            quarantine.heard(status(sender, executed), membership(n))
-            assert quarantine.until is None or quarantine.until >= 100 + MARGIN
-        assert quarantine.over(100 + MARGIN)
+            abstention.heard(status(sender, executed), membership(n))
+            assert abstention.until is None or abstention.until >= 100 + MARGIN
+        assert abstention.over(100 + MARGIN)

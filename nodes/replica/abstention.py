@@ -23,13 +23,13 @@ from chain.pbft.messages import (
     ViewChange,
 )
 
-__all__ = ["Quarantine"]
+__all__ = ["Abstention"]
 
 _VOTES = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView, Endorsement)
 _bodies = msgspec.msgpack.Decoder(ReplicaMessage)
 
 
-class Quarantine:
+class Abstention:
     """`until` is the height at which it ends, None until enough peers were heard.
 
     This replica is one of the f faulty ones, so of the n-1 others at most f-1 lie or are silent; at
@@ -45,7 +45,7 @@ class Quarantine:
         self._executed: dict[int, int] = {}
 
     def heard(self, status: StatusMessage, membership: Membership) -> bool:
-        """True if this status settled where the quarantine ends, or earlier: note it durably."""
+        """True if this status settled where the abstention ends, or earlier: note it durably."""
         if membership.spki(status.sender) is None:
             return False
         self._executed[status.sender] = status.executed
