@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from chain.block import Block
-from chain.pbft.effects import Durable
+from chain.pbft.effects import Durable, FactKind
 
 __all__ = [
     "FORGETTABLE",
@@ -29,7 +29,7 @@ __all__ = [
 Party = int | str
 
 # Kinds of facts that `Forget` trims; the others are kept.
-FORGETTABLE = ("proposal", "prepared")
+FORGETTABLE: tuple[FactKind, ...] = ("proposal", "prepared")
 
 
 class StoreFull(Exception):
@@ -45,7 +45,7 @@ class Clock(Protocol):
 
 
 class Timers(Protocol):
-    """One timer per name; when it fires the host is told by `TimerFired(name)`."""
+    """One timer per name; when it fires the host is told by `TimerFired`."""
 
     def set(self, name: str, delay_us: int) -> None:
         """(Re)arms."""
@@ -78,7 +78,7 @@ class Store(Protocol):
     def facts(self) -> Sequence[Durable]:
         """Every fact, in the order of (kind, view, seq)."""
 
-    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+    def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
         """The one of this key."""
 
     def put_fact(self, fact: Durable) -> None:

@@ -24,7 +24,6 @@ from chain.ledger.auth_group import members
 from chain.ledger.item import Authenticated, endorse
 from chain.ledger.operations import Enrol, EnrolBoard
 from chain.ledger.reasons import LATER_REASONS, Reason
-from chain.pbft.application import Request
 from chain.pbft.effects import Send
 from chain.pbft.inputs import Received, Submitted
 from chain.pbft.messages import (
@@ -36,6 +35,7 @@ from chain.pbft.messages import (
     encode,
     signed_bytes,
 )
+from chain.pbft.state_machine import VerifiedRequest
 
 __all__ = [
     "LATER_MAX",
@@ -55,7 +55,7 @@ LATER_BLOCKS_MAX = 4
 EndorserEffect = Send | Submitted | Denied | Busy
 
 
-def is_access_request(request: Request) -> bool:
+def is_access_request(request: VerifiedRequest) -> bool:
     """True for what must pass the authentication group and has not yet."""
     authenticated = request.operation
     return (
@@ -68,7 +68,7 @@ def is_access_request(request: Request) -> bool:
 class _Open(msgspec.Struct):
     """A request that this replica collects endorsements for."""
 
-    request: Request
+    request: VerifiedRequest
     group: tuple[int, ...]
     endorsements: dict[int, tuple[Endorsement, Signed]]
     blocks: int = 0
@@ -78,7 +78,7 @@ class _Later(msgspec.Struct):
     """A request that may become acceptable with a block to come. `asker` is the replica that
     wants our endorsement, None if the request was submitted here."""
 
-    request: Request
+    request: VerifiedRequest
     asker: int | None
     blocks: int = 0
 
@@ -96,8 +96,8 @@ class Endorser:
         policy: Policy,
         *,
         signer: Signer,
-        judge: Callable[[Request], Reason | None],
-        open_item: Callable[[bytes], Request],
+        judge: Callable[[VerifiedRequest], Reason | None],
+        open_item: Callable[[bytes], VerifiedRequest],
     ) -> None:
         self._me = me
         self._network = network
@@ -112,7 +112,7 @@ class Endorser:
 
     # --- inputs ----------------------------------------------------------------------------------
 
-    def submit(self, request: Request, membership: Membership) -> list[EndorserEffect]:
+    def submit(self, request: VerifiedRequest, membership: Membership) -> list[EndorserEffect]:
         """A gateway handed us an access request (`is_access_request`)."""
         self._enter(membership)
         pending = self._open.get(request.id)
@@ -238,7 +238,7 @@ class Endorser:
             self._epoch = membership.epoch
             self._open, self._own, self._later = {}, OrderedDict(), {}
 
-    def _wait(self, request: Request, asker: int | None) -> bool:
+    def _wait(self, request: VerifiedRequest, asker: int | None) -> bool:
         if sum(of == asker for _, of in self._later) >= LATER_MAX:
             return False
         self._later.setdefault((request.id, asker), _Later(request, asker))

@@ -22,8 +22,8 @@ from chain.ledger.operations import (
     read_claims,
     read_operation,
 )
-from chain.pbft.application import Request
 from chain.pbft.messages import Endorsement, ReplicaMessage, Signed, signed_bytes
+from chain.pbft.state_machine import VerifiedRequest
 from chain.quorum import REPLICAS_MAX
 
 __all__ = [
@@ -46,7 +46,7 @@ class _Item(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Authenticated(msgspec.Struct, frozen=True, gc=False):
-    """What `Request.operation` holds: the opened operation and who endorsed it.
+    """What `VerifiedRequest.operation` holds: the opened operation and who endorsed it.
 
     `endorsers` are ids of members of epoch `epoch` with a signed accept, ascending; it is not yet
     said that they belong to the request's group.
@@ -72,7 +72,9 @@ def cose_of(item: bytes) -> bytes:
     return _parts(item).cose
 
 
-def endorse(request: Request, membership: Membership, endorsements: tuple[Signed, ...]) -> Request:
+def endorse(
+    request: VerifiedRequest, membership: Membership, endorsements: tuple[Signed, ...]
+) -> VerifiedRequest:
     """`request` as it goes into a batch: with endorsements of this epoch, each verified before.
 
     Raises PeerFault("bad-endorsement") if they are not distinct accepts in the order of members.
@@ -88,7 +90,7 @@ def endorse(request: Request, membership: Membership, endorsements: tuple[Signed
 
 def open_items(
     items: Sequence[bytes], network: bytes, membership: Membership, scheme: Scheme
-) -> list[Request | PeerFault]:
+) -> list[VerifiedRequest | PeerFault]:
     """Decodes items and verifies every signature in them. Stateless and thread-safe.
 
     The fault of an item: those of `open_operation`, "bad-item", and "bad-endorsement" if any
@@ -97,7 +99,7 @@ def open_items(
     All are read before any signature is checked. One by one, interpreter and signature code push
     each other out of the processor's caches, which costs 7 of 90 us per request.
     """
-    read: list[tuple[Request, list[Claim]] | PeerFault] = []
+    read: list[tuple[VerifiedRequest, list[Claim]] | PeerFault] = []
     for item in items:
         try:
             read.append(_read_claims(item, network, membership))
@@ -109,7 +111,9 @@ def open_items(
     ]
 
 
-def open_item(item: bytes, network: bytes, membership: Membership, scheme: Scheme) -> Request:
+def open_item(
+    item: bytes, network: bytes, membership: Membership, scheme: Scheme
+) -> VerifiedRequest:
     """`open_items` for one. Raises PeerFault."""
     (opened,) = open_items((item,), network, membership, scheme)
     if isinstance(opened, PeerFault):
@@ -119,7 +123,7 @@ def open_item(item: bytes, network: bytes, membership: Membership, scheme: Schem
 
 def _read_claims(
     item: bytes, network: bytes, membership: Membership
-) -> tuple[Request, list[Claim]]:
+) -> tuple[VerifiedRequest, list[Claim]]:
     parts = _parts(item)
     opened, claims = read_claims(parts.cose, network)
     endorsers = []
@@ -135,7 +139,7 @@ def _read_claims(
     return _request(item, opened, membership.epoch, endorsers), claims
 
 
-def read_item(item: bytes, network: bytes) -> Request:
+def read_item(item: bytes, network: bytes) -> VerifiedRequest:
     """Decodes without verifying a signature: for items that a trusted head commits to."""
     parts = _parts(item)
     opened = read_operation(parts.cose, network)
@@ -165,11 +169,11 @@ def _endorsement(signed: Signed, request: bytes) -> Endorsement:
     return message
 
 
-def _request(item: bytes, opened: Opened, epoch: int, endorsers: list[int]) -> Request:
+def _request(item: bytes, opened: Opened, epoch: int, endorsers: list[int]) -> VerifiedRequest:
     if endorsers != sorted(set(endorsers)):
         raise PeerFault("bad-endorsement", "members must be distinct and in order")
     operation = opened.operation
-    return Request(
+    return VerifiedRequest(
         id=opened.id,
         client=operation.node,
         counter=operation.counter,

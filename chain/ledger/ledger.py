@@ -17,8 +17,8 @@ from chain.ledger.item import open_item, read_item
 from chain.ledger.registry import Registry
 from chain.ledger.statement import item_of
 from chain.merkle import EMPTY_ROOT, leaf_hash, root
-from chain.pbft.application import Request, Screening
 from chain.pbft.messages import Proposal
+from chain.pbft.state_machine import Screening, VerifiedRequest
 
 __all__ = ["Ledger", "body_fault"]
 
@@ -72,15 +72,15 @@ class Ledger:
         following = self.registry.next_membership
         return self.registry.membership if following is None else following[0]
 
-    def screen(self, request: Request) -> Screening:
+    def screen(self, request: VerifiedRequest) -> Screening:
         """Whether `request` may stand in a batch, judged on the state executed so far."""
         return self.registry.screen(request)
 
-    def open(self, item: bytes) -> Request:
+    def open(self, item: bytes) -> VerifiedRequest:
         """A batch item that was verified before it was kept; for the restart of the core."""
         return read_item(item, self.network)
 
-    def execute(self, proposal: Proposal, requests: Sequence[Request], epoch: int) -> Block:
+    def execute(self, proposal: Proposal, requests: Sequence[VerifiedRequest], epoch: int) -> Block:
         """Executes the next decided proposal. `requests` are those of its items, in order.
 
         Raises Misuse if it does not follow on: the core decides in order, one epoch at a time.
@@ -92,7 +92,7 @@ class Ledger:
         return self._execute(proposal.seq, time_us, proposal.view, requests, epoch)
 
     def _execute(
-        self, height: int, time_us: int, view: int, requests: Sequence[Request], epoch: int
+        self, height: int, time_us: int, view: int, requests: Sequence[VerifiedRequest], epoch: int
     ) -> Block:
         self._assert_whole()
         if height != self._height + 1 or time_us <= self._time_us or epoch != self.membership.epoch:

@@ -28,7 +28,7 @@ from chain.ledger.reasons import LATER_REASONS, Reason
 from chain.ledger.rules import RULES
 from chain.ledger.statement import OK, PENDING, Line, Statement, encode_leaf, refused
 from chain.ledger.tables import ADMIN, At, Tables, serial_of
-from chain.pbft.application import Request, Screening
+from chain.pbft.state_machine import Screening, VerifiedRequest
 
 __all__ = ["LINES_MAX", "Registry"]
 
@@ -83,7 +83,7 @@ class Registry:
         epochs = self._tables.epochs
         return None if epochs.next is None else (epochs.next, epochs.boundary)
 
-    def judge(self, request: Request) -> Reason | None:
+    def judge(self, request: VerifiedRequest) -> Reason | None:
         """The first authentication: why the request would be refused now, None if it would not.
 
         Endorsements are not asked for. `LATER_REASONS` may be put right by blocks to come.
@@ -99,7 +99,7 @@ class Registry:
         reason = _signer_refusal(identity, operation.counter, tables.height + 1, tables.time_us)
         return reason or self._refusal(operation, identity)
 
-    def screen(self, request: Request) -> Screening:
+    def screen(self, request: VerifiedRequest) -> Screening:
         """Whether a batch with this request is an honest primary's."""
         tables = self._tables
         if request.id in tables.ids:
@@ -140,7 +140,9 @@ class Registry:
 
     # --- execution -------------------------------------------------------------------------------
 
-    def apply(self, request: Request, item: bytes, height: int, index: int, time_us: int) -> bytes:
+    def apply(
+        self, request: VerifiedRequest, item: bytes, height: int, index: int, time_us: int
+    ) -> bytes:
         """Carries one request of block `height` out and gives the leaf of its record. `item` is
         the SHA-256 of the batch item."""
         self._ids.append(request.id)
@@ -152,7 +154,7 @@ class Registry:
                 return line.leaf(item, operation.counter, request.id, time_us)
         return encode_leaf(self._apply(request, operation, item, at))
 
-    def _accept_data(self, request: Request, operation: Data, at: At) -> Line | None:
+    def _accept_data(self, request: VerifiedRequest, operation: Data, at: At) -> Line | None:
         """The fast path for data, which come by the thousand. None if they are to be refused."""
         tables = self._tables
         identity = tables.identities.get(operation.node)
@@ -180,7 +182,9 @@ class Registry:
             line = self._lines[kind] = Line(statement)
         return line
 
-    def _apply(self, request: Request, operation: Operation, item: bytes, at: At) -> Statement:
+    def _apply(
+        self, request: VerifiedRequest, operation: Operation, item: bytes, at: At
+    ) -> Statement:
         tables = self._tables
         authenticated = _authenticated(request)
         if isinstance(operation, Enrol):
@@ -231,7 +235,7 @@ class Registry:
 
     def _statement(
         self,
-        request: Request,
+        request: VerifiedRequest,
         item: bytes,
         at: At,
         identity: Identity | None,
@@ -261,7 +265,7 @@ class Registry:
         return Statement(**(signed | subject | fields))
 
 
-def _authenticated(request: Request) -> Authenticated:
+def _authenticated(request: VerifiedRequest) -> Authenticated:
     operation = request.operation
     if not isinstance(operation, Authenticated):
         raise Misuse("a request that chain.request did not open")

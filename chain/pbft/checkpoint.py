@@ -6,20 +6,19 @@ executed up to it as well; only then is it made durable and served to others.
 
 from __future__ import annotations
 
-from chain.pbft import membership, requests
-from chain.pbft import view_timeout as patience
+from chain.pbft import membership, requests, view_timeout
 from chain.pbft.effects import Forget, Sync
 from chain.pbft.inputs import Executed, Installed, Received
 from chain.pbft.log import Equivocation, Slot
 from chain.pbft.messages import Checkpoint, CheckpointProof, Signed, encode
-from chain.pbft.state import State
+from chain.pbft.state import ReplicaState
 
 __all__ = ["VOTES_PER_PEER_MAX", "on_checkpoint", "on_executed", "on_installed", "prove", "vote"]
 
 VOTES_PER_PEER_MAX = 4  # checkpoints of one peer that are remembered: its newest
 
 
-def on_executed(s: State, item: Executed) -> None:
+def on_executed(s: ReplicaState, item: Executed) -> None:
     """The answer to Execute: the chain has grown by one block."""
     assert s.busy, "Executed without an Execute"
     assert item.seq == s.executed + 1, "Executed without an Execute"
@@ -31,15 +30,15 @@ def on_executed(s: State, item: Executed) -> None:
         s.pool.drop(request.id)
     full = s.consensus.batch_requests_max, s.consensus.batch_bytes_max // 2
     if len(batch.requests) >= full[0] or len(batch.raw) >= full[1]:
-        s.patience_us = s.now_us  # the primary does what it can (see `progress`)
+        s.timed_from_us = s.now_us  # the primary does what it can (see `progress`)
         s.overtaken += len(batch.requests)
     if s.active:
-        patience.executed(s)
+        view_timeout.executed(s)
     _close(s, slot)
     _grown(s, item)
 
 
-def on_installed(s: State, item: Installed) -> None:
+def on_installed(s: ReplicaState, item: Installed) -> None:
     """The answer to Install: fetched blocks stand in the ledger."""
     assert s.busy, "Installed without an Install"
     assert item.seq > s.executed, "Installed without an Install"
@@ -50,7 +49,7 @@ def on_installed(s: State, item: Installed) -> None:
     _grown(s, item)
 
 
-def _close(s: State, slot: Slot) -> None:
+def _close(s: ReplicaState, slot: Slot) -> None:
     """Its block exists: only bytes are kept, and what stood in other proposals waits again."""
     slot.offer = None
     _withdraw(s, slot)
@@ -58,12 +57,12 @@ def _close(s: State, slot: Slot) -> None:
         batch.release()
 
 
-def _withdraw(s: State, slot: Slot) -> None:
+def _withdraw(s: ReplicaState, slot: Slot) -> None:
     for batch in slot.batches.values():
         requests.wait_again(s, slot.seq, batch.requests)
 
 
-def _grown(s: State, item: Executed | Installed) -> None:
+def _grown(s: ReplicaState, item: Executed | Installed) -> None:
     s.busy = False
     s.executed, s.head, s.time_us = item.seq, item.head, item.time_us
     s.last_time_us = max(s.last_time_us, item.time_us)
@@ -73,7 +72,7 @@ def _grown(s: State, item: Executed | Installed) -> None:
         _at_checkpoint(s)
 
 
-def _at_checkpoint(s: State) -> None:
+def _at_checkpoint(s: ReplicaState) -> None:
     if s.executed > s.stable.seq:
         s.heads[s.executed] = s.head
         vote(s)
@@ -82,7 +81,7 @@ def _at_checkpoint(s: State) -> None:
     membership.at_checkpoint(s)
 
 
-def vote(s: State) -> None:
+def vote(s: ReplicaState) -> None:
     """CHECKPOINT for the head we stand on, once its block is durable. The proof moves everybody's
     window, and votes below it count no more: if power failed everywhere and nobody honest had kept
     the block, nobody could go on."""
@@ -93,14 +92,14 @@ def vote(s: State) -> None:
     _count(s, message, s.broadcast(message))
 
 
-def on_checkpoint(s: State, received: Received) -> None:
+def on_checkpoint(s: ReplicaState, received: Received) -> None:
     message = received.message
     assert isinstance(message, Checkpoint)
     if message.seq > s.stable.seq and message.seq % s.consensus.checkpoint_interval == 0:
         _count(s, message, received.signed)
 
 
-def _count(s: State, message: Checkpoint, signed: Signed) -> None:
+def _count(s: ReplicaState, message: Checkpoint, signed: Signed) -> None:
     votes = s.checkpoint_votes.setdefault(message.sender, {})
     known = votes.get(message.seq)
     if known is not None:
@@ -119,7 +118,7 @@ def _count(s: State, message: Checkpoint, signed: Signed) -> None:
         prove(s, CheckpointProof(message.seq, message.head, tuple(matching[: s.quorum.strong])))
 
 
-def prove(s: State, proof: CheckpointProof) -> None:
+def prove(s: ReplicaState, proof: CheckpointProof) -> None:
     """A quorum vouches for a checkpoint above the one we know: the window moves (4.3).
 
     Slots down to the previous stable checkpoint stay, to serve those who are a little behind.
@@ -148,11 +147,11 @@ def prove(s: State, proof: CheckpointProof) -> None:
     membership.at_checkpoint(s)
 
 
-def _keep(s: State) -> None:
+def _keep(s: ReplicaState) -> None:
     s.persist("stable", 0, s.stable.seq, encode(s.stable))
 
 
-def _agrees(s: State, own: bytes) -> bool:
+def _agrees(s: ReplicaState, own: bytes) -> bool:
     if own == s.stable.head:
         return True
     # More than f faulty replicas, or our own state is broken: never go on from here.
@@ -161,7 +160,7 @@ def _agrees(s: State, own: bytes) -> bool:
     return False
 
 
-def _ours(s: State) -> None:
+def _ours(s: ReplicaState) -> None:
     """Proven and executed: what lies below the previous one may be forgotten."""
     _keep(s)
     s.out.append(Forget(s.log.kept_above))

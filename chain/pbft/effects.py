@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Literal
+
 import msgspec
 
 from chain.block import Block
-from chain.pbft.application import Request
 from chain.pbft.messages import Proposal, Signed
+from chain.pbft.state_machine import VerifiedRequest
 
 __all__ = [
     "Accuse",
@@ -15,10 +18,13 @@ __all__ = [
     "Durable",
     "Effect",
     "Execute",
+    "FactKind",
     "Forget",
     "Install",
+    "Observation",
     "Observe",
     "Persist",
+    "Refusal",
     "Refuse",
     "Send",
     "SendBatch",
@@ -26,20 +32,54 @@ __all__ = [
     "ServeHeads",
     "SetTimer",
     "Sync",
+    "Timer",
 ]
+
+# Kinds of durable facts.
+# "proposal": an accepted or own PRE-PREPARE, with its batch: our PREPARE.
+# "prepared": a prepared certificate: our COMMIT.
+# "view": a `ViewFact`, the view entered or asked for. View 0, sequence 0: there is only one.
+# "stable": an encoded `messages.CheckpointProof` of checkpoint `seq`; a host puts it into HEADS.
+FactKind = Literal["proposal", "prepared", "view", "stable"]
+
+# Why a submitted request does not wait here.
+# "busy": a queue is full; try again later or elsewhere.
+# "done": it is executed already.
+# "refused": the state machine will never take it.
+Refusal = Literal["busy", "done", "refused"]
+
+# Facts for people and for timing. "diverged": a quorum has another state at this sequence number,
+# and this replica has stopped for good.
+Observation = Literal[
+    "proposed",
+    "pre-prepared",
+    "prepared",
+    "committed",
+    "view-change",
+    "view",
+    "checkpoint",
+    "epoch",
+    "fetching",
+    "caught-up",
+    "diverged",
+]
+
+
+class Timer(StrEnum):
+    """The timers of a replica. A host may use the value as the name of its own timer."""
+
+    VIEW = "view"
+    HEARTBEAT = "heartbeat"
+    STATUS = "status"
 
 
 class Durable(msgspec.Struct, frozen=True, array_like=True):
     """One durable fact. The key is (kind, view, seq): a later fact with the same key replaces it.
 
-    `kind` is one of "proposal" (an accepted or own PRE-PREPARE with its batch: our PREPARE),
-    "prepared" (a prepared certificate: our COMMIT), "view" (the view entered or asked for, with
-    the signed message; always view 0, seq 0: there is one), "stable" (the proof of checkpoint
-    `seq`; `data` is an encoded `chain.pbft.messages.CheckpointProof`, which a host puts into
-    HEADS). Else `data` is opaque to the store.
+    `data` is opaque to the store, except for kind "stable".
     """
 
-    kind: str
+    kind: FactKind
     view: int
     seq: int
     data: bytes
@@ -73,14 +113,14 @@ class Broadcast(msgspec.Struct, frozen=True):
 
 
 class SetTimer(msgspec.Struct, frozen=True):
-    """(Re)arms the one timer of this name."""
+    """Arms this timer, or arms it anew."""
 
-    name: str
+    timer: Timer
     delay_us: int
 
 
 class CancelTimer(msgspec.Struct, frozen=True):
-    name: str
+    timer: Timer
 
 
 class Execute(msgspec.Struct, frozen=True):
@@ -94,7 +134,7 @@ class Execute(msgspec.Struct, frozen=True):
     """
 
     proposal: Proposal
-    requests: tuple[Request, ...]
+    requests: tuple[VerifiedRequest, ...]
     epoch: int
 
 
@@ -146,25 +186,16 @@ class Accuse(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """A submitted request does not wait here: tell whoever submitted it.
-
-    `reason`: "busy" (a queue is full: try again later or elsewhere), "done" (already executed)
-    or "refused" (the application will never take it).
-    """
+    """A submitted request does not wait here: tell whoever submitted it."""
 
     request: bytes
-    reason: str
+    reason: Refusal
 
 
 class Observe(msgspec.Struct, frozen=True):
-    """A fact for people and timing, with no influence on the protocol.
+    """Has no influence on the protocol."""
 
-    `what`: "proposed", "pre-prepared", "prepared", "committed", "view-change", "view",
-    "checkpoint", "epoch", "fetching", "caught-up", "diverged" (a quorum has another state at
-    `seq`: this replica has stopped for good).
-    """
-
-    what: str
+    what: Observation
     view: int
     seq: int
 

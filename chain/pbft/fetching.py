@@ -8,10 +8,10 @@ from __future__ import annotations
 from chain.block import Block
 from chain.pbft.messages import CheckpointProof, Signed
 
-__all__ = ["Answer", "Interval", "Piece", "Transfer"]
+__all__ = ["Fetched", "Interval", "Piece", "Transfer"]
 
 
-class Answer:
+class Fetched:
     """What one source has given of a piece, from its start on; its last message, and the size of
     that."""
 
@@ -34,7 +34,7 @@ class Piece:
         self.stop = stop
         self.source = -1
         self.asked = -1
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, Fetched] = {}
 
     @property
     def whole(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from chain.genesis import Membership
-from chain.pbft.application import Request
+from chain.pbft.effects import Timer
 from chain.pbft.messages import (
     Checkpoint,
     Prepare,
@@ -14,6 +14,7 @@ from chain.pbft.messages import (
     ReplicaMessage,
     Signed,
 )
+from chain.pbft.state_machine import VerifiedRequest
 
 __all__ = [
     "Executed",
@@ -53,7 +54,7 @@ class Received(msgspec.Struct, frozen=True):
     message: ReplicaMessage
     signed: Signed
     proposal: Proposal | None = None
-    requests: tuple[Request, ...] = ()
+    requests: tuple[VerifiedRequest, ...] = ()
     view_change: VerifiedViewChange | None = None
     new_view: tuple[Received, ...] = ()
     new_pre_prepares: tuple[PrePrepare, ...] = ()
@@ -63,11 +64,11 @@ class Received(msgspec.Struct, frozen=True):
 class Submitted(msgspec.Struct, frozen=True, gc=False):
     """A request from a client of ours (or one that the authentication group has endorsed)."""
 
-    request: Request
+    request: VerifiedRequest
 
 
 class TimerFired(msgspec.Struct, frozen=True):
-    name: str
+    timer: Timer
 
 
 class Executed(msgspec.Struct, frozen=True):

@@ -11,10 +11,10 @@ from enum import Enum
 
 import msgspec
 
-from chain.pbft.application import Request
 from chain.pbft.messages import Commit, Prepare, PreparedProof, PrePrepare, Proposal, Signed
+from chain.pbft.state_machine import VerifiedRequest
 
-__all__ = ["Accepted", "Batched", "Equivocation", "Fact", "Log", "Offer", "Slot", "Tally"]
+__all__ = ["Accepted", "Batched", "Equivocation", "Fact", "Log", "Offer", "Slot", "Votes"]
 
 
 class Fact(Enum):
@@ -46,7 +46,7 @@ class Batched:
         self,
         raw: bytes,
         proposal: Proposal,
-        requests: tuple[Request, ...],
+        requests: tuple[VerifiedRequest, ...],
         fact_view: int | None = None,
     ) -> None:
         self.raw = raw  # empty when only the fact has it
@@ -76,11 +76,11 @@ class Offer(msgspec.Struct, frozen=True):
     message: PrePrepare
     signed: Signed
     proposal: Proposal
-    requests: tuple[Request, ...]
+    requests: tuple[VerifiedRequest, ...]
     arrived_us: int
 
 
-class Tally:
+class Votes:
     """One kind of vote on one sequence number: each sender's newest, and counts of equals.
 
     A sender holds one vote here, so a peer can fill no more than its own place.
@@ -148,8 +148,8 @@ class Slot:
         self.batches: dict[bytes, Batched] = {}
         # Digests that we voted for, and the view of the fact that has the batch attached.
         self.voted: dict[bytes, int] = {}
-        self.prepares = Tally()
-        self.commits = Tally()
+        self.prepares = Votes()
+        self.commits = Votes()
         self.prepared: Accepted | None = None  # of the highest view that prepared here
         self.prepared_proof: PreparedProof | None = None
         self.committed: tuple[int, bytes] | None = None  # view, digest

@@ -14,19 +14,19 @@ from chain.genesis import Membership
 from chain.pbft import progress, requests
 from chain.pbft.log import Log
 from chain.pbft.messages import encode
-from chain.pbft.state import State, ViewFact
+from chain.pbft.state import ReplicaState, ViewFact
 
 __all__ = ["at_checkpoint", "decided", "switch"]
 
 
-def decided(s: State, following: Membership) -> None:
+def decided(s: ReplicaState, following: Membership) -> None:
     """A block that was just executed or installed names the next epoch's members."""
     if following.epoch == s.epoch + 1:
         s.pending = following
         s.boundary = s.checkpoint_at_or_above(s.executed)
 
 
-def at_checkpoint(s: State) -> None:
+def at_checkpoint(s: ReplicaState) -> None:
     """We stand at a checkpoint, or one was proven: is it the boundary, and stable?
 
     One that the next epoch proved above the boundary says so too.
@@ -38,7 +38,7 @@ def at_checkpoint(s: State) -> None:
         progress.entered(s)
 
 
-def switch(s: State) -> None:
+def switch(s: ReplicaState) -> None:
     """Into the pending epoch: a new log, view 0, and dropped requests wait again."""
     assert s.pending is not None
     for slot in s.log.above(s.executed):

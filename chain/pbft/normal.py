@@ -7,14 +7,14 @@ counted in `log`; how requests come is in `requests`, checkpoints in `checkpoint
 
 from __future__ import annotations
 
-from chain.pbft import view_timeout as patience
-from chain.pbft.application import Request, Screening
+from chain.pbft import view_timeout
 from chain.pbft.effects import Broadcast, Execute, Refuse
 from chain.pbft.inputs import Received
-from chain.pbft.judge import Verdict, judge, oversize
 from chain.pbft.log import Accepted, Batched, Equivocation, Fact, Offer, Slot
 from chain.pbft.messages import Batch, Commit, Prepare, PrePrepare, Proposal, Signed, encode
-from chain.pbft.state import State
+from chain.pbft.proposal_check import Verdict, check_proposal, oversize
+from chain.pbft.state import ReplicaState
+from chain.pbft.state_machine import Screening, VerifiedRequest
 
 __all__ = [
     "accept_ordered",
@@ -33,7 +33,7 @@ OFFERS_AHEAD_WINDOWS = 2
 # --- the three phases --------------------------------------------------------------------------
 
 
-def on_pre_prepare(s: State, received: Received) -> None:
+def on_pre_prepare(s: ReplicaState, received: Received) -> None:
     message = received.message
     assert isinstance(message, PrePrepare)
     if not s.log.admits(message.seq) or received.proposal is None:
@@ -61,7 +61,7 @@ def on_pre_prepare(s: State, received: Received) -> None:
         slot.offer = Offer(message, received.signed, received.proposal, received.requests, s.now_us)
 
 
-def _contradicts(s: State, slot: Slot, message: PrePrepare, signed: Signed) -> bool:
+def _contradicts(s: ReplicaState, slot: Slot, message: PrePrepare, signed: Signed) -> bool:
     """One PRE-PREPARE per view and number; two are a proof against the primary (4.2)."""
     known: tuple[bytes, Signed] | None = None
     for entry in (slot.accepted, slot.ordered):
@@ -78,7 +78,7 @@ def _contradicts(s: State, slot: Slot, message: PrePrepare, signed: Signed) -> b
     return True
 
 
-def on_prepare(s: State, received: Received) -> None:
+def on_prepare(s: ReplicaState, received: Received) -> None:
     vote = received.message
     assert isinstance(vote, Prepare)
     if not s.log.admits(vote.seq) or vote.sender == s.membership.primary(vote.view):
@@ -86,14 +86,14 @@ def on_prepare(s: State, received: Received) -> None:
     _on_fact(s, vote.seq, s.log.add_prepare(vote, received.signed))
 
 
-def on_commit(s: State, received: Received) -> None:
+def on_commit(s: ReplicaState, received: Received) -> None:
     vote = received.message
     assert isinstance(vote, Commit)
     if s.log.admits(vote.seq):
         _on_fact(s, vote.seq, s.log.add_commit(vote, received.signed))
 
 
-def _on_fact(s: State, seq: int, fact: Fact | Equivocation | None) -> None:
+def _on_fact(s: ReplicaState, seq: int, fact: Fact | Equivocation | None) -> None:
     if fact is None:
         return
     if isinstance(fact, Equivocation):
@@ -113,7 +113,7 @@ def _take_offered(slot: Slot) -> None:
         slot.batches[offer.message.digest] = batch
 
 
-def _commit(s: State, slot: Slot) -> None:
+def _commit(s: ReplicaState, slot: Slot) -> None:
     """Prepared in the view that we are in: durable, then COMMIT."""
     certificate, proof = slot.prepared, slot.prepared_proof
     assert certificate is not None
@@ -125,7 +125,7 @@ def _commit(s: State, slot: Slot) -> None:
         _on_fact(s, slot.seq, s.log.add_commit(vote, s.broadcast(vote)))
 
 
-def _accept(s: State, slot: Slot, view: int, digest: bytes, signed: Signed) -> None:
+def _accept(s: ReplicaState, slot: Slot, view: int, digest: bytes, signed: Signed) -> None:
     """The vote: durable with its batch, then PREPARE (or, as primary, the PRE-PREPARE)."""
     batch = slot.batches[digest]
     bare = Signed(signed.body, signed.signature)
@@ -152,7 +152,7 @@ def _accept(s: State, slot: Slot, view: int, digest: bytes, signed: Signed) -> N
 # --- contents that a NEW-VIEW or a quorum ordered ----------------------------------------------
 
 
-def give_batch(s: State, slot: Slot, digest: bytes, received: Received) -> None:
+def give_batch(s: ReplicaState, slot: Slot, digest: bytes, received: Received) -> None:
     """The content behind a wanted digest has arrived; whoever sent it, the digest binds it."""
     if received.proposal is None:
         return
@@ -162,7 +162,7 @@ def give_batch(s: State, slot: Slot, digest: bytes, received: Received) -> None:
     accept_ordered(s, slot)
 
 
-def accept_ordered(s: State, slot: Slot) -> None:
+def accept_ordered(s: ReplicaState, slot: Slot) -> None:
     """Votes for what a NEW-VIEW ordered, as soon as the batch is here (4.4)."""
     ordered = slot.ordered
     if ordered is None or not s.active or not s.voting or ordered.view != s.view:
@@ -176,7 +176,7 @@ def accept_ordered(s: State, slot: Slot) -> None:
 # --- what has become possible ------------------------------------------------------------------
 
 
-def settle(s: State) -> None:
+def settle(s: ReplicaState) -> None:
     """Accepts, executes and proposes whatever can be, in this order. Cheap if nothing can."""
     if s.active and s.voting:
         _advance(s)
@@ -188,7 +188,7 @@ def settle(s: State) -> None:
             pass
 
 
-def _advance(s: State) -> None:
+def _advance(s: ReplicaState) -> None:
     """Past everything that is executed or accepted in this view."""
     if s.next_seq <= s.executed:
         s.next_seq = s.executed + 1
@@ -199,7 +199,7 @@ def _advance(s: State) -> None:
         s.next_seq += 1
 
 
-def _accept_next(s: State) -> bool:
+def _accept_next(s: ReplicaState) -> bool:
     """Accepts the PRE-PREPARE after the newest accepted one, if it waits and is acceptable.
 
     In order, so that times rise and a request stands once; and only with the state of the last
@@ -218,7 +218,7 @@ def _accept_next(s: State) -> bool:
     moment = (s.next_seq, s.executed, s.tick)
     if s.waited == moment:
         return False
-    verdict = judge(s, offer)
+    verdict = check_proposal(s, offer)
     if verdict is Verdict.WAIT:
         s.waited = moment  # nothing changes before the next execution or tick
         return False
@@ -227,7 +227,7 @@ def _accept_next(s: State) -> bool:
         s.accuse(s.primary, "bad-proposal", offer.signed)
         s.suspected = "bad-proposal"
     elif verdict is Verdict.DROP:
-        patience.too_slow(s)
+        view_timeout.too_slow(s)
     if verdict is not Verdict.ACCEPT:
         return False
     digest = offer.message.digest
@@ -237,7 +237,7 @@ def _accept_next(s: State) -> bool:
     return True
 
 
-def _execute_next(s: State) -> None:
+def _execute_next(s: ReplicaState) -> None:
     """Strictly in order, one at a time; nothing of an old epoch above its last checkpoint."""
     if s.busy or s.halted:
         return
@@ -254,7 +254,7 @@ def _execute_next(s: State) -> None:
     s.out.append(Execute(batch.proposal, batch.requests, s.epoch))
 
 
-def _propose_next(s: State) -> bool:
+def _propose_next(s: ReplicaState) -> bool:
     """A batch forms from what waits while earlier ones are in flight, never by a timer.
 
     The more blocks are in flight, the fuller the next has to be: one alone leaves at once, a
@@ -274,7 +274,7 @@ def _propose_next(s: State) -> bool:
     return bool(requests)
 
 
-def may_propose(s: State) -> bool:
+def may_propose(s: ReplicaState) -> bool:
     """n <= last executed + W, n <= h + L, and everything that NEW-VIEW ordered accepted."""
     seq = s.next_seq
     if not s.is_primary or s.executed < s.stable.seq or s.suspected:
@@ -287,15 +287,15 @@ def may_propose(s: State) -> bool:
     return slot is None or slot.ordered is None
 
 
-def _batch(s: State) -> list[Request]:
+def _batch(s: ReplicaState) -> list[VerifiedRequest]:
     """The oldest requests that are ready, within the limits of a batch."""
     consensus = s.consensus
-    batch: list[Request] = []
+    batch: list[VerifiedRequest] = []
     useless: list[bytes] = []
     size = 0
     for entry in s.pool.fresh.values():
         request = entry.request
-        if s.application.screen(request) is not Screening.READY:
+        if s.state_machine.screen(request) is not Screening.READY:
             useless.append(request.id)
             continue
         size += len(request.item)
@@ -310,7 +310,7 @@ def _batch(s: State) -> list[Request]:
     return batch
 
 
-def _last_block_us(s: State) -> int:
+def _last_block_us(s: ReplicaState) -> int:
     """How late the block before our next proposal will be: each is the least step later than its
     parent, at least (`Execute`). Others may have executed it already."""
     time_us = s.time_us
@@ -322,7 +322,7 @@ def _last_block_us(s: State) -> int:
     return time_us
 
 
-def propose(s: State, requests: list[Request]) -> None:
+def propose(s: ReplicaState, requests: list[VerifiedRequest]) -> None:
     """PRE-PREPARE of the next sequence number; no requests make a heartbeat."""
     seq = s.next_seq
     time_us = max(s.now_us, _last_block_us(s) + 1)

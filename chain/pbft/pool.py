@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from chain.pbft.application import Request, Screening
+from chain.pbft.effects import Refusal
+from chain.pbft.state_machine import Screening, VerifiedRequest
 
 __all__ = [
     "CLIENT_WAITING_MAX",
@@ -27,7 +28,7 @@ OWN_CLIENTS = -1  # the source of requests that did not come from another replic
 
 
 class Waiting(msgspec.Struct, gc=False):
-    request: Request
+    request: VerifiedRequest
     source: int
     since_us: int
     ticks: int = 0  # status intervals it has waited here (`fresh`: at the head of the queue)
@@ -46,7 +47,9 @@ class Pool:
     def knows(self, request: bytes) -> bool:
         return request in self.proposed or request in self.fresh or request in self.later
 
-    def add(self, request: Request, source: int, verdict: Screening, now_us: int) -> str | None:
+    def add(
+        self, request: VerifiedRequest, source: int, verdict: Screening, now_us: int
+    ) -> Refusal | None:
         """The reason why it may not wait, or None."""
         if verdict is Screening.DONE:
             return "done"

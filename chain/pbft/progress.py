@@ -13,43 +13,39 @@ it likes: no more requests can wait before one than a primary's queue and pipeli
 
 from __future__ import annotations
 
-from chain.pbft import normal
-from chain.pbft import view_timeout as patience
-from chain.pbft.application import Screening
-from chain.pbft.effects import CancelTimer, SetTimer
+from chain.pbft import normal, view_timeout
+from chain.pbft.effects import CancelTimer, SetTimer, Timer
 from chain.pbft.pool import WAITING_MAX
-from chain.pbft.state import State
+from chain.pbft.state import ReplicaState
+from chain.pbft.state_machine import Screening
 
-__all__ = ["HEARTBEAT", "VIEW", "entered", "heartbeat", "undone", "watch_work"]
-
-VIEW = "view"
-HEARTBEAT = "heartbeat"
+__all__ = ["entered", "heartbeat", "undone", "watch_work"]
 
 
-def entered(s: State) -> None:
+def entered(s: ReplicaState) -> None:
     """A view has become active (or the replica has started in one): timers from the beginning."""
     s.watch = None
-    s.patience_us = s.now_us
+    s.timed_from_us = s.now_us
     s.oldest = b""
     if s.is_primary and s.voting:
-        s.out.append(CancelTimer(VIEW))
-        s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us))
+        s.out.append(CancelTimer(Timer.VIEW))
+        s.out.append(SetTimer(Timer.HEARTBEAT, s.consensus.heartbeat_us))
     else:
-        s.out.append(CancelTimer(HEARTBEAT))
+        s.out.append(CancelTimer(Timer.HEARTBEAT))
         _arm(s)
 
 
-def watch_work(s: State) -> None:
+def watch_work(s: ReplicaState) -> None:
     """Called after every input: when there is work, an idle or outdated watch gives way."""
     work = bool(s.pool.fresh) or s.next_seq > s.executed + 1
-    patience.working(s, work=work)
+    view_timeout.working(s, work=work)
     if not work:
         return
     if s.active and s.primary != s.me and s.voting and not _still_watched(s):
         _arm(s)
 
 
-def _still_watched(s: State) -> bool:
+def _still_watched(s: ReplicaState) -> bool:
     if s.watch is None or s.watch[0] == "idle":
         return False
     what = s.watch[1]
@@ -58,7 +54,7 @@ def _still_watched(s: State) -> bool:
     return what in s.pool.fresh or what in s.pool.proposed
 
 
-def _arm(s: State) -> None:
+def _arm(s: ReplicaState) -> None:
     if not s.voting:
         return
     oldest = s.pool.oldest()
@@ -67,17 +63,17 @@ def _arm(s: State) -> None:
         s.watch = ("request", oldest.request.id)
         if s.oldest != oldest.request.id:
             s.oldest, s.overtaken = oldest.request.id, 0
-        waited_us = s.now_us - max(oldest.since_us, s.patience_us)
+        waited_us = s.now_us - max(oldest.since_us, s.timed_from_us)
         delay_us = min(max(delay_us - waited_us, 0), delay_us)
     elif s.next_seq > s.executed + 1:
         s.watch = ("block", s.executed + 1)
     else:
         s.watch = ("idle", s.executed)
         delay_us += s.consensus.heartbeat_us
-    s.out.append(SetTimer(VIEW, delay_us))
+    s.out.append(SetTimer(Timer.VIEW, delay_us))
 
 
-def undone(s: State) -> str:
+def undone(s: ReplicaState) -> str:
     """The timer of an active view has fired: why the primary is suspected, or empty.
 
     If it is not, the next thing is watched.
@@ -89,7 +85,7 @@ def undone(s: State) -> str:
     return ""
 
 
-def _is_undone(s: State, watch: tuple[str, bytes | int]) -> bool:
+def _is_undone(s: ReplicaState, watch: tuple[str, bytes | int]) -> bool:
     kind, what = watch
     if kind != "request":
         assert isinstance(what, int)
@@ -98,24 +94,24 @@ def _is_undone(s: State, watch: tuple[str, bytes | int]) -> bool:
     entry = s.pool.fresh.get(what)
     if entry is None and what not in s.pool.proposed:
         return False
-    if entry is not None and s.application.screen(entry.request) is not Screening.READY:
+    if entry is not None and s.state_machine.screen(entry.request) is not Screening.READY:
         s.pool.drop(what)  # overtaken by another request of its client
         return False
     pipeline = s.consensus.pipeline_window * s.consensus.batch_requests_max
     if s.overtaken > WAITING_MAX + pipeline:
         return True  # whoever takes them in order has come to it: this one is left out
-    since_us = s.patience_us if entry is None else max(entry.since_us, s.patience_us)
+    since_us = s.timed_from_us if entry is None else max(entry.since_us, s.timed_from_us)
     return not 0 <= s.now_us - since_us < s.timeout_us
 
 
-def heartbeat(s: State) -> None:
+def heartbeat(s: ReplicaState) -> None:
     """An idle chain seals an empty block, so that heads stay fresh and silence means trouble."""
     if not s.is_primary or not s.voting:
         return
     waited_us = s.now_us - s.proposed_us
     if 0 <= waited_us < s.consensus.heartbeat_us:
-        s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us - waited_us))
+        s.out.append(SetTimer(Timer.HEARTBEAT, s.consensus.heartbeat_us - waited_us))
         return
     if s.next_seq == s.executed + 1 and normal.may_propose(s):
         normal.propose(s, [])
-    s.out.append(SetTimer(HEARTBEAT, s.consensus.heartbeat_us))
+    s.out.append(SetTimer(Timer.HEARTBEAT, s.consensus.heartbeat_us))

@@ -8,12 +8,13 @@ deterministic. Blocks that were not synced are executed again when peers send th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 
 from chain.errors import Misuse
 from chain.pbft import checkpoint, membership, new_view, progress, status, view_change
-from chain.pbft.effects import Broadcast, Durable
+from chain.pbft.effects import Broadcast, Durable, FactKind
 from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
 from chain.pbft.log import Accepted, Batched, Slot
 from chain.pbft.messages import (
@@ -30,17 +31,15 @@ from chain.pbft.messages import (
     decode_proposal,
     decode_signed,
 )
-from chain.pbft.state import State, ViewFact
+from chain.pbft.state import ReplicaState, ViewFact
 
 __all__ = ["restore", "resume"]
 
 
-def restore(s: State, durable: Sequence[Durable]) -> None:
+def restore(s: ReplicaState, durable: Sequence[Durable]) -> None:
     """Rebuilds the state; says nothing yet."""
-    facts: dict[str, list[Durable]] = {"stable": [], "view": [], "proposal": [], "prepared": []}
+    facts: dict[FactKind, list[Durable]] = {kind: [] for kind in get_args(FactKind)}
     for fact in sorted(durable, key=lambda fact: (fact.seq, fact.view)):
-        if fact.kind not in facts:
-            raise Misuse(f"unknown kind of durable fact: {fact.kind!r}")
         facts[fact.kind].append(fact)
     _restore_stable(s, facts["stable"])
     for fact in facts["view"]:
@@ -57,7 +56,7 @@ def restore(s: State, durable: Sequence[Durable]) -> None:
                 s.pool.propose(request.id, slot.seq)
 
 
-def _restore_stable(s: State, facts: list[Durable]) -> None:
+def _restore_stable(s: ReplicaState, facts: list[Durable]) -> None:
     """The last one moves the window; at the boundary of an epoch it also begins the next."""
     proofs = [msgspec.msgpack.decode(fact.data, type=CheckpointProof) for fact in facts[-2:]]
     if not proofs:
@@ -69,7 +68,7 @@ def _restore_stable(s: State, facts: list[Durable]) -> None:
         membership.switch(s)
 
 
-def _restore_view(s: State, fact: ViewFact) -> None:
+def _restore_view(s: ReplicaState, fact: ViewFact) -> None:
     if fact.epoch != s.epoch:
         return
     s.view, s.active = fact.view, fact.active
@@ -83,7 +82,7 @@ def _restore_view(s: State, fact: ViewFact) -> None:
         s.view_changes[s.me] = _opened(fact.message)
 
 
-def _restore_proposal(s: State, signed: Signed) -> None:
+def _restore_proposal(s: ReplicaState, signed: Signed) -> None:
     message = decode_body(signed.body)
     if not isinstance(message, PrePrepare):
         raise Misuse("a durable proposal is not a PRE-PREPARE")
@@ -101,17 +100,17 @@ def _restore_proposal(s: State, signed: Signed) -> None:
         slot.accepted = Accepted(message.view, message.digest, bare)
 
 
-def _batched(s: State, seq: int, raw: bytes, fact_view: int | None) -> Batched:
+def _batched(s: ReplicaState, seq: int, raw: bytes, fact_view: int | None) -> Batched:
     proposal = decode_proposal(raw)
     if seq <= s.executed:
         batch = Batched(raw, proposal, (), fact_view)
         batch.release()
         return batch
-    requests = tuple(s.application.open(item) for item in proposal.items)
+    requests = tuple(s.state_machine.open(item) for item in proposal.items)
     return Batched(raw, proposal, requests, fact_view)
 
 
-def _restore_prepared(s: State, proof: PreparedProof) -> None:
+def _restore_prepared(s: ReplicaState, proof: PreparedProof) -> None:
     message = decode_body(proof.pre_prepare.body)
     if not isinstance(message, PrePrepare):
         raise Misuse("a durable certificate is not of a PRE-PREPARE")
@@ -121,7 +120,7 @@ def _restore_prepared(s: State, proof: PreparedProof) -> None:
         slot.prepared_proof = proof
 
 
-def resume(s: State) -> None:
+def resume(s: ReplicaState) -> None:
     """First thing after the start: says again what may not have arrived, and asks."""
     interval = s.consensus.checkpoint_interval
     if s.executed > s.stable.seq and s.executed % interval == 0:
@@ -135,7 +134,7 @@ def resume(s: State) -> None:
     status.on_tick(s)
 
 
-def _vote_again(s: State) -> None:
+def _vote_again(s: ReplicaState) -> None:
     if not s.active:
         s.out.append(Broadcast(s.view_changes[s.me].signed))
         return
@@ -156,7 +155,7 @@ def _vote_again(s: State) -> None:
         _vote_again_in(s, slot)
 
 
-def _vote_again_in(s: State, slot: Slot) -> None:
+def _vote_again_in(s: ReplicaState, slot: Slot) -> None:
     accepted, prepared = slot.accepted, slot.prepared
     if accepted is None or accepted.view != s.view or s.me in slot.prepares.votes:
         return

@@ -24,8 +24,7 @@ from chain.pbft import (
     transfer,
     view_change,
 )
-from chain.pbft.application import Application
-from chain.pbft.effects import Durable, Effect
+from chain.pbft.effects import Durable, Effect, Timer
 from chain.pbft.inputs import (
     Executed,
     Input,
@@ -51,11 +50,12 @@ from chain.pbft.messages import (
     StatusMessage,
     ViewChange,
 )
-from chain.pbft.state import State
+from chain.pbft.state import ReplicaState
+from chain.pbft.state_machine import StateMachine
 
 __all__ = ["Replica"]
 
-_Handler = Callable[[State, Received], None]
+_Handler = Callable[[ReplicaState, Received], None]
 
 # Statements about the order of requests: they count in their own epoch only.
 _OF_THE_EPOCH: dict[type, _Handler] = {
@@ -98,20 +98,20 @@ class Replica:
         network: bytes,
         signer: Signer,
         *,
-        application: Application,
+        state_machine: StateMachine,
         executed: tuple[int, bytes, int],
         durable: Sequence[Durable] = (),
         pending: Membership | None = None,
     ) -> None:
         if pending is not None and pending.epoch != membership.epoch + 1:
             raise Misuse(f"pending epoch {pending.epoch} does not follow {membership.epoch}")
-        self._s = State(
+        self._s = ReplicaState(
             me,
             membership,
             consensus,
             network,
             signer,
-            application=application,
+            state_machine=state_machine,
             executed=executed,
             pending=pending,
         )
@@ -138,7 +138,7 @@ class Replica:
             case Submitted():
                 requests.on_submitted(s, item)
             case TimerFired():
-                self._fire(item.name)
+                self._fire(item.timer)
             case Executed():
                 checkpoint.on_executed(s, item)
                 if s.pool.later:
@@ -160,7 +160,7 @@ class Replica:
             requests.on_submitted(s, item)
         return self._settle()
 
-    def _begin(self, now_us: int) -> State:
+    def _begin(self, now_us: int) -> ReplicaState:
         self._s.now_us = now_us
         self._s.out = []
         return self._s
@@ -177,16 +177,16 @@ class Replica:
             raise Misuse(f"{kind.__name__} is not for the core")
         handler(self._s, item)
 
-    def _fire(self, name: str) -> None:
-        match name:
-            case progress.VIEW:
+    def _fire(self, timer: Timer) -> None:
+        match timer:
+            case Timer.VIEW:
                 view_change.on_timer(self._s)
-            case progress.HEARTBEAT:
+            case Timer.HEARTBEAT:
                 progress.heartbeat(self._s)
-            case status.STATUS:
+            case Timer.STATUS:
                 status.on_tick(self._s)
             case _:
-                raise Misuse(f"unknown timer {name!r}")
+                assert_never(timer)
 
     def _settle(self) -> list[Effect]:
         """Takes every step that has become possible; costs next to nothing if none has."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from itertools import islice
 
-from chain.pbft.application import Request, Screening
-from chain.pbft.effects import Refuse
+from chain.pbft.effects import Refusal, Refuse
 from chain.pbft.inputs import Received, Submitted
 from chain.pbft.messages import Forward
 from chain.pbft.pool import OWN_CLIENTS
-from chain.pbft.state import State
+from chain.pbft.state import ReplicaState
+from chain.pbft.state_machine import Screening, VerifiedRequest
 
 __all__ = [
     "FORWARDS_MAX",
@@ -30,7 +30,7 @@ __all__ = [
 FORWARDS_MAX = 32
 
 
-def on_submitted(s: State, item: Submitted) -> None:
+def on_submitted(s: ReplicaState, item: Submitted) -> None:
     """A backup hands it to the primary and times its execution (4.1; see `progress`)."""
     request = item.request
     if s.pool.knows(request.id):
@@ -42,26 +42,26 @@ def on_submitted(s: State, item: Submitted) -> None:
         s.send(s.primary, Forward(s.epoch, s.me, request.item))
 
 
-def _hands_over(s: State) -> bool:
+def _hands_over(s: ReplicaState) -> bool:
     return s.active and s.voting and not s.is_primary
 
 
-def on_forward(s: State, received: Received) -> None:
+def on_forward(s: ReplicaState, received: Received) -> None:
     if not s.is_primary or s.pool.knows(received.requests[0].id):
         return
     _admit(s, received.requests[0], received.message.sender)
 
 
-def _admit(s: State, request: Request, source: int) -> str | None:
+def _admit(s: ReplicaState, request: VerifiedRequest, source: int) -> Refusal | None:
     if len(request.item) > s.consensus.batch_bytes_max:
         return "refused"
-    return s.pool.add(request, source, s.application.screen(request), s.now_us)
+    return s.pool.add(request, source, s.state_machine.screen(request), s.now_us)
 
 
-def rescreen_later(s: State) -> None:
+def rescreen_later(s: ReplicaState) -> None:
     """What was not yet known may be known after an execution."""
     for entry in list(s.pool.later.values()):
-        verdict = s.application.screen(entry.request)
+        verdict = s.state_machine.screen(entry.request)
         if verdict is Screening.LATER:
             continue
         s.pool.drop(entry.request.id)
@@ -72,21 +72,21 @@ def rescreen_later(s: State) -> None:
             s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))
 
 
-def rescreen_fresh(s: State) -> None:
+def rescreen_fresh(s: ReplicaState) -> None:
     """After a state transfer: what was executed elsewhere waits no more."""
     for entry in list(s.pool.fresh.values()):
-        if s.application.screen(entry.request) is not Screening.READY:
+        if s.state_machine.screen(entry.request) is not Screening.READY:
             s.pool.drop(entry.request.id)
 
 
-def wait_again(s: State, seq: int, requests: tuple[Request, ...]) -> None:
+def wait_again(s: ReplicaState, seq: int, requests: tuple[VerifiedRequest, ...]) -> None:
     """The proposal of `seq` in which they stood came to nothing (a view change, another epoch)."""
     for request in requests:
         if s.pool.withdraw(request.id, seq) and not s.pool.knows(request.id):
-            s.pool.add(request, OWN_CLIENTS, s.application.screen(request), s.now_us)
+            s.pool.add(request, OWN_CLIENTS, s.state_machine.screen(request), s.now_us)
 
 
-def forward_waiting(s: State, *, new_primary: bool = False) -> None:
+def forward_waiting(s: ReplicaState, *, new_primary: bool = False) -> None:
     """A backup hands what waits here to the primary: when its view begins, and again with the
     1st, 2nd, 4th, 8th ... status interval, in case it was lost."""
     if not _hands_over(s):

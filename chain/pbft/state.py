@@ -11,8 +11,17 @@ import msgspec
 from chain.errors import Misuse
 from chain.genesis import Consensus, Membership
 from chain.keys import Signer
-from chain.pbft.application import Application
-from chain.pbft.effects import Accuse, Broadcast, Durable, Effect, Observe, Persist, Send
+from chain.pbft.effects import (
+    Accuse,
+    Broadcast,
+    Durable,
+    Effect,
+    FactKind,
+    Observation,
+    Observe,
+    Persist,
+    Send,
+)
 from chain.pbft.fetching import Transfer
 from chain.pbft.inputs import Received
 from chain.pbft.log import Equivocation, Log
@@ -26,8 +35,9 @@ from chain.pbft.messages import (
     signed_bytes,
 )
 from chain.pbft.pool import Pool
+from chain.pbft.state_machine import StateMachine
 
-__all__ = ["ACCUSATIONS_MAX", "Peer", "State", "ViewFact", "as_new_view", "as_view_change"]
+__all__ = ["ACCUSATIONS_MAX", "Peer", "ReplicaState", "ViewFact", "as_new_view", "as_view_change"]
 
 ACCUSATIONS_MAX = 1024  # distinct (culprit, reason) that are reported
 
@@ -54,7 +64,7 @@ class Peer:
         self.served = 0  # pieces since the last tick
 
 
-class State:
+class ReplicaState:
     def __init__(
         self,
         me: int,
@@ -63,14 +73,14 @@ class State:
         network: bytes,
         signer: Signer,
         *,
-        application: Application,
+        state_machine: StateMachine,
         executed: tuple[int, bytes, int],
         pending: Membership | None,
     ) -> None:
         self.me = me
         self.consensus = consensus
         self.network = network
-        self.application = application
+        self.state_machine = state_machine
         self._signer = signer
         self.now_us = 0
         self.out: list[Effect] = []
@@ -117,7 +127,7 @@ class State:
 
         # Progress, peers, accusations.
         self.watch: tuple[str, bytes | int] | None = None
-        self.patience_us = 0  # requests are timed from here at the earliest: view, full batch
+        self.timed_from_us = 0  # requests are timed from here at the earliest: view, full batch
         self.oldest = b""  # the request that is or was last watched
         self.overtaken = 0  # by so many that were executed since, in full batches
         self.peers: dict[int, Peer] = {}
@@ -178,10 +188,10 @@ class State:
     def relay(self, to: int, signed: Signed) -> None:
         self.out.append(Send(to, signed))
 
-    def persist(self, kind: str, view: int, seq: int, data: bytes) -> None:
+    def persist(self, kind: FactKind, view: int, seq: int, data: bytes) -> None:
         self.out.append(Persist(Durable(kind, view, seq, data)))
 
-    def observe(self, what: str, seq: int) -> None:
+    def observe(self, what: Observation, seq: int) -> None:
         self.out.append(Observe(what, self.view, seq))
 
     def accuse(

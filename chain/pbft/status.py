@@ -9,7 +9,7 @@ for in one interval is bounded.
 from __future__ import annotations
 
 from chain.pbft import normal, requests, transfer
-from chain.pbft.effects import Refuse, SendBatch, ServeBodies, ServeHeads, SetTimer
+from chain.pbft.effects import Refuse, SendBatch, ServeBodies, ServeHeads, SetTimer, Timer
 from chain.pbft.inputs import Received
 from chain.pbft.log import Batched, Slot
 from chain.pbft.messages import (
@@ -21,12 +21,11 @@ from chain.pbft.messages import (
     StatusMessage,
 )
 from chain.pbft.pool import OWN_CLIENTS
-from chain.pbft.state import State, as_view_change
+from chain.pbft.state import ReplicaState, as_view_change
 
 __all__ = [
     "RESEND_BYTES_MAX",
     "SERVES_PER_TICK_MAX",
-    "STATUS",
     "on_batch",
     "on_fetch_batch",
     "on_fetch_bodies",
@@ -36,13 +35,12 @@ __all__ = [
     "send_status",
 ]
 
-STATUS = "status"
 RESEND_BYTES_MAX = 1_048_576  # of batches, per answer to one STATUS
 STUCK_LONG = 2  # STATUS in a row without progress after which a peer gets all that we hold
 SERVES_PER_TICK_MAX = 256  # fetches that one peer may have answered in one status interval
 
 
-def on_tick(s: State) -> None:
+def on_tick(s: ReplicaState) -> None:
     """The status interval is over."""
     s.tick += 1
     for peer in s.peers.values():
@@ -55,10 +53,10 @@ def on_tick(s: State) -> None:
     _fetch_missing(s)
     transfer.on_tick(s, stuck=s.executed == s.tick_executed)
     s.tick_executed = s.executed
-    s.out.append(SetTimer(STATUS, s.consensus.status_interval_us))
+    s.out.append(SetTimer(Timer.STATUS, s.consensus.status_interval_us))
 
 
-def send_status(s: State) -> None:
+def send_status(s: ReplicaState) -> None:
     proposed, prepared = [], []
     for slot in s.log.above(s.executed):
         if slot.accepted is not None and slot.accepted.view == s.view:
@@ -91,7 +89,7 @@ def send_status(s: State) -> None:
     )
 
 
-def _fetch_missing(s: State) -> None:
+def _fetch_missing(s: ReplicaState) -> None:
     """What a NEW-VIEW ordered, and the block to execute next: if its content is missing, ask
     everybody, the digest binds it. Of the rest, answers to STATUS bring the PRE-PREPAREs."""
     if s.transfer.running:
@@ -107,7 +105,7 @@ def _fetch_missing(s: State) -> None:
 # --- answering ---------------------------------------------------------------------------------
 
 
-def on_status(s: State, received: Received) -> None:
+def on_status(s: ReplicaState, received: Received) -> None:
     status = received.message
     assert isinstance(status, StatusMessage)
     peer = s.peer(status.sender)
@@ -128,7 +126,7 @@ def on_status(s: State, received: Received) -> None:
             _resend_log(s, status, peer.stuck)
 
 
-def _resend_views(s: State, status: StatusMessage) -> None:
+def _resend_views(s: ReplicaState, status: StatusMessage) -> None:
     behind = status.view < s.view
     if s.active:
         if s.new_view is not None and (behind or (status.view == s.view and not status.active)):
@@ -141,14 +139,14 @@ def _resend_views(s: State, status: StatusMessage) -> None:
             s.relay(status.sender, view_change_of.signed)
 
 
-def _resend_checkpoint_votes(s: State, status: StatusMessage) -> None:
+def _resend_checkpoint_votes(s: ReplicaState, status: StatusMessage) -> None:
     own = s.checkpoint_votes.get(s.me, {})
     for seq in sorted(own):
         if seq > status.stable_seq:
             s.relay(status.sender, own[seq][1])
 
 
-def _resend_log(s: State, status: StatusMessage, stuck: int) -> None:
+def _resend_log(s: ReplicaState, status: StatusMessage, stuck: int) -> None:
     """What the peer needs to execute on. At first everybody sends only what is their own (the
     primary the batches). To one that is stuck for longer, f+1 replicas in turn send all that they
     hold: a quorum's COMMITs prove that a batch is committed, whoever is down now."""
@@ -168,14 +166,14 @@ def _resend_log(s: State, status: StatusMessage, stuck: int) -> None:
             s.relay(status.sender, vote)
 
 
-def _in_turn(s: State, stuck: int) -> bool:
+def _in_turn(s: ReplicaState, stuck: int) -> bool:
     """f+1 members in turn, so that one of them is honest and not everybody sends."""
     if not s.voting:
         return False
     return (s.membership.ids.index(s.me) + stuck) % s.quorum.n < s.quorum.weak
 
 
-def _resend_batch(s: State, slot: Slot, to: int, bytes_left: int) -> int:
+def _resend_batch(s: ReplicaState, slot: Slot, to: int, bytes_left: int) -> int:
     """The accepted PRE-PREPARE with its batch, if that many bytes are left; how many then are."""
     batch = slot.accepted and slot.batches.get(slot.accepted.digest)
     if slot.accepted is None or not batch or batch.size > bytes_left:
@@ -184,7 +182,9 @@ def _resend_batch(s: State, slot: Slot, to: int, bytes_left: int) -> int:
     return bytes_left - batch.size
 
 
-def _send_batch(s: State, to: int, seq: int, batch: Batched, pre_prepare: Signed | None) -> None:
+def _send_batch(
+    s: ReplicaState, to: int, seq: int, batch: Batched, pre_prepare: Signed | None
+) -> None:
     """Attached to the PRE-PREPARE that named it, or alone."""
     if not batch.raw and batch.fact_view is not None:
         s.out.append(SendBatch(to, batch.fact_view, seq, pre_prepare))
@@ -194,7 +194,7 @@ def _send_batch(s: State, to: int, seq: int, batch: Batched, pre_prepare: Signed
         s.send(to, Batch(s.epoch, s.me, batch.raw))
 
 
-def _own_votes(s: State, slot: Slot, peer_prepared: bool) -> list[Signed]:
+def _own_votes(s: ReplicaState, slot: Slot, peer_prepared: bool) -> list[Signed]:
     votes = [] if peer_prepared else [slot.prepares.votes.get(s.me)]
     votes.append(slot.commits.votes.get(s.me))
     return [vote[2] for vote in votes if vote is not None]
@@ -203,13 +203,13 @@ def _own_votes(s: State, slot: Slot, peer_prepared: bool) -> list[Signed]:
 # --- fetches -----------------------------------------------------------------------------------
 
 
-def _may_serve(s: State, replica: int) -> bool:
+def _may_serve(s: ReplicaState, replica: int) -> bool:
     peer = s.peer(replica)
     peer.served += 1
     return peer.served <= SERVES_PER_TICK_MAX
 
 
-def on_fetch_batch(s: State, received: Received) -> None:
+def on_fetch_batch(s: ReplicaState, received: Received) -> None:
     """With the PRE-PREPARE that brought it, if that is still known: it may convict its primary."""
     message = received.message
     assert isinstance(message, FetchBatch)
@@ -229,7 +229,7 @@ def on_fetch_batch(s: State, received: Received) -> None:
     _send_batch(s, message.sender, slot.seq, batch, named_by)
 
 
-def on_batch(s: State, received: Received) -> None:
+def on_batch(s: ReplicaState, received: Received) -> None:
     """Taken only where its digest is wanted."""
     message, proposal = received.message, received.proposal
     assert isinstance(message, Batch)
@@ -242,14 +242,14 @@ def on_batch(s: State, received: Received) -> None:
         normal.give_batch(s, slot, digest, received)
 
 
-def on_fetch_heads(s: State, received: Received) -> None:
+def on_fetch_heads(s: ReplicaState, received: Received) -> None:
     message = received.message
     assert isinstance(message, FetchHeads)
     if message.start <= s.executed and _may_serve(s, message.sender):
         s.out.append(ServeHeads(message.sender, message.start))
 
 
-def on_fetch_bodies(s: State, received: Received) -> None:
+def on_fetch_bodies(s: ReplicaState, received: Received) -> None:
     message = received.message
     assert isinstance(message, FetchBodies)
     if message.start <= message.stop <= s.executed and _may_serve(s, message.sender):

@@ -14,7 +14,7 @@ from chain.errors import PeerFault
 from chain.keys import digest
 from chain.pbft import checkpoint, requests
 from chain.pbft.effects import Install
-from chain.pbft.fetching import Answer, Interval, Piece
+from chain.pbft.fetching import Fetched, Interval, Piece
 from chain.pbft.inputs import Installed, InstallFailed, Received
 from chain.pbft.messages import (
     BODIES_BYTES_MAX,
@@ -27,7 +27,7 @@ from chain.pbft.messages import (
     Signed,
     encode,
 )
-from chain.pbft.state import State
+from chain.pbft.state import ReplicaState
 
 __all__ = [
     "INTERVALS_MAX",
@@ -46,7 +46,7 @@ PIECE_BLOCKS = 16  # blocks asked for in one FETCH-BODIES
 PATIENCE_TICKS = 2  # status intervals until another source is asked
 
 
-def on_tick(s: State, stuck: bool) -> None:
+def on_tick(s: ReplicaState, stuck: bool) -> None:
     """Begins if we are behind a proven checkpoint and live messages do not help; asks again."""
     if s.stable.seq > s.executed and stuck and not s.busy:
         _begin(s)
@@ -64,13 +64,13 @@ def on_tick(s: State, stuck: bool) -> None:
                 _ask_bodies(s, piece)
 
 
-def _begin(s: State) -> None:
+def _begin(s: ReplicaState) -> None:
     if not s.transfer.running:
         s.transfer.running = True
         s.observe("fetching", s.stable.seq)
 
 
-def step(s: State) -> None:
+def step(s: ReplicaState) -> None:
     """Called after every input: begins at once if the log cannot help; keeps pieces in flight;
     installs what is complete and next."""
     t = s.transfer
@@ -87,7 +87,7 @@ def step(s: State) -> None:
     _install_next(s)
 
 
-def _end(s: State) -> None:
+def _end(s: ReplicaState) -> None:
     """At the proven checkpoint. In an older epoch we could not see further: ask what follows."""
     t = s.transfer
     t.running = False
@@ -100,7 +100,7 @@ def _end(s: State) -> None:
         s.send(t.source(s.others), FetchHeads(s.epoch, s.me, s.executed + 1))
 
 
-def _fill(s: State) -> None:
+def _fill(s: ReplicaState) -> None:
     t = s.transfer
     while len(t.intervals) < INTERVALS_MAX:
         start = t.intervals[-1].stop + 1 if t.intervals else s.executed + 1
@@ -117,19 +117,19 @@ def _fill(s: State) -> None:
                 _ask_bodies(s, piece)
 
 
-def _ask_heads(s: State, interval: Interval) -> None:
+def _ask_heads(s: ReplicaState, interval: Interval) -> None:
     interval.source = s.transfer.source(s.others)
     interval.asked = s.tick
     s.send(interval.source, FetchHeads(s.epoch, s.me, interval.start))
 
 
-def _ask_bodies(s: State, piece: Piece) -> None:
+def _ask_bodies(s: ReplicaState, piece: Piece) -> None:
     piece.source = s.transfer.source(s.others)
-    piece.answers.setdefault(piece.source, Answer())
+    piece.answers.setdefault(piece.source, Fetched())
     _ask_rest(s, piece, piece.source)
 
 
-def _ask_rest(s: State, piece: Piece, source: int) -> None:
+def _ask_rest(s: ReplicaState, piece: Piece, source: int) -> None:
     if source == piece.source:
         piece.asked = s.tick
     start = piece.start + len(piece.answers[source].blocks)
@@ -139,7 +139,7 @@ def _ask_rest(s: State, piece: Piece, source: int) -> None:
 # --- heads -------------------------------------------------------------------------------------
 
 
-def on_heads(s: State, received: Received) -> None:
+def on_heads(s: ReplicaState, received: Received) -> None:
     """Heads that link up to a certified one. They may come unasked, as the answer to a STATUS:
     then the proof alone tells us how far behind we are."""
     message = received.message
@@ -176,7 +176,7 @@ def _proof(received: Received) -> CheckpointProof | None:
     return CheckpointProof(first.seq, first.head, message.proof)
 
 
-def _of_our_epoch(s: State, vote: Checkpoint, start: int) -> bool:
+def _of_our_epoch(s: ReplicaState, vote: Checkpoint, start: int) -> bool:
     """The membership that certifies these heads must follow from blocks that we have."""
     if vote.epoch == s.epoch:
         return s.pending is None or vote.seq <= s.boundary
@@ -185,7 +185,7 @@ def _of_our_epoch(s: State, vote: Checkpoint, start: int) -> bool:
     return s.executed == s.boundary < start  # it also shows that the boundary is stable
 
 
-def _check_links(s: State, message: Heads, proof: CheckpointProof) -> None:
+def _check_links(s: ReplicaState, message: Heads, proof: CheckpointProof) -> None:
     if not message.heads or message.start + len(message.heads) - 1 != proof.seq:
         raise PeerFault("lying-heads", "the heads do not end where the proof stands")
     following = proof.head
@@ -202,7 +202,9 @@ def _check_links(s: State, message: Heads, proof: CheckpointProof) -> None:
         s.observe("diverged", s.executed)
 
 
-def _take_heads(s: State, interval: Interval, message: Heads, proof: CheckpointProof) -> None:
+def _take_heads(
+    s: ReplicaState, interval: Interval, message: Heads, proof: CheckpointProof
+) -> None:
     t = s.transfer
     if proof.seq != interval.stop:  # its source skipped a checkpoint: what follows moves
         t.intervals = t.intervals[: t.intervals.index(interval) + 1]
@@ -217,7 +219,7 @@ def _take_heads(s: State, interval: Interval, message: Heads, proof: CheckpointP
 # --- bodies ------------------------------------------------------------------------------------
 
 
-def on_bodies(s: State, received: Received) -> None:
+def on_bodies(s: ReplicaState, received: Received) -> None:
     message = received.message
     assert isinstance(message, Bodies)
     for interval in s.transfer.intervals:
@@ -228,7 +230,7 @@ def on_bodies(s: State, received: Received) -> None:
                 return
 
 
-def _answer(s: State, piece: Piece, message: Bodies) -> Answer | None:
+def _answer(s: ReplicaState, piece: Piece, message: Bodies) -> Fetched | None:
     """What these blocks follow on: those of the same source, if it was ever asked. So whoever
     answers late is heard, and nobody's blocks come in the way of another's."""
     if piece.whole is not None or message.sender in s.transfer.liars:
@@ -240,7 +242,7 @@ def _answer(s: State, piece: Piece, message: Bodies) -> Answer | None:
 
 
 def _take_bodies(
-    s: State, interval: Interval, piece: Piece, answer: Answer, received: Received
+    s: ReplicaState, interval: Interval, piece: Piece, answer: Fetched, received: Received
 ) -> None:
     message = received.message
     assert isinstance(message, Bodies)
@@ -263,20 +265,20 @@ def _take_bodies(
         piece.answers = {message.sender: answer}
 
 
-def _give_up(s: State, piece: Piece, source: int) -> None:
+def _give_up(s: ReplicaState, piece: Piece, source: int) -> None:
     """Nothing more of this source, unless it is asked again."""
     del piece.answers[source]
     if source == piece.source:
         _ask_bodies(s, piece)
 
 
-def _dribbles(answer: Answer, following: Block) -> bool:
+def _dribbles(answer: Fetched, following: Block) -> bool:
     """Whether this block would have fitted into the answer before it (`Bodies`): a source that is
     behind itself, or one that would hold us up, block by block, for as long as it likes."""
     return bool(answer.blocks) and answer.size + following.body_bytes <= BODIES_BYTES_MAX
 
 
-def _install_next(s: State) -> None:
+def _install_next(s: ReplicaState) -> None:
     if s.busy or s.halted or not s.transfer.intervals:
         return
     interval = s.transfer.intervals[0]
@@ -291,7 +293,7 @@ def _install_next(s: State) -> None:
     s.out.append(Install(blocks, source))
 
 
-def on_installed(s: State, item: Installed) -> None:
+def on_installed(s: ReplicaState, item: Installed) -> None:
     t = s.transfer
     for interval in t.intervals:
         # Kept for others; the highest proven one `checkpoint` makes durable itself.
@@ -304,7 +306,7 @@ def on_installed(s: State, item: Installed) -> None:
         t.installing = None
 
 
-def on_install_failed(s: State, item: InstallFailed) -> None:
+def on_install_failed(s: ReplicaState, item: InstallFailed) -> None:
     """The bodies were not those of their heads: the source lied. Ask another."""
     s.busy = False
     piece, s.transfer.installing = s.transfer.installing, None
@@ -316,6 +318,6 @@ def on_install_failed(s: State, item: InstallFailed) -> None:
     _ask_bodies(s, piece)
 
 
-def _lie(s: State, source: int, reason: str, signed: Signed) -> None:
+def _lie(s: ReplicaState, source: int, reason: str, signed: Signed) -> None:
     s.transfer.liars.add(source)
     s.accuse(source, reason, signed)

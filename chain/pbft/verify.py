@@ -14,7 +14,6 @@ from typing import Generic, TypeVar
 from chain.errors import PeerFault
 from chain.genesis import Membership
 from chain.keys import Scheme, digest
-from chain.pbft.application import Request
 from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
 from chain.pbft.messages import (
     Batch,
@@ -35,6 +34,7 @@ from chain.pbft.messages import (
     decode_signed,
     signed_bytes,
 )
+from chain.pbft.state_machine import VerifiedRequest
 
 __all__ = ["REQUESTS_REMEMBERED_MAX", "SIGNATURES_REMEMBERED_MAX", "Verifier"]
 
@@ -76,8 +76,8 @@ class Verifier:
 
     `membership(epoch)` gives the membership of a past, the current or the pending epoch, None if
     it is not known here; `newest` is the epoch of the newest that is known at the start (the first
-    ones may be forgotten). `open_items(items)` opens batch items: for each the Request, or its
-    fault.
+    ones may be forgotten). `open_items(items)` opens batch items: for each the
+    VerifiedRequest, or its fault.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Verifier:
         network: bytes,
         scheme: Scheme,
         membership: Callable[[int], Membership | None],
-        open_items: Callable[[Sequence[bytes]], Sequence[Request | PeerFault]],
+        open_items: Callable[[Sequence[bytes]], Sequence[VerifiedRequest | PeerFault]],
         newest: int = 0,
     ) -> None:
         self._network = network
@@ -94,7 +94,7 @@ class Verifier:
         self._open_items = open_items
         self._newest = newest  # epoch that is known
         self._signatures: _Memory[bool] = _Memory(SIGNATURES_REMEMBERED_MAX)
-        self._requests: _Memory[Request] = _Memory(REQUESTS_REMEMBERED_MAX)
+        self._requests: _Memory[VerifiedRequest] = _Memory(REQUESTS_REMEMBERED_MAX)
 
     def verify(self, frame: bytes, sender: int) -> Received:
         """The message in `frame`, which came over the link of replica `sender`.
@@ -136,10 +136,12 @@ class Verifier:
                 pass  # no contents of their own, or none that the core reads
         return received
 
-    def open_all(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+    def open_all(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
         """`open_items`, remembered: a request that was submitted here is not verified again when
         it comes in a batch."""
-        opened: list[Request | PeerFault | None] = [self._requests.get(item) for item in items]
+        opened: list[VerifiedRequest | PeerFault | None] = [
+            self._requests.get(item) for item in items
+        ]
         unknown = [place for place, request in enumerate(opened) if request is None]
         fresh = self._open_items([items[place] for place in unknown]) if unknown else ()
         for place, request in zip(unknown, fresh, strict=True):
@@ -148,11 +150,11 @@ class Verifier:
                 self._requests.put(request.item, request)  # the one copy is key and value
         return [each for each in opened if each is not None]
 
-    def open(self, item: bytes) -> Request:
+    def open(self, item: bytes) -> VerifiedRequest:
         """`open_all` for one. Raises PeerFault."""
         return self._opened((item,))[0]
 
-    def _opened(self, items: Sequence[bytes]) -> tuple[Request, ...]:
+    def _opened(self, items: Sequence[bytes]) -> tuple[VerifiedRequest, ...]:
         requests = []
         for opened in self.open_all(items):
             if isinstance(opened, PeerFault):

@@ -7,9 +7,8 @@ VIEW-CHANGEs decides is computed in `new_view`; messages lost are sent again by 
 from __future__ import annotations
 
 from chain.errors import PeerFault
-from chain.pbft import checkpoint, new_view, normal, progress, requests
-from chain.pbft import view_timeout as patience
-from chain.pbft.effects import Broadcast, CancelTimer, SetTimer
+from chain.pbft import checkpoint, new_view, normal, progress, requests, view_timeout
+from chain.pbft.effects import Broadcast, CancelTimer, SetTimer, Timer
 from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
 from chain.pbft.log import Accepted, Batched, Equivocation
 from chain.pbft.messages import (
@@ -22,7 +21,7 @@ from chain.pbft.messages import (
     encode,
 )
 from chain.pbft.new_view import Decision
-from chain.pbft.state import State, ViewFact, as_new_view, as_view_change
+from chain.pbft.state import ReplicaState, ViewFact, as_new_view, as_view_change
 
 __all__ = [
     "on_new_view",
@@ -36,7 +35,7 @@ __all__ = [
 # --- leaving -----------------------------------------------------------------------------------
 
 
-def start(s: State, view: int) -> None:
+def start(s: ReplicaState, view: int) -> None:
     """Leaves the current view and asks for `view`: durable, then VIEW-CHANGE."""
     assert view > s.view
     s.view, s.active, s.primary = view, False, s.membership.primary(view)
@@ -44,7 +43,7 @@ def start(s: State, view: int) -> None:
     s.watch = None
     s.view_timer_runs = False
     s.new_view = None
-    s.out += [CancelTimer(progress.VIEW), CancelTimer(progress.HEARTBEAT)]
+    s.out += [CancelTimer(Timer.VIEW), CancelTimer(Timer.HEARTBEAT)]
     s.observe("view-change", s.executed)
     received = _own_view_change(s)
     s.persist("view", 0, 0, encode(ViewFact(s.epoch, view, False, received.signed)))
@@ -53,7 +52,7 @@ def start(s: State, view: int) -> None:
     _collected(s)
 
 
-def _own_view_change(s: State) -> Received:
+def _own_view_change(s: ReplicaState) -> Received:
     """P: the prepared certificate of the highest view for every number above h."""
     proofs, opened = [], []
     for slot in s.log.above(s.stable.seq):
@@ -72,21 +71,21 @@ def _own_view_change(s: State) -> Received:
     return Received(message, s.sign(message), view_change=VerifiedViewChange((), tuple(opened)))
 
 
-def on_timer(s: State) -> None:
+def on_timer(s: ReplicaState) -> None:
     """In an active view: has the primary failed? Waiting for a view: on to the next (4.5.2)."""
     if s.active:
         if reason := progress.undone(s):
-            patience.failed(s)
+            view_timeout.failed(s)
             s.suspected = reason
     elif s.view_timer_runs:
-        patience.failed(s)
+        view_timeout.failed(s)
         start(s, s.view + 1)
 
 
 # --- collecting --------------------------------------------------------------------------------
 
 
-def on_view_change(s: State, received: Received) -> None:
+def on_view_change(s: ReplicaState, received: Received) -> None:
     """Each sender's newest is kept: a peer fills no more than its own place."""
     message = as_view_change(received)
     if message.view < s.view or (message.view == s.view and s.active):
@@ -110,18 +109,18 @@ def on_view_change(s: State, received: Received) -> None:
     _collected(s)
 
 
-def _views_asked(s: State) -> list[int]:
+def _views_asked(s: ReplicaState) -> list[int]:
     return [as_view_change(received).view for _, received in sorted(s.view_changes.items())]
 
 
-def _join(s: State) -> None:
+def _join(s: ReplicaState) -> None:
     """f+1 ask for views above ours: an honest one among them. Join the smallest (4.5.2)."""
     higher = [view for view in _views_asked(s) if view > s.view]
     if len(higher) >= s.quorum.weak and s.voting:
         start(s, min(higher))
 
 
-def _collected(s: State) -> None:
+def _collected(s: ReplicaState) -> None:
     """The timer for NEW-VIEW starts when q ask for our view or a later one: a replica alone
     stays where it is, and views do not run apart (4.5.2)."""
     if s.active or not s.voting:
@@ -129,7 +128,7 @@ def _collected(s: State) -> None:
     asked = [view for view in _views_asked(s) if view >= s.view]
     if len(asked) >= s.quorum.strong and not s.view_timer_runs:
         s.view_timer_runs = True
-        s.out.append(SetTimer(progress.VIEW, s.timeout_us))
+        s.out.append(SetTimer(Timer.VIEW, s.timeout_us))
     if s.primary == s.me and asked.count(s.view) >= s.quorum.strong:
         _make_new_view(s)
 
@@ -137,7 +136,7 @@ def _collected(s: State) -> None:
 # --- making and checking NEW-VIEW --------------------------------------------------------------
 
 
-def _make_new_view(s: State) -> None:
+def _make_new_view(s: ReplicaState) -> None:
     chosen = [
         received
         for _, received in sorted(s.view_changes.items())
@@ -159,7 +158,7 @@ def _make_new_view(s: State) -> None:
     _enter(s, signed, decision, pre_prepares)
 
 
-def on_new_view(s: State, received: Received) -> None:
+def on_new_view(s: ReplicaState, received: Received) -> None:
     """Every backup recomputes O from V and takes nothing else (4.4)."""
     message = as_new_view(received)
     if message.view < s.view or (message.view == s.view and s.active) or not s.voting:
@@ -183,9 +182,11 @@ def on_new_view(s: State, received: Received) -> None:
 # --- entering ----------------------------------------------------------------------------------
 
 
-def _enter(s: State, signed: Signed, decision: Decision, pre_prepares: tuple[Signed, ...]) -> None:
+def _enter(
+    s: ReplicaState, signed: Signed, decision: Decision, pre_prepares: tuple[Signed, ...]
+) -> None:
     s.active = True
-    patience.entered(s)
+    view_timeout.entered(s)
     s.new_view = signed
     s.view_timer_runs = False
     s.suspected = ""
@@ -206,7 +207,7 @@ def _enter(s: State, signed: Signed, decision: Decision, pre_prepares: tuple[Sig
     requests.forward_waiting(s, new_primary=True)
 
 
-def _drop_unordered(s: State) -> None:
+def _drop_unordered(s: ReplicaState) -> None:
     """Proposals of older views count no more; their requests wait again. Certificates stay."""
     for slot in s.log.above(0):
         if slot.seq > s.executed and slot.accepted is not None:
@@ -221,7 +222,7 @@ def _drop_unordered(s: State) -> None:
 
 
 def order(
-    s: State, decision: Decision, pre_prepares: tuple[Signed, ...]
+    s: ReplicaState, decision: Decision, pre_prepares: tuple[Signed, ...]
 ) -> list[tuple[int, bytes]]:
     """Takes O as the PRE-PREPAREs of this view; gives what is still missing of their batches.
 

@@ -14,18 +14,18 @@ batch takes longer on its way than that, whatever the timeout.
 
 from __future__ import annotations
 
-from chain.pbft.state import State
+from chain.pbft.state import ReplicaState
 
 __all__ = ["entered", "executed", "failed", "too_slow", "working"]
 
 
-def entered(s: State) -> None:
+def entered(s: ReplicaState) -> None:
     """A view has become active: it has yet to show what it can do."""
     s.quick = s.blocks = 0
     s.working_since_us = s.now_us
 
 
-def working(s: State, work: bool) -> None:
+def working(s: ReplicaState, work: bool) -> None:
     """Whether anything waits to be executed: a block is timed from when there was work."""
     if not work:
         s.working_since_us = None
@@ -33,7 +33,7 @@ def working(s: State, work: bool) -> None:
         s.working_since_us = s.now_us
 
 
-def executed(s: State) -> None:
+def executed(s: ReplicaState) -> None:
     """A block of the active view."""
     since_us = s.now_us if s.working_since_us is None else s.working_since_us
     took_us, s.working_since_us = s.now_us - since_us, s.now_us
@@ -45,12 +45,12 @@ def executed(s: State) -> None:
         s.quick = s.blocks = 0
 
 
-def too_slow(s: State) -> None:
+def too_slow(s: ReplicaState) -> None:
     """A proposal was too old when it got here: this view is not as quick as its blocks say."""
     s.quick = 0
 
 
-def failed(s: State) -> None:
+def failed(s: ReplicaState) -> None:
     """The timer of the view has fired."""
     doubtless = s.active and s.quick >= s.consensus.pipeline_window
     if not doubtless and s.timeout_us < s.consensus.view_timeout_us_max:

@@ -21,7 +21,6 @@ from chain.block import Block, Head
 from chain.errors import PeerFault
 from chain.genesis import Membership
 from chain.keys import Signer
-from chain.pbft.application import Request
 from chain.pbft.effects import (
     Accuse,
     Broadcast,
@@ -39,6 +38,7 @@ from chain.pbft.effects import (
     ServeHeads,
     SetTimer,
     Sync,
+    Timer,
 )
 from chain.pbft.inputs import (
     Executed,
@@ -61,6 +61,7 @@ from chain.pbft.messages import (
     encode,
     signed_bytes,
 )
+from chain.pbft.state_machine import VerifiedRequest
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
 from nodes.replica.phases import Phases
 
@@ -112,7 +113,9 @@ class Application(Protocol):
     @property
     def decided_membership(self) -> Membership: ...
 
-    def execute(self, proposal: Proposal, requests: Sequence[Request], epoch: int) -> Block: ...
+    def execute(
+        self, proposal: Proposal, requests: Sequence[VerifiedRequest], epoch: int
+    ) -> Block: ...
 
     def append(self, block: Block, check_signatures: bool) -> None: ...
 
@@ -186,25 +189,36 @@ class Driver:
         self._answer()
         self.settle()
 
-    def handle(self, inputs: Iterable[Input], effects: list[Effect] | None = None) -> None:
-        """Carries out `effects` (the endorser's) and handles all inputs. What is to be sent waits
-        for `settle`, or for `commit` and then `release`. Raises StoreFull, Damaged."""
+    def handle(
+        self,
+        inputs: Iterable[Input],
+        effects: list[Effect] | None = None,
+        fired: Iterable[str] = (),
+    ) -> None:
+        """Carries out `effects` (the endorser's), then handles timers that fired, then all inputs.
+        What is to be sent waits for `settle`, or for `commit` and `release`. Raises StoreFull,
+        Damaged."""
         now_us = self._clock.now_us()
         if effects:
             self._carry_out(effects)
+        for name in fired:
+            if name in self._delayed:
+                self._do(self._delayed.pop(name))
+            else:
+                self._handle(TimerFired(Timer(name)), now_us)
         submitted: list[Submitted] = []
         for item in inputs:
             if isinstance(item, Submitted):
                 submitted.append(item)
-                continue
-            if isinstance(item, TimerFired) and item.name.startswith(_DELAYED):
-                self._do(self._delayed.pop(item.name))
-                continue
-            self._carry_out(self._core.handle(item, now_us))
-            if self._answers:
-                self._answer()
+            else:
+                self._handle(item, now_us)
         if submitted:  # together and last: the next batch forms from all of them
             self._carry_out(self._core.submit(submitted, now_us))
+
+    def _handle(self, item: Input, now_us: int) -> None:
+        self._carry_out(self._core.handle(item, now_us))
+        if self._answers:
+            self._answer()
 
     def settle(self) -> None:
         """Persist, then send. Raises StoreFull before anything is sent."""
@@ -278,10 +292,10 @@ class Driver:
                     self._outbox.append((replica, frame))
             case Execute():
                 self._execute(effect)
-            case SetTimer(name=name, delay_us=delay_us):
-                self._timers.set(name, delay_us)
-            case CancelTimer(name=name):
-                self._timers.cancel(name)
+            case SetTimer(timer=timer, delay_us=delay_us):
+                self._timers.set(timer, delay_us)
+            case CancelTimer(timer=timer):
+                self._timers.cancel(timer)
             case Send(to=to, signed=signed):
                 self._outbox.append((to, encode(signed)))
             case Sync():

@@ -21,7 +21,7 @@ from typing import Self
 import msgspec
 
 from chain.block import Block, Record
-from chain.pbft.effects import Durable
+from chain.pbft.effects import Durable, FactKind
 from nodes.ports import Stored
 
 __all__ = [
@@ -98,7 +98,10 @@ def checked_facts(rows: Iterator[tuple[object, ...]]) -> Iterator[Durable]:
             and fact_sum(kind, view, seq, data) == total
         ):
             raise Damaged(f"fact {kind!r} of view {view!r}, sequence {seq!r}: its checksum")
-        yield Durable(kind, view, seq, data)
+        try:
+            yield Durable(msgspec.convert(kind, FactKind), view, seq, data)
+        except msgspec.ValidationError as error:
+            raise Damaged(f"fact of an unknown kind: {kind!r}") from error
 
 
 class LedgerFile:

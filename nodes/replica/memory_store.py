@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from chain.errors import Misuse
-from chain.pbft.effects import Durable
+from chain.pbft.effects import Durable, FactKind
 from nodes.ports import FORGETTABLE, Stored
 
 __all__ = ["MemoryStore"]
@@ -25,7 +25,7 @@ class MemoryStore:
     def facts(self) -> Sequence[Durable]:
         return [facts[key] for _, facts in sorted(self._facts.items()) for key in sorted(facts)]
 
-    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+    def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
         return self._facts.get(kind, {}).get((view, seq))
 
     def put_fact(self, fact: Durable) -> None:

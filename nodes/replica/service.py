@@ -18,9 +18,8 @@ from chain.keys import Scheme, Signer
 from chain.ledger.endorsement import Endorser, EndorserEffect, is_access_request
 from chain.ledger.item import make_item, open_items
 from chain.ledger.ledger import Ledger
-from chain.pbft.application import Request
 from chain.pbft.effects import Effect, Send
-from chain.pbft.inputs import Input, Received, Submitted, TimerFired
+from chain.pbft.inputs import Input, Received, Submitted
 from chain.pbft.messages import (
     Batch,
     Busy,
@@ -40,6 +39,7 @@ from chain.pbft.messages import (
     decode_signed,
 )
 from chain.pbft.replica import Replica
+from chain.pbft.state_machine import VerifiedRequest
 from chain.pbft.verify import Verifier
 from nodes.ports import Clock, Events, Party, Store, Timers, Wire
 from nodes.replica.abstention import Abstention
@@ -56,7 +56,7 @@ class Superfluous(msgspec.Struct, frozen=True):
 
 
 # A frame after verification: what it was, or why it is refused.
-Verified = Received | Request | Subscribe | Superfluous | PeerFault
+Verified = Received | VerifiedRequest | Subscribe | Superfluous | PeerFault
 
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 _MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
@@ -111,7 +111,7 @@ class Service:
             genesis.consensus,
             self._network,
             signer,
-            application=self.ledger,
+            state_machine=self.ledger,
             executed=(self.ledger.height, self.ledger.head_hash, self.ledger.time_us),
             durable=store.facts(),
             pending=newest if newest.epoch != decided_by.epoch else None,
@@ -212,13 +212,13 @@ class Service:
 
     def handle(self, arrived: Iterable[tuple[Party, Verified]], fired: Sequence[str] = ()) -> None:
         """The first half of a step; `host.settle`, or `commit` and `release`, is the other."""
-        inputs: list[Input] = [TimerFired(name) for name in fired]
+        inputs: list[Input] = []
         effects: list[Effect] = []
         for party, verified in arrived:
             match verified:
                 case Received():
                     self._take(verified, party, inputs, effects)
-                case Request():
+                case VerifiedRequest():
                     self.clients.submitted(verified.id, str(party))
                     if is_access_request(verified):
                         membership = self.ledger.membership
@@ -231,10 +231,10 @@ class Service:
                     self._blame(party, verified)
                 case Superfluous():
                     pass
-        while inputs or effects:
+        while inputs or effects or fired:
             height = self.ledger.height
-            self.driver.handle(inputs, effects)
-            inputs, effects = [], []
+            self.driver.handle(inputs, effects, fired)
+            inputs, effects, fired = [], [], ()
             for _ in range(self.ledger.height - height):
                 self._sort(self._endorser.executed(self.ledger.membership), inputs, effects)
         newest = self.ledger.decided_membership
@@ -290,7 +290,7 @@ class Service:
     def _membership(self, epoch: int) -> Membership | None:
         return self._memberships.get(epoch)
 
-    def _verify_items(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+    def _verify_items(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
         return open_items(items, self._network, self.ledger.membership, self._scheme)
 
     def _replay(self, store: Store) -> Membership:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chain.errors import Misuse
-from chain.pbft.effects import Durable
+from chain.pbft.effects import Durable, FactKind
 from nodes.ports import FORGETTABLE, Stored, StoreFull
 from nodes.process import Trouble
 from nodes.replica.ledger_file import (
@@ -141,7 +141,7 @@ class SqliteStore:
     def facts(self) -> Sequence[Durable]:
         return list(checked_facts(self._read(f"{FACT_ROWS} ORDER BY kind, view, seq")))
 
-    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+    def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
         """Raises Damaged."""
         where = "WHERE kind = ? AND seq = ? AND view = ?"
         return next(checked_facts(self._read(f"{FACT_ROWS} {where}", kind, seq, view)), None)

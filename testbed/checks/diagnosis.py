@@ -16,8 +16,8 @@ from chain.ledger.item import open_item
 from chain.ledger.ledger import Ledger
 from chain.ledger.statement import decode_leaf
 from chain.merkle import leaf_hash, root
-from chain.pbft.application import Request
 from chain.pbft.messages import Proposal
+from chain.pbft.state_machine import VerifiedRequest
 
 __all__ = ["HEAD_FIELDS", "head_field", "wrong_field", "wrong_signature"]
 
@@ -109,7 +109,7 @@ def _beside_its_root(
     return "head.root", "is not the Merkle root of the records"
 
 
-def _open(item: bytes, ledger: Ledger, scheme: Scheme) -> Request | PeerFault:
+def _open(item: bytes, ledger: Ledger, scheme: Scheme) -> VerifiedRequest | PeerFault:
     try:
         return open_item(item, ledger.network, ledger.membership, scheme)
     except PeerFault as fault:

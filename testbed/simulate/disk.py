@@ -12,7 +12,7 @@ from random import Random
 
 from chain.errors import Misuse
 from chain.genesis import Consensus
-from chain.pbft.effects import Durable
+from chain.pbft.effects import Durable, FactKind
 from nodes.ports import Stored, StoreFull
 from nodes.replica.abstention import Abstention
 from testbed.simulate.scenario import Crash
@@ -158,7 +158,7 @@ class Disk:
     def facts(self) -> Sequence[Durable]:
         return [self._facts[key] for key in sorted(self._facts)]
 
-    def fact(self, kind: str, view: int, seq: int) -> Durable | None:
+    def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
         return self._facts.get((kind, view, seq))
 
     def put_fact(self, fact: Durable) -> None:

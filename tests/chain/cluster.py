@@ -19,7 +19,6 @@ from chain.errors import PeerFault
 from chain.genesis import Consensus, Member, Membership
 from chain.keys import digest
 from chain.merkle import EMPTY_ROOT
-from chain.pbft.application import Request, Screening
 from chain.pbft.effects import (
     Accuse,
     Broadcast,
@@ -38,6 +37,7 @@ from chain.pbft.effects import (
     ServeHeads,
     SetTimer,
     Sync,
+    Timer,
 )
 from chain.pbft.inputs import (
     Executed,
@@ -72,6 +72,7 @@ from chain.pbft.messages import (
     signed_bytes,
 )
 from chain.pbft.replica import Replica
+from chain.pbft.state_machine import Screening, VerifiedRequest
 from chain.pbft.verify import Verifier
 
 __all__ = [
@@ -126,16 +127,16 @@ def item(text: str) -> bytes:
     return b"ok " + text.encode()
 
 
-def open_item(data: bytes) -> Request:
+def open_item(data: bytes) -> VerifiedRequest:
     if not data.startswith(b"ok "):
         raise PeerFault("bad-signature", "not signed by its client")
     text = data[3:].decode()
     client, _, _ = text.rpartition("/")
-    return Request(digest(data), client.encode() or b"anybody", 0, data, text)
+    return VerifiedRequest(digest(data), client.encode() or b"anybody", 0, data, text)
 
 
-def open_items(items: Sequence[bytes]) -> list[Request | PeerFault]:
-    opened: list[Request | PeerFault] = []
+def open_items(items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
+    opened: list[VerifiedRequest | PeerFault] = []
     for data in items:
         try:
             opened.append(open_item(data))
@@ -172,7 +173,7 @@ class Ledger:
         block = self.blocks[-1]
         return self.height, block.hash, Head.decode(block.head).time_us
 
-    def screen(self, request: Request) -> Screening:
+    def screen(self, request: VerifiedRequest) -> Screening:
         if request.id in self.done:
             return Screening.DONE
         text = str(request.operation)
@@ -186,10 +187,10 @@ class Ledger:
             return Screening.LATER
         return Screening.READY
 
-    def open(self, data: bytes) -> Request:
+    def open(self, data: bytes) -> VerifiedRequest:
         return open_item(data)
 
-    def execute(self, proposal: Proposal, requests: Iterable[Request], epoch: int) -> None:
+    def execute(self, proposal: Proposal, requests: Iterable[VerifiedRequest], epoch: int) -> None:
         parent = Head.decode(self.blocks[-1].head)
         assert proposal.seq == self.height + 1
         records, names = [], []
@@ -275,7 +276,7 @@ class Node:
             self.cluster.consensus,
             NETWORK,
             self.signer,
-            application=ledger,
+            state_machine=ledger,
             executed=ledger.tip,
             durable=list(self.store.values()),
             pending=ledger.pending,
@@ -337,10 +338,10 @@ class Node:
                 for to in sorted(self.cluster.nodes):
                     if to != self.me:
                         self.cluster.post(self.me, to, signed)
-            case SetTimer(name, delay_us):
-                self.timers[name] = self.cluster.now_us + delay_us
-            case CancelTimer(name):
-                self.timers.pop(name, None)
+            case SetTimer(timer, delay_us):
+                self.timers[timer] = self.cluster.now_us + delay_us
+            case CancelTimer(timer):
+                self.timers.pop(timer, None)
             case Execute(proposal, requests, epoch):
                 before = self.ledger.pending
                 self.ledger.execute(proposal, requests, epoch)
@@ -580,7 +581,7 @@ class Cluster:
         self.now_us = max(self.now_us, timer[0])
         node = self.nodes[timer[1]]
         del node.timers[timer[2]]
-        node.give(TimerFired(timer[2]))
+        node.give(TimerFired(Timer(timer[2])))
         return True
 
     def _deliver(self, source: int, to: int, frame: bytes) -> None:

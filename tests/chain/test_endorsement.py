@@ -17,7 +17,6 @@ from chain.ledger.endorsement import (
     EndorserEffect,
     is_access_request,
 )
-from chain.pbft.application import Request, Screening
 from chain.pbft.effects import Send
 from chain.pbft.inputs import Received, Submitted
 from chain.pbft.messages import (
@@ -30,6 +29,7 @@ from chain.pbft.messages import (
     encode,
     signed_bytes,
 )
+from chain.pbft.state_machine import Screening, VerifiedRequest
 from tests.chain.world import Device, World, signer
 
 
@@ -53,7 +53,7 @@ class Endorsers:
             for each, key in world.replicas.items()
         }
 
-    def submit(self, at: int, request: Request) -> None:
+    def submit(self, at: int, request: VerifiedRequest) -> None:
         self.run(at, self.endorsers[at].submit(request, self.world.ledger.membership))
 
     def executed(self) -> None:
@@ -72,7 +72,9 @@ class Endorsers:
                 self.run(effect.to, self.endorsers[effect.to].receive(received, membership))
 
 
-def ask(world: World, name: str = "alice", **changes: object) -> tuple[Request, tuple[int, ...]]:
+def ask(
+    world: World, name: str = "alice", **changes: object
+) -> tuple[VerifiedRequest, tuple[int, ...]]:
     device = Device(name)
     request = world.request(world.enrol(device, **changes), device, endorsed=False)
     assert is_access_request(request)

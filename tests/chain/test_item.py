@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from chain.errors import Misuse, PeerFault
 from chain.ledger.item import ITEM_BYTES_MAX, cose_of, endorse, make_item, open_item, read_item
 from chain.ledger.operations import sign_operation
-from chain.pbft.application import Request
 from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
+from chain.pbft.state_machine import VerifiedRequest
 from tests.chain.world import Device, World
 
 WORLD = World()
@@ -104,7 +104,7 @@ def test_an_oversize_item_is_refused_before_it_is_read() -> None:
 
 
 def test_only_opened_requests_are_endorsed() -> None:
-    foreign = Request(id=bytes(32), client=b"", counter=0, item=b"", operation=None)
+    foreign = VerifiedRequest(id=bytes(32), client=b"", counter=0, item=b"", operation=None)
     with pytest.raises(Misuse):
         endorse(foreign, WORLD.ledger.membership, ())
     with pytest.raises(PeerFault):

@@ -38,7 +38,7 @@ from chain.ledger.operations import (
     voucher_statement,
 )
 from chain.ledger.rules import RULES
-from chain.pbft.application import Request, Screening
+from chain.pbft.state_machine import Screening, VerifiedRequest
 from tests.chain.world import SECOND_US, START_US, Device, World, private_key, signer
 
 DAY_US = 86_400 * SECOND_US
@@ -69,7 +69,7 @@ def board(world: World, sponsor: Device, hardware: bytes = b"\x01\x02") -> Enrol
     return result
 
 
-def judged(world: World, request: Request) -> tuple[str | None, Screening]:
+def judged(world: World, request: VerifiedRequest) -> tuple[str | None, Screening]:
     return world.ledger.registry.judge(request), world.ledger.screen(request)
 
 
@@ -222,7 +222,7 @@ def test_a_factory_certificate_admits_its_device_once() -> None:
     below = certificate("Sensor 9", "Sensor 7", private_key("thief"), device_key, ca=False)
     world = World(factory_roots=(root,), factory_privilege_max=2)
 
-    def ask(name: str, *chain: bytes, by: str = "idevid", **changes: Any) -> Request:
+    def ask(name: str, *chain: bytes, by: str = "idevid", **changes: Any) -> VerifiedRequest:
         device, head = Device(name), world.ledger.head_hash
         statement = voucher_statement(world.network, device.signer.public, head)
         voucher = Factory(chain=chain, signature=signer(by).sign(statement))

@@ -29,8 +29,8 @@ from chain.ledger.operations import (
     voucher_statement,
 )
 from chain.ledger.statement import Statement, decode_leaf
-from chain.pbft.application import Request
 from chain.pbft.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes
+from chain.pbft.state_machine import VerifiedRequest
 from chain.proofs.proof import HeadSeal
 
 START_US = 1_700_000_000_000_000
@@ -147,19 +147,19 @@ class World:
             frames.append(Signed(body, signature))
         return tuple(frames)
 
-    def request(self, operation: Operation, by: Device, endorsed: bool = True) -> Request:
+    def request(self, operation: Operation, by: Device, endorsed: bool = True) -> VerifiedRequest:
         cose = sign_operation(operation, by.signer)
         request = self.open(make_item(cose))
         if endorsed and isinstance(operation, Enrol | EnrolBoard):
             request = self.open(make_item(cose, self.endorse(request.id)))
         return request
 
-    def open(self, item: bytes) -> Request:
+    def open(self, item: bytes) -> VerifiedRequest:
         return open_item(item, self.network, self.ledger.membership, self.scheme)
 
     # --- blocks ---
 
-    def block(self, *requests: Request, after_us: int = SECOND_US) -> list[Statement]:
+    def block(self, *requests: VerifiedRequest, after_us: int = SECOND_US) -> list[Statement]:
         """Decides one block of these requests; answers what its records say."""
         proposal = Proposal(
             seq=self.ledger.height + 1,

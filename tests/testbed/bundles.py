@@ -19,9 +19,9 @@ import msgspec
 
 from chain.block import Block
 from chain.ledger.operations import EnrolBoard, board_node
-from chain.pbft.application import Request
 from chain.pbft.effects import Durable
 from chain.pbft.messages import Checkpoint, CheckpointProof, Signed, encode, signed_bytes
+from chain.pbft.state_machine import VerifiedRequest
 from inventory.load import load_lab, packaged
 from nodes.device.sender import Reading
 from nodes.ports import Stored
@@ -115,7 +115,7 @@ class Story:
         self.bundle.write("inputs/inventory.yaml", packaged("loopback").read_bytes())
         self.logs: dict[str, list[dict[str, Any]]] = {}
         self.devices: dict[str, Device] = {}
-        self.requests: list[Request] = []
+        self.requests: list[VerifiedRequest] = []
         self._chain()
         self._replicas(out)
         self._orchestrator()
@@ -157,7 +157,7 @@ class Story:
             for times in device.sends_ms.values():
                 yield from ((at, sponsor, board) for at in times)
 
-    def _request(self, at_ms: int, name: str, board: str | None) -> Request:
+    def _request(self, at_ms: int, name: str, board: str | None) -> VerifiedRequest:
         world = self.world
         device = self.devices.get(name)
         if device is None:
@@ -191,12 +191,14 @@ class Story:
         self._answered(request, name, "data", at_ms, intended_ns=due_ns, source=board)
         return self._seen(request, at_ms, name)
 
-    def _answered(self, request: Request, node: str, event: str, at_ms: int, **more: Any) -> None:
+    def _answered(
+        self, request: VerifiedRequest, node: str, event: str, at_ms: int, **more: Any
+    ) -> None:
         self.event(
             node, event, at_ms + ANSWER_MS, id=request.id.hex(), latency_ms=ANSWER_MS, **more
         )
 
-    def _seen(self, request: Request, at_ms: int, device: str) -> Request:
+    def _seen(self, request: VerifiedRequest, at_ms: int, device: str) -> VerifiedRequest:
         self.requests.append(request)
         self._at_gateway(request.id.hex(), at_ms + 5, device, "accepted")
         return request

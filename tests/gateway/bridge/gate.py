@@ -12,8 +12,8 @@ from chain.keys import Es256
 from chain.ledger.item import make_item
 from chain.ledger.operations import Enrol, EnrolBoard, Operation, Token, sign_operation
 from chain.ledger.statement import Statement
-from chain.pbft.application import Request
 from chain.pbft.messages import Denied
+from chain.pbft.state_machine import VerifiedRequest
 from chain.proofs.client import LedgerCopy, decode_range
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.bridge import Bridge, Limits
@@ -186,7 +186,7 @@ class Gate:
         self.bridge.tick(self.now_ms)
         self.persist()
 
-    def request_of(self, submitted: tuple[bytes, bool]) -> Request:
+    def request_of(self, submitted: tuple[bytes, bool]) -> VerifiedRequest:
         request = self.world.open(make_item(submitted[0]))
         operation = request.operation.opened.operation  # type: ignore[attr-defined]
         if isinstance(operation, Enrol | EnrolBoard):

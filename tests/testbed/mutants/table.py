@@ -345,7 +345,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "proposal-time-unchecked",
-        "chain.pbft.judge",
+        "chain.pbft.proposal_check",
         "if time_us > max(s.now_us + consensus.precision_us, s.last_time_us + 1):",
         "if False:",
         byzantine=(("bad-batch", 1),),
@@ -354,7 +354,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "request-twice-in-a-batch",
-        "chain.pbft.judge",
+        "chain.pbft.proposal_check",
         "if request.id in proposed or request.id in seen:",
         "if False:",
         byzantine=(("bad-batch", 1),),

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from chain.pbft.application import Request, Screening
-from chain.pbft.judge import Verdict, judge
 from chain.pbft.log import Offer
 from chain.pbft.messages import PrePrepare, Proposal, Signed, encode
-from chain.pbft.state import State
+from chain.pbft.proposal_check import Verdict, check_proposal
+from chain.pbft.state import ReplicaState
+from chain.pbft.state_machine import Screening, VerifiedRequest
 from tests.chain.world import SECOND_US, Device, World
 
 
-def judged(world: World, seq: int, request: Request) -> Verdict:
+def judged(world: World, seq: int, request: VerifiedRequest) -> Verdict:
     """What a backup that has executed all of `world` says of `request`, proposed as `seq`."""
     ledger = world.ledger
-    state = State(
+    state = ReplicaState(
         1,
         ledger.membership,
         world.genesis.consensus,
         world.network,
         world.replicas[1],
-        application=ledger,
+        state_machine=ledger,
         executed=(ledger.height, ledger.head_hash, ledger.time_us),
         pending=None,
     )
@@ -29,7 +29,7 @@ def judged(world: World, seq: int, request: Request) -> Verdict:
     message = PrePrepare(0, 0, 0, seq, Proposal.digest_of(raw))
     state.now_us = time_us
     signed = Signed(encode(message), bytes(64), raw)
-    return judge(state, Offer(message, signed, proposal, (request,), time_us))
+    return check_proposal(state, Offer(message, signed, proposal, (request,), time_us))
 
 
 def test_two_enrolments_of_one_device_in_the_pipeline() -> None:

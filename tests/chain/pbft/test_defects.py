@@ -1,7 +1,7 @@
 """Defects that real implementations had, one story for each (the table in chain/README.md).
 
 The cluster checks agreement, exactly-once and "no honest replica contradicts itself" throughout.
-Restart at every persist boundary is in test_pbft_restart, fuzzed decoders are in test_verify.
+Restart at every persist boundary is in test_restart, fuzzed decoders are in test_verify.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def test_a_slow_primary_is_replaced_or_fills_its_batches() -> None:
         mean,
         NETWORK,
         slow.signer,
-        application=slow.ledger,
+        state_machine=slow.ledger,
         executed=slow.ledger.tip,
     )
     slow.start()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from chain.errors import PeerFault
 from chain.genesis import Member, Membership
-from chain.pbft.application import Request
 from chain.pbft.messages import (
     Batch,
     Checkpoint,
@@ -31,6 +30,7 @@ from chain.pbft.messages import (
     ViewChange,
     encode,
 )
+from chain.pbft.state_machine import VerifiedRequest
 from chain.pbft.verify import Verifier
 from tests.chain.cluster import NETWORK, FakeScheme, item, open_items, sign, signer_of
 
@@ -56,7 +56,7 @@ class World:
         self.opened: list[bytes] = []
         self.verifier = Verifier(NETWORK, self.scheme, self.memberships.get, self._open)
 
-    def _open(self, items: Sequence[bytes]) -> list[Request | PeerFault]:
+    def _open(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
         self.opened += items
         return open_items(items)
 

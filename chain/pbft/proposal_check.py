@@ -9,11 +9,11 @@ from __future__ import annotations
 from enum import Enum
 
 from chain.genesis import Consensus
-from chain.pbft.application import Screening
 from chain.pbft.log import Offer
-from chain.pbft.state import State
+from chain.pbft.state import ReplicaState
+from chain.pbft.state_machine import Screening
 
-__all__ = ["Verdict", "judge", "oversize"]
+__all__ = ["Verdict", "check_proposal", "oversize"]
 
 # MessagePack around a batch (seq, time, view, array) and around each item.
 BATCH_OVERHEAD_BYTES = 64
@@ -27,7 +27,7 @@ class Verdict(Enum):
     REFUSE = "refuse"  # the primary is faulty
 
 
-def judge(s: State, offer: Offer) -> Verdict:
+def check_proposal(s: ReplicaState, offer: Offer) -> Verdict:
     consensus = s.consensus
     time_us = offer.proposal.time_us
     if time_us <= s.last_time_us:
@@ -41,7 +41,7 @@ def judge(s: State, offer: Offer) -> Verdict:
     delay_us = consensus.message_delay_us * s.timeout_us // consensus.view_timeout_us
     if time_us < offer.arrived_us - consensus.precision_us - delay_us:
         return Verdict.DROP
-    return _judge_requests(s, offer)
+    return _check_requests(s, offer)
 
 
 def oversize(consensus: Consensus, requests: int, attachment: int) -> bool:
@@ -51,8 +51,8 @@ def oversize(consensus: Consensus, requests: int, attachment: int) -> bool:
     return requests > consensus.batch_requests_max or size > consensus.batch_bytes_max
 
 
-def _judge_requests(s: State, offer: Offer) -> Verdict:
-    seq, seen, proposed, screen = offer.message.seq, set(), s.pool.proposed, s.application.screen
+def _check_requests(s: ReplicaState, offer: Offer) -> Verdict:
+    seq, seen, proposed, screen = offer.message.seq, set(), s.pool.proposed, s.state_machine.screen
     verdict = Verdict.ACCEPT
     for request in offer.requests:
         if request.id in proposed or request.id in seen:

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from chain.errors import Misuse
-from chain.pbft.inputs import TimerFired
 from chain.pbft.messages import Commit, Heads, PrePrepare, ViewChange, decode_body
 from chain.pbft.state import ViewFact
 from tests.chain.cluster import Cluster
@@ -139,5 +138,3 @@ def test_misuse_is_told() -> None:
     replica = cluster.nodes[0].replica
     with pytest.raises(Misuse, match="started twice"):
         replica.start(0)
-    with pytest.raises(Misuse, match="unknown timer"):
-        replica.handle(TimerFired("tea"), 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.pbft.log import Accepted, Equivocation, Fact, Log, Slot, Tally
+from chain.pbft.log import Accepted, Equivocation, Fact, Log, Slot, Votes
 from chain.pbft.messages import Commit, Prepare, Signed
 from chain.quorum import Quorum
 
@@ -101,7 +101,7 @@ def test_a_fact_of_equivocation_carries_both_votes() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from([A, B]))))
 def test_counts_always_are_what_the_votes_say(votes: list[Vote]) -> None:
     """Each sender holds one place; the counts are those of the votes held, nothing more."""
-    tally = Tally()
+    tally = Votes()
     for sender, view, digest in votes:
         tally.add(sender, view, digest, signed(sender, view, digest))
     held = [(view, digest) for view, digest, _ in tally.votes.values()]

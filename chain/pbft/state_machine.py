@@ -8,10 +8,10 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Application", "Request", "Screening"]
+__all__ = ["Screening", "StateMachine", "VerifiedRequest"]
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):
+class VerifiedRequest(msgspec.Struct, frozen=True, gc=False):
     """A client's request whose signature (and endorsements' signatures) have been verified.
 
     Like everything that is made once per request it holds nothing that could form a cycle, and
@@ -44,9 +44,9 @@ class Screening(Enum):
     DONE = "done"  # this very request (by id) has been executed
 
 
-class Application(Protocol):
-    def screen(self, request: Request) -> Screening:
+class StateMachine(Protocol):
+    def screen(self, request: VerifiedRequest) -> Screening:
         """Pure in the executed state; cheap (a look-up or two), no signature checks."""
 
-    def open(self, item: bytes) -> Request:
+    def open(self, item: bytes) -> VerifiedRequest:
         """A batch item that this replica verified before and kept; for the restart only."""

@@ -1,4 +1,4 @@
-"""The main scenarios as transcripts to read, in tests/chain/golden.
+"""The main scenarios as transcripts to read, in tests/chain/pbft/golden.
 
 `pytest --rewrite-golden` writes them anew; a changed transcript is reviewed as code.
 """

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from chain.genesis import Consensus
-from chain.pbft.application import Screening
 from chain.pbft.effects import Broadcast, Effect, Execute, Persist, Refuse, Sync
 from chain.pbft.inputs import Submitted
 from chain.pbft.messages import (
@@ -22,6 +21,7 @@ from chain.pbft.messages import (
     encode,
 )
 from chain.pbft.pool import LATER_MAX, OWN_CLIENTS, WAITING_MAX, Pool
+from chain.pbft.state_machine import Screening
 from tests.chain.cluster import SMALL, Cluster, item, open_item, sign, signer_of
 
 
