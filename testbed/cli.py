@@ -69,7 +69,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         *("inventory", "doctor", "provision", "flash", "power", "status"),
         *("restore", "quarantine", "lock", "unlock", "deprovision"),
     ),
-    "Running bench": ("up", "device", "refusals", "down"),
+    "Running lab": ("up", "device", "refusals", "down"),
     "Without a lab": ("simulate", "model", "bench", "emulate"),
 }
 

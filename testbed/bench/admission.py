@@ -1,6 +1,6 @@
 """`testbed bench admission`: admissions/s, and changes of the broker's logins.
 
-A loopback lab without devices of its own; the devices of the bench are the product's, many in this
+A loopback lab without devices of its own; the devices measured are the product's, many in this
 one process, and ask all at once. Each is checked by its authentication group, ordered, recorded,
 let in at the broker, and verifies its proof. What that is compared with is the same devices'
 data: as many signed readings at once, one way through gateway and consensus, each proven too.
@@ -30,10 +30,10 @@ from nodes.process import write_atomically
 from testbed.bench.figures import Spread
 from testbed.errors import LabFault
 from testbed.provision.deployment import Progress
-from testbed.standing.bringup import standing_bench
-from testbed.standing.description import Bench
+from testbed.standing.bringup import running_lab
 from testbed.standing.direct_uplink import DirectUplink
 from testbed.standing.operator import Operator, operating
+from testbed.standing.running_lab import RunningLab
 
 __all__ = ["Plan", "Result", "measure"]
 
@@ -67,14 +67,14 @@ def measure(plan: Plan, progress: Progress) -> Result:
     kept = {n: h for n, h in lab.hosts.items() if {"replica", "gateway"} & set(h.roles)}
     lab = lab.model_copy(update={"hosts": kept, "boards": {}})
     with (
-        standing_bench(lab, 60.0, progress) as (bench, _),
+        running_lab(lab, 60_000, progress) as (running, _),
         TemporaryDirectory(prefix="bench-") as scratch,
     ):
-        return asyncio.run(_measure(bench, plan, Path(scratch), progress))
+        return asyncio.run(_measure(running, plan, Path(scratch), progress))
 
 
-async def _measure(bench: Bench, plan: Plan, scratch: Path, progress: Progress) -> Result:
-    async with operating(bench) as operator, AsyncExitStack() as stack:
+async def _measure(running: RunningLab, plan: Plan, scratch: Path, progress: Progress) -> Result:
+    async with operating(running) as operator, AsyncExitStack() as stack:
         progress(f"issuing {plan.devices} vouchers")
         devices = [
             stack.enter_context(closing(await _newcomer(operator, scratch / f"d{number}")))
@@ -109,13 +109,13 @@ async def _newcomer(operator: Operator, directory: Path) -> Device:
     voucher = await operator.new_voucher(directory.name, PRIVILEGE)
     directory.mkdir()
     write_atomically(directory / "voucher.pem", voucher.pem, mode=0o600)
-    bench = operator.bench
+    running = operator.running
     config = DeviceConfig(
         name=directory.name,
-        genesis=str(bench.genesis),
+        genesis=str(running.genesis),
         state=str(directory / "state"),
         voucher=str(directory / "voucher.pem"),
-        broker=BrokerAddress(bench.broker_host, bench.broker_port),
+        broker=BrokerAddress(running.broker_host, running.broker_port),
         go="",
     )
     genesis = operator.genesis
@@ -166,7 +166,7 @@ class _Readings:
 
 async def _publishes(device: Device, login: Login, count: int) -> list[float]:
     """How long the broker takes for one message that nobody answers."""
-    # This bench has no relays, who alone would hear it.
+    # This lab has no relays, who alone would hear it.
     topic = str(Request(device.genesis.network.hex()[:16], device.node.hex()))
     took_ms = []
     for _ in range(count):

@@ -30,9 +30,9 @@ from testbed.bench.figures import Spread
 from testbed.errors import LabFault
 from testbed.provision.configs import EVENTS
 from testbed.provision.deployment import Progress
-from testbed.standing.bringup import standing_bench
-from testbed.standing.description import Bench
+from testbed.standing.bringup import running_lab
 from testbed.standing.operator import Operator, operating
+from testbed.standing.running_lab import RunningLab
 
 __all__ = ["Plan", "Result", "measure"]
 
@@ -88,12 +88,12 @@ def measure(plan: Plan, progress: Progress) -> Result:
     lab = load_lab(None)
     phones = lab.hosts["phones"].model_copy(update={"mobiles": 2 * plan.devices})
     lab = lab.model_copy(update={"hosts": {**lab.hosts, "phones": phones}})
-    with standing_bench(lab, 1 / plan.rate_per_s, progress) as (bench, _):
-        return asyncio.run(_measure(bench, plan, progress))
+    with running_lab(lab, 1000 / plan.rate_per_s, progress) as (running, _):
+        return asyncio.run(_measure(running, plan, progress))
 
 
-async def _measure(bench: Bench, plan: Plan, progress: Progress) -> Result:
-    async with operating(bench) as operator:
+async def _measure(running: RunningLab, plan: Plan, progress: Progress) -> Result:
+    async with operating(running) as operator:
         progress("waiting for data of every device")
         mobiles = await _busy(operator, 2 * plan.devices)
         leaving, staying = mobiles[: plan.devices], mobiles[plan.devices :]
@@ -105,14 +105,14 @@ async def _measure(bench: Bench, plan: Plan, progress: Progress) -> Result:
             revoked = await _give(name, gone, partial(operator.revoke, gone, "bench"))
             given.append((granted, revoked))
         ended_us = time.time_ns() // 1000
-        await _until_off(bench, {revoked.node.hex() for _, revoked in given})
+        await _until_off(running, {revoked.node.hex() for _, revoked in given})
         await operator.refresh()
         return _concluded(plan, operator, given, begun_us, ended_us)
 
 
-async def _until_off(bench: Bench, nodes: set[str]) -> None:
+async def _until_off(running: RunningLab, nodes: set[str]) -> None:
     deadline_s = time.monotonic() + EXPELLED_S_MAX
-    while not nodes <= _expelled(bench).keys():
+    while not nodes <= _expelled(running).keys():
         if time.monotonic() > deadline_s:
             raise LabFault("revoked devices stay at the broker")
         await asyncio.sleep(POLL_S)
@@ -144,20 +144,20 @@ class _Evidence:
     """What the processes and the verified ledger copy say, by height, device and request."""
 
     def __init__(self, operator: Operator) -> None:
-        bench = operator.bench
+        running = operator.running
         self.executed_ns: dict[int, int] = {}  # when the last replica had the block
-        for log in _logs(bench, "replica"):
+        for log in _logs(running, "replica"):
             for event in read_events(log):
                 if event.event == "block":
                     height = int(str(event.fields["height"]))
                     self.executed_ns[height] = max(self.executed_ns.get(height, 0), event.t)
         self.accepted_ns: dict[str, int] = {}
         self.expelled_ns: dict[str, int] = {}
-        for log in _logs(bench, "gateway"):
+        for log in _logs(running, "gateway"):
             for event in read_events(log):
                 if event.event == "request" and event.fields["outcome"] == "accepted":
                     self.accepted_ns[str(event.fields["device"])] = event.t
-        self.expelled_ns = _expelled(bench)
+        self.expelled_ns = _expelled(running)
         records = [pair for _, each in operator.devices for pair in operator.records(each)]
         self.heights = {record.request: height for height, record in records}
         self.last_data: dict[bytes, int] = {}
@@ -203,17 +203,17 @@ def _concluded(
     )
 
 
-def _logs(bench: Bench, role: str) -> Iterator[Path]:
-    for node in bench.nodes.values():
+def _logs(running: RunningLab, role: str) -> Iterator[Path]:
+    for node in running.nodes.values():
         if node.role == role:
             assert node.directory is not None, "the loopback lab is here"
             yield Path(node.directory) / EVENTS
 
 
-def _expelled(bench: Bench) -> dict[str, int]:
+def _expelled(running: RunningLab) -> dict[str, int]:
     """When the last gateway had the broker's word that the device is off, by node id."""
     found: dict[str, int] = {}
-    for log in _logs(bench, "gateway"):
+    for log in _logs(running, "gateway"):
         for event in read_events(log):
             if event.event == "expelled":
                 name = str(event.fields["name"])

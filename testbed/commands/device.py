@@ -1,7 +1,7 @@
-"""`testbed device`: list, show, admit, renew, grant and revoke devices of a running bench.
+"""`testbed device`: list, show, admit, renew, grant and revoke devices of a running lab.
 
 Exit codes: 0 done, or there was nothing left to do; 1 the chain or the gateway said no; 2 usage
-(no such device, no bench); 3 the bench does not answer.
+(no such device, no lab is up); 3 the lab does not answer.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from inventory.model import Name
 from nodes.device.renewal import Order
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
 from nodes.process import write_atomically
-from testbed.commands.options import JsonOption, columns, print_json
+from testbed.commands.options import JsonOption, RunningOption, columns, print_json
 from testbed.errors import ConfigurationError, LabFault
-from testbed.standing.description import Bench, find_bench
 from testbed.standing.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
 from testbed.standing.operator import Operator, operating
 from testbed.standing.orders import deliver
+from testbed.standing.running_lab import RunningLab, find_running
 
 __all__ = ["app"]
 
@@ -38,18 +38,15 @@ T = TypeVar("T")
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="List, admit, renew, grant and revoke devices of a running bench.",
+    help="List, admit, renew, grant and revoke devices of a running lab.",
 )
 
-BenchOption = Annotated[
-    Path | None, typer.Option("--bench", help="Its bench.json; default: the newest that runs.")
-]
 Who = Annotated[str, typer.Argument(help="Name, or the first digits of a node id.")]
 
 
-def _operate(bench: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
+def _operate(inventory: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
     async def inside() -> T:
-        async with operating(find_bench(bench)) as operator:
+        async with operating(find_running(inventory)) as operator:
             return await work(operator)
 
     return asyncio.run(inside())
@@ -65,13 +62,13 @@ def _tell(found: dict[str, Any], as_json: bool) -> None:
 
 
 @app.command("list")
-def list_devices(bench: BenchOption = None, as_json: JsonOption = False) -> None:
+def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -> None:
     """Every device that was ever admitted, from a ledger copy verified here."""
 
     async def work(operator: Operator) -> list[dict[str, Any]]:
         return [_about(name, identity) for name, identity in operator.devices]
 
-    found = _operate(bench, work)
+    found = _operate(inventory, work)
     if as_json:
         print_json(found)
         return
@@ -93,7 +90,7 @@ def list_devices(bench: BenchOption = None, as_json: JsonOption = False) -> None
 
 
 @app.command()
-def show(who: Who, bench: BenchOption = None, as_json: JsonOption = False) -> None:
+def show(who: Who, inventory: RunningOption = None, as_json: JsonOption = False) -> None:
     """One device: what the chain knows of it, and its records except data."""
 
     async def work(operator: Operator) -> dict[str, Any]:
@@ -105,7 +102,7 @@ def show(who: Who, bench: BenchOption = None, as_json: JsonOption = False) -> No
             "records": [_record(at, each) for at, each in records if each.op != "data"],
         }
 
-    found = _operate(bench, work)
+    found = _operate(inventory, work)
     if as_json:
         print_json(found)
         return
@@ -121,7 +118,7 @@ def revoke(
     who: Who,
     reason: Annotated[str, typer.Option(help="Stands in the record.")] = "operator",
     by_device: Annotated[bool, typer.Option(help="The device revokes itself.")] = False,
-    bench: BenchOption = None,
+    inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take a device's access away, for good; the gateway then removes it from the broker."""
@@ -137,14 +134,14 @@ def revoke(
         statement = await operator.revoke(identity, reason)
         return _done(name, operator.identity(identity.node), _outcome(statement))
 
-    _tell(_operate(bench, work), as_json)
+    _tell(_operate(inventory, work), as_json)
 
 
 @app.command()
 def grant(
     who: Who,
     privilege: Annotated[int, typer.Option(min=0, max=255, help="The new level.")],
-    bench: BenchOption = None,
+    inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change a device's privilege; its certificate is issued anew."""
@@ -157,14 +154,14 @@ def grant(
         statement = await operator.grant(identity, privilege)
         return _done(name, operator.identity(identity.node), _outcome(statement))
 
-    _tell(_operate(bench, work), as_json)
+    _tell(_operate(inventory, work), as_json)
 
 
 @app.command()
 def renew(
     who: Who,
     rollover: Annotated[bool, typer.Option(help="Under a new key.")] = False,
-    bench: BenchOption = None,
+    inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Have a device renew its certificate now: it signs that itself, with its old key."""
@@ -179,7 +176,7 @@ def renew(
         until = _time(now.not_after_us)
         return _done(name, now, f"renewed, valid until {until}, node {now.node.hex()[:16]}")
 
-    _tell(_operate(bench, work), as_json)
+    _tell(_operate(inventory, work), as_json)
 
 
 @app.command()
@@ -199,7 +196,7 @@ def admit(
     start: Annotated[
         bool, typer.Option(help="Run it now; else only hand out what a device of yours needs.")
     ] = True,
-    bench: BenchOption = None,
+    inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Admit one more mobile device: a voucher, its own key, access authentication, ledger copy.
@@ -217,7 +214,7 @@ def admit(
     _make_empty(directory)
     made = None if factory is None else _factory_identity(factory)
 
-    async def expect(operator: Operator) -> Bench:
+    async def expect(operator: Operator) -> RunningLab:
         token = None
         if made is None:
             token = await operator.new_voucher(name, privilege)
@@ -225,7 +222,7 @@ def admit(
             await operator.expect_factory(name, made.chain[0])
         if token is not None:
             write_atomically(directory / VOUCHER, token.pem, mode=0o600)
-        return operator.bench
+        return operator.running
 
     async def look(operator: Operator) -> dict[str, Any]:
         said = f"admitted, ledger verified to height {height}"
@@ -234,14 +231,14 @@ def admit(
             "config": str((directory / CONFIG).absolute()),
         }
 
-    found = _operate(bench, expect)
+    found = _operate(inventory, expect)
     write_device(directory, name, privilege, found, factory.absolute() if factory else None)
     if not start:
         said = f"may ask for access; what it needs is in {directory}"
         _tell({"name": name, "config": str((directory / CONFIG).absolute()), "said": said}, as_json)
         return
     height = run_until_admitted(name, directory)
-    _tell(_operate(bench, look), as_json)
+    _tell(_operate(inventory, look), as_json)
 
 
 def _make_empty(directory: Path) -> None:
@@ -268,7 +265,7 @@ def _must_stand(name: str, identity: Identity) -> None:
 
 async def _order(operator: Operator, name: str, order: Order) -> None:
     """Hand a device what it shall do itself."""
-    await asyncio.to_thread(deliver, operator.bench, name, order)
+    await asyncio.to_thread(deliver, operator.running, name, order)
 
 
 async def _until(operator: Operator, condition: Callable[[], bool]) -> None:

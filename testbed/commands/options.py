@@ -16,6 +16,7 @@ __all__ = [
     "InventoryOption",
     "JsonOption",
     "OutOption",
+    "RunningOption",
     "SeedOption",
     "columns",
     "markdown",
@@ -27,6 +28,12 @@ __all__ = [
 InventoryOption = Annotated[
     Path | None,
     typer.Option("-i", "--inventory", metavar="FILE", help="Inventory; default: loopback."),
+]
+RunningOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-i", "--inventory", metavar="FILE", help="The lab that is up; default: the newest."
+    ),
 ]
 SeedOption = Annotated[
     int | None,

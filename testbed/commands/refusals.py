@@ -18,7 +18,7 @@ from testbed.commands.options import JsonOption, columns, markdown, print_json
 from testbed.refusals.cases import try_all
 from testbed.refusals.manufacturer import Manufacturer
 from testbed.refusals.trial import Refusal
-from testbed.standing.bringup import standing_bench
+from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
 
 __all__ = ["app"]
@@ -70,10 +70,10 @@ def _attack(say: Callable[[str], None], broker: BrokerChoice) -> Sequence[Refusa
         chain = lab.chain.model_copy(update={"factory_roots": (str(root),)})
         options = BrokerOptions(kind=broker.value)
         lab = lab.model_copy(update={"chain": chain, "broker": options})
-        with standing_bench(lab, every_ms=60_000, progress=say) as (bench, deployment):
+        with running_lab(lab, every_ms=60_000, progress=say) as (running, deployment):
 
             async def attack() -> Sequence[Refusal]:
-                async with operating(bench) as operator:
+                async with operating(running) as operator:
                     return await try_all(deployment, operator, manufacturer, say)
 
             return asyncio.run(attack())

@@ -1,4 +1,4 @@
-"""`testbed up`: a bench that runs until it is told to end; `testbed down` tells it."""
+"""`testbed up`: a lab that runs until it is told to end; `testbed down` tells it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import typer
 
 from inventory.load import load_lab
 from testbed.commands.options import InventoryOption, JsonOption, print_json, time_option
-from testbed.standing.bringup import standing_bench
-from testbed.standing.description import Bench
+from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
+from testbed.standing.running_lab import RunningLab, inventory_path
 
 __all__ = ["app"]
 
@@ -42,28 +42,31 @@ def up(
         typer.echo(text, err=as_json)
 
     with (
-        standing_bench(load_lab(inventory), every_ms, say) as (bench, _),
+        running_lab(load_lab(inventory), every_ms, say, str(inventory_path(inventory))) as (
+            running,
+            _,
+        ),
         suppress(KeyboardInterrupt),  # SIGTERM is one too
     ):
         say("admitting the devices")
-        admitted, missing = asyncio.run(_admissions(bench))
+        admitted, missing = asyncio.run(_admissions(running))
         if as_json:
-            print_json(_described(bench, admitted, missing))
+            print_json(_described(running, admitted, missing))
         else:
             for name in missing:
                 typer.echo(f"not admitted so far: {name}", err=True)
             typer.echo(
-                f"the bench is up with {len(admitted)} devices: {bench.file}; Ctrl-C ends it"
+                f"the lab is up with {len(admitted)} devices; Ctrl-C or `testbed down` ends it"
             )
         sys.stdout.flush()
         while True:
             time.sleep(POLL_S)
 
 
-async def _admissions(bench: Bench) -> tuple[list[str], list[str]]:
+async def _admissions(running: RunningLab) -> tuple[list[str], list[str]]:
     """(devices that the chain has admitted, those that it has not within `ADMITTED_S_MAX`)."""
-    wanted = {n for n, node in bench.nodes.items() if node.role in ("mobile", "environment")}
-    async with operating(bench) as operator:
+    wanted = {n for n, node in running.nodes.items() if node.role in ("mobile", "environment")}
+    async with operating(running) as operator:
         deadline_s = time.monotonic() + ADMITTED_S_MAX
         while True:
             admitted = wanted & {name for name, _ in operator.devices}
@@ -73,13 +76,14 @@ async def _admissions(bench: Bench) -> tuple[list[str], list[str]]:
             await operator.refresh()
 
 
-def _described(bench: Bench, admitted: list[str], missing: list[str]) -> dict[str, Any]:
+def _described(running: RunningLab, admitted: list[str], missing: list[str]) -> dict[str, Any]:
     """What a script needs to go on; nothing secret."""
     return {
-        "bench": str(bench.file),
-        "pid": bench.pid,
-        "broker": f"{bench.broker_host}:{bench.broker_port}",
-        "nodes": {name: {"role": n.role, "host": n.host} for name, n in bench.nodes.items()},
+        "inventory": running.inventory,
+        "home": running.home,
+        "pid": running.pid,
+        "broker": f"{running.broker_host}:{running.broker_port}",
+        "nodes": {name: {"role": n.role, "host": n.host} for name, n in running.nodes.items()},
         "admitted": admitted,
         "missing": missing,
     }

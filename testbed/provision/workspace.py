@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["workspace"]
+__all__ = ["workspace", "workspaces"]
 
 _PREFIX = "m2m-"
 
@@ -21,17 +21,27 @@ _PREFIX = "m2m-"
 @contextmanager
 def workspace() -> Iterator[Path]:
     """A fresh private directory, removed on the way out."""
-    _sweep(Path(tempfile.gettempdir()))
-    path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    _sweep()
+    path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_parent()))
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sweep(parent: Path) -> None:
+def workspaces() -> list[Path]:
+    """Those that are there, of whomever."""
+    return list(_parent().glob(f"{_PREFIX}*-*"))
+
+
+def _parent() -> Path:
+    """Always the same place. (`tempfile.gettempdir` takes another one while this one is full.)"""
+    return Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - mkdtemp makes private ones
+
+
+def _sweep() -> None:
     """Remove workspaces of this user whose owner is gone (their processes ended with it)."""
-    for path in parent.glob(f"{_PREFIX}*-*"):
+    for path in workspaces():
         owner = path.name.removeprefix(_PREFIX).partition("-")[0]
         if owner.isdigit() and path.stat().st_uid == os.getuid() and not _alive(int(owner)):
             shutil.rmtree(path, ignore_errors=True)

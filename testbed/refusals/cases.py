@@ -1,4 +1,4 @@
-"""Everything that must be refused, tried on a running bench, in the order of the attacker's reach.
+"""Everything that must be refused, tried on a running lab, in the order of the attacker's reach.
 
 Each case is what somebody with a relay's or a device's access would send; how it is seen who
 refused it is in `trial`.

@@ -1,4 +1,4 @@
-"""A bench as an attacker meets it: a relay's login, devices of his own, and what the layers say.
+"""A running lab as an attacker meets it: a relay's login, own devices, and what the layers say.
 
 A layer's word is taken where it can be had: the broker closes the connection and counts, the
 gateway logs, also what the authentication group denies, and what reaches the ledger is read from
@@ -64,7 +64,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Trial:
-    """The bench as the attacker sees it: a relay's login, and what the layers say."""
+    """The running lab as the attacker sees it: a relay's login, and what the layers say."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Trial:
         self._broker_log = Path(str(deployment.host(broker).log_path(broker.unit)))
 
     def _path(self, name: str) -> Path:
-        directory = self.operator.bench.nodes[name].directory
+        directory = self.operator.running.nodes[name].directory
         if directory is None:
             raise LabFault(f"{name} must run on this machine for its log to be read")
         return Path(directory)

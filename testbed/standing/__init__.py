@@ -1,1 +1,1 @@
-"""A bench that stays up, and what its operator does with it: see testbed/README.md."""
+"""A lab that stays up, and what its operator does with it: see testbed/README.md."""

@@ -1,7 +1,7 @@
-"""A bench for the length of a `with` block: deployed, its devices enrolling and sending.
+"""A running lab for the length of a `with` block: deployed, its devices enrolling and sending.
 
-`testbed up` keeps one until it is told to end; `testbed refusals` and benches use their own. What
-later commands need to know of it is in `description`.
+`testbed up` keeps one until it is told to end; `testbed refusals` and benchmarks use their
+own. What later commands need to know of it is in `running_lab`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ from testbed.care.lease import Lease
 from testbed.hosts.opening import limited
 from testbed.provision.deployment import Deployment, Progress
 from testbed.provision.workspace import workspace
-from testbed.standing.description import Bench, describe, running
+from testbed.standing.running_lab import RunningLab, describe, marked_running
 
-__all__ = ["standing_bench"]
+__all__ = ["running_lab"]
 
 DAY_MS = 86_400_000
 ANSWER_TIMEOUT_MS = 5_000
 
 
 @contextmanager
-def standing_bench(
-    lab: Lab, every_ms: float, progress: Progress
-) -> Iterator[tuple[Bench, Deployment]]:
-    """A bench for the length of a `with` block; devices enrol at once."""
+def running_lab(
+    lab: Lab, every_ms: float, progress: Progress, inventory: str = ""
+) -> Iterator[tuple[RunningLab, Deployment]]:
+    """A running lab for the length of a `with` block; devices enrol at once.
+
+    `inventory` is the file that later commands name it by.
+    """
     with ExitStack() as stack:
         home = stack.enter_context(workspace())  # gone last: `testbed down` waits for that
-        stack.enter_context(running(home))
+        stack.enter_context(marked_running(home))
         hosts, python = stack.enter_context(opened_hosts(lab))
         stack.enter_context(Lease({name: hosts[name] for name in limited(lab, None)}))
         deployment = stack.enter_context(Deployment(lab, hosts, python, progress))
@@ -46,7 +49,7 @@ def standing_bench(
             for name, host in lab.active.items()
             if host.connection == "local"
         }
-        bench = describe(deployment, home, roots)
+        running = describe(deployment, home, roots, inventory)
         period_ms = round(every_ms)
         plan = Go(
             start_ns=time.time_ns(),
@@ -57,4 +60,4 @@ def standing_bench(
         )
         devices = [*deployment.with_role("environment"), *deployment.with_role("mobile")]
         deployment.go({node.name: msgspec.json.encode(plan) for node in devices})
-        yield bench, deployment
+        yield running, deployment

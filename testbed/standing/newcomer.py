@@ -1,4 +1,4 @@
-"""One more device for a running bench: its files, and its first life up to the verified ledger.
+"""One more device for a running lab: its files, and its first life up to the verified ledger.
 
 The device runs here, as a child of the command, and makes its own key; it is started again with
 `python -m nodes.device.mobile --config DIR/config.json`.
@@ -18,7 +18,7 @@ from nodes.device.workload import Go
 from nodes.edge_config import MobileConfig, load_config
 from nodes.events import read_events
 from testbed.errors import LabFault, RefusedError
-from testbed.standing.description import Bench
+from testbed.standing.running_lab import RunningLab
 
 __all__ = ["CONFIG", "VOUCHER", "run_until_admitted", "write_device"]
 
@@ -40,17 +40,17 @@ _HINTS = {
 
 
 def write_device(
-    directory: Path, name: str, privilege: int, bench: Bench, factory: Path | None
+    directory: Path, name: str, privilege: int, running: RunningLab, factory: Path | None
 ) -> None:
     """Everything but the voucher. With `factory` the device has its identity there."""
-    (directory / "genesis.json").write_bytes(bench.genesis.read_bytes())
+    (directory / "genesis.json").write_bytes(running.genesis.read_bytes())
     config = MobileConfig(
         name=name,
         genesis="genesis.json",
         state="state",
         voucher=VOUCHER if factory is None else str(factory / FACTORY_KEY),
         factory_chain=None if factory is None else str(factory / FACTORY_CHAIN),
-        broker=bench.broker,
+        broker=running.broker,
         go="go.json",
         privilege=privilege,
         session=False,

@@ -1,4 +1,4 @@
-"""The operator of a running bench: an administrator's key, used like any device's.
+"""The operator of a running lab: an administrator's key, used like any device's.
 
 It speaks MQTT through the gateway, follows the ledger in a copy of its own, and believes nothing
 but proofs: what `devices` tells was verified from genesis.
@@ -43,8 +43,8 @@ from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
-from testbed.standing.description import Bench, read_bench
 from testbed.standing.direct_uplink import DirectUplink
+from testbed.standing.running_lab import RunningLab, read_running
 
 __all__ = ["Operator", "operating"]
 
@@ -59,8 +59,8 @@ NAMES_SHOWN_MAX = 12
 class Operator:
     """Use inside `operating`."""
 
-    def __init__(self, bench: Bench, device: Device, login: Login, sync: LedgerSync) -> None:
-        self.bench = bench
+    def __init__(self, running: RunningLab, device: Device, login: Login, sync: LedgerSync) -> None:
+        self.running = running
         self.sync = sync
         self._device = device
         self._login = login
@@ -171,7 +171,7 @@ class Operator:
                 continue
             operation = read_operation(cose_of(item), statement.network).operation
             if isinstance(operation, Enrol):
-                name = self.bench.vouchers.get(digest(voucher_key(operation.voucher)).hex())
+                name = self.running.vouchers.get(digest(voucher_key(operation.voucher)).hex())
                 if name is not None:
                     names[statement.node] = name
         return names
@@ -199,7 +199,7 @@ class Operator:
                 AddVoucher, n, voucher=identifier, privilege=privilege_max, services=SERVICES
             )
         )
-        self.bench = self.bench.with_voucher(identifier, name)
+        self.running = self.running.with_voucher(identifier, name)
         await self._let_in(voucher.user)
         return voucher
 
@@ -208,14 +208,14 @@ class Operator:
         is admitted the chain decides, by the roots in its genesis."""
         self._must_be_new(name)
         voucher = digest(factory_key(certificate))
-        holder = self.bench.vouchers.get(voucher.hex())
+        holder = self.running.vouchers.get(voucher.hex())
         if any(holder == each for each, _ in self.devices):
             raise ConfigurationError(f"this factory identity is {holder}'s: it admits one device")
-        self.bench = self.bench.with_voucher(voucher, name)
+        self.running = self.running.with_voucher(voucher, name)
         await self._let_in(factory_user(certificate))
 
     def _must_be_new(self, name: str) -> None:
-        if name in self.bench.nodes or any(name == each for each, _ in self.devices):
+        if name in self.running.nodes or any(name == each for each, _ in self.devices):
             raise ConfigurationError(f"there is a device called {name}: choose another name")
 
     async def _let_in(self, user: User) -> None:
@@ -225,16 +225,16 @@ class Operator:
     @asynccontextmanager
     async def at_broker(self) -> AsyncIterator[DynamicSecurityAdmin]:
         """The administrator of the broker's logins."""
-        bench = self.bench
-        admin = User(Role.ADMIN, self._device.node.hex(), bench.broker_admin)
+        running = self.running
+        admin = User(Role.ADMIN, self._device.node.hex(), running.broker_admin)
         client = MqttClient(
             MqttSettings(
-                bench.broker_host,
-                bench.broker_port,
+                running.broker_host,
+                running.broker_port,
                 admin.name,
                 admin.password,
                 DynamicSecurityAdmin.subscriptions,
-                trust=bench.broker_certificate,
+                trust=running.broker_certificate,
             )
         )
         security = DynamicSecurityAdmin(client, self._device.genesis.network.hex()[:16])
@@ -253,28 +253,28 @@ class Operator:
 
 
 @asynccontextmanager
-async def operating(bench: Bench) -> AsyncIterator[Operator]:
+async def operating(running: RunningLab) -> AsyncIterator[Operator]:
     """The operator, logged in and up to date. Raises LabFault."""
-    genesis = Genesis.decode(bench.genesis.read_bytes())
+    genesis = Genesis.decode(running.genesis.read_bytes())
     config = DeviceConfig(
         name="operator",
-        genesis=str(bench.genesis),
-        state=str(bench.operator),
+        genesis=str(running.genesis),
+        state=str(running.operator),
         voucher="",
-        broker=bench.broker,
+        broker=running.broker,
         go="",
     )
-    with EventLog(bench.operator / "events.jsonl", "operator") as events:
+    with EventLog(running.operator / "events.jsonl", "operator") as events:
         uplink = DirectUplink(genesis.network.hex()[:16])
         device = await _alone(lambda: Device(config, genesis, "mobile", uplink, events))
         with closing(device):
-            bench = read_bench(
-                bench.file
+            running = read_running(
+                running.file
             )  # another command, whose turn it was, may have changed it
-            sync = LedgerSync(Path(bench.operator) / "copy.sqlite", device, events, bodies=True)
+            sync = LedgerSync(Path(running.operator) / "copy.sqlite", device, events, bodies=True)
             with closing(sync):
                 async with device.logged_in() as login:
-                    operator = Operator(bench, device, login, sync)
+                    operator = Operator(running, device, login, sync)
                     await operator.refresh()
                     ledger = sync.copy.ledger
                     identity = ledger.registry.identity(device.node) if ledger else None
@@ -302,4 +302,6 @@ async def _deadline(what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(ANSWER_S_MAX):
             yield
     except TimeoutError:
-        raise LabFault(f"{what} within {ANSWER_S_MAX:.0f} s: is the bench healthy?") from None
+        raise LabFault(
+            f"{what} within {ANSWER_S_MAX:.0f} s: `testbed status` shows what does not run"
+        ) from None

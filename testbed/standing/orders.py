@@ -17,31 +17,31 @@ from testbed.errors import ConfigurationError
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
-from testbed.standing.description import Bench, BenchNode
+from testbed.standing.running_lab import RunningLab, RunningNode
 
 __all__ = ["deliver"]
 
 _DEVICES = ("mobile", "environment")
 
 
-def deliver(bench: Bench, name: str, order: Order) -> None:
-    """Raises ConfigurationError for who is no process of the bench, and LabFault."""
-    node = bench.nodes.get(name)
+def deliver(running: RunningLab, name: str, order: Order) -> None:
+    """Raises ConfigurationError for who is no process of the lab, and LabFault."""
+    node = running.nodes.get(name)
     if node is None or node.role not in _DEVICES:
-        devices = sorted(n for n, each in bench.nodes.items() if each.role in _DEVICES)
+        devices = sorted(n for n, each in running.nodes.items() if each.role in _DEVICES)
         raise ConfigurationError(
-            f"{name} is no process of this bench, so nobody can tell it to do this; "
+            f"{name} is no process of this lab, so nobody can tell it to do this; "
             f"these are: {', '.join(devices)}"
         )
-    with _host(bench, node) as host:
+    with _host(running, node) as host:
         host.put(msgspec.json.encode(order), f"{name}/state/{ORDER_FILE}", 0o600)
 
 
 @contextmanager
-def _host(bench: Bench, node: BenchNode) -> Iterator[Host]:
+def _host(running: RunningLab, node: RunningNode) -> Iterator[Host]:
     if node.directory is not None:
         with LocalHost(Path(node.directory).parent, name=node.host) as host:
             yield host
     else:
-        with ssh_hosts(bench.lab, [node.host]) as hosts:
+        with ssh_hosts(running.lab, [node.host]) as hosts:
             yield hosts[node.host]

@@ -21,7 +21,7 @@ from nodes.edge_config import BrokerAddress, MobileConfig
 from nodes.events import LoggedEvent, read_events
 from nodes.keygen import CERTIFICATE_FILE
 from nodes.process import write_atomically
-from testbed.standing.description import Bench
+from testbed.standing.running_lab import RunningLab
 
 __all__ = ["Log", "Phone", "until"]
 
@@ -67,10 +67,10 @@ class Log:
 
 
 class Phone:
-    """A mobile device that is no part of the bench's inventory: its files, and its process."""
+    """A mobile device that is no part of the lab's inventory: its files, and its process."""
 
-    def __init__(self, name: str, directory: Path, bench: Bench) -> None:
-        self.name, self.directory, self._bench = name, directory, bench
+    def __init__(self, name: str, directory: Path, running: RunningLab) -> None:
+        self.name, self.directory, self._running = name, directory, running
         self.state = directory / "state"
 
     @property
@@ -80,14 +80,14 @@ class Phone:
     def prepare(self, voucher: bytes, *, validity_s: int) -> None:
         """As somebody sets it up; events of an earlier life are forgotten."""
         (self.directory / "events.jsonl").unlink(missing_ok=True)
-        (self.directory / "genesis.json").write_bytes(self._bench.genesis.read_bytes())
+        (self.directory / "genesis.json").write_bytes(self._running.genesis.read_bytes())
         write_atomically(self.directory / "voucher.pem", voucher, mode=0o600)
         config = MobileConfig(
             name=self.name,
             genesis="genesis.json",
             state="state",
             voucher="voucher.pem",
-            broker=BrokerAddress(self._bench.broker_host, self._bench.broker_port),
+            broker=BrokerAddress(self._running.broker_host, self._running.broker_port),
             go="go.json",
             validity_s=validity_s,
             session=False,

@@ -24,9 +24,9 @@ from inventory.load import load_lab
 from nodes.events import LoggedEvent
 from nodes.replica.ledger_file import open_readonly
 from testbed.provision.deployment import Deployment
-from testbed.standing.bringup import standing_bench
-from testbed.standing.description import Bench
+from testbed.standing.bringup import running_lab
 from testbed.standing.operator import Operator, operating
+from testbed.standing.running_lab import RunningLab
 from tests.nodes.device_support import Log, Phone, until
 
 T = TypeVar("T")
@@ -52,13 +52,13 @@ pytestmark = pytest.mark.slow
 class Story:
     """What the processes wrote, and what the operator verifies."""
 
-    def __init__(self, bench: Bench, deployment: Deployment) -> None:
-        self.bench, self.deployment = bench, deployment
+    def __init__(self, running: RunningLab, deployment: Deployment) -> None:
+        self.running, self.deployment = running, deployment
         self.genesis = deployment.material.genesis
         self.network = self.genesis.network
 
     def path(self, node: str, name: str) -> Path:
-        return Path(str(self.bench.nodes[node].directory)) / name
+        return Path(str(self.running.nodes[node].directory)) / name
 
     def log(self, node: str) -> Log:
         return Log(self.path(node, "events.jsonl"))
@@ -67,7 +67,7 @@ class Story:
         """What the administrator does, with an up-to-date ledger that it verified itself."""
 
         async def inside() -> Any:
-            async with operating(self.bench) as operator:
+            async with operating(self.running) as operator:
                 return await work(operator)
 
         return asyncio.run(inside())
@@ -89,12 +89,12 @@ class Story:
 
     @contextmanager
     def phone(self, name: str, directory: Path, *, validity_s: int) -> Iterator[Phone]:
-        """A device beside the bench's own, with a voucher that the administrator issued."""
+        """A device beside the lab's own, with a voucher that the administrator issued."""
         voucher = self.operate(lambda operator: operator.new_voucher(name, 3))
-        self.bench = msgspec.structs.replace(
-            self.bench, vouchers={**self.bench.vouchers, voucher.grant().id.hex(): name}
+        self.running = msgspec.structs.replace(
+            self.running, vouchers={**self.running.vouchers, voucher.grant().id.hex(): name}
         )
-        phone = Phone(name, directory, self.bench)
+        phone = Phone(name, directory, self.running)
         phone.prepare(voucher.pem, validity_s=validity_s)
         with phone.running():
             yield phone
@@ -127,8 +127,8 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     inventory = tmp_path_factory.mktemp("story") / "story.yaml"
     inventory.write_text(LAB)
-    with standing_bench(load_lab(inventory), every_ms=500, progress=print) as (bench, deployment):
-        yield Story(bench, deployment)
+    with running_lab(load_lab(inventory), every_ms=500, progress=print) as (running, deployment):
+        yield Story(running, deployment)
 
 
 def test_a_device_s_life(story: Story, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ UP_S_MAX = 90.0
 
 
 class Operator:
-    """Somebody at a terminal; benches of others are not seen."""
+    """Somebody at a terminal; labs of others are not seen."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.home = tmp_path
@@ -51,7 +51,7 @@ class Operator:
         return str(error["message"])
 
     @contextmanager
-    def bench(self, inventory: Path) -> Iterator[dict[str, Any]]:
+    def lab(self, inventory: Path) -> Iterator[dict[str, Any]]:
         """`testbed up`, in a terminal of its own."""
         said = self.home / "up.json"
         argv = [sys.executable, "-m", "testbed.cli", "up", "-i", str(inventory), "--json"]

@@ -1,6 +1,6 @@
-"""An operator's day at a running bench, by the commands and as a script would call them.
+"""An operator's day at a running lab, by the commands and as a script would call them.
 
-Each step is a function named after what the operator does; all on one bench, as a bench takes
+Each step is a function named after what the operator does; all on one lab, as a lab takes
 seconds to come up.
 """
 
@@ -42,8 +42,8 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
     operator, acme = Operator(tmp_path), Manufacturer(tmp_path / "acme")
     inventory = tmp_path / "day.yaml"
     inventory.write_text(LAB.format(root=acme.root, identity=acme.make("meter-identity")))
-    finds_no_bench(operator)
-    with operator.bench(inventory) as up:
+    finds_no_lab(operator)
+    with operator.lab(inventory) as up:
         assert up["admitted"] == ["env1", "meter", "phones-1", "phones-2", "phones-3"]
         assert up["missing"] == []
         looks_around(operator)
@@ -57,13 +57,13 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
         ends_it(operator, up)
 
 
-def finds_no_bench(operator: Operator) -> None:
+def finds_no_lab(operator: Operator) -> None:
     assert "start one with `testbed up`" in operator.is_told(2, "device", "revoke", "x")
     plain = operator.run("device", "list")
     assert (plain.returncode, plain.stdout) == (2, "")
-    assert plain.stderr.startswith("testbed: no bench is up")
-    missing = operator.is_told(2, "device", "list", "--bench", "/nowhere/bench.json")
-    assert "/nowhere/bench.json" in missing
+    assert plain.stderr.startswith("testbed: no lab is up")
+    missing = operator.is_told(2, "device", "list", "-i", "/nowhere/lab.yaml")
+    assert "/nowhere/lab.yaml" in missing
     assert operator.does("down") == {"ended": None}
 
 
@@ -122,7 +122,7 @@ def admits_one_more(operator: Operator, tmp_path: Path) -> None:
         told = operator.is_told(2, "device", "admit", "lamp2", "--dir", str(wrong))
         assert "choose another" in told
     assert "is no name" in operator.is_told(2, "device", "admit", "", "--dir", str(tmp_path / "x"))
-    assert "no process of this bench" in operator.is_told(2, "device", "renew", "lamp")
+    assert "no process of this lab" in operator.is_told(2, "device", "renew", "lamp")
 
 
 def hands_out_what_a_device_of_another_make_needs(operator: Operator, tmp_path: Path) -> None:
@@ -182,6 +182,6 @@ def takes_no_device_for_its_namesake(operator: Operator, tmp_path: Path) -> None
 
 def ends_it(operator: Operator, up: dict[str, Any]) -> None:
     assert operator.does("down")["ended"]["pid"] == up["pid"]
-    assert not Path(up["bench"]).exists()
-    assert operator.does("down", "--bench", up["bench"]) == {"ended": None}
+    assert not Path(up["home"]).exists()
+    assert operator.does("down", "-i", up["inventory"]) == {"ended": None}
     assert operator.does("down") == {"ended": None}

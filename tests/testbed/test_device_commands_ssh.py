@@ -27,7 +27,7 @@ def test_a_device_over_ssh_renews_and_revokes_itself_when_told(tmp_path: Path) -
     # Right below: supervisord's socket has a path of at most 107 bytes.
     with ssh_lab(tmp_path, ("mobile",), more=HERE) as lab:
         operator.does("provision", "-i", str(lab.inventory))
-        with operator.bench(lab.inventory) as up:
+        with operator.lab(lab.inventory) as up:
             assert up["admitted"] == ["env1", "pi01"]
             before = operator.does("device", "show", "pi01")
             renewed = operator.does("device", "renew", "pi01")

@@ -1,4 +1,4 @@
-"""A user, a bench with Mosquitto, and Mosquitto's own tools: the commands of gateway/README.md,
+"""A user, a lab with Mosquitto, and Mosquitto's own tools: the commands of gateway/README.md,
 run as they stand there, from enrolment to revocation; with the broker killed in between."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from inventory.load import load_lab
 from testbed.campaign.session import opened_hosts
 from testbed.hosts.port import HostFault
 from testbed.provision.deployment import Deployment
-from testbed.standing.description import BENCH_FILE, Bench, read_bench
+from testbed.standing.running_lab import RUNNING_FILE, RunningLab, read_running
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,17 +73,17 @@ class User:
         return self.run(f". walker/state/tools/env.sh\n{script}")
 
     @property
-    def bench(self) -> Bench:
-        (file,) = self.home.glob(f"m2m-*/{BENCH_FILE}")
-        return read_bench(file)
+    def running(self) -> RunningLab:
+        (file,) = self.home.glob(f"m2m-*/{RUNNING_FILE}")
+        return read_running(file)
 
     def directory(self, node: str) -> Path:
-        return Path(str(self.bench.nodes[node].directory))
+        return Path(str(self.running.nodes[node].directory))
 
 
 @pytest.fixture
 def user() -> Iterator[User]:
-    """With a bench that is up."""
+    """With a lab that is up."""
     home = Path(tempfile.mkdtemp(prefix="walk-"))
     user = User(home)
     (home / "lab.yaml").write_text(LAB)
@@ -92,7 +92,7 @@ def user() -> Iterator[User]:
             ["testbed", "up", "-i", "lab.yaml"], cwd=home, env=user.env, stdout=log, stderr=log
         )
     try:
-        until(lambda: "the bench is up" in log_of(home, up), "the bench is up")
+        until(lambda: "the lab is up" in log_of(home, up), "the lab is up")
         yield user
     finally:
         up.send_signal(signal.SIGINT)
@@ -163,8 +163,8 @@ def test_a_host_without_mosquitto_is_named_with_the_way_out(tmp_path: Path) -> N
     """Before anything is started there. Its Python is ours with the plugin out of sight."""
     (tmp_path / "lab.yaml").write_text(LAB)
     python = tmp_path / "python"
-    hidden = "import sys, gateway.broker_mosquitto as m; m._plugin_path = lambda: None; "
-    script = f"{hidden}from nodes.broker import main; main(sys.argv[1:])"
+    hidden = "import sys, gateway.broker.mosquitto as m; m._plugin_path = lambda: None; "
+    script = f"{hidden}from nodes.gateway.broker import main; main(sys.argv[1:])"
     python.write_text(f"#!/bin/sh\nshift 2\nexec {sys.executable} -c '{script}' \"$@\"\n")
     python.chmod(0o755)
     lab = load_lab(tmp_path / "lab.yaml")

@@ -1,4 +1,4 @@
-"""Which bench later commands take for one that runs."""
+"""Which lab later commands take for one that runs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ import msgspec
 import pytest
 
 from testbed.errors import ConfigurationError
-from testbed.standing.description import Bench, find_bench, newest_bench, running
+from testbed.standing.running_lab import (
+    RunningLab,
+    find_running,
+    marked_running,
+    newest_running,
+)
 
 
-def test_a_bench_whose_process_is_gone_is_not_taken_for_whoever_has_its_number_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """kill -9 of `testbed up` leaves its files. `testbed down` signals the process that they name,
-    so it must not be one that came later: only the lock, which the kernel takes back, counts."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    home = tmp_path / "m2m-1-left"
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def left(scratch: Path, number: int, inventory: Path) -> RunningLab:
+    """The files of a lab; whether it runs is another matter."""
+    home = scratch / f"m2m-{number}-left"
     home.mkdir()
-    bench = Bench(
+    running = RunningLab(
         pid=os.getpid(),
+        inventory=str(inventory),
         home=str(home),
         broker_host="127.0.0.1",
         broker_port=1,
@@ -29,10 +37,29 @@ def test_a_bench_whose_process_is_gone_is_not_taken_for_whoever_has_its_number_n
         nodes={},
         vouchers={},
     )
-    bench.file.write_bytes(msgspec.json.encode(bench))
-    assert newest_bench() is None
-    with running(home):
-        assert newest_bench() == find_bench(bench.file) == bench
-    assert newest_bench() is None
-    with pytest.raises(ConfigurationError, match="has ended"):
-        find_bench(bench.file)
+    running.file.write_bytes(msgspec.json.encode(running))
+    return running
+
+
+def test_a_lab_whose_process_is_gone_is_not_taken_for_whoever_has_its_number_now(
+    scratch: Path,
+) -> None:
+    """kill -9 of `testbed up` leaves its files. `testbed down` signals the process that they name,
+    so it must not be one that came later: only the lock, which the kernel takes back, counts."""
+    running = left(scratch, 1, scratch / "a.yaml")
+    assert newest_running(None) is None
+    with marked_running(Path(running.home)):
+        assert newest_running(None) == find_running(None) == running
+    assert newest_running(None) is None
+    with pytest.raises(ConfigurationError, match="no lab is up"):
+        find_running(None)
+
+
+def test_minus_i_names_one_of_several_labs(scratch: Path) -> None:
+    first, second = (left(scratch, n, scratch / f"{n}.yaml") for n in (1, 2))
+    with marked_running(Path(first.home)), marked_running(Path(second.home)):
+        assert find_running(None) == second, "the newest"
+        assert find_running(scratch / "1.yaml") == first
+        with pytest.raises(ConfigurationError, match=r"-i .*1.yaml") as caught:
+            find_running(scratch / "3.yaml")
+    assert "testbed up" in str(caught.value)

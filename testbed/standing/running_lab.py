@@ -1,0 +1,207 @@
+"""A lab that stays up: its description for later commands, and the operator's own files.
+
+`testbed up` writes `running.json` (0600) into a private directory that goes away with it. Commands
+find the newest one of this user that still runs. A lock tells which: it ends with its process, so a
+process id that now is somebody else's is never signalled. Finding one writes nothing: it works
+while the disk is full. What an operator does with a running lab is in `operator`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from inventory.load import packaged
+from inventory.model import Lab
+from nodes.device.state import DeviceState
+from nodes.edge_config import BrokerAddress
+from nodes.keygen import KEY_FILE
+from nodes.process import write_atomically
+from testbed.errors import ConfigurationError
+from testbed.provision.deployment import Deployment
+from testbed.provision.workspace import workspaces
+
+__all__ = [
+    "RUNNING_FILE",
+    "RunningLab",
+    "RunningNode",
+    "describe",
+    "find_running",
+    "inventory_path",
+    "marked_running",
+    "newest_running",
+    "read_running",
+]
+
+RUNNING_FILE = "running.json"
+OPERATOR_DIRECTORY = "operator"
+GENESIS_FILE = "genesis.json"
+LAB_FILE = "lab.json"
+LOCK_FILE = "running"
+
+
+class RunningNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One process. `directory` is where its files are, if that is on this machine."""
+
+    role: str
+    host: str
+    directory: str | None
+
+
+class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`inventory` is the whole path of the file that it was made from. `vouchers` maps the SHA-256
+    of a voucher's key (hex) to the name of its device."""
+
+    schema: str = "testbed.running/1"
+    pid: int
+    inventory: str
+    home: str
+    broker_host: str
+    broker_port: int
+    broker_certificate: str = ""
+    broker_carriers: int | None = None
+    broker_admin: str
+    nodes: dict[str, RunningNode]
+    vouchers: dict[str, str]
+
+    @property
+    def broker(self) -> BrokerAddress:
+        """Where devices reach the broker."""
+        return BrokerAddress(
+            self.broker_host, self.broker_port, self.broker_certificate, self.broker_carriers
+        )
+
+    @property
+    def file(self) -> Path:
+        return Path(self.home) / RUNNING_FILE
+
+    @property
+    def genesis(self) -> Path:
+        return Path(self.home) / GENESIS_FILE
+
+    @property
+    def lab(self) -> Lab:
+        """The inventory that it was made from, whatever became of the file. ConfigurationError."""
+        path = Path(self.home) / LAB_FILE
+        try:
+            return Lab.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{path}: {error}; is the lab still up?") from error
+
+    @property
+    def operator(self) -> Path:
+        """The administrator's key, login and outbox."""
+        return Path(self.home) / OPERATOR_DIRECTORY
+
+    def with_voucher(self, voucher: bytes, name: str) -> RunningLab:
+        """Remembers whom a new voucher was given to."""
+        running = msgspec.structs.replace(self, vouchers={**self.vouchers, voucher.hex(): name})
+        _write(running)
+        return running
+
+
+def describe(
+    deployment: Deployment, home: Path, roots: Mapping[str, Path], inventory: str
+) -> RunningLab:
+    """Write down a lab that runs. `roots` are the directories of hosts on this machine."""
+    material = deployment.material
+    broker = deployment.broker
+    running = RunningLab(
+        pid=os.getpid(),
+        inventory=inventory,
+        home=str(home),
+        broker_host=broker.host,
+        broker_port=broker.port,
+        broker_certificate=broker.certificate,
+        broker_carriers=broker.carriers,
+        broker_admin=material.broker_admin.password or "",
+        nodes={
+            node.name: RunningNode(
+                node.role,
+                node.host,
+                str(roots[node.host] / node.directory) if node.host in roots else None,
+            )
+            for node in deployment.nodes
+        },
+        vouchers=material.voucher_names,
+    )
+    running.genesis.write_bytes(material.genesis.encode())
+    (home / LAB_FILE).write_text(deployment.lab.model_dump_json(by_alias=True))
+    running.operator.mkdir(mode=0o700)
+    write_atomically(running.operator / KEY_FILE, material.admin_pem, mode=0o600)
+    DeviceState(running.operator / "state.json").set_password(material.operator.password or "")
+    _write(running)
+    return running
+
+
+def read_running(path: Path) -> RunningLab:
+    """Raises ConfigurationError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunningLab)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}: is the lab still up?") from error
+
+
+def inventory_path(inventory: Path | None) -> Path:
+    """Of the file that `-i` names, or of the one that stands for it by default."""
+    return (inventory or packaged("loopback")).resolve()
+
+
+def find_running(inventory: Path | None) -> RunningLab:
+    """As `newest_running`. Raises ConfigurationError if there is none."""
+    running = newest_running(inventory)
+    if running is not None:
+        return running
+    others = "".join(f"\n  one is up: -i {each.inventory}" for each in _all_running())
+    raise ConfigurationError(
+        f"no lab{f' of {inventory}' if inventory else ''} is up on this machine: "
+        f"start one with `testbed up`{others}"
+    )
+
+
+def newest_running(inventory: Path | None) -> RunningLab | None:
+    """Of this user's labs that run, the newest; with `inventory`, of those made from this file."""
+    path = None if inventory is None else str(inventory_path(inventory))
+    found = [each for each in _all_running() if path in (None, each.inventory)]
+    return found[-1] if found else None
+
+
+def _all_running() -> list[RunningLab]:
+    """Oldest first."""
+    found: list[tuple[int, RunningLab]] = []
+    for home in workspaces():
+        path = home / RUNNING_FILE
+        with suppress(FileNotFoundError, ConfigurationError):  # one that ends in this moment
+            status = path.stat()
+            if status.st_uid == os.getuid() and _runs(home):
+                found.append((status.st_mtime_ns, read_running(path)))
+    return [running for _, running in sorted(found, key=lambda pair: pair[0])]
+
+
+def _write(running: RunningLab) -> None:
+    data = msgspec.json.format(msgspec.json.encode(running), indent=1)
+    write_atomically(running.file, data, mode=0o600)
+
+
+@contextmanager
+def marked_running(home: Path) -> Iterator[None]:
+    """Tells others that the lab is up, until the end of this process at the latest."""
+    with (home / LOCK_FILE).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _runs(home: Path) -> bool:
+    try:
+        with (home / LOCK_FILE).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
