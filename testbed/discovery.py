@@ -13,6 +13,8 @@ import paramiko
 
 from inventory.model import Lab
 from testbed.boards.ports import SerialPort, serial_ports
+from testbed.care.conditions import open_facts, read_facts
+from testbed.doctor import Condition
 from testbed.errors import ConfigurationError
 from testbed.fleet import Tell
 from testbed.hosts.host_keys import UNREADABLE, fingerprint, host_entry, trust
@@ -20,11 +22,6 @@ from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
 
 __all__ = ["Discovered", "Offer", "discover_host", "offer", "suggestion", "trust_offer"]
-
-_SERIAL = """
-sed -n 's/^Serial[[:space:]]*: *//p' /proc/cpuinfo | tail -n 1 | grep . ||
-  tr -d '\\0' </proc/device-tree/serial-number 2>/dev/null; :
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,8 @@ class Offer:
 def discover_host(host: Host, tell: Tell) -> Discovered:
     """Ask a host; changes nothing."""
     tell("looking")
-    serial = host.run(["sh", "-c", _SERIAL]).stdout.strip()
+    with open_facts(host, "python3") as dialogue:
+        serial = read_facts(dialogue, "doctor", Condition).hw_serial
     return Discovered(serial, tuple(serial_ports(host)))
 
 

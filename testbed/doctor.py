@@ -12,16 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-import msgspec
-
 from inventory.model import Lab
 from testbed.boards.flash import FLASHED, is_plugged
 from testbed.boards.ports import SerialPort, matching, serial_ports
-from testbed.care.clock import ClockReading, open_clock, read_clock
-from testbed.care.conditions import RUN_DISK_FREE_MIN_MB, THROTTLED_SINCE_START, throttled_words
+from testbed.care.clock import ClockReading, read_clock
+from testbed.care.conditions import (
+    RUN_DISK_FREE_MIN_MB,
+    THROTTLED_SINCE_START,
+    Conditions,
+    open_facts,
+    read_facts,
+    throttled_words,
+)
 from testbed.care.dead_man import Armed, wake
 from testbed.fleet import Tell
-from testbed.hosts.port import Host, HostFault
+from testbed.hosts.port import Host
 from testbed.provision.install import DISK_FREE_MIN_MB
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
@@ -35,54 +40,15 @@ TEMPERATURE_MAX_C = 75.0
 DISK_FREE_WARN_MB = 500
 Grade = Literal["ok", "warning", "failed"]
 
-_PROGRAM = r"""
-import json, os, shutil, subprocess
-from pathlib import Path
-def read(path):
-    try:
-        return Path(path).read_bytes().decode(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-def run(*argv):
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else ""
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-os.environ["PATH"] += ":/usr/sbin:/sbin"
-serials = [l.split(":", 1)[1].strip() for l in read("/proc/cpuinfo").splitlines()
-           if l.startswith("Serial")]
-temperatures = [int(t) / 1000 for p in Path("/sys/class/thermal").glob("thermal_zone*/temp")
-                if (t := read(p)).lstrip("-").isdigit()]
-throttled = run("vcgencmd", "get_throttled").rpartition("=")[2]
-print(json.dumps({
-    "hw_serial": (serials or [read("/proc/device-tree/serial-number")])[-1],
-    "temperature_c": max(temperatures, default=None),
-    "throttled": int(throttled, 16) if throttled.startswith("0x") else None,
-    "synchronised": {"yes": True, "no": False}.get(
-        run("timedatectl", "show", "--property=NTPSynchronized", "--value")),
-    "disk_free_mb": shutil.disk_usage(".").free // 2**20,
-    "interfaces": sorted(os.listdir("/sys/class/net")),
-    "tools": [t for t in ("tc", "nft", "flock", "setsid", "sha256sum") if shutil.which(t)],
-    "root": os.getuid() == 0 or bool(run("sudo", "-n", "echo", "yes")),
-    "groups": run("id", "-nG").split(),
-    "netem": bool(run("modinfo", "-n", "sch_netem")) or bool(read("/sys/module/sch_netem/refcnt")),
-}))
-"""
 
-
-class Condition(msgspec.Struct, frozen=True):
-    """What a host told. None: it has no means to know."""
+class Condition(Conditions, frozen=True, kw_only=True):
+    """What a host says of itself before a run. None: it has no means to know."""
 
     hw_serial: str
-    temperature_c: float | None
-    throttled: int | None
     synchronised: bool | None
-    disk_free_mb: int
     interfaces: list[str]
     tools: list[str]
     root: bool
-    groups: list[str]
     netem: bool
 
 
@@ -114,13 +80,9 @@ def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, tell: Tell) -> Examine
     tell("looking")
     woken = tuple(wake(host))
     lack = staleness(probe(host), wheelhouse)
-    said = host.run(["python3", "-c", _PROGRAM]).stdout
-    try:
-        condition = msgspec.json.decode(said, type=Condition)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise HostFault(host.name, "examine", f"strange answer: {error}") from error
     tell("reading clock")
-    with open_clock(host, "python3") as dialogue:
+    with open_facts(host, "python3") as dialogue:
+        condition = read_facts(dialogue, "doctor", Condition)
         clock = read_clock(dialogue)
     tell("looking at boards")
     boards = [n for n, b in lab.boards_in_use().items() if b.host == host.name and is_plugged(b)]

@@ -10,21 +10,13 @@ from pathlib import Path
 
 from inventory.model import Lab
 from nodes.board.control import ControlError, command
+from testbed import programs
 from testbed.boards.flash import is_plugged
 from testbed.emulate.lab import RUNTIME
 from testbed.errors import LabFault
 from testbed.hosts.port import Host
 
 __all__ = ["has_cable", "order_cable"]
-
-# Runs on the board's host: the control socket is only there.
-_ORDER = """
-import sys
-from pathlib import Path
-from nodes.board.control import command
-for words in sys.argv[2:]:
-    command(Path(sys.argv[1]), *words.split())
-"""
 
 
 def has_cable(lab: Lab, board: str) -> bool:
@@ -36,7 +28,7 @@ def order_cable(lab: Lab, board: str, host: Host, python: str, orders: list[str]
     """Each order as `nodes.board.control.command` takes it: "unplug", "inject host 0a0b"."""
     if not is_plugged(lab.boards[board]):
         control = str(host.root / board / "control.sock")
-        host.run([python, "-c", _ORDER, control, *orders])
+        host.run(programs.python(python, "boards/order_on_host.py", control, *orders))
         return
     if not has_cable(lab, board):
         raise LabFault(f"{board}: a real cable cannot be ordered; use a board that is a process")

@@ -20,6 +20,7 @@ from testbed.boards.micropython import MicroPythonBoard
 from testbed.boards.ports import find_board
 from testbed.fleet import Tell
 from testbed.hosts.port import Host, HostFault
+from testbed.programs import shell
 
 __all__ = ["DRIVERS", "FLASHED", "HOST_KEY", "FlashedBoard", "flash", "is_plugged"]
 
@@ -36,16 +37,6 @@ DRIVERS: dict[BoardKind, type[BoardDriver]] = dict.fromkeys(
 )
 
 _GREETING = re.compile(r"m2m-board/1 (\S+) boot=(\d+) key=(\d+) firmware=([0-9a-f]+)")
-# The new key and image stand aside until the board has them: a board that could not be flashed
-# keeps working with its old key.
-_KEEP = """
-set -e
-cd "$1"
-mv host.key.new host.key
-printf %s "$2" >flashed.json.new
-mv flashed.json.new flashed.json
-rm -rf image
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +81,7 @@ def flash(place: BoardPlace, tell: Tell) -> FlashedBoard:
     if again.path != port.path:
         problem = f"it was at {port.path} and is at {again.path} now"
         raise HostFault(host.name, f"flash {name}", problem, "leave cables alone, flash it again")
-    host.run(["sh", "-c", _KEEP, "keep", name, json.dumps(flashed)])
+    host.run(shell("boards/keep.sh", name, json.dumps(flashed)))
     return FlashedBoard(port.path, greeting, flashed)
 
 

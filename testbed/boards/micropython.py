@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from testbed.boards import on_host
+from testbed import programs
 from testbed.boards.driver import BoardDriver, BoardPlace
 from testbed.boards.ports import SerialPort
 from testbed.fleet import Tell
@@ -37,8 +36,8 @@ class MicroPythonBoard(BoardDriver):
     def flash(
         self, place: BoardPlace, port: SerialPort, image: str, tell: Tell, begin: Callable[[], None]
     ) -> str:
-        program = Path(on_host.__file__).read_text()
-        with place.host.dialogue([place.python, "-c", program]) as line:
+        program = programs.python(place.python, "boards/on_host.py")
+        with place.host.dialogue(program) as line:
             self._interrupt(line, place, port, tell)
             self._check_name(line, place, port)
             begin()

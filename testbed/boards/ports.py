@@ -6,53 +6,22 @@ serial number, or the place in the USB tree for boards that have none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import msgspec
 
 from inventory.model import Board
+from testbed import programs
 from testbed.hosts.port import Host, HostFault
 
 __all__ = ["SerialPort", "find_board", "matching", "serial_ports"]
 
-# The kernel's device tree tells serial number and place; udev's link is the name to open it by. A
-# port without a USB parent (an emulated board) has only the link, whose name holds the serial.
-_PROGRAM = r"""
-import json, os, re
-from pathlib import Path
-def read(path):
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None
-links = {}
-for link in sorted(Path("/dev/serial/by-id").glob("*")):
-    links[os.path.realpath(link)] = str(link)
-ports = []
-for tty in sorted(Path("/sys/class/tty").glob("*")):
-    if not (tty / "device").exists():
-        continue
-    interface = (tty / "device").resolve()
-    for place in (interface, *interface.parents):
-        if (place / "idVendor").exists():
-            device = "/dev/" + tty.name
-            child = next(p for p in (interface, *interface.parents) if p.parent == place)
-            ports.append({"path": links.pop(device, device), "device": device,
-                "usb_serial": read(place / "serial"), "usb_path": child.name,
-                "product": read(place / "product")})
-            break
-for device, link in links.items():
-    found = re.search(r"_([^_]+)-if\d+", link)
-    ports.append({"path": link, "device": device, "usb_serial": found and found[1],
-        "usb_path": None, "product": Path(link).name.rpartition("_")[0].removeprefix("usb-")})
-print(json.dumps(ports))
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class SerialPort:
-    """A port of a host. `path` is the stable name to open it by, `device` what it is today."""
+    """A port of a host. `path`: the name to open it by, which follows the board, or its place if
+    the board has no serial of its own. `device`: what it is today."""
 
     path: str
     device: str
@@ -63,11 +32,10 @@ class SerialPort:
 
 def serial_ports(host: Host) -> list[SerialPort]:
     """Every USB serial port of a host now. Needs python3 there, nothing of ours."""
-    printed = host.run(["python3", "-c", _PROGRAM]).stdout
+    printed = host.run(programs.python("python3", "boards/list_ports.py")).stdout
     try:
-        rows: list[dict[str, Any]] = json.loads(printed)
-        return [SerialPort(**row) for row in rows]
-    except (ValueError, TypeError) as error:
+        return msgspec.json.decode(printed, type=list[SerialPort])
+    except msgspec.DecodeError as error:
         raise HostFault(host.name, "list serial ports", f"strange answer: {error}") from error
 
 

@@ -12,22 +12,12 @@ import time
 from dataclasses import dataclass
 
 from testbed.errors import LabFault
-from testbed.hosts.port import Dialogue, Host
+from testbed.hosts.port import Dialogue
 
-__all__ = ["CLOCK_ANSWER", "SAMPLES", "ClockReading", "open_clock", "read_clock"]
+__all__ = ["SAMPLES", "ClockReading", "read_clock"]
 
 SAMPLES = 16
 _ANSWER_S = 5.0
-
-CLOCK_ANSWER = '"%d %d\\n" % (time.time_ns(), time.monotonic_ns())'
-"""What a program on the host answers each question with: wall and monotonic nanoseconds."""
-
-_PROGRAM = f"""
-import sys, time
-for line in sys.stdin:
-    sys.stdout.write({CLOCK_ANSWER})
-    sys.stdout.flush()
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +34,12 @@ class ClockReading:
 
 
 def read_clock(dialogue: Dialogue, samples: int = SAMPLES) -> ClockReading:
-    """The best of several questions. Raises LabFault."""
+    """The best of several questions to `testbed.care.conditions.open_facts`. Raises LabFault."""
     best: tuple[int, int, int] | None = None
     for _ in range(samples):
         sent_ns = time.time_ns()
         began_ns = time.monotonic_ns()
-        answer = dialogue.ask("", timeout_s=_ANSWER_S)
+        answer = dialogue.ask("clock", timeout_s=_ANSWER_S)
         trip_ns = time.monotonic_ns() - began_ns
         try:
             wall_ns, monotonic_ns = (int(word) for word in answer.split())
@@ -60,8 +50,3 @@ def read_clock(dialogue: Dialogue, samples: int = SAMPLES) -> ClockReading:
     assert best is not None, "at least one sample"
     trip_ns, offset_ns, difference_ns = best
     return ClockReading(offset_ns / 1e6, trip_ns / 2e6, difference_ns)
-
-
-def open_clock(host: Host, python: str) -> Dialogue:
-    """A host's clock, to be asked with `read_clock`."""
-    return host.dialogue([python, "-c", _PROGRAM])

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from testbed.care.clock import CLOCK_ANSWER, ClockReading, read_clock
-from testbed.care.conditions import CONDITIONS_PROGRAM, Limits, read_conditions
+from testbed.care.clock import ClockReading, read_clock
+from testbed.care.conditions import Conditions, Limits, open_facts, read_facts
 from testbed.errors import LabFault
 from testbed.fleet import HOSTS_AT_ONCE_MAX
 from testbed.hosts.port import Dialogue, Host
@@ -28,16 +28,6 @@ EVERY_S = 5.0
 """Between two readings of a host during a run."""
 
 When = Literal["before", "during", "after"]
-
-_PROGRAM = f"""{CONDITIONS_PROGRAM}
-import sys
-for line in sys.stdin:
-    if line.strip() == "conditions":
-        sys.stdout.write(conditions() + "\\n")
-    else:
-        sys.stdout.write({CLOCK_ANSWER})
-    sys.stdout.flush()
-"""
 
 
 class HostWatch:
@@ -94,8 +84,7 @@ class HostWatch:
         fields: dict[str, Any] = {"when": when, "host": name}
         try:
             if name not in self._dialogues:
-                program = [self._python[name], "-c", _PROGRAM]
-                self._dialogues[name] = self._hosts[name].dialogue(program)
+                self._dialogues[name] = open_facts(self._hosts[name], self._python[name])
             reading = read_clock(self._dialogues[name])
             self._write(
                 "clock",
@@ -105,7 +94,7 @@ class HostWatch:
                 wall_minus_monotonic_ns=reading.wall_minus_monotonic_ns,
             )
             if name in self._limits:
-                seen = read_conditions(self._dialogues[name])
+                seen = read_facts(self._dialogues[name], "conditions", Conditions)
                 limits = msgspec.to_builtins(self._limits[name])
                 self._write("conditions", **fields, limits=limits, seen=msgspec.to_builtins(seen))
         except LabFault as fault:

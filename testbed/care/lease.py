@@ -28,6 +28,7 @@ from typing import Self
 from testbed.errors import LockedError, TestbedError
 from testbed.fleet import HOSTS_AT_ONCE_MAX
 from testbed.hosts.port import Host, HostFault
+from testbed.programs import shell
 
 __all__ = [
     "RUN_LEASE_S",
@@ -51,33 +52,6 @@ _ANSWER_S = 20.0
 _REFUSED = 55
 _BROKEN = 56
 _NOBODY = 44
-
-# $1 verb, $2 token, then for a claim $3 length in seconds, $4 holder, $5 a token to replace.
-# Line by line in `lease`: token, expiry and length in seconds, holder. After a takeover there is
-# one that has ended: free for all but for whoever would renew, or his heart would take it back.
-# A host whose clock was set back, as a Raspberry Pi's is at power-on, keeps nothing for ever.
-_SCRIPT = """
-exec 9>>lease.lock
-flock -w 10 9 || { echo "lease.lock is held" >&2; exit 1; }
-token= ; until=0; long=0; who=
-now=$(date +%s)
-if [ -e lease ]; then { read -r token; read -r until; read -r long; read -r who; } <lease; fi
-left=$((until - now))
-[ "$1 $token" != "renew taken-over" ] || exit 56
-[ "$left" -gt 0 ] && [ "$left" -le "$long" ] || token=
-case $1 in
-  claim|renew)
-    if [ -n "$token" ] && [ "$token" != "$2" ] && [ "$token" != "$5" ]; then
-      echo "$token $left $who"; exit 55
-    fi
-    printf '%s\\n' "$2" "$((now + $3))" "$3" "$4" >lease.new && mv lease.new lease || {
-      echo "cannot write in $PWD; is its disk full? $(df -h . | tail -n 1)" >&2; exit 1; } ;;
-  release) [ "$token" != "$2" ] || rm -f lease ;;
-  break) rm -f lease ;;
-  take-over) printf '%s\\n' taken-over 0 0 >lease.new && mv lease.new lease ;;
-  show) [ -n "$token" ] || exit 44; echo "$token $left $who" ;;
-esac
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +211,7 @@ class Lease:
 
 def _ask(host: Host, *arguments: str) -> tuple[int, str]:
     """Exit code (0, refused or nobody) and what was printed."""
-    argv = ["sh", "-c", _SCRIPT, "lease", *arguments]
-    result = host.run(argv, timeout_s=_ANSWER_S, check=False)
+    result = host.run(shell("care/lease.sh", *arguments), timeout_s=_ANSWER_S, check=False)
     if result.exit_code not in (0, _REFUSED, _BROKEN, _NOBODY):
         raise HostFault(host.name, "lease", result.stderr.strip() or "no answer")
     return result.exit_code, result.stdout

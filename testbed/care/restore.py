@@ -1,8 +1,11 @@
 """Bringing hosts back to a clean state, whatever happened before; needs no run and no plan.
 
-Clean is: nothing armed waits, no unit of ours runs, no process runs from our environment, no link
-rule or filter of ours stands. Each step may be repeated; afterwards the host is looked at again,
-and what is still there is named. Keys, the environment and the files of the last run stay.
+Clean is: no undo of ours is armed, no unit of ours runs, no process runs from our environment, and
+no link rule or filter of ours stands. Each step may be repeated. Afterwards the host is looked at
+again, and what still stands is named. Keys, the environment and the files of the last run stay.
+
+Only what carries our exact mark is touched. Where it cannot be looked (filters need root), that is
+named as something that stands: such a host is never called clean.
 """
 
 from __future__ import annotations
@@ -10,82 +13,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from testbed.care.dead_man import Armed, armed, fire
 from testbed.fleet import Tell
 from testbed.hosts.port import Host, HostFault
+from testbed.programs import shell
 
-__all__ = ["TABLE_PREFIX", "Leftover", "leftover", "remove_all", "restore"]
+__all__ = ["QDISC_HANDLE", "TABLE_COMMENT", "Leftover", "leftover", "remove_all", "restore"]
 
-TABLE_PREFIX = "testbed"
-"""Filter tables of ours begin so; queueing disciplines of ours have a handle below 7b00:."""
+TABLE_COMMENT: Final = "m2m-testbed"
+"""Every filter table of ours has exactly this comment, whatever its name."""
+
+QDISC_HANDLE: Final = "7bed:"
+"""Every root queueing discipline of ours has exactly this handle."""
 
 STOPS_AT_ONCE_MAX = 8
-
-# Only what carries our mark is touched: tables named testbed..., disciplines with handle 7b..:.
-_RULES = """
-PATH=$PATH:/usr/sbin:/sbin
-if [ "$(id -u)" != 0 ]; then sudo=$(command -v sudo) && sudo="$sudo -n"; fi
-command -v nft >/dev/null && $sudo nft list tables 2>/dev/null |
-  while read -r _ family name; do
-    case $name in testbed*)
-      echo "filter table $family $name"
-      [ "$1" != remove ] || $sudo nft delete table "$family" "$name" ;;
-    esac
-  done
-command -v tc >/dev/null && $sudo tc qdisc show 2>/dev/null |
-  while read -r _ kind handle _ device rest; do
-    case "$handle $rest" in 7b*:\\ root*)
-      echo "$kind on $device"
-      [ "$1" != remove ] || $sudo tc qdisc del dev "$device" root ;;
-    esac
-  done
-:
-"""
-# Processes whose program is our environment's interpreter, apart from units (stopped before).
-_PROCESSES = """
-for place in /proc/[0-9]*; do
-  words=$(tr '\\0\\n' '  ' <"$place/cmdline" 2>/dev/null) || continue
-  case $words in "$1/env/bin/"*)
-    echo "process ${place#/proc/}: $words" | cut -c 1-160
-    [ "$2" != remove ] || kill -KILL "${place#/proc/}" ;;
-  esac
-done
-:
-"""
+_PROCESS = "process "
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """What of ours stands on a host. `rules` and `processes` as a person reads them."""
+    """What of ours stands on a host. `others` are rules and processes, as a person reads them."""
 
     armed: Sequence[Armed] = ()
     units: tuple[str, ...] = ()
-    rules: tuple[str, ...] = ()
-    processes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def brief(self) -> str:
-        """For a table: processes are told only where no unit explains them."""
+        """For a table. Where units run, processes are left out: most are theirs."""
         names = f"units {' '.join(self.units)}" if self.units else ""
         waiting = [f"armed {one.name} (in {one.left_s} s)" for one in self.armed]
-        strays = [] if self.units else list(self.processes)
-        return "; ".join(filter(None, [names, *waiting, *self.rules, *strays])) or "nothing"
+        others = [o for o in self.others if not (self.units and o.startswith(_PROCESS))]
+        return "; ".join(filter(None, [names, *waiting, *others])) or "nothing"
 
     @property
     def lines(self) -> list[str]:
         waiting = [f"armed undo {one.name}, due in {one.left_s} s" for one in self.armed]
-        return [*waiting, *(f"unit {name}" for name in self.units), *self.rules, *self.processes]
+        return [*waiting, *(f"unit {name}" for name in self.units), *self.others]
 
 
 def leftover(host: Host) -> Leftover:
     """Look, change nothing."""
-    return Leftover(
-        armed(host),
-        host.units(),
-        _lines(host, _RULES, "show"),
-        _lines(host, _PROCESSES, str(host.root), "show"),
-    )
+    return Leftover(armed(host), host.units(), _others(host, "show"))
 
 
 def restore(host: Host, tell: Tell) -> tuple[str, ...]:
@@ -108,11 +79,9 @@ def restore(host: Host, tell: Tell) -> tuple[str, ...]:
         tell(f"stopping {len(units)} units")
         with ThreadPoolExecutor(STOPS_AT_ONCE_MAX, "stop") as pool:
             problems += filter(None, pool.map(lambda name: _stop(host, name), units))
-    if found.rules:
-        tell("removing link rules")
-        _lines(host, _RULES, "remove")
+    tell("removing rules and processes")
+    _others(host, "remove")
     tell("verifying")
-    _lines(host, _PROCESSES, str(host.root), "remove")
     left = leftover(host)
     if left.lines or problems:
         raise HostFault(host.name, "restore", "; ".join([*left.lines, *problems]))
@@ -136,5 +105,6 @@ def remove_all(host: Host) -> None:
     host.run(["sh", "-c", 'cd / && rm -rf -- "$1"', "remove", root])
 
 
-def _lines(host: Host, script: str, *arguments: str) -> tuple[str, ...]:
-    return tuple(host.run(["sh", "-c", script, "restore", *arguments]).stdout.splitlines())
+def _others(host: Host, verb: Literal["show", "remove"]) -> tuple[str, ...]:
+    argv = shell("care/standing.sh", verb, str(host.root), TABLE_COMMENT, QDISC_HANDLE)
+    return tuple(host.run(argv).stdout.splitlines())

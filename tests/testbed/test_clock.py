@@ -10,7 +10,8 @@ from typing import Self
 
 import pytest
 
-from testbed.care.clock import open_clock, read_clock
+from testbed.care.clock import read_clock
+from testbed.care.conditions import open_facts
 from testbed.errors import LabFault
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Dialogue, OutcomeUnknown
@@ -73,7 +74,7 @@ def test_a_strange_answer_is_a_clear_error() -> None:
 
 
 def test_a_real_dialogue_tells_this_machines_own_time(tmp_path: Path) -> None:
-    with LocalHost(tmp_path) as host, open_clock(host, sys.executable) as line:
+    with LocalHost(tmp_path) as host, open_facts(host, sys.executable) as line:
         reading = read_clock(line)
     assert abs(reading.offset_ms) <= reading.bound_ms
 

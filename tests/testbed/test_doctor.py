@@ -31,6 +31,9 @@ boards:
   th01: {host: pi01, match: {usb_serial: "E1"}, firmware: {board: rp2040}}
 """
 WELL = Condition(
+    boot="a",
+    wall_minus_monotonic_ns=10**18,
+    load=0.5,
     hw_serial="ABC1",
     temperature_c=50.0,
     throttled=0,
@@ -39,7 +42,6 @@ WELL = Condition(
     interfaces=["eth0", "eth1", "lo"],
     tools=["tc", "nft"],
     root=True,
-    groups=["pi", "dialout"],
     netem=True,
 )
 PORT = SerialPort("/dev/serial/by-id/x", "/dev/ttyACM0", "E1", "1-1:1.0")

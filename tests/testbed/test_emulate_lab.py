@@ -14,12 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from inventory.load import load_lab
 from nodes.board.control import command
-from testbed.care.conditions import CONDITIONS_PROGRAM, Conditions
+from testbed.care.conditions import Conditions, open_facts, read_facts
 from testbed.emulate import preflight
 from testbed.emulate.lab import EmulatedLab, down, find, up
 from testbed.emulate.plan import Options
@@ -156,11 +155,10 @@ def test_a_board_can_be_unplugged_and_plugged_again(lab: EmulatedLab) -> None:
 
 def test_firmware_says_nothing_of_throttling_until_it_is_told_to(lab: EmulatedLab) -> None:
     """The stand-in for a Raspberry Pi's sensors: what is not there reads as not known."""
-    with host(lab, "pi01") as inside:
-        ask = ["python3", "-c", f"{CONDITIONS_PROGRAM}\nprint(conditions())"]
+    with host(lab, "pi01") as inside, open_facts(inside, "python3") as facts:
 
         def throttled() -> int | None:
-            return msgspec.json.decode(inside.run(ask).stdout, type=Conditions).throttled
+            return read_facts(facts, "conditions", Conditions).throttled
 
         assert throttled() is None
         lab.throttle("pi01", 0x50005)

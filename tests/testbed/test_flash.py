@@ -18,6 +18,7 @@ from inventory.model import Board, CommandPower, Firmware, Host, Match, UhubctlP
 from nodes.board.control import command
 from nodes.board.flash import new_key, prepare
 from testbed import cli
+from testbed.boards import list_ports
 from testbed.boards.driver import BoardPlace
 from testbed.boards.flash import flash
 from testbed.boards.ports import SerialPort, matching
@@ -180,6 +181,49 @@ def test_boards_are_told_apart_by_identity(match: Match, found: list[str]) -> No
     board = Board(host="pi01", match=match, firmware=Firmware(board="rp2040"))
     assert [port.device for port in matching(board, PORTS)] == found
     assert [port.device for port in matching(board, PORTS[::-1])] == found, "in any order"
+
+
+def serial_tree(top: Path, serials: list[str | None], shared_link: bool) -> None:
+    """What the kernel and udev show of USB serial boards at 1-1.1, 1-1.2 ... of one hub."""
+    for kind in ("by-id", "by-path"):
+        (top / "dev/serial" / kind).mkdir(parents=True)
+    for n, number in enumerate(serials, 1):
+        device = top / f"dev/ttyUSB{n}"
+        device.touch()
+        usb = top / f"sys/devices/1-1.{n}"
+        interface = usb / f"1-1.{n}:1.0" / device.name
+        interface.mkdir(parents=True)
+        (usb / "idVendor").write_text("1a86\n")
+        if number is not None:
+            (usb / "serial").write_text(f"{number}\n")
+        tty = top / "sys/class/tty" / device.name
+        tty.mkdir(parents=True)
+        (tty / "device").symlink_to(interface)
+        (top / f"dev/serial/by-path/hub-usb-0:1.{n}:1.0").symlink_to(device)
+        link = (
+            top / "dev/serial/by-id" / ("usb-CH340-if00" if shared_link else f"usb-{serial}-if00")
+        )
+        link.unlink(missing_ok=True)
+        link.symlink_to(device)
+
+
+@pytest.mark.parametrize(
+    ("serials", "shared_link", "names"),
+    [
+        (["E1", "E2"], False, ["by-id/usb-E1-if00", "by-id/usb-E2-if00"]),
+        ([None, None], True, ["by-path/hub-usb-0:1.1:1.0", "by-path/hub-usb-0:1.2:1.0"]),
+        (["0001", "0001"], True, ["by-path/hub-usb-0:1.1:1.0", "by-path/hub-usb-0:1.2:1.0"]),
+    ],
+)
+def test_a_port_is_opened_by_a_name_that_follows_the_board_or_its_place(
+    tmp_path: Path, serials: list[str | None], shared_link: bool, names: list[str]
+) -> None:
+    """All boards with equal serials, or with none, share one link of udev: the last one has it."""
+    serial_tree(tmp_path, serials, shared_link)
+    found = list_ports.ports(tmp_path / "dev", tmp_path / "sys/class")
+    assert [port["path"] for port in found] == [f"{tmp_path}/dev/serial/{name}" for name in names]
+    assert [port["usb_path"] for port in found] == ["1-1.1:1.0", "1-1.2:1.0"]
+    assert [port["usb_serial"] for port in found] == serials
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from nodes.board.control import command
-from testbed.care.clock import open_clock, read_clock
+from testbed.care.clock import read_clock
+from testbed.care.conditions import open_facts
 from testbed.care.dead_man import armed
 from testbed.care.restore import leftover
 from testbed.emulate.lab import EmulatedLab
@@ -231,7 +232,7 @@ def test_a_shaped_data_network_spoils_neither_clocks_nor_commands(bench: Bench) 
             for other in names:
                 if other != name:
                     bench.lab.shape(name, other, {"delay_ms": 2000.0, "loss": 0.9}, 0)
-        with host(bench.lab, "pi01") as inside, open_clock(inside, "python3") as clock:
+        with host(bench.lab, "pi01") as inside, open_facts(inside, "python3") as clock:
             assert read_clock(clock).bound_ms < 1000
     finally:
         bench.lab.ask(do="clear")

@@ -90,13 +90,38 @@ def test_a_lease_that_nobody_renews_ends_by_itself(host: LocalHost) -> None:
     claim(host, "b", BOB, 60)
 
 
-def test_a_clock_that_was_set_back_keeps_no_lease_for_ever(host: LocalHost) -> None:
-    """A Raspberry Pi starts in the past until it has asked for the time."""
-    claim(host, "a", ALICE, 60)
-    lines = host.get("lease").decode().splitlines()
-    lines[1] = str(int(lines[1]) + 10_000_000)
-    host.put("\n".join(lines).encode() + b"\n", "lease")
-    assert holder(host) is None
+@pytest.mark.parametrize("date_s", ["0", "99999999999"])
+def test_setting_the_clock_neither_ends_nor_prolongs_a_lease(
+    host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, date_s: str
+) -> None:
+    """A Raspberry Pi starts in the past and jumps when it has found a time server."""
+    claim(host, "a", ALICE, 7200)
+    date = tmp_path / "bin" / "date"
+    date.parent.mkdir()
+    date.write_text(f"#!/bin/sh\necho {date_s}\n")
+    date.chmod(0o755)
+    monkeypatch.setenv("PATH", str(date.parent), prepend=":")
+    present = holder(host)
+    assert present is not None
+    assert 7100 < present.left_s <= 7200
+    with pytest.raises(LockedError):
+        claim(host, "b", BOB, 60)
+
+
+def test_after_a_restart_of_the_host_a_lease_counts_anew(host: LocalHost) -> None:
+    """Uptime starts at 0 again: neither lost, as the lock of a person, nor kept for ever."""
+
+    def of_another_boot(length_s: int) -> None:
+        claim(host, "a", ALICE, 60)
+        token, _, _, who, _ = host.get("lease").decode().splitlines()
+        host.put("\n".join([token, "10000000", str(length_s), who, "boot"]).encode(), "lease")
+
+    up_s = int(float(Path("/proc/uptime").read_text().split()[0]))
+    of_another_boot(up_s + 60)
+    with pytest.raises(LockedError):
+        claim(host, "b", BOB, 60)
+    break_lease(host)
+    of_another_boot(up_s)
     claim(host, "b", BOB, 60)
 
 

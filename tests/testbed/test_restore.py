@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from testbed.care.dead_man import arm, armed, disarm, fire
-from testbed.care.restore import leftover, restore
+from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT, leftover, restore
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import HostFault, NodeCommand, Unit, UnitState
 from testbed.hosts.ssh import SshHost
+from testbed.programs import shell
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
 
 pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
@@ -143,7 +146,7 @@ def test_restore_leaves_nothing_says_what_there_was_and_may_be_repeated(
     stray = f'ln -s "$(command -v sleep)" env/bin/python; {host.root}/env/bin/python 600 & echo $!'
     host.run(["mkdir", "-p", "env/bin"])
     host.run(["sh", "-c", f"exec setsid sh -c '{stray} >pid' >/dev/null 2>&1 </dev/null &"])
-    eventually(lambda: bool(leftover(host).processes))
+    eventually(lambda: bool(leftover(host).others))
     found = " ".join(restore(host, lambda _: None))
     for part in ("heal", "unit replica", "env/bin/python 600"):
         assert part in found
@@ -232,3 +235,49 @@ def test_the_sleeper_of_an_undo_that_was_disarmed_is_gone(host: SshHost, tmp_pat
     eventually(lambda: "witness" in notes(tmp_path))
     assert notes(tmp_path) == ["witness"]
     disarm(host, "heal")
+
+
+STANDING = shell("care/standing.sh", "remove", "/nowhere", TABLE_COMMENT, QDISC_HANDLE)
+NEEDS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv", "nft", "tc"))),
+    reason="needs root, unshare, setpriv, nft and tc",
+)
+
+
+def in_a_network(*commands: str) -> str:
+    """What shell commands print in a network namespace of their own."""
+    argv = ["unshare", "--net", "sh", "-ec", "\n".join(commands)]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+@NEEDS_ROOT
+@pytest.mark.lab
+def test_only_rules_with_our_exact_mark_are_removed_and_each_is_named() -> None:
+    """Somebody else's firewall may be called anything, testbed_firewall too."""
+    said = in_a_network(
+        f"nft 'add table inet ours {{ comment \"{TABLE_COMMENT}\"; }}'",
+        "nft add table inet testbed_firewall",
+        f"nft 'add table ip other {{ comment \"not {TABLE_COMMENT}\"; }}'",
+        "ip link add v1 type veth peer name v2",
+        f"tc qdisc add dev v1 root handle {QDISC_HANDLE} pfifo",
+        "tc qdisc add dev v2 root handle 7bee: pfifo",
+        shlex.join(STANDING),
+        "echo left; nft list tables; tc qdisc show",
+    )
+    removed, _, left = said.partition("left\n")
+    assert removed.splitlines() == ["filter table inet ours", "pfifo on v1"]
+    assert "testbed_firewall" in left
+    assert "ip other" in left
+    assert "7bee: dev v2" in left
+    assert "ours" not in left
+    assert QDISC_HANDLE not in left
+
+
+@NEEDS_ROOT
+@pytest.mark.lab
+def test_where_filters_cannot_be_looked_at_a_host_is_not_called_clean() -> None:
+    """A login without sudo cannot list tables: what it cannot see may stand there."""
+    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", *STANDING]
+    said = in_a_network(shlex.join(as_nobody))
+    assert said.startswith("filter tables: cannot look: ")
+    assert "sudo" in said

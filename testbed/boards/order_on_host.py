@@ -1,0 +1,17 @@
+"""Runs on a board's host with our environment: gives orders to a board that is a process.
+
+The control socket of such a board is only there. Arguments: the socket, then one order each.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from nodes.board.control import command
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    for words in sys.argv[2:]:
+        command(Path(sys.argv[1]), *words.split())

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Who has this host; runs there in our directory, under a lock. What a lease is: lease.py.
+#   claim|renew TOKEN SECONDS HOLDER OTHER   OTHER: a token that may be replaced
+#   release TOKEN | break | take-over | show
+# Exit codes: 44 nobody has it, 55 somebody else has it (printed), 56 it was taken over.
+# The file `lease` has five lines: token, end and length in seconds of uptime, holder, boot. After a
+# takeover it holds a lease that has ended: free for all, but its former owner cannot renew it.
+
+read -r boot </proc/sys/kernel/random/boot_id
+read -r now _ </proc/uptime
+now=${now%.*}
+if [ "$1" != show ]; then # to look needs no lock: the file is replaced whole
+  if ! problem=$( (: >>lease.lock) 2>&1); then
+    echo "cannot write in $PWD: ${problem##*: }" >&2
+    exit 1
+  fi
+  exec 9>>lease.lock
+  flock -w 10 9 || { echo "lease.lock is held" >&2; exit 1; }
+fi
+token=''; until=0; long=0; who=''; was=''
+if [ -e lease ]; then
+  { read -r token; read -r until; read -r long; read -r who; read -r was; } <lease
+fi
+[ "$1 $token" != "renew taken-over" ] || exit 56
+# After a restart it counts anew: how long the host was off, no clock of it can tell.
+[ "$was" = "$boot" ] || until=$long
+left=$((until - now))
+[ "$left" -gt 0 ] || token=
+case $1 in
+  claim | renew)
+    if [ -n "$token" ] && [ "$token" != "$2" ] && [ "$token" != "$5" ]; then
+      echo "$token $left $who"
+      exit 55
+    fi
+    if ! { printf '%s\n' "$2" "$((now + $3))" "$3" "$4" "$boot" >lease.new &&
+      mv lease.new lease; }; then
+      echo "cannot write in $PWD; is its disk full? $(df -h . | tail -n 1)" >&2
+      exit 1
+    fi ;;
+  release) [ "$token" != "$2" ] || rm -f lease ;;
+  break) rm -f lease ;;
+  take-over) printf '%s\n' taken-over 0 0 >lease.new && mv lease.new lease ;;
+  show)
+    [ -n "$token" ] || exit 44
+    echo "$token $left $who" ;;
+esac

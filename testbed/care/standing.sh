@@ -1,0 +1,51 @@
+#!/bin/sh
+# Lists what of ours stands on a host besides units and undos, one line for each; see restore.py.
+#   show|remove ROOT COMMENT HANDLE   ROOT: our directory there. `remove` also removes what it lists.
+# Ours are: filter tables with the comment COMMENT, root queueing disciplines with the handle
+# HANDLE, processes whose program is our environment's interpreter.
+PATH=$PATH:/usr/sbin:/sbin
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+tables() {
+  command -v nft >/dev/null || return 0
+  if ! list=$(as_root nft list tables 2>&1); then
+    echo "filter tables: cannot look: $(echo "$list" | head -n 1)"
+    return
+  fi
+  echo "$list" | while read -r _ family name; do
+    as_root nft list table "$family" "$name" 2>/dev/null </dev/null |
+      grep -q "^[[:space:]]*comment \"$2\"\$" || continue
+    echo "filter table $family $name"
+    [ "$1" != remove ] || as_root nft delete table "$family" "$name" </dev/null
+  done
+}
+
+disciplines() {
+  command -v tc >/dev/null || return 0
+  if ! list=$(tc qdisc show 2>&1); then
+    echo "link rules: cannot look: $(echo "$list" | head -n 1)"
+    return
+  fi
+  echo "$list" | while read -r _ kind handle _ device rest; do
+    case "$handle $rest" in "$2 root"*) ;; *) continue ;; esac
+    echo "$kind on $device"
+    [ "$1" != remove ] || as_root tc qdisc del dev "$device" root </dev/null
+  done
+}
+
+processes() {
+  for place in /proc/[0-9]*; do
+    words=$(tr '\0\n' '  ' <"$place/cmdline" 2>/dev/null) || continue
+    case $words in "$2/env/bin/"*) ;; *) continue ;; esac
+    echo "process ${place#/proc/}: $words" | cut -c 1-160
+    [ "$1" != remove ] || kill -s KILL "${place#/proc/}"
+  done
+}
+
+tables "$1" "$3"
+disciplines "$1" "$4"
+processes "$1" "$2"
+:
