@@ -201,7 +201,7 @@ def serial_tree(top: Path, serials: list[str | None], shared_link: bool) -> None
         (tty / "device").symlink_to(interface)
         (top / f"dev/serial/by-path/hub-usb-0:1.{n}:1.0").symlink_to(device)
         link = (
-            top / "dev/serial/by-id" / ("usb-CH340-if00" if shared_link else f"usb-{serial}-if00")
+            top / "dev/serial/by-id" / ("usb-CH340-if00" if shared_link else f"usb-{number}-if00")
         )
         link.unlink(missing_ok=True)
         link.symlink_to(device)
