@@ -88,13 +88,13 @@ def _unique(lab: Lab) -> Iterator[Mistake]:
     for name, board in lab.boards.items():
         for key in ("usb_serial", "usb_path", "device"):
             value = getattr(board.match, key, None) if board.match else None
-            # A USB serial is unique in the world; a path or device file only on its host.
-            scope = "" if key == "usb_serial" else f"{board.host} "
-            other = clash(f"{scope}{key}", value, name) if value else None
+            # Many USB bridges are sold with the same serial, so it counts by host as a path does.
+            other = clash(f"{board.host} {key}", value, name) if value else None
             if other:
                 yield Mistake(
                     ("boards", name, "match", key),
-                    f"{key} {value} is {other}'s; one match must find one board",
+                    f"{key} {value} is {other}'s on this host; match by usb_path, which "
+                    "`testbed inventory discover` prints",
                 )
     yield from _unique_names(lab)
 

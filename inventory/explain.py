@@ -76,6 +76,9 @@ def explained(document: Document, schema: Schema, detail: ErrorDetails) -> Probl
         what = f"is {_shown(context['tag'])}; {_choice(context['tag'], context['expected_tags'])}"
     elif kind == "literal_error":
         what = f"is {_shown(given)}; {_choice(given, context['expected'])}"
+    elif kind == "string_type" and loc in document.spelled:
+        text = document.spelled[loc]
+        what = f"is {text or 'empty'}, {_kind(given)} in YAML; write {json.dumps(text)}"
     else:
         what = f"is {_shown(given)}; {_advice(detail)}"
     return problem(document, loc, what, key=key)
@@ -112,6 +115,13 @@ def _hint(given: str, known: Iterable[str]) -> str:
     close = get_close_matches(given, options, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     return f"{guess}use one of {', '.join(options)}" if options else "remove it"
+
+
+def _kind(value: Any) -> str:
+    """What YAML takes a word without quotes for."""
+    if value is None:
+        return "nothing"
+    return "true or false" if isinstance(value, bool) else "a number"
 
 
 def _shown(value: Any) -> str:

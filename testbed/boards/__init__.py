@@ -1,1 +1,1 @@
-"""Sensor boards on hosts: finding them by identity, flashing them. One small file per kind."""
+"""Sensor boards on hosts: finding them by identity, flashing them; power switches."""

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from inventory.model import Board, BoardKind
+from inventory.model import Board
 from nodes.board.flash import Flashed
-from testbed.boards.driver import BoardDriver, BoardPlace
-from testbed.boards.micropython import MicroPythonBoard
+from testbed.boards.micropython import BoardPlace, copy_to_board
 from testbed.boards.ports import find_board
 from testbed.fleet import Tell
 from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
-__all__ = ["DRIVERS", "FLASHED", "HOST_KEY", "FlashedBoard", "flash", "is_plugged"]
+__all__ = ["FLASHED", "HOST_KEY", "FlashedBoard", "flash", "is_plugged"]
 
 FLASHED = "flashed.json"
 HOST_KEY = "host.key"
@@ -30,11 +29,6 @@ HOST_KEY = "host.key"
 
 REPL_WINDOW_MS = 1_000
 HASH_DIGITS = 16  # of the firmware's hash, in a greeting
-
-DRIVERS: dict[BoardKind, type[BoardDriver]] = dict.fromkeys(
-    ("unix", "rp2040", "rp2350", "esp32", "esp8266", "stm32", "samd", "nrf", "microbit"),
-    MicroPythonBoard,
-)
 
 _GREETING = re.compile(r"m2m-board/1 (\S+) boot=(\d+) key=(\d+) firmware=([0-9a-f]+)")
 
@@ -72,7 +66,7 @@ def flash(place: BoardPlace, tell: Tell) -> FlashedBoard:
         host.run(["rm", "-f", f"{name}/{FLASHED}"])
 
     try:
-        greeting = DRIVERS[board.firmware.board]().flash(place, port, image, tell, begin)
+        greeting = copy_to_board(place, port, image, tell, begin)
     finally:
         host.run(["rm", "-rf", image])
     tell("verifying")

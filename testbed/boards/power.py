@@ -1,19 +1,22 @@
 """Switching hosts and boards off and on, by whatever switches their power.
 
-One small class per driver of the inventory's `power:`. Nothing here waits for a host to come back:
-whoever switched it looks for that over SSH.
+One case per driver of the inventory's `power:`. Nothing here waits for a host to come back: the
+caller looks for that over SSH.
 """
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from inventory.model import CommandPower, EmulatedPower, Lab, UhubctlPower
 from nodes.board.control import ControlError, command
-from testbed.boards.driver import Reset
-from testbed.emulate.lab import EmulatedLab, find
+from testbed.boards.micropython import Reset
+from testbed.emulate.lab import find
 from testbed.errors import ConfigurationError, LabFault
 
 __all__ = ["POWER_S_MAX", "Power", "board_reset", "power_of"]
@@ -21,58 +24,12 @@ __all__ = ["POWER_S_MAX", "Power", "board_reset", "power_of"]
 POWER_S_MAX = 60.0
 
 
-class Power(Protocol):
+@dataclass(frozen=True, slots=True)
+class Power:
     """One host's switch. Both verbs may be repeated; LabFault if it does not obey."""
 
-    def off(self) -> None: ...
-    def on(self) -> None: ...
-
-
-class _Uhubctl(Power):
-    """A USB hub that switches its ports: "1-1.2" is port 2 of the hub at 1-1."""
-
-    def __init__(self, name: str, settings: UhubctlPower) -> None:
-        hub, _, port = settings.port.rpartition(".")
-        if not hub or not port.isdigit():
-            raise ConfigurationError(
-                f"{name}: power port {settings.port!r}: hub and port as uhubctl prints them: 1-1.2"
-            )
-        self._name = name
-        self._argv = ("uhubctl", "-l", hub, "-p", port, "-a")
-
-    def off(self) -> None:
-        _run(self._name, (*self._argv, "off"))
-
-    def on(self) -> None:
-        _run(self._name, (*self._argv, "on"))
-
-
-class _Command(Power):
-    """Any program of this machine, run without a shell."""
-
-    def __init__(self, name: str, settings: CommandPower) -> None:
-        self._name = name
-        self._settings = settings
-
-    def off(self) -> None:
-        _run(self._name, self._settings.off)
-
-    def on(self) -> None:
-        _run(self._name, self._settings.on)
-
-
-class _Emulated(Power):
-    """A host of the emulated lab whose files stand beside the inventory."""
-
-    def __init__(self, name: str, lab: EmulatedLab) -> None:
-        self._name = name
-        self._lab = lab
-
-    def off(self) -> None:
-        self._lab.power(self._name, "off")
-
-    def on(self) -> None:
-        self._lab.power(self._name, "on")
+    off: Callable[[], None]
+    on: Callable[[], None]
 
 
 def power_of(lab: Lab, name: str, inventory: Path) -> Power:
@@ -83,11 +40,14 @@ def power_of(lab: Lab, name: str, inventory: Path) -> Power:
             fix = "add power: {driver: uhubctl, port: ...} or {driver: command, off: .., on: ..}"
             raise ConfigurationError(f"{name} has no power switch in the inventory; {fix}")
         case UhubctlPower():
-            return _Uhubctl(name, settings)
+            hub, _, port = settings.port.rpartition(".")  # `inventory.checks` has seen both
+            argv = ("uhubctl", "-l", hub, "-p", port, "-a")
+            return Power(partial(_run, name, (*argv, "off")), partial(_run, name, (*argv, "on")))
         case CommandPower():
-            return _Command(name, settings)
+            return Power(partial(_run, name, settings.off), partial(_run, name, settings.on))
         case EmulatedPower():
-            return _Emulated(name, find(inventory.parent))
+            emulated = find(inventory.parent)
+            return Power(partial(emulated.power, name, "off"), partial(emulated.power, name, "on"))
         case _:
             assert_never(settings)
 

@@ -135,10 +135,10 @@ def break_lease(host: Host, *, takeover: bool = False) -> None:
 
 
 @contextmanager
-def claim_for(host: Host) -> Iterator[None]:
-    """Have one host for a piece of work that is shorter than SHORT_LEASE_S. Raises LockedError."""
+def claim_for(host: Host, lease_s: float = SHORT_LEASE_S) -> Iterator[None]:
+    """Have one host for a piece of work that is shorter than `lease_s`. Raises LockedError."""
     token = secrets.token_hex(16)
-    claim(host, token, me(), SHORT_LEASE_S)
+    claim(host, token, me(), lease_s)
     try:
         yield
     finally:

@@ -1,24 +1,25 @@
 """Taking a host out of every campaign, and back in, by its entry in the inventory file.
 
-The file is edited in place of two values (`state`, `reason`): every other byte stays as a person
-wrote it, comments and line breaks too. The new text is loaded and compared before it takes the old
-one's place, so a file is never left half changed or broken. What quarantine means for a run:
-`inventory.model` (`active`, `excluded`).
+ruamel.yaml changes two values (`state`, `reason`) and keeps comments, quotes and order. It has its
+own way with spaces and line breaks inside brackets. The new text is loaded and compared before it
+takes the old one's place, so a file is never left half changed or broken. What quarantine means for
+a run: `inventory.model` (`active`, `excluded`).
 """
 
 from __future__ import annotations
 
-import json
 import stat
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import astuple, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, Node
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from inventory.document import file_bytes_max
 from inventory.load import InvalidFile, load_lab
 from inventory.model import Lab
 from testbed.errors import ConfigurationError
@@ -65,12 +66,9 @@ def quarantine(inventory: Path, host: str, reason: str, *, lower_f: bool = False
             f"f would fall from {now.f} to {f}\n  fix: add a replica first, or say --lower-f"
         )
 
-    def edit(text: str) -> str:
-        text = _set(text, ("hosts", host), {"state": "quarantined", "reason": reason})
-        stated = before.chain.f is not None and before.chain.f > f
-        return _set(text, ("chain",), {"f": f}) if stated or (n < 4 and f < now.f) else text
-
-    return _edit(inventory, before, host, {"state": "quarantined", "reason": reason}, edit)
+    stated = before.chain.f is not None and before.chain.f > f
+    lowered = f if stated or (n < 4 and f < now.f) else None
+    return _edit(inventory, before, host, {"state": "quarantined", "reason": reason}, lowered)
 
 
 def without(lab: Lab, hosts: Collection[str]) -> Quorum:
@@ -83,8 +81,7 @@ def release(inventory: Path, host: str) -> Change:
     """Take the mark off. `chain.f` stays as the file states it. Raises as `quarantine`."""
     before = load_lab(inventory)
     _known(before, host)
-    active = {"state": "active", "reason": None}
-    return _edit(inventory, before, host, active, lambda text: _unset(text, host, tuple(active)))
+    return _edit(inventory, before, host, {"state": "active", "reason": None}, None)
 
 
 def _known(lab: Lab, host: str) -> None:
@@ -97,15 +94,11 @@ def _quorum(lab: Lab) -> Quorum:
 
 
 def _edit(
-    inventory: Path,
-    before: Lab,
-    host: str,
-    update: dict[str, Any],
-    edit: Callable[[str], str],
+    inventory: Path, before: Lab, host: str, update: dict[str, Any], lowered_f: int | None
 ) -> Change:
     target = inventory.resolve()
     old = target.read_bytes().decode()
-    new = edit(old)
+    new = _edited(old, host, update, lowered_f)
     after = _loaded(inventory, new)
     wanted = {**before.hosts, host: before.hosts[host].model_copy(update=update)}
     if after.hosts != wanted:
@@ -113,10 +106,30 @@ def _edit(
             f"{inventory} is left as it is: the entry of {host} is shared (an alias?); write"
             f" {', '.join(f'{key}: {value}' for key, value in update.items())} there by hand"
         )
-    if new != old:
+    changed = after != before
+    if changed:
         with atomic_file(target, stat.S_IMODE(target.stat().st_mode)) as file:
             file.write(new.encode())
-    return Change(new != old, _quorum(before), _quorum(after))
+    return Change(changed, _quorum(before), _quorum(after))
+
+
+def _edited(text: str, host: str, update: dict[str, Any], lowered_f: int | None) -> str:
+    """The file with other values in a host's entry, and in `chain.f`."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.preserve_quotes = True
+    yaml.width = file_bytes_max  # no line is broken anew
+    document = yaml.load(text)
+    entry = document["hosts"][host]
+    for key, value in update.items():
+        if value in ("active", None):
+            entry.pop(key, None)
+        elif entry.get(key) != value:
+            entry[key] = value if key == "state" else DoubleQuotedScalarString(value)
+    if lowered_f is not None:
+        document.setdefault("chain", {})["f"] = lowered_f
+    new = StringIO()
+    yaml.dump(document, new)
+    return new.getvalue()
 
 
 def _loaded(inventory: Path, text: str) -> Lab:
@@ -132,70 +145,3 @@ def _loaded(inventory: Path, text: str) -> Lab:
             wrong = "\n  ".join(f"{each.where}: {each.what}" for each in error.problems)
             problem = f"{inventory} is left as it is; it would be wrong:\n  {wrong}"
             raise ConfigurationError(problem) from error
-
-
-# --- the text -----------------------------------------------------------------------------------
-
-
-def _set(text: str, where: tuple[str, ...], values: dict[str, Any]) -> str:
-    """These scalar values in a mapping of the document: replaced, else written at its beginning."""
-    for key, value in reversed(values.items()):
-        node = _mapping(text, where)
-        said = value if key == "state" else json.dumps(value, ensure_ascii=False)
-        if node is None:
-            text = text.rstrip("\n") + f"\n{where[-1]}: {{{key}: {said}}}\n"
-        elif (pair := _pair(node, key)) is not None:
-            begin, end = pair[1].start_mark.index, pair[1].end_mark.index
-            text = text[:begin] + str(said) + text[end:]
-        else:
-            text = _insert(text, node, f"{key}: {said}")
-    return text
-
-
-def _insert(text: str, node: MappingNode, entry: str) -> str:
-    if not node.value:
-        at = node.start_mark.index + 1
-        return text[:at] + entry + text[at:]
-    first = node.value[0][0].start_mark
-    between = ", " if node.flow_style else "\n" + " " * first.column
-    return text[: first.index] + entry + between + text[first.index :]
-
-
-def _unset(text: str, host: str, keys: tuple[str, ...]) -> str:
-    for key in keys:
-        node = _mapping(text, ("hosts", host))
-        pair = None if node is None else _pair(node, key)
-        if node is not None and pair is not None:
-            text = _without(text, node, pair)
-    return text
-
-
-def _without(text: str, node: MappingNode, pair: tuple[Node, Node]) -> str:
-    """A pair goes with the comma, or the line, that was its own."""
-    at = node.value.index(pair)
-    begin, end = pair[0].start_mark.index, pair[1].end_mark.index
-    if not node.flow_style:
-        begin = text.rfind("\n", 0, begin) + 1
-        end = text.find("\n", end) + 1 or len(text)
-    elif at + 1 < len(node.value):
-        end = node.value[at + 1][0].start_mark.index
-    elif at > 0:
-        begin = node.value[at - 1][1].end_mark.index
-    return text[:begin] + text[end:]
-
-
-def _mapping(text: str, where: tuple[str, ...]) -> MappingNode | None:
-    """The mapping at this place of the document, with its position in the text."""
-    node: Any = YAML(typ="rt", pure=True).compose(text)
-    for key in where:
-        pair = _pair(node, key)
-        if pair is None:
-            return None
-        node = pair[1]
-    assert isinstance(node, MappingNode), f"{where} is a mapping in every valid inventory"
-    return node
-
-
-def _pair(node: MappingNode, key: str) -> tuple[Node, Node] | None:
-    found: list[tuple[Node, Node]] = [p for p in node.value if p[0].value == key]
-    return found[0] if found else None

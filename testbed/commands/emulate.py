@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,14 +29,6 @@ LabOption = Annotated[
 HostArgument = Annotated[str, typer.Argument(help="Name of a host, as in the inventory.")]
 _DEFAULT_OUT = Path("emulated")
 _DEFAULT_LAB = _DEFAULT_OUT / FILES["inventory"]
-
-
-class PowerState(StrEnum):
-    """What a power switch can do."""
-
-    OFF = "off"
-    ON = "on"
-    CYCLE = "cycle"
 
 
 @app.command()
@@ -116,13 +107,6 @@ def reboot(host: HostArgument, inventory: LabOption = _DEFAULT_LAB) -> None:
     """Restart a host in good order; returns when its SSH server answers."""
     lab.find(inventory.parent).reboot(host)
     typer.echo(f"{host}: rebooted")
-
-
-@app.command()
-def power(to: PowerState, host: HostArgument, inventory: LabOption = _DEFAULT_LAB) -> None:
-    """Cut a host's power, in the middle of whatever it does, or bring it back."""
-    lab.find(inventory.parent).power(host, to.value)
-    typer.echo(f"{host}: power {to.value}")
 
 
 @app.command()

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from inventory.load import load_lab, packaged
-from testbed.boards.driver import BoardPlace
 from testbed.boards.flash import flash, is_plugged
+from testbed.boards.micropython import BoardPlace
 from testbed.boards.power import board_reset
 from testbed.care.lease import Lease
 from testbed.commands.fleet import report_json, report_text

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from inventory.load import load_lab, packaged
-from testbed.boards.power import power_of
+from testbed.boards.power import POWER_S_MAX, Power, power_of
+from testbed.care.lease import claim_for
 from testbed.commands.options import InventoryOption
-from testbed.hosts.opening import limited
+from testbed.hosts.opening import limited, ssh_hosts
+from testbed.hosts.port import Unreachable
 
 __all__ = ["OFF_S", "app"]
 
@@ -35,16 +38,27 @@ def power(
     host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
     inventory: InventoryOption = None,
 ) -> None:
-    """Cut a host's power, in the middle of whatever it does, or bring it back."""
+    """Cut a host's power, in the middle of whatever it does, or bring it back.
+
+    Exit code 5 if somebody else has the host. One that does not answer is switched all the same.
+    """
     lab = load_lab(inventory)
-    for name in limited(lab, host, given_by="power"):
-        switch = power_of(lab, name, (inventory or packaged("loopback")).absolute())
-        try:
-            if to is not To.ON:
-                switch.off()
-            if to is To.CYCLE:
-                time.sleep(OFF_S)
-        finally:  # whoever interrupts a cycle wants no dark host
-            if to is not To.OFF:
-                switch.on()
-        typer.echo(f"{name}: power {to.value}")
+    with ssh_hosts(lab, limited(lab, host, given_by="power")) as hosts:
+        for name, one in hosts.items():
+            switch = power_of(lab, name, (inventory or packaged("loopback")).absolute())
+            with ExitStack() as stack:
+                with suppress(Unreachable):
+                    stack.enter_context(claim_for(one, POWER_S_MAX))
+                _switch(switch, to)
+            typer.echo(f"{name}: power {to.value}")
+
+
+def _switch(switch: Power, to: To) -> None:
+    try:
+        if to is not To.ON:
+            switch.off()
+        if to is To.CYCLE:
+            time.sleep(OFF_S)
+    finally:  # an interrupted cycle leaves no host dark
+        if to is not To.OFF:
+            switch.on()

@@ -44,7 +44,21 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("caps: [netem]", "caps: [netm]", "hosts.pi01.caps[0]:", "did you mean netem", True),
     ("mobiles: 2", 'mobiles: "2"', "hosts.pi03.mobiles:", "without quotes", True),
     ("mobiles: 2", "mobiles: 0", "hosts.pi03.mobiles:", "greater than or equal to 1", True),
-    ('hw_serial: "a1"', "hw_serial: 12", "hosts.pi01.hw_serial:", "quotes", True),
+    ('hw_serial: "a1"', "hw_serial: 12", "hosts.pi01.hw_serial:", '"12"', True),
+    (
+        "usb_serial: E660",
+        "usb_serial: 0012",
+        "usb_serial:",
+        'is 0012, a number in YAML; write "0012"',
+        True,
+    ),
+    (
+        "usb_serial: E660",
+        "usb_serial: 1e10",
+        "usb_serial:",
+        'is 1e10, a number in YAML; write "1e10"',
+        True,
+    ),
     ("driver: uhubctl", "driver: usbctl", "hosts.pi04.power.driver:", "uhubctl?", True),
     ('port: "1-1.2"', 'prot: "1-1.2"', "hosts.pi04.power.prot:", "did you mean port", True),
     ("{driver: uhubctl, port", "{port", "hosts.pi04.power:", "lacks", True),
@@ -96,8 +110,8 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("lab: bench-a", "lab: !!str bench-a", "lab:", "tag", False),
     ("chain: {window: 8}", "<<: {a: 1}", "6:1:", "merge keys", False),
     ("chain: {window: 8}", "chain: {window: 8", "7:6:", "not YAML", False),
-    ("chain: {window: 8}", "chain: *nowhere", "6:8:", "names nothing", False),
-    ("chain: {window: 8}", "---", "6:1:", "second document", False),
+    ("chain: {window: 8}", "chain: *nowhere", "6:8:", "undefined alias", False),
+    ("chain: {window: 8}", "---", "6:1:", "another document", False),
 ]
 
 
@@ -131,6 +145,16 @@ def test_each_mistake_is_found_where_it_stands(
     if shape:
         data = parse(file.read_bytes()).data
         assert not Draft202012Validator(lab_schema()).is_valid(data)
+
+
+def test_equal_usb_serials_are_told_apart_by_host(file: Path) -> None:
+    """CP2102 bridges all come with serial 0001; on one host only the place tells them apart."""
+    text = LAB.replace("[replica, mobile]", "[replica, mobile, environment]")
+    two = text + "  th02: {host: pi03, match: {usb_serial: E660}, firmware: {board: esp32}}\n"
+    assert mistakes(file, two) == []
+    (found,) = mistakes(file, two.replace("th02: {host: pi03", "th02: {host: pi02"))
+    assert "boards.th02.match.usb_serial: usb_serial E660 is th01's on this host" in found
+    assert "usb_path" in found
 
 
 def test_two_processes_of_this_machine_cannot_listen_on_one_port(file: Path) -> None:
@@ -174,7 +198,7 @@ def test_one_malformed_value_causes_no_false_complaint_about_others(file: Path) 
         (b"[" + b"a," * (nodes_max + 1) + b"]", f"more than {nodes_max}"),
         (b"a: '" + b"x" * 200_000 + b"'", "longer than"),
         ("a: 1".encode("utf-16"), "UTF-8"),
-        (b"a: &a [*a]", "names nothing"),
+        (b"a: &a [*a]", f"deeper than {depth_max}"),
         (b'a: "\\ud800"', "surrogate"),
         (b"\x00", "not YAML"),
         (b"\n".join(b"k%d: 1" % i for i in range(15_000)), "more mistakes"),
@@ -190,7 +214,9 @@ def test_hostile_files_are_refused_within_bounds(file: Path, content: bytes, say
 def test_an_alias_bomb_stops_at_the_limit(file: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    assert "aliases expand" in "\n".join(mistakes(file, "\n".join(lines)))
+    assert f"more than {nodes_max} values once aliases expand" in "\n".join(
+        mistakes(file, "\n".join(lines))
+    )
 
 
 def test_aliases_within_the_limits_are_plain_repetition(file: Path) -> None:

@@ -23,7 +23,7 @@ QUOTED = re.compile(
 # What a program reads, and nobody would call in a script for its answer.
 ANSWERS_NOTHING = {
     "up", "down", "device admit", "device grant", "device renew", "device revoke",
-    "emulate down", "emulate reboot", "emulate power", "emulate throttle", "emulate link",
+    "emulate down", "emulate reboot", "emulate throttle", "emulate link",
     "power", "inventory trust",
 }  # fmt: skip
 ALWAYS_JSON = {"inventory schema", "campaign schema"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed import cli
 from tests.testbed.emulate_support import emulation_missing
 from tests.testbed.hosts_support import eventually
 
@@ -105,6 +106,10 @@ def test_down_removes_nothing_for_a_file_that_it_did_not_write(tmp_path: Path, k
 @pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
 def test_up_status_power_and_down_again(tmp_path: Path) -> None:
     """The whole life of a lab by its commands; `--json` for machines."""
+
+    def power(to: str) -> int:
+        return cli.main(["power", to, "pi02", "-i", str(tmp_path / "emulated/inventory.yaml")])
+
     try:
         made = emulate("up", "--hosts", "2", "--boards", "1", "--json", cwd=tmp_path)
         assert made.returncode == 0, made.stderr
@@ -124,11 +129,11 @@ def test_up_status_power_and_down_again(tmp_path: Path) -> None:
             assert "20 ms  5.0%" in emulate("links", cwd=tmp_path).stdout
             assert emulate("link", "pi01", "pi02", cwd=tmp_path).stdout.endswith("clear\n")
         assert emulate("throttle", "pi01", "0x50005", cwd=tmp_path).returncode == 0
-        assert emulate("power", "off", "pi02", cwd=tmp_path).returncode == 0
+        assert power("off") == 0
         hosts = json.loads(emulate("status", "--json", cwd=tmp_path).stdout)["hosts"]
         assert [host["on"] for host in hosts.values()] == [True, False]
         assert emulate("reboot", "pi02", cwd=tmp_path).returncode == 3, "it has no power"
-        assert emulate("power", "on", "pi02", cwd=tmp_path).returncode == 0
+        assert power("on") == 0
         assert emulate("reboot", "pi09", cwd=tmp_path).returncode == 2
         lost = emulate("down", "-i", "elsewhere/inventory.yaml", cwd=tmp_path)
         assert str(tmp_path / "emulated") in lost.stdout, "it says where there is one"

@@ -19,8 +19,8 @@ from nodes.board.control import command
 from nodes.board.flash import new_key, prepare
 from testbed import cli
 from testbed.boards import list_ports
-from testbed.boards.driver import BoardPlace
 from testbed.boards.flash import flash
+from testbed.boards.micropython import BoardPlace
 from testbed.boards.ports import SerialPort, matching
 from testbed.boards.power import power_of
 from testbed.errors import ConfigurationError, LabFault
@@ -259,8 +259,6 @@ def test_power_goes_through_the_driver_that_the_inventory_names(switch: Path) ->
         powered(CommandPower(driver="command", off=("switch", "broken"), on=("switch",)))
     with pytest.raises(LabFault, match="no program absent"):
         powered(CommandPower(driver="command", off=("absent",), on=("switch",)))
-    with pytest.raises(ConfigurationError, match="as uhubctl prints them"):
-        powered(UhubctlPower(driver="uhubctl", port="7"))
     with pytest.raises(ConfigurationError, match="no power switch"):
         powered(None)
 
