@@ -5,7 +5,7 @@ VENV   := .venv
 STAMP  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: demo test check mutants lock setup clean help
+.PHONY: demo test soak check mutants lock setup clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,11 @@ demo: $(STAMP) ## run the main job on this machine (loopback): about a minute
 	@$(VENV)/bin/testbed run quick-start $(ARGS)
 
 test: $(STAMP) ## the test suite; lab tests skip themselves without root
-	@$(VENV)/bin/pytest -n 2 $(ARGS)
+	@$(VENV)/bin/pytest -n 4 --dist worksteal $(ARGS)
+
+soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, an operator's day
+	@time $(VENV)/bin/pytest -n 2 -m soak --durations=0 $(ARGS)
+	@time $(VENV)/bin/python -m tests.testbed.mutants
 
 check: $(STAMP) ## lint, format and types
 	@$(VENV)/bin/ruff check .

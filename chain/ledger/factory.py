@@ -47,7 +47,7 @@ def factory_refusal(
 def _validity(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> tuple[int, int] | None:
     """When all certificates up to a root are valid, in microseconds; None for a bad chain."""
     try:
-        links = [x509.load_der_x509_certificate(each) for each in chain]
+        links = [_strict(each) for each in chain]
         anchors = [x509.load_der_x509_certificate(each) for each in roots]
         anchor = next((each for each in anchors if _issued(links[-1], each)), None)
         if anchor is None:
@@ -62,6 +62,14 @@ def _validity(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> tuple[int, 
         max(_microseconds(each.not_valid_before_utc) for each in links),
         min(_microseconds(each.not_valid_after_utc) for each in links),
     )
+
+
+def _strict(der: bytes) -> x509.Certificate:
+    """The library accepts unused bits in the signature's BIT STRING. DER signatures have none."""
+    certificate = x509.load_der_x509_certificate(der)
+    if der[-len(certificate.signature) - 1] != 0:
+        raise ValueError("unused bits in a signature")
+    return certificate
 
 
 def _issued(child: x509.Certificate, parent: x509.Certificate) -> bool:

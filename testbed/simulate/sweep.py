@@ -109,8 +109,13 @@ def _prepare_worker() -> None:
 
 
 @contextmanager
-def open_executor(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
-    """A pool of `jobs` processes here, or the cluster whose scheduler listens at `cluster`."""
+def open_executor(
+    jobs: int, cluster: str | None = None, connect_s: float = 10.0
+) -> Iterator[Executor]:
+    """A pool of `jobs` processes here, or the cluster whose scheduler listens at `cluster`.
+
+    A scheduler that does not answer within `connect_s` raises ConfigurationError.
+    """
     if cluster is None:
         with ProcessPoolExecutor(jobs, initializer=_prepare_worker) as pool:
             yield pool
@@ -123,7 +128,7 @@ def open_executor(jobs: int, cluster: str | None = None) -> Iterator[Executor]:
             "--cluster needs Dask's distributed: install the extra m2m-testbed[cluster]"
         ) from error
     try:
-        client = Client(cluster, timeout="10s", set_as_default=False)  # type: ignore[no-untyped-call]
+        client = Client(cluster, timeout=f"{connect_s}s", set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"no Dask scheduler at {cluster}: {error}") from error
     with client:

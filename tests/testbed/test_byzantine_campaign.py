@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 LAB = """
 schema: testbed.inventory/1
 lab: liars
@@ -45,8 +43,6 @@ faults:
   - {id: two-stories, at: 0s, for: 3s, do: byzantine.conspire, on: primary, with: random(f)}
 guard: none
 """
-
-pytestmark = pytest.mark.slow
 
 
 def run(tmp_path: Path, campaign: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:

@@ -36,7 +36,6 @@ hosts:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the manufacturer needs openssl")
 def test_an_operator_s_day(tmp_path: Path) -> None:
     operator, acme = Operator(tmp_path), Manufacturer(tmp_path / "acme")

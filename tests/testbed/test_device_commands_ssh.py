@@ -20,7 +20,6 @@ HERE = """\
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
 def test_a_device_over_ssh_renews_and_revokes_itself_when_told(tmp_path: Path) -> None:
     operator = Operator(tmp_path)

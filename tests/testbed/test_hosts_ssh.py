@@ -447,7 +447,6 @@ def test_a_unit_that_is_stopped_in_the_moment_of_its_birth_ends_at_once(
     assert "SIGKILL" not in log, "nobody had to run out of patience"
 
 
-@pytest.mark.slow  # the time that a supervisor is given
 def test_a_supervisor_that_never_answers_is_no_started_unit(
     server: SshServer, tmp_path: Path
 ) -> None:

@@ -16,7 +16,6 @@ from tests.testbed.hosts_support import eventually
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.slow,
     pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
 ]
 

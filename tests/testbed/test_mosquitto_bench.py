@@ -25,7 +25,6 @@ from testbed.provision.deployment import Deployment
 from testbed.standing.running_lab import RUNNING_FILE, RunningLab, read_running
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(
         broker_mosquitto.missing() is not None or shutil.which("mosquitto_pub") is None,
         reason="mosquitto and mosquitto-clients are not here",

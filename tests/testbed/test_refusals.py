@@ -16,7 +16,6 @@ from testbed.refusals.trial import Refusal
 README = Path(__file__).parents[2] / "gateway" / "README.md"
 
 
-@pytest.mark.slow
 def test_the_table_of_refusals_is_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["refusals", "--markdown"]) == 0
     table = capsys.readouterr().out

@@ -388,7 +388,6 @@ def raw_files(run: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
 def test_interrupted_in_run_2_killed_in_run_3_complete_at_the_end(
     campaign: Path, tmp_path: Path, begun: Any
 ) -> None:

@@ -38,8 +38,6 @@ ENDED_S_MAX = 110.0
 GONE_S_MAX = 30.0
 LOOK_EVERY_S = 0.05
 
-pytestmark = pytest.mark.slow
-
 
 class Run:
     """One `testbed run`; `phases` is what it has said so far."""

@@ -21,7 +21,6 @@ def test_a_mutant_still_fits_the_source(mutant: Mutant) -> None:
     fits(mutant)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 @by_name
 def test_a_mutant_is_killed_and_the_clean_build_is_not(mutant: Mutant) -> None:
