@@ -1,7 +1,7 @@
-"""Token buckets, one per source, decided before any signature is checked.
+"""Rate limits: token buckets, one for each source, asked before any signature is checked.
 
-Pure: the clock is given. The gateway drops what is over the rate, the broker's door only delays
-it; both count by reason. How large queues may grow stands beside each queue.
+Pure: the clock is given. The gateway drops messages above the rate, the broker's door only delays
+them. Both count by reason. The size limit of each queue stands beside that queue.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["RateLimiter", "TokenBucket"]
 
 @dataclass(slots=True)
 class TokenBucket:
-    """`burst` tokens at first, `rate_per_s` more each second, never above `burst`."""
+    """`burst` tokens at first and `rate_per_s` more each second, never more than `burst`."""
 
     rate_per_s: float
     burst: float
@@ -31,13 +31,13 @@ class TokenBucket:
         self.tokens, self.filled_at_s = burst, now_s
 
     def _fill(self, now_s: float) -> None:
-        # A clock that stepped back gives nothing and takes nothing.
+        # A clock that steps back adds nothing and removes nothing.
         gained = max(0.0, now_s - self.filled_at_s) * self.rate_per_s
         self.tokens = min(self.burst, self.tokens + gained)
         self.filled_at_s = now_s
 
     def take(self, now_s: float) -> bool:
-        """Take one token if there is one."""
+        """Takes one token. Returns False if there is none."""
         self._fill(now_s)
         if self.tokens < 1:
             return False
@@ -45,7 +45,7 @@ class TokenBucket:
         return True
 
     def full(self, now_s: float) -> bool:
-        """Whether it is as good as new, so that forgetting it changes nothing."""
+        """Whether it equals a new bucket, so that it can be forgotten."""
         self._fill(now_s)
         return self.tokens >= self.burst
 
@@ -56,13 +56,13 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """Admits at most `rate_per_s` messages of each source and `total_rate_per_s` of all together.
+    """Admits at most `rate_per_s` messages of each source, and `total_rate_per_s` of all together.
 
-    At most `sources_max` sources are remembered. The least recently seen is forgotten only when
-    its bucket is full again; else the *new* source is refused, so that nobody can wash off a spent
-    bucket by inventing names. The total stands above that for the same reason.
+    It remembers at most `sources_max` sources. The least recently seen source is forgotten only
+    when its bucket is full again. Otherwise the *new* source is refused, so nobody can escape an
+    empty bucket by inventing names. The limit on the total prevents the same.
 
-    `counts` has `admitted`, `rate` (its own), `total` and `sources` (table full).
+    `counts` has `admitted`, `rate` (limit of the source), `total` and `sources` (table full).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RateLimiter:
         return len(self._buckets)
 
     def admit(self, source: str) -> bool:
-        """Whether one message of `source` may go on to the costly checks; counted either way."""
+        """Whether one message of `source` may go on to the costly checks. Counts the outcome."""
         reason = self._refusal(source, self._clock())
         self.counts[reason or "admitted"] += 1
         return reason is None
@@ -100,7 +100,7 @@ class RateLimiter:
                 return "sources"
             bucket = self._buckets[source] = TokenBucket(self._rate_per_s, self._burst, now_s)
         self._buckets.move_to_end(source)
-        # Own bucket first: whoever is over his own rate shall not drain what is everyone's.
+        # The source's bucket first: a source above its rate takes nothing from the total.
         if not bucket.take(now_s):
             return "rate"
         return None if self._total.take(now_s) else "total"

@@ -1,1 +1,1 @@
-"""The bridge between devices and the chain: requests go up, proven answers go down."""
+"""The bridge between devices and the chain: requests go up, proven answers come down."""

@@ -1,2 +1,1 @@
-"""Brokers behind one port: the embedded one, Mosquitto, and the logins and rights that they
-hold."""
+"""The two kinds of broker, embedded and Mosquitto, and the logins and rights that they enforce."""

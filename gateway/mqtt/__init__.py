@@ -1,1 +1,1 @@
-"""The MQTT client, its link and packets, and the topics of the network."""
+"""The MQTT client, the strict packet reader and the topics of the device network."""

@@ -1,10 +1,10 @@
-"""An asyncio face on paho-mqtt: publish that waits for its PUBACK, messages as an iterator.
+"""An asyncio interface to paho-mqtt: `publish` waits for its PUBACK, messages are an iterator.
 
-MQTT 3.1.1 only, QoS 1. The connection itself is `mqtt_link`'s; here it is kept up, and who
-publishes tries again by himself, within his deadline. What must survive longer than that goes
-through `outbox` and `courier`.
+MQTT 3.1.1 and QoS 1 only. `link` is one connection. This module reconnects, and `publish` tries
+again until its deadline. Messages that must survive longer go through `gateway.bridge.outbox` and
+`courier`.
 
-One name per login: it is user name and client id at once, and the broker holds it to that.
+A login has one name, used as user name and as client id. The broker checks that they agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["BrokerUnavailableError", "Message", "MqttClient", "MqttSettings", "P
 
 log = logging.getLogger(__name__)
 
-payload_bytes_max = 64 * 1024 - 512  # the broker's packet limit less the longest topic
+payload_bytes_max = 64 * 1024 - 512  # the broker's packet limit minus the longest topic
 backoff_first_s, backoff_max_s = 0.05, 5.0
 
 
@@ -31,10 +31,10 @@ class BrokerUnavailableError(Exception):
 
 
 class MqttClient:
-    """One login at the broker, kept up by `run` until that is cancelled.
+    """One login at the broker. `run` keeps it connected until it is cancelled.
 
     `counts`: connected, lost, refused (or unreachable), dropped, subscription-refused.
-    `rng` spreads the reconnections of many clients after a broker restart.
+    `rng` spreads the reconnections of many clients after a restart of the broker.
     """
 
     def __init__(self, settings: MqttSettings, rng: Random | None = None) -> None:
@@ -50,11 +50,11 @@ class MqttClient:
 
     @property
     def is_up(self) -> bool:
-        """Whether connected and subscribed just now."""
+        """Whether it is connected and subscribed now."""
         return self._up.is_set()
 
     async def run(self) -> None:
-        """Connect, and connect again whenever the link is lost. Ends only by cancellation."""
+        """Connects, and reconnects whenever the link is lost. Runs until cancelled."""
         delay_s = backoff_first_s
         while True:
             if await self._serve_one_link():
@@ -70,7 +70,7 @@ class MqttClient:
             self.counts["connected"] += 1
             self._link = link
             self._up.set()
-            await asyncio.wait([link.closed])  # unlike `await`, cancels us and not the future
+            await asyncio.wait([link.closed])  # a cancellation does not cancel the future
             self.counts["lost"] += 1
             return True
         except (OSError, TimeoutError, LostError) as error:
@@ -83,7 +83,7 @@ class MqttClient:
             link.leave()
 
     async def ready(self, deadline_s: float = 10.0) -> None:
-        """Wait until connected and subscribed; `BrokerUnavailableError` past the deadline."""
+        """Waits until connected and subscribed. Raises BrokerUnavailableError at the deadline."""
         try:
             async with asyncio.timeout(deadline_s):
                 await self._up.wait()
@@ -96,9 +96,9 @@ class MqttClient:
     async def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, deadline_s: float = 30.0
     ) -> None:
-        """Return once the broker has acknowledged; wait for it and repeat if it went away.
+        """Returns when the broker has acknowledged. If the connection is lost, it publishes again.
 
-        At least once: a repeat may arrive twice. `BrokerUnavailableError` past the deadline.
+        At least once: a message may arrive twice. Raises BrokerUnavailableError at the deadline.
         """
         if len(payload) > payload_bytes_max:
             raise Misuse(f"{len(payload)} bytes for {topic}: at most {payload_bytes_max}")
@@ -117,13 +117,13 @@ class MqttClient:
         assert link is not None
         await link.slots.acquire()
         if link.closed.done():
-            # Give the slot on, or the next in line would wait for ever on a dead link.
+            # Free the slot: others wait for it on this dead link.
             link.slots.release()
             await asyncio.sleep(0)
             return False
         acked = link.publish(topic, payload, retain)
         try:
-            # Shielded: the slot is free when the broker answers, not when the caller gives up.
+            # Shielded: the slot becomes free when the broker answers, not when the caller gives up.
             await asyncio.shield(acked)
         except LostError:
             await asyncio.sleep(0)  # lets `run` notice that the link is gone
@@ -131,12 +131,12 @@ class MqttClient:
         return True
 
     async def messages(self) -> AsyncIterator[Message]:
-        """All that the subscriptions bring, for one consumer; never ends by itself."""
+        """All messages of the subscriptions, for one consumer. Runs until cancelled."""
         while True:
             yield await self.receive()
 
     async def receive(self) -> Message:
-        """The next message. While nobody asks, at most `inbound_messages_max` pile up."""
+        """The next message. At most `inbound_messages_max` wait."""
         message = await self._inbox.get()
         if self._link and self._inbox.drained:
             self._link.read(True)

@@ -1,8 +1,8 @@
-"""One connection to the broker, driven by the asyncio loop, and the messages it brings.
+"""One connection to the broker, driven by the asyncio loop, and the messages that arrive on it.
 
-paho's sockets are watched by the loop (no thread; see the README for the figures), with TCP_NODELAY
-and nothing that blocks in a callback. Every connection is a fresh paho client, so no half-sent
-state outlives it. Connecting again is `mqtt`'s matter.
+The event loop watches paho's socket, without a thread (the README has the figures). TCP_NODELAY is
+set, and no callback blocks. Every connection is a new paho client, so no half-sent state outlives
+it. `client` reconnects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 __all__ = ["Inbox", "Link", "LostError", "Message", "MqttSettings", "Presence", "pinned"]
@@ -31,7 +30,7 @@ misc_period_s = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message from the broker; `retained` when it is older than the subscription."""
+    """One message from the broker. `retained`: it is older than the subscription."""
 
     topic: str
     payload: bytes
@@ -40,7 +39,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What the retained status topic says: `online` from connecting on, `offline` as the will."""
+    """The retained status of this client: `online` while connected, `offline` as its will."""
 
     topic: str
     online: bytes
@@ -49,8 +48,8 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class MqttSettings:
-    """Where to connect, as whom, and what to hear. `password` is never shown. `trust` is the
-    broker's certificate (PEM), which pins it: with one the connection is TLS 1.3."""
+    """Where to connect, as whom, and the subscriptions. `password` is never shown. `trust` is the
+    broker's certificate (PEM): with it the connection is TLS 1.3, and no other broker passes."""
 
     host: str
     port: int
@@ -64,11 +63,11 @@ class MqttSettings:
 
 
 class LostError(Exception):
-    """This connection is gone or was refused."""
+    """This connection was lost or refused."""
 
 
 class Link:
-    """One connection from CONNECT to its end. All methods run in the loop's thread."""
+    """One connection, from CONNECT to its end. All methods run in the event loop's thread."""
 
     def __init__(self, settings: MqttSettings, inbox: Inbox) -> None:
         self._settings, self._inbox = settings, inbox
@@ -107,7 +106,7 @@ class Link:
         return client
 
     async def open(self) -> None:
-        """Connect, subscribe and announce; `OSError`, `TimeoutError` or `LostError` if not."""
+        """Connects, subscribes, publishes the status. Raises OSError, TimeoutError or LostError."""
         async with asyncio.timeout(2 * connect_timeout_s):
             await asyncio.to_thread(
                 self._paho.connect,
@@ -126,10 +125,10 @@ class Link:
             self._flush()
 
     def publish(self, topic: str, payload: bytes, retain: bool) -> asyncio.Future[None]:
-        """Send; the future is done at PUBACK and fails with `LostError`. Takes one of `slots`."""
+        """Sends. The future ends at PUBACK or fails with LostError; then the slot is free again."""
         info = self._paho.publish(topic, payload, qos=1, retain=retain)
         acked = self._loop.create_future()
-        if self.closed.done():  # found out by this very write
+        if self.closed.done():  # this write found that the connection is lost
             self.slots.release()
             acked.set_exception(LostError("the connection was lost"))
             return acked
@@ -140,7 +139,7 @@ class Link:
         return acked
 
     def leave(self) -> None:
-        """Say goodbye (so that the will stays unsaid) and close."""
+        """Sends DISCONNECT, so that the broker does not publish the will, and closes."""
         if self.opened.done() and not self.closed.done():
             if presence := self._settings.presence:
                 self._paho.publish(presence.topic, presence.offline, qos=1, retain=True)
@@ -149,7 +148,7 @@ class Link:
         self._end("left")
 
     def read(self, wanted: bool) -> None:
-        """Pause or resume reading: TCP then tells the broker to wait."""
+        """Pauses or resumes reading. While it is paused, TCP makes the broker wait."""
         if self._socket and not self.closed.done() and wanted != self._reading:
             self._reading = wanted
             if wanted:
@@ -158,7 +157,7 @@ class Link:
                 self._loop.remove_reader(self._socket)
 
     def _unwatch(self) -> None:
-        """Before the descriptor is closed: the next connection may get the same number."""
+        """Call it before the descriptor is closed: the next connection may get the same number."""
         if self._socket and self._reading:
             self._loop.remove_reader(self._socket)
         if self._socket and self._writing:
@@ -168,13 +167,13 @@ class Link:
     def _on_readable(self) -> None:
         while not self.closed.done():
             self._paho.loop_read()
-            # TLS may hold decrypted bytes that no poll will ever announce.
+            # TLS may hold decrypted bytes, for which the socket never becomes readable.
             if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
                 break
         self._flush()
 
     def _flush(self) -> None:
-        """Write what waits now; watch the socket only if it did not take everything."""
+        """Writes what waits. Watches the socket only if it did not take everything."""
         if self.closed.done() or self._socket is None:
             return
         if self._paho.want_write():
@@ -197,7 +196,7 @@ class Link:
         self.closed.set_result(None)
         if not self.opened.done():
             self.opened.set_exception(LostError(why))
-            self.opened.exception()  # seen, should nobody be waiting any more
+            self.opened.exception()  # marks it as seen: nobody may be waiting any more
         if self._misc:
             self._misc.cancel()
         self._unwatch()
@@ -209,18 +208,13 @@ class Link:
             self.slots.release()
         self._acks.clear()
 
-    # paho's callbacks, all in the loop's thread but those of opening a socket
+    # paho's callbacks. All run in the event loop's thread, except those that open a socket.
 
-    def _on_socket_close(self, _client: paho.Client, _data: object, _sock: object) -> None:
+    def _on_socket_close(self, *_: object) -> None:
         self._unwatch()
 
     def _on_connect(
-        self,
-        client: paho.Client,
-        _data: object,
-        _flags: object,
-        reason: ReasonCode,
-        _properties: Properties | None,
+        self, client: paho.Client, _data: object, _flags: object, reason: ReasonCode, *_: object
     ) -> None:
         if reason.is_failure:
             self._end(f"connection refused: {reason}")
@@ -230,12 +224,7 @@ class Link:
             self.opened.set_result(None)
 
     def _on_subscribe(
-        self,
-        _client: paho.Client,
-        _data: object,
-        _mid: int,
-        reasons: list[ReasonCode],
-        _properties: Properties | None,
+        self, _client: object, _data: object, _mid: int, reasons: list[ReasonCode], *_: object
     ) -> None:
         for topic, reason in zip(self._settings.subscriptions, reasons, strict=False):
             if reason.is_failure:
@@ -244,40 +233,28 @@ class Link:
         if not self.opened.done():
             self.opened.set_result(None)
 
-    def _on_publish(
-        self,
-        _client: paho.Client,
-        _data: object,
-        mid: int,
-        _reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
+    def _on_publish(self, _client: object, _data: object, mid: int, *_: object) -> None:
         ack = self._acks.pop(mid, None)
         if ack:
             ack.set_result(None)
             self.slots.release()
 
-    def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         self._inbox.put(Message(message.topic, bytes(message.payload), bool(message.retain)))
         if self._inbox.full:
             self.read(False)
 
     def _on_disconnect(
-        self,
-        _client: paho.Client,
-        _data: object,
-        _flags: object,
-        reason: ReasonCode,
-        _properties: Properties | None,
+        self, _client: object, _data: object, _flags: object, reason: ReasonCode, *_: object
     ) -> None:
         self._end(f"connection lost: {reason}")
 
 
 def pinned(certificate: str) -> ssl.SSLContext:
-    """For a TLS client that trusts this certificate (PEM) and no other."""
+    """For a TLS client that trusts only this certificate (PEM)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # The broker is known by its pinned key; its address changes with the lab.
+    # The certificate identifies the broker; its address changes with the lab.
     context.check_hostname = False
     context.load_verify_locations(cadata=certificate)
     return context
@@ -289,9 +266,9 @@ def _set_nodelay(_client: paho.Client, _data: object, sock: paho.SocketLike) -> 
 
 
 class Inbox:
-    """Messages that wait for the consumer. Full: reading stops; what still comes is dropped."""
+    """Messages that wait for the consumer. When it is full, reading stops; the rest is dropped."""
 
-    # One read may bring as many packets more as publishes are in flight.
+    # One read may bring as many more packets as publishes are in flight.
     _room = inbound_messages_max + inflight_publishes_max
 
     def __init__(self) -> None:

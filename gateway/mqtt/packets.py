@@ -1,8 +1,8 @@
-"""What a client may send to a broker, read strictly: MQTT 3.1.1, QoS 0 and 1.
+"""A strict reader of what clients send to a broker: MQTT 3.1.1, QoS 0 and 1.
 
-The door of the embedded broker reads each packet with this before amqtt sees it. Every field must
-be in its place and every byte accounted for: a packet that two parsers could read differently is
-refused. Pure functions of bytes; section numbers are those of the OASIS standard.
+The door of the embedded broker reads each packet with it before amqtt does. Every field must be in
+its place and no byte may be left over, so a packet that two parsers could read differently is
+refused. All functions are pure. Section numbers are those of the OASIS standard.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """PUBACK, UNSUBSCRIBE, PINGREQ or DISCONNECT: nothing to decide."""
+    """PUBACK, UNSUBSCRIBE, PINGREQ or DISCONNECT: always allowed."""
 
 
 Packet = Publish | Subscribe | Other
 
 
 class _Reader:
-    """Takes fields off a packet's body; `bad-packet` when it is too short."""
+    """Takes fields off a packet's body. Raises PeerFault("bad-packet") if the body is too short."""
 
     def __init__(self, body: bytes) -> None:
         self._body, self._at = body, 0
@@ -98,7 +98,7 @@ class _Reader:
 
 
 def parse_connect(first_byte: int, body: bytes) -> Connect:
-    """Read CONNECT (3.1); `PeerFault`: `not-connect`, `bad-version` or `bad-packet`."""
+    """Reads CONNECT (3.1). Raises PeerFault("not-connect" | "bad-version" | "bad-packet")."""
     if first_byte != _CONNECT << 4:
         raise PeerFault("not-connect", f"the first packet has type {first_byte >> 4}")
     reader = _Reader(body)
@@ -122,7 +122,7 @@ def parse_connect(first_byte: int, body: bytes) -> Connect:
 
 
 def parse_packet(first_byte: int, body: bytes) -> Packet:
-    """Read any later packet; `PeerFault`: `bad-packet` or `qos-2`."""
+    """Reads any later packet. Raises PeerFault("bad-packet" | "qos-2")."""
     kind, flags = first_byte >> 4, first_byte & 0x0F
     if kind == _PUBLISH:
         return _parse_publish(flags, body)
@@ -171,7 +171,7 @@ def _parse_subscribe(reader: _Reader) -> Subscribe:
 
 
 def connack(code: int) -> bytes:
-    """A refusal (3.2); acceptance is amqtt's."""
+    """CONNACK that refuses (3.2). amqtt sends the one that accepts."""
     return bytes([0x20, 2, 0, code])
 
 

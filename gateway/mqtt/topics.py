@@ -1,17 +1,17 @@
-"""The topics of the device network: built, parsed strictly, and who may use which.
+"""The topics of the device network: how they are built and parsed, and who may use which.
 
-    m2m/1/<net>/up/<relay>/<device>/<kind>   towards the gateway; <relay> is who publishes it
-    m2m/1/<net>/req/<device>                 a device's request, picked up by a relay
+    m2m/1/<net>/up/<relay>/<device>/<kind>   to the gateway; <relay> publishes it
+    m2m/1/<net>/req/<device>                 a device's request, for a relay
     m2m/1/<net>/rsp/<device>/<kind>          the gateway's answers to one device
     m2m/1/<net>/status/<node>                retained, with a will
     m2m/1/<net>/chain/head                   retained, signed by the replicas
 
 <net> is the first 16 hex digits of the genesis hash, a node id the 64 hex digits of
-SHA-256(SPKI). The broker checks the publisher's name against <relay>, so each message's last hop
-is known. A device without a relay is its own: `up/<device>/<device>/<kind>`.
+SHA-256(SPKI). The broker checks that <relay> is the publisher, so the last hop of each message is
+known. A device without a relay is its own relay: `up/<device>/<device>/<kind>`.
 
-`grants` is the one table of permissions; `broker_security` enforces it in the embedded broker and
-`broker_mosquitto` hands it to Mosquitto. What the payloads mean stands in `bridge`.
+`grants` is the only table of permissions; `gateway.broker.security` hands it to both brokers. The
+payloads are in `gateway.bridge.edge`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 
 
 class _Checked:
-    """A topic whose levels are checked when it is made: a wrong one is our bug (`Misuse`)."""
+    """Checks the levels of a topic when it is made. A wrong level is our bug (`Misuse`)."""
 
     __slots__ = ()
 
@@ -64,7 +64,7 @@ class _Checked:
 
 @dataclass(frozen=True, slots=True)
 class Up(_Checked):
-    """`relay` carries what `device` says of `kind` to the gateway."""
+    """`relay` carries a message of `kind` from `device` to the gateway."""
 
     net: str
     relay: str
@@ -77,7 +77,7 @@ class Up(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class Request(_Checked):
-    """What `device` hands to a relay."""
+    """`device` hands a message to a relay."""
 
     net: str
     device: str
@@ -100,7 +100,7 @@ class Response(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class Status(_Checked):
-    """Whether `node` is connected (retained; its will says that it is not)."""
+    """Whether `node` is connected. Retained; the node's will clears it."""
 
     net: str
     node: str
@@ -125,9 +125,9 @@ _PATTERN_OF = {"net": _NET, "relay": _NODE, "device": _NODE, "node": _NODE, "kin
 
 
 def parse(text: str) -> Topic:
-    """Read a topic name; `PeerFault` (`bad-topic`) for anything that the module head does not list.
+    """Reads a topic name. Raises PeerFault("bad-topic") for a topic that this module does not list.
 
-    Wildcards, empty levels, capitals and extra levels are all refused.
+    Wildcards, empty levels, capitals and extra levels are refused.
     """
     if len(text) > _topic_chars_max:
         raise PeerFault("bad-topic", f"{len(text)} characters, at most {_topic_chars_max}")
@@ -149,17 +149,17 @@ def parse(text: str) -> Topic:
 
 
 class Role(StrEnum):
-    """What somebody is to the broker. Privilege on the chain is another matter."""
+    """What a client is to the broker. It is independent of the privilege on the chain."""
 
     DEVICE = "device"
     """An admitted mobile device."""
     RELAY = "relay"
-    """An admitted environmental device: a device that also carries others' messages."""
+    """An admitted environmental device. It also carries messages of others."""
     GATEWAY = "gateway"
     OBSERVER = "observer"
-    """Reads along (lab instruments); never sees answers, as those may carry credentials."""
+    """Reads messages to the gateway (lab instruments), but no answers: those carry credentials."""
     NEWCOMER = "newcomer"
-    """Holds a voucher and is not admitted yet; its node id is the voucher's bootstrap id."""
+    """Holds a voucher and is not admitted yet. Its id is the voucher's bootstrap id."""
     ADMIN = "admin"
     """The gateway's second login, which adds and removes the others."""
 
@@ -189,8 +189,8 @@ _TABLE: dict[Role, tuple[tuple[Action, str], ...]] = {
     Role.RELAY: (
         *_DEVICE,
         (_PUB, "{root}/up/{node}/+/+"),
-        # Relays believe it: a mobile device that said "relay" would be left a share of all
-        # devices, and carry none of them.
+        # Other relays believe it: a mobile device that said "relay" would get a share of all
+        # devices and carry none of them.
         (_PUB, "{root}/status/{node}"),
         (_SUB, "{root}/req/+"),
         (_SUB, "{root}/status/+"),
@@ -221,17 +221,17 @@ _TABLE: dict[Role, tuple[tuple[Action, str], ...]] = {
 
 
 def grants(role: Role, net: str, node: str) -> tuple[Grant, ...]:
-    """All that `role` with id `node` may do in network `net`; nothing else is allowed."""
+    """Everything that `role` with id `node` may do in network `net`. Nothing else is allowed."""
     Status(net, node)  # checks both
     root = f"{_ROOT}/{net}"
     return tuple(Grant(act, text.format(root=root, node=node)) for act, text in _TABLE[role])
 
 
 def covers(pattern: str, asked: str) -> bool:
-    """Whether `pattern` allows `asked`, a topic name or a filter that may hold wildcards itself.
+    """Whether `pattern` allows `asked`, a topic name or a filter with wildcards.
 
-    Each topic that `asked` can match must be matched by `pattern`: `a/+` covers `a/b` and `a/+`
-    but neither `a/#` nor `#`.
+    `pattern` must match each topic that `asked` can match: `a/+` covers `a/b` and `a/+`, but
+    neither `a/#` nor `#`.
     """
     allowed, wanted = pattern.split("/"), asked.split("/")
     for depth, level in enumerate(allowed):
@@ -245,7 +245,7 @@ def covers(pattern: str, asked: str) -> bool:
 
 
 def may_retain(topic: str) -> bool:
-    """Only these two are kept by the broker: their number is bounded by the number of nodes."""
+    """Whether the broker may keep it. These topics are bounded by the number of nodes."""
     try:
         return isinstance(parse(topic), Status | Head)
     except PeerFault:

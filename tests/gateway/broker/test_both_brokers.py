@@ -265,7 +265,7 @@ async def test_admission_and_revocation_take_effect_at_once(broker: BrokerProces
         broker.client(GATEWAY, ALL_UP) as gateway,
         broker.client(DEVICE) as bystander,
     ):
-        await admin.add(fresh)
+        await admin.ensure(fresh)
         async with broker.client(fresh) as client:
             await client.publish(topic, b"admitted")
             assert await next_payloads(gateway, 1) == [b"admitted"]
@@ -327,7 +327,7 @@ async def test_users_survive_kill_9_of_the_broker(kind: str, tmp_path: Path) -> 
     fresh = user(Role.DEVICE, "1")
     async with started(tmp_path, kind, [GATEWAY, ADMIN, DEVICE]) as broker:
         async with broker.admin(ADMIN) as admin:
-            await admin.add(fresh)
+            await admin.ensure(fresh)
             await admin.remove(DEVICE.name)
             broker.kill()
         await broker.start()
