@@ -1,7 +1,7 @@
-"""A device's broker password on its way to it: sealed for its own key.
+"""How a device's broker password travels to the device: sealed for the device's own key.
 
-Whoever gets hold of the answer, or has an old access request answered again, learns nothing. Which
-password it is follows from a secret that the gateways share (`broker_security.device_password`).
+Nobody else can read it, not even somebody who replays the device's access request. The password
+follows from a secret that the gateways share (`security.device_password`).
 
 Sealed: ephemeral P-256 point (65 bytes, uncompressed) | AES-128-GCM(password), with a zero nonce
 and the key HKDF-SHA256(ECDH, salt empty, info "m2m/1 password" 0x00 | ephemeral point | SPKI).
@@ -26,7 +26,7 @@ _NONCE = bytes(12)  # each key is used once
 
 
 def seal_password(password: str, spki: bytes) -> bytes:
-    """For the holder of the P-256 key `spki` (DER) only."""
+    """Seals it for the holder of the P-256 key `spki` (DER)."""
     public = serialization.load_der_public_key(spki)
     if not isinstance(public, ec.EllipticCurvePublicKey):
         raise Misuse("the chain certifies P-256 keys only")
@@ -39,7 +39,7 @@ def seal_password(password: str, spki: bytes) -> bytes:
 
 
 def open_password(sealed: bytes, private: ec.EllipticCurvePrivateKey) -> str:
-    """Raises PeerFault("bad-password") for what was not sealed for this key."""
+    """The reverse of `seal_password`. Raises PeerFault("bad-password")."""
     point = sealed[:_POINT_BYTES]
     try:
         public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)

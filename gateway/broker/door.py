@@ -1,15 +1,15 @@
-"""The door of the embedded broker: every connection and every packet passes here first.
+"""The door of the embedded broker: every connection and every packet passes it first.
 
-amqtt trusts whoever connects more than a testbed for attacks can: it registers a session before it
-authenticates, lets a client id be taken over by anybody, checks no will, reads packets up to
-256 MB, waits for ever for the first byte and ignores the keep-alive. So the door owns the
-sockets. It reads each packet strictly (`mqtt_packets`), decides (`broker_security`), bounds it
-(`DoorLimits`) and only then hands its bytes on; what a client publishes it hands to the broker
-itself. It also answers the administrator's commands, in the words of Mosquitto's
-dynamic-security plugin.
+amqtt trusts its clients too much for a testbed of attacks. It registers a session before it
+authenticates, lets anybody take over a client id, checks no will, reads packets of up to 256 MB,
+waits without limit for the first byte and ignores the keep-alive. So the door owns the sockets. It
+reads each packet strictly (`gateway.mqtt.packets`), checks the rights (`store`) and the limits
+(`DoorLimits`), and only then passes the bytes on. Publishes go to the broker as calls. The door
+also carries out the administrator's commands, which are those of Mosquitto's dynamic-security
+plugin.
 
-A refusal closes the connection and is counted by reason. A refused subscription is the exception:
-amqtt answers that with a proper failure code.
+A refusal closes the connection and is counted by reason. A refused subscription does not: amqtt
+answers it with a failure code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds per broker, per connection and per packet."""
+    """Limits of the broker, of a connection and of a packet."""
 
     packet_bytes_max: int = 64 * 1024
     connections_max: int = 512
@@ -49,7 +49,7 @@ class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filters_max: int = 16
 
 
-# How long a full broker is asked again, and a closed connection may take to flush.
+# How often a full broker is asked again, and how long a closed connection may take to flush.
 _congestion_poll_s = 0.005
 _flush_s = 1.0
 _takeover_s = 2.0
@@ -57,23 +57,23 @@ _CONNACK_OF = {"bad-login": packets.BAD_PASSWORD, "bad-version": packets.BAD_VER
 
 
 class Broker(Protocol):
-    """What the door needs of the broker behind it."""
+    """What the door needs from the broker behind it."""
 
     def congested(self, publisher: str) -> bool:
-        """Whether this client's next message had better wait."""
+        """Whether this client's next message must wait."""
 
     async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
-        """Speak MQTT until the connection ends."""
+        """Speaks MQTT until the connection ends."""
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Deliver to all who subscribed, and keep it if `retain`."""
+        """Delivers to all subscribers, and keeps the message if `retain`."""
 
     async def forget(self, name: str) -> None:
-        """Drop the session of a client that is gone."""
+        """Drops the session of a client that is gone."""
 
 
 class Door:
-    """Accepts connections for one broker. `counts` has each refusal by its reason."""
+    """Accepts connections for one broker. `counts` has the refusals by reason."""
 
     def __init__(self, store: SecurityStore, broker: Broker, limits: DoorLimits) -> None:
         self.store, self.broker, self.limits = store, broker, limits
@@ -85,7 +85,7 @@ class Door:
         self._log_bucket = TokenBucket(10, 50, 0.0)
 
     async def open(self, host: str, port: int) -> int:
-        """Listen; returns the port (chosen, when `port` is 0). `OSError` when it is taken."""
+        """Listens; returns the port (a free one if `port` is 0). Raises OSError if it is taken."""
         self._server = await asyncio.start_server(self._on_connection, host, port)
         chosen: int = self._server.sockets[0].getsockname()[1]
         return chosen
@@ -100,7 +100,7 @@ class Door:
             await asyncio.wait(tasks, timeout=_flush_s)
 
     def refuse(self, reason: str, who: str, detail: str = "") -> None:
-        """Count it, and say it unless there are too many to say."""
+        """Counts it, and logs it unless there are too many to log."""
         self.counts[reason] += 1
         if self._log_bucket.take(asyncio.get_running_loop().time()):
             log.warning("refused: %s by %s %s", reason, who, detail)
@@ -123,8 +123,7 @@ class Door:
 
     async def _serve(self, connection: _Connection) -> None:
         if len(self._handshakes) >= self.limits.handshakes_max:
-            # Whoever waits longest without a login goes: a crowd of silent connections
-            # then keeps nobody out.
+            # Close the oldest connection without a login: silent connections keep nobody out.
             oldest = next(iter(self._handshakes))
             self.refuse("handshakes-full", oldest.who)
             oldest.abort()
@@ -150,7 +149,7 @@ class Door:
                 await self.broker.forget(name)
 
     async def _take_over(self, name: str) -> None:
-        """One connection per name (3.1.4): the older one goes, wholly, before the new begins."""
+        """One connection for each name (3.1.4): the older one ends before the new one begins."""
         while old := self._named.get(name):
             old.abort()
             await asyncio.wait([old.task], timeout=_takeover_s)
@@ -158,7 +157,7 @@ class Door:
                 del self._named[name]
 
     async def administer(self, payload: bytes) -> None:
-        """Do the administrator's commands and answer each, as the plugin of Mosquitto does."""
+        """Carries out the administrator's commands and answers each, like Mosquitto's plugin."""
         try:
             commands = json.loads(payload)["commands"]
             assert isinstance(commands, list)
@@ -176,7 +175,7 @@ class Door:
             elif shown.get("command") == "deleteClient":
                 self._kick(str(shown["username"]))
             answers.append(answer)
-        self.store.save()  # before anybody is told
+        self.store.save()  # before the answer
         await self.broker.publish(ADMIN_RESPONSE, json.dumps({"responses": answers}).encode())
 
     def _kick(self, name: str) -> None:
@@ -187,7 +186,7 @@ class Door:
 
 
 class _Connection(ReaderAdapter):
-    """One client. To amqtt it is a stream of bytes that holds only packets allowed in."""
+    """One client. amqtt reads from it a stream of bytes with the allowed packets only."""
 
     def __init__(
         self, door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -213,7 +212,7 @@ class _Connection(ReaderAdapter):
         self._raw.transport.abort()
 
     async def login(self) -> bool:
-        """Read CONNECT and decide; a refusal is answered with its CONNACK code."""
+        """Reads CONNECT and decides. A refusal is answered with its CONNACK code."""
         try:
             async with asyncio.timeout(self._door.limits.connect_deadline_s):
                 head, body = await self._read_packet()
@@ -248,9 +247,9 @@ class _Connection(ReaderAdapter):
         self._door.refuse(reason, self.who, str(error))
 
     async def read(self, n: int = -1) -> bytes:
-        """What amqtt calls for each field: bytes of the approved packet, else of the next one.
+        """amqtt calls it for each field: bytes of the approved packet, or of the next one.
 
-        A field never crosses packets, as `mqtt_packets` has checked their inside.
+        A field never crosses packets, because `gateway.mqtt.packets` has checked them.
         """
         if not self._approved:
             self._approved = await self._next_packet()
@@ -267,7 +266,7 @@ class _Connection(ReaderAdapter):
                 packet = packets.parse_packet(head[0], body)
                 self._check(packet)
                 if not isinstance(packet, packets.Publish):
-                    # amqtt answers in a task of its own for each packet, however many wait.
+                    # amqtt answers each packet in a new task, without a limit.
                     await self._raw.drain()
                     return head + body
                 await self._slow_down()
@@ -282,7 +281,7 @@ class _Connection(ReaderAdapter):
                 raise ConnectionResetError("too late") from None
 
     def _check(self, packet: packets.Packet) -> None:
-        """`PeerFault` when the client must go."""
+        """Raises PeerFault if the client must be disconnected."""
         match packet:
             case packets.Publish(topic=topic, retain=retain):
                 if not self._door.store.allows(self.name, Action.PUBLISH, topic):
@@ -298,8 +297,8 @@ class _Connection(ReaderAdapter):
                 assert_never(packet)
 
     async def _publish(self, packet: packets.Publish) -> None:
-        """Deliver and only then acknowledge: amqtt acknowledges first, even what it then denies,
-        and queues without limit.
+        """Delivers, then acknowledges. amqtt acknowledges first, even what it then denies, and
+        queues without limit.
         """
         if packet.topic == ADMIN_REQUEST:
             await self._door.administer(packet.payload)
@@ -307,10 +306,10 @@ class _Connection(ReaderAdapter):
             await self._door.broker.publish(packet.topic, packet.payload, retain=packet.retain)
         if packet.packet_id is not None:
             self._raw.write(packets.puback(packet.packet_id))
-            await self._raw.drain()  # who does not read his acknowledgements sends no more
+            await self._raw.drain()  # a client that does not read its acknowledgements must wait
 
     async def _slow_down(self) -> None:
-        """Not reading is the backpressure: TCP makes a flooding or early client wait."""
+        """Backpressure: while the door does not read, TCP makes the client wait."""
         if not self._bucket.take(self._now_s()):
             self._door.counts["slowed"] += 1
             while not self._bucket.take(self._now_s()):
@@ -319,7 +318,7 @@ class _Connection(ReaderAdapter):
             await asyncio.sleep(_congestion_poll_s)
 
     async def _read_packet(self) -> tuple[bytes, bytes]:
-        """One packet as (fixed header, body); `TimeoutError` when it, or the next, is too late."""
+        """One packet as (fixed header, body). Raises TimeoutError if it is too late or too slow."""
         async with asyncio.timeout(self._idle_s):
             head = await self._reader.readexactly(1)
         async with asyncio.timeout(self._door.limits.packet_deadline_s):
@@ -343,7 +342,7 @@ class _Connection(ReaderAdapter):
 
 
 class _Writer(StreamWriterAdapter):
-    """amqtt's, but closing never waits for a client that does not read: the door sees to it."""
+    """amqtt's writer, but `close` never waits for a client that does not read."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         super().__init__(writer)

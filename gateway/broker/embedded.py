@@ -1,8 +1,7 @@
-"""The embedded broker: amqtt behind the door, for loopback and CI. Memory only.
+"""The embedded broker: amqtt behind the door, for loopback and CI. It keeps nothing on disk.
 
-amqtt is used through its external-listener face; the overrides below mend what would lose or leak
-messages (each says what). What survives a restart is not the broker's: logins are in the security
-file, messages in the outboxes.
+amqtt is used as an external listener. The overrides below repair what would lose or leak messages;
+each says what. Logins survive a restart in the security file, messages in the clients' outboxes.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ log = logging.getLogger(__name__)
 
 _listener = "default"
 _refused_qos = 0x80
-# amqtt would time out idle clients by itself, in the middle of a packet; the door does it better.
+# amqtt would time out idle clients in the middle of a packet. The door does it instead.
 _never_s = 10**9
 session_expiry_s = 3600
 inflight_messages_max = 1000  # to one client, unacknowledged
-waiting_messages_high = 500  # to be distributed or to the gateway: from here on publishers wait
+waiting_messages_high = 500  # to be distributed, or for a gateway: beyond it publishers wait
 offline_messages_max = 1000  # kept for one absent client
-filters_max = 64  # that one client subscribes to
+filters_max = 64  # subscriptions of one client
 unsent_bytes_max = 64 * 1024
 _shutdown_s = 1.0
 
 
 class _Snapshots(dict[str, Any]):
-    """amqtt awaits while it walks its subscriptions: a change then would end the walk."""
+    """amqtt awaits while it iterates over its subscriptions: a change would end the iteration."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(super().keys()))
@@ -55,7 +54,7 @@ class _Snapshots(dict[str, Any]):
 
 
 class EmbeddedBroker(AmqttBroker):
-    """Implements the door's `Broker`. `dropped` counts messages that a slow client did not take."""
+    """Implements `door.Broker`. `dropped` counts messages that a slow client did not take."""
 
     def __init__(self, store: SecurityStore) -> None:
         config = AmqttConfig(
@@ -71,11 +70,11 @@ class EmbeddedBroker(AmqttBroker):
         self.dropped = 0
 
     def congested(self, publisher: str) -> bool:
-        """Whether the broker, or a gateway, lags so far behind that the publisher had better wait.
+        """Whether the broker or a gateway lags so far behind that the publisher must wait.
 
-        Messages still to be distributed count as if all were for the gateway, or a burst of them
-        would be more than it is sent at once. A gateway itself never waits for a gateway: its
-        acknowledgements come behind what it publishes.
+        Messages that are not distributed yet count as messages for the gateway: otherwise a burst
+        would exceed what the gateway is sent at once. A gateway never waits for a gateway: its
+        acknowledgements come after what it publishes.
         """
         coming = self._broadcast_queue.qsize()
         return coming > waiting_messages_high or (
@@ -99,23 +98,23 @@ class EmbeddedBroker(AmqttBroker):
         await self._delete_session(name)
 
     async def _authenticate(self, _session: Session, _listener: ListenerConfig) -> bool:
-        return True  # nobody comes this far without having passed the door
+        return True  # the door has checked the login
 
     async def _topic_filtering(self, session: Session, topic: str, action: AmqttAction) -> bool:
-        """Never suspends: amqtt loses the message when it does and a subscription changes."""
+        """It must not suspend: amqtt loses the message if a subscription changes meanwhile."""
         match action:
             case AmqttAction.PUBLISH:
-                raise Misuse("the door publishes, never amqtt")
+                raise Misuse("only the door publishes")
             case AmqttAction.SUBSCRIBE:
                 return self._store.allows(session.client_id or "", Action.SUBSCRIBE, topic)
             case AmqttAction.RECEIVE:
                 takes = self._takes_more(session)
                 self.dropped += not takes
                 return takes
-        raise Misuse(f"amqtt has an action more: {action}")
+        raise Misuse(f"amqtt has a new action: {action}")
 
     def _takes_more(self, session: Session) -> bool:
-        """Without this, each message to a client that does not read is one more waiting task."""
+        """Without it, each message to a client that does not read becomes a waiting task."""
         if session.inflight_out_count:
             return bool(session.inflight_out_count < inflight_messages_max)
         handler = self._get_handler(session)
@@ -123,8 +122,8 @@ class EmbeddedBroker(AmqttBroker):
         return waiting_bytes < unsent_bytes_max
 
     async def add_subscription(self, subscription: tuple[str, int], session: Session) -> int:
-        """At most QoS 1 and `filters_max`: every message walks over everybody's. The answer to a
-        refusal is the standard's failure code."""
+        """At most QoS 1 and `filters_max`, because each message is compared with all filters. A
+        refusal is answered with the standard's failure code."""
         topic_filter, qos = subscription
         held = self._filters.get(session.client_id or "", set())
         granted = _refused_qos
@@ -137,7 +136,7 @@ class EmbeddedBroker(AmqttBroker):
         return granted
 
     def _del_subscription(self, a_filter: str, session: Session) -> int:
-        """amqtt keeps a filter that nobody holds any more for ever."""
+        """Removes a filter that nobody uses any more: amqtt keeps it."""
         deleted: int = super()._del_subscription(a_filter, session)
         if not self._subscriptions.get(a_filter, True):
             del self._subscriptions[a_filter]
@@ -155,7 +154,7 @@ class EmbeddedBroker(AmqttBroker):
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session
     ) -> None:
-        """amqtt calls this at each connection with *everybody's* filters: give only one's own."""
+        """amqtt calls it at each connection with *all* filters: use only those of this client."""
         held = self._subscriptions.get(subscription[0], ())
         if any(other.client_id == session.client_id for other, _ in held):
             await super()._publish_retained_messages_for_subscription(subscription, session)
@@ -163,7 +162,7 @@ class EmbeddedBroker(AmqttBroker):
     async def _retain_broadcast_message(
         self, broadcast: dict[str, Any], qos: int, target_session: Session
     ) -> None:
-        """Bounded: an absent client's queue has no limit in amqtt."""
+        """Limits the queue of an absent client, which amqtt does not."""
         if target_session.retained_messages.qsize() < offline_messages_max:
             await super()._retain_broadcast_message(broadcast, qos, target_session)
         else:
@@ -171,7 +170,7 @@ class EmbeddedBroker(AmqttBroker):
 
 
 async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
-    """Run the embedded broker until `stop`; raises `PortTakenError` or `SecurityFileError`."""
+    """Runs the embedded broker until `stop`. Raises PortTakenError or SecurityFileError."""
     store = SecurityStore.load(folder / config.security_file)
     broker = EmbeddedBroker(store)
     await broker.start()

@@ -1,7 +1,7 @@
-"""Mosquitto as the broker: configuration file and child process, from the same `BrokerConfig`.
+"""Mosquitto as the broker: its configuration file and its process, from the same `BrokerConfig`.
 
-Its dynamic-security plugin reads (and keeps) the same security document as the embedded broker.
-Carrier certificates that the document holds are laid out for OpenSSL by `broker_carriers`.
+Its dynamic-security plugin reads and writes the same security document as the embedded broker.
+`carriers` writes the carrier certificates of the document into a directory for OpenSSL.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ __all__ = ["missing", "serve", "version"]
 
 log = logging.getLogger(__name__)
 
-_start_deadline_s = 30.0  # a board that has just been switched on has much else to do
+_start_deadline_s = 30.0  # a host that was just switched on is busy
 _stop_deadline_s = 1.5
 _poll_s = 0.02
-_port_wait_s = 1.0  # a predecessor that was killed may hold the port for a moment
+_port_wait_s = 1.0  # a process that was just killed may still hold the port
 _document_poll_s = 0.1
 _carriers_directory = "carriers"
 _line_bytes_max = 64 * 1024
-_spare_files = 32  # what Mosquitto has open beside connections
+_spare_files = 32  # files that Mosquitto has open beside its connections
 _plugin = "mosquitto_dynamic_security.so"
-# For one client; beyond it Mosquitto acknowledges and drops. No memory_limit: in 2.0.11 the
-# plugin's frees let its count run below zero, and then everything is refused.
+# For one client: beyond it, Mosquitto acknowledges a message and drops it. memory_limit is not set:
+# in 2.0.11 the plugin lets that count fall below zero, and then Mosquitto refuses everything.
 _queued_messages_max = 20_000
 _queued_bytes_max = 64 * 1024 * 1024
 _inflight_messages_max = 100
@@ -60,14 +60,14 @@ def _plugin_path() -> Path | None:
 
 
 def missing() -> str | None:
-    """Why Mosquitto cannot be used here, with the command that mends it; None if it can."""
+    """Why Mosquitto cannot be used here, and the command that helps. None if it can."""
     if _program() and _plugin_path():
         return None
     return "mosquitto with its dynamic-security plugin is not here: sudo apt-get install mosquitto"
 
 
 def version() -> str:
-    """As the program tells it: "2.0.11". Raises BrokerConfigError if it is missing."""
+    """Mosquitto's version, such as "2.0.11". Raises BrokerConfigError if it is missing."""
     if why := missing():
         raise BrokerConfigError(why)
     printed = subprocess.run([str(_program()), "-h"], capture_output=True, text=True, check=False)
@@ -76,8 +76,8 @@ def version() -> str:
 
 
 async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
-    """Run Mosquitto until `stop`; raises `PortTakenError`, `BrokerConfigError`,
-    `SecurityFileError` or `BrokerEndedError`."""
+    """Runs Mosquitto until `stop`. Raises PortTakenError, BrokerConfigError, SecurityFileError or
+    BrokerEndedError."""
     log.info("mosquitto %s", version())
     document = folder / config.security_file
     _lay_out_carriers(document, folder)
@@ -111,14 +111,14 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
 
 
 async def _start(settings: Path, connections_max: int) -> asyncio.subprocess.Process:
-    os.umask(0o077)  # inherited: the plugin writes the document anew at each change
-    # Inherited as well. max_connections alone does not hold in 2.0.11: whoever leaves before
-    # CONNECT is subtracted twice.
+    os.umask(0o077)  # inherited: the plugin rewrites the document at each change
+    # Also inherited. max_connections alone does not work in 2.0.11: Mosquitto subtracts a client
+    # that leaves before CONNECT twice.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = connections_max + _spare_files
     if hard == resource.RLIM_INFINITY or files <= hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    # The child ends with us, even if we are killed.
+    # The child ends with this process, even if this process is killed.
     wrapper = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     return await asyncio.create_subprocess_exec(
         *wrapper,
@@ -133,7 +133,7 @@ async def _start(settings: Path, connections_max: int) -> asyncio.subprocess.Pro
 
 
 async def _port_of(listen: Listen) -> int:
-    """The port asked for or a free one; Mosquitto itself can only be told a number."""
+    """The port asked for, or a free one: Mosquitto needs a number."""
     deadline_s = time.monotonic() + _port_wait_s
     while True:
         try:
@@ -177,7 +177,7 @@ def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
         f"max_queued_bytes {_queued_bytes_max}",
         "persistent_client_expiration 1h",
         "persistence false",
-        "log_dest stderr",  # it would keep lines to stdout back until its buffer is full
+        "log_dest stderr",  # Mosquitto buffers its lines to stdout
         "log_timestamp false",
         "log_type error",
         "log_type warning",
@@ -185,12 +185,12 @@ def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
         "log_type information",
     ]
     if os.geteuid() == 0:
-        # It would change to a user who cannot read the security file, which is 0600.
+        # Otherwise it changes to a user who cannot read the security file (0600).
         lines.append("user root")
     lines += own_tls
     if config.carriers is not None:
-        # Not use_identity_as_username: the plugin is then not asked for a password, so nobody
-        # would be refused at CONNECT, and client ids could be taken over.
+        # Not use_identity_as_username: then the plugin checks no password, so nobody would be
+        # refused at CONNECT, and clients could take over client ids.
         lines += [
             f"listener {ports['carriers']} {config.carriers.host}",
             f"max_connections {limits.connections_max}",
@@ -223,7 +223,7 @@ async def _listen_to(child: asyncio.subprocess.Process, heard: MosquittoLog) -> 
     while True:
         try:
             line = await child.stdout.readline()
-        except ValueError:  # longer than any line that it has to say
+        except ValueError:  # a line that is too long
             continue
         if not line:
             return

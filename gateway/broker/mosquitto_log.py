@@ -1,7 +1,7 @@
-"""Mosquitto's log in the words of the embedded broker: `removed NODE`, and refusals by reason.
+"""Translates Mosquitto's log to that of the embedded broker: `removed NODE`, refusals by reason.
 
-Whatever else it says is passed on. Mosquitto 2.0 says nothing of a denied publish or subscription
-unless it logs every packet, which is left off.
+Other lines are passed on. Mosquitto 2.0 logs a denied publish or subscription only if it logs every
+packet, which is off.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COUNTED = {
     "bad-certificate": re.compile(r"^OpenSSL Error.*:(certificate verify failed|peer did not)"),
     "bad-packet": re.compile(r"^Client (\S+) disconnected due to (?:malformed|protocol)"),
     "connections-full": re.compile(
-        # tcpd: with no descriptor left, the wrapper cannot open hosts.allow, and denies.
+        # tcpd: with no descriptor left, the wrapper cannot open hosts.allow and denies.
         r"^(?:Client connection from (\S+) denied(?:: max_conn| access by tcpd)"
         r"|Unable to accept new connection)"
     ),
@@ -34,14 +34,14 @@ _COUNTED = {
 
 
 class MosquittoLog:
-    """`counts` has refusals by reason, logins and removals, as the embedded broker's door."""
+    """`counts` has refusals by reason, logins and removals, like `Door.counts`."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._bucket = TokenBucket(_LINES_PER_S, _LINES_BURST, time.monotonic())
 
     def take(self, line: str) -> None:
-        """One line that Mosquitto printed."""
+        """Takes one line that Mosquitto printed."""
         if removed := _REMOVED.match(line):
             self.counts["removed"] += 1
             log.info("removed %s", removed[1])
@@ -56,5 +56,5 @@ class MosquittoLog:
             log.info("mosquitto: %s", line)
 
     def _may_speak(self) -> bool:
-        """Strangers can make it talk: what is too much is left out."""
+        """Limits the log: strangers can cause lines. Lines beyond the rate are left out."""
         return self._bucket.take(time.monotonic())

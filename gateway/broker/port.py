@@ -1,8 +1,8 @@
-"""Brokers in general: their configuration file, their administrator, starting either kind.
+"""What both kinds of broker share: their configuration file and their administrator.
 
-`broker_embedded` (amqtt behind `broker_door`) and `broker_mosquitto` are the two kinds; they share
-the security document (`broker_security`), the administrator below and one conformance suite.
-`nodes/gateway/broker.py` is the process around `serve`.
+The two kinds are `embedded` (amqtt behind `door`) and `mosquitto`. Both use the security document
+(`store`), the administrator below and one conformance suite (`tests/gateway/broker`).
+`nodes.gateway.broker` is the process around `serve`.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Kind(StrEnum):
 
 
 class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`port` 0: the system chooses, and the ready file tells."""
+    """`port` 0: the system chooses one, which the ready file names."""
 
     host: str = "127.0.0.1"
     port: int = 0
 
 
 class TlsFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The broker's own certificate and key, PEM."""
+    """The broker's certificate and key, PEM."""
 
     certificate: str
     key: str
@@ -74,8 +74,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON file of `python -m nodes.gateway.broker --config FILE`. Paths are relative to it.
 
     `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`.
-    Mosquitto only: with `tls` it speaks TLS 1.3, and `carriers` is a second listener ("carriers"
-    in the ready file) that wants a carrier certificate too, one that the security file lists.
+    Only Mosquitto has `tls` (TLS 1.3) and `carriers`, a second listener ("carriers" in the ready
+    file) that also requires a carrier certificate listed in the security file.
     """
 
     security_file: str
@@ -88,23 +88,23 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BrokerConfigError(Exception):
-    """The configuration file is missing or wrong; the message says where."""
+    """The configuration file is missing or wrong. The message says where."""
 
 
 class PortTakenError(Exception):
-    """Somebody else listens at the address."""
+    """Another process listens at the address."""
 
 
 class BrokerEndedError(Exception):
-    """The broker's own process ended, and nobody had told it to."""
+    """The broker's process ended, but nobody had stopped it."""
 
 
 OnReady = Callable[[str, Mapping[str, int]], None]
-"""Told the host and the ports ("mqtt", "carriers") when clients can connect."""
+"""Called with the host and the ports ("mqtt", "carriers") when clients can connect."""
 
 
 def read_config(path: Path) -> BrokerConfig:
-    """Read and check the file; `BrokerConfigError` names file and field."""
+    """Reads and checks the file. Raises BrokerConfigError, which names the file and the field."""
     try:
         config = msgspec.json.decode(path.read_bytes(), type=BrokerConfig)
     except (OSError, msgspec.MsgspecError) as error:
@@ -124,25 +124,22 @@ class BrokerAdminError(Exception):
 
 
 class BrokerAdmin(Protocol):
-    """What the gateway does to the broker as the chain admits or revokes. Both are repeatable."""
-
-    async def add(self, user: User) -> None:
-        """Let `user` in from now on; a user of that name is replaced (and must log in again)."""
+    """What the gateway changes at the broker as the chain admits and revokes. All is repeatable."""
 
     async def ensure(self, user: User) -> None:
-        """As `add`, but one of that name who is there already stays as he is, connected too."""
+        """Adds `user` unless it is there. A user that is there stays connected."""
 
     async def carry(self, name: str, pem: str) -> None:
-        """Know the user by this carrier certificate from now on, in place of an earlier one."""
+        """Lists this carrier certificate of the user in place of an earlier one."""
 
     async def remove(self, name: str) -> None:
-        """Close the user's connection, refuse it from now on, and forget its certificate."""
+        """Removes the user and its certificate, and closes its connection."""
 
 
 class DynamicSecurityAdmin:
-    """`BrokerAdmin` in the words of Mosquitto's plugin, which the embedded broker knows as well.
+    """`BrokerAdmin` with the commands of Mosquitto's plugin, for both kinds of broker.
 
-    Needs a client of its own (`Role.ADMIN`), subscribed to `subscriptions`, and `run` as a task.
+    It needs its own client (`Role.ADMIN`), subscribed to `subscriptions`, and `run` as a task.
     """
 
     subscriptions = (ADMIN_RESPONSE,)
@@ -153,17 +150,13 @@ class DynamicSecurityAdmin:
         self._numbers = itertools.count(1)
 
     async def run(self) -> None:
-        """Hand the broker's answers to those who wait; ends by cancellation."""
+        """Gives the broker's answers to the waiting calls. Runs until cancelled."""
         async for message in self._client.messages():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 for answer in json.loads(message.payload)["responses"]:
                     waiter = self._waiting.get(answer.get("correlationData", ""))
                     if waiter and not waiter.done():
                         waiter.set_result(answer.get("error"))
-
-    async def add(self, user: User) -> None:
-        await self.remove(user.name)
-        await self._each(create_commands(user, self._net))
 
     async def ensure(self, user: User) -> None:
         there = {"Client already exists", "Role already exists"}
@@ -201,10 +194,10 @@ class DynamicSecurityAdmin:
 
 
 async def report(counts: Callable[[], dict[str, int]]) -> None:
-    """Log the counts whenever they have changed, until cancelled."""
-    told: dict[str, int] = {}
+    """Logs the counts whenever they have changed. Runs until cancelled."""
+    logged: dict[str, int] = {}
     while True:
         await asyncio.sleep(_report_period_s)
-        if (now := counts()) != told:
-            told = now
-            log.info("counts", extra={"counts": told})
+        if (now := counts()) != logged:
+            logged = now
+            log.info("counts", extra={"counts": logged})

@@ -1,10 +1,10 @@
-"""Who may log in at the broker: users, their passwords, the commands that add and remove them.
+"""Users of the broker, their passwords, and the commands that add and remove them.
 
-The commands are those of Mosquitto's dynamic-security plugin, and change its document
-(`broker_store`). So there is one way to prepare a broker (`write_security`), one administrator
-(`broker.BrokerAdmin`) and one permission table (`topics`), whichever broker runs.
+The commands are those of Mosquitto's dynamic-security plugin; they change its document (`store`).
+So both kinds of broker are prepared by `write_security`, changed by `port.BrokerAdmin`, and use the
+permissions of `gateway.mqtt.topics`.
 
-A role per client, as `%u` is not expanded in the plugin's ACLs.
+Each client has its own role, because the plugin does not expand `%u` in ACLs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A login: `node` is 64 hex digits. No password: a TLS client certificate shows who it is."""
+    """A login; `node` has 64 hex digits."""
 
     role: Role
     node: str
@@ -50,7 +50,7 @@ class User:
 
 
 def user_name(role: Role, node: str) -> str:
-    """User name and client id. The gateway has two logins, so the second is marked."""
+    """User name and client id. The gateway has two logins; the second has a prefix."""
     return f"admin.{node}" if role is Role.ADMIN else node
 
 
@@ -59,26 +59,26 @@ def new_password() -> str:
 
 
 def bootstrap_id(spki: bytes) -> str:
-    """The id at the broker of whoever holds the voucher with this public key.
+    """The id at the broker of the holder of the voucher with this public key.
 
-    Everybody can compute it, so the gateway can hold an access request to the login of its own
-    voucher; it tells nothing about the token, so it may stand in topics.
+    Everybody can compute it, so the gateway can check that an access request comes from the login
+    of its own voucher. It reveals nothing about the token, so it may stand in topics.
     """
     return hashlib.sha256(b"m2m/1 bootstrap id\0" + spki).hexdigest()
 
 
 def bootstrap_user(spki: bytes, token: bytes) -> User:
-    """The login that a voucher's token stands for, until its holder is admitted.
+    """The login that a voucher's token gives until its holder is admitted.
 
-    Both sides compute it: the operator who issues the token and the device that was handed it.
+    The operator who issues the token and the device that gets it both compute it.
     """
     password = hmac.new(token, b"m2m/1 bootstrap password", hashlib.sha256).hexdigest()
     return User(Role.NEWCOMER, bootstrap_id(spki), password)
 
 
 def device_password(secret: bytes, node: str) -> str:
-    """The password of an admitted device: a function of the gateway's secret, so that telling it
-    again changes nothing and a replayed admission throws nobody out."""
+    """The password of an admitted device. It is a function of the gateway's secret, so sending it
+    again changes nothing, and a replayed admission disconnects nobody."""
     return hmac.new(secret, f"m2m/1 device {node}".encode(), hashlib.sha256).hexdigest()
 
 
@@ -87,7 +87,7 @@ def _role_name(user_name: str) -> str:
 
 
 def create_commands(user: User, net: str) -> list[dict[str, Any]]:
-    """The commands that let `user` in (see mosquitto's dynamic-security plugin)."""
+    """The commands that add `user` (see mosquitto's dynamic-security plugin)."""
     acls = [msgspec.to_builtins(acl) for acl in acls_of(grants(user.role, net, user.node))]
     login: dict[str, Any] = {
         "command": "createClient",
@@ -102,7 +102,7 @@ def create_commands(user: User, net: str) -> list[dict[str, Any]]:
 
 
 def remove_commands(user_name: str) -> list[dict[str, Any]]:
-    """The commands that kick a user out: `disableClient` would let a connected one come back."""
+    """The commands that remove a user. With `disableClient` a connected user could come back."""
     return [
         {"command": "deleteClient", "username": user_name},
         {"command": "deleteRole", "rolename": _role_name(user_name)},
@@ -111,7 +111,7 @@ def remove_commands(user_name: str) -> list[dict[str, Any]]:
 
 
 def carrier_commands(user_name: str, pem: str) -> list[dict[str, Any]]:
-    """The commands that make a user's carrier certificate known, in place of an earlier one."""
+    """The commands that list a user's carrier certificate in place of an earlier one."""
     role = CARRIER_ROLE + user_name
     return [
         {"command": "deleteRole", "rolename": role},
@@ -120,7 +120,7 @@ def carrier_commands(user_name: str, pem: str) -> list[dict[str, Any]]:
 
 
 def write_security(path: Path, net: str, users: Iterable[User]) -> None:
-    """Write the document that a broker starts with, readable by its owner only."""
+    """Writes the document that a broker starts with, readable by its owner only."""
     store = SecurityStore(path)
     for user in users:
         for command in create_commands(user, net):

@@ -1,11 +1,12 @@
-"""The security document, read, enforced and written: what each login may do at the broker.
+"""The security document: what each login may do at the broker. It is read, enforced and written
+here.
 
-The format is Mosquitto's own (its dynamic-security plugin's: clients, roles, ACLs), as are the
-commands that change it. Mosquitto interprets it by its plugin; `SecurityStore` does it for the
-embedded broker, the subset that we use. Who gets which login is in `broker_security`.
+Format and commands are those of Mosquitto's dynamic-security plugin (clients, roles, ACLs).
+Mosquitto uses its plugin; `SecurityStore` does the same for the embedded broker, for the subset
+that we use. `security` defines the logins.
 
-A device's carrier certificate stands in it too, as the text of a role without rights that nobody
-has: so it is on disk when the broker has confirmed it, and goes with the login.
+The document also holds the carrier certificates of devices. Each is the text of a role without
+rights that nobody has. So it is on disk when the broker confirms it, and is removed with the login.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from gateway.mqtt.topics import Action, Grant, Role, covers
 __all__ = ["CARRIER_ROLE", "SecurityFileError", "SecurityStore", "acls_of"]
 
 CARRIER_ROLE = "carrier."
-"""Begins the name of the role that holds a user's carrier certificate."""
+"""The prefix of the role that holds a user's carrier certificate."""
 
-# Passwords are 256 random bits: the iterations (Mosquitto's default) need not slow guessing down.
+# Mosquitto's default. Passwords are 256 random bits, so guessing needs no slowing down.
 _iterations = 101
 _salt_bytes = 12
 _password_hash_bytes = 64
@@ -35,17 +36,17 @@ clients_max = 10_000
 
 _ACL_TYPES = {
     Action.PUBLISH: ("publishClientSend",),
-    # The first is what counts; the plugin wants the second before it delivers, and in 2.0.11
-    # nothing under $CONTROL arrives without it, whatever the default.
+    # The first gives the right. The plugin delivers only with the second: in 2.0.11 nothing under
+    # $CONTROL arrives without it, whatever the default access.
     Action.SUBSCRIBE: ("subscribePattern", "publishClientReceive"),
 }
 
 
 class SecurityFileError(Exception):
-    """The security file is missing, damaged or open to others; the message names it."""
+    """The security file is missing, damaged or readable by others. The message names it."""
 
 
-# The document's shape, as the plugin of Mosquitto 2.0 writes and reads it.
+# The document as the plugin of Mosquitto 2.0 writes and reads it.
 
 
 class Acl(msgspec.Struct):
@@ -103,7 +104,7 @@ class _Command(msgspec.Struct):
 
 @dataclass(slots=True)
 class SecurityStore:
-    """The document, enforced. Nothing is allowed that no role of the client allows."""
+    """The document, enforced: a client may do only what one of its roles allows."""
 
     path: Path
     _clients: dict[str, _Client] = field(default_factory=dict)
@@ -112,7 +113,7 @@ class SecurityStore:
 
     @classmethod
     def load(cls, path: Path) -> SecurityStore:
-        """Read it; `SecurityFileError` says what is wrong with the file."""
+        """Reads the file. Raises SecurityFileError, which says what is wrong."""
         try:
             if path.stat().st_mode & 0o077:
                 raise SecurityFileError(f"{path} is open to others: chmod 600 {path}")
@@ -130,7 +131,7 @@ class SecurityStore:
         return name in self._clients
 
     def carriers(self) -> dict[str, str]:
-        """The carrier certificate (PEM) of each user who may log in and has one."""
+        """The carrier certificate (PEM) of each user that has one."""
         return {
             name: text for name in self._clients if (text := self._texts.get(CARRIER_ROLE + name))
         }
@@ -140,7 +141,7 @@ class SecurityStore:
         return client is not None and client.textname == Role.GATEWAY
 
     def knows(self, name: str, password: str | None) -> bool:
-        """Whether this password belongs to this name; takes as long for an unknown name."""
+        """Whether the password is correct. It takes the same time for an unknown name."""
         client = self._clients.get(name)
         salt = base64.b64decode(client.salt) if client else b"\0" * _salt_bytes
         expected = base64.b64decode(client.password) if client else b""
@@ -156,7 +157,7 @@ class SecurityStore:
         )
 
     def apply(self, raw: object, *, save: bool = True) -> str | None:
-        """Do one command; None when done, else why not. Saved before it is reported."""
+        """Does one command: None if done, else why not. Saves the document before it returns."""
         try:
             command = msgspec.convert(raw, _Command)
             refused = self._do(command)
@@ -202,7 +203,7 @@ class SecurityStore:
         return None
 
     def save(self) -> None:
-        """Replace the file as a whole: whoever is killed here leaves the old or the new one."""
+        """Replaces the file as a whole: a kill leaves either the old file or the new one."""
         document = _Document(
             clients=list(self._clients.values()),
             roles=[
@@ -245,7 +246,7 @@ def _grants_of(acls: list[Acl]) -> tuple[Grant, ...]:
 
 
 def acls_of(held: tuple[Grant, ...]) -> list[Acl]:
-    """Grants in the plugin's words."""
+    """Grants as ACLs of the plugin."""
     return [
         Acl(acl_type, grant.pattern, allow=True)
         for grant in held
