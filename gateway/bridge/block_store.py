@@ -1,8 +1,7 @@
-"""Final blocks in one SQLite file, kept by gateways and by devices.
+"""Final blocks in one SQLite file, for gateways and devices.
 
-Only what has been proven final is put in (`chain.proofs.client` proves it, and proves it again
-when it is read back); this file stores and finds it: blocks by height, records by their request's
-id.
+This module stores and finds them: blocks by height, records by request id. It does not verify:
+`chain.proofs.client` proves blocks final before they are stored and after they are read.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CREATE TABLE IF NOT EXISTS requests (id BLOB PRIMARY KEY, height INTEGER NOT NUL
 
 
 class BlockStoreError(Exception):
-    """The file is damaged or belongs to another network; the message names it and the way out."""
+    """The file is damaged or of another network. The message names it and says what to do."""
 
 
 _codec: Codec[SealedBlock] = Codec(SealedBlock, 4 * RANGE_BYTES_MAX)
@@ -41,8 +40,8 @@ _WAL_PAGES_FORCED = 16 * 1024  # should nobody have called it
 
 
 class BlockStore:
-    """WAL without a sync per block: a copy that loses its newest blocks in a power cut fetches
-    them again, nothing else depends on it."""
+    """WAL without a sync for each block: a copy that loses its newest blocks in a power cut fetches
+    them again."""
 
     def __init__(self, path: Path, network: bytes) -> None:
         self._path = path
@@ -63,11 +62,11 @@ class BlockStore:
 
     @property
     def height(self) -> int:
-        """Of the newest block, 0 if there is none."""
+        """The height of the newest block, 0 if there is none."""
         return self._height
 
     def append(self, height: int, block: SealedBlock, requests: Sequence[bytes] = ()) -> None:
-        """Store the next block; `requests` are its records' request ids, in order.
+        """Stores the next block. `requests` are the request ids of its records, in order.
 
         Raises BlockStoreError.
         """
@@ -88,9 +87,9 @@ class BlockStore:
         self._height = height
 
     def blocks(self, start: int, stop: int) -> Iterator[SealedBlock]:
-        """Heights start..stop (inclusive) as far as they are there, in order.
+        """The stored blocks of the heights start..stop (inclusive), in order.
 
-        Raises BlockStoreError for what cannot be read any more.
+        Raises BlockStoreError if one cannot be read.
         """
         try:
             rows = self._db.execute(
@@ -103,17 +102,17 @@ class BlockStore:
             raise self.damaged(error) from error
 
     def damaged(self, error: Exception) -> BlockStoreError:
-        """What to raise when stored blocks are not what was put in, or the disk is full."""
+        """The error to raise when stored blocks are damaged, or the disk is full."""
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             return BlockStoreError(f"{self._path}: {error}; free some space and start again")
         return BlockStoreError(f"{self._path}: {error}; delete it, the copy will be fetched again")
 
     def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, list[bytes]]:
-        """(bytes, encoded `SealedBlock`s) from `start` on, as many as fit into `bytes_max` (at
-        least one if there is). Without `bodies` heads only.
+        """(bytes, encoded `SealedBlock`s) from `start` on, as many as fit into `bytes_max`, but at
+        least one if there is one. Without `bodies`: heads only.
 
-        Blocks are handed on as they are stored, undecoded: every device asks for them.
+        Blocks are returned as stored, without decoding, because every device asks for them.
         """
         taken: list[bytes] = []
         size = 0
@@ -125,7 +124,7 @@ class BlockStore:
         return size, taken
 
     def checkpoint(self) -> None:
-        """Moves the log into the file when it has grown; syncs, so call it off the event loop."""
+        """Moves a long log into the file. It syncs, so call it off the event loop."""
         if Path(f"{self._path}-wal").stat().st_size >= _WAL_BYTES_MAX:
             with contextlib.closing(sqlite3.connect(self._path)) as other:
                 other.execute("PRAGMA wal_checkpoint(PASSIVE)")

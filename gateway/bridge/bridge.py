@@ -1,13 +1,13 @@
-"""The gateway's own work: device messages in, requests to replicas, settled blocks back to devices.
+"""The gateway's work: messages of devices come in, requests go to replicas, answers go to devices.
 
-It relays and polices, and cannot forge: devices sign what they say and check what they are told.
-In the order of the checks, cheapest first: rate, envelope, signature, sender, known already, hope
-(`precheck`), room. What was accepted is durable in the outbox before a replica hears of it, and
-stays there until it is final or refused, whatever is killed meanwhile.
+It relays and polices but cannot forge: devices sign what they send and verify what they receive.
+The checks, cheapest first: rate, envelope, signature, sender, already known, hopeless (`precheck`),
+room. An accepted request is durable in the outbox before a replica gets it, and stays there until
+it is final or refused, whatever is killed meanwhile.
 
-No input or output happens here. `nodes.gateway.process` owns the links, the broker, the clock and
-the outbox: it stores what `take_writes` hands out, in one go and off the event loop, and says so by
-`written`. Who may log in at the broker follows from the ledger alone: `logins`.
+This module does no input or output. `nodes.gateway.process` owns the links, the broker, the clock
+and the outbox. It stores what `take_writes` returns, at once and off the event loop, and then calls
+`written`. The ledger alone decides who may log in at the broker (`logins`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gateway.bridge.outbox import Entry
 from gateway.bridge.parts import split
 from gateway.bridge.precheck import check_sender, refusal
 from gateway.bridge.stamps import Stamps
-from gateway.bridge.waiting import Request, Waiting
+from gateway.bridge.waiting import Pending, Waiting
 from gateway.limits import RateLimiter
 from gateway.mqtt.topics import Up, parse
 
@@ -47,30 +47,30 @@ __all__ = ["Bridge", "Limits", "Outside", "Writes"]
 
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
 RESUBMITTED_PER_TICK_MAX = 256
-LIMITED_TOLD_MS = 1_000  # between two events of one relay that sends too much
+LIMITED_EVENT_MS = 1_000  # between two events about one relay that sends too much
 
 
 class Outside(Protocol):
-    """What the bridge asks of the process around it. None of these blocks."""
+    """What the bridge needs from the process around it. No method blocks."""
 
     def submit(self, cose: bytes, *, everyone: bool) -> None:
-        """To the replica that is believed to be the primary, or to all."""
+        """Sends a request to the replica that seems to be the primary, or to all."""
 
     def answer(self, device: str, kind: str, payload: bytes) -> None:
-        """Publish to `rsp/<device>/<kind>`."""
+        """Publishes to `rsp/<device>/<kind>`."""
 
     def change_login(self, change: LoginChange) -> None:
-        """Let somebody in at the broker, or throw him out."""
+        """Adds or removes a login at the broker."""
 
     def emit(self, event: str, **fields: object) -> None:
-        """For the event log."""
+        """Writes to the event log."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Rates are asked in this order: of the last hop, which the broker vouches for; of a device
-    behind it, so that no relay spends another's share; of ledger copies. `waiting_max` requests
-    are with the replicas at most, `device_waiting_max` of them one device's and
-    `relay_waiting_max` one relay's."""
+    """The rates are checked in this order: of the last hop, which the broker vouches for; of a
+    device behind it, by relay, so that no relay uses up another's share; of ledger copies. At most
+    `waiting_max` requests are with the replicas: of one device `device_waiting_max`, of one relay
+    `relay_waiting_max`."""
 
     relays: RateLimiter
     devices: RateLimiter
@@ -82,14 +82,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Writes(msgspec.Struct, frozen=True):
-    """What the outbox must hold and may forget before `written` is called."""
+    """What the outbox must store and may forget before `written` is called."""
 
     fresh: tuple[Entry, ...]
     done: tuple[bytes, ...]
 
 
 class Bridge:
-    """`counts` counts refusals by reason, and what was accepted."""
+    """`counts` has the refusals by reason, and what was accepted."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class Bridge:
         limits: Limits,
         outside: Outside,
     ) -> None:
-        """`owed` is what the outbox holds; `logins_done` the height up to which the broker has
-        been told who may log in. Raises BlockStoreError."""
+        """`owed` is what the outbox holds. The broker's logins are up to date until the height
+        `logins_done`. Raises BlockStoreError."""
         self.chain = Follower(genesis, scheme, store)
         self.counts: Counter[str] = Counter()
         self.net = genesis.network.hex()[:16]
@@ -119,17 +119,17 @@ class Bridge:
         self._fresh: dict[bytes, Entry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
-        self._limited: dict[str, tuple[int, int]] = {}  # relay: told when, refused since
-        self._suspicious = False  # requests time out: the primary may be dead or deaf
+        self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
+        self._suspicious = False  # requests time out: the primary may be faulty
         self._restore(owed, logins_done)
 
     @property
     def waiting(self) -> int:
-        """Requests that are with the replicas."""
+        """How many requests are with the replicas."""
         return len(self._waiting)
 
     def _restore(self, owed: Iterable[Entry], logins_done: int) -> None:
-        """Blocks from the store, then what the outbox still owes."""
+        """Reads the blocks of the store, then what the outbox still holds."""
         for settled in self.chain.restore():
             for change in self._logins.changes(settled):
                 if settled.height > logins_done:
@@ -138,20 +138,20 @@ class Bridge:
             if self.chain.find(entry.digest) is not None:
                 self._done.append(entry.digest)
             else:
-                self._waiting.add(entry.digest, Request(entry.topic, "", entry.payload, 0))
+                self._waiting.add(entry.digest, Pending(entry.topic, "", entry.payload, 0))
 
     # --- from devices -----------------------------------------------------------------------------
 
     def on_up(self, topic: str, payload: bytes, now_ms: int) -> None:
-        """A relayed message. Whatever is wrong with it is counted and answered, never raised."""
+        """Takes a relayed message. What is wrong with it is counted and answered, not raised."""
         up: Up | None = None
         try:
             parsed = parse(topic)
             if not isinstance(parsed, Up):
                 raise PeerFault("bad-topic", "not a message towards the gateway")
             up = parsed
-            if not self._in_time(up):
-                self._over_rate(up.relay, now_ms)
+            if not self._within_rate(up):
+                self._count_over_rate(up.relay, now_ms)
                 return
             stamped = stamped_codec.decode(payload)
             self._stamps.take(up.relay, stamped, now_ms)
@@ -166,25 +166,25 @@ class Bridge:
         except PeerFault as fault:
             self._refuse(b"", up, fault.code)
 
-    def _in_time(self, up: Up) -> bool:
+    def _within_rate(self, up: Up) -> bool:
         limits = self._limits
         return limits.relays.admit(up.relay) and limits.devices.admit(f"{up.relay}/{up.device}")
 
-    def _over_rate(self, relay: str, now_ms: int) -> None:
-        """Counted only: answering would feed a flood, and so would a line of log for each."""
+    def _count_over_rate(self, relay: str, now_ms: int) -> None:
+        """Only counts: an answer or an event for each message would make a flood worse."""
         self.counts["refused:rate"] += 1
-        told_ms, count = self._limited.get(relay, (now_ms - LIMITED_TOLD_MS, 0))
-        if now_ms - told_ms >= LIMITED_TOLD_MS:
+        emitted_ms, count = self._limited.get(relay, (now_ms - LIMITED_EVENT_MS, 0))
+        if now_ms - emitted_ms >= LIMITED_EVENT_MS:
             self._outside.emit("rate-limited", relay=relay, count=count + 1)
-            told_ms, count = now_ms, -1
-        self._limited[relay] = told_ms, count + 1
+            emitted_ms, count = now_ms, -1
+        self._limited[relay] = emitted_ms, count + 1
 
     def _request(self, up: Up, cose: bytes, now_ms: int) -> None:
         opened = open_operation(cose, self._network, self._scheme)
         check_sender(opened, up.kind, up.device)
         known = self.chain.find(opened.id)
         if known is not None:
-            self._again(opened, up, known)
+            self._answer_again(opened, up, known)
         elif opened.id in self._waiting:
             self._note(opened.id, up, "repeat-waiting")
         elif (reason := self._hopeless(opened, cose)) is not None:
@@ -193,23 +193,23 @@ class Bridge:
             self._refuse(opened.id, up, "busy")
         else:
             self._note(opened.id, up, "accepted")
-            self._waiting.add(opened.id, Request(up.device, up.relay, cose, now_ms))
+            self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
             self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
 
     def _hopeless(self, opened: Opened, cose: bytes) -> str | None:
         ledger = self.chain.ledger
         return refusal(ledger.registry, opened, cose, ledger.time_us, lagging=self.chain.lagging)
 
-    def _again(self, opened: Opened, up: Up, known: tuple[Settled, int]) -> None:
-        """Final already: whoever asks again gets the same receipt, and nothing else happens."""
+    def _answer_again(self, opened: Opened, up: Up, known: tuple[Settled, int]) -> None:
+        """The request is final: the sender gets the same receipt again, nothing else happens."""
         settled, position = known
         statement = settled.statements[position]
         identity = self.chain.ledger.registry.identity(statement.node)
         if is_welcome(statement) and identity is not None and identity.ended is not None:
-            self._refuse(opened.id, up, identity.ended)  # no login for who has been revoked since
+            self._refuse(opened.id, up, identity.ended)  # it was revoked since: no login
             return
         self._note(opened.id, up, "repeat-final")
-        self._tell(settled, position, up.device)
+        self._send_receipt(settled, position, up.device)
 
     def _sync(self, up: Up, body: bytes) -> None:
         wanted = sync_codec.decode(body)
@@ -248,7 +248,7 @@ class Bridge:
     # --- the outbox -------------------------------------------------------------------------------
 
     def take_writes(self) -> Writes | None:
-        """What is to be stored next, if anything; `written` is due before the next call."""
+        """What must be stored next, if anything. Call `written` before the next call."""
         if not self._fresh and not self._done:
             return None
         writes = Writes(tuple(self._fresh.values()), tuple(self._done))
@@ -256,12 +256,12 @@ class Bridge:
         return writes
 
     def written(self, writes: Writes, *, full: bool = False) -> None:
-        """The writes are on disk: replicas may hear of the requests. `full`: none of them is."""
+        """The writes are on disk: the requests go to the replicas. `full`: none is on disk."""
         if full:
             self._done += writes.done
         for entry in writes.fresh:
             waiting = self._waiting.get(entry.digest)
-            if waiting is None:  # settled meanwhile, through another gateway
+            if waiting is None:  # another gateway's submission became final meanwhile
                 continue
             if full:
                 self._waiting.forget(entry.digest)
@@ -273,7 +273,7 @@ class Bridge:
     # --- from replicas ----------------------------------------------------------------------------
 
     def on_seal(self, seal: Seal) -> int:
-        """A replica's signed head; answers how many blocks became final by it. Raises PeerFault."""
+        """Takes a replica's seal; returns how many blocks became final. Raises PeerFault."""
         settled, conflicts = self.chain.feed(seal)
         for conflict in conflicts:
             self._on_conflict(conflict)
@@ -293,11 +293,11 @@ class Bridge:
             if waiting is not None:
                 self._suspicious = False
                 self._done.append(statement.request)
-                self._tell(settled, position, waiting.device)
+                self._send_receipt(settled, position, waiting.device)
         self._outside.emit("final", height=settled.height, records=len(settled.statements))
 
-    def _tell(self, settled: Settled, position: int, device: str) -> None:
-        """The receipt; with a new identity also the login that comes with it."""
+    def _send_receipt(self, settled: Settled, position: int, device: str) -> None:
+        """A new identity gets its receipt together with its login."""
         statement = settled.statements[position]
         receipt = self.chain.receipt(settled, position)
         change = self._logins.welcome(statement, device, receipt)
@@ -307,20 +307,20 @@ class Bridge:
             self._outside.answer(device, "receipt", receipt)
 
     def on_denied(self, replica: int, denied: ReplicaDenied) -> None:
-        """One replica may lie; f+1 that say no cannot all.
+        """Takes a replica's refusal. One replica may lie, f+1 cannot all lie.
 
-        Even they are not believed at once (`tick`): a replica that has just executed the request,
-        through another gateway perhaps, refuses it too, and its word may overtake the block.
+        Even f+1 refusals are not believed at once (see `tick`). A replica that has just executed
+        the request refuses it too, and its refusal may arrive before the block.
         """
         waiting = self._waiting.get(denied.request)
         if waiting is None or denied.reason == "done":
-            return  # a block brings the answer
+            return  # the block brings the answer
         waiting.denials[replica] = denied.reason
         weak = self.chain.tracker.membership.quorum.weak
         if len(waiting.denials) < weak and waiting.tries == 0:
             self._submit_again(waiting)
 
-    def _deny(self, request: bytes, waiting: Request) -> None:
+    def _deny(self, request: bytes, waiting: Pending) -> None:
         reason = waiting.reason
         self._waiting.forget(request)
         self._done.append(request)
@@ -330,11 +330,10 @@ class Bridge:
         self._outside.answer(waiting.device, "denied", denied_codec.encode(answer))
 
     def tick(self, now_ms: int) -> None:
-        """Requests that wait too long go to every replica: the primary may be dead or deaf. Each
-        is tried again ever more rarely.
+        """Sends requests that wait too long to every replica: the primary may be faulty.
 
-        What f+1 replicas refuse is denied when its block would have come. Neither happens while we
-        lag: the block may be on its way.
+        A request that f+1 replicas refuse is denied when its block would have arrived. Neither
+        happens while the gateway lags: the block may be on its way.
         """
         for relay, missing in self._stamps.lost(now_ms):
             self._outside.emit("relay-gap", relay=relay, missing=missing)
@@ -352,7 +351,7 @@ class Bridge:
                 self._suspicious = True
                 self._submit_again(waiting)
 
-    def _submit_again(self, waiting: Request) -> None:
+    def _submit_again(self, waiting: Pending) -> None:
         waiting.tries += 1
         self._outside.submit(waiting.cose, everyone=True)
         self.counts["resubmitted"] += 1

@@ -1,7 +1,7 @@
-"""Carries an outbox to the broker until each entry is answered.
+"""Publishes the entries of an outbox until each is answered.
 
-Order: put (durable), publish, publish again every `resend_s`, done when the application has the
-receiver's answer. Receivers drop repeats by digest, so the effect is exactly once.
+Order: put (durable), publish, publish again every `resend_s`, done when the receiver has answered.
+Receivers drop repeated messages by digest, so the effect is exactly once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ window_entries = 100  # unanswered at once
 
 
 class Courier:
-    """`send` from anywhere in the loop, `done` on each answer, `run` as a task beside the client's.
+    """Call `send` from the event loop and `done` at each answer; `run` is a task.
 
     `counts`: sent, resent, done, unacknowledged.
     """
@@ -32,14 +32,14 @@ class Courier:
         self.counts: Counter[str] = Counter()
 
     async def send(self, digest: bytes, topic: str, payload: bytes) -> bool:
-        """Durable on return; False when `digest` is on its way already. `OutboxFullError`: wait."""
-        # The fsync takes milliseconds, tens on an SD card: never in the loop.
+        """Durable on return. Returns False if `digest` is there already. Raises OutboxFullError."""
+        # The fsync takes milliseconds, tens on an SD card: not in the event loop.
         new = await asyncio.to_thread(self._outbox.put, digest, topic, payload)
         self._wake.set()
         return new
 
     async def done(self, digest: bytes) -> bool:
-        """The receiver answered; False for an answer that nobody waits for (a repeat)."""
+        """The receiver has answered. Returns False for a repeated answer."""
         known = await asyncio.to_thread(self._outbox.done, digest)
         self._sent_at.pop(digest, None)
         self.counts["done"] += known
@@ -47,15 +47,15 @@ class Courier:
         return known
 
     async def run(self) -> None:
-        """Send what is pending, oldest first; ends only by cancellation (or a damaged outbox).
+        """Sends the entries, oldest first. Runs until cancelled or until the outbox is damaged.
 
-        At most `window_entries` are unanswered at once, so `done` is due for refusals too.
+        At most `window_entries` are unanswered at once, so a refusal must end in `done` too.
         """
         try:
             async with asyncio.TaskGroup() as publishing:
                 await self._send_pending(publishing)
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from several  # callers know the outbox's errors, no group
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group  # callers expect the outbox's errors, not a group
 
     async def _send_pending(self, publishing: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class Courier:
         try:
             await self._client.publish(entry.topic, entry.payload, deadline_s=self._resend_s)
         except BrokerUnavailableError:
-            self.counts["unacknowledged"] += 1  # it stays in the outbox and is due again
+            self.counts["unacknowledged"] += 1  # it stays in the outbox and is sent again
         finally:
             self._publishing.discard(entry.digest)
             self._wake.set()

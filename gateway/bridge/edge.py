@@ -1,16 +1,15 @@
-"""What travels between devices, relays and the gateway over MQTT, inside the topics of `topics`.
+"""The messages between devices, relays and the gateway, inside the topics of `gateway.mqtt.topics`.
 
     device  -> relay    `req/<device>`             Ask: a kind and its body
     relay   -> gateway  `up/<relay>/<device>/<kind>`  Stamped: the body as the relay had it
     gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied or Part
 
-Bodies of kind `enrol` and `op` are COSE_Sign1 exactly as devices sign them
-(`chain.ledger.operations`): nobody on the way can change them unseen. A body of kind `sync` is a
-SyncRequest, one of kind `carrier` a device's carrier certificate (PEM), answered by its digest.
-The broker checks who publishes under <relay>, and the stamp's running number shows what was lost
-behind it, so a loss or a change is laid at one hop.
+Bodies of kind `enrol` and `op` are COSE_Sign1 as devices sign them (`chain.ledger.operations`), so
+a change on the way is noticed. A body of kind `sync` is a SyncRequest. A body of kind `carrier` is
+a device's carrier certificate (PEM); the answer is its digest. The broker checks who publishes
+under <relay>, and the stamp's running number shows what was lost after the relay.
 
-All are deterministic CBOR maps, bounded, decoded in one step; anything else is a PeerFault.
+All are bounded, deterministic CBOR maps. Anything else raises PeerFault.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ SEALED_BYTES_MAX = 256
 ENVELOPE_BYTES = 512
 
 NOT_YET = frozenset({"busy", "outbox-full", "unknown-node"})
-"""Reasons of the gateway that time mends: the device keeps its request and sends it again."""
+"""Reasons of the gateway that are temporary: the device keeps its request and sends it again."""
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -56,15 +55,15 @@ Kind = Literal["enrol", "op", "sync", "carrier"]
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A device to whichever relay carries it."""
+    """From a device to the relay that carries it."""
 
     kind: Kind
     body: Body
 
 
 class Stamped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A relay to the gateway. `n` counts up by one per message of this relay since it started,
-    `at_ms` is its wall clock, `boot` tells its starts apart."""
+    """From a relay to the gateway. `n` grows by one with each message of this relay since its
+    start. `boot` grows with each start. `at_ms` is its wall clock."""
 
     n: Number
     boot: Number
@@ -73,23 +72,23 @@ class Stamped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Send the ledger from height `start` on; heads only unless `bodies`."""
+    """Asks for the ledger from height `start` on; heads only unless `bodies`."""
 
     start: Number
     bodies: bool
 
 
 class Admitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """To a newcomer, or to the holder of a renewed key: the receipt, and the password of its own
-    login (user name: its node id), which only the certified key can read (`credentials`)."""
+    """To a newcomer or the holder of a renewed key: the receipt, and the password of its login
+    (user name: its node id), which only the certified key can read (`broker.credentials`)."""
 
     receipt: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)]
     sealed_password: Annotated[bytes, msgspec.Meta(max_length=SEALED_BYTES_MAX)]
 
 
 class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Refused, by which layer and why. Nothing of it is on the ledger. Final, unless the gateway
-    says it for one of the reasons in NOT_YET."""
+    """Refused: by which layer, and why. Nothing of it is on the ledger. It is final, unless the
+    gateway refuses for a reason in NOT_YET."""
 
     id: Digest
     layer: Literal["gateway", "group"]
@@ -97,8 +96,9 @@ class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A piece of the ledger copy: `data` are parts `part` of `parts` of one encoded range of final
-    blocks, heights `start`..`stop`; `tip` is the newest final height that the gateway knows."""
+    """A piece of a ledger copy: `data` is part number `part` of `parts` of an encoded range of
+    final blocks, heights `start`..`stop`. `tip` is the newest final height that the gateway knows.
+    """
 
     start: Number
     stop: Number

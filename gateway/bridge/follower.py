@@ -1,7 +1,7 @@
-"""The gateway's verified ledger: seals in, settled blocks out, and proofs of what stands in them.
+"""The gateway's verified ledger: it takes seals and returns final blocks, and proofs of records.
 
-Keeps three things in step: the tracker that finds blocks final, the executed ledger and the block
-store. Asking replicas for seals is the work of `nodes.gateway.replica_links`.
+It keeps three things in step: the tracker that finds which blocks are final, the executed ledger
+and the block store. `nodes.gateway.replica_links` asks the replicas for seals.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Follower", "Settled"]
 
 
 class Settled(msgspec.Struct, frozen=True, dict=True):
-    """A final block: what its records say, in order, and the seals that make it final."""
+    """A final block: the statements of its records, in order, and the seals that make it final."""
 
     height: int
     sealed: SealedBlock
@@ -51,17 +51,17 @@ class Settled(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def inclusions(self) -> tuple[Inclusion, ...]:
-        """The proof of each record: most records of a block are receipts somebody waits for."""
+        """The proof of each record. All at once: somebody waits for most of them."""
         return make_inclusions(self.block, self.sealed.seals)
 
 
 class Follower:
-    """Call `restore` to its end before anything else."""
+    """Call `restore` first, and iterate to its end."""
 
     def __init__(self, genesis: Genesis, scheme: Scheme, store: BlockStore) -> None:
         self.ledger = Ledger(genesis, scheme)
         self.tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
-        self.head = encode_range(BlockRange(start=1, blocks=()))  # nothing but the genesis yet
+        self.head = encode_range(BlockRange(start=1, blocks=()))  # only the genesis so far
         self._store = store
         self._claimed: dict[int, int] = {}
         self._epochs: list[Inclusion] = []  # the proof of each change of the membership
@@ -73,7 +73,7 @@ class Follower:
 
     @property
     def lagging(self) -> bool:
-        """Whether at least one honest replica is further than we are."""
+        """Whether at least one honest replica is ahead of this gateway."""
         weak = self.tracker.membership.quorum.weak
         claimed = sorted(self._claimed.values(), reverse=True)
         return len(claimed) >= weak and claimed[weak - 1] > self.height
@@ -92,7 +92,7 @@ class Follower:
         self.tracker.resume(self.ledger.height, self.ledger.head_hash)
 
     def feed(self, seal: Seal) -> tuple[list[Settled], list[Conflict]]:
-        """One replica's signed head: what became final by it, and who contradicted himself.
+        """Takes one replica's seal: the blocks that became final, and the contradictions found.
 
         Raises PeerFault for what only a faulty replica sends.
         """
@@ -107,7 +107,7 @@ class Follower:
         return settled, conflicts
 
     def too_far(self, seal: Seal) -> bool:
-        """Whether a seal was above all that is kept, so that it must be asked for again."""
+        """Whether the seal is above the window of seals that are kept. It must be sent again."""
         return Head.decode(seal.head).height > self.height + WINDOW_BLOCKS_MAX
 
     def _settle(self, final: Final) -> Settled:
@@ -139,13 +139,13 @@ class Follower:
         return None if sealed is None else (Settled.of(height, sealed), position)
 
     def receipt(self, settled: Settled, position: int) -> bytes:
-        """Proof of one record, with the changes of the membership up to its epoch."""
+        """The proof of one record, with the membership changes up to its epoch."""
         epochs = tuple(self._epochs[: Head.decode(settled.sealed.head).epoch])
         return encode_proof(Proof(record=settled.inclusions[position], epochs=epochs))
 
     def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, bytes]:
-        """(number of blocks, encoded `BlockRange`) from `start` on. Heads only, without `bodies`,
-        come with the proofs of the membership changes among them."""
+        """(number of blocks, encoded `BlockRange`) from `start` on. Without `bodies`: heads only,
+        and the proofs of the membership changes among them."""
         _, blocks = self._store.range(start, bytes_max, bodies)
         last = start + len(blocks) - 1
         epochs = () if bodies else tuple(self._epochs_between(start, last))

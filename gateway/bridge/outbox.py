@@ -1,11 +1,11 @@
-"""A persistent outbox: what must reach the other side is on disk before anyone is told it will.
+"""A persistent outbox: a message is on disk before anybody is told that it will arrive.
 
-An entry stays until `done`: call that when the *receiver* answered, not when the broker
-acknowledged, since the embedded broker keeps messages in memory only and is killed like any
-other process. Receivers drop repeats by digest. `courier` sends what is pending.
+An entry stays until `done`. Call `done` when the *receiver* has answered, not when the broker has
+acknowledged: the embedded broker keeps messages in memory only. Receivers drop repeated messages by
+digest. `courier` sends the entries.
 
 SQLite in WAL mode with synchronous=FULL: when `put` returns, the entry survives kill -9 and power
-loss. Every row carries a checksum; a damaged file is an error that says so, never an empty box.
+loss. Every row has a checksum. A damaged file is an error, never an empty outbox.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from chain.errors import Misuse
 
@@ -38,20 +39,20 @@ CREATE TABLE entry (
 
 
 class OutboxFullError(Exception):
-    """No room (`what`: count, bytes or disk). Nothing was stored: slow down and try again."""
+    """There is no room: nothing was stored. The caller must wait and try again."""
 
-    def __init__(self, what: str, message: str) -> None:
+    def __init__(self, what: Literal["count", "bytes", "disk"], message: str) -> None:
         super().__init__(message)
         self.what = what
 
 
 class OutboxCorruptError(Exception):
-    """The file is damaged or not an outbox; the message names it and the way out."""
+    """The file is damaged or not an outbox. The message names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message on its way; `seq` grows in the order of `put`."""
+    """One message; `seq` grows in the order of `put`."""
 
     seq: int
     digest: bytes
@@ -64,9 +65,9 @@ def _checksum(digest: bytes, topic: str, payload: bytes) -> bytes:
 
 
 class Outbox:
-    """Entries in order, each digest once; bounded by count and by payload bytes.
+    """Entries in order, each digest once, bounded by count and by payload bytes.
 
-    Usable from several threads of one process; a second process is refused (`Misuse`).
+    Several threads of one process may use it. A second process is refused (`Misuse`).
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Outbox:
 
     def _open(self) -> None:
         with self._named_errors():
-            # Held exclusively: two processes would each count only their own bytes.
+            # Exclusive: two processes would each count only their own bytes.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -120,9 +121,9 @@ class Outbox:
         return self._bytes
 
     def put(self, digest: bytes, topic: str, payload: bytes) -> bool:
-        """Store one entry; True when new, False when its digest is waiting already.
+        """Stores one entry. Returns False if an entry with this digest is there already.
 
-        Durable on return. Raises `OutboxFullError`.
+        Durable on return. Raises OutboxFullError.
         """
         with self._lock, self._named_errors():
             return self._store(digest, topic, payload)
@@ -164,7 +165,7 @@ class Outbox:
         return [Entry(*row[:4]) for row in rows]
 
     def done(self, digest: bytes) -> bool:
-        """Forget the entry, its receiver having answered; False when it was not waiting."""
+        """The receiver has answered: forgets the entry. Returns False if there was none."""
         with self._lock, self._named_errors():
             return self._forget(digest)
 
@@ -179,8 +180,8 @@ class Outbox:
         return True
 
     def exchange(self, fresh: Sequence[Entry], done: Sequence[bytes]) -> None:
-        """Forget `done` and store `fresh` (their `seq` is not looked at; known ones stay as they
-        are) with one sync to disk. All or nothing: raises `OutboxFullError`."""
+        """Forgets `done` and stores `fresh` with one sync to disk. `seq` is ignored, and known
+        entries stay unchanged. All or nothing. Raises OutboxFullError."""
         with self._lock, self._named_errors():
             self._db.execute("BEGIN")
             count, size = self._count, self._bytes
@@ -211,7 +212,7 @@ class Outbox:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            # Python's own complaints, as of text that is no UTF-8, have no code.
+            # Errors of Python itself, for example text that is not UTF-8, have no code.
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise Misuse(f"{self._path}: another process has this outbox open") from error

@@ -1,5 +1,5 @@
-"""Ranges of blocks on their way to devices: joined from stored blocks, cut into parts that MQTT
-carries, and put together again."""
+"""Ranges of blocks for devices: joined from stored blocks, split into parts of the size of an MQTT
+packet, and put together again."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from gateway.bridge.edge import PART_BYTES_MAX, Part
 
 __all__ = ["Assembly", "join", "split"]
 
-RANGES_MAX = 4  # at a time; the oldest is given up
+RANGES_MAX = 4  # at a time; the oldest is dropped
 _NO_BLOCKS = b"\x66blocks\x80"  # CBOR: the key and an empty array
 
 
 def join(start: int, blocks: list[bytes], epochs: tuple[Inclusion, ...] = ()) -> bytes:
-    """An encoded `BlockRange` of blocks that are encoded already."""
+    """An encoded `BlockRange` of encoded blocks."""
     empty = encode_range(BlockRange(start=start, blocks=(), epochs=epochs or None))
     before, after = empty.split(_NO_BLOCKS, maxsplit=1)
     return before + _NO_BLOCKS[:-1] + _array_head(len(blocks)) + b"".join(blocks) + after
 
 
 def _array_head(count: int) -> bytes:
-    """CBOR, at most RANGE_BLOCKS_MAX items."""
+    """The head of a CBOR array of at most RANGE_BLOCKS_MAX items."""
     if count < 24:
         return bytes((0x80 | count,))
     return bytes((0x98, count)) if count < 256 else b"\x99" + count.to_bytes(2, "big")
 
 
 def split(start: int, stop: int, tip: int, data: bytes) -> list[Part]:
-    """`data`, blocks `start`..`stop`, as parts; at least one."""
+    """The parts of `data`, which holds the blocks `start`..`stop`. There is at least one."""
     pieces = [data[at : at + PART_BYTES_MAX] for at in range(0, len(data), PART_BYTES_MAX)] or [b""]
     return [
         Part(start=start, stop=max(stop, 0), tip=tip, part=n, parts=len(pieces), data=piece)
@@ -44,7 +44,7 @@ class Assembly:
         self._ranges: dict[tuple[int, int, int], dict[int, bytes]] = {}
 
     def add(self, part: Part) -> bytes | None:
-        """The whole data when the last part of its range has come. Raises PeerFault("bad-part")."""
+        """The whole data once all parts of a range are here. Raises PeerFault("bad-part")."""
         if part.part >= part.parts:
             raise PeerFault("bad-part", f"part {part.part} of {part.parts}")
         this = (part.start, part.stop, part.parts)

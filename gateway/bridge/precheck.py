@@ -1,8 +1,8 @@
-"""What the gateway refuses before any replica hears of it, from its own verified ledger.
+"""What the gateway refuses before any replica gets it, according to its own verified ledger.
 
-Only what no later block can put right is refused here: the replicas would refuse it too, and would
-not record it. What an admitted device may not do (privilege, service) is theirs to decide and to
-record. A gateway that lags behind refuses too little, never too much.
+It refuses only what no later block can make valid: the replicas would refuse it too and would not
+record it. The replicas decide and record what an admitted device may not do (privilege, service).
+A gateway that lags behind refuses too little, never too much.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _HOPELESS_UNLESS_LAGGING = frozenset({"unknown-voucher"})
 
 
 def check_sender(opened: Opened, kind: str, device: str) -> None:
-    """Who is named in the topic must be who signed, or the voucher's own login for an access
-    request: answers go there. Raises PeerFault("bad-kind" | "wrong-node")."""
+    """The device named in the topic, which gets the answer, must have signed. An access request may
+    also come from its voucher's login. Raises PeerFault("bad-kind" | "wrong-node")."""
     operation = opened.operation
     if isinstance(operation, Enrol) != (kind == "enrol"):
         raise PeerFault("bad-kind", f"{type(operation).__name__} as {kind}")
@@ -35,9 +35,10 @@ def check_sender(opened: Opened, kind: str, device: str) -> None:
 def refusal(
     registry: Registry, opened: Opened, cose: bytes, time_us: int, *, lagging: bool
 ) -> str | None:
-    """Why nothing will ever come of the request, as a short stable word; "unknown-node" may pass.
+    """Why the request can never succeed, as a short stable word. Only "unknown-node" may be
+    temporary.
 
-    `time_us` is the time of the newest block, `lagging` says that there are newer ones.
+    `time_us` is the time of the newest block; `lagging`: there are newer blocks.
     """
     operation = opened.operation
     if isinstance(operation, Enrol):

@@ -1,6 +1,7 @@
-"""Requests that are with the replicas: how many of whom, who says no, and when one is due again.
+"""Requests that the replicas have and that are not final: how many of each sender, which replicas
+refuse, and when to submit again.
 
-What becomes of them is decided in `bridge`; that they survive is the outbox's matter.
+`bridge` decides what becomes of them. The outbox keeps them on disk.
 """
 
 from __future__ import annotations
@@ -10,30 +11,30 @@ from collections.abc import Iterator
 
 import msgspec
 
-__all__ = ["Request", "Waiting"]
+__all__ = ["Pending", "Waiting"]
 
 RESUBMIT_DOUBLINGS_MAX = 5
 DENIAL_PATIENCE_MS = 1_000
 
 
-class Request(msgspec.Struct):
-    """`device` is whom to answer. `denials` are the replicas' reasons, `tries` counts how often
-    it went to all of them."""
+class Pending(msgspec.Struct):
+    """A request that is not final. The answer goes to `device`. `denials` are the replicas'
+    reasons; `tries` counts how often it was sent to all of them."""
 
     device: str
     relay: str
     cose: bytes
     sent_ms: int
     denials: dict[int, str] = msgspec.field(default_factory=dict)
-    denied_ms: int | None = None  # since when enough say no
+    denied_ms: int | None = None  # since when enough replicas refuse
     tries: int = 0
 
     def due_ms(self, timeout_ms: int) -> int:
-        """When to try again: ever more rarely."""
+        """When to submit again. The interval doubles each time."""
         return self.sent_ms + (timeout_ms << min(self.tries, RESUBMIT_DOUBLINGS_MAX))
 
     def is_denied(self, enough: int, now_ms: int) -> bool:
-        """Whether `enough` replicas have said no for so long that a block would have come."""
+        """Whether `enough` replicas have refused it for so long that its block would be here."""
         if len(self.denials) < enough:
             return False
         self.denied_ms = now_ms if self.denied_ms is None else self.denied_ms
@@ -41,19 +42,19 @@ class Request(msgspec.Struct):
 
     @property
     def reason(self) -> str:
-        """What most replicas say."""
+        """The reason that most replicas give."""
         reasons = sorted(self.denials.values())
         return max(reasons, key=reasons.count)
 
 
 class Waiting:
-    """At most `requests_max`, of which one device has `device_max` and one relay `relay_max`."""
+    """At most `requests_max`: of one device `device_max`, of one relay `relay_max`."""
 
     def __init__(self, requests_max: int, device_max: int, relay_max: int) -> None:
         self._requests_max = requests_max
         self._device_max = device_max
         self._relay_max = relay_max
-        self._requests: dict[bytes, Request] = {}
+        self._requests: dict[bytes, Pending] = {}
         self._by_device: Counter[str] = Counter()
         self._by_relay: Counter[str] = Counter()
 
@@ -63,8 +64,8 @@ class Waiting:
     def __contains__(self, request: bytes) -> bool:
         return request in self._requests
 
-    def __iter__(self) -> Iterator[tuple[bytes, Request]]:
-        """As they are now, oldest first; requests may be forgotten meanwhile."""
+    def __iter__(self) -> Iterator[tuple[bytes, Pending]]:
+        """A snapshot, oldest first; requests may be forgotten meanwhile."""
         return iter(list(self._requests.items()))
 
     def has_room(self, device: str, relay: str) -> bool:
@@ -74,16 +75,16 @@ class Waiting:
             and self._by_relay[relay] < self._relay_max
         )
 
-    def get(self, request: bytes) -> Request | None:
+    def get(self, request: bytes) -> Pending | None:
         return self._requests.get(request)
 
-    def add(self, digest: bytes, request: Request) -> None:
-        """Whether there is room was asked before, or it was accepted in an earlier life."""
+    def add(self, digest: bytes, request: Pending) -> None:
+        """Call `has_room` first, except for what the outbox holds since an earlier start."""
         self._requests[digest] = request
         self._by_device[request.device] += 1
         self._by_relay[request.relay] += 1
 
-    def forget(self, digest: bytes) -> Request | None:
+    def forget(self, digest: bytes) -> Pending | None:
         request = self._requests.pop(digest, None)
         if request is not None:
             _less(self._by_device, request.device)

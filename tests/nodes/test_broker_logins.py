@@ -23,9 +23,6 @@ class SlowBroker:
         self.go_on = asyncio.Event()
         self.users: set[str] = set()
 
-    async def add(self, user: User) -> None:
-        raise NotImplementedError
-
     async def ensure(self, user: User) -> None:
         self.asked.set()
         await self.go_on.wait()

@@ -281,11 +281,12 @@ async def test_admission_and_revocation_take_effect_at_once(broker: BrokerProces
 
 
 @story
-async def test_adding_again_replaces_the_password(broker: BrokerProcess) -> None:
+async def test_removing_and_adding_replaces_the_password(broker: BrokerProcess) -> None:
     old, new = user(Role.DEVICE, "2"), user(Role.DEVICE, "2")
     async with broker.admin(ADMIN) as admin:
-        await admin.add(old)
-        await admin.add(new)
+        await admin.ensure(old)
+        await admin.remove(old.name)
+        await admin.ensure(new)
         async with broker.client(new):
             pass
         async with broker.client(old, ready=False) as client:
