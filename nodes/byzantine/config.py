@@ -20,7 +20,7 @@ ReplicaIds = Annotated[
 class Trick(StrEnum):
     """The one list of what a lying replica does: in configs, campaigns, the simulator and reports.
 
-    Each is a function in `wrapper`, `forgeries` or `conspiracy`.
+    Each is one function of `tricks.ACTS`.
     """
 
     SILENT = "silent"

@@ -1,14 +1,10 @@
-"""Forged messages of the subtler protocol steps, for `nodes.byzantine.wrapper`'s table of kinds.
+"""Tricks that forge the contents of messages: batches, view changes, checkpoints, state transfer.
 
-Each function turns one honest send into what leaves instead. Everything is signed with the
-replica's real key: what must refuse it is the protocol, not the signature check.
+Everything is signed with the replica's real key: the protocol must refuse it, not the signature
+check. The simple tricks are in `tricks`.
 """
 
 from __future__ import annotations
-
-import random
-from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -16,7 +12,7 @@ from chain.block import Block, Head
 from chain.keys import digest
 from chain.ledger.item import cose_of, make_item
 from chain.ledger.operations import read_operation
-from chain.pbft.effects import Broadcast, Effect, Send
+from chain.pbft.effects import Effect, Send
 from chain.pbft.messages import (
     Bodies,
     Checkpoint,
@@ -33,8 +29,9 @@ from chain.pbft.messages import (
     decode_proposal,
 )
 from nodes.byzantine.config import Trick
+from nodes.byzantine.wrapper import Act, Acted, Misbehaviour, Sent, resigned
 
-__all__ = ["FORGERIES", "Actor"]
+__all__ = ["FORGERIES", "to_half"]
 
 _LIE = digest(b"a lie")
 _SPAM_VOTES = 8
@@ -46,28 +43,7 @@ _bodies = msgspec.msgpack.Decoder(ReplicaMessage)
 _items = msgspec.msgpack.Decoder(tuple[bytes, list[Signed]])
 
 
-class Actor(Protocol):
-    """The part of `byzantine.Misbehaviour` that a forger uses."""
-
-    me: int
-    network: bytes
-    client: bytes | None
-    rng: random.Random
-
-    def sign(self, message: ReplicaMessage, attachment: bytes = b"") -> Signed: ...
-
-    def others(self) -> list[int]: ...
-
-
-_Sent = Send | Broadcast
-_Forger = Callable[[Actor, _Sent, ReplicaMessage], list[Effect]]
-
-
-def _with(effect: _Sent, signed: Signed) -> Effect:
-    return msgspec.structs.replace(effect, signed=signed)
-
-
-def _to_half(actor: Actor, effect: _Sent, one: list[Signed], other: list[Signed]) -> list[Effect]:
+def to_half(actor: Misbehaviour, effect: Sent, one: list[Signed], other: list[Signed]) -> Acted:
     """`one` to the first half of the others, `other` to the rest."""
     if isinstance(effect, Send):
         return [Send(effect.to, signed) for signed in one]
@@ -79,15 +55,15 @@ def _to_half(actor: Actor, effect: _Sent, one: list[Signed], other: list[Signed]
     ]
 
 
-def _partial(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _partial(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Its votes, checkpoints and view changes reach only half of the others."""
     votes = PrePrepare | Prepare | Commit | Checkpoint | ViewChange | NewView
     if not isinstance(message, votes):
         return [effect]
-    return _to_half(actor, effect, [effect.signed], [])
+    return to_half(actor, effect, [effect.signed], [])
 
 
-def _reproposal(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _reproposal(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Half are sent the same batch under the next number as well: a digest that does not bind
     the number to the content would let it stand twice (found by ByzzFuzz in a PBFT)."""
     if not isinstance(message, PrePrepare):
@@ -95,10 +71,10 @@ def _reproposal(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Ef
     shifted = actor.sign(
         msgspec.structs.replace(message, seq=message.seq + 1), effect.signed.attachment
     )
-    return _to_half(actor, effect, [effect.signed], [shifted, effect.signed])
+    return to_half(actor, effect, [effect.signed], [shifted, effect.signed])
 
 
-def _bad_batch(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _bad_batch(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Every other proposal is unacceptable: a request twice, an unsigned one, one that its group
     never endorsed, another number inside, a wrong time, or for half of the others a batch that is
     not the digest's."""
@@ -122,13 +98,13 @@ def _bad_batch(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Eff
             proposal = msgspec.structs.replace(proposal, time_us=proposal.time_us + off_us)
         case _:
             other = msgspec.structs.replace(proposal, time_us=proposal.time_us + 1).encode()
-            return _to_half(actor, effect, [effect.signed], [actor.sign(message, other)])
+            return to_half(actor, effect, [effect.signed], [actor.sign(message, other)])
     encoded = proposal.encode()
     changed = msgspec.structs.replace(message, digest=Proposal.digest_of(encoded))
-    return [_with(effect, actor.sign(changed, encoded))]
+    return [resigned(effect, actor.sign(changed, encoded))]
 
 
-def _censor(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _censor(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """As primary it leaves out what one client asks for, or everything: clients wait."""
     if not isinstance(message, PrePrepare) or not effect.signed.attachment:
         return [effect]
@@ -138,16 +114,16 @@ def _censor(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect
         return [effect]
     encoded = msgspec.structs.replace(proposal, items=passed).encode()
     changed = msgspec.structs.replace(message, digest=Proposal.digest_of(encoded))
-    return [_with(effect, actor.sign(changed, encoded))]
+    return [resigned(effect, actor.sign(changed, encoded))]
 
 
-def _censored(actor: Actor, item: bytes) -> bool:
+def _censored(actor: Misbehaviour, item: bytes) -> bool:
     if actor.client is None:
         return True
     return read_operation(cose_of(item), actor.network).operation.node == actor.client
 
 
-def _wrong_field(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _wrong_field(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Changes a field of every fifth message and signs it again."""
     if actor.rng.random() < 0.8:
         return [effect]
@@ -166,10 +142,10 @@ def _wrong_field(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[E
         case _:
             return [effect]
     mutated = msgspec.structs.replace(message, **{field: changed})
-    return [_with(effect, actor.sign(mutated, effect.signed.attachment))]
+    return [resigned(effect, actor.sign(mutated, effect.signed.attachment))]
 
 
-def _forge_new_view(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _forge_new_view(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """A NEW-VIEW that omits, adds or changes what the VIEW-CHANGEs prove."""
     if not isinstance(message, NewView):
         return [effect]
@@ -186,17 +162,17 @@ def _forge_new_view(actor: Actor, effect: _Sent, message: ReplicaMessage) -> lis
             changed = msgspec.structs.replace(message, pre_prepares=ordered + ordered[-1:])
         case _:
             changed = msgspec.structs.replace(message, view_changes=message.view_changes[1:])
-    return [_with(effect, actor.sign(changed))]
+    return [resigned(effect, actor.sign(changed))]
 
 
-def _null(actor: Actor, signed: Signed) -> Signed:
+def _null(actor: Misbehaviour, signed: Signed) -> Signed:
     original = _bodies.decode(signed.body)
     assert isinstance(original, PrePrepare)
     empty = Proposal.digest_of(Proposal.null(original.seq).encode())
     return actor.sign(msgspec.structs.replace(original, digest=empty))
 
 
-def _forge_view_change(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _forge_view_change(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """A VIEW-CHANGE that hides certificates, invents a checkpoint or asks for a far view."""
     if not isinstance(message, ViewChange):
         return [effect]
@@ -216,19 +192,19 @@ def _forge_view_change(actor: Actor, effect: _Sent, message: ReplicaMessage) -> 
             changed = msgspec.structs.replace(message, prepared=proofs)
         case _:
             changed = msgspec.structs.replace(message, view=message.view + 7)
-    return [_with(effect, actor.sign(changed))]
+    return [resigned(effect, actor.sign(changed))]
 
 
-def _forge_checkpoint(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _forge_checkpoint(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Votes for states that do not exist, and for checkpoints far ahead."""
     if not isinstance(message, Checkpoint):
         return [effect]
     lie = actor.sign(msgspec.structs.replace(message, head=_LIE))
     ahead = actor.sign(msgspec.structs.replace(message, seq=message.seq + _FAR_SEQS))
-    return [_with(effect, lie), _with(effect, ahead)]
+    return [resigned(effect, lie), resigned(effect, ahead)]
 
 
-def _lying_transfer(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _lying_transfer(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Pretends to be far ahead and serves heads and bodies that are not the chain's."""
     match message:
         case StatusMessage():
@@ -246,10 +222,10 @@ def _lying_transfer(actor: Actor, effect: _Sent, message: ReplicaMessage) -> lis
             changed = msgspec.structs.replace(message, blocks=emptied)
         case _:
             return [effect]
-    return [_with(effect, actor.sign(changed))]
+    return [resigned(effect, actor.sign(changed))]
 
 
-def _spam_votes(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Effect]:
+def _spam_votes(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Well-signed votes for numbers and views that nobody asked about."""
     if actor.rng.random() < 0.9:
         return [effect]
@@ -263,11 +239,11 @@ def _spam_votes(actor: Actor, effect: _Sent, message: ReplicaMessage) -> list[Ef
             seq=actor.rng.randrange(1, _SPAM_SEQS),
             digest=actor.rng.randbytes(32),
         )
-        spam.append(_with(effect, actor.sign(vote)))
+        spam.append(resigned(effect, actor.sign(vote)))
     return [effect, *spam]
 
 
-FORGERIES: dict[Trick, _Forger] = {
+FORGERIES: dict[Trick, Act] = {
     Trick.PARTIAL: _partial,
     Trick.REPROPOSAL: _reproposal,
     Trick.BAD_BATCH: _bad_batch,

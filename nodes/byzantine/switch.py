@@ -23,6 +23,7 @@ from chain.keys import Signer
 from chain.pbft.effects import Effect
 from nodes.byzantine.config import Byzantine, Trick
 from nodes.byzantine.conspiracy import Conspiracy
+from nodes.byzantine.tricks import ACTS
 from nodes.byzantine.wrapper import Misbehaviour
 from nodes.ports import Events
 from nodes.replica.driver import Delayed
@@ -31,7 +32,7 @@ __all__ = ["LOOK_S", "ORDER_BYTES_MAX", "BadOrder", "Switch", "misbehaviour", "r
 
 ORDER_BYTES_MAX = 4096
 LOOK_S = 0.05  # how often the file is looked at, whenever the replica does something
-TELL_S = 0.5  # how often acts are told
+REPORT_S = 0.5  # at most so often the count of acts is logged
 
 
 class BadOrder(Exception):
@@ -49,7 +50,7 @@ def misbehaviour(
 ) -> Misbehaviour:
     """The wrapper that a config or an order asks for."""
     return Misbehaviour(
-        wanted.trick,
+        ACTS[wanted.trick],
         me=me,
         network=network,
         signer=signer,
@@ -81,8 +82,8 @@ class Switch:
         self._events = events
         self._now_s = now_s
         self._look_at_s = 0.0
-        self._tell_at_s = 0.0
-        self._told_acts = 0
+        self._report_at_s = 0.0
+        self._reported_acts = 0
         self._file: tuple[int, int, int] | None = None
         self._trick: Trick | None = None
         self._acting: Misbehaviour | None = None
@@ -96,10 +97,10 @@ class Switch:
         if self._acting is None:
             return [*effects]
         changed = self._acting.rewrite(effects)
-        if self._acting.acts != self._told_acts and now_s >= self._tell_at_s:
-            self._tell_at_s = now_s + TELL_S
-            self._told_acts = self._acting.acts
-            self._events.emit("byzantine-acts", trick=self._trick, acts=self._told_acts)
+        if self._acting.acts != self._reported_acts and now_s >= self._report_at_s:
+            self._report_at_s = now_s + REPORT_S
+            self._reported_acts = self._acting.acts
+            self._events.emit("byzantine-acts", trick=self._trick, acts=self._reported_acts)
         return changed
 
     def _look(self) -> None:
@@ -123,7 +124,7 @@ class Switch:
         except (BadOrder, OSError) as error:
             self._events.emit("byzantine-refused", reason=str(error))
             return
-        self._acting, self._trick, self._told_acts = self._make(wanted), wanted.trick, 0
+        self._acting, self._trick, self._reported_acts = self._make(wanted), wanted.trick, 0
         self._events.emit("byzantine", **msgspec.to_builtins(wanted))
 
 

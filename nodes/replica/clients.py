@@ -28,7 +28,7 @@ class _Subscriber(msgspec.Struct):
 
 
 class Clients:
-    """Implements `driver.Replies`. `view` tells where this replica stands."""
+    """`view` gives this replica's view number."""
 
     def __init__(self, me: int, store: Store, wire: Wire, view: Callable[[], int]) -> None:
         self._me = me

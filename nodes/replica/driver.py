@@ -1,19 +1,19 @@
-"""The one interpreter of effects: what the consensus core asks for is carried out here.
+"""Carries out the effects that the consensus core asks for: the one interpreter of effects.
 
-`Driver` is synchronous and knows no event loop: the replica process feeds it what arrived and which
-timers fired, the simulator does the same in virtual time. Only its ports differ.
+`Driver` is synchronous and knows no event loop. The replica process feeds it what arrived and which
+timers fired; the simulator does the same in virtual time. Only the ports differ.
 
-The order is sacred: **persist, then send**. A step handles several inputs, collects what they
-persist and send, makes one synced transaction, and only then lets frames out. Blocks go into the
-same database with that transaction. A reply (`Seal`) needs no sync for its block: q replicas hold
-the prepared certificate durably and the head is a function of the chain.
+The rule is **persist, then send**. A step handles several inputs, collects what they persist and
+send, makes one synced transaction, and sends only then. Blocks are written in the same
+transaction. A reply (`Seal`) needs no sync for its block: q replicas hold the prepared certificate
+durably, and the head is a function of the chain.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import msgspec
 
@@ -21,6 +21,7 @@ from chain.block import Block, Head
 from chain.errors import PeerFault
 from chain.genesis import Membership
 from chain.keys import Signer
+from chain.ledger.ledger import Ledger
 from chain.pbft.effects import (
     Accuse,
     Broadcast,
@@ -54,80 +55,26 @@ from chain.pbft.messages import (
     Bodies,
     CheckpointProof,
     Heads,
-    Proposal,
     ReplicaMessage,
     Signed,
     decode_signed,
     encode,
     signed_bytes,
 )
-from chain.pbft.state_machine import VerifiedRequest
+from chain.pbft.replica import Replica
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
+from nodes.replica.clients import Clients
 from nodes.replica.phases import Phases
 
 __all__ = [
-    "Application",
-    "Core",
     "Delayed",
     "Driver",
-    "Replies",
     "Rewrite",
 ]
 
 BODIES_BLOCKS_MAX = 1024
 
 _proofs = msgspec.msgpack.Decoder(CheckpointProof)
-
-
-class Core(Protocol):
-    """`chain.pbft.replica.Replica`, or a mutant of it."""
-
-    @property
-    def membership(self) -> Membership: ...
-
-    @property
-    def epoch(self) -> int: ...
-
-    @property
-    def view(self) -> int: ...
-
-    def start(self, now_us: int) -> list[Effect]: ...
-
-    def handle(self, item: Input, now_us: int) -> list[Effect]: ...
-
-    def submit(self, items: Sequence[Submitted], now_us: int) -> list[Effect]: ...
-
-
-class Application(Protocol):
-    """`chain.ledger.ledger.Ledger`: executes decided batches, appends proven blocks."""
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def head_hash(self) -> bytes: ...
-
-    @property
-    def time_us(self) -> int: ...
-
-    @property
-    def decided_membership(self) -> Membership: ...
-
-    def execute(
-        self, proposal: Proposal, requests: Sequence[VerifiedRequest], epoch: int
-    ) -> Block: ...
-
-    def append(self, block: Block, check_signatures: bool) -> None: ...
-
-
-class Replies(Protocol):
-    """The gateways' side; see `nodes.replica.clients`."""
-
-    def sealed(self, height: int, stored: Stored, requests: Iterable[bytes]) -> None:
-        """A block came into being, here from these requests (none, if it was fetched)."""
-
-    def refused(self, request: bytes, reason: str) -> None:
-        """A submitted request will not be ordered here."""
 
 
 class Delayed(msgspec.Struct, frozen=True):
@@ -137,15 +84,15 @@ class Delayed(msgspec.Struct, frozen=True):
     delay_us: int
 
 
-# Replaces effects before they are carried out; most replicas have none.
+# Replaces effects before they are carried out: a replica that abstains, or that lies, has one.
 Rewrite = Callable[[list[Effect]], list[Effect | Delayed]]
 
-_DELAYED = "driver/delayed/"  # names of the host's own timers
+_DELAYED = "driver/delayed/"  # names of the driver's own timers
 _DELAYED_MAX = 4096  # held back at once; more are lost
 
 
 class Driver:
-    """Runs one core. `me` signs served state and heads with `signer`."""
+    """Runs one core. `me` is the replica's id; `signer` signs served state and heads."""
 
     def __init__(
         self,
@@ -153,14 +100,14 @@ class Driver:
         me: int,
         network: bytes,
         signer: Signer,
-        core: Core,
-        application: Application,
+        core: Replica,
+        application: Ledger,
         store: Store,
         wire: Wire,
         clock: Clock,
         timers: Timers,
         events: Events,
-        replies: Replies,
+        clients: Clients,
         rewrite: Rewrite | None = None,
     ) -> None:
         self._me = me
@@ -173,7 +120,7 @@ class Driver:
         self._clock = clock
         self._timers = timers
         self._events = events
-        self._replies = replies
+        self._clients = clients
         self._rewrite = rewrite
         self._answers: deque[Input] = deque()
         self._outbox: list[tuple[Party, bytes]] = []
@@ -231,7 +178,7 @@ class Driver:
         return self._must_sync
 
     def commit(self) -> None:
-        """May run in another thread, if nothing else touches host or store until it returns."""
+        """May run in another thread if nothing else uses driver or store until it returns."""
         if self._must_sync:
             self._store.commit()
             self._must_sync = False
@@ -245,18 +192,18 @@ class Driver:
         # Replies too: our own COMMIT counted, so our prepared certificate must be durable first.
         sealed, self._sealed = self._sealed, []
         for height, stored, requests in sealed:
-            self._replies.sealed(height, stored, requests)
+            self._clients.sealed(height, stored, requests)
 
     def idle(self) -> None:
-        """To be called now and then when nothing happens: blocks that waited become durable."""
+        """To be called now and then: commits blocks that no later step has committed."""
         self._store.commit()
 
     def _send(self, party: int, message: ReplicaMessage) -> None:
-        """Served state: signed by the host, because the core does not see the store."""
+        """Served state. The driver signs it, because the core does not see the store."""
         self._carry_out([Send(party, self._sign(message))])
 
     def _answer(self) -> None:
-        """What the core is told about its Execute and Install, before it hears anything else."""
+        """Hands the core the results of Execute and Install before any other input."""
         while self._answers:
             now_us = self._clock.now_us()
             self._carry_out(self._core.handle(self._answers.popleft(), now_us))
@@ -314,7 +261,7 @@ class Driver:
                 evidence = [encode(each) for each in (first, second) if each is not None]
                 self._events.emit("accuse", culprit=culprit, reason=reason, evidence=evidence)
             case Refuse(request=request, reason=reason):
-                self._replies.refused(request, reason)
+                self._clients.refused(request, reason)
             case _:
                 assert_never(effect)
 

@@ -140,7 +140,7 @@ class Service:
             clock=clock,
             timers=timers,
             events=events,
-            replies=self.clients,
+            clients=self.clients,
             rewrite=self._rewrite if abstention or wrap else None,
         )
 

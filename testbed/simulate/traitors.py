@@ -22,6 +22,7 @@ from chain.pbft.effects import Effect
 from chain.pbft.messages import ClientMessage, Seal, encode
 from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
+from nodes.byzantine.tricks import ACTS
 from nodes.byzantine.wrapper import Misbehaviour
 from nodes.replica.driver import Delayed, Rewrite
 from nodes.replica.service import Service
@@ -89,7 +90,7 @@ class Cast:
     def _rewrite(self, trick: Trick, replica: int, signer: Signer, service: Service) -> Rewrite:
         timeout_us = self._consensus.view_timeout_us
         plain = Misbehaviour(
-            trick,
+            ACTS[trick],
             me=replica,
             network=service.ledger.network,
             signer=signer,

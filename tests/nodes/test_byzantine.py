@@ -23,6 +23,7 @@ from chain.pbft.messages import (
 )
 from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
+from nodes.byzantine.tricks import ACTS
 from nodes.byzantine.wrapper import Misbehaviour
 from nodes.replica.driver import Delayed
 from tests.chain.world import World
@@ -48,7 +49,7 @@ def vote(kind: type[Prepare | Commit]) -> Broadcast:
 
 def misbehaving(trick: Trick, **options: object) -> Misbehaviour:
     return Misbehaviour(
-        trick,
+        ACTS[trick],
         me=0,
         network=NETWORK,
         signer=SIGNERS[0],

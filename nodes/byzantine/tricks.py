@@ -1,0 +1,134 @@
+"""What each trick does: one function from an honest send to what leaves instead.
+
+The simple tricks are here, those that forge the contents of messages are in `forgeries`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.keys import digest
+from chain.pbft.effects import Broadcast, Effect, Send
+from chain.pbft.messages import (
+    Checkpoint,
+    Commit,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    ReplicaMessage,
+    Signed,
+)
+from nodes.byzantine.config import Trick
+from nodes.byzantine.conspiracy import twin_of
+from nodes.byzantine.forgeries import FORGERIES, to_half
+from nodes.byzantine.wrapper import Act, Acted, Misbehaviour, Sent, resigned
+from nodes.replica.driver import Delayed
+
+__all__ = ["ACTS"]
+
+_FLOOD_COPIES = 20  # of each message
+
+
+def _silent(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Sends nothing, or nothing of one kind."""
+    return []
+
+
+def _delay(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Sends late: a primary just under the timeout (Aardvark, NSDI'09)."""
+    return [Delayed(effect, actor.delay_us)]
+
+
+def _withhold(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Takes part in everything except voting."""
+    return [] if isinstance(message, Prepare | Commit | Checkpoint) else [effect]
+
+
+def _bad_signature(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Flips a bit of each signature."""
+    signature = bytearray(effect.signed.signature)
+    signature[actor.rng.randrange(len(signature))] ^= 1 << actor.rng.randrange(8)
+    return [resigned(effect, msgspec.structs.replace(effect.signed, signature=bytes(signature)))]
+
+
+def _wrong_digest(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Votes, properly signed, for something that nobody proposed."""
+    lie = _vote_for_nothing(actor, message)
+    return [effect if lie is None else resigned(effect, lie)]
+
+
+def _vote_for_nothing(actor: Misbehaviour, message: ReplicaMessage) -> Signed | None:
+    match message:
+        case Prepare() | Commit():
+            return actor.sign(msgspec.structs.replace(message, digest=digest(message.digest)))
+        case Checkpoint():
+            return actor.sign(msgspec.structs.replace(message, head=digest(message.head)))
+        case _:
+            return None
+
+
+def _equivocate(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Sends each half of the others another story: conflicting proposals as the primary,
+    conflicting votes as a backup."""
+    if not isinstance(effect, Broadcast):
+        return [effect]
+    match message:
+        case PrePrepare():
+            lie = _twin_proposal(actor, effect.signed, message)
+        case Prepare() | Commit():
+            lie = _vote_for_nothing(actor, message)
+        case _:
+            lie = None
+    return [effect] if lie is None else to_half(actor, effect, [effect.signed], [lie])
+
+
+def _twin_proposal(actor: Misbehaviour, signed: Signed, message: PrePrepare) -> Signed | None:
+    twin = twin_of(signed.attachment) if signed.attachment else None
+    if twin is None:
+        return None
+    return actor.sign(msgspec.structs.replace(message, digest=Proposal.digest_of(twin)), twin)
+
+
+def _conspire(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """One story to some, another to the deceived, and votes for both."""
+    lie: Signed | None = None
+    if not isinstance(effect, Broadcast):
+        return [effect]
+    if isinstance(message, PrePrepare):
+        lie = _twin_proposal(actor, effect.signed, message)
+    elif isinstance(message, Prepare | Commit):
+        twin = actor.conspiracy.twin_digest(message.digest)
+        if twin is not None:
+            lie = actor.sign(msgspec.structs.replace(message, digest=twin))
+    if lie is None:
+        return [effect]
+    deceived = actor.conspiracy.deceived
+    return [Send(to, lie if to in deceived else effect.signed) for to in actor.others()]
+
+
+def _old_messages(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Repeats, beside each message, one that it sent long ago."""
+    return [effect, Broadcast(actor.rng.choice(actor.old))] if actor.old else [effect]
+
+
+def _flood(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Sends everything many times. Half of it is garbage that costs a verification."""
+    out: list[Effect | Delayed] = []
+    for _ in range(_FLOOD_COPIES // 2):
+        out.append(effect)
+        out += _bad_signature(actor, effect, message)
+    return [*out, effect]
+
+
+ACTS: dict[Trick, Act] = {
+    Trick.SILENT: _silent,
+    Trick.DELAY: _delay,
+    Trick.WITHHOLD: _withhold,
+    Trick.BAD_SIGNATURE: _bad_signature,
+    Trick.WRONG_DIGEST: _wrong_digest,
+    Trick.EQUIVOCATE: _equivocate,
+    Trick.OLD_MESSAGES: _old_messages,
+    Trick.FLOOD: _flood,
+    Trick.CONSPIRE: _conspire,
+    **FORGERIES,
+}
