@@ -1,14 +1,15 @@
-"""The deployment config of a replica: JSON, decoded into closed types.
+"""Deployment configs of processes: JSON, decoded into closed types.
 
-What replicas must agree on is in the genesis document; addresses, files and this machine's
-choices are here. Relative paths are relative to the config file.
+What replicas must agree on is in the genesis document; addresses, files and this machine's choices
+are here. Relative paths are relative to the config file. Here is a replica's config, and how every
+config is loaded; those of gateways and devices are in `edge_config`.
 """
 
 from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -24,10 +25,22 @@ __all__ = [
     "ReplicaConfig",
     "certificate_der",
     "certificate_spki",
+    "load_config",
+    "load_json",
 ]
 
+T = TypeVar("T", bound=msgspec.Struct)
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+# Fields that name a file, in the configs of all processes and of boards.
+_PATHS = frozenset(
+    {"genesis", "key", "certificate", "ready", "events", "state", "store", "copy", "outbox", "go"}
+    | {"passwords", "voucher", "factory_chain", "port", "flashed", "log", "profile"}
+    | {"byzantine_orders"}
+)
+MEMORY = ":memory:"  # in place of a store's path
 
 
 class ConfigError(Exception):
@@ -42,7 +55,7 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Another replica, of the genesis or one that may be added later. `certificate` is PEM."""
 
-    replica: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    replica: ReplicaId
     host: str
     port: Port
     certificate: str
@@ -55,21 +68,10 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str
 
 
-_PATHS = (
-    "genesis",
-    "key",
-    "certificate",
-    "store",
-    "ready",
-    "events",
-    "profile",
-)
-
-
 class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     schema: Annotated[str, msgspec.Meta(pattern=r"^testbed\.replica/1$")] = "testbed.replica/1"
     name: Name
-    replica: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    replica: ReplicaId
     genesis: str
     key: str
     certificate: str
@@ -85,34 +87,40 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     @classmethod
     def load(cls, path: Path) -> Self:
         """Paths come back absolute. Raises ConfigError."""
-        try:
-            config = msgspec.json.decode(path.read_bytes(), type=cls)
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from error
-        here = path.parent.absolute()
-        changed: dict[str, str] = {}
-        for field in _PATHS:
-            value: str | None = getattr(config, field)
-            if value is not None and value != ":memory:":
-                changed[field] = str(here / value)
-        config = msgspec.structs.replace(config, **changed)
-        for where, certificate in config.certificates():
-            try:
-                certificate_spki(certificate)
-            except ValueError as error:
-                raise ConfigError(f"{path}: {where}: {error}") from error
+        config = load_config(path, cls)
+        for field in ("peers", "clients"):
+            for n, each in enumerate(getattr(config, field)):
+                try:
+                    certificate_spki(each.certificate)
+                except ValueError as error:
+                    raise ConfigError(f"{path}: {field}[{n}].certificate: {error}") from error
         return config
 
-    def certificates(self) -> list[tuple[str, str]]:
-        """(field, PEM) of each certificate that this config pins."""
-        return [
-            (f"peers[{n}].certificate", peer.certificate) for n, peer in enumerate(self.peers)
-        ] + [
-            (f"clients[{n}].certificate", client.certificate)
-            for n, client in enumerate(self.clients)
-        ]
+
+def load_config(path: Path, kind: type[T]) -> T:
+    """Paths come back absolute. Raises ConfigError."""
+    return _absolute(load_json(path, kind), path.parent.absolute())
+
+
+def load_json(path: Path, kind: type[T]) -> T:
+    """Raises ConfigError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None  # the cause could show a secret
+
+
+def _absolute(config: T, here: Path) -> T:
+    changed: dict[str, object] = {}
+    for field in config.__struct_fields__:
+        value = getattr(config, field)
+        if field in _PATHS and isinstance(value, str) and value != MEMORY:
+            changed[field] = str(here / value)
+        elif field == "boards":
+            changed[field] = tuple(_absolute(board, here) for board in value)
+    return msgspec.structs.replace(config, **changed)
 
 
 def certificate_der(pem: str) -> bytes:

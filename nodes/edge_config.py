@@ -1,17 +1,13 @@
-"""Deployment configs of the gateway and of devices: JSON, decoded into closed types.
-
-As `config` does for replicas: what a network agrees on is in the genesis document, what belongs to
-one machine is here. Relative paths are relative to the config file.
-"""
+"""Deployment configs of gateways and devices. How they are loaded is in `config`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 
-from nodes.config import ConfigError, Name, PeerConfig, Port
+from nodes.config import ConfigError, Name, PeerConfig, Port, load_json
 
 __all__ = [
     "BoardConfig",
@@ -22,11 +18,9 @@ __all__ = [
     "GatewayLimits",
     "GatewaySecrets",
     "MobileConfig",
-    "load_config",
     "load_secrets",
 ]
 
-T = TypeVar("T", bound=msgspec.Struct)
 FilePath = str
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -45,8 +39,8 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Token buckets in front of every signature check (of a device, of a relay, of ledger copies,
-    of all together), and queues behind them."""
+    """Token buckets before signature checks: per device, per relay, for ledger copies, in total.
+    Queues behind them."""
 
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 50.0
     burst: Annotated[int, msgspec.Meta(ge=1)] = 200
@@ -63,8 +57,8 @@ class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class GatewaySecrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The passwords of the gateway's two logins, and the secret in hex that devices' passwords
-    come from, which all gateways of a network share."""
+    """The passwords of the gateway's two logins. `devices` (hex) is the secret from which devices'
+    passwords are derived; all gateways of a network share it."""
 
     gateway: str
     admin: str
@@ -98,10 +92,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device with its own key. `state` is its directory: key, counters, outbox, ledger copy.
 
-    `voucher` is a private key (PEM, 0600): the enrolment token, or with `factory_chain` the factory
-    key whose certificates (PEM) stand there. `go` is a file that appears when
-    the run starts and tells when to enrol and to send (`nodes.device.workload`). With `session` a
-    session with the service is opened and closed around its work. `copy_of` tells how much of the
+    `voucher` is a private key (PEM, 0600): the enrolment token, or the factory key if
+    `factory_chain` names its certificates (PEM). `go` is a file that appears when the run starts;
+    it says when to enrol and to send (`nodes.device.workload`). With `session` the device opens a
+    session with the service before its work and closes it afterwards. `copy_of`: how much of the
     ledger it keeps.
     """
 
@@ -124,7 +118,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 class BoardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A sensor board on this machine. `key` is its 32-byte key file (0600), `flashed` the JSON
-    that flashing it printed, `log` takes what it says and the frames on its line."""
+    that flashing printed. `log` records the text it prints and the frames on its line."""
 
     name: Name
     port: FilePath
@@ -149,41 +143,11 @@ class EnvironmentConfig(DeviceConfig, frozen=True, forbid_unknown_fields=True, k
     boards: tuple[BoardConfig, ...] = ()
 
 
-_PATHS = frozenset(
-    {"genesis", "key", "certificate", "passwords", "copy", "outbox", "ready", "events", "state"}
-    | {"voucher", "factory_chain", "go", "port", "flashed", "log"}
-)
-
-
-def load_config(path: Path, kind: type[T]) -> T:
-    """Paths come back absolute. Raises ConfigError naming the file and the field."""
-    try:
-        config = msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return _absolute(config, path.parent.absolute())
-
-
 def load_secrets(path: Path) -> GatewaySecrets:
     """Raises ConfigError; never shows what is in the file."""
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigError(f"{path}: others may read these passwords; chmod 600 it")
-        return msgspec.json.decode(path.read_bytes(), type=GatewaySecrets)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _absolute(config: T, here: Path) -> T:
-    changed: dict[str, object] = {}
-    for field in config.__struct_fields__:
-        value = getattr(config, field)
-        if field in _PATHS and isinstance(value, str):
-            changed[field] = str(here / value)
-        elif field == "boards":
-            changed[field] = tuple(_absolute(board, here) for board in value)
-    return msgspec.structs.replace(config, **changed)
+    return load_json(path, GatewaySecrets)

@@ -1,7 +1,7 @@
 """What every long-running process of this folder shares at `__main__` level.
 
-Signals, the end of the parent, the ready file, exit codes. A process ends cleanly on SIGTERM and
-SIGINT, and with `--exit-on-stdin-eof` when its parent is gone.
+Signals, the end of the parent, the ready file, exit codes. A process ends cleanly on SIGTERM,
+SIGINT and SIGHUP, and with `--exit-on-stdin-eof` when its parent is gone.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def run(
     *,
     exit_on_stdin_eof: bool,
 ) -> None:
-    """Runs `main(stopping)` to its end; `stopping` is set by SIGTERM, SIGINT or a gone parent.
+    """Runs `main(stopping)` to its end; `stopping` is set by a signal or a gone parent.
 
     `Trouble` ends the process with one line on stderr and exit code 3.
     """
@@ -110,7 +110,7 @@ def run(
     async def supervised() -> None:
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, stopping.set)
         if exit_on_stdin_eof:
             end_with_parent(loop, stopping.set)

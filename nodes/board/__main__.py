@@ -1,18 +1,15 @@
-"""`python -m nodes.board`: run one flashed board behind a PTY until told to stop."""
+"""`python -m nodes.board`: runs one flashed board behind a PTY until it is stopped."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import os
-import signal
-import sys
 from pathlib import Path
 
 from nodes.board.pty import BoardProcess, StartError
+from nodes.process import EXIT_BAD_CONFIG, fail, run
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m nodes.board", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="a directory that was flashed")
     parser.add_argument("--link", type=Path, required=True, help="the port's name, a link to make")
@@ -23,29 +20,12 @@ def main() -> int:
         "--exit-on-stdin-eof", action="store_true", help="end when standard input does"
     )
     options = parser.parse_args()
+    board = BoardProcess(options.dir, options.link, heap_kb=options.heap_kb)
     try:
-        asyncio.run(_run(options))
+        run(board.run, exit_on_stdin_eof=options.exit_on_stdin_eof)
     except (StartError, OSError) as error:
-        print(f"board: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-async def _run(options: argparse.Namespace) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
-    if options.exit_on_stdin_eof:
-        loop.add_reader(0, _end_with_input, stop)
-    await BoardProcess(options.dir, options.link, heap_kb=options.heap_kb).run(stop)
-
-
-def _end_with_input(stop: asyncio.Event) -> None:
-    if not os.read(0, 4096):
-        asyncio.get_running_loop().remove_reader(0)
-        stop.set()
+        fail(EXIT_BAD_CONFIG, f"board: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import gateway.serial.seal
 from chain.errors import Misuse
 from gateway.serial.seal import key_bytes, key_check_value
 from gateway.serial.session import name_chars_max
+from nodes.process import write_atomically
 
 __all__ = ["Flashed", "firmware_files", "firmware_hash", "new_key", "prepare"]
 
@@ -94,17 +94,8 @@ def prepare(
     for name, content in firmware_files().items():
         (directory / name).write_bytes(content)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    _write_secret(directory / "key.bin", key)
+    write_atomically(directory / "key.bin", key, mode=0o600)
     return Flashed(firmware_sha256=firmware_sha256, key_check_value=key_check_value(key).hex())
-
-
-def _write_secret(path: Path, secret: bytes) -> None:
-    """Never readable by others, not even for a moment, also over an old file."""
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secret)
-    fresh.replace(path)
 
 
 def main() -> int:
@@ -122,7 +113,7 @@ def main() -> int:
     try:
         if not options.key.exists():
             options.key.parent.mkdir(parents=True, exist_ok=True)
-            _write_secret(options.key, new_key())
+            write_atomically(options.key, new_key(), mode=0o600)
         flashed = prepare(
             options.dir,
             options.id,

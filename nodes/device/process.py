@@ -22,7 +22,7 @@ from chain.ledger.identity import Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Operation
 from gateway.bridge.block_store import BlockStoreError
 from gateway.bridge.outbox import OutboxCorruptError, OutboxFullError
-from nodes.config import ConfigError
+from nodes.config import ConfigError, load_config
 from nodes.device.carrier import Carrier
 from nodes.device.device import Answer, Device, Refused, Uplink
 from nodes.device.ledger_sync import LedgerSync
@@ -30,7 +30,7 @@ from nodes.device.login import Login
 from nodes.device.renewal import KeyChanged, Renewal
 from nodes.device.sender import Ended, Sender
 from nodes.device.workload import Go, until, wait_for_go
-from nodes.edge_config import DeviceConfig, load_config
+from nodes.edge_config import DeviceConfig
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 

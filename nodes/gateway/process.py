@@ -30,8 +30,8 @@ from gateway.broker.security import User
 from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, MqttSettings, Presence
 from gateway.mqtt.topics import Head, Response, Role, Status
-from nodes.config import ConfigError
-from nodes.edge_config import GatewayConfig, GatewaySecrets, load_config, load_secrets
+from nodes.config import ConfigError, load_config
+from nodes.edge_config import GatewayConfig, GatewaySecrets, load_secrets
 from nodes.events import EventLog
 from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks

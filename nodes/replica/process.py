@@ -19,7 +19,7 @@ from typing import TypeVar
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer, Signer
-from nodes.config import ConfigError, ReplicaConfig, certificate_der, certificate_spki
+from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.events import CountedEvents, EventLog, NoEvents
 from nodes.keygen import load_key
 from nodes.ports import Events, Party, Store, StoreFull
@@ -185,7 +185,7 @@ class ReplicaProcess:
         """A damaged store is moved aside; then this replica fetches everything anew, in
         abstention. A store that was made in abstention stays so over restarts."""
         config = self._config
-        if config.store == ":memory:":
+        if config.store == MEMORY:
             self._store = MemoryStore()
             return self._make_service(self._store, None)
         path = Path(config.store)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from nodes.config import load_config
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY
 from nodes.device.workload import Go
-from nodes.edge_config import MobileConfig, load_config
+from nodes.edge_config import MobileConfig
 from nodes.events import read_events
 from testbed.errors import LabFault, RefusedError
 from testbed.standing.running_lab import RunningLab
