@@ -131,3 +131,24 @@ def test_modules_open_with_a_docstring() -> None:
         if not path.read_text().lstrip("#! \n").startswith('"""')
     ]
     assert wrong == []
+
+
+def test_the_reading_order_names_files_and_functions_that_exist() -> None:
+    """README, "Follow an access request": a newcomer finds each step where it says."""
+    text = (TOP / "README.md").read_text()
+    section = text.partition("## Follow an access request")[2].partition("\n## ")[0]
+    rows = [row.split(" | ") for row in section.splitlines() if "](" in row and row[0] == "|"]
+    assert len(rows) > 12
+    wrong = []
+    for *_, files, functions in rows:
+        paths = re.findall(r"\]\(([^)]+)\)", files)
+        groups = functions.strip(" |").split(";")
+        wrong += [f"{path} is not there" for path in paths if not (TOP / path).is_file()]
+        if len(paths) != len(groups):
+            wrong.append(f"{functions}: one group of functions for each of {paths}")
+        for path, group in zip(paths, groups, strict=False):
+            code = (TOP / path).read_text() if (TOP / path).is_file() else ""
+            for name in re.findall(r"`(\w+)`", group):
+                if not re.search(rf"(def|class) {name}\b", code):
+                    wrong.append(f"{path} has no {name}")
+    assert wrong == []
