@@ -1,6 +1,6 @@
-"""The simulated administrator: orders replicas in and out, one at a time.
+"""The simulated administrator: adds and removes replicas, one at a time.
 
-It gives the next order when the last is in force, as its gateway's copy of the ledger says.
+It orders the next change when the last one is in force in its gateway's copy of the ledger.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Administrator"]
 
 
 class Administrator:
-    """Has the face of a `devices.Device` towards the run. `key_of(replica)` is what an order to
+    """The run uses it like a `devices.Device`. `key_of(replica)` is what an order to
     add names; `membership` the one in force at its gateway."""
 
     number = 0
@@ -71,7 +71,7 @@ class Administrator:
         self.wanted = None
 
     def _is_possible(self, what: str, replica: int) -> bool:
-        """A shrunk scenario may remove whom nobody added, or from too few."""
+        """A shrunk scenario may remove a replica that nobody added, or one of too few."""
         ids = self._membership().ids
         return what == "add" or (replica in ids and len(ids) > REPLICAS_MIN)
 

@@ -1,8 +1,8 @@
 """Simulated devices: what they ask for, in which order, honestly and not.
 
-A device works through its plan one request at a time and starts the next when the last is final.
-Beside the plan it (or somebody in its name) sends what must never have an effect: the same
-request again, a forged one, one with an old counter, one of a key that never enrolled.
+A device works through its plan, one request at a time. It starts the next request when the last
+one is final. In between, the device or somebody in its name sends requests that must never have an
+effect: a repetition, a forgery, an old counter, a key that never enrolled.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Device:
 
     @staticmethod
     def grant_of(number: int, signatures: Signatures) -> VoucherGrant:
-        """What the genesis holds for the token of device `number`."""
+        """The grant in the genesis for the token of device `number`."""
         token = digest(signatures.signer(f"token {number}").public)
         return VoucherGrant(id=token, privilege_max=3, services=(SERVICE,))
 
@@ -121,7 +121,7 @@ class Device:
                 raise AssertionError(f"unknown mischief {kind}")
 
     def after_revocation(self, payload: int) -> bytes:
-        """Well signed and fresh, but the identity is revoked."""
+        """A request that is well signed and fresh, from an identity that is revoked."""
         self._counter += 1
         return self._sign(self._data(self._counter, payload), self._signer)
 

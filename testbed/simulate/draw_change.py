@@ -1,7 +1,7 @@
-"""Draws a change of the membership: who is ordered in and out, and when.
+"""Draws a change of the membership: which replicas are added and removed, and when.
 
-One replica is added, replaced or removed: never so that more are faulty than an epoch in between
-bears.
+One replica is added, replaced or removed. No epoch on the way ever has more faulty replicas than it
+tolerates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _START_US_MAX = 1_500_000  # an added replica's process starts so late after the
 
 
 class Change(NamedTuple):
-    """`sizes` of the epochs that follow the first; `lost` are broken for good and ordered out."""
+    """`sizes`: of the epochs after the first. `lost`: replicas that fail and are removed."""
 
     events: tuple[Event, ...] = ()
     joiners: int = 0
@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
 
 def draw_change(dice: Random, n: int, traitors: frozenset[int], until_us: int) -> Change:
-    """Add one; replace one that is lost, or that works, or that betrays; remove one."""
+    """Adds one, removes one, or replaces one that is lost, works or lies."""
     shapes = ["add", "replace"]
     honest = [r for r in range(n) if r not in traitors]
     leaving = dice.randrange(n)

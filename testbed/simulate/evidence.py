@@ -1,8 +1,8 @@
 """Judges accusations anew from the bytes of their evidence, sharing no code with the product.
 
-Evidence is signed by the culprit and either contradicts itself (two statements in one place) or
-breaks a rule that its bytes show. What it says is read with plain MessagePack, and what a NEW-VIEW
-must order is computed here a second time (OSDI'99, section 4.4).
+The culprit signed the evidence. It contradicts itself (two statements in one place), or it breaks
+a rule that its bytes show. This module reads it with plain MessagePack. It computes a second time
+what a NEW-VIEW must order (OSDI'99, section 4.4).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TAG_OF = {
 
 
 class Accusation(msgspec.Struct, frozen=True):
-    """What a replica notes of it; `evidence` are encoded `Signed` frames."""
+    """An accusation as a replica notes it. `evidence` holds encoded `Signed` frames."""
 
     culprit: int
     reason: str
@@ -108,7 +108,7 @@ def _reaches_too_far(view_change: Any, log_window: int) -> bool:
 
 
 def _orders_otherwise(new_view: Any, log_window: int) -> bool:
-    """Whether O is something else than V decides."""
+    """Whether O differs from what V decides."""
     view_changes = [_decode(signed[0]) for signed in new_view[4]]
     if any(_reaches_too_far(view_change, log_window) for view_change in view_changes):
         return True

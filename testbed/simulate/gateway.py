@@ -1,7 +1,7 @@
 """A simulated gateway: submits what devices sign, collects seals, and tells what is final.
 
-It sends a request to the primary it believes in, and to all replicas when no block came in time
-(OSDI'99, section 4.1). Final is what `chain.proofs.client` says is final, nothing else.
+It sends a request to the replica that it takes for the primary, and to all replicas when no block
+came in time (OSDI'99, section 4.1). Only `chain.proofs.client` decides what is final.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Gateway:
         on_final: Callable[[Final], None],
         copy: Ledger | None,
     ) -> None:
-        """`copy` follows the epochs; None where none will come."""
+        """`copy` follows the epochs. It is None in runs without membership changes."""
         self._timeline = timeline
         self._copy = copy
         self._tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
@@ -71,7 +71,7 @@ class Gateway:
 
     @property
     def membership(self) -> Membership:
-        """That decides the block after the last final one."""
+        """The membership that decides the block after the last final one."""
         return self._tracker.membership
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class Gateway:
         self._send(self._primary, frame)
 
     def once(self, cose: bytes) -> None:
-        """Sends to every replica, once, and forgets."""
+        """Sends to every replica once and keeps nothing."""
         for replica in self._replicas:
             self._send(replica, encode(Submit(cose)))
 
@@ -99,14 +99,14 @@ class Gateway:
 
     @property
     def _primary(self) -> int:
-        """Of the highest view that f+1 replicas have reached, by what they said."""
+        """The primary of the highest view that f+1 replicas say they have reached."""
         membership = self._tracker.membership
         views = sorted(self._views.values(), reverse=True)
         weak = membership.quorum.weak
         return membership.primary(views[weak - 1] if len(views) >= weak else 0)
 
     def _subscribe(self) -> None:
-        """A replica that restarted has forgotten us, and a lost frame leaves a gap."""
+        """Subscribes again: a restarted replica has no subscribers, a lost frame leaves a gap."""
         for replica in self._replicas:
             self._send(replica, encode(Subscribe(self.height + 1, True)))
 

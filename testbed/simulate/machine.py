@@ -30,7 +30,7 @@ FRAMES_PER_CHECK = 4  # reading so many frames takes as long as checking one sig
 
 
 class Outside(Protocol):
-    """What a process reaches: the rest of the run."""
+    """The rest of the run, as a process sees it."""
 
     def send(self, machine: Machine, party: Party, frame: bytes) -> None:
         """A frame leaves."""
@@ -97,7 +97,7 @@ class Machine:
     # --- life and death --------------------------------------------------------------------------
 
     def install(self) -> None:
-        """From now on this machine is there and runs its process whenever it can."""
+        """The machine exists from now on and runs its process whenever it can."""
         self._installed = True
         self._start()
 
@@ -108,7 +108,7 @@ class Machine:
             self._guarded(self.process.start)
 
     def crash(self, at_operation: int, keeps: Crash) -> None:
-        """Now (0), or at a coming disk operation; `recover` brings the machine back."""
+        """Power fails now (0) or at a later disk operation. `recover` brings the machine back."""
         self._downs += 1
         if at_operation and self.process is not None:
             self.disk.fail_at(at_operation, keeps)
@@ -122,7 +122,7 @@ class Machine:
             self._start()
 
     def wipe(self) -> None:
-        """Power fails and takes the disk with it; `recover` brings the machine back, empty."""
+        """Power fails and the disk is lost. `recover` brings the machine back, empty."""
         self.crash(0, Crash.LOST)
         self.disk.wipe()
 
@@ -142,7 +142,7 @@ class Machine:
             self.outside.crashed(self, keeps)
 
     def _forget(self) -> None:
-        """The process is gone, and what it had not handled."""
+        """The process ends. What it had not handled is lost."""
         self.process = None
         self._inbox = Inbox()
         self._working = False
@@ -177,7 +177,7 @@ class Machine:
             self.timeline.after(self._turn_us, self._turn)
 
     def _turn(self) -> None:
-        """One share of what has arrived in each step, with one sync."""
+        """Each step handles a share of what has arrived and syncs once."""
         while self.process is not None and self._inbox and not (self._pauses or self._working):
             arrived = self._inbox.take()
             if self.work_us:
@@ -187,7 +187,7 @@ class Machine:
                 self._guarded(self.process.receive, arrived)
 
     def _open(self, process: Process, arrived: list[tuple[Party, bytes]]) -> None:
-        """All of the work comes before its effects, as verification does."""
+        """Verification takes its whole time before its effects happen."""
         checks = self.scheme.checks
         verified = process.service.verify_all(arrived)
         checks = self.scheme.checks - checks
@@ -207,7 +207,7 @@ class Machine:
         self._turn()
 
     def fire(self, process: Process, name: str) -> None:
-        """A timer of `process` is due; a paused process gets it late."""
+        """A timer of `process` is due. A paused process gets it late."""
         if process is not self.process:
             return
         if self._pauses:
@@ -262,7 +262,7 @@ class Process:
             pass
 
     def fire(self, name: str) -> None:
-        """The queue has come to a deadline of `name`, which may have moved since."""
+        """The event heap has reached a deadline of `name`. The deadline may have moved since."""
         del self._queued[name]
         deadline_us = self._deadlines.get(name)
         if deadline_us is None:

@@ -1,4 +1,4 @@
-"""How much a replica remembers: what its core, endorser and clients hold, counted in values.
+"""How much a replica remembers: the values that its core, endorser and clients hold.
 
 A count is cheaper than bytes and the same on every machine. The ledger and the verifier's caches
 are left out: they have their own limits and tests.

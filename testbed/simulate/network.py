@@ -1,7 +1,7 @@
 """The simulated network: delay, loss, duplication, reordering and blocked links.
 
-Harsher than the TCP that boards use: frames of one link may overtake each other. What a link
-suffers comes from the scenario's events (`testbed.simulate.scenario`); the dice come from the
+The network is harsher than the TCP that boards use: frames of one link may overtake each other.
+The scenario's events (`testbed.simulate.scenario`) say what a link suffers. The dice come from the
 run's one random source.
 """
 
@@ -23,7 +23,7 @@ _DUPLICATE_GAP_US = 20_000
 
 
 class _Trouble:
-    """What one link suffers now: sums over the events in force, so that each can be lifted."""
+    """What one link suffers now: sums over the events in force, so that each can end alone."""
 
     __slots__ = ("blocked", "delay_us", "duplicate_pct", "loss_pct")
 

@@ -10,7 +10,7 @@ __all__ = ["Finding", "Outcome", "Summary"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A property that did not hold: which, when and in whose words."""
+    """A property that did not hold: its name, the time and the message."""
 
     property: str
     at_us: int

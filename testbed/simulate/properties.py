@@ -1,12 +1,12 @@
-"""The checker: what must hold in every run, judged at every step from outside the core.
+"""The checker: what must hold in every run. It judges at every step, from outside the core.
 
-It sees what leaves a replica (frames), what reaches its disk (blocks, facts), whom it accuses and
-what clients take for final; it never looks inside. Each check costs O(1) per event. What an
-operation may do is judged by a second, independent reading of the rules in
-`testbed.simulate.reference`.
+It sees the frames that leave a replica, the blocks and facts that reach its disk, its accusations,
+and what clients take as final. It never looks inside. Each check costs O(1) per event.
+`testbed.simulate.reference`, a second and independent reading of the rules, judges what an
+operation may do.
 
-A replica that is not honest is not listened to, so a property that breaks is broken by an honest
-one. The first break ends the run (`BrokenError`).
+The checker ignores Byzantine replicas, so only an honest one can break a property. The first break
+ends the run (`BrokenError`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Checker:
 
     @property
     def height(self) -> int:
-        """Of the highest block that an honest replica has executed."""
+        """The height of the highest block that an honest replica has executed."""
         return len(self._agreed) - 1
 
     def height_of(self, replica: int) -> int:
@@ -118,7 +118,7 @@ class Checker:
             raise self.broken(broken.rule, f"r{replica} at {head.height}: {broken}") from broken
 
     def restarted(self, replica: int, height: int) -> None:
-        """A crash may cost blocks that were not synced, nothing else."""
+        """A crash may lose blocks that were not synced, nothing else."""
         if replica in self._honest:
             self._heights[replica] = height
 
@@ -137,7 +137,7 @@ class Checker:
     # --- what replicas send ----------------------------------------------------------------------
 
     def sent(self, replica: int, frame: bytes, disk: Disk) -> None:
-        """No equivocation, not even across a restart; no vote leaves before it is durable."""
+        """No equivocation, not even across a restart. No vote leaves before it is durable."""
         if replica not in self._honest or self._last_frame.get(replica) is frame:
             return
         self._last_frame[replica] = frame

@@ -3,7 +3,7 @@
 
 It decodes with another library (cbor2) and keeps the least state that decides whether an executed
 operation was allowed: who is enrolled, who has ended, the last counter, the vouchers used. It
-judges what was accepted; what was refused has no effect and needs no defence.
+judges accepted operations only, because a refused one has no effect.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class Reference:
 
     @property
     def newest_members(self) -> Collection[int]:
-        """Of the last epoch that was ordered, in force or not."""
+        """The members of the last epoch that was ordered, in force or not."""
         return self._epochs[-1][1]
 
     def members(self, epoch: int) -> Collection[int]:
-        """None of an epoch that nobody ordered."""
+        """The members of an epoch. None if nobody ordered it."""
         return self._epochs[epoch][1] if epoch < len(self._epochs) else ()
 
     def begins_above(self, epoch: int) -> int:
@@ -149,7 +149,8 @@ class Reference:
             self._change(height, operation)
 
     def _change(self, height: int, operation: dict[str, Any]) -> None:
-        """Ordered by an administrator, one at a time, effective above the next checkpoint."""
+        """A membership change: an administrator orders it, one at a time; it is in force above the
+        next checkpoint."""
         if operation["node"] not in self._administrators:
             raise RuleBrokenError("validity", f"{operation['op']} by who is no administrator")
         above, members = self._epochs[-1]

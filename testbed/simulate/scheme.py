@@ -4,8 +4,8 @@ The cheap one is keyed SHA-256 instead of an elliptic curve.
 
 It stands behind `chain.keys.Scheme` and `Signer` and passes the same conformance suite as ES256
 (`tests/testbed/test_simulate_scheme.py`), malleability included: like (r, s) and (r, n-s), each
-statement has two valid signatures, so that code which takes a signature for an identifier is
-found. Whoever knows the public key could forge; the simulated adversaries do not.
+statement has two valid signatures. So the simulator finds code that uses a signature as an
+identifier. Anybody who knows the public key could forge. The simulated adversaries do not.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class HashSigner:
 
 class Meter:
     """A scheme that counts what it checks, in checks of a replica's signature: the work of a slow
-    processor. What the product remembers, it does not ask again."""
+    processor. The product does not ask again for what it remembers."""
 
     def __init__(self, scheme: Scheme, replicas: frozenset[bytes]) -> None:
-        """`replicas` are the public keys of all that there ever are."""
+        """`replicas`: the public keys of every replica of the run, joiners included."""
         self.checks = 0
         self._scheme = scheme
         self._replicas = replicas

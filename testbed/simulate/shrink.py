@@ -70,7 +70,7 @@ class _Search:
         )
 
     def patience(self) -> None:
-        """Waiting less for what never comes makes every later run cheaper."""
+        """A shorter wait for what never comes makes every later run cheaper."""
         patience_us = min(self.best.patience_us, _PATIENCE_US_MIN)
         self._try(msgspec.structs.replace(self.best, patience_us=patience_us))
 
@@ -81,7 +81,7 @@ class _Search:
         )
 
     def tricks(self) -> None:
-        """Fewer tricks each; a traitor without tricks is as good as honest but never checked."""
+        """Fewer tricks each. A Byzantine replica without tricks is honest but not checked."""
         for index, traitor in enumerate(self.best.traitors):
 
             def replaced(
@@ -116,7 +116,7 @@ class _Search:
 
 
 def _minimal(items: Sequence[_T], accepted: Callable[[Sequence[_T]], bool]) -> None:
-    """Removes chunks, halves first and single items last, as long as `accepted` says so."""
+    """Removes chunks, halves first and single items last, while `accepted` agrees."""
     chunk = len(items)
     while chunk >= 1 and items:
         start = 0

@@ -35,7 +35,7 @@ _GC_OBJECTS = 50_000  # new ones between two looks for garbage; Python's own is 
 
 
 def run_seeds(options: Options, seeds: tuple[int, ...]) -> list[Outcome]:
-    """What one worker does."""
+    """Runs some seeds. Each worker calls this."""
     return [run(draw(options, seed)) for seed in seeds]
 
 
@@ -46,8 +46,8 @@ def sweep(
     advance: Callable[[Summary], None] = lambda summary: None,
     failures_max: int | None = None,
 ) -> Summary:
-    """Runs every seed; stops early once `failures_max` runs failed, or at Ctrl-C: what was run
-    until then is not lost (`Summary.resume_at`). `advance` is told after each batch of seeds.
+    """Runs every seed. Stops early once `failures_max` runs failed, or at Ctrl-C; then nothing that
+    was run is lost (`Summary.resume_at`). `advance` is called after each batch of seeds.
 
     Raises LabFault if a worker dies, naming the seeds that were being run.
     """
@@ -81,7 +81,7 @@ def sweep(
 
 @contextmanager
 def _naming(*tasks: tuple[int, ...]) -> Iterator[None]:
-    """A run catches what the product raises; what is raised here is the executor's trouble."""
+    """A run catches what the product raises, so what is raised here comes from the executor."""
     try:
         yield
     except Exception as error:
@@ -157,7 +157,7 @@ def _check_workers(client: Client, cluster: str) -> None:
 
 
 def _version() -> str:
-    """Of what decides how a seed runs: Python, msgspec and every source file."""
+    """A version of what decides how a seed runs: Python, msgspec and every source file."""
     source = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
     for folder in ("chain", "nodes", "testbed/simulate"):

@@ -1,4 +1,4 @@
-"""Virtual time: what happens next, in order of time, then in order of asking."""
+"""Virtual time: actions run in order of time, actions of one time in the order of their calls."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Timeline:
         heapq.heappush(self._heap, (when_us, self._asked, action, arguments))
 
     def run(self, until_us: int, steps_max: int) -> bool:
-        """Does the next `steps_max` things; False once there is none up to `until_us`, where time
-        then stands."""
+        """Runs the next `steps_max` actions. Returns False if none is left up to `until_us`; the
+        time is then `until_us`."""
         heap = self._heap
         pop = heapq.heappop
         for _ in range(steps_max):

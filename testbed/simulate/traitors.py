@@ -1,4 +1,4 @@
-"""The Byzantine replicas of a run: who plays which tricks.
+"""The Byzantine replicas of a run: which replica plays which tricks.
 
 Most tricks are those of `nodes.byzantine.config.Trick`, played by the wrapper of real processes.
 Here is who plays them (of `conspire` too: f+1 conspirators fork the chain, fewer must not), and
@@ -37,7 +37,7 @@ _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 class Cast:
-    """Answers for each replica how it misbehaves. `acts` counts by trick."""
+    """Says how each replica misbehaves. `acts` counts acts by trick."""
 
     def __init__(self, scenario: Scenario, random: Random) -> None:
         self._random = random
@@ -59,13 +59,13 @@ class Cast:
         return [replica for replica, tricks in sorted(self._tricks.items()) if "twins" in tricks]
 
     def hears(self, twin: bool, replica: int, other: int) -> bool:
-        """Whether this one of two twins talks with `other`; its fellow traitors hear both."""
+        """Whether this twin talks with `other`. Other Byzantine replicas hear both twins."""
         if "twins" not in self.tricks(replica) or other in self._tricks:
             return True
         return (other in self._deceived) == twin
 
     def wrapper(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
-        """What wraps the effects of a replica, for each of its processes; None if it is honest."""
+        """The wrapper around a replica's effects, one per process. None if it is honest."""
         tricks = [Trick(name) for name in self.tricks(replica) if name not in _SIMULATED]
         if not tricks:
             return None
@@ -109,7 +109,7 @@ class Cast:
         return counted
 
     def to_gateway(self, replica: int, signer: Signer, frame: bytes) -> bytes:
-        """What a gateway is told instead of `frame`."""
+        """The frame that a gateway gets instead of `frame`."""
         if "false-seal" not in self.tricks(replica):
             return frame
         seal = _client_messages.decode(frame)

@@ -1,7 +1,7 @@
 """A run as people read it: one line per fault, message, block and reply.
 
-Only made for replays: it slows a run down. Lines beyond `LINES_MAX` are dropped from the middle,
-because causes stand at the start and the break at the end.
+Only replays make it, because it slows a run down. Lines beyond `LINES_MAX` are dropped from the
+middle: causes stand at the start and the break at the end.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Transcript:
         self.line(now_us, f"{'OVER' if over else 'FAULT'} {_event(event)}")
 
     def sent(self, now_us: int, sender: int, to: int, frame: bytes) -> None:
-        """One line per broadcast; STATUS is left out, it says nothing new."""
+        """One line per broadcast. STATUS is left out because it says nothing new."""
         if self._last_sent is not None and self._last_sent == (sender, frame):
             return
         self._last_sent = (sender, frame)

@@ -1,7 +1,7 @@
 """One run: machines, gateways and devices in virtual time, driven by a scenario, under a checker.
 
-Everything that happens, happens in one thread, in the order of one event heap, with dice from one
-`random.Random`; so a scenario always gives the same run (`Outcome.trace`).
+One thread takes events from one heap, in order. All dice come from one `random.Random`. So a
+scenario always gives the same run (`Outcome.trace`).
 """
 
 from __future__ import annotations
