@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from cryptography import x509
 
 from chain.block import Block, Head, genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Es256, digest
-from chain.ledger.statement import OK, Statement, decode_leaf
-from chain.proofs.certificate import verify_carrier
+from chain.ledger.statement import OK, Statement, decode_leaf, encode_leaf
+from chain.proofs.certificate import proof_of, verify_carrier
 from chain.proofs.export import export_proof
 from chain.proofs.proof import HeadSeal, Inclusion, Proof, ProofVerifier, make_inclusion
 from nodes.replica.ledger_file import Damaged, LedgerFile, open_readonly
@@ -124,8 +125,10 @@ class Ledgers:
         if not places:
             raise NotProvable(f"no certificate was issued to {node.hex()}; {self._known()}")
         place = places[-1]
-        if carrier is not None:
-            self._check_carrier(carrier, place.statement)
+        carried = None if carrier is None else self._carried(carrier, node)
+        if carried is not None:
+            leaf = carried.record.leaf
+            place = next((each for each in places if encode_leaf(each.statement) == leaf), place)
         elif place.statement.by is not None:
             raise NotProvable(
                 f"the certificate of block {place.height} ({place.statement.op}) was not asked for "
@@ -133,10 +136,13 @@ class Ledgers:
                 "certificate with --carrier"
             )
         try:
-            proof, membership = self._proof(place, file, contents)
+            proof = self._proof(place, file, contents) if carried is None else carried
             item = _block(file, place.height).records[place.index].item
             parent = self._parent(file, place.height)
             files = export_proof(self.genesis, proof, parent, item, carrier)
+            verifier = ProofVerifier(self.genesis)
+            verifier.verify(proof)
+            membership = verifier.members_of(Head.decode(proof.record.head))
         except PeerFault as fault:
             raise NotProvable(f"{file.path.name}: what it holds proves nothing: {fault}") from fault
         after = (each.height for each in contents.ended if _ends(each, place))
@@ -149,10 +155,8 @@ class Ledgers:
             files=files,
         )
 
-    def _proof(
-        self, place: _Place, file: LedgerFile, contents: _Contents
-    ) -> tuple[Proof, Membership]:
-        """With a step for each change of the membership before, and the members who decided."""
+    def _proof(self, place: _Place, file: LedgerFile, contents: _Contents) -> Proof:
+        """With a step for each change of the membership before."""
         verifier = ProofVerifier(self.genesis)
         membership = self.genesis.membership
         steps: list[Inclusion] = []
@@ -160,9 +164,7 @@ class Ledgers:
         for change in contents.changes[:epoch]:
             steps.append(self._inclusion(change, file, membership))
             membership = verifier.follow(steps[-1])
-        return Proof(
-            record=self._inclusion(place, file, membership), epochs=tuple(steps)
-        ), membership
+        return Proof(record=self._inclusion(place, file, membership), epochs=tuple(steps))
 
     def _inclusion(self, place: _Place, file: LedgerFile, membership: Membership) -> Inclusion:
         """With every good signature that these files hold. Raises NotProvable."""
@@ -205,13 +207,15 @@ class Ledgers:
             return "its signature does not hold"
         return HeadSeal(file.replica, stored.signature)
 
-    def _check_carrier(self, carrier: bytes, statement: Statement) -> None:
+    def _carried(self, carrier: bytes, node: bytes) -> Proof:
+        """The proof that the device's X.509 certificate holds."""
         try:
             certified = verify_carrier(carrier, self.genesis)
+            if certified.node == node:
+                return proof_of(x509.load_pem_x509_certificate(carrier))
         except PeerFault as fault:
             raise ConfigurationError(f"--carrier: {fault}") from fault
-        if certified.key != statement.key:
-            raise ConfigurationError(f"--carrier: is of another device, {certified.node.hex()}")
+        raise ConfigurationError(f"--carrier: is of another device, {certified.node.hex()}")
 
     def _parent(self, file: LedgerFile, height: int) -> bytes:
         if height == 1:

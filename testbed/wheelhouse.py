@@ -235,7 +235,7 @@ def _unpack_wheels(tree: Path, requirements: Path, target: Target, platform: str
 def _own_files() -> Iterator[tuple[str, Path]]:
     for package in (chain, gateway, nodes):
         top = Path(str(package.__file__)).parent
-        for path in top.rglob("*.py"):
+        for path in (*top.rglob("*.py"), *top.rglob("*.sh")):
             yield f"{top.name}/{path.relative_to(top)}", path
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from chain.canonical import Codec, encode_unsigned
 from chain.fields import Counter, Hash, Privilege, ReplicaId, Services, Spki, Text, Time
+from chain.keys import node_id
 from chain.ledger.reasons import Reason
 
 __all__ = [
@@ -78,7 +79,19 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def issues_certificate(self) -> bool:
-        return self.status == OK and self.not_after_us is not None
+        """True if this record issues a certificate, with all that a certificate says."""
+        return (
+            self.status == OK
+            and self.op in ("enrol", "renew", "grant")
+            and self.kind in ("mobile", "environment")
+            and self.key is not None
+            and self.node == node_id(self.key)
+            and self.privilege is not None
+            and self.service is not None
+            and self.certificate is not None
+            and self.not_before_us is not None
+            and self.not_after_us is not None
+        )
 
 
 _codec: Codec[Statement] = Codec(Statement, LEAF_BYTES_MAX)

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis
-from chain.keys import CERTIFICATE_FAULTS, Scheme, node_id, spki_of
+from chain.keys import CERTIFICATE_FAULTS, Scheme, spki_of
 from chain.ledger.statement import Statement, decode_leaf
 from chain.proofs.proof import PROOF_BYTES_MAX, Proof, ProofVerifier, decode_proof, encode_proof
 
@@ -26,6 +26,7 @@ __all__ = ["PROOF_OID", "carrier_certificate", "proof_of", "verify_carrier"]
 PROOF_OID = x509.ObjectIdentifier(f"2.25.{0x3B1C3EA40F2E4DD19C5E6A1F0C52B7D8}")
 CARRIER_BYTES_MAX = PROOF_BYTES_MAX + 4096
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ANY_KEY = ec.derive_private_key(1, ec.SECP256R1())
 
 
 def _second(time_us: int) -> datetime:
@@ -49,28 +50,24 @@ def _contents(der: bytes) -> bytes:
     raise PeerFault("bad-certificate", "the proof is not a DER octet string")
 
 
-def _subject(serial: int, node: bytes) -> x509.Name:
-    """CN is the node id. The serial number tells a renewed carrier from its predecessor in trust
-    stores that know certificates by subject, as OpenSSL's directories do."""
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{serial:x}"),
-            x509.NameAttribute(NameOID.COMMON_NAME, node.hex()),
-        ]
-    )
-
-
-def carrier_certificate(private_key: ec.EllipticCurvePrivateKey, proof: Proof) -> bytes:
-    """PEM of the device's self-signed certificate. Raises Misuse if the proof is not its own."""
-    statement = decode_leaf(proof.record.leaf)
-    public = private_key.public_key()
-    if not statement.issues_certificate or statement.key != spki_of(public):
-        raise Misuse("the proof does not certify this key")
+def _template(statement: Statement, proof: Proof) -> x509.CertificateBuilder:
+    """All of the carrier but its signature. Raises ValueError for what X.509 cannot hold."""
+    assert statement.key is not None
+    assert statement.certificate is not None
     assert statement.not_before_us is not None
     assert statement.not_after_us is not None
-    assert statement.certificate is not None
-    name = _subject(statement.certificate, statement.node)
-    builder = (
+    public = serialization.load_der_public_key(statement.key)
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise PeerFault("bad-certificate", "not an elliptic-curve key")
+    # CN is the node id. The serial number tells a renewed carrier from its predecessor in trust
+    # stores that know certificates by subject, as OpenSSL's directories do.
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{statement.certificate:x}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, statement.node.hex()),
+        ]
+    )
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -79,15 +76,23 @@ def carrier_certificate(private_key: ec.EllipticCurvePrivateKey, proof: Proof) -
         .not_valid_before(_second(statement.not_before_us))
         .not_valid_after(_second(statement.not_after_us))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]),
-            critical=False,
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(
             x509.UnrecognizedExtension(PROOF_OID, _octets(encode_proof(proof))), critical=False
         )
     )
-    certificate = builder.sign(private_key, hashes.SHA256(), ecdsa_deterministic=True)
+
+
+def _signed(template: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    return template.sign(key, hashes.SHA256(), ecdsa_deterministic=True)
+
+
+def carrier_certificate(private_key: ec.EllipticCurvePrivateKey, proof: Proof) -> bytes:
+    """PEM of the device's self-signed certificate. Raises Misuse if the proof is not its own."""
+    statement = decode_leaf(proof.record.leaf)
+    if not statement.issues_certificate or statement.key != spki_of(private_key.public_key()):
+        raise Misuse("the proof does not certify this key")
+    certificate = _signed(_template(statement, proof), private_key)
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
@@ -105,38 +110,30 @@ def proof_of(certificate: x509.Certificate) -> Proof:
 def verify_carrier(
     pem: bytes, genesis: Genesis, at_us: int | None = None, scheme: Scheme | None = None
 ) -> Statement:
-    """Possession, issuance and form; validity too if `at_us` is given.
+    """Possession, issuance and every field; validity too if `at_us` is given.
 
-    Raises PeerFault: "bad-certificate" (form, or a field unlike the statement's), "expired", or
-    what `ProofVerifier.verify` raises.
+    Raises PeerFault: "bad-certificate", "expired", or what `ProofVerifier.verify` raises.
     """
     if len(pem) > 2 * CARRIER_BYTES_MAX:
         raise PeerFault("oversize", f"{len(pem)} bytes")
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         certificate.verify_directly_issued_by(certificate)
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        public = certificate.public_key()
     except CERTIFICATE_FAULTS as error:
         raise PeerFault("bad-certificate", f"not a self-signed carrier: {error}") from error
-    if not isinstance(public, ec.EllipticCurvePublicKey):
-        raise PeerFault("bad-certificate", "not an elliptic-curve key")
-    statement = ProofVerifier(genesis, scheme).verify(proof_of(certificate))
-    key = spki_of(public)
-    wanted = {
-        "statement": statement.issues_certificate,
-        "key": statement.key == key and statement.node == node_id(key),
-        "subject": certificate.subject == _subject(certificate.serial_number, statement.node),
-        "CA": not constraints.ca,
-        "extendedKeyUsage": list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH],
-        "serial": certificate.serial_number == statement.certificate,
-        "notBefore": certificate.not_valid_before_utc == _second(statement.not_before_us or 0),
-        "notAfter": certificate.not_valid_after_utc == _second(statement.not_after_us or 0),
-    }
-    for field, holds in wanted.items():
-        if not holds:
-            raise PeerFault("bad-certificate", f"{field} is not what the chain certified")
+    if certificate.public_bytes(serialization.Encoding.PEM) != pem:
+        raise PeerFault("bad-certificate", "not one certificate and nothing else")
+    proof = proof_of(certificate)
+    statement = ProofVerifier(genesis, scheme).verify(proof)
+    if not statement.issues_certificate:
+        raise PeerFault("bad-certificate", "the proven record issues no certificate")
+    try:
+        # Made again from the record, so that no field is left open. Any key will do to sign it.
+        wanted = _signed(_template(statement, proof), _ANY_KEY)
+    except (*CERTIFICATE_FAULTS, OverflowError) as error:
+        raise PeerFault("bad-certificate", f"no certificate can hold this: {error}") from error
+    if certificate.tbs_certificate_bytes != wanted.tbs_certificate_bytes:
+        raise PeerFault("bad-certificate", "a field is not what the chain certified")
     if at_us is not None:
         if at_us < (statement.not_before_us or 0):
             raise PeerFault("expired", "not yet valid")

@@ -12,7 +12,6 @@ where no membership changes in between or the records show it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -263,7 +262,6 @@ class LedgerCopy:
         self.ledger = Ledger(genesis, self._scheme) if bodies else None
         self._check_signatures = check_signatures
         self._membership = genesis.membership
-        self._following: list[Membership] = []
         self._head = genesis_head(genesis.network, genesis.time_us)
         self._height = 0
 
@@ -272,13 +270,11 @@ class LedgerCopy:
         of the membership changes up to it. Raises PeerFault("bad-epoch") if one is missing."""
         if self.ledger is not None:
             raise Misuse("a full copy resumes by taking its blocks again")
-        following = [self._verifier.follow(step) for step in epochs]
+        for step in epochs:
+            self._verifier.follow(step)
         decoded = Head.decode(head)
-        for membership in (self._membership, *following):
-            if membership.epoch == decoded.epoch:
-                self._membership, self._head, self._height = membership, head, decoded.height
-                return
-        raise PeerFault("bad-epoch", f"no proof of the members of epoch {decoded.epoch}")
+        self._membership = self._verifier.members_of(decoded)
+        self._head, self._height = head, decoded.height
 
     @property
     def height(self) -> int:
@@ -304,10 +300,7 @@ class LedgerCopy:
         Raises PeerFault at the first block that does not hold; those before it are kept.
         """
         for step in blocks.epochs or ():
-            following = self._verifier.follow(step)
-            known = self._following[-1] if self._following else self._membership
-            if following.epoch == known.epoch + 1:
-                self._following.append(following)
+            self._verifier.follow(step)
         taken = 0
         for height, block in enumerate(blocks.blocks, start=blocks.start):
             if Head.decode(block.head).height != height:
@@ -336,17 +329,12 @@ class LedgerCopy:
             if block is None:
                 raise PeerFault("bad-body", f"height {head.height} came without its records")
             self.ledger.append(block, self._check_signatures)
-        if membership.epoch != self._membership.epoch:
-            self._membership = membership
-            self._following = self._following[1:]
+        self._membership = membership
         self._head, self._height = sealed.head, head.height
 
     def _membership_of(self, head: Head) -> Membership:
-        if self.ledger is not None:
-            candidates: Iterable[Membership] = (self.ledger.membership,)
-        else:
-            candidates = (self._membership, *self._following[:1])
-        for membership in candidates:
-            if membership.epoch == head.epoch:
-                return membership
-        raise PeerFault("bad-epoch", f"no proof of the members of epoch {head.epoch}")
+        if self.ledger is None:
+            return self._verifier.members_of(head)
+        if head.epoch != self.ledger.membership.epoch:
+            raise PeerFault("bad-epoch", f"epoch {head.epoch} does not decide {head.height}")
+        return self.ledger.membership

@@ -16,14 +16,17 @@ The files are returned; writing them is the caller's business.
 
 from __future__ import annotations
 
+from importlib import resources
+
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from chain.errors import Misuse
-from chain.genesis import Genesis
+from chain.genesis import Genesis, Membership
 from chain.keys import SIGNATURE_BYTES, digest, pem_of
 from chain.ledger.item import cose_of
 from chain.ledger.operations import signed_content
-from chain.proofs.export_script import VERIFY_SH
+from chain.proofs.certificate import proof_of, verify_carrier
 from chain.proofs.proof import Inclusion, Proof, ProofVerifier
 
 __all__ = ["export_proof"]
@@ -39,39 +42,41 @@ def export_proof(
     carrier: bytes | None = None,
 ) -> dict[str, bytes]:
     """Files by name. `parent` is the head before the record's; `item` is the record's batch item,
-    `carrier` a PEM certificate. One must show possession of the key: the item does for an enrolment
-    and for a renewal that keeps the key.
+    `carrier` a PEM certificate that holds this very proof. One must show possession of the key:
+    the item does for an enrolment and for a renewal that keeps the key.
 
     Raises Misuse for a record that issues no certificate, PeerFault for a proof that fails.
     """
-    statement = ProofVerifier(genesis).verify(proof)
+    verifier = ProofVerifier(genesis)
+    memberships = [genesis.membership, *map(verifier.follow, proof.epochs)]
+    statement = verifier.included(proof.record)
     if not statement.issues_certificate or statement.key is None:
         raise Misuse("the record issues no certificate")
     files = {
         "genesis.json": genesis.encode(),
         "parent.bin": parent,
         "device-key.pem": pem_of(statement.key),
-        "verify.sh": VERIFY_SH,
+        "verify.sh": resources.files("chain.proofs").joinpath("verify.sh").read_bytes(),
     }
     if item is not None and statement.by is None:  # the certified key itself asked for it
         content, signature = signed_content(cose_of(item))
         files |= {"request.tbs": content, "request.der": _der(signature)}
     if carrier is not None:
+        verify_carrier(carrier, genesis)
+        if proof_of(x509.load_pem_x509_certificate(carrier)) != proof:
+            raise Misuse("the carrier holds another proof")
         files["dev.pem"] = carrier
     if not files.keys() & {"request.tbs", "dev.pem"}:
         raise Misuse("give the item or the carrier: something must show possession of the key")
-    verifier = ProofVerifier(genesis)
-    keys = {member.id: member.spki for member in genesis.members}
-    for epoch, step in enumerate(proof.epochs, start=1):
-        files |= _inclusion(f"epoch-{epoch}.", step, keys)
-        keys |= {member.id: member.spki for member in verifier.follow(step).members}
-    files |= _inclusion("", proof.record, keys)
+    for epoch, (step, members) in enumerate(zip(proof.epochs, memberships, strict=False), start=1):
+        files |= _inclusion(f"epoch-{epoch}.", step, members)
+    files |= _inclusion("", proof.record, memberships[-1])
     # Sorted by bytes, as the shell's glob in the C locale sorts.
     sums = (f"{digest(files[name]).hex()}  {name}\n" for name in sorted(files))
     return files | {"SHA256SUMS": "".join(sums).encode()}
 
 
-def _inclusion(prefix: str, inclusion: Inclusion, keys: dict[int, bytes]) -> dict[str, bytes]:
+def _inclusion(prefix: str, inclusion: Inclusion, members: Membership) -> dict[str, bytes]:
     files = {
         f"{prefix}head.bin": inclusion.head,
         f"{prefix}leaf.cbor": inclusion.leaf,
@@ -80,7 +85,9 @@ def _inclusion(prefix: str, inclusion: Inclusion, keys: dict[int, bytes]) -> dic
     }
     for seal in inclusion.seals:
         files[f"{prefix}seal-{seal.replica}.der"] = _der(seal.signature)
-        files[f"replica-{seal.replica}.pem"] = pem_of(keys[seal.replica])
+        spki = members.spki(seal.replica)
+        assert spki is not None
+        files[f"replica-{seal.replica}.pem"] = pem_of(spki)
     return files
 
 

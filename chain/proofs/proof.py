@@ -27,7 +27,7 @@ from chain.keys import Es256, Scheme
 from chain.ledger.epochs import changed
 from chain.ledger.statement import LEAF_BYTES_MAX, OK, Statement, decode_leaf
 from chain.merkle import PATH_MAX, leaf_hash, paths, root_from_path
-from chain.quorum import REPLICAS_MAX
+from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
 
 __all__ = [
     "EPOCHS_MAX",
@@ -112,12 +112,23 @@ def check_seals(
 
 
 class ProofVerifier:
-    """Needs the genesis and nothing else. Remembers the memberships that it has seen proven."""
+    """Needs the genesis and nothing else. Remembers the memberships that it has seen proven.
+
+    Each epoch decides the heights above its boundary, up to the next epoch's. Once a change is
+    known here, members of the old epoch prove nothing above the boundary.
+    """
 
     def __init__(self, genesis: Genesis, scheme: Scheme | None = None) -> None:
         self._network = genesis.network
         self._scheme = scheme or Es256()
+        self._interval = genesis.consensus.checkpoint_interval
         self._memberships = [genesis.membership]
+        self._boundaries = [0]  # by epoch: it decides the heights above
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch whose members are known here."""
+        return len(self._memberships) - 1
 
     def verify(self, proof: Proof) -> Statement:
         """What the proven record says.
@@ -126,35 +137,41 @@ class ProofVerifier:
         """
         for step in proof.epochs:
             self.follow(step)
-        epoch = Head.decode(proof.record.head).epoch
-        if epoch >= len(self._memberships):
-            raise PeerFault("bad-epoch", f"no proof of the members of epoch {epoch}")
-        return self.included(proof.record, self._memberships[epoch])
+        return self.included(proof.record)
+
+    def members_of(self, head: Head) -> Membership:
+        """Who decides this head. Raises PeerFault("bad-epoch") if that is not known here."""
+        if head.epoch > self.epoch:
+            raise PeerFault("bad-epoch", f"no proof of the members of epoch {head.epoch}")
+        ended = head.epoch < self.epoch and head.height > self._boundaries[head.epoch + 1]
+        if ended or head.height <= self._boundaries[head.epoch]:
+            raise PeerFault("bad-epoch", f"epoch {head.epoch} does not decide {head.height}")
+        return self._memberships[head.epoch]
 
     def follow(self, step: Inclusion) -> Membership:
         """Learns the next epoch's members from the record that changed them."""
-        epoch = Head.decode(step.head).epoch
-        if epoch >= len(self._memberships):
-            raise PeerFault("bad-epoch", f"no proof of the members of epoch {epoch}")
-        membership = self._memberships[epoch]
-        statement = self.included(step, membership)
-        if (
-            statement.op not in ("add-replica", "remove-replica")
-            or statement.status != OK
-            or statement.replica is None
-            or statement.epoch != epoch + 1
-        ):
+        statement = self.included(step)
+        head = Head.decode(step.head)
+        membership = self._memberships[head.epoch]
+        boundary = -(-head.height // self._interval) * self._interval
+        if (statement.status, statement.epoch, statement.boundary) != (
+            OK,
+            head.epoch + 1,
+            boundary,
+        ) or not _is_change(statement, membership):
             raise PeerFault("bad-epoch", "not the record of a membership change")
-        if epoch + 1 == len(self._memberships):
+        if head.epoch == self.epoch:
+            assert statement.replica is not None
             self._memberships.append(changed(membership, statement.replica, statement.key))
-        return self._memberships[epoch + 1]
+            self._boundaries.append(boundary)
+        return self._memberships[head.epoch + 1]
 
-    def included(self, inclusion: Inclusion, membership: Membership) -> Statement:
+    def included(self, inclusion: Inclusion) -> Statement:
         """Checks one inclusion under the members that decided its block."""
         head = Head.decode(inclusion.head)
-        if head.network != self._network or head.epoch != membership.epoch:
-            raise PeerFault("wrong-network", "the head belongs to another network or epoch")
-        check_seals(inclusion.head, inclusion.seals, membership, self._scheme)
+        if head.network != self._network:
+            raise PeerFault("wrong-network", "the head belongs to another network")
+        check_seals(inclusion.head, inclusion.seals, self.members_of(head), self._scheme)
         leaf = leaf_hash(inclusion.leaf)
         if root_from_path(leaf, inclusion.index, head.count, inclusion.path) != head.root:
             raise PeerFault("bad-path", "the statement is not in the block")
@@ -162,6 +179,20 @@ class ProofVerifier:
         if statement.network != self._network or statement.time_us != head.time_us:
             raise PeerFault("wrong-network", "the statement belongs elsewhere")
         return statement
+
+
+def _is_change(statement: Statement, membership: Membership) -> bool:
+    """Whether this adds a new member or removes one, with a number of members that may be."""
+    if statement.replica is None:
+        return False
+    adds, known = statement.op == "add-replica", membership.spki(statement.replica) is not None
+    size = len(membership.members) + (1 if adds else -1)
+    return (
+        statement.op in ("add-replica", "remove-replica")
+        and adds == (statement.key is not None)
+        and adds != known
+        and REPLICAS_MIN <= size <= REPLICAS_MAX
+    )
 
 
 def verify_receipt(

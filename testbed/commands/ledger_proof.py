@@ -179,7 +179,7 @@ def _told(proven: Proven, network: str, left_out: list[str], out: Path) -> str:
         ("certificate", f"{statement.certificate}, by {statement.op} in block {proven.height}"),
         ("signed by", f"replicas {', '.join(map(str, proven.signers))} (f+1 = {proven.needed})"),
         ("written", f"{len(proven.files)} files in {out}"),
-        ("check", f"sh {shlex.quote(str(out / 'verify.sh'))} {network}"),
+        ("check", f'sh {shlex.quote(str(out / "verify.sh"))} {network} --at "$(date +%s)"'),
     ]
     lines = [columns(rows)]
     if proven.ended_height is not None:

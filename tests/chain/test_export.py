@@ -36,11 +36,8 @@ def run(directory: Path, files: dict[str, bytes], *arguments: str) -> int:
     directory.mkdir(exist_ok=True)
     for name, content in files.items():
         (directory / name).write_bytes(content)
-    script = directory / "verify.sh"
-    done = subprocess.run(
-        ["sh", str(script), *arguments], capture_output=True, check=False, timeout=60
-    )
-    return done.returncode
+    command = ["sh", str(directory / "verify.sh"), *(arguments or (WORLD.network.hex(),))]
+    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
 
 
 def resummed(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -55,9 +52,9 @@ def resummed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def test_the_proof_holds_by_openssl_and_shell_alone(tmp_path: Path) -> None:
     assert resummed(FILES) == FILES
-    assert run(tmp_path, FILES) == 0
     assert run(tmp_path, FILES, WORLD.network.hex()) == 0
     assert run(tmp_path, FILES, bytes(32).hex()) == 1, "pinned to another network"
+    assert run(tmp_path, FILES, "") == 1, "a proof that names its own network proves nothing"
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -105,13 +102,13 @@ def test_a_record_of_a_later_epoch_brings_the_changes_of_members(tmp_path: Path)
     world, proof = grown()
     block = world.blocks[-1]
     files = export_proof(world.genesis, proof, world.blocks[-2].head, block.records[0].item)
-    assert run(tmp_path / "whole", files) == 0
+    assert run(tmp_path / "whole", files, world.network.hex()) == 0
     kept = {name: content for name, content in files.items() if not name.startswith("epoch-2")}
-    assert run(tmp_path / "short", resummed(kept)) == 1
+    assert run(tmp_path / "short", resummed(kept), world.network.hex()) == 1
     altered = bytearray(files["epoch-1.leaf.cbor"])
     altered[-1] ^= 1
     forged = resummed(files | {"epoch-1.leaf.cbor": bytes(altered)})
-    assert run(tmp_path / "forged", forged) == 1
+    assert run(tmp_path / "forged", forged, world.network.hex()) == 1
 
 
 def test_only_certificates_with_possession_are_exported() -> None:
