@@ -1,7 +1,6 @@
 """Blocks: a head of fixed layout that everything is proven from, and a body of records.
 
-The head is plain big-endian fields, so that a shell script can check links with `dd` and
-`openssl`:
+The head is plain big-endian fields: a shell script can check links with `dd` and `openssl`.
 
     offset  bytes  field
          0     12  "m2m-head/1" and two zero bytes: also the domain tag of head signatures
@@ -16,7 +15,7 @@ The head is plain big-endian fields, so that a shell script can check links with
        164      4  count of records
     = 168 bytes
 
-Appending and checking is in `ledger`, the meaning of a record in `registry`.
+Blocks are appended and checked in `ledger`. What a record means is decided in `registry`.
 """
 
 from __future__ import annotations
@@ -90,12 +89,12 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def body_bytes(self) -> int:
-        """What its records come to in a message, without their few bytes of framing."""
+        """The size of its records in a message, without their few bytes of framing."""
         return sum(len(record.leaf) + len(record.item) for record in self.records)
 
 
 def genesis_head(network: bytes, time_us: int) -> bytes:
-    """Head of height 0: no records, no parent, not signed; it follows from the genesis."""
+    """The head of height 0: no records, no parent, no signatures. The genesis fixes it."""
     zero = bytes(DIGEST_BYTES)
     return Head(
         network=network,

@@ -1,15 +1,15 @@
 """Deterministic CBOR (RFC 8949, section 4.2.1) of closed msgspec structs: one value, one encoding.
 
-Everything that devices sign and everything that a Merkle leaf holds goes through here. A struct is
-a map with text keys (or an array if it is `array_like`); a field that is None is left out. Only
-unsigned integers, byte strings, text, booleans, arrays and maps exist: no tags, no floats, no
-negative numbers, no null, nothing indefinite. What is not the one encoding is refused.
+Everything that devices sign and everything in a Merkle leaf is encoded here. A struct is a map with
+text keys (or an array if it is `array_like`). A field that is None is left out. Only unsigned
+integers, byte strings, text, booleans, arrays and maps exist: no tags, floats, negative numbers or
+null, and nothing of indefinite length. Any other encoding of a value is refused.
 
-Why not cbor2 here: its decoder runs tag handlers (big floats, regular expressions) on bytes of
-strangers and accepts every non-canonical form, so that each message would have to be encoded
-again to be compared; this is the hot path. A codec is planned from the struct type once, and its
-reader follows the only order that the fields can have. `tests/chain/test_canonical.py` holds it
-against cbor2 in both directions.
+Why not cbor2: its decoder runs tag handlers (big floats, regular expressions) on strangers' bytes.
+It also accepts non-canonical forms, so each message would have to be encoded again to compare it,
+and this is the hot path. Here a codec is planned once from the struct type, and its reader follows
+the only order that the fields can have. `tests/chain/test_canonical.py` checks it against cbor2 in
+both directions.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
 
 
 class _BytesHeads(dict[int, bytes]):
-    """Heads of byte strings by length: the common ones ready, longer ones made when needed."""
+    """Heads of byte strings by length. Common ones are prepared, longer ones made on demand."""
 
     def __missing__(self, length: int) -> bytes:
         return _head(_BYTES, length)
@@ -144,7 +144,7 @@ def _struct_writer(kind: type[msgspec.Struct]) -> Writer:
 
 
 class _Writers(dict[type, Writer]):
-    """A struct type gets its writer when it is first met."""
+    """A struct type gets its writer on first use."""
 
     def __missing__(self, kind: type) -> Writer:
         if not issubclass(kind, msgspec.Struct):
@@ -200,7 +200,7 @@ def _array_reader(item: Reader) -> Reader:
     def read(data: bytes, at: int) -> tuple[list[Any], int]:
         count, at = _read_head(data, at, _ARRAY)
         values = []
-        for _ in range(count):  # each takes a byte at least: IndexError stops a false count
+        for _ in range(count):  # an item has at least one byte: IndexError ends a false count
             value, at = item(data, at)
             values.append(value)
         return values, at
@@ -223,7 +223,7 @@ def _tuple_reader(items: list[Reader]) -> Reader:
 
 
 def _size_known(info: inspect.Type) -> int:
-    """Of a byte string with only one possible length (24 to 255 bytes), else 0."""
+    """The length of a byte string that can have only one (24 to 255 bytes), else 0."""
     if isinstance(info, inspect.BytesType) and info.min_length == info.max_length:
         size = info.min_length or 0
         return size if 24 <= size < 0x100 else 0
@@ -237,7 +237,7 @@ def _plan(info: inspect.StructType) -> list[tuple[bytes, int, str, int, Reader]]
     plan = []
     for key, name in _fields(info.cls):
         kind = _present(by_name[name].type)
-        # A digest's head is as constant as its key: both are compared at once.
+        # The head of a digest is constant, like its key: both are compared at once.
         size = _size_known(kind)
         start = key + _BYTES_HEADS[size] if size else key
         plan.append((start, len(start), by_name[name].encode_name, size, _reader(kind)))
@@ -351,9 +351,9 @@ class Codec(Generic[T]):
         return _WRITERS[type(value)](value)
 
     def digest_reader(self, name: str) -> Callable[[bytes], bytes]:
-        """Reads the one digest field `name` of an untagged struct's encoding, and nothing that
-        stands behind it: for bytes that are known to be an encoding. Raises PeerFault("bad-cbor")
-        if there is none."""
+        """A reader of the digest field `name` of an untagged struct. It reads only up to that
+        field, so the bytes must be known to be an encoding. Raises PeerFault("bad-cbor") if the
+        field is missing."""
         plan = _plan(self._struct)
         at_name = [entry[2] for entry in plan].index(name)
         before, (key, length, _, size, _) = plan[:at_name], plan[at_name]
@@ -373,9 +373,9 @@ class Codec(Generic[T]):
         return read
 
     def pieces(self, value: T, varying: frozenset[str]) -> tuple[bytes, ...]:
-        """The encoding of a struct that is a map, cut where fields in `varying` stand (in the
-        order of the map): joined with their encodings in between it is the whole. All of them
-        are present. For values of which many differ in these fields only."""
+        """The encoding of a map struct, cut at the fields in `varying`, in the order of the map.
+        Joining the pieces with the encodings of these fields gives the whole. All of them must be
+        present. Use it for many values that differ in these fields only."""
         fields = _fields(type(value))
         kept = [(key, name, getattr(value, name)) for key, name in fields]
         kept = [each for each in kept if each[1] in varying or each[2] is not None]

@@ -1,7 +1,7 @@
 """The document that everything is verified from: network, replicas, administrators, policy.
 
-Its SHA-256 is the network id. It is pinned by devices and verifiers, stored beside every ledger
-and names no host address: where replicas are is the inventory's business.
+Its SHA-256 is the network id. Devices and verifiers pin it, and every ledger is stored with it. It
+names no host address: the inventory says where replicas are.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Membership(msgspec.Struct, frozen=True):
 
 
 class Consensus(msgspec.Struct, frozen=True, kw_only=True):
-    """What every replica must agree on for the core to be the same state machine everywhere."""
+    """Parameters of the core. All replicas must use the same, or they run different machines."""
 
     checkpoint_interval: Count = 64
     pipeline_window: Count = 8
@@ -74,7 +74,7 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VoucherGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """A single-use right to enrol: the holder proves it with the key that hashes to `id`."""
+    """A single-use right to enrol. Its holder proves it with the key whose hash is `id`."""
 
     id: Hash
     privilege_max: Privilege

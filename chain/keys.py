@@ -1,8 +1,8 @@
 """Signatures and digests: the one file that knows which algorithm is in use.
 
-ES256 (ECDSA P-256, SHA-256, FIPS 186-5) with RFC 6979 deterministic nonces, so that a seed
-reproduces a run. A signature is 64 bytes, r || s, as in COSE (RFC 9053). It is malleable and
-therefore never an identifier: identify by digest. Key files live with the processes in `nodes/`.
+ES256 (ECDSA P-256, SHA-256, FIPS 186-5) with RFC 6979 deterministic nonces: a seed reproduces a
+run. A signature is 64 bytes, r || s, as in COSE (RFC 9053). It is malleable, so it is never an
+identifier: identify by digest. Key files live with the processes in `nodes/`.
 """
 
 from __future__ import annotations

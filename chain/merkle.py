@@ -1,6 +1,6 @@
 """Merkle trees over a block's records, as in RFC 9162, section 2.1.
 
-Leaves are hashed with prefix 0x00 and nodes with 0x01, so that neither passes for the other.
+Leaves are hashed with prefix 0x00 and nodes with 0x01: a leaf cannot pass for a node.
 Trees are lists of leaf hashes; nothing is stored. Sizes are counts of leaves.
 """
 

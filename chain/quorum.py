@@ -15,9 +15,9 @@ REPLICAS_MAX = 256
 class Quorum(NamedTuple):
     """Vote counts for a membership of n replicas.
 
-    `faulty` = f = floor((n-1)/3); `strong` = q = ceil((n+f+1)/2), so that any two quorums share
-    an honest replica (2f+1 is the same for n = 3f+1 but unsafe at n = 5 and 6); `weak` = f+1, so
-    that one honest replica is among them.
+    `faulty` = f = floor((n-1)/3); `strong` = q = ceil((n+f+1)/2): any two such quorums share
+    an honest replica. (2f+1 is the same for n = 3f+1, but unsafe at n = 5 and 6.) `weak` = f+1: one
+    honest replica is among them.
     """
 
     n: int

@@ -1,7 +1,8 @@
-"""Who gets in: access requests of devices, and boards that a device sponsors.
+"""Admission: access requests of devices, and boards that a device sponsors.
 
-Part of the `registry`: each `..._refusal` names why not, each `admit...` writes and returns the
-fields that its record has beside the usual ones.
+Part of the `registry`. Each `..._refusal` returns the reason, or None. Each `admit...` writes to
+the tables and returns the record's additional fields. Each `..._subject` returns the fields that
+follow from the operation alone.
 """
 
 from __future__ import annotations

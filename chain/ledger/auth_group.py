@@ -1,9 +1,9 @@
 """The authentication group: which replicas judge an access request, and how sure a group is.
 
-The rule is hash ranking on request id and epoch, recomputed by everyone: no primary chooses. With
-the default m = 2f+1 and k = f+1, f liars can neither admit nor deny, whatever the rule. Smaller
-groups are drawn, and `false_accept` and `denial` say how often a draw is bad. That is per draw: a
-device that colludes with replicas can vary its nonce, one request for each draw.
+Replicas are ranked by a hash of request id and epoch. Every replica recomputes the ranking, so no
+primary chooses. With the default m = 2f+1 and k = f+1, f liars can neither admit nor deny anybody,
+whatever the rule. A smaller group is a random draw: `false_accept` and `denial` compute how often a
+draw is bad. A device that colludes with replicas can draw again: it varies its nonce.
 """
 
 from __future__ import annotations

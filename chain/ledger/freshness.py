@@ -1,8 +1,8 @@
-"""What was recently seen: head hashes, that enrolments must name, and request ids.
+"""What was seen recently: head hashes, which enrolments must name, and request ids.
 
-An enrolment may name a head for `window` blocks and its id is remembered as long, so a captured
-one is a duplicate inside the window and stale beyond it, without any clock. The owner keeps both
-a little longer than the window, so that "stale" can be told from "never heard of".
+An enrolment may name a head of the last `window` blocks, and its id is remembered as long. So a
+captured enrolment is a duplicate inside the window and stale after it, without any clock. The owner
+keeps both a little longer than the window, to tell "stale" from "unknown".
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """What devices, administrators and operators sign: closed operations in COSE_Sign1 envelopes.
 
-An envelope (RFC 9052, section 4.2) has one form, so that it can be cut by offset:
+An envelope (RFC 9052, section 4.2) has one form and is cut by offset:
 
     18([ h'a10126',                  protected: {1: -7}, ES256
          {-65537: h'<SPKI DER>'},    unprotected: the signer's key, label from the private range
          h'<payload>',               deterministic CBOR map with text keys and an "op" tag
          h'<signature>' ])           64 bytes, r || s, over the Sig_structure; empty external_aad
 
-The id of a request is the SHA-256 of its Sig_structure: a signature is malleable and identifies
-nothing. What an operation does is in `registry`; batches and endorsements are in `request`.
+The id of a request is the SHA-256 of its Sig_structure, because a signature is malleable. What an
+operation does is in `rules`; batch items and endorsements are in `item`.
 """
 
 from __future__ import annotations
@@ -116,14 +116,14 @@ class _Operation(
 
 
 class _Signed(_Operation, frozen=True, kw_only=True):
-    """Of an identity on the chain; `counter` is higher than any that it used before."""
+    """Signed by an identity on the chain. `counter` is higher than any that it used before."""
 
     node: Hash
     counter: Counter
 
 
 class Enrol(_Operation, frozen=True, kw_only=True, tag="enrol"):
-    """Asks for access. Fresh because `head` is recent, single because the nonce makes its id so."""
+    """Asks for access. `head` is recent, which makes it fresh; the nonce makes its id unique."""
 
     key: Spki
     kind: Literal["mobile", "environment"]
@@ -145,7 +145,7 @@ class Enrol(_Operation, frozen=True, kw_only=True, tag="enrol"):
 
 
 class EnrolBoard(_Signed, frozen=True, kw_only=True, tag="enrol-board"):
-    """An environmental device sponsors a sensor board: it will sign the board's readings."""
+    """An environmental device sponsors a sensor board. It will sign the board's readings."""
 
     board: Annotated[bytes, msgspec.Meta(min_length=1, max_length=32)]
     firmware: Hash
@@ -155,8 +155,8 @@ class EnrolBoard(_Signed, frozen=True, kw_only=True, tag="enrol-board"):
 
 
 class Data(_Signed, frozen=True, kw_only=True, tag="data"):
-    """A reading. `board` is the node id of the board it came from; `time_us` and `clock` are the
-    device's claim, kept beside the consensus time."""
+    """A reading. `board` is the node id of the board that it came from. `time_us` and `clock` are
+    the device's claim; the record also has the consensus time."""
 
     service: Text
     payload: Annotated[bytes, msgspec.Meta(max_length=DATA_BYTES_MAX)]
@@ -176,7 +176,7 @@ class CloseSession(_Signed, frozen=True, kw_only=True, tag="close"):
 
 
 class Renew(_Signed, frozen=True, kw_only=True, tag="renew"):
-    """The old key hands over to `key` (which may be the same), whose holder signs `possession`."""
+    """The old key hands over to `key`, which may be the same. The new key signs `possession`."""
 
     key: Spki
     validity_s: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
@@ -309,7 +309,7 @@ def _opened(spki: bytes, header: bytes, payload: bytes, network: bytes) -> Opene
 
 
 class Claim(NamedTuple):
-    """A signature that is still to be checked; `code` and `text` are the fault if it is false."""
+    """A signature to check. `code` and `text` are the fault if it does not hold."""
 
     key: bytes
     data: bytes
@@ -319,7 +319,7 @@ class Claim(NamedTuple):
 
 
 def false_claim(claims: list[Claim], scheme: Scheme) -> PeerFault | None:
-    """The fault of the first that does not hold; None if all do."""
+    """The fault of the first claim that does not hold, None if all hold."""
     for key, data, signature, code, text in claims:
         if not scheme.verify(key, data, signature):
             return PeerFault(code, text)
@@ -327,8 +327,8 @@ def false_claim(claims: list[Claim], scheme: Scheme) -> PeerFault | None:
 
 
 def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
-    """Decodes, and says what is to be checked: the signer's signature, and a voucher's or a new
-    key's inside. Raises PeerFault: as `read_operation`, and "bad-voucher"."""
+    """Decodes, and returns the signatures to check: the signer's, and that of the voucher or of
+    the new key inside. Raises PeerFault: as `read_operation`, and "bad-voucher"."""
     spki, header, payload, signature = _cut(cose)
     opened = _opened(spki, header, payload, network)
     text = "the device's signature does not hold"
@@ -369,7 +369,7 @@ def voucher_key(voucher: Token | Factory) -> bytes:
 
 
 def voucher_statement(network: bytes, spki: bytes, head: bytes) -> bytes:
-    """What a voucher's key signs: it vouches for this device key, here and now, and no other."""
+    """What a voucher's key signs. It vouches for this device key, network and head only."""
     return b"m2m/1/voucher\0" + network + digest(spki) + head
 
 

@@ -1,16 +1,16 @@
 """The state machine of identities: what an operation does, or why it is refused.
 
-Deterministic, bounded and O(1) per operation; there are no snapshots, it is rebuilt by replaying
-blocks. `judge` and `screen` ask, `apply` decides and answers with the record's leaf. Reasons
-are short stable words. Only operations of authenticated identities (and endorsed requests) come
-as far as `apply`, so only they are recorded when refused.
+Deterministic, bounded and O(1) per operation. There are no snapshots: it is rebuilt by replaying
+blocks. `judge` and `screen` only ask; `apply` decides and returns the record's leaf. Only endorsed
+requests and operations of authenticated identities reach `apply`, so only they are recorded when
+refused.
 
 `screen` judges strictly on the executed state. A primary may screen on a state that is up to a
 pipeline window older than a backup's: it may not know yet what refuses a request here. The core
 allows for that, and execution records such a request as refused.
 
-The rules are in `admission`, `lifecycle` and `administration`, the tables in `tables`; signatures
-are checked before, in `item`; blocks are made in `ledger`.
+The rules are listed in `rules` and written in `admission`, `lifecycle` and `administration`; the
+tables are in `tables`. Signatures are checked before, in `item`. Blocks are made in `ledger`.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Registry:
         operation = authenticated.opened.operation
         if isinstance(operation, Enrol | EnrolBoard):
             if not admission.endorsed(tables, authenticated):
-                # Not a race that an honest primary may lose: recorded, even as refused, it would
-                # be remembered, and one faulty primary could so keep a device out.
+                # No race can excuse a primary here. If it were recorded, even as refused, it would
+                # be remembered: one faulty primary could keep a device out.
                 return Screening.INVALID
             if isinstance(operation, Enrol):
                 return self._screen_enrol(operation, authenticated)
@@ -119,7 +119,7 @@ class Registry:
         reason = _signer_refusal(identity, request.counter, tables.height + 1, tables.time_us)
         if reason is None:
             return Screening.READY
-        # Who is expired may be admitted anew in a block that the primary has and we have not.
+        # An expired key may be admitted again in a block that the primary has and we have not.
         return Screening.UNSETTLED if reason == "expired" else Screening.REFUSED
 
     def _screen_enrol(self, operation: Enrol, authenticated: Authenticated) -> Screening:
@@ -131,8 +131,9 @@ class Registry:
         if reason == "replay":
             return Screening.DONE
         if reason == "known-node":
-            # Its certificate may have expired in a block that the primary has and we have not, or
-            # stem from one that we have and the primary had not. Not so for what is captured.
+            # Its certificate may have expired in a block that the primary has and we have not. Or
+            # it was issued in a block that we have and the primary had not. A captured request
+            # names an old head, so this does not excuse it.
             reason = admission.head_refusal(tables, operation.head)
             if reason is None:
                 return Screening.UNSETTLED

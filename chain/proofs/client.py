@@ -1,8 +1,8 @@
 """The client's rule: a block is final when f+1 replicas have signed the same head.
 
 Pure, and the same for gateways, devices and verifiers. `FinalityTracker` turns the replicas' seals
-into final blocks in order; `LedgerCopy` keeps a verified copy of the ledger, full or heads only,
-from blocks that anybody may have handed over. Proofs of single records are in `proof`.
+into final blocks in order. `LedgerCopy` keeps a verified copy of the ledger, full or heads only; it
+trusts nobody who hands it blocks. Proofs of single records are in `proof`.
 
 Ranges of blocks travel to devices as deterministic CBOR: {"start": height, "blocks": [{"head":
 168 bytes, "seals": [[replica, 64 bytes], ...], "records": [[leaf, item], ...]}, ...], "epochs":

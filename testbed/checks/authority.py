@@ -1,9 +1,9 @@
-"""No unauthorised commit, judged anew: who was admitted, by how many, and still in force when?
+"""Was every record that took effect allowed to? Judged again, by other code.
 
 A second implementation of the rules of admission, freshness, revocation, validity, sponsorship and
-administration, kept apart from `chain.ledger.registry` on purpose: it reads what signers asked for
-and what was recorded, and asks only whether each record that took effect was allowed to. Signatures
-are the concern of `ledger`; the chain of a factory certificate is too.
+administration. It is kept apart from `chain.ledger.registry` on purpose. It reads what signers
+asked for and what was recorded, and asks only whether each record that took effect was allowed.
+Signatures are checked in `ledger`, factory certificates in `factory`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Factory certificates judged a second time, for the check that nobody was let in who should not.
+"""Factory certificates judged a second time, to check that nobody was admitted wrongly.
 
 Written apart from `chain.ledger.factory` on purpose: a mistake there must not hide itself here.
 """
