@@ -1,17 +1,16 @@
-"""The result bundle of a campaign: where each file stands.
+"""The result bundle of a campaign of one or more runs: where each file stands.
 
     runs/<utc>-<campaign>-<hash>/
       manifest.json   what ran, from which commit, where; the state of each run (`manifest`)
-      summary.json    verdicts and headline figures (`testbed.report`)
-      inputs/         campaign, schedule, redacted inventory, genesis
-      env/<host>.json what kind of machine each host was
-      raw/            <node>.jsonl events, ledger/<replica>.sqlite, serial/<board>.log,
-                      run.jsonl (phases), faults.jsonl, attacks.jsonl, clock.jsonl
-      derived/, plots/, report.html, junit.xml   rebuilt from the above by `testbed report`
-
-So it is for a campaign of one run. With several, each run has such a directory of its own below
-`run/` (`run/0002-faults/`), and the campaign's holds manifest, inputs and what is derived over all
-runs. `attempts/` has what tries that did not become a run left.
+      inputs/         campaign, whole schedule, redacted inventory
+      run/0001-faults/            one directory for each run, also if there is only one
+        genesis.json              the run's own network
+        env/<host>.json           what kind of machine each host was
+        raw/                      <node>.jsonl events, ledger/<replica>.sqlite, serial/<board>.log,
+                                  run.jsonl (phases), faults.jsonl, attacks.jsonl, clock.jsonl
+        summary.json, derived/, plots/, report.html    rebuilt from raw by `testbed report`
+      attempts/0001-faults-1/     what an attempt left that did not become a run
+      summary.json, derived/, plots/, report.html, junit.xml    what all runs say together
 
 Nothing secret is ever written here: key files stay in the hosts' own trees, the inventory is
 redacted. Files are written whole or not at all, so that an interrupted run can still be read.
@@ -22,7 +21,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -32,25 +31,104 @@ from typing import Any
 import msgspec
 
 from testbed.errors import ConfigurationError, LockedError
-from testbed.manifest import Attempt, Manifest, RunEntry
+from testbed.manifest import SCHEMA, Attempt, Manifest, RunEntry
 
-__all__ = ["RUNS_DIR", "Bundle", "find_bundle", "find_results"]
+__all__ = ["RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
 
 RUNS_DIR = Path("runs")
-RUN_DIR = "run"
-_OF_ONE_RUN = ("env", "inputs/genesis.json", "raw")  # in the order in which they are moved
-_DERIVED = ("derived", "plots", "summary.json", "report.html", "junit.xml")
+_REPORT = "report.html"  # of all derived files it is written last
 
 
-class Bundle:
-    """The directory of a campaign, or of one run of several."""
+class Folder:
+    """A directory of a bundle, whose files are read and written whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def is_derived(self) -> bool:
+        """Whether everything that `testbed report` makes here is there."""
+        return (self.path / _REPORT).exists()
+
+    def write_json(self, name: str, value: object) -> Path:
+        """Write `name` as readable JSON, whole or not at all."""
+        return self.write(name, json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+    def write(self, name: str, data: str | bytes) -> Path:
+        """Write `name`, whole or not at all."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.unlink(missing_ok=True)  # a link of a bundle that somebody sent is not followed
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.replace(path)
+        return path
+
+    def read(self, name: str) -> bytes:
+        """The content of `name`; ConfigurationError names the file if it cannot be read."""
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}; is this a bundle?") from error
+
+    def read_json(self, name: str) -> Any:
+        """The JSON value in `name`; ConfigurationError names the file if it cannot be read."""
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            path = self.path / name
+            raise ConfigurationError(f"{path}: not JSON ({error}); the file is damaged") from error
+
+    def lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The objects of a .jsonl file. A torn last line (a process was killed) is left out."""
+        path = self.path / name
+        if not path.exists():
+            return
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ConfigurationError(f"{path}:{number}: not JSON ({error})") from error
+
+
+class RunFolder(Folder):
+    """The directory of one run in its bundle."""
+
+    def __init__(self, bundle: Bundle, entry: RunEntry) -> None:
+        super().__init__(bundle.path / entry.path)
+        self.bundle = bundle
+        self.entry = entry
+
+    @property
+    def name(self) -> str:
+        """As a user may type it below runs/."""
+        return f"{self.bundle.name}/{self.entry.path}"
+
+    @property
+    def raw(self) -> Path:
+        return self.path / "raw"
+
+    @property
+    def ledgers(self) -> list[Path]:
+        """The replicas' databases, in the order of their names."""
+        return sorted((self.raw / "ledger").glob("*.sqlite"))
+
+    def prepare(self) -> None:
+        """Make the directories that a run writes into."""
+        for part in ("env", "raw/ledger", "raw/serial"):
+            (self.path / part).mkdir(parents=True, exist_ok=True)
+
+
+class Bundle(Folder):
+    """The directory of a campaign."""
+
     @classmethod
     def create(cls, out: Path, campaign: str, schedule_hash: str, now: datetime) -> Bundle:
-        """Make a new, empty bundle; a second run in the same second gets a number."""
+        """Make a new, empty bundle. A second one in the same second gets a number."""
         stem = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{campaign}-{schedule_hash[:8]}"
         for attempt in range(1, 1000):
             path = out / (stem if attempt == 1 else f"{stem}-{attempt}")
@@ -63,47 +141,36 @@ class Bundle:
                     f"cannot write results to {out}: {error.strerror}; choose another --out"
                 ) from error
             return cls(path)
-        raise ConfigurationError(f"{out}: a thousand runs named {stem}; choose another --out")
+        raise ConfigurationError(f"{out}: a thousand bundles named {stem}; choose another --out")
 
     @property
     def name(self) -> str:
-        """As a user may type it below runs/."""
-        above = self.path.absolute().parent
-        return f"{above.parent.name}/{RUN_DIR}/{self.path.name}" if self.is_part else self.path.name
-
-    @property
-    def is_part(self) -> bool:
-        """Whether it is one run of several."""
-        above = self.path.absolute().parent
-        return above.name == RUN_DIR and (above.parent / "manifest.json").exists()
-
-    @property
-    def raw(self) -> Path:
-        return self.path / "raw"
-
-    @property
-    def ledgers(self) -> list[Path]:
-        """The replicas' databases, in the order of their names."""
-        return sorted((self.raw / "ledger").glob("*.sqlite"))
-
-    @property
-    def is_derived(self) -> bool:
-        """Whether all that is derived is there: the page is written last."""
-        return (self.path / "report.html").exists()
+        return self.path.name
 
     # --- manifest and runs -----------------------------------------------------------------------
 
     @property
     def manifest(self) -> Manifest:
         """Raises ConfigurationError if this is no bundle."""
+        plain = self.read_json("manifest.json")
+        path = self.path / "manifest.json"
+        if isinstance(plain, dict) and plain.get("schema") != SCHEMA:
+            raise ConfigurationError(
+                f"{path}: made by another version of the testbed (schema {plain.get('schema')}, "
+                f"this one reads {SCHEMA}); check out the commit that it names, or run it again"
+            )
         try:
-            return msgspec.convert(self.read_json("manifest.json"), type=Manifest)
+            return msgspec.convert(plain, type=Manifest)
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"{self.path}/manifest.json: {error}") from error
+            raise ConfigurationError(f"{path}: {error}") from error
+
+    @property
+    def runs(self) -> tuple[RunFolder, ...]:
+        """Every run of the schedule, made or not."""
+        return tuple(RunFolder(self, entry) for entry in self.manifest.runs)
 
     def altered(self, manifest: Manifest) -> tuple[str, ...]:
-        """The inputs that are not what the manifest says was run: edited, or of another bundle.
-        (An older manifest does not say it of the campaign.)"""
+        """The inputs that are not what the manifest says was run: edited, or of another bundle."""
         wanted = {
             "inputs/schedule.json": manifest.schedule_sha256,
             "inputs/campaign.yaml": manifest.campaign_sha256,
@@ -111,63 +178,46 @@ class Bundle:
         return tuple(
             name
             for name, digest in wanted.items()
-            if digest and sha256((self.path / name).read_bytes()).hexdigest() != digest
+            if digest and sha256(self.read(name)).hexdigest() != digest
         )
 
     def write_manifest(self, manifest: Manifest) -> None:
         self.write_json("manifest.json", msgspec.to_builtins(manifest))
 
     def update(self, index: int, **changes: Any) -> RunEntry:
-        """Change the entry of one run in the manifest; answers what it is now."""
+        """Change the entry of one run in the manifest; returns the new entry."""
         manifest = self.manifest
         before = next(each for each in manifest.runs if each.index == index)
         entry = msgspec.structs.replace(before, **changes)
         self.write_manifest(manifest.with_run(entry))
         return entry
 
-    def of_run(self, entry: RunEntry) -> Bundle:
-        """Where a run's files are: here, or below `run/`."""
-        return self if entry.path == "." else Bundle(self.path / entry.path)
-
-    def prepare(self) -> None:
-        """The directories that a run writes into."""
-        for part in ("inputs", "env", "raw/ledger", "raw/serial"):
-            (self.path / part).mkdir(parents=True, exist_ok=True)
-
     def set_aside(self, entry: RunEntry, reason: str) -> None:
-        """Move what an incomplete run left to `attempts/`: kept, and in no figure.
+        """Move what an incomplete run left to `attempts/`: it is kept, and is in no figure.
 
-        An earlier call may have been killed in its middle: what it began is then ended. `raw` is
-        moved last, and only then the manifest says where it is.
+        An earlier call may have been killed between the move and the change of the manifest. Then
+        this call ends its work.
         """
-        run = self.of_run(entry)
-        stem = f"{entry.index:04}-{entry.arm}"
+        run = RunFolder(self, entry)
         number = len(entry.attempts) + 1
-        kept = Bundle(self.path / "attempts" / f"{stem}-{number}")
-        if not run.raw.exists() and not kept.raw.exists():
+        while True:
+            kept = self.path / "attempts" / f"{run.path.name}-{number}"
+            if not (run.path.exists() and kept.exists()):
+                break
+            number += 1  # not ours: somebody else put it there
+        if run.path.exists():
+            kept.parent.mkdir(exist_ok=True)
+            run.path.rename(kept)
+        elif not kept.exists():
             return  # it ended before it had written anything
-        taken = kept.raw if run is self else kept.path
-        while run.raw.exists() and taken.exists():  # somebody else's
-            number += 1
-            kept = Bundle(kept.path.with_name(f"{stem}-{number}"))
-            taken = kept.raw if run is self else kept.path
-        if run.raw.exists():
-            kept.path.parent.mkdir(exist_ok=True)
-            if run is not self:
-                run.path.rename(kept.path)
-            else:
-                for name in (*_DERIVED, *_OF_ONE_RUN):
-                    if (self.path / name).exists():
-                        (kept.path / name).parent.mkdir(parents=True, exist_ok=True)
-                        (self.path / name).rename(kept.path / name)
         attempt = Attempt(
-            path=str(kept.path.relative_to(self.path)), reason=reason, started=entry.started
+            path=str(kept.relative_to(self.path)), reason=reason, started=entry.started
         )
         self.update(entry.index, state="planned", attempts=(*entry.attempts, attempt))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Have the bundle to write runs into. Ends with the process, however that ends.
+        """Lock the bundle for writing runs. The lock ends with the process, however that ends.
 
         Raises LockedError if another process has it.
         """
@@ -183,49 +233,9 @@ class Bundle:
             file.flush()
             yield
 
-    # --- files -----------------------------------------------------------------------------------
 
-    def write_json(self, name: str, value: object) -> Path:
-        """Write `name` below the bundle as readable JSON, whole or not at all."""
-        return self.write(name, json.dumps(value, indent=1, sort_keys=False) + "\n")
-
-    def write(self, name: str, data: str | bytes) -> Path:
-        """Write `name` below the bundle, whole or not at all."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.unlink(missing_ok=True)  # a link of a bundle that somebody sent is not followed
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
-        part.replace(path)
-        return path
-
-    def read_json(self, name: str) -> Any:
-        """The JSON value in `name`; ConfigurationError names the file if it cannot be read."""
-        path = self.path / name
-        try:
-            return json.loads(path.read_bytes())
-        except OSError as error:
-            raise ConfigurationError(f"{path}: {error.strerror}; is this a bundle?") from error
-        except ValueError as error:
-            raise ConfigurationError(f"{path}: not JSON ({error}); the file is damaged") from error
-
-    def lines(self, name: str) -> Iterator[dict[str, Any]]:
-        """The objects of a .jsonl file; a torn last line (a process was killed) is left out."""
-        path = self.path / name
-        if not path.exists():
-            return
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ConfigurationError(f"{path}:{number}: not JSON ({error})") from error
-
-
-def find_results(text: str) -> Bundle:
-    """The bundle that a user names: a path, or the name of a run below runs/, or "last"."""
+def find_bundle(text: str) -> Bundle:
+    """The bundle that a user names: a path, or a name below runs/, or "last"."""
     if text == "last":
         found = sorted(path for path in RUNS_DIR.glob("*") if (path / "manifest.json").exists())
         if not found:
@@ -234,21 +244,33 @@ def find_results(text: str) -> Bundle:
     for path in (Path(text), RUNS_DIR / text):
         if (path / "manifest.json").exists():
             return Bundle(path)
+        if (above := _bundle_of(path)) is not None:
+            raise ConfigurationError(f"{text} is one run of a bundle; name the bundle: {above}")
     raise ConfigurationError(f"{text}: no bundle there (no manifest.json); see `ls runs`")
 
 
-def find_bundle(text: str) -> Bundle:
-    """As `find_results`, for who needs the raw files of one run."""
-    bundle = find_results(text)
-    manifest = bundle.manifest
-    if manifest.several:
-        paths = [str(bundle.path / each.path) for each in manifest.runs if each.complete]
-        raise ConfigurationError(
-            f"{text} has {len(manifest.runs)} runs; name one of them: {_some(paths)}"
-        )
-    return bundle
+def find_run(text: str) -> RunFolder:
+    """One run for commands that need raw files: BUNDLE/run/0001-faults, or a bundle with one run.
 
-
-def _some(paths: Sequence[str]) -> str:
+    Raises ConfigurationError that lists the runs of a bundle with several.
+    """
+    for path in (Path(text), RUNS_DIR / text):
+        if (above := _bundle_of(path)) is not None:
+            runs = [run for run in Bundle(above).runs if run.path.name == path.name]
+            if runs:
+                return runs[0]
+    bundle = find_bundle(text)
+    runs = list(bundle.runs)
+    if len(runs) == 1:
+        return runs[0]
+    paths = [str(run.path) for run in runs if run.entry.complete]
     shown = ", ".join(paths[:4]) or "none is complete yet"
-    return shown + (f" ... {paths[-1]}" if len(paths) > len(paths[:4]) else "")
+    more = f" ... {paths[-1]}" if len(paths) > len(paths[:4]) else ""
+    raise ConfigurationError(f"{text} has {len(runs)} runs; name one of them: {shown}{more}")
+
+
+def _bundle_of(run: Path) -> Path | None:
+    """The bundle that holds the directory of a run; None if `run` is no such directory."""
+    above = run.absolute().parent
+    inside = above.name == "run" and (above.parent / "manifest.json").exists()
+    return above.parent if inside else None

@@ -1,9 +1,6 @@
 """manifest.json of a bundle: what was to run, from what, and how far each run of it has come.
 
-A campaign of one run has its raw files in the bundle itself (`path` "."); one of several has a
-directory for each below `run/`, which is a bundle of its own with a manifest of its own (`part_of`
-names the campaign's). Where files stand is in `bundle`; whether a campaign may go on is decided in
-`campaign.resume`.
+Where files stand is in `bundle`. Whether a campaign may go on is decided in `campaign.resume`.
 """
 
 from __future__ import annotations
@@ -16,22 +13,26 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Final, Literal
 
 import msgspec
 
 __all__ = [
+    "SCHEMA",
+    "Arm",
     "Attempt",
     "Manifest",
-    "Place",
     "RunEntry",
     "RunState",
+    "Stage",
     "code_sha256",
     "git_state",
     "packages",
     "python_version",
 ]
 
+SCHEMA: Final = "testbed.manifest/2"
+Arm = Literal["baseline", "faults"]
 RunState = Literal["planned", "running", "done", "failed", "invalid"]
 Stage = Literal["loopback", "emulated", "lab", "simulation"]
 
@@ -48,7 +49,7 @@ _CODE = ("chain", "gateway", "inventory", "nodes", "testbed")
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """A try at a run that did not become one: its files were moved to `path`, no figure has it."""
+    """An attempt that did not become a run. Its files were moved to `path`; no figure has it."""
 
     path: str
     reason: str
@@ -56,18 +57,16 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the schedule. `path` is relative to the bundle and never leads out of it: a
-    manifest may come from others, and reports are written there.
+    """One run of the schedule.
 
-    planned: not begun. running: begun, and (if nobody holds the bundle's lock) cut off by the end
-    of the program. failed: the lab failed or somebody interrupted it. These three are not complete.
-    done: all phases passed and collected. invalid: complete, but nothing can be said of it.
+    planned: not begun. running: begun; if nobody holds the bundle's lock, the program was killed.
+    failed: the lab failed, or somebody interrupted the run. These three are not complete.
+    done: all phases passed, all files collected. invalid: complete, but nothing can be said of it.
     """
 
     index: int
     trial: int
-    arm: Literal["baseline", "faults"]
-    path: Annotated[str, msgspec.Meta(pattern=r"^(\.|run/[0-9]{4,5}-(baseline|faults))$")]
+    arm: Arm
     state: RunState = "planned"
     reason: str | None = None
     started: str | None = None
@@ -75,15 +74,13 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
 
     @property
+    def path(self) -> str:
+        """Where its files are, relative to the bundle."""
+        return f"run/{self.index:04}-{self.arm}"
+
+    @property
     def complete(self) -> bool:
         return self.state in ("done", "invalid")
-
-
-class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Which run of which campaign a bundle below `run/` is."""
-
-    campaign: str
-    index: int
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     of the code that runs.
     """
 
-    schema: Literal["testbed.manifest/1"] = "testbed.manifest/1"
+    schema: Literal["testbed.manifest/2"] = SCHEMA
     run: str
     campaign: str = ""
     argv: tuple[str, ...]
@@ -111,13 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     git: dict[str, str | bool | None] = {}
     python: str = ""
     packages: dict[str, str] = {}
-    part_of: Place | None = None
     runs: tuple[RunEntry, ...] = ()
-
-    @property
-    def several(self) -> bool:
-        """Whether runs have directories of their own."""
-        return any(each.path != "." for each in self.runs)
 
     def with_run(self, entry: RunEntry) -> Manifest:
         """The same with one entry replaced."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from inventory.load import load_lab
-from testbed.campaign.session import opened_hosts
+from testbed.campaign.hosts import opened_hosts
 from testbed.emulate.lab import EmulatedLab, down, up
 from testbed.emulate.plan import Options
 from testbed.errors import LabFault

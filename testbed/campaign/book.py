@@ -1,7 +1,7 @@
-"""The bundle of a campaign while it is being run: what is planned, begun, finished, to be redone.
+"""The bundle of a campaign while it is being run: what is planned, and what has begun.
 
-`new` writes down everything that will happen before anything does; a run's entry in the manifest
-is changed before and after each step, so that whatever ends this program, the bundle says how far
+`new_bundle` writes down everything that will happen before anything does. A run's entry in the
+manifest is changed before and after each step: whatever ends this program, the bundle says how far
 it had come. Running is in `session`, whether a bundle may go on in `resume`.
 """
 
@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
 from inventory.model import Lab
-from testbed.bundle import RUN_DIR, Bundle
+from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.schedule import Schedule
 from testbed.manifest import (
     Manifest,
-    Place,
     RunEntry,
     code_sha256,
     git_state,
@@ -55,7 +52,6 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
     bundle.write("inputs/campaign.yaml", inputs.campaign_yaml)
     bundle.write("inputs/inventory.yaml", inventory)
     bundle.write("inputs/schedule.json", schedule.canonical_json())
-    several = len(schedule.runs) > 1
     bundle.write_manifest(
         Manifest(
             run=bundle.name,
@@ -76,44 +72,22 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
             python=python_version(),
             packages=packages(),
             runs=tuple(
-                RunEntry(
-                    index=run.index,
-                    trial=run.trial,
-                    arm=run.arm,
-                    path=f"{RUN_DIR}/{run.index:04}-{run.arm}" if several else ".",
-                )
-                for run in schedule.runs
+                RunEntry(index=run.index, trial=run.trial, arm=run.arm) for run in schedule.runs
             ),
         )
     )
     return bundle
 
 
-def begin(bundle: Bundle, entry: RunEntry, schedule: Schedule) -> Bundle:
-    """Make a run's directory with all that it is run from; what an earlier try left was moved.
+def begin(bundle: Bundle, entry: RunEntry) -> RunFolder:
+    """Make a run's directory; what an earlier attempt left was moved.
 
-    It is there before the manifest says "running": so a try that was killed always left something
-    to set aside, and is counted.
+    It is there before the manifest says "running": so an attempt that was killed always left
+    something to set aside, and is counted.
     """
-    run = bundle.of_run(entry)
-    started = datetime.now(UTC).isoformat()
+    run = RunFolder(bundle, entry)
     run.prepare()
-    if run is not bundle:
-        part = schedule.part(entry.index)
-        run.write("inputs/schedule.json", part.canonical_json())
-        for name in ("campaign.yaml", "inventory.yaml"):
-            run.write(f"inputs/{name}", (bundle.path / "inputs" / name).read_bytes())
-        whole = bundle.manifest
-        run.write_manifest(
-            msgspec.structs.replace(
-                whole,
-                run=run.name,
-                schedule_sha256=part.schedule_hash,
-                started=started,
-                part_of=Place(campaign=whole.run, index=entry.index),
-                runs=(),
-            )
-        )
+    started = datetime.now(UTC).isoformat()
     bundle.update(entry.index, state="running", reason=None, started=started, ended=None)
     return run
 

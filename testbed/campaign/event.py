@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-__all__ = ["Category", "Event", "Layer"]
+__all__ = ["Category", "Disturbed", "Event", "Layer"]
 
 Category = Literal["fault", "attack"]
+Disturbed = Literal["clock", "disk"]
 Layer = Literal[
     "process", "board", "network", "consensus", "identity", "device", "gateway", "serial", "ledger"
 ]
@@ -20,6 +21,10 @@ class Event(BaseModel):
     `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector
     keys (on, from, to), each with names, `primary` or `backup(K)`. Durations among `params` are
     named `<name>_ms`.
+
+    What guard and checks need to know of the kind stands here too, so that a stored schedule can be
+    judged without the kind. `impairs`: the selector keys whose replicas count as faulty. `lies`:
+    these replicas may sign what is not so. `disturbs`: what of a host is out of order on purpose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -33,4 +38,7 @@ class Event(BaseModel):
     at_ms: int
     for_ms: int
     targets: dict[str, tuple[str, ...]]
+    impairs: tuple[str, ...] = ()
+    lies: bool = False
+    disturbs: tuple[Disturbed, ...] = ()
     params: dict[str, JsonValue]

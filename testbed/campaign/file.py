@@ -27,9 +27,9 @@ from pydantic import (
 from inventory.checks import Mistake
 from inventory.load import load_yaml
 from inventory.schema import Schema, schema_of
+from testbed.campaign.expect import Expect, Name
 from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.quantities import (
-    BoundField,
     Duration,
     DurationField,
     RateField,
@@ -39,7 +39,6 @@ from testbed.errors import ConfigurationError
 
 __all__ = [
     "Campaign",
-    "Expect",
     "Fault",
     "Guard",
     "Trials",
@@ -50,10 +49,7 @@ __all__ = [
     "load_campaign",
 ]
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-SafetyProperty = Literal["agreement", "validity", "exactly-once", "no-unauthorised-commit"]
 
 faults_max: Final = 200
 phases_max: Final = 16
@@ -106,36 +102,6 @@ class Guard(_Model):
         Discriminator(lambda value: "f" if isinstance(value, str) else "number"),
     ] = "f"
     dead_man: SpanField = Duration.parse("30s")
-
-
-class LivenessExpect(_Model):
-    """After the last fault is healed."""
-
-    first_commit_after_heal: SpanField | None = None
-
-
-class AttackExpect(_Model):
-    """`succeeded_upper95`: upper 95 % bound of the attack's success rate."""
-
-    succeeded_upper95: Probability
-
-
-class DegradationExpect(_Model):
-    """Attack / baseline."""
-
-    p50: BoundField | None = None
-    p99: BoundField | None = None
-    max: BoundField | None = None
-    goodput: BoundField | None = None
-
-
-class Expect(_Model):
-    """What must hold. Safety is always checked in full, whatever is listed."""
-
-    safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
-    liveness: LivenessExpect = LivenessExpect()
-    attack: dict[Name, AttackExpect] = Field(default={}, max_length=faults_max)
-    degradation: DegradationExpect = DegradationExpect()
 
 
 class Campaign(_Model):

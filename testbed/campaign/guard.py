@@ -1,51 +1,34 @@
 """Never more than the agreed number of replicas faulty at once: checked before anything runs.
 
-Which of an event's targets become faulty its kind says (`Kind.impairs`). Events that overlap and
-say `primary` mean the same replica, so it counts once; beside a named replica it counts as another
-one, because it may be.
+An event says which of its targets become faulty (`Event.impairs`). Overlapping events that say
+`primary` mean the same replica, so it counts once. Beside a named replica it counts as another one,
+because it may be another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Protocol
 
-from testbed.campaign.kinds import Kind, kinds
+from testbed.campaign.event import Event
 from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
 
-__all__ = ["Impairing", "check_guard"]
-
-
-class Impairing(Protocol):
-    """What the check reads of an event."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def at_ms(self) -> int: ...
-    @property
-    def for_ms(self) -> int: ...
-    @property
-    def targets(self) -> dict[str, tuple[str, ...]]: ...
+__all__ = ["check_guard"]
 
 
 def check_guard(
-    trial: int, events: Sequence[Impairing], replicas: Sequence[str], max_faulty: int
+    trial: int, events: Sequence[Event], replicas: Sequence[str], max_faulty: int
 ) -> None:
     """Raises ConfigurationError that names the events which together break the bound.
 
     An impairing event without `for` never heals: it lasts to the end of the run.
     """
-    known = kinds()
     active: dict[str, tuple[float, str]] = {}  # replica: faulty until (ms), through which event
     for event in sorted(events, key=lambda event: event.at_ms):
         active = {name: since for name, since in active.items() if since[0] > event.at_ms}
         end_ms = event.at_ms + event.for_ms if event.for_ms else inf
-        for name in _impaired(event, known[event.kind], replicas):
+        for name in _impaired(event, replicas):
             active[name] = max(active.get(name, (0, "")), (end_ms, event.id))
         if len(active) > max_faulty:
             faulty = sorted(active)
@@ -57,6 +40,6 @@ def check_guard(
             )
 
 
-def _impaired(event: Impairing, kind: Kind, replicas: Sequence[str]) -> frozenset[str]:
-    targets = [target for field in kind.impairs for target in event.targets.get(field, ())]
+def _impaired(event: Event, replicas: Sequence[str]) -> frozenset[str]:
+    targets = [target for key in event.impairs for target in event.targets.get(key, ())]
     return frozenset(t for t in targets if is_symbolic(t) or t in replicas)

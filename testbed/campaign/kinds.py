@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from testbed.campaign.event import Category, Layer
+from testbed.campaign.event import Category, Disturbed, Layer
 from testbed.campaign.injection import AttackMaker, Equip, FaultMaker
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Kind:
-    """`impairs` names the selector fields (on, from, to) whose replicas count as faulty.
+    """`impairs`, `lies` and `disturbs` are as in `event.Event`.
 
     `make` builds the fault or the attack on a scene (`injection`). `equip` is what processes need
     before they start, for a fault that could not be applied to them otherwise. `seen` tells, in
@@ -58,6 +58,8 @@ class Kind:
     summary: str
     make: FaultMaker | AttackMaker
     impairs: tuple[str, ...] = ()
+    lies: bool = False
+    disturbs: tuple[Disturbed, ...] = ()
     equip: Equip | None = None
     seen: str = ""
 

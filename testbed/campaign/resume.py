@@ -21,7 +21,7 @@ from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
 from testbed.redact import redacted_inventory
 
-__all__ = ["Resumable", "must_be_whole", "redo", "resumable", "unfinished"]
+__all__ = ["Resumable", "redo", "resumable", "unfinished"]
 
 PACKAGES_NAMED_MAX = 5
 
@@ -34,26 +34,13 @@ class Resumable:
     schedule: Schedule
 
 
-def must_be_whole(bundle: Bundle) -> None:
-    """Raises ConfigurationError for what has no runs to go on with: neither is complete."""
-    manifest = bundle.manifest
-    if manifest.part_of is not None:
-        raise ConfigurationError(
-            f"{bundle.path} is one run of a campaign; resume that: "
-            f"testbed resume {bundle.path.parent.parent}"
-        )
-    if not manifest.runs:
-        raise ConfigurationError(f"{bundle.path}: made by an older version; run it anew")
-
-
 def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
     """Check that nothing differs. `inventory` stands in for the file that the manifest names.
 
     Raises ConfigurationError that names all differences, and what to do instead.
     """
-    must_be_whole(bundle)
     manifest = bundle.manifest
-    schedule = Schedule.from_json(_read(bundle, "schedule.json"))
+    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
     lab = load_lab(_inventory(manifest, inventory))
     found = list(_differences(bundle, manifest, schedule, lab))
     if found:
@@ -100,11 +87,8 @@ def _inventory(manifest: Manifest, stated: Path | None) -> Path | None:
 
 def _differences(bundle: Bundle, manifest: Manifest, schedule: Schedule, lab: Lab) -> Iterator[str]:
     """One line each."""
-    if schedule.schedule_hash != manifest.schedule_sha256:
-        yield "schedule: inputs/schedule.json was changed in the bundle"
-    campaign = _read(bundle, "campaign.yaml")
-    if hashlib.sha256(campaign).hexdigest() != manifest.campaign_sha256:
-        yield "campaign: inputs/campaign.yaml was changed in the bundle"
+    for name in bundle.altered(manifest):
+        yield f"{name} was changed in the bundle"
     yield from _campaign_differences(manifest, schedule, lab)
     if hashlib.sha256(redacted_inventory(lab)).hexdigest() != manifest.inventory_sha256:
         yield "inventory: hosts, roles, boards or options differ from inputs/inventory.yaml"
@@ -149,11 +133,3 @@ def _package_differences(then: dict[str, str], now: dict[str, str]) -> Iterator[
 def _commit(git: dict[str, str | bool | None]) -> str:
     commit = str(git.get("commit") or "an unknown commit")[:12]
     return f"{commit} with local changes" if git.get("dirty") else commit
-
-
-def _read(bundle: Bundle, name: str) -> bytes:
-    path = bundle.path / "inputs" / name
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}; the bundle is damaged") from error

@@ -69,10 +69,18 @@ class Run(_Model):
 
 
 class WorkloadPlan(_Model):
-    """What a device's `sends_ms` are, and when an unanswered one counts as lost."""
+    """What a device's `sends_ms` are, and when an unanswered one counts as lost. The arrivals
+    themselves are in the trials; `rate_per_s` and `arrivals` say what they were drawn from."""
 
     kind: Literal["enrol+data", "enrol"]
+    rate_per_s: float
+    arrivals: Literal["poisson", "uniform"]
     timeout_ms: int
+
+    @property
+    def in_words(self) -> str:
+        rate = f"{self.rate_per_s:g}/s {self.arrivals}"
+        return f"{self.kind} {rate}, timeout {self.timeout_ms / 1000:g} s"
 
 
 class Schedule(_Model):
@@ -82,7 +90,7 @@ class Schedule(_Model):
     `cooldown_ms` is how long the hosts rest between two runs.
     """
 
-    schema_version: Literal["testbed.schedule/1"] = Field(alias="schema")
+    schema_version: Literal["testbed.schedule/2"] = Field(alias="schema")
     campaign: str
     lab: str
     seed: int
@@ -102,9 +110,10 @@ class Schedule(_Model):
         return self.phases[-1].end_ms
 
     def part(self, index: int) -> Schedule:
-        """The schedule of one run alone; run, stored and judged like a campaign of one run."""
-        run = self.runs[index]
-        return self.model_copy(update={"trials": (self.trials[run.trial],), "runs": (run,)})
+        """The schedule of one run alone."""
+        (run,) = (each for each in self.runs if each.index == index)
+        (trial,) = (each for each in self.trials if each.index == run.trial)
+        return self.model_copy(update={"trials": (trial,), "runs": (run,)})
 
     @property
     def only(self) -> Trial:
@@ -138,7 +147,8 @@ class Schedule(_Model):
             first = error.errors(include_url=False)[0]
             where = ".".join(str(step) for step in first["loc"]) or "file"
             raise ConfigurationError(
-                f"not a schedule: {where}: {first['msg']}; make one with testbed plan --out"
+                f"not a schedule that this version reads: {where}: {first['msg']}; "
+                "make one with testbed plan --out"
             ) from error
 
 
@@ -160,7 +170,7 @@ def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
         for trial in trials:
             check_guard(trial.index, trial.events, tuple(lab.replicas()), max_faulty)
     return Schedule(
-        schema="testbed.schedule/1",
+        schema="testbed.schedule/2",
         campaign=campaign.campaign,
         lab=lab.lab,
         seed=seed,
@@ -170,7 +180,10 @@ def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
         dead_man_ms=None if bound is None else round(bound.dead_man.ms),
         cooldown_ms=round(campaign.trials.cooldown.ms) if campaign.trials.cooldown else 0,
         workload=WorkloadPlan(
-            kind=campaign.workload.kind, timeout_ms=round(campaign.workload.timeout.ms)
+            kind=campaign.workload.kind,
+            rate_per_s=campaign.workload.rate.per_s,
+            arrivals=campaign.workload.arrivals,
+            timeout_ms=round(campaign.workload.timeout.ms),
         ),
         phases=phases,
         trials=trials,
@@ -300,6 +313,9 @@ def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, st
         at_ms=at_ms,
         for_ms=for_ms,
         targets=_targets(fault, selectors, lab, rng),
+        impairs=kind.impairs,
+        disturbs=kind.disturbs,
+        lies=kind.lies,
         params=params,
     )
 

@@ -10,53 +10,21 @@ import sys
 import threading
 import time
 from statistics import median
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from testbed.campaign.progress import Source
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import NodeView, Watch
 from testbed.manifest import RunEntry
 
-__all__ = ["LiveScreen", "QuietScreen", "Screen", "Source", "make_screen"]
+__all__ = ["LiveScreen", "QuietScreen", "make_screen"]
 
 REFRESH_PER_S = 5
-
-
-class Source(Protocol):
-    """Where a run stands: the runner."""
-
-    phase: str
-
-    @property
-    def elapsed_ms(self) -> float: ...
-
-
-class Screen(Protocol):
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def say(self, text: str) -> None:
-        """One step of work, in a few words."""
-
-    def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
-        """The `number`-th of the `count` runs to be made now, counted from 0."""
-
-    def show(self, watch: Watch, runner: Source, schedule: Schedule) -> None:
-        """Follow a run from now on."""
-
-    def hide(self) -> None:
-        """The run is over."""
 
 
 class Headway:
@@ -177,8 +145,8 @@ class LiveScreen:
         def draw() -> RenderableType:
             title = self._headway.title
             of = f"{title}, " if title else ""
-            told = f"{of}phase [b]{runner.phase}[/]"
-            bar.update(task, completed=runner.elapsed_ms, description=told)
+            now = f"{of}phase [b]{runner.phase}[/]"
+            bar.update(task, completed=runner.elapsed_ms, description=now)
             return Group(replica_table(watch), device_table(watch), bar)
 
         self._live = Live(
@@ -233,7 +201,7 @@ def _latency(seen: NodeView) -> tuple[str, str]:
     return f"{values[-1]:.1f}", f"{median(values):.1f}"
 
 
-def make_screen(as_json: bool) -> Screen:
+def make_screen(as_json: bool) -> QuietScreen | LiveScreen:
     """The live view if a person looks on, else single lines."""
     console = Console()
     if as_json or not sys.stdout.isatty():

@@ -8,54 +8,52 @@ finished. The bundle's side of it is in `book`, what becomes of the files in `te
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 from inventory.model import Lab
-from testbed.bundle import Bundle
+from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.between import assert_clean, clean_up, unclean
 from testbed.campaign.book import begin
+from testbed.campaign.hosts import opened_hosts
 from testbed.campaign.kinds import equip
+from testbed.campaign.progress import Progress
 from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
-from testbed.campaign.screen import Screen
 from testbed.campaign.watch import Watch
 from testbed.care.conditions import limits_of
 from testbed.care.dead_man import survives_restarts
 from testbed.care.host_watch import HostWatch
 from testbed.care.lease import Lease
 from testbed.errors import LabFault, RestoreIncompleteError, without_fixes
-from testbed.hosts.local import LocalHost
-from testbed.hosts.opening import limited, ssh_hosts
+from testbed.hosts.opening import limited
 from testbed.hosts.port import Host
 from testbed.manifest import RunEntry
 from testbed.provision.collect import collect
 from testbed.provision.deployment import Deployment
-from testbed.provision.ready import interpreters
-from testbed.provision.workspace import workspace
 
-__all__ = ["FAILED_IN_A_ROW_MAX", "Judge", "Session", "opened_hosts"]
+__all__ = ["FAILED_IN_A_ROW_MAX", "JudgeRun", "Session"]
 
 FAILED_IN_A_ROW_MAX = 3
 """Runs: then the lab is taken for broken, and the campaign stops."""
 
-Judge = Callable[[Bundle], str | None]
-"""Derives what a run's raw files mean; answers why nothing can be said of it, if so."""
+JudgeRun = Callable[[RunFolder], str | None]
+"""Derives what a run's raw files mean; returns why nothing can be said of it, if so."""
 
 
 class Session:
     """One sitting with a lab: makes the runs of a bundle that are not complete yet."""
 
     def __init__(
-        self, lab: Lab, schedule: Schedule, bundle: Bundle, screen: Screen, judge: Judge
+        self, lab: Lab, schedule: Schedule, bundle: Bundle, progress: Progress, judge: JudgeRun
     ) -> None:
         self._lab = lab
         self._schedule = schedule
         self._bundle = bundle
-        self._screen = screen
+        self._progress = progress
         self._judge = judge
         self._lost: list[str] = []  # hosts that this session had and has no more
         self._trouble: list[str] = self._lost
@@ -65,24 +63,36 @@ class Session:
 
         With `after_a_crash` hosts are restored first: what stands there is our own.
         A run in which the lab failed is marked, and the next one is begun if the hosts are clean.
-        Raises LabFault if it was the only one, or the last of FAILED_IN_A_ROW_MAX.
+        Raises LabFault if it was the only one, or the last of FAILED_IN_A_ROW_MAX. Whatever ends
+        this early, the user is told how to go on.
         """
-        runs = list(todo)
+        try:
+            self._make(list(todo), after_a_crash=after_a_crash)
+        except BaseException:
+            runs = self._bundle.manifest.runs
+            complete = sum(entry.complete for entry in runs)
+            if complete < len(runs):
+                self._progress.hide()
+                self._progress.say(f"{complete} of {len(runs)} runs are complete; go on with:")
+                self._progress.say(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
+            raise
+
+    def _make(self, runs: list[RunEntry], *, after_a_crash: bool) -> None:
         with ExitStack() as stack:
             hosts, python = stack.enter_context(opened_hosts(self._lab))
             remote = {name: hosts[name] for name in limited(self._lab, None)}
             lease = stack.enter_context(Lease(remote))
             lease.on_lost = self._on_lost
             if after_a_crash and remote:
-                self._screen.say("restoring the hosts")
+                self._progress.say("restoring the hosts")
                 clean_up(remote)
             failed = 0
             for number, entry in enumerate(runs):
                 assert_clean(hosts)
                 if number and self._schedule.cooldown_ms:
-                    self._screen.say(f"cooling down for {self._schedule.cooldown_ms / 1000:g} s")
+                    self._progress.say(f"cooling down for {self._schedule.cooldown_ms / 1000:g} s")
                     time.sleep(self._schedule.cooldown_ms / 1000)
-                self._screen.begin(entry, number, len(runs), self._schedule.run_ms)
+                self._progress.begin(entry, number, len(runs), self._schedule.run_ms)
                 try:
                     self._one(entry, hosts, python)
                     failed = 0
@@ -90,38 +100,38 @@ class Session:
                     failed += 1
                     if len(runs) == 1 or failed == FAILED_IN_A_ROW_MAX or self._lost:
                         raise
-                    self._screen.say(f"run {entry.index} failed: {fault}")
+                    self._progress.say(f"run {entry.index} failed: {fault}")
             if left := unclean(hosts):
                 raise RestoreIncompleteError("\n".join([*left, "  fix: testbed restore -i FILE"]))
 
     def _one(self, entry: RunEntry, hosts: Mapping[str, Host], python: Mapping[str, str]) -> None:
         """One run, from fresh keys to verdict. Its entry in the manifest is true at all times."""
         try:
-            run = begin(self._bundle, entry, self._schedule)
+            run = begin(self._bundle, entry)
             self._deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
         except BaseException as error:
             by_hand = isinstance(error, KeyboardInterrupt)
             self._end(entry, "failed", "interrupted" if by_hand else without_fixes(error))
             raise
         self._end(entry, "done", None)
-        self._screen.say("checking ledgers and logs")
+        self._progress.say("checking ledgers and logs")
         if (reason := self._judge(run)) is not None:
             self._end(entry, "invalid", reason)
 
     def _deploy_and_run(
         self,
-        run: Bundle,
+        run: RunFolder,
         schedule: Schedule,
         hosts: Mapping[str, Host],
         python: Mapping[str, str],
     ) -> None:
         with ExitStack() as stack:
             log = stack.enter_context(RunLog(run.raw))
-            deployment = Deployment(self._lab, hosts, python, self._screen.say)
-            stack.callback(_bring_home, deployment, run, self._screen)
+            deployment = Deployment(self._lab, hosts, python, self._progress.say)
+            stack.callback(_bring_home, deployment, run, self._progress)
             stack.enter_context(deployment)
             deployment.set_up()
-            run.write("inputs/genesis.json", deployment.material.genesis.encode())
+            run.write("genesis.json", deployment.material.genesis.encode())
             # Both arms alike, so that a baseline differs in nothing but the events.
             trials = self._schedule.trials
             equip({event.kind for trial in trials for event in trial.events}, deployment)
@@ -138,8 +148,8 @@ class Session:
             stack.callback(watch.close)
             watch.start()
             runner = Runner(schedule, deployment, watch, log, run.raw)
-            stack.callback(self._screen.hide)
-            self._screen.show(watch, runner, schedule)
+            stack.callback(self._progress.hide)
+            self._progress.show(watch, runner, schedule)
             runner.run()
 
     def _end(self, entry: RunEntry, state: str, reason: str | None) -> None:
@@ -152,30 +162,9 @@ class Session:
             self._trouble.append(what)
 
 
-def _bring_home(deployment: Deployment, run: Bundle, screen: Screen) -> None:
+def _bring_home(deployment: Deployment, run: RunFolder, progress: Progress) -> None:
     """After the processes have ended: their files are whole then."""
     if deployment.is_set_up:
-        screen.say("collecting")
+        progress.say("collecting")
         for problem in collect(deployment, run):
-            screen.say(f"not collected: {problem}")
-
-
-@contextmanager
-def opened_hosts(lab: Lab) -> Iterator[tuple[Mapping[str, Host], Mapping[str, str]]]:
-    """(hosts, interpreter on each) by name. Local hosts live in a private directory of the run.
-
-    Raises ConfigurationError if a host lacks our code as it stands here.
-    """
-    with ExitStack() as stack:
-        remote = stack.enter_context(ssh_hosts(lab, limited(lab, None)))
-        python = interpreters(remote)
-        hosts: dict[str, Host] = {}
-        if len(remote) < len(lab.active):
-            root = stack.enter_context(workspace())
-        for name in lab.active:
-            if name in remote:
-                hosts[name] = remote[name]
-            else:
-                hosts[name] = stack.enter_context(LocalHost(root / name, name=name))
-                python[name] = sys.executable
-        yield hosts, python
+            progress.say(f"not collected: {problem}")

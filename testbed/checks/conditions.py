@@ -9,10 +9,10 @@ what nobody could see, for the reader. Thresholds:
 - clock, against the inventory's `clock.max_error`: surely further off (offset minus bound),
   stepped by more while the host ran, or never once known as exactly (the best bound is wider).
 
-What a campaign disturbs on purpose does not count against the host: while there is a fault whose
-kind has "clock" or "disk" in its name, that is not judged. A host that did not answer is not
-unfit: it may have been switched off. One that never once answered is: it ran its processes, and
-nobody knows how. Temperature and memory are told, never judged: a host that is too hot throttles.
+What a campaign disturbs on purpose (`Event.disturbs`) does not count against the host. A host that
+did not answer is not unfit: it may have been switched off. A host that never answered at all is
+unfit: it ran its processes, and nobody knows how. Temperature and memory are shown, never judged: a
+host that is too hot throttles.
 On loopback nothing is watched (`testbed.care.conditions.limits_of`).
 """
 
@@ -23,12 +23,10 @@ from itertools import pairwise
 
 import msgspec
 
+from testbed.campaign.event import Disturbed
 from testbed.care.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
 
 __all__ = ["ClockLine", "ConditionLine", "unfit", "unknown"]
-
-DISTURBED = ("clock", "disk")
-"""Words in the name of a fault's kind that take a check out of the judgement."""
 
 
 class ConditionLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +49,11 @@ class ClockLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unfit(
-    conditions: Sequence[ConditionLine], clocks: Sequence[ClockLine], kinds: Collection[str] = ()
+    conditions: Sequence[ConditionLine],
+    clocks: Sequence[ClockLine],
+    disturbed: Collection[Disturbed] = (),
 ) -> tuple[str, ...]:
-    """Why the run does not count, one sentence for each host and trouble; `kinds` of its faults."""
-    disturbed = {word for word in DISTURBED if any(word in kind for kind in kinds)}
+    """Why the run does not count, one sentence for each host and trouble."""
     found = [f"{host}: it was never once seen: {why}" for host, why in _unseen(conditions, clocks)]
     for host, lines in _by_host(conditions).items():
         readings = [line for line in clocks if line.host == host]

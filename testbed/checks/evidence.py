@@ -16,10 +16,8 @@ import msgspec
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from inventory.load import InvalidFile
-from testbed.bundle import Bundle
-from testbed.campaign.file import Expect, load_campaign
-from testbed.campaign.kinds import kinds
+from testbed.bundle import RunFolder
+from testbed.campaign.expect import load_expect
 from testbed.campaign.schedule import Phase, Schedule, Trial
 from testbed.checks.conditions import ClockLine, ConditionLine, unfit
 from testbed.checks.logs import (
@@ -34,7 +32,7 @@ from testbed.checks.logs import (
 from testbed.checks.records import Chain, read_chain
 from testbed.errors import ConfigurationError
 
-__all__ = ["Evidence"]
+__all__ = ["Evidence", "genesis_of"]
 
 ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
 
@@ -43,21 +41,18 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Evidence:
-    """The files of one run. Raises ConfigurationError if the manifest or the inputs are not
-    there: then it is not a run that began."""
+    """The files of one run. Raises ConfigurationError if the manifest, an input or the genesis is
+    not there: then the run never began."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        try:
-            self.manifest = bundle.manifest
-            self.schedule = Schedule.from_json(_input(bundle, "schedule.json"))
-            self.genesis = Genesis.decode(_input(bundle, "genesis.json"))
-            self.expect: Expect = load_campaign(bundle.path / "inputs/campaign.yaml").expect
-        except (PeerFault, InvalidFile) as error:
-            raise ConfigurationError(f"{bundle.path}: {error}; is this a bundle?") from error
-        self.altered = bundle.altered(self.manifest)
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.manifest = run.bundle.manifest
+        whole = Schedule.from_json(run.bundle.read("inputs/schedule.json"))
+        self.schedule = whole.part(run.entry.index)
+        self.expect = load_expect(run.bundle.path / "inputs/campaign.yaml")
+        self.genesis = genesis_of(run)
         self.unreadable: Counter[str] = Counter()
-        self.run = self._log("run.jsonl", RunLine)
+        self.run_log = self._log("run.jsonl", RunLine)
         self.faults = self._log("faults.jsonl", FaultLine)
         self.attacks = self._log("attacks.jsonl", AttackLine)
         self.clocks = self._log("clock.jsonl", ClockLine)
@@ -67,12 +62,12 @@ class Evidence:
     @property
     def start_ns(self) -> int | None:
         """Wall time that the schedule counts from; None if the run never started."""
-        return next((line.start_ns for line in self.run if line.what == "start"), None)
+        return next((line.start_ns for line in self.run_log if line.what == "start"), None)
 
     @property
     def completed(self) -> bool:
         """All phases were passed."""
-        return any(line.what == "end" for line in self.run)
+        return any(line.what == "end" for line in self.run_log)
 
     @cached_property
     def trial(self) -> Trial:
@@ -81,8 +76,8 @@ class Evidence:
     @cached_property
     def unfit(self) -> tuple[str, ...]:
         """Why this run's figures do not count: hosts that were not fit while it went on."""
-        kinds = {event.kind for event in self.trial.events}
-        return unfit(self.conditions, self.clocks, kinds)
+        disturbed = {what for event in self.trial.events for what in event.disturbs}
+        return unfit(self.conditions, self.clocks, disturbed)
 
     @cached_property
     def liars(self) -> frozenset[str]:
@@ -109,7 +104,7 @@ class Evidence:
         """The collected databases, in the order of their names; first those of replicas that never
         lied. Whoever was healed is judged like the others: only what it sent was forged, and its
         file is verified from the genesis in any case."""
-        judged = [path for path in self.bundle.ledgers if path.stem not in self.unhealed]
+        judged = [path for path in self.run.ledgers if path.stem not in self.unhealed]
         return sorted(judged, key=lambda path: (path.stem in self.liars, path.name))
 
     @cached_property
@@ -132,7 +127,7 @@ class Evidence:
 
     def _lack(self, names: Iterable[str]) -> tuple[str, ...]:
         """Whose log is not there, or empty: a process that ran wrote at least that it started."""
-        logs = self.bundle.raw.glob("*.jsonl")
+        logs = self.run.raw.glob("*.jsonl")
         there = {path.stem for path in logs if path.stat().st_size}
         return tuple(name for name in names if name not in there)
 
@@ -172,14 +167,14 @@ class Evidence:
         return (t_ns - (self.start_ns or 0)) / 1e6
 
     def _log(self, name: str, kind: type[T]) -> list[T]:
-        path = self.bundle.raw / name
+        path = self.run.raw / name
         lines, unreadable = read_lines(path, kind)
         self.unreadable[name] += unreadable
         return lines
 
     def _read_events(self) -> list[Event]:
         found: list[Event] = []
-        for path in sorted(self.bundle.raw.glob("*.jsonl")):
+        for path in sorted(self.run.raw.glob("*.jsonl")):
             if path.stem not in ORCHESTRATOR_LOGS:
                 events, unreadable = read_events(path)
                 self.unreadable[path.name] += unreadable
@@ -189,17 +184,12 @@ class Evidence:
 
 def _lies(trial: Trial) -> dict[str, tuple[str, ...]]:
     """By event that makes replicas lie: the selector keys under which the liars stand."""
-    known = kinds()
-    return {
-        event.id: known[event.kind].impairs
-        for event in trial.events
-        if event.kind.startswith("byzantine.")
-    }
+    return {event.id: event.impairs for event in trial.events if event.lies}
 
 
-def _input(bundle: Bundle, name: str) -> bytes:
-    path: Path = bundle.path / "inputs" / name
+def genesis_of(run: RunFolder) -> Genesis:
+    """The genesis that a run's network was made from. Raises ConfigurationError."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}; was this run started?") from error
+        return Genesis.decode(run.read("genesis.json"))
+    except PeerFault as error:
+        raise ConfigurationError(f"{run.path}/genesis.json: {error}") from error

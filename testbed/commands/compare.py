@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from testbed.bundle import find_results
+from testbed.bundle import find_bundle
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 
@@ -51,8 +51,8 @@ def compare(
     from testbed.report.compare import compare as compared  # noqa: PLC0415 - loads statistics
     from testbed.report.compare import read_result  # noqa: PLC0415 - see above
 
-    first = read_result(find_results(a))
-    found = [compared(first, read_result(find_results(other))) for other in others]
+    first = read_result(find_bundle(a))
+    found = [compared(first, read_result(find_bundle(other))) for other in others]
     failures = [list(_failures(each, bounds, fail_on_change)) for each in found]
     if as_json:
         told = [

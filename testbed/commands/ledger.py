@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from chain.errors import PeerFault
 from chain.genesis import Genesis
-from testbed.bundle import find_bundle
+from testbed.bundle import find_run
+from testbed.checks.evidence import genesis_of
 from testbed.checks.ledger import LedgerReport, verify_ledgers
 from testbed.checks.show import ShownBlock, shown_blocks
 from testbed.commands.ledger_proof import export_proof
@@ -38,8 +38,8 @@ def verify(where: Where, as_json: JsonOption = False) -> None:
     """Check every block from genesis: heads, links, Merkle roots, records, all signatures.
 
     Reads only the files. Names the file, height and field of whatever does not hold; exit code 1
-    then. A bundle's genesis is the one in its inputs; a lone file can only be checked against its
-    own, so compare the network id printed.
+    then. The genesis is the one that the run was made from. A lone file can only be checked against
+    its own, so compare the network id printed.
     """
     paths, genesis = _databases(where)
     report = verify_ledgers(paths, genesis)
@@ -78,13 +78,10 @@ def _databases(where: str) -> tuple[list[Path], Genesis | None]:
     """Files to read and the pinned genesis, if there is one."""
     if Path(where).is_file():
         return [Path(where)], None
-    bundle = find_bundle(where)
-    if not bundle.ledgers:
-        raise ConfigurationError(f"{bundle.path}: no ledger was collected (raw/ledger is empty)")
-    try:
-        return bundle.ledgers, Genesis.decode((bundle.path / "inputs/genesis.json").read_bytes())
-    except (PeerFault, OSError) as error:
-        raise ConfigurationError(f"{bundle.path}/inputs/genesis.json: {error}") from error
+    run = find_run(where)
+    if not run.ledgers:
+        raise ConfigurationError(f"{run.path}: no ledger was collected (raw/ledger is empty)")
+    return run.ledgers, genesis_of(run)
 
 
 def _told(report: LedgerReport) -> str:

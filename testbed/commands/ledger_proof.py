@@ -13,9 +13,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from chain.errors import PeerFault
-from chain.genesis import Genesis
-from testbed.bundle import Bundle, find_bundle
+from testbed.bundle import RunFolder, find_run
+from testbed.checks.evidence import genesis_of
 from testbed.commands.options import JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 from testbed.proofs import Ledgers, Proven, open_ledgers
@@ -72,11 +71,11 @@ def export_proof(
 
     Exit code 0 written, 1 these files do not prove it (what is missing is told), 2 usage.
     """
-    paths, bundle = _databases(where)
-    genesis = None if bundle is None else _genesis(bundle)
+    paths, run = _databases(where)
+    genesis = None if run is None else genesis_of(run)
     pem = None if carrier is None else _read(carrier)
     with open_ledgers(paths, genesis) as ledgers:
-        node = _node(device, bundle, ledgers)
+        node = _node(device, run, ledgers)
         proven = ledgers.prove(node, pem)
         network, left_out = ledgers.genesis.network.hex(), ledgers.left_out
     _write(out, proven.files, force=force)
@@ -86,25 +85,17 @@ def export_proof(
         typer.echo(_told(proven, network, left_out, out))
 
 
-def _databases(where: list[str]) -> tuple[list[Path], Bundle | None]:
+def _databases(where: list[str]) -> tuple[list[Path], RunFolder | None]:
     paths = [Path(each) for each in where]
     if all(path.is_file() for path in paths):
         return paths, None
     if len(where) > 1:
         wrong = next(path for path in paths if not path.is_file())
         raise ConfigurationError(f"{wrong}: no such file; give one bundle, or .sqlite files")
-    bundle = find_bundle(where[0])
-    if not bundle.ledgers:
-        raise ConfigurationError(f"{bundle.path}: no ledger was collected (raw/ledger is empty)")
-    return bundle.ledgers, bundle
-
-
-def _genesis(bundle: Bundle) -> Genesis:
-    path = bundle.path / "inputs/genesis.json"
-    try:
-        return Genesis.decode(path.read_bytes())
-    except (PeerFault, OSError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+    run = find_run(where[0])
+    if not run.ledgers:
+        raise ConfigurationError(f"{run.path}: no ledger was collected (raw/ledger is empty)")
+    return run.ledgers, run
 
 
 def _read(carrier: Path) -> bytes:
@@ -115,12 +106,12 @@ def _read(carrier: Path) -> bytes:
         raise ConfigurationError(f"--carrier {carrier}: {error.strerror}") from error
 
 
-def _node(device: str, bundle: Bundle | None, ledgers: Ledgers) -> bytes:
+def _node(device: str, run: RunFolder | None, ledgers: Ledgers) -> bytes:
     """A process's name stands for the id that it logged when it started last."""
-    if bundle is not None and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", device):
+    if run is not None and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", device):
         started = [
             line["id"]
-            for line in bundle.lines(f"raw/{device}.jsonl")
+            for line in run.lines(f"raw/{device}.jsonl")
             if line.get("event") == "started" and isinstance(line.get("id"), str)
         ]
         if started:

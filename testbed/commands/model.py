@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
-from testbed.bundle import find_bundle
+from testbed.bundle import find_run
 from testbed.commands.options import JsonOption, columns, print_json, time_option
 from testbed.errors import ConfigurationError
 from testbed.model.group import FORMULA, GroupRisk, group_risk, group_table, scientific
@@ -141,7 +141,7 @@ def _calibration(bundles: list[str]) -> Calibration | None:
     from testbed.model.consensus import calibrate  # noqa: PLC0415 - see above
     from testbed.model.observe import observe  # noqa: PLC0415
 
-    return calibrate([observe(find_bundle(each)) for each in bundles]) if bundles else None
+    return calibrate([observe(find_run(each)) for each in bundles]) if bundles else None
 
 
 def _parameters(delay_ms: float | None, work_ms: float | None) -> Parameters:

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from testbed.bundle import find_results
-from testbed.campaign.resume import must_be_whole, redo, resumable, unfinished
+from testbed.bundle import find_bundle
+from testbed.campaign.resume import redo, resumable, unfinished
+from testbed.campaign.screen import make_screen
+from testbed.campaign.session import Session
+from testbed.commands.judging import finish, judge_rest, judge_run
 from testbed.commands.options import InventoryOption, JsonOption, print_json
-from testbed.commands.report import judge, judge_rest
-from testbed.commands.run import make_runs
 
 __all__ = ["app"]
 
@@ -33,13 +34,12 @@ def resume(
     named; -i names it if it stands elsewhere now. Runs that were made and not judged are judged.
     Exit code as `testbed run`; 0 if nothing is to be done, 5 if somebody is writing the bundle.
     """
-    bundle = find_results(run)
-    must_be_whole(bundle)
+    bundle = find_bundle(run)
     with bundle.locked():
         news = judge_rest(bundle)
         if not unfinished(bundle, also_invalid=also_invalid):
             if news:
-                raise typer.Exit(judge(bundle, as_json=as_json))
+                raise typer.Exit(finish(bundle, as_json=as_json))
             if as_json:
                 print_json({"bundle": str(bundle.path), "made": 0})
             else:
@@ -47,5 +47,7 @@ def resume(
             return
         found = resumable(bundle, inventory)
         todo = redo(bundle, also_invalid=also_invalid)
-        make_runs(bundle, found.lab, found.schedule, todo, as_json=as_json, after_a_crash=True)
-    raise typer.Exit(judge(bundle, as_json=as_json))
+        with make_screen(as_json) as screen:
+            session = Session(found.lab, found.schedule, bundle, screen, judge_run)
+            session.make(todo, after_a_crash=True)
+        raise typer.Exit(finish(bundle, as_json=as_json))

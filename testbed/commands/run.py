@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from inventory.load import load_lab
-from inventory.model import Lab
-from testbed.bundle import RUNS_DIR, Bundle
+from testbed.bundle import RUNS_DIR
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule, expand
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
+from testbed.commands.judging import finish, judge_run
 from testbed.commands.options import InventoryOption, JsonOption, OutOption, SeedOption
-from testbed.commands.report import judge, judge_run
 from testbed.errors import ConfigurationError
-from testbed.manifest import RunEntry
 
-__all__ = ["app", "make_runs"]
+__all__ = ["app"]
 
 app = typer.Typer(add_completion=False)
 
@@ -41,7 +37,8 @@ def run(
     """Run a campaign on a lab, check what it left, and write a result bundle.
 
     Exit code 0 if everything that the campaign expects held, 1 if not, 3 if the lab failed or
-    nothing can be said, 4 if only of some runs of several. Ctrl-C stops everything that was
+    nothing can be said, 4 if something stays open: some runs do not count, or they are too few.
+    Ctrl-C stops everything that was
     started and keeps what was collected; `testbed resume` goes on from there.
     """
     path = find_campaign(campaign)
@@ -56,33 +53,10 @@ def run(
     )
     bundle = new_bundle(inputs, out or RUNS_DIR)
     with bundle.locked():
-        make_runs(bundle, lab, inputs.schedule, bundle.manifest.runs, as_json=as_json)
-    raise typer.Exit(judge(bundle, as_json=as_json))
-
-
-def make_runs(
-    bundle: Bundle,
-    lab: Lab,
-    schedule: Schedule,
-    todo: Sequence[RunEntry],
-    *,
-    as_json: bool,
-    after_a_crash: bool = False,
-) -> None:
-    """Make runs of a bundle that this process has the lock of. Whatever ends it early, the way to
-    go on is told."""
-    with make_screen(as_json) as screen:
-        session = Session(lab, schedule, bundle, screen, judge_run)
-        try:
-            session.make(todo, after_a_crash=after_a_crash)
-        except BaseException:
-            runs = bundle.manifest.runs
-            complete = sum(entry.complete for entry in runs)
-            if complete < len(runs):
-                screen.hide()
-                screen.say(f"{complete} of {len(runs)} runs are complete; go on with:")
-                screen.say(f"  testbed resume {shlex.quote(str(bundle.path))}")
-            raise
+        with make_screen(as_json) as screen:
+            session = Session(lab, inputs.schedule, bundle, screen, judge_run)
+            session.make(bundle.manifest.runs)
+        raise typer.Exit(finish(bundle, as_json=as_json))
 
 
 def _part(schedule: Schedule, index: int) -> Schedule:

@@ -276,6 +276,7 @@ for _fault in _FAULTS:
             summary=_fault.summary,
             make=lambda scene, fault=_fault: ByzantineFault(scene, fault),
             impairs=_fault.impairs,
+            lies=True,
             equip=equip,
             seen=_fault.proof.text,
         )

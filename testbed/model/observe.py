@@ -1,10 +1,10 @@
-"""What a bundle says of the phases of its blocks, for `consensus.calibrate`."""
+"""What a run says of the phases of its blocks, for `consensus.calibrate`."""
 
 from __future__ import annotations
 
 from statistics import fmean
 
-from testbed.bundle import Bundle
+from testbed.bundle import RunFolder
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import BlockDone
 from testbed.errors import ConfigurationError
@@ -13,12 +13,12 @@ from testbed.model.consensus import Observation
 __all__ = ["observe"]
 
 
-def observe(bundle: Bundle) -> Observation:
+def observe(run: RunFolder) -> Observation:
     """Means over all blocks whose proposer timed both phases, each on that proposer's clock.
 
     Raises ConfigurationError if there is none.
     """
-    evidence = Evidence(bundle)
+    evidence = Evidence(run)
     timed = [
         (
             (block.prepared_us - block.proposed_us) / 1000,
@@ -30,7 +30,7 @@ def observe(bundle: Bundle) -> Observation:
         and block.committed_us is not None
     ]
     if not timed:
-        raise ConfigurationError(f"{bundle.path}: no block in its logs with both phases timed")
+        raise ConfigurationError(f"{run.path}: no block in its logs with both phases timed")
     return Observation(
         replicas=len(evidence.genesis.members),
         blocks=len(timed),

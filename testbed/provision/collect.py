@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from testbed.bundle import Bundle
+from testbed.bundle import RunFolder
 from testbed.hosts.port import Host, HostFault
 from testbed.provision.configs import EVENTS, STORE
 from testbed.provision.deployment import Deployment
@@ -48,16 +48,16 @@ print(json.dumps({
 """
 
 
-def collect(deployment: Deployment, bundle: Bundle) -> list[str]:
+def collect(deployment: Deployment, run: RunFolder) -> list[str]:
     """Fetch everything; answers what could not be had, in words (a gap, not a failure)."""
     with ThreadPoolExecutor(FETCHES_AT_ONCE_MAX, "collect") as pool:
-        nodes = list(pool.map(lambda node: _node(deployment, node, bundle), deployment.nodes))
+        nodes = list(pool.map(lambda node: _node(deployment, node, run), deployment.nodes))
         names = sorted({node.host for node in deployment.nodes})
-        hosts = list(pool.map(lambda name: _about(deployment, name, bundle), names))
+        hosts = list(pool.map(lambda name: _about(deployment, name, run), names))
     return [problem for problems in (*nodes, *hosts) for problem in problems]
 
 
-def _node(deployment: Deployment, node: Node, bundle: Bundle) -> list[str]:
+def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
     """Fetch what the process left; answers what is missing although the process had begun."""
     host = deployment.host(node)
     wanted = {str(host.log_path(node.unit)): f"raw/log/{node.name}.log"}
@@ -78,7 +78,7 @@ def _node(deployment: Deployment, node: Node, bundle: Bundle) -> list[str]:
         if node.name in deployment.begun:
             problems += [f"{node.name}: {each} is missing" for each in sorted(owed - there)]
         for remote in sorted(there):
-            path = bundle.path / wanted[remote]
+            path = run.path / wanted[remote]
             path.parent.mkdir(parents=True, exist_ok=True)
             host.fetch(remote, path)
     except HostFault as fault:
@@ -91,7 +91,7 @@ def _present(host: Host, paths: list[str]) -> set[str]:
     return set(host.run(["ls", "-d", "--", *paths], check=False).stdout.splitlines())
 
 
-def _about(deployment: Deployment, name: str, bundle: Bundle) -> list[str]:
+def _about(deployment: Deployment, name: str, run: RunFolder) -> list[str]:
     host = deployment.hosts[name]
     python = next(deployment.python(node) for node in deployment.nodes if node.host == name)
     try:
@@ -100,5 +100,5 @@ def _about(deployment: Deployment, name: str, bundle: Bundle) -> list[str]:
         return [str(fault)]
     if any(node.host == name for node in deployment.with_role("broker")):
         about["broker"] = deployment.broker_version
-    bundle.write_json(f"env/{name}.json", about)
+    run.write_json(f"env/{name}.json", about)
     return []

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from testbed.bundle import Bundle
+from testbed.bundle import Folder
 
-__all__ = ["Cell", "Table", "read_table", "write_tables"]
+__all__ = ["Cell", "Table", "read_table", "table", "write_tables"]
 
 Cell = str | int | float | bool | None
 
 _TYPES = {"s": pa.string(), "i": pa.int64(), "u": pa.uint64(), "f": pa.float64(), "b": pa.bool_()}
+
+T = TypeVar("T")
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,23 +31,34 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     rows: Sequence[Sequence[Cell]]
 
 
-def read_table(bundle: Bundle, name: str) -> list[dict[str, Cell]]:
+def table(
+    name: str, items: Iterable[T], columns: Mapping[str, tuple[str, Callable[[T], Cell]]]
+) -> Table:
+    """One row for each item. A column is a type letter, and what its cell is of an item."""
+    return Table(
+        name=name,
+        columns={column: letter for column, (letter, _) in columns.items()},
+        rows=[[cell(item) for _, cell in columns.values()] for item in items],
+    )
+
+
+def read_table(folder: Folder, name: str) -> list[dict[str, Cell]]:
     """The rows of derived/<name>.parquet."""
-    rows: list[dict[str, Cell]] = pq.read_table(bundle.path / f"derived/{name}.parquet").to_pylist()
+    rows: list[dict[str, Cell]] = pq.read_table(folder.path / f"derived/{name}.parquet").to_pylist()
     return rows
 
 
-def write_tables(bundle: Bundle, made: Sequence[Table]) -> None:
+def write_tables(folder: Folder, made: Sequence[Table]) -> None:
     """derived/<name>.csv and .parquet; equal tables are equal bytes."""
-    for table in made:
+    for each in made:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows(table.rows)
-        bundle.write(f"derived/{table.name}.csv", text.getvalue())
-        schema = pa.schema([(name, _TYPES[kind]) for name, kind in table.columns.items()])
-        columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
+        writer.writerow(each.columns)
+        writer.writerows(each.rows)
+        folder.write(f"derived/{each.name}.csv", text.getvalue())
+        schema = pa.schema([(name, _TYPES[letter]) for name, letter in each.columns.items()])
+        columns = list(zip(*each.rows, strict=True)) or [()] * len(each.columns)
         arrays = [pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)]
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink)
-        bundle.write(f"derived/{table.name}.parquet", sink.getvalue())
+        folder.write(f"derived/{each.name}.parquet", sink.getvalue())

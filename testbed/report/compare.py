@@ -1,34 +1,28 @@
-"""Two results (or more) side by side: what differs in how they were made, and in what came out.
+"""Two or more results side by side: what differs in how they were made, and in what came out.
 
-The first is what the others are compared with. Runs are paired by number if both have the same
-schedule, because then both met the same arrivals and faults; else the two sets of runs are compared
-as a whole. Runs that do not count are in no figure, as in a report. Whether a number is a matter
-of the code or of the machine nobody can tell from two bundles: what differs is listed first.
+The others are compared with the first one. If both have the same schedule, both met the same
+arrivals and faults: their runs are paired by number. Otherwise the two sets of runs are compared as
+a whole. Runs that do not count are in no figure, as in a report. Two bundles cannot tell whether a
+number comes from the code or from the machine, so all other differences are listed first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from testbed.bundle import Bundle
-from testbed.campaign.file import load_campaign
 from testbed.campaign.schedule import Schedule
-from testbed.errors import ConfigurationError
-from testbed.manifest import Manifest
+from testbed.manifest import Arm, Manifest
 from testbed.report.figures import QUANTITIES, Quantity
-from testbed.report.over_runs import over_runs, read_summary
+from testbed.report.over_runs import over_runs
 from testbed.report.pairing import Estimate, Known, median, paired_ratio, unpaired_ratio
-from testbed.report.summary import Summary
+from testbed.report.summary import RunRow
 
 __all__ = ["Change", "Comparison", "Difference", "FigurePair", "Result", "compare", "read_result"]
-
-Arm = Literal["baseline", "faults"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +32,9 @@ class Result:
     bundle: Bundle
     manifest: Manifest
     schedule: Schedule
-    workload: str
     verdict: str
     judged: dict[str, str]  # property or attack: verdict
-    counted: dict[int, Summary]
+    counted: dict[int, RunRow]
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,31 +79,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_result(bundle: Bundle) -> Result:
     """From what `testbed report` wrote. Raises ConfigurationError."""
-    manifest = bundle.manifest
-    path = bundle.path / "inputs/schedule.json"
-    try:
-        schedule = Schedule.from_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}; is this a bundle?") from error
-    plan = load_campaign(bundle.path / "inputs/campaign.yaml").workload
-    workload = f"{plan.kind} {plan.rate.text} {plan.arrivals}, timeout {plan.timeout.text}"
-    if manifest.several:
-        whole = over_runs(bundle)
-        judged = {each.name: _held(each.held) for each in whole.properties}
-        judged |= {f"attack {each.id}": each.verdict for each in whole.attacks}
-        counted = {
-            row.index: read_summary(Bundle(bundle.path / row.path))
-            for row in whole.runs
-            if row.counted
-        }
-        return Result(bundle, manifest, schedule, workload, whole.verdict, judged, counted)
-    if not (bundle.path / "summary.json").exists():
-        raise ConfigurationError(f"{bundle.path} has no summary: testbed report {bundle.path}")
-    summary = read_summary(bundle)
-    judged = {each.name: _held(each.held) for each in summary.properties}
-    judged |= {f"attack {each.id}": each.verdict for each in summary.attacks}
-    counted = {} if summary.verdict == "invalid" else {summary.index: summary}
-    return Result(bundle, manifest, schedule, workload, summary.verdict, judged, counted)
+    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
+    whole = over_runs(bundle)
+    judged = {each.name: _held(each.held) for each in whole.properties}
+    judged |= {f"attack {each.id}": each.verdict for each in whole.attacks}
+    counted = {row.index: row for row in whole.runs if row.counted}
+    return Result(bundle, bundle.manifest, schedule, whole.verdict, judged, counted)
 
 
 def compare(a: Result, b: Result) -> Comparison:
@@ -134,8 +108,8 @@ def _obstacles(a: Result, b: Result) -> Iterator[str]:
         yield "the campaigns have the same name, but other phases"
     elif _faults(a.schedule) != _faults(b.schedule):
         yield "the campaigns have the same name, but other faults or attacks"
-    elif a.workload != b.workload:
-        yield f"the workloads differ: {a.workload} and {b.workload}"
+    elif (one := a.schedule.workload) != (two := b.schedule.workload):
+        yield f"the workloads differ: {one.in_words} and {two.in_words}"
     if len(a.schedule.replicas) != len(b.schedule.replicas):
         yield (
             f"they have different numbers of replicas: {len(a.schedule.replicas)} and "
@@ -177,7 +151,7 @@ def _differences(a: Result, b: Result) -> Iterator[Difference]:
 
 def _campaign(result: Result) -> str:
     """Of the file as it is in the bundle: what it expects is in no schedule."""
-    return sha256((result.bundle.path / "inputs/campaign.yaml").read_bytes()).hexdigest()[:12]
+    return sha256(result.bundle.read("inputs/campaign.yaml")).hexdigest()[:12]
 
 
 def _commit(manifest: Manifest) -> str:
@@ -194,13 +168,11 @@ def _machines(a: Result, b: Result) -> Iterator[tuple[str, tuple[object, object]
 
 
 def _about(result: Result) -> dict[str, dict[str, object]]:
-    runs = [result.bundle.of_run(entry) for entry in result.manifest.runs if entry.complete]
-    first = runs[0].path if runs else result.bundle.path
-    return {path.stem: Bundle(first).read_json(f"env/{path.name}") for path in _env(first)}
-
-
-def _env(run: Path) -> Sequence[Path]:
-    return sorted((run / "env").glob("*.json"))
+    first = next((run for run in result.bundle.runs if run.entry.complete), None)
+    if first is None:
+        return {}
+    paths = sorted((first.path / "env").glob("*.json"))
+    return {path.stem: first.read_json(f"env/{path.name}") for path in paths}
 
 
 def _changes(a: Result, b: Result) -> Iterator[Change]:
@@ -241,5 +213,9 @@ def _figures(a: Result, b: Result) -> Iterator[FigurePair]:
 
 
 def _values(result: Result, quantity: Quantity, arm: Arm) -> dict[int, Known]:
-    found = {i: quantity.of(run) for i, run in result.counted.items() if run.arm == arm}
+    found = {
+        i: quantity.of(row.summary)
+        for i, row in result.counted.items()
+        if row.arm == arm and row.summary is not None
+    }
     return {i: value for i, value in found.items() if value is not None}

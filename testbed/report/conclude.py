@@ -1,4 +1,4 @@
-"""From evidence to verdicts: the summary of a run. The rules stand at the fields of `summary`."""
+"""From the evidence of one run to its summary. The rules stand at the fields of `summary`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections, worst_recovery_ms
@@ -21,15 +20,15 @@ from testbed.report.summary import (
     AttackVerdict,
     FaultResult,
     PropertyResult,
-    Summary,
-    Verdict,
+    RunSummary,
+    RunVerdict,
 )
 
 __all__ = ["conclude"]
 
 
-def conclude(evidence: Evidence, ledger: LedgerReport) -> Summary:
-    """Everything that summary.json says."""
+def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
+    """Everything that a run's summary says."""
     chain = evidence.longest
     admitted = {
         entry.statement.node
@@ -40,29 +39,19 @@ def conclude(evidence: Evidence, ledger: LedgerReport) -> Summary:
     attacks = tuple(_attack(evidence, *attack) for attack in attack_ids(evidence))
     properties = tuple(_properties(evidence, ledger, found))
     asked = operations(evidence)
-    (planned,) = evidence.schedule.runs
-    return Summary(
-        run=evidence.bundle.name,
-        campaign=evidence.schedule.campaign,
+    return RunSummary(
         verdict=_verdict(evidence, properties, found, attacks),
-        stage=evidence.manifest.stage,
-        seed=evidence.manifest.seed,
-        replicas=len(evidence.genesis.members),
-        f=evidence.genesis.membership.quorum.faulty,
         devices_admitted=len(admitted),
         devices_expected=sum(each.enrol_at_ms is not None for each in evidence.trial.devices),
         blocks=chain.height,
+        blocks_proven=ledger.proven,
         records=len(chain.entries),
         data_records=sum(e.took_effect and e.statement.op == "data" for e in chain.entries),
-        blocks_proven=ledger.proven,
         ledger_verified=ledger.holds,
         ledger_problem=_problem(ledger),
         view_changes=len({event.view for event in evidence.events(ViewEntered)} - {0}),
         latency_ms=latency_table(evidence, asked),
         load=load_table(evidence, asked),
-        index=planned.index,
-        trial=planned.trial,
-        arm=planned.arm,
         faults=tuple(map(_fault, found)),
         attacks=attacks,
         properties=properties,
@@ -81,16 +70,14 @@ def _verdict(
     properties: tuple[PropertyResult, ...],
     found: tuple[Injection, ...],
     attacks: tuple[AttackResult, ...],
-) -> Verdict:
+) -> RunVerdict:
     verdicts = {attack.verdict for attack in attacks}
     if evidence.chains and (not all(each.held for each in properties) or "broken" in verdicts):
         return "failed"
     seen = all(each.took_place and each.healed_ms is not None for each in found)
     if not evidence.chains or not evidence.completed or not seen or "invalid" in verdicts:
         return "invalid"
-    if evidence.unfit or evidence.idle or evidence.missing or evidence.altered:
-        return "invalid"
-    return "passed"
+    return "invalid" if evidence.unfit or evidence.idle or evidence.missing else "passed"
 
 
 def _fault(found: Injection) -> FaultResult:
@@ -107,11 +94,9 @@ def _fault(found: Injection) -> FaultResult:
 
 
 def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
+    """What the campaign allows is judged over all runs (`over_runs`)."""
     judged = judge(evidence, attack)
-    bound = upper95(min(judged.successes, judged.distinct), judged.distinct)
-    expected = evidence.expect.attack.get(attack)
-    if evidence.manifest.part_of is not None:
-        expected = None  # what all runs together must show, one alone need not
+    verdict: AttackVerdict = "held" if judged.distinct and not judged.attempts_unseen else "invalid"
     return AttackResult(
         id=attack,
         kind=kind,
@@ -119,19 +104,10 @@ def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
         observed=judged.observed,
         distinct=judged.distinct,
         successes=judged.successes,
-        upper95=None if bound is None else round(bound, 6),
-        verdict=_attack_verdict(
-            judged, bound, None if expected is None else expected.succeeded_upper95
-        ),
+        upper95=upper95(judged.successes, judged.distinct),
+        verdict="broken" if judged.successes else verdict,
         refused=dict(judged.refused),
     )
-
-
-def _attack_verdict(judged: Judgement, bound: float | None, allowed: float | None) -> AttackVerdict:
-    if judged.successes:
-        return "broken"
-    within = bound is not None and (allowed is None or bound <= allowed)
-    return "held" if within and judged.attempts_unseen == 0 else "invalid"
 
 
 def _properties(

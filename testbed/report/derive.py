@@ -1,71 +1,66 @@
 """Rebuilds everything derived in a bundle from its raw files: no hardware, no network, no clock.
 
-The same raw files give the same bytes, so a report can be made anywhere and compared. `derive` is
-for one run; `derive_campaign` for several, from what `derive` left in each; `rebuild` does all.
+The same raw files give the same bytes, so a report can be made anywhere and compared. `derive_run`
+judges one run; `derive` says what all runs say together, from what `derive_run` left in each;
+`rebuild` does all of it.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from testbed.bundle import Bundle
+from testbed.bundle import Bundle, RunFolder
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
-from testbed.report.campaign_summary import CampaignSummary
-from testbed.report.campaign_tables import campaign_tables
 from testbed.report.columns import write_tables
 from testbed.report.conclude import conclude
-from testbed.report.junit import campaign_junit, junit
-from testbed.report.over_runs import over_runs, read_summary
-from testbed.report.summary import Summary
-from testbed.report.tables import tables
+from testbed.report.junit import junit
+from testbed.report.over_runs import over_runs
+from testbed.report.summary import RunSummary, Summary
+from testbed.report.tables import run_tables, tables
 
-__all__ = ["derive", "derive_campaign", "rebuild"]
+__all__ = ["derive", "derive_run", "rebuild"]
+
+
+def derive_run(run: RunFolder) -> RunSummary:
+    """Checks, measures, writes summary.json, derived/, plots/ and report.html of one run.
+
+    Raises ConfigurationError if the run never began.
+    """
+    evidence = Evidence(run)
+    summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
+    # The verdict first: it is there even if a disk is too full for figures.
+    run.write_json("summary.json", msgspec.to_builtins(summary))
+    write_tables(run, run_tables(evidence, summary))
+    # What draws loads for a second: not before there is something to draw.
+    from testbed.report.page import run_page  # noqa: PLC0415
+    from testbed.report.run_plots import draw_run  # noqa: PLC0415
+
+    run.write("report.html", run_page(evidence, summary, draw_run(evidence)))
+    return summary
 
 
 def derive(bundle: Bundle) -> Summary:
-    """Checks, measures, writes summary.json, derived/, plots/, report.html and junit.xml.
-
-    Raises ConfigurationError if this is no bundle of a run that began.
-    """
-    evidence = Evidence(bundle)
-    summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
-    # The verdict first: it is there even if a disk is too full for figures.
+    """The same over all runs, each of which was derived. Raises ConfigurationError."""
+    summary = over_runs(bundle)
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))
-    write_tables(bundle, tables(evidence, summary))
-    # What draws loads for a second: not before there is something to draw.
-    from testbed.report.page import page  # noqa: PLC0415
-    from testbed.report.plots import draw  # noqa: PLC0415
+    write_tables(bundle, tables(bundle, summary))
+    from testbed.report.page import page  # noqa: PLC0415 - see above
+    from testbed.report.plots import draw  # noqa: PLC0415 - see above
+    from testbed.report.run_plots import draw_run  # noqa: PLC0415 - see above
 
-    bundle.write("report.html", page(evidence, summary, draw(evidence)))
+    plots = draw(bundle, summary)
+    if len(summary.runs) == 1 and summary.runs[0].summary is not None:
+        # Drawn once more: the figures in a bundle that somebody sent may be anything.
+        plots += draw_run(Evidence(bundle.runs[0]))
+    bundle.write("report.html", page(bundle, summary, plots))
     return summary
 
 
-def derive_campaign(bundle: Bundle) -> CampaignSummary:
-    """The same over several runs, each of which was derived. Raises ConfigurationError."""
-    summary = over_runs(bundle)
-    runs = {
-        row.index: read_summary(Bundle(bundle.path / row.path))
-        for row in summary.runs
-        if row.verdict is not None
-    }
-    bundle.write_json("summary.json", msgspec.to_builtins(summary))
-    bundle.write("junit.xml", campaign_junit(summary, runs))
-    write_tables(bundle, campaign_tables(bundle, summary))
-    from testbed.report.campaign_plots import draw_campaign  # noqa: PLC0415
-    from testbed.report.page import campaign_page  # noqa: PLC0415
-
-    bundle.write("report.html", campaign_page(bundle, summary, draw_campaign(bundle, summary)))
-    return summary
-
-
-def rebuild(bundle: Bundle) -> Summary | CampaignSummary:
+def rebuild(bundle: Bundle) -> Summary:
     """Everything again, run by run. Raises ConfigurationError."""
-    manifest = bundle.manifest
-    if not manifest.several:
-        return derive(bundle)
-    for entry in manifest.runs:
-        if entry.complete:
-            derive(bundle.of_run(entry))
-    return derive_campaign(bundle)
+    for run in bundle.runs:
+        if run.entry.complete:
+            derive_run(run)
+    return derive(bundle)

@@ -1,8 +1,8 @@
 """The quantities that campaigns are compared by, over runs: medians of both arms, and their ratio.
 
-Each is taken from a run's summary, in the phases in which the campaign injects (in both arms, so
-that like is compared with like). What was never answered is known to exceed the timeout, and
-counts as that.
+Each is taken from a run's summary, in the phases in which the campaign injects. These are the same
+phases in both arms, so that like is compared with like. An operation that was never answered counts
+as longer than its timeout.
 """
 
 from __future__ import annotations
@@ -11,13 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from math import ceil, inf
 from typing import Literal, NamedTuple
 
-from testbed.campaign.file import DegradationExpect
+from testbed.campaign.expect import DegradationExpect
 from testbed.campaign.quantities import Bound
-from testbed.report.campaign_summary import Expectation, Figure
-from testbed.report.pairing import Estimate, Known, between, known, median, paired_ratio
-from testbed.report.summary import Load, Summary
+from testbed.report.pairing import (
+    PAIRS_MIN,
+    Estimate,
+    Known,
+    between,
+    known,
+    median,
+    paired_ratio,
+)
+from testbed.report.summary import Figure, Load, PropertyResult, RunRow, RunSummary
 
-__all__ = ["QUANTITIES", "Quantity", "admission_ms", "expectations", "figures", "told"]
+__all__ = [
+    "QUANTITIES",
+    "Quantity",
+    "admission_ms",
+    "bounds_on_ratios",
+    "figures",
+    "ratio_in_words",
+]
 
 
 class Quantity(NamedTuple):
@@ -25,23 +39,21 @@ class Quantity(NamedTuple):
 
     name: str
     unit: str
-    of: Callable[[Summary], Known | None]
-    of_baseline_phase: Callable[[Summary], Known | None]
+    of: Callable[[RunSummary], Known | None]
+    of_baseline_phase: Callable[[RunSummary], Known | None]
     better: Literal["more", "less"] = "less"
 
 
 def _quantity(
     name: str, unit: str, of_load: Callable[[Load], Known | None], better: Literal["more", "less"]
 ) -> Quantity:
-    def struck(summary: Summary) -> Known | None:
-        load = summary.load and (summary.load.struck or summary.load.whole)
-        return of_load(load) if load else None
+    def of_run(run: RunSummary) -> Known | None:
+        return of_load(run.load.judged)
 
-    def baseline(summary: Summary) -> Known | None:
-        load = summary.load and summary.load.struck and summary.load.baseline
-        return of_load(load) if load else None
+    def of_baseline_phase(run: RunSummary) -> Known | None:
+        return of_load(run.load.baseline) if run.load.struck and run.load.baseline else None
 
-    return Quantity(name, unit, struck, baseline, better)
+    return Quantity(name, unit, of_run, of_baseline_phase, better)
 
 
 def _quantile(load: Load, name: str) -> Known | None:
@@ -55,7 +67,7 @@ def _maybe(value: float | None) -> Known | None:
     return None if value is None else known(value)
 
 
-def admission_ms(run: Summary) -> Known | None:
+def admission_ms(run: RunSummary) -> Known | None:
     """The median over all who asked. Who was never admitted took longer than all who were; of
     these a summary has a few quantiles, between which the median then lies."""
     told = run.latency_ms.admission
@@ -82,20 +94,21 @@ QUANTITIES: tuple[Quantity, ...] = (
 )
 
 
-def figures(counted: Sequence[Summary]) -> tuple[Figure, ...]:
+def figures(counted: Sequence[RunRow]) -> tuple[Figure, ...]:
     """Every quantity over the runs that count."""
     return tuple(_figure(quantity, counted) for quantity in QUANTITIES)
 
 
-def _figure(quantity: Quantity, counted: Sequence[Summary]) -> Figure:
+def _figure(quantity: Quantity, counted: Sequence[RunRow]) -> Figure:
     arms: dict[str, dict[int, Known]] = {"baseline": {}, "faults": {}}
     within: list[tuple[Known, Known]] = []
-    for run in counted:
-        value = quantity.of(run)
+    for row in counted:
+        assert row.summary is not None, "it counts"
+        value = quantity.of(row.summary)
         if value is not None:
-            arms[run.arm][run.trial] = value
-            base = quantity.of_baseline_phase(run)
-            if base is not None and run.arm == "faults":
+            arms[row.arm][row.trial] = value
+            base = quantity.of_baseline_phase(row.summary)
+            if base is not None and row.arm == "faults":
                 within.append((base, value))
     pairs = [
         (base, arms["faults"][t]) for t, base in arms["baseline"].items() if t in arms["faults"]
@@ -105,49 +118,56 @@ def _figure(quantity: Quantity, counted: Sequence[Summary]) -> Figure:
         against = "baseline"
     elif within:
         against, pairs = "phase", within
+    bases = arms["baseline"].values() if against == "baseline" else [base for base, _ in within]
     return Figure(
         name=quantity.name,
         unit=quantity.unit,
-        baseline=median(list(arms["baseline"].values())),
+        baseline=median(list(bases)),
         faults=median(list(arms["faults"].values())),
         ratio=paired_ratio([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None,
         against=against,
     )
 
 
-def expectations(wanted: DegradationExpect, shown: Sequence[Figure]) -> Iterator[Expectation]:
-    """The campaign's bounds on degradation. The estimate decides; the interval, if the pairs are
-    enough for one, is told beside it."""
+def bounds_on_ratios(
+    wanted: DegradationExpect, shown: Sequence[Figure]
+) -> Iterator[PropertyResult]:
+    """The campaign's bounds on degradation. The median of the paired ratios decides, if the pairs
+    are enough for an interval; fewer say too little, and it cannot be told."""
     for figure in shown:
         bound: Bound | None = getattr(wanted, figure.name, None)
         if bound is None:
             continue
         ratio = figure.ratio
+        held: bool | None = None
         if ratio is None or ratio.value is None:
-            yield Expectation(
-                name=f"degradation-{figure.name}",
-                held=None,
-                runs=0,
-                detail=f"no pair of runs to tell it from, {bound.text} wanted",
-            )
-            continue
-        held: bool | None = bound.holds(ratio.value)
-        if ratio.at_least and held == bound.at_most:
-            held = None  # the true ratio is somewhere above
-        yield Expectation(
+            found = "cannot be told: no pair of runs"
+        elif not ratio.sure:
+            found = f"cannot be told from {ratio.n} pairs, {PAIRS_MIN} are the fewest"
+        else:
+            held = bound.holds(ratio.value)
+            if ratio.at_least and held == bound.at_most:
+                held = None  # the true ratio is somewhere above
+            found = ratio_in_words(ratio)
+        yield PropertyResult(
             name=f"degradation-{figure.name}",
             held=held,
-            runs=ratio.n,
-            detail=f"{told(ratio)}, {bound.text} wanted",
+            runs=ratio.n if ratio else 0,
+            detail=f"{found}; {bound.text} wanted",
         )
 
 
-def told(ratio: Estimate) -> str:
-    """A ratio in words."""
+def ratio_in_words(ratio: Estimate) -> str:
+    """The median of paired ratios with its spread."""
     if ratio.value is None:
         return "no pairs"
     value = f"{'at least ' if ratio.at_least else ''}{ratio.value:.3g}x"
+    if ratio.n > 1:
+        value += f", pairs {ratio.least:.3g} to {_end(ratio.most)}"
     if not ratio.sure:
         return f"{value} (n = {ratio.n}: too few for an interval)"
-    upper = "no upper end" if ratio.hi is None else f"{ratio.hi:.3g}"
-    return f"{value} (95 %: {ratio.lo:.3g} to {upper}, n = {ratio.n})"
+    return f"{value} (95 %: {ratio.lo:.3g} to {_end(ratio.hi)}, n = {ratio.n})"
+
+
+def _end(value: float | None) -> str:
+    return "no upper end" if value is None else f"{value:.3g}"

@@ -23,26 +23,18 @@ def notes(
     """One sentence each."""
     if not evidence.completed:
         yield "the run was cut short: not all phases were passed"
-    if any(line.settled is False for line in evidence.run):
+    if any(line.settled is False for line in evidence.run_log):
         yield "at the end some device waited for an answer or some replica had not caught up"
     if evidence.idle:
         yield "nothing that a device asked for took effect: nothing was put to the test"
     for what in evidence.missing:
         yield f"{what} was not collected: not all could be judged"
-    for name in evidence.altered:
-        yield f"{name} is not what this run was made from: it was judged by something else"
     for reason in evidence.unfit:
         yield f"this run does not count: {reason}"
     yield from unknown(evidence.conditions)
     yield from _injection_notes(found, attacks)
     yield from _ledger_notes(evidence, ledger)
     yield from _log_notes(evidence)
-    for name, reason in sorted(evidence.manifest.exclusions.items()):
-        yield f"{name} was left out: {reason}"
-    if evidence.manifest.part_of is None and evidence.expect.degradation.model_dump(
-        exclude_none=True
-    ):
-        yield "degradation is judged over several runs, not in one"
 
 
 def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]) -> Iterator[str]:

@@ -1,54 +1,60 @@
-"""From the summaries of runs to that of their campaign: what can be said over all of them.
+"""From the summaries of runs to the summary of their campaign: what can be said over all of them.
 
-Reads what `derive` left in each run's directory; raw files are not looked at again. Runs that do
-not count (not made, failed, invalid) are listed with their reason and are in no figure.
+Reads what `derive` left in each run's directory; raw files are not read again. Runs that do not
+count (not made, failed, invalid) are listed with their reason and are in no figure.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from testbed.bundle import Bundle
-from testbed.campaign.file import Expect, load_campaign
+from testbed.bundle import Bundle, RunFolder
+from testbed.campaign.expect import Expect, load_expect
 from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
-from testbed.manifest import Manifest, RunEntry
-from testbed.report.campaign_summary import (
-    CampaignSummary,
-    CampaignVerdict,
+from testbed.manifest import Manifest
+from testbed.report.figures import bounds_on_ratios, figures
+from testbed.report.pairing import Estimate, Known, between, known, median
+from testbed.report.stats import Latency, upper95
+from testbed.report.summary import (
+    AttackResult,
+    AttackVerdict,
     Counts,
-    Expectation,
     FaultOverRuns,
-    PooledAttack,
+    FaultResult,
+    LatencyTable,
+    PropertyResult,
     RunRow,
+    RunSummary,
+    Summary,
+    Verdict,
 )
-from testbed.report.figures import admission_ms, expectations, figures
-from testbed.report.pairing import Known, between, known, median
-from testbed.report.stats import upper95
-from testbed.report.summary import AttackResult, AttackVerdict, Summary
 
-__all__ = ["over_runs", "read_summary"]
+__all__ = ["over_runs"]
 
 
-def over_runs(bundle: Bundle) -> CampaignSummary:
-    """The summary of a campaign of several runs. Raises ConfigurationError."""
+def over_runs(bundle: Bundle) -> Summary:
+    """The summary of a campaign. Raises ConfigurationError."""
     manifest = bundle.manifest
-    schedule = Schedule.from_json((bundle.path / "inputs/schedule.json").read_bytes())
-    expect: Expect = load_campaign(bundle.path / "inputs/campaign.yaml").expect
-    summaries = {
-        entry.index: read_summary(bundle.of_run(entry)) for entry in manifest.runs if entry.complete
-    }
-    rows = tuple(_row(entry, summaries.get(entry.index)) for entry in manifest.runs)
-    counted = [summaries[row.index] for row in rows if row.counted]
+    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
+    expect = load_expect(bundle.path / "inputs/campaign.yaml")
+    rows = tuple(map(_row, bundle.runs))
+    judged = [row.summary for row in rows if row.summary is not None]
+    counted = [row for row in rows if row.counted]
     shown = figures(counted)
-    attacks = tuple(_attacks(counted, expect))
-    properties = (*_properties(counted), *expectations(expect.degradation, shown))
+    attacks = tuple(_attacks(_summaries(counted), expect))
+    properties = (*_properties(counted), *bounds_on_ratios(expect.degradation, shown))
     altered = bundle.altered(manifest)
     verdict = _verdict(rows, attacks, properties)
-    return CampaignSummary(
+    unverified = [row for row in rows if row.summary and not row.summary.ledger_verified]
+
+    def total(of: Callable[[RunSummary], int]) -> int:
+        return sum(map(of, judged))
+
+    return Summary(
         run=manifest.run,
         campaign=manifest.campaign,
         verdict="invalid" if altered and verdict != "failed" else verdict,
@@ -59,9 +65,19 @@ def over_runs(bundle: Bundle) -> CampaignSummary:
         replicas=len(schedule.replicas),
         f=schedule.f,
         counts=_counts(manifest, rows),
+        devices_admitted=total(lambda run: run.devices_admitted),
+        devices_expected=total(lambda run: run.devices_expected),
+        blocks=total(lambda run: run.blocks),
+        blocks_proven=total(lambda run: run.blocks_proven),
+        records=total(lambda run: run.records),
+        data_records=total(lambda run: run.data_records),
+        ledger_verified=bool(judged) and not unverified,
+        ledger_problem=_problem(rows, unverified),
+        view_changes=total(lambda run: run.view_changes),
+        latency_ms=_latencies([row for row in counted if row.arm == "faults"]),
         figures=shown,
         attacks=attacks,
-        faults=tuple(_faults(counted)),
+        faults=tuple(_faults(_summaries(counted))),
         properties=properties,
         runs=rows,
         notes=(
@@ -71,52 +87,41 @@ def over_runs(bundle: Bundle) -> CampaignSummary:
     )
 
 
-def read_summary(run: Bundle) -> Summary:
-    """The summary that `derive` wrote. Raises ConfigurationError."""
-    try:
-        return msgspec.convert(run.read_json("summary.json"), type=Summary)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{run.path}/summary.json: {error}") from error
+def _summaries(rows: Iterable[RunRow]) -> list[RunSummary]:
+    return [row.summary for row in rows if row.summary is not None]
 
 
-def _row(entry: RunEntry, summary: Summary | None) -> RunRow:
-    # What is invalid the raw files say (a report may be made anew), not the manifest alone.
+def _row(run: RunFolder) -> RunRow:
+    entry = run.entry
+    summary = _read_summary(run) if entry.complete else None
+    # The raw files say what is invalid (a report may be made anew), not the manifest alone.
     state, reason = entry.state, entry.reason
     if summary is not None and summary.verdict == "invalid":
         state, reason = "invalid", reason or "; ".join(summary.notes)
     if state == "running":
         reason = "cut off, or still running"
-    row = RunRow(
+    return RunRow(
         index=entry.index,
         trial=entry.trial,
         arm=entry.arm,
         path=entry.path,
         state=state,
-        verdict=summary.verdict if summary else None,
         reason=reason,
         attempts=entry.attempts,
+        summary=summary,
     )
-    if summary is None or not row.counted:
-        return row
-    load = summary.load and (summary.load.struck or summary.load.whole)
-    recoveries = [fault.recovery_ms for fault in summary.faults]
-    worst = [each for each in recoveries if each is not None]
-    admission = admission_ms(summary)
-    return msgspec.structs.replace(
-        row,
-        blocks=summary.blocks,
-        records=summary.records,
-        view_changes=summary.view_changes,
-        sent=load.sent if load else None,
-        censored=load.sent - load.answered if load else None,
-        goodput_per_s=load.goodput_per_s if load else None,
-        p50_ms=load.p50_ms if load else None,
-        p99_ms=load.p99_ms if load else None,
-        max_ms=load.max_ms if load else None,
-        admission_p50_ms=None if admission is None or admission.censored else admission.lo,
-        consensus_p50_ms=summary.latency_ms.consensus.p50,
-        recovery_ms=max(worst) if worst and len(worst) == len(recoveries) else None,
-    )
+
+
+def _read_summary(run: RunFolder) -> RunSummary:
+    """What `derive_run` wrote."""
+    if not (run.path / "summary.json").exists():
+        raise ConfigurationError(
+            f"{run.path} has no summary yet: testbed report {run.bundle.path} makes it"
+        )
+    try:
+        return msgspec.convert(run.read_json("summary.json"), type=RunSummary)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{run.path}/summary.json: {error}") from error
 
 
 def _counts(manifest: Manifest, rows: Sequence[RunRow]) -> Counts:
@@ -132,7 +137,38 @@ def _counts(manifest: Manifest, rows: Sequence[RunRow]) -> Counts:
     )
 
 
-def _attacks(counted: Sequence[Summary], expect: Expect) -> Iterator[PooledAttack]:
+def _problem(rows: Sequence[RunRow], unverified: Sequence[RunRow]) -> str | None:
+    """The first ledger that does not hold, with its run."""
+    if not unverified:
+        return None if any(row.summary for row in rows) else "no run was judged"
+    first = unverified[0]
+    problem = first.summary.ledger_problem if first.summary else None
+    return problem if len(rows) == 1 else f"run {first.index}: {problem}"
+
+
+def _latencies(rows: Sequence[RunRow]) -> LatencyTable:
+    def pooled(name: str) -> Latency:
+        found: list[Latency] = [getattr(run.latency_ms, name) for run in _summaries(rows)]
+
+        def middle(quantile: str) -> float | None:
+            values = [known(v) for each in found if (v := getattr(each, quantile)) is not None]
+            return median(values).value
+
+        return Latency(
+            n=sum(each.n for each in found),
+            p50=middle("p50"),
+            p90=middle("p90"),
+            p99=middle("p99"),
+            max=max((each.max for each in found if each.max is not None), default=None),
+            censored=sum(each.censored for each in found),
+        )
+
+    return LatencyTable(
+        admission=pooled("admission"), consensus=pooled("consensus"), data=pooled("data")
+    )
+
+
+def _attacks(counted: Sequence[RunSummary], expect: Expect) -> Iterator[AttackResult]:
     """Every run has keys and a network of its own, so what is distinct in one is so in all."""
     by_id: dict[str, list[AttackResult]] = {}
     for summary in counted:
@@ -141,13 +177,13 @@ def _attacks(counted: Sequence[Summary], expect: Expect) -> Iterator[PooledAttac
     for name, found in by_id.items():
         successes = sum(each.successes for each in found)
         distinct = sum(each.distinct for each in found)
-        bound = upper95(min(successes, distinct), distinct)
+        bound = upper95(successes, distinct)
         wanted = expect.attack.get(name)
         allowed = None if wanted is None else wanted.succeeded_upper95
         refused: Counter[str] = Counter()
         for each in found:
             refused.update(each.refused)
-        yield PooledAttack(
+        yield AttackResult(
             id=name,
             kind=found[0].kind,
             runs=len(found),
@@ -155,75 +191,75 @@ def _attacks(counted: Sequence[Summary], expect: Expect) -> Iterator[PooledAttac
             observed=sum(each.observed for each in found),
             distinct=distinct,
             successes=successes,
-            upper95=None if bound is None else round(bound, 6),
+            upper95=bound,
             allowed=allowed,
-            verdict=_pooled(successes, bound, allowed),
+            verdict=_attack_verdict(successes, bound, allowed),
             refused=dict(sorted(refused.items())),
         )
 
 
-def _pooled(successes: int, bound: float | None, allowed: float | None) -> AttackVerdict:
+def _attack_verdict(successes: int, bound: float | None, allowed: float | None) -> AttackVerdict:
     if successes:
         return "broken"
     return "held" if bound is not None and (allowed is None or bound <= allowed) else "invalid"
 
 
-def _faults(counted: Sequence[Summary]) -> Iterator[FaultOverRuns]:
-    """A repeated fault (`every`) has events named after it: its worst recovery in each run."""
-    groups: dict[tuple[str, str], list[list[Known]]] = {}
-    steps: dict[tuple[str, str], Counter[str]] = {}
+def _faults(counted: Sequence[RunSummary]) -> Iterator[FaultOverRuns]:
+    """A repeated fault (`every`) has events named after it: they are one fault here."""
+    groups: dict[tuple[str, str], list[list[FaultResult]]] = {}
     for summary in counted:
-        here: dict[tuple[str, str], list[Known]] = {}
+        here: dict[tuple[str, str], list[FaultResult]] = {}
         for fault in summary.faults:
-            key = (fault.id.partition(".")[0], fault.kind)
-            recovery = between(0.0) if fault.recovery_ms is None else known(fault.recovery_ms)
-            here.setdefault(key, []).append(recovery)
-            steps.setdefault(key, Counter()).update(
-                injected=1, observed=int(fault.observed), healed=int(fault.healed)
-            )
+            here.setdefault((fault.id.partition(".")[0], fault.kind), []).append(fault)
         for key, found in here.items():
             groups.setdefault(key, []).append(found)
     for (name, kind), runs in groups.items():
-        count = steps[name, kind]
-        worst = [Known(max(k.lo for k in found), max(k.hi for k in found)) for found in runs]
+        every = [fault for run in runs for fault in run]
         yield FaultOverRuns(
             id=name,
             kind=kind,
+            targets=tuple(sorted({fault.target for fault in every})),
             runs=len(runs),
-            injected=count["injected"],
-            observed=count["observed"],
-            healed=count["healed"],
-            recovery_ms=median(worst),
+            injected=len(every),
+            applied=sum(fault.applied for fault in every),
+            observed=sum(fault.observed for fault in every),
+            healed=sum(fault.healed for fault in every),
+            recovery_ms=_worst([[fault.recovery_ms for fault in run] for run in runs]),
+            whole_ms=_worst([[fault.whole_ms for fault in run] for run in runs]),
         )
 
 
-def _properties(counted: Sequence[Summary]) -> Iterator[Expectation]:
+def _worst(runs: Sequence[Sequence[float | None]]) -> Estimate:
+    """Over the largest value of each run; None (it never came) is larger than all values."""
+    bounds = [[between(0.0) if ms is None else known(ms) for ms in run] for run in runs]
+    return median([Known(max(k.lo for k in run), max(k.hi for k in run)) for run in bounds])
+
+
+def _properties(counted: Sequence[RunRow]) -> Iterator[PropertyResult]:
     """What is judged in each run: held if it held in all of them."""
-    names = dict.fromkeys(each.name for summary in counted for each in summary.properties)
-    for name in names:
-        judged = [
-            (summary, each)
-            for summary in counted
-            for each in summary.properties
-            if each.name == name
-        ]
-        broken = [f"{summary.run}: {each.detail}" for summary, each in judged if not each.held]
-        yield Expectation(
+    by_name: dict[str, list[tuple[int, PropertyResult]]] = {}
+    for row in counted:
+        for each in row.summary.properties if row.summary else ():
+            by_name.setdefault(each.name, []).append((row.index, each))
+    for name, judged in by_name.items():
+        broken = [(index, each) for index, each in judged if not each.held]
+        index, shown = (broken or judged)[0]
+        yield PropertyResult(
             name=name,
             held=not broken,
             runs=len(judged),
             held_in=len(judged) - len(broken),
-            detail=broken[0] if broken else "",
+            detail=shown.detail if len(judged) == 1 else f"run {index}: {shown.detail}",
         )
 
 
 def _verdict(
     rows: Sequence[RunRow],
-    attacks: Sequence[PooledAttack],
-    properties: Sequence[Expectation],
-) -> CampaignVerdict:
+    attacks: Sequence[AttackResult],
+    properties: Sequence[PropertyResult],
+) -> Verdict:
     verdicts = {attack.verdict for attack in attacks}
-    failed = any(row.verdict == "failed" for row in rows)
+    failed = any(row.summary is not None and row.summary.verdict == "failed" for row in rows)
     if failed or "broken" in verdicts or any(each.held is False for each in properties):
         return "failed"
     if not any(row.counted for row in rows):
@@ -233,8 +269,9 @@ def _verdict(
 
 
 def _notes(
-    manifest: Manifest, rows: Sequence[RunRow], attacks: Sequence[PooledAttack]
+    manifest: Manifest, rows: Sequence[RunRow], attacks: Sequence[AttackResult]
 ) -> Iterator[str]:
+    yield from _notes_of_runs(rows)
     left_out = [row for row in rows if not row.counted]
     missing = any(row.state != "invalid" for row in left_out)
     if left_out:
@@ -255,3 +292,19 @@ def _notes(
             )
     for name, reason in sorted(manifest.exclusions.items()):
         yield f"{name} was left out: {reason}"
+
+
+def _notes_of_runs(rows: Sequence[RunRow]) -> Iterator[str]:
+    """Each note once, with the runs that it is about if these are not all."""
+    runs: dict[str, list[int]] = {}
+    judged = [row for row in rows if row.summary is not None]
+    for row in judged:
+        for note in row.summary.notes if row.summary else ():
+            runs.setdefault(note, []).append(row.index)
+    for note, found in runs.items():
+        if len(found) == len(judged):
+            yield note
+        elif len(found) == 1:
+            yield f"run {found[0]}: {note}"
+        else:
+            yield f"{len(found)} runs, the first is {found[0]}: {note}"

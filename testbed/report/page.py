@@ -1,4 +1,7 @@
-"""report.html: one file that opens anywhere, offline, with the figures inside."""
+"""report.html: files that open anywhere, offline, with the figures inside.
+
+A bundle has one page; each run has its own, to which the table of runs leads.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +12,49 @@ from markupsafe import Markup
 
 from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence
-from testbed.report.campaign_summary import CampaignSummary
-from testbed.report.figures import told
+from testbed.report.figures import ratio_in_words
 from testbed.report.pairing import Estimate
-from testbed.report.plots import Plot
 from testbed.report.results import replay_command
-from testbed.report.style import WATERMARK
-from testbed.report.summary import Summary
+from testbed.report.style import WATERMARK, Plot
+from testbed.report.summary import RunSummary, Summary
 
-__all__ = ["campaign_page", "page"]
-
-_environment = Environment(
-    loader=PackageLoader("testbed.report", "."),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+__all__ = ["page", "run_page"]
 
 
-def page(evidence: Evidence, summary: Summary, plots: Sequence[Plot]) -> str:
-    """Of one run."""
+def page(bundle: Bundle, summary: Summary, plots: Sequence[Plot]) -> str:
+    """Of a bundle."""
     return _environment.get_template("report.html.j2").render(
+        name=summary.run,
         summary=summary,
-        manifest=evidence.manifest,
-        phases=evidence.schedule.phases,
+        manifest=bundle.manifest,
         figures=_figures(plots),
-        replay=replay_command(evidence.manifest),
+        replay=replay_command(bundle.manifest),
         watermark=WATERMARK if summary.stage == "loopback" else None,
-        ms=_ms,
     )
 
 
-def campaign_page(bundle: Bundle, summary: CampaignSummary, plots: Sequence[Plot]) -> str:
-    """Of several runs; each has a page of its own, to which the table of runs leads."""
-    manifest = bundle.manifest
-    return _environment.get_template("campaign.html.j2").render(
+def run_page(evidence: Evidence, summary: RunSummary, plots: Sequence[Plot]) -> str:
+    """Of one run."""
+    manifest = evidence.manifest
+    return _environment.get_template("run.html.j2").render(
+        name=evidence.run.name,
+        entry=evidence.run.entry,
         summary=summary,
         manifest=manifest,
         figures=_figures(plots),
-        replay=replay_command(manifest),
-        watermark=WATERMARK if summary.stage == "loopback" else None,
-        ms=_ms,
-        estimate=_estimate,
-        told=told,
+        replay=replay_command(manifest, evidence.run.entry.index),
+        watermark=WATERMARK if manifest.stage == "loopback" else None,
     )
 
 
 def _figures(plots: Sequence[Plot]) -> list[tuple[str, Markup]]:
-    return [(title, Markup(_inline(svg))) for _, title, svg in plots]  # noqa: S704 - our own SVG
+    return [(title, _inline(svg)) for _, title, svg in plots]
 
 
-def _inline(svg: bytes) -> str:
+def _inline(svg: bytes) -> Markup:
     """Without the XML prologue, which belongs at the head of a file."""
     text = svg.decode()
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])  # noqa: S704 - our own SVG
 
 
 def _ms(value: float | None) -> str:
@@ -77,3 +68,13 @@ def _estimate(each: Estimate) -> str:
     if each.lo is None:
         return value
     return f"{value} [{each.lo:,.4g}, {'∞' if each.hi is None else f'{each.hi:,.4g}'}]"
+
+
+_environment = Environment(
+    loader=PackageLoader("testbed.report", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.globals.update(ms=_ms, estimate=_estimate, ratio_in_words=ratio_in_words)

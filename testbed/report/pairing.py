@@ -21,8 +21,18 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["Estimate", "Known", "between", "known", "median", "paired_ratio", "unpaired_ratio"]
+__all__ = [
+    "PAIRS_MIN",
+    "Estimate",
+    "Known",
+    "between",
+    "known",
+    "median",
+    "paired_ratio",
+    "unpaired_ratio",
+]
 
+PAIRS_MIN = 6  # the fewest that bear a 95 % interval
 EXACT_MAX = 40  # values of both samples together; above it the normal approximation serves
 _Z_975 = 1.959963984540054
 
@@ -43,13 +53,15 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
     `at_least`: `value` is only a lower bound, because too many values are censored. `lo` and `hi`
     are the ends of its 95 % interval: both None if there are too few values for one, `hi` alone
-    None if it has no upper end.
+    None if it has no upper end. `least` and `most` are the ends of all values: their spread.
     """
 
     n: int
     value: float | None = None
     lo: float | None = None
     hi: float | None = None
+    least: float | None = None
+    most: float | None = None
     at_least: bool = False
     censored: int = 0
 
@@ -106,6 +118,8 @@ def _estimate(values: Sequence[Known], n: int, rank: int) -> Estimate:
         at_least=high > low,
         lo=_rounded(lows[rank - 1]) if rank else None,
         hi=None if isinf(upper) else _rounded(upper),
+        least=_rounded(lows[0]),
+        most=None if isinf(highs[-1]) else _rounded(highs[-1]),
         censored=censored,
     )
 

@@ -1,175 +1,180 @@
-"""The figures of a run: latency distributions, the timeline, latencies by phase."""
+"""The figures over the runs of a campaign: every run is a point. Those of one run: `run_plots`.
+
+What took longer than its timeout stands at the timeout, as a triangle that points up. A run that
+never recovered stands at the upper edge.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import MaxNLocator
 
-from testbed.checks.evidence import Evidence
-from testbed.checks.faults import injections
-from testbed.checks.logs import BlockDone
-from testbed.report.measure import Operation, consensus_ms, operations
+from testbed.bundle import Bundle
+from testbed.campaign.schedule import Schedule
 from testbed.report.style import (
     BLUE,
-    COLOURS,
     GREY,
-    LINES,
     ORANGE,
     WATERMARK,
+    Plot,
     figure,
     log_axis,
     save,
     styled,
 )
+from testbed.report.summary import Figure, Load, RunRow, Summary
 
-__all__ = ["Plot", "draw"]
+__all__ = ["draw"]
 
-# name, title, SVG
-Plot = tuple[str, str, bytes]
+_ARMS = {"baseline": (BLUE, "o"), "faults": (ORANGE, "s")}
+_NAMES = ("runs", "ratios", "recovery")
+_PANELS = (
+    ("goodput_per_s", "goodput (/s)"),
+    ("p50_ms", "data p50 (ms)"),
+    ("p99_ms", "data p99 (ms)"),
+)
 
 
-def draw(evidence: Evidence) -> tuple[Plot, ...]:
-    """Writes every figure to the bundle and answers them."""
-    found = operations(evidence)
-    mark = WATERMARK if evidence.manifest.stage == "loopback" else None
+def draw(bundle: Bundle, summary: Summary) -> tuple[Plot, ...]:
+    """Write every figure to the bundle and return it; remove those that cannot be drawn any more.
+
+    One run alone has no figure here: nothing is set beside it.
+    """
+    for name in _NAMES:
+        for kind in ("svg", "pdf"):
+            (bundle.path / f"plots/{name}.{kind}").unlink(missing_ok=True)
+    mark = WATERMARK if summary.stage == "loopback" else None
+    counted = [row for row in summary.runs if row.counted]
+    if len(counted) < 2:
+        return ()
+    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
+    made: list[tuple[str, str, Drawing]] = []
     with styled():
-        made = (
-            ("timeline", "Height of each replica", _timeline(evidence, mark)),
-            ("latency", "Latency by operation", _latency(evidence, found, mark)),
-            ("phases", "Data latency by phase", _by_phase(evidence, found, mark)),
-        )
+        runs = _runs(counted, schedule.workload.timeout_ms, mark)
+        made.append(("runs", "Each run, by trial; a line joins the two runs of a trial", runs))
+        ratios = [each for each in summary.figures if each.ratio and each.ratio.value is not None]
+        if ratios:
+            drawn = _ratios(ratios, mark)
+            made.append(("ratios", "With faults / baseline: median and 95 % interval", drawn))
+        if summary.faults:
+            made.append(
+                ("recovery", "First commit after healing, of each run", _recovery(counted, mark))
+            )
         return tuple(
-            (name, title, save(evidence.bundle, name, drawn)) for name, title, drawn in made
+            (name, title, save(bundle, name, each, pdf=True)) for name, title, each in made
         )
 
 
-def _timeline(evidence: Evidence, mark: str | None) -> Figure:
-    """Heights over time; phases are separated, faults shaded while they last, attacks ticked."""
-    made = figure(2.8, mark)
-    axes: Axes = made.add_subplot()
-    replicas: dict[str, list[BlockDone]] = {}
-    for event in evidence.events(BlockDone):
-        replicas.setdefault(event.node, []).append(event)
-    for number, (name, events) in enumerate(sorted(replicas.items())):
-        axes.step(
-            [evidence.at_ms(event.t) / 1000 for event in events],
-            [event.height for event in events],
-            where="post",
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=LINES[number % len(LINES)],
-            label=name,
-        )
-    _shade(evidence, axes)
-    axes.set_xlabel("time since start (s)")
-    axes.set_ylabel("executed height (blocks)")
-    if replicas:
-        axes.legend(loc="lower right", fontsize=7)
+def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawing:
+    made = figure(2.6, mark, label_lines=1)
+    made.subplots_adjust(wspace=0.42)
+    for number, (name, label) in enumerate(_PANELS, 1):
+        axes: Axes = made.add_subplot(1, len(_PANELS), number)
+        _pairs(axes, counted, name)
+        for arm, (colour, marker) in _ARMS.items():
+            rows = [row for row in counted if row.arm == arm]
+            points = [(row.trial, getattr(_load(row), name)) for row in rows if _load(row).sent]
+            seen = [(trial, value) for trial, value in points if value is not None]
+            beyond = [trial for trial, value in points if value is None]
+            if rows:
+                axes.plot(
+                    [trial for trial, _ in seen],
+                    [value for _, value in seen],
+                    linestyle="none",
+                    marker=marker,
+                    markersize=4,
+                    color=colour,
+                    label="with faults" if arm == "faults" else arm,
+                )
+            axes.plot(
+                beyond, [timeout_ms] * len(beyond), linestyle="none", marker="^", color=colour
+            )
+        if name != "goodput_per_s":
+            axes.set_yscale("log")
+            log_axis(axes.yaxis)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("trial")
+        axes.set_title(label, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if number == 1:
+            axes.legend(fontsize=6, loc="lower left")
     return made
 
 
-def _shade(evidence: Evidence, axes: Axes) -> None:
-    for phase in evidence.schedule.phases:
-        axes.axvline(phase.start_ms / 1000, color=GREY, linewidth=0.8)
-        axes.annotate(
-            phase.name,
-            (phase.start_ms / 1000, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(2, 2),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    for each in injections(evidence):
-        if each.applied_ms is not None:
-            end_ms = each.healed_ms if each.healed_ms is not None else evidence.schedule.run_ms
-            axes.axvspan(each.applied_ms / 1000, end_ms / 1000, color=ORANGE, alpha=0.15, lw=0)
-            axes.annotate(
-                f"{each.id}: {each.target}",
-                (each.applied_ms / 1000, 0.97),
-                xycoords=("data", "axes fraction"),
-                xytext=(2, 0),
-                textcoords="offset points",
-                fontsize=6,
-                va="top",
-                rotation=90,
-            )
-    attacks = [event for event in evidence.trial.events if event.category == "attack"]
-    for number, event in enumerate(attacks):
-        axes.plot(
-            event.at_ms / 1000,
-            0,
-            marker="v",
-            color=ORANGE,
-            markersize=4,
-            linestyle="none",
-            clip_on=False,
-            transform=axes.get_xaxis_transform(),
-            label=None if number else "attack",
-        )
+def _load(row: RunRow) -> Load:
+    assert row.summary is not None, "it counts"
+    return row.summary.load.judged
 
 
-def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
-    """Empirical distributions; what was never answered keeps its curve below 1."""
-    made = figure(2.6, mark)
+def _recovery_ms(row: RunRow) -> float | None:
+    assert row.summary is not None, "it counts"
+    return row.summary.recovery_ms
+
+
+def _pairs(axes: Axes, counted: Sequence[RunRow], name: str) -> None:
+    for trial in {row.trial for row in counted}:
+        values = [getattr(_load(row), name) for row in counted if row.trial == trial]
+        if len(values) > 1 and None not in values:
+            axes.plot([trial] * len(values), values, color=GREY, linewidth=0.8, zorder=1)
+
+
+def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
+    """Rows of median and interval; an end that is open is an arrow."""
+    made = figure(0.9 + 0.26 * len(ratios), mark)
+    made.subplots_adjust(left=0.16)
     axes: Axes = made.add_subplot()
-    series = [
-        (kind, [each.latency_ms for each in found if each.kind == kind])
-        for kind in ("admission", "data")
-    ]
-    series.insert(1, ("consensus", list(consensus_ms(evidence).values())))
-    for number, (kind, values) in enumerate(series):
-        answered = np.sort([value for value in values if value is not None])
-        if len(answered):
-            missing = len(values) - len(answered)
-            note = f", {missing} unanswered" if missing else ""
-            axes.step(
-                answered,
-                np.arange(1, len(answered) + 1) / len(values),
-                where="post",
-                color=COLOURS[number],
-                linestyle=LINES[number],
-                label=f"{kind} (n = {len(values)}{note})",
-            )
+    for place, each in enumerate(reversed(ratios)):
+        ratio = each.ratio
+        assert ratio is not None
+        assert ratio.value is not None
+        axes.plot(
+            ratio.value, place, marker=">" if ratio.at_least else "o", color=ORANGE, markersize=5
+        )
+        if ratio.lo is not None:
+            end = ratio.hi if ratio.hi is not None else max(ratio.value, ratio.lo) * 2
+            axes.plot([ratio.lo, end], [place, place], color=ORANGE)
+            if ratio.hi is None:
+                axes.plot(end, place, marker=">", color=ORANGE, markersize=4)
+    axes.axvline(1.0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(ratios)), [f"{each.name}" for each in reversed(ratios)])
+    axes.set_ylim(-0.6, len(ratios) - 0.4)
     axes.set_xscale("log")
     log_axis(axes.xaxis)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("latency (ms)")
-    axes.set_ylabel("share of operations")
-    if axes.lines:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7)
+    axes.set_xlabel("with faults / baseline")
     return made
 
 
-def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
-    """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond. What was never
-    answered is in no box, and told below it."""
-    made = figure(2.4, mark, label_lines=2)
+def _recovery(counted: Sequence[RunRow], mark: str | None) -> Drawing:
+    made = figure(2.0, mark)
     axes: Axes = made.add_subplot()
-    names = [phase.name for phase in evidence.schedule.phases]
-    sent = [
-        [each.latency_ms for each in found if each.kind == "data" and each.phase == name]
-        for name in names
-    ]
-    values = [[each for each in took_ms if each is not None] for took_ms in sent]
-    missing = [len(all_) - len(answered) for all_, answered in zip(sent, values, strict=True)]
-    axes.boxplot(
-        values,
-        tick_labels=[
-            f"{name}\n(n = {len(each)}{f', {lost} unanswered' if lost else ''})"
-            for name, each, lost in zip(names, values, missing, strict=True)
-        ],
-        widths=0.5,
-        medianprops={"color": ORANGE, "linewidth": 1.4},
-        boxprops={"color": BLUE},
-        whiskerprops={"color": BLUE},
-        capprops={"color": BLUE},
-        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": BLUE},
+    struck = [row for row in counted if row.arm == "faults"]
+    points = [(row.trial, ms) for row in struck if (ms := _recovery_ms(row)) is not None]
+    axes.plot(
+        [trial for trial, _ in points],
+        [value for _, value in points],
+        linestyle="none",
+        marker="s",
+        markersize=4,
+        color=ORANGE,
     )
-    if any(values):
-        axes.set_yscale("log")
-        log_axis(axes.yaxis)
-    axes.set_xlabel("phase (by intended send)")
-    axes.set_ylabel("data latency (ms)")
+    if never := [row.trial for row in struck if _recovery_ms(row) is None]:
+        axes.plot(
+            never,
+            [1.0] * len(never),
+            linestyle="none",
+            marker="^",
+            color=ORANGE,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+            label=f"never ({len(never)})",
+        )
+        axes.legend(fontsize=6, loc="lower left")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("trial")
+    axes.set_ylabel("first commit after (ms)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return made

@@ -15,22 +15,22 @@ from testbed.manifest import Manifest
 from testbed.report.columns import Cell, Table
 from testbed.report.measure import Operation, load_of
 from testbed.report.stats import interval95
-from testbed.report.summary import Summary
+from testbed.report.summary import RunSummary
 
 __all__ = ["RESULT_COLUMNS", "replay_command", "results"]
 
 
-def replay_command(manifest: Manifest) -> str:
-    """What to type to run the same schedule again; of one run of several, that run alone."""
+def replay_command(manifest: Manifest, only: int | None = None) -> str:
+    """What to type to run the same schedule again, or `only` one run of it."""
     argv = list(manifest.argv)
     if not any(each.startswith("--seed") for each in argv):
         argv += ["--seed", str(manifest.seed)]
-    if manifest.part_of is not None:
-        argv += ["--only", str(manifest.part_of.index)]
-    return " ".join(map(_typed, argv))
+    if only is not None and not any(each.startswith("--only") for each in argv):
+        argv += ["--only", str(only)]
+    return " ".join(map(_shell_word, argv))
 
 
-def _typed(word: str) -> str:
+def _shell_word(word: str) -> str:
     """As a word of a shell, which reads a home only where it is not quoted."""
     return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
@@ -77,38 +77,33 @@ RESULT_COLUMNS = {
 }
 
 
-def results(evidence: Evidence, summary: Summary, found: Sequence[Operation]) -> Table:
+def results(evidence: Evidence, summary: RunSummary, found: Sequence[Operation]) -> Table:
     """`base` is phase `baseline` of the same run, `attack` the phase of the injection."""
-    return Table(
-        name="results",
-        columns=RESULT_COLUMNS,
-        rows=[
-            tuple(row.get(name) for name in RESULT_COLUMNS)
-            for row in _result_rows(evidence, summary, found)
-        ],
-    )
+    found_rows = _result_rows(evidence, summary, found)
+    rows = [tuple(row.get(name) for name in RESULT_COLUMNS) for row in found_rows]
+    return Table(name="results", columns=RESULT_COLUMNS, rows=rows)
 
 
 def _result_rows(
-    evidence: Evidence, summary: Summary, found: Sequence[Operation]
+    evidence: Evidence, summary: RunSummary, found: Sequence[Operation]
 ) -> Iterator[dict[str, Cell]]:
     held = {each.name: each.held for each in summary.properties}
     safety = all(value for name, value in held.items() if name != "first-commit-after-heal")
     commit = evidence.manifest.git.get("commit")
     common: dict[str, Cell] = {
-        "run": summary.run,
-        "campaign": summary.campaign,
+        "run": evidence.run.name,
+        "campaign": evidence.manifest.campaign,
         "schedule_sha256": evidence.manifest.schedule_sha256,
-        "seed": summary.seed,
+        "seed": evidence.manifest.seed,
         "commit": None if commit is None else str(commit),
-        "stage": summary.stage,
-        "n": summary.replicas,
-        "f": summary.f,
+        "stage": evidence.manifest.stage,
+        "n": len(evidence.genesis.members),
+        "f": evidence.genesis.membership.quorum.faulty,
         "safety": safety,
         "liveness": held.get("first-commit-after-heal"),
         "censored": summary.latency_ms.data.censored + summary.latency_ms.admission.censored,
         "view_changes": summary.view_changes,
-        "replay": replay_command(evidence.manifest),
+        "replay": replay_command(evidence.manifest, evidence.run.entry.index),
     }
     steps = {each.id: each for each in injections(evidence)}
     for events in _by_fault(evidence).values():
@@ -148,9 +143,9 @@ def _loads(evidence: Evidence, found: Sequence[Operation], phase: str) -> dict[s
     return cells
 
 
-def _attack_cells(summary: Summary, attack: str) -> dict[str, Cell]:
+def _attack_cells(summary: RunSummary, attack: str) -> dict[str, Cell]:
     judged = next(each for each in summary.attacks if each.id == attack)
-    interval = interval95(min(judged.successes, judged.distinct), judged.distinct)
+    interval = interval95(judged.successes, judged.distinct)
     return {
         "observed": judged.observed,
         "trials": judged.trials,

@@ -47,15 +47,19 @@ def latency(values_ms: Sequence[float], censored: int = 0) -> Latency:
 def upper95(successes: int, trials: int) -> float | None:
     """One-sided 95 % upper bound on a success rate (Clopper-Pearson); None without trials.
 
-    With no success in n trials this is 1 - 0.05^(1/n): 59 trials bound the rate at 5 %.
+    With no success in n trials this is 1 - 0.05^(1/n): 59 trials bound the rate at 5 %. More
+    successes than trials (one trial may be recorded many times) count as all of them.
     """
-    return None if trials == 0 else _upper(successes, trials, 0.05)
+    if trials == 0:
+        return None
+    return float(f"{_upper(min(successes, trials), trials, 0.05):.6g}")
 
 
 def interval95(successes: int, trials: int) -> tuple[float, float] | None:
-    """Two-sided 95 % interval (Clopper-Pearson); None without trials."""
+    """Two-sided 95 % interval (Clopper-Pearson); None without trials. See `upper95`."""
     if trials == 0:
         return None
+    successes = min(successes, trials)
     low = 1 - _upper(trials - successes, trials, 0.025)
     return low, _upper(successes, trials, 0.025)
 

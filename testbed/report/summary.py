@@ -1,7 +1,10 @@
-"""`summary.json`: the stable, documented, machine-read face of a run (schema testbed.summary/1).
+"""`summary.json`: the stable, documented, machine-read face of a result (schema testbed.summary/2).
 
-Fields are only ever added within a schema version; README.md tells them one by one. Making it from
-the raw files is in `derive`.
+A result is a campaign of one or more runs. `Summary` is what is said over all runs; each of its
+`runs` has a `RunSummary`, which also stands in that run's own directory.
+
+Fields are only ever added within a schema version; README.md explains them one by one. `conclude`
+makes the summary of a run from its raw files, `over_runs` the one of all runs.
 """
 
 from __future__ import annotations
@@ -10,26 +13,35 @@ from typing import Literal
 
 import msgspec
 
+from testbed.manifest import Arm, Attempt, RunState, Stage
+from testbed.report.pairing import Estimate
 from testbed.report.stats import Latency
 
 __all__ = [
     "EXIT_CODES",
     "AttackResult",
     "AttackVerdict",
+    "Counts",
+    "FaultOverRuns",
     "FaultResult",
+    "Figure",
     "LatencyTable",
     "Load",
     "LoadTable",
     "PropertyResult",
+    "RunRow",
+    "RunSummary",
+    "RunVerdict",
     "Summary",
     "Verdict",
 ]
 
-Verdict = Literal["passed", "failed", "invalid"]
-# Of a command that judged a run. "invalid" says nothing about what was tested: the lab did not do
-# what was planned.
-EXIT_CODES: dict[Verdict, int] = {"passed": 0, "failed": 1, "invalid": 3}
+RunVerdict = Literal["passed", "failed", "invalid"]
+Verdict = Literal["passed", "failed", "partial", "invalid"]
 AttackVerdict = Literal["held", "broken", "degraded", "invalid"]
+# Of a command that judged. "invalid" says nothing about what was tested: the lab did not do what
+# was planned.
+EXIT_CODES: dict[Verdict, int] = {"passed": 0, "failed": 1, "partial": 4, "invalid": 3}
 
 
 class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,34 +59,57 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     whole_ms: float | None = None
 
 
-class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One attack. `trials` were sent, `observed` of them seen to arrive, `distinct` of these
-    differ.
+class FaultOverRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault over all counted runs. `targets`: everything it fell on. `recovery_ms` and
+    `whole_ms`: the worst value of each run; a run that never recovered is censored."""
 
-    `successes` is what the independent checker found in the ledgers; `upper95` bounds the success
+    id: str
+    kind: str
+    targets: tuple[str, ...]
+    runs: int
+    injected: int
+    applied: int
+    observed: int
+    healed: int
+    recovery_ms: Estimate
+    whole_ms: Estimate
+
+
+class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One attack, in one run or over all counted `runs`. `trials` were sent, `observed` of them
+    seen to arrive, `distinct` of these differ.
+
+    `successes` is what the kind's own judge found in ledgers and logs. `upper95` bounds the success
     rate, over distinct observed trials only: repeating a deterministic refusal proves nothing.
-    `verdict`: "broken" if any trial succeeded, "held" if none did and `upper95` is within what
-    the campaign asks, else "invalid" ("degraded" is for comparisons with a baseline):
-    too little was seen to arrive. `refused` counts what the system said, as "layer:reason".
+    `verdict`: "broken" if any trial succeeded. "held" if none did, every attempt was seen and, over
+    all runs, `upper95` is at most `allowed` (what the campaign asks). Else "invalid": too little
+    was seen to arrive. ("degraded" is for comparisons with a baseline.) `refused` counts what the
+    system said, as "layer:reason".
     """
 
     id: str
     kind: str
+    runs: int = 1
     trials: int
     observed: int
     distinct: int
     successes: int
     upper95: float | None
+    allowed: float | None = None
     verdict: AttackVerdict
     refused: dict[str, int] = {}
 
 
 class PropertyResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One expectation of the campaign, with what was found in words."""
+    """One expectation of the campaign, with what was found in words. `held` null: it cannot be
+    told. It held in `held_in` of the `runs` it was judged in; null for what is judged over all runs
+    together."""
 
     name: str
-    held: bool
+    held: bool | None
     detail: str = ""
+    runs: int = 1
+    held_in: int | None = None
 
 
 class LatencyTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +124,8 @@ class LatencyTable(msgspec.Struct, frozen=True, kw_only=True):
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Data operations that were intended in some phases.
 
-    Quantiles are over all `sent`, one that was never answered being slower than all others: null
-    if the quantile is such a one, which took longer than `timeout_ms`.
+    Quantiles are over all `sent`; an operation that was never answered is slower than all others.
+    Null: the quantile is such an operation, so it took longer than `timeout_ms`.
     """
 
     phases: tuple[str, ...]
@@ -111,9 +146,14 @@ class LoadTable(msgspec.Struct, frozen=True, kw_only=True):
     struck: Load | None = None
     baseline: Load | None = None
 
+    @property
+    def judged(self) -> Load:
+        """The load that campaigns are compared by: all phases if nothing is injected."""
+        return self.struck or self.whole
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One run, `index` of its campaign; `arm` says whether it had faults and attacks at all.
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What the raw files of one run say.
 
     `verdict` is "failed" if a property did not hold or an attack was broken; else "invalid" if
     the run was cut short, a ledger or a device's log was not collected, an injection (fault or
@@ -121,29 +161,112 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     nothing can be said; else "passed".
     """
 
-    schema: Literal["testbed.summary/1"] = "testbed.summary/1"
-    run: str
-    campaign: str
-    verdict: Verdict
-    stage: Literal["loopback", "emulated", "lab", "simulation"]
-    seed: int
-    replicas: int
-    f: int
+    verdict: RunVerdict
     devices_admitted: int
     devices_expected: int
     blocks: int
+    blocks_proven: int
     records: int
     data_records: int
-    blocks_proven: int
     ledger_verified: bool
     ledger_problem: str | None = None
     view_changes: int
     latency_ms: LatencyTable
-    load: LoadTable | None = None
-    index: int = 0
-    trial: int = 0
-    arm: Literal["baseline", "faults"] = "faults"
+    load: LoadTable
     faults: tuple[FaultResult, ...] = ()
     attacks: tuple[AttackResult, ...] = ()
     properties: tuple[PropertyResult, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def recovery_ms(self) -> float | None:
+        """The worst recovery; None if some fault was not recovered from, or there was none."""
+        found = [fault.recovery_ms for fault in self.faults]
+        known = [each for each in found if each is not None]
+        return max(known) if known and len(known) == len(found) else None
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the schedule, whatever became of it; `summary` is null if it was not judged."""
+
+    index: int
+    trial: int
+    arm: Arm
+    path: str
+    state: RunState
+    reason: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    summary: RunSummary | None = None
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is in the figures."""
+        return self.summary is not None and self.state == "done"
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One quantity over the runs: medians of both arms, and faults / baseline.
+
+    `against`: "baseline" runs of the same trial, or (in a campaign without such runs) the "phase"
+    called baseline of the same run; null if there is nothing to compare with.
+    """
+
+    name: str
+    unit: str
+    baseline: Estimate
+    faults: Estimate
+    ratio: Estimate | None = None
+    against: Literal["baseline", "phase"] | None = None
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs: all that the schedule has, and how many are in each state. `counted` are in figures."""
+
+    planned: int
+    done: int
+    invalid: int
+    failed: int
+    missing: int
+    counted: int
+    attempts: int
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A campaign of one or more runs.
+
+    `verdict`: "failed" if a property did not hold in some run or over all runs, or an attack was
+    broken. Else "invalid" if no run counts; "partial" if some run of the schedule does not count,
+    or something cannot be told from so few runs or trials; else "passed".
+
+    `devices_admitted` to `view_changes` are sums over the runs that were judged. `latency_ms` is of
+    the counted runs with faults: `n` and `censored` are sums, `max` the largest, other quantiles
+    medians over these runs.
+    """
+
+    schema: Literal["testbed.summary/2"] = "testbed.summary/2"
+    run: str
+    campaign: str
+    verdict: Verdict
+    stage: Stage
+    seed: int
+    schedule_sha256: str
+    commit: str | None
+    replicas: int
+    f: int
+    counts: Counts
+    devices_admitted: int
+    devices_expected: int
+    blocks: int
+    blocks_proven: int
+    records: int
+    data_records: int
+    ledger_verified: bool
+    ledger_problem: str | None
+    view_changes: int
+    latency_ms: LatencyTable
+    figures: tuple[Figure, ...]
+    attacks: tuple[AttackResult, ...] = ()
+    faults: tuple[FaultOverRuns, ...] = ()
+    properties: tuple[PropertyResult, ...] = ()
+    runs: tuple[RunRow, ...] = ()
     notes: tuple[str, ...] = ()

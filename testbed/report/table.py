@@ -1,16 +1,20 @@
-"""The end of a run on the terminal: verdict, counts, latencies, faults, attacks, properties."""
+"""The end of a campaign on the terminal: verdict, runs, latencies, faults, attacks, properties."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from testbed.report.summary import FaultResult, Summary
+from testbed.report.figures import ratio_in_words
+from testbed.report.pairing import Estimate
+from testbed.report.summary import FaultOverRuns, RunRow, Summary
 
-__all__ = ["coloured", "head", "milliseconds", "plain_table", "render", "yes"]
+__all__ = ["render"]
+
+RUNS_SHOWN_MAX = 24
 
 _COLOURS = {
     "passed": "green",
@@ -21,11 +25,18 @@ _COLOURS = {
     "degraded": "yellow",
     "partial": "yellow",
 }
+_LEFT = ("target", "verdict", "held", "effect", "state")
 
 
 def render(summary: Summary, path: str | None = None) -> RenderableType:
     """`path` is the bundle's, to be printed as it is."""
-    parts: list[RenderableType] = [head(_facts(summary), path), _latencies(summary)]
+    parts: list[RenderableType] = [_head(summary, path)]
+    if len(summary.runs) > 1:
+        parts.append(_runs(summary))
+    parts += [Text(f"run {row.index}: {row.reason}", style="yellow") for row in _amiss(summary)]
+    parts.append(_latencies(summary))
+    if any(each.ratio for each in summary.figures):
+        parts.append(_figures(summary))
     if summary.faults:
         parts.append(_faults(summary))
     if summary.attacks:
@@ -35,12 +46,12 @@ def render(summary: Summary, path: str | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def head(facts: Iterable[tuple[str, Text]], path: str | None) -> Table:
+def _head(summary: Summary, path: str | None) -> Table:
     """Names and values; the bundle's path last."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column()
-    for name, value in facts:
+    for name, value in _facts(summary):
         grid.add_row(name, value)
     if path is not None:
         grid.add_row("bundle", Text(path, overflow="fold"))
@@ -48,7 +59,11 @@ def head(facts: Iterable[tuple[str, Text]], path: str | None) -> Table:
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
-    yield summary.campaign, coloured(summary.verdict)
+    counts = summary.counts
+    yield summary.campaign, _coloured(summary.verdict)
+    others = {"invalid": counts.invalid, "failed": counts.failed, "not made": counts.missing}
+    rest = "".join(f", {count} {name}" for name, count in others.items() if count)
+    yield "runs", Text(f"{counts.counted} of {counts.planned} in the figures{rest}")
     yield "devices admitted", Text(f"{summary.devices_admitted} of {summary.devices_expected}")
     yield "blocks", Text(f"{summary.blocks}, {summary.blocks_proven} proven final")
     yield "records", Text(f"{summary.records}, {summary.data_records} of them data")
@@ -64,67 +79,130 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
     )
 
 
+def _runs(summary: Summary) -> Table:
+    table = _plain_table(
+        "run (trial)", "state", "verdict", "goodput /s", "p50 ms", "p99 ms", "unanswered"
+    )
+    shown = summary.runs
+    if len(shown) > RUNS_SHOWN_MAX:
+        shown = tuple(
+            r for r in shown if not r.counted or (r.summary and r.summary.verdict != "passed")
+        )
+        shown = shown[:RUNS_SHOWN_MAX]
+    for row in shown:
+        name = f"{row.index} {row.arm} ({row.trial})"
+        verdict = _coloured(row.summary.verdict) if row.summary else ""
+        table.add_row(name, row.state, verdict, *_load(row))
+    if len(shown) < len(summary.runs):
+        table.add_row(f"({len(summary.runs) - len(shown)} more: derived/runs.csv)")
+    return table
+
+
+def _load(row: RunRow) -> Sequence[str]:
+    if row.summary is None or not row.counted or not row.summary.load.judged.sent:
+        return ("", "", "", "")
+    load = row.summary.load.judged
+    quantiles = (_milliseconds(load.p50_ms), _milliseconds(load.p99_ms))
+    return (f"{load.goodput_per_s:.2f}", *quantiles, str(load.sent - load.answered))
+
+
+def _amiss(summary: Summary) -> Sequence[RunRow]:
+    """Runs that do not count and were not judged (the notes of the others stand at the end), as
+    many as a screen holds."""
+    rows = [row for row in summary.runs if row.reason and row.summary is None]
+    return rows[:RUNS_SHOWN_MAX]
+
+
 def _latencies(summary: Summary) -> Table:
-    table = plain_table("latency (ms)", "n", "p50", "p90", "p99", "max", "never answered")
+    table = _plain_table("latency (ms)", "n", "p50", "p90", "p99", "max", "never answered")
     for name in ("admission", "consensus", "data"):
         row = getattr(summary.latency_ms, name)
-        values = (milliseconds(value) for value in (row.p50, row.p90, row.p99, row.max))
+        values = (_milliseconds(value) for value in (row.p50, row.p90, row.p99, row.max))
         table.add_row(name, str(row.n), *values, str(row.censored))
     return table
 
 
+def _figures(summary: Summary) -> Table:
+    table = _plain_table("median over runs", "baseline", "with faults")
+    table.add_column("median of paired ratios", overflow="fold")
+    for each in summary.figures:
+        ratio = "–" if each.ratio is None else ratio_in_words(each.ratio)
+        name = f"{each.name} ({each.unit})"
+        table.add_row(name, _value(each.baseline), _value(each.faults), ratio)
+    return table
+
+
+def _value(each: Estimate) -> str:
+    if each.value is None:
+        return "–"
+    return f"{'≥ ' if each.at_least else ''}{each.value:,.4g}"
+
+
 def _faults(summary: Summary) -> Table:
-    table = plain_table("fault", "target", "effect", "recovery ms", "whole ms")
+    table = _plain_table("fault", "target", "runs", "effect", "recovery ms", "whole ms", "never")
     for each in summary.faults:
-        recovery = (milliseconds(each.recovery_ms), milliseconds(each.whole_ms))
-        table.add_row(f"{each.id} ({each.kind})", each.target, _effect(each), *recovery)
-    return table
-
-
-def _effect(fault: FaultResult) -> Text:
-    """Seen, or the first step that is missing."""
-    steps = {"not applied": fault.applied, "not seen": fault.observed, "not healed": fault.healed}
-    missing = next((name for name, done in steps.items() if not done), None)
-    return Text(missing, style="bold red") if missing else Text("seen", style="green")
-
-
-def _attacks(summary: Summary) -> Table:
-    table = plain_table(
-        "attack", "verdict", "trials", "seen", "distinct", "succeeded", "95 % bound"
-    )
-    for each in summary.attacks:
-        bound = "" if each.upper95 is None else f"{each.upper95:.3g}"
-        counts = (each.trials, each.observed, each.distinct, each.successes)
-        table.add_row(f"{each.id} ({each.kind})", coloured(each.verdict), *map(str, counts), bound)
-    return table
-
-
-def _properties(summary: Summary) -> Table:
-    table = plain_table("property", "held")
-    table.add_column("found", overflow="fold")
-    for each in summary.properties:
-        table.add_row(each.name, yes(each.held), Text(each.detail))
-    return table
-
-
-def plain_table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
-    table.padding = (0, 2, 0, 0)
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(
-            name, justify="left" if name in ("target", "verdict", "held", "effect") else "right"
+        table.add_row(
+            f"{each.id} ({each.kind})",
+            ", ".join(each.targets),
+            str(each.runs),
+            _effect(each),
+            _value(each.recovery_ms),
+            _value(each.whole_ms),
+            str(each.recovery_ms.censored),
         )
     return table
 
 
-def coloured(word: str) -> Text:
-    return Text(word, style=f"bold {_COLOURS[word]}")
+def _effect(fault: FaultOverRuns) -> Text:
+    """Seen, or the first step that is missing."""
+    steps = {"not applied": fault.applied, "not seen": fault.observed, "not healed": fault.healed}
+    for name, done in steps.items():
+        if done < fault.injected:
+            of = f"{fault.injected - done} of {fault.injected} " if fault.injected > 1 else ""
+            return Text(f"{of}{name}", style="bold red")
+    return Text("seen", style="green")
 
 
-def yes(value: bool) -> Text:
+def _attacks(summary: Summary) -> Table:
+    table = _plain_table(
+        "attack", "verdict", "trials", "seen", "distinct", "succeeded", "95 % bound", "allowed"
+    )
+    for each in summary.attacks:
+        bounds = ("" if b is None else f"{b:.3g}" for b in (each.upper95, each.allowed))
+        counts = (each.trials, each.observed, each.distinct, each.successes)
+        name = f"{each.id} ({each.kind})"
+        table.add_row(name, _coloured(each.verdict), *map(str, counts), *bounds)
+    return table
+
+
+def _properties(summary: Summary) -> Table:
+    table = _plain_table("property", "held")
+    table.add_column("found", overflow="fold")
+    for each in summary.properties:
+        several = each.held_in is not None and each.runs > 1
+        of = f"in {each.held_in} of {each.runs} runs" if several else ""
+        table.add_row(each.name, _held(each.held), Text("; ".join(filter(None, [of, each.detail]))))
+    return table
+
+
+def _held(value: bool | None) -> Text:
+    if value is None:
+        return Text("?", style="bold yellow")
     return Text("yes", style="green") if value else Text("no", style="bold red")
 
 
-def milliseconds(value: float | None) -> str:
+def _plain_table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
+    table.padding = (0, 2, 0, 0)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="left" if name in _LEFT else "right")
+    return table
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, style=f"bold {_COLOURS[word]}")
+
+
+def _milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}"

@@ -15,7 +15,7 @@ import msgspec
 
 from inventory.model import Lab
 from nodes.device.workload import Go
-from testbed.campaign.session import opened_hosts
+from testbed.campaign.hosts import opened_hosts
 from testbed.care.lease import Lease
 from testbed.hosts.opening import limited
 from testbed.provision.deployment import Deployment, Progress

@@ -27,7 +27,7 @@ from nodes.device.sender import Reading
 from nodes.ports import Stored
 from nodes.replica.ledger_file import block_sum, copy_ledger
 from nodes.replica.sqlite_store import SqliteStore
-from testbed.bundle import Bundle
+from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule, expand
 from testbed.manifest import Manifest, RunEntry
@@ -84,7 +84,7 @@ def write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
 
 
 class Story:
-    """The quick-start campaign, as if run on loopback, in the bundle `bundle`."""
+    """The quick-start campaign, as if run on loopback: the one `run` of the bundle `bundle`."""
 
     def __init__(self, out: Path) -> None:
         lab = load_lab()
@@ -95,7 +95,6 @@ class Story:
         digest = self.schedule.schedule_hash
         now = datetime.fromtimestamp(START_US / 1e6, UTC)
         self.bundle = Bundle.create(out, "quick-start", digest, now)
-        self.bundle.prepare()
         self.bundle.write_manifest(
             Manifest(
                 run=self.bundle.name,
@@ -106,12 +105,14 @@ class Story:
                 schedule_sha256=digest,
                 hosts=("here",),
                 started=now.isoformat(),
-                runs=(RunEntry(index=0, trial=0, arm="faults", path=".", state="done"),),
+                runs=(RunEntry(index=0, trial=0, arm="faults", state="done"),),
             )
         )
         self.bundle.write("inputs/campaign.yaml", campaign.read_bytes())
         self.bundle.write("inputs/schedule.json", self.schedule.canonical_json())
-        self.bundle.write("inputs/genesis.json", self.world.genesis.encode())
+        (self.run,) = self.bundle.runs
+        self.run.prepare()
+        self.run.write("genesis.json", self.world.genesis.encode())
         self.bundle.write("inputs/inventory.yaml", packaged("loopback").read_bytes())
         self.logs: dict[str, list[dict[str, Any]]] = {}
         self.devices: dict[str, Device] = {}
@@ -121,7 +122,7 @@ class Story:
         self._orchestrator()
         for name, entries in self.logs.items():
             entries.sort(key=lambda each: each["t"])
-            write_lines(self.bundle.raw / f"{name}.jsonl", entries)
+            write_lines(self.run.raw / f"{name}.jsonl", entries)
 
     def event(self, node: str, event: str, at_ms: float, **fields: Any) -> None:
         """A line of a process's log."""
@@ -214,7 +215,7 @@ class Story:
         """Four equal databases, and what the replicas said of their blocks."""
         for replica, name in enumerate(self.schedule.replicas):
             database = store(self.world, scratch / f"{name}.db", replica, self.world.blocks)
-            copy_ledger(database, self.bundle.raw / "ledger" / f"{name}.sqlite")
+            copy_ledger(database, self.run.raw / "ledger" / f"{name}.sqlite")
             for height, block in enumerate(self.world.blocks, start=1):
                 mine = {"proposed_us": 0} if replica == 0 else {"pre_prepared_us": 0}
                 self.event(
@@ -263,7 +264,7 @@ class Story:
             yield f"{request}@rogue#{at_ms}"
         for board in (each.name for each in self.trial.devices if each.role == "board"):
             frame = sha256(board.encode()).digest()
-            with (self.bundle.raw / "serial" / f"{board}.log").open("a") as log:
+            with (self.run.raw / "serial" / f"{board}.log").open("a") as log:
                 for t_ms in (5000, at_ms + 30):
                     entry = {"t": START_NS + t_ms * 1_000_000, "dir": "from-board"}
                     log.write(json.dumps(entry | {"frame": frame.hex()}) + "\n")
@@ -272,5 +273,7 @@ class Story:
 
     # --- for tests that spoil it ---
 
-    def copy(self, out: Path) -> Bundle:
-        return Bundle(Path(shutil.copytree(self.bundle.path, out / self.bundle.name)))
+    def copy(self, out: Path) -> RunFolder:
+        """The one run of a copy of the bundle."""
+        (run,) = Bundle(Path(shutil.copytree(self.bundle.path, out / self.bundle.name))).runs
+        return run

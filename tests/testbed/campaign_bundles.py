@@ -3,7 +3,6 @@ the test chooses, and a manifest that says what the test wants it to say."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from testbed.bundle import Bundle
+from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.schedule import Run, Schedule
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
-from testbed.manifest import Manifest, Place, RunEntry
+from testbed.manifest import RunEntry
 from testbed.report.conclude import conclude
-from testbed.report.summary import Summary
+from testbed.report.summary import RunSummary
 from tests.testbed.bundles import Story, lines, write_lines
 
 __all__ = ["campaign_of", "slow_down", "summarise"]
@@ -45,41 +44,31 @@ def campaign_of(
         run=name,
         schedule_sha256=schedule.schedule_hash,
         runs=tuple(
-            RunEntry(
-                index=run.index,
-                trial=run.trial,
-                arm=run.arm,
-                path=f"run/{run.index:04}-{run.arm}",
-                state="done",
-            )
+            RunEntry(index=run.index, trial=run.trial, arm=run.arm, state="done")
             for run in schedule.runs
         ),
     )
     bundle.write_manifest(manifest)
-    for entry in manifest.runs:
-        _run(story, bundle, entry, schedule, manifest)
-        slow_down(bundle.of_run(entry), (slower or {}).get(entry.index, 1.0))
+    for run in bundle.runs:
+        shutil.copytree(story.run.path, run.path)
+        slow_down(run, (slower or {}).get(run.entry.index, 1.0))
     return bundle
 
 
 def summarise(bundle: Bundle, slower: Mapping[int, float] | None = None) -> None:
     """Summaries of the runs as `derive` would write them, without figures and tables. Runs of one
     arm and factor differ in nothing, so that one of each is judged."""
-    known: dict[tuple[str, float], Summary] = {}
-    for entry in bundle.manifest.runs:
-        run = bundle.of_run(entry)
-        kind = (entry.arm, (slower or {}).get(entry.index, 1.0))
+    known: dict[tuple[str, float], RunSummary] = {}
+    for run in bundle.runs:
+        kind = (run.entry.arm, (slower or {}).get(run.entry.index, 1.0))
         if kind not in known:
             evidence = Evidence(run)
             ledger = verify_ledgers(evidence.ledgers, evidence.genesis)
             known[kind] = conclude(evidence, ledger)
-        summary = msgspec.structs.replace(
-            known[kind], run=run.name, index=entry.index, trial=entry.trial
-        )
-        run.write_json("summary.json", msgspec.to_builtins(summary))
+        run.write_json("summary.json", msgspec.to_builtins(known[kind]))
 
 
-def slow_down(run: Bundle, factor: float) -> None:
+def slow_down(run: RunFolder, factor: float) -> None:
     """Data took `factor` times as long, as devices tell it."""
     for path in run.raw.glob("*.jsonl"):
         entries = lines(path)
@@ -91,27 +80,6 @@ def _slower(entry: dict[str, Any], factor: float) -> dict[str, Any]:
     if entry.get("event") != "data":
         return entry
     return entry | {"latency_ms": entry["latency_ms"] * factor}
-
-
-def _run(
-    story: Story, bundle: Bundle, entry: RunEntry, schedule: Schedule, manifest: Manifest
-) -> None:
-    run = bundle.of_run(entry)
-    shutil.copytree(story.bundle.path, run.path)
-    part = schedule.part(entry.index)
-    run.write("inputs/schedule.json", part.canonical_json())
-    shutil.copy(bundle.path / "inputs/campaign.yaml", run.path / "inputs/campaign.yaml")
-    plain = json.loads((run.path / "manifest.json").read_text())
-    assert plain["run"] == story.bundle.name
-    run.write_manifest(
-        msgspec.structs.replace(
-            manifest,
-            run=run.name,
-            schedule_sha256=part.schedule_hash,
-            part_of=Place(campaign=manifest.run, index=entry.index),
-            runs=(),
-        )
-    )
 
 
 def _schedule(one: Schedule, trials: int) -> Schedule:

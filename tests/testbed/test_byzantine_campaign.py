@@ -74,9 +74,10 @@ def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
     assert summary["devices_admitted"] == summary["devices_expected"] == 2
     assert summary["data_records"] > 20
     assert summary["view_changes"] >= 2
-    steps = [(each["applied"], each["observed"], each["healed"]) for each in summary["faults"]]
+    (of_run,) = [row["summary"] for row in summary["runs"]]
+    steps = [(each["applied"], each["observed"], each["healed"]) for each in of_run["faults"]]
     assert steps == [(True, True, True)] * 3
-    assert all(each["whole_ms"] is not None for each in summary["faults"])
+    assert all(each["whole_ms"] is not None for each in of_run["faults"])
     assert broken(summary) == {}
 
 
@@ -84,7 +85,7 @@ def test_f_plus_one_liars_fork_the_chain_and_are_found_out(tmp_path: Path) -> No
     """The bound is shown, by a checker that can fail: two honest replicas differ."""
     ended, summary = run(tmp_path, FORK)
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    (fault,) = summary["faults"]
+    (fault,) = summary["runs"][0]["summary"]["faults"]
     assert fault["observed"]
     liars = fault["target"].replace("with ", "").split("; ")
     honest = sorted({"r1", "r2", "r3", "r4"} - {*liars})

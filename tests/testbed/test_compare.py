@@ -94,15 +94,16 @@ def test_what_was_made_differently_and_what_changed_is_said(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One run each, another seed, another package, a property that no longer holds."""
-    one, two = story.copy(tmp_path / "a"), story.copy(tmp_path / "b")
-    slow_down(two, 3.0)
+    run, slow = story.copy(tmp_path / "a"), story.copy(tmp_path / "b")
+    one, two = run.bundle, slow.bundle
+    slow_down(slow, 3.0)
     manifest = two.manifest
     packages = {**manifest.packages, "uvloop": "0.1"}
     two.write_manifest(
         msgspec.structs.replace(manifest, seed=9, schedule_sha256="0" * 64, packages=packages)
     )
     late = 10**12
-    faults = two.raw / "faults.jsonl"
+    faults = slow.raw / "faults.jsonl"
     moved = [e | {"t": e["t"] + late * (e["step"] == "healed")} for e in lines(faults)]
     write_lines(faults, moved)
     summarise(one)
@@ -126,7 +127,7 @@ def test_what_was_made_differently_and_what_changed_is_said(
 def test_a_bundle_without_a_report_is_told_how_to_get_one(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = str(story.copy(tmp_path).path)
+    bundle = str(story.copy(tmp_path).bundle.path)
     assert cli.main(["compare", bundle, bundle]) == 2
     assert "testbed report" in capsys.readouterr().err
 
@@ -135,7 +136,7 @@ def test_other_expectations_are_another_campaign_file(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They are not in the schedule; a verdict that a looser bound gave is not made alike."""
-    one, two = story.copy(tmp_path / "a"), story.copy(tmp_path / "b")
+    one, two = story.copy(tmp_path / "a").bundle, story.copy(tmp_path / "b").bundle
     looser = (two.path / "inputs/campaign.yaml").read_text().replace("0.2", "0.9")
     two.write("inputs/campaign.yaml", looser)
     for bundle in (one, two):

@@ -137,7 +137,8 @@ def test_undervoltage_in_mid_run_makes_it_invalid_and_says_so(bench: Bench) -> N
     notes = " ".join(summary["notes"])
     assert "this run does not count: pi02: undervoltage, throttled during the run" in notes
     assert "not known of pi04: whether they were throttled" in notes, "never taken for fine"
-    assert all(each["held"] for each in summary["properties"]), "it is the figures that do not"
+    (of_run,) = [row["summary"] for row in summary["runs"]]
+    assert all(each["held"] for each in of_run["properties"]), "it is the figures that do not"
 
 
 def test_an_unplugged_board_is_missed_reopened_and_told_and_its_port_is_ours_alone(

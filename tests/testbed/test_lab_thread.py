@@ -38,7 +38,7 @@ def cut_power(lab: EmulatedLab, host: str, runs: Path) -> None:
     """Pull a host's plug as soon as the run's recovery begins, and put it in again."""
 
     def recovering() -> bool:
-        return any('"recovery"' in log.read_text() for log in runs.glob("*/raw/run.jsonl"))
+        return any('"recovery"' in log.read_text() for log in runs.glob("*/run/*/raw/run.jsonl"))
 
     eventually(recovering, deadline_s=120)
     lab.power(host, "cycle")
@@ -80,14 +80,15 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         assert crash["applied"]
         assert crash["observed"]
         assert crash["healed"]
-        clocks = Path(summary["bundle"], "raw", "clock.jsonl").read_text().splitlines()
+        raw = Path(summary["bundle"], summary["runs"][0]["path"], "raw")
+        clocks = (raw / "clock.jsonl").read_text().splitlines()
         readings = [json.loads(line) for line in clocks]
         assert {one["when"] for one in readings} == {"before", "during", "after"}
         assert {one["host"] for one in readings} == set(found)
         assert all(one["bound_ms"] < 50 for one in readings if "bound_ms" in one)
         names = {path.name for path in Path(summary["bundle"]).rglob("*")}
         assert not names & {"key.pem", "host.key", "passwords.json", "voucher.pem"}
-        serial = Path(summary["bundle"], "raw", "serial", "th01.log").read_text()
+        serial = (raw / "serial/th01.log").read_text()
         assert '"from-board"' in serial, "the flashed board talked"
 
         standing = run("status")["hosts"].values()

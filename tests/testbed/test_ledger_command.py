@@ -25,13 +25,15 @@ def world() -> World:
     return world
 
 
+RUN = "run/0000-faults"
+
+
 @pytest.fixture
 def bundle(world: World, tmp_path: Path) -> Path:
     """The parts of a bundle that the command reads."""
     path = tmp_path / "runs" / "20240611T100000Z-story-abcd"
-    (path / "raw/ledger").mkdir(parents=True)
-    (path / "inputs").mkdir()
-    entry = RunEntry(index=0, trial=0, arm="faults", path=".", state="done")
+    entry = RunEntry(index=0, trial=0, arm="faults", state="done")
+    (path / RUN / "raw/ledger").mkdir(parents=True)
     manifest = Manifest(
         run=path.name,
         campaign="story",
@@ -44,10 +46,10 @@ def bundle(world: World, tmp_path: Path) -> Path:
         runs=(entry,),
     )
     (path / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    (path / "inputs/genesis.json").write_bytes(world.genesis.encode())
+    (path / RUN / "genesis.json").write_bytes(world.genesis.encode())
     for replica in range(3):
         database = store(world, tmp_path / f"{replica}.db", replica, world.blocks)
-        copy_ledger(database, path / f"raw/ledger/r{replica}.sqlite")
+        copy_ledger(database, path / RUN / f"raw/ledger/r{replica}.sqlite")
     return path
 
 
@@ -70,7 +72,7 @@ def test_last_means_the_newest_run(
 def test_one_database_verifies_against_its_own_genesis(
     world: World, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["ledger", "verify", str(bundle / "raw/ledger/r1.sqlite"), "--json"]) == 0
+    assert cli.main(["ledger", "verify", str(bundle / RUN / "raw/ledger/r1.sqlite"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is True
     assert report["network"] == world.network.hex()
@@ -80,7 +82,7 @@ def test_one_database_verifies_against_its_own_genesis(
 def test_a_changed_byte_is_named_with_exit_code_1(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(bundle / "raw/ledger/r2.sqlite", 9, signature=bytes(64))
+    edit(bundle / RUN / "raw/ledger/r2.sqlite", 9, signature=bytes(64))
     assert cli.main(["ledger", "verify", str(bundle)]) == 1
     assert "r2.sqlite: height 9, signature" in capsys.readouterr().out
     assert cli.main(["ledger", "verify", str(bundle), "--json"]) == 1
@@ -95,7 +97,7 @@ def test_the_pinned_genesis_of_the_bundle_counts(
 ) -> None:
     """Replacing all databases by those of another network is noticed."""
     other = World(replicas=5)
-    (bundle / "inputs/genesis.json").write_bytes(other.genesis.encode())
+    (bundle / RUN / "genesis.json").write_bytes(other.genesis.encode())
     assert cli.main(["ledger", "verify", str(bundle)]) == 1
     assert "another genesis" in capsys.readouterr().out
 
@@ -132,7 +134,7 @@ def test_what_is_not_there_is_a_usage_error(
 ) -> None:
     assert cli.main(["ledger", command, "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
-    shutil.rmtree(bundle / "raw/ledger")
+    shutil.rmtree(bundle / RUN / "raw/ledger")
     assert cli.main(["ledger", command, str(bundle)]) == 2
     assert "no ledger was collected" in capsys.readouterr().err
 

@@ -231,8 +231,9 @@ def test_calibration_says_when_the_times_do_not_tell() -> None:
 def test_a_bundle_is_read_on_its_proposers_clocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle: Bundle = Story(tmp_path).bundle
-    seen = observe(bundle)
+    story = Story(tmp_path)
+    bundle: Bundle = story.bundle
+    seen = observe(story.run)
     assert (seen.replicas, seen.prepared_ms, seen.committed_ms) == (4, 4.0, 2.0)
     command = ["model", "consensus", "--calibrate", str(bundle.path), "--replicas", "4,7"]
     assert cli.main([*command, "--json"]) == 0

@@ -19,7 +19,7 @@ import pytest
 
 from gateway.broker import mosquitto as broker_mosquitto
 from inventory.load import load_lab
-from testbed.campaign.session import opened_hosts
+from testbed.campaign.hosts import opened_hosts
 from testbed.hosts.port import HostFault
 from testbed.provision.deployment import Deployment
 from testbed.standing.running_lab import RUNNING_FILE, RunningLab, read_running

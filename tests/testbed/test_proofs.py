@@ -14,7 +14,6 @@ from chain.ledger.operations import Revoke
 from chain.proofs.certificate import carrier_certificate
 from chain.proofs.proof import Proof, make_inclusion
 from testbed import cli
-from testbed.bundle import Bundle
 from testbed.proofs import NotProvable, Proven, open_ledgers
 from tests.chain.test_registry import renewal
 from tests.chain.world import Device, World, private_key
@@ -27,7 +26,7 @@ NAME = "phones-1"
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """A run's bundle, in which a phone logged its id when it started, as phones do."""
     story = Story(tmp_path_factory.mktemp("story"))
-    with (story.bundle.raw / f"{NAME}.jsonl").open("a") as log:
+    with (story.run.raw / f"{NAME}.jsonl").open("a") as log:
         log.write(json.dumps({"event": "started", "id": story.devices[NAME].node.hex()}) + "\n")
     return story
 
@@ -127,7 +126,7 @@ def test_not_even_the_script_s_own_way_to_fail_can_be_altered(
 def test_one_database_has_one_signature_and_the_message_says_what_is_missing(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    node, (first, second, *_) = story.devices[NAME].node.hex(), story.bundle.ledgers
+    node, (first, second, *_) = story.devices[NAME].node.hex(), story.run.ledgers
     out = tmp_path / "proof"
     assert export(first, "--device", node, "--out", out) == 1
     assert "1 of 2 signatures over its head (replicas: 0)" in capsys.readouterr().err
@@ -141,7 +140,7 @@ def test_one_database_has_one_signature_and_the_message_says_what_is_missing(
 def test_a_database_that_lies_or_is_damaged_spoils_nothing(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = story.copy(tmp_path)
+    run = story.copy(tmp_path)
     node = story.devices[NAME].node.hex()
     height = next(
         height
@@ -149,14 +148,14 @@ def test_a_database_that_lies_or_is_damaged_spoils_nothing(
         if any(story.devices[NAME].node in record.leaf for record in block.records)
     )
     wrong = bytes(64)
-    one, two, three, four = bundle.ledgers
+    one, two, three, four = run.ledgers
     edit(one, height, mend_sum=True, signature=wrong)
     edit(two, height, signature=wrong)
-    assert export(bundle.path, "--device", node, "--out", tmp_path / "a", "--json") == 0
+    assert export(run.path, "--device", node, "--out", tmp_path / "a", "--json") == 0
     assert json.loads(capsys.readouterr().out)["signers"] == [2, 3]
     assert verify(tmp_path / "a") == 0
     four.write_bytes(b"no database")
-    assert export(bundle.path, "--device", node, "--out", tmp_path / "b") == 1
+    assert export(run.path, "--device", node, "--out", tmp_path / "b") == 1
     told = capsys.readouterr().err
     for reason in (
         f"{one.name}: its signature does not hold",
@@ -193,7 +192,8 @@ def test_unknown_devices_are_told_who_is_known(
 def test_files_of_others_are_never_overwritten(
     story: Story, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle: Bundle = story.bundle
+    run = story.run
+    bundle = story.bundle
     out = tmp_path / "proof"
     assert export(bundle.path, "--device", NAME, "--out", out) == 0
     assert export(bundle.path, "--device", NAME, "--out", out) == 2
@@ -205,7 +205,7 @@ def test_files_of_others_are_never_overwritten(
     assert export(bundle.path, "--device", NAME, "--out", out, "--force") == 2
     assert "thesis.tex" in capsys.readouterr().err
     assert (out / "thesis.tex").read_text() == "mine"
-    for where in ((tmp_path / "no",), (bundle.ledgers[0], tmp_path / "no"), (out / "thesis.tex",)):
+    for where in ((tmp_path / "no",), (run.ledgers[0], tmp_path / "no"), (out / "thesis.tex",)):
         assert export(*where, "--device", NAME, "--out", tmp_path / "x") == 2
     taken = tmp_path / "file"
     taken.write_text("")

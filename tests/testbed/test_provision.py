@@ -11,7 +11,7 @@ import pytest
 
 from inventory.load import load_lab
 from testbed import cli
-from testbed.campaign.session import opened_hosts
+from testbed.campaign.hosts import opened_hosts
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Host

@@ -67,7 +67,7 @@ def test_no_secret_of_the_inventory_is_anywhere_in_a_bundle(
     inputs = Inputs(lab, schedule, text.encode(), inventory_file=str(inventory))
     bundle = new_bundle(inputs, tmp_path / "out")
     for entry in bundle.manifest.runs:
-        begin(bundle, entry, schedule)
+        begin(bundle, entry)
     content = every_byte(tmp_path / "out")
     assert b"undervoltage" in content, "what was left out, and why, is told"
     assert not [secret for secret in SECRETS if secret in content]

@@ -1,4 +1,4 @@
-"""A bundle, from raw files to verdict and report: what went wrong is said, nothing is lost."""
+"""A run, from raw files to verdict and report: what went wrong is said, nothing is lost."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from rich.console import Console
 from chain.block import Block
 from nodes.replica.ledger_file import block_of, copy_ledger, encode_records
 from testbed import cli
-from testbed.bundle import Bundle
+from testbed.bundle import Bundle, RunFolder
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
 from testbed.errors import ConfigurationError
 from testbed.report.conclude import conclude
-from testbed.report.derive import derive
+from testbed.report.derive import derive_run, rebuild
 from testbed.report.junit import junit
 from testbed.report.measure import of_kind, operations
-from testbed.report.plots import draw
+from testbed.report.over_runs import over_runs
 from testbed.report.results import replay_command, results
-from testbed.report.summary import Summary
+from testbed.report.run_plots import draw_run
+from testbed.report.summary import RunSummary, Summary
 from testbed.report.table import render
 from tests.chain.world import World
 from tests.testbed.bundles import START_NS, Story, edit, lines, store, write_lines
@@ -49,22 +50,28 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 @pytest.fixture
-def bundle(story: Story, tmp_path: Path) -> Bundle:
+def run(story: Story, tmp_path: Path) -> RunFolder:
     return story.copy(tmp_path)
 
 
-def summary_of(bundle: Bundle) -> Summary:
+def summary_of(run: RunFolder) -> RunSummary:
     """The verdicts, without drawing."""
-    evidence = Evidence(bundle)
+    evidence = Evidence(run)
     return conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
 
 
-def change(bundle: Bundle, log: str, by: Callable[[Lines], Lines]) -> None:
-    path = bundle.raw / f"{log}.jsonl"
+def whole_of(run: RunFolder) -> Summary:
+    """What the bundle says, without drawing."""
+    run.write_json("summary.json", msgspec.to_builtins(summary_of(run)))
+    return over_runs(run.bundle)
+
+
+def change(run: RunFolder, log: str, by: Callable[[Lines], Lines]) -> None:
+    path = run.raw / f"{log}.jsonl"
     write_lines(path, by(lines(path)))
 
 
-def held(summary: Summary, name: str) -> tuple[bool, str]:
+def held(summary: RunSummary, name: str) -> tuple[bool | None, str]:
     found = next(each for each in summary.properties if each.name == name)
     return found.held, found.detail
 
@@ -72,11 +79,10 @@ def held(summary: Summary, name: str) -> tuple[bool, str]:
 # --- verdicts -----------------------------------------------------------------------------------
 
 
-def test_a_good_run_passes_with_everything_counted(bundle: Bundle, story: Story) -> None:
-    summary = summary_of(bundle)
+def test_a_good_run_passes_with_everything_counted(run: RunFolder, story: Story) -> None:
+    summary = summary_of(run)
     assert summary.verdict == "passed", summary
     assert summary.notes == ()
-    assert (summary.stage, summary.replicas, summary.f) == ("loopback", 4, 1)
     assert (summary.devices_admitted, summary.devices_expected) == (5, 5)
     assert summary.blocks == summary.blocks_proven == len(story.world.blocks)
     assert summary.records == len(story.requests)
@@ -100,14 +106,14 @@ def test_a_good_run_passes_with_everything_counted(bundle: Bundle, story: Story)
     assert set(attack.refused) == {"gateway:repeat-final", "serial:old"}
 
 
-def test_a_replay_that_was_recorded_again_is_judged_broken(bundle: Bundle) -> None:
+def test_a_replay_that_was_recorded_again_is_judged_broken(run: RunFolder) -> None:
     """By the ledgers, whatever gateway and replicas said of it."""
-    evidence = Evidence(bundle)
+    evidence = Evidence(run)
     replayed = evidence.attacks[0].trials[0].partition("@")[0]
     entry = next(e for e in evidence.longest.entries if e.statement.request.hex() == replayed)
-    for path in bundle.ledgers:
+    for path in run.ledgers:
         duplicate(path, entry.height, entry.index, into=100)
-    summary = summary_of(bundle)
+    summary = summary_of(run)
     (attack,) = summary.attacks
     assert (attack.verdict, attack.successes) == ("broken", 1)
     assert summary.verdict == "failed"
@@ -134,51 +140,51 @@ def stored(path: Path, height: int) -> Block:
 
 
 @pytest.mark.parametrize("step", ["applied", "observed", "healed"])
-def test_a_fault_that_was_not_seen_makes_the_run_invalid(bundle: Bundle, step: str) -> None:
-    change(bundle, "faults", lambda found: [each for each in found if each["step"] != step])
-    summary = summary_of(bundle)
+def test_a_fault_that_was_not_seen_makes_the_run_invalid(run: RunFolder, step: str) -> None:
+    change(run, "faults", lambda found: [each for each in found if each["step"] != step])
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert not getattr(summary.faults[0], step)
     assert any("kill-primary" in note for note in summary.notes)
 
 
-def test_a_fault_that_was_looked_for_and_not_seen_is_no_better(bundle: Bundle) -> None:
-    change(bundle, "faults", lambda found: [each | {"seen": False} for each in found])
-    assert summary_of(bundle).verdict == "invalid"
+def test_a_fault_that_was_looked_for_and_not_seen_is_no_better(run: RunFolder) -> None:
+    change(run, "faults", lambda found: [each | {"seen": False} for each in found])
+    assert summary_of(run).verdict == "invalid"
 
 
-def test_a_target_that_did_not_come_back_is_told(bundle: Bundle) -> None:
+def test_a_target_that_did_not_come_back_is_told(run: RunFolder) -> None:
     """Others may go on well without it: the verdict is theirs, and the reader's to weigh."""
-    change(bundle, "faults", lambda found: [each | {"whole": False} for each in found])
-    summary = summary_of(bundle)
+    change(run, "faults", lambda found: [each | {"whole": False} for each in found])
+    summary = summary_of(run)
     assert summary.faults[0].whole_ms is None
     (note,) = summary.notes
     assert note == "fault kill-primary: r1 was not found whole again after healing"
 
 
-def no_arrivals(bundle: Bundle) -> None:
+def no_arrivals(run: RunFolder) -> None:
     """The attacker's messages never reached anybody."""
-    change(bundle, "gateway", lambda found: [e for e in found if e["outcome"] == "accepted"])
-    for path in (bundle.raw / "serial").iterdir():
+    change(run, "gateway", lambda found: [e for e in found if e["outcome"] == "accepted"])
+    for path in (run.raw / "serial").iterdir():
         write_lines(path, lines(path)[:1])
 
 
-def never_tried(bundle: Bundle) -> None:
-    write_lines(bundle.raw / "attacks.jsonl", [])
+def never_tried(run: RunFolder) -> None:
+    write_lines(run.raw / "attacks.jsonl", [])
 
 
-def one_attempt_unseen(bundle: Bundle) -> None:
+def one_attempt_unseen(run: RunFolder) -> None:
     extra = {"t": 0, "id": "replay", "event": "replay.1", "trials": [f"{'00' * 32}#1"]}
-    change(bundle, "attacks", lambda found: [*found, extra])
+    change(run, "attacks", lambda found: [*found, extra])
 
 
-def one_attempt_untold(bundle: Bundle) -> None:
+def one_attempt_untold(run: RunFolder) -> None:
     """Its line was torn, or it was never made."""
-    change(bundle, "attacks", lambda found: found[1:])
+    change(run, "attacks", lambda found: found[1:])
 
 
-def one_attempt_had_nothing_to_send(bundle: Bundle) -> None:
-    change(bundle, "attacks", lambda found: [found[0] | {"trials": []}, *found[1:]])
+def one_attempt_had_nothing_to_send(run: RunFolder) -> None:
+    change(run, "attacks", lambda found: [found[0] | {"trials": []}, *found[1:]])
 
 
 @pytest.mark.parametrize(
@@ -192,119 +198,119 @@ def one_attempt_had_nothing_to_send(bundle: Bundle) -> None:
     ],
 )
 def test_an_attack_that_was_not_seen_to_arrive_is_invalid_never_held(
-    bundle: Bundle, spoil: Callable[[Bundle], None]
+    run: RunFolder, spoil: Callable[[RunFolder], None]
 ) -> None:
-    spoil(bundle)
-    summary = summary_of(bundle)
+    spoil(run)
+    summary = summary_of(run)
     assert summary.attacks[0].verdict == "invalid"
     assert summary.verdict == "invalid"
 
 
-def test_arrivals_before_the_attempt_do_not_count(bundle: Bundle) -> None:
+def test_arrivals_before_the_attempt_do_not_count(run: RunFolder) -> None:
     """What the gateway saw before is the device's own message."""
-    change(bundle, "gateway", lambda found: [e | {"t": found[0]["t"]} for e in found])
-    assert summary_of(bundle).attacks[0].observed == 6  # the frames on the serial lines
+    change(run, "gateway", lambda found: [e | {"t": found[0]["t"]} for e in found])
+    assert summary_of(run).attacks[0].observed == 6  # the frames on the serial lines
 
 
-def test_a_receipt_for_what_is_on_no_chain_is_a_lost_record(bundle: Bundle) -> None:
-    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
+def test_a_receipt_for_what_is_on_no_chain_is_a_lost_record(run: RunFolder) -> None:
+    name = next(path.stem for path in run.raw.glob("phones*.jsonl"))
     change(
-        bundle,
+        run,
         name,
         lambda found: [*found, found[-1] | {"event": "admitted", "id": "00" * 32}],
     )
-    summary = summary_of(bundle)
+    summary = summary_of(run)
     assert summary.verdict == "failed"
     assert f"{name} holds a receipt" in held(summary, "durability")[1]
 
 
-def test_no_commit_after_healing_fails_liveness(bundle: Bundle) -> None:
+def test_no_commit_after_healing_fails_liveness(run: RunFolder) -> None:
     late = 10**12
     change(
-        bundle,
+        run,
         "faults",
         lambda found: [e | {"t": e["t"] + late * (e["step"] == "healed")} for e in found],
     )
-    summary = summary_of(bundle)
+    summary = summary_of(run)
     assert summary.verdict == "failed"
     assert held(summary, "first-commit-after-heal") == (False, "never, at most 10000 ms wanted")
     assert summary.faults[0].recovery_ms is None
 
 
-def test_a_run_that_was_cut_short_is_invalid_not_failed(bundle: Bundle) -> None:
-    change(bundle, "run", lambda found: found[:3])
-    change(bundle, "faults", lambda found: found[:2])
-    summary = summary_of(bundle)
+def test_a_run_that_was_cut_short_is_invalid_not_failed(run: RunFolder) -> None:
+    change(run, "run", lambda found: found[:3])
+    change(run, "faults", lambda found: found[:2])
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert "cut short" in summary.notes[0]
 
 
-def test_a_run_without_ledgers_is_invalid(bundle: Bundle) -> None:
-    for path in bundle.ledgers:
+def test_a_run_without_ledgers_is_invalid(run: RunFolder) -> None:
+    for path in run.ledgers:
         path.unlink()
-    summary = summary_of(bundle)
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert summary.ledger_problem == "no replica's ledger was collected"
 
 
-def test_copies_of_one_ledger_are_one_ledger(bundle: Bundle) -> None:
-    first, *others = bundle.ledgers
+def test_copies_of_one_ledger_are_one_ledger(run: RunFolder) -> None:
+    first, *others = run.ledgers
     for path in others:
         shutil.copy(first, path)
-    summary = summary_of(bundle)
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert "3 of 4 ledgers was not collected" in summary.notes[0]
 
 
-def test_a_run_is_not_judged_by_some_of_its_ledgers(bundle: Bundle) -> None:
+def test_a_run_is_not_judged_by_some_of_its_ledgers(run: RunFolder) -> None:
     """The fork may stand in the one that is not there."""
-    bundle.ledgers[2].unlink()
-    summary = summary_of(bundle)
+    run.ledgers[2].unlink()
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert "1 of 4 ledgers was not collected" in summary.notes[0]
 
 
-def test_a_device_without_a_log_may_hold_receipts_that_nobody_checked(bundle: Bundle) -> None:
-    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
-    (bundle.raw / f"{name}.jsonl").unlink()
-    summary = summary_of(bundle)
+def test_a_device_without_a_log_may_hold_receipts_that_nobody_checked(run: RunFolder) -> None:
+    name = next(path.stem for path in run.raw.glob("phones*.jsonl"))
+    (run.raw / f"{name}.jsonl").unlink()
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert f"the log of {name} was not collected" in summary.notes[0]
 
 
-def test_replicas_without_logs_are_no_proof_that_nothing_was_committed(bundle: Bundle) -> None:
+def test_replicas_without_logs_are_no_proof_that_nothing_was_committed(run: RunFolder) -> None:
     """When a block was executed only they say: without them nothing is known of recovery."""
     for name in ("r1", "r2", "r3", "r4"):
-        (bundle.raw / f"{name}.jsonl").unlink()
-    summary = summary_of(bundle)
+        (run.raw / f"{name}.jsonl").unlink()
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert "first-commit-after-heal" not in {each.name for each in summary.properties}
     assert "the log of r1 was not collected" in summary.notes[0]
 
 
-def test_an_empty_log_is_as_good_as_none(bundle: Bundle) -> None:
+def test_an_empty_log_is_as_good_as_none(run: RunFolder) -> None:
     """A process that ran wrote at least that it started."""
-    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
-    write_lines(bundle.raw / f"{name}.jsonl", [])
-    summary = summary_of(bundle)
+    name = next(path.stem for path in run.raw.glob("phones*.jsonl"))
+    write_lines(run.raw / f"{name}.jsonl", [])
+    summary = summary_of(run)
     assert summary.verdict == "invalid"
     assert f"the log of {name} was not collected" in summary.notes[0]
 
 
-def test_a_run_in_which_no_device_got_anywhere_is_invalid(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_run_in_which_no_device_got_anywhere_is_invalid(run: RunFolder, tmp_path: Path) -> None:
     """Replicas that agree on empty blocks prove little."""
     world = World()
     for _ in range(120):
         world.block(after_us=250_000)
-    for replica, path in enumerate(bundle.ledgers):
+    for replica, path in enumerate(run.ledgers):
         copy_ledger(store(world, tmp_path / path.name, replica, world.blocks), path)
-    for path in (*bundle.raw.glob("env*.jsonl"), *bundle.raw.glob("phones*.jsonl")):
+    for path in (*run.raw.glob("env*.jsonl"), *run.raw.glob("phones*.jsonl")):
         write_lines(path, [])
-    schedule = json.loads((bundle.path / "inputs/schedule.json").read_text())
+    schedule = json.loads((run.bundle.path / "inputs/schedule.json").read_text())
     (trial,) = schedule["trials"]
     trial["events"] = [each for each in trial["events"] if each["category"] == "fault"]
-    (bundle.path / "inputs/schedule.json").write_text(json.dumps(schedule))
-    summary = summary_of(bundle)
+    (run.bundle.path / "inputs/schedule.json").write_text(json.dumps(schedule))
+    summary = summary_of(run)
     assert all(each.held for each in summary.properties)
     assert summary.verdict == "invalid"
     assert "nothing that a device asked for took effect: nothing was put to the test" in (
@@ -312,73 +318,73 @@ def test_a_run_in_which_no_device_got_anywhere_is_invalid(bundle: Bundle, tmp_pa
     )
 
 
-def test_a_run_is_not_judged_by_inputs_that_are_not_its_own(bundle: Bundle) -> None:
+def test_a_run_is_not_judged_by_inputs_that_are_not_its_own(run: RunFolder) -> None:
     """Without its fault in the schedule, a fault that nobody saw would be forgotten; with other
     expectations in the campaign, so would they."""
-    change(bundle, "faults", lambda found: [e for e in found if e["step"] != "observed"])
-    schedule = json.loads((bundle.path / "inputs/schedule.json").read_text())
+    change(run, "faults", lambda found: [e for e in found if e["step"] != "observed"])
+    schedule = json.loads((run.bundle.path / "inputs/schedule.json").read_text())
     (trial,) = schedule["trials"]
     trial["events"] = [each for each in trial["events"] if each["category"] != "fault"]
-    (bundle.path / "inputs/schedule.json").write_text(json.dumps(schedule))
-    campaign = (bundle.path / "inputs/campaign.yaml").read_bytes()
-    bundle.write_manifest(
-        msgspec.structs.replace(bundle.manifest, campaign_sha256=sha256(campaign).hexdigest())
+    (run.bundle.path / "inputs/schedule.json").write_text(json.dumps(schedule))
+    campaign = (run.bundle.path / "inputs/campaign.yaml").read_bytes()
+    run.bundle.write_manifest(
+        msgspec.structs.replace(run.bundle.manifest, campaign_sha256=sha256(campaign).hexdigest())
     )
-    (bundle.path / "inputs/campaign.yaml").write_bytes(campaign.replace(b"0.2", b"0.9"))
-    summary = summary_of(bundle)
+    (run.bundle.path / "inputs/campaign.yaml").write_bytes(campaign.replace(b"0.2", b"0.9"))
+    summary = whole_of(run)
     assert summary.verdict == "invalid"
     for name in ("schedule.json", "campaign.yaml"):
-        assert f"inputs/{name} is not what this run was made from" in " ".join(summary.notes)
+        assert f"inputs/{name} is not what these runs were made from" in summary.notes
 
 
-def test_a_damaged_ledger_fails_the_run_and_is_named(bundle: Bundle) -> None:
-    edit(bundle.ledgers[2], 40, mend_sum=True, signature=bytes(64))
-    summary = summary_of(bundle)
+def test_a_damaged_ledger_fails_the_run_and_is_named(run: RunFolder) -> None:
+    edit(run.ledgers[2], 40, mend_sum=True, signature=bytes(64))
+    summary = summary_of(run)
     assert summary.verdict == "failed"
     assert summary.ledger_problem is not None
     assert summary.ledger_problem.startswith("r3.sqlite: height 40, signature")
 
 
-def made_to_lie(bundle: Bundle) -> None:
+def made_to_lie(run: RunFolder) -> None:
     """As if r1 had been two-faced, not killed."""
-    path = bundle.path / "inputs/schedule.json"
-    lying = path.read_bytes().replace(b"process.crash", b"byzantine.equivocate")
+    path = run.bundle.path / "inputs/schedule.json"
+    lying = path.read_bytes().replace(b'"lies":false', b'"lies":true')
     path.write_bytes(lying)
-    bundle.write_manifest(
-        msgspec.structs.replace(bundle.manifest, schedule_sha256=sha256(lying).hexdigest())
+    run.bundle.write_manifest(
+        msgspec.structs.replace(run.bundle.manifest, schedule_sha256=sha256(lying).hexdigest())
     )
 
 
-def test_the_ledger_of_a_replica_that_lied_to_the_end_is_not_judged(bundle: Bundle) -> None:
+def test_the_ledger_of_a_replica_that_lied_to_the_end_is_not_judged(run: RunFolder) -> None:
     """What the campaign broke on purpose proves nothing against the scheme."""
-    made_to_lie(bundle)
-    change(bundle, "faults", lambda found: [e for e in found if e["step"] != "healed"])
-    edit(bundle.ledgers[0], 40, mend_sum=True, head=bytes(168))
-    summary = summary_of(bundle)
+    made_to_lie(run)
+    change(run, "faults", lambda found: [e for e in found if e["step"] != "healed"])
+    edit(run.ledgers[0], 40, mend_sum=True, head=bytes(168))
+    summary = summary_of(run)
     assert held(summary, "agreement") == (True, "heights: r2 109, r3 109, r4 109")
     assert summary.ledger_verified
     assert "r1 lied to the end: its ledger is not judged" in summary.notes
 
 
-def test_a_replica_that_was_healed_is_judged_last_but_like_the_others(bundle: Bundle) -> None:
+def test_a_replica_that_was_healed_is_judged_last_but_like_the_others(run: RunFolder) -> None:
     """Only what it sent was forged; else a campaign in which each lied once would prove nothing."""
-    made_to_lie(bundle)
-    summary = summary_of(bundle)
+    made_to_lie(run)
+    summary = summary_of(run)
     assert summary.verdict == "passed"
     assert held(summary, "agreement") == (True, "heights: r2 109, r3 109, r4 109, r1 109")
     assert summary.notes[0].startswith("r1 lied for a while")
-    edit(bundle.ledgers[0], 40, mend_sum=True, head=bytes(168))
-    assert summary_of(bundle).verdict == "failed"
+    edit(run.ledgers[0], 40, mend_sum=True, head=bytes(168))
+    assert summary_of(run).verdict == "failed"
 
 
-def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(bundle: Bundle) -> None:
+def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(run: RunFolder) -> None:
     """An arrival counts for a trial only over the relay that the attacker spoke as."""
 
     def by_another(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [e | {"relay": "honest"} if e.get("relay") == "rogue" else e for e in found]
 
-    change(bundle, "gateway", by_another)
-    (attack,) = summary_of(bundle).attacks
+    change(run, "gateway", by_another)
+    (attack,) = summary_of(run).attacks
     assert 0 < attack.observed < attack.trials  # the frames on serial lines
 
 
@@ -387,7 +393,7 @@ def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(bundle: Bundle)
     [("r2", "block", "height", 2**64), ("phones-1", "admitted", "latency_ms", 1e308)],
 )
 def test_numbers_that_no_process_writes_are_no_lines(
-    bundle: Bundle, name: str, event: str, field: str, value: float
+    run: RunFolder, name: str, event: str, field: str, value: float
 ) -> None:
     """A node that somebody else has taken over must not keep the others from being judged."""
 
@@ -395,22 +401,22 @@ def test_numbers_that_no_process_writes_are_no_lines(
         one = next(each for each in found if each["event"] == event)
         return [*found, one | {field: value}]
 
-    change(bundle, name, forge)
-    assert derive(bundle).notes == (f"raw/{name}.jsonl: 1 torn line left out",)
+    change(run, name, forge)
+    assert derive_run(run).notes == (f"raw/{name}.jsonl: 1 torn line left out",)
 
 
-def test_torn_lines_are_told_and_change_no_verdict(bundle: Bundle) -> None:
-    with (bundle.raw / "r2.jsonl").open("a") as stream:
+def test_torn_lines_are_told_and_change_no_verdict(run: RunFolder) -> None:
+    with (run.raw / "r2.jsonl").open("a") as stream:
         stream.write('{"t": 12')
-    summary = summary_of(bundle)
+    summary = summary_of(run)
     assert summary.verdict == "passed"
     assert summary.notes == ("raw/r2.jsonl: 1 torn line left out",)
 
 
-def test_unanswered_operations_are_censored_and_late_ones_are_not(bundle: Bundle) -> None:
+def test_unanswered_operations_are_censored_and_late_ones_are_not(run: RunFolder) -> None:
     """A late answer has its true latency; a missing one is counted and is in no quantile."""
-    name = next(path.stem for path in bundle.raw.glob("phones*.jsonl"))
-    before = summary_of(bundle).latency_ms
+    name = next(path.stem for path in run.raw.glob("phones*.jsonl"))
+    before = summary_of(run).latency_ms
 
     def spoil(found: Lines) -> Lines:
         data = [each for each in found if each["event"] == "data"]
@@ -421,16 +427,16 @@ def test_unanswered_operations_are_censored_and_late_ones_are_not(bundle: Bundle
         kept = [e for e in found if e not in (lost, data[1]) and e["event"] != "admitted"]
         return [*kept, *late, slow]
 
-    change(bundle, name, spoil)
-    after = summary_of(bundle).latency_ms
+    change(run, name, spoil)
+    after = summary_of(run).latency_ms
     assert (after.data.n, after.data.censored) == (before.data.n - 1, 1)
     assert after.data.max == 6000.0
     assert (after.admission.n, after.admission.censored) == (4, 1)
 
 
-def test_unanswered_readings_are_in_the_quantiles_of_an_injection(bundle: Bundle) -> None:
+def test_unanswered_readings_are_in_the_quantiles_of_an_injection(run: RunFolder) -> None:
     """Half of what was sent under attack never came back: the rest does not stand for all."""
-    before = Evidence(bundle)
+    before = Evidence(run)
     (name,) = {each.phase for each in before.trial.events if each.category == "attack"}
     phase = next(each for each in before.schedule.phases if each.name == name)
     span_ns = range(START_NS + phase.start_ms * 10**6, START_NS + phase.end_ms * 10**6)
@@ -440,10 +446,10 @@ def test_unanswered_readings_are_in_the_quantiles_of_an_injection(bundle: Bundle
         lost = data[::2] + data[1::4]
         return [e | {"event": "late"} if e in lost else e for e in found]
 
-    for path in (*bundle.raw.glob("phones*.jsonl"), *bundle.raw.glob("env*.jsonl")):
-        change(bundle, path.stem, lose_half)
-    evidence = Evidence(bundle)
-    summary = summary_of(bundle)
+    for path in (*run.raw.glob("phones*.jsonl"), *run.raw.glob("env*.jsonl")):
+        change(run, path.stem, lose_half)
+    evidence = Evidence(run)
+    summary = summary_of(run)
     table = results(evidence, summary, operations(evidence))
     row = next(
         dict(zip(table.columns, cells, strict=True)) for cells in table.rows if "replay" in cells
@@ -454,31 +460,32 @@ def test_unanswered_readings_are_in_the_quantiles_of_an_injection(bundle: Bundle
 
 
 def test_a_flipped_bit_in_the_time_of_a_head_is_reported_with_all_its_tables(
-    bundle: Bundle, story: Story
+    run: RunFolder, story: Story
 ) -> None:
     """Times on the chain are unsigned: the highest bit makes one that no signed number holds."""
     head = story.world.blocks[39].head
-    edit(bundle.ledgers[0], 40, mend_sum=True, head=head[:52] + b"\x80" + head[53:])
-    assert derive(bundle).verdict == "failed"
-    assert bundle.is_derived
+    edit(run.ledgers[0], 40, mend_sum=True, head=head[:52] + b"\x80" + head[53:])
+    assert derive_run(run).verdict == "failed"
+    assert run.is_derived
 
 
-def test_what_is_no_bundle_is_a_clear_error(tmp_path: Path, bundle: Bundle) -> None:
+def test_what_is_no_bundle_is_a_clear_error(tmp_path: Path, run: RunFolder) -> None:
     with pytest.raises(ConfigurationError, match=r"manifest\.json"):
-        Evidence(Bundle(tmp_path))
-    (bundle.path / "inputs/genesis.json").write_text("{}")
+        rebuild(Bundle(tmp_path))
+    (run.path / "genesis.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="bad-genesis"):
-        Evidence(bundle)
+        Evidence(run)
 
 
 # --- the derived files ----------------------------------------------------------------------------
 
 
 def derived_files(bundle: Bundle) -> dict[str, bytes]:
-    roots = ("derived", "plots", "report.html", "junit.xml", "summary.json")
-    tops = [bundle.path / root for root in roots]
-    found = [path for top in tops for path in (top, *top.rglob("*"))]
-    return {str(p.relative_to(bundle.path)): p.read_bytes() for p in found if p.is_file()}
+    """All that is derived, in the bundle and in its runs."""
+    paths = [path for path in bundle.path.rglob("*") if path.is_file()]
+    apart = {"raw", "inputs", "manifest.json", "env", "genesis.json"}
+    found = {str(path.relative_to(bundle.path)): path.read_bytes() for path in paths}
+    return {name: data for name, data in found.items() if not set(Path(name).parts) & apart}
 
 
 class Page(HTMLParser):
@@ -499,107 +506,115 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(bundle: Bundle) -> None:
-    raw = {path: path.read_bytes() for path in bundle.raw.rglob("*") if path.is_file()}
-    summary = derive(bundle)
-    first = derived_files(bundle)
+def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(run: RunFolder) -> None:
+    raw = {path: path.read_bytes() for path in run.raw.rglob("*") if path.is_file()}
+    summary = rebuild(run.bundle)
+    first = derived_files(run.bundle)
     tables = ("blocks", "executions", "operations", "phases", "faults", "results")
     plots = ("timeline", "latency", "phases")
-    wanted = {f"derived/{name}.{kind}" for name in tables for kind in ("csv", "parquet")}
-    wanted |= {f"plots/{name}.{kind}" for name in plots for kind in ("svg", "pdf")}
+    both = ("csv", "parquet")
+    of_run = {f"derived/{name}.{kind}" for name in tables for kind in both}
+    of_run |= {f"plots/{name}.{kind}" for name in plots for kind in ("svg", "pdf")}
+    wanted = {f"{run.entry.path}/{name}" for name in (*of_run, "report.html", "summary.json")}
+    wanted |= {f"derived/{name}.{kind}" for name in ("runs", "results") for kind in both}
     assert first.keys() == wanted | {"report.html", "junit.xml", "summary.json"}
     for name in first:
-        (bundle.path / name).unlink()
-    derive(bundle)
-    assert derived_files(bundle) == first
-    assert {path: path.read_bytes() for path in bundle.raw.rglob("*") if path.is_file()} == raw
+        (run.bundle.path / name).unlink()
+    rebuild(run.bundle)
+    assert derived_files(run.bundle) == first
+    assert {path: path.read_bytes() for path in run.raw.rglob("*") if path.is_file()} == raw
 
     # The summary reads back, and is what its schema says.
     read = msgspec.json.decode(first["summary.json"], type=Summary)
     assert read == summary
     jsonschema.validate(json.loads(first["summary.json"]), msgspec.json.schema(Summary))
 
-    # The page needs nothing from anywhere, and says what it is.
+    # The pages need nothing from anywhere, and say what they are.
     page = Page(first["report.html"].decode())
-    assert all(each.startswith("#") for each in page.addresses)
-    assert page.tags.count("svg") == 3
-    for word in ("loopback: not a measurement of boards", "kill-primary", "passed", "--seed"):
-        assert word in page.words
+    of_the_run = Page(first[f"{run.entry.path}/report.html"].decode())
+    other = f"{run.entry.path}/report.html"
+    assert all(each.startswith("#") or each == other for each in page.addresses)
+    assert all(each.startswith("#") or "report.html" in each for each in of_the_run.addresses)
+    for each in (page, of_the_run):
+        assert each.tags.count("svg") == 3
+        for word in ("loopback: not a measurement of boards", "kill-primary", "passed", "--seed"):
+            assert word in each.words
 
     # Tables agree with each other in both forms.
     for name in tables:
-        rows = list(csv.DictReader(first[f"derived/{name}.csv"].decode().splitlines()))
-        table = pq.read_table(bundle.path / f"derived/{name}.parquet")
+        rows = list(
+            csv.DictReader(first[f"{run.entry.path}/derived/{name}.csv"].decode().split("\n"))
+        )
+        table = pq.read_table(run.path / f"derived/{name}.parquet")
         assert (len(rows), list(rows[0])) == (table.num_rows, table.column_names)
-    assert pq.read_table(bundle.path / "derived/blocks.parquet").num_rows == summary.blocks
+    assert pq.read_table(run.path / "derived/blocks.parquet").num_rows == summary.blocks
 
-    suite = ET.fromstring(first["junit.xml"])
-    assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
-    assert suite.get("tests") == str(len(summary.properties) + 3)
+    of_run_suite, of_all = ET.fromstring(first["junit.xml"])
+    for suite in (of_run_suite, of_all):
+        assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
+    assert of_run_suite.get("tests") == str(len(summary.properties) + 3)
 
 
-def test_the_boxes_of_a_phase_say_what_is_not_in_them(bundle: Bundle) -> None:
-    for path in (*bundle.raw.glob("phones*.jsonl"), *bundle.raw.glob("env*.jsonl")):
+def test_the_boxes_of_a_phase_say_what_is_not_in_them(run: RunFolder) -> None:
+    for path in (*run.raw.glob("phones*.jsonl"), *run.raw.glob("env*.jsonl")):
         change(
-            bundle,
+            run,
             path.stem,
             lambda found: [e | {"event": "late"} if e["event"] == "data" else e for e in found],
         )
-    evidence = Evidence(bundle)
-    drawn = {name: svg.decode() for name, _, svg in draw(evidence)}
+    evidence = Evidence(run)
+    drawn = {name: svg.decode() for name, _, svg in draw_run(evidence)}
     for phase in evidence.schedule.phases:
         sent = of_kind(operations(evidence), "data", phase.name).censored
         assert not sent or f"(n = 0, {sent} unanswered)" in drawn["phases"]
 
 
-def test_what_is_written_follows_no_link_of_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
+def test_what_is_written_follows_no_link_of_a_bundle(run: RunFolder, tmp_path: Path) -> None:
     """Somebody who sends a bundle must not choose what a report of it is written over."""
     mine = tmp_path / "mine"
     mine.write_text("precious")
-    (bundle.path / ".summary.json.part").symlink_to(mine)
-    (bundle.path / "junit.xml").symlink_to(mine)
-    derive(bundle)
+    (run.path / ".summary.json.part").symlink_to(mine)
+    (run.path / "report.html").symlink_to(mine)
+    (run.bundle.path / "junit.xml").symlink_to(mine)
+    rebuild(run.bundle)
     assert mine.read_text() == "precious"
-    assert not (bundle.path / "summary.json").is_symlink()
+    assert not (run.path / "summary.json").is_symlink()
 
 
-def test_names_from_a_bundle_cannot_write_into_the_page(bundle: Bundle) -> None:
+def test_names_from_a_bundle_cannot_write_into_the_page(run: RunFolder) -> None:
     """An inventory may name things as it likes."""
-    path = bundle.path / "manifest.json"
+    path = run.bundle.path / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["exclusions"] = {"pi05": "<script>alert(1)</script>"}
     path.write_text(json.dumps(manifest))
-    derive(bundle)
-    page = Page((bundle.path / "report.html").read_text())
+    rebuild(run.bundle)
+    page = Page((run.bundle.path / "report.html").read_text())
     assert "script" not in page.tags
     assert "<script>" in page.words
 
 
-def test_junit_tells_failures_from_errors(bundle: Bundle) -> None:
+def test_junit_tells_failures_from_errors(run: RunFolder) -> None:
     """A property that failed is a failure; what could not be seen is an error."""
-    change(bundle, "faults", lambda found: [e for e in found if e["step"] != "observed"])
-    edit(bundle.ledgers[0], 40, mend_sum=True, signature=bytes(64))
-    suite = ET.fromstring(junit(summary_of(bundle)))
+    change(run, "faults", lambda found: [e for e in found if e["step"] != "observed"])
+    edit(run.ledgers[0], 40, mend_sum=True, signature=bytes(64))
+    suite, _ = ET.fromstring(junit(whole_of(run)))
     tests = {each.get("name"): [child.tag for child in each] for each in suite}
     assert tests["validity"] == ["failure"]
     assert tests["kill-primary"] == ["error"]
     assert tests["replay"] == []
 
 
-def test_junit_is_xml_whatever_a_host_answered(bundle: Bundle) -> None:
+def test_junit_is_xml_whatever_a_host_answered(run: RunFolder) -> None:
     """Reasons quote what programs printed: colours of a terminal are no characters of XML."""
-    told = bundle.manifest
-    exclusions = {"pi05": "\x1b[31mno\0 power\x1b[0m"}
-    bundle.write_manifest(msgspec.structs.replace(told, exclusions=exclusions))
-    change(bundle, "run", lambda found: found[:3])
-    suite = ET.fromstring(junit(summary_of(bundle)))
+    run.bundle.update(0, state="failed", reason="\x1b[31mno\0 power\x1b[0m")
+    suite, _ = ET.fromstring(junit(whole_of(run)))
     (error,) = suite.findall("testcase[@classname='run']/error")
     assert "no power" in re.sub("[^a-z ]", "", str(error.get("message")))
 
 
-def test_the_command_that_runs_it_again_is_words_of_a_shell(bundle: Bundle) -> None:
+def test_the_command_that_runs_it_again_is_words_of_a_shell(run: RunFolder) -> None:
     argv = ("testbed", "run", "~/my lab/a.yaml", "-i", "~/$(reboot)/lab.yaml")
-    told = msgspec.structs.replace(bundle.manifest, argv=argv)
+    told = msgspec.structs.replace(run.bundle.manifest, argv=argv)
     home = ["testbed", "run", "HOME/my lab/a.yaml", "-i", "HOME/$(reboot)/lab.yaml"]
     typed = replay_command(told)
     assert typed.count("~/") == 2
@@ -607,9 +622,9 @@ def test_the_command_that_runs_it_again_is_words_of_a_shell(bundle: Bundle) -> N
     assert shlex.split(typed.replace("~", "HOME"))[:5] == home
 
 
-def test_the_table_on_the_terminal_has_what_people_look_for(bundle: Bundle) -> None:
+def test_the_table_on_the_terminal_has_what_people_look_for(run: RunFolder) -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render(summary_of(bundle), "runs/here"))
+    console.print(render(whole_of(run), "runs/here"))
     text = console.export_text()
     for word in ("5 of 5", "passed", "admission", "kill-primary", "replay", "held", "runs/here"):
         assert word in text
@@ -619,12 +634,12 @@ def test_the_table_on_the_terminal_has_what_people_look_for(bundle: Bundle) -> N
 
 
 def test_report_rebuilds_and_answers_with_the_verdict(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["report", str(bundle.path), "--json"]) == 0
+    assert cli.main(["report", str(run.bundle.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "passed"
-    change(bundle, "run", lambda found: found[:3])
-    assert cli.main(["report", str(bundle.path)]) == 3
+    change(run, "run", lambda found: found[:3])
+    assert cli.main(["report", str(run.bundle.path)]) == 3
     assert "cut short" in capsys.readouterr().out
     assert cli.main(["report", "nowhere"]) == 2
 

@@ -44,7 +44,9 @@ def test_the_interval_of_a_median_is_the_sign_tests(n: int) -> None:
 
 def test_four_against_four_is_the_least_that_bears_an_interval() -> None:
     ones, twos = [known(1.0)] * 4, [known(2.0)] * 4
-    assert unpaired_ratio(ones, twos) == Estimate(n=4, value=2.0, lo=2.0, hi=2.0)
+    assert unpaired_ratio(ones, twos) == Estimate(
+        n=4, value=2.0, lo=2.0, hi=2.0, least=2.0, most=2.0
+    )
     assert not unpaired_ratio(ones[:3], twos[:3]).sure
 
 

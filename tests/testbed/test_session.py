@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from inventory.load import load_lab
-from testbed.bundle import Bundle
+from testbed.bundle import RunFolder
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.file import load_campaign
 from testbed.campaign.schedule import Schedule, expand
@@ -37,9 +37,9 @@ class Sitting:
         self._monkeypatch = monkeypatch
         self.bundle = new_bundle(Inputs(LAB, self._schedule, path.read_bytes()), tmp_path / "out")
 
-    def make(self, work: Work, judge: Callable[[Bundle], str | None] = lambda _: None) -> None:
+    def make(self, work: Work, judge: Callable[[RunFolder], str | None] = lambda _: None) -> None:
         def deploy_and_run(
-            _: Session, run: Bundle, part: Schedule, hosts: Mapping[str, Host], __: object
+            _: Session, run: RunFolder, part: Schedule, hosts: Mapping[str, Host], __: object
         ) -> None:
             run.write("raw/run.jsonl", "{}\n")
             work(part.runs[0].index, hosts)

@@ -1,0 +1,41 @@
+"""The hosts of a lab, opened for a deployment: SSH hosts checked for our code, local hosts made.
+
+A campaign, a standing bench and the provisioning benchmark begin with this. Opening SSH hosts alone
+is in `testbed.hosts.opening`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from inventory.model import Lab
+from testbed.hosts.local import LocalHost
+from testbed.hosts.opening import limited, ssh_hosts
+from testbed.hosts.port import Host
+from testbed.provision.ready import interpreters
+from testbed.provision.workspace import workspace
+
+__all__ = ["opened_hosts"]
+
+
+@contextmanager
+def opened_hosts(lab: Lab) -> Iterator[tuple[Mapping[str, Host], Mapping[str, str]]]:
+    """(hosts, interpreter on each) by name. Local hosts live in a private directory of the run.
+
+    Raises ConfigurationError if a host lacks our code as it stands here.
+    """
+    with ExitStack() as stack:
+        remote = stack.enter_context(ssh_hosts(lab, limited(lab, None)))
+        python = interpreters(remote)
+        hosts: dict[str, Host] = {}
+        if len(remote) < len(lab.active):
+            root = stack.enter_context(workspace())
+        for name in lab.active:
+            if name in remote:
+                hosts[name] = remote[name]
+            else:
+                hosts[name] = stack.enter_context(LocalHost(root / name, name=name))
+                python[name] = sys.executable
+        yield hosts, python

@@ -1,0 +1,178 @@
+"""The figures of a run: latency distributions, the timeline, latencies by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from testbed.checks.evidence import Evidence
+from testbed.checks.faults import injections
+from testbed.checks.logs import BlockDone
+from testbed.report.measure import Operation, consensus_ms, operations
+from testbed.report.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    LINES,
+    ORANGE,
+    WATERMARK,
+    Plot,
+    figure,
+    log_axis,
+    save,
+    styled,
+)
+
+__all__ = ["draw_run"]
+
+
+def draw_run(evidence: Evidence) -> tuple[Plot, ...]:
+    """Write every figure to the run's directory and return it.
+
+    PDF is for papers, and embedding fonts takes most of a report's time. So a run has PDFs only if
+    it is the only one of its campaign: else the campaign's figures are what a paper shows.
+    """
+    alone = len(evidence.manifest.runs) == 1
+    found = operations(evidence)
+    mark = WATERMARK if evidence.manifest.stage == "loopback" else None
+    with styled():
+        made = (
+            ("timeline", "Height of each replica", _timeline(evidence, mark)),
+            ("latency", "Latency by operation", _latency(evidence, found, mark)),
+            ("phases", "Data latency by phase", _by_phase(evidence, found, mark)),
+        )
+        return tuple(
+            (name, title, save(evidence.run, name, drawn, pdf=alone)) for name, title, drawn in made
+        )
+
+
+def _timeline(evidence: Evidence, mark: str | None) -> Figure:
+    """Heights over time; phases are separated, faults shaded while they last, attacks ticked."""
+    made = figure(2.8, mark)
+    axes: Axes = made.add_subplot()
+    replicas: dict[str, list[BlockDone]] = {}
+    for event in evidence.events(BlockDone):
+        replicas.setdefault(event.node, []).append(event)
+    for number, (name, events) in enumerate(sorted(replicas.items())):
+        axes.step(
+            [evidence.at_ms(event.t) / 1000 for event in events],
+            [event.height for event in events],
+            where="post",
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=LINES[number % len(LINES)],
+            label=name,
+        )
+    _shade(evidence, axes)
+    axes.set_xlabel("time since start (s)")
+    axes.set_ylabel("executed height (blocks)")
+    if replicas:
+        axes.legend(loc="lower right", fontsize=7)
+    return made
+
+
+def _shade(evidence: Evidence, axes: Axes) -> None:
+    for phase in evidence.schedule.phases:
+        axes.axvline(phase.start_ms / 1000, color=GREY, linewidth=0.8)
+        axes.annotate(
+            phase.name,
+            (phase.start_ms / 1000, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, 2),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    for each in injections(evidence):
+        if each.applied_ms is not None:
+            end_ms = each.healed_ms if each.healed_ms is not None else evidence.schedule.run_ms
+            axes.axvspan(each.applied_ms / 1000, end_ms / 1000, color=ORANGE, alpha=0.15, lw=0)
+            axes.annotate(
+                f"{each.id}: {each.target}",
+                (each.applied_ms / 1000, 0.97),
+                xycoords=("data", "axes fraction"),
+                xytext=(2, 0),
+                textcoords="offset points",
+                fontsize=6,
+                va="top",
+                rotation=90,
+            )
+    attacks = [event for event in evidence.trial.events if event.category == "attack"]
+    for number, event in enumerate(attacks):
+        axes.plot(
+            event.at_ms / 1000,
+            0,
+            marker="v",
+            color=ORANGE,
+            markersize=4,
+            linestyle="none",
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+            label=None if number else "attack",
+        )
+
+
+def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
+    """Empirical distributions; what was never answered keeps its curve below 1."""
+    made = figure(2.6, mark)
+    axes: Axes = made.add_subplot()
+    series = [
+        (kind, [each.latency_ms for each in found if each.kind == kind])
+        for kind in ("admission", "data")
+    ]
+    series.insert(1, ("consensus", list(consensus_ms(evidence).values())))
+    for number, (kind, values) in enumerate(series):
+        answered = np.sort([value for value in values if value is not None])
+        if len(answered):
+            missing = len(values) - len(answered)
+            note = f", {missing} unanswered" if missing else ""
+            axes.step(
+                answered,
+                np.arange(1, len(answered) + 1) / len(values),
+                where="post",
+                color=COLOURS[number],
+                linestyle=LINES[number],
+                label=f"{kind} (n = {len(values)}{note})",
+            )
+    axes.set_xscale("log")
+    log_axis(axes.xaxis)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("latency (ms)")
+    axes.set_ylabel("share of operations")
+    if axes.lines:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7)
+    return made
+
+
+def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
+    """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond. What was never
+    answered is in no box, and told below it."""
+    made = figure(2.4, mark, label_lines=2)
+    axes: Axes = made.add_subplot()
+    names = [phase.name for phase in evidence.schedule.phases]
+    sent = [
+        [each.latency_ms for each in found if each.kind == "data" and each.phase == name]
+        for name in names
+    ]
+    values = [[each for each in took_ms if each is not None] for took_ms in sent]
+    missing = [len(all_) - len(answered) for all_, answered in zip(sent, values, strict=True)]
+    axes.boxplot(
+        values,
+        tick_labels=[
+            f"{name}\n(n = {len(each)}{f', {lost} unanswered' if lost else ''})"
+            for name, each, lost in zip(names, values, missing, strict=True)
+        ],
+        widths=0.5,
+        medianprops={"color": ORANGE, "linewidth": 1.4},
+        boxprops={"color": BLUE},
+        whiskerprops={"color": BLUE},
+        capprops={"color": BLUE},
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": BLUE},
+    )
+    if any(values):
+        axes.set_yscale("log")
+        log_axis(axes.yaxis)
+    axes.set_xlabel("phase (by intended send)")
+    axes.set_ylabel("data latency (ms)")
+    return made
