@@ -31,9 +31,9 @@ from chain.pbft.messages import (
     Denied,
     Endorsement,
     EndorseRequest,
+    ReplicaMessage,
     Signed,
-    encode,
-    signed_bytes,
+    sign,
 )
 from chain.pbft.state_machine import VerifiedRequest
 
@@ -135,7 +135,9 @@ class Endorser:
             effects += self._count(pending, self._endorsement(request.id, ""), signed, membership)
         return effects
 
-    def receive(self, received: Received, membership: Membership) -> list[EndorserEffect]:
+    def receive(
+        self, received: Received[ReplicaMessage], membership: Membership
+    ) -> list[EndorserEffect]:
         """A verified EndorseRequest or Endorsement.
 
         Raises PeerFault for another message, or if its sender is not in the group.
@@ -206,8 +208,7 @@ class Endorser:
     def _ask(self, pending: _Open, membership: Membership) -> list[EndorserEffect]:
         """Asks the members that have not answered."""
         message = EndorseRequest(membership.epoch, self._me, request=pending.request.item)
-        body = encode(message)
-        signed = Signed(body, self._signer.sign(signed_bytes(self._network, body)))
+        signed = sign(self._signer, self._network, message)
         silent = (
             each for each in pending.group if each != self._me and each not in pending.endorsements
         )
@@ -250,5 +251,4 @@ class Endorser:
         )
 
     def _sign(self, request: bytes, reason: str) -> Signed:
-        body = encode(self._endorsement(request, reason))
-        return Signed(body, self._signer.sign(signed_bytes(self._network, body)))
+        return sign(self._signer, self._network, self._endorsement(request, reason))

@@ -1,21 +1,21 @@
 """Checkpoints: votes on head hashes, watermarks, what may be forgotten (OSDI'99, section 4.3).
 
 A checkpoint is *proven* by q matching votes; the log window moves then. It is *ours* once we have
-executed up to it as well; only then is it made durable and served to others.
+executed up to it as well. Both are durable, because votes above a proven checkpoint must be found
+again on restart. Only one that is ours is served to others and lets facts be forgotten.
 """
 
 from __future__ import annotations
 
-from chain.pbft import membership, requests, view_timeout
+from chain.pbft import membership, progress, requests
 from chain.pbft.effects import Forget, Sync
 from chain.pbft.inputs import Executed, Installed, Received
-from chain.pbft.log import Equivocation, Slot
+from chain.pbft.log import Slot
 from chain.pbft.messages import Checkpoint, CheckpointProof, Signed, encode
 from chain.pbft.state import ReplicaState
+from chain.pbft.votes import Equivocation
 
-__all__ = ["VOTES_PER_PEER_MAX", "on_checkpoint", "on_executed", "on_installed", "prove", "vote"]
-
-VOTES_PER_PEER_MAX = 4  # checkpoints of one peer that are remembered: its newest
+__all__ = ["on_checkpoint", "on_executed", "on_installed", "prove", "vote"]
 
 
 def on_executed(s: ReplicaState, item: Executed) -> None:
@@ -30,10 +30,9 @@ def on_executed(s: ReplicaState, item: Executed) -> None:
         s.pool.drop(request.id)
     full = s.consensus.batch_requests_max, s.consensus.batch_bytes_max // 2
     if len(batch.requests) >= full[0] or len(batch.raw) >= full[1]:
-        s.timed_from_us = s.now_us  # the primary does what it can (see `progress`)
-        s.overtaken += len(batch.requests)
-    if s.active:
-        view_timeout.executed(s)
+        progress.full_batch(s, len(batch.requests))
+    if s.view.active:
+        s.timeout.executed(s.now_us)
     _close(s, slot)
     _grown(s, item)
 
@@ -50,22 +49,16 @@ def on_installed(s: ReplicaState, item: Installed) -> None:
 
 
 def _close(s: ReplicaState, slot: Slot) -> None:
-    """Its block exists: only bytes are kept, and what stood in other proposals waits again."""
+    """Its block exists: requests of other proposals for this number wait again."""
     slot.offer = None
-    _withdraw(s, slot)
-    for batch in slot.batches.values():
-        batch.release()
-
-
-def _withdraw(s: ReplicaState, slot: Slot) -> None:
-    for batch in slot.batches.values():
-        requests.wait_again(s, slot.seq, batch.requests)
+    requests.withdraw(s, slot)
+    slot.release()
 
 
 def _grown(s: ReplicaState, item: Executed | Installed) -> None:
     s.busy = False
     s.executed, s.head, s.time_us = item.seq, item.head, item.time_us
-    s.last_time_us = max(s.last_time_us, item.time_us)
+    s.view.last_time_us = max(s.view.last_time_us, item.time_us)
     if item.membership is not None:
         membership.decided(s, item.membership)
     if item.seq % s.consensus.checkpoint_interval == 0:
@@ -74,7 +67,6 @@ def _grown(s: ReplicaState, item: Executed | Installed) -> None:
 
 def _at_checkpoint(s: ReplicaState) -> None:
     if s.executed > s.stable.seq:
-        s.heads[s.executed] = s.head
         vote(s)
     elif s.executed == s.stable.seq and _agrees(s, s.head):
         _ours(s)
@@ -83,8 +75,9 @@ def _at_checkpoint(s: ReplicaState) -> None:
 
 def vote(s: ReplicaState) -> None:
     """CHECKPOINT for the head we stand on, once its block is durable. The proof moves everybody's
-    window, and votes below it count no more: if power failed everywhere and nobody honest had kept
-    the block, nobody could go on."""
+    window, and votes below it no longer count. If no honest replica had kept the block when power
+    fails everywhere, nobody could go on."""
+    s.heads[s.executed] = s.head
     if not s.voting:
         return
     s.out.append(Sync())
@@ -92,50 +85,36 @@ def vote(s: ReplicaState) -> None:
     _count(s, message, s.broadcast(message))
 
 
-def on_checkpoint(s: ReplicaState, received: Received) -> None:
+def on_checkpoint(s: ReplicaState, received: Received[Checkpoint]) -> None:
     message = received.message
-    assert isinstance(message, Checkpoint)
     if message.seq > s.stable.seq and message.seq % s.consensus.checkpoint_interval == 0:
         _count(s, message, received.signed)
 
 
-def _count(s: ReplicaState, message: Checkpoint, signed: Signed) -> None:
-    votes = s.checkpoint_votes.setdefault(message.sender, {})
-    known = votes.get(message.seq)
-    if known is not None:
-        if known[0] != message.head:
-            s.accuse_equivocation(Equivocation(message.sender, "checkpoint", known[1], signed))
-        return
-    votes[message.seq] = (message.head, signed)
-    if len(votes) > VOTES_PER_PEER_MAX:
-        del votes[min(votes)]
-    matching = [
-        vote[1]
-        for _, of_sender in sorted(s.checkpoint_votes.items())
-        if (vote := of_sender.get(message.seq)) is not None and vote[0] == message.head
-    ]
-    if len(matching) >= s.quorum.strong:
-        prove(s, CheckpointProof(message.seq, message.head, tuple(matching[: s.quorum.strong])))
+def _count(s: ReplicaState, vote: Checkpoint, signed: Signed) -> None:
+    count = s.checkpoint_votes.add(vote, signed)
+    if isinstance(count, Equivocation):
+        s.accuse_equivocation(count)
+    elif count >= s.quorum.strong:
+        votes = s.checkpoint_votes.matching(vote.seq, vote.head)[: s.quorum.strong]
+        prove(s, CheckpointProof(vote.seq, vote.head, votes))
 
 
 def prove(s: ReplicaState, proof: CheckpointProof) -> None:
     """A quorum vouches for a checkpoint above the one we know: the window moves (4.3).
 
     Slots down to the previous stable checkpoint stay, to serve those who are a little behind.
-    Durable at once, executed or not: what is voted on up there must be found again on restart.
     """
     if proof.seq <= s.stable.seq:
         return
     kept_above = max(s.stable.seq, proof.seq - s.log.window)
     s.stable = proof
-    # What stood in proposals that we are about to forget may not be in the blocks that we fetch.
+    # The blocks that we fetch may lack requests of proposals that are about to be forgotten.
     for slot in s.log.above(s.executed):
         if slot.seq <= kept_above:
-            _withdraw(s, slot)
+            requests.withdraw(s, slot)
     s.log.raise_low(proof.seq, kept_above)
-    for votes in s.checkpoint_votes.values():
-        for seq in [seq for seq in votes if seq <= proof.seq]:
-            del votes[seq]
+    s.checkpoint_votes.forget(proof.seq)
     own = s.head if s.executed == proof.seq else s.heads.get(proof.seq)
     s.heads = {seq: head for seq, head in s.heads.items() if seq > proof.seq}
     if own is not None and not _agrees(s, own):

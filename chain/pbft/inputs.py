@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import msgspec
 
 from chain.genesis import Membership
 from chain.pbft.effects import Timer
 from chain.pbft.messages import (
     Checkpoint,
-    Prepare,
     PrePrepare,
     Proposal,
     ReplicaMessage,
     Signed,
+    ViewChange,
 )
 from chain.pbft.state_machine import VerifiedRequest
 
@@ -24,40 +26,30 @@ __all__ = [
     "Received",
     "Submitted",
     "TimerFired",
-    "VerifiedProof",
-    "VerifiedViewChange",
 ]
 
-
-class VerifiedProof(msgspec.Struct, frozen=True):
-    """A PreparedProof whose signatures hold; whether its parts match is the core's question."""
-
-    pre_prepare: PrePrepare
-    prepares: tuple[Prepare, ...]
+M_co = TypeVar("M_co", bound=ReplicaMessage, covariant=True)
 
 
-class VerifiedViewChange(msgspec.Struct, frozen=True):
-    """The messages inside a VIEW-CHANGE, each with a good signature."""
-
-    stable_proof: tuple[Checkpoint, ...]
-    prepared: tuple[VerifiedProof, ...]
-
-
-class Received(msgspec.Struct, frozen=True):
+class Received(msgspec.Struct, Generic[M_co], frozen=True):
     """A replica message whose signatures, nested ones too, hold (`chain.pbft.verify` made it).
 
-    `proposal` and `requests` belong to a PRE-PREPARE's attachment or a BATCH; `forwarded` to a
-    FORWARD; `view_change` to a VIEW-CHANGE; `new_view` holds each VIEW-CHANGE of a NEW-VIEW with
-    its contents, and `new_pre_prepares` its O; `checkpoints` the proof in a HEADS.
+    | of | fields |
+    |---|---|
+    | PRE-PREPARE, BATCH | `proposal`, `requests`: the attached batch |
+    | FORWARD | `requests`: the one |
+    | VIEW-CHANGE | `prepared`: the PRE-PREPARE of each prepared certificate |
+    | NEW-VIEW | `view_changes`: V; `pre_prepares`: O |
+    | HEADS | `checkpoints`: its proof |
     """
 
-    message: ReplicaMessage
+    message: M_co
     signed: Signed
     proposal: Proposal | None = None
     requests: tuple[VerifiedRequest, ...] = ()
-    view_change: VerifiedViewChange | None = None
-    new_view: tuple[Received, ...] = ()
-    new_pre_prepares: tuple[PrePrepare, ...] = ()
+    prepared: tuple[PrePrepare, ...] = ()
+    view_changes: tuple[Received[ViewChange], ...] = ()
+    pre_prepares: tuple[PrePrepare, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
@@ -97,4 +89,4 @@ class InstallFailed(msgspec.Struct, frozen=True):
     reason: str
 
 
-Input = Received | Submitted | TimerFired | Executed | Installed | InstallFailed
+Input = Received[ReplicaMessage] | Submitted | TimerFired | Executed | Installed | InstallFailed

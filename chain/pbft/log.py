@@ -1,8 +1,7 @@
 """The message log: what was proposed and voted per sequence number, between two watermarks.
 
-Votes are counted here and nowhere else. Adding one costs a few dictionary operations and yields
-a *fact* when it changes something: prepared, committed, or an equivocation with both votes. What
-follows from a fact is decided in `normal`. Votes on checkpoints are in `checkpoint`.
+Adding a vote costs a few dictionary operations (`votes` counts). It yields a *fact* when it
+changes something: prepared, committed, or an equivocation. What follows is decided in `normal`.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ import msgspec
 
 from chain.pbft.messages import Commit, Prepare, PreparedProof, PrePrepare, Proposal, Signed
 from chain.pbft.state_machine import VerifiedRequest
+from chain.pbft.votes import Equivocation, Votes
 
-__all__ = ["Accepted", "Batched", "Equivocation", "Fact", "Log", "Offer", "Slot", "Votes"]
+__all__ = ["Accepted", "BatchContent", "Fact", "Log", "Offer", "Slot"]
 
 
 class Fact(Enum):
@@ -24,46 +24,25 @@ class Fact(Enum):
     COMMITTED = "committed"
 
 
-class Equivocation(msgspec.Struct, frozen=True):
-    """One sender, one place, two statements: both signed."""
+class BatchContent:
+    """The batch behind a digest. `raw` is its encoding, empty when only the store has it.
 
-    culprit: int
-    what: str
-    first: Signed
-    second: Signed
-
-
-class Batched:
-    """The content behind a digest. After execution it is only there to serve others: from the
-    durable fact that holds it, or, if none does, from the bytes here.
-
-    `fact_view`: our "proposal" fact of this view has it attached.
+    After execution it is only there to serve others, and `proposal` and `requests` are gone.
     """
 
-    __slots__ = ("fact_view", "proposal", "raw", "requests", "size")
+    __slots__ = ("proposal", "raw", "requests", "size")
 
     def __init__(
-        self,
-        raw: bytes,
-        proposal: Proposal,
-        requests: tuple[VerifiedRequest, ...],
-        fact_view: int | None = None,
+        self, raw: bytes, proposal: Proposal, requests: tuple[VerifiedRequest, ...]
     ) -> None:
-        self.raw = raw  # empty when only the fact has it
+        self.raw = raw
         self.size = len(raw)
         self.proposal: Proposal | None = proposal
         self.requests = requests
-        self.fact_view = fact_view
-
-    def release(self) -> None:
-        self.proposal = None
-        self.requests = ()
-        if self.fact_view is not None:
-            self.raw = b""
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The PRE-PREPARE that this replica accepted (and voted for) in `view`; without batch."""
+    """A PRE-PREPARE, without its batch, that this replica voted for or must vote for."""
 
     view: int
     digest: bytes
@@ -79,48 +58,9 @@ class Offer(msgspec.Struct, frozen=True):
     requests: tuple[VerifiedRequest, ...]
     arrived_us: int
 
-
-class Votes:
-    """One kind of vote on one sequence number: each sender's newest, and counts of equals.
-
-    A sender holds one vote here, so a peer can fill no more than its own place.
-    """
-
-    __slots__ = ("counts", "votes")
-
-    def __init__(self) -> None:
-        self.votes: dict[int, tuple[int, bytes, Signed]] = {}
-        self.counts: dict[tuple[int, bytes], int] = {}
-
-    def add(self, sender: int, view: int, digest: bytes, signed: Signed) -> int | Equivocation:
-        """How many agree with this vote now; 0 if it is no news."""
-        old = self.votes.get(sender)
-        key = (view, digest)
-        if old is not None:
-            if old[0] > view:
-                return 0
-            if old[0] == view:
-                if old[1] == digest:
-                    return 0
-                return Equivocation(sender, "", old[2], signed)
-            old_key = (old[0], old[1])
-            left = self.counts[old_key] - 1
-            if left:
-                self.counts[old_key] = left
-            else:
-                del self.counts[old_key]
-        self.votes[sender] = (view, digest, signed)
-        count = self.counts.get(key, 0) + 1
-        self.counts[key] = count
-        return count
-
-    def matching(self, view: int, digest: bytes) -> list[Signed]:
-        """In the order of their senders."""
-        return [
-            vote[2]
-            for _, vote in sorted(self.votes.items())
-            if vote[0] == view and vote[1] == digest
-        ]
+    @property
+    def content(self) -> BatchContent:
+        return BatchContent(self.signed.attachment, self.proposal, self.requests)
 
 
 class Slot:
@@ -137,7 +77,7 @@ class Slot:
         "prepared_proof",
         "prepares",
         "seq",
-        "voted",
+        "stored",
     )
 
     def __init__(self, seq: int) -> None:
@@ -145,14 +85,19 @@ class Slot:
         self.accepted: Accepted | None = None
         self.offer: Offer | None = None
         self.ordered: Accepted | None = None  # by a NEW-VIEW; waits for its batch
-        self.batches: dict[bytes, Batched] = {}
-        # Digests that we voted for, and the view of the fact that has the batch attached.
-        self.voted: dict[bytes, int] = {}
-        self.prepares = Votes()
-        self.commits = Votes()
+        # Batches by digest: in memory, and in the store. There, our durable "proposal" fact of
+        # the given view has the batch attached: that is how it was voted for.
+        self.batches: dict[bytes, BatchContent] = {}
+        self.stored: dict[bytes, int] = {}
+        self.prepares = Votes("prepare")
+        self.commits = Votes("commit")
         self.prepared: Accepted | None = None  # of the highest view that prepared here
         self.prepared_proof: PreparedProof | None = None
         self.committed: tuple[int, bytes] | None = None  # view, digest
+
+    @property
+    def accepted_batch(self) -> BatchContent | None:
+        return self.batches.get(self.accepted.digest) if self.accepted is not None else None
 
     def wants(self, digest: bytes) -> bool:
         """Whether a batch with this digest is needed and missing."""
@@ -162,15 +107,21 @@ class Slot:
             return True
         return self.committed is not None and self.committed[1] == digest
 
+    def release(self) -> None:
+        """The block exists: of each batch only bytes are kept, and only one copy of them."""
+        for digest, batch in self.batches.items():
+            batch.proposal = None
+            batch.requests = ()
+            if digest in self.stored:
+                batch.raw = b""
+
     def prune(self) -> None:
-        """Drops batches that nothing refers to any more (entering a view). What we voted for stays
-        in the store: our PREPARE may be in a certificate that others bring into a later view."""
+        """Drops batches that nothing refers to any more, when a view is entered. What we voted for
+        stays in the store: our PREPARE may be in a certificate that others bring into a later view.
+        """
         kept = {entry.digest for entry in (self.prepared, self.ordered, self.accepted) if entry}
         if self.committed is not None:
             kept.add(self.committed[1])
-        for digest, batch in self.batches.items():
-            if digest not in kept and batch.fact_view is not None:
-                self.voted[digest] = batch.fact_view
         self.batches = {key: value for key, value in self.batches.items() if key in kept}
 
 
@@ -202,13 +153,13 @@ class Log:
         slot = self.slot(vote.seq)
         count = slot.prepares.add(vote.sender, vote.view, vote.digest, signed)
         if isinstance(count, Equivocation):
-            return msgspec.structs.replace(count, what="prepare")
+            return count
         return self.prepared_now(slot) if count >= self.strong - 1 else None
 
     def prepared_now(self, slot: Slot) -> Fact | None:
         """prepared(m, v, n, i): its PRE-PREPARE accepted and q-1 PREPAREs of backups (4.2).
 
-        Also to be asked after accepting a PRE-PREPARE, as the votes may have come first.
+        Also to be called after accepting a PRE-PREPARE, as the votes may have come first.
         """
         accepted = slot.accepted
         if accepted is None or (slot.prepared and slot.prepared.view >= accepted.view):
@@ -216,9 +167,9 @@ class Log:
         key = (accepted.view, accepted.digest)
         if slot.prepares.counts.get(key, 0) < self.strong - 1:
             return None
-        votes = slot.prepares.matching(*key)[: self.strong - 1]
         slot.prepared = accepted
-        slot.prepared_proof = PreparedProof(accepted.signed, tuple(votes))
+        votes = slot.prepares.matching(*key)[: self.strong - 1]
+        slot.prepared_proof = PreparedProof(accepted.signed, votes)
         return Fact.PREPARED
 
     def add_commit(self, vote: Commit, signed: Signed) -> Fact | Equivocation | None:
@@ -227,7 +178,7 @@ class Log:
         slot = self.slot(vote.seq)
         count = slot.commits.add(vote.sender, vote.view, vote.digest, signed)
         if isinstance(count, Equivocation):
-            return msgspec.structs.replace(count, what="commit")
+            return count
         if count >= self.strong and slot.committed is None:
             slot.committed = (vote.view, vote.digest)
             return Fact.COMMITTED

@@ -3,18 +3,16 @@
 A block that changes the membership is decided by the old epoch, and so is everything up to the
 next checkpoint. When the old epoch's quorum has made that checkpoint stable, the new epoch begins
 above it, in view 0: the old quorum's signatures certify the new set. Votes of the old epoch on
-higher sequence numbers are void, whatever they say: nobody executes above the boundary before
-the epoch has changed. Waiting for *stable*, not only executed, leaves nobody behind without a
-proof to catch up with.
+higher sequence numbers are void: nobody executes above the boundary before the epoch has changed.
+The checkpoint must be *stable*, not only executed, so that nobody is left behind without a proof
+to catch up with.
 """
 
 from __future__ import annotations
 
 from chain.genesis import Membership
 from chain.pbft import progress, requests
-from chain.pbft.log import Log
-from chain.pbft.messages import encode
-from chain.pbft.state import ReplicaState, ViewFact
+from chain.pbft.state import ReplicaState
 
 __all__ = ["at_checkpoint", "decided", "switch"]
 
@@ -27,38 +25,19 @@ def decided(s: ReplicaState, following: Membership) -> None:
 
 
 def at_checkpoint(s: ReplicaState) -> None:
-    """We stand at a checkpoint, or one was proven: is it the boundary, and stable?
-
-    One that the next epoch proved above the boundary says so too.
-    """
+    """We stand at a checkpoint, or one was proven: is it the boundary, and stable? A checkpoint
+    that the next epoch proved above the boundary shows that as well."""
     if s.pending is not None and s.executed == s.boundary <= s.stable.seq and not s.halted:
-        switch(s)
-        s.persist("view", 0, 0, encode(ViewFact(s.epoch, 0, True, None)))
+        switch(s, s.pending)
+        s.persist_view(None)
         s.observe("epoch", s.boundary)
         progress.entered(s)
 
 
-def switch(s: ReplicaState) -> None:
-    """Into the pending epoch: a new log, view 0, and dropped requests wait again."""
-    assert s.pending is not None
+def switch(s: ReplicaState, following: Membership) -> None:
+    """Into the next epoch: requests of proposals that came to nothing wait again."""
     for slot in s.log.above(s.executed):
-        for batch in slot.batches.values():
-            requests.wait_again(s, slot.seq, batch.requests)
-    s.membership, s.pending = s.pending, None
-    s.quorum = s.membership.quorum
-    s.voting = s.membership.spki(s.me) is not None
-    s.log = Log(s.quorum.strong, s.consensus.log_window)
+        requests.withdraw(s, slot)
+    s.pending = None
+    s.enter_epoch(following)
     s.log.raise_low(s.stable.seq, max(s.executed, s.stable.seq - s.log.window))
-    s.view, s.active, s.primary = 0, True, s.membership.primary(0)
-    s.new_view = None
-    s.view_changes = {}
-    s.attempts = s.blocks = 0
-    s.quick = s.consensus.pipeline_window
-    s.suspected = ""
-    s.view_timer_runs = False
-    s.next_seq = s.executed + 1
-    s.last_time_us = s.time_us
-    s.waited = None
-    s.checkpoint_votes = {}
-    s.heads = {}
-    s.watch = None

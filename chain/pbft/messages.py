@@ -17,7 +17,7 @@ import msgspec
 from chain.block import Block, HeadBytes
 from chain.errors import PeerFault
 from chain.fields import Hash, ReplicaId, Signature
-from chain.keys import digest
+from chain.keys import Signer, digest
 from chain.quorum import REPLICAS_MAX
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "decode_proposal",
     "decode_signed",
     "encode",
+    "sign",
     "signed_bytes",
 ]
 
@@ -339,6 +340,13 @@ def encode(message: msgspec.Struct) -> bytes:
 def signed_bytes(network: bytes, body: bytes) -> bytes:
     """What a replica's signature covers."""
     return b"m2m/1/replica\0" + network + body
+
+
+def sign(
+    signer: Signer, network: bytes, message: ReplicaMessage, attachment: bytes = b""
+) -> Signed:
+    body = encode(message)
+    return Signed(body, signer.sign(signed_bytes(network, body)), attachment)
 
 
 def decode_signed(frame: bytes) -> Signed:

@@ -1,7 +1,7 @@
-"""Is a proposal acceptable to a backup? Its time, its size, its requests.
+"""Is a proposal acceptable to a backup? Its size, its time, its requests.
 
-Asked in order of sequence numbers, so that times rise and a request stands once (`normal`); but
-for its size.
+Called in sequence order (by `normal`), so that times rise and a request stands in one proposal
+only. The exception is the size check, which runs on arrival.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class Verdict(Enum):
 
 
 def check_proposal(s: ReplicaState, offer: Offer) -> Verdict:
-    consensus = s.consensus
+    consensus, last_time_us = s.consensus, s.view.last_time_us
     time_us = offer.proposal.time_us
-    if time_us <= s.last_time_us:
+    if time_us <= last_time_us:
         return Verdict.REFUSE
     # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock. The
-    # least step is always acceptable: a chain that wrong clocks took into the future would else
-    # stand still until the right ones are there.
-    if time_us > max(s.now_us + consensus.precision_us, s.last_time_us + 1):
+    # least step of 1 us is always acceptable. Otherwise a chain that wrong clocks took into the
+    # future would stand still until the right clocks are there.
+    if time_us > max(s.now_us + consensus.precision_us, last_time_us + 1):
         return Verdict.WAIT
     # Slow replicas need longer for a batch: what a message may take grows with the timeout.
-    delay_us = consensus.message_delay_us * s.timeout_us // consensus.view_timeout_us
+    delay_us = consensus.message_delay_us * s.timeout.us // consensus.view_timeout_us
     if time_us < offer.arrived_us - consensus.precision_us - delay_us:
         return Verdict.DROP
     return _check_requests(s, offer)
 
 
 def oversize(consensus: Consensus, requests: int, attachment: int) -> bool:
-    """Whether no batch of so many requests may come to so many bytes. Asked on arrival: what is
+    """Whether no batch of this many requests may come to this many bytes. Asked on arrival: what is
     too large is not even kept until its turn."""
     size = attachment - BATCH_OVERHEAD_BYTES - ITEM_OVERHEAD_BYTES * requests
     return requests > consensus.batch_requests_max or size > consensus.batch_bytes_max
@@ -69,6 +69,6 @@ def _check_requests(s: ReplicaState, offer: Offer) -> Verdict:
             verdict = Verdict.WAIT
         elif s.executed <= seq - s.consensus.pipeline_window:
             return Verdict.REFUSE  # an honest primary had executed this much: it knew
-        # Else it lost a race in the pipeline, which its client may have arranged: the primary
-        # is not to blame, execution decides.
+        # Otherwise it lost a race in the pipeline, which its client may have arranged: the primary
+        # is not to blame, and execution decides.
     return verdict

@@ -9,7 +9,7 @@ what the handlers decide in `normal` (three phases), `checkpoint`, `progress` (t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
 from chain.errors import Misuse
 from chain.genesis import Consensus, Membership
@@ -34,6 +34,7 @@ from chain.pbft.inputs import (
     Submitted,
     TimerFired,
 )
+from chain.pbft.message_filter import MessageFilter
 from chain.pbft.messages import (
     Batch,
     Bodies,
@@ -47,6 +48,7 @@ from chain.pbft.messages import (
     NewView,
     Prepare,
     PrePrepare,
+    ReplicaMessage,
     StatusMessage,
     ViewChange,
 )
@@ -55,7 +57,7 @@ from chain.pbft.state_machine import StateMachine
 
 __all__ = ["Replica"]
 
-_Handler = Callable[[ReplicaState, Received], None]
+_Handler = Callable[[ReplicaState, Any], None]
 
 # Statements about the order of requests: they count in their own epoch only.
 _OF_THE_EPOCH: dict[type, _Handler] = {
@@ -165,7 +167,7 @@ class Replica:
         self._s.out = []
         return self._s
 
-    def _receive(self, item: Received) -> None:
+    def _receive(self, item: Received[ReplicaMessage]) -> None:
         kind = type(item.message)
         handler = _OF_THE_EPOCH.get(kind)
         if handler is not None:
@@ -194,59 +196,15 @@ class Replica:
         if s.halted:
             return s.out
         normal.settle(s)
-        if s.suspected and s.active and s.voting:
-            view_change.start(s, s.view + 1)
+        if s.view.suspected and s.view.active and s.voting:
+            view_change.start(s, s.view.number + 1)
         transfer.step(s)
         progress.watch_work(s)
         return s.out
 
-    def lacking(self, vote: Prepare | Commit) -> int:
-        """How many votes that say the same as this one can still change something: 0 if its
-        sequence number is prepared or committed with that very digest in that view. The host may
-        drop more than so many unverified; a vote that contradicts is never dropped so."""
-        log, key = self._s.log, (vote.view, vote.digest)
-        slot = log.get(vote.seq)
-        if isinstance(vote, Commit):
-            if slot is None:
-                return log.strong
-            return 0 if slot.committed == key else log.strong - slot.commits.counts.get(key, 0)
-        if slot is None:
-            return log.strong - 1
-        prepared = slot.prepared
-        if prepared is not None and (prepared.view, prepared.digest) == key:
-            return 0
-        return log.strong - 1 - slot.prepares.counts.get(key, 0)
-
-    def counts(self, vote: Prepare | Commit) -> bool:
-        """Whether this vote, if it holds, is one of those that `lacking` asks for. What its sender
-        has said before is none of them, nor what contradicts that, nor a primary's PREPARE: the
-        host must not drop another's vote for the sake of such a one."""
-        slot = self._s.log.get(vote.seq)
-        if isinstance(vote, Prepare) and vote.sender == self.membership.primary(vote.view):
-            return False
-        if slot is None:
-            return True
-        votes = slot.prepares.votes if isinstance(vote, Prepare) else slot.commits.votes
-        known = votes.get(vote.sender)
-        return known is None or known[0] < vote.view
-
-    def wants(self, seq: int, digest: bytes) -> bool:
-        """Whether the batch behind `digest` is missing. The host may drop any other BATCH unread:
-        each of its items would cost a check."""
-        slot = self._s.log.get(seq)
-        return slot is not None and slot.wants(digest)
-
-    def expects(self, message: PrePrepare) -> bool:
-        """Whether a PRE-PREPARE can still change something: it is of our view, or we follow the
-        view that we left, or its batch is missing. The host may drop any other unread. (One that
-        comes together with a NEW-VIEW above our view comes again.)"""
-        s = self._s
-        if message.epoch != s.epoch:
-            return message.epoch > s.epoch
-        if self.wants(message.seq, message.digest):
-            return True
-        current = message.view == s.view or (message.view < s.view and not s.active)
-        return current and s.log.admits(message.seq)
+    def message_filter(self) -> MessageFilter:
+        """For messages that the host verifies together: says which of them it need not verify."""
+        return MessageFilter(self._s)
 
     # What the host may look at, never change.
 
@@ -261,17 +219,17 @@ class Replica:
 
     @property
     def view(self) -> int:
-        return self._s.view
+        return self._s.view.number
 
     @property
     def active(self) -> bool:
         """False from sending a VIEW-CHANGE until its NEW-VIEW is accepted."""
-        return self._s.active
+        return self._s.view.active
 
     @property
     def primary(self) -> int:
         """The primary of `view`."""
-        return self._s.primary
+        return self._s.view.primary
 
     @property
     def executed(self) -> int:

@@ -9,6 +9,7 @@ from itertools import islice
 
 from chain.pbft.effects import Refusal, Refuse
 from chain.pbft.inputs import Received, Submitted
+from chain.pbft.log import Slot
 from chain.pbft.messages import Forward
 from chain.pbft.pool import OWN_CLIENTS
 from chain.pbft.state import ReplicaState
@@ -21,7 +22,7 @@ __all__ = [
     "on_submitted",
     "rescreen_fresh",
     "rescreen_later",
-    "wait_again",
+    "withdraw",
 ]
 
 # Requests, the oldest that wait here, that are handed to the primary. The others' turn comes when
@@ -39,14 +40,14 @@ def on_submitted(s: ReplicaState, item: Submitted) -> None:
     if reason is not None:
         s.out.append(Refuse(request.id, reason))
     elif _hands_over(s) and len(s.pool.fresh) <= FORWARDS_MAX:
-        s.send(s.primary, Forward(s.epoch, s.me, request.item))
+        s.send(s.view.primary, Forward(s.epoch, s.me, request.item))
 
 
 def _hands_over(s: ReplicaState) -> bool:
-    return s.active and s.voting and not s.is_primary
+    return s.view.active and s.voting and not s.is_primary
 
 
-def on_forward(s: ReplicaState, received: Received) -> None:
+def on_forward(s: ReplicaState, received: Received[Forward]) -> None:
     if not s.is_primary or s.pool.knows(received.requests[0].id):
         return
     _admit(s, received.requests[0], received.message.sender)
@@ -69,7 +70,7 @@ def rescreen_later(s: ReplicaState) -> None:
             if entry.source == OWN_CLIENTS:
                 s.out.append(Refuse(entry.request.id, reason))
         elif _hands_over(s):
-            s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))
+            s.send(s.view.primary, Forward(s.epoch, s.me, entry.request.item))
 
 
 def rescreen_fresh(s: ReplicaState) -> None:
@@ -79,11 +80,13 @@ def rescreen_fresh(s: ReplicaState) -> None:
             s.pool.drop(entry.request.id)
 
 
-def wait_again(s: ReplicaState, seq: int, requests: tuple[VerifiedRequest, ...]) -> None:
-    """The proposal of `seq` in which they stood came to nothing (a view change, another epoch)."""
-    for request in requests:
-        if s.pool.withdraw(request.id, seq) and not s.pool.knows(request.id):
-            s.pool.add(request, OWN_CLIENTS, s.state_machine.screen(request), s.now_us)
+def withdraw(s: ReplicaState, slot: Slot) -> None:
+    """Proposals for this number came to nothing (a view change, another epoch): requests that stood
+    in one wait again."""
+    for batch in slot.batches.values():
+        for request in batch.requests:
+            if s.pool.withdraw(request.id, slot.seq) and not s.pool.knows(request.id):
+                s.pool.add(request, OWN_CLIENTS, s.state_machine.screen(request), s.now_us)
 
 
 def forward_waiting(s: ReplicaState, *, new_primary: bool = False) -> None:
@@ -94,4 +97,4 @@ def forward_waiting(s: ReplicaState, *, new_primary: bool = False) -> None:
     for entry in islice(s.pool.fresh.values(), FORWARDS_MAX):
         entry.ticks = 0 if new_primary else entry.ticks + 1
         if entry.ticks & (entry.ticks - 1) == 0:
-            s.send(s.primary, Forward(s.epoch, s.me, entry.request.item))
+            s.send(s.view.primary, Forward(s.epoch, s.me, entry.request.item))

@@ -11,17 +11,18 @@ from __future__ import annotations
 from chain.pbft import normal, requests, transfer
 from chain.pbft.effects import Refuse, SendBatch, ServeBodies, ServeHeads, SetTimer, Timer
 from chain.pbft.inputs import Received
-from chain.pbft.log import Batched, Slot
+from chain.pbft.log import Slot
 from chain.pbft.messages import (
     Batch,
     FetchBatch,
     FetchBodies,
     FetchHeads,
+    Proposal,
     Signed,
     StatusMessage,
 )
 from chain.pbft.pool import OWN_CLIENTS
-from chain.pbft.state import ReplicaState, as_view_change
+from chain.pbft.state import ReplicaState
 
 __all__ = [
     "RESEND_BYTES_MAX",
@@ -32,7 +33,6 @@ __all__ = [
     "on_fetch_heads",
     "on_status",
     "on_tick",
-    "send_status",
 ]
 
 RESEND_BYTES_MAX = 1_048_576  # of batches, per answer to one STATUS
@@ -45,7 +45,7 @@ def on_tick(s: ReplicaState) -> None:
     s.tick += 1
     for peer in s.peers.values():
         peer.served = 0
-    send_status(s)
+    _send_status(s)
     for entry in s.pool.age_later():
         if entry.source == OWN_CLIENTS:
             s.out.append(Refuse(entry.request.id, "refused"))
@@ -56,33 +56,26 @@ def on_tick(s: ReplicaState) -> None:
     s.out.append(SetTimer(Timer.STATUS, s.consensus.status_interval_us))
 
 
-def send_status(s: ReplicaState) -> None:
+def _send_status(s: ReplicaState) -> None:
+    view = s.view
     proposed, prepared = [], []
     for slot in s.log.above(s.executed):
-        if slot.accepted is not None and slot.accepted.view == s.view:
+        if slot.accepted is not None and slot.accepted.view == view.number:
             proposed.append(slot.seq)
-            if slot.prepared is not None and slot.prepared.view == s.view:
+            if slot.prepared is not None and slot.prepared.view == view.number:
                 prepared.append(slot.seq)
-        elif slot.offer is not None and slot.offer.message.view == s.view:
+        elif slot.offer is not None and slot.offer.message.view == view.number:
             proposed.append(slot.seq)
-    held = (
-        []
-        if s.active
-        else [
-            sender
-            for sender, received in sorted(s.view_changes.items())
-            if as_view_change(received).view == s.view
-        ]
-    )
+    asking = [] if view.active else s.view_changes.asking_for(view.number)
     s.broadcast(
         StatusMessage(
             s.epoch,
             s.me,
-            s.view,
-            s.active,
+            view.number,
+            view.active,
             s.stable.seq,
             s.executed,
-            tuple(held),
+            tuple(received.message.sender for received in asking),
             tuple(proposed),
             tuple(prepared),
         )
@@ -105,9 +98,8 @@ def _fetch_missing(s: ReplicaState) -> None:
 # --- answering ---------------------------------------------------------------------------------
 
 
-def on_status(s: ReplicaState, received: Received) -> None:
+def on_status(s: ReplicaState, received: Received[StatusMessage]) -> None:
     status = received.message
-    assert isinstance(status, StatusMessage)
     peer = s.peer(status.sender)
     if 0 <= s.now_us - peer.status_us < s.consensus.status_interval_us // 2:
         return  # more often than anybody needs to tell
@@ -127,23 +119,23 @@ def on_status(s: ReplicaState, received: Received) -> None:
 
 
 def _resend_views(s: ReplicaState, status: StatusMessage) -> None:
-    behind = status.view < s.view
-    if s.active:
-        if s.new_view is not None and (behind or (status.view == s.view and not status.active)):
-            s.relay(status.sender, s.new_view)
+    view = s.view
+    behind, same = status.view < view.number, status.view == view.number
+    if view.active:
+        if view.new_view is not None and (behind or (same and not status.active)):
+            s.relay(status.sender, view.new_view)
         return
-    if not behind and (status.view != s.view or status.active):
+    if not behind and (not same or status.active):
         return
-    for sender, view_change_of in sorted(s.view_changes.items()):
+    for sender, received in sorted(s.view_changes.newest.items()):
         if sender != status.sender and (behind or sender not in status.view_changes):
-            s.relay(status.sender, view_change_of.signed)
+            s.relay(status.sender, received.signed)
 
 
 def _resend_checkpoint_votes(s: ReplicaState, status: StatusMessage) -> None:
-    own = s.checkpoint_votes.get(s.me, {})
-    for seq in sorted(own):
+    for seq, signed in s.checkpoint_votes.of(s.me):
         if seq > status.stable_seq:
-            s.relay(status.sender, own[seq][1])
+            s.relay(status.sender, signed)
 
 
 def _resend_log(s: ReplicaState, status: StatusMessage, stuck: int) -> None:
@@ -156,7 +148,7 @@ def _resend_log(s: ReplicaState, status: StatusMessage, stuck: int) -> None:
     bytes_left = RESEND_BYTES_MAX
     proposed, prepared = set(status.proposed), set(status.prepared)
     for slot in s.log.above(status.executed):
-        if slot.seq not in proposed and (everything or s.primary == s.me):
+        if slot.seq not in proposed and (everything or s.view.primary == s.me):
             bytes_left = _resend_batch(s, slot, status.sender, bytes_left)
         if everything and slot.committed is not None:
             votes = slot.commits.matching(*slot.committed)
@@ -174,30 +166,32 @@ def _in_turn(s: ReplicaState, stuck: int) -> bool:
 
 
 def _resend_batch(s: ReplicaState, slot: Slot, to: int, bytes_left: int) -> int:
-    """The accepted PRE-PREPARE with its batch, if that many bytes are left; how many then are."""
-    batch = slot.accepted and slot.batches.get(slot.accepted.digest)
-    if slot.accepted is None or not batch or batch.size > bytes_left:
+    """The accepted PRE-PREPARE with its batch, if it fits into `bytes_left`; gives what is left."""
+    batch, accepted = slot.accepted_batch, slot.accepted
+    if batch is None or accepted is None or batch.size > bytes_left:
         return bytes_left
-    _send_batch(s, to, slot.seq, batch, slot.accepted.signed)
+    _send_batch(s, to, slot, accepted.digest, accepted.signed)
     return bytes_left - batch.size
 
 
 def _send_batch(
-    s: ReplicaState, to: int, seq: int, batch: Batched, pre_prepare: Signed | None
+    s: ReplicaState, to: int, slot: Slot, digest: bytes, pre_prepare: Signed | None
 ) -> None:
-    """Attached to the PRE-PREPARE that named it, or alone."""
-    if not batch.raw and batch.fact_view is not None:
-        s.out.append(SendBatch(to, batch.fact_view, seq, pre_prepare))
+    """Attached to the PRE-PREPARE that named it, or alone. Nothing if we do not have it."""
+    batch = slot.batches.get(digest)
+    if batch is None or not batch.raw:
+        if digest in slot.stored:
+            s.out.append(SendBatch(to, slot.stored[digest], slot.seq, pre_prepare))
     elif pre_prepare is not None:
         s.relay(to, Signed(pre_prepare.body, pre_prepare.signature, batch.raw))
     else:
         s.send(to, Batch(s.epoch, s.me, batch.raw))
 
 
-def _own_votes(s: ReplicaState, slot: Slot, peer_prepared: bool) -> list[Signed]:
-    votes = [] if peer_prepared else [slot.prepares.votes.get(s.me)]
-    votes.append(slot.commits.votes.get(s.me))
-    return [vote[2] for vote in votes if vote is not None]
+def _own_votes(s: ReplicaState, slot: Slot, peer_prepared: bool) -> tuple[Signed, ...]:
+    prepare = None if peer_prepared else slot.prepares.votes.get(s.me)
+    votes = (prepare, slot.commits.votes.get(s.me))
+    return tuple(vote[2] for vote in votes if vote is not None)
 
 
 # --- fetches -----------------------------------------------------------------------------------
@@ -209,48 +203,37 @@ def _may_serve(s: ReplicaState, replica: int) -> bool:
     return peer.served <= SERVES_PER_TICK_MAX
 
 
-def on_fetch_batch(s: ReplicaState, received: Received) -> None:
+def on_fetch_batch(s: ReplicaState, received: Received[FetchBatch]) -> None:
     """With the PRE-PREPARE that brought it, if that is still known: it may convict its primary."""
     message = received.message
-    assert isinstance(message, FetchBatch)
-    slot = s.log.get(message.seq)
-    if slot is None:
+    slot, digest = s.log.get(message.seq), message.digest
+    if slot is None or (digest not in slot.batches and digest not in slot.stored):
         return
-    batch, voted_in = slot.batches.get(message.digest), slot.voted.get(message.digest)
-    if (batch is None and voted_in is None) or not _may_serve(s, message.sender):
-        return
-    if batch is None:
-        assert voted_in is not None
-        s.out.append(SendBatch(message.sender, voted_in, slot.seq, None))
+    if not _may_serve(s, message.sender):
         return
     accepted, named_by = slot.accepted, None
-    if accepted is not None and accepted.digest == message.digest and message.epoch == s.epoch:
+    if accepted is not None and accepted.digest == digest and message.epoch == s.epoch:
         named_by = accepted.signed
-    _send_batch(s, message.sender, slot.seq, batch, named_by)
+    _send_batch(s, message.sender, slot, digest, named_by)
 
 
-def on_batch(s: ReplicaState, received: Received) -> None:
+def on_batch(s: ReplicaState, received: Received[Batch]) -> None:
     """Taken only where its digest is wanted."""
-    message, proposal = received.message, received.proposal
-    assert isinstance(message, Batch)
+    proposal = received.proposal
     assert proposal is not None
     slot = s.log.get(proposal.seq)
-    if slot is None:
-        return
-    digest = proposal.digest_of(message.proposal)
-    if slot.wants(digest):
-        normal.give_batch(s, slot, digest, received)
+    digest = Proposal.digest_of(received.message.proposal)
+    if slot is not None and slot.wants(digest):
+        normal.take_batch(s, slot, digest, received)
 
 
-def on_fetch_heads(s: ReplicaState, received: Received) -> None:
+def on_fetch_heads(s: ReplicaState, received: Received[FetchHeads]) -> None:
     message = received.message
-    assert isinstance(message, FetchHeads)
     if message.start <= s.executed and _may_serve(s, message.sender):
         s.out.append(ServeHeads(message.sender, message.start))
 
 
-def on_fetch_bodies(s: ReplicaState, received: Received) -> None:
+def on_fetch_bodies(s: ReplicaState, received: Received[FetchBodies]) -> None:
     message = received.message
-    assert isinstance(message, FetchBodies)
     if message.start <= message.stop <= s.executed and _may_serve(s, message.sender):
         s.out.append(ServeBodies(message.sender, message.start, message.stop))

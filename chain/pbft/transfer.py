@@ -139,11 +139,10 @@ def _ask_rest(s: ReplicaState, piece: Piece, source: int) -> None:
 # --- heads -------------------------------------------------------------------------------------
 
 
-def on_heads(s: ReplicaState, received: Received) -> None:
+def on_heads(s: ReplicaState, received: Received[Heads]) -> None:
     """Heads that link up to a certified one. They may come unasked, as the answer to a STATUS:
     then the proof alone tells us how far behind we are."""
     message = received.message
-    assert isinstance(message, Heads)
     proof = _proof(received)
     if proof is None or not _of_our_epoch(s, received.checkpoints[0], message.start):
         return
@@ -167,13 +166,11 @@ def on_heads(s: ReplicaState, received: Received) -> None:
             return
 
 
-def _proof(received: Received) -> CheckpointProof | None:
-    message = received.message
-    assert isinstance(message, Heads)
+def _proof(received: Received[Heads]) -> CheckpointProof | None:
     if not received.checkpoints:
         return None
     first = received.checkpoints[0]
-    return CheckpointProof(first.seq, first.head, message.proof)
+    return CheckpointProof(first.seq, first.head, received.message.proof)
 
 
 def _of_our_epoch(s: ReplicaState, vote: Checkpoint, start: int) -> bool:
@@ -219,9 +216,8 @@ def _take_heads(
 # --- bodies ------------------------------------------------------------------------------------
 
 
-def on_bodies(s: ReplicaState, received: Received) -> None:
+def on_bodies(s: ReplicaState, received: Received[Bodies]) -> None:
     message = received.message
-    assert isinstance(message, Bodies)
     for interval in s.transfer.intervals:
         for piece in interval.pieces:
             answer = _answer(s, piece, message)
@@ -242,10 +238,9 @@ def _answer(s: ReplicaState, piece: Piece, message: Bodies) -> Fetched | None:
 
 
 def _take_bodies(
-    s: ReplicaState, interval: Interval, piece: Piece, answer: Fetched, received: Received
+    s: ReplicaState, interval: Interval, piece: Piece, answer: Fetched, received: Received[Bodies]
 ) -> None:
     message = received.message
-    assert isinstance(message, Bodies)
     blocks = message.blocks[: piece.stop - message.start + 1]
     if not blocks or _dribbles(answer, blocks[0]):
         s.transfer.silent.add(message.sender)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from chain.errors import PeerFault
 from chain.genesis import Membership
 from chain.keys import Scheme, digest
-from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
+from chain.pbft.inputs import Received
 from chain.pbft.messages import (
     Batch,
     Checkpoint,
@@ -96,7 +96,7 @@ class Verifier:
         self._signatures: _Memory[bool] = _Memory(SIGNATURES_REMEMBERED_MAX)
         self._requests: _Memory[VerifiedRequest] = _Memory(REQUESTS_REMEMBERED_MAX)
 
-    def verify(self, frame: bytes, sender: int) -> Received:
+    def verify(self, frame: bytes, sender: int) -> Received[ReplicaMessage]:
         """The message in `frame`, which came over the link of replica `sender`.
 
         Raises PeerFault. The code "unknown-epoch" means that this replica is behind (or the
@@ -105,7 +105,9 @@ class Verifier:
         signed = decode_signed(frame)
         return self.verify_message(decode_body(signed.body), signed, sender)
 
-    def verify_message(self, message: ReplicaMessage, signed: Signed, sender: int) -> Received:
+    def verify_message(
+        self, message: ReplicaMessage, signed: Signed, sender: int
+    ) -> Received[ReplicaMessage]:
         """The same for a frame that is decoded already."""
         relayed = isinstance(message, _RELAYED)
         if message.sender != sender and not relayed:
@@ -115,7 +117,7 @@ class Verifier:
         self._check_signature(message, signed, self._key(message), remember=relayed)
         return self._contents(message, signed)
 
-    def _contents(self, message: ReplicaMessage, signed: Signed) -> Received:
+    def _contents(self, message: ReplicaMessage, signed: Signed) -> Received[ReplicaMessage]:
         received = Received(message, signed)
         match message:
             case PrePrepare():
@@ -219,7 +221,7 @@ class Verifier:
 
     # --- digests and certificates --------------------------------------------------------------
 
-    def _pre_prepare(self, message: PrePrepare, signed: Signed) -> Received:
+    def _pre_prepare(self, message: PrePrepare, signed: Signed) -> Received[PrePrepare]:
         """The digest is recomputed over the attached batch, and the batch names its number."""
         if message.sender != self._members(message.epoch).primary(message.view):
             raise PeerFault("not-primary", f"{message.sender} is not primary of {message.view}")
@@ -258,7 +260,7 @@ class Verifier:
         epoch = decode_body(message.proof[0].body).epoch
         return self._checkpoints(message.proof, (epoch,))
 
-    def _prepared(self, proof: PreparedProof, message: ViewChange) -> VerifiedProof:
+    def _prepared(self, proof: PreparedProof, message: ViewChange) -> PrePrepare:
         """prepared(m, v, n): the primary's PRE-PREPARE and q-1 PREPAREs of distinct backups."""
         members = self._members(message.epoch)
         if len(proof.prepares) != members.quorum.strong - 1:
@@ -268,7 +270,6 @@ class Verifier:
         if first.sender != primary or first.view >= message.view:
             raise PeerFault("bad-certificate", f"PRE-PREPARE of {first.sender} in {first.view}")
         senders = {primary}
-        prepares = []
         for signed in proof.prepares:
             vote = self._nested(signed, Prepare, message.epoch)
             if (vote.view, vote.seq, vote.digest) != (first.view, first.seq, first.digest):
@@ -276,13 +277,11 @@ class Verifier:
             if vote.sender in senders:
                 raise PeerFault("bad-certificate", f"two votes of {vote.sender}")
             senders.add(vote.sender)
-            prepares.append(vote)
-        return VerifiedProof(first, tuple(prepares))
+        return first
 
-    def _view_change(self, message: ViewChange, signed: Signed) -> Received:
+    def _view_change(self, message: ViewChange, signed: Signed) -> Received[ViewChange]:
         """Its checkpoint may stand at the boundary where its epoch began, and then be certified
         by the epoch before. Checkpoint 0 is the genesis: nobody signs it."""
-        votes: tuple[Checkpoint, ...] = ()
         if message.stable_seq or message.stable_proof:
             epochs = (message.epoch, message.epoch - 1)
             votes = self._checkpoints(message.stable_proof, epochs)
@@ -290,9 +289,9 @@ class Verifier:
             if not votes or (votes[0].seq, votes[0].head) != claim:
                 raise PeerFault("bad-certificate", "the stable checkpoint is not proven")
         prepared = tuple(self._prepared(proof, message) for proof in message.prepared)
-        return Received(message, signed, view_change=VerifiedViewChange(votes, prepared))
+        return Received(message, signed, prepared=prepared)
 
-    def _new_view(self, message: NewView, signed: Signed) -> Received:
+    def _new_view(self, message: NewView, signed: Signed) -> Received[NewView]:
         """V: at least q sound VIEW-CHANGEs of distinct members for this very view. O: signed by
         the primary; whether it is what V decides is the core's question."""
         members = self._members(message.epoch)
@@ -316,6 +315,6 @@ class Verifier:
         return Received(
             message,
             signed,
-            new_view=tuple(view_changes),
-            new_pre_prepares=tuple(pre_prepares),
+            view_changes=tuple(view_changes),
+            pre_prepares=tuple(pre_prepares),
         )

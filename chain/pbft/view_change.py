@@ -1,27 +1,20 @@
 """View changes, the signed variant (OSDI'99, section 4.4; timers and joining: 4.5.2).
 
 Leaving a view, collecting VIEW-CHANGEs, making or checking a NEW-VIEW, entering. What a set of
-VIEW-CHANGEs decides is computed in `new_view`; messages lost are sent again by `status`.
+VIEW-CHANGEs decides is computed in `new_view`; lost messages are sent again by `status`.
 """
 
 from __future__ import annotations
 
 from chain.errors import PeerFault
-from chain.pbft import checkpoint, new_view, normal, progress, requests, view_timeout
+from chain.pbft import checkpoint, new_view, normal, progress, requests
 from chain.pbft.effects import Broadcast, CancelTimer, SetTimer, Timer
-from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
-from chain.pbft.log import Accepted, Batched, Equivocation
-from chain.pbft.messages import (
-    FetchBatch,
-    NewView,
-    PrePrepare,
-    Proposal,
-    Signed,
-    ViewChange,
-    encode,
-)
+from chain.pbft.inputs import Received
+from chain.pbft.log import Accepted, BatchContent
+from chain.pbft.messages import FetchBatch, NewView, PrePrepare, Proposal, Signed, ViewChange
 from chain.pbft.new_view import Decision
-from chain.pbft.state import ReplicaState, ViewFact, as_new_view, as_view_change
+from chain.pbft.state import ReplicaState
+from chain.pbft.votes import Equivocation
 
 __all__ = [
     "on_new_view",
@@ -37,85 +30,71 @@ __all__ = [
 
 def start(s: ReplicaState, view: int) -> None:
     """Leaves the current view and asks for `view`: durable, then VIEW-CHANGE."""
-    assert view > s.view
-    s.view, s.active, s.primary = view, False, s.membership.primary(view)
-    s.suspected = ""
-    s.watch = None
-    s.view_timer_runs = False
-    s.new_view = None
+    assert view > s.view.number
+    s.enter_view(view, active=False)
     s.out += [CancelTimer(Timer.VIEW), CancelTimer(Timer.HEARTBEAT)]
     s.observe("view-change", s.executed)
     received = _own_view_change(s)
-    s.persist("view", 0, 0, encode(ViewFact(s.epoch, view, False, received.signed)))
+    s.persist_view(received.signed)
     s.out.append(Broadcast(received.signed))
-    s.view_changes[s.me] = received
+    s.view_changes.add(received)
     _collected(s)
 
 
-def _own_view_change(s: ReplicaState) -> Received:
+def _own_view_change(s: ReplicaState) -> Received[ViewChange]:
     """P: the prepared certificate of the highest view for every number above h."""
-    proofs, opened = [], []
+    proofs, pre_prepares = [], []
     for slot in s.log.above(s.stable.seq):
         if slot.prepared is not None and slot.prepared_proof is not None:
+            view, digest = slot.prepared.view, slot.prepared.digest
+            primary = s.membership.primary(view)
             proofs.append(slot.prepared_proof)
-            certificate = slot.prepared
-            sender = s.membership.primary(certificate.view)
-            pre_prepare = PrePrepare(
-                s.epoch, sender, certificate.view, slot.seq, certificate.digest
-            )
-            opened.append(VerifiedProof(pre_prepare, ()))
-    stable = s.stable
-    message = ViewChange(
-        s.epoch, s.me, s.view, stable.seq, stable.head, stable.votes, tuple(proofs)
-    )
-    return Received(message, s.sign(message), view_change=VerifiedViewChange((), tuple(opened)))
+            pre_prepares.append(PrePrepare(s.epoch, primary, view, slot.seq, digest))
+    seq, head, votes = s.stable.seq, s.stable.head, s.stable.votes
+    message = ViewChange(s.epoch, s.me, s.view.number, seq, head, votes, tuple(proofs))
+    return Received(message, s.sign(message), prepared=tuple(pre_prepares))
 
 
 def on_timer(s: ReplicaState) -> None:
     """In an active view: has the primary failed? Waiting for a view: on to the next (4.5.2)."""
-    if s.active:
-        if reason := progress.undone(s):
-            view_timeout.failed(s)
-            s.suspected = reason
-    elif s.view_timer_runs:
-        view_timeout.failed(s)
-        start(s, s.view + 1)
+    if s.view.active:
+        if progress.has_timed_out(s):
+            s.timeout.failed(active=True)
+            s.view.suspected = True
+    elif s.view.new_view_timer_runs:
+        s.timeout.failed(active=False)
+        start(s, s.view.number + 1)
 
 
 # --- collecting --------------------------------------------------------------------------------
 
 
-def on_view_change(s: ReplicaState, received: Received) -> None:
-    """Each sender's newest is kept: a peer fills no more than its own place."""
-    message = as_view_change(received)
-    if message.view < s.view or (message.view == s.view and s.active):
+def on_view_change(s: ReplicaState, received: Received[ViewChange]) -> None:
+    if _is_old(s, received.message.view):
         return
-    known = s.view_change_of(message.sender)
-    if known is not None and known.view >= message.view:
-        first = s.view_changes[message.sender].signed
-        if known.view == message.view and first.body != received.signed.body:
-            s.accuse_equivocation(
-                Equivocation(message.sender, "view-change", first, received.signed)
-            )
+    stale = s.view_changes.stale(received)
+    if isinstance(stale, Equivocation):
+        s.accuse_equivocation(stale)
+    if stale:
         return
     try:
         new_view.check_window(received, s.consensus.log_window)
     except PeerFault as fault:
         # It alone is dropped: an honest one beside it counts all the same.
-        s.accuse(message.sender, fault.code, received.signed)
+        s.accuse(received.message.sender, fault.code, received.signed)
         return
-    s.view_changes[message.sender] = received
+    s.view_changes.add(received)
     _join(s)
     _collected(s)
 
 
-def _views_asked(s: ReplicaState) -> list[int]:
-    return [as_view_change(received).view for _, received in sorted(s.view_changes.items())]
+def _is_old(s: ReplicaState, view: int) -> bool:
+    return view < s.view.number or (view == s.view.number and s.view.active)
 
 
 def _join(s: ReplicaState) -> None:
     """f+1 ask for views above ours: an honest one among them. Join the smallest (4.5.2)."""
-    higher = [view for view in _views_asked(s) if view > s.view]
+    higher = s.view_changes.views(at_least=s.view.number + 1)
     if len(higher) >= s.quorum.weak and s.voting:
         start(s, min(higher))
 
@@ -123,13 +102,14 @@ def _join(s: ReplicaState) -> None:
 def _collected(s: ReplicaState) -> None:
     """The timer for NEW-VIEW starts when q ask for our view or a later one: a replica alone
     stays where it is, and views do not run apart (4.5.2)."""
-    if s.active or not s.voting:
+    view = s.view
+    if view.active or not s.voting:
         return
-    asked = [view for view in _views_asked(s) if view >= s.view]
-    if len(asked) >= s.quorum.strong and not s.view_timer_runs:
-        s.view_timer_runs = True
-        s.out.append(SetTimer(Timer.VIEW, s.timeout_us))
-    if s.primary == s.me and asked.count(s.view) >= s.quorum.strong:
+    asked = s.view_changes.views(at_least=view.number)
+    if len(asked) >= s.quorum.strong and not view.new_view_timer_runs:
+        view.new_view_timer_runs = True
+        s.out.append(SetTimer(Timer.VIEW, s.timeout.us))
+    if view.primary == s.me and asked.count(view.number) >= s.quorum.strong:
         _make_new_view(s)
 
 
@@ -137,70 +117,54 @@ def _collected(s: ReplicaState) -> None:
 
 
 def _make_new_view(s: ReplicaState) -> None:
-    chosen = [
-        received
-        for _, received in sorted(s.view_changes.items())
-        if as_view_change(received).view == s.view
-    ][: s.quorum.strong]
+    view = s.view.number
+    chosen = s.view_changes.asking_for(view)[: s.quorum.strong]
     decision = new_view.decide(chosen)
-    first = decision.checkpoint.seq + 1
-    entries = [
-        PrePrepare(s.epoch, s.me, s.view, seq, digest)
-        for seq, digest in enumerate(decision.ordered, start=first)
-    ]
-    pre_prepares = tuple(s.sign(entry) for entry in entries)
-    message = NewView(
-        s.epoch, s.me, s.view, tuple(received.signed for received in chosen), pre_prepares
+    pre_prepares = tuple(
+        s.sign(PrePrepare(s.epoch, s.me, view, seq, digest))
+        for seq, digest in enumerate(decision.ordered, start=decision.checkpoint.seq + 1)
     )
-    signed = s.sign(message)
-    s.persist("view", 0, 0, encode(ViewFact(s.epoch, s.view, True, signed)))
-    s.out.append(Broadcast(signed))
-    _enter(s, signed, decision, pre_prepares)
+    proof = tuple(received.signed for received in chosen)
+    message = NewView(s.epoch, s.me, view, proof, pre_prepares)
+    _enter(s, message, s.sign(message), decision)
 
 
-def on_new_view(s: ReplicaState, received: Received) -> None:
+def on_new_view(s: ReplicaState, received: Received[NewView]) -> None:
     """Every backup recomputes O from V and takes nothing else (4.4)."""
-    message = as_new_view(received)
-    if message.view < s.view or (message.view == s.view and s.active) or not s.voting:
+    message = received.message
+    if _is_old(s, message.view) or not s.voting:
         return
     try:
-        for view_change in received.new_view:
+        for view_change in received.view_changes:
             new_view.check_window(view_change, s.consensus.log_window)
-        decision = new_view.decide(list(received.new_view))
+        decision = new_view.decide(received.view_changes)
         if not new_view.matches(received, decision):
             raise PeerFault("bad-new-view", "O is not what V decides")
     except PeerFault as fault:
         s.accuse(message.sender, fault.code, received.signed)
-        if message.view == s.view:
-            start(s, s.view + 1)
+        if message.view == s.view.number:
+            start(s, s.view.number + 1)
         return
-    s.view, s.primary = message.view, message.sender
-    s.persist("view", 0, 0, encode(ViewFact(s.epoch, s.view, True, received.signed)))
-    _enter(s, received.signed, decision, message.pre_prepares)
+    _enter(s, message, received.signed, decision)
 
 
 # --- entering ----------------------------------------------------------------------------------
 
 
-def _enter(
-    s: ReplicaState, signed: Signed, decision: Decision, pre_prepares: tuple[Signed, ...]
-) -> None:
-    s.active = True
-    view_timeout.entered(s)
-    s.new_view = signed
-    s.view_timer_runs = False
-    s.suspected = ""
-    s.view_changes = {
-        sender: received
-        for sender, received in sorted(s.view_changes.items())
-        if as_view_change(received).view > s.view
-    }
+def _enter(s: ReplicaState, message: NewView, signed: Signed, decision: Decision) -> None:
+    """Durable; then, if we are its primary, NEW-VIEW."""
+    s.enter_view(message.view, active=True, new_view=signed)
+    s.timeout.entered(s.now_us)
+    s.view_changes.forget(message.view)
+    s.persist_view(signed)
+    if s.is_primary:
+        s.out.append(Broadcast(signed))
     s.observe("view", s.executed)
     _drop_unordered(s)
     checkpoint.prove(s, decision.checkpoint)
     if s.halted:
         return
-    missing = order(s, decision, pre_prepares)
+    missing = order(s, decision, message.pre_prepares)
     for seq, digest in missing:
         s.broadcast(FetchBatch(s.epoch, s.me, seq, digest))
     progress.entered(s)
@@ -210,15 +174,12 @@ def _enter(
 def _drop_unordered(s: ReplicaState) -> None:
     """Proposals of older views count no more; their requests wait again. Certificates stay."""
     for slot in s.log.above(0):
-        if slot.seq > s.executed and slot.accepted is not None:
-            batch = slot.batches.get(slot.accepted.digest)
-            if batch is not None:
-                requests.wait_again(s, slot.seq, batch.requests)
-        slot.offer = slot.offer if slot.offer and slot.offer.message.view == s.view else None
+        if slot.seq > s.executed:
+            requests.withdraw(s, slot)
+        if slot.offer is not None and slot.offer.message.view != s.view.number:
+            slot.offer = None
         slot.accepted = None
         slot.ordered = None
-    s.waited = None
-    s.last_time_us = s.time_us
 
 
 def order(
@@ -230,18 +191,18 @@ def order(
     """
     missing = []
     first = decision.checkpoint.seq + 1
-    s.next_seq = max(first, s.executed + 1)
+    s.view.next_seq = max(first, s.executed + 1)
     entries = zip(decision.ordered, pre_prepares, strict=True)
     for seq, (digest, signed) in enumerate(entries, start=first):
         if not s.log.admits(seq):
             continue
         slot = s.log.slot(seq)
-        if slot.accepted is not None and slot.accepted.view == s.view:
+        if slot.accepted is not None and slot.accepted.view == s.view.number:
             continue  # restored after a restart
-        slot.ordered = Accepted(s.view, digest, signed)
+        slot.ordered = Accepted(s.view.number, digest, signed)
         if digest == new_view.null_digest(seq):
             null = Proposal.null(seq)
-            slot.batches.setdefault(digest, Batched(null.encode(), null, ()))
+            slot.batches.setdefault(digest, BatchContent(null.encode(), null, ()))
         normal.accept_ordered(s, slot)
         if slot.wants(digest):
             missing.append((seq, digest))

@@ -15,7 +15,7 @@ import msgspec
 from chain.genesis import Membership
 from chain.keys import Signer
 from chain.pbft.effects import Broadcast, Durable, Effect, Persist, Send
-from chain.pbft.messages import ReplicaMessage, Signed, decode_body, encode, signed_bytes
+from chain.pbft.messages import ReplicaMessage, Signed, decode_body, sign
 from nodes.byzantine.conspiracy import Conspiracy
 from nodes.replica.driver import Delayed
 
@@ -97,8 +97,7 @@ class Misbehaviour:
         return [replica for replica in self._membership().ids if replica != self.me]
 
     def sign(self, message: ReplicaMessage, attachment: bytes = b"") -> Signed:
-        body = encode(message)
-        return Signed(body, self._signer.sign(signed_bytes(self.network, body)), attachment)
+        return sign(self._signer, self.network, message, attachment)
 
 
 def resigned(effect: Sent, signed: Signed) -> Sent:

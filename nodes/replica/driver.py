@@ -59,7 +59,7 @@ from chain.pbft.messages import (
     Signed,
     decode_signed,
     encode,
-    signed_bytes,
+    sign,
 )
 from chain.pbft.replica import Replica
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
@@ -200,7 +200,7 @@ class Driver:
 
     def _send(self, party: int, message: ReplicaMessage) -> None:
         """Served state. The driver signs it, because the core does not see the store."""
-        self._carry_out([Send(party, self._sign(message))])
+        self._carry_out([Send(party, sign(self._signer, self._network, message))])
 
     def _answer(self) -> None:
         """Hands the core the results of Execute and Install before any other input."""
@@ -269,10 +269,6 @@ class Driver:
         """Every other member, and one that is being added: it follows before it votes."""
         ids = {*self._core.membership.ids, *self._application.decided_membership.ids}
         return sorted(ids - {self._me})
-
-    def _sign(self, message: ReplicaMessage) -> Signed:
-        body = encode(message)
-        return Signed(body, self._signer.sign(signed_bytes(self._network, body)))
 
     def _execute(self, effect: Execute) -> None:
         application = self._application

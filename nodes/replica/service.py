@@ -20,22 +20,18 @@ from chain.ledger.item import make_item, open_items
 from chain.ledger.ledger import Ledger
 from chain.pbft.effects import Effect, Send
 from chain.pbft.inputs import Input, Received, Submitted
+from chain.pbft.message_filter import MessageFilter
 from chain.pbft.messages import (
-    Batch,
     Busy,
     ClientMessage,
-    Commit,
     Denied,
     Endorsement,
     EndorseRequest,
-    Prepare,
-    PrePrepare,
-    Proposal,
+    ReplicaMessage,
     StatusMessage,
     Submit,
     Subscribe,
     decode_body,
-    decode_proposal,
     decode_signed,
 )
 from chain.pbft.replica import Replica
@@ -56,21 +52,12 @@ class Superfluous(msgspec.Struct, frozen=True):
 
 
 # A frame after verification: what it was, or why it is refused.
-Verified = Received | VerifiedRequest | Subscribe | Superfluous | PeerFault
+Verified = Received[ReplicaMessage] | VerifiedRequest | Subscribe | Superfluous | PeerFault
 
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
 _MEMBERSHIPS_MAX = 64  # past epochs whose messages can still be verified
 _NOT_BLAMED = "unknown-epoch"
 _SUPERFLUOUS = Superfluous()
-
-
-class _Votes:
-    """Votes that were verified together and hold. `alike`: whose count, of those that say the same
-    (kind, epoch, view, sequence number, digest); only a sender's first on a number may."""
-
-    def __init__(self) -> None:
-        self.alike: dict[tuple[type, int, int, int, bytes], set[int]] = {}
-        self.voted: set[tuple[type, int, int, int]] = set()
 
 
 class Service:
@@ -158,9 +145,9 @@ class Service:
         verified: list[tuple[Party, Verified]] = []
         places: list[int] = []
         items: list[bytes] = []
-        votes = _Votes()
+        message_filter = self.core.message_filter()
         for party, frame in frames:
-            one = self._verify_frame(party, frame, votes)
+            one = self._verify_frame(party, frame, message_filter)
             if isinstance(one, Submit):
                 places.append(len(verified))
                 items.append(make_item(one.request))
@@ -171,38 +158,21 @@ class Service:
                 verified[place] = verified[place][0], request
         return verified
 
-    def _verify_frame(self, party: Party, frame: bytes, votes: _Votes) -> Verified | Submit:
-        """`votes` are those that were verified with this frame."""
+    def _verify_frame(
+        self, party: Party, frame: bytes, message_filter: MessageFilter
+    ) -> Verified | Submit:
         try:
             if not isinstance(party, int):
                 return self._read_client(frame)
             signed = decode_signed(frame)
             message = decode_body(signed.body)
-            if isinstance(message, Batch | PrePrepare) and not self._wanted(message):
-                return _SUPERFLUOUS
-            if not isinstance(message, Prepare | Commit):
-                return self._verifier.verify_message(message, signed, party)
-            key = (type(message), message.epoch, message.view, message.seq, message.digest)
-            alike = votes.alike.setdefault(key, set())
-            # q of n are enough: checking the others would cost as much as the first q.
-            if self.core.lacking(message) <= len(alike):
+            if message_filter.superfluous(message):
                 return _SUPERFLUOUS
             received = self._verifier.verify_message(message, signed, party)
-            voter = (type(message), message.epoch, message.seq, message.sender)
-            if voter not in votes.voted:
-                votes.voted.add(voter)
-                if self.core.counts(message):
-                    alike.add(message.sender)
+            message_filter.verified(message)
         except PeerFault as fault:
             return fault
         return received
-
-    def _wanted(self, message: Batch | PrePrepare) -> bool:
-        """What else comes by the megabyte would cost a check for each of its items."""
-        if isinstance(message, PrePrepare):
-            return self.core.expects(message)
-        batch = message.proposal
-        return self.core.wants(decode_proposal(batch).seq, Proposal.digest_of(batch))
 
     def step(self, arrived: Iterable[tuple[Party, Verified]], fired: Sequence[str] = ()) -> None:
         """Handles timers that fired and frames that were verified; persists, then sends. Raises
@@ -247,7 +217,11 @@ class Service:
             self.clients.left(party)
 
     def _take(
-        self, received: Received, party: Party, inputs: list[Input], effects: list[Effect]
+        self,
+        received: Received[ReplicaMessage],
+        party: Party,
+        inputs: list[Input],
+        effects: list[Effect],
     ) -> None:
         """A replica's message goes to the core or the endorser; abstention observes it too."""
         message = received.message

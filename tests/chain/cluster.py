@@ -44,7 +44,6 @@ from chain.pbft.inputs import (
     Input,
     Installed,
     InstallFailed,
-    Received,
     Submitted,
     TimerFired,
 )
@@ -589,7 +588,7 @@ class Cluster:
         if not node.alive:
             return
         try:
-            received: Received = node.verifier.verify(frame, source)
+            received = node.verifier.verify(frame, source)
         except PeerFault as fault:
             self.faults.append((source, fault.code))
             return

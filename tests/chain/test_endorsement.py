@@ -134,7 +134,7 @@ def test_the_first_authentication_refuses_with_the_reason_signed() -> None:
     assert world.scheme.verify(spki, signed_bytes(world.network, body), signature)
 
 
-def reject(world: World, replica: int, request: bytes, reason: str) -> Received:
+def reject(world: World, replica: int, request: bytes, reason: str) -> Received[Endorsement]:
     message = Endorsement(0, replica, request=request, accepted=False, reason=reason)
     body = encode(message)
     signature = world.replicas[replica].sign(signed_bytes(world.network, body))

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.pbft.log import Accepted, Equivocation, Fact, Log, Slot, Votes
+from chain.pbft.log import Accepted, Fact, Log, Slot
 from chain.pbft.messages import Commit, Prepare, Signed
+from chain.pbft.votes import Equivocation, Votes
 from chain.quorum import Quorum
 
 A, B = b"a" * 32, b"b" * 32
@@ -101,11 +102,11 @@ def test_a_fact_of_equivocation_carries_both_votes() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from([A, B]))))
 def test_counts_always_are_what_the_votes_say(votes: list[Vote]) -> None:
     """Each sender holds one place; the counts are those of the votes held, nothing more."""
-    tally = Votes()
+    votes_held = Votes("prepare")
     for sender, view, digest in votes:
-        tally.add(sender, view, digest, signed(sender, view, digest))
-    held = [(view, digest) for view, digest, _ in tally.votes.values()]
-    assert tally.counts == {key: held.count(key) for key in held}
+        votes_held.add(sender, view, digest, signed(sender, view, digest))
+    held = [(view, digest) for view, digest, _ in votes_held.votes.values()]
+    assert votes_held.counts == {key: held.count(key) for key in held}
     assert len(held) <= 4
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
-from chain.pbft.inputs import Received, VerifiedProof, VerifiedViewChange
+from chain.pbft.inputs import Received
 from chain.pbft.messages import NewView, PrePrepare, Signed, ViewChange
 from chain.pbft.new_view import check_window, decide, matches, null_digest
 
@@ -17,13 +17,12 @@ NOTHING = Signed(b"", b"s" * 64)
 Proofs = dict[int, tuple[int, bytes]]  # seq -> view, digest
 
 
-def view_change(sender: int, stable: int, proofs: Proofs) -> Received:
+def view_change(sender: int, stable: int, proofs: Proofs) -> Received[ViewChange]:
     message = ViewChange(0, sender, 5, stable, b"h" * 32, (), ())
     entries = tuple(
-        VerifiedProof(PrePrepare(0, view, view, seq, digest), ())
-        for seq, (view, digest) in proofs.items()
+        PrePrepare(0, view, view, seq, digest) for seq, (view, digest) in proofs.items()
     )
-    return Received(message, NOTHING, view_change=VerifiedViewChange((), entries))
+    return Received(message, NOTHING, prepared=entries)
 
 
 TABLE: list[tuple[str, list[tuple[int, Proofs]], int, list[bytes | None]]] = [
@@ -98,17 +97,17 @@ def test_any_other_o_is_refused(drawn: list[tuple[int, Proofs]], where: int, how
     assert not matches(_new_view(wrong), decision)
 
 
-def _new_view(ordered: list[PrePrepare]) -> Received:
+def _new_view(ordered: list[PrePrepare]) -> Received[NewView]:
     message = NewView(0, 1, 5, (), ())
-    return Received(message, NOTHING, new_pre_prepares=tuple(ordered))
+    return Received(message, NOTHING, pre_prepares=tuple(ordered))
 
 
 @pytest.mark.parametrize(
     ("stable", "seqs"), [(8, [8]), (8, [3]), (0, [17]), (0, [2, 1]), (0, [1, 1])]
 )
 def test_certificates_outside_the_window_or_out_of_order(stable: int, seqs: list[int]) -> None:
-    entries = tuple(VerifiedProof(PrePrepare(0, 0, 0, seq, A), ()) for seq in seqs)
+    entries = tuple(PrePrepare(0, 0, 0, seq, A) for seq in seqs)
     message = ViewChange(0, 1, 5, stable, A, (), ())
-    received = Received(message, NOTHING, view_change=VerifiedViewChange((), entries))
+    received = Received(message, NOTHING, prepared=entries)
     with pytest.raises(PeerFault):
         check_window(received, 16)

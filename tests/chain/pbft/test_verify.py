@@ -101,12 +101,11 @@ def test_what_is_true_passes_with_its_contents() -> None:
     verify = world.verifier.verify
     assert verify(encode(proposed()), 0).requests[0].operation == "a"
     assert verify(encode(signed(Forward(0, 2, item("b")))), 2).requests[0].operation == "b"
-    opened = verify(encode(signed(view_change(3))), 3).view_change
-    assert opened is not None
-    assert [proof.pre_prepare.seq for proof in opened.prepared] == [9, 10]
+    prepared = verify(encode(signed(view_change(3))), 3).prepared
+    assert [pre_prepare.seq for pre_prepare in prepared] == [9, 10]
     received = verify(encode(signed(new_view())), 1)
-    assert len(received.new_view) == 3
-    assert [entry.seq for entry in received.new_pre_prepares] == [9, 10]
+    assert len(received.view_changes) == 3
+    assert [entry.seq for entry in received.pre_prepares] == [9, 10]
 
 
 VOTE = Prepare(0, 1, 0, 1, A)

@@ -57,7 +57,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "commit-after-leaving-the-view",
         "chain.pbft.normal",
-        "if s.active and s.voting and certificate.view == s.view:",
+        "if s.view.active and s.voting and certificate.view == s.view.number:",
         "if s.voting:",
         faults="network",
         budget=1000,
@@ -84,7 +84,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "view-unchecked",
         "chain.pbft.view_change",
-        "if message.view < s.view or (message.view == s.view and s.active) or not s.voting:",
+        "if _is_old(s, message.view) or not s.voting:",
         "if not s.voting:",
         faults="network",
         budget=1000,
@@ -104,7 +104,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "prepare-not-persisted",
         "chain.pbft.normal",
-        's.persist("proposal", view, slot.seq, encode(durable))',
+        's.persist("proposal", entry.view, slot.seq, encode(signed))',
         "pass",
         faults="none",
     ),
@@ -125,7 +125,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "restart-forgets-its-prepares",
         "chain.pbft.recovery",
-        "if message.view == s.view or not s.active:",
+        "if message.view == s.view.number or not s.view.active:",
         "if False:",
         faults="crash",
         known=4,
@@ -142,8 +142,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "restart-forgets-its-view",
         "chain.pbft.recovery",
-        "s.view, s.active = fact.view, fact.active",
-        "pass",
+        "s.enter_view(fact.view, active=fact.active, ",
+        "s.enter_view(0, active=True, ",
         faults="crash",
         budget=1000,
         known=26,
@@ -200,7 +200,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "restart-forgets-its-epoch",
         "chain.pbft.recovery",
-        "        membership.switch(s)",
+        "        membership.switch(s, s.pending)",
         "        pass",
         faults="membership",
         known=24,
@@ -215,8 +215,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "checkpoint-with-one-vote",
         "chain.pbft.checkpoint",
-        "if len(matching) >= s.quorum.strong:",
-        "if len(matching) >= 1:",
+        "elif count >= s.quorum.strong:",
+        "elif count >= 1:",
         byzantine=(("forge-checkpoint", 1),),
         faults="none",
         known=1,
@@ -264,8 +264,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "certificates-of-one-view-change-only",
         "chain.pbft.new_view",
-        "    for received in view_changes:\n        assert",
-        "    for received in view_changes[:1]:\n        assert",
+        "    for received in view_changes:\n",
+        "    for received in view_changes[:1]:\n",
         faults="network",
         budget=1500,
         known=318,
@@ -302,7 +302,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "view-change-never-sent-again",
         "chain.pbft.status",
-        "s.relay(status.sender, view_change_of.signed)",
+        "s.relay(status.sender, received.signed)",
         "pass",
         faults="network",
         budget=400,
@@ -319,9 +319,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "timer-never-doubled",
-        "chain.pbft.state",
-        "return min(doubled, consensus.view_timeout_us_max)",
-        "return consensus.view_timeout_us",
+        "chain.pbft.view_timeout",
+        "return min(doubled, self._consensus.view_timeout_us_max)",
+        "return self._consensus.view_timeout_us",
         faults="cpu",
         budget=400,
         known=154,
@@ -346,7 +346,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "proposal-time-unchecked",
         "chain.pbft.proposal_check",
-        "if time_us > max(s.now_us + consensus.precision_us, s.last_time_us + 1):",
+        "if time_us > max(s.now_us + consensus.precision_us, last_time_us + 1):",
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",

@@ -1,0 +1,106 @@
+"""What cannot change anything is dropped before its signature is checked.
+
+Votes beyond a quorum, batches that nobody asked for, proposals of other views: checking them would
+cost as much as the first q votes, or a signature check for each item of a batch. This is the one
+place that decides it. The host asks before it verifies.
+"""
+
+from __future__ import annotations
+
+from chain.pbft.messages import (
+    Batch,
+    Commit,
+    Prepare,
+    PrePrepare,
+    Proposal,
+    ReplicaMessage,
+    decode_proposal,
+)
+from chain.pbft.state import ReplicaState
+
+__all__ = ["MessageFilter"]
+
+_Vote = Prepare | Commit
+
+
+class MessageFilter:
+    """For messages that are verified together, before the core has seen any of them."""
+
+    def __init__(self, s: ReplicaState) -> None:
+        self._s = s
+        # Verified votes: who said the same (kind, epoch, view, number, digest), and who spoke.
+        self._equal: dict[tuple[type[_Vote], int, int, int, bytes], set[int]] = {}
+        self._voted: set[tuple[type[_Vote], int, int, int]] = set()
+
+    def superfluous(self, message: ReplicaMessage) -> bool:
+        """Whether the host may drop it unread. Raises PeerFault for a batch that is none."""
+        match message:
+            case Prepare() | Commit():
+                return self._lacking(message) <= len(self._equal.get(_key(message), ()))
+            case PrePrepare():
+                return not self._expects(message)
+            case Batch():
+                seq, digest = decode_proposal(message.proposal).seq, message.proposal
+                return not self._wants(seq, Proposal.digest_of(digest))
+            case _:
+                return False
+
+    def verified(self, message: ReplicaMessage) -> None:
+        """To be called for each message that was verified after all. Only a sender's first vote on
+        a number may count."""
+        if not isinstance(message, Prepare | Commit):
+            return
+        voter = (type(message), message.epoch, message.seq, message.sender)
+        if voter not in self._voted:
+            self._voted.add(voter)
+            if self._counts(message):
+                self._equal.setdefault(_key(message), set()).add(message.sender)
+
+    def _lacking(self, vote: _Vote) -> int:
+        """How many votes equal to this one can still change something: 0 if its number is prepared
+        or committed with that digest in that view."""
+        log, key = self._s.log, (vote.view, vote.digest)
+        slot = log.get(vote.seq)
+        if isinstance(vote, Commit):
+            if slot is None:
+                return log.strong
+            return 0 if slot.committed == key else log.strong - slot.commits.counts.get(key, 0)
+        if slot is None:
+            return log.strong - 1
+        prepared = slot.prepared
+        if prepared is not None and (prepared.view, prepared.digest) == key:
+            return 0
+        return log.strong - 1 - slot.prepares.counts.get(key, 0)
+
+    def _counts(self, vote: _Vote) -> bool:
+        """Whether this vote is one of those that `_lacking` speaks of. What its sender has said
+        before is not, nor what contradicts that, nor a primary's PREPARE: another's vote must not
+        be dropped for the sake of such a one."""
+        slot = self._s.log.get(vote.seq)
+        if isinstance(vote, Prepare) and vote.sender == self._s.membership.primary(vote.view):
+            return False
+        if slot is None:
+            return True
+        votes = slot.prepares.votes if isinstance(vote, Prepare) else slot.commits.votes
+        known = votes.get(vote.sender)
+        return known is None or known[0] < vote.view
+
+    def _wants(self, seq: int, digest: bytes) -> bool:
+        slot = self._s.log.get(seq)
+        return slot is not None and slot.wants(digest)
+
+    def _expects(self, message: PrePrepare) -> bool:
+        """It is of our view, or we follow the view that we left, or its batch is missing. (One that
+        comes together with a NEW-VIEW above our view comes again.)"""
+        s = self._s
+        if message.epoch != s.epoch:
+            return message.epoch > s.epoch
+        if self._wants(message.seq, message.digest):
+            return True
+        view = s.view
+        current = message.view == view.number or (message.view < view.number and not view.active)
+        return current and s.log.admits(message.seq)
+
+
+def _key(vote: _Vote) -> tuple[type[_Vote], int, int, int, bytes]:
+    return type(vote), vote.epoch, vote.view, vote.seq, vote.digest
