@@ -1,16 +1,23 @@
 """Practical Byzantine fault tolerance as a pure, synchronous state machine.
 
-The contract between the core and its host (the driver in `nodes/replica/driver.py`, the simulator,
-a test) is short:
+`replica.Replica` is the core. Its host is the driver in `nodes/replica/driver.py`, or a test. The
+contract between the two:
 
-1. The host verifies bytes (`chain.pbft.verify`) and hands the core one `Input` and the wall time:
-   `effects = replica.handle(input, now_us)`.
-2. The host carries the effects out **in order**. Everything in a `Persist`, and every block before
-   a `Sync`, is durable before any later `Send` or `Broadcast` of the same list leaves: persist,
-   then send. A host may handle several inputs before it syncs once, as long as that order holds.
-3. `Execute` and `Install` are answered by the inputs `Executed` and `Installed`.
-4. After a crash the host builds a new replica from what it persisted and calls `start`.
+1. The host verifies bytes with `verify.Verifier`. The core trusts a `Received` in that, and in
+   nothing else. `message_filter` says what need not be verified.
+2. For each `Input` the host calls `effects = replica.handle(input, now_us)`, one at a time.
+   `now_us` is the wall time. The core reads no clock, file, socket or random number.
+3. The host carries the effects out **in order**: persist, then send. Everything in a `Persist`, and
+   every block before a `Sync`, is durable before any later `Send` or `Broadcast` of the same list
+   leaves. A host may handle several inputs before it syncs once, as long as that order holds.
+4. The host answers `Execute` with the input `Executed`, and `Install` with `Installed` or
+   `InstallFailed`. A timer that fires becomes `TimerFired`.
+5. After a crash the host builds a new replica from what it persisted, and calls `start`.
+
+What happens to a message inside: `replica` finds its handler. Handlers count votes, keep what has
+to wait, and answer. `Replica._settle` then accepts, executes, proposes, leaves a view or fetches
+blocks, whatever has become possible.
 
 Sources: Castro & Liskov, "Practical Byzantine Fault Tolerance" (OSDI'99) and "... and Proactive
-Recovery" (TOCS'02), and Castro's thesis (MIT-LCS-TR-817); branches cite the section.
+Recovery" (TOCS'02), and Castro's thesis (MIT-LCS-TR-817). Branches cite the section.
 """

@@ -5,36 +5,32 @@ Plain notes; what is done about them is in `transfer`.
 
 from __future__ import annotations
 
+import msgspec
+
 from chain.block import Block
 from chain.pbft.messages import CheckpointProof, Signed
 
 __all__ = ["Fetched", "Interval", "Piece", "Transfer"]
 
 
-class Fetched:
-    """What one source has given of a piece, from its start on; its last message, and the size of
-    that."""
+class Fetched(msgspec.Struct, eq=False):
+    """The blocks that one source has given of a piece, from its start on. `evidence` is its last
+    message, `size` the bytes of the blocks in that."""
 
-    __slots__ = ("blocks", "evidence", "size")
-
-    def __init__(self) -> None:
-        self.blocks: list[Block] = []
-        self.evidence: Signed | None = None
-        self.size = 0
+    blocks: list[Block] = []
+    evidence: Signed | None = None
+    size: int = 0
 
 
-class Piece:
-    """Blocks `start`..`stop` of one interval. `answers` are of all that were asked, `source` is
-    the last of them: where messages take longer than our patience, others' come late."""
+class Piece(msgspec.Struct, eq=False):
+    """Blocks `start`..`stop` of one interval. `source` was asked last, at tick `asked`. `answers`
+    are of all that were asked: over slow links an answer comes after another source was asked."""
 
-    __slots__ = ("answers", "asked", "source", "start", "stop")
-
-    def __init__(self, start: int, stop: int) -> None:
-        self.start = start
-        self.stop = stop
-        self.source = -1
-        self.asked = -1
-        self.answers: dict[int, Fetched] = {}
+    start: int
+    stop: int
+    source: int = -1
+    asked: int = -1
+    answers: dict[int, Fetched] = {}
 
     @property
     def whole(self) -> int | None:
@@ -44,33 +40,32 @@ class Piece:
         return next(full, None)
 
 
-class Interval:
-    __slots__ = ("asked", "heads", "pieces", "proof", "source", "start", "stop")
+class Interval(msgspec.Struct, eq=False):
+    """Blocks `start`..`stop`, at a checkpoint. Without `proof`, its heads are not here yet."""
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.start = start
-        self.stop = stop
-        self.source = -1
-        self.asked = -1
-        self.heads: tuple[bytes, ...] = ()
-        self.proof: CheckpointProof | None = None
-        self.pieces: list[Piece] = []
+    start: int
+    stop: int
+    source: int = -1
+    asked: int = -1
+    heads: tuple[bytes, ...] = ()
+    proof: CheckpointProof | None = None
+    pieces: list[Piece] = []
 
     def head(self, seq: int) -> bytes:
         return self.heads[seq - self.start]
 
 
-class Transfer:
-    """What is being fetched. `running` from the first fetch until the proven checkpoint."""
+class Transfer(msgspec.Struct, eq=False):
+    """`running` from the first fetch until the proven checkpoint. `probing`: we have asked what
+    comes after the last interval, and expect nothing."""
 
-    def __init__(self) -> None:
-        self.running = False
-        self.probing = False  # asked what comes after the last interval, expecting nothing
-        self.intervals: list[Interval] = []
-        self.installing: Piece | None = None
-        self.turn = 0
-        self.liars: set[int] = set()
-        self.silent: set[int] = set()
+    running: bool = False
+    probing: bool = False
+    intervals: list[Interval] = []
+    installing: Piece | None = None
+    turn: int = 0
+    liars: set[int] = set()
+    silent: set[int] = set()
 
     def source(self, candidates: list[int]) -> int:
         """The next in turn; liars and the silent come back when nobody else is left."""

@@ -24,21 +24,19 @@ class Fact(Enum):
     COMMITTED = "committed"
 
 
-class BatchContent:
+class BatchContent(msgspec.Struct, eq=False):
     """The batch behind a digest. `raw` is its encoding, empty when only the store has it.
 
     After execution it is only there to serve others, and `proposal` and `requests` are gone.
     """
 
-    __slots__ = ("proposal", "raw", "requests", "size")
+    raw: bytes
+    proposal: Proposal | None
+    requests: tuple[VerifiedRequest, ...]
+    size: int = 0
 
-    def __init__(
-        self, raw: bytes, proposal: Proposal, requests: tuple[VerifiedRequest, ...]
-    ) -> None:
-        self.raw = raw
-        self.size = len(raw)
-        self.proposal: Proposal | None = proposal
-        self.requests = requests
+    def __post_init__(self) -> None:
+        self.size = len(self.raw)
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -63,37 +61,24 @@ class Offer(msgspec.Struct, frozen=True):
         return BatchContent(self.signed.attachment, self.proposal, self.requests)
 
 
-class Slot:
-    """Everything about one sequence number."""
+class Slot(msgspec.Struct, eq=False):
+    """Everything about one sequence number.
 
-    __slots__ = (
-        "accepted",
-        "batches",
-        "commits",
-        "committed",
-        "offer",
-        "ordered",
-        "prepared",
-        "prepared_proof",
-        "prepares",
-        "seq",
-        "stored",
-    )
+    Batches are found by digest: in memory (`batches`) and in the store. There, our durable
+    "proposal" fact of the view in `stored` has the batch attached, since that is how we voted.
+    """
 
-    def __init__(self, seq: int) -> None:
-        self.seq = seq
-        self.accepted: Accepted | None = None
-        self.offer: Offer | None = None
-        self.ordered: Accepted | None = None  # by a NEW-VIEW; waits for its batch
-        # Batches by digest: in memory, and in the store. There, our durable "proposal" fact of
-        # the given view has the batch attached: that is how it was voted for.
-        self.batches: dict[bytes, BatchContent] = {}
-        self.stored: dict[bytes, int] = {}
-        self.prepares = Votes("prepare")
-        self.commits = Votes("commit")
-        self.prepared: Accepted | None = None  # of the highest view that prepared here
-        self.prepared_proof: PreparedProof | None = None
-        self.committed: tuple[int, bytes] | None = None  # view, digest
+    seq: int
+    accepted: Accepted | None = None
+    offer: Offer | None = None
+    ordered: Accepted | None = None  # by a NEW-VIEW; waits for its batch
+    batches: dict[bytes, BatchContent] = {}
+    stored: dict[bytes, int] = {}
+    prepares: Votes = msgspec.field(default_factory=lambda: Votes("prepare"))
+    commits: Votes = msgspec.field(default_factory=lambda: Votes("commit"))
+    prepared: Accepted | None = None  # of the highest view that prepared here
+    prepared_proof: PreparedProof | None = None
+    committed: tuple[int, bytes] | None = None  # view, digest
 
     @property
     def accepted_batch(self) -> BatchContent | None:

@@ -1,7 +1,7 @@
-"""Requests that wait: for a place in a batch, or for what they refer to.
+"""Requests that wait for a place in a batch, or for something they refer to.
 
-Who may wait is bounded per client and per source, so that a client's flood fills the client's own
-share and a peer's flood the peer's. What stands in a batch of the pipeline is known by id.
+The number that may wait is bounded per client and per source (this replica's own clients, or the
+peer that forwarded them). So a client that floods fills its own share only, and so does a peer.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ class Waiting(msgspec.Struct, gc=False):
     request: VerifiedRequest
     source: int
     since_us: int
-    ticks: int = 0  # status intervals it has waited here (`fresh`: at the head of the queue)
+    ticks: int = 0  # status intervals it has waited (`fresh`: at the head of the queue)
 
 
 class Pool:
-    """`fresh` waits for a proposal, oldest first; `proposed` stands in the pipeline."""
+    """`fresh` waits for a proposal, oldest first. `later` refers to something not yet known.
+    `proposed` stands in the proposal of the given sequence number."""
 
     def __init__(self) -> None:
         self.fresh: dict[bytes, Waiting] = {}
@@ -70,7 +71,7 @@ class Pool:
         return None
 
     def _share_max(self) -> int:
-        """Half full: everybody keeps to an equal share of the other half."""
+        """Once the queue is half full, all that wait get an equal share of the other half."""
         if 2 * len(self.fresh) < WAITING_MAX:
             return CLIENT_WAITING_MAX
         if len(self.fresh) >= WAITING_MAX:
@@ -101,7 +102,7 @@ class Pool:
         self.proposed[request] = seq
 
     def withdraw(self, request: bytes, seq: int) -> bool:
-        """The proposal of `seq` in which it stood came to nothing: True if it stood there."""
+        """The proposal of `seq` came to nothing. True if the request stood there."""
         if self.proposed.get(request) != seq:
             return False
         del self.proposed[request]
@@ -111,7 +112,7 @@ class Pool:
         return next(iter(self.fresh.values()), None)
 
     def age_later(self) -> list[Waiting]:
-        """A status interval has passed: those whose time is over leave."""
+        """A status interval has passed. Drops and returns those whose time is over."""
         over = []
         for entry in self.later.values():
             entry.ticks += 1

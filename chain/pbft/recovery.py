@@ -1,8 +1,8 @@
 """Restart: from durable facts back to a replica that never contradicts its own votes.
 
-Every vote was made durable before it left, so what is restored here covers whatever others may
-hold of us. A fact whose vote did not leave is voted again, with the same bytes: signing is
-deterministic. Blocks that were not synced are executed again when peers send the votes again.
+Every vote was durable before it left. So what is restored here covers all votes of ours that others
+may hold. A vote that did not leave is sent now, with the same bytes: signing is deterministic.
+Blocks that were not synced are executed again when peers send the votes again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _M = TypeVar("_M", PrePrepare, ViewChange, NewView)
 
 
 def restore(s: ReplicaState, durable: Sequence[Durable]) -> None:
-    """Rebuilds the state; says nothing yet."""
+    """Rebuilds the state. Sends nothing yet."""
     facts: dict[FactKind, list[Durable]] = {kind: [] for kind in get_args(FactKind)}
     for fact in sorted(durable, key=lambda fact: (fact.seq, fact.view)):
         facts[fact.kind].append(fact)
@@ -112,7 +112,7 @@ def _restore_prepared(s: ReplicaState, proof: PreparedProof) -> None:
 
 
 def resume(s: ReplicaState) -> None:
-    """First thing after the start: says again what may not have arrived, and asks."""
+    """First after the start: sends again what may not have arrived, and asks where others are."""
     interval = s.consensus.checkpoint_interval
     if s.executed > s.stable.seq and s.executed % interval == 0:
         checkpoint.vote(s)
@@ -134,8 +134,8 @@ def _vote_again(s: ReplicaState) -> None:
         decision = new_view.decide([_view_change(entry) for entry in message.view_changes])
         if view.primary == s.me:
             s.out.append(Broadcast(view.new_view))
-        # It may order more than the window of our own checkpoint admits: what fell out would be
-        # proposed anew, differently, by its primary.
+        # It may order more than the window of our own checkpoint admits. Its primary would propose
+        # those numbers again, and differently.
         checkpoint.prove(s, decision.checkpoint)
         if s.halted:
             return

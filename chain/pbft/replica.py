@@ -1,9 +1,8 @@
 """One replica of the consensus: takes inputs, gives effects.
 
-This file holds the public face and finds the handler of an input. What is known is in `state`;
-what the handlers decide in `normal` (three phases), `checkpoint`, `progress` (timers),
-`view_change`, `status` (retransmission), `transfer` (catching up), `membership`, `recovery`
-(restart).
+This file holds the public face and finds the handler of an input. What is known is in `state`.
+Handlers are in `normal` (three phases), `checkpoint`, `progress` (timers), `view_change`, `status`
+(retransmission), `transfer` (catching up), `membership` and `recovery` (restart).
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ class Replica:
         recovery.restore(self._s, durable)
 
     def start(self, now_us: int) -> list[Effect]:
-        """To be called once, first: arms timers and sends again what was sent before a crash."""
+        """To be called first, once: arms timers and sends again what was sent before a crash."""
         s = self._begin(now_us)
         if self._started:
             raise Misuse("started twice")
@@ -154,7 +153,7 @@ class Replica:
         return self._settle()
 
     def submit(self, items: Sequence[Submitted], now_us: int) -> list[Effect]:
-        """As `handle` for each of them, but together: a batch forms from all that wait."""
+        """As `handle` for each of them, but together: a batch forms from all of them."""
         s = self._begin(now_us)
         if s.halted:
             return s.out

@@ -25,14 +25,14 @@ __all__ = [
     "withdraw",
 ]
 
-# Requests, the oldest that wait here, that are handed to the primary. The others' turn comes when
-# these leave: it is the oldest that is timed, and each costs the primary a signature to check,
-# from every backup, just when it has most to do.
+# A backup hands only its oldest requests to the primary; the others follow when these leave. The
+# timer watches the oldest. Each forwarded request costs the primary a signature check, from every
+# backup, when it is busiest.
 FORWARDS_MAX = 32
 
 
 def on_submitted(s: ReplicaState, item: Submitted) -> None:
-    """A backup hands it to the primary and times its execution (4.1; see `progress`)."""
+    """A backup hands it to the primary and times its execution (4.1, `progress`)."""
     request = item.request
     if s.pool.knows(request.id):
         return
@@ -60,7 +60,7 @@ def _admit(s: ReplicaState, request: VerifiedRequest, source: int) -> Refusal | 
 
 
 def rescreen_later(s: ReplicaState) -> None:
-    """What was not yet known may be known after an execution."""
+    """After an execution: requests that referred to something unknown may be ready."""
     for entry in list(s.pool.later.values()):
         verdict = s.state_machine.screen(entry.request)
         if verdict is Screening.LATER:
@@ -74,7 +74,7 @@ def rescreen_later(s: ReplicaState) -> None:
 
 
 def rescreen_fresh(s: ReplicaState) -> None:
-    """After a state transfer: what was executed elsewhere waits no more."""
+    """After a state transfer: drops requests that were executed elsewhere."""
     for entry in list(s.pool.fresh.values()):
         if s.state_machine.screen(entry.request) is not Screening.READY:
             s.pool.drop(entry.request.id)
@@ -90,8 +90,8 @@ def withdraw(s: ReplicaState, slot: Slot) -> None:
 
 
 def forward_waiting(s: ReplicaState, *, new_primary: bool = False) -> None:
-    """A backup hands what waits here to the primary: when its view begins, and again with the
-    1st, 2nd, 4th, 8th ... status interval, in case it was lost."""
+    """A backup hands its oldest requests to the primary when a view begins. In case they were lost,
+    it does so again with the 1st, 2nd, 4th, 8th ... status interval."""
     if not _hands_over(s):
         return
     for entry in islice(s.pool.fresh.values(), FORWARDS_MAX):

@@ -45,16 +45,13 @@ class ViewFact(msgspec.Struct, frozen=True, array_like=True):
     message: Signed | None
 
 
-class Peer:
+class Peer(msgspec.Struct):
     """What we remember about one peer, bounded: its last STATUS and what we served it."""
 
-    __slots__ = ("executed", "served", "status_us", "stuck")
-
-    def __init__(self) -> None:
-        self.status_us = -(2**62)
-        self.executed = -1
-        self.stuck = 0  # STATUS in a row without progress
-        self.served = 0  # pieces since the last tick
+    status_us: int = -(2**62)
+    executed: int = -1
+    stuck: int = 0  # STATUS in a row without progress
+    served: int = 0  # fetches answered since the last tick
 
 
 class ReplicaState:
@@ -112,13 +109,13 @@ class ReplicaState:
     def enter_view(self, number: int, *, active: bool, new_view: Signed | None = None) -> None:
         """`active` is False while its NEW-VIEW is not here."""
         self.view = ViewState(
-            number,
-            self.membership.primary(number),
+            number=number,
+            primary=self.membership.primary(number),
             active=active,
             new_view=new_view,
-            executed=self.executed,
-            time_us=self.time_us,
-            now_us=self.now_us,
+            next_seq=self.executed + 1,
+            last_time_us=self.time_us,
+            timed_from_us=self.now_us,
         )
 
     # --- derived -----------------------------------------------------------------------------

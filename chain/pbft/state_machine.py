@@ -1,5 +1,5 @@
-"""What the core asks of the state machine above it. `chain.ledger.ledger` answers in the
-product."""
+"""What the core asks of the replicated state machine. In the product that is
+`chain.ledger.ledger`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Screening", "StateMachine", "VerifiedRequest"]
 
 
 class VerifiedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A client's request whose signature (and endorsements' signatures) have been verified.
-
-    Like everything that is made once per request it holds nothing that could form a cycle, and
-    is hidden from the collector, which else took a tenth of our time (`gc=False`).
+    """A client's request. Its signature, and those of its endorsements, have been verified.
 
     `id` is the SHA-256 of the signed content: it identifies the request, the signature does not.
-    `client` and `counter` make it exactly-once; `item` are its bytes in a batch; `operation` is
-    the application's own and opaque here.
+    `client` and `counter` make it exactly-once. `item` is its bytes in a batch. `operation` belongs
+    to the state machine and is opaque here.
+
+    It holds nothing that could form a cycle. So the garbage collector need not look at it
+    (`gc=False`); otherwise the collector took a tenth of our time.
     """
 
     id: bytes
@@ -32,8 +32,8 @@ class VerifiedRequest(msgspec.Struct, frozen=True, gc=False):
 class Screening(Enum):
     """Whether a request may stand in a batch, judged on the state executed so far.
 
-    A request only moves forward: LATER -> READY -> REFUSED or DONE, as blocks are executed. What
-    may come and go is UNSETTLED whenever it is not READY.
+    A request only moves forward, as blocks are executed: LATER -> READY -> REFUSED or DONE. A
+    request that may move back is UNSETTLED whenever it is not READY.
     """
 
     READY = "ready"
@@ -49,4 +49,4 @@ class StateMachine(Protocol):
         """Pure in the executed state; cheap (a look-up or two), no signature checks."""
 
     def open(self, item: bytes) -> VerifiedRequest:
-        """A batch item that this replica verified before and kept; for the restart only."""
+        """A batch item that this replica verified before and kept. For the restart only."""

@@ -1,9 +1,9 @@
 """STATUS: one periodic message drives all retransmission (TOCS'02, section 5.2).
 
-Each replica says where it stands; whoever is ahead sends what is missing: VIEW-CHANGEs (of others
-too), the NEW-VIEW, checkpoint proofs, PRE-PREPAREs, votes. What is in flight anyway is not sent
-again: log contents only go to a peer whose last STATUS show no progress. What a peer can ask
-for in one interval is bounded.
+Each replica says where it stands. A replica that is ahead sends what is missing: VIEW-CHANGEs (also
+of others), the NEW-VIEW, checkpoint proofs, PRE-PREPAREs, votes. Messages that may still be on
+their way are not sent again: PRE-PREPAREs and votes only go to a peer whose last STATUS messages
+show no progress. What a peer can ask for in one interval is bounded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 RESEND_BYTES_MAX = 1_048_576  # of batches, per answer to one STATUS
-STUCK_LONG = 2  # STATUS in a row without progress after which a peer gets all that we hold
+STUCK_LONG = 2  # after so many STATUS without progress a peer gets all that we hold
 SERVES_PER_TICK_MAX = 256  # fetches that one peer may have answered in one status interval
 
 
@@ -83,8 +83,8 @@ def _send_status(s: ReplicaState) -> None:
 
 
 def _fetch_missing(s: ReplicaState) -> None:
-    """What a NEW-VIEW ordered, and the block to execute next: if its content is missing, ask
-    everybody, the digest binds it. Of the rest, answers to STATUS bring the PRE-PREPAREs."""
+    """Asks everybody for missing batches that a NEW-VIEW ordered, and for that of the next block.
+    The digest binds them. Answers to STATUS bring the others, with their PRE-PREPAREs."""
     if s.transfer.running:
         return
     for slot in s.log.above(s.executed):
@@ -102,7 +102,7 @@ def on_status(s: ReplicaState, received: Received[StatusMessage]) -> None:
     status = received.message
     peer = s.peer(status.sender)
     if 0 <= s.now_us - peer.status_us < s.consensus.status_interval_us // 2:
-        return  # more often than anybody needs to tell
+        return  # too soon after its last one
     peer.status_us = s.now_us
     peer.stuck = peer.stuck + 1 if status.executed == peer.executed else 0
     peer.executed = status.executed
@@ -139,11 +139,11 @@ def _resend_checkpoint_votes(s: ReplicaState, status: StatusMessage) -> None:
 
 
 def _resend_log(s: ReplicaState, status: StatusMessage, stuck: int) -> None:
-    """What the peer needs to execute on. At first everybody sends only what is their own (the
-    primary the batches). To one that is stuck for longer, f+1 replicas in turn send all that they
-    hold: a quorum's COMMITs prove that a batch is committed, whoever is down now."""
+    """What the peer needs to execute on. At first each replica sends its own votes, and the primary
+    the batches. If the peer stays stuck, f+1 replicas in turn send all that they hold: a quorum's
+    COMMITs prove that a batch is committed, even if their senders are down now."""
     if status.executed < s.log.kept_above:
-        return  # we cannot help it with votes: it has to fetch blocks
+        return  # our votes do not reach that far down: it has to fetch blocks
     everything = stuck >= STUCK_LONG and _in_turn(s, stuck)
     bytes_left = RESEND_BYTES_MAX
     proposed, prepared = set(status.proposed), set(status.prepared)
@@ -159,7 +159,7 @@ def _resend_log(s: ReplicaState, status: StatusMessage, stuck: int) -> None:
 
 
 def _in_turn(s: ReplicaState, stuck: int) -> bool:
-    """f+1 members in turn, so that one of them is honest and not everybody sends."""
+    """f+1 members in turn: one of them is honest, and not everybody sends."""
     if not s.voting:
         return False
     return (s.membership.ids.index(s.me) + stuck) % s.quorum.n < s.quorum.weak

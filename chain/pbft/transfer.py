@@ -1,10 +1,11 @@
 """State transfer: catching up by blocks that prove themselves (TOCS'02, section 5.3.2, with the
 chain of heads in place of a partition tree).
 
-In intervals that end at a checkpoint: heads first, which link up to a head that q CHECKPOINTs
-certify; then the bodies of these heads, in pieces; the host installs them in order and so checks
-that they execute to these very heads. Nothing is believed before that, whoever sends it. Sources
-take turns; one that stays silent is passed over for a while, one that lies is accused and skipped.
+Blocks are fetched in intervals that end at a checkpoint. First come the heads, which link up to a
+head that q CHECKPOINTs certify. Then come the bodies of these heads, in pieces. The host installs
+them in order, and so checks that they execute to these heads. Nothing is believed before that.
+Sources take turns. One that stays silent is passed over for a while; one that lies is accused and
+skipped.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from chain.pbft.state import ReplicaState
 
 __all__ = [
     "INTERVALS_MAX",
-    "PATIENCE_TICKS",
     "PIECE_BLOCKS",
+    "SOURCE_TICKS_MAX",
     "on_bodies",
     "on_heads",
     "on_install_failed",
@@ -43,23 +44,23 @@ __all__ = [
 
 INTERVALS_MAX = 3  # intervals of K blocks that are fetched at once
 PIECE_BLOCKS = 16  # blocks asked for in one FETCH-BODIES
-PATIENCE_TICKS = 2  # status intervals until another source is asked
+SOURCE_TICKS_MAX = 2  # status intervals that a source may take until another is asked
 
 
 def on_tick(s: ReplicaState, stuck: bool) -> None:
-    """Begins if we are behind a proven checkpoint and live messages do not help; asks again."""
+    """Begins if we are behind a proven checkpoint and live messages do not help. Asks again."""
     if s.stable.seq > s.executed and stuck and not s.busy:
         _begin(s)
     t = s.transfer
     t.probing = False
     for interval in t.intervals:
-        if interval.proof is None and s.tick - interval.asked >= PATIENCE_TICKS:
+        if interval.proof is None and s.tick - interval.asked >= SOURCE_TICKS_MAX:
             t.silent.add(interval.source)
             _ask_heads(s, interval)
         for piece in interval.pieces:
             if piece.whole is not None or piece.asked < 0:
                 continue
-            if s.tick - piece.asked >= PATIENCE_TICKS:
+            if s.tick - piece.asked >= SOURCE_TICKS_MAX:
                 t.silent.add(piece.source)
                 _ask_bodies(s, piece)
 
@@ -71,7 +72,7 @@ def _begin(s: ReplicaState) -> None:
 
 
 def step(s: ReplicaState) -> None:
-    """Called after every input: begins at once if the log cannot help; keeps pieces in flight;
+    """Called after every input. Begins at once if the log cannot help, keeps pieces in flight, and
     installs what is complete and next."""
     t = s.transfer
     if not t.running:
@@ -88,7 +89,7 @@ def step(s: ReplicaState) -> None:
 
 
 def _end(s: ReplicaState) -> None:
-    """At the proven checkpoint. In an older epoch we could not see further: ask what follows."""
+    """At the proven checkpoint. If our epoch is over, we cannot see further: ask what follows."""
     t = s.transfer
     t.running = False
     t.intervals = []
@@ -109,7 +110,7 @@ def _fill(s: ReplicaState) -> None:
         interval = Interval(start, s.checkpoint_at_or_above(start))
         t.intervals.append(interval)
         _ask_heads(s, interval)
-    # An interval may have any length: its heads are small, the blocks are what fills memory.
+    # An interval may have any length. Its heads are small; its blocks would fill the memory.
     last = s.executed + INTERVALS_MAX * s.consensus.checkpoint_interval
     for interval in t.intervals:
         for piece in interval.pieces:
@@ -140,8 +141,8 @@ def _ask_rest(s: ReplicaState, piece: Piece, source: int) -> None:
 
 
 def on_heads(s: ReplicaState, received: Received[Heads]) -> None:
-    """Heads that link up to a certified one. They may come unasked, as the answer to a STATUS:
-    then the proof alone tells us how far behind we are."""
+    """Heads that link up to a certified one. They may come as the answer to a STATUS, without a
+    question: then the proof tells us how far behind we are."""
     message = received.message
     proof = _proof(received)
     if proof is None or not _of_our_epoch(s, received.checkpoints[0], message.start):
@@ -227,8 +228,8 @@ def on_bodies(s: ReplicaState, received: Received[Bodies]) -> None:
 
 
 def _answer(s: ReplicaState, piece: Piece, message: Bodies) -> Fetched | None:
-    """What these blocks follow on: those of the same source, if it was ever asked. So whoever
-    answers late is heard, and nobody's blocks come in the way of another's."""
+    """The blocks of the same source that these continue, if it was ever asked. So a late answer
+    counts, and the blocks of one source do not get in the way of another's."""
     if piece.whole is not None or message.sender in s.transfer.liars:
         return None
     answer = piece.answers.get(message.sender)
@@ -261,15 +262,15 @@ def _take_bodies(
 
 
 def _give_up(s: ReplicaState, piece: Piece, source: int) -> None:
-    """Nothing more of this source, unless it is asked again."""
+    """Takes nothing more of this source, unless it is asked again."""
     del piece.answers[source]
     if source == piece.source:
         _ask_bodies(s, piece)
 
 
 def _dribbles(answer: Fetched, following: Block) -> bool:
-    """Whether this block would have fitted into the answer before it (`Bodies`): a source that is
-    behind itself, or one that would hold us up, block by block, for as long as it likes."""
+    """Whether this block would have fitted into the answer before it (`Bodies`). Such a source is
+    behind itself, or wants to hold us up block by block."""
     return bool(answer.blocks) and answer.size + following.body_bytes <= BODIES_BYTES_MAX
 
 
@@ -302,7 +303,7 @@ def on_installed(s: ReplicaState, item: Installed) -> None:
 
 
 def on_install_failed(s: ReplicaState, item: InstallFailed) -> None:
-    """The bodies were not those of their heads: the source lied. Ask another."""
+    """The bodies do not belong to their heads: the source lied. Ask another."""
     s.busy = False
     piece, s.transfer.installing = s.transfer.installing, None
     if piece is None:

@@ -1,9 +1,9 @@
 """From bytes on a link to a message that the core may trust: signatures, digests, certificates.
 
-Pure and thread-safe, so that the host may verify in bulk, in threads, before its loop. Nothing is
-verified twice: good signatures and opened requests are remembered, within a bound. Certificates
-(q CHECKPOINTs; a PRE-PREPARE with q-1 PREPAREs; q VIEW-CHANGEs) are checked as a whole: distinct
-members of their epoch, all saying the same. What a true message means is in `chain.pbft`.
+Pure and thread-safe: the host may verify in bulk, in threads, before its loop. Nothing is verified
+twice, because good signatures and opened requests are remembered, within a bound. Certificates (q
+CHECKPOINTs; a PRE-PREPARE with q-1 PREPAREs; q VIEW-CHANGEs) are checked as a whole: distinct
+members of one epoch that say the same. What a true message means is in `chain.pbft`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ __all__ = ["REQUESTS_REMEMBERED_MAX", "SIGNATURES_REMEMBERED_MAX", "Verifier"]
 SIGNATURES_REMEMBERED_MAX = 32_768  # digests of signed statements, 32 bytes each
 REQUESTS_REMEMBERED_MAX = 2048  # opened batch items
 
-# Statements that anybody may hand on, as they speak for themselves; also what certificates are
-# made of, and therefore worth remembering.
+# Anybody may hand these on, because each proves itself. Certificates are made of them, so their
+# signatures are worth remembering.
 _RELAYED = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView)
 
 _M = TypeVar("_M", PrePrepare, Prepare, Checkpoint, ViewChange)
@@ -75,9 +75,8 @@ class Verifier:
     """Verifies each signature once and remembers it, within a bound.
 
     `membership(epoch)` gives the membership of a past, the current or the pending epoch, None if
-    it is not known here; `newest` is the epoch of the newest that is known at the start (the first
-    ones may be forgotten). `open_items(items)` opens batch items: for each the
-    VerifiedRequest, or its fault.
+    it is not known here. `newest` is the newest epoch that is known at the start; the first ones
+    may be forgotten. `open_items(items)` opens batch items: for each the request, or its fault.
     """
 
     def __init__(
@@ -173,8 +172,8 @@ class Verifier:
         return membership
 
     def _key(self, message: ReplicaMessage) -> bytes:
-        """Votes count for members of their epoch only. Who asks or answers may be ahead or behind
-        by epochs, or a member of the next one only: any membership that we know will do."""
+        """Votes count for members of their epoch only. A replica that asks or answers may be epochs
+        ahead or behind, or a member of the next epoch only: any membership that we know will do."""
         if isinstance(message, _RELAYED):
             spki = self._members(message.epoch).spki(message.sender)
         else:

@@ -29,50 +29,24 @@ class BlockWatch(msgspec.Struct, frozen=True):
 Watch = RequestWatch | BlockWatch
 
 
-class ViewState:
+class ViewState(msgspec.Struct, eq=False, kw_only=True):
     """`active` is False from our VIEW-CHANGE for `number` until its NEW-VIEW is accepted."""
 
-    __slots__ = (
-        "active",
-        "checked_at",
-        "last_time_us",
-        "new_view",
-        "new_view_timer_runs",
-        "next_seq",
-        "number",
-        "oldest",
-        "overtaken",
-        "primary",
-        "proposed_us",
-        "suspected",
-        "timed_from_us",
-        "watch",
-    )
+    number: int
+    primary: int
+    active: bool
+    new_view: Signed | None  # the NEW-VIEW that made it active; view 0 has none
+    new_view_timer_runs: bool = False  # while we wait, after q VIEW-CHANGEs (`view_change`)
+    suspected: bool = False  # the primary is to be left
 
-    def __init__(
-        self,
-        number: int,
-        primary: int,
-        *,
-        active: bool,
-        new_view: Signed | None,
-        executed: int,
-        time_us: int,
-        now_us: int,
-    ) -> None:
-        self.number = number
-        self.primary = primary
-        self.active = active
-        self.new_view = new_view  # the NEW-VIEW that made it active; view 0 has none
-        self.new_view_timer_runs = False  # while we wait, after q VIEW-CHANGEs (`view_change`)
-        self.suspected = False  # the primary is to be left
-        # Proposals (`normal`).
-        self.next_seq = executed + 1  # the next to accept or, as primary, to propose
-        self.last_time_us = time_us  # of the newest accepted proposal
-        self.checked_at: tuple[int, int, int] | None = None  # when the next offer had to wait
-        self.proposed_us = 0  # when this replica, as primary, proposed last
-        # The timer (`progress`).
-        self.watch: Watch | None = None
-        self.timed_from_us = now_us  # requests are timed from here at the earliest
-        self.oldest = b""  # the request that is or was last watched
-        self.overtaken = 0  # requests executed since then, in full batches
+    # Proposals (`normal`).
+    next_seq: int  # the next to accept or, as primary, to propose
+    last_time_us: int  # of the newest accepted proposal
+    checked_at: tuple[int, int, int] | None = None  # when the next offer had to wait
+    proposed_us: int = 0  # when this replica, as primary, proposed last
+
+    # The timer (`progress`).
+    watch: Watch | None = None
+    timed_from_us: int  # requests are timed from here at the earliest
+    oldest: bytes = b""  # the request that is or was last watched
+    overtaken: int = 0  # requests executed since then, in full batches

@@ -30,15 +30,12 @@ class Equivocation(msgspec.Struct, frozen=True):
     second: Signed
 
 
-class Votes:
+class Votes(msgspec.Struct, eq=False):
     """One kind of vote on one sequence number: each sender's newest, and how many are equal."""
 
-    __slots__ = ("counts", "kind", "votes")
-
-    def __init__(self, kind: Statement) -> None:
-        self.kind = kind
-        self.votes: dict[int, tuple[int, bytes, Signed]] = {}
-        self.counts: dict[tuple[int, bytes], int] = {}
+    kind: Statement
+    votes: dict[int, tuple[int, bytes, Signed]] = {}  # by sender: view, digest
+    counts: dict[tuple[int, bytes], int] = {}  # by view and digest
 
     def add(self, sender: int, view: int, digest: bytes, signed: Signed) -> int | Equivocation:
         """How many votes equal this one now; 0 if it is nothing new."""

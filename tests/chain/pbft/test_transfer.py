@@ -87,7 +87,7 @@ def test_a_silent_source_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("link_us", [300_000, 1_000_000, 2_500_000])
-def test_blocks_arrive_over_links_that_are_slower_than_our_patience(link_us: int) -> None:
+def test_blocks_arrive_over_links_that_are_slower_than_a_source_may_take(link_us: int) -> None:
     """Another source is asked in the meantime; what the first one sends counts all the same (seed
     29873 of 100,000)."""
     cluster = far_behind(60)
@@ -192,7 +192,7 @@ def test_who_has_more_to_say_and_stops_holds_nobody_up(
     assert cluster.executed(laggard) == cluster.executed(0)
 
 
-def test_large_blocks_arrive_over_links_that_are_slower_than_our_patience(
+def test_large_blocks_arrive_over_links_that_are_slower_than_a_source_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     large_blocks(monkeypatch)
