@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis
-from chain.keys import CERTIFICATE_FAULTS, Scheme, spki_of
+from chain.keys import CERTIFICATE_FAULTS, spki_of
 from chain.ledger.statement import Statement, decode_leaf
 from chain.proofs.proof import PROOF_BYTES_MAX, Proof, ProofVerifier, decode_proof, encode_proof
 
@@ -108,9 +108,10 @@ def proof_of(certificate: x509.Certificate) -> Proof:
 
 
 def verify_carrier(
-    pem: bytes, genesis: Genesis, at_us: int | None = None, scheme: Scheme | None = None
+    pem: bytes, trusted: Genesis | ProofVerifier, at_us: int | None = None
 ) -> Statement:
-    """Possession, issuance and every field; validity too if `at_us` is given.
+    """Possession, issuance and every field; validity too if `at_us` is given. A verifier that knows
+    the memberships also takes a carrier without their proofs.
 
     Raises PeerFault: "bad-certificate", "expired", or what `ProofVerifier.verify` raises.
     """
@@ -124,7 +125,8 @@ def verify_carrier(
     if certificate.public_bytes(serialization.Encoding.PEM) != pem:
         raise PeerFault("bad-certificate", "not one certificate and nothing else")
     proof = proof_of(certificate)
-    statement = ProofVerifier(genesis, scheme).verify(proof)
+    verifier = ProofVerifier(trusted) if isinstance(trusted, Genesis) else trusted
+    statement = verifier.verify(proof)
     if not statement.issues_certificate:
         raise PeerFault("bad-certificate", "the proven record issues no certificate")
     try:

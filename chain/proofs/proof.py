@@ -44,7 +44,7 @@ __all__ = [
     "verify_receipt",
 ]
 
-EPOCHS_MAX = 64
+EPOCHS_MAX = 64  # membership changes in one proof or range of blocks
 PROOF_BYTES_MAX = 262_144
 
 
@@ -68,7 +68,8 @@ class Inclusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`epochs` prove the membership changes that lead from genesis to the record's epoch."""
+    """`epochs` prove the membership changes that lead from genesis to the record's epoch, or
+    those that its reader does not know yet."""
 
     record: Inclusion
     epochs: Annotated[tuple[Inclusion, ...], msgspec.Meta(max_length=EPOCHS_MAX)]
@@ -124,11 +125,17 @@ class ProofVerifier:
         self._interval = genesis.consensus.checkpoint_interval
         self._memberships = [genesis.membership]
         self._boundaries = [0]  # by epoch: it decides the heights above
+        self._steps: list[Inclusion] = []
 
     @property
     def epoch(self) -> int:
         """The newest epoch whose members are known here."""
         return len(self._memberships) - 1
+
+    @property
+    def steps(self) -> Sequence[Inclusion]:
+        """The proof of each membership change that is known here, in order."""
+        return self._steps
 
     def verify(self, proof: Proof) -> Statement:
         """What the proven record says.
@@ -164,7 +171,15 @@ class ProofVerifier:
             assert statement.replica is not None
             self._memberships.append(changed(membership, statement.replica, statement.key))
             self._boundaries.append(boundary)
+            self._steps.append(step)
         return self._memberships[head.epoch + 1]
+
+    def complete(self, record: Inclusion) -> Proof:
+        """The proof of a record for a verifier that holds only genesis. Without its steps if they
+        are more than EPOCHS_MAX: TLS would refuse so large a certificate."""
+        epoch = Head.decode(record.head).epoch
+        steps = self._steps[:epoch] if epoch <= EPOCHS_MAX else ()
+        return Proof(record=record, epochs=tuple(steps))
 
     def included(self, inclusion: Inclusion) -> Statement:
         """Checks one inclusion under the members that decided its block."""

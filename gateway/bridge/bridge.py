@@ -209,7 +209,7 @@ class Bridge:
             self._refuse(opened.id, up, identity.ended)  # it was revoked since: no login
             return
         self._note(opened.id, up, "repeat-final")
-        self._send_receipt(settled, position, up.device)
+        self._send_receipt(settled, position, up.device, again=True)
 
     def _sync(self, up: Up, body: bytes) -> None:
         wanted = sync_codec.decode(body)
@@ -226,7 +226,7 @@ class Bridge:
         self.counts["sync"] += 1
 
     def _carrier(self, up: Up, pem: bytes) -> None:
-        self._outside.change_login(self._logins.carry(pem, up.device, self.chain.ledger))
+        self._outside.change_login(self._logins.carry(pem, up.device, self.chain))
         self.counts["carrier"] += 1
 
     def _note(self, request: bytes, up: Up, outcome: str) -> None:
@@ -296,8 +296,13 @@ class Bridge:
                 self._send_receipt(settled, position, waiting.device)
         self._outside.emit("final", height=settled.height, records=len(settled.statements))
 
-    def _send_receipt(self, settled: Settled, position: int, device: str) -> None:
-        """A new identity gets its receipt together with its login."""
+    def _send_receipt(
+        self, settled: Settled, position: int, device: str, *, again: bool = False
+    ) -> None:
+        """First the membership changes that the device lacks. A new identity gets its receipt
+        together with its login."""
+        for steps in self.chain.steps(device, settled, again=again):
+            self._outside.answer(device, "epochs", steps)
         statement = settled.statements[position]
         receipt = self.chain.receipt(settled, position)
         change = self._logins.welcome(statement, device, receipt)

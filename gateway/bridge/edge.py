@@ -2,12 +2,14 @@
 
     device  -> relay    `req/<device>`             Ask: a kind and its body
     relay   -> gateway  `up/<relay>/<device>/<kind>`  Stamped: the body as the relay had it
-    gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied or Part
+    gateway -> device   `rsp/<device>/<kind>`      Receipt, Admitted, Denied, Part or epochs
 
 Bodies of kind `enrol` and `op` are COSE_Sign1 as devices sign them (`chain.ledger.operations`), so
 a change on the way is noticed. A body of kind `sync` is a SyncRequest. A body of kind `carrier` is
-a device's carrier certificate (PEM); the answer is its digest. The broker checks who publishes
-under <relay>, and the stamp's running number shows what was lost after the relay.
+a device's carrier certificate (PEM); the answer is its digest. An answer of kind `epochs` is a
+BlockRange without blocks. It proves membership changes that a device must know before it can verify
+a receipt. The broker checks who publishes under <relay>, and the stamp's running number shows what
+was lost after the relay.
 
 All are bounded, deterministic CBOR maps. Anything else raises PeerFault.
 """

@@ -27,11 +27,21 @@ from chain.proofs.client import (
     SealedBlock,
     encode_range,
 )
-from chain.proofs.proof import Inclusion, Proof, encode_proof, make_inclusions
+from chain.proofs.proof import (
+    EPOCHS_MAX,
+    Inclusion,
+    Proof,
+    ProofVerifier,
+    encode_proof,
+    make_inclusions,
+)
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.parts import join
 
 __all__ = ["Follower", "Settled"]
+
+STEPS_BYTES_MAX = 24 * 1024  # of leaves and signatures in one message
+DEVICES_KEPT_MAX = 16_384
 
 
 class Settled(msgspec.Struct, frozen=True, dict=True):
@@ -64,7 +74,8 @@ class Follower:
         self.head = encode_range(BlockRange(start=1, blocks=()))  # only the genesis so far
         self._store = store
         self._claimed: dict[int, int] = {}
-        self._epochs: list[Inclusion] = []  # the proof of each change of the membership
+        self.proofs = ProofVerifier(genesis, scheme)  # knows all memberships of the chain so far
+        self._sent: dict[str, int] = {}  # device -> how many of them it was sent
 
     @property
     def height(self) -> int:
@@ -123,7 +134,7 @@ class Follower:
     def _advance(self, settled: Settled) -> None:
         for position, statement in enumerate(settled.statements):
             if statement.epoch is not None and statement.status == OK:
-                self._epochs.append(settled.inclusions[position])
+                self.proofs.follow(settled.inclusions[position])
         only = SealedBlock(head=settled.sealed.head, seals=settled.sealed.seals)
         self.head = encode_range(BlockRange(start=settled.height, blocks=(only,)))
 
@@ -139,20 +150,44 @@ class Follower:
         return None if sealed is None else (Settled.of(height, sealed), position)
 
     def receipt(self, settled: Settled, position: int) -> bytes:
-        """The proof of one record, with the membership changes up to its epoch."""
-        epochs = tuple(self._epochs[: Head.decode(settled.sealed.head).epoch])
-        return encode_proof(Proof(record=settled.inclusions[position], epochs=epochs))
+        """The proof of one record, under members that its reader knows (`steps`)."""
+        return encode_proof(Proof(record=settled.inclusions[position], epochs=()))
+
+    def steps(self, device: str, settled: Settled, *, again: bool) -> Iterator[bytes]:
+        """Encoded ranges without blocks: the proofs of the membership changes before this block
+        that the device was not sent yet. All of them if it asks `again`, as it may lack some."""
+        epoch = Head.decode(settled.sealed.head).epoch
+        first = 0 if again else self._sent.pop(device, 0)
+        if epoch:
+            self._sent[device] = epoch
+            if len(self._sent) > DEVICES_KEPT_MAX:
+                del self._sent[next(iter(self._sent))]
+        part: list[Inclusion] = []
+        for step in self.proofs.steps[first:epoch]:
+            if part and (len(part) == EPOCHS_MAX or _size([*part, step]) > STEPS_BYTES_MAX):
+                yield encode_range(BlockRange(start=1, blocks=(), epochs=tuple(part)))
+                part = []
+            part.append(step)
+        if part:
+            yield encode_range(BlockRange(start=1, blocks=(), epochs=tuple(part)))
 
     def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, bytes]:
         """(number of blocks, encoded `BlockRange`) from `start` on. Without `bodies`: heads only,
         and the proofs of the membership changes among them."""
         _, blocks = self._store.range(start, bytes_max, bodies)
         last = start + len(blocks) - 1
-        epochs = () if bodies else tuple(self._epochs_between(start, last))
-        return len(blocks), join(start, blocks, epochs)
+        epochs = [] if bodies else list(self._epochs_between(start, last))
+        if len(epochs) > EPOCHS_MAX:
+            last = Head.decode(epochs[EPOCHS_MAX].head).height - 1
+            blocks, epochs = blocks[: last + 1 - start], epochs[:EPOCHS_MAX]
+        return len(blocks), join(start, blocks, tuple(epochs))
 
     def _epochs_between(self, start: int, last: int) -> Iterator[Inclusion]:
-        for step in self._epochs:
+        for step in self.proofs.steps:
             boundary = decode_leaf(step.leaf).boundary or 0
             if boundary + 1 >= start and Head.decode(step.head).height <= last:
                 yield step
+
+
+def _size(steps: list[Inclusion]) -> int:
+    return sum(len(each.leaf) + 80 * len(each.seals) + 33 * len(each.path) + 256 for each in steps)

@@ -12,12 +12,11 @@ import msgspec
 from chain.errors import PeerFault
 from chain.keys import digest
 from chain.ledger.item import cose_of
-from chain.ledger.ledger import Ledger
 from chain.ledger.operations import Enrol, read_operation, voucher_key
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import verify_carrier
 from gateway.bridge.edge import Admitted, admitted_codec
-from gateway.bridge.follower import Settled
+from gateway.bridge.follower import Follower, Settled
 from gateway.broker.credentials import seal_password
 from gateway.broker.security import User, bootstrap_id, device_password
 from gateway.mqtt.topics import Role
@@ -79,10 +78,11 @@ class Logins:
         answer = admitted_codec.encode(Admitted(receipt=receipt, sealed_password=sealed))
         return LoginChange(user.name, user, device=device, answer=answer)
 
-    def carry(self, pem: bytes, device: str, ledger: Ledger) -> LoginChange:
+    def carry(self, pem: bytes, device: str, chain: Follower) -> LoginChange:
         """For the broker to know a device by its carrier certificate. Raises PeerFault unless the
         chain has certified it for this device, who is still admitted."""
-        statement = verify_carrier(pem, ledger.genesis, ledger.time_us)
+        ledger = chain.ledger
+        statement = verify_carrier(pem, chain.proofs, ledger.time_us)
         if statement.node.hex() != device:
             raise PeerFault("wrong-node", "another's certificate")
         identity = ledger.registry.identity(statement.node)

@@ -336,6 +336,9 @@ class Device:
                 self._on_receipt(admitted.receipt, admitted.sealed_password)
             case "receipt":
                 self._on_receipt(payload, None)
+            case "epochs":
+                for step in decode_range(payload).epochs or ():
+                    self._proofs.follow(step)
             case "carrier":
                 self.known_carrier = payload
                 self.carrier_news.set()
@@ -346,7 +349,7 @@ class Device:
         proof = decode_proof(receipt)
         statement = self._proofs.verify(proof)
         if statement.request in self._answers:
-            self._proof = proof
+            self._proof = self._proofs.complete(proof.record)
             self._sealed_password = sealed_password or self._sealed_password
         self._settle(statement.request, statement)
 
