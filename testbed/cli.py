@@ -28,6 +28,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from testbed.errors import TestbedError
+from testbed.printed import as_typed, using
 
 __all__ = ["COMMANDS", "main"]
 
@@ -140,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what was done must not fail for being told
         sys.stdout.reconfigure(errors="replace")
     as_json = "--json" in args
+    using(args, COMMANDS)
     try:
         command = typer.main.get_command(_program)
         code = command.main(args=args, prog_name="testbed", standalone_mode=False)
@@ -147,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("TESTBED_DEBUG") == "1":
             raise
         code, report = _judge(error)
+        report["message"] = as_typed(report["message"])
         if not (as_json and _told_as_json({"error": {"exit_code": code, **report}})):
             prefix = "" if report["message"].startswith("Usage: ") else "testbed: "
             typer.echo(prefix + report["message"], err=True)

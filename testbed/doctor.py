@@ -1,15 +1,16 @@
 """Is the lab fit for a run? What every host says of itself, judged against the inventory.
 
-`examine` asks one host and changes nothing there (but that undos which a restart kept waiting go
-on, `testbed.care.dead_man`); `judge` is pure. Each finding says what was
-seen and, where something is wrong, what mends it. Connecting proves the host key already. The same
-figures looked at before, during and after a run are the clock's (`testbed.care.clock`).
+`examine` asks one host and changes nothing there, except that undos which a restart kept waiting go
+on (`testbed.care.dead_man`). `judge` (one host) and `compare` (all of them) are pure. Each finding
+says what was seen and, where something is wrong, what mends it. Connecting proves the host key
+already. What is watched during a run: `testbed.care.host_watch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Literal
 
 from inventory.model import Lab
@@ -32,12 +33,18 @@ from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
 from testbed.wheelhouse import Wheelhouse
 
-__all__ = ["TEMPERATURE_MAX_C", "Condition", "Examined", "Finding", "examine", "judge"]
+__all__ = ["TEMPERATURE_MAX_C", "Condition", "Examined", "Finding", "compare", "examine", "judge"]
 
 TEMPERATURE_MAX_C = 75.0
 """A Raspberry Pi slows itself down from 80 on."""
 
 DISK_FREE_WARN_MB = 500
+SUDO_SLOW_S = 2.0
+
+_SYNC = "sudo timedatectl set-ntp true"
+_NAME_FIX = 'echo "127.0.1.1 $(hostname)" | sudo tee -a /etc/hosts'
+_NEW_ID = "sudo rm /etc/machine-id && sudo systemd-machine-id-setup && sudo reboot"
+_NEW_KEY = "sudo rm /etc/ssh/ssh_host_* && sudo ssh-keygen -A && sudo systemctl restart ssh"
 Grade = Literal["ok", "warning", "failed"]
 
 
@@ -48,8 +55,21 @@ class Condition(Conditions, frozen=True, kw_only=True):
     synchronised: bool | None
     interfaces: list[str]
     tools: list[str]
-    root: bool
     netem: bool
+    sudo_problem: str
+    sudo_s: float
+    name_resolves: bool
+    unwritable: str
+    noexec: bool
+    python_variables: list[str]
+    machine_id: str
+    host_key: str
+
+
+_ONE_OF_A_KIND: tuple[tuple[str, str, Callable[[Condition], str]], ...] = (
+    ("host key", _NEW_KEY, lambda condition: condition.host_key),
+    ("machine id", _NEW_ID, lambda condition: condition.machine_id),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +87,18 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check of one host or board."""
+    """One check of one host or board.
+
+    `fix`: what mends it. `on_host`: it is a command for the host; else it is for here, and HOST
+    stands for the names of all hosts that it mends. `for_run`: the host is sound, but not ready.
+    """
 
     check: str
     grade: Grade
     says: str
     fix: str = field(default="")
+    on_host: bool = False
+    for_run: bool = False
 
 
 def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, tell: Tell) -> Examined:
@@ -96,18 +122,51 @@ def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     """Every finding about one host and its boards."""
     yield from _identity(lab, name, seen.condition)
     yield from _disk(seen)
+    yield from _login(seen.condition)
     yield from _health(seen.condition)
     yield from _clock(lab, name, seen)
     yield from _network(lab, name, seen.condition)
     if seen.lack:
-        yield Finding("software", "warning", seen.lack, f"testbed provision --limit {name}")
+        fix = "testbed provision -i FILE --limit HOST"
+        yield Finding("software", "warning", seen.lack, fix, for_run=True)
     else:
         yield Finding("software", "ok", "as here")
     yield from _boards(lab, name, seen)
     for one in seen.woken:
         when = f"in {one.left_s} s" if one.left_s else "now"
         says = f"a restart had kept {one.name} waiting; it happens {when}"
-        yield Finding("undo", "warning", says, f"testbed restore --limit {name}")
+        yield Finding("undo", "warning", says, "testbed restore -i FILE --limit HOST")
+
+
+def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[Finding]]:
+    """Findings by host that only a look at several hosts shows: copied cards, distant clocks."""
+    found: dict[str, list[Finding]] = {name: [] for name in seen}
+    for check, fix, of in _ONE_OF_A_KIND:
+        owners: dict[str, list[str]] = {}
+        for name, one in seen.items():
+            owners.setdefault(of(one.condition), []).append(name)
+        for value, names in owners.items():
+            for name in names if value and len(names) > 1 else ():
+                others = ", ".join(other for other in names if other != name)
+                says = f"the same as that of {others}: was a card copied?"
+                found[name].append(Finding(check, "failed", says, fix, on_host=True))
+    for name, says in _apart(lab, {n: e.clock for n, e in seen.items()}).items():
+        found[name].append(Finding("clocks", "failed", says, _SYNC, on_host=True))
+    return found
+
+
+def _apart(lab: Lab, clocks: Mapping[str, ClockReading]) -> dict[str, str]:
+    """Replicas whose clocks are certainly further apart than the consensus bears."""
+    limit_ms = lab.chain.precision_ms
+    replicas = [name for name in lab.replicas() if name in clocks]
+    wrong = {}
+    for name, other in permutations(replicas, 2):
+        apart_ms = abs(clocks[name].offset_ms - clocks[other].offset_ms)
+        if apart_ms - clocks[name].bound_ms - clocks[other].bound_ms > limit_ms:
+            wrong[name] = (
+                f"{apart_ms:.0f} ms from {other}'s; replicas bear {limit_ms:g} (chain.precision)"
+            )
+    return wrong
 
 
 def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
@@ -124,11 +183,29 @@ def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
 
 
 def _disk(seen: Examined) -> Iterator[Finding]:
+    if seen.condition.unwritable:
+        says = f"cannot write: {seen.condition.unwritable}"
+        fix = "replace the card if it is dying; else: sudo mount -o remount,rw /"
+        yield Finding("file system", "failed", says, fix, on_host=True)
+    if seen.condition.noexec:
+        fix = "mount it without noexec, or give the login another home"
+        yield Finding("file system", "failed", "our directory is mounted noexec", fix)
     free = seen.condition.disk_free_mb
     grade: Grade = "warning" if free < DISK_FREE_WARN_MB else "ok"
     if free < (DISK_FREE_MIN_MB if seen.lack else RUN_DISK_FREE_MIN_MB):
         grade = "failed"
     yield Finding("disk", grade, f"{free} MB free", "" if grade == "ok" else "remove files there")
+
+
+def _login(seen: Condition) -> Iterator[Finding]:
+    if seen.sudo_s > SUDO_SLOW_S:
+        why = "" if seen.name_resolves else ", and its own host name does not resolve"
+        fix = "" if seen.name_resolves else _NAME_FIX
+        yield Finding("sudo", "warning", f"takes {seen.sudo_s:.0f} s{why}", fix, on_host=True)
+    if seen.python_variables:
+        says = f"the login sets {', '.join(seen.python_variables)}"
+        fix = "remove it from the login's profile: it may change what Python programs import"
+        yield Finding("login", "warning", says, fix)
 
 
 def _health(seen: Condition) -> Iterator[Finding]:
@@ -156,16 +233,16 @@ def _clock(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     offset_ms, bound_ms = seen.clock.offset_ms, seen.clock.bound_ms
     says = f"{offset_ms:+.2f} ms from here, known to {bound_ms:.2f} ms (at most {limit_ms:g})"
     if abs(offset_ms) - bound_ms > limit_ms:
-        fix = "sudo timedatectl set-ntp true there and here, one server for both; or raise clock:"
-        yield Finding("clock", "failed", says, fix)
+        fix = f"{_SYNC} (and here, one server for both); or raise clock: {{max_error}}"
+        yield Finding("clock", "failed", says, fix, on_host=True)
     elif bound_ms > limit_ms:
         fix = "use a wired management network, or raise clock: {max_error}"
         yield Finding("clock", "warning", says, fix)
     else:
         yield Finding("clock", "ok", says)
     if seen.condition.synchronised is False:
-        fix = "sudo timedatectl set-ntp true"
-        yield Finding("time sync", "warning", "its clock is not synchronised", fix)
+        says = "its clock is not synchronised"
+        yield Finding("time sync", "warning", says, _SYNC, on_host=True)
 
 
 def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
@@ -180,10 +257,11 @@ def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
         if cap not in caps:
             continue
         if tool not in seen.tools:
-            yield Finding(cap, "failed", f"no {tool}", f"sudo apt-get install {package}")
-        elif not seen.root:
-            fix = "let the login use sudo without a password, or log in as root"
-            yield Finding(cap, "failed", f"{tool} needs root, and sudo asks for a password", fix)
+            fix = f"sudo apt-get install {package}"
+            yield Finding(cap, "failed", f"no {tool}", fix, on_host=True)
+        elif seen.sudo_problem:
+            fix = "let the login use sudo without a password and a terminal, or log in as root"
+            yield Finding(cap, "failed", f"{tool} needs root: {seen.sudo_problem}", fix)
         elif cap == "netem" and not seen.netem:
             fix = "remove the capability, or install the kernel's sch_netem module"
             yield Finding(cap, "failed", "this kernel has no netem", fix)
@@ -203,9 +281,10 @@ def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
             yield Finding(check, "failed", f"not found; ports: {there}", fix)
         elif len(found) > 1:
             says = f"{len(found)} ports match: {', '.join(port.path for port in found)}"
-            yield Finding(check, "failed", says, "unplug the others")
+            yield Finding(check, "failed", says, "match by usb_path, or unplug the others")
         elif board_name not in seen.flashed:
-            fix = f"testbed flash --limit {board_name}"
-            yield Finding(check, "warning", f"at {found[0].path}, not flashed", fix)
+            fix = f"testbed flash -i FILE --limit {board_name}"
+            says = f"at {found[0].path}, not flashed"
+            yield Finding(check, "warning", says, fix, for_run=True)
         else:
             yield Finding(check, "ok", found[0].path)

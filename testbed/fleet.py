@@ -7,7 +7,6 @@ the failure means is the caller's business. Elsewhere: the work itself (`testbed
 
 from __future__ import annotations
 
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,6 @@ __all__ = [
     "exit_code",
     "for_each",
     "problems",
-    "retry",
 ]
 
 HOSTS_AT_ONCE_MAX = 32
@@ -187,11 +185,6 @@ def problems(outcomes: Sequence[Outcome[T]]) -> list[str]:
 
 def _named(host: str, problem: str) -> str:
     return problem if problem.startswith(f"{host}: ") else f"{host}: {problem}"
-
-
-def retry(command: Sequence[str], failed: Sequence[str]) -> str:
-    """The command that does it again for just these hosts."""
-    return shlex.join(["testbed", *command, "--limit", ",".join(failed)])
 
 
 def exit_code(outcomes: Sequence[Outcome[T]]) -> int:

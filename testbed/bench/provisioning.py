@@ -62,7 +62,7 @@ def measure_provisioning(hosts: int) -> Provisioning:
 
 
 def _measure(lab: EmulatedLab, hosts: int) -> Provisioning:
-    _testbed(lab, "provision", "--dry-run")  # resolves the wheels, once for all hosts
+    _testbed(lab, "provision", "--check")  # resolves the wheels, once for all hosts
     everyone = _testbed(lab, "provision")
     again = _testbed(lab, "provision")
     changed = [name for name, one in again["hosts"].items() if one["changed"]]

@@ -35,11 +35,11 @@ _GREETING = re.compile(r"m2m-board/1 (\S+) boot=(\d+) key=(\d+) firmware=([0-9a-
 
 @dataclass(frozen=True, slots=True)
 class FlashedBoard:
-    """What became of one board."""
+    """What became of one board. `flashed`: None if it was only looked for."""
 
     port: str
     greeting: str
-    flashed: Flashed
+    flashed: Flashed | None
 
 
 def is_plugged(board: Board) -> bool:

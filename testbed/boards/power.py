@@ -6,6 +6,7 @@ caller looks for that over SSH.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from testbed.boards.micropython import Reset
 from testbed.emulate.lab import find
 from testbed.errors import ConfigurationError, LabFault
 
-__all__ = ["POWER_S_MAX", "Power", "board_reset", "power_of"]
+__all__ = ["POWER_S_MAX", "Power", "board_reset", "is_on", "power_of"]
 
 POWER_S_MAX = 60.0
 
@@ -28,8 +29,8 @@ POWER_S_MAX = 60.0
 class Power:
     """One host's switch. Both verbs may be repeated; LabFault if it does not obey."""
 
-    off: Callable[[], None]
-    on: Callable[[], None]
+    off: Callable[[], object]
+    on: Callable[[], object]
 
 
 def power_of(lab: Lab, name: str, inventory: Path) -> Power:
@@ -52,6 +53,23 @@ def power_of(lab: Lab, name: str, inventory: Path) -> Power:
             assert_never(settings)
 
 
+def is_on(lab: Lab, name: str, inventory: Path) -> bool | None:
+    """Whether a host has power; None where its switch does not tell, or there is none."""
+    settings = lab.hosts[name].power
+    match settings:
+        case UhubctlPower():
+            hub, _, port = settings.port.rpartition(".")
+            said = _run(name, ("uhubctl", "-l", hub, "-p", port))
+            found = re.search(rf"Port {port}: (.*)", said)
+            return None if found is None else "power" in found[1].split()
+        case EmulatedPower():
+            return bool(find(inventory.parent).ask(do="status")["hosts"][name]["on"])
+        case CommandPower() | None:
+            return None
+        case _:
+            assert_never(settings)
+
+
 def board_reset(lab: Lab, board: str, inventory: Path) -> Reset | None:
     """What restarts a board from here, or None: then a person has to press its reset."""
     power = lab.hosts[lab.boards[board].host].power
@@ -68,7 +86,8 @@ def board_reset(lab: Lab, board: str, inventory: Path) -> Reset | None:
     return reset
 
 
-def _run(name: str, argv: tuple[str, ...]) -> None:
+def _run(name: str, argv: tuple[str, ...]) -> str:
+    """What it printed."""
     try:
         done = subprocess.run(
             argv,
@@ -86,3 +105,4 @@ def _run(name: str, argv: tuple[str, ...]) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-500:]
         raise LabFault(f"{name}: power: {argv[0]}: exit code {done.returncode}: {said}")
+    return done.stdout

@@ -117,7 +117,9 @@ def disarm(host: Host, name: str) -> None:
         check=False,
     )
     if result.exit_code != 0:
-        raise HostFault(host.name, f"disarm {name}", "its undo is still at work", "testbed restore")
+        raise HostFault(
+            host.name, f"disarm {name}", "its undo is still at work", "testbed restore -i FILE"
+        )
 
 
 def fire(host: Host, name: str) -> None:

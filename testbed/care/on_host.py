@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -110,8 +111,33 @@ def hardware_serial() -> str:
     return serials[-1] if serials else read("/proc/device-tree/serial-number")
 
 
+def sudo() -> tuple[str, float]:
+    """Why there is no root without a password ("" if there is), and the seconds that sudo took."""
+    if os.getuid() == 0:
+        return "", 0.0
+    began = time.monotonic()
+    try:
+        argv = (shutil.which("sudo") or "sudo", "-n", "true")
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        problem = done.stderr.strip() if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    return problem, time.monotonic() - began
+
+
+def unwritable() -> str:
+    """Why no file can be made in our directory, or ""."""
+    try:
+        with tempfile.TemporaryFile(dir=".") as file:
+            file.write(b"x")
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def doctor() -> dict[str, object]:
     """What is looked at once, before a run."""
+    sudo_problem, sudo_s = sudo()
     synchronised = output("timedatectl", "show", "--property=NTPSynchronized", "--value")
     tools = ("tc", "nft", "flock", "setsid", "sha256sum")
     netem = output("modinfo", "-n", "sch_netem") or read("/sys/module/sch_netem/refcnt")
@@ -121,7 +147,14 @@ def doctor() -> dict[str, object]:
         "synchronised": {"yes": True, "no": False}.get(synchronised),
         "interfaces": sorted(path.name for path in Path("/sys/class/net").glob("*")),
         "tools": [tool for tool in tools if shutil.which(tool)],
-        "root": os.getuid() == 0 or bool(output("sudo", "-n", "echo", "yes")),
+        "sudo_problem": sudo_problem,
+        "sudo_s": sudo_s,
+        "name_resolves": bool(output("getent", "hosts", os.uname().nodename)),
+        "unwritable": unwritable(),
+        "noexec": bool(os.statvfs(".").f_flag & os.ST_NOEXEC),
+        "python_variables": sorted(name for name in os.environ if name.startswith("PYTHON")),
+        "machine_id": read("/etc/machine-id"),
+        "host_key": " ".join(read("/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]),
         "netem": bool(netem),
     }
 

@@ -19,13 +19,14 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from inventory.checks import errors
 from inventory.document import file_bytes_max
 from inventory.load import InvalidFile, load_lab
 from inventory.model import Lab
 from testbed.errors import ConfigurationError
 from testbed.hosts.files import atomic_file
 
-__all__ = ["Change", "Quorum", "quarantine", "release", "without"]
+__all__ = ["Change", "Quorum", "blocked", "quarantine", "release", "without"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,18 @@ def without(lab: Lab, hosts: Collection[str]) -> Quorum:
     """What is left if these hosts are left out."""
     n = len([name for name in lab.replicas() if name not in hosts])
     return Quorum(n, min(lab.f, max(0, (n - 1) // 3)))
+
+
+def blocked(lab: Lab, hosts: Collection[str]) -> str:
+    """Why no campaign can run without these hosts, or ""."""
+    left = without(lab, hosts)
+    if left.f < min(1, lab.f):
+        return f"{left.n} replicas bear no faulty one"
+    marked = {"state": "quarantined", "reason": "unfit"}
+    rest = {n: h.model_copy(update=marked) if n in hosts else h for n, h in lab.hosts.items()}
+    chain = lab.chain.model_copy(update={"f": left.f})
+    mistakes = errors(lab.model_copy(update={"hosts": rest, "chain": chain}))
+    return next((mistake.message.partition(";")[0] for mistake in mistakes), "")
 
 
 def release(inventory: Path, host: str) -> Change:

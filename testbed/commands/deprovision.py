@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import typer
 
 from inventory.load import load_lab
 from testbed.care.lease import claim_for
-from testbed.care.restore import remove_all, restore
-from testbed.commands.fleet import LimitOption, report_json, report_text
+from testbed.care.restore import leftover, remove_all, restore
+from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption
-from testbed.fleet import Progress, Tell, exit_code, for_each
-from testbed.hosts.opening import limited, ssh_hosts
+from testbed.fleet import Tell, exit_code
 from testbed.hosts.port import Host
 
 __all__ = ["app"]
@@ -22,26 +19,29 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def deprovision(
-    inventory: InventoryOption = None, limit: LimitOption = None, as_json: JsonOption = False
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    check: CheckOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Restore every host, then remove our services, environment, keys and files from it.
 
     Exit code 0 nothing of ours is left, 4 on some hosts it is, 3 on all.
     """
-    lab = load_lab(inventory)
-    began_s = time.monotonic()
 
     def work(host: Host, tell: Tell) -> tuple[str, ...]:
+        if check:
+            return (*leftover(host).lines, f"directory {host.root}")
         with claim_for(host):
             cleaned = restore(host, tell)
         tell("removing files")
         remove_all(host)
         return cleaned
 
-    with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        outcomes = for_each(hosts, work, Progress("deprovision", quiet=as_json))
-    if as_json:
-        report_json(outcomes, time.monotonic() - began_s, lambda found: {"stopped": list(found)})
-    else:
-        report_text(outcomes, ("RESULT",), lambda _: ("nothing left",), ["deprovision"], inventory)
+    def cells(found: tuple[str, ...]) -> tuple[str]:
+        return (f"would remove {'; '.join(found)}" if check else "nothing left",)
+
+    command = ["deprovision", *(["--check"] if check else [])]
+    shown = Shown(("RESULT",), cells, lambda found: {"stopped": list(found)})
+    outcomes = on_hosts(command, load_lab(inventory), limit, work, shown, as_json=as_json)
     raise typer.Exit(exit_code(outcomes))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import typer
 
 from inventory.load import load_lab
 from inventory.model import Lab
-from testbed.care.quarantine import without
-from testbed.commands.fleet import LimitOption, report_json
+from testbed.care.quarantine import blocked, without
+from testbed.commands.fleet import LimitOption, Shown, show
 from testbed.commands.options import InventoryOption, JsonOption, columns
-from testbed.doctor import Finding, examine, judge
+from testbed.doctor import Examined, Finding, compare, examine, judge
 from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
+from testbed.printed import as_typed
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]
@@ -25,6 +26,7 @@ __all__ = ["app"]
 REASON_CHARS_MAX = 120  # of a proposed quarantine: a person may say more
 
 app = typer.Typer(add_completion=False)
+Findings = Sequence[Finding]
 
 
 @app.command()
@@ -33,37 +35,44 @@ def doctor(
 ) -> None:
     """Check host keys, identity, disk, temperature, power, clocks, network and boards, live.
 
-    Changes nothing, but undos that a restart kept waiting go on. Exit code 0 fit for a run (there
-    may be warnings), 4 some hosts are not, 3 none is.
+    Changes nothing, but undos that a restart kept waiting go on. Exit code 0 all hosts are sound
+    (there may be warnings), 4 some hosts are not, 3 none is.
     """
     lab = load_lab(inventory)
     wheelhouse = Wheelhouse()
     began_s = time.monotonic()
 
-    def work(host: Host, tell: Tell) -> list[Finding]:
-        return list(judge(lab, host.name, examine(lab, host, wheelhouse, tell)))
+    def work(host: Host, tell: Tell) -> Examined:
+        return examine(lab, host, wheelhouse, tell)
 
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        outcomes = for_each(hosts, work, Progress("doctor", quiet=True))
+        outcomes = _judged(lab, for_each(hosts, work, Progress("doctor", quiet=True)))
     unfit = {o.host: why for o in outcomes if (why := _unfit(o))}
-    sick = [outcome.host for outcome in outcomes if outcome.ok and outcome.host in unfit]
     if as_json:
-        report_json(outcomes, time.monotonic() - began_s, _details)
+        show(outcomes, time.monotonic() - began_s, _SHOWN, ["doctor"], as_json=True)
     else:
-        _print({outcome.host: outcome.value or () for outcome in outcomes}, inventory)
-        for problem in problems(outcomes):
-            typer.echo(f"\n{problem}", err=True)
-        typer.echo(f"\n{len(outcomes) - len(unfit)} of {len(outcomes)} hosts fit for a run")
-        _tell_ways_on(lab, unfit, inventory)
-        for out in lab.excluded():
-            typer.echo(f"left out: {out.name}: {out.reason}")
+        _print(lab, outcomes, unfit)
     code = exit_code(outcomes)
-    if sick and code == 0:
-        code = 3 if len(sick) == len(outcomes) else 4
+    if unfit and code == 0:
+        code = 3 if len(unfit) == len(outcomes) else 4
     raise typer.Exit(code)
 
 
-def _unfit(outcome: Outcome[list[Finding]]) -> str:
+def _judged(lab: Lab, outcomes: Sequence[Outcome[Examined]]) -> list[Outcome[Findings]]:
+    seen = {outcome.host: outcome.value for outcome in outcomes if outcome.value is not None}
+    together = compare(lab, seen)
+
+    def findings(outcome: Outcome[Examined]) -> Outcome[Findings]:
+        value = outcome.value
+        found = None
+        if value is not None:
+            found = [*judge(lab, outcome.host, value), *together[outcome.host]]
+        return Outcome(outcome.host, found, outcome.error, outcome.took_s, outcome.steps_s)
+
+    return [findings(outcome) for outcome in outcomes]
+
+
+def _unfit(outcome: Outcome[Findings]) -> str:
     """Why a host must not take part in a run, or nothing."""
     if not outcome.ok:
         return outcome.problem.splitlines()[0].removeprefix(f"{outcome.host}: ")
@@ -71,46 +80,66 @@ def _unfit(outcome: Outcome[list[Finding]]) -> str:
     return "; ".join(f"{finding.check}: {finding.says}" for finding in failed)
 
 
-def _tell_ways_on(lab: Lab, unfit: Mapping[str, str], inventory: Path | None) -> None:
+def _print(lab: Lab, outcomes: Sequence[Outcome[Findings]], unfit: Mapping[str, str]) -> None:
+    found = {outcome.host: outcome.value or () for outcome in outcomes}
+    rows: dict[tuple[str, str], list[str]] = {}
+    for host, findings in found.items():
+        well = ", ".join(finding.check for finding in findings if finding.grade == "ok")
+        bad = [(f.grade, f"{f.check}: {f.says}") for f in findings if f.grade != "ok"]
+        for row in [*([("ok", well)] if well else []), *bad]:
+            rows.setdefault(row, []).append(host)
+    if rows:
+        typer.echo(columns((", ".join(hosts), *row) for row, hosts in rows.items()))
+    for problem in problems(outcomes):
+        typer.echo(as_typed(f"\n{problem}"), err=True)
+    waits = {host for host, findings in found.items() if any(f.for_run for f in findings)}
+    ready = len(outcomes) - len(waits | set(unfit))
+    count = f"{len(outcomes) - len(unfit)} of {len(outcomes)} hosts are sound"
+    typer.echo(f"\n{count}, {ready} ready for a run")
+    for line in (*_fixes(found), *_ways_on(lab, unfit)):
+        typer.echo(as_typed(line))
+    for out in lab.excluded():
+        typer.echo(f"left out: {out.name}: {out.reason}")
+
+
+def _fixes(found: Mapping[str, Findings]) -> Iterable[str]:
+    """What mends something, once for all hosts that it mends."""
+    fixes: dict[Finding, list[str]] = {}
+    for host, findings in found.items():
+        for finding in findings:
+            if finding.fix and finding.grade != "ok":
+                alike = replace(finding, check="", says="", grade="ok")
+                fixes.setdefault(alike, []).append(host)
+    for fix, several in fixes.items():
+        hosts = list(dict.fromkeys(several))
+        where = f"on {', '.join(hosts)}" if fix.on_host else ", ".join(hosts)
+        yield f"fix {where}: {fix.fix.replace('HOST', ','.join(hosts))}"
+
+
+def _ways_on(lab: Lab, unfit: Mapping[str, str]) -> Iterable[str]:
     """The commands that leave hosts out, one after the other: each as it will be accepted then."""
     gone: list[str] = []
-    where = ["-i", str(inventory)] if inventory else []
     for host, why in unfit.items():
+        if problem := blocked(lab, [*gone, host]):
+            yield f"no run without {host}: {problem}"
+            continue
         before = without(lab, gone)
         gone.append(host)
         lower = ["--lower-f"] if without(lab, gone).f < before.f else []
         reason = "".join(c if c.isprintable() else " " for c in why)[:REASON_CHARS_MAX]
-        argv = ["testbed", "quarantine", host, *where, "--reason", reason, *lower]
-        typer.echo(f"to go on without it: {shlex.join(argv)}")
+        words = shlex.join(["--reason", reason, *lower])
+        yield f"to go on without it: testbed quarantine {host} -i FILE {words}"
 
 
-def _print(found: dict[str, Sequence[Finding]], inventory: Path | None) -> None:
-    rows: list[tuple[str, ...]] = []
-    for host, findings in found.items():
-        well = [finding.check for finding in findings if finding.grade == "ok"]
-        if well:
-            rows.append((host, "ok", ", ".join(well)))
-        rows += [
-            (host, f.grade, f"{f.check}: {f.says}" + _fix(f, inventory))
-            for f in findings
-            if f.grade != "ok"
-        ]
-    if rows:
-        typer.echo(columns(rows))
-
-
-def _fix(finding: Finding, inventory: Path | None) -> str:
-    """What mends it; a command of ours as it can be copied."""
-    ours = finding.fix.startswith("testbed ") and inventory is not None
-    where = f" -i {shlex.quote(str(inventory))}" if ours else ""
-    return f"; fix: {finding.fix}{where}" if finding.fix else ""
-
-
-def _details(findings: list[Finding]) -> dict[str, object]:
+def _details(findings: Findings) -> dict[str, object]:
     return {
         "fit": all(finding.grade != "failed" for finding in findings),
+        "ready": not any(f.grade == "failed" or f.for_run for f in findings),
         "findings": [
             {"check": f.check, "grade": f.grade, "says": f.says, "fix": f.fix or None}
             for f in findings
         ],
     }
+
+
+_SHOWN: Shown[Findings] = Shown(("FINDINGS",), lambda _: ("",), _details)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from inventory.load import load_lab, packaged
-from testbed.boards.flash import flash, is_plugged
+from inventory.model import Lab
+from inventory.selection import board_labels, chosen
+from testbed.boards.flash import FlashedBoard, flash, is_plugged
 from testbed.boards.micropython import BoardPlace
+from testbed.boards.ports import find_board
 from testbed.boards.power import board_reset
 from testbed.care.lease import Lease
-from testbed.commands.fleet import report_json, report_text
+from testbed.commands.fleet import CheckOption, Shown, show
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.errors import ConfigurationError
-from testbed.fleet import Progress, exit_code, for_each
+from testbed.fleet import Progress, Tell, exit_code, for_each
 from testbed.hosts.opening import ssh_hosts
 from testbed.provision.ready import interpreters
 
@@ -28,11 +32,15 @@ app = typer.Typer(add_completion=False)
 def flash_boards(
     inventory: InventoryOption = None,
     limit: Annotated[
-        str | None, typer.Option("--limit", metavar="BOARDS", help="Only these.")
+        str | None,
+        typer.Option(
+            "--limit", metavar="BOARDS", help="Only these: th01,th02 or kind:esp32 or host:pi02."
+        ),
     ] = None,
     rename: Annotated[
         bool, typer.Option("--rename", help="Also a board that has another's name so far.")
     ] = False,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find each board by its identity, copy firmware and a new key to it, verify both.
@@ -44,16 +52,16 @@ def flash_boards(
     """
     lab = load_lab(inventory)
     plugged = {n: b for n, b in lab.boards_in_use().items() if is_plugged(b)}
-    have, wanted = ", ".join(plugged) or "none", list(plugged)
-    if limit is not None:
-        wanted = [name for part in limit.split(",") if (name := part.strip())]
-        if not wanted:
-            raise ConfigurationError(f"--limit {limit!r} names no board; there are: {have}")
-    for name in wanted:
-        if name not in plugged:
-            raise ConfigurationError(f"--limit: {name} is no plugged board; there are: {have}")
+    wanted = list(plugged) if limit is None else _chosen(lab, list(plugged), limit)
     path = (inventory or packaged("loopback")).absolute()
     began_s = time.monotonic()
+
+    def work(place: BoardPlace, tell: Tell) -> FlashedBoard:
+        if not check:
+            return flash(place, tell)
+        port = find_board(place.host, place.name, place.board)
+        return FlashedBoard(port.path, f"would be flashed at {port.path}", None)
+
     with ssh_hosts(lab, dict.fromkeys(plugged[name].host for name in wanted)) as hosts:
         python = interpreters(hosts)
         places = {
@@ -67,15 +75,27 @@ def flash_boards(
             )
             for name in wanted
         }
-        with Lease(hosts):
+        with ExitStack() as stack:
+            if not check:
+                stack.enter_context(Lease(hosts))
             progress = Progress("flash", quiet=as_json)
-            outcomes = for_each(places, flash, progress, lambda board: board.greeting)
-    if as_json:
-        report_json(
-            outcomes,
-            time.monotonic() - began_s,
-            lambda b: {"port": b.port, "greeting": b.greeting, **b.flashed},
-        )
-    else:
-        report_text(outcomes, ("GREETING",), lambda b: (b.greeting,), ["flash"], inventory)
+            outcomes = for_each(places, work, progress, lambda board: board.greeting)
+    shown: Shown[FlashedBoard] = Shown(
+        ("GREETING",),
+        lambda board: (board.greeting,),
+        lambda board: {"port": board.port, "greeting": board.greeting, **(board.flashed or {})},
+    )
+    command = ["flash", *(["--check"] if check else [])]
+    show(outcomes, time.monotonic() - began_s, shown, command, as_json=as_json)
     raise typer.Exit(exit_code(outcomes))
+
+
+def _chosen(lab: Lab, plugged: list[str], limit: str) -> list[str]:
+    """Raises ConfigurationError."""
+    have = ", ".join(plugged) or "none"
+    names, unknown = chosen(limit, {name: board_labels(lab, name) for name in plugged})
+    if unknown is not None:
+        raise ConfigurationError(f"--limit: {unknown} is no plugged board; there are: {have}")
+    if not names:
+        raise ConfigurationError(f"--limit {limit!r} names no board; there are: {have}")
+    return names

@@ -3,28 +3,79 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
 
 import typer
 
+from inventory.model import Lab
 from testbed.commands.options import columns, print_json
-from testbed.fleet import Outcome, problems, retry
+from testbed.fleet import Outcome, Progress, Tell, for_each, problems
+from testbed.hosts.opening import limited, ssh_hosts
+from testbed.hosts.ssh import SshHost
+from testbed.printed import as_typed
 
-__all__ = ["LimitOption", "report_json", "report_text"]
+__all__ = ["CheckOption", "LimitOption", "Shown", "on_hosts", "show"]
 
 LimitOption = Annotated[
-    str | None, typer.Option("--limit", metavar="HOSTS", help="Only these, separated by commas.")
+    str | None,
+    typer.Option(
+        "--limit", metavar="HOSTS", help="Only these: pi01,pi02 or role:replica or cap:netem."
+    ),
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Only say what would be done; change nothing.")
 ]
 
 T = TypeVar("T")
 
 
-def report_json(
-    outcomes: Sequence[Outcome[T]], took_s: float, details: Callable[[T], dict[str, Any]]
+@dataclass(frozen=True, slots=True)
+class Shown(Generic[T]):
+    """What a command shows of each host: cells of a table for people, a mapping for machines."""
+
+    heading: tuple[str, ...]
+    cells: Callable[[T], Sequence[str]]
+    details: Callable[[T], dict[str, Any]]
+
+
+def on_hosts(
+    command: Sequence[str],
+    lab: Lab,
+    limit: str | None,
+    work: Callable[[SshHost, Tell], T],
+    shown: Shown[T],
+    *,
+    as_json: bool,
+) -> list[Outcome[T]]:
+    """Do `work` on a lab's hosts and report it. `command`: the words that do it again."""
+    began_s = time.monotonic()
+    with ssh_hosts(lab, limited(lab, limit)) as hosts:
+        progress = Progress(command[0], quiet=as_json)
+        outcomes = for_each(hosts, work, progress, lambda value: shown.cells(value)[0])
+    show(outcomes, time.monotonic() - began_s, shown, command, as_json=as_json)
+    return outcomes
+
+
+def show(
+    outcomes: Sequence[Outcome[T]],
+    took_s: float,
+    shown: Shown[T],
+    command: Sequence[str],
+    *,
+    as_json: bool,
+    together: bool = False,
 ) -> None:
-    """Every host with `ok`, `problem`, seconds, and what the command has to say."""
+    """Report what became of all hosts. `together`: it is done to all of them or to none."""
+    if as_json:
+        _print_json(outcomes, took_s, shown)
+    else:
+        _print_table(outcomes, shown, command, together=together)
+
+
+def _print_json(outcomes: Sequence[Outcome[T]], took_s: float, shown: Shown[T]) -> None:
     print_json(
         {
             "ok": all(outcome.ok for outcome in outcomes),
@@ -32,10 +83,10 @@ def report_json(
             "hosts": {
                 outcome.host: {
                     "ok": outcome.ok,
-                    "problem": outcome.problem or None,
+                    "problem": as_typed(outcome.problem) or None,
                     "took_s": round(outcome.took_s, 3),
                     "steps_s": dict(outcome.steps_s),
-                    **(details(outcome.value) if outcome.value is not None else {}),
+                    **(shown.details(outcome.value) if outcome.value is not None else {}),
                 }
                 for outcome in outcomes
             },
@@ -43,28 +94,22 @@ def report_json(
     )
 
 
-def report_text(
-    outcomes: Sequence[Outcome[T]],
-    heading: Sequence[str],
-    cells: Callable[[T], Sequence[str]],
-    command: Sequence[str],
-    inventory: Path | None,
-    *,
-    together: bool = False,
+def _print_table(
+    outcomes: Sequence[Outcome[T]], shown: Shown[T], command: Sequence[str], *, together: bool
 ) -> None:
-    """One row per host; failures below it, hosts that failed alike together, and the way out:
-    for just those that failed, or as it was if it is done to all or none (`together`)."""
-    rows: list[Sequence[str]] = [("HOST", *heading, "SECONDS")]
+    """One row per host. Below it what failed, hosts that failed alike together, and the command
+    that does it again: for those that failed, or as it was for all or none (`together`)."""
+    rows: list[Sequence[str]] = [("HOST", *shown.heading, "SECONDS")]
     for outcome in outcomes:
-        failed = ["FAILED", *["-"] * (len(heading) - 1)]
-        told = cells(outcome.value) if outcome.value is not None else failed
+        failed = ["FAILED", *["-"] * (len(shown.heading) - 1)]
+        told = shown.cells(outcome.value) if outcome.value is not None else failed
         steps = ", ".join(f"{what} {seconds:.1f}" for what, seconds in outcome.steps_s)
         rows.append((outcome.host, *told, f"{outcome.took_s:.1f} ({steps})"))
     typer.echo(columns(rows) if outcomes else "nothing to do: no host is reached over SSH")
     for problem in problems(outcomes):
-        typer.echo(f"\n{problem}", err=True)
+        typer.echo(as_typed(f"\n{problem}"), err=True)
     bad = [outcome.host for outcome in outcomes if not outcome.ok]
     if bad:
-        again = [*command, *(["-i", str(inventory)] if inventory else [])]
-        way = shlex.join(["testbed", *again]) if together else retry(again, bad)
-        typer.echo(f"\nretry: {way}", err=True)
+        only = "" if together else f" --limit {','.join(bad)}"
+        again = f"\nretry: testbed {shlex.join(command)} -i FILE{only}"
+        typer.echo(as_typed(again), err=True)

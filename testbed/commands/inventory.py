@@ -141,8 +141,7 @@ def trust(
         raise ConfigurationError(f"{host} shows another key than {fingerprint}; not trusted")
     if fingerprint is None and not yes:
         if not sys.stdin.isatty():
-            where = f" -i {inventory}" if inventory else ""
-            again = f"testbed inventory trust {host}{where} --fingerprint {shown.fingerprint}"
+            again = f"testbed inventory trust {host} -i FILE --fingerprint {shown.fingerprint}"
             raise ConfigurationError(f"not trusted; if it is the right one: {again}")
         typer.confirm("trust it?", abort=True)
     trust_offer(shown)

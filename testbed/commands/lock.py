@@ -14,7 +14,7 @@ from inventory.duration import duration_text
 from inventory.load import load_lab
 from testbed.care.lease import break_lease, claim, holder, me, release
 from testbed.care.restore import restore
-from testbed.commands.fleet import LimitOption, report_json, report_text
+from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts, show
 from testbed.commands.options import InventoryOption, JsonOption, time_option
 from testbed.errors import LockedError
 from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each
@@ -24,6 +24,10 @@ from testbed.hosts.port import Host
 __all__ = ["app", "unlock_app"]
 
 LOCK_MAX = "7d"
+ASK_AGAIN_S = 2.0
+"""While `--wait` waits for somebody else's lease to end."""
+
+_SHOWN: Shown[str] = Shown(("RESULT",), lambda result: (result,), lambda result: {"result": result})
 
 app = typer.Typer(add_completion=False)
 unlock_app = typer.Typer(add_completion=False)
@@ -36,6 +40,9 @@ def lock(
     for_ms: Annotated[
         float, time_option("--for", "As 30m, 2h, 1d.", least="1s", most=LOCK_MAX, default="2h")
     ] = 7_200_000,
+    wait_ms: Annotated[
+        float, time_option("--wait", "Wait so long until the hosts are free.", most=LOCK_MAX)
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Keep a lab's hosts for yourself; your own commands go on, others' are refused.
@@ -43,41 +50,46 @@ def lock(
     All of the hosts or none. Again: a new time. Exit code 5 if somebody else has one.
     """
     lab = load_lab(inventory)
-    shown = duration_text(for_ms)
-    token = secrets.token_hex(16)
     began_s = time.monotonic()
+    with ssh_hosts(lab, limited(lab, limit)) as hosts:
+        while True:
+            outcomes = _lock_all(hosts, for_ms / 1000)
+            others = [str(o.error) for o in outcomes if isinstance(o.error, LockedError)]
+            if not others or time.monotonic() - began_s >= wait_ms / 1000:
+                break
+            typer.echo(f"waiting: {others[0]}", err=True)
+            time.sleep(ASK_AGAIN_S)
+    again = ["lock", "--for", duration_text(for_ms), *(["--limit", limit] if limit else [])]
+    took_s = time.monotonic() - began_s
+    show(outcomes, took_s, _SHOWN, again, as_json=as_json, together=True)
+    raise typer.Exit(_code(outcomes))
+
+
+def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
+    token = secrets.token_hex(16)
 
     def work(host: Host, tell: Tell) -> str:
         tell("locking")
-        claim(host, token, me(person=True), round(for_ms / 1000))
-        return f"yours for {shown}"
+        claim(host, token, me(person=True), round(lease_s))
+        return f"yours for {duration_text(lease_s * 1000)}"
 
-    def give_back(hosts: Mapping[str, Host]) -> list[Outcome[None]]:
+    def give_back() -> list[Outcome[None]]:
         return for_each(hosts, lambda host, _: release(host, token), Progress("undo", quiet=True))
 
-    with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        try:
-            outcomes = for_each(hosts, work, Progress("lock", quiet=True))
-        except BaseException:  # Ctrl-C
-            give_back(hosts)
-            raise
-        bad = [outcome for outcome in outcomes if not outcome.ok]
-        if bad:
-            undone = give_back(hosts)
-            free = [outcome.host for outcome in undone if outcome.ok]
-            outcomes = [
-                replace(o, value="given back" if o.host in free else "not given back: unlock it")
-                if o.ok
-                else o
-                for o in outcomes
-            ]
-    if as_json:
-        report_json(outcomes, time.monotonic() - began_s, lambda told: {"result": told})
-    else:
-        again = ["lock", "--for", shown, *(["--limit", limit] if limit else [])]
-        heading, cells = ("RESULT",), lambda told: (told,)
-        report_text(outcomes, heading, cells, again, inventory, together=True)
-    raise typer.Exit(_code(outcomes))
+    try:
+        outcomes = for_each(hosts, work, Progress("lock", quiet=True))
+    except BaseException:  # Ctrl-C
+        give_back()
+        raise
+    if all(outcome.ok for outcome in outcomes):
+        return outcomes
+    free = [outcome.host for outcome in give_back() if outcome.ok]
+    return [
+        replace(o, value="given back" if o.host in free else "not given back: unlock it")
+        if o.ok
+        else o
+        for o in outcomes
+    ]
 
 
 @unlock_app.command()
@@ -87,11 +99,10 @@ def unlock(
     takeover: Annotated[
         bool, typer.Option("--takeover", help="Also what others have; restores the hosts first.")
     ] = False,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give hosts back that you locked. Exit code 5 if somebody else has one (his name is shown)."""
-    lab = load_lab(inventory)
-    began_s = time.monotonic()
+    """Give hosts back that you locked. Exit code 5 if somebody else has one (the name is shown)."""
 
     def work(host: Host, tell: Tell) -> str:
         tell("looking")
@@ -101,18 +112,16 @@ def unlock(
         theirs = not (present.is_mine or present.is_gone)
         if theirs and not takeover:
             raise LockedError(f"{host.name} is taken by {present}")
+        if check:
+            return f"would be taken from {present}"
         if takeover:
             restore(host, tell)
         break_lease(host, takeover=takeover)
         return f"taken from {present.who}" if theirs else "given back"
 
-    with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        outcomes = for_each(hosts, work, Progress("unlock", quiet=True))
-    if as_json:
-        report_json(outcomes, time.monotonic() - began_s, lambda told: {"result": told})
-    else:
-        again = ["unlock", "--takeover"] if takeover else ["unlock"]
-        report_text(outcomes, ("RESULT",), lambda told: (told,), again, inventory)
+    options = {"--takeover": takeover, "--check": check}
+    command = ["unlock", *(name for name, given in options.items() if given)]
+    outcomes = on_hosts(command, load_lab(inventory), limit, work, _SHOWN, as_json=as_json)
     raise typer.Exit(_code(outcomes))
 
 

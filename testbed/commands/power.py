@@ -12,6 +12,7 @@ import typer
 from inventory.load import load_lab, packaged
 from testbed.boards.power import POWER_S_MAX, Power, power_of
 from testbed.care.lease import claim_for
+from testbed.commands.fleet import CheckOption
 from testbed.commands.options import InventoryOption
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Unreachable
@@ -35,20 +36,24 @@ class To(StrEnum):
 @app.command()
 def power(
     to: To,
-    host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
+    hosts: Annotated[str, typer.Argument(help="As pi01,pi02 or role:replica.")],
     inventory: InventoryOption = None,
+    check: CheckOption = False,
 ) -> None:
-    """Cut a host's power, in the middle of whatever it does, or bring it back.
+    """Cut the power of hosts, in the middle of whatever they do, or bring it back.
 
-    Exit code 5 if somebody else has the host. One that does not answer is switched all the same.
+    Exit code 5 if somebody else has a host. One that does not answer is switched all the same.
     """
     lab = load_lab(inventory)
-    with ssh_hosts(lab, limited(lab, host, given_by="power")) as hosts:
-        for name, one in hosts.items():
+    with ssh_hosts(lab, limited(lab, hosts, given_by="power")) as opened:
+        for name, host in opened.items():
             switch = power_of(lab, name, (inventory or packaged("loopback")).absolute())
+            if check:
+                typer.echo(f"{name}: power would go {to.value}")
+                continue
             with ExitStack() as stack:
                 with suppress(Unreachable):
-                    stack.enter_context(claim_for(one, POWER_S_MAX))
+                    stack.enter_context(claim_for(host, POWER_S_MAX))
                 _switch(switch, to)
             typer.echo(f"{name}: power {to.value}")
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from inventory.load import load_lab
 from testbed.care.lease import claim_for
-from testbed.commands.fleet import LimitOption, report_json, report_text
+from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption
-from testbed.fleet import Progress, Tell, exit_code, for_each
-from testbed.hosts.opening import limited, ssh_hosts
+from testbed.fleet import Tell, exit_code
 from testbed.hosts.ssh import SshHost
 from testbed.provision.install import Plan, make_plan
 from testbed.provision.layout import layout
@@ -27,7 +26,7 @@ app = typer.Typer(add_completion=False)
 def provision(
     inventory: InventoryOption = None,
     limit: LimitOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change.")] = False,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give every host its Python environment, our code and its keys, and prove that it works.
@@ -44,7 +43,7 @@ def provision(
     def work(host: SshHost, tell: Tell) -> Plan:
         tell("looking")
         plan = make_plan(lab, host, nodes, wheelhouse, systemd=host.facts.systemd)
-        if plan.changes and not dry_run:
+        if plan.changes and not check:
             with claim_for(host):
                 plan.do(tell)
         return plan
@@ -52,31 +51,26 @@ def provision(
     def describe(plan: Plan) -> str:
         if not plan.changes:
             return "unchanged"
-        return ("would get " if dry_run else "got ") + ", ".join(plan.changes)
+        return ("would get " if check else "got ") + ", ".join(plan.changes)
 
     def cells(plan: Plan) -> tuple[str, ...]:
         facts = plan.facts
         return describe(plan), f"{facts.system}, {facts.machine}, Python {facts.python}"
 
-    with ssh_hosts(lab, limited(lab, limit)) as hosts:
-        outcomes = for_each(hosts, work, Progress("provision", quiet=as_json), describe)
-    took_s = time.monotonic() - began_s
-    if as_json:
-        report_json(outcomes, took_s, lambda plan: _details(plan, dry_run=dry_run))
-    else:
-        command = ["provision", "--dry-run"] if dry_run else ["provision"]
-        report_text(outcomes, ("RESULT", "SYSTEM"), cells, command, inventory)
+    command = ["provision", *(["--check"] if check else [])]
+    shown = Shown(("RESULT", "SYSTEM"), cells, lambda plan: _details(plan, check=check))
+    outcomes = on_hosts(command, lab, limit, work, shown, as_json=as_json)
+    if outcomes and not as_json:
         ready = sum(outcome.ok for outcome in outcomes)
-        if outcomes:
-            what = "looked at, nothing was changed," if dry_run else "ready"
-            typer.echo(f"{ready} of {len(outcomes)} hosts {what} in {took_s:.1f} s")
+        what = "looked at, nothing was changed," if check else "ready"
+        typer.echo(f"{ready} of {len(outcomes)} hosts {what} in {time.monotonic() - began_s:.1f} s")
     raise typer.Exit(exit_code(outcomes))
 
 
-def _details(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
+def _details(plan: Plan, *, check: bool) -> dict[str, Any]:
     return {
         "changes": list(plan.changes),
-        "changed": bool(plan.changes) and not dry_run,
+        "changed": bool(plan.changes) and not check,
         "system": plan.facts.system,
         "machine": plan.facts.machine,
         "python": plan.facts.python,

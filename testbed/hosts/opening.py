@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from inventory.model import Lab
+from inventory.selection import chosen, host_labels
 from testbed.errors import ConfigurationError
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
@@ -18,30 +19,31 @@ REMOTE_ROOT = "testbed"
 
 
 def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[str]:
-    """Active hosts that are reached over SSH, or those of them in a comma-separated list.
+    """Active hosts that are reached over SSH, or those that a list of names and labels chooses.
 
-    Raises ConfigurationError for a name that is none of them, in words of what it was given by.
+    Raises ConfigurationError for a word that chooses none, in words of what it was given by.
     """
-    remote = [name for name, host in lab.active.items() if host.connection == "ssh"]
+    remote = {
+        name: host_labels(lab, name)
+        for name, host in lab.active.items()
+        if host.connection == "ssh"
+    }
     if limit is None:
-        return remote
-    wanted = [name for part in limit.split(",") if (name := part.strip())]
-    if not wanted:
-        raise ConfigurationError(
-            f"{given_by} {limit!r} names no host; hosts are {', '.join(remote) or 'none'}"
-        )
-    for name in wanted:
-        if name in remote:
-            continue
+        return list(remote)
+    have = f"hosts are {', '.join(remote) or 'none'}"
+    names, unknown = chosen(limit, remote)
+    if unknown is not None:
         why = "is no host of this inventory"
-        if name in lab.active:
+        if ":" in unknown:
+            why = "chooses no host"
+        elif unknown in lab.active:
             why = "is this machine itself (connection: local)"
-        elif name in lab.hosts:
-            why = f"is quarantined: {lab.hosts[name].reason}"
-        raise ConfigurationError(
-            f"{given_by}: {name} {why}; hosts are {', '.join(remote) or 'none'}"
-        )
-    return [name for name in remote if name in wanted]
+        elif unknown in lab.hosts:
+            why = f"is quarantined: {lab.hosts[unknown].reason}"
+        raise ConfigurationError(f"{given_by}: {unknown} {why}; {have}")
+    if not names:
+        raise ConfigurationError(f"{given_by} {limit!r} names no host; {have}")
+    return names
 
 
 def settings_of(lab: Lab, name: str) -> SshSettings:

@@ -15,7 +15,8 @@ from testbed import cli
 from testbed.boards.ports import SerialPort
 from testbed.care.clock import ClockReading
 from testbed.care.dead_man import Armed
-from testbed.doctor import Condition, Examined, Finding, judge
+from testbed.care.quarantine import blocked
+from testbed.doctor import Condition, Examined, Finding, compare, judge
 from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
 
@@ -41,8 +42,15 @@ WELL = Condition(
     disk_free_mb=4000,
     interfaces=["eth0", "eth1", "lo"],
     tools=["tc", "nft"],
-    root=True,
     netem=True,
+    sudo_problem="",
+    sudo_s=0.1,
+    name_resolves=True,
+    unwritable="",
+    noexec=False,
+    python_variables=[],
+    machine_id="m1",
+    host_key="ssh-ed25519 k1",
 )
 PORT = SerialPort("/dev/serial/by-id/x", "/dev/ttyACM0", "E1", "1-1:1.0")
 FIT = Examined(WELL, ClockReading(0.2, 0.1, 0), (PORT,), ("th01",), lack="")
@@ -73,7 +81,11 @@ def test_a_healthy_host_has_nothing_to_mend(tmp_path: Path) -> None:
         ({"synchronised": False}, "time sync", "warning", "set-ntp"),
         ({"interfaces": ["eth0", "lo"]}, "network", "failed", "net.data"),
         ({"tools": ["tc"]}, "nft", "failed", "apt-get install nftables"),
-        ({"root": False}, "netem", "failed", "sudo"),
+        ({"sudo_problem": "sudo: a password is required"}, "netem", "failed", "sudo"),
+        ({"sudo_s": 10.2, "name_resolves": False}, "sudo", "warning", "/etc/hosts"),
+        ({"unwritable": "Read-only file system"}, "file system", "failed", "card"),
+        ({"noexec": True}, "file system", "failed", "noexec"),
+        ({"python_variables": ["PYTHONPATH"]}, "login", "warning", "profile"),
         ({"netem": False}, "netem", "failed", "sch_netem"),
     ],
 )
@@ -118,6 +130,35 @@ def test_a_board_is_exactly_one_port_and_flashed(
     assert finding.fix
 
 
+def test_copied_cards_and_clocks_that_are_too_far_apart_are_found_together(tmp_path: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    hosts = "".join(f"  p{n}: {{addr: 10.0.0.{n}, roles: [replica]}}\n" for n in range(4))
+    path.write_text(
+        "schema: testbed.inventory/1\nlab: four\nchain: {precision: 100ms}\n"
+        f"defaults: {{clock: {{max_error: 1s}}}}\nhosts:\n{hosts}"
+    )
+
+    def host(number: int, offset_ms: float, **changes: str) -> Examined:
+        ids = {"machine_id": f"m{number}", "host_key": f"ssh-ed25519 k{number}"}
+        condition = msgspec.structs.replace(WELL, **{**ids, **changes})
+        return replace(FIT, condition=condition, clock=ClockReading(offset_ms, 5, 0))
+
+    def found(seen: dict[str, Examined]) -> dict[str, list[str]]:
+        together = compare(load_lab(path), seen)
+        return {name: [one.check for one in some] for name, some in together.items() if some}
+
+    assert found({f"p{n}": host(n, 20 * n) for n in range(4)}) == {}
+    copied = {"p0": host(0, 0), "p1": host(1, 0, machine_id="m0", host_key="ssh-ed25519 k0")}
+    assert found(copied) == {name: ["host key", "machine id"] for name in copied}
+    assert found({"p0": host(0, -60), "p1": host(1, 0), "p2": host(2, 60)}) == {
+        "p0": ["clocks"],
+        "p2": ["clocks"],
+    }, "-60 ms and 60 ms are 110 ms apart at least"
+    unknown = {"p0": host(0, 0, machine_id="", host_key=""), "p1": host(1, 0)}
+    unknown["p2"] = unknown["p0"]
+    assert found(unknown) == {}, "what a host does not tell is equal to nothing"
+
+
 def test_an_undo_that_waited_for_somebody_to_look_is_told(tmp_path: Path) -> None:
     seen = replace(FIT, woken=(Armed("start-r1", 0), Armed("heal", 30)))
     now, later = [f for f in findings(tmp_path, seen) if f.check == "undo"]
@@ -126,10 +167,10 @@ def test_an_undo_that_waited_for_somebody_to_look_is_told(tmp_path: Path) -> Non
     assert "testbed restore" in later.fix
 
 
-def test_the_ways_on_without_unfit_hosts_are_accepted_as_they_are_printed(
+def test_a_host_is_offered_for_quarantine_only_where_the_chain_survives_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Five replicas, none of which answers: without the second, fewer faults are borne."""
+    """Five replicas, none of which answers: with three no faulty one is borne."""
     inventory = tmp_path / "lab.yaml"
     ssh = f"ssh: {{port: {free_port()}}}"
     hosts = "".join(f"  p{n}: {{addr: 127.0.0.1{n}, roles: [replica], {ssh}}}\n" for n in range(5))
@@ -137,9 +178,19 @@ def test_the_ways_on_without_unfit_hosts_are_accepted_as_they_are_printed(
     assert cli.main(["doctor", "-i", str(inventory)]) == 3
     lines = capsys.readouterr().out.splitlines()
     ways = [line.partition(": testbed ")[2] for line in lines if line.startswith("to go on")]
-    assert ["--lower-f" in way for way in ways] == [False, True, False, False, False]
-    for way in ways[:3]:
-        assert cli.main(shlex.split(way)) == 0
+    assert [way.split()[:2] for way in ways] == [["quarantine", "p0"]]
+    assert "--lower-f" not in ways[0]
+    assert cli.main(shlex.split(ways[0])) == 0
+    assert "no run without p1: 3 replicas bear no faulty one" in lines
+
+
+def test_the_only_gateway_is_never_offered_for_quarantine(tmp_path: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    more = "".join(f"  p{n}: {{addr: 10.0.1.{n}, roles: [replica]}}\n" for n in range(5))
+    more += "  phones: {addr: 10.0.1.9, roles: [mobile]}\n"
+    path.write_text(INVENTORY.split("boards:", maxsplit=1)[0].replace("chain: {f: 0}\n", "") + more)
+    assert "no active host has role broker" in blocked(load_lab(path), ["pi01"])
+    assert blocked(load_lab(path), ["p0"]) == ""
 
 
 @pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
@@ -156,7 +207,7 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         said = capsys.readouterr()
         fingerprint = said.err.partition("SHA256:")[2].split()[0]
         assert "testbed inventory trust pi01 -i" in said.err
-        assert f"testbed quarantine pi02 -i {i} --reason '" in said.out, "a way to go on without"
+        assert "0 of 2 hosts are sound, 0 ready for a run" in said.out
         trust = ["inventory", "trust", "pi01", "-i", i]
         known.write_text("127.0.0.1 ssh-ed25519 A\n")
         for words, code in ((trust, 2), (["doctor", "-i", i, "--limit", "pi01"], 3)):

@@ -69,7 +69,7 @@ def test_flashing_gives_a_board_our_firmware_and_a_new_key(plugged: PluggedBoard
     key = host.get("th01/host.key")
     assert key == (plugged.files / "key.bin").read_bytes() != old
     assert host.run(["stat", "-c", "%a", "th01/host.key"]).stdout == "600\n"
-    assert json.loads(host.get("th01/flashed.json")) == dict(done.flashed)
+    assert json.loads(host.get("th01/flashed.json")) == done.flashed
     assert "spoilt" not in (plugged.files / "gateway" / "serial" / "frames.py").read_text()
     assert host.run(["ls", "th01"]).stdout.split() == ["flashed.json", "host.key"]
     assert "copying firmware and key" in steps

@@ -44,7 +44,7 @@ def test_from_nothing_to_ready_and_back_to_nothing(
     """The life of a host: dry run, made ready, left alone, mended, removed."""
     with ssh_lab(tmp_path) as lab:
         home = lab.homes["pi01"]
-        code, said = provision(capsys, lab, "--dry-run")
+        code, said = provision(capsys, lab, "--check")
         assert code == 0
         assert [change.split()[0] for change in said["hosts"]["pi01"]["changes"]] == [
             "environment",
@@ -99,11 +99,11 @@ def test_a_host_that_fails_is_named_with_the_command_that_retries_just_it(
 ) -> None:
     """And n never shrinks silently: the exit code is not 0."""
     with ssh_lab(tmp_path, ("replica", "replica"), dead=("pi02",)) as lab:
-        code = cli.main(["provision", "--dry-run", "-i", str(lab.inventory)])
+        code = cli.main(["provision", "--check", "-i", str(lab.inventory)])
         captured = capsys.readouterr()
     assert code == 4
     assert "1 of 2 hosts looked at, nothing was changed" in captured.out, "none is ready by that"
-    assert f"retry: testbed provision --dry-run -i {lab.inventory} --limit pi02" in captured.err
+    assert f"retry: testbed provision --check -i {lab.inventory} --limit pi02" in captured.err
     assert "powered" in captured.err
 
 

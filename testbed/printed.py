@@ -1,0 +1,55 @@
+"""Commands of ours in messages, as the reader can type them.
+
+Messages name commands as `testbed restore -i FILE`. Here these words become what was typed: the
+path of the program, the inventory in use, and sudo for what needs it. `testbed.cli` calls `using`
+once; whatever prints a message with a command in it calls `as_typed`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+__all__ = ["as_typed", "program", "using"]
+
+_NEEDS_ROOT = ("emulate",)
+_inventory: str | None = None
+_commands = re.compile("(?!)")
+
+
+def using(arguments: Sequence[str], commands: Iterable[str]) -> None:
+    """The command line in use, and which words are commands."""
+    global _inventory, _commands  # noqa: PLW0603 - one command line per process
+    _inventory = None
+    for option, value in pairwise(arguments):
+        if option in ("-i", "--inventory"):
+            _inventory = value
+    words = "|".join(sorted(commands, key=len, reverse=True))
+    _commands = re.compile(rf"\b(?:sudo )?testbed ({words})\b(?!-)")
+
+
+def program() -> str:
+    """This program as the reader starts it: `testbed` if the PATH finds it so."""
+    path = sys.argv[0]
+    on_path = shutil.which("testbed")
+    same = on_path is not None and Path(on_path).resolve() == Path(path).resolve()
+    return "testbed" if same or Path(path).name != "testbed" else shlex.quote(path)
+
+
+def as_typed(text: str) -> str:
+    """A message with its commands as they can be typed."""
+    sudo = "SUDO_USER" in os.environ
+
+    def typed(match: re.Match[str]) -> str:
+        needs_root = sudo or (match[1] in _NEEDS_ROOT and os.geteuid() != 0)
+        return f"{'sudo ' if needs_root else ''}{program()} {match[1]}"
+
+    text = _commands.sub(typed, text)
+    named = "" if _inventory is None else f" -i {shlex.quote(_inventory)}"
+    return text.replace(" -i FILE", named)
