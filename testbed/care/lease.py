@@ -110,7 +110,7 @@ def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool 
     length = str(round(lease_s))
     code, said = _ask(host, "renew" if renew else "claim", token, length, me_said, "")
     if code == _BROKEN:
-        raise LockedError(f"{host.name} was taken over (testbed unlock --takeover)")
+        raise LockedError(f"{host.name} was taken over (testbed unlock --takeover -i FILE)")
     if code != _REFUSED:
         return
     theirs, present = _parse(host, said)
