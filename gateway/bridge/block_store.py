@@ -14,6 +14,7 @@ from pathlib import Path
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
 from chain.proofs.client import RANGE_BLOCKS_MAX, RANGE_BYTES_MAX, SealedBlock
+from gateway.refusing import LocalFault
 
 __all__ = ["BlockStore", "BlockStoreError"]
 
@@ -26,7 +27,7 @@ CREATE TABLE IF NOT EXISTS requests (id BLOB PRIMARY KEY, height INTEGER NOT NUL
 """
 
 
-class BlockStoreError(Exception):
+class BlockStoreError(LocalFault):
     """The file is damaged or of another network. The message names it and says what to do."""
 
 

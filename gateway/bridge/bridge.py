@@ -34,7 +34,7 @@ from gateway.bridge.edge import (
     sync_codec,
 )
 from gateway.bridge.follower import Follower, Settled
-from gateway.bridge.logins import LoginChange, Logins, is_welcome
+from gateway.bridge.logins import Carrier, LoginChange, Logins, carrier_of, ended, is_welcome
 from gateway.bridge.outbox import Entry
 from gateway.bridge.parts import split
 from gateway.bridge.precheck import check_sender, refusal
@@ -42,6 +42,7 @@ from gateway.bridge.stamps import Stamps
 from gateway.bridge.waiting import Pending, Waiting
 from gateway.limits import RateLimiter
 from gateway.mqtt.topics import Up, parse
+from gateway.refusing import refusing
 
 __all__ = ["Bridge", "Limits", "Outside", "Writes"]
 
@@ -61,6 +62,12 @@ class Outside(Protocol):
 
     def change_login(self, change: LoginChange) -> None:
         """Adds or removes a login at the broker."""
+
+    def list_carrier(self, carrier: Carrier) -> None:
+        """Lists a device's certificate at the broker, then answers the device."""
+
+    def answer_with_login(self, login: str, device: str, payload: bytes) -> None:
+        """Publishes to `rsp/<device>/admitted` as soon as `login` works at the broker."""
 
     def emit(self, event: str, **fields: object) -> None:
         """Writes to the event log."""
@@ -146,25 +153,30 @@ class Bridge:
         """Takes a relayed message. What is wrong with it is counted and answered, not raised."""
         up: Up | None = None
         try:
-            parsed = parse(topic)
-            if not isinstance(parsed, Up):
-                raise PeerFault("bad-topic", "not a message towards the gateway")
-            up = parsed
-            if not self._within_rate(up):
-                self._count_over_rate(up.relay, now_ms)
-                return
-            stamped = stamped_codec.decode(payload)
-            self._stamps.take(up.relay, stamped, now_ms)
-            if up.kind == "sync":
-                self._sync(up, stamped.body)
-            elif up.kind == "carrier":
-                self._carrier(up, stamped.body)
-            elif up.kind in ("enrol", "op"):
-                self._request(up, stamped.body, now_ms)
-            else:
-                raise PeerFault("bad-kind", up.kind)
+            with refusing():
+                parsed = parse(topic)
+                if not isinstance(parsed, Up):
+                    raise PeerFault("bad-topic", "not a message towards the gateway")
+                up = parsed
+                self._take_up(up, payload, now_ms)
         except PeerFault as fault:
             self._refuse(b"", up, fault.code)
+
+    def _take_up(self, up: Up, payload: bytes, now_ms: int) -> None:
+        if not self._within_rate(up):
+            self._count_over_rate(up.relay, now_ms)
+            return
+        stamped = stamped_codec.decode(payload)
+        self._stamps.take(up.relay, stamped, now_ms)
+        if up.kind == "sync":
+            self._sync(up, stamped.body)
+        elif up.kind == "carrier":
+            self._outside.list_carrier(carrier_of(stamped.body, up.device, self.chain))
+            self.counts["carrier"] += 1
+        elif up.kind in ("enrol", "op"):
+            self._request(up, stamped.body, now_ms)
+        else:
+            raise PeerFault("bad-kind", up.kind)
 
     def _within_rate(self, up: Up) -> bool:
         limits = self._limits
@@ -205,16 +217,18 @@ class Bridge:
         settled, position = known
         statement = settled.statements[position]
         identity = self.chain.ledger.registry.identity(statement.node)
-        if is_welcome(statement) and identity is not None and identity.ended is not None:
-            self._refuse(opened.id, up, identity.ended)  # it was revoked since: no login
-            return
+        if is_welcome(statement) and identity is not None:
+            reason = ended(identity, self.chain.ledger.time_us)
+            if reason is not None:
+                self._refuse(opened.id, up, reason)  # it has ended since: no login
+                return
         self._note(opened.id, up, "repeat-final")
         self._send_receipt(settled, position, up.device, again=True)
 
     def _sync(self, up: Up, body: bytes) -> None:
         wanted = sync_codec.decode(body)
         identity = self.chain.ledger.registry.identity(bytes.fromhex(up.device))
-        if identity is None or identity.ended is not None:
+        if identity is None or ended(identity, self.chain.ledger.time_us):
             raise PeerFault("unknown-node", "the ledger is for admitted devices")
         if not self._limits.syncs.admit(up.device):
             self.counts["refused:rate"] += 1
@@ -224,10 +238,6 @@ class Bridge:
         for part in split(start, start + count - 1, self.chain.height, data):
             self._outside.answer(up.device, "blocks", part_codec.encode(part))
         self.counts["sync"] += 1
-
-    def _carrier(self, up: Up, pem: bytes) -> None:
-        self._outside.change_login(self._logins.carry(pem, up.device, self.chain))
-        self.counts["carrier"] += 1
 
     def _note(self, request: bytes, up: Up, outcome: str) -> None:
         self.counts[outcome] += 1
@@ -305,9 +315,9 @@ class Bridge:
             self._outside.answer(device, "epochs", steps)
         statement = settled.statements[position]
         receipt = self.chain.receipt(settled, position)
-        change = self._logins.welcome(statement, device, receipt)
-        if change is not None:
-            self._outside.change_login(change)
+        welcome = self._logins.welcome(statement, receipt)
+        if welcome is not None:
+            self._outside.answer_with_login(statement.node.hex(), device, welcome)
         else:
             self._outside.answer(device, "receipt", receipt)
 

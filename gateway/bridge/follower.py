@@ -37,6 +37,7 @@ from chain.proofs.proof import (
 )
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.parts import join
+from gateway.refusing import refusing
 
 __all__ = ["Follower", "Settled"]
 
@@ -58,6 +59,11 @@ class Settled(msgspec.Struct, frozen=True, dict=True):
         assert block is not None, "a gateway keeps whole blocks"
         statements = tuple(decode_leaf(record.leaf) for record in block.records)
         return cls(height, sealed, block, statements)
+
+    @property
+    def time_us(self) -> int:
+        """The consensus time of the block."""
+        return Head.decode(self.sealed.head).time_us
 
     @cached_property
     def inclusions(self) -> tuple[Inclusion, ...]:
@@ -107,8 +113,9 @@ class Follower:
 
         Raises PeerFault for what only a faulty replica sends.
         """
-        first = self.tracker.feed(seal)
-        height = Head.decode(seal.head).height
+        with refusing():
+            first = self.tracker.feed(seal)
+            height = Head.decode(seal.head).height
         self._claimed[seal.replica] = max(height, self._claimed.get(seal.replica, 0))
         conflicts = [] if first is None else [first]
         settled = []

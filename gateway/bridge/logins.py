@@ -1,99 +1,161 @@
 """Who may log in at the broker: a function of the ledger's records, the same at every gateway.
 
-An admitted device gets its own login; the one that its voucher stood for, or its renewed key's
-former one, is removed when the new identity has spoken (so that an answer that was lost can be
-asked for again), and at once when it is revoked.
+A device has one login, named by the newest key of its lineage. Until that key has signed something,
+the login before it stays too (the voucher's, or that of the key before), so that an answer that was
+lost can be asked for again. Revocation removes every login of the device, whichever of its keys it
+names. Expiry removes them too, in the first block after it, as on the chain.
 """
 
 from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
 
 import msgspec
 
 from chain.errors import PeerFault
 from chain.keys import digest
+from chain.ledger.identity import Identity
 from chain.ledger.item import cose_of
 from chain.ledger.operations import Enrol, read_operation, voucher_key
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import verify_carrier
 from gateway.bridge.edge import Admitted, admitted_codec
 from gateway.bridge.follower import Follower, Settled
+from gateway.broker.carriers import certificate_of
 from gateway.broker.credentials import seal_password
 from gateway.broker.security import User, bootstrap_id, device_password
 from gateway.mqtt.topics import Role
 
-__all__ = ["LoginChange", "Logins", "is_welcome"]
+__all__ = ["Carrier", "LoginChange", "Logins", "ended", "is_welcome"]
 
 
 class LoginChange(msgspec.Struct, frozen=True):
-    """`name` may log in as `user` from now on, or not any more (None); with `carrier`, its
-    certificate in PEM, the broker knows it by that too. When the broker has done it, `answer`
-    goes to `rsp/<device>/admitted` (or, to a carrier, `.../carrier`), if there is one. `parting`:
-    it left by its own wish, and hears that it may before the door closes."""
+    """From now on `name` may log in as `user`, or no longer (None). `parting`: the device revoked
+    itself and should get its receipt before its connection is closed."""
 
     name: str
     user: User | None
     height: int = 0
-    device: str = ""
-    answer: bytes = b""
-    carrier: str = ""
     parting: bool = False
 
 
+class Carrier(msgspec.Struct, frozen=True):
+    """The checked certificate of a device, encoded anew (PEM). `digest` is the SHA-256 of what the
+    device sent: the answer to it."""
+
+    name: str
+    pem: str
+    digest: bytes
+
+
+class _Device(msgspec.Struct):
+    current: bytes  # the node id of its newest key
+    former: str | None  # the login before that, until `current` has signed something
+    not_after_us: int
+
+
 class Logins:
-    """Feed it every settled block in order."""
+    """Give every settled block to `changes`, in order."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._former: dict[bytes, str] = {}  # a new identity's earlier login, until it has spoken
+        self._devices: dict[bytes, _Device] = {}  # by the node id of their first key
+        self._device_of: dict[bytes, bytes] = {}  # node id of any key: of the first key
+        self._expiries: list[tuple[int, bytes]] = []  # a heap of (not after, device)
 
     def changes(self, settled: Settled) -> list[LoginChange]:
         """What a block changes at the broker."""
         found = []
         for position, statement in enumerate(settled.statements):
-            found += self._changes(settled, position, statement)
+            for name, user in self._changes(settled, position, statement):
+                parting = user is None and statement.by is None and name == statement.node.hex()
+                found.append(LoginChange(name, user, settled.height, parting))
+        for name in self._expired(settled.time_us):
+            found.append(LoginChange(name, None, settled.height))
         return found
 
-    def _changes(self, settled: Settled, position: int, statement: Statement) -> list[LoginChange]:
-        height, node = settled.height, statement.node
-        if statement.status == OK and statement.op == "revoke":
-            gone = [node.hex(), self._former.pop(node, None)]
-            parting = statement.by is None
-            return [LoginChange(name, None, height, parting=parting) for name in gone if name]
+    def _changes(
+        self, settled: Settled, position: int, statement: Statement
+    ) -> Iterator[tuple[str, User | None]]:
+        node, signer = statement.node, statement.by or statement.node
+        device = self._device_of.get(signer)
+        known = None if device is None else self._devices.get(device)
+        has_signed = statement.counter is not None and known is not None and known.current == signer
+        if known is not None and known.former is not None and has_signed:
+            yield known.former, None
+            known.former = None
+        if statement.status != OK:
+            return
         if is_welcome(statement):
-            former = _former_login(settled.block.records[position].item, statement)
-            if former is not None:
-                self._former[node] = former
-            return [LoginChange(node.hex(), self._user(node, statement.kind), height)]
-        signer = statement.by or node
-        former = self._former.pop(signer, None) if statement.counter is not None else None
-        return [] if former is None else [LoginChange(former, None, height)]
+            if statement.op == "enrol":
+                device, former = (
+                    node,
+                    _voucher_login(settled.block.records[position].item, statement),
+                )
+            else:
+                assert device is not None, "the ledger knows who renewed"
+                former = signer.hex()
+            self._device_of[node] = device
+            self._devices[device] = _Device(node, former, 0)
+            yield node.hex(), self._user(node, statement.kind)
+        if statement.op == "revoke":
+            yield from self._remove(self._device_of.get(node))
+        elif statement.not_after_us is not None:
+            self._expire_at(self._device_of.get(node), statement.not_after_us)
 
-    def welcome(self, statement: Statement, device: str, receipt: bytes) -> LoginChange | None:
-        """The answer to a new identity, sent when its login works; None for other records."""
+    def _remove(self, device: bytes | None) -> Iterator[tuple[str, None]]:
+        gone = None if device is None else self._devices.pop(device, None)
+        if gone is not None:
+            yield gone.current.hex(), None
+            if gone.former is not None:
+                yield gone.former, None
+
+    def _expire_at(self, device: bytes | None, not_after_us: int) -> None:
+        if device is not None and device in self._devices:
+            self._devices[device].not_after_us = not_after_us
+            heapq.heappush(self._expiries, (not_after_us, device))
+
+    def _expired(self, time_us: int) -> Iterator[str]:
+        while self._expiries and self._expiries[0][0] < time_us:
+            not_after_us, device = heapq.heappop(self._expiries)
+            known = self._devices.get(device)
+            if known is not None and known.not_after_us == not_after_us:  # not renewed since
+                for name, _ in self._remove(device):
+                    yield name
+
+    def welcome(self, statement: Statement, receipt: bytes) -> bytes | None:
+        """The answer to a new identity, for when its login works; None for other records."""
         if not is_welcome(statement):
             return None
         assert statement.key is not None
-        user = self._user(statement.node, statement.kind)
-        sealed = seal_password(user.password or "", statement.key)
-        answer = admitted_codec.encode(Admitted(receipt=receipt, sealed_password=sealed))
-        return LoginChange(user.name, user, device=device, answer=answer)
-
-    def carry(self, pem: bytes, device: str, chain: Follower) -> LoginChange:
-        """For the broker to know a device by its carrier certificate. Raises PeerFault unless the
-        chain has certified it for this device, who is still admitted."""
-        ledger = chain.ledger
-        statement = verify_carrier(pem, chain.proofs, ledger.time_us)
-        if statement.node.hex() != device:
-            raise PeerFault("wrong-node", "another's certificate")
-        identity = ledger.registry.identity(statement.node)
-        if identity is None or identity.ended is not None:
-            raise PeerFault("unknown-node", "it is not admitted any more")
-        user = self._user(statement.node, identity.kind)
-        return LoginChange(device, user, device=device, answer=digest(pem), carrier=pem.decode())
+        password = device_password(self._secret, statement.node.hex())
+        sealed = seal_password(password, statement.key)
+        return admitted_codec.encode(Admitted(receipt=receipt, sealed_password=sealed))
 
     def _user(self, node: bytes, kind: str | None) -> User:
         role = Role.RELAY if kind == "environment" else Role.DEVICE
         return User(role, node.hex(), device_password(self._secret, node.hex()))
+
+
+def carrier_of(pem: bytes, device: str, chain: Follower) -> Carrier:
+    """Checks a device's carrier certificate. Raises PeerFault unless the chain has certified it for
+    this device, which is still admitted."""
+    ledger = chain.ledger
+    statement = verify_carrier(pem, chain.proofs, ledger.time_us)
+    if statement.node.hex() != device:
+        raise PeerFault("wrong-node", "another's certificate")
+    identity = ledger.registry.identity(statement.node)
+    if identity is None or ended(identity, ledger.time_us):
+        raise PeerFault("unknown-node", "it is not admitted any more")
+    return Carrier(device, certificate_of(device, pem), digest(pem))
+
+
+def ended(identity: Identity, time_us: int) -> str | None:
+    """Why an identity has no access at this consensus time; None if it has."""
+    if identity.ended is not None:
+        return identity.ended
+    return "expired" if identity.not_after_us < time_us else None
 
 
 def is_welcome(statement: Statement) -> bool:
@@ -102,12 +164,8 @@ def is_welcome(statement: Statement) -> bool:
     return statement.status == OK and (statement.op == "enrol" or renewed)
 
 
-def _former_login(item: bytes, statement: Statement) -> str | None:
-    if statement.op == "renew":
-        return None if statement.by is None else statement.by.hex()
-    try:
-        operation = read_operation(cose_of(item), statement.network).operation
-        assert isinstance(operation, Enrol), "a record of an admission"
-        return bootstrap_id(voucher_key(operation.voucher))
-    except PeerFault as fault:
-        raise AssertionError("the ledger executed it") from fault
+def _voucher_login(item: bytes, statement: Statement) -> str:
+    """The login of the voucher of an admission."""
+    operation = read_operation(cose_of(item), statement.network).operation
+    assert isinstance(operation, Enrol), "a record of an admission"
+    return bootstrap_id(voucher_key(operation.voucher))

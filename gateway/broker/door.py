@@ -29,6 +29,7 @@ from gateway.broker.store import SecurityStore
 from gateway.limits import TokenBucket
 from gateway.mqtt import packets
 from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action, may_retain
+from gateway.refusing import refusing
 
 __all__ = ["Broker", "Door", "DoorLimits"]
 
@@ -216,8 +217,9 @@ class _Connection(ReaderAdapter):
         try:
             async with asyncio.timeout(self._door.limits.connect_deadline_s):
                 head, body = await self._read_packet()
-            connect = packets.parse_connect(head[0], body)
-            self._check_login(connect)
+            with refusing():
+                connect = packets.parse_connect(head[0], body)
+                self._check_login(connect)
         except (PeerFault, TimeoutError, OSError, EOFError) as error:
             self._refuse_login(error)
             return False
@@ -263,13 +265,15 @@ class _Connection(ReaderAdapter):
         while True:
             try:
                 head, body = await self._read_packet()
-                packet = packets.parse_packet(head[0], body)
-                self._check(packet)
+                with refusing():
+                    packet = packets.parse_packet(head[0], body)
+                    self._check(packet)
                 if not isinstance(packet, packets.Publish):
                     # amqtt answers each packet in a new task, without a limit.
                     await self._raw.drain()
                     return head + body
-                await self._slow_down()
+                if packet.topic != ADMIN_REQUEST:  # a revocation overtakes what waits here
+                    await self._slow_down()
                 await self._publish(packet)
             except PeerFault as fault:
                 self._door.refuse(fault.code, self.name, str(fault))

@@ -30,6 +30,7 @@ from gateway.broker.port import (
     report,
 )
 from gateway.broker.store import SecurityFileError, SecurityStore
+from gateway.limits import TokenBucket
 
 __all__ = ["missing", "serve", "version"]
 
@@ -41,6 +42,9 @@ _poll_s = 0.02
 _port_wait_s = 1.0  # a process that was just killed may still hold the port
 _document_poll_s = 0.1
 _carriers_directory = "carriers"
+# A restart disconnects everybody for a moment. A device could cause one with each renewal.
+_restarts_burst = 3
+_restart_period_s = 600.0
 _line_bytes_max = 64 * 1024
 _spare_files = 32  # files that Mosquitto has open beside its connections
 _plugin = "mosquitto_dynamic_security.so"
@@ -87,26 +91,49 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
     ports = {name: await _port_of(listen) for name, listen in listeners.items()}
     settings = folder / "mosquitto.conf"
     settings.write_text(_settings(config, folder, ports))
-    child = await _start(settings, config.limits.connections_max * len(listeners))
     heard = MosquittoLog()
-    beside = [asyncio.create_task(_listen_to(child, heard))]
+    reporting: asyncio.Task[None] | None = None
+    restarts = TokenBucket(1 / _restart_period_s, _restarts_burst, time.monotonic())
     try:
-        for name, listen in listeners.items():
-            await _wait_until_open(child, listen.host, ports[name], stop)
-        if stop.is_set():
-            return
-        on_ready(config.listen.host, ports)
-        beside.append(asyncio.create_task(report(lambda: dict(heard.counts))))
-        beside.append(asyncio.create_task(_follow_carriers(document, folder)))
-        ended = asyncio.create_task(child.wait())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if ended.done() and not stop.is_set():
+        while not stop.is_set():
+            child = await _start(settings, config.limits.connections_max * len(listeners))
+            listening = asyncio.create_task(_listen_to(child, heard))
+            try:
+                for name, listen in listeners.items():
+                    await _wait_until_open(child, listen.host, ports[name], stop)
+                if reporting is None and not stop.is_set():
+                    on_ready(config.listen.host, ports)
+                    reporting = asyncio.create_task(report(lambda: dict(heard.counts)))
+                await _run_until_stale(child, document, folder, restarts, stop)
+            finally:
+                await _stop(child)
+                listening.cancel()
+    finally:
+        if reporting is not None:
+            reporting.cancel()
+
+
+async def _run_until_stale(
+    child: asyncio.subprocess.Process,
+    document: Path,
+    folder: Path,
+    restarts: TokenBucket,
+    stop: asyncio.Event,
+) -> None:
+    """Until `stop`, or until Mosquitto must forget a certificate that it may have used: one that is
+    listed no longer. Restarts are limited; until then the login refuses the device at CONNECT."""
+    ended = asyncio.create_task(child.wait())
+    stopping = asyncio.create_task(stop.wait())
+    stale = asyncio.create_task(_follow_carriers(document, folder, restarts))
+    try:
+        await asyncio.wait({ended, stopping, stale}, return_when=asyncio.FIRST_COMPLETED)
+        if stale.done():
+            stale.result()
+            log.info("mosquitto starts again: a carrier certificate was removed")
+        elif ended.done() and not stop.is_set():
             raise BrokerEndedError(f"mosquitto ended by itself with code {ended.result()}")
     finally:
-        await _stop(child)
-        for task in beside:
+        for task in (ended, stopping, stale):
             task.cancel()
 
 
@@ -201,20 +228,24 @@ def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lay_out_carriers(document: Path, folder: Path) -> None:
-    for name in spread(SecurityStore.load(document).carriers(), folder / _carriers_directory):
+def _lay_out_carriers(document: Path, folder: Path) -> bool:
+    """Makes the directory agree with the document. Returns whether a certificate was removed."""
+    removed, bad = spread(SecurityStore.load(document).carriers(), folder / _carriers_directory)
+    for name in bad:
         log.warning("no carrier certificate: %s", name)
+    return removed
 
 
-async def _follow_carriers(document: Path, folder: Path) -> None:
-    """Lays them out again whenever the plugin has written the document."""
-    seen_ns = 0
-    while True:
+async def _follow_carriers(document: Path, folder: Path, restarts: TokenBucket) -> None:
+    """Updates the directory whenever the plugin has written the document. Returns when a
+    certificate was removed and a restart is allowed."""
+    seen_ns, stale = 0, False
+    while not (stale and restarts.take(time.monotonic())):
         await asyncio.sleep(_document_poll_s)
         with contextlib.suppress(OSError, SecurityFileError):  # tried again in a moment
             changed_ns = document.stat().st_mtime_ns
             if changed_ns != seen_ns:
-                await asyncio.to_thread(_lay_out_carriers, document, folder)
+                stale |= await asyncio.to_thread(_lay_out_carriers, document, folder)
                 seen_ns = changed_ns
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from chain.errors import PeerFault
 from gateway.broker.door import DoorLimits
 from gateway.broker.security import (
     User,
@@ -28,6 +29,7 @@ from gateway.broker.security import (
 )
 from gateway.mqtt.client import MqttClient
 from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE
+from gateway.refusing import refusing
 
 __all__ = [
     "BrokerAdmin",
@@ -132,8 +134,8 @@ class BrokerAdmin(Protocol):
     async def carry(self, name: str, pem: str) -> None:
         """Lists this carrier certificate of the user in place of an earlier one."""
 
-    async def remove(self, name: str) -> None:
-        """Removes the user and its certificate, and closes its connection."""
+    async def remove(self, *names: str) -> None:
+        """Removes users with their certificates, and closes their connections."""
 
 
 class DynamicSecurityAdmin:
@@ -152,7 +154,7 @@ class DynamicSecurityAdmin:
     async def run(self) -> None:
         """Gives the broker's answers to the waiting calls. Runs until cancelled."""
         async for message in self._client.messages():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(PeerFault), refusing():
                 for answer in json.loads(message.payload)["responses"]:
                     waiter = self._waiting.get(answer.get("correlationData", ""))
                     if waiter and not waiter.done():
@@ -163,10 +165,11 @@ class DynamicSecurityAdmin:
         await self._each(create_commands(user, self._net), fine=there)
 
     async def carry(self, name: str, pem: str) -> None:
-        await self._each(carrier_commands(name, pem), fine={"Role not found"})
+        await self._each(carrier_commands(name, pem), fine={"Role already exists"})
 
-    async def remove(self, name: str) -> None:
-        await self._each(remove_commands(name), fine={"Client not found", "Role not found"})
+    async def remove(self, *names: str) -> None:
+        commands = [command for name in names for command in remove_commands(name)]
+        await self._each(commands, fine={"Client not found", "Role not found"})
 
     async def _each(
         self, commands: list[dict[str, Any]], fine: frozenset[str] | set[str] = frozenset()

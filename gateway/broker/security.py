@@ -114,8 +114,8 @@ def carrier_commands(user_name: str, pem: str) -> list[dict[str, Any]]:
     """The commands that list a user's carrier certificate in place of an earlier one."""
     role = CARRIER_ROLE + user_name
     return [
-        {"command": "deleteRole", "rolename": role},
         {"command": "createRole", "rolename": role, "textdescription": pem, "acls": []},
+        {"command": "modifyRole", "rolename": role, "textdescription": pem},
     ]
 
 

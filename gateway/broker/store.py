@@ -171,6 +171,11 @@ class SecurityStore:
         match command.command:
             case "createRole":
                 return self._create_role(command)
+            case "modifyRole":  # the text only, all that we change
+                if command.rolename not in self._roles:
+                    return "Role not found"
+                self._texts[command.rolename] = command.textdescription
+                return None
             case "deleteRole":
                 return self._delete_role(command.rolename)
             case "createClient":

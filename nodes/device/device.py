@@ -42,6 +42,7 @@ from gateway.broker.credentials import open_password
 from gateway.mqtt.client import Message, MqttSettings, Presence
 from gateway.mqtt.topics import Head as HeadTopic
 from gateway.mqtt.topics import Response, parse
+from gateway.refusing import refusing
 from nodes.device.login import Login
 from nodes.device.state import DeviceState
 from nodes.device.vouchers import Voucher, load_voucher
@@ -303,13 +304,14 @@ class Device:
 
     async def _on_message(self, login: Login, message: Message) -> None:
         try:
-            topic = parse(message.topic)
-            if isinstance(topic, HeadTopic):
-                self._on_head(message.payload)
-            elif isinstance(topic, Response):
-                self._on_answer(topic.kind, message.payload)
-            else:
-                await self._uplink.other(login, message)
+            with refusing():
+                topic = parse(message.topic)
+                if isinstance(topic, HeadTopic):
+                    self._on_head(message.payload)
+                elif isinstance(topic, Response):
+                    self._on_answer(topic.kind, message.payload)
+                else:
+                    await self._uplink.other(login, message)
         except PeerFault as fault:
             self._bad.add(fault.code, topic=message.topic, reason=fault.code)
 

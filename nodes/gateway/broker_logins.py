@@ -1,9 +1,10 @@
 """Brings the broker's logins in step with the ledger, change by change, until each is done.
 
-What changes is `gateway.bridge.logins`' matter. Changes of one name are merged, the newest counts,
-so what waits is bounded by the number of identities. The height up to which the broker knows
-everything is kept in a file: after a restart only newer blocks are gone through again. Every
-change is repeatable, and several gateways may make the same one.
+`gateway.bridge.logins` decides what changes. Removals go first: they wait neither for additions nor
+for a gateway that lags. Changes of one name are merged and the newest counts, so what waits is
+bounded by the number of identities. Requests that devices repeat change nothing at the broker. The
+height up to which the broker is up to date is kept in a file: after a restart only newer blocks are
+gone through again. Every change is repeatable, and several gateways may make the same one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Annotated
 
 import msgspec
 
-from gateway.bridge.logins import LoginChange
+from gateway.bridge.logins import Carrier, LoginChange
 from gateway.broker.port import BrokerAdmin, BrokerAdminError
+from gateway.broker.security import User
 from gateway.mqtt.client import BrokerUnavailableError
 from nodes.ports import Events
 from nodes.process import write_atomically
@@ -27,14 +29,20 @@ __all__ = ["BrokerLogins", "done_height"]
 
 RETRY_S = 0.2
 PARTING_S = 0.3  # for the receipt of its own revocation to reach a device
+REMOVALS_AT_ONCE_MAX = 64
 
 
 class _Cursor(msgspec.Struct):
     height: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class _Removal(msgspec.Struct):
+    since_ns: int
+    due_ns: int
+
+
 def done_height(path: Path) -> int:
-    """The height up to which the broker has been told; 0 if that is not known."""
+    """The height up to which the broker is up to date; 0 if that is not known."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Cursor).height
     except (OSError, msgspec.DecodeError):
@@ -42,8 +50,8 @@ def done_height(path: Path) -> int:
 
 
 class BrokerLogins:
-    """`height` and `lagging` tell how far the gateway's ledger is; `answer(device, kind, payload)`
-    tells a device that its login works ("admitted"), or its certificate ("carrier")."""
+    """`height` and `lagging` say how far the gateway's ledger is. `answer(device, kind, payload)`
+    publishes to a device."""
 
     def __init__(
         self,
@@ -59,64 +67,100 @@ class BrokerLogins:
         self._lagging = lagging
         self._answer = answer
         self._events = events
-        self._pending: dict[str, LoginChange] = {}
-        self._carried: dict[str, str] = {}  # the certificates that the broker knows
-        self._since_ns: dict[str, int] = {}
+        self._removals: dict[str, _Removal] = {}
+        self._additions: dict[str, tuple[User, int]] = {}  # with when it was decided, in ns
+        self._carriers: dict[str, Carrier] = {}
+        self._answers: dict[str, tuple[str, bytes]] = {}  # (device, payload), by login
+        self._listed: dict[str, str] = {}  # the certificates that the broker has
         self._wake = asyncio.Event()
 
     def change(self, change: LoginChange) -> None:
-        """Merged with what waits for this name; a certificate that waits does so until its device
-        sends it again."""
-        self._pending[change.name] = change
-        self._since_ns.setdefault(change.name, time.monotonic_ns())
+        """Takes one change of the ledger."""
+        now_ns = time.monotonic_ns()
+        if change.user is not None:
+            self._additions[change.name] = change.user, now_ns
+        else:
+            for waiting in (self._additions, self._carriers, self._answers, self._listed):
+                waiting.pop(change.name, None)
+            due_ns = now_ns + int(PARTING_S * 1e9) if change.parting else now_ns
+            self._removals.setdefault(change.name, _Removal(now_ns, due_ns))
         self._wake.set()
 
+    def answer_with_login(self, login: str, device: str, payload: bytes) -> None:
+        """Answers "admitted" as soon as `login` works. Until then the newest answer counts."""
+        if login in self._additions:
+            self._answers[login] = device, payload
+        else:
+            self._answer(device, "admitted", payload)
+
+    def list_carrier(self, carrier: Carrier) -> None:
+        """Lists a checked certificate and answers "carrier"; at once if it is listed."""
+        if self._listed.get(carrier.name) == carrier.pem:
+            self._answer(carrier.name, "carrier", carrier.digest)
+        else:
+            self._carriers[carrier.name] = carrier
+            self._wake.set()
+
     async def run(self, admin: BrokerAdmin) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         while True:
-            await self._wake.wait()
-            while self._lagging():  # a newer block may take back what an older one gave
-                await asyncio.sleep(RETRY_S)
-            height = self._height()
-            while self._pending:
-                await self._make_one(admin, next(iter(self._pending)))
             self._wake.clear()
-            cursor = msgspec.json.encode(_Cursor(height))
-            with contextlib.suppress(OSError):  # a full disk: gone through again at the next start
-                await asyncio.to_thread(write_atomically, self._path, cursor)
+            try:
+                busy = await self._make_some(admin)
+            except (BrokerAdminError, BrokerUnavailableError) as error:
+                self._events.emit("login-failed", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            if busy:
+                continue
+            if not (self._removals or self._additions or self._carriers):
+                cursor = msgspec.json.encode(_Cursor(self._height()))
+                with contextlib.suppress(OSError):  # a full disk: done again at the next start
+                    await asyncio.to_thread(write_atomically, self._path, cursor)
+            waits = bool(self._removals or self._additions)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S if waits else None):
+                    await self._wake.wait()
 
-    async def _make_one(self, admin: BrokerAdmin, name: str) -> None:
-        if self._pending[name].parting:
-            # From when it was decided, so that no number of them holds up the others for longer.
-            await asyncio.sleep(max(0.0, PARTING_S - _waited_s(self._since_ns[name])))
-        # A change of the same name that comes while the broker is told has a wait of its own.
-        change, since_ns = self._pending.pop(name), self._since_ns.pop(name)
-        try:
-            await self._tell(admin, change)
-        except (BrokerAdminError, BrokerUnavailableError) as error:
-            self._events.emit("login-failed", name=name, reason=str(error))
-            self._pending.setdefault(name, change)
-            self._since_ns[name] = since_ns
-            await asyncio.sleep(RETRY_S)
-            return
-        took_ms = _waited_s(since_ns) * 1000
-        done = "expelled" if change.user is None else "carrier" if change.carrier else "login"
-        self._events.emit(done, name=name, latency_ms=took_ms)
-        if change.answer:
-            kind = "carrier" if change.carrier else "admitted"
-            self._answer(change.device, kind, change.answer)
+    async def _make_some(self, admin: BrokerAdmin) -> bool:
+        """One message to the broker, the most urgent. False if nothing can be done now."""
+        now_ns = time.monotonic_ns()
+        due = [name for name, removal in self._removals.items() if removal.due_ns <= now_ns]
+        if due:
+            await self._remove(admin, due[:REMOVALS_AT_ONCE_MAX])
+        elif self._additions and not self._lagging():  # a newer block may take it back
+            await self._add(admin, next(iter(self._additions)))
+        elif self._carriers:
+            await self._list(admin, next(iter(self._carriers.values())))
+        else:
+            return False
+        return True
 
-    async def _tell(self, admin: BrokerAdmin, change: LoginChange) -> None:
-        if change.user is None:
-            await admin.remove(change.name)
-            self._carried.pop(change.name, None)
-        elif not change.carrier:
-            await admin.ensure(change.user)
-        elif self._carried.get(change.name) != change.carrier:
-            await admin.ensure(change.user)
-            await admin.carry(change.name, change.carrier)
-            self._carried[change.name] = change.carrier
+    async def _remove(self, admin: BrokerAdmin, names: list[str]) -> None:
+        await admin.remove(*names)
+        for name in names:
+            removal = self._removals.pop(name)
+            self._events.emit("expelled", name=name, latency_ms=_ms_since(removal.since_ns))
+
+    async def _add(self, admin: BrokerAdmin, name: str) -> None:
+        user, since_ns = self._additions[name]
+        await admin.ensure(user)
+        if self._additions.pop(name, None) is None:
+            return  # removed meanwhile: that removal waits
+        self._events.emit("login", name=name, latency_ms=_ms_since(since_ns))
+        if name in self._answers:
+            device, payload = self._answers.pop(name)
+            self._answer(device, "admitted", payload)
+
+    async def _list(self, admin: BrokerAdmin, carrier: Carrier) -> None:
+        await admin.carry(carrier.name, carrier.pem)
+        if self._carriers.get(carrier.name) != carrier:
+            return  # replaced or removed meanwhile
+        del self._carriers[carrier.name]
+        self._listed[carrier.name] = carrier.pem
+        self._events.emit("carrier", name=carrier.name)
+        self._answer(carrier.name, "carrier", carrier.digest)
 
 
-def _waited_s(since_ns: int) -> float:
-    return (time.monotonic_ns() - since_ns) / 1e9
+def _ms_since(since_ns: int) -> float:
+    return (time.monotonic_ns() - since_ns) / 1e6

@@ -23,7 +23,7 @@ from chain.genesis import Genesis
 from chain.keys import Es256
 from gateway.bridge.block_store import BlockStore, BlockStoreError
 from gateway.bridge.bridge import Bridge, Limits
-from gateway.bridge.logins import LoginChange
+from gateway.bridge.logins import Carrier, LoginChange
 from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User
@@ -167,6 +167,12 @@ class GatewayProcess:
 
     def change_login(self, change: LoginChange) -> None:
         self._logins.change(change)
+
+    def list_carrier(self, carrier: Carrier) -> None:
+        self._logins.list_carrier(carrier)
+
+    def answer_with_login(self, login: str, device: str, payload: bytes) -> None:
+        self._logins.answer_with_login(login, device, payload)
 
     def emit(self, event: str, **fields: object) -> None:
         self._events.emit(event, **fields)

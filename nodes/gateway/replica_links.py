@@ -18,6 +18,7 @@ import msgspec
 from chain.errors import PeerFault
 from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
 from gateway.bridge.follower import Follower
+from gateway.refusing import refusing
 from nodes.config import certificate_der
 from nodes.edge_config import GatewayConfig
 from nodes.events import CountedEvents
@@ -114,11 +115,12 @@ class ReplicaLinks:
     def _on_frame(self, party: Party, frame: bytes) -> None:
         assert isinstance(party, int), "only replicas are dialled"
         try:
-            message = _messages.decode(frame)
+            with refusing():
+                message = _messages.decode(frame)
+                if isinstance(message, Seal) and message.replica != party:
+                    raise PeerFault("bad-seal", "in another replica's name")
             match message:
                 case Seal():
-                    if message.replica != party:
-                        raise PeerFault("bad-seal", "in another replica's name")
                     self._on_replica_seal(message)
                 case Denied():
                     self._on_denied(party, message)
@@ -126,9 +128,8 @@ class ReplicaLinks:
                     pass  # it stays in the outbox, and the tick tries everybody
                 case _:
                     raise PeerFault("bad-frame", type(message).__name__)
-        except (PeerFault, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
-            code = fault.code if isinstance(fault, PeerFault) else "bad-frame"
-            self._faults.add(party, code, replica=party, reason=str(fault))
+        except PeerFault as fault:
+            self._faults.add(party, fault.code, replica=party, reason=str(fault))
 
     def _on_replica_seal(self, seal: Seal) -> None:
         self._heard_s[seal.replica] = time.monotonic()

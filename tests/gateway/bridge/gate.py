@@ -19,7 +19,7 @@ from gateway.bridge.block_store import BlockStore
 from gateway.bridge.bridge import Bridge, Limits
 from gateway.bridge.edge import Kind, Stamped, SyncRequest, denied_codec, part_codec, sync_codec
 from gateway.bridge.edge import stamped_codec as stamps
-from gateway.bridge.logins import LoginChange
+from gateway.bridge.logins import Carrier, LoginChange
 from gateway.bridge.outbox import Outbox
 from gateway.bridge.parts import Assembly
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
@@ -72,6 +72,7 @@ class Gate:
         self.answers: list[tuple[str, str, bytes]] = []
         self.logins: dict[str, str] = {}
         self.changes: list[LoginChange] = []
+        self.carriers: list[Carrier] = []
         self.events: list[tuple[str, dict[str, object]]] = []
         self.stamped = 0
         self.outbox = Outbox(folder / "outbox.sqlite")
@@ -116,8 +117,14 @@ class Gate:
             self.logins.pop(change.name, None)
         else:
             self.logins[change.name] = change.user.password or ""
-        if change.answer:
-            self.answer(change.device, "carrier" if change.carrier else "admitted", change.answer)
+
+    def list_carrier(self, carrier: Carrier) -> None:
+        self.carriers.append(carrier)
+        self.answer(carrier.name, "carrier", carrier.digest)
+
+    def answer_with_login(self, login: str, device: str, payload: bytes) -> None:
+        assert login in self.logins
+        self.answer(device, "admitted", payload)
 
     def emit(self, event: str, **fields: object) -> None:
         self.events.append((event, fields))

@@ -3,6 +3,7 @@ to nothing is refused before a replica hears of it."""
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -347,7 +348,7 @@ def test_hostile_bytes_are_counted_and_do_nothing_else(gate: Gate, data: st.Data
     body = data.draw(st.sampled_from([bent, data.draw(st.binary(max_size=400))]))
     stamped = stamped_codec.encode(Stamped(n=1, boot=1, at_ms=0, body=body))
     payload = data.draw(st.sampled_from([stamped, data.draw(st.binary(max_size=400))]))
-    kind = data.draw(st.sampled_from(["op", "enrol", "sync", "other"]))
+    kind = data.draw(st.sampled_from(["op", "enrol", "sync", "carrier", "other"]))
     good_topic = f"m2m/1/{gate.bridge.net}/up/{RELAY}/{device.node.hex()}/{kind}"
     topic = data.draw(st.sampled_from([good_topic, data.draw(st.text(max_size=100))]))
     before = sum(n for name, n in gate.bridge.counts.items() if name.startswith("refused"))
@@ -355,6 +356,34 @@ def test_hostile_bytes_are_counted_and_do_nothing_else(gate: Gate, data: st.Data
     after = sum(n for name, n in gate.bridge.counts.items() if name.startswith("refused"))
     assert after == before + 1
     assert gate.bridge.take_writes() is None
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [OverflowError("date"), AssertionError(), RecursionError(), UnicodeError(), KeyError(1)],
+)
+def test_whatever_a_library_raises_on_a_strangers_bytes_is_a_refusal(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """One message must not end every gateway that gets it."""
+    device = gate.admit("phone")
+
+    def break_down(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("gateway.bridge.logins.verify_carrier", break_down)
+    monkeypatch.setattr("gateway.bridge.bridge.open_operation", break_down)
+    for kind in ("carrier", "op", "enrol"):
+        gate.up(device.node.hex(), kind, b"anything")
+    assert gate.bridge.counts["refused:unreadable"] == 3
+
+
+def test_a_fault_of_this_machine_is_no_refusal(gate: Gate) -> None:
+    """A gateway whose disk fails ends loudly, and its device sends the request again."""
+    device = gate.admit("phone")
+    gate.store.close()
+    with pytest.raises(sqlite3.Error):
+        gate.ask(gate.world.data(device), device)
 
 
 # --- ledger copies --------------------------------------------------------------------------------

@@ -34,19 +34,31 @@ def carrier(gate: Gate, device: Device) -> bytes:
     return carrier_certificate(private_key(device.name), decode_proof(receipt))
 
 
-def told(gate: Gate) -> list[str]:
-    return [change.name for change in gate.changes if change.carrier]
+def listed(gate: Gate) -> list[str]:
+    return [each.name for each in gate.carriers]
 
 
 def test_the_gateway_tells_the_broker_and_answers(gate: Gate) -> None:
     device = gate.admit("phone")
     pem, node = carrier(gate, device), device.node.hex()
     gate.up(node, "carrier", pem)
-    change = gate.changes[-1]
-    assert (change.name, change.carrier) == (node, pem.decode())
-    assert change.user is not None
-    assert change.user.role is Role.DEVICE
+    assert [(each.name, each.pem) for each in gate.carriers] == [(node, pem.decode())]
     assert gate.answers[-1][:2] == (node, "carrier")
+
+
+@pytest.mark.parametrize(
+    "sent", ["{ours}{theirs}", "{ours}\xff", "\xff\n{ours}", "{ours}x", "hello\n{ours}"]
+)
+def test_nothing_but_the_one_checked_certificate_is_listed(gate: Gate, sent: str) -> None:
+    """OpenSSL trusts every certificate of a file in its directory: also a CA that was appended."""
+    theirs = carrier(gate, gate.admit("tablet"))
+    device = gate.admit("phone")
+    ours = carrier(gate, device)
+    body = sent.format(ours=ours.decode(), theirs=theirs.decode()).encode("latin-1")
+    gate.up(device.node.hex(), "carrier", body)
+    assert all(each.pem == ours.decode() for each in gate.carriers)
+    spread({device.node.hex(): body.decode("latin-1")}, gate.folder / "carriers")
+    assert [file.read_bytes() for file in (gate.folder / "carriers").iterdir()] == [ours]
 
 
 def test_what_the_chain_has_not_certified_for_this_device_is_refused(gate: Gate) -> None:
@@ -63,13 +75,13 @@ def test_what_the_chain_has_not_certified_for_this_device_is_refused(gate: Gate)
         (node, b""),
     ):
         gate.up(name, "carrier", body)
-    assert told(gate) == []
+    assert listed(gate) == []
     gate.up(node, "carrier", pem)
     for admin in gate.world.admins[:2]:
         gate.ask(gate.world.signed(Revoke, admin, target=other.node, reason="lost"), admin)
         gate.decide()
     gate.up(node, "carrier", pem)
-    assert told(gate) == [node]
+    assert listed(gate) == [node]
     assert gate.outcomes()[-1] == "refused:unknown-node"
 
 
@@ -79,7 +91,7 @@ def test_a_certificate_after_its_time_is_refused(gate: Gate) -> None:
     gate.world.idle(10)
     gate.seal()
     gate.up(device.node.hex(), "carrier", pem)
-    assert told(gate) == []
+    assert listed(gate) == []
     assert gate.outcomes()[-1] == "refused:expired"
 
 
@@ -121,15 +133,15 @@ def test_openssl_finds_those_that_are_spread_and_no_others(
         command = [*verify, str(directory), str(file)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    assert spread({node: pem}, directory) == []
+    assert spread({node: pem}, directory) == (False, [])
     assert accepted()
-    assert spread({}, directory) == []
+    assert spread({node: pem}, directory) == (False, [])
+    assert spread({}, directory) == (True, [])
     assert not accepted()
-    assert spread({"a" * 64: pem, node: "no certificate", "": ""}, directory) == [
-        "a" * 64,
-        node,
-        "",
-    ]
+    assert spread({"a" * 64: pem, node: "no certificate", "": ""}, directory) == (
+        False,
+        ["a" * 64, node, ""],
+    )
     assert list(directory.iterdir()) == []
 
 

@@ -1,0 +1,34 @@
+"""The one place where whatever a stranger's bytes raise becomes a refusal.
+
+Each entry of the gateway reads strangers' bytes inside `with refusing()`. Libraries raise more
+kinds of exceptions than their documentation lists, and one message must not end a process. Faults
+of this machine (a full disk, a damaged file) are no refusals: they pass.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from chain.errors import PeerFault
+
+__all__ = ["UNREADABLE", "LocalFault", "refusing"]
+
+UNREADABLE = "unreadable"
+"""The code of a fault that no reader of ours has named."""
+
+
+class LocalFault(Exception):
+    """This machine's fault: the disk is full or a file is damaged. The message says what to do."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Raises PeerFault for whatever the body raises, except for faults of this machine."""
+    try:
+        yield
+    except (PeerFault, LocalFault, sqlite3.Error, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise PeerFault(UNREADABLE, f"{type(error).__name__}: {error}"[:200]) from error
