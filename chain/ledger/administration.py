@@ -7,15 +7,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from chain.genesis import VoucherGrant
+from chain.keys import node_id
 from chain.ledger.admission import certificate_fields
 from chain.ledger.identity import Identity
-from chain.ledger.operations import AddReplica, AddVoucher, Grant, RemoveReplica, Revoke
+from chain.ledger.operations import (
+    AddAdministrator,
+    AddReplica,
+    AddVoucher,
+    Grant,
+    RemoveReplica,
+    Revoke,
+)
 from chain.ledger.reasons import Reason
 from chain.ledger.tables import ADMIN, At, Tables
 
 __all__ = [
+    "add_admin",
     "add_voucher",
+    "admin_refusal",
+    "admin_subject",
     "change_replicas",
     "grant",
     "grant_refusal",
@@ -24,26 +37,33 @@ __all__ = [
     "replica_refusal",
     "replica_subject",
     "revoke",
+    "revoke_agreed",
     "revoke_refusal",
     "revoke_subject",
     "voucher_refusal",
 ]
 
+ADMINISTRATORS_MAX = 64  # in force
 VOUCHERS_MAX = 1_000_000
 
 
 def is_own(tables: Tables, operation: Revoke, signer: Identity) -> bool:
-    """True if the signer revokes itself or a board that it sponsors: no administrator needed."""
-    if operation.target == signer.node:
+    """True if the signer revokes its own device or a board that it sponsors: no administrator is
+    needed."""
+    if tables.device(operation.target) == signer.device:
         return True
     board = tables.boards.get(operation.target)
     return board is not None and board.sponsor == signer.device
 
 
 def revoke_refusal(tables: Tables, operation: Revoke, signer: Identity) -> Reason | None:
-    identity = tables.identities.get(operation.target)
+    identity = tables.newest_of(operation.target)
     if identity is not None:
-        return identity.ended
+        if identity.ended is not None:
+            return identity.ended
+        if identity.kind == ADMIN and len(tables.administrators) <= tables.policy.admins_needed:
+            return "last-administrators"
+        return None
     board = tables.boards.get(operation.target)
     if board is None:
         return "unknown-target"
@@ -51,14 +71,21 @@ def revoke_refusal(tables: Tables, operation: Revoke, signer: Identity) -> Reaso
 
 
 def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[str, Any]:
-    """Takes effect in the next block. A revoked key never comes back."""
-    identity = tables.identities.get(operation.target)
+    """Takes effect in the next block. A revoked device never comes back under any of its keys."""
+    identity = tables.newest_of(operation.target)
     if identity is None:
         board = tables.boards[operation.target]
         board.revoked_height = at.height
         return {"certificate": board.serial}
     identity.ended, identity.ended_height, identity.sessions = "revoked", at.height, {}
-    return {"certificate": identity.serial, "key": identity.key}
+    tables.administrators.discard(identity.node)
+    return {"node": identity.node, "certificate": identity.serial, "key": identity.key}
+
+
+def revoke_agreed(tables: Tables, operation: Revoke) -> Revoke:
+    """Approvals count for the device, whatever key it has by then and whatever the reason."""
+    target = tables.device(operation.target) or operation.target
+    return msgspec.structs.replace(operation, target=target, reason="-")
 
 
 def revoke_subject(tables: Tables, operation: Revoke) -> dict[str, Any]:
@@ -66,6 +93,29 @@ def revoke_subject(tables: Tables, operation: Revoke) -> dict[str, Any]:
     about = {"by": None if mine else operation.node, "reason": operation.reason}
     others = {} if mine else {"privilege": None, "key": None, "certificate": None}
     return about | others | {"node": operation.target}
+
+
+def admin_refusal(tables: Tables, operation: AddAdministrator, signer: Identity) -> Reason | None:
+    if node_id(operation.key) in tables.identities:
+        return "known-node"
+    return "too-many-administrators" if len(tables.administrators) >= ADMINISTRATORS_MAX else None
+
+
+def add_admin(
+    tables: Tables, operation: AddAdministrator, signer: Identity, at: At
+) -> dict[str, Any]:
+    tables.add_administrator(operation.key)
+    return {}
+
+
+def admin_subject(tables: Tables, operation: AddAdministrator) -> dict[str, Any]:
+    return {
+        "node": node_id(operation.key),
+        "by": operation.node,
+        "privilege": None,
+        "key": operation.key,
+        "certificate": None,
+    }
 
 
 def grant_refusal(tables: Tables, operation: Grant, signer: Identity) -> Reason | None:

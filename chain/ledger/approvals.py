@@ -47,8 +47,9 @@ class Approvals:
     def approve(
         self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
     ) -> Approval:
-        """Counts the signer's approval. Approvals of administrators that are no longer `in_force`
-        do not count: a stolen key leaves none behind."""
+        """Counts the signer's approval of `operation`, whatever its counter. Approvals of
+        administrators that are no longer `in_force` do not count: a stolen key leaves none
+        behind."""
         if self._needed <= 1:
             return Approval.DECIDED
         admin = operation.node

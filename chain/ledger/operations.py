@@ -38,6 +38,7 @@ __all__ = [
     "COSE_BYTES_MAX",
     "DATA_BYTES_MAX",
     "SPKI_HEADER",
+    "AddAdministrator",
     "AddReplica",
     "AddVoucher",
     "Claim",
@@ -184,6 +185,9 @@ class Renew(_Signed, frozen=True, kw_only=True, tag="renew"):
 
 
 class Revoke(_Signed, frozen=True, kw_only=True, tag="revoke"):
+    """Ends a device, under whatever key it is now: `target` is any node id that it ever had. Or
+    ends a board."""
+
     target: Hash
     reason: Text
 
@@ -202,6 +206,10 @@ class AddVoucher(_Signed, frozen=True, kw_only=True, tag="add-voucher"):
     voucher: Hash
     privilege: Privilege
     services: Services
+
+
+class AddAdministrator(_Signed, frozen=True, kw_only=True, tag="add-admin"):
+    key: Spki
 
 
 class AddReplica(_Signed, frozen=True, kw_only=True, tag="add-replica"):
@@ -223,6 +231,7 @@ Operation = (
     | Revoke
     | Grant
     | AddVoucher
+    | AddAdministrator
     | AddReplica
     | RemoveReplica
 )

@@ -57,8 +57,7 @@ class Registry:
 
     def newest(self, device: bytes) -> Identity | None:
         """The newest identity of a device: all that it may still do, it does under this one."""
-        node = self._tables.newest.get(device)
-        return None if node is None else self._tables.identities[node]
+        return self._tables.newest_of(device) if device in self._tables.newest else None
 
     def board(self, node: bytes) -> Board | None:
         return self._tables.boards.get(node)
@@ -210,7 +209,9 @@ class Registry:
         rule = RULES[type(operation)]
         if not rule.alone(tables, operation, identity):
             match tables.approvals.approve(
-                operation, at.height, lambda admin: tables.in_force(admin, at.height)
+                rule.agreed(tables, operation),
+                at.height,
+                lambda admin: tables.in_force(admin, at.height),
             ):
                 case Approval.PENDING:
                     return self._statement(request, item, at, identity, PENDING)

@@ -14,6 +14,7 @@ from chain.ledger import administration as admin
 from chain.ledger import admission, lifecycle
 from chain.ledger.identity import Identity
 from chain.ledger.operations import (
+    AddAdministrator,
     AddReplica,
     AddVoucher,
     CloseSession,
@@ -21,6 +22,7 @@ from chain.ledger.operations import (
     EnrolBoard,
     Grant,
     OpenSession,
+    Operation,
     RemoveReplica,
     Renew,
     Revoke,
@@ -37,12 +39,13 @@ Operand = Any  # the operation type that is the row's key
 class Rule(NamedTuple):
     """`refusal` and `execute` take the signer, who is in good standing. `subject` gives the
     statement's fields that follow from the operation alone, `execute` those that it decides.
-    Administrators must agree where `alone` is false."""
+    Administrators must agree where `alone` is false; they agree if `agreed` gives the same."""
 
     refusal: Callable[[Tables, Operand, Identity], Reason | None]
     execute: Callable[[Tables, Operand, Identity, At], Fields]
     subject: Callable[[Tables, Operand], Fields]
     alone: Callable[[Tables, Operand, Identity], bool] = lambda tables, operation, signer: True
+    agreed: Callable[[Tables, Operand], Operation] = lambda tables, operation: operation
 
 
 def _never(tables: Tables, operation: Operand, signer: Identity) -> bool:
@@ -59,9 +62,16 @@ RULES: dict[type, Rule] = {
     CloseSession: Rule(lifecycle.close_refusal, lifecycle.close_session, _copied("session")),
     Renew: Rule(lifecycle.renew_refusal, lifecycle.renew, _copied()),
     EnrolBoard: Rule(admission.board_refusal, admission.admit_board, admission.board_subject),
-    Revoke: Rule(admin.revoke_refusal, admin.revoke, admin.revoke_subject, admin.is_own),
+    Revoke: Rule(
+        admin.revoke_refusal,
+        admin.revoke,
+        admin.revoke_subject,
+        admin.is_own,
+        admin.revoke_agreed,
+    ),
     Grant: Rule(admin.grant_refusal, admin.grant, admin.grant_subject, _never),
     AddVoucher: Rule(admin.voucher_refusal, admin.add_voucher, admin.grant_subject, _never),
+    AddAdministrator: Rule(admin.admin_refusal, admin.add_admin, admin.admin_subject, _never),
     AddReplica: Rule(admin.replica_refusal, admin.change_replicas, admin.replica_subject, _never),
     RemoveReplica: Rule(
         admin.replica_refusal, admin.change_replicas, admin.replica_subject, _never

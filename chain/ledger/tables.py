@@ -46,6 +46,7 @@ class Tables:
         self.time_us = genesis.time_us
         slack = genesis.consensus.pipeline_window
         self.identities: dict[bytes, Identity] = {}
+        self.administrators: set[bytes] = set()  # node ids of those in force
         self.newest: dict[bytes, bytes] = {}  # device -> the node id of its newest key
         self.boards: dict[bytes, Board] = {}
         self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
@@ -58,15 +59,22 @@ class Tables:
         self.ids = RecentIds(slack)
         self.enrol_ids = RecentIds(policy.enrol_window_blocks + slack)
         for key in policy.admins:
-            node = node_id(key)
-            self.keep(
-                Identity(node=node, key=key, kind=ADMIN, device=node, privilege=255, services=())
-            )
+            self.add_administrator(key)
 
     def device(self, node: bytes) -> bytes | None:
         """The device that holds, or once held, the key with this node id. None for a stranger."""
         identity = self.identities.get(node)
         return None if identity is None else identity.device
+
+    def newest_of(self, node: bytes) -> Identity | None:
+        """The newest identity of the device that holds, or once held, the key of this node."""
+        identity = self.identities.get(node)
+        return None if identity is None else self.identities[self.newest[identity.device]]
+
+    def add_administrator(self, key: bytes) -> None:
+        node = node_id(key)
+        self.keep(Identity(node=node, key=key, kind=ADMIN, device=node, privilege=255, services=()))
+        self.administrators.add(node)
 
     def keep(self, identity: Identity) -> None:
         """Notes the newest key of a device, or an administrator."""

@@ -18,6 +18,7 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.ledger.item import Authenticated, read_item
 from chain.ledger.operations import (
+    AddAdministrator,
     AddReplica,
     AddVoucher,
     CloseSession,
@@ -39,7 +40,7 @@ from testbed.checks.records import Chain, Entry
 __all__ = ["unauthorised"]
 
 NEVER_US = 2**63
-AdminOperation = Revoke | Grant | AddVoucher | AddReplica | RemoveReplica
+AdminOperation = Revoke | Grant | AddVoucher | AddAdministrator | AddReplica | RemoveReplica
 
 
 class _Standing:
@@ -218,20 +219,31 @@ class _Rules:
                 wrong = wrong or "its signer is no administrator"
             else:
                 wrong = self._not_approved(entry, operation) or wrong
+        if isinstance(operation, Revoke) and self._locks_out(entry, operation):
+            wrong = wrong or "too few administrators were left"
         if entry.statement.status == "ok":
             self._carry_out(entry, operation)
         return wrong
 
+    def _device_of(self, node: bytes) -> bytes:
+        """The device that has, or had, this key. A board is its own."""
+        known = self._standing.get(node)
+        return node if known is None else known.device
+
     def _is_own(self, operation: Revoke) -> bool:
-        signer = self._standing.get(operation.node)
-        sponsor = self._sponsors.get(operation.target)
-        return operation.target == operation.node or (
-            signer is not None and sponsor == signer.device
+        device = self._device_of(operation.node)
+        return device in (
+            self._device_of(operation.target),
+            self._sponsors.get(operation.target),
         )
 
     def _not_approved(self, entry: Entry, operation: AdminOperation) -> str | None:
         """`admins_needed` of them must have signed the same content within the window."""
-        content = encode_operation(msgspec.structs.replace(operation, node=bytes(32), counter=1))
+        agreed: AdminOperation = operation
+        if isinstance(operation, Revoke):  # of the device, under whatever key, for any reason
+            target = self._device_of(operation.target)
+            agreed = msgspec.structs.replace(operation, target=target, reason="any")
+        content = encode_operation(msgspec.structs.replace(agreed, node=bytes(32), counter=1))
         signed = self._signed.setdefault(content, {})
         signed[operation.node] = entry.height
         window = self._policy.approval_window_blocks
@@ -251,11 +263,14 @@ class _Rules:
     def _carry_out(self, entry: Entry, operation: AdminOperation) -> None:
         match operation:
             case Revoke():
-                target = self._standing.get(operation.target)
-                if target is not None:
-                    target.ended_height = entry.height
+                if operation.target in self._standing:
+                    self._end_device(self._device_of(operation.target), entry.height)
                 else:
                     self._revoked_boards[operation.target] = entry.height
+            case AddAdministrator():
+                node = sha256(operation.key).digest()
+                self._admins.add(node)
+                self._standing[node] = _Standing(node, "admin", (), 255, NEVER_US)
             case Grant():
                 granted = self._standing.get(operation.target)
                 if granted is not None:
@@ -268,6 +283,18 @@ class _Rules:
                 if isinstance(operation, AddReplica):
                     members |= {operation.replica}
                 self._members[newest + 1] = members
+
+    def _locks_out(self, entry: Entry, operation: Revoke) -> bool:
+        """Whether a decided revocation leaves fewer administrators than must agree."""
+        if entry.statement.status != "ok" or operation.target not in self._admins:
+            return False
+        left = {each for each in self._admins if self._standing[each].ended_height is None}
+        return len(left - {operation.target}) < self._policy.admins_needed
+
+    def _end_device(self, device: bytes, height: int) -> None:
+        for standing in self._standing.values():
+            if standing.device == device and standing.ended_height is None:
+                standing.ended_height = height
 
 
 def unauthorised(genesis: Genesis, chain: Chain) -> Iterator[tuple[Entry, str]]:

@@ -62,7 +62,9 @@ class Reference:
         self._vouchers = set(vouchers)
         self._time_us = genesis_time_us
         self._counters: dict[bytes, int] = dict.fromkeys(self._administrators, 0)
-        self._ended: dict[bytes, int] = {}
+        self._revoked: dict[bytes, int] = {}  # device -> height
+        self._renewed: dict[bytes, int] = {}  # former key -> height
+        self._devices: dict[bytes, bytes] = {}  # node id -> the one that its device began with
 
     @property
     def newest_members(self) -> Collection[int]:
@@ -133,18 +135,24 @@ class Reference:
         node, counter = operation["node"], operation["counter"]
         if node not in self._counters:
             raise RuleBrokenError("validity", f"{name} of a node that never enrolled")
-        if node in self._ended and self._ended[node] < height:
-            raise RuleBrokenError("validity", f"{name} of a node that ended at {self._ended[node]}")
+        device = self._devices.get(node, node)
+        ended = min(self._revoked.get(device, height), self._renewed.get(node, height))
+        if ended < height:
+            raise RuleBrokenError("validity", f"{name} of a node that ended at {ended}")
         if counter <= self._counters[node]:
             raise RuleBrokenError(
                 "exactly-once", f"{name} with counter {counter} after {self._counters[node]}"
             )
         self._counters[node] = counter
         if name == "revoke":
-            self._ended.setdefault(operation["target"], height)
+            target = operation["target"]
+            self._revoked.setdefault(self._devices.get(target, target), height)
         elif name == "renew":
-            self._ended.setdefault(node, height)
-            self._counters.setdefault(hashlib.sha256(operation["key"]).digest(), 0)
+            new = hashlib.sha256(operation["key"]).digest()
+            if new != node:
+                self._renewed.setdefault(node, height)
+            self._devices[new] = device
+            self._counters.setdefault(new, 0)
         elif name in ("add-replica", "remove-replica"):
             self._change(height, operation)
 

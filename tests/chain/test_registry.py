@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.keys import digest, node_id
+from chain.ledger.administration import ADMINISTRATORS_MAX
 from chain.ledger.auth_group import members
 from chain.ledger.identity import SESSIONS_MAX
 from chain.ledger.item import make_item
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import (
+    AddAdministrator,
     AddReplica,
     AddVoucher,
     CloseSession,
@@ -450,8 +452,9 @@ def test_approvals_are_bounded_per_administrator() -> None:
     world = World(approval_window_blocks=100)
     alice = world.admit("alice")
     one = world.admins[0]
+    what: dict[str, Any] = {"target": alice.node, "services": ("telemetry",)}
     statuses = [
-        world.run(world.signed(Revoke, one, target=alice.node, reason=f"{each}"), one).status
+        world.run(world.signed(Grant, one, privilege=each, **what), one).status
         for each in range(17)
     ]
     assert statuses == ["pending"] * 16 + ["refused:too-many-pending"]
@@ -463,6 +466,7 @@ def test_approvals_are_bounded_per_administrator() -> None:
         (Revoke, {"target": bytes(32), "reason": "spite"}),
         (Grant, {"target": bytes(32), "privilege": 255, "services": ("telemetry",)}),
         (AddVoucher, {"voucher": bytes(32), "privilege": 1, "services": ("telemetry",)}),
+        (AddAdministrator, {"key": signer("x").public}),
         (AddReplica, {"replica": 9, "key": signer("replica 9").public}),
         (RemoveReplica, {"replica": 0}),
     ],
@@ -599,3 +603,116 @@ def test_a_device_keeps_its_name_through_renewals() -> None:
     assert newest.node == third.node
     assert registry.device(bytes(32)) is None
     assert registry.newest(second.node) is None, "no device is named after its second key"
+
+
+# --- revocation is of the device -----------------------------------------------------------------
+
+
+def revoke_by(world: World, admin: Device, target: bytes, reason: str = "stolen") -> str:
+    return world.run(world.signed(Revoke, admin, target=target, reason=reason), admin).status
+
+
+def test_a_renewal_between_two_approvals_does_not_outrun_a_revocation() -> None:
+    world = World(admins_needed=2)
+    thief, second = world.admit("thief"), Device("second key")
+    assert revoke_by(world, world.admins[0], thief.node) == "pending"
+    assert world.run(renewal(world, thief, second), thief).status == "ok"
+    # The second administrator names the key that it knows, for a reason of its own.
+    done = world.run(
+        world.signed(Revoke, world.admins[1], target=second.node, reason="lost"), world.admins[1]
+    )
+    assert (done.status, done.node, done.key) == ("ok", second.node, second.signer.public)
+    assert world.run(world.data(second), second).status == "refused:revoked"
+    third = Device("third key")
+    assert world.run(renewal(world, second, third), second).status == "refused:revoked"
+    assert revoke_by(world, world.admins[0], thief.node) == "refused:revoked"
+
+
+def test_a_renewal_in_the_same_block_does_not_outrun_a_revocation() -> None:
+    for renewal_first in (True, False):
+        world = World(admins_needed=1)
+        thief, new = world.admit("thief"), Device("new key")
+        pair = [
+            world.request(renewal(world, thief, new), thief),
+            world.request(
+                world.signed(Revoke, world.admins[0], target=thief.node, reason="x"),
+                world.admins[0],
+            ),
+        ]
+        world.block(*(pair if renewal_first else pair[::-1]))
+        for key in (thief, new):
+            assert world.run(world.data(key), key).status != "ok"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(("renew", "approve", "data", "own")), max_size=12))
+def test_whatever_happened_before_a_revoked_device_adds_nothing(story: list[str]) -> None:
+    """Any history of renewals, approvals and revocations; each names some key of the device."""
+    world = World(admins_needed=2)
+    keys = [world.admit("phone")]
+    approvals: set[int] = set()
+    revoked = False
+    for number, step in enumerate(story):
+        newest, named = keys[-1], keys[number % len(keys)]
+        if step == "renew":
+            new = Device(f"key {number}")
+            status = world.run(renewal(world, newest, new), newest).status
+            keys += [new] if status == "ok" else []
+        elif step == "approve":
+            revoke_by(world, world.admins[number % 3], named.node, reason=f"r{number}")
+            approvals.add(number % 3)
+        elif step == "own":
+            world.run(world.signed(Revoke, newest, target=named.node, reason="own"), newest)
+            revoked = True
+        revoked = revoked or len(approvals) >= 2
+        status = world.run(world.data(keys[-1]), keys[-1]).status
+        assert status == ("refused:revoked" if revoked else "ok")
+        for old in keys[:-1]:
+            assert world.run(world.data(old), old).status != "ok"
+
+
+# --- the set of administrators -------------------------------------------------------------------
+
+
+def test_the_last_administrators_cannot_be_revoked() -> None:
+    world = World(admins_needed=2)
+    one, two, three = world.admins
+    assert revoke_by(world, three, three.node) == "ok", "itself, and two are left"
+    for each in (one, two):
+        assert revoke_by(world, each, each.node) == "refused:last-administrators"
+    assert revoke_by(world, one, two.node) == "refused:last-administrators"
+    # Two in one block: only the first leaves two of three.
+    world = World(admins_needed=2)
+    both = [
+        world.request(world.signed(Revoke, each, target=each.node, reason="x"), each)
+        for each in world.admins[:2]
+    ]
+    assert [each.status for each in world.block(*both)] == ["ok", "refused:last-administrators"]
+
+
+def test_administrators_are_added_by_administrators() -> None:
+    world = World(admins_needed=2)
+    one, two, _ = world.admins
+    new = Device("new administrator")
+    alice = world.admit("alice")
+    asked = {"key": new.signer.public}
+    refused = world.run(world.signed(AddAdministrator, alice, **asked), alice).status
+    assert refused == "refused:not-administrator"
+    assert world.run(world.signed(AddAdministrator, one, **asked), one).status == "pending"
+    added = world.run(world.signed(AddAdministrator, two, **asked), two)
+    assert (added.status, added.node, added.by) == ("ok", new.node, two.node)
+    # It counts like the others: with it, one of the first may go.
+    assert revoke_by(world, new, alice.node) == "pending"
+    assert revoke_by(world, one, alice.node) == "ok"
+    known = world.run(world.signed(AddAdministrator, one, **asked), one).status
+    assert known == "refused:known-node"
+
+
+def test_administrators_are_bounded() -> None:
+    world = World(admins_needed=1)
+    one = world.admins[0]
+    for number in range(ADMINISTRATORS_MAX - 3):
+        key = signer(f"administrator {number}").public
+        assert world.run(world.signed(AddAdministrator, one, key=key), one).status == "ok"
+    last = world.run(world.signed(AddAdministrator, one, key=signer("one more").public), one)
+    assert last.status == "refused:too-many-administrators"

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from chain.ledger.auth_group import members
 from chain.ledger.operations import (
+    AddAdministrator,
     AddVoucher,
     EnrolBoard,
     Grant,
@@ -78,6 +79,9 @@ def test_an_honest_chain_of_every_operation_is_by_right(tmp_path: Path) -> None:
     world.run(renewal, phone)
     world.run(world.data(new, service="valve"), new)
     both_admins(world, Grant, target=new.node, privilege=1, services=("telemetry",))
+    fourth = Device("fourth administrator")
+    both_admins(world, AddAdministrator, key=fourth.signer.public)
+    world.run(world.signed(Revoke, fourth, target=fourth.node, reason="tired"), fourth)
     world.run(world.data(new), new)
     both_admins(world, AddVoucher, voucher=bytes(32), privilege=1, services=("telemetry",))
     world.run(world.signed(Revoke, host, target=th01, reason="broken"), host)
@@ -198,6 +202,21 @@ def no_administrator(world: World) -> None:
     world.run(world.signed(Revoke, device, target=target.node, reason="spite"), device)
 
 
+def renewed_after_its_device_was_revoked(world: World) -> None:
+    """The revocation names the first key; the device went on under its second."""
+    phone = world.admit("phone")
+    new, renewal = renewed(world, phone, "second key")
+    world.run(renewal, phone)
+    both_admins(world, Revoke, target=phone.node, reason="stolen")
+    world.run(world.data(new), new)
+
+
+def the_last_administrators(world: World) -> None:
+    """Of three, two must agree: the second to leave would leave one."""
+    for admin in world.admins[:2]:
+        world.run(world.signed(Revoke, admin, target=admin.node, reason="tired"), admin)
+
+
 def one_administrator(world: World) -> None:
     """Recorded as pending; the lie is that it was carried out."""
     target = world.admit("target")
@@ -213,6 +232,8 @@ def one_administrator(world: World) -> None:
         (voucher_twice, "voucher had been used"),
         (beyond_the_voucher, "does not grant this"),
         (after_revocation, "certificate ended in block"),
+        (renewed_after_its_device_was_revoked, "certificate ended in block"),
+        (the_last_administrators, "too few administrators"),
         (after_expiry, "had expired"),
         (with_the_old_key, "certificate ended in block"),
         (privilege_too_low, "may not use the service"),
