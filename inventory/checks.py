@@ -24,7 +24,7 @@ _HUB_PORT = re.compile(r".+\.[0-9]+")
 
 # What else stands where a process has its directory, named as the process: between runs that is
 # emptied of all but keys. `lease` is a file.
-_OUR_DIRECTORIES = ("env", "health", "lease", "log", "sv", "undo", "wheelhouse")
+_OUR_DIRECTORIES = ("env", "health", "lease", "log", "undo", "wheelhouse")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from testbed.care.conditions import (
 from testbed.care.dead_man import Armed, wake
 from testbed.fleet import Tell
 from testbed.hosts.port import Host
+from testbed.hosts.ssh import NO_SYSTEMD, NO_SYSTEMD_FIX
 from testbed.provision.install import DISK_FREE_MIN_MB
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
@@ -55,6 +56,7 @@ class Condition(Conditions, frozen=True, kw_only=True):
     synchronised: bool | None
     interfaces: list[str]
     tools: list[str]
+    systemd: bool
     netem: bool
     sudo_problem: str
     sudo_s: float
@@ -122,6 +124,8 @@ def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     """Every finding about one host and its boards."""
     yield from _identity(lab, name, seen.condition)
     yield from _disk(seen)
+    if not seen.condition.systemd:
+        yield Finding("systemd", "failed", NO_SYSTEMD, NO_SYSTEMD_FIX)
     yield from _login(seen.condition)
     yield from _health(seen.condition)
     yield from _clock(lab, name, seen)

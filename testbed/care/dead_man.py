@@ -12,7 +12,7 @@ A reboot or power cut undoes by itself what stands in the kernel (rules, links),
 sleeper but not the directory, which is synced. `wake` puts a new sleeper beside each directory of
 another boot, for the time that is left and never longer than it was armed for, since a Raspberry
 Pi's clock starts in the past. It is called at every contact (`doctor`, `run`, `restore`), and by
-the host itself at boot where a supervisor is (`at_boot`). An undo may so be begun twice when power
+the host itself at boot (`at_boot`). An undo may so be begun twice when power
 is cut in its middle: undos are repeatable.
 """
 
@@ -85,10 +85,7 @@ def wake(host: Host) -> Sequence[Armed]:
 
 
 def at_boot() -> Unit:
-    """What wakes a host's undos when it starts: a unit that is over at once unless one waits.
-
-    With systemd it starts by itself; without, our supervisor brings it with the next unit.
-    """
+    """What wakes a host's undos when it starts: a unit that is over at once unless one waits."""
     return Unit(BOOT_UNIT, tuple(shell(_PROGRAM, "boot")), restart=False, hardened=False)
 
 

@@ -155,6 +155,7 @@ def doctor() -> dict[str, object]:
         "python_variables": sorted(name for name in os.environ if name.startswith("PYTHON")),
         "machine_id": read("/etc/machine-id"),
         "host_key": " ".join(read("/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]),
+        "systemd": Path("/run/systemd/system").is_dir(),
         "netem": bool(netem),
     }
 

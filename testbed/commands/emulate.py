@@ -12,7 +12,7 @@ import typer
 from testbed.commands.options import JsonOption, columns, print_json, time_option
 from testbed.emulate import lab
 from testbed.emulate.inventory_file import FILES
-from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Options
+from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Login, Options
 from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -36,9 +36,12 @@ def up(
     *,
     hosts: Annotated[int, typer.Option(min=1, max=HOSTS_MAX, help="How many hosts.")] = 6,
     boards: Annotated[int, typer.Option(min=0, max=BOARDS_MAX, help="How many boards.")] = 2,
+    login: Annotated[
+        Login, typer.Option(help="Who logs in: pi has sudo and a home of its own.")
+    ] = "pi",
     systemd: Annotated[
-        bool, typer.Option("--systemd/--no-systemd", help="First process of each host.")
-    ] = False,
+        bool, typer.Option("--systemd/--no-systemd", help="What starts and supervises units.")
+    ] = True,
     cpu: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Of one core per host, as 20%.")
     ] = None,
@@ -50,7 +53,7 @@ def up(
 ) -> None:
     """Make hosts and boards; write inventory, key and known_hosts. Nothing if they are up."""
     began = time.monotonic()
-    made = lab.up(out, Options(hosts, boards, systemd, _percent(cpu), disk_mb))
+    made = lab.up(out, Options(hosts, boards, _percent(cpu), disk_mb, login, systemd))
     took_s = time.monotonic() - began
     if as_json:
         print_json(
@@ -66,16 +69,17 @@ def up(
             }
         )
         return
-    rows = [("HOST", "ADDRESS", "ROLES", "BOARDS")]
+    rows = [("HOST", "ADDRESS", "DATA", "ROLES", "BOARDS")]
     for machine in made.plan.machines:
-        plugged = ", ".join(b.name for b in made.plan.boards if b.host == machine.name)
-        rows.append((machine.name, machine.addr, ", ".join(machine.roles), plugged or "-"))
+        plugged = ", ".join(b.name for b in made.plan.boards if b.host == machine.name) or "-"
+        roles = ", ".join(machine.roles)
+        rows.append((machine.name, machine.addr, machine.data_addr, roles, plugged))
     typer.echo(columns(rows))
     typer.echo(f"\nup in {took_s:.1f} s, links shaped by {made.plan.shaping}")
     typer.echo(f"inventory: {made.inventory}")
     key, known = made.out / "id_ed25519", made.out / "known_hosts"
-    login = f"ssh -i {key} -o UserKnownHostsFile={known} root@{made.plan.machines[0].addr}"
-    typer.echo(f"log in:    {login}")
+    command = f"ssh -i {key} -o UserKnownHostsFile={known} {login}@{made.plan.machines[0].addr}"
+    typer.echo(f"log in:    {command}")
 
 
 @app.command()

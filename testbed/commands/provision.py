@@ -42,7 +42,7 @@ def provision(
 
     def work(host: SshHost, tell: Tell) -> Plan:
         tell("looking")
-        plan = make_plan(lab, host, nodes, wheelhouse, systemd=host.facts.systemd)
+        plan = make_plan(lab, host, nodes, wheelhouse)
         if plan.changes and not check:
             with claim_for(host):
                 plan.do(tell)

@@ -10,18 +10,22 @@ import os
 import stat
 import uuid
 from pathlib import Path
+from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
-from testbed.emulate.plan import LabPlan, Machine
-from testbed.emulate.tools import demand
+from testbed.emulate.plan import LabPlan, Login, Machine, Oddity
+from testbed.emulate.tools import attempt, demand
 
 __all__ = ["make_disk", "mount", "ssh_key_pair"]
 
 _VISIBLE = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var", "opt"}
 """What a host sees of this machine's root directory; homes, data and this project it does not."""
+
+_PI = 1000
+"""Number of the user and group `pi`."""
 
 _FRESH = {
     "boot": 0o755,
@@ -73,7 +77,6 @@ _MASKED = (
 
 _SSHD = """\
 HostKey /etc/ssh/ssh_host_ed25519_key
-AuthorizedKeysFile /etc/ssh/authorized_keys
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -109,15 +112,14 @@ def make_disk(place: Path, plan: LabPlan, machine: Machine, client_key: str) -> 
     _hide(upper)
     private, public = ssh_key_pair(machine.name)
     etc = upper / "etc"
-    hosts = "".join(f"{one.addr} {one.name}\n" for one in plan.machines)
     _write(etc / "hostname", f"{machine.name}\n")
-    _write(etc / "hosts", f"127.0.0.1 localhost\n{hosts}")
+    _write(etc / "hosts", "127.0.0.1 localhost\n")  # nothing knows the host's own name
     _write(etc / "machine-id", uuid.uuid4().hex + "\n")
     _write(etc / "fstab", "")
-    _write(etc / "shadow", _without_passwords(Path("/etc/shadow").read_text()), 0o600)
     _write(etc / "ssh/sshd_config", _SSHD)
     _write(etc / "ssh/ssh_host_ed25519_key", private.decode(), 0o600)
-    _write(etc / "ssh/authorized_keys", client_key + "\n")
+    _write_logins(upper, client_key, plan.options.login)
+    _write_oddity(upper, machine.oddity, plan.options.login)
     programs = upper / "usr/local/bin"
     programs.mkdir(parents=True)
     _write(programs / "vcgencmd", _VCGENCMD, 0o755)
@@ -149,10 +151,69 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
         file.write(text)
 
 
-def _without_passwords(shadow: str) -> str:
-    """Nobody logs in by password, root by key: "*" is no password, where "!" were no login."""
-    lines = [line.split(":") for line in shadow.splitlines() if ":" in line]
-    return "".join(":".join([name, "*", *rest]) + "\n" for name, _, *rest in lines)
+def _write_logins(upper: Path, client_key: str, login: Login) -> None:
+    """Users `pi` (with sudo, and the group of serial ports) and root; the key opens one of them.
+
+    Nobody logs in by password: "*" is no password, whereas "!" would bar the login.
+    """
+    etc = upper / "etc"
+    users = [line for line in Path("/etc/passwd").read_text().splitlines() if not _is_pi(line)]
+    _write(etc / "passwd", "\n".join([*users, f"pi:x:{_PI}:{_PI}::/home/pi:/bin/bash", ""]))
+    groups = [line for line in Path("/etc/group").read_text().splitlines() if not _is_pi(line)]
+    joined = [
+        f"{line.rstrip()}{'' if line.endswith(':') else ','}pi"
+        if line.startswith("dialout:")
+        else line
+        for line in groups
+    ]
+    _write(etc / "group", "\n".join([*joined, f"pi:x:{_PI}:", ""]))
+    names = [line.partition(":")[0] for line in users]
+    _write(
+        etc / "shadow", "".join(f"{name}:*:19000:0:99999:7:::\n" for name in [*names, "pi"]), 0o600
+    )
+    rules = etc / "sudoers.d"
+    rules.mkdir(exist_ok=True)
+    _write(rules / "010_pi-nopasswd", "pi ALL=(ALL) NOPASSWD: ALL\n", 0o440)
+    home = _home(upper, login)
+    home.mkdir(mode=0o700, exist_ok=True)
+    (home / ".ssh").mkdir(mode=0o700)
+    _write(home / ".ssh/authorized_keys", client_key + "\n", 0o600)
+    if login == "pi":
+        for path in (home, home / ".ssh", home / ".ssh/authorized_keys"):
+            os.chown(path, _PI, _PI)
+
+
+def _home(upper: Path, login: Login) -> Path:
+    return upper / ("root" if login == "root" else "home/pi")
+
+
+def _is_pi(line: str) -> bool:
+    """Whether an entry of passwd or group has the name or the number of our user."""
+    name, _, number, *_ = f"{line}:::".split(":")
+    return name == "pi" or number == str(_PI)
+
+
+def _write_oddity(upper: Path, oddity: Oddity, login: Login) -> None:
+    """What is unusual about this host. sshd starts bash, which reads .bashrc for each command."""
+    match oddity:
+        case "none":
+            return
+        case "umask":
+            lines = "umask 077\n"
+        case "locale":
+            lines = "export LANG=de_DE.UTF-8 LC_ALL=de_DE.UTF-8\n"
+            _compile_locale(upper)
+        case _:
+            assert_never(oddity)
+    _write(_home(upper, login) / ".bashrc", lines)
+
+
+def _compile_locale(upper: Path) -> None:
+    """German, where this machine has the source of it; else the host asks for what is not there."""
+    if Path("/usr/share/i18n/locales/de_DE").exists():
+        place = upper / "usr/lib/locale/de_DE.utf8"
+        place.parent.mkdir(parents=True)
+        attempt("localedef", "-i", "de_DE", "-f", "UTF-8", str(place))
 
 
 def _systemd_files(etc: Path) -> None:

@@ -36,6 +36,7 @@ def _document(plan: LabPlan) -> dict[str, Any]:
     for machine in plan.machines:
         hosts[machine.name] = {
             "addr": machine.addr,
+            "data_addr": machine.data_addr,
             "hw_serial": DoubleQuotedScalarString(machine.hw_serial),
             "roles": list(machine.roles),
             "caps": [shaping, "nft", "power"],
@@ -50,7 +51,7 @@ def _document(plan: LabPlan) -> dict[str, Any]:
         "stage": "emulated",
         "defaults": {
             "ssh": {
-                "user": "root",
+                "user": plan.options.login,
                 "key": f"./{FILES['key']}",
                 "known_hosts": f"./{FILES['known_hosts']}",
                 "connect_timeout": "5s",

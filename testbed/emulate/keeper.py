@@ -63,6 +63,8 @@ class Keeper:
     def raise_lab(self, runtime: Path, client_key: str) -> dict[str, str]:
         """Everything up; returns public host keys by name."""
         network.open_bridges(self.plan)
+        if self.switch:
+            self.switch.plug(network.ORCHESTRATOR, self.plan.own_data_mac, network.ORCHESTRATOR)
         for board in self.plan.boards:
             home = runtime / "boards" / board.name
             home.mkdir(parents=True)
@@ -139,8 +141,9 @@ def _serve(keeper: Keeper, control: Path) -> None:
                 answer = {"error": str(error)}
             self.wfile.write(json.dumps(answer).encode() + b"\n")
 
-    os.umask(0o077)
+    before = os.umask(0o077)
     server = socketserver.ThreadingUnixStreamServer(str(control), Handler)
+    os.umask(before)  # hosts that boot later must not inherit it
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
 

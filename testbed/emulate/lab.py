@@ -32,7 +32,7 @@ from testbed.emulate import cgroup, network, preflight
 from testbed.emulate.control import ask
 from testbed.emulate.disk import ssh_key_pair
 from testbed.emulate.inventory_file import FILES, inventory_text
-from testbed.emulate.plan import LabPlan, Options, make_plan
+from testbed.emulate.plan import LabPlan, Options, Shaping, make_plan
 from testbed.emulate.tools import tool
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.files import atomic_file
@@ -136,7 +136,7 @@ def up(out: Path, options: Options) -> EmulatedLab:
 
     Raises ConfigurationError when this machine cannot, or `out` holds another lab.
     """
-    gaps = preflight.missing(systemd=options.systemd)
+    gaps = preflight.missing(options)
     if gaps:
         raise ConfigurationError("an emulated lab needs:\n  " + "\n  ".join(gaps))
     out = out.resolve()
@@ -195,7 +195,7 @@ def _make(out: Path, options: Options) -> EmulatedLab:
     consoles = out / "console"
     consoles.mkdir(exist_ok=True)
     private, public = ssh_key_pair(f"testbed-{lab_id}")
-    shaping = "netem" if preflight.kernel_has_netem() else "switch"
+    shaping: Shaping = "netem" if preflight.kernel_has_netem() else "switch"
     with (consoles / "keeper.log").open("wb") as log:
         keeper = _start_keeper(runtime, consoles, log)
     assert keeper.stdin is not None
@@ -205,12 +205,13 @@ def _make(out: Path, options: Options) -> EmulatedLab:
         identity |= {"started": _started(identity["init_pid"]), "out": str(out)}
         _save(runtime / "keeper.json", identity)
         with _locked(RUNTIME):
-            plan = make_plan(lab_id, options, network.free_network(), shaping)
+            plan = make_plan(lab_id, options, *network.free_networks(), shaping)
             network.add_uplink(plan, identity["init_pid"])
         sketch = msgspec.to_builtins(plan)
         _save(out / STATE, {"schema": STATE_SCHEMA, "lab_id": lab_id, "plan": sketch})
         _say(keeper.stdin, json.dumps({"plan": sketch, "client_key": public}))
         keys = _hear(keeper, consoles)["host_keys"]
+        network.add_data_uplink(plan, identity["init_pid"])
         _write_files(out, plan, private, keys)
         lab = EmulatedLab(plan, out)
         lab.wait_for_ssh([machine.name for machine in plan.machines])
@@ -301,7 +302,7 @@ def _remove(out: Path) -> None:
     if state is not None:
         lab_id = state.lab_id
         _end_keeper(RUNTIME / lab_id)
-        network.drop_uplink(f"tbe-{lab_id}")
+        network.drop_uplinks(lab_id)
         cgroup.remove(lab_id)
         shutil.rmtree(RUNTIME / lab_id, ignore_errors=True)
         with suppress(OSError):  # another lab is in it, or nothing ever was

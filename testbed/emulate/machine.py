@@ -7,6 +7,7 @@ everything else is new at each boot, as on a real machine.
 
 from __future__ import annotations
 
+import grp
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ _BOARD = 'mount --bind "$1" /dev/pts && mount --bind "$1/ptmx" /dev/ptmx && shif
 _BOARD_READY_S = 20.0
 _STOPPED_WITHIN_S = 15.0
 _LAST_CALL_S = 0.5
+_POLL_S = 0.02
 
 
 class RunningMachine:
@@ -65,7 +67,9 @@ class RunningMachine:
         """Make the host's disk and terminals; returns its public host key line."""
         for part in ("root", "disk", "pts", "serial", "firmware"):
             (self._home / part).mkdir(parents=True)
-        mount("devpts", self._home / "pts", "newinstance,ptmxmode=0666,mode=620")
+        serial_group = grp.getgrnam("dialout").gr_gid
+        options = f"newinstance,ptmxmode=0666,mode=660,gid={serial_group}"
+        mount("devpts", self._home / "pts", options)
         serial = f"Hardware\t: testbed-emulated\nSerial\t\t: {self.machine.hw_serial}\n"
         (self._home / "cpuinfo").write_text("\n" + serial)
         return make_disk(self._home / "disk", self._plan, self.machine, client_key)
@@ -88,13 +92,20 @@ class RunningMachine:
         with self._lock:
             if not self._wanted:
                 raise LabFault(f"{self.machine.name} is off; power it on")
-            init = self._init_pid()
-            if init:
+            init, boots = self._init_pid(), self._boots
+            if init and self._plan.options.systemd:
+                os.kill(init, signal.SIGRTMIN + 5)  # systemd(1): the target reboot
+            elif init:
                 inside = ("-t", str(init), "-p", "-m", "--")
                 attempt("nsenter", *inside, "sh", "-c", "sync; kill -TERM -1")
                 time.sleep(_LAST_CALL_S)
-            self._kill()
-            self._boot()
+        until = time.monotonic() + (_STOPPED_WITHIN_S if self._plan.options.systemd else 0)
+        while self._boots == boots and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        with self._lock:
+            if self._boots == boots:
+                self._kill()
+                self._boot()
 
     def throttle(self, bits: int | None) -> None:
         """What the host's firmware says of throttling from now on; None: it has none."""

@@ -1,11 +1,13 @@
 """Cables of an emulated lab: namespaces, bridge, addresses and routes, through `ip`.
 
-Everything but the uplink lives in the keeper's network namespace, so it is gone when the keeper is.
+Everything but the orchestrator's ends lives in the keeper's network namespace, and is gone when the
+keeper is.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -14,9 +16,22 @@ from testbed.emulate.plan import LabPlan, Machine
 from testbed.emulate.tools import attempt, demand, tool
 from testbed.errors import LabFault
 
-__all__ = ["add_uplink", "cable", "drop_uplink", "free_network", "open_bridges", "unplug"]
+__all__ = [
+    "ORCHESTRATOR",
+    "add_data_uplink",
+    "add_uplink",
+    "cable",
+    "drop_uplinks",
+    "free_networks",
+    "open_bridges",
+    "unplug",
+]
 
 _POOL = IPv4Network("10.213.0.0/16")
+ORCHESTRATOR = "orchestrator"
+"""The orchestrator's data interface, before it is moved out of the keeper's namespace; and the name
+of its port of the switch."""
+
 MGMT = "mgmt"
 DATA = "data"
 
@@ -30,36 +45,61 @@ def _ip(commands: Iterable[str], *, netns: Path | None = None) -> None:
         demand("nsenter", f"--net={netns}", tool("ip"), "-batch", "-", given=given)
 
 
-def free_network() -> IPv4Network:
-    """A /24 that no interface or route of this machine touches; call it under the lab lock."""
+def free_networks() -> tuple[IPv4Network, IPv4Network]:
+    """Two /24 that no interface or route of this machine touches; call it under the lab lock."""
     shown = demand("ip", "-json", "-4", "route", "show", "table", "all")
     words = [route.get("dst", "") for route in json.loads(shown or "[]")]
     taken = [IPv4Network(word, strict=False) for word in words if word[:1].isdigit()]
-    for network in _POOL.subnets(new_prefix=24):
-        if not any(network.overlaps(other) for other in taken if other.prefixlen > 0):
-            return network
-    raise LabFault(f"no free network in {_POOL}; take another emulated lab down")
+    taken = [other for other in taken if other.prefixlen > 0]
+    free = (
+        network
+        for network in _POOL.subnets(new_prefix=24)
+        if not any(network.overlaps(other) for other in taken)
+    )
+    try:
+        return next(free), next(free)
+    except StopIteration:
+        raise LabFault(f"no free network in {_POOL}; take another emulated lab down") from None
 
 
 def add_uplink(plan: LabPlan, keeper_pid: int) -> None:
-    """The orchestrator's cable into the lab; its far end dies with the keeper, and so does it."""
-    length = IPv4Network(plan.network).prefixlen
+    """The orchestrator's management cable; its far end dies with the keeper, and so does it."""
     _ip(
         [
             f"link add {plan.uplink} type veth peer name uplink netns {keeper_pid}",
-            f"address add {plan.gateway_addr}/{length} dev {plan.uplink}",
+            f"address add {plan.own_addr}/{_length(plan.network)} dev {plan.uplink}",
             f"link set {plan.uplink} up",
         ]
     )
 
 
-def drop_uplink(name: str) -> None:
-    """Remove the orchestrator's cable, if it is still there."""
-    attempt("ip", "link", "delete", name)
+def add_data_uplink(plan: LabPlan, keeper_pid: int) -> None:
+    """The orchestrator's data cable: its end was made in the keeper's namespace and comes here."""
+    moved = f"link set {ORCHESTRATOR} netns {os.getpid()} name {plan.data_uplink}\n"
+    inside = ("-t", str(keeper_pid), "-n")
+    demand("nsenter", *inside, tool("ip"), "-batch", "-", given=moved)
+    _ip(
+        [
+            f"link set {plan.data_uplink} address {plan.own_data_mac}",
+            f"address add {plan.own_data_addr}/{_length(plan.data_network)} dev {plan.data_uplink}",
+            f"link set {plan.data_uplink} up",
+        ]
+    )
+
+
+def drop_uplinks(lab_id: str) -> None:
+    """Remove the orchestrator's cables, if they are still there."""
+    for name in (f"tbe-{lab_id}", f"tbd-{lab_id}"):
+        attempt("ip", "link", "delete", name)
+
+
+def _length(network: str) -> int:
+    return IPv4Network(network).prefixlen
 
 
 def open_bridges(plan: LabPlan) -> None:
-    """In the keeper's namespace: the management bridge, and one for data unless we switch it."""
+    """In the keeper's namespace: the management bridge, and one for data unless we switch it, with
+    the orchestrator's cable in it."""
     bridges = [MGMT] if plan.shaping == "switch" else [MGMT, DATA]
     _ip(
         [
@@ -69,6 +109,13 @@ def open_bridges(plan: LabPlan) -> None:
             f"link set uplink master {MGMT} up",
         ]
     )
+    if plan.shaping == "netem":
+        _ip(
+            [
+                f"link add data-uplink type veth peer name {ORCHESTRATOR}",
+                f"link set data-uplink master {DATA} up",
+            ]
+        )
 
 
 def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
@@ -89,12 +136,10 @@ def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
             # A network card keeps its address over reboots, and so others keep finding it.
             f"link set eth0 address {machine.mgmt_mac}",
             f"link set eth1 address {machine.data_mac}",
-            f"address add {machine.addr}/32 dev eth0",
-            f"address add {machine.addr}/32 dev eth1",
+            f"address add {machine.addr}/{_length(plan.network)} dev eth0",
+            f"address add {machine.data_addr}/{_length(plan.data_network)} dev eth1",
             "link set eth0 up",
             "link set eth1 up",
-            f"route add {plan.gateway_addr} dev eth0 src {machine.addr}",
-            f"route add {plan.network} dev eth1 src {machine.addr}",
         ],
         netns=netns,
     )

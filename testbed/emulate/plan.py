@@ -1,37 +1,57 @@
 """What an emulated lab will be: names, addresses and roles, all from a few options. Pure.
 
-One address per host, two cables: the orchestrator reaches `addr` over eth0 (a kernel bridge, never
-shaped), the hosts reach each other's `addr` over eth1 (where link faults happen). Routes do that.
+Each host has two networks with an address on each: management (eth0, a kernel bridge that nothing
+shapes; SSH and the clocks) and data (eth1, where the processes listen and link faults happen).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
+from typing import Literal
 
 __all__ = [
     "HOSTS_MAX",
     "Board",
     "LabPlan",
+    "Login",
     "Machine",
+    "Oddity",
     "Options",
+    "Shaping",
     "make_plan",
 ]
 
 HOSTS_MAX = 64
 BOARDS_MAX = 64
 _FIRST_ADDRESS = 11
+_ORCHESTRATOR = 1
+
+Login = Literal["pi", "root"]
+"""Who logs in: `pi` with sudo and a home of its own, as on a Raspberry Pi; or root."""
+
+Shaping = Literal["netem", "switch"]
+"""What shapes links: the kernel's `tc netem`, or the keeper's own switch."""
+
+Oddity = Literal["none", "umask", "locale"]
+"""What is unusual about one host: `umask 077`, or a German locale."""
+
+_ODDITIES: dict[str, Oddity] = {"pi02": "umask", "pi03": "locale"}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for. `cpu_percent` of one core, None for no limit."""
+    """What the command line asks for. `cpu_percent` of one core, None for no limit.
+
+    Without `systemd` a host runs an SSH server and nothing else; `provision` refuses it.
+    """
 
     hosts: int
-    boards: int
-    systemd: bool
-    cpu_percent: int | None
-    disk_mb: int
+    boards: int = 0
+    cpu_percent: int | None = None
+    disk_mb: int = 2048
+    login: Login = "pi"
+    systemd: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +60,12 @@ class Machine:
 
     name: str
     addr: str
+    data_addr: str
     mgmt_mac: str
     data_mac: str
     hw_serial: str
     roles: tuple[str, ...]
+    oddity: Oddity = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +89,44 @@ class LabPlan:
     lab_id: str
     options: Options
     network: str
-    shaping: str
+    data_network: str
+    shaping: Shaping
     machines: tuple[Machine, ...]
     boards: tuple[Board, ...]
 
     @property
-    def gateway_addr(self) -> str:
+    def own_addr(self) -> str:
         """The orchestrator's own address on the management network."""
-        return str(IPv4Network(self.network)[1])
+        return str(IPv4Network(self.network)[_ORCHESTRATOR])
+
+    @property
+    def own_data_addr(self) -> str:
+        """The orchestrator's own address on the data network, where its attackers connect from."""
+        return str(IPv4Network(self.data_network)[_ORCHESTRATOR])
+
+    @property
+    def own_data_mac(self) -> str:
+        """Of the orchestrator's interface on the data network."""
+        return _mac(self.lab_id, 1, 0)
 
     @property
     def uplink(self) -> str:
-        """The only interface outside the lab's namespaces."""
+        """The orchestrator's interface on the management network."""
         return f"tbe-{self.lab_id}"
 
+    @property
+    def data_uplink(self) -> str:
+        """The orchestrator's interface on the data network."""
+        return f"tbd-{self.lab_id}"
 
-def make_plan(lab_id: str, options: Options, network: IPv4Network, shaping: str) -> LabPlan:
+
+def make_plan(
+    lab_id: str,
+    options: Options,
+    network: IPv4Network,
+    data_network: IPv4Network,
+    shaping: Shaping,
+) -> LabPlan:
     """Replicas first: the largest 3f+1; the hosts beyond carry gateway, boards and mobiles.
 
     Without hosts beyond, replicas carry these too, as in a lab of four.
@@ -105,12 +149,18 @@ def make_plan(lab_id: str, options: Options, network: IPv4Network, shaping: str)
     machines = tuple(
         Machine(
             name,
-            str(IPv4Address(network[_FIRST_ADDRESS + n])),
-            f"02:7b:{lab_id[:2]}:{lab_id[2:]}:00:{n + 1:02x}",
-            f"02:7b:{lab_id[:2]}:{lab_id[2:]}:01:{n + 1:02x}",
+            str(network[_FIRST_ADDRESS + n]),
+            str(data_network[_FIRST_ADDRESS + n]),
+            _mac(lab_id, 0, n + 1),
+            _mac(lab_id, 1, n + 1),
             f"10000000{lab_id}{n + 1:04x}",
             tuple(roles[name]),
+            _ODDITIES.get(name, "none"),
         )
         for n, name in enumerate(names)
     )
-    return LabPlan(lab_id, options, str(network), shaping, machines, boards)
+    return LabPlan(lab_id, options, str(network), str(data_network), shaping, machines, boards)
+
+
+def _mac(lab_id: str, network: int, host: int) -> str:
+    return f"02:7b:{lab_id[:2]}:{lab_id[2:]}:{network:02x}:{host:02x}"

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from testbed.emulate.plan import Options
 from testbed.emulate.tools import TOOL_PATH, attempt, tool
 
 __all__ = ["kernel_has_netem", "missing"]
@@ -24,7 +25,7 @@ _TOOLS = {
 }
 
 
-def missing(*, systemd: bool = False) -> list[str]:
+def missing(options: Options) -> list[str]:
     """One line for each thing that is missing; empty when a lab can be made."""
     if sys.platform != "linux":
         return ["emulated hosts are Linux namespaces: use a Linux machine"]
@@ -36,8 +37,10 @@ def missing(*, systemd: bool = False) -> list[str]:
             found.append(f"no {name}: apt-get install {package}")
     if not Path("/usr/sbin/sshd").exists():
         found.append("no SSH server: apt-get install openssh-server")
-    if systemd and not SYSTEMD.exists():
+    if options.systemd and not SYSTEMD.exists():
         found.append("no systemd for the hosts: apt-get install systemd, or use --no-systemd")
+    if options.login == "pi" and not Path("/usr/bin/sudo").exists():
+        found.append("no sudo for the login pi: apt-get install sudo, or use --login root")
     return found or _kernel_gaps()
 
 

@@ -1,7 +1,7 @@
 """A machine reached over SSH, with nothing of ours on it but a directory.
 
 Here: commands, files and followed logs over an `SshLink`. Elsewhere: connecting (`ssh_link.py`),
-supervised programs (`units_systemd.py`, `units_supervisor.py`; the machine is asked which it has).
+supervised programs (`systemd.py`).
 
 Files travel over a command's standard streams instead of SFTP: writing, checking, syncing and
 renaming is then one round trip, needs no SFTP server, and half a file never has the final name.
@@ -31,22 +31,25 @@ from testbed.hosts.port import (
     Dialogue,
     Follow,
     Host,
+    HostFault,
     NodeCommand,
     OutcomeUnknown,
     Result,
     TransferFailed,
     Unit,
+    UnitState,
     UnitStatus,
     Unreachable,
 )
 from testbed.hosts.ssh_dialogue import SshDialogue
 from testbed.hosts.ssh_follow import SshFollow, close_channel, execute
 from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
-from testbed.hosts.units import Units
-from testbed.hosts.units_supervisor import SupervisorUnits
-from testbed.hosts.units_systemd import SystemdUnits, systemd_scope
+from testbed.hosts.systemd import SystemdUnits, systemd_scope
 
-__all__ = ["SshFacts", "SshHost"]
+__all__ = ["NO_SYSTEMD", "NO_SYSTEMD_FIX", "SshFacts", "SshHost"]
+
+NO_SYSTEMD = "no systemd: nothing there would keep processes running"
+NO_SYSTEMD_FIX = "install a system that has it: Raspberry Pi OS or Debian, 12 or newer"
 
 _PIECE_BYTES = 32 * 1024
 _REMOTE_GRACE_S = 2.0
@@ -92,8 +95,8 @@ class SshFacts:
 class SshHost(Host):
     """A machine behind an SSH server.
 
-    `root` is absolute or below the login's home. `supervisord` (absolute or below root) is used
-    where systemd is not; when it is not there, one on the PATH. `jump` is another SshHost.
+    `root` is absolute or below the login's home. `jump` is another SshHost. A machine without
+    systemd has no units, and starts none.
     """
 
     def __init__(
@@ -104,14 +107,12 @@ class SshHost(Host):
         *,
         root: str | PurePosixPath = "testbed",
         jump: SshHost | None = None,
-        supervisord: str = "env/bin/supervisord",
     ) -> None:
         self._link: SshLink = SshLink(name, addr, settings, jump._link if jump else None)
         self._wanted_root = PurePosixPath(root)
-        self._supervisord = supervisord
         self._lock = threading.RLock()
         self._facts: SshFacts | None = None
-        self._units: Units | None = None
+        self._units: SystemdUnits | None = None
 
     @property
     def name(self) -> str:
@@ -222,22 +223,25 @@ class SshHost(Host):
             raise TransferFailed(self.name, action, str(error)) from error
 
     def start(self, unit: Unit) -> None:
-        self._supervisor().start(unit)
+        self._systemd(f"start unit {unit.name}").start(unit)
 
     def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        self._supervisor().stop(name, timeout_s)
+        if self.facts.systemd:
+            self._systemd("stop").stop(name, timeout_s)
 
     def signal(self, name: str, signal: Signals) -> None:
-        self._supervisor().signal(name, signal)
+        self._systemd(f"send {signal.name} to unit {name}").signal(name, signal)
 
     def status(self, name: str) -> UnitStatus:
-        return self._supervisor().status(name)
+        if not self.facts.systemd:
+            return UnitStatus(UnitState.INACTIVE)
+        return self._systemd("status").status(name)
 
     def units(self) -> tuple[str, ...]:
-        return self._supervisor().units()
+        return self._systemd("units").units() if self.facts.systemd else ()
 
     def start_command(self, unit: Unit) -> NodeCommand | None:
-        return self._supervisor().start_command(unit)
+        return self._systemd(f"start unit {unit.name}").start_command(unit)
 
     def log_path(self, name: str) -> PurePosixPath:
         return self.root / "log" / f"{name}.log"
@@ -263,14 +267,13 @@ class SshHost(Host):
     def close(self) -> None:
         self._link.close()
 
-    def _supervisor(self) -> Units:
+    def _systemd(self, action: str) -> SystemdUnits:
         facts = self.facts
+        if not facts.systemd:
+            raise HostFault(self.name, action, NO_SYSTEMD, NO_SYSTEMD_FIX)
         with self._lock:
             if self._units is None:
-                if facts.systemd:
-                    self._units = SystemdUnits(self, systemd_scope(facts.uid, facts.sudo))
-                else:
-                    self._units = SupervisorUnits(self, self._supervisord)
+                self._units = SystemdUnits(self, systemd_scope(facts.uid, facts.sudo))
             return self._units
 
     def _path(self, path: str | PurePosixPath) -> str:

@@ -9,7 +9,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 from testbed.bundle import RunFolder
-from testbed.hosts.port import Host, HostFault
+from testbed.hosts.port import CommandFailed, Host, HostFault, TransferFailed
 from testbed.provision.configs import EVENTS, STORE
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -58,7 +58,7 @@ def collect(deployment: Deployment, run: RunFolder) -> list[str]:
 
 
 def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
-    """Fetch what the process left; answers what is missing although the process had begun."""
+    """Fetch each file that the process left; answers which are missing or could not be read."""
     host = deployment.host(node)
     wanted = {str(host.log_path(node.unit)): f"raw/log/{node.name}.log"}
     owed = set()
@@ -72,17 +72,25 @@ def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
         if node.role == "replica" and _present(host, [node.file(STORE)]):
             copy = node.file("collected.sqlite")
             argv = [deployment.python(node), "-c", _COPY_LEDGER, node.file(STORE), copy]
-            host.run(argv, timeout_s=COPY_S_MAX)
-            wanted[copy] = f"raw/ledger/{node.name}.sqlite"
+            try:
+                host.run(argv, timeout_s=COPY_S_MAX)
+                wanted[copy] = f"raw/ledger/{node.name}.sqlite"
+            except CommandFailed as fault:
+                problems.append(f"{node.name}: cannot copy its ledger: {fault.problem}")
         there = _present(host, list(wanted))
         if node.name in deployment.begun:
             problems += [f"{node.name}: {each} is missing" for each in sorted(owed - there)]
-        for remote in sorted(there):
-            path = run.path / wanted[remote]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            host.fetch(remote, path)
     except HostFault as fault:
-        problems.append(str(fault))
+        return [*problems, str(fault)]
+    for remote in sorted(there):
+        path = run.path / wanted[remote]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            host.fetch(remote, path)
+        except TransferFailed as fault:
+            problems.append(f"{node.name}: cannot bring {remote} home: {fault.problem}")
+        except HostFault as fault:
+            return [*problems, str(fault)]
     return problems
 
 

@@ -21,6 +21,7 @@ from inventory.model import Lab
 from testbed.boards.flash import is_plugged
 from testbed.errors import LabFault
 from testbed.hosts.port import Host, HostFault, Unit, UnitState
+from testbed.hosts.ssh import NO_SYSTEMD, NO_SYSTEMD_FIX, SshHost
 from testbed.provision.layout import Node
 from testbed.provision.probe import STAMP, TREE, Facts, Stamp, probe
 from testbed.wheelhouse import Archive, Target, Wheelhouse
@@ -38,7 +39,7 @@ HEALTH_S_MAX = 30.0
 _HEALTH = "health"
 _POLL_S = 0.05
 
-# $1 python, $2 supervisor or -, then archives. The new environment has its final name only at the
+# $1 python, then archives. The new environment has its final name only at the
 # end; what it was made from goes with it.
 _BUILD = """
 set -e
@@ -46,15 +47,8 @@ trap 'rm -rf env.new' EXIT
 rm -rf env.new
 "$1" -m venv --without-pip env.new
 for site in env.new/lib/python*/site-packages; do :; done
-supervisor=$2; shift 2
+shift
 for archive; do tar -xzf "$archive" -C "$site"; done
-if [ "$supervisor" = supervisor ]; then
-  cat >env.new/bin/supervisord <<"end"
-#!/bin/sh
-exec "${0%/*}/python" -m supervisor.supervisord "$@"
-end
-  chmod 755 env.new/bin/supervisord
-fi
 env.new/bin/python -c 'import nodes.replica.process, nodes.gateway.process'
 env.new/bin/python -c 'import nodes.device.environment, nodes.device.mobile'
 rm -rf env.old
@@ -96,7 +90,6 @@ class Plan:
     facts: Facts
     dependencies: tuple[Archive, ...]
     code: Archive
-    supervisor: bool
     keyless: tuple[str, ...]
 
     @property
@@ -130,8 +123,7 @@ class Plan:
             tell("bringing wheels")
             paths = [self._bring(archive) for archive in (*self.dependencies, self.code)]
             tell("building environment")
-            supervisor = "supervisor" if self.supervisor else "-"
-            self._shell("build environment", _BUILD, self.facts.interpreter, supervisor, *paths)
+            self._shell("build environment", _BUILD, self.facts.interpreter, *paths)
         elif self.facts.stamp != self.wanted:
             tell("bringing our code")
             self._shell("renew code", _RENEW, self._bring(self.code))
@@ -187,10 +179,13 @@ class Plan:
             host.run(["rm", "-rf", "health", str(host.log_path(_HEALTH))])
 
 
-def make_plan(
-    lab: Lab, host: Host, nodes: Sequence[Node], wheelhouse: Wheelhouse, *, systemd: bool
-) -> Plan:
-    """What `host` lacks; makes the archives for it here if they are not in the cache."""
+def make_plan(lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelhouse) -> Plan:
+    """What `host` lacks; makes the archives for it here if they are not in the cache.
+
+    Raises LabFault for a host that cannot be made ready.
+    """
+    if not host.facts.systemd:
+        raise HostFault(host.name, "provision", NO_SYSTEMD, NO_SYSTEMD_FIX)
     facts = probe(host)
     here = [board for board in lab.boards_in_use().values() if board.host == host.name]
     target = Target(
@@ -198,7 +193,6 @@ def make_plan(
         python=facts.python,
         glibc=facts.glibc,
         magic=facts.magic,
-        supervisor=not systemd,
         unix_boards=any(not is_plugged(board) for board in here),
         usb_boards=any(is_plugged(board) for board in here),
     )
@@ -211,4 +205,4 @@ def make_plan(
     if owners:
         look = 'for name; do [ -e "$name/keys/key.pem" ] || echo "$name"; done'
         keyless = tuple(host.run(["sh", "-c", look, "keys", *owners]).stdout.split())
-    return Plan(host, facts, dependencies, code, supervisor=not systemd, keyless=keyless)
+    return Plan(host, facts, dependencies, code, keyless)

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from testbed.emulate.lab import EmulatedLab, down, up
-from testbed.emulate.plan import Options
+from testbed.emulate.plan import Login, Options
 from testbed.emulate.preflight import missing
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
 
-__all__ = ["emulated", "emulation_missing", "host", "traces", "with_supervisor"]
+__all__ = ["emulated", "emulation_missing", "host", "sudo", "traces"]
 
 
-def emulation_missing(*, systemd: bool = False) -> str:
+def emulation_missing() -> str:
     """Why no emulated lab can be made here, or nothing."""
-    return "; ".join(missing(systemd=systemd))
+    return "; ".join(missing(Options(hosts=1)))
 
 
 @contextmanager
 def emulated(
-    out: Path, hosts: int, boards: int = 0, *, systemd: bool = False, cpu_percent: int | None = None
+    out: Path,
+    hosts: int,
+    boards: int = 0,
+    *,
+    cpu_percent: int | None = None,
+    disk_mb: int = 256,
+    login: Login = "pi",
+    systemd: bool = True,
 ) -> Iterator[EmulatedLab]:
     """A lab that is down again whatever happens."""
     try:
-        yield up(out, Options(hosts, boards, systemd, cpu_percent, disk_mb=256))
+        yield up(out, Options(hosts, boards, cpu_percent, disk_mb, login, systemd))
     finally:
         down(out)
 
@@ -40,7 +44,7 @@ def host(
     """A host of the lab as the orchestrator sees it."""
     addr = next(machine.addr for machine in lab.plan.machines if machine.name == name)
     settings = SshSettings(
-        user="root",
+        user=lab.plan.options.login,
         key=lab.out / "id_ed25519",
         known_hosts=lab.out / "known_hosts",
         ssh_config=Path("/dev/null"),
@@ -48,18 +52,10 @@ def host(
     return SshHost(name, addr, settings, root=root, jump=jump)
 
 
-def with_supervisor(inside: SshHost) -> None:
-    """Put a supervisord there, where provisioning would."""
-    spec = find_spec("supervisor")
-    assert spec is not None
-    assert spec.origin is not None
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(Path(spec.origin).parent, "supervisor")
-    inside.put(packed.getvalue(), "supervisor.tar.gz")
-    inside.run(["tar", "-xzf", "supervisor.tar.gz"])
-    program = f'#!/bin/sh\nPYTHONPATH={inside.root} exec python3 -m supervisor.supervisord "$@"\n'
-    inside.put(program.encode(), "env/bin/supervisord", 0o755)
+def sudo(inside: SshHost, script: str, *arguments: str) -> str:
+    """Run a shell script on the host as root; what it printed."""
+    argv = ["sudo", "-n", "sh", "-c", script, "sudo", *arguments]
+    return inside.run(argv).stdout
 
 
 def traces(lab_id: str) -> list[str]:

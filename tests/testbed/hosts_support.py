@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from testbed.hosts.ssh_link import SshSettings
 __all__ = ["SSHD", "SshServer", "eventually", "free_port", "ssh_server_missing"]
 
 SSHD = Path("/usr/sbin/sshd")
-SUPERVISORD = Path(sys.executable).with_name("supervisord")
 
 
 def eventually(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
@@ -38,8 +36,6 @@ def ssh_server_missing() -> str:
     """Why there can be no SSH server here, or nothing."""
     if not SSHD.exists():
         return f"{SSHD} is missing: apt-get install openssh-server"
-    if not SUPERVISORD.exists():
-        return f"{SUPERVISORD} is missing: pip install supervisor"
     return ""
 
 
@@ -118,9 +114,7 @@ class SshServer:
         self, *, root: Path, name: str = "pi01", jump: SshHost | None = None, **changes: object
     ) -> SshHost:
         settings = self.settings(**changes)
-        return SshHost(
-            name, "127.0.0.1", settings, root=str(root), jump=jump, supervisord=str(SUPERVISORD)
-        )
+        return SshHost(name, "127.0.0.1", settings, root=str(root), jump=jump)
 
     def _answers(self) -> bool:
         try:

@@ -6,27 +6,44 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.hosts_support import eventually, ssh_server_missing
-from tests.testbed.lab_support import ssh_lab
+from testbed.emulate.lab import EmulatedLab
+from tests.testbed.emulate_support import emulated, emulation_missing, host
+from tests.testbed.hosts_support import eventually
 from tests.testbed.operator_support import Operator
 
-HERE = """\
-  r1: {connection: local, roles: [replica]}
-  r2: {connection: local, roles: [replica]}
-  r3: {connection: local, roles: [replica]}
-  r4: {connection: local, roles: [replica]}
-  gw1: {connection: local, roles: [gateway, broker]}
-  env1: {connection: local, roles: [environment]}
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
+]
+
+
+def inventory_of(lab: EmulatedLab) -> str:
+    """Everything but one mobile device is on this machine, at its address on the data network."""
+    (machine,) = lab.plan.machines
+    here = f"connection: local, addr: {lab.plan.own_data_addr}"
+    return f"""\
+schema: testbed.inventory/1
+lab: mixed
+broker: {{kind: embedded}}
+defaults: {{ssh: {{user: pi, key: ./id_ed25519, known_hosts: ./known_hosts}}}}
+hosts:
+  r1: {{{here}, roles: [replica]}}
+  r2: {{{here}, roles: [replica]}}
+  r3: {{{here}, roles: [replica]}}
+  r4: {{{here}, roles: [replica]}}
+  gw1: {{{here}, roles: [gateway, broker]}}
+  env1: {{{here}, roles: [environment]}}
+  pi01: {{addr: {machine.addr}, data_addr: {machine.data_addr}, roles: [mobile]}}
 """
 
 
-@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
 def test_a_device_over_ssh_renews_and_revokes_itself_when_told(tmp_path: Path) -> None:
     operator = Operator(tmp_path)
-    # Right below: supervisord's socket has a path of at most 107 bytes.
-    with ssh_lab(tmp_path, ("mobile",), more=HERE) as lab:
-        operator.does("provision", "-i", str(lab.inventory))
-        with operator.lab(lab.inventory) as up:
+    with emulated(tmp_path / "lab", hosts=1) as lab, host(lab, "pi01") as inside:
+        inventory = lab.out / "mixed.yaml"
+        inventory.write_text(inventory_of(lab))
+        operator.does("provision", "-i", str(inventory))
+        with operator.lab(inventory) as up:
             assert up["admitted"] == ["env1", "pi01"]
             before = operator.does("device", "show", "pi01")
             renewed = operator.does("device", "renew", "pi01")
@@ -38,7 +55,7 @@ def test_a_device_over_ssh_renews_and_revokes_itself_when_told(tmp_path: Path) -
             assert gone["state"] == "revoked"
             shown = operator.does("device", "show", "pi01")
             assert [e["op"] for e in shown["records"]][-1] == "revoke"
-            keys = lab.homes["pi01"] / "testbed" / "pi01" / "state"
-            assert (keys / "key-2.pem").exists(), "the key is made and stays where it is used"
-            eventually(lambda: not (keys / "order.json").exists())  # it heard the chain's answer
+            inside.run(["test", "-e", "pi01/state/key-2.pem"])  # it stays where it is used
+            ordered = ["test", "-e", "pi01/state/order.json"]
+            eventually(lambda: inside.run(ordered, check=False).exit_code != 0)  # it was answered
             operator.does("down")

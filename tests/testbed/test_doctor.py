@@ -42,6 +42,7 @@ WELL = Condition(
     disk_free_mb=4000,
     interfaces=["eth0", "eth1", "lo"],
     tools=["tc", "nft"],
+    systemd=True,
     netem=True,
     sudo_problem="",
     sudo_s=0.1,

@@ -124,7 +124,7 @@ def test_up_status_power_and_down_again(tmp_path: Path) -> None:
             shape = ("link", "pi01", "pi02", "--delay", "20ms", "--loss", "5%")
             assert emulate(*shape, cwd=tmp_path).returncode == 0
             links = json.loads(emulate("links", "--json", cwd=tmp_path).stdout)
-            (link,) = (one for one in links if one["from"] == "pi01")
+            (link,) = (one for one in links if (one["from"], one["to"]) == ("pi01", "pi02"))
             assert (link["to"], link["delay_ms"], link["loss"]) == ("pi02", 20, 0.05)
             assert "20 ms  5.0%" in emulate("links", cwd=tmp_path).stdout
             assert emulate("link", "pi01", "pi02", cwd=tmp_path).stdout.endswith("clear\n")

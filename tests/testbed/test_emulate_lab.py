@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from inventory.load import load_lab
 from nodes.board.control import command
+from testbed import cli
 from testbed.care.conditions import Conditions, open_facts, read_facts
 from testbed.emulate import preflight
 from testbed.emulate.lab import EmulatedLab, down, find, up
@@ -29,8 +30,8 @@ from tests.testbed.emulate_support import (
     emulated,
     emulation_missing,
     host,
+    sudo,
     traces,
-    with_supervisor,
 )
 from tests.testbed.hosts_support import eventually
 
@@ -39,7 +40,7 @@ pytestmark = [
     pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
 ]
 
-TBF = ["rate", "10mbit", "burst", "16kb", "latency", "50ms"]
+TBF = "rate 10mbit burst 16kb latency 50ms"
 ECHO = """
 import socket
 server = socket.create_server(("", 7000))
@@ -78,7 +79,9 @@ def test_its_files_are_an_inventory_like_any_other(lab: EmulatedLab) -> None:
 def test_every_host_is_a_machine_of_its_own(lab: EmulatedLab) -> None:
     """Own name, files, processes, boot id, hardware serial; and all reached at once over SSH."""
     names = [machine.name for machine in lab.plan.machines]
-    look = "hostname; cat /proc/sys/kernel/random/boot_id; grep ^Serial /proc/cpuinfo; : >/me"
+    look = (
+        "hostname; cat /proc/sys/kernel/random/boot_id; grep ^Serial /proc/cpuinfo; sudo touch /me"
+    )
     with ThreadPoolExecutor(3) as pool:
         seen = list(pool.map(lambda name: host(lab, name).run(["sh", "-c", look]).stdout, names))
     assert [text.split()[0] for text in seen] == names
@@ -93,22 +96,59 @@ def test_every_host_is_a_machine_of_its_own(lab: EmulatedLab) -> None:
 
 def test_nothing_personal_of_this_machine_is_seen_inside(lab: EmulatedLab) -> None:
     inside = host(lab, "pi01")
-    assert inside.run(["ls", "-A", "/home"]).stdout == ""
-    assert not set(inside.run(["ls", "-A", "/root"]).stdout.split()) - {"testbed"}
+    assert inside.run(["ls", "-A", "/home"]).stdout == "pi\n"
+    assert set(inside.run(["ls", "-A", "/home/pi"]).stdout.split()) <= {".ssh", "testbed"}
+    assert sudo(inside, "ls -A /root/.ssh; ls /root") == ""
     top = set(inside.run(["ls", "-A", "/"]).stdout.split())
     assert not top - {
         *("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var", "opt", "me"),
         *("boot", "dev", "home", "media", "mnt", "proc", "root", "run", "srv", "sys", "tmp"),
     }
-    assert "$" not in inside.run(["cat", "/etc/shadow"]).stdout, "no password hash"
+    assert "$" not in sudo(inside, "cat /etc/shadow"), "no password hash"
+
+
+def test_hosts_are_as_unforgiving_as_the_field(lab: EmulatedLab) -> None:
+    """A login without root, a name that nothing resolves, a strict umask, another language."""
+    pi01, pi02, pi03 = (host(lab, machine.name) for machine in lab.plan.machines)
+    for inside in (pi01, pi02, pi03):
+        assert inside.run(["id", "-un"]).stdout == "pi\n"
+        assert inside.run(["sudo", "-n", "id", "-u"]).stdout == "0\n"
+        assert inside.run(["getent", "hosts", inside.name], check=False).exit_code != 0
+    limits = sudo(pi01, "mkdir -p /run/sshd; /usr/sbin/sshd -T").splitlines()
+    assert {"maxsessions 10", "maxstartups 10:30:100"} <= set(limits), "OpenSSH's own"
+    assert pi01.run(["sh", "-c", "umask"]).stdout == "0022\n"
+    assert pi02.run(["sh", "-c", "umask"]).stdout == "0077\n"
+    assert "de_DE.UTF-8" in pi03.run(["locale"]).stdout
+    with host(lab, "pi01", root="/root") as barred, pytest.raises(HostFault):
+        barred.put(b"", "file")
+
+
+def test_the_log_of_a_unit_is_readable_for_the_login(lab: EmulatedLab) -> None:
+    """systemd opens it as root; before and after a death, and made anew."""
+    for name in ("pi01", "pi02"):
+        with host(lab, name) as inside:
+            unit = Unit("talker", ("sh", "-c", "echo here; exec sleep 600"))
+            inside.start(unit)
+            eventually(lambda inside=inside: inside.get(inside.log_path("talker")) == b"here\n")  # type: ignore[misc]
+            inside.stop("talker")
+            inside.run(["rm", str(inside.log_path("talker"))])
+            start = inside.start_command(unit)
+            assert start is not None
+            inside.run(start.argv, input=start.input)
+            eventually(lambda inside=inside: inside.get(inside.log_path("talker")) == b"here\n")  # type: ignore[misc]
+            inside.stop("talker")
 
 
 def test_hosts_reach_each_other_but_not_the_world(lab: EmulatedLab) -> None:
-    addr = lab.plan.machines[1].addr
-    inside = host(lab, "pi01")
-    assert f"{addr} dev eth1" in inside.run(["ip", "route", "get", addr]).stdout
-    gateway = inside.run(["ip", "route", "get", lab.plan.gateway_addr]).stdout
-    assert "dev eth0" in gateway, "the orchestrator's way is not the data's"
+    """Management and data are two networks with addresses of their own."""
+    inside, other = host(lab, "pi01"), lab.plan.machines[1]
+    for addr, interface in (
+        (other.addr, "eth0"),
+        (other.data_addr, "eth1"),
+        (lab.plan.own_addr, "eth0"),
+        (lab.plan.own_data_addr, "eth1"),
+    ):
+        assert f"{addr} dev {interface}" in inside.run(["ip", "route", "get", addr]).stdout
     assert inside.run(["ip", "route", "get", "192.0.2.1"], check=False).exit_code != 0
 
 
@@ -123,14 +163,15 @@ def test_hosts_reach_each_other_but_not_the_world(lab: EmulatedLab) -> None:
 )
 def test_a_fault_inside_cannot_harm_the_real_machine(lab: EmulatedLab, harm: str) -> None:
     """Its clock, its kernel's settings and its restart key."""
-    assert host(lab, "pi01").run(["sh", "-c", harm], check=False).exit_code != 0
+    argv = ["sudo", "-n", "sh", "-c", harm]
+    assert host(lab, "pi01").run(argv, check=False).exit_code != 0
 
 
 def test_a_host_may_still_tune_its_own_network(lab: EmulatedLab) -> None:
     inside = host(lab, "pi01")
-    inside.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
+    sudo(inside, "echo 1 >/proc/sys/net/ipv4/ip_forward")
     assert inside.get("/proc/sys/net/ipv4/ip_forward") == b"1\n"
-    inside.run(["tc", "qdisc", "add", "dev", "eth1", "root", "tbf", *TBF])
+    sudo(inside, f"tc qdisc add dev eth1 root tbf {TBF}")
 
 
 def test_a_board_is_a_serial_port_of_its_host(lab: EmulatedLab) -> None:
@@ -173,7 +214,7 @@ def test_a_link_is_delayed_one_way_read_back_and_undone_by_itself(lab: EmulatedL
     if lab.plan.shaping != "switch":
         pytest.skip("this kernel has netem: links are shaped with tc")
     pi01, pi02 = host(lab, "pi01"), host(lab, "pi02")
-    addr = lab.plan.machines[1].addr
+    addr = lab.plan.machines[1].data_addr
     server = threading.Thread(target=lambda: pi02.run(["python3", "-c", ECHO], timeout_s=100))
     server.start()
 
@@ -229,7 +270,7 @@ def test_a_bad_order_is_refused_by_name_and_changes_nothing(
 
 def test_a_power_cut_ends_everything_and_the_disk_stays(lab: EmulatedLab) -> None:
     with host(lab, "pi02") as inside:
-        inside.put(b"kept", "/var/lib/kept")
+        inside.put(b"kept", "kept")
         boot = inside.get("/proc/sys/kernel/random/boot_id")
         running = threading.Thread(target=_interrupted, args=(inside,))
         running.start()
@@ -239,7 +280,7 @@ def test_a_power_cut_ends_everything_and_the_disk_stays(lab: EmulatedLab) -> Non
         with pytest.raises(Unreachable):
             inside.run(["true"])
         lab.power("pi02", "on")
-        assert inside.get("/var/lib/kept") == b"kept"
+        assert inside.get("kept") == b"kept"
         assert inside.get("/proc/sys/kernel/random/boot_id") != boot
 
 
@@ -248,41 +289,32 @@ def _interrupted(inside: SshHost) -> None:
         inside.run(["sleep", "60"], timeout_s=8)
 
 
-def test_without_systemd_the_next_start_after_a_power_cut_brings_all_units_back(
-    lab: EmulatedLab,
+def test_a_host_without_systemd_is_refused_by_doctor_and_provision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """supervisord and its stale socket included; the machine has only what was put there."""
-    if find_spec("supervisor") is None:
-        pytest.skip("no supervisor: pip install supervisor")
-    sleep = ("sh", "-c", "exec sleep 600")
-    with host(lab, "pi01") as inside:
-        with_supervisor(inside)
-        assert not inside.facts.systemd
-        units = [Unit("one", sleep), Unit("two", sleep)]
-        for unit in units:
-            inside.start(unit)
-            eventually(lambda unit=unit: inside.status(unit.name).pid is not None)  # type: ignore[misc]
-        inside.signal("one", signal.SIGKILL)
-        eventually(lambda: inside.status("one").restarts == 1)
-        lab.power("pi01", "cycle")
-        assert inside.status("two").state is UnitState.INACTIVE
-        inside.start(units[0])
-        for unit in units:
-            eventually(lambda unit=unit: inside.status(unit.name).pid is not None)  # type: ignore[misc]
-            inside.stop(unit.name)
-        assert "supervisord" not in inside.run(["ps", "ax", "-o", "args"]).stdout
+    """And root may log in, where that is asked for."""
+    with emulated(tmp_path / "out", hosts=1, login="root", systemd=False) as lab:
+        assert host(lab, "pi01").run(["id", "-u"]).stdout == "0\n"
+        assert cli.main(["provision", "-i", str(lab.inventory)]) == 3
+        assert "no systemd" in capsys.readouterr().err
+        assert cli.main(["doctor", "-i", str(lab.inventory)]) == 3
+        said = capsys.readouterr().out
+        assert "failed" in said
+        assert "no systemd" in said
+        assert cli.main(["restore", "-i", str(lab.inventory)]) == 0
+    assert traces(lab.plan.lab_id) == []
 
 
 def test_a_reboot_asks_processes_to_end_also_when_ordered_from_inside(lab: EmulatedLab) -> None:
     inside = host(lab, "pi03")
-    script = "trap 'echo bye >/var/lib/last; exit' TERM; : >ready; while :; do sleep 0.1; done"
+    script = "trap 'echo bye >last; exit' TERM; : >ready; while :; do sleep 0.1; done"
     inside.run(["sh", "-c", 'nohup sh -c "$1" >/dev/null 2>&1 &', "sh", script])
     eventually(lambda: "ready" in inside.run(["ls"]).stdout)
     lab.reboot("pi03")
-    assert inside.get("/var/lib/last") == b"bye\n"
+    assert inside.get("last") == b"bye\n"
     boots = lab.ask(do="status")["hosts"]["pi03"]["boots"]
-    with pytest.raises(HostFault):
-        inside.run(["reboot", "-f"], timeout_s=5)
+    with suppress(HostFault):
+        inside.run(["sudo", "reboot", "-f"], timeout_s=5)
     eventually(lambda: lab.ask(do="status")["hosts"]["pi03"]["boots"] == boots + 1)
     lab.wait_for_ssh(["pi03"])
 
@@ -292,12 +324,12 @@ def test_up_again_finds_the_lab_and_another_size_is_refused(lab: EmulatedLab) ->
     assert again.plan == lab.plan
     assert find(lab.out).plan == lab.plan
     with pytest.raises(ConfigurationError, match="emulate down"):
-        up(lab.out, Options(4, 0, systemd=False, cpu_percent=None, disk_mb=256))
+        up(lab.out, Options(4, disk_mb=256))
 
 
 def test_two_labs_at_once_do_not_collide_and_both_leave_no_trace(tmp_path: Path) -> None:
     outs = [tmp_path / "a", tmp_path / "b"]
-    options = Options(1, 0, systemd=False, cpu_percent=None, disk_mb=64)
+    options = Options(1, disk_mb=64)
     try:
         with ThreadPoolExecutor(2) as pool:
             labs = list(pool.map(lambda out: up(out, options), outs))
@@ -322,7 +354,7 @@ def test_where_the_kernel_has_netem_data_goes_over_a_bridge_and_tc_shapes_it(
     with emulated(tmp_path / "out", hosts=2) as lab:
         assert lab.plan.shaping == "netem"
         assert all("netem" in one.caps for one in load_lab(lab.inventory).hosts.values())
-        addr = lab.plan.machines[1].addr
+        addr = lab.plan.machines[1].data_addr
         server = threading.Thread(target=lambda: host(lab, "pi02").run(["python3", "-c", ECHO]))
         server.start()
         call = ["python3", "-c", CALL, addr, "5", "end"]
@@ -339,7 +371,7 @@ from nodes.board.control import command
 from testbed.emulate import preflight
 from testbed.emulate.lab import up
 from testbed.emulate.plan import Options
-up(Path(sys.argv[1]), Options(2, 1, systemd=False, cpu_percent=50, disk_mb=64))
+up(Path(sys.argv[1]), Options(2, 1, cpu_percent=50, disk_mb=64))
 """
 
 
@@ -411,10 +443,9 @@ def systemd_groups() -> set[Path]:
     return {path for path in Path("/sys/fs/cgroup").glob("**/") if path.name.endswith(made)}
 
 
-@pytest.mark.skipif(bool(emulation_missing(systemd=True)), reason=emulation_missing(systemd=True))
 def test_with_systemd_hosts_have_services_that_come_back_after_a_power_cut(tmp_path: Path) -> None:
     groups = systemd_groups()
-    with emulated(tmp_path / "out", hosts=2, systemd=True) as lab:
+    with emulated(tmp_path / "out", hosts=2) as lab:
         inside = host(lab, "pi01")
         assert inside.facts.systemd
         assert inside.run(["systemctl", "is-system-running", "--wait"]).stdout == "running\n"

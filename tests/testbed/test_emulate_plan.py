@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
+from typing import get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from inventory.checks import errors
 from inventory.load import load_lab
 from inventory.model import Lab
 from testbed.emulate.inventory_file import inventory_text
-from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, LabPlan, Options, make_plan
+from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, LabPlan, Login, Options, Shaping, make_plan
 
 lab_ids = st.integers(0, 0xFFFF).map(lambda n: f"{n:04x}")
 
@@ -23,12 +24,13 @@ def plans(draw: st.DrawFn) -> LabPlan:
     options = Options(
         hosts=draw(st.integers(1, HOSTS_MAX)),
         boards=draw(st.integers(0, BOARDS_MAX)),
+        login=draw(st.sampled_from(get_args(Login))),
         systemd=draw(st.booleans()),
-        cpu_percent=None,
-        disk_mb=64,
     )
-    network = IPv4Network(f"10.213.{draw(st.integers(0, 255))}.0/24")
-    return make_plan(draw(lab_ids), options, network, draw(st.sampled_from(["switch", "netem"])))
+    number = draw(st.integers(0, 254))
+    networks = [IPv4Network(f"10.213.{one}.0/24") for one in (number, number + 1)]
+    shaping: Shaping = draw(st.sampled_from(get_args(Shaping)))
+    return make_plan(draw(lab_ids), options, networks[0], networks[1], shaping)
 
 
 @settings(max_examples=40)
@@ -40,25 +42,32 @@ def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
     assert list(lab.hosts) == [machine.name for machine in plan.machines]
     for machine in plan.machines:
         assert lab.hosts[machine.name].hw_serial == machine.hw_serial
+        assert lab.login_address(machine.name) == machine.addr
+        assert lab.address(machine.name) == machine.data_addr
     assert len(lab.boards) == plan.options.boards
 
 
 @settings(max_examples=40)
 @given(plan=plans())
 def test_every_name_and_address_is_unique_and_fits(plan: LabPlan) -> None:
-    network = IPv4Network(plan.network)
-    addresses = {machine.addr for machine in plan.machines} | {plan.gateway_addr}
+    management = {machine.addr for machine in plan.machines} | {plan.own_addr}
+    data = {machine.data_addr for machine in plan.machines} | {plan.own_data_addr}
     macs = {mac for machine in plan.machines for mac in (machine.mgmt_mac, machine.data_mac)}
-    assert len(addresses) == len(plan.machines) + 1
-    assert len(macs) == 2 * len(plan.machines)
-    assert network.broadcast_address not in addresses
-    interfaces = [plan.uplink, *(f"m-{machine.name}" for machine in plan.machines)]
+    assert len(management | data) == 2 * (len(plan.machines) + 1)
+    assert len(macs | {plan.own_data_mac}) == 2 * len(plan.machines) + 1
+    for network, addresses in ((plan.network, management), (plan.data_network, data)):
+        assert {ip_address(one) for one in addresses} < set(IPv4Network(network).hosts())
+    interfaces = [
+        plan.uplink,
+        plan.data_uplink,
+        *(f"m-{machine.name}" for machine in plan.machines),
+    ]
     assert all(len(name) <= 15 for name in interfaces), "the kernel's limit"
 
 
 def test_six_hosts_are_four_replicas_and_two_that_carry_the_rest() -> None:
-    options = Options(hosts=6, boards=2, systemd=False, cpu_percent=None, disk_mb=64)
-    plan = make_plan("00ff", options, IPv4Network("10.213.0.0/24"), "switch")
+    networks = IPv4Network("10.213.0.0/24"), IPv4Network("10.213.1.0/24")
+    plan = make_plan("00ff", Options(hosts=6, boards=2), *networks, "switch")
     assert {machine.name: machine.roles for machine in plan.machines} == {
         **{f"pi{n:02}": ("replica",) for n in (1, 2, 3, 4)},
         "pi05": ("gateway", "broker", "environment"),

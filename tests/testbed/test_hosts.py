@@ -67,13 +67,18 @@ NASTY = [
 
 @pytest.fixture(scope="module")
 def systemd_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
-    if missing := emulation_missing(systemd=True):
+    if missing := emulation_missing():
         pytest.skip(missing)
-    with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=1, systemd=True) as lab:
+    with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=1) as lab:
         yield lab
 
 
-@pytest.fixture(params=["local", "ssh", pytest.param("systemd", marks=pytest.mark.lab)])
+SYSTEMD = pytest.param("systemd", marks=pytest.mark.lab)
+units = pytest.mark.parametrize("host", ["local", SYSTEMD], indirect=True)
+"""For tests of units: the plain SSH server runs where there may be no systemd."""
+
+
+@pytest.fixture(params=["local", "ssh", SYSTEMD])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     if request.param == "local":
         with LocalHost(tmp_path / "local") as local:
@@ -81,7 +86,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
         return
     if request.param == "systemd":
         lab = request.getfixturevalue("systemd_lab")
-        with emulated_host(lab, "pi01", root=f"/srv/{tmp_path.name}") as remote:
+        with emulated_host(lab, "pi01", root=tmp_path.name) as remote:
             yield remote
         return
     if missing := ssh_server_missing():
@@ -118,6 +123,7 @@ def test_a_failed_command_names_the_host_the_command_and_what_it_said(host: Host
         assert part in str(caught.value)
 
 
+@units
 def test_a_long_program_is_named_by_its_beginning(host: Host) -> None:
     """What is run is a whole program at times: nobody wants to read it in an error."""
     with pytest.raises(CommandFailed) as failed:
@@ -257,6 +263,7 @@ def test_follow_gives_every_line_from_the_start_over_rotation_until_closed(host:
         assert list(lines) == []
 
 
+@units
 def test_follow_may_begin_before_the_file_does(host: Host) -> None:
     with host.follow("later") as lines:
         host.run(["sh", "-c", "echo born >later"])
@@ -281,6 +288,7 @@ def test_a_closed_follow_leaves_no_process(host: Host) -> None:
     eventually(lambda: "unique-name" not in host.run(["ps", "axww", "-o", "args"]).stdout)
 
 
+@units
 def test_a_unit_runs_until_it_is_stopped(host: Host, begin: Callable[..., Unit]) -> None:
     assert host.status("clock").state is UnitState.INACTIVE
     begin("clock", 'echo "$GREETING"; while :; do sleep 600; done', GREETING="it's 100% $HOME;")
@@ -293,6 +301,7 @@ def test_a_unit_runs_until_it_is_stopped(host: Host, begin: Callable[..., Unit])
     host.stop("clock")
 
 
+@units
 def test_units_get_their_arguments_unchanged(host: Host) -> None:
     script = 'for w; do printf "%s\\0" "$w"; done >words; : >done'
     host.start(Unit("words", ("sh", "-c", script, "sh", *NASTY), restart=False))
@@ -303,6 +312,7 @@ def test_units_get_their_arguments_unchanged(host: Host) -> None:
         host.stop("words")
 
 
+@units
 def test_starting_twice_changes_nothing_and_a_changed_unit_replaces(
     host: Host, begin: Callable[..., Unit]
 ) -> None:
@@ -315,6 +325,7 @@ def test_starting_twice_changes_nothing_and_a_changed_unit_replaces(
     eventually(lambda: host.status("same").pid not in (None, pid))
 
 
+@units
 def test_a_killed_unit_comes_back_and_is_counted(host: Host, begin: Callable[..., Unit]) -> None:
     begin("phoenix", "exec sleep 600")
     eventually(lambda: host.status("phoenix").pid is not None)
@@ -327,6 +338,7 @@ def test_a_killed_unit_comes_back_and_is_counted(host: Host, begin: Callable[...
     assert status.exit_code in (None, 128 + signal.SIGKILL)
 
 
+@units
 def test_a_unit_that_should_not_restart_tells_how_it_ended(
     host: Host, begin: Callable[..., Unit]
 ) -> None:
@@ -340,6 +352,7 @@ def test_a_unit_that_should_not_restart_tells_how_it_ended(
         host.signal("once-good", signal.SIGTERM)
 
 
+@units
 def test_units_lists_what_was_started_and_not_stopped(
     host: Host, begin: Callable[..., Unit]
 ) -> None:
@@ -352,6 +365,7 @@ def test_units_lists_what_was_started_and_not_stopped(
     assert host.units() == ("two",)
 
 
+@units
 def test_a_start_command_does_on_the_host_what_start_does(
     host: Host, begin: Callable[..., Unit]
 ) -> None:
@@ -385,6 +399,7 @@ def test_a_dialogue_is_one_answer_for_each_question(host: Host) -> None:
         line.ask("and the other half?", timeout_s=0.3)
 
 
+@units
 def test_a_paused_unit_can_be_stopped(host: Host, begin: Callable[..., Unit]) -> None:
     begin("paused", "exec sleep 600")
     eventually(lambda: host.status("paused").pid is not None)
@@ -393,6 +408,7 @@ def test_a_paused_unit_can_be_stopped(host: Host, begin: Callable[..., Unit]) ->
     assert host.status("paused").state is UnitState.INACTIVE
 
 
+@units
 def test_stop_ends_a_stubborn_unit_and_its_children(host: Host, begin: Callable[..., Unit]) -> None:
     begin("mule", "trap '' TERM; sleep 7777 & while :; do sleep 0.1; done")
     eventually(lambda: "sleep 7777" in host.run(["ps", "axww", "-o", "args"]).stdout)

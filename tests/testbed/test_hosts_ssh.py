@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +18,8 @@ import pytest
 from testbed.hosts.files import CHUNK_BYTES, chunks
 from testbed.hosts.host_keys import fingerprint, trust
 from testbed.hosts.port import (
-    CommandFailed,
     Dialogue,
+    HostFault,
     HostKeyRefused,
     OutcomeUnknown,
     Unit,
@@ -390,72 +388,17 @@ def test_an_answer_that_is_not_a_shells_is_told_apart(server: SshServer, tmp_pat
         host.run(["true"])
 
 
-# supervisord whose children linger between fork and exec, with its signal handlers still in place.
-LINGERING = """\
-#!{python}
-import time
-from supervisor import options, supervisord
-execve = options.ServerOptions.execve
-def linger(self, *args):
-    open({mark!r}, "w").close()
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        time.sleep(0.01)
-    execve(self, *args)
-options.ServerOptions.execve = linger
-supervisord.main()
-"""
-
-
-def lingering(server: SshServer, tmp_path: Path, mark: Path) -> SshHost:
-    """A host with such a supervisord, which writes `mark` when it has forked."""
-    program = tmp_path / "supervisord"
-    program.write_text(LINGERING.format(python=sys.executable, mark=str(mark)))
-    program.chmod(0o755)
-    root = str(tmp_path / "r")
-    return SshHost("pi01", "127.0.0.1", server.settings(), root=root, supervisord=str(program))
-
-
-def test_a_unit_that_is_killed_in_the_moment_of_its_birth_is_counted_all_the_same(
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="this machine has systemd")
+def test_a_machine_without_systemd_has_no_units_and_refuses_to_start_one(
     server: SshServer, tmp_path: Path
 ) -> None:
-    """And the next one from the moment on in which it is there."""
-    with lingering(server, tmp_path, tmp_path / "forked") as host:
-        host.start(Unit("one", ("sleep", "600")))
-        eventually(lambda: host.status("one").pid is not None)
-        first = host.status("one")
-        host.signal("one", signal.SIGKILL)
-        eventually(lambda: host.status("one").pid not in (None, first.pid))
-        assert (first.restarts, host.status("one").restarts) == (0, 1)
-        host.stop("one")
-
-
-def test_a_unit_that_is_stopped_in_the_moment_of_its_birth_ends_at_once(
-    server: SshServer, tmp_path: Path
-) -> None:
-    """A signal between fork and exec is caught by supervisord's handler in the child, and lost."""
-    mark = tmp_path / "forked"
-    with lingering(server, tmp_path, mark) as host:
-        starting = threading.Thread(target=host.start, args=(Unit("one", ("sleep", "600")),))
-        starting.start()
-        eventually(mark.exists)
-        starting.join()
-        host.stop("one", timeout_s=600)
+    """It is not left half supported: whoever wants a process kept running is told what to do."""
+    with server.host(root=tmp_path / "r") as host:
+        assert host.units() == ()
         assert host.status("one").state is UnitState.INACTIVE
-    log = (tmp_path / "r/sv/supervisord.log").read_text()
-    assert "terminated by SIGTERM" in log
-    assert "SIGKILL" not in log, "nobody had to run out of patience"
-
-
-def test_a_supervisor_that_never_answers_is_no_started_unit(
-    server: SshServer, tmp_path: Path
-) -> None:
-    settings, root = server.settings(), str(tmp_path / "r")
-    with (
-        SshHost("pi01", "127.0.0.1", settings, root=root, supervisord="/bin/true") as host,
-        pytest.raises(CommandFailed, match=r"/bin/true.*did not answer.*supervisord\.log"),
-    ):
-        host.start(Unit("one", ("sleep", "600")))
+        host.stop("one")
+        with pytest.raises(HostFault, match=r"no systemd.*\n.*Raspberry Pi OS"):
+            host.start(Unit("one", ("sleep", "600")))
 
 
 class Mute(paramiko.ServerInterface):

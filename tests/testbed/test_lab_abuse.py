@@ -16,13 +16,13 @@ from nodes.board.control import command
 from testbed.care.clock import read_clock
 from testbed.care.conditions import open_facts
 from testbed.care.dead_man import armed
-from testbed.care.restore import leftover
+from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT, leftover
 from testbed.emulate.lab import EmulatedLab
 from testbed.emulate.plan import Board
 from testbed.hosts.port import UnitState
 from testbed.hosts.ssh import SshHost
 from testbed.provision.configs import EVENTS
-from tests.testbed.emulate_support import emulated, emulation_missing, host
+from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
 from tests.testbed.hosts_support import eventually
 
 pytestmark = [
@@ -207,19 +207,16 @@ def test_kill_minus_nine_of_the_orchestrator_in_mid_fault_and_the_host_undoes_it
 def test_restore_removes_our_rules_and_nobody_elses(bench: Bench) -> None:
     """Item 3: only what carries our mark."""
     inside = host(bench.lab, "pi03")
-    inside.run(["sh", "-c", "nft add table inet theirs; nft add table inet testbed-cut"])
-    inside.run(
-        ["tc", *["qdisc", "add", "dev", "eth1", "root", "handle", "7b01:", "pfifo", "limit", "7"]]
-    )
-    inside.run(
-        ["tc", *["qdisc", "add", "dev", "lo", "root", "handle", "9:", "pfifo", "limit", "9"]]
-    )
+    sudo(inside, "nft add table inet theirs")
+    sudo(inside, f"nft 'add table inet testbed-cut {{ comment \"{TABLE_COMMENT}\"; }}'")
+    sudo(inside, f"tc qdisc add dev eth1 root handle {QDISC_HANDLE} pfifo limit 7")
+    sudo(inside, "tc qdisc add dev lo root handle 9: pfifo limit 9")
     found = bench.run("restore", "--limit", "pi03")["hosts"]["pi03"]["cleaned"]
     assert "filter table inet testbed-cut" in found
     assert any("on eth1" in line for line in found)
-    assert inside.run(["nft", "list", "tables"]).stdout == "table inet theirs\n"
-    assert "limit 9p" in inside.run(["tc", "qdisc", "show", "dev", "lo"]).stdout
-    assert "limit 7p" not in inside.run(["tc", "qdisc", "show", "dev", "eth1"]).stdout
+    assert sudo(inside, "nft list tables") == "table inet theirs\n"
+    assert "limit 9p" in sudo(inside, "tc qdisc show dev lo")
+    assert "limit 7p" not in sudo(inside, "tc qdisc show dev eth1")
 
 
 def test_a_shaped_data_network_spoils_neither_clocks_nor_commands(bench: Bench) -> None:
@@ -262,7 +259,7 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
     """Item 10: the fingerprint is shown and compared, also of a machine that only another reaches;
     a changed key is told with both fingerprints and the command that trusts the new one."""
     far = host(bench.lab, "pi02")
-    block = f"add rule inet gone i ip saddr {bench.lab.plan.gateway_addr} drop"
+    block = f"add rule inet gone i ip saddr {bench.lab.plan.own_addr} drop"
     inventory = bench.lab.out / "jump.yaml"
     text = bench.lab.inventory.read_text()
     addr = next(m.addr for m in bench.lab.plan.machines if m.name == "pi02")
@@ -278,7 +275,7 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
     jump_hosts.write_text(
         "".join(f"{one}\n" for one in known.splitlines() if addr not in one) + stale
     )
-    true_key = far.run(["ssh-keygen", "-lf", "/etc/ssh/ssh_host_ed25519_key"]).stdout.split()[1]
+    true_key = sudo(far, "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key").split()[1]
 
     def testbed(*words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "testbed.cli", *words, "-i", str(inventory)]
@@ -286,10 +283,9 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
 
     cut = "nft -f - <<end\nadd table inet gone\nadd chain inet gone i { type filter hook input "
     cut += f"priority 0; }}\n{block}\nend\n"
-    gone = ["sh", "-c", "nft delete table inet gone"]
     gate = host(bench.lab, "pi01")
     with host(bench.lab, "pi02", jump=gate) as inside:  # the way that stays open
-        inside.run(["sh", "-c", cut])
+        sudo(inside, cut)
     far.close()
     try:
         changed = testbed("status", "--limit", "pi02")
@@ -304,7 +300,7 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
         assert testbed("status", "--limit", "pi02").returncode == 0
     finally:
         with host(bench.lab, "pi02", jump=gate) as inside:
-            inside.run(gone)
+            sudo(inside, "nft delete table inet gone")
         inventory.unlink()
         jump_hosts.unlink()
     assert far.run(["true"]).exit_code == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from testbed.care.restore import leftover, restore
 from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.port import NodeCommand, Unit, UnitState
 from testbed.hosts.ssh import SshHost
-from tests.testbed.emulate_support import emulated, emulation_missing, host, with_supervisor
+from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 
 pytestmark = [
@@ -110,28 +109,9 @@ def test_a_clock_that_starts_in_the_past_does_not_make_it_wait_longer(pi01: SshH
     eventually(lambda: "late" in notes(pi01))
 
 
-def test_a_held_down_process_comes_back_after_a_power_cut_with_the_next_unit(
-    lab: EmulatedLab, pi01: SshHost
-) -> None:
-    """Without systemd our supervisor wakes undos when it is begun again."""
-    if find_spec("supervisor") is None:
-        pytest.skip("no supervisor: pip install supervisor")
-    with_supervisor(pi01)
-    with survives_restarts([pi01]):
-        _hold_down(pi01)
-        lab.power("pi01", "cycle")
-        pi01.start(Unit("other", ("sh", "-c", "exec sleep 600")))
-        eventually(lambda: pi01.status("replica").state is UnitState.ACTIVE)
-        pi01.stop("other")
-        pi01.stop("replica")
-    assert leftover(pi01).lines == []
-
-
-@pytest.mark.skipif(bool(emulation_missing(systemd=True)), reason=emulation_missing(systemd=True))
-def test_with_systemd_it_comes_back_by_itself_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_held_down_process_comes_back_by_itself_and_nothing_is_left(tmp_path: Path) -> None:
     """Nobody connects between the power cut and the undo but who looks."""
-    with emulated(tmp_path / "out", hosts=1, systemd=True) as lab, host(lab, "pi01") as inside:
-        assert inside.facts.systemd
+    with emulated(tmp_path / "out", hosts=1) as lab, host(lab, "pi01") as inside:
         with survives_restarts([inside]):
             _hold_down(inside)
             lab.power("pi01", "cycle")

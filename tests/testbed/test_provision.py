@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,22 @@ import pytest
 
 from inventory.load import load_lab
 from testbed import cli
-from testbed.campaign.hosts import opened_hosts
+from testbed.bundle import Bundle, RunFolder
+from testbed.emulate.lab import EmulatedLab
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
+from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
+from testbed.manifest import RunEntry
 from testbed.provision.clean import clean
+from testbed.provision.collect import collect
+from testbed.provision.configs import EVENTS, STORE
 from testbed.provision.deployment import Deployment
-from testbed.provision.layout import Node
+from testbed.provision.layout import Node, layout
+from testbed.provision.ready import interpreters
+from tests.testbed.emulate_support import emulated, emulation_missing, host, sudo
 from tests.testbed.hosts_support import free_port, ssh_server_missing
 from tests.testbed.lab_support import SshLab, ssh_lab
 
@@ -38,88 +47,145 @@ def provision(
     return command(capsys, "provision", "-i", str(lab.inventory), *options)
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
+    """Two hosts; the second has `umask 077`."""
+    if missing := emulation_missing():
+        pytest.skip(missing)
+    with emulated(tmp_path_factory.mktemp("lab") / "out", hosts=2, disk_mb=512) as running:
+        yield running
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("name", ["pi01", "pi02"])
 def test_from_nothing_to_ready_and_back_to_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: EmulatedLab, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The life of a host: dry run, made ready, left alone, mended, removed."""
-    with ssh_lab(tmp_path) as lab:
-        home = lab.homes["pi01"]
-        code, said = provision(capsys, lab, "--check")
-        assert code == 0
-        assert [change.split()[0] for change in said["hosts"]["pi01"]["changes"]] == [
-            "environment",
-            "keys",
+    only = ("-i", str(lab.inventory), "--limit", name)
+    loaded = load_lab(lab.inventory)
+    with host(lab, name) as inside:
+        (keyed,) = [
+            node.name
+            for node in layout(loaded)
+            if node.host == name and node.role in ("replica", "gateway")
         ]
-        assert not (home / "testbed" / "env").exists(), "a dry run changes nothing"
 
-        code, said = provision(capsys, lab)
+        def found(path: str, form: str) -> str:
+            return inside.run(["stat", "-c", form, path]).stdout.strip()
+
+        code, said = command(capsys, "provision", *only, "--check")
+        assert code == 0
+        changes = said["hosts"][name]["changes"]
+        assert [change.split()[0] for change in changes] == ["environment", "keys"]
+        assert inside.run(["ls"]).stdout == "", "a dry run changes nothing"
+
+        code, said = command(capsys, "provision", *only)
         assert code == 0, said
-        assert said["hosts"]["pi01"]["changed"]
-        key = home / "testbed" / "pi01" / "keys" / "key.pem"
-        assert key.stat().st_mode & 0o777 == 0o600
-        assert not (home / "testbed" / "wheelhouse").exists(), "archives take no room afterwards"
-        made = (key.read_bytes(), (home / "testbed/env").stat().st_ino)
+        assert said["hosts"][name]["changed"]
+        key = f"{keyed}/keys/key.pem"
+        assert found(key, "%a") == "600"
+        assert "wheelhouse" not in inside.run(["ls"]).stdout, "archives take no room afterwards"
+        made = (inside.get(key), found("env", "%i"))
 
-        code, said = provision(capsys, lab)
-        assert (code, said["hosts"]["pi01"]["changes"]) == (0, [])
-        assert set(said["hosts"]["pi01"]["steps_s"]) == {"looking"}
+        code, said = command(capsys, "provision", *only)
+        assert (code, said["hosts"][name]["changes"]) == (0, [])
+        assert set(said["hosts"][name]["steps_s"]) == {"looking"}
 
-        stamp = home / "testbed/env/stamp.json"
-        stale = json.loads(stamp.read_text()) | {"code": "older"}
-        stamp.write_text(json.dumps(stale))
-        loaded = load_lab(lab.inventory)
+        stamp = json.loads(inside.get("env/stamp.json")) | {"code": "older"}
+        inside.put(json.dumps(stamp).encode(), "env/stamp.json")
         with (
-            pytest.raises(ConfigurationError, match=r"another version.*\n.*--limit pi01"),
-            opened_hosts(loaded),
+            pytest.raises(ConfigurationError, match=rf"another version.*\n.*--limit {name}"),
+            ready(lab, name),
         ):
             pytest.fail("no run with older code")
-        code, said = provision(capsys, lab)
-        assert said["hosts"]["pi01"]["changes"] == ["our code"]
-        assert made == (key.read_bytes(), (home / "testbed/env").stat().st_ino), "nothing else"
-        with opened_hosts(loaded) as (hosts, python):
-            hosts["pi01"].run([python["pi01"], "-c", "import nodes.replica"])
+        code, said = command(capsys, "provision", *only)
+        assert said["hosts"][name]["changes"] == ["our code"]
+        assert made == (inside.get(key), found("env", "%i")), "nothing else"
+        with ready(lab, name) as python:
+            inside.run([python, "-c", "import nodes.replica"])
 
-        next((home / "testbed/env/lib").glob("*/site-packages/nodes/replica/process.py")).unlink()
-        with pytest.raises(ConfigurationError, match=r"missing or changed"), opened_hosts(loaded):
+        inside.run(["sh", "-c", "rm env/lib/*/site-packages/nodes/replica/process.py"])
+        with pytest.raises(ConfigurationError, match=r"missing or changed"), ready(lab, name):
             pytest.fail("no run on a damaged host")
-        code, said = provision(capsys, lab)
-        assert [change.split()[0] for change in said["hosts"]["pi01"]["changes"]] == ["environment"]
-        assert key.read_bytes() == made[0]
+        code, said = command(capsys, "provision", *only)
+        changes = said["hosts"][name]["changes"]
+        assert [change.split()[0] for change in changes] == ["environment"]
+        assert inside.get(key) == made[0]
 
-        code, said = command(capsys, "status", "-i", str(lab.inventory))
-        assert said["hosts"]["pi01"]["ready"]
-        assert said["hosts"]["pi01"]["standing"] == []
-        code, said = command(capsys, "deprovision", "-i", str(lab.inventory))
+        code, said = command(capsys, "status", *only)
+        assert said["hosts"][name]["ready"]
+        assert said["hosts"][name]["standing"] == []
+        code, said = command(capsys, "deprovision", *only)
         assert code == 0
-        assert list(home.iterdir()) == []
+    with host(lab, name, root="/home/pi") as home:
+        assert set(home.run(["ls", "-A"]).stdout.split()) <= {".ssh", ".bashrc"}
 
 
+@contextmanager
+def ready(lab: EmulatedLab, name: str) -> Iterator[str]:
+    """The interpreter with our code on a host, as a run looks for it."""
+    with ssh_hosts(load_lab(lab.inventory), [name]) as hosts:
+        yield interpreters(hosts)[name]
+
+
+@pytest.mark.lab
 def test_a_host_that_fails_is_named_with_the_command_that_retries_just_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: EmulatedLab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And n never shrinks silently: the exit code is not 0."""
-    with ssh_lab(tmp_path, ("replica", "replica"), dead=("pi02",)) as lab:
+    lab.power("pi02", "off")
+    try:
         code = cli.main(["provision", "--check", "-i", str(lab.inventory)])
         captured = capsys.readouterr()
+    finally:
+        lab.power("pi02", "on")
     assert code == 4
     assert "1 of 2 hosts looked at, nothing was changed" in captured.out, "none is ready by that"
     assert f"retry: testbed provision --check -i {lab.inventory} --limit pi02" in captured.err
     assert "powered" in captured.err
 
 
+@pytest.mark.lab
 def test_a_host_without_a_usable_python_is_told_what_to_install(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: EmulatedLab, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shadow = tmp_path / "bin"
-    shadow.mkdir()
-    for name in ("python3", *(f"python3.{minor}" for minor in range(11, 15))):
-        (shadow / name).write_text("#!/bin/sh\necho Python 3.9.2\nexit 1\n")
-        (shadow / name).chmod(0o755)
-    with ssh_lab(tmp_path, path=shadow) as lab:
-        code, said = provision(capsys, lab)
+    old = "#!/bin/sh\necho Python 3.9.2\nexit 1\n"
+    names = ("python3", *(f"python3.{minor}" for minor in range(11, 15)))
+    with host(lab, "pi01") as inside:
+        inside.put(old.encode(), "old", 0o755)
+        for name in names:
+            sudo(inside, f"install -m 755 {inside.root}/old /usr/local/bin/{name}")
+        code, said = command(capsys, "provision", "-i", str(lab.inventory), "--limit", "pi01")
+        sudo(inside, "cd /usr/local/bin && rm " + " ".join(names))
     assert code == 3
     assert "Python 3.9.2" in said["hosts"]["pi01"]["problem"]
     assert "apt-get install python3" in said["hosts"]["pi01"]["problem"]
+
+
+def test_each_file_comes_home_that_can_be_read_and_the_others_are_named(tmp_path: Path) -> None:
+    """An unreadable log kept every ledger from coming home, and made the run invalid."""
+    lab = load_lab()
+    hosts: dict[str, Host] = {name: LocalHost(tmp_path / name, name=name) for name in lab.active}
+    deployment = Deployment(lab, hosts, dict.fromkeys(hosts, sys.executable), print)
+    replica, other = deployment.node("r2"), deployment.node("r3")
+    for node in (replica, other):
+        deployment.host(node).put(b"printed\n", deployment.host(node).log_path(node.unit))
+        deployment.host(node).put(b"{}\n", node.file(EVENTS))
+        deployment.begun.add(node.name)
+    log = tmp_path / "r2" / "log" / f"{replica.unit}.log"
+    log.unlink()
+    log.mkdir()  # nobody can read that, root neither
+    deployment.host(replica).put(b"no database", replica.file(STORE))
+    run = RunFolder(Bundle(tmp_path / "bundle"), RunEntry(index=0, trial=0, arm="baseline"))
+    problems = collect(deployment, run)
+    assert [problem.partition(":")[0] for problem in problems] == ["r2", "r2"]
+    assert "cannot copy its ledger" in problems[0]
+    assert f"log/{replica.unit}.log home" in problems[1]
+    brought = {str(path.relative_to(run.path)) for path in run.raw.rglob("*.*")}
+    assert brought == {"raw/r2.jsonl", "raw/r3.jsonl", "raw/log/r3.log"}
+    for local in hosts.values():
+        local.close()
 
 
 def test_of_several_hosts_that_do_not_answer_each_is_named(
@@ -188,8 +254,8 @@ def test_a_host_that_is_gone_keeps_no_other_process_running(tmp_path: Path) -> N
         with pytest.raises(LabFault, match=r"r2: .*port"):
             deployment.stop()
     assert hosts[broker.host].units() == ()
-    for host in hosts.values():
-        host.close()
+    for each in hosts.values():
+        each.close()
 
 
 def test_a_lab_without_remote_hosts_has_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,7 @@
-"""Whatever happens to the orchestrator, hosts come back: by themselves, or by `testbed restore`."""
+"""Whatever happens to the orchestrator, hosts come back: by themselves, or by `testbed restore`.
+
+What concerns units is in `test_restore_units`, on hosts that have systemd.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import pytest
 from testbed.care.dead_man import arm, armed, disarm, fire
 from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT, leftover, restore
 from testbed.hosts.local import LocalHost
-from testbed.hosts.port import HostFault, NodeCommand, Unit, UnitState
+from testbed.hosts.port import HostFault, NodeCommand
 from testbed.hosts.ssh import SshHost
 from testbed.programs import shell
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
@@ -124,37 +127,6 @@ def test_an_undo_whose_time_comes_while_it_is_still_being_armed_was_armed(
         eventually(lambda: armed(host) == [])
 
 
-def test_a_held_down_unit_comes_back_by_itself(host: SshHost, tmp_path: Path) -> None:
-    """What `process.crash` arms: the orchestrator stops the unit and is never heard of again."""
-    unit = Unit("replica", ("sleep", "600"))
-    host.start(unit)
-    start = host.start_command(unit)
-    assert start is not None
-    arm(host, "start-replica", 600, start)
-    host.stop("replica")
-    assert host.units() == ()
-    time_is_up(tmp_path, "start-replica")
-    eventually(lambda: host.status("replica").state is UnitState.ACTIVE)
-    assert host.units() == ("replica",)
-
-
-def test_restore_leaves_nothing_says_what_there_was_and_may_be_repeated(
-    host: SshHost, tmp_path: Path
-) -> None:
-    host.start(Unit("replica", ("sleep", "600")))
-    arm(host, "heal", 600, note("healed"))
-    stray = f'ln -s "$(command -v sleep)" env/bin/python; {host.root}/env/bin/python 600 & echo $!'
-    host.run(["mkdir", "-p", "env/bin"])
-    host.run(["sh", "-c", f"exec setsid sh -c '{stray} >pid' >/dev/null 2>&1 </dev/null &"])
-    eventually(lambda: bool(leftover(host).others))
-    found = " ".join(restore(host, lambda _: None))
-    for part in ("heal", "unit replica", "env/bin/python 600"):
-        assert part in found
-    assert notes(tmp_path) == ["healed"], "an armed undo is run, not forgotten"
-    assert leftover(host).lines == []
-    assert restore(host, lambda _: None) == ()
-
-
 def test_an_undo_that_does_not_succeed_is_named_and_stays(host: SshHost) -> None:
     arm(host, "bad", 600, NodeCommand(("sh", "-c", "echo no such rule >&2; [ -e mended ]")))
     with pytest.raises(HostFault, match=r"undo bad.*\n?.*no such rule"):
@@ -179,33 +151,6 @@ def test_a_failed_undo_does_not_run_in_place_of_the_next_of_its_name(
     fire(host, "heal")
     assert notes(tmp_path) == ["new"]
     assert armed(host) == []
-
-
-def test_a_unit_that_cannot_be_stopped_keeps_nothing_else_from_being_cleaned(
-    host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A link rule or a stray process must not stay for its sake."""
-    stray = tmp_path / "r" / "env" / "bin" / "stray"
-    host.run(["sh", "-c", "mkdir -p env/bin && ln -s /bin/sleep env/bin/stray"])
-    host.start(Unit("stuck", ("sleep", "600")))
-    host.start(Unit("well", ("sleep", "600")))
-    process = subprocess.Popen([str(stray), "600"])
-
-    def stop(name: str, **_: object) -> None:
-        if name == "stuck":
-            raise HostFault("pi01", "stop unit stuck", "it does not answer")
-        SshHost.stop(host, name)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(host, "stop", stop)
-        with pytest.raises(HostFault, match="it does not answer"):
-            restore(host, lambda _: None)
-    try:
-        assert host.units() == ("stuck",)
-        assert not any("process" in line for line in leftover(host).lines)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_disarming_that_was_cut_off_does_not_spoil_the_next(

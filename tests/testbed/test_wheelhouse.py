@@ -45,11 +45,11 @@ def test_wheels_are_those_of_the_host_not_of_this_machine(tmp_path: Path) -> Non
 
 
 def test_what_only_some_hosts_need_goes_only_there(tmp_path: Path) -> None:
-    wheelhouse = Wheelhouse(tmp_path / "cache", small_lock(tmp_path, "six", "supervisor"))
+    wheelhouse = Wheelhouse(tmp_path / "cache", small_lock(tmp_path, "six", "pybind11"))
     assert len(wheelhouse.dependencies(PI)) == 1
-    common, special = wheelhouse.dependencies(replace(PI, supervisor=True))
+    common, special = wheelhouse.dependencies(replace(PI, unix_boards=True))
     assert "six.py" in members(common)
-    assert "supervisor/supervisord.py" in members(special)
+    assert "pybind11/__init__.py" in members(special)
     assert common == wheelhouse.dependencies(PI)[0], "shared by both kinds of host"
 
 
@@ -107,5 +107,5 @@ def test_the_lock_covers_what_boards_import() -> None:
     pinned = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock_file().read_text(), re.MULTILINE))
     everything = lock_file().parent.parent.joinpath("requirements.lock").read_text()
     whole = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", everything, re.MULTILINE))
-    assert {"cryptography", "msgspec", "cbor2", "supervisor", "mpremote"} <= set(pinned)
+    assert {"cryptography", "msgspec", "cbor2", "mpremote"} <= set(pinned)
     assert {name: whole.get(name) for name in pinned} == pinned, "make lock"

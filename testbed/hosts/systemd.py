@@ -23,7 +23,6 @@ from testbed.hosts.port import (
     UnitState,
     UnitStatus,
 )
-from testbed.hosts.units import Units
 
 __all__ = ["Scope", "SystemdUnits", "render", "systemd_scope"]
 
@@ -31,9 +30,12 @@ _SYSTEM_DIRECTORY = "/etc/systemd/system"
 _CALL_S_MAX = 60.0
 _CALL_MARGIN_S = 20.0
 
-# $1 systemctl scope (--system or --user), $2 directory, $3 service; the file on standard input.
+# $1 systemctl scope (--system or --user), $2 directory, $3 service. For a start also $4 log,
+# $5 user, and the file on standard input. systemd would make the log as root's own, unreadable
+# to the login.
 _START = """
 set -e
+[ -e "$4" ] || install -m 0600 -o "$5" /dev/null "$4"
 [ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
 mkdir -p "$2"
 new=$(mktemp)
@@ -106,8 +108,8 @@ def systemd_scope(uid: int, sudo: bool) -> Scope:
     return Scope(system=True, prefix=("sudo", "-n")) if sudo else Scope(system=False)
 
 
-class SystemdUnits(Units):
-    """systemctl, one round trip per verb."""
+class SystemdUnits:
+    """The unit verbs of the port, one round trip each. Raises what `Host.run` raises."""
 
     def __init__(self, host: Host, scope: Scope) -> None:
         self._host = host
@@ -125,7 +127,8 @@ class SystemdUnits(Units):
 
     def start_command(self, unit: Unit) -> NodeCommand:
         text = render(unit, self._host.root, self._scope, self._user)
-        return NodeCommand(self._argv(_START, unit.name), text.encode())
+        log = str(self._host.log_path(unit.name))
+        return NodeCommand(self._argv(_START, unit.name, log, self._user), text.encode())
 
     def units(self) -> tuple[str, ...]:
         found = self._host.run(["sh", "-c", _LIST, "systemd", self._directory]).stdout.split()
