@@ -12,6 +12,7 @@ where no membership changes in between or the records show it.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import msgspec
@@ -61,7 +62,8 @@ class Conflict(msgspec.Struct, frozen=True):
 class Final(msgspec.Struct, frozen=True):
     """Block `height` is final. `block` is there if a body came that fits the head.
 
-    `conflicts` are replicas that had signed another head of this height.
+    `conflicts` are replicas that had signed another head of this height. `source` is the replica
+    that was the first to bring the body.
     """
 
     height: int
@@ -69,6 +71,14 @@ class Final(msgspec.Struct, frozen=True):
     seals: tuple[HeadSeal, ...]
     block: Block | None
     conflicts: tuple[Conflict, ...] = ()
+    source: int | None = None
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A body that waits to become final, and the replica whose share of the buffer it takes."""
+
+    block: Block
+    source: int
 
 
 class FinalityTracker:
@@ -81,11 +91,17 @@ class FinalityTracker:
             ...
             tracker.membership = ledger.membership  # where the owner follows the epochs
 
-    `bodies` says that a block without its body does not count yet.
+    `bodies` says that a block without its body does not count yet. Bodies wait in a buffer of
+    `bytes_max`, of which each replica has an equal share: one that lies fills only its own.
     """
 
     def __init__(
-        self, membership: Membership, genesis: Genesis, scheme: Scheme, bodies: bool = False
+        self,
+        membership: Membership,
+        genesis: Genesis,
+        scheme: Scheme,
+        bodies: bool = False,
+        bytes_max: int = WINDOW_BYTES_MAX,
     ) -> None:
         self.membership = membership
         self._network = genesis.network
@@ -94,14 +110,16 @@ class FinalityTracker:
         self._height = 0
         self._head_hash = digest(genesis_head(self._network, genesis.time_us))
         self._seals: dict[int, dict[int, Seal]] = {}
-        self._blocks: dict[int, dict[bytes, Block]] = {}
-        self._bytes = 0
+        self._bodies_of: dict[int, dict[bytes, Body]] = {}
+        self._bytes_max = bytes_max
+        self._bytes_by: Counter[int] = Counter()  # of waiting bodies, by source
         self._final: dict[int, bytes] = {}
 
     def resume(self, height: int, head_hash: bytes) -> None:
         """Continues from a block that the owner holds verified."""
         self._height, self._head_hash = height, head_hash
-        self._seals, self._blocks, self._bytes, self._final = {}, {}, 0, {}
+        self._seals, self._bodies_of, self._final = {}, {}, {}
+        self._bytes_by.clear()
 
     @property
     def height(self) -> int:
@@ -141,14 +159,17 @@ class FinalityTracker:
             decoded = Head.decode(head)
             if decoded.parent != self._head_hash or decoded.epoch != self.membership.epoch:
                 continue
-            block = self._blocks.get(height, {}).get(head)
-            if block is None and self._bodies:
+            body = self._bodies_of.get(height, {}).get(head)
+            if body is None and self._bodies:
                 continue
             good = self._good(seals, head)
             if len(good) >= self.membership.quorum.weak:
                 others = [s for s in seals.values() if s.head != head and self._holds(s)]
                 self._advance(height, head)
-                return Final(height, head, good, block, tuple(_against(head, s) for s in others))
+                conflicts = tuple(_against(head, s) for s in others)
+                if body is None:
+                    return Final(height, head, good, None, conflicts)
+                return Final(height, head, good, body.block, conflicts, body.source)
         return None
 
     def _good(self, seals: dict[int, Seal], head: bytes) -> tuple[HeadSeal, ...]:
@@ -169,8 +190,8 @@ class FinalityTracker:
         self._final[height] = head
         self._final.pop(height - FINAL_KEPT, None)
         self._seals.pop(height, None)
-        for block in self._blocks.pop(height, {}).values():
-            self._bytes -= block.body_bytes
+        for body in self._bodies_of.pop(height, {}).values():
+            self._bytes_by[body.source] -= body.block.body_bytes
 
     def _holds(self, seal: Seal) -> bool:
         spki = self.membership.spki(seal.replica)
@@ -193,15 +214,16 @@ class FinalityTracker:
 
     def _keep_body(self, seal: Seal, head: Head) -> None:
         block, height = seal.block, head.height
-        if block is None or seal.head in self._blocks.get(height, {}):
+        if block is None or seal.head in self._bodies_of.get(height, {}):
             return
         if block.head != seal.head or body_fault(block, head) is not None:
             raise PeerFault("bad-body", f"replica {seal.replica} sent a body of another head")
         size = block.body_bytes
         # The next block always finds room: what waits above it can be fetched again.
-        if self._bytes + size <= WINDOW_BYTES_MAX or height == self._height + 1:
-            self._blocks.setdefault(height, {})[seal.head] = block
-            self._bytes += size
+        share = self._bytes_max // len(self.membership.members)
+        if self._bytes_by[seal.replica] + size <= share or height == self._height + 1:
+            self._bodies_of.setdefault(height, {})[seal.head] = Body(block, seal.replica)
+            self._bytes_by[seal.replica] += size
 
 
 def _against(final: bytes, seal: Seal) -> Conflict:

@@ -25,6 +25,7 @@ from chain.ledger.operations import Opened, open_operation
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Seal
 from chain.proofs.client import Conflict
+from gateway.bridge.answers import Answer, AnswerCache
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.edge import (
     Denied,
@@ -75,7 +76,8 @@ class Outside(Protocol):
 
 class Limits(msgspec.Struct, frozen=True):
     """The rates are checked in this order: of the last hop, which the broker vouches for; of a
-    device behind it, by relay, so that no relay uses up another's share; of ledger copies. At most
+    device behind it, by relay, so that no relay uses up another's share; of ledger copies, and of
+    answers that are no longer cached. At most
     `waiting_max` requests are with the replicas: of one device `device_waiting_max`, of one relay
     `relay_waiting_max`."""
 
@@ -120,6 +122,7 @@ class Bridge:
         self._limits = limits
         self._outside = outside
         self._logins = Logins(login_secret)
+        self._answers = AnswerCache()
         self._waiting = Waiting(
             limits.waiting_max, limits.device_waiting_max, limits.relay_waiting_max
         )
@@ -142,7 +145,7 @@ class Bridge:
                 if settled.height > logins_done:
                     self._outside.change_login(change)
         for entry in owed:
-            if self.chain.find(entry.digest) is not None:
+            if self.chain.is_final(entry.digest):
                 self._done.append(entry.digest)
             else:
                 self._waiting.add(entry.digest, Pending(entry.topic, "", entry.payload, 0))
@@ -194,9 +197,14 @@ class Bridge:
     def _request(self, up: Up, cose: bytes, now_ms: int) -> None:
         opened = open_operation(cose, self._network, self._scheme)
         check_sender(opened, up.kind, up.device)
-        known = self.chain.find(opened.id)
-        if known is not None:
-            self._answer_again(opened, up, known)
+        answer = self._answers.get(opened.id)
+        if answer is not None:
+            self._answer_again(opened, up, answer)
+        elif self.chain.is_final(opened.id):
+            if self._limits.syncs.admit(up.relay):  # it costs a whole block
+                self._answer_again(opened, up, self._answer_of(*self.chain.find(opened.id)))
+            else:
+                self.counts["refused:rate"] += 1
         elif opened.id in self._waiting:
             self._note(opened.id, up, "repeat-waiting")
         elif (reason := self._hopeless(opened, cose)) is not None:
@@ -212,18 +220,16 @@ class Bridge:
         ledger = self.chain.ledger
         return refusal(ledger.registry, opened, cose, ledger.time_us, lagging=self.chain.lagging)
 
-    def _answer_again(self, opened: Opened, up: Up, known: tuple[Settled, int]) -> None:
-        """The request is final: the sender gets the same receipt again, nothing else happens."""
-        settled, position = known
-        statement = settled.statements[position]
-        identity = self.chain.ledger.registry.identity(statement.node)
-        if is_welcome(statement) and identity is not None:
+    def _answer_again(self, opened: Opened, up: Up, answer: Answer) -> None:
+        """The request is final: the sender gets the same answer again, nothing else happens."""
+        identity = self.chain.ledger.registry.identity(answer.node)
+        if answer.is_welcome and identity is not None:
             reason = ended(identity, self.chain.ledger.time_us)
             if reason is not None:
                 self._refuse(opened.id, up, reason)  # it has ended since: no login
                 return
         self._note(opened.id, up, "repeat-final")
-        self._send_receipt(settled, position, up.device, again=True)
+        self._send(answer, up.device, again=True)
 
     def _sync(self, up: Up, body: bytes) -> None:
         wanted = sync_codec.decode(body)
@@ -303,23 +309,27 @@ class Bridge:
             if waiting is not None:
                 self._suspicious = False
                 self._done.append(statement.request)
-                self._send_receipt(settled, position, waiting.device)
+                self._send(self._answer_of(settled, position), waiting.device)
         self._outside.emit("final", height=settled.height, records=len(settled.statements))
 
-    def _send_receipt(
-        self, settled: Settled, position: int, device: str, *, again: bool = False
-    ) -> None:
-        """First the membership changes that the device lacks. A new identity gets its receipt
-        together with its login."""
-        for steps in self.chain.steps(device, settled, again=again):
-            self._outside.answer(device, "epochs", steps)
+    def _answer_of(self, settled: Settled, position: int) -> Answer:
+        """The receipt; a new identity gets it together with its password."""
         statement = settled.statements[position]
         receipt = self.chain.receipt(settled, position)
-        welcome = self._logins.welcome(statement, receipt)
-        if welcome is not None:
-            self._outside.answer_with_login(statement.node.hex(), device, welcome)
+        welcome = is_welcome(statement)
+        payload = self._logins.welcome(statement, receipt) if welcome else receipt
+        answer = Answer(statement.node, welcome, payload, settled.epoch)
+        self._answers.put(statement.request, answer)
+        return answer
+
+    def _send(self, answer: Answer, device: str, *, again: bool = False) -> None:
+        """First the membership changes that the device lacks, then the answer."""
+        for steps in self.chain.steps(device, answer.epoch, again=again):
+            self._outside.answer(device, "epochs", steps)
+        if answer.is_welcome:
+            self._outside.answer_with_login(answer.node.hex(), device, answer.payload)
         else:
-            self._outside.answer(device, "receipt", receipt)
+            self._outside.answer(device, "receipt", answer.payload)
 
     def on_denied(self, replica: int, denied: ReplicaDenied) -> None:
         """Takes a replica's refusal. One replica may lie, f+1 cannot all lie.

@@ -6,6 +6,7 @@ and the block store. `nodes.gateway.replica_links` asks the replicas for seals.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -61,6 +62,10 @@ class Settled(msgspec.Struct, frozen=True, dict=True):
         return cls(height, sealed, block, statements)
 
     @property
+    def epoch(self) -> int:
+        return Head.decode(self.sealed.head).epoch
+
+    @property
     def time_us(self) -> int:
         """The consensus time of the block."""
         return Head.decode(self.sealed.head).time_us
@@ -80,6 +85,7 @@ class Follower:
         self.head = encode_range(BlockRange(start=1, blocks=()))  # only the genesis so far
         self._store = store
         self._claimed: dict[int, int] = {}
+        self.brought: Counter[int] = Counter()  # final blocks, by the replica that sent the body
         self.proofs = ProofVerifier(genesis, scheme)  # knows all memberships of the chain so far
         self._sent: dict[str, int] = {}  # device -> how many of them it was sent
 
@@ -89,11 +95,16 @@ class Follower:
         return self.tracker.height
 
     @property
-    def lagging(self) -> bool:
-        """Whether at least one honest replica is ahead of this gateway."""
+    def claimed(self) -> int:
+        """A height that at least one honest replica has reached, 0 if that is not known."""
         weak = self.tracker.membership.quorum.weak
         claimed = sorted(self._claimed.values(), reverse=True)
-        return len(claimed) >= weak and claimed[weak - 1] > self.height
+        return claimed[weak - 1] if len(claimed) >= weak else 0
+
+    @property
+    def lagging(self) -> bool:
+        """Whether at least one honest replica is ahead of this gateway."""
+        return self.claimed > self.height
 
     def restore(self) -> Iterator[Settled]:
         """Executes the stored blocks again. Raises BlockStoreError."""
@@ -130,6 +141,8 @@ class Follower:
 
     def _settle(self, final: Final) -> Settled:
         assert final.block is not None, "the tracker waits for bodies"
+        assert final.source is not None, "a body comes from a replica"
+        self.brought[final.source] += 1
         self.ledger.append(final.block, check_signatures=False)
         self.tracker.membership = self.ledger.membership
         settled = Settled.of(final.height, SealedBlock.of(final, bodies=True))
@@ -147,23 +160,23 @@ class Follower:
 
     # --- questions --------------------------------------------------------------------------------
 
-    def find(self, request: bytes) -> tuple[Settled, int] | None:
+    def is_final(self, request: bytes) -> bool:
+        return self._store.find(request) is not None
+
+    def find(self, request: bytes) -> tuple[Settled, int]:
         """(block, position of the record) of a request that is final."""
         found = self._store.find(request)
-        if found is None:
-            return None
+        assert found is not None, "is_final"
         height, position = found
-        sealed = next(self._store.blocks(height, height), None)
-        return None if sealed is None else (Settled.of(height, sealed), position)
+        return Settled.of(height, next(self._store.blocks(height, height))), position
 
     def receipt(self, settled: Settled, position: int) -> bytes:
         """The proof of one record, under members that its reader knows (`steps`)."""
         return encode_proof(Proof(record=settled.inclusions[position], epochs=()))
 
-    def steps(self, device: str, settled: Settled, *, again: bool) -> Iterator[bytes]:
-        """Encoded ranges without blocks: the proofs of the membership changes before this block
-        that the device was not sent yet. All of them if it asks `again`, as it may lack some."""
-        epoch = Head.decode(settled.sealed.head).epoch
+    def steps(self, device: str, epoch: int, *, again: bool) -> Iterator[bytes]:
+        """Encoded ranges without blocks: the proofs of the membership changes up to an epoch that
+        the device was not sent yet. All of them if it asks `again`, as it may lack some."""
         first = 0 if again else self._sent.pop(device, 0)
         if epoch:
             self._sent[device] = epoch

@@ -124,11 +124,9 @@ class Logins:
                 for name, _ in self._remove(device):
                     yield name
 
-    def welcome(self, statement: Statement, receipt: bytes) -> bytes | None:
-        """The answer to a new identity, for when its login works; None for other records."""
-        if not is_welcome(statement):
-            return None
-        assert statement.key is not None
+    def welcome(self, statement: Statement, receipt: bytes) -> bytes:
+        """The answer to a new identity, for when its login works."""
+        assert statement.key is not None, "is_welcome"
         password = device_password(self._secret, statement.node.hex())
         sealed = seal_password(password, statement.key)
         return admitted_codec.encode(Admitted(receipt=receipt, sealed_password=sealed))

@@ -234,7 +234,7 @@ class GatewayProcess:
         while True:
             await asyncio.sleep(TICK_S)
             self._bridge.tick(_now_ms())
-            self._links.tick(waiting=self._bridge.waiting > 0)
+            self._links.tick()
             self._outbox_ready.set()
             self._events.flush()
 

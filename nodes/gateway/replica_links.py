@@ -1,9 +1,9 @@
-"""The gateway's links to the replicas: who is primary, who sends whole blocks, who is asked again.
+"""The gateway's links to the replicas: which one is primary, and what each is asked for.
 
-One replica sends blocks, all others only their signed heads. If blocks stop coming, another is
-asked; a replica that ran so far ahead that its seals were not kept, or that has been silent, is
-asked from our height on: asking again costs nothing, and a request may have been lost with a link.
-Mutual TLS straight to each replica: consensus never crosses the broker.
+Two replicas send whole blocks, all others only their signed heads (`gateway.bridge.sources`). A
+replica that ran so far ahead that its seals were not kept, or that was silent, is asked again from
+our height on: that costs nothing, and a request may have been lost with a link. The links are
+mutual TLS straight to each replica: consensus never crosses the broker.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 from chain.errors import PeerFault
 from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
 from gateway.bridge.follower import Follower
+from gateway.bridge.sources import Sources
 from gateway.refusing import refusing
 from nodes.config import certificate_der
 from nodes.edge_config import GatewayConfig
@@ -28,7 +29,6 @@ from nodes.wire.tls_wire import TlsWire
 
 __all__ = ["ReplicaLinks"]
 
-STALL_S = 2.0
 SILENT_S = 0.5  # then a replica is asked again
 FRAMES_PER_TURN = 16  # then the loop gets its turn: a block's signatures take a millisecond
 
@@ -67,10 +67,9 @@ class ReplicaLinks:
         )
         self._primary = config.replicas[0].replica
         self._views: dict[int, int] = {}
-        self._bodies_from: int | None = None
+        self._sources = Sources(time.monotonic())
         self._ahead: set[int] = set()
         self._heard_s: dict[int, float] = {}
-        self._progress_s = time.monotonic()
 
     def start(self) -> None:
         self._wire.start()
@@ -99,18 +98,25 @@ class ReplicaLinks:
                 self._wire.resume()
                 await asyncio.sleep(0)
 
-    def tick(self, waiting: bool) -> None:
-        """To be called a few times a second; `waiting`: devices wait for blocks."""
+    def tick(self) -> None:
+        """Call it a few times a second."""
         now_s = time.monotonic()
         silent = {each for each, heard_s in self._heard_s.items() if now_s - heard_s > SILENT_S}
         for replica in self._ahead | silent:
-            self._subscribe(replica, bodies=replica == self._bodies_from)
+            self._subscribe(replica)
         self._ahead.clear()
-        if not (waiting or self._chain.lagging):
-            self._progress_s = now_s  # nobody owes us anything
-        elif now_s - self._progress_s > STALL_S:
-            self._progress_s = now_s
-            self._rotate()
+        chain = self._chain
+        replaced = self._sources.judge(
+            self._connected, chain.height, chain.claimed, chain.brought, now_s
+        )
+        if replaced is not None:
+            self._events.emit("source", replica=replaced[1], instead_of=replaced[0])
+            for replica in replaced:
+                self._subscribe(replica)
+
+    @property
+    def _connected(self) -> list[int]:
+        return sorted(party for party in self._wire.connected if isinstance(party, int))
 
     def _on_frame(self, party: Party, frame: bytes) -> None:
         assert isinstance(party, int), "only replicas are dialled"
@@ -133,9 +139,7 @@ class ReplicaLinks:
 
     def _on_replica_seal(self, seal: Seal) -> None:
         self._heard_s[seal.replica] = time.monotonic()
-        if self._on_seal(seal):
-            self._progress_s = time.monotonic()
-        elif self._chain.too_far(seal):
+        if not self._on_seal(seal) and self._chain.too_far(seal):
             self._ahead.add(seal.replica)
         self._views[seal.replica] = seal.view
         membership = self._chain.tracker.membership
@@ -146,28 +150,13 @@ class ReplicaLinks:
     def _on_link(self, party: Party, up: bool, reason: str) -> None:
         assert isinstance(party, int), "only replicas are dialled"
         self._events.emit("link", replica=party, up=up, reason=reason)
-        if up:
-            self._subscribe(party, bodies=self._bodies_from in (None, party))
-            return
-        self._heard_s.pop(party, None)
-        if party == self._bodies_from:
-            self._bodies_from = None
-            self._rotate()
+        if not up:
+            self._heard_s.pop(party, None)
+        fresh = self._sources.fill(self._connected, self._chain.brought)
+        for replica in {*fresh, party} if up else set(fresh):
+            self._subscribe(replica)
 
-    def _subscribe(self, replica: int, *, bodies: bool) -> None:
+    def _subscribe(self, replica: int) -> None:
         self._heard_s[replica] = time.monotonic()
-        if bodies and replica != self._bodies_from:  # asked again, a silent one gets no more time
-            self._bodies_from = replica
-            self._progress_s = time.monotonic()
-        self._wire.send(replica, encode(Subscribe(self._chain.height + 1, bodies)))
-
-    def _rotate(self) -> None:
-        """Another replica becomes the source of blocks, and all are asked from our height on."""
-        connected = sorted(party for party in self._wire.connected if isinstance(party, int))
-        if not connected:
-            return
-        others = [party for party in connected if party != self._bodies_from] or connected
-        after = [party for party in others if party > (self._bodies_from or 0)]
-        source = (after or others)[0]
-        for replica in connected:
-            self._subscribe(replica, bodies=replica == source)
+        request = Subscribe(self._chain.height + 1, replica in self._sources)
+        self._wire.send(replica, encode(request))

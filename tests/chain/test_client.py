@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from chain.block import Block, Head, Record
 from chain.errors import Misuse, PeerFault
 from chain.pbft.messages import Seal
-from chain.proofs import client
 from chain.proofs.client import (
+    WINDOW_BYTES_MAX,
     BlockRange,
     Final,
     FinalityTracker,
@@ -41,8 +41,9 @@ def lively() -> World:
 WORLD = lively()
 
 
-def tracker(bodies: bool = True) -> FinalityTracker:
-    return FinalityTracker(WORLD.genesis.membership, WORLD.genesis, WORLD.scheme, bodies)
+def tracker(bodies: bool = True, bytes_max: int = WINDOW_BYTES_MAX) -> FinalityTracker:
+    members = WORLD.genesis.membership
+    return FinalityTracker(members, WORLD.genesis, WORLD.scheme, bodies, bytes_max)
 
 
 def drain(tracker: FinalityTracker) -> list[Final]:
@@ -186,15 +187,37 @@ def test_a_flood_of_far_heads_is_not_kept() -> None:
     assert sum(len(each) for each in watching._seals.values()) <= 3 * 2 * 4
 
 
-def test_bodies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "WINDOW_BYTES_MAX", 2000)
-    watching = tracker()
+def waiting_bytes(watching: FinalityTracker) -> int:
+    waiting = [body.block for each in watching._bodies_of.values() for body in each.values()]
+    return sum(block.body_bytes for block in waiting)
+
+
+def test_bodies_that_wait_are_bounded() -> None:
+    watching = tracker(bytes_max=8000)
     for block in WORLD.blocks[1:]:
         watching.feed(WORLD.seal(0, block))
-    assert watching._bytes <= 2000
+    assert waiting_bytes(watching) <= 2000, "a quarter, as there are four replicas"
     for each in (0, 1):
         watching.feed(WORLD.seal(each, WORLD.blocks[0]))
     assert drain(watching), "the next block always finds room"
+
+
+def test_a_liar_that_fills_its_share_of_the_buffer_leaves_the_others_theirs() -> None:
+    """Its bodies are well-formed and stand under heads that nobody else signed."""
+    size = sum(block.body_bytes for block in WORLD.blocks)
+    watching = tracker(bytes_max=4 * size)
+    for height in range(2, 250):
+        head = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), height=height, view=9)
+        block = Block(head.encode(), WORLD.blocks[0].records)
+        watching.feed(Seal(replica=3, view=0, head=block.head, signature=bytes(64), block=block))
+    assert waiting_bytes(watching) <= size
+    for block in reversed(WORLD.blocks):  # so that all but the last must wait
+        watching.feed(WORLD.seal(0, block))
+        watching.feed(WORLD.seal(1, block, with_body=False))
+    finals = []
+    while (final := watching.next_final()) is not None:
+        finals.append(final)
+    assert [each.source for each in finals] == [0] * len(WORLD.blocks)
 
 
 def test_a_replica_fills_its_own_place_with_bodies_and_no_other() -> None:
@@ -206,13 +229,13 @@ def test_a_replica_fills_its_own_place_with_bodies_and_no_other() -> None:
         flood = Seal(replica=3, view=0, head=block.head, signature=bytes(64), block=block)
         with contextlib.suppress(PeerFault):
             watching.feed(flood)
-        assert len(watching._blocks[1]) == 1
+        assert len(watching._bodies_of[1]) == 1
     for stranger in range(100):
         head = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), view=stranger)
         block = Block(head.encode(), WORLD.blocks[0].records)
         with contextlib.suppress(PeerFault):
             watching.feed(Seal(stranger, 0, block.head, bytes(64), block))
-    assert len(watching._blocks[1]) <= 2 * 4
+    assert len(watching._bodies_of[1]) <= 2 * 4
 
 
 def test_a_tracker_follows_its_owner_into_the_next_epoch() -> None:

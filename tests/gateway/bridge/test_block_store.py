@@ -36,10 +36,9 @@ def test_blocks_and_records_are_found_after_a_restart(tmp_path: Path) -> None:
     assert [each.height for each in settled] == list(range(1, 7))
     assert follower.ledger.head_hash == world.ledger.head_hash
     request = settled[3].statements[0].request
-    found = follower.find(request)
-    assert found is not None
-    assert found[0].statements[found[1]].request == request
-    assert follower.find(bytes(32)) is None
+    block, position = follower.find(request)
+    assert block.statements[position].request == request
+    assert not follower.is_final(bytes(32))
 
 
 def test_a_range_holds_as_many_blocks_as_fit_and_at_least_one(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from chain.errors import PeerFault
 from chain.ledger.operations import Grant, Renew, Revoke, renewal_statement, sign_operation
 from chain.pbft.messages import Denied
 from chain.proofs.proof import ProofVerifier, decode_proof
+from gateway.bridge.answers import Answer, AnswerCache
 from gateway.bridge.edge import Stamped, admitted_codec, stamped_codec
 from gateway.broker.credentials import open_password
 from gateway.broker.security import device_password
@@ -384,6 +385,42 @@ def test_a_fault_of_this_machine_is_no_refusal(gate: Gate) -> None:
     gate.store.close()
     with pytest.raises(sqlite3.Error):
         gate.ask(gate.world.data(device), device)
+
+
+def test_a_final_request_that_is_replayed_is_answered_from_memory_or_at_a_low_rate(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the cache each replay costs the decoding and hashing of a block."""
+    gate.restart_with(syncs=limiter(gate.clock, rate=8, burst=8))
+    device = gate.admit("phone")
+    cose = gate.ask(gate.world.data(device), device)
+    gate.decide()
+    reads = 0
+    find = gate.bridge.chain.find
+
+    def counted(request: bytes) -> object:
+        nonlocal reads
+        reads += 1
+        return find(request)
+
+    monkeypatch.setattr(gate.bridge.chain, "find", counted)
+    for _ in range(50):
+        gate.up(device.node.hex(), "op", cose)
+    assert (reads, gate.bridge.counts["repeat-final"]) == (0, 50)
+    gate.clock.s += 100
+    monkeypatch.setattr(gate.bridge, "_answers", AnswerCache(bytes_max=0))
+    for _ in range(50):
+        gate.up(device.node.hex(), "op", cose)
+    assert (reads, gate.bridge.counts["refused:rate"]) == (8, 42)
+
+
+def test_cached_answers_are_bounded_in_bytes() -> None:
+    cache = AnswerCache(bytes_max=10_000)
+    for number in range(100):
+        cache.put(number.to_bytes(32), Answer(bytes(32), False, bytes(1000), 0))
+        assert cache.bytes <= 10_000
+        assert cache.get((0).to_bytes(32)) is not None, "used again and again"
+    assert cache.get((99).to_bytes(32)) is not None
 
 
 # --- ledger copies --------------------------------------------------------------------------------
