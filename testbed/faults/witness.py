@@ -74,11 +74,12 @@ class Witness:
 
     def forked(self) -> bool:
         """Two honest replicas executed different blocks of one height."""
-        times: dict[int, int] = {}
+        blocks: dict[int, tuple[int, int]] = {}  # (time, number of records) by height
         return any(
-            times.setdefault(event["height"], event["time_us"]) != event["time_us"]
+            blocks.setdefault(event["height"], found) != found
             for name in self._honest
             for event in self._new(name, "block")
+            if (found := (event["time_us"], event["count"]))
         )
 
     def told(self, event: str, liar: Node | None = None) -> bool:
