@@ -12,6 +12,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+from testbed.cli import COMMANDS
+
 TOP = Path(__file__).resolve().parent.parent
 FOLDERS = ("chain", "gateway", "inventory", "nodes", "testbed")
 MAY_IMPORT: dict[str, set[str]] = {
@@ -76,6 +78,24 @@ def test_rooms_import_only_rooms_below(folder: str) -> None:
 def test_each_subfolder_is_a_room(folder: str) -> None:
     found = {path.parent.name for path in (TOP / folder).glob("*/__init__.py")}
     assert found == set(ROOMS[folder]) - {""}
+
+
+def test_commands_import_no_commands() -> None:
+    """What two commands share stands beside them (`options`, `fleet`, `judging`), or below."""
+    commands = {f"testbed.commands.{module}" for module, _ in COMMANDS.values()}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imported in edges()
+        if module in commands and imported in commands
+    ]
+    assert wrong == []
+
+
+def test_a_session_does_not_know_its_screen() -> None:
+    """Who shows a campaign stands above it: the session tells only `progress`."""
+    assert "testbed.campaign.screen" not in graph().find_upstream_modules(
+        "testbed.campaign.session"
+    )
 
 
 def test_no_import_cycles() -> None:

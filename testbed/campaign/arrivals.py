@@ -9,31 +9,14 @@ from __future__ import annotations
 from random import Random
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from inventory.model import Lab
 from testbed.campaign.file import Workload
+from testbed.campaign.schedule import Device
 from testbed.errors import ConfigurationError
 
-__all__ = ["Device", "Span", "devices", "stream"]
+__all__ = ["Span", "devices", "stream"]
 
 Span = tuple[str, int, int]  # phase name, start_ms, end_ms
-
-
-class Device(BaseModel):
-    """A device and its times in ms from the start of the run.
-
-    `host` is where it runs. `enrol_at_ms` is None for a board, which its environment host
-    sponsors. `sends_ms` are by phase, increasing.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: str
-    role: Literal["mobile", "environment", "board"]
-    host: str
-    enrol_at_ms: int | None
-    sends_ms: dict[str, tuple[int, ...]]
 
 
 def stream(seed: int, trial: int, label: str) -> Random:

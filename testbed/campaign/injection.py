@@ -1,9 +1,10 @@
 """What a fault and an attack are to the runner: two small interfaces, and the scene they act on.
 
-A kind is one small module in `testbed/faults/` or `testbed/attacks/` that registers its name,
-parameters and maker (`kinds`). The runner drives a fault through arm, apply, observe, heal and
-verify, and an attack through prepare, attempt and (after the run, from files alone) judge. What
-each step found goes into the bundle; an injection that was not observed makes a run invalid.
+A kind is one module of `testbed/faults/` or `testbed/attacks/` that registers its name, parameters
+and maker, and for an attack its judge (`kinds`). The runner takes a fault through arm, apply,
+observe, heal and verify, and an attack through prepare and attempt. After the run the kind's judge
+says, from files alone, what came of an attack. What each step found goes into the bundle; an
+injection that was not observed makes a run invalid.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from testbed.campaign.event import Event
     from testbed.campaign.watch import Watch
+    from testbed.checks.evidence import Evidence
     from testbed.provision.deployment import Deployment
     from testbed.provision.layout import Node
 
@@ -26,6 +28,7 @@ __all__ = [
     "Equip",
     "Fault",
     "FaultMaker",
+    "Judge",
     "Judgement",
     "Scene",
 ]
@@ -77,9 +80,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`observed`: trials that provably arrived; `successes`: those that had an effect;
-    `attempts_unseen`: attempts of the schedule of which not one trial arrived, also those that had
-    nothing to send or of which no line is left."""
+    """`observed`: trials that provably arrived. `distinct`: how many of these differ. `successes`:
+    effects that the kind calls a success. `attempts_unseen`: attempts of the schedule of which not
+    one trial arrived, also those that had nothing to send or of which no line is left. `refused`
+    counts what the system said, as "layer:reason"."""
 
     trials: int
     observed: int
@@ -104,5 +108,7 @@ class Attack(Protocol):
 
 FaultMaker = Callable[[Scene], Fault]
 AttackMaker = Callable[[Scene], Attack]
+# What came of the attack with this id.
+Judge = Callable[["Evidence", str], Judgement]
 # Changes files of processes that were set up and have not started yet.
 Equip = Callable[["Deployment"], None]

@@ -1,9 +1,11 @@
 """The vocabulary of faults and attacks: one `Kind` per dotted name that a campaign can `do`.
 
 A kind says what it is called, which parameters it takes and which replicas it makes faulty. What
-it *does* stands in `testbed/faults/` and `testbed/attacks/`, one small module each. A module there
-calls `register` when it is imported, and `kinds()` imports every module of the two packages: a new
-kind is a new file. So keep those modules light to import: `testbed plan` loads all of them.
+it *does* stands in `testbed/faults/` and `testbed/attacks/`. Each module there calls `register`
+when it is imported, and `kinds()` imports every module of the two packages: a new kind is a new
+file. Keep these modules light to import, because `testbed plan` loads all of them, and `testbed
+report` those of attacks: import what carries an attack out when it is made. A kind with much of
+that is a package, as `testbed/attacks/replay`.
 
 Parameters are a pydantic model. Field types carry meaning for the schedule:
 
@@ -26,14 +28,15 @@ from typing import TYPE_CHECKING, Final
 from pydantic import BaseModel, ConfigDict
 
 from testbed.campaign.event import Category, Disturbed, Layer
-from testbed.campaign.injection import AttackMaker, Equip, FaultMaker
+from testbed.campaign.injection import AttackMaker, Equip, FaultMaker, Judge
 
 if TYPE_CHECKING:
     from testbed.provision.deployment import Deployment
 
-__all__ = ["Kind", "Params", "equip", "kinds", "register"]
+__all__ = ["Kind", "Params", "attack_kinds", "equip", "kinds", "register"]
 
-_PACKAGES: Final = ("testbed.faults", "testbed.attacks")
+_FAULTS: Final = "testbed.faults"
+_ATTACKS: Final = "testbed.attacks"
 
 
 class Params(BaseModel):
@@ -47,8 +50,9 @@ class Kind:
     """`impairs`, `lies` and `disturbs` are as in `event.Event`.
 
     `make` builds the fault or the attack on a scene (`injection`). `equip` is what processes need
-    before they start, for a fault that could not be applied to them otherwise. `seen` tells, in
-    words, how it is seen to take effect.
+    before they start, for a fault that could not be applied to them otherwise. `judge` says what
+    came of an attack: what counts as a success is the kind's own. `seen` says in words how it is
+    seen to take effect.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Kind:
     layer: Layer
     summary: str
     make: FaultMaker | AttackMaker
+    judge: Judge | None = None
     impairs: tuple[str, ...] = ()
     lies: bool = False
     disturbs: tuple[Disturbed, ...] = ()
@@ -78,14 +83,22 @@ _registry: dict[str, Kind] = {}
 def register(kind: Kind) -> Kind:
     """Make a kind known. The same kind twice is no harm; two kinds of one name are our bug."""
     assert _registry.get(kind.name, kind) == kind, f"two kinds are called {kind.name}"
+    assert kind.category == "fault" or kind.judge, f"{kind.name} needs a judge"
     _registry[kind.name] = kind
     return kind
 
 
 def kinds() -> Mapping[str, Kind]:
     """Every kind by name, sorted, those of `testbed/faults` and `testbed/attacks` included."""
-    _import_all()
+    _import(_FAULTS)
+    _import(_ATTACKS)
     return MappingProxyType(dict(sorted(_registry.items())))
+
+
+def attack_kinds() -> Mapping[str, Kind]:
+    """The attacks among them, for judging: imports no fault."""
+    _import(_ATTACKS)
+    return MappingProxyType({k.name: k for k in _registry.values() if k.category == "attack"})
 
 
 def equip(names: Iterable[str], deployment: Deployment) -> None:
@@ -96,13 +109,7 @@ def equip(names: Iterable[str], deployment: Deployment) -> None:
 
 
 @cache
-def _import_all() -> None:
-    for package in _PACKAGES:
-        try:
-            found = importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
-            continue
-        for module in pkgutil.iter_modules(found.__path__, f"{package}."):
-            importlib.import_module(module.name)
+def _import(package: str) -> None:
+    found = importlib.import_module(package)
+    for module in pkgutil.iter_modules(found.__path__, f"{package}."):
+        importlib.import_module(module.name)

@@ -15,8 +15,9 @@ from pathlib import Path
 from inventory.load import InvalidFile, load_lab
 from inventory.model import Lab
 from testbed.bundle import Bundle
+from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
 from testbed.redact import redacted_inventory

@@ -1,42 +1,26 @@
 """The schedule: a campaign made concrete before anything runs, for one lab and one seed.
 
-`expand` is pure and leaves no choice open: equal campaign, lab and seed give equal schedules, and
-`schedule_hash` says so. Times are whole ms from the start of a run. What is run, stored and
-replayed is the schedule; the random generator is never asked again.
+Times are whole ms from the start of a run. What is run, stored, replayed and judged is the
+schedule; the random generator is never asked again. `expand` makes it.
 
 The one thing that cannot be known beforehand is who the primary will be. So targets may hold
 `primary` and `backup(K)` (the K-th replica after it): the runner resolves them when it applies the
 event and records the name. Events that overlap in time and say `primary` mean the same replica,
 the one found by the first of them; see `selectors`.
-
-How arrivals are drawn is in `arrivals`, the bound on faulty replicas in `guard`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from math import ceil
-from random import Random
-from typing import Any, Final, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inventory.model import Lab
-from testbed.campaign.arrivals import Device, devices, stream
 from testbed.campaign.event import Event
-from testbed.campaign.file import Campaign, Fault
-from testbed.campaign.guard import check_guard
-from testbed.campaign.kinds import Kind, kinds
-from testbed.campaign.quantities import Duration
-from testbed.campaign.selectors import Selector, resolve
 from testbed.errors import ConfigurationError
 
-__all__ = ["Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan", "expand"]
-
-events_max: Final = 100_000  # per schedule
-sends_max: Final = 2_000_000  # per schedule
-run_ms_max: Final = 24 * 3600 * 1000
+__all__ = ["Device", "Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan"]
 
 
 class _Model(BaseModel):
@@ -49,6 +33,20 @@ class Phase(_Model):
     name: str
     start_ms: int
     end_ms: int
+
+
+class Device(_Model):
+    """A device and its times in ms from the start of the run.
+
+    `host` is where it runs. `enrol_at_ms` is None for a board, which its environment host
+    sponsors. `sends_ms` are by phase, increasing.
+    """
+
+    name: str
+    role: Literal["mobile", "environment", "board"]
+    host: str
+    enrol_at_ms: int | None
+    sends_ms: dict[str, tuple[int, ...]]
 
 
 class Trial(_Model):
@@ -150,182 +148,3 @@ class Schedule(_Model):
                 f"not a schedule that this version reads: {where}: {first['msg']}; "
                 "make one with testbed plan --out"
             ) from error
-
-
-def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
-    """The schedule of a campaign on a lab; `seed` stands in for the campaign's own.
-
-    Raises ConfigurationError: a part that the lab lacks, more faulty replicas at once than the
-    guard allows, more events than the limits.
-    """
-    seed = campaign.seed if seed is None else seed
-    phases = _phases(campaign)
-    _bounded(campaign, phases, lab)
-    bound = None if campaign.guard == "none" else campaign.guard
-    max_faulty = None
-    if bound is not None:
-        max_faulty = lab.f if bound.max_faulty == "f" else bound.max_faulty
-    trials = tuple(_trial(campaign, lab, phases, seed, i) for i in range(campaign.trials.count))
-    if max_faulty is not None:
-        for trial in trials:
-            check_guard(trial.index, trial.events, tuple(lab.replicas()), max_faulty)
-    return Schedule(
-        schema="testbed.schedule/2",
-        campaign=campaign.campaign,
-        lab=lab.lab,
-        seed=seed,
-        replicas=tuple(lab.replicas()),
-        f=lab.f,
-        max_faulty=max_faulty,
-        dead_man_ms=None if bound is None else round(bound.dead_man.ms),
-        cooldown_ms=round(campaign.trials.cooldown.ms) if campaign.trials.cooldown else 0,
-        workload=WorkloadPlan(
-            kind=campaign.workload.kind,
-            rate_per_s=campaign.workload.rate.per_s,
-            arrivals=campaign.workload.arrivals,
-            timeout_ms=round(campaign.workload.timeout.ms),
-        ),
-        phases=phases,
-        trials=trials,
-        runs=_runs(campaign),
-    )
-
-
-def _phases(campaign: Campaign) -> tuple[Phase, ...]:
-    phases, start_ms = [], 0
-    for name, span in campaign.phases.items():
-        phases.append(Phase(name=name, start_ms=start_ms, end_ms=start_ms + round(span.ms)))
-        start_ms = phases[-1].end_ms
-    return tuple(phases)
-
-
-def _bounded(campaign: Campaign, phases: tuple[Phase, ...], lab: Lab) -> None:
-    """Refuse what would be too large, before any of it is made."""
-    run_ms = phases[-1].end_ms
-    sends = campaign.workload.rate.per_s * run_ms / 1000 * campaign.trials.count
-    if run_ms > run_ms_max:
-        raise ConfigurationError("phases: a run may last 24 h at most; shorten a phase")
-    if sends > sends_max:
-        raise ConfigurationError(
-            f"workload: about {sends:.0f} sends, at most {sends_max}; lower rate, trials or phases"
-        )
-    by_name = {phase.name: phase for phase in phases}
-    events = campaign.trials.count * sum(
-        _count(fault, _phase(campaign, fault, by_name), lab) for fault in campaign.faults
-    )
-    if events > events_max:
-        raise ConfigurationError(
-            f"faults: up to {events} events, at most {events_max}; raise every: or lower trials"
-        )
-
-
-def _phase(campaign: Campaign, fault: Fault, by_name: dict[str, Phase]) -> Phase:
-    name = campaign.phase_of(fault)
-    assert name in by_name, f"{fault.id} was not checked by load_campaign"
-    return by_name[name]
-
-
-def _count(fault: Fault, phase: Phase, lab: Lab) -> int:
-    """How often a fault is applied at most: once, or with `every` until `until`."""
-    if fault.every is None:
-        return 1
-    until_ms = round(fault.until.ms) if fault.until else phase.end_ms - phase.start_ms
-    span_ms = until_ms - fault.at.longest_ms(lab.chain.view_timeout_ms)
-    return max(1, ceil(span_ms / round(fault.every.ms)))
-
-
-def _runs(campaign: Campaign) -> tuple[Run, ...]:
-    """A: baseline, B: faults. ABBA turns the order round in every second trial."""
-    arms: list[tuple[int, Literal["baseline", "faults"]]] = []
-    for trial in range(campaign.trials.count):
-        pair: list[Literal["baseline", "faults"]] = ["baseline", "faults"]
-        if campaign.trials.order == "faults":
-            pair = ["faults"]
-        elif campaign.trials.order == "ABBA" and trial % 2 == 1:
-            pair.reverse()
-        arms += [(trial, arm) for arm in pair]
-    return tuple(Run(index=i, trial=trial, arm=arm) for i, (trial, arm) in enumerate(arms))
-
-
-def _trial(campaign: Campaign, lab: Lab, phases: tuple[Phase, ...], seed: int, index: int) -> Trial:
-    by_name = {phase.name: phase for phase in phases}
-    events: list[Event] = []
-    for fault in campaign.faults:
-        events += _occurrences(fault, _phase(campaign, fault, by_name), lab, seed, index)
-    events.sort(key=lambda event: (event.at_ms, event.id))
-    spans = tuple((phase.name, phase.start_ms, phase.end_ms) for phase in phases)
-    return Trial(
-        index=index,
-        seed=stream(seed, index, "kinds").getrandbits(53),
-        events=tuple(events),
-        devices=devices(campaign.workload, lab, spans, seed, index),
-    )
-
-
-def _occurrences(fault: Fault, phase: Phase, lab: Lab, seed: int, trial: int) -> list[Event]:
-    """The events of one fault: one, or with `every` as many as heal within the phase."""
-    kind = kinds()[fault.do]
-    every_ms = round(fault.every.ms) if fault.every else 0
-    events = []
-    for number in range(_count(fault, phase, lab)):
-        rng = stream(seed, trial, f"fault/{fault.id}/{number}")
-        name = f"{fault.id}.{number + 1}" if every_ms else fault.id
-        event = _event(
-            fault, kind, lab, rng, (name, phase.name, phase.start_ms + number * every_ms)
-        )
-        if event.at_ms + event.for_ms <= phase.end_ms:
-            events.append(event)
-        elif number == 0:
-            raise ConfigurationError(
-                f"{fault.id}: ends {(event.at_ms + event.for_ms - phase.end_ms) / 1000:g} s after "
-                f"phase {phase.name}; start it earlier, shorten it or lengthen the phase"
-            )
-    return events
-
-
-def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, str, int]) -> Event:
-    """One event of a fault; `place` is its id, its phase and the ms that `at` counts from."""
-    name, phase, start_ms = place
-    view_timeout_ms = lab.chain.view_timeout_ms
-    at_ms = start_ms + fault.at.resolve_ms(rng, view_timeout_ms)
-    for_ms, params = 0, dict[str, JsonValue]()
-    selectors: dict[str, Selector] = {}
-    plain = fault.model_dump(mode="json", include=set(kind.params.model_fields))
-    for field in kind.params.model_fields:
-        value: Any = getattr(fault, field)
-        if isinstance(value, Selector):
-            selectors[field.rstrip("_")] = value
-        elif isinstance(value, Duration):
-            value_ms = value.resolve_ms(rng, view_timeout_ms)
-            if field == "for_":
-                for_ms = value_ms
-            else:
-                params[f"{field}_ms"] = value_ms
-        elif field != "for_":
-            params[field] = plain[field]
-    return Event(
-        id=name,
-        fault=fault.id,
-        kind=kind.name,
-        category=kind.category,
-        layer=kind.layer,
-        phase=phase,
-        at_ms=at_ms,
-        for_ms=for_ms,
-        targets=_targets(fault, selectors, lab, rng),
-        impairs=kind.impairs,
-        disturbs=kind.disturbs,
-        lies=kind.lies,
-        params=params,
-    )
-
-
-def _targets(fault: Fault, selectors: dict[str, Selector], lab: Lab, rng: Random) -> dict[str, Any]:
-    beside_primary = any(selector.word == "primary" for selector in selectors.values())
-    found = {}
-    for key, selector in selectors.items():
-        try:
-            found[key] = resolve(selector, lab, rng, beside_primary=beside_primary)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{fault.id}: {key}: {error}") from error
-    return found

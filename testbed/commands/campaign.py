@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from inventory.load import load_lab
+from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
 from testbed.campaign.kinds import Kind, kinds
-from testbed.campaign.schedule import expand
 from testbed.commands.options import InventoryOption, JsonOption, columns, markdown, print_json
 
 __all__ = ["app"]

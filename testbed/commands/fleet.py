@@ -12,12 +12,21 @@ import typer
 
 from inventory.model import Lab
 from testbed.commands.options import columns, print_json
-from testbed.fleet import Outcome, Progress, Tell, for_each, problems
+from testbed.errors import LockedError
+from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.ssh import SshHost
 from testbed.printed import as_typed
 
-__all__ = ["CheckOption", "LimitOption", "Shown", "on_hosts", "show"]
+__all__ = [
+    "LEASES_SHOWN",
+    "CheckOption",
+    "LimitOption",
+    "Shown",
+    "lease_exit_code",
+    "on_hosts",
+    "show",
+]
 
 LimitOption = Annotated[
     str | None,
@@ -113,3 +122,15 @@ def _print_table(
         only = "" if together else f" --limit {','.join(bad)}"
         again = f"\nretry: testbed {shlex.join(command)} -i FILE{only}"
         typer.echo(as_typed(again), err=True)
+
+
+LEASES_SHOWN: Shown[str] = Shown(
+    ("RESULT",), lambda result: (result,), lambda result: {"result": result}
+)
+
+
+def lease_exit_code(outcomes: Sequence[Outcome[str]]) -> int:
+    """5 if somebody else has one of the hosts; else as all commands."""
+    if any(isinstance(outcome.error, LockedError) for outcome in outcomes):
+        return LockedError.exit_code
+    return exit_code(outcomes)

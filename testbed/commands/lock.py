@@ -1,4 +1,4 @@
-"""`testbed lock` and `testbed unlock`: keep a lab for yourself, and give it back."""
+"""`testbed lock`: keep a lab for yourself. `testbed unlock` gives it back."""
 
 from __future__ import annotations
 
@@ -12,25 +12,21 @@ import typer
 
 from inventory.duration import duration_text
 from inventory.load import load_lab
-from testbed.care.lease import break_lease, claim, holder, me, release
-from testbed.care.restore import restore
-from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts, show
+from testbed.care.lease import claim, me, release
+from testbed.commands.fleet import LimitOption, lease_exit_code, show
 from testbed.commands.options import InventoryOption, JsonOption, time_option
 from testbed.errors import LockedError
-from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each
+from testbed.fleet import Outcome, Progress, Tell, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 
-__all__ = ["app", "unlock_app"]
+__all__ = ["app"]
 
 LOCK_MAX = "7d"
 ASK_AGAIN_S = 2.0
 """While `--wait` waits for somebody else's lease to end."""
 
-_SHOWN: Shown[str] = Shown(("RESULT",), lambda result: (result,), lambda result: {"result": result})
-
 app = typer.Typer(add_completion=False)
-unlock_app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -61,8 +57,8 @@ def lock(
             time.sleep(ASK_AGAIN_S)
     again = ["lock", "--for", duration_text(for_ms), *(["--limit", limit] if limit else [])]
     took_s = time.monotonic() - began_s
-    show(outcomes, took_s, _SHOWN, again, as_json=as_json, together=True)
-    raise typer.Exit(_code(outcomes))
+    show(outcomes, took_s, LEASES_SHOWN, again, as_json=as_json, together=True)
+    raise typer.Exit(lease_exit_code(outcomes))
 
 
 def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
@@ -90,42 +86,3 @@ def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
         else o
         for o in outcomes
     ]
-
-
-@unlock_app.command()
-def unlock(
-    inventory: InventoryOption = None,
-    limit: LimitOption = None,
-    takeover: Annotated[
-        bool, typer.Option("--takeover", help="Also what others have; restores the hosts first.")
-    ] = False,
-    check: CheckOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Give hosts back that you locked. Exit code 5 if somebody else has one (the name is shown)."""
-
-    def work(host: Host, tell: Tell) -> str:
-        tell("looking")
-        present = holder(host)
-        if present is None:
-            return "was free"
-        theirs = not (present.is_mine or present.is_gone)
-        if theirs and not takeover:
-            raise LockedError(f"{host.name} is taken by {present}")
-        if check:
-            return f"would be taken from {present}"
-        if takeover:
-            restore(host, tell)
-        break_lease(host, takeover=takeover)
-        return f"taken from {present.who}" if theirs else "given back"
-
-    options = {"--takeover": takeover, "--check": check}
-    command = ["unlock", *(name for name, given in options.items() if given)]
-    outcomes = on_hosts(command, load_lab(inventory), limit, work, _SHOWN, as_json=as_json)
-    raise typer.Exit(_code(outcomes))
-
-
-def _code(outcomes: list[Outcome[str]]) -> int:
-    if any(isinstance(outcome.error, LockedError) for outcome in outcomes):
-        return LockedError.exit_code
-    return exit_code(outcomes)

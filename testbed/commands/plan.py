@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from inventory.load import load_lab
+from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.schedule import Event, Schedule, Trial, expand
+from testbed.campaign.schedule import Event, Schedule, Trial
 from testbed.commands.options import (
     InventoryOption,
     JsonOption,

@@ -9,8 +9,9 @@ import typer
 from inventory.load import load_lab
 from testbed.bundle import RUNS_DIR
 from testbed.campaign.book import Inputs, new_bundle
+from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
-from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.schedule import Schedule
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
 from testbed.commands.judging import finish, judge_run

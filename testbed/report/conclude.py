@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections, worst_recovery_ms
@@ -25,6 +26,8 @@ from testbed.report.summary import (
 )
 
 __all__ = ["conclude"]
+
+_NOT_JUDGED = Judgement(0, 0, 0, 0, {})
 
 
 def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
@@ -95,7 +98,7 @@ def _fault(found: Injection) -> FaultResult:
 
 def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
     """What the campaign allows is judged over all runs (`over_runs`)."""
-    judged = judge(evidence, attack)
+    judged = judge(evidence, attack, kind) or _NOT_JUDGED
     verdict: AttackVerdict = "held" if judged.distinct and not judged.attempts_unseen else "invalid"
     return AttackResult(
         id=attack,

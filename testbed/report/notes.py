@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from testbed.campaign.kinds import attack_kinds
 from testbed.checks.conditions import unknown
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection
@@ -49,7 +50,9 @@ def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]
         if attack.observed < attack.trials:
             missing = attack.trials - attack.observed
             yield f"attack {attack.id}: {missing} of {attack.trials} trials were not seen to arrive"
-        if attack.verdict == "invalid":
+        if attack.kind not in attack_kinds():
+            yield f"attack {attack.id}: this version has no kind {attack.kind} to judge it by"
+        elif attack.verdict == "invalid":
             yield f"attack {attack.id}: too little was seen to arrive for a verdict"
 
 

@@ -28,8 +28,9 @@ from nodes.ports import Stored
 from nodes.replica.ledger_file import block_sum, copy_ledger
 from nodes.replica.sqlite_store import SqliteStore
 from testbed.bundle import Bundle, RunFolder
+from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.schedule import Schedule
 from testbed.manifest import Manifest, RunEntry
 from tests.chain.world import START_US, Device, World
 

@@ -16,9 +16,11 @@ from pydantic import Field
 from inventory.document import parse
 from inventory.load import InvalidFile
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
+from testbed.campaign.injection import Judgement
 from testbed.campaign.kinds import Kind, Params, kinds, register
 from testbed.campaign.quantities import Bound, Duration, Rate
 from testbed.campaign.selectors import Selector
+from testbed.checks.evidence import Evidence
 from testbed.errors import ConfigurationError
 
 CAMPAIGN = """\
@@ -145,12 +147,17 @@ def test_a_new_kind_is_checked_and_published_like_the_others(
         loudness: int = Field(ge=1, le=11)
 
     monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
-    register(Kind("device.shout", Shout, "attack", "device", "Shout.", _never_made))
+    kind = Kind("device.shout", Shout, "attack", "device", "Shout.", _never_made, _never_judged)
+    register(kind)
     line = "do: device.replay, source: captured"
     assert mistakes(file, CAMPAIGN.replace(line, "do: device.shout, loudness: 11")) == []
     found = mistakes(file, CAMPAIGN.replace(line, "do: device.shout, loudness: 12"))
     assert any("faults[1].loudness" in problem for problem in found)
     assert "device.shout" in json.dumps(campaign_schema())
+
+
+def _never_judged(evidence: Evidence, attack: str) -> Judgement:
+    raise AssertionError("only registered")
 
 
 def _never_made(_: object) -> NoReturn:

@@ -10,8 +10,8 @@ import pytest
 
 from inventory.load import load_lab
 from testbed.campaign.book import Inputs, begin, new_bundle
+from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.schedule import expand
 from testbed.care.host_watch import HostWatch
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings

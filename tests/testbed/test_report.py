@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
 import shlex
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -26,6 +29,8 @@ from chain.block import Block
 from nodes.replica.ledger_file import block_of, copy_ledger, encode_records
 from testbed import cli
 from testbed.bundle import Bundle, RunFolder
+from testbed.campaign.injection import Judgement
+from testbed.campaign.kinds import attack_kinds
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
 from testbed.errors import ConfigurationError
@@ -475,6 +480,71 @@ def test_what_is_no_bundle_is_a_clear_error(tmp_path: Path, run: RunFolder) -> N
     (run.path / "genesis.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="bad-genesis"):
         Evidence(run)
+
+
+# --- attacks are judged by their own kind ---------------------------------------------------------
+
+
+def arrivals_are_successes(evidence: Evidence, attack: str) -> Judgement:
+    """As of an impersonation: one record is a success already, not the second one."""
+    trials = [trial for line in evidence.attacks if line.id == attack for trial in line.trials]
+    return Judgement(len(trials), len(trials), len(set(trials)), len(trials), {})
+
+
+def attacked_by(run: RunFolder, kind: str) -> None:
+    """As if the attack of the schedule had been of another kind."""
+    path = run.bundle.path / "inputs/schedule.json"
+    text = path.read_bytes().replace(b"device.replay", kind.encode())
+    path.write_bytes(text)
+    manifest = run.bundle.manifest
+    run.bundle.write_manifest(
+        msgspec.structs.replace(manifest, schedule_sha256=sha256(text).hexdigest())
+    )
+
+
+def test_what_counts_as_a_success_is_the_kinds_own(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = attack_kinds()
+    mine = dataclasses.replace(
+        known["device.replay"], name="device.pretend", judge=arrivals_are_successes
+    )
+    monkeypatch.setattr("testbed.campaign.kinds._registry", {**known, mine.name: mine})
+    attacked_by(run, "device.pretend")
+    summary = summary_of(run)
+    (attack,) = summary.attacks
+    assert (attack.kind, attack.verdict) == ("device.pretend", "broken")
+    assert attack.successes == attack.trials > 20
+    assert summary.verdict == "failed"
+
+
+def test_an_attack_of_a_kind_that_is_gone_is_not_judged_and_the_rest_is(run: RunFolder) -> None:
+    attacked_by(run, "device.forgotten")
+    summary = summary_of(run)
+    (attack,) = summary.attacks
+    assert attack.verdict == "invalid"
+    assert "attack replay: this version has no kind device.forgotten to judge it by" in (
+        summary.notes
+    )
+    assert all(each.held for each in summary.properties)
+    assert summary.faults[0].observed
+
+
+def test_judging_imports_nothing_that_carries_an_attack_or_a_fault_out(run: RunFolder) -> None:
+    """A report is made anywhere, also from a bundle that somebody sent."""
+    program = (
+        "import sys; from testbed import cli; code = cli.main(['report', sys.argv[1]]);"
+        "wrong = [m for m in sys.modules if m.startswith(('testbed.faults', 'testbed.provision',"
+        " 'gateway.mqtt', 'testbed.attacks.replay.attack'))];"
+        "sys.exit(code or wrong or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(run.bundle.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- the derived files ----------------------------------------------------------------------------

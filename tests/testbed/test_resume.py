@@ -26,9 +26,9 @@ from inventory.load import load_lab, packaged
 from testbed import cli
 from testbed.bundle import Bundle, find_run
 from testbed.campaign.book import Inputs, begin, new_bundle
+from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
 from testbed.campaign.resume import redo, resumable
-from testbed.campaign.schedule import expand
 from testbed.errors import ConfigurationError, LockedError
 
 CAMPAIGN = """\

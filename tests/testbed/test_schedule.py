@@ -17,10 +17,11 @@ from pydantic import Field
 from inventory.load import load_lab, packaged
 from inventory.model import Lab
 from testbed.campaign.arrivals import stream
+from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.kinds import Kind, Params, kinds, register
 from testbed.campaign.quantities import DurationField, SpanField
-from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.schedule import Schedule
 from testbed.campaign.selectors import Selector, SelectorField, resolve
 from testbed.errors import ConfigurationError
 
@@ -77,7 +78,7 @@ def test_one_seed_gives_one_schedule_and_another_seed_another(file: Path) -> Non
 
 def test_the_hash_is_the_same_in_another_process_under_another_hash_seed() -> None:
     code = (
-        "from testbed.campaign.file import *; from testbed.campaign.schedule import expand;"
+        "from testbed.campaign.file import *; from testbed.campaign.expand import expand;"
         "from inventory.load import load_lab;"
         "print(expand(load_campaign(find_campaign('quick-start')), load_lab(), 3).schedule_hash)"
     )

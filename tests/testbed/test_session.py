@@ -13,8 +13,9 @@ import pytest
 from inventory.load import load_lab
 from testbed.bundle import RunFolder
 from testbed.campaign.book import Inputs, new_bundle
+from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
-from testbed.campaign.schedule import Schedule, expand
+from testbed.campaign.schedule import Schedule
 from testbed.campaign.screen import QuietScreen
 from testbed.campaign.session import FAILED_IN_A_ROW_MAX, Session
 from testbed.errors import ConfigurationError, LabFault, RestoreIncompleteError

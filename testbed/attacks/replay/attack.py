@@ -1,10 +1,4 @@
-"""Replay: what was overheard on the broker and on the serial lines is sent again, unchanged.
-
-The attacker is a compromised relay: it hears what devices hand to relays and what relays publish,
-and it may publish as a relay does, so nothing at the broker's door stops it. On the serial lines
-it repeats the boards' frames towards their hosts. It succeeds if anything is recorded twice;
-that is judged from the ledgers (`testbed.checks`), not here.
-"""
+"""How a replay is done: listen on the broker and the serial lines, send again what was heard."""
 
 from __future__ import annotations
 
@@ -17,9 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from random import Random
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from chain.errors import PeerFault
 from chain.ledger.operations import read_operation
@@ -28,26 +20,14 @@ from gateway.mqtt.client import Message, MqttClient, MqttSettings
 from gateway.mqtt.topics import Request, Up, parse
 from testbed.boards.cable import has_cable, order_cable
 from testbed.campaign.injection import Attempt, Scene
-from testbed.campaign.kinds import Kind, Params, register
 from testbed.hosts.port import HostFault
 from testbed.provision.layout import Node
 
-__all__ = ["Replay", "ReplayAttack"]
+__all__ = ["ReplayAttack"]
 
 CAPTURED_MAX = 10_000
 PER_ATTEMPT_MAX = 25
 CONNECT_S_MAX = 10.0
-
-
-class Replay(Params):
-    """Send captured messages again, unchanged."""
-
-    source: Literal["captured"] = "captured"
-    messages: tuple[Literal["admission", "data", "serial"], ...] = Field(
-        default=("admission", "data", "serial"),
-        min_length=1,
-        json_schema_extra={"uniqueItems": True},
-    )
 
 
 class ReplayAttack:
@@ -198,16 +178,3 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-register(
-    Kind(
-        "device.replay",
-        Replay,
-        category="attack",
-        layer="device",
-        summary="messages captured from broker and serial line are sent again, unchanged",
-        make=ReplayAttack,
-        seen="gateway or serial tap log each arrival",
-    )
-)
