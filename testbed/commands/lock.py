@@ -13,7 +13,7 @@ import typer
 from inventory.duration import duration_text
 from inventory.load import load_lab
 from testbed.care.lease import claim, me, release
-from testbed.commands.fleet import LimitOption, lease_exit_code, show
+from testbed.commands.fleet import LEASES_SHOWN, LimitOption, lease_exit_code, show
 from testbed.commands.options import InventoryOption, JsonOption, time_option
 from testbed.errors import LockedError
 from testbed.fleet import Outcome, Progress, Tell, for_each
