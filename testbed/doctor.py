@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import permutations
 from typing import Literal
 
 from inventory.model import Lab
 from testbed.boards.flash import FLASHED, is_plugged
 from testbed.boards.ports import SerialPort, matching, serial_ports
-from testbed.care.clock import ClockReading, read_clock
+from testbed.care.clock import SYNC_COMMAND, ClockReading, clocks_apart, read_clock
 from testbed.care.conditions import (
     RUN_DISK_FREE_MIN_MB,
     THROTTLED_SINCE_START,
@@ -42,7 +41,6 @@ TEMPERATURE_MAX_C = 75.0
 DISK_FREE_WARN_MB = 500
 SUDO_SLOW_S = 2.0
 
-_SYNC = "sudo timedatectl set-ntp true"
 _NAME_FIX = 'echo "127.0.1.1 $(hostname)" | sudo tee -a /etc/hosts'
 _NEW_ID = "sudo rm /etc/machine-id && sudo systemd-machine-id-setup && sudo reboot"
 _NEW_KEY = "sudo rm /etc/ssh/ssh_host_* && sudo ssh-keygen -A && sudo systemctl restart ssh"
@@ -154,23 +152,9 @@ def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[Finding]]:
                 others = ", ".join(other for other in names if other != name)
                 says = f"the same as that of {others}: was a card copied?"
                 found[name].append(Finding(check, "failed", says, fix, on_host=True))
-    for name, says in _apart(lab, {n: e.clock for n, e in seen.items()}).items():
-        found[name].append(Finding("clocks", "failed", says, _SYNC, on_host=True))
+    for name, says in clocks_apart(lab, {n: e.clock for n, e in seen.items()}).items():
+        found[name].append(Finding("clocks", "failed", says, SYNC_COMMAND, on_host=True))
     return found
-
-
-def _apart(lab: Lab, clocks: Mapping[str, ClockReading]) -> dict[str, str]:
-    """Replicas whose clocks are certainly further apart than the consensus bears."""
-    limit_ms = lab.chain.precision_ms
-    replicas = [name for name in lab.replicas() if name in clocks]
-    wrong = {}
-    for name, other in permutations(replicas, 2):
-        apart_ms = abs(clocks[name].offset_ms - clocks[other].offset_ms)
-        if apart_ms - clocks[name].bound_ms - clocks[other].bound_ms > limit_ms:
-            wrong[name] = (
-                f"{apart_ms:.0f} ms from {other}'s; replicas bear {limit_ms:g} (chain.precision)"
-            )
-    return wrong
 
 
 def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
@@ -237,7 +221,7 @@ def _clock(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     offset_ms, bound_ms = seen.clock.offset_ms, seen.clock.bound_ms
     says = f"{offset_ms:+.2f} ms from here, known to {bound_ms:.2f} ms (at most {limit_ms:g})"
     if abs(offset_ms) - bound_ms > limit_ms:
-        fix = f"{_SYNC} (and here, one server for both); or raise clock: {{max_error}}"
+        fix = f"{SYNC_COMMAND} (and here, one server for both); or raise clock: {{max_error}}"
         yield Finding("clock", "failed", says, fix, on_host=True)
     elif bound_ms > limit_ms:
         fix = "use a wired management network, or raise clock: {max_error}"
@@ -246,7 +230,7 @@ def _clock(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
         yield Finding("clock", "ok", says)
     if seen.condition.synchronised is False:
         says = "its clock is not synchronised"
-        yield Finding("time sync", "warning", says, _SYNC, on_host=True)
+        yield Finding("time sync", "warning", says, SYNC_COMMAND, on_host=True)
 
 
 def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from testbed.campaign.progress import Progress
 from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import Watch
+from testbed.care.clock import require_near
 from testbed.care.conditions import limits_of
 from testbed.care.dead_man import survives_restarts
 from testbed.care.host_watch import HostWatch
@@ -141,7 +142,7 @@ class Session:
                 stack.enter_context(survives_restarts(remote))
             outside = HostWatch(hosts, python, log.write, limits_of(self._lab))
             stack.callback(outside.stop)
-            outside.start()
+            require_near(self._lab, outside.start())
             watch = Watch(deployment)
             self._trouble = watch.trouble
             watch.trouble += self._lost

@@ -1,22 +1,35 @@
 """How far each host's clock is from this machine's, and how sure that is.
 
-Asked over the management connection, as NTP asks: the host's time between our sending and our
-hearing. Of several questions the one with the shortest round trip counts; the truth lies within
-half of that round trip (`bound_ms`), wherever in it the answer was made. So every latency between
-two hosts has a bound, whatever synchronises them. Who asks during a run: `testbed.care.host_watch`.
+We ask over the management connection, as NTP does. Of several questions the one with the shortest
+round trip counts: the true offset lies within half of that round trip (`bound_ms`). So every
+latency between two hosts has a bound, whatever synchronises them. `testbed.care.host_watch` asks
+during a run.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 
+from inventory.model import Lab
 from testbed.errors import LabFault
 from testbed.hosts.port import Dialogue
 
-__all__ = ["SAMPLES", "ClockReading", "read_clock"]
+__all__ = [
+    "SAMPLES",
+    "SYNC_COMMAND",
+    "ClockReading",
+    "clocks_apart",
+    "read_clock",
+    "require_near",
+]
 
 SAMPLES = 16
+SYNC_COMMAND = "sudo timedatectl set-ntp true"
+"""Starts time synchronisation on a host."""
+
 _ANSWER_S = 5.0
 
 
@@ -50,3 +63,28 @@ def read_clock(dialogue: Dialogue, samples: int = SAMPLES) -> ClockReading:
     assert best is not None, "at least one sample"
     trip_ns, offset_ns, difference_ns = best
     return ClockReading(offset_ns / 1e6, trip_ns / 2e6, difference_ns)
+
+
+def clocks_apart(lab: Lab, clocks: Mapping[str, ClockReading]) -> dict[str, str]:
+    """Replicas whose clocks are certainly further apart than the consensus bears, and by how much.
+
+    Each bound is known only to half of a round trip, so nearer clocks may be too far apart as well.
+    """
+    limit_ms = lab.chain.precision_ms
+    replicas = [name for name in lab.replicas() if name in clocks]
+    wrong = {}
+    for name, other in permutations(replicas, 2):
+        apart_ms = abs(clocks[name].offset_ms - clocks[other].offset_ms)
+        if apart_ms - clocks[name].bound_ms - clocks[other].bound_ms > limit_ms:
+            wrong[name] = (
+                f"{apart_ms:.0f} ms from {other}'s; replicas bear {limit_ms:g} (chain.precision)"
+            )
+    return wrong
+
+
+def require_near(lab: Lab, clocks: Mapping[str, ClockReading]) -> None:
+    """Raises LabFault before a run whose replicas would refuse each other's times."""
+    if wrong := clocks_apart(lab, clocks):
+        lines = [f"the clock of {name} is {says}" for name, says in wrong.items()]
+        fix = f"on each: {SYNC_COMMAND}; then testbed doctor -i FILE"
+        raise LabFault("\n".join([*lines, f"  fix: {fix}"]))

@@ -76,8 +76,9 @@ _PUT = (
 _FOLLOW = (
     'tail -n +1 -F -s 0.2 --max-unchanged-stats=1 -- "$1" 2>/dev/null & cat >/dev/null; kill $!'
 )
+# With a line break, which shells that are not POSIX (csh) do not take inside quotes.
 _PROBE = (
-    "id -u; pwd; [ -d /run/systemd/system ] && echo systemd || echo other;"
+    "id -u\npwd; [ -d /run/systemd/system ] && echo systemd || echo other;"
     " sudo -n true 2>/dev/null && echo sudo || echo plain"
 )
 
@@ -135,7 +136,7 @@ class SshHost(Host):
                 deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
                 self._talk(shlex.join(["sh", "-c", _PROBE]), "probe", deadline_s, None, out.extend)
                 try:
-                    uid, home, init, sudo = out.decode().strip().splitlines()[-4:]
+                    uid, home, init, sudo = out.decode().splitlines()
                     self._facts = SshFacts(
                         int(uid), PurePosixPath(home), init == "systemd", sudo == "sudo"
                     )

@@ -10,7 +10,8 @@ from typing import Self
 
 import pytest
 
-from testbed.care.clock import read_clock
+from inventory.load import load_lab
+from testbed.care.clock import ClockReading, read_clock, require_near
 from testbed.care.conditions import open_facts
 from testbed.errors import LabFault
 from testbed.hosts.local import LocalHost
@@ -71,6 +72,17 @@ def test_a_strange_answer_is_a_clear_error() -> None:
 
     with pytest.raises(LabFault, match="soon"):
         read_clock(Strange(0, 0, 0))
+
+
+def test_a_run_is_refused_whose_replicas_clocks_are_certainly_too_far_apart() -> None:
+    lab = load_lab()
+    limit_ms = lab.chain.precision_ms
+    near = {name: ClockReading(n * limit_ms / 4, 0.1, 0) for n, name in enumerate(lab.replicas())}
+    require_near(lab, near)
+    unsure = {**near, "r1": ClockReading(-limit_ms, limit_ms, 0)}
+    require_near(lab, unsure)
+    with pytest.raises(LabFault, match=r"the clock of r1 is .*chain\.precision(.|\n)*set-ntp"):
+        require_near(lab, {**near, "r1": ClockReading(-limit_ms, 0.1, 0)})
 
 
 def test_a_real_dialogue_tells_this_machines_own_time(tmp_path: Path) -> None:

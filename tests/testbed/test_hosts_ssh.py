@@ -378,11 +378,17 @@ def test_a_dropped_upload_leaves_the_old_file_and_no_rest(
         eventually(lambda: not any(root.glob("*.part.*")))
 
 
-def test_an_answer_that_is_not_a_shells_is_told_apart(server: SshServer, tmp_path: Path) -> None:
-    """A restricted login, or one that prints a banner, is named as such."""
+@pytest.mark.parametrize(
+    "command",
+    ["echo no", 'echo Hello from the bench; eval "$SSH_ORIGINAL_COMMAND"', "exec csh-is-missing"],
+)
+def test_an_answer_that_is_not_a_shells_is_told_apart(
+    server: SshServer, tmp_path: Path, command: str
+) -> None:
+    """A restricted login, or one that prints a banner, is named at the first contact."""
     server.stop()
     config = server.home / "config"
-    config.write_text(config.read_text() + "ForceCommand echo no\n")
+    config.write_text(f"{config.read_text()}ForceCommand {command}\n")
     server.start()
     with server.host(root=tmp_path / "r") as host, pytest.raises(Unreachable, match="POSIX shell"):
         host.run(["true"])
