@@ -41,6 +41,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "deprovision": ("deprovision", "Leave nothing of ours on the hosts."),
     "flash": ("flash", "Write firmware and key to sensor boards."),
     "power": ("power", "Switch a host off and on."),
+    "ssh": ("ssh", "Log in to a host, or run one command there."),
+    "console": ("console", "Talk with a board over its serial line."),
+    "logs": ("logs", "What the processes of a lab print."),
     "status": ("status", "Who has the hosts, and what of ours stands on them."),
     "restore": ("restore", "Bring hosts back to a clean state, whatever happened."),
     "quarantine": ("quarantine", "Leave a host out of every campaign, or take it back."),
@@ -68,6 +71,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Results": ("report", "compare", "ledger"),
     "Lab": (
         *("inventory", "doctor", "provision", "flash", "power", "status"),
+        *("ssh", "console", "logs"),
         *("restore", "quarantine", "lock", "unlock", "deprovision"),
     ),
     "Running lab": ("up", "device", "refusals", "down"),

@@ -5,14 +5,14 @@ Host keys are shown and never accepted unseen; who trusts one says so (`testbed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
 
 from inventory.model import Lab
-from testbed.boards.ports import SerialPort, serial_ports
+from testbed.boards.ports import SerialPort, matching, serial_ports
 from testbed.care.conditions import open_facts, read_facts
 from testbed.doctor import Condition
 from testbed.errors import ConfigurationError
@@ -77,27 +77,22 @@ def suggestion(lab: Lab, found: Mapping[str, Discovered]) -> str:
             lines.append(f'  {name}: {{hw_serial: "{one.hw_serial}"}}{other}')
     lines.append("boards:")
     for name, one in found.items():
+        boards = {n: b for n, b in lab.boards.items() if b.host == name}
         for port in one.ports:
-            match = (
-                f'usb_serial: "{port.usb_serial}"'
-                if port.usb_serial
-                else f'usb_path: "{port.usb_path}"'
-                if port.usb_path
-                else f'device: "{port.path}"'
-            )
-            known = [n for n, b in lab.boards.items() if b.host == name and _is(lab, n, port)]
+            known = [n for n, board in boards.items() if matching(board, one.ports) == [port]]
             label = known[0] if known else "NAME"
-            said = "as stated" if known else f"add this: {port.product or 'unknown product'}"
-            lines.append(f"  {label}: {{host: {name}, match: {{{match}}}}} # {said}")
+            note = "as stated" if known else f"add this: {port.product or 'unknown product'}"
+            match = _match(port, one.ports)
+            lines.append(f"  {label}: {{host: {name}, match: {{{match}}}}} # {note}")
     return "\n".join(lines)
 
 
-def _is(lab: Lab, board: str, port: SerialPort) -> bool:
-    match = lab.boards[board].match
-    return match is not None and (
-        (match.usb_serial is not None and match.usb_serial == port.usb_serial)
-        or (match.usb_path is not None and match.usb_path == port.usb_path)
-    )
+def _match(port: SerialPort, ports: Sequence[SerialPort]) -> str:
+    """What tells a port from all others of its host: many boards are sold with equal serials."""
+    alike = [other for other in ports if other.usb_serial == port.usb_serial]
+    if port.usb_serial and len(alike) == 1:
+        return f'usb_serial: "{port.usb_serial}"'
+    return f'usb_path: "{port.usb_path}"' if port.usb_path else f'device: "{port.path}"'
 
 
 def offer(lab: Lab, name: str) -> Offer:

@@ -269,7 +269,8 @@ def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
             yield Finding(check, "failed", f"not found; ports: {there}", fix)
         elif len(found) > 1:
             says = f"{len(found)} ports match: {', '.join(port.path for port in found)}"
-            yield Finding(check, "failed", says, "match by usb_path, or unplug the others")
+            fix = "match by usb_path: testbed inventory discover -i FILE prints it"
+            yield Finding(check, "failed", says, fix)
         elif board_name not in seen.flashed:
             fix = f"testbed flash -i FILE --limit {board_name}"
             says = f"at {found[0].path}, not flashed"

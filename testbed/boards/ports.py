@@ -65,7 +65,7 @@ def find_board(host: Host, name: str, board: Board) -> SerialPort:
     what = ", ".join(f"{key} {value}" for key, value in wanted.items())
     if found:
         problem = f"{len(found)} ports match {what}: {', '.join(port.path for port in found)}"
-        raise HostFault(host.name, f"find board {name}", problem, "unplug the others")
+        raise HostFault(host.name, f"find board {name}", problem, "match by usb_path")
     seen = ", ".join(f"{port.usb_serial} at {port.path}" for port in ports) or "none"
     fix = "plug it in, or correct match: (testbed inventory discover prints what is there)"
     problem = f"no port with {what}; there are: {seen}"

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from inventory.model import Lab
 
-__all__ = ["PROCESS_ROLES", "Node", "NodeRole", "carriers_socket", "layout", "sockets"]
+__all__ = ["PROCESS_ROLES", "Node", "NodeRole", "carriers_socket", "layout", "sockets", "unit_of"]
 
 NodeRole = Literal["broker", "board", "replica", "gateway", "environment", "mobile"]
 # In the order in which they are started: whoever others wait for comes first.
@@ -38,11 +38,16 @@ class Node:
     @property
     def unit(self) -> str:
         """The name under which the host supervises it."""
-        return f"m2m-{self.name}"
+        return unit_of(self.name)
 
     def file(self, name: str) -> str:
         """A file of this process, relative to the host's root."""
         return str(self.directory / name)
+
+
+def unit_of(name: str) -> str:
+    """The unit of the process of this name."""
+    return f"m2m-{name}"
 
 
 def layout(lab: Lab) -> tuple[Node, ...]:

@@ -19,7 +19,7 @@ from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import Host
 from testbed.standing.running_lab import RunningLab, RunningNode
 
-__all__ = ["deliver"]
+__all__ = ["deliver", "host_of"]
 
 _DEVICES = ("mobile", "environment")
 
@@ -33,12 +33,13 @@ def deliver(running: RunningLab, name: str, order: Order) -> None:
             f"{name} is no process of this lab, so nobody can tell it to do this; "
             f"these are: {', '.join(devices)}"
         )
-    with _host(running, node) as host:
+    with host_of(running, node) as host:
         host.put(msgspec.json.encode(order), f"{name}/state/{ORDER_FILE}", 0o600)
 
 
 @contextmanager
-def _host(running: RunningLab, node: RunningNode) -> Iterator[Host]:
+def host_of(running: RunningLab, node: RunningNode) -> Iterator[Host]:
+    """Where a process of a running lab runs, to be spoken to from another program."""
     if node.directory is not None:
         with LocalHost(Path(node.directory).parent, name=node.host) as host:
             yield host

@@ -23,6 +23,7 @@ from testbed.boards.flash import flash
 from testbed.boards.micropython import BoardPlace
 from testbed.boards.ports import SerialPort, matching
 from testbed.boards.power import power_of
+from testbed.discovery import Discovered, suggestion
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
 from tests.testbed.hosts_support import eventually
@@ -224,6 +225,28 @@ def test_a_port_is_opened_by_a_name_that_follows_the_board_or_its_place(
     assert [port["path"] for port in found] == [f"{tmp_path}/dev/serial/{name}" for name in names]
     assert [port["usb_path"] for port in found] == ["1-1.1:1.0", "1-1.2:1.0"]
     assert [port["usb_serial"] for port in found] == serials
+
+
+def test_discover_prints_a_match_that_finds_one_board() -> None:
+    """Two bridges with serial 0001, the two lines of an FT2232H, a CH340 without a serial."""
+    by_path = "/dev/serial/by-path/hub-usb-0"
+    ports = [
+        SerialPort(f"{by_path}:1.2:1.0", "/dev/ttyUSB0", "0001", "1-1.2:1.0"),
+        SerialPort(f"{by_path}:1.3:1.0", "/dev/ttyUSB1", "0001", "1-1.3:1.0"),
+        SerialPort(f"{by_path}:1.4:1.0", "/dev/ttyUSB2", "FT5XYZ", "1-1.4:1.0"),
+        SerialPort(f"{by_path}:1.4:1.1", "/dev/ttyUSB3", "FT5XYZ", "1-1.4:1.1"),
+        SerialPort(f"{by_path}:1.5:1.0", "/dev/ttyUSB4", None, "1-1.5:1.0"),
+        SerialPort("/dev/serial/by-id/usb-pico", "/dev/ttyACM0", "E1", "1-1.6:1.0"),
+    ]
+    lab = load_lab(packaged("first-lab"))
+    lines = suggestion(lab, {"pi02": Discovered("a", tuple(ports))}).splitlines()
+    matches = [line.partition("match: {")[2].partition("}")[0] for line in lines if "match" in line]
+    for printed, port in zip(matches, ports, strict=True):
+        key, _, value = printed.partition(": ")
+        match = Match.model_validate({key: value.strip('"')})
+        board = Board(host="pi02", match=match, firmware=Firmware(board="esp32"))
+        assert matching(board, ports) == [port]
+    assert matches[-1] == 'usb_serial: "E1"'
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""`testbed logs`: what the processes of a lab print, wherever they run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inventory.load import load_lab
+from testbed.commands.options import InventoryOption
+from testbed.errors import ConfigurationError, LabFault
+from testbed.hosts.opening import limited, ssh_hosts
+from testbed.hosts.port import Host
+from testbed.provision.layout import layout, unit_of
+from testbed.standing.orders import host_of
+from testbed.standing.running_lab import newest_running
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def logs(
+    nodes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODE...]", help="Processes; default: all.")
+    ] = None,
+    inventory: InventoryOption = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as they print.")] = False,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, max=100_000, help="Of each process.")
+    ] = 20,
+) -> None:
+    """Print the last lines of processes, each with the name of its process before it.
+
+    Of the lab that is up; if none is, of what ran last on the hosts. Exit code 4 some logs could
+    not be read, 3 none.
+    """
+    with _processes(inventory) as hosts, ExitStack() as streams:
+        for name in nodes or ():
+            if name not in hosts:
+                have = ", ".join(hosts) or "none"
+                raise ConfigurationError(f"{name} is no process of this lab; there are: {have}")
+        wanted = list(nodes or hosts)
+        reader = _Reader(hosts, lines, streams if follow else None)
+        with ThreadPoolExecutor(max(1, len(wanted)), "logs") as pool, streams:
+            problems = [problem for problem in pool.map(reader.read, wanted) if problem]
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(3 if len(problems) == len(wanted) else 4)
+
+
+class _Reader:
+    """Reads logs and prints whole lines, from several threads. `streams` ends the following."""
+
+    def __init__(self, hosts: Mapping[str, Host], lines: int, streams: ExitStack | None) -> None:
+        self._hosts = hosts
+        self._lines = lines
+        self._streams = streams
+        self._printing = threading.Lock()
+
+    def read(self, name: str) -> str:
+        """What was wrong, or ""."""
+        host = self._hosts[name]
+        path = str(host.log_path(unit_of(name)))
+        try:
+            count = int(host.run(["wc", "-l", path]).stdout.split()[0])
+            first = max(0, count - self._lines)
+            printed = host.run(["tail", "-n", f"+{first + 1}", path]).stdout.splitlines()
+            self._print(name, printed[: count - first])
+            if self._streams is None:
+                return ""
+            with host.follow(path) as following:
+                self._streams.callback(following.close)
+                for number, line in enumerate(following):
+                    if number >= count:
+                        self._print(name, [line])
+        except LabFault as fault:
+            return f"{name}: {fault}"
+        return ""
+
+    def _print(self, name: str, lines: list[str]) -> None:
+        with self._printing:
+            for line in lines:
+                typer.echo(f"{name} | {line}")
+
+
+@contextmanager
+def _processes(inventory: Path | None) -> Iterator[Mapping[str, Host]]:
+    """The host of each process by the name of the process."""
+    running = newest_running(inventory)
+    with ExitStack() as stack:
+        if running is not None:
+            yield {
+                n: stack.enter_context(host_of(running, one)) for n, one in running.nodes.items()
+            }
+            return
+        lab = load_lab(inventory)
+        hosts = stack.enter_context(ssh_hosts(lab, limited(lab, None)))
+        yield {node.name: hosts[node.host] for node in layout(lab) if node.host in hosts}

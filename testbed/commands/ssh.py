@@ -1,0 +1,44 @@
+"""`testbed ssh`: a shell on a host, or one command, logged in as the inventory says."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Annotated
+
+import typer
+
+from inventory.load import load_lab
+from testbed.commands.options import InventoryOption
+from testbed.errors import ConfigurationError
+from testbed.hosts.opening import limited
+from testbed.hosts.openssh import ssh_argv
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def ssh(
+    host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Instead of a shell.")
+    ] = None,
+    inventory: InventoryOption = None,
+) -> None:
+    """Log in to a host with OpenSSH's own client, by the inventory's keys and jump hosts.
+
+    Ends with the exit code of the command, or 255 if OpenSSH could not log in.
+    """
+    lab = load_lab(inventory)
+    names = limited(lab, host, given_by="ssh")
+    if len(names) != 1:
+        raise ConfigurationError(f"{host} chooses {', '.join(names)}; name one host")
+    argv = ssh_argv(lab, names[0])
+    argv += [shlex.join(command)] if command else []
+    try:
+        os.execvp(argv[0], argv)  # noqa: S606 - the user's own terminal goes on
+    except FileNotFoundError as error:
+        fix = "sudo apt-get install openssh-client"
+        raise ConfigurationError(f"no program ssh here\n  fix: {fix}") from error
