@@ -24,7 +24,7 @@ QUOTED = re.compile(
 ANSWERS_NOTHING = {
     "up", "down", "device admit", "device grant", "device renew", "device revoke",
     "emulate down", "emulate reboot", "emulate throttle", "emulate link",
-    "power", "inventory trust",
+    "power", "inventory trust", "ssh", "console", "logs",
 }  # fmt: skip
 ALWAYS_JSON = {"inventory schema", "campaign schema"}
 
