@@ -5,7 +5,7 @@ Used by the genesis document, by what devices sign, by records and by replica me
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -13,7 +13,10 @@ from chain.keys import DIGEST_BYTES, SIGNATURE_BYTES
 
 __all__ = [
     "Counter",
+    "Der",
+    "DeviceKind",
     "Hash",
+    "Kinds",
     "Privilege",
     "ReplicaId",
     "Services",
@@ -32,4 +35,7 @@ Counter = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 Time = Annotated[int, msgspec.Meta(ge=0, le=2**62)]  # microseconds since 1970
 Privilege = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  # characters
+DeviceKind = Literal["mobile", "environment"]
+Kinds = Annotated[tuple[DeviceKind, ...], msgspec.Meta(min_length=1, max_length=2)]
+Der = Annotated[bytes, msgspec.Meta(min_length=1, max_length=2048)]  # a certificate
 Services = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=16)]

@@ -11,11 +11,11 @@ from typing import Annotated
 import msgspec
 
 from chain.errors import PeerFault
-from chain.fields import Hash, Privilege, ReplicaId, Spki, Text, Time
+from chain.fields import Der, DeviceKind, Hash, Kinds, Privilege, ReplicaId, Spki, Text, Time
 from chain.keys import digest, node_id
 from chain.quorum import REPLICAS_MIN, Quorum
 
-__all__ = ["Consensus", "Genesis", "Member", "Membership", "Policy", "VoucherGrant"]
+__all__ = ["Consensus", "FactoryRoot", "Genesis", "Member", "Membership", "Policy", "VoucherGrant"]
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
@@ -74,9 +74,21 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VoucherGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """A single-use right to enrol. Its holder proves it with the key whose hash is `id`."""
+    """A single-use right to enrol one device of this kind, until `not_after_us`. Its holder proves
+    it with the key whose hash is `id`."""
 
     id: Hash
+    kind: DeviceKind
+    privilege_max: Privilege
+    services: tuple[Text, ...]
+    not_after_us: Time
+
+
+class FactoryRoot(msgspec.Struct, frozen=True, kw_only=True):
+    """A manufacturer's root certificate (DER), and what the devices that it vouches for may be."""
+
+    certificate: Der
+    kinds: Kinds
     privilege_max: Privilege
     services: tuple[Text, ...]
 
@@ -86,16 +98,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `admins_needed` of `admins` must sign the same operation within `approval_window_blocks`.
     `privilege_needed` says what a service asks of its users (0 if it is not listed). A factory
-    certificate (DER roots in `factory_roots`) admits `factory_enrolments_max` keys per device,
-    with at most `factory_privilege_max`.
+    certificate that leads to one of `factory_roots` admits `factory_enrolments_max` keys.
     """
 
     admins: tuple[Spki, ...] = ()
     admins_needed: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     approval_window_blocks: Count = 256
     vouchers: tuple[VoucherGrant, ...] = ()
-    factory_roots: tuple[bytes, ...] = ()
-    factory_privilege_max: Privilege = 0
+    factory_roots: tuple[FactoryRoot, ...] = ()
     factory_enrolments_max: Count = 1
     services: tuple[Text, ...] = ("telemetry",)
     privilege_needed: dict[Text, Privilege] = {}
@@ -152,6 +162,10 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True):
             or policy.admins_needed > len(policy.admins),
             "policy.vouchers: ids must be unique": len({each.id for each in policy.vouchers})
             != len(policy.vouchers),
+            "policy.factory_roots: certificates must be unique": len(
+                {root.certificate for root in policy.factory_roots}
+            )
+            != len(policy.factory_roots),
             "policy.privilege_needed: names a service that policy.services lacks": not set(
                 policy.privilege_needed
             )

@@ -9,42 +9,58 @@ from typing import Any
 
 import msgspec
 
-from chain.genesis import VoucherGrant
-from chain.keys import node_id
+from chain.genesis import FactoryRoot, VoucherGrant
+from chain.keys import digest, node_id
 from chain.ledger.admission import certificate_fields
+from chain.ledger.factory import is_root
 from chain.ledger.identity import Identity
 from chain.ledger.operations import (
     AddAdministrator,
+    AddFactoryRoot,
     AddReplica,
     AddVoucher,
+    BarFactory,
     Grant,
     RemoveReplica,
     Revoke,
+    WithdrawFactoryRoot,
+    WithdrawVoucher,
 )
 from chain.ledger.reasons import Reason
 from chain.ledger.tables import ADMIN, At, Tables
 
 __all__ = [
+    "ADMINISTRATORS_MAX",
     "add_admin",
+    "add_root",
     "add_voucher",
     "admin_refusal",
     "admin_subject",
+    "bar",
+    "bar_refusal",
     "change_replicas",
     "grant",
     "grant_refusal",
     "grant_subject",
     "is_own",
+    "no_root_refusal",
     "replica_refusal",
     "replica_subject",
     "revoke",
     "revoke_agreed",
     "revoke_refusal",
     "revoke_subject",
+    "root_refusal",
     "voucher_refusal",
+    "voucher_subject",
+    "withdraw_refusal",
+    "withdraw_root",
+    "withdraw_voucher",
 ]
 
 ADMINISTRATORS_MAX = 64  # in force
-VOUCHERS_MAX = 1_000_000
+VOUCHERS_MAX = 1_000_000  # also of factory identities that are barred
+ROOTS_MAX = 64
 
 
 def is_own(tables: Tables, operation: Revoke, signer: Identity) -> bool:
@@ -124,9 +140,7 @@ def grant_refusal(tables: Tables, operation: Grant, signer: Identity) -> Reason 
         return "unknown-target"
     if identity.ended is not None:
         return identity.ended
-    if not set(operation.services) <= set(tables.policy.services):
-        return "service"
-    return None
+    return _unknown_service(tables, operation.services)
 
 
 def grant(tables: Tables, operation: Grant, signer: Identity, at: At) -> dict[str, Any]:
@@ -145,21 +159,112 @@ def voucher_refusal(tables: Tables, operation: AddVoucher, signer: Identity) -> 
         return "known-voucher"
     if len(tables.vouchers) >= VOUCHERS_MAX:
         return "registry-full"
-    if not set(operation.services) <= set(tables.policy.services):
-        return "service"
-    return None
+    return _unknown_service(tables, operation.services)
 
 
 def add_voucher(tables: Tables, operation: AddVoucher, signer: Identity, at: At) -> dict[str, Any]:
     tables.vouchers[operation.voucher] = VoucherGrant(
-        id=operation.voucher, privilege_max=operation.privilege, services=operation.services
+        id=operation.voucher,
+        kind=operation.kind,
+        privilege_max=operation.privilege,
+        services=operation.services,
+        not_after_us=operation.not_after_us,
     )
+    return {"kind": operation.kind, "not_after_us": operation.not_after_us}
+
+
+def withdraw_refusal(tables: Tables, operation: WithdrawVoucher, signer: Identity) -> Reason | None:
+    if operation.voucher not in tables.vouchers:
+        return "unknown-voucher"
+    if operation.voucher in tables.withdrawn:
+        return "withdrawn-voucher"
+    return "used-voucher" if operation.voucher in tables.used else None
+
+
+def withdraw_voucher(
+    tables: Tables, operation: WithdrawVoucher, signer: Identity, at: At
+) -> dict[str, Any]:
+    """Its place in the table stays taken: a withdrawn voucher is never added again."""
+    tables.withdrawn.add(operation.voucher)
     return {}
 
 
-def grant_subject(tables: Tables, operation: Grant | AddVoucher) -> dict[str, Any]:
+def root_refusal(tables: Tables, operation: AddFactoryRoot, signer: Identity) -> Reason | None:
+    if digest(operation.certificate) in tables.roots:
+        return "known-root"
+    if len(tables.roots) >= ROOTS_MAX:
+        return "registry-full"
+    if not is_root(operation.certificate):
+        return "factory-chain"
+    return _unknown_service(tables, operation.services)
+
+
+def add_root(tables: Tables, operation: AddFactoryRoot, signer: Identity, at: At) -> dict[str, Any]:
+    root = FactoryRoot(
+        certificate=operation.certificate,
+        kinds=operation.kinds,
+        privilege_max=operation.privilege,
+        services=operation.services,
+    )
+    tables.roots[digest(operation.certificate)] = root
+    return {}
+
+
+def no_root_refusal(
+    tables: Tables, operation: WithdrawFactoryRoot, signer: Identity
+) -> Reason | None:
+    return None if operation.root in tables.roots else "unknown-root"
+
+
+def withdraw_root(
+    tables: Tables, operation: WithdrawFactoryRoot, signer: Identity, at: At
+) -> dict[str, Any]:
+    del tables.roots[operation.root]
+    return {}
+
+
+def bar_refusal(tables: Tables, operation: BarFactory, signer: Identity) -> Reason | None:
+    if operation.factory in tables.barred:
+        return "factory-barred"
+    return "registry-full" if len(tables.barred) >= VOUCHERS_MAX else None
+
+
+def bar(tables: Tables, operation: BarFactory, signer: Identity, at: At) -> dict[str, Any]:
+    tables.barred.add(operation.factory)
+    return {}
+
+
+def voucher_subject(
+    tables: Tables,
+    operation: AddVoucher | WithdrawVoucher | AddFactoryRoot | WithdrawFactoryRoot | BarFactory,
+) -> dict[str, Any]:
+    """The record's node is the hash that names the voucher, the root or the factory identity."""
+    match operation:
+        case AddVoucher() | WithdrawVoucher():
+            node = operation.voucher
+        case AddFactoryRoot():
+            node = digest(operation.certificate)
+        case WithdrawFactoryRoot():
+            node = operation.root
+        case BarFactory():
+            node = operation.factory
     return {
-        "node": operation.target if isinstance(operation, Grant) else operation.voucher,
+        "node": node,
+        "by": operation.node,
+        "privilege": getattr(operation, "privilege", None),
+        "services": getattr(operation, "services", None),
+        "key": None,
+        "certificate": None,
+    }
+
+
+def _unknown_service(tables: Tables, services: tuple[str, ...]) -> Reason | None:
+    return None if set(services) <= set(tables.policy.services) else "service"
+
+
+def grant_subject(tables: Tables, operation: Grant) -> dict[str, Any]:
+    return {
+        "node": operation.target,
         "by": operation.node,
         "privilege": operation.privilege,
         "services": operation.services,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from chain.genesis import VoucherGrant
+from chain.fields import DeviceKind
 from chain.keys import digest
 from chain.ledger.auth_group import accepted_by
-from chain.ledger.factory import factory_id, factory_refusal
+from chain.ledger.factory import factory_id, factory_refusal, root_of
 from chain.ledger.identity import Board, Identity
 from chain.ledger.item import Authenticated
 from chain.ledger.operations import Enrol, EnrolBoard, Token, board_node, factory_key
@@ -69,31 +69,41 @@ def enrol_refusal(tables: Tables, request: bytes, operation: Enrol, time_us: int
 
 
 def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason | None:
-    voucher, policy = operation.voucher, tables.policy
+    voucher = operation.voucher
     if isinstance(voucher, Token):
-        grant = tables.vouchers.get(digest(voucher.key))
+        token = digest(voucher.key)
+        grant = tables.vouchers.get(token)
         if grant is None:
             return "unknown-voucher"
-        if grant.id in tables.used:
+        if token in tables.withdrawn:
+            return "withdrawn-voucher"
+        if token in tables.used:
             return "used-voucher"
-    else:
-        reason = factory_refusal(voucher.chain, policy.factory_roots, time_us)
-        if reason is not None:
-            return reason
-        grant = _factory_grant(tables, voucher.chain[0])
-        if tables.factory.get(grant.id, 0) >= policy.factory_enrolments_max:
-            return "used-voucher"
-    if operation.privilege > grant.privilege_max:
+        if grant.not_after_us < time_us:
+            return "expired-voucher"
+        return _beyond(operation, (grant.kind,), grant.privilege_max, grant.services)
+    factory = factory_id(factory_key(voucher.chain[0]))
+    if factory in tables.barred:
+        return "factory-barred"
+    roots = tuple(each.certificate for each in tables.roots.values())
+    reason = factory_refusal(voucher.chain, roots, time_us)
+    if reason is not None:
+        return reason
+    if tables.factory.get(factory, 0) >= tables.policy.factory_enrolments_max:
+        return "used-voucher"
+    root = tables.roots[digest(root_of(voucher.chain, roots) or b"")]
+    return _beyond(operation, root.kinds, root.privilege_max, root.services)
+
+
+def _beyond(
+    operation: Enrol, kinds: tuple[DeviceKind, ...], privilege_max: int, services: tuple[str, ...]
+) -> Reason | None:
+    """What is asked for beyond what the voucher is good for."""
+    if operation.kind not in kinds:
+        return "kind"
+    if operation.privilege > privilege_max:
         return "privilege"
-    return None if operation.service in grant.services else "service"
-
-
-def _factory_grant(tables: Tables, certificate: bytes) -> VoucherGrant:
-    return VoucherGrant(
-        id=factory_id(factory_key(certificate)),
-        privilege_max=tables.policy.factory_privilege_max,
-        services=tables.policy.services,
-    )
+    return None if operation.service in services else "service"
 
 
 def admit(tables: Tables, operation: Enrol, at: At) -> dict[str, Any]:
@@ -102,8 +112,8 @@ def admit(tables: Tables, operation: Enrol, at: At) -> dict[str, Any]:
     if isinstance(voucher, Token):
         tables.used.add(digest(voucher.key))
     else:
-        grant = _factory_grant(tables, voucher.chain[0])
-        tables.factory[grant.id] = tables.factory.get(grant.id, 0) + 1
+        factory = factory_id(factory_key(voucher.chain[0]))
+        tables.factory[factory] = tables.factory.get(factory, 0) + 1
     known = tables.identities.get(operation.node)
     identity = Identity(
         node=operation.node,

@@ -1,4 +1,4 @@
-"""Factory certificates (IEEE 802.1AR IDevID) as vouchers: does a chain lead to a root in genesis?
+"""Factory certificates (IEEE 802.1AR IDevID) as vouchers: does a chain lead to a known root?
 
 The signature by the certificate's key is checked in `operations`, where it needs no policy.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from cryptography import x509
 
 from chain.keys import CERTIFICATE_FAULTS, digest
 from chain.ledger.reasons import Reason
 
-__all__ = ["factory_id", "factory_refusal"]
+__all__ = ["factory_id", "factory_refusal", "is_root", "root_of"]
 
 _CHAINS_KEPT_MAX = 4096
 # Extensions that may be critical, because they are heeded here or say nothing about this use.
@@ -34,31 +35,54 @@ def factory_id(spki: bytes) -> bytes:
 def factory_refusal(
     chain: tuple[bytes, ...], roots: tuple[bytes, ...], time_us: int
 ) -> Reason | None:
-    """Why the chain does not vouch at `time_us`, as a short stable word; None if it does."""
-    span = _validity(chain, roots)
-    if span is None:
+    """Why the chain does not vouch at `time_us`; None if it does."""
+    path = _path(chain, roots)
+    if path is None:
         return "factory-chain"
-    if time_us < span[0]:
+    if time_us < path.not_before_us:
         return "factory-early"
-    return None if time_us <= span[1] else "factory-expired"
+    return None if time_us <= path.not_after_us else "factory-expired"
+
+
+def root_of(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> bytes | None:
+    """The root certificate that a chain leads to."""
+    path = _path(chain, roots)
+    return None if path is None else path.root
+
+
+def is_root(certificate: bytes) -> bool:
+    """Whether devices' chains could lead to this certificate: it may issue others."""
+    try:
+        return _may_issue(_strict(certificate), 0)
+    except CERTIFICATE_FAULTS:
+        return False
+
+
+class _Path(NamedTuple):
+    """A sound chain: all its certificates are valid between these times."""
+
+    root: bytes
+    not_before_us: int
+    not_after_us: int
 
 
 @lru_cache(maxsize=_CHAINS_KEPT_MAX)
-def _validity(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> tuple[int, int] | None:
-    """When all certificates up to a root are valid, in microseconds; None for a bad chain."""
+def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
+    """None for a bad chain."""
     try:
         links = [_strict(each) for each in chain]
-        anchors = [x509.load_der_x509_certificate(each) for each in roots]
-        anchor = next((each for each in anchors if _issued(links[-1], each)), None)
-        if anchor is None:
+        anchors = {each: x509.load_der_x509_certificate(each) for each in roots}
+        root = next((each for each, anchor in anchors.items() if _issued(links[-1], anchor)), None)
+        if root is None:
             return None
-        links.append(anchor)
+        links.append(anchors[root])
         sound = all(_issued(child, parent) for child, parent in pairwise(links))
         if not sound or not _is_path(links):
             return None
     except CERTIFICATE_FAULTS:
         return None
-    return (
+    return _Path(
+        root,
         max(_microseconds(each.not_valid_before_utc) for each in links),
         min(_microseconds(each.not_valid_after_utc) for each in links),
     )

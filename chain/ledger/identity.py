@@ -9,9 +9,11 @@ from typing import Literal
 
 import msgspec
 
+from chain.fields import DeviceKind
+
 __all__ = ["SESSIONS_MAX", "Board", "Ended", "Identity", "Kind"]
 
-Kind = Literal["mobile", "environment", "admin"]
+Kind = DeviceKind | Literal["admin"]
 Ended = Literal["revoked", "renewed"]
 
 SESSIONS_MAX = 16  # open sessions of one identity

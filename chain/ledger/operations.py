@@ -23,7 +23,10 @@ from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
 from chain.fields import (
     Counter,
+    Der,
+    DeviceKind,
     Hash,
+    Kinds,
     Privilege,
     ReplicaId,
     Services,
@@ -39,8 +42,10 @@ __all__ = [
     "DATA_BYTES_MAX",
     "SPKI_HEADER",
     "AddAdministrator",
+    "AddFactoryRoot",
     "AddReplica",
     "AddVoucher",
+    "BarFactory",
     "Claim",
     "CloseSession",
     "Data",
@@ -55,6 +60,8 @@ __all__ = [
     "Renew",
     "Revoke",
     "Token",
+    "WithdrawFactoryRoot",
+    "WithdrawVoucher",
     "board_node",
     "encode_operation",
     "factory_key",
@@ -72,8 +79,6 @@ __all__ = [
 DATA_BYTES_MAX = 4096
 COSE_BYTES_MAX = 16_384
 SPKI_HEADER = -65537
-
-Der = Annotated[bytes, msgspec.Meta(min_length=1, max_length=2048)]
 
 
 class Token(
@@ -127,7 +132,7 @@ class Enrol(_Operation, frozen=True, kw_only=True, tag="enrol"):
     """Asks for access. `head` is recent, which makes it fresh; the nonce makes its id unique."""
 
     key: Spki
-    kind: Literal["mobile", "environment"]
+    kind: DeviceKind
     service: Text
     privilege: Privilege
     validity_s: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
@@ -201,11 +206,38 @@ class Grant(_Signed, frozen=True, kw_only=True, tag="grant"):
 
 
 class AddVoucher(_Signed, frozen=True, kw_only=True, tag="add-voucher"):
-    """`voucher` is the SHA-256 of the token's SPKI."""
+    """`voucher` is the SHA-256 of the token's SPKI. It admits one device of `kind`."""
 
     voucher: Hash
+    kind: DeviceKind
     privilege: Privilege
     services: Services
+    not_after_us: Time
+
+
+class WithdrawVoucher(_Signed, frozen=True, kw_only=True, tag="withdraw-voucher"):
+    voucher: Hash
+
+
+class AddFactoryRoot(_Signed, frozen=True, kw_only=True, tag="add-root"):
+    """Devices with a factory certificate that leads to this root may enrol."""
+
+    certificate: Der
+    kinds: Kinds
+    privilege: Privilege
+    services: Services
+
+
+class WithdrawFactoryRoot(_Signed, frozen=True, kw_only=True, tag="withdraw-root"):
+    """`root` is the SHA-256 of the certificate. Devices that it admitted stay."""
+
+    root: Hash
+
+
+class BarFactory(_Signed, frozen=True, kw_only=True, tag="bar-factory"):
+    """The factory identity `factory` (`ledger.factory.factory_id`) admits nobody any more."""
+
+    factory: Hash
 
 
 class AddAdministrator(_Signed, frozen=True, kw_only=True, tag="add-admin"):
@@ -231,6 +263,10 @@ Operation = (
     | Revoke
     | Grant
     | AddVoucher
+    | WithdrawVoucher
+    | AddFactoryRoot
+    | WithdrawFactoryRoot
+    | BarFactory
     | AddAdministrator
     | AddReplica
     | RemoveReplica

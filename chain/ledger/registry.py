@@ -23,7 +23,7 @@ from chain.ledger import admission, lifecycle
 from chain.ledger.approvals import Approval
 from chain.ledger.identity import Board, Identity
 from chain.ledger.item import Authenticated
-from chain.ledger.operations import Data, Enrol, EnrolBoard, Operation
+from chain.ledger.operations import Data, Enrol, EnrolBoard, Factory, Operation
 from chain.ledger.reasons import LATER_REASONS, Reason
 from chain.ledger.rules import RULES
 from chain.ledger.statement import OK, PENDING, Line, Statement, encode_leaf, refused
@@ -136,6 +136,8 @@ class Registry:
             reason = admission.head_refusal(tables, operation.head)
             if reason is None:
                 return Screening.UNSETTLED
+        if isinstance(operation.voucher, Factory):
+            return Screening.UNSETTLED  # roots come and go
         return Screening.LATER if reason in LATER_REASONS else Screening.REFUSED
 
     # --- execution -------------------------------------------------------------------------------

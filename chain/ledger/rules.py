@@ -15,8 +15,10 @@ from chain.ledger import admission, lifecycle
 from chain.ledger.identity import Identity
 from chain.ledger.operations import (
     AddAdministrator,
+    AddFactoryRoot,
     AddReplica,
     AddVoucher,
+    BarFactory,
     CloseSession,
     Data,
     EnrolBoard,
@@ -26,6 +28,8 @@ from chain.ledger.operations import (
     RemoveReplica,
     Renew,
     Revoke,
+    WithdrawFactoryRoot,
+    WithdrawVoucher,
 )
 from chain.ledger.reasons import Reason
 from chain.ledger.tables import At, Tables
@@ -70,7 +74,15 @@ RULES: dict[type, Rule] = {
         admin.revoke_agreed,
     ),
     Grant: Rule(admin.grant_refusal, admin.grant, admin.grant_subject, _never),
-    AddVoucher: Rule(admin.voucher_refusal, admin.add_voucher, admin.grant_subject, _never),
+    AddVoucher: Rule(admin.voucher_refusal, admin.add_voucher, admin.voucher_subject, _never),
+    WithdrawVoucher: Rule(
+        admin.withdraw_refusal, admin.withdraw_voucher, admin.voucher_subject, _never
+    ),
+    AddFactoryRoot: Rule(admin.root_refusal, admin.add_root, admin.voucher_subject, _never),
+    WithdrawFactoryRoot: Rule(
+        admin.no_root_refusal, admin.withdraw_root, admin.voucher_subject, _never
+    ),
+    BarFactory: Rule(admin.bar_refusal, admin.bar, admin.voucher_subject, _never),
     AddAdministrator: Rule(admin.admin_refusal, admin.add_admin, admin.admin_subject, _never),
     AddReplica: Rule(admin.replica_refusal, admin.change_replicas, admin.replica_subject, _never),
     RemoveReplica: Rule(

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from chain.block import genesis_head
-from chain.genesis import Genesis, VoucherGrant
+from chain.genesis import FactoryRoot, Genesis, VoucherGrant
 from chain.keys import digest, node_id
 from chain.ledger.approvals import Approvals
 from chain.ledger.epochs import Epochs
@@ -51,6 +51,11 @@ class Tables:
         self.boards: dict[bytes, Board] = {}
         self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
         self.used: set[bytes] = set()  # voucher ids
+        self.withdrawn: set[bytes] = set()  # voucher ids
+        self.roots: dict[bytes, FactoryRoot] = {
+            digest(each.certificate): each for each in policy.factory_roots
+        }
+        self.barred: set[bytes] = set()  # factory ids
         self.factory: dict[bytes, int] = {}  # factory id -> times used
         self.epochs = Epochs(genesis.membership, genesis.consensus.checkpoint_interval)
         self.approvals = Approvals(policy.admins_needed, policy.approval_window_blocks)

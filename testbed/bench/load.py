@@ -76,7 +76,11 @@ def bench_policy(of: list[Device]) -> Policy:
             sorted(
                 (
                     VoucherGrant(
-                        id=node_id(device.voucher.public), privilege_max=1, services=(SERVICE,)
+                        id=node_id(device.voucher.public),
+                        kind="mobile",
+                        privilege_max=1,
+                        services=(SERVICE,),
+                        not_after_us=2**62,
                     )
                     for device in of
                 ),

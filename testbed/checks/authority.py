@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,8 +20,10 @@ from chain.genesis import Genesis
 from chain.ledger.item import Authenticated, read_item
 from chain.ledger.operations import (
     AddAdministrator,
+    AddFactoryRoot,
     AddReplica,
     AddVoucher,
+    BarFactory,
     CloseSession,
     Data,
     Enrol,
@@ -31,6 +34,8 @@ from chain.ledger.operations import (
     Renew,
     Revoke,
     Token,
+    WithdrawFactoryRoot,
+    WithdrawVoucher,
     board_node,
     encode_operation,
 )
@@ -40,7 +45,8 @@ from testbed.checks.records import Chain, Entry
 __all__ = ["unauthorised"]
 
 NEVER_US = 2**63
-AdminOperation = Revoke | Grant | AddVoucher | AddAdministrator | AddReplica | RemoveReplica
+VoucherOperation = AddVoucher | WithdrawVoucher | AddFactoryRoot | WithdrawFactoryRoot | BarFactory
+AdminOperation = Revoke | Grant | VoucherOperation | AddAdministrator | AddReplica | RemoveReplica
 
 
 class _Standing:
@@ -57,6 +63,21 @@ class _Standing:
         self.ended_height: int | None = None
 
 
+class _Voucher(NamedTuple):
+    kind: str
+    privilege_max: int
+    services: tuple[str, ...]
+    until_us: int
+
+    def allows(self, operation: Enrol, time_us: int) -> bool:
+        return (
+            operation.kind == self.kind
+            and operation.privilege <= self.privilege_max
+            and operation.service in self.services
+            and time_us <= self.until_us
+        )
+
+
 class _Rules:
     def __init__(self, genesis: Genesis, heads: Mapping[bytes, int]) -> None:
         """`heads`: the heights of the chain's head hashes."""
@@ -71,7 +92,8 @@ class _Rules:
         self._sponsors: dict[bytes, bytes] = {}
         self._revoked_boards: dict[bytes, int] = {}
         self._vouchers = {
-            each.id: (each.privilege_max, each.services) for each in self._policy.vouchers
+            each.id: _Voucher(each.kind, each.privilege_max, each.services, each.not_after_us)
+            for each in self._policy.vouchers
         }
         self._spent: set[bytes] = set()
         self._factory = FactoryRules(self._policy)
@@ -100,10 +122,10 @@ class _Rules:
         wrong = self._not_endorsed(entry) or self._not_fresh(entry, operation.head)
         if isinstance(voucher, Token):
             name = sha256(voucher.key).digest()
-            privilege_max, services = self._vouchers.get(name, (-1, ()))
+            granted = self._vouchers.get(name)
             if name in self._spent:
                 wrong = "its voucher had been used"
-            elif operation.privilege > privilege_max or operation.service not in services:
+            elif granted is None or not granted.allows(operation, entry.statement.time_us):
                 wrong = "its voucher does not grant this"
             self._spent.add(name)
         else:
@@ -261,6 +283,9 @@ class _Rules:
         return None
 
     def _carry_out(self, entry: Entry, operation: AdminOperation) -> None:
+        if isinstance(operation, VoucherOperation):
+            self._change_vouchers(operation)
+            return
         match operation:
             case Revoke():
                 if operation.target in self._standing:
@@ -275,14 +300,32 @@ class _Rules:
                 granted = self._standing.get(operation.target)
                 if granted is not None:
                     granted.privilege, granted.services = operation.privilege, operation.services
-            case AddVoucher():
-                self._vouchers[operation.voucher] = (operation.privilege, operation.services)
             case AddReplica() | RemoveReplica():
                 newest = max(self._members)
                 members = self._members[newest] - {operation.replica}
                 if isinstance(operation, AddReplica):
                     members |= {operation.replica}
                 self._members[newest + 1] = members
+
+    def _change_vouchers(self, operation: VoucherOperation) -> None:
+        match operation:
+            case AddVoucher():
+                self._vouchers[operation.voucher] = _Voucher(
+                    operation.kind, operation.privilege, operation.services, operation.not_after_us
+                )
+            case WithdrawVoucher():
+                self._vouchers.pop(operation.voucher, None)
+            case AddFactoryRoot():
+                self._factory.add_root(
+                    operation.certificate,
+                    operation.kinds,
+                    operation.privilege,
+                    operation.services,
+                )
+            case WithdrawFactoryRoot():
+                self._factory.withdraw_root(operation.root)
+            case BarFactory():
+                self._factory.bar(operation.factory)
 
     def _locks_out(self, entry: Entry, operation: Revoke) -> bool:
         """Whether a decided revocation leaves fewer administrators than must agree."""

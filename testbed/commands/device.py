@@ -20,7 +20,7 @@ from chain.ledger.identity import Identity
 from chain.ledger.statement import Statement
 from inventory.model import Name
 from nodes.device.renewal import Order
-from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher
+from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher, read_chain
 from nodes.process import write_atomically
 from testbed.commands.options import JsonOption, RunningOption, columns, print_json
 from testbed.errors import ConfigurationError, LabFault
@@ -38,7 +38,7 @@ T = TypeVar("T")
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="List, admit, renew, grant and revoke devices of a running lab.",
+    help="List, admit, renew, grant and revoke devices of a running lab; withdraw vouchers.",
 )
 
 Who = Annotated[str, typer.Argument(help="Name, or the first digits of a node id.")]
@@ -239,6 +239,42 @@ def admit(
         return
     height = run_until_admitted(name, directory)
     _tell(_operate(inventory, look), as_json)
+
+
+@app.command()
+def withdraw(
+    name: Annotated[str, typer.Argument(help="The device that a voucher was handed out for.")],
+    inventory: RunningOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an unused voucher back: whoever holds it is not admitted with it any more."""
+
+    async def work(operator: Operator) -> dict[str, Any]:
+        done = await operator.withdraw(name)
+        return {"name": name, "vouchers": len(done), "said": _outcome(done[-1])}
+
+    _tell(_operate(inventory, work), as_json)
+
+
+@app.command()
+def bar(
+    factory: Annotated[
+        Path, typer.Argument(metavar="DIR", help=f"With the device's {FACTORY_CHAIN}.")
+    ],
+    inventory: RunningOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bar a factory identity: it admits nobody any more. A device that it admitted stays; revoke
+    that one too."""
+    try:
+        chain = read_chain((factory / FACTORY_CHAIN).read_bytes(), str(factory / FACTORY_CHAIN))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{factory}: {error}") from error
+
+    async def work(operator: Operator) -> dict[str, Any]:
+        return {"name": str(factory), "said": _outcome(await operator.bar(chain[0]))}
+
+    _tell(_operate(inventory, work), as_json)
 
 
 def _make_empty(directory: Path) -> None:

@@ -20,7 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
+from chain.fields import DeviceKind
+from chain.genesis import Consensus, FactoryRoot, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256Signer, digest, node_id, spki_of
 from chain.ledger.operations import factory_key
 from chain.quorum import REPLICAS_MIN
@@ -37,28 +38,41 @@ __all__ = ["SERVICES", "Material", "Voucher", "make_keys", "make_material", "rea
 
 SERVICES = ("telemetry",)
 PRIVILEGE_MAX = 3
+VOUCHER_VALID_S = 365 * 86_400  # of the devices in the inventory: they may be started late
 HOSTS_AT_ONCE_MAX = 16
 
 
 @dataclass(frozen=True)
 class Voucher:
-    """An enrolment token: whoever holds `pem` may enrol one device."""
+    """An enrolment token: the holder of `pem` may enrol one device of `kind`."""
 
     pem: bytes = field(repr=False)
     spki: bytes
+    kind: DeviceKind
 
     @classmethod
-    def new(cls) -> Voucher:
+    def new(cls, kind: DeviceKind) -> Voucher:
         private = ec.generate_private_key(ec.SECP256R1())
-        return cls(pem=_pem(private), spki=spki_of(private.public_key()))
+        return cls(pem=_pem(private), spki=spki_of(private.public_key()), kind=kind)
+
+    @property
+    def id(self) -> bytes:
+        return digest(self.spki)
 
     @property
     def user(self) -> User:
         """The broker login that the token stands for."""
         return bootstrap_user(self.spki, self.pem)
 
-    def grant(self) -> VoucherGrant:
-        return VoucherGrant(id=digest(self.spki), privilege_max=PRIVILEGE_MAX, services=SERVICES)
+    def grant(self, time_us: int) -> VoucherGrant:
+        """As it stands in a genesis of this time."""
+        return VoucherGrant(
+            id=self.id,
+            kind=self.kind,
+            privilege_max=PRIVILEGE_MAX,
+            services=SERVICES,
+            not_after_us=time_us + VOUCHER_VALID_S * 1_000_000,
+        )
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ class Material:
     @property
     def voucher_names(self) -> dict[str, str]:
         """Which device each voucher was given to: by the SHA-256 of its key, in hex."""
-        tokens = {each.grant().id.hex(): name for name, each in self.vouchers.items()}
+        tokens = {each.id.hex(): name for name, each in self.vouchers.items()}
         made = {digest(factory_key(each)).hex(): name for name, each in self.factory.items()}
         return tokens | made
 
@@ -146,6 +160,12 @@ def read_roots(lab: Lab) -> tuple[bytes, ...]:
     return tuple(root.public_bytes(serialization.Encoding.DER) for root in roots)
 
 
+def _factory_kinds(nodes: Sequence[Node], factory: Mapping[str, bytes]) -> tuple[DeviceKind, ...]:
+    """Factory identities may be of the kinds that have one in the inventory; else mobile only."""
+    relays = any(node.name in factory and node.role == "environment" for node in nodes)
+    return ("environment", "mobile") if relays else ("mobile",)
+
+
 def make_material(
     lab: Lab,
     nodes: Sequence[Node],
@@ -161,7 +181,7 @@ def make_material(
         )
     factory = factory or {}
     vouchers = {
-        node.name: Voucher.new()
+        node.name: Voucher.new("environment" if node.role == "environment" else "mobile")
         for node in nodes
         if node.role in ("environment", "mobile") and node.name not in factory
     }
@@ -175,9 +195,10 @@ def make_material(
                 User(Role.GATEWAY, name, new_password()),
                 User(Role.ADMIN, name, new_password()),
             )
+    time_us = time.time_ns() // 1000
     genesis = Genesis(
         name=lab.lab,
-        time_us=time.time_ns() // 1000,
+        time_us=time_us,
         members=tuple(
             Member(id=node.index, spki=base64.b64decode(keys[node.name].spki))
             for node in nodes
@@ -186,9 +207,16 @@ def make_material(
         policy=Policy(
             admins=(Es256Signer(admin).public,),
             admins_needed=1,
-            vouchers=tuple(voucher.grant() for voucher in vouchers.values()),
-            factory_roots=read_roots(lab),
-            factory_privilege_max=PRIVILEGE_MAX,
+            vouchers=tuple(voucher.grant(time_us) for voucher in vouchers.values()),
+            factory_roots=tuple(
+                FactoryRoot(
+                    certificate=root,
+                    kinds=_factory_kinds(nodes, factory),
+                    privilege_max=PRIVILEGE_MAX,
+                    services=SERVICES,
+                )
+                for root in read_roots(lab)
+            ),
             services=SERVICES,
             group_size=lab.chain.group.m,
             group_accepts=lab.chain.group.k,

@@ -56,7 +56,7 @@ async def _access(t: Trial) -> None:
     device = Puppet(t.network)
     spare = await t.operator.new_voucher("spare", 3)
     _, used, _ = await t.admit("first")
-    stranger = Voucher.new()
+    stranger = Voucher.new("mobile")
     bent = device.enrol(spare, t.head)
     assert isinstance(bent.voucher, Token)
     bent = msgspec.structs.replace(

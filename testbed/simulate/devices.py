@@ -57,7 +57,9 @@ class Device:
     def grant_of(number: int, signatures: Signatures) -> VoucherGrant:
         """The grant in the genesis for the token of device `number`."""
         token = digest(signatures.signer(f"token {number}").public)
-        return VoucherGrant(id=token, privilege_max=3, services=(SERVICE,))
+        return VoucherGrant(
+            id=token, kind="mobile", privilege_max=3, services=(SERVICE,), not_after_us=2**62
+        )
 
     @property
     def idle(self) -> bool:

@@ -44,13 +44,13 @@ class Reference:
         self,
         genesis_time_us: int,
         *,
-        vouchers: Collection[bytes],
+        vouchers: Mapping[bytes, tuple[str, int]],
         administrators: Collection[bytes],
         replicas: Mapping[int, bytes],
         checkpoint_interval: int,
     ) -> None:
-        """`vouchers`: ids of the tokens that may be used once; `administrators`: their keys;
-        `replicas`: the keys of the first epoch's."""
+        """`vouchers`: the tokens that may be used once, with kind and last time;
+        `administrators`: their keys; `replicas`: the keys of the first epoch's."""
         self.signed: set[bytes] = set()
         self.executed: dict[bytes, tuple[str, int]] = {}  # request id -> best status, height
         self._interval = checkpoint_interval
@@ -59,7 +59,7 @@ class Reference:
         self._epochs: list[tuple[int, dict[int, bytes]]] = [(0, dict(replicas))]
         self._ids_used = set(replicas)
         self._stood: dict[bytes, int] = {}  # request id -> height where it stood last
-        self._vouchers = set(vouchers)
+        self._vouchers = dict(vouchers)
         self._time_us = genesis_time_us
         self._counters: dict[bytes, int] = dict.fromkeys(self._administrators, 0)
         self._revoked: dict[bytes, int] = {}  # device -> height
@@ -153,6 +153,11 @@ class Reference:
                 self._renewed.setdefault(node, height)
             self._devices[new] = device
             self._counters.setdefault(new, 0)
+        elif name == "add-voucher":
+            self._vouchers[operation["voucher"]] = operation["kind"], operation["not_after_us"]
+        elif name == "withdraw-voucher":
+            if self._vouchers.pop(operation["voucher"], None) is None:
+                raise RuleBrokenError("validity", "a voucher was withdrawn that admits nobody")
         elif name in ("add-replica", "remove-replica"):
             self._change(height, operation)
 
@@ -180,7 +185,9 @@ class Reference:
         voucher = hashlib.sha256(operation["voucher"]["key"]).digest()
         if voucher not in self._vouchers:
             raise RuleBrokenError("validity", "enrolled without a valid, unused voucher")
-        self._vouchers.discard(voucher)
+        kind, last_us = self._vouchers.pop(voucher)
+        if operation["kind"] != kind or self._time_us > last_us:
+            raise RuleBrokenError("validity", f"enrolled with a voucher of {kind} until {last_us}")
         members = self.members(self.epoch_of(height))
         endorsers &= set(members)
         if len(endorsers) < (len(members) - 1) // 3 + 1:  # f+1: one of them is honest

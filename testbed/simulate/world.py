@@ -129,7 +129,9 @@ class _World:
         traitors = {traitor.replica for traitor in scenario.traitors}
         self._reference = Reference(
             genesis.time_us,
-            vouchers=[grant.id for grant in genesis.policy.vouchers],
+            vouchers={
+                grant.id: (grant.kind, grant.not_after_us) for grant in genesis.policy.vouchers
+            },
             administrators=genesis.policy.admins,
             replicas={member.id: member.spki for member in genesis.members},
             checkpoint_interval=genesis.consensus.checkpoint_interval,

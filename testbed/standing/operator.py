@@ -16,14 +16,17 @@ from pathlib import Path
 from chain.errors import Misuse
 from chain.genesis import Genesis
 from chain.keys import digest
+from chain.ledger.factory import factory_id
 from chain.ledger.identity import Identity
 from chain.ledger.item import cose_of
 from chain.ledger.operations import (
     AddVoucher,
+    BarFactory,
     Enrol,
     Grant,
     Operation,
     Revoke,
+    WithdrawVoucher,
     factory_key,
     read_operation,
     voucher_key,
@@ -53,6 +56,7 @@ ANSWER_S_MAX = 60.0
 TURN_S_MAX = 30.0
 TURN_POLL_S = 0.2
 ID_DIGITS_MIN = 4
+VOUCHER_VALID_S = 86_400
 NAMES_SHOWN_MAX = 12
 
 
@@ -189,19 +193,43 @@ class Operator:
             )
         )
 
-    async def new_voucher(self, name: str, privilege_max: int) -> Voucher:
-        """A voucher that the chain knows, and its login at the broker."""
+    async def new_voucher(
+        self, name: str, privilege_max: int, valid_s: int = VOUCHER_VALID_S
+    ) -> Voucher:
+        """A voucher for one mobile device that the chain knows, and its login at the broker."""
         self._must_be_new(name)
-        voucher = Voucher.new()
-        identifier = voucher.grant().id
+        voucher = Voucher.new("mobile")
+        assert self.sync.copy.ledger is not None
+        not_after_us = self.sync.copy.ledger.time_us + valid_s * 1_000_000
         await self.ask(
             lambda n: self._signed(
-                AddVoucher, n, voucher=identifier, privilege=privilege_max, services=SERVICES
+                AddVoucher,
+                n,
+                voucher=voucher.id,
+                kind=voucher.kind,
+                privilege=privilege_max,
+                services=SERVICES,
+                not_after_us=not_after_us,
             )
         )
-        self.running = self.running.with_voucher(identifier, name)
+        self.running = self.running.with_voucher(voucher.id, name)
         await self._let_in(voucher.user)
         return voucher
+
+    async def withdraw(self, name: str) -> list[Statement]:
+        """Takes back the vouchers that were handed out under this name and are not used yet."""
+        known = [bytes.fromhex(each) for each, to in self.running.vouchers.items() if to == name]
+        if not known:
+            raise ConfigurationError(f"no voucher was handed out for {name}")
+        return [await self._withdraw(each) for each in known]
+
+    async def _withdraw(self, voucher: bytes) -> Statement:
+        return await self.ask(lambda n: self._signed(WithdrawVoucher, n, voucher=voucher))
+
+    async def bar(self, certificate: bytes) -> Statement:
+        """The factory identity of this certificate (DER) admits nobody any more."""
+        factory = factory_id(factory_key(certificate))
+        return await self.ask(lambda n: self._signed(BarFactory, n, factory=factory))
 
     async def expect_factory(self, name: str, certificate: bytes) -> None:
         """A device with this factory certificate (DER) may log in to ask for access; whether it
@@ -247,7 +275,9 @@ class Operator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _signed(self, kind: Callable[..., Operation], counter: int, **fields: object) -> Operation:
+    def _signed(
+        self, kind: Callable[..., Operation], counter: int, /, **fields: object
+    ) -> Operation:
         network, node = self._device.genesis.network, self._device.node
         return kind(network=network, node=node, counter=counter, **fields)
 

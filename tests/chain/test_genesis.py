@@ -40,7 +40,9 @@ def test_an_edited_document_is_refused() -> None:
 
 
 ADMIN = signer("admin").public
-VOUCHER = VoucherGrant(id=bytes(32), privilege_max=1, services=("telemetry",))
+VOUCHER = VoucherGrant(
+    id=bytes(32), kind="mobile", privilege_max=1, services=("telemetry",), not_after_us=2**60
+)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from chain.keys import Es256, digest, node_id
 from chain.ledger.operations import (
     COSE_BYTES_MAX,
     SPKI_HEADER,
+    AddAdministrator,
+    AddFactoryRoot,
     AddReplica,
     AddVoucher,
+    BarFactory,
     CloseSession,
     Data,
     Enrol,
@@ -30,6 +33,8 @@ from chain.ledger.operations import (
     Renew,
     Revoke,
     Token,
+    WithdrawFactoryRoot,
+    WithdrawVoucher,
     encode_operation,
     open_operation,
     read_operation,
@@ -45,9 +50,10 @@ ALICE = signer("alice")
 NEW = signer("alice's next key")
 VOUCHER = signer("voucher")
 NODE = node_id(ALICE.public)
+RIGHTS: dict[str, Any] = {"privilege": 3, "services": ("telemetry",)}
 
 
-def made(kind: type[Any], **fields: Any) -> Any:
+def made(kind: type[Any], /, **fields: Any) -> Any:
     return kind(network=NETWORK, node=NODE, counter=7, **fields)
 
 
@@ -88,7 +94,12 @@ EVERY: list[Operation] = [
     ),
     made(Revoke, target=bytes(32), reason="lost"),
     made(Grant, target=bytes(32), privilege=3, services=("telemetry", "valve")),
-    made(AddVoucher, voucher=bytes(32), privilege=3, services=("telemetry",)),
+    made(AddVoucher, voucher=bytes(32), kind="mobile", not_after_us=2**62, **RIGHTS),
+    made(WithdrawVoucher, voucher=bytes(32)),
+    made(AddFactoryRoot, certificate=bytes(2048), kinds=("mobile", "environment"), **RIGHTS),
+    made(WithdrawFactoryRoot, root=bytes(32)),
+    made(BarFactory, factory=bytes(32)),
+    made(AddAdministrator, key=signer("administrator").public),
     made(AddReplica, replica=4, key=signer("replica 4").public),
     made(RemoveReplica, replica=3),
 ]

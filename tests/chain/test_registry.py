@@ -13,16 +13,19 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.keys import digest, node_id
+from chain.keys import digest, node_id, spki_of
 from chain.ledger.administration import ADMINISTRATORS_MAX
 from chain.ledger.auth_group import members
+from chain.ledger.factory import factory_id
 from chain.ledger.identity import SESSIONS_MAX
 from chain.ledger.item import make_item
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import (
     AddAdministrator,
+    AddFactoryRoot,
     AddReplica,
     AddVoucher,
+    BarFactory,
     CloseSession,
     Data,
     Enrol,
@@ -34,6 +37,8 @@ from chain.ledger.operations import (
     RemoveReplica,
     Renew,
     Revoke,
+    WithdrawFactoryRoot,
+    WithdrawVoucher,
     board_node,
     renewal_statement,
     sign_operation,
@@ -41,9 +46,11 @@ from chain.ledger.operations import (
 )
 from chain.ledger.rules import RULES
 from chain.pbft.state_machine import Screening, VerifiedRequest
-from tests.chain.world import SECOND_US, START_US, Device, World, private_key, signer
+from tests.chain.world import SECOND_US, START_US, Device, World, factory_root, private_key, signer
 
 DAY_US = 86_400 * SECOND_US
+RIGHTS: dict[str, Any] = {"privilege": 1, "services": ("telemetry",)}
+VOUCHER = {"voucher": bytes(32), "kind": "mobile", "not_after_us": 2**60, **RIGHTS}
 
 
 def renewal(world: World, old: Device, new: Device, validity_s: int = 3600) -> Renew:
@@ -222,7 +229,7 @@ def test_a_factory_certificate_admits_its_device_once() -> None:
     leaf = certificate("Sensor 7", "Factory", device_key, root_key, ca=False)
     fake = certificate("Sensor 8", "Factory", device_key, private_key("thief"), ca=False)
     below = certificate("Sensor 9", "Sensor 7", private_key("thief"), device_key, ca=False)
-    world = World(factory_roots=(root,), factory_privilege_max=2)
+    world = World(factory_roots=(factory_root(root),))
 
     def ask(name: str, *chain: bytes, by: str = "idevid", **changes: Any) -> VerifiedRequest:
         device, head = Device(name), world.ledger.head_hash
@@ -436,7 +443,7 @@ def test_a_revoked_administrators_approvals_do_not_outlive_its_key() -> None:
     """A stolen key may have signed all sorts of things before it was noticed."""
     world = World()
     stolen, one, two = world.admins
-    voucher = {"voucher": bytes(32), "privilege": 1, "services": ("telemetry",)}
+    voucher = VOUCHER
 
     def add(admin: Device) -> str:
         return world.run(world.signed(AddVoucher, admin, **voucher), admin).status
@@ -465,8 +472,12 @@ def test_approvals_are_bounded_per_administrator() -> None:
     [
         (Revoke, {"target": bytes(32), "reason": "spite"}),
         (Grant, {"target": bytes(32), "privilege": 255, "services": ("telemetry",)}),
-        (AddVoucher, {"voucher": bytes(32), "privilege": 1, "services": ("telemetry",)}),
+        (AddVoucher, VOUCHER),
         (AddAdministrator, {"key": signer("x").public}),
+        (WithdrawVoucher, {"voucher": bytes(32)}),
+        (AddFactoryRoot, {"certificate": b"x", "kinds": ("mobile",), **RIGHTS}),
+        (WithdrawFactoryRoot, {"root": bytes(32)}),
+        (BarFactory, {"factory": bytes(32)}),
         (AddReplica, {"replica": 9, "key": signer("replica 9").public}),
         (RemoveReplica, {"replica": 0}),
     ],
@@ -487,9 +498,7 @@ def test_an_added_voucher_admits() -> None:
             world.signed(
                 AddVoucher,
                 admin,
-                voucher=digest(token.public),
-                privilege=1,
-                services=("telemetry",),
+                **(VOUCHER | {"voucher": digest(token.public)}),
             ),
             admin,
         )
@@ -716,3 +725,95 @@ def test_administrators_are_bounded() -> None:
         assert world.run(world.signed(AddAdministrator, one, key=key), one).status == "ok"
     last = world.run(world.signed(AddAdministrator, one, key=signer("one more").public), one)
     assert last.status == "refused:too-many-administrators"
+
+
+# --- what a voucher is good for ------------------------------------------------------------------
+
+
+def by_admins(world: World, kind: type[Operation], /, **fields: Any) -> str:
+    """Two administrators order it; the status of the second record."""
+    for admin in world.admins[:2]:
+        status = world.run(world.signed(kind, admin, **fields), admin).status
+    return status
+
+
+def test_a_voucher_names_the_kind_of_device() -> None:
+    """A phone's voucher makes no relay, and a relay's no phone: a kind is never self-declared."""
+    world = World()
+    for kind, other in (("mobile", "environment"), ("environment", "mobile")):
+        device, voucher = Device(f"false {kind}"), world.left[other].pop(0)  # type: ignore[index]
+        asked = world.request(world.enrol(device, kind=kind, with_voucher=voucher), device)
+        assert judged(world, asked) == ("kind", Screening.REFUSED)
+        assert world.block(asked)[0].status == "refused:kind"
+
+
+def test_a_voucher_expires_by_the_chain_s_time() -> None:
+    world = World(admins_needed=1)
+    token = signer("short token")
+    end_us = world.ledger.time_us + 10 * SECOND_US
+    fields = VOUCHER | {"voucher": digest(token.public), "not_after_us": end_us}
+    admin = world.admins[0]
+    assert world.run(world.signed(AddVoucher, admin, **fields), admin).status == "ok"
+    late = Device("late")
+    world.block(after_us=20 * SECOND_US)
+    asked = world.request(world.enrol(late, with_voucher=token), late)
+    assert judged(world, asked) == ("expired-voucher", Screening.REFUSED)
+    assert world.block(asked)[0].status == "refused:expired-voucher"
+
+
+def test_a_withdrawn_voucher_admits_nobody_and_never_comes_back() -> None:
+    world = World()
+    token = world.left["mobile"].pop(0)
+    name = digest(token.public)
+    assert by_admins(world, WithdrawVoucher, voucher=name) == "ok"
+    alice = Device("alice")
+    asked = world.request(world.enrol(alice, with_voucher=token), alice)
+    assert judged(world, asked) == ("withdrawn-voucher", Screening.REFUSED)
+    assert world.block(asked)[0].status == "refused:withdrawn-voucher"
+    assert by_admins(world, WithdrawVoucher, voucher=name) == "refused:withdrawn-voucher"
+    assert by_admins(world, AddVoucher, **(VOUCHER | {"voucher": name})) == "refused:known-voucher"
+    assert by_admins(world, WithdrawVoucher, voucher=bytes(32)) == "refused:unknown-voucher"
+    used = world.vouchers[1]
+    bob = Device("bob")
+    assert world.run(world.enrol(bob, with_voucher=used), bob).status == "ok"
+    status = by_admins(world, WithdrawVoucher, voucher=digest(used.public))
+    assert status == "refused:used-voucher"
+
+
+def factory_request(world: World, name: str, by: str, *chain: bytes, **changes: Any) -> Any:
+    device, head = Device(name), world.ledger.head_hash
+    statement = voucher_statement(world.network, device.signer.public, head)
+    voucher = Factory(chain=chain, signature=signer(by).sign(statement))
+    return world.request(world.enrol(device, voucher=voucher, **changes), device)
+
+
+def test_factory_roots_are_added_and_withdrawn_and_devices_barred() -> None:
+    root_key, device_key = private_key("factory root"), private_key("idevid")
+    root = certificate("Factory", "Factory", root_key, root_key, ca=True)
+    leaf = certificate("Sensor 7", "Factory", device_key, root_key, ca=False)
+    stolen = certificate("Sensor 8", "Factory", private_key("stolen"), root_key, ca=False)
+    world = World()
+    early = factory_request(world, "alice", "idevid", leaf)
+    assert judged(world, early) == ("factory-chain", Screening.UNSETTLED), "a root may come"
+    added: dict[str, Any] = {"certificate": root, "kinds": ("mobile",), **RIGHTS}
+    no_root = by_admins(world, AddFactoryRoot, **(added | {"certificate": leaf}))
+    assert no_root == "refused:factory-chain"
+    assert by_admins(world, AddFactoryRoot, **added) == "ok"
+    assert by_admins(world, AddFactoryRoot, **added) == "refused:known-root"
+    relay = factory_request(world, "relay", "idevid", leaf, kind="environment")
+    assert world.block(relay)[0].status == "refused:kind"
+    greedy = factory_request(world, "greedy", "idevid", leaf, privilege=2)
+    assert world.block(greedy)[0].status == "refused:privilege"
+    assert world.block(factory_request(world, "alice", "idevid", leaf))[0].status == "ok"
+
+    barred = factory_id(spki_of(private_key("stolen").public_key()))
+    assert by_admins(world, BarFactory, factory=barred) == "ok"
+    thief = factory_request(world, "thief", "stolen", stolen)
+    assert world.block(thief)[0].status == "refused:factory-barred"
+    assert by_admins(world, BarFactory, factory=barred) == "refused:factory-barred"
+
+    assert by_admins(world, WithdrawFactoryRoot, root=digest(root)) == "ok"
+    assert by_admins(world, WithdrawFactoryRoot, root=digest(root)) == "refused:unknown-root"
+    new = certificate("Sensor 9", "Factory", private_key("new"), root_key, ca=False)
+    late = factory_request(world, "late", "new", new)
+    assert world.block(late)[0].status == "refused:factory-chain"

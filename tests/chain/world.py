@@ -13,7 +13,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.block import Block
-from chain.genesis import Consensus, Genesis, Member, Policy, VoucherGrant
+from chain.fields import DeviceKind
+from chain.genesis import Consensus, FactoryRoot, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.ledger.auth_group import members
 from chain.ledger.item import make_item, open_item
@@ -34,6 +35,7 @@ from chain.pbft.state_machine import VerifiedRequest
 from chain.proofs.proof import HeadSeal
 
 START_US = 1_700_000_000_000_000
+VOUCHERS_END_US = START_US + 10**14
 SECOND_US = 1_000_000
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -47,6 +49,14 @@ def signer(name: str) -> Es256Signer:
 def private_key(name: str) -> ec.EllipticCurvePrivateKey:
     secret = int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % (_P256_ORDER - 1) + 1
     return ec.derive_private_key(secret, ec.SECP256R1())
+
+
+def factory_root(certificate: bytes, **changes: Any) -> FactoryRoot:
+    """Its devices may be mobile ones, of privilege 2 at most."""
+    root = FactoryRoot(
+        certificate=certificate, kinds=("mobile",), privilege_max=2, services=("telemetry", "valve")
+    )
+    return msgspec.structs.replace(root, **changes)
 
 
 class Device:
@@ -64,6 +74,10 @@ class World:
         self.scheme = Es256()
         self.replicas = {each: signer(f"replica {each}") for each in range(replicas)}
         self.vouchers = [signer(f"voucher {each}") for each in range(vouchers)]
+        self.left: dict[DeviceKind, list[Es256Signer]] = {
+            "mobile": list(self.vouchers),
+            "environment": [signer(f"relay voucher {each}") for each in range(vouchers)],
+        }
         self.admins = [Device(f"admin {each}") for each in range(3)]
         consensus = policy.pop("consensus", Consensus(checkpoint_interval=8, pipeline_window=4))
         self.genesis = Genesis(
@@ -82,10 +96,13 @@ class World:
                     vouchers=tuple(
                         VoucherGrant(
                             id=digest(each.public),
+                            kind=kind,
                             privilege_max=5,
                             services=("telemetry", "valve"),
+                            not_after_us=VOUCHERS_END_US,
                         )
-                        for each in self.vouchers
+                        for kind, vouchers in self.left.items()
+                        for each in vouchers
                     ),
                 ),
                 **policy,
@@ -94,13 +111,13 @@ class World:
         self.network = self.genesis.network
         self.ledger = Ledger(self.genesis, self.scheme)
         self.blocks: list[Block] = []
-        self._vouchers_left = list(self.vouchers)
 
     # --- what devices sign ---
 
     def enrol(self, device: Device, **changes: Any) -> Enrol:
-        """An access request with the next unused voucher."""
-        voucher = changes.pop("with_voucher", None) or self._vouchers_left.pop(0)
+        """An access request with the next unused voucher of its kind."""
+        kind: DeviceKind = changes.get("kind", "mobile")
+        voucher = changes.pop("with_voucher", None) or self.left[kind].pop(0)
         head = changes.pop("head", self.ledger.head_hash)
         statement = voucher_statement(self.network, device.signer.public, head)
         return msgspec.structs.replace(
@@ -118,7 +135,7 @@ class World:
             **changes,
         )
 
-    def signed(self, kind: type[Operation], device: Device, **fields: Any) -> Any:
+    def signed(self, kind: type[Operation], device: Device, /, **fields: Any) -> Any:
         """An operation with the device's next counter."""
         device.counter += 1
         return kind(network=self.network, node=device.node, counter=device.counter, **fields)  # type: ignore[call-arg]

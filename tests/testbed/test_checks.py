@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from chain.keys import digest
 from chain.ledger.auth_group import members
 from chain.ledger.operations import (
     AddAdministrator,
@@ -19,6 +20,7 @@ from chain.ledger.operations import (
     Operation,
     Renew,
     Revoke,
+    WithdrawVoucher,
     board_node,
     renewal_statement,
 )
@@ -28,8 +30,16 @@ from testbed.checks.authority import unauthorised
 from testbed.checks.logs import Admitted, BlockDone, read_events
 from testbed.checks.properties import agreement, exactly_once, no_unauthorised_commit
 from testbed.checks.records import Chain, read_chain
-from tests.chain.world import SECOND_US, Device, World
+from tests.chain.world import SECOND_US, START_US, Device, World, signer
 from tests.testbed.bundles import store
+
+VOUCHER: dict[str, Any] = {
+    "voucher": bytes(32),
+    "kind": "mobile",
+    "privilege": 1,
+    "services": ("telemetry",),
+    "not_after_us": 2**60,
+}
 
 
 def chain_of(world: World, folder: Path, name: str = "r1") -> Chain:
@@ -63,7 +73,7 @@ def board(world: World, sponsor: Device, **changes: Any) -> Operation:
     return operation
 
 
-def both_admins(world: World, kind: type[Operation], **fields: Any) -> None:
+def both_admins(world: World, kind: type[Operation], /, **fields: Any) -> None:
     for admin in world.admins[:2]:
         world.run(world.signed(kind, admin, **fields), admin)
 
@@ -83,7 +93,8 @@ def test_an_honest_chain_of_every_operation_is_by_right(tmp_path: Path) -> None:
     both_admins(world, AddAdministrator, key=fourth.signer.public)
     world.run(world.signed(Revoke, fourth, target=fourth.node, reason="tired"), fourth)
     world.run(world.data(new), new)
-    both_admins(world, AddVoucher, voucher=bytes(32), privilege=1, services=("telemetry",))
+    both_admins(world, AddVoucher, **VOUCHER)
+    both_admins(world, WithdrawVoucher, voucher=VOUCHER["voucher"])
     world.run(world.signed(Revoke, host, target=th01, reason="broken"), host)
     both_admins(world, Revoke, target=host.node, reason="stolen")
     chain = chain_of(world, tmp_path)
@@ -211,6 +222,27 @@ def renewed_after_its_device_was_revoked(world: World) -> None:
     world.run(world.data(new), new)
 
 
+def a_relay_by_a_phone_s_voucher(world: World) -> None:
+    relay, voucher = Device("relay"), world.left["mobile"].pop(0)
+    world.run(world.enrol(relay, kind="environment", with_voucher=voucher), relay)
+
+
+def by_a_withdrawn_voucher(world: World) -> None:
+    phone, voucher = Device("phone"), world.left["mobile"].pop(0)
+    both_admins(world, WithdrawVoucher, voucher=digest(voucher.public))
+    world.run(world.enrol(phone, with_voucher=voucher), phone)
+
+
+def by_an_expired_voucher(world: World) -> None:
+    phone, token = Device("phone"), signer("token")
+    both_admins(
+        world,
+        AddVoucher,
+        **(VOUCHER | {"voucher": digest(token.public), "not_after_us": START_US}),
+    )
+    world.run(world.enrol(phone, with_voucher=token), phone)
+
+
 def the_last_administrators(world: World) -> None:
     """Of three, two must agree: the second to leave would leave one."""
     for admin in world.admins[:2]:
@@ -233,6 +265,9 @@ def one_administrator(world: World) -> None:
         (beyond_the_voucher, "does not grant this"),
         (after_revocation, "certificate ended in block"),
         (renewed_after_its_device_was_revoked, "certificate ended in block"),
+        (a_relay_by_a_phone_s_voucher, "does not grant this"),
+        (by_a_withdrawn_voucher, "does not grant this"),
+        (by_an_expired_voucher, "does not grant this"),
         (the_last_administrators, "too few administrators"),
         (after_expiry, "had expired"),
         (with_the_old_key, "certificate ended in block"),
@@ -266,7 +301,7 @@ def test_what_no_rule_allows_is_found_if_replicas_carry_it_out(
 def test_an_approval_of_a_revoked_administrator_does_not_count(tmp_path: Path) -> None:
     world = World()
     stolen, one, two = world.admins
-    voucher = {"voucher": bytes(32), "privilege": 1, "services": ("telemetry",)}
+    voucher = VOUCHER
     world.run(world.signed(AddVoucher, stolen, **voucher), stolen)
     for admin in (one, two):
         world.run(world.signed(Revoke, admin, target=stolen.node, reason="stolen"), admin)

@@ -15,7 +15,7 @@ from testbed.checks.authority import unauthorised
 from testbed.checks.properties import no_unauthorised_commit
 from testbed.checks.records import Chain, read_chain
 from tests.chain.manufacturer import DAY_S, EPOCH_S, Certified, certify
-from tests.chain.world import Device, World
+from tests.chain.world import Device, World, factory_root
 from tests.testbed.bundles import store
 
 ROOT = certify("maker", ca=True)
@@ -54,7 +54,7 @@ BAD: dict[str, Callable[[World], str]] = {
 
 
 def world_of_the_maker(folder: Path, story: Callable[[World], str]) -> tuple[World, str, Chain]:
-    world = World(factory_roots=(ROOT.der,), factory_privilege_max=2)
+    world = World(factory_roots=(factory_root(ROOT.der),))
     status = story(world)
     return world, status, read_chain(store(world, folder / "r1.sqlite", 0, world.blocks))
 
