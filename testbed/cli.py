@@ -44,7 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "ssh": ("ssh", "Log in to a host, or run one command there."),
     "console": ("console", "Talk with a board over its serial line."),
     "logs": ("logs", "What the processes of a lab print."),
-    "status": ("status", "Who has the hosts, and what of ours stands on them."),
+    "status": ("status", "Who has the hosts, and how each process of a running lab does."),
     "restore": ("restore", "Bring hosts back to a clean state, whatever happened."),
     "quarantine": ("quarantine", "Leave a host out of every campaign, or take it back."),
     "lock": ("lock", "Keep hosts for yourself."),
@@ -52,6 +52,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("up", "Deploy a lab and keep it running."),
     "down": ("down", "End a lab that is kept running."),
     "device": ("device", "List, admit, renew and revoke devices of a running lab."),
+    "restart": ("restart", "Start a process of a running lab again."),
+    "collect": ("collect", "Write a result bundle of a running lab, while it goes on."),
     "refusals": ("refusals", "Try what must be refused; say who refused it."),
     "run": ("run", "Run a campaign and write a result bundle."),
     "resume": ("resume", "Go on with a campaign that was cut off."),
@@ -74,7 +76,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         *("ssh", "console", "logs"),
         *("restore", "quarantine", "lock", "unlock", "deprovision"),
     ),
-    "Running lab": ("up", "device", "refusals", "down"),
+    "Running lab": ("up", "device", "restart", "collect", "refusals", "down"),
     "Without a lab": ("simulate", "model", "bench", "emulate"),
 }
 

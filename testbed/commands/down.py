@@ -6,41 +6,63 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from testbed.commands.options import JsonOption, RunningOption, print_json
 from testbed.errors import LabFault
+from testbed.hosts.port import STOP_TIMEOUT_S
+from testbed.provision.layout import PROCESS_ROLES
+from testbed.standing.bundle import collect_running
 from testbed.standing.running_lab import RunningLab, newest_running
 
 __all__ = ["app"]
 
-END_S_MAX = 60.0
+END_S_MAX = 30.0 + STOP_TIMEOUT_S * len(PROCESS_ROLES)  # one role after the other
 POLL_S = 0.1
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def down(inventory: RunningOption = None, as_json: JsonOption = False) -> None:
-    """Stop every process of a lab that is up; its directory, keys included, is gone then.
+def down(
+    inventory: RunningOption = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="First write a result bundle here, as `collect` does."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop every process of a lab that is up, and delete its directory: ledgers, logs and keys.
 
     If none is up there is nothing to do, which is no mistake.
     """
     found = newest_running(inventory)
+    ended: dict[str, Any] | None = None
     if found is not None:
+        kept = None if keep is None else collect_running(found, keep, _say).path
         _end(found)
+        ended = {"pid": found.pid, "home": found.home, "kept": None if kept is None else str(kept)}
     if as_json:
-        print_json({"ended": None if found is None else {"pid": found.pid, "home": found.home}})
+        print_json({"ended": ended})
+    elif ended is None:
+        typer.echo("no lab is up: nothing to do")
+    elif ended["kept"] is None:
+        typer.echo("down; ledgers, logs and keys are deleted (--keep DIR keeps ledgers and logs)")
     else:
-        typer.echo("no lab is up: nothing to do" if found is None else "down")
+        typer.echo(f"down; keys are deleted, ledgers and logs are in {ended['kept']}")
 
 
 def _end(running: RunningLab) -> None:
     os.kill(running.pid, signal.SIGTERM)
-    os.kill(running.pid, signal.SIGCONT)  # a stopped process would end when it is continued
+    os.kill(running.pid, signal.SIGCONT)  # a stopped process hears of it only when it goes on
     deadline_s = time.monotonic() + END_S_MAX
     while Path(running.home).exists():
         if time.monotonic() > deadline_s:
             raise LabFault(f"process {running.pid} has not ended within {END_S_MAX:.0f} s")
         time.sleep(POLL_S)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -58,13 +58,15 @@ def on_hosts(
     shown: Shown[T],
     *,
     as_json: bool,
+    more: Mapping[str, Any] | None = None,
 ) -> list[Outcome[T]]:
-    """Do `work` on a lab's hosts and report it. `command`: the words that do it again."""
+    """Do `work` on a lab's hosts and report it. `command`: the words that do it again. `more`
+    stands beside the hosts in the JSON."""
     began_s = time.monotonic()
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
         progress = Progress(command[0], quiet=as_json)
         outcomes = for_each(hosts, work, progress, lambda value: shown.cells(value)[0])
-    show(outcomes, time.monotonic() - began_s, shown, command, as_json=as_json)
+    show(outcomes, time.monotonic() - began_s, shown, command, as_json=as_json, more=more)
     return outcomes
 
 
@@ -76,15 +78,18 @@ def show(
     *,
     as_json: bool,
     together: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Report what became of all hosts. `together`: it is done to all of them or to none."""
     if as_json:
-        _print_json(outcomes, took_s, shown)
+        _print_json(outcomes, took_s, shown, more or {})
     else:
         _print_table(outcomes, shown, command, together=together)
 
 
-def _print_json(outcomes: Sequence[Outcome[T]], took_s: float, shown: Shown[T]) -> None:
+def _print_json(
+    outcomes: Sequence[Outcome[T]], took_s: float, shown: Shown[T], more: Mapping[str, Any]
+) -> None:
     print_json(
         {
             "ok": all(outcome.ok for outcome in outcomes),
@@ -99,6 +104,7 @@ def _print_json(outcomes: Sequence[Outcome[T]], took_s: float, shown: Shown[T]) 
                 }
                 for outcome in outcomes
             },
+            **more,
         }
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+import msgspec
 import typer
 
 from inventory.load import load_lab, packaged
@@ -12,11 +14,13 @@ from testbed.boards.power import is_on
 from testbed.care.lease import Holder, holder
 from testbed.care.restore import Leftover, leftover
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
-from testbed.commands.options import InventoryOption, JsonOption
+from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.fleet import Tell, exit_code
-from testbed.hosts.port import Host
+from testbed.hosts.port import Host, UnitState
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
+from testbed.standing.running_lab import newest_running
+from testbed.standing.state import NodeState, look
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]
@@ -43,9 +47,11 @@ def status(
 ) -> None:
     """Who has each host, whether it has power and is ready for a run, what of ours stands there.
 
+    Of a lab that is up (`testbed up`) also every process: since when, restarts, height, memory.
     Exit code 0 all hosts answered or are switched off, 4 some did not, 3 none did.
     """
-    lab = load_lab(inventory)
+    running = newest_running(inventory)
+    lab = load_lab(inventory) if running is None else running.lab
     wheelhouse = Wheelhouse()
     path = (inventory or packaged("loopback")).absolute()
 
@@ -58,11 +64,42 @@ def status(
         return _Status(powered, lack, holder(host), leftover(host))
 
     shown = Shown(("READY", "POWER", "HELD BY", "STANDING"), _cells, _details)
-    outcomes = on_hosts(["status"], lab, limit, work, shown, as_json=as_json)
+    states = [] if running is None else look(running)
+    more = {"processes": msgspec.to_builtins(states)}
+    outcomes = on_hosts(["status"], lab, limit, work, shown, as_json=as_json, more=more)
     if not as_json:
+        if running is not None:
+            typer.echo(f"up: {running.inventory}, process {running.pid}")
+            typer.echo(columns([_HEADING, *map(_row, states)]))
         for out in lab.excluded():
             typer.echo(f"left out: {out.name}: {out.reason}")
     raise typer.Exit(exit_code(outcomes))
+
+
+_HEADING = (
+    *("PROCESS", "ROLE", "STATE", "PID", "SINCE", "RESTARTS"),
+    *("HEIGHT", "LAG", "MEMORY MB", "FILES", "DISK MB"),
+)
+
+
+def _row(state: NodeState) -> tuple[str, ...]:
+    process = state.process
+    since = "" if state.since_s is None else f"{datetime.fromtimestamp(state.since_s):%d %H:%M:%S}"
+    megabytes = (
+        "" if each is None else f"{each / 1e6:.1f}"
+        for each in (state.memory_bytes, state.disk_bytes)
+    )
+    memory, disk = megabytes
+    given_up = process.state is UnitState.FAILED
+    counts = (process.restarts, state.height, state.lag, memory, state.files, disk)
+    return (
+        state.name,
+        state.role,
+        f"given up ({process.exit_code})" if given_up else str(process.state),
+        str(process.pid or "-"),
+        since or "-",
+        *("-" if each in (None, "") else str(each) for each in counts),
+    )
 
 
 def _cells(status: _Status) -> tuple[str, ...]:

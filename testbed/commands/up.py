@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +24,8 @@ __all__ = ["app"]
 
 POLL_S = 0.2
 ADMITTED_S_MAX = 60.0
+LOG_FILE = "up.log"
+IN_BACKGROUND = "TESTBED_IN_BACKGROUND"  # set for the process that --detach starts
 
 app = typer.Typer(add_completion=False)
 
@@ -30,37 +36,80 @@ def up(
     every_ms: Annotated[
         float, time_option("--every", "Between a device's readings.", least="100ms", default="5s")
     ] = 5000,
+    *,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when it is up; it runs in the background.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy a lab, admit its devices and keep it running, for a day at most.
 
     Ends with Ctrl-C or `testbed down`, and takes everything with it. Meanwhile `testbed device`
-    lists, admits, renews and revokes devices. With --json one document tells that it is up.
+    lists, admits, renews and revokes devices, `testbed status` shows its processes, `testbed
+    collect` makes a result bundle. With --json one document tells that it is up.
     """
+    if detach:
+        _report(_in_background(sys.argv[1:]), as_json=as_json)
+        return
+
+    in_background = os.environ.pop(IN_BACKGROUND, None) is not None
 
     def say(text: str) -> None:
-        typer.echo(text, err=as_json)
+        typer.echo(text, err=as_json or in_background)
 
-    with (
-        running_lab(load_lab(inventory), every_ms, say, str(inventory_path(inventory))) as (
-            running,
-            _,
-        ),
-        suppress(KeyboardInterrupt),  # SIGTERM is one too
-    ):
+    standing = running_lab(load_lab(inventory), every_ms, say, str(inventory_path(inventory)))
+    with standing as (running, _), suppress(KeyboardInterrupt):  # SIGTERM is one too
         say("admitting the devices")
         admitted, missing = asyncio.run(_admissions(running))
-        if as_json:
-            print_json(_described(running, admitted, missing))
+        found = _described(running, admitted, missing)
+        if in_background:
+            _leave_the_terminal(running, found)
         else:
-            for name in missing:
-                typer.echo(f"not admitted so far: {name}", err=True)
-            typer.echo(
-                f"the lab is up with {len(admitted)} devices; Ctrl-C or `testbed down` ends it"
-            )
-        sys.stdout.flush()
+            _report(found, as_json=as_json)
         while True:
             time.sleep(POLL_S)
+
+
+def _in_background(arguments: list[str]) -> dict[str, Any]:
+    """Runs the same command as a session of its own; what it says of itself once it is up."""
+    words = [word for word in arguments if word not in ("--detach", "--json")]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "testbed.cli", *words],
+        env={**os.environ, IN_BACKGROUND: "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    try:
+        said = child.stdout.read()  # it closes its end when it is up
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait()
+        raise
+    if not said:
+        raise typer.Exit(child.wait())  # it has said why
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def _leave_the_terminal(running: RunningLab, found: dict[str, Any]) -> None:
+    print_json(found)
+    sys.stdout.flush()
+    with (Path(running.home) / LOG_FILE).open("ab") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+
+
+def _report(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        for name in found["missing"]:
+            typer.echo(f"not admitted so far: {name}", err=True)
+        count = len(found["admitted"])
+        typer.echo(f"the lab is up with {count} devices; `testbed down` ends it")
+    sys.stdout.flush()
 
 
 async def _admissions(running: RunningLab) -> tuple[list[str], list[str]]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGKILL, SIGTERM, Signals
+from signal import SIGCONT, SIGKILL, SIGTERM, Signals
 from typing import IO
 
 from testbed.hosts.guard import Guarded
@@ -73,6 +73,7 @@ class SupervisedUnit:
             self._stopping.set()
             if self._life:
                 self._life.signal_group(SIGTERM)
+                self._life.signal_group(SIGCONT)  # a stopped one hears of it when it goes on
 
     def stop(self, timeout_s: float) -> None:
         """Return when no process of the unit is left."""

@@ -229,6 +229,12 @@ class Deployment:
         # What its supervisor has just begun again ends at once too.
         self.host(node).stop(node.unit, timeout_s=HOLD_DOWN_S)
 
+    def restart(self, node: Node) -> None:
+        """End one process, if it runs, and start it anew: also one that was given up."""
+        self.host(node).stop(node.unit)
+        self.start_node(node)
+        self.wait_ready(node)
+
     def revive(self, node: Node) -> None:
         """Its host was away and is back, after a power cut say: what should run there runs."""
         if node in self._started and node not in self._held_down:

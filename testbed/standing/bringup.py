@@ -20,6 +20,7 @@ from testbed.care.lease import Lease
 from testbed.hosts.opening import limited
 from testbed.provision.deployment import Deployment, Progress
 from testbed.provision.workspace import workspace
+from testbed.standing.control import controlled
 from testbed.standing.running_lab import RunningLab, describe, marked_running
 
 __all__ = ["running_lab"]
@@ -49,10 +50,12 @@ def running_lab(
             for name, host in lab.active.items()
             if host.connection == "local"
         }
-        running = describe(deployment, home, roots, inventory)
-        period_ms = round(every_ms)
+        start_ns, period_ms = time.time_ns(), round(every_ms)
+        running = describe(
+            deployment, home, roots, inventory=inventory, start_ns=start_ns, period_ms=period_ms
+        )
         plan = Go(
-            start_ns=time.time_ns(),
+            start_ns=start_ns,
             enrol_at_ms=0,
             sends_ms=tuple(range(period_ms, DAY_MS, period_ms)),
             end_ms=DAY_MS,
@@ -60,4 +63,5 @@ def running_lab(
         )
         devices = [*deployment.with_role("environment"), *deployment.with_role("mobile")]
         deployment.go({node.name: msgspec.json.encode(plan) for node in devices})
+        stack.enter_context(controlled(home, deployment))
         yield running, deployment

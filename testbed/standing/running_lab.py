@@ -55,12 +55,15 @@ class RunningNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`inventory` is the whole path of the file that it was made from. `vouchers` maps the SHA-256
-    of a voucher's key (hex) to the name of its device."""
+    of a voucher's key (hex) to the name of its device. From `start_ns` (wall time) on each device
+    sends every `period_ms`."""
 
     schema: str = "testbed.running/1"
     pid: int
     inventory: str
     home: str
+    start_ns: int
+    period_ms: int
     broker_host: str
     broker_port: int
     broker_certificate: str = ""
@@ -106,7 +109,13 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def describe(
-    deployment: Deployment, home: Path, roots: Mapping[str, Path], inventory: str
+    deployment: Deployment,
+    home: Path,
+    roots: Mapping[str, Path],
+    *,
+    inventory: str,
+    start_ns: int,
+    period_ms: int,
 ) -> RunningLab:
     """Write down a lab that runs. `roots` are the directories of hosts on this machine."""
     material = deployment.material
@@ -115,6 +124,8 @@ def describe(
         pid=os.getpid(),
         inventory=inventory,
         home=str(home),
+        start_ns=start_ns,
+        period_ms=period_ms,
         broker_host=broker.host,
         broker_port=broker.port,
         broker_certificate=broker.certificate,

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from testbed.standing.running_lab import RUNNING_FILE, read_running
+
 __all__ = ["Operator"]
 
 UP_S_MAX = 90.0
@@ -22,9 +24,14 @@ class Operator:
 
     def __init__(self, tmp_path: Path) -> None:
         self.home = tmp_path
-        scratch = tmp_path / "tmp"
-        scratch.mkdir()
-        self.environment = {**os.environ, "TMPDIR": str(scratch)}
+        self.scratch = tmp_path / "tmp"
+        self.scratch.mkdir()
+        self.environment = {**os.environ, "TMPDIR": str(self.scratch)}
+
+    def directory(self, node: str) -> str:
+        """Where a process of the one lab that is up has its files."""
+        (path,) = self.scratch.glob(f"m2m-*/{RUNNING_FILE}")
+        return str(read_running(path).nodes[node].directory)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -31,6 +31,8 @@ def left(scratch: Path, number: int, inventory: Path) -> RunningLab:
         pid=os.getpid(),
         inventory=str(inventory),
         home=str(home),
+        start_ns=0,
+        period_ms=1000,
         broker_host="127.0.0.1",
         broker_port=1,
         broker_admin="",

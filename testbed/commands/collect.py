@@ -1,0 +1,45 @@
+"""`testbed collect`: a result bundle from a lab that is up, while it goes on."""
+
+from __future__ import annotations
+
+import typer
+
+from testbed.bundle import RUNS_DIR
+from testbed.commands.options import JsonOption, OutOption, RunningOption, print_json
+from testbed.report.derive import rebuild
+from testbed.standing.bundle import collect_running
+from testbed.standing.running_lab import find_running
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def collect(
+    inventory: RunningOption = None, out: OutOption = None, as_json: JsonOption = False
+) -> None:
+    """Write a result bundle of a lab that is up: logs, ledgers, verdicts and a report.
+
+    The lab goes on. `testbed ledger verify` and `testbed report` work on the bundle. Exit code 1 if
+    a safety property does not hold.
+    """
+    running = find_running(inventory)
+    bundle = collect_running(running, out or RUNS_DIR, lambda text: typer.echo(text, err=True))
+    summary = rebuild(bundle)
+    broken = [each.name for each in summary.properties if not each.held]
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle.path),
+                "blocks": summary.blocks,
+                "records": summary.records,
+                "broken": broken,
+            }
+        )
+    else:
+        typer.echo(f"{bundle.path}: {summary.blocks} blocks, {summary.records} records")
+        for name in broken:
+            typer.echo(f"does not hold: {name}", err=True)
+    if broken:
+        raise typer.Exit(1)

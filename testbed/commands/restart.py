@@ -1,0 +1,34 @@
+"""`testbed restart`: start a process of a running lab again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from testbed.commands.options import JsonOption, RunningOption, print_json
+from testbed.standing.control import Restart, ask
+from testbed.standing.running_lab import find_running
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def restart(
+    name: Annotated[str, typer.Argument(help="Name of a process, as in `testbed status`.")],
+    inventory: RunningOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a process of a lab that is up again: one that was given up, or that runs.
+
+    Its files stay: nothing is lost. Exit code 3 if it does not become ready.
+    """
+    processes = ask(Path(find_running(inventory).home), Restart(name))
+    if as_json:
+        print_json({"name": name, **msgspec.to_builtins(processes[name])})
+    else:
+        typer.echo(f"{name}: started, process {processes[name].pid}")

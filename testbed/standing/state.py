@@ -1,0 +1,98 @@
+"""How each process of a running lab does: what its supervisor says, and what its files say.
+
+Files and memory are looked at on this machine only; of other hosts the supervisor's word is all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from testbed.standing.control import Look, Process, ask
+from testbed.standing.running_lab import RunningLab
+
+__all__ = ["NodeState", "look"]
+
+# Where each role keeps its blocks, relative to its directory.
+_BLOCKS = {
+    "replica": "ledger.sqlite",
+    "gateway": "copy.sqlite",
+    "mobile": "state/copy.sqlite",
+    "environment": "state/copy.sqlite",
+}
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """None is not known. `since_s` is wall time, `lag` how many blocks behind the replica that is
+    furthest."""
+
+    name: str
+    role: str
+    host: str
+    process: Process
+    since_s: float | None
+    height: int | None
+    lag: int | None
+    memory_bytes: int | None
+    files: int | None
+    disk_bytes: int | None
+
+
+def look(running: RunningLab) -> list[NodeState]:
+    """Every process, in the order in which they start. Raises LabFault."""
+    processes = ask(Path(running.home), Look())
+    heights = {
+        name: _height(Path(node.directory) / _BLOCKS[node.role])
+        for name, node in running.nodes.items()
+        if node.directory is not None and node.role in _BLOCKS
+    }
+    replicas = [heights.get(n) for n, node in running.nodes.items() if node.role == "replica"]
+    newest = max((height for height in replicas if height is not None), default=None)
+    found = []
+    for name, node in running.nodes.items():
+        process, height = processes[name], heights.get(name)
+        since_s, memory, files = _of_process(process.pid if node.directory is not None else None)
+        found.append(
+            NodeState(
+                name=name,
+                role=node.role,
+                host=node.host,
+                process=process,
+                since_s=since_s,
+                height=height,
+                lag=None if height is None or newest is None else max(0, newest - height),
+                memory_bytes=memory,
+                files=files,
+                disk_bytes=None if node.directory is None else _size(Path(node.directory)),
+            )
+        )
+    return found
+
+
+def _of_process(pid: int | None) -> tuple[float | None, int | None, int | None]:
+    """(start, resident bytes, open files)."""
+    with suppress(psutil.Error):
+        if pid is not None:
+            process = psutil.Process(pid)
+            return process.create_time(), process.memory_info().rss, process.num_fds()
+    return None, None, None
+
+
+def _height(path: Path) -> int | None:
+    with suppress(sqlite3.Error):
+        if path.exists():
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+                return int(database.execute("SELECT max(height) FROM blocks").fetchone()[0] or 0)
+    return None
+
+
+def _size(directory: Path) -> int:
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(OSError):  # gone meanwhile
+            total += path.lstat().st_size
+    return total

@@ -1,0 +1,135 @@
+"""A lab that stays up, by the commands of its operator: looked at, mended, collected, ended.
+
+`down` must work in the worst hour: with every process stopped, and with the disk full.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.testbed.hosts_support import eventually
+from tests.testbed.operator_support import Operator
+
+INVENTORY = """\
+schema: testbed.inventory/1
+lab: small
+hosts:
+  r1: {connection: local, roles: [replica]}
+  r2: {connection: local, roles: [replica]}
+  r3: {connection: local, roles: [replica]}
+  r4: {connection: local, roles: [replica]}
+  gw1: {connection: local, roles: [gateway, broker]}
+  phone: {connection: local, roles: [environment, mobile]}
+"""
+
+
+@contextmanager
+def detached(operator: Operator) -> Iterator[dict[str, Any]]:
+    """`testbed up --detach`; ended at the end at the latest."""
+    inventory = operator.home / "small.yaml"
+    inventory.write_text(INVENTORY)
+    up = operator.does("up", "-i", str(inventory), "--every", "500ms", "--detach")
+    try:
+        yield up
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(up["pid"], signal.SIGTERM)
+            os.kill(up["pid"], signal.SIGCONT)
+        eventually(lambda: not psutil.pid_exists(up["pid"]), 90)
+
+
+def processes(operator: Operator) -> dict[str, Any]:
+    return {each["name"]: each for each in operator.does("status")["processes"]}
+
+
+def test_an_operator_looks_mends_collects_and_keeps(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    with detached(operator) as up:
+        assert len(up["admitted"]) == 2
+        sees_what_dies(operator)
+        starts_what_was_given_up(operator)
+        bundle = collects(operator)
+        assert operator.run("ledger", "verify", bundle).returncode == 0
+        assert operator.run("report", bundle).returncode == 0
+        kept = Path(operator.does("down", "--keep", str(tmp_path / "kept"))["ended"]["kept"])
+    assert operator.run("ledger", "verify", str(kept)).returncode == 0
+    assert not Path(up["home"]).exists()
+    assert operator.does("down") == {"ended": None}
+
+
+def sees_what_dies(operator: Operator) -> None:
+    before = processes(operator)["r2"]
+    assert before["process"]["restarts"] == 0
+    assert before["height"] > 0
+    assert before["memory_bytes"] > 1_000_000
+    os.kill(before["process"]["pid"], signal.SIGKILL)
+    eventually(lambda: processes(operator)["r2"]["process"]["restarts"] == 1)
+    after = processes(operator)["r2"]
+    assert after["since_s"] > before["since_s"]
+    assert after["process"]["exit_code"] == 128 + signal.SIGKILL
+
+
+def starts_what_was_given_up(operator: Operator) -> None:
+    """A process that dies at once, again and again, is given up; its files stay."""
+    r3 = processes(operator)["r3"]
+    config = Path(operator.directory("r3")) / "config.json"
+    aside = config.rename(config.with_suffix(".aside"))
+    os.kill(r3["process"]["pid"], signal.SIGKILL)
+    eventually(lambda: processes(operator)["r3"]["process"]["state"] == "failed")
+    aside.rename(config)
+    assert operator.does("restart", "r3")["state"] == "active"
+    eventually(lambda: (processes(operator)["r3"]["height"] or 0) >= r3["height"])
+    assert "no process is called r9" in operator.is_told(2, "restart", "r9")
+
+
+def collects(operator: Operator) -> str:
+    done = operator.does("collect", "--out", str(operator.home / "runs"))
+    assert done["broken"] == []
+    assert done["blocks"] > 0
+    return str(done["bundle"])
+
+
+def test_down_ends_a_lab_whose_processes_are_all_stopped(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    with detached(operator) as up:
+        pids = [each["process"]["pid"] for each in processes(operator).values()]
+        for pid in (*pids, up["pid"]):
+            os.kill(pid, signal.SIGSTOP)
+        assert operator.does("down")["ended"]["pid"] == up["pid"]
+        assert not any(map(psutil.pid_exists, pids))
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(os.getuid() != 0, reason="root mounts a small disk")
+def test_a_full_disk_hides_no_lab_and_gives_one_clear_line(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    disk = operator.scratch
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)]
+    subprocess.run(mount, check=True)
+    try:
+        with detached(operator) as up:
+            fill(disk / "filler")
+            told = operator.run("device", "list")
+            assert told.returncode in (0, 3), told.stderr
+            assert "Traceback" not in told.stderr
+            assert "internal error" not in told.stderr
+            assert "no lab is up" not in told.stderr
+            assert operator.does("status")["processes"]
+            assert operator.does("down")["ended"]["pid"] == up["pid"]
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(path: Path) -> None:
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(65_536))
