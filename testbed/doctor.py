@@ -61,7 +61,6 @@ class Condition(Conditions, frozen=True, kw_only=True):
     name_resolves: bool
     unwritable: str
     noexec: bool
-    python_variables: list[str]
     machine_id: str
     host_key: str
 
@@ -190,10 +189,6 @@ def _login(seen: Condition) -> Iterator[Finding]:
         why = "" if seen.name_resolves else ", and its own host name does not resolve"
         fix = "" if seen.name_resolves else _NAME_FIX
         yield Finding("sudo", "warning", f"takes {seen.sudo_s:.0f} s{why}", fix, on_host=True)
-    if seen.python_variables:
-        says = f"the login sets {', '.join(seen.python_variables)}"
-        fix = "remove it from the login's profile: it may change what Python programs import"
-        yield Finding("login", "warning", says, fix)
 
 
 def _health(seen: Condition) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
 from testbed.emulate.plan import LabPlan, Login, Machine, Oddity
 from testbed.emulate.tools import attempt, demand
+from testbed.programs import source
 
 __all__ = ["make_disk", "mount", "ssh_key_pair"]
 
@@ -87,14 +88,6 @@ Subsystem sftp internal-sftp
 """
 
 
-_VCGENCMD = """\
-#!/bin/sh
-# A Raspberry Pi's firmware, as far as `testbed emulate throttle` plays it: silent unless told.
-[ "$1" = get_throttled ] && [ -s /run/firmware/throttled ] || exit 1
-echo "throttled=$(cat /run/firmware/throttled)"
-"""
-
-
 def ssh_key_pair(comment: str) -> tuple[bytes, str]:
     """A new Ed25519 key: OpenSSH's private file, and the public line."""
     key = Ed25519PrivateKey.generate()
@@ -120,9 +113,9 @@ def make_disk(place: Path, plan: LabPlan, machine: Machine, client_key: str) -> 
     _write(etc / "ssh/ssh_host_ed25519_key", private.decode(), 0o600)
     _write_logins(upper, client_key, plan.options.login)
     _write_oddity(upper, machine.oddity, plan.options.login)
-    programs = upper / "usr/local/bin"
-    programs.mkdir(parents=True)
-    _write(programs / "vcgencmd", _VCGENCMD, 0o755)
+    ours = upper / "usr/local/bin"
+    ours.mkdir(parents=True)
+    _write(ours / "vcgencmd", source("emulate/vcgencmd.sh"), 0o755)
     if plan.options.systemd:
         _systemd_files(etc)
     return public

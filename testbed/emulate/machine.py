@@ -24,11 +24,10 @@ from testbed.emulate.plan import Board, LabPlan, Machine
 from testbed.emulate.switch import Switch
 from testbed.emulate.tools import TOOL_PATH, attempt, tool
 from testbed.errors import LabFault
+from testbed.programs import shell
 
 __all__ = ["RunningMachine"]
 
-_JOIN_GROUPS = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
-_BOARD = 'mount --bind "$1" /dev/pts && mount --bind "$1/ptmx" /dev/ptmx && shift && exec "$@"'
 _BOARD_READY_S = 20.0
 _STOPPED_WITHIN_S = 15.0
 _LAST_CALL_S = 0.5
@@ -131,9 +130,9 @@ class RunningMachine:
         join = self._groups.make(plan.lab_id, machine.name, plan.options.cpu_percent, systemd)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
         argv = [
-            *("sh", "-c", _JOIN_GROUPS, "join", *map(str, join), "--"),
+            *shell("emulate/join.sh", *map(str, join), "--"),
             *("nsenter", f"--net={netns}", *unshare, *(["--cgroup"] if systemd else [])),
-            *("sh", str(Path(__file__).with_name("machine.sh"))),
+            *shell("emulate/machine.sh"),
         ]
         env = {
             "PATH": TOOL_PATH,
@@ -189,7 +188,7 @@ class RunningMachine:
         pts = str(self._home / "pts")
         with (self._console.parent / f"{board.name}.log").open("ab") as log:
             return subprocess.Popen(
-                [tool("unshare"), "--mount", "sh", "-c", _BOARD, "board", pts, *run],
+                [tool("unshare"), "--mount", *shell("emulate/board.sh", pts, *run)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -16,12 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Guarded", "child_environment"]
+from testbed.programs import shell
 
-_GUARD = (
-    'guard=$1; shift; (trap "" TERM INT HUP; read -r _ <"/dev/fd/$guard"; kill -KILL 0)'
-    ' >/dev/null 2>&1 </dev/null & exec "$@"'
-)
+__all__ = ["Guarded", "child_environment"]
 
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
@@ -49,7 +46,7 @@ class Guarded:
         self._group_gone = False
         try:
             self.process = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "guard", str(read_end), *argv],
+                shell("hosts/guard.sh", str(read_end), *argv),
                 cwd=cwd,
                 env=child_environment(env),
                 stdin=stdin,

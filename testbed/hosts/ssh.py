@@ -45,6 +45,7 @@ from testbed.hosts.ssh_dialogue import SshDialogue
 from testbed.hosts.ssh_follow import SshFollow, close_channel, execute
 from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
 from testbed.hosts.systemd import SystemdUnits, systemd_scope
+from testbed.programs import shell
 
 __all__ = ["NO_SYSTEMD", "NO_SYSTEMD_FIX", "SshFacts", "SshHost"]
 
@@ -55,32 +56,11 @@ _PIECE_BYTES = 32 * 1024
 _REMOTE_GRACE_S = 2.0
 """The machine itself ends a command so long after our deadline, also when we are gone by then."""
 
-_ENTER = 'cd -- "$root" 2>/dev/null || { mkdir -p -m 700 -- "$root" && cd -- "$root"; } || exit 1;'
-# OpenSSH ends the whole connection, with all that others do over it, when anything comes for a
-# channel that is closed, and Paramiko may send just that (its issues 1115 and 1705). So a command
-# that is given nothing reads nothing, not even our end; and who is given something stays, whatever
-# became of the program, until we have said that nothing more comes.
-_STAY = "code=$?; exec >&- 2>&-; cat >/dev/null; exit $code"
-# `exit` makes a shell stay and turn a death by signal into 128 + n, as the port promises.
-_RUN = f'root=$1; limit=$2; shift 2; {_ENTER} timeout -k 1 "$limit" "$@" </dev/null; exit $?'
-_FEED = f'root=$1; limit=$2; shift 2; {_ENTER} timeout -k 1 "$limit" "$@"; {_STAY}'
-_TALK = f'root=$1; shift; {_ENTER} "$@" 2>/dev/null; {_STAY}'
-# Ignoring PIPE lets the clean-up run also when nobody is left to hear about the failure.
-_PUT = (
-    'set -e; mkdir -p -- "$(dirname -- "$1")"; umask 077; trap "" PIPE; trap "exit 1" TERM HUP;'
-    ' new=$(mktemp -- "$1.part.XXXXXX"); trap \'rm -f -- "$new"\' EXIT; cat >"$new";'
-    ' [ "$(sha256sum <"$new")" = "$3  -" ] || { echo "it arrived damaged" >&2; exit 1; };'
-    ' chmod "$2" "$new"; sync "$new"; mv -fT -- "$new" "$1"'
-)
-# tail polls on overlay file systems: five times a second then, and never an old file for long.
-_FOLLOW = (
-    'tail -n +1 -F -s 0.2 --max-unchanged-stats=1 -- "$1" 2>/dev/null & cat >/dev/null; kill $!'
-)
-# With a line break, which shells that are not POSIX (csh) do not take inside quotes.
-_PROBE = (
-    "id -u\npwd; [ -d /run/systemd/system ] && echo systemd || echo other;"
-    " sudo -n true 2>/dev/null && echo sudo || echo plain"
-)
+_MARK = b"\x02m2m\x03\n"
+"""`command.sh` and `probe.sh` print it first. What comes before is the login's own, and dropped."""
+
+GREETING_BYTES_MAX = 4096
+"""Kept of what a login prints before the mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +114,15 @@ class SshHost(Host):
             if self._facts is None:
                 out = bytearray()
                 deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
-                self._talk(shlex.join(["sh", "-c", _PROBE]), "probe", deadline_s, None, out.extend)
+                command = shlex.join(shell("hosts/probe.sh"))
+                self._talk(command, "probe", deadline_s, None, out.extend)
                 try:
                     uid, home, init, sudo = out.decode().splitlines()
                     self._facts = SshFacts(
                         int(uid), PurePosixPath(home), init == "systemd", sudo == "sudo"
                     )
                 except ValueError:
-                    problem = f"strange answer {bytes(out[:200])!r}"
-                    fix = "let the login's shell print nothing and be a POSIX shell"
-                    raise Unreachable(self.name, "probe", problem, fix) from None
+                    raise self._no_shell("probe", bytes(out)) from None
             return self._facts
 
     def __enter__(self) -> Self:
@@ -186,7 +165,7 @@ class SshHost(Host):
             sha = digest(source)
         except OSError as error:
             raise TransferFailed(self.name, action, str(error)) from error
-        argv = ["sh", "-c", _PUT, "put", target, f"{mode:o}", sha]
+        argv = shell("hosts/put.sh", target, f"{mode:o}", sha)
         out = bytearray()
         code, err = self._command(argv, action, timeout_s, chunks(source), out.extend)
         if code != 0:
@@ -250,16 +229,15 @@ class SshHost(Host):
     def follow(self, path: str | PurePosixPath) -> Follow:
         source = self._path(path)
         deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
-        argv = ["sh", "-c", _FOLLOW, "follow", source]
-        channel = self._begin(argv, f"follow {source}", deadline_s)
-        return SshFollow(self.name, source, channel)
+        argv = shell("hosts/follow.sh", source)
+        channel, begun = self._begin(argv, f"follow {source}", deadline_s)
+        return SshFollow(self.name, source, channel, begun)
 
     def dialogue(self, argv: Sequence[str]) -> Dialogue:
         action = shlex.join(argv)
-        root = str(self.root)
         deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
-        channel = self._begin(["sh", "-c", _TALK, "talk", root, *argv], action, deadline_s)
-        return SshDialogue(self.name, action, channel)
+        channel, begun = self._begin(argv, action, deadline_s)
+        return SshDialogue(self.name, action, channel, begun)
 
     def offered_key(self) -> OfferedKey:
         """The host key that it shows, by the same way there; nobody logs in. Raises Unreachable."""
@@ -300,22 +278,39 @@ class SshHost(Host):
     ) -> tuple[int, bytes]:
         deadline_s = time.monotonic() + timeout_s
         limit = f"{timeout_s + _REMOTE_GRACE_S:.1f}"
-        script = _RUN if given is None else _FEED
-        command = shlex.join(["sh", "-c", script, "run", str(self.root), limit, *argv])
+        verb = "run" if given is None else "feed"
+        command = shlex.join(shell("hosts/command.sh", verb, str(self.root), limit, *argv))
         return self._talk(command, action, deadline_s, given, sink)
 
-    def _begin(self, argv: Sequence[str], action: str, deadline_s: float) -> paramiko.Channel:
-        """A channel in which a command runs until somebody closes it."""
+    def _begin(
+        self, argv: Sequence[str], action: str, deadline_s: float
+    ) -> tuple[paramiko.Channel, bytes]:
+        """A channel in which a command runs until somebody closes it, and what it said first."""
+        command = shlex.join(shell("hosts/command.sh", "talk", str(self.root), "0", *argv))
         channel = self._link.session(deadline_s, action)
+        begun = bytearray()
+        after = AfterMark(begun.extend)
         try:
-            execute(channel, shlex.join(argv), deadline_s)
+            execute(channel, command, deadline_s)
+            while not after.seen:
+                channel.settimeout(_left_s(deadline_s))
+                piece = channel.recv(_PIECE_BYTES)
+                if not piece:
+                    close_channel(channel)
+                    raise self._no_shell(action, after.greeting)
+                after.take(piece)
         except TimeoutError as error:
             close_channel(channel)
             raise OutcomeUnknown(self.name, action, "no answer in time") from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             close_channel(channel)
             raise OutcomeUnknown(self.name, action, f"connection lost: {error}") from error
-        return channel
+        return channel, bytes(begun)
+
+    def _no_shell(self, action: str, said: bytes) -> Unreachable:
+        problem = f"its login runs no command of ours; it says {said[-200:]!r}"
+        fix = "give the login a POSIX shell, and no ForceCommand or restricted shell"
+        return Unreachable(self.name, action, problem, fix)
 
     def _talk(
         self,
@@ -330,6 +325,7 @@ class SshHost(Host):
         try:
             helpers: list[threading.Thread] = []
             err = bytearray()
+            after = AfterMark(sink)
             silent = threading.Event()
             ended = False
             try:
@@ -339,7 +335,7 @@ class SshHost(Host):
                     helpers.append(_spawn(_feed, channel, given, silent))
                 helpers.append(_spawn(_drain_stderr, channel, err))
                 while piece := channel.recv(_PIECE_BYTES):
-                    sink(piece)
+                    after.take(piece)
                     if time.monotonic() >= deadline_s:
                         raise TimeoutError
                     channel.settimeout(_left_s(deadline_s))
@@ -359,6 +355,8 @@ class SshHost(Host):
             code = channel.exit_status
         finally:
             close_channel(channel)
+        if ended and not after.seen and code >= 0:
+            raise self._no_shell(action, after.greeting or bytes(err))
         if ended and code >= 0:
             return code, bytes(err)
         if not ended:
@@ -366,6 +364,34 @@ class SshHost(Host):
             fix = "give it a longer timeout_s, or make a long-running program a unit"
             raise OutcomeUnknown(self.name, action, problem, fix)
         raise OutcomeUnknown(self.name, action, "connection lost while it ran")
+
+
+class AfterMark:
+    """Passes on what a command prints; what its login printed before the mark is kept apart."""
+
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        self._sink = sink
+        self._before = bytearray()
+        self.seen = False
+
+    @property
+    def greeting(self) -> bytes:
+        return bytes(self._before)
+
+    def take(self, piece: bytes) -> None:
+        if self.seen:
+            self._sink(piece)
+            return
+        self._before += piece
+        place = self._before.find(_MARK)
+        if place >= 0:
+            self.seen = True
+            rest = bytes(self._before[place + len(_MARK) :])
+            del self._before[place:]
+            if rest:
+                self._sink(rest)
+        else:
+            del self._before[:-GREETING_BYTES_MAX]
 
 
 def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:

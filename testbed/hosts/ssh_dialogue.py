@@ -18,11 +18,11 @@ _PIECE_BYTES = 4096
 class SshDialogue(Dialogue):
     """Over one channel; both ends send small lines, so nothing waits for the other's buffer."""
 
-    def __init__(self, host: str, action: str, channel: paramiko.Channel) -> None:
+    def __init__(self, host: str, action: str, channel: paramiko.Channel, begun: bytes) -> None:
         self._host = host
         self._action = action
         self._channel = channel
-        self._rest = bytearray()
+        self._rest = bytearray(begun)
 
     def __enter__(self) -> Self:
         return self

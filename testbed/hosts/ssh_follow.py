@@ -20,12 +20,12 @@ _PIECE_BYTES = 32 * 1024
 class SshFollow(Follow):
     """The channel's command must print the file and end when its input does."""
 
-    def __init__(self, host: str, path: str, channel: paramiko.Channel) -> None:
+    def __init__(self, host: str, path: str, channel: paramiko.Channel, begun: bytes) -> None:
         self._host = host
         self._path = path
         self._channel = channel
         self._closed = False
-        self._rest = bytearray()
+        self._rest = bytearray(begun)
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from signal import Signals
+from typing import Literal
 
 from testbed.hosts.port import (
     BACKOFF_MIN_S,
@@ -23,6 +24,7 @@ from testbed.hosts.port import (
     UnitState,
     UnitStatus,
 )
+from testbed.programs import shell
 
 __all__ = ["Scope", "SystemdUnits", "render", "systemd_scope"]
 
@@ -30,48 +32,7 @@ _SYSTEM_DIRECTORY = "/etc/systemd/system"
 _CALL_S_MAX = 60.0
 _CALL_MARGIN_S = 20.0
 
-# $1 systemctl scope (--system or --user), $2 directory, $3 service. For a start also $4 log,
-# $5 user, and the file on standard input. systemd would make the log as root's own, unreadable
-# to the login.
-_START = """
-set -e
-[ -e "$4" ] || install -m 0600 -o "$5" /dev/null "$4"
-[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
-mkdir -p "$2"
-new=$(mktemp)
-trap 'rm -f "$new"' EXIT
-cat >"$new"
-if cmp -s "$new" "$2/$3" && systemctl "$1" is-active -q "$3"; then exit 0; fi
-install -m 0644 "$new" "$2/$3"
-systemctl "$1" daemon-reload
-systemctl "$1" reset-failed "$3" 2>/dev/null || :
-systemctl "$1" enable -q "$3"
-systemctl "$1" restart "$3"
-"""
-_STOP = """
-[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
-[ -e "$2/$3" ] || exit 0
-timeout "$4" systemctl "$1" stop "$3" || {
-    systemctl "$1" kill -s KILL "$3"
-    systemctl "$1" stop "$3"
-}
-systemctl "$1" disable -q "$3"
-systemctl "$1" reset-failed "$3" 2>/dev/null
-rm -f "$2/$3"
-systemctl "$1" daemon-reload
-"""
-_SIGNAL = """
-[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
-pid=$(systemctl "$1" show -P MainPID "$3")
-[ "$pid" -gt 0 ] || { echo "it has no process at the moment" >&2; exit 1; }
-kill -s "$4" "$pid"
-"""
-# By what stands in them: a machine may have services of such a name that are not ours.
-_LIST = 'cd "$1" 2>/dev/null && grep -ls "^Description=testbed unit " testbed-*.service; :'
-_STATUS = """
-[ "$1" = --system ] || { XDG_RUNTIME_DIR=/run/user/$(id -u); export XDG_RUNTIME_DIR; }
-exec systemctl "$1" show -p ActiveState,MainPID,NRestarts,ExecMainCode,ExecMainStatus "$3"
-"""
+Verb = Literal["start", "stop", "signal", "status", "list"]
 
 _HARDENING = """\
 NoNewPrivileges=yes
@@ -122,27 +83,26 @@ class SystemdUnits:
 
     def start(self, unit: Unit) -> None:
         command = self.start_command(unit)
-        self._host.run(["mkdir", "-p", str(self._host.root / "log")])
         self._host.run(command.argv, input=command.input, timeout_s=_CALL_S_MAX)
 
     def start_command(self, unit: Unit) -> NodeCommand:
         text = render(unit, self._host.root, self._scope, self._user)
         log = str(self._host.log_path(unit.name))
-        return NodeCommand(self._argv(_START, unit.name, log, self._user), text.encode())
+        return NodeCommand(self._argv("start", unit.name, log, self._user), text.encode())
 
     def units(self) -> tuple[str, ...]:
-        found = self._host.run(["sh", "-c", _LIST, "systemd", self._directory]).stdout.split()
+        found = self._systemctl("list", "").split()
         return tuple(name.removeprefix("testbed-").removesuffix(".service") for name in found)
 
     def stop(self, name: str, timeout_s: float) -> None:
         limit_s = timeout_s + _CALL_MARGIN_S
-        self._systemctl(_STOP, name, f"{timeout_s:.1f}", timeout_s=limit_s)
+        self._systemctl("stop", name, f"{timeout_s:.1f}", timeout_s=limit_s)
 
     def signal(self, name: str, signal: Signals) -> None:
-        self._systemctl(_SIGNAL, name, signal.name.removeprefix("SIG"))
+        self._systemctl("signal", name, signal.name.removeprefix("SIG"))
 
     def status(self, name: str) -> UnitStatus:
-        answer = self._systemctl(_STATUS, name)
+        answer = self._systemctl("status", name)
         facts = dict(line.partition("=")[::2] for line in answer.splitlines())
         try:
             pid, restarts = int(facts["MainPID"]), int(facts["NRestarts"])
@@ -156,14 +116,14 @@ class SystemdUnits:
         states = {"failed": UnitState.FAILED, "inactive": UnitState.INACTIVE}
         return UnitStatus(states.get(active, UnitState.ACTIVE), pid or None, restarts, exit_code)
 
-    def _systemctl(self, script: str, name: str, *more: str, timeout_s: float = _CALL_S_MAX) -> str:
-        return self._host.run(self._argv(script, name, *more), timeout_s=timeout_s).stdout
+    def _systemctl(self, verb: Verb, name: str, *more: str, timeout_s: float = _CALL_S_MAX) -> str:
+        return self._host.run(self._argv(verb, name, *more), timeout_s=timeout_s).stdout
 
-    def _argv(self, script: str, name: str, *more: str) -> tuple[str, ...]:
+    def _argv(self, verb: Verb, name: str, *more: str) -> tuple[str, ...]:
         scope = "--system" if self._scope.system else "--user"
         service = f"testbed-{name}.service"
-        argv = ("sh", "-c", script, "systemd", scope, self._directory, service, *more)
-        return (*self._scope.prefix, *argv)
+        program = shell("hosts/systemd.sh", verb, scope, self._directory, service, *more)
+        return (*self._scope.prefix, *program)
 
 
 def render(unit: Unit, root: PurePosixPath, scope: Scope, user: str) -> str:

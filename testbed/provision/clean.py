@@ -9,21 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from testbed.hosts.port import Host
+from testbed.programs import shell
 from testbed.provision.layout import Node
 
 __all__ = ["clean"]
-
-_CLEAN = """
-for name; do
-  rm -f -- "log/m2m-$name.log" "log/m2m-$name.log.1"
-  [ ! -d "$name" ] || find "./$name" -mindepth 1 -maxdepth 1 ! -name keys \\
-    ! -name host.key ! -name flashed.json -exec rm -rf -- {} +
-done
-"""
 
 
 def clean(host: Host, nodes: Sequence[Node]) -> None:
     """Leave only keys in the directories of these processes, all of which stand still."""
     names = [node.name for node in nodes if node.host == host.name]
     if names:
-        host.run(["sh", "-c", _CLEAN, "clean", *names])
+        host.run(shell("provision/clean.sh", *names))

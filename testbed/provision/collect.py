@@ -8,44 +8,18 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+from testbed import programs
 from testbed.bundle import RunFolder
-from testbed.hosts.port import CommandFailed, Host, HostFault, TransferFailed
+from testbed.hosts.port import CommandFailed, HostFault, TransferFailed
 from testbed.provision.configs import EVENTS, STORE
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
+from testbed.provision.probe import present
 
 __all__ = ["collect"]
 
 FETCHES_AT_ONCE_MAX = 16
 COPY_S_MAX = 120.0
-
-_COPY_LEDGER = """
-import sys
-from pathlib import Path
-from nodes.replica.ledger_file import copy_ledger
-copy_ledger(Path(sys.argv[1]), Path(sys.argv[2]))
-"""
-
-_ABOUT = """
-import json, os, platform
-from pathlib import Path
-def read(path):
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None
-cpu = [l.split(":", 1)[1].strip() for l in (read("/proc/cpuinfo") or "").splitlines()
-       if l.startswith(("model name", "Model"))]
-print(json.dumps({
-    "kernel": platform.release(), "machine": platform.machine(),
-    "python": platform.python_version(),
-    "os": next((l.split("=", 1)[1].strip('"') for l in (read("/etc/os-release") or "").splitlines()
-                if l.startswith("PRETTY_NAME=")), None),
-    "cpu": cpu[0] if cpu else None, "cores": os.cpu_count(),
-    "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-    "boot": read("/proc/sys/kernel/random/boot_id"),
-}))
-"""
 
 
 def collect(deployment: Deployment, run: RunFolder) -> list[str]:
@@ -69,15 +43,16 @@ def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
         owed.add(node.file(EVENTS))
     problems: list[str] = []
     try:
-        if node.role == "replica" and _present(host, [node.file(STORE)]):
+        if node.role == "replica" and present(host, [node.file(STORE)]):
             copy = node.file("collected.sqlite")
-            argv = [deployment.python(node), "-c", _COPY_LEDGER, node.file(STORE), copy]
+            program = "provision/copy_ledger.py"
+            argv = programs.python(deployment.python(node), program, node.file(STORE), copy)
             try:
                 host.run(argv, timeout_s=COPY_S_MAX)
                 wanted[copy] = f"raw/ledger/{node.name}.sqlite"
             except CommandFailed as fault:
                 problems.append(f"{node.name}: cannot copy its ledger: {fault.problem}")
-        there = _present(host, list(wanted))
+        there = present(host, list(wanted))
         if node.name in deployment.begun:
             problems += [f"{node.name}: {each} is missing" for each in sorted(owed - there)]
     except HostFault as fault:
@@ -94,16 +69,11 @@ def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
     return problems
 
 
-def _present(host: Host, paths: list[str]) -> set[str]:
-    """Which of these files exist."""
-    return set(host.run(["ls", "-d", "--", *paths], check=False).stdout.splitlines())
-
-
 def _about(deployment: Deployment, name: str, run: RunFolder) -> list[str]:
     host = deployment.hosts[name]
     python = next(deployment.python(node) for node in deployment.nodes if node.host == name)
     try:
-        about = json.loads(host.run([python, "-c", _ABOUT]).stdout)
+        about = json.loads(host.run(programs.python(python, "provision/about.py")).stdout)
     except HostFault as fault:
         return [str(fault)]
     if any(node.host == name for node in deployment.with_role("broker")):

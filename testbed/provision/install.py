@@ -18,12 +18,14 @@ from dataclasses import dataclass
 import msgspec
 
 from inventory.model import Lab
+from testbed import programs
 from testbed.boards.flash import is_plugged
 from testbed.errors import LabFault
 from testbed.hosts.port import Host, HostFault, Unit, UnitState
 from testbed.hosts.ssh import NO_SYSTEMD, NO_SYSTEMD_FIX, SshHost
+from testbed.programs import shell
 from testbed.provision.layout import Node
-from testbed.provision.probe import STAMP, TREE, Facts, Stamp, probe
+from testbed.provision.probe import STAMP, Facts, Stamp, present, probe, tree
 from testbed.wheelhouse import Archive, Target, Wheelhouse
 
 __all__ = ["DISK_FREE_MIN_MB", "PYTHON", "Plan", "make_plan"]
@@ -38,48 +40,6 @@ INSTALL_S_MAX = 300.0
 HEALTH_S_MAX = 30.0
 _HEALTH = "health"
 _POLL_S = 0.05
-
-# $1 python, then archives. The new environment has its final name only at the
-# end; what it was made from goes with it.
-_BUILD = """
-set -e
-trap 'rm -rf env.new' EXIT
-rm -rf env.new
-"$1" -m venv --without-pip env.new
-for site in env.new/lib/python*/site-packages; do :; done
-shift
-for archive; do tar -xzf "$archive" -C "$site"; done
-env.new/bin/python -c 'import nodes.replica.process, nodes.gateway.process'
-env.new/bin/python -c 'import nodes.device.environment, nodes.device.mobile'
-rm -rf env.old
-[ ! -e env ] || mv env env.old
-mv env.new env
-rm -rf env.old wheelhouse
-"""
-# Only our own code: the rest of the environment stays. Without a stamp until it is whole again.
-_RENEW = """
-set -e
-rm -f env/stamp.json
-for site in env/lib/python*/site-packages; do :; done
-rm -rf "$site/chain" "$site/gateway" "$site/nodes"
-tar -xzf "$1" -C "$site"
-env/bin/python -c 'import nodes.replica.process, nodes.gateway.process'
-env/bin/python -c 'import nodes.device.environment, nodes.device.mobile'
-rm -rf wheelhouse
-"""
-# Runs as a unit, so under the very service and hardening that processes will have.
-_SELF_TEST = """
-import sqlite3, time
-from pathlib import Path
-import nodes.replica.process
-from chain.keys import digest
-with sqlite3.connect("health/probe.sqlite") as base:
-    base.execute("pragma journal_mode=wal")
-    base.execute("create table if not exists t (x)")
-Path("health/ok.new").write_text(digest(b"").hex())
-Path("health/ok.new").rename("health/ok")
-time.sleep(60)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +83,10 @@ class Plan:
             tell("bringing wheels")
             paths = [self._bring(archive) for archive in (*self.dependencies, self.code)]
             tell("building environment")
-            self._shell("build environment", _BUILD, self.facts.interpreter, *paths)
+            self._build("build environment", "new", self.facts.interpreter, *paths)
         elif self.facts.stamp != self.wanted:
             tell("bringing our code")
-            self._shell("renew code", _RENEW, self._bring(self.code))
+            self._build("renew code", "renew", self._bring(self.code))
         if self.facts.stamp != self.wanted:
             tell("checking health")
             self._prove()
@@ -135,8 +95,7 @@ class Plan:
             make_keys = [PYTHON, "-m", "nodes.keygen", "--dir", f"{name}/keys"]
             self.host.run(make_keys)
         # Last, so that a host that was interrupted anywhere is not taken for ready.
-        tree = self.host.run([PYTHON, "-c", TREE + 'print(tree("env"))']).stdout.strip()
-        stamp = msgspec.structs.replace(self.wanted, tree=tree)
+        stamp = msgspec.structs.replace(self.wanted, tree=tree(self.host, PYTHON))
         self.host.put(msgspec.json.encode(stamp), STAMP)
 
     def _check_disk(self) -> None:
@@ -153,8 +112,8 @@ class Plan:
         self.host.put(archive.path, path, timeout_s=INSTALL_S_MAX)
         return path
 
-    def _shell(self, action: str, script: str, *arguments: str) -> None:
-        argv = ["sh", "-c", script, "provision", *arguments]
+    def _build(self, action: str, *arguments: str) -> None:
+        argv = shell("provision/build.sh", *arguments)
         result = self.host.run(argv, timeout_s=INSTALL_S_MAX, check=False)
         if result.exit_code != 0:
             raise HostFault(self.host.name, action, result.stderr.strip()[-1500:])
@@ -162,8 +121,10 @@ class Plan:
     def _prove(self) -> None:
         """A unit starts under this host's supervisor, imports everything and writes its files."""
         host = self.host
-        host.run(["sh", "-c", "rm -rf health && mkdir health"])
-        host.start(Unit(_HEALTH, (str(host.root / PYTHON), "-c", _SELF_TEST), restart=False))
+        host.run(["rm", "-rf", "health"])
+        host.run(["mkdir", "health"])
+        argv = programs.python(str(host.root / PYTHON), "provision/self_test.py")
+        host.start(Unit(_HEALTH, tuple(argv), restart=False))
         try:
             deadline_s = time.monotonic() + HEALTH_S_MAX
             while host.run(["test", "-e", "health/ok"], check=False).exit_code != 0:
@@ -187,6 +148,10 @@ def make_plan(lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelh
     if not host.facts.systemd:
         raise HostFault(host.name, "provision", NO_SYSTEMD, NO_SYSTEMD_FIX)
     facts = probe(host)
+    if facts.noexec:
+        problem = f"{host.root} is on a file system that is mounted noexec: no program starts there"
+        fix = "mount it without noexec, or give the login a home elsewhere"
+        raise HostFault(host.name, "provision", problem, fix)
     here = [board for board in lab.boards_in_use().values() if board.host == host.name]
     target = Target(
         machine=facts.machine,
@@ -203,6 +168,7 @@ def make_plan(lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelh
     owners = [n.name for n in nodes if n.host == host.name and n.role in ("replica", "gateway")]
     keyless: tuple[str, ...] = ()
     if owners:
-        look = 'for name; do [ -e "$name/keys/key.pem" ] || echo "$name"; done'
-        keyless = tuple(host.run(["sh", "-c", look, "keys", *owners]).stdout.split())
+        keys = {name: f"{name}/keys/key.pem" for name in owners}
+        there = present(host, list(keys.values()))
+        keyless = tuple(name for name, key in keys.items() if key not in there)
     return Plan(host, facts, dependencies, code, keyless)

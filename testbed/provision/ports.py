@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from random import SystemRandom
 
+from testbed import programs
 from testbed.hosts.port import Host, HostFault
 
 __all__ = ["free_ports"]
@@ -17,23 +18,6 @@ PORT_MIN = 20_000
 PORT_MAX = 32_000
 TRIES_MAX = 400
 
-# Runs on the host itself: only it knows what is taken there.
-_PROGRAM = """
-import json, socket, sys
-address, count, candidates = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-found = []
-for port in candidates:
-    if len(found) == count:
-        break
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        try:
-            probe.bind((address, port))
-        except OSError:
-            continue
-        found.append(port)
-print(json.dumps(found))
-"""
-
 
 def free_ports(host: Host, python: str, address: str, count: int) -> list[int]:
     """`count` ports on which nobody listens at `address`. Raises LabFault if there are too few."""
@@ -41,7 +25,8 @@ def free_ports(host: Host, python: str, address: str, count: int) -> list[int]:
         return []
     candidates = SystemRandom().sample(range(PORT_MIN, PORT_MAX), TRIES_MAX)
     arguments = [address, str(count), json.dumps(candidates)]
-    printed = host.run([python, "-c", _PROGRAM, *arguments]).stdout
+    # On the host itself: only it knows what is taken there.
+    printed = host.run(programs.python(python, "provision/bindable.py", *arguments)).stdout
     found: list[int] = json.loads(printed)
     if len(found) < count:
         raise HostFault(

@@ -49,7 +49,6 @@ WELL = Condition(
     name_resolves=True,
     unwritable="",
     noexec=False,
-    python_variables=[],
     machine_id="m1",
     host_key="ssh-ed25519 k1",
 )
@@ -86,7 +85,6 @@ def test_a_healthy_host_has_nothing_to_mend(tmp_path: Path) -> None:
         ({"sudo_s": 10.2, "name_resolves": False}, "sudo", "warning", "/etc/hosts"),
         ({"unwritable": "Read-only file system"}, "file system", "failed", "card"),
         ({"noexec": True}, "file system", "failed", "noexec"),
-        ({"python_variables": ["PYTHONPATH"]}, "login", "warning", "profile"),
         ({"netem": False}, "netem", "failed", "sch_netem"),
     ],
 )

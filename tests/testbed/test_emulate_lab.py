@@ -118,7 +118,8 @@ def test_hosts_are_as_unforgiving_as_the_field(lab: EmulatedLab) -> None:
     assert {"maxsessions 10", "maxstartups 10:30:100"} <= set(limits), "OpenSSH's own"
     assert pi01.run(["sh", "-c", "umask"]).stdout == "0022\n"
     assert pi02.run(["sh", "-c", "umask"]).stdout == "0077\n"
-    assert "de_DE.UTF-8" in pi03.run(["locale"]).stdout
+    assert "LC_ALL=de_DE.UTF-8" in pi03.run(["sh", "-c", ". ~/.bashrc; locale"]).stdout
+    assert "LC_ALL=C.UTF-8" in pi03.run(["locale"]).stdout, "our commands are spared that"
     with host(lab, "pi01", root="/root") as barred, pytest.raises(HostFault):
         barred.put(b"", "file")
 

@@ -22,6 +22,7 @@ from testbed.hosts.port import (
     HostFault,
     HostKeyRefused,
     OutcomeUnknown,
+    TransferFailed,
     Unit,
     UnitState,
     Unreachable,
@@ -378,20 +379,47 @@ def test_a_dropped_upload_leaves_the_old_file_and_no_rest(
         eventually(lambda: not any(root.glob("*.part.*")))
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["echo no", 'echo Hello from the bench; eval "$SSH_ORIGINAL_COMMAND"', "exec csh-is-missing"],
-)
+@pytest.mark.parametrize("command", ["echo no", "exec csh-is-missing"])
 def test_an_answer_that_is_not_a_shells_is_told_apart(
     server: SshServer, tmp_path: Path, command: str
 ) -> None:
-    """A restricted login, or one that prints a banner, is named at the first contact."""
+    """A restricted login, or one that is no POSIX shell, is named at the first contact."""
     server.stop()
     config = server.home / "config"
     config.write_text(f"{config.read_text()}ForceCommand {command}\n")
     server.start()
     with server.host(root=tmp_path / "r") as host, pytest.raises(Unreachable, match="POSIX shell"):
         host.run(["true"])
+
+
+def test_a_login_that_prints_and_exports_changes_no_answer(
+    server: SshServer, tmp_path: Path
+) -> None:
+    """A greeting in .bashrc, also without a line's end; PYTHONPATH, as ROS has it; German."""
+    greeting = tmp_path / "greeting"
+    greeting.write_text(
+        "head -c 200000 /dev/zero; echo; echo Hello; printf half\n"
+        f"export PYTHONPATH={tmp_path} LC_ALL=de_DE.UTF-8\n"
+        'exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    server.stop()
+    config = server.home / "config"
+    config.write_text(config.read_text() + f"ForceCommand sh {greeting}\n")
+    server.start()
+    with server.host(root=tmp_path / "r") as host:
+        assert host.run(["printf", "said"]).stdout == "said"
+        assert host.run(["printenv", "PYTHONPATH"], check=False).exit_code == 1
+        assert host.run(["printenv", "PYTHONPATH"], env={"PYTHONPATH": "/x"}).stdout == "/x\n"
+        host.put(b"one\n", "file")
+        assert host.get("file") == b"one\n"
+        host.fetch("file", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == b"one\n"
+        with pytest.raises(TransferFailed, match="No such file"):
+            host.get("missing")
+        with host.follow("file") as lines:
+            assert next(lines) == "one"
+        with host.dialogue(["cat"]) as line:
+            assert line.ask("word") == "word"
 
 
 @pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="this machine has systemd")

@@ -1,0 +1,72 @@
+"""Runs on a host before anything of ours is on it: what it is, and what of ours it has.
+
+`probe` prints JSON of `testbed.provision.probe.Facts`, `tree` the digest of the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from pathlib import Path
+
+__all__ = ["main"]
+
+STAMP = "stamp.json"
+
+
+def read(path: str) -> str:
+    """A small file, or ""."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def tree(top: str) -> str:
+    """Changes when a file of the environment goes, comes or changes its size.
+
+    What Python compiled for itself, and the stamp, may come and go.
+    """
+    seen = []
+    for folder, folders, files in os.walk(top):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        paths = [os.path.join(folder, name) for name in files if name != STAMP]  # noqa: PTH118
+        seen += [f"{path} {os.lstat(path).st_size}" for path in paths]
+    return hashlib.sha256("\n".join(sorted(seen)).encode("utf-8", "replace")).hexdigest()
+
+
+def probe() -> str:
+    """Everything in one answer."""
+    release = re.search(r'^PRETTY_NAME="?([^"\n]*)', read("/etc/os-release"), re.MULTILINE)
+    libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else ""
+    return json.dumps(
+        {
+            "system": release[1] if release else platform.system(),
+            "machine": platform.machine(),
+            "bits": 64 if sys.maxsize > 2**32 else 32,
+            "python": "{}.{}".format(*sys.version_info),
+            "interpreter": sys.executable,
+            "glibc": (libc or "").split(" ")[-1],
+            "magic": importlib.util.MAGIC_NUMBER.hex(),
+            "disk_free_mb": shutil.disk_usage(".").free // 2**20,
+            "noexec": bool(os.statvfs(".").f_flag & os.ST_NOEXEC),
+            "micropython": shutil.which("micropython") or "",
+            "stamp": read(f"env/{STAMP}") or "{}",
+            "tree": tree("env"),
+        }
+    )
+
+
+def main() -> None:
+    """One word, one answer."""
+    print(tree("env") if sys.argv[1] == "tree" else probe())  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

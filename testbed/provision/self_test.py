@@ -1,0 +1,33 @@
+"""Runs on a host as a unit, so under the service and hardening that our processes will have.
+
+It imports what a replica imports, writes with SQLite, and says so in health/ok; see `install`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import nodes.replica.process  # noqa: F401 - that it can be imported is what is tried
+from chain.keys import digest
+
+__all__ = ["main"]
+
+STAYS_S = 60
+"""Longer than it takes to be seen; then it ends by itself."""
+
+
+def main() -> None:
+    """Write all files that a process writes, then stay."""
+    with sqlite3.connect("health/probe.sqlite") as base:
+        base.execute("pragma journal_mode=wal")
+        base.execute("create table if not exists t (x)")
+    new = Path("health/ok.new")
+    new.write_text(digest(b"").hex())
+    new.rename("health/ok")
+    time.sleep(STAYS_S)
+
+
+if __name__ == "__main__":
+    main()
