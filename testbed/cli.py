@@ -56,6 +56,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "collect": ("collect", "Write a result bundle of a running lab, while it goes on."),
     "refusals": ("refusals", "Try what must be refused; say who refused it."),
     "run": ("run", "Run a campaign and write a result bundle."),
+    "abort": ("abort", "List the faults that are active in a run; heal one now."),
     "resume": ("resume", "Go on with a campaign that was cut off."),
     "report": ("report", "Rebuild the report of a run from its raw files."),
     "compare": ("compare", "Set results side by side, with ratios and intervals."),
@@ -69,7 +70,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 # How `testbed --help` orders them; what is in no section comes last.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Campaigns": ("run", "resume", "plan", "campaign"),
+    "Campaigns": ("run", "abort", "resume", "plan", "campaign"),
     "Results": ("report", "compare", "ledger"),
     "Lab": (
         *("inventory", "doctor", "provision", "flash", "power", "status"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import IO, Any, Self, cast
 import msgspec
 
 from nodes.device.workload import Go
-from testbed.campaign.injection import Attack, AttackMaker, FaultMaker, Scene
+from testbed.campaign.abort import aborts
+from testbed.campaign.injection import Attack, AttackMaker, Fault, FaultMaker, Scene
 from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Event, Schedule
 from testbed.campaign.watch import Watch
@@ -33,6 +35,8 @@ START_MARGIN_MS = 500  # between handing out the plans and the beginning of the 
 DEAD_MAN_MS = 30_000  # where the campaign's guard is off
 VERIFY_S_MAX = 30.0
 SETTLE_S_MAX = 20.0
+LOOK_S = 0.5
+"""Between two looks, while a fault lasts: Ctrl-C and `testbed abort` end it so soon."""
 
 
 class RunLog:
@@ -185,14 +189,28 @@ class Runner:
         try:
             fault.apply()
             self._log.write("faults", step="applied", **record)
-            seen = fault.observe((event.at_ms + event.for_ms - self.elapsed_ms) / 1000)
-            self._log.write("faults", step="observed", seen=seen, **record)
-            self._sleep_until(event.at_ms + event.for_ms)
+            self._hold(fault, event, record)
         finally:
             fault.heal()
             self._log.write("faults", step="healed", **record)
         whole = self._stop.is_set() or fault.verify(VERIFY_S_MAX)
         self._log.write("faults", step="verified", whole=whole, **record)
+
+    def _hold(self, fault: Fault, event: Event, record: Mapping[str, Any]) -> None:
+        """Until its time is over, it is aborted or the run is cut off. Notes when it is seen."""
+        seen = False
+        while (left_s := (event.at_ms + event.for_ms - self.elapsed_ms) / 1000) > 0:
+            if seen:
+                self._stop.wait(min(left_s, LOOK_S))
+            elif seen := fault.observe(min(left_s, LOOK_S)):
+                self._log.write("faults", step="observed", seen=True, **record)
+            if self._stop.is_set():
+                break
+            if event.id in aborts(self._captures.parent):
+                self._log.write("faults", step="aborted", **record)
+                break
+        if not seen:
+            self._log.write("faults", step="observed", seen=False, **record)
 
     def _sleep_until(self, at_ms: int) -> bool:
         """False if the run was stopped meanwhile."""

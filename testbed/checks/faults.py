@@ -33,13 +33,14 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
     planned_ms: float
     applied_ms: float | None
     observed: bool
+    aborted: bool
     healed_ms: float | None
     recovery_ms: float | None
     whole_ms: float | None
 
     @property
     def took_place(self) -> bool:
-        return self.applied_ms is not None and self.observed
+        return self.applied_ms is not None and self.observed and not self.aborted
 
 
 def injections(evidence: Evidence) -> tuple[Injection, ...]:
@@ -64,6 +65,7 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
                 planned_ms=event.at_ms,
                 applied_ms=evidence.at_ms(steps["applied"].t) if "applied" in steps else None,
                 observed="observed" in steps and steps["observed"].seen,
+                aborted="aborted" in steps,
                 healed_ms=evidence.at_ms(healed.t) if healed else None,
                 recovery_ms=_recovery_ms(blocks, healed.t) if healed else None,
                 whole_ms=(whole.t - healed.t) / 1e6 if whole and healed and whole.whole else None,

@@ -178,7 +178,7 @@ class FaultLine(msgspec.Struct, frozen=True, kw_only=True):
     """faults.jsonl: one step of one event. `targets` are names of processes by selector key."""
 
     t: int
-    step: Literal["planned", "applied", "observed", "healed", "verified"]
+    step: Literal["planned", "applied", "observed", "aborted", "healed", "verified"]
     event: str
     targets: dict[str, list[str]] = {}
     seen: bool = False

@@ -40,7 +40,9 @@ def notes(
 
 def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]) -> Iterator[str]:
     for fault in found:
-        if not fault.took_place:
+        if fault.aborted:
+            yield f"fault {fault.id} was aborted by hand"
+        elif not fault.took_place:
             yield f"fault {fault.id} was not seen to take effect"
         elif fault.healed_ms is None:
             yield f"fault {fault.id} was not healed"

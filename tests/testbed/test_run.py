@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from testbed import cli
+
 CAMPAIGN = """
 schema: testbed.campaign/1
 campaign: short
@@ -42,10 +44,10 @@ LOOK_EVERY_S = 0.05
 class Run:
     """One `testbed run`; `phases` is what it has said so far."""
 
-    def __init__(self, tmp_path: Path, name: str) -> None:
+    def __init__(self, tmp_path: Path, name: str, campaign_text: str) -> None:
         self.out = tmp_path / name
         campaign = tmp_path / "short.yaml"
-        campaign.write_text(CAMPAIGN)
+        campaign.write_text(campaign_text)
         self.said = tmp_path / f"{name}.log"
         with self.said.open("wb") as log:
             self.process = subprocess.Popen(
@@ -93,11 +95,11 @@ class Run:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[str], Run]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def begin(name: str) -> Run:
-        runs.append(Run(tmp_path, name))
+    def begin(name: str, campaign: str = CAMPAIGN) -> Run:
+        runs.append(Run(tmp_path, name, campaign))
         return runs[-1]
 
     yield begin
@@ -144,7 +146,7 @@ def verify(bundle: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_runs_at_once_both_pass_and_leave_nothing(start: Callable[[str], Run]) -> None:
+def test_two_runs_at_once_both_pass_and_leave_nothing(start: Callable[..., Run]) -> None:
     """The whole thread: admission, data, a killed primary, a replay, verdicts; and no collision."""
     runs = [start("one"), start("two")]
     runs[0].reach("fault")
@@ -161,7 +163,7 @@ def test_two_runs_at_once_both_pass_and_leave_nothing(start: Callable[[str], Run
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_anything_may_be_killed_by_hand(start: Callable[[str], Run]) -> None:
+def test_anything_may_be_killed_by_hand(start: Callable[..., Run]) -> None:
     """A replica, the broker and the gateway die at once in mid-run: what was acknowledged stays,
     the run passes."""
     run = start("killed")
@@ -173,7 +175,7 @@ def test_anything_may_be_killed_by_hand(start: Callable[[str], Run]) -> None:
     assert run.summary["ledger_verified"] is True
 
 
-def test_ctrl_c_ends_everything_and_keeps_what_was_collected(start: Callable[[str], Run]) -> None:
+def test_ctrl_c_ends_everything_and_keeps_what_was_collected(start: Callable[..., Run]) -> None:
     run = start("stopped")
     run.reach("fault")
     of_the_run = run.processes()
@@ -183,3 +185,56 @@ def test_ctrl_c_ends_everything_and_keeps_what_was_collected(start: Callable[[st
     nothing_is_left_of(of_the_run)
     assert (run.bundle / "manifest.json").exists()
     assert verify(run.bundle).returncode == 0
+
+
+LONG_FAULT = """
+schema: testbed.campaign/1
+campaign: long
+seed: 7
+workload: {kind: enrol+data, rate: 2/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 1s, fault: 5m}
+faults: [{id: kill-r3, at: 500ms, for: 4m, do: process.crash, on: replica(2)}]
+"""
+
+
+def test_a_fault_ends_within_seconds_when_it_is_aborted_and_when_the_run_is(
+    start: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four minutes it would last: whoever aborts it, or the run, does not wait for its end."""
+    run = start("aborted", LONG_FAULT)
+    run.reach("fault")
+
+    def steps() -> list[str]:
+        path = run.bundle / "run/0000-faults/raw/faults.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line)["step"] for line in lines]
+
+    run.until(lambda: "applied" in steps(), STARTED_S_MAX)
+    where = ("--run", str(run.bundle))
+    assert cli.main(["abort", *where, "--json"]) == 0
+    (active,) = json.loads(capsys.readouterr().out)["faults"]
+    assert (active["fault"], active["kind"]) == ("kill-r3", "process.crash")
+    assert cli.main(["abort", "kill-r9", *where]) == 2
+    assert f"there are: {active['event']}" in capsys.readouterr().err
+    assert cli.main(["abort", "kill-r3", *where]) == 0
+    run.until(lambda: "verified" in steps(), ENDED_S_MAX)
+    capsys.readouterr()
+    assert cli.main(["abort", *where]) == 0
+    assert "no fault is active" in capsys.readouterr().out
+    ended = [step for step in steps() if step != "observed"]
+    assert ended[-3:] == ["aborted", "healed", "verified"]
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    assert cli.main(["abort", *where]) == 2
+    assert "no run is under way" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_the_middle_of_a_long_fault_does_not_wait_for_its_end(
+    start: Callable[..., Run],
+) -> None:
+    run = start("cut", LONG_FAULT)
+    run.reach("fault")
+    of_the_run = run.processes()
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    nothing_is_left_of(of_the_run)

@@ -1,0 +1,79 @@
+"""Which faults of a run are active, and ending one before its time, from another terminal.
+
+The run writes what it does to raw/faults.jsonl. Who wants a fault ended adds its id to the file
+`abort` of the run's folder; the runner looks there while a fault lasts (`run`), heals it and goes
+on. The run is invalid then (`testbed.checks.faults`): it is not what was planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.bundle import Bundle, RunFolder
+from testbed.errors import ConfigurationError
+
+__all__ = ["ActiveFault", "abort_fault", "aborts", "active_faults", "run_under_way"]
+
+_FILE = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveFault:
+    """A fault that was applied and is not healed yet. `since_ns` is wall time."""
+
+    event: str
+    fault: str
+    kind: str
+    targets: dict[str, list[str]]
+    since_ns: int
+    for_ms: int
+
+
+def run_under_way(bundle: Bundle) -> RunFolder:
+    """The run that is being made now. Raises ConfigurationError."""
+    for run in bundle.runs:
+        if run.entry.state == "running":
+            return run
+    raise ConfigurationError(f"{bundle.path}: no run is under way")
+
+
+def active_faults(run: RunFolder) -> list[ActiveFault]:
+    """In the order in which they were applied."""
+    active: dict[str, ActiveFault] = {}
+    for_ms: dict[str, int] = {}
+    for line in run.lines("raw/faults.jsonl"):
+        event = line["event"]
+        match line["step"]:
+            case "planned":
+                for_ms[event] = line["for_ms"]
+            case "applied":
+                active[event] = ActiveFault(
+                    event, line["id"], line["kind"], line["targets"], line["t"], for_ms[event]
+                )
+            case "healed":
+                active.pop(event, None)
+    return list(active.values())
+
+
+def abort_fault(run: RunFolder, name: str) -> list[ActiveFault]:
+    """Have these active faults ended: the event of this id, or all events of the fault.
+
+    Raises ConfigurationError if it is none of them.
+    """
+    active = active_faults(run)
+    ending = [fault for fault in active if name in (fault.event, fault.fault)]
+    if not ending:
+        have = ", ".join(fault.event for fault in active) or "none"
+        raise ConfigurationError(f"{name} is no active fault of {run.name}; there are: {have}")
+    with (run.path / _FILE).open("a") as file:
+        file.writelines(f"{fault.event}\n" for fault in ending)
+    return ending
+
+
+def aborts(run: Path) -> frozenset[str]:
+    """Events that somebody wants ended."""
+    try:
+        return frozenset((run / _FILE).read_text().split())
+    except FileNotFoundError:
+        return frozenset()

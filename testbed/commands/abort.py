@@ -1,0 +1,49 @@
+"""`testbed abort`: the faults that are active in a run, and ending one before its time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from testbed.bundle import find_bundle
+from testbed.campaign.abort import abort_fault, active_faults, run_under_way
+from testbed.commands.options import JsonOption, columns, print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def abort(
+    fault: Annotated[
+        str | None, typer.Argument(help="A fault or event of the list; default: print the list.")
+    ] = None,
+    bundle: Annotated[
+        str, typer.Option("--run", metavar="BUNDLE", help="The bundle that is being written.")
+    ] = "last",
+    as_json: JsonOption = False,
+) -> None:
+    """List the faults that are active in the run under way, or heal one now.
+
+    The run goes on and is invalid: it is not what was planned. What a dead run left: restore.
+    """
+    run = run_under_way(find_bundle(bundle))
+    found = active_faults(run) if fault is None else abort_fault(run, fault)
+    if as_json:
+        print_json(
+            {"run": run.name, "aborted": fault is not None, "faults": list(map(asdict, found))}
+        )
+        return
+    now_ns = time.time_ns()
+    rows = [("EVENT", "KIND", "TARGETS", "ACTIVE", "OF")]
+    for one in found:
+        targets = ", ".join(name for names in one.targets.values() for name in names)
+        active = f"{(now_ns - one.since_ns) / 1e9:.0f} s"
+        rows.append((one.event, one.kind, targets, active, f"{one.for_ms / 1000:g} s"))
+    typer.echo(columns(rows) if found else f"{run.name}: no fault is active")
+    if fault is not None:
+        typer.echo("aborted")
