@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inventory.model import Lab
 from inventory.selection import chosen, host_labels
 from testbed.errors import ConfigurationError
-from testbed.hosts.ssh import SshHost
-from testbed.hosts.ssh_link import SshSettings
+
+if TYPE_CHECKING:  # Paramiko takes half a second to import, and loopback does not need it.
+    from testbed.hosts.ssh import SshHost
+    from testbed.hosts.ssh_link import SshSettings
 
 __all__ = ["REMOTE_ROOT", "limited", "settings_of", "ssh_hosts"]
 
@@ -48,6 +51,8 @@ def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[s
 
 def settings_of(lab: Lab, name: str) -> SshSettings:
     """How the inventory says to log in."""
+    from testbed.hosts.ssh_link import SshSettings  # noqa: PLC0415 - see above
+
     ssh = lab.ssh(name)
     return SshSettings(
         user=ssh.user,
@@ -61,6 +66,8 @@ def settings_of(lab: Lab, name: str) -> SshSettings:
 @contextmanager
 def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
     """These hosts by name, and the jump hosts on the way to them; closed at the end."""
+    from testbed.hosts.ssh import SshHost  # noqa: PLC0415 - see above
+
     made: dict[str, SshHost] = {}
 
     def make(name: str) -> SshHost:
