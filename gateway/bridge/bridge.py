@@ -39,10 +39,11 @@ from gateway.bridge.logins import Carrier, LoginChange, Logins, carrier_of, ende
 from gateway.bridge.outbox import Entry
 from gateway.bridge.parts import split
 from gateway.bridge.precheck import check_sender, refusal
-from gateway.bridge.stamps import Stamps
+from gateway.bridge.relays import Relays
+from gateway.bridge.stamps import SUSPECTED_BY, Stamps
 from gateway.bridge.waiting import Pending, Waiting
 from gateway.limits import RateLimiter
-from gateway.mqtt.topics import Up, parse
+from gateway.mqtt.topics import Status, Up, parse
 from gateway.refusing import refusing
 
 __all__ = ["Bridge", "Limits", "Outside", "Writes"]
@@ -129,6 +130,7 @@ class Bridge:
         self._fresh: dict[bytes, Entry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
+        self._relays = Relays()
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
         self._restore(owed, logins_done)
@@ -158,6 +160,9 @@ class Bridge:
         try:
             with refusing():
                 parsed = parse(topic)
+                if isinstance(parsed, Status):
+                    self._relays.on_status(topic, payload, now_ms)
+                    return
                 if not isinstance(parsed, Up):
                     raise PeerFault("bad-topic", "not a message towards the gateway")
                 up = parsed
@@ -171,6 +176,8 @@ class Bridge:
             return
         stamped = stamped_codec.decode(payload)
         self._stamps.take(up.relay, stamped, now_ms)
+        if stamped.tries is not None:
+            self._pass_over(up.device, stamped.body, stamped.tries, now_ms)
         if up.kind == "sync":
             self._sync(up, stamped.body)
         elif up.kind == "carrier":
@@ -180,6 +187,14 @@ class Bridge:
             self._request(up, stamped.body, now_ms)
         else:
             raise PeerFault("bad-kind", up.kind)
+
+    def _pass_over(self, device: str, body: bytes, tries: int, now_ms: int) -> None:
+        """The device had no answer through the relay that ranks before this one."""
+        ranked = self._relays.ranked(device, body, now_ms)
+        if ranked:
+            before = ranked[(tries - 1) % len(ranked)]
+            if self._stamps.pass_over(before, device, body):
+                self._outside.emit("relay-suspected", relay=before, devices=SUSPECTED_BY)
 
     def _within_rate(self, up: Up) -> bool:
         limits = self._limits

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 
 from gateway.bridge.outbox import Entry, Outbox
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient
@@ -21,12 +22,22 @@ window_entries = 100  # unanswered at once
 class Courier:
     """Call `send` from the event loop and `done` at each answer; `run` is a task.
 
+    `again(payload, tries)` is what to send when `tries` attempts had no answer.
     `counts`: sent, resent, done, unacknowledged.
     """
 
-    def __init__(self, outbox: Outbox, client: MqttClient, *, resend_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        client: MqttClient,
+        *,
+        resend_s: float = 5.0,
+        again: Callable[[bytes, int], bytes] = lambda payload, _tries: payload,
+    ) -> None:
         self._outbox, self._client, self._resend_s = outbox, client, resend_s
+        self._again = again
         self._sent_at: dict[bytes, float] = {}
+        self._tries: Counter[bytes] = Counter()
         self._publishing: set[bytes] = set()
         self._wake = asyncio.Event()
         self.counts: Counter[str] = Counter()
@@ -42,6 +53,7 @@ class Courier:
         """The receiver has answered. Returns False for a repeated answer."""
         known = await asyncio.to_thread(self._outbox.done, digest)
         self._sent_at.pop(digest, None)
+        self._tries.pop(digest, None)
         self.counts["done"] += known
         self._wake.set()
         return known
@@ -80,8 +92,11 @@ class Courier:
     async def _publish(self, entry: Entry) -> None:
         self.counts["resent" if entry.digest in self._sent_at else "sent"] += 1
         self._sent_at[entry.digest] = asyncio.get_running_loop().time()
+        tries = self._tries[entry.digest]
+        self._tries[entry.digest] += 1
+        payload = self._again(entry.payload, tries) if tries else entry.payload
         try:
-            await self._client.publish(entry.topic, entry.payload, deadline_s=self._resend_s)
+            await self._client.publish(entry.topic, payload, deadline_s=self._resend_s)
         except BrokerUnavailableError:
             self.counts["unacknowledged"] += 1  # it stays in the outbox and is sent again
         finally:

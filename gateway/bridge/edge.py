@@ -53,14 +53,17 @@ NOT_YET = frozenset({"busy", "outbox-full", "unknown-node"})
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Body = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
+Tries = Annotated[int, msgspec.Meta(ge=1, le=255)]
 Kind = Literal["enrol", "op", "sync", "carrier"]
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From a device to the relay that carries it."""
+    """From a device to the relay that carries it. `tries` counts how often it was sent before
+    without an answer; absent at first."""
 
     kind: Kind
     body: Body
+    tries: Tries | None = None
 
 
 class Stamped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +74,7 @@ class Stamped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot: Number
     at_ms: Number
     body: Body
+    tries: Tries | None = None  # as in Ask
 
 
 class SyncRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

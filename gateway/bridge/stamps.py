@@ -1,7 +1,11 @@
-"""Were messages lost between a relay and the gateway? Its running numbers tell.
+"""Where were messages lost? What the relays' stamps say, laid at one hop.
 
-A number that is overtaken (a relay's own messages pass through its disk first) is waited for; one
-that does not come in time is lost. The broker vouches for who the relay is.
+- Between a relay and the gateway: the relay's running numbers have a gap. A number that is
+  overtaken (a relay's own messages pass through its disk first) is waited for.
+- At a relay: a device tried again, and the relay that ranked for the try before did not bring the
+  message. One device may lie, so a relay is suspected when several devices say so.
+
+The broker vouches for who the relay is.
 """
 
 from __future__ import annotations
@@ -10,13 +14,17 @@ from collections.abc import Iterator
 
 import msgspec
 
+from chain.keys import digest
 from gateway.bridge.edge import Stamped
+from gateway.bridge.relays import RELAYS_MAX
 
-__all__ = ["Stamps"]
+__all__ = ["SUSPECTED_BY", "Stamps"]
 
-RELAYS_MAX = 4096
+CARRIED_MAX = 8192
 MISSING_MAX = 256  # waited for, of one relay
 PATIENCE_MS = 10_000
+SUSPECTED_BY = 3  # devices
+_DEVICES_MAX = 64  # remembered of one relay
 
 
 class _Relay(msgspec.Struct):
@@ -29,9 +37,14 @@ class _Relay(msgspec.Struct):
 class Stamps:
     def __init__(self) -> None:
         self._relays: dict[str, _Relay] = {}
+        self._carried: dict[bytes, set[str]] = {}  # by body: who brought it
+        self._passed_over: dict[str, set[str]] = {}  # relay -> devices that tried another one
 
     def take(self, relay: str, stamped: Stamped, now_ms: int) -> None:
-        """A message of `relay` has come."""
+        """Takes a message of `relay`."""
+        self._carried.setdefault(digest(stamped.body), set()).add(relay)
+        if len(self._carried) > CARRIED_MAX:
+            del self._carried[next(iter(self._carried))]
         known = self._relays.get(relay)
         if known is None or stamped.boot > known.boot:
             if known is not None or len(self._relays) < RELAYS_MAX:
@@ -52,7 +65,7 @@ class Stamps:
             known.missing.pop(stamped.n, None)
 
     def lost(self, now_ms: int) -> Iterator[tuple[str, int]]:
-        """(relay, number of messages) that have not come in time; each is told once."""
+        """(relay, number of messages) that did not come in time; each is returned once."""
         for name, relay in self._relays.items():
             overdue = [
                 n for n, since_ms in relay.missing.items() if now_ms - since_ms > PATIENCE_MS
@@ -62,3 +75,16 @@ class Stamps:
             if overdue or relay.lost:
                 yield name, len(overdue) + relay.lost
                 relay.lost = 0
+
+    def pass_over(self, relay: str, device: str, body: bytes) -> bool:
+        """`device` tried another relay after this one. Returns whether the relay becomes suspect:
+        it did not bring the message, and so say enough devices."""
+        if relay in self._carried.get(digest(body), ()):
+            return False  # the answer was lost, not the message
+        if relay not in self._passed_over and len(self._passed_over) >= RELAYS_MAX:
+            return False
+        devices = self._passed_over.setdefault(relay, set())
+        if device in devices or len(devices) >= _DEVICES_MAX:
+            return False
+        devices.add(device)
+        return len(devices) == SUSPECTED_BY

@@ -28,7 +28,7 @@ from chain.errors import PeerFault
 from gateway.broker.store import SecurityStore
 from gateway.limits import TokenBucket
 from gateway.mqtt import packets
-from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action, may_retain
+from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action
 from gateway.refusing import refusing
 
 __all__ = ["Broker", "Door", "DoorLimits"]
@@ -66,8 +66,8 @@ class Broker(Protocol):
     async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
         """Speaks MQTT until the connection ends."""
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Delivers to all subscribers, and keeps the message if `retain`."""
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Delivers to all subscribers."""
 
     async def forget(self, name: str) -> None:
         """Drops the session of a client that is gone."""
@@ -236,8 +236,10 @@ class _Connection(ReaderAdapter):
         if not store.knows(name, connect.password):
             raise PeerFault("bad-login", name[:80])
         will = connect.will_topic
-        if will is not None and not (store.allows(name, Action.PUBLISH, will) and may_retain(will)):
+        if will is not None and not store.allows(name, Action.PUBLISH, will):
             raise PeerFault("will-denied", will[:80])
+        if connect.will_retain:
+            raise PeerFault("retain-denied", "a will that is to be retained")
 
     def _refuse_login(self, error: Exception) -> None:
         if isinstance(error, PeerFault):
@@ -290,7 +292,7 @@ class _Connection(ReaderAdapter):
             case packets.Publish(topic=topic, retain=retain):
                 if not self._door.store.allows(self.name, Action.PUBLISH, topic):
                     raise PeerFault("publish-denied", topic[:80])
-                if retain and not may_retain(topic):
+                if retain:
                     raise PeerFault("retain-denied", topic[:80])
             case packets.Subscribe(filters=filters):
                 if len(filters) > self._door.limits.filters_max:
@@ -307,7 +309,7 @@ class _Connection(ReaderAdapter):
         if packet.topic == ADMIN_REQUEST:
             await self._door.administer(packet.payload)
         else:
-            await self._door.broker.publish(packet.topic, packet.payload, retain=packet.retain)
+            await self._door.broker.publish(packet.topic, packet.payload)
         if packet.packet_id is not None:
             self._raw.write(packets.puback(packet.packet_id))
             await self._raw.drain()  # a client that does not read its acknowledgements must wait

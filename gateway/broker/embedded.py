@@ -89,10 +89,8 @@ class EmbeddedBroker(AmqttBroker):
     async def serve(self, reader: ReaderAdapter, writer: StreamWriterAdapter) -> None:
         await self.external_connected(reader, writer, _listener)
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes) -> None:
         await self.internal_message_broadcast(topic, payload)
-        if retain:
-            await self.retain_message(None, topic, payload, qos=1)
 
     async def forget(self, name: str) -> None:
         await self._delete_session(name)
@@ -150,14 +148,6 @@ class EmbeddedBroker(AmqttBroker):
     async def _del_all_subscriptions(self, session: Session) -> None:
         for topic_filter in list(self._filters.get(session.client_id or "", ())):
             self._del_subscription(topic_filter, session)
-
-    async def _publish_retained_messages_for_subscription(
-        self, subscription: tuple[str, int], session: Session
-    ) -> None:
-        """amqtt calls it at each connection with *all* filters: use only those of this client."""
-        held = self._subscriptions.get(subscription[0], ())
-        if any(other.client_id == session.client_id for other, _ in held):
-            await super()._publish_retained_messages_for_subscription(subscription, session)
 
     async def _retain_broadcast_message(
         self, broadcast: dict[str, Any], qos: int, target_session: Session

@@ -204,6 +204,7 @@ def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
         f"max_queued_bytes {_queued_bytes_max}",
         "persistent_client_expiration 1h",
         "persistence false",
+        "retain_available false",  # otherwise a client may leave what outlives its login
         "log_dest stderr",  # Mosquitto buffers its lines to stdout
         "log_timestamp false",
         "log_type error",

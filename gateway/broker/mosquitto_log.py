@@ -24,6 +24,11 @@ _COUNTED = {
     "oversized": re.compile(r"^Client (\S+) disconnected due to oversize packet"),
     "bad-login": re.compile(r"^Client (\S+) disconnected, not authorised"),
     "bad-certificate": re.compile(r"^OpenSSL Error.*:(certificate verify failed|peer did not)"),
+    # Mosquitto 2.0 has no words for a retained message that it refuses.
+    "retain-denied": re.compile(
+        r"^(?:Bad socket read/write on client (\S+): Unknown error"
+        r"|Client (\S+) disconnected due to QoS too high or retain not supported)"
+    ),
     "bad-packet": re.compile(r"^Client (\S+) disconnected due to (?:malformed|protocol)"),
     "connections-full": re.compile(
         # tcpd: with no descriptor left, the wrapper cannot open hosts.allow and denies.
@@ -50,7 +55,7 @@ class MosquittoLog:
             if found := pattern.match(line):
                 self.counts[reason] += 1
                 if reason != "logins" and self._may_speak():
-                    log.warning("refused: %s by %s", reason, found[1] or "?")
+                    log.warning("refused: %s by %s", reason, found[found.lastindex or 0] or "?")
                 return
         if self._may_speak():
             log.info("mosquitto: %s", line)

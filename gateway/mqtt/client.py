@@ -93,9 +93,7 @@ class MqttClient:
                 f" {self._settings.name} within {deadline_s} s ({dict(self.counts)})"
             ) from None
 
-    async def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, deadline_s: float = 30.0
-    ) -> None:
+    async def publish(self, topic: str, payload: bytes, *, deadline_s: float = 30.0) -> None:
         """Returns when the broker has acknowledged. If the connection is lost, it publishes again.
 
         At least once: a message may arrive twice. Raises BrokerUnavailableError at the deadline.
@@ -104,14 +102,14 @@ class MqttClient:
             raise Misuse(f"{len(payload)} bytes for {topic}: at most {payload_bytes_max}")
         try:
             async with asyncio.timeout(deadline_s):
-                while not await self._publish_once(topic, payload, retain):
+                while not await self._publish_once(topic, payload):
                     pass
         except TimeoutError:
             raise BrokerUnavailableError(
                 f"{topic} was not acknowledged within {deadline_s} s"
             ) from None
 
-    async def _publish_once(self, topic: str, payload: bytes, retain: bool) -> bool:
+    async def _publish_once(self, topic: str, payload: bytes) -> bool:
         await self._up.wait()
         link = self._link
         assert link is not None
@@ -121,7 +119,7 @@ class MqttClient:
             link.slots.release()
             await asyncio.sleep(0)
             return False
-        acked = link.publish(topic, payload, retain)
+        acked = link.publish(topic, payload)
         try:
             # Shielded: the slot becomes free when the broker answers, not when the caller gives up.
             await asyncio.shield(acked)

@@ -18,7 +18,16 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
-__all__ = ["Inbox", "Link", "LostError", "Message", "MqttSettings", "Presence", "pinned"]
+__all__ = [
+    "PRESENCE_S",
+    "Inbox",
+    "Link",
+    "LostError",
+    "Message",
+    "MqttSettings",
+    "Presence",
+    "pinned",
+]
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +35,21 @@ inflight_publishes_max = 100
 inbound_messages_max = 1000
 connect_timeout_s = 3.0
 misc_period_s = 1.0
+PRESENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message from the broker. `retained`: it is older than the subscription."""
+    """One message from the broker."""
 
     topic: str
     payload: bytes
-    retained: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """The retained status of this client: `online` while connected, `offline` as its will."""
+    """The status of this client: `online` every PRESENCE_S while connected, `offline` as its will.
+    It is not retained: a status that stays when its client is removed would be believed."""
 
     topic: str
     online: bytes
@@ -78,6 +88,7 @@ class Link:
         self._acks: dict[int, asyncio.Future[None]] = {}
         self._socket: socket.socket | None = None
         self._misc: asyncio.TimerHandle | None = None
+        self._presence: asyncio.TimerHandle | None = None
         self._reading = self._writing = False
         self._paho = self._make_paho()
 
@@ -95,7 +106,7 @@ class Link:
         if self._settings.trust:
             client.tls_set_context(pinned(self._settings.trust))
         if presence := self._settings.presence:
-            client.will_set(presence.topic, presence.offline, qos=1, retain=True)
+            client.will_set(presence.topic, presence.offline, qos=1)
         client.on_socket_open = _set_nodelay
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
@@ -120,13 +131,17 @@ class Link:
             self.read(True)
             self._tick()
             await asyncio.shield(self.opened)
+        self._announce()
+
+    def _announce(self) -> None:
         if presence := self._settings.presence:
-            self._paho.publish(presence.topic, presence.online, qos=1, retain=True)
+            self._paho.publish(presence.topic, presence.online)
+            self._presence = self._loop.call_later(PRESENCE_S, self._announce)
             self._flush()
 
-    def publish(self, topic: str, payload: bytes, retain: bool) -> asyncio.Future[None]:
+    def publish(self, topic: str, payload: bytes) -> asyncio.Future[None]:
         """Sends. The future ends at PUBACK or fails with LostError; then the slot is free again."""
-        info = self._paho.publish(topic, payload, qos=1, retain=retain)
+        info = self._paho.publish(topic, payload, qos=1)
         acked = self._loop.create_future()
         if self.closed.done():  # this write found that the connection is lost
             self.slots.release()
@@ -142,7 +157,7 @@ class Link:
         """Sends DISCONNECT, so that the broker does not publish the will, and closes."""
         if self.opened.done() and not self.closed.done():
             if presence := self._settings.presence:
-                self._paho.publish(presence.topic, presence.offline, qos=1, retain=True)
+                self._paho.publish(presence.topic, presence.offline, qos=1)
             self._paho.disconnect()
             self._flush()
         self._end("left")
@@ -197,8 +212,9 @@ class Link:
         if not self.opened.done():
             self.opened.set_exception(LostError(why))
             self.opened.exception()  # marks it as seen: nobody may be waiting any more
-        if self._misc:
-            self._misc.cancel()
+        for timer in (self._misc, self._presence):
+            if timer:
+                timer.cancel()
         self._unwatch()
         if self._socket:
             self._socket.close()
@@ -240,7 +256,7 @@ class Link:
             self.slots.release()
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
-        self._inbox.put(Message(message.topic, bytes(message.payload), bool(message.retain)))
+        self._inbox.put(Message(message.topic, bytes(message.payload)))
         if self._inbox.full:
             self.read(False)
 

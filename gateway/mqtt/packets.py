@@ -35,6 +35,7 @@ class Connect:
     user_name: str | None
     password: str | None = field(repr=False)
     will_topic: str | None
+    will_retain: bool
     clean_session: bool
     keepalive_s: int
 
@@ -118,7 +119,10 @@ def parse_connect(first_byte: int, body: bytes) -> Connect:
     user_name = reader.text() if has_user else None
     password = reader.text() if has_password else None
     reader.end()
-    return Connect(client_id, user_name, password, will_topic, bool(flags & 2), keepalive_s)
+    will_retain, clean_session = bool(flags & 0x20), bool(flags & 2)
+    return Connect(
+        client_id, user_name, password, will_topic, will_retain, clean_session, keepalive_s
+    )
 
 
 def parse_packet(first_byte: int, body: bytes) -> Packet:

@@ -3,8 +3,10 @@
     m2m/1/<net>/up/<relay>/<device>/<kind>   to the gateway; <relay> publishes it
     m2m/1/<net>/req/<device>                 a device's request, for a relay
     m2m/1/<net>/rsp/<device>/<kind>          the gateway's answers to one device
-    m2m/1/<net>/status/<node>                retained, with a will
-    m2m/1/<net>/chain/head                   retained, signed by the replicas
+    m2m/1/<net>/status/<node>                whether a node is up, repeated, with a will
+    m2m/1/<net>/chain/head                   the newest head, signed by the replicas, repeated
+
+Nothing is retained: a broker keeps no message for later subscribers.
 
 <net> is the first 16 hex digits of the genesis hash, a node id the 64 hex digits of
 SHA-256(SPKI). The broker checks that <relay> is the publisher, so the last hop of each message is
@@ -36,7 +38,6 @@ __all__ = [
     "Up",
     "covers",
     "grants",
-    "may_retain",
     "parse",
 ]
 
@@ -100,7 +101,7 @@ class Response(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class Status(_Checked):
-    """Whether `node` is connected. Retained; the node's will clears it."""
+    """Whether `node` is connected; its will says that it is not."""
 
     net: str
     node: str
@@ -111,7 +112,7 @@ class Status(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class Head(_Checked):
-    """The newest signed head of the chain (retained)."""
+    """The newest signed head of the chain."""
 
     net: str
 
@@ -242,11 +243,3 @@ def covers(pattern: str, asked: str) -> bool:
         if level not in ("+", wanted[depth]):
             return False
     return len(allowed) == len(wanted)
-
-
-def may_retain(topic: str) -> bool:
-    """Whether the broker may keep it. These topics are bounded by the number of nodes."""
-    try:
-        return isinstance(parse(topic), Status | Head)
-    except PeerFault:
-        return False

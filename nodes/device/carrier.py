@@ -52,7 +52,7 @@ class Carrier:
         if port is None:
             await asyncio.Event().wait()
             return
-        wait_s = self._config.resend_ms / 1000
+        wait_s, tries = self._config.resend_ms / 1000, 0
         while True:
             news.clear()
             pem = (self._state / CERTIFICATE_FILE).read_bytes()
@@ -67,6 +67,9 @@ class Carrier:
                 await news.wait()
                 continue
             topic, payload = self._uplink.wrap(login.me, "carrier", pem)
+            if tries:
+                payload = self._uplink.again(payload, tries)
+            tries += 1
             with contextlib.suppress(BrokerUnavailableError):
                 await login.client.publish(topic, payload, deadline_s=PUBLISH_S_MAX)
             with contextlib.suppress(TimeoutError):

@@ -79,6 +79,9 @@ class Uplink(Protocol):
     def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
         """(topic, payload) for `body`."""
 
+    def again(self, payload: bytes, tries: int) -> bytes:
+        """What to send instead of `payload` after `tries` attempts without an answer."""
+
     def unwrap(self, payload: bytes) -> bytes:
         """The body in a payload that `wrap` made."""
 
@@ -173,7 +176,14 @@ class Device:
             presence=presence,
             trust=self._config.broker.certificate,
         )
-        return Login(settings, self._outbox, self._config.resend_ms, self._on_message, self._events)
+        return Login(
+            settings=settings,
+            outbox=self._outbox,
+            resend_ms=self._config.resend_ms,
+            on_message=self._on_message,
+            events=self._events,
+            again=self._uplink.again,
+        )
 
     # --- operations -------------------------------------------------------------------------------
 

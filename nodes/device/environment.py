@@ -14,7 +14,8 @@ from pathlib import Path
 
 from chain.errors import PeerFault
 from gateway.bridge.edge import Kind, stamped_codec
-from gateway.bridge.relay import ONLINE, Relay
+from gateway.bridge.relay import Relay
+from gateway.bridge.relays import ONLINE
 from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, Message, Presence
 from gateway.mqtt.topics import Status, parse
@@ -50,6 +51,10 @@ class RelayUplink:
     def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
         return self._relay(me).stamp(me, kind, body, _now_ms())
 
+    def again(self, payload: bytes, tries: int) -> bytes:
+        del tries
+        return payload
+
     def unwrap(self, payload: bytes) -> bytes:
         return stamped_codec.decode(payload).body
 
@@ -63,7 +68,7 @@ class RelayUplink:
     async def other(self, login: Login, message: Message) -> None:
         relay = self._relay(login.me)
         if isinstance(parse(message.topic), Status):
-            relay.on_status(message.topic, message.payload)
+            relay.on_status(message.topic, message.payload, _now_ms())
             return
         passed_on = relay.on_request(message.topic, message.payload, _now_ms())
         if passed_on is None:

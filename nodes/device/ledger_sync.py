@@ -38,6 +38,7 @@ class LedgerSync:
         self._device = device
         self._events = events
         self._bodies = bodies
+        self._tries = 0  # requests in a row that brought nothing
         self._store = BlockStore(path, device.genesis.network)
         self.copy = LedgerCopy(device.genesis, bodies=bodies)
         try:
@@ -87,13 +88,17 @@ class LedgerSync:
             self._device.parts.get_nowait()  # of an answer that came too late
         request = SyncRequest(start=self.copy.height + 1, bodies=self._bodies)
         topic, payload = uplink.wrap(login.me, "sync", sync_codec.encode(request))
+        if self._tries:
+            payload = uplink.again(payload, self._tries)
         before = self.copy.height
         with contextlib.suppress(TimeoutError, BrokerUnavailableError):
             async with asyncio.timeout(ANSWER_S_MAX):
                 await login.client.publish(topic, payload)
                 if await self._take_answer():
+                    self._tries = 0
                     return True
-        if self.copy.height == before:
+        self._tries = 0 if self.copy.height > before else self._tries + 1
+        if self._tries:
             self._events.emit("no-blocks", height=before)  # none came, or none that hold
         return False
 

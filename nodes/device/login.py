@@ -23,15 +23,17 @@ class Login:
 
     def __init__(
         self,
+        *,
         settings: MqttSettings,
         outbox: Outbox,
         resend_ms: int,
         on_message: Callable[[Login, Message], Awaitable[None]],
         events: Events,
+        again: Callable[[bytes, int], bytes],
     ) -> None:
         self.me = settings.name
         self.client = MqttClient(settings)
-        self.courier = Courier(outbox, self.client, resend_s=resend_ms / 1000)
+        self.courier = Courier(outbox, self.client, resend_s=resend_ms / 1000, again=again)
         self._on_message = on_message
         self._events = events
         self._tasks: list[asyncio.Future[None]] = []

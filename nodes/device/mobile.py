@@ -10,6 +10,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from chain.errors import PeerFault
 from gateway.bridge.edge import Ask, Kind, ask_codec
 from gateway.mqtt.client import Message, Presence
@@ -26,13 +28,18 @@ __all__ = ["MobileUplink", "Readings", "main"]
 
 
 class MobileUplink:
-    """Messages go to the relays; the one that ranks first carries them on."""
+    """Messages go to the relays; `gateway.bridge.relays` says which one carries each."""
 
     def __init__(self, net: str) -> None:
         self._net = net
 
     def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
         return str(Request(self._net, me)), ask_codec.encode(Ask(kind=kind, body=body))
+
+    def again(self, payload: bytes, tries: int) -> bytes:
+        """Another relay carries it then: one may drop what it gets."""
+        ask = ask_codec.decode(payload)
+        return ask_codec.encode(msgspec.structs.replace(ask, tries=min(tries, 255)))
 
     def unwrap(self, payload: bytes) -> bytes:
         return ask_codec.decode(payload).body

@@ -40,6 +40,7 @@ from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 __all__ = ["GatewayProcess", "main"]
 
 TICK_S = 0.1
+ANNOUNCE_S = 1.0
 CHECKPOINT_S = 2.0
 ANSWERS_WAITING_MAX = 8_192  # for the broker; devices ask again for what does not fit
 ANSWERS_IN_FLIGHT_MAX = 32
@@ -84,7 +85,7 @@ class GatewayProcess:
         self._head_topic = str(Head(net))
         self._client = self._login(
             User(Role.GATEWAY, config.node, secrets.gateway),
-            (f"m2m/1/{net}/up/+/+/+",),
+            (f"m2m/1/{net}/up/+/+/+", f"m2m/1/{net}/status/+"),
             Presence(str(Status(net, config.node)), b"gateway", b""),
         )
         admin = User(Role.ADMIN, config.node, secrets.admin)
@@ -219,16 +220,17 @@ class GatewayProcess:
             self._in_flight.release()
 
     async def _announce(self) -> None:
-        """The newest head, retained; heads that are overtaken meanwhile are left out."""
-        announced: bytes | None = None
+        """The newest head, again every ANNOUNCE_S for those who have just come. Heads that are
+        overtaken meanwhile are left out."""
+        announced, announced_s = b"", 0.0
         while True:
             await asyncio.sleep(TICK_S)
             head = self._bridge.chain.head
-            if head == announced:
+            if head == announced and time.monotonic() - announced_s < ANNOUNCE_S:
                 continue
             with contextlib.suppress(BrokerUnavailableError):
-                await self._client.publish(self._head_topic, head, retain=True)
-                announced = head
+                await self._client.publish(self._head_topic, head)
+                announced, announced_s = head, time.monotonic()
 
     async def _tick(self) -> None:
         while True:

@@ -21,5 +21,10 @@ class DirectUplink(MobileUplink):
         stamped = Stamped(n=self._count, boot=0, at_ms=0, body=body)
         return str(Up(self._net, me, me, kind)), stamped_codec.encode(stamped)
 
+    def again(self, payload: bytes, tries: int) -> bytes:
+        """No relay carries it, so there is none to pass over."""
+        del tries
+        return payload
+
     def unwrap(self, payload: bytes) -> bytes:
         return stamped_codec.decode(payload).body

@@ -98,7 +98,7 @@ class Rig:
 
     async def announce(self, client: MqttClient) -> None:
         topic = str(Head(self.gate.bridge.net))
-        await client.publish(topic, self.gate.bridge.chain.head, retain=True)
+        await client.publish(topic, self.gate.bridge.chain.head)
 
     def recorded(self, op: str) -> list[str]:
         return [
@@ -299,7 +299,7 @@ async def test_what_is_no_message_does_not_flood_the_log(tmp_path: Path) -> None
         uplink = RelayUplink(world.network.hex()[:16], events)
         device = Device(config, world.genesis, "environment", uplink, events)
         for n in range(1_000):
-            message = Message(f"nothing/{n}", b"", retained=False)
+            message = Message(f"nothing/{n}", b"")
             await device._on_message(cast(Login, None), message)
         device.close()
     told = [each.fields for each in read_events(tmp_path / "events")]

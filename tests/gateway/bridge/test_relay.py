@@ -2,52 +2,96 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from chain.errors import PeerFault
+from chain.keys import digest
 from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
-from gateway.bridge.relay import ONLINE, Relay
-from gateway.bridge.stamps import PATIENCE_MS, Stamps
+from gateway.bridge.relay import Relay
+from gateway.bridge.relays import ONLINE, SILENT_MS, Relays
+from gateway.bridge.stamps import PATIENCE_MS, SUSPECTED_BY, Stamps
 from gateway.mqtt.topics import Request, Status, Up, parse
 from tests.gateway.bridge.gate import Clock, limiter
 
 NET = "0" * 16
 NODES = ["a" * 64, "b" * 64, "c" * 64]
 DEVICES = [f"{n:064x}" for n in range(200)]
-ASK = ask_codec.encode(Ask(kind="op", body=b"signed"))
 
 
-def relays() -> list[Relay]:
-    made = [Relay(NET, node, 1, limiter(Clock())) for node in NODES]
+def ask(body: bytes = b"signed", tries: int | None = None) -> bytes:
+    return ask_codec.encode(Ask(kind="op", body=body, tries=tries))
+
+
+def relays(nodes: list[str] = NODES) -> list[Relay]:
+    made = [Relay(NET, node, 1, limiter(Clock())) for node in nodes]
     for relay in made:
-        for node in NODES:
-            relay.on_status(str(Status(NET, node)), ONLINE)
+        for node in nodes:
+            relay.on_status(str(Status(NET, node)), ONLINE, 0)
     return made
 
 
-def carried(made: list[Relay], device: str) -> list[tuple[str, bytes]]:
+def carried(
+    made: list[Relay], device: str, payload: bytes = ask(), now_ms: int = 5
+) -> list[tuple[str, bytes]]:
     topic = str(Request(NET, device))
-    return [told for relay in made if (told := relay.on_request(topic, ASK, 5)) is not None]
+    passed = [relay.on_request(topic, payload, now_ms) for relay in made]
+    return [each for each in passed if each is not None]
 
 
-def test_exactly_one_relay_carries_each_device_and_the_load_is_spread() -> None:
+def carriers(made: list[Relay], device: str, payload: bytes, now_ms: int = 5) -> list[str]:
+    """Which relays carry it."""
+    topics = [parse(topic) for topic, _ in carried(made, device, payload, now_ms)]
+    return [topic.relay for topic in topics if isinstance(topic, Up)]
+
+
+def test_exactly_one_relay_carries_each_message_and_the_load_is_spread() -> None:
     made = relays()
-    by = [parse(carried(made, device)[0][0]) for device in DEVICES]
-    assert all(len(carried(made, device)) == 1 for device in DEVICES)
-    shares = [sum(isinstance(up, Up) and up.relay == node for up in by) for node in NODES]
-    assert min(shares) > 30
+    by = [carriers(made, device, ask()) for device in DEVICES]
+    assert all(len(each) == 1 for each in by)
+    assert min(sum(each == [node] for each in by) for node in NODES) > 30
 
 
 def test_the_share_of_a_dead_relay_falls_to_the_others() -> None:
-    made = relays()
-    dead, alive = made[0], made[1:]
+    """It said goodbye, or it says nothing any more: a status that stays is not believed."""
+    dead, *alive = relays()
+    alive[0].on_status(str(Status(NET, "d" * 64)), b"gateway", 0)  # no relay
     for relay in alive:
-        relay.on_status(str(Status(NET, NODES[0])), b"")
+        relay.on_status(str(Status(NET, NODES[0])), b"", 0)
     assert all(len(carried(alive, device)) == 1 for device in DEVICES)
-    before = [relay.carries(device) for relay in alive for device in DEVICES]
-    alive[0].on_status(str(Status(NET, "d" * 64)), b"gateway")  # no relay
-    assert before == [relay.carries(device) for relay in alive for device in DEVICES]
-    assert dead.carries(next(d for d in DEVICES if dead.carries(d)))
+    silent = SILENT_MS + 1
+    made = relays()
+    for relay in made[1:]:
+        for node in NODES[1:]:
+            relay.on_status(str(Status(NET, node)), ONLINE, silent)
+    assert all(len(carried(made[1:], device, now_ms=silent)) == 1 for device in DEVICES)
+    assert dead is not made[0]
+
+
+def test_a_device_that_tries_again_gets_past_relays_that_drop() -> None:
+    """Each try goes to another relay, and all are tried in turn."""
+    made = relays()
+    for device in DEVICES:
+        tried = [carriers(made, device, ask(tries=n or None)) for n in range(len(NODES))]
+        assert sorted(node for each in tried for node in each) == NODES
+
+
+def test_a_relay_gains_nothing_by_choosing_its_key() -> None:
+    """Its key was ground until it ranked first for one message of its victim, of 20 relays."""
+    victim, known = DEVICES[7], b"a message that it knows"
+    others = [digest(b"relay %d" % n).hex() for n in range(19)]
+
+    def ranks_first(key: str, body: bytes) -> bool:
+        ranking = Relays()
+        for node in (*others, key):
+            ranking.on_status(str(Status(NET, node)), ONLINE, 0)
+        return ranking.ranked(victim, body, 0)[0] == key
+
+    keys = (digest(b"ground %d" % n).hex() for n in itertools.count())
+    mallory = next(key for key in keys if ranks_first(key, known))
+    share = sum(ranks_first(mallory, b"message %d" % n) for n in range(400)) / 400
+    assert share < 2 / 20
 
 
 def test_what_a_relay_passes_on_is_stamped_with_its_running_number() -> None:
@@ -74,9 +118,9 @@ def test_garbage_is_a_peer_fault(payload: bytes) -> None:
     with pytest.raises(PeerFault):
         relay.on_request(str(Request(NET, DEVICES[0])), payload, 0)
     with pytest.raises(PeerFault):
-        relay.on_request("m2m/1/x", ASK, 0)
+        relay.on_request("m2m/1/x", ask(), 0)
     with pytest.raises(PeerFault):
-        relay.on_status("status", ONLINE)
+        relay.on_status("status", ONLINE, 0)
 
 
 def test_lost_messages_are_told_once_and_overtaken_ones_not_at_all() -> None:
@@ -95,3 +139,13 @@ def test_lost_messages_are_told_once_and_overtaken_ones_not_at_all() -> None:
     take(100_000, boot=2)
     assert list(stamps.lost(0)) == [("relay", 100_000 - 1 - 1 - 256)]
     assert list(stamps.lost(PATIENCE_MS + 1)) == [("relay", 256)]
+
+
+def test_a_relay_that_drops_is_suspected_when_several_devices_say_so() -> None:
+    """One device may lie; and a message that came needs no other relay: its answer was lost."""
+    stamps = Stamps()
+    stamps.take("good", Stamped(n=1, boot=1, at_ms=0, body=b"came"), 0)
+    assert not any(stamps.pass_over("good", device, b"came") for device in DEVICES)
+    said = [stamps.pass_over("bad", device, b"lost") for device in (DEVICES[0], *DEVICES)]
+    assert said.index(True) == SUSPECTED_BY
+    assert sum(said) == 1

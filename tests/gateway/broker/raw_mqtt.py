@@ -29,7 +29,7 @@ def connect_bytes(
     password: str,
     *,
     will: tuple[str, bytes] | None = None,
-    will_retain: bool = True,
+    will_retain: bool = False,
     keepalive_s: int = 30,
     level: int = 4,
 ) -> bytes:

@@ -155,8 +155,14 @@ async def test_a_refused_packet_ends_its_connection_only(
         (connect_bytes("", DEVICE.name, DEVICE.password or ""), "name-mismatch"),
         (connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password or "", level=5), "bad-version"),
         (
-            connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password or "", will=(DATA, b"x")),
+            connect_bytes(DEVICE.name, DEVICE.name, DEVICE.password or "", will=(STATUS, b"x")),
             "will-denied",
+        ),
+        (
+            connect_bytes(
+                DEVICE.name, DEVICE.name, DEVICE.password or "", will=(DATA, b""), will_retain=True
+            ),
+            "retain-denied",
         ),
         (
             connect_bytes(
@@ -326,17 +332,6 @@ async def test_filters_are_bounded_and_leave_nothing_behind(tmp_path: Path) -> N
         client.abort()
         await until(lambda: not bench.door._connections)
         assert not bench.broker._subscriptions
-
-
-@story
-async def test_only_own_retained_messages_come_at_connection(tmp_path: Path) -> None:
-    """amqtt would send a newly connected client what *others* subscribed to."""
-    async with Bench(tmp_path) as bench:
-        gateway = await bench.client(GATEWAY, f"{ROOT}/status/+", f"{ROOT}/chain/head")
-        await gateway.publish(str(Status(NET, GATEWAY.node)), b"secret", retain=True)
-        device = await bench.client(DEVICE, f"{ROOT}/chain/head")
-        await gateway.publish(str(Head(NET)), b"head")
-        assert await next_payloads(device, 1) == [b"head"]
 
 
 @story

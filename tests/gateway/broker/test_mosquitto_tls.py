@@ -191,7 +191,9 @@ async def test_a_device_from_its_listing_over_a_renewal_to_its_revocation(bench:
         renewed = bench.carrier(device)
         assert renewed != pem
         gate.up(node, "carrier", renewed)
+        lost = ear.counts["lost"]
         await bench.catch_up(admin)
+        await until(lambda: ear.counts["lost"] > lost and ear.is_up)  # it forgets the old one
         tools = bench.tools(device, renewed)
         await tools.listed(topic, "renewed")
         assert (await ear.receive()).payload == b"renewed"

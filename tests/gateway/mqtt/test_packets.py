@@ -42,7 +42,8 @@ def test_a_login_is_read_as_amqtt_reads_it(
     reader = BufferReader(whole)
     theirs = asyncio.run(ConnectPacket.from_stream(reader))
     assert asyncio.run(reader.read(1)) == b""
-    assert ours == Connect(client_id, user, password, will[0] if will else None, True, 30)
+    topic = will[0] if will else None
+    assert ours == Connect(client_id, user, password, topic, False, True, 30)
     if client_id:  # amqtt invents one where there is none; the door has refused that by then
         assert (theirs.client_id, theirs.username, theirs.password) == (client_id, user, password)
 

@@ -21,7 +21,6 @@ from gateway.mqtt.topics import (
     Up,
     covers,
     grants,
-    may_retain,
     parse,
 )
 
@@ -148,10 +147,3 @@ def test_a_covered_filter_matches_nothing_outside_its_pattern(
     pattern_text, asked_text, topic_text = "/".join(pattern), "/".join(asked), "/".join(topic)
     if covers(pattern_text, asked_text) and covers(asked_text, topic_text):
         assert covers(pattern_text, topic_text)
-
-
-def test_only_status_and_head_are_retained() -> None:
-    assert may_retain(str(Status(NET, A)))
-    assert may_retain(str(Head(NET)))
-    assert not may_retain(str(Up(NET, A, A, "data")))
-    assert not may_retain("elsewhere")

@@ -1,0 +1,58 @@
+"""Which relays are up, and which of them carries a message.
+
+Each relay says every PRESENCE_S that it is up, and its will says that it is gone; whoever says
+nothing for SILENT_MS is gone too. Nothing of it is retained. The relays are ranked anew for each
+message, by a hash over relay, device and body: so nobody can choose a key that ranks first for a
+device, and a relay that drops messages drops its share of them only. A device that gets no answer
+counts its tries, and each try goes to the relay that ranks next.
+"""
+
+from __future__ import annotations
+
+from chain.errors import PeerFault
+from chain.keys import digest
+from gateway.mqtt.link import PRESENCE_S
+from gateway.mqtt.topics import Status, parse
+
+__all__ = ["ONLINE", "Relays"]
+
+ONLINE = b"relay"
+"""What a relay says in its status while it is up; its will says nothing (b"")."""
+
+RELAYS_MAX = 1024
+SILENT_MS = int(3.5 * PRESENCE_S * 1000)
+
+
+class Relays:
+    """`own` is the id of the relay that asks, which is always up; "" at the gateway."""
+
+    def __init__(self, own: str = "") -> None:
+        self._own = own
+        self._heard_ms: dict[str, int] = {}
+
+    def on_status(self, topic: str, payload: bytes, now_ms: int) -> None:
+        """Takes a node's status. Raises PeerFault."""
+        about = parse(topic)
+        if not isinstance(about, Status):
+            raise PeerFault("bad-topic", f"{topic} is no status")
+        if payload != ONLINE:
+            self._heard_ms.pop(about.node, None)
+        elif about.node in self._heard_ms or len(self._heard_ms) < RELAYS_MAX:
+            self._heard_ms[about.node] = now_ms
+
+    def up(self, now_ms: int) -> set[str]:
+        self._heard_ms = {
+            node: heard_ms
+            for node, heard_ms in self._heard_ms.items()
+            if now_ms - heard_ms <= SILENT_MS
+        }
+        return {*self._heard_ms, self._own} - {""}
+
+    def ranked(self, device: str, body: bytes, now_ms: int) -> list[str]:
+        """The relays that are up, the one that carries the first try first."""
+        seed = digest(body)
+        return sorted(
+            self.up(now_ms),
+            key=lambda relay: digest(f"{relay}/{device}/".encode() + seed),
+            reverse=True,
+        )
