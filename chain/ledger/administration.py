@@ -93,8 +93,7 @@ def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[
         board = tables.boards[operation.target]
         board.revoked_height = at.height
         return {"certificate": board.serial}
-    identity.ended, identity.ended_height, identity.sessions = "revoked", at.height, {}
-    tables.administrators.discard(identity.node)
+    tables.revoke(identity, at.height)
     return {"node": identity.node, "certificate": identity.serial, "key": identity.key}
 
 

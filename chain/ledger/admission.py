@@ -13,7 +13,7 @@ from chain.fields import DeviceKind
 from chain.keys import digest
 from chain.ledger.auth_group import accepted_by
 from chain.ledger.factory import factory_id, factory_refusal, root_of
-from chain.ledger.identity import Board, Identity
+from chain.ledger.identity import BOARDS_MAX, Board, Identity
 from chain.ledger.item import Authenticated
 from chain.ledger.operations import Enrol, EnrolBoard, Token, board_node, factory_key
 from chain.ledger.reasons import Reason
@@ -63,7 +63,7 @@ def enrol_refusal(tables: Tables, request: bytes, operation: Enrol, time_us: int
             return known.ended
         if known.not_after_us >= time_us:
             return "known-node"
-    elif tables.full:
+    if not tables.has_room(operation.node if known is None else known.device):
         return "registry-full"
     return head_refusal(tables, operation.head) or _voucher_refusal(tables, operation, time_us)
 
@@ -157,10 +157,10 @@ def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> R
         return "not-environment"
     if operation.service not in sponsor.services:
         return "service"
-    board = tables.boards.get(board_node(tables.network, operation.board))
+    board = tables.boards.get(board_node(tables.network, operation.key))
     if board is None:
-        if tables.full:
-            return "registry-full"
+        if tables.devices[sponsor.device].boards >= BOARDS_MAX:
+            return "quota"
     elif board.sponsor != sponsor.device and board.revoked_height is None:
         return "board-taken"
     return head_refusal(tables, operation.head)
@@ -168,19 +168,22 @@ def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> R
 
 def board_subject(tables: Tables, operation: EnrolBoard) -> dict[str, Any]:
     return {
-        "node": board_node(tables.network, operation.board),
+        "node": board_node(tables.network, operation.key),
         "by": operation.node,
         "sponsor": operation.node,
         "service": operation.service,
         "firmware": operation.firmware,
         "key_check": operation.key_check,
+        "key": operation.key,
         "certificate": None,
     }
 
 
 def admit_board(tables: Tables, operation: EnrolBoard, sponsor: Identity, at: At) -> dict[str, Any]:
-    node = board_node(tables.network, operation.board)
+    node = board_node(tables.network, operation.key)
     known = tables.boards.get(node)
+    if known is None:
+        tables.devices[sponsor.device].boards += 1
     tables.boards[node] = Board(
         node=node,
         sponsor=sponsor.device,

@@ -11,12 +11,14 @@ import msgspec
 
 from chain.fields import DeviceKind
 
-__all__ = ["SESSIONS_MAX", "Board", "Ended", "Identity", "Kind"]
+__all__ = ["BOARDS_MAX", "KEYS_MAX", "SESSIONS_MAX", "Board", "Device", "Ended", "Identity", "Kind"]
 
 Kind = DeviceKind | Literal["admin"]
 Ended = Literal["revoked", "renewed"]
 
 SESSIONS_MAX = 16  # open sessions of one identity
+KEYS_MAX = 256  # of one device over its life: five years at the default validity
+BOARDS_MAX = 256  # new boards of one device over its life
 
 
 class Identity(msgspec.Struct, kw_only=True):
@@ -43,8 +45,16 @@ class Identity(msgspec.Struct, kw_only=True):
     sessions: dict[int, str] = msgspec.field(default_factory=dict)
 
 
+class Device(msgspec.Struct, kw_only=True):
+    """What is counted for one device over all of its keys."""
+
+    newest: bytes  # node id of its newest key
+    keys: int = 0  # that it ever had
+    boards: int = 0  # that it brought to the chain
+
+
 class Board(msgspec.Struct, kw_only=True):
-    """A sensor board: no key of its own on the chain, its sponsor signs its readings."""
+    """A sensor board. Its sponsor signs its readings."""
 
     node: bytes
     sponsor: bytes  # the `device` of an environmental identity

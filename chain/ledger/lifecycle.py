@@ -11,7 +11,7 @@ import msgspec
 
 from chain.keys import node_id
 from chain.ledger.admission import certificate_fields
-from chain.ledger.identity import SESSIONS_MAX, Identity
+from chain.ledger.identity import KEYS_MAX, SESSIONS_MAX, Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Renew
 from chain.ledger.reasons import Reason
 from chain.ledger.tables import ADMIN, At, Tables
@@ -86,8 +86,8 @@ def renew_refusal(tables: Tables, operation: Renew, identity: Identity) -> Reaso
     if operation.key != identity.key:
         if node_id(operation.key) in tables.identities:
             return "known-node"
-        if tables.full:
-            return "registry-full"
+        if tables.devices[identity.device].keys >= KEYS_MAX:
+            return "quota"
     return None
 
 

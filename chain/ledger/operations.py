@@ -63,6 +63,7 @@ __all__ = [
     "WithdrawFactoryRoot",
     "WithdrawVoucher",
     "board_node",
+    "board_statement",
     "encode_operation",
     "factory_key",
     "false_claim",
@@ -151,13 +152,17 @@ class Enrol(_Operation, frozen=True, kw_only=True, tag="enrol"):
 
 
 class EnrolBoard(_Signed, frozen=True, kw_only=True, tag="enrol-board"):
-    """An environmental device sponsors a sensor board. It will sign the board's readings."""
+    """An environmental device sponsors a sensor board. It will sign the board's readings. `board`
+    is what people call it. `key` is derived from the secret that board and device share, and signs
+    `possession`: without the secret nobody enrols the board."""
 
     board: Annotated[bytes, msgspec.Meta(min_length=1, max_length=32)]
     firmware: Hash
     key_check: Annotated[bytes, msgspec.Meta(min_length=8, max_length=32)]
     service: Text
     head: Hash
+    key: Spki
+    possession: Signature
 
 
 class Data(_Signed, frozen=True, kw_only=True, tag="data"):
@@ -385,6 +390,10 @@ def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
         key, statement = operation.key, renewal_statement(network, operation.node, operation.key)
         text = "the new key did not sign"
         claims.append(Claim(key, statement, operation.possession, "bad-possession", text))
+    elif isinstance(operation, EnrolBoard):
+        statement = board_statement(network, operation.node, operation.board, operation.head)
+        text = "the board's key did not sign"
+        claims.append(Claim(operation.key, statement, operation.possession, "bad-possession", text))
     return opened, claims
 
 
@@ -423,9 +432,14 @@ def renewal_statement(network: bytes, node: bytes, spki: bytes) -> bytes:
     return b"m2m/1/renewal\0" + network + node + digest(spki)
 
 
-def board_node(network: bytes, board: bytes) -> bytes:
-    """The node id of a sensor board, from the id that its hardware gives."""
-    return digest(b"m2m/1/board\0" + network + board)
+def board_node(network: bytes, spki: bytes) -> bytes:
+    """The node id of a sensor board, from its key: so nobody takes the id of another's board."""
+    return digest(b"m2m/1/board\0" + network + spki)
+
+
+def board_statement(network: bytes, sponsor: bytes, board: bytes, head: bytes) -> bytes:
+    """What a board's key signs: possession, for this sponsor, here and now."""
+    return b"m2m/1/sponsored\0" + network + sponsor + digest(board) + head
 
 
 def factory_key(certificate: bytes) -> bytes:

@@ -31,6 +31,7 @@ Reason = Literal[
     "not-device",
     "not-environment",
     "privilege",
+    "quota",
     "registry-full",
     "renewed",
     "replay",

@@ -57,7 +57,7 @@ class Registry:
 
     def newest(self, device: bytes) -> Identity | None:
         """The newest identity of a device: all that it may still do, it does under this one."""
-        return self._tables.newest_of(device) if device in self._tables.newest else None
+        return self._tables.newest_of(device) if device in self._tables.devices else None
 
     def board(self, node: bytes) -> Board | None:
         return self._tables.boards.get(node)
@@ -136,8 +136,8 @@ class Registry:
             reason = admission.head_refusal(tables, operation.head)
             if reason is None:
                 return Screening.UNSETTLED
-        if isinstance(operation.voucher, Factory):
-            return Screening.UNSETTLED  # roots come and go
+        if reason == "registry-full" or isinstance(operation.voucher, Factory):
+            return Screening.UNSETTLED  # room and roots come and go
         return Screening.LATER if reason in LATER_REASONS else Screening.REFUSED
 
     # --- execution -------------------------------------------------------------------------------

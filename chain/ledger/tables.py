@@ -1,11 +1,14 @@
 """The tables behind the registry: who is known, what is used up, how far the chain is.
 
 Only `registry` and the rules that it calls (`admission`, `lifecycle`, `administration`) write
-here, and only while a block is applied. Rebuilt by replaying blocks; every table is bounded.
+here, and only while a block is applied. Rebuilt by replaying blocks. Every table is bounded: by
+`nodes_max` for devices in force, by quotas of each device for its keys and boards, and by what
+administrators hand out.
 """
 
 from __future__ import annotations
 
+import heapq
 from typing import Final
 
 import msgspec
@@ -16,7 +19,7 @@ from chain.keys import digest, node_id
 from chain.ledger.approvals import Approvals
 from chain.ledger.epochs import Epochs
 from chain.ledger.freshness import RecentHeads, RecentIds
-from chain.ledger.identity import Board, Identity
+from chain.ledger.identity import Board, Device, Identity
 
 __all__ = ["ADMIN", "At", "Tables", "serial_of"]
 
@@ -47,7 +50,9 @@ class Tables:
         slack = genesis.consensus.pipeline_window
         self.identities: dict[bytes, Identity] = {}
         self.administrators: set[bytes] = set()  # node ids of those in force
-        self.newest: dict[bytes, bytes] = {}  # device -> the node id of its newest key
+        self.devices: dict[bytes, Device] = {}
+        self._live: set[bytes] = set()  # devices that are neither revoked nor expired
+        self._ends: list[tuple[int, bytes]] = []  # heap: one entry of (time, device) for each
         self.boards: dict[bytes, Board] = {}
         self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
         self.used: set[bytes] = set()  # voucher ids
@@ -74,7 +79,7 @@ class Tables:
     def newest_of(self, node: bytes) -> Identity | None:
         """The newest identity of the device that holds, or once held, the key of this node."""
         identity = self.identities.get(node)
-        return None if identity is None else self.identities[self.newest[identity.device]]
+        return None if identity is None else self.identities[self.devices[identity.device].newest]
 
     def add_administrator(self, key: bytes) -> None:
         node = node_id(key)
@@ -83,12 +88,37 @@ class Tables:
 
     def keep(self, identity: Identity) -> None:
         """Notes the newest key of a device, or an administrator."""
+        device = self.devices.setdefault(identity.device, Device(newest=identity.node))
+        if identity.node not in self.identities:
+            device.keys += 1
+        device.newest = identity.node
         self.identities[identity.node] = identity
-        self.newest[identity.device] = identity.node
+        if identity.kind != ADMIN and identity.device not in self._live:
+            self._live.add(identity.device)
+            heapq.heappush(self._ends, (identity.not_after_us, identity.device))
 
-    @property
-    def full(self) -> bool:
-        return len(self.identities) + len(self.boards) >= self.policy.nodes_max
+    def revoke(self, identity: Identity, height: int) -> None:
+        """Ends the newest identity of a device, in the blocks after this one."""
+        identity.ended, identity.ended_height, identity.sessions = "revoked", height, {}
+        self.administrators.discard(identity.node)
+        self._live.discard(identity.device)
+
+    def has_room(self, device: bytes) -> bool:
+        """Whether this device may be in force. Revoked and expired ones take no place."""
+        return device in self._live or len(self._live) < self.policy.nodes_max
+
+    def _expire(self, time_us: int) -> None:
+        """Forgets places of devices whose certificate has expired. One entry per device: its time
+        is looked at again when it comes, because the device may have renewed meanwhile."""
+        while self._ends and self._ends[0][0] < time_us:
+            _, device = heapq.heappop(self._ends)
+            if device not in self._live:
+                continue
+            newest = self.identities[self.devices[device].newest]
+            if newest.not_after_us < time_us:
+                self._live.discard(device)
+            else:
+                heapq.heappush(self._ends, (newest.not_after_us, device))
 
     def in_force(self, node: bytes, height: int) -> bool:
         """Whether what this identity signed counts in block `height`."""
@@ -105,4 +135,5 @@ class Tables:
         self.ids.add_block(ids)
         self.enrol_ids.add_block(enrol_ids)
         self.approvals.expire(height)
+        self._expire(time_us)
         self.epochs.executed(height)

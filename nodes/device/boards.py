@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from chain.ledger.operations import EnrolBoard
+from chain.keys import Es256Signer
+from chain.ledger.operations import EnrolBoard, board_node, board_statement
 from chain.ledger.statement import OK
 from gateway.serial.host_session import Console, Taken
 from gateway.serial.port import BoardPort
@@ -29,10 +33,19 @@ from nodes.edge_config import BoardConfig
 from nodes.events import EventLog
 from nodes.process import write_atomically
 
-__all__ = ["Boards"]
+__all__ = ["Boards", "board_signer"]
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
 COUNTS_PERIOD_S = 1.0
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_SPONSORED = ".sponsored"  # the file holds the board's node id
+
+
+def board_signer(secret: bytes) -> Es256Signer:
+    """The key that proves a board's secret to the chain; the board itself knows no public keys."""
+    derived = HKDF(hashes.SHA256(), 48, salt=None, info=b"m2m/1 board key").derive(secret)
+    scalar = int.from_bytes(derived, "big") % (_P256_ORDER - 1) + 1
+    return Es256Signer(ec.derive_private_key(scalar, ec.SECP256R1()))
 
 
 class Boards:
@@ -48,6 +61,8 @@ class Boards:
         self, events: EventLog, device: Device, sender: Sender, login: Login, since_ns: int
     ) -> AsyncIterator[None]:
         """What boards sampled before `since_ns` (wall time) is taken from them and not sent."""
+        for done in self._state.glob(f"*{_SPONSORED}"):
+            sender.boards[done.name.removesuffix(_SPONSORED)] = bytes.fromhex(done.read_text())
         lines = [
             asyncio.ensure_future(
                 self._serve(config, events, device, sender, login, since_ns=since_ns)
@@ -74,7 +89,7 @@ class Boards:
         since_ns: int,
     ) -> None:
         """Until cancelled. A board that is refused is not read."""
-        if not await self._sponsor(config, events, device, login):
+        if not await self._sponsor(config, events, device, sender, login):
             return
         key = Path(config.key).read_bytes()
         sponsored_ns = time.time_ns()
@@ -106,24 +121,34 @@ class Boards:
                 counting.cancel()
 
     async def _sponsor(
-        self, config: BoardConfig, events: EventLog, device: Device, login: Login
+        self,
+        config: BoardConfig,
+        events: EventLog,
+        device: Device,
+        sender: Sender,
+        login: Login,
     ) -> bool:
         """Enrol the board under this device, once; later starts find it done."""
-        done = self._state / f"{config.name}.sponsored"
-        if done.exists():
+        if config.name in sender.boards:
             return True
+        done = self._state / f"{config.name}{_SPONSORED}"
+        network, board = device.genesis.network, config.name.encode()
+        signer = board_signer(Path(config.key).read_bytes())
+        node = board_node(network, signer.public)
         flashed = json.loads(Path(config.flashed).read_bytes())
 
         def make(counter: int) -> EnrolBoard:
             return EnrolBoard(
-                network=device.genesis.network,
+                network=network,
                 node=device.node,
                 counter=counter,
-                board=config.name.encode(),
+                board=board,
                 firmware=bytes.fromhex(flashed["firmware_sha256"]),
                 key_check=bytes.fromhex(flashed["key_check_value"]),
                 service=self._service,
                 head=device.head,
+                key=signer.public,
+                possession=signer.sign(board_statement(network, device.node, board, device.head)),
             )
 
         while True:
@@ -131,7 +156,8 @@ class Boards:
             async with device.asking(login, make) as answer:
                 status = answer.reason if isinstance(answer, Refused) else answer.status
                 if status == OK:
-                    write_atomically(done, b"")
+                    write_atomically(done, node.hex().encode())
+                    sender.boards[config.name] = node
             if status in STALE:
                 await device.fresh_head()
                 continue

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from chain.keys import digest
-from chain.ledger.operations import Data, board_node
+from chain.ledger.operations import Data
 from chain.ledger.statement import OK
 from gateway.bridge.outbox import Entry, Outbox, OutboxFullError
 from nodes.device.device import Answer, Device, Refused
@@ -58,6 +58,7 @@ class Sender:
         self._backlog = Outbox(path, entries_max=BACKLOG_READINGS_MAX)
         # Looked at before anything is struck off.
         self._taken = _highest(self._backlog.pending(limit=BACKLOG_READINGS_MAX))
+        self.boards: dict[str, bytes] = {}  # name -> node id of a board that is on the chain
         self._device = device
         self._service = service
         self._timeout_ms = timeout_ms
@@ -120,7 +121,7 @@ class Sender:
 
     def _operation(self, reading: Reading, payload: bytes) -> Callable[[int], Data]:
         network = self._device.genesis.network
-        board = None if reading.board is None else board_node(network, reading.board.encode())
+        board = None if reading.board is None else self.boards[reading.board]
         return lambda counter: Data(
             network=network,
             node=self._device.node,

@@ -8,6 +8,7 @@ Signatures are checked in `ledger`, factory certificates in `factory`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import msgspec
 from chain.block import genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
+from chain.ledger.identity import BOARDS_MAX, KEYS_MAX
 from chain.ledger.item import Authenticated, read_item
 from chain.ledger.operations import (
     AddAdministrator,
@@ -36,7 +38,6 @@ from chain.ledger.operations import (
     Token,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    board_node,
     encode_operation,
 )
 from testbed.checks.factory import FactoryRules
@@ -98,6 +99,8 @@ class _Rules:
         self._spent: set[bytes] = set()
         self._factory = FactoryRules(self._policy)
         self._signed: dict[bytes, dict[bytes, int]] = {}
+        self._keys: Counter[bytes] = Counter()  # by device
+        self._boards: Counter[bytes] = Counter()  # by the device that brought them
         self._members = {0: {each.id for each in genesis.members}}
 
     def wrong(self, entry: Entry) -> str | None:
@@ -137,6 +140,8 @@ class _Rules:
             wrong = "its privilege is too low for the service"
         elif operation.validity_s > self._policy.validity_s_max:
             wrong = "it is valid for longer than allowed"
+        if self._in_force(entry, but=operation.node) >= self._policy.nodes_max:
+            wrong = "there were too many devices"
         self._standing[operation.node] = _Standing(
             known.device if known else operation.node,
             operation.kind,
@@ -145,6 +150,16 @@ class _Rules:
             entry.statement.time_us + operation.validity_s * 1_000_000,
         )
         return wrong
+
+    def _in_force(self, entry: Entry, but: bytes) -> int:
+        """How many devices other than this one could act in this block. Only counted where there
+        may be too many."""
+        if len(self._standing) <= self._policy.nodes_max:
+            return 0
+        return sum(
+            node != but and each.kind != "admin" and self._not_in_force(each, entry) is None
+            for node, each in self._standing.items()
+        )
 
     def _not_endorsed(self, entry: Entry) -> str | None:
         """k of the m members that hash ranking draws for this request must have accepted it."""
@@ -207,14 +222,18 @@ class _Rules:
                     wrong = "its signer had been renewed or revoked in this block"
                 elif operation.validity_s > self._policy.validity_s_max:
                     wrong = "it is valid for longer than allowed"
+                key = sha256(operation.key).digest()
+                self._keys[signer.device] += key not in self._standing
+                if self._keys[signer.device] >= KEYS_MAX:  # its first key is not counted
+                    wrong = "its device has had too many keys"
                 signer.ended_height = entry.height
                 until_us = entry.statement.time_us + operation.validity_s * 1_000_000
-                self._standing[sha256(operation.key).digest()] = _Standing(
+                self._standing[key] = _Standing(
                     signer.device, signer.kind, signer.services, signer.privilege, until_us
                 )
                 return wrong
             case EnrolBoard():
-                board = board_node(self._genesis.network, operation.board)
+                board = sha256(b"m2m/1/board\0" + self._genesis.network + operation.key).digest()
                 wrong = self._not_endorsed(entry) or self._not_fresh(entry, operation.head)
                 if signer.kind != "environment":
                     wrong = "its sponsor is no environmental device"
@@ -222,6 +241,9 @@ class _Rules:
                     board not in self._revoked_boards
                 ):
                     wrong = "its board has another sponsor"
+                self._boards[signer.device] += board not in self._sponsors
+                if self._boards[signer.device] > BOARDS_MAX:
+                    wrong = "its sponsor has brought too many boards"
                 self._sponsors[board] = signer.device
                 self._revoked_boards.pop(board, None)
                 return wrong

@@ -11,7 +11,7 @@ from chain.block import Block, Head, Record
 from chain.errors import Misuse, PeerFault
 from chain.keys import digest
 from chain.ledger.ledger import Ledger
-from chain.ledger.operations import EnrolBoard, Revoke
+from chain.ledger.operations import Revoke
 from chain.ledger.statement import decode_leaf, encode_leaf
 from chain.merkle import EMPTY_ROOT, leaf_hash, root
 from chain.pbft.messages import Proposal
@@ -160,15 +160,7 @@ def test_a_digest_in_another_field_does_not_vouch_for_a_body() -> None:
     world = World()
     pi = world.admit("pi", kind="environment")
     swapped = world.request(world.data(pi, payload=b"never ordered"), pi)
-    enrolment = world.signed(
-        EnrolBoard,
-        pi,
-        board=b"\x01",
-        firmware=digest(swapped.item),
-        key_check=bytes(8),
-        service="telemetry",
-        head=world.ledger.head_hash,
-    )
+    enrolment = world.board(pi, firmware=digest(swapped.item))
     world.run(enrolment, pi)
     honest = world.blocks[-1]
     copy = Ledger(world.genesis, world.scheme)

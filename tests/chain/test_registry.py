@@ -13,11 +13,12 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chain.errors import PeerFault
 from chain.keys import digest, node_id, spki_of
 from chain.ledger.administration import ADMINISTRATORS_MAX
 from chain.ledger.auth_group import members
 from chain.ledger.factory import factory_id
-from chain.ledger.identity import SESSIONS_MAX
+from chain.ledger.identity import BOARDS_MAX, KEYS_MAX, SESSIONS_MAX
 from chain.ledger.item import make_item
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import (
@@ -29,7 +30,6 @@ from chain.ledger.operations import (
     CloseSession,
     Data,
     Enrol,
-    EnrolBoard,
     Factory,
     Grant,
     OpenSession,
@@ -39,14 +39,22 @@ from chain.ledger.operations import (
     Revoke,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    board_node,
     renewal_statement,
     sign_operation,
     voucher_statement,
 )
 from chain.ledger.rules import RULES
 from chain.pbft.state_machine import Screening, VerifiedRequest
-from tests.chain.world import SECOND_US, START_US, Device, World, factory_root, private_key, signer
+from tests.chain.world import (
+    SECOND_US,
+    START_US,
+    Device,
+    World,
+    board_key,
+    factory_root,
+    private_key,
+    signer,
+)
 
 DAY_US = 86_400 * SECOND_US
 RIGHTS: dict[str, Any] = {"privilege": 1, "services": ("telemetry",)}
@@ -61,19 +69,6 @@ def renewal(world: World, old: Device, new: Device, validity_s: int = 3600) -> R
         key=new.signer.public,
         validity_s=validity_s,
         possession=new.signer.sign(statement),
-    )
-    return result
-
-
-def board(world: World, sponsor: Device, hardware: bytes = b"\x01\x02") -> EnrolBoard:
-    result: EnrolBoard = world.signed(
-        EnrolBoard,
-        sponsor,
-        board=hardware,
-        firmware=digest(b"firmware"),
-        key_check=bytes(8),
-        service="telemetry",
-        head=world.ledger.head_hash,
     )
     return result
 
@@ -262,14 +257,60 @@ def certificate(subject: str, issuer: str, key: Any, by: Any, ca: bool) -> bytes
     return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-def test_the_registry_is_bounded() -> None:
-    world = World(nodes_max=4)  # three administrators and one more
-    world.admit("alice")
+def test_devices_in_force_are_bounded_and_ended_ones_take_no_place() -> None:
+    world = World(nodes_max=2)
+    alice = world.admit("alice", validity_s=60)
+    bob, carol, dora = world.admit("bob"), Device("carol"), Device("dora")
+    asked = world.request(world.enrol(carol), carol)
+    assert judged(world, asked) == ("registry-full", Screening.UNSETTLED)
+    assert world.block(asked)[0].status == "refused:registry-full"
+
+    world.run(world.signed(Revoke, bob, target=bob.node, reason="sold"), bob)
+    assert world.run(world.enrol(carol, nonce=bytes(16)), carol).status == "ok", "one was revoked"
+
+    assert world.run(world.enrol(dora), dora).status == "refused:registry-full"
+    world.block(after_us=60 * SECOND_US)
+    assert world.run(world.enrol(dora, nonce=bytes(16)), dora).status == "ok", "one has expired"
+    back = world.request(world.enrol(alice, nonce=bytes(16)), alice)
+    assert world.block(back)[0].status == "refused:registry-full", "its place has gone"
+
+
+def test_a_device_that_renews_keeps_its_place_past_its_first_certificate() -> None:
+    world = World(nodes_max=1)
+    alice = world.admit("alice", validity_s=60)
+    world.run(renewal(world, alice, alice, validity_s=7200), alice)
+    world.block(after_us=100 * SECOND_US)
     bob = Device("bob")
     assert world.run(world.enrol(bob), bob).status == "refused:registry-full"
-    world.idle(4)
-    refused = world.request(world.enrol(bob, nonce=bytes(16)), bob)
-    assert world.ledger.screen(refused) is Screening.REFUSED
+    world.block(after_us=7200 * SECOND_US)
+    assert world.run(world.enrol(bob, nonce=bytes(16)), bob).status == "ok"
+
+
+def test_one_device_cannot_fill_the_registry_with_keys() -> None:
+    world = World(nodes_max=2, validity_s_max=DAY_US)
+    phone = world.admit("phone", validity_s=DAY_US // SECOND_US)
+    for number in range(1, KEYS_MAX):
+        new = Device(f"key {number}")
+        assert world.run(renewal(world, phone, new), phone).status == "ok"
+        phone = new
+    more = renewal(world, phone, Device("one more"))
+    assert world.run(more, phone).status == "refused:quota"
+    assert world.run(renewal(world, phone, phone), phone).status == "ok", "under the same key"
+    assert world.run(world.data(phone), phone).status == "ok"
+    world.admit("newcomer")
+
+
+def test_one_device_cannot_fill_the_registry_with_boards() -> None:
+    world = World(nodes_max=2, enrol_window_blocks=1000)
+    relay = world.admit("relay", kind="environment")
+    first = world.board_node(b"0")
+    for number in range(BOARDS_MAX):
+        assert world.run(world.board(relay, str(number).encode()), relay).status == "ok"
+    world.run(world.signed(Revoke, relay, target=first, reason="broken"), relay)
+    assert world.run(world.board(relay, b"one more"), relay).status == "refused:quota"
+    again = world.run(world.board(relay, b"0"), relay)
+    assert (again.status, again.node) == ("ok", first), "one that it had counts once"
+    world.admit("newcomer")
 
 
 # --- boards --------------------------------------------------------------------------------------
@@ -280,14 +321,14 @@ def test_a_board_speaks_through_its_sponsor_only() -> None:
     pi = world.admit("pi", kind="environment")
     other = world.admit("other pi", kind="environment")
     phone = world.admit("phone")
-    node = board_node(world.network, b"\x01\x02")
+    node = world.board_node()
 
-    assert world.run(board(world, phone), phone).status == "refused:not-environment"
-    enrolled = world.run(board(world, pi), pi)
+    assert world.run(world.board(phone), phone).status == "refused:not-environment"
+    enrolled = world.run(world.board(pi), pi)
     assert (enrolled.status, enrolled.node, enrolled.sponsor) == ("ok", node, pi.node)
     assert world.run(world.data(pi, board=node), pi).board == node
     assert world.run(world.data(other, board=node), other).status == "refused:board"
-    assert world.run(board(world, other), other).status == "refused:board-taken"
+    assert world.run(world.board(other), other).status == "refused:board-taken"
 
     # The sponsor's renewal keeps its boards.
     new = Device("pi's next key")
@@ -297,13 +338,13 @@ def test_a_board_speaks_through_its_sponsor_only() -> None:
     revoke = world.signed(Revoke, new, target=node, reason="moved")
     assert world.run(revoke, new).status == "ok"
     assert world.run(world.data(new, board=node), new).status == "refused:board-revoked"
-    assert world.run(board(world, other), other).status == "ok"
+    assert world.run(world.board(other), other).status == "ok"
 
 
 def test_a_board_needs_endorsements_too() -> None:
     world = World()
     pi = world.admit("pi", kind="environment")
-    bare = world.request(board(world, pi), pi, endorsed=False)
+    bare = world.request(world.board(pi), pi, endorsed=False)
     assert world.ledger.screen(bare) is Screening.INVALID
     assert world.block(bare)[0].status == "refused:endorsements"
 
@@ -551,9 +592,9 @@ def test_replaying_the_blocks_rebuilds_the_same_state(steps: list[tuple[int, int
             case 2:
                 operation = world.signed(OpenSession, device, service="telemetry")
             case 3:
-                operation = board(world, device)
+                operation = world.board(device)
             case 4:
-                operation = world.data(device, board=board_node(world.network, b"\x01\x02"))
+                operation = world.data(device, board=world.board_node())
             case 5:
                 operation, by = (
                     world.signed(Revoke, admin, target=device.node, reason="lost"),
@@ -817,3 +858,21 @@ def test_factory_roots_are_added_and_withdrawn_and_devices_barred() -> None:
     new = certificate("Sensor 9", "Factory", private_key("new"), root_key, ca=False)
     late = factory_request(world, "late", "new", new)
     assert world.block(late)[0].status == "refused:factory-chain"
+
+
+def test_nobody_takes_the_id_of_another_s_board() -> None:
+    """The node id follows from the board's own key, and that key must sign."""
+    world = World()
+    owner, squatter = (world.admit(name, kind="environment") for name in ("owner", "squatter"))
+    taken = world.run(world.board(squatter, b"th01", key_of=b"made up"), squatter)
+    assert taken.status == "ok"
+    mine = world.run(world.board(owner, b"th01"), owner)
+    assert (mine.status, mine.node) == ("ok", world.board_node(b"th01"))
+    assert mine.node != taken.node
+    assert mine.key == board_key(b"th01").public
+
+    stolen = world.board(owner, b"th02")
+    copied = msgspec.structs.replace(stolen, node=squatter.node, counter=9)
+    for false in (copied, world.board(squatter, b"th03", possession=bytes(64))):
+        with pytest.raises(PeerFault, match="bad-possession"):
+            world.request(false, squatter)

@@ -26,6 +26,8 @@ from chain.ledger.operations import (
     EnrolBoard,
     Operation,
     Token,
+    board_node,
+    board_statement,
     sign_operation,
     voucher_statement,
 )
@@ -57,6 +59,10 @@ def factory_root(certificate: bytes, **changes: Any) -> FactoryRoot:
         certificate=certificate, kinds=("mobile",), privilege_max=2, services=("telemetry", "valve")
     )
     return msgspec.structs.replace(root, **changes)
+
+
+def board_key(name: bytes) -> Es256Signer:
+    return signer(f"board {name.hex()}")
 
 
 class Device:
@@ -134,6 +140,26 @@ class World:
             ),
             **changes,
         )
+
+    def board(self, sponsor: Device, name: bytes = b"th01", **changes: Any) -> EnrolBoard:
+        """`sponsor` brings a board to the chain. The name gives its key, unless `key_of` does."""
+        key, head = board_key(changes.pop("key_of", name)), self.ledger.head_hash
+        fields: dict[str, Any] = {
+            "board": name,
+            "firmware": digest(b"firmware"),
+            "key_check": bytes(8),
+            "service": "telemetry",
+            "head": head,
+            "key": key.public,
+        }
+        fields |= changes
+        statement = board_statement(self.network, sponsor.node, name, fields["head"])
+        fields.setdefault("possession", key.sign(statement))
+        operation: EnrolBoard = self.signed(EnrolBoard, sponsor, **fields)
+        return operation
+
+    def board_node(self, name: bytes = b"th01") -> bytes:
+        return board_node(self.network, board_key(name).public)
 
     def signed(self, kind: type[Operation], device: Device, /, **fields: Any) -> Any:
         """An operation with the device's next counter."""

@@ -57,6 +57,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.readings: list[SentReading] = []
+        self.boards: dict[str, bytes] = {}
 
     def taken(self, board: str) -> tuple[int, int]:
         del board
@@ -540,7 +541,7 @@ async def test_what_was_sampled_before_a_run_began_is_no_load_of_it(tmp_path: Pa
     """Between runs a board goes on sampling and holds it, over a power loss too."""
     directory, state = tmp_path / "board", tmp_path / "state"
     state.mkdir()
-    (state / "th01.sponsored").touch()
+    (state / "th01.sponsored").write_text(bytes(32).hex())
     held = directory / "held.bin"
     async with board(directory) as bench:
         while not held.exists() or held.stat().st_size < 500:
@@ -585,7 +586,7 @@ async def test_a_reading_that_a_power_cut_left_in_the_backlog_is_not_taken_again
     """The board was never told that it has arrived and sends it again: it is one reading."""
     directory, state = tmp_path / "board", tmp_path / "state"
     state.mkdir()
-    (state / "th01.sponsored").touch()
+    (state / "th01.sponsored").write_text(bytes(32).hex())
     backlog = state / "backlog.sqlite"
     device = cast(Device, SimpleNamespace(node=bytes(32)))
     login = cast(Login, None)

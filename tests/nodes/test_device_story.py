@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from chain.ledger.identity import Board
 from chain.ledger.item import cose_of, read_item
-from chain.ledger.operations import Data, board_node, read_operation
+from chain.ledger.operations import Data, read_operation
 from chain.ledger.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import LoggedEvent
@@ -90,7 +91,7 @@ class Story:
         """A device beside the lab's own, with a voucher that the administrator issued."""
         voucher = self.operate(lambda operator: operator.new_voucher(name, 3))
         self.running = msgspec.structs.replace(
-            self.running, vouchers={**self.running.vouchers, voucher.grant().id.hex(): name}
+            self.running, vouchers={**self.running.vouchers, voucher.id.hex(): name}
         )
         phone = Phone(name, directory, self.running)
         phone.prepare(voucher.pem, validity_s=validity_s)
@@ -215,7 +216,17 @@ def test_a_reading_is_followed_from_the_board_to_the_block(story: Story) -> None
         raise AssertionError("the operator's verified copy lacks the reading")
 
     found = story.operate(reading)
-    assert found.board == board_node(story.network, b"th01")
+    assert found.board is not None
+    node = found.board
+
+    async def sponsored(operator: Operator) -> Board | None:
+        ledger = operator.sync.copy.ledger
+        assert ledger is not None
+        return ledger.registry.board(node)
+
+    sponsor = story.operate(sponsored)
+    assert sponsor is not None
+    assert sponsor.service == "telemetry"
     values = msgspec.json.decode(found.payload)
     assert (values["board"], values["boot"]) == ("th01", 1)
     assert found.counter == told.fields["counter"]

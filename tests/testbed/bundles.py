@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 
 from chain.block import Block
-from chain.ledger.operations import EnrolBoard, board_node
 from chain.pbft.effects import Durable
 from chain.pbft.messages import Checkpoint, CheckpointProof, Signed, encode, signed_bytes
 from chain.pbft.state_machine import VerifiedRequest
@@ -169,15 +168,7 @@ class Story:
             self._answered(request, name, "admitted", at_ms)
             return self._seen(request, at_ms, name)
         if board is not None and at_ms == 4000:
-            operation = world.signed(
-                EnrolBoard,
-                device,
-                board=board.encode(),
-                firmware=bytes(32),
-                key_check=bytes(8),
-                service="telemetry",
-                head=world.ledger.head_hash,
-            )
+            operation = world.board(device, board.encode())
             return self._seen(world.request(operation, device), at_ms, name)
         due_ns = START_NS + at_ms * 1_000_000
         reading = Reading(
@@ -187,7 +178,7 @@ class Story:
             board=board,
             boot=None if board is None else 1,
         )
-        node = None if board is None else board_node(world.network, board.encode())
+        node = None if board is None else world.board_node(board.encode())
         data = world.data(device, msgspec.json.encode(reading), board=node)
         request = world.request(data, device)
         self._answered(request, name, "data", at_ms, intended_ns=due_ns, source=board)

@@ -12,16 +12,15 @@ from msgspec.structs import replace
 
 from chain.keys import digest
 from chain.ledger.auth_group import members
+from chain.ledger.identity import BOARDS_MAX, KEYS_MAX
 from chain.ledger.operations import (
     AddAdministrator,
     AddVoucher,
-    EnrolBoard,
     Grant,
     Operation,
     Renew,
     Revoke,
     WithdrawVoucher,
-    board_node,
     renewal_statement,
 )
 from chain.ledger.statement import encode_leaf
@@ -61,18 +60,6 @@ def renewed(world: World, device: Device, to: str) -> tuple[Device, Operation]:
     return new, world.signed(Renew, device, **fields)
 
 
-def board(world: World, sponsor: Device, **changes: Any) -> Operation:
-    fields = {
-        "board": b"th01",
-        "firmware": bytes(32),
-        "key_check": bytes(8),
-        "service": "telemetry",
-        "head": world.ledger.head_hash,
-    }
-    operation: Operation = world.signed(EnrolBoard, sponsor, **(fields | changes))
-    return operation
-
-
 def both_admins(world: World, kind: type[Operation], /, **fields: Any) -> None:
     for admin in world.admins[:2]:
         world.run(world.signed(kind, admin, **fields), admin)
@@ -82,8 +69,8 @@ def test_an_honest_chain_of_every_operation_is_by_right(tmp_path: Path) -> None:
     world = World()
     phone = world.admit("phone", service="valve", privilege=3)
     host = world.admit("host", kind="environment")
-    world.run(board(world, host), host)
-    th01 = board_node(world.network, b"th01")
+    world.run(world.board(host), host)
+    th01 = world.board_node()
     world.run(world.data(host, board=th01), host)
     new, renewal = renewed(world, phone, "phone, second key")
     world.run(renewal, phone)
@@ -160,14 +147,14 @@ def privilege_too_low(world: World) -> None:
 
 def anothers_board(world: World) -> None:
     host, other = world.admit("host", kind="environment"), world.admit("other", kind="environment")
-    world.run(board(world, host), host)
-    world.run(world.data(other, board=board_node(world.network, b"th01")), other)
+    world.run(world.board(host), host)
+    world.run(world.data(other, board=world.board_node()), other)
 
 
 def revoked_board(world: World) -> None:
     host = world.admit("host", kind="environment")
-    th01 = board_node(world.network, b"th01")
-    world.run(board(world, host), host)
+    th01 = world.board_node()
+    world.run(world.board(host), host)
     world.run(world.signed(Revoke, host, target=th01, reason="broken"), host)
     world.run(world.data(host, board=th01), host)
 
@@ -186,14 +173,14 @@ def head_of_no_block(world: World) -> None:
 
 def board_with_an_old_head(world: World) -> None:
     host = world.admit("host", kind="environment")
-    operation = board(world, host)
+    operation = world.board(host)
     world.idle(17)
     world.run(operation, host)
 
 
 def board_of_a_phone(world: World) -> None:
     phone = world.admit("phone")
-    world.run(board(world, phone), phone)
+    world.run(world.board(phone), phone)
 
 
 def valid_too_long(world: World) -> None:
@@ -243,6 +230,20 @@ def by_an_expired_voucher(world: World) -> None:
     world.run(world.enrol(phone, with_voucher=token), phone)
 
 
+def too_many_keys(world: World) -> None:
+    phone = world.admit("phone")
+    for number in range(KEYS_MAX):
+        new, operation = renewed(world, phone, f"key {number}")
+        world.run(operation, phone)
+        phone = new
+
+
+def too_many_boards(world: World) -> None:
+    host = world.admit("host", kind="environment")
+    for number in range(BOARDS_MAX + 1):
+        world.run(world.board(host, str(number).encode()), host)
+
+
 def the_last_administrators(world: World) -> None:
     """Of three, two must agree: the second to leave would leave one."""
     for admin in world.admins[:2]:
@@ -268,6 +269,8 @@ def one_administrator(world: World) -> None:
         (a_relay_by_a_phone_s_voucher, "does not grant this"),
         (by_a_withdrawn_voucher, "does not grant this"),
         (by_an_expired_voucher, "does not grant this"),
+        (too_many_keys, "too many keys"),
+        (too_many_boards, "too many boards"),
         (the_last_administrators, "too few administrators"),
         (after_expiry, "had expired"),
         (with_the_old_key, "certificate ended in block"),
@@ -333,10 +336,10 @@ def test_a_board_reading_that_is_recorded_twice_is_found(tmp_path: Path) -> None
     """Signed twice by a sponsor that was fooled on the serial line: the chain cannot know."""
     world = World()
     host = world.admit("host", kind="environment")
-    world.run(board(world, host), host)
+    world.run(world.board(host), host)
     reading = b'{"due_ns":1,"number":7,"values":[1],"board":"th01","boot":2}'
     for payload in (reading, reading.replace(b":7", b":8"), reading):
-        data = world.data(host, payload, board=board_node(world.network, b"th01"))
+        data = world.data(host, payload, board=world.board_node())
         assert world.run(data, host).status == "ok"
     found = exactly_once(chain_of(world, tmp_path))
     assert not found.held
@@ -393,3 +396,16 @@ def test_undecodable_blocks_are_left_out_and_the_rest_is_read(tmp_path: Path) ->
     chain = chain_of(world, tmp_path, "r2")
     assert [entry.height for entry in chain.entries] == [2]
     assert len(chain.heads) == 2
+
+
+def test_too_many_devices_are_found_too(tmp_path: Path) -> None:
+    world = World(nodes_max=2)
+    alice, _ = world.admit("alice"), world.admit("bob")
+    world.run(world.signed(Revoke, alice, target=alice.node, reason="sold"), alice)
+    world.admit("carol")  # takes alice's place
+    dora = Device("dora")
+    world.run(world.enrol(dora), dora)
+    chain = chain_of(world, tmp_path)
+    assert list(unauthorised(world.genesis, chain)) == []
+    ((_, why),) = unauthorised(world.genesis, carried_out(chain))
+    assert why == "there were too many devices"
