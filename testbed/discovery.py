@@ -17,8 +17,14 @@ from testbed.care.conditions import open_facts, read_facts
 from testbed.doctor import Condition
 from testbed.errors import ConfigurationError
 from testbed.fleet import Tell
-from testbed.hosts.host_keys import UNREADABLE, fingerprint, host_entry, trust
+from testbed.hosts.host_keys import (
+    fingerprint,
+    host_entry,
+    known_keys,
+    trust,
+)
 from testbed.hosts.opening import ssh_hosts
+from testbed.hosts.openssh import LoginUnusable
 from testbed.hosts.port import Host
 
 __all__ = ["Discovered", "Offer", "discover_host", "offer", "suggestion", "trust_offer"]
@@ -103,16 +109,12 @@ def offer(lab: Lab, name: str) -> Offer:
     with ssh_hosts(lab, [name]) as hosts:
         shown = hosts[name].offered_key()
     addr, port, known_hosts = shown.addr, shown.port, shown.known_hosts
-    known = ""
-    if known_hosts.exists():
-        keys: Mapping[str, paramiko.PKey]
-        try:
-            keys = paramiko.HostKeys(str(known_hosts)).lookup(host_entry(addr, port)) or {}
-        except UNREADABLE as error:
-            raise ConfigurationError(
-                f"cannot read known hosts {known_hosts}: {error}; mend or remove that file"
-            ) from error
-        known = ", ".join(fingerprint(one) for one in keys.values())
+    try:
+        known = ", ".join(
+            map(fingerprint, known_keys([known_hosts], host_entry(addr, port)).trusted)
+        )
+    except LoginUnusable as error:
+        raise ConfigurationError(f"{error}; {error.fix}") from error
     return Offer(addr, port, shown.key, known_hosts, known)
 
 

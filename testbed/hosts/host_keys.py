@@ -7,27 +7,73 @@ logging in, so that a person can compare the fingerprint and `trust` it.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import os
 import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
-from paramiko.hostkeys import InvalidHostKey
+from paramiko.pkey import UnknownKeyType
 
 from testbed.hosts.files import atomic_file
+from testbed.hosts.openssh import LoginUnusable, openssh
 
 __all__ = [
-    "UNREADABLE",
+    "KnownKeys",
     "RejectUnknown",
     "UnknownHostKey",
     "fingerprint",
     "host_entry",
+    "known_keys",
     "trust",
 ]
 
-UNREADABLE = (OSError, ValueError, paramiko.SSHException, InvalidHostKey)
-"""What Paramiko raises for a known_hosts file that it cannot read."""
+_REVOKED = "@revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKeys:
+    """What known_hosts says of one host. A key that is revoked is not trusted."""
+
+    trusted: tuple[paramiko.PKey, ...]
+    revoked: frozenset[str]
+    """Fingerprints."""
+
+
+def known_keys(files: Iterable[Path], entry: str) -> KnownKeys:
+    """Ask `ssh-keygen -F`, which knows hashed names, patterns and marks. Raises LoginUnusable.
+
+    A certificate authority is no key of a host: Paramiko takes no host certificates.
+    """
+    found: list[tuple[str, paramiko.PKey]] = []
+    for path in files:
+        if path.exists():
+            found += list(_lines_about(path, entry))
+    revoked = frozenset(fingerprint(key) for mark, key in found if mark == _REVOKED)
+    trusted = [key for mark, key in found if not mark and fingerprint(key) not in revoked]
+    return KnownKeys(tuple(trusted), revoked)
+
+
+def _lines_about(path: Path, entry: str) -> Iterator[tuple[str, paramiko.PKey]]:
+    """Mark ("" for none) and key of each line of a file that is about this host."""
+    for line in openssh("ssh-keygen", "-F", entry, "-f", str(path)).stdout.splitlines():
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        mark = words.pop(0) if words[0].startswith("@") else ""
+        try:
+            key = paramiko.PKey.from_type_string(
+                words[1], base64.b64decode(words[2], validate=True)
+            )
+        except UnknownKeyType:
+            continue  # of a kind that Paramiko cannot check
+        except (IndexError, ValueError, binascii.Error, paramiko.SSHException) as error:
+            problem = f"cannot read known hosts {path}: the line about {entry} names no key"
+            raise LoginUnusable(problem, "mend or remove that line") from error
+        yield mark, key
 
 
 def fingerprint(key: paramiko.PKey) -> str:

@@ -1,15 +1,47 @@
-"""The command line of OpenSSH's own client for a host of the inventory: for people's terminals.
+"""OpenSSH's own programs: what they say, and the command line of its client.
 
-Everything that the testbed itself does goes over `ssh.py`; this is for `testbed ssh` and `console`.
+Where OpenSSH decides, it is asked (`openssh`): configuration, keys, known hosts. Everything that
+the testbed does on hosts goes over `ssh.py`; `ssh_argv` is for `testbed ssh` and `console`.
 """
 
 from __future__ import annotations
 
 import shlex
+import subprocess
 
 from inventory.model import Lab
 
-__all__ = ["ssh_argv"]
+__all__ = ["LoginUnusable", "openssh", "ssh_argv"]
+
+ANSWER_S = 20.0
+
+
+class LoginUnusable(Exception):
+    """A key, a configuration or known_hosts with which nobody can log in; `fix` says what to do."""
+
+    def __init__(self, problem: str, fix: str) -> None:
+        self.fix = fix
+        super().__init__(problem)
+
+
+def openssh(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Run `ssh -G` or `ssh-keygen` to its end. Raises LoginUnusable if it is missing or hangs."""
+    try:
+        return subprocess.run(
+            argv,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            stdin=subprocess.DEVNULL,
+            timeout=ANSWER_S,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        fix = "sudo apt-get install openssh-client"
+        raise LoginUnusable(f"no {argv[0]} on this machine", fix) from error
+    except subprocess.TimeoutExpired as error:
+        problem = f"{shlex.join(argv)} does not answer within {ANSWER_S:g} s"
+        raise LoginUnusable(problem, "does a Match exec of ssh_config hang?") from error
 
 
 def ssh_argv(lab: Lab, name: str, *options: str) -> list[str]:

@@ -1,13 +1,13 @@
 """Authenticated SSH connections to one machine, reopened when they broke.
 
-Here: connecting within a deadline, strict host keys, jump hosts, ssh_config. Elsewhere: what is
-done over the connection (`ssh.py`), host keys (`host_keys.py`).
+Here: connecting within a deadline, strict host keys, jump hosts. Elsewhere: what is done over a
+connection (`ssh.py`), what the user's ssh_config says (`ssh_config.py`), host keys
+(`host_keys.py`), the login's key (`login_key.py`).
 
-Fabric reads ssh_config and connects; four of its habits are corrected here. It accepts any host key
-and reads no known_hosts: a rejecting policy and the inventory's file. Its timeout does not cover
-the banner, the login and the jump host's tunnel: one watchdog covers all. Its gateway is opened by
-every connection through it at the same time: here a jump host is one link with a lock. Its
-connections never notice a peer that vanished: keep-alive and TCP_USER_TIMEOUT.
+Paramiko connects; some of its habits are corrected here. Its time-out does not cover the banner,
+the login and the jump host's tunnel: one watchdog covers all. A refused channel is remembered in
+one place for a whole connection, where threads read each other's: channels are opened one by one.
+Its connections never notice a peer that vanished: keep-alive and TCP_USER_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import paramiko
-from fabric import Config, Connection  # type: ignore[import-untyped]
 
-from testbed.hosts.host_keys import UNREADABLE, RejectUnknown, UnknownHostKey, fingerprint
+from testbed.hosts.host_keys import (
+    RejectUnknown,
+    UnknownHostKey,
+    fingerprint,
+    host_entry,
+    known_keys,
+)
+from testbed.hosts.login_key import login_key
+from testbed.hosts.openssh import LoginUnusable
 from testbed.hosts.port import HostKeyRefused, Unreachable
+from testbed.hosts.ssh_config import SshWay, ssh_way
 
 __all__ = ["OfferedKey", "SshLink", "SshSettings"]
 
@@ -46,8 +54,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 class SshSettings:
     """How to log in; what is None comes from ssh_config, then from SSH's defaults.
 
-    With `key`, only that key is offered. `known_hosts` None: ssh_config's UserKnownHostsFile or
-    ~/.ssh/known_hosts. `connect_timeout_s` covers TCP, tunnel, banner, key exchange and login.
+    With `key`, only that key is offered. `known_hosts` None: the files that ssh_config names.
+    `connect_timeout_s` covers TCP, tunnel, banner, key exchange and login.
     """
 
     user: str | None = None
@@ -68,6 +76,19 @@ class OfferedKey:
     known_hosts: Path
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """`opening` is held while a channel is opened: a refusal is read by whom it concerns."""
+
+    client: paramiko.SSHClient
+    transport: paramiko.Transport
+    opening: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def lives(self) -> bool:
+        return self.transport.is_active()
+
+
 class SshLink:
     """A connection that is opened when first needed; threads share it. When the machine gives it
     no more sessions (OpenSSH: ten), there are several."""
@@ -80,7 +101,7 @@ class SshLink:
         self._settings = settings
         self._jump = jump
         self._lock = threading.Lock()
-        self._connections: list[Connection] = []
+        self._connections: list[_Connection] = []
 
     def session(self, deadline_s: float, action: str) -> paramiko.Channel:
         """A channel for one command. A connection that broke while idle is opened anew.
@@ -103,144 +124,156 @@ class SshLink:
     def _channel(
         self, kind: str, dest: tuple[str, int] | None, deadline_s: float, action: str
     ) -> paramiko.Channel:
-        full: list[paramiko.Transport] = []
+        full: list[_Connection] = []
         broken = False
         while True:
-            transport = self._transport(full, deadline_s, action)
+            connection = self._connection(full, deadline_s, action)
             try:
-                return transport.open_channel(
-                    kind, dest, ("", 0) if dest else None, timeout=_left_s(deadline_s)
-                )
+                with connection.opening:
+                    return connection.transport.open_channel(
+                        kind, dest, ("", 0) if dest else None, timeout=_left_s(deadline_s)
+                    )
             except paramiko.ChannelException as error:
-                full.append(transport)
+                full.append(connection)
                 if dest or len(full) == CONNECTIONS_MAX:
                     fix = "" if dest else "see MaxSessions in the machine's sshd_config"
                     raise Unreachable(self.name, action, f"refused: {error}", fix) from error
             except (paramiko.SSHException, OSError, EOFError) as error:
-                self._discard(transport)
+                self._discard(connection)
                 if broken or time.monotonic() >= deadline_s:
                     problem = f"connection lost: {error or type(error).__name__}"
                     raise Unreachable(self.name, action, problem, self._hint()) from error
                 broken = True
 
-    def _transport(
-        self, full: Sequence[paramiko.Transport], deadline_s: float, action: str
-    ) -> paramiko.Transport:
+    def _connection(
+        self, full: Sequence[_Connection], deadline_s: float, action: str
+    ) -> _Connection:
         """The newest connection that lives and is none of these, else one more."""
         if not self._lock.acquire(timeout=_left_s(deadline_s)):
             problem = "another thread is still connecting"
             raise Unreachable(self.name, action, problem, self._hint())
         try:
-            transport: paramiko.Transport
             for connection in reversed(self._connections):
-                transport = connection.transport
-                if transport.is_active() and transport not in full:
-                    return transport
+                if connection.lives and connection not in full:
+                    return connection
             limit_s = time.monotonic() + self._settings.connect_timeout_s
             connection = self._connect(min(deadline_s, limit_s), action)
-            self._connections = [c for c in self._connections if c.is_connected] + [connection]
-            transport = connection.transport
-            return transport
+            self._connections = [c for c in self._connections if c.lives] + [connection]
+            return connection
         finally:
             self._lock.release()
 
-    def _discard(self, transport: paramiko.Transport) -> None:
+    def _discard(self, broken: _Connection) -> None:
         """End a broken connection, and no other that somebody has opened meanwhile."""
         with self._lock:
-            for connection in self._connections:
-                if connection.transport is transport:
-                    _end(connection)
-            self._connections = [c for c in self._connections if c.is_connected]
+            _end(broken)
+            self._connections = [c for c in self._connections if c.lives]
 
     def offered_key(self, action: str) -> OfferedKey:
         """The host key that the machine shows now, asked without logging in, by the same way there
         as a connection takes. Proves nothing until a person compares it. Raises Unreachable.
         """
         deadline_s = time.monotonic() + self._settings.connect_timeout_s
-        connection = self._prepared()
-        known_hosts = self._known_hosts(connection)
+        way = self._way(action)
+        client = _stranger()
         try:
-            self._open(connection, deadline_s, action)
+            self._open(client, way, {}, deadline_s, action)
         except UnknownHostKey as found:
-            return OfferedKey(connection.host, connection.port, found.key, known_hosts)
+            return OfferedKey(way.hostname, way.port, found.key, way.known_hosts[0])
         except Exception as error:
             late = time.monotonic() >= deadline_s
-            raise self._explain(error, connection, known_hosts, action, late) from error
+            raise self._explain(error, way, frozenset(), action, late) from error
         raise AssertionError("a client without known hosts was let in")
 
-    def _connect(self, deadline_s: float, action: str) -> Connection:
-        connection = self._prepared()
-        known_hosts = self._known_hosts(connection)
-        self._load_known_hosts(connection, known_hosts, action)
+    def _connect(self, deadline_s: float, action: str) -> _Connection:
+        way = self._way(action)
+        client = _stranger()
+        entry = host_entry(way.hostname, way.port)
         try:
-            self._open(connection, deadline_s, action)
+            known = known_keys(way.known_hosts, entry)
+            login = self._login(way)
+        except LoginUnusable as error:
+            raise Unreachable(self.name, action, str(error), error.fix) from error
+        for key in known.trusted:
+            client.get_host_keys().add(entry, key.get_name(), key)
+        try:
+            self._open(client, way, login, deadline_s, action)
         except Exception as error:
             late = time.monotonic() >= deadline_s
-            raise self._explain(error, connection, known_hosts, action, late) from error
-        _tune(connection.transport)
-        return connection
+            raise self._explain(error, way, known.revoked, action, late) from error
+        transport = client.get_transport()
+        assert transport is not None
+        _tune(transport)
+        return _Connection(client, transport)
 
-    def _prepared(self) -> Connection:
-        """Everything but the connecting: ssh_config read, no host key known yet."""
+    def _way(self, action: str) -> SshWay:
+        """What OpenSSH says, with the inventory's known_hosts in place of its own."""
         settings = self._settings
-        config = Config(runtime_ssh_path=settings.ssh_config and str(settings.ssh_config))
-        kwargs: dict[str, object] = {}
-        if settings.key is not None:
-            kwargs = {
-                "key_filename": str(settings.key.expanduser()),
-                "look_for_keys": False,
-                "allow_agent": False,
-            }
-        connection = Connection(
-            self.addr,
-            user=settings.user,
-            port=settings.port,
-            config=config,
-            gateway=False,
-            connect_kwargs=kwargs,
-        )
-        connection.client.set_missing_host_key_policy(RejectUnknown())
-        return connection
+        try:
+            way = ssh_way(self.addr, settings.user, settings.port, settings.ssh_config)
+        except LoginUnusable as error:
+            raise Unreachable(self.name, action, str(error), error.fix) from error
+        if settings.known_hosts is not None:
+            way = replace(way, known_hosts=(settings.known_hosts.expanduser(),))
+        return way
 
-    def _open(self, connection: Connection, deadline_s: float, action: str) -> None:
+    def _login(self, way: SshWay) -> dict[str, object]:
+        """The keys to offer, as Paramiko's arguments. Raises LoginUnusable."""
+        if self._settings.key is not None:
+            key = login_key(self._settings.key.expanduser())
+            return {"pkey": key, "allow_agent": False}
+        files = [str(path) for path in way.identity_files if path.exists()]
+        return {"key_filename": files, "allow_agent": not way.identities_only}
+
+    def _open(
+        self,
+        client: paramiko.SSHClient,
+        way: SshWay,
+        login: dict[str, object],
+        deadline_s: float,
+        action: str,
+    ) -> None:
         """Connect and log in before the deadline, in whatever stage it is then."""
-        proxy = self._proxy(connection, deadline_s, action)
-        if proxy is not None:
-            connection.connect_kwargs["sock"] = proxy
+        proxy = self._proxy(way, deadline_s, action)
         left_s = _left_s(deadline_s)
-        connection.connect_timeout = left_s  # Fabric's own argument rounds 0.5 s to "for ever"
-        for stage in ("banner_timeout", "auth_timeout", "channel_timeout"):
-            connection.connect_kwargs[stage] = left_s
-        watchdog = threading.Timer(left_s, _abort, (connection.client, proxy))
+        watchdog = threading.Timer(left_s, _abort, (client, proxy))
         watchdog.daemon = True
         watchdog.start()
         try:
-            connection.open()
+            client.connect(
+                way.hostname,
+                way.port,
+                way.user,
+                look_for_keys=False,
+                sock=proxy,
+                timeout=left_s,
+                banner_timeout=left_s,
+                auth_timeout=left_s,
+                channel_timeout=left_s,
+                **login,  # type: ignore[arg-type]
+            )
         except BaseException:
-            _abort(connection.client, proxy)
+            _abort(client, proxy)
             raise
         finally:
             watchdog.cancel()
 
     def _proxy(
-        self, connection: Connection, deadline_s: float, action: str
+        self, way: SshWay, deadline_s: float, action: str
     ) -> paramiko.Channel | paramiko.ProxyCommand | None:
         """The way there, when it is not direct: inventory's jump host, else ssh_config's."""
-        if self._jump is None and "proxyjump" in connection.ssh_config:
-            self._jump = self._jump_from(connection.ssh_config["proxyjump"])
+        if self._jump is None and way.proxy_jump:
+            self._jump = self._jump_from(way.proxy_jump)
         if self._jump is not None:
-            return self._jump.tunnel(connection.host, connection.port, deadline_s, action)
-        if "proxycommand" in connection.ssh_config:
-            return paramiko.ProxyCommand(connection.ssh_config["proxycommand"])
+            return self._jump.tunnel(way.hostname, way.port, deadline_s, action)
+        if way.proxy_command:
+            return paramiko.ProxyCommand(way.proxy_command)
         return None
 
-    def _jump_from(self, proxyjump: str) -> SshLink | None:
+    def _jump_from(self, proxy_jump: str) -> SshLink | None:
         link: SshLink | None = None
-        hops = [hop.strip() for hop in proxyjump.split(",")]
-        if hops == ["none"]:
-            return None
-        for hop in hops[:JUMPS_MAX]:
-            user, _, rest = hop.rpartition("@")
+        for hop in proxy_jump.split(",")[:JUMPS_MAX]:
+            user, _, rest = hop.strip().rpartition("@")
             host, _, port = rest.partition(":")
             settings = replace(
                 self._settings, user=user or None, port=int(port) if port else None, key=None
@@ -248,34 +281,24 @@ class SshLink:
             link = SshLink(f"{self.name} via {host}", host, settings, link)
         return link
 
-    def _known_hosts(self, connection: Connection) -> Path:
-        """Which file says whom to trust: the inventory's, else ssh_config's."""
-        if self._settings.known_hosts is not None:
-            return self._settings.known_hosts.expanduser()
-        named: str = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts")
-        return Path(named.split(maxsplit=1)[0]).expanduser()
-
-    def _load_known_hosts(self, connection: Connection, path: Path, action: str) -> None:
-        if path.exists():
-            try:
-                connection.client.load_host_keys(str(path))
-            except UNREADABLE as error:
-                problem = f"cannot read known hosts {path}: {error}"
-                raise Unreachable(self.name, action, problem, "mend or remove that file") from error
-
     def _explain(
-        self, error: Exception, connection: Connection, known_hosts: Path, action: str, late: bool
+        self, error: Exception, way: SshWay, revoked: frozenset[str], action: str, late: bool
     ) -> Unreachable:
         """What is the matter, and the way out. Where the host is and who logs in there stands in
         the way out only: a problem is written into the bundle of a run, which others read."""
         if isinstance(error, Unreachable):  # the jump host, which has said everything
             return error
-        where = f"{connection.user}@{connection.host} port {connection.port}"
+        where = f"{way.user}@{way.hostname} port {way.port}"
         trust = "compare the fingerprint on the machine itself, then:"
-        trust += f" testbed inventory trust {self.name} -i FILE (it is kept in {known_hosts})"
+        trust += (
+            f" testbed inventory trust {self.name} -i FILE (it is kept in {way.known_hosts[0]})"
+        )
         if isinstance(error, UnknownHostKey):
             seen = fingerprint(error.key)
             problem = f"unknown host key {seen} ({error.key.get_name()})"
+            if seen in revoked:
+                problem = f"the host key {seen} is REVOKED in known_hosts"
+                trust = "give the machine a new host key; somebody may have the old one"
             return HostKeyRefused(self.name, action, problem, trust, seen)
         if isinstance(error, paramiko.BadHostKeyException):
             seen, expected = fingerprint(error.key), fingerprint(error.expected_key)
@@ -287,8 +310,8 @@ class SshLink:
         # Paramiko calls it a failed authentication, too, when the time is up in that stage.
         if isinstance(error, paramiko.AuthenticationException) and not late:
             key = self._settings.key
-            fix = f"ssh-copy-id{f' -i {key}' if key else ''} -p {connection.port} "
-            fix += f"{connection.user}@{connection.host}"
+            fix = f"ssh-copy-id{f' -i {key}' if key else ''} -p {way.port} "
+            fix += f"{way.user}@{way.hostname}"
             return Unreachable(self.name, action, f"login refused: {error}", fix)
         if late or isinstance(error, TimeoutError):
             limit_s = self._settings.connect_timeout_s
@@ -301,9 +324,16 @@ class SshLink:
         return f"is {self.addr} powered, on the network, and its SSH server running?"
 
 
-def _end(connection: Connection) -> None:
+def _stranger() -> paramiko.SSHClient:
+    """A client that knows no host key yet, and refuses whatever it does not know."""
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(RejectUnknown())
+    return client
+
+
+def _end(connection: _Connection) -> None:
     with suppress(Exception):  # it is thrown away, maybe because it is broken
-        connection.close()
+        connection.client.close()
 
 
 def _abort(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -227,6 +229,133 @@ def test_ssh_config_is_honoured(server: SshServer, tmp_path: Path) -> None:
         with SshHost("pi01", "bench-pi", nothing, root=str(tmp_path / "r")) as host:
             assert host.run(["echo", "there"]).stdout == "there\n"
     assert "Accepted publickey" in (server.home / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"Match host=foo*\n  User nobody\n", b"Match final all\n  Compression no\n", b"# B\xfcro\n"],
+    ids=["match host=", "match final", "latin-1"],
+)
+def test_what_openssh_accepts_in_ssh_config_is_accepted(
+    server: SshServer, tmp_path: Path, text: bytes
+) -> None:
+    config = tmp_path / "config"
+    config.write_bytes(text)
+    with server.host(root=tmp_path / "r", ssh_config=config) as host:
+        assert host.run(["true"]).exit_code == 0
+
+
+def test_what_openssh_refuses_in_ssh_config_is_named_with_its_line(
+    server: SshServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host *\n  Colour green\n")
+    with (
+        server.host(root=tmp_path / "r", ssh_config=config) as host,
+        pytest.raises(Unreachable, match=r"(?s)line 2: Bad configuration option.*fix: .*ssh -G"),
+    ):
+        host.run(["true"])
+
+
+def test_a_way_through_a_command_of_ssh_config(server: SshServer, tmp_path: Path) -> None:
+    """`ssh -G` leaves %h and %p of a ProxyCommand to us."""
+    config = tmp_path / "config"
+    relay = tmp_path / "relay.py"
+    relay.write_text(RELAY)
+    config.write_text(f"Host *\n  ProxyCommand {sys.executable} {relay} %h %p\n")
+    with server.host(root=tmp_path / "r", ssh_config=config) as host:
+        assert host.run(["echo", "through"]).stdout == "through\n"
+
+
+RELAY = """
+import os, socket, sys, threading
+there = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def back():
+    while piece := there.recv(65536):
+        os.write(1, piece)
+    os._exit(0)
+threading.Thread(target=back).start()
+while piece := os.read(0, 65536):
+    there.sendall(piece)
+os._exit(0)
+"""
+
+
+def test_known_hosts_may_have_marks_and_lines_of_others(server: SshServer, tmp_path: Path) -> None:
+    """A certificate authority's line and a damaged line about somebody else are no obstacle."""
+    own = server.known_hosts.read_text()
+    kind, key = own.split()[1:3]
+    known = tmp_path / "known"
+    known.write_text(f"@cert-authority *.example.net {kind} {key}\nother {kind} A\n{own}")
+    with server.host(root=tmp_path / "r", known_hosts=known) as host:
+        assert host.run(["true"]).exit_code == 0
+    known.write_text(f"@cert-authority * {kind} {key}\n")
+    with (
+        server.host(root=tmp_path / "r", known_hosts=known) as host,
+        pytest.raises(HostKeyRefused, match="unknown host key"),
+    ):
+        host.run(["true"])
+    known.write_text(f"{own}@revoked * {kind} {key}\n")
+    with (
+        server.host(root=tmp_path / "r", known_hosts=known) as host,
+        pytest.raises(HostKeyRefused, match="REVOKED"),
+    ):
+        host.run(["true"])
+    known.write_text(own.replace(key, "A"))
+    with (
+        server.host(root=tmp_path / "r", known_hosts=known) as host,
+        pytest.raises(Unreachable, match=rf"cannot read known hosts {known}.*\n.*that line"),
+    ):
+        host.run(["true"])
+
+
+@pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="no ssh-agent on this machine")
+def test_a_key_with_a_passphrase_is_used_through_the_agent(
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is said how the agent gets it."""
+    locked = tmp_path / "locked"
+    shutil.copy(server.key, locked)
+    keygen = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret words", "-f", str(locked)]
+    subprocess.run(keygen, check=True, stdout=subprocess.DEVNULL)
+    socket_path = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", socket_path], stdout=subprocess.DEVNULL)
+    try:
+        eventually(socket_path.exists)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_path))
+        with (
+            server.host(root=tmp_path / "r", key=locked) as host,
+            pytest.raises(Unreachable, match=rf"passphrase.*\n.*ssh-add {locked}"),
+        ):
+            host.run(["true"])
+        # The very same key: the agent knows it by its public part.
+        subprocess.run(["ssh-add", "-q", server.key], check=True)
+        with server.host(root=tmp_path / "r", key=locked) as host:
+            assert host.run(["true"]).exit_code == 0
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("gone", "No such file.*\n.*in the inventory"), ("client_key.pub", "no private key")],
+)
+def test_a_key_that_is_none_is_named(
+    server: SshServer, tmp_path: Path, name: str, says: str
+) -> None:
+    with (
+        server.host(root=tmp_path / "r", key=server.home / name) as host,
+        pytest.raises(Unreachable, match=says),
+    ):
+        host.run(["true"])
+
+
+def test_forty_threads_at_once_on_a_stock_server(server: SshServer, tmp_path: Path) -> None:
+    """OpenSSH refuses the eleventh session, and Paramiko remembers a refusal in one place."""
+    with server.host(root=tmp_path / "r") as host, ThreadPoolExecutor(40) as pool:
+        answers = pool.map(lambda n: host.run(["sh", "-c", f"sleep 0.2; echo {n}"]), range(80))
+        assert [answer.stdout for answer in answers] == [f"{n}\n" for n in range(80)]
 
 
 def test_a_connection_that_drops_in_mid_command_leaves_the_outcome_unknown(
@@ -489,7 +618,7 @@ def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
 
     def ask(host: SshHost) -> None:
         try:
-            host._link._transport([], time.monotonic() + 60, "connect")
+            host._link._connection([], time.monotonic() + 60, "connect")
             host._talk("true", "say", time.monotonic() + 3, None, bytes)
         except BaseException as error:
             outcome.append(error)
