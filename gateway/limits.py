@@ -6,13 +6,14 @@ them. Both count by reason. The size limit of each queue stands beside that queu
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from chain.errors import Misuse
 
-__all__ = ["RateLimiter", "TokenBucket"]
+__all__ = ["LogLimit", "RateLimiter", "TokenBucket"]
 
 
 @dataclass(slots=True)
@@ -53,6 +54,27 @@ class TokenBucket:
         """Seconds until `take` will succeed."""
         self._fill(now_s)
         return max(0.0, (1 - self.tokens) / self.rate_per_s)
+
+
+class LogLimit(logging.Filter):
+    """Limits the warnings in a log, which strangers can cause as often as they like: at most
+    `burst` at once and `rate_per_s` after that. The next one says how many were left out. What we
+    say by ourselves (below WARNING) always passes."""
+
+    def __init__(self, rate_per_s: float, burst: float, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._bucket = TokenBucket(rate_per_s, burst, clock())
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        if not self._bucket.take(self._clock()):
+            self._left_out += 1
+            return False
+        record.left_out, self._left_out = self._left_out, 0
+        return True
 
 
 class RateLimiter:

@@ -78,13 +78,14 @@ class Outside(Protocol):
 class Limits(msgspec.Struct, frozen=True):
     """The rates are checked in this order: of the last hop, which the broker vouches for; of a
     device behind it, by relay, so that no relay uses up another's share; of ledger copies, and of
-    answers that are no longer cached. At most
+    answers that are no longer cached; of events about refusals, by relay. At most
     `waiting_max` requests are with the replicas: of one device `device_waiting_max`, of one relay
     `relay_waiting_max`."""
 
     relays: RateLimiter
     devices: RateLimiter
     syncs: RateLimiter
+    events: RateLimiter
     waiting_max: int
     device_waiting_max: int
     relay_waiting_max: int
@@ -260,21 +261,21 @@ class Bridge:
             self._outside.answer(up.device, "blocks", part_codec.encode(part))
         self.counts["sync"] += 1
 
-    def _note(self, request: bytes, up: Up, outcome: str) -> None:
+    def _note(self, request: bytes, up: Up | None, outcome: str) -> None:
+        """Counts an outcome. Strangers cause refusals and repetitions as often as they like, so
+        events of these are limited; the counts are complete."""
         self.counts[outcome] += 1
-        self._outside.emit(
-            "request", id=request.hex(), device=up.device, relay=up.relay, outcome=outcome
-        )
+        device, relay = (up.device, up.relay) if up is not None else ("", "")
+        if outcome == "accepted" or self._limits.events.admit(relay):
+            self._outside.emit(
+                "request", id=request.hex(), device=device, relay=relay, outcome=outcome
+            )
 
     def _refuse(self, request: bytes, up: Up | None, reason: str) -> None:
-        self.counts[f"refused:{reason}"] += 1
-        device, relay = (up.device, up.relay) if up is not None else ("", "")
-        self._outside.emit(
-            "request", id=request.hex(), device=device, relay=relay, outcome=f"refused:{reason}"
-        )
-        if device and request:
+        self._note(request, up, f"refused:{reason}")
+        if up is not None and request:
             denied = Denied(id=request, layer="gateway", reason=reason)
-            self._outside.answer(device, "denied", denied_codec.encode(denied))
+            self._outside.answer(up.device, "denied", denied_codec.encode(denied))
 
     # --- the outbox -------------------------------------------------------------------------------
 

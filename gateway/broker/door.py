@@ -83,7 +83,6 @@ class Door:
         self._handshakes: dict[_Connection, None] = {}
         self._named: dict[str, _Connection] = {}
         self._server: asyncio.Server | None = None
-        self._log_bucket = TokenBucket(10, 50, 0.0)
 
     async def open(self, host: str, port: int) -> int:
         """Listens; returns the port (a free one if `port` is 0). Raises OSError if it is taken."""
@@ -101,10 +100,9 @@ class Door:
             await asyncio.wait(tasks, timeout=_flush_s)
 
     def refuse(self, reason: str, who: str, detail: str = "") -> None:
-        """Counts it, and logs it unless there are too many to log."""
+        """Counts and logs it."""
         self.counts[reason] += 1
-        if self._log_bucket.take(asyncio.get_running_loop().time()):
-            log.warning("refused: %s by %s %s", reason, who, detail)
+        log.warning("refused: %s by %s %s", reason, who, detail)
 
     async def _on_connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

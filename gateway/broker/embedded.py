@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class _Snapshots(dict[str, Any]):
 
 
 class EmbeddedBroker(AmqttBroker):
-    """Implements `door.Broker`. `dropped` counts messages that a slow client did not take."""
+    """Implements `door.Broker`. `counts`: messages that a slow client did not take (`dropped`) or
+    did not acknowledge (`unacknowledged`), and subscriptions refused (`subscribe-denied`)."""
 
     def __init__(self, store: SecurityStore) -> None:
         config = AmqttConfig(
@@ -67,7 +69,7 @@ class EmbeddedBroker(AmqttBroker):
         self._store = store
         self._subscriptions = _Snapshots()
         self._filters: dict[str, set[str]] = {}  # by client id
-        self.dropped = 0
+        self.counts: Counter[str] = Counter()
 
     def congested(self, publisher: str) -> bool:
         """Whether the broker or a gateway lags so far behind that the publisher must wait.
@@ -107,7 +109,7 @@ class EmbeddedBroker(AmqttBroker):
                 return self._store.allows(session.client_id or "", Action.SUBSCRIBE, topic)
             case AmqttAction.RECEIVE:
                 takes = self._takes_more(session)
-                self.dropped += not takes
+                self.counts["dropped"] += not takes
                 return takes
         raise Misuse(f"amqtt has a new action: {action}")
 
@@ -128,6 +130,7 @@ class EmbeddedBroker(AmqttBroker):
         if topic_filter in held or len(held) < filters_max:
             granted = await super().add_subscription((topic_filter, min(qos, 1)), session)
         if granted == _refused_qos:
+            self.counts["subscribe-denied"] += 1
             log.warning("refused: subscribe-denied by %s %s", session.client_id, topic_filter[:80])
         else:
             self._filters.setdefault(session.client_id or "", set()).add(topic_filter)
@@ -156,7 +159,22 @@ class EmbeddedBroker(AmqttBroker):
         if target_session.retained_messages.qsize() < offline_messages_max:
             await super()._retain_broadcast_message(broadcast, qos, target_session)
         else:
-            self.dropped += 1
+            self.counts["dropped"] += 1
+
+    async def _run_broadcast(self, running_tasks: deque[asyncio.Task[Any]]) -> None:
+        """amqtt logs a traceback for each message that a client does not acknowledge in time."""
+        deliveries: deque[asyncio.Task[Any]] = deque()
+        try:
+            await super()._run_broadcast(deliveries)
+        finally:
+            running_tasks.extend(asyncio.ensure_future(self._counted(each)) for each in deliveries)
+
+    async def _counted(self, delivery: asyncio.Task[Any]) -> None:
+        try:
+            await delivery
+        except Exception as error:  # whatever the client did: it harms only itself
+            log.debug("not delivered: %r", error)
+            self.counts["unacknowledged"] += 1
 
 
 async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asyncio.Event) -> None:
@@ -169,7 +187,7 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
         port = await door.open(config.listen.host, config.listen.port)
     except OSError as error:
         raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
-    reporting = asyncio.create_task(report(lambda: {**door.counts, "dropped": broker.dropped}))
+    reporting = asyncio.create_task(report(lambda: dict(door.counts + broker.counts)))
     try:
         on_ready(config.listen.host, {"mqtt": port})
         await stop.wait()

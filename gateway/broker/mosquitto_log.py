@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections import Counter
-
-from gateway.limits import TokenBucket
 
 __all__ = ["MosquittoLog"]
 
 log = logging.getLogger(__name__)
 
-_LINES_PER_S, _LINES_BURST = 20.0, 200.0
 _REMOVED = re.compile(r"^dynsec: .* \| deleteClient \| username=(\S+)$")
 _COUNTED = {
     "logins": re.compile(r"^New client connected from (\S+)"),
@@ -43,7 +39,6 @@ class MosquittoLog:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._bucket = TokenBucket(_LINES_PER_S, _LINES_BURST, time.monotonic())
 
     def take(self, line: str) -> None:
         """Takes one line that Mosquitto printed."""
@@ -54,12 +49,7 @@ class MosquittoLog:
         for reason, pattern in _COUNTED.items():
             if found := pattern.match(line):
                 self.counts[reason] += 1
-                if reason != "logins" and self._may_speak():
+                if reason != "logins":
                     log.warning("refused: %s by %s", reason, found[found.lastindex or 0] or "?")
                 return
-        if self._may_speak():
-            log.info("mosquitto: %s", line)
-
-    def _may_speak(self) -> bool:
-        """Limits the log: strangers can cause lines. Lines beyond the rate are left out."""
-        return self._bucket.take(time.monotonic())
+        log.warning("mosquitto: %s", line)

@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -29,11 +30,13 @@ from gateway.broker.port import (
     read_config,
 )
 from gateway.broker.store import SecurityFileError
+from gateway.limits import LogLimit
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 
 __all__ = ["main"]
 
 log = logging.getLogger("broker")
+WARNINGS_PER_S, WARNINGS_BURST = 1.0, 500.0  # some 15 MB a day, whatever strangers do
 _serve = {Kind.EMBEDDED: broker_embedded.serve, Kind.MOSQUITTO: broker_mosquitto.serve}
 _version = {Kind.EMBEDDED: lambda: version("amqtt"), Kind.MOSQUITTO: broker_mosquitto.version}
 
@@ -45,8 +48,8 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        for name in ("counts", "address"):
-            if hasattr(record, name):
+        for name in ("counts", "address", "left_out"):
+            if getattr(record, name, None):
                 line[name] = getattr(record, name)
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
@@ -56,6 +59,7 @@ class _JsonLines(logging.Formatter):
 def _set_up_logging() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_JsonLines())
+    handler.addFilter(LogLimit(WARNINGS_PER_S, WARNINGS_BURST, time.monotonic))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # amqtt tells of each connection and of each packet.
     logging.getLogger("amqtt").setLevel(logging.ERROR)

@@ -46,6 +46,9 @@ ANSWERS_WAITING_MAX = 8_192  # for the broker; devices ask again for what does n
 ANSWERS_IN_FLIGHT_MAX = 32
 PUBLISH_DEADLINE_S = 30.0
 DISK_RETRY_S = 0.5
+# Events about refusals, of all relays together: some 30 MB a day, whatever strangers send.
+EVENTS_PER_S, EVENTS_BURST = 1.0, 1_000.0
+COUNTS_S = 10.0
 
 
 class GatewayProcess:
@@ -126,6 +129,7 @@ class GatewayProcess:
             self._announce(),
             self._tick(),
             self._checkpoint(),
+            self._count(),
             self._begin(stopping),
             stopping.wait(),
         ]
@@ -240,6 +244,15 @@ class GatewayProcess:
             self._outbox_ready.set()
             self._events.flush()
 
+    async def _count(self) -> None:
+        """What was refused and answered since the start, when it has changed."""
+        emitted: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(COUNTS_S)
+            if (counts := dict(self._bridge.counts)) != emitted:
+                self.emit("counts", **counts)
+                emitted = counts
+
     async def _checkpoint(self) -> None:
         while True:
             await asyncio.sleep(CHECKPOINT_S)
@@ -263,6 +276,14 @@ def _limits(config: GatewayConfig) -> Limits:
         relays=limiter(limits.relay_rate_per_s, limits.relay_burst),
         devices=limiter(limits.rate_per_s, limits.burst),
         syncs=limiter(limits.sync_rate_per_s, limits.sync_burst),
+        events=RateLimiter(
+            rate_per_s=EVENTS_PER_S,
+            burst=EVENTS_BURST,
+            total_rate_per_s=EVENTS_PER_S,
+            total_burst=EVENTS_BURST,
+            sources_max=limits.sources_max,
+            clock=time.monotonic,
+        ),
         waiting_max=limits.waiting_max,
         device_waiting_max=limits.device_waiting_max,
         relay_waiting_max=limits.relay_waiting_max,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.errors import Misuse
-from gateway.limits import RateLimiter, TokenBucket
+from gateway.limits import LogLimit, RateLimiter, TokenBucket
 
 
 class Clock:
@@ -100,3 +102,20 @@ def test_the_wait_that_is_told_is_enough_and_not_too_long() -> None:
 def test_limits_that_let_nothing_through_are_a_bug() -> None:
     with pytest.raises(Misuse):
         TokenBucket(0, 1, now_s=0)
+
+
+def test_a_log_takes_few_of_the_warnings_that_strangers_cause() -> None:
+    """The first ones, then a few; the next that passes says how many were left out."""
+    now_s = 0.0
+    limit = LogLimit(1, 3, lambda: now_s)
+
+    def passes(level: int) -> logging.LogRecord | None:
+        record = logging.LogRecord("broker", level, "", 0, "words", None, None)
+        return record if limit.filter(record) else None
+
+    assert [passes(logging.WARNING) is not None for _ in range(100)] == [True] * 3 + [False] * 97
+    assert passes(logging.INFO) is not None
+    now_s = 1.0
+    record = passes(logging.ERROR)
+    assert record is not None
+    assert record.__dict__["left_out"] == 97

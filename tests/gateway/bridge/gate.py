@@ -63,6 +63,7 @@ class Gate:
             "relays": limiter(self.clock, 1000, 2000),
             "devices": limiter(self.clock),
             "syncs": limiter(self.clock),
+            "events": limiter(self.clock),
             "waiting_max": 64,
             "device_waiting_max": 8,
             "relay_waiting_max": 32,

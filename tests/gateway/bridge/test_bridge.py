@@ -414,6 +414,22 @@ def test_a_final_request_that_is_replayed_is_answered_from_memory_or_at_a_low_ra
     assert (reads, gate.bridge.counts["refused:rate"]) == (8, 42)
 
 
+def test_a_flood_of_garbage_is_counted_and_writes_few_events(gate: Gate) -> None:
+    """Otherwise one relay, at its rate, makes 35 GB of events a day."""
+    gate.restart_with(
+        relays=limiter(gate.clock, 10_000, 10_000),
+        devices=limiter(gate.clock, 10_000, 10_000),
+        events=limiter(gate.clock, 1, 20),
+    )
+    for _ in range(1_000):
+        gate.up("c" * 64, "op", b"garbage")
+    assert gate.bridge.counts["refused:bad-cose"] == 1_000
+    assert len(gate.outcomes()) == 20
+    device = gate.admit("phone")
+    gate.ask(gate.world.data(device), device)
+    assert gate.outcomes().count("accepted") == 2, "what is accepted is always told"
+
+
 def test_cached_answers_are_bounded_in_bytes() -> None:
     cache = AnswerCache(bytes_max=10_000)
     for number in range(100):
