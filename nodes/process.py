@@ -1,17 +1,21 @@
 """What every long-running process of this folder shares at `__main__` level.
 
-Signals, the end of the parent, the ready file, exit codes. A process ends cleanly on SIGTERM,
-SIGINT and SIGHUP, and with `--exit-on-stdin-eof` when its parent is gone.
+Signals, the end of the parent, a full disk, the ready file, exit codes. A process ends cleanly on
+SIGTERM, SIGINT and SIGHUP, and with `--exit-on-stdin-eof` when its parent is gone. Its background
+tasks are `gateway.tasks`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
+import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,24 +28,50 @@ __all__ = [
     "Trouble",
     "end_with_parent",
     "fail",
+    "lacks_room",
     "run",
+    "say",
     "write_atomically",
     "write_ready",
 ]
 
 EXIT_BAD_CONFIG = 2
-EXIT_TROUBLE = 3  # the world: port taken, disk full
+EXIT_TROUBLE = 3  # the world: a port that is taken, a file that is damaged
+DISK_RETRY_S = 1.0  # between two looks whether a full disk has room again
+ROOM_BYTES = 256 * 1024  # that a disk must take before a process goes on
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Trouble(Exception):
     """Something outside this process prevents its work; the message says what to mend."""
 
 
+def say(message: str) -> None:
+    """One line on stderr, if stderr takes it: a log may stand on a disk that is full."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+
 def fail(code: int, message: str) -> NoReturn:
     """One line on stderr, then the end."""
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
+    say(message)
     raise SystemExit(code)
+
+
+def lacks_room(error: BaseException, directory: Path) -> bool:
+    """Whether a full disk, or a quota, is behind this error. `directory` is on that disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            return True
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return True
+        if code == sqlite3.SQLITE_IOERR:  # also of a file beside the database that cannot grow
+            return not _has_room(directory)
+        cause = cause.__cause__
+    return False
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
@@ -68,7 +98,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, replace: boo
 
 
 def _sync_directory(path: Path) -> None:
-    """A file's new name is on the disk only when the directory that it stands in is."""
+    """A file's new name is on the disk only when its directory is."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -76,11 +106,11 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_ready(path: Path | None, ports: dict[str, int]) -> None:
-    """Tells whoever started us that we listen, and where."""
+def write_ready(path: str | None, ports: dict[str, int]) -> None:
+    """Tells whoever started this process that it listens, and where."""
     if path is not None:
         ready = {"pid": os.getpid(), "ports": ports}
-        write_atomically(path, msgspec.json.encode(ready) + b"\n")
+        write_atomically(Path(path), msgspec.json.encode(ready) + b"\n")
 
 
 def end_with_parent(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
@@ -100,11 +130,14 @@ def end_with_parent(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -
 def run(
     main: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     *,
+    directory: Path,
     exit_on_stdin_eof: bool,
 ) -> None:
     """Runs `main(stopping)` to its end; `stopping` is set by a signal or a gone parent.
 
-    `Trouble` ends the process with one line on stderr and exit code 3.
+    When `main` ends because the disk of `directory` is full, it is run again as soon as there is
+    room: it must begin from what is on the disk. `Trouble` of another kind ends the process with
+    one line on stderr and exit code 3.
     """
 
     async def supervised() -> None:
@@ -114,13 +147,45 @@ def run(
             loop.add_signal_handler(number, stopping.set)
         if exit_on_stdin_eof:
             end_with_parent(loop, stopping.set)
-        await main(stopping)
+        while not stopping.is_set():
+            try:
+                await main(stopping)
+                return
+            except Exception as error:
+                if not lacks_room(error, directory):
+                    raise
+                await _room(directory, stopping, str(error))
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(supervised())
     except Trouble as trouble:
         fail(EXIT_TROUBLE, str(trouble))
+
+
+async def _room(directory: Path, stopping: asyncio.Event, why: str) -> None:
+    say(f"{why}; waiting until the disk of {directory} has room")
+    start_s = time.monotonic()
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), DISK_RETRY_S)
+        if stopping.is_set():
+            return
+        if await asyncio.to_thread(_has_room, directory):
+            say(f"room again after {time.monotonic() - start_s:.1f} s; going on")
+            return
+
+
+def _has_room(directory: Path) -> bool:
+    here = next(each for each in (directory, *directory.parents) if each.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=here) as file:
+            file.write(bytes(ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

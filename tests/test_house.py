@@ -172,3 +172,17 @@ def test_the_reading_order_names_files_and_functions_that_exist() -> None:
                 if not re.search(rf"(def|class) {name}\b", code):
                     wrong.append(f"{path} has no {name}")
     assert wrong == []
+
+
+def test_background_tasks_are_never_started_bare() -> None:
+    """`gateway.tasks` starts them: a task that dies is never silent."""
+    bare = re.compile(r"\b(create_task|ensure_future|TaskGroup)\b")
+    wrong = [
+        f"{path.relative_to(TOP)}:{number}"
+        for path in tracked(".py")
+        if path.relative_to(TOP).parts[0] in ("gateway", "nodes")
+        and path != TOP / "gateway/tasks.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if bare.search(line)
+    ]
+    assert wrong == []

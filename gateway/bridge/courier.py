@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from gateway.bridge.outbox import Entry, Outbox
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient
+from gateway.tasks import Tasks
 
 __all__ = ["Courier"]
 
@@ -63,13 +64,10 @@ class Courier:
 
         At most `window_entries` are unanswered at once, so a refusal must end in `done` too.
         """
-        try:
-            async with asyncio.TaskGroup() as publishing:
-                await self._send_pending(publishing)
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from group  # callers expect the outbox's errors, not a group
+        async with Tasks() as publishing:
+            await self._send_pending(publishing)
 
-    async def _send_pending(self, publishing: asyncio.TaskGroup) -> None:
+    async def _send_pending(self, publishing: Tasks) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
@@ -78,7 +76,7 @@ class Courier:
             for entry in entries:
                 if self._due_s(entry) <= now_s and entry.digest not in self._publishing:
                     self._publishing.add(entry.digest)
-                    publishing.create_task(self._publish(entry))
+                    publishing.start(self._publish(entry))
             waiting = [self._due_s(e) for e in entries if e.digest not in self._publishing]
             wait_s = min(waiting, default=now_s + self._resend_s) - loop.time()
             with contextlib.suppress(TimeoutError):

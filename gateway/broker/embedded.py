@@ -26,6 +26,7 @@ from gateway.broker.door import Door
 from gateway.broker.port import BrokerConfig, OnReady, PortTakenError, report
 from gateway.broker.store import SecurityStore
 from gateway.mqtt.topics import Action
+from gateway.tasks import Tasks, first_of
 
 __all__ = ["EmbeddedBroker", "serve"]
 
@@ -70,6 +71,7 @@ class EmbeddedBroker(AmqttBroker):
         self._subscriptions = _Snapshots()
         self._filters: dict[str, set[str]] = {}  # by client id
         self.counts: Counter[str] = Counter()
+        self._tasks = Tasks()
 
     def congested(self, publisher: str) -> bool:
         """Whether the broker or a gateway lags so far behind that the publisher must wait.
@@ -167,7 +169,7 @@ class EmbeddedBroker(AmqttBroker):
         try:
             await super()._run_broadcast(deliveries)
         finally:
-            running_tasks.extend(asyncio.ensure_future(self._counted(each)) for each in deliveries)
+            running_tasks.extend(self._tasks.start(self._counted(each)) for each in deliveries)
 
     async def _counted(self, delivery: asyncio.Task[Any]) -> None:
         try:
@@ -187,12 +189,10 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
         port = await door.open(config.listen.host, config.listen.port)
     except OSError as error:
         raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
-    reporting = asyncio.create_task(report(lambda: dict(door.counts + broker.counts)))
     try:
         on_ready(config.listen.host, {"mqtt": port})
-        await stop.wait()
+        await first_of(report(lambda: dict(door.counts + broker.counts)), stop.wait())
     finally:
-        reporting.cancel()
         await door.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_shutdown_s):

@@ -31,6 +31,7 @@ from gateway.broker.port import (
 )
 from gateway.broker.store import SecurityFileError, SecurityStore
 from gateway.limits import TokenBucket
+from gateway.tasks import Tasks, first_of
 
 __all__ = ["missing", "serve", "version"]
 
@@ -92,25 +93,23 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
     settings = folder / "mosquitto.conf"
     settings.write_text(_settings(config, folder, ports))
     heard = MosquittoLog()
-    reporting: asyncio.Task[None] | None = None
     restarts = TokenBucket(1 / _restart_period_s, _restarts_burst, time.monotonic())
-    try:
+    is_up = False
+    async with Tasks() as reporting:
         while not stop.is_set():
             child = await _start(settings, config.limits.connections_max * len(listeners))
-            listening = asyncio.create_task(_listen_to(child, heard))
-            try:
-                for name, listen in listeners.items():
-                    await _wait_until_open(child, listen.host, ports[name], stop)
-                if reporting is None and not stop.is_set():
-                    on_ready(config.listen.host, ports)
-                    reporting = asyncio.create_task(report(lambda: dict(heard.counts)))
-                await _run_until_stale(child, document, folder, restarts, stop)
-            finally:
-                await _stop(child)
-                listening.cancel()
-    finally:
-        if reporting is not None:
-            reporting.cancel()
+            async with Tasks() as listening:
+                listening.start(_listen_to(child, heard))
+                try:
+                    for name, listen in listeners.items():
+                        await _wait_until_open(child, listen.host, ports[name], stop)
+                    if not is_up and not stop.is_set():
+                        is_up = True
+                        on_ready(config.listen.host, ports)
+                        reporting.start(report(lambda: dict(heard.counts)))
+                    await _run_until_stale(child, document, folder, restarts, stop)
+                finally:
+                    await _stop(child)
 
 
 async def _run_until_stale(
@@ -122,19 +121,12 @@ async def _run_until_stale(
 ) -> None:
     """Until `stop`, or until Mosquitto must forget a certificate that it may have used: one that is
     listed no longer. Restarts are limited; until then the login refuses the device at CONNECT."""
-    ended = asyncio.create_task(child.wait())
-    stopping = asyncio.create_task(stop.wait())
-    stale = asyncio.create_task(_follow_carriers(document, folder, restarts))
-    try:
-        await asyncio.wait({ended, stopping, stale}, return_when=asyncio.FIRST_COMPLETED)
-        if stale.done():
-            stale.result()
-            log.info("mosquitto starts again: a carrier certificate was removed")
-        elif ended.done() and not stop.is_set():
-            raise BrokerEndedError(f"mosquitto ended by itself with code {ended.result()}")
-    finally:
-        for task in (ended, stopping, stale):
-            task.cancel()
+    await first_of(child.wait(), stop.wait(), _follow_carriers(document, folder, restarts))
+    if stop.is_set():
+        return
+    if child.returncode is not None:
+        raise BrokerEndedError(f"mosquitto ended by itself with code {child.returncode}")
+    log.info("mosquitto starts again: a carrier certificate was removed")
 
 
 async def _start(settings: Path, connections_max: int) -> asyncio.subprocess.Process:

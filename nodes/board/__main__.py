@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     board = BoardProcess(options.dir, options.link, heap_kb=options.heap_kb)
     try:
-        run(board.run, exit_on_stdin_eof=options.exit_on_stdin_eof)
+        run(board.run, directory=options.dir, exit_on_stdin_eof=options.exit_on_stdin_eof)
     except (StartError, OSError) as error:
         fail(EXIT_BAD_CONFIG, f"board: {error}")
 

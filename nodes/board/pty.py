@@ -21,6 +21,8 @@ import tty
 from importlib.util import find_spec
 from pathlib import Path
 
+from gateway.tasks import Tasks
+
 __all__ = ["BoardProcess", "StartError"]
 
 chunk_bytes_max = 4096
@@ -59,6 +61,7 @@ class BoardProcess:
         self._core: socket.socket | None = None
         self._interpreter: asyncio.subprocess.Process | None = None
         self._powered: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._silent = False
         self._starts = 0
         self._carried = {"to_host_bytes": 0, "to_board_bytes": 0, "dropped_bytes": 0}
@@ -71,9 +74,10 @@ class BoardProcess:
             self._serve, self._control, limit=command_bytes_max
         )
         try:
-            self._plug()
-            print(json.dumps({"ready": True, **self._status()}), flush=True)
-            await stop.wait()
+            async with self._tasks:
+                self._plug()
+                print(json.dumps({"ready": True, **self._status()}), flush=True)
+                await stop.wait()
         finally:
             server.close()
             self._control.unlink(missing_ok=True)
@@ -113,7 +117,7 @@ class BoardProcess:
         fresh.symlink_to(os.ttyname(slave))
         fresh.replace(self._link)
         asyncio.get_running_loop().add_reader(master, self._from_host, master)
-        self._powered = asyncio.create_task(self._power())
+        self._powered = self._tasks.start(self._power())
 
     async def _unplug(self) -> None:
         """The link goes, whoever has the port open is hung up on, the board loses its power."""
@@ -128,7 +132,7 @@ class BoardProcess:
         os.close(slave)
         if self._powered is not None:
             self._powered.cancel()
-            await asyncio.gather(self._powered, return_exceptions=True)
+            await asyncio.wait([self._powered])
             self._powered = None
 
     def _from_host(self, master: int) -> None:

@@ -1,17 +1,18 @@
-"""The serial lines of an environmental device: each board is sponsored on the chain, then its
-readings are sent, signed by the device. What is said on a line is `gateway.serial.host_session`.
+"""The serial lines of an environmental device.
+
+The device sponsors each board on the chain, then signs and sends its readings. The messages on a
+line are in `gateway.serial.host_session`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, assert_never
 
 import msgspec
 from cryptography.hazmat.primitives import hashes
@@ -21,14 +22,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from chain.keys import Es256Signer
 from chain.ledger.operations import EnrolBoard, board_node, board_statement
 from chain.ledger.statement import OK
+from gateway.bridge.outbox import OutboxFullError
 from gateway.serial.host_session import Console, Taken
 from gateway.serial.port import BoardPort
 from gateway.serial.session import Connected
 from gateway.serial.session import Refused as RefusedFrame
 from gateway.serial.uart import BoardEvent, BoardLink, Disconnected, Gap
+from gateway.tasks import Tasks, first_of
 from nodes.device.device import STALE, Device, Refused
 from nodes.device.login import Login
-from nodes.device.sender import Reading, Sender
+from nodes.device.sender import SPONSORED, Reading, Sender
 from nodes.edge_config import BoardConfig
 from nodes.events import EventLog
 from nodes.process import write_atomically
@@ -37,8 +40,8 @@ __all__ = ["Boards", "board_signer"]
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
 COUNTS_PERIOD_S = 1.0
+LINE_RETRY_S = 1.0
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-_SPONSORED = ".sponsored"  # the file holds the board's node id
 
 
 def board_signer(secret: bytes) -> Es256Signer:
@@ -49,7 +52,7 @@ def board_signer(secret: bytes) -> Es256Signer:
 
 
 class Boards:
-    """The serial lines: each board is sponsored on the chain, then its readings are sent."""
+    """The serial lines of one device."""
 
     def __init__(self, configs: tuple[BoardConfig, ...], state: Path, service: str) -> None:
         self._configs = configs
@@ -61,81 +64,65 @@ class Boards:
         self, events: EventLog, device: Device, sender: Sender, login: Login, since_ns: int
     ) -> AsyncIterator[None]:
         """What boards sampled before `since_ns` (wall time) is taken from them and not sent."""
-        for done in self._state.glob(f"*{_SPONSORED}"):
-            sender.boards[done.name.removesuffix(_SPONSORED)] = bytes.fromhex(done.read_text())
-        lines = [
-            asyncio.ensure_future(
-                self._serve(config, events, device, sender, login, since_ns=since_ns)
-            )
-            for config in self._configs
-        ]
-        for config, line in zip(self._configs, lines, strict=True):
-            line.add_done_callback(functools.partial(_tell_failure, events, config.name))
-        try:
+        async with Tasks() as tasks:
+            for config in self._configs:
+                line = _Line(config, self._state, self._service, events, device, sender)
+                tasks.start(line.keep(login, since_ns))
             yield
-        finally:
-            for line in lines:
-                line.cancel()
-            await asyncio.gather(*lines, return_exceptions=True)
 
-    async def _serve(
-        self,
-        config: BoardConfig,
-        events: EventLog,
-        device: Device,
-        sender: Sender,
-        login: Login,
-        *,
-        since_ns: int,
-    ) -> None:
-        """Until cancelled. A board that is refused is not read."""
-        if not await self._sponsor(config, events, device, sender, login):
+
+class _Line(msgspec.Struct, frozen=True):
+    """One board and its serial line."""
+
+    config: BoardConfig
+    state: Path
+    service: str
+    events: EventLog
+    device: Device
+    sender: Sender
+
+    async def keep(self, login: Login, since_ns: int) -> None:
+        """Serves the line for ever. A full disk or a full backlog closes it for a moment: the board
+        keeps what was not acknowledged. A board that the chain refuses is not read."""
+        if not await self._sponsor(login):
             return
-        key = Path(config.key).read_bytes()
-        sponsored_ns = time.time_ns()
-        store = _Highest(self._state / f"{config.name}.highest.json", sender.taken(config.name))
+        sponsored_ns, reported = time.time_ns(), ""
+        while True:
+            try:
+                await self._serve(since_ns, sponsored_ns)
+            except (OSError, OutboxFullError) as error:
+                if (reason := f"waiting: {error}") != reported:
+                    self._emit(reason)
+                reported = reason
+            await asyncio.sleep(LINE_RETRY_S)
+
+    async def _serve(self, since_ns: int, sponsored_ns: int) -> None:
+        """Until cancelled. Raises OSError, OutboxFullError."""
+        config, name = self.config, self.config.name
+        store = _Highest(self.state / f"{name}.highest.json", lambda: self.sender.taken(name))
         began = _Began(since_ns, store)
         with _LineLog(Path(config.log) if config.log else None) as log:
             link = BoardLink(
                 BoardPort(path=config.port, baud=config.baud, reset_on_open=config.reset_on_open),
-                host_id=device.node.hex()[:16],
-                board_id=config.name,
-                key=key,
+                host_id=self.device.node.hex()[:16],
+                board_id=name,
+                key=Path(config.key).read_bytes(),
                 key_version=config.key_version,
                 store=store,
-                on_event=lambda event: _on_event(
-                    event,
-                    board=config.name,
-                    sponsored_ns=sponsored_ns,
-                    began=began,
-                    events=events,
-                    sender=sender,
-                    log=log,
-                ),
+                on_event=lambda event: self._on_event(event, sponsored_ns, began, log),
                 tap=log.frame,
             )
-            counting = asyncio.ensure_future(_report_counts(events, config.name, link))
-            try:
-                await link.run()
-            finally:
-                counting.cancel()
+            await first_of(link.run(), self._report_counts(link))
 
-    async def _sponsor(
-        self,
-        config: BoardConfig,
-        events: EventLog,
-        device: Device,
-        sender: Sender,
-        login: Login,
-    ) -> bool:
-        """Enrol the board under this device, once; later starts find it done."""
-        if config.name in sender.boards:
+    async def _sponsor(self, login: Login) -> bool:
+        """Enrols the board under this device, once; later starts find it done."""
+        device, name = self.device, self.config.name
+        if name in self.sender.boards:
             return True
-        done = self._state / f"{config.name}{_SPONSORED}"
-        network, board = device.genesis.network, config.name.encode()
-        signer = board_signer(Path(config.key).read_bytes())
+        network, board = device.genesis.network, name.encode()
+        signer = board_signer(Path(self.config.key).read_bytes())
         node = board_node(network, signer.public)
-        flashed = json.loads(Path(config.flashed).read_bytes())
+        flashed = json.loads(Path(self.config.flashed).read_bytes())
 
         def make(counter: int) -> EnrolBoard:
             return EnrolBoard(
@@ -145,7 +132,7 @@ class Boards:
                 board=board,
                 firmware=bytes.fromhex(flashed["firmware_sha256"]),
                 key_check=bytes.fromhex(flashed["key_check_value"]),
-                service=self._service,
+                service=self.service,
                 head=device.head,
                 key=signer.public,
                 possession=signer.sign(board_statement(network, device.node, board, device.head)),
@@ -156,71 +143,60 @@ class Boards:
             async with device.asking(login, make) as answer:
                 status = answer.reason if isinstance(answer, Refused) else answer.status
                 if status == OK:
-                    write_atomically(done, node.hex().encode())
-                    sender.boards[config.name] = node
+                    write_atomically(self.state / f"{name}{SPONSORED}", node.hex().encode())
+                    self.sender.boards[name] = node
             if status in STALE:
                 await device.fresh_head()
                 continue
             if status != OK:
-                events.emit("board", board=config.name, state="refused", reason=status)
+                self._emit("refused", reason=status)
                 return False
-            took_ms = (time.monotonic_ns() - started_ns) / 1e6
-            events.emit("board", board=config.name, state="sponsored", latency_ms=took_ms)
+            self._emit("sponsored", latency_ms=(time.monotonic_ns() - started_ns) / 1e6)
             return True
 
+    async def _report_counts(self, link: BoardLink) -> None:
+        """Emits the link's counters whenever they changed. Until cancelled."""
+        reported: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(COUNTS_PERIOD_S)
+            if (counts := link.counters) != reported:
+                self.events.emit("serial-counts", board=self.config.name, counts=counts)
+                reported = counts
 
-async def _report_counts(events: EventLog, board: str, link: BoardLink) -> None:
-    """Emits the link's counters whenever they changed. Until cancelled."""
-    reported: dict[str, int] = {}
-    while True:
-        await asyncio.sleep(COUNTS_PERIOD_S)
-        if (counts := link.counters) != reported:
-            events.emit("serial-counts", board=board, counts=counts)
-            reported = counts
-
-
-def _tell_failure(events: EventLog, board: str, line: asyncio.Future[None]) -> None:
-    """One line that fails does not end the relaying, or the other lines."""
-    if not line.cancelled() and (error := line.exception()) is not None:
-        events.emit("board", board=board, state=f"failed: {error!r}")
-
-
-def _on_event(
-    event: BoardEvent,
-    *,
-    board: str,
-    sponsored_ns: int,
-    began: _Began,
-    events: EventLog,
-    sender: Sender,
-    log: _LineLog,
-) -> None:
-    match event:
-        case Connected(boot=boot):
-            began.met(boot)
-            events.emit("board", board=board, state="connected", board_boot=boot)
-        case Disconnected(reason=reason):
-            events.emit("board", board=board, state=f"lost: {reason}")
-        case Gap(reason=reason, seconds=seconds):
-            events.emit("board-gap", board=board, reason=reason, seconds=seconds)
-        case RefusedFrame(reason=reason):
-            events.emit("serial-refused", board=board, reason=reason)
-        case Console(text=text):
-            log.text(text)
-        case Taken():
-            reading = _dated(event, board, sponsored_ns)
-            if began.is_older(event, reading):
-                events.emit(
-                    "reading-left-out", board=board, board_boot=reading.boot, number=reading.number
+    def _on_event(self, event: BoardEvent, sponsored_ns: int, began: _Began, log: _LineLog) -> None:
+        """Raises OSError, OutboxFullError: a reading that is not on disk is not acknowledged."""
+        name = self.config.name
+        match event:
+            case Connected(boot=boot):
+                began.met(boot)
+                self._emit("connected", board_boot=boot)
+            case Disconnected(reason=reason):
+                self._emit(f"lost: {reason}")
+            case Gap(reason=reason, seconds=seconds):
+                self.events.emit("board-gap", board=name, reason=reason, seconds=seconds)
+            case RefusedFrame(reason=reason):
+                self.events.emit("serial-refused", board=name, reason=reason)
+            case Console(text=text):
+                log.text(text)
+            case Taken(reading=taken):
+                reading = _dated(event, name, sponsored_ns)
+                if not began.is_older(event, reading):
+                    self.sender.put(reading)
+                    return
+                self.events.emit(
+                    "reading-left-out", board=name, board_boot=taken.boot, number=taken.number
                 )
-            else:
-                sender.put(reading)
+            case _:
+                assert_never(event)
+
+    def _emit(self, state: str, **fields: object) -> None:
+        self.events.emit("board", board=self.config.name, state=state, **fields)
 
 
 def _dated(taken: Taken, board: str, sponsored_ns: int) -> Reading:
-    """The reading with its moment in wall time; a reading of an earlier boot has only now.
+    """The reading with its time in wall time; of a reading of an earlier boot only "now" is known.
 
-    What was sampled before the board was admitted could not be sent then: it is due from there on.
+    A reading that was sampled before the board was admitted is due at the admission.
     """
     reading, sampled_ms = taken.reading, taken.sampled_ms
     age_ms = 0 if sampled_ms is None else time.monotonic_ns() // 10**6 - sampled_ms
@@ -238,10 +214,10 @@ def _dated(taken: Taken, board: str, sponsored_ns: int) -> Reading:
 
 
 class _Began:
-    """Where a board stood when this device's life on this chain began.
+    """Tells readings of this run from older ones.
 
-    A board runs from its power-on and holds what nobody took: readings from before would be sent
-    all at once, and be taken for load of this run.
+    A board samples from its power-on and holds what nobody took. Sent at once, these readings would
+    look like load of this run.
     """
 
     def __init__(self, since_ns: int, store: _Highest) -> None:
@@ -250,13 +226,13 @@ class _Began:
         self._boot, _ = store.load()
 
     def met(self, boot: int) -> None:
-        """It has proved itself; the first time ever, its boot is remembered."""
+        """The board has proved its key. Its first boot ever is remembered."""
         if not self._boot:
             self._boot = boot
             self._store.save(boot, 0)
 
     def is_older(self, taken: Taken, reading: Reading) -> bool:
-        if taken.sampled_ms is None:  # of an earlier boot: when it was is not known
+        if taken.sampled_ms is None:  # of an earlier boot, at an unknown time
             return taken.reading.boot < self._boot
         return reading.sampled_ns is not None and reading.sampled_ns < self._since_ns
 
@@ -264,20 +240,19 @@ class _Began:
 class _Highest:
     """The highest (boot, reading) taken from a board, durable (`uart.HighestStore`).
 
-    `least` was taken too: a power cut may come before that stands in the file.
+    `in_backlog` was taken too: a power cut or a full disk may keep it out of this file.
     """
 
-    def __init__(self, path: Path, least: tuple[int, int]) -> None:
+    def __init__(self, path: Path, in_backlog: Callable[[], tuple[int, int]]) -> None:
         self._path = path
-        self._least = least
+        self._in_backlog = in_backlog
 
     def load(self) -> tuple[int, int]:
         try:
-            return max(
-                self._least, msgspec.json.decode(self._path.read_bytes(), type=tuple[int, int])
-            )
+            saved = msgspec.json.decode(self._path.read_bytes(), type=tuple[int, int])
         except FileNotFoundError:
-            return self._least
+            saved = (0, 0)
+        return max(self._in_backlog(), saved)
 
     def save(self, boot: int, number: int) -> None:
         write_atomically(self._path, msgspec.json.encode((boot, number)))

@@ -17,7 +17,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -161,7 +161,8 @@ class Device:
         assert self.state.password is not None, "not admitted yet"
         me = self.node.hex()
         others = self._uplink.subscriptions(me)
-        async with self._login(me, self.state.password, others, self._uplink.presence(me)) as login:
+        presence = self._uplink.presence(me)
+        async with self._login(me, self.state.password, others, presence).held() as login:
             yield login
 
     def _login(
@@ -198,7 +199,7 @@ class Device:
             if not _another_may_do(answer, 0):
                 admitted.append(self._admission(answer))
 
-        async with self._login(user.node, user.password, (), None) as login:
+        async with self._login(user.node, user.password, (), None).held() as login:
             await self.resume(login, earlier)
             for tries in itertools.count():
                 if admitted:
@@ -272,7 +273,7 @@ class Device:
             topic, payload = self._uplink.wrap(login.me, kind, cose)
             self._answers[request] = asyncio.get_running_loop().create_future()
             await login.courier.send(request, topic, payload)
-            yield await self._answered(login, request)
+            yield await self._answers[request]
             await self._forget(login, request)
 
     async def resume(self, login: Login, took: Callable[[Operation, Answer], None]) -> None:
@@ -280,17 +281,9 @@ class Device:
         their counters are lower."""
         async with self._turn:
             for request, operation in list(self._owed.items()):
-                took(operation, await self._answered(login, request))
+                took(operation, await self._answers[request])
                 del self._owed[request]
                 await self._forget(login, request)
-
-    async def _answered(self, login: Login, request: bytes) -> Answer:
-        answer = self._answers[request]
-        either: set[asyncio.Future[Any]] = {answer, login.failed}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            login.failed.result()  # nobody will bring the answer any more
-        return answer.result()
 
     async def _forget(self, login: Login, request: bytes) -> None:
         await login.courier.done(request)

@@ -1,13 +1,12 @@
 """`python -m nodes.device.environment --config FILE`: an environmental device.
 
 It is a device itself, relays other devices' messages to the gateway, and sponsors the sensor
-boards on its serial lines (`boards`): it signs their readings, which third parties trust as far as
+boards on its serial lines (`boards`). It signs their readings; third parties trust them as far as
 they trust it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from pathlib import Path
@@ -46,7 +45,6 @@ class RelayUplink:
         self._events = events
         self._boot = time.time_ns() // 1_000_000
         self._relays: dict[str, Relay] = {}
-        self._carried: set[asyncio.Task[None]] = set()
 
     def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
         return self._relay(me).stamp(me, kind, body, _now_ms())
@@ -59,7 +57,6 @@ class RelayUplink:
         return stamped_codec.decode(payload).body
 
     def subscriptions(self, me: str) -> tuple[str, ...]:
-        del me
         return (f"m2m/1/{self._net}/req/+", f"m2m/1/{self._net}/status/+")
 
     def presence(self, me: str) -> Presence | None:
@@ -73,11 +70,9 @@ class RelayUplink:
         passed_on = relay.on_request(message.topic, message.payload, _now_ms())
         if passed_on is None:
             return
-        if len(self._carried) >= RELAYED_MAX:
+        if len(login.relayed) >= RELAYED_MAX:
             raise PeerFault("relay-full", f"{RELAYED_MAX} messages wait for the broker")
-        carried = asyncio.ensure_future(self._carry(login, *passed_on))
-        self._carried.add(carried)
-        carried.add_done_callback(self._carried.discard)
+        login.relayed.start(self._carry(login, *passed_on))
 
     async def _carry(self, login: Login, topic: str, payload: bytes) -> None:
         try:

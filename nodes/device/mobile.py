@@ -1,11 +1,10 @@
 """`python -m nodes.device.mobile --config FILE`: a mobile device, carried by a user.
 
-It speaks to whichever relay picks its messages up, and adds a reading at each time of its plan.
+Its messages go to any relay that hears them. It sends a reading at each time of its plan.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from chain.errors import PeerFault
 from gateway.bridge.edge import Ask, Kind, ask_codec
 from gateway.mqtt.client import Message, Presence
 from gateway.mqtt.topics import Request
+from gateway.tasks import Tasks
 from nodes.device.device import Device, Uplink
 from nodes.device.login import Login
 from nodes.device.process import Work, device_main
@@ -45,41 +45,35 @@ class MobileUplink:
         return ask_codec.decode(payload).body
 
     def subscriptions(self, me: str) -> tuple[str, ...]:
-        del me
         return ()
 
     def presence(self, me: str) -> Presence | None:
-        del me
         return None
 
     async def other(self, login: Login, message: Message) -> None:
-        del login
         raise PeerFault("bad-topic", message.topic)
 
 
 class Readings:
     """A reading is due at each time of the plan, whatever became of the ones before.
 
-    Over a change of the key none is left out. What was due before this process began was taken by
-    an earlier one, or never: it is not taken again.
+    A change of the key leaves none out. A process that was started again leaves out what was due
+    before its start: the earlier one may have sent it.
     """
 
     def __init__(self) -> None:
         self._taken = 0  # the number of the last one
+        self._began_ns = time.time_ns()
 
     @contextlib.asynccontextmanager
     async def at_their_times(
         self, device: Device, sender: Sender, login: Login, go: Go
     ) -> AsyncIterator[None]:
-        del login
-        since_ns = time.time_ns() if self._taken == 0 and device.state.starts > 1 else 0
-        task = asyncio.ensure_future(self._take(sender, go, since_ns))
-        try:
+        since_ns = self._began_ns if device.state.starts > 1 else 0
+        async with Tasks() as tasks:
+            taking = tasks.start(self._take(sender, go, since_ns))
             yield
-            await task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await taking
 
     async def _take(self, sender: Sender, go: Go, since_ns: int) -> None:
         for number, offset_ms in enumerate(go.sends_ms, 1):
@@ -87,13 +81,12 @@ class Readings:
             if number <= self._taken or due_ns < since_ns:
                 continue
             await until(due_ns)
-            sender.put(Reading(due_ns=due_ns, number=number, values=(number,)))
+            await sender.put_when_possible(Reading(due_ns=due_ns, number=number, values=(number,)))
             self._taken = number
 
 
 def main() -> None:
     def make(config: MobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
-        del config, events
         return MobileUplink(net), Readings().at_their_times
 
     device_main("mobile", MobileConfig, __doc__, make)

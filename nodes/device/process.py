@@ -1,6 +1,7 @@
-"""The life of a device's process: wait for the run, enrol, verify the ledger, add data, report.
+"""A device's process, from start to stop: enrol, verify the ledger, open a session, send data.
 
-`nodes.device.mobile` and `nodes.device.environment` give it what they differ in.
+Mobile and environmental devices share it; they differ in their `Uplink` and in where readings come
+from (`Work`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -22,6 +23,7 @@ from chain.ledger.identity import Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Operation
 from gateway.bridge.block_store import BlockStoreError
 from gateway.bridge.outbox import OutboxCorruptError, OutboxFullError
+from gateway.tasks import Tasks, first_of
 from nodes.config import ConfigError, load_config
 from nodes.device.carrier import Carrier
 from nodes.device.device import Answer, Device, Refused, Uplink
@@ -59,8 +61,7 @@ class _Admitted(msgspec.Struct, frozen=True):
 
 
 class DeviceProcess:
-    """One device from start to stop, under one key after another. `make` makes the `Device` from
-    what is on disk."""
+    """One device, under one key after another. `make` makes the `Device` from what is on disk."""
 
     def __init__(
         self,
@@ -76,8 +77,8 @@ class DeviceProcess:
         self._work = work
         self._events = events
 
-    async def live(self) -> None:
-        """Ends when there is nobody to be any more; the process then waits to be stopped."""
+    async def run(self) -> None:
+        """Ends when the device has no identity any more; the process then waits to be stopped."""
         go = None
         while True:
             with contextlib.closing(self._make()) as device:
@@ -86,7 +87,7 @@ class DeviceProcess:
                 try:
                     if device.state.password is None:
                         await self._enrol(device, go)
-                    await self._be(device, go)
+                    await self._be_admitted(device, go)
                 except KeyChanged:
                     continue  # as the holder of the next key
                 except Ended as ended:
@@ -110,8 +111,8 @@ class DeviceProcess:
             service=statement.service,
         )
 
-    async def _be(self, device: Device, go: Go) -> None:
-        """The admitted device, until it is stopped. Raises Ended, KeyChanged."""
+    async def _be_admitted(self, device: Device, go: Go) -> None:
+        """Until cancelled. Raises Ended, KeyChanged."""
         config, state = self._config, Path(self._config.state)
         bodies = config.copy_of == "ledger"
         sync = LedgerSync(state / "copy.sqlite", device, self._events, bodies=bodies)
@@ -121,41 +122,43 @@ class DeviceProcess:
         renewal = Renewal(state, config.validity_s, device, sync, self._events)
         with contextlib.closing(sync), contextlib.closing(sender):
             async with device.logged_in() as login:
-                admitted = _Admitted(device, login, sync, sender, renewal)
-                await _first_of(self._add_data(admitted, go), login.watch())
+                await self._serve(_Admitted(device, login, sync, sender, renewal), go)
 
-    async def _add_data(self, admitted: _Admitted, go: Go) -> None:
-        await admitted.sync.run(admitted.login, self._uplink)
+    async def _serve(self, admitted: _Admitted, go: Go) -> None:
+        device, login, sync = admitted.device, admitted.login, admitted.sync
+        await sync.run(login, self._uplink)
         if (identity := admitted.identity) is not None:
-            admitted.device.state.at_least(identity.counter)
+            device.state.at_least(identity.counter)
         self._events.emit("state", state="admitted")
 
-        def took(operation: Operation, answer: Answer) -> None:
+        def answered(operation: Operation, answer: Answer) -> None:
             if isinstance(operation, Data):
                 admitted.sender.resumed(operation, answer)
             admitted.renewal.resumed(operation, answer)
 
-        await admitted.device.resume(admitted.login, took)
-        await _first_of(
+        await device.resume(login, answered)
+        await first_of(
             self._session(admitted, go),
-            admitted.sender.run(admitted.login),
-            admitted.renewal.run(admitted.login),
-            Carrier(admitted.device, self._config, self._uplink, self._events).run(admitted.login),
-            admitted.sync.follow(admitted.login, self._uplink),
+            admitted.sender.run(login),
+            admitted.renewal.run(login),
+            Carrier(device, self._config, self._uplink, self._events).run(login),
+            sync.follow(login, self._uplink),
         )
 
     async def _session(self, admitted: _Admitted, go: Go) -> None:
-        """Access to the service, from opening to closing; then relays go on relaying."""
+        """Opens access to the service, works until the plan ends, closes it. A relay goes on
+        relaying."""
+        login = admitted.login
         session = await self._open(admitted) if self._config.session else None
-        async with self._work(admitted.device, admitted.sender, admitted.login, go):
+        async with self._work(admitted.device, admitted.sender, login, go):
             await until(go.due_ns(go.end_ms))
             await admitted.sender.drained()
         if session is not None:
             await self._ask(admitted, CloseSession, session=session)
-        await admitted.sync.run(admitted.login, self._uplink)
+        await admitted.sync.run(login, self._uplink)
         self._events.emit("done")
         self._events.flush()
-        await admitted.login.watch()
+        await asyncio.Event().wait()
 
     async def _open(self, admitted: _Admitted) -> int | None:
         """The session that is open: one of an earlier start, or a new one."""
@@ -178,19 +181,6 @@ class DeviceProcess:
             return answer
 
 
-async def _first_of(*work: Coroutine[Any, Any, None]) -> None:
-    """Runs all until one of them ends, and ends as it does."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 def device_main(
     kind: Literal["mobile", "environment"],
     config_type: type[C],
@@ -198,7 +188,7 @@ def device_main(
     make: Callable[[C, str, EventLog], tuple[Uplink, Work]],
 ) -> None:
     """The `__main__` of both kinds. `make(config, network name, events)`."""
-    parser = argparse.ArgumentParser(prog=f"python -m nodes.{kind}", description=about)
+    parser = argparse.ArgumentParser(prog=f"python -m nodes.device.{kind}", description=about)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--exit-on-stdin-eof", action="store_true")
     args = parser.parse_args()
@@ -208,34 +198,29 @@ def device_main(
     except (ConfigError, PeerFault, OSError) as error:
         fail(EXIT_BAD_CONFIG, str(error))
 
-    async def serve(stopping: asyncio.Event) -> None:
-        with EventLog(Path(config.events or "/dev/null"), config.name) as events:
-            uplink, work = make(config, genesis.network.hex()[:16], events)
+    with EventLog(Path(config.events or "/dev/null"), config.name) as events:
+        uplink, work = make(config, genesis.network.hex()[:16], events)
 
-            def device() -> Device:
-                return Device(config, genesis, kind, uplink, events)
+        def device() -> Device:
+            return Device(config, genesis, kind, uplink, events)
 
-            write_ready(Path(config.ready) if config.ready else None, {})
+        async def serve(stopping: asyncio.Event) -> None:
+            process = DeviceProcess(config, device, uplink, work, events)
             try:
-                life = DeviceProcess(config, device, uplink, work, events)
-                await _until_stopped(life, stopping, events)
-            except OutboxFullError as error:
-                raise Trouble(f"{error}; free some space and start the device again") from error
-            except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
+                write_ready(config.ready, {})
+                async with Tasks() as tasks:
+                    tasks.start(process.run())
+                    while not stopping.is_set():
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)
+                        events.flush()
+            except (
+                OutboxFullError,
+                OutboxCorruptError,
+                BlockStoreError,
+                ValueError,
+                OSError,
+            ) as error:
                 raise Trouble(str(error)) from error
 
-    run(serve, exit_on_stdin_eof=args.exit_on_stdin_eof)
-
-
-async def _until_stopped(life: DeviceProcess, stopping: asyncio.Event, events: EventLog) -> None:
-    living = asyncio.ensure_future(life.live())
-    stopped = asyncio.ensure_future(stopping.wait())
-    try:
-        while not stopped.done():
-            await asyncio.wait([stopped], timeout=FLUSH_AGE_MS / 1000)
-            events.flush()
-            if living.done():
-                living.result()  # what went wrong ends the process
-    finally:
-        living.cancel()
-        await asyncio.gather(living, return_exceptions=True)
+        run(serve, directory=Path(config.state), exit_on_stdin_eof=args.exit_on_stdin_eof)

@@ -1,8 +1,8 @@
 """Sends readings as data operations, one after the other, each until the chain has answered.
 
-One at a time because counters must rise: an overtaken operation would be refused. Readings wait in
-a backlog on disk; an operation that was signed and not answered when the power failed is carried
-on by the courier, and its reading is struck off when the answer comes.
+One at a time, because counters must rise: an operation that is overtaken would be refused. Readings
+wait in a backlog on disk. An operation that was signed and not answered when the power failed is
+sent again by the courier; its reading leaves the backlog when the answer comes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from nodes.device.device import Answer, Device, Refused
 from nodes.device.login import Login
 from nodes.events import EventLog
 
-__all__ = ["Ended", "Reading", "Sender"]
+__all__ = ["SPONSORED", "Ended", "Reading", "Sender"]
 
 BACKLOG_READINGS_MAX = 10_000
+FULL_RETRY_S = 0.5
+SPONSORED = ".sponsored"  # beside the backlog, for each board: the file holds its node id
 ENDED = frozenset({"revoked", "renewed", "expired"})
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a data operation carries, as JSON. `due_ns` is when it should be sent (wall time).
 
-    From a board: its name, boot and reading number tell readings apart, `board_ms` is its own
-    clock and `sampled_ns` that moment in wall time; from a device itself `number` counts.
+    A board's name, boot and reading number identify its reading; `board_ms` is the board's own
+    clock and `sampled_ns` the same moment in wall time. A device's own readings have a `number`.
     """
 
     due_ns: int
@@ -46,19 +48,27 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ended(Exception):
-    """This identity will not be heard any more, for the reason that the registry gives."""
+    """This identity has ended; the message is the registry's reason."""
 
 
 class Sender:
-    """Call `run` when the operations of an earlier life have been answered (`resumed`)."""
+    """Call `run` when the operations of an earlier life have been answered (`resumed`). `boards`
+    has the node id of each board that is on the chain, by name."""
 
     def __init__(
-        self, path: Path, device: Device, service: str, timeout_ms: int, events: EventLog
+        self,
+        path: Path,
+        device: Device,
+        service: str,
+        timeout_ms: int,
+        events: EventLog,
+        *,
+        readings_max: int = BACKLOG_READINGS_MAX,
     ) -> None:
-        self._backlog = Outbox(path, entries_max=BACKLOG_READINGS_MAX)
-        # Looked at before anything is struck off.
-        self._taken = _highest(self._backlog.pending(limit=BACKLOG_READINGS_MAX))
-        self.boards: dict[str, bytes] = {}  # name -> node id of a board that is on the chain
+        self._backlog = Outbox(path, entries_max=readings_max)
+        # Read before anything leaves the backlog.
+        self._taken = _highest(self._backlog.pending(limit=readings_max))
+        self.boards = _sponsored(path.parent)
         self._device = device
         self._service = service
         self._timeout_ms = timeout_ms
@@ -67,26 +77,38 @@ class Sender:
         self._empty = asyncio.Event()
 
     def taken(self, board: str) -> tuple[int, int]:
-        """The highest (boot, number) of a board that an earlier life left here; (0, 0) if none.
+        """The highest (boot, number) of a board that was put here or was left by an earlier life;
+        (0, 0) if none.
 
-        What is put here is on disk before the board is told: after a power cut in between it sends
-        the reading again, dated a little differently, so `put` cannot see that it is the same.
+        A reading is on disk before it is acknowledged to its board. If the power fails in between,
+        the board sends it again, dated a little differently: its payload is another one.
         """
         return self._taken.get(board, (0, 0))
 
     def put(self, reading: Reading) -> None:
-        """Durable on return."""
+        """Durable on return. Raises OutboxFullError: then the reading was not taken, and must not
+        be acknowledged."""
         payload = msgspec.json.encode(reading)
-        try:
-            self._backlog.put(digest(payload), "reading", payload)
-        except OutboxFullError as error:
-            self._events.emit("backlog-full", reason=str(error))
-            return
+        self._backlog.put(digest(payload), "reading", payload)
+        if (place := _place(reading)) is not None:
+            self._taken[place[0]] = max(place[1], self.taken(place[0]))
         self._empty.clear()
         self._wake.set()
 
+    async def put_when_possible(self, reading: Reading) -> None:
+        """As `put`; waits while the backlog or the disk is full."""
+        reported = False
+        while True:
+            try:
+                return self.put(reading)
+            except OutboxFullError as error:
+                if not reported:
+                    self._events.emit("backlog-full", reason=str(error))
+                reported = True
+            await asyncio.sleep(FULL_RETRY_S)
+
     async def drained(self) -> None:
-        """Until everything put so far has been answered."""
+        """Waits until everything that was put so far has been answered."""
         self._wake.set()
         await self._empty.wait()
 
@@ -157,14 +179,22 @@ class Sender:
         self._backlog.close()
 
 
+def _sponsored(directory: Path) -> dict[str, bytes]:
+    files = directory.glob(f"*{SPONSORED}")
+    return {each.name.removesuffix(SPONSORED): bytes.fromhex(each.read_text()) for each in files}
+
+
+def _place(reading: Reading) -> tuple[str, tuple[int, int]] | None:
+    """The board, and (boot, number) of a board's reading."""
+    if reading.board is None or reading.boot is None:
+        return None
+    return reading.board, (reading.boot, reading.number)
+
+
 def _highest(entries: Iterable[Entry]) -> dict[str, tuple[int, int]]:
-    found: dict[str, tuple[int, int]] = {}
-    for entry in entries:
-        reading = msgspec.json.decode(entry.payload, type=Reading)
-        if reading.board is not None and reading.boot is not None:
-            place = (reading.boot, reading.number)
-            found[reading.board] = max(place, found.get(reading.board, place))
-    return found
+    readings = (msgspec.json.decode(entry.payload, type=Reading) for entry in entries)
+    places = sorted(place for each in readings if (place := _place(each)) is not None)
+    return dict(places)  # of one board, the last counts
 
 
 def _age_s(reading: Reading) -> float:

@@ -71,7 +71,7 @@ async def _broker(config: BrokerConfig, folder: Path, stopping: asyncio.Event) -
     ready.unlink(missing_ok=True)
 
     def on_ready(host: str, ports: Mapping[str, int]) -> None:
-        write_ready(ready, dict(ports))
+        write_ready(str(ready), dict(ports))
         log.info("ready", extra={"address": f"{host}:{ports['mqtt']}"})
 
     try:
@@ -103,6 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = args.config.resolve().parent
         run(
             lambda stopping: _broker(config, folder, stopping),
+            directory=folder,
             exit_on_stdin_eof=args.exit_on_stdin_eof,
         )
     except (BrokerConfigError, SecurityFileError) as error:

@@ -14,9 +14,7 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
@@ -30,6 +28,7 @@ from gateway.broker.security import User
 from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, MqttSettings, Presence
 from gateway.mqtt.topics import Head, Response, Role, Status
+from gateway.tasks import Tasks, first_of
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import GatewayConfig, GatewaySecrets, load_secrets
 from nodes.events import EventLog
@@ -117,35 +116,28 @@ class GatewayProcess:
 
     async def run(self, stopping: asyncio.Event) -> None:
         self._links.start()
-        work: list[Coroutine[Any, Any, object]] = [
-            self._client.run(),
-            self._admin_client.run(),
-            self._admin.run(),
-            self._logins.run(self._admin),
-            self._links.run(),
-            self._from_devices(),
-            self._to_outbox(),
-            self._to_devices(),
-            self._announce(),
-            self._tick(),
-            self._checkpoint(),
-            self._count(),
-            self._begin(stopping),
-            stopping.wait(),
-        ]
-        tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(each) for each in work]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await first_of(
+                self._client.run(),
+                self._admin_client.run(),
+                self._admin.run(),
+                self._logins.run(self._admin),
+                self._links.run(),
+                self._from_devices(),
+                self._to_outbox(),
+                self._to_devices(),
+                self._announce(),
+                self._tick(),
+                self._checkpoint(),
+                self._count(),
+                self._begin(stopping),
+                stopping.wait(),
+            )
         except (BrokerUnavailableError, BlockStoreError, OutboxCorruptError) as error:
             raise Trouble(str(error)) from error
         except sqlite3.Error as error:
             raise Trouble(f"{self._config.copy}: {error}") from error
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._links.close()
             self.emit("counts", **dict(self._bridge.counts))
 
@@ -154,7 +146,7 @@ class GatewayProcess:
         BrokerUnavailableError."""
         await self._client.ready()
         await self._admin_client.ready()
-        write_ready(Path(self._config.ready) if self._config.ready else None, {})
+        write_ready(self._config.ready, {})
         self.emit("started", height=self._bridge.chain.height, owed=self._bridge.waiting)
         await stopping.wait()
 
@@ -206,13 +198,13 @@ class GatewayProcess:
 
     async def _to_devices(self) -> None:
         """Answers in order, several on their way at once."""
-        async with asyncio.TaskGroup() as publishing:
+        async with Tasks() as publishing:
             while True:
                 await self._answers_ready.wait()
                 self._answers_ready.clear()
                 while self._answers:
                     await self._in_flight.acquire()
-                    publishing.create_task(self._answer_one(*self._answers.popleft()))
+                    publishing.start(self._answer_one(*self._answers.popleft()))
 
     async def _answer_one(self, topic: str, payload: bytes) -> None:
         """One that the broker does not take in time is dropped: its device asks again."""
@@ -313,12 +305,12 @@ def main() -> None:
             try:
                 process = GatewayProcess(config, secrets, genesis, events)
             except OutboxFullError as error:
-                raise Trouble(f"{error}; free some space and start the gateway again") from error
+                raise Trouble(str(error)) from error
             except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
                 raise Trouble(str(error)) from error
             await process.run(stopping)
 
-    run(serve, exit_on_stdin_eof=args.exit_on_stdin_eof)
+    run(serve, directory=Path(config.copy).parent, exit_on_stdin_eof=args.exit_on_stdin_eof)
 
 
 if __name__ == "__main__":

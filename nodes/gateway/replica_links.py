@@ -36,7 +36,7 @@ _messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 class ReplicaLinks:
-    """`on_seal` answers how many blocks became final."""
+    """`on_seal` returns how many blocks became final."""
 
     def __init__(
         self,
@@ -53,6 +53,8 @@ class ReplicaLinks:
         self._on_denied = on_denied
         self._inbox = Inbox()
         self._readable = asyncio.Event()
+        self._failure: BaseException | None = None
+        strangers = CountedEvents(events, "stranger")
         self._wire = TlsWire(
             key_file=Path(config.key),
             certificate_file=Path(config.certificate),
@@ -63,7 +65,8 @@ class ReplicaLinks:
             inbox=self._inbox,
             on_readable=self._readable.set,
             on_link=self._on_link,
-            on_refused=lambda reason: events.emit("stranger", reason=reason),
+            on_refused=lambda reason: strangers.add(reason, reason=reason),
+            on_failure=self._fail,
         )
         self._primary = config.replicas[0].replica
         self._views: dict[int, int] = {}
@@ -90,6 +93,8 @@ class ReplicaLinks:
         while True:
             await self._readable.wait()
             self._readable.clear()
+            if self._failure is not None:
+                raise self._failure
             while taken := self._inbox.take():
                 for count, (party, frame) in enumerate(taken, 1):
                     self._on_frame(party, frame)
@@ -117,6 +122,10 @@ class ReplicaLinks:
     @property
     def _connected(self) -> list[int]:
         return sorted(party for party in self._wire.connected if isinstance(party, int))
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._readable.set()
 
     def _on_frame(self, party: Party, frame: bytes) -> None:
         assert isinstance(party, int), "only replicas are dialled"

@@ -19,13 +19,13 @@ from typing import TypeVar
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer, Signer
+from gateway.tasks import Tasks
 from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.events import CountedEvents, EventLog, NoEvents
 from nodes.keygen import load_key
 from nodes.ports import Events, Party, Store, StoreFull
 from nodes.process import (
     EXIT_BAD_CONFIG,
-    EXIT_TROUBLE,
     Trouble,
     fail,
     run,
@@ -69,7 +69,7 @@ class ReplicaProcess:
         self._wrap = wrap
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
-        self._failure: Exception | None = None
+        self._tasks = Tasks()
         self._counted: dict[str, object] = {}
         self._store: Store | None = None
         self._service: Service
@@ -77,19 +77,19 @@ class ReplicaProcess:
 
     async def serve(self, stopping: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        self._stopping = stopping
         self._inbox = Inbox()
         self._timers = LoopTimers(loop, lambda: self._inbox.arrived, self._wake)
         self._wire = self._make_wire()
         try:
-            port = self._wire.listen(self._config.listen.host, self._config.listen.port)
-            self._service = self._assemble()
-            self._begin(port)
-            await self._until_stopped(loop, stopping)
+            async with self._tasks:
+                port = self._wire.listen(self._config.listen.host, self._config.listen.port)
+                self._service = self._assemble()
+                self._begin(port)
+                await self._until_stopped(loop, stopping)
+        except (StoreFull, Damaged) as error:
+            raise Trouble(f"{self._config.name}: {error}") from error
         finally:
             await self._end()
-        if self._failure is not None:
-            raise self._failure
 
     def _begin(self, port: int) -> None:
         wanted = self._config.verify_threads
@@ -111,7 +111,7 @@ class ReplicaProcess:
         # What stands now stays: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
-        write_ready(Path(self._config.ready) if self._config.ready else None, {"replica": port})
+        write_ready(self._config.ready, {"replica": port})
 
     async def _until_stopped(
         self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event
@@ -148,12 +148,9 @@ class ReplicaProcess:
         if self._event_loop is not None:
             self._event_loop.wake()
 
-    def _fail(self, error: Exception) -> None:
-        if isinstance(error, StoreFull | Damaged):
-            error = Trouble(f"{self._config.name}: {error}")
-        self._failure = self._failure or error
+    def _fail(self, error: BaseException) -> None:
         self._emit("failed", detail=f"{type(error).__name__}: {error}")
-        self._stopping.set()
+        self._tasks.fail(error)
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -179,6 +176,7 @@ class ReplicaProcess:
             on_readable=self._wake,
             on_link=self._link,
             on_refused=lambda reason: refused.add(reason, reason=reason),
+            on_failure=self._fail,
         )
 
     def _assemble(self) -> Service:
@@ -329,13 +327,14 @@ def replica_main(
     arguments = parser.parse_args()
     try:
         config = config_type.load(arguments.config)
-        replica = make(config)
+        with _profiled(config.profile):
+            run(
+                lambda stopping: make(config).serve(stopping),
+                directory=Path(config.store).parent,
+                exit_on_stdin_eof=arguments.exit_on_stdin_eof,
+            )
     except ConfigError as error:
         fail(EXIT_BAD_CONFIG, str(error))
-    except OSError as error:
-        fail(EXIT_TROUBLE, f"{arguments.config}: {error}")
-    with _profiled(config.profile):
-        run(replica.serve, exit_on_stdin_eof=arguments.exit_on_stdin_eof)
 
 
 def main() -> None:

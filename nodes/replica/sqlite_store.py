@@ -247,9 +247,7 @@ class SqliteStore:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
         self._dirty = False
-        raise StoreFull(
-            f"{self.path}: {error}; free some space and start the replica again"
-        ) from error
+        raise StoreFull(f"{self.path}: {error}") from error
 
 
 def mark_path(path: Path) -> Path:

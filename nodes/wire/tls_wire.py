@@ -1,9 +1,9 @@
 """The wire between replicas and gateways: mutual TLS 1.3 with pinned certificates.
 
-Everybody's certificate is self-signed and known beforehand; there is no authority whose key could
-be stolen. A party with another key is refused in the handshake, in both directions. Of two
-replicas the one with the higher id dials, so that each pair has one connection; gateways dial
-every replica. Frames and queues are in `link`.
+Every certificate is self-signed and known beforehand; there is no authority whose key could be
+stolen. A party with another key is refused in the handshake, in both directions. Of two replicas
+the one with the higher id dials, so each pair has one connection; gateways dial every replica.
+Frames and queues are in `link`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from gateway.tasks import Tasks
 from nodes.ports import Party
 from nodes.process import Trouble
 from nodes.wire.inbox import Inbox
@@ -33,10 +33,12 @@ _BACKLOG = 128
 
 
 class TlsWire:
-    """Implements `ports.Wire`. Received frames go to `inbox`, `on_readable` says that some did.
+    """Implements `ports.Wire`. Received frames go to `inbox`; then `on_readable` is called.
 
-    `certificates` maps each party to its DER certificate; `dial` names those that we connect to.
-    `on_link(party, up, reason)` tells of links; `on_refused(reason)` of strangers.
+    `certificates` maps each party to its DER certificate; `dial` has the addresses of those that we
+    connect to.
+    `on_link(party, up, reason)` reports links, `on_refused(reason)` refused strangers, `on_failure`
+    a bug in a background task.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class TlsWire:
         on_readable: Callable[[], None],
         on_link: Callable[[Party, bool, str], None],
         on_refused: Callable[[str], None],
+        on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._inbox = inbox
         self._on_readable = on_readable
@@ -64,7 +67,7 @@ class TlsWire:
         }
         self._server_context = server_context(self._own, list(certificates.values()))
         self._listener: socket.socket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_failure)
         self._lost: dict[Party, asyncio.Event] = {party: asyncio.Event() for party in self._dial}
         self._full: set[Party] = set()
         self._dirty: dict[Party, Link] = {}
@@ -78,17 +81,17 @@ class TlsWire:
         except OSError as error:
             raise Trouble(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
         self._listener.setblocking(False)
-        self._spawn(self._accept(self._listener))
+        self._tasks.start(self._accept(self._listener))
         bound: int = self._listener.getsockname()[1]
         return bound
 
     def start(self) -> None:
-        """Begins to dial; keeps dialling for as long as the wire is open."""
+        """Dials until the wire is closed."""
         for party in self._dial:
-            self._spawn(self._keep_dialling(party))
+            self._tasks.start(self._keep_dialling(party))
 
     def send(self, party: Party, frame: bytes) -> None:
-        """Leaves with the loop's next round, or with `flush`."""
+        """Sends at the loop's next round, or at `flush`."""
         link = self._links.get(party)
         if link is None:
             return
@@ -98,7 +101,7 @@ class TlsWire:
         link.queue(frame)
 
     def flush(self) -> None:
-        """Before the loop's next round, in which other frames might be read first."""
+        """Sends now. At the loop's next round, other frames might be read first."""
         dirty, self._dirty = self._dirty, {}
         for link in dirty.values():
             link.flush()
@@ -116,7 +119,7 @@ class TlsWire:
         return {party: link.dropped for party, link in self._links.items() if link.dropped}
 
     def heard(self) -> dict[Party, int]:
-        """Frames that came, by replica, since the start."""
+        """Frames received from each replica since the start."""
         links = self._links.items()
         return {party: link.frames for party, link in links if isinstance(party, int)}
 
@@ -130,10 +133,7 @@ class TlsWire:
 
     async def close(self) -> None:
         self.flush()
-        tasks, self._tasks = self._tasks, set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
         if self._listener is not None:
             self._listener.close()
         for link in self._links.values():
@@ -158,14 +158,8 @@ class TlsWire:
             self._lost[link.party].set()
         self._on_link(link.party, False, reason)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     def _made(self, connection: Connection, transport: asyncio.Transport) -> None:
-        """Whose certificate is it? A new connection of a known party replaces its old one."""
+        """Finds the party by its certificate. Its new connection replaces an old one."""
         tls = transport.get_extra_info("ssl_object")
         party = self._parties.get(tls.getpeercert(binary_form=True) or b"")
         if party is None:
@@ -178,7 +172,7 @@ class TlsWire:
             old = link.connection
             link.disconnected()
             old.close("replaced by a newer connection")
-        connection.attach(link, transport)  # first: who is told of the link may send at once
+        connection.attach(link, transport)  # first: `on_link` may send at once
         self._on_link(party, True, "")
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -191,10 +185,10 @@ class TlsWire:
                 await asyncio.sleep(DIAL_DELAY_S_MIN)
                 continue
             if len(self._handshakes) >= HANDSHAKES_MAX:
-                # A crowd that connects and says nothing must keep nobody out.
+                # Many connections that say nothing must keep nobody out.
                 self._on_refused("too many handshakes at once")
                 self._handshakes.popleft().cancel()
-            self._handshakes.append(self._spawn(self._handshake(sock)))
+            self._handshakes.append(self._tasks.start(self._handshake(sock)))
 
     async def _handshake(self, sock: socket.socket) -> None:
         connection = Connection(self)
@@ -206,12 +200,12 @@ class TlsWire:
                 ssl=self._server_context,
                 ssl_handshake_timeout=HANDSHAKE_S_MAX,
             )
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # whatever a stranger's bytes raise
             self._on_refused(_reason(error))
             sock.close()
         finally:
             task = asyncio.current_task()
-            if task is not None and task in self._handshakes:  # it did not have to make room
+            if task is not None and task in self._handshakes:  # or it had to make room
                 self._handshakes.remove(task)
 
     async def _keep_dialling(self, party: Party) -> None:

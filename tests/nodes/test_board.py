@@ -7,6 +7,7 @@ in order.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import signal
 import stat
@@ -22,7 +23,7 @@ from typing import Any, cast
 import pytest
 
 from chain.errors import Misuse
-from gateway.bridge.outbox import Outbox
+from gateway.bridge.outbox import Outbox, OutboxFullError
 from gateway.serial.frames import Frame, decode_line
 from gateway.serial.host_session import Console, Taken, Timing
 from gateway.serial.port import BoardPort
@@ -57,7 +58,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.readings: list[SentReading] = []
-        self.boards: dict[str, bytes] = {}
+        self.boards = {"th01": bytes(32)}
 
     def taken(self, board: str) -> tuple[int, int]:
         del board
@@ -571,11 +572,8 @@ async def test_what_was_sampled_before_a_run_began_is_no_load_of_it(tmp_path: Pa
 class CutOff(Sender):
     """The power fails when the first reading is on disk, before anything else is written."""
 
-    is_off = False
-
     def put(self, reading: SentReading) -> None:
         super().put(reading)
-        self.is_off = True
         raise RuntimeError("the power fails")
 
 
@@ -597,9 +595,9 @@ async def test_a_reading_that_a_power_cut_left_in_the_backlog_is_not_taken_again
         boards = Boards((config,), state, "telemetry")
         with EventLog(state / "events.jsonl", "env") as events:
             dying = CutOff(backlog, device, "telemetry", 1_000, events)
-            async with boards.readings(events, device, dying, login, 0):
-                while not dying.is_off:
-                    await asyncio.sleep(0.01)
+            with pytest.raises(RuntimeError, match="the power fails"):
+                async with boards.readings(events, device, dying, login, 0):
+                    await asyncio.Event().wait()
             dying.close()
             again = Sender(backlog, device, "telemetry", 1_000, events)
             taken = state / "th01.highest.json"
@@ -612,3 +610,50 @@ async def test_a_reading_that_a_power_cut_left_in_the_backlog_is_not_taken_again
     box.close()
     numbers = [one["number"] for one in waiting]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+class Reluctant(Sender):
+    """Cannot keep a reading, several times: the disk or the backlog is full."""
+
+    def __init__(self, *arguments: Any, errors: list[Exception]) -> None:
+        super().__init__(*arguments)
+        self.errors = errors
+
+    def put(self, reading: SentReading) -> None:
+        if reading.number % 3 == 0 and self.errors:
+            raise self.errors.pop()
+        super().put(reading)
+
+
+@story
+async def test_a_reading_that_cannot_be_kept_is_not_acknowledged_and_its_line_comes_back(
+    tmp_path: Path,
+) -> None:
+    """A full disk closes a line for a moment, and not for good. The board sends again."""
+    directory, state = tmp_path / "board", tmp_path / "state"
+    state.mkdir()
+    (state / "th01.sponsored").touch()
+    device = cast(Device, SimpleNamespace(node=bytes(32)))
+    errors = [OSError(errno.ENOSPC, "No space left on device"), OutboxFullError("count", "full")]
+    backlog = state / "backlog.sqlite"
+    async with board(directory) as bench:
+        config = BoardConfig(
+            name="th01", port=str(bench.port), key=str(directory / "key.bin"), flashed=""
+        )
+        with EventLog(state / "events.jsonl", "env") as events:
+            sender = Reluctant(backlog, device, "telemetry", 1_000, events, errors=errors)
+            boards = Boards((config,), state, "telemetry")
+            async with boards.readings(events, device, sender, cast(Login, None), 0):
+                while sender.taken("th01")[1] < 9:
+                    await asyncio.sleep(0.01)
+            sender.close()
+    assert errors == []
+    box = Outbox(backlog)
+    numbers = [json.loads(entry.payload)["number"] for entry in box.pending(limit=1_000)]
+    box.close()
+    assert numbers == list(range(1, len(numbers) + 1))
+    said = [e.fields["state"] for e in read_events(state / "events.jsonl") if e.event == "board"]
+    assert [each for each in said if str(each).startswith("waiting")] == [
+        "waiting: full",
+        "waiting: [Errno 28] No space left on device",
+    ]

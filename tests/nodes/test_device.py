@@ -6,16 +6,21 @@ The chain is the test's `World`: real ledger, keys and signatures, blocks made a
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from chain.ledger.operations import Data, Operation
+from chain.ledger.item import cose_of
+from chain.ledger.operations import Data, Operation, read_operation
 from chain.ledger.statement import OK, decode_leaf
+from gateway.bridge.outbox import OutboxFullError
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import Message, MqttClient
 from gateway.mqtt.topics import Head, Response, Role
@@ -23,6 +28,7 @@ from nodes.device.device import Answer, Device, Refused
 from nodes.device.environment import RelayUplink
 from nodes.device.ledger_sync import LedgerSync
 from nodes.device.login import Login
+from nodes.device.sender import Reading, Sender
 from nodes.device.state import COUNTERS_RESERVED, DeviceState
 from nodes.edge_config import BrokerAddress, DeviceConfig
 from nodes.events import EventLog, read_events
@@ -281,6 +287,47 @@ def test_a_state_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_bytes(b"{")
     with pytest.raises(Trouble, match=r"state\.json"):
         DeviceState(tmp_path / "state.json")
+
+
+def reading(number: int) -> Reading:
+    return Reading(due_ns=time.time_ns(), number=number, values=(number,))
+
+
+@story
+async def test_a_full_backlog_takes_no_reading_and_every_acknowledged_one_reaches_the_chain(
+    tmp_path: Path,
+) -> None:
+    async with rigged(tmp_path) as rig, admitted(rig) as (device, login):
+        rig.gate.restart_with(waiting_max=0)  # answers nothing but "not yet"
+        backlog = tmp_path / "backlog.sqlite"
+        sender = Sender(backlog, device, "telemetry", 60_000, rig.events, readings_max=3)
+        sending = asyncio.ensure_future(sender.run(login))
+        acknowledged = []
+        for number in range(1, 10):
+            with contextlib.suppress(OutboxFullError):
+                sender.put(reading(number))
+                acknowledged.append(number)
+        assert acknowledged == [1, 2, 3]
+        waiting = asyncio.ensure_future(sender.put_when_possible(reading(10)))
+        while not rig.told("backlog-full"):
+            await asyncio.sleep(0.02)
+        assert not waiting.done()
+        rig.gate.restart_with(waiting_max=10)
+        await waiting
+        await sender.drained()
+        sending.cancel()
+        operations = [
+            read_operation(cose_of(record.item), rig.world.network).operation
+            for block in rig.world.blocks
+            for record in block.records
+        ]
+        numbers = [
+            msgspec.json.decode(each.payload, type=Reading).number
+            for each in operations
+            if isinstance(each, Data)
+        ]
+        assert numbers == [*acknowledged, 10]
+        sender.close()
 
 
 @story

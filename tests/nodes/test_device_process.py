@@ -11,12 +11,13 @@ import msgspec
 import pytest
 
 from nodes.edge_config import BrokerAddress, MobileConfig
-from nodes.process import EXIT_TROUBLE
 from tests.chain.world import World
+from tests.nodes.device_support import Log, until
 
 
 @pytest.mark.parametrize("room_bytes", [1_000, 6_000])
-def test_a_full_disk_ends_a_device_with_a_clear_line(tmp_path: Path, room_bytes: int) -> None:
+def test_a_full_disk_is_waited_for_with_a_clear_line(tmp_path: Path, room_bytes: int) -> None:
+    """Then the device goes on, as the same process."""
     (tmp_path / "genesis").write_bytes(World().genesis.encode())
     config = MobileConfig(
         name="phone",
@@ -25,27 +26,30 @@ def test_a_full_disk_ends_a_device_with_a_clear_line(tmp_path: Path, room_bytes:
         voucher="voucher.pem",
         broker=BrokerAddress("127.0.0.1", 1),
         go="go.json",
+        events="events.jsonl",
     )
     (tmp_path / "phone.json").write_bytes(msgspec.json.encode(config))
+    printed = tmp_path / "stderr"
+    command = [sys.executable, "-B", "-m", "nodes.device.mobile", "--config"]
 
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, resource.RLIM_INFINITY))
 
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-B",
-            "-m",
-            "nodes.device.mobile",
-            "--config",
-            str(tmp_path / "phone.json"),
-        ],
-        preexec_fn=small_disk,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == EXIT_TROUBLE, ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert "phone/outbox.sqlite" in ended.stderr
+    with (
+        printed.open("wb") as stderr,
+        subprocess.Popen(
+            [*command, str(tmp_path / "phone.json")],
+            stderr=stderr,
+            preexec_fn=small_disk,  # noqa: PLW1509 - the child runs no thread
+        ) as process,
+    ):
+        try:
+            until(lambda: "has room" in printed.read_text(), "the device says that it waits")
+            assert "phone/outbox.sqlite" in printed.read_text()
+            assert printed.read_text().count("\n") == 1
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            Log(tmp_path / "events.jsonl").first("started")
+            assert "going on" in printed.read_text()
+        finally:
+            process.terminate()
+    assert process.returncode == 0

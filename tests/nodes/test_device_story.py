@@ -7,6 +7,7 @@ message from its source to the block, and kill what stands between.
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from chain.ledger.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import LoggedEvent
 from nodes.replica.ledger_file import open_readonly
+from testbed.hosts.port import UnitStatus
 from testbed.provision.deployment import Deployment
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import Operator, operating
@@ -31,6 +33,7 @@ from testbed.standing.running_lab import RunningLab
 from tests.nodes.device_support import Log, Phone, until
 
 T = TypeVar("T")
+FULL_DISK_BYTES = 4096  # what one file may have while the disk is full
 LAB = """
 schema: testbed.inventory/1
 lab: story
@@ -106,6 +109,13 @@ class Story:
     def signal(self, node: str, number: Signals) -> None:
         found = self.deployment.node(node)
         self.deployment.host(found).signal(found.unit, number)
+
+    def process(self, node: str) -> UnitStatus:
+        found = self.deployment.node(node)
+        return self.deployment.host(found).status(found.unit)
+
+    def printed(self, node: str) -> str:
+        return self.deployment.log_tail(self.deployment.node(node))
 
     def goes_on(self) -> None:
         """The phone's readings still reach the chain."""
@@ -266,6 +276,34 @@ def test_killed_gateways_and_a_killed_primary_lose_nothing_that_was_admitted(sto
         if (each.op, each.status) == ("data", OK)
     }
     assert told <= recorded
+
+
+def test_a_full_disk_under_all_processes_is_waited_for_and_loses_nothing(story: Story) -> None:
+    """No process ends. With room again, devices and boards are served as before."""
+    phone, env = story.log("phone"), story.log("env1")
+    phone.first("data", status=OK)
+    processes = {name: story.process(name) for name in story.running.nodes if name != "th01"}
+
+    def limit(size: int) -> None:
+        for process in processes.values():
+            assert process.pid is not None
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    limit(FULL_DISK_BYTES)
+    until(
+        lambda: sum("has room" in story.printed(name) for name in processes) > 1,
+        "those who write say that they wait",
+    )
+    limit(resource.RLIM_INFINITY)
+    story.goes_on()
+    since_ns = time.time_ns()
+    until(
+        lambda: [each for each in env.all("data", source="th01", status=OK) if each.t > since_ns],
+        "the board's readings go on",
+    )
+    assert {name: story.process(name) for name in processes} == processes, "none was started again"
+    told = {str(each.fields["id"]) for each in phone.all("data", status=OK)}
+    assert told <= {each.request.hex() for each in story.records("phone")}
 
 
 def test_a_replica_that_hangs_with_its_links_open_stops_no_gateway(story: Story) -> None:
