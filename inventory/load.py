@@ -91,12 +91,12 @@ def load_yaml(
     ]
     if found and document.data is None:
         raise InvalidFile(path, found)
-    value, problems = _validate(document, model, stand_in or {})
+    value, problems, removed = _validate(document, model, stand_in or {})
     found += problems
     if value is not None and check is not None:
         whole = not found
         found += [
-            problem(document, mistake.loc, mistake.message)
+            problem(document, _in_file(mistake.loc, removed), mistake.message)
             for mistake in check(value)
             if whole or not mistake.whole
         ]
@@ -117,29 +117,32 @@ def _read(path: Path) -> bytes:
 
 def _validate(
     document: Document, model: type[ModelT], stand_in: Mapping[str, Any]
-) -> tuple[ModelT | None, list[Problem]]:
-    """The model, and what is wrong; with mistakes, the model of what is left without them."""
+) -> tuple[ModelT | None, list[Problem], list[Loc]]:
+    """The model, and what is wrong; with mistakes, the model of what is left without them, and the
+    items of lists that were left out, in this order."""
     data = document.data
     try:
-        return _model(model, data), []
+        return _model(model, data), [], []
     except ValidationError as error:
         details = error.errors(include_url=False)
     schema = schema_of(model)
     problems = [explained(document, schema, detail) for detail in details[:problems_max]]
     if len(details) > problems_max:
         more = f"and {len(details) - problems_max} more mistakes; mend these first"
-        return None, [*problems, problem(document, (), more)]
+        return None, [*problems, problem(document, (), more)], []
     rest = copy.deepcopy(data)
+    removed: list[Loc] = []
     for _ in range(salvage_rounds_max):
         for loc in sorted((_drop(d, rest) for d in details), key=_descending, reverse=True):
-            _remove(rest, loc)
+            if _remove(rest, loc):
+                removed.append(loc)
         if not isinstance(rest, dict):
             break
         try:
-            return _model(model, {**stand_in, **rest}), problems
+            return _model(model, {**stand_in, **rest}), problems, removed
         except ValidationError as error:
             details = error.errors(include_url=False)
-    return None, problems
+    return None, problems, removed
 
 
 def _model(model: type[ModelT], data: Any) -> ModelT:
@@ -157,16 +160,29 @@ def _drop(detail: ErrorDetails, data: Any) -> Loc:
     return loc[:-1] if detail["type"] == "missing" else loc
 
 
-def _remove(data: Any, loc: Loc) -> None:
+def _remove(data: Any, loc: Loc) -> bool:
+    """Whether it was an item of a list: those behind it have moved."""
     for step in loc[:-1]:
         try:
             data = data[step]
         except (KeyError, IndexError, TypeError):
-            return
+            return False
     if loc and isinstance(data, dict):
         data.pop(loc[-1], None)
     elif loc and isinstance(data, list) and isinstance(loc[-1], int) and loc[-1] < len(data):
         del data[loc[-1]]
+        return True
+    return False
+
+
+def _in_file(loc: Loc, removed: list[Loc]) -> Loc:
+    """Where in the file a place of the salvaged data stands."""
+    for gone in reversed(removed):
+        at = len(gone) - 1
+        step, index = loc[at : at + 1], gone[at]
+        if loc[:at] == gone[:at] and step and isinstance(step[0], int) and isinstance(index, int):
+            loc = (*loc[:at], step[0] + (step[0] >= index), *loc[at + 1 :])
+    return loc
 
 
 def _absolute(lab: Lab, base: Path) -> Lab:

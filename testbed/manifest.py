@@ -87,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """manifest.json. `campaign_file` and `inventory_file` as they were typed; None: packaged.
 
     The hashes are those of inputs/schedule.json, campaign.yaml and (redacted) inventory.yaml, and
-    of the code that runs.
+    of the code that runs. A stored schedule that was run again has no campaign.yaml (None).
     """
 
     schema: Literal["testbed.manifest/2"] = SCHEMA
@@ -98,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     inventory_file: str | None = None
     seed: int
     schedule_sha256: str
-    campaign_sha256: str = ""
+    campaign_sha256: str | None = None
     inventory_sha256: str = ""
     code_sha256: str = ""
     stage: Stage

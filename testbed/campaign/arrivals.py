@@ -11,10 +11,10 @@ from typing import Literal
 
 from inventory.model import Lab
 from testbed.campaign.file import Workload
-from testbed.campaign.schedule import Device
+from testbed.campaign.schedule import Device, DeviceRole
 from testbed.errors import ConfigurationError
 
-__all__ = ["Span", "devices", "stream"]
+__all__ = ["Span", "devices", "devices_of", "stream"]
 
 Span = tuple[str, int, int]  # phase name, start_ms, end_ms
 
@@ -22,6 +22,15 @@ Span = tuple[str, int, int]  # phase name, start_ms, end_ms
 def stream(seed: int, trial: int, label: str) -> Random:
     """An independent random stream; the same in every process and on every machine."""
     return Random(f"{seed}/{trial}/{label}")  # noqa: S311 - repeatable, not secret
+
+
+def devices_of(lab: Lab) -> dict[DeviceRole, list[tuple[str, str]]]:
+    """(name, host) of each device by role, in inventory order."""
+    return {
+        "environment": [(lab.process(h, "environment"), h) for h in lab.with_role("environment")],
+        "mobile": [(mobile.name, mobile.host) for mobile in lab.mobiles()],
+        "board": [(name, board.host) for name, board in lab.boards_in_use().items()],
+    }
 
 
 def devices(
@@ -32,11 +41,8 @@ def devices(
     Those with keys of their own are admitted in the first half of the first phase, evenly apart;
     data is sent after that. Raises ConfigurationError if nothing could send.
     """
-    mobiles = [(mobile.name, mobile.host) for mobile in lab.mobiles()]
-    environments = [
-        (lab.process(name, "environment"), name) for name in lab.with_role("environment")
-    ]
-    boards = [(name, board.host) for name, board in lab.boards_in_use().items()]
+    places = devices_of(lab)
+    environments, mobiles, boards = places.values()
     senders = len(mobiles) + (len(boards) if workload.kind == "enrol+data" else 0)
     if senders == 0:
         raise ConfigurationError(
@@ -56,9 +62,7 @@ def devices(
         }
 
     out: list[Device] = []
-    roles: tuple[tuple[Literal["mobile", "environment", "board"], list[tuple[str, str]]], ...]
-    roles = (("environment", environments), ("mobile", mobiles), ("board", boards))
-    for role, members in roles:
+    for role, members in places.items():
         for device, host in members:
             silent = role == "environment" or (role == "board" and workload.kind == "enrol")
             enrol_at_ms = start_ms + (half_ms - start_ms) * len(out) // max(1, admitted)

@@ -31,14 +31,15 @@ __all__ = ["Inputs", "begin", "new_bundle"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a campaign is run from: the files as they were read, and what they came to.
+    """What a campaign is run from: the files as they were read, and what they came to. Without a
+    `campaign_yaml` it is a stored schedule.
 
     `campaign_file` and `inventory_file` as they were typed; None: those that ship with the testbed.
     """
 
     lab: Lab
     schedule: Schedule
-    campaign_yaml: bytes
+    campaign_yaml: bytes | None
     campaign_file: str | None = None
     inventory_file: str | None = None
 
@@ -49,7 +50,8 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
     now = datetime.now(UTC)
     inventory = redacted_inventory(lab)
     bundle = Bundle.create(out, schedule.campaign, schedule.schedule_hash, now)
-    bundle.write("inputs/campaign.yaml", inputs.campaign_yaml)
+    if inputs.campaign_yaml is not None:
+        bundle.write("inputs/campaign.yaml", inputs.campaign_yaml)
     bundle.write("inputs/inventory.yaml", inventory)
     bundle.write("inputs/schedule.json", schedule.canonical_json())
     bundle.write_manifest(
@@ -61,7 +63,11 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
             inventory_file=_typed(inputs.inventory_file),
             seed=schedule.seed,
             schedule_sha256=schedule.schedule_hash,
-            campaign_sha256=hashlib.sha256(inputs.campaign_yaml).hexdigest(),
+            campaign_sha256=(
+                None
+                if inputs.campaign_yaml is None
+                else hashlib.sha256(inputs.campaign_yaml).hexdigest()
+            ),
             inventory_sha256=hashlib.sha256(inventory).hexdigest(),
             code_sha256=code_sha256(),
             stage=lab.stage_name(),

@@ -66,6 +66,7 @@ def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
         phases=phases,
         trials=trials,
         runs=_runs(campaign),
+        expect=campaign.expect,
     )
 
 

@@ -7,7 +7,8 @@ published in the schema, like all other keys. Making a schedule from a campaign 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from functools import lru_cache, reduce
 from importlib import resources
 from operator import or_
@@ -130,9 +131,17 @@ class Campaign(_Model):
         return next((name for name in ("attack", "fault") if name in self.phases), None)
 
 
+# Used for keys that are missing or malformed, so that the rest of a file is checked all the same.
+_STAND_IN: Final = {
+    "campaign": "unnamed",
+    "workload": {"kind": "enrol", "rate": "1/s"},
+    "phases": {"attack": "24h"},
+}
+
+
 def load_campaign(path: Path) -> Campaign:
     """Read and check a campaign file. Raises inventory.load.InvalidFile."""
-    return load_yaml(path, _model(tuple(kinds().values())), _errors, {"campaign": "unnamed"})
+    return load_yaml(path, _model(tuple(kinds().values()), lenient=True), _errors, _STAND_IN)
 
 
 def campaign_schema() -> Schema:
@@ -160,10 +169,26 @@ def find_campaign(name_or_path: str) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _model(known: tuple[Kind, ...]) -> type[Campaign]:
-    """`Campaign`, its faults being the union of all known kinds, told apart by `do`."""
-    union: Any = reduce(or_, map(_fault_model, known))
-    faults: Any = tuple[Annotated[union, Field(discriminator="do")], ...]
+def _model(known: tuple[Kind, ...], *, lenient: bool = False) -> type[Campaign]:
+    """`Campaign`, its faults being the union of all known kinds, told apart by `do`.
+
+    The `lenient` one refuses the same files. But where `do` is wrong it goes on with the kind that
+    was probably meant, so that the mistakes behind it are found too.
+    """
+    if lenient:
+        names = [kind.name for kind in known]
+        do: Any = Literal[tuple(names)]
+        members: list[Any] = [_fault_model(kind, do) for kind in known]
+        members.append(create_model("UnknownFault", __base__=_Unknown, do=(do, ...)))
+        tagged: list[Any] = [
+            Annotated[member, Tag(name)] for member, name in zip(members, [*names, ""], strict=True)
+        ]
+        how: Any = Discriminator(lambda fault: _meant(names, fault))
+    else:
+        tagged = [_fault_model(kind, Literal[kind.name]) for kind in known]
+        how = Field(discriminator="do")
+    union: Any = reduce(or_, tagged)
+    faults: Any = tuple[Annotated[union, how], ...]
     return create_model(
         "CampaignFile",
         __base__=Campaign,
@@ -171,11 +196,25 @@ def _model(known: tuple[Kind, ...]) -> type[Campaign]:
     )
 
 
-def _fault_model(kind: Kind) -> type[Fault]:
+def _meant(names: Sequence[str], fault: Any) -> str:
+    """The kind that a fault names, or the one with the most similar name; "" if there is none."""
+    said = fault.get("do") if isinstance(fault, dict) else getattr(fault, "do", None)
+    if not isinstance(said, str):
+        return ""
+    close = get_close_matches(said, names, n=1)
+    return said if said in names else (close[0] if close else "")
+
+
+class _Unknown(Fault):
+    """A fault of which the kind cannot be guessed: only what all kinds share is checked."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+def _fault_model(kind: Kind, do: Any) -> type[Fault]:
     name = "".join(part.title() for part in kind.name.replace("-", ".").split("."))
     bases: Any = (Fault, kind.params)
-    tag: Any = Literal[kind.name]
-    model: type[Fault] = create_model(name, __base__=bases, __doc__=kind.summary, do=(tag, ...))
+    model: type[Fault] = create_model(name, __base__=bases, __doc__=kind.summary, do=(do, ...))
     return model
 
 

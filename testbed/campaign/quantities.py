@@ -117,13 +117,17 @@ _RATE = rf"{NUMBER_PATTERN}/(s|m|h)"
 _BOUND = rf"(<=|>=){NUMBER_PATTERN}x"
 
 
-def _text_type(parse: Callable[[str], Any], pattern: str) -> tuple[Any, ...]:
+def _text_type(parse: Callable[[str], Any], pattern: str, example: str) -> tuple[Any, ...]:
+    """`example` has {} where a bare number, which lacks its unit, belongs."""
+
     def validate(given: Any) -> Any:
         if isinstance(given, str):
             return parse(given)
         if hasattr(given, "text"):  # already parsed: a default
             return given
-        raise ValueError("must be text with a unit; see testbed campaign schema")
+        number = f"{given:g}" if isinstance(given, int | float) else "10"
+        fix = example.replace("{}", number)
+        raise ValueError(f"must be text with a unit; write {fix}")
 
     return (
         PlainValidator(validate),
@@ -132,7 +136,7 @@ def _text_type(parse: Callable[[str], Any], pattern: str) -> tuple[Any, ...]:
     )
 
 
-DurationField = Annotated[Duration, *_text_type(Duration.parse, _DURATION)]
-SpanField = Annotated[Duration, *_text_type(Duration.parse_span, DURATION_PATTERN)]
-RateField = Annotated[Rate, *_text_type(Rate.parse, _RATE)]
-BoundField = Annotated[Bound, *_text_type(Bound.parse, _BOUND)]
+DurationField = Annotated[Duration, *_text_type(Duration.parse, _DURATION, "{}s or {}ms")]
+SpanField = Annotated[Duration, *_text_type(Duration.parse_span, DURATION_PATTERN, "{}s or {}ms")]
+RateField = Annotated[Rate, *_text_type(Rate.parse, _RATE, "{}/s")]
+BoundField = Annotated[Bound, *_text_type(Bound.parse, _BOUND, "<={}x or >={}x")]

@@ -103,6 +103,8 @@ def _differences(bundle: Bundle, manifest: Manifest, schedule: Schedule, lab: La
 def _campaign_differences(manifest: Manifest, schedule: Schedule, lab: Lab) -> Iterator[str]:
     """The file as it is now must still come to the same schedule. If it is gone, the bundle's own
     copy is enough."""
+    if manifest.campaign_sha256 is None:
+        return  # a stored schedule: nothing is drawn
     name = manifest.campaign_file or manifest.campaign
     try:
         path = find_campaign(str(Path(name).expanduser()))

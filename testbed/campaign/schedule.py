@@ -18,9 +18,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from testbed.campaign.event import Event
+from testbed.campaign.expect import Expect
 from testbed.errors import ConfigurationError
 
-__all__ = ["Device", "Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan"]
+__all__ = ["Device", "DeviceRole", "Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan"]
+
+
+DeviceRole = Literal["mobile", "environment", "board"]
 
 
 class _Model(BaseModel):
@@ -43,7 +47,7 @@ class Device(_Model):
     """
 
     name: str
-    role: Literal["mobile", "environment", "board"]
+    role: DeviceRole
     host: str
     enrol_at_ms: int | None
     sends_ms: dict[str, tuple[int, ...]]
@@ -101,6 +105,7 @@ class Schedule(_Model):
     phases: tuple[Phase, ...]
     trials: tuple[Trial, ...]
     runs: tuple[Run, ...]
+    expect: Expect = Expect()
 
     @property
     def run_ms(self) -> int:
@@ -125,6 +130,11 @@ class Schedule(_Model):
         compared in."""
         names = {event.phase for trial in self.trials for event in trial.events}
         return tuple(phase for phase in self.phases if phase.name in names)
+
+    @property
+    def what_happens(self) -> Schedule:
+        """The same without expectations: equal for schedules under which the same happens."""
+        return self.model_copy(update={"expect": Expect()})
 
     @property
     def schedule_hash(self) -> str:

@@ -17,7 +17,6 @@ import msgspec
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from testbed.bundle import RunFolder
-from testbed.campaign.expect import load_expect
 from testbed.campaign.schedule import Phase, Schedule, Trial
 from testbed.checks.conditions import ClockLine, ConditionLine, unfit
 from testbed.checks.logs import (
@@ -49,7 +48,7 @@ class Evidence:
         self.manifest = run.bundle.manifest
         whole = Schedule.from_json(run.bundle.read("inputs/schedule.json"))
         self.schedule = whole.part(run.entry.index)
-        self.expect = load_expect(run.bundle.path / "inputs/campaign.yaml")
+        self.expect = whole.expect
         self.genesis = genesis_of(run)
         self.unreadable: Counter[str] = Counter()
         self.run_log = self._log("run.jsonl", RunLine)

@@ -1,4 +1,4 @@
-"""`testbed campaign`: list, check and describe campaign files. Running one is `testbed run`."""
+"""`testbed campaign`: list, show, check and describe campaign files. `testbed run` runs one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from inventory.load import load_lab
 from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
 from testbed.campaign.kinds import Kind, kinds
+from testbed.campaign.warnings import warnings
 from testbed.commands.options import InventoryOption, JsonOption, columns, markdown, print_json
 
 __all__ = ["app"]
@@ -68,6 +69,12 @@ def _described(kind: Kind) -> dict[str, object]:
 
 
 @app.command()
+def show(campaign: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
+    """Print a campaign file, to copy from: testbed campaign show quick-start > mine.yaml."""
+    typer.echo(find_campaign(campaign).read_text(), nl=False)
+
+
+@app.command()
 def check(
     campaign: Annotated[str, typer.Argument(help="Name or file.")],
     inventory: InventoryOption = None,
@@ -79,11 +86,20 @@ def check(
     lab = load_lab(inventory)
     schedule = expand(loaded, lab)
     if as_json:
-        print_json({"ok": True, "file": str(path), "schedule_hash": schedule.schedule_hash})
+        print_json(
+            {
+                "ok": True,
+                "file": str(path),
+                "schedule_hash": schedule.schedule_hash,
+                "warnings": [*warnings(schedule)],
+            }
+        )
     else:
         count = len(schedule.runs)
         runs = f"{count} run{'s' if count != 1 else ''} of {schedule.run_ms / 1000:g} s"
         typer.echo(f"{path}: ok: {runs}")
+        for warning in warnings(schedule):
+            typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command()

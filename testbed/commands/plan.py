@@ -12,6 +12,7 @@ from inventory.load import load_lab
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import Event, Schedule, Trial
+from testbed.campaign.warnings import warnings
 from testbed.commands.options import (
     InventoryOption,
     JsonOption,
@@ -38,10 +39,13 @@ def plan(
 ) -> None:
     """Print the exact schedule of a campaign; touches nothing.
 
-    Equal campaign, lab and seed give the same hash. `--save` writes the schedule for a replay.
+    Equal campaign, lab and seed give the same hash. `--save` writes the schedule for a replay:
+    `testbed run FILE` runs it as it stands.
     """
     lab = load_lab(inventory)
     schedule = expand(load_campaign(find_campaign(campaign)), lab, seed)
+    for warning in warnings(schedule):
+        typer.echo(f"warning: {warning}", err=True)
     if save is not None:
         write_out(save, schedule.canonical_json())
     if as_json:
@@ -55,10 +59,10 @@ def plan(
         return
     for excluded in lab.excluded():
         typer.echo(f"left out: {excluded.name}: {excluded.reason}")
-    typer.echo(_told(schedule))
+    typer.echo(_in_words(schedule))
 
 
-def _told(schedule: Schedule) -> str:
+def _in_words(schedule: Schedule) -> str:
     guard = "none" if schedule.max_faulty is None else f"at most {schedule.max_faulty} faulty"
     head = [
         ("campaign", schedule.campaign),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from testbed.bundle import RUNS_DIR
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
+from testbed.campaign.replay import is_schedule, stored_schedule
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
@@ -25,7 +27,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def run(
-    campaign: Annotated[str, typer.Argument(help="Name of a shipped campaign, or a file.")],
+    campaign: Annotated[
+        str, typer.Argument(help="Name of a shipped campaign, a file, or a saved schedule.")
+    ],
     *,
     inventory: InventoryOption = None,
     seed: SeedOption = None,
@@ -37,18 +41,25 @@ def run(
 ) -> None:
     """Run a campaign on a lab, check what it left, and write a result bundle.
 
+    A schedule that `testbed plan --save FILE` wrote is run as it stands; nothing is drawn again.
+
     Exit code 0 if everything that the campaign expects held, 1 if not, 3 if the lab failed or
     nothing can be said, 4 if something stays open: some runs do not count, or they are too few.
     Ctrl-C stops everything that was
     started and keeps what was collected; `testbed resume` goes on from there.
     """
-    path = find_campaign(campaign)
     lab = load_lab(inventory)
-    schedule = expand(load_campaign(path), lab, seed)
+    if is_schedule(campaign):
+        if seed is not None:
+            raise ConfigurationError("--seed: a stored schedule has its seed; leave it out")
+        schedule, source = stored_schedule(Path(campaign), lab), None
+    else:
+        path = find_campaign(campaign)
+        schedule, source = expand(load_campaign(path), lab, seed), path.read_bytes()
     inputs = Inputs(
         lab=lab,
         schedule=schedule if only is None else _part(schedule, only),
-        campaign_yaml=path.read_bytes(),
+        campaign_yaml=source,
         campaign_file=None if campaign in campaign_paths() else campaign,
         inventory_file=None if inventory is None else str(inventory),
     )
@@ -61,8 +72,7 @@ def run(
 
 
 def _part(schedule: Schedule, index: int) -> Schedule:
-    if index >= len(schedule.runs):
-        raise ConfigurationError(
-            f"--only {index}: the schedule has runs 0 to {len(schedule.runs) - 1}"
-        )
+    known = [run.index for run in schedule.runs]
+    if index not in known:
+        raise ConfigurationError(f"--only {index}: the schedule has runs {known[0]} to {known[-1]}")
     return schedule.part(index)

@@ -129,8 +129,8 @@ def _differences(a: Result, b: Result) -> Iterator[Difference]:
     pairs: dict[str, tuple[object, object]] = {
         "stage": (one.stage, two.stage),
         "seed": (one.seed, two.seed),
-        "campaign file": (_campaign(a), _campaign(b)),
-        "schedule": (one.schedule_sha256[:12], two.schedule_sha256[:12]),
+        "expectations": (_expectations(a), _expectations(b)),
+        "schedule": (_schedule(a), _schedule(b)),
         "runs": (len(a.schedule.runs), len(b.schedule.runs)),
         "runs in the figures": (len(a.counted), len(b.counted)),
         "inventory": (one.inventory_sha256[:12], two.inventory_sha256[:12]),
@@ -149,9 +149,12 @@ def _differences(a: Result, b: Result) -> Iterator[Difference]:
             yield Difference(what=what, a=str(left), b=str(right))
 
 
-def _campaign(result: Result) -> str:
-    """Of the file as it is in the bundle: what it expects is in no schedule."""
-    return sha256(result.bundle.read("inputs/campaign.yaml")).hexdigest()[:12]
+def _schedule(result: Result) -> str:
+    return result.schedule.what_happens.schedule_hash[:12]
+
+
+def _expectations(result: Result) -> str:
+    return sha256(result.schedule.expect.model_dump_json().encode()).hexdigest()[:12]
 
 
 def _commit(manifest: Manifest) -> str:
@@ -190,7 +193,7 @@ def _held(value: bool | None) -> str:
 
 def _figures(a: Result, b: Result) -> Iterator[FigurePair]:
     arms: tuple[Arm, ...] = ("faults", "baseline")
-    paired = a.manifest.schedule_sha256 == b.manifest.schedule_sha256
+    paired = a.schedule.what_happens == b.schedule.what_happens
     for arm in arms:
         for quantity in QUANTITIES:
             left, right = _values(a, quantity, arm), _values(b, quantity, arm)

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 from testbed.campaign.expect import DegradationExpect
 from testbed.campaign.quantities import Bound
+from testbed.campaign.warnings import PAIRS_MIN
 from testbed.report.pairing import (
-    PAIRS_MIN,
     Estimate,
     Known,
     between,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from testbed.bundle import Bundle, RunFolder
-from testbed.campaign.expect import Expect, load_expect
+from testbed.campaign.expect import Expect
 from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest
@@ -40,7 +40,7 @@ def over_runs(bundle: Bundle) -> Summary:
     """The summary of a campaign. Raises ConfigurationError."""
     manifest = bundle.manifest
     schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
-    expect = load_expect(bundle.path / "inputs/campaign.yaml")
+    expect = schedule.expect
     rows = tuple(map(_row, bundle.runs))
     judged = [row.summary for row in rows if row.summary is not None]
     counted = [row for row in rows if row.counted]

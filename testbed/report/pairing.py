@@ -22,7 +22,6 @@ from typing import NamedTuple
 import msgspec
 
 __all__ = [
-    "PAIRS_MIN",
     "Estimate",
     "Known",
     "between",
@@ -32,7 +31,6 @@ __all__ = [
     "unpaired_ratio",
 ]
 
-PAIRS_MIN = 6  # the fewest that bear a 95 % interval
 EXACT_MAX = 40  # values of both samples together; above it the normal approximation serves
 _Z_975 = 1.959963984540054
 

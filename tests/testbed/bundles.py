@@ -103,6 +103,7 @@ class Story:
                 stage="loopback",
                 seed=self.schedule.seed,
                 schedule_sha256=digest,
+                campaign_sha256=sha256(campaign.read_bytes()).hexdigest(),
                 hosts=("here",),
                 started=now.isoformat(),
                 runs=(RunEntry(index=0, trial=0, arm="faults", state="done"),),

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from testbed.bundle import Bundle, RunFolder
+from testbed.campaign.expect import Expect
+from testbed.campaign.file import load_campaign
 from testbed.campaign.schedule import Run, Schedule
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
@@ -19,7 +22,7 @@ from testbed.report.conclude import conclude
 from testbed.report.summary import RunSummary
 from tests.testbed.bundles import Story, lines, write_lines
 
-__all__ = ["campaign_of", "slow_down", "summarise"]
+__all__ = ["campaign_of", "rescheduled", "slow_down", "summarise"]
 
 
 def campaign_of(
@@ -33,16 +36,19 @@ def campaign_of(
 ) -> Bundle:
     """An ABBA campaign of `trials` pairs, complete. `slower[run]` is the factor by which data of
     that run took longer; the runs share their arrivals, so that nothing else differs."""
-    schedule = _schedule(story.schedule, trials)
+    text = (story.bundle.path / "inputs/campaign.yaml").read_text() + expect
+    schedule = _schedule(story.schedule, trials).model_copy(
+        update={"expect": load_expect(out / f"{name}.yaml", text)}
+    )
     bundle = Bundle(out / name)
     bundle.path.mkdir(parents=True)
-    campaign = (story.bundle.path / "inputs/campaign.yaml").read_text() + expect
-    bundle.write("inputs/campaign.yaml", campaign)
+    bundle.write("inputs/campaign.yaml", text)
     bundle.write("inputs/schedule.json", schedule.canonical_json())
     manifest = msgspec.structs.replace(
         story.bundle.manifest,
         run=name,
         schedule_sha256=schedule.schedule_hash,
+        campaign_sha256=sha256(text.encode()).hexdigest(),
         runs=tuple(
             RunEntry(index=run.index, trial=run.trial, arm=run.arm, state="done")
             for run in schedule.runs
@@ -53,6 +59,22 @@ def campaign_of(
         shutil.copytree(story.run.path, run.path)
         slow_down(run, (slower or {}).get(run.entry.index, 1.0))
     return bundle
+
+
+def load_expect(path: Path, text: str) -> Expect:
+    """What a campaign file of this text expects."""
+    path.write_text(text)
+    return load_campaign(path).expect
+
+
+def rescheduled(bundle: Bundle, old: str, new: str) -> None:
+    """As if `new` had stood in the schedule instead of `old`, from the beginning."""
+    path = bundle.path / "inputs/schedule.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    digest = sha256(path.read_bytes()).hexdigest()
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, schedule_sha256=digest))
 
 
 def summarise(bundle: Bundle, slower: Mapping[int, float] | None = None) -> None:

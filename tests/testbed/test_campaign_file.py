@@ -43,7 +43,7 @@ expect:
 # What is changed in CAMPAIGN, where the loader points and what it says; True: the schema sees it.
 BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("process.crash", "process.crsh", "7:43: faults[0].do:", "mean process.crash?", True),
-    ("do: device.replay, ", "", "faults[1]:", "lacks", True),
+    ("do: device.replay, ", "", "faults[1].do:", "missing", True),
     ("on: random(1)", "om: random(1)", "7:58: faults[0].om:", "unknown key", True),
     (", on: random(1)", "", "faults[0].on:", "is missing", True),
     ("random(1)", "pi01", "faults[0].on:", "random(K|f|f+1)", True),
@@ -118,6 +118,34 @@ def test_each_mistake_is_found_where_it_stands(
     found = mistakes(file, text)
     assert any(where in line and says in line for line in found), found
     assert fits_schema(text) != shape
+
+
+def test_all_mistakes_are_told_at_once_also_behind_a_wrong_kind(file: Path) -> None:
+    """A misspelt `do` hides neither its own other keys nor what stands after it."""
+    found = mistakes(
+        file,
+        "campaign: t\n"
+        "workload: {kind: enrol+data, rate: 10}\n"
+        "phases: {warmup: 3s, fault: 8s}\n"
+        "faults:\n"
+        "  - {id: a, at: 500, for: 2s, do: process.crsh, on: primry}\n"
+        "  - {id: b, at: 500, do: nothing.like-it, whatever: 1}\n"
+        "  - {id: c, at: 500ms, for: 20s, do: process.crash, on: primary}\n"
+        "  - {id: c, at: 1s, for: 2s, do: process.crash, on: primary}\n",
+    )
+    told = [line.partition("campaign.yaml:")[2].split(": ")[1] for line in found]
+    assert told == [
+        "workload.rate",
+        "faults[0].at",
+        "faults[0].do",
+        "faults[0].on",
+        "faults[1].at",
+        "faults[1].do",
+        "faults[2]",
+        "faults[3].id",
+    ]
+    assert "write 10/s" in found[0]
+    assert "did you mean process.crash?" in found[2]
 
 
 def test_guard_none_is_how_one_goes_beyond_the_bound(file: Path) -> None:

@@ -16,11 +16,15 @@ from pydantic import Field
 
 from inventory.load import load_lab, packaged
 from inventory.model import Lab
+from testbed import cli
 from testbed.campaign.arrivals import stream
+from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.kinds import Kind, Params, kinds, register
 from testbed.campaign.quantities import DurationField, SpanField
+from testbed.campaign.replay import stored_schedule
+from testbed.campaign.resume import resumable
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.selectors import Selector, SelectorField, resolve
 from testbed.errors import ConfigurationError
@@ -79,7 +83,7 @@ def test_one_seed_gives_one_schedule_and_another_seed_another(file: Path) -> Non
 def test_the_hash_is_the_same_in_another_process_under_another_hash_seed() -> None:
     code = (
         "from testbed.campaign.file import *; from testbed.campaign.expand import expand;"
-        "from inventory.load import load_lab;"
+        "from inventory.load import load_lab, packaged;"
         "print(expand(load_campaign(find_campaign('quick-start')), load_lab(), 3).schedule_hash)"
     )
     here = expand(load_campaign(find_campaign("quick-start")), LOOPBACK, 3).schedule_hash
@@ -269,3 +273,57 @@ def test_the_quick_start_kills_the_primary_replays_and_adds_enough_records() -> 
     assert len(by_device) == 5
     assert min(by_device.values()) > 5
     assert sum(by_device.values()) > 60
+
+
+# --- a stored schedule is run again ---------------------------------------------------------------
+
+
+def test_a_saved_schedule_is_what_a_replay_runs(tmp_path: Path) -> None:
+    """Byte by byte: nothing is drawn again, and what is expected comes with it."""
+    saved = tmp_path / "s.json"
+    assert cli.main(["plan", "quick-start", "--seed", "7", "--save", str(saved)]) == 0
+    schedule = stored_schedule(saved, LOOPBACK)
+    assert schedule == expand(load_campaign(find_campaign("quick-start")), LOOPBACK, 7)
+    assert schedule.expect.attack["replay"].succeeded_upper95 == 0.2
+    bundle = new_bundle(Inputs(LOOPBACK, schedule, None, str(saved)), tmp_path / "out")
+    assert (bundle.path / "inputs/schedule.json").read_bytes() == saved.read_bytes()
+    assert resumable(bundle, None).schedule == schedule
+
+
+def test_a_schedule_is_not_run_on_another_lab(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, other = tmp_path / "s.json", tmp_path / "lab.yaml"
+    assert cli.main(["plan", "quick-start", "--save", str(saved)]) == 0
+    text = packaged("loopback").read_text()
+    other.write_text(text.replace("mobiles: 3", "mobiles: 2"))
+    assert cli.main(["run", str(saved), "-i", str(other), "--out", str(tmp_path / "out")]) == 2
+    assert "no device phones-3 on host phones" in capsys.readouterr().err
+    assert cli.main(["run", str(saved), "--seed", "3", "--out", str(tmp_path / "out")]) == 2
+    assert "has its seed" in capsys.readouterr().err
+    saved.write_text(saved.read_text()[:-1])
+    assert cli.main(["run", str(saved), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_too_few_pairs_cannot_tell_is_said_before_the_runs(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for count, warned in ((5, True), (6, False)):
+        planned(
+            file,
+            CRASH,
+            head=f"trials: {{count: {count}, order: ABBA}}\n"
+            "expect: {degradation: {p99: '<=3x'}}",
+        )
+        for command in (["plan", str(file)], ["campaign", "check", str(file)]):
+            assert cli.main(command) == 0
+            assert ("5 pairs of runs cannot tell" in capsys.readouterr().err) is warned
+
+
+def test_a_shipped_campaign_is_shown_to_copy_from(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["campaign", "show", "quick-start"]) == 0
+    file.write_text(capsys.readouterr().out)
+    assert load_campaign(file) == load_campaign(find_campaign("quick-start"))

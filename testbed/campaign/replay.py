@@ -1,0 +1,58 @@
+"""A stored schedule (`testbed plan --save`) is run again: nothing is drawn, the lab is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from inventory.model import Lab, Role
+from testbed.campaign.arrivals import devices_of
+from testbed.campaign.schedule import Schedule
+from testbed.campaign.selectors import is_symbolic
+from testbed.errors import ConfigurationError
+
+__all__ = ["is_schedule", "stored_schedule"]
+
+NAMED_MAX = 5
+
+
+def is_schedule(name: str) -> bool:
+    """Whether a user names a stored schedule, not a campaign."""
+    return Path(name).suffix == ".json" and Path(name).is_file()
+
+
+def stored_schedule(path: Path, lab: Lab) -> Schedule:
+    """Raises ConfigurationError that names what the lab lacks."""
+    try:
+        schedule = Schedule.from_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    if found := list(_differences(schedule, lab)):
+        more = f" (and {len(found) - NAMED_MAX} more)" if len(found) > NAMED_MAX else ""
+        raise ConfigurationError(
+            f"{path} was made for lab {schedule.lab}, lab {lab.lab} differs: "
+            f"{'; '.join(found[:NAMED_MAX])}{more}; name the right inventory with -i"
+        )
+    return schedule
+
+
+def _differences(schedule: Schedule, lab: Lab) -> Iterator[str]:
+    replicas = tuple(lab.replicas())
+    if schedule.replicas != replicas:
+        yield f"replicas {', '.join(replicas)} instead of {', '.join(schedule.replicas)}"
+    there = {place for places in devices_of(lab).values() for place in places}
+    known = {name for name, _ in there} | {*lab.hosts}
+    known |= {lab.process(h, role) for role in get_args(Role) for h in lab.with_role(role)}
+    for trial in schedule.trials[:1]:  # all trials have the same devices
+        for device in trial.devices:
+            if (device.name, device.host) not in there:
+                yield f"no device {device.name} on host {device.host}"
+    targets = {
+        name
+        for trial in schedule.trials
+        for event in trial.events
+        for names in event.targets.values()
+        for name in names
+    }
+    yield from (f"no {name}" for name in sorted(targets - known) if not is_symbolic(name))

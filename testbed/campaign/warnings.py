@@ -1,0 +1,22 @@
+"""What a schedule will not be able to tell, said before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from testbed.campaign.schedule import Schedule
+
+__all__ = ["PAIRS_MIN", "warnings"]
+
+PAIRS_MIN = 6  # the fewest pairs of runs that bear a 95 % interval
+
+
+def warnings(schedule: Schedule) -> Iterator[str]:
+    """One sentence each."""
+    bounded = schedule.expect.degradation.model_dump(exclude_none=True)
+    trials = len(schedule.trials)
+    if bounded and trials < PAIRS_MIN:
+        yield (
+            f"expect: degradation: {trials} pairs of runs cannot tell a ratio, {PAIRS_MIN} are the "
+            f"fewest; say trials: {{count: {PAIRS_MIN}}} or more"
+        )
