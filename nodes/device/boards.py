@@ -32,6 +32,7 @@ from gateway.tasks import Tasks, first_of
 from nodes.device.device import STALE, Device, Refused
 from nodes.device.login import Login
 from nodes.device.sender import SPONSORED, Reading, Sender
+from nodes.device.wall_clock import wall_clock_quality
 from nodes.edge_config import BoardConfig
 from nodes.events import EventLog
 from nodes.process import write_atomically
@@ -194,22 +195,27 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def _dated(taken: Taken, board: str, sponsored_ns: int) -> Reading:
-    """The reading with its time in wall time; of a reading of an earlier boot only "now" is known.
+    """The reading with the wall time at which it was sampled, as far as that is known.
 
-    A reading that was sampled before the board was admitted is due at the admission.
+    For a reading of an earlier boot only the board's own clock is known: it gets no wall time. A
+    reading from before the board was admitted could not be sent then: it is due from there on.
     """
-    reading, sampled_ms = taken.reading, taken.sampled_ms
-    age_ms = 0 if sampled_ms is None else time.monotonic_ns() // 10**6 - sampled_ms
-    sampled_ns = time.time_ns() - age_ms * 1_000_000
+    reading, now_ns, quality = taken.reading, time.time_ns(), wall_clock_quality()
+    sampled_ns, error_ms = None, None
+    if taken.sampled_ms is not None and taken.uncertainty_ms is not None:
+        sampled_ns = now_ns - (time.monotonic_ns() // 10**6 - taken.sampled_ms) * 1_000_000
+        if quality.error_ms_max is not None:
+            error_ms = taken.uncertainty_ms + quality.error_ms_max
     return Reading(
-        due_ns=max(sampled_ns, sponsored_ns),
+        due_ns=max(now_ns if sampled_ns is None else sampled_ns, sponsored_ns),
         sampled_ns=sampled_ns,
+        clock="boot" if sampled_ns is None else quality.clock,
         number=reading.number,
         values=reading.values,
         board=board,
         boot=reading.boot,
         board_ms=reading.at_ms,
-        uncertainty_ms=taken.uncertainty_ms,
+        uncertainty_ms=error_ms,
     )
 
 

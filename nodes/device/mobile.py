@@ -20,6 +20,7 @@ from nodes.device.device import Device, Uplink
 from nodes.device.login import Login
 from nodes.device.process import Work, device_main
 from nodes.device.sender import Reading, Sender
+from nodes.device.wall_clock import wall_clock_quality
 from nodes.device.workload import Go, until
 from nodes.edge_config import MobileConfig
 from nodes.events import EventLog
@@ -81,7 +82,9 @@ class Readings:
             if number <= self._taken or due_ns < since_ns:
                 continue
             await until(due_ns)
-            await sender.put_when_possible(Reading(due_ns=due_ns, number=number, values=(number,)))
+            clock = wall_clock_quality().clock
+            reading = Reading(due_ns=due_ns, number=number, values=(number,), clock=clock)
+            await sender.put_when_possible(reading)
             self._taken = number
 
 

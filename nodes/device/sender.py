@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -33,8 +34,10 @@ ENDED = frozenset({"revoked", "renewed", "expired"})
 class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a data operation carries, as JSON. `due_ns` is when it should be sent (wall time).
 
-    A board's name, boot and reading number identify its reading; `board_ms` is the board's own
-    clock and `sampled_ns` the same moment in wall time. A device's own readings have a `number`.
+    From a board: its name, boot and reading number tell readings apart, `board_ms` is its own
+    clock and `sampled_ns` that moment in wall time. `clock` says what that rests on: "ntp", with an
+    error of at most `uncertainty_ms`; "none", with an unknown error; "boot", only on the board's
+    clock, so there is no wall time. From a device itself `number` counts.
     """
 
     due_ns: int
@@ -44,6 +47,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     boot: int | None = None
     board_ms: int | None = None
     sampled_ns: int | None = None
+    clock: Literal["boot", "ntp", "none"] = "none"
     uncertainty_ms: int | None = None
 
 
@@ -151,8 +155,8 @@ class Sender:
             service=self._service,
             payload=payload,
             board=board,
-            time_us=(reading.sampled_ns or reading.due_ns) // 1000,
-            clock="ntp",
+            time_us=_sampled_us(reading),
+            clock=reading.clock,
         )
 
     def _answered(self, answer: Answer, payload: bytes) -> None:
@@ -195,6 +199,13 @@ def _highest(entries: Iterable[Entry]) -> dict[str, tuple[int, int]]:
     readings = (msgspec.json.decode(entry.payload, type=Reading) for entry in entries)
     places = sorted(place for each in readings if (place := _place(each)) is not None)
     return dict(places)  # of one board, the last counts
+
+
+def _sampled_us(reading: Reading) -> int | None:
+    """When it was sampled; None if only the board's own clock tells."""
+    if reading.clock == "boot":
+        return None
+    return (reading.due_ns if reading.sampled_ns is None else reading.sampled_ns) // 1000
 
 
 def _age_s(reading: Reading) -> float:
