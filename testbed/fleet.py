@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,13 +20,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from testbed.errors import TestbedError
+from testbed.errors import ConfigurationError, LabFault, TestbedError
 
 __all__ = [
     "HOSTS_AT_ONCE_MAX",
     "Outcome",
     "Progress",
     "Tell",
+    "at_once",
     "exit_code",
     "for_each",
     "problems",
@@ -37,6 +38,7 @@ _REFRESH_PER_S = 8
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
+S = TypeVar("S")
 H = TypeVar("H")
 
 
@@ -167,6 +169,26 @@ def for_each(
     finally:
         # Interrupted: no waiting for hosts; closing their connections ends what is under way.
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """`work` on every item in parallel; what it answered, in their order.
+
+    All are tried. One failure is raised as it is, several as one error that tells each.
+    """
+    todo = list(items)
+    if not todo:
+        return []
+    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "fleet") as pool:
+        futures = [pool.submit(work, item) for item in todo]
+    faults = [error for future in futures if (error := future.exception()) is not None]
+    ours = [fault for fault in faults if not isinstance(fault, TestbedError)]
+    if ours or len(faults) == 1:
+        raise (ours or faults)[0]
+    if faults:
+        kind = LabFault if any(isinstance(f, LabFault) for f in faults) else ConfigurationError
+        raise kind("\n".join(map(str, faults)))
+    return [future.result() for future in futures]
 
 
 def problems(outcomes: Sequence[Outcome[T]]) -> list[str]:

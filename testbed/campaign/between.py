@@ -7,12 +7,11 @@ directories is looked at: rules and processes of others are none of its business
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from testbed.care.dead_man import armed
 from testbed.care.restore import leftover, restore
 from testbed.errors import LabFault, RestoreIncompleteError
-from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.fleet import at_once
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import Host
 
@@ -40,8 +39,7 @@ def unclean(hosts: Mapping[str, Host]) -> list[str]:
             left = found.brief if found.lines else ""
         return f"{name} is not clean: {left}" if left else ""
 
-    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "clean") as pool:
-        return [line for line in pool.map(look, hosts) if line]
+    return [line for line in at_once(look, hosts) if line]
 
 
 def clean_up(hosts: Mapping[str, Host]) -> None:
@@ -54,7 +52,6 @@ def clean_up(hosts: Mapping[str, Host]) -> None:
             return str(fault)
         return ""
 
-    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "restore") as pool:
-        problems = [line for line in pool.map(mend, hosts) if line]
+    problems = [line for line in at_once(mend, hosts) if line]
     if problems:
         raise RestoreIncompleteError("\n".join([*problems, f"  fix: {_RESTORE}"]))

@@ -23,12 +23,11 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from testbed.errors import LabFault
-from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.fleet import at_once
 from testbed.hosts.port import Host, HostFault, NodeCommand, Unit
 from testbed.programs import shell
 
@@ -93,12 +92,11 @@ def at_boot() -> Unit:
 def survives_restarts(hosts: Iterable[Host]) -> Iterator[None]:
     """While it lasts, these hosts wake their undos by themselves when they start."""
     everyone = list(hosts)
-    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "at-boot") as pool:
-        list(pool.map(lambda host: host.start(at_boot()), everyone))
-        try:
-            yield
-        finally:
-            list(pool.map(_stop_waking, everyone))
+    at_once(lambda host: host.start(at_boot()), everyone)
+    try:
+        yield
+    finally:
+        at_once(_stop_waking, everyone)
 
 
 def _stop_waking(host: Host) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ import msgspec
 from testbed.care.clock import ClockReading, read_clock
 from testbed.care.conditions import Conditions, Limits, open_facts, read_facts
 from testbed.errors import LabFault
-from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.fleet import at_once
 from testbed.hosts.port import Dialogue, Host
 
 __all__ = ["EVERY_S", "HostWatch"]
@@ -31,10 +30,11 @@ When = Literal["before", "during", "after"]
 
 
 class HostWatch:
-    """Reads every host before, during and after a run; `write(file, **fields)` keeps each reading.
+    """Reads each host that has `limits` before, during and after a run; `write(file, **fields)`
+    keeps each reading. Processes of this machine share its clock, so they have none.
 
-    Conditions are read of the hosts that have `limits`. A host that does not answer (it may be
-    powered off on purpose) is written down as such and asked again next time.
+    A host that does not answer (it may be powered off on purpose) is written down as such and
+    asked again next time.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class HostWatch:
         limits: Mapping[str, Limits],
         every_s: float = EVERY_S,
     ) -> None:
-        self._hosts = hosts
+        self._hosts = {name: hosts[name] for name in limits}
         self._python = python
         self._write = write
         self._limits = limits
@@ -76,8 +76,7 @@ class HostWatch:
             self._read_all("during")
 
     def _read_all(self, when: When) -> dict[str, ClockReading]:
-        with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "host-watch") as pool:
-            readings = list(pool.map(lambda name: self._read(name, when), self._hosts))
+        readings = at_once(lambda name: self._read(name, when), self._hosts)
         return {n: r for n, r in zip(self._hosts, readings, strict=True) if r is not None}
 
     def _read(self, name: str, when: When) -> ClockReading | None:
@@ -93,10 +92,9 @@ class HostWatch:
                 bound_ms=round(reading.bound_ms, 4),
                 wall_minus_monotonic_ns=reading.wall_minus_monotonic_ns,
             )
-            if name in self._limits:
-                seen = read_facts(self._dialogues[name], "conditions", Conditions)
-                limits = msgspec.to_builtins(self._limits[name])
-                self._write("conditions", **fields, limits=limits, seen=msgspec.to_builtins(seen))
+            seen = read_facts(self._dialogues[name], "conditions", Conditions)
+            limits = msgspec.to_builtins(self._limits[name])
+            self._write("conditions", **fields, limits=limits, seen=msgspec.to_builtins(seen))
         except LabFault as fault:
             if (dialogue := self._dialogues.pop(name, None)) is not None:
                 with suppress(OSError):

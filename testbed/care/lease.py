@@ -19,14 +19,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from testbed.errors import LockedError, TestbedError
-from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.fleet import at_once
 from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
@@ -205,8 +204,7 @@ class Lease:
                 return error
             return None
 
-        with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "lease") as pool:
-            return [error for error in pool.map(one, self._hosts.values()) if error is not None]
+        return [error for error in at_once(one, self._hosts.values()) if error is not None]
 
 
 def _ask(host: Host, *arguments: str) -> tuple[int, str]:

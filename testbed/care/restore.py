@@ -11,12 +11,11 @@ named as something that stands: such a host is never called clean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from testbed.care.dead_man import Armed, armed, fire
-from testbed.fleet import Tell
+from testbed.fleet import Tell, at_once
 from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
@@ -28,7 +27,6 @@ TABLE_COMMENT: Final = "m2m-testbed"
 QDISC_HANDLE: Final = "7bed:"
 """Every root queueing discipline of ours has exactly this handle."""
 
-STOPS_AT_ONCE_MAX = 8
 _PROCESS = "process "
 
 
@@ -77,8 +75,7 @@ def restore(host: Host, tell: Tell) -> tuple[str, ...]:
     units = host.units()
     if units:
         tell(f"stopping {len(units)} units")
-        with ThreadPoolExecutor(STOPS_AT_ONCE_MAX, "stop") as pool:
-            problems += filter(None, pool.map(lambda name: _stop(host, name), units))
+        problems += filter(None, at_once(lambda name: _stop(host, name), units))
     tell("removing rules and processes")
     _others(host, "remove")
     tell("verifying")

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from testbed.emulate.plan import LabPlan
 from testbed.emulate.switch import Shape, Switch
 from testbed.emulate.tools import demand
 from testbed.errors import LabFault
+from testbed.fleet import at_once
 
 __all__ = ["main"]
 
@@ -69,11 +69,10 @@ class Keeper:
             home = runtime / "boards" / board.name
             home.mkdir(parents=True)
             prepare(home, board.name, new_key(), repl_window_ms=BOARD_REPL_WINDOW_MS)
-        with ThreadPoolExecutor(8) as pool:
-            everyone = list(self.machines.values())
-            keys = list(pool.map(lambda one: one.prepare(client_key), everyone))
-            list(pool.map(RunningMachine.on, everyone))
-            list(pool.map(RunningMachine.wait_for_boards, everyone))
+        everyone = list(self.machines.values())
+        keys = at_once(lambda one: one.prepare(client_key), everyone)
+        at_once(RunningMachine.on, everyone)
+        at_once(RunningMachine.wait_for_boards, everyone)
         return dict(zip(self.machines, keys, strict=True))
 
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:

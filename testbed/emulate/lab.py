@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +31,10 @@ from testbed.emulate import cgroup, network, preflight
 from testbed.emulate.control import ask
 from testbed.emulate.disk import ssh_key_pair
 from testbed.emulate.inventory_file import FILES, inventory_text
-from testbed.emulate.plan import LabPlan, Options, Shaping, make_plan
+from testbed.emulate.plan import LabPlan, Machine, Options, Shaping, make_plan
 from testbed.emulate.tools import tool
 from testbed.errors import ConfigurationError, LabFault
+from testbed.fleet import at_once
 from testbed.hosts.files import atomic_file
 
 __all__ = ["EmulatedLab", "down", "elsewhere", "find", "up"]
@@ -104,23 +104,22 @@ class EmulatedLab:
 
     def wait_for_ssh(self, hosts: list[str]) -> None:
         """Until the SSH servers of these hosts answer."""
-        addresses = {m.name: m.addr for m in self.plan.machines if m.name in hosts}
-        with ThreadPoolExecutor(16) as pool:
-            answers = pool.map(self._comes_up, addresses, addresses.values())
-            silent = [name for name, ok in zip(addresses, answers, strict=True) if not ok]
+        machines = [machine for machine in self.plan.machines if machine.name in hosts]
+        answers = at_once(self._comes_up, machines)
+        silent = [one.name for one, ok in zip(machines, answers, strict=True) if not ok]
         if silent:
             log = (self.out / "console" / f"{silent[0]}.log").read_text(errors="replace")
             said = log.strip()[-1000:] or "nothing"
             names = ", ".join(silent)
             raise LabFault(f"no SSH server answers on {names}; {silent[0]}'s console says: {said}")
 
-    def _comes_up(self, host: str, addr: str) -> bool:
+    def _comes_up(self, machine: Machine) -> bool:
         """False as soon as the host has ended, or at last when it keeps silent."""
         until = time.monotonic() + SSH_ANSWERS_WITHIN_S
         while time.monotonic() < until:
-            if _ssh_answers(addr, within_s=1.0):
+            if _ssh_answers(machine.addr, within_s=1.0):
                 return True
-            if not self.ask(do="status")["hosts"][host]["on"]:
+            if not self.ask(do="status")["hosts"][machine.name]["on"]:
                 return False
         return False
 

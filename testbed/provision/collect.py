@@ -6,10 +6,10 @@ Never keys, tokens or passwords: only the files named here are fetched.
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 from testbed import programs
 from testbed.bundle import RunFolder
+from testbed.fleet import at_once
 from testbed.hosts.port import CommandFailed, HostFault, TransferFailed
 from testbed.provision.configs import EVENTS, STORE
 from testbed.provision.deployment import Deployment
@@ -18,16 +18,14 @@ from testbed.provision.probe import present
 
 __all__ = ["collect"]
 
-FETCHES_AT_ONCE_MAX = 16
 COPY_S_MAX = 120.0
 
 
 def collect(deployment: Deployment, run: RunFolder) -> list[str]:
     """Fetch everything; answers what could not be had, in words (a gap, not a failure)."""
-    with ThreadPoolExecutor(FETCHES_AT_ONCE_MAX, "collect") as pool:
-        nodes = list(pool.map(lambda node: _node(deployment, node, run), deployment.nodes))
-        names = sorted({node.host for node in deployment.nodes})
-        hosts = list(pool.map(lambda name: _about(deployment, name, run), names))
+    nodes = at_once(lambda node: _node(deployment, node, run), deployment.nodes)
+    names = sorted({node.host for node in deployment.nodes})
+    hosts = at_once(lambda name: _about(deployment, name, run), names)
     return [problem for problems in (*nodes, *hosts) for problem in problems]
 
 

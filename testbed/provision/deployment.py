@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from inventory.model import Lab
 from nodes.edge_config import BrokerAddress
 from testbed.boards.flash import FLASHED, HOST_KEY, is_plugged
 from testbed.boards.ports import find_board
 from testbed.errors import ConfigurationError, LabFault
+from testbed.fleet import at_once
 from testbed.hosts.port import Host, HostFault, Unit, UnitState
 from testbed.provision.clean import clean
 from testbed.provision.configs import (
@@ -39,12 +39,9 @@ __all__ = ["Deployment", "Progress"]
 READY_S_MAX = 30.0
 READY_POLL_S = 0.05
 HOLD_DOWN_S = 0.1
-HOSTS_AT_ONCE_MAX = 16
 LOG_TAIL_CHARS = 1200
 
 Progress = Callable[[str], None]
-T = TypeVar("T")
-S = TypeVar("S")
 
 _PROGRAMS: dict[NodeRole, str] = {
     "broker": "nodes.gateway.broker",
@@ -128,18 +125,17 @@ class Deployment:
 
     def set_up(self) -> None:
         """Ports, keys, genesis, configs, flashed boards; nothing runs yet."""
-        _each(self._check_broker, self.with_role("broker"))
+        at_once(self._check_broker, self.with_role("broker"))
         self._progress("choosing ports and making keys")
-        _each(lambda name: clean(self.hosts[name], self.nodes), list(self.hosts))
-        for host, ports in _each(self._pick_ports, list(self.hosts)):
-            del host
+        at_once(lambda name: clean(self.hosts[name], self.nodes), self.hosts)
+        for ports in at_once(self._pick_ports, self.hosts):
             self._ports.update(ports)
         keys = make_keys(self.hosts, self._python, list(self.nodes))
         factory = read_factory(self.lab, self.hosts, self.nodes)
         self._material = make_material(self.lab, self.nodes, keys, factory)
         self._progress("writing configs and flashing boards")
-        _each(self._write_files, self.nodes)
-        _each(self._prepare_board, self.with_role("board"))
+        at_once(self._write_files, self.nodes)
+        at_once(self._prepare_board, self.with_role("board"))
 
     def _pick_ports(self, host: str) -> dict[str, int]:
         here = [node for node in self.nodes if node.host == host]
@@ -210,8 +206,8 @@ class Deployment:
             nodes = self.with_role(role)
             if nodes:
                 self._progress(f"starting {len(nodes)} x {role}")
-                _each(self.start_node, nodes)
-                _each(self.wait_ready, nodes)
+                at_once(self.start_node, nodes)
+                at_once(self.wait_ready, nodes)
 
     def start_node(self, node: Node) -> None:
         """Start one process (again); an older ready file does not count. A device just runs."""
@@ -273,7 +269,7 @@ class Deployment:
 
     def go(self, plans: Mapping[str, bytes]) -> None:
         """Hand each device its plan (`nodes.device.workload`): the run begins."""
-        _each(lambda name: self.put(self.node(name), File(GO, plans[name])), list(plans))
+        at_once(lambda name: self.put(self.node(name), File(GO, plans[name])), plans)
 
     def stop(self) -> None:
         """Stop all that was started, devices first, so that nobody misses whom he talks to.
@@ -285,26 +281,8 @@ class Deployment:
         for role in reversed(PROCESS_ROLES):
             stopping = {node for node in started if node.role == role}
             try:
-                _each(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
+                at_once(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
             except LabFault as fault:
                 faults.append(fault)
         if faults:
             raise LabFault("\n".join(str(fault) for fault in faults))
-
-
-def _each(work: Callable[[S], T], items: Iterable[S]) -> list[tuple[S, T]]:
-    """`work` on every item in parallel; all are tried, then the failures are raised together."""
-    todo: Sequence[S] = list(items)
-    if not todo:
-        return []
-    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "host") as pool:
-        futures: list[Future[T]] = [pool.submit(work, item) for item in todo]
-    faults = [error for future in futures if (error := future.exception()) is not None]
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        for fault in faults:
-            if not isinstance(fault, LabFault):
-                raise fault
-        raise LabFault("\n".join(str(fault) for fault in faults))
-    return [(item, future.result()) for item, future in zip(todo, futures, strict=True)]

@@ -11,7 +11,6 @@ import base64
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from inventory.model import Lab
 from nodes.device.vouchers import FACTORY_CHAIN, factory_user, read_chain
 from nodes.keygen import PublicKeys
 from testbed.errors import ConfigurationError
+from testbed.fleet import at_once
 from testbed.hosts.port import Host, TransferFailed
 from testbed.provision.layout import Node
 
@@ -39,7 +39,6 @@ __all__ = ["SERVICES", "Material", "Voucher", "make_keys", "make_material", "rea
 SERVICES = ("telemetry",)
 PRIVILEGE_MAX = 3
 VOUCHER_VALID_S = 365 * 86_400  # of the devices in the inventory: they may be started late
-HOSTS_AT_ONCE_MAX = 16
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ def make_keys(
         return msgspec.json.decode(printed, type=PublicKeys)
 
     owners = [node for node in nodes if node.role in ("replica", "gateway", "broker")]
-    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "keygen") as pool:
-        return dict(zip([node.name for node in owners], pool.map(on_host, owners), strict=True))
+    return dict(zip([node.name for node in owners], at_once(on_host, owners), strict=True))
 
 
 def read_factory(lab: Lab, hosts: Mapping[str, Host], nodes: Sequence[Node]) -> dict[str, bytes]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from testbed.care.dead_man import wake
-from testbed.errors import ConfigurationError, LabFault, TestbedError
-from testbed.fleet import HOSTS_AT_ONCE_MAX
+from testbed.errors import ConfigurationError
+from testbed.fleet import at_once
 from testbed.hosts.ssh import SshHost
 from testbed.provision.install import PYTHON
 from testbed.provision.probe import Facts, probe
@@ -39,16 +38,8 @@ def interpreters(hosts: Mapping[str, SshHost]) -> dict[str, str]:
         wake(host)
         return staleness(probe(host), wheelhouse)
 
-    with ThreadPoolExecutor(HOSTS_AT_ONCE_MAX, "ready") as pool:
-        futures = {name: pool.submit(look, host) for name, host in hosts.items()}
-    faults = [error for one in futures.values() if (error := one.exception()) is not None]
-    for fault in faults:
-        if not isinstance(fault, TestbedError) or len(faults) == 1:
-            raise fault
-    if faults:
-        unanswered = any(isinstance(fault, LabFault) for fault in faults)
-        raise (LabFault if unanswered else ConfigurationError)("\n".join(map(str, faults)))
-    stale = {name: why for name, one in futures.items() if (why := one.result())}
+    found = zip(hosts, at_once(look, hosts.values()), strict=True)
+    stale = {name: why for name, why in found if why}
     if stale:
         lines = [f"{name}: {why}" for name, why in stale.items()]
         raise ConfigurationError(
