@@ -4,10 +4,12 @@ Here: connecting within a deadline, strict host keys, jump hosts. Elsewhere: wha
 connection (`ssh.py`), what the user's ssh_config says (`ssh_config.py`), host keys
 (`host_keys.py`), the login's key (`login_key.py`).
 
-Paramiko connects; some of its habits are corrected here. Its time-out does not cover the banner,
-the login and the jump host's tunnel: one watchdog covers all. A refused channel is remembered in
-one place for a whole connection, where threads read each other's: channels are opened one by one.
-Its connections never notice a peer that vanished: keep-alive and TCP_USER_TIMEOUT.
+Fabric connects, over Paramiko. Some of their habits are corrected here. Fabric reads ssh_config by
+itself and accepts any host key: it gets an empty configuration, what OpenSSH says, and a policy
+that refuses. The time-out does not cover the banner, the login and the jump host's tunnel: one
+watchdog covers all. A refused channel is remembered in one place for a whole connection, where
+threads read each other's: channels are opened one by one. A connection never notices a peer that
+vanished: keep-alive and TCP_USER_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import paramiko
+from fabric import Config, Connection  # type: ignore[import-untyped]
 
 from testbed.hosts.host_keys import (
     RejectUnknown,
@@ -80,7 +83,7 @@ class OfferedKey:
 class _Connection:
     """`opening` is held while a channel is opened: a refusal is read by whom it concerns."""
 
-    client: paramiko.SSHClient
+    fabric: Connection
     transport: paramiko.Transport
     opening: threading.Lock = field(default_factory=threading.Lock)
 
@@ -175,9 +178,8 @@ class SshLink:
         """
         deadline_s = time.monotonic() + self._settings.connect_timeout_s
         way = self._way(action)
-        client = _stranger()
         try:
-            self._open(client, way, {}, deadline_s, action)
+            self._open(_stranger(way, {}), way, deadline_s, action)
         except UnknownHostKey as found:
             return OfferedKey(way.hostname, way.port, found.key, way.known_hosts[0])
         except Exception as error:
@@ -187,24 +189,21 @@ class SshLink:
 
     def _connect(self, deadline_s: float, action: str) -> _Connection:
         way = self._way(action)
-        client = _stranger()
         entry = host_entry(way.hostname, way.port)
         try:
             known = known_keys(way.known_hosts, entry)
-            login = self._login(way)
+            connection = _stranger(way, self._login(way))
         except LoginUnusable as error:
             raise Unreachable(self.name, action, str(error), error.fix) from error
         for key in known.trusted:
-            client.get_host_keys().add(entry, key.get_name(), key)
+            connection.client.get_host_keys().add(entry, key.get_name(), key)
         try:
-            self._open(client, way, login, deadline_s, action)
+            self._open(connection, way, deadline_s, action)
         except Exception as error:
             late = time.monotonic() >= deadline_s
             raise self._explain(error, way, known.revoked, action, late) from error
-        transport = client.get_transport()
-        assert transport is not None
-        _tune(transport)
-        return _Connection(client, transport)
+        _tune(connection.transport)
+        return _Connection(connection, connection.transport)
 
     def _way(self, action: str) -> SshWay:
         """What OpenSSH says, with the inventory's known_hosts in place of its own."""
@@ -225,35 +224,22 @@ class SshLink:
         files = [str(path) for path in way.identity_files if path.exists()]
         return {"key_filename": files, "allow_agent": not way.identities_only}
 
-    def _open(
-        self,
-        client: paramiko.SSHClient,
-        way: SshWay,
-        login: dict[str, object],
-        deadline_s: float,
-        action: str,
-    ) -> None:
+    def _open(self, connection: Connection, way: SshWay, deadline_s: float, action: str) -> None:
         """Connect and log in before the deadline, in whatever stage it is then."""
         proxy = self._proxy(way, deadline_s, action)
+        if proxy is not None:
+            connection.connect_kwargs["sock"] = proxy
         left_s = _left_s(deadline_s)
-        watchdog = threading.Timer(left_s, _abort, (client, proxy))
+        connection.connect_timeout = left_s  # Fabric's own argument rounds 0.5 s to "for ever"
+        for stage in ("banner_timeout", "auth_timeout", "channel_timeout"):
+            connection.connect_kwargs[stage] = left_s
+        watchdog = threading.Timer(left_s, _abort, (connection, proxy))
         watchdog.daemon = True
         watchdog.start()
         try:
-            client.connect(
-                way.hostname,
-                way.port,
-                way.user,
-                look_for_keys=False,
-                sock=proxy,
-                timeout=left_s,
-                banner_timeout=left_s,
-                auth_timeout=left_s,
-                channel_timeout=left_s,
-                **login,  # type: ignore[arg-type]
-            )
+            connection.open()
         except BaseException:
-            _abort(client, proxy)
+            _abort(connection, proxy)
             raise
         finally:
             watchdog.cancel()
@@ -324,24 +310,29 @@ class SshLink:
         return f"is {self.addr} powered, on the network, and its SSH server running?"
 
 
-def _stranger() -> paramiko.SSHClient:
-    """A client that knows no host key yet, and refuses whatever it does not know."""
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(RejectUnknown())
-    return client
+def _stranger(way: SshWay, login: dict[str, object]) -> Connection:
+    """A connection that is not open yet. It knows no host key and refuses what it does not know."""
+    connection = Connection(
+        way.hostname,
+        user=way.user,
+        port=way.port,
+        config=Config(ssh_config=paramiko.SSHConfig()),
+        gateway=False,
+        connect_kwargs={"look_for_keys": False, **login},
+    )
+    connection.client.set_missing_host_key_policy(RejectUnknown())
+    return connection
 
 
 def _end(connection: _Connection) -> None:
     with suppress(Exception):  # it is thrown away, maybe because it is broken
-        connection.client.close()
+        connection.fabric.close()
 
 
-def _abort(
-    client: paramiko.SSHClient, proxy: paramiko.Channel | paramiko.ProxyCommand | None
-) -> None:
+def _abort(connection: Connection, proxy: paramiko.Channel | paramiko.ProxyCommand | None) -> None:
     """Unblocks a connection attempt in whatever stage it is."""
     with suppress(Exception):
-        client.close()
+        connection.client.close()
     if proxy is not None:
         with suppress(Exception):
             proxy.close()
