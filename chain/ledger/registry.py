@@ -44,6 +44,10 @@ class Registry:
         self._enrol_ids: list[bytes] = []
         self._lines: dict[tuple[object, ...], Line] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """Whoever keeps a registry keeps no prepared leaves: they are prepared anew."""
+        return {**self.__dict__, "_lines": {}}
+
     # --- questions -------------------------------------------------------------------------------
 
     def identity(self, node: bytes) -> Identity | None:

@@ -1,8 +1,9 @@
 """A device's own copy of the ledger: fetched in ranges, verified block by block, kept up to date.
 
-Whoever hands over the blocks is not trusted. What was verified is stored and, after a restart,
-verified again from the store, so that only what is new is asked for. A full copy executes every
-block, a heads-only copy checks links and replicas' signatures.
+Whoever hands over the blocks is not trusted. A full copy executes every block, a heads-only copy
+checks links and replicas' signatures. Verified blocks are stored. A restart takes up the verified
+state that was kept (`nodes.kept`) and verifies only the blocks above it again, so its cost does not
+grow with the ledger's age.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from pathlib import Path
 
 import msgspec
 
+from chain.block import Head, genesis_head
 from chain.errors import PeerFault
+from chain.keys import digest
+from chain.ledger.ledger import body_fault
+from chain.ledger.statement import OK, decode_leaf
 from chain.proofs.client import LedgerCopy, SealedBlock, decode_range
 from gateway.bridge.block_store import BlockStore, BlockStoreError
 from gateway.bridge.edge import SyncRequest, sync_codec
@@ -24,6 +29,7 @@ from gateway.mqtt.client import BrokerUnavailableError
 from nodes.device.device import Device, Uplink
 from nodes.device.login import Login
 from nodes.events import EventLog
+from nodes.kept import KEEP_BLOCKS, KeptState
 
 __all__ = ["LedgerSync"]
 
@@ -32,33 +38,78 @@ FOLLOW_PERIOD_S = 2.0  # between two requests for newer blocks
 
 
 class LedgerSync:
-    """`bodies` False: heads only. Raises BlockStoreError for a file of another network."""
+    """`bodies` False: heads only. `enrolments` has the item of each admission, by node id. Raises
+    BlockStoreError for a file of another network."""
 
     def __init__(self, path: Path, device: Device, events: EventLog, *, bodies: bool) -> None:
         self._device = device
         self._events = events
         self._bodies = bodies
+        self._genesis_hash = digest(genesis_head(device.genesis.network, device.genesis.time_us))
         self._tries = 0  # requests in a row that brought nothing
         self._store = BlockStore(path, device.genesis.network)
+        kind = b"whole" if bodies else b"heads"
+        self._kept = KeptState(path.with_suffix(".state"), device.genesis.network + kind)
+        self._kept_height = 0
         self.copy = LedgerCopy(device.genesis, bodies=bodies)
+        self.enrolments: dict[bytes, bytes] = {}
+        self._resume()
         try:
-            for block in self._store.blocks(1, self._store.height):
-                self.copy.append(block)
+            for block in self._store.blocks(self.copy.height + 1, self._store.height):
+                self._append(block)
         except (PeerFault, BlockStoreError) as error:
             events.emit("copy-damaged", reason=str(error))
             self._begin_anew(path)
 
+    def _resume(self) -> None:
+        """Takes up the state that was kept, if the store still has the block that it ends with."""
+        if (kept := self._kept.load()) is None:
+            return
+        copy, enrolments = kept
+        with contextlib.suppress(BlockStoreError):
+            if [each.head for each in self._store.blocks(copy.height, copy.height)] == [copy.head]:
+                self.copy, self.enrolments = copy, enrolments
+                self._kept_height = copy.height
+
+    def _append(self, block: SealedBlock) -> None:
+        self.copy.append(block)
+        for record in block.records or ():
+            statement = decode_leaf(record.leaf)
+            if statement.op == "enrol" and statement.status == OK:
+                self.enrolments[statement.node] = record.item
+
+    async def _stored(self) -> None:
+        """To be called after new blocks. The verified state is kept now and then: on a full disk
+        it is not."""
+        await asyncio.to_thread(self._store.checkpoint)
+        if self.copy.height - self._kept_height >= KEEP_BLOCKS:
+            self._kept_height = self.copy.height
+            with contextlib.suppress(OSError):
+                self._kept.save((self.copy, self.enrolments))
+
     def _begin_anew(self, path: Path) -> None:
         """What does not verify any more is fetched again, from genesis."""
         self._store.close()
+        self._kept.forget()
         for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             each.unlink(missing_ok=True)
         self._store = BlockStore(path, self._device.genesis.network)
         self.copy = LedgerCopy(self._device.genesis, bodies=self._bodies)
+        self.enrolments, self._kept_height = {}, 0
 
     def sealed(self) -> Iterator[SealedBlock]:
-        """The verified blocks, from height 1 on."""
-        return self._store.blocks(1, self.copy.height)
+        """The verified blocks, from height 1 on. Raises BlockStoreError if one in the store is not
+        the one that was verified."""
+        parent = self._genesis_hash
+        for block in self._store.blocks(1, self.copy.height):
+            head = Head.decode(block.head)
+            body = block.block
+            if head.parent != parent or (body is not None and body_fault(body, head) is not None):
+                raise self._store.damaged(PeerFault("bad-link", f"height {head.height}"))
+            parent = digest(block.head)
+            yield block
+        if parent != self.copy.head_hash:
+            raise self._store.damaged(PeerFault("bad-link", f"height {self.copy.height}"))
 
     async def run(self, login: Login, uplink: Uplink) -> int:
         """Fetch until the gateway has no more; answers the height."""
@@ -71,7 +122,7 @@ class LedgerSync:
             blocks=self.copy.height - before,
             took_ms=(time.monotonic_ns() - start_ns) / 1e6,
         )
-        await asyncio.to_thread(self._store.checkpoint)
+        await self._stored()
         return self.copy.height
 
     async def follow(self, login: Login, uplink: Uplink) -> None:
@@ -80,7 +131,7 @@ class LedgerSync:
             await asyncio.sleep(FOLLOW_PERIOD_S)
             if self._device.announced > self.copy.height:
                 await self._fetch(login, uplink)
-                await asyncio.to_thread(self._store.checkpoint)
+                await self._stored()
 
     async def _fetch(self, login: Login, uplink: Uplink) -> bool:
         """Asks for one range and takes it. True if there is no more."""
@@ -128,7 +179,7 @@ class LedgerSync:
         self.copy.take(msgspec.structs.replace(blocks, blocks=()))  # the membership changes
         for height, block in enumerate(blocks.blocks, blocks.start):
             if height == self.copy.height + 1:
-                self.copy.append(block)
+                self._append(block)
                 self._store.append(height, block)
             await asyncio.sleep(0)  # a block's signatures take a millisecond
 

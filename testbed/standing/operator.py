@@ -170,14 +170,13 @@ class Operator:
 
     def _names(self) -> dict[bytes, str]:
         names = {}
-        for _, statement, item in self._records():
-            if statement.op != "enrol" or statement.status != OK:
-                continue
-            operation = read_operation(cose_of(item), statement.network).operation
+        network = self._device.genesis.network
+        for node, item in self.sync.enrolments.items():
+            operation = read_operation(cose_of(item), network).operation
             if isinstance(operation, Enrol):
                 name = self.running.vouchers.get(digest(voucher_key(operation.voucher)).hex())
                 if name is not None:
-                    names[statement.node] = name
+                    names[node] = name
         return names
 
     async def revoke(self, identity: Identity, reason: str) -> Statement:
