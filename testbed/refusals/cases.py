@@ -7,6 +7,7 @@ refused it is in `trial`.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from signal import Signals
 from typing import Any
@@ -21,8 +22,9 @@ from chain.keys import digest
 from chain.ledger.operations import Revoke, Token, read_operation
 from chain.ledger.statement import OK
 from chain.proofs.certificate import carrier_certificate, verify_carrier
-from gateway.broker.security import User, bootstrap_id, bootstrap_user, device_password
-from gateway.mqtt.topics import Role, Up
+from gateway.bridge.edge import Kind, SyncRequest, sync_codec
+from gateway.broker.security import User, bootstrap_id, bootstrap_user
+from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
@@ -35,6 +37,7 @@ from testbed.standing.operator import Operator
 __all__ = ["try_all"]
 
 LAGS_MAX = 5
+_ALL_BLOCKS = sync_codec.encode(SyncRequest(start=1, bodies=True))
 
 
 async def try_all(
@@ -76,6 +79,15 @@ async def _access(t: Trial) -> None:
     foreign = device.enrol(spare, t.head, service="heating")
     await t.request("service that is not offered", foreign, device)
     await t.request("head that never was", device.enrol(spare, old), device)
+    disguised = device.enrol(spare, t.head, kind="environment")
+    await t.request("another kind of device than the voucher's", disguised, device)
+    withdrawn = await t.operator.new_voucher("withdrawn", 3)
+    await t.operator.withdraw("withdrawn")
+    await t.request("voucher that was withdrawn", device.enrol(withdrawn, t.head), device)
+    late = await t.operator.new_voucher("late", 3, valid_s=1)
+    await asyncio.sleep(2)
+    await t.operator.refresh()
+    await t.request("voucher after its time", device.enrol(late, t.head), device)
 
 
 async def _factory(t: Trial) -> None:
@@ -120,7 +132,7 @@ async def _replay(t: Trial) -> None:
     await t.signed("access request replayed", enrolment, login, "enrol")
     await t.signed("access request replayed under another name", enrolment, "a" * 64, "enrol")
     await t.signed("data replayed", data, puppet.node.hex(), "op")
-    t.spent.append(voucher.user)
+    t.spent.append(("login of a spent voucher", voucher.user))
     puppet.counter = 0
     await t.request("counter used before", puppet.data(payload=b"new"), puppet)
 
@@ -172,15 +184,25 @@ async def _ends(t: Trial) -> None:
     await asyncio.sleep(2)
     await t.operator.refresh()
     await t.request("data after expiry", brief.data(), brief)
+    t.spent.append(("login after expiry", t.user_of(brief)))
     gone, voucher, enrolment = await t.admit("gone")
     await t.operator.revoke(t.operator.find("gone")[1], "lost")
-    password = device_password(t.material.login_secret, gone.node.hex())
-    t.spent.append(User(Role.DEVICE, gone.node.hex(), password))
+    t.spent.append(("login after revocation", t.user_of(gone)))
     await t.request("data after revocation", gone.data(), gone)
     login = bootstrap_id(voucher.spki)
     await t.signed("access request replayed after revocation", enrolment, login, "enrol")
     again = gone.enrol(await t.operator.new_voucher("gone again", 3), t.head)
     await t.request("new access request of a revoked key", again, gone)
+    await _sent(t, "blocks for a revoked device", gone, "sync", _ALL_BLOCKS)
+    first, _, _ = await t.admit("renewed")
+    second, third = Puppet(t.network), Puppet(t.network)
+    for before, after in ((first, second), (second, third)):
+        if await t.request("", before.renew(after), before) != OK:
+            raise LabFault("a device is not renewed")
+    await t.operator.revoke(t.operator.find("renewed")[1], "lost")
+    await t.request("data of the newest key of a revoked device", third.data(), third)
+    for name, key in (("first", first), ("newest", third)):
+        t.spent.append((f"login of the {name} key of a revoked device", t.user_of(key)))
 
 
 async def _restarts(t: Trial) -> None:
@@ -226,11 +248,48 @@ async def _at_broker(t: Trial) -> None:
     await t.at_broker("wrong password", wrong, lambda _: None)
     await t.at_broker("client id of another", rogue, lambda _: None, client_id="a" * 64)
     await t.at_broker("voucher that nobody issued", unknown, lambda _: None)
-    for user in t.spent:
-        name = (
-            "login of a spent voucher" if user.role is Role.NEWCOMER else "login after revocation"
-        )
+    status = f"m2m/1/{t.net}/status/{rogue.node}"
+    await t.at_broker("a mobile device that says it is a relay", rogue, publish(status, b"relay"))
+    for tried, topic in (
+        ("answers to another device, heard", f"m2m/1/{t.net}/rsp/{'a' * 64}/#"),
+        ("everything, heard", "#"),
+    ):
+        await t.at_broker(tried, rogue, functools.partial(_subscribe, topic))
+    for name, user in t.spent:
         await t.at_broker(name, user, lambda _: None)
+
+
+def _subscribe(topic: str, client: paho.Client) -> None:
+    client.subscribe(topic, 1)
+
+
+async def _carriers(t: Trial) -> None:
+    """Carrier certificates sent to the gateway."""
+    puppet, _, enrolment = await t.admit("carried")
+    other, _, theirs = await t.admit("other")
+    for each in (puppet, other):
+        await t.login_of(each)
+    await t.operator.refresh()
+    own = carrier_certificate(
+        puppet.key, t.operator.proof_of(read_operation(enrolment, t.network).id)
+    )
+    foreign = carrier_certificate(
+        other.key, t.operator.proof_of(read_operation(theirs, t.network).id)
+    )
+    await _sent(t, "carrier certificate of another device", puppet, "carrier", foreign)
+    await _sent(t, "carrier certificate with a CA behind it", puppet, "carrier", own + foreign)
+    await _sent(t, "carrier certificate that is no text", puppet, "carrier", own + b"\xff")
+    await _sent(
+        t, "carrier certificate with CA:TRUE", puppet, "carrier", _rebuilt(own, puppet, ca=True)
+    )
+    await t.operator.revoke(t.operator.find("carried")[1], "lost")
+    await _sent(t, "carrier certificate of a revoked device", puppet, "carrier", own)
+
+
+async def _sent(t: Trial, tried: str, by: Puppet, kind: Kind, body: bytes) -> None:
+    """A message that is no operation."""
+    outcome = await t.up(kind, body, by.node.hex())
+    t.add(tried, "gateway", outcome.removeprefix("refused:"))
 
 
 async def _serial(t: Trial) -> None:
@@ -294,4 +353,16 @@ def _rebuilt(pem: bytes, puppet: Puppet, *, ca: bool) -> bytes:
     return made.public_bytes(serialization.Encoding.PEM)
 
 
-ALL = (_access, _factory, _replay, _form, _rights, _ends, _restarts, _at_broker, _serial, _offline)
+ALL = (
+    _access,
+    _factory,
+    _replay,
+    _form,
+    _rights,
+    _ends,
+    _restarts,
+    _carriers,
+    _at_broker,
+    _serial,
+    _offline,
+)

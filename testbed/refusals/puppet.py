@@ -14,7 +14,9 @@ from chain.ledger.operations import (
     Enrol,
     Factory,
     Operation,
+    Renew,
     Token,
+    renewal_statement,
     sign_operation,
     voucher_statement,
 )
@@ -74,6 +76,19 @@ class Puppet:
             "payload": b"21.5",
         }
         return Data(**(fields | changes))
+
+    def renew(self, following: Puppet) -> Renew:
+        """The next key of this device is that of `following`."""
+        self.counter += 1
+        statement = renewal_statement(self.network, self.node, following.signer.public)
+        return Renew(
+            network=self.network,
+            node=self.node,
+            counter=self.counter,
+            key=following.signer.public,
+            validity_s=3600,
+            possession=following.signer.sign(statement),
+        )
 
     def sign(self, operation: Operation) -> bytes:
         return sign_operation(operation, self.signer)

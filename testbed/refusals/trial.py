@@ -82,7 +82,7 @@ class Trial:
         self._relay = relay
         self._sent = 0
         self.found: list[Refusal] = []
-        self.spent: list[User] = []  # logins that were taken away
+        self.spent: list[tuple[str, User]] = []  # logins that were taken away, and why
         gateway = deployment.with_role("gateway")[0]
         broker = deployment.with_role("broker")[0]
         self._gateway_log = self._path(gateway.name) / "events.jsonl"
@@ -191,10 +191,16 @@ class Trial:
         ) -> None:
             said.append("publish-denied" if reason.is_failure else "accepted")
 
+        def on_subscribe(
+            _: object, __: object, ___: object, reasons: list[ReasonCode], ____: object
+        ) -> None:
+            said.append("subscribe-denied" if reasons[0].is_failure else "accepted")
+
         client.on_connect = lambda c, *_: act(c)
         client.on_disconnect = lambda *_: closed.append(True)
         if answers:
             client.on_publish = on_publish
+        client.on_subscribe = on_subscribe
         if broker.certificate:
             client.tls_set_context(pinned(broker.certificate))
         client.connect(broker.host, broker.port)
@@ -251,6 +257,11 @@ class Trial:
             raise LabFault(f"{name} is not admitted: {reason}")
         return puppet, voucher, cose
 
+    def user_of(self, puppet: Puppet) -> User:
+        """The login that an admitted puppet has, or had."""
+        node = puppet.node.hex()
+        return User(Role.DEVICE, node, device_password(self.material.login_secret, node))
+
     async def login_of(self, puppet: Puppet) -> User:
         """Its own login at the broker, where it is not connected otherwise."""
         node = puppet.node.hex()
@@ -262,7 +273,7 @@ class Trial:
             )
 
         await _until(known, f"the broker is not told of {node}")
-        return User(Role.DEVICE, node, device_password(self.material.login_secret, node))
+        return self.user_of(puppet)
 
 
 def _is_sent(line: dict[str, Any]) -> bool:

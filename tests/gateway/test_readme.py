@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from chain.keys import node_id
@@ -31,3 +32,15 @@ def test_the_example_of_a_signed_operation_is_reproduced() -> None:
         read_operation(cose, network).id.hex(),
     ):
         assert each in words
+
+
+def test_each_claim_names_a_test_that_exists() -> None:
+    named = re.findall(r"`(tests/[a-z_/]+\.py)::(test_[a-z0-9_]+)`", README.read_text())
+    assert len(named) > 30
+    top = README.parents[1]
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in _text(top / file)]
+    assert missing == []
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
