@@ -21,12 +21,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -76,7 +77,7 @@ class Folder:
         """The JSON value in `name`; ConfigurationError names the file if it cannot be read."""
         try:
             return json.loads(self.read(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             path = self.path / name
             raise ConfigurationError(f"{path}: not JSON ({error}); the file is damaged") from error
 
@@ -91,7 +92,7 @@ class Folder:
                     return
                 try:
                     yield json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ConfigurationError(f"{path}:{number}: not JSON ({error})") from error
 
 
@@ -218,7 +219,7 @@ class Bundle(Folder):
 
         Raises LockedError if another process has it.
         """
-        with (self.path / ".lock").open("a+") as file:
+        with _opened(self.path / ".lock") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -237,10 +238,10 @@ def find_bundle(text: str) -> Bundle:
         found = sorted(path for path in RUNS_DIR.glob("*") if (path / "manifest.json").exists())
         if not found:
             raise ConfigurationError("no run below runs/ yet: `testbed run quick-start` makes one")
-        return Bundle(found[-1])
+        return _plain(Bundle(found[-1]))
     for path in (Path(text), RUNS_DIR / text):
         if (path / "manifest.json").exists():
-            return Bundle(path)
+            return _plain(Bundle(path))
         if (above := _bundle_of(path)) is not None:
             raise ConfigurationError(f"{text} is one run of a bundle; name the bundle: {above}")
     raise ConfigurationError(f"{text}: no bundle there (no manifest.json); see `ls runs`")
@@ -253,7 +254,7 @@ def find_run(text: str) -> RunFolder:
     """
     for path in (Path(text), RUNS_DIR / text):
         if (above := _bundle_of(path)) is not None:
-            runs = [run for run in Bundle(above).runs if run.path.name == path.name]
+            runs = [run for run in _plain(Bundle(above)).runs if run.path.name == path.name]
             if runs:
                 return runs[0]
     bundle = find_bundle(text)
@@ -264,6 +265,27 @@ def find_run(text: str) -> RunFolder:
     shown = ", ".join(paths[:4]) or "none is complete yet"
     more = f" ... {paths[-1]}" if len(paths) > len(paths[:4]) else ""
     raise ConfigurationError(f"{text} has {len(runs)} runs; name one of them: {shown}{more}")
+
+
+def _plain(bundle: Bundle) -> Bundle:
+    """Raises ConfigurationError unless all below it is files and directories. Somebody who sends a
+    bundle must not choose, by a link, what else is read and written here."""
+    for folder, names, files in os.walk(bundle.path):
+        for name in (*names, *files):
+            path = Path(folder, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise ConfigurationError(f"{path} is a link or a device; a bundle has files only")
+    return bundle
+
+
+def _opened(path: Path) -> IO[str]:
+    """To append, or to make it; raises ConfigurationError if a link is in its place."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    return os.fdopen(descriptor, "a+")
 
 
 def _bundle_of(run: Path) -> Path | None:

@@ -29,6 +29,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from testbed.errors import TestbedError
 from testbed.printed import as_typed, using
+from testbed.terminal import guarded
 
 __all__ = ["COMMANDS", "main"]
 
@@ -147,6 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _end_cleanly_on_signals()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what was done must not fail for being told
         sys.stdout.reconfigure(errors="replace")
+    with guarded():
+        return _main(args)
+
+
+def _main(args: list[str]) -> int:
     as_json = "--json" in args
     using(args, COMMANDS)
     try:

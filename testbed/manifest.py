@@ -88,6 +88,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     The hashes are those of inputs/schedule.json, campaign.yaml and (redacted) inventory.yaml, and
     of the code that runs. A stored schedule that was run again has no campaign.yaml (None).
+    `mark` says to its maker that the bundle is his (`origin`).
     """
 
     schema: Literal["testbed.manifest/2"] = SCHEMA
@@ -108,6 +109,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     git: dict[str, str | bool | None] = {}
     python: str = ""
     packages: dict[str, str] = {}
+    mark: str = ""
     runs: tuple[RunEntry, ...] = ()
 
     def with_run(self, entry: RunEntry) -> Manifest:

@@ -26,6 +26,7 @@ from nodes.ports import Stored
 
 __all__ = [
     "BLOCK_ROWS",
+    "CREATE",
     "FACT_ROWS",
     "SCHEMA",
     "Damaged",
@@ -41,6 +42,15 @@ __all__ = [
 ]
 
 SCHEMA = "testbed.ledger/1"
+CREATE = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blocks (
+    height INTEGER PRIMARY KEY, head BLOB, records BLOB, signature BLOB, sum INTEGER);
+CREATE TABLE IF NOT EXISTS facts (kind TEXT, seq INTEGER, view INTEGER, data BLOB, sum INTEGER);
+CREATE UNIQUE INDEX IF NOT EXISTS fact ON facts (kind, seq, view);
+"""
+META_ROWS_MAX = 64
+ROW_BYTES_MIN = 64  # of a block and of a fact: a head, a signed message
 BLOCK_ROWS = "SELECT height, head, records, signature, sum FROM blocks"
 FACT_ROWS = "SELECT kind, view, seq, data, sum FROM facts"
 _records_decoder = msgspec.msgpack.Decoder(tuple[Record, ...])
@@ -113,8 +123,12 @@ class LedgerFile:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
+        self._rows_max = _bytes(path) // ROW_BYTES_MIN
         try:
-            meta = dict(connection.execute("SELECT name, value FROM meta"))
+            _expect_our_layout(path, connection)
+            meta = dict(
+                connection.execute("SELECT name, value FROM meta LIMIT ?", (META_ROWS_MAX,))
+            )
             if meta.get("schema") != SCHEMA:
                 raise Damaged(f"{path}: schema {meta.get('schema')!r}, this program reads {SCHEMA}")
             self.genesis: bytes = meta["genesis"]
@@ -140,19 +154,22 @@ class LedgerFile:
         return self._blocks(0)
 
     def _blocks(self, start: int) -> Iterator[tuple[object, ...]]:
+        return self._bounded(f"{BLOCK_ROWS} WHERE height >= ? ORDER BY height", start)
+
+    def _bounded(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
+        """The rows, as many as the file has bytes for: a file whose pages refer to each other in
+        circles has no end."""
         try:
-            yield from self._db.execute(f"{BLOCK_ROWS} WHERE height >= ? ORDER BY height", (start,))
+            for number, row in enumerate(self._db.execute(query, values)):
+                if number > self._rows_max:
+                    raise Damaged(f"{self.path}: more rows than its bytes can hold")
+                yield row
         except sqlite3.DatabaseError as error:
             raise Damaged(f"{self.path}: {error}") from error
 
     def stable(self) -> Iterator[Durable]:
         """The checkpoints with their proofs, ascending."""
-        try:
-            yield from checked_facts(
-                self._db.execute(f"{FACT_ROWS} WHERE kind = 'stable' ORDER BY seq")
-            )
-        except sqlite3.DatabaseError as error:
-            raise Damaged(f"{self.path}: {error}") from error
+        yield from checked_facts(self._bounded(f"{FACT_ROWS} WHERE kind = 'stable' ORDER BY seq"))
 
     def close(self) -> None:
         self._db.close()
@@ -185,6 +202,30 @@ def open_readonly(path: Path) -> LedgerFile:
         return LedgerFile(path, connection)
     except sqlite3.DatabaseError as error:
         raise Damaged(f"{path}: {error}") from error
+
+
+def _bytes(path: Path) -> int:
+    """Of the database and what was not yet folded into it."""
+    parts = (path, path.with_name(f"{path.name}-wal"))
+    return sum(part.stat().st_size for part in parts if part.exists())
+
+
+def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> None:
+    """Raises Damaged unless the file has our tables and nothing else.
+
+    A view in place of a table may show each reader something else, or never end; a trigger or a
+    computed column may run what its author likes.
+    """
+    connection.execute("PRAGMA trusted_schema = OFF")
+    wanted = {_squeezed(each) for each in CREATE.split(";") if each.strip()}
+    found = connection.execute("SELECT type, name, sql FROM sqlite_schema LIMIT 16").fetchall()
+    for kind, name, sql in found:
+        if not isinstance(sql, str) or _squeezed(sql) not in wanted:
+            raise Damaged(f"{path}: {kind} {name!r} does not belong into a replica's ledger")
+
+
+def _squeezed(statement: str) -> str:
+    return "".join(statement.split()).replace("IFNOTEXISTS", "")
 
 
 def copy_ledger(source: Path, target: Path) -> None:

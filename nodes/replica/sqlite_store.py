@@ -25,6 +25,7 @@ from nodes.ports import FORGETTABLE, Stored, StoreFull
 from nodes.process import Trouble
 from nodes.replica.ledger_file import (
     BLOCK_ROWS,
+    CREATE,
     FACT_ROWS,
     SCHEMA,
     Damaged,
@@ -39,13 +40,6 @@ __all__ = ["WAL_BYTES", "SqliteStore", "move_aside", "moved_aside"]
 
 WAL_PAGES_MAX = 4000  # then the log is folded into the database
 WAL_BYTES = WAL_PAGES_MAX * 4120 + 32  # pages with their frame headers: 16 MB
-_CREATE = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blocks (
-    height INTEGER PRIMARY KEY, head BLOB, records BLOB, signature BLOB, sum INTEGER);
-CREATE TABLE IF NOT EXISTS facts (kind TEXT, seq INTEGER, view INTEGER, data BLOB, sum INTEGER);
-CREATE UNIQUE INDEX IF NOT EXISTS fact ON facts (kind, seq, view);
-"""
 _PUT_FACT = "INSERT OR REPLACE INTO facts (kind, view, seq, data, sum) VALUES (?, ?, ?, ?, ?)"
 _PUT_BLOCK = "INSERT INTO blocks (height, head, records, signature, sum) VALUES (?, ?, ?, ?, ?)"
 _FORGET = "DELETE FROM facts WHERE kind = ? AND seq <= ?"
@@ -101,7 +95,7 @@ class SqliteStore:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES_MAX}")
-        db.executescript(_CREATE)
+        db.executescript(CREATE)
         expected = {"genesis": genesis, "replica": replica, "schema": SCHEMA}
         meta = dict(db.execute("SELECT name, value FROM meta"))
         if not meta:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from inventory.model import Lab
 from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.schedule import Schedule
@@ -24,6 +26,7 @@ from testbed.manifest import (
     packages,
     python_version,
 )
+from testbed.origin import mark
 from testbed.redact import redacted_argv, redacted_inventory
 
 __all__ = ["Inputs", "begin", "new_bundle"]
@@ -54,34 +57,33 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
         bundle.write("inputs/campaign.yaml", inputs.campaign_yaml)
     bundle.write("inputs/inventory.yaml", inventory)
     bundle.write("inputs/schedule.json", schedule.canonical_json())
-    bundle.write_manifest(
-        Manifest(
-            run=bundle.name,
-            campaign=schedule.campaign,
-            argv=redacted_argv(["testbed", *sys.argv[1:]]),
-            campaign_file=_typed(inputs.campaign_file),
-            inventory_file=_typed(inputs.inventory_file),
-            seed=schedule.seed,
-            schedule_sha256=schedule.schedule_hash,
-            campaign_sha256=(
-                None
-                if inputs.campaign_yaml is None
-                else hashlib.sha256(inputs.campaign_yaml).hexdigest()
-            ),
-            inventory_sha256=hashlib.sha256(inventory).hexdigest(),
-            code_sha256=code_sha256(),
-            stage=lab.stage_name(),
-            started=now.isoformat(),
-            hosts=tuple(lab.active),
-            exclusions={excluded.name: excluded.reason for excluded in lab.excluded()},
-            git=git_state(),
-            python=python_version(),
-            packages=packages(),
-            runs=tuple(
-                RunEntry(index=run.index, trial=run.trial, arm=run.arm) for run in schedule.runs
-            ),
-        )
+    manifest = Manifest(
+        run=bundle.name,
+        campaign=schedule.campaign,
+        argv=redacted_argv(["testbed", *sys.argv[1:]]),
+        campaign_file=_typed(inputs.campaign_file),
+        inventory_file=_typed(inputs.inventory_file),
+        seed=schedule.seed,
+        schedule_sha256=schedule.schedule_hash,
+        campaign_sha256=(
+            None
+            if inputs.campaign_yaml is None
+            else hashlib.sha256(inputs.campaign_yaml).hexdigest()
+        ),
+        inventory_sha256=hashlib.sha256(inventory).hexdigest(),
+        code_sha256=code_sha256(),
+        stage=lab.stage_name(),
+        started=now.isoformat(),
+        hosts=tuple(lab.active),
+        exclusions={excluded.name: excluded.reason for excluded in lab.excluded()},
+        git=git_state(),
+        python=python_version(),
+        packages=packages(),
+        runs=tuple(
+            RunEntry(index=run.index, trial=run.trial, arm=run.arm) for run in schedule.runs
+        ),
     )
+    bundle.write_manifest(msgspec.structs.replace(manifest, mark=mark(manifest)))
     return bundle
 
 

@@ -20,6 +20,7 @@ from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
+from testbed.origin import is_ours
 from testbed.redact import redacted_inventory
 
 __all__ = ["Resumable", "redo", "resumable", "unfinished"]
@@ -80,6 +81,11 @@ def redo(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
 def _inventory(manifest: Manifest, stated: Path | None) -> Path | None:
     if stated is not None or manifest.inventory_file is None:
         return stated
+    if not is_ours(manifest):
+        raise ConfigurationError(
+            f"this bundle was not made here, and an inventory holds commands that are run: read "
+            f"{manifest.inventory_file} (or write your own), then name it with the option -i"
+        )
     path = Path(manifest.inventory_file).expanduser()
     if not path.is_file():
         raise ConfigurationError(f"inventory {path} is not there any more: name it with -i FILE")

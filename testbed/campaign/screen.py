@@ -21,6 +21,7 @@ from testbed.campaign.progress import Source
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import NodeView, Watch
 from testbed.manifest import RunEntry
+from testbed.terminal import printable, unguarded
 
 __all__ = ["LiveScreen", "QuietScreen", "make_screen"]
 
@@ -79,7 +80,7 @@ class QuietScreen:
         self.hide()
 
     def say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text, soft_wrap=True, markup=False)
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
         self._headway.begin(entry, number, count, run_ms)
@@ -124,7 +125,7 @@ class LiveScreen:
         self.hide()
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, style="dim")
+        self._console.print(printable(text), highlight=False, markup=False, style="dim")
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
         self._headway.begin(entry, number, count, run_ms)
@@ -203,7 +204,7 @@ def _latency(seen: NodeView) -> tuple[str, str]:
 
 def make_screen(as_json: bool) -> QuietScreen | LiveScreen:
     """The live view if a person looks on, else single lines."""
-    console = Console()
+    console = Console(file=unguarded(sys.stdout))
     if as_json or not sys.stdout.isatty():
         return QuietScreen()
     return LiveScreen(console)

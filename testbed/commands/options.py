@@ -82,7 +82,7 @@ def write_out(path: Path, content: bytes) -> None:
 
 def columns(rows: Iterable[Sequence[object]]) -> str:
     """Rows as aligned columns."""
-    table = [[str(cell) for cell in row] for row in rows]
+    table = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -90,7 +90,12 @@ def columns(rows: Iterable[Sequence[object]]) -> str:
     )
 
 
+def one_line(cell: object) -> str:
+    """A cell's text with its line breaks spelled out: a record must not forge a row."""
+    return str(cell).replace("\r", "\\r").replace("\n", "\\n")
+
+
 def markdown(rows: Iterable[Sequence[object]]) -> str:
     """Rows as a table; the first is its header."""
-    header, *lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    header, *lines = [f"| {' | '.join(map(one_line, row))} |" for row in rows]
     return "\n".join([header, "|" + "---|" * (header.count(" | ") + 1), *lines])

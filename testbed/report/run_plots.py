@@ -25,6 +25,7 @@ from testbed.report.style import (
     save,
     styled,
 )
+from testbed.terminal import printable
 
 __all__ = ["draw_run"]
 
@@ -89,7 +90,7 @@ def _shade(evidence: Evidence, axes: Axes) -> None:
             end_ms = each.healed_ms if each.healed_ms is not None else evidence.schedule.run_ms
             axes.axvspan(each.applied_ms / 1000, end_ms / 1000, color=ORANGE, alpha=0.15, lw=0)
             axes.annotate(
-                f"{each.id}: {each.target}",
+                printable(f"{each.id}: {each.target}").replace("$", r"\$"),
                 (each.applied_ms / 1000, 0.97),
                 xycoords=("data", "axes fraction"),
                 xytext=(2, 0),

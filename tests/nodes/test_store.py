@@ -410,10 +410,10 @@ def test_any_file_is_a_ledger_or_damaged(
     store.close()
 
 
-def test_reading_does_not_need_the_right_tables(tmp_path: Path) -> None:
+def test_a_file_with_other_tables_is_no_ledger(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "other.db")
     connection.execute("CREATE TABLE meta (name, value)")
     connection.commit()
     connection.close()
-    with pytest.raises(Damaged, match="schema"):
+    with pytest.raises(Damaged, match="does not belong"):
         open_readonly(tmp_path / "other.db")

@@ -1,0 +1,248 @@
+"""A bundle that a stranger sent: it is refused, or harmless, and never waited for without end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from nodes.ports import Stored
+from nodes.replica.sqlite_store import SqliteStore
+from testbed import cli
+from testbed.bundle import Bundle, RunFolder
+from testbed.terminal import printable
+from tests.chain.world import World
+from tests.testbed.bundles import Story, lines, write_lines
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+EVIL = "x\x1b]0;owned\x07\x1b[2J\r\x9b5A\u202e\n  forged row  data  ok  255"
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+@pytest.fixture
+def run(story: Story, tmp_path: Path) -> RunFolder:
+    return story.copy(tmp_path)
+
+
+# --- databases ------------------------------------------------------------------------------------
+
+
+def two_faced(database: sqlite3.Connection) -> None:
+    """The true blocks at even seconds, others at odd ones."""
+    database.executescript("""
+        ALTER TABLE blocks RENAME TO b0;
+        CREATE VIEW blocks AS SELECT * FROM b0
+            WHERE CAST(strftime('%s', 'now') AS INT) % 2 = 0 OR height < 5;
+    """)
+
+
+def endless(database: sqlite3.Connection) -> None:
+    database.executescript("""
+        ALTER TABLE blocks RENAME TO b0;
+        CREATE VIEW blocks AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)
+            SELECT b0.* FROM c, b0 WHERE c.x < 0;
+    """)
+
+
+def endless_facts(database: sqlite3.Connection) -> None:
+    database.executescript("""
+        ALTER TABLE facts RENAME TO f0;
+        CREATE VIEW facts AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)
+            SELECT 'stable' AS kind, x AS seq, 0 AS view, x'00' AS data, 0 AS sum FROM c;
+    """)
+
+
+def endless_meta(database: sqlite3.Connection) -> None:
+    database.executescript("""
+        ALTER TABLE meta RENAME TO m0;
+        CREATE VIEW meta AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)
+            SELECT CAST(x AS TEXT) AS name, x AS value FROM c;
+    """)
+
+
+def triggered(database: sqlite3.Connection) -> None:
+    database.execute("CREATE TRIGGER t AFTER INSERT ON blocks BEGIN DELETE FROM blocks; END")
+
+
+def computed(database: sqlite3.Connection) -> None:
+    database.executescript("""
+        ALTER TABLE blocks RENAME TO b0;
+        CREATE TABLE blocks (height INTEGER PRIMARY KEY, head BLOB, records BLOB, signature BLOB,
+            sum INTEGER AS (height * 7));
+        INSERT INTO blocks (height, head, records, signature)
+            SELECT height, head, records, signature FROM b0;
+        DROP TABLE b0;
+    """)
+
+
+@pytest.mark.parametrize(
+    "spoil", [two_faced, endless, endless_facts, endless_meta, triggered, computed]
+)
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_a_database_that_is_not_ours_is_refused(
+    run: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    spoil: Callable[[sqlite3.Connection], None],
+) -> None:
+    """What a view shows may change between two readers, or never end."""
+    path = run.ledgers[0]
+    with sqlite3.connect(path) as database:
+        spoil(database)
+    database.close()
+    code = cli.main(["ledger", command, str(path)])
+    said = capsys.readouterr()
+    if command == "verify":
+        assert code == 1
+        assert "does not belong into a replica's ledger" in said.out
+    else:
+        assert code == 2
+        assert "no block can be read" in said.err
+
+
+def test_a_report_of_a_database_that_is_not_ours_ends_and_fails(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(run.ledgers[0]) as database:
+        endless(database)
+    database.close()
+    assert cli.main(["report", str(run.bundle.path), "--json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert "does not belong" in summary["ledger_problem"]
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def acted_upon(said: str) -> bool:
+    """Whether a terminal would do more than show it and colour it."""
+    return re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", COLOUR.sub("", said)) is not None
+
+
+def test_a_record_cannot_write_to_the_terminal_of_who_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refused operation stands on the ledger with the words that its device chose."""
+    world = World()
+    world.idle(1)
+    device = world.admit("alice")
+    world.run(world.data(device, service=EVIL), device)
+    store = SqliteStore(tmp_path / "r.sqlite", world.genesis.encode(), 1)
+    for height, block in enumerate(world.blocks, 1):
+        store.put_block(height, Stored(block, world.replicas[1].sign(block.head)))
+    store.commit()
+    store.close()
+    assert cli.main(["ledger", "show", str(tmp_path / "r.sqlite"), "--last", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "owned" in said
+    assert not acted_upon(said)
+    assert not any(line.startswith("  forged row") for line in said.splitlines())
+
+
+def test_names_and_reasons_of_a_bundle_cannot_either(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = run.bundle.manifest
+    run.bundle.write_manifest(msgspec.structs.replace(manifest, exclusions={"pi05": EVIL}))
+    faults = run.raw / "faults.jsonl"
+    write_lines(faults, [each | {"targets": {"on": [EVIL]}} for each in lines(faults)])
+    cli.main(["report", str(run.bundle.path)])
+    said = capsys.readouterr()
+    assert "owned" in said.out
+    assert not acted_upon(said.out + said.err)
+    run.bundle.write_json("manifest.json", {"schema": EVIL})
+    assert cli.main(["report", str(run.bundle.path)]) == 2
+    assert not acted_upon(capsys.readouterr().err)
+
+
+def test_colours_pass_and_all_else_is_spelled_out() -> None:
+    assert printable("\x1b[1;31mred\x1b[0m\ttab\n") == "\x1b[1;31mred\x1b[0m\ttab\n"
+    assert printable("\x1b[2J\x07\x9b") == r"\x1b[2J\x07\x9b"
+    assert not acted_upon(printable("".join(map(chr, range(0x2100)))))
+
+
+# --- commands and files ---------------------------------------------------------------------------
+
+
+def test_resume_runs_no_inventory_that_a_stranger_named(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its power commands would be run: only a bundle made here is believed."""
+    inventory, trace = tmp_path / "theirs.yaml", tmp_path / "trace"
+    inventory.write_text(f"lab: [this is read: {trace}")
+    run.bundle.update(0, state="failed")
+    manifest = run.bundle.manifest
+    for mark in ("", "0" * 64, "é"):
+        run.bundle.write_manifest(
+            msgspec.structs.replace(manifest, inventory_file=str(inventory), mark=mark)
+        )
+        assert cli.main(["resume", str(run.bundle.path)]) == 2
+        said = capsys.readouterr().err
+        assert "was not made here" in said
+        assert "the option -i" in said
+
+
+def linked_run(bundle: Bundle, outside: Path) -> None:
+    (bundle.path / "run").rename(outside / "run")
+    (bundle.path / "run").symlink_to(outside / "run")
+
+
+def linked_log(bundle: Bundle, outside: Path) -> None:
+    path = bundle.runs[0].raw / "r1.jsonl"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def piped_log(bundle: Bundle, outside: Path) -> None:
+    path = bundle.runs[0].raw / "r1.jsonl"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def linked_plots(bundle: Bundle, outside: Path) -> None:
+    (bundle.path / "plots").symlink_to(outside)
+
+
+def linked_lock(bundle: Bundle, outside: Path) -> None:
+    (bundle.path / ".lock").symlink_to(outside / "mine")
+
+
+@pytest.mark.parametrize("spoil", [linked_run, linked_log, piped_log, linked_plots, linked_lock])
+@pytest.mark.parametrize("command", ["report", "resume", "compare"])
+def test_what_is_no_file_of_the_bundle_is_neither_read_nor_written(
+    run: RunFolder,
+    tmp_path: Path,
+    command: str,
+    spoil: Callable[[Bundle, Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("precious")
+    spoil(run.bundle, outside)
+    before = sorted(outside.rglob("*"))
+    path = str(run.bundle.path)
+    assert cli.main([command, path, path] if command == "compare" else [command, path]) == 2
+    assert "is a link or a device" in capsys.readouterr().err
+    assert (outside / "mine").read_text() == "precious"
+    assert sorted(outside.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "inputs/schedule.json"])
+def test_a_file_that_is_nested_without_end_is_refused(
+    run: RunFolder, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.bundle.write(name, "[" * 200_000)
+    assert cli.main(["report", str(run.bundle.path)]) == 2
+    assert "internal error" not in capsys.readouterr().err
