@@ -5,6 +5,9 @@ VENV   := .venv
 STAMP  := $(VENV)/.ready
 ARGS   ?=
 
+# uv has certificates of its own; a TLS proxy's are in the system's store, where pip finds them.
+export UV_SYSTEM_CERTS := true
+
 .PHONY: demo test soak check mutants lock setup clean help
 
 help: ## this list

@@ -214,7 +214,13 @@ def _unpack_wheels(tree: Path, requirements: Path, target: Target, platform: str
     ]
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=RESOLVE_S_MAX, check=False
+            argv,
+            # As pip does: a TLS proxy's certificate is in the system's store, not in uv's own.
+            env={**os.environ, "UV_SYSTEM_CERTS": "true"},
+            capture_output=True,
+            text=True,
+            timeout=RESOLVE_S_MAX,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise LabFault(

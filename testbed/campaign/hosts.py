@@ -15,7 +15,7 @@ from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.provision.ready import interpreters
-from testbed.provision.workspace import workspace
+from testbed.provision.workspace import check_sockets, workspace
 
 __all__ = ["opened_hosts"]
 
@@ -32,6 +32,7 @@ def opened_hosts(lab: Lab) -> Iterator[tuple[Mapping[str, Host], Mapping[str, st
         hosts: dict[str, Host] = {}
         if len(remote) < len(lab.active):
             root = stack.enter_context(workspace())
+            check_sockets(lab, root)
         for name in lab.active:
             if name in remote:
                 hosts[name] = remote[name]

@@ -161,10 +161,13 @@ def up(out: Path, options: Options) -> EmulatedLab:
 def down(out: Path) -> bool:
     """Remove every trace of the lab in `out`; False if there was none. Repeatable."""
     out = out.resolve()
-    if not (out / STATE).exists():
+    if not _lab_ids(out):
         return False
     if os.geteuid() != 0:
         raise ConfigurationError("not root: sudo .venv/bin/testbed emulate down ...")
+    if not out.exists():  # somebody has deleted it; the lab is still up
+        _remove(out)
+        return True
     with _locked(out):
         _remove(out)
         _remove_if_empty(out)
@@ -184,8 +187,20 @@ def find(out: Path) -> EmulatedLab:
 
 def elsewhere() -> list[Path]:
     """Where the files of all labs of this machine are, running or left behind."""
-    notes = (_load(path) for path in RUNTIME.glob("*/keeper.json"))
-    return sorted(Path(note["out"]) for note in notes if note)
+    return sorted(set(_notes().values()))
+
+
+def _notes() -> dict[str, Path]:
+    """Where each lab of this machine has its files, by its id; they may be gone."""
+    notes = {path.parent.name: _load(path) for path in RUNTIME.glob("*/keeper.json")}
+    return {lab_id: Path(note["out"]) for lab_id, note in notes.items() if note}
+
+
+def _lab_ids(out: Path) -> set[str]:
+    """The labs that have, or had, their files in `out`."""
+    state = _state(out)
+    noted = {lab_id for lab_id, place in _notes().items() if place == out}
+    return noted | ({state.lab_id} if state else set())
 
 
 def _make(out: Path, options: Options) -> EmulatedLab:
@@ -297,9 +312,7 @@ def _running(out: Path) -> EmulatedLab | None:
 
 
 def _remove(out: Path) -> None:
-    state = _state(out)
-    if state is not None:
-        lab_id = state.lab_id
+    for lab_id in _lab_ids(out):
         _end_keeper(RUNTIME / lab_id)
         network.drop_uplinks(lab_id)
         cgroup.remove(lab_id)

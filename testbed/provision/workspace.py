@@ -13,7 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["workspace", "workspaces"]
+from inventory.model import Lab
+from nodes.board.pty import socket_path_bytes_max
+from testbed.errors import ConfigurationError
+
+__all__ = ["check_sockets", "workspace", "workspaces"]
 
 _PREFIX = "m2m-"
 
@@ -27,6 +31,21 @@ def workspace() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def check_sockets(lab: Lab, root: Path) -> None:
+    """Before anything starts: a Unix socket's path must not be too long for the kernel.
+
+    Raises ConfigurationError.
+    """
+    for name, board in lab.boards_in_use().items():
+        if lab.hosts[board.host].connection == "local":
+            path = root.resolve() / board.host / name / "control.sock"
+            if len(os.fsencode(path)) > socket_path_bytes_max:
+                raise ConfigurationError(
+                    f"the temporary directory {_parent()} has too long a name: the socket {path} "
+                    f"may have {socket_path_bytes_max} bytes\n  fix: TMPDIR=/tmp testbed ..."
+                )
 
 
 def workspaces() -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from nodes.board.control import command
 from testbed import cli
 from testbed.care.conditions import Conditions, open_facts, read_facts
 from testbed.emulate import preflight
-from testbed.emulate.lab import EmulatedLab, down, find, up
+from testbed.emulate.lab import EmulatedLab, down, elsewhere, find, up
 from testbed.emulate.plan import Options
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.port import HostFault, OutcomeUnknown, Unit, UnitState, Unreachable
@@ -345,6 +346,24 @@ def test_two_labs_at_once_do_not_collide_and_both_leave_no_trace(tmp_path: Path)
         assert traces(one.plan.lab_id) == []
     assert not any(out.exists() for out in outs)
     assert not down(outs[0]), "down is repeatable"
+
+
+def test_a_lab_whose_folder_was_deleted_goes_down_all_the_same(tmp_path: Path) -> None:
+    """It is named after what the kernel holds, not after its files."""
+    out = tmp_path / "out"
+    with emulated(out, hosts=1) as lab:
+        shutil.rmtree(out)
+        assert out in elsewhere()
+        assert down(out)
+        assert traces(lab.plan.lab_id) == []
+        assert out not in elsewhere()
+        assert not down(out)
+    with emulated(out, hosts=1) as first:
+        shutil.rmtree(out)
+        second = up(out, first.plan.options)
+        assert traces(first.plan.lab_id) == [], "nobody could take it down later"
+        assert host(second, "pi01").run(["true"]).exit_code == 0
+    assert traces(second.plan.lab_id) == []
 
 
 def test_where_the_kernel_has_netem_data_goes_over_a_bridge_and_tc_shapes_it(

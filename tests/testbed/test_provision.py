@@ -14,6 +14,7 @@ import pytest
 from inventory.load import load_lab
 from testbed import cli
 from testbed.bundle import Bundle, RunFolder
+from testbed.campaign.hosts import opened_hosts
 from testbed.emulate.lab import EmulatedLab
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
@@ -161,6 +162,21 @@ def test_a_host_without_a_usable_python_is_told_what_to_install(
     assert code == 3
     assert "Python 3.9.2" in said["hosts"]["pi01"]["problem"]
     assert "apt-get install python3" in said["hosts"]["pi01"]["problem"]
+
+
+def test_a_temporary_directory_with_too_long_a_name_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes 107 bytes for the path of a socket."""
+    long = tmp_path / ("averyverylongdirectory" * 4)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    with (
+        pytest.raises(ConfigurationError, match=r"too long a name.*107 bytes\n.*TMPDIR=/tmp"),
+        opened_hosts(load_lab()),
+    ):
+        pytest.fail("it would fail later, when its processes run")
+    assert list(long.iterdir()) == []
 
 
 def test_each_file_comes_home_that_can_be_read_and_the_others_are_named(tmp_path: Path) -> None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import re
+import shutil
+import ssl
+import subprocess
+import sys
 import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -109,3 +121,75 @@ def test_the_lock_covers_what_boards_import() -> None:
     whole = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", everything, re.MULTILINE))
     assert {"cryptography", "msgspec", "cbor2", "mpremote"} <= set(pinned)
     assert {name: whole.get(name) for name in pinned} == pinned, "make lock"
+
+
+TLS_PROXY = """
+import sys
+from pathlib import Path
+from testbed.wheelhouse import Target, Wheelhouse
+target = Target("x86_64", "3.11", "2.36", "00")
+print(*Wheelhouse(Path(sys.argv[1]), Path(sys.argv[2])).dependencies(target))
+"""
+
+
+def tiny_wheel(path: Path) -> str:
+    """The smallest package there is; its SHA-256."""
+    about = "tiny-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("tiny.py", "")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{about}/WHEEL", tag)
+        wheel.writestr(f"{about}/RECORD", "tiny.py,,\n")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def index_behind_a_tls_proxy(directory: Path) -> Iterator[str]:
+    """An index with `tiny`, and a certificate from an authority that only this machine knows."""
+    new = ["openssl", "req", "-x509", "-days", "2", "-nodes"]
+    new += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    ca, ca_key = str(directory / "ca.pem"), str(directory / "ca.key")
+    authority = ["-subj", "/CN=authority", "-keyout", ca_key, "-out", ca]
+    own = ["-subj", "/CN=proxy", "-CA", ca, "-CAkey", ca_key]
+    own += ["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]
+    own += ["-keyout", str(directory / "key.pem"), "-out", str(directory / "proxy.pem")]
+    for options in (authority, own):
+        subprocess.run([*new, *options], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "proxy.pem", directory / "key.pem")
+    serve = partial(SimpleHTTPRequestHandler, directory=str(directory / "www"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://localhost:{server.server_port}/simple/"
+        server.shutdown()
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "openssl"))),
+    reason="needs root, unshare and openssl: the system's certificates are replaced for a process",
+)
+def test_wheels_come_through_a_tls_proxy_whose_authority_the_system_knows(tmp_path: Path) -> None:
+    """As pip finds them; uv has certificates of its own."""
+    page = tmp_path / "www" / "simple" / "tiny"
+    page.mkdir(parents=True)
+    name = "tiny-1.0-py3-none-any.whl"
+    sha = tiny_wheel(page / name)
+    (page / "index.html").write_text(f'<a href="{name}#sha256={sha}">{name}</a>')
+    lock = tmp_path / "lock"
+    lock.write_text(f"tiny==1.0 --hash=sha256:{sha}\n")
+    ours = {name: value for name, value in os.environ.items() if "SSL_" not in name}
+    with index_behind_a_tls_proxy(tmp_path) as index:
+        script = 'mount --bind "$1" /etc/ssl/certs/ca-certificates.crt; shift; exec "$@"'
+        argv = [sys.executable, "-c", TLS_PROXY, str(tmp_path / "cache"), str(lock)]
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-ec", script, "sh", str(tmp_path / "ca.pem"), *argv],
+            env={**ours, "UV_DEFAULT_INDEX": index, "UV_CACHE_DIR": str(tmp_path / "uv")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "common" in done.stdout
