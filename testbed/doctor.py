@@ -33,7 +33,16 @@ from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
 from testbed.wheelhouse import Wheelhouse
 
-__all__ = ["TEMPERATURE_MAX_C", "Condition", "Examined", "Finding", "compare", "examine", "judge"]
+__all__ = [
+    "TEMPERATURE_MAX_C",
+    "Condition",
+    "Examined",
+    "Finding",
+    "Grade",
+    "compare",
+    "examine",
+    "judge",
+]
 
 TEMPERATURE_MAX_C = 75.0
 """A Raspberry Pi slows itself down from 80 on."""
@@ -88,14 +97,15 @@ class Examined:
 class Finding:
     """One check of one host or board.
 
-    `fix`: what mends it. `on_host`: it is a command for the host; else it is for here, and HOST
-    stands for the names of all hosts that it mends. `for_run`: the host is sound, but not ready.
+    `fix`: what mends it. `on_host`: it is a command for the host; else it is for here, and NAMES
+    stands for all hosts or boards that it mends. `for_run`: the host is sound, but not ready.
     """
 
     check: str
     grade: Grade
     says: str
     fix: str = field(default="")
+    board: str = ""
     on_host: bool = False
     for_run: bool = False
 
@@ -128,7 +138,7 @@ def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     yield from _clock(lab, name, seen)
     yield from _network(lab, name, seen.condition)
     if seen.lack:
-        fix = "testbed provision -i FILE --limit HOST"
+        fix = "testbed provision -i FILE --limit NAMES"
         yield Finding("software", "warning", seen.lack, fix, for_run=True)
     else:
         yield Finding("software", "ok", "as here")
@@ -136,7 +146,7 @@ def judge(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     for one in seen.woken:
         when = f"in {one.left_s} s" if one.left_s else "now"
         says = f"a restart had kept {one.name} waiting; it happens {when}"
-        yield Finding("undo", "warning", says, "testbed restore -i FILE --limit HOST")
+        yield Finding("undo", "warning", says, "testbed restore -i FILE --limit NAMES")
 
 
 def compare(lab: Lab, seen: Mapping[str, Examined]) -> dict[str, list[Finding]]:
@@ -164,7 +174,8 @@ def _identity(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
         yield Finding("hardware", "warning" if fix else "ok", says, fix)
     elif wanted.lower() != seen.hw_serial.lower():
         says = f"hardware serial {seen.hw_serial or 'none'}, the inventory says {wanted}"
-        yield Finding("hardware", "failed", says, "another machine has its address: check cabling")
+        fix = "testbed inventory discover -i FILE prints it; or another machine has its address"
+        yield Finding("hardware", "failed", says, fix)
     else:
         yield Finding("hardware", "ok", wanted)
 
@@ -246,7 +257,7 @@ def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
             fix = "let the login use sudo without a password and a terminal, or log in as root"
             yield Finding(cap, "failed", f"{tool} needs root: {seen.sudo_problem}", fix)
         elif cap == "netem" and not seen.netem:
-            fix = "remove the capability, or install the kernel's sch_netem module"
+            fix = "remove netem from caps, or install the kernel's sch_netem module"
             yield Finding(cap, "failed", "this kernel has no netem", fix)
         else:
             yield Finding(cap, "ok", "usable")
@@ -267,8 +278,8 @@ def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
             fix = "match by usb_path: testbed inventory discover -i FILE prints it"
             yield Finding(check, "failed", says, fix)
         elif board_name not in seen.flashed:
-            fix = f"testbed flash -i FILE --limit {board_name}"
+            fix = "testbed flash -i FILE --limit NAMES"
             says = f"at {found[0].path}, not flashed"
-            yield Finding(check, "warning", says, fix, for_run=True)
+            yield Finding(check, "warning", says, fix, board=board_name, for_run=True)
         else:
             yield Finding(check, "ok", found[0].path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from typing import get_args
 
 import typer
 
@@ -14,7 +14,7 @@ from inventory.model import Lab
 from testbed.care.quarantine import blocked, without
 from testbed.commands.fleet import LimitOption, Shown, show
 from testbed.commands.options import InventoryOption, JsonOption, columns
-from testbed.doctor import Examined, Finding, compare, examine, judge
+from testbed.doctor import Examined, Finding, Grade, compare, examine, judge
 from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
@@ -27,6 +27,7 @@ REASON_CHARS_MAX = 120  # of a proposed quarantine: a person may say more
 
 app = typer.Typer(add_completion=False)
 Findings = Sequence[Finding]
+_GRADES: tuple[Grade, ...] = get_args(Grade)
 
 
 @app.command()
@@ -51,7 +52,7 @@ def doctor(
     if as_json:
         show(outcomes, time.monotonic() - began_s, _SHOWN, ["doctor"], as_json=True)
     else:
-        _print(lab, outcomes, unfit)
+        _print(lab, outcomes, unfit, together=limit is None)
     code = exit_code(outcomes)
     if unfit and code == 0:
         code = 3 if len(unfit) == len(outcomes) else 4
@@ -80,48 +81,54 @@ def _unfit(outcome: Outcome[Findings]) -> str:
     return "; ".join(f"{finding.check}: {finding.says}" for finding in failed)
 
 
-def _print(lab: Lab, outcomes: Sequence[Outcome[Findings]], unfit: Mapping[str, str]) -> None:
+def _print(
+    lab: Lab, outcomes: Sequence[Outcome[Findings]], unfit: Mapping[str, str], *, together: bool
+) -> None:
     found = {outcome.host: outcome.value or () for outcome in outcomes}
-    rows: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[Grade, str], list[str]] = {}
     for host, findings in found.items():
         well = ", ".join(finding.check for finding in findings if finding.grade == "ok")
-        bad = [(f.grade, f"{f.check}: {f.says}") for f in findings if f.grade != "ok"]
-        for row in [*([("ok", well)] if well else []), *bad]:
+        told: list[tuple[Grade, str]] = [("ok", well)] if well else []
+        told += [(f.grade, f"{f.check}: {f.says}") for f in findings if f.grade != "ok"]
+        for row in told:
             rows.setdefault(row, []).append(host)
     if rows:
-        typer.echo(columns((", ".join(hosts), *row) for row, hosts in rows.items()))
+        ordered = sorted(rows.items(), key=lambda row: _GRADES.index(row[0][0]))
+        typer.echo(columns((", ".join(hosts), *row) for row, hosts in ordered))
     for problem in problems(outcomes):
         typer.echo(as_typed(f"\n{problem}"), err=True)
     waits = {host for host, findings in found.items() if any(f.for_run for f in findings)}
     ready = len(outcomes) - len(waits | set(unfit))
     count = f"{len(outcomes) - len(unfit)} of {len(outcomes)} hosts are sound"
     typer.echo(f"\n{count}, {ready} ready for a run")
-    for line in (*_fixes(found), *_ways_on(lab, unfit)):
+    for line in (*_fixes(found, everyone=together), *_ways_on(lab, unfit)):
         typer.echo(as_typed(line))
     for out in lab.excluded():
         typer.echo(f"left out: {out.name}: {out.reason}")
 
 
-def _fixes(found: Mapping[str, Findings]) -> Iterable[str]:
-    """What mends something, once for all hosts that it mends."""
-    fixes: dict[Finding, list[str]] = {}
+def _fixes(found: Mapping[str, Findings], *, everyone: bool) -> Iterable[str]:
+    """What mends something, once for all hosts that it mends. `everyone`: all of the lab."""
+    fixes: dict[tuple[str, bool], dict[str, None]] = {}
     for host, findings in found.items():
         for finding in findings:
             if finding.fix and finding.grade != "ok":
-                alike = replace(finding, check="", says="", grade="ok")
-                fixes.setdefault(alike, []).append(host)
-    for fix, several in fixes.items():
-        hosts = list(dict.fromkeys(several))
-        where = f"on {', '.join(hosts)}" if fix.on_host else ", ".join(hosts)
-        yield f"fix {where}: {fix.fix.replace('HOST', ','.join(hosts))}"
+                named = fixes.setdefault((finding.fix, finding.on_host), {})
+                named[finding.board or host] = None
+    for (fix, on_host), named in fixes.items():
+        names = list(named)
+        only = "" if everyone and names == list(found) else f" --limit {','.join(names)}"
+        where = f"on {', '.join(names)}" if on_host else ", ".join(names)
+        yield f"fix {where}: {fix.replace(' --limit NAMES', only)}"
 
 
 def _ways_on(lab: Lab, unfit: Mapping[str, str]) -> Iterable[str]:
     """The commands that leave hosts out, one after the other: each as it will be accepted then."""
     gone: list[str] = []
+    needed: dict[str, list[str]] = {}
     for host, why in unfit.items():
         if problem := blocked(lab, [*gone, host]):
-            yield f"no run without {host}: {problem}"
+            needed.setdefault(problem, []).append(host)
             continue
         before = without(lab, gone)
         gone.append(host)
@@ -129,6 +136,8 @@ def _ways_on(lab: Lab, unfit: Mapping[str, str]) -> Iterable[str]:
         reason = "".join(c if c.isprintable() else " " for c in why)[:REASON_CHARS_MAX]
         words = shlex.join(["--reason", reason, *lower])
         yield f"to go on without it: testbed quarantine {host} -i FILE {words}"
+    for problem, hosts in needed.items():
+        yield f"no run without {', '.join(hosts)}: {problem}"
 
 
 def _details(findings: Findings) -> dict[str, object]:

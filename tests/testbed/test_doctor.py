@@ -180,7 +180,23 @@ def test_a_host_is_offered_for_quarantine_only_where_the_chain_survives_it(
     assert [way.split()[:2] for way in ways] == [["quarantine", "p0"]]
     assert "--lower-f" not in ways[0]
     assert cli.main(shlex.split(ways[0])) == 0
-    assert "no run without p1: 3 replicas bear no faulty one" in lines
+    assert "no run without p1, p2, p3, p4: 3 replicas bear no faulty one" in lines
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_what_mends_several_hosts_is_said_once_for_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no host is called fit for a run that is not provisioned."""
+    with ssh_lab(tmp_path, ("replica", "replica")) as lab:
+        i = str(lab.inventory)
+        cli.main(["doctor", "-i", i])
+        said = capsys.readouterr().out
+        assert "0 ready for a run" in said
+        assert said.count("testbed provision") == 1
+        assert f"fix pi01, pi02: testbed provision -i {i}\n" in said
+        cli.main(["doctor", "-i", i, "--limit", "pi02"])
+        assert f"fix pi02: testbed provision -i {i} --limit pi02\n" in capsys.readouterr().out
 
 
 def test_the_only_gateway_is_never_offered_for_quarantine(tmp_path: Path) -> None:
