@@ -70,10 +70,12 @@ class _Reader:
         host = self._hosts[name]
         path = str(host.log_path(unit_of(name)))
         try:
-            count = int(host.run(["wc", "-l", path]).stdout.split()[0])
-            first = max(0, count - self._lines)
-            printed = host.run(["tail", "-n", f"+{first + 1}", path]).stdout.splitlines()
-            self._print(name, printed[: count - first])
+            count = 0
+            if host.run(["test", "-e", path], check=False).exit_code == 0:  # else nothing yet
+                count = int(host.run(["wc", "-l", path]).stdout.split()[0])
+                first = max(0, count - self._lines)
+                printed = host.run(["tail", "-n", f"+{first + 1}", path]).stdout.splitlines()
+                self._print(name, printed[: count - first])
             if self._streams is None:
                 return ""
             with host.follow(path) as following:
@@ -97,9 +99,8 @@ def _processes(inventory: Path | None) -> Iterator[Mapping[str, Host]]:
     running = newest_running(inventory)
     with ExitStack() as stack:
         if running is not None:
-            yield {
-                n: stack.enter_context(host_of(running, one)) for n, one in running.nodes.items()
-            }
+            nodes = running.nodes.items()
+            yield {name: stack.enter_context(host_of(running, node)) for name, node in nodes}
             return
         lab = load_lab(inventory)
         hosts = stack.enter_context(ssh_hosts(lab, limited(lab, None)))

@@ -76,14 +76,24 @@ def test_logs_prints_the_last_lines_of_each_process(
     assert capsys.readouterr().out == ""
     assert cli.main(["logs", "pi03", "-i", str(lab.inventory)]) == 2
     assert "pi03 is no process of this lab; there are: pi01, pi02" in capsys.readouterr().err
+
+
+def test_a_log_that_cannot_be_read_is_named_and_one_that_is_not_there_is_empty(
+    lab: SshLab, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = lab.homes["pi01"] / "testbed/log/m2m-pi01.log"
-    text = log.read_text()
-    log.unlink()
-    assert cli.main(["logs", "-n", "1", "-i", str(lab.inventory)]) == 4
-    told = capsys.readouterr()
-    log.write_text(text)
-    assert told.out == "pi02 | line 99\n"
-    assert told.err.startswith("pi01: ")
+    aside = log.rename(log.with_name("aside"))
+    try:
+        assert cli.main(["logs", "-n", "1", "-i", str(lab.inventory)]) == 0
+        assert capsys.readouterr().out == "pi02 | line 99\n"
+        log.mkdir()
+        assert cli.main(["logs", "-n", "1", "-i", str(lab.inventory)]) == 4
+        said = capsys.readouterr()
+        log.rmdir()
+    finally:
+        aside.rename(log)
+    assert said.out == "pi02 | line 99\n"
+    assert said.err.startswith("pi01: ")
 
 
 def test_logs_follow_goes_on_as_they_print_until_it_is_interrupted(lab: SshLab) -> None:
