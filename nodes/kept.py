@@ -4,8 +4,9 @@ The file is authenticated with a key that the process made for itself (0600, bes
 only by the same program for the same network. A file that does not fit is ignored: then the state
 is built from the blocks again. Whoever can read the key could as well read the process's memory.
 
-The state is pickled, because it is what `chain` computed, whatever that consists of. Nothing is
-unpickled before its authentication holds, and then only classes of `chain` and plain containers.
+The state is pickled, because it is what `chain` and `gateway` computed, whatever that consists of.
+Nothing is unpickled before its authentication holds, and then only their classes and plain
+containers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import chain
+import gateway
 from nodes.process import write_atomically
 
 __all__ = ["KEEP_BLOCKS", "KeptState"]
@@ -60,9 +62,13 @@ class KeptState:
             return None
         return _Unpickler(io.BytesIO(state)).load()
 
-    def save(self, state: object) -> None:
-        """Raises OSError. `state` may change again when this returns."""
-        data = pickle.dumps(state)
+    @staticmethod
+    def pack(state: object) -> bytes:
+        """For `write`; `state` may change again."""
+        return pickle.dumps(state)
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError."""
         if not self._key_path.exists():
             write_atomically(self._key_path, secrets.token_bytes(_KEY_BYTES), mode=0o600)
         mac = self._mac(self._key_path.read_bytes(), data)
@@ -79,7 +85,8 @@ class KeptState:
 @cache
 def _program() -> bytes:
     """Another version of the rules may come to another state."""
-    sources = sorted(Path(str(chain.__file__)).parent.rglob("*.py"))
+    folders = [Path(str(each.__file__)).parent for each in (chain, gateway)]
+    sources = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     return hashlib.sha256(b"".join(each.read_bytes() for each in sources)).digest()
 
 
@@ -87,7 +94,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _PLAIN:
             return super().find_class(module, name)
-        if module.startswith("chain.") and "." not in name:
+        if module.startswith(("chain.", "gateway.")) and "." not in name:
             found = super().find_class(module, name)
             if isinstance(found, type) and found.__module__ == module:
                 return found

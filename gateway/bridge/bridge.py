@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -113,9 +113,10 @@ class Bridge:
         logins_done: int,
         limits: Limits,
         outside: Outside,
+        kept: Any = None,
     ) -> None:
         """`owed` is what the outbox holds. The broker's logins are up to date until the height
-        `logins_done`. Raises BlockStoreError."""
+        `logins_done`. `kept` is a `state` of this process, or None. Raises BlockStoreError."""
         self.chain = Follower(genesis, scheme, store)
         self.counts: Counter[str] = Counter()
         self.net = genesis.network.hex()[:16]
@@ -134,7 +135,15 @@ class Bridge:
         self._relays = Relays()
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
+        if kept is not None and self.chain.resume(kept[0]):
+            self._logins.resume(kept[1])
         self._restore(owed, logins_done)
+
+    @property
+    def state(self) -> object:
+        """What a later start need not verify again. Only good if the logins of its height are
+        done."""
+        return self.chain.state, self._logins.state
 
     @property
     def waiting(self) -> int:

@@ -77,7 +77,7 @@ class Settled(msgspec.Struct, frozen=True, dict=True):
 
 
 class Follower:
-    """Call `restore` first, and iterate to its end."""
+    """Call `resume` with a state that was kept, if there is one; then `restore`, to its end."""
 
     def __init__(self, genesis: Genesis, scheme: Scheme, store: BlockStore) -> None:
         self.ledger = Ledger(genesis, scheme)
@@ -106,9 +106,24 @@ class Follower:
         """Whether at least one honest replica is ahead of this gateway."""
         return self.claimed > self.height
 
+    @property
+    def state(self) -> tuple[Ledger, ProofVerifier, bytes]:
+        """What was verified, to be kept for `resume`."""
+        return self.ledger, self.proofs, self.head
+
+    def resume(self, state: tuple[Ledger, ProofVerifier, bytes]) -> bool:
+        """Goes on from a kept state. False if the store has not the block that it ends with."""
+        ledger, proofs, head = state
+        stored = [each.head for each in self._store.blocks(ledger.height, ledger.height)]
+        if stored != [ledger.head]:
+            return False
+        self.ledger, self.proofs, self.head = ledger, proofs, head
+        return True
+
     def restore(self) -> Iterator[Settled]:
-        """Executes the stored blocks again. Raises BlockStoreError."""
-        for height, sealed in enumerate(self._store.blocks(1, self._store.height), 1):
+        """Executes the stored blocks above the state again. Raises BlockStoreError."""
+        first = self.ledger.height + 1
+        for height, sealed in enumerate(self._store.blocks(first, self._store.height), first):
             try:
                 settled = Settled.of(height, sealed)
                 self.ledger.append(settled.block, check_signatures=False)

@@ -56,13 +56,22 @@ class _Device(msgspec.Struct):
 
 
 class Logins:
-    """Give every settled block to `changes`, in order."""
+    """Give every settled block to `changes`, in order. `state` may be kept, for a later start."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._devices: dict[bytes, _Device] = {}  # by the node id of their first key
         self._device_of: dict[bytes, bytes] = {}  # node id of any key: of the first key
         self._expiries: list[tuple[int, bytes]] = []  # a heap of (not after, device)
+
+    @property
+    def state(self) -> tuple[dict[bytes, _Device], dict[bytes, bytes], list[tuple[int, bytes]]]:
+        return self._devices, self._device_of, self._expiries
+
+    def resume(
+        self, state: tuple[dict[bytes, _Device], dict[bytes, bytes], list[tuple[int, bytes]]]
+    ) -> None:
+        self._devices, self._device_of, self._expiries = state
 
     def changes(self, settled: Settled) -> list[LoginChange]:
         """What a block changes at the broker."""

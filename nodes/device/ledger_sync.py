@@ -84,8 +84,9 @@ class LedgerSync:
         await asyncio.to_thread(self._store.checkpoint)
         if self.copy.height - self._kept_height >= KEEP_BLOCKS:
             self._kept_height = self.copy.height
+            state = self._kept.pack((self.copy, self.enrolments))
             with contextlib.suppress(OSError):
-                self._kept.save((self.copy, self.enrolments))
+                await asyncio.to_thread(self._kept.write, state)
 
     def _begin_anew(self, path: Path) -> None:
         """What does not verify any more is fetched again, from genesis."""

@@ -73,6 +73,8 @@ class BrokerLogins:
         self._answers: dict[str, tuple[str, bytes]] = {}  # (device, payload), by login
         self._listed: dict[str, str] = {}  # the certificates that the broker has
         self._wake = asyncio.Event()
+        self._marking = asyncio.Lock()
+        self._marked = 0
 
     def change(self, change: LoginChange) -> None:
         """Takes one change of the ledger."""
@@ -114,13 +116,25 @@ class BrokerLogins:
             if busy:
                 continue
             if not (self._removals or self._additions or self._carriers):
-                cursor = msgspec.json.encode(_Cursor(self._height()))
                 with contextlib.suppress(OSError):  # a full disk: done again at the next start
-                    await asyncio.to_thread(write_atomically, self._path, cursor)
+                    await self.mark(self._height())
             waits = bool(self._removals or self._additions)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S if waits else None):
                     await self._wake.wait()
+
+    @property
+    def done(self) -> bool:
+        """Whether the broker is up to date with the ledger."""
+        return not (self._removals or self._additions)
+
+    async def mark(self, height: int) -> None:
+        """Notes durably that the broker is up to date until this height. Raises OSError."""
+        async with self._marking:
+            if height > self._marked:
+                data = msgspec.json.encode(_Cursor(height))
+                await asyncio.to_thread(write_atomically, self._path, data)
+                self._marked = height
 
     async def _make_some(self, admin: BrokerAdmin) -> bool:
         """One message to the broker, the most urgent. False if nothing can be done now."""

@@ -34,6 +34,7 @@ from nodes.edge_config import GatewayConfig, GatewaySecrets, load_secrets
 from nodes.events import EventLog
 from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
+from nodes.kept import KEEP_BLOCKS, KeptState
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 
 __all__ = ["GatewayProcess", "main"]
@@ -70,6 +71,7 @@ class GatewayProcess:
             answer=self.answer,
             events=events,
         )
+        self._kept = KeptState(Path(config.copy).with_suffix(".state"), genesis.network)
         self._bridge = Bridge(
             genesis=genesis,
             scheme=Es256(),
@@ -79,7 +81,9 @@ class GatewayProcess:
             logins_done=done_height(cursor),
             limits=_limits(config),
             outside=self,
+            kept=self._kept.load(),
         )
+        self._kept_height = self._bridge.chain.height
         self._links = ReplicaLinks(
             config, self._bridge.chain, events, self._bridge.on_seal, self._bridge.on_denied
         )
@@ -249,6 +253,13 @@ class GatewayProcess:
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             await asyncio.to_thread(self._store.checkpoint)
+            height = self._bridge.chain.height
+            if self._logins.done and height - self._kept_height >= KEEP_BLOCKS:
+                self._kept_height = height
+                state = self._kept.pack(self._bridge.state)
+                with contextlib.suppress(OSError):  # a full disk: the next start takes longer
+                    await self._logins.mark(height)
+                    await asyncio.to_thread(self._kept.write, state)
 
 
 def _limits(config: GatewayConfig) -> Limits:

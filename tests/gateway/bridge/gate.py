@@ -80,7 +80,7 @@ class Gate:
         self.store = BlockStore(folder / "copy.sqlite", world.network)
         self.bridge = self._bridge(0)
 
-    def _bridge(self, logins_done: int) -> Bridge:
+    def _bridge(self, logins_done: int, kept: object = None) -> Bridge:
         return Bridge(
             genesis=self.world.genesis,
             scheme=Es256(),
@@ -90,15 +90,16 @@ class Gate:
             logins_done=logins_done,
             limits=Limits(**self.limits),
             outside=self,
+            kept=kept,
         )
 
-    def restart(self, logins_done: int = 0) -> None:
+    def restart(self, logins_done: int = 0, kept: object = None) -> None:
         self.outbox.close()
         self.store.close()
         self.outbox = Outbox(self.folder / "outbox.sqlite")
         self.store = BlockStore(self.folder / "copy.sqlite", self.world.network)
         self.submitted.clear()
-        self.bridge = self._bridge(logins_done)
+        self.bridge = self._bridge(logins_done, kept)
 
     def restart_with(self, **limits: Any) -> None:
         self.limits |= limits
