@@ -212,18 +212,23 @@ def _accept_next(s: ReplicaState) -> bool:
     moment = (view.next_seq, s.executed, s.tick)
     if view.checked_at == moment:
         return False
-    verdict = check_proposal(s, offer)
-    if verdict is Verdict.WAIT:
-        view.checked_at = moment  # nothing changes before the next execution or tick
-        return False
-    slot.offer = None
-    if verdict is Verdict.REFUSE:
-        s.accuse(view.primary, "bad-proposal", offer.signed)
-        view.suspected = True
-    elif verdict is Verdict.DROP:
-        s.timeout.not_quick()
-    if verdict is not Verdict.ACCEPT:
-        return False
+    match check_proposal(s, offer):
+        case Verdict.WAIT:
+            view.checked_at = moment  # nothing changes before the next execution or tick
+            return False
+        case Verdict.LATE:
+            # No vote; but its batch is kept here for others' COMMITs. A replica that stood still
+            # gets all that it missed too late, and has to follow without votes of its own.
+            view.checked_at = moment
+            s.timeout.not_quick()
+            return False
+        case Verdict.REFUSE:
+            slot.offer = None
+            s.accuse(view.primary, "bad-proposal", offer.signed)
+            view.suspected = True
+            return False
+        case Verdict.ACCEPT:
+            slot.offer = None
     digest = offer.message.digest
     if digest not in slot.batches:
         slot.batches[digest] = offer.content

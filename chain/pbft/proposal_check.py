@@ -23,7 +23,7 @@ ITEM_OVERHEAD_BYTES = 5
 class Verdict(Enum):
     ACCEPT = "accept"
     WAIT = "wait"
-    DROP = "drop"  # not acceptable here; may be the fault of our clock
+    LATE = "late"  # too old for our vote; may be the fault of our clock
     REFUSE = "refuse"  # the primary is faulty
 
 
@@ -40,7 +40,7 @@ def check_proposal(s: ReplicaState, offer: Offer) -> Verdict:
     # Slow replicas need longer for a batch: what a message may take grows with the timeout.
     delay_us = consensus.message_delay_us * s.timeout.us // consensus.view_timeout_us
     if time_us < offer.arrived_us - consensus.precision_us - delay_us:
-        return Verdict.DROP
+        return Verdict.LATE
     return _check_requests(s, offer)
 
 

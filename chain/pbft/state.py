@@ -51,6 +51,7 @@ class Peer(msgspec.Struct):
     status_us: int = -(2**62)
     executed: int = -1
     stuck: int = 0  # STATUS in a row without progress
+    resent: int = 0  # log contents up to here were sent to it, since it was stuck
     served: int = 0  # fetches answered since the last tick
 
 
@@ -90,6 +91,8 @@ class ReplicaState:
         # Status intervals (`status`).
         self.peers: dict[int, Peer] = {}
         self.tick = 0
+        self.tick_us = 0  # when it was
+        self.tick_late = False
         self.tick_executed = -1
         self._accused: set[tuple[int, str]] = set()  # never iterated
 

@@ -2,13 +2,15 @@
 
 Each replica says where it stands. A replica that is ahead sends what is missing: VIEW-CHANGEs (also
 of others), the NEW-VIEW, checkpoint proofs, PRE-PREPAREs, votes. Messages that may still be on
-their way are not sent again: PRE-PREPAREs and votes only go to a peer whose last STATUS messages
-show no progress. What a peer can ask for in one interval is bounded.
+their way are not sent again: PRE-PREPAREs and votes only go to a peer that makes no progress, or
+that is further behind than the pipeline is long. What a peer can ask for in one interval is
+bounded.
 """
 
 from __future__ import annotations
 
-from chain.pbft import normal, requests, transfer
+from chain.keys import SIGNATURE_BYTES
+from chain.pbft import normal, progress, requests, transfer
 from chain.pbft.effects import Refuse, SendBatch, ServeBodies, ServeHeads, SetTimer, Timer
 from chain.pbft.inputs import Received
 from chain.pbft.log import Slot
@@ -22,7 +24,7 @@ from chain.pbft.messages import (
     StatusMessage,
 )
 from chain.pbft.pool import OWN_CLIENTS
-from chain.pbft.state import ReplicaState
+from chain.pbft.state import Peer, ReplicaState
 
 __all__ = [
     "RESEND_BYTES_MAX",
@@ -35,7 +37,7 @@ __all__ = [
     "on_tick",
 ]
 
-RESEND_BYTES_MAX = 1_048_576  # of batches, per answer to one STATUS
+RESEND_BYTES_MAX = 1_048_576  # of batches and votes, per answer to one STATUS
 STUCK_LONG = 2  # after so many STATUS without progress a peer gets all that we hold
 SERVES_PER_TICK_MAX = 256  # fetches that one peer may have answered in one status interval
 
@@ -43,6 +45,7 @@ SERVES_PER_TICK_MAX = 256  # fetches that one peer may have answered in one stat
 def on_tick(s: ReplicaState) -> None:
     """The status interval is over."""
     s.tick += 1
+    _notice_a_stop(s)
     for peer in s.peers.values():
         peer.served = 0
     _send_status(s)
@@ -54,6 +57,16 @@ def on_tick(s: ReplicaState) -> None:
     transfer.on_tick(s, stuck=s.executed == s.tick_executed)
     s.tick_executed = s.executed
     s.out.append(SetTimer(Timer.STATUS, s.consensus.status_interval_us))
+
+
+def _notice_a_stop(s: ReplicaState) -> None:
+    """A tick that comes later than the view timeout: this process stood still (SIGSTOP, a suspended
+    machine), and what has arrived since is not handled yet. That is no reason to suspect the
+    primary. Not twice in a row: a replica that is always this slow has to suspect all the same."""
+    late = s.tick_us > 0 and s.now_us - s.tick_us > s.consensus.status_interval_us + s.timeout.us
+    if late and not s.tick_late and s.view.active:
+        progress.entered(s)
+    s.tick_us, s.tick_late = s.now_us, late
 
 
 def _send_status(s: ReplicaState) -> None:
@@ -113,9 +126,12 @@ def on_status(s: ReplicaState, received: Received[StatusMessage]) -> None:
         s.out.append(ServeHeads(status.sender, status.stable_seq + 1))
     if status.epoch == s.epoch:
         _resend_views(s, status)
+        lags = s.executed - status.executed > s.consensus.pipeline_window
         if peer.stuck:
+            peer.resent = 0
             _resend_checkpoint_votes(s, status)
-            _resend_log(s, status, peer.stuck)
+        if peer.stuck or lags:
+            _resend_log(s, status, peer, lags)
 
 
 def _resend_views(s: ReplicaState, status: StatusMessage) -> None:
@@ -138,47 +154,54 @@ def _resend_checkpoint_votes(s: ReplicaState, status: StatusMessage) -> None:
             s.relay(status.sender, signed)
 
 
-def _resend_log(s: ReplicaState, status: StatusMessage, stuck: int) -> None:
-    """What the peer needs to execute on. At first each replica sends its own votes, and the primary
-    the batches. If the peer stays stuck, f+1 replicas in turn send all that they hold: a quorum's
-    COMMITs prove that a batch is committed, even if their senders are down now."""
+def _resend_log(s: ReplicaState, status: StatusMessage, peer: Peer, lags: bool) -> None:
+    """What the peer needs to execute on. If it has only just stopped, each replica sends its own
+    votes, and the primary the batches. If it stays stuck, or lags, f+1 replicas in turn send all
+    that they hold: a quorum's COMMITs prove that a batch is committed, even if their senders are
+    down now. The COMMITs come before their batch: so the peer takes it, however far ahead it is.
+
+    One that lags but moves gets each slot once."""
     if status.executed < s.log.kept_above:
         return  # our votes do not reach that far down: it has to fetch blocks
-    everything = stuck >= STUCK_LONG and _in_turn(s, stuck)
+    everything = (lags or peer.stuck >= STUCK_LONG) and _in_turn(s, status.executed + peer.stuck)
     bytes_left = RESEND_BYTES_MAX
     proposed, prepared = set(status.proposed), set(status.prepared)
-    for slot in s.log.above(status.executed):
-        if slot.seq not in proposed and (everything or s.view.primary == s.me):
-            bytes_left = _resend_batch(s, slot, status.sender, bytes_left)
+    for slot in s.log.above(max(status.executed, peer.resent)):
+        digest = slot.accepted.digest if slot.accepted is not None else b""
         if everything and slot.committed is not None:
-            votes = slot.commits.matching(*slot.committed)
+            digest = slot.committed[1]
+            votes = slot.commits.matching(*slot.committed)[: s.quorum.strong]
         else:
             votes = _own_votes(s, slot, slot.seq in prepared)
+        batch = slot.batches.get(digest)
+        if slot.seq in proposed or not (everything or s.view.primary == s.me):
+            batch = None
+        bytes_left -= sum(len(vote.body) + SIGNATURE_BYTES for vote in votes)
+        bytes_left -= batch.size if batch is not None else 0
+        if bytes_left < 0 and slot.seq > status.executed + 1:
+            return
         for vote in votes:
             s.relay(status.sender, vote)
+        if batch is not None:
+            _send_batch(s, status.sender, slot, digest)
+        peer.resent = slot.seq
 
 
-def _in_turn(s: ReplicaState, stuck: int) -> bool:
+def _in_turn(s: ReplicaState, turn: int) -> bool:
     """f+1 members in turn: one of them is honest, and not everybody sends."""
     if not s.voting:
         return False
-    return (s.membership.ids.index(s.me) + stuck) % s.quorum.n < s.quorum.weak
-
-
-def _resend_batch(s: ReplicaState, slot: Slot, to: int, bytes_left: int) -> int:
-    """The accepted PRE-PREPARE with its batch, if it fits into `bytes_left`; gives what is left."""
-    batch, accepted = slot.accepted_batch, slot.accepted
-    if batch is None or accepted is None or batch.size > bytes_left:
-        return bytes_left
-    _send_batch(s, to, slot, accepted.digest, accepted.signed)
-    return bytes_left - batch.size
+    return (s.membership.ids.index(s.me) + turn) % s.quorum.n < s.quorum.weak
 
 
 def _send_batch(
-    s: ReplicaState, to: int, slot: Slot, digest: bytes, pre_prepare: Signed | None
+    s: ReplicaState, to: int, slot: Slot, digest: bytes, *, alone: bool = False
 ) -> None:
-    """Attached to the PRE-PREPARE that named it, or alone. Nothing if we do not have it."""
-    batch = slot.batches.get(digest)
+    """With the PRE-PREPARE that named it, if that is still known: it may convict its primary.
+    Nothing if we do not have it."""
+    batch, accepted = slot.batches.get(digest), slot.accepted
+    known = accepted is not None and accepted.digest == digest and not alone
+    pre_prepare = accepted.signed if accepted is not None and known else None
     if batch is None or not batch.raw:
         if digest in slot.stored:
             s.out.append(SendBatch(to, slot.stored[digest], slot.seq, pre_prepare))
@@ -204,17 +227,12 @@ def _may_serve(s: ReplicaState, replica: int) -> bool:
 
 
 def on_fetch_batch(s: ReplicaState, received: Received[FetchBatch]) -> None:
-    """With the PRE-PREPARE that brought it, if that is still known: it may convict its primary."""
     message = received.message
     slot, digest = s.log.get(message.seq), message.digest
     if slot is None or (digest not in slot.batches and digest not in slot.stored):
         return
-    if not _may_serve(s, message.sender):
-        return
-    accepted, named_by = slot.accepted, None
-    if accepted is not None and accepted.digest == digest and message.epoch == s.epoch:
-        named_by = accepted.signed
-    _send_batch(s, message.sender, slot, digest, named_by)
+    if _may_serve(s, message.sender):
+        _send_batch(s, message.sender, slot, digest, alone=message.epoch != s.epoch)
 
 
 def on_batch(s: ReplicaState, received: Received[Batch]) -> None:

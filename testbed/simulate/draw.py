@@ -16,6 +16,7 @@ from chain.genesis import Consensus
 from chain.quorum import REPLICAS_MIN, Quorum
 from testbed.errors import ConfigurationError
 from testbed.simulate.draw_change import Change, draw_change
+from testbed.simulate.draw_stops import draw_stops
 from testbed.simulate.scenario import GATEWAY, Crash, Event, Kind, Scenario, Traitor
 from testbed.simulate.traitors import TRICKS
 
@@ -30,6 +31,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "clock": ("skew",),
     "cpu": ("partition", "loss", "crash", "pause"),
     "byzantine": ("byzantine",),
+    "stop": (),
     "all": (
         "partition",
         "loss",
@@ -130,7 +132,7 @@ def draw(options: Options, seed: int) -> Scenario:
     slow_for_good = sum(event.kind is Kind.DELAY and event.end_us is None for event in events)
     events += _slow(options, seed, total, heal_us)
     skew_us_max = _SKEW_US_MAX if dice.random() < 0.5 else 0
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         replicas=n,
         consensus=_consensus(dice, (2, 4) if change.sizes else (2, 4, 8)),
@@ -147,6 +149,7 @@ def draw(options: Options, seed: int) -> Scenario:
         es256=options.es256,
         joiners=change.joiners,
     )
+    return draw_stops(dice, scenario) if options.faults == "stop" else scenario
 
 
 def _enabled(profile: str, kind: str) -> float:

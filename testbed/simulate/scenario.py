@@ -80,6 +80,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     `replicas` are there from genesis; the `joiners` that may be added have the ids after theirs.
 
+    Until `heal_us` the chain must grow at least every `gap_us_max` (0: whenever it likes).
+
     `spread_us` is how much the delays of healthy links differ; `turn_us` how long a replica lets
     frames gather before it handles them in one step (0: each alone).
     """
@@ -99,6 +101,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     patience_us: int
     es256: bool = False
     joiners: int = 0
+    gap_us_max: int = 0
 
     @property
     def machines(self) -> int:

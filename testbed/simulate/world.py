@@ -81,6 +81,7 @@ class _World:
         self._faults: Counter[str] = Counter()
         self._accusations: Counter[str] = Counter()
         self._views = 0
+        self._grew_us = 0  # when a gateway held a new block final
         self._requests = 0
         self._network = Network(self.timeline, self._random, self._deliver, scenario.spread_us)
         self._signatures = REAL if scenario.es256 else CHEAP
@@ -214,6 +215,7 @@ class _World:
             if timeline.steps % _MEASURE_STEPS == 0:
                 self._measure()
             if timeline.now_us < scenario.heal_us:
+                self._must_grow(timeline.now_us - self._grew_us)
                 continue
             if timeline.steps > STEPS_MAX:
                 raise self._checker.broken("liveness", f"{STEPS_MAX} steps, and no end")
@@ -223,6 +225,10 @@ class _World:
                 return
         if not scenario.beyond_bound:
             raise self._checker.broken("liveness", self._what_is_missing(target))
+
+    def _must_grow(self, gap_us: int) -> None:
+        if self._scenario.gap_us_max and gap_us > self._scenario.gap_us_max:
+            raise self._checker.broken("progress", f"no final block for {gap_us / 1e6:.3f} s")
 
     def _measure(self) -> None:
         for machine in self._machines:
@@ -348,6 +354,7 @@ class _World:
         return self._gateways[device.number % len(self._gateways)]
 
     def _final(self, number: int, final: Final) -> None:
+        self._grew_us = self.timeline.now_us
         signers = [seal.replica for seal in final.seals]
         self._checker.final(number, final.height, digest(final.head), signers)
         if self._transcript is not None:

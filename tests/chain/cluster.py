@@ -425,6 +425,7 @@ class Cluster:
         self.lose: Filter = lambda source, to, message: False
         self.delay: Callable[[int, int], int] = lambda source, to: LINK_US
         self.cut: set[frozenset[int]] = set()
+        self.stopped: dict[int, list[tuple[int, bytes]]] = {}  # what waits: source, frame
         self.on_post: Callable[[int, int, Signed], Signed | None] | None = None
         self.accusations: list[tuple[int, Accuse]] = []
         self.refusals: list[tuple[int, bytes, str]] = []
@@ -470,6 +471,15 @@ class Cluster:
         self.cut = set()
         self.lose = lambda source, to, message: False
         self.on_post = None
+
+    def stop(self, i: int) -> None:
+        """As SIGSTOP: its frames and its timers wait. The wire loses nothing."""
+        self.stopped[i] = []
+
+    def resume(self, i: int) -> None:
+        """As SIGCONT: first all that has arrived, then the timers that are due by now."""
+        for source, frame in self.stopped.pop(i):
+            self._deliver(source, i, frame)
 
     def crash(self, *ids: int) -> None:
         for i in ids:
@@ -564,7 +574,7 @@ class Cluster:
         due = [
             (deadline, i, name)
             for i, node in self.nodes.items()
-            if node.alive
+            if node.alive and i not in self.stopped
             for name, deadline in node.timers.items()
         ]
         timer = min(due, default=None)
@@ -586,6 +596,9 @@ class Cluster:
     def _deliver(self, source: int, to: int, frame: bytes) -> None:
         node = self.nodes[to]
         if not node.alive:
+            return
+        if to in self.stopped:
+            self.stopped[to].append((source, frame))
             return
         try:
             received = node.verifier.verify(frame, source)
