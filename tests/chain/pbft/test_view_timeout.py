@@ -6,10 +6,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from chain.genesis import Consensus
 from chain.pbft.messages import Forward, NewView, decode_body
+from chain.pbft.view_timeout import FALL_TIMEOUTS, ViewTimeout
 from tests.chain.cluster import LINK_US, SMALL, Cluster
 
 BACKUPS = (1, 2, 3)
+SECOND_US = 1_000_000
 
 
 def blocks(cluster: Cluster, count: int, name: str) -> None:
@@ -100,3 +103,38 @@ def test_what_waits_at_many_backups_does_not_bury_the_primary() -> None:
     cluster.heal()
     cluster.request(*(f"r{number}" for number in range(1000)), to=BACKUPS)
     cluster.settle()
+
+
+def test_the_timeout_falls_with_time_too() -> None:
+    """A primary that stays just under the timeout gets minutes, not half an hour, out of a timeout
+    that has risen to its maximum."""
+    consensus = Consensus()
+    timeout = ViewTimeout(consensus)
+    while timeout.us < consensus.view_timeout_us_max:
+        timeout.failed(active=False)
+    timeout.entered(0)
+    now_us = 0
+    while timeout.us > consensus.view_timeout_us:
+        timeout.working(work=True, now_us=now_us)
+        now_us += timeout.us - 1
+        timeout.executed(now_us)
+    assert now_us < 5 * 60 * SECOND_US
+
+
+def test_replicas_that_need_most_of_a_timeout_keep_it_for_most_of_the_time() -> None:
+    """They try a shorter one now and then: one view in nine timeouts fails, not every other."""
+    consensus = Consensus()
+    timeout = ViewTimeout(consensus)
+    block_us = 3 * consensus.view_timeout_us  # needs a timeout of 4 s, and more than half of it
+    now_us = failures = 0
+    while now_us < 60 * 60 * SECOND_US:
+        timeout.working(work=True, now_us=now_us)
+        if block_us < timeout.us:
+            now_us += block_us
+            timeout.executed(now_us)
+        else:
+            now_us += timeout.us
+            timeout.failed(active=True)
+            timeout.entered(now_us)
+            failures += 1
+    assert failures < 60 * 60 * SECOND_US / (FALL_TIMEOUTS * 4 * consensus.view_timeout_us) + 3
