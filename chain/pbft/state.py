@@ -53,6 +53,7 @@ class Peer(msgspec.Struct):
     stuck: int = 0  # STATUS in a row without progress
     resent: int = 0  # log contents up to here were sent to it, since it was stuck
     served: int = 0  # fetches answered since the last tick
+    served_bytes: int = 0
 
 
 class ReplicaState:

@@ -28,6 +28,7 @@ from chain.pbft.state import Peer, ReplicaState
 
 __all__ = [
     "RESEND_BYTES_MAX",
+    "SERVED_BYTES_PER_TICK_MAX",
     "SERVES_PER_TICK_MAX",
     "on_batch",
     "on_fetch_batch",
@@ -39,7 +40,9 @@ __all__ = [
 
 RESEND_BYTES_MAX = 1_048_576  # of batches and votes, per answer to one STATUS
 STUCK_LONG = 2  # after so many STATUS without progress a peer gets all that we hold
-SERVES_PER_TICK_MAX = 256  # fetches that one peer may have answered in one status interval
+# What one peer may fetch in one status interval.
+SERVES_PER_TICK_MAX = 256
+SERVED_BYTES_PER_TICK_MAX = 4 * 1024 * 1024
 
 
 def on_tick(s: ReplicaState) -> None:
@@ -47,7 +50,7 @@ def on_tick(s: ReplicaState) -> None:
     s.tick += 1
     _notice_a_stop(s)
     for peer in s.peers.values():
-        peer.served = 0
+        peer.served = peer.served_bytes = 0
     _send_status(s)
     for entry in s.pool.age_later():
         if entry.source == OWN_CLIENTS:
@@ -220,10 +223,12 @@ def _own_votes(s: ReplicaState, slot: Slot, peer_prepared: bool) -> tuple[Signed
 # --- fetches -----------------------------------------------------------------------------------
 
 
-def _may_serve(s: ReplicaState, replica: int) -> bool:
+def _may_serve(s: ReplicaState, replica: int, size: int = 0) -> bool:
+    """`size`: bytes that we hold in memory. What comes from the store is the host's to limit."""
     peer = s.peer(replica)
     peer.served += 1
-    return peer.served <= SERVES_PER_TICK_MAX
+    peer.served_bytes += size
+    return peer.served <= SERVES_PER_TICK_MAX and peer.served_bytes <= SERVED_BYTES_PER_TICK_MAX
 
 
 def on_fetch_batch(s: ReplicaState, received: Received[FetchBatch]) -> None:
@@ -231,7 +236,8 @@ def on_fetch_batch(s: ReplicaState, received: Received[FetchBatch]) -> None:
     slot, digest = s.log.get(message.seq), message.digest
     if slot is None or (digest not in slot.batches and digest not in slot.stored):
         return
-    if _may_serve(s, message.sender):
+    batch = slot.batches.get(digest)
+    if _may_serve(s, message.sender, len(batch.raw) if batch is not None else 0):
         _send_batch(s, message.sender, slot, digest, alone=message.epoch != s.epoch)
 
 

@@ -65,6 +65,7 @@ from chain.pbft.replica import Replica
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
 from nodes.replica.clients import Clients
 from nodes.replica.phases import Phases
+from nodes.replica.serving import TURN_BYTES_MAX, Serving
 
 __all__ = [
     "Delayed",
@@ -73,6 +74,7 @@ __all__ = [
 ]
 
 BODIES_BLOCKS_MAX = 1024
+SERVE_INTERVAL_US = 250_000  # in which each peer may be served so much (`Serving`)
 
 _proofs = msgspec.msgpack.Decoder(CheckpointProof)
 
@@ -88,6 +90,7 @@ class Delayed(msgspec.Struct, frozen=True):
 Rewrite = Callable[[list[Effect]], list[Effect | Delayed]]
 
 _DELAYED = "driver/delayed/"  # names of the driver's own timers
+_SERVE = "driver/serve"
 _DELAYED_MAX = 4096  # held back at once; more are lost
 
 
@@ -129,6 +132,7 @@ class Driver:
         self._delayed: dict[str, Effect] = {}
         self._delays = 0
         self._phases = Phases(events, clock)
+        self._serving = Serving(SERVE_INTERVAL_US)
 
     def start(self) -> None:
         """Once, before any step."""
@@ -151,7 +155,7 @@ class Driver:
         for name in fired:
             if name in self._delayed:
                 self._do(self._delayed.pop(name))
-            else:
+            elif name != _SERVE:
                 self._handle(TimerFired(Timer(name)), now_us)
         submitted: list[Submitted] = []
         for item in inputs:
@@ -161,6 +165,29 @@ class Driver:
                 self._handle(item, now_us)
         if submitted:  # together and last: the next batch forms from all of them
             self._carry_out(self._core.submit(submitted, now_us))
+        self._serve()
+
+    def _serve(self) -> None:
+        """A share of what peers asked for. The rest waits for a turn of its own."""
+        now_us = self._clock.monotonic_us()
+        left = TURN_BYTES_MAX
+        while left > 0 and (question := self._serving.take(now_us)) is not None:
+            before = len(self._outbox)
+            match question:
+                case ServeHeads(to=to, start=start):
+                    self._serve_heads(to, start)
+                case ServeBodies(to=to, start=start, stop=stop):
+                    self._serve_bodies(to, start, stop)
+                case SendBatch():
+                    self._send_batch(question)
+                case _:
+                    assert_never(question)
+            size = sum(len(frame) for _, frame in self._outbox[before:])
+            self._serving.answered(question.to, size)
+            left -= size
+        delay_us = self._serving.delay_us(now_us)
+        if delay_us is not None:
+            self._timers.set(_SERVE, delay_us)
 
     def _handle(self, item: Input, now_us: int) -> None:
         self._carry_out(self._core.handle(item, now_us))
@@ -247,16 +274,12 @@ class Driver:
                 self._outbox.append((to, encode(signed)))
             case Sync():
                 self._must_sync = True
-            case SendBatch():
-                self._send_batch(effect)
+            case SendBatch() | ServeHeads() | ServeBodies():
+                self._serving.put(effect)
             case Forget(seq=seq):
                 self._store.forget(seq)
             case Install():
                 self._install(effect)
-            case ServeHeads(to=to, start=start):
-                self._serve_heads(to, start)
-            case ServeBodies(to=to, start=start, stop=stop):
-                self._serve_bodies(to, start, stop)
             case Accuse(culprit=culprit, reason=reason, first=first, second=second):
                 evidence = [encode(each) for each in (first, second) if each is not None]
                 self._events.emit("accuse", culprit=culprit, reason=reason, evidence=evidence)
