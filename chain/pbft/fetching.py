@@ -14,10 +14,11 @@ __all__ = ["Fetched", "Interval", "Piece", "Transfer"]
 
 
 class Fetched(msgspec.Struct, eq=False):
-    """The blocks that one source has given of a piece, from its start on. `evidence` is its last
-    message, `size` the bytes of the blocks in that."""
+    """The blocks that one source has given of a piece, from its start on: `held` bytes. `evidence`
+    is its last message, `size` the bytes of the blocks in that."""
 
     blocks: list[Block] = []
+    held: int = 0
     evidence: Signed | None = None
     size: int = 0
 
@@ -66,6 +67,16 @@ class Transfer(msgspec.Struct, eq=False):
     turn: int = 0
     liars: set[int] = set()
     silent: set[int] = set()
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """In order."""
+        return [piece for interval in self.intervals for piece in interval.pieces]
+
+    @property
+    def held(self) -> int:
+        """Bytes of blocks that wait to be installed."""
+        return sum(each.held for piece in self.pieces for each in piece.answers.values())
 
     def source(self, candidates: list[int]) -> int:
         """The next in turn; liars and the silent come back when nobody else is left."""

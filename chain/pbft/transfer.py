@@ -15,7 +15,7 @@ from chain.errors import PeerFault
 from chain.keys import digest
 from chain.pbft import checkpoint, requests
 from chain.pbft.effects import Install
-from chain.pbft.fetching import Fetched, Interval, Piece
+from chain.pbft.fetching import Fetched, Interval, Piece, Transfer
 from chain.pbft.inputs import Installed, InstallFailed, Received
 from chain.pbft.messages import (
     BODIES_BYTES_MAX,
@@ -31,6 +31,7 @@ from chain.pbft.messages import (
 from chain.pbft.state import ReplicaState
 
 __all__ = [
+    "HELD_BYTES_MAX",
     "INTERVALS_MAX",
     "PIECE_BLOCKS",
     "SOURCE_TICKS_MAX",
@@ -44,6 +45,9 @@ __all__ = [
 
 INTERVALS_MAX = 3  # intervals of K blocks that are fetched at once
 PIECE_BLOCKS = 16  # blocks asked for in one FETCH-BODIES
+# Of fetched blocks that wait to be installed. The piece that is next is always fetched, so its
+# longest answer may come on top: PIECE_BLOCKS full batches.
+HELD_BYTES_MAX = 32 * 1024 * 1024
 SOURCE_TICKS_MAX = 2  # status intervals that a source may take until another is asked
 
 
@@ -112,10 +116,16 @@ def _fill(s: ReplicaState) -> None:
         _ask_heads(s, interval)
     # An interval may have any length. Its heads are small; its blocks would fill the memory.
     last = s.executed + INTERVALS_MAX * s.consensus.checkpoint_interval
-    for interval in t.intervals:
-        for piece in interval.pieces:
-            if piece.asked < 0 and piece.stop <= max(last, s.executed + PIECE_BLOCKS):
-                _ask_bodies(s, piece)
+    pieces = t.pieces
+    coming = sum(piece.asked >= 0 and piece.whole is None for piece in pieces)
+    for piece in pieces:
+        if piece.asked >= 0:
+            continue
+        room = t.held + (coming + 1) * BODIES_BYTES_MAX <= HELD_BYTES_MAX
+        if piece is not pieces[0] and (piece.stop > last or not room):
+            break
+        _ask_bodies(s, piece)
+        coming += 1
 
 
 def _ask_heads(s: ReplicaState, interval: Interval) -> None:
@@ -255,10 +265,24 @@ def _take_bodies(
     answer.blocks += blocks
     answer.evidence = received.signed
     answer.size = sum(block.body_bytes for block in blocks)
+    answer.held += sum(block.body_bytes + len(block.head) for block in blocks)
     if piece.whole is None:
         _ask_rest(s, piece, message.sender)
     else:
         piece.answers = {message.sender: answer}
+    _shed(s.transfer)
+
+
+def _shed(t: Transfer) -> None:
+    """Drops what is not needed next, from the end; it is fetched again when there is room. Of the
+    piece that is needed next the longest answer stays."""
+    first, *rest = t.pieces
+    while rest and t.held > HELD_BYTES_MAX:
+        piece = rest.pop()
+        piece.answers, piece.asked = {}, -1
+    if t.held > HELD_BYTES_MAX:
+        longest = max(first.answers, key=lambda source: len(first.answers[source].blocks))
+        first.answers = {longest: first.answers[longest]}
 
 
 def _give_up(s: ReplicaState, piece: Piece, source: int) -> None:
