@@ -95,6 +95,8 @@ def open_items(
 
     The fault of an item: those of `open_operation`, "bad-item", and "bad-endorsement" if any
     endorsement is not an accept of this request, by a member of this epoch, with a good signature.
+    "unknown-epoch" if it is of another epoch: an honest sender may have switched earlier or later
+    than this replica, so that code blames nobody.
 
     All are read before any signature is checked. One by one, interpreter and signature code push
     each other out of the processor's caches, which costs 7 of 90 us per request.
@@ -131,8 +133,10 @@ def _read_claims(
         endorsement = _endorsement(signed, opened.id)
         sender, data = endorsement.sender, signed_bytes(network, signed.body)
         spki = membership.spki(sender)
-        if endorsement.epoch != membership.epoch or spki is None:
-            raise PeerFault("bad-endorsement", "not by a member of this epoch")
+        if endorsement.epoch != membership.epoch:
+            raise PeerFault("unknown-epoch", f"endorsed in {endorsement.epoch}: ahead or behind")
+        if spki is None:
+            raise PeerFault("bad-endorsement", f"{sender} is not a member of this epoch")
         text = f"signature of {sender} does not hold"
         claims.append(Claim(spki, data, signed.signature, "bad-endorsement", text))
         endorsers.append(sender)

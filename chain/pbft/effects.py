@@ -48,8 +48,9 @@ FactKind = Literal["proposal", "prepared", "view", "stable"]
 # "refused": the state machine will never take it.
 Refusal = Literal["busy", "done", "refused"]
 
-# Facts for people and for timing. "diverged": a quorum has another state at this sequence number,
-# and this replica has stopped for good.
+# Facts for people and for timing. "contradicted": a NEW-VIEW leaves out or changes what a quorum
+# has committed; it is refused. "diverged": a quorum has another state at this sequence number, and
+# this replica has stopped for good.
 Observation = Literal[
     "proposed",
     "pre-prepared",
@@ -61,6 +62,7 @@ Observation = Literal[
     "epoch",
     "fetching",
     "caught-up",
+    "contradicted",
     "diverged",
 ]
 

@@ -120,6 +120,8 @@ def _make_new_view(s: ReplicaState) -> None:
     view = s.view.number
     chosen = s.view_changes.asking_for(view)[: s.quorum.strong]
     decision = new_view.decide(chosen)
+    if _contradicts_a_commit(s, view, decision):
+        return  # as in `on_new_view`; the timer takes us on
     pre_prepares = tuple(
         s.sign(PrePrepare(s.epoch, s.me, view, seq, digest))
         for seq, digest in enumerate(decision.ordered, start=decision.checkpoint.seq + 1)
@@ -145,7 +147,25 @@ def on_new_view(s: ReplicaState, received: Received[NewView]) -> None:
         if message.view == s.view.number:
             start(s, s.view.number + 1)
         return
+    if _contradicts_a_commit(s, message.view, decision):
+        # q COMMITs of an earlier view are kept by every V with at most f faulty replicas. So more
+        # are faulty, or have lost their disks: this view is refused. Its primary is not to blame.
+        s.observe("contradicted", s.executed)
+        if message.view == s.view.number:
+            start(s, s.view.number + 1)
+        return
     _enter(s, message, received.signed, decision)
+
+
+def _contradicts_a_commit(s: ReplicaState, view: int, decision: Decision) -> bool:
+    first = decision.checkpoint.seq + 1
+    ordered = dict(enumerate(decision.ordered, start=first))
+    return any(
+        slot.committed is not None
+        and slot.committed[0] < view
+        and slot.committed[1] != ordered.get(slot.seq)
+        for slot in s.log.above(decision.checkpoint.seq)
+    )
 
 
 # --- entering ----------------------------------------------------------------------------------

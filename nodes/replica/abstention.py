@@ -1,8 +1,10 @@
 """A replica whose store was damaged has forgotten votes, so it must not vote where it may have.
 
-It follows (status, fetching, executing) and says nothing that counts until its chain is past
-everything that it can have voted on: a height that an honest peer has executed, plus the log
-window, plus one checkpoint interval, so that its own stable checkpoint is past it too.
+It follows (status, fetching, executing) and sends no votes until its own stable checkpoint is at or
+above every number that it can have voted on: a height that an honest peer has executed, plus the
+log window. From then on it votes on higher numbers only, and its VIEW-CHANGEs prove that
+checkpoint, so nothing that it forgot can count. Its height would not do: blocks are executed long
+before their checkpoint is proven.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _bodies = msgspec.msgpack.Decoder(ReplicaMessage)
 
 
 class Abstention:
-    """`until` is the height at which it ends, None until enough peers were heard.
+    """`until` is the stable checkpoint at which it ends, None until enough peers were heard.
 
     This replica is one of the f faulty ones, so of the n-1 others at most f-1 lie or are silent; at
     least q-f honest ones executed the last stable checkpoint that we can have known. If u were not
@@ -41,7 +43,7 @@ class Abstention:
 
     def __init__(self, consensus: Consensus, until: int | None) -> None:
         self.until = until
-        self._margin = consensus.log_window + consensus.checkpoint_interval
+        self._margin = consensus.log_window
         self._executed: dict[int, int] = {}
 
     def heard(self, status: StatusMessage, membership: Membership) -> bool:
@@ -60,8 +62,8 @@ class Abstention:
         self.until = until
         return True
 
-    def over(self, height: int) -> bool:
-        return self.until is not None and height >= self.until
+    def over(self, stable: int) -> bool:
+        return self.until is not None and stable >= self.until
 
     def rewrite(self, effects: list[Effect]) -> list[Effect]:
         """The same without votes."""

@@ -300,7 +300,7 @@ class Service:
     def _rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
         abstention = self._abstention
         if abstention is not None:
-            if not abstention.over(self.ledger.height):
+            if not abstention.over(self.core.stable):
                 return [*abstention.rewrite(effects)]
             self._abstention = None
             self._on_abstention(None)

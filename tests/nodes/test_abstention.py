@@ -7,11 +7,12 @@ import itertools
 import pytest
 
 from chain.genesis import Consensus, Member, Membership
-from chain.pbft.messages import StatusMessage
+from chain.pbft.messages import Checkpoint, StatusMessage
 from nodes.replica.abstention import Abstention
+from tests.chain.cluster import SMALL, Cluster
 
 CONSENSUS = Consensus()
-MARGIN = CONSENSUS.log_window + CONSENSUS.checkpoint_interval
+MARGIN = CONSENSUS.log_window
 
 
 def membership(n: int) -> Membership:
@@ -49,3 +50,31 @@ def test_it_never_ends_below_what_we_can_have_voted_on(n: int) -> None:
             abstention.heard(status(sender, executed), membership(n))
             assert abstention.until is None or abstention.until >= 100 + MARGIN
         assert abstention.over(100 + MARGIN)
+
+
+def test_it_ends_by_what_is_stable_not_by_height() -> None:
+    """Blocks are executed, but no checkpoint is proven: its window is where it was, so it could
+    still vote on numbers that it has voted on before."""
+    cluster = Cluster()
+    for number in range(8):
+        cluster.request(f"r{number}")
+        cluster.settle()
+    cluster.run(300_000)
+    abstention, replica = Abstention(SMALL, None), cluster.nodes[3].replica
+    for sender in (0, 1, 2):
+        peer = cluster.nodes[sender].replica
+        abstention.heard(
+            StatusMessage(0, sender, 0, True, peer.stable, peer.executed), cluster.genesis
+        )
+    voted_max = replica.stable + SMALL.log_window
+    assert abstention.until is not None
+    assert abstention.until >= voted_max
+    cluster.lose = lambda source, to, message: isinstance(message, Checkpoint)
+    for number in range(SMALL.log_window):
+        cluster.request(f"more{number}")
+        cluster.settle()
+    assert replica.executed >= abstention.until
+    assert not abstention.over(replica.stable)
+    cluster.heal()
+    cluster.settle(lambda: replica.stable >= voted_max)
+    assert abstention.over(replica.stable)

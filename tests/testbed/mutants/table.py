@@ -52,7 +52,7 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="network",
         byzantine=(("twins", 1),),
         budget=1000,
-        known=973,
+        known=0,
     ),
     Mutant(
         "commit-after-leaving-the-view",
@@ -61,7 +61,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if s.voting:",
         faults="network",
         budget=1000,
-        known=772,
+        known=61,
     ),
     Mutant(
         "digest-unchecked",
@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if message.view == s.view.number or not s.view.active:",
         "if False:",
         faults="crash",
-        known=4,
+        known=14,
     ),
     Mutant(
         "restart-forgets-its-certificates",
@@ -160,7 +160,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "abstention-skipped",
         "nodes.replica.abstention",
-        "return self.until is not None and height >= self.until",
+        "return self.until is not None and stable >= self.until",
         "return True",
         faults="disk",
         known=1,
@@ -195,7 +195,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if item.message.epoch == self._s.epoch:",
         "if True:",
         faults="membership",
-        known=95,
+        known=1,
     ),
     Mutant(
         "restart-forgets-its-epoch",
@@ -239,7 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("lying-transfer", 1),),
         faults="crash",
         budget=500,
-        known=3,
+        known=6,
     ),
     Mutant(
         "lying-bodies-believed",
@@ -249,7 +249,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("lying-transfer", 1),),
         faults="crash",
         budget=500,
-        known=60,
+        known=32,
     ),
     # --- view changes ----------------------------------------------------------------------------
     Mutant(
@@ -259,7 +259,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         faults="network",
         budget=1000,
-        known=111,
+        known=6,
     ),
     Mutant(
         "certificates-of-one-view-change-only",
@@ -268,7 +268,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    for received in view_changes[:1]:\n",
         faults="network",
         budget=1500,
-        known=318,
+        known=115,
     ),
     Mutant(
         "certificate-of-the-lowest-view",
