@@ -12,6 +12,7 @@ import msgspec
 from chain.keys import DIGEST_BYTES, SIGNATURE_BYTES
 
 __all__ = [
+    "FRAME_BYTES_MAX",
     "Counter",
     "Der",
     "DeviceKind",
@@ -25,6 +26,10 @@ __all__ = [
     "Text",
     "Time",
 ]
+
+# One frame on a replica link; larger ones are refused before they are read. The genesis refuses
+# parameters with which an honest replica would have to send more.
+FRAME_BYTES_MAX = 8 * 1024 * 1024
 
 Hash = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]

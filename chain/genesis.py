@@ -11,9 +11,20 @@ from typing import Annotated
 import msgspec
 
 from chain.errors import PeerFault
-from chain.fields import Der, DeviceKind, Hash, Kinds, Privilege, ReplicaId, Spki, Text, Time
+from chain.fields import (
+    FRAME_BYTES_MAX,
+    Der,
+    DeviceKind,
+    Hash,
+    Kinds,
+    Privilege,
+    ReplicaId,
+    Spki,
+    Text,
+    Time,
+)
 from chain.keys import digest, node_id
-from chain.quorum import REPLICAS_MIN, Quorum
+from chain.quorum import REPLICAS_MAX, REPLICAS_MIN, Quorum
 
 __all__ = ["Consensus", "FactoryRoot", "Genesis", "Member", "Membership", "Policy", "VoucherGrant"]
 
@@ -53,6 +64,11 @@ class Membership(msgspec.Struct, frozen=True):
         return None
 
 
+# Upper bounds of encoded parts of replica messages.
+VOTE_BYTES_MAX = 136  # a signed PRE-PREPARE, PREPARE or CHECKPOINT, without a batch
+RECORD_BYTES_MAX = 1024  # of a block, beside its item: the leaf
+
+
 class Consensus(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of the core. All replicas must use the same, or they run different machines."""
 
@@ -71,6 +87,26 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True):
     def log_window(self) -> int:
         """L = 2K: how far above the stable checkpoint votes are accepted."""
         return 2 * self.checkpoint_interval
+
+    def new_view_bytes_max(self, replicas: int) -> int:
+        """The largest message: q VIEW-CHANGEs, each with q CHECKPOINTs and a certificate of q votes
+        for each number of the window."""
+        strong, window = Quorum.of(replicas).strong, self.log_window
+        certificate = strong * VOTE_BYTES_MAX + 8
+        view_change = (strong + 1) * VOTE_BYTES_MAX + window * certificate
+        return strong * view_change + (window + 1) * VOTE_BYTES_MAX
+
+    @property
+    def block_bytes_max(self) -> int:
+        """A block in a BODIES, or its batch."""
+        return self.batch_bytes_max + self.batch_requests_max * RECORD_BYTES_MAX
+
+    @property
+    def replicas_max(self) -> int:
+        """The most replicas whose NEW-VIEW fits into a frame; less than REPLICAS_MIN if none do."""
+        fitting = range(REPLICAS_MIN, REPLICAS_MAX + 1)
+        fit = [n for n in fitting if self.new_view_bytes_max(n) <= FRAME_BYTES_MAX]
+        return max(fit, default=0)
 
 
 class VoucherGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +210,12 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True):
             > policy.validity_s_max,
             "policy.group_accepts: at most group_size": (policy.group_accepts or 1)
             > (policy.group_size or len(ids)),
+            f"members: at most {self.consensus.replicas_max} with consensus.checkpoint_interval "
+            f"{self.consensus.checkpoint_interval}, so that a NEW-VIEW fits into a frame of "
+            f"{FRAME_BYTES_MAX} bytes; take a shorter interval": len(ids)
+            > self.consensus.replicas_max,
+            "consensus.batch_bytes_max, batch_requests_max: a block must fit into a frame of "
+            f"{FRAME_BYTES_MAX} bytes": self.consensus.block_bytes_max > FRAME_BYTES_MAX,
         }
         for fault, found in faults.items():
             if found:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import bisect
 
 from chain.errors import Misuse
-from chain.genesis import Member, Membership
+from chain.genesis import Consensus, Member, Membership
 from chain.ledger.reasons import Reason
-from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
+from chain.quorum import REPLICAS_MIN
 
 __all__ = ["Epochs", "changed"]
 
@@ -28,11 +28,12 @@ def changed(membership: Membership, replica: int, key: bytes | None) -> Membersh
 class Epochs:
     """`membership` decides the next block, `next` the blocks above `boundary`, if there is one."""
 
-    def __init__(self, membership: Membership, checkpoint_interval: int) -> None:
+    def __init__(self, membership: Membership, consensus: Consensus) -> None:
         self.membership = membership
         self.next: Membership | None = None
         self.boundary = 0
-        self._interval = checkpoint_interval
+        self._interval = consensus.checkpoint_interval
+        self._replicas_max = consensus.replicas_max
         self._ids_used = set(membership.ids)
 
     def refusal(self, replica: int, key: bytes | None) -> Reason | None:
@@ -46,7 +47,7 @@ class Epochs:
             return "too-few-replicas" if len(members) <= REPLICAS_MIN else None
         if replica in self._ids_used or any(member.spki == key for member in members):
             return "replica-used"
-        return "too-many-replicas" if len(members) >= REPLICAS_MAX else None
+        return "too-many-replicas" if len(members) >= self._replicas_max else None
 
     def change(self, replica: int, key: bytes | None, height: int) -> Membership:
         """Schedules the change that block `height` decides; returns the next epoch's members."""

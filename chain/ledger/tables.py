@@ -62,7 +62,7 @@ class Tables:
         }
         self.barred: set[bytes] = set()  # factory ids
         self.factory: dict[bytes, int] = {}  # factory id -> times used
-        self.epochs = Epochs(genesis.membership, genesis.consensus.checkpoint_interval)
+        self.epochs = Epochs(genesis.membership, genesis.consensus)
         self.approvals = Approvals(policy.admins_needed, policy.approval_window_blocks)
         self.heads = RecentHeads(policy.enrol_window_blocks + slack)
         self.heads.add(digest(genesis_head(self.network, genesis.time_us)), 0)

@@ -16,7 +16,7 @@ import msgspec
 
 from chain.block import Block, HeadBytes
 from chain.errors import PeerFault
-from chain.fields import Hash, ReplicaId, Signature
+from chain.fields import FRAME_BYTES_MAX, Hash, ReplicaId, Signature
 from chain.keys import Signer, digest
 from chain.quorum import REPLICAS_MAX
 
@@ -58,8 +58,6 @@ __all__ = [
     "signed_bytes",
 ]
 
-# One frame on a replica link; larger ones are refused before they are read.
-FRAME_BYTES_MAX = 8 * 1024 * 1024
 LOG_WINDOW_MAX = 4096
 BATCH_ITEMS_MAX = 65_536
 HEADS_MAX = 8192

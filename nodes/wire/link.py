@@ -25,7 +25,9 @@ __all__ = [
 ]
 
 CLIENT_FRAME_BYTES_MAX = 65_536  # what a gateway may send us; what we send it may be a block
-SEND_QUEUE_BYTES_MAX = 4 * 1024 * 1024  # per party, beside the transport's own buffer
+# Per party, beside the transport's own buffer. The largest frame must not be dropped because of a
+# few small ones behind it.
+SEND_QUEUE_BYTES_MAX = FRAME_BYTES_MAX + 2 * 1024 * 1024
 WRITE_BYTES_MAX = 512 * 1024  # written to the transport at once
 _LENGTH_BYTES = 4
 _READ_BYTES_MAX = 65_536  # taken from the transport at once

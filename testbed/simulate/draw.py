@@ -135,7 +135,7 @@ def draw(options: Options, seed: int) -> Scenario:
     scenario = Scenario(
         seed=seed,
         replicas=n,
-        consensus=_consensus(dice, (2, 4) if change.sizes else (2, 4, 8)),
+        consensus=_consensus(dice, n, (2, 4) if change.sizes else (2, 4, 8)),
         gateways=_GATEWAYS,
         devices=devices,
         spread_us=dice.choice((1_000, 5_000, 20_000)),
@@ -156,9 +156,10 @@ def _enabled(profile: str, kind: str) -> float:
     return 1.0 if kind == "member" and profile == "membership" else _ENABLED.get(kind, 0.5)
 
 
-def _consensus(dice: Random, intervals: Sequence[int]) -> Consensus:
+def _consensus(dice: Random, n: int, intervals: Sequence[int]) -> Consensus:
+    fit = [k for k in intervals if Consensus(checkpoint_interval=k).replicas_max >= n]
     return Consensus(
-        checkpoint_interval=dice.choice(intervals),
+        checkpoint_interval=dice.choice(fit),
         pipeline_window=dice.choice((1, 2, 4, 8)),
         batch_requests_max=dice.choice((1, 2, 8)),
         view_timeout_us=dice.choice((400_000, 800_000)),

@@ -10,8 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
-from chain.genesis import Genesis, Member, Membership, Policy, VoucherGrant
+from chain.fields import FRAME_BYTES_MAX
+from chain.genesis import Consensus, Genesis, Member, Membership, Policy, VoucherGrant
 from chain.keys import digest
+from chain.pbft.messages import (
+    Checkpoint,
+    NewView,
+    Prepare,
+    PreparedProof,
+    PrePrepare,
+    ReplicaMessage,
+    Signed,
+    ViewChange,
+    encode,
+)
 from chain.quorum import Quorum
 from tests.chain.world import World, signer
 
@@ -91,3 +103,51 @@ def test_three_replicas_tolerate_nothing() -> None:
 def test_the_group_is_never_larger_than_the_membership() -> None:
     assert Policy(group_size=50, group_accepts=40).group(Quorum.of(4)) == (4, 4)
     assert Policy(group_size=2).group(Quorum.of(10)) == (2, 2)
+
+
+def _new_view_bytes(replicas: int, window: int) -> int:
+    """As large as it can become: every number as long as can be, every certificate full."""
+    strong, far = Quorum.of(replicas).strong, 2**31
+    view, seq = 2**32 - 1, 2**62
+
+    def signed(message: ReplicaMessage) -> Signed:
+        return Signed(encode(message), bytes(64))
+
+    checkpoint = signed(Checkpoint(far, far, seq, bytes(32)))
+    prepare = signed(Prepare(far, far, view, seq, bytes(32)))
+    pre_prepare = signed(PrePrepare(far, far, view, seq, bytes(32)))
+    proof = PreparedProof(pre_prepare, (prepare,) * (strong - 1))
+    vote = ViewChange(far, far, view, seq, bytes(32), (checkpoint,) * strong, (proof,) * window)
+    votes, ordered = (signed(vote),) * strong, (pre_prepare,) * window
+    return len(encode(signed(NewView(far, far, view, votes, ordered))))
+
+
+@pytest.mark.parametrize("replicas", [4, 7, 31])
+@pytest.mark.parametrize("interval", [1, 4, 64])
+def test_the_bound_of_a_new_view_holds_and_is_not_far_off(replicas: int, interval: int) -> None:
+    consensus = Consensus(checkpoint_interval=interval)
+    actual = _new_view_bytes(replicas, consensus.log_window)
+    assert actual <= consensus.new_view_bytes_max(replicas) <= 1.2 * actual
+
+
+@pytest.mark.parametrize(("interval", "replicas"), [(64, 31), (8, 64), (4, 100)])
+def test_sizes_that_a_lab_may_want_fit(interval: int, replicas: int) -> None:
+    assert Consensus(checkpoint_interval=interval).replicas_max >= replicas
+
+
+@pytest.mark.parametrize(
+    ("consensus", "replicas", "what"),
+    [
+        (Consensus(), 40, "checkpoint_interval"),
+        (Consensus(checkpoint_interval=8), 100, "checkpoint_interval"),
+        (Consensus(batch_bytes_max=FRAME_BYTES_MAX), 4, "batch_bytes_max"),
+        (Consensus(batch_requests_max=FRAME_BYTES_MAX // 1000), 4, "batch_requests_max"),
+    ],
+)
+def test_a_genesis_whose_messages_exceed_a_frame_is_refused(
+    consensus: Consensus, replicas: int, what: str
+) -> None:
+    members = tuple(Member(i, b"%32d" % i) for i in range(replicas))
+    genesis = msgspec.structs.replace(GENESIS, members=members, consensus=consensus)
+    with pytest.raises(PeerFault, match=what):
+        genesis.check()
