@@ -67,6 +67,7 @@ class Membership(msgspec.Struct, frozen=True):
 # Upper bounds of encoded parts of replica messages.
 VOTE_BYTES_MAX = 136  # a signed PRE-PREPARE, PREPARE or CHECKPOINT, without a batch
 RECORD_BYTES_MAX = 1024  # of a block, beside its item: the leaf
+INTERVAL_MAX = 2048  # blocks between checkpoints: decoders take twice as many certificates
 
 
 class Consensus(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,6 +215,9 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.consensus.checkpoint_interval}, so that a NEW-VIEW fits into a frame of "
             f"{FRAME_BYTES_MAX} bytes; take a shorter interval": len(ids)
             > self.consensus.replicas_max,
+            f"consensus.checkpoint_interval: at most {INTERVAL_MAX}": (
+                self.consensus.checkpoint_interval > INTERVAL_MAX
+            ),
             "consensus.batch_bytes_max, batch_requests_max: a block must fit into a frame of "
             f"{FRAME_BYTES_MAX} bytes": self.consensus.block_bytes_max > FRAME_BYTES_MAX,
         }

@@ -1,4 +1,4 @@
-"""What a state transfer is fetching: intervals of blocks, pieces of them, and who is asked.
+"""What a state transfer is fetching: intervals of blocks, pieces of them, and their sources.
 
 Plain notes; what is done about them is in `transfer`.
 """
@@ -35,7 +35,7 @@ class Piece(msgspec.Struct, eq=False):
 
     @property
     def whole(self) -> int | None:
-        """Who has given all of it."""
+        """The source that has given all of it."""
         length = self.stop - self.start + 1
         full = (source for source, each in self.answers.items() if len(each.blocks) == length)
         return next(full, None)

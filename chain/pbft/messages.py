@@ -71,8 +71,8 @@ Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A frame on a replica link.
 
-    `body` is an encoded ReplicaMessage, `signature` its sender's. `attachment` carries the bytes
-    that a digest inside the body commits to (the encoded Proposal of a PRE-PREPARE), else empty.
+    `body` is an encoded ReplicaMessage, `signature` its sender's. `attachment` holds the bytes that
+    a digest in the body commits to: the encoded Proposal of a PRE-PREPARE. Otherwise it is empty.
     """
 
     body: bytes
@@ -230,8 +230,8 @@ class FetchBodies(_ReplicaMessage, frozen=True, tag="FB"):
 
 class Bodies(_ReplicaMessage, frozen=True, tag="DB"):
     """Blocks from `start` on: all that were asked for, or until the next would not fit into
-    BODIES_BYTES_MAX. So any answer and the first block of the next come to more than that, and
-    who gives less at a time is told from who cannot give more."""
+    BODIES_BYTES_MAX. So an answer and the first block of the next come to more than that. Otherwise
+    the source could have given more, and did not."""
 
     start: Seq
     blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=HEADS_MAX)]
@@ -296,8 +296,8 @@ class Subscribe(_ClientMessage, frozen=True, tag="cB"):
 class Seal(_ClientMessage, frozen=True, tag="cH"):
     """Replica to gateway: the reply. The head that it executed and its signature over the head.
 
-    f+1 matching seals prove the block and every record in it final. `records` is the body if the
-    subscriber asked for bodies, else None. `view` is where the replica stands: who to send to.
+    f+1 matching seals prove that the block and its records are final. `block` is there if the
+    subscriber asked for bodies. `view` is the replica's: it tells which replica is the primary.
     """
 
     replica: ReplicaId

@@ -140,6 +140,7 @@ def test_sizes_that_a_lab_may_want_fit(interval: int, replicas: int) -> None:
     [
         (Consensus(), 40, "checkpoint_interval"),
         (Consensus(checkpoint_interval=8), 100, "checkpoint_interval"),
+        (Consensus(checkpoint_interval=2049), 4, "checkpoint_interval"),
         (Consensus(batch_bytes_max=FRAME_BYTES_MAX), 4, "batch_bytes_max"),
         (Consensus(batch_requests_max=FRAME_BYTES_MAX // 1000), 4, "batch_requests_max"),
     ],
