@@ -52,7 +52,7 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="network",
         byzantine=(("twins", 1),),
         budget=1000,
-        known=0,
+        known=196,
     ),
     Mutant(
         "commit-after-leaving-the-view",
@@ -79,7 +79,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
-        known=14,
+        known=3,
     ),
     Mutant(
         "view-unchecked",
@@ -98,7 +98,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("spam-votes", 1),),
         faults="none",
         budget=500,
-        known=224,
+        known=142,
     ),
     # --- durability ------------------------------------------------------------------------------
     Mutant(
@@ -229,7 +229,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("forge-view-change", 1),),
         faults="network",
         budget=1000,
-        known=102,
+        known=86,
     ),
     Mutant(
         "lying-heads-believed",
@@ -306,7 +306,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "pass",
         faults="network",
         budget=400,
-        known=6,
+        known=12,
     ),
     Mutant(
         "no-joining-of-f+1",
@@ -350,7 +350,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
-        known=3,
+        known=39,
     ),
     Mutant(
         "request-twice-in-a-batch",
@@ -359,7 +359,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         byzantine=(("bad-batch", 1),),
         faults="none",
-        known=16,
+        known=27,
     ),
     Mutant(
         "counter-unchecked",
@@ -391,6 +391,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "return True or accepted_by(",
         byzantine=(("bad-batch", 1),),
         faults="none",
-        known=8,
+        known=22,
     ),
 )
