@@ -133,6 +133,11 @@ class ProofVerifier:
         return len(self._memberships) - 1
 
     @property
+    def membership(self) -> Membership:
+        """The members of the newest epoch that is known here."""
+        return self._memberships[-1]
+
+    @property
     def steps(self) -> Sequence[Inclusion]:
         """The proof of each membership change that is known here, in order."""
         return self._steps

@@ -21,10 +21,11 @@ import msgspec
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Scheme
-from chain.ledger.operations import Opened, open_operation
+from chain.ledger.operations import Enrol, Opened, open_operation
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Seal
 from chain.proofs.client import Conflict
+from chain.proofs.denial import ended_by, verdict_of
 from gateway.bridge.answers import Answer, AnswerCache
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.edge import (
@@ -233,13 +234,29 @@ class Bridge:
         elif opened.id in self._waiting:
             self._note(opened.id, up, "repeat-waiting")
         elif (reason := self._hopeless(opened, cose)) is not None:
-            self._refuse(opened.id, up, reason)
+            self._refuse(opened.id, up, reason, self._ending(opened, reason))
+            if isinstance(opened.operation, Enrol) and self._waiting.has_room(up.device, up.relay):
+                # A newcomer believes replicas only: they are asked for their signed verdicts.
+                self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
+                self._outside.submit(cose, everyone=True)
         elif not self._waiting.has_room(up.device, up.relay):
             self._refuse(opened.id, up, "busy")
         else:
             self._note(opened.id, up, "accepted")
             self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
             self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
+
+    def _ending(self, opened: Opened, reason: str) -> bytes | None:
+        """The proof that the signer's key has ended, if that is the reason."""
+        registry, node = self.chain.ledger.registry, opened.operation.node
+        identity = registry.identity(node)
+        if identity is None or identity.ended != reason:
+            return None
+        settled = self.chain.block(identity.ended_height)
+        for position, statement in enumerate(settled.statements if settled else ()):
+            if settled is not None and ended_by(statement, node) == reason:
+                return self.chain.receipt(settled, position)
+        return None
 
     def _hopeless(self, opened: Opened, cose: bytes) -> str | None:
         ledger = self.chain.ledger
@@ -280,10 +297,12 @@ class Bridge:
                 "request", id=request.hex(), device=device, relay=relay, outcome=outcome
             )
 
-    def _refuse(self, request: bytes, up: Up | None, reason: str) -> None:
+    def _refuse(
+        self, request: bytes, up: Up | None, reason: str, record: bytes | None = None
+    ) -> None:
         self._note(request, up, f"refused:{reason}")
         if up is not None and request:
-            denied = Denied(id=request, layer="gateway", reason=reason)
+            denied = Denied(id=request, layer="gateway", reason=reason, record=record)
             self._outside.answer(up.device, "denied", denied_codec.encode(denied))
 
     # --- the outbox -------------------------------------------------------------------------------
@@ -360,14 +379,18 @@ class Bridge:
         """Takes a replica's refusal. One replica may lie, f+1 cannot all lie.
 
         Even f+1 refusals are not believed at once (see `tick`). A replica that has just executed
-        the request refuses it too, and its refusal may arrive before the block.
+        the request refuses it too, and its refusal may arrive before the block. Raises PeerFault
+        for a false signature.
         """
         waiting = self._waiting.get(denied.request)
         if waiting is None or denied.reason == "done":
             return  # the block brings the answer
+        members = self.chain.tracker.membership
+        if (signed := denied.endorsement) is not None:
+            verdict = verdict_of(signed, denied.request, members, self._network, self._scheme)
+            waiting.verdicts[verdict.sender] = signed
         waiting.denials[replica] = denied.reason
-        weak = self.chain.tracker.membership.quorum.weak
-        if len(waiting.denials) < weak and waiting.tries == 0:
+        if len(waiting.denials) < members.quorum.weak and waiting.tries == 0:
             self._submit_again(waiting)
 
     def _deny(self, request: bytes, waiting: Pending) -> None:
@@ -376,7 +399,8 @@ class Bridge:
         self._done.append(request)
         self.counts[f"denied:{reason}"] += 1
         self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
-        answer = Denied(id=request, layer="group", reason=reason)
+        verdicts = tuple(waiting.verdicts.values()) or None
+        answer = Denied(id=request, layer="group", reason=reason, verdicts=verdicts)
         self._outside.answer(waiting.device, "denied", denied_codec.encode(answer))
 
     def tick(self, now_ms: int) -> None:

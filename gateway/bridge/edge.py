@@ -21,6 +21,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from chain.canonical import Codec
+from chain.pbft.messages import Signed
+from chain.quorum import REPLICAS_MAX
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -93,12 +95,15 @@ class Admitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Denied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Refused: by which layer, and why. Nothing of it is on the ledger. It is final, unless the
-    gateway refuses for a reason in NOT_YET."""
+    """Refused: by which layer, and why. Nothing of it is on the ledger. It is final if it is
+    proven (`chain.proofs.denial`): by `verdicts` of f+1 replicas, or by the `record` (an encoded
+    Proof) that ended the device's key. An unproven one is only a hint."""
 
     id: Digest
     layer: Literal["gateway", "group"]
     reason: Annotated[str, msgspec.Meta(max_length=64)]
+    verdicts: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=REPLICAS_MAX)] | None = None
+    record: Annotated[bytes, msgspec.Meta(max_length=PART_BYTES_MAX)] | None = None
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,5 +123,5 @@ ask_codec: Codec[Ask] = Codec(Ask, BODY_BYTES_MAX + ENVELOPE_BYTES)
 stamped_codec: Codec[Stamped] = Codec(Stamped, BODY_BYTES_MAX + ENVELOPE_BYTES)
 sync_codec: Codec[SyncRequest] = Codec(SyncRequest, ENVELOPE_BYTES)
 admitted_codec: Codec[Admitted] = Codec(Admitted, PART_BYTES_MAX + ENVELOPE_BYTES)
-denied_codec: Codec[Denied] = Codec(Denied, ENVELOPE_BYTES)
+denied_codec: Codec[Denied] = Codec(Denied, PART_BYTES_MAX + ENVELOPE_BYTES)
 part_codec: Codec[Part] = Codec(Part, PART_BYTES_MAX + ENVELOPE_BYTES)

@@ -185,6 +185,11 @@ class Follower:
         height, position = found
         return Settled.of(height, next(self._store.blocks(height, height))), position
 
+    def block(self, height: int) -> Settled | None:
+        """A final block out of the store."""
+        sealed = next(self._store.blocks(height, height), None)
+        return None if sealed is None else Settled.of(height, sealed)
+
     def receipt(self, settled: Settled, position: int) -> bytes:
         """The proof of one record, under members that its reader knows (`steps`)."""
         return encode_proof(Proof(record=settled.inclusions[position], epochs=()))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from chain.pbft.messages import Signed
+
 __all__ = ["Pending", "Waiting"]
 
 RESUBMIT_DOUBLINGS_MAX = 5
@@ -19,13 +21,15 @@ DENIAL_PATIENCE_MS = 1_000
 
 class Pending(msgspec.Struct):
     """A request that is not final. The answer goes to `device`. `denials` are the replicas'
-    reasons; `tries` counts how often it was sent to all of them."""
+    reasons, `verdicts` their signed rejections; `tries` counts how often it was sent to all of
+    them."""
 
     device: str
     relay: str
     cose: bytes
     sent_ms: int
     denials: dict[int, str] = msgspec.field(default_factory=dict)
+    verdicts: dict[int, Signed] = msgspec.field(default_factory=dict)
     denied_ms: int | None = None  # since when enough replicas refuse
     tries: int = 0
 

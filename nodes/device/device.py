@@ -27,6 +27,7 @@ from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.ledger.operations import (
     Enrol,
+    EnrolBoard,
     Operation,
     read_operation,
     sign_operation,
@@ -36,13 +37,22 @@ from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import carrier_certificate
 from chain.proofs.client import SealedBlock, decode_range
 from chain.proofs.proof import Proof, ProofVerifier, check_seals, decode_proof
-from gateway.bridge.edge import NOT_YET, Kind, Part, admitted_codec, denied_codec, part_codec
+from gateway.bridge.edge import (
+    NOT_YET,
+    Denied,
+    Kind,
+    Part,
+    admitted_codec,
+    denied_codec,
+    part_codec,
+)
 from gateway.bridge.outbox import Outbox
 from gateway.broker.credentials import open_password
 from gateway.mqtt.client import Message, MqttSettings, Presence
 from gateway.mqtt.topics import Head as HeadTopic
 from gateway.mqtt.topics import Response, parse
 from gateway.refusing import refusing
+from nodes.device.denials import certificate_end_us, is_proven
 from nodes.device.login import Login
 from nodes.device.state import DeviceState
 from nodes.device.vouchers import Voucher, load_voucher
@@ -119,8 +129,10 @@ class Device:
         self.parts: asyncio.Queue[Part] = asyncio.Queue(PARTS_WAITING_MAX)
         self.known_carrier = b""  # digest of the certificate that the broker knows us by
         self.carrier_news = asyncio.Event()
+        self.chain_counter = 0  # the highest of ours in the own copy of the ledger
         self._head = digest(genesis_head(genesis.network, genesis.time_us))
         self._head_height = 0
+        self._head_time_us = 0  # of the newest verified head
         self._claim: SealedBlock | None = None
         self._config = config
         self._kind: Literal["mobile", "environment"] = kind
@@ -131,6 +143,7 @@ class Device:
         self._outbox = Outbox(directory / "outbox.sqlite")
         self._proofs = ProofVerifier(genesis)
         self._answers: dict[bytes, asyncio.Future[Answer]] = {}
+        self._asked: dict[bytes, Operation] = {}  # the requests that `_answers` waits for
         self._sealed_password: bytes | None = None
         self._proof: Proof | None = None
         self._turn = asyncio.Lock()
@@ -149,7 +162,7 @@ class Device:
             if admitted_since or operation.node != self.node:
                 self._outbox.done(entry.digest)
                 continue
-            owed[entry.digest] = operation
+            owed[entry.digest] = self._asked[entry.digest] = operation
             self._answers[entry.digest] = asyncio.get_running_loop().create_future()
         return owed
 
@@ -234,8 +247,10 @@ class Device:
             self._claim = None
             head = Head.decode(claim.head)
             try:
-                if head.epoch == 0:
-                    check_seals(claim.head, claim.seals, self.genesis.membership, Es256())
+                if head.epoch <= self._proofs.epoch:
+                    members = self._proofs.members_of(head)
+                    check_seals(claim.head, claim.seals, members, Es256())
+                    self._head_time_us = head.time_us
             except PeerFault as fault:
                 self._events.emit("bad-head", reason=str(fault))
                 self.announced = self._head_height
@@ -268,8 +283,10 @@ class Device:
         counter that overtakes another makes the other worthless.
         """
         async with self._turn:
-            cose = sign_operation(make(self.state.next_counter()), self.signer)
+            operation = make(self.state.next_counter())
+            cose = sign_operation(operation, self.signer)
             request = read_operation(cose, self.genesis.network).id
+            self._asked[request] = operation
             topic, payload = self._uplink.wrap(login.me, kind, cose)
             self._answers[request] = asyncio.get_running_loop().create_future()
             await login.courier.send(request, topic, payload)
@@ -288,6 +305,7 @@ class Device:
     async def _forget(self, login: Login, request: bytes) -> None:
         await login.courier.done(request)
         self._answers.pop(request, None)
+        self._asked.pop(request, None)
 
     def close(self) -> None:
         self._outbox.close()
@@ -335,7 +353,7 @@ class Device:
                 if denied.layer == "gateway" and denied.reason in NOT_YET:
                     self._events.emit("not-yet", reason=denied.reason)  # the courier tries again
                 else:
-                    self._settle(denied.id, Refused(denied.layer, denied.reason))
+                    self._on_denied(denied)
             case "admitted":
                 admitted = admitted_codec.decode(payload)
                 self._on_receipt(admitted.receipt, admitted.sealed_password)
@@ -349,6 +367,33 @@ class Device:
                 self.carrier_news.set()
             case _:
                 raise PeerFault("bad-kind", kind)
+
+    def _on_denied(self, denied: Denied) -> None:
+        """Only a proven denial is an answer. One that merely makes an access request be signed
+        anew, with a newer head, needs no proof. Anything else is a hint: the request goes on."""
+        operation = self._asked.get(denied.id)
+        if operation is None:
+            return
+        again = denied.reason in STALE and isinstance(operation, Enrol | EnrolBoard)
+        if again or self._is_proven(denied, operation):
+            self._settle(denied.id, Refused(denied.layer, denied.reason))
+        else:
+            self._events.emit("denied-unproven", layer=denied.layer, reason=denied.reason)
+
+    def _is_proven(self, denied: Denied, operation: Operation) -> bool:
+        """By what came with it, or by what this device knows itself. Raises PeerFault for a false
+        proof."""
+        if denied.reason == "counter":
+            return operation.counter <= self.chain_counter
+        if denied.reason == "expired":
+            return self._has_expired()
+        return is_proven(denied, self._proofs, self.genesis.network, self.node)
+
+    def _has_expired(self) -> bool:
+        """By the newest head that f+1 replicas signed and this device verified."""
+        _ = self.head
+        end_us = certificate_end_us(Path(self._config.state) / CERTIFICATE_FILE)
+        return end_us is not None and self._head_time_us > end_us
 
     def _on_receipt(self, receipt: bytes, sealed_password: bytes | None) -> None:
         proof = decode_proof(receipt)

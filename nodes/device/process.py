@@ -129,6 +129,7 @@ class DeviceProcess:
         await sync.run(login, self._uplink)
         if (identity := admitted.identity) is not None:
             device.state.at_least(identity.counter)
+            device.chain_counter = identity.counter
         self._events.emit("state", state="admitted")
 
         def answered(operation: Operation, answer: Answer) -> None:

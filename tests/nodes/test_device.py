@@ -11,16 +11,21 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from chain.ledger.item import cose_of
-from chain.ledger.operations import Data, Operation, read_operation
+from chain.ledger.operations import Data, Operation, Revoke, read_operation
 from chain.ledger.statement import OK, decode_leaf
+from chain.pbft.messages import Denied as ReplicaDenied
+from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
+from chain.proofs.proof import decode_proof
+from gateway.bridge.edge import Denied, admitted_codec, denied_codec
 from gateway.bridge.outbox import OutboxFullError
+from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import Message, MqttClient
 from gateway.mqtt.topics import Head, Response, Role
@@ -43,7 +48,8 @@ ADMIN = User(Role.ADMIN, "a" * 64, "admin's password")
 
 
 class Rig:
-    """`lose(kind)` decides whether an answer is lost on its way; `decide` makes blocks."""
+    """`lose(kind)` decides whether an answer is lost on its way; `decide` makes blocks. With
+    `lie` the gateway denies each request before it answers it."""
 
     def __init__(self, folder: Path, broker: BrokerProcess, world: World) -> None:
         self.folder, self.broker, self.world = folder, broker, world
@@ -51,6 +57,7 @@ class Rig:
         self.gate = Gate(folder / "gate", world)
         self.uplink = DirectUplink(self.gate.bridge.net)
         self.lose: Callable[[str], bool] = lambda _: False
+        self.lie: Denied | None = None  # said of each request before its true answer
         self.heard: list[str] = []
         pem = private_key("voucher 0").private_bytes(
             serialization.Encoding.PEM,
@@ -91,10 +98,18 @@ class Rig:
                 while self.gate.answers:
                     device, kind, payload = self.gate.answers.pop(0)
                     self.heard.append(kind)
+                    if self.lie is not None and kind in ("admitted", "receipt"):
+                        topic = str(Response(self.gate.bridge.net, device, "denied"))
+                        await client.publish(topic, self._false(kind, payload, self.lie))
                     if not self.lose(kind):
                         topic = str(Response(self.gate.bridge.net, device, kind))
                         await client.publish(topic, payload)
                 await self.announce(client)
+
+    def _false(self, kind: str, payload: bytes, lie: Denied) -> bytes:
+        receipt = admitted_codec.decode(payload).receipt if kind == "admitted" else payload
+        request = decode_leaf(decode_proof(receipt).record.leaf).request
+        return denied_codec.encode(msgspec.structs.replace(lie, id=request))
 
     def _take(self, message: Message) -> None:
         self.gate.bridge.on_up(message.topic, message.payload, self.gate.now_ms)
@@ -227,6 +242,71 @@ async def test_a_wrong_voucher_ends_in_a_refusal(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="unknown-voucher"):
             await device.enrol()
         device.close()
+
+
+@story
+@pytest.mark.parametrize("layer", ["gateway", "group"])
+async def test_the_word_of_one_gateway_ends_no_device(
+    tmp_path: Path, layer: Literal["gateway", "group"]
+) -> None:
+    """Unsigned, or signed by one replica only; the true answer comes after it and counts."""
+    async with rigged(tmp_path) as rig:
+        rig.lie = Denied(id=bytes(32), layer=layer, reason="privilege")
+        async with admitted(rig) as (device, login):
+            for reason in ("revoked", "renewed", "expired", "counter", "refused"):
+                rig.lie = Denied(id=bytes(32), layer=layer, reason=reason)
+                assert await ask(rig, device, login) == OK
+            first = rig.gate.bridge.chain.block(1)
+            assert first is not None
+            record = rig.gate.bridge.chain.receipt(first, 0)
+            rig.lie = Denied(id=bytes(32), layer=layer, reason="revoked", record=record)
+            assert await ask(rig, device, login) == OK, "a true record, of something else"
+        assert {each["reason"] for each in rig.told("denied-unproven")} >= {"revoked", "counter"}
+
+
+@story
+async def test_a_revoked_device_believes_the_record_of_its_revocation(tmp_path: Path) -> None:
+    async with rigged(tmp_path, admins_needed=1) as rig, admitted(rig) as (device, login):
+        assert await ask(rig, device, login) == OK
+        admin = rig.world.admins[0]
+        revoke = rig.world.signed(Revoke, admin, target=device.node, reason="stolen")
+        rig.world.run(revoke, admin)
+        rig.gate.seal()
+        assert await ask(rig, device, login) == "revoked"
+
+
+@story
+async def test_f_plus_1_replicas_are_believed(tmp_path: Path) -> None:
+    """What nobody orders is proven by replicas' signed verdicts, through the gateway."""
+    async with rigged(tmp_path) as rig:
+        world, gate = rig.world, rig.gate
+        taken = rig._take
+
+        def take(message: Message) -> None:
+            gate.bridge.on_up(message.topic, message.payload, gate.now_ms)
+            gate.persist()
+            for cose, _ in gate.submitted:
+                request = gate.request_of((cose, True)).id
+                for replica in (1, 3):
+                    gate.bridge.on_denied(replica, rejection(world, replica, request))
+            gate.submitted.clear()
+            for _ in range(2):
+                gate.clock.s += DENIAL_PATIENCE_MS / 1000
+                gate.bridge.tick(gate.now_ms)
+
+        rig._take = take  # type: ignore[method-assign]
+        device = rig.device()
+        with pytest.raises(Refused, match="privilege"):
+            await device.enrol()
+        device.close()
+        rig._take = taken  # type: ignore[method-assign]
+
+
+def rejection(world: World, replica: int, request: bytes) -> ReplicaDenied:
+    verdict = Endorsement(0, replica, request=request, accepted=False, reason="privilege")
+    body = encode(verdict)
+    signature = world.replicas[replica].sign(signed_bytes(world.network, body))
+    return ReplicaDenied(request, "privilege", Signed(body, signature))
 
 
 @story

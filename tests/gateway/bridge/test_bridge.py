@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from chain.errors import PeerFault
 from chain.ledger.operations import Grant, Renew, Revoke, renewal_statement, sign_operation
-from chain.pbft.messages import Denied
+from chain.pbft.messages import Denied, Endorsement, Signed, encode, signed_bytes
+from chain.proofs.denial import check_verdicts, ended_by
 from chain.proofs.proof import ProofVerifier, decode_proof
 from gateway.bridge.answers import Answer, AnswerCache
-from gateway.bridge.edge import Stamped, admitted_codec, stamped_codec
+from gateway.bridge.edge import Stamped, admitted_codec, denied_codec, stamped_codec
+from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.credentials import open_password
 from gateway.broker.security import device_password
 from tests.chain.world import Device, World, private_key
@@ -327,11 +329,14 @@ def test_an_unknown_voucher_is_refused_unless_we_lag_behind(gate: Gate) -> None:
     unknown = Device("a voucher of nobody").signer
     gate.ask(world.enrol(device, with_voucher=unknown), device)
     assert gate.refusals() == ["unknown-voucher"]
+    assert len(gate.submitted) == 1, "only replicas can prove it to the device"
+    gate.submitted.clear()
     world.idle(1)
     for replica in (1, 2):
         gate.bridge.on_seal(world.seal(replica, world.blocks[-1], with_body=False))
-    gate.ask(world.enrol(device, with_voucher=unknown), device)
+    gate.ask(world.enrol(device, with_voucher=unknown, nonce=bytes(16)), device)
     assert len(gate.submitted) == 1
+    assert gate.refusals() == ["unknown-voucher"]
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -471,3 +476,57 @@ def test_a_change_of_privilege_issues_a_new_certificate_and_keeps_the_login(gate
     (statement,) = gate.decide()
     assert (statement.status, statement.privilege) == ("ok", 4)
     assert device.node.hex() in gate.logins
+
+
+# --- proofs of denials ----------------------------------------------------------------------------
+
+
+def rejection(gate: Gate, replica: int, by: int) -> Denied:
+    """`replica` rejects what was submitted last; `by` is whose key signs."""
+    request = gate.request_of(gate.submitted[-1]).id
+    verdict = Endorsement(0, replica, request=request, accepted=False, reason="privilege")
+    body = encode(verdict)
+    signature = gate.world.replicas[by].sign(signed_bytes(gate.world.network, body))
+    return Denied(request, "privilege", Signed(body, signature))
+
+
+def test_a_denial_takes_the_replicas_signed_verdicts_along(gate: Gate) -> None:
+    device = Device("phone")
+    cose = gate.ask(gate.world.enrol(device), device)
+    request = gate.request_of((cose, True)).id
+    for replica in (1, 3):
+        gate.bridge.on_denied(replica, rejection(gate, replica, replica))
+    gate.bridge.tick(gate.now_ms)
+    gate.clock.s += DENIAL_PATIENCE_MS / 1000
+    gate.bridge.tick(gate.now_ms)
+    (answer,) = (denied_codec.decode(p) for _, kind, p in gate.answers if kind == "denied")
+    members, scheme = gate.world.genesis.membership, gate.world.scheme
+    check_verdicts(
+        answer.verdicts or (), request, members, gate.world.network, scheme, reason="privilege"
+    )
+
+
+def test_a_rejection_in_another_replica_s_name_counts_for_nobody(gate: Gate) -> None:
+    device = Device("phone")
+    gate.ask(gate.world.enrol(device), device)
+    gate.bridge.on_denied(1, rejection(gate, 1, 1))
+    with pytest.raises(PeerFault, match="bad-denial"):
+        gate.bridge.on_denied(2, rejection(gate, 3, 2))
+    gate.bridge.tick(gate.now_ms)
+    gate.clock.s += DENIAL_PATIENCE_MS / 1000
+    gate.bridge.tick(gate.now_ms)
+    assert gate.refusals() == []
+
+
+def test_a_revoked_device_is_shown_the_record_of_its_revocation(gate: Gate) -> None:
+    device, world = gate.admit("phone"), gate.world
+    for admin in world.admins[:2]:
+        world.run(world.signed(Revoke, admin, target=device.node, reason="stolen"), admin)
+    world.idle(3)
+    gate.seal()
+    gate.answers.clear()
+    gate.ask(world.data(device), device)
+    ((_, _, payload),) = gate.answers
+    answer = denied_codec.decode(payload)
+    proven = ProofVerifier(world.genesis).verify(decode_proof(answer.record or b""))
+    assert (answer.reason, ended_by(proven, device.node)) == ("revoked", "revoked")

@@ -1,0 +1,63 @@
+"""Is a denial true? One unsigned word ends no device.
+
+Two things prove a denial to a device: f+1 members of the newest epoch that it knows have signed
+that they reject this request (one of them is honest), or the record on the chain that ended its
+key. What is on the chain as refused is proven by its receipt (`proof`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chain.errors import PeerFault
+from chain.genesis import Membership
+from chain.keys import Scheme
+from chain.ledger.identity import Ended
+from chain.ledger.statement import OK, Statement
+from chain.pbft.messages import Endorsement, Signed, decode_body, signed_bytes
+
+__all__ = ["check_verdicts", "ended_by", "verdict_of"]
+
+
+def verdict_of(
+    signed: Signed, request: bytes, membership: Membership, network: bytes, scheme: Scheme
+) -> Endorsement:
+    """A member's rejection of this request. Raises PeerFault("bad-denial") for anything else."""
+    message = decode_body(signed.body)
+    if not isinstance(message, Endorsement) or message.accepted or message.request != request:
+        raise PeerFault("bad-denial", "not a rejection of this request")
+    spki = membership.spki(message.sender)
+    if message.epoch != membership.epoch or spki is None:
+        raise PeerFault("bad-denial", "not by a member of this epoch")
+    if not scheme.verify(spki, signed_bytes(network, signed.body), signed.signature):
+        raise PeerFault("bad-denial", f"signature of replica {message.sender} does not hold")
+    return message
+
+
+def check_verdicts(
+    verdicts: Sequence[Signed],
+    request: bytes,
+    membership: Membership,
+    network: bytes,
+    scheme: Scheme,
+    *,
+    reason: str,
+) -> None:
+    """Raises PeerFault("bad-denial") unless f+1 distinct members reject the request, at least one
+    of them for `reason`."""
+    if len(verdicts) > len(membership.members):
+        raise PeerFault("bad-denial", f"{len(verdicts)} verdicts")
+    told = [verdict_of(each, request, membership, network, scheme) for each in verdicts]
+    if len({each.sender for each in told}) < membership.quorum.weak:
+        raise PeerFault("bad-denial", f"{len(told)} of {membership.quorum.weak} verdicts")
+    if all(each.reason != reason for each in told):
+        raise PeerFault("bad-denial", "nobody gives this reason")
+
+
+def ended_by(statement: Statement, node: bytes) -> Ended | None:
+    """How a proven record ended the key with this node id; None if it did not."""
+    if statement.status != OK:
+        return None
+    if statement.op == "revoke" and statement.node == node:
+        return "revoked"
+    return "renewed" if statement.op == "renew" and statement.by == node else None
