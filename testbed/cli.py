@@ -55,6 +55,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "device": ("device", "List, admit, renew and revoke devices of a running lab."),
     "restart": ("restart", "Start a process of a running lab again."),
     "collect": ("collect", "Write a result bundle of a running lab, while it goes on."),
+    "soak": ("soak", "Beat a running lab for a while; say what was lost."),
     "refusals": ("refusals", "Try what must be refused; say who refused it."),
     "run": ("run", "Run a campaign and write a result bundle."),
     "abort": ("abort", "List the faults that are active in a run; heal one now."),
@@ -78,7 +79,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         *("ssh", "console", "logs"),
         *("restore", "quarantine", "lock", "unlock", "deprovision"),
     ),
-    "Running lab": ("up", "device", "restart", "collect", "refusals", "down"),
+    "Running lab": ("up", "device", "restart", "collect", "refusals", "soak", "down"),
     "Without a lab": ("simulate", "model", "bench", "emulate"),
 }
 

@@ -1,0 +1,69 @@
+"""`testbed soak`: bring up a lab, beat it for a while, and say what became of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from testbed.bundle import RUNS_DIR
+from testbed.commands.options import JsonOption, OutOption, columns, print_json, time_option
+from testbed.soak.disk import enter_own_disk, lacking, own_disk
+from testbed.soak.judge import Result
+from testbed.soak.soak import run_soak
+
+__all__ = ["app"]
+
+GROWTH_SHOWN_MAX = 5
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def soak(
+    for_ms: Annotated[
+        float, time_option("--for", "How long to beat it.", least="10s", most="1d", default="2m")
+    ] = 120_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is done, and when.")] = 1,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring up a lab on this machine, kill, stop and fill, use it meanwhile, judge what is left.
+
+    4 replicas, 2 gateways, 5 devices, 2 boards. Done to it: kill -9, SIGSTOP, all replicas at once,
+    the power of a host, a full disk (root only). Meanwhile an operator admits, renews and revokes.
+    Exit code 1 if something acknowledged was lost, doubled or wrong, if a process was given up or
+    does not come back, if a command broke, or if a process stayed behind.
+    """
+    with own_disk() as disk:
+        if disk is None and not lacking():
+            enter_own_disk()
+        result = run_soak(
+            seed, for_ms / 1000, out or RUNS_DIR, disk, lambda text: typer.echo(text, err=True)
+        )
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        _print(result)
+    if result.problems:
+        raise typer.Exit(1)
+
+
+def _print(result: Result) -> None:
+    for reason in result.skipped:
+        typer.echo(f"skipped: {reason}")
+    typer.echo(f"bundle: {result.bundle}")
+    typer.echo(
+        f"{result.duration_s:.0f} s, {result.blocks} blocks, {result.records} records, "
+        f"{result.commands} commands, {result.restarts} restarts; {result.acknowledged}\n"
+    )
+    rows: list[tuple[object, ...]] = [("VIOLENCE", "TIMES", "NO BLOCKS FOR s", "LONGEST s")]
+    rows += [(each.kind, each.blows, each.total_s, each.longest_s) for each in result.away]
+    typer.echo(columns(rows))
+    rows = [("\nGREW MOST", "MEMORY MB", "FILES", "DISK MB")]
+    rows += [(e.name, e.memory_mb, e.files, e.disk_mb) for e in result.growth[:GROWTH_SHOWN_MAX]]
+    typer.echo(columns(rows))
+    typer.echo("\nnothing lost, doubled or wrong" if not result.problems else "")
+    for problem in result.problems:
+        typer.echo(problem, err=True)

@@ -1,0 +1,1 @@
+"""A running lab under seeded violence, and what became of it: see README.md."""

@@ -1,0 +1,76 @@
+"""A small disk of our own for the lab, so that it can be filled: root only.
+
+The command runs itself once more in a mount namespace of its own. Nobody else sees the disk, and
+it goes away with the last process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from testbed.errors import LabFault
+
+__all__ = ["enter_own_disk", "filled", "lacking", "own_disk"]
+
+DISK_MB = 512
+_MARK = "TESTBED_SOAK_DISK"
+_PIECE_BYTES = 1024 * 1024
+
+
+def lacking() -> str:
+    """Why there can be no such disk here, or nothing."""
+    if os.getuid() != 0:
+        return "only root can mount a disk that may be filled"
+    if shutil.which("unshare") is None or shutil.which("mount") is None:
+        return "unshare and mount are missing: apt-get install util-linux mount"
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)  # noqa: S607
+    return "" if tried.returncode == 0 else f"no mount namespaces here: {tried.stderr.decode()}"
+
+
+def enter_own_disk() -> None:
+    """Does not return: this process becomes the same command, in a mount namespace of its own."""
+    directory = tempfile.mkdtemp(prefix="soak-")
+    environment = {**os.environ, _MARK: directory, "TMPDIR": directory}
+    argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "testbed.cli"]
+    os.execvpe("unshare", [*argv, *sys.argv[1:]], environment)  # noqa: S606, S607
+
+
+@contextmanager
+def own_disk() -> Iterator[Path | None]:
+    """Mounts the disk, if `enter_own_disk` came before; None if there is none."""
+    name = os.environ.get(_MARK)
+    if name is None:
+        yield None
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=700", "tmpfs", name]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabFault(f"mount {name}: {done.stderr.strip()}")
+    try:
+        yield Path(name)
+    finally:
+        subprocess.run(["umount", "--lazy", name], check=False)  # noqa: S607
+        with suppress(OSError):
+            Path(name).rmdir()
+
+
+@contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """Not a byte is left for the length of a `with` block."""
+    path = disk / "filler"
+    try:
+        with suppress(OSError), path.open("wb", buffering=0) as file:
+            piece = bytes(_PIECE_BYTES)
+            while True:
+                if file.write(piece) < len(piece):
+                    piece = bytes(4096)
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,154 @@
+"""What became of a lab that was beaten: verdicts and figures, from its files and from samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from testbed.bundle import Bundle
+from testbed.checks.evidence import Evidence
+from testbed.hosts.port import UnitState
+from testbed.report.derive import rebuild
+from testbed.soak.draw import Blow, Kind
+from testbed.soak.operator import Command
+from testbed.standing.state import NodeState
+
+__all__ = ["Away", "Growth", "Result", "away", "growth", "judge", "orphans"]
+
+NORMAL_GAP_S = 1.0  # between two blocks, while nothing is wrong
+AFTER_S = 15.0  # a gap that begins so long after a blow is still its work
+
+# The property of the bundle, by what a user calls its breach.
+_BREACHES = {
+    "durability": "lost",
+    "exactly-once": "doubled",
+    "validity": "wrong",
+    "agreement": "wrong",
+    "no-unauthorised-commit": "wrong",
+}
+
+
+class Away(msgspec.Struct, frozen=True, kw_only=True):
+    """For how long no block was made, beyond a second, from a blow on: of one kind of violence."""
+
+    kind: Kind
+    blows: int
+    total_s: float
+    longest_s: float
+
+
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one process between the first and the last sample in which it ran."""
+
+    name: str
+    memory_mb: float
+    files: int
+    disk_mb: float
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """`problems` is empty if all is well. `acknowledged`: receipts that devices hold."""
+
+    schema: str = "testbed.soak/1"
+    seed: int
+    duration_s: float
+    skipped: tuple[str, ...]
+    bundle: str
+    blocks: int
+    records: int
+    acknowledged: str
+    commands: int
+    restarts: int
+    away: tuple[Away, ...]
+    growth: tuple[Growth, ...]
+    problems: tuple[str, ...]
+
+
+def judge(bundle: Bundle) -> tuple[int, int, str, list[str]]:
+    """(blocks, records, what was acknowledged, breaches), by the checkers of every bundle."""
+    summary = rebuild(bundle)
+    breaches = [
+        f"{_BREACHES.get(each.name, 'wrong')}: {each.name}: {each.detail}"
+        for each in summary.properties
+        if not each.held
+    ]
+    kept = next((each.detail for each in summary.properties if each.name == "durability"), "")
+    if not summary.ledger_verified:
+        breaches.append(f"wrong: the ledger does not verify: {summary.ledger_problem}")
+    return summary.blocks, summary.records, kept, breaches
+
+
+def away(bundle: Bundle, done: Sequence[tuple[Blow, int, int]]) -> tuple[Away, ...]:
+    """From the times of blocks. A gap belongs to the newest blow that began before its end."""
+    (run,) = bundle.runs
+    times_ns = [each.head.time_us * 1000 for each in Evidence(run).longest.heads]
+    gaps: dict[Kind, list[float]] = {blow.kind: [] for blow, _, _ in done}
+    for start_ns, end_ns in pairwise(times_ns):
+        lasted_s = (end_ns - start_ns) / 1e9 - NORMAL_GAP_S
+        if lasted_s > 0 and (kind := _cause(done, start_ns, end_ns)) is not None:
+            gaps[kind].append(lasted_s)
+    return tuple(
+        Away(
+            kind=kind,
+            blows=sum(blow.kind is kind for blow, _, _ in done),
+            total_s=round(sum(found), 2),
+            longest_s=round(max(found, default=0.0), 2),
+        )
+        for kind, found in gaps.items()
+    )
+
+
+def _cause(done: Sequence[tuple[Blow, int, int]], start_ns: int, end_ns: int) -> Kind | None:
+    for blow, began_ns, over_ns in reversed(done):
+        if began_ns < end_ns and start_ns < over_ns + AFTER_S * 1e9:
+            return blow.kind
+    return None
+
+
+def growth(samples: Sequence[Sequence[NodeState]]) -> tuple[Growth, ...]:
+    """Processes in the order of their growth of memory, largest first."""
+    found = []
+    for name in [state.name for state in samples[0]] if samples else ():
+        states = [s for sample in samples for s in sample if s.name == name and s.memory_bytes]
+        if len(states) > 1:
+            first, last = states[0], states[-1]
+            found.append(
+                Growth(
+                    name=name,
+                    memory_mb=_mb(first.memory_bytes, last.memory_bytes),
+                    files=(last.files or 0) - (first.files or 0),
+                    disk_mb=_mb(first.disk_bytes, last.disk_bytes),
+                )
+            )
+    return tuple(sorted(found, key=lambda each: -each.memory_mb))
+
+
+def _mb(first: int | None, last: int | None) -> float:
+    return round(((last or 0) - (first or 0)) / 1e6, 1)
+
+
+def unsettled(states: Sequence[NodeState], lag_max: int) -> list[str]:
+    """Who is not back, although nothing is done to it any more."""
+    return [
+        f"{state.name} is {state.process.state}"
+        if state.process.state is not UnitState.ACTIVE
+        else f"{state.name} lags by {state.lag} blocks"
+        for state in states
+        if state.process.state is not UnitState.ACTIVE or (state.lag or 0) > lag_max
+    ]
+
+
+def commands_at_fault(commands: Sequence[Command]) -> list[str]:
+    return [f"testbed {each.words}: {each.problem}" for each in commands if each.problem]
+
+
+def orphans(roots: Sequence[Path]) -> Iterator[str]:
+    """Processes that still work in one of these directories."""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        where = [process.info["cwd"] or "", *(process.info["cmdline"] or ())]
+        if any(word.startswith(str(root)) for root in roots for word in where):
+            yield f"orphan: process {process.pid}: {' '.join(process.info['cmdline'] or ())[:200]}"

@@ -1,0 +1,138 @@
+"""One soak: the lab comes up, is beaten, used and watched; then it settles and is judged."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+
+from inventory.load import load_lab, packaged
+from testbed.errors import LabFault
+from testbed.hosts.port import UnitState
+from testbed.soak.disk import lacking
+from testbed.soak.draw import draw
+from testbed.soak.judge import (
+    Result,
+    away,
+    commands_at_fault,
+    growth,
+    judge,
+    orphans,
+    unsettled,
+)
+from testbed.soak.operator import Operator
+from testbed.soak.violence import Violence
+from testbed.standing.bringup import running_lab
+from testbed.standing.bundle import collect_running
+from testbed.standing.running_lab import RunningLab
+from testbed.standing.state import NodeState, look
+
+__all__ = ["run_soak"]
+
+EVERY_MS = 500
+SAMPLE_S = 5.0
+ADMITTED_S_MAX = 120.0
+SETTLE_S_MAX = 60.0
+LAG_BLOCKS_MAX = 30  # behind the replicas, while readings go on
+POLL_S = 0.2
+POWER_NOTE = "unsynced writes of a power cut: no file system here drops them; processes die only"
+
+Say = Callable[[str], None]
+
+
+def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Say) -> Result:
+    """Raises LabFault if the lab does not come up or the machine fails."""
+    path = packaged("soak")
+    problems: list[str] = []
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="guests-")))
+        running, deployment = stack.enter_context(
+            running_lab(load_lab(path), EVERY_MS, say, str(path.resolve()))
+        )
+        devices = tuple(n for n, e in running.nodes.items() if e.role in ("mobile", "environment"))
+        _until_admitted(running, devices)
+        violence = Violence(deployment, disk, say)
+        operator = Operator(seed, path, scratch, devices)
+        with _sampled(running) as samples:
+            operator.start()
+            try:
+                violence.run(draw(seed, duration_s, deployment.nodes, disk=disk is not None))
+                operator.stop()
+            except BaseException:
+                operator.abandon()
+                raise
+        say("settling")
+        for name in _given_up(running):
+            problems.append(f"given up: {name}")
+            operator.run("restart", name)
+        problems += _settle(running)
+        samples.append(look(running))
+        bundle = collect_running(running, out, say)
+        roots = [Path(running.home), *(Path(str(h.root)) for h in deployment.hosts.values())]
+    problems += orphans(roots)
+    blocks, records, acknowledged, breaches = judge(bundle)
+    problems += [*breaches, *commands_at_fault(operator.commands)]
+    skipped = [POWER_NOTE] + ([f"disk-full: {lacking()}"] if disk is None else [])
+    result = Result(
+        seed=seed,
+        duration_s=duration_s,
+        skipped=tuple(skipped),
+        bundle=str(bundle.path),
+        blocks=blocks,
+        records=records,
+        acknowledged=acknowledged,
+        commands=len(operator.commands),
+        restarts=sum(state.process.restarts for state in samples[-1]),
+        away=away(bundle, violence.done),
+        growth=growth(samples),
+        problems=tuple(problems),
+    )
+    bundle.write_json("soak.json", msgspec.to_builtins(result))
+    return result
+
+
+def _until_admitted(running: RunningLab, devices: tuple[str, ...]) -> None:
+    """A device that has a copy of the ledger was admitted."""
+    deadline_s = time.monotonic() + ADMITTED_S_MAX
+    while missing := [s.name for s in look(running) if s.name in devices and not s.height]:
+        if time.monotonic() > deadline_s:
+            raise LabFault(f"not admitted within {ADMITTED_S_MAX:.0f} s: {', '.join(missing)}")
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def _sampled(running: RunningLab) -> Iterator[list[list[NodeState]]]:
+    """How each process does, every `SAMPLE_S`, for the length of a `with` block."""
+    samples = [look(running)]
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(SAMPLE_S):
+            samples.append(look(running))
+
+    thread = threading.Thread(target=work, name="samples", daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
+def _given_up(running: RunningLab) -> list[str]:
+    return [each.name for each in look(running) if each.process.state is UnitState.FAILED]
+
+
+def _settle(running: RunningLab) -> list[str]:
+    """Everybody is back and nobody lags; else who is not."""
+    deadline_s = time.monotonic() + SETTLE_S_MAX
+    while found := unsettled(look(running), LAG_BLOCKS_MAX):
+        if time.monotonic() > deadline_s:
+            return [f"not back after {SETTLE_S_MAX:.0f} s: {each}" for each in found]
+        time.sleep(POLL_S)
+    return []

@@ -1,0 +1,92 @@
+"""Carries out what was drawn, one blow after the other, on a lab of this machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
+from typing import assert_never
+
+from testbed.hosts.port import HostFault
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
+from testbed.soak.disk import filled
+from testbed.soak.draw import Blow, Kind
+
+__all__ = ["Violence"]
+
+TURN_S = 0.3  # between the two stops of `stop-in-turn`
+
+
+class Violence:
+    """`done` has each blow with the wall time (ns) of its beginning and its end."""
+
+    def __init__(
+        self, deployment: Deployment, disk: Path | None, say: Callable[[str], None]
+    ) -> None:
+        self._deployment = deployment
+        self._disk = disk
+        self._say = say
+        self._over = threading.Event()
+        self.done: list[tuple[Blow, int, int]] = []
+
+    def run(self, blows: Sequence[Blow]) -> None:
+        """Returns when the last one is over. Whatever ends it, nothing stays stopped or full."""
+        began_s = time.monotonic()
+        for blow in blows:
+            self._over.wait(max(0.0, began_s + blow.at_s - time.monotonic()))
+            self._say(f"{blow.at_s:.0f} s: {blow.kind} {' '.join(blow.targets)} {_for(blow)}")
+            start_ns = time.time_ns()
+            self._strike(blow)
+            self.done.append((blow, start_ns, time.time_ns()))
+
+    def _strike(self, blow: Blow) -> None:
+        match blow.kind:
+            case Kind.KILL | Kind.KILL_REPLICAS:
+                for name in blow.targets:
+                    self._signal(self._deployment.node(name), SIGKILL)
+            case Kind.STOP:
+                self._stop(blow.targets[0], blow.for_s)
+            case Kind.STOP_IN_TURN:
+                for name in blow.targets:
+                    self._stop(name, blow.for_s)
+                    self._over.wait(TURN_S)
+            case Kind.POWER_CUT:
+                self._cut(blow.targets[0], blow.for_s)
+            case Kind.DISK_FULL:
+                assert self._disk is not None
+                with filled(self._disk):
+                    self._over.wait(blow.for_s)
+            case _:
+                assert_never(blow.kind)
+
+    def _stop(self, name: str, for_s: float) -> None:
+        node = self._deployment.node(name)
+        self._signal(node, SIGSTOP)
+        try:
+            self._over.wait(for_s)
+        finally:
+            self._signal(node, SIGCONT)
+
+    def _cut(self, host: str, for_s: float) -> None:
+        nodes = [node for node in self._deployment.nodes if node.host == host]
+        for node in nodes:
+            self._signal(node, SIGKILL)
+        for node in nodes:
+            self._deployment.hold_down(node)
+        try:
+            self._over.wait(for_s)
+        finally:
+            for node in nodes:
+                self._deployment.start_node(node)
+
+    def _signal(self, node: Node, number: Signals) -> None:
+        with suppress(HostFault):  # it is being started again: it is hit already
+            self._deployment.host(node).signal(node.unit, number)
+
+
+def _for(blow: Blow) -> str:
+    return f"for {blow.for_s:.1f} s" if blow.for_s else ""
