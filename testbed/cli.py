@@ -18,6 +18,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Sequence
@@ -190,11 +191,26 @@ def _told_as_json(report: dict[str, Any]) -> bool:
     return True
 
 
+def _disk_full(error: BaseException) -> BaseException | None:
+    """What a full disk made of it: the error itself, one of a group, or what it came from."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    if isinstance(error, sqlite3.Error) and _primary_code(error) == sqlite3.SQLITE_FULL:
+        return error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    origins = (each for each in (*inner, error.__cause__, error.__context__) if each is not None)
+    return next((full for each in origins if (full := _disk_full(each)) is not None), None)
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
 def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
     """Exit code of an error, and what to tell: `message`, and `problems` of a file."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" for {error.filename}" if error.filename else ""
-        message = f"no space left on this machine's disk{where}: free some, or choose another --out"
+    if (full := _disk_full(error)) is not None:
+        where = f" for {full.filename}" if isinstance(full, OSError) and full.filename else ""
+        message = f"no space left on this machine's disk{where}: free some, and try again"
         return _INFRASTRUCTURE, {"message": message}
     if isinstance(error, TestbedError):
         return error.exit_code, {"message": str(error)}

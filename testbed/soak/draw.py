@@ -12,7 +12,7 @@ from testbed.provision.layout import Node
 
 __all__ = ["Blow", "Kind", "draw"]
 
-CALM_S = (1.0, 5.0)  # between two blows
+CALM_S = (0.5, 3.0)  # between two blows
 
 
 class Kind(StrEnum):
@@ -66,7 +66,8 @@ class Blow(msgspec.Struct, frozen=True):
 def draw(seed: int, duration_s: float, nodes: tuple[Node, ...], *, disk: bool) -> tuple[Blow, ...]:
     """One blow after the other until `duration_s`; equal arguments give equal blows.
 
-    A round has every kind, in an order that is drawn; without `disk` none fills it.
+    A round begins with each kind once, then come the more frequent ones; both in an order that is
+    drawn. Without `disk` none fills it.
     """
     dice = Random(seed)  # noqa: S311 - repeatable, not secret
     blows: list[Blow] = []
@@ -74,8 +75,9 @@ def draw(seed: int, duration_s: float, nodes: tuple[Node, ...], *, disk: bool) -
     at_s = dice.uniform(*CALM_S)
     while True:
         if not deck:
-            deck = [kind for kind, often in _ROUND.items() for _ in range(often)]
+            deck = [kind for kind, often in _ROUND.items() for _ in range(often - 1)]
             dice.shuffle(deck)
+            deck += dice.sample(list(Kind), len(Kind))
         kind = deck.pop()
         blow = Blow(at_s, kind, _targets(dice, kind, nodes), dice.uniform(*_LASTS_S[kind]))
         if kind is Kind.DISK_FULL and not disk:

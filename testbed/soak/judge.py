@@ -17,7 +17,18 @@ from testbed.soak.draw import Blow, Kind
 from testbed.soak.operator import Command
 from testbed.standing.state import NodeState
 
-__all__ = ["Away", "Growth", "Result", "away", "growth", "judge", "orphans"]
+__all__ = [
+    "Away",
+    "Growth",
+    "Result",
+    "away",
+    "block_times_ns",
+    "commands_at_fault",
+    "growth",
+    "judge",
+    "orphans",
+    "unsettled",
+]
 
 NORMAL_GAP_S = 1.0  # between two blocks, while nothing is wrong
 AFTER_S = 15.0  # a gap that begins so long after a blow is still its work
@@ -82,10 +93,14 @@ def judge(bundle: Bundle) -> tuple[int, int, str, list[str]]:
     return summary.blocks, summary.records, kept, breaches
 
 
-def away(bundle: Bundle, done: Sequence[tuple[Blow, int, int]]) -> tuple[Away, ...]:
-    """From the times of blocks. A gap belongs to the newest blow that began before its end."""
+def block_times_ns(bundle: Bundle) -> list[int]:
+    """Of the longest chain; consensus time, which on one machine is wall time."""
     (run,) = bundle.runs
-    times_ns = [each.head.time_us * 1000 for each in Evidence(run).longest.heads]
+    return [each.head.time_us * 1000 for each in Evidence(run).longest.heads]
+
+
+def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tuple[Away, ...]:
+    """From the times of blocks. A gap belongs to the newest blow that began before its end."""
     gaps: dict[Kind, list[float]] = {blow.kind: [] for blow, _, _ in done}
     for start_ns, end_ns in pairwise(times_ns):
         lasted_s = (end_ns - start_ns) / 1e9 - NORMAL_GAP_S

@@ -21,6 +21,7 @@ __all__ = ["Command", "Operator"]
 
 PAUSE_S = 3.0
 COMMAND_S_MAX = 180.0
+SAID_CHARS_MAX = 400
 PRIVILEGES = 4
 _HEADLESS = ("Traceback (most recent call last)", "internal error")
 _EXIT_CODES = (0, 1, 3)  # done; the chain said no; the lab does not answer
@@ -75,9 +76,9 @@ class Operator:
         self._child = subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True)
         try:
             said = "".join(self._child.communicate(timeout=COMMAND_S_MAX))
-            problem = next((word for word in _HEADLESS if word in said), "")
-            if not problem and self._child.returncode not in _EXIT_CODES:
-                problem = said.strip()[-400:]
+            beheaded = any(word in said for word in _HEADLESS)
+            wrong = beheaded or self._child.returncode not in _EXIT_CODES
+            problem = said.strip()[-SAID_CHARS_MAX:] if wrong else ""
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()

@@ -19,6 +19,7 @@ from testbed.soak.draw import draw
 from testbed.soak.judge import (
     Result,
     away,
+    block_times_ns,
     commands_at_fault,
     growth,
     judge,
@@ -88,7 +89,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         acknowledged=acknowledged,
         commands=len(operator.commands),
         restarts=sum(state.process.restarts for state in samples[-1]),
-        away=away(bundle, violence.done),
+        away=away(block_times_ns(bundle), violence.done),
         growth=growth(samples),
         problems=tuple(problems),
     )
