@@ -40,6 +40,7 @@ SAMPLE_S = 5.0
 ADMITTED_S_MAX = 120.0
 SETTLE_S_MAX = 60.0
 LAG_BLOCKS_MAX = 30  # behind the replicas, while readings go on
+ENDED_S_MAX = 10.0
 POLL_S = 0.2
 POWER_NOTE = "unsynced writes of a power cut: no file system here drops them; processes die only"
 
@@ -75,7 +76,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         samples.append(look(running))
         bundle = collect_running(running, out, say)
         roots = [Path(running.home), *(Path(str(h.root)) for h in deployment.hosts.values())]
-    problems += orphans(roots)
+    problems += _left_behind(roots)
     blocks, records, acknowledged, breaches = judge(bundle)
     problems += [*breaches, *commands_at_fault(operator.commands)]
     skipped = [POWER_NOTE] + ([f"disk-full: {lacking()}"] if disk is None else [])
@@ -123,6 +124,14 @@ def _sampled(running: RunningLab) -> Iterator[list[list[NodeState]]]:
     finally:
         over.set()
         thread.join()
+
+
+def _left_behind(roots: list[Path]) -> list[str]:
+    """Killed processes need a moment to be gone."""
+    deadline_s = time.monotonic() + ENDED_S_MAX
+    while (found := list(orphans(roots))) and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+    return found
 
 
 def _given_up(running: RunningLab) -> list[str]:
