@@ -31,7 +31,7 @@ from testbed.hosts.ssh import NO_SYSTEMD, NO_SYSTEMD_FIX
 from testbed.provision.install import DISK_FREE_MIN_MB
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
-from testbed.wheelhouse import Wheelhouse
+from testbed.wheelhouse import MICROPYTHON_MACHINES, NO_MICROPYTHON_FIX, Wheelhouse
 
 __all__ = [
     "TEMPERATURE_MAX_C",
@@ -64,6 +64,7 @@ class Condition(Conditions, frozen=True, kw_only=True):
     interfaces: list[str]
     tools: list[str]
     systemd: bool
+    machine: str
     netem: bool
     sudo_problem: str
     sudo_s: float
@@ -265,9 +266,14 @@ def _network(lab: Lab, name: str, seen: Condition) -> Iterator[Finding]:
 
 def _boards(lab: Lab, name: str, seen: Examined) -> Iterator[Finding]:
     for board_name, board in lab.boards_in_use().items():
-        if board.host != name or not is_plugged(board):
+        if board.host != name:
             continue
         check = f"board {board_name}"
+        if not is_plugged(board):
+            if seen.condition.machine not in MICROPYTHON_MACHINES:
+                says = f"no MicroPython interpreter for a {seen.condition.machine} machine"
+                yield Finding(check, "failed", says, NO_MICROPYTHON_FIX)
+            continue
         found = matching(board, seen.ports)
         there = ", ".join(f"{port.usb_serial} ({port.path})" for port in seen.ports) or "none"
         if not found:

@@ -37,7 +37,15 @@ import nodes
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.files import atomic_file
 
-__all__ = ["ARCHIVES_MAX", "Archive", "Target", "Wheelhouse", "lock_file"]
+__all__ = [
+    "ARCHIVES_MAX",
+    "MICROPYTHON_MACHINES",
+    "NO_MICROPYTHON_FIX",
+    "Archive",
+    "Target",
+    "Wheelhouse",
+    "lock_file",
+]
 
 ARCHIVES_MAX = 24
 """Archives kept in the cache; the least recently used go first. One takes some 20 MB."""
@@ -52,6 +60,14 @@ _OPTIONAL = {
     "mpremote": "usb_boards",
 }
 _MACHINES = ("x86_64", "aarch64")
+
+MICROPYTHON_MACHINES = ("x86_64",)
+"""There are wheels of the MicroPython interpreter for these only, and Debian 12 has no package."""
+
+NO_MICROPYTHON_FIX = (
+    "plug in a device and give the board a match:, or move the board to a host that is "
+    + " or ".join(MICROPYTHON_MACHINES)
+)
 # The C library versions that uv knows as platforms, newest first.
 _GLIBCS = ((2, 40), (2, 39), (2, 38), (2, 36), (2, 35), (2, 34), (2, 31), (2, 28), (2, 17))
 _NAME = re.compile(r"^([A-Za-z0-9._-]+)==")
@@ -125,6 +141,9 @@ class Wheelhouse:
 
         Raises LabFault with what uv said, ConfigurationError.
         """
+        if target.unix_boards and target.machine not in MICROPYTHON_MACHINES:
+            problem = f"no MicroPython interpreter (board: unix) for a {target.machine} machine"
+            raise ConfigurationError(f"{problem}\n  fix: {NO_MICROPYTHON_FIX}")
         lock = self._lock.read_text()
         common = _pins(lock, lambda name: name not in _OPTIONAL)
         special = _pins(lock, lambda name: name in _OPTIONAL and target.wants(name))

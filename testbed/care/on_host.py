@@ -154,6 +154,7 @@ def doctor() -> dict[str, object]:
         "noexec": bool(os.statvfs(".").f_flag & os.ST_NOEXEC),
         "machine_id": read("/etc/machine-id"),
         "host_key": " ".join(read("/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]),
+        "machine": os.uname().machine,
         "systemd": Path("/run/systemd/system").is_dir(),
         "netem": bool(netem),
     }

@@ -56,7 +56,6 @@ def probe() -> str:
             "magic": importlib.util.MAGIC_NUMBER.hex(),
             "disk_free_mb": shutil.disk_usage(".").free // 2**20,
             "noexec": bool(os.statvfs(".").f_flag & os.ST_NOEXEC),
-            "micropython": shutil.which("micropython") or "",
             "stamp": read(f"env/{STAMP}") or "{}",
             "tree": tree("env"),
         }

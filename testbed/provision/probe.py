@@ -33,7 +33,7 @@ class Stamp(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a host told about itself. `micropython`: its own interpreter's path, or "".
+    """What a host told about itself.
 
     Without its `tree` an environment is `damaged`, and its stamp does not count.
     """
@@ -46,7 +46,6 @@ class Facts:
     magic: str
     disk_free_mb: int
     noexec: bool
-    micropython: str
     stamp: Stamp
     damaged: bool = False
 

@@ -30,6 +30,7 @@ hosts:
          caps: [netem, nft]}
 boards:
   th01: {host: pi01, match: {usb_serial: "E1"}, firmware: {board: rp2040}}
+  th02: {host: pi01, firmware: {board: unix}}
 """
 WELL = Condition(
     boot="a",
@@ -43,6 +44,7 @@ WELL = Condition(
     interfaces=["eth0", "eth1", "lo"],
     tools=["tc", "nft"],
     systemd=True,
+    machine="x86_64",
     netem=True,
     sudo_problem="",
     sudo_s=0.1,
@@ -86,6 +88,8 @@ def test_a_healthy_host_has_nothing_to_mend(tmp_path: Path) -> None:
         ({"unwritable": "Read-only file system"}, "file system", "failed", "card"),
         ({"noexec": True}, "file system", "failed", "noexec"),
         ({"netem": False}, "netem", "failed", "sch_netem"),
+        ({"systemd": False}, "systemd", "failed", "Raspberry Pi OS"),
+        ({"machine": "aarch64"}, "board th02", "failed", "plug in a device"),
     ],
 )
 def test_each_trouble_is_found_and_its_fix_said(

@@ -164,6 +164,40 @@ def test_a_host_without_a_usable_python_is_told_what_to_install(
     assert "apt-get install python3" in said["hosts"]["pi01"]["problem"]
 
 
+@pytest.mark.lab
+def test_a_file_system_that_starts_no_program_is_named(
+    lab: EmulatedLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with host(lab, "pi01") as inside:
+        sudo(inside, 'mount -t tmpfs -o noexec,uid=1000 tmpfs "$1"', str(inside.root))
+        try:
+            code, said = command(capsys, "provision", "-i", str(lab.inventory), "--limit", "pi01")
+        finally:
+            sudo(inside, 'umount -l "$1"', str(inside.root))
+    assert code == 3
+    assert "mounted noexec" in said["hosts"]["pi01"]["problem"]
+
+
+@pytest.mark.lab
+def test_a_login_with_modules_of_its_own_is_made_ready(
+    lab: EmulatedLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ROS exports PYTHONPATH in .bashrc, and somebody's package may be called nodes."""
+    only = ("-i", str(lab.inventory), "--limit", "pi01")
+    with host(lab, "pi01") as inside:
+        inside.put(b"raise SystemExit('the wrong package')", "ros/nodes/__init__.py")
+        greet = f"echo Hello; export PYTHONPATH={inside.root}/ros\n"
+        inside.put(greet.encode(), "/home/pi/.bashrc")
+        try:
+            code, said = command(capsys, "provision", *only)
+            assert code == 0, said
+            assert command(capsys, "lock", *only, "--for", "5m")[0] == 0
+            assert command(capsys, "unlock", *only)[0] == 0
+        finally:
+            inside.run(["rm", "/home/pi/.bashrc"])
+    assert command(capsys, "deprovision", *only)[0] == 0
+
+
 def test_a_temporary_directory_with_too_long_a_name_is_named_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from testbed.errors import ConfigurationError, LabFault
 from testbed.wheelhouse import Archive, Target, Wheelhouse, lock_file
 
 MAGIC = importlib.util.MAGIC_NUMBER.hex()
+PC = Target("x86_64", "3.11", "2.36", "00")
 PI = Target("aarch64", "3.13", "2.41", "00")
 
 
@@ -58,11 +59,20 @@ def test_wheels_are_those_of_the_host_not_of_this_machine(tmp_path: Path) -> Non
 
 def test_what_only_some_hosts_need_goes_only_there(tmp_path: Path) -> None:
     wheelhouse = Wheelhouse(tmp_path / "cache", small_lock(tmp_path, "six", "pybind11"))
-    assert len(wheelhouse.dependencies(PI)) == 1
-    common, special = wheelhouse.dependencies(replace(PI, unix_boards=True))
+    assert len(wheelhouse.dependencies(PC)) == 1
+    common, special = wheelhouse.dependencies(replace(PC, unix_boards=True))
     assert "six.py" in members(common)
     assert "pybind11/__init__.py" in members(special)
-    assert common == wheelhouse.dependencies(PI)[0], "shared by both kinds of host"
+    assert common == wheelhouse.dependencies(PC)[0], "shared by both kinds of host"
+
+
+def test_a_board_without_hardware_on_a_machine_without_interpreter_is_told_plainly(
+    tmp_path: Path,
+) -> None:
+    """Not by a resolver that says that requirements are unsatisfiable."""
+    wheelhouse = Wheelhouse(tmp_path / "cache", small_lock(tmp_path, "six"))
+    with pytest.raises(ConfigurationError, match=r"no MicroPython.*aarch64.*\n.*plug in a device"):
+        wheelhouse.dependencies(replace(PI, unix_boards=True))
 
 
 def test_many_who_ask_at_once_get_one_archive_and_the_next_time_none_is_made(
