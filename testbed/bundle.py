@@ -118,6 +118,11 @@ class RunFolder(Folder):
         """The replicas' databases, in the order of their names."""
         return sorted((self.raw / "ledger").glob("*.sqlite"))
 
+    @property
+    def was_collected(self) -> bool:
+        """Whether it failed after it had left something that can be read."""
+        return self.entry.state == "failed" and (self.path / "genesis.json").exists()
+
     def prepare(self) -> None:
         """Make the directories that a run writes into."""
         for part in ("env", "raw/ledger", "raw/serial"):

@@ -264,7 +264,6 @@ class Runner:
                 what="settled",
                 settled=settled,
                 heights={replica.name: replica.height for replica in self._watch.replicas},
-                gaps=self._watch.gaps,
                 unfinished=[view.name for view in self._watch.devices if not view.counts["done"]],
             )
 

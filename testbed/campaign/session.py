@@ -21,6 +21,7 @@ from testbed.campaign.book import begin
 from testbed.campaign.hosts import opened_hosts
 from testbed.campaign.kinds import equip
 from testbed.campaign.progress import Progress
+from testbed.campaign.reach import Reach
 from testbed.campaign.run import RunLog, Runner
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.watch import Watch
@@ -58,6 +59,7 @@ class Session:
         self._judge = judge
         self._lost: list[str] = []  # hosts that this session had and has no more
         self._trouble: list[str] = self._lost
+        self._reach: Reach | None = None
 
     def make(self, todo: Iterable[RunEntry], *, after_a_crash: bool = False) -> None:
         """Make these runs; the bundle holds everything raw when this returns or raises.
@@ -74,6 +76,8 @@ class Session:
             complete = sum(entry.complete for entry in runs)
             if complete < len(runs):
                 self._progress.hide()
+                for line in self._reach.lines if self._reach else ():
+                    self._progress.say(line)
                 self._progress.say(f"{complete} of {len(runs)} runs are complete; go on with:")
                 self._progress.say(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
             raise
@@ -140,10 +144,18 @@ class Session:
             if any(event.category == "fault" for event in schedule.only.events):
                 remote = [hosts[name] for name in limited(self._lab, None)]
                 stack.enter_context(survives_restarts(remote))
-            outside = HostWatch(hosts, python, log.write, limits_of(self._lab))
+            self._reach = reach = Reach(self._progress.say, log.write)
+            outside = HostWatch(
+                hosts,
+                python,
+                log.write,
+                limits_of(self._lab),
+                answered=reach.answered,
+                silent=reach.silent,
+            )
             stack.callback(outside.stop)
             require_near(self._lab, outside.start())
-            watch = Watch(deployment)
+            watch = Watch(deployment, reach)
             self._trouble = watch.trouble
             watch.trouble += self._lost
             stack.callback(watch.close)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from testbed.campaign.reach import Reach
 from testbed.hosts.port import Follow, HostFault
 from testbed.provision.configs import EVENTS
 from testbed.provision.deployment import Deployment
@@ -44,17 +45,17 @@ class NodeView:
 class Watch:
     """Follows the event logs of a deployment's processes until closed.
 
-    `gaps` tells of hosts that were out of reach for a while; `trouble` of what ends a run.
+    `reach` is told which hosts answer; `trouble` has what ends a run.
     """
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, reach: Reach) -> None:
+        self._reach = reach
         self._deployment = deployment
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._follows: dict[str, Follow] = {}
         self._threads: list[threading.Thread] = []
         self.trouble: list[str] = []
-        self.gaps: list[str] = []
         self.nodes = {
             node.name: NodeView(node.name, node.role)
             for node in deployment.nodes
@@ -122,11 +123,12 @@ class Watch:
                         if number > seen:  # a new follow begins at the file's beginning
                             seen = number
                             self._on_line(node, line)
-            except HostFault as fault:
-                self._on_lost(node, fault)
+            except HostFault:
+                self._on_lost(node)
             self._closing.wait(FOLLOW_AGAIN_S)
 
     def _on_line(self, node: Node, line: str) -> None:
+        self._reach.answered(node.host)
         try:
             event = json.loads(line)
         except ValueError:
@@ -135,12 +137,11 @@ class Watch:
             self._apply(self.nodes[node.name], event)
             self._changed.notify_all()
 
-    def _on_lost(self, node: Node, fault: HostFault) -> None:
+    def _on_lost(self, node: Node) -> None:
         with self._changed:
-            if self.nodes[node.name].phase != "unreachable":
-                self.gaps.append(f"{node.name}: {fault}")
             self.nodes[node.name].phase = "unreachable"
             self._changed.notify_all()
+        self._reach.silent(node.host)
 
     def _apply(self, seen: NodeView, event: dict[str, Any]) -> None:
         kind = event.get("event", "")

@@ -34,7 +34,7 @@ class HostWatch:
     keeps each reading. Processes of this machine share its clock, so they have none.
 
     A host that does not answer (it may be powered off on purpose) is written down as such and
-    asked again next time.
+    asked again next time. `answered` and `silent` are called with the name of a host.
     """
 
     def __init__(
@@ -44,12 +44,17 @@ class HostWatch:
         write: Callable[..., None],
         limits: Mapping[str, Limits],
         every_s: float = EVERY_S,
+        *,
+        answered: Callable[[str], None] = lambda _: None,
+        silent: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._hosts = {name: hosts[name] for name in limits}
         self._python = python
         self._write = write
         self._limits = limits
         self._every_s = every_s
+        self._answered = answered
+        self._silent = silent
         self._dialogues: dict[str, Dialogue] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._during, name="host-watch", daemon=True)
@@ -100,5 +105,7 @@ class HostWatch:
                 with suppress(OSError):
                     dialogue.close()
             self._write("clock", **fields, problem=getattr(fault, "problem", str(fault)))
+            self._silent(name)
             return None
+        self._answered(name)
         return reading

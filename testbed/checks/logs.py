@@ -165,10 +165,12 @@ _TAGS = frozenset(str(each.__struct_config__.tag) for each in KnownEvent.__args_
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True):
-    """run.jsonl: what the orchestrator did."""
+    """run.jsonl: what the orchestrator did, and which host did not answer for `silent_s`."""
 
     t: int
     what: str
+    host: str | None = None
+    silent_s: int = 0
     phase: str | None = None
     start_ns: int | None = None
     settled: bool | None = None

@@ -5,12 +5,16 @@ Everything that reads results loads only when there is something to judge.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 
 from testbed.bundle import Bundle, RunFolder
 from testbed.commands.options import print_json
+from testbed.errors import LabFault
 
-__all__ = ["finish", "judge_rest", "judge_run"]
+__all__ = ["finish", "judge_rest", "judge_run", "shown_if_the_lab_fails"]
 
 
 def judge_run(run: RunFolder) -> str | None:
@@ -34,6 +38,20 @@ def judge_rest(bundle: Bundle) -> bool:
         if reason is not None:
             bundle.update(run.entry.index, state="invalid", reason=reason)
     return bool(rest) or not bundle.is_derived
+
+
+@contextmanager
+def shown_if_the_lab_fails(bundle: Bundle, *, as_json: bool) -> Iterator[None]:
+    """What there is of a campaign is judged and shown also if the lab fails, before its error."""
+    try:
+        yield
+    except LabFault:
+        for run in bundle.runs:
+            if run.was_collected:
+                judge_run(run)
+        if not as_json:  # there the error is the one document
+            finish(bundle, as_json=False)
+        raise
 
 
 def finish(bundle: Bundle, *, as_json: bool, again: bool = False) -> int:

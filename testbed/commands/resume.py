@@ -10,7 +10,7 @@ from testbed.bundle import find_bundle
 from testbed.campaign.resume import redo, resumable, unfinished
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
-from testbed.commands.judging import finish, judge_rest, judge_run
+from testbed.commands.judging import finish, judge_rest, judge_run, shown_if_the_lab_fails
 from testbed.commands.options import InventoryOption, JsonOption, print_json
 
 __all__ = ["app"]
@@ -47,7 +47,7 @@ def resume(
             return
         found = resumable(bundle, inventory)
         todo = redo(bundle, also_invalid=also_invalid)
-        with make_screen(as_json) as screen:
+        with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:
             session = Session(found.lab, found.schedule, bundle, screen, judge_run)
             session.make(todo, after_a_crash=True)
         raise typer.Exit(finish(bundle, as_json=as_json))

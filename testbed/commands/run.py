@@ -16,7 +16,7 @@ from testbed.campaign.replay import is_schedule, stored_schedule
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
-from testbed.commands.judging import finish, judge_run
+from testbed.commands.judging import finish, judge_run, shown_if_the_lab_fails
 from testbed.commands.options import InventoryOption, JsonOption, OutOption, SeedOption
 from testbed.errors import ConfigurationError
 
@@ -65,7 +65,7 @@ def run(
     )
     bundle = new_bundle(inputs, out or RUNS_DIR)
     with bundle.locked():
-        with make_screen(as_json) as screen:
+        with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:
             session = Session(lab, inputs.schedule, bundle, screen, judge_run)
             session.make(bundle.manifest.runs)
         raise typer.Exit(finish(bundle, as_json=as_json))

@@ -74,12 +74,12 @@ class Witness:
 
     def forked(self) -> bool:
         """Two honest replicas executed different blocks of one height."""
-        blocks: dict[int, tuple[int, int]] = {}  # (time, number of records) by height
+        blocks: dict[int, tuple[int, int | None]] = {}  # (time, number of records) by height
         return any(
             blocks.setdefault(event["height"], found) != found
             for name in self._honest
             for event in self._new(name, "block")
-            if (found := (event["time_us"], event["count"]))
+            if (found := (event["time_us"], event.get("count")))
         )
 
     def told(self, event: str, liar: Node | None = None) -> bool:

@@ -61,6 +61,6 @@ def derive(bundle: Bundle) -> Summary:
 def rebuild(bundle: Bundle) -> Summary:
     """Everything again, run by run. Raises ConfigurationError."""
     for run in bundle.runs:
-        if run.entry.complete:
+        if run.entry.complete or run.was_collected:
             derive_run(run)
     return derive(bundle)

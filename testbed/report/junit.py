@@ -43,7 +43,7 @@ def _run(row: RunRow) -> ET.Element:
         missing = [step for step in ("applied", "observed", "healed") if not getattr(fault, step)]
         error = f"not {', not '.join(missing)}" if missing else None
         _case(suite, "fault", fault.id, error=error)
-    error = "; ".join(summary.notes) or "nothing can be said of this run"
+    error = row.reason or "; ".join(summary.notes) or "nothing can be said of this run"
     _case(suite, "run", row.path, error=error if row.state != "done" else None)
     return suite
 

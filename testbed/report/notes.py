@@ -28,6 +28,7 @@ def notes(
         yield "at the end some device waited for an answer or some replica had not caught up"
     if evidence.idle:
         yield "nothing that a device asked for took effect: nothing was put to the test"
+    yield from _silent_hosts(evidence)
     for what in evidence.missing:
         yield f"{what} was not collected: not all could be judged"
     for reason in evidence.unfit:
@@ -36,6 +37,20 @@ def notes(
     yield from _injection_notes(found, attacks)
     yield from _ledger_notes(evidence, ledger)
     yield from _log_notes(evidence)
+
+
+def _silent_hosts(evidence: Evidence) -> Iterator[str]:
+    """Hosts that were lost in mid-run, and whether they came back."""
+    lost: dict[str, int] = {}
+    for line in evidence.run_log:
+        if line.host is not None and line.what == "host-lost":
+            lost[line.host] = line.t - line.silent_s * 10**9
+        elif line.host in lost and line.what == "host-back":
+            del lost[line.host]
+            yield f"{line.host} did not answer for {line.silent_s} s"
+    for host, since_ns in lost.items():
+        at_s = evidence.at_ms(since_ns) / 1000
+        yield f"{host} has not answered since {at_s:.0f} s after the start"
 
 
 def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]) -> Iterator[str]:

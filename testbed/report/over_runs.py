@@ -93,10 +93,11 @@ def _summaries(rows: Iterable[RunRow]) -> list[RunSummary]:
 
 def _row(run: RunFolder) -> RunRow:
     entry = run.entry
-    summary = _read_summary(run) if entry.complete else None
+    judged = entry.complete or (run.was_collected and run.is_derived)
+    summary = _read_summary(run) if judged else None
     # The raw files say what is invalid (a report may be made anew), not the manifest alone.
     state, reason = entry.state, entry.reason
-    if summary is not None and summary.verdict == "invalid":
+    if entry.complete and summary is not None and summary.verdict == "invalid":
         state, reason = "invalid", reason or "; ".join(summary.notes)
     if state == "running":
         reason = "cut off, or still running"

@@ -107,9 +107,9 @@ def _load(row: RunRow) -> Sequence[str]:
 
 
 def _amiss(summary: Summary) -> Sequence[RunRow]:
-    """Runs that do not count and were not judged (the notes of the others stand at the end), as
-    many as a screen holds."""
-    rows = [row for row in summary.runs if row.reason and row.summary is None]
+    """Runs that do not count, as many as a screen holds. (What an invalid run says of itself
+    stands among the notes.)"""
+    rows = [row for row in summary.runs if row.reason and row.state not in ("done", "invalid")]
     return rows[:RUNS_SHOWN_MAX]
 
 

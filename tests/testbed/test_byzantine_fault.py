@@ -16,6 +16,7 @@ import pytest
 from testbed.campaign.event import Event
 from testbed.campaign.injection import Fault, FaultMaker, Scene
 from testbed.campaign.kinds import kinds
+from testbed.campaign.reach import Reach
 from testbed.campaign.watch import Watch
 from testbed.care.dead_man import armed
 from testbed.errors import LabFault
@@ -45,7 +46,7 @@ class Lab:
         self.here = host
         self.nodes = REPLICAS
         self.programs: dict[str, str] = {}
-        self.watch = Watch(cast(Deployment, self))
+        self.watch = Watch(cast(Deployment, self), Reach(lambda _: None, lambda *_, **__: None))
         self.n = 0
 
     def with_role(self, role: str) -> list[Node]:
