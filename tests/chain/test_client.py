@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from chain.block import Block, Head, Record
 from chain.errors import Misuse, PeerFault
+from chain.keys import digest
+from chain.ledger.operations import RemoveReplica
+from chain.merkle import EMPTY_ROOT
 from chain.pbft.messages import Seal
 from chain.proofs.client import (
     WINDOW_BYTES_MAX,
@@ -23,7 +26,7 @@ from chain.proofs.client import (
     decode_range,
     encode_range,
 )
-from chain.proofs.proof import Proof, make_inclusion, verify_receipt
+from chain.proofs.proof import HeadSeal, Proof, make_inclusion, verify_receipt
 from tests.chain.test_proof import grown
 from tests.chain.world import Device, World
 
@@ -357,3 +360,36 @@ def test_no_altered_bit_of_a_range_is_taken(draw: st.DataObject) -> None:
 def test_arbitrary_bytes_are_no_range(data: bytes) -> None:
     with pytest.raises(PeerFault):
         decode_range(data)
+
+
+def test_a_copy_of_heads_takes_none_of_an_old_epoch_above_its_boundary() -> None:
+    """Replica 0 was removed. With another of the old members it seals a head of the old epoch."""
+    world = World(replicas=5)
+    for admin in world.admins[:2]:
+        world.run(world.signed(RemoveReplica, admin, replica=0), admin)
+    change = world.blocks[-1]
+    step = make_inclusion(change, 0, world.seals(change, 1, 2))
+    world.idle(6)  # up to the boundary, K = 8
+    old = [SealedBlock(head=b.head, seals=tuple(world.seals(b, 1, 2))) for b in world.blocks]
+    last = Head.decode(world.blocks[-1].head)
+    assert last.height == 8
+    above = msgspec.structs.replace(
+        last,
+        height=9,
+        time_us=last.time_us + 1,
+        parent=digest(world.blocks[-1].head),
+        parent_root=last.root,
+        root=EMPTY_ROOT,
+        count=0,
+    ).encode()
+    seals = tuple(HeadSeal(each, world.replicas[each].sign(above)) for each in (0, 1))
+    lie = BlockRange(start=9, blocks=(SealedBlock(head=above, seals=seals),))
+
+    copy = LedgerCopy(world.genesis, bodies=False)
+    copy.take(BlockRange(start=1, blocks=tuple(old), epochs=(step,)))
+    assert copy.height == 8
+    with pytest.raises(PeerFault, match="bad-epoch"):
+        copy.take(lie)
+    ignorant = LedgerCopy(world.genesis, bodies=False)
+    ignorant.take(BlockRange(start=1, blocks=tuple(old)))
+    assert ignorant.take(lie) == 1, "a copy that was not shown the change cannot know"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from testbed.errors import RefusedError
 from testbed.standing.newcomer import run_until_admitted
 from tests.testbed.factory import Manufacturer
 from tests.testbed.operator_support import Operator
@@ -52,6 +53,7 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
         admits_one_more(operator, tmp_path)
         hands_out_what_a_device_of_another_make_needs(operator, tmp_path)
         admits_by_factory_certificate(operator, acme, tmp_path)
+        takes_back_what_it_handed_out(operator, acme, tmp_path)
         takes_no_device_for_its_namesake(operator, tmp_path)
         ends_it(operator, up)
 
@@ -163,6 +165,21 @@ def admits_by_factory_certificate(operator: Operator, acme: Manufacturer, tmp_pa
     assert "chain.factory_roots" in refused.stderr, "it says where to look"
     (other / "key.pem").write_bytes((identity / "key.pem").read_bytes())
     assert "not of the key" in operator.is_told(2, *words("mixed", other))
+
+
+def takes_back_what_it_handed_out(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
+    """A voucher that was lost, and a factory identity that was stolen, admit nobody."""
+    operator.does("device", "admit", "lost", "--dir", str(tmp_path / "lost"), "--no-start")
+    assert operator.does("device", "withdraw", "lost")["vouchers"] == 1
+    with pytest.raises(RefusedError, match="withdrawn-voucher: an administrator took"):
+        run_until_admitted("lost", tmp_path / "lost")
+    assert operator.run("device", "withdraw", "lost").returncode == 1
+    assert "no voucher" in operator.is_told(2, "device", "withdraw", "nobody")
+    stolen = acme.make("stolen-identity")
+    operator.does("device", "bar", str(stolen))
+    thief = ["device", "admit", "thief", "--dir", str(tmp_path / "thief")]
+    refused = operator.run(*thief, "--factory", str(stolen))
+    assert (refused.returncode, "factory-barred" in refused.stderr) == (1, True)
 
 
 def takes_no_device_for_its_namesake(operator: Operator, tmp_path: Path) -> None:
