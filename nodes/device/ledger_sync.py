@@ -78,7 +78,7 @@ class LedgerSync:
             if statement.op == "enrol" and statement.status == OK:
                 self.enrolments[statement.node] = record.item
 
-    async def _stored(self) -> None:
+    async def stored(self) -> None:
         """To be called after new blocks. The verified state is kept now and then: on a full disk
         it is not."""
         await asyncio.to_thread(self._store.checkpoint)
@@ -123,7 +123,7 @@ class LedgerSync:
             blocks=self.copy.height - before,
             took_ms=(time.monotonic_ns() - start_ns) / 1e6,
         )
-        await self._stored()
+        await self.stored()
         return self.copy.height
 
     async def follow(self, login: Login, uplink: Uplink) -> None:
@@ -132,7 +132,7 @@ class LedgerSync:
             await asyncio.sleep(FOLLOW_PERIOD_S)
             if self._device.announced > self.copy.height:
                 await self._fetch(login, uplink)
-                await self._stored()
+                await self.stored()
 
     async def _fetch(self, login: Login, uplink: Uplink) -> bool:
         """Asks for one range and takes it. True if there is no more."""

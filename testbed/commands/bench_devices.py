@@ -1,4 +1,4 @@
-"""`testbed bench serial|admission|revocation`: figures of devices, gateway and broker."""
+"""`testbed bench serial|admission|revocation|restart`: figures of devices, gateway and broker."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import msgspec
 import typer
 
 from testbed.bench import admission as admissions
+from testbed.bench import restart as restarts
 from testbed.bench import revocation as revocations
 from testbed.bench import serial as serials
 from testbed.bench.figures import Spread
 from testbed.commands.options import JsonOption, columns, print_json, time_option
 
-__all__ = ["admission", "revocation", "serial"]
+__all__ = ["admission", "restart", "revocation", "serial"]
 
 
 def serial(
@@ -39,6 +40,34 @@ def serial(
         },
         as_json=as_json,
     )
+
+
+def restart(
+    blocks: Annotated[
+        list[int] | None, typer.Option(min=400, max=1_000_000, help="Ages; 1,000 and 10,000.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Starts of a device and a gateway (and `testbed device list`), by the age of the ledger."""
+    found = restarts.measure(blocks or [1_000, 10_000], _say)
+    if as_json:
+        print_json([msgspec.to_builtins(each) for each in found])
+        return
+    first = {each.who: each for each in reversed(found)}
+    rows = [("WHO", "BLOCKS", "START s", "RATIO", "FROM GENESIS s", "RATIO")]
+    for each in found:
+        kept, genesis = first[each.who].kept_s, first[each.who].genesis_s
+        rows.append(
+            (
+                each.who,
+                f"{each.blocks:,}",
+                f"{each.kept_s:.3f}",
+                f"{each.kept_s / kept:.2f}",
+                f"{each.genesis_s:.2f}",
+                f"{each.genesis_s / genesis:.1f}",
+            )
+        )
+    typer.echo(columns(rows))
 
 
 def admission(

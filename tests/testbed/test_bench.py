@@ -132,3 +132,15 @@ def test_a_profile_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["consensus", "--profile", str(tmp_path / "missing")])
     assert isinstance(ended.exception, ConfigurationError)
     assert "missing" in str(ended.exception)
+
+
+def test_a_start_takes_up_the_kept_state_whatever_the_ledger_s_age() -> None:
+    said = CliRunner().invoke(app, ["restart", "--blocks", "400", "--blocks", "700", "--json"])
+    found = json.loads(said.stdout)
+    assert [(each["who"], each["blocks"]) for each in found] == [
+        ("device", 400),
+        ("gateway", 400),
+        ("device", 700),
+        ("gateway", 700),
+    ]
+    assert all(each["kept_s"] > 0 for each in found)
