@@ -83,6 +83,7 @@ class Door:
         self._handshakes: dict[_Connection, None] = {}
         self._named: dict[str, _Connection] = {}
         self._server: asyncio.Server | None = None
+        self._saving = asyncio.Lock()
 
     async def open(self, host: str, port: int) -> int:
         """Listens; returns the port (a free one if `port` is 0). Raises OSError if it is taken."""
@@ -174,7 +175,8 @@ class Door:
             elif shown.get("command") == "deleteClient":
                 self._kick(str(shown["username"]))
             answers.append(answer)
-        self.store.save()  # before the answer
+        async with self._saving:  # before the answer, and not in the event loop
+            await asyncio.to_thread(self.store.write, self.store.encoded())
         await self.broker.publish(ADMIN_RESPONSE, json.dumps({"responses": answers}).encode())
 
     def _kick(self, name: str) -> None:

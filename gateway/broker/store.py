@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,8 +107,8 @@ class SecurityStore:
 
     path: Path
     _clients: dict[str, _Client] = field(default_factory=dict)
-    _roles: dict[str, tuple[Grant, ...]] = field(default_factory=dict)
-    _texts: dict[str, str] = field(default_factory=dict)
+    _roles: dict[str, _RoleEntry] = field(default_factory=dict)
+    _grants: dict[str, tuple[Grant, ...]] = field(default_factory=dict)  # what the roles allow
 
     @classmethod
     def load(cls, path: Path) -> SecurityStore:
@@ -120,8 +119,7 @@ class SecurityStore:
             document = msgspec.json.decode(path.read_bytes(), type=_Document)
             store = cls(path)
             for role in document.roles:
-                store._roles[role.rolename] = _grants_of(role.acls)
-                store._texts[role.rolename] = role.textdescription
+                store._keep(role)
         except (OSError, ValueError) as error:
             raise SecurityFileError(f"{path}: {error}") from error
         store._clients = {client.username: client for client in document.clients}
@@ -132,9 +130,8 @@ class SecurityStore:
 
     def carriers(self) -> dict[str, str]:
         """The carrier certificate (PEM) of each user that has one."""
-        return {
-            name: text for name in self._clients if (text := self._texts.get(CARRIER_ROLE + name))
-        }
+        roles = ((name, self._roles.get(CARRIER_ROLE + name)) for name in self._clients)
+        return {name: role.textdescription for name, role in roles if role is not None}
 
     def is_gateway(self, name: str) -> bool:
         client = self._clients.get(name)
@@ -153,11 +150,11 @@ class SecurityStore:
         return client is not None and any(
             grant.action is action and covers(grant.pattern, topic)
             for ref in client.roles
-            for grant in self._roles.get(ref.rolename, ())
+            for grant in self._grants.get(ref.rolename, ())
         )
 
     def apply(self, raw: object, *, save: bool = True) -> str | None:
-        """Does one command: None if done, else why not. Saves the document before it returns."""
+        """Does one command: None if done, else why not. With `save`, it is on disk on return."""
         try:
             command = msgspec.convert(raw, _Command)
             refused = self._do(command)
@@ -174,7 +171,7 @@ class SecurityStore:
             case "modifyRole":  # the text only, all that we change
                 if command.rolename not in self._roles:
                     return "Role not found"
-                self._texts[command.rolename] = command.textdescription
+                self._roles[command.rolename].textdescription = command.textdescription
                 return None
             case "deleteRole":
                 return self._delete_role(command.rolename)
@@ -189,14 +186,17 @@ class SecurityStore:
     def _create_role(self, command: _Command) -> str | None:
         if command.rolename in self._roles:
             return "Role already exists"
-        self._roles[command.rolename] = _grants_of(command.acls)
-        self._texts[command.rolename] = command.textdescription
+        self._keep(_RoleEntry(command.rolename, command.acls, command.textdescription))
         return None
+
+    def _keep(self, role: _RoleEntry) -> None:
+        self._grants[role.rolename] = _grants_of(role.acls)
+        self._roles[role.rolename] = role
 
     def _delete_role(self, name: str) -> str | None:
         if name not in self._roles:
             return "Role not found"
-        del self._roles[name], self._texts[name]
+        del self._roles[name], self._grants[name]
         return None
 
     def _create_client(self, command: _Command) -> str | None:
@@ -208,19 +208,20 @@ class SecurityStore:
         return None
 
     def save(self) -> None:
-        """Replaces the file as a whole: a kill leaves either the old file or the new one."""
-        document = _Document(
-            clients=list(self._clients.values()),
-            roles=[
-                _RoleEntry(name, acls_of(held), self._texts[name])
-                for name, held in self._roles.items()
-            ],
-        )
-        text = json.dumps(msgspec.to_builtins(document), indent=1)
+        self.write(self.encoded())
+
+    def encoded(self) -> bytes:
+        """The document as it is now. Fast, also with `clients_max` clients."""
+        clients, roles = list(self._clients.values()), list(self._roles.values())
+        return msgspec.json.encode(_Document(clients=clients, roles=roles))
+
+    def write(self, document: bytes) -> None:
+        """Replaces the file as a whole: a kill leaves either the old file or the new one. It syncs,
+        so call it off the event loop."""
         fresh = self.path.with_name(self.path.name + ".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(document)
             file.flush()
             os.fsync(descriptor)
         fresh.replace(self.path)

@@ -22,6 +22,7 @@ from gateway.bridge.logins import Carrier, LoginChange
 from gateway.broker.port import BrokerAdmin, BrokerAdminError
 from gateway.broker.security import User
 from gateway.mqtt.client import BrokerUnavailableError
+from nodes.events import CountedEvents
 from nodes.ports import Events
 from nodes.process import write_atomically
 
@@ -67,6 +68,7 @@ class BrokerLogins:
         self._lagging = lagging
         self._answer = answer
         self._events = events
+        self._failures = CountedEvents(events, "login-failed")
         self._removals: dict[str, _Removal] = {}
         self._additions: dict[str, tuple[User, int]] = {}  # with when it was decided, in ns
         self._carriers: dict[str, Carrier] = {}
@@ -110,7 +112,7 @@ class BrokerLogins:
             try:
                 busy = await self._make_some(admin)
             except (BrokerAdminError, BrokerUnavailableError) as error:
-                self._events.emit("login-failed", reason=str(error))
+                self._failures.add(reason=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
             if busy:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -352,6 +354,32 @@ async def test_filters_are_bounded_and_leave_nothing_behind(tmp_path: Path) -> N
         client.abort()
         await until(lambda: not bench.door._connections)
         assert not bench.broker._subscriptions
+
+
+@story
+async def test_a_change_of_the_users_stops_nobody_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 10,000 logins the document has megabytes, and a sync to an SD card takes its time."""
+    release, write = threading.Event(), SecurityStore.write
+
+    def slow(store: SecurityStore, document: bytes) -> None:
+        release.wait()
+        write(store, document)
+
+    async with Bench(tmp_path) as bench:
+        monkeypatch.setattr(SecurityStore, "write", slow)
+        gateway = await bench.client(GATEWAY, f"{ROOT}/up/+/+/+")
+        device = await bench.client(DEVICE)
+        command = {"command": "deleteClient", "username": OTHER.name}
+        payload = json.dumps({"commands": [command]}).encode()
+        changing = asyncio.ensure_future(bench.door.administer(payload))
+        await device.publish(DATA, b"meanwhile")
+        assert await next_payloads(gateway, 1) == [b"meanwhile"]
+        assert not changing.done(), "it is not answered before it is on disk"
+        release.set()
+        await changing
+    assert OTHER.name not in SecurityStore.load(bench.door.store.path)
 
 
 @story
