@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -304,3 +306,69 @@ def test_a_host_behind_a_jump_host_is_trusted_and_used_through_it(bench: Bench) 
         inventory.unlink()
         jump_hosts.unlink()
     assert far.run(["true"]).exit_code == 0
+
+
+def test_a_read_only_card_is_found_and_the_host_is_still_shown(bench: Bench) -> None:
+    """A dying SD card: `doctor` says so, `status` still answers, nobody gets a lock there."""
+    inside = host(bench.lab, "pi03")
+    sudo(inside, "mount -o remount,ro /")
+    try:
+        seen = bench.run("doctor", "--limit", "pi03", code=3)["hosts"]["pi03"]["findings"]
+        (found,) = [finding for finding in seen if finding["check"] == "file system"]
+        assert (found["grade"], found["says"]) == ("failed", "cannot write: Read-only file system")
+        assert bench.run("status", "--limit", "pi03")["hosts"]["pi03"]["ready"]
+        refused = bench.run("lock", "--limit", "pi03", code=3)["hosts"]["pi03"]["problem"]
+        assert "Read-only file system" in refused
+    finally:
+        sudo(inside, "mount -o remount,rw /")
+
+
+def test_a_login_may_export_what_it_likes_and_a_noexec_home_is_named(bench: Bench) -> None:
+    """ROS exports PYTHONPATH, with a package of any name there."""
+    inside = host(bench.lab, "pi02")
+    inside.run(["sh", "-c", "mkdir -p nodes; echo 'raise SystemExit(9)' >nodes/__init__.py"])
+    export = 'echo "export PYTHONPATH=$HOME/testbed" | cat - ~/.bashrc >b && mv b ~/.bashrc'
+    inside.run(["sh", "-c", f"cp ~/.bashrc keep; {export}"])
+    try:
+        bench.run("provision", "--limit", "pi02")
+        bench.run("doctor", "--limit", "pi02")
+    finally:
+        inside.run(["sh", "-c", "mv keep ~/.bashrc; rm -rf nodes"])
+    sudo(inside, f"mount -t tmpfs -o noexec,uid={inside.facts.uid} tmpfs {inside.root}")
+    try:
+        seen = bench.run("doctor", "--limit", "pi02", code=3)["hosts"]["pi02"]["findings"]
+        assert "our directory is mounted noexec" in [finding["says"] for finding in seen]
+    finally:
+        sudo(inside, f"umount --lazy {inside.root}")
+
+
+def test_a_console_shows_what_a_board_says_and_no_run_begins_meanwhile(bench: Bench) -> None:
+    """Ctrl-] ends it, and the host is free again."""
+    (board, *_) = bench.lab.plan.boards
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "testbed.cli", "console", board.name]
+    argv += ["-i", str(bench.lab.inventory)]
+    console = subprocess.Popen(
+        argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    heard = bytearray()
+
+    def hear(word: bytes) -> None:
+        while word not in heard:
+            heard.extend(os.read(ours, 4096))
+
+    try:
+        hear(b"Miniterm")
+        held = bench.run("status", "--limit", board.host)["hosts"][board.host]["holder"]
+        assert "console" in held["what"]
+        command(bench.lab.board_control(board.name), "reset")
+        hear(f"m2m-board/1 {board.name} ".encode())
+        os.write(ours, b"\x1d")
+        hear(b"--- exit ---")
+        assert console.wait(60) == 0, bytes(heard)
+    finally:
+        console.kill()
+        console.wait()
+        os.close(ours)
+    assert bench.run("status", "--limit", board.host)["hosts"][board.host]["holder"] is None
