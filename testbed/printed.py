@@ -31,7 +31,7 @@ def using(arguments: Sequence[str], commands: Iterable[str]) -> None:
         if option in ("-i", "--inventory"):
             _inventory = value
     words = "|".join(sorted(commands, key=len, reverse=True))
-    _commands = re.compile(rf"\b(?:sudo )?testbed ({words})\b(?!-)")
+    _commands = re.compile(rf"\b(?:sudo )?testbed ({words})\b(?!-)(?:([^\n;`]*?) -i FILE\b)?")
 
 
 def program() -> str:
@@ -45,11 +45,11 @@ def program() -> str:
 def as_typed(text: str) -> str:
     """A message with its commands as they can be typed."""
     sudo = "SUDO_USER" in os.environ
+    named = "" if _inventory is None else f" -i {shlex.quote(_inventory)}"
 
     def typed(match: re.Match[str]) -> str:
         needs_root = sudo or (match[1] in _NEEDS_ROOT and os.geteuid() != 0)
-        return f"{'sudo ' if needs_root else ''}{program()} {match[1]}"
+        words = match[1] if match[2] is None else f"{match[1]}{match[2]}{named}"
+        return f"{'sudo ' if needs_root else ''}{program()} {words}"
 
-    text = _commands.sub(typed, text)
-    named = "" if _inventory is None else f" -i {shlex.quote(_inventory)}"
-    return text.replace(" -i FILE", named)
+    return _commands.sub(typed, text)

@@ -14,6 +14,7 @@ from testbed.emulate import lab
 from testbed.emulate.inventory_file import FILES
 from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, Login, Options
 from testbed.errors import ConfigurationError
+from testbed.printed import as_typed
 
 __all__ = ["app"]
 
@@ -90,7 +91,8 @@ def down(inventory: LabOption = _DEFAULT_LAB) -> None:
         return
     typer.echo(f"no emulated lab in {inventory.parent}; nothing to do")
     for other in lab.elsewhere():
-        typer.echo(f"there is one in {other}: testbed emulate down -i {other / FILES['inventory']}")
+        again = f"testbed emulate down -i {other / FILES['inventory']}"
+        typer.echo(as_typed(f"there is one in {other}: {again}"))
 
 
 @app.command()

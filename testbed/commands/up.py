@@ -16,6 +16,7 @@ import typer
 
 from inventory.load import load_lab
 from testbed.commands.options import InventoryOption, JsonOption, print_json, time_option
+from testbed.printed import as_typed
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
 from testbed.standing.running_lab import RunningLab, inventory_path
@@ -108,7 +109,7 @@ def _report(found: dict[str, Any], *, as_json: bool) -> None:
         for name in found["missing"]:
             typer.echo(f"not admitted so far: {name}", err=True)
         count = len(found["admitted"])
-        typer.echo(f"the lab is up with {count} devices; `testbed down` ends it")
+        typer.echo(as_typed(f"the lab is up with {count} devices; `testbed down -i FILE` ends it"))
     sys.stdout.flush()
 
 

@@ -26,6 +26,10 @@ def test_the_inventory_in_use_stands_for_FILE() -> None:
     assert as_typed("fix: testbed restore -i FILE") == "fix: testbed restore -i 'my lab.yaml'"
     using(["doctor"], cli.COMMANDS)
     assert as_typed("fix: testbed restore -i FILE") == "fix: testbed restore"
+    assert as_typed("name it with -i FILE") == "name it with -i FILE"
+    using(["-i", "x.yaml"], cli.COMMANDS)
+    many = "`testbed doctor` and testbed flash -i FILE --limit a; -i FILE"
+    assert as_typed(many) == "`testbed doctor` and testbed flash -i x.yaml --limit a; -i FILE"
 
 
 def test_a_program_that_is_not_on_the_path_is_named_by_its_path(
