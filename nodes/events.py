@@ -1,12 +1,14 @@
 """Typed events as JSON lines: what measurements, checks and the live view are made from.
 
 One line: {"t": wall ns, "m": monotonic ns, "boot": boot id, "node": name, "n": count, "event":
-kind, ...}. Lines are kept in memory and written by size or age, never once per request.
+kind, ...}. Lines are kept in memory and written by size or age, never once per request. Files are
+bounded: see `EventLog`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +20,7 @@ import msgspec
 from nodes.ports import Events
 
 __all__ = [
+    "EVENTS_BYTES_MAX",
     "FLUSH_AGE_MS",
     "FLUSH_BYTES",
     "KINDS_MAX",
@@ -31,6 +34,7 @@ __all__ = [
 
 FLUSH_BYTES = 65_536
 FLUSH_AGE_MS = 250
+EVENTS_BYTES_MAX = 256 * 1024 * 1024  # of one file; there are two at most
 KINDS_MAX = 256  # that one tally tells apart
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _encoder = msgspec.json.Encoder()
@@ -57,18 +61,24 @@ def boot_id() -> str:
 
 
 class NoEvents:
-    """For hosts whose events nobody wants."""
+    """For processes whose events nobody wants."""
 
     def emit(self, event: str, **fields: object) -> None:
         pass
 
 
 class EventLog:
-    """Appends to `path`. Losing events must not stop a replica: after a write error (a full disk)
-    lines are dropped and counted, and the count is in the next line that can be written."""
+    """Appends to `path`. Losing events must not stop a process: after a write error (a full disk)
+    lines are dropped and counted, and the count is in the next line that can be written.
 
-    def __init__(self, path: Path, node: str) -> None:
-        self._file: IO[bytes] = path.open("ab", buffering=0)
+    A file that has reached `bytes_max` becomes `<path>.1`; the one that had that name is removed,
+    and its size is in the next line ("events-rotated").
+    """
+
+    def __init__(self, path: Path, node: str, bytes_max: int = EVENTS_BYTES_MAX) -> None:
+        self._path = path
+        self._bytes_max = bytes_max
+        self._file: IO[bytes] | None = None
         self._node = node
         self._boot = boot_id()
         self._lines: list[bytes] = []
@@ -103,6 +113,8 @@ class EventLog:
         """Also to be called by a timer: age is otherwise noticed only by the next event."""
         if not self._lines:
             return
+        with contextlib.suppress(OSError):
+            self._open_or_rotate()
         lines, self._lines, self._bytes = self._lines, [], 0
         begin = b"\n" if self._torn else b""
         data = begin + b"\n".join(lines) + b"\n"
@@ -116,19 +128,33 @@ class EventLog:
             dropped, self.dropped = self.dropped, 0
             self.emit("events-dropped", count=dropped)
 
+    def _open_or_rotate(self) -> None:
+        if self._file is None:
+            self._file = self._path.open("ab", buffering=0)
+            self._torn = ends_torn(self._path)
+        elif self._file.tell() >= self._bytes_max and self._path.is_file():
+            older = self._path.with_name(self._path.name + ".1")
+            dropped_bytes = older.stat().st_size if older.exists() else 0
+            self._path.replace(older)
+            self._file.close()
+            self._file, self._torn = self._path.open("ab", buffering=0), False
+            self.emit("events-rotated", dropped_bytes=dropped_bytes)
+
     def _write(self, data: bytes) -> int:
         """How much could be written: a disk that becomes full may take a part."""
         written = 0
         with contextlib.suppress(OSError):
-            while written < len(data):
+            while self._file is not None and written < len(data):
                 written += self._file.write(data[written:])
         return written
 
     def close(self) -> None:
         self.flush()
-        self.flush()  # the first may have had to tell what was dropped
+        self.flush()  # the first may have added the count of what was dropped
         with contextlib.suppress(OSError):
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
+            self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -143,8 +169,8 @@ class EventLog:
 
 
 class CountedEvents:
-    """What others can make happen as often as they like: of each kind the first, second, fourth,
-    eighth and so on is told, with the `count` so far, so that a flood does not flood the log."""
+    """Events that others can cause as often as they like. Of each kind the first, second, fourth,
+    eighth and so on is emitted, with the `count` so far: a flood does not flood the log."""
 
     def __init__(self, events: Events, event: str) -> None:
         self._events = events
@@ -158,6 +184,15 @@ class CountedEvents:
         self._counts[kind] += 1
         if (count := self._counts[kind]).bit_count() == 1:
             self._events.emit(self._event, **fields, count=count)
+
+
+def ends_torn(path: Path) -> bool:
+    """Whether a file of lines ends within a line."""
+    with path.open("rb") as file:
+        if not path.is_file() or file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def read_events(path: Path) -> list[LoggedEvent]:

@@ -39,7 +39,7 @@ from nodes.process import write_atomically
 
 __all__ = ["Boards", "board_signer"]
 
-LOG_BYTES_MAX = 16 * 1024 * 1024
+LOG_BYTES_MAX = 16 * 1024 * 1024  # of the log of one line
 COUNTS_PERIOD_S = 1.0
 LINE_RETRY_S = 1.0
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -113,7 +113,7 @@ class _Line(msgspec.Struct, frozen=True):
                 on_event=lambda event: self._on_event(event, sponsored_ns, began, log),
                 tap=log.frame,
             )
-            await first_of(link.run(), self._report_counts(link))
+            await first_of(link.run(), self._report_counts(link, log))
 
     async def _sponsor(self, login: Login) -> bool:
         """Enrols the board under this device, once; later starts find it done."""
@@ -155,12 +155,13 @@ class _Line(msgspec.Struct, frozen=True):
             self._emit("sponsored", latency_ms=(time.monotonic_ns() - started_ns) / 1e6)
             return True
 
-    async def _report_counts(self, link: BoardLink) -> None:
+    async def _report_counts(self, link: BoardLink, log: _LineLog) -> None:
         """Emits the link's counters whenever they changed. Until cancelled."""
         reported: dict[str, int] = {}
         while True:
             await asyncio.sleep(COUNTS_PERIOD_S)
-            if (counts := link.counters) != reported:
+            counts = link.counters | ({"log-dropped": log.dropped} if log.dropped else {})
+            if counts != reported:
                 self.events.emit("serial-counts", board=self.config.name, counts=counts)
                 reported = counts
 
@@ -265,11 +266,14 @@ class _Highest:
 
 
 class _LineLog:
-    """What passed on the line, as JSON lines; stops at LOG_BYTES_MAX."""
+    """What passed on the line, as JSON lines. It ends at LOG_BYTES_MAX; `dropped` counts the lines
+    after that, and those that a full disk did not take."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file: IO[str] | None = path.open("a", buffering=1) if path else None
-        self._left = LOG_BYTES_MAX
+        self.dropped = 0
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(OSError):
+            self._file = path.open("ab", buffering=0) if path else None
 
     def frame(self, direction: str, chunk: bytes) -> None:
         self._write({"t": time.time_ns(), "dir": direction, "frame": chunk.hex()})
@@ -278,10 +282,16 @@ class _LineLog:
         self._write({"t": time.time_ns(), "dir": "from-board", "text": text})
 
     def _write(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry) + "\n"
-        self._left -= len(line)
-        if self._file is not None and self._left > 0:
-            self._file.write(line)
+        line = json.dumps(entry).encode() + b"\n"
+        if self._file is None:
+            return
+        try:
+            if self._file.tell() + len(line) <= LOG_BYTES_MAX:
+                self._file.write(line)
+                return
+        except OSError:
+            pass  # on a full disk the line is counted like one above the limit
+        self.dropped += 1
 
     def __enter__(self) -> _LineLog:
         return self

@@ -638,9 +638,17 @@ async def test_a_reading_that_cannot_be_kept_is_not_acknowledged_and_its_line_co
     backlog = state / "backlog.sqlite"
     async with board(directory) as bench:
         config = BoardConfig(
-            name="th01", port=str(bench.port), key=str(directory / "key.bin"), flashed=""
+            name="th01",
+            port=str(bench.port),
+            key=str(directory / "key.bin"),
+            flashed="",
+            log=str(tmp_path / "line.log"),
         )
-        with EventLog(state / "events.jsonl", "env") as events:
+        with (
+            EventLog(state / "events.jsonl", "env") as events,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr("nodes.device.boards.LOG_BYTES_MAX", 1_000)
             sender = Reluctant(backlog, device, "telemetry", 1_000, events, errors=errors)
             boards = Boards((config,), state, "telemetry")
             async with boards.readings(events, device, sender, cast(Login, None), 0):
@@ -657,3 +665,6 @@ async def test_a_reading_that_cannot_be_kept_is_not_acknowledged_and_its_line_co
         "waiting: full",
         "waiting: [Errno 28] No space left on device",
     ]
+    assert 500 < (tmp_path / "line.log").stat().st_size <= 1_000, "over all openings of the line"
+    counts = [e.fields for e in read_events(state / "events.jsonl") if e.event == "serial-counts"]
+    assert any("log-dropped" in cast(dict[str, int], each["counts"]) for each in counts)

@@ -88,6 +88,43 @@ def test_a_disk_that_becomes_full_within_a_line_spoils_that_line_only(
     assert missing == 2 - len(names[1:-2])
 
 
+def test_a_long_life_keeps_two_files_of_bounded_size_and_says_what_it_dropped(
+    tmp_path: Path,
+) -> None:
+    path, older = tmp_path / "events", tmp_path / "events.1"
+    with EventLog(path, "r0", bytes_max=10_000) as log:
+        for n in range(2_000):
+            log.emit("block", height=n)
+            log.flush()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["events", "events.1"]
+    assert max(path.stat().st_size, older.stat().st_size) < 11_000
+    both = [*read_events(older), *read_events(path)]
+    assert [each.n for each in both] == list(range(both[0].n, both[-1].n + 1)), "no gap"
+    assert both[-1].fields["height"] == 1_999
+    rotated = [each.fields["dropped_bytes"] for each in both if each.event == "events-rotated"]
+    assert len(rotated) == 2
+    assert all(int(str(each)) >= 10_000 for each in rotated)
+
+
+def test_a_line_that_an_earlier_life_left_torn_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b'{"t":1,"m"')
+    with EventLog(path, "r0") as log:
+        log.emit("started")
+    assert [each.event for each in read_events(path)] == ["started"]
+
+
+def test_a_directory_that_comes_later_loses_no_process(tmp_path: Path) -> None:
+    """A log that cannot be opened is tried again; what was lost meanwhile is counted."""
+    path = tmp_path / "later" / "events"
+    with EventLog(path, "r0") as log:
+        log.emit("lost")
+        log.flush()
+        path.parent.mkdir()
+        log.emit("kept")
+    assert [each.event for each in read_events(path)] == ["kept", "events-dropped"]
+
+
 @settings(max_examples=100)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_without_an_error(
