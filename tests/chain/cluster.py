@@ -357,7 +357,7 @@ class Node:
             case Refuse(request, reason):
                 self.cluster.refusals.append((self.me, request, reason))
             case Observe(what, view, seq):
-                self.cluster.tell(f"{self.me} {what} view {view} seq {seq}")
+                self.cluster.note(f"{self.me} {what} view {view} seq {seq}")
 
     def _changed(self, before: Membership | None) -> Membership | None:
         after = self.ledger.pending
@@ -560,7 +560,7 @@ class Cluster:
             signed = replaced
         message = decode_body(signed.body)
         self._check_vote(message, signed)
-        self.tell_message(source, to, message, signed)
+        self.note_message(source, to, message, signed)
         if to not in self.nodes or frozenset((source, to)) in self.cut:
             return
         if self.lose(source, to, message):
@@ -635,15 +635,15 @@ class Cluster:
 
     # --- the transcript ------------------------------------------------------------------------
 
-    def tell(self, line: str) -> None:
+    def note(self, line: str) -> None:
         self.transcript.append(f"{(self.now_us - START_US) / 1000:9.1f} ms  {line}")
 
-    def tell_message(self, source: int, to: int, message: ReplicaMessage, signed: Signed) -> None:
+    def note_message(self, source: int, to: int, message: ReplicaMessage, signed: Signed) -> None:
         if isinstance(message, PrePrepare) and signed.attachment:
             items = decode_proposal(signed.attachment).items
             names = " ".join(str(open_item(data).operation) for data in items)
             self._contents.setdefault(message.digest, f"[{names}]")
-        self.tell(f"{source} -> {to}  {self._describe(message)}")
+        self.note(f"{source} -> {to}  {self._describe(message)}")
 
     def _describe(self, message: ReplicaMessage) -> str:
         return describe(message, self._contents)
@@ -679,8 +679,8 @@ def describe(message: ReplicaMessage, contents: dict[bytes, str]) -> str:
         case ViewChange():
             proofs = [decode_body(proof.pre_prepare.body) for proof in message.prepared]
             proven = [entry.seq for entry in proofs if isinstance(entry, PrePrepare)]
-            told = f"h{message.stable_seq} P{proven}"
-            return f"{name} v{message.view} {told} of {message.sender}"
+            detail = f"h{message.stable_seq} P{proven}"
+            return f"{name} v{message.view} {detail} of {message.sender}"
         case NewView():
             votes = [decode_body(entry.body).sender for entry in message.view_changes]
             opened = [decode_body(entry.body) for entry in message.pre_prepares]
@@ -692,8 +692,8 @@ def describe(message: ReplicaMessage, contents: dict[bytes, str]) -> str:
             return f"{name} v{message.view} V{votes} O[{ordered}]"
         case StatusMessage():
             state = "active" if message.active else "pending"
-            told = f"h{message.stable_seq} e{message.executed}"
-            return f"{name} v{message.view} {state} {told}"
+            detail = f"h{message.stable_seq} e{message.executed}"
+            return f"{name} v{message.view} {state} {detail}"
         case FetchHeads():
             return f"{name} from {message.start}"
         case Heads():

@@ -34,6 +34,7 @@ def test_thirty_one_replicas_change_the_view() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("replicas", [64, 100])
 def test_a_hundred_replicas_change_the_view(replicas: int) -> None:
     _view_change(replicas)

@@ -132,7 +132,7 @@ def test_a_laggard_that_restarts_keeps_what_it_prepared_beyond_its_blocks(late: 
     assert cluster.executed(late)[20] == "b"
 
 
-def test_misuse_is_told() -> None:
+def test_misuse_raises() -> None:
     """Our own bugs do not look like faults of peers."""
     cluster = Cluster()
     replica = cluster.nodes[0].replica
