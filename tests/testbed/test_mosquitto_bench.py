@@ -151,9 +151,11 @@ def test_the_tools_take_part_as_a_device_until_it_is_revoked(user: User) -> None
     revoked = user.run(revoking)
     assert revoked.returncode == 0, revoked.stdout + revoked.stderr
     publish = next(line for line in ask.splitlines() if line.startswith("mosquitto_pub"))
-    until(lambda: user.as_device(publish).returncode == NOT_AUTHORISED, "refused at CONNECT")
-    refused = user.as_device(publish)
-    assert "not authorised" in refused.stdout + refused.stderr
+    until(lambda: user.as_device(publish).returncode != 0, "refused")
+    until(
+        lambda: user.as_device(publish).returncode not in (0, NOT_AUTHORISED),
+        "refused in the TLS handshake already, once Mosquitto has started again",
+    )
     carriers = user.directory("gw1-broker") / "carriers"
     until(lambda: len(list(carriers.iterdir())) == 1, "only env1's certificate is listed")
 
