@@ -24,6 +24,8 @@ _HUB_PORT = re.compile(r".+\.[0-9]+")
 
 # What else stands where a process has its directory, named as the process: between runs that is
 # emptied of all but keys. `lease` is a file.
+_WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|com[1-9]|lpt[1-9]", re.IGNORECASE)
+"""No file may have such a name on Windows, whatever its suffix: results are unpacked there too."""
 _OUR_DIRECTORIES = ("env", "health", "lease", "log", "undo", "wheelhouse")
 
 
@@ -125,6 +127,11 @@ def _process_names(lab: Lab) -> Iterator[Mistake]:
         for name in names:
             if name in _OUR_DIRECTORIES:
                 yield Mistake((section, name), f"{name} is a directory of ours on hosts; rename it")
+            if _WINDOWS_DEVICES.fullmatch(name):
+                yield Mistake(
+                    (section, name),
+                    f"{name} is a device on Windows, where no result could be unpacked; rename it",
+                )
             if name in several:
                 host, role = several[name]
                 yield Mistake((section, name), f"{host}'s {role} has this name; rename one")

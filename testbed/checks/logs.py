@@ -29,7 +29,10 @@ __all__ = [
     "RunLine",
     "SerialFrame",
     "SerialRefused",
+    "StoreDamaged",
+    "StoreMissing",
     "ViewEntered",
+    "VotingAgain",
     "read_events",
     "read_lines",
 ]
@@ -122,6 +125,18 @@ class BlockDone(Event, frozen=True, kw_only=True, tag="block"):
     committed_us: Whole | None = None
 
 
+class StoreDamaged(Event, frozen=True, kw_only=True, tag="store-damaged"):
+    """At a replica: its ledger was damaged. It fetches all anew and sends no votes meanwhile."""
+
+
+class StoreMissing(Event, frozen=True, kw_only=True, tag="store-missing"):
+    """At a replica: its ledger was gone; as `StoreDamaged`."""
+
+
+class VotingAgain(Event, frozen=True, kw_only=True, tag="voting-again"):
+    """At a replica: it is past all that it can have voted on, and votes again."""
+
+
 class ViewEntered(Event, frozen=True, kw_only=True, tag="view"):
     """At a replica."""
 
@@ -155,6 +170,9 @@ KnownEvent = (
     | Requested
     | SerialRefused
     | BoardGap
+    | StoreDamaged
+    | StoreMissing
+    | VotingAgain
     | BlockDone
     | ViewEntered
     | Conflict

@@ -9,7 +9,16 @@ from testbed.checks.conditions import unknown
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection
 from testbed.checks.ledger import LedgerReport
-from testbed.checks.logs import BoardGap, Conflict, EventsDropped, RelayGap
+from testbed.checks.logs import (
+    BoardGap,
+    Conflict,
+    Event,
+    EventsDropped,
+    RelayGap,
+    StoreDamaged,
+    StoreMissing,
+    VotingAgain,
+)
 from testbed.report.summary import AttackResult
 
 __all__ = ["notes"]
@@ -29,6 +38,7 @@ def notes(
     if evidence.idle:
         yield "nothing that a device asked for took effect: nothing was put to the test"
     yield from _silent_hosts(evidence)
+    yield from _voteless(evidence)
     for what in evidence.missing:
         yield f"{what} was not collected: not all could be judged"
     for reason in evidence.unfit:
@@ -51,6 +61,24 @@ def _silent_hosts(evidence: Evidence) -> Iterator[str]:
     for host, since_ns in lost.items():
         at_s = evidence.at_ms(since_ns) / 1000
         yield f"{host} has not answered since {at_s:.0f} s after the start"
+
+
+def _voteless(evidence: Evidence) -> Iterator[str]:
+    """Replicas that lost their ledgers and have not voted again since."""
+    began = {**_last(evidence, StoreDamaged), **_last(evidence, StoreMissing)}
+    again = _last(evidence, VotingAgain)
+    names = sorted(name for name, at_ns in began.items() if again.get(name, 0) < at_ns)
+    if not names:
+        return
+    quorum = evidence.genesis.membership.quorum
+    text = f"{' and '.join(names)}: ledger lost, no votes are sent"
+    if len(names) > quorum.faulty:
+        text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on"
+    yield text
+
+
+def _last(evidence: Evidence, kind: type[Event]) -> dict[str, int]:
+    return {event.node: event.t for event in evidence.events(kind)}
 
 
 def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]) -> Iterator[str]:

@@ -104,6 +104,8 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("[replica, mobile]", "[mobile], factory: /idevid", "pi03.factory:", "factory_roots", False),
     ("[replica, mobile]", "[mobile], factory: idevid", "pi03.factory:", "", True),
     ("pi04:", "env:", "12:8: hosts.env:", "directory of ours", False),
+    ("pi04:", "nul:", "hosts.nul:", "device on Windows", False),
+    ("th01:", "lpt9:", "boards.lpt9:", "device on Windows", False),
     ("pi04:", "pi01-replica:", "12:17: hosts.pi01-replica:", "pi01's replica", False),
     ("th01:", "pi01-broker:", "15:16: boards.pi01-broker:", "pi01's broker", False),
     ("pi02:", "pi03:", "11:3: hosts.pi03:", "duplicate key, first on line 10", False),

@@ -407,6 +407,32 @@ def test_numbers_that_no_process_writes_are_no_lines(
     assert derive_run(run).notes == (f"raw/{name}.jsonl: 1 torn line left out",)
 
 
+LOST = "ledger lost, no votes are sent"
+STUCK = f"{LOST}; 3 of 4 votes are needed: this network cannot go on"
+
+
+@pytest.mark.parametrize(
+    ("lost", "again", "says"),
+    [
+        (["r3"], [], f"r3: {LOST}"),
+        (["r3", "r4"], [], f"r3 and r4: {STUCK}"),
+        (["r3", "r4"], ["r4"], f"r3: {LOST}"),
+        (["r3"], ["r3"], None),
+    ],
+)
+def test_who_lost_its_ledger_and_whether_the_network_can_go_on_is_said(
+    run: RunFolder, lost: list[str], again: list[str], says: str | None
+) -> None:
+    for name in lost:
+        events = ["store-missing" if name == "r3" else "store-damaged"]
+        events += ["voting-again"] * (name in again)
+        path = run.raw / f"{name}.jsonl"
+        last = lines(path)[-1]
+        added = [last | {"event": e, "t": last["t"] + at} for at, e in enumerate(events, 1)]
+        write_lines(path, [*lines(path), *added])
+    assert summary_of(run).notes == ((says,) if says else ())
+
+
 def test_torn_lines_are_told_and_change_no_verdict(run: RunFolder) -> None:
     with (run.raw / "r2.jsonl").open("a") as stream:
         stream.write('{"t": 12')
@@ -620,6 +646,32 @@ def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(run: RunFolder) -
     for suite in (of_run_suite, of_all):
         assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     assert of_run_suite.get("tests") == str(len(summary.properties) + 3)
+
+
+def test_figures_keep_their_colours_where_styles_are_forbidden(run: RunFolder) -> None:
+    """CI servers show artifacts under a strict content security policy, as Jenkins does."""
+    for name, _, svg in draw_run(Evidence(run)):
+        tree = ET.fromstring(svg)
+        assert not [each for each in tree.iter() if "style" in each.attrib], name
+        assert not [each for each in tree.iter() if each.tag.endswith("style")], name
+        shapes = [each for each in tree.iter() if each.tag.endswith(("path", "use", "rect"))]
+        assert any(each.get("fill", "none") != "none" for each in shapes)
+        assert any("stroke-width" in each.attrib for each in tree.iter())
+        assert tree.get("stroke-linejoin") == "round"
+
+
+def test_names_in_junit_are_the_same_from_run_to_run(story: Story, tmp_path: Path) -> None:
+    """A CI server follows a test case by its name."""
+    found = []
+    for number in range(2):
+        run = story.copy(tmp_path / str(number))
+        run.bundle.path.rename(tmp_path / f"2026112{number}T000000Z-quick-start-abcd")
+        (run,) = Bundle(tmp_path / f"2026112{number}T000000Z-quick-start-abcd").runs
+        manifest = run.bundle.manifest
+        run.bundle.write_manifest(msgspec.structs.replace(manifest, run=run.bundle.name))
+        top = ET.fromstring(junit(whole_of(run)))
+        found.append([(each.tag, each.get("name"), each.get("classname")) for each in top.iter()])
+    assert found[0] == found[1]
 
 
 def test_the_boxes_of_a_phase_say_what_is_not_in_them(run: RunFolder) -> None:
