@@ -51,18 +51,18 @@ class Timers(Protocol):
         """(Re)arms."""
 
     def cancel(self, name: str) -> None:
-        """Forgets it; harmless if it was not armed."""
+        """Disarms; harmless if it was not armed."""
 
 
 class Wire(Protocol):
-    """Links to parties. Never blocks: what a slow party does not take is dropped, oldest first
-    (STATUS messages bring it again)."""
+    """Links to parties. Never blocks: what a slow party does not take is dropped, oldest first;
+    STATUS messages lead to it being sent again."""
 
     def send(self, party: Party, frame: bytes) -> None:
         """Queues one frame; it may leave at any time after this call."""
 
     def congested(self, party: Party) -> bool:
-        """True while the party takes no more: producers that can wait should."""
+        """True while the party takes no more; producers that can wait should wait."""
 
 
 class Stored(NamedTuple):
@@ -79,7 +79,7 @@ class Store(Protocol):
         """Every fact, in the order of (kind, view, seq)."""
 
     def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
-        """The one of this key."""
+        """The fact with this kind, view and sequence number."""
 
     def put_fact(self, fact: Durable) -> None:
         """Replaces the fact of the same kind, view and seq."""

@@ -1,8 +1,7 @@
 """The gateways that a replica serves: who submitted what, and who gets which seals.
 
-A subscriber is up to date, then it gets each seal as the block comes into being; or it lags, then
-it catches up from the store in pieces, as fast as its link takes them. Nothing is queued for it
-but what the link holds.
+A subscriber that is up to date gets each seal when its block is executed. One that lags gets blocks
+from the store in pieces, as fast as its link takes them. Only the link queues anything for it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Clients:
         self._submitted: OrderedDict[bytes, str] = OrderedDict()
 
     def submitted(self, request: bytes, client: str) -> None:
-        """Remembers who to tell if the request is refused."""
+        """Remembers which client gets the refusal, if there is one."""
         self._submitted[request] = client
         if len(self._submitted) > SUBMITTED_MAX:
             self._submitted.popitem(last=False)
@@ -66,7 +65,7 @@ class Clients:
         return any(each.next <= self._store.height for each in self._subscribers.values())
 
     def sealed(self, height: int, stored: Stored, requests: Iterable[bytes]) -> None:
-        """Who submitted these need not be told of a refusal any more."""
+        """Sends the seal to subscribers that are up to date. `requests` cannot be refused now."""
         for request in requests:
             self._submitted.pop(request, None)
         frames: dict[bool, bytes] = {}
@@ -80,7 +79,7 @@ class Clients:
             subscriber.next += 1
 
     def pump(self) -> bool:
-        """Sends lagging subscribers one piece each. True if another call would send more now."""
+        """Sends each lagging subscriber one piece. True if another call would send more now."""
         more = False
         for client, subscriber in self._subscribers.items():
             if subscriber.next > self._store.height or self._wire.congested(client):

@@ -12,7 +12,7 @@ __all__ = ["Phases"]
 
 
 class Phases:
-    """Turns observations into at most one event per block, with what each phase took."""
+    """Makes at most one event per block out of observations: what each phase took."""
 
     _SPANS_MAX = 1024  # sequences in flight; older ones are forgotten
 

@@ -37,6 +37,7 @@ from chain.pbft.messages import (
 from chain.pbft.replica import Replica
 from chain.pbft.state_machine import VerifiedRequest
 from chain.pbft.verify import Verifier
+from gateway.refusing import refusing
 from nodes.ports import Clock, Events, Party, Store, Timers, Wire
 from nodes.replica.abstention import Abstention
 from nodes.replica.clients import Clients
@@ -47,8 +48,8 @@ __all__ = ["Service", "Superfluous", "Verified"]
 
 
 class Superfluous(msgspec.Struct, frozen=True):
-    """A vote on what is decided here already, or a batch that nobody asked for or that is
-    proposed in another view: dropped without looking at its signatures."""
+    """Dropped without verifying its signatures: a vote on what is decided here already, a batch
+    that nobody asked for, or one that is proposed in another view."""
 
 
 # A frame after verification: what it was, or why it is refused.
@@ -141,7 +142,7 @@ class Service:
         return verified
 
     def verify_all(self, frames: Sequence[tuple[Party, bytes]]) -> list[tuple[Party, Verified]]:
-        """As `open`, in order; requests that were submitted together are verified together."""
+        """As `verify`, in order. Requests that were submitted together are verified together."""
         verified: list[tuple[Party, Verified]] = []
         places: list[int] = []
         items: list[bytes] = []
@@ -161,18 +162,20 @@ class Service:
     def _verify_frame(
         self, party: Party, frame: bytes, message_filter: MessageFilter
     ) -> Verified | Submit:
+        """Whatever the frame raises is its sender's fault: nothing here changes any state."""
         try:
-            if not isinstance(party, int):
-                return self._read_client(frame)
-            signed = decode_signed(frame)
-            message = decode_body(signed.body)
-            if message_filter.superfluous(message):
-                return _SUPERFLUOUS
-            received = self._verifier.verify_message(message, signed, party)
-            message_filter.verified(message)
+            with refusing():
+                if not isinstance(party, int):
+                    return self._read_client(frame)
+                signed = decode_signed(frame)
+                message = decode_body(signed.body)
+                if message_filter.superfluous(message):
+                    return _SUPERFLUOUS
+                received = self._verifier.verify_message(message, signed, party)
+                message_filter.verified(message)
+                return received
         except PeerFault as fault:
             return fault
-        return received
 
     def step(self, arrived: Iterable[tuple[Party, Verified]], fired: Sequence[str] = ()) -> None:
         """Handles timers that fired and frames that were verified; persists, then sends. Raises
@@ -181,7 +184,7 @@ class Service:
         self.driver.settle()
 
     def handle(self, arrived: Iterable[tuple[Party, Verified]], fired: Sequence[str] = ()) -> None:
-        """The first half of a step; `host.settle`, or `commit` and `release`, is the other."""
+        """The first half of a step. `driver.settle`, or `commit` and `release`, is the other."""
         inputs: list[Input] = []
         effects: list[Effect] = []
         for party, verified in arrived:
@@ -223,7 +226,7 @@ class Service:
         inputs: list[Input],
         effects: list[Effect],
     ) -> None:
-        """A replica's message goes to the core or the endorser; abstention observes it too."""
+        """A replica's message goes to the core or the endorser. Abstention observes statuses."""
         message = received.message
         if isinstance(message, EndorseRequest | Endorsement):
             try:
@@ -265,7 +268,14 @@ class Service:
         return self._memberships.get(epoch)
 
     def _verify_items(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
-        return open_items(items, self._network, self.ledger.membership, self._scheme)
+        """An item that raises something unforeseen costs only itself, not those beside it."""
+        try:
+            with refusing():
+                return open_items(items, self._network, self.ledger.membership, self._scheme)
+        except PeerFault as fault:
+            if len(items) == 1:
+                return [fault]
+            return [one for item in items for one in self._verify_items((item,))]
 
     def _replay(self, store: Store) -> Membership:
         """Executes every stored block; returns the membership that decided the last one."""
@@ -280,12 +290,12 @@ class Service:
         return decided_by
 
     def _remember(self, membership: Membership) -> None:
-        """Replaces the table instead of changing it: threads may be reading it."""
+        """Replaces the table instead of changing it, because threads may be reading it."""
         kept = {**self._memberships, membership.epoch: membership}
         self._memberships = {epoch: kept[epoch] for epoch in sorted(kept)[-_MEMBERSHIPS_MAX:]}
 
     def _blame(self, party: Party, fault: PeerFault) -> None:
-        """Counted, told once per party and code: a flood of garbage must not flood the log."""
+        """Counted. Emitted once per party and code: a flood of garbage must not flood the log."""
         if fault.code == _NOT_BLAMED:
             return
         self.faults[party, fault.code] += 1

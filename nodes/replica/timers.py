@@ -1,8 +1,8 @@
-"""Timers on an asyncio loop: one per name, fired names are handed over in order.
+"""Timers on an asyncio loop: one per name; names that fired are handed over in order.
 
-A timer that fires is judged only after what had arrived by then: a process that is behind with its
-own input, because it gets too little of the processor, has no reason to suspect others. It waits
-for a few turns of that, no more: what is still waiting then is a flood.
+A timer that fires is handled only after the frames that had arrived by then. A process that is
+behind with its own input, because it gets too little of the processor, has no reason to suspect
+others. It waits for a few turns only: what still waits then is a flood.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Fired:
         self._names.clear()
 
     def take(self, handled: int) -> list[str]:
-        """To be asked once a turn: what fired and may be judged now, as the first `handled` frames
-        are all that had arrived by then, or it has waited for long enough."""
+        """To be called once a turn. Names that may be handled now: the first `handled` frames are
+        all that had arrived when they fired, or they have waited long enough."""
         ripe = []
         for name, (arrived, turns) in [*self._names.items()]:
             if arrived <= handled or turns <= 1:
@@ -78,7 +78,7 @@ class LoopTimers:
             self.cancel(name)
 
     def _due(self, name: str) -> None:
-        """The loop may run timers before it reads: first let it look at its sockets once."""
+        """The loop may run timers before it reads its sockets, so it gets one round to read."""
         self._armed[name] = self._loop.call_soon(self._read, name)
 
     def _read(self, name: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Member
 from chain.keys import Es256, Es256Signer
-from chain.ledger.item import make_item
+from chain.ledger.item import make_item, open_items
 from chain.ledger.operations import read_operation, sign_operation
 from chain.pbft.inputs import Received
 from chain.pbft.messages import (
@@ -394,6 +396,37 @@ def test_any_bytes_are_a_blamed_fault_at_most(party: Party, data: bytes) -> None
     node = SHARED.nodes[0]
     assert isinstance(node.give(party, data), PeerFault)
     assert any(blamed == party for blamed, _ in node.service.faults)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, TypeError, RuntimeError, AssertionError])
+def test_what_no_reader_foresaw_is_a_refusal_of_that_frame_alone(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """A library raises more than its documentation lists; no replica may end for it."""
+    bus = Bus()
+    bus.admit()
+    node, device = bus.nodes[0], bus.devices[0]
+    cose = sign_operation(device.data(bus.genesis.network, b"x"), device.signer)
+    good = (GATEWAY, encode(Submit(cose)))
+    bad = encode(Submit(b"bad"))
+    right = open_items
+
+    def surprised(items: Sequence[bytes], *context: Any) -> Any:
+        if any(b"bad" in item for item in items):
+            raise kind("unforeseen")
+        return right(items, *context)
+
+    monkeypatch.setattr("nodes.replica.service.open_items", surprised)
+    together = [good, (GATEWAY, bad), good]
+    kinds = [type(each).__name__ for _, each in node.service.verify_all(together)]
+    assert kinds == ["VerifiedRequest", "PeerFault", "VerifiedRequest"]
+
+    def surprising(frame: bytes) -> Any:
+        raise kind("unforeseen")
+
+    monkeypatch.setattr("nodes.replica.service.decode_signed", surprising)
+    assert isinstance(node.give(1, b"frame"), PeerFault)
+    assert node.service.faults[1, "unreadable"] == 1
 
 
 def good_frames() -> list[tuple[Party, bytes]]:
