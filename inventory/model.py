@@ -68,6 +68,7 @@ hosts_max: Final = 512
 boards_max: Final = 512
 mobiles_per_host_max: Final = 256
 port_max: Final = 65_535
+slowness_max: Final = 100
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -187,6 +188,13 @@ class Host(_Model):
         ),
     )
     hw_serial: Serial | None = None
+    slowness: Annotated[float, Field(ge=1, le=slowness_max)] | None = Field(
+        default=None,
+        description=(
+            "Deadlines for this host are so many times longer; absent: measured at the first "
+            "contact. A Raspberry Pi 4 has 1."
+        ),
+    )
     roles: tuple[Role, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     mobiles: int = Field(
         default=1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -24,13 +24,15 @@ from testbed.campaign.abort import aborts
 from testbed.campaign.injection import Attack, AttackMaker, Fault, FaultMaker, Scene
 from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Event, Schedule
+from testbed.campaign.selectors import is_symbolic
 from testbed.campaign.watch import Watch
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 
-__all__ = ["RunLog", "Runner"]
+__all__ = ["ARM_AHEAD_MS", "RunLog", "Runner", "armed_at_ms"]
 
+ARM_AHEAD_MS = 1_000  # on a host that is not slow
 START_MARGIN_MS = 500  # between handing out the plans and the beginning of the run
 DEAD_MAN_MS = 30_000  # where the campaign's guard is off
 VERIFY_S_MAX = 30.0
@@ -66,6 +68,22 @@ class RunLog:
         with self._lock:
             for file in self._files.values():
                 file.close()
+
+
+def armed_at_ms(event: Event, events: Sequence[Event], slowness: float) -> int:
+    """When a fault is armed: so far ahead of its time that it strikes on time on a slow host.
+
+    Not ahead where its target is known at the time itself only (`primary`), nor while another fault
+    lasts, whose undo may have the same name.
+    """
+    if any(is_symbolic(target) for targets in event.targets.values() for target in targets):
+        return event.at_ms
+    early_ms = round(event.at_ms - ARM_AHEAD_MS * slowness)
+    for other in events:
+        lasts = other.at_ms <= event.at_ms and other.at_ms + other.for_ms >= early_ms
+        if other.id != event.id and other.category != "attack" and lasts:
+            return event.at_ms
+    return early_ms
 
 
 class Runner:
@@ -163,9 +181,9 @@ class Runner:
                 attack.prepare()
 
     def _carry_out(self, event: Event) -> None:
-        if not self._sleep_until(event.at_ms):
-            return
         if event.category == "attack":
+            if not self._sleep_until(event.at_ms):
+                return
             attempt = self._attacks[event.fault].attempt()
             self._log.write(
                 "attacks",
@@ -179,14 +197,20 @@ class Runner:
             self._inject(event)
 
     def _inject(self, event: Event) -> None:
-        """Arm, apply, observe, heal, verify; healed in any case once it was applied."""
-        scene = self._scene(event)
+        """Arm, apply, observe, heal, verify; healed in any case once it was armed."""
+        slowness = max(host.slowness for host in self._deployment.hosts.values())
+        arm_at_ms = armed_at_ms(event, self._trial.events, slowness)
+        if not self._sleep_until(arm_at_ms):
+            return
+        scene = self._scene(event, event.at_ms - arm_at_ms)
         fault = cast(FaultMaker, kinds()[event.kind].make)(scene)
         names = {key: [node.name for node in nodes] for key, nodes in scene.targets.items()}
         record = {"id": event.fault, "event": event.id, "kind": event.kind, "targets": names}
         self._log.write("faults", step="planned", at_ms=event.at_ms, for_ms=event.for_ms, **record)
         fault.arm()
         try:
+            if not self._sleep_until(event.at_ms):
+                return
             fault.apply()
             self._log.write("faults", step="applied", **record)
             self._hold(fault, event, record)
@@ -216,7 +240,8 @@ class Runner:
         """False if the run was stopped meanwhile."""
         return not self._stop.wait(max(0.0, (at_ms - self.elapsed_ms) / 1000))
 
-    def _scene(self, event: Event) -> Scene:
+    def _scene(self, event: Event, ahead_ms: int = 0) -> Scene:
+        dead_man_ms = self._schedule.dead_man_ms or DEAD_MAN_MS
         return Scene(
             event=event,
             deployment=self._deployment,
@@ -227,7 +252,7 @@ class Runner:
             },
             seed=self._trial.seed,
             captures=self._captures,
-            undo_after_s=(event.for_ms + (self._schedule.dead_man_ms or DEAD_MAN_MS)) / 1000,
+            undo_after_s=(ahead_ms + event.for_ms + dead_man_ms) / 1000,
         )
 
     def _resolve(self, event: Event, name: str) -> Node:

@@ -70,6 +70,10 @@ class LocalHost(Host):
         return self._addr
 
     @property
+    def slowness(self) -> float:
+        return 1.0
+
+    @property
     def root(self) -> PurePosixPath:
         return PurePosixPath(self._root)
 
@@ -100,7 +104,7 @@ class LocalHost(Host):
             child.process.wait(max(0.05, deadline_s - time.monotonic()))
         except (DeadlinePassed, subprocess.TimeoutExpired):
             problem = f"still running after {timeout_s:g} s, ended"
-            fix = "give it a longer timeout_s, or make a long-running program a unit"
+            fix = "is this machine busy with something else?"
             raise OutcomeUnknown(self._name, action, problem, fix) from None
         except OutputTooLong:
             problem = f"printed more than {OUTPUT_BYTES_MAX} bytes, ended"

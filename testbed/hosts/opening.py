@@ -60,6 +60,7 @@ def settings_of(lab: Lab, name: str) -> SshSettings:
         key=Path(ssh.key) if ssh.key else None,
         known_hosts=Path(ssh.known_hosts) if ssh.known_hosts else None,
         connect_timeout_s=ssh.connect_timeout_ms / 1000,
+        slowness=lab.hosts[name].slowness,
     )
 
 

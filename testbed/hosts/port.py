@@ -33,6 +33,7 @@ __all__ = [
     "LOG_BYTES_MAX",
     "OUTPUT_BYTES_MAX",
     "QUICK_DEATHS_MAX",
+    "SLOWNESS_MAX",
     "STABLE_AFTER_S",
     "STOP_TIMEOUT_S",
     "TRANSFER_TIMEOUT_S",
@@ -54,6 +55,9 @@ __all__ = [
 
 COMMAND_TIMEOUT_S = 30.0
 TRANSFER_TIMEOUT_S = 120.0
+SLOWNESS_MAX = 100.0
+"""Beyond that a host is broken, not slow."""
+
 STOP_TIMEOUT_S = 10.0
 """How long a stopped unit may take after SIGTERM before SIGKILL ends its process group."""
 
@@ -240,6 +244,10 @@ class Host(Protocol):
     @property
     def addr(self) -> str:
         """The address under which the orchestrator reaches it."""
+
+    @property
+    def slowness(self) -> float:
+        """Deadlines for it are so many times longer than written; `run` and the like do it."""
 
     @property
     def root(self) -> PurePosixPath:

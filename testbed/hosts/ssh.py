@@ -25,6 +25,7 @@ from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
     GET_BYTES_MAX,
     OUTPUT_BYTES_MAX,
+    SLOWNESS_MAX,
     STOP_TIMEOUT_S,
     TRANSFER_TIMEOUT_S,
     CommandFailed,
@@ -59,6 +60,9 @@ _REMOTE_GRACE_S = 2.0
 _MARK = b"\x02m2m\x03\n"
 """`command.sh` and `probe.sh` print it first. What comes before is the login's own, and dropped."""
 
+_PROBE_WORK_NS = 100_000_000
+"""What `probe.sh` takes at most on a Raspberry Pi 4 that has nothing else to do."""
+
 GREETING_BYTES_MAX = 4096
 """Kept of what a login prints before the mark."""
 
@@ -71,6 +75,7 @@ class SshFacts:
     home: PurePosixPath
     systemd: bool
     sudo: bool
+    slowness: float
 
 
 class SshHost(Host):
@@ -91,6 +96,7 @@ class SshHost(Host):
     ) -> None:
         self._link: SshLink = SshLink(name, addr, settings, jump._link if jump else None)
         self._wanted_root = PurePosixPath(root)
+        self._slowness = settings.slowness
         self._lock = threading.RLock()
         self._facts: SshFacts | None = None
         self._units: SystemdUnits | None = None
@@ -102,6 +108,10 @@ class SshHost(Host):
     @property
     def addr(self) -> str:
         return self._link.addr
+
+    @property
+    def slowness(self) -> float:
+        return self.facts.slowness
 
     @property
     def root(self) -> PurePosixPath:
@@ -117,9 +127,14 @@ class SshHost(Host):
                 command = shlex.join(shell("hosts/probe.sh"))
                 self._talk(command, "probe", deadline_s, None, out.extend)
                 try:
-                    uid, home, init, sudo = out.decode().splitlines()
+                    uid, home, init, sudo, took_ns = out.decode().splitlines()
+                    measured = min(SLOWNESS_MAX, max(1.0, int(took_ns) / _PROBE_WORK_NS))
                     self._facts = SshFacts(
-                        int(uid), PurePosixPath(home), init == "systemd", sudo == "sudo"
+                        int(uid),
+                        PurePosixPath(home),
+                        init == "systemd",
+                        sudo == "sudo",
+                        self._slowness or measured,
                     )
                 except ValueError:
                     raise self._no_shell("probe", bytes(out)) from None
@@ -228,16 +243,16 @@ class SshHost(Host):
 
     def follow(self, path: str | PurePosixPath) -> Follow:
         source = self._path(path)
-        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S * self.slowness
         argv = shell("hosts/follow.sh", source)
         channel, begun = self._begin(argv, f"follow {source}", deadline_s)
         return SshFollow(self.name, source, channel, begun)
 
     def dialogue(self, argv: Sequence[str]) -> Dialogue:
         action = shlex.join(argv)
-        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S * self.slowness
         channel, begun = self._begin(argv, action, deadline_s)
-        return SshDialogue(self.name, action, channel, begun)
+        return SshDialogue(self.name, action, channel, begun, self.slowness)
 
     def offered_key(self) -> OfferedKey:
         """The host key that it shows, by the same way there; nobody logs in. Raises Unreachable."""
@@ -276,6 +291,7 @@ class SshHost(Host):
         given: Iterable[bytes] | None,
         sink: Callable[[bytes], object],
     ) -> tuple[int, bytes]:
+        timeout_s *= self.slowness
         deadline_s = time.monotonic() + timeout_s
         limit = f"{timeout_s + _REMOTE_GRACE_S:.1f}"
         verb = "run" if given is None else "feed"
@@ -361,7 +377,8 @@ class SshHost(Host):
             return code, bytes(err)
         if not ended:
             problem = "still running at the deadline; the machine ends it by itself now"
-            fix = "give it a longer timeout_s, or make a long-running program a unit"
+            slow = 1.0 if self._facts is None else self._facts.slowness
+            fix = f"is it busy or its card dying? Else slowness: in the inventory (now {slow:.1f})"
             raise OutcomeUnknown(self.name, action, problem, fix)
         raise OutcomeUnknown(self.name, action, "connection lost while it ran")
 

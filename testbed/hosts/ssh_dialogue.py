@@ -18,11 +18,14 @@ _PIECE_BYTES = 4096
 class SshDialogue(Dialogue):
     """Over one channel; both ends send small lines, so nothing waits for the other's buffer."""
 
-    def __init__(self, host: str, action: str, channel: paramiko.Channel, begun: bytes) -> None:
+    def __init__(
+        self, host: str, action: str, channel: paramiko.Channel, begun: bytes, slowness: float
+    ) -> None:
         self._host = host
         self._action = action
         self._channel = channel
         self._rest = bytearray(begun)
+        self._slowness = slowness
 
     def __enter__(self) -> Self:
         return self
@@ -31,6 +34,7 @@ class SshDialogue(Dialogue):
         self.close()
 
     def ask(self, line: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        timeout_s *= self._slowness
         deadline_s = time.monotonic() + timeout_s
         try:
             self._channel.settimeout(timeout_s)

@@ -58,7 +58,8 @@ class SshSettings:
     """How to log in; what is None comes from ssh_config, then from SSH's defaults.
 
     With `key`, only that key is offered. `known_hosts` None: the files that ssh_config names.
-    `connect_timeout_s` covers TCP, tunnel, banner, key exchange and login.
+    `connect_timeout_s` covers TCP, tunnel, banner, key exchange and login. `slowness` is
+    `Host.slowness`; None: it is measured.
     """
 
     user: str | None = None
@@ -67,6 +68,7 @@ class SshSettings:
     known_hosts: Path | None = None
     connect_timeout_s: float = 5.0
     ssh_config: Path | None = None
+    slowness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ class Deployment:
         """Until the process says that it serves; else LabFault with the end of its log."""
         host = self.host(node)
         ready = node.file("port" if node.role == "board" else READY)
-        deadline_s = time.monotonic() + READY_S_MAX
+        deadline_s = time.monotonic() + READY_S_MAX * host.slowness
         while host.run(["test", "-e", ready], check=False).exit_code != 0:
             state = host.status(node.unit)
             if state.state is UnitState.FAILED or time.monotonic() > deadline_s:

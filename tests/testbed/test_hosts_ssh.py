@@ -20,6 +20,7 @@ import pytest
 from testbed.hosts.files import CHUNK_BYTES, chunks
 from testbed.hosts.host_keys import fingerprint, trust
 from testbed.hosts.port import (
+    SLOWNESS_MAX,
     Dialogue,
     HostFault,
     HostKeyRefused,
@@ -349,6 +350,22 @@ def test_a_key_that_is_none_is_named(
         pytest.raises(Unreachable, match=says),
     ):
         host.run(["true"])
+
+
+def test_deadlines_are_as_long_as_the_host_is_slow(server: SshServer, tmp_path: Path) -> None:
+    """Measured at the first contact, or said in the inventory; the message names what exists."""
+    with server.host(root=tmp_path / "r") as host:
+        assert 1 <= host.slowness <= SLOWNESS_MAX
+    with server.host(root=tmp_path / "r", slowness=SLOWNESS_MAX) as slow:
+        assert slow.slowness == SLOWNESS_MAX
+        assert slow.run(["sleep", "1"], timeout_s=0.1).exit_code == 0
+        with slow.dialogue(["sh", "-c", "read -r _; sleep 1; echo yes"]) as line:
+            assert line.ask("", timeout_s=0.1) == "yes"
+    with (
+        server.host(root=tmp_path / "r", slowness=1) as fast,
+        pytest.raises(OutcomeUnknown, match=r"slowness: in the inventory"),
+    ):
+        fast.run(["sleep", "600"], timeout_s=0.3)
 
 
 def test_forty_threads_at_once_on_a_stock_server(server: SshServer, tmp_path: Path) -> None:
