@@ -1,8 +1,8 @@
 """How the parts of a lab must fit together: one small function per promise.
 
-Shapes of single values are the model's. A mistake names the path of the value to change and the
-fix. `whole=True` marks what can be said only when no value was dropped for being malformed
-(counting replicas, say): `load` leaves those out while there are others to mend.
+The model checks single values. A mistake names the path of the value to change, and the fix.
+`whole=True` marks mistakes that are certain only if no malformed value was dropped (counting
+replicas, for example): `load` leaves them out while there are other mistakes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mistake:
 
 
 def errors(lab: Lab) -> Iterator[Mistake]:
-    """Everything that makes the lab unusable."""
+    """Mistakes that make the lab unusable."""
     yield from _unique(lab)
     yield from _ports(lab)
     yield from _files(lab)
@@ -54,7 +54,7 @@ def errors(lab: Lab) -> Iterator[Mistake]:
 
 
 def warnings(lab: Lab) -> Iterator[Mistake]:
-    """What works, and is probably not what was meant."""
+    """What works, but is probably not what you want."""
     n, f = len(lab.replicas()), lab.f
     if n != 3 * f + 1:
         yield Mistake(

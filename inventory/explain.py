@@ -1,6 +1,6 @@
-"""What is wrong with a file, in the words of somebody who edits it: place, path, mistake, fix.
+"""Says what is wrong with a file: place, path, mistake, fix, for the person who edits it.
 
-Here: pydantic's errors put into such words. Reading and checking are in `load`.
+Here: pydantic's errors in plain words. Reading and checking are in `load`.
 """
 
 from __future__ import annotations

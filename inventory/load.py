@@ -1,10 +1,10 @@
-"""Files to models, strictly: every mistake of a file at once, each with its place and its fix.
+"""Reads a file into a strict model. Reports every mistake at once, each with its place and fix.
 
-`load_yaml` serves any pydantic model (campaign files use it too); `load_lab` reads an inventory.
-Syntax and limits are in `document`, shapes in the model, how values must fit in `checks`.
+`load_yaml` reads any pydantic model (campaign files too); `load_lab` reads an inventory. Elsewhere:
+syntax and limits (`document`), shapes (the model), how values must fit together (`checks`).
 
-A mistake in one value does not hide those in others: what is malformed is dropped, and the rest
-is checked as far as it can be judged without it.
+A mistake in one value does not hide mistakes in others: a malformed value is dropped, and the rest
+is checked as far as possible without it.
 """
 
 from __future__ import annotations

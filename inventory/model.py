@@ -1,10 +1,10 @@
 """The model of a lab: hosts, boards, chain options. Shapes only.
 
-What one value may be stands here and is published by `schema`. How values must fit together
-(unique addresses, enough replicas ...) stands in `checks`, reading files in `load`.
+Here: what each single value may be; `schema` publishes it. Elsewhere: how values must fit together,
+as unique addresses (`checks`), and reading files (`load`).
 
-Units are last in names. A `Lab` is immutable; look-ups that campaigns use (`replicas`,
-`with_role`, `with_cap`) leave quarantined hosts out, and `excluded` says which and why.
+Units are last in names. A `Lab` is immutable. Look-ups that campaigns use (`replicas`, `with_role`,
+`with_cap`) leave quarantined hosts out; `excluded` lists these, with reasons.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The published JSON Schema of a model, generated so that it cannot drift from the loader.
+"""The published JSON Schema of a model, generated from the model that the loader uses.
 
-The schema says the shape of a file. How values must fit together (`checks`) is beyond what a
-schema can say; a file that the schema refuses is always refused by the loader.
+A schema describes the shape of a file. It cannot say how values must fit together (`checks`). The
+loader refuses every file that the schema refuses.
 """
 
 from __future__ import annotations

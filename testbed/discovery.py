@@ -1,6 +1,6 @@
-"""What an inventory should say, asked of the machines themselves: keys, serials, boards.
+"""Asks the hosts what an inventory should say of them: host keys, hardware serials, boards.
 
-Host keys are shown and never accepted unseen; who trusts one says so (`testbed inventory trust`).
+Host keys are shown and never accepted unseen: a person trusts one with `testbed inventory trust`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from testbed.boards.ports import SerialPort, matching, serial_ports
 from testbed.care.conditions import open_facts, read_facts
 from testbed.doctor import Condition
 from testbed.errors import ConfigurationError
-from testbed.fleet import Tell
+from testbed.fleet import Step
 from testbed.hosts.host_keys import (
     fingerprint,
     host_entry,
@@ -61,16 +61,16 @@ class Offer:
         return fingerprint(self.key)
 
 
-def discover_host(host: Host, tell: Tell) -> Discovered:
+def discover_host(host: Host, step: Step) -> Discovered:
     """Ask a host; changes nothing."""
-    tell("looking")
+    step("looking")
     with open_facts(host, "python3") as dialogue:
         serial = read_facts(dialogue, "doctor", Condition).hw_serial
     return Discovered(serial, tuple(serial_ports(host)))
 
 
 def suggestion(lab: Lab, found: Mapping[str, Discovered]) -> str:
-    """What to write into the inventory, as lines of it; what is right already is said too."""
+    """Lines for the inventory file, each with a comment: add this, or as stated."""
     lines = ["hosts:"]
     for name, one in found.items():
         stated = lab.hosts[name].hw_serial

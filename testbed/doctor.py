@@ -25,7 +25,7 @@ from testbed.care.conditions import (
     throttled_words,
 )
 from testbed.care.dead_man import Armed, wake
-from testbed.fleet import Tell
+from testbed.fleet import Step
 from testbed.hosts.port import Host
 from testbed.hosts.ssh import NO_SYSTEMD, NO_SYSTEMD_FIX
 from testbed.provision.install import DISK_FREE_MIN_MB
@@ -111,16 +111,16 @@ class Finding:
     for_run: bool = False
 
 
-def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, tell: Tell) -> Examined:
+def examine(lab: Lab, host: Host, wheelhouse: Wheelhouse, step: Step) -> Examined:
     """Ask a host everything. Raises LabFault if it does not answer."""
-    tell("looking")
+    step("looking")
     woken = tuple(wake(host))
     lack = staleness(probe(host), wheelhouse)
-    tell("reading clock")
+    step("reading clock")
     with open_facts(host, "python3") as dialogue:
         condition = read_facts(dialogue, "doctor", Condition)
         clock = read_clock(dialogue)
-    tell("looking at boards")
+    step("looking at boards")
     boards = [n for n, b in lab.boards_in_use().items() if b.host == host.name and is_plugged(b)]
     ports = tuple(serial_ports(host)) if boards else ()
     look = f'for name; do [ ! -e "$name/{FLASHED}" ] || echo "$name"; done'

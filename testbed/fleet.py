@@ -1,8 +1,8 @@
-"""One piece of work on many hosts at once: what became of each, shown while it goes on.
+"""Does one piece of work on many hosts at once, and shows what becomes of each meanwhile.
 
-Every host is tried, and a host that fails is reported with the command that retries just it; what
-the failure means is the caller's business. Elsewhere: the work itself (`testbed.provision`,
-`testbed.doctor`, `testbed.care.restore`, `testbed.care.lease`).
+Every host is tried. The caller decides what a failure means. Elsewhere: the work itself
+(`testbed.provision`, `testbed.doctor`, `testbed.care.restore`, `testbed.care.lease`), the table and
+the command that tries again (`testbed.commands.fleet`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "HOSTS_AT_ONCE_MAX",
     "Outcome",
     "Progress",
-    "Tell",
+    "Step",
     "at_once",
     "exit_code",
     "for_each",
@@ -36,7 +36,9 @@ __all__ = [
 HOSTS_AT_ONCE_MAX = 32
 _REFRESH_PER_S = 8
 
-Tell = Callable[[str], None]
+Step = Callable[[str], None]
+"""Called by the work with a few words when a step of it begins."""
+
 T = TypeVar("T")
 S = TypeVar("S")
 H = TypeVar("H")
@@ -46,7 +48,7 @@ H = TypeVar("H")
 class Outcome(Generic[T]):
     """What became of one host. `error` is None if it went well; `value` is None otherwise.
 
-    `steps_s` is how long each step took that the work told of, in order.
+    `steps_s`: the steps that the work reported, in order, and how long each took.
     """
 
     host: str
@@ -139,11 +141,11 @@ class Progress:
 
 def for_each(
     hosts: Mapping[str, H],
-    work: Callable[[H, Tell], T],
+    work: Callable[[H, Step], T],
     progress: Progress,
     describe: Callable[[T], str] = lambda _: "ok",
 ) -> list[Outcome[T]]:
-    """`work(host, tell)` on every host in parallel; errors of the world become outcomes.
+    """`work(host, step)` on every host in parallel; errors of the world become outcomes.
 
     Answers in the order of `hosts`. An error that is our bug is raised.
     """

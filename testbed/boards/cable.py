@@ -1,7 +1,7 @@
-"""What can be done to a board's cable: only where the board is a process, not a device.
+"""Unplugs and replugs a board's cable, and spoils its line: only where the board is a process.
 
-A process of a run has its control socket on its host; a board of the emulated lab stands outside
-its host, as a device does, and is reached through the lab. A real cable needs a hand.
+A board that is a process of a run has its control socket on its host. A board of the emulated lab
+is outside of its host, as a device is, and is reached through the lab. A real cable needs a person.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Flashing the boards of a lab: the right one, wholly, and proved.
+"""Flashes the boards of a lab: the right board, completely, and verified.
 
-Per board: find it by identity, make firmware and key on its host, copy through the driver of its
-kind, find it again, and compare what it says of itself with what was flashed. What the chain
-records of it and the host's copy of its key stay in the board's directory on the host, across runs.
+For each board: find it by identity, make firmware and key on its host, copy them
+(`micropython.py`), find the board again, and compare its greeting with what was flashed. What the
+chain records of the board, and the host's copy of its key, stay in its directory on the host.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from inventory.model import Board
 from nodes.board.flash import Flashed
 from testbed.boards.micropython import BoardPlace, copy_to_board
 from testbed.boards.ports import find_board
-from testbed.fleet import Tell
+from testbed.fleet import Step
 from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
@@ -47,13 +47,13 @@ def is_plugged(board: Board) -> bool:
     return board.match is not None
 
 
-def flash(place: BoardPlace, tell: Tell) -> FlashedBoard:
-    """Flash one plugged board with a new key. Raises LabFault: its old key still counts, or,
-    once it was changed, it reads as not flashed."""
+def flash(place: BoardPlace, step: Step) -> FlashedBoard:
+    """Flash one plugged board with a new key. Raises LabFault: then its old key is still valid, or,
+    if the board was changed already, it counts as not flashed."""
     host, name, board = place.host, place.name, place.board
-    tell("finding")
+    step("finding")
     port = find_board(host, name, board)
-    tell("making firmware and key")
+    step("making firmware and key")
     image = f"{name}/image"
     host.run(["sh", "-c", 'mkdir -p "$1" && rm -rf "$1/image" "$1/host.key.new"', "flash", name])
     argv = [place.python, "-m", "nodes.board.flash", "--dir", image, "--id", name]
@@ -66,10 +66,10 @@ def flash(place: BoardPlace, tell: Tell) -> FlashedBoard:
         host.run(["rm", "-f", f"{name}/{FLASHED}"])
 
     try:
-        greeting = copy_to_board(place, port, image, tell, begin)
+        greeting = copy_to_board(place, port, image, step, begin)
     finally:
         host.run(["rm", "-rf", image])
-    tell("verifying")
+    step("verifying")
     _verify(host, name, flashed, greeting)
     again = find_board(host, name, board)
     if again.path != port.path:

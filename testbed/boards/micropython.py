@@ -1,6 +1,6 @@
-"""Boards that run MicroPython and have its REPL on their USB port: mpremote's way of copying.
+"""Copies firmware to boards that run MicroPython and have its REPL on their USB port.
 
-mpremote runs on the board's host (`on_host.py`), because that is where the port is.
+mpremote does it on the board's host (`on_host.py`), where the port is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from inventory.model import Board
 from testbed import programs
 from testbed.boards.ports import SerialPort
-from testbed.fleet import Tell
+from testbed.fleet import Step
 from testbed.hosts.port import Dialogue, Host, HostFault
 
 __all__ = ["BoardPlace", "Reset", "copy_to_board"]
@@ -46,7 +46,7 @@ class BoardPlace:
 
 
 def copy_to_board(
-    place: BoardPlace, port: SerialPort, image: str, tell: Tell, begin: Callable[[], None]
+    place: BoardPlace, port: SerialPort, image: str, step: Step, begin: Callable[[], None]
 ) -> str:
     """Copy the files of `image` (a directory below the host's root) to the board, compare SHA-256
     on the board, restart it, and answer its greeting. `begin` is called just before the first
@@ -57,21 +57,21 @@ def copy_to_board(
     Raises LabFault: the board has to be flashed again, or is as it was if it is of `place.others`.
     """
     with place.host.dialogue(programs.python(place.python, "boards/on_host.py")) as line:
-        _interrupt(line, place, port, tell)
+        _interrupt(line, place, port, step)
         _check_name(line, place, port)
         begin()
-        tell("copying firmware and key")
+        step("copying firmware and key")
         copied = _ask(line, place, COPY_S_MAX, do="copy", image=image)
         if not copied["same"]:
             problem = f"files differ on the board after copying: {copied['differ']}"
             raise HostFault(place.host.name, f"flash {place.name}", problem, "flash it again")
-        tell("restarting")
+        step("restarting")
         answer = _ask(line, place, RESTART_S_MAX, do="restart", **_where(place, port))
         return str(answer["greeting"])
 
 
-def _interrupt(line: Dialogue, place: BoardPlace, port: SerialPort, tell: Tell) -> None:
-    tell("interrupting")
+def _interrupt(line: Dialogue, place: BoardPlace, port: SerialPort, step: Step) -> None:
+    step("interrupting")
     order = _where(place, port)
     if _ask(line, place, INTERRUPT_S, do="open", **order)["repl"]:
         return
@@ -79,7 +79,7 @@ def _interrupt(line: Dialogue, place: BoardPlace, port: SerialPort, tell: Tell) 
         place.reset()
         wait_s = RESTART_S_MAX / 3
     else:
-        tell("waiting: press the board's reset, or replug it")
+        step("waiting: press the board's reset, or replug it")
         wait_s = RESTART_S_MAX
     if not _ask(line, place, wait_s, do="wait", **order)["repl"]:
         problem = f"no MicroPython REPL at {port.path} within {wait_s:g} s"

@@ -1,7 +1,8 @@
 """Which serial ports a host has, and which of them is a board of the inventory.
 
-By identity, never by `/dev/ttyACM0`: boot order and replugging change that. What counts is the USB
-serial number, or the place in the USB tree for boards that have none.
+A board is found by its USB serial number, or by its place in the USB tree if it has none; never by
+`/dev/ttyACM0`, which changes with the order of booting and plugging. The program on the host is
+`list_ports.py`.
 """
 
 from __future__ import annotations

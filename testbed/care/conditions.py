@@ -71,15 +71,15 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host must keep to for its part in a run to count."""
+    """What must hold on a host, or a run does not count."""
 
     clock_error_ms_max: float
     disk_free_mb_min: int = RUN_DISK_FREE_MIN_MB
 
 
 def limits_of(lab: Lab) -> dict[str, Limits]:
-    """Of every host that is reached over SSH. A local one is this machine, which all of them share:
-    results from it are watermarked as such, and it is not watched."""
+    """For every host that is reached over SSH. Local hosts are this machine: it is not watched, and
+    its results are watermarked."""
     return {
         name: Limits(clock_error_ms_max=lab.clock(name).max_error_ms)
         for name, host in lab.active.items()

@@ -1,19 +1,18 @@
-"""Undoing on the host itself: what happens there when nobody is left to undo it from here.
+"""A host undoes a fault by itself when nobody is left to undo it from here.
 
-A fault arms its undo before it is applied and disarms it after it was healed by hand. If this
-program, its machine or the network dies in between, the host runs the undo when its time has come.
-`testbed restore` runs at once whatever is still armed. Elsewhere: what each fault's undo is.
+A fault arms its undo before it is applied and disarms it after it was healed. If this program, its
+machine or the network dies in between, the host runs the undo when its time has come. `testbed
+restore` runs every armed undo at once. Each fault says itself what its undo is.
 
-An armed undo is a directory `undo/<name>` with the command and its input, and a process that sleeps
-beside it. Whoever renames the directory away owns it, so it happens exactly once: by the timer, by
-`fire`, or (disarmed) never.
+An armed undo is a directory `undo/<name>` on the host, with the command and its input, and a
+process that sleeps. Whoever renames the directory owns it, so the undo happens once (by the timer
+or by `fire`) or, when disarmed, never. The program on the host is `dead_man.sh`.
 
-A reboot or power cut undoes by itself what stands in the kernel (rules, links), and loses the
-sleeper but not the directory, which is synced. `wake` puts a new sleeper beside each directory of
-another boot, for the time that is left and never longer than it was armed for, since a Raspberry
-Pi's clock starts in the past. It is called at every contact (`doctor`, `run`, `restore`), and by
-the host itself at boot (`at_boot`). An undo may so be begun twice when power
-is cut in its middle: undos are repeatable.
+A power cut ends the sleeping process; the directory is synced and stays. `wake` starts a new
+sleeper for each directory of an earlier boot, for the time that is left. A Raspberry Pi's clock
+starts in the past, so that is never longer than the undo was armed for. `doctor`, `run` and
+`restore` call `wake`, and the host itself does at boot (`at_boot`). If power is cut while an undo
+runs, it is begun again: undos are repeatable.
 """
 
 from __future__ import annotations
@@ -64,8 +63,8 @@ class Armed:
 
 
 def arm(host: Host, name: str, after_s: float, undo: NodeCommand) -> None:
-    """In `after_s` seconds the host itself runs `undo`, unless disarmed before. Replaces an older
-    one of this name. Raises LabFault: then the fault must not be applied.
+    """The host runs `undo` in `after_s` seconds, unless it is disarmed before. Replaces an older
+    undo of this name. Raises LabFault: then the fault must not be applied.
     """
     assert _NAME.fullmatch(name), f"name of an undo {name!r}: use a-z, 0-9, . and -"
     root = str(host.root)
@@ -77,20 +76,20 @@ def arm(host: Host, name: str, after_s: float, undo: NodeCommand) -> None:
 
 
 def wake(host: Host) -> Sequence[Armed]:
-    """Undos that a restart of the host kept waiting go on; answers those. Overdue ones happen now.
-    Changes nothing else: an undo whose sleeper is alive, and a running fault, are left alone.
+    """Go on with undos that a restart of the host interrupted, and return them. Overdue ones run
+    now. Changes nothing else: an undo whose sleeper is alive, and a running fault, are left alone.
     """
     return _parse(host, "wake undos", host.run(shell(_PROGRAM, "wake")).stdout)
 
 
 def at_boot() -> Unit:
-    """What wakes a host's undos when it starts: a unit that is over at once unless one waits."""
+    """The unit that wakes a host's undos when the host starts; it ends at once if none waits."""
     return Unit(BOOT_UNIT, tuple(shell(_PROGRAM, "boot")), restart=False, hardened=False)
 
 
 @contextmanager
 def survives_restarts(hosts: Iterable[Host]) -> Iterator[None]:
-    """While it lasts, these hosts wake their undos by themselves when they start."""
+    """Within the `with` block these hosts wake their undos by themselves when they start."""
     everyone = list(hosts)
     at_once(lambda host: host.start(at_boot()), everyone)
     try:
@@ -100,12 +99,12 @@ def survives_restarts(hosts: Iterable[Host]) -> Iterator[None]:
 
 
 def _stop_waking(host: Host) -> None:
-    with suppress(HostFault):  # `restore` does it, when the host is back
+    with suppress(HostFault):  # `restore` does it when the host is back
         host.stop(BOOT_UNIT)
 
 
 def disarm(host: Host, name: str) -> None:
-    """It will not happen any more; one that has begun is over when this returns. Repeatable."""
+    """The undo will not happen. If it has begun, this waits until it is over. Repeatable."""
     result = host.run(
         shell(_PROGRAM, "disarm", name, str(round(UNDO_S_MAX * 10))),
         timeout_s=UNDO_S_MAX + 10,
@@ -118,7 +117,7 @@ def disarm(host: Host, name: str) -> None:
 
 
 def fire(host: Host, name: str) -> None:
-    """Run it now instead of later. Nothing if it is not armed; LabFault if it does not succeed."""
+    """Run an armed undo now. Does nothing if it is not armed; raises LabFault if it fails."""
     result = host.run(shell(_PROGRAM, "fire", name), timeout_s=UNDO_S_MAX, check=False)
     if result.exit_code != 0:
         said = (result.stderr or result.stdout).strip()[-500:]
@@ -126,7 +125,7 @@ def fire(host: Host, name: str) -> None:
 
 
 def armed(host: Host) -> Sequence[Armed]:
-    """What waits on a host now."""
+    """The undos that are armed on a host."""
     return _parse(host, "list undos", host.run(shell(_PROGRAM, "list")).stdout)
 
 

@@ -1,9 +1,8 @@
-"""Watching the hosts of a run from outside: their clocks and their conditions, again and again.
+"""Reads the clocks and conditions of a run's hosts: before, every few seconds during, and after it.
 
-One connection and one small process per host, asked before the run, every few seconds during it
-and after it. Facts only, to raw/clock.jsonl and raw/conditions.jsonl; what they mean is judged from
-the files (`testbed.checks.conditions`). Elsewhere: what is asked (`testbed.care.clock`,
-`testbed.care.conditions`); the processes under test (`testbed.campaign.watch`).
+One connection and one small process per host. Writes facts only, to raw/clock.jsonl and
+raw/conditions.jsonl; `testbed.checks.conditions` judges these files. Elsewhere: what is asked
+(`testbed.care.clock`, `testbed.care.conditions`); `testbed.campaign.watch` follows the processes.
 """
 
 from __future__ import annotations

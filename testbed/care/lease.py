@@ -1,11 +1,11 @@
-"""Whose lab is it? A lease on each host itself, with an owner, an expiry and a heartbeat.
+"""Who may use a host now: a lease on the host itself, with an owner, an end and a heartbeat.
 
-The file `lease` in a host's root is read and written under `flock` there, so two labs, users or
-machines that share a host cannot both have it. Expiry goes by the host's own clock: whoever holds
-a lease renews it (`Lease` does, in the background), and what a dead owner left frees itself.
+The file `lease` in a host's root is read and written under `flock` there (`lease.sh`), so two labs,
+users or machines that share a host cannot both have it. A lease ends by the host's uptime, whatever
+happens to its clock. `Lease` renews it in the background; the lease of a dead owner ends by itself.
 
-A lease of a run belongs to its process; one made with `testbed lock` belongs to its person, whose
-own commands go on under it.
+The lease of a run belongs to its process. A lease made with `testbed lock` belongs to a person,
+whose own commands go on under it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _NOBODY = 44
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has a host. `pid` 0: a person (`testbed lock`), not a process. `left_s` as last told."""
+    """Who has a host. `pid` 0: a person (`testbed lock`). `left_s`: when it was asked."""
 
     who: str
     pid: int
@@ -103,8 +103,8 @@ def holder(host: Host) -> Holder | None:
 
 
 def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool = False) -> None:
-    """Take a host, or renew what `token` has. Raises LockedError if it is somebody else's, or if it
-    is to be renewed after somebody has taken it over."""
+    """Take a host, or renew the lease of `token`. Raises LockedError if somebody else has the host,
+    or has taken it over before it is renewed."""
     me_said = json.dumps({"who": owner.who, "pid": owner.pid, "what": owner.what})
     length = str(round(lease_s))
     code, said = _ask(host, "renew" if renew else "claim", token, length, me_said, "")
@@ -124,32 +124,32 @@ def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool 
 
 
 def release(host: Host, token: str) -> None:
-    """Give back what `token` has; nothing if it has nothing."""
+    """End the lease of `token`, if it has one."""
     _ask(host, "release", token)
 
 
 def break_lease(host: Host, *, takeover: bool = False) -> None:
-    """Whoever has it, has it no more; at a takeover he hears of it. Restore the host first."""
+    """End anybody's lease. At a takeover its owner hears of it. Restore the host first."""
     _ask(host, "take-over" if takeover else "break")
 
 
 @contextmanager
 def claim_for(host: Host, lease_s: float = SHORT_LEASE_S) -> Iterator[None]:
-    """Have one host for a piece of work that is shorter than `lease_s`. Raises LockedError."""
+    """Take one host for work that is shorter than `lease_s`. Raises LockedError."""
     token = secrets.token_hex(16)
     claim(host, token, me(), lease_s)
     try:
         yield
     finally:
-        with suppress(TestbedError):  # it ends by itself; the work's own error is to be seen
+        with suppress(TestbedError):  # it ends by itself; the error of the work must be seen
             release(host, token)
 
 
 class Lease:
     """All of these hosts or none, for as long as the `with` block lasts.
 
-    `on_lost` hears of a host that was lost meanwhile: to a takeover, or because it did not answer
-    for the whole lease time.
+    `on_lost` is called when a host is lost: somebody took it over, or it did not answer for the
+    whole lease time.
     """
 
     def __init__(self, hosts: Mapping[str, Host], lease_s: float = RUN_LEASE_S) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from testbed.care.dead_man import Armed, armed, fire
-from testbed.fleet import Tell, at_once
+from testbed.fleet import Step, at_once
 from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
@@ -57,28 +57,28 @@ def leftover(host: Host) -> Leftover:
     return Leftover(armed(host), host.units(), _others(host, "show"))
 
 
-def restore(host: Host, tell: Tell) -> tuple[str, ...]:
-    """Clean a host and verify it; answers what there was to clean.
+def restore(host: Host, step: Step) -> tuple[str, ...]:
+    """Clean a host and verify it. Returns what was removed.
 
-    Raises LabFault that names what is still there.
+    Raises LabFault that names what still stands.
     """
-    tell("looking")
+    step("looking")
     found = leftover(host)
     problems: list[str] = []
     for one in found.armed:
-        tell(f"undoing {one.name}")
+        step(f"undoing {one.name}")
         try:
             fire(host, one.name)
         except HostFault as fault:
             problems.append(str(fault))
-    # Looked up again: an undo may just have started what it had stopped.
+    # Asked again: an undo may have started what its fault had stopped.
     units = host.units()
     if units:
-        tell(f"stopping {len(units)} units")
+        step(f"stopping {len(units)} units")
         problems += filter(None, at_once(lambda name: _stop(host, name), units))
-    tell("removing rules and processes")
+    step("removing rules and processes")
     _others(host, "remove")
-    tell("verifying")
+    step("verifying")
     left = leftover(host)
     if left.lines or problems:
         raise HostFault(host.name, "restore", "; ".join([*left.lines, *problems]))
@@ -86,7 +86,7 @@ def restore(host: Host, tell: Tell) -> tuple[str, ...]:
 
 
 def _stop(host: Host, name: str) -> str:
-    """What was wrong, in words: one unit that does not end must not keep rules and others up."""
+    """What went wrong, or "". One unit that does not end must not keep the others and rules."""
     try:
         host.stop(name)
     except HostFault as fault:

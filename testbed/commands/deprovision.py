@@ -9,7 +9,7 @@ from testbed.care.lease import claim_for
 from testbed.care.restore import leftover, remove_all, restore
 from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption
-from testbed.fleet import Tell, exit_code
+from testbed.fleet import Step, exit_code
 from testbed.hosts.port import Host
 
 __all__ = ["app"]
@@ -29,12 +29,12 @@ def deprovision(
     Exit code 0 nothing of ours is left, 4 on some hosts it is, 3 on all.
     """
 
-    def work(host: Host, tell: Tell) -> tuple[str, ...]:
+    def work(host: Host, step: Step) -> tuple[str, ...]:
         if check:
             return (*leftover(host).lines, f"directory {host.root}")
         with claim_for(host):
-            cleaned = restore(host, tell)
-        tell("removing files")
+            cleaned = restore(host, step)
+        step("removing files")
         remove_all(host)
         return cleaned
 

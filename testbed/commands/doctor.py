@@ -15,7 +15,7 @@ from testbed.care.quarantine import blocked, without
 from testbed.commands.fleet import LimitOption, Shown, show
 from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.doctor import Examined, Finding, Grade, compare, examine, judge
-from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
+from testbed.fleet import Outcome, Progress, Step, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 from testbed.printed import as_typed
@@ -43,8 +43,8 @@ def doctor(
     wheelhouse = Wheelhouse()
     began_s = time.monotonic()
 
-    def work(host: Host, tell: Tell) -> Examined:
-        return examine(lab, host, wheelhouse, tell)
+    def work(host: Host, step: Step) -> Examined:
+        return examine(lab, host, wheelhouse, step)
 
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
         outcomes = _judged(lab, for_each(hosts, work, Progress("doctor", quiet=True)))

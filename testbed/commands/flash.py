@@ -19,7 +19,7 @@ from testbed.care.lease import Lease
 from testbed.commands.fleet import CheckOption, Shown, show
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.errors import ConfigurationError
-from testbed.fleet import Progress, Tell, exit_code, for_each
+from testbed.fleet import Progress, Step, exit_code, for_each
 from testbed.hosts.opening import ssh_hosts
 from testbed.provision.ready import interpreters
 
@@ -56,9 +56,9 @@ def flash_boards(
     path = (inventory or packaged("loopback")).absolute()
     began_s = time.monotonic()
 
-    def work(place: BoardPlace, tell: Tell) -> FlashedBoard:
+    def work(place: BoardPlace, step: Step) -> FlashedBoard:
         if not check:
-            return flash(place, tell)
+            return flash(place, step)
         port = find_board(place.host, place.name, place.board)
         return FlashedBoard(port.path, f"would be flashed at {port.path}", None)
 

@@ -13,7 +13,7 @@ import typer
 from inventory.model import Lab
 from testbed.commands.options import columns, print_json
 from testbed.errors import LockedError
-from testbed.fleet import Outcome, Progress, Tell, exit_code, for_each, problems
+from testbed.fleet import Outcome, Progress, Step, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.ssh import SshHost
 from testbed.printed import as_typed
@@ -54,7 +54,7 @@ def on_hosts(
     command: Sequence[str],
     lab: Lab,
     limit: str | None,
-    work: Callable[[SshHost, Tell], T],
+    work: Callable[[SshHost, Step], T],
     shown: Shown[T],
     *,
     as_json: bool,

@@ -16,7 +16,7 @@ from testbed.care.lease import claim, me, release
 from testbed.commands.fleet import LEASES_SHOWN, LimitOption, lease_exit_code, show
 from testbed.commands.options import InventoryOption, JsonOption, time_option
 from testbed.errors import LockedError
-from testbed.fleet import Outcome, Progress, Tell, for_each
+from testbed.fleet import Outcome, Progress, Step, for_each
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Host
 
@@ -64,8 +64,8 @@ def lock(
 def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:
     token = secrets.token_hex(16)
 
-    def work(host: Host, tell: Tell) -> str:
-        tell("locking")
+    def work(host: Host, step: Step) -> str:
+        step("locking")
         claim(host, token, me(person=True), round(lease_s))
         return f"yours for {duration_text(lease_s * 1000)}"
 

@@ -11,7 +11,7 @@ from inventory.load import load_lab
 from testbed.care.lease import claim_for
 from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption
-from testbed.fleet import Tell, exit_code
+from testbed.fleet import Step, exit_code
 from testbed.hosts.ssh import SshHost
 from testbed.provision.install import Plan, make_plan
 from testbed.provision.layout import layout
@@ -40,12 +40,12 @@ def provision(
     wheelhouse = Wheelhouse()
     began_s = time.monotonic()
 
-    def work(host: SshHost, tell: Tell) -> Plan:
-        tell("looking")
+    def work(host: SshHost, step: Step) -> Plan:
+        step("looking")
         plan = make_plan(lab, host, nodes, wheelhouse)
         if plan.changes and not check:
             with claim_for(host):
-                plan.do(tell)
+                plan.do(step)
         return plan
 
     def describe(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from testbed.care.restore import restore as restore_host
 from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.errors import LockedError, RestoreIncompleteError
-from testbed.fleet import Tell
+from testbed.fleet import Step
 from testbed.hosts.port import Host
 
 __all__ = ["app"]
@@ -32,11 +32,11 @@ def restore(
     or could not be looked at (listed), 5 somebody else has the lab.
     """
 
-    def work(host: Host, tell: Tell) -> tuple[str, ...]:
+    def work(host: Host, step: Step) -> tuple[str, ...]:
         if check:
             return tuple(leftover(host).lines)
         with claim_for(host):
-            return restore_host(host, tell)
+            return restore_host(host, step)
 
     def cells(found: tuple[str, ...]) -> tuple[str]:
         what = "would remove" if check else "removed"

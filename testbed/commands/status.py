@@ -15,7 +15,7 @@ from testbed.care.lease import Holder, holder
 from testbed.care.restore import Leftover, leftover
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption, columns
-from testbed.fleet import Tell, exit_code
+from testbed.fleet import Step, exit_code
 from testbed.hosts.port import Host, UnitState
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
@@ -55,8 +55,8 @@ def status(
     wheelhouse = Wheelhouse()
     path = (inventory or packaged("loopback")).absolute()
 
-    def work(host: Host, tell: Tell) -> _Status:
-        tell("looking")
+    def work(host: Host, step: Step) -> _Status:
+        step("looking")
         powered = is_on(lab, host.name, path)
         if powered is False:
             return _Status(powered)

@@ -18,7 +18,7 @@ from testbed.commands.fleet import (
 )
 from testbed.commands.options import InventoryOption, JsonOption
 from testbed.errors import LockedError
-from testbed.fleet import Tell
+from testbed.fleet import Step
 from testbed.hosts.port import Host
 
 __all__ = ["app"]
@@ -38,8 +38,8 @@ def unlock(
 ) -> None:
     """Give hosts back that you locked. Exit code 5 if somebody else has one (the name is shown)."""
 
-    def work(host: Host, tell: Tell) -> str:
-        tell("looking")
+    def work(host: Host, step: Step) -> str:
+        step("looking")
         present = holder(host)
         if present is None:
             return "was free"
@@ -49,7 +49,7 @@ def unlock(
         if check:
             return f"would be taken from {present}"
         if takeover:
-            restore(host, tell)
+            restore(host, step)
         break_lease(host, takeover=takeover)
         return f"taken from {present.who}" if theirs else "given back"
 

@@ -76,22 +76,22 @@ class Plan:
             found.append(f"keys of {', '.join(self.keyless)}")
         return tuple(found)
 
-    def do(self, tell: Callable[[str], None]) -> None:
+    def do(self, step: Callable[[str], None]) -> None:
         """Raises LabFault; the host is then as it was before."""
         if self.rebuilds:
             self._check_disk()
-            tell("bringing wheels")
+            step("bringing wheels")
             paths = [self._bring(archive) for archive in (*self.dependencies, self.code)]
-            tell("building environment")
+            step("building environment")
             self._build("build environment", "new", self.facts.interpreter, *paths)
         elif self.facts.stamp != self.wanted:
-            tell("bringing our code")
+            step("bringing our code")
             self._build("renew code", "renew", self._bring(self.code))
         if self.facts.stamp != self.wanted:
-            tell("checking health")
+            step("checking health")
             self._prove()
         for name in self.keyless:
-            tell("making keys")
+            step("making keys")
             make_keys = [PYTHON, "-m", "nodes.keygen", "--dir", f"{name}/keys"]
             self.host.run(make_keys)
         # Last, so that a host that was interrupted anywhere is not taken for ready.
