@@ -9,19 +9,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inventory.load import load_lab
 from testbed import cli
 from testbed.care.lease import Holder, Lease, break_lease, claim, holder, me, release
 from testbed.errors import LabFault, LockedError
 from testbed.hosts.local import LocalHost
+from testbed.hosts.opening import ssh_hosts
+from testbed.hosts.port import Host
 from tests.testbed.hosts_support import eventually, ssh_server_missing
-from tests.testbed.lab_support import ssh_lab
+from tests.testbed.lab_support import SshLab, ssh_lab
 
 ALICE = Holder("alice@bench", 0, "testbed lock")
 BOB = Holder("bob@bench", 0, "testbed lock")
@@ -31,6 +34,13 @@ BOB = Holder("bob@bench", 0, "testbed lock")
 def host(tmp_path: Path) -> Iterator[LocalHost]:
     with LocalHost(tmp_path / "pi01", name="pi01") as one:
         yield one
+
+
+@contextmanager
+def opened(lab: SshLab) -> Iterator[Host]:
+    """Its first host, as somebody else sees it."""
+    with ssh_hosts(load_lab(lab.inventory), ["pi01"]) as hosts:
+        yield hosts["pi01"]
 
 
 def test_the_second_is_refused_and_told_who_has_it(host: LocalHost) -> None:
@@ -233,3 +243,59 @@ def test_a_lock_that_is_interrupted_gives_back_what_it_has(tmp_path: Path) -> No
                 eventually(lambda: not (taken / "lease").exists())
                 fcntl.flock(held, fcntl.LOCK_UN)
                 assert locking.wait() == 130
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_lock_waits_until_somebody_elses_lease_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ssh_lab(tmp_path) as lab, opened(lab) as host:
+        claim(host, "b", BOB, 60)
+        i = ("-i", str(lab.inventory))
+        assert cli.main(["lock", *i]) == 5
+        assert cli.main(["lock", "--wait", "1ms", *i]) == 5
+        claim(host, "b", BOB, 3, renew=True)
+        capsys.readouterr()
+        assert cli.main(["lock", "--wait", "5m", *i]) == 0
+        assert "waiting: pi01 is taken by bob@bench" in capsys.readouterr().err
+        present = holder(host)
+        assert present is not None
+        assert present.is_mine
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_power_is_not_cut_under_somebody_elses_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host that does not answer is switched all the same: that is what a switch is for."""
+    switched = tmp_path / "switched"
+    switch = f"power: {{driver: command, off: [touch, {switched}], on: [touch, {switched}]}}"
+    with ssh_lab(tmp_path, ("replica", "replica"), dead=("pi02",)) as lab, opened(lab) as host:
+        text = lab.inventory.read_text().replace("roles: [replica]", f"roles: [replica], {switch}")
+        lab.inventory.write_text(text)
+        i = ("-i", str(lab.inventory))
+        claim(host, "b", BOB, 60)
+        assert cli.main(["power", "off", "pi01", *i]) == 5
+        assert "pi01 is taken by bob@bench" in capsys.readouterr().err
+        assert cli.main(["power", "off", "role:replica", "--check", *i]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "pi01: power would go off",
+            "pi02: power would go off",
+        ]
+        assert not switched.exists()
+        assert cli.main(["power", "off", "pi02", *i]) == 0
+        assert switched.exists()
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_with_check_nothing_is_given_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ssh_lab(tmp_path) as lab, opened(lab) as host:
+        i = ("-i", str(lab.inventory))
+        assert cli.main(["lock", *i]) == 0
+        assert cli.main(["unlock", "--check", *i]) == 0
+        assert "would be taken from" in capsys.readouterr().out
+        assert holder(host) is not None
+        assert cli.main(["unlock", *i]) == 0
+        assert holder(host) is None

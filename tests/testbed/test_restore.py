@@ -14,13 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from inventory.load import load_lab
+from testbed import cli
 from testbed.care.dead_man import arm, armed, disarm, fire
 from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT, leftover, restore
 from testbed.hosts.local import LocalHost
+from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import HostFault, NodeCommand
 from testbed.hosts.ssh import SshHost
 from testbed.programs import shell
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
+from tests.testbed.lab_support import ssh_lab
 
 pytestmark = pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
 
@@ -226,3 +230,19 @@ def test_where_filters_cannot_be_looked_at_a_host_is_not_called_clean() -> None:
     said = in_a_network(shlex.join(as_nobody))
     assert said.startswith("filter tables: cannot look: ")
     assert "sudo" in said
+
+
+def test_restore_with_check_names_what_it_would_remove_and_leaves_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ssh_lab(tmp_path) as lab, ssh_hosts(load_lab(lab.inventory), ["pi01"]) as hosts:
+        arm(hosts["pi01"], "heal", 600, note("healed"))
+        i = ("-i", str(lab.inventory))
+        assert cli.main(["restore", "--check", *i]) == 0
+        assert "would remove armed undo heal" in capsys.readouterr().out
+        assert [one.name for one in armed(hosts["pi01"])] == ["heal"]
+        assert cli.main(["restore", *i]) == 0
+        assert "removed armed undo heal" in capsys.readouterr().out
+        assert armed(hosts["pi01"]) == []
+        assert cli.main(["restore", *i]) == 0
+        assert "is clean" in capsys.readouterr().out
