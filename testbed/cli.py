@@ -123,9 +123,7 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
 
 
-_program = typer.Typer(
-    cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None
-)
+_program = typer.Typer(cls=_LazyGroup, no_args_is_help=True, rich_markup_mode=None)
 
 
 def _print_version(wanted: bool) -> None:
@@ -148,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code and lets no exception out."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     _end_cleanly_on_signals()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what was done must not fail for being told
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the terminal can show
         sys.stdout.reconfigure(errors="replace")
     with guarded():
         return _main(args)
@@ -165,7 +163,7 @@ def _main(args: list[str]) -> int:
             raise
         code, report = _judge(error)
         report["message"] = as_typed(report["message"])
-        if not (as_json and _told_as_json({"error": {"exit_code": code, **report}})):
+        if not (as_json and _printed_as_json({"error": {"exit_code": code, **report}})):
             prefix = "" if report["message"].startswith("Usage: ") else "testbed: "
             typer.echo(prefix + report["message"], err=True)
     except KeyboardInterrupt:
@@ -183,7 +181,7 @@ def _end_cleanly_on_signals() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def _told_as_json(report: dict[str, Any]) -> bool:
+def _printed_as_json(report: dict[str, Any]) -> bool:
     try:
         typer.echo(json.dumps(report))
     except OSError:  # a file on a full disk: only stderr is left
@@ -207,7 +205,7 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _judge(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Exit code of an error, and what to tell: `message`, and `problems` of a file."""
+    """Exit code of an error, and what is printed: `message`, and `problems` of a file."""
     if (full := _disk_full(error)) is not None:
         where = f" for {full.filename}" if isinstance(full, OSError) and full.filename else ""
         message = f"no space left on this machine's disk{where}: free some, and try again"

@@ -38,7 +38,7 @@ async def until(
     *,
     stall_s: float = STALL_S,
 ) -> None:
-    """Runs `work` to its end. `count` is how far it is: told every few seconds, and if it does not
+    """Runs `work` to its end. `count` is how far it is: said every few seconds, and if it does not
     change for `stall_s`, the work is cancelled. Raises LabFault, and what `work` raises."""
     task = asyncio.create_task(work)
     try:

@@ -113,7 +113,7 @@ class Session:
         """One run, from fresh keys to verdict. Its entry in the manifest is true at all times."""
         try:
             run = begin(self._bundle, entry)
-            self._deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
+            self.deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
         except BaseException as error:
             by_hand = isinstance(error, KeyboardInterrupt)
             self._end(entry, "failed", "interrupted" if by_hand else without_fixes(error))
@@ -123,13 +123,14 @@ class Session:
         if (reason := self._judge(run)) is not None:
             self._end(entry, "invalid", reason)
 
-    def _deploy_and_run(
+    def deploy_and_run(
         self,
         run: RunFolder,
         schedule: Schedule,
         hosts: Mapping[str, Host],
         python: Mapping[str, str],
     ) -> None:
+        """One run on hosts that are open. Raises LabFault."""
         with ExitStack() as stack:
             log = stack.enter_context(RunLog(run.raw))
             deployment = Deployment(self._lab, hosts, python, self._progress.say)

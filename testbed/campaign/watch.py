@@ -122,12 +122,13 @@ class Watch:
                     for number, line in enumerate(follow, 1):
                         if number > seen:  # a new follow begins at the file's beginning
                             seen = number
-                            self._on_line(node, line)
+                            self.take(node, line)
             except HostFault:
                 self._on_lost(node)
             self._closing.wait(FOLLOW_AGAIN_S)
 
-    def _on_line(self, node: Node, line: str) -> None:
+    def take(self, node: Node, line: str) -> None:
+        """One line of a process's event log."""
         self._reach.answered(node.host)
         try:
             event = json.loads(line)

@@ -12,7 +12,7 @@ from testbed.bench import catch_up as catching_up
 from testbed.bench import memory as memories
 from testbed.bench import table as tables
 from testbed.bench.consensus import Plan, Result, measure
-from testbed.commands.options import JsonOption, columns, markdown, print_json, time_option
+from testbed.commands.options import JsonOption, columns, markdown, print_json, say, time_option
 from testbed.errors import ConfigurationError
 
 __all__ = ["catch_up", "consensus", "memory"]
@@ -71,7 +71,7 @@ def consensus(
             raise ConfigurationError("--profile and --table do not go together: profile one row")
         _table(plan, as_json=as_json)
         return
-    result = measure(plan, _say)
+    result = measure(plan, say)
     if as_json:
         print_json(msgspec.to_builtins(result))
     else:
@@ -79,14 +79,14 @@ def consensus(
 
 
 def _table(plan: Plan, *, as_json: bool) -> None:
-    """A row is told as soon as it is there, so that an interrupted table is not lost."""
+    """A row is printed as soon as it is measured, so that an interrupted table is not lost."""
     rows = []
-    found = tables.measure_table(plan, tables.REPLICAS, tables.IN_FLIGHT, tables.ROUNDS, _say)
+    found = tables.measure_table(plan, tables.REPLICAS, tables.IN_FLIGHT, tables.ROUNDS, say)
     results = []
     for result, load in found:
         rows.append(tables.row(result, load))
         results.append({**msgspec.to_builtins(result), "load": round(load, 1)})
-        _say(" | ".join(rows[-1]))
+        say(" | ".join(rows[-1]))
     if as_json:
         print_json({"schema": "testbed.bench.table/1", "results": results})
     else:
@@ -118,7 +118,7 @@ def memory(
             requests=requests,
             peer=peer,
         ),
-        _say,
+        say,
     )
     if as_json:
         print_json(msgspec.to_builtins(result))
@@ -152,7 +152,7 @@ def catch_up(
         catching_up.Plan(
             replicas=replicas, in_flight=in_flight, payload_bytes=payload, blocks=blocks
         ),
-        _say,
+        say,
     )
     if as_json:
         print_json(msgspec.to_builtins(result))
@@ -170,10 +170,6 @@ def catch_up(
             ]
         )
     )
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def _readable(result: Result) -> str:

@@ -13,7 +13,7 @@ from testbed.bench import restart as restarts
 from testbed.bench import revocation as revocations
 from testbed.bench import serial as serials
 from testbed.bench.figures import Spread
-from testbed.commands.options import JsonOption, columns, print_json, time_option
+from testbed.commands.options import JsonOption, columns, print_json, say, time_option
 
 __all__ = ["admission", "restart", "revocation", "serial"]
 
@@ -76,7 +76,7 @@ def admission(
     as_json: JsonOption = False,
 ) -> None:
     """Admissions, as a ratio to ordinary readings, and logins, to a message's acknowledgement."""
-    result = admissions.measure(admissions.Plan(devices=devices, logins=logins), _say)
+    result = admissions.measure(admissions.Plan(devices=devices, logins=logins), say)
     _print(
         result,
         {
@@ -99,7 +99,7 @@ def revocation(
     as_json: JsonOption = False,
 ) -> None:
     """From the order to the last acceptance, as a ratio to an ordinary ordered request."""
-    result = revocations.measure(revocations.Plan(devices=devices, rate_per_s=rate), _say)
+    result = revocations.measure(revocations.Plan(devices=devices, rate_per_s=rate), say)
     _print(
         result,
         {
@@ -114,10 +114,6 @@ def revocation(
         },
         as_json=as_json,
     )
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def _print(result: msgspec.Struct, figures: Mapping[str, Spread | float], *, as_json: bool) -> None:

@@ -52,7 +52,7 @@ def _operate(inventory: Path | None, work: Callable[[Operator], Awaitable[T]]) -
     return asyncio.run(inside())
 
 
-def _tell(found: dict[str, Any], as_json: bool) -> None:
+def _print(found: dict[str, Any], as_json: bool) -> None:
     """What was done: the record for machines, `said` for people."""
     said = found.pop("said")
     if as_json:
@@ -134,7 +134,7 @@ def revoke(
         statement = await operator.revoke(identity, reason)
         return _done(name, operator.identity(identity.node), _outcome(statement))
 
-    _tell(_operate(inventory, work), as_json)
+    _print(_operate(inventory, work), as_json)
 
 
 @app.command()
@@ -154,7 +154,7 @@ def grant(
         statement = await operator.grant(identity, privilege)
         return _done(name, operator.identity(identity.node), _outcome(statement))
 
-    _tell(_operate(inventory, work), as_json)
+    _print(_operate(inventory, work), as_json)
 
 
 @app.command()
@@ -176,7 +176,7 @@ def renew(
         until = _time(now.not_after_us)
         return _done(name, now, f"renewed, valid until {until}, node {now.node.hex()[:16]}")
 
-    _tell(_operate(inventory, work), as_json)
+    _print(_operate(inventory, work), as_json)
 
 
 @app.command()
@@ -235,10 +235,12 @@ def admit(
     write_device(directory, name, privilege, found, factory.absolute() if factory else None)
     if not start:
         said = f"may ask for access; what it needs is in {directory}"
-        _tell({"name": name, "config": str((directory / CONFIG).absolute()), "said": said}, as_json)
+        _print(
+            {"name": name, "config": str((directory / CONFIG).absolute()), "said": said}, as_json
+        )
         return
     height = run_until_admitted(name, directory)
-    _tell(_operate(inventory, look), as_json)
+    _print(_operate(inventory, look), as_json)
 
 
 @app.command()
@@ -253,7 +255,7 @@ def withdraw(
         done = await operator.withdraw(name)
         return {"name": name, "vouchers": len(done), "said": _outcome(done[-1])}
 
-    _tell(_operate(inventory, work), as_json)
+    _print(_operate(inventory, work), as_json)
 
 
 @app.command()
@@ -274,7 +276,7 @@ def bar(
     async def work(operator: Operator) -> dict[str, Any]:
         return {"name": str(factory), "said": _outcome(await operator.bar(chain[0]))}
 
-    _tell(_operate(inventory, work), as_json)
+    _print(_operate(inventory, work), as_json)
 
 
 def _make_empty(directory: Path) -> None:

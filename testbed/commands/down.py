@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from testbed.commands.options import JsonOption, RunningOption, print_json
+from testbed.commands.options import JsonOption, RunningOption, print_json, say
 from testbed.errors import LabFault
 from testbed.hosts.port import STOP_TIMEOUT_S
 from testbed.provision.layout import PROCESS_ROLES
@@ -41,7 +41,7 @@ def down(
     found = newest_running(inventory)
     ended: dict[str, Any] | None = None
     if found is not None:
-        kept = None if keep is None else collect_running(found, keep, _say).path
+        kept = None if keep is None else collect_running(found, keep, say).path
         _end(found)
         ended = {"pid": found.pid, "home": found.home, "kept": None if kept is None else str(kept)}
     if as_json:
@@ -62,7 +62,3 @@ def _end(running: RunningLab) -> None:
         if time.monotonic() > deadline_s:
             raise LabFault(f"process {running.pid} has not ended within {END_S_MAX:.0f} s")
         time.sleep(POLL_S)
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)

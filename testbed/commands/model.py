@@ -66,7 +66,7 @@ def group(
         return
     typer.echo(f"{replicas} replicas, {faulty} of them faulty; per request\n")
     table: list[tuple[object, ...]] = [("m", "k", "FALSE ACCEPT", "ONE IN", "DENIAL", "ONE IN")]
-    table += [(row.m, row.k, *_told(row.false_accept), *_told(row.denial)) for row in rows]
+    table += [(row.m, row.k, *_cells(row.false_accept), *_cells(row.denial)) for row in rows]
     typer.echo(columns(table))
     typer.echo(
         f"\n{FORMULA}\nWho colludes with liars can ask again with another nonce, and so draw again."
@@ -133,8 +133,8 @@ def consensus(
         f"mean work per message {parameters.work_ms:.4g} ms"
     )
     if fitted is not None:
-        typer.echo(_told_fit(fitted))
-    typer.echo("\n" + _told_times(times, base_ms))
+        typer.echo(_fit_text(fitted))
+    typer.echo("\n" + _times_text(times, base_ms))
 
 
 def _calibration(bundles: list[str]) -> Calibration | None:
@@ -154,7 +154,7 @@ def _parameters(delay_ms: float | None, work_ms: float | None) -> Parameters:
     return Parameters(delay_ms=delay, work_ms=work)
 
 
-def _told_fit(fitted: Calibration) -> str:
+def _fit_text(fitted: Calibration) -> str:
     lines = [f"fitted to {fitted.blocks} blocks, relative error {fitted.error:.1%}"]
     if not fitted.separated:
         lines.append(
@@ -164,14 +164,14 @@ def _told_fit(fitted: Calibration) -> str:
     return "\n".join(lines)
 
 
-def _told_times(times: Sequence[Times], base_ms: float) -> str:
+def _times_text(times: Sequence[Times], base_ms: float) -> str:
     rows: list[tuple[object, ...]] = [
         ("N", "PRE-PREPARE ms", "PREPARE ms", "COMMIT ms", "TOTAL ms", "TO N = 4")
     ]
     for each in times:
         phases = (each.pre_prepare_ms, each.prepare_ms, each.commit_ms, each.total_ms)
-        told = (f"{ms:.3f}" for ms in phases)
-        rows.append((each.replicas, *told, f"{each.total_ms / base_ms:.2f}"))
+        shown = (f"{ms:.3f}" for ms in phases)
+        rows.append((each.replicas, *shown, f"{each.total_ms / base_ms:.2f}"))
     return columns(rows)
 
 
@@ -189,7 +189,7 @@ def _risk_json(risk: GroupRisk) -> dict[str, Any]:
     }
 
 
-def _told(value: Fraction) -> tuple[str, str]:
+def _cells(value: Fraction) -> tuple[str, str]:
     if not value:
         return "0", "never"
     draws = round(1 / value)

@@ -21,6 +21,7 @@ __all__ = [
     "columns",
     "markdown",
     "print_json",
+    "say",
     "time_option",
     "write_out",
 ]
@@ -63,6 +64,11 @@ def time_option(
 
     shown = default if default is not None else False
     return typer.Option(name, parser=parse, metavar="TIME", help=explained, show_default=shown)
+
+
+def say(text: str) -> None:
+    """Progress: beside the result, never in it."""
+    typer.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:

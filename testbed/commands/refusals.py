@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ import typer
 
 from inventory.load import load_lab
 from inventory.model import BrokerOptions
-from testbed.commands.options import JsonOption, columns, markdown, print_json
+from testbed.commands.options import JsonOption, columns, markdown, print_json, say
 from testbed.refusals.cases import try_all
 from testbed.refusals.manufacturer import Manufacturer
 from testbed.refusals.trial import Refusal
@@ -47,7 +47,7 @@ def refusals(
 
     Exit code 1 if anything was not refused, 3 if the lab failed.
     """
-    found = _attack(lambda text: typer.echo(text, err=True), broker)
+    found = _attack(broker)
     if as_json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -60,7 +60,7 @@ def refusals(
         raise typer.Exit(1)
 
 
-def _attack(say: Callable[[str], None], broker: BrokerChoice) -> Sequence[Refusal]:
+def _attack(broker: BrokerChoice) -> Sequence[Refusal]:
     """On the loopback lab, with a manufacturer whose devices it admits."""
     manufacturer = Manufacturer()
     with TemporaryDirectory(prefix="refusals-") as scratch:

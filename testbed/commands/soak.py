@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from testbed.bundle import RUNS_DIR
-from testbed.commands.options import JsonOption, OutOption, columns, print_json, time_option
+from testbed.commands.options import JsonOption, OutOption, columns, print_json, say, time_option
 from testbed.soak.disk import enter_own_disk, lacking, own_disk
 from testbed.soak.judge import Result
 from testbed.soak.soak import run_soak
@@ -39,9 +39,7 @@ def soak(
     with own_disk() as disk:
         if disk is None and not lacking():
             enter_own_disk()
-        result = run_soak(
-            seed, for_ms / 1000, out or RUNS_DIR, disk, lambda text: typer.echo(text, err=True)
-        )
+        result = run_soak(seed, for_ms / 1000, out or RUNS_DIR, disk, say)
     if as_json:
         print_json(msgspec.to_builtins(result))
     else:

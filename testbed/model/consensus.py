@@ -3,7 +3,7 @@
 In the manner of the paper's reference (H. Sukhwani et al., "Performance Modeling of PBFT Consensus
 Process for Permissioned Blockchain Network", SRDS 2017: stochastic reward nets) but solved by hand:
 each phase is a Markov chain of two counts, and its mean time to absorption is summed exactly. What
-this reproduces and what not is told in `README.md`. Measured times come in through `calibrate`.
+this reproduces and what not is in `README.md`. Measured times come in through `calibrate`.
 """
 
 from __future__ import annotations

@@ -272,7 +272,7 @@ class Trial:
                 for each in read_events(self._gateway_log)
             )
 
-        await _until(known, f"the broker is not told of {node}")
+        await _until(known, f"the broker does not know {node}")
         return self.user_of(puppet)
 
 
@@ -288,10 +288,10 @@ def _serial_counts(log: Path) -> Counter[str]:
         if event.event == "serial-refused":
             counts[str(event.fields["reason"])] += 1
         elif event.event == "serial-counts":
-            told = msgspec.convert(event.fields["counts"], dict[str, int])
-            noise[event.fields["board"]] = {w: n for w, n in told.items() if w in NOISE}
-    for told in noise.values():
-        counts.update(told)
+            counted = msgspec.convert(event.fields["counts"], dict[str, int])
+            noise[event.fields["board"]] = {w: n for w, n in counted.items() if w in NOISE}
+    for counted in noise.values():
+        counts.update(counted)
     return counts
 
 

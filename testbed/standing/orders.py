@@ -30,7 +30,7 @@ def deliver(running: RunningLab, name: str, order: Order) -> None:
     if node is None or node.role not in _DEVICES:
         devices = sorted(n for n, each in running.nodes.items() if each.role in _DEVICES)
         raise ConfigurationError(
-            f"{name} is no process of this lab, so nobody can tell it to do this; "
+            f"{name} is no process of this lab, so it cannot be ordered to do this; "
             f"these are: {', '.join(devices)}"
         )
     with host_of(running, node) as host:

@@ -66,7 +66,7 @@ class Lab:
         self.n += 1
         node = next(node for node in REPLICAS if node.name == name)
         line = {"t": 10**18 + self.n, "n": self.n, "event": event, **fields}
-        self.watch._on_line(node, json.dumps(line))
+        self.watch.take(node, json.dumps(line))
 
     def block(self, name: str, height: int, *, age_ms: int = 0, time_us: int = 10**15) -> None:
         self.log(

@@ -4,7 +4,10 @@ command that does not exist."""
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -109,10 +112,27 @@ def test_every_quoted_command_line_can_be_typed() -> None:
                 break
             words.append(word)
         if not words:
-            if line.split()[0] not in ("--help", "--version"):
+            if line.split()[0] not in ("--help", "--version", "--install-completion"):
                 wrong.append(f"{where}: no such command")
             continue
         unknown = set(OPTION.findall(line)) - options(commands()[" ".join(words)])
         if unknown:
             wrong.append(f"{where}: no such option: {', '.join(sorted(unknown))}")
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("de", "device"), ("device ad", "admit"), ("soak --s", "--seed")]
+)
+def test_tab_completes_commands_and_options(typed: str, offered: str) -> None:
+    """As bash asks, after `testbed --install-completion`."""
+    words = f"testbed {typed}"
+    asked = {"_TESTBED_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed.cli"],
+        env=os.environ | asked | {"COMP_CWORD": str(len(typed.split()))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert offered in done.stdout.split()

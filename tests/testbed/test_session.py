@@ -28,26 +28,25 @@ Work = Callable[[int, Mapping[str, Host]], None]
 class Sitting:
     """A campaign of five runs, in which a function stands for deploying and running."""
 
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, tmp_path: Path) -> None:
         path = tmp_path / "c.yaml"
         path.write_text(
             "campaign: five\ntrials: {count: 5}\nworkload: {kind: enrol+data, rate: 1/s}\n"
             "phases: {warmup: 1s}\n"
         )
         self._schedule = expand(load_campaign(path), LAB)
-        self._monkeypatch = monkeypatch
         self.bundle = new_bundle(Inputs(LAB, self._schedule, path.read_bytes()), tmp_path / "out")
 
     def make(self, work: Work, judge: Callable[[RunFolder], str | None] = lambda _: None) -> None:
-        def deploy_and_run(
-            _: Session, run: RunFolder, part: Schedule, hosts: Mapping[str, Host], __: object
-        ) -> None:
-            run.write("raw/run.jsonl", "{}\n")
-            work(part.runs[0].index, hosts)
+        class WorkingSession(Session):
+            def deploy_and_run(
+                self, run: RunFolder, schedule: Schedule, hosts: Mapping[str, Host], _: object
+            ) -> None:
+                run.write("raw/run.jsonl", "{}\n")
+                work(schedule.runs[0].index, hosts)
 
-        self._monkeypatch.setattr(Session, "_deploy_and_run", deploy_and_run)
         with QuietScreen() as screen:
-            session = Session(LAB, self._schedule, self.bundle, screen, judge)
+            session = WorkingSession(LAB, self._schedule, self.bundle, screen, judge)
             session.make(self.bundle.manifest.runs)
 
     @property
@@ -56,8 +55,8 @@ class Sitting:
 
 
 @pytest.fixture
-def sitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sitting:
-    return Sitting(tmp_path, monkeypatch)
+def sitting(tmp_path: Path) -> Sitting:
+    return Sitting(tmp_path)
 
 
 def test_a_run_in_which_the_lab_fails_is_marked_and_the_next_begins(
