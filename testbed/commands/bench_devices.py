@@ -49,7 +49,7 @@ def restart(
     as_json: JsonOption = False,
 ) -> None:
     """Starts of a device and a gateway (and `testbed device list`), by the age of the ledger."""
-    found = restarts.measure(blocks or [1_000, 10_000], _say)
+    found = restarts.measure(blocks or [1_000, 10_000], say)
     if as_json:
         print_json([msgspec.to_builtins(each) for each in found])
         return
