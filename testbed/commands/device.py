@@ -22,7 +22,7 @@ from inventory.model import Name
 from nodes.device.renewal import Order
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher, read_chain
 from nodes.process import write_atomically
-from testbed.commands.options import JsonOption, RunningOption, columns, print_json
+from testbed.commands.options import JsonOption, RunningOption, columns, print_json, time_option
 from testbed.errors import ConfigurationError, LabFault
 from testbed.standing.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
 from testbed.standing.operator import Operator, operating
@@ -193,6 +193,9 @@ def admit(
             f"{FACTORY_CHAIN}, the device's certificate first.",
         ),
     ] = None,
+    good_for: Annotated[
+        float, time_option("--good-for", "How long the voucher admits.", most="365d", default="1d")
+    ] = 86_400_000,
     start: Annotated[
         bool, typer.Option(help="Run it now; else only hand out what a device of yours needs.")
     ] = True,
@@ -217,7 +220,7 @@ def admit(
     async def expect(operator: Operator) -> RunningLab:
         token = None
         if made is None:
-            token = await operator.new_voucher(name, privilege)
+            token = await operator.new_voucher(name, privilege, int(good_for / 1000))
         else:
             await operator.expect_factory(name, made.chain[0])
         if token is not None:

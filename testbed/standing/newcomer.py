@@ -36,7 +36,7 @@ _HINTS = {
     "factory-expired": "a certificate on the way to the root has expired",
     "factory-early": "a certificate on the way to the root is not valid yet",
     "used-voucher": "this voucher, or factory identity, has admitted a device already",
-    "expired-voucher": "this voucher was good for a day: admit the device again",
+    "expired-voucher": "admit the device again, with a longer --good-for",
     "withdrawn-voucher": "an administrator took this voucher back",
     "factory-barred": "an administrator barred this factory identity",
     "kind": "this voucher, or the manufacturer's root, is for another kind of device",

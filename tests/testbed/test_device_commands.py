@@ -175,6 +175,12 @@ def takes_back_what_it_handed_out(operator: Operator, acme: Manufacturer, tmp_pa
         run_until_admitted("lost", tmp_path / "lost")
     assert operator.run("device", "withdraw", "lost").returncode == 1
     assert "no voucher" in operator.is_told(2, "device", "withdraw", "nobody")
+    late = ["--dir", str(tmp_path / "late"), "--no-start", "--good-for", "500ms"]
+    operator.does("device", "admit", "late", *late)
+    with pytest.raises(RefusedError, match="expired-voucher"):
+        run_until_admitted("late", tmp_path / "late")
+    soon = ["--dir", str(tmp_path / "soon"), "--good-for", "soon"]
+    assert operator.run("device", "admit", "soon", *soon).returncode == 2
     stolen = acme.make("stolen-identity")
     operator.does("device", "bar", str(stolen))
     thief = ["device", "admit", "thief", "--dir", str(tmp_path / "thief")]
