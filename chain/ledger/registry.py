@@ -1,9 +1,9 @@
 """The state machine of identities: what an operation does, or why it is refused.
 
-Deterministic, bounded and O(1) per operation. There are no snapshots: it is rebuilt by replaying
-blocks. `judge` and `screen` only ask; `apply` decides and returns the record's leaf. Only endorsed
-requests and operations of authenticated identities reach `apply`, so only they are recorded when
-refused.
+Deterministic, bounded and O(1) per operation. It is rebuilt by replaying blocks; replicas never
+take it from each other. `judge` and `screen` only ask; `apply` decides and returns the record's
+leaf. Only endorsed requests and operations of authenticated identities reach `apply`, so only they
+are recorded when refused.
 
 `screen` judges strictly on the executed state. A primary may screen on a state that is up to a
 pipeline window older than a backup's: it may not know yet what refuses a request here. The core
@@ -45,7 +45,7 @@ class Registry:
         self._lines: dict[tuple[object, ...], Line] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """Whoever keeps a registry keeps no prepared leaves: they are prepared anew."""
+        """For a process that keeps its own state (`nodes.kept`). Prepared leaves are made anew."""
         return {**self.__dict__, "_lines": {}}
 
     # --- questions -------------------------------------------------------------------------------
