@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_the_proof_holds_by_openssl_and_shell_alone(tmp_path: Path) -> None:
     assert run(tmp_path, FILES, WORLD.network.hex()) == 0
     assert run(tmp_path, FILES, bytes(32).hex()) == 1, "pinned to another network"
     assert run(tmp_path, FILES, "") == 1, "a proof that names its own network proves nothing"
+
+
+SHELLS = [shell for shell in ("sh", "dash", "bash", "ksh", "mksh") if shutil.which(shell)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_it_holds_in_every_shell_that_is_here(shell: str, tmp_path: Path) -> None:
+    assert run(tmp_path, FILES) == 0
+    command = [shell, str(tmp_path / "verify.sh"), WORLD.network.hex()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["OK"]), done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
