@@ -15,7 +15,8 @@ from chain.ledger.auth_group import accepted_by
 from chain.ledger.factory import factory_id, factory_refusal, root_of
 from chain.ledger.identity import BOARDS_MAX, Board, Identity
 from chain.ledger.item import Authenticated
-from chain.ledger.operations import Enrol, EnrolBoard, Token, board_node, factory_key
+from chain.ledger.operations import Enrol, EnrolBoard, Token
+from chain.ledger.possession import board_node, factory_key
 from chain.ledger.reasons import Reason
 from chain.ledger.tables import At, Tables
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
@@ -35,7 +33,13 @@ from chain.fields import (
     Text,
     Time,
 )
-from chain.keys import CERTIFICATE_FAULTS, SIGNATURE_BYTES, Scheme, Signer, digest, node_id, spki_of
+from chain.keys import SIGNATURE_BYTES, Scheme, Signer, digest, node_id
+from chain.ledger.possession import (
+    board_statement,
+    factory_key,
+    renewal_statement,
+    voucher_statement,
+)
 
 __all__ = [
     "COSE_BYTES_MAX",
@@ -62,19 +66,14 @@ __all__ = [
     "Token",
     "WithdrawFactoryRoot",
     "WithdrawVoucher",
-    "board_node",
-    "board_statement",
     "encode_operation",
-    "factory_key",
     "false_claim",
     "open_operation",
     "read_claims",
     "read_operation",
-    "renewal_statement",
     "sign_operation",
     "signed_content",
     "voucher_key",
-    "voucher_statement",
 ]
 
 DATA_BYTES_MAX = 4096
@@ -420,34 +419,3 @@ def _voucher_claim(operation: Enrol) -> Claim:
 def voucher_key(voucher: Token | Factory) -> bytes:
     """SPKI of the key that vouches. Raises PeerFault("bad-voucher")."""
     return voucher.key if isinstance(voucher, Token) else factory_key(voucher.chain[0])
-
-
-def voucher_statement(network: bytes, spki: bytes, head: bytes) -> bytes:
-    """What a voucher's key signs. It vouches for this device key, network and head only."""
-    return b"m2m/1/voucher\0" + network + digest(spki) + head
-
-
-def renewal_statement(network: bytes, node: bytes, spki: bytes) -> bytes:
-    """What the new key of `node` signs: proof of possession."""
-    return b"m2m/1/renewal\0" + network + node + digest(spki)
-
-
-def board_node(network: bytes, spki: bytes) -> bytes:
-    """The node id of a sensor board, from its key: so nobody takes the id of another's board."""
-    return digest(b"m2m/1/board\0" + network + spki)
-
-
-def board_statement(network: bytes, sponsor: bytes, board: bytes, head: bytes) -> bytes:
-    """What a board's key signs: possession, for this sponsor, here and now."""
-    return b"m2m/1/sponsored\0" + network + sponsor + digest(board) + head
-
-
-def factory_key(certificate: bytes) -> bytes:
-    """SPKI of a DER certificate. Raises PeerFault("bad-voucher") unless it is a P-256 key."""
-    try:
-        key = x509.load_der_x509_certificate(certificate).public_key()
-    except CERTIFICATE_FAULTS as error:
-        raise PeerFault("bad-voucher", f"not a certificate: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise PeerFault("bad-voucher", "the factory certificate's key is not P-256")
-    return spki_of(key)

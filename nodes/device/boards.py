@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from chain.keys import Es256Signer
-from chain.ledger.operations import EnrolBoard, board_node, board_statement
+from chain.ledger.operations import EnrolBoard
+from chain.ledger.possession import board_node, board_statement
 from chain.ledger.statement import OK
 from gateway.bridge.outbox import OutboxFullError
 from gateway.serial.host_session import Console, Taken

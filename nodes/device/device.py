@@ -25,14 +25,8 @@ from chain.block import Head, genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer, digest, node_id
-from chain.ledger.operations import (
-    Enrol,
-    EnrolBoard,
-    Operation,
-    read_operation,
-    sign_operation,
-    voucher_statement,
-)
+from chain.ledger.operations import Enrol, EnrolBoard, Operation, read_operation, sign_operation
+from chain.ledger.possession import voucher_statement
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import carrier_certificate
 from chain.proofs.client import SealedBlock, decode_range

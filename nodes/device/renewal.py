@@ -14,7 +14,8 @@ from typing import Literal
 import msgspec
 
 from chain.keys import Es256Signer
-from chain.ledger.operations import Operation, Renew, Revoke, renewal_statement
+from chain.ledger.operations import Operation, Renew, Revoke
+from chain.ledger.possession import renewal_statement
 from chain.ledger.statement import OK
 from nodes.device.device import Answer, Device, Refused
 from nodes.device.ledger_sync import LedgerSync

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from chain.errors import PeerFault
 from chain.keys import Es256Signer, spki_of
-from chain.ledger.operations import Factory, Token, factory_key
+from chain.ledger.operations import Factory, Token
+from chain.ledger.possession import factory_key
 from gateway.broker.security import User, bootstrap_user
 from nodes.keygen import load_key
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from chain.fields import DeviceKind
 from chain.genesis import Consensus, FactoryRoot, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256Signer, digest, node_id, spki_of
-from chain.ledger.operations import factory_key
+from chain.ledger.possession import factory_key
 from chain.quorum import REPLICAS_MIN
 from gateway.broker.security import User, bootstrap_user, new_password
 from gateway.mqtt.topics import Role

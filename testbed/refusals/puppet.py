@@ -9,17 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.keys import Es256Signer, node_id
-from chain.ledger.operations import (
-    Data,
-    Enrol,
-    Factory,
-    Operation,
-    Renew,
-    Token,
-    renewal_statement,
-    sign_operation,
-    voucher_statement,
-)
+from chain.ledger.operations import Data, Enrol, Factory, Operation, Renew, Token, sign_operation
+from chain.ledger.possession import renewal_statement, voucher_statement
 from testbed.provision.material import Voucher
 from testbed.refusals.manufacturer import Made
 

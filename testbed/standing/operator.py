@@ -27,10 +27,10 @@ from chain.ledger.operations import (
     Operation,
     Revoke,
     WithdrawVoucher,
-    factory_key,
     read_operation,
     voucher_key,
 )
+from chain.ledger.possession import factory_key
 from chain.ledger.statement import OK, Statement, decode_leaf
 from chain.ledger.tables import ADMIN
 from chain.proofs.proof import Proof, make_inclusion

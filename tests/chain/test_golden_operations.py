@@ -20,8 +20,8 @@ from chain.ledger.operations import (
     open_operation,
     sign_operation,
     signed_content,
-    voucher_statement,
 )
+from chain.ledger.possession import voucher_statement
 from tests.chain.world import Device, World, private_key, signer
 
 FILE = Path(__file__).parent / "golden" / "operations.json"

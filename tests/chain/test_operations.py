@@ -35,14 +35,12 @@ from chain.ledger.operations import (
     Token,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    board_statement,
     encode_operation,
     open_operation,
     read_operation,
-    renewal_statement,
     sign_operation,
-    voucher_statement,
 )
+from chain.ledger.possession import board_statement, renewal_statement, voucher_statement
 from tests.chain.world import private_key, signer
 
 NETWORK = digest(b"network")

@@ -39,10 +39,9 @@ from chain.ledger.operations import (
     Revoke,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    renewal_statement,
     sign_operation,
-    voucher_statement,
 )
+from chain.ledger.possession import renewal_statement, voucher_statement
 from chain.ledger.rules import RULES
 from chain.pbft.state_machine import Screening, VerifiedRequest
 from tests.chain.world import (

@@ -26,11 +26,9 @@ from chain.ledger.operations import (
     EnrolBoard,
     Operation,
     Token,
-    board_node,
-    board_statement,
     sign_operation,
-    voucher_statement,
 )
+from chain.ledger.possession import board_node, board_statement, voucher_statement
 from chain.ledger.statement import Statement, decode_leaf
 from chain.pbft.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes
 from chain.pbft.state_machine import VerifiedRequest

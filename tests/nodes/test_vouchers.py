@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from chain.errors import PeerFault
 from chain.keys import Es256
-from chain.ledger.operations import Factory, Token, factory_key
+from chain.ledger.operations import Factory, Token
+from chain.ledger.possession import factory_key
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, load_voucher, read_chain
 from tests.chain.manufacturer import certify
 

@@ -21,8 +21,8 @@ from chain.ledger.operations import (
     Renew,
     Revoke,
     WithdrawVoucher,
-    renewal_statement,
 )
+from chain.ledger.possession import renewal_statement
 from chain.ledger.statement import encode_leaf
 from nodes.events import EventLog
 from testbed.checks.authority import unauthorised

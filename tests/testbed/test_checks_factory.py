@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from chain.keys import Es256Signer
-from chain.ledger.operations import Factory, voucher_statement
+from chain.ledger.operations import Factory
+from chain.ledger.possession import voucher_statement
 from testbed.checks.authority import unauthorised
 from testbed.checks.properties import no_unauthorised_commit
 from testbed.checks.records import Chain, read_chain

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
-from chain.ledger.operations import Grant, Renew, Revoke, renewal_statement, sign_operation
+from chain.ledger.operations import Grant, Renew, Revoke, sign_operation
+from chain.ledger.possession import renewal_statement
 from chain.pbft.messages import Denied, Endorsement, Signed, encode, signed_bytes
 from chain.proofs.denial import check_verdicts, ended_by
 from chain.proofs.proof import ProofVerifier, decode_proof

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.ledger.operations import Renew, Revoke, renewal_statement
+from chain.ledger.operations import Renew, Revoke
+from chain.ledger.possession import renewal_statement
 from chain.ledger.statement import OK
 from chain.proofs.client import SealedBlock
 from gateway.bridge.follower import Settled

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from chain.ledger.operations import Renew, renewal_statement
+from chain.ledger.operations import Renew
+from chain.ledger.possession import renewal_statement
 from chain.proofs.certificate import carrier_certificate
 from chain.proofs.proof import decode_proof
 from gateway.bridge.edge import admitted_codec
