@@ -20,6 +20,7 @@ from typing import Self
 
 import paramiko
 
+from testbed.hosts.after_mark import AfterMark
 from testbed.hosts.files import atomic_file, chunks, digest
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
@@ -57,14 +58,8 @@ _PIECE_BYTES = 32 * 1024
 _REMOTE_GRACE_S = 2.0
 """The machine itself ends a command so long after our deadline, also when we are gone by then."""
 
-_MARK = b"\x02m2m\x03\n"
-"""`command.sh` and `probe.sh` print it first. What comes before is the login's own, and dropped."""
-
 _PROBE_WORK_NS = 100_000_000
 """What `probe.sh` takes at most on a Raspberry Pi 4 that has nothing else to do."""
-
-GREETING_BYTES_MAX = 4096
-"""Kept of what a login prints before the mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,34 +376,6 @@ class SshHost(Host):
             fix = f"is it busy or its card dying? Else slowness: in the inventory (now {slow:.1f})"
             raise OutcomeUnknown(self.name, action, problem, fix)
         raise OutcomeUnknown(self.name, action, "connection lost while it ran")
-
-
-class AfterMark:
-    """Passes on what a command prints; what its login printed before the mark is kept apart."""
-
-    def __init__(self, sink: Callable[[bytes], object]) -> None:
-        self._sink = sink
-        self._before = bytearray()
-        self.seen = False
-
-    @property
-    def greeting(self) -> bytes:
-        return bytes(self._before)
-
-    def take(self, piece: bytes) -> None:
-        if self.seen:
-            self._sink(piece)
-            return
-        self._before += piece
-        place = self._before.find(_MARK)
-        if place >= 0:
-            self.seen = True
-            rest = bytes(self._before[place + len(_MARK) :])
-            del self._before[place:]
-            if rest:
-                self._sink(rest)
-        else:
-            del self._before[:-GREETING_BYTES_MAX]
 
 
 def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:
