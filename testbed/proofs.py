@@ -1,10 +1,10 @@
 """Collects from stored ledgers what proves a device's certificate to a stranger.
 
 Each replica's database holds that replica's own signature over each head; the proof wants f+1 of
-them, so it takes the databases of f+1 replicas. A checkpoint's stored votes cannot stand in: they
-sign a CHECKPOINT message, not the head. Every signature is verified before it goes into a proof,
-so a file that lies merely does not help. The files of a proof are made in `chain.proofs.export`,
-the databases read with `nodes.replica.ledger_file`; `commands/ledger_proof` writes and prints.
+them, so it takes the databases of f+1 replicas. A checkpoint's stored votes do not serve: they sign
+a CHECKPOINT message, not the head. Every signature is verified before it goes into a proof, so a
+file that lies only does not help. The files of a proof are made in `chain.proofs.export`, the
+databases read with `nodes.replica.ledger_file`; `commands/ledger_proof` writes and prints.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class _Contents(NamedTuple):
-    """What one file tells of certificates (issued, ended) and of changes of the membership."""
+    """What one file says of certificates (issued, ended) and of changes of the membership."""
 
     issued: list[_Place]
     ended: list[_Place]
@@ -242,7 +242,7 @@ class Ledgers:
 def open_ledgers(paths: Sequence[Path], genesis: Genesis | None = None) -> Iterator[Ledgers]:
     """Opens databases for reading. Without a pinned `genesis` that of the first file is taken.
 
-    Files that cannot be read, or are of another network, are left out and told. Raises
+    Files that cannot be read, or are of another network, are left out and listed. Raises
     ConfigurationError if none is left.
     """
     left_out: list[str] = []

@@ -1,12 +1,10 @@
-"""What of an inventory and a command line may stand in a bundle, which others will read.
+"""Takes secrets out of the inventory and the command line that a bundle holds: others will read it.
 
-Taken out is what a stranger could misuse: logins, key and known_hosts paths, SSH ports, addresses
-of hosts that are reached over SSH, and the commands that switch power (they may carry tokens).
-Other paths lose their folders; YAML comments go too. What reproduces a run stays: roles,
-capabilities, boards and their identities, interfaces, options of the chain. The result is still a
-valid inventory, with the same schedule.
-
-Processes' own logs are not touched: they may name addresses of the data network.
+It takes out what a stranger could misuse: logins, key and known_hosts paths, SSH ports, addresses
+of hosts that are reached over SSH, and the commands that switch power (they may hold tokens). Other
+paths lose their folders, and YAML comments go. What reproduces a run stays: roles, capabilities,
+boards and their identities, interfaces, options of the chain. The result is a valid inventory with
+the same schedule. Processes' own logs are not changed: they may name addresses of the data network.
 """
 
 from __future__ import annotations

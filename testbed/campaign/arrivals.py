@@ -1,7 +1,8 @@
-"""When each device sends: intended times, drawn beforehand, whatever the system does meanwhile.
+"""When each device sends. The intended times are drawn before the run, whatever the system does
+then.
 
-Open-loop, so that a slow answer delays no later send and latency counts from the intended moment.
-Every device has a random stream of its own: another device more changes no one else's times.
+Open-loop: a slow answer delays no later send, and latency counts from the intended moment. Every
+device has its own random stream: one more device changes nobody else's times.
 """
 
 from __future__ import annotations

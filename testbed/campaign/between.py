@@ -1,7 +1,7 @@
-"""Between two runs: hosts must be as clean as before the first, or no further figure is believed.
+"""Between two runs: hosts must be as clean as before the first one, or later figures mean nothing.
 
-Clean is what `testbed.care.restore` calls so. On this machine only what belongs to the run's own
-directories is looked at: rules and processes of others are none of its business.
+`testbed.care.restore` defines what is clean. On this machine only the run's own directories are
+looked at: rules and processes of others do not matter.
 """
 
 from __future__ import annotations

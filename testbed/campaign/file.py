@@ -1,8 +1,8 @@
 """The campaign file: what a campaign YAML may say, and reading it.
 
-As strict as the inventory and read by the same loader. The kinds of fault are those registered in
-`kinds`: the model is put together from them, so that each kind's own parameters are checked, and
-published in the schema, like all other keys. Making a schedule from a campaign is in `schedule`.
+It is as strict as the inventory and read by the same loader. The model is put together from the
+kinds registered in `kinds`: so each kind's own parameters are checked, and published in the schema,
+like all other keys. `expand` makes a schedule from a campaign.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class _Model(BaseModel):
 
 
 class Trials(_Model):
-    """How often. Order `faults`: runs with faults only. AB, ABBA: each trial also has a run
-    without faults (A) under the same seed, in this order, so that both meet equal conditions.
-    `cooldown`: rest for the hosts between two runs."""
+    """How many trials, and which runs each has. Order `faults`: one run with faults. AB, ABBA: also
+    a run without faults (A) under the same seed, in this order, so that both meet equal conditions.
+    The hosts rest for `cooldown` between two runs."""
 
     count: int = Field(default=1, ge=1, le=10_000)
     order: Literal["faults", "AB", "ABBA"] = "faults"

@@ -1,4 +1,4 @@
-"""Never more than the agreed number of replicas faulty at once: checked before anything runs.
+"""Checks, before anything runs, that never more replicas than agreed are faulty at once.
 
 An event says which of its targets become faulty (`Event.impairs`). Overlapping events that say
 `primary` mean the same replica, so it counts once. Beside a named replica it counts as another one,

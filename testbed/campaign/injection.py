@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Attack",
     "AttackMaker",
-    "Attempt",
     "Equip",
     "Fault",
     "FaultMaker",
     "Judge",
     "Judgement",
     "Scene",
+    "Sent",
 ]
 
 
@@ -71,7 +71,7 @@ class Fault(Protocol):
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Sent:
     """What one attempt sent: an identifier of each trial that the judge can look for."""
 
     trials: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ class Attack(Protocol):
     def prepare(self) -> None:
         """Listen in, gather what is needed; called when the run starts."""
 
-    def attempt(self) -> Attempt:
+    def attempt(self) -> Sent:
         """Do it once."""
 
     def close(self) -> None:

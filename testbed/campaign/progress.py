@@ -1,4 +1,4 @@
-"""What a session tells about its progress, to whoever shows it: one interface.
+"""The interface through which a session reports its progress.
 
 `screen` shows it to people. Nothing here decides anything.
 """

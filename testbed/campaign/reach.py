@@ -1,4 +1,4 @@
-"""Which hosts answer, and since when others do not: told at once, by name.
+"""Which hosts answer, and since when others do not. A loss is shown at once, by name.
 
 Facts come from whoever asks a host or follows a log on it. What a silent host means for the run is
 judged later, from the files; run.jsonl has each loss and each return.
@@ -34,16 +34,17 @@ class Reach:
             self._heard_s[host] = self._now_s()
             since_s = self._silent_since_s.pop(host, None)
         if since_s is not None:
-            self._tell("host-back", host, since_s, f"{host} answers again, after {{}} s")
+            self._record("host-back", host, since_s, f"{host} answers again, after {{}} s")
 
     def silent(self, host: str) -> None:
-        """It did not answer. Told when it is new; counted from the last answer."""
+        """The host did not answer. The first time this is shown, with the seconds since its last
+        answer."""
         with self._lock:
             if host in self._silent_since_s:
                 return
             since_s = self._heard_s.get(host, self._now_s())
             self._silent_since_s[host] = since_s
-        self._tell("host-lost", host, since_s, f"{host} has not answered since {{}} s")
+        self._record("host-lost", host, since_s, f"{host} has not answered since {{}} s")
 
     @property
     def lines(self) -> list[str]:
@@ -52,7 +53,7 @@ class Reach:
             silent = sorted(self._silent_since_s.items())
         return [f"{host} has not answered since {self._ago(at_s)} s" for host, at_s in silent]
 
-    def _tell(self, what: str, host: str, since_s: float, text: str) -> None:
+    def _record(self, what: str, host: str, since_s: float, text: str) -> None:
         self._write("run", what=what, host=host, silent_s=self._ago(since_s))
         self._say(text.format(self._ago(since_s)))
 

@@ -1,8 +1,8 @@
-"""May a bundle's campaign go on here and now? Only if everything that made its runs is the same.
+"""Decides whether a bundle's campaign may go on here and now: only if nothing has changed.
 
-The stored schedule is what goes on; it is not drawn again. Compared are the campaign file, the
-inventory (as far as it stands in the bundle), our code and all installed packages. There is no way
-round it: runs of two configurations in one bundle would be averaged as if they were one.
+The stored schedule goes on; it is not drawn again. The campaign file, the inventory (as far as it
+stands in the bundle), our code and all installed packages are compared. No option overrules this:
+runs of two configurations in one bundle would be averaged as if they were one.
 """
 
 from __future__ import annotations

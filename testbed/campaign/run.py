@@ -1,8 +1,8 @@
 """One run of a schedule on a deployment: phases, faults and attacks at their times.
 
-Whatever happens (an error, Ctrl-C), faults are healed and attackers let go before this returns.
-What was planned, applied, observed and healed is written down as it happens; verdicts are made
-later, from the files (`testbed.report`).
+Whatever happens (an error, Ctrl-C), faults are healed and attackers are stopped before this
+returns. What was planned, applied, observed and healed is written down as it happens; verdicts are
+made later, from the files (`testbed.report`).
 """
 
 from __future__ import annotations
@@ -278,9 +278,8 @@ class Runner:
         return None
 
     def _settle(self) -> None:
-        """Everything sent is answered and everyone has caught up, or the time for it is over.
-
-        Not an error if not: the files will tell what is missing.
+        """Wait until everything sent is answered and everyone has caught up, or SETTLE_S_MAX is
+        over. That is no error: the files show what is missing.
         """
         with suppress(LabFault):
             settled = self._watch.wait_for(self._all_done, SETTLE_S_MAX)

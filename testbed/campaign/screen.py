@@ -29,8 +29,8 @@ REFRESH_PER_S = 5
 
 
 class Headway:
-    """Which run of how many, and how long all of them will still take: as long as those before
-    took in the mean, set-up included."""
+    """Which run of how many this is, and how long all of them will still take, estimated from the
+    mean of those before, with set-up."""
 
     def __init__(self) -> None:
         self._began_s = 0.0

@@ -1,9 +1,9 @@
 """A campaign from schedule to bundle: open the hosts once, then for each run deploy, run, collect.
 
-Used by `testbed run` and `testbed resume`. Hosts, lease and the check of our code there serve all
-runs; every run has a chain of its own, and clean hosts. A run that is interrupted or fails leaves
-its files too, marked as such: nothing that was measured is thrown away, nothing incomplete looks
-finished. The bundle's side of it is in `book`, what becomes of the files in `testbed.report`.
+`testbed run` and `testbed resume` use it. The hosts, the lease and the check of our code serve all
+runs; each run has its own chain and begins on clean hosts. A run that is interrupted or fails
+leaves its files too, and is marked: nothing that was measured is thrown away, nothing incomplete
+looks finished. `book` keeps the bundle; `testbed.report` reads the files.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Session:
     def make(self, todo: Iterable[RunEntry], *, after_a_crash: bool = False) -> None:
         """Make these runs; the bundle holds everything raw when this returns or raises.
 
-        With `after_a_crash` hosts are restored first: what stands there is our own.
-        A run in which the lab failed is marked, and the next one is begun if the hosts are clean.
-        Raises LabFault if it was the only one, or the last of FAILED_IN_A_ROW_MAX. Whatever ends
-        this early, the user is told how to go on.
+        With `after_a_crash` hosts are restored first: what stands there is our own. A run in which
+        the lab failed is marked, and the next one is begun if the hosts are clean. Raises LabFault
+        if it was the only one, or the last of FAILED_IN_A_ROW_MAX. If it ends early, it shows how
+        to go on.
         """
         try:
             self._make(list(todo), after_a_crash=after_a_crash)

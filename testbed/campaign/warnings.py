@@ -1,4 +1,4 @@
-"""What a schedule will not be able to tell, said before it runs."""
+"""Warns, before anything runs, of expectations that the schedule is too small to judge."""
 
 from __future__ import annotations
 

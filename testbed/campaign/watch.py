@@ -45,7 +45,7 @@ class NodeView:
 class Watch:
     """Follows the event logs of a deployment's processes until closed.
 
-    `reach` is told which hosts answer; `trouble` has what ends a run.
+    It reports to `reach` which hosts answer. `trouble` has what ends a run.
     """
 
     def __init__(self, deployment: Deployment, reach: Reach) -> None:
@@ -110,8 +110,8 @@ class Watch:
         return replicas[self.current_view() % len(replicas)]
 
     def _keep_reading(self, node: Node) -> None:
-        """Until closed. A host that is lost, by a power cut say, is followed again when it is back:
-        what that means for the run, the collected files will tell."""
+        """Runs until closed. A host that was lost (by a power cut, say) is followed again when it
+        is back. What the loss means for the run is judged from the collected files."""
         seen = 0
         while not self._closing.is_set():
             try:

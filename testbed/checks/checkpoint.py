@@ -1,4 +1,4 @@
-"""Checks a stored checkpoint: did a quorum sign the very head that was computed from genesis?"""
+"""Checks a stored checkpoint: a quorum must have signed the head that was computed from genesis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Were the hosts fit while a run went on? From raw/conditions.jsonl and raw/clock.jsonl alone.
+"""Whether the hosts were fit during a run, from raw/conditions.jsonl and raw/clock.jsonl alone.
 
 `unfit` names what makes a run's figures worthless: its verdict is then "invalid". `unknown` names
 what nobody could see, for the reader. Thresholds:
@@ -12,8 +12,8 @@ what nobody could see, for the reader. Thresholds:
 What a campaign disturbs on purpose (`Event.disturbs`) does not count against the host. A host that
 did not answer is not unfit: it may have been switched off. A host that never answered at all is
 unfit: it ran its processes, and nobody knows how. Temperature and memory are shown, never judged: a
-host that is too hot throttles.
-On loopback nothing is watched (`testbed.care.conditions.limits_of`).
+host that is too hot throttles. On loopback nothing is watched
+(`testbed.care.conditions.limits_of`).
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _by_host(conditions: Sequence[ConditionLine]) -> dict[str, list[ConditionLin
 def _unseen(
     conditions: Sequence[ConditionLine], clocks: Sequence[ClockLine]
 ) -> Iterator[tuple[str, str]]:
-    """Hosts of which each look failed, with the last problem. (This machine's own are not looked
-    at, beside their clocks, which may fail now and then.)"""
+    """Hosts that never answered, with the last problem. (Of this machine's own hosts only clocks
+    are read, and a reading may fail now and then.)"""
     for host in sorted({line.host for line in clocks} - set(_by_host(conditions))):
         problems = [line.problem for line in clocks if line.host == host and line.problem]
         looks = sum(line.host == host and not line.problem for line in clocks)

@@ -1,8 +1,9 @@
-"""Names the field of a stored block that is wrong, once it is known that the block does not hold.
+"""Names the wrong field of a stored block that is known not to hold.
 
-A head that stands under its replica's signature is what that replica said, so the body is at fault
-then; else what the items lead to is compared with what is stored. Two fields follow from nothing
-else (time and view of a block without records): there one changed byte is sought that mends it.
+If the head stands under its replica's signature, the replica signed it, and the body is wrong.
+Otherwise the statements are computed from the items and compared with the stored ones. Two fields
+follow from nothing else (time and view of a block without records): there one changed byte is
+searched for that mends the block.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def wrong_field(block: Block, ledger: Ledger, scheme: Scheme, fault: PeerFault) 
 def _below_its_root(
     block: Block, head: Head, ledger: Ledger, scheme: Scheme, fault: PeerFault
 ) -> tuple[str, str]:
-    """The head commits to these statements: an item is wrong, or what was made of it."""
+    """The head commits to these statements, so an item is wrong, or the statement made from it."""
     times = set()
     for index, record in enumerate(block.records):
         opened = _open(record.item, ledger, scheme)
@@ -91,7 +92,7 @@ def _below_its_root(
 def _beside_its_root(
     block: Block, head: Head, leaves_root: bytes, ledger: Ledger, scheme: Scheme
 ) -> tuple[str, str]:
-    """Head and statements disagree: what the items lead to tells which is wrong."""
+    """Head and statements disagree; the statements computed from the items show which is wrong."""
     requests = []
     for index, record in enumerate(block.records):
         opened = _open(record.item, ledger, scheme)
@@ -119,9 +120,9 @@ def _open(item: bytes, ledger: Ledger, scheme: Scheme) -> VerifiedRequest | Peer
 def wrong_signature(
     head: bytes, next_parent: bytes | None, verify: Callable[[bytes], bool]
 ) -> tuple[str, str]:
-    """The block holds in itself, but its replica's signature over the head does not: which of the
-    two is wrong. `next_parent` is what the next block says this head's hash is, if there is one;
-    `verify` checks the signature over a head."""
+    """The block itself holds, but its replica's signature over the head does not. Says which is
+    wrong. `next_parent` is what the next block says this head's hash is, if there is one; `verify`
+    checks the signature over a head."""
     if next_parent is not None and digest(head) == next_parent:
         return "signature", "the replica's signature over the head does not hold"
     for name, start, size in HEAD_FIELDS:

@@ -1,7 +1,7 @@
 """Everything that was written down about a run: manifest, schedule, events, faults, attacks.
 
-Read once, leniently: a log that a killed process left torn, or a run that was cut short, is still
-evidence; lines that could not be read are counted in `unreadable`.
+Everything is read once, and leniently: a torn log of a killed process, or a run that was cut short,
+is still evidence. Lines that could not be read are counted in `unreadable`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from testbed.campaign.schedule import Phase, Schedule, Trial
 from testbed.checks.conditions import ClockLine, ConditionLine, unfit
 from testbed.checks.logs import (
     AttackLine,
-    Event,
     FaultLine,
+    LogEvent,
     RunLine,
     SerialFrame,
     read_events,
@@ -35,7 +35,7 @@ __all__ = ["Evidence", "genesis_of"]
 
 ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=LogEvent)
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -100,17 +100,17 @@ class Evidence:
 
     @property
     def ledgers(self) -> list[Path]:
-        """The collected databases, in the order of their names; first those of replicas that never
-        lied. Whoever was healed is judged like the others: only what it sent was forged, and its
-        file is verified from the genesis in any case."""
+        """The collected databases, in the order of their names, those of replicas that never lied
+        first. A replica that was healed is judged like the others: only what it sent was forged,
+        and its file is verified from the genesis anyway."""
         judged = [path for path in self.run.ledgers if path.stem not in self.unhealed]
         return sorted(judged, key=lambda path: (path.stem in self.liars, path.name))
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
-        """What was not collected although all is judged by it: a ledger may hold the fork that the
-        others do not, devices alone say what they hold receipts for, and replicas when a block was
-        executed."""
+        """What was not collected, although the judgement needs it. A missing ledger may hold a
+        fork; only devices say which receipts they hold; only replicas say when they executed a
+        block."""
         wanted = len(self.genesis.members) - len(self.unhealed)
         # A copy of another's speaks for nobody.
         whose = {each.name if each.replica is None else each.replica for each in self.chains}
@@ -121,11 +121,12 @@ class Evidence:
 
     @cached_property
     def silent(self) -> tuple[str, ...]:
-        """Replicas with a ledger and without a log: when they executed what, nobody can tell."""
+        """Replicas with a ledger and without a log: it is not known when they executed a block."""
         return self._lack(path.stem for path in self.ledgers)
 
     def _lack(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Whose log is not there, or empty: a process that ran wrote at least that it started."""
+        """The names without a log, or with an empty one: a process that ran logged at least its
+        start."""
         logs = self.run.raw.glob("*.jsonl")
         there = {path.stem for path in logs if path.stat().st_size}
         return tuple(name for name in names if name not in there)
@@ -171,8 +172,8 @@ class Evidence:
         self.unreadable[name] += unreadable
         return lines
 
-    def _read_events(self) -> list[Event]:
-        found: list[Event] = []
+    def _read_events(self) -> list[LogEvent]:
+        found: list[LogEvent] = []
         for path in sorted(self.run.raw.glob("*.jsonl")):
             if path.stem not in ORCHESTRATOR_LOGS:
                 events, unreadable = read_events(path)

@@ -1,8 +1,8 @@
 """What became of each fault of the schedule: applied, seen, healed, recovered from.
 
-Recovery is timed from healing to the first block that was proposed after it: until some replica
-had executed it. Both are wall clocks, of the orchestrator and of replicas: in a lab the value is
-good to the bound of their offset.
+Recovery is the time from healing until some replica had executed the first block that was proposed
+after it. It is taken from two wall clocks, the orchestrator's and a replica's, so in a lab it is as
+exact as the bound of their offset.
 """
 
 from __future__ import annotations

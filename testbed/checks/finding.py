@@ -1,4 +1,4 @@
-"""What a checker found to be wrong, precise enough to go and look."""
+"""What a checker found to be wrong, and exactly where."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def verify_ledgers(
 ) -> LedgerReport:
     """Checks each database, then what they say together. `genesis` is the pinned one; without it
     the first file's own is taken, and only the network id printed tells whether it is the right
-    one. `done` is told of each file."""
+    one. `done` is called after each file."""
     scheme = _Remembering(Es256())
     vouched = _Vouched()
     reports = []

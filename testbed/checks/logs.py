@@ -19,11 +19,11 @@ __all__ = [
     "BoardGap",
     "Conflict",
     "DataAdded",
-    "Event",
     "EventsDropped",
     "FaultLine",
     "GroupDenied",
     "Late",
+    "LogEvent",
     "RelayGap",
     "Requested",
     "RunLine",
@@ -43,10 +43,10 @@ Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+class LogEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """`t` is the wall clock in ns; `m` the monotonic one, comparable within one `boot`.
 
-    `node` is whose file it stands in: nobody speaks for another.
+    `node` is the owner of the file that the line stands in: a node speaks for itself only.
     """
 
     t: Whole
@@ -55,14 +55,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     node: str
 
 
-class Admitted(Event, frozen=True, kw_only=True, tag="admitted"):
+class Admitted(LogEvent, frozen=True, kw_only=True, tag="admitted"):
     """At a device: its enrolment was answered and the receipt verified."""
 
     id: str
     latency_ms: Milliseconds
 
 
-class DataAdded(Event, frozen=True, kw_only=True, tag="data"):
+class DataAdded(LogEvent, frozen=True, kw_only=True, tag="data"):
     """At a device: a reading of `source` (a board, None: its own) was answered."""
 
     id: str
@@ -71,21 +71,22 @@ class DataAdded(Event, frozen=True, kw_only=True, tag="data"):
     source: str | None = None
 
 
-class Late(Event, frozen=True, kw_only=True, tag="late"):
+class Late(LogEvent, frozen=True, kw_only=True, tag="late"):
     """At a device: a reading was not answered in time."""
 
     intended_ns: Whole
     source: str | None = None
 
 
-class GroupDenied(Event, frozen=True, kw_only=True, tag="denied"):
-    """At a gateway with `id`: f+1 replicas said no. At a device, without: it was told so."""
+class GroupDenied(LogEvent, frozen=True, kw_only=True, tag="denied"):
+    """At a gateway (with `id`): f+1 replicas refused. At a device (without): it received the
+    refusal."""
 
     reason: str
     id: str | None = None
 
 
-class Requested(Event, frozen=True, kw_only=True, tag="request"):
+class Requested(LogEvent, frozen=True, kw_only=True, tag="request"):
     """At a gateway: a signed request came. `outcome` is accepted, repeat-waiting, repeat-final or
     refused:<reason>."""
 
@@ -95,14 +96,14 @@ class Requested(Event, frozen=True, kw_only=True, tag="request"):
     outcome: str
 
 
-class SerialRefused(Event, frozen=True, kw_only=True, tag="serial-refused"):
+class SerialRefused(LogEvent, frozen=True, kw_only=True, tag="serial-refused"):
     """At an environmental device: a frame on a board's line was refused."""
 
     board: str
     reason: str
 
 
-class BoardGap(Event, frozen=True, kw_only=True, tag="board-gap"):
+class BoardGap(LogEvent, frozen=True, kw_only=True, tag="board-gap"):
     """At an environmental device: a board's port was gone or silent for so long, and is back."""
 
     board: str
@@ -110,7 +111,7 @@ class BoardGap(Event, frozen=True, kw_only=True, tag="board-gap"):
     seconds: float
 
 
-class BlockDone(Event, frozen=True, kw_only=True, tag="block"):
+class BlockDone(LogEvent, frozen=True, kw_only=True, tag="block"):
     """At a replica: a block was executed. The `*_us` of phases count from the moment at which it
     proposed or accepted the block, on its monotonic clock; only the proposer has `proposed_us`."""
 
@@ -125,38 +126,38 @@ class BlockDone(Event, frozen=True, kw_only=True, tag="block"):
     committed_us: Whole | None = None
 
 
-class StoreDamaged(Event, frozen=True, kw_only=True, tag="store-damaged"):
+class StoreDamaged(LogEvent, frozen=True, kw_only=True, tag="store-damaged"):
     """At a replica: its ledger was damaged. It fetches all anew and sends no votes meanwhile."""
 
 
-class StoreMissing(Event, frozen=True, kw_only=True, tag="store-missing"):
+class StoreMissing(LogEvent, frozen=True, kw_only=True, tag="store-missing"):
     """At a replica: its ledger was gone; as `StoreDamaged`."""
 
 
-class VotingAgain(Event, frozen=True, kw_only=True, tag="voting-again"):
+class VotingAgain(LogEvent, frozen=True, kw_only=True, tag="voting-again"):
     """At a replica: it is past all that it can have voted on, and votes again."""
 
 
-class ViewEntered(Event, frozen=True, kw_only=True, tag="view"):
+class ViewEntered(LogEvent, frozen=True, kw_only=True, tag="view"):
     """At a replica."""
 
     view: Whole
 
 
-class Conflict(Event, frozen=True, kw_only=True, tag="conflict"):
+class Conflict(LogEvent, frozen=True, kw_only=True, tag="conflict"):
     """At a gateway: `replica` signed two heads of one height."""
 
     replica: Whole
 
 
-class RelayGap(Event, frozen=True, kw_only=True, tag="relay-gap"):
+class RelayGap(LogEvent, frozen=True, kw_only=True, tag="relay-gap"):
     """At a gateway: messages of a relay were lost on the way."""
 
     relay: str
     missing: Whole
 
 
-class EventsDropped(Event, frozen=True, kw_only=True, tag="events-dropped"):
+class EventsDropped(LogEvent, frozen=True, kw_only=True, tag="events-dropped"):
     """Events that could not be written (a full disk)."""
 
     count: Whole
@@ -232,15 +233,15 @@ _any_event = msgspec.json.Decoder(_AnyEvent)
 _event: msgspec.json.Decoder[Any] = msgspec.json.Decoder(KnownEvent)
 
 
-def read_events(path: Path) -> tuple[list[Event], int]:
+def read_events(path: Path) -> tuple[list[LogEvent], int]:
     """The known events of one process's log, and how many lines cannot be read: those that a
     kill or a full disk tore."""
-    found: list[Event] = []
+    found: list[LogEvent] = []
     unreadable = 0
     for line in _lines(path):
         try:
             if _any_event.decode(line).event in _TAGS:
-                event: Event = _event.decode(line)
+                event: LogEvent = _event.decode(line)
                 found.append(msgspec.structs.replace(event, node=path.stem))
         except (msgspec.DecodeError, UnicodeDecodeError):
             unreadable += 1

@@ -1,7 +1,7 @@
 """Safety and liveness, judged from stored chains, device receipts and wall times.
 
-Each property answers with whether it held and what was found, in words. What a replica says of
-itself counts only where its signature or its hash chain binds it.
+Each property says whether it held, and in words what was found. What a replica says of itself
+counts only where its signature or its hash chain binds it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAMED_MAX = 3  # examples in a detail
 
 
 class Property(msgspec.Struct, frozen=True, kw_only=True):
-    """`detail` tells what was looked at, or what broke it."""
+    """`detail` says what was looked at, or what broke it."""
 
     name: str
     held: bool
@@ -122,7 +122,7 @@ def no_unauthorised_commit(genesis: Genesis, chain: Chain) -> Property:
 
 
 def durability(evidence: Evidence, chains: Sequence[Chain]) -> Property:
-    """What a device holds a receipt for stands on every chain that is that high."""
+    """Every request with a receipt at a device stands on every chain that is high enough."""
     receipts = {event.id: event.node for event in _receipts(evidence)}
     stored = [
         {entry.statement.request.hex(): entry.height for entry in chain.entries} for chain in chains

@@ -1,7 +1,7 @@
 """Reads what stands on a stored chain, record by record, whether or not the chain verifies.
 
-A ledger that does not verify is still evidence of what happened, so nothing here raises for its
-contents: what cannot be decoded is left out (and `ledger` names it).
+A ledger that does not verify is still evidence. So nothing here raises because of its contents:
+what cannot be decoded is left out, and `ledger` names it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Chain", "Entry", "StoredHead", "board_readings", "read_chain"]
 
 
 class _Reading(msgspec.Struct, frozen=True):
-    """What tells readings apart in a payload (`nodes.device.sender.Reading`)."""
+    """The fields of a payload that identify a reading (`nodes.device.sender.Reading`)."""
 
     number: int
     board: str | None = None

@@ -83,21 +83,21 @@ def _block(stored: StoredHead, entries: Sequence[Entry]) -> ShownBlock:
 
 
 def _record(entry: Entry) -> ShownRecord:
-    told = entry.statement
+    statement = entry.statement
     return ShownRecord(
-        node_id=told.node.hex(),
-        operation=told.op,
-        operation_status=told.status,
-        privilege_level=told.privilege,
-        access_time=_utc(told.time_us),
-        access_time_us=told.time_us,
-        service_type=told.service,
-        public_key=None if told.key is None else told.key.hex(),
-        certificate=told.certificate,
-        request_id=told.request.hex(),
-        by=None if told.by is None else told.by.hex(),
-        board=None if told.board is None else told.board.hex(),
-        counter=told.counter,
+        node_id=statement.node.hex(),
+        operation=statement.op,
+        operation_status=statement.status,
+        privilege_level=statement.privilege,
+        access_time=_utc(statement.time_us),
+        access_time_us=statement.time_us,
+        service_type=statement.service,
+        public_key=None if statement.key is None else statement.key.hex(),
+        certificate=statement.certificate,
+        request_id=statement.request.hex(),
+        by=None if statement.by is None else statement.by.hex(),
+        board=None if statement.board is None else statement.board.hex(),
+        counter=statement.counter,
     )
 
 

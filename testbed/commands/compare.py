@@ -55,13 +55,13 @@ def compare(
     found = [compared(first, read_result(find_bundle(other))) for other in others]
     failures = [list(_failures(each, bounds, fail_on_change)) for each in found]
     if as_json:
-        told = [
+        comparisons = [
             msgspec.to_builtins(each) | {"failures": failed}
             for each, failed in zip(found, failures, strict=True)
         ]
-        print_json({"ok": not any(failures), "comparisons": told})
+        print_json({"ok": not any(failures), "comparisons": comparisons})
     else:
-        parts = [_told(each, failed) for each, failed in zip(found, failures, strict=True)]
+        parts = [_in_words(each, failed) for each, failed in zip(found, failures, strict=True)]
         typer.echo("\n\n".join(parts))
     raise typer.Exit(1 if any(failures) else 0)
 
@@ -81,7 +81,7 @@ def _bounds(stated: list[str] | None, *, at_most: bool) -> Iterator[tuple[str, f
 def _failures(
     found: Comparison, bounds: list[tuple[str, float, bool]], fail_on_change: bool
 ) -> Iterator[str]:
-    """What cannot be told fails too: a gate that sees nothing must not be open."""
+    """A bound that cannot be checked fails too: a gate that sees nothing must not be open."""
     figures = {f"{each.arm}.{each.name}": each for each in found.figures}
     for each in found.figures:  # runs with faults come first
         figures.setdefault(f".{each.name}", each)
@@ -99,7 +99,7 @@ def _failures(
             yield f"{change.name}: was {change.a}, is {change.b}"
 
 
-def _told(found: Comparison, failures: list[str]) -> str:
+def _in_words(found: Comparison, failures: list[str]) -> str:
     parts = [columns([("A", found.a), ("B", found.b)])]
     if found.obstacles:
         parts.append("\n".join(["Figures cannot be compared:", *_list(found.obstacles)]))

@@ -46,7 +46,7 @@ def verify(where: Where, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"ok": report.holds, **msgspec.to_builtins(report)})
     else:
-        typer.echo(_told(report))
+        typer.echo(_in_words(report))
     raise typer.Exit(0 if report.holds else 1)
 
 
@@ -84,7 +84,7 @@ def _databases(where: str) -> tuple[list[Path], Genesis | None]:
     return run.ledgers, genesis_of(run)
 
 
-def _told(report: LedgerReport) -> str:
+def _in_words(report: LedgerReport) -> str:
     lines = [f"network {report.network or 'unknown'}"]
     for file in report.files:
         verdict = "holds" if not file.findings else "DOES NOT HOLD"

@@ -82,7 +82,7 @@ def export_proof(
     if as_json:
         print_json(_as_json(proven, network, left_out, out))
     else:
-        typer.echo(_told(proven, network, left_out, out))
+        typer.echo(_in_words(proven, network, left_out, out))
 
 
 def _databases(where: list[str]) -> tuple[list[Path], RunFolder | None]:
@@ -163,7 +163,7 @@ def _as_json(proven: Proven, network: str, left_out: list[str], out: Path) -> di
     }
 
 
-def _told(proven: Proven, network: str, left_out: list[str], out: Path) -> str:
+def _in_words(proven: Proven, network: str, left_out: list[str], out: Path) -> str:
     statement = proven.statement
     rows = [
         ("device", statement.node.hex()),

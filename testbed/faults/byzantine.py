@@ -1,9 +1,9 @@
 """Faults of replicas that lie: `byzantine.*`, each a trick of `nodes.byzantine.config`.
 
-The wrapper is the one that the simulator uses. A replica that was started with the switch (`equip`,
-before the network starts) becomes Byzantine by an order in a local file and honest when
-the file is gone (`nodes.byzantine.switch`); a host takes it away by itself if nobody else does.
-How a lie is seen to take effect is in `witness`.
+The wrapper is the simulator's. A replica that was started with the switch (`equip`, before the
+network starts) becomes Byzantine by an order in a local file and honest when the file is gone
+(`nodes.byzantine.switch`); a host takes it away by itself if nobody else does. How a lie is seen to
+take effect is in `witness`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Proof(NamedTuple):
 
 @dataclass(frozen=True)
 class _TrickFault:
-    """How a campaign tells of a trick."""
+    """What a campaign says of a trick."""
 
     trick: Trick
     summary: str
@@ -131,7 +131,9 @@ class ByzantineFault:
         # for its story, and they see through it.
         for node in reversed(self._nodes):
             scene.deployment.put(node, File(ORDERS, json.dumps(order).encode(), 0o600))
-            if not scene.watch.wait_for(partial(witness.told, "byzantine", node), TAKEN_S_MAX):
+            if not scene.watch.wait_for(
+                partial(witness.has_logged, "byzantine", node), TAKEN_S_MAX
+            ):
                 raise LabFault(f"{node.name}: the order to lie was not taken; see its {EVENTS}")
 
     def observe(self, within_s: float) -> bool:
@@ -159,7 +161,9 @@ class ByzantineFault:
         names = {node.name for node in self._nodes}
         views = [view for view in watch.replicas if view.name in names]
         whole = watch.wait_for(
-            lambda: witness.told("honest") and all(view.height >= self._tip for view in views),
+            lambda: (
+                witness.has_logged("honest") and all(view.height >= self._tip for view in views)
+            ),
             within_s,
         )
         states = [deployment.host(node).status(node.unit).state for node in self._nodes]

@@ -1,7 +1,7 @@
 """What honest replicas' logs say of liars: how an injected lie is seen to take effect.
 
-Of the liars themselves only that they lie is believed. Everything counts from when the witness was
-made. What a replica refused, and how many frames came from whom, it tells once a second
+Of what liars log, only that they lie is believed. Everything counts from the moment when the
+witness was made. A replica logs once a second what it refused and how many frames came from whom
 (`counters`): two such lines are compared.
 """
 
@@ -60,7 +60,7 @@ class Witness:
         )
 
     def lied(self) -> bool:
-        """Liars say that they acted, and frames of theirs came to an honest replica meanwhile."""
+        """Liars log that they acted, and meanwhile frames of theirs reached an honest replica."""
         acted = any(self._new(name, "byzantine-acts") for name in self._lying)
         return acted and any(last > first for first, last in self._pairs("heard"))
 
@@ -82,7 +82,7 @@ class Witness:
             if (found := (event["time_us"], event.get("count")))
         )
 
-    def told(self, event: str, liar: Node | None = None) -> bool:
+    def has_logged(self, event: str, liar: Node | None = None) -> bool:
         """Every liar, or this one, has logged `event`."""
         names = self._lying if liar is None else [liar.name]
         return all(self._new(name, event) for name in names)

@@ -70,15 +70,15 @@ def _maybe(value: float | None) -> Known | None:
 def admission_ms(run: RunSummary) -> Known | None:
     """The median over all who asked. Who was never admitted took longer than all who were; of
     these a summary has a few quantiles, between which the median then lies."""
-    told = run.latency_ms.admission
-    if not told.n + told.censored:
+    seen = run.latency_ms.admission
+    if not seen.n + seen.censored:
         return None
-    rank = ceil((told.n + told.censored) / 2)
+    rank = ceil((seen.n + seen.censored) / 2)
     lo, hi = 0.0, inf
-    for share, value in ((0.5, told.p50), (0.9, told.p90), (0.99, told.p99), (1.0, told.max)):
+    for share, value in ((0.5, seen.p50), (0.9, seen.p90), (0.99, seen.p99), (1.0, seen.max)):
         if value is not None:
-            lo = value if ceil(share * told.n) <= rank else lo
-            hi = min(hi, value) if ceil(share * told.n) >= rank else hi
+            lo = value if ceil(share * seen.n) <= rank else lo
+            hi = min(hi, value) if ceil(share * seen.n) >= rank else hi
     return Known(lo, hi)
 
 

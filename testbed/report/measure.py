@@ -1,7 +1,7 @@
-"""Latencies of a run, from device and replica events: each on one clock, none dropped.
+"""Latencies of a run, from events of devices and replicas. Each is on one clock; none is dropped.
 
 Open-loop: an operation's latency counts from its intended moment, whatever became of the one
-before. One that was answered late has its true latency; one that never was is censored.
+before. A late answer has its true latency; an operation without an answer is censored.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _censored(
 def _never_told_of(
     evidence: Evidence, logged: set[tuple[str, str | None, int]]
 ) -> Iterator[Operation]:
-    """What a mobile device was to send and wrote no line about: it, or its machine, was down."""
+    """What a mobile device should have sent and did not log: it, or its machine, was down."""
     start_ns = evidence.start_ns
     if start_ns is None or not evidence.completed or evidence.schedule.workload.kind == "enrol":
         return

@@ -1,4 +1,4 @@
-"""What a reader of a run should know before believing its numbers."""
+"""What a reader should know before believing the numbers of a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import (
     BoardGap,
     Conflict,
-    Event,
     EventsDropped,
+    LogEvent,
     RelayGap,
     StoreDamaged,
     StoreMissing,
@@ -77,7 +77,7 @@ def _voteless(evidence: Evidence) -> Iterator[str]:
     yield text
 
 
-def _last(evidence: Evidence, kind: type[Event]) -> dict[str, int]:
+def _last(evidence: Evidence, kind: type[LogEvent]) -> dict[str, int]:
     return {event.node: event.t for event in evidence.events(kind)}
 
 

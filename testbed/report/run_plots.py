@@ -115,7 +115,7 @@ def _shade(evidence: Evidence, axes: Axes) -> None:
 
 
 def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
-    """Empirical distributions; what was never answered keeps its curve below 1."""
+    """Empirical distributions. Operations without an answer keep their curve below 1."""
     made = figure(2.6, mark)
     axes: Axes = made.add_subplot()
     series = [
@@ -147,8 +147,8 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
 
 
 def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
-    """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond. What was never
-    answered is in no box, and told below it."""
+    """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond. Operations
+    without an answer are in no box; their number stands below it."""
     made = figure(2.4, mark, label_lines=2)
     axes: Axes = made.add_subplot()
     names = [phase.name for phase in evidence.schedule.phases]

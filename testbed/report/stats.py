@@ -1,7 +1,7 @@
 """The statistics of the reports: quantiles of latencies, bounds on success rates.
 
-The methods and their reasons are the customer's (campaign rules): exact binomial bounds, never
-"0 %", timeouts kept as censored observations.
+The methods follow the rules of campaigns: exact binomial bounds, never "0 %", timeouts kept as
+censored observations.
 """
 
 from __future__ import annotations

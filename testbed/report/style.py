@@ -1,7 +1,7 @@
 """How figures look: colours that colour-blind readers tell apart, embedded fonts, no dates.
 
-Okabe and Ito's palette; with lines, markers and dashes differ as well. Widths are those of a
-two-column paper. The same data give the same bytes.
+The palette is Okabe and Ito's. Lines also differ in dashes, points in markers. Widths are those of
+a two-column paper. The same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def styled() -> Iterator[None]:
 
 
 def figure(height_in: float, watermark: str | None, label_lines: int = 1) -> Figure:
-    """An empty figure; no window system, no global state. `label_lines` of text stand at each
-    tick of the x axis."""
+    """An empty figure, without window system or global state. Each tick of the x axis has a label
+    of `label_lines` lines."""
     made = Figure(figsize=(WIDTH_IN, height_in))
     # Fixed margins in inches: labels have their place, and no layout is searched for.
     made.subplots_adjust(

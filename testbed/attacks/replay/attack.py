@@ -19,7 +19,7 @@ from gateway.bridge.edge import Stamped, ask_codec, stamped_codec
 from gateway.mqtt.client import Message, MqttClient, MqttSettings
 from gateway.mqtt.topics import Request, Up, parse
 from testbed.boards.cable import has_cable, order_cable
-from testbed.campaign.injection import Attempt, Scene
+from testbed.campaign.injection import Scene, Sent
 from testbed.hosts.port import HostFault
 from testbed.provision.layout import Node
 
@@ -76,10 +76,10 @@ class ReplayAttack:
             self._in_loop(client.ready(CONNECT_S_MAX)).result()
         self._in_loop(self._listen(self._ear))
 
-    def attempt(self) -> Attempt:
+    def attempt(self) -> Sent:
         mqtt = self._replay_messages()
         serial = self._replay_frames() if "serial" in self._wanted else []
-        return Attempt(tuple(mqtt + serial), {"mqtt": len(mqtt), "serial": len(serial)})
+        return Sent(tuple(mqtt + serial), {"mqtt": len(mqtt), "serial": len(serial)})
 
     def close(self) -> None:
         if self._thread.is_alive():

@@ -4,7 +4,7 @@ A trial names what was sent, followed by "#n": `<request id>@<relay>` in hex for
 attacker published as that relay, or `serial/<board>/<SHA-256 of the frame>` for a frame on a
 board's line. It counts as observed if its arrival was logged by whoever it was meant for: the
 gateway (over that relay: a device that asks again over its own is no attack), or the tap on the
-serial line, after the attempt began. What was not seen to arrive is no evidence of anything.
+serial line, after the attempt began. A trial that was not seen to arrive proves nothing.
 """
 
 from __future__ import annotations
