@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
@@ -36,68 +34,22 @@ from gateway.bridge.edge import (
     sync_codec,
 )
 from gateway.bridge.follower import Follower, Settled
-from gateway.bridge.logins import Carrier, LoginChange, Logins, carrier_of, ended, is_welcome
+from gateway.bridge.logins import Logins, carrier_of, ended, is_welcome
 from gateway.bridge.outbox import Entry
 from gateway.bridge.parts import split
+from gateway.bridge.ports import Limits, Outside, Writes
 from gateway.bridge.precheck import check_sender, refusal
 from gateway.bridge.relays import Relays
 from gateway.bridge.stamps import SUSPECTED_BY, Stamps
 from gateway.bridge.waiting import Pending, Waiting
-from gateway.limits import RateLimiter
 from gateway.mqtt.topics import Status, Up, parse
 from gateway.refusing import refusing
 
-__all__ = ["Bridge", "Limits", "Outside", "Writes"]
+__all__ = ["Bridge"]
 
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
 RESUBMITTED_PER_TICK_MAX = 256
 LIMITED_EVENT_MS = 1_000  # between two events about one relay that sends too much
-
-
-class Outside(Protocol):
-    """What the bridge needs from the process around it. No method blocks."""
-
-    def submit(self, cose: bytes, *, everyone: bool) -> None:
-        """Sends a request to the replica that seems to be the primary, or to all."""
-
-    def answer(self, device: str, kind: str, payload: bytes) -> None:
-        """Publishes to `rsp/<device>/<kind>`."""
-
-    def change_login(self, change: LoginChange) -> None:
-        """Adds or removes a login at the broker."""
-
-    def list_carrier(self, carrier: Carrier) -> None:
-        """Lists a device's certificate at the broker, then answers the device."""
-
-    def answer_with_login(self, login: str, device: str, payload: bytes) -> None:
-        """Publishes to `rsp/<device>/admitted` as soon as `login` works at the broker."""
-
-    def emit(self, event: str, **fields: object) -> None:
-        """Writes to the event log."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """The rates are checked in this order: of the last hop, which the broker vouches for; of a
-    device behind it, by relay, so that no relay uses up another's share; of ledger copies, and of
-    answers that are no longer cached; of events about refusals, by relay. At most
-    `waiting_max` requests are with the replicas: of one device `device_waiting_max`, of one relay
-    `relay_waiting_max`."""
-
-    relays: RateLimiter
-    devices: RateLimiter
-    syncs: RateLimiter
-    events: RateLimiter
-    waiting_max: int
-    device_waiting_max: int
-    relay_waiting_max: int
-    submit_timeout_ms: int
-
-
-class Writes(msgspec.Struct, frozen=True):
-    """What the outbox must store and may forget before `written` is called."""
-
-    fresh: tuple[Entry, ...]
-    done: tuple[bytes, ...]
 
 
 class Bridge:

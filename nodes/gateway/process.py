@@ -20,9 +20,10 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256
 from gateway.bridge.block_store import BlockStore, BlockStoreError
-from gateway.bridge.bridge import Bridge, Limits
+from gateway.bridge.bridge import Bridge
 from gateway.bridge.logins import Carrier, LoginChange
 from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
+from gateway.bridge.ports import Limits
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User
 from gateway.limits import RateLimiter

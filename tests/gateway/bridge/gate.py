@@ -16,12 +16,13 @@ from chain.pbft.messages import Denied
 from chain.pbft.state_machine import VerifiedRequest
 from chain.proofs.client import LedgerCopy, decode_range
 from gateway.bridge.block_store import BlockStore
-from gateway.bridge.bridge import Bridge, Limits
+from gateway.bridge.bridge import Bridge
 from gateway.bridge.edge import Kind, Stamped, SyncRequest, denied_codec, part_codec, sync_codec
 from gateway.bridge.edge import stamped_codec as stamps
 from gateway.bridge.logins import Carrier, LoginChange
 from gateway.bridge.outbox import Outbox
 from gateway.bridge.parts import Assembly
+from gateway.bridge.ports import Limits
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.security import bootstrap_id
 from gateway.limits import RateLimiter
