@@ -32,6 +32,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "cpu": ("partition", "loss", "crash", "pause"),
     "byzantine": ("byzantine",),
     "stop": (),
+    "views": ("alone",),
     "all": (
         "partition",
         "loss",
@@ -118,6 +119,8 @@ def draw(options: Options, seed: int) -> Scenario:
     for kind in kinds:
         for _ in range(dice.randint(1, 4) if kind in _FAULT_DRAWS else 0):
             events += _FAULT_DRAWS[kind](dice, total, heal_us)
+    if "alone" in kinds:
+        events += _alone(dice, n, heal_us)
     survivors = tuple(r for r in honest if r not in change.lost)
     events += _permanent(dice, total, [*change.lost], heal_us)
     spare = min(Quorum.of(size).faulty for size in (n, *change.sizes)) - len(traitors)
@@ -153,7 +156,8 @@ def draw(options: Options, seed: int) -> Scenario:
 
 
 def _enabled(profile: str, kind: str) -> float:
-    return 1.0 if kind == "member" and profile == "membership" else _ENABLED.get(kind, 0.5)
+    always = (profile, kind) in (("membership", "member"), ("views", "alone"))
+    return 1.0 if always else _ENABLED.get(kind, 0.5)
 
 
 def _consensus(dice: Random, n: int, intervals: Sequence[int]) -> Consensus:
@@ -245,6 +249,25 @@ def _partition(dice: Random, n: int) -> Links:
         gateway = GATEWAY + dice.randrange(_GATEWAYS)
         blocked += [link for r in left for link in ((r, gateway), (gateway, r))]
     return tuple(sorted(blocked))
+
+
+def _alone(dice: Random, n: int, heal_us: int) -> list[Event]:
+    """Three views for one number. One replica alone hears the others, and so prepares alone; then
+    it is cut off, and they go on in the next view without it; then it is back, and the primary of
+    that view is cut off. Nothing else keeps what was prepared in the first view and the second."""
+    lone = dice.randrange(2, n)
+    everyone = [(a, b) for a in range(n) for b in range(n) if a != b]
+    deaf = tuple((a, b) for a, b in everyone if (b != lone and a != 0) or a == lone)
+    cut, next_primary = (tuple(link for link in everyone if r in link) for r in (lone, 1))
+    first_us = dice.randrange(200_000, 1_500_000)
+    second_us = first_us + dice.randint(200_000, 600_000)
+    third_us = second_us + dice.randint(1_000_000, 2_500_000)
+    phases = [(first_us, second_us, deaf), (second_us, third_us, cut)]
+    phases.append((third_us, heal_us, next_primary))
+    return [
+        Event(at_us=start, kind=Kind.BLOCK, duration_us=stop - start, links=links)
+        for start, stop, links in phases
+    ]
 
 
 def _some_links(dice: Random, n: int) -> Links:
