@@ -104,7 +104,7 @@ def test_down_removes_nothing_for_a_file_that_it_did_not_write(tmp_path: Path, k
 
 @pytest.mark.lab
 @pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
-def test_up_status_power_and_down_again(tmp_path: Path) -> None:
+def test_up_status_power_and_down_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole life of a lab by its commands; `--json` for machines."""
 
     def power(to: str) -> int:
@@ -132,6 +132,11 @@ def test_up_status_power_and_down_again(tmp_path: Path) -> None:
         assert power("off") == 0
         hosts = json.loads(emulate("status", "--json", cwd=tmp_path).stdout)["hosts"]
         assert [host["on"] for host in hosts.values()] == [True, False]
+        lab_file = str(tmp_path / "emulated/inventory.yaml")
+        capsys.readouterr()
+        assert cli.main(["status", "-i", lab_file, "--json"]) == 0, "a host that is off is no fault"
+        hosts = json.loads(capsys.readouterr().out)["hosts"]
+        assert [host["powered"] for host in hosts.values()] == [True, False]
         assert emulate("reboot", "pi02", cwd=tmp_path).returncode == 3, "it has no power"
         assert power("on") == 0
         assert emulate("reboot", "pi09", cwd=tmp_path).returncode == 2
