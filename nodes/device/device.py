@@ -1,4 +1,4 @@
-"""A device with a key of its own: asks for access, checks what it is told, signs what it says.
+"""A device with a key of its own: it asks for access, verifies every answer, signs its messages.
 
 Mobile and environmental devices share this; they differ in how a message leaves them (`Uplink`).
 The device trusts its genesis document only: every answer is a proof that it verifies itself.
@@ -73,7 +73,7 @@ class Refused(Exception):
 
 
 Answer = Statement | Refused
-"""What became of a request: what the chain recorded (`status` says whether it was allowed), or who
+"""The outcome of a request: the chain's record (`status` says whether it was allowed), or who
 refused it before that."""
 
 
@@ -100,8 +100,8 @@ class Uplink(Protocol):
 
 
 class Device:
-    """`kind` is what it enrols as. `announced` is the newest height that it was told of, and
-    `head_came` is set at each announcement."""
+    """`kind` is what it enrols as. `announced` is the newest announced height; `head_came` is set
+    at each announcement."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Device:
         self._owed = self._unanswered()
 
     def _unanswered(self) -> dict[bytes, Operation]:
-        """What an earlier life signed and heard nothing of; answers may come at any time."""
+        """Operations that an earlier life signed. Their answers may come at any time."""
         owed = {}
         for entry in self._outbox.pending():
             try:
@@ -218,7 +218,7 @@ class Device:
         return admitted[0]
 
     def _admission(self, answer: Answer) -> Statement:
-        """The admission, its login kept. Raises Refused."""
+        """The admission; its login is kept. Raises Refused."""
         if isinstance(answer, Refused):
             raise answer
         if answer.status != OK or self._sealed_password is None:
@@ -228,14 +228,14 @@ class Device:
         return answer
 
     async def fresh_head(self) -> None:
-        """A head that was announced since the last request, or the one we have."""
+        """Waits for a head announced since the last request; after a while the old one must do."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.head_came.wait(), HEAD_WAIT_S)
         self.head_came.clear()
 
     @property
     def head(self) -> bytes:
-        """Hash of the newest head, verified when it is wanted: many are announced. Heads of later
+        """Hash of the newest head. It is verified here, because many are announced. Heads of later
         epochs are taken unverified, as their members may not be known yet."""
         if (claim := self._claim) is not None:
             self._claim = None
@@ -271,7 +271,7 @@ class Device:
     async def asking(
         self, login: Login, make: Callable[[int], Operation], kind: Kind = "op"
     ) -> AsyncIterator[Answer]:
-        """Sign `make(counter)`, keep it going until it is answered, and verify the answer.
+        """Signs `make(counter)`, sends it until it is answered, and verifies the answer.
 
         What follows from the answer belongs inside the `async with`. One at a time, since a
         counter that overtakes another makes the other worthless.
@@ -331,7 +331,7 @@ class Device:
             self._bad.add(fault.code, topic=message.topic, reason=fault.code)
 
     def _on_head(self, payload: bytes) -> None:
-        """Only a higher one counts: a gateway that lags behind another says nothing new."""
+        """Takes only a higher head: a gateway may lag behind another."""
         newest = decode_range(payload).blocks
         if newest and (height := Head.decode(newest[-1].head).height) > self.announced:
             self.announced, self._claim = height, newest[-1]

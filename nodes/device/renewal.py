@@ -1,8 +1,8 @@
-"""How an admitted device keeps its place: renews its certificate in time, and obeys its operator.
+"""An admitted device renews its certificate in time, and carries out orders of its operator.
 
-Time is the chain's: the newest block of the device's own copy, so a device without a clock renews
-as well. An order is a file, `order.json` in the device's state directory, removed when it has been
-carried out: {"do": "renew" | "rollover" | "revoke"}.
+Time is the chain's: that of the newest block of the device's own copy. So a device without a clock
+renews as well. An order is a file, `order.json` in the device's state directory. It is removed when
+it has been carried out: {"do": "renew" | "rollover" | "revoke"}.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyChanged(Exception):
-    """Another key of this device is in force: it goes on as a new identity."""
+    """Another key of this device is in force. The device goes on as a new identity."""
 
 
 class Renewal:

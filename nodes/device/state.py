@@ -1,7 +1,7 @@
 """What a device keeps across power loss, beside its key and its outboxes: one small JSON file.
 
-Counters are reserved ahead: the file is written before any counter of a new stretch is used, so
-one that was used is never used again, and not every message costs a sync.
+Counters are reserved ahead: the file is written before any counter of a new range is used. So no
+counter is used twice, and not every message costs a sync.
 """
 
 from __future__ import annotations

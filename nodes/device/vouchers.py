@@ -1,9 +1,9 @@
-"""What lets a new device in: the voucher that it was handed, or made with.
+"""What lets a new device in: an enrolment token, or a factory identity.
 
 An enrolment token is a private key that somebody issued for one device. A factory identity
 (IEEE 802.1AR IDevID) is a private key that the manufacturer put into the device, with the
-certificates that lead to his root; the genesis lists whose roots count. Both sign for the key
-that the device made itself, and both stand for a login at the broker until it is admitted.
+certificates that lead to the manufacturer's root; the genesis lists the roots that count. Both sign
+for the key that the device made itself. Both are a login at the broker until it is admitted.
 """
 
 from __future__ import annotations

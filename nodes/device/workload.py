@@ -1,8 +1,8 @@
 """When a device enrols and sends: the plan that the orchestrator draws before a run.
 
-The file appears when the run starts (written whole, by rename), with the wall time of the run's
-beginning; times in it count from there. Open-loop: an operation is due at its intended time,
-whatever became of the one before, and its latency counts from then.
+The file appears when the run starts (written whole, by rename). It holds the wall time of the run's
+beginning; its other times count from there. The load is open-loop: an operation is due at its
+intended time, whatever became of the one before, and its latency counts from then.
 """
 
 from __future__ import annotations

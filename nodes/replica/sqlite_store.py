@@ -1,9 +1,9 @@
 """What a replica must not forget, in one SQLite file: facts of the consensus, and the blocks.
 
-Write-ahead log, synchronous FULL: `commit` returns after the data are on the disk. Beside the
-file stands `<name>.mark`, the number of the last commit, written after it and never synced: if
-the database says less than the mark, commits were lost (an older copy, a deleted log), and the
-replica must not vote on it. The mark is also the lock that keeps a second process out.
+Write-ahead log, synchronous FULL: `commit` returns after the data are on the disk. Beside the file
+stands `<name>.mark`, the number of the last commit, written after it and never synced. If the
+database has a lower number, commits were lost (an older copy, a deleted log), and the replica must
+not vote on it. The mark is also the lock that keeps a second process out.
 """
 
 from __future__ import annotations
@@ -266,8 +266,8 @@ def moved_aside(path: Path) -> bool:
 
 def _reserve(log: Path) -> None:
     """Fills the write-ahead log up to its usual size with zeros, which SQLite takes for its end.
-    Syncing a file that does not grow needs no change of the file system's own records, which
-    costs as much again as the data. On a disk without that room it grows as it would."""
+    Syncing a file that does not grow changes none of the file system's own records, which cost as
+    much as the data. On a disk without that room the log grows as usual."""
     with contextlib.suppress(OSError), log.open("r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:

@@ -1,10 +1,10 @@
-"""What has arrived and waits to be verified: bounded per party, taken fairly.
+"""Frames that wait to be verified: bounded per party, taken fairly.
 
-A party that floods fills its own queue; the wire then stops reading from it. Each turn takes at
+A party that floods fills its own queue; then the wire stops reading from it. Each turn takes at
 most `TURN_BYTES_MAX` and `TURN_FRAMES_MAX` of each party, and of another replica only
-`PEER_FRAMES_MAX` frames: honest ones send a few for each block, and the checks that a treacherous
-one makes us do must not take longer than those. Clients' requests come by the hundred, and a batch
-forms from what one turn took.
+`PEER_FRAMES_MAX` frames: honest replicas send a few for each block, and a Byzantine one must not
+keep us busy for longer. Clients' requests come by the hundred; a batch forms from what one turn
+took.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Inbox:
 
     @property
     def taken(self) -> int:
-        """So many of the frames that arrived first have all been taken."""
+        """The first so many frames that arrived have all been taken."""
         return min((queue[0][0] - 1 for queue in self._queues.values()), default=self.arrived)
 
     def take(self) -> list[tuple[Party, bytes]]:

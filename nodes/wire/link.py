@@ -1,8 +1,8 @@
 """One party's link: length-prefixed frames in both directions, bounded in both.
 
-A frame is a 4-byte big-endian length and that many bytes. The length is checked before anything
-is read for it. What the other end does not take waits in a bounded queue whose oldest frame is
-dropped first; STATUS messages make up for it. How connections come about is in `tls_wire`.
+A frame is a 4-byte big-endian length and that many bytes. The length is checked before anything is
+read for it. What the other end does not take waits in a bounded queue; its oldest frame is dropped
+first, and STATUS messages lead to it being sent again. `tls_wire` makes the connections.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ class Link:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One TLS connection. It is nobody's until `attach` says whose certificate was shown.
+    """One TLS connection. `attach` gives it to the party whose certificate was shown.
 
-    Buffered, because TLS would otherwise make a new object of 256 KB for every read.
+    Buffered, because TLS would otherwise allocate an object of 256 KB for every read.
     """
 
     def __init__(self, owner: LinkOwner) -> None:

@@ -34,6 +34,8 @@ from chain.ledger.possession import factory_key
 from chain.ledger.statement import OK, Statement, decode_leaf
 from chain.ledger.tables import ADMIN
 from chain.proofs.proof import Proof, make_inclusion
+from gateway.bridge.block_store import BlockStoreError
+from gateway.bridge.outbox import OutboxFullError
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User
 from gateway.mqtt.client import MqttClient, MqttSettings
@@ -44,6 +46,7 @@ from nodes.device.login import Login
 from nodes.device.vouchers import factory_user
 from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
+from nodes.process import lacks_room
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
 from testbed.standing.direct_uplink import DirectUplink
@@ -283,7 +286,20 @@ class Operator:
 
 @asynccontextmanager
 async def operating(running: RunningLab) -> AsyncIterator[Operator]:
-    """The operator, logged in and up to date. Raises LabFault."""
+    """The operator, logged in and up to date. Raises LabFault, also for a full disk."""
+    try:
+        async with _operating(running) as operator:
+            yield operator
+    except (OSError, OutboxFullError, BlockStoreError) as error:
+        if not lacks_room(error, Path(running.operator)):
+            raise
+        raise LabFault(
+            f"{running.operator}: the disk is full ({error}); free some space"
+        ) from error
+
+
+@asynccontextmanager
+async def _operating(running: RunningLab) -> AsyncIterator[Operator]:
     genesis = Genesis.decode(running.genesis.read_bytes())
     config = DeviceConfig(
         name="operator",

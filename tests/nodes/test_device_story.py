@@ -25,6 +25,7 @@ from chain.ledger.statement import OK, Statement
 from inventory.load import load_lab
 from nodes.events import LoggedEvent
 from nodes.replica.ledger_file import open_readonly
+from testbed.errors import LabFault
 from testbed.hosts.port import UnitStatus
 from testbed.provision.deployment import Deployment
 from testbed.standing.bringup import running_lab
@@ -304,6 +305,24 @@ def test_a_full_disk_under_all_processes_is_waited_for_and_loses_nothing(story: 
     assert {name: story.process(name) for name in processes} == processes, "none was started again"
     told = {str(each.fields["id"]) for each in phone.all("data", status=OK)}
     assert told <= {each.request.hex() for each in story.records("phone")}
+
+
+def test_an_operator_s_full_disk_is_one_clear_line(story: Story) -> None:
+    """No traceback, and nothing is broken: with room the next command works."""
+
+    async def devices(operator: Operator) -> list[str]:
+        return [name for name, _ in operator.devices]
+
+    known = story.operate(devices)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+    try:
+        with pytest.raises(LabFault, match="the disk is full") as raised:
+            story.operate(devices)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(raised.value)
+    assert story.operate(devices) == known
 
 
 def test_a_replica_that_hangs_with_its_links_open_stops_no_gateway(story: Story) -> None:
