@@ -87,6 +87,8 @@ class EventLog:
         self._torn = False  # the file ends within a line
         self._count = 0
         self.dropped = 0
+        with contextlib.suppress(OSError):
+            self._open_or_rotate()
 
     def emit(self, event: str, **fields: object) -> None:
         self._count += 1

@@ -32,6 +32,11 @@ def test_much_is_written_before_the_end_and_little_is_kept_in_memory(tmp_path: P
     assert len(read_events(tmp_path / "events")) == 2 * FLUSH_BYTES // 100
 
 
+def test_the_file_is_there_before_the_first_event(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events", "r0"):
+        assert read_events(tmp_path / "events") == []
+
+
 def test_a_restarted_node_appends(tmp_path: Path) -> None:
     for _ in range(2):
         with EventLog(tmp_path / "events", "r0") as log:
