@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
+from testbed.hosts.local import LocalHost
+from testbed.hosts.port import Unit
 from tests.testbed.hosts_support import eventually
 from tests.testbed.operator_support import Operator
 
@@ -106,6 +108,17 @@ def test_down_ends_a_lab_whose_processes_are_all_stopped(tmp_path: Path) -> None
             os.kill(pid, signal.SIGSTOP)
         assert operator.does("down")["ended"]["pid"] == up["pid"]
         assert not any(map(psutil.pid_exists, pids))
+
+
+def test_a_stopped_process_is_woken_to_end_in_good_order(tmp_path: Path) -> None:
+    """Not left to SIGKILL after its time: it would lose what it does at its end."""
+    script = "trap 'echo ended >said; exit' TERM; echo ready >said; while :; do sleep 0.05; done"
+    with LocalHost(tmp_path) as host:
+        host.start(Unit("worker", ("sh", "-c", script)))
+        eventually(lambda: host.run(["cat", "said"], check=False).stdout == "ready\n")
+        host.signal("worker", signal.SIGSTOP)
+        host.stop("worker")
+        assert host.run(["cat", "said"]).stdout == "ended\n"
 
 
 @pytest.mark.lab
