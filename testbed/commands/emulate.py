@@ -43,6 +43,9 @@ def up(
     systemd: Annotated[
         bool, typer.Option("--systemd/--no-systemd", help="What starts and supervises units.")
     ] = True,
+    wrong_clock: Annotated[
+        bool, typer.Option("--wrong-clock", help="The last host's is behind; see the README.")
+    ] = False,
     cpu: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Of one core per host, as 20%.")
     ] = None,
@@ -54,7 +57,7 @@ def up(
 ) -> None:
     """Make hosts and boards; write inventory, key and known_hosts. Nothing if they are up."""
     began = time.monotonic()
-    made = lab.up(out, Options(hosts, boards, _percent(cpu), disk_mb, login, systemd))
+    made = lab.up(out, Options(hosts, boards, _percent(cpu), disk_mb, login, systemd, wrong_clock))
     took_s = time.monotonic() - began
     if as_json:
         print_json(

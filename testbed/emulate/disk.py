@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
 from testbed.emulate.plan import LabPlan, Login, Machine, Oddity
+from testbed.emulate.preflight import faketime
 from testbed.emulate.tools import attempt, demand
 from testbed.programs import source
 
-__all__ = ["make_disk", "mount", "ssh_key_pair"]
+__all__ = ["CLOCK_BEHIND_S", "make_disk", "mount", "ssh_key_pair"]
 
 _VISIBLE = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var", "opt"}
 """What a host sees of this machine's root directory; homes, data and this project it does not."""
@@ -85,6 +86,18 @@ UsePAM no
 UseDNS no
 PidFile none
 Subsystem sftp internal-sftp
+"""
+
+
+CLOCK_BEHIND_S = 90
+"""So much is the clock of a host behind that has a wrong one."""
+
+_CLOCK = """\
+[Unit]
+Before=testbed-sshd.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c '{script}'
 """
 
 
@@ -188,17 +201,28 @@ def _is_pi(line: str) -> bool:
 
 def _write_oddity(upper: Path, oddity: Oddity, login: Login) -> None:
     """What is unusual about this host. sshd starts bash, which reads .bashrc for each command."""
+    bashrc = _home(upper, login) / ".bashrc"
     match oddity:
         case "none":
             return
         case "umask":
-            lines = "umask 077\n"
+            _write(bashrc, "umask 077\n")
         case "locale":
-            lines = "export LANG=de_DE.UTF-8 LC_ALL=de_DE.UTF-8\n"
+            _write(bashrc, "export LANG=de_DE.UTF-8 LC_ALL=de_DE.UTF-8\n")
             _compile_locale(upper)
+        case "clock":
+            # In /run, which is empty when systemd itself starts: that keeps the right time.
+            (upper / "etc/ld.so.preload").symlink_to("/run/preload")
+            units = upper / "etc/systemd/system"
+            behind = f"echo -{CLOCK_BEHIND_S}s >/etc/faketimerc; echo {faketime()} >/run/preload"
+            _write(units / "testbed-clock.service", _CLOCK.format(script=behind))
+            right = "echo +0 >/etc/faketimerc; : >/run/preload"
+            _write(units / "testbed-timesync.service", _CLOCK.format(script=right))
+            early = units / "testbed-sshd.service.requires"
+            early.mkdir()
+            (early / "testbed-clock.service").symlink_to("../testbed-clock.service")
         case _:
             assert_never(oddity)
-    _write(_home(upper, login) / ".bashrc", lines)
 
 
 def _compile_locale(upper: Path) -> None:

@@ -33,8 +33,9 @@ Login = Literal["pi", "root"]
 Shaping = Literal["netem", "switch"]
 """What shapes links: the kernel's `tc netem`, or the keeper's own switch."""
 
-Oddity = Literal["none", "umask", "locale"]
-"""What is unusual about one host: `umask 077`, or a German locale."""
+Oddity = Literal["none", "umask", "locale", "clock"]
+"""What is unusual about one host: `umask 077`, a German locale, a clock that is behind until time
+sync starts."""
 
 _ODDITIES: dict[str, Oddity] = {"pi02": "umask", "pi03": "locale"}
 
@@ -43,7 +44,8 @@ _ODDITIES: dict[str, Oddity] = {"pi02": "umask", "pi03": "locale"}
 class Options:
     """What the command line asks for. `cpu_percent` of one core, None for no limit.
 
-    Without `systemd` a host runs an SSH server and nothing else; `provision` refuses it.
+    Without `systemd` a host runs an SSH server and nothing else; `provision` refuses it. With
+    `wrong_clock` the last host's clock is behind.
     """
 
     hosts: int
@@ -52,6 +54,7 @@ class Options:
     disk_mb: int = 2048
     login: Login = "pi"
     systemd: bool = True
+    wrong_clock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ def make_plan(
             _mac(lab_id, 1, n + 1),
             f"10000000{lab_id}{n + 1:04x}",
             tuple(roles[name]),
-            _ODDITIES.get(name, "none"),
+            "clock" if options.wrong_clock and name == names[-1] else _ODDITIES.get(name, "none"),
         )
         for n, name in enumerate(names)
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from testbed.emulate.plan import Options
 from testbed.emulate.tools import TOOL_PATH, attempt, tool
 
-__all__ = ["kernel_has_netem", "missing"]
+__all__ = ["faketime", "kernel_has_netem", "missing"]
 
 SYSTEMD = Path("/lib/systemd/systemd")
 _TOOLS = {
@@ -41,7 +41,14 @@ def missing(options: Options) -> list[str]:
         found.append("no systemd for the hosts: apt-get install systemd, or use --no-systemd")
     if options.login == "pi" and not Path("/usr/bin/sudo").exists():
         found.append("no sudo for the login pi: apt-get install sudo, or use --login root")
+    if options.wrong_clock and faketime() is None:
+        found.append("no libfaketime for --wrong-clock: apt-get install libfaketime")
     return found or _kernel_gaps()
+
+
+def faketime() -> Path | None:
+    """Debian's libfaketime, which gives a host another time than the kernel's."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 def _kernel_gaps() -> list[str]:

@@ -30,10 +30,11 @@ def emulated(
     disk_mb: int = 256,
     login: Login = "pi",
     systemd: bool = True,
+    wrong_clock: bool = False,
 ) -> Iterator[EmulatedLab]:
     """A lab that is down again whatever happens."""
     try:
-        yield up(out, Options(hosts, boards, cpu_percent, disk_mb, login, systemd))
+        yield up(out, Options(hosts, boards, cpu_percent, disk_mb, login, systemd, wrong_clock))
     finally:
         down(out)
 

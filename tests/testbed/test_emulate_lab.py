@@ -20,8 +20,10 @@ import pytest
 from inventory.load import load_lab
 from nodes.board.control import command
 from testbed import cli
+from testbed.care.clock import read_clock
 from testbed.care.conditions import Conditions, open_facts, read_facts
 from testbed.emulate import preflight
+from testbed.emulate.disk import CLOCK_BEHIND_S
 from testbed.emulate.lab import EmulatedLab, down, elsewhere, find, up
 from testbed.emulate.plan import Options
 from testbed.errors import ConfigurationError, LabFault
@@ -346,6 +348,25 @@ def test_two_labs_at_once_do_not_collide_and_both_leave_no_trace(tmp_path: Path)
         assert traces(one.plan.lab_id) == []
     assert not any(out.exists() for out in outs)
     assert not down(outs[0]), "down is repeatable"
+
+
+@pytest.mark.skipif(preflight.faketime() is None, reason="needs libfaketime")
+def test_a_clock_that_is_behind_is_found_and_steps_when_time_sync_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with emulated(tmp_path / "out", hosts=2, wrong_clock=True) as lab, host(lab, "pi02") as inside:
+
+        def clock() -> str:
+            cli.main(["doctor", "-i", str(lab.inventory), "--limit", "pi02", "--json"])
+            findings = json.loads(capsys.readouterr().out)["hosts"]["pi02"]["findings"]
+            return str(next(one["grade"] for one in findings if one["check"] == "clock"))
+
+        assert clock() == "failed"
+        with open_facts(inside, "python3") as facts:
+            offset_ms = read_clock(facts).offset_ms
+        assert offset_ms == pytest.approx(-1000 * CLOCK_BEHIND_S, abs=5000)
+        sudo(inside, "systemctl start testbed-timesync")
+        assert clock() != "failed"
 
 
 def test_a_lab_whose_folder_was_deleted_goes_down_all_the_same(tmp_path: Path) -> None:
