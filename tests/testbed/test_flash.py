@@ -22,7 +22,7 @@ from testbed.boards import list_ports
 from testbed.boards.flash import flash
 from testbed.boards.micropython import BoardPlace
 from testbed.boards.ports import SerialPort, matching
-from testbed.boards.power import power_of
+from testbed.boards.power import is_on, power_of
 from testbed.discovery import Discovered, suggestion
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
@@ -284,6 +284,29 @@ def test_power_goes_through_the_driver_that_the_inventory_names(switch: Path) ->
         powered(CommandPower(driver="command", off=("absent",), on=("switch",)))
     with pytest.raises(ConfigurationError, match="no power switch"):
         powered(None)
+
+
+@pytest.mark.parametrize(
+    ("printed", "powered"),
+    [
+        ("  Port 2: 0103 power enable connect [2109:3431]", True),
+        ("  Port 2: 0000 off", False),
+        ("no compatible devices", None),
+    ],
+)
+def test_whether_a_host_has_power_is_what_its_hub_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, powered: bool | None
+) -> None:
+    power = UhubctlPower(driver="uhubctl", port="1-1.2")
+    lab = load_lab()
+    hosts = {**lab.hosts, "r1": Host(addr="10.0.0.1", roles=("replica",), power=power)}
+    lab = lab.model_copy(update={"hosts": hosts})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert is_on(lab, "r1", tmp_path) is None, "no uhubctl here: nobody can tell"
+    program = tmp_path / "uhubctl"
+    program.write_text(f"#!/bin/sh\necho 'Current status for hub 1-1'\necho '{printed}'\n")
+    program.chmod(0o755)
+    assert is_on(lab, "r1", tmp_path) is powered
 
 
 def test_a_power_switch_that_speaks_another_encoding_is_told_of_all_the_same() -> None:
