@@ -18,11 +18,12 @@ from gateway.broker.embedded import EmbeddedBroker, filters_max
 from gateway.broker.security import write_security
 from gateway.broker.store import SecurityFileError, SecurityStore
 from gateway.mqtt.client import MqttClient, MqttSettings
-from gateway.mqtt.topics import Head, Response, Role, Status, Up
+from gateway.mqtt.topics import ADMIN_REQUEST, Head, Response, Role, Status, Up
 from tests.gateway.broker.brokers import NET, ROOT, next_payloads, running, story, until, user
 from tests.gateway.broker.raw_mqtt import RawClient, connect_bytes, packet, text
 
 GATEWAY, DEVICE, OTHER = user(Role.GATEWAY, "a"), user(Role.DEVICE, "b"), user(Role.DEVICE, "c")
+ADMIN = user(Role.ADMIN, "a")
 DATA = str(Up(NET, DEVICE.node, DEVICE.node, "data"))
 STATUS = str(Status(NET, DEVICE.node))
 
@@ -33,7 +34,7 @@ class Bench(AsyncExitStack):
     def __init__(self, folder: Path, **limits: float) -> None:
         super().__init__()
         self._path = folder / "security.json"
-        write_security(self._path, NET, [GATEWAY, DEVICE, OTHER])
+        write_security(self._path, NET, [GATEWAY, ADMIN, DEVICE, OTHER])
         self._limits = DoorLimits(**limits)  # type: ignore[arg-type]
 
     async def __aenter__(self) -> Bench:
@@ -354,6 +355,23 @@ async def test_filters_are_bounded_and_leave_nothing_behind(tmp_path: Path) -> N
         client.abort()
         await until(lambda: not bench.door._connections)
         assert not bench.broker._subscriptions
+
+
+@story
+async def test_a_removal_overtakes_all_that_waits_at_the_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the broker is congested, publishers wait, and the administrator does not."""
+    async with Bench(tmp_path) as bench:
+        device, admin = await bench.client(DEVICE), await bench.client(ADMIN)
+        monkeypatch.setattr(bench.broker, "congested", lambda _: True)
+        waiting = asyncio.ensure_future(device.publish(DATA, b"waits", deadline_s=60))
+        command = {"command": "deleteClient", "username": OTHER.name}
+        await admin.publish(ADMIN_REQUEST, json.dumps({"commands": [command]}).encode())
+        assert OTHER.name not in bench.door.store
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
 
 
 @story
