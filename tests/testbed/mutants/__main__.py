@@ -65,7 +65,7 @@ def main() -> int:
     parser.add_argument("--clean", action="store_true", help="with --one: without the patch")
     parser.add_argument("--only", nargs="*", help="names of mutants to run")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    parser.add_argument("--markdown", action="store_true", help="print it as in chain/README.md")
+    parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     if arguments.one:
