@@ -273,7 +273,7 @@ def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(tmp_path: 
     store.commit()
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(StoreFull, match="space"):
+    with pytest.raises(StoreFull, match="is full"):
         store.put_fact(Durable("prepared", 0, 2, bytes(100_000)))
     assert [fact.data for fact in store.facts()] == [b"before"]
     store.close()
