@@ -71,7 +71,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "emulate": ("emulate", "A lab of emulated hosts with SSH servers, on this machine."),
 }
 
-# How `testbed --help` orders them; what is in no section comes last.
+# The sections of `testbed --help`. Commands in no section come last.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Campaigns": ("run", "abort", "resume", "plan", "campaign"),
     "Results": ("report", "compare", "ledger"),

@@ -1,7 +1,7 @@
 """`testbed bench memory`: does a replica's memory stay flat over many requests beside a bad peer?
 
 The last replica is suspended (it holds its links and reads nothing) or slow (whatever it says is
-late) while the others order requests. What is printed is each replica's resident memory over time.
+late) while the others order requests. It prints each replica's resident memory over time.
 """
 
 from __future__ import annotations

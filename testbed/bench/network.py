@@ -212,9 +212,9 @@ class Network:
 
 
 class HeldPort:
-    """A free port of the loopback. Until it is released the system gives it to nobody, neither
-    before its owner listens nor while he is dead. Our socket does not listen itself: Linux lets him
-    then. Elsewhere the port was free a moment ago."""
+    """A free port of the loopback. Until it is released, the system gives it to no other program,
+    also before its process listens and while that process is dead. Our socket does not listen, so
+    on Linux the process can. On other systems the port was only free a moment ago."""
 
     def __init__(self) -> None:
         self._socket = socket.socket()

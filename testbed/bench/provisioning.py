@@ -1,7 +1,7 @@
 """How long hosts take to be made ready, and what then stands on them: on an emulated lab.
 
 What a user would type is run as he would (`testbed provision`), so command start, connecting and
-table are in it. Wheels are resolved before: what is measured is bringing, building, proving.
+table are in it. Wheels are resolved before. Measured are: copying, building, checking.
 """
 
 from __future__ import annotations

@@ -40,11 +40,11 @@ __all__ = ["Start", "measure"]
 REPLICAS = 4
 BLOCK_US = 1_000_000  # between two blocks, in consensus time
 TRIES = 3  # the fastest counts
-ABOVE_BLOCKS = KEEP_BLOCKS // 2  # above the kept state: on average so many are
+ABOVE_BLOCKS = KEEP_BLOCKS // 2  # blocks above the kept state, on average
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Seconds until a copy of so many blocks is open."""
+    """Seconds until a copy of this many blocks is open."""
 
     who: str
     blocks: int

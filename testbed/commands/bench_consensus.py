@@ -35,7 +35,9 @@ def consensus(
         float | None,
         time_option("--for", "How long to measure: 5s, or 2s for each round of --table."),
     ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Measure so many instead.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="Measure this many requests instead.")
+    ] = None,
     verify_threads: Annotated[
         int | None, typer.Option(min=0, max=64, help="Per replica; default: by cores.")
     ] = None,

@@ -252,7 +252,7 @@ def withdraw(
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take an unused voucher back: whoever holds it is not admitted with it any more."""
+    """Take an unused voucher back: it no longer admits a device."""
 
     async def work(operator: Operator) -> dict[str, Any]:
         done = await operator.withdraw(name)
@@ -269,7 +269,7 @@ def bar(
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bar a factory identity: it admits nobody any more. A device that it admitted stays; revoke
+    """Bar a factory identity: it no longer admits a device. A device that it admitted stays; revoke
     that one too."""
     try:
         chain = read_chain((factory / FACTORY_CHAIN).read_bytes(), str(factory / FACTORY_CHAIN))

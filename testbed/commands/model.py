@@ -1,4 +1,4 @@
-"""`testbed model`: what is computed, not measured: small authentication groups, time to consensus.
+"""`testbed model`: figures that are computed, not measured: small authentication groups, time to consensus.
 
 The models are in `testbed.model`, with a README that says what they are worth.
 """
@@ -176,7 +176,7 @@ def _times_text(times: Sequence[Times], base_ms: float) -> str:
 
 
 def _risk_json(risk: GroupRisk) -> dict[str, Any]:
-    """Exact fractions as text beside what is readable: the smallest are below any float."""
+    """Exact fractions as text beside readable numbers: the smallest are below any float."""
     return {
         "n": risk.n,
         "f": risk.f,

@@ -25,7 +25,7 @@ def soak(
     for_ms: Annotated[
         float, time_option("--for", "How long to beat it.", least="10s", most="1d", default="2m")
     ] = 120_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is done, and when.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Decides what is done, and when.")] = 1,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -29,7 +29,7 @@ FORMULA = (
 class GroupRisk(msgspec.Struct, frozen=True, kw_only=True):
     """`m` members are drawn from `n` replicas of which `f` are faulty; `k` accepts admit.
 
-    `false_accept`: liars alone admit whom they like. `denial`: they keep an honest device out.
+    `false_accept`: faulty members alone can admit any device. `denial`: they can refuse an honest one.
     Both are per draw: who colludes with liars may ask again with another nonce.
     """
 

@@ -122,7 +122,7 @@ class Trial:
         ]
 
     async def request(self, tried: str, operation: Operation, by: Puppet) -> str:
-        """Sign it, send it, and note who refused it; answers the reason ("" if nobody did)."""
+        """Sign it, send it, note which layer refused it. Returns the reason, "" if none did."""
         cose = by.sign(operation)
         kind: Kind = "enrol" if isinstance(operation, Enrol) else "op"
         return await self.signed(tried, cose, _name(operation), kind)

@@ -1,6 +1,6 @@
 """A running lab from another process: its hosts, and its deployment to look at and collect from.
 
-What is started and stopped is the business of the process that keeps it running (`control`).
+Only the process that keeps the lab running starts and stops anything (`control`).
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Operator:
 
     async def ask(self, make: Callable[[int], Operation]) -> Statement:
         """One signed operation, decided, and carried out. Raises RefusedError if it is refused,
-        LabFault if nobody answers."""
+        LabFault if there is no answer."""
         async with (
             _deadline("the chain does not answer"),
             self._device.asking(self._login, make) as answer,
@@ -115,7 +115,7 @@ class Operator:
 
     def find(self, who: str) -> tuple[str, Identity]:
         """By name (whatever key is in force), or by the first digits of a node id. Raises
-        ConfigurationError, naming whom it may have meant."""
+        ConfigurationError with the names that come near."""
         found = [
             (name, identity)
             for name, identity in self.devices
@@ -229,7 +229,7 @@ class Operator:
         return await self.ask(lambda n: self._signed(WithdrawVoucher, n, voucher=voucher))
 
     async def bar(self, certificate: bytes) -> Statement:
-        """The factory identity of this certificate (DER) admits nobody any more."""
+        """The factory identity of this certificate (DER) no longer admits a device."""
         factory = factory_id(factory_key(certificate))
         return await self.ask(lambda n: self._signed(BarFactory, n, factory=factory))
 
@@ -313,9 +313,7 @@ async def _operating(running: RunningLab) -> AsyncIterator[Operator]:
         uplink = DirectUplink(genesis.network.hex()[:16])
         device = await _alone(lambda: Device(config, genesis, "mobile", uplink, events))
         with closing(device):
-            running = read_running(
-                running.file
-            )  # another command, whose turn it was, may have changed it
+            running = read_running(running.file)  # another command may have changed it meanwhile
             sync = LedgerSync(Path(running.operator) / "copy.sqlite", device, events, bodies=True)
             with closing(sync):
                 async with device.logged_in() as login:

@@ -25,7 +25,7 @@ _DEVICES = ("mobile", "environment")
 
 
 def deliver(running: RunningLab, name: str, order: Order) -> None:
-    """Raises ConfigurationError for who is no process of the lab, and LabFault."""
+    """Raises ConfigurationError if no process of the lab has this name, and LabFault."""
     node = running.nodes.get(name)
     if node is None or node.role not in _DEVICES:
         devices = sorted(n for n, each in running.nodes.items() if each.role in _DEVICES)

@@ -102,7 +102,7 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return Path(self.home) / OPERATOR_DIRECTORY
 
     def with_voucher(self, voucher: bytes, name: str) -> RunningLab:
-        """Remembers whom a new voucher was given to."""
+        """Remembers which device got a new voucher."""
         running = msgspec.structs.replace(self, vouchers={**self.vouchers, voucher.hex(): name})
         _write(running)
         return running
