@@ -1,4 +1,4 @@
-"""`testbed model`: figures that are computed, not measured: small authentication groups, time to consensus.
+"""`testbed model`: computed figures: small authentication groups, time to consensus.
 
 The models are in `testbed.model`, with a README that says what they are worth.
 """

@@ -29,8 +29,8 @@ FORMULA = (
 class GroupRisk(msgspec.Struct, frozen=True, kw_only=True):
     """`m` members are drawn from `n` replicas of which `f` are faulty; `k` accepts admit.
 
-    `false_accept`: faulty members alone can admit any device. `denial`: they can refuse an honest one.
-    Both are per draw: who colludes with liars may ask again with another nonce.
+    `false_accept`: faulty members alone admit any device. `denial`: they refuse an honest one.
+    Both are per draw: an accomplice of theirs may ask again with another nonce.
     """
 
     n: int
