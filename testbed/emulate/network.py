@@ -51,15 +51,12 @@ def free_networks() -> tuple[IPv4Network, IPv4Network]:
     words = [route.get("dst", "") for route in json.loads(shown or "[]")]
     taken = [IPv4Network(word, strict=False) for word in words if word[:1].isdigit()]
     taken = [other for other in taken if other.prefixlen > 0]
-    free = (
-        network
-        for network in _POOL.subnets(new_prefix=24)
-        if not any(network.overlaps(other) for other in taken)
-    )
-    try:
-        return next(free), next(free)
-    except StopIteration:
-        raise LabFault(f"no free network in {_POOL}; take another emulated lab down") from None
+    # Pairs: the management uplink, which stands at once, keeps others from the data network too.
+    for pair in _POOL.subnets(new_prefix=23):
+        if not any(pair.overlaps(other) for other in taken):
+            management, data = pair.subnets(new_prefix=24)
+            return management, data
+    raise LabFault(f"no free network in {_POOL}; take another emulated lab down")
 
 
 def add_uplink(plan: LabPlan, keeper_pid: int) -> None:

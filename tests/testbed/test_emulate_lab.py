@@ -337,7 +337,8 @@ def test_two_labs_at_once_do_not_collide_and_both_leave_no_trace(tmp_path: Path)
     try:
         with ThreadPoolExecutor(2) as pool:
             labs = list(pool.map(lambda out: up(out, options), outs))
-        assert labs[0].plan.network != labs[1].plan.network
+        networks = {net for lab in labs for net in (lab.plan.network, lab.plan.data_network)}
+        assert len(networks) == 4
         for one in labs:
             assert host(one, "pi01").run(["hostname"]).stdout == "pi01\n"
         down(outs[0])
