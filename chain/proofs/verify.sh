@@ -254,6 +254,9 @@ whole() { # FILE: the 64 bytes r || s of a signature in DER
 # inclusion PREFIX EPOCH: f+1 members signed the head, and the leaf is in the block under it. The
 # statement is read. $cbor is the inclusion as a certificate holds it.
 inclusion() {
+    for file in head.bin leaf.cbor index path.bin; do
+        [ -f "$1$file" ] || fail "$1$file is missing"
+    done
     head=$(all "${1}head.bin")
     [ ${#head} = 336 ] || fail "${1}head.bin is not 168 bytes"
     case $head in 6d326d2d686561642f310000"$network"*) ;; *) fail "${1}head.bin: network" ;; esac

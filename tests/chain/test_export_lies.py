@@ -404,6 +404,13 @@ def test_both_judge_every_altered_file_alike(draw: st.DataObject) -> None:
     assert believed is harmless
 
 
+@pytest.mark.parametrize("name", sorted(GROWN_FILES.keys() - {"SHA256SUMS", "verify.sh"}))
+def test_no_file_can_be_left_out_but_one_way_to_show_possession(name: str) -> None:
+    """An empty file too: the path of a block's only record is empty."""
+    files = {each: content for each, content in GROWN_FILES.items() if each != name}
+    assert agreed(files, GROWN) is (name in ("dev.pem", "request.tbs"))
+
+
 def carrier(**changes: Any) -> bytes:
     """A certificate that alice signs herself, like hers but for the changes."""
     own = x509.load_pem_x509_certificate(FILES["dev.pem"])
