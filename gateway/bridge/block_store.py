@@ -106,7 +106,7 @@ class BlockStore:
         """The error to raise when stored blocks are damaged, or the disk is full."""
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            return BlockStoreError(f"{self._path}: {error}; free some space and start again")
+            return BlockStoreError(f"{self._path}: {error}; free some space")
         return BlockStoreError(f"{self._path}: {error}; delete it, the copy will be fetched again")
 
     def range(self, start: int, bytes_max: int, bodies: bool) -> tuple[int, list[bytes]]:

@@ -82,8 +82,8 @@ class SqliteStore:
             os.close(self._mark)
             if not _is_damage(error):
                 raise Trouble(
-                    f"{path}: {error} ({error.sqlite_errorname}); free some space on its disk, end "
-                    "what else uses it, and start the replica again"
+                    f"{path}: {error} ({error.sqlite_errorname}); free some space on its disk, or "
+                    "end what else uses it"
                 ) from error
             raise Damaged(f"{path}: {error}") from error
         except BaseException:
