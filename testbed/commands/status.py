@@ -16,6 +16,7 @@ from testbed.care.restore import Leftover, leftover
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.fleet import Step, exit_code
+from testbed.hosts.opening import limited
 from testbed.hosts.port import Host, UnitState
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
@@ -66,7 +67,12 @@ def status(
     shown = Shown(("READY", "POWER", "HELD BY", "STANDING"), _cells, _details)
     states = [] if running is None else look(running)
     more = {"processes": msgspec.to_builtins(states)}
-    outcomes = on_hosts(["status"], lab, limit, work, shown, as_json=as_json, more=more)
+    only_here = running is not None and not limited(lab, limit)
+    outcomes = (
+        []
+        if only_here and not as_json
+        else on_hosts(["status"], lab, limit, work, shown, as_json=as_json, more=more)
+    )
     if not as_json:
         if running is not None:
             typer.echo(f"up: {running.inventory}, process {running.pid}")
