@@ -29,7 +29,7 @@ left=$((until - now))
 case $1 in
   claim | renew)
     if [ -n "$token" ] && [ "$token" != "$2" ] && [ "$token" != "$5" ]; then
-      echo "$token $left $who"
+      printf '%s\n' "$token $left $who"
       exit 55
     fi
     if ! { printf '%s\n' "$2" "$((now + $3))" "$3" "$4" "$boot" >lease.new &&
@@ -42,5 +42,5 @@ case $1 in
   take-over) printf '%s\n' taken-over 0 0 >lease.new && mv lease.new lease ;;
   show)
     [ -n "$token" ] || exit 44
-    echo "$token $left $who" ;;
+    printf '%s\n' "$token $left $who" ;;
 esac

@@ -12,10 +12,10 @@ as_root() {
 tables() {
   command -v nft >/dev/null || return 0
   if ! list=$(as_root nft list tables 2>&1); then
-    echo "filter tables: cannot look: $(echo "$list" | head -n 1)"
+    echo "filter tables: cannot look: $(printf '%s\n' "$list" | head -n 1)"
     return
   fi
-  echo "$list" | while read -r _ family name; do
+  printf '%s\n' "$list" | while read -r _ family name; do
     as_root nft list table "$family" "$name" 2>/dev/null </dev/null |
       grep -q "^[[:space:]]*comment \"$2\"\$" || continue
     echo "filter table $family $name"
@@ -26,10 +26,10 @@ tables() {
 disciplines() {
   command -v tc >/dev/null || return 0
   if ! list=$(tc qdisc show 2>&1); then
-    echo "link rules: cannot look: $(echo "$list" | head -n 1)"
+    echo "link rules: cannot look: $(printf '%s\n' "$list" | head -n 1)"
     return
   fi
-  echo "$list" | while read -r _ kind handle _ device rest; do
+  printf '%s\n' "$list" | while read -r _ kind handle _ device rest; do
     case "$handle $rest" in "$2 root"*) ;; *) continue ;; esac
     echo "$kind on $device"
     [ "$1" != remove ] || as_root tc qdisc del dev "$device" root </dev/null
@@ -38,9 +38,10 @@ disciplines() {
 
 processes() {
   for place in /proc/[0-9]*; do
-    words=$(tr '\0\n' '  ' <"$place/cmdline" 2>/dev/null) || continue
+    words=$(tr '\000-\037\177' '[ *]' <"$place/cmdline" 2>/dev/null) || continue
     case $words in "$2/env/bin/"*) ;; *) continue ;; esac
-    echo "process ${place#/proc/}: $words" | cut -c 1-160
+    # Not echo: many a shell's turns the backslashes of a program text into line ends.
+    printf 'process %s: %s\n' "${place#/proc/}" "$words" | cut -c 1-160
     [ "$1" != remove ] || kill -s KILL "${place#/proc/}"
   done
 }

@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,23 @@ def test_the_sleeper_of_an_undo_that_was_disarmed_is_gone(host: SshHost, tmp_pat
     eventually(lambda: "witness" in notes(tmp_path))
     assert notes(tmp_path) == ["witness"]
     disarm(host, "heal")
+
+
+def test_a_process_that_stands_is_one_line_whatever_its_arguments_say(tmp_path: Path) -> None:
+    """A program text has line ends, as characters and as backslash and n; neither splits it."""
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    text = "import sys\nprint('up\\nand\\033[31mred', flush=True)\nsys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([str(python), "-c", text], **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        with LocalHost(tmp_path, name="pi01") as host:
+            stands = [line for line in leftover(host).others if "filter tables" not in line]
+        process.kill()
+    shown = text.replace("\n", " ")
+    assert stands == [f"process {process.pid}: {python} -c {shown} "[:160]]
 
 
 STANDING = shell("care/standing.sh", "remove", "/nowhere", TABLE_COMMENT, QDISC_HANDLE)
