@@ -193,8 +193,8 @@ def test_a_process_that_stands_is_one_line_whatever_its_arguments_say(tmp_path: 
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
     text = "import sys\nprint('up\\nand\\033[31mred', flush=True)\nsys.stdin.read()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([str(python), "-c", text], **pipes) as process:
+    argv, pipe = [str(python), "-c", text], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         with LocalHost(tmp_path, name="pi01") as host:
