@@ -42,7 +42,7 @@ _WAL_PAGES_FORCED = 16 * 1024  # should nobody have called it
 
 class BlockStore:
     """WAL without a sync for each block: a copy that loses its newest blocks in a power cut fetches
-    them again."""
+    them again. `sync` makes what was stored so far durable."""
 
     def __init__(self, path: Path, network: bytes) -> None:
         self._path = path
@@ -127,8 +127,12 @@ class BlockStore:
     def checkpoint(self) -> None:
         """Moves a long log into the file. It syncs, so call it off the event loop."""
         if Path(f"{self._path}-wal").stat().st_size >= _WAL_BYTES_MAX:
-            with contextlib.closing(sqlite3.connect(self._path)) as other:
-                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self.sync()
+
+    def sync(self) -> None:
+        """Moves the log into the file, durably. Call it off the event loop."""
+        with contextlib.closing(sqlite3.connect(self._path)) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def find(self, request: bytes) -> tuple[int, int] | None:
         """(height, position in the block) of a request's record."""

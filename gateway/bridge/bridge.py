@@ -88,14 +88,14 @@ class Bridge:
         self._relays = Relays()
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
-        if kept is not None and self.chain.resume(kept[0]):
+        if kept is not None and self.chain.resume(kept[0], height_max=logins_done):
             self._logins.resume(kept[1])
         self._restore(owed, logins_done)
 
     @property
     def state(self) -> object:
-        """What a later start need not verify again. Only good if the logins of its height are
-        done."""
+        """What a later start need not verify again. It is used only if the logins of its height
+        are done."""
         return self.chain.state, self._logins.state
 
     @property

@@ -83,6 +83,7 @@ class Follower:
         self.ledger = Ledger(genesis, scheme)
         self.tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
         self.head = encode_range(BlockRange(start=1, blocks=()))  # only the genesis so far
+        self.resumed_height = 0  # of the kept state that it began with
         self._store = store
         self._claimed: dict[int, int] = {}
         self.brought: Counter[int] = Counter()  # final blocks, by the replica that sent the body
@@ -111,13 +112,17 @@ class Follower:
         """What was verified, to be kept for `resume`."""
         return self.ledger, self.proofs, self.head
 
-    def resume(self, state: tuple[Ledger, ProofVerifier, bytes]) -> bool:
-        """Goes on from a kept state. False if the store has not the block that it ends with."""
+    def resume(self, state: tuple[Ledger, ProofVerifier, bytes], height_max: int) -> bool:
+        """Goes on from a kept state. False if it is above `height_max`, or if the store does not
+        have the block that it ends with."""
         ledger, proofs, head = state
+        if ledger.height > height_max:
+            return False
         stored = [each.head for each in self._store.blocks(ledger.height, ledger.height)]
         if stored != [ledger.head]:
             return False
         self.ledger, self.proofs, self.head = ledger, proofs, head
+        self.resumed_height = ledger.height
         return True
 
     def restore(self) -> Iterator[Settled]:

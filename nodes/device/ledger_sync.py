@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,8 @@ class LedgerSync:
         if self.copy.height - self._kept_height >= KEEP_BLOCKS:
             self._kept_height = self.copy.height
             state = self._kept.pack((self.copy, self.enrolments))
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, sqlite3.OperationalError):
+                await asyncio.to_thread(self._store.sync)  # a power cut leaves the block of `state`
                 await asyncio.to_thread(self._kept.write, state)
 
     def _begin_anew(self, path: Path) -> None:
@@ -116,7 +118,7 @@ class LedgerSync:
         """Fetch until the gateway has no more; answers the height."""
         start_ns, before = time.monotonic_ns(), self.copy.height
         while not await self._fetch(login, uplink):
-            pass
+            await self.stored()
         self._events.emit(
             "ledger-verified",
             height=self.copy.height,

@@ -84,7 +84,7 @@ class GatewayProcess:
             outside=self,
             kept=self._kept.load(),
         )
-        self._kept_height = self._bridge.chain.height
+        self._kept_height = self._bridge.chain.resumed_height
         self._links = ReplicaLinks(
             config, self._bridge.chain, events, self._bridge.on_seal, self._bridge.on_denied
         )
@@ -118,6 +118,11 @@ class GatewayProcess:
                 broker.certificate,
             )
         )
+
+    @property
+    def height(self) -> int:
+        """The newest final block."""
+        return self._bridge.chain.height
 
     async def run(self, stopping: asyncio.Event) -> None:
         self._links.start()
@@ -254,13 +259,19 @@ class GatewayProcess:
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             await asyncio.to_thread(self._store.checkpoint)
-            height = self._bridge.chain.height
-            if self._logins.done and height - self._kept_height >= KEEP_BLOCKS:
-                self._kept_height = height
-                state = self._kept.pack(self._bridge.state)
-                with contextlib.suppress(OSError):  # a full disk: the next start takes longer
-                    await self._logins.mark(height)
-                    await asyncio.to_thread(self._kept.write, state)
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Keeps the verified state for the next start, if there is enough that is new."""
+        height = self._bridge.chain.height
+        if self._logins.done and height - self._kept_height >= KEEP_BLOCKS:
+            self._kept_height = height
+            state = self._kept.pack(self._bridge.state)
+            # A full disk: the next start takes longer.
+            with contextlib.suppress(OSError, sqlite3.OperationalError):
+                await self._logins.mark(height)
+                await asyncio.to_thread(self._store.sync)  # a power cut leaves the block of `state`
+                await asyncio.to_thread(self._kept.write, state)
 
 
 def _limits(config: GatewayConfig) -> Limits:

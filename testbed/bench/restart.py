@@ -1,157 +1,276 @@
 """`testbed bench restart`: what a start costs, by the age of the ledger.
 
-Each copy of the ledger is opened as its process opens it: a device's (`nodes.device.ledger_sync`,
-also what `testbed device list` does) and a gateway's (`gateway.bridge.follower`). Once with the
-verified state that it kept some blocks below, once from the genesis on. The blocks are empty:
-records add to both.
+The chain is made here: some devices are admitted, then each block holds one reading. Its copies are
+opened by the code of the processes themselves: `nodes.device` for a device, the same and
+`testbed.standing.operator` for `testbed device list`, `nodes.gateway.process` for a gateway. Once
+with the verified state that was kept some blocks below, once without any. What follows in a real
+start is left out: imports, the logins at the broker, and blocks that are new since the last start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.genesis import Genesis, Member
-from chain.keys import Es256, Es256Signer
+from chain.keys import Es256, Es256Signer, digest
+from chain.ledger.auth_group import members
+from chain.ledger.item import make_item, open_item
 from chain.ledger.ledger import Ledger
-from chain.pbft.messages import Proposal
+from chain.ledger.operations import Data, Operation, sign_operation
+from chain.pbft.messages import Endorsement, Proposal, sign
+from chain.pbft.state_machine import VerifiedRequest
 from chain.proofs.client import SealedBlock
 from chain.proofs.proof import HeadSeal
 from gateway.bridge.block_store import BlockStore
-from gateway.bridge.follower import Follower
+from nodes.config import PeerConfig
 from nodes.device.device import Device
 from nodes.device.ledger_sync import LedgerSync
+from nodes.device.login import Login
+from nodes.device.sender import Sender
+from nodes.edge_config import BrokerAddress, DeviceConfig, GatewayConfig, GatewaySecrets
 from nodes.events import EventLog
-from nodes.kept import KEEP_BLOCKS, KeptState
-from testbed.bench.load import bench_policy
+from nodes.gateway.process import GatewayProcess
+from nodes.kept import KEEP_BLOCKS
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
+from testbed.bench.load import Device as Holder
+from testbed.bench.load import bench_policy, devices
 from testbed.errors import LabFault
+from testbed.standing.direct_uplink import DirectUplink
+from testbed.standing.operator import Operator
+from testbed.standing.running_lab import RunningLab
 
-__all__ = ["Start", "measure"]
+__all__ = ["Start", "Who", "measure"]
 
 REPLICAS = 4
+DEVICES = 24
 BLOCK_US = 1_000_000  # between two blocks, in consensus time
-TRIES = 3  # the fastest counts
+TRIES = 15  # the fastest counts
 ABOVE_BLOCKS = KEEP_BLOCKS // 2  # blocks above the kept state, on average
+READING = bytes(64)
+NOWHERE = BrokerAddress("127.0.0.1", 1)  # nothing is sent
+SECRETS = GatewaySecrets(gateway="", admin="", devices="5" * 64)
+
+Who = Literal["device list", "device", "gateway"]
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Seconds until a copy of this many blocks is open."""
+    """Seconds of CPU time until a copy of this many blocks is open."""
 
-    who: str
+    who: Who
     blocks: int
     kept_s: float
     genesis_s: float
 
 
-class _Keyless(msgspec.Struct, frozen=True):
-    """The part of a device that its copy of the ledger needs to be opened."""
-
-    genesis: Genesis
-
-
 def measure(heights: list[int], say: Callable[[str], None]) -> list[Start]:
-    """One entry for each kind of process and height, in order of height. Raises LabFault."""
-    signers = [Es256Signer(ec.generate_private_key(ec.SECP256R1())) for _ in range(REPLICAS)]
-    genesis = Genesis(
-        name="restart",
-        time_us=time.time_ns() // 1000,
-        members=tuple(Member(n, each.public) for n, each in enumerate(signers)),
-        policy=bench_policy([]),
-    )
-    found: list[Start] = []
+    """One entry for each `Who` and height, in order of height. Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        path = Path(directory) / "copy.sqlite"
-        blocks = _blocks(genesis, signers)
-        for height in sorted(heights):
-            say(f"making {height} blocks")
-            _grow(path, genesis, blocks, height - ABOVE_BLOCKS)
-            _keep(path, genesis)
-            _grow(path, genesis, blocks, height)
-            say("opening them")
-            for who, opened in (("device", _device), ("gateway", _gateway)):
-                kept_s = min(_seconds(opened, path, genesis, height, True) for _ in range(TRIES))
-                found.append(
-                    Start(who, height, kept_s, _seconds(opened, path, genesis, height, False))
-                )
+        return asyncio.run(_measure(sorted(heights), _Copies(Path(directory), _Chain()), say))
+
+
+async def _measure(heights: list[int], copies: _Copies, say: Callable[[str], None]) -> list[Start]:
+    ways: dict[Who, Callable[[], Awaitable[int]]] = {
+        "device list": copies.device_list,
+        "device": copies.device,
+        "gateway": copies.gateway,
+    }
+    found = []
+    for height in heights:
+        say(f"making {height} blocks")
+        copies.grow(height - ABOVE_BLOCKS)
+        await copies.keep()
+        copies.grow(height)
+        say("opening them")
+        kept_s = {
+            who: min([await _seconds(way, height) for _ in range(TRIES)])
+            for who, way in ways.items()
+        }
+        copies.forget()
+        for who, way in ways.items():
+            found.append(Start(who, height, kept_s[who], await _seconds(way, height)))
     return found
 
 
-def _blocks(genesis: Genesis, signers: list[Es256Signer]) -> Iterator[SealedBlock]:
-    ledger = Ledger(genesis, Es256())
-    weak = ledger.membership.quorum.weak
-    while True:
+class _Chain:
+    """A network whose replicas are here: `blocks` goes on for ever."""
+
+    def __init__(self) -> None:
+        self._signers = [
+            Es256Signer(ec.generate_private_key(ec.SECP256R1())) for _ in range(REPLICAS)
+        ]
+        self._devices = devices(DEVICES)
+        self.names = {
+            digest(each.voucher.public).hex(): f"m{n}" for n, each in enumerate(self._devices)
+        }
+        self.genesis = Genesis(
+            name="restart",
+            time_us=time.time_ns() // 1000,
+            members=tuple(Member(n, each.public) for n, each in enumerate(self._signers)),
+            policy=bench_policy(self._devices),
+        )
+        self._ledger = Ledger(self.genesis, Es256())
+        self.blocks = self._blocks()
+
+    def _blocks(self) -> Iterator[tuple[SealedBlock, bytes]]:
+        """Each with the id of its one request."""
+        network = self.genesis.network
+        for each in self._devices:
+            yield self._block(each.enrol(network, self._ledger.head_hash), each)
+        while True:
+            for each in self._devices:
+                yield self._block(each.data(network, READING), each)
+
+    def _block(self, operation: Operation, by: Holder) -> tuple[SealedBlock, bytes]:
+        ledger = self._ledger
+        request = self._request(operation, by)
         time_us = ledger.time_us + BLOCK_US
-        block = ledger.execute(Proposal(ledger.height + 1, time_us, 0, ()), (), 0)
-        seals = tuple(HeadSeal(n, signers[n].sign(block.head)) for n in range(weak))
-        yield SealedBlock(head=block.head, seals=seals, records=block.records)
+        proposal = Proposal(ledger.height + 1, time_us, 0, (request.item,))
+        block = ledger.execute(proposal, (request,), 0)
+        weak = ledger.membership.quorum.weak
+        seals = tuple(HeadSeal(n, self._signers[n].sign(block.head)) for n in range(weak))
+        return SealedBlock(head=block.head, seals=seals, records=block.records), request.id
+
+    def _request(self, operation: Operation, by: Holder) -> VerifiedRequest:
+        cose = sign_operation(operation, by.signer)
+        request = self._open(make_item(cose))
+        if isinstance(operation, Data):
+            return request
+        size, _ = self.genesis.policy.group(self._ledger.membership.quorum)
+        group = members(request.id, self._ledger.membership, size)
+        verdicts = tuple(
+            sign(
+                self._signers[n],
+                self.genesis.network,
+                Endorsement(0, n, request=request.id, accepted=True, reason=""),
+            )
+            for n in group
+        )
+        return self._open(make_item(cose, verdicts))
+
+    def _open(self, item: bytes) -> VerifiedRequest:
+        return open_item(item, self.genesis.network, self._ledger.membership, Es256())
 
 
-def _grow(path: Path, genesis: Genesis, blocks: Iterator[SealedBlock], height: int) -> None:
-    with closing(BlockStore(path, genesis.network)) as store:
-        while store.height < height:
-            store.append(store.height + 1, next(blocks))
-        store.checkpoint()
+class _Copies:
+    """A device's and a gateway's copy of one chain. The operator's is like a device's."""
+
+    def __init__(self, directory: Path, chain: _Chain) -> None:
+        self._chain = chain
+        self._genesis = chain.genesis
+        self._state, self._gateway = directory / "device", directory / "gateway"
+        self._state.mkdir()
+        keygen(self._gateway)
+        self._height = 0
+        self._device_config = DeviceConfig(
+            name="device", genesis="", state=str(self._state), voucher="", broker=NOWHERE, go=""
+        )
+        peers = tuple(
+            PeerConfig(n, "127.0.0.1", 1, keygen(directory / f"r{n}").certificate)
+            for n in range(REPLICAS)
+        )
+        self._gateway_config = GatewayConfig(
+            name="gateway",
+            genesis="",
+            key=str(self._gateway / KEY_FILE),
+            certificate=str(self._gateway / CERTIFICATE_FILE),
+            replicas=peers,
+            broker=NOWHERE,
+            node="a" * 64,
+            passwords="",
+            copy=str(self._gateway / "copy.sqlite"),
+            outbox=str(self._gateway / "outbox.sqlite"),
+        )
+        self._running = RunningLab(
+            pid=0,
+            inventory="",
+            home=str(directory),
+            start_ns=0,
+            period_ms=0,
+            broker_host=NOWHERE.host,
+            broker_port=NOWHERE.port,
+            broker_admin="",
+            nodes={},
+            vouchers=chain.names,
+        )
+
+    def grow(self, height: int) -> None:
+        _close_left()
+        network = self._genesis.network
+        with (
+            closing(BlockStore(self._state / "copy.sqlite", network)) as device,
+            closing(BlockStore(self._gateway / "copy.sqlite", network)) as gateway,
+        ):
+            while gateway.height < height:
+                block, request = next(self._chain.blocks)
+                device.append(device.height + 1, block)
+                gateway.append(gateway.height + 1, block, (request,))
+        # The broker is up to date, as it is while a gateway runs.
+        cursor = self._gateway / "copy.logins.json"
+        cursor.write_bytes(msgspec.json.encode({"height": height}))
+
+    async def keep(self) -> None:
+        """As a process that runs keeps its state now and then."""
+        with self._device() as (_, sync, _):
+            await sync.stored()
+        with self._gateway_process() as process:
+            await process.keep()
+
+    def forget(self) -> None:
+        for each in (self._state, self._gateway):
+            (each / "copy.state").unlink()
+
+    @contextmanager
+    def _device(self) -> Iterator[tuple[Device, LedgerSync, EventLog]]:
+        uplink = DirectUplink(self._genesis.network.hex()[:16])
+        with (
+            EventLog(self._state / "events.jsonl", "device") as events,
+            closing(Device(self._device_config, self._genesis, "mobile", uplink, events)) as device,
+            closing(LedgerSync(self._state / "copy.sqlite", device, events, bodies=True)) as sync,
+        ):
+            yield device, sync, events
+
+    async def device_list(self) -> int:
+        with self._device() as (device, sync, _):
+            operator = Operator(self._running, device, cast(Login, None), sync)  # stays offline
+            if sorted(name for name, _ in operator.devices) != sorted(self._chain.names.values()):
+                raise LabFault("the list is not that of the devices")
+            return sync.copy.height
+
+    async def device(self) -> int:
+        with self._device() as (device, sync, events):
+            backlog = self._state / "backlog.sqlite"
+            with closing(Sender(backlog, device, "telemetry", 1_000, events)):
+                return sync.copy.height
+
+    @contextmanager
+    def _gateway_process(self) -> Iterator[GatewayProcess]:
+        with EventLog(self._gateway / "events.jsonl", "gateway") as events:
+            yield GatewayProcess(self._gateway_config, SECRETS, self._genesis, events)
+
+    async def gateway(self) -> int:
+        with self._gateway_process() as process:
+            return process.height
 
 
-def _keep(path: Path, genesis: Genesis) -> None:
-    """As a process that runs keeps its state now and then."""
-    with _sync(path, genesis) as sync:
-        asyncio.run(sync.stored())
-    with closing(BlockStore(path, genesis.network)) as store:
-        follower = Follower(genesis, Es256(), store)
-        deque(follower.restore(), maxlen=0)
-        _gateway_state(path, genesis).write(KeptState.pack(follower.state))
+def _close_left() -> None:
+    """A gateway's process closes its files by ending."""
+    gc.collect()
 
 
-def _gateway_state(path: Path, genesis: Genesis) -> KeptState:
-    return KeptState(path.with_name("gateway.state"), genesis.network)
-
-
-@contextmanager
-def _sync(path: Path, genesis: Genesis) -> Iterator[LedgerSync]:
-    device = cast(Device, _Keyless(genesis))
-    with (
-        EventLog(path.with_name("events.jsonl"), "bench") as events,
-        closing(LedgerSync(path, device, events, bodies=True)) as sync,
-    ):
-        yield sync
-
-
-def _device(path: Path, genesis: Genesis, kept: bool) -> int:
-    state = path.with_suffix(".state")
-    if not kept:
-        state.unlink()
-    with _sync(path, genesis) as sync:
-        return sync.copy.height
-
-
-def _gateway(path: Path, genesis: Genesis, kept: bool) -> int:
-    with closing(BlockStore(path, genesis.network)) as store:
-        follower = Follower(genesis, Es256(), store)
-        if kept:
-            follower.resume(_gateway_state(path, genesis).load())
-        deque(follower.restore(), maxlen=0)
-        return follower.height
-
-
-def _seconds(
-    opened: Callable[[Path, Genesis, bool], int],
-    path: Path,
-    genesis: Genesis,
-    height: int,
-    kept: bool,
-) -> float:
-    start_s = time.perf_counter()
-    found = opened(path, genesis, kept)
+async def _seconds(opened: Callable[[], Awaitable[int]], height: int) -> float:
+    _close_left()
+    start_s = time.process_time()
+    found = await opened()
     if found != height:
         raise LabFault(f"a copy of {height} blocks opened at {found}")
-    return time.perf_counter() - start_s
+    return time.process_time() - start_s

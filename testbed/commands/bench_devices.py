@@ -48,13 +48,13 @@ def restart(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Starts of a device and a gateway (and `testbed device list`), by the age of the ledger."""
+    """CPU time of `device list` and of starts of a device and a gateway, by the ledger's age."""
     found = restarts.measure(blocks or [1_000, 10_000], say)
     if as_json:
         print_json([msgspec.to_builtins(each) for each in found])
         return
     first = {each.who: each for each in reversed(found)}
-    rows = [("WHO", "BLOCKS", "START s", "RATIO", "FROM GENESIS s", "RATIO")]
+    rows = [("WHO", "BLOCKS", "CPU s", "RATIO", "FROM GENESIS s", "RATIO")]
     for each in found:
         kept, genesis = first[each.who].kept_s, first[each.who].genesis_s
         rows.append(

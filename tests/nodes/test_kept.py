@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from chain.block import Block
@@ -13,12 +18,18 @@ from chain.errors import PeerFault
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import Revoke
 from chain.proofs.client import LedgerCopy, SealedBlock
-from gateway.bridge.block_store import BlockStoreError
+from gateway.bridge.block_store import BlockStore, BlockStoreError
+from nodes.device.device import Device
 from nodes.device.ledger_sync import LedgerSync
+from nodes.edge_config import BrokerAddress, DeviceConfig, GatewaySecrets
+from nodes.events import EventLog
+from nodes.gateway.process import GatewayProcess
 from nodes.kept import KeptState
+from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World
 from tests.gateway.bridge.gate import Gate
 from tests.gateway.broker.brokers import story
+from tests.nodes.gateway_support import lonely_gateway
 from tests.nodes.test_device import admitted, ask, make, rigged
 
 NETWORK = bytes(32)
@@ -176,13 +187,146 @@ def test_a_gateway_takes_up_its_state_and_goes_on_as_if_it_had_read_every_block(
 
 
 def test_a_gateway_whose_store_lost_the_block_reads_all_again(tmp_path: Path) -> None:
-    """The store is not synced for each block; the kept state is."""
+    """Somebody removed it; or it came out of an older backup than the state."""
     world = World()
     gate = Gate(make(tmp_path / "gate"), world)
     gate.admit("first")
     state = gate.bridge.state
     (tmp_path / "gate" / "copy.sqlite").unlink()
-    gate.restart(kept=state)
+    gate.restart(logins_done=world.ledger.height, kept=state)
     assert gate.bridge.chain.height == 0
     gate.seal()
     assert gate.bridge.chain.height == world.ledger.height
+
+
+class Lab:
+    """The files of a device and of a gateway of one chain, and starts of their processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.world = folder, World()
+        self.world.admit("phone")
+        self.copies = [folder / "device.sqlite", folder / "copy.sqlite"]
+        self.gateway_config = lonely_gateway(folder)
+        self.events = EventLog(folder / "events.jsonl", "lab")
+
+    def grow(self, blocks: int) -> None:
+        """The broker is told at once of every login."""
+        self.world.idle(blocks)
+        for path in self.copies:
+            with closing(BlockStore(path, self.world.network)) as store:
+                for block in self.world.blocks[store.height :]:
+                    seals = tuple(self.world.seals(block, 0, 1))
+                    sealed = SealedBlock(head=block.head, seals=seals, records=block.records)
+                    store.append(store.height + 1, sealed)
+        self.logins_are_done(self.world.ledger.height)
+
+    def logins_are_done(self, height: int) -> None:
+        cursor = self.folder / "copy.logins.json"
+        cursor.write_bytes(msgspec.json.encode({"height": height}))
+
+    async def start_device(self) -> None:
+        config = DeviceConfig(
+            name="phone",
+            genesis="",
+            state=str(self.folder / "phone"),
+            voucher="",
+            broker=BrokerAddress("127.0.0.1", 1),
+            go="",
+        )
+        uplink = DirectUplink(self.world.network.hex()[:16])
+        with (
+            closing(Device(config, self.world.genesis, "mobile", uplink, self.events)) as device,
+            closing(LedgerSync(self.copies[0], device, self.events, bodies=True)) as sync,
+        ):
+            await sync.stored()
+            assert sync.copy.height == self.world.ledger.height
+
+    async def start_gateway(self) -> None:
+        secrets = GatewaySecrets(gateway="one", admin="two", devices="5" * 64)
+        process = GatewayProcess(self.gateway_config, secrets, self.world.genesis, self.events)
+        await process.keep()
+        assert process.height == self.world.ledger.height
+        del process
+        gc.collect()  # a process closes its files by ending
+
+    async def starts(self, read: list[int]) -> list[int]:
+        """How many blocks each start reads from the disk."""
+        found = []
+        for start in (self.start_device, self.start_gateway):
+            read.clear()
+            await start()
+            found.append(len(read))
+        return found
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each block that is read from a store. State is kept every 8 blocks."""
+    monkeypatch.setattr("nodes.device.ledger_sync.KEEP_BLOCKS", 8)
+    monkeypatch.setattr("nodes.gateway.process.KEEP_BLOCKS", 8)
+    found: list[int] = []
+    blocks = BlockStore.blocks
+
+    def counted(self: BlockStore, start: int, stop: int) -> Iterator[SealedBlock]:
+        for height, block in enumerate(blocks(self, start, stop), start):
+            found.append(height)
+            yield block
+
+    monkeypatch.setattr(BlockStore, "blocks", counted)
+    return found
+
+
+@story
+async def test_a_start_reads_as_many_blocks_whatever_the_age_of_the_ledger(
+    tmp_path: Path, read: list[int]
+) -> None:
+    lab = Lab(tmp_path)
+    for blocks in (20, 400):
+        lab.grow(blocks)
+        await lab.starts(read)
+        lab.grow(5)
+        assert await lab.starts(read) == [6, 6]  # the kept one, and those above it
+
+
+@story
+async def test_starts_that_follow_each_other_soon_do_not_read_ever_more(
+    tmp_path: Path, read: list[int]
+) -> None:
+    """A process that never lives for as many blocks as are between two kept states."""
+    lab = Lab(tmp_path)
+    for _ in range(8):
+        lab.grow(6)
+        assert max(await lab.starts(read)) <= 1 + 8 + 6
+
+
+@story
+async def test_a_power_cut_leaves_the_block_that_the_kept_state_ends_with(
+    tmp_path: Path, read: list[int]
+) -> None:
+    """What is lost then is the log of the store, which is not synced for each block."""
+    lab = Lab(tmp_path)
+    logs = [BlockStore(path, lab.world.network) for path in lab.copies]  # keep the logs in use
+    lab.grow(20)
+    await lab.starts(read)
+    for path in lab.copies:
+        assert Path(f"{path}-wal").exists()
+        (tmp_path / "after").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "after")
+    for each in logs:
+        each.close()
+    for path in lab.copies:
+        (tmp_path / "after" / path.name).replace(path)
+    assert await lab.starts(read) == [1, 1]
+
+
+@story
+async def test_a_gateway_whose_login_cursor_is_lost_goes_through_all_logins_again(
+    tmp_path: Path, read: list[int]
+) -> None:
+    lab = Lab(tmp_path)
+    lab.grow(20)
+    await lab.starts(read)
+    lab.logins_are_done(10)
+    read.clear()
+    await lab.start_gateway()
+    assert len(read) == lab.world.ledger.height

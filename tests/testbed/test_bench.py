@@ -138,8 +138,10 @@ def test_a_start_takes_up_the_kept_state_whatever_the_ledger_s_age() -> None:
     said = CliRunner().invoke(app, ["restart", "--blocks", "400", "--blocks", "700", "--json"])
     found = json.loads(said.stdout)
     assert [(each["who"], each["blocks"]) for each in found] == [
+        ("device list", 400),
         ("device", 400),
         ("gateway", 400),
+        ("device list", 700),
         ("device", 700),
         ("gateway", 700),
     ]
