@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "provision": ("provision", "Bring to the hosts what a run needs."),
     "deprovision": ("deprovision", "Leave nothing of ours on the hosts."),
     "flash": ("flash", "Write firmware and key to sensor boards."),
+    "board": ("board", "Show the sensor boards: there, flashed, read."),
     "power": ("power", "Switch a host off and on."),
     "ssh": ("ssh", "Log in to a host, or run one command there."),
     "console": ("console", "Talk with a board over its serial line."),
@@ -76,7 +77,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Campaigns": ("run", "abort", "resume", "plan", "campaign"),
     "Results": ("report", "compare", "ledger"),
     "Lab": (
-        *("inventory", "doctor", "provision", "flash", "power", "status"),
+        *("inventory", "doctor", "provision", "flash", "board", "power", "status"),
         *("ssh", "console", "logs"),
         *("restore", "quarantine", "lock", "unlock", "deprovision"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,8 +12,10 @@ import typer
 
 from inventory.load import load_lab, packaged
 from testbed.boards.power import is_on
+from testbed.boards.state import BoardSeen, look_at_boards
 from testbed.care.lease import Holder, holder
 from testbed.care.restore import Leftover, leftover
+from testbed.commands.board_table import board_table
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
 from testbed.commands.options import InventoryOption, JsonOption, columns
 from testbed.fleet import Step, exit_code
@@ -40,6 +43,7 @@ class _Status:
     lack: str = ""
     holder: Holder | None = None
     standing: Leftover = _NOTHING
+    boards: Sequence[BoardSeen] = ()
 
 
 @app.command()
@@ -48,13 +52,16 @@ def status(
 ) -> None:
     """Who has each host, whether it has power and is ready for a run, what of ours stands there.
 
-    Of a lab that is up (`testbed up`) also every process: since when, restarts, height, memory.
+    Of a lab that is up (`testbed up`) also every process: since when, restarts, height, memory;
+    and each sensor board of its hosts: who reads it.
     Exit code 0 all hosts answered or are switched off, 4 some did not, 3 none did.
     """
     running = newest_running(inventory)
     lab = load_lab(inventory) if running is None else running.lab
     wheelhouse = Wheelhouse()
     path = (inventory or packaged("loopback")).absolute()
+    states = [] if running is None else look(running)
+    active = {state.name for state in states if state.process.pid is not None}
 
     def work(host: Host, step: Step) -> _Status:
         step("looking")
@@ -62,10 +69,10 @@ def status(
         if powered is False:
             return _Status(powered)
         lack = staleness(probe(host), wheelhouse)
-        return _Status(powered, lack, holder(host), leftover(host))
+        boards = [] if running is None else look_at_boards(lab, host, active.__contains__)
+        return _Status(powered, lack, holder(host), leftover(host), boards)
 
     shown = Shown(("READY", "POWER", "HELD BY", "STANDING"), _cells, _details)
-    states = [] if running is None else look(running)
     more = {"processes": msgspec.to_builtins(states)}
     only_here = running is not None and not limited(lab, limit)
     outcomes = (
@@ -77,6 +84,9 @@ def status(
         if running is not None:
             typer.echo(f"up: {running.inventory}, process {running.pid}")
             typer.echo(columns([_HEADING, *map(_row, states)]))
+            boards = [board for out in outcomes if out.value for board in out.value.boards]
+            if boards:
+                typer.echo(board_table(boards))
         for out in lab.excluded():
             typer.echo(f"left out: {out.name}: {out.reason}")
     raise typer.Exit(exit_code(outcomes))
@@ -125,4 +135,5 @@ def _details(status: _Status) -> dict[str, Any]:
         if held is None
         else {"who": held.who, "pid": held.pid, "what": held.what, "left_s": held.left_s},
         "standing": status.standing.lines,
+        "boards": msgspec.to_builtins(status.boards),
     }

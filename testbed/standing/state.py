@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from testbed.boards.flash import is_plugged
 from testbed.standing.control import Look, Process, ask
 from testbed.standing.running_lab import RunningLab
 
@@ -43,7 +44,11 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(running: RunningLab) -> list[NodeState]:
-    """Every process, in the order in which they start. Raises LabFault."""
+    """Every process, in the order in which they start. Raises LabFault.
+
+    A plugged board is none: how it does is in `testbed.boards.state`.
+    """
+    boards = running.lab.boards
     processes = ask(Path(running.home), Look())
     heights = {
         name: _height(Path(node.directory) / _BLOCKS[node.role])
@@ -54,6 +59,8 @@ def look(running: RunningLab) -> list[NodeState]:
     newest = max((height for height in replicas if height is not None), default=None)
     found = []
     for name, node in running.nodes.items():
+        if name in boards and is_plugged(boards[name]):
+            continue
         process, height = processes[name], heights.get(name)
         since_s, memory, files = _of_process(process.pid if node.directory is not None else None)
         found.append(

@@ -169,6 +169,43 @@ def test_an_unplugged_board_is_missed_reopened_and_told_and_its_port_is_ours_alo
     assert told, summary["notes"]
 
 
+def test_board_list_and_status_say_who_reads_a_plugged_board(bench: Bench) -> None:
+    """A plugged board is no process: its device reads it, or nobody does."""
+    board = bench.lab.plan.boards[0]
+    control = bench.lab.board_control(board.name)
+
+    def seen() -> dict[str, Any]:
+        boards: Any = bench.run("board", "list")
+        (found,) = (dict(each) for each in boards if each["name"] == board.name)
+        return found
+
+    idle = seen()
+    assert (idle["state"], idle["reader"]) == ("not read", None)
+    assert idle["why"] == "flashed; no process reads it"
+    assert idle["port"] == f"/dev/serial/by-id/{board.port}"
+    assert idle["current"]
+    bench.run("up", "--detach", "--every", "500ms")
+    try:
+        eventually(lambda: seen()["reading_s"] is not None)
+        read = seen()
+        assert (read["state"], read["reader"]) == ("read", f"{board.host}-environment")
+        status = bench.run("status")
+        assert board.name not in [each["name"] for each in status["processes"]]
+        (told, *_) = status["hosts"][board.host]["boards"]
+        assert (told["name"], told["state"], told["reader"]) == (
+            board.name,
+            "read",
+            read["reader"],
+        )
+        command(control, "unplug")
+        eventually(lambda: seen()["state"] == "unplugged")
+        command(control, "plug")
+        eventually(lambda: seen()["state"] == "read")
+    finally:
+        bench.run("down")
+    assert seen()["state"] == "not read"
+
+
 def states(inside: SshHost, board: Board) -> list[str]:
     """What a board's host has said of it during the run that goes on."""
     name = f"{board.host}-environment"
