@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -34,14 +36,16 @@ boards:
 
 
 @pytest.fixture
-def inventory(tmp_path: Path) -> Path:
-    path = tmp_path / "boards.yaml"
-    path.write_text(INVENTORY)
-    return path
+def home() -> Iterator[Path]:
+    """Of a short name: a board's control socket has a limit."""
+    with TemporaryDirectory() as directory:
+        yield Path(directory)
 
 
-def test_a_board_is_read_unplugged_and_read_again(tmp_path: Path, inventory: Path) -> None:
-    operator = Operator(tmp_path)
+def test_a_board_is_read_unplugged_and_read_again(home: Path) -> None:
+    operator = Operator(home)
+    inventory = home / "boards.yaml"
+    inventory.write_text(INVENTORY)
 
     def seen() -> dict[str, Any]:
         board, quarantined = operator.does("board", "list", "-i", str(inventory))
