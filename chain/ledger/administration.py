@@ -40,6 +40,7 @@ __all__ = [
     "bar_refusal",
     "change_replicas",
     "grant",
+    "grant_agreed",
     "grant_refusal",
     "grant_subject",
     "is_own",
@@ -134,7 +135,7 @@ def admin_subject(tables: Tables, operation: AddAdministrator) -> dict[str, Any]
 
 
 def grant_refusal(tables: Tables, operation: Grant, signer: Identity) -> Reason | None:
-    identity = tables.identities.get(operation.target)
+    identity = tables.newest_of(operation.target)
     if identity is None or identity.kind == ADMIN:
         return "unknown-target"
     if identity.ended is not None:
@@ -143,14 +144,22 @@ def grant_refusal(tables: Tables, operation: Grant, signer: Identity) -> Reason 
 
 
 def grant(tables: Tables, operation: Grant, signer: Identity, at: At) -> dict[str, Any]:
-    identity = tables.identities[operation.target]
+    identity = tables.newest_of(operation.target)
+    assert identity is not None, "grant_refusal"
     identity.privilege, identity.services = operation.privilege, operation.services
     identity.prior, identity.serial = identity.serial, at.serial
     return certificate_fields(identity) | {
+        "node": identity.node,
         "key": identity.key,
         "kind": identity.kind,
         "service": identity.services[0],
     }
+
+
+def grant_agreed(tables: Tables, operation: Grant) -> Grant:
+    """Approvals count for the device, whatever key it has by then."""
+    target = tables.device(operation.target) or operation.target
+    return msgspec.structs.replace(operation, target=target)
 
 
 def voucher_refusal(tables: Tables, operation: AddVoucher, signer: Identity) -> Reason | None:

@@ -35,6 +35,7 @@ class Epochs:
         self._interval = consensus.checkpoint_interval
         self._replicas_max = consensus.replicas_max
         self._ids_used = set(membership.ids)
+        self.removed: frozenset[int] = frozenset()  # were members once and are none any more
 
     def refusal(self, replica: int, key: bytes | None) -> Reason | None:
         """Why this change cannot be made now, as a short stable word."""
@@ -61,4 +62,5 @@ class Epochs:
     def executed(self, height: int) -> None:
         """Call after each block: a change takes effect after its boundary."""
         if self.next is not None and height >= self.boundary:
+            self.removed |= set(self.membership.ids) - set(self.next.ids)
             self.membership, self.next = self.next, None

@@ -81,6 +81,11 @@ class Registry:
         return self._tables.epochs.membership
 
     @property
+    def removed_replicas(self) -> frozenset[int]:
+        """Members once, and none any more. An id is never used again."""
+        return self._tables.epochs.removed
+
+    @property
     def next_membership(self) -> tuple[Membership, int] | None:
         """A decided change and the height after which it takes effect."""
         epochs = self._tables.epochs

@@ -73,7 +73,7 @@ RULES: dict[type, Rule] = {
         admin.is_own,
         admin.revoke_agreed,
     ),
-    Grant: Rule(admin.grant_refusal, admin.grant, admin.grant_subject, _never),
+    Grant: Rule(admin.grant_refusal, admin.grant, admin.grant_subject, _never, admin.grant_agreed),
     AddVoucher: Rule(admin.voucher_refusal, admin.add_voucher, admin.voucher_subject, _never),
     WithdrawVoucher: Rule(
         admin.withdraw_refusal, admin.withdraw_voucher, admin.voucher_subject, _never

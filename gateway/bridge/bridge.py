@@ -230,7 +230,7 @@ class Bridge:
         identity = self.chain.ledger.registry.identity(bytes.fromhex(up.device))
         if identity is None or ended(identity, self.chain.ledger.time_us):
             raise PeerFault("unknown-node", "the ledger is for admitted devices")
-        if not self._limits.syncs.admit(up.device):
+        if not self._limits.syncs.admit(f"{up.relay}/{up.device}"):
             self.counts["refused:rate"] += 1
             return
         start = max(1, wanted.start)
@@ -335,8 +335,8 @@ class Bridge:
         for a false signature.
         """
         waiting = self._waiting.get(denied.request)
-        if waiting is None or denied.reason == "done":
-            return  # the block brings the answer
+        if waiting is None or denied.reason == "done" or replica in self.chain.removed:
+            return  # the block brings the answer; a removed replica has no say
         members = self.chain.tracker.membership
         if (signed := denied.endorsement) is not None:
             verdict = verdict_of(signed, denied.request, members, self._network, self._scheme)
@@ -353,6 +353,11 @@ class Bridge:
         self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
         verdicts = tuple(waiting.verdicts.values()) or None
         answer = Denied(id=request, layer="group", reason=reason, verdicts=verdicts)
+        # Who signed the verdicts is known only to those who know the newest members.
+        again = self._limits.syncs.admit(f"{waiting.relay}/{waiting.device}")
+        epoch = self.chain.tracker.membership.epoch
+        for steps in self.chain.steps(waiting.device, epoch, again=again):
+            self._outside.answer(waiting.device, "epochs", steps)
         self._outside.answer(waiting.device, "denied", denied_codec.encode(answer))
 
     def tick(self, now_ms: int) -> None:

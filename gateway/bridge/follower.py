@@ -99,8 +99,14 @@ class Follower:
     def claimed(self) -> int:
         """A height that at least one honest replica has reached, 0 if that is not known."""
         weak = self.tracker.membership.quorum.weak
-        claimed = sorted(self._claimed.values(), reverse=True)
+        claims = [each for who, each in self._claimed.items() if who not in self.removed]
+        claimed = sorted(claims, reverse=True)
         return claimed[weak - 1] if len(claimed) >= weak else 0
+
+    @property
+    def removed(self) -> frozenset[int]:
+        """Replicas that the chain has removed: what they say counts for nothing."""
+        return self.ledger.registry.removed_replicas
 
     @property
     def lagging(self) -> bool:

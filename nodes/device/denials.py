@@ -17,8 +17,9 @@ from gateway.bridge.edge import Denied
 
 __all__ = ["certificate_end_us", "is_proven"]
 
-# Says that this very request is on the chain: its receipt is the answer.
-_ON_THE_CHAIN = "replay"
+# They say that this very request is on the chain, or another one with this key. Then its receipt is
+# the answer.
+_ON_THE_CHAIN = frozenset({"replay", "known-node"})
 
 
 def is_proven(denied: Denied, proofs: ProofVerifier, network: bytes, node: bytes) -> bool:
@@ -26,7 +27,7 @@ def is_proven(denied: Denied, proofs: ProofVerifier, network: bytes, node: bytes
     PeerFault for a false proof."""
     if denied.record is not None:
         return ended_by(proofs.verify(decode_proof(denied.record)), node) == denied.reason
-    if denied.verdicts is None or denied.reason == _ON_THE_CHAIN:
+    if denied.verdicts is None or denied.reason in _ON_THE_CHAIN:
         return False
     check_verdicts(
         denied.verdicts,

@@ -25,7 +25,7 @@ from chain.block import Head, genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer, digest, node_id
-from chain.ledger.operations import Enrol, EnrolBoard, Operation, read_operation, sign_operation
+from chain.ledger.operations import Enrol, Operation, read_operation, sign_operation
 from chain.ledger.possession import voucher_statement
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import carrier_certificate
@@ -363,13 +363,13 @@ class Device:
                 raise PeerFault("bad-kind", kind)
 
     def _on_denied(self, denied: Denied) -> None:
-        """Only a proven denial is an answer. One that merely makes an access request be signed
-        anew, with a newer head, needs no proof. Anything else is a hint: the request goes on."""
+        """Only a proven denial is an answer. Anything else is a hint: the request goes on. This
+        holds for a stale head too: if the request is on the chain after all, a new one would be
+        refused for good, because its key is known."""
         operation = self._asked.get(denied.id)
         if operation is None:
             return
-        again = denied.reason in STALE and isinstance(operation, Enrol | EnrolBoard)
-        if again or self._is_proven(denied, operation):
+        if self._is_proven(denied, operation):
             self._settle(denied.id, Refused(denied.layer, denied.reason))
         else:
             self._events.emit("denied-unproven", layer=denied.layer, reason=denied.reason)

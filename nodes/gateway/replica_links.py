@@ -121,7 +121,9 @@ class ReplicaLinks:
 
     @property
     def _connected(self) -> list[int]:
-        return sorted(party for party in self._wire.connected if isinstance(party, int))
+        """The replicas that may be block sources."""
+        parties = [party for party in self._wire.connected if isinstance(party, int)]
+        return sorted(set(parties) - self._chain.removed)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
@@ -153,7 +155,8 @@ class ReplicaLinks:
         self._views[seal.replica] = seal.view
         membership = self._chain.tracker.membership
         # f+1 of them say so: at least one honest replica is that far.
-        believed = sorted(self._views.values(), reverse=True)
+        views = [view for who, view in self._views.items() if who not in self._chain.removed]
+        believed = sorted(views, reverse=True)
         self._primary = membership.primary(believed[min(len(believed), membership.quorum.weak) - 1])
 
     def _on_link(self, party: Party, up: bool, reason: str) -> None:

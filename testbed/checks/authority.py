@@ -284,9 +284,10 @@ class _Rules:
     def _not_approved(self, entry: Entry, operation: AdminOperation) -> str | None:
         """`admins_needed` of them must have signed the same content within the window."""
         agreed: AdminOperation = operation
-        if isinstance(operation, Revoke):  # of the device, under whatever key, for any reason
-            target = self._device_of(operation.target)
-            agreed = msgspec.structs.replace(operation, target=target, reason="any")
+        if isinstance(operation, Revoke | Grant):  # of the device, under whatever key
+            agreed = msgspec.structs.replace(operation, target=self._device_of(operation.target))
+        if isinstance(agreed, Revoke):  # for any reason
+            agreed = msgspec.structs.replace(agreed, reason="any")
         content = encode_operation(msgspec.structs.replace(agreed, node=bytes(32), counter=1))
         signed = self._signed.setdefault(content, {})
         signed[operation.node] = entry.height
@@ -319,9 +320,10 @@ class _Rules:
                 self._admins.add(node)
                 self._standing[node] = _Standing(node, "admin", (), 255, NEVER_US)
             case Grant():
-                granted = self._standing.get(operation.target)
-                if granted is not None:
-                    granted.privilege, granted.services = operation.privilege, operation.services
+                device = self._device_of(operation.target)
+                for each in self._standing.values():
+                    if each.device == device and each.ended_height is None:
+                        each.privilege, each.services = operation.privilege, operation.services
             case AddReplica() | RemoveReplica():
                 newest = max(self._members)
                 members = self._members[newest] - {operation.replica}

@@ -43,6 +43,7 @@ from chain.ledger.operations import (
 )
 from chain.ledger.possession import renewal_statement, voucher_statement
 from chain.ledger.rules import RULES
+from chain.ledger.statement import Statement
 from chain.pbft.state_machine import Screening, VerifiedRequest
 from tests.chain.world import (
     SECOND_US,
@@ -675,6 +676,40 @@ def test_a_renewal_between_two_approvals_does_not_outrun_a_revocation() -> None:
     third = Device("third key")
     assert world.run(renewal(world, second, third), second).status == "refused:revoked"
     assert revoke_by(world, world.admins[0], thief.node) == "refused:revoked"
+
+
+def granted(world: World, admin: Device, target: bytes, privilege: int) -> Statement:
+    fields = {"target": target, "privilege": privilege, "services": ("telemetry",)}
+    return world.run(world.signed(Grant, admin, **fields), admin)
+
+
+def test_a_renewal_between_two_approvals_does_not_outrun_a_lower_privilege() -> None:
+    world = World()
+    greedy, second = world.admit("greedy", privilege=5), Device("second key")
+    assert granted(world, world.admins[0], greedy.node, 0).status == "pending"
+    assert world.run(renewal(world, greedy, second), greedy).status == "ok"
+    done = granted(world, world.admins[1], second.node, 0)
+    assert (done.status, done.node, done.key) == ("ok", second.node, second.signer.public)
+    refused = world.run(world.signed(OpenSession, second, service="valve"), second)
+    assert refused.status != "ok"
+    named_by_an_old_key = [granted(world, each, greedy.node, 2) for each in world.admins[:2]][-1]
+    assert (named_by_an_old_key.status, named_by_an_old_key.node) == ("ok", second.node)
+
+
+def test_a_renewal_in_the_same_block_does_not_outrun_a_lower_privilege() -> None:
+    for renewal_first in (True, False):
+        world = World(admins_needed=1)
+        greedy, new = world.admit("greedy", privilege=5), Device("new key")
+        fields = {"target": greedy.node, "privilege": 0, "services": ("telemetry",)}
+        admin = world.admins[0]
+        pair = [
+            world.request(renewal(world, greedy, new), greedy),
+            world.request(world.signed(Grant, admin, **fields), admin),
+        ]
+        world.block(*(pair if renewal_first else pair[::-1]))
+        identity = world.ledger.registry.newest(greedy.node)
+        assert identity is not None
+        assert (identity.node, identity.privilege) == (new.node, 0)
 
 
 def test_a_renewal_in_the_same_block_does_not_outrun_a_revocation() -> None:

@@ -22,13 +22,14 @@ from chain.ledger.operations import Data, Operation, Revoke, read_operation
 from chain.ledger.statement import OK, decode_leaf
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
-from chain.proofs.proof import decode_proof
+from chain.proofs.proof import ProofVerifier, decode_proof
 from gateway.bridge.edge import Denied, admitted_codec, denied_codec
 from gateway.bridge.outbox import OutboxFullError
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import Message, MqttClient
 from gateway.mqtt.topics import Head, Response, Role
+from nodes.device.denials import is_proven
 from nodes.device.device import Answer, Device, Refused
 from nodes.device.environment import RelayUplink
 from nodes.device.ledger_sync import LedgerSync
@@ -265,6 +266,20 @@ async def test_the_word_of_one_gateway_ends_no_device(
 
 
 @story
+@pytest.mark.parametrize("reason", ["stale-head", "unknown-head", "known-node"])
+async def test_a_lie_about_an_admission_does_not_end_the_device(
+    tmp_path: Path, reason: str
+) -> None:
+    """It is on the chain already. A device that signed anew would be refused for good, because its
+    key is known."""
+    async with rigged(tmp_path) as rig:
+        rig.lie = Denied(id=bytes(32), layer="gateway", reason=reason)
+        async with admitted(rig) as (device, login):
+            assert await ask(rig, device, login) == OK
+        assert rig.recorded("enrol") == [OK]
+
+
+@story
 async def test_a_revoked_device_believes_the_record_of_its_revocation(tmp_path: Path) -> None:
     async with rigged(tmp_path, admins_needed=1) as rig, admitted(rig) as (device, login):
         assert await ask(rig, device, login) == OK
@@ -302,11 +317,28 @@ async def test_f_plus_1_replicas_are_believed(tmp_path: Path) -> None:
         rig._take = taken  # type: ignore[method-assign]
 
 
-def rejection(world: World, replica: int, request: bytes) -> ReplicaDenied:
-    verdict = Endorsement(0, replica, request=request, accepted=False, reason="privilege")
+@pytest.mark.parametrize("reason", ["replay", "known-node"])
+def test_true_verdicts_that_say_it_is_on_the_chain_end_no_device(reason: str) -> None:
+    """Honest replicas sign them when a gateway submits an admission again: "replay" at first, and
+    "known-node" when they have forgotten the request."""
+    world, node = World(), bytes(32)
+    signed = [rejection(world, each, node, reason).endorsement for each in range(4)]
+    verdicts = tuple(each for each in signed if each is not None)
+    denied = Denied(id=node, layer="group", reason=reason, verdicts=verdicts)
+    proofs = ProofVerifier(world.genesis)
+    assert not is_proven(denied, proofs, world.network, node)
+    other = tuple(each for r in range(2) if (each := rejection(world, r, node).endorsement))
+    denied = Denied(id=node, layer="group", reason="privilege", verdicts=other)
+    assert is_proven(denied, proofs, world.network, node)
+
+
+def rejection(
+    world: World, replica: int, request: bytes, reason: str = "privilege"
+) -> ReplicaDenied:
+    verdict = Endorsement(0, replica, request=request, accepted=False, reason=reason)
     body = encode(verdict)
     signature = world.replicas[replica].sign(signed_bytes(world.network, body))
-    return ReplicaDenied(request, "privilege", Signed(body, signature))
+    return ReplicaDenied(request, reason, Signed(body, signature))
 
 
 @story

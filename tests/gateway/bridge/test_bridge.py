@@ -18,7 +18,14 @@ from chain.pbft.messages import Denied, Endorsement, Signed, encode, signed_byte
 from chain.proofs.denial import check_verdicts, ended_by
 from chain.proofs.proof import ProofVerifier, decode_proof
 from gateway.bridge.answers import Answer, AnswerCache
-from gateway.bridge.edge import Stamped, admitted_codec, denied_codec, stamped_codec
+from gateway.bridge.edge import (
+    Stamped,
+    SyncRequest,
+    admitted_codec,
+    denied_codec,
+    stamped_codec,
+    sync_codec,
+)
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.credentials import open_password
 from gateway.broker.security import device_password
@@ -531,3 +538,16 @@ def test_a_revoked_device_is_shown_the_record_of_its_revocation(gate: Gate) -> N
     answer = denied_codec.decode(payload)
     proven = ProofVerifier(world.genesis).verify(decode_proof(answer.record or b""))
     assert (answer.reason, ended_by(proven, device.node)) == ("revoked", "revoked")
+
+
+def test_a_relay_cannot_use_up_what_another_device_may_ask_of_the_ledger(gate: Gate) -> None:
+    """A request for blocks is not signed: any relay can make one in a device's name."""
+    victim = gate.admit("phone")
+    other = "d" * 64
+    ask = sync_codec.encode(SyncRequest(start=1, bodies=True))
+    gate.restart_with(syncs=limiter(gate.clock, 1, 4))
+    for _ in range(20):
+        gate.up(victim.node.hex(), "sync", ask, relay=other)
+    assert gate.bridge.counts["sync"] == 4
+    gate.up(victim.node.hex(), "sync", ask)
+    assert gate.bridge.counts["sync"] == 5
