@@ -119,7 +119,8 @@ def sudo() -> tuple[str, float]:
     try:
         argv = (shutil.which("sudo") or "sudo", "-n", "true")
         done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-        problem = done.stderr.strip() if done.returncode else ""
+        # The last line says why; others before it are warnings.
+        problem = done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     return problem, time.monotonic() - began

@@ -12,7 +12,8 @@ as_root() {
 tables() {
   command -v nft >/dev/null || return 0
   if ! list=$(as_root nft list tables 2>&1); then
-    echo "filter tables: cannot look: $(printf '%s\n' "$list" | head -n 1)"
+    # The last line: sudo may warn before it says why.
+    echo "filter tables: cannot look: $(printf '%s\n' "$list" | tail -n 1)"
     return
   fi
   printf '%s\n' "$list" | while read -r _ family name; do

@@ -5,6 +5,7 @@ What concerns units is in `test_restore_units`, on hosts that have systemd.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -23,7 +24,7 @@ from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import ssh_hosts
 from testbed.hosts.port import HostFault, NodeCommand
 from testbed.hosts.ssh import SshHost
-from testbed.programs import shell
+from testbed.programs import python, shell
 from tests.testbed.hosts_support import SshServer, eventually, ssh_server_missing
 from tests.testbed.lab_support import ssh_lab
 
@@ -213,7 +214,7 @@ NEEDS_ROOT = pytest.mark.skipif(
 
 def in_a_network(*commands: str) -> str:
     """What shell commands print in a network namespace of their own."""
-    argv = ["unshare", "--net", "sh", "-ec", "\n".join(commands)]
+    argv = ["unshare", "--net", "--uts", "sh", "-ec", "\n".join(commands)]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
@@ -248,6 +249,22 @@ def test_where_filters_cannot_be_looked_at_a_host_is_not_called_clean() -> None:
     said = in_a_network(shlex.join(as_nobody))
     assert said.startswith("filter tables: cannot look: ")
     assert "sudo" in said
+
+
+@NEEDS_ROOT
+@pytest.mark.lab
+def test_why_there_is_no_root_is_said_and_not_what_sudo_warns_of_first() -> None:
+    """On a host whose own name does not resolve, sudo warns of that before it says no."""
+    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups"]
+    look = ["sh", "-c", f"echo doctor | {shlex.join(python('python3', 'care/on_host.py'))}"]
+    found, said = in_a_network(
+        "hostname without-a-name",
+        "cd /",
+        shlex.join([*as_nobody, *STANDING]),
+        shlex.join([*as_nobody, *look]),
+    ).splitlines()
+    assert found == "filter tables: cannot look: sudo: a password is required"
+    assert json.loads(said)["sudo_problem"] == "sudo: a password is required"
 
 
 def test_restore_with_check_names_what_it_would_remove_and_leaves_it(
