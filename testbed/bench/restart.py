@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from chain.genesis import Genesis, Member
 from chain.keys import Es256, Es256Signer, digest
 from chain.ledger.auth_group import members
-from chain.ledger.item import make_item, open_item
+from chain.ledger.item import make_item, read_item
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import Data, Operation, sign_operation
 from chain.pbft.messages import Endorsement, Proposal, sign
@@ -141,8 +141,9 @@ class _Chain:
         return SealedBlock(head=block.head, seals=seals, records=block.records), request.id
 
     def _request(self, operation: Operation, by: Holder) -> VerifiedRequest:
+        network = self.genesis.network
         cose = sign_operation(operation, by.signer)
-        request = self._open(make_item(cose))
+        request = read_item(make_item(cose), network)
         if isinstance(operation, Data):
             return request
         size, _ = self.genesis.policy.group(self._ledger.membership.quorum)
@@ -150,15 +151,12 @@ class _Chain:
         verdicts = tuple(
             sign(
                 self._signers[n],
-                self.genesis.network,
+                network,
                 Endorsement(0, n, request=request.id, accepted=True, reason=""),
             )
             for n in group
         )
-        return self._open(make_item(cose, verdicts))
-
-    def _open(self, item: bytes) -> VerifiedRequest:
-        return open_item(item, self.genesis.network, self._ledger.membership, Es256())
+        return read_item(make_item(cose, verdicts), network)
 
 
 class _Copies:

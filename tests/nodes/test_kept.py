@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import pickle
@@ -28,7 +29,7 @@ from nodes.kept import KeptState
 from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World
 from tests.gateway.bridge.gate import Gate
-from tests.gateway.broker.brokers import story
+from tests.gateway.broker.brokers import story, until
 from tests.nodes.gateway_support import lonely_gateway
 from tests.nodes.test_device import admitted, ask, make, rigged
 
@@ -330,3 +331,24 @@ async def test_a_gateway_whose_login_cursor_is_lost_goes_through_all_logins_agai
     read.clear()
     await lab.start_gateway()
     assert len(read) == lab.world.ledger.height
+
+
+@story
+async def test_a_device_that_is_killed_while_it_fetches_has_kept_what_it_verified(
+    tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.bridge.block_store.RANGE_BLOCKS_MAX", 10)
+    async with rigged(tmp_path) as rig, admitted(rig) as (device, login):
+        rig.world.idle(60)
+        rig.gate.seal()
+        path = tmp_path / "copy.sqlite"
+        sync = LedgerSync(path, device, rig.events, bodies=True)
+        fetching = asyncio.ensure_future(sync.run(login, rig.uplink))
+        await until(lambda: sync.copy.height >= 30)
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+        sync.close()
+        read.clear()
+        with closing(LedgerSync(path, device, rig.events, bodies=True)) as again:
+            assert again.copy.head == sync.copy.head
+        assert len(read) <= 1 + 2 * 10
