@@ -79,20 +79,24 @@ def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
         sound = all(_issued(child, parent) for child, parent in pairwise(links))
         if not sound or not _is_path(links):
             return None
-    except CERTIFICATE_FAULTS:
+        return _Path(
+            root,
+            max(_microseconds(each.not_valid_before_utc) for each in links),
+            min(_microseconds(each.not_valid_after_utc) for each in links),
+        )
+    except CERTIFICATE_FAULTS:  # also for a year that no calendar of Python has
         return None
-    return _Path(
-        root,
-        max(_microseconds(each.not_valid_before_utc) for each in links),
-        min(_microseconds(each.not_valid_after_utc) for each in links),
-    )
 
 
 def _strict(der: bytes) -> x509.Certificate:
-    """The library accepts unused bits in the signature's BIT STRING. DER signatures have none."""
+    """The library accepts unused bits in the signature's BIT STRING. DER signatures have none.
+    Serial numbers below 1 it accepts today and will refuse tomorrow: replicas must agree, whatever
+    version each of them has (RFC 5280, section 4.1.2.2, forbids them)."""
     certificate = x509.load_der_x509_certificate(der)
     if der[-len(certificate.signature) - 1] != 0:
         raise ValueError("unused bits in a signature")
+    if certificate.serial_number < 1:
+        raise ValueError("a serial number below 1")
     return certificate
 
 

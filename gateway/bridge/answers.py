@@ -26,7 +26,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class AnswerCache:
-    """By request id. The one that was used least recently makes room."""
+    """By request id; the proof that a key has ended by its node id. The one that was used least
+    recently makes room."""
 
     def __init__(self, bytes_max: int = ANSWER_BYTES_MAX) -> None:
         self._bytes_max = bytes_max

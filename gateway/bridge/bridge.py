@@ -186,7 +186,7 @@ class Bridge:
         elif opened.id in self._waiting:
             self._note(opened.id, up, "repeat-waiting")
         elif (reason := self._hopeless(opened, cose)) is not None:
-            self._refuse(opened.id, up, reason, self._ending(opened, reason))
+            self._refuse(opened.id, up, reason, self._ending(opened, reason, up.relay))
             if isinstance(opened.operation, Enrol) and self._waiting.has_room(up.device, up.relay):
                 # A newcomer believes replicas only: they are asked for their signed verdicts.
                 self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
@@ -198,16 +198,23 @@ class Bridge:
             self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
             self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
 
-    def _ending(self, opened: Opened, reason: str) -> bytes | None:
-        """The proof that the signer's key has ended, if that is the reason."""
+    def _ending(self, opened: Opened, reason: str, relay: str) -> bytes | None:
+        """The proof that the signer's key has ended, if that is the reason. It is kept, and what
+        one relay makes us look up is limited: it costs a whole block."""
         registry, node = self.chain.ledger.registry, opened.operation.node
         identity = registry.identity(node)
         if identity is None or identity.ended != reason:
             return None
+        if (known := self._answers.get(node)) is not None:
+            return known.payload
+        if not self._limits.syncs.admit(relay):
+            return None
         settled = self.chain.block(identity.ended_height)
         for position, statement in enumerate(settled.statements if settled else ()):
             if settled is not None and ended_by(statement, node) == reason:
-                return self.chain.receipt(settled, position)
+                record = self.chain.receipt(settled, position)
+                self._answers.put(node, Answer(node, False, record, settled.epoch))
+                return record
         return None
 
     def _hopeless(self, opened: Opened, cose: bytes) -> str | None:

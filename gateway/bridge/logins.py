@@ -147,7 +147,7 @@ class Logins:
 
 def carrier_of(pem: bytes, device: str, chain: Follower) -> Carrier:
     """Checks a device's carrier certificate. Raises PeerFault unless the chain has certified it for
-    this device, which is still admitted."""
+    this device, which is still admitted and has not renewed since."""
     ledger = chain.ledger
     statement = verify_carrier(pem, chain.proofs, ledger.time_us)
     if statement.node.hex() != device:
@@ -155,6 +155,8 @@ def carrier_of(pem: bytes, device: str, chain: Follower) -> Carrier:
     identity = ledger.registry.identity(statement.node)
     if identity is None or ended(identity, ledger.time_us):
         raise PeerFault("unknown-node", "it is not admitted any more")
+    if statement.not_before_us != identity.not_before_us:
+        raise PeerFault("superseded", "it was renewed since")
     return Carrier(device, certificate_of(device, pem), digest(pem))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,3 +121,35 @@ def test_a_signature_with_unused_bits_is_refused() -> None:
     altered = even[:at] + b"\1" + even[at + 1 :]
     assert factory_refusal((even, LINE.der), (ROOT.der,), NOW_US) is None
     assert factory_refusal((altered, LINE.der), (ROOT.der,), NOW_US) == "factory-chain"
+
+
+def altered(issued: Certified, by: Certified, old: bytes, new: bytes) -> bytes:
+    """The certificate with other bytes of the same number in it, signed again by its issuer."""
+    content = issued.certificate.tbs_certificate_bytes
+    assert content.count(old) == 1
+    content = content.replace(old, new)
+    signature = by.key.sign(content, ec.ECDSA(hashes.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")
+    body = content + algorithm + bytes((3, len(signature) + 1, 0)) + signature
+    assert len(body) >= 0x100
+    return b"\x30\x82" + len(body).to_bytes(2, "big") + body
+
+
+SERIAL_1 = bytes.fromhex("a0030201020201")  # version 3, then the head of the serial number
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@pytest.mark.parametrize("serial", [0x00, 0x80, 0xFF])
+def test_a_serial_number_that_later_libraries_refuse_is_refused_now(serial: int) -> None:
+    good = altered(SENSOR, LINE, SERIAL_1 + b"\x01", SERIAL_1 + b"\x7f")
+    odd = altered(SENSOR, LINE, SERIAL_1 + b"\x01", SERIAL_1 + bytes((serial,)))
+    assert factory_refusal((good, LINE.der), (ROOT.der,), NOW_US) is None
+    assert factory_refusal((odd, LINE.der), (ROOT.der,), NOW_US) == "factory-chain"
+
+
+def test_a_year_that_cannot_be_read_is_refused() -> None:
+    """It must not raise: this is asked while a replica carries out a block."""
+    late = certify("sensor 10", LINE, begins_s=EPOCH_S, ends_s=4_000_000_000)
+    old = late.certificate.not_valid_after_utc.strftime("%Y%m%d%H%M%SZ").encode()
+    bad = altered(late, LINE, old, b"0000" + old[4:])
+    assert factory_refusal((bad, LINE.der), (ROOT.der,), NOW_US) == "factory-chain"

@@ -551,3 +551,24 @@ def test_a_relay_cannot_use_up_what_another_device_may_ask_of_the_ledger(gate: G
     assert gate.bridge.counts["sync"] == 4
     gate.up(victim.node.hex(), "sync", ask)
     assert gate.bridge.counts["sync"] == 5
+
+
+def test_the_end_of_a_key_is_looked_up_once_however_often_it_is_used(gate: Gate) -> None:
+    """Looking it up costs a whole block: 200 ms if the block is large."""
+    keys = [gate.admit("phone"), gate.admit("another phone")]
+    for key in keys:
+        revoke = gate.world.signed(Revoke, key, target=key.node, reason="lost")
+        gate.ask(revoke, key)
+        gate.decide()
+    syncs = limiter(gate.clock, 1, 1)
+    gate.restart_with(syncs=syncs)
+    gate.answers.clear()
+    for _ in range(5):
+        gate.ask(gate.world.data(keys[0]), keys[0])
+    gate.ask(gate.world.data(keys[1]), keys[1])
+    records = [denied_codec.decode(payload).record for _, _, payload in gate.answers]
+    assert [record is not None for record in records] == [True] * 5 + [False]
+    assert (syncs.counts["admitted"], syncs.counts["rate"]) == (1, 1)
+    gate.clock.s += 1
+    gate.ask(gate.world.data(keys[1]), keys[1])
+    assert denied_codec.decode(gate.answers[-1][2]).record is not None

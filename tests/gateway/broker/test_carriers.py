@@ -10,7 +10,8 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.ledger.operations import Revoke
+from chain.ledger.operations import Renew, Revoke
+from chain.ledger.possession import renewal_statement
 from chain.proofs.certificate import carrier_certificate
 from chain.proofs.proof import decode_proof
 from gateway.bridge.edge import admitted_codec
@@ -93,6 +94,23 @@ def test_a_certificate_after_its_time_is_refused(gate: Gate) -> None:
     gate.up(device.node.hex(), "carrier", pem)
     assert listed(gate) == []
     assert gate.outcomes()[-1] == "refused:expired"
+
+
+def test_a_certificate_from_before_a_renewal_does_not_replace_its_successor(gate: Gate) -> None:
+    """Every relay has seen the old one and could send it again."""
+    phone = gate.admit("phone")
+    node, old = phone.node.hex(), carrier(gate, phone)
+    gate.up(node, "carrier", old)
+    key = phone.signer.public
+    possession = phone.signer.sign(renewal_statement(gate.world.network, phone.node, key))
+    renew = gate.world.signed(Renew, phone, key=key, validity_s=3600, possession=possession)
+    gate.ask(renew, phone)
+    gate.decide()
+    new = carrier_certificate(private_key(phone.name), decode_proof(gate.answers[-1][2]))
+    gate.up(node, "carrier", new)
+    gate.up(node, "carrier", old)
+    assert [each.pem.encode() for each in gate.carriers] == [old, new]
+    assert gate.outcomes()[-1] == "refused:superseded"
 
 
 # --- at the broker --------------------------------------------------------------------------------
