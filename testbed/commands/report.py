@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
+from typer.core import TyperGroup
 
 from testbed.bundle import find_bundle
 from testbed.commands.judging import finish
@@ -13,26 +14,46 @@ from testbed.commands.options import JsonOption, print_json
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False)
+
+class _RunOrCommand(TyperGroup):
+    """Takes a RUN, with options on both sides, or a subcommand in its place."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # The shell completes subcommands; it knows no runs.
+        is_command = args[0] in self.commands if args else ctx.resilient_parsing
+        ctx.allow_interspersed_args = not is_command
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        takes_run = ctx.command is self and ctx.allow_interspersed_args
+        return [each for each in super().get_params(ctx) if takes_run or each.name != "run"]
 
 
-@app.command()
+app = typer.Typer(add_completion=False, cls=_RunOrCommand, subcommand_metavar="| COMMAND")
+
+
+@app.callback(invoke_without_command=True)
 def report(
+    context: typer.Context,
     run: Annotated[
-        str, typer.Argument(help='A bundle, its name below runs/, "last"; or "schema".')
+        str, typer.Argument(metavar="RUN", help='A bundle, its name below runs/, or "last".')
     ],
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild summary, tables, plots, report.html and junit.xml from raw files.
 
-    Needs no hardware. Each run is judged again, then all runs together. `testbed report schema`
-    prints the JSON Schema of summary.json. Exit code 0 if all passed, 1 if a property failed, 3 if
-    nothing can be said, 4 if something stays open: runs that do not count, or too few of them.
+    Needs no hardware. Each run is judged again, then all runs together. Exit code 0 if all passed,
+    1 if a property failed, 3 if nothing can be said, 4 if something stays open: runs that do not
+    count, or too few of them.
     """
-    if run == "schema":
-        from testbed.report.summary import Summary  # noqa: PLC0415 - loads statistics
+    if context.invoked_subcommand is None:
+        raise typer.Exit(finish(find_bundle(run), as_json=as_json, again=True))
 
-        dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-        print_json(dialect | msgspec.json.schema(Summary))
-        return
-    raise typer.Exit(finish(find_bundle(run), as_json=as_json, again=True))
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of summary.json."""
+    from testbed.report.summary import Summary  # noqa: PLC0415 - loads statistics
+
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    print_json(dialect | msgspec.json.schema(Summary))

@@ -29,7 +29,7 @@ ANSWERS_NOTHING = {
     "emulate down", "emulate reboot", "emulate throttle", "emulate link",
     "power", "inventory trust", "ssh", "console", "logs",
 }  # fmt: skip
-ALWAYS_JSON = {"inventory schema", "campaign schema"}
+ALWAYS_JSON = {"inventory schema", "campaign schema", "report schema"}
 PRINTS_A_FILE = {"campaign show"}
 
 
@@ -122,7 +122,8 @@ def test_every_quoted_command_line_can_be_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"), [("de", "device"), ("device ad", "admit"), ("soak --s", "--seed")]
+    ("typed", "offered"),
+    [("de", "device"), ("device ad", "admit"), ("report s", "schema"), ("soak --s", "--seed")],
 )
 def test_tab_completes_commands_and_options(typed: str, offered: str) -> None:
     """As bash asks, after `testbed --install-completion`."""

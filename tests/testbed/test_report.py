@@ -768,3 +768,17 @@ def test_report_prints_the_schema_of_the_summary(capsys: pytest.CaptureFixture[s
     schema = json.loads(capsys.readouterr().out)
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"].startswith("https://json-schema.org")
+    assert cli.main(["report", "schema", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: testbed report schema [OPTIONS]")
+
+
+def test_report_takes_options_before_and_after_the_run(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A subcommand beside RUN must not cost that."""
+    for words in (["--json", str(run.bundle.path)], [str(run.bundle.path), "--json"]):
+        assert cli.main(["report", *words]) == 0
+        assert json.loads(capsys.readouterr().out)["verdict"] == "passed"
+    assert cli.main(["report"]) == 2
+    assert "Missing argument 'RUN'" in capsys.readouterr().err
+    assert cli.main(["report", str(run.bundle.path), "more"]) == 2
