@@ -34,9 +34,9 @@ def check_guard(
             faulty = sorted(active)
             who = " and ".join(dict.fromkeys(active[name][1] for name in active))
             raise ConfigurationError(
-                f"guard: {who} make {len(faulty)} replicas faulty at once ({', '.join(faulty)}) "
-                f"at {event.at_ms / 1000:g} s of trial {trial}, more than {max_faulty}; "
-                "move one, or say guard: none to show what happens beyond the bound"
+                f"guard: at {event.at_ms / 1000:g} s of trial {trial} these replicas are faulty "
+                f"at once: {', '.join(faulty)} (by {who}); at most {max_faulty} may be; move an "
+                "event, or write `guard: none` to show what happens beyond the bound"
             )
 
 

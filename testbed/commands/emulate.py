@@ -44,7 +44,8 @@ def up(
         bool, typer.Option("--systemd/--no-systemd", help="What starts and supervises units.")
     ] = True,
     wrong_clock: Annotated[
-        bool, typer.Option("--wrong-clock", help="The last host's is behind; see the README.")
+        bool,
+        typer.Option("--wrong-clock", help="The last host starts with its clock 90 s behind."),
     ] = False,
     cpu: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Of one core per host, as 20%.")

@@ -38,7 +38,8 @@ def flash_boards(
         ),
     ] = None,
     rename: Annotated[
-        bool, typer.Option("--rename", help="Also a board that has another's name so far.")
+        bool,
+        typer.Option("--rename", help="Also a board that has another board's name so far."),
     ] = False,
     check: CheckOption = False,
     as_json: JsonOption = False,
@@ -46,9 +47,10 @@ def flash_boards(
     """Find each board by its identity, copy firmware and a new key to it, verify both.
 
     Keys are made on the boards' hosts and stay there. Boards that are processes (`board: unix`
-    without `match`) need none: a run makes them. Hosts must be provisioned. A board that runs
-    our firmware has to be restarted while this waits, if nothing here can do it. A board that
-    says it is another one of this inventory is left as it is.
+    without `match`) are not flashed: each run makes them. Hosts must be provisioned. A board that
+    runs our firmware already must be restarted first: if nothing here can do that, the command
+    asks you to press its reset, and waits. A board that has the name of another board of this
+    inventory is left as it is.
     """
     lab = load_lab(inventory)
     plugged = {n: b for n, b in lab.boards_in_use().items() if is_plugged(b)}
@@ -81,9 +83,10 @@ def flash_boards(
             progress = Progress("flash", quiet=as_json)
             outcomes = for_each(places, work, progress, lambda board: board.greeting)
     shown: Shown[FlashedBoard] = Shown(
-        ("GREETING",),
+        ("RESULT",),
         lambda board: (board.greeting,),
         lambda board: {"port": board.port, "greeting": board.greeting, **(board.flashed or {})},
+        each="BOARD",
     )
     command = ["flash", *(["--check"] if check else [])]
     show(outcomes, time.monotonic() - began_s, shown, command, as_json=as_json)

@@ -43,11 +43,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shown(Generic[T]):
-    """What a command shows of each host: cells of a table for people, a mapping for machines."""
+    """What a command shows of each host: cells of a table for people, a mapping for machines.
+    `each`: what a row is about, if it is not a host."""
 
     heading: tuple[str, ...]
     cells: Callable[[T], Sequence[str]]
     details: Callable[[T], dict[str, Any]]
+    each: str = "HOST"
 
 
 def on_hosts(
@@ -114,12 +116,13 @@ def _print_table(
 ) -> None:
     """One row per host. Below it what failed, hosts that failed alike together, and the command
     that does it again: for those that failed, or as it was for all or none (`together`)."""
-    rows: list[Sequence[str]] = [("HOST", *shown.heading, "SECONDS")]
+    rows: list[Sequence[str]] = [(shown.each, *shown.heading, "SECONDS")]
     for outcome in outcomes:
         failed = ["FAILED", *["-"] * (len(shown.heading) - 1)]
         told = shown.cells(outcome.value) if outcome.value is not None else failed
         steps = ", ".join(f"{what} {seconds:.1f}" for what, seconds in outcome.steps_s)
-        rows.append((outcome.host, *told, f"{outcome.took_s:.1f} ({steps})"))
+        took = f"{outcome.took_s:.1f} ({steps})" if steps else f"{outcome.took_s:.1f}"
+        rows.append((outcome.host, *told, took))
     typer.echo(columns(rows) if outcomes else "nothing to do: no host is reached over SSH")
     for problem in problems(outcomes):
         typer.echo(as_typed(f"\n{problem}"), err=True)

@@ -127,8 +127,9 @@ def trust(
 ) -> None:
     """Show a host's key and, when you say so, write it to the inventory's known_hosts.
 
-    Compare the fingerprint on the machine itself: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub
-    Without a terminal it needs --fingerprint or --yes; it never asks there.
+    Compare the fingerprint with what the machine itself prints:
+    `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`. Without a terminal this command does not
+    ask: give --fingerprint or --yes.
     """
     from testbed.discovery import offer, trust_offer  # noqa: PLC0415
 
@@ -136,9 +137,12 @@ def trust(
     shown = offer(lab, host)
     typer.echo(f"{host} ({shown.where}) shows {shown.kind} key\n  {shown.fingerprint}")
     if shown.known:
-        typer.echo(f"  {shown.known_hosts} has had {shown.known}")
+        typer.echo(f"  {shown.known_hosts} has {shown.known}")
     if fingerprint is not None and fingerprint != shown.fingerprint:
         raise ConfigurationError(f"{host} shows another key than {fingerprint}; not trusted")
+    if shown.known == shown.fingerprint:
+        typer.echo(f"{host} is trusted already; nothing is changed")
+        return
     if fingerprint is None and not yes:
         if not sys.stdin.isatty():
             again = f"testbed inventory trust {host} -i FILE --fingerprint {shown.fingerprint}"

@@ -5,6 +5,7 @@ Everything that reads results loads only when there is something to judge.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from testbed.commands.options import print_json
 from testbed.errors import LabFault
 
 __all__ = ["finish", "judge_rest", "judge_run", "shown_if_the_lab_fails"]
+
+_COLUMNS_IN_FILES = 160
 
 
 def judge_run(run: RunFolder) -> str | None:
@@ -67,5 +70,7 @@ def finish(bundle: Bundle, *, as_json: bool, again: bool = False) -> int:
     if as_json:
         print_json(msgspec.to_builtins(summary) | {"bundle": str(bundle.path)})
     else:
-        Console().print(render(summary, str(bundle.path)))
+        # In a file or a CI log no row is broken: there is no screen that it must fit.
+        console = Console(width=None if sys.stdout.isatty() else _COLUMNS_IN_FILES)
+        console.print(render(summary, str(bundle.path)))
     return EXIT_CODES[summary.verdict]

@@ -62,8 +62,9 @@ def time_option(
             raise typer.BadParameter(f"{given} must be from {least} to {most}")
         return ms
 
-    shown = default if default is not None else False
-    return typer.Option(name, parser=parse, metavar="TIME", help=explained, show_default=shown)
+    # Written here, because typer puts a default that is shown as text in parentheses.
+    shown = explained if default is None else f"{explained}  [default: {default}]"
+    return typer.Option(name, parser=parse, metavar="TIME", help=shown, show_default=False)
 
 
 def say(text: str) -> None:

@@ -85,11 +85,10 @@ def _runs(schedule: Schedule) -> str:
         rest_ms = schedule.cooldown_ms * (count - 1)
         cooldown = f" and {_s(schedule.cooldown_ms)} s between them" if schedule.cooldown_ms else ""
         each += f"{cooldown}, {_s(schedule.run_ms * count + rest_ms)} s and set-up in all"
-    return f"{each}: {_order(schedule)}"
+    return f"{each}; order: {_order(schedule)} (b: baseline, f: with faults)"
 
 
 def _order(schedule: Schedule) -> str:
-    """First letters of the arms: b(aseline), f(aults)."""
     letters = "".join(run.arm[0] for run in schedule.runs[:40])
     return letters + ("..." if len(schedule.runs) > len(letters) else "")
 

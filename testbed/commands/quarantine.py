@@ -25,14 +25,16 @@ def quarantine_host(
     ),
     back: Annotated[bool, typer.Option("--release", help="Take it back into use.")] = False,
     lower_f: Annotated[
-        bool, typer.Option("--lower-f", help="Although fewer faults are borne without it.")
+        bool, typer.Option("--lower-f", help="Do it although the chain then bears fewer faults.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write into the inventory file that a host (and its boards) is left out, or is back in use.
 
-    Only this changes in the file; touches no host. Every run lists who was left out, and why.
-    Refused (exit code 2) where fewer faults would be borne, unless --lower-f. Repeatable.
+    Only this entry changes in the file; touches no host. Every run lists who was left out, and
+    why. Refused (exit code 2) if the chain would then bear fewer faults. With --lower-f it is done
+    all the same, and `chain.f` is lowered in the file if it must be; --release does not raise it
+    again, but says so. Repeatable.
     """
     if inventory is None:
         raise ConfigurationError("name the inventory file that is to say so: -i FILE")

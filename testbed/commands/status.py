@@ -52,8 +52,9 @@ def status(
 ) -> None:
     """Who has each host, whether it has power and is ready for a run, what of ours stands there.
 
-    Of a lab that is up (`testbed up`) also every process: since when, restarts, height, memory;
-    and each sensor board of its hosts: who reads it.
+    Of a lab that is up (`testbed up`) also the state and restarts of every process, and each sensor
+    board of its hosts: who reads it. Start time, height, memory and files are known only of
+    processes on this machine; elsewhere there is "-".
     Exit code 0 all hosts answered or are switched off, 4 some did not, 3 none did.
     """
     running = newest_running(inventory)

@@ -211,13 +211,21 @@ class Deployment:
 
     def start_node(self, node: Node) -> None:
         """Start one process (again); an older ready file does not count. A device just runs."""
-        if node.role == "board" and is_plugged(self.lab.boards[node.name]):
+        if not self._is_process(node):
             return
         self.host(node).run(["rm", "-f", node.file(READY)])
         self._started.append(node)
         self.begun.add(node.name)
         self._held_down.discard(node)
         self.host(node).start(self.unit(node))
+
+    @property
+    def processes(self) -> list[Node]:
+        """All nodes but plugged boards: those run by themselves."""
+        return [node for node in self.nodes if self._is_process(node)]
+
+    def _is_process(self, node: Node) -> bool:
+        return node.role != "board" or not is_plugged(self.lab.boards[node.name])
 
     def hold_down(self, node: Node) -> None:
         """End one process and keep it from coming back, until `start_node`."""

@@ -69,7 +69,7 @@ def _facts(summary: Summary) -> Iterator[tuple[str, Text]]:
     yield "records", Text(f"{summary.records}, {summary.data_records} of them data")
     yield (
         "replicas",
-        Text(f"{summary.replicas} (f = {summary.f}), {summary.view_changes} view changes"),
+        Text(f"{summary.replicas} (f = {summary.f}), view changes: {summary.view_changes}"),
     )
     yield (
         "ledger verified",

@@ -104,8 +104,8 @@ def _obey(deployment: Deployment, line: bytes) -> _Answer:
     try:
         order = _orders.decode(line)
         if isinstance(order, Restart):
-            if order.name not in {node.name for node in deployment.nodes}:
-                known = ", ".join(node.name for node in deployment.nodes)
+            if order.name not in {node.name for node in deployment.processes}:
+                known = ", ".join(node.name for node in deployment.processes)
                 return _Answer(problem=f"no process is called {order.name}: {known}", usage=True)
             deployment.restart(deployment.node(order.name))
         return _Answer(_look(deployment))
@@ -115,7 +115,7 @@ def _obey(deployment: Deployment, line: bytes) -> _Answer:
 
 def _look(deployment: Deployment) -> dict[str, Process]:
     found = {}
-    for node in deployment.nodes:
+    for node in deployment.processes:
         status = deployment.host(node).status(node.unit)
         found[node.name] = Process(status.state, status.pid, status.restarts, status.exit_code)
     return found

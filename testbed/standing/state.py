@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from testbed.boards.flash import is_plugged
 from testbed.standing.control import Look, Process, ask
 from testbed.standing.running_lab import RunningLab
 
@@ -48,7 +47,6 @@ def look(running: RunningLab) -> list[NodeState]:
 
     A plugged board is none: how it does is in `testbed.boards.state`.
     """
-    boards = running.lab.boards
     processes = ask(Path(running.home), Look())
     heights = {
         name: _height(Path(node.directory) / _BLOCKS[node.role])
@@ -58,10 +56,8 @@ def look(running: RunningLab) -> list[NodeState]:
     replicas = [heights.get(n) for n, node in running.nodes.items() if node.role == "replica"]
     newest = max((height for height in replicas if height is not None), default=None)
     found = []
-    for name, node in running.nodes.items():
-        if name in boards and is_plugged(boards[name]):
-            continue
-        process, height = processes[name], heights.get(name)
+    for name, process in processes.items():
+        node, height = running.nodes[name], heights.get(name)
         since_s, memory, files = _of_process(process.pid if node.directory is not None else None)
         found.append(
             NodeState(

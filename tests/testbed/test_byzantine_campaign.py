@@ -96,5 +96,5 @@ def test_f_plus_one_liars_fork_the_chain_and_are_found_out(tmp_path: Path) -> No
 def test_more_than_f_liars_are_not_let_loose_by_accident(tmp_path: Path) -> None:
     ended, summary = run(tmp_path, FORK.replace("guard: none", ""))
     assert ended.returncode == 2
-    assert "say guard: none" in ended.stderr
+    assert "write `guard: none`" in ended.stderr
     assert not summary

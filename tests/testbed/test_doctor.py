@@ -239,6 +239,8 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         capsys.readouterr()
         assert cli.main([*trust, "--fingerprint", f"SHA256:{fingerprint}"]) == 0
         assert known.read_text() == right
+        assert cli.main(trust) == 0, "a key that is trusted needs no question"
+        assert "pi01 is trusted already" in capsys.readouterr().out
         assert cli.main(["inventory", "trust", "pi02", "-i", i]) == 3
         capsys.readouterr()
         assert cli.main(["doctor", "-i", i, "--json"]) == 4

@@ -193,7 +193,7 @@ def test_a_device_more_changes_no_other_devices_times_at_the_same_rate_each(file
 
 def test_more_than_f_faulty_at_once_is_refused_naming_both(file: Path) -> None:
     other = "{id: b, at: 4s, for: 5s, do: process.crash, on: replica(2)}"
-    with pytest.raises(ConfigurationError, match=r"a and b make 2 replicas faulty.*guard: none"):
+    with pytest.raises(ConfigurationError, match=r"r2, r3 \(by a and b\); at most 1 .*guard: none"):
         planned(file, f"{CRASH}, {other}")
     assert planned(file, f"{CRASH}, {other}", head="guard: none").max_faulty is None
     later = other.replace("4s", "6s")
