@@ -69,7 +69,7 @@ def group(
     table += [(row.m, row.k, *_cells(row.false_accept), *_cells(row.denial)) for row in rows]
     typer.echo(columns(table))
     typer.echo(
-        f"\n{FORMULA}\nWho colludes with liars can ask again with another nonce, and so draw again."
+        f"\n{FORMULA}\nA device that colludes with liars can ask again with another nonce: each request is a new draw."
     )
 
 

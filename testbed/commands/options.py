@@ -33,7 +33,7 @@ InventoryOption = Annotated[
 RunningOption = Annotated[
     Path | None,
     typer.Option(
-        "-i", "--inventory", metavar="FILE", help="The lab that is up; default: the newest."
+        "-i", "--inventory", metavar="FILE", help="The lab that is up; needed if several are."
     ),
 ]
 SeedOption = Annotated[

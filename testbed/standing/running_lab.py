@@ -176,9 +176,14 @@ def find_running(inventory: Path | None) -> RunningLab:
 
 
 def newest_running(inventory: Path | None) -> RunningLab | None:
-    """Of this user's labs that run, the newest; with `inventory`, of those made from this file."""
+    """Of this user's labs that run, the newest that was made from this file. Without a file: the
+    one that runs. ConfigurationError if labs of several files run: a command must not guess whose
+    device it revokes."""
     path = None if inventory is None else str(inventory_path(inventory))
     found = [each for each in _all_running() if path in (None, each.inventory)]
+    if len({each.inventory for each in found}) > 1:
+        several = "".join(f"\n  -i {each.inventory}" for each in found)
+        raise ConfigurationError(f"several labs are up; name one:{several}")
     return found[-1] if found else None
 
 

@@ -60,7 +60,9 @@ def test_a_lab_whose_process_is_gone_is_not_taken_for_whoever_has_its_number_now
 def test_minus_i_names_one_of_several_labs(scratch: Path) -> None:
     first, second = (left(scratch, n, scratch / f"{n}.yaml") for n in (1, 2))
     with marked_running(Path(first.home)), marked_running(Path(second.home)):
-        assert find_running(None) == second, "the newest"
+        with pytest.raises(ConfigurationError, match=r"several labs are up(.|\n)*-i .*2.yaml"):
+            find_running(None)
+        assert find_running(scratch / "2.yaml") == second
         assert find_running(scratch / "1.yaml") == first
         with pytest.raises(ConfigurationError, match=r"-i .*1.yaml") as caught:
             find_running(scratch / "3.yaml")
