@@ -69,7 +69,8 @@ def group(
     table += [(row.m, row.k, *_cells(row.false_accept), *_cells(row.denial)) for row in rows]
     typer.echo(columns(table))
     typer.echo(
-        f"\n{FORMULA}\nA device that colludes with liars can ask again with another nonce: each request is a new draw."
+        f"\n{FORMULA}\nA device that colludes with liars can ask again with another nonce: "
+        "each request is a new draw."
     )
 
 
