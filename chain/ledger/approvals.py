@@ -32,17 +32,16 @@ class Approvals:
     def __init__(self, needed: int, window_blocks: int) -> None:
         self._needed = needed
         self._window = window_blocks
-        self._pending: dict[bytes, tuple[int, set[bytes]]] = {}
-        self._opened: deque[tuple[int, bytes, bytes]] = deque()  # height, opener, content
+        self._pending: dict[bytes, tuple[int, bytes, set[bytes]]] = {}  # height, opener, who agrees
+        self._opened: deque[tuple[int, bytes]] = deque()  # height, content
         self._open_by: dict[bytes, int] = {}
 
     def expire(self, height: int) -> None:
         """Drops what was opened more than the window below `height`."""
         while self._opened and self._opened[0][0] + self._window < height:
-            opened, opener, content = self._opened.popleft()
-            self._open_by[opener] -= 1
+            opened, content = self._opened.popleft()
             if content in self._pending and self._pending[content][0] == opened:
-                del self._pending[content]
+                self._close(content)
 
     def approve(
         self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
@@ -59,12 +58,17 @@ class Approvals:
         if content not in self._pending:
             if self._open_by.get(admin, 0) >= PENDING_PER_ADMIN_MAX:
                 return Approval.REFUSED
-            self._pending[content] = (height, set())
-            self._opened.append((height, admin, content))
+            self._pending[content] = (height, admin, set())
+            self._opened.append((height, content))
             self._open_by[admin] = self._open_by.get(admin, 0) + 1
-        approvers = self._pending[content][1]
+        approvers = self._pending[content][2]
         approvers.add(admin)
         if sum(map(in_force, approvers)) < self._needed:
             return Approval.PENDING
-        del self._pending[content]
+        self._close(content)
         return Approval.DECIDED
+
+    def _close(self, content: bytes) -> None:
+        """Decided or expired: it takes no place of its opener any more."""
+        _, opener, _ = self._pending.pop(content)
+        self._open_by[opener] -= 1

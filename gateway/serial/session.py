@@ -45,6 +45,7 @@ kinds_of_board = (kind_board, kind_reading, kind_pong, kind_refuse)
 
 name_chars_max = 32
 values_max = 8
+value_end = 1 << 63  # signed 64 bits: what JSON libraries hold
 
 greeting_prefix = "m2m-board/1 "
 
@@ -186,7 +187,7 @@ def reading_of(value: "Any") -> Reading:
     boot, number, at_ms, values = fields_of(value, int, int, int, list)
     if boot < 1 or number < 1 or not 0 < len(values) <= values_max:
         raise CborError("reading")
-    if not all(isinstance(item, int) for item in values):
+    if not all(isinstance(item, int) and -value_end <= item < value_end for item in values):
         raise CborError("reading")
     return Reading(boot, number, at_ms, tuple(values))
 

@@ -205,8 +205,11 @@ def _dated(taken: Taken, board: str, sponsored_ns: int) -> Reading:
     reading, now_ns, quality = taken.reading, time.time_ns(), wall_clock_quality()
     sampled_ns, error_ms = None, None
     if taken.sampled_ms is not None and taken.uncertainty_ms is not None:
-        sampled_ns = now_ns - (time.monotonic_ns() // 10**6 - taken.sampled_ms) * 1_000_000
-        if quality.error_ms_max is not None:
+        age_ms = time.monotonic_ns() // 10**6 - taken.sampled_ms
+        # Its clock may claim anything. What was not sampled between 1970 and now is undated.
+        if -taken.uncertainty_ms <= age_ms <= now_ns // 10**6:
+            sampled_ns = now_ns - age_ms * 1_000_000
+        if sampled_ns is not None and quality.error_ms_max is not None:
             error_ms = taken.uncertainty_ms + quality.error_ms_max
     return Reading(
         due_ns=max(now_ns if sampled_ns is None else sampled_ns, sponsored_ns),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from chain.errors import PeerFault
 from chain.keys import digest, node_id, spki_of
 from chain.ledger.administration import ADMINISTRATORS_MAX
+from chain.ledger.approvals import PENDING_PER_ADMIN_MAX
 from chain.ledger.auth_group import members
 from chain.ledger.factory import factory_id
 from chain.ledger.identity import BOARDS_MAX, KEYS_MAX, SESSIONS_MAX
@@ -676,6 +677,20 @@ def test_a_renewal_between_two_approvals_does_not_outrun_a_revocation() -> None:
     third = Device("third key")
     assert world.run(renewal(world, second, third), second).status == "refused:revoked"
     assert revoke_by(world, world.admins[0], thief.node) == "refused:revoked"
+
+
+def test_what_is_decided_takes_no_place_among_what_is_pending() -> None:
+    """Whoever revokes many stolen devices at once must not have to wait for the window."""
+    world = World()
+    one, other = world.admins[:2]
+    for number in range(2 * PENDING_PER_ADMIN_MAX):
+        voucher = digest(b"voucher %d" % number)
+        fields = {"kind": "mobile", "privilege": 1, "services": ("telemetry",)}
+        fields |= {"voucher": voucher, "not_after_us": 2**60}
+        pair = [
+            world.request(world.signed(AddVoucher, each, **fields), each) for each in (one, other)
+        ]
+        assert [each.status for each in world.block(*pair)] == ["pending", "ok"]
 
 
 def granted(world: World, admin: Device, target: bytes, privilege: int) -> Statement:

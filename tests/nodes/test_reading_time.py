@@ -7,12 +7,17 @@ import time
 import msgspec
 import pytest
 
+from chain.keys import node_id
+from chain.ledger.operations import Data, read_operation, sign_operation
 from gateway.serial.host_session import Taken
 from gateway.serial.session import Reading as SampledReading
+from gateway.serial.session import reading_of
+from gateway.serial.tinycbor import CborError
 from nodes.device import boards
 from nodes.device.boards import _dated
-from nodes.device.sender import _sampled_us
+from nodes.device.sender import Reading, _sampled_us
 from nodes.device.wall_clock import Quality, wall_clock_quality
+from tests.chain.world import signer
 
 READING = SampledReading(boot=3, number=7, at_ms=5_000, values=(215,))
 
@@ -57,6 +62,38 @@ def test_a_reading_of_an_earlier_boot_has_the_boards_own_clock_only(
     assert (reading.boot, reading.board_ms) == (3, 5_000)
     assert _sampled_us(reading) is None
     assert b"sampled_ns" not in msgspec.json.encode(reading)
+
+
+@pytest.mark.parametrize("age_ms", [-(2**64), -(2**53), -3_600_000, 2**53, 2**64])
+def test_a_board_that_claims_an_impossible_time_does_not_stop_its_device(age_ms: int) -> None:
+    """The reading is on disk before it is signed. If it could not be signed, the device would fail
+    at each start, and a relay with it."""
+    reading = _dated(taken(age_ms), "th01", sponsored_ns=0)
+    assert (reading.clock, reading.sampled_ns, reading.uncertainty_ms) == ("boot", None, None)
+    kept = msgspec.json.decode(msgspec.json.encode(reading), type=Reading)
+    key = signer("host")
+    operation = Data(
+        network=bytes(32),
+        node=node_id(key.public),
+        counter=1,
+        service="telemetry",
+        payload=msgspec.json.encode(kept),
+        time_us=_sampled_us(kept),
+        clock=kept.clock,
+    )
+    assert read_operation(sign_operation(operation, key), bytes(32)).operation == operation
+
+
+def test_a_reading_that_is_sampled_within_the_error_of_the_line_is_dated() -> None:
+    assert _dated(taken(-4), "th01", sponsored_ns=0).sampled_ns is not None
+
+
+@pytest.mark.parametrize("value", [-(2**63) - 1, 2**63, -(2**64)])
+def test_a_value_that_no_payload_can_hold_is_refused_on_the_line(value: int) -> None:
+    largest = [-(2**63), 2**63 - 1]
+    assert list(reading_of([1, 1, 0, largest]).values) == largest
+    with pytest.raises(CborError):
+        reading_of([1, 1, 0, [value]])
 
 
 def test_the_kernel_is_asked() -> None:
