@@ -267,6 +267,33 @@ def test_why_there_is_no_root_is_said_and_not_what_sudo_warns_of_first() -> None
     assert json.loads(said)["sudo_problem"] == "sudo: a password is required"
 
 
+@NEEDS_ROOT
+@pytest.mark.lab
+def test_restore_ends_with_6_where_it_could_not_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A login without the right to list tables. Once it may, the host is clean."""
+    blind = tmp_path / "blind/nft"
+    blind.parent.mkdir()
+    blind.write_text(
+        f'#!/bin/sh\nexec setpriv --reuid=65534 --clear-groups {shutil.which("nft")} "$@"\n'
+    )
+    blind.chmod(0o755)
+    with ssh_lab(tmp_path, path=blind.parent) as lab:
+        i = ("-i", str(lab.inventory))
+        assert cli.main(["restore", *i]) == 6
+        said = capsys.readouterr()
+        assert "pi01: restore: filter tables: cannot look: " in said.err
+        assert "is clean" not in said.out
+        assert cli.main(["restore", *i, "--json"]) == 6
+        host = json.loads(capsys.readouterr().out)["hosts"]["pi01"]
+        assert not host["ok"]
+        assert "cannot look" in host["problem"]
+        blind.unlink()
+        assert cli.main(["restore", *i]) == 0
+        assert "is clean" in capsys.readouterr().out
+
+
 def test_restore_with_check_names_what_it_would_remove_and_leaves_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
