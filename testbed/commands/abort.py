@@ -29,7 +29,8 @@ def abort(
 ) -> None:
     """List the faults that are active in the run under way, or heal one now.
 
-    The run goes on and is invalid: it is not what was planned. What a dead run left: restore.
+    The run goes on and is invalid: it is not what was planned. `testbed restore` undoes what a
+    dead run left.
     """
     run = run_under_way(find_bundle(bundle))
     found = active_faults(run) if fault is None else abort_fault(run, fault)

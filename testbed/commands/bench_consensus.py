@@ -101,7 +101,7 @@ def memory(
     in_flight: InFlight = 100,
     payload: Payload = 512,
     store: Store = "sqlite",
-    requests: Annotated[int, typer.Option(min=10, help="In all.")] = 100_000,
+    requests: Annotated[int, typer.Option(min=10, help="Requests in all.")] = 100_000,
     peer: Annotated[
         Literal["suspended", "slow", "none"], typer.Option(help="What the last replica does.")
     ] = "suspended",
@@ -143,7 +143,7 @@ def catch_up(
     replicas: Replicas = 4,
     in_flight: InFlight = 4,
     payload: Payload = 512,
-    blocks: Annotated[int, typer.Option(min=100, help="That it misses.")] = 10_000,
+    blocks: Annotated[int, typer.Option(min=100, help="Blocks that it misses.")] = 10_000,
     as_json: JsonOption = False,
 ) -> None:
     """A replica that was down for many blocks catches up while the others go on.

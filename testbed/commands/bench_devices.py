@@ -20,7 +20,8 @@ __all__ = ["admission", "restart", "revocation", "serial"]
 
 def serial(
     for_ms: Annotated[
-        float, time_option("--for", "For each part.", least="100ms", most="10s", default="3s")
+        float,
+        time_option("--for", "Time of each part.", least="100ms", most="10s", default="3s"),
     ] = 3000,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,7 +45,7 @@ def serial(
 
 def restart(
     blocks: Annotated[
-        list[int] | None, typer.Option(min=400, max=1_000_000, help="Ages; 1,000 and 10,000.")
+        list[int] | None, typer.Option(min=400, max=1_000_000, help="Ages of the ledger.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -71,8 +72,8 @@ def restart(
 
 
 def admission(
-    devices: Annotated[int, typer.Option(min=1, max=500, help="That ask all at once.")] = 32,
-    logins: Annotated[int, typer.Option(min=1, max=5000, help="Added, and removed.")] = 50,
+    devices: Annotated[int, typer.Option(min=1, max=500, help="Devices that ask at once.")] = 32,
+    logins: Annotated[int, typer.Option(min=1, max=5000, help="Logins to add and remove.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Admissions, as a ratio to ordinary readings, and logins, to a message's acknowledgement."""
@@ -94,7 +95,7 @@ def admission(
 
 
 def revocation(
-    devices: Annotated[int, typer.Option(min=1, max=50, help="Revoked; as many stay.")] = 6,
+    devices: Annotated[int, typer.Option(min=1, max=50, help="To revoke; as many stay.")] = 6,
     rate: Annotated[float, typer.Option(min=0.1, max=10, help="Readings/s of each.")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:

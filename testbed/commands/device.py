@@ -107,7 +107,8 @@ def show(who: Who, inventory: RunningOption = None, as_json: JsonOption = False)
         print_json(found)
         return
     records = found.pop("records")
-    typer.echo(columns([(key, value) for key, value in found.items()]))
+    found["services"] = ",".join(found["services"])
+    typer.echo(columns([(key, str(value)) for key, value in found.items()]))
     typer.echo(
         columns([("height", "operation", "status", "time")] + [tuple(r.values()) for r in records])
     )

@@ -84,6 +84,9 @@ def _unfit(outcome: Outcome[Findings]) -> str:
 def _print(
     lab: Lab, outcomes: Sequence[Outcome[Findings]], unfit: Mapping[str, str], *, together: bool
 ) -> None:
+    if not outcomes:
+        typer.echo("nothing to do: no host is reached over SSH")
+        return
     found = {outcome.host: outcome.value or () for outcome in outcomes}
     rows: dict[tuple[Grade, str], list[str]] = {}
     for host, findings in found.items():

@@ -94,7 +94,7 @@ def _in_words(report: LedgerReport) -> str:
         )
         lines += [f"  {finding}" for finding in file.findings]
     lines.append(
-        f"up to height {report.proven} f+1 replicas or a quorum's checkpoint vouch for the chain"
+        f"f+1 replicas or a quorum's checkpoint vouch for the chain up to height {report.proven}"
     )
     return "\n".join(lines)
 

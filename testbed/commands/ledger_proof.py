@@ -62,8 +62,9 @@ def export_proof(
     """Write a device's newest certificate with its proof, to check without this program.
 
     The files show that f+1 replicas signed the block, that the record is in it, that it follows
-    its parent, and that the key's holder asked for it. `sh DIR/verify.sh` checks that with openssl
-    and shell tools alone; it exits 1 if any byte was altered.
+    its parent, and that the key's holder asked for it. `sh DIR/verify.sh NETWORK_ID` checks
+    that with openssl and shell tools alone; it exits 1 if any byte was altered. This command
+    prints the whole line; take the network id from somebody you trust.
 
     \b
     testbed ledger export-proof last --device phones-1 --out proof

@@ -43,7 +43,7 @@ def lock(
 ) -> None:
     """Keep a lab's hosts for yourself; your own commands go on, others' are refused.
 
-    All of the hosts or none. Again: a new time. Exit code 5 if somebody else has one.
+    All of the hosts or none. Locking again sets a new time. Exit code 5 if somebody else has one.
     """
     lab = load_lab(inventory)
     began_s = time.monotonic()

@@ -38,7 +38,7 @@ RunningOption = Annotated[
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option(min=0, max=2**53 - 1, help="Stands in for the campaign's own seed."),
+    typer.Option(min=0, max=2**53 - 1, help="Replaces the campaign's own seed."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OutOption = Annotated[

@@ -35,7 +35,7 @@ class To(StrEnum):
 
 @app.command()
 def power(
-    to: To,
+    to: Annotated[To, typer.Argument(help="What to do; `cycle` is off, then on.")],
     hosts: Annotated[str, typer.Argument(help="As pi01,pi02 or role:replica.")],
     inventory: InventoryOption = None,
     check: CheckOption = False,

@@ -23,7 +23,7 @@ def resume(
     run: Annotated[str, typer.Argument(help='A bundle, the name of a run, or "last".')],
     inventory: InventoryOption = None,
     also_invalid: Annotated[
-        bool, typer.Option("--also-invalid", help="Redo runs too of which nothing can be said.")
+        bool, typer.Option("--also-invalid", help="Also redo runs of which nothing can be said.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

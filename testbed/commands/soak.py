@@ -59,9 +59,9 @@ def _print(result: Result) -> None:
     rows: list[tuple[object, ...]] = [("VIOLENCE", "TIMES", "NO BLOCKS FOR s", "LONGEST s")]
     rows += [(each.kind, each.blows, each.total_s, each.longest_s) for each in result.away]
     typer.echo(columns(rows))
-    rows = [("\nGREW MOST", "MEMORY MB", "FILES", "DISK MB")]
+    rows = [("GREW MOST", "MEMORY MB", "FILES", "DISK MB")]
     rows += [(e.name, e.memory_mb, e.files, e.disk_mb) for e in result.growth[:GROWTH_SHOWN_MAX]]
-    typer.echo(columns(rows))
+    typer.echo("\n" + columns(rows))
     typer.echo("\nnothing lost, doubled or wrong" if not result.problems else "")
     for problem in result.problems:
         typer.echo(problem, err=True)

@@ -255,3 +255,10 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         assert "pi02" in discovered.err, "whoever is left out is named, and why"
         assert cli.main(["inventory", "discover", "-i", i]) == 4
         assert "hosts:\n  pi01:" in capsys.readouterr().out
+
+
+def test_a_lab_of_this_machine_alone_has_nothing_to_examine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out == "nothing to do: no host is reached over SSH\n"
