@@ -125,7 +125,7 @@ class Device:
         self.carrier_news = asyncio.Event()
         self.chain_counter = 0  # the highest of ours in the own copy of the ledger
         self._head = digest(genesis_head(genesis.network, genesis.time_us))
-        self._head_height = 0
+        self._unproven = False  # `announced` is of an epoch whose members are not known yet
         self._head_time_us = 0  # of the newest verified head
         self._claim: SealedBlock | None = None
         self._config = config
@@ -247,9 +247,9 @@ class Device:
                     self._head_time_us = head.time_us
             except PeerFault as fault:
                 self._events.emit("bad-head", reason=str(fault))
-                self.announced = self._head_height
+                self.announced = 0
             else:
-                self._head, self._head_height = digest(claim.head), head.height
+                self._head = digest(claim.head)
         return self._head
 
     def _access_request(self, voucher: Voucher) -> Callable[[int], Enrol]:
@@ -331,10 +331,13 @@ class Device:
             self._bad.add(fault.code, topic=message.topic, reason=fault.code)
 
     def _on_head(self, payload: bytes) -> None:
-        """Takes only a higher head: a gateway may lag behind another."""
-        newest = decode_range(payload).blocks
-        if newest and (height := Head.decode(newest[-1].head).height) > self.announced:
-            self.announced, self._claim = height, newest[-1]
+        """Takes only a higher head: a gateway may lag behind another. But any head replaces one of
+        a later epoch, because that cannot be verified yet, and one gateway may lie."""
+        if newest := decode_range(payload).blocks:
+            head = Head.decode(newest[-1].head)
+            if head.height > self.announced or self._unproven:
+                self.announced, self._claim = head.height, newest[-1]
+                self._unproven = head.epoch > self._proofs.epoch
         self.head_came.set()
 
     def _on_answer(self, kind: str, payload: bytes) -> None:

@@ -17,12 +17,14 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from chain.block import Head as ChainHead
 from chain.ledger.item import cose_of
 from chain.ledger.operations import Data, Operation, Revoke, read_operation
 from chain.ledger.statement import OK, decode_leaf
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
-from chain.proofs.proof import ProofVerifier, decode_proof
+from chain.proofs.client import BlockRange, SealedBlock, encode_range
+from chain.proofs.proof import HeadSeal, ProofVerifier, decode_proof
 from gateway.bridge.edge import Denied, admitted_codec, denied_codec
 from gateway.bridge.outbox import OutboxFullError
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
@@ -277,6 +279,29 @@ async def test_a_lie_about_an_admission_does_not_end_the_device(
         async with admitted(rig) as (device, login):
             assert await ask(rig, device, login) == OK
         assert rig.recorded("enrol") == [OK]
+
+
+@story
+async def test_a_head_that_nobody_signed_does_not_hide_those_after_it(tmp_path: Path) -> None:
+    """Nor one of an epoch whose members the device does not know: one gateway of two may lie."""
+    async with rigged(tmp_path) as rig:
+        device, world = rig.device(), rig.world
+
+        def announce(head: bytes, *seals: HeadSeal) -> None:
+            block = SealedBlock(head=head, seals=seals)
+            device._on_head(encode_range(BlockRange(start=1, blocks=(block,))))
+
+        for epoch in (0, 7):
+            world.idle(1)
+            newest = ChainHead.decode(world.blocks[-1].head)
+            announce(msgspec.structs.replace(newest, height=2**62, epoch=epoch).encode())
+            assert device.head != world.ledger.head_hash
+            announce(msgspec.structs.replace(newest, height=2**61).encode())
+            assert device.head != world.ledger.head_hash
+            announce(world.blocks[-1].head, *world.seals(world.blocks[-1], 1, 2))
+            assert device.head == world.ledger.head_hash
+            assert device.announced == world.ledger.height
+        device.close()
 
 
 @story
