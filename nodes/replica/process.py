@@ -45,7 +45,7 @@ from nodes.replica.verify_pool import VerifyPool, default_threads
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
 
-__all__ = ["ReplicaProcess", "Wrap", "main", "replica_main"]
+__all__ = ["ABSTENTION", "ReplicaProcess", "Wrap", "main", "replica_main"]
 
 C = TypeVar("C", bound=ReplicaConfig)
 
@@ -54,7 +54,7 @@ Wrap = Callable[[Service, Signer, Events], Rewrite]
 
 HOUSEKEEPING_S = 0.25
 COUNTERS_S = 1.0
-_ABSTENTION = "abstention-until"
+ABSTENTION = "abstention-until"
 _ABSTENTION_UNKNOWN = -1
 _BEGUN = "begun"
 _VOTES_IN = "votes-in"
@@ -213,7 +213,7 @@ class ReplicaProcess:
                     "Fetching the chain from peers, no votes until it is past all earlier ones.\n"
                 )
             if known or moved_aside(path):
-                store.note(_ABSTENTION, _ABSTENTION_UNKNOWN)
+                store.note(ABSTENTION, _ABSTENTION_UNKNOWN)
             store.note(_BEGUN, 1)  # or a crash before the first vote would look like a lost store
             store.commit()
         if not known:
@@ -228,7 +228,7 @@ class ReplicaProcess:
         """Raises Damaged: the file's form, or any block that does not follow from the genesis."""
         store = self._disk_store(path)
         try:
-            until = store.noted(_ABSTENTION)
+            until = store.noted(ABSTENTION)
             abstention = None
             if until is not None:
                 known = None if until == _ABSTENTION_UNKNOWN else until
@@ -243,7 +243,7 @@ class ReplicaProcess:
     def _make_service(self, store: Store, abstention: Abstention | None) -> Service:
         def note(until: int | None) -> None:
             assert isinstance(store, SqliteStore)
-            store.note(_ABSTENTION, until)
+            store.note(ABSTENTION, until)
 
         wrap = self._wrap
         return Service(

@@ -24,7 +24,7 @@ from testbed.hosts.port import Host, UnitState
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness
 from testbed.standing.running_lab import newest_running
-from testbed.standing.state import NodeState, look
+from testbed.standing.state import NodeState, look, without_votes
 from testbed.wheelhouse import Wheelhouse
 
 __all__ = ["app"]
@@ -85,6 +85,8 @@ def status(
         if running is not None:
             typer.echo(f"up: {running.inventory}, process {running.pid}")
             typer.echo(columns([_HEADING, *map(_row, states)]))
+            if lost := without_votes(states):
+                typer.echo(lost)
             boards = [board for out in outcomes if out.value for board in out.value.boards]
             if boards:
                 typer.echo(board_table(boards))

@@ -6,16 +6,19 @@ Files and memory are looked at on this machine only; of other hosts the supervis
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 import psutil
 
+from chain.quorum import Quorum
+from nodes.replica.process import ABSTENTION
 from testbed.standing.control import Look, Process, ask
 from testbed.standing.running_lab import RunningLab
 
-__all__ = ["NodeState", "look"]
+__all__ = ["NodeState", "look", "without_votes"]
 
 # Where each role keeps its blocks, relative to its directory.
 _BLOCKS = {
@@ -25,10 +28,13 @@ _BLOCKS = {
     "environment": "state/copy.sqlite",
 }
 
+_HEIGHT = "SELECT max(height) FROM blocks"
+_NOTE = "SELECT count(*) FROM meta WHERE name = ?"
+
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """None is not known. `since_s` is wall time, `lag` how many blocks behind the replica that is
-    furthest."""
+    furthest. `abstains`: a replica that lost its ledger and sends no votes yet."""
 
     name: str
     role: str
@@ -36,6 +42,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     process: Process
     since_s: float | None
     height: int | None
+    abstains: bool
     lag: int | None
     memory_bytes: int | None
     files: int | None
@@ -48,11 +55,12 @@ def look(running: RunningLab) -> list[NodeState]:
     A plugged board is none: how it does is in `testbed.boards.state`.
     """
     processes = ask(Path(running.home), Look())
-    heights = {
-        name: _height(Path(node.directory) / _BLOCKS[node.role])
+    files_of = {
+        name: Path(node.directory) / _BLOCKS[node.role]
         for name, node in running.nodes.items()
         if node.directory is not None and node.role in _BLOCKS
     }
+    heights = {name: _number(path, _HEIGHT) for name, path in files_of.items()}
     replicas = [heights.get(n) for n, node in running.nodes.items() if node.role == "replica"]
     newest = max((height for height in replicas if height is not None), default=None)
     found = []
@@ -67,6 +75,9 @@ def look(running: RunningLab) -> list[NodeState]:
                 process=process,
                 since_s=since_s,
                 height=height,
+                abstains=node.role == "replica"
+                and name in files_of
+                and bool(_number(files_of[name], _NOTE, f"note/{ABSTENTION}")),
                 lag=None if height is None or newest is None else max(0, newest - height),
                 memory_bytes=memory,
                 files=files,
@@ -85,11 +96,23 @@ def _of_process(pid: int | None) -> tuple[float | None, int | None, int | None]:
     return None, None, None
 
 
-def _height(path: Path) -> int | None:
+def without_votes(states: Sequence[NodeState]) -> str:
+    """Which replicas send no votes, and whether the chain can go on without them; "" if none."""
+    names = [state.name for state in states if state.abstains]
+    if not names:
+        return ""
+    quorum = Quorum.of(sum(state.role == "replica" for state in states))
+    text = f"{' and '.join(names)}: ledger lost, no votes are sent"
+    if len(names) > quorum.faulty:
+        text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on"
+    return text
+
+
+def _number(path: Path, query: str, *values: str) -> int | None:
     with suppress(sqlite3.Error):
         if path.exists():
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-                return int(database.execute("SELECT max(height) FROM blocks").fetchone()[0] or 0)
+                return int(database.execute(query, values).fetchone()[0] or 0)
     return None
 
 

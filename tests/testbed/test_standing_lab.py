@@ -110,6 +110,22 @@ def test_down_ends_a_lab_whose_processes_are_all_stopped(tmp_path: Path) -> None
         assert not any(map(psutil.pid_exists, pids))
 
 
+def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(tmp_path: Path) -> None:
+    operator = Operator(tmp_path)
+    with detached(operator):
+        assert "ledger lost" not in operator.run("status").stdout
+        pids = [processes(operator)[name]["process"]["pid"] for name in ("r3", "r4")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        for name in ("r3", "r4"):
+            for path in operator.scratch.glob(f"m2m-*/{name}/{name}/ledger.sqlite*"):
+                path.unlink()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        stuck = "r3 and r4: ledger lost, no votes are sent; 3 of 4 votes are needed: this network"
+        eventually(lambda: f"{stuck} cannot go on" in operator.run("status").stdout, 60)
+
+
 def test_a_stopped_process_is_woken_to_end_in_good_order(tmp_path: Path) -> None:
     """Not left to SIGKILL after its time: it would lose what it does at its end."""
     script = "trap 'echo ended >said; exit' TERM; echo ready >said; while :; do sleep 0.05; done"
