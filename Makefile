@@ -19,9 +19,10 @@ demo: $(STAMP) ## run the main job on this machine (loopback): about a minute
 test: $(STAMP) ## the test suite; lab tests skip themselves without root
 	@$(VENV)/bin/pytest -n 4 --dist worksteal $(ARGS)
 
-soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, an operator's day
-	@time $(VENV)/bin/pytest -n 2 -m soak --durations=0 $(ARGS)
-	@time $(VENV)/bin/python -m tests.testbed.mutants
+soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, half an hour of violence
+	@bash -c 'time $(VENV)/bin/pytest -n 2 -m soak --durations=0 $(ARGS)'
+	@bash -c 'time $(VENV)/bin/python -m tests.testbed.mutants'
+	@bash -c 'time $(VENV)/bin/testbed soak --for 30m'
 
 check: $(STAMP) ## lint, format and types
 	@$(VENV)/bin/ruff check .
