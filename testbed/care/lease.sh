@@ -11,7 +11,8 @@ read -r now _ </proc/uptime
 now=${now%.*}
 if [ "$1" != show ]; then # to look needs no lock: the file is replaced whole
   if ! problem=$( (: >>lease.lock) 2>&1); then
-    echo "cannot write in $PWD: ${problem##*: }" >&2
+    echo "cannot write in $PWD: ${problem##*: }; is its card read-only or full? replace it, or:" \
+      "sudo mount -o remount,rw /" >&2
     exit 1
   fi
   exec 9>>lease.lock

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -28,6 +29,7 @@ from testbed.standing.newcomer import CONFIG, VOUCHER, run_until_admitted, write
 from testbed.standing.operator import Operator, operating
 from testbed.standing.orders import deliver
 from testbed.standing.running_lab import RunningLab, find_running
+from testbed.standing.state import look, without_votes
 
 __all__ = ["app"]
 
@@ -45,11 +47,21 @@ Who = Annotated[str, typer.Argument(help="Name, or the first digits of a node id
 
 
 def _operate(inventory: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
+    running = find_running(inventory)
+
     async def inside() -> T:
-        async with operating(find_running(inventory)) as operator:
+        async with operating(running) as operator:
             return await work(operator)
 
-    return asyncio.run(inside())
+    try:
+        return asyncio.run(inside())
+    except LabFault as error:
+        lost = ""
+        with suppress(LabFault):  # a lab that does not answer has its own message
+            lost = without_votes(look(running))
+        if not lost:
+            raise
+        raise LabFault(f"{error} ({lost})") from error
 
 
 def _print(found: dict[str, Any], as_json: bool) -> None:

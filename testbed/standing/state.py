@@ -104,7 +104,8 @@ def without_votes(states: Sequence[NodeState]) -> str:
     quorum = Quorum.of(sum(state.role == "replica" for state in states))
     text = f"{' and '.join(names)}: ledger lost, no votes are sent"
     if len(names) > quorum.faulty:
-        text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on"
+        text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on;"
+        text += " end it with `testbed down`"
     return text
 
 

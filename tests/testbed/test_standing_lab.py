@@ -124,6 +124,7 @@ def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(tmp_
             os.kill(pid, signal.SIGKILL)
         stuck = "r3 and r4: ledger lost, no votes are sent; 3 of 4 votes are needed: this network"
         eventually(lambda: f"{stuck} cannot go on" in operator.run("status").stdout, 60)
+        assert "cannot go on" in operator.is_told(3, "device", "renew", "phone")
 
 
 def test_a_stopped_process_is_woken_to_end_in_good_order(tmp_path: Path) -> None:
