@@ -81,7 +81,7 @@ class Node:
             scheme=Es256(),
             store=self.store,
             wire=self,
-            clock=SystemClock(),
+            clock=bus.clock,
             timers=self,
             events=NoEvents(),
         )
@@ -104,8 +104,22 @@ class Node:
         return verified
 
 
+class StoppableClock(SystemClock):
+    """The machine's clock; its steady time stands still after `stop`."""
+
+    def __init__(self) -> None:
+        self._stopped_us: int | None = None
+
+    def stop(self) -> None:
+        self._stopped_us = self.monotonic_us()
+
+    def monotonic_us(self) -> int:
+        return super().monotonic_us() if self._stopped_us is None else self._stopped_us
+
+
 class Bus:
     def __init__(self, identities: int = 2) -> None:
+        self.clock = StoppableClock()
         self.devices: list[Device] = devices(identities)
         self.genesis = Genesis(
             name="bus",

@@ -34,6 +34,7 @@ def state(name: str, **fields: object) -> NodeState:
         "process": process,
         "since_s": 0.0,
         "height": 10,
+        "abstains": False,
         "lag": 0,
         "memory_bytes": 50_000_000,
         "files": 20,
