@@ -8,6 +8,9 @@ ARGS   ?=
 # uv has certificates of its own; a TLS proxy's are in the system's store, where pip finds them.
 export UV_SYSTEM_CERTS := true
 
+# Where this is set (many containers), each process would compile its sources anew: a second each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test soak check mutants lock setup clean help
 
 help: ## this list
