@@ -56,8 +56,9 @@ def active_faults(run: RunFolder) -> list[ActiveFault]:
     return list(active.values())
 
 
-def abort_fault(run: RunFolder, name: str) -> list[ActiveFault]:
-    """Have these active faults ended: the event of this id, or all events of the fault.
+def abort_fault(run: RunFolder, name: str, *, check: bool = False) -> list[ActiveFault]:
+    """Have these active faults ended: the event of this id, or all events of the fault. With
+    `check` they are only found.
 
     Raises ConfigurationError if it is none of them.
     """
@@ -66,8 +67,9 @@ def abort_fault(run: RunFolder, name: str) -> list[ActiveFault]:
     if not ending:
         have = ", ".join(fault.event for fault in active) or "none"
         raise ConfigurationError(f"{name} is no active fault of {run.name}; there are: {have}")
-    with (run.path / _FILE).open("a") as file:
-        file.writelines(f"{fault.event}\n" for fault in ending)
+    if not check:
+        with (run.path / _FILE).open("a") as file:
+            file.writelines(f"{fault.event}\n" for fault in ending)
     return ending
 
 

@@ -111,6 +111,11 @@ class Runner:
         """Negative for the moment between handing out the plans and the beginning of the run."""
         return (time.time_ns() - self._start_ns) / 1e6 if self._start_ns else 0.0
 
+    @property
+    def _slowness(self) -> float:
+        """Of the slowest host: all deadlines of a run are so many times longer."""
+        return max(host.slowness for host in self._deployment.hosts.values())
+
     def run(self) -> None:
         """Until the last phase is over and the network has settled."""
         events = self._trial.events
@@ -198,8 +203,7 @@ class Runner:
 
     def _inject(self, event: Event) -> None:
         """Arm, apply, observe, heal, verify; healed in any case once it was armed."""
-        slowness = max(host.slowness for host in self._deployment.hosts.values())
-        arm_at_ms = armed_at_ms(event, self._trial.events, slowness)
+        arm_at_ms = armed_at_ms(event, self._trial.events, self._slowness)
         if not self._sleep_until(arm_at_ms):
             return
         scene = self._scene(event, event.at_ms - arm_at_ms)
@@ -217,7 +221,7 @@ class Runner:
         finally:
             fault.heal()
             self._log.write("faults", step="healed", **record)
-        whole = self._stop.is_set() or fault.verify(VERIFY_S_MAX)
+        whole = self._stop.is_set() or fault.verify(VERIFY_S_MAX * self._slowness)
         self._log.write("faults", step="verified", whole=whole, **record)
 
     def _hold(self, fault: Fault, event: Event, record: Mapping[str, Any]) -> None:
@@ -241,7 +245,7 @@ class Runner:
         return not self._stop.wait(max(0.0, (at_ms - self.elapsed_ms) / 1000))
 
     def _scene(self, event: Event, ahead_ms: int = 0) -> Scene:
-        dead_man_ms = self._schedule.dead_man_ms or DEAD_MAN_MS
+        dead_man_ms = (self._schedule.dead_man_ms or DEAD_MAN_MS) * self._slowness
         return Scene(
             event=event,
             deployment=self._deployment,
@@ -278,11 +282,11 @@ class Runner:
         return None
 
     def _settle(self) -> None:
-        """Wait until everything sent is answered and everyone has caught up, or SETTLE_S_MAX is
-        over. That is no error: the files show what is missing.
+        """Wait until everything sent is answered and everyone has caught up, or SETTLE_S_MAX
+        (longer on slow hosts) is over. That is no error: the files show what is missing.
         """
         with suppress(LabFault):
-            settled = self._watch.wait_for(self._all_done, SETTLE_S_MAX)
+            settled = self._watch.wait_for(self._all_done, SETTLE_S_MAX * self._slowness)
             self._log.write(
                 "run",
                 what="settled",

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 UNDO_S_MAX = 60.0
-"""How long an undo may take."""
+"""How long an undo may take, on a host that is not slow."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
@@ -105,8 +105,9 @@ def _stop_waking(host: Host) -> None:
 
 def disarm(host: Host, name: str) -> None:
     """The undo will not happen. If it has begun, this waits until it is over. Repeatable."""
+    tenths = round(UNDO_S_MAX * host.slowness * 10)
     result = host.run(
-        shell(_PROGRAM, "disarm", name, str(round(UNDO_S_MAX * 10))),
+        shell(_PROGRAM, "disarm", name, str(tenths)),
         timeout_s=UNDO_S_MAX + 10,
         check=False,
     )

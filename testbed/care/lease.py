@@ -39,6 +39,7 @@ __all__ = [
     "holder",
     "me",
     "release",
+    "require_free",
 ]
 
 RUN_LEASE_S = 60.0
@@ -121,6 +122,14 @@ def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool 
             return
         _, present = _parse(host, said)
     raise LockedError(f"{host.name} is taken by {present}")
+
+
+def require_free(host: Host) -> None:
+    """Raises LockedError if somebody else has it: a person's own commands go on under their lock.
+    Takes nothing."""
+    present = holder(host)
+    if present is not None and not (present.is_mine or present.is_gone):
+        raise LockedError(f"{host.name} is taken by {present}")
 
 
 def release(host: Host, token: str) -> None:

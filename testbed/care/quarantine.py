@@ -42,15 +42,17 @@ class Quorum:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done to the file; `changed` is False if it said so already."""
+    """What was done to the file, or would be; `changed` is False if it said so already."""
 
     changed: bool
     before: Quorum
     after: Quorum
 
 
-def quarantine(inventory: Path, host: str, reason: str, *, lower_f: bool = False) -> Change:
-    """Mark a host as quarantined, for this reason.
+def quarantine(
+    inventory: Path, host: str, reason: str, *, lower_f: bool = False, check: bool = False
+) -> Change:
+    """Mark a host as quarantined, for this reason. With `check` nothing is written.
 
     Raises ConfigurationError if so few replicas are left that they bear fewer faults than now;
     with `lower_f` the file then states the lower `chain.f` where it has to. InvalidFile: the file
@@ -69,7 +71,9 @@ def quarantine(inventory: Path, host: str, reason: str, *, lower_f: bool = False
 
     stated = before.chain.f is not None and before.chain.f > f
     lowered = f if stated or (n < 4 and f < now.f) else None
-    return _edit(inventory, before, host, {"state": "quarantined", "reason": reason}, lowered)
+    return _edit(
+        inventory, before, host, {"state": "quarantined", "reason": reason}, lowered, check=check
+    )
 
 
 def without(lab: Lab, hosts: Collection[str]) -> Quorum:
@@ -90,11 +94,11 @@ def blocked(lab: Lab, hosts: Collection[str]) -> str:
     return next((mistake.message.partition(";")[0] for mistake in mistakes), "")
 
 
-def release(inventory: Path, host: str) -> Change:
-    """Take the mark off. `chain.f` stays as the file states it. Raises as `quarantine`."""
+def release(inventory: Path, host: str, *, check: bool = False) -> Change:
+    """Take the mark off. `chain.f` stays as the file states it. Else as `quarantine`."""
     before = load_lab(inventory)
     _known(before, host)
-    return _edit(inventory, before, host, {"state": "active", "reason": None}, None)
+    return _edit(inventory, before, host, {"state": "active", "reason": None}, None, check=check)
 
 
 def _known(lab: Lab, host: str) -> None:
@@ -107,7 +111,13 @@ def _quorum(lab: Lab) -> Quorum:
 
 
 def _edit(
-    inventory: Path, before: Lab, host: str, update: dict[str, Any], lowered_f: int | None
+    inventory: Path,
+    before: Lab,
+    host: str,
+    update: dict[str, Any],
+    lowered_f: int | None,
+    *,
+    check: bool,
 ) -> Change:
     target = inventory.resolve()
     old = target.read_bytes().decode()
@@ -120,7 +130,7 @@ def _edit(
             f" {', '.join(f'{key}: {value}' for key, value in update.items())} there by hand"
         )
     changed = after != before
-    if changed:
+    if changed and not check:
         with atomic_file(target, stat.S_IMODE(target.stat().st_mode)) as file:
             file.write(new.encode())
     return Change(changed, _quorum(before), _quorum(after))

@@ -19,7 +19,15 @@ from testbed.fleet import Step, at_once
 from testbed.hosts.port import Host, HostFault
 from testbed.programs import shell
 
-__all__ = ["QDISC_HANDLE", "TABLE_COMMENT", "Leftover", "leftover", "remove_all", "restore"]
+__all__ = [
+    "QDISC_HANDLE",
+    "TABLE_COMMENT",
+    "Leftover",
+    "leftover",
+    "remove_all",
+    "restore",
+    "standing",
+]
 
 TABLE_COMMENT: Final = "m2m-testbed"
 """Every filter table of ours has exactly this comment, whatever its name."""
@@ -28,6 +36,7 @@ QDISC_HANDLE: Final = "7bed:"
 """Every root queueing discipline of ours has exactly this handle."""
 
 _PROCESS = "process "
+_UNSEEN = "cannot look at "
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,14 @@ class Leftover:
 def leftover(host: Host) -> Leftover:
     """Look, change nothing."""
     return Leftover(armed(host), host.units(), _others(host, "show"))
+
+
+def standing(host: Host) -> tuple[str, ...]:
+    """What `restore` would remove. Raises LabFault where it cannot look."""
+    found = leftover(host)
+    if any(other.startswith(_UNSEEN) for other in found.others):
+        raise HostFault(host.name, "restore", "; ".join(found.lines))
+    return tuple(found.lines)
 
 
 def restore(host: Host, step: Step) -> tuple[str, ...]:

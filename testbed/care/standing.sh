@@ -1,6 +1,7 @@
 #!/bin/sh
 # Lists what of ours stands on a host besides units and undos, one line for each; see restore.py.
 #   show|remove ROOT COMMENT HANDLE   ROOT: our directory there. `remove` also removes what it lists.
+# What cannot be looked at is a line too, "cannot look at ...".
 # Ours are: filter tables with the comment COMMENT, root queueing disciplines with the handle
 # HANDLE, processes whose program is our environment's interpreter.
 PATH=$PATH:/usr/sbin:/sbin
@@ -13,7 +14,7 @@ tables() {
   command -v nft >/dev/null || return 0
   if ! list=$(as_root nft list tables 2>&1); then
     # The last line: sudo may warn before it says why.
-    echo "filter tables: cannot look: $(printf '%s\n' "$list" | tail -n 1)"
+    echo "cannot look at filter tables: $(printf '%s\n' "$list" | tail -n 1)"
     return
   fi
   printf '%s\n' "$list" | while read -r _ family name; do
@@ -27,7 +28,7 @@ tables() {
 disciplines() {
   command -v tc >/dev/null || return 0
   if ! list=$(tc qdisc show 2>&1); then
-    echo "link rules: cannot look: $(printf '%s\n' "$list" | head -n 1)"
+    echo "cannot look at link rules: $(printf '%s\n' "$list" | head -n 1)"
     return
   fi
   printf '%s\n' "$list" | while read -r _ kind handle _ device rest; do

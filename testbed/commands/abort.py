@@ -10,7 +10,7 @@ import typer
 
 from testbed.bundle import find_bundle
 from testbed.campaign.abort import abort_fault, active_faults, run_under_way
-from testbed.commands.options import JsonOption, columns, print_json
+from testbed.commands.options import CheckOption, JsonOption, columns, print_json
 
 __all__ = ["app"]
 
@@ -25,6 +25,7 @@ def abort(
     bundle: Annotated[
         str, typer.Option("--run", metavar="BUNDLE", help="The bundle that is being written.")
     ] = "last",
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the faults that are active in the run under way, or heal one now.
@@ -33,11 +34,10 @@ def abort(
     dead run left.
     """
     run = run_under_way(find_bundle(bundle))
-    found = active_faults(run) if fault is None else abort_fault(run, fault)
+    found = active_faults(run) if fault is None else abort_fault(run, fault, check=check)
     if as_json:
-        print_json(
-            {"run": run.name, "aborted": fault is not None, "faults": list(map(asdict, found))}
-        )
+        aborted = fault is not None and not check
+        print_json({"run": run.name, "aborted": aborted, "faults": list(map(asdict, found))})
         return
     now_ns = time.time_ns()
     rows = [("EVENT", "KIND", "TARGETS", "ACTIVE", "OF")]
@@ -47,4 +47,4 @@ def abort(
         rows.append((one.event, one.kind, targets, active, f"{one.for_ms / 1000:g} s"))
     typer.echo(columns(rows) if found else f"{run.name}: no fault is active")
     if fault is not None:
-        typer.echo("aborted")
+        typer.echo("would be aborted" if check else "aborted")

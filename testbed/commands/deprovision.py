@@ -6,9 +6,9 @@ import typer
 
 from inventory.load import load_lab
 from testbed.care.lease import claim_for
-from testbed.care.restore import leftover, remove_all, restore
-from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
-from testbed.commands.options import InventoryOption, JsonOption
+from testbed.care.restore import remove_all, restore, standing
+from testbed.commands.fleet import LimitOption, Shown, on_hosts
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.fleet import Step, exit_code
 from testbed.hosts.port import Host
 
@@ -31,7 +31,7 @@ def deprovision(
 
     def work(host: Host, step: Step) -> tuple[str, ...]:
         if check:
-            return (*leftover(host).lines, f"directory {host.root}")
+            return (*standing(host), f"directory {host.root}")
         with claim_for(host):
             cleaned = restore(host, step)
         step("removing files")

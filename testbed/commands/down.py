@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from testbed.commands.options import JsonOption, RunningOption, print_json, say
+from testbed.commands.options import CheckOption, JsonOption, RunningOption, print_json, say
 from testbed.errors import LabFault
 from testbed.hosts.port import STOP_TIMEOUT_S
 from testbed.provision.layout import PROCESS_ROLES
@@ -32,6 +32,7 @@ def down(
         Path | None,
         typer.Option(metavar="DIR", help="First write a result bundle here, as `collect` does."),
     ] = None,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stop every process of a lab that is up, and delete its directory: ledgers, logs and keys.
@@ -40,6 +41,9 @@ def down(
     """
     found = newest_running(inventory)
     ended: dict[str, Any] | None = None
+    if check and found is not None:
+        _say_what_ends(found, as_json=as_json)
+        return
     if found is not None:
         kept = None if keep is None else collect_running(found, keep, say).path
         _end(found)
@@ -52,6 +56,14 @@ def down(
         typer.echo("down; ledgers, logs and keys are deleted (--keep DIR keeps ledgers and logs)")
     else:
         typer.echo(f"down; keys are deleted, ledgers and logs are in {ended['kept']}")
+
+
+def _say_what_ends(running: RunningLab, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"would_end": {"pid": running.pid, "home": running.home}})
+        return
+    typer.echo(f"would stop {', '.join(running.nodes)} of {running.inventory}")
+    typer.echo(f"would delete {running.home}: ledgers, logs and keys (--keep DIR keeps some)")
 
 
 def _end(running: RunningLab) -> None:

@@ -16,8 +16,8 @@ from testbed.boards.micropython import BoardPlace
 from testbed.boards.ports import find_board
 from testbed.boards.power import board_reset
 from testbed.care.lease import Lease
-from testbed.commands.fleet import CheckOption, Shown, show
-from testbed.commands.options import InventoryOption, JsonOption
+from testbed.commands.fleet import Shown, show
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.errors import ConfigurationError
 from testbed.fleet import Progress, Step, exit_code, for_each
 from testbed.hosts.opening import ssh_hosts

@@ -20,7 +20,6 @@ from testbed.printed import as_typed
 
 __all__ = [
     "LEASES_SHOWN",
-    "CheckOption",
     "LimitOption",
     "Shown",
     "lease_exit_code",
@@ -33,9 +32,6 @@ LimitOption = Annotated[
     typer.Option(
         "--limit", metavar="HOSTS", help="Only these: pi01,pi02 or role:replica or cap:netem."
     ),
-]
-CheckOption = Annotated[
-    bool, typer.Option("--check", help="Only say what would be done; change nothing.")
 ]
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from inventory.explain import path_text
 from inventory.load import load_lab, packaged
 from inventory.model import Host, Lab
 from inventory.schema import lab_schema
-from testbed.commands.options import InventoryOption, JsonOption, columns, print_json
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -124,6 +124,7 @@ def trust(
         str | None, typer.Option(metavar="SHA256:...", help="Trust it only if it is this one.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Trust what it shows, unseen.")] = False,
+    check: CheckOption = False,
 ) -> None:
     """Show a host's key and, when you say so, write it to the inventory's known_hosts.
 
@@ -142,6 +143,9 @@ def trust(
         raise ConfigurationError(f"{host} shows another key than {fingerprint}; not trusted")
     if shown.known == shown.fingerprint:
         typer.echo(f"{host} is trusted already; nothing is changed")
+        return
+    if check:
+        typer.echo(f"would be trusted in {shown.known_hosts}")
         return
     if fingerprint is None and not yes:
         if not sys.stdin.isatty():

@@ -12,9 +12,14 @@ import typer
 
 from inventory.duration import duration_text
 from inventory.load import load_lab
-from testbed.care.lease import claim, me, release
-from testbed.commands.fleet import LEASES_SHOWN, LimitOption, lease_exit_code, show
-from testbed.commands.options import InventoryOption, JsonOption, time_option
+from testbed.care.lease import claim, me, release, require_free
+from testbed.commands.fleet import (
+    LEASES_SHOWN,
+    LimitOption,
+    lease_exit_code,
+    show,
+)
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption, time_option
 from testbed.errors import LockedError
 from testbed.fleet import Outcome, Progress, Step, for_each
 from testbed.hosts.opening import limited, ssh_hosts
@@ -33,12 +38,14 @@ app = typer.Typer(add_completion=False)
 def lock(
     inventory: InventoryOption = None,
     limit: LimitOption = None,
+    *,
     for_ms: Annotated[
         float, time_option("--for", "As 30m, 2h, 1d.", least="1s", most=LOCK_MAX, default="2h")
     ] = 7_200_000,
     wait_ms: Annotated[
         float, time_option("--wait", "Wait so long until the hosts are free.", most=LOCK_MAX)
     ] = 0,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Keep a lab's hosts for yourself; your own commands go on, others' are refused.
@@ -49,16 +56,26 @@ def lock(
     began_s = time.monotonic()
     with ssh_hosts(lab, limited(lab, limit)) as hosts:
         while True:
-            outcomes = _lock_all(hosts, for_ms / 1000)
+            outcomes = _look(hosts, for_ms) if check else _lock_all(hosts, for_ms / 1000)
             others = [str(o.error) for o in outcomes if isinstance(o.error, LockedError)]
             if not others or time.monotonic() - began_s >= wait_ms / 1000:
                 break
             typer.echo(f"waiting: {others[0]}", err=True)
             time.sleep(ASK_AGAIN_S)
     again = ["lock", "--for", duration_text(for_ms), *(["--limit", limit] if limit else [])]
+    again += ["--check"] if check else []
     took_s = time.monotonic() - began_s
     show(outcomes, took_s, LEASES_SHOWN, again, as_json=as_json, together=True)
     raise typer.Exit(lease_exit_code(outcomes))
+
+
+def _look(hosts: Mapping[str, Host], for_ms: float) -> list[Outcome[str]]:
+    def work(host: Host, step: Step) -> str:
+        step("looking")
+        require_free(host)
+        return f"would be yours for {duration_text(for_ms)}"
+
+    return for_each(hosts, work, Progress("lock", quiet=True))
 
 
 def _lock_all(hosts: Mapping[str, Host], lease_s: float) -> list[Outcome[str]]:

@@ -13,6 +13,7 @@ from inventory.duration import duration_ms
 from testbed.errors import ConfigurationError
 
 __all__ = [
+    "CheckOption",
     "InventoryOption",
     "JsonOption",
     "OutOption",
@@ -39,6 +40,9 @@ RunningOption = Annotated[
 SeedOption = Annotated[
     int | None,
     typer.Option(min=0, max=2**53 - 1, help="Replaces the campaign's own seed."),
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Only say what would be done; change nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OutOption = Annotated[

@@ -11,9 +11,8 @@ import typer
 
 from inventory.load import load_lab, packaged
 from testbed.boards.power import POWER_S_MAX, Power, power_of
-from testbed.care.lease import claim_for
-from testbed.commands.fleet import CheckOption
-from testbed.commands.options import InventoryOption
+from testbed.care.lease import claim_for, require_free
+from testbed.commands.options import CheckOption, InventoryOption
 from testbed.hosts.opening import limited, ssh_hosts
 from testbed.hosts.port import Unreachable
 
@@ -49,6 +48,8 @@ def power(
         for name, host in opened.items():
             switch = power_of(lab, name, (inventory or packaged("loopback")).absolute())
             if check:
+                with suppress(Unreachable):
+                    require_free(host)
                 typer.echo(f"{name}: power would go {to.value}")
                 continue
             with ExitStack() as stack:

@@ -9,8 +9,8 @@ import typer
 
 from inventory.load import load_lab
 from testbed.care.lease import claim_for
-from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
-from testbed.commands.options import InventoryOption, JsonOption
+from testbed.commands.fleet import LimitOption, Shown, on_hosts
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.fleet import Step, exit_code
 from testbed.hosts.ssh import SshHost
 from testbed.provision.install import Plan, make_plan

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from testbed.care.quarantine import quarantine, release
-from testbed.commands.options import InventoryOption, JsonOption, print_json
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_json
 from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -27,6 +27,7 @@ def quarantine_host(
     lower_f: Annotated[
         bool, typer.Option("--lower-f", help="Do it although the chain then bears fewer faults.")
     ] = False,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write into the inventory file that a host (and its boards) is left out, or is back in use.
@@ -41,22 +42,23 @@ def quarantine_host(
     if (reason is None) == (not back):
         raise ConfigurationError("give --reason TEXT, or --release")
     if back:
-        change = release(inventory, host)
+        change = release(inventory, host, check=check)
     else:
-        change = quarantine(inventory, host, reason or "", lower_f=lower_f)
+        change = quarantine(inventory, host, reason or "", lower_f=lower_f, check=check)
     if as_json:
         print_json(
             {
                 "ok": True,
                 "host": host,
                 "state": "active" if back else "quarantined",
-                "changed": change.changed,
+                "changed": change.changed and not check,
                 "n": change.after.n,
                 "f": change.after.f,
             }
         )
         return
     what = "back in use" if back else f"quarantined: {reason}"
+    what = f"would be {what}" if check else what
     typer.echo(f"{host}: {what}{'' if change.changed else ' (as before)'}; {change.after}")
     could = max(0, (change.after.n - 1) // 3)
     if back and could > change.after.f:

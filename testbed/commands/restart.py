@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from testbed.commands.options import JsonOption, RunningOption, print_json
+from testbed.commands.options import CheckOption, JsonOption, RunningOption, print_json
 from testbed.standing.control import Restart, ask
 from testbed.standing.running_lab import find_running
 
@@ -21,14 +21,16 @@ app = typer.Typer(add_completion=False)
 def restart(
     name: Annotated[str, typer.Argument(help="Name of a process, as in `testbed status`.")],
     inventory: RunningOption = None,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a process of a lab that is up again: one that was given up, or that runs.
 
     Its files stay: nothing is lost. Exit code 3 if it does not become ready.
     """
-    processes = ask(Path(find_running(inventory).home), Restart(name))
+    processes = ask(Path(find_running(inventory).home), Restart(name, check))
     if as_json:
         print_json({"name": name, **msgspec.to_builtins(processes[name])})
     else:
-        typer.echo(f"{name}: started, process {processes[name].pid}")
+        done = "would be started again" if check else "started"
+        typer.echo(f"{name}: {done}, process {processes[name].pid}")

@@ -6,10 +6,10 @@ import typer
 
 from inventory.load import load_lab
 from testbed.care.lease import claim_for
-from testbed.care.restore import leftover
 from testbed.care.restore import restore as restore_host
-from testbed.commands.fleet import CheckOption, LimitOption, Shown, on_hosts
-from testbed.commands.options import InventoryOption, JsonOption
+from testbed.care.restore import standing
+from testbed.commands.fleet import LimitOption, Shown, on_hosts
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.errors import LockedError, RestoreIncompleteError
 from testbed.fleet import Step
 from testbed.hosts.port import Host
@@ -34,7 +34,7 @@ def restore(
 
     def work(host: Host, step: Step) -> tuple[str, ...]:
         if check:
-            return tuple(leftover(host).lines)
+            return standing(host)
         with claim_for(host):
             return restore_host(host, step)
 

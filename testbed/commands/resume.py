@@ -10,8 +10,9 @@ from testbed.bundle import find_bundle
 from testbed.campaign.resume import redo, resumable, unfinished
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
+from testbed.commands.deployable import look_before
 from testbed.commands.judging import finish, judge_rest, judge_run, shown_if_the_lab_fails
-from testbed.commands.options import InventoryOption, JsonOption, print_json
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_json, say
 
 __all__ = ["app"]
 
@@ -25,6 +26,7 @@ def resume(
     also_invalid: Annotated[
         bool, typer.Option("--also-invalid", help="Also redo runs of which nothing can be said.")
     ] = False,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the runs of a campaign that are not complete yet; leave the others as they are.
@@ -36,8 +38,9 @@ def resume(
     """
     bundle = find_bundle(run)
     with bundle.locked():
-        news = judge_rest(bundle)
-        if not unfinished(bundle, also_invalid=also_invalid):
+        news = False if check else judge_rest(bundle)
+        open_runs = unfinished(bundle, also_invalid=also_invalid)
+        if not open_runs:
             if news:
                 raise typer.Exit(finish(bundle, as_json=as_json))
             if as_json:
@@ -46,6 +49,9 @@ def resume(
                 typer.echo(f"{bundle.path} is complete: nothing to do")
             return
         found = resumable(bundle, inventory)
+        if check:
+            say(f"would make runs {', '.join(str(each.index) for each in open_runs)}")
+            raise typer.Exit(look_before(["resume", run], found.lab, as_json=as_json))
         todo = redo(bundle, also_invalid=also_invalid)
         with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:
             session = Session(found.lab, found.schedule, bundle, screen, judge_run)

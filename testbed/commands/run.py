@@ -16,8 +16,9 @@ from testbed.campaign.replay import is_schedule, stored_schedule
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
+from testbed.commands.deployable import look_before
 from testbed.commands.judging import finish, judge_run, shown_if_the_lab_fails
-from testbed.commands.options import InventoryOption, JsonOption, OutOption, SeedOption
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption, OutOption, SeedOption
 from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -36,10 +37,13 @@ def run(
     only: Annotated[
         int | None, typer.Option(min=0, metavar="RUN", help="Just this run of the schedule.")
     ] = None,
+    check: CheckOption = False,
     as_json: JsonOption = False,
     out: OutOption = None,
 ) -> None:
     """Run a campaign on a lab, check what it left, and write a result bundle.
+
+    With --check it looks at the hosts only; `testbed plan` prints what would happen when.
 
     A schedule that `testbed plan --save FILE` wrote is run as it stands; nothing is drawn again.
 
@@ -63,6 +67,8 @@ def run(
         campaign_file=None if campaign in campaign_paths() else campaign,
         inventory_file=None if inventory is None else str(inventory),
     )
+    if check:
+        raise typer.Exit(look_before(["run", campaign], lab, as_json=as_json))
     bundle = new_bundle(inputs, out or RUNS_DIR)
     with bundle.locked():
         with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:

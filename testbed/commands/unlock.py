@@ -11,12 +11,11 @@ from testbed.care.lease import break_lease, holder
 from testbed.care.restore import restore
 from testbed.commands.fleet import (
     LEASES_SHOWN,
-    CheckOption,
     LimitOption,
     lease_exit_code,
     on_hosts,
 )
-from testbed.commands.options import InventoryOption, JsonOption
+from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.errors import LockedError
 from testbed.fleet import Step
 from testbed.hosts.port import Host

@@ -15,7 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from inventory.load import load_lab
-from testbed.commands.options import InventoryOption, JsonOption, print_json, time_option
+from testbed.commands.deployable import look_before
+from testbed.commands.options import (
+    CheckOption,
+    InventoryOption,
+    JsonOption,
+    print_json,
+    time_option,
+)
 from testbed.printed import as_typed
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
@@ -41,6 +48,7 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when it is up; it runs in the background.")
     ] = False,
+    check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy a lab, admit its devices and keep it running, for a day at most.
@@ -49,6 +57,8 @@ def up(
     lists, admits, renews and revokes devices, `testbed status` shows its processes, `testbed
     collect` makes a result bundle. With --json one document tells that it is up.
     """
+    if check:
+        raise typer.Exit(look_before(["up"], load_lab(inventory), as_json=as_json))
     if detach:
         _report(_in_background(sys.argv[1:]), as_json=as_json)
         return

@@ -15,6 +15,7 @@ import msgspec
 
 from inventory.model import Lab
 from nodes.device.workload import Go
+from testbed.campaign.between import assert_clean
 from testbed.campaign.hosts import opened_hosts
 from testbed.care.lease import Lease
 from testbed.hosts.opening import limited
@@ -42,6 +43,7 @@ def running_lab(
         stack.enter_context(marked_running(home))
         hosts, python = stack.enter_context(opened_hosts(lab))
         stack.enter_context(Lease({name: hosts[name] for name in limited(lab, None)}))
+        assert_clean(hosts)
         deployment = stack.enter_context(Deployment(lab, hosts, python, progress))
         deployment.set_up()
         deployment.start()

@@ -33,9 +33,11 @@ class Look(msgspec.Struct, frozen=True, tag="look"):
 
 
 class Restart(msgspec.Struct, frozen=True, tag="restart"):
-    """Order: start this process again, whether it runs or was given up."""
+    """Order: start this process again, whether it runs or was given up. `check`: only say whether
+    there is one of this name."""
 
     name: str
+    check: bool = False
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -107,7 +109,8 @@ def _obey(deployment: Deployment, line: bytes) -> _Answer:
             if order.name not in {node.name for node in deployment.processes}:
                 known = ", ".join(node.name for node in deployment.processes)
                 return _Answer(problem=f"no process is called {order.name}: {known}", usage=True)
-            deployment.restart(deployment.node(order.name))
+            if not order.check:
+                deployment.restart(deployment.node(order.name))
         return _Answer(_look(deployment))
     except (msgspec.DecodeError, TestbedError, OSError) as error:
         return _Answer(problem=str(error))

@@ -29,6 +29,13 @@ ANSWERS_NOTHING = {
     "emulate down", "emulate reboot", "emulate throttle", "emulate link",
     "power", "inventory trust", "ssh", "console", "logs",
 }  # fmt: skip
+# They change no host: they look, write files here, or change the chain (`device`); or they make a
+# lab of their own (`emulate`, `refusals`, `soak`, `bench`); or a person types there (`ssh`).
+CHANGES_NO_HOST = {
+    "bench", "board", "campaign", "collect", "compare", "console", "device", "doctor", "emulate",
+    "inventory", "ledger", "logs", "model", "plan", "refusals", "report", "simulate", "soak", "ssh",
+    "status",
+}  # fmt: skip
 ALWAYS_JSON = {"inventory schema", "campaign schema", "report schema"}
 PRINTS_A_FILE = {"campaign show"}
 
@@ -86,6 +93,12 @@ def test_help_says_what_a_command_does_in_options_that_it_has(
 )
 def test_what_a_machine_would_read_can_be_had_as_json(words: str) -> None:
     assert "--json" in options(commands()[words])
+
+
+@pytest.mark.parametrize("words", sorted(called()))
+def test_every_command_that_changes_hosts_has_a_dry_run(words: str) -> None:
+    changes = words.split(maxsplit=1)[0] not in CHANGES_NO_HOST or words == "inventory trust"
+    assert ("--check" in options(commands()[words])) == changes
 
 
 def test_every_command_stands_in_one_section() -> None:

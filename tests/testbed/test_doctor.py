@@ -235,6 +235,8 @@ def test_live_an_unknown_machine_is_shown_trusted_by_hand_and_then_examined(
         known.write_text("")
         assert cli.main(trust) == 2, "without a terminal it never asks"
         assert cli.main([*trust, "--fingerprint", "SHA256:other"]) == 2
+        assert cli.main([*trust, "--check"]) == 0
+        assert f"would be trusted in {known}" in capsys.readouterr().out
         assert known.read_text() == "", "nothing was accepted by itself"
         capsys.readouterr()
         assert cli.main([*trust, "--fingerprint", f"SHA256:{fingerprint}"]) == 0

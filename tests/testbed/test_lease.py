@@ -277,22 +277,49 @@ def test_power_is_not_cut_under_somebody_elses_run(
         claim(host, "b", BOB, 60)
         assert cli.main(["power", "off", "pi01", *i]) == 5
         assert "pi01 is taken by bob@bench" in capsys.readouterr().err
-        assert cli.main(["power", "off", "role:replica", "--check", *i]) == 0
-        assert capsys.readouterr().out.splitlines() == [
-            "pi01: power would go off",
-            "pi02: power would go off",
-        ]
+        assert cli.main(["power", "off", "pi01", "--check", *i]) == 5
+        assert "pi01 is taken by bob@bench" in capsys.readouterr().err
+        assert cli.main(["power", "off", "pi02", "--check", *i]) == 0
+        assert capsys.readouterr().out == "pi02: power would go off\n"
         assert not switched.exists()
         assert cli.main(["power", "off", "pi02", *i]) == 0
         assert switched.exists()
 
 
 @pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
-def test_with_check_nothing_is_given_back(
+def test_what_would_run_is_said_of_hosts_that_are_free_and_ready(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up --check` and `run --check`: the same look, and the same refusals, as without --check."""
+    monkeypatch.chdir(tmp_path)
+    for words in (["up"], ["run", "quick-start"]):
+        assert cli.main([*words, "--check"]) == 0
+        assert "would run gw1-broker, gw1-gateway" in capsys.readouterr().out
+    with ssh_lab(tmp_path) as lab, opened(lab) as host:
+        check = ["up", "--check", "-i", str(lab.inventory)]
+        assert cli.main(check) == 3
+        said = capsys.readouterr().err
+        assert "pi01: not provisioned" in said
+        assert f"testbed provision -i {lab.inventory} --limit pi01" in said
+        claim(host, "b", BOB, 60)
+        assert cli.main(check) == 5
+        assert "pi01 is taken by bob@bench" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())
+def test_with_check_nothing_is_taken_or_given_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ssh_lab(tmp_path) as lab, opened(lab) as host:
         i = ("-i", str(lab.inventory))
+        assert cli.main(["lock", "--check", *i]) == 0
+        assert "would be yours for 2h" in capsys.readouterr().out
+        assert holder(host) is None
+        claim(host, "b", BOB, 60)
+        assert cli.main(["lock", "--check", *i]) == 5
+        assert "pi01 is taken by bob@bench" in capsys.readouterr().err
+        release(host, "b")
         assert cli.main(["lock", *i]) == 0
         assert cli.main(["unlock", "--check", *i]) == 0
         assert "would be taken from" in capsys.readouterr().out

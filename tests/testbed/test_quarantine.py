@@ -131,6 +131,11 @@ def test_the_command(five: Path, capsys: pytest.CaptureFixture[str]) -> None:
         return cli.main(["quarantine", *words])
 
     i = ("-i", str(five))
+    assert run("pi02", *i, "--reason", "undervoltage", "--check") == 0
+    assert "pi02: would be quarantined: undervoltage; n = 4, f = 1" in capsys.readouterr().out
+    assert run("pi09", *i, "--reason", "hot", "--check") == 2
+    assert five.read_text() == FIVE
+    capsys.readouterr()
     assert run("pi02", *i, "--reason", "undervoltage", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["ok"]

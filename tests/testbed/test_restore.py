@@ -142,6 +142,25 @@ def test_an_undo_that_does_not_succeed_is_named_and_stays(host: SshHost) -> None
     assert armed(host) == []
 
 
+def test_an_undo_at_work_is_waited_for_and_longer_on_a_slow_host(
+    server: SshServer, host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.care.dead_man.UNDO_S_MAX", 0.1)
+    arm(host, "heal", 600, NodeCommand(("sh", "-c", "until [ -e go ]; do sleep 0.01; done")))
+    time_is_up(tmp_path, "heal")
+    eventually((tmp_path / "r/undo/.fired-heal").exists)
+    with pytest.raises(HostFault, match="its undo is still at work"):
+        disarm(host, "heal")
+    (tmp_path / "r/go").touch()
+    eventually(lambda: armed(host) == [])
+    arm(host, "slow", 600, NodeCommand(("sh", "-c", "sleep 1; echo healed >>notes")))
+    time_is_up(tmp_path, "slow")
+    eventually((tmp_path / "r/undo/.fired-slow").exists)
+    with server.host(root=tmp_path / "r", slowness=100) as slow:
+        disarm(slow, "slow")
+    assert notes(tmp_path) == ["healed"]
+
+
 def test_a_host_without_anything_of_ours_is_clean(host: SshHost) -> None:
     assert leftover(host).lines == []
     assert leftover(host).brief == "nothing"
@@ -247,7 +266,7 @@ def test_where_filters_cannot_be_looked_at_a_host_is_not_called_clean() -> None:
     """A login without sudo cannot list tables: what it cannot see may stand there."""
     as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", *STANDING]
     said = in_a_network(shlex.join(as_nobody))
-    assert said.startswith("filter tables: cannot look: ")
+    assert said.startswith("cannot look at filter tables: ")
     assert "sudo" in said
 
 
@@ -263,7 +282,7 @@ def test_why_there_is_no_root_is_said_and_not_what_sudo_warns_of_first() -> None
         shlex.join([*as_nobody, *STANDING]),
         shlex.join([*as_nobody, *look]),
     ).splitlines()
-    assert found == "filter tables: cannot look: sudo: a password is required"
+    assert found == "cannot look at filter tables: sudo: a password is required"
     assert json.loads(said)["sudo_problem"] == "sudo: a password is required"
 
 
@@ -283,12 +302,16 @@ def test_restore_ends_with_6_where_it_could_not_look(
         i = ("-i", str(lab.inventory))
         assert cli.main(["restore", *i]) == 6
         said = capsys.readouterr()
-        assert "pi01: restore: filter tables: cannot look: " in said.err
+        assert "pi01: restore: cannot look at filter tables: " in said.err
         assert "is clean" not in said.out
         assert cli.main(["restore", *i, "--json"]) == 6
         host = json.loads(capsys.readouterr().out)["hosts"]["pi01"]
         assert not host["ok"]
         assert "cannot look" in host["problem"]
+        assert cli.main(["restore", "--check", *i]) == 6
+        said = capsys.readouterr()
+        assert "cannot look at filter tables" in said.err
+        assert "would remove" not in said.out
         blind.unlink()
         assert cli.main(["restore", *i]) == 0
         assert "is clean" in capsys.readouterr().out

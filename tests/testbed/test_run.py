@@ -216,6 +216,9 @@ def test_a_fault_ends_within_seconds_when_it_is_aborted_and_when_the_run_is(
     assert (active["fault"], active["kind"]) == ("kill-r3", "process.crash")
     assert cli.main(["abort", "kill-r9", *where]) == 2
     assert f"there are: {active['event']}" in capsys.readouterr().err
+    assert cli.main(["abort", "kill-r3", "--check", *where]) == 0
+    assert "would be aborted" in capsys.readouterr().out
+    assert not (run.bundle / "run/0000-faults/abort").exists()
     assert cli.main(["abort", "kill-r3", *where]) == 0
     run.until(lambda: "verified" in steps(), ENDED_S_MAX)
     capsys.readouterr()

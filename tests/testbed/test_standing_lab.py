@@ -62,6 +62,10 @@ def test_an_operator_looks_mends_collects_and_keeps(tmp_path: Path) -> None:
         bundle = collects(operator)
         assert operator.run("ledger", "verify", bundle).returncode == 0
         assert operator.run("report", bundle).returncode == 0
+        assert operator.does("down", "--check")["would_end"] == {
+            "pid": up["pid"],
+            "home": up["home"],
+        }
         kept = Path(operator.does("down", "--keep", str(tmp_path / "kept"))["ended"]["kept"])
     assert operator.run("ledger", "verify", str(kept)).returncode == 0
     assert not Path(up["home"]).exists()
@@ -88,9 +92,11 @@ def starts_what_was_given_up(operator: Operator) -> None:
     os.kill(r3["process"]["pid"], signal.SIGKILL)
     eventually(lambda: processes(operator)["r3"]["process"]["state"] == "failed")
     aside.rename(config)
+    assert operator.does("restart", "r3", "--check")["state"] == "failed"
     assert operator.does("restart", "r3")["state"] == "active"
     eventually(lambda: (processes(operator)["r3"]["height"] or 0) >= r3["height"])
-    assert "no process is called r9" in operator.is_told(2, "restart", "r9")
+    for words in (("restart", "r9"), ("restart", "r9", "--check")):
+        assert "no process is called r9" in operator.is_told(2, *words)
 
 
 def collects(operator: Operator) -> str:
