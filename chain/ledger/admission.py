@@ -15,7 +15,7 @@ from chain.ledger.auth_group import accepted_by
 from chain.ledger.factory import factory_id, factory_refusal, root_of
 from chain.ledger.identity import BOARDS_MAX, Board, Identity
 from chain.ledger.item import Authenticated
-from chain.ledger.operations import Enrol, EnrolBoard, Token
+from chain.ledger.operations import Enrol, EnrolBoard, Factory, Token
 from chain.ledger.possession import board_node, factory_key
 from chain.ledger.reasons import Reason
 from chain.ledger.tables import At, Tables
@@ -29,6 +29,7 @@ __all__ = [
     "endorsed",
     "enrol_refusal",
     "enrol_subject",
+    "voucher_id",
 ]
 
 
@@ -69,10 +70,17 @@ def enrol_refusal(tables: Tables, request: bytes, operation: Enrol, time_us: int
     return head_refusal(tables, operation.head) or _voucher_refusal(tables, operation, time_us)
 
 
+def voucher_id(voucher: Token | Factory) -> bytes:
+    """How operations of administrators name this token or this factory identity."""
+    if isinstance(voucher, Token):
+        return digest(voucher.key)
+    return factory_id(factory_key(voucher.chain[0]))
+
+
 def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason | None:
     voucher = operation.voucher
     if isinstance(voucher, Token):
-        token = digest(voucher.key)
+        token = voucher_id(voucher)
         grant = tables.vouchers.get(token)
         if grant is None:
             return "unknown-voucher"
@@ -83,7 +91,7 @@ def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason |
         if grant.not_after_us < time_us:
             return "expired-voucher"
         return _beyond(operation, (grant.kind,), grant.privilege_max, grant.services)
-    factory = factory_id(factory_key(voucher.chain[0]))
+    factory = voucher_id(voucher)
     if factory in tables.barred:
         return "factory-barred"
     roots = tuple(each.certificate for each in tables.roots.values())
@@ -109,12 +117,11 @@ def _beyond(
 
 def admit(tables: Tables, operation: Enrol, at: At) -> dict[str, Any]:
     """Spends the voucher and issues the first certificate (or one after an expired one)."""
-    voucher = operation.voucher
-    if isinstance(voucher, Token):
-        tables.used.add(digest(voucher.key))
+    voucher = voucher_id(operation.voucher)
+    if isinstance(operation.voucher, Token):
+        tables.used.add(voucher)
     else:
-        factory = factory_id(factory_key(voucher.chain[0]))
-        tables.factory[factory] = tables.factory.get(factory, 0) + 1
+        tables.factory[voucher] = tables.factory.get(voucher, 0) + 1
     known = tables.identities.get(operation.node)
     identity = Identity(
         node=operation.node,

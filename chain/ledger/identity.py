@@ -11,13 +11,24 @@ import msgspec
 
 from chain.fields import DeviceKind
 
-__all__ = ["BOARDS_MAX", "KEYS_MAX", "SESSIONS_MAX", "Board", "Device", "Ended", "Identity", "Kind"]
+__all__ = [
+    "BOARDS_MAX",
+    "KEYS_MAX",
+    "RENEWALS_MAX",
+    "SESSIONS_MAX",
+    "Board",
+    "Device",
+    "Ended",
+    "Identity",
+    "Kind",
+]
 
 Kind = DeviceKind | Literal["admin"]
 Ended = Literal["revoked", "renewed"]
 
 SESSIONS_MAX = 16  # open sessions of one identity
 KEYS_MAX = 256  # of one device over its life: five years at the default validity
+RENEWALS_MAX = 65_536  # of one device over its life: five years at a validity of an hour
 BOARDS_MAX = 256  # new boards of one device over its life
 
 
@@ -50,6 +61,7 @@ class Device(msgspec.Struct, kw_only=True):
 
     newest: bytes  # node id of its newest key
     keys: int = 0  # that it ever had
+    renewals: int = 0  # with a new key or the same
     boards: int = 0  # that it brought to the chain
 
 

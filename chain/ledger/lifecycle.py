@@ -11,7 +11,7 @@ import msgspec
 
 from chain.keys import node_id
 from chain.ledger.admission import certificate_fields
-from chain.ledger.identity import KEYS_MAX, SESSIONS_MAX, Identity
+from chain.ledger.identity import KEYS_MAX, RENEWALS_MAX, SESSIONS_MAX, Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Renew
 from chain.ledger.reasons import Reason
 from chain.ledger.tables import ADMIN, At, Tables
@@ -83,16 +83,20 @@ def renew_refusal(tables: Tables, operation: Renew, identity: Identity) -> Reaso
         return identity.ended
     if operation.validity_s > tables.policy.validity_s_max:
         return "validity"
+    device = tables.devices[identity.device]
+    if device.renewals >= RENEWALS_MAX:
+        return "quota"
     if operation.key != identity.key:
         if node_id(operation.key) in tables.identities:
             return "known-node"
-        if tables.devices[identity.device].keys >= KEYS_MAX:
+        if device.keys >= KEYS_MAX:
             return "quota"
     return None
 
 
 def renew(tables: Tables, operation: Renew, identity: Identity, at: At) -> dict[str, Any]:
     """A new key is a new node id with all that the old one had; the old one has ended."""
+    tables.devices[identity.device].renewals += 1
     fields: dict[str, Any] = {
         "serial": at.serial,
         "prior": identity.serial,

@@ -77,7 +77,7 @@ class Bridge:
         self._scheme = scheme
         self._limits = limits
         self._outside = outside
-        self._logins = Logins(login_secret)
+        self._logins = Logins(login_secret, genesis)
         self._answers = AnswerCache()
         self._waiting = Waiting(
             limits.waiting_max, limits.device_waiting_max, limits.relay_waiting_max

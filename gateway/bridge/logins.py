@@ -4,6 +4,10 @@ A device has one login, named by the newest key of its lineage. Until that key h
 the login before it stays too (the voucher's, or that of the key before), so that an answer that was
 lost can be asked for again. Revocation removes every login of the device, whichever of its keys it
 names. Expiry removes them too, in the first block after it, as on the chain.
+
+A voucher's login ends when the voucher is withdrawn or expires, and a factory identity's when it is
+barred. Whoever hands them out adds them: only he knows the password. A factory identity whose root
+was withdrawn keeps its login: no record names it.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ from collections.abc import Iterator
 import msgspec
 
 from chain.errors import PeerFault
+from chain.genesis import Genesis
 from chain.keys import digest
+from chain.ledger.admission import voucher_id
 from chain.ledger.identity import Identity
 from chain.ledger.item import cose_of
-from chain.ledger.operations import Enrol, read_operation, voucher_key
+from chain.ledger.operations import Enrol, read_operation
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import verify_carrier
 from gateway.bridge.edge import Admitted, admitted_codec
@@ -27,7 +33,9 @@ from gateway.broker.credentials import seal_password
 from gateway.broker.security import User, bootstrap_id, device_password
 from gateway.mqtt.topics import Role
 
-__all__ = ["Carrier", "LoginChange", "Logins", "ended", "is_welcome"]
+__all__ = ["Carrier", "LoginChange", "Logins", "carrier_of", "ended", "is_welcome"]
+
+_STALE_MAX = 64  # entries that do not count, beside as many as those that do
 
 
 class LoginChange(msgspec.Struct, frozen=True):
@@ -52,26 +60,58 @@ class Carrier(msgspec.Struct, frozen=True):
 class _Device(msgspec.Struct):
     current: bytes  # the node id of its newest key
     former: str | None  # the login before that, until `current` has signed something
-    not_after_us: int
+
+
+class _Ends:
+    """When each of them ends. Those that are set often do not make it grow."""
+
+    def __init__(self) -> None:
+        self._of: dict[bytes, int] = {}
+        self._heap: list[tuple[int, bytes]] = []  # entries that `_of` contradicts do not count
+
+    def set(self, name: bytes, not_after_us: int) -> None:
+        self._of[name] = not_after_us
+        heapq.heappush(self._heap, (not_after_us, name))
+        if len(self._heap) > 2 * len(self._of) + _STALE_MAX:
+            self._heap = [(end_us, each) for each, end_us in self._of.items()]
+            heapq.heapify(self._heap)
+
+    def remove(self, name: bytes) -> None:
+        self._of.pop(name, None)
+
+    def take(self, time_us: int) -> Iterator[bytes]:
+        """Those that have ended at this time; once."""
+        while self._heap and self._heap[0][0] < time_us:
+            end_us, name = heapq.heappop(self._heap)
+            if self._of.get(name) == end_us:
+                del self._of[name]
+                yield name
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+
+_State = tuple[dict[bytes, _Device], dict[bytes, bytes], _Ends, _Ends]
 
 
 class Logins:
     """Give every settled block to `changes`, in order. `state` may be kept, for a later start."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, genesis: Genesis) -> None:
         self._secret = secret
         self._devices: dict[bytes, _Device] = {}  # by the node id of their first key
         self._device_of: dict[bytes, bytes] = {}  # node id of any key: of the first key
-        self._expiries: list[tuple[int, bytes]] = []  # a heap of (not after, device)
+        self._expiries = _Ends()  # of devices
+        self._vouchers = _Ends()  # that are not used yet
+        for each in genesis.policy.vouchers:
+            self._vouchers.set(each.id, each.not_after_us)
 
     @property
-    def state(self) -> tuple[dict[bytes, _Device], dict[bytes, bytes], list[tuple[int, bytes]]]:
-        return self._devices, self._device_of, self._expiries
+    def state(self) -> _State:
+        return self._devices, self._device_of, self._expiries, self._vouchers
 
-    def resume(
-        self, state: tuple[dict[bytes, _Device], dict[bytes, bytes], list[tuple[int, bytes]]]
-    ) -> None:
-        self._devices, self._device_of, self._expiries = state
+    def resume(self, state: _State) -> None:
+        self._devices, self._device_of, self._expiries, self._vouchers = state
 
     def changes(self, settled: Settled) -> list[LoginChange]:
         """What a block changes at the broker."""
@@ -98,23 +138,32 @@ class Logins:
             return
         if is_welcome(statement):
             if statement.op == "enrol":
-                device, former = (
-                    node,
-                    _voucher_login(settled.block.records[position].item, statement),
-                )
+                voucher = _voucher_of(settled.block.records[position].item, statement)
+                self._vouchers.remove(voucher)
+                device, former = node, bootstrap_id(voucher)
             else:
                 assert device is not None, "the ledger knows who renewed"
                 former = signer.hex()
             self._device_of[node] = device
-            self._devices[device] = _Device(node, former, 0)
+            self._devices[device] = _Device(node, former)
             yield node.hex(), self._user(node, statement.kind)
-        if statement.op == "revoke":
-            yield from self._remove(self._device_of.get(node))
-        elif statement.not_after_us is not None:
-            self._expire_at(self._device_of.get(node), statement.not_after_us)
+        match statement.op:
+            case "revoke":
+                yield from self._remove(self._device_of.get(node))
+            case "withdraw-voucher" | "bar-factory":
+                self._vouchers.remove(node)
+                yield bootstrap_id(node), None
+            case "add-voucher":
+                assert statement.not_after_us is not None, "add_voucher"
+                self._vouchers.set(node, statement.not_after_us)
+            case _ if statement.not_after_us is not None:
+                self._expire_at(self._device_of.get(node), statement.not_after_us)
 
     def _remove(self, device: bytes | None) -> Iterator[tuple[str, None]]:
-        gone = None if device is None else self._devices.pop(device, None)
+        if device is None:
+            return
+        self._expiries.remove(device)
+        gone = self._devices.pop(device, None)
         if gone is not None:
             yield gone.current.hex(), None
             if gone.former is not None:
@@ -122,16 +171,14 @@ class Logins:
 
     def _expire_at(self, device: bytes | None, not_after_us: int) -> None:
         if device is not None and device in self._devices:
-            self._devices[device].not_after_us = not_after_us
-            heapq.heappush(self._expiries, (not_after_us, device))
+            self._expiries.set(device, not_after_us)
 
     def _expired(self, time_us: int) -> Iterator[str]:
-        while self._expiries and self._expiries[0][0] < time_us:
-            not_after_us, device = heapq.heappop(self._expiries)
-            known = self._devices.get(device)
-            if known is not None and known.not_after_us == not_after_us:  # not renewed since
-                for name, _ in self._remove(device):
-                    yield name
+        for device in self._expiries.take(time_us):
+            for name, _ in self._remove(device):
+                yield name
+        for voucher in self._vouchers.take(time_us):
+            yield bootstrap_id(voucher)
 
     def welcome(self, statement: Statement, receipt: bytes) -> bytes:
         """The answer to a new identity, for when its login works."""
@@ -173,8 +220,8 @@ def is_welcome(statement: Statement) -> bool:
     return statement.status == OK and (statement.op == "enrol" or renewed)
 
 
-def _voucher_login(item: bytes, statement: Statement) -> str:
-    """The login of the voucher of an admission."""
+def _voucher_of(item: bytes, statement: Statement) -> bytes:
+    """The voucher of an admission."""
     operation = read_operation(cose_of(item), statement.network).operation
     assert isinstance(operation, Enrol), "a record of an admission"
-    return bootstrap_id(voucher_key(operation.voucher))
+    return voucher_id(operation.voucher)

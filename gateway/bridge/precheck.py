@@ -8,8 +8,9 @@ A gateway that lags behind refuses too little, never too much.
 from __future__ import annotations
 
 from chain.errors import PeerFault
+from chain.ledger.admission import voucher_id
 from chain.ledger.item import make_item, read_item
-from chain.ledger.operations import Enrol, Opened, voucher_key
+from chain.ledger.operations import Enrol, Opened
 from chain.ledger.reasons import LATER_REASONS
 from chain.ledger.registry import Registry
 from gateway.broker.security import bootstrap_id
@@ -27,7 +28,7 @@ def check_sender(opened: Opened, kind: str, device: str) -> None:
         raise PeerFault("bad-kind", f"{type(operation).__name__} as {kind}")
     allowed = {operation.node.hex()}
     if isinstance(operation, Enrol):
-        allowed.add(bootstrap_id(voucher_key(operation.voucher)))
+        allowed.add(bootstrap_id(voucher_id(operation.voucher)))
     if device not in allowed:
         raise PeerFault("wrong-node", "signed by another than who sent it")
 

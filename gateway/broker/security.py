@@ -58,22 +58,23 @@ def new_password() -> str:
     return secrets.token_urlsafe(32)
 
 
-def bootstrap_id(spki: bytes) -> str:
-    """The id at the broker of the holder of the voucher with this public key.
+def bootstrap_id(voucher: bytes) -> str:
+    """The id at the broker of the holder of the voucher that the chain knows by this id.
 
-    Everybody can compute it, so the gateway can check that an access request comes from the login
-    of its own voucher. It reveals nothing about the token, so it may stand in topics.
+    Everybody can compute it. So the gateway can check that an access request comes from the login
+    of its own voucher, and removes that login when the chain withdraws the voucher. It reveals
+    nothing about the token, so it may stand in topics.
     """
-    return hashlib.sha256(b"m2m/1 bootstrap id\0" + spki).hexdigest()
+    return hashlib.sha256(b"m2m/1 bootstrap id\0" + voucher).hexdigest()
 
 
-def bootstrap_user(spki: bytes, token: bytes) -> User:
+def bootstrap_user(voucher: bytes, token: bytes) -> User:
     """The login that a voucher's token gives until its holder is admitted.
 
     The operator who issues the token and the device that gets it both compute it.
     """
     password = hmac.new(token, b"m2m/1 bootstrap password", hashlib.sha256).hexdigest()
-    return User(Role.NEWCOMER, bootstrap_id(spki), password)
+    return User(Role.NEWCOMER, bootstrap_id(voucher), password)
 
 
 def device_password(secret: bytes, node: str) -> str:

@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from chain.errors import PeerFault
-from chain.keys import Es256Signer, spki_of
+from chain.keys import Es256Signer, digest, spki_of
+from chain.ledger.factory import factory_id
 from chain.ledger.operations import Factory, Token
 from chain.ledger.possession import factory_key
 from gateway.broker.security import User, bootstrap_user
@@ -49,7 +50,7 @@ def load_voucher(key: Path, chain: Path | None) -> Voucher:
     private = load_key(key)
     signer = Es256Signer(private)
     if chain is None:
-        return Voucher(signer, bootstrap_user(signer.public, key.read_bytes()))
+        return Voucher(signer, bootstrap_user(digest(signer.public), key.read_bytes()))
     certificates = read_chain(chain.read_bytes(), str(chain))
     if factory_key(certificates[0]) != spki_of(private.public_key()):
         raise ValueError(f"{chain}: its first certificate is not of the key in {key}")
@@ -84,4 +85,4 @@ def factory_user(certificate: bytes) -> User:
     Whoever knows the certificate can compute it, and may then keep the device from being heard
     until it is admitted, but not enrol in its place: that takes the key.
     """
-    return bootstrap_user(factory_key(certificate), certificate)
+    return bootstrap_user(factory_id(factory_key(certificate)), certificate)

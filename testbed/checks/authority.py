@@ -18,7 +18,7 @@ import msgspec
 from chain.block import genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from chain.ledger.identity import BOARDS_MAX, KEYS_MAX
+from chain.ledger.identity import BOARDS_MAX, KEYS_MAX, RENEWALS_MAX
 from chain.ledger.item import Authenticated, read_item
 from chain.ledger.operations import (
     AddAdministrator,
@@ -100,6 +100,7 @@ class _Rules:
         self._factory = FactoryRules(self._policy)
         self._signed: dict[bytes, dict[bytes, int]] = {}
         self._keys: Counter[bytes] = Counter()  # by device
+        self._renewals: Counter[bytes] = Counter()  # by device
         self._boards: Counter[bytes] = Counter()  # by the device that brought them
         self._members = {0: {each.id for each in genesis.members}}
 
@@ -217,21 +218,7 @@ class _Rules:
                 if operation.service not in signer.services or signer.privilege < needed:
                     return "its signer may not use the service"
             case Renew():
-                wrong = None
-                if signer.ended_height is not None:
-                    wrong = "its signer had been renewed or revoked in this block"
-                elif operation.validity_s > self._policy.validity_s_max:
-                    wrong = "it is valid for longer than allowed"
-                key = sha256(operation.key).digest()
-                self._keys[signer.device] += key not in self._standing
-                if self._keys[signer.device] >= KEYS_MAX:  # its first key is not counted
-                    wrong = "its device has had too many keys"
-                signer.ended_height = entry.height
-                until_us = entry.statement.time_us + operation.validity_s * 1_000_000
-                self._standing[key] = _Standing(
-                    signer.device, signer.kind, signer.services, signer.privilege, until_us
-                )
-                return wrong
+                return self._renew(entry, operation, signer)
             case EnrolBoard():
                 board = sha256(b"m2m/1/board\0" + self._genesis.network + operation.key).digest()
                 wrong = self._not_endorsed(entry) or self._not_fresh(entry, operation.head)
@@ -248,6 +235,26 @@ class _Rules:
                 self._revoked_boards.pop(board, None)
                 return wrong
         return None
+
+    def _renew(self, entry: Entry, operation: Renew, signer: _Standing) -> str | None:
+        wrong = None
+        if signer.ended_height is not None:
+            wrong = "its signer had been renewed or revoked in this block"
+        elif operation.validity_s > self._policy.validity_s_max:
+            wrong = "it is valid for longer than allowed"
+        key = sha256(operation.key).digest()
+        self._keys[signer.device] += key not in self._standing
+        if self._keys[signer.device] >= KEYS_MAX:  # its first key is not counted
+            wrong = "its device has had too many keys"
+        self._renewals[signer.device] += 1
+        if self._renewals[signer.device] > RENEWALS_MAX:
+            wrong = "its device has renewed too often"
+        signer.ended_height = entry.height
+        until_us = entry.statement.time_us + operation.validity_s * 1_000_000
+        self._standing[key] = _Standing(
+            signer.device, signer.kind, signer.services, signer.privilege, until_us
+        )
+        return wrong
 
     def _not_sponsored(self, board: bytes, signer: _Standing, entry: Entry) -> str | None:
         if self._sponsors.get(board) != signer.device:

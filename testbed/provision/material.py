@@ -61,7 +61,7 @@ class Voucher:
     @property
     def user(self) -> User:
         """The broker login that the token stands for."""
-        return bootstrap_user(self.spki, self.pem)
+        return bootstrap_user(self.id, self.pem)
 
     def grant(self, time_us: int) -> VoucherGrant:
         """As it stands in a genesis of this time."""

@@ -20,7 +20,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from chain.ledger.operations import Enrol, Operation, read_operation, voucher_key
+from chain.ledger.admission import voucher_id
+from chain.ledger.operations import Enrol, Operation, read_operation
 from gateway.bridge.edge import Kind, Stamped, stamped_codec
 from gateway.broker.security import User, bootstrap_id, device_password
 from gateway.mqtt.client import MqttClient, MqttSettings, pinned
@@ -252,7 +253,7 @@ class Trial:
         voucher = await self.operator.new_voucher(name, 3)
         puppet = Puppet(self.network)
         cose = puppet.sign(puppet.enrol(voucher, self.head, **changes))
-        reason = await self.signed("", cose, bootstrap_id(voucher.spki), "enrol")
+        reason = await self.signed("", cose, bootstrap_id(voucher.id), "enrol")
         if reason != "ok":
             raise LabFault(f"{name} is not admitted: {reason}")
         return puppet, voucher, cose
@@ -297,7 +298,7 @@ def _serial_counts(log: Path) -> Counter[str]:
 
 def _name(operation: Operation) -> str:
     if isinstance(operation, Enrol):
-        return bootstrap_id(voucher_key(operation.voucher))
+        return bootstrap_id(voucher_id(operation.voucher))
     return operation.node.hex()
 
 

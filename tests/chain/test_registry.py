@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from chain.errors import PeerFault
 from chain.keys import digest, node_id, spki_of
+from chain.ledger import lifecycle
 from chain.ledger.administration import ADMINISTRATORS_MAX
 from chain.ledger.approvals import PENDING_PER_ADMIN_MAX
 from chain.ledger.auth_group import members
@@ -299,6 +300,23 @@ def test_one_device_cannot_fill_the_registry_with_keys() -> None:
     assert world.run(renewal(world, phone, phone), phone).status == "ok", "under the same key"
     assert world.run(world.data(phone), phone).status == "ok"
     world.admit("newcomer")
+
+
+def test_a_device_cannot_renew_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the same key too; and an expired one that is admitted again goes on counting."""
+    monkeypatch.setattr(lifecycle, "RENEWALS_MAX", 8)  # 65,536 take a minute
+    world = World()
+    phone = world.admit("phone")
+    for _ in range(7):
+        assert world.run(renewal(world, phone, phone), phone).status == "ok"
+    brief = renewal(world, phone, phone, validity_s=10)
+    assert world.run(brief, phone).status == "ok"
+    assert world.run(renewal(world, phone, phone), phone).status == "refused:quota"
+    assert world.run(world.data(phone), phone).status == "ok", "its certificate still counts"
+    world.block(after_us=20 * SECOND_US)
+    again = world.enrol(phone, nonce=bytes(16))
+    assert world.run(again, phone).status == "ok"
+    assert world.run(renewal(world, phone, phone), phone).status == "refused:quota"
 
 
 def test_one_device_cannot_fill_the_registry_with_boards() -> None:

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from chain.block import Head as ChainHead
+from chain.keys import digest
 from chain.ledger.item import cose_of
 from chain.ledger.operations import Data, Operation, Revoke, read_operation
 from chain.ledger.statement import OK, decode_leaf
@@ -68,7 +69,7 @@ class Rig:
             serialization.NoEncryption(),
         )
         write_atomically(folder / "voucher.pem", pem, mode=0o600)
-        self.voucher = bootstrap_user(signer("voucher 0").public, pem)
+        self.voucher = bootstrap_user(digest(signer("voucher 0").public), pem)
         self.config = DeviceConfig(
             name="phone",
             genesis="",

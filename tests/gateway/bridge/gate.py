@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chain.keys import Es256
+from chain.ledger.admission import voucher_id
 from chain.ledger.item import make_item
 from chain.ledger.operations import Enrol, EnrolBoard, Operation, Token, sign_operation
 from chain.ledger.statement import Statement
@@ -233,5 +234,5 @@ def kind_of(operation: Operation) -> Kind:
 def sender(operation: Operation) -> str:
     """Whose name a message is published under."""
     if isinstance(operation, Enrol) and isinstance(operation.voucher, Token):
-        return bootstrap_id(operation.voucher.key)
+        return bootstrap_id(voucher_id(operation.voucher))
     return operation.node.hex()

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.ledger.operations import Renew, Revoke
+from chain.keys import digest
+from chain.ledger.admission import voucher_id
+from chain.ledger.operations import AddVoucher, BarFactory, Renew, Revoke, WithdrawVoucher
 from chain.ledger.possession import renewal_statement
 from chain.ledger.statement import OK
 from chain.proofs.client import SealedBlock
@@ -16,7 +18,9 @@ from gateway.bridge.follower import Settled
 from gateway.bridge.logins import LoginChange, Logins, ended
 from gateway.broker.security import bootstrap_id
 from gateway.mqtt.topics import Role
-from tests.chain.world import SECOND_US, Device, World
+from tests.chain.world import SECOND_US, VOUCHERS_END_US, Device, World, signer
+
+AFTER_ALL_VOUCHERS_US = 4 * 365 * 86_400 * SECOND_US
 
 
 class Lab:
@@ -24,8 +28,13 @@ class Lab:
 
     def __init__(self) -> None:
         self.world = World(vouchers=16, admins_needed=1)
-        self.logins = Logins(bytes(32))
+        self.logins = Logins(bytes(32), self.world.genesis)
         self.there: dict[str, Role] = {}
+        self.vouchers: dict[bytes, int] = {}  # not used or withdrawn: when they expire
+        self.factories: list[bytes] = []  # identities that are expected and not barred
+        for vouchers in self.world.left.values():
+            for each in vouchers:
+                self.hand_out(digest(each.public), VOUCHERS_END_US)
         self.former: dict[bytes, str] = {}  # by key: the login before it
         self.keys: list[Device] = []
         self.changes: list[LoginChange] = []
@@ -50,12 +59,43 @@ class Lab:
     def enrol(self, kind: str = "mobile", validity_s: int = 3600) -> Device:
         device = Device(f"key {len(self.keys)}")
         operation = self.world.enrol(device, kind=kind, validity_s=validity_s)
-        voucher = bootstrap_id(operation.voucher.key)  # type: ignore[union-attr]
-        self.there[voucher] = Role.NEWCOMER
-        assert self.run(operation, device) == OK
-        self.former[device.node] = voucher
-        self.keys.append(device)
+        if self.run(operation, device) == OK:
+            voucher = voucher_id(operation.voucher)
+            del self.vouchers[voucher]
+            self.former[device.node] = bootstrap_id(voucher)
+            self.keys.append(device)
         return device
+
+    def hand_out(self, voucher: bytes, not_after_us: int) -> None:
+        self.vouchers[voucher] = not_after_us
+        self.there[bootstrap_id(voucher)] = Role.NEWCOMER
+
+    def by_admin(self, operation: Any, /, **fields: Any) -> str:
+        admin = self.world.admins[0]
+        return self.run(self.world.signed(operation, admin, **fields), admin)
+
+    def add_voucher(self, number: int, valid_s: int) -> None:
+        """The operator adds its login when the chain has it."""
+        key = signer(f"late voucher {number}")
+        end_us = self.world.ledger.time_us + valid_s * SECOND_US
+        fields = {"kind": "mobile", "privilege": 1, "services": ("telemetry",)}
+        status = self.by_admin(
+            AddVoucher, voucher=digest(key.public), not_after_us=end_us, **fields
+        )
+        if status == OK:
+            self.hand_out(digest(key.public), end_us)
+            self.world.left["mobile"].insert(0, key)
+
+    def withdraw(self, voucher: bytes) -> None:
+        if self.by_admin(WithdrawVoucher, voucher=voucher) == OK:
+            del self.vouchers[voucher]
+
+    def expect_factory(self, number: int) -> None:
+        self.factories.append(digest(b"factory %d" % number))
+        self.there[bootstrap_id(self.factories[-1])] = Role.NEWCOMER
+
+    def bar(self) -> None:
+        assert self.by_admin(BarFactory, factory=self.factories.pop()) == OK
 
     def renew(self, old: Device, *, same_key: bool = False) -> Device:
         new = old if same_key else Device(f"key {len(self.keys)}")
@@ -85,21 +125,26 @@ class Lab:
                 found.add(key.node.hex())
                 if identity.counter == 0:
                     found.add(self.former[key.node])
-        return found
+        now_us = self.world.ledger.time_us
+        found |= {bootstrap_id(each) for each, end in self.vouchers.items() if end >= now_us}
+        return found | {bootstrap_id(each) for each in self.factories}
 
-
-STEPS = ["enrol", "relay", "brief", "renew", "same", "data", "refused", "revoke", "leave", "idle"]
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), max_size=12))
-def test_the_logins_are_a_function_of_the_chains_state(steps: list[tuple[str, int]]) -> None:
-    """After every block of any history; so a device has one login, and a second one only until its
-    new key has signed something."""
-    lab = Lab()
-    for step, choice in steps:
+    def step(self, step: str, choice: int) -> None:
+        """One step of a history. Keys and vouchers are chosen by the number."""
+        lab = self
         key = lab.keys[choice % len(lab.keys)] if lab.keys else None
         match step:
+            case "voucher":
+                lab.add_voucher(len(lab.world.blocks), 20 * (choice + 1))
+            case "withdraw" if lab.vouchers:
+                lab.withdraw(sorted(lab.vouchers)[choice % len(lab.vouchers)])
+            case "factory":
+                lab.expect_factory(len(lab.world.blocks))
+            case "bar" if lab.factories:
+                lab.bar()
+            case "years" if choice == 0:
+                lab.world.block(after_us=AFTER_ALL_VOUCHERS_US)
+                lab.follow()
             case "enrol" | "relay" | "brief" if len(lab.keys) < 8:
                 lab.enrol(
                     "environment" if step == "relay" else "mobile", 9 if step == "brief" else 99
@@ -117,7 +162,65 @@ def test_the_logins_are_a_function_of_the_chains_state(steps: list[tuple[str, in
             case _:
                 lab.world.block(after_us=(choice + 1) * 10 * SECOND_US)
                 lab.follow()
+
+
+STEPS = ["enrol", "relay", "brief", "renew", "same", "data", "refused", "revoke", "leave", "idle"]
+STEPS += ["voucher", "withdraw", "factory", "bar", "years"]
+HISTORIES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(HISTORIES)
+def test_the_logins_are_a_function_of_the_chains_state(steps: list[tuple[str, int]]) -> None:
+    """After every block of any history; so a device has one login, and a second one only until its
+    new key has signed something. Vouchers and factory identities have theirs while they are good
+    for something."""
+    lab = Lab()
+    for step, choice in steps:
+        lab.step(step, choice)
         assert set(lab.there) == lab.expected()
+
+
+def newcomers(lab: Lab) -> set[str]:
+    return {name for name, role in lab.there.items() if role is Role.NEWCOMER}
+
+
+def test_a_vouchers_login_ends_when_it_is_withdrawn_or_expires() -> None:
+    lab = Lab()
+    before = newcomers(lab)
+    lab.add_voucher(1, valid_s=60)
+    lab.add_voucher(2, valid_s=60)
+    one, two = sorted(newcomers(lab) - before)
+    withdrawn = next(each for each in lab.vouchers if bootstrap_id(each) == one)
+    lab.withdraw(withdrawn)
+    assert newcomers(lab) - before == {two}
+    lab.world.block(after_us=100 * SECOND_US)
+    lab.follow()
+    assert newcomers(lab) == before
+
+
+def test_a_factory_identitys_login_ends_when_it_is_barred() -> None:
+    lab = Lab()
+    before = newcomers(lab)
+    lab.expect_factory(1)
+    lab.bar()
+    assert newcomers(lab) == before
+
+
+def test_a_device_that_renews_often_does_not_fill_the_gateways_memory() -> None:
+    """Under the same key, which takes no place on the chain either."""
+    lab = Lab()
+    key = lab.enrol(validity_s=3600)
+    for _ in range(200):
+        lab.renew(key, same_key=True)
+    devices, device_of, ends, _ = lab.logins.state
+    assert (len(devices), len(device_of)) == (1, 1)
+    assert len(ends) <= 2 + 64
+
+
+def own(lab: Lab) -> set[str]:
+    """The logins but those of vouchers that are not used."""
+    return set(lab.there) - {bootstrap_id(each) for each in lab.vouchers}
 
 
 @pytest.mark.parametrize("renewals", [0, 1, 2, 5])
@@ -126,9 +229,9 @@ def test_revocation_leaves_no_login_of_the_device(renewals: int) -> None:
     key = lab.enrol("environment")
     for _ in range(renewals):
         key = lab.renew(key)
-    assert len(lab.there) == 2  # the newest key has not signed anything yet
+    assert len(own(lab)) == 2  # the newest key has not signed anything yet
     lab.revoke(key)
-    assert lab.there == {}
+    assert own(lab) == set()
 
 
 def test_expiry_ends_access_in_the_first_block_after_it() -> None:
@@ -136,10 +239,10 @@ def test_expiry_ends_access_in_the_first_block_after_it() -> None:
     brief, long = lab.enrol(validity_s=10), lab.enrol(validity_s=3600)
     for each in (brief, long):
         lab.run(lab.world.data(each), each)
-    assert set(lab.there) == {brief.node.hex(), long.node.hex()}
+    assert own(lab) == {brief.node.hex(), long.node.hex()}
     lab.world.block(after_us=20 * SECOND_US)
     lab.follow()
-    assert set(lab.there) == {long.node.hex()}
+    assert own(lab) == {long.node.hex()}
 
 
 def test_a_certificate_that_was_renewed_in_time_does_not_expire() -> None:
@@ -148,7 +251,7 @@ def test_a_certificate_that_was_renewed_in_time_does_not_expire() -> None:
     lab.renew(key, same_key=True)
     lab.world.block(after_us=20 * SECOND_US)
     lab.follow()
-    assert set(lab.there) == {key.node.hex()}
+    assert own(lab) == {key.node.hex()}
 
 
 def test_who_revokes_itself_may_hear_of_it() -> None:

@@ -1,0 +1,66 @@
+"""What the logins at both brokers are after any history: a function of the chain's state."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from gateway.broker.security import User, new_password
+from gateway.mqtt.topics import Role
+from tests.gateway.bridge.test_logins import HISTORIES, Lab
+from tests.gateway.broker.brokers import BrokerProcess, user, why_not
+
+ADMIN = user(Role.ADMIN, "a")
+
+
+@pytest.fixture(params=["embedded", "mosquitto"], scope="module")
+def broker(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrokerProcess]:
+    if why := why_not(request.param):
+        pytest.skip(why)
+    broker = BrokerProcess(tmp_path_factory.mktemp(request.param), request.param, [ADMIN])
+    asyncio.run(broker.start())
+    yield broker
+    assert broker.stop() == 0, broker.log()
+
+
+def logins(broker: BrokerProcess) -> set[str]:
+    """By the document on the broker's disk, which every confirmed change has reached."""
+    document = json.loads((broker.folder / "security.json").read_bytes())
+    return {each["username"] for each in document["clients"]} - {ADMIN.name}
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(HISTORIES)
+def test_the_brokers_logins_are_a_function_of_the_chains_state(
+    broker: BrokerProcess, steps: list[tuple[str, int]]
+) -> None:
+    asyncio.run(live(broker, steps))
+
+
+async def live(broker: BrokerProcess, steps: list[tuple[str, int]]) -> None:
+    lab = Lab()
+    async with broker.admin(ADMIN) as admin:
+        await admin.remove(*logins(broker) - set(lab.there))  # of the history before
+        for each in sorted(set(lab.there) - logins(broker)):
+            await admin.ensure(User(Role.NEWCOMER, each, new_password()))
+        for step, choice in steps:
+            before = set(lab.there)
+            lab.step(step, choice)
+            for each in sorted(set(lab.there) - before):  # those that the operator handed out
+                if lab.there[each] is Role.NEWCOMER:
+                    await admin.ensure(User(Role.NEWCOMER, each, new_password()))
+            for change in lab.changes:
+                if change.user is None:
+                    await admin.remove(change.name)
+                else:
+                    await admin.ensure(change.user)
+            lab.changes = []
+            assert logins(broker) == lab.expected()
