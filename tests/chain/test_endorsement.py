@@ -30,6 +30,7 @@ from chain.pbft.messages import (
     signed_bytes,
 )
 from chain.pbft.state_machine import Screening, VerifiedRequest
+from chain.proofs.denial import check_verdicts
 from tests.chain.world import Device, World, signer
 
 
@@ -258,3 +259,73 @@ def test_one_asker_does_not_fill_the_room_of_those_that_wait() -> None:
     for number in range(LATER_MAX + 10):
         asked(3, number)
     assert asked(1, 0) == [], "it waits for the block, nothing is refused"
+
+
+# --- groups smaller than f+1 ---------------------------------------------------------------------
+
+
+def provable(world: World, request: VerifiedRequest, denials: list[Denied], reason: str) -> bool:
+    """Whether a device would believe it."""
+    signed = {each.endorsement for each in denials if each.endorsement is not None}
+    members_, network = world.ledger.membership, world.network
+    try:
+        check_verdicts(list(signed), request.id, members_, network, world.scheme, reason=reason)
+    except PeerFault:
+        return False
+    return True
+
+
+def test_a_small_group_of_liars_denies_without_proof_and_for_one_request_only() -> None:
+    """One member, which lies. Its denial ends nothing. When the request is stale, all replicas say
+    so, provably; the device then asks again, and that request draws another group."""
+    world = World(group_size=1, group_accepts=1)
+    alice = Device("alice")
+    request = world.request(world.enrol(alice), alice, endorsed=False)
+    (liar,) = members(request.id, world.ledger.membership, 1)
+    denials = []
+    for at in sorted({*range(4)} - {liar}):
+        network = Endorsers(world, silent={liar})
+        network.submit(at, request)
+        lie = reject(world, liar, request.id, "privilege")
+        network.run(at, network.endorsers[at].receive(lie, world.ledger.membership))
+        [(_, denied)] = network.outcomes
+        assert isinstance(denied, Denied)
+        denials.append(denied)
+    assert not provable(world, request, denials, "privilege"), "three replicas pass on one lie"
+
+    world.idle(world.genesis.policy.enrol_window_blocks)
+    network = Endorsers(world)
+    for at in range(4):
+        network.submit(at, request)
+    stale = [each for _, each in network.outcomes if isinstance(each, Denied)]
+    assert provable(world, request, stale, "stale-head")
+    other = next(
+        each
+        for nonce in range(64)
+        if members(
+            (
+                each := world.request(
+                    world.enrol(alice, with_voucher=world.vouchers[0], nonce=bytes([nonce] * 16)),
+                    alice,
+                    endorsed=False,
+                )
+            ).id,
+            world.ledger.membership,
+            1,
+        )
+        != (liar,)
+    )
+    network.outcomes.clear()
+    network.submit(liar, other)
+    assert [type(each) for _, each in network.outcomes] == [Submitted]
+
+
+def test_a_just_denial_is_proven_whatever_the_size_of_the_group() -> None:
+    """Each replica that is asked judges for itself, and signs that."""
+    world = World(group_size=1, group_accepts=1)
+    request, _ = ask(world, privilege=9)
+    network = Endorsers(world)
+    for at in range(2):
+        network.submit(at, request)
+    denials = [each for _, each in network.outcomes if isinstance(each, Denied)]
+    assert provable(world, request, denials, "privilege")
