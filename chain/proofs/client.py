@@ -13,6 +13,7 @@ where no membership changes in between or the records show it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -292,8 +293,7 @@ class LedgerCopy:
         of the membership changes up to it. Raises PeerFault("bad-epoch") if one is missing."""
         if self.ledger is not None:
             raise Misuse("a full copy resumes by taking its blocks again")
-        for step in epochs:
-            self._verifier.follow(step)
+        self.learn(epochs)
         decoded = Head.decode(head)
         self._membership = self._verifier.members_of(decoded)
         self._head, self._height = head, decoded.height
@@ -316,13 +316,22 @@ class LedgerCopy:
         """The replicas of the newest epoch that this copy has seen begin."""
         return self._membership
 
+    @property
+    def steps(self) -> Sequence[Inclusion]:
+        """The membership changes that it was shown, for `resume`."""
+        return self._verifier.steps
+
+    def learn(self, steps: Sequence[Inclusion]) -> None:
+        """Takes membership changes, in order. Raises PeerFault."""
+        for step in steps:
+            self._verifier.follow(step)
+
     def take(self, blocks: BlockRange) -> int:
         """Verifies and appends what is new in a range; answers how many blocks that were.
 
         Raises PeerFault at the first block that does not hold; those before it are kept.
         """
-        for step in blocks.epochs or ():
-            self._verifier.follow(step)
+        self.learn(blocks.epochs or ())
         taken = 0
         for height, block in enumerate(blocks.blocks, start=blocks.start):
             if Head.decode(block.head).height != height:

@@ -14,6 +14,7 @@ from pathlib import Path
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
 from chain.proofs.client import RANGE_BLOCKS_MAX, RANGE_BYTES_MAX, SealedBlock
+from chain.proofs.proof import Inclusion
 from gateway.refusing import LocalFault
 
 __all__ = ["BlockStore", "BlockStoreError"]
@@ -22,6 +23,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks (height INTEGER PRIMARY KEY, head BLOB NOT NULL,
                                    data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS epochs (number INTEGER PRIMARY KEY, step BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS requests (id BLOB PRIMARY KEY, height INTEGER NOT NULL,
                                      position INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -31,6 +33,7 @@ class BlockStoreError(LocalFault):
     """The file is damaged or of another network. The message names it and says what to do."""
 
 
+_steps: Codec[Inclusion] = Codec(Inclusion, RANGE_BYTES_MAX)
 _codec: Codec[SealedBlock] = Codec(SealedBlock, 4 * RANGE_BYTES_MAX)
 _RANGE = {  # blocks whole, or heads with their seals
     True: "SELECT data FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
@@ -100,6 +103,25 @@ class BlockStore:
             for (data,) in rows:
                 yield _codec.decode(data)
         except (PeerFault, sqlite3.DatabaseError) as error:
+            raise self.damaged(error) from error
+
+    @property
+    def epochs(self) -> tuple[Inclusion, ...]:
+        """The kept proofs of membership changes, in order. Raises BlockStoreError."""
+        try:
+            rows = self._db.execute("SELECT step FROM epochs ORDER BY number")
+            return tuple(_steps.decode(step) for (step,) in rows)
+        except (PeerFault, sqlite3.DatabaseError) as error:
+            raise self.damaged(error) from error
+
+    def keep_epochs(self, steps: Sequence[Inclusion]) -> None:
+        """For heads without bodies, which do not show the changes themselves: call it before the
+        heads of the next epoch are stored. `steps` are all, in order. Raises BlockStoreError."""
+        try:
+            (kept,) = self._db.execute("SELECT count(*) FROM epochs").fetchone()
+            for number, step in enumerate(steps[kept:], kept):
+                self._db.execute("INSERT INTO epochs VALUES (?, ?)", (number, _steps.encode(step)))
+        except sqlite3.DatabaseError as error:
             raise self.damaged(error) from error
 
     def damaged(self, error: Exception) -> BlockStoreError:

@@ -15,8 +15,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from chain.block import Head, genesis_head
 from chain.errors import PeerFault
 from chain.keys import digest
@@ -56,6 +54,7 @@ class LedgerSync:
         self.enrolments: dict[bytes, bytes] = {}
         self._resume()
         try:
+            self.copy.learn(self._store.epochs)
             for block in self._store.blocks(self.copy.height + 1, self._store.height):
                 self._append(block)
         except (PeerFault, BlockStoreError) as error:
@@ -179,7 +178,8 @@ class LedgerSync:
 
     async def _take(self, data: bytes) -> None:
         blocks = decode_range(data)
-        self.copy.take(msgspec.structs.replace(blocks, blocks=()))  # the membership changes
+        self.copy.learn(blocks.epochs or ())
+        self._store.keep_epochs(self.copy.steps)
         for height, block in enumerate(blocks.blocks, blocks.start):
             if height == self.copy.height + 1:
                 self._append(block)

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from chain.block import Head as ChainHead
+from chain.genesis import Consensus
 from chain.keys import digest
 from chain.ledger.item import cose_of
 from chain.ledger.operations import Data, Operation, Revoke, read_operation
@@ -45,6 +46,7 @@ from nodes.process import Trouble, write_atomically
 from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World, private_key, signer
 from tests.gateway.bridge.gate import Gate
+from tests.gateway.bridge.test_many_epochs import changed
 from tests.gateway.broker.brokers import BrokerProcess, running, story
 
 GATEWAY = User(Role.GATEWAY, "a" * 64, "gateway's password")
@@ -386,6 +388,25 @@ async def test_a_copy_that_was_changed_on_disk_is_fetched_again(tmp_path: Path) 
         assert await heads.run(login, rig.uplink) == 2
         assert heads.copy.head == sync.copy.head
         heads.close()
+
+
+@story
+async def test_heads_are_kept_over_a_restart_after_a_membership_change(tmp_path: Path) -> None:
+    """Heads do not show the change themselves: its proof is kept beside them."""
+    consensus = Consensus(checkpoint_interval=2, pipeline_window=2)
+    async with rigged(tmp_path, consensus=consensus) as rig, admitted(rig) as (device, login):
+        path = tmp_path / "heads.sqlite"
+        for change in range(2):
+            changed(rig.gate.world, 1, first=change)
+            rig.gate.seal()
+            sync = LedgerSync(path, device, rig.events, bodies=False)
+            height = await sync.run(login, rig.uplink)
+            assert sync.copy.membership.epoch == change + 1
+            sync.close()
+            again = LedgerSync(path, device, rig.events, bodies=False)
+            assert (again.copy.height, again.copy.membership.epoch) == (height, change + 1)
+            again.close()
+        assert rig.told("copy-damaged") == []
 
 
 @story
