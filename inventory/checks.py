@@ -303,6 +303,13 @@ def _boards(lab: Lab) -> Iterator[Mistake]:
             )
         elif not given and board.match is not None:
             yield Mistake((*where, "match"), "matches nothing; add usb_serial", whole=True)
+        elif given and host is not None and host.connection == "local":
+            yield Mistake(
+                (*where, "match"),
+                f"{board.host} is this machine itself, whose boards are processes; reach it over "
+                "SSH (addr: 127.0.0.1), or leave match out",
+                whole=True,
+            )
         elif not given and board.firmware.board != "unix":
             yield Mistake(where, "no match; add match: {usb_serial: ...}", whole=True)
 

@@ -23,7 +23,14 @@ from inventory.model import Name
 from nodes.device.renewal import Order
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher, read_chain
 from nodes.process import write_atomically
-from testbed.commands.options import JsonOption, RunningOption, columns, print_json, time_option
+from testbed.commands.options import (
+    JsonOption,
+    RunningOption,
+    columns,
+    print_json,
+    say,
+    time_option,
+)
 from testbed.errors import ConfigurationError, LabFault
 from testbed.standing.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
 from testbed.standing.operator import Operator, operating
@@ -56,12 +63,16 @@ def _operate(inventory: Path | None, work: Callable[[Operator], Awaitable[T]]) -
     try:
         return asyncio.run(inside())
     except LabFault as error:
-        lost = ""
-        with suppress(LabFault):  # a lab that does not answer has its own message
-            lost = without_votes(look(running))
-        if not lost:
-            raise
-        raise LabFault(f"{error} ({lost})") from error
+        if lost := _lost(running):
+            raise LabFault(f"{error} ({lost})") from error
+        raise
+
+
+def _lost(running: RunningLab) -> str:
+    """Which replicas lost their ledgers, in words. A lab that does not answer has its own error."""
+    with suppress(LabFault):
+        return without_votes(look(running))
+    return ""
 
 
 def _print(found: dict[str, Any], as_json: bool) -> None:
@@ -77,10 +88,13 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
 def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -> None:
     """Every device that was ever admitted, from a ledger copy verified here."""
 
-    async def work(operator: Operator) -> list[dict[str, Any]]:
-        return [_about(name, identity) for name, identity in operator.devices]
+    async def work(operator: Operator) -> tuple[list[dict[str, Any]], str]:
+        found = [_about(name, identity) for name, identity in operator.devices]
+        return found, await asyncio.to_thread(_lost, operator.running)
 
-    found = _operate(inventory, work)
+    found, lost = _operate(inventory, work)
+    if lost:
+        say(lost)
     if as_json:
         print_json(found)
         return

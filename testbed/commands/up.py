@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,14 +24,17 @@ from testbed.commands.options import (
     print_json,
     time_option,
 )
+from testbed.errors import LabFault
 from testbed.printed import as_typed
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
 from testbed.standing.running_lab import RunningLab, inventory_path
+from testbed.standing.state import look, without_votes
 
 __all__ = ["app"]
 
 POLL_S = 0.2
+LOOK_S = 5.0
 ADMITTED_S_MAX = 60.0
 LOG_FILE = "up.log"
 IN_BACKGROUND = "TESTBED_IN_BACKGROUND"  # set for the process that --detach starts
@@ -77,8 +81,19 @@ def up(
             _leave_the_terminal(running, found)
         else:
             _report(found, as_json=as_json)
-        while True:
-            time.sleep(POLL_S)
+        _watch(running, say)
+
+
+def _watch(running: RunningLab, say: Callable[[str], None]) -> None:
+    """Until the end: says when replicas have lost their ledgers."""
+    told = ""
+    while True:
+        time.sleep(LOOK_S)
+        with suppress(LabFault):
+            lost = without_votes(look(running))
+            if lost not in ("", told):
+                say(as_typed(lost))
+            told = lost
 
 
 def _in_background(arguments: list[str]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     (", match: {usb_serial: E660}", "", "boards.th01:", "no match", False),
     ("{usb_serial: E660}", "{}", "boards.th01.match:", "matches nothing", False),
     ("usb_serial: E660", "usb_serial: E660, usb_path: 1-1", "th01.match:", "keep one", False),
+    ("pi02: {addr: 10.0.0.12", "pi02: {connection: local", "th01.match:", "over SSH", False),
     ("window: 8", "window: 65", "6:17: chain.window:", "checkpoint", False),
     ("window: 8", "group: {m: 5}", "chain.group.m:", "at most 4", False),
     ("window: 8", "group: {m: 2, k: 3}", "chain.group.k:", "at most 2", False),

@@ -200,7 +200,8 @@ def serial_tree(top: Path, serials: list[str | None], shared_link: bool) -> None
         tty = top / "sys/class/tty" / device.name
         tty.mkdir(parents=True)
         (tty / "device").symlink_to(interface)
-        (top / f"dev/serial/by-path/hub-usb-0:1.{n}:1.0").symlink_to(device)
+        for bus in ("usb", "usbv2"):  # udev of Debian 13 makes two of each
+            (top / f"dev/serial/by-path/hub-{bus}-0:1.{n}:1.0").symlink_to(device)
         link = (
             top / "dev/serial/by-id" / ("usb-CH340-if00" if shared_link else f"usb-{number}-if00")
         )

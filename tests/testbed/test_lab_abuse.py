@@ -356,6 +356,7 @@ def test_a_read_only_card_is_found_and_the_host_is_still_shown(bench: Bench) -> 
         assert bench.run("status", "--limit", "pi03")["hosts"]["pi03"]["ready"]
         refused = bench.run("lock", "--limit", "pi03", code=3)["hosts"]["pi03"]["problem"]
         assert "Read-only file system" in refused
+        assert "sudo mount -o remount,rw /" in refused
     finally:
         sudo(inside, "mount -o remount,rw /")
 

@@ -62,6 +62,14 @@ def test_a_host_that_cannot_write_says_so(host: LocalHost) -> None:
         claim(host, "a", ALICE, 60)
 
 
+def test_a_directory_that_cannot_be_written_is_named_with_the_way_out(host: LocalHost) -> None:
+    """A read-only card above all."""
+    (Path(host.root) / "lease.lock").mkdir(parents=True)
+    fix = r"cannot write in .*; is its card read-only or full\? .* sudo mount -o remount,rw /"
+    with pytest.raises(LabFault, match=fix):
+        claim(host, "a", ALICE, 60)
+
+
 def test_who_claims_waits_while_another_does(host: LocalHost) -> None:
     """Looking and writing are one step, whoever else is at it: the kernel's lock says so."""
     claim(host, "a", ALICE, 60)

@@ -118,7 +118,7 @@ def test_down_ends_a_lab_whose_processes_are_all_stopped(tmp_path: Path) -> None
 
 def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(tmp_path: Path) -> None:
     operator = Operator(tmp_path)
-    with detached(operator):
+    with detached(operator) as up:
         assert "ledger lost" not in operator.run("status").stdout
         pids = [processes(operator)[name]["process"]["pid"] for name in ("r3", "r4")]
         for pid in pids:
@@ -131,6 +131,8 @@ def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(tmp_
         stuck = "r3 and r4: ledger lost, no votes are sent; 3 of 4 votes are needed: this network"
         eventually(lambda: f"{stuck} cannot go on" in operator.run("status").stdout, 60)
         assert "cannot go on" in operator.is_told(3, "device", "renew", "phone")
+        assert stuck in operator.run("device", "list").stderr
+        eventually(lambda: stuck in (Path(up["home"]) / "up.log").read_text(), 60)
 
 
 def test_a_stopped_process_is_woken_to_end_in_good_order(tmp_path: Path) -> None:
