@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from testbed.emulate.lab import EmulatedLab, down, up
-from testbed.emulate.plan import Login, Options
+from testbed.emulate.plan import Options
 from testbed.emulate.preflight import missing
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
@@ -28,13 +28,12 @@ def emulated(
     *,
     cpu_percent: int | None = None,
     disk_mb: int = 256,
-    login: Login = "pi",
-    systemd: bool = True,
     wrong_clock: bool = False,
 ) -> Iterator[EmulatedLab]:
-    """A lab that is down again whatever happens."""
+    """A lab that is down again whatever happens; the login is `pi`, on systemd."""
     try:
-        yield up(out, Options(hosts, boards, cpu_percent, disk_mb, login, systemd, wrong_clock))
+        options = Options(hosts, boards, cpu_percent, disk_mb, wrong_clock=wrong_clock)
+        yield up(out, options)
     finally:
         down(out)
 

@@ -297,7 +297,9 @@ def test_a_host_without_systemd_is_refused_by_doctor_and_provision(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And root may log in, where that is asked for."""
-    with emulated(tmp_path / "out", hosts=1, login="root", systemd=False) as lab:
+    out = tmp_path / "out"
+    try:
+        lab = up(out, Options(hosts=1, disk_mb=256, login="root", systemd=False))
         assert host(lab, "pi01").run(["id", "-u"]).stdout == "0\n"
         assert cli.main(["provision", "-i", str(lab.inventory)]) == 3
         assert "no systemd" in capsys.readouterr().err
@@ -306,6 +308,8 @@ def test_a_host_without_systemd_is_refused_by_doctor_and_provision(
         assert "failed" in said
         assert "no systemd" in said
         assert cli.main(["restore", "-i", str(lab.inventory)]) == 0
+    finally:
+        down(out)
     assert traces(lab.plan.lab_id) == []
 
 

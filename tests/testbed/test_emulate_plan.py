@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from inspect import signature
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import get_args
@@ -15,6 +16,7 @@ from inventory.load import load_lab
 from inventory.model import Lab
 from testbed.emulate.inventory_file import inventory_text
 from testbed.emulate.plan import BOARDS_MAX, HOSTS_MAX, LabPlan, Login, Options, Shaping, make_plan
+from tests.testbed.emulate_support import emulated
 
 lab_ids = st.integers(0, 0xFFFF).map(lambda n: f"{n:04x}")
 
@@ -45,6 +47,12 @@ def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
         assert lab.login_address(machine.name) == machine.addr
         assert lab.address(machine.name) == machine.data_addr
     assert len(lab.boards) == plan.options.boards
+
+
+def test_hosts_are_by_default_as_in_the_field() -> None:
+    """Tests make their labs with `emulated`, which has no option for the login or the init."""
+    assert (Options(hosts=1).login, Options(hosts=1).systemd) == ("pi", True)
+    assert {"login", "systemd"}.isdisjoint(signature(emulated).parameters)
 
 
 @settings(max_examples=40)
