@@ -21,11 +21,18 @@ from cryptography import x509
 from chain.block import Block, Head, genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Membership
-from chain.keys import Es256, digest
+from chain.keys import CERTIFICATE_FAULTS, Es256, digest
 from chain.ledger.statement import OK, Statement, decode_leaf, encode_leaf
 from chain.proofs.certificate import proof_of, verify_carrier
 from chain.proofs.export import export_proof
-from chain.proofs.proof import HeadSeal, Inclusion, Proof, ProofVerifier, make_inclusion
+from chain.proofs.proof import (
+    EPOCHS_MAX,
+    HeadSeal,
+    Inclusion,
+    Proof,
+    ProofVerifier,
+    make_inclusion,
+)
 from nodes.replica.ledger_file import Damaged, LedgerFile, open_readonly
 from testbed.errors import ConfigurationError, TestbedError
 
@@ -125,7 +132,8 @@ class Ledgers:
         if not places:
             raise NotProvable(f"no certificate was issued to {node.hex()}; {self._known()}")
         place = places[-1]
-        carried = None if carrier is None else self._carried(carrier, node)
+        verifier = ProofVerifier(self.genesis)
+        carried = None if carrier is None else self._carried(carrier, node, file, contents)
         if carried is not None:
             leaf = carried.record.leaf
             place = next((each for each in places if encode_leaf(each.statement) == leaf), place)
@@ -140,7 +148,6 @@ class Ledgers:
             item = _block(file, place.height).records[place.index].item
             parent = self._parent(file, place.height)
             files = export_proof(self.genesis, proof, parent, item, carrier)
-            verifier = ProofVerifier(self.genesis)
             verifier.verify(proof)
             membership = verifier.members_of(Head.decode(proof.record.head))
         except PeerFault as fault:
@@ -157,14 +164,17 @@ class Ledgers:
 
     def _proof(self, place: _Place, file: LedgerFile, contents: _Contents) -> Proof:
         """With a step for each change of the membership before."""
-        verifier = ProofVerifier(self.genesis)
-        membership = self.genesis.membership
-        steps: list[Inclusion] = []
         epoch = Head.decode(_block(file, place.height).head).epoch
+        verifier = self._steps(epoch, file, contents)
+        record = self._inclusion(place, file, verifier.membership)
+        return Proof(record=record, epochs=tuple(verifier.steps))
+
+    def _steps(self, epoch: int, file: LedgerFile, contents: _Contents) -> ProofVerifier:
+        """One that knows the membership changes up to this epoch."""
+        verifier = ProofVerifier(self.genesis)
         for change in contents.changes[:epoch]:
-            steps.append(self._inclusion(change, file, membership))
-            membership = verifier.follow(steps[-1])
-        return Proof(record=self._inclusion(place, file, membership), epochs=tuple(steps))
+            verifier.follow(self._inclusion(change, file, verifier.membership))
+        return verifier
 
     def _inclusion(self, place: _Place, file: LedgerFile, membership: Membership) -> Inclusion:
         """With every good signature that these files hold. Raises NotProvable."""
@@ -207,13 +217,18 @@ class Ledgers:
             return "its signature does not hold"
         return HeadSeal(file.replica, stored.signature)
 
-    def _carried(self, carrier: bytes, node: bytes) -> Proof:
-        """The proof that the device's X.509 certificate holds."""
+    def _carried(self, carrier: bytes, node: bytes, file: LedgerFile, contents: _Contents) -> Proof:
+        """The proof that the device's X.509 certificate holds. The steps of many membership changes
+        are not in it (`ProofVerifier.complete`), so they are taken from the ledger."""
         try:
-            certified = verify_carrier(carrier, self.genesis)
+            held = proof_of(x509.load_pem_x509_certificate(carrier))
+            epoch = Head.decode(held.record.head).epoch
+            left_out = epoch > EPOCHS_MAX
+            verifier = self._steps(epoch if left_out else 0, file, contents)
+            certified = verify_carrier(carrier, verifier)
             if certified.node == node:
-                return proof_of(x509.load_pem_x509_certificate(carrier))
-        except PeerFault as fault:
+                return Proof(record=held.record, epochs=tuple(verifier.steps))
+        except (PeerFault, *CERTIFICATE_FAULTS) as fault:
             raise ConfigurationError(f"--carrier: {fault}") from fault
         raise ConfigurationError(f"--carrier: is of another device, {certified.node.hex()}")
 

@@ -41,9 +41,10 @@ def export_proof(
     item: bytes | None = None,
     carrier: bytes | None = None,
 ) -> dict[str, bytes]:
-    """Files by name. `parent` is the head before the record's; `item` is the record's batch item,
-    `carrier` a PEM certificate that holds this very proof. One must show possession of the key:
-    the item does for an enrolment and for a renewal that keeps the key.
+    """Files by name. `proof` has all membership changes since genesis. `parent` is the head before
+    the record's; `item` is the record's batch item, `carrier` a PEM certificate that holds this
+    very proof (`ProofVerifier.complete`). One must show possession of the key: the item does for an
+    enrolment and for a renewal that keeps the key.
 
     Raises Misuse for a record that issues no certificate, PeerFault for a proof that fails.
     """
@@ -62,8 +63,9 @@ def export_proof(
         content, signature = signed_content(cose_of(item))
         files |= {"request.tbs": content, "request.der": _der(signature)}
     if carrier is not None:
-        verify_carrier(carrier, genesis)
-        if proof_of(x509.load_pem_x509_certificate(carrier)) != proof:
+        verify_carrier(carrier, verifier)
+        held = proof_of(x509.load_pem_x509_certificate(carrier))
+        if held != verifier.complete(proof.record):
             raise Misuse("the carrier holds another proof")
         files["dev.pem"] = carrier
     if not files.keys() & {"request.tbs", "dev.pem"}:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from chain.genesis import Consensus
 from chain.ledger.operations import Revoke
 from chain.proofs.certificate import carrier_certificate
 from chain.proofs.proof import Proof, make_inclusion
@@ -17,6 +18,7 @@ from testbed import cli
 from testbed.proofs import NotProvable, Proven, open_ledgers
 from tests.chain.test_registry import renewal
 from tests.chain.world import Device, World, private_key
+from tests.gateway.bridge.test_many_epochs import changed
 from tests.testbed.bundles import Story, edit, store
 
 NAME = "phones-1"
@@ -38,7 +40,7 @@ def export(*arguments: object) -> int:
 def verify(directory: Path) -> int:
     network = hashlib.sha256((directory / "genesis.json").read_bytes()).hexdigest()
     command = ["/bin/sh", str(directory / "verify.sh"), network]
-    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
+    return subprocess.run(command, capture_output=True, check=False, timeout=600).returncode
 
 
 def written(directory: Path, files: dict[str, bytes]) -> Path:
@@ -249,3 +251,26 @@ def test_the_newest_certificate_is_proven_and_its_end_is_told(tmp_path: Path) ->
     world.run(world.signed(Revoke, heir, target=heir.node, reason="lost"), heir)
     shutil.rmtree(tmp_path / "newer")
     assert proven(tmp_path / "newer", world, heir, carrier).ended_height == 4
+
+
+def test_a_certificate_after_200_changes_of_members_is_proven(tmp_path: Path) -> None:
+    """Its X.509 carrier has no room for them; the export has them all."""
+    world = World(consensus=Consensus(checkpoint_interval=2, pipeline_window=2))
+    changed(world, 200)
+    alice, block = world.admit("alice"), world.blocks[-1]
+    record = make_inclusion(block, 0, world.seals(block, 0, 1))
+    carrier = carrier_certificate(private_key("alice"), Proof(record=record, epochs=()))
+    databases = tmp_path / "db"
+    databases.mkdir()
+    files = [store(world, databases / f"{r}.sqlite", r, world.blocks) for r in range(2)]
+    with open_ledgers(files, world.genesis) as ledgers:
+        result = ledgers.prove(alice.node, carrier)
+    assert "epoch-200.head.bin" in result.files
+    assert verify(written(tmp_path / "proof", result.files)) == 0
+    lacking = {name: data for name, data in result.files.items() if not name.startswith("epoch-9.")}
+    sums = "".join(
+        f"{hashlib.sha256(lacking[name]).hexdigest()}  {name}\n"
+        for name in sorted(lacking)
+        if name != "SHA256SUMS"
+    )
+    assert verify(written(tmp_path / "less", lacking | {"SHA256SUMS": sums.encode()})) == 1
