@@ -22,6 +22,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from gateway.tasks import Tasks
+from nodes.output import bound_output
+
 __all__ = [
     "EXIT_BAD_CONFIG",
     "EXIT_TROUBLE",
@@ -147,14 +150,16 @@ def run(
             loop.add_signal_handler(number, stopping.set)
         if exit_on_stdin_eof:
             end_with_parent(loop, stopping.set)
-        while not stopping.is_set():
-            try:
-                await main(stopping)
-                return
-            except Exception as error:
-                if not lacks_room(error, directory):
-                    raise
-                await _room(directory, stopping, str(error))
+        async with Tasks() as tasks:
+            tasks.start(bound_output())
+            while not stopping.is_set():
+                try:
+                    await main(stopping)
+                    return
+                except Exception as error:
+                    if not lacks_room(error, directory):
+                        raise
+                    await _room(directory, stopping, str(error))
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -13,13 +13,13 @@ import typer
 from testbed.commands.options import CheckOption, JsonOption, RunningOption, print_json, say
 from testbed.errors import LabFault
 from testbed.hosts.port import STOP_TIMEOUT_S
-from testbed.provision.layout import PROCESS_ROLES
+from testbed.provision.deployment import STOP_ORDER
 from testbed.standing.bundle import collect_running
 from testbed.standing.running_lab import RunningLab, newest_running
 
 __all__ = ["app"]
 
-END_S_MAX = 30.0 + STOP_TIMEOUT_S * len(PROCESS_ROLES)  # one role after the other
+END_S_MAX = 30.0 + STOP_TIMEOUT_S * len(STOP_ORDER)
 POLL_S = 0.1
 
 app = typer.Typer(add_completion=False)

@@ -148,15 +148,21 @@ def _write_log(stream: IO[bytes], path: Path) -> None:
     """Copy a unit's output to its log until it ends; keep one older file when it grows full.
 
     A log that cannot be written (disk full) must not block the unit: its output is then dropped.
+    What is dropped is counted, in a line before what is written next.
     """
     read: Callable[[int], bytes] = stream.read1  # type: ignore[attr-defined]
+    older = path.with_name(path.name + ".1")
+    dropped_bytes = 0
     with stream:
         while piece := read(_PIECE_BYTES):
+            told = f"{dropped_bytes} bytes of older output were dropped\n".encode()
             try:
-                with path.open("ab") as log:
-                    log.write(piece)
+                with path.open("ab", buffering=0) as log:
+                    log.write(told + piece if dropped_bytes else piece)
                     size_bytes = log.tell()
+                dropped_bytes = 0
                 if size_bytes > LOG_BYTES_MAX:
-                    path.replace(path.with_name(path.name + ".1"))
+                    dropped_bytes = older.stat().st_size if older.exists() else 0
+                    path.replace(older)
             except OSError:
-                continue
+                dropped_bytes += len(piece)

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from inventory.model import Lab
 from nodes.edge_config import BrokerAddress
@@ -34,7 +34,7 @@ from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout, sock
 from testbed.provision.material import Material, make_keys, make_material, read_factory
 from testbed.provision.ports import free_ports
 
-__all__ = ["Deployment", "Progress"]
+__all__ = ["STOP_ORDER", "Deployment", "Progress"]
 
 READY_S_MAX = 30.0
 READY_POLL_S = 0.05
@@ -42,6 +42,10 @@ HOLD_DOWN_S = 0.1
 LOG_TAIL_CHARS = 1200
 
 Progress = Callable[[str], None]
+
+_DEVICES: Final[frozenset[NodeRole]] = frozenset({"mobile", "environment"})
+STOP_ORDER: Final = (_DEVICES, frozenset(PROCESS_ROLES) - _DEVICES)
+"""Each group is stopped at once, one group after the other."""
 
 _PROGRAMS: dict[NodeRole, str] = {
     "broker": "nodes.gateway.broker",
@@ -280,14 +284,14 @@ class Deployment:
         at_once(lambda name: self.put(self.node(name), File(GO, plans[name])), plans)
 
     def stop(self) -> None:
-        """Stop all that was started, devices first, so that nobody misses whom he talks to.
+        """Stop all that was started: devices first, then at once what they talk to.
 
         A host that is gone keeps nobody from being stopped; it is told afterwards.
         """
         started, self._started = self._started, []
         faults: list[LabFault] = []
-        for role in reversed(PROCESS_ROLES):
-            stopping = {node for node in started if node.role == role}
+        for roles in STOP_ORDER:
+            stopping = {node for node in started if node.role in roles}
             try:
                 at_once(lambda node: self.host(node).stop(node.unit), sorted(stopping, key=str))
             except LabFault as fault:

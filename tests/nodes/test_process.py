@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from nodes.output import OUTPUT_BYTES_MAX, cut_output
 from nodes.process import write_atomically
 
 
@@ -28,3 +32,49 @@ def test_a_file_that_was_written_is_there_after_a_power_cut(
     monkeypatch.setattr(os, "fsync", recorded)
     write_atomically(path, b"new")
     assert synced == [(False, b"old"), (True, b"new")]
+
+
+def test_output_that_goes_to_a_file_is_bounded_and_what_is_dropped_is_counted(
+    tmp_path: Path,
+) -> None:
+    """systemd opens a unit's log to append, once, and holds it as long as the unit lives."""
+    log, older = tmp_path / "unit.log", tmp_path / "unit.log.1"
+    with log.open("ab", buffering=0) as output:
+        for text in (b"first\n", b"second\n", b"third\n"):
+            output.write(text)
+            cut_output(output.fileno(), bytes_max=100)
+        assert log.read_bytes() == b"first\nsecond\nthird\n", "below the limit"
+        cut_output(output.fileno(), bytes_max=10)
+        assert older.read_bytes() == b"first\nsecond\nthird\n"
+        assert log.read_bytes() == b"0 bytes of older output were dropped\n"
+        output.write(b"fourth\n")
+        cut_output(output.fileno(), bytes_max=10)
+        assert older.read_bytes().endswith(b"fourth\n")
+        assert log.read_bytes() == b"19 bytes of older output were dropped\n"
+    older.unlink()
+    older.mkdir()  # no copy can be made: a full disk
+    with log.open("ab", buffering=0) as output:
+        output.write(b"fifth\n")
+        cut_output(output.fileno(), bytes_max=10)
+    dropped = older.stat().st_size + len(b"19 bytes of older output were dropped\nfifth\n")
+    assert log.read_bytes() == b"%d bytes of older output were dropped\n" % dropped
+
+
+def test_a_process_bounds_its_output_while_it_runs(tmp_path: Path) -> None:
+    log = tmp_path / "unit.log"
+    log.write_bytes(b"x" * (OUTPUT_BYTES_MAX + 1))
+    main = "from pathlib import Path; from nodes.process import run\n"
+    main += "async def main(stopping): await stopping.wait()\n"
+    main += "run(main, directory=Path('.'), exit_on_stdin_eof=False)"
+    with (
+        log.open("ab") as output,
+        subprocess.Popen([sys.executable, "-c", main], stderr=output) as process,
+    ):
+        deadline_s = time.monotonic() + 60
+        while log.stat().st_size > OUTPUT_BYTES_MAX and time.monotonic() < deadline_s:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(60) == 0
+    assert log.read_bytes() == b"0 bytes of older output were dropped\n"
+    assert log.with_name("unit.log.1").stat().st_size == OUTPUT_BYTES_MAX + 1

@@ -7,6 +7,7 @@ its first process when the machine allows (mark `lab`).
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -507,3 +508,18 @@ def _command_lines() -> str:
     return subprocess.run(
         ["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True
     ).stdout
+
+
+def test_a_units_log_is_bounded_and_what_is_dropped_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.hosts.supervise.LOG_BYTES_MAX", 1000)
+    with LocalHost(tmp_path) as host:
+        host.start(Unit("talker", ("sh", "-c", "while :; do seq 100; done")))
+        log = Path(str(host.log_path("talker")))
+        told = re.compile(rb"[1-9]\d* bytes of older output were dropped\n")
+        eventually(lambda: log.exists() and told.match(log.read_bytes()) is not None)
+        host.stop("talker")
+        pieces = [path.stat().st_size for path in log.parent.glob("talker.log*")]
+    assert len(pieces) <= 2
+    assert max(pieces) < 200_000, "the limit, and one piece that was read at once"
