@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 __all__ = ["Category", "Disturbed", "Event", "Layer"]
 
-Category = Literal["fault", "attack"]
+Category = Literal["fault", "attack", "action"]
+"""An action is what an operator does: it is no fault, and is expected to succeed."""
 Disturbed = Literal["clock", "disk"]
 Layer = Literal[
     "process", "board", "network", "consensus", "identity", "device", "gateway", "serial", "ledger"
@@ -16,14 +17,15 @@ Layer = Literal[
 
 
 class Event(BaseModel):
-    """One fault or attack: applied at `at_ms`, healed `for_ms` later (0: nothing to heal).
+    """One fault, attack or action: applied at `at_ms`, healed `for_ms` later (0: nothing to heal).
 
     `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector
     keys (on, from, to), each with names, `primary` or `backup(K)`. Durations among `params` are
-    named `<name>_ms`.
+    named `<name>_ms`. `mechanism` says how it is done. `skipped` says why it cannot be done in this
+    lab: then it is not.
 
     What guard and checks need to know of the kind stands here too, so that a stored schedule can be
-    judged without the kind. `impairs`: the selector keys whose replicas count as faulty. `lies`:
+    judged without the kind. `impairs`: the replicas that count as faulty, as in `targets`. `lies`:
     these replicas may sign what is not so. `disturbs`: what of a host is out of order on purpose.
     """
 
@@ -42,3 +44,5 @@ class Event(BaseModel):
     lies: bool = False
     disturbs: tuple[Disturbed, ...] = ()
     params: dict[str, JsonValue]
+    mechanism: str = ""
+    skipped: str | None = None

@@ -17,10 +17,10 @@ from testbed.campaign.arrivals import devices, stream
 from testbed.campaign.event import Event
 from testbed.campaign.file import Campaign, Fault
 from testbed.campaign.guard import check_guard
-from testbed.campaign.kinds import Kind, kinds
+from testbed.campaign.kinds import Kind, Targets, kinds
 from testbed.campaign.quantities import Duration
 from testbed.campaign.schedule import Phase, Run, Schedule, Trial, WorkloadPlan
-from testbed.campaign.selectors import Selector, resolve
+from testbed.campaign.selectors import Selector, hosts_of, means_hosts, resolve
 from testbed.errors import ConfigurationError
 
 __all__ = ["expand"]
@@ -46,7 +46,7 @@ def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
     trials = tuple(_trial(campaign, lab, phases, seed, i) for i in range(campaign.trials.count))
     if max_faulty is not None:
         for trial in trials:
-            check_guard(trial.index, trial.events, tuple(lab.replicas()), max_faulty)
+            check_guard(trial.index, trial.events, max_faulty)
     return Schedule(
         schema="testbed.schedule/2",
         campaign=campaign.campaign,
@@ -182,6 +182,8 @@ def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, st
                 params[f"{field}_ms"] = value_ms
         elif field != "for_":
             params[field] = plain[field]
+    targets = _targets(fault, kind, selectors, lab, rng)
+    mechanism, why_not = _mechanism(kind, lab, targets)
     return Event(
         id=name,
         fault=fault.id,
@@ -191,20 +193,35 @@ def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, st
         phase=phase,
         at_ms=at_ms,
         for_ms=for_ms,
-        targets=_targets(fault, selectors, lab, rng),
-        impairs=kind.impairs,
+        targets=targets,
+        impairs=kind.impairs(lab, targets, params),
         disturbs=kind.disturbs,
         lies=kind.lies,
         params=params,
+        mechanism=mechanism,
+        skipped=why_not or None,
     )
 
 
-def _targets(fault: Fault, selectors: dict[str, Selector], lab: Lab, rng: Random) -> dict[str, Any]:
+def _mechanism(kind: Kind, lab: Lab, targets: Targets) -> tuple[str, str]:
+    """Its name, and why there is none. Without targets it concerns the whole lab."""
+    names = [name for found in targets.values() for name in found]
+    chosen, why_not = kind.choose(lab, hosts_of(names or lab.active, lab))
+    return (chosen.name, "") if chosen else ("", why_not)
+
+
+def _targets(
+    fault: Fault, kind: Kind, selectors: dict[str, Selector], lab: Lab, rng: Random
+) -> dict[str, tuple[str, ...]]:
     beside_primary = any(selector.word == "primary" for selector in selectors.values())
+    fields = kind.params.model_fields.items()
+    to_hosts = {name.rstrip("_") for name, field in fields if means_hosts(field)}
     found = {}
     for key, selector in selectors.items():
         try:
-            found[key] = resolve(selector, lab, rng, beside_primary=beside_primary)
+            found[key] = resolve(
+                selector, lab, rng, beside_primary=beside_primary, to_hosts=key in to_hosts
+            )
         except ConfigurationError as error:
             raise ConfigurationError(f"{fault.id}: {key}: {error}") from error
     return found

@@ -8,11 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from testbed.campaign.quantities import BoundField, SpanField
 
-__all__ = ["AttackExpect", "DegradationExpect", "Expect", "LivenessExpect", "Name"]
+__all__ = [
+    "AttackExpect",
+    "DegradationExpect",
+    "Expect",
+    "FaultExpect",
+    "LivenessExpect",
+    "Name",
+    "SafetyProperty",
+]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
-SafetyProperty = Literal["agreement", "validity", "exactly-once", "no-unauthorised-commit"]
+SafetyProperty = Literal[
+    "agreement", "validity", "exactly-once", "no-unauthorised-commit", "durability"
+]
 
 attacks_max: Final = 200
 
@@ -22,7 +32,8 @@ class _Model(BaseModel):
 
 
 class LivenessExpect(_Model):
-    """After the last fault is healed."""
+    """`first_commit_after_heal`: from each healing until a block that was proposed after it was
+    executed; the longest counts."""
 
     first_commit_after_heal: SpanField | None = None
 
@@ -31,6 +42,14 @@ class AttackExpect(_Model):
     """`succeeded_upper95`: upper 95 % bound of the attack's success rate."""
 
     succeeded_upper95: Probability
+
+
+class FaultExpect(_Model):
+    """Of each event of one fault. `first_commit`: as `first_commit_after_heal`, for this fault.
+    `whole`: from healing until its target is clean, running and caught up."""
+
+    first_commit: SpanField | None = None
+    whole: SpanField | None = None
 
 
 class DegradationExpect(_Model):
@@ -43,9 +62,17 @@ class DegradationExpect(_Model):
 
 
 class Expect(_Model):
-    """What must hold. Safety is always checked in full, whatever is listed."""
+    """What must hold.
+
+    `safety`: the properties that must hold; without a list, all. A property that is not listed and
+    breaks makes the result degraded instead of failed. `broken`: properties and attacks that are
+    meant to break in runs with faults, as a campaign beyond the bound shows it; the result fails if
+    one of them holds in every run.
+    """
 
     safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
+    broken: tuple[Name, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     liveness: LivenessExpect = LivenessExpect()
     attack: dict[Name, AttackExpect] = Field(default={}, max_length=attacks_max)
+    fault: dict[Name, FaultExpect] = Field(default={}, max_length=attacks_max)
     degradation: DegradationExpect = DegradationExpect()

@@ -13,7 +13,7 @@ from functools import lru_cache, reduce
 from importlib import resources
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,7 +28,7 @@ from pydantic import (
 from inventory.checks import Mistake
 from inventory.load import load_yaml
 from inventory.schema import Schema, schema_of
-from testbed.campaign.expect import Expect, Name
+from testbed.campaign.expect import Expect, Name, SafetyProperty
 from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.quantities import (
     Duration,
@@ -235,12 +235,26 @@ def _errors(campaign: Campaign) -> Iterator[Mistake]:
             yield from _outlasts(where, fault, phase, campaign.phases[phase].ms)
         if fault.until is not None and fault.every is None:
             yield Mistake((*where, "until"), "until without every; add every: or use for:")
+    yield from _expectation_errors(campaign)
+
+
+def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:
+    """Expectations of what the campaign does not have."""
+    expect = campaign.expect
     attacks = {fault.id for fault in campaign.faults if kinds()[fault.do].category == "attack"}
-    for name in campaign.expect.attack:
-        if name not in attacks:
-            known = ", ".join(sorted(attacks)) or "none"
+    faults = {fault.id for fault in campaign.faults} - attacks
+    for key, named, known in (("attack", expect.attack, attacks), ("fault", expect.fault, faults)):
+        for name in set(named) - known:
+            there = ", ".join(sorted(known)) or "none"
             yield Mistake(
-                ("expect", "attack", name), f"no attack has this id; there are: {known}", whole=True
+                ("expect", key, name), f"no {key} has this id; there are: {there}", whole=True
+            )
+    may_break = attacks | set(get_args(SafetyProperty))
+    for i, name in enumerate(expect.broken):
+        if name not in may_break:
+            there = ", ".join(sorted(may_break))
+            yield Mistake(
+                ("expect", "broken", i), f"no property or attack {name}; use one of {there}"
             )
 
 

@@ -1,6 +1,6 @@
 """Checks, before anything runs, that never more replicas than agreed are faulty at once.
 
-An event says which of its targets become faulty (`Event.impairs`). Overlapping events that say
+An event says which replicas become faulty (`Event.impairs`). Overlapping events that say
 `primary` mean the same replica, so it counts once. Beside a named replica it counts as another one,
 because it may be another one.
 """
@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from math import inf
 
 from testbed.campaign.event import Event
-from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
 
 __all__ = ["check_guard"]
 
 
-def check_guard(
-    trial: int, events: Sequence[Event], replicas: Sequence[str], max_faulty: int
-) -> None:
+def check_guard(trial: int, events: Sequence[Event], max_faulty: int) -> None:
     """Raises ConfigurationError that names the events which together break the bound.
 
     An impairing event without `for` never heals: it lasts to the end of the run.
@@ -28,7 +25,7 @@ def check_guard(
     for event in sorted(events, key=lambda event: event.at_ms):
         active = {name: since for name, since in active.items() if since[0] > event.at_ms}
         end_ms = event.at_ms + event.for_ms if event.for_ms else inf
-        for name in _impaired(event, replicas):
+        for name in event.impairs if event.skipped is None else ():
             active[name] = max(active.get(name, (0, "")), (end_ms, event.id))
         if len(active) > max_faulty:
             faulty = sorted(active)
@@ -38,8 +35,3 @@ def check_guard(
                 f"at once: {', '.join(faulty)} (by {who}); at most {max_faulty} may be; move an "
                 "event, or write `guard: none` to show what happens beyond the bound"
             )
-
-
-def _impaired(event: Event, replicas: Sequence[str]) -> frozenset[str]:
-    targets = [target for key in event.impairs for target in event.targets.get(key, ())]
-    return frozenset(t for t in targets if is_symbolic(t) or t in replicas)

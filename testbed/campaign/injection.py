@@ -1,81 +1,197 @@
-"""What a fault and an attack are to the runner: two small interfaces, and the scene they act on.
+"""What a fault, an attack and an action are to the runner: one base class, and its scene.
 
 A kind is one module of `testbed/faults/` or `testbed/attacks/` that registers its name, parameters
-and maker, and for an attack its judge (`kinds`). The runner takes a fault through arm, apply,
-observe, heal and verify, and an attack through prepare and attempt. After the run the kind's judge
-says, from files alone, what came of an attack. What each step found goes into the bundle; an
-injection that was not observed makes a run invalid.
+and mechanisms, and for an attack its judge (`kinds`). The runner takes each injection through arm,
+apply, observe, heal and verify. After the run the kind's judge says, from files alone, what came of
+an attack. What each step found goes into the bundle; an injection that was not observed makes a run
+invalid.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from random import Random
+from typing import TYPE_CHECKING
+
+from testbed.campaign.selectors import is_symbolic
 
 if TYPE_CHECKING:
     from testbed.campaign.event import Event
     from testbed.campaign.watch import Watch
     from testbed.checks.evidence import Evidence
+    from testbed.hosts.port import Host
     from testbed.provision.deployment import Deployment
     from testbed.provision.layout import Node
 
 __all__ = [
     "Attack",
-    "AttackMaker",
     "Equip",
-    "Fault",
-    "FaultMaker",
+    "Injection",
     "Judge",
     "Judgement",
+    "Maker",
     "Scene",
+    "Seen",
     "Sent",
 ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scene:
-    """One event of the schedule on a running network. `targets` are resolved to processes.
+    """One event of the schedule on a running network, and all that an injection may use.
 
-    `undo_after_s`: hosts undo it by themselves so long after it was armed.
+    `rng` is the event's own random stream. `captures` is the directory of the bundle's raw files.
+    `undo_after_s`: hosts undo the event by themselves so long after it was armed. `stop` is set
+    when the run is cut off: every wait must end then (`pause`, `Watch.wait_for`).
     """
 
     event: Event
     deployment: Deployment
     watch: Watch
-    targets: Mapping[str, tuple[Node, ...]]
-    seed: int
+    resolve: Callable[[Event, str], Node]
+    """Finds the process that a target means; `primary` becomes a replica at the first call."""
+    rng: Random
     captures: Path
-    """Where what attackers overheard is collected (inside the bundle's raw files)."""
+    stop: threading.Event = field(default_factory=threading.Event)
     undo_after_s: float = 60.0
+    _struck: dict[str, tuple[Node, ...]] = field(default_factory=dict)
+
+    def nodes(self, key: str) -> tuple[Node, ...]:
+        """The processes that the selector `key` means. Call it in `apply` or later: this is when
+        `primary` and `backup(K)` become replicas."""
+        if key not in self._struck:
+            names = self.event.targets.get(key, ())
+            self._struck[key] = tuple(self.resolve(self.event, name) for name in names)
+        return self._struck[key]
+
+    def candidates(self, key: str) -> tuple[Node, ...]:
+        """The processes that `key` may come to mean: `arm` makes all of them ready ahead of time,
+        `heal` takes that back from all of them."""
+        names = self.event.targets.get(key, ())
+        if any(map(is_symbolic, names)):
+            return tuple(self.deployment.with_role("replica"))
+        return tuple(self.deployment.node(name) for name in names)
+
+    def host_names(self, key: str) -> tuple[str, ...]:
+        """The hosts that a host selector means, each once. Call it in `apply` or later."""
+        names = self.event.targets.get(key, ())
+        known = self.deployment.hosts
+        found = [name if name in known else self.resolve(self.event, name).host for name in names]
+        return tuple(dict.fromkeys(found))
+
+    def candidate_hosts(self, key: str) -> tuple[str, ...]:
+        """The hosts that `key` may come to mean."""
+        names = self.event.targets.get(key, ())
+        if any(map(is_symbolic, names)):
+            return tuple(node.host for node in self.deployment.with_role("replica"))
+        return self.host_names(key)
+
+    def host(self, name: str) -> Host:
+        return self.deployment.hosts[name]
+
+    @property
+    def resolved(self) -> dict[str, list[str]]:
+        """The names of the targets as far as they are known, by selector key."""
+        return {
+            key: [node.name for node in self._struck[key]] if key in self._struck else list(names)
+            for key, names in self.event.targets.items()
+        }
+
+    def meant(self, name: str) -> str:
+        """The replica's name for one of `Event.impairs`; call it after `apply`."""
+        return self.resolve(self.event, name).name
+
+    def pause(self, seconds: float) -> bool:
+        """Wait. False if the run was cut off meanwhile: then return at once."""
+        return not self.stop.wait(max(0.0, seconds))
 
 
-class Fault(Protocol):
-    """Each step may raise LabFault. `heal` is idempotent and also called when the run is cut."""
+@dataclass(frozen=True)
+class Seen:
+    """An injection was seen to take effect: by whom or by what, and what was read back.
 
-    def arm(self) -> None:
-        """Make sure that the undo happens even if this program does not live to do it."""
+    `at_ns` is the wall time of what was seen, if that is known better than by the moment of asking.
+    """
 
-    def apply(self) -> None:
-        """Do it."""
-
-    def observe(self, within_s: float) -> bool:
-        """Whether it was seen to take effect, by somebody other than who applied it."""
-
-    def heal(self) -> None:
-        """Undo it."""
-
-    def verify(self, within_s: float) -> bool:
-        """Whether the target is whole again: clean, running and caught up."""
+    what: str
+    read_back: Mapping[str, object] = field(default_factory=dict)
+    at_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What one attempt sent: an identifier of each trial that the judge can look for."""
+    """What an attack sent: an identifier of each trial that the judge can look for."""
 
     trials: tuple[str, ...] = ()
     details: dict[str, int] = field(default_factory=dict)
+
+
+class Injection(ABC):
+    """One fault, attack or action. Any step may raise LabFault.
+
+    A fault or an action has one per event. An attack has one for all its events: it is armed when
+    the run starts, and `apply` is called for each event. `heal` and `close` are always called once
+    `arm` was, also if `arm` failed half-way.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+
+    def arm(self) -> None:  # noqa: B027 - nothing to make ready is the usual case
+        """Make ready, ahead of time. What outlives this program if it dies must be undone by
+        somebody else: arm that undo here (`testbed.care.dead_man`). Uses `scene.candidates`."""
+
+    @abstractmethod
+    def apply(self) -> None:
+        """Do it, at once. What lasts goes on until `heal`."""
+
+    @abstractmethod
+    def observe(self, within_s: float) -> Seen | None:
+        """What shows that it took effect, seen by somebody other than who applied it; None if
+        that was not seen within `within_s`. It is asked again until the event is over."""
+
+    def heal(self) -> None:  # noqa: B027 - so it is for what is over at once
+        """Undo it. Idempotent; also called when the run is cut off."""
+
+    def verify(self, within_s: float) -> bool:
+        """Whether the target is whole again: clean, running and caught up."""
+        return True
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of connections; called once, at the end."""
+
+
+class Attack(Injection):
+    """`observe` only says that something was sent: what arrived is told by the kind's judge."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._trials: list[str] = []
+        self._details: dict[str, int] = {}
+        self._sent = False
+
+    def sent(self, *trials: str, **details: int) -> None:
+        """Note what was sent: identifiers of trials, and counts to add to."""
+        self._sent = True
+        self._trials += trials
+        for name, count in details.items():
+            self._details[name] = self._details.get(name, 0) + count
+
+    def take_sent(self) -> Sent:
+        """All that was noted since the last call."""
+        taken = Sent(tuple(self._trials), self._details)
+        self._trials, self._details = [], {}
+        return taken
+
+    def observe(self, within_s: float) -> Seen | None:
+        if not self._sent:
+            self.scene.pause(min(within_s, 0.1))
+        return Seen("it sent something", dict(self._details)) if self._sent else None
 
 
 @dataclass(frozen=True)
@@ -83,7 +199,8 @@ class Judgement:
     """`observed`: trials that provably arrived. `distinct`: how many of these differ. `successes`:
     effects that the kind calls a success. `attempts_unseen`: attempts of the schedule of which not
     one trial arrived, also those that had nothing to send or of which no line is left. `refused`
-    counts what the system said, as "layer:reason"."""
+    counts what the system said, as "layer:reason". `details`: figures of the kind's own, shown in
+    the report."""
 
     trials: int
     observed: int
@@ -91,23 +208,10 @@ class Judgement:
     successes: int
     refused: Mapping[str, int]
     attempts_unseen: int = 0
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
-class Attack(Protocol):
-    """`attempt` happens while the run goes on; judging is a function of the bundle alone."""
-
-    def prepare(self) -> None:
-        """Listen in, gather what is needed; called when the run starts."""
-
-    def attempt(self) -> Sent:
-        """Do it once."""
-
-    def close(self) -> None:
-        """Let go of connections; idempotent."""
-
-
-FaultMaker = Callable[[Scene], Fault]
-AttackMaker = Callable[[Scene], Attack]
+Maker = Callable[[Scene], Injection]
 # What came of the attack with this id.
 Judge = Callable[["Evidence", str], Judgement]
 # Changes files of processes that were set up and have not started yet.

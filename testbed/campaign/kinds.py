@@ -1,42 +1,72 @@
 """The vocabulary of faults and attacks: one `Kind` per dotted name that a campaign can `do`.
 
-A kind says what it is called, which parameters it takes and which replicas it makes faulty. What
-it *does* stands in `testbed/faults/` and `testbed/attacks/`. Each module there calls `register`
-when it is imported, and `kinds()` imports every module of the two packages: a new kind is a new
-file. Keep these modules light to import, because `testbed plan` loads all of them, and `testbed
-report` those of attacks: import what carries an attack out when it is made. A kind with much of
-that is a package, as `testbed/attacks/replay`.
+A kind says what it is called, which parameters it takes, which replicas it makes faulty and by
+which mechanisms it can be done. What it *does* stands in `testbed/faults/` and `testbed/attacks/`.
+Each module there calls `register` when it is imported, and `kinds()` imports every module of the
+two packages: a new kind is a new file. Keep these modules light to import, because `testbed plan`
+loads all of them, and `testbed report` those of attacks: import what carries an attack out when it
+is made. A kind with much of that is a package, as `testbed/attacks/replay`.
 
-Parameters are a pydantic model. Field types carry meaning for the schedule:
+Parameters are a pydantic model; its docstring is the kind's documentation. Field types carry
+meaning for the schedule:
 
-- `SelectorField` (named on, from_, to): resolved to names, found in the event's `targets`;
+- `SelectorField` (named on, from_, to): resolved to processes, found in the event's `targets`;
+- `HostField`: the same, resolved to hosts;
 - `DurationField` / `SpanField`: resolved to whole ms, found in `params` as `<name>_ms`, except
   `for_`, which is the event's own `for_ms`: how long until it is healed;
 - anything else: found in `params` as it is.
+
+A **mechanism** is one way to do a kind. Its `available` says why it cannot be done on some hosts of
+a lab. The first mechanism that is available is written into the schedule. An event that has none is
+skipped, with the reasons. The plan, the table of kinds against stages and the run all ask the same
+function (`choose`).
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
+from inventory.model import Lab
 from testbed.campaign.event import Category, Disturbed, Layer
-from testbed.campaign.injection import AttackMaker, Equip, FaultMaker, Judge
+from testbed.campaign.injection import Equip, Judge, Maker
+from testbed.campaign.selectors import is_symbolic
 
 if TYPE_CHECKING:
     from testbed.provision.deployment import Deployment
 
-__all__ = ["Kind", "Params", "attack_kinds", "equip", "kinds", "register"]
+__all__ = [
+    "Available",
+    "Impairs",
+    "Kind",
+    "Mechanism",
+    "Params",
+    "Targets",
+    "anywhere",
+    "attack_kinds",
+    "equip",
+    "kinds",
+    "nobody",
+    "register",
+    "those",
+]
 
 _FAULTS: Final = "testbed.faults"
 _ATTACKS: Final = "testbed.attacks"
+
+Targets = Mapping[str, tuple[str, ...]]
+Available = Callable[[Lab, tuple[str, ...]], str | None]
+"""Why it cannot be done on these hosts of a lab; None if it can. Decided from the inventory."""
+Impairs = Callable[[Lab, Targets, Mapping[str, JsonValue]], tuple[str, ...]]
+"""The replicas that count as faulty: names, `primary` or `backup(K)`."""
 
 
 class Params(BaseModel):
@@ -45,14 +75,44 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def anywhere(_lab: Lab, _hosts: tuple[str, ...]) -> str | None:
+    """For a mechanism that every stage has."""
+    return None
+
+
+def nobody(_lab: Lab, _targets: Targets, _params: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """For a kind that makes no replica faulty."""
+    return ()
+
+
+def those(*keys: str) -> Impairs:
+    """The replicas among the targets of these selectors. A host stands for the replica on it."""
+
+    def impaired(lab: Lab, targets: Targets, _: Mapping[str, JsonValue]) -> tuple[str, ...]:
+        names = [name for key in keys for name in targets.get(key, ())]
+        replicas = lab.replicas()
+        return tuple(name for name in names if name in replicas or is_symbolic(name))
+
+    return impaired
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """One way to do a kind. `make` builds the injection on a scene. `equip` is what processes need
+    before they start, for what could not be applied to them otherwise."""
+
+    name: str
+    make: Maker
+    available: Available = anywhere
+    equip: Equip | None = None
+
+
 @dataclass(frozen=True)
 class Kind:
-    """`impairs`, `lies` and `disturbs` are as in `event.Event`.
+    """`impairs`, `lies` and `disturbs` come to stand in `event.Event`.
 
-    `make` builds the fault or the attack on a scene (`injection`). `equip` is what processes need
-    before they start, for a fault that could not be applied to them otherwise. `judge` says what
-    came of an attack: what counts as a success is the kind's own. `seen` says in words how it is
-    seen to take effect.
+    `summary` is one line. `judge` says what came of an attack: what counts as a success is the
+    kind's own. `seen` says in words how it is seen to take effect.
     """
 
     name: str
@@ -60,12 +120,11 @@ class Kind:
     category: Category
     layer: Layer
     summary: str
-    make: FaultMaker | AttackMaker
+    mechanisms: tuple[Mechanism, ...]
     judge: Judge | None = None
-    impairs: tuple[str, ...] = ()
+    impairs: Impairs = nobody
     lies: bool = False
     disturbs: tuple[Disturbed, ...] = ()
-    equip: Equip | None = None
     seen: str = ""
 
     def parameters(self) -> tuple[str, ...]:
@@ -76,6 +135,25 @@ class Kind:
             for name, each in fields
         )
 
+    @property
+    def about(self) -> str:
+        """One paragraph: what it does."""
+        return " ".join((inspect.getdoc(self.params) or "").split())
+
+    def mechanism(self, name: str) -> Mechanism | None:
+        """By its name in a schedule; None if this version has none of that name."""
+        return next((each for each in self.mechanisms if each.name == name), None)
+
+    def choose(self, lab: Lab, hosts: tuple[str, ...]) -> tuple[Mechanism | None, str]:
+        """The mechanism for these hosts, or None with the reasons why there is none."""
+        reasons = []
+        for each in self.mechanisms:
+            reason = each.available(lab, hosts)
+            if reason is None:
+                return each, ""
+            reasons.append(f"{each.name}: {reason}" if len(self.mechanisms) > 1 else reason)
+        return None, "; ".join(reasons)
+
 
 _registry: dict[str, Kind] = {}
 
@@ -83,7 +161,8 @@ _registry: dict[str, Kind] = {}
 def register(kind: Kind) -> Kind:
     """Make a kind known. The same kind twice is no harm; two kinds of one name are our bug."""
     assert _registry.get(kind.name, kind) == kind, f"two kinds are called {kind.name}"
-    assert kind.category == "fault" or kind.judge, f"{kind.name} needs a judge"
+    assert kind.category != "attack" or kind.judge, f"{kind.name} needs a judge"
+    assert kind.mechanisms, f"{kind.name} needs a mechanism"
     _registry[kind.name] = kind
     return kind
 
@@ -101,11 +180,13 @@ def attack_kinds() -> Mapping[str, Kind]:
     return MappingProxyType({k.name: k for k in _registry.values() if k.category == "attack"})
 
 
-def equip(names: Iterable[str], deployment: Deployment) -> None:
-    """Between set-up and start: prepares a network for all that these kinds will do to it."""
-    needed = (kinds()[name].equip for name in sorted(names))
-    for work in dict.fromkeys(work for work in needed if work is not None):
-        work(deployment)
+def equip(needed: Iterable[tuple[str, str]], deployment: Deployment) -> None:
+    """Between set-up and start: prepares a network for all that is done to it, given as (kind,
+    mechanism)."""
+    found = [kinds()[kind].mechanism(name) for kind, name in sorted(needed)]
+    work = [each.equip for each in found if each is not None and each.equip is not None]
+    for each in dict.fromkeys(work):
+        each(deployment)
 
 
 @cache

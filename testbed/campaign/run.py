@@ -1,29 +1,33 @@
-"""One run of a schedule on a deployment: phases, faults and attacks at their times.
+"""One run of a schedule on a deployment: phases and injections at their times.
 
-Whatever happens (an error, Ctrl-C), faults are healed and attackers are stopped before this
-returns. What was planned, applied, observed and healed is written down as it happens; verdicts are
-made later, from the files (`testbed.report`).
+Phases and events wait in one agenda; an event has a thread only from when it is armed until it is
+verified. Whatever happens (an error, Ctrl-C), what was injected is healed before this returns. What
+was planned, applied, observed and healed is written down as it happens; verdicts are made later,
+from the files (`testbed.report`).
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from random import Random
 from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import IO, Any, Self
 
 import msgspec
 
 from nodes.device.workload import Go
 from testbed.campaign.abort import aborts
-from testbed.campaign.injection import Attack, AttackMaker, Fault, FaultMaker, Scene
+from testbed.campaign.injection import Attack, Injection, Scene, Seen
 from testbed.campaign.kinds import kinds
-from testbed.campaign.schedule import Event, Schedule
+from testbed.campaign.schedule import Event, Phase, Schedule
 from testbed.campaign.selectors import is_symbolic
 from testbed.campaign.watch import Watch
 from testbed.errors import LabFault
@@ -37,6 +41,9 @@ START_MARGIN_MS = 500  # between handing out the plans and the beginning of the 
 DEAD_MAN_MS = 30_000  # where the campaign's guard is off
 VERIFY_S_MAX = 30.0
 SETTLE_S_MAX = 20.0
+WAIT_S = 0.1
+SEEN_S_MAX = 5.0
+"""What is over at once is seen so soon, or was not seen."""
 LOOK_S = 0.5
 """Between two looks, while a fault lasts: Ctrl-C and `testbed abort` end it so soon."""
 
@@ -71,13 +78,10 @@ class RunLog:
 
 
 def armed_at_ms(event: Event, events: Sequence[Event], slowness: float) -> int:
-    """When a fault is armed: so far ahead of its time that it strikes on time on a slow host.
+    """When an event is armed: so far ahead of its time that it strikes on time on a slow host.
 
-    Not ahead where its target is known at the time itself only (`primary`), nor while another fault
-    lasts, whose undo may have the same name.
+    Not ahead while another fault lasts, whose undo may have the same name.
     """
-    if any(is_symbolic(target) for targets in event.targets.values() for target in targets):
-        return event.at_ms
     early_ms = round(event.at_ms - ARM_AHEAD_MS * slowness)
     for other in events:
         lasts = other.at_ms <= event.at_ms and other.at_ms + other.for_ms >= early_ms
@@ -101,7 +105,7 @@ class Runner:
         self._captures = captures
         self._stop = threading.Event()
         self._start_ns = 0
-        self._attacks: dict[str, Attack] = {}
+        self._attacks: dict[str, Injection] = {}
         self._resolved: dict[str, Node] = {}
         self._resolving = threading.Lock()
         self.phase = "starting"
@@ -118,22 +122,22 @@ class Runner:
 
     def run(self) -> None:
         """Until the last phase is over and the network has settled."""
-        events = self._trial.events
+        events = [event for event in self._trial.events if event.skipped is None]
         try:
-            self._prepare_attacks()
+            self._arm_attacks(events)
             self._hand_out_plans()
+            # A thread is made only when no idle one is left.
             with ThreadPoolExecutor(max(1, len(events)), "event") as pool:
-                futures = [pool.submit(self._carry_out, event) for event in events]
                 try:
-                    self._pass_phases(futures)
+                    self._pass_agenda(events, pool)
                 except BaseException:
                     self._stop.set()  # events end early, each healing what it applied
+                    self._watch.interrupt()
                     raise
-            for future in futures:
-                future.result()
             self._settle()
         finally:
             for attack in self._attacks.values():
+                attack.heal()
                 attack.close()
 
     def _hand_out_plans(self) -> None:
@@ -157,88 +161,139 @@ class Runner:
             "run", what="start", start_ns=start_ns, run=run.index, trial=run.trial, arm=run.arm
         )
 
-    def _pass_phases(self, futures: list[Future[None]]) -> None:
+    def _pass_agenda(self, events: Sequence[Event], pool: ThreadPoolExecutor) -> None:
+        agenda: list[tuple[int, int, Callable[[], None]]] = []
+        running: list[Future[None]] = []
+
+        def plan(at_ms: int, action: Callable[[], None]) -> None:
+            heapq.heappush(agenda, (at_ms, len(agenda), action))
+
+        def begin(event: Event, arm_at_ms: int) -> None:
+            running.append(pool.submit(self._carry_out, event, event.at_ms - arm_at_ms))
+
         for phase in self._schedule.phases:
-            self._wait_until(phase.start_ms, futures)
-            self.phase = phase.name
-            self._log.write("run", what="phase", phase=phase.name, at_ms=phase.start_ms)
-        self._wait_until(self._schedule.run_ms, futures)
+            plan(phase.start_ms, partial(self._enter, phase))
+        for event in events:
+            arm_at_ms = event.at_ms
+            if event.category != "attack":
+                arm_at_ms = armed_at_ms(event, events, self._slowness)
+            plan(arm_at_ms, partial(begin, event, arm_at_ms))
+        while agenda:
+            at_ms, _, action = heapq.heappop(agenda)
+            self._wait_until(at_ms, running)
+            action()
+        self._wait_until(self._schedule.run_ms, running)
         self._log.write("run", what="end")
         self.phase = "settling"
+        for future in running:
+            future.result()
 
-    def _wait_until(self, at_ms: int, futures: list[Future[None]]) -> None:
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase.name
+        self._log.write("run", what="phase", phase=phase.name, at_ms=phase.start_ms)
+
+    def _wait_until(self, at_ms: int, running: list[Future[None]]) -> None:
         """Also ends as soon as an event fails: the run is spoilt then."""
         while (left_s := (at_ms - self.elapsed_ms) / 1000) > 0:
-            for future in futures:
+            for future in running:
                 if future.done():
                     future.result()
             if self._watch.trouble:
                 raise LabFault(self._watch.trouble[0])
-            time.sleep(min(left_s, 0.1))
+            time.sleep(min(left_s, WAIT_S))
 
     # --- events -----------------------------------------------------------------------------------
 
-    def _prepare_attacks(self) -> None:
-        for event in self._trial.events:
+    def _arm_attacks(self, events: Sequence[Event]) -> None:
+        """An attacker listens from the beginning on."""
+        for event in events:
             if event.category == "attack" and event.fault not in self._attacks:
-                attack = cast(AttackMaker, kinds()[event.kind].make)(self._scene(event))
-                self._attacks[event.fault] = attack
-                attack.prepare()
+                attack = self._attacks[event.fault] = self._make(event)
+                attack.arm()
 
-    def _carry_out(self, event: Event) -> None:
-        if event.category == "attack":
-            if not self._sleep_until(event.at_ms):
-                return
-            attempt = self._attacks[event.fault].attempt()
-            self._log.write(
-                "attacks",
-                id=event.fault,
-                event=event.id,
-                kind=event.kind,
-                trials=list(attempt.trials),
-                details=attempt.details,
-            )
-        else:
-            self._inject(event)
+    def _make(self, event: Event, ahead_ms: int = 0) -> Injection:
+        kind = kinds().get(event.kind)
+        mechanism = kind.mechanism(event.mechanism) if kind else None
+        if mechanism is None:
+            raise LabFault(f"{event.id}: this version has no {event.kind} by {event.mechanism}")
+        return mechanism.make(self._scene(event, ahead_ms))
 
-    def _inject(self, event: Event) -> None:
-        """Arm, apply, observe, heal, verify; healed in any case once it was armed."""
-        arm_at_ms = armed_at_ms(event, self._trial.events, self._slowness)
-        if not self._sleep_until(arm_at_ms):
-            return
-        scene = self._scene(event, event.at_ms - arm_at_ms)
-        fault = cast(FaultMaker, kinds()[event.kind].make)(scene)
-        names = {key: [node.name for node in nodes] for key, nodes in scene.targets.items()}
-        record = {"id": event.fault, "event": event.id, "kind": event.kind, "targets": names}
-        self._log.write("faults", step="planned", at_ms=event.at_ms, for_ms=event.for_ms, **record)
-        fault.arm()
+    def _carry_out(self, event: Event, ahead_ms: int) -> None:
+        """Arm, apply, observe, heal, verify. Healed and closed in any case."""
+        attack = self._attacks.get(event.fault)
+        injection = attack or self._make(event, ahead_ms)
+        scene = injection.scene
+        record = {"id": event.fault, "event": event.id, "kind": event.kind}
+        self._log.write(
+            "faults",
+            step="planned",
+            at_ms=event.at_ms,
+            for_ms=event.for_ms,
+            mechanism=event.mechanism,
+            targets=scene.resolved,
+            **record,
+        )
         try:
+            if attack is None:
+                injection.arm()
             if not self._sleep_until(event.at_ms):
                 return
-            fault.apply()
-            self._log.write("faults", step="applied", **record)
-            self._hold(fault, event, record)
+            self._apply(injection, event, record)
+            self._hold(injection, event, record)
         finally:
-            fault.heal()
-            self._log.write("faults", step="healed", **record)
-        whole = self._stop.is_set() or fault.verify(VERIFY_S_MAX * self._slowness)
-        self._log.write("faults", step="verified", whole=whole, **record)
+            injection.heal()
+            self._write(injection, "healed", record)
+            if isinstance(injection, Attack):
+                sent = injection.take_sent()
+                self._log.write("attacks", trials=list(sent.trials), details=sent.details, **record)
+            if attack is None:
+                injection.close()
+        whole = self._stop.is_set() or injection.verify(VERIFY_S_MAX * self._slowness)
+        self._write(injection, "verified", record, whole=whole)
 
-    def _hold(self, fault: Fault, event: Event, record: Mapping[str, Any]) -> None:
+    def _apply(self, injection: Injection, event: Event, record: Mapping[str, Any]) -> None:
+        injection.apply()
+        impaired = [injection.scene.meant(name) for name in event.impairs]
+        self._write(injection, "applied", record, impaired=impaired)
+
+    def _hold(self, injection: Injection, event: Event, record: Mapping[str, Any]) -> None:
         """Until its time is over, it is aborted or the run is cut off. Notes when it is seen."""
-        seen = False
+        seen = None
         while (left_s := (event.at_ms + event.for_ms - self.elapsed_ms) / 1000) > 0:
-            if seen:
+            if seen is not None:
                 self._stop.wait(min(left_s, LOOK_S))
-            elif seen := fault.observe(min(left_s, LOOK_S)):
-                self._log.write("faults", step="observed", seen=True, **record)
+            elif (seen := injection.observe(min(left_s, LOOK_S))) is not None:
+                self._write_seen(injection, seen, record)
             if self._stop.is_set():
                 break
             if event.id in aborts(self._captures.parent):
-                self._log.write("faults", step="aborted", **record)
+                self._write(injection, "aborted", record)
                 break
-        if not seen:
-            self._log.write("faults", step="observed", seen=False, **record)
+        if seen is None and not self._stop.is_set():
+            seen = injection.observe(0.0 if event.for_ms else SEEN_S_MAX)
+            self._write_seen(injection, seen, record)
+
+    def _write_seen(
+        self, injection: Injection, seen: Seen | None, record: Mapping[str, Any]
+    ) -> None:
+        if seen is None:
+            self._write(injection, "observed", record, seen=False)
+        else:
+            self._write(
+                injection,
+                "observed",
+                record,
+                seen=True,
+                what=seen.what,
+                seen_ns=seen.at_ns,
+                read_back=dict(seen.read_back),
+            )
+
+    def _write(
+        self, injection: Injection, step: str, record: Mapping[str, Any], **fields: Any
+    ) -> None:
+        targets = injection.scene.resolved
+        self._log.write("faults", step=step, targets=targets, **record, **fields)
 
     def _sleep_until(self, at_ms: int) -> bool:
         """False if the run was stopped meanwhile."""
@@ -250,22 +305,22 @@ class Runner:
             event=event,
             deployment=self._deployment,
             watch=self._watch,
-            targets={
-                key: tuple(self._resolve(event, name) for name in names)
-                for key, names in event.targets.items()
-            },
-            seed=self._trial.seed,
+            resolve=self._resolve,
+            rng=Random(f"{self._trial.seed}/{event.id}"),  # noqa: S311 - repeatable, not secret
             captures=self._captures,
+            stop=self._stop,
             undo_after_s=(ahead_ms + event.for_ms + dead_man_ms) / 1000,
         )
 
     def _resolve(self, event: Event, name: str) -> Node:
         """`primary` and `backup(K)` become replicas now; overlapping events mean the same one."""
-        if name != "primary" and not name.startswith("backup("):
+        if not is_symbolic(name):
             return self._deployment.node(name)
         with self._resolving:
-            primary = self._overlapping_primary(event) or self._watch.primary()
-            self._resolved[event.id] = primary
+            if event.id not in self._resolved:
+                found = self._overlapping_primary(event) or self._watch.primary()
+                self._resolved[event.id] = found
+            primary = self._resolved[event.id]
         if name == "primary":
             return primary
         replicas = self._deployment.with_role("replica")

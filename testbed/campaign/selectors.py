@@ -9,6 +9,8 @@ Campaigns ask for parts, never for host names, so that one file serves every lab
     gateway, broker, environment, mobile                 every host or device of that role;
                                                          mobile(I): one of them, from 0
     cap(NAME)       every host with that capability      board, board(NAME)
+                    (for a process kind: all their processes)
+    host(NAME)      a host by its name
 
 Everything is resolved to names when the schedule is made, except `primary` and `backup(K)`, which
 stay words. Whoever runs the schedule resolves them when the event is applied and records the
@@ -21,21 +23,31 @@ Beside a `primary`, `random(K)` draws among the backups, since it must not hit t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Final, get_args
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 from inventory.model import Lab, Role, caps
 from testbed.errors import ConfigurationError
 
-__all__ = ["Selector", "SelectorField", "is_symbolic", "resolve"]
+__all__ = [
+    "HostField",
+    "Selector",
+    "SelectorField",
+    "hosts_of",
+    "is_symbolic",
+    "means_hosts",
+    "resolve",
+]
 
 _PATTERN: Final = (
     r"(primary|all|(replica|gateway|broker|environment|mobile)(\([0-9]{1,4}\))?"
     r"|backup\([1-9][0-9]{0,3}\)|random\(([1-9][0-9]{0,3}|f|f\+1)\)"
-    r"|cap\([a-z]{1,16}\)|board(\([a-z][a-z0-9-]{0,30}\))?)"
+    r"|cap\([a-z]{1,16}\)|(board(\([a-z][a-z0-9-]{0,30}\))?|host\([a-z][a-z0-9-]{0,30}\)))"
 )
 
 
@@ -53,7 +65,7 @@ class Selector:
         if not re.fullmatch(_PATTERN, text):
             raise ValueError(
                 "must be one of primary, backup(K), all, replica(I), random(K|f|f+1), gateway, "
-                "broker, environment, mobile, cap(NAME), board(NAME)"
+                "broker, environment, mobile, cap(NAME), board(NAME), host(NAME)"
             )
         word, _, rest = text.partition("(")
         arg = rest.rstrip(")") or None
@@ -78,15 +90,67 @@ SelectorField = Annotated[
 ]
 
 
+class _MeansHosts:
+    """Marks a selector whose targets are hosts, not processes."""
+
+
+HostField = Annotated[SelectorField, _MeansHosts()]
+
+
+def means_hosts(field: FieldInfo) -> bool:
+    """Whether a parameter is a `HostField`."""
+    return any(isinstance(each, _MeansHosts) for each in field.metadata)
+
+
 def is_symbolic(target: str) -> bool:
     """Whether a resolved target is still a word for the runner: `primary` or `backup(K)`."""
     return target == "primary" or target.startswith("backup(")
 
 
 def resolve(
-    selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool = False
+    selector: Selector,
+    lab: Lab,
+    rng: Random,
+    *,
+    beside_primary: bool = False,
+    to_hosts: bool = False,
 ) -> tuple[str, ...]:
-    """Names of the targets. Raises ConfigurationError if this lab has no such part."""
+    """Names of the targets: processes (a replica goes by its host's name) or, `to_hosts`, hosts.
+
+    Raises ConfigurationError if this lab has no such part.
+    """
+    found = _resolve(selector, lab, rng, beside_primary=beside_primary)
+    if to_hosts:
+        return tuple(dict.fromkeys(n if is_symbolic(n) else hosts_of((n,), lab)[0] for n in found))
+    if selector.word in ("cap", "host"):
+        return tuple(process for host in found for process in _processes(host, lab))
+    return found
+
+
+def hosts_of(targets: Iterable[str], lab: Lab) -> tuple[str, ...]:
+    """The hosts that resolved targets may come to mean, each once."""
+    places: dict[str, str] = {}
+    for role in get_args(Role):
+        places |= {lab.process(host, role): host for host in lab.with_role(role)}
+    places |= {mobile.name: mobile.host for mobile in lab.mobiles()}
+    places |= {name: board.host for name, board in lab.boards_in_use().items()}
+    places |= {host: host for host in lab.active}
+    found: list[str] = []
+    for target in targets:
+        found += [*lab.replicas()] if is_symbolic(target) else [places[target]]
+    return tuple(dict.fromkeys(found))
+
+
+def _processes(host: str, lab: Lab) -> tuple[str, ...]:
+    """The names of a host's processes but boards; a replica's is the host's."""
+    found = [host] if host in lab.replicas() else []
+    for role in get_args(Role):
+        if role not in ("replica", "mobile") and host in lab.with_role(role):
+            found.append(lab.process(host, role))
+    return (*found, *(mobile.name for mobile in lab.mobiles() if mobile.host == host))
+
+
+def _resolve(selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool) -> tuple[str, ...]:
     match selector.word:
         case "primary":
             return ("primary",)
@@ -98,7 +162,7 @@ def resolve(
     found = _candidates(selector, lab)
     if selector.arg is None or selector.word == "cap":
         chosen = found
-    elif selector.word == "board":
+    elif selector.word in ("board", "host"):
         chosen = tuple(name for name in found if name == selector.arg)
     else:
         index = int(selector.arg)
@@ -115,6 +179,8 @@ def _candidates(selector: Selector, lab: Lab) -> tuple[str, ...]:
         return tuple(lab.boards_in_use())
     if word == "mobile":
         return tuple(mobile.name for mobile in lab.mobiles())
+    if word == "host":
+        return tuple(lab.active)
     if word == "all":
         return tuple(lab.replicas())
     for role in get_args(Role):

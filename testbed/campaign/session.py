@@ -140,9 +140,10 @@ class Session:
             run.write("genesis.json", deployment.material.genesis.encode())
             # Both arms alike, so that a baseline differs in nothing but the events.
             trials = self._schedule.trials
-            equip({event.kind for trial in trials for event in trial.events}, deployment)
+            events = [event for trial in trials for event in trial.events if event.mechanism]
+            equip({(event.kind, event.mechanism) for event in events}, deployment)
             deployment.start()
-            if any(event.category == "fault" for event in schedule.only.events):
+            if any(event.category != "attack" for event in schedule.only.events):
                 remote = [hosts[name] for name in limited(self._lab, None)]
                 stack.enter_context(survives_restarts(remote))
             self._reach = reach = Reach(self._progress.say, log.write)

@@ -1,4 +1,4 @@
-"""Warns, before anything runs, of expectations that the schedule is too small to judge."""
+"""Warns, before anything runs, of what cannot be done or judged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ PAIRS_MIN = 6  # the fewest pairs of runs that bear a 95 % interval
 
 def warnings(schedule: Schedule) -> Iterator[str]:
     """One sentence each."""
+    skipped = {
+        event.fault: event.skipped
+        for trial in schedule.trials
+        for event in trial.events
+        if event.skipped is not None
+    }
+    for fault, reason in skipped.items():
+        yield f"{fault} is skipped in lab {schedule.lab}: {reason}"
     bounded = schedule.expect.degradation.model_dump(exclude_none=True)
     trials = len(schedule.trials)
     if bounded and trials < PAIRS_MIN:

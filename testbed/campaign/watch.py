@@ -53,6 +53,7 @@ class Watch:
         self._deployment = deployment
         self._changed = threading.Condition()
         self._closing = threading.Event()
+        self._interrupted = False
         self._follows: dict[str, Follow] = {}
         self._threads: list[threading.Thread] = []
         self.trouble: list[str] = []
@@ -82,9 +83,17 @@ class Watch:
             thread.join(timeout=5)
 
     def wait_for(self, what: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether `what` became true in time; looked at whenever an event arrives."""
+        """Whether `what` became true in time; looked at whenever an event arrives. Ends early
+        when the run is cut off (`interrupt`)."""
         with self._changed:
-            return self._changed.wait_for(what, timeout_s)
+            self._changed.wait_for(lambda: self._interrupted or what(), timeout_s)
+            return what()
+
+    def interrupt(self) -> None:
+        """From now on nobody waits."""
+        with self._changed:
+            self._interrupted = True
+            self._changed.notify_all()
 
     @property
     def replicas(self) -> list[NodeView]:

@@ -14,7 +14,8 @@ __all__ = ["attack_ids", "judge"]
 
 def attack_ids(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     """(id, kind) of the schedule's attacks, in the order of their first attempt."""
-    attacks = (event for event in evidence.trial.events if event.category == "attack")
+    events = evidence.trial.events
+    attacks = (each for each in events if each.category == "attack" and each.skipped is None)
     return tuple(dict.fromkeys((event.fault, event.kind) for event in attacks))
 
 

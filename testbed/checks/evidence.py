@@ -7,7 +7,7 @@ is still evidence. Lines that could not be read are counted in `unreadable`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -87,15 +87,11 @@ class Evidence:
     def unhealed(self) -> frozenset[str]:
         """Liars to the end: what they store proves nothing."""
         healed = {line.event for line in self.faults if line.step == "healed"}
-        lies = _lies(self.trial)
-        return self._lied({event: keys for event, keys in lies.items() if event not in healed})
+        return self._lied(_lies(self.trial) - healed)
 
-    def _lied(self, lies: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    def _lied(self, events: Set[str]) -> frozenset[str]:
         return frozenset(
-            name
-            for line in self.faults
-            for key in lies.get(line.event, ())
-            for name in line.targets.get(key, ())
+            name for line in self.faults if line.event in events for name in line.impaired
         )
 
     @property
@@ -182,9 +178,9 @@ class Evidence:
         return sorted(found, key=lambda event: event.t)
 
 
-def _lies(trial: Trial) -> dict[str, tuple[str, ...]]:
-    """By event that makes replicas lie: the selector keys under which the liars stand."""
-    return {event.id: event.impairs for event in trial.events if event.lies}
+def _lies(trial: Trial) -> frozenset[str]:
+    """The events that make replicas lie."""
+    return frozenset(event.id for event in trial.events if event.lies)
 
 
 def genesis_of(run: RunFolder) -> Genesis:

@@ -20,7 +20,8 @@ _WHO = ("on", "from")  # selector keys of who a fault falls on
 
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault event. Times in ms from the start of the schedule, None if it did not happen.
+    """One event of a fault or an action. Times in ms from the start of the schedule, None if it
+    did not happen. `what` was seen at `observed_ms`.
 
     `recovery_ms` is None if no block was proposed after healing; `whole_ms` is how long after
     healing the target was found clean, running and caught up.
@@ -33,6 +34,8 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
     planned_ms: float
     applied_ms: float | None
     observed: bool
+    observed_ms: float | None
+    what: str
     aborted: bool
     healed_ms: float | None
     recovery_ms: float | None
@@ -51,11 +54,11 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
         lines.setdefault(line.event, []).append(line)
     found = []
     for event in evidence.trial.events:
-        if event.category != "fault":
+        if event.category == "attack" or event.skipped is not None:
             continue
         steps = {line.step: line for line in lines.get(event.id, ())}
-        healed, whole = steps.get("healed"), steps.get("verified")
-        resolved = next((line.targets for line in steps.values()), event.targets)
+        seen, healed, whole = (steps.get(step) for step in ("observed", "healed", "verified"))
+        resolved = steps["applied"].targets if "applied" in steps else event.targets
         found.append(
             Injection(
                 id=event.id,
@@ -64,7 +67,9 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
                 target=_target(resolved),
                 planned_ms=event.at_ms,
                 applied_ms=evidence.at_ms(steps["applied"].t) if "applied" in steps else None,
-                observed="observed" in steps and steps["observed"].seen,
+                observed=seen is not None and seen.seen,
+                observed_ms=evidence.at_ms(seen.seen_ns) if seen and seen.seen_ns else None,
+                what=seen.what if seen else "",
                 aborted="aborted" in steps,
                 healed_ms=evidence.at_ms(healed.t) if healed else None,
                 recovery_ms=_recovery_ms(blocks, healed.t) if healed else None,

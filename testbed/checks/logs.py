@@ -196,13 +196,17 @@ class RunLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FaultLine(msgspec.Struct, frozen=True, kw_only=True):
-    """faults.jsonl: one step of one event. `targets` are names of processes by selector key."""
+    """faults.jsonl: one step of one event. `targets` are names of processes or hosts by selector
+    key; `impaired` the replicas that are faulty from now on. `what` was seen at `seen_ns`."""
 
     t: int
     step: Literal["planned", "applied", "observed", "aborted", "healed", "verified"]
     event: str
     targets: dict[str, list[str]] = {}
+    impaired: list[str] = []
     seen: bool = False
+    what: str = ""
+    seen_ns: int | None = None
     whole: bool = False
 
 

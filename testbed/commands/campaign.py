@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from difflib import get_close_matches
+from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from ruamel.yaml import YAML
 
-from inventory.load import load_lab
+from inventory.load import load_lab, packaged
+from inventory.model import Lab
 from testbed.campaign.expand import expand
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
 from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.warnings import warnings
 from testbed.commands.options import InventoryOption, JsonOption, columns, markdown, print_json
+from testbed.emulate.inventory_file import inventory_text
+from testbed.emulate.plan import Options, make_plan
+from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
 
@@ -42,12 +51,33 @@ def list_kinds(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of testbed/campaign/README.md.")
     ] = False,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Print what each lab's means for each kind are.")
+    ] = False,
+    name: Annotated[str | None, typer.Argument(help="Describe this kind only.")] = None,
+    inventory: InventoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Every kind of fault and attack: its parameters, what it does, how it is seen to take effect.
 
     Parameters in brackets may be left out; all kinds also take id, in, at, every and until.
     """
+    if name is not None:
+        kind = kinds().get(name)
+        if kind is None:
+            near = get_close_matches(name, kinds(), n=1)
+            raise ConfigurationError(f"no kind {name}" + (f"; {near[0]}?" if near else ""))
+        if as_json:
+            print_json(_described(kind))
+        else:
+            typer.echo(f"{kind.name} ({kind.category}, {kind.layer}): {kind.summary}")
+            typer.echo(f"\n{kind.about}\n\nparameters: {' '.join(kind.parameters())}")
+            typer.echo(f"seen when: {kind.seen}")
+        return
+    if stages:
+        table = stage_rows(inventory)
+        typer.echo(markdown(table) if as_markdown else columns(table))
+        return
     if as_json:
         print_json({"kinds": [_described(kind) for kind in kinds().values()]})
         return
@@ -56,14 +86,37 @@ def list_kinds(
     typer.echo(markdown(rows) if as_markdown else columns(rows))
 
 
+def stage_rows(inventory: Path | None) -> list[tuple[str, ...]]:
+    """One row per kind: the mechanism in each stage, or why there is none. Stages are the labs that
+    ship with the testbed, or the one of `inventory`."""
+    labs = [load_lab(inventory)] if inventory else _stage_labs()
+    rows = [("KIND", *(lab.stage_name().upper() for lab in labs))]
+    for kind in kinds().values():
+        cells = []
+        for lab in labs:
+            chosen, why_not = kind.choose(lab, tuple(lab.active))
+            cells.append(chosen.name if chosen else f"none: {why_not}")
+        rows.append((kind.name, *cells))
+    return rows
+
+
+def _stage_labs() -> list[Lab]:
+    network, data = IPv4Network("10.83.0.0/24"), IPv4Network("10.84.0.0/24")
+    plan = make_plan("0000", Options(hosts=7, boards=2), network, data, "netem")
+    document = YAML(typ="safe").load(inventory_text(plan))
+    emulated = Lab.model_validate_json(json.dumps(document))
+    return [load_lab(), emulated, load_lab(packaged("first-lab"))]
+
+
 def _described(kind: Kind) -> dict[str, object]:
     return {
         "name": kind.name,
         "category": kind.category,
         "layer": kind.layer,
-        "about": kind.summary,
+        "summary": kind.summary,
+        "about": kind.about,
+        "mechanisms": [each.name for each in kind.mechanisms],
         "parameters": kind.parameters(),
-        "impairs": kind.impairs,
         "seen": kind.seen,
     }
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from nodes.byzantine.config import Trick
-from testbed.campaign.injection import Scene
-from testbed.campaign.kinds import Kind, Params, register
+from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import DurationField, SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.care.dead_man import arm, disarm
@@ -98,14 +98,12 @@ class _TrickFault:
     impairs: tuple[str, ...] = ("on",)
 
 
-class ByzantineFault:
+class ByzantineFault(Injection):
     """Order, read back, observe, take the order back, see that the replica is honest again."""
 
     def __init__(self, scene: Scene, fault: _TrickFault) -> None:
-        self._scene = scene
+        super().__init__(scene)
         self._fault = fault
-        targets = scene.targets
-        self._nodes = tuple(node for key in fault.impairs for node in targets[key])
         self._witness: Witness | None = None
         self._heal_witness: Witness | None = None
         self._tip = 0
@@ -113,41 +111,41 @@ class ByzantineFault:
     def arm(self) -> None:
         """Nobody lies yet. Each host takes the order away by itself if nobody else does; a process
         that is a child of this program ends with it and needs no undo."""
-        deployment = self._scene.deployment
-        for node in self._nodes:
+        deployment = self.scene.deployment
+        for node in self._candidates():
             host = deployment.host(node)
             if host.run(["test", "-e", node.file(ORDERS)], check=False).exit_code == 0:
                 raise LabFault(f"{node.name} lies already: {ORDERS} stands there")
             if host.start_command(deployment.unit(node)) is not None:
                 undo = NodeCommand(("rm", "-f", node.file(ORDERS)))
-                arm(host, _undo(node), self._scene.undo_after_s, undo)
+                arm(host, _undo(node), self.scene.undo_after_s, undo)
 
     def apply(self) -> None:
         """Raises LabFault unless every liar has logged that it took the order."""
-        scene = self._scene
         self._witness = witness = self._new_witness()
-        order = self._order()
+        order = json.dumps(self._order()).encode()
         # Accomplices first: a primary that lies before they do leaves the deceived without a quorum
         # for its story, and they see through it.
-        for node in reversed(self._nodes):
-            scene.deployment.put(node, File(ORDERS, json.dumps(order).encode(), 0o600))
-            if not scene.watch.wait_for(
-                partial(witness.has_logged, "byzantine", node), TAKEN_S_MAX
-            ):
+        for node in reversed(self._liars()):
+            self.scene.deployment.put(node, File(ORDERS, order, 0o600))
+            taken = partial(witness.has_logged, "byzantine", node)
+            if not self.scene.watch.wait_for(taken, TAKEN_S_MAX):
                 raise LabFault(f"{node.name}: the order to lie was not taken; see its {EVENTS}")
 
-    def observe(self, within_s: float) -> bool:
-        witness, params = self._witness, self._scene.event.params
+    def observe(self, within_s: float) -> Seen | None:
+        witness, params = self._witness, self.scene.event.params
         assert witness is not None, "apply was not called"
-        return self._scene.watch.wait_for(
+        shown = self.scene.watch.wait_for(
             lambda: self._fault.proof.holds(witness, params), max(0.0, within_s)
         )
+        return Seen(self._fault.proof.text) if shown else None
 
     def heal(self) -> None:
-        deployment = self._scene.deployment
-        self._tip = self._scene.watch.tip()
-        self._heal_witness = self._heal_witness or self._new_witness()
-        for node in self._nodes:
+        deployment = self.scene.deployment
+        self._tip = self.scene.watch.tip()
+        if self._witness is not None:
+            self._heal_witness = self._heal_witness or self._new_witness()
+        for node in self._candidates():
             host = deployment.host(node)
             host.run(["rm", "-f", node.file(ORDERS)])
             if host.start_command(deployment.unit(node)) is not None:
@@ -155,10 +153,10 @@ class ByzantineFault:
 
     def verify(self, within_s: float) -> bool:
         """Running, honest by its own word, and as high as the others were when it was healed."""
-        watch, deployment = self._scene.watch, self._scene.deployment
+        watch, deployment = self.scene.watch, self.scene.deployment
         witness = self._heal_witness
-        assert witness is not None, "heal was not called"
-        names = {node.name for node in self._nodes}
+        assert witness is not None, "apply and heal were not called"
+        names = {node.name for node in self._liars()}
         views = [view for view in watch.replicas if view.name in names]
         whole = watch.wait_for(
             lambda: (
@@ -166,32 +164,41 @@ class ByzantineFault:
             ),
             within_s,
         )
-        states = [deployment.host(node).status(node.unit).state for node in self._nodes]
+        states = [deployment.host(node).status(node.unit).state for node in self._liars()]
         return whole and all(state is UnitState.ACTIVE for state in states)
 
+    def _liars(self) -> tuple[Node, ...]:
+        return tuple(node for key in self._fault.impairs for node in self.scene.nodes(key))
+
+    def _candidates(self) -> tuple[Node, ...]:
+        found = [node for key in self._fault.impairs for node in self.scene.candidates(key)]
+        return tuple(dict.fromkeys(found))
+
     def _new_witness(self) -> Witness:
-        return Witness(self._scene.watch, self._scene.deployment.with_role("replica"), self._nodes)
+        replicas = self.scene.deployment.with_role("replica")
+        return Witness(self.scene.watch, replicas, self._liars())
 
     def _order(self) -> dict[str, Any]:
         """What `nodes.byzantine.config.Byzantine` says; only what differs from its defaults."""
-        params = self._scene.event.params
-        order: dict[str, Any] = {"trick": self._fault.trick, "seed": self._scene.seed % 2**31}
+        params = self.scene.event.params
+        order: dict[str, Any] = {"trick": self._fault.trick, "seed": self.scene.rng.getrandbits(31)}
         if params.get("message") is not None:
             order["message"] = _TAGS[str(params["message"])]
         if "by_ms" in params:
             order["delay_ms"] = params["by_ms"]
-        if self._scene.targets.get("client"):
-            order["client"] = self._node_id(self._scene.targets["client"][0])
+        for client in self.scene.nodes("client")[:1]:
+            order["client"] = self._node_id(client)
         if self._fault.params is Conspire:
-            replicas = self._scene.deployment.with_role("replica")
-            loyal = [node.index for node in replicas if node not in self._nodes]
-            order["accomplices"] = [node.index for node in self._nodes]
+            liars = self._liars()
+            replicas = self.scene.deployment.with_role("replica")
+            loyal = [node.index for node in replicas if node not in liars]
+            order["accomplices"] = [node.index for node in liars]
             order["deceived"] = loyal[: len(loyal) // 2]
         return order
 
     def _node_id(self, device: Node) -> str:
         """Under which a device is known on the chain: it says so when it starts."""
-        host = self._scene.deployment.host(device)
+        host = self.scene.deployment.host(device)
         found = host.run(["grep", "-m1", '"event":"started"', device.file(EVENTS)]).stdout
         return str(json.loads(found)["id"])
 
@@ -270,6 +277,11 @@ _FAULTS = (
     ),
 )
 
+
+def _make(scene: Scene, fault: _TrickFault) -> Injection:
+    return ByzantineFault(scene, fault)
+
+
 for _fault in _FAULTS:
     register(
         Kind(
@@ -278,10 +290,9 @@ for _fault in _FAULTS:
             category="fault",
             layer="consensus",
             summary=_fault.summary,
-            make=lambda scene, fault=_fault: ByzantineFault(scene, fault),
-            impairs=_fault.impairs,
+            mechanisms=(Mechanism("switch", partial(_make, fault=_fault), equip=equip),),
+            impairs=those(*_fault.impairs),
             lies=True,
-            equip=equip,
             seen=_fault.proof.text,
         )
     )

@@ -6,8 +6,8 @@ from signal import Signals
 
 from pydantic import Field
 
-from testbed.campaign.injection import Scene
-from testbed.campaign.kinds import Kind, Params, register
+from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.care.dead_man import arm, disarm
@@ -24,7 +24,7 @@ class Crash(Params):
     for_: SpanField = Field(alias="for")
 
 
-class CrashFault:
+class CrashFault(Injection):
     """SIGKILL to the process, held down, started again: what is on its disk is all that it keeps.
 
     Seen to take effect when the process is gone and, if it was the primary, when others have
@@ -32,9 +32,8 @@ class CrashFault:
     """
 
     def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-        self._nodes = scene.targets["on"]
-        self._names = {node.name for node in self._nodes}
+        super().__init__(scene)
+        self._names: set[str] = set()
         self._view = 0
         self._tip = 0
         self._primary = ""
@@ -42,53 +41,55 @@ class CrashFault:
     def arm(self) -> None:
         """Each host starts its process again by itself if nobody else does; a process that is a
         child of this program ends with it and needs no undo."""
-        deployment = self._scene.deployment
-        for node in self._nodes:
+        deployment = self.scene.deployment
+        for node in self.scene.candidates("on"):
             host = deployment.host(node)
             start = host.start_command(deployment.unit(node))
             if start is not None:
-                arm(host, f"start-{node.name}", self._scene.undo_after_s, start)
+                arm(host, f"start-{node.name}", self.scene.undo_after_s, start)
 
     def apply(self) -> None:
-        watch = self._scene.watch
+        watch, deployment = self.scene.watch, self.scene.deployment
         self._view, self._tip = watch.current_view(), watch.tip()
         self._primary = watch.primary().name
-        for node in self._nodes:
-            host = self._scene.deployment.host(node)
-            host.signal(node.unit, Signals.SIGKILL)
-            self._scene.deployment.hold_down(node)  # or its supervisor would bring it back
+        for node in self.scene.nodes("on"):
+            self._names.add(node.name)
+            deployment.host(node).signal(node.unit, Signals.SIGKILL)
+            deployment.hold_down(node)  # or its supervisor would bring it back
 
-    def observe(self, within_s: float) -> bool:
-        watch = self._scene.watch
+    def observe(self, within_s: float) -> Seen | None:
+        watch = self.scene.watch
 
         def gone_on() -> bool:
             if self._primary in self._names:
                 return watch.current_view(self._names) > self._view
             return watch.tip(self._names) > self._tip
 
-        return all(self._is_down(node) for node in self._nodes) and watch.wait_for(
-            gone_on, within_s
-        )
+        down = all(self._is_down(node) for node in self.scene.nodes("on"))
+        if not down or not watch.wait_for(gone_on, within_s):
+            return None
+        view, tip = watch.current_view(self._names), watch.tip(self._names)
+        return Seen("the process is gone, and the others went on", {"view": view, "height": tip})
 
     def heal(self) -> None:
-        self._tip = self._scene.watch.tip(self._names)
-        deployment = self._scene.deployment
-        for node in self._nodes:
-            deployment.start_node(node)
+        self._tip = self.scene.watch.tip(self._names)
+        deployment = self.scene.deployment
+        for node in self.scene.candidates("on"):
+            if node.name in self._names:
+                deployment.start_node(node)
             if deployment.host(node).start_command(deployment.unit(node)) is not None:
                 disarm(deployment.host(node), f"start-{node.name}")
 
     def verify(self, within_s: float) -> bool:
         """Running, ready, and at least as high as the others were when it was started again."""
-        for node in self._nodes:
-            self._scene.deployment.wait_ready(node)
-        views = [view for view in self._scene.watch.replicas if view.name in self._names]
-        return self._scene.watch.wait_for(
-            lambda: all(view.height >= self._tip for view in views), within_s
-        )
+        for node in self.scene.nodes("on"):
+            self.scene.deployment.wait_ready(node)
+        watch = self.scene.watch
+        views = [view for view in watch.replicas if view.name in self._names]
+        return watch.wait_for(lambda: all(view.height >= self._tip for view in views), within_s)
 
     def _is_down(self, node: Node) -> bool:
-        status = self._scene.deployment.host(node).status(node.unit)
+        status = self.scene.deployment.host(node).status(node.unit)
         return status.state is not UnitState.ACTIVE and status.pid is None
 
 
@@ -99,8 +100,8 @@ register(
         category="fault",
         layer="process",
         summary="kill -9 of a process, which is started again when `for` has passed",
-        make=CrashFault,
-        impairs=("on",),
+        mechanisms=(Mechanism("signal", CrashFault),),
+        impairs=those("on"),
         seen="the process is gone; others go to a later view, or on without it",
     )
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
@@ -23,9 +21,12 @@ from testbed.report.summary import (
     PropertyResult,
     RunSummary,
     RunVerdict,
+    SkippedResult,
 )
 
-__all__ = ["conclude"]
+__all__ = ["FIRST_COMMIT", "conclude"]
+
+FIRST_COMMIT = "first-commit-after-heal"
 
 _NOT_JUDGED = Judgement(0, 0, 0, 0, {})
 
@@ -58,6 +59,11 @@ def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
         faults=tuple(map(_fault, found)),
         attacks=attacks,
         properties=properties,
+        skipped=tuple(
+            SkippedResult(id=event.id, kind=event.kind, reason=event.skipped)
+            for event in evidence.trial.events
+            if event.skipped is not None
+        ),
         notes=tuple(notes(evidence, ledger, found, attacks)),
     )
 
@@ -75,12 +81,16 @@ def _verdict(
     attacks: tuple[AttackResult, ...],
 ) -> RunVerdict:
     verdicts = {attack.verdict for attack in attacks}
-    if evidence.chains and (not all(each.held for each in properties) or "broken" in verdicts):
+    wrong = {p.weight for p in properties if p.held is False and p.expected == "held"}
+    broken = any(each.verdict == "broken" and each.expected == "held" for each in attacks)
+    if evidence.chains and ("safety" in wrong or broken):
         return "failed"
     seen = all(each.took_place and each.healed_ms is not None for each in found)
     if not evidence.chains or not evidence.completed or not seen or "invalid" in verdicts:
         return "invalid"
-    return "invalid" if evidence.unfit or evidence.idle or evidence.missing else "passed"
+    if evidence.unfit or evidence.idle or evidence.missing:
+        return "invalid"
+    return "degraded" if wrong else "passed"
 
 
 def _fault(found: Injection) -> FaultResult:
@@ -93,6 +103,10 @@ def _fault(found: Injection) -> FaultResult:
         healed=found.healed_ms is not None,
         recovery_ms=None if found.recovery_ms is None else round(found.recovery_ms, 3),
         whole_ms=None if found.whole_ms is None else round(found.whole_ms, 3),
+        seen=found.what,
+        started_late_ms=(
+            None if found.applied_ms is None else round(found.applied_ms - found.planned_ms, 3)
+        ),
     )
 
 
@@ -108,7 +122,9 @@ def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
         distinct=judged.distinct,
         successes=judged.successes,
         upper95=upper95(judged.successes, judged.distinct),
+        expected="broken" if attack in evidence.expect.broken else "held",
         verdict="broken" if judged.successes else verdict,
+        details=dict(judged.details),
         refused=dict(judged.refused),
     )
 
@@ -116,8 +132,17 @@ def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
 def _properties(
     evidence: Evidence, ledger: LedgerReport, found: tuple[Injection, ...]
 ) -> Iterator[PropertyResult]:
+    struck = any(event.skipped is None for event in evidence.trial.events)
+    wanted = evidence.expect.safety
     for each in safety(evidence, ledger):
-        yield PropertyResult(**msgspec.structs.asdict(each))
+        yield PropertyResult(
+            name=each.name,
+            held=each.held,
+            detail=each.detail,
+            expected="broken" if struck and each.name in evidence.expect.broken else "held",
+            weight="safety" if not wanted or each.name in wanted else "bound",
+        )
+    yield from _bounds_on_faults(evidence, found)
     bound = evidence.expect.liveness.first_commit_after_heal
     worst_ms = worst_recovery_ms(found)
     if bound is None or worst_ms is None:
@@ -128,7 +153,31 @@ def _properties(
     if evidence.completed and (held or not evidence.silent):
         took = "never" if worst_ms == float("inf") else f"after {worst_ms:.0f} ms"
         yield PropertyResult(
-            name="first-commit-after-heal",
+            name=FIRST_COMMIT,
             held=held,
+            weight="bound",
             detail=f"{took}, at most {bound.ms:.0f} ms wanted",
         )
+
+
+def _bounds_on_faults(evidence: Evidence, found: tuple[Injection, ...]) -> Iterator[PropertyResult]:
+    """What the campaign asks of single faults, judged like `FIRST_COMMIT`."""
+    if not evidence.completed:
+        return
+    for fault, wanted in evidence.expect.fault.items():
+        events = [each for each in found if each.fault == fault and each.healed_ms is not None]
+        bounds = {
+            "first-commit": (wanted.first_commit, [each.recovery_ms for each in events]),
+            "whole": (wanted.whole, [each.whole_ms for each in events]),
+        }
+        for name, (bound, values) in bounds.items():
+            if bound is None or not values:
+                continue
+            worst_ms = max(float("inf") if ms is None else ms for ms in values)
+            took = "never" if worst_ms == float("inf") else f"after {worst_ms:.0f} ms"
+            yield PropertyResult(
+                name=f"{fault}-{name}",
+                held=worst_ms <= bound.ms,
+                weight="bound",
+                detail=f"{took}, at most {bound.ms:.0f} ms wanted",
+            )

@@ -150,6 +150,7 @@ def bounds_on_ratios(
                 held = None  # the true ratio is somewhere above
             found = ratio_in_words(ratio)
         yield PropertyResult(
+            weight="bound",
             name=f"degradation-{figure.name}",
             held=held,
             runs=ratio.n if ratio else 0,

@@ -39,6 +39,8 @@ def _run(row: RunRow) -> ET.Element:
         _case(suite, "run", row.path, error=row.reason or f"not made: {row.state}")
         return suite
     _judged(suite, summary.properties, summary.attacks)
+    for event in summary.skipped:
+        _case(suite, "skipped", event.id, skipped=event.reason)
     for fault in summary.faults:
         missing = [step for step in ("applied", "observed", "healed") if not getattr(fault, step)]
         error = f"not {', not '.join(missing)}" if missing else None
@@ -52,7 +54,7 @@ def _judged(
     suite: ET.Element, properties: Iterable[PropertyResult], attacks: Iterable[AttackResult]
 ) -> None:
     for each in properties:
-        failure = each.detail if each.held is False else None
+        failure = each.detail if each.held is False and each.expected == "held" else None
         error = each.detail if each.held is None else None
         _case(suite, "property", each.name, failure=failure, error=error)
     for attack in attacks:
@@ -64,7 +66,7 @@ def _judged(
             suite,
             "attack",
             attack.id,
-            failure=broken if attack.verdict == "broken" else None,
+            failure=broken if (attack.verdict, attack.expected) == ("broken", "held") else None,
             error=unseen if attack.verdict == "invalid" else None,
         )
 
@@ -77,9 +79,15 @@ def _counted(suite: ET.Element) -> ET.Element:
 
 
 def _case(
-    suite: ET.Element, kind: str, name: str, failure: str | None = None, error: str | None = None
+    suite: ET.Element,
+    kind: str,
+    name: str,
+    *,
+    failure: str | None = None,
+    error: str | None = None,
+    skipped: str | None = None,
 ) -> None:
     case = ET.SubElement(suite, "testcase", classname=kind, name=name)
-    for tag, message in (("failure", failure), ("error", error)):
+    for tag, message in (("failure", failure), ("error", error), ("skipped", skipped)):
         if message is not None:
             ET.SubElement(case, tag, message=_NO_XML.sub("\ufffd", message))

@@ -79,6 +79,7 @@ def over_runs(bundle: Bundle) -> Summary:
         attacks=attacks,
         faults=tuple(_faults(_summaries(counted))),
         properties=properties,
+        skipped=tuple(dict.fromkeys(each for run in judged for each in run.skipped)),
         runs=rows,
         notes=(
             *(f"{name} is not what these runs were made from" for name in altered),
@@ -194,9 +195,18 @@ def _attacks(counted: Sequence[RunSummary], expect: Expect) -> Iterator[AttackRe
             successes=successes,
             upper95=bound,
             allowed=allowed,
+            expected=found[0].expected,
+            details=_sums(each.details for each in found),
             verdict=_attack_verdict(successes, bound, allowed),
             refused=dict(sorted(refused.items())),
         )
+
+
+def _sums(found: Iterable[dict[str, float]]) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for each in found:
+        total.update(each)
+    return dict(total)
 
 
 def _attack_verdict(successes: int, bound: float | None, allowed: float | None) -> AttackVerdict:
@@ -238,16 +248,18 @@ def _worst(runs: Sequence[Sequence[float | None]]) -> Estimate:
 
 def _properties(counted: Sequence[RunRow]) -> Iterator[PropertyResult]:
     """What is judged in each run: held if it held in all of them."""
-    by_name: dict[str, list[tuple[int, PropertyResult]]] = {}
+    by_name: dict[tuple[str, str], list[tuple[int, PropertyResult]]] = {}
     for row in counted:
         for each in row.summary.properties if row.summary else ():
-            by_name.setdefault(each.name, []).append((row.index, each))
-    for name, judged in by_name.items():
+            by_name.setdefault((each.name, each.expected), []).append((row.index, each))
+    for (name, _), judged in by_name.items():
         broken = [(index, each) for index, each in judged if not each.held]
         index, shown = (broken or judged)[0]
         yield PropertyResult(
             name=name,
             held=not broken,
+            expected=shown.expected,
+            weight=shown.weight,
             runs=len(judged),
             held_in=len(judged) - len(broken),
             detail=shown.detail if len(judged) == 1 else f"run {index}: {shown.detail}",
@@ -259,14 +271,21 @@ def _verdict(
     attacks: Sequence[AttackResult],
     properties: Sequence[PropertyResult],
 ) -> Verdict:
-    verdicts = {attack.verdict for attack in attacks}
     failed = any(row.summary is not None and row.summary.verdict == "failed" for row in rows)
-    if failed or "broken" in verdicts or any(each.held is False for each in properties):
+    wrong = {
+        p.weight for p in properties if p.held is not None and p.held != (p.expected == "held")
+    }
+    outcomes = {(attack.verdict, attack.expected) for attack in attacks}
+    if failed or "safety" in wrong or outcomes & {("broken", "held"), ("held", "broken")}:
         return "failed"
     if not any(row.counted for row in rows):
         return "invalid"
-    undecided = any(each.held is None for each in properties) or "invalid" in verdicts
-    return "partial" if undecided or not all(row.counted for row in rows) else "passed"
+    if wrong or any(row.summary and row.summary.verdict == "degraded" for row in rows):
+        return "degraded"
+    undecided = any(each.held is None for each in properties)
+    undecided = undecided or any(verdict == "invalid" for verdict, _ in outcomes)
+    skipped = any(row.summary and row.summary.skipped for row in rows)
+    return "partial" if undecided or skipped or not all(r.counted for r in rows) else "passed"
 
 
 def _notes(

@@ -13,6 +13,7 @@ from testbed.checks.faults import Injection, injections
 from testbed.checks.logs import BlockDone
 from testbed.manifest import Manifest
 from testbed.report.columns import Cell, Table
+from testbed.report.conclude import FIRST_COMMIT
 from testbed.report.measure import Operation, load_of
 from testbed.report.stats import interval95
 from testbed.report.summary import RunSummary
@@ -47,6 +48,7 @@ RESULT_COLUMNS = {
     "layer": "s",
     "attack": "s",
     "kind": "s",
+    "mechanism": "s",
     "parameters": "s",
     "injected": "i",
     "observed": "i",
@@ -88,7 +90,7 @@ def _result_rows(
     evidence: Evidence, summary: RunSummary, found: Sequence[Operation]
 ) -> Iterator[dict[str, Cell]]:
     held = {each.name: each.held for each in summary.properties}
-    safety = all(value for name, value in held.items() if name != "first-commit-after-heal")
+    safety = all(each.held for each in summary.properties if each.weight == "safety")
     commit = evidence.manifest.git.get("commit")
     common: dict[str, Cell] = {
         "run": evidence.run.name,
@@ -100,7 +102,7 @@ def _result_rows(
         "n": len(evidence.genesis.members),
         "f": evidence.genesis.membership.quorum.faulty,
         "safety": safety,
-        "liveness": held.get("first-commit-after-heal"),
+        "liveness": held.get(FIRST_COMMIT),
         "censored": summary.latency_ms.data.censored + summary.latency_ms.admission.censored,
         "view_changes": summary.view_changes,
         "replay": replay_command(evidence.manifest, evidence.run.entry.index),
@@ -112,12 +114,15 @@ def _result_rows(
             "layer": first.layer,
             "attack": first.fault,
             "kind": first.kind,
+            "mechanism": first.mechanism,
             "parameters": json.dumps(first.params, sort_keys=True),
             "injected": len(events),
         }
         row |= _loads(evidence, found, first.phase)
         row["unavailable_s"] = _unavailable_s(evidence, first.phase)
-        if first.category == "attack":
+        if first.skipped is not None:
+            row["verdict"] = "skipped"
+        elif first.category == "attack":
             row |= _attack_cells(summary, first.fault)
         else:
             row |= _fault_cells([steps[event.id] for event in events], safety)
@@ -191,4 +196,4 @@ def _fault_verdict(steps: Sequence[Injection], safety: bool) -> str:
         return "broken"
     if not all(each.took_place and each.healed_ms is not None for each in steps):
         return "invalid"
-    return "held" if all(each.recovery_ms is not None for each in steps) else "broken"
+    return "held" if all(each.recovery_ms is not None for each in steps) else "degraded"

@@ -32,22 +32,30 @@ __all__ = [
     "RunRow",
     "RunSummary",
     "RunVerdict",
+    "SkippedResult",
     "Summary",
     "Verdict",
 ]
 
-RunVerdict = Literal["passed", "failed", "invalid"]
-Verdict = Literal["passed", "failed", "partial", "invalid"]
+RunVerdict = Literal["passed", "degraded", "failed", "invalid"]
+Verdict = Literal["passed", "degraded", "failed", "partial", "invalid"]
 AttackVerdict = Literal["held", "broken", "degraded", "invalid"]
 # Of a command that judged. "invalid" says nothing about what was tested: the lab did not do what
 # was planned.
-EXIT_CODES: dict[Verdict, int] = {"passed": 0, "failed": 1, "partial": 4, "invalid": 3}
+EXIT_CODES: dict[Verdict, int] = {
+    "passed": 0,
+    "failed": 1,
+    "degraded": 1,
+    "partial": 4,
+    "invalid": 3,
+}
 
 
 class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     """One injected fault event. `recovery_ms`: from healing to the first block that was proposed
     after it, None if there was none (censored) or it was never healed. `whole_ms`: from healing
-    until the target was clean, running and caught up."""
+    until the target was clean, running and caught up. `seen` says what showed the effect.
+    `started_late_ms`: how much later than planned it was applied."""
 
     id: str
     kind: str
@@ -57,6 +65,16 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     healed: bool
     recovery_ms: float | None
     whole_ms: float | None = None
+    seen: str = ""
+    started_late_ms: float | None = None
+
+
+class SkippedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that this lab has no means for, and why. It was not done, and says nothing."""
+
+    id: str
+    kind: str
+    reason: str
 
 
 class FaultOverRuns(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +102,7 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
     `verdict`: "broken" if any trial succeeded. "held" if none did, every attempt was seen and, over
     all runs, `upper95` is at most `allowed` (what the campaign asks). Else "invalid": too little
     was seen to arrive. ("degraded" is for comparisons with a baseline.) `refused` counts what the
-    system said, as "layer:reason".
+    system said, as "layer:reason". `details` are figures of the kind's own: sums over the runs.
     """
 
     id: str
@@ -96,17 +114,22 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
     successes: int
     upper95: float | None
     allowed: float | None = None
+    expected: Literal["held", "broken"] = "held"
     verdict: AttackVerdict
+    details: dict[str, float] = {}
     refused: dict[str, int] = {}
 
 
 class PropertyResult(msgspec.Struct, frozen=True, kw_only=True):
     """One expectation of the campaign, with what was found in words. `held` null: it cannot be
     told. It held in `held_in` of the `runs` it was judged in; null for what is judged over all runs
-    together."""
+    together. `expected`: what the campaign wants of it. `weight`: a missed bound makes a result
+    degraded, where broken safety makes it failed."""
 
     name: str
     held: bool | None
+    expected: Literal["held", "broken"] = "held"
+    weight: Literal["safety", "bound"] = "safety"
     detail: str = ""
     runs: int = 1
     held_in: int | None = None
@@ -155,10 +178,11 @@ class LoadTable(msgspec.Struct, frozen=True, kw_only=True):
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What the raw files of one run say.
 
-    `verdict` is "failed" if a property did not hold or an attack was broken; else "invalid" if
-    the run was cut short, a ledger or a device's log was not collected, an injection (fault or
-    attack) was not seen to take effect, or a host was not fit (`testbed.checks.conditions`): then
-    nothing can be said; else "passed".
+    `verdict` is "failed" if a safety property did not hold or an attack was broken, unless the
+    campaign expects that; else "invalid" if the run was cut short, a ledger or a device's log was
+    not collected, an injection (fault or attack) was not seen to take effect, or a host was not fit
+    (`testbed.checks.conditions`): then nothing can be said; else "degraded" if a bound on liveness
+    was missed, or a property that the campaign does not list broke; else "passed".
     """
 
     verdict: RunVerdict
@@ -176,6 +200,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[FaultResult, ...] = ()
     attacks: tuple[AttackResult, ...] = ()
     properties: tuple[PropertyResult, ...] = ()
+    skipped: tuple[SkippedResult, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -234,9 +259,11 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """A campaign of one or more runs.
 
-    `verdict`: "failed" if a property did not hold in some run or over all runs, or an attack was
-    broken. Else "invalid" if no run counts; "partial" if some run of the schedule does not count,
-    or something cannot be told from so few runs or trials; else "passed".
+    `verdict`: "failed" if a safety property did not hold in some run, an attack was broken, or
+    something that the campaign expects to break held in every run. Else "invalid" if no run counts;
+    "degraded" if a bound on liveness or degradation was missed; "partial" if some run of the
+    schedule does not count, an event was skipped, or something cannot be told from so few runs or
+    trials; else "passed".
 
     `devices_admitted` to `view_changes` are sums over the runs that were judged. `latency_ms` is of
     the counted runs with faults: `n` and `censored` are sums, `max` the largest, other quantiles
@@ -268,5 +295,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     attacks: tuple[AttackResult, ...] = ()
     faults: tuple[FaultOverRuns, ...] = ()
     properties: tuple[PropertyResult, ...] = ()
+    skipped: tuple[SkippedResult, ...] = ()
     runs: tuple[RunRow, ...] = ()
     notes: tuple[str, ...] = ()

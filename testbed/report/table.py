@@ -10,7 +10,7 @@ from rich.text import Text
 
 from testbed.report.figures import ratio_in_words
 from testbed.report.pairing import Estimate
-from testbed.report.summary import FaultOverRuns, RunRow, Summary
+from testbed.report.summary import FaultOverRuns, PropertyResult, RunRow, Summary
 
 __all__ = ["render"]
 
@@ -42,6 +42,10 @@ def render(summary: Summary, path: str | None = None) -> RenderableType:
     if summary.attacks:
         parts.append(_attacks(summary))
     parts.append(_properties(summary))
+    parts += [
+        Text(f"skipped: {each.id} ({each.kind}): {each.reason}", style="yellow")
+        for each in summary.skipped
+    ]
     parts += [Text(f"note: {note}", style="yellow") for note in summary.notes]
     return Group(*parts)
 
@@ -181,14 +185,17 @@ def _properties(summary: Summary) -> Table:
     for each in summary.properties:
         several = each.held_in is not None and each.runs > 1
         of = f"in {each.held_in} of {each.runs} runs" if several else ""
-        table.add_row(each.name, _held(each.held), Text("; ".join(filter(None, [of, each.detail]))))
+        table.add_row(each.name, _held(each), Text("; ".join(filter(None, [of, each.detail]))))
     return table
 
 
-def _held(value: bool | None) -> Text:
-    if value is None:
+def _held(found: PropertyResult) -> Text:
+    if found.held is None:
         return Text("?", style="bold yellow")
-    return Text("yes", style="green") if value else Text("no", style="bold red")
+    word = "yes" if found.held else "no"
+    if found.expected == "broken":
+        return Text(f"{word}, as expected" if not found.held else f"{word}, but meant to break")
+    return Text(word, style="green" if found.held else "bold red")
 
 
 def _plain_table(first: str, *others: str) -> Table:

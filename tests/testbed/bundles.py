@@ -244,7 +244,8 @@ class Story:
             on: dict[str, Any] = {**same, "targets": {"on": [self.schedule.replicas[0]]}}
             steps = {"planned": 0, "applied": 2, "observed": 900, "healed": event.for_ms}
             for step, after_ms in steps.items():
-                self.note("faults", event.at_ms + after_ms, step=step, seen=True, **on)
+                who = {"impaired": [self.schedule.replicas[0]]} if step == "applied" else {}
+                self.note("faults", event.at_ms + after_ms, step=step, seen=True, **on, **who)
             end_ms = event.at_ms + event.for_ms + 700
             self.note("faults", end_ms, step="verified", whole=True, **on)
 

@@ -17,7 +17,7 @@ from inventory.document import parse
 from inventory.load import InvalidFile
 from testbed.campaign.file import campaign_paths, campaign_schema, find_campaign, load_campaign
 from testbed.campaign.injection import Judgement
-from testbed.campaign.kinds import Kind, Params, kinds, register
+from testbed.campaign.kinds import Kind, Mechanism, Params, kinds, register
 from testbed.campaign.quantities import Bound, Duration, Rate
 from testbed.campaign.selectors import Selector
 from testbed.checks.evidence import Evidence
@@ -175,7 +175,8 @@ def test_a_new_kind_is_checked_and_published_like_the_others(
         loudness: int = Field(ge=1, le=11)
 
     monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
-    kind = Kind("device.shout", Shout, "attack", "device", "Shout.", _never_made, _never_judged)
+    made = (Mechanism("test", _never_made),)
+    kind = Kind("device.shout", Shout, "attack", "device", "Shout.", made, _never_judged)
     register(kind)
     line = "do: device.replay, source: captured"
     assert mistakes(file, CAMPAIGN.replace(line, "do: device.shout, loudness: 11")) == []

@@ -111,7 +111,7 @@ def test_what_was_made_differently_and_what_changed_is_said(
     assert {each["what"] for each in told["differences"]} == {"seed", "schedule", "package uvloop"}
     changes = {each["name"]: (each["a"], each["b"]) for each in told["changes"]}
     assert changes == {
-        "verdict": ("passed", "failed"),
+        "verdict": ("passed", "degraded"),
         "first-commit-after-heal": ("held", "broken"),
     }
     p99 = next(each for each in told["figures"] if each["name"] == "p99")

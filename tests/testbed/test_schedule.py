@@ -21,7 +21,7 @@ from testbed.campaign.arrivals import stream
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.kinds import Kind, Params, kinds, register
+from testbed.campaign.kinds import Kind, Mechanism, Params, kinds, register, those
 from testbed.campaign.quantities import DurationField, SpanField
 from testbed.campaign.replay import stored_schedule
 from testbed.campaign.resume import resumable
@@ -44,7 +44,8 @@ class Cut(Params):
 @pytest.fixture(autouse=True)
 def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
-    register(Kind("net.cut", Cut, "fault", "network", "Cut.", _never_made, impairs=("from",)))
+    made = (Mechanism("test", _never_made),)
+    register(Kind("net.cut", Cut, "fault", "network", "Cut.", made, impairs=those("from")))
 
 
 def _never_made(_: object) -> NoReturn:

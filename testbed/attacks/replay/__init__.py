@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import Field
 
 from testbed.attacks.replay.judge import judge
-from testbed.campaign.injection import Attack, Scene
-from testbed.campaign.kinds import Kind, Params, register
+from testbed.campaign.injection import Injection, Scene
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
 
 __all__ = ["Replay"]
 
@@ -31,7 +31,7 @@ class Replay(Params):
     )
 
 
-def _make(scene: Scene) -> Attack:
+def _make(scene: Scene) -> Injection:
     from testbed.attacks.replay.attack import ReplayAttack  # noqa: PLC0415 - only a run needs it
 
     return ReplayAttack(scene)
@@ -44,7 +44,7 @@ register(
         category="attack",
         layer="device",
         summary="messages captured from broker and serial line are sent again, unchanged",
-        make=_make,
+        mechanisms=(Mechanism("broker-and-cable", _make),),
         judge=judge,
         seen="gateway or serial tap log each arrival",
     )

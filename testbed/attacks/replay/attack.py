@@ -10,7 +10,6 @@ import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
-from random import Random
 from typing import Any
 
 from chain.errors import PeerFault
@@ -19,7 +18,7 @@ from gateway.bridge.edge import Stamped, ask_codec, stamped_codec
 from gateway.mqtt.client import Message, MqttClient, MqttSettings
 from gateway.mqtt.topics import Request, Up, parse
 from testbed.boards.cable import has_cable, order_cable
-from testbed.campaign.injection import Scene, Sent
+from testbed.campaign.injection import Attack, Scene
 from testbed.hosts.port import HostFault
 from testbed.provision.layout import Node
 
@@ -30,15 +29,15 @@ PER_ATTEMPT_MAX = 25
 CONNECT_S_MAX = 10.0
 
 
-class ReplayAttack:
-    """Listens from `prepare` on; each attempt sends a seeded choice of what was heard so far."""
+class ReplayAttack(Attack):
+    """Listens from `arm` on; each attempt sends a seeded choice of what was heard so far."""
 
     def __init__(self, scene: Scene) -> None:
-        self._scene = scene
+        super().__init__(scene)
         wanted = scene.event.params["messages"]
         assert isinstance(wanted, list)
         self._wanted = frozenset(str(each) for each in wanted)
-        self._random = Random(scene.seed)  # noqa: S311 - repeatable, keeps no secret
+        self._random = scene.rng
         self._heard: dict[str, tuple[str, str, bytes]] = {}
         self._tries: dict[str, int] = {}
         self._loop = asyncio.new_event_loop()
@@ -47,10 +46,10 @@ class ReplayAttack:
         self._net = self._network.hex()[:16]
         self._ear: MqttClient | None = None
         self._mouth: MqttClient | None = None
-        self._sent = 0
+        self._numbered = 0
 
-    def prepare(self) -> None:
-        deployment = self._scene.deployment
+    def arm(self) -> None:
+        deployment = self.scene.deployment
         broker = deployment.broker
         observer, rogue = deployment.material.observer, deployment.material.rogue
         self._rogue = rogue.node
@@ -76,10 +75,10 @@ class ReplayAttack:
             self._in_loop(client.ready(CONNECT_S_MAX)).result()
         self._in_loop(self._listen(self._ear))
 
-    def attempt(self) -> Sent:
+    def apply(self) -> None:
         mqtt = self._replay_messages()
         serial = self._replay_frames() if "serial" in self._wanted else []
-        return Sent(tuple(mqtt + serial), {"mqtt": len(mqtt), "serial": len(serial)})
+        self.sent(*mqtt, *serial, mqtt=len(mqtt), serial=len(serial))
 
     def close(self) -> None:
         if self._thread.is_alive():
@@ -120,9 +119,9 @@ class ReplayAttack:
         trials = []
         for request in chosen:
             device, kind, body = self._heard[request]
-            self._sent += 1
-            stamp = Stamped(n=self._sent, boot=1, at_ms=time.time_ns() // 10**6, body=body)
-            assert self._mouth is not None, "prepare was not called"
+            self._numbered += 1
+            stamp = Stamped(n=self._numbered, boot=1, at_ms=time.time_ns() // 10**6, body=body)
+            assert self._mouth is not None, "arm was not called"
             topic = str(Up(self._net, self._rogue, device, kind))
             self._in_loop(self._mouth.publish(topic, stamped_codec.encode(stamp))).result()
             trials.append(self._trial(f"{request}@{self._rogue}"))
@@ -139,8 +138,8 @@ class ReplayAttack:
 
     def _replay_frames(self) -> list[str]:
         trials: list[str] = []
-        lab = self._scene.deployment.lab
-        for board in self._scene.deployment.with_role("board"):
+        lab = self.scene.deployment.lab
+        for board in self.scene.deployment.with_role("board"):
             if not has_cable(lab, board.name):
                 continue  # nobody can cut into a real cable from here
             frames = self._frames_of(board)
@@ -154,7 +153,7 @@ class ReplayAttack:
     def _frames_of(self, board: Node) -> list[str]:
         """Frames that the board has sent, in hex, as somebody on the line would see them."""
         try:
-            log = self._scene.deployment.host(board).get(board.file("line.log"))
+            log = self.scene.deployment.host(board).get(board.file("line.log"))
         except HostFault:
             return []
         lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith(b"\n")]
@@ -165,7 +164,7 @@ class ReplayAttack:
     def _inject(self, board: Node, frames: list[str]) -> None:
         if not frames:
             return
-        deployment = self._scene.deployment
+        deployment = self.scene.deployment
         # A zero byte on both sides: the frame stands alone on the line, as it was.
         orders = [f"inject host 00{frame}00" for frame in frames]
         host, python = deployment.host(board), deployment.python(board)
