@@ -60,7 +60,7 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
 
 def finds_no_lab(operator: Operator) -> None:
     assert "start one with `testbed up`" in operator.is_told(2, "device", "revoke", "x")
-    plain = operator.run("device", "list")
+    plain = operator.program("device", "list")
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.startswith("testbed: no lab is up")
     missing = operator.is_told(2, "device", "list", "-i", "/nowhere/lab.yaml")
@@ -133,9 +133,9 @@ def hands_out_what_a_device_of_another_make_needs(operator: Operator, tmp_path: 
     made = ["--dir", str(other), "--no-start"]
     with ThreadPoolExecutor() as threads:
         lamp3 = ["device", "admit", "lamp3", "--dir", str(tmp_path / "lamp3"), "--no-start"]
-        meanwhile = threads.submit(operator.does, *lamp3)
+        meanwhile = threads.submit(operator.program, *lamp3)
         handed = operator.does("device", "admit", "other", *made)
-        meanwhile.result()
+        assert meanwhile.result().returncode == 0, meanwhile.result().stderr
     assert set(json.loads(Path(handed["config"]).read_bytes())["broker"]) >= {"host", "port"}
     assert (other / "genesis.json").exists()
     assert (other / "voucher.pem").stat().st_mode & 0o077 == 0

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -39,7 +40,10 @@ def detached(operator: Operator) -> Iterator[dict[str, Any]]:
     """`testbed up --detach`; ended at the end at the latest."""
     inventory = operator.home / "small.yaml"
     inventory.write_text(INVENTORY)
-    up = operator.does("up", "-i", str(inventory), "--every", "500ms", "--detach")
+    words = ("up", "-i", str(inventory), "--every", "500ms", "--detach", "--json")
+    started = operator.program(*words)
+    assert started.returncode == 0, started.stdout + started.stderr
+    up = json.loads(started.stdout)
     try:
         yield up
     finally:
