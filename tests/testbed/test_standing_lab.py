@@ -120,7 +120,10 @@ def test_down_ends_a_lab_whose_processes_are_all_stopped(tmp_path: Path) -> None
         assert not any(map(psutil.pid_exists, pids))
 
 
-def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(tmp_path: Path) -> None:
+def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.commands.device.WAIT_S_MAX", 2.0)  # of the renewal
     operator = Operator(tmp_path)
     with detached(operator) as up:
         assert "ledger lost" not in operator.run("status").stdout
