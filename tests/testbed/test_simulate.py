@@ -1,4 +1,4 @@
-"""The consensus survives hundreds of seeds; the simulator repeats itself and can fail.
+"""The consensus survives many seeds; the simulator repeats itself and can fail.
 
 `make soak` runs thousands of seeds.
 
@@ -48,11 +48,11 @@ def _clean_sweep(seeds: range) -> Summary:
     return summary
 
 
-def test_two_hundred_seeds_with_every_fault_break_nothing() -> None:
-    summary = _clean_sweep(range(200))
+def test_a_hundred_seeds_with_every_fault_break_nothing() -> None:
+    summary = _clean_sweep(range(100))
     # Nothing was proven by standing still.
-    assert summary.requests > 1_000
-    assert summary.view_changes > 200
+    assert summary.requests > 500
+    assert summary.view_changes > 100
     assert {"crash-lost", "crash-torn", "block", "skew", "conspire", "lost"} <= set(summary.faults)
     assert {"add", "remove", "wipe", "full", "stopped-full"} <= set(summary.faults)
     assert summary.accusations
@@ -60,7 +60,7 @@ def test_two_hundred_seeds_with_every_fault_break_nothing() -> None:
 
 @pytest.mark.soak
 def test_five_thousand_seeds_with_every_fault_break_nothing() -> None:
-    _clean_sweep(range(200, 5_200))
+    _clean_sweep(range(100, 5_100))
 
 
 @pytest.mark.parametrize("replicas", [5, 6, 7, 10])
@@ -71,7 +71,7 @@ def test_other_sizes_hold_too(replicas: int) -> None:
 
 @pytest.mark.parametrize("faults", PROFILES)
 def test_each_profile_alone(faults: str) -> None:
-    for seed in range(8):
+    for seed in range(5):
         outcome = _seed(seed, faults=faults)
         assert outcome.finding is None, f"seed {seed}: {outcome.finding}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.testbed.mutants.__main__ import run_in_own_process
+from tests.testbed.mutants.__main__ import run_in_own_process, run_mutant
 from tests.testbed.mutants.loader import StaleMutantError, fits, mutated
 from tests.testbed.mutants.table import MUTANTS, Mutant
 
@@ -29,7 +29,7 @@ def test_a_mutant_is_killed_and_the_clean_build_is_not(mutant: Mutant) -> None:
         result = run_in_own_process(mutant, range(mutant.budget))
     assert result.seed is not None, f"{mutant.name} survived {result.seeds} seeds"
     same = range(result.seed, result.seed + 1)
-    assert run_in_own_process(mutant, same, patched=False).seed is None
+    assert run_mutant(mutant, same, patched=False).seed is None
 
 
 def test_a_stale_mutant_is_refused() -> None:
