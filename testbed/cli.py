@@ -55,6 +55,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("up", "Deploy a lab and keep it running."),
     "down": ("down", "End a lab that is kept running."),
     "device": ("device", "List, admit, renew and revoke devices of a running lab."),
+    "admin": ("admin", "List and add administrators and manufacturers' roots of a running lab."),
     "restart": ("restart", "Start a process of a running lab again."),
     "collect": ("collect", "Write a result bundle of a running lab, while it goes on."),
     "soak": ("soak", "Beat a running lab for a while; say what was lost."),
@@ -81,7 +82,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         *("ssh", "console", "logs"),
         *("restore", "quarantine", "lock", "unlock", "deprovision"),
     ),
-    "Running lab": ("up", "device", "restart", "collect", "refusals", "soak", "down"),
+    "Running lab": ("up", "device", "admin", "restart", "collect", "refusals", "soak", "down"),
     "Without a lab": ("simulate", "model", "bench", "emulate"),
 }
 

@@ -29,6 +29,7 @@ __all__ = [
     "endorsed",
     "enrol_refusal",
     "enrol_subject",
+    "token_refusal",
     "voucher_id",
 ]
 
@@ -77,19 +78,26 @@ def voucher_id(voucher: Token | Factory) -> bytes:
     return factory_id(factory_key(voucher.chain[0]))
 
 
+def token_refusal(tables: Tables, token: bytes, time_us: int) -> Reason | None:
+    """Why the enrolment token with this id admits nobody."""
+    grant = tables.vouchers.get(token)
+    if grant is None:
+        return "unknown-voucher"
+    if token in tables.withdrawn:
+        return "withdrawn-voucher"
+    if token in tables.used:
+        return "used-voucher"
+    return "expired-voucher" if grant.not_after_us < time_us else None
+
+
 def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason | None:
     voucher = operation.voucher
     if isinstance(voucher, Token):
         token = voucher_id(voucher)
-        grant = tables.vouchers.get(token)
-        if grant is None:
-            return "unknown-voucher"
-        if token in tables.withdrawn:
-            return "withdrawn-voucher"
-        if token in tables.used:
-            return "used-voucher"
-        if grant.not_after_us < time_us:
-            return "expired-voucher"
+        reason = token_refusal(tables, token, time_us)
+        if reason is not None:
+            return reason
+        grant = tables.vouchers[token]
         return _beyond(operation, (grant.kind,), grant.privilege_max, grant.services)
     factory = voucher_id(voucher)
     if factory in tables.barred:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from chain.errors import Misuse
-from chain.genesis import Genesis, Membership
+from chain.genesis import FactoryRoot, Genesis, Membership
 from chain.ledger import admission, lifecycle
 from chain.ledger.approvals import Approval
 from chain.ledger.identity import Board, Identity
@@ -70,6 +70,20 @@ class Registry:
     def identities(self) -> tuple[Identity, ...]:
         """All devices ever admitted, and the administrators."""
         return tuple(self._tables.identities.values())
+
+    def admits(self, voucher: bytes) -> bool:
+        """Whether the enrolment token with this id may still admit a device."""
+        return admission.token_refusal(self._tables, voucher, self._tables.time_us) is None
+
+    @property
+    def administrators(self) -> frozenset[bytes]:
+        """Node ids of those in force."""
+        return frozenset(self._tables.administrators)
+
+    @property
+    def factory_roots(self) -> tuple[FactoryRoot, ...]:
+        """Manufacturers' roots that count."""
+        return tuple(self._tables.roots.values())
 
     @property
     def boards(self) -> tuple[Board, ...]:

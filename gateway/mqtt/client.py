@@ -33,7 +33,8 @@ class BrokerUnavailableError(Exception):
 class MqttClient:
     """One login at the broker. `run` keeps it connected until it is cancelled.
 
-    `counts`: connected, lost, refused (or unreachable), dropped, subscription-refused.
+    `counts`: connected, lost, refused (or unreachable), bad-login (of the refused ones: the broker
+    does not take this name and password), dropped, subscription-refused.
     `rng` spreads the reconnections of many clients after a restart of the broker.
     """
 

@@ -72,6 +72,9 @@ class MqttSettings:
     keepalive_s: int = 30
 
 
+_BAD_LOGIN = ("Bad user name or password", "Not authorized")  # MQTT 3.1.1: codes 4 and 5
+
+
 class LostError(Exception):
     """This connection was lost or refused."""
 
@@ -233,6 +236,7 @@ class Link:
         self, client: paho.Client, _data: object, _flags: object, reason: ReasonCode, *_: object
     ) -> None:
         if reason.is_failure:
+            self._inbox.counts["bad-login"] += reason.getName() in _BAD_LOGIN
             self._end(f"connection refused: {reason}")
         elif self._settings.subscriptions:
             client.subscribe([(topic, 1) for topic in self._settings.subscriptions])

@@ -48,7 +48,8 @@ class Login:
                 try:
                     await self.client.ready()
                 except BrokerUnavailableError as error:
-                    self._events.emit("no-broker", reason=str(error))
+                    bad_login = self.client.counts["bad-login"] > 0
+                    self._events.emit("no-broker", reason=str(error), bad_login=bad_login)
                 else:
                     break
             yield self

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +21,7 @@ from inventory.model import Name
 from nodes.device.renewal import Order
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher, read_chain
 from nodes.process import write_atomically
+from testbed.commands.operated import block_time, lost_ledgers, operate, outcome, print_done
 from testbed.commands.options import (
     JsonOption,
     RunningOption,
@@ -33,17 +32,15 @@ from testbed.commands.options import (
 )
 from testbed.errors import ConfigurationError, LabFault
 from testbed.standing.newcomer import CONFIG, VOUCHER, run_until_admitted, write_device
-from testbed.standing.operator import Operator, operating
+from testbed.standing.operator import Operator
 from testbed.standing.orders import deliver
-from testbed.standing.running_lab import RunningLab, find_running
-from testbed.standing.state import look, without_votes
+from testbed.standing.running_lab import RunningLab
 
 __all__ = ["app"]
 
 WAIT_S_MAX = 60.0
 POLL_S = 0.3
 
-T = TypeVar("T")
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -53,46 +50,15 @@ app = typer.Typer(
 Who = Annotated[str, typer.Argument(help="Name, or the first digits of a node id.")]
 
 
-def _operate(inventory: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
-    running = find_running(inventory)
-
-    async def inside() -> T:
-        async with operating(running) as operator:
-            return await work(operator)
-
-    try:
-        return asyncio.run(inside())
-    except LabFault as error:
-        if lost := _lost(running):
-            raise LabFault(f"{error} ({lost})") from error
-        raise
-
-
-def _lost(running: RunningLab) -> str:
-    """Which replicas lost their ledgers, in words. A lab that does not answer has its own error."""
-    with suppress(LabFault):
-        return without_votes(look(running))
-    return ""
-
-
-def _print(found: dict[str, Any], as_json: bool) -> None:
-    """What was done: the record for machines, `said` for people."""
-    said = found.pop("said")
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo(f"{found['name']}: {said}")
-
-
 @app.command("list")
 def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -> None:
     """Every device that was ever admitted, from a ledger copy verified here."""
 
     async def work(operator: Operator) -> tuple[list[dict[str, Any]], str]:
         found = [_about(name, identity) for name, identity in operator.devices]
-        return found, await asyncio.to_thread(_lost, operator.running)
+        return found, await asyncio.to_thread(lost_ledgers, operator.running)
 
-    found, lost = _operate(inventory, work)
+    found, lost = operate(inventory, work)
     if lost:
         say(lost)
     if as_json:
@@ -128,7 +94,7 @@ def show(who: Who, inventory: RunningOption = None, as_json: JsonOption = False)
             "records": [_record(at, each) for at, each in records if each.op != "data"],
         }
 
-    found = _operate(inventory, work)
+    found = operate(inventory, work)
     if as_json:
         print_json(found)
         return
@@ -159,9 +125,9 @@ def revoke(
             await _until(operator, lambda: operator.identity(identity.node).ended is not None)
             return _done(name, operator.identity(identity.node), "has revoked itself")
         statement = await operator.revoke(identity, reason)
-        return _done(name, operator.identity(identity.node), _outcome(statement))
+        return _done(name, operator.identity(identity.node), outcome(statement))
 
-    _print(_operate(inventory, work), as_json)
+    print_done(operate(inventory, work), as_json)
 
 
 @app.command()
@@ -179,9 +145,9 @@ def grant(
         if identity.privilege == privilege:
             return _done(name, identity, f"has privilege {privilege} already", changed=False)
         statement = await operator.grant(identity, privilege)
-        return _done(name, operator.identity(identity.node), _outcome(statement))
+        return _done(name, operator.identity(identity.node), outcome(statement))
 
-    _print(_operate(inventory, work), as_json)
+    print_done(operate(inventory, work), as_json)
 
 
 @app.command()
@@ -200,10 +166,10 @@ def renew(
         await _order(operator, name, Order(do="rollover" if rollover else "renew"))
         await _until(operator, lambda: operator.find(name)[1].serial != serial)
         now = operator.find(name)[1]
-        until = _time(now.not_after_us)
+        until = block_time(now.not_after_us)
         return _done(name, now, f"renewed, valid until {until}, node {now.node.hex()[:16]}")
 
-    _print(_operate(inventory, work), as_json)
+    print_done(operate(inventory, work), as_json)
 
 
 @app.command()
@@ -261,16 +227,16 @@ def admit(
             "config": str((directory / CONFIG).absolute()),
         }
 
-    found = _operate(inventory, expect)
+    found = operate(inventory, expect)
     write_device(directory, name, privilege, found, factory.absolute() if factory else None)
     if not start:
         said = f"may ask for access; what it needs is in {directory}"
-        _print(
+        print_done(
             {"name": name, "config": str((directory / CONFIG).absolute()), "said": said}, as_json
         )
         return
     height = run_until_admitted(name, directory)
-    _print(_operate(inventory, look), as_json)
+    print_done(operate(inventory, look), as_json)
 
 
 @app.command()
@@ -283,9 +249,9 @@ def withdraw(
 
     async def work(operator: Operator) -> dict[str, Any]:
         done = await operator.withdraw(name)
-        return {"name": name, "vouchers": len(done), "said": _outcome(done[-1])}
+        return {"name": name, "vouchers": len(done), "said": outcome(done[-1])}
 
-    _print(_operate(inventory, work), as_json)
+    print_done(operate(inventory, work), as_json)
 
 
 @app.command()
@@ -304,9 +270,9 @@ def bar(
         raise ConfigurationError(f"{factory}: {error}") from error
 
     async def work(operator: Operator) -> dict[str, Any]:
-        return {"name": str(factory), "said": _outcome(await operator.bar(chain[0]))}
+        return {"name": str(factory), "said": outcome(await operator.bar(chain[0]))}
 
-    _print(_operate(inventory, work), as_json)
+    print_done(operate(inventory, work), as_json)
 
 
 def _make_empty(directory: Path) -> None:
@@ -348,10 +314,6 @@ async def _until(operator: Operator, condition: Callable[[], bool]) -> None:
         await operator.refresh()
 
 
-def _outcome(statement: Statement) -> str:
-    return f"{statement.op} done, block time {_time(statement.time_us)}"
-
-
 def _done(name: str, identity: Identity, said: str, *, changed: bool = True) -> dict[str, Any]:
     return _about(name, identity) | {"changed": changed, "said": said}
 
@@ -364,8 +326,8 @@ def _about(name: str, identity: Identity) -> dict[str, Any]:
         "state": identity.ended or "admitted",
         "privilege": identity.privilege,
         "services": list(identity.services),
-        "not_before": _time(identity.not_before_us),
-        "not_after": _time(identity.not_after_us),
+        "not_before": block_time(identity.not_before_us),
+        "not_after": block_time(identity.not_after_us),
         "sessions": len(identity.sessions),
     }
 
@@ -375,9 +337,5 @@ def _record(height: int, statement: Statement) -> dict[str, Any]:
         "height": height,
         "op": statement.op,
         "status": statement.status,
-        "time": _time(statement.time_us),
+        "time": block_time(statement.time_us),
     }
-
-
-def _time(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="milliseconds")

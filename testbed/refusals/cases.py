@@ -84,10 +84,12 @@ async def _access(t: Trial) -> None:
     withdrawn = await t.operator.new_voucher("withdrawn", 3)
     await t.operator.withdraw("withdrawn")
     await t.request("voucher that was withdrawn", device.enrol(withdrawn, t.head), device)
+    t.spent.append(("login of a withdrawn voucher", withdrawn.user))
     late = await t.operator.new_voucher("late", 3, valid_s=1)
     await asyncio.sleep(2)
     await t.operator.refresh()
     await t.request("voucher after its time", device.enrol(late, t.head), device)
+    t.spent.append(("login of an expired voucher", late.user))
 
 
 async def _factory(t: Trial) -> None:

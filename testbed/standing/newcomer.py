@@ -84,6 +84,11 @@ def run_until_admitted(name: str, directory: Path) -> int:
         ):
             if time.monotonic() > deadline_s or child.poll() is not None:
                 raise LabFault(f"{name} was not admitted within {WAIT_S_MAX:.0f} s; see {log}")
+            if events.get("no-broker", {}).get("bad_login"):
+                raise RefusedError(
+                    f"{name}: the broker refuses its login: its voucher was withdrawn, has expired "
+                    "or was used, or it was revoked"
+                )
             time.sleep(POLL_S)
             events = {e.event: e.fields for e in read_events(log)} if log.exists() else {}
     finally:

@@ -14,23 +14,28 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from chain.errors import Misuse
+from chain.fields import DeviceKind
 from chain.genesis import Genesis
 from chain.keys import digest
 from chain.ledger.factory import factory_id
 from chain.ledger.identity import Identity
 from chain.ledger.item import cose_of
 from chain.ledger.operations import (
+    AddAdministrator,
+    AddFactoryRoot,
     AddVoucher,
     BarFactory,
     Enrol,
     Grant,
     Operation,
     Revoke,
+    WithdrawFactoryRoot,
     WithdrawVoucher,
     read_operation,
     voucher_key,
 )
 from chain.ledger.possession import factory_key
+from chain.ledger.registry import Registry
 from chain.ledger.statement import OK, Statement, decode_leaf
 from chain.ledger.tables import ADMIN
 from chain.proofs.proof import Proof, make_inclusion
@@ -77,6 +82,11 @@ class Operator:
     def genesis(self) -> Genesis:
         return self._device.genesis
 
+    @property
+    def _registry(self) -> Registry:
+        assert self.sync.copy.ledger is not None, "a whole copy"
+        return self.sync.copy.ledger.registry
+
     async def refresh(self) -> None:
         """Fetch and verify what is new in the ledger."""
         async with _deadline("the gateway sends no blocks"):
@@ -101,10 +111,9 @@ class Operator:
     def devices(self) -> list[tuple[str, Identity]]:
         """(name, identity) of every device that was ever admitted, by the operator's own copy."""
         names = self._names()
-        assert self.sync.copy.ledger is not None
         found = [
             (names.get(each.device, each.node.hex()[:12]), each)
-            for each in self.sync.copy.ledger.registry.identities
+            for each in self._registry.identities
             if each.kind != ADMIN
         ]
         return sorted(found, key=lambda pair: (pair[0], pair[1].serial or 0))
@@ -216,6 +225,10 @@ class Operator:
         )
         self.running = self.running.with_voucher(voucher.id, name)
         await self._let_in(voucher.user)
+        await self.refresh()
+        if not self._registry.admits(voucher.id):  # ended meanwhile: the gateway was too early
+            async with self.at_broker() as security:
+                await security.remove(voucher.user.name)
         return voucher
 
     async def withdraw(self, name: str) -> list[Statement]:
@@ -232,6 +245,40 @@ class Operator:
         """The factory identity of this certificate (DER) no longer admits a device."""
         factory = factory_id(factory_key(certificate))
         return await self.ask(lambda n: self._signed(BarFactory, n, factory=factory))
+
+    @property
+    def administrators(self) -> frozenset[bytes]:
+        """Node ids of those in force, by the operator's own copy."""
+        return self._registry.administrators
+
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        """Manufacturers' root certificates (DER) that count, by the operator's own copy."""
+        return tuple(each.certificate for each in self._registry.factory_roots)
+
+    async def add_admin(self, key: bytes) -> Statement:
+        return await self.ask(lambda n: self._signed(AddAdministrator, n, key=key))
+
+    async def revoke_admin(self, node: bytes, reason: str) -> Statement:
+        return await self.ask(lambda n: self._signed(Revoke, n, target=node, reason=reason))
+
+    async def add_root(
+        self, certificate: bytes, kinds: tuple[DeviceKind, ...], privilege_max: int
+    ) -> Statement:
+        return await self.ask(
+            lambda n: self._signed(
+                AddFactoryRoot,
+                n,
+                certificate=certificate,
+                kinds=kinds,
+                privilege=privilege_max,
+                services=SERVICES,
+            )
+        )
+
+    async def withdraw_root(self, certificate: bytes) -> Statement:
+        root = digest(certificate)
+        return await self.ask(lambda n: self._signed(WithdrawFactoryRoot, n, root=root))
 
     async def expect_factory(self, name: str, certificate: bytes) -> None:
         """A device with this factory certificate (DER) may log in to ask for access; whether it

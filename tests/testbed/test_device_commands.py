@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from chain.keys import node_id, pem_of
 from testbed.errors import RefusedError
 from testbed.standing.newcomer import run_until_admitted
+from tests.chain.world import signer
 from tests.testbed.factory import Manufacturer
 from tests.testbed.operator_support import Operator
 
@@ -55,6 +57,8 @@ def test_an_operator_s_day(tmp_path: Path) -> None:
         admits_by_factory_certificate(operator, acme, tmp_path)
         takes_back_what_it_handed_out(operator, acme, tmp_path)
         takes_no_device_for_its_namesake(operator, tmp_path)
+        changes_administrators(operator, tmp_path)
+        changes_roots(operator, acme, tmp_path)
         ends_it(operator, up)
 
 
@@ -171,13 +175,13 @@ def takes_back_what_it_handed_out(operator: Operator, acme: Manufacturer, tmp_pa
     """A voucher that was lost, and a factory identity that was stolen, admit nobody."""
     operator.does("device", "admit", "lost", "--dir", str(tmp_path / "lost"), "--no-start")
     assert operator.does("device", "withdraw", "lost")["vouchers"] == 1
-    with pytest.raises(RefusedError, match="withdrawn-voucher: an administrator took"):
+    with pytest.raises(RefusedError, match="its voucher was withdrawn"):
         run_until_admitted("lost", tmp_path / "lost")
     assert operator.run("device", "withdraw", "lost").returncode == 1
     assert "no voucher" in operator.is_told(2, "device", "withdraw", "nobody")
     late = ["--dir", str(tmp_path / "late"), "--no-start", "--good-for", "500ms"]
     operator.does("device", "admit", "late", *late)
-    with pytest.raises(RefusedError, match="expired-voucher"):
+    with pytest.raises(RefusedError, match="expired"):
         run_until_admitted("late", tmp_path / "late")
     soon = ["--dir", str(tmp_path / "soon"), "--good-for", "soon"]
     assert operator.run("device", "admit", "soon", *soon).returncode == 2
@@ -200,6 +204,50 @@ def takes_no_device_for_its_namesake(operator: Operator, tmp_path: Path) -> None
     assert all(node[:16] in told for node in nodes)
     assert operator.does("device", "revoke", nodes[0][:16])["node"] == nodes[0]
     assert operator.does("device", "show", "twin")["node"] == nodes[1]
+
+
+def changes_administrators(operator: Operator, tmp_path: Path) -> None:
+    """The last one stays: the operator, whose key stands in the genesis."""
+    key = tmp_path / "second-admin.pem"
+    public = signer("second admin").public
+    key.write_bytes(pem_of(public))
+
+    def listed() -> set[str]:
+        found = operator.does("admin", "list")
+        return {each["id"] for each in found if each["what"] == "administrator"}
+
+    first = listed()
+    assert len(first) == 1
+    added = operator.does("admin", "add", str(key))
+    assert (added["id"], added["changed"]) == (node_id(public).hex(), True)
+    assert listed() == {*first, added["id"]}
+    assert operator.does("admin", "add", str(key))["changed"] is False
+    assert operator.does("admin", "revoke", str(key), "--reason", "left")["changed"] is True
+    assert operator.does("admin", "revoke", str(key))["changed"] is False
+    assert listed() == first
+    assert operator.run("admin", "add", str(key)).returncode == 1, "a revoked key never comes back"
+    assert "no public key" in operator.is_told(2, "admin", "add", str(tmp_path / "day.yaml"))
+
+
+def changes_roots(operator: Operator, acme: Manufacturer, tmp_path: Path) -> None:
+    """Devices of a manufacturer come in while its root counts, and stay."""
+    other = Manufacturer(tmp_path / "other-maker")
+
+    def words(name: str) -> list[str]:
+        made = ["device", "admit", name, "--dir", str(tmp_path / f"made-{name}")]
+        return [*made, "--factory", str(other.make(f"{name}-identity"))]
+
+    added = operator.does("admin", "add-root", str(other.root), "--privilege", "2")
+    assert added["changed"] is True
+    assert operator.does("admin", "add-root", str(other.root))["changed"] is False
+    assert operator.does(*words("pump"))["state"] == "admitted"
+    assert operator.does("admin", "withdraw-root", str(other.root))["changed"] is True
+    assert operator.does("admin", "withdraw-root", str(other.root))["changed"] is False
+    refused = operator.run(*words("late-pump"))
+    assert (refused.returncode, "factory-chain" in refused.stderr) == (1, True)
+    assert operator.does("device", "show", "pump")["state"] == "admitted"
+    no_root = acme.make("no-root") / "chain.pem"
+    assert "is no root" in operator.is_told(2, "admin", "add-root", str(no_root))
 
 
 def ends_it(operator: Operator, up: dict[str, Any]) -> None:

@@ -1,0 +1,67 @@
+"""How `device` and `admin` commands work on a running lab: as its operator, with the same words.
+
+The operator itself is in `testbed.standing.operator`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from chain.ledger.statement import Statement
+from testbed.commands.options import print_json
+from testbed.errors import LabFault
+from testbed.standing.operator import Operator, operating
+from testbed.standing.running_lab import RunningLab, find_running
+from testbed.standing.state import look, without_votes
+
+__all__ = ["block_time", "lost_ledgers", "operate", "outcome", "print_done"]
+
+T = TypeVar("T")
+
+
+def operate(inventory: Path | None, work: Callable[[Operator], Awaitable[T]]) -> T:
+    """Does `work` as the operator of the lab that is up. If the lab does not answer, the error says
+    which replicas lost their ledgers."""
+    running = find_running(inventory)
+
+    async def inside() -> T:
+        async with operating(running) as operator:
+            return await work(operator)
+
+    try:
+        return asyncio.run(inside())
+    except LabFault as error:
+        if lost := lost_ledgers(running):
+            raise LabFault(f"{error} ({lost})") from error
+        raise
+
+
+def lost_ledgers(running: RunningLab) -> str:
+    """Which replicas lost their ledgers, in words. A lab that does not answer has its own error."""
+    with suppress(LabFault):
+        return without_votes(look(running))
+    return ""
+
+
+def print_done(found: dict[str, Any], as_json: bool) -> None:
+    """What was done: the record for machines, `said` for people."""
+    said = found.pop("said")
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{found['name']}: {said}")
+
+
+def outcome(statement: Statement) -> str:
+    return f"{statement.op} done, block time {block_time(statement.time_us)}"
+
+
+def block_time(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="milliseconds")
