@@ -32,7 +32,7 @@ ANSWERS_NOTHING = {
 # They change no host: they look, write files here, or change the chain (`device`); or they make a
 # lab of their own (`emulate`, `refusals`, `soak`, `bench`); or a person types there (`ssh`).
 CHANGES_NO_HOST = {
-    "bench", "board", "campaign", "collect", "compare", "console", "device", "doctor", "emulate",
+    "admin", "bench", "board", "campaign", "collect", "compare", "console", "device", "doctor", "emulate",
     "inventory", "ledger", "logs", "model", "plan", "refusals", "report", "simulate", "soak", "ssh",
     "status",
 }  # fmt: skip
