@@ -32,9 +32,9 @@ ANSWERS_NOTHING = {
 # They change no host: they look, write files here, or change the chain (`device`); or they make a
 # lab of their own (`emulate`, `refusals`, `soak`, `bench`); or a person types there (`ssh`).
 CHANGES_NO_HOST = {
-    "admin", "bench", "board", "campaign", "collect", "compare", "console", "device", "doctor", "emulate",
+    "admin", "bench", "board", "campaign", "collect", "compare", "console", "device", "doctor",
     "inventory", "ledger", "logs", "model", "plan", "refusals", "report", "simulate", "soak", "ssh",
-    "status",
+    "emulate", "status",
 }  # fmt: skip
 ALWAYS_JSON = {"inventory schema", "campaign schema", "report schema"}
 PRINTS_A_FILE = {"campaign show"}
