@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import msgspec
 
-from nodes.config import ConfigError, ReplicaConfig
+from nodes.config import ReplicaConfig
 
 __all__ = ["Byzantine", "ByzantineConfig", "Trick"]
 
@@ -66,15 +65,6 @@ class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 class ByzantineConfig(ReplicaConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Either `byzantine`, from start to end, or a file that switches it (`switch`)."""
+    """It lies from start to end."""
 
-    byzantine: Byzantine | None = None
-    byzantine_orders: str | None = None
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Paths come back absolute. Raises ConfigError."""
-        config = super().load(path)
-        if (config.byzantine is None) == (config.byzantine_orders is None):
-            raise ConfigError(f"{path}: wanted one of byzantine and byzantine_orders")
-        return config
+    byzantine: Byzantine

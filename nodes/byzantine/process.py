@@ -1,20 +1,18 @@
-"""`python -m nodes.byzantine.process --config FILE`: a replica that can lie.
+"""`python -m nodes.byzantine.process --config FILE`: a replica that lies as its config says.
 
-It is the process of an honest replica with a wrapper put around its effects. Campaigns and tests
-start it in place of `nodes.replica.process`, with a `ByzantineConfig`.
+It is the process of an honest replica with a wrapper put around its effects. Tests and benchmarks
+start it in place of `nodes.replica.process`; campaigns use `nodes.switch`, which can be switched.
 """
 
 from __future__ import annotations
 
 import time
-from functools import partial
-from pathlib import Path
 
 from chain.keys import Signer
-from nodes.byzantine.config import Byzantine, ByzantineConfig
-from nodes.byzantine.switch import Switch, misbehaviour
-from nodes.byzantine.wrapper import Misbehaviour
+from nodes.byzantine.config import ByzantineConfig
+from nodes.byzantine.make import misbehaviour
 from nodes.ports import Events
+from nodes.replica.around import Around
 from nodes.replica.driver import Rewrite
 from nodes.replica.process import ReplicaProcess, replica_main
 from nodes.replica.service import Service
@@ -22,34 +20,30 @@ from nodes.replica.service import Service
 __all__ = ["main"]
 
 
-def _wrap(config: ByzantineConfig, service: Service, signer: Signer, events: Events) -> Rewrite:
-    """The wrapper, or the switch that puts it on and takes it off."""
-    started_s = time.monotonic()
+class _Lying(Around):
+    def __init__(self, config: ByzantineConfig) -> None:
+        self._config = config
+        self._started_s = time.monotonic()
 
-    def make(wanted: Byzantine) -> Misbehaviour:
+    def effects(self, service: Service, signer: Signer, events: Events) -> Rewrite:
+        wanted = self._config.byzantine
+
         def active() -> bool:
-            age_s = time.monotonic() - started_s
+            age_s = time.monotonic() - self._started_s
             return wanted.start_s <= age_s and (wanted.stop_s is None or age_s < wanted.stop_s)
 
         return misbehaviour(
             wanted,
-            me=config.replica,
+            me=self._config.replica,
             network=service.ledger.network,
             signer=signer,
             membership=lambda: service.core.membership,
             active=active,
-        )
-
-    if config.byzantine is not None:
-        return make(config.byzantine).rewrite
-    assert config.byzantine_orders is not None, "the config has one of both"
-    return Switch(Path(config.byzantine_orders), make, events).rewrite
+        ).rewrite
 
 
 def main() -> None:
-    replica_main(
-        ByzantineConfig, lambda config: ReplicaProcess(config, wrap=partial(_wrap, config)), __doc__
-    )
+    replica_main(ByzantineConfig, lambda config: ReplicaProcess(config, _Lying(config)), __doc__)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from typing import TypeVar
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from chain.keys import Es256, Es256Signer, Signer
+from chain.keys import Es256, Es256Signer
 from gateway.tasks import Tasks
 from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.events import CountedEvents, EventLog, NoEvents
 from nodes.keygen import load_key
-from nodes.ports import Events, Party, Store, StoreFull
+from nodes.ports import Party, Store, StoreFull
 from nodes.process import (
     EXIT_BAD_CONFIG,
     Trouble,
@@ -33,8 +33,8 @@ from nodes.process import (
     write_ready,
 )
 from nodes.replica.abstention import Abstention
+from nodes.replica.around import Around
 from nodes.replica.clock import SystemClock
-from nodes.replica.driver import Rewrite
 from nodes.replica.event_loop import EventLoop
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.memory_store import MemoryStore
@@ -45,12 +45,9 @@ from nodes.replica.verify_pool import VerifyPool, default_threads
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
 
-__all__ = ["ABSTENTION", "ReplicaProcess", "Wrap", "main", "replica_main"]
+__all__ = ["ABSTENTION", "ReplicaProcess", "main", "replica_main"]
 
 C = TypeVar("C", bound=ReplicaConfig)
-
-# Puts a wrapper around the replica: it answers what the replica's effects are replaced by.
-Wrap = Callable[[Service, Signer, Events], Rewrite]
 
 HOUSEKEEPING_S = 0.25
 COUNTERS_S = 1.0
@@ -64,9 +61,9 @@ _VOTES_IN = "votes-in"
 class ReplicaProcess:
     """Built from a config; `serve` runs until it is told to stop. Raises ConfigError, Trouble."""
 
-    def __init__(self, config: ReplicaConfig, wrap: Wrap | None = None) -> None:
+    def __init__(self, config: ReplicaConfig, around: Around | None = None) -> None:
         self._config = config
-        self._wrap = wrap
+        self._around = around or Around()
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
         self._tasks = Tasks()
@@ -84,6 +81,7 @@ class ReplicaProcess:
             async with self._tasks:
                 port = self._wire.listen(self._config.listen.host, self._config.listen.port)
                 self._service = self._assemble()
+                self._tasks.start(self._around.follow(self._events))
                 self._begin(port)
                 await self._until_stopped(loop, stopping)
         except (StoreFull, Damaged) as error:
@@ -245,20 +243,18 @@ class ReplicaProcess:
             assert isinstance(store, SqliteStore)
             store.note(ABSTENTION, until)
 
-        wrap = self._wrap
+        around = self._around
         return Service(
             me=self._config.replica,
             genesis=self._genesis,
             signer=self._signer,
             scheme=Es256(),
-            store=store,
-            wire=self._wire,
-            clock=SystemClock(),
+            store=around.store(store),
+            wire=around.wire(self._wire),
+            clock=around.clock(SystemClock()),
             timers=self._timers,
             events=self._events,
-            wrap=None
-            if wrap is None
-            else lambda service: wrap(service, self._signer, self._events),
+            wrap=lambda service: around.effects(service, self._signer, self._events),
             abstention=abstention,
             on_abstention=note,
         )

@@ -79,7 +79,7 @@ class Service:
         clock: Clock,
         timers: Timers,
         events: Events,
-        wrap: Callable[[Service], Rewrite] | None = None,
+        wrap: Callable[[Service], Rewrite | None] | None = None,
         abstention: Abstention | None = None,
         on_abstention: Callable[[int | None], None] = lambda _: None,
     ) -> None:
@@ -129,7 +129,7 @@ class Service:
             timers=timers,
             events=events,
             clients=self.clients,
-            rewrite=self._rewrite if abstention or wrap else None,
+            rewrite=self._rewrite if abstention or self._wrapper else None,
         )
 
     def start(self) -> None:

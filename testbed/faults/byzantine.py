@@ -1,9 +1,8 @@
 """Faults of replicas that lie: `byzantine.*`, each a trick of `nodes.byzantine.config`.
 
-The wrapper is the simulator's. A replica that was started with the switch (`equip`, before the
-network starts) becomes Byzantine by an order in a local file and honest when the file is gone
-(`nodes.byzantine.switch`); a host takes it away by itself if nobody else does. How a lie is seen to
-take effect is in `witness`.
+The wrapper is the simulator's. A replica with a switch (`testbed.faults.switch`) becomes Byzantine
+by an order at its seam `effects`, and honest when the order is gone. How a lie is seen to take
+effect is in `witness`.
 """
 
 from __future__ import annotations
@@ -21,18 +20,15 @@ from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import DurationField, SpanField
 from testbed.campaign.selectors import SelectorField
-from testbed.care.dead_man import arm, disarm
-from testbed.errors import LabFault
+from testbed.faults.switch import Order, equip
 from testbed.faults.witness import Witness
-from testbed.hosts.port import NodeCommand, UnitState
-from testbed.provision.configs import CONFIG, EVENTS, File
-from testbed.provision.deployment import Deployment
+from testbed.hosts.port import UnitState
+from testbed.provision.configs import EVENTS
 from testbed.provision.layout import Node
 
-__all__ = ["ORDERS", "ByzantineFault", "equip"]
+__all__ = ["SEAM", "ByzantineFault"]
 
-ORDERS = "byzantine.json"
-TAKEN_S_MAX = 5.0  # until a replica has logged that it took an order
+SEAM = "effects"
 
 Message = Literal[
     "pre-prepare", "prepare", "commit", "checkpoint", "view-change", "new-view", "status"
@@ -109,28 +105,18 @@ class ByzantineFault(Injection):
         self._tip = 0
 
     def arm(self) -> None:
-        """Nobody lies yet. Each host takes the order away by itself if nobody else does; a process
-        that is a child of this program ends with it and needs no undo."""
-        deployment = self.scene.deployment
-        for node in self._candidates():
-            host = deployment.host(node)
-            if host.run(["test", "-e", node.file(ORDERS)], check=False).exit_code == 0:
-                raise LabFault(f"{node.name} lies already: {ORDERS} stands there")
-            if host.start_command(deployment.unit(node)) is not None:
-                undo = NodeCommand(("rm", "-f", node.file(ORDERS)))
-                arm(host, _undo(node), self.scene.undo_after_s, undo)
+        """Nobody lies yet."""
+        for order in self._orders():
+            order.arm()
 
     def apply(self) -> None:
         """Raises LabFault unless every liar has logged that it took the order."""
-        self._witness = witness = self._new_witness()
-        order = json.dumps(self._order()).encode()
+        self._witness = self._new_witness()
+        order = self._order()
         # Accomplices first: a primary that lies before they do leaves the deceived without a quorum
         # for its story, and they see through it.
         for node in reversed(self._liars()):
-            self.scene.deployment.put(node, File(ORDERS, order, 0o600))
-            taken = partial(witness.has_logged, "byzantine", node)
-            if not self.scene.watch.wait_for(taken, TAKEN_S_MAX):
-                raise LabFault(f"{node.name}: the order to lie was not taken; see its {EVENTS}")
+            Order(self.scene, node, SEAM).give(order)
 
     def observe(self, within_s: float) -> Seen | None:
         witness, params = self._witness, self.scene.event.params
@@ -141,15 +127,11 @@ class ByzantineFault(Injection):
         return Seen(self._fault.proof.text) if shown else None
 
     def heal(self) -> None:
-        deployment = self.scene.deployment
         self._tip = self.scene.watch.tip()
         if self._witness is not None:
             self._heal_witness = self._heal_witness or self._new_witness()
-        for node in self._candidates():
-            host = deployment.host(node)
-            host.run(["rm", "-f", node.file(ORDERS)])
-            if host.start_command(deployment.unit(node)) is not None:
-                disarm(host, _undo(node))
+        for order in self._orders():
+            order.take_back()
 
     def verify(self, within_s: float) -> bool:
         """Running, honest by its own word, and as high as the others were when it was healed."""
@@ -170,9 +152,10 @@ class ByzantineFault(Injection):
     def _liars(self) -> tuple[Node, ...]:
         return tuple(node for key in self._fault.impairs for node in self.scene.nodes(key))
 
-    def _candidates(self) -> tuple[Node, ...]:
+    def _orders(self) -> list[Order]:
+        """One for each replica that may come to lie."""
         found = [node for key in self._fault.impairs for node in self.scene.candidates(key)]
-        return tuple(dict.fromkeys(found))
+        return [Order(self.scene, node, SEAM) for node in dict.fromkeys(found)]
 
     def _new_witness(self) -> Witness:
         replicas = self.scene.deployment.with_role("replica")
@@ -201,19 +184,6 @@ class ByzantineFault(Injection):
         host = self.scene.deployment.host(device)
         found = host.run(["grep", "-m1", '"event":"started"', device.file(EVENTS)]).stdout
         return str(json.loads(found)["id"])
-
-
-def _undo(node: Node) -> str:
-    return f"honest-{node.name}"
-
-
-def equip(deployment: Deployment) -> None:
-    """Every replica runs the program that can lie, with the switch, if a campaign needs it."""
-    for node in deployment.with_role("replica"):
-        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
-        config["byzantine_orders"] = ORDERS
-        deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
-        deployment.programs[node.name] = "nodes.byzantine.process"
 
 
 # --- how each is seen ---------------------------------------------------------------------------

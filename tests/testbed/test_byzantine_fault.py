@@ -21,7 +21,7 @@ from testbed.campaign.reach import Reach
 from testbed.campaign.watch import Watch
 from testbed.care.dead_man import armed
 from testbed.errors import LabFault
-from testbed.faults.byzantine import ORDERS, equip
+from testbed.faults.switch import SWITCH, equip
 from testbed.faults.witness import Witness
 from testbed.hosts.local import LocalHost
 from testbed.hosts.port import NodeCommand, Unit
@@ -184,7 +184,7 @@ def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Inj
 
 
 def orders(lab: Lab) -> Path:
-    return Path(lab.here.root / PurePosixPath(REPLICAS[0].file(ORDERS)))
+    return Path(lab.here.root / PurePosixPath(REPLICAS[0].file(f"{SWITCH}/effects.lie.json")))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -201,7 +201,7 @@ def applied(lab: Lab, lie: Injection, monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(node: Node, file: File) -> None:
         put(node, file)
         assert orders(lab).exists()
-        lab.log(node.name, "byzantine", trick="delay")
+        lab.log(node.name, "ordered", order="effects.lie.json")
 
     monkeypatch.setattr(lab, "put", taken)
     lie.arm()
@@ -226,7 +226,7 @@ def test_healing_takes_the_order_and_its_undo_back_and_may_be_repeated(
     lie = fault(lab, "byzantine.silent")
     applied(lab, lie, monkeypatch)
     # Who is primary is known only when it strikes: every replica that it may be has its undo.
-    assert {each.name for each in armed(lab.here)} == {f"honest-r{n}" for n in (1, 2, 3, 4)}
+    assert {each.name for each in armed(lab.here)} == {f"effects-lie-r{n}" for n in (1, 2, 3, 4)}
     lie.heal()
     lie.heal()
     assert not orders(lab).exists()
@@ -246,14 +246,14 @@ def test_who_lies_already_is_not_made_to_lie_again(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied(lab, fault(lab, "byzantine.silent"), monkeypatch)
-    with pytest.raises(LabFault, match="r1 lies already"):
+    with pytest.raises(LabFault, match="stands there already"):
         fault(lab, "byzantine.flood").arm()
 
 
 def test_a_replica_that_does_not_take_the_order_is_a_fault_of_the_lab(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("testbed.faults.byzantine.TAKEN_S_MAX", 0.1)
+    monkeypatch.setattr("testbed.faults.switch.TAKEN_S_MAX", 0.1)
     lie = fault(lab, "byzantine.silent")
     lie.arm()
     with pytest.raises(LabFault, match="was not taken"):
@@ -265,6 +265,6 @@ def test_only_a_campaign_that_needs_it_puts_the_switch_into_configs(lab: Lab) ->
         lab.put(node, File(CONFIG, b'{"name": "x"}'))
     equip(cast(Deployment, lab))
     found = [json.loads(lab.here.get(node.file(CONFIG))) for node in REPLICAS]
-    assert found == [{"name": "x", "byzantine_orders": ORDERS}] * 4
-    assert lab.programs == {node.name: "nodes.byzantine.process" for node in REPLICAS}
+    assert found == [{"name": "x", "switch": SWITCH}] * 4
+    assert lab.programs == {node.name: "nodes.switch.replica" for node in REPLICAS}
     assert kinds()["process.crash"].mechanisms[0].equip is None
