@@ -99,19 +99,28 @@ class LedgerSync:
         self.copy = LedgerCopy(self._device.genesis, bodies=self._bodies)
         self.enrolments, self._kept_height = {}, 0
 
-    def sealed(self) -> Iterator[SealedBlock]:
-        """The verified blocks, from height 1 on. Raises BlockStoreError if one in the store is not
-        the one that was verified."""
-        parent = self._genesis_hash
-        for block in self._store.blocks(1, self.copy.height):
+    def sealed(self, start: int = 1) -> Iterator[SealedBlock]:
+        """The verified blocks from height `start` on. Raises BlockStoreError if one in the store is
+        not the one that was verified, at the latest after the last: each links to the one below."""
+        parent = self._genesis_hash if start == 1 else None
+        for block in self._store.blocks(start, self.copy.height):
             head = Head.decode(block.head)
             body = block.block
-            if head.parent != parent or (body is not None and body_fault(body, head) is not None):
+            linked = parent in (None, head.parent)
+            if not linked or (body is not None and body_fault(body, head) is not None):
                 raise self._store.damaged(PeerFault("bad-link", f"height {head.height}"))
             parent = digest(block.head)
             yield block
-        if parent != self.copy.head_hash:
+        if parent != self.copy.head_hash and start <= self.copy.height:
             raise self._store.damaged(PeerFault("bad-link", f"height {self.copy.height}"))
+
+    def block(self, height: int, head_hash: bytes) -> SealedBlock:
+        """One verified block, as `sealed` gave it: its head has this hash. Raises as `sealed`."""
+        for block in self._store.blocks(height, height):
+            body, head = block.block, Head.decode(block.head)
+            if digest(block.head) == head_hash and (body is None or body_fault(body, head) is None):
+                return block
+        raise self._store.damaged(PeerFault("bad-link", f"height {height}"))
 
     async def run(self, login: Login, uplink: Uplink) -> int:
         """Fetch until the gateway has no more; answers the height."""

@@ -47,6 +47,7 @@ from testbed.bench.load import bench_policy, devices
 from testbed.errors import LabFault
 from testbed.standing.direct_uplink import DirectUplink
 from testbed.standing.operator import Operator
+from testbed.standing.record_index import RecordIndex
 from testbed.standing.running_lab import RunningLab
 
 __all__ = ["Start", "Who", "measure"]
@@ -218,14 +219,16 @@ class _Copies:
 
     async def keep(self) -> None:
         """As a process that runs keeps its state now and then."""
-        with self._device() as (_, sync, _):
+        with self._device() as (_, sync, _), self._index(sync) as index:
             await sync.stored()
+            index.update()
         with self._gateway_process() as process:
             await process.keep()
 
     def forget(self) -> None:
         for each in (self._state, self._gateway):
             (each / "copy.state").unlink()
+        (self._state / "records.sqlite").unlink()
 
     @contextmanager
     def _device(self) -> Iterator[tuple[Device, LedgerSync, EventLog]]:
@@ -237,9 +240,14 @@ class _Copies:
         ):
             yield device, sync, events
 
+    def _index(self, sync: LedgerSync) -> closing[RecordIndex]:
+        return closing(RecordIndex(self._state / "records.sqlite", sync))
+
     async def device_list(self) -> int:
-        with self._device() as (device, sync, _):
-            operator = Operator(self._running, device, cast(Login, None), sync)  # stays offline
+        with self._device() as (device, sync, _), self._index(sync) as index:
+            login = cast(Login, None)  # it stays offline
+            operator = Operator(self._running, device, login, sync, index)
+            index.update()
             if sorted(name for name, _ in operator.devices) != sorted(self._chain.names.values()):
                 raise LabFault("the list is not that of the devices")
             return sync.copy.height

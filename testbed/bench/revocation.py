@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from chain.ledger.identity import Identity
-from chain.ledger.statement import OK, Statement
+from chain.ledger.statement import OK, Statement, decode_leaf
 from inventory.load import load_lab
 from nodes.events import FLUSH_AGE_MS, read_events
 from testbed.bench.figures import Spread
@@ -126,8 +126,7 @@ async def _busy(operator: Operator, count: int) -> list[tuple[str, Identity]]:
         await operator.refresh()
         mobiles = [pair for pair in operator.devices if pair[1].kind == "mobile"]
         if len(mobiles) == count and all(
-            sum(each.op == "data" for _, each in operator.records(identity)) >= READINGS_FIRST
-            for _, identity in mobiles
+            operator.readings(identity) >= READINGS_FIRST for _, identity in mobiles
         ):
             return mobiles
         await asyncio.sleep(POLL_S)
@@ -158,7 +157,11 @@ class _Evidence:
                 if event.event == "request" and event.fields["outcome"] == "accepted":
                     self.accepted_ns[str(event.fields["device"])] = event.t
         self.expelled_ns = _expelled(running)
-        records = [pair for _, each in operator.devices for pair in operator.records(each)]
+        records = [
+            (height, decode_leaf(record.leaf))
+            for height, sealed in enumerate(operator.sync.sealed(), 1)
+            for record in sealed.records or ()
+        ]
         self.heights = {record.request: height for height, record in records}
         self.last_data: dict[bytes, int] = {}
         self.data_us = [r.time_us for _, r in records if (r.op, r.status) == ("data", OK)]

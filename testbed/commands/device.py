@@ -87,11 +87,10 @@ def show(who: Who, inventory: RunningOption = None, as_json: JsonOption = False)
 
     async def work(operator: Operator) -> dict[str, Any]:
         name, identity = operator.find(who)
-        records = operator.records(identity)
         return _about(name, identity) | {
             "counter": identity.counter,
-            "data_records": sum(each.op == "data" for _, each in records),
-            "records": [_record(at, each) for at, each in records if each.op != "data"],
+            "data_records": operator.readings(identity),
+            "records": [_record(at, each) for at, each in operator.records(identity)],
         }
 
     found = operate(inventory, work)

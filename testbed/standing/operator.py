@@ -7,6 +7,7 @@ but proofs: what `devices` tells was verified from genesis.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -55,6 +56,7 @@ from nodes.process import lacks_room
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
 from testbed.standing.direct_uplink import DirectUplink
+from testbed.standing.record_index import RecordIndex
 from testbed.standing.running_lab import RunningLab, read_running
 
 __all__ = ["Operator", "operating"]
@@ -71,9 +73,17 @@ NAMES_SHOWN_MAX = 12
 class Operator:
     """Use inside `operating`."""
 
-    def __init__(self, running: RunningLab, device: Device, login: Login, sync: LedgerSync) -> None:
+    def __init__(
+        self,
+        running: RunningLab,
+        device: Device,
+        login: Login,
+        sync: LedgerSync,
+        index: RecordIndex,
+    ) -> None:
         self.running = running
         self.sync = sync
+        self._index = index
         self._device = device
         self._login = login
         self._uplink = DirectUplink(device.genesis.network.hex()[:16])
@@ -91,6 +101,7 @@ class Operator:
         """Fetch and verify what is new in the ledger."""
         async with _deadline("the gateway sends no blocks"):
             await self.sync.run(self._login, self._uplink)
+        self._index.update()
 
     async def ask(self, make: Callable[[int], Operation]) -> Statement:
         """One signed operation, decided, and carried out. Raises RefusedError if it is refused,
@@ -152,33 +163,27 @@ class Operator:
         return f": there are {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")
 
     def records(self, identity: Identity) -> list[tuple[int, Statement]]:
-        """(height, record) of everything that is about an identity."""
-        return [
-            (height, statement)
-            for height, statement, _ in self._records()
-            if identity.node in (statement.node, statement.by)
-        ]
+        """(height, record) of everything but data that is about an identity, or signed by it."""
+        return self._index.others(identity.node)
+
+    def readings(self, identity: Identity) -> int:
+        """How many data records an identity has."""
+        return self._index.readings(identity.node)
 
     def status_of(self, request: bytes) -> str | None:
         """What the chain recorded for a request; None if nothing."""
-        found = (s.status for _, s, _ in self._records() if s.request == request)
-        return next(found, None)
+        if (found := self._index.find(request)) is None:
+            return None
+        sealed, position = found
+        return decode_leaf((sealed.records or ())[position].leaf).status
 
     def proof_of(self, request: bytes) -> Proof:
         """Proof of a request's record. (The operator's lab changes no members: epoch 0.)"""
-        for sealed in self.sync.sealed():
-            for position, record in enumerate(sealed.block.records if sealed.block else ()):
-                if decode_leaf(record.leaf).request == request and sealed.block is not None:
-                    inclusion = make_inclusion(sealed.block, position, sealed.seals)
-                    return Proof(record=inclusion, epochs=())
-        raise LabFault("the ledger has no record of this request")
-
-    def _records(self) -> list[tuple[int, Statement, bytes]]:
-        return [
-            (height, decode_leaf(record.leaf), record.item)
-            for height, sealed in enumerate(self.sync.sealed(), 1)
-            for record in sealed.records or ()
-        ]
+        if (found := self._index.find(request)) is None:
+            raise LabFault("the ledger has no record of this request")
+        sealed, position = found
+        assert sealed.block is not None, "the operator's copy is whole"
+        return Proof(record=make_inclusion(sealed.block, position, sealed.seals), epochs=())
 
     def _names(self) -> dict[bytes, str]:
         names = {}
@@ -337,7 +342,7 @@ async def operating(running: RunningLab) -> AsyncIterator[Operator]:
     try:
         async with _operating(running) as operator:
             yield operator
-    except (OSError, OutboxFullError, BlockStoreError) as error:
+    except (OSError, OutboxFullError, BlockStoreError, sqlite3.OperationalError) as error:
         if not lacks_room(error, Path(running.operator)):
             raise
         raise LabFault(
@@ -362,9 +367,10 @@ async def _operating(running: RunningLab) -> AsyncIterator[Operator]:
         with closing(device):
             running = read_running(running.file)  # another command may have changed it meanwhile
             sync = LedgerSync(Path(running.operator) / "copy.sqlite", device, events, bodies=True)
-            with closing(sync):
+            index = RecordIndex(Path(running.operator) / "records.sqlite", sync)
+            with closing(sync), closing(index):
                 async with device.logged_in() as login:
-                    operator = Operator(running, device, login, sync)
+                    operator = Operator(running, device, login, sync, index)
                     await operator.refresh()
                     ledger = sync.copy.ledger
                     identity = ledger.registry.identity(device.node) if ledger else None
