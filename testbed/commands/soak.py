@@ -36,7 +36,7 @@ def soak(
     Exit code 1 if something acknowledged was lost, doubled or wrong, if a process was given up or
     does not come back, if a command broke, or if a process stayed behind.
     """
-    with own_disk() as disk:
+    with own_disk(for_ms / 1000) as disk:
         if disk is None and not lacking():
             enter_own_disk()
         result = run_soak(seed, for_ms / 1000, out or RUNS_DIR, disk, say)

@@ -20,6 +20,8 @@ from testbed.errors import LabFault
 __all__ = ["enter_own_disk", "filled", "lacking", "own_disk"]
 
 DISK_MB = 512
+DISK_MB_PER_S = 0.8
+"""The lab writes about a third of it; collecting copies each ledger once more."""
 _MARK = "TESTBED_SOAK_DISK"
 _PIECE_BYTES = 1024 * 1024
 
@@ -43,13 +45,15 @@ def enter_own_disk() -> None:
 
 
 @contextmanager
-def own_disk() -> Iterator[Path | None]:
-    """Mounts the disk, if `enter_own_disk` came before; None if there is none."""
+def own_disk(duration_s: float) -> Iterator[Path | None]:
+    """Mounts the disk, if `enter_own_disk` came before; None if there is none. It has room for a
+    soak of this duration."""
     name = os.environ.get(_MARK)
     if name is None:
         yield None
         return
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=700", "tmpfs", name]
+    size = f"size={round(DISK_MB + DISK_MB_PER_S * duration_s)}m"
+    mount = ["mount", "-t", "tmpfs", "-o", f"{size},mode=700", "tmpfs", name]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabFault(f"mount {name}: {done.stderr.strip()}")
