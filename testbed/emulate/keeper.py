@@ -20,12 +20,13 @@ from typing import Any
 
 import msgspec
 
+from gateway.shaping import Shape
 from nodes.board.flash import new_key, prepare
 from testbed.emulate import network
 from testbed.emulate.cgroup import groups
 from testbed.emulate.machine import RunningMachine
 from testbed.emulate.plan import LabPlan
-from testbed.emulate.switch import Shape, Switch
+from testbed.emulate.switch import Switch
 from testbed.emulate.tools import demand
 from testbed.errors import LabFault
 from testbed.fleet import at_once
@@ -111,7 +112,7 @@ class Keeper:
 
     def _shape(self, order: dict[str, Any]) -> None:
         switch = self._need_switch()
-        shape = Shape(**order["shape"])
+        shape = msgspec.convert(order["shape"], Shape)
         pair = (order["from"], order["to"])
         for name in pair:
             self.machines[name]

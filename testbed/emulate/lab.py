@@ -98,7 +98,7 @@ class EmulatedLab:
         self.ask(do="throttle", host=self._known(host), bits=bits)
 
     def shape(self, source: str, target: str, shape: Mapping[str, float], for_s: float) -> None:
-        """Shape one direction between two hosts (`switch.Shape`); `for_s` 0: until told again."""
+        """Shape one direction between two hosts (`gateway.shaping`); `for_s` 0: until told."""
         pair = {"from": self._known(source), "to": self._known(target)}
         self.ask(do="shape", shape=dict(shape), for_s=for_s, **pair)
 

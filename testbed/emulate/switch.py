@@ -2,7 +2,8 @@
 
 It stands where `tc netem` would, for kernels that lack netem. Each host's data interface is a TAP
 device whose other end is here, so a shape applies to one direction between two hosts and touches
-nothing else. One thread; frames wait in one heap. Precision of a delay: about 1 ms.
+nothing else (`gateway.shaping` decides). One thread; frames wait in one heap. Precision of a delay:
+about 1 ms.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import struct
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
 
-__all__ = ["NO_SHAPE", "QUEUED_FRAMES_MAX", "Shape", "Switch"]
+from gateway.shaping import NO_SHAPE, Shape, Shaper
+
+__all__ = ["QUEUED_FRAMES_MAX", "Switch"]
 
 QUEUED_FRAMES_MAX = 20_000
 """Frames that wait for their time, over all links; more are dropped and counted."""
@@ -28,27 +30,7 @@ _BURST_FRAMES = 64
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 _BROADCAST_BIT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What happens to frames of one direction. Shares are 0 to 1; rate 0 is without limit."""
-
-    delay_ms: float = 0.0
-    jitter_ms: float = 0.0
-    loss: float = 0.0
-    duplicate: float = 0.0
-    corrupt: float = 0.0
-    rate_kbit: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            top = 1.0 if name in ("loss", "duplicate", "corrupt") else 1e9
-            if not 0 <= value <= top:
-                raise ValueError(f"{name} is {value}; use 0 to {top:g}")
-
-
-NO_SHAPE = Shape()
+_HEADER_BYTES = 14  # of Ethernet: damaged, it would lead a frame elsewhere
 
 
 class Switch:
@@ -60,8 +42,7 @@ class Switch:
         self._poll = select.epoll()
         self._taps: dict[int, str] = {}
         self._by_mac: dict[bytes, int] = {}
-        self._shapes: dict[tuple[str, str], tuple[Shape, float]] = {}
-        self._link_free_s: dict[tuple[str, str], float] = {}
+        self._shapers: dict[tuple[str, str], tuple[Shaper, float]] = {}
         self._counts: dict[tuple[str, str], Counter[str]] = {}
         self._queue: list[tuple[float, int, int, tuple[str, str], bytes]] = []
         self._sequence = 0
@@ -88,32 +69,34 @@ class Switch:
         until = time.monotonic() + for_s if for_s else float("inf")
         with self._lock:
             if shape == NO_SHAPE:
-                self._shapes.pop((source, target), None)
-                self._link_free_s.pop((source, target), None)
-            else:
-                self._shapes[source, target] = (shape, until)
+                self._shapers.pop((source, target), None)
+                return
+            shaper = Shaper(
+                shape,
+                self._random,
+                in_order=False,
+                header_bytes=_HEADER_BYTES,
+                counts=self._counts.setdefault((source, target), Counter()),
+            )
+            self._shapers[source, target] = (shaper, until)
 
     def clear(self) -> None:
         """No link is shaped any more; frames that wait still arrive."""
         with self._lock:
-            self._shapes.clear()
-            self._link_free_s.clear()
+            self._shapers.clear()
 
     def links(self) -> list[dict[str, object]]:
         """What is in force, with counts of frames since the start: passed, lost, ..."""
         now = time.monotonic()
         with self._lock:
-            pairs = sorted(set(self._counts) | set(self._shapes))
             rows: list[dict[str, object]] = []
-            for pair in pairs:
-                shape, until = self._shapes.get(pair, (NO_SHAPE, float("inf")))
-                if until <= now:
-                    shape = NO_SHAPE
+            for pair in sorted(set(self._counts) | set(self._shapers)):
+                shaper, until = self._shapers.get(pair, (None, float("inf")))
+                shape = shaper.shape if shaper is not None and now < until else NO_SHAPE
                 left = {"left_s": round(until - now, 3)} if now < until < float("inf") else {}
-                counts = dict(self._counts.get(pair, Counter()))
-                rows.append(
-                    {"from": pair[0], "to": pair[1], **asdict(shape), **left, "frames": counts}
-                )
+                frames = dict(self._counts.get(pair, Counter()))
+                fields = {name: getattr(shape, name) for name in Shape.__struct_fields__}
+                rows.append({"from": pair[0], "to": pair[1], **fields, **left, "frames": frames})
             return rows
 
     def _drop_port(self, tap: int) -> None:
@@ -157,43 +140,20 @@ class Switch:
     def _route(self, source: int, target: int, frame: bytes) -> None:
         pair = (self._taps[source], self._taps[target])
         counts = self._counts.setdefault(pair, Counter())
-        shape, until = self._shapes.get(pair, (NO_SHAPE, 0.0))
-        if shape is NO_SHAPE:
-            self._send(target, frame, counts)
-            return
+        shaper, until = self._shapers.get(pair, (None, 0.0))
         now = time.monotonic()
-        if until <= now:
-            del self._shapes[pair]
+        if shaper is not None and until <= now:
+            del self._shapers[pair]
+            shaper = None
+        if shaper is None:
             self._send(target, frame, counts)
             return
-        if self._random.random() < shape.loss:
-            counts["lost"] += 1
-            return
-        if self._random.random() < shape.corrupt:
-            frame = self._corrupted(frame)
-            counts["corrupted"] += 1
-        due = now + (shape.delay_ms + self._random.uniform(-1, 1) * shape.jitter_ms) / 1000
-        if shape.rate_kbit:
-            begin = max(due, self._link_free_s.get(pair, 0.0))
-            due = begin + len(frame) * 8 / (shape.rate_kbit * 1000)
-            self._link_free_s[pair] = due
-        copies = 1
-        if self._random.random() < shape.duplicate:
-            copies = 2
-            counts["duplicated"] += 1
-        for _ in range(copies):
+        for due, copy in shaper.take(frame, now):
             if len(self._queue) >= QUEUED_FRAMES_MAX:
                 counts["overflowed"] += 1
                 continue
             self._sequence += 1
-            heapq.heappush(self._queue, (due, self._sequence, target, pair, frame))
-
-    def _corrupted(self, frame: bytes) -> bytes:
-        """One flipped bit behind the Ethernet header."""
-        damaged = bytearray(frame)
-        place = self._random.randrange(min(14, len(frame) - 1), len(frame))
-        damaged[place] ^= 1 << self._random.randrange(8)
-        return bytes(damaged)
+            heapq.heappush(self._queue, (due, self._sequence, target, pair, copy))
 
     def _deliver(self) -> None:
         now = time.monotonic()

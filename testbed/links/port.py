@@ -1,0 +1,116 @@
+"""The port of link faults: shape or cut ways between processes, read back what stands, clear it.
+
+A way is one direction. Several faults may hold rules at the same time, each under its own name
+(`owner`): on one way they add up. What each backend can do is in the README of this folder.
+Backends: `wire` (inside our processes), `on_host` (tc and nft), `emulated` (the emulated lab's
+switch).
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.shaping import NO_SHAPE, Shape
+from testbed.errors import LabFault
+from testbed.fleet import at_once
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
+
+__all__ = ["Links", "Reading", "Rules", "Way", "between_hosts"]
+
+
+class Way(NamedTuple):
+    """From one end to another, by name: processes or hosts, as the backend has it."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target}"
+
+
+Rules = Mapping[Way, Shape]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What stands on a way. `touched`: messages, frames or packets that the rule has met."""
+
+    shape: Shape
+    touched: int = 0
+
+
+class Links(ABC):
+    """The ways of one deployment. Its methods may be called from several threads."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self._owners: dict[str, dict[Way, Shape]] = {}
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def ways(self, pairs: Iterable[tuple[Node, Node]]) -> tuple[Way, ...]:
+        """The ways between these processes, each once. Raises LabFault if a pair has no link."""
+
+    @abstractmethod
+    def arm(self, owner: str, nodes: Iterable[Node], after_s: float) -> None:
+        """Where rules would outlive this program: they are undone `after_s` seconds from now,
+        unless `clear` comes first. Raises LabFault if rules stand that nobody here has set."""
+
+    def shape(self, owner: str, rules: Rules) -> None:
+        """From now on these are the owner's rules."""
+        with self._lock:
+            before = self._in_force()
+            self._owners[owner] = dict(rules)
+            self._enforce(before, self._in_force())
+
+    def clear(self, owner: str) -> None:
+        """The owner has no rules any more. Repeatable."""
+        with self._lock:
+            before = self._in_force()
+            self._owners.pop(owner, None)
+            self._enforce(before, self._in_force())
+
+    @abstractmethod
+    def read_back(self, ways: Iterable[Way]) -> dict[Way, Reading]:
+        """What stands on these ways, by the word of who enforces it."""
+
+    @abstractmethod
+    def _places(self, way: Way, shape: Shape) -> tuple[str, ...]:
+        """The processes or hosts that enforce the shape."""
+
+    @abstractmethod
+    def _write(self, place: str, rules: Rules) -> None:
+        """Make these all the rules of a place; none: nothing of ours is left there."""
+
+    def _in_force(self) -> dict[Way, Shape]:
+        found: dict[Way, Shape] = {}
+        for rules in self._owners.values():
+            for way, shape in rules.items():
+                found[way] = found.get(way, NO_SHAPE).and_also(shape)
+        return found
+
+    def _enforce(self, before: Rules, now: Rules) -> None:
+        old, new = self._by_place(before), self._by_place(now)
+        changed = [place for place in {**old, **new} if old.get(place) != new.get(place)]
+        at_once(lambda place: self._write(place, new.get(place, {})), changed)
+
+    def _by_place(self, rules: Rules) -> dict[str, dict[Way, Shape]]:
+        found: dict[str, dict[Way, Shape]] = {}
+        for way, shape in rules.items():
+            for place in self._places(way, shape):
+                found.setdefault(place, {})[way] = shape
+        return found
+
+
+def between_hosts(pairs: Iterable[tuple[Node, Node]]) -> tuple[Way, ...]:
+    """For backends whose ends are hosts: what stays within a host is no way."""
+    found = [Way(source.host, target.host) for source, target in pairs]
+    ways = tuple(dict.fromkeys(way for way in found if way.source != way.target))
+    if not ways:
+        raise LabFault("links: all processes are on one host")
+    return ways
