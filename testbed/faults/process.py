@@ -1,96 +1,162 @@
-"""Faults of processes: `process.crash`."""
+"""Faults that signals make: `process.crash`, `process.stop` and `process.restart-storm`."""
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from signal import Signals
 
 from pydantic import Field
 
-from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
-from testbed.campaign.quantities import SpanField
+from testbed.campaign.quantities import Duration, SpanField
 from testbed.campaign.selectors import SelectorField
-from testbed.care.dead_man import arm, disarm
-from testbed.hosts.port import UnitState
+from testbed.errors import LabFault
+from testbed.faults.processes import ProcessFault
+from testbed.hosts.port import HostFault, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
-__all__ = ["Crash", "CrashFault"]
+__all__ = ["CrashFault", "StopFault", "StormFault"]
+
+STORM_LIVES_MIN = 2  # that were ended, besides the first
 
 
 class Crash(Params):
-    """Kill -9, restarted when `for` has passed."""
+    """Kills processes with SIGKILL and keeps them down until `for` has passed. Then they are
+    started again: what is on their disks is all that they keep."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
 
 
-class CrashFault(Injection):
-    """SIGKILL to the process, held down, started again: what is on its disk is all that it keeps.
+class Stop(Params):
+    """Stops processes with SIGSTOP and lets them go on with SIGCONT when `for` has passed. They
+    keep their memory and their connections, and do not know that time has passed."""
 
-    Seen to take effect when the process is gone and, if it was the primary, when others have
-    entered a later view; if not, when they have gone on without it.
-    """
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class Storm(Params):
+    """Kills processes with SIGKILL again and again until `for` has passed, on average every
+    `pause`. Their supervisor starts them again; one that it gave up is started by the fault."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+    pause: SpanField = Duration.parse("1s")
+
+
+class CrashFault(ProcessFault):
+    undo_name = "start"
+
+    def undo(self, node: Node) -> NodeCommand | None:
+        return self.host(node).start_command(self.scene.deployment.unit(node))
+
+    def strike(self, node: Node) -> None:
+        self.host(node).signal(node.unit, Signals.SIGKILL)
+        self.scene.deployment.hold_down(node)  # or its supervisor would bring it back
+
+    def mend(self, node: Node) -> None:
+        self.scene.deployment.start_node(node)
+
+    def observe(self, within_s: float) -> Seen | None:
+        if not all(self._is_down(node) for node in self.hit):
+            return None
+        others = self.others_go_on(within_s)
+        return Seen("the process is gone, and the others went on", others) if others else None
+
+    def _is_down(self, node: Node) -> bool:
+        status = self.host(node).status(node.unit)
+        return status.state is not UnitState.ACTIVE and status.pid is None
+
+
+class StopFault(ProcessFault):
+    undo_name = "continue"
+
+    def undo(self, node: Node) -> NodeCommand | None:
+        return self.host(node).signal_command(node.unit, Signals.SIGCONT)
+
+    def strike(self, node: Node) -> None:
+        self.host(node).signal(node.unit, Signals.SIGSTOP)
+
+    def mend(self, node: Node) -> None:
+        with suppress(HostFault):  # it was killed meanwhile: its next life is not stopped
+            self.host(node).signal(node.unit, Signals.SIGCONT)
+
+    def observe(self, within_s: float) -> Seen | None:
+        if not all(self._is_stopped(node) for node in self.hit):
+            return None
+        others = self.others_go_on(within_s)
+        return Seen("the kernel says stopped, and the others went on", others) if others else None
+
+    def verify(self, within_s: float) -> bool:
+        return not any(map(self._is_stopped, self.hit)) and super().verify(within_s)
+
+    def _is_stopped(self, node: Node) -> bool:
+        pid = self.host(node).status(node.unit).pid
+        state = self.host(node).run(["ps", "-o", "state=", "-p", str(pid or 0)], check=False)
+        return state.stdout.strip().startswith("T")
+
+
+class StormFault(ProcessFault):
+    """The kills come from a thread of their own, drawn from the event's random stream."""
+
+    undo_name = "start"
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._names: set[str] = set()
-        self._view = 0
-        self._tip = 0
-        self._primary = ""
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._trouble: LabFault | None = None
+        self._lives: dict[str, set[int]] = {}
 
-    def arm(self) -> None:
-        """Each host starts its process again by itself if nobody else does; a process that is a
-        child of this program ends with it and needs no undo."""
-        deployment = self.scene.deployment
-        for node in self.scene.candidates("on"):
-            host = deployment.host(node)
-            start = host.start_command(deployment.unit(node))
-            if start is not None:
-                arm(host, f"start-{node.name}", self.scene.undo_after_s, start)
+    def undo(self, node: Node) -> NodeCommand | None:
+        return self.host(node).start_command(self.scene.deployment.unit(node))
 
     def apply(self) -> None:
-        watch, deployment = self.scene.watch, self.scene.deployment
-        self._view, self._tip = watch.current_view(), watch.tip()
-        self._primary = watch.primary().name
-        for node in self.scene.nodes("on"):
-            self._names.add(node.name)
-            deployment.host(node).signal(node.unit, Signals.SIGKILL)
-            deployment.hold_down(node)  # or its supervisor would bring it back
+        super().apply()
+        self._thread = threading.Thread(target=self._rage, name="restart-storm", daemon=True)
+        self._thread.start()
+
+    def strike(self, node: Node) -> None:
+        self._lives[node.name] = set()
+        with suppress(HostFault):  # it is dead at the moment
+            self.host(node).signal(node.unit, Signals.SIGKILL)
+
+    def _rage(self) -> None:
+        pause_s = float(str(self.scene.event.params["pause_ms"])) / 1000
+        try:
+            while not self._over.wait(pause_s * self.scene.rng.uniform(0.5, 1.5)):
+                for node in self.hit:
+                    self._again(node)
+        except LabFault as fault:
+            self._trouble = fault
+
+    def _again(self, node: Node) -> None:
+        status = self.host(node).status(node.unit)
+        if status.state is not UnitState.ACTIVE:
+            self.scene.deployment.start_node(node)
+        elif status.pid is not None:
+            self._lives[node.name].add(status.pid)
+            with suppress(HostFault):
+                self.host(node).signal(node.unit, Signals.SIGKILL)
 
     def observe(self, within_s: float) -> Seen | None:
-        watch = self.scene.watch
-
-        def gone_on() -> bool:
-            if self._primary in self._names:
-                return watch.current_view(self._names) > self._view
-            return watch.tip(self._names) > self._tip
-
-        down = all(self._is_down(node) for node in self.scene.nodes("on"))
-        if not down or not watch.wait_for(gone_on, within_s):
+        if self._trouble is not None:
+            raise self._trouble
+        lives = {name: len(pids) for name, pids in self._lives.items()}
+        if min(lives.values()) < STORM_LIVES_MIN:
+            self.scene.pause(min(within_s, 0.1))
             return None
-        view, tip = watch.current_view(self._names), watch.tip(self._names)
-        return Seen("the process is gone, and the others went on", {"view": view, "height": tip})
+        return Seen("its supervisor started it again, and again", {"lives": lives})
 
-    def heal(self) -> None:
-        self._tip = self.scene.watch.tip(self._names)
-        deployment = self.scene.deployment
-        for node in self.scene.candidates("on"):
-            if node.name in self._names:
-                deployment.start_node(node)
-            if deployment.host(node).start_command(deployment.unit(node)) is not None:
-                disarm(deployment.host(node), f"start-{node.name}")
-
-    def verify(self, within_s: float) -> bool:
-        """Running, ready, and at least as high as the others were when it was started again."""
-        for node in self.scene.nodes("on"):
-            self.scene.deployment.wait_ready(node)
-        watch = self.scene.watch
-        views = [view for view in watch.replicas if view.name in self._names]
-        return watch.wait_for(lambda: all(view.height >= self._tip for view in views), within_s)
-
-    def _is_down(self, node: Node) -> bool:
-        status = self.scene.deployment.host(node).status(node.unit)
-        return status.state is not UnitState.ACTIVE and status.pid is None
+    def mend(self, node: Node) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self.host(node).status(node.unit).state is not UnitState.ACTIVE:
+            self.scene.deployment.start_node(node)
 
 
 register(
@@ -103,5 +169,29 @@ register(
         mechanisms=(Mechanism("signal", CrashFault),),
         impairs=those("on"),
         seen="the process is gone; others go to a later view, or on without it",
+    )
+)
+register(
+    Kind(
+        "process.stop",
+        Stop,
+        category="fault",
+        layer="process",
+        summary="SIGSTOP to a process, SIGCONT when `for` has passed",
+        mechanisms=(Mechanism("signal", StopFault),),
+        impairs=those("on"),
+        seen="the kernel says stopped; others go to a later view, or on without it",
+    )
+)
+register(
+    Kind(
+        "process.restart-storm",
+        Storm,
+        category="fault",
+        layer="process",
+        summary="kill -9 of a process again and again, as soon as it runs",
+        mechanisms=(Mechanism("signal", StormFault),),
+        impairs=those("on"),
+        seen="its supervisor says that it started it again, and again",
     )
 )

@@ -91,7 +91,9 @@ class LocalHost(Host):
         input: bytes | None = None,  # noqa: A002 - as in the port
         env: Mapping[str, str] | None = None,
         check: bool = True,
+        root: bool = False,
     ) -> Result:
+        argv = self.as_root(argv) if root else argv
         deadline_s = time.monotonic() + timeout_s
         action = shlex.join(argv)
         pipe = subprocess.PIPE
@@ -118,6 +120,12 @@ class LocalHost(Host):
         if check and code != 0:
             raise CommandFailed(self._name, action, result)
         return result
+
+    def as_root(self, argv: Sequence[str]) -> tuple[str, ...]:
+        if os.geteuid() != 0:
+            fix = "run testbed as root"
+            raise HostFault(self._name, shlex.join(argv), "this needs root", fix)
+        return tuple(argv)
 
     def put(
         self,
@@ -200,6 +208,12 @@ class LocalHost(Host):
         return tuple(n for n, unit in units.items() if unit.status().state is UnitState.ACTIVE)
 
     def start_command(self, unit: Unit) -> NodeCommand | None:
+        return None
+
+    def stop_command(self, name: str) -> NodeCommand | None:
+        return None
+
+    def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
         return None
 
     def log_path(self, name: str) -> PurePosixPath:

@@ -261,16 +261,21 @@ class Host(Protocol):
         input: bytes | None = None,  # noqa: A002 - the name that subprocess.run taught everyone
         env: Mapping[str, str] | None = None,
         check: bool = True,
+        root: bool = False,
     ) -> Result:
         """Run a command to its end in `root`; no shell ever interprets an argument.
 
         A program that is not there reads as exit code 127. At the deadline the command is ended.
+        With `root` it runs as root (`as_root`).
 
         Raises:
             CommandFailed: `check` and an exit code that is not 0.
             OutcomeUnknown: the deadline passed or the connection dropped in the middle.
             Unreachable: it was never started.
         """
+
+    def as_root(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """The command that runs `argv` as root. Raises HostFault if the login may not."""
 
     def put(
         self,
@@ -317,6 +322,12 @@ class Host(Protocol):
 
     def start_command(self, unit: Unit) -> NodeCommand | None:
         """What does on the host what `start` does; None if its units end with this program."""
+
+    def stop_command(self, name: str) -> NodeCommand | None:
+        """What does on the host what `stop` does; None as for `start_command`."""
+
+    def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
+        """What does on the host what `signal` does; None as for `start_command`."""
 
     def log_path(self, name: str) -> PurePosixPath:
         """Where a unit's standard output and standard error go."""

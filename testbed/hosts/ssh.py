@@ -149,17 +149,27 @@ class SshHost(Host):
         input: bytes | None = None,  # noqa: A002 - as in the port
         env: Mapping[str, str] | None = None,
         check: bool = True,
+        root: bool = False,
     ) -> Result:
         out = bytearray()
         action = shlex.join(argv)
         named = [f"{key}={value}" for key, value in (env or {}).items()]
         argv = ["env", *named, *argv] if named else argv
+        argv = self.as_root(argv) if root else argv
         given = None if input is None else chunks(input)
         code, err = self._command(argv, action, timeout_s, given, self._bounded(out, action))
         result = Result(code, out.decode(errors="replace"), err.decode(errors="replace"))
         if check and code != 0:
             raise CommandFailed(self.name, action, result)
         return result
+
+    def as_root(self, argv: Sequence[str]) -> tuple[str, ...]:
+        if self.facts.uid == 0:
+            return tuple(argv)
+        if not self.facts.sudo:
+            fix = "give the login sudo without a password there"
+            raise HostFault(self.name, shlex.join(argv), "this needs root", fix)
+        return ("sudo", "-n", "--", *argv)
 
     def put(
         self,
@@ -232,6 +242,12 @@ class SshHost(Host):
 
     def start_command(self, unit: Unit) -> NodeCommand | None:
         return self._systemd(f"start unit {unit.name}").start_command(unit)
+
+    def stop_command(self, name: str) -> NodeCommand | None:
+        return self._systemd(f"stop unit {name}").stop_command(name)
+
+    def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
+        return self._systemd(f"send {signal.name} to unit {name}").signal_command(name, signal)
 
     def log_path(self, name: str) -> PurePosixPath:
         return self.root / "log" / f"{name}.log"

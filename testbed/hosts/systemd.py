@@ -94,6 +94,12 @@ class SystemdUnits:
         found = self._systemctl("list", "").split()
         return tuple(name.removeprefix("testbed-").removesuffix(".service") for name in found)
 
+    def stop_command(self, name: str) -> NodeCommand:
+        return NodeCommand(self._argv("stop", name, f"{STOP_TIMEOUT_S:.1f}"))
+
+    def signal_command(self, name: str, signal: Signals) -> NodeCommand:
+        return NodeCommand(self._argv("signal", name, signal.name.removeprefix("SIG")))
+
     def stop(self, name: str, timeout_s: float) -> None:
         limit_s = timeout_s + _CALL_MARGIN_S
         self._systemctl("stop", name, f"{timeout_s:.1f}", timeout_s=limit_s)

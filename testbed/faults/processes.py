@@ -1,0 +1,96 @@
+"""What all faults of processes share: their undo, the others that go on, and being whole again.
+
+A fault says what it does to one process (`strike`), what takes it back (`mend`), and what takes it
+back on a host where nobody else does (`undo`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from testbed.campaign.injection import Injection, Scene
+from testbed.care.dead_man import arm, disarm
+from testbed.hosts.port import Host, NodeCommand
+from testbed.provision.layout import Node
+
+__all__ = ["ProcessFault"]
+
+
+class ProcessFault(Injection):
+    """A fault of the processes `on`. `undo_name` leads the names of its undos."""
+
+    undo_name: str
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self.hit: list[Node] = []
+        self._view = 0
+        self._tip = 0
+        self._primary = ""
+
+    @abstractmethod
+    def strike(self, node: Node) -> None:
+        """Do it to one process."""
+
+    @abstractmethod
+    def mend(self, node: Node) -> None:
+        """Undo it. Repeatable; the process may have come to any state meanwhile."""
+
+    @abstractmethod
+    def undo(self, node: Node) -> NodeCommand | None:
+        """What undoes it on the host, with nobody connected; None where all processes end with
+        this program."""
+
+    def host(self, node: Node) -> Host:
+        return self.scene.deployment.host(node)
+
+    def arm(self) -> None:
+        for node in self.scene.candidates("on"):
+            if (undo := self.undo(node)) is not None:
+                arm(self.host(node), self._undo_name(node), self.scene.undo_after_s, undo)
+
+    def apply(self) -> None:
+        watch = self.scene.watch
+        self._view, self._tip = watch.current_view(), watch.tip()
+        self._primary = watch.primary().name
+        for node in self.scene.nodes("on"):
+            self.hit.append(node)
+            self.strike(node)
+
+    def heal(self) -> None:
+        self._tip = self.scene.watch.tip(self.names)
+        for node in self.scene.candidates("on"):
+            if node in self.hit:
+                self.mend(node)
+            if self.undo(node) is not None:
+                disarm(self.host(node), self._undo_name(node))
+
+    def verify(self, within_s: float) -> bool:
+        """Running, ready, and at least as high as the others were when it was healed."""
+        for node in self.hit:
+            self.scene.deployment.wait_ready(node)
+        watch = self.scene.watch
+        views = [view for view in watch.replicas if view.name in self.names]
+        return watch.wait_for(lambda: all(view.height >= self._tip for view in views), within_s)
+
+    @property
+    def names(self) -> set[str]:
+        """Of the processes that were hit."""
+        return {node.name for node in self.hit}
+
+    def others_go_on(self, within_s: float) -> dict[str, object] | None:
+        """Where the other replicas are: in a later view if their primary was hit, else with new
+        blocks. None if they are not."""
+        watch = self.scene.watch
+
+        def gone_on() -> bool:
+            if self._primary in self.names:
+                return watch.current_view(self.names) > self._view
+            return watch.tip(self.names) > self._tip
+
+        if not watch.wait_for(gone_on, within_s):
+            return None
+        return {"view": watch.current_view(self.names), "height": watch.tip(self.names)}
+
+    def _undo_name(self, node: Node) -> str:
+        return f"{self.undo_name}-{node.name}"
