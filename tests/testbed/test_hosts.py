@@ -382,6 +382,62 @@ def test_a_start_command_does_on_the_host_what_start_does(
         eventually(lambda: host.status("later").state is UnitState.ACTIVE)
 
 
+@units
+def test_a_stop_command_does_on_the_host_what_stop_does(
+    host: Host, begin: Callable[..., Unit]
+) -> None:
+    begin("ending", "exec sleep 600")
+    command = host.stop_command("ending")
+    if command is None:
+        assert isinstance(host, LocalHost)
+        return
+    for _ in range(2):
+        host.run(command.argv, input=command.input)
+        assert host.status("ending").state is UnitState.INACTIVE
+    assert "ending" not in host.units()
+
+
+@units
+def test_a_signal_command_does_on_the_host_what_signal_does(
+    host: Host, begin: Callable[..., Unit]
+) -> None:
+    begin("paused", "exec sleep 600")
+    command = host.signal_command("paused", signal.SIGCONT)
+    if command is None:
+        assert isinstance(host, LocalHost)
+        return
+    eventually(lambda: host.status("paused").pid is not None)
+    pid = str(host.status("paused").pid)
+
+    def state() -> str:
+        return host.run(["ps", "-o", "state=", "-p", pid]).stdout.strip()[:1]
+
+    host.signal("paused", signal.SIGSTOP)
+    eventually(lambda: state() == "T")
+    host.run(command.argv, input=command.input)
+    eventually(lambda: state() != "T")
+
+
+@units
+def test_root_is_root_or_a_clear_refusal(host: Host) -> None:
+    """Over SSH by sudo; on this machine only if testbed runs as root."""
+    if isinstance(host, LocalHost) and os.geteuid() != 0:
+        with pytest.raises(HostFault, match="this needs root"):
+            host.run(["id", "-u"], root=True)
+        return
+    said = host.run(["sh", "-c", 'id -u; echo "$WORD"'], root=True, env={"WORD": "a b"}).stdout
+    assert said.splitlines() == ["0", "a b"]
+
+
+def test_a_login_that_may_not_become_root_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalHost(tmp_path) as host:
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        with pytest.raises(HostFault, match="fix: run testbed as root"):
+            host.run(["true"], root=True)
+
+
 def test_a_dialogue_is_one_answer_for_each_question(host: Host) -> None:
     script = 'while read -r line; do echo "$line!"; done; : >ended'
     with host.dialogue(["sh", "-c", script]) as line:
