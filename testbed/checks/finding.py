@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-__all__ = ["Finding"]
+from chain.quorum import Quorum
+
+__all__ = ["Finding", "lost_ledgers"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,3 +22,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         where = f"height {self.height}, {self.field}" if self.height else self.field
         return f"{self.file}: {where}: {self.detail}"
+
+
+def lost_ledgers(names: Sequence[str], quorum: Quorum) -> str:
+    """That these replicas send no votes, and whether the chain can go on."""
+    text = f"{' and '.join(names)}: ledger lost, no votes are sent"
+    if len(names) > quorum.faulty:
+        text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on"
+    return text

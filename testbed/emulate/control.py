@@ -1,4 +1,4 @@
-"""Asking a running lab's keeper: one JSON line there, one back, over a socket of root's own.
+"""Asking a running lab's keeper, over a socket of root's own.
 
 Faults use it where the emulated lab has no kernel feature for them: `shape` and `power`.
 """
@@ -6,31 +6,23 @@ Faults use it where the emulated lab has no kernel feature for them: `shape` and
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
+from testbed.control_socket import ask_socket
 from testbed.errors import LabFault
 
-__all__ = ["ANSWER_BYTES_MAX", "KEEPER_TIMEOUT_S", "ask"]
-
-ANSWER_BYTES_MAX = 4 * 1024 * 1024
-KEEPER_TIMEOUT_S = 60.0
+__all__ = ["ask"]
 
 
 def ask(control: Path, **order: Any) -> dict[str, Any]:
-    """The keeper's answer to one order; `do` names it, see `keeper.ORDERS`.
+    """The keeper's answer to one order; `do` names it, see `keeper.Keeper`.
 
     Raises LabFault if the keeper is gone or refuses.
     """
     what = f"emulated lab: {order.get('do')} {order.get('host', '')}".rstrip()
     try:
-        with socket.socket(socket.AF_UNIX) as line, line.makefile("rwb") as stream:
-            line.settimeout(KEEPER_TIMEOUT_S)
-            line.connect(str(control))
-            stream.write(json.dumps(order).encode() + b"\n")
-            stream.flush()
-            answer = json.loads(stream.readline(ANSWER_BYTES_MAX) or b"{}")
+        answer = json.loads(ask_socket(control, json.dumps(order).encode()) or b"{}")
     except OSError as error:
         raise LabFault(f"{what}: {error}; is the lab up? testbed emulate up") from error
     if "error" in answer or not answer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socketserver
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import msgspec
 
 from gateway.shaping import Shape
 from nodes.board.flash import new_key, prepare
+from testbed.control_socket import obeying
 from testbed.emulate import network
 from testbed.emulate.cgroup import groups
 from testbed.emulate.machine import RunningMachine
@@ -33,7 +33,6 @@ from testbed.fleet import at_once
 
 __all__ = ["main"]
 
-ORDER_BYTES_MAX = 64 * 1024
 BOARD_REPL_WINDOW_MS = 1_000
 """After a board's reset `testbed flash` has so long to stop its firmware."""
 
@@ -76,9 +75,13 @@ class Keeper:
         at_once(RunningMachine.wait_for_boards, everyone)
         return dict(zip(self.machines, keys, strict=True))
 
-    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+    def obey(self, line: bytes) -> bytes:
         """One order, one answer; what is wrong with it comes back as `error`."""
+        return json.dumps(self._answer(line)).encode()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
         try:
+            order = json.loads(line)
             does = self._orders[order["do"]]
             return {"ok": True, **(does(order) or {})}
         except KeyError as error:
@@ -130,24 +133,6 @@ class Keeper:
         return self.switch
 
 
-def _serve(keeper: Keeper, control: Path) -> None:
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            line = self.rfile.readline(ORDER_BYTES_MAX)
-            try:
-                order = json.loads(line)
-                answer = keeper.obey(order if isinstance(order, dict) else {})
-            except ValueError as error:
-                answer = {"error": str(error)}
-            self.wfile.write(json.dumps(answer).encode() + b"\n")
-
-    before = os.umask(0o077)
-    server = socketserver.ThreadingUnixStreamServer(str(control), Handler)
-    os.umask(before)  # hosts that boot later must not inherit it
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
-
-
 def _tell(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201 - the pipe to `up`
 
@@ -171,13 +156,14 @@ def main() -> None:
     keeper = Keeper(msgspec.convert(order["plan"], LabPlan), runtime, consoles)
     try:
         keys = keeper.raise_lab(runtime, order["client_key"])
-        _serve(keeper, runtime / "control")
+        before = os.umask(0o077)
+        with obeying(runtime / "control", keeper.obey):
+            os.umask(before)  # hosts that boot later must not inherit it
+            _tell(host_keys=keys)
+            if sys.stdin.readline() == "keep\n":
+                threading.Event().wait()
     except (LabFault, OSError, subprocess.SubprocessError) as error:
         _tell(error=str(error))
-        return
-    _tell(host_keys=keys)
-    if sys.stdin.readline() == "keep\n":
-        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from testbed.campaign.kinds import attack_kinds
 from testbed.checks.conditions import unknown
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection
+from testbed.checks.finding import lost_ledgers
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import (
     BoardGap,
@@ -68,13 +69,8 @@ def _voteless(evidence: Evidence) -> Iterator[str]:
     began = {**_last(evidence, StoreDamaged), **_last(evidence, StoreMissing)}
     again = _last(evidence, VotingAgain)
     names = sorted(name for name, at_ns in began.items() if again.get(name, 0) < at_ns)
-    if not names:
-        return
-    quorum = evidence.genesis.membership.quorum
-    text = f"{' and '.join(names)}: ledger lost, no votes are sent"
-    if len(names) > quorum.faulty:
-        text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on"
-    yield text
+    if names:
+        yield lost_ledgers(names, evidence.genesis.membership.quorum)
 
 
 def _last(evidence: Evidence, kind: type[LogEvent]) -> dict[str, int]:

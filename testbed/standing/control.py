@@ -1,21 +1,17 @@
-"""Asking the process that keeps a lab running: one JSON line there, one back, over its own socket.
+"""Asking the process that keeps a lab running: its orders and answers, in JSON.
 
 It is the parent of the lab's processes, so only it knows how often each was started again, and only
-it can start one that was given up. Asking writes no file: it works while the disk is full.
+it can start one that was given up. How a line gets there and back is in `testbed.control_socket`.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import socketserver
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
+from testbed.control_socket import ask_socket, obeying
 from testbed.errors import ConfigurationError, LabFault, TestbedError
 from testbed.hosts.port import UnitState
 from testbed.provision.deployment import Deployment
@@ -23,9 +19,6 @@ from testbed.provision.deployment import Deployment
 __all__ = ["Look", "Process", "Restart", "ask", "controlled"]
 
 SOCKET = "control"
-LINE_BYTES_MAX = 1024 * 1024
-ANSWER_S_MAX = 60.0
-_PATH_BYTES_MAX = 100  # of a socket's name, on every system
 
 
 class Look(msgspec.Struct, frozen=True, tag="look"):
@@ -67,13 +60,7 @@ def ask(home: Path, order: Look | Restart) -> dict[str, Process]:
     Raises ConfigurationError if the order names no process, LabFault.
     """
     try:
-        with _named(home) as name, socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(ANSWER_S_MAX)
-            line.connect(name)
-            with line.makefile("rwb") as stream:
-                stream.write(msgspec.json.encode(order) + b"\n")
-                stream.flush()
-                answer = _answers.decode(stream.readline(LINE_BYTES_MAX))
+        answer = _answers.decode(ask_socket(home / SOCKET, msgspec.json.encode(order)))
     except (OSError, msgspec.DecodeError) as error:
         raise LabFault(f"`testbed up` does not answer: {error}; is it stopped?") from error
     if answer.problem is not None:
@@ -81,25 +68,9 @@ def ask(home: Path, order: Look | Restart) -> dict[str, Process]:
     return answer.processes
 
 
-@contextmanager
-def controlled(home: Path, deployment: Deployment) -> Iterator[None]:
+def controlled(home: Path, deployment: Deployment) -> AbstractContextManager[None]:
     """Obeys orders for the length of a `with` block."""
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            answer = _obey(deployment, self.rfile.readline(LINE_BYTES_MAX))
-            with suppress(OSError):  # nobody waits for it any more
-                self.wfile.write(msgspec.json.encode(answer) + b"\n")
-
-    with _named(home) as name:
-        server = socketserver.ThreadingUnixStreamServer(name, Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
+    return obeying(home / SOCKET, lambda line: msgspec.json.encode(_obey(deployment, line)))
 
 
 def _obey(deployment: Deployment, line: bytes) -> _Answer:
@@ -122,17 +93,3 @@ def _look(deployment: Deployment) -> dict[str, Process]:
         status = deployment.host(node).status(node.unit)
         found[node.name] = Process(status.state, status.pid, status.restarts, status.exit_code)
     return found
-
-
-@contextmanager
-def _named(home: Path) -> Iterator[str]:
-    """A name of the socket that is short enough, wherever `home` is."""
-    path = home / SOCKET
-    if len(os.fsencode(path)) <= _PATH_BYTES_MAX:
-        yield str(path)
-        return
-    directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{directory}/{SOCKET}"
-    finally:
-        os.close(directory)

@@ -15,6 +15,7 @@ import psutil
 
 from chain.quorum import Quorum
 from nodes.replica.process import ABSTENTION
+from testbed.checks.finding import lost_ledgers
 from testbed.standing.control import Look, Process, ask
 from testbed.standing.running_lab import RunningLab
 
@@ -102,11 +103,8 @@ def without_votes(states: Sequence[NodeState]) -> str:
     if not names:
         return ""
     quorum = Quorum.of(sum(state.role == "replica" for state in states))
-    text = f"{' and '.join(names)}: ledger lost, no votes are sent"
-    if len(names) > quorum.faulty:
-        text += f"; {quorum.strong} of {quorum.n} votes are needed: this network cannot go on;"
-        text += " end it with `testbed down`"
-    return text
+    stuck = len(names) > quorum.faulty
+    return lost_ledgers(names, quorum) + ("; end it with `testbed down`" if stuck else "")
 
 
 def _number(path: Path, query: str, *values: str) -> int | None:
