@@ -38,6 +38,7 @@ __all__ = [
     "Scene",
     "Seen",
     "Sent",
+    "meant",
 ]
 
 
@@ -129,6 +130,18 @@ class Sent:
 
     trials: tuple[str, ...] = ()
     details: dict[str, int] = field(default_factory=dict)
+
+
+def meant(deployment: Deployment, name: str, primary: Callable[[], Node]) -> Node:
+    """The process that a target means now: by its name, `primary` or `backup(K)`."""
+    if not is_symbolic(name):
+        return deployment.node(name)
+    first = primary()
+    if name == "primary":
+        return first
+    replicas = deployment.with_role("replica")
+    steps = int(name.removeprefix("backup(").removesuffix(")"))
+    return replicas[(first.index + steps) % len(replicas)]
 
 
 class Injection(ABC):

@@ -25,10 +25,9 @@ import msgspec
 
 from nodes.device.workload import Go
 from testbed.campaign.abort import aborts
-from testbed.campaign.injection import Attack, Injection, Scene, Seen
+from testbed.campaign.injection import Attack, Injection, Scene, Seen, meant
 from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Event, Phase, Schedule
-from testbed.campaign.selectors import is_symbolic
 from testbed.campaign.watch import Watch
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
@@ -314,18 +313,14 @@ class Runner:
 
     def _resolve(self, event: Event, name: str) -> Node:
         """`primary` and `backup(K)` become replicas now; overlapping events mean the same one."""
-        if not is_symbolic(name):
-            return self._deployment.node(name)
+        return meant(self._deployment, name, lambda: self._primary(event))
+
+    def _primary(self, event: Event) -> Node:
         with self._resolving:
             if event.id not in self._resolved:
                 found = self._overlapping_primary(event) or self._watch.primary()
                 self._resolved[event.id] = found
-            primary = self._resolved[event.id]
-        if name == "primary":
-            return primary
-        replicas = self._deployment.with_role("replica")
-        steps = int(name.removeprefix("backup(").removesuffix(")"))
-        return replicas[(primary.index + steps) % len(replicas)]
+            return self._resolved[event.id]
 
     def _overlapping_primary(self, event: Event) -> Node | None:
         for other in self._trial.events:

@@ -7,7 +7,7 @@ own. What later commands need to know of it is in `running_lab`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -32,11 +32,16 @@ ANSWER_TIMEOUT_MS = 5_000
 
 @contextmanager
 def running_lab(
-    lab: Lab, every_ms: float, progress: Progress, inventory: str = ""
+    lab: Lab,
+    every_ms: float,
+    progress: Progress,
+    inventory: str = "",
+    prepare: Callable[[Deployment], None] = lambda _: None,
 ) -> Iterator[tuple[RunningLab, Deployment]]:
     """A running lab for the length of a `with` block; devices enrol at once.
 
-    `inventory` is the file that later commands name it by.
+    `inventory` is the file that later commands name it by. `prepare` may change the files of
+    processes before they start.
     """
     with ExitStack() as stack:
         home = stack.enter_context(workspace())  # gone last: `testbed down` waits for that
@@ -46,6 +51,7 @@ def running_lab(
         assert_clean(hosts)
         deployment = stack.enter_context(Deployment(lab, hosts, python, progress))
         deployment.set_up()
+        prepare(deployment)
         deployment.start()
         roots = {
             name: Path(str(hosts[name].root))
