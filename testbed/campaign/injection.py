@@ -47,6 +47,7 @@ class Scene:
     """One event of the schedule on a running network, and all that an injection may use.
 
     `rng` is the event's own random stream. `captures` is the directory of the bundle's raw files.
+    `inventory` is the lab's file: power is switched from here (None: the packaged lab).
     `undo_after_s`: hosts undo the event by themselves so long after it was armed. `stop` is set
     when the run is cut off: every wait must end then (`pause`, `Watch.wait_for`).
     """
@@ -58,6 +59,7 @@ class Scene:
     """Finds the process that a target means; `primary` becomes a replica at the first call."""
     rng: Random
     captures: Path
+    inventory: Path | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     undo_after_s: float = 60.0
     _struck: dict[str, tuple[Node, ...]] = field(default_factory=dict)

@@ -34,6 +34,7 @@ class Resumable:
 
     lab: Lab
     schedule: Schedule
+    inventory: Path | None
 
 
 def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
@@ -43,7 +44,8 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
     """
     manifest = bundle.manifest
     schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
-    lab = load_lab(_inventory(manifest, inventory))
+    path = _inventory(manifest, inventory)
+    lab = load_lab(path)
     found = list(_differences(bundle, manifest, schedule, lab))
     if found:
         again = " ".join(manifest.argv)
@@ -56,7 +58,7 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
                 ]
             )
         )
-    return Resumable(lab, schedule)
+    return Resumable(lab, schedule, path)
 
 
 def unfinished(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:

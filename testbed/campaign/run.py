@@ -94,7 +94,14 @@ class Runner:
     shows progress."""
 
     def __init__(
-        self, schedule: Schedule, deployment: Deployment, watch: Watch, log: RunLog, captures: Path
+        self,
+        schedule: Schedule,
+        deployment: Deployment,
+        watch: Watch,
+        log: RunLog,
+        captures: Path,
+        *,
+        inventory: Path | None,
     ) -> None:
         self._schedule = schedule
         self._trial = schedule.only
@@ -102,6 +109,7 @@ class Runner:
         self._watch = watch
         self._log = log
         self._captures = captures
+        self._inventory = inventory
         self._stop = threading.Event()
         self._start_ns = 0
         self._attacks: dict[str, Injection] = {}
@@ -307,6 +315,7 @@ class Runner:
             resolve=self._resolve,
             rng=Random(f"{self._trial.seed}/{event.id}"),  # noqa: S311 - repeatable, not secret
             captures=self._captures,
+            inventory=self._inventory,
             stop=self._stop,
             undo_after_s=(ahead_ms + event.for_ms + dead_man_ms) / 1000,
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 
 from inventory.model import Lab
 from testbed.bundle import Bundle, RunFolder
@@ -47,16 +48,25 @@ JudgeRun = Callable[[RunFolder], str | None]
 
 
 class Session:
-    """One sitting with a lab: makes the runs of a bundle that are not complete yet."""
+    """One sitting with a lab: makes the runs of a bundle that are not complete yet. `inventory` is
+    the lab's file, None for the packaged one."""
 
     def __init__(
-        self, lab: Lab, schedule: Schedule, bundle: Bundle, progress: Progress, judge: JudgeRun
+        self,
+        lab: Lab,
+        schedule: Schedule,
+        bundle: Bundle,
+        progress: Progress,
+        judge: JudgeRun,
+        *,
+        inventory: Path | None = None,
     ) -> None:
         self._lab = lab
         self._schedule = schedule
         self._bundle = bundle
         self._progress = progress
         self._judge = judge
+        self._inventory = inventory
         self._lost: list[str] = []  # hosts that this session had and has no more
         self._trouble: list[str] = self._lost
         self._reach: Reach | None = None
@@ -162,7 +172,7 @@ class Session:
             watch.trouble += self._lost
             stack.callback(watch.close)
             watch.start()
-            runner = Runner(schedule, deployment, watch, log, run.raw)
+            runner = Runner(schedule, deployment, watch, log, run.raw, inventory=self._inventory)
             stack.callback(self._progress.hide)
             self._progress.show(watch, runner, schedule)
             runner.run()

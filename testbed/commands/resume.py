@@ -54,6 +54,8 @@ def resume(
             raise typer.Exit(look_before(["resume", run], found.lab, as_json=as_json))
         todo = redo(bundle, also_invalid=also_invalid)
         with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:
-            session = Session(found.lab, found.schedule, bundle, screen, judge_run)
+            session = Session(
+                found.lab, found.schedule, bundle, screen, judge_run, inventory=found.inventory
+            )
             session.make(todo, after_a_crash=True)
         raise typer.Exit(finish(bundle, as_json=as_json))

@@ -72,7 +72,7 @@ def run(
     bundle = new_bundle(inputs, out or RUNS_DIR)
     with bundle.locked():
         with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:
-            session = Session(lab, inputs.schedule, bundle, screen, judge_run)
+            session = Session(lab, inputs.schedule, bundle, screen, judge_run, inventory=inventory)
             session.make(bundle.manifest.runs)
         raise typer.Exit(finish(bundle, as_json=as_json))
 

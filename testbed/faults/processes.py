@@ -50,15 +50,23 @@ class ProcessFault(Injection):
                 arm(self.host(node), self._undo_name(node), self.scene.undo_after_s, undo)
 
     def apply(self) -> None:
-        watch = self.scene.watch
-        self._view, self._tip = watch.current_view(), watch.tip()
-        self._primary = watch.primary().name
+        self.note_others()
         for node in self.scene.nodes("on"):
             self.hit.append(node)
             self.strike(node)
 
-    def heal(self) -> None:
+    def note_others(self) -> None:
+        """From here on the others must go on (`others_go_on`)."""
+        watch = self.scene.watch
+        self._view, self._tip = watch.current_view(), watch.tip()
+        self._primary = watch.primary().name
+
+    def note_tip(self) -> None:
+        """So high those that were hit must come (`verify`)."""
         self._tip = self.scene.watch.tip(self.names)
+
+    def heal(self) -> None:
+        self.note_tip()
         for node in self.scene.candidates("on"):
             if node in self.hit:
                 self.mend(node)

@@ -225,11 +225,11 @@ class Deployment:
     def _is_process(self, node: Node) -> bool:
         return node.role != "board" or not is_plugged(self.lab.boards[node.name])
 
-    def hold_down(self, node: Node) -> None:
-        """End one process and keep it from coming back, until `start_node`."""
+    def hold_down(self, node: Node, timeout_s: float = HOLD_DOWN_S) -> None:
+        """End one process and keep it from coming back, until `start_node`. It has `timeout_s` to
+        end in good order; what its supervisor has just begun again ends too."""
         self._held_down.add(node)
-        # What its supervisor has just begun again ends at once too.
-        self.host(node).stop(node.unit, timeout_s=HOLD_DOWN_S)
+        self.host(node).stop(node.unit, timeout_s=timeout_s)
 
     def restart(self, node: Node) -> None:
         """End one process, if it runs, and start it anew: also one that was given up."""

@@ -31,13 +31,15 @@ boards:
 CAMPAIGN = """
 campaign: kinds
 workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, fault: 12s, recovery: 1s}
+phases: {warmup: 4s, fault: 20s, recovery: 1s}
 faults:
   - {id: cpu, at: 0s, for: 6s, do: process.cpu, on: environment, percent: 30}
   - {id: memory, at: 0s, for: 6s, do: process.memory, on: gateway, mb: 32}
   - {id: io, at: 0s, for: 6s, do: process.io, on: mobile}
   - {id: stop, at: 0s, for: 4s, do: process.stop, on: primary}
   - {id: storm, at: 7s, for: 5s, do: process.restart-storm, on: replica(3), pause: 1s}
+  - {id: dark, at: 13s, for: 5s, do: host.power-cut, on: backup(1)}
+  - {id: reboot, at: 13s, for: 5s, do: host.reboot, on: host(phones)}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit, durability]
 """
@@ -79,7 +81,7 @@ def test_safety_holds_under_all_of_them(bundle: Path) -> None:
     assert summary["ledger_verified"]
 
 
-@pytest.mark.parametrize("event", ["cpu", "memory", "io", "stop", "storm"])
+@pytest.mark.parametrize("event", ["cpu", "memory", "io", "stop", "storm", "dark", "reboot"])
 def test_each_is_seen_and_over(steps: dict[str, dict[str, dict[str, Any]]], event: str) -> None:
     assert steps[event]["observed"]["seen"]
     assert steps[event]["verified"]["whole"]

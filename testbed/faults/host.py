@@ -1,0 +1,195 @@
+"""Faults of whole hosts: `host.power-cut` and `host.reboot`.
+
+How power is switched is in `testbed.boards.power`; who switches it on if this program is gone, in
+`guardian`.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from signal import Signals
+
+from pydantic import Field
+
+from inventory.model import Lab
+from testbed.campaign.injection import Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.quantities import SpanField
+from testbed.campaign.selectors import HostField
+from testbed.faults.guardian import Guardian
+from testbed.faults.hosts import (
+    ANSWER_S,
+    LocalHostFault,
+    SshHostFault,
+    only_local,
+    only_ssh,
+)
+from testbed.hosts.port import STOP_TIMEOUT_S, HostFault
+
+__all__ = ["CutByDriver", "CutByKill", "CutBySysrq", "RebootByRestart", "RebootBySystem"]
+
+BOOT_S_MAX = 120.0
+
+
+class PowerCut(Params):
+    """Takes the power of hosts away, and gives it back when `for` has passed. No process gets a
+    last word, and what was not synced is lost. In loopback all processes of the host are killed at
+    once. A replica syncs each commit before it says anything, so a kill loses no less of it than a
+    power cut."""
+
+    on: HostField
+    for_: SpanField = Field(alias="for")
+
+
+class Reboot(Params):
+    """Restarts hosts in good order. `for` is how long they are given; in loopback their processes
+    are ended in good order, and started again when `for` has passed."""
+
+    on: HostField
+    for_: SpanField = Field(alias="for")
+
+
+class CutByKill(LocalHostFault):
+    """A process of this machine ends with this program: nothing else is to be undone."""
+
+    def strike_host(self, name: str) -> None:
+        nodes = [node for node in self.hit if node.host == name]
+        for node in nodes:
+            with suppress(HostFault):  # it is dead at the moment
+                self.host(node).signal(node.unit, Signals.SIGKILL)
+        for node in nodes:
+            self.scene.deployment.hold_down(node)
+
+    def observe(self, within_s: float) -> Seen | None:
+        others = self.others_go_on(within_s) if self.all_down() else None
+        if others is None:
+            return None
+        return Seen("none of its processes is left, and the others went on", others)
+
+
+class RebootByRestart(LocalHostFault):
+    def strike_host(self, name: str) -> None:
+        for node in reversed([node for node in self.hit if node.host == name]):
+            self.scene.deployment.hold_down(node, STOP_TIMEOUT_S)
+
+    def observe(self, within_s: float) -> Seen | None:
+        others = self.others_go_on(within_s) if self.all_down() else None
+        if others is None:
+            return None
+        return Seen("all its processes have ended, and the others went on", others)
+
+
+class CutByDriver(SshHostFault):
+    """By the power switch of the inventory."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._guardian: Guardian | None = None
+
+    def arm(self) -> None:
+        """A guardian switches on what this program does not."""
+        assert self.scene.inventory is not None, "a lab with power has an inventory"
+        hosts = self.scene.candidate_hosts("on")
+        self._guardian = Guardian(self.scene.inventory, hosts, self.scene.undo_after_s)
+
+    def strike_host(self, name: str) -> None:
+        self._power(name, "off")
+
+    def observe(self, within_s: float) -> Seen | None:
+        names = {node.host for node in self.hit}
+        if any(self.boot_id(name) is not None for name in names):
+            return None
+        others = self.others_go_on(max(0.0, within_s - ANSWER_S))
+        return Seen("the host does not answer, and the others went on", others) if others else None
+
+    def mend_host(self, name: str) -> None:
+        self._power(name, "on")
+
+    def heal(self) -> None:
+        super().heal()
+        if self._guardian is not None:
+            self._guardian.dismiss()
+
+    def _power(self, name: str, to: str) -> None:
+        from testbed.boards.power import power_of  # noqa: PLC0415 - kinds must be light to import
+
+        assert self.scene.inventory is not None
+        power = power_of(self.scene.deployment.lab, name, self.scene.inventory)
+        if to == "off":
+            power.off()
+        else:
+            power.on()
+
+
+class RebootBySystem(SshHostFault):
+    """By the host's own first process."""
+
+    command: tuple[str, ...] = ("systemctl", "--no-block", "start", "reboot.target")
+    said = "it has started anew"
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._boots: dict[str, str | None] = {}
+
+    def arm(self) -> None:
+        self._boots = {name: self.boot_id(name) for name in self.scene.candidate_hosts("on")}
+
+    def strike_host(self, name: str) -> None:
+        with suppress(HostFault):  # the connection may end before the answer comes
+            self.scene.host(name).run(self.command, root=True, timeout_s=ANSWER_S)
+
+    def observe(self, within_s: float) -> Seen | None:
+        names = {node.host for node in self.hit}
+        now = {name: self.boot_id(name) for name in names}
+        if any(boot in (None, self._boots[name]) for name, boot in now.items()):
+            self.scene.pause(min(within_s, 0.2))
+            return None
+        return Seen(self.said, {"boot": now})
+
+    def mend_host(self, name: str) -> None:
+        self.wait_back(name, BOOT_S_MAX)
+
+
+class CutBySysrq(RebootBySystem):
+    """By the kernel, at once and without a sync: the host is dark only as long as it starts."""
+
+    command = ("sh", "-c", "echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger")
+    said = "it has started anew, without a last word"
+
+
+def _has_switch(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    bare = [name for name in hosts if lab.hosts[name].power is None]
+    return f"{', '.join(bare)}: no power: in the inventory" if bare else None
+
+
+register(
+    Kind(
+        "host.power-cut",
+        PowerCut,
+        category="fault",
+        layer="process",
+        summary="power off for hosts, and on again when `for` has passed",
+        mechanisms=(
+            Mechanism("driver", CutByDriver, available=_has_switch),
+            Mechanism("kill", CutByKill, available=only_local),
+            Mechanism("sysrq", CutBySysrq, available=only_ssh),
+        ),
+        impairs=those("on"),
+        seen="the host does not answer (or has started anew), and the others go on",
+    )
+)
+register(
+    Kind(
+        "host.reboot",
+        Reboot,
+        category="fault",
+        layer="process",
+        summary="hosts restart in good order",
+        mechanisms=(
+            Mechanism("system", RebootBySystem, available=only_ssh),
+            Mechanism("restart", RebootByRestart, available=only_local),
+        ),
+        impairs=those("on"),
+        seen="the host has another boot id (in loopback: its processes end), and the others go on",
+    )
+)

@@ -1,0 +1,108 @@
+"""What faults of whole hosts share: every process of a host is away, and comes back with it."""
+
+from __future__ import annotations
+
+from inventory.model import Lab
+from testbed.errors import LabFault
+from testbed.faults.processes import ProcessFault
+from testbed.hosts.port import HostFault, NodeCommand, UnitState
+from testbed.provision.layout import PROCESS_ROLES, Node
+
+__all__ = ["LocalHostFault", "SshHostFault", "WholeHostFault", "only_local", "only_ssh"]
+
+ANSWER_S = 3.0
+"""A host that has not answered in that time does not answer."""
+LOOK_S = 0.5
+
+
+def only_local(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    """Why not: for what can be done to processes of this machine only."""
+    away = [name for name in hosts if lab.hosts[name].connection != "local"]
+    return f"{', '.join(away)}: not of this machine" if away else None
+
+
+def only_ssh(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    """Why not: for what needs a machine of its own."""
+    here = [name for name in hosts if lab.hosts[name].connection == "local"]
+    return f"{', '.join(here)}: part of this machine" if here else None
+
+
+class WholeHostFault(ProcessFault):
+    """A fault of the hosts `on`. `strike_host` does it to one host, `mend_host` undoes it."""
+
+    def strike_host(self, name: str) -> None:
+        raise NotImplementedError
+
+    def mend_host(self, name: str) -> None:
+        raise NotImplementedError
+
+    def strike(self, node: Node) -> None:
+        raise AssertionError("hosts are hit as a whole")
+
+    def mend(self, node: Node) -> None:
+        raise AssertionError("hosts are mended as a whole")
+
+    def undo(self, node: Node) -> NodeCommand | None:
+        """What a host's end undoes, nothing else has to."""
+        return None
+
+    def arm(self) -> None:
+        """The undo is none of the host's own."""
+
+    def apply(self) -> None:
+        self.note_others()
+        for name in self.scene.host_names("on"):
+            self.hit += self.processes(name)
+            self.strike_host(name)
+
+    def heal(self) -> None:
+        self.note_tip()
+        for name in {node.host for node in self.hit}:
+            self.mend_host(name)
+
+    def processes(self, host: str) -> list[Node]:
+        """Everything that runs on a host, in the order in which to start it."""
+        found = [node for node in self.scene.deployment.processes if node.host == host]
+        return sorted(found, key=lambda node: PROCESS_ROLES.index(node.role))
+
+
+class LocalHostFault(WholeHostFault):
+    """A host that is processes of this machine: all of them are ended, and held down."""
+
+    def all_down(self) -> bool:
+        states = [self.host(node).status(node.unit) for node in self.hit]
+        return all(each.state is not UnitState.ACTIVE and each.pid is None for each in states)
+
+    def mend_host(self, name: str) -> None:
+        deployment = self.scene.deployment
+        for node in self.processes(name):
+            if node in self.hit:
+                deployment.start_node(node)
+                deployment.wait_ready(node)
+
+
+class SshHostFault(WholeHostFault):
+    """A machine of its own: systemd starts its processes when it starts."""
+
+    def boot_id(self, name: str) -> str | None:
+        """None if it does not answer."""
+        try:
+            host = self.scene.host(name)
+            return host.run(["cat", "/proc/sys/kernel/random/boot_id"], timeout_s=ANSWER_S).stdout
+        except HostFault:
+            return None
+
+    def wait_back(self, name: str, within_s: float) -> None:
+        """Until it answers, and what should run there runs. Raises LabFault."""
+        left_s = within_s
+        while self.boot_id(name) is None:
+            left_s -= LOOK_S
+            if left_s <= 0 or not self.scene.pause(LOOK_S):
+                raise LabFault(f"{name} has not come back; is it on? testbed power on {name}")
+        for node in self.processes(name):
+            self.scene.deployment.revive(node)
+
+    def verify(self, within_s: float) -> bool:
+        for name in {node.host for node in self.hit}:
+            self.wait_back(name, within_s)
+        return super().verify(within_s)
