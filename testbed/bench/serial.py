@@ -41,8 +41,8 @@ NEVER_MS = 3_600_000
 READ_BYTES_MAX = 65_536
 # One ping at every tick, and nothing else of its own accord.
 _EAGER = Timing(ping_ms=0, silence_ms_max=NEVER_MS)
-# While a session is renewed it sends no pings, which would be missed: it ends before that.
-PINGS_MAX = 60_000
+# While a session is renewed it sends no pings, which would be missed: an exchange ends before that.
+FRAMES_SPARED = 100
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,15 +57,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     uart_frames_per_s: float  # what a UART of BAUD would carry of such frames
 
 
-def measure(seconds: float) -> Result:
+def measure(seconds: float, timing: Timing = _EAGER) -> Result:
     """`seconds` for each of the four parts. Raises LabFault, ConfigurationError."""
     limit = _in_one_process(seconds)
     key = new_key()
     with _board(key, period_ms=NEVER_MS) as port:
         line = BoardPort(path=str(port)).open()
         try:
-            alone = _Pinger(line.fileno(), _host(key)).exchange(1, seconds)
-            many = _Pinger(line.fileno(), _host(key)).exchange(IN_FLIGHT, seconds)
+            alone = _Pinger(line.fileno(), key, timing).exchange(1, seconds)
+            many = _Pinger(line.fileno(), key, timing).exchange(IN_FLIGHT, seconds)
         finally:
             line.close()
     journal, plain = (
@@ -85,9 +85,9 @@ def measure(seconds: float) -> Result:
     )
 
 
-def _host(key: bytes) -> HostSession:
+def _host(key: bytes, timing: Timing) -> HostSession:
     return HostSession(
-        host_id="bench", board_id=BOARD, key=key, key_version=1, random=os.urandom, timing=_EAGER
+        host_id="bench", board_id=BOARD, key=key, key_version=1, random=os.urandom, timing=timing
     )
 
 
@@ -126,9 +126,10 @@ class _Exchanged(msgspec.Struct, frozen=True):
 class _Pinger:
     """Speaks on an open port. Frames are counted by the zero that ends each."""
 
-    def __init__(self, descriptor: int, session: HostSession) -> None:
+    def __init__(self, descriptor: int, key: bytes, timing: Timing) -> None:
         self._descriptor = descriptor
-        self._session = session
+        self._session = session = _host(key, timing)
+        self._pings_max = timing.rekey_frames - FRAMES_SPARED
         session.start(_now_ms())
         deadline_s = time.monotonic() + ANSWER_S_MAX
         while not session.is_up:
@@ -142,12 +143,13 @@ class _Pinger:
             self._send()
 
     def exchange(self, in_flight: int, seconds: float) -> _Exchanged:
-        """Pings for so long, or PINGS_MAX of them, `in_flight` unanswered. Once only."""
+        """Pings for so long, `in_flight` unanswered, or for as long as the session lasts. Once
+        only."""
         sent_s: list[float] = []
         times: list[float] = []
         carried = 0
         begun_s = time.perf_counter()
-        while len(sent_s) < PINGS_MAX and time.perf_counter() - begun_s < seconds:
+        while len(sent_s) < self._pings_max and time.perf_counter() - begun_s < seconds:
             while len(sent_s) - len(times) < in_flight:
                 self._session.tick(_now_ms())
                 sent_s.append(time.perf_counter())
@@ -188,7 +190,7 @@ class _Pinger:
 def _in_one_process(seconds: float) -> float:
     """Frames/s, both directions together, without a line."""
     key = new_key()
-    host = _host(key)
+    host = _host(key, _EAGER)
     board = BoardSession(board_id=BOARD, key=key, key_version=1, boot=1, random=os.urandom)
     host.start(_now_ms())
 
