@@ -30,7 +30,7 @@ from gateway.serial.session import (
 )
 from gateway.serial.tinycbor import CborError, decode, encode
 
-TYPE_CHECKING = False  # MicroPython has no `typing`; mypy takes the name for true.
+TYPE_CHECKING = False  # MicroPython has no `typing`; mypy treats this name as true.
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ class BoardSession(End):
         self._boot = boot
         self._held: list[Reading] = (held or [])[-readings_held_max:]
         self._number = 0
-        # How many of `_held`, from the first, are sent; the first was sent at `_sent_ms`.
+        # How many of `_held`, counted from the oldest, are sent. The oldest was sent at `_sent_ms`.
         self._in_flight = 0
         self._sent_ms = 0
         self._resend_ms = resend_ms_min

@@ -1,4 +1,4 @@
-"""The client of a board process's control socket: what happens to the cable."""
+"""The client of a board process's control socket, which unplugs, resets and disturbs its cable."""
 
 from __future__ import annotations
 

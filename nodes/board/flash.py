@@ -1,8 +1,8 @@
-"""What flashing writes: the firmware's files, a config and a key; and the two values of it that
+"""What flashing writes: the firmware's files, a config and a key. Also the two values of them that
 the chain records.
 
-Here a directory is flashed, for the interpreter behind a PTY. Flashing a real board copies the
-same file set. The gateway's serial modules are part of the firmware: one source for both ends.
+This module flashes a directory, for the interpreter behind a PTY. Flashing a real board copies the
+same files. The gateway's serial modules are part of the firmware: both ends have one source.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def firmware_files() -> dict[str, bytes]:
 
 
 def firmware_hash() -> str:
-    """SHA-256 over the sorted files, each as `sha256  path` line: what `sha256sum` prints."""
+    """SHA-256 over one line per file, `sha256 path`, sorted: the format of `sha256sum`."""
     lines = [
         f"{hashlib.sha256(content).hexdigest()}  {name}\n"
         for name, content in sorted(firmware_files().items())
@@ -99,8 +99,8 @@ def prepare(
 
 
 def main() -> int:
-    """`python -m nodes.board.flash --dir DIR --id NAME --key FILE`: key made here, on the sponsor's
-    machine, unless FILE is there; prints what the chain records, as JSON."""
+    """`python -m nodes.board.flash --dir DIR --id NAME --key FILE`: makes the key on this machine,
+    which the sponsor owns, unless FILE exists. Prints what the chain records, as JSON."""
     parser = argparse.ArgumentParser(prog="python -m nodes.board.flash", description=main.__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="the board's file tree")
     parser.add_argument("--id", required=True, help="the board's name on its line")

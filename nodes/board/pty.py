@@ -1,11 +1,11 @@
 """A sensor board without the hardware: the MicroPython interpreter behind a PTY.
 
-One process carries bytes between the interpreter's standard streams and a PTY, whose slave side a
-symbolic link names as udev names a USB port. It stands where the cable is, so what happens to a
-cable happens here: unplug, silence, noise and, later, whatever else. What is *said* on the line is
-none of its business.
+One process carries bytes between the interpreter's standard streams and a PTY. A symbolic link
+names the PTY's slave side, as udev names a USB port. The process stands in place of the cable, so
+faults of a cable happen here: unplug, silence, noise. It does not look into what is said on the
+line.
 
-Nothing outlives it: the interpreter ends when this process does, however that comes.
+The interpreter ends when this process ends, however that happens.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ __all__ = ["BoardProcess", "StartError"]
 
 chunk_bytes_max = 4096
 command_bytes_max = 65_536
-# A firmware that fails at once is started again ever more slowly.
+# If the firmware fails at once, each restart waits longer than the one before.
 restart_ms_min = 50
 restart_ms_max = 5_000
 # AF_UNIX allows 107 bytes and a zero.
 socket_path_bytes_max = 107
 
-# The kernel ends the interpreter with its parent, should it be too busy to see its input end. A
-# firmware that was interrupted, or does not load, leaves the REPL behind, as on a real board:
-# flashing needs it. One that ends by itself says first that it means it.
+# The kernel ends the interpreter together with its parent: it may be too busy to see that its input
+# has ended. Firmware that was interrupted or does not load leaves the REPL running, as on a real
+# board; flashing needs it. Firmware that ends on purpose announces it first.
 bootstrap = """
 import ctypes, os, sys
 os.environ["MICROPYINSPECT"] = "1"
@@ -67,7 +67,8 @@ class BoardProcess:
         self._carried = {"to_host_bytes": 0, "to_board_bytes": 0, "dropped_bytes": 0}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Plugged in until `stop`; prints one JSON line when the port can be opened."""
+        """Keeps the board plugged in until `stop`. Prints one JSON line when the port can be
+        opened."""
         lock = self._lock()
         self._control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(
@@ -104,7 +105,7 @@ class BoardProcess:
     # --- the port -------------------------------------------------------------------------
 
     def _plug(self) -> None:
-        """A new PTY under the old name, and power for the board."""
+        """Opens a new PTY under the same link and gives the board power."""
         if self._port is not None:
             return
         # We keep the slave open too: reading the master fails while nobody has it open.
@@ -120,7 +121,7 @@ class BoardProcess:
         self._powered = self._tasks.start(self._power())
 
     async def _unplug(self) -> None:
-        """The link goes, whoever has the port open is hung up on, the board loses its power."""
+        """Removes the link, hangs up on whoever has the port open, and cuts the board's power."""
         if self._port is None:
             return
         master, slave = self._port
@@ -168,7 +169,7 @@ class BoardProcess:
     # --- the board ------------------------------------------------------------------------
 
     async def _power(self) -> None:
-        """Starts the interpreter whenever it ended, while there is power."""
+        """Starts the interpreter again whenever it ended, while there is power."""
         loop = asyncio.get_running_loop()
         wait_ms = restart_ms_min
         while True:
@@ -180,7 +181,8 @@ class BoardProcess:
             wait_ms = min(2 * wait_ms, restart_ms_max)
 
     async def _boot(self) -> int:
-        """One life of the interpreter, from power-on to its end: how it ended (we reset by KILL)."""
+        """Runs the interpreter once, from power-on to its end. Returns how it ended; a reset is a
+        KILL."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -224,7 +226,7 @@ class BoardProcess:
     # --- control --------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One command a line, one JSON object a line in answer."""
+        """Reads one command per line and answers each with one line, a JSON object."""
         try:
             while line := await reader.readline():
                 try:

@@ -1,9 +1,10 @@
 """`python -m nodes.gateway.process --config FILE`: the gateway's broker logins, outbox, clock and
 links.
 
-What it decides is in `gateway.bridge.bridge`; links to replicas are in `replica_links`, other
-parties' logins in `broker_logins`. Here messages come in from the broker and answers go out, and
-what must not be lost is put on disk off the event loop, as many requests together as have come.
+`gateway.bridge.bridge` decides. `replica_links` holds the links to replicas, `broker_logins` the
+logins of other parties. This module receives messages from the broker and sends the answers. It
+writes what must not be lost to disk outside the event loop: requests that arrive during one write
+share the next.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ __all__ = ["GatewayProcess", "main"]
 TICK_S = 0.1
 ANNOUNCE_S = 1.0
 CHECKPOINT_S = 2.0
-ANSWERS_WAITING_MAX = 8_192  # for the broker; devices ask again for what does not fit
+ANSWERS_WAITING_MAX = 8_192  # for the broker; a device asks again if its answer did not fit
 ANSWERS_IN_FLIGHT_MAX = 32
 PUBLISH_DEADLINE_S = 30.0
 DISK_RETRY_S = 0.5
-# Events about refusals, of all relays together: some 30 MB a day, whatever strangers send.
+# Events about refusals, of all relays together: at most some 30 MB a day.
 EVENTS_PER_S, EVENTS_BURST = 1.0, 1_000.0
 COUNTS_S = 10.0
 
@@ -152,8 +153,7 @@ class GatewayProcess:
             self.emit("counts", **dict(self._bridge.counts))
 
     async def _begin(self, stopping: asyncio.Event) -> None:
-        """Tells when everything is up; there may be no broker yet. Raises
-        BrokerUnavailableError."""
+        """Reports when all is up; the broker may start later. Raises BrokerUnavailableError."""
         await self._client.ready()
         await self._admin_client.ready()
         write_ready(self._config.ready, {})
@@ -192,7 +192,7 @@ class GatewayProcess:
             self._outbox_ready.set()
 
     async def _to_outbox(self) -> None:
-        """All that came while the last sync to disk took place goes with the next one."""
+        """Requests that arrive during one sync to disk share the next one."""
         while True:
             await self._outbox_ready.wait()
             self._outbox_ready.clear()
@@ -207,7 +207,7 @@ class GatewayProcess:
                     self._bridge.written(writes)
 
     async def _to_devices(self) -> None:
-        """Answers in order, several on their way at once."""
+        """Sends answers in order; several may be in flight."""
         async with Tasks() as publishing:
             while True:
                 await self._answers_ready.wait()
@@ -217,7 +217,8 @@ class GatewayProcess:
                     publishing.start(self._answer_one(*self._answers.popleft()))
 
     async def _answer_one(self, topic: str, payload: bytes) -> None:
-        """One that the broker does not take in time is dropped: its device asks again."""
+        """Sends one answer. If the broker does not take it in time, it is dropped: its device asks
+        again."""
         try:
             await self._client.publish(topic, payload, deadline_s=PUBLISH_DEADLINE_S)
         except BrokerUnavailableError as error:
@@ -226,8 +227,8 @@ class GatewayProcess:
             self._in_flight.release()
 
     async def _announce(self) -> None:
-        """The newest head, again every ANNOUNCE_S for those who have just come. Heads that are
-        overtaken meanwhile are left out."""
+        """Announces the newest head, and repeats it every ANNOUNCE_S for devices that have just
+        connected. Heads that are overtaken meanwhile are left out."""
         announced, announced_s = b"", 0.0
         while True:
             await asyncio.sleep(TICK_S)
@@ -247,7 +248,7 @@ class GatewayProcess:
             self._events.flush()
 
     async def _count(self) -> None:
-        """What was refused and answered since the start, when it has changed."""
+        """Logs how much was refused and answered since the start, when that has changed."""
         emitted: dict[str, int] = {}
         while True:
             await asyncio.sleep(COUNTS_S)
@@ -262,15 +263,17 @@ class GatewayProcess:
             await self.keep()
 
     async def keep(self) -> None:
-        """Keeps the verified state for the next start, if there is enough that is new."""
+        """Keeps the verified state for the next start, if enough of it is new."""
         height = self._bridge.chain.height
         if self._logins.done and height - self._kept_height >= KEEP_BLOCKS:
             self._kept_height = height
             state = self._kept.pack(self._bridge.state)
-            # A full disk: the next start takes longer.
+            # If the disk is full, only the next start takes longer.
             with contextlib.suppress(OSError, sqlite3.OperationalError):
                 await self._logins.mark(height)
-                await asyncio.to_thread(self._store.sync)  # a power cut leaves the block of `state`
+                await asyncio.to_thread(
+                    self._store.sync
+                )  # so that the block of `state` survives a power cut
                 await asyncio.to_thread(self._kept.write, state)
 
 

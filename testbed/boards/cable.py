@@ -1,7 +1,8 @@
-"""Unplugs and replugs a board's cable, and spoils its line: only where the board is a process.
+"""Unplugs and replugs a board's cable and disturbs its line. Only boards that are processes have
+such a cable.
 
-A board that is a process of a run has its control socket on its host. A board of the emulated lab
-is outside of its host, as a device is, and is reached through the lab. A real cable needs a person.
+A board that is a process of a run has its control socket on its host. A board of an emulated lab is
+outside its host, as a device is, and is reached through the lab. A real cable needs a person.
 """
 
 from __future__ import annotations

@@ -43,12 +43,12 @@ class FlashedBoard:
 
 
 def is_plugged(board: Board) -> bool:
-    """Whether it is a device on a port; else its interpreter is a process that a run starts."""
+    """Whether it is a device on a port. Else a run starts its interpreter as a process."""
     return board.match is not None
 
 
 def flash(place: BoardPlace, step: Step) -> FlashedBoard:
-    """Flash one plugged board with a new key. Raises LabFault: then its old key is still valid, or,
+    """Flash one plugged board with a new key. Raises LabFault. Then its old key is still valid; or,
     if the board was changed already, it counts as not flashed."""
     host, name, board = place.host, place.name, place.board
     step("finding")
@@ -62,7 +62,7 @@ def flash(place: BoardPlace, step: Step) -> FlashedBoard:
     flashed = msgspec.json.decode(said, type=Flashed)
 
     def begin() -> None:
-        # From its first change until it has proved itself, a board counts as one not flashed.
+        # From the first change until the board has proved its key, it counts as not flashed.
         host.run(["rm", "-f", f"{name}/{FLASHED}"])
 
     try:

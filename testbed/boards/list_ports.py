@@ -1,9 +1,9 @@
 """Runs on a board's host: prints every USB serial port there, as JSON of `ports.SerialPort`.
 
-The kernel's device tree tells serial number and place. udev's links are the names to open a port
-by: `by-id` follows the board, `by-path` follows the place. A link of `by-id` is shared by boards
-that have equal serials or none, so it counts only where the serial is unique on this host. A port
-without a USB parent (an emulated board) has only a link, whose name holds the serial.
+Serial number and place come from the kernel's device tree. The names to open a port by are udev's
+links: `by-id` follows the board, `by-path` follows the place. Boards with equal serials or none
+share a link of `by-id`, so it counts only where the serial is unique on this host. A port without a
+USB parent (an emulated board) has only a link, whose name holds the serial.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def links(folder: Path) -> dict[str, str]:
 
 
 def usb_ports(dev: Path, sys_class: Path) -> list[dict[str, str | None]]:
-    """As the kernel has them, `path` still missing."""
+    """The ports as the kernel lists them, still without `path`."""
     found = []
     for tty in sorted(sys_class.glob("tty/*")):
         if not (tty / "device").exists():

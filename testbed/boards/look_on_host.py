@@ -1,7 +1,7 @@
 """Runs on a board's host, in our directory: prints what the files there say of each board, as JSON
 of `state.Files` by the board's name.
 
-Arguments: READER NAME...   READER: the process that reads these boards, whether it runs or not.
+Arguments: READER NAME... READER: the process that reads these boards, whether it runs or not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def last_event(reader: str, name: str) -> dict[str, Any] | None:
 
 
 def last_reading_s(reader: str, name: str) -> float | None:
-    """When the newest reading was taken from it. The file is there before the first: number 0."""
+    """When the newest reading was taken from it. The file exists before the first reading; then its
+    number is 0."""
     path = Path(reader, "state", f"{name}.highest.json")
     try:
         _, number = json.loads(path.read_bytes())

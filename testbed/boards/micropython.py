@@ -49,12 +49,13 @@ def copy_to_board(
     place: BoardPlace, port: SerialPort, image: str, step: Step, begin: Callable[[], None]
 ) -> str:
     """Copy the files of `image` (a directory below the host's root) to the board, compare SHA-256
-    on the board, restart it, and answer its greeting. `begin` is called just before the first
+    on the board, restart it, and return its greeting. `begin` is called just before the first
     change to the board.
 
-    A firmware of ours takes Ctrl-C as data once it runs. Then the board has to be restarted, and is
-    interrupted in the moment after that: by us where we can, else by a person who is asked to.
-    Raises LabFault: the board has to be flashed again, or is as it was if it is of `place.others`.
+    Firmware of ours takes Ctrl-C as data once it runs. Then the board must be restarted and
+    interrupted in the moment after that: we restart it where we can, otherwise a person is asked
+    to. Raises LabFault: the board must be flashed again, or it is unchanged because it is one of
+    `place.others`.
     """
     with place.host.dialogue(programs.python(place.python, "boards/on_host.py")) as line:
         _interrupt(line, place, port, step)
@@ -88,7 +89,7 @@ def _interrupt(line: Dialogue, place: BoardPlace, port: SerialPort, step: Step) 
 
 
 def _check_name(line: Dialogue, place: BoardPlace, port: SerialPort) -> None:
-    """Before anything is overwritten: a board that is another of this lab is left alone."""
+    """Before anything is overwritten: another board of this lab is left alone."""
     name = str(_ask(line, place, INTERRUPT_S * 5, do="who", config=CONFIG)["name"])
     if name in place.others:
         problem = f"the board at {port.path} is {name}; it was left as it is"

@@ -33,7 +33,7 @@ reset()
 
 
 class Board:
-    """The port, held open and locked for us alone."""
+    """The port, opened and locked for us alone."""
 
     def __init__(self) -> None:
         self._at: Any = None
@@ -45,7 +45,7 @@ class Board:
         return {"repl": self._interrupt(limit_s)}
 
     def wait(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
-        """The same while the board restarts, its port going away and coming back perhaps."""
+        """The same while the board restarts; its port may disappear and come back."""
         until = time.monotonic() + limit_s
         while time.monotonic() < until:
             try:
@@ -57,7 +57,7 @@ class Board:
         return {"repl": False}
 
     def who(self, config: str, limit_s: float) -> dict[str, Any]:
-        """The name that an earlier flashing gave it; "" if it has none of ours."""
+        """The name that an earlier flashing gave the board; "" if it has none of ours."""
         at = self._at
         at.serial.timeout = limit_s
         at.enter_raw_repl(soft_reset=False)
@@ -69,7 +69,7 @@ class Board:
             return {"name": ""}  # half-written, or another program's
 
     def copy(self, image: str, limit_s: float) -> dict[str, Any]:
-        """Every file there, its hash read back from the board."""
+        """Writes every file and reads its hash back from the board."""
         del limit_s
         at = self._at
         at.serial.timeout = 5
@@ -93,7 +93,7 @@ class Board:
         return {"same": not differ, "differ": differ}
 
     def restart(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
-        """Restart by the board's own means; the greeting that it sends then."""
+        """Restarts the board by its own means; returns the greeting that it sends then."""
         self._at.exec_raw_no_follow(_RESET)
         self._at.serial.timeout = 0.1
         until = time.monotonic() + limit_s
@@ -113,7 +113,7 @@ class Board:
         return {"error": f"no greeting within {limit_s:g} s; heard {bytes(heard[-200:])!r}"}
 
     def let_go(self) -> None:
-        """Close the port, whatever became of it."""
+        """Closes the port, in whatever state the board is."""
         at, self._at = self._at, None
         if at is not None:
             with contextlib.suppress(Exception):
@@ -131,7 +131,7 @@ class Board:
 
 
 def main() -> None:
-    """Until the orders end."""
+    """Answers orders until they end."""
     board = Board()
     for line in sys.stdin:
         order = json.loads(line)

@@ -1,6 +1,6 @@
 """Runs on a board's host with our environment: gives orders to a board that is a process.
 
-The control socket of such a board is only there. Arguments: the socket, then one order each.
+The control socket of such a board exists only there. Arguments: the socket, then one order each.
 """
 
 from __future__ import annotations

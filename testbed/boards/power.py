@@ -1,7 +1,7 @@
-"""Switching hosts and boards off and on, by whatever switches their power.
+"""Switches hosts and boards off and on, by the means that the inventory names.
 
-One case per driver of the inventory's `power:`. Nothing here waits for a host to come back: the
-caller looks for that over SSH.
+One case per driver of the inventory's `power:`. Nothing here waits until a host is back: the caller
+checks that over SSH.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def power_of(lab: Lab, name: str, inventory: Path) -> Power:
 
 
 def is_on(lab: Lab, name: str, inventory: Path) -> bool | None:
-    """Whether a host has power; None where its switch does not tell, or there is none."""
+    """Whether a host has power; None if there is no switch or it cannot say."""
     settings = lab.hosts[name].power
     match settings:
         case UhubctlPower():
             hub, _, port = settings.port.rpartition(".")
             try:
                 said = _run(name, ("uhubctl", "-l", hub, "-p", port))
-            except LabFault:  # to look needs no switch: the host is asked all the same
+            except LabFault:  # looking needs no switch: the host itself is asked
                 return None
             found = re.search(rf"Port {port}: (.*)", said)
             return None if found is None else "power" in found[1].split()
@@ -74,7 +74,7 @@ def is_on(lab: Lab, name: str, inventory: Path) -> bool | None:
 
 
 def board_reset(lab: Lab, board: str, inventory: Path) -> Reset | None:
-    """What restarts a board from here, or None: then a person has to press its reset."""
+    """How to restart a board from here; None if a person has to press its reset."""
     power = lab.hosts[lab.boards[board].host].power
     if not isinstance(power, EmulatedPower):
         return None
@@ -90,7 +90,7 @@ def board_reset(lab: Lab, board: str, inventory: Path) -> Reset | None:
 
 
 def _run(name: str, argv: tuple[str, ...]) -> str:
-    """What it printed."""
+    """Runs a command; returns what it printed."""
     try:
         done = subprocess.run(
             argv,

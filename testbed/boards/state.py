@@ -36,9 +36,9 @@ class BoardState(StrEnum):
 
 
 class BoardSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """None is not known. `firmware`: SHA-256 of what was flashed; `current`: this checkout's would
-    be the same. `reader`: the process that reads it now. `since_s`: since when it is read, or lost.
-    `reading_s`: when its last reading was taken."""
+    """None means unknown. `firmware`: SHA-256 of what was flashed; `current`: whether this checkout
+    would flash the same. `reader`: the process that reads the board now. `since_s`: since when it
+    has been read, or lost. `reading_s`: when its last reading was taken."""
 
     name: str
     host: str
@@ -89,7 +89,7 @@ def look_at_boards(lab: Lab, host: Host, runs: Callable[[str], bool]) -> list[Bo
 
 
 def _ports(host: Host, board: Board, files: Files, ports: list[SerialPort]) -> list[str]:
-    """Where the board is; more than one port if its `match` fits several."""
+    """Where the board is; several ports if its `match` fits several."""
     if not is_plugged(board):
         return [files.port] if files.port else []
     found = [port.path for port in matching(board, ports)]
@@ -122,7 +122,7 @@ def _seen(
 def _state(
     board: Board, files: Files, ports: list[str], event: _Event | None, reader: str | None
 ) -> tuple[BoardState, str]:
-    """The state, and why in words."""
+    """The state, and the reason in words."""
     if len(ports) > 1:
         return BoardState.NOT_READ, f"{len(ports)} ports match: {', '.join(ports)}"
     if not ports and not is_plugged(board) and reader is None:

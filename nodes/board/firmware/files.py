@@ -1,12 +1,12 @@
-"""Files that are replaced as a whole: written under another name, then renamed."""
+"""Replaces a file as a whole: writes it under another name, then renames it."""
 
 import os
 
 
 def finish_rename(new, path):
-    """Finish what a power cut may have left: FAT removes the old file before it renames the new.
+    """Finish what a power cut interrupted: FAT removes the old file before it renames the new one.
 
-    An empty new file was never written, and the old one never there.
+    If the new file is empty, writing never began, and there was no old file.
     """
     try:
         os.stat(path)

@@ -1,7 +1,8 @@
-"""Readings that outlive a power loss: appended when sampled, forgotten when all are acknowledged.
+"""Readings that survive a power loss: each is appended when it is sampled, and all are removed once
+the host has acknowledged them.
 
-Costs two writes of flash per reading while the host listens; `"journal": false` in the config
-trades that for losing, with the power, what was not acknowledged yet.
+This costs two writes of flash per reading while the host listens. With `"journal": false` in the
+config nothing is written, and a power loss loses what was not acknowledged.
 """
 
 import os
@@ -12,12 +13,13 @@ from gateway.serial.frames import Frame, FrameDecoder, encode_frame, frame_body,
 from gateway.serial.session import kind_reading, reading_fields, reading_of
 from gateway.serial.tinycbor import CborError, decode, encode
 
-# With the host away the queue drops its oldest; the file follows when it is this much longer.
+# While the host is away, the queue drops its oldest readings. The file is cut to the queue when it
+# is this much longer.
 records_max = 4 * readings_held_max
 
 
 class Journal:
-    """One file of frames without a tag; the CRC finds a record that power loss cut off."""
+    """One file of frames without a tag. The CRC finds a record that a power loss cut off."""
 
     def __init__(self, path):
         self._path = path
@@ -52,7 +54,7 @@ class Journal:
         self._records += 1
 
     def settle(self, session):
-        """Forget what the host has acknowledged, rarely enough to spare the flash."""
+        """Removes what the host has acknowledged, rarely enough to spare the flash."""
         if not self._records:
             return
         if session.held == 0 or self._records > records_max:
@@ -67,7 +69,7 @@ class Journal:
 
 
 class NoJournal:
-    """For boards whose flash shall not wear."""
+    """For boards whose flash must not wear out."""
 
     def load(self):
         return []

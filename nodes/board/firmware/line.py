@@ -1,4 +1,4 @@
-"""Lines that a board can talk on. Another kind is one more class and one more word in `config`."""
+"""Lines that a board can talk on. For another kind, add a class and a word of `config`."""
 
 import select
 import sys
@@ -11,7 +11,7 @@ burst_bytes_max = 6
 
 
 def is_typed(burst):
-    """Whether these bytes are somebody's Ctrl-C and no part of a frame."""
+    """Whether these bytes are a Ctrl-C that somebody typed, and not part of a frame."""
     return ctrl_c in burst and all(byte in b"\r\n\x03" for byte in burst)
 
 
@@ -23,7 +23,7 @@ def open_line(config):
 
 
 class StdioLine:
-    """Standard input and output: the USB port of a real board, or what the PTY gives us."""
+    """Standard input and output: the USB port of a real board, or the PTY."""
 
     def __init__(self):
         self._in = sys.stdin.buffer
@@ -32,10 +32,10 @@ class StdioLine:
         self._poll.register(sys.stdin, select.POLLIN)
 
     def wait_for_interrupt(self, window_ms):
-        """KeyboardInterrupt if somebody types Ctrl-C.
+        """Raises KeyboardInterrupt if somebody types Ctrl-C.
 
-        A host that waits for this board sends frames meanwhile, and 0x03 is a byte of frames too:
-        so what counts is a burst of nothing but Ctrl-C and Return, as a person, mpremote and our
+        A host that waits for this board sends frames meanwhile, and frames contain the byte 0x03
+        too. So only a burst of nothing but Ctrl-C and Return counts, as a person, mpremote and our
         flashing send it.
         """
         import micropython
@@ -58,13 +58,13 @@ class StdioLine:
                 raise KeyboardInterrupt
 
     def take_control_characters(self):
-        """From now on Ctrl-C is a byte like any other."""
+        """From now on Ctrl-C is an ordinary byte."""
         import micropython
 
         micropython.kbd_intr(-1)
 
     def read(self, wait_ms):
-        """What is there, after at most `wait_ms`; b"" for nothing."""
+        """Bytes that are there within `wait_ms`; b"" for none."""
         data = bytearray()
         while len(data) < read_bytes_max and self._poll.poll(0 if data else wait_ms):
             # `read(n)` waits for all n bytes, so take one at a time.
@@ -79,7 +79,7 @@ class StdioLine:
 
 
 class UartLine:
-    """A hardware UART on pins, for boards whose USB port is a console only."""
+    """A hardware UART on pins, for boards whose USB port is only a console."""
 
     def __init__(self, config):
         from machine import UART, Pin

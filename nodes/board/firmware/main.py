@@ -1,7 +1,8 @@
-"""The firmware of a sensor board: samples, holds, proves itself and answers, for ever.
+"""The firmware of a sensor board: it samples, keeps readings, proves its key and answers, without
+end.
 
-MicroPython runs this file at power-on, on a real board and as the interpreter behind a PTY alike.
-What is said on the line is `gateway/serial/session.py` and its neighbours, copied here unchanged.
+MicroPython runs this file at power-on, on a real board and in the interpreter behind a PTY. The
+protocol on the line is `gateway/serial/session.py` and its neighbours, copied here unchanged.
 
 `config.json` (written by flashing): board_id, key_version, firmware (hash), period_ms, sensor,
 line, journal, repl_window_ms. `key.bin`: 32 bytes. `boot.txt`: how often this board has started.
@@ -24,7 +25,7 @@ idle_ms_max = 100
 
 
 class Clock:
-    """Milliseconds since boot; `ticks_ms` alone wraps after 12 days on real boards."""
+    """Milliseconds since boot. `ticks_ms` alone wraps after 12 days on real boards."""
 
     def __init__(self):
         self._last = time.ticks_ms()
@@ -38,7 +39,8 @@ class Clock:
 
 
 def next_boot():
-    """Count this start, on flash before anyone hears of it: power loss never repeats a number."""
+    """Counts this start. The number is on flash before anyone sees it, so that a power loss never
+    repeats it."""
     finish_rename("boot.new", "boot.txt")
     try:
         with open("boot.txt") as file:
@@ -54,13 +56,13 @@ def next_boot():
 
 
 def start(config):
-    """(session, line, journal, sensor, clock) of this boot, the greeting sent."""
+    """Returns (session, line, journal, sensor, clock) of this boot. The greeting is sent."""
     with open("key.bin", "rb") as file:
         key = file.read()
     boot = next_boot()
     clock = Clock()
     line = open_line(config["line"])
-    # Leaves a moment in which a typed Ctrl-C reaches the REPL, for mpremote.
+    # For a moment a typed Ctrl-C reaches the REPL: mpremote needs it.
     line.take_control_characters()
     line.wait_for_interrupt(config["repl_window_ms"])
     journal = Journal("held.bin") if config["journal"] else NoJournal()
@@ -94,7 +96,7 @@ def run(config):
         if data:
             session.receive(data, now_ms)
         if now_ms >= due_ms:
-            # A sample that is late does not make the next ones hurry.
+            # A late sample does not shorten the interval to the next one.
             due_ms = max(due_ms + period_ms, now_ms)
             journal.append(session.sample(sensor.read(), now_ms))
         session.tick(now_ms)
@@ -110,14 +112,14 @@ def main():
     try:
         run(config)
     except EOFError:
-        end(0)  # the line's other end is gone: only an interpreter behind a PTY sees this
+        end(0)  # the other end of the line is gone; only an interpreter behind a PTY sees this
     except Exception as error:
         report(error)
         restart()
 
 
 def report(error):
-    """The traceback, a line at a time and each ended like a frame, so that the host logs it."""
+    """Sends the traceback line by line, each ended like a frame, so that the host logs it."""
     text = io.StringIO()
     sys.print_exception(error, text)
     for line in text.getvalue().splitlines():
@@ -125,7 +127,7 @@ def report(error):
 
 
 def restart():
-    """A board that failed starts again by itself; an interpreter ends, and is started again."""
+    """A board that failed restarts itself. An interpreter ends, and its process starts it again."""
     try:
         from machine import reset
     except ImportError:
@@ -135,7 +137,7 @@ def restart():
 
 
 def end(code):
-    """Of an interpreter, which would go to its REPL instead (see `nodes/board/pty.py`)."""
+    """Ends an interpreter, which would otherwise go to its REPL (see `nodes/board/pty.py`)."""
     os.putenv("MICROPYINSPECT", "")
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""Sensor drivers: `read` gives a tuple of integers. Another sensor is one more class here."""
+"""Sensor drivers: `read` returns a tuple of integers. For another sensor, add a class."""
 
 
 def open_sensor(config):
@@ -9,7 +9,7 @@ def open_sensor(config):
 
 
 class SimulatedSensor:
-    """A room: (temperature in m°C, relative humidity in per mille), a seeded random walk."""
+    """Temperature in m°C and relative humidity in per mille of a room: a seeded random walk."""
 
     def __init__(self, seed):
         self._state = seed & 0x7FFFFFFF
