@@ -8,6 +8,7 @@ switch of the emulated lab. Nothing here waits or sends.
 from __future__ import annotations
 
 from collections import Counter
+from math import inf, nextafter
 from random import Random
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import msgspec
 
 __all__ = ["CUT", "NO_SHAPE", "Shape", "Shaper"]
 
+_AT_ONCE_S = 1e-6
 _Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=3_600_000)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Kilobits = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -111,8 +113,9 @@ class Shaper:
             due_s = max(due_s, self._free_s) + size * 8 / (shape.rate_kbit * 1000)
             self._free_s = due_s
         if self._in_order:
-            due_s = self._last_s = max(due_s, self._last_s)
-        if due_s > now_s:
+            # Never at the same time: who keeps the time may not keep the order of equals.
+            due_s = self._last_s = max(due_s, nextafter(self._last_s, inf))
+        if due_s - now_s > _AT_ONCE_S:
             self.counts["delayed"] += 1
         return due_s
 
@@ -128,4 +131,4 @@ class Shaper:
 
 def _either(one: float, other: float) -> float:
     """The share of what happens by one or the other."""
-    return 1 - (1 - one) * (1 - other)
+    return 1 - (1 - one) * (1 - other) if one and other else one or other

@@ -42,7 +42,7 @@ from gateway.bridge.edge import (
 )
 from gateway.bridge.outbox import Outbox
 from gateway.broker.credentials import open_password
-from gateway.mqtt.client import Message, MqttSettings, Presence
+from gateway.mqtt.client import Message, MqttClient, MqttSettings, Presence
 from gateway.mqtt.topics import Head as HeadTopic
 from gateway.mqtt.topics import Response, parse
 from gateway.refusing import refusing
@@ -110,6 +110,8 @@ class Device:
         kind: Literal["mobile", "environment"],
         uplink: Uplink,
         events: EventLog,
+        *,
+        connect: Callable[[MqttSettings], MqttClient] = MqttClient,
     ) -> None:
         directory = Path(config.state)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -131,6 +133,7 @@ class Device:
         self._config = config
         self._kind: Literal["mobile", "environment"] = kind
         self._uplink = uplink
+        self._connect = connect
         self._events = events
         self._bad = CountedEvents(events, "bad-message")
         self._net = genesis.network.hex()[:16]
@@ -191,6 +194,7 @@ class Device:
             on_message=self._on_message,
             events=self._events,
             again=self._uplink.again,
+            connect=self._connect,
         )
 
     # --- operations -------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from nodes.device.workload import Go
 from nodes.edge_config import EnvironmentConfig
 from nodes.events import EventLog
 
-__all__ = ["RelayUplink", "main"]
+__all__ = ["RelayUplink", "main", "with_boards"]
 
 RELAYED_MAX = 256
 CARRY_S_MAX = 5.0
@@ -72,9 +72,10 @@ class RelayUplink:
             return
         if len(login.relayed) >= RELAYED_MAX:
             raise PeerFault("relay-full", f"{RELAYED_MAX} messages wait for the broker")
-        login.relayed.start(self._carry(login, *passed_on))
+        login.relayed.start(self.carry(login, *passed_on))
 
-    async def _carry(self, login: Login, topic: str, payload: bytes) -> None:
+    async def carry(self, login: Login, topic: str, payload: bytes) -> None:
+        """Bring another device's message to the gateway."""
         try:
             await login.client.publish(topic, payload, deadline_s=CARRY_S_MAX)
         except BrokerUnavailableError as error:
@@ -99,16 +100,21 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def with_boards(config: EnvironmentConfig, events: EventLog) -> Work:
+    """Its boards bring the readings."""
+    boards = Boards(config.boards, Path(config.state), config.service)
+
+    def work(
+        device: Device, sender: Sender, login: Login, go: Go
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        return boards.readings(events, device, sender, login, go.start_ns)
+
+    return work
+
+
 def main() -> None:
     def make(config: EnvironmentConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
-        boards = Boards(config.boards, Path(config.state), config.service)
-
-        def work(
-            device: Device, sender: Sender, login: Login, go: Go
-        ) -> contextlib.AbstractAsyncContextManager[None]:
-            return boards.readings(events, device, sender, login, go.start_ns)
-
-        return RelayUplink(net, events), work
+        return RelayUplink(net, events), with_boards(config, events)
 
     device_main("environment", EnvironmentConfig, __doc__, make)
 

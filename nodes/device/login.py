@@ -27,9 +27,10 @@ class Login:
         on_message: Callable[[Login, Message], Awaitable[None]],
         events: Events,
         again: Callable[[bytes, int], bytes],
+        connect: Callable[[MqttSettings], MqttClient] = MqttClient,
     ) -> None:
         self.me = settings.name
-        self.client = MqttClient(settings)
+        self.client = connect(settings)
         self.courier = Courier(outbox, self.client, resend_s=resend_ms / 1000, again=again)
         self.relayed = Tasks()
         self._on_message = on_message

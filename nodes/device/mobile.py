@@ -25,7 +25,7 @@ from nodes.device.workload import Go, until
 from nodes.edge_config import MobileConfig
 from nodes.events import EventLog
 
-__all__ = ["MobileUplink", "Readings", "main"]
+__all__ = ["MobileUplink", "Readings", "main", "make"]
 
 
 class MobileUplink:
@@ -88,10 +88,12 @@ class Readings:
             self._taken = number
 
 
-def main() -> None:
-    def make(config: MobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
-        return MobileUplink(net), Readings().at_their_times
+def make(config: MobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
+    """How its messages leave it, and what it does."""
+    return MobileUplink(net), Readings().at_their_times
 
+
+def main() -> None:
     device_main("mobile", MobileConfig, __doc__, make)
 
 

@@ -24,6 +24,7 @@ from chain.ledger.operations import CloseSession, Data, OpenSession, Operation
 from gateway.bridge.block_store import BlockStoreError
 from gateway.bridge.outbox import OutboxCorruptError, OutboxFullError
 from gateway.tasks import Tasks, first_of
+from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
 from nodes.device.carrier import Carrier
 from nodes.device.device import Answer, Device, Refused, Uplink
@@ -187,6 +188,7 @@ def device_main(
     config_type: type[C],
     about: str | None,
     make: Callable[[C, str, EventLog], tuple[Uplink, Work]],
+    put_around: Callable[[C, EventLog], EdgeAround] = lambda *_: EdgeAround(),
 ) -> None:
     """The `__main__` of both kinds. `make(config, network name, events)`."""
     parser = argparse.ArgumentParser(prog=f"python -m nodes.device.{kind}", description=about)
@@ -200,10 +202,11 @@ def device_main(
         fail(EXIT_BAD_CONFIG, str(error))
 
     with EventLog(Path(config.events or "/dev/null"), config.name) as events:
+        around = put_around(config, events)
         uplink, work = make(config, genesis.network.hex()[:16], events)
 
         def device() -> Device:
-            return Device(config, genesis, kind, uplink, events)
+            return Device(config, genesis, kind, uplink, events, connect=around.client)
 
         async def serve(stopping: asyncio.Event) -> None:
             process = DeviceProcess(config, device, uplink, work, events)
@@ -211,6 +214,7 @@ def device_main(
                 write_ready(config.ready, {})
                 async with Tasks() as tasks:
                     tasks.start(process.run())
+                    tasks.start(around.follow(events))
                     while not stopping.is_set():
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)

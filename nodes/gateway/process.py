@@ -15,7 +15,9 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
@@ -31,6 +33,7 @@ from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, MqttSettings, Presence
 from gateway.mqtt.topics import Head, Response, Role, Status
 from gateway.tasks import Tasks, first_of
+from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import GatewayConfig, GatewaySecrets, load_secrets
 from nodes.events import EventLog
@@ -39,7 +42,9 @@ from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 
-__all__ = ["GatewayProcess", "main"]
+__all__ = ["GatewayProcess", "gateway_main", "main"]
+
+C = TypeVar("C", bound=GatewayConfig)
 
 TICK_S = 0.1
 ANNOUNCE_S = 1.0
@@ -57,9 +62,15 @@ class GatewayProcess:
     """Implements `bridge.Outside`."""
 
     def __init__(
-        self, config: GatewayConfig, secrets: GatewaySecrets, genesis: Genesis, events: EventLog
+        self,
+        config: GatewayConfig,
+        secrets: GatewaySecrets,
+        genesis: Genesis,
+        events: EventLog,
+        around: EdgeAround | None = None,
     ) -> None:
         self._config = config
+        self._around = around = around or EdgeAround()
         self._events = events
         self._outbox = Outbox(
             Path(config.outbox), entries_max=config.limits.waiting_max + ANSWERS_IN_FLIGHT_MAX
@@ -87,7 +98,12 @@ class GatewayProcess:
         )
         self._kept_height = self._bridge.chain.resumed_height
         self._links = ReplicaLinks(
-            config, self._bridge.chain, events, self._bridge.on_seal, self._bridge.on_denied
+            config,
+            self._bridge.chain,
+            events,
+            self._bridge.on_seal,
+            self._bridge.on_denied,
+            put_around=around.wire,
         )
         net = self._bridge.net
         self._head_topic = str(Head(net))
@@ -95,9 +111,12 @@ class GatewayProcess:
             User(Role.GATEWAY, config.node, secrets.gateway),
             (f"m2m/1/{net}/up/+/+/+", f"m2m/1/{net}/status/+"),
             Presence(str(Status(net, config.node)), b"gateway", b""),
+            around.client,
         )
         admin = User(Role.ADMIN, config.node, secrets.admin)
-        self._admin_client = self._login(admin, DynamicSecurityAdmin.subscriptions, None)
+        self._admin_client = self._login(
+            admin, DynamicSecurityAdmin.subscriptions, None, MqttClient
+        )
         self._admin = DynamicSecurityAdmin(self._admin_client, net)
         self._answers: deque[tuple[str, bytes]] = deque()
         self._answers_ready = asyncio.Event()
@@ -105,10 +124,14 @@ class GatewayProcess:
         self._in_flight = asyncio.Semaphore(ANSWERS_IN_FLIGHT_MAX)
 
     def _login(
-        self, user: User, subscriptions: tuple[str, ...], presence: Presence | None
+        self,
+        user: User,
+        subscriptions: tuple[str, ...],
+        presence: Presence | None,
+        connect: Callable[[MqttSettings], MqttClient],
     ) -> MqttClient:
         broker = self._config.broker
-        return MqttClient(
+        return connect(
             MqttSettings(
                 broker.host,
                 broker.port,
@@ -141,6 +164,7 @@ class GatewayProcess:
                 self._tick(),
                 self._checkpoint(),
                 self._count(),
+                self._around.follow(self._events),
                 self._begin(stopping),
                 stopping.wait(),
             )
@@ -313,13 +337,16 @@ def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m nodes.gateway.process", description=__doc__)
+def gateway_main(
+    kind: type[C], put_around: Callable[[C, EventLog], EdgeAround], about: str | None
+) -> None:
+    """The `__main__` of a gateway whose config is a `kind`."""
+    parser = argparse.ArgumentParser(prog="python -m nodes.gateway.process", description=about)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--exit-on-stdin-eof", action="store_true")
     args = parser.parse_args()
     try:
-        config = load_config(args.config, GatewayConfig)
+        config = load_config(args.config, kind)
         secrets = load_secrets(Path(config.passwords))
         genesis = Genesis.decode(Path(config.genesis).read_bytes())
     except (ConfigError, PeerFault, OSError) as error:
@@ -329,7 +356,9 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
             try:
-                process = GatewayProcess(config, secrets, genesis, events)
+                process = GatewayProcess(
+                    config, secrets, genesis, events, put_around(config, events)
+                )
             except OutboxFullError as error:
                 raise Trouble(str(error)) from error
             except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
@@ -337,6 +366,10 @@ def main() -> None:
             await process.run(stopping)
 
     run(serve, directory=Path(config.copy).parent, exit_on_stdin_eof=args.exit_on_stdin_eof)
+
+
+def main() -> None:
+    gateway_main(GatewayConfig, lambda *_: EdgeAround(), __doc__)
 
 
 if __name__ == "__main__":

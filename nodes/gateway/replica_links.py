@@ -23,7 +23,7 @@ from gateway.refusing import refusing
 from nodes.config import certificate_der
 from nodes.edge_config import GatewayConfig
 from nodes.events import CountedEvents
-from nodes.ports import Events, Party
+from nodes.ports import Events, Party, Wire
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
 
@@ -45,6 +45,8 @@ class ReplicaLinks:
         events: Events,
         on_seal: Callable[[Seal], int],
         on_denied: Callable[[int, Denied], None],
+        *,
+        put_around: Callable[[Wire], Wire] = lambda wire: wire,
     ) -> None:
         self._chain = chain
         self._events = events
@@ -68,6 +70,7 @@ class ReplicaLinks:
             on_refused=lambda reason: strangers.add(reason, reason=reason),
             on_failure=self._fail,
         )
+        self._send = put_around(self._wire).send
         self._primary = config.replicas[0].replica
         self._views: dict[int, int] = {}
         self._sources = Sources(time.monotonic())
@@ -86,7 +89,7 @@ class ReplicaLinks:
         connected = self._wire.connected
         to = connected if everyone or self._primary not in connected else [self._primary]
         for replica in to:
-            self._wire.send(replica, frame)
+            self._send(replica, frame)
 
     async def run(self) -> None:
         """Takes what arrives; until cancelled."""
@@ -171,4 +174,4 @@ class ReplicaLinks:
     def _subscribe(self, replica: int) -> None:
         self._heard_s[replica] = time.monotonic()
         request = Subscribe(self._chain.height + 1, replica in self._sources)
-        self._wire.send(replica, encode(request))
+        self._send(replica, encode(request))

@@ -12,12 +12,13 @@ from chain.keys import Signer
 from nodes.byzantine.config import Byzantine
 from nodes.byzantine.make import misbehaviour
 from nodes.config import ReplicaConfig
-from nodes.ports import Events
+from nodes.ports import Events, Wire
 from nodes.replica.around import Around
 from nodes.replica.driver import Rewrite
 from nodes.replica.process import ReplicaProcess, replica_main
 from nodes.replica.service import Service
 from nodes.switch.effects import EffectsSeam
+from nodes.switch.links import shaped_wire
 from nodes.switch.orders import Orders
 
 __all__ = ["SwitchedReplicaConfig", "main"]
@@ -47,6 +48,9 @@ class _Switched(Around):
         )
         self._orders.add("effects", Byzantine, seam.take)
         return seam.rewrite
+
+    def wire(self, wire: Wire, events: Events) -> Wire:
+        return shaped_wire(wire, self._orders, events)
 
     async def follow(self, events: Events) -> None:
         await self._orders.follow(events)

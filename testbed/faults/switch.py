@@ -25,7 +25,9 @@ __all__ = ["SWITCH", "TAKEN_S_MAX", "Order", "equip"]
 SWITCH = "switch"
 TAKEN_S_MAX = 5.0  # until a process has logged that it took an order
 
-_PROGRAMS: dict[NodeRole, str] = {"replica": "nodes.switch.replica"}
+_PROGRAMS: dict[NodeRole, str] = {
+    role: f"nodes.switch.{role}" for role in ("replica", "gateway", "environment", "mobile")
+}
 
 
 class Order:

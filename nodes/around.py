@@ -1,0 +1,28 @@
+"""What may be put around the parts of a gateway or device before it runs them. An honest one puts
+nothing. The same for a replica is in `nodes.replica.around`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.mqtt.client import MqttClient, MqttSettings
+from nodes.ports import Events, Wire
+
+__all__ = ["EdgeAround"]
+
+
+class EdgeAround:
+    """Each method returns what is used in place of the part; these return the part itself."""
+
+    def wire(self, wire: Wire) -> Wire:
+        """To the replicas; gateways only."""
+        return wire
+
+    def client(self, settings: MqttSettings) -> MqttClient:
+        """A login at the broker."""
+        return MqttClient(settings)
+
+    async def follow(self, events: Events) -> None:
+        """Runs beside the process until it is cancelled."""
+        await asyncio.Event().wait()

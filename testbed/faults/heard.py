@@ -1,0 +1,45 @@
+"""Whether replicas still hear each other, by their own logs: how a cut is seen to take effect.
+
+A replica logs at most once a second how many frames came from whom (`counters`), if anything came.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from testbed.campaign.watch import Watch
+    from testbed.provision.layout import Node
+
+__all__ = ["SILENT_S", "Heard"]
+
+SILENT_S = 2.5  # a replica that hears anything logs counters twice in this time
+
+
+class Heard:
+    """What came to replicas from replicas since this was made; other pairs are left out."""
+
+    def __init__(self, watch: Watch, pairs: Sequence[tuple[Node, Node]]) -> None:
+        self._watch = watch
+        self.pairs = [
+            (source, target) for source, target in pairs if source.role == "replica" == target.role
+        ]
+        self._seen = {t.name: watch.nodes[t.name].counts.total() for _, t in self.pairs}
+        self._began_s = time.monotonic()
+
+    def nothing(self) -> bool:
+        """No target hears its source."""
+        return all(self._is_quiet(source, target) for source, target in self.pairs)
+
+    def _is_quiet(self, source: Node, target: Node) -> bool:
+        view = self._watch.nodes[target.name]
+        new = view.counts.total() - self._seen[target.name]
+        events = list(view.events)[-new:] if new else []
+        lines = [event for event in events if event["event"] == "counters"]
+        if len(lines) < 2:
+            return time.monotonic() - self._began_s > SILENT_S
+        party = str(source.index)
+        before, now = (line["heard"].get(party, 0) for line in lines[-2:])
+        return bool(before == now)
