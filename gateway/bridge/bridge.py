@@ -18,7 +18,7 @@ from typing import Any
 
 from chain.errors import PeerFault
 from chain.genesis import Genesis
-from chain.keys import Scheme
+from chain.keys import Scheme, digest
 from chain.ledger.operations import Enrol, Opened, open_operation
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Seal
@@ -131,7 +131,7 @@ class Bridge:
                 up = parsed
                 self._take_up(up, payload, now_ms)
         except PeerFault as fault:
-            self._refuse(b"", up, fault.code)
+            self._note(_fingerprint(payload), up, f"refused:{fault.code}")
 
     def _take_up(self, up: Up, payload: bytes, now_ms: int) -> None:
         if not self._within_rate(up):
@@ -260,7 +260,7 @@ class Bridge:
         self, request: bytes, up: Up | None, reason: str, record: bytes | None = None
     ) -> None:
         self._note(request, up, f"refused:{reason}")
-        if up is not None and request:
+        if up is not None:
             denied = Denied(id=request, layer="gateway", reason=reason, record=record)
             self._outside.answer(up.device, "denied", denied_codec.encode(denied))
 
@@ -393,3 +393,13 @@ class Bridge:
         waiting.tries += 1
         self._outside.submit(waiting.cose, everyone=True)
         self.counts["resubmitted"] += 1
+
+
+def _fingerprint(payload: bytes) -> bytes:
+    """Stands for the id where no request could be read: SHA-256 of what the device sent, or of the
+    whole message."""
+    try:
+        with refusing():
+            return digest(stamped_codec.decode(payload).body)
+    except PeerFault:
+        return digest(payload)

@@ -88,7 +88,7 @@ class GroupDenied(LogEvent, frozen=True, kw_only=True, tag="denied"):
 
 class Requested(LogEvent, frozen=True, kw_only=True, tag="request"):
     """At a gateway: a signed request came. `outcome` is accepted, repeat-waiting, repeat-final or
-    refused:<reason>."""
+    refused:<reason>. Where no request could be read, `id` is the SHA-256 of what was sent."""
 
     id: str
     device: str

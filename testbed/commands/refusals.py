@@ -14,9 +14,9 @@ import typer
 
 from inventory.load import load_lab
 from inventory.model import BrokerOptions
+from testbed.attacker.manufacturer import Manufacturer
 from testbed.commands.options import JsonOption, columns, markdown, print_json, say
 from testbed.refusals.cases import try_all
-from testbed.refusals.manufacturer import Manufacturer
 from testbed.refusals.trial import Refusal
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating

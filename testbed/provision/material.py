@@ -80,7 +80,6 @@ class Material:
 
     A device has a token in `vouchers`, or its factory certificate (DER) is in `factory`.
 
-    `observer` and `rogue` are logins for attackers: one reads along, one is a relay gone bad.
     `operator` and `broker_admin` are the administrator's own: to the chain, and to the broker.
     """
 
@@ -89,8 +88,6 @@ class Material:
     vouchers: Mapping[str, Voucher] = field(repr=False)
     factory: Mapping[str, bytes]
     gateways: Mapping[str, tuple[User, User]] = field(repr=False)
-    observer: User = field(repr=False)
-    rogue: User = field(repr=False)
     operator: User = field(repr=False)
     broker_admin: User = field(repr=False)
     login_secret: bytes = field(repr=False)
@@ -102,8 +99,6 @@ class Material:
         logins = [user for pair in self.gateways.values() for user in pair]
         return [
             *logins,
-            self.observer,
-            self.rogue,
             self.operator,
             self.broker_admin,
             *(voucher.user for voucher in self.vouchers.values()),
@@ -227,8 +222,6 @@ def make_material(
         vouchers=vouchers,
         factory=factory,
         gateways=gateways,
-        observer=_stranger(Role.OBSERVER),
-        rogue=_stranger(Role.RELAY),
         operator=User(Role.DEVICE, admin_node, new_password()),
         broker_admin=User(Role.ADMIN, admin_node, new_password()),
         login_secret=secrets.token_bytes(32),
@@ -249,11 +242,6 @@ def consensus(lab: Lab) -> Consensus:
         precision_us=round(options.precision_ms * 1000),
         message_delay_us=round(options.message_delay_ms * 1000),
     )
-
-
-def _stranger(role: Role) -> User:
-    """A login that belongs to no device of the network."""
-    return User(role, secrets.token_hex(32), new_password())
 
 
 def _pem(private: ec.EllipticCurvePrivateKey) -> bytes:

@@ -26,11 +26,11 @@ from gateway.bridge.edge import Kind, SyncRequest, sync_codec
 from gateway.broker.security import User, bootstrap_id, bootstrap_user
 from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
+from testbed.attacker.manufacturer import Manufacturer, issue
+from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.material import PRIVILEGE_MAX, Voucher
-from testbed.refusals.manufacturer import Manufacturer, issue
-from testbed.refusals.puppet import Puppet
 from testbed.refusals.trial import Refusal, Trial, attacking
 from testbed.standing.operator import Operator
 

@@ -28,12 +28,13 @@ from gateway.mqtt.client import MqttClient, MqttSettings, pinned
 from gateway.mqtt.topics import Role, Up
 from nodes.board.control import command
 from nodes.events import read_events
+from testbed.attacker.attacker import new_login
+from testbed.attacker.manufacturer import Manufacturer
+from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 from testbed.provision.material import Voucher
-from testbed.refusals.manufacturer import Manufacturer
-from testbed.refusals.puppet import Puppet
 from testbed.standing.operator import Operator
 
 __all__ = ["Refusal", "Trial", "attacking"]
@@ -72,6 +73,7 @@ class Trial:
         deployment: Deployment,
         operator: Operator,
         manufacturer: Manufacturer,
+        login: User,
         relay: MqttClient,
     ) -> None:
         self.deployment = deployment
@@ -80,6 +82,7 @@ class Trial:
         self.material = deployment.material
         self.network = deployment.material.genesis.network
         self.net = self.network.hex()[:16]
+        self._login = login
         self._relay = relay
         self._sent = 0
         self.found: list[Refusal] = []
@@ -109,13 +112,13 @@ class Trial:
         self._sent += 1
         before = len(self._requests())
         stamped = stamped_codec.encode(Stamped(n=self._sent, boot=1, at_ms=0, body=body))
-        topic = str(Up(self.net, self.material.rogue.node, device, kind))
+        topic = str(Up(self.net, self._login.node, device, kind))
         await self._relay.publish(topic, raw if raw is not None else stamped)
         await _until(lambda: len(self._requests()) > before, f"the gateway says nothing to {kind}")
         return str(self._requests()[before].fields["outcome"])
 
     def _requests(self) -> list[Any]:
-        mine = self.material.rogue.node
+        mine = self._login.node
         return [
             event
             for event in read_events(self._gateway_log)
@@ -315,14 +318,16 @@ async def attacking(
     deployment: Deployment, operator: Operator, manufacturer: Manufacturer
 ) -> AsyncIterator[Trial]:
     broker = deployment.broker
-    rogue = deployment.material.rogue
+    login = new_login(Role.RELAY)
+    async with operator.at_broker() as security:
+        await security.ensure(login)
     client = MqttClient(
-        MqttSettings(broker.host, broker.port, rogue.name, rogue.password, trust=broker.certificate)
+        MqttSettings(broker.host, broker.port, login.name, login.password, trust=broker.certificate)
     )
     running = asyncio.ensure_future(client.run())
     try:
         await client.ready()
-        yield Trial(deployment, operator, manufacturer, client)
+        yield Trial(deployment, operator, manufacturer, login, client)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

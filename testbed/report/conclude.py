@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from chain.ledger.admission import voucher_id
+from chain.ledger.operations import Enrol, Factory
 from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
@@ -11,6 +13,7 @@ from testbed.checks.faults import Injection, injections, worst_recovery_ms
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import ViewEntered
 from testbed.checks.properties import safety
+from testbed.checks.records import Entry
 from testbed.report.measure import latency_table, load_table, operations
 from testbed.report.notes import notes
 from testbed.report.stats import upper95
@@ -34,11 +37,7 @@ _NOT_JUDGED = Judgement(0, 0, 0, 0, {})
 def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
     """Everything that a run's summary says."""
     chain = evidence.longest
-    admitted = {
-        entry.statement.node
-        for entry in chain.entries
-        if entry.statement.op == "enrol" and entry.took_effect
-    }
+    admitted = {entry.statement.node for entry in chain.entries if _is_admission(entry, evidence)}
     found = injections(evidence)
     attacks = tuple(_attack(evidence, *attack) for attack in attack_ids(evidence))
     properties = tuple(_properties(evidence, ledger, found))
@@ -66,6 +65,15 @@ def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
         ),
         notes=tuple(notes(evidence, ledger, found, attacks)),
     )
+
+
+def _is_admission(entry: Entry, evidence: Evidence) -> bool:
+    """Of a device of the lab, not of one that the administrator let in during the run."""
+    asked = entry.operation
+    if not isinstance(asked, Enrol) or not entry.took_effect:
+        return False
+    tokens = {each.id for each in evidence.genesis.policy.vouchers}
+    return isinstance(asked.voucher, Factory) or voucher_id(asked.voucher) in tokens
 
 
 def _problem(ledger: LedgerReport) -> str | None:

@@ -21,9 +21,15 @@ __all__ = ["Replay"]
 
 
 class Replay(Params):
-    """Send captured messages again, unchanged."""
+    """Send captured messages again, unchanged: per event up to `batch` from the broker and `batch`
+    frames from each serial line, drawn by the seed. `window` says which: `inside` the window of
+    blocks in which an access request is remembered by its head, or `beyond` it; from an
+    `other-session` than the one that is open now (boards are reset for that); or from before the
+    newest start of a gateway or replica (`after-restart`: crash one beside it)."""
 
     source: Literal["captured"] = "captured"
+    window: Literal["any", "inside", "beyond", "other-session", "after-restart"] = "any"
+    batch: int = Field(default=25, ge=1, le=500)
     messages: tuple[Literal["admission", "data", "serial"], ...] = Field(
         default=("admission", "data", "serial"),
         min_length=1,

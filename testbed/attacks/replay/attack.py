@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Coroutine
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 from chain.errors import PeerFault
-from chain.ledger.operations import read_operation
-from gateway.bridge.edge import Stamped, ask_codec, stamped_codec
-from gateway.mqtt.client import Message, MqttClient, MqttSettings
-from gateway.mqtt.topics import Request, Up, parse
+from chain.ledger.operations import OpenSession, read_operation
+from gateway.bridge.edge import ask_codec, stamped_codec
+from gateway.mqtt.client import Message
+from gateway.mqtt.topics import Request, Role, Up, parse
+from testbed.attacker.attacker import Attacker, new_login
 from testbed.boards.cable import has_cable, order_cable
 from testbed.campaign.injection import Attack, Scene
 from testbed.hosts.port import HostFault
@@ -25,8 +22,18 @@ from testbed.provision.layout import Node
 __all__ = ["ReplayAttack"]
 
 CAPTURED_MAX = 10_000
-PER_ATTEMPT_MAX = 25
-CONNECT_S_MAX = 10.0
+NEW_SESSION_S_MAX = 10.0
+STRANGERS_MAX = 1_000
+
+
+class _Heard(NamedTuple):
+    """A request as it was overheard, at this height of the chain and this wall time."""
+
+    device: str
+    kind: str
+    body: bytes
+    height: int
+    at_ns: int
 
 
 class ReplayAttack(Attack):
@@ -34,46 +41,28 @@ class ReplayAttack(Attack):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        wanted = scene.event.params["messages"]
+        params = scene.event.params
+        wanted, batch = params["messages"], params["batch"]
         assert isinstance(wanted, list)
+        assert isinstance(batch, int)
         self._wanted = frozenset(str(each) for each in wanted)
+        self._window = str(params["window"])
+        self._batch = batch
         self._random = scene.rng
-        self._heard: dict[str, tuple[str, str, bytes]] = {}
+        self._heard: dict[str, _Heard] = {}
+        self._opened_ns: dict[str, int] = {}  # by device: when its newest session began
         self._tries: dict[str, int] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="replay", daemon=True)
-        self._network = scene.deployment.material.genesis.network
-        self._net = self._network.hex()[:16]
-        self._ear: MqttClient | None = None
-        self._mouth: MqttClient | None = None
-        self._numbered = 0
+        self._attacker: Attacker | None = None
+        self._relays: set[str] = set()  # those of the lab
+        self._strangers: set[str] = set()  # other attackers
 
     def arm(self) -> None:
-        deployment = self.scene.deployment
-        broker = deployment.broker
-        observer, rogue = deployment.material.observer, deployment.material.rogue
-        self._rogue = rogue.node
-        self._thread.start()
-        subscriptions = (f"m2m/1/{self._net}/up/+/+/+", f"m2m/1/{self._net}/req/+")
-        self._ear = MqttClient(
-            MqttSettings(
-                broker.host,
-                broker.port,
-                observer.name,
-                observer.password,
-                subscriptions,
-                trust=broker.certificate,
-            )
-        )
-        self._mouth = MqttClient(
-            MqttSettings(
-                broker.host, broker.port, rogue.name, rogue.password, trust=broker.certificate
-            )
-        )
-        for client in (self._ear, self._mouth):
-            self._in_loop(client.run())
-            self._in_loop(client.ready(CONNECT_S_MAX)).result()
-        self._in_loop(self._listen(self._ear))
+        attacker = self._attacker = Attacker(self.scene.deployment)
+        attacker.become_relay()
+        ear = new_login(Role.OBSERVER)
+        attacker.let_in(ear)
+        topics = (f"m2m/1/{attacker.net}/up/+/+/+", f"m2m/1/{attacker.net}/req/+")
+        attacker.connect(ear, topics, self._keep)
 
     def apply(self) -> None:
         mqtt = self._replay_messages()
@@ -81,58 +70,90 @@ class ReplayAttack(Attack):
         self.sent(*mqtt, *serial, mqtt=len(mqtt), serial=len(serial))
 
     def close(self) -> None:
-        if self._thread.is_alive():
-            with suppress(TimeoutError):
-                self._in_loop(_cancel_all()).result(timeout=5)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=5)
+        if self._attacker is not None:
+            self._attacker.close()
 
     # --- the broker -------------------------------------------------------------------------------
 
-    async def _listen(self, ear: MqttClient) -> None:
-        async for message in ear.messages():
-            if len(self._heard) < CAPTURED_MAX:
-                self._keep(message)
-
     def _keep(self, message: Message) -> None:
+        attacker = self._attacker
+        if attacker is None or len(self._heard) >= CAPTURED_MAX:
+            return
         try:
             topic = parse(message.topic)
             if isinstance(topic, Request):
                 ask = ask_codec.decode(message.payload)
                 device, kind, body = topic.device, str(ask.kind), ask.body
-            elif isinstance(topic, Up) and topic.relay != self._rogue:
+            elif isinstance(topic, Up) and self._is_honest(topic.relay):
                 device, kind = topic.device, topic.kind
                 body = stamped_codec.decode(message.payload).body
             else:
                 return
             if kind in ("enrol", "op"):
-                request = read_operation(body, self._network).id.hex()
-                self._heard[request] = (device, kind, body)
+                asked = read_operation(body, attacker.network)
+                now_ns = time.time_ns()
+                heard = _Heard(device, kind, body, self.scene.watch.tip(), now_ns)
+                self._heard.setdefault(asked.id.hex(), heard)
+                if isinstance(asked.operation, OpenSession):
+                    self._opened_ns[device] = now_ns
         except PeerFault:
             return  # not of this protocol: nothing to learn from it
 
+    def _is_honest(self, relay: str) -> bool:
+        """Whether it is a device of the lab: what other attackers send is worth nothing."""
+        if relay not in self._relays | self._strangers:
+            for view in self.scene.watch.devices:
+                started = (each for each in list(view.events) if each["event"] == "started")
+                self._relays |= {str(each["id"]) for each in started}
+            if relay not in self._relays and len(self._strangers) < STRANGERS_MAX:
+                self._strangers.add(relay)
+        return relay in self._relays
+
     def _replay_messages(self) -> list[str]:
+        attacker = self._attacker
+        assert attacker is not None, "arm was not called"
         kinds = {"admission": "enrol", "data": "op"}
         wanted = {kinds[each] for each in self._wanted if each in kinds}
-        heard = sorted(name for name, (_, kind, _) in self._heard.items() if kind in wanted)
-        chosen = self._random.sample(heard, min(len(heard), PER_ATTEMPT_MAX))
-        trials = []
-        for request in chosen:
-            device, kind, body = self._heard[request]
-            self._numbered += 1
-            stamp = Stamped(n=self._numbered, boot=1, at_ms=time.time_ns() // 10**6, body=body)
-            assert self._mouth is not None, "arm was not called"
-            topic = str(Up(self._net, self._rogue, device, kind))
-            self._in_loop(self._mouth.publish(topic, stamped_codec.encode(stamp))).result()
-            trials.append(self._trial(f"{request}@{self._rogue}"))
-        return trials
+        fits = self._fitting()
+        heard = sorted(
+            name for name, each in self._heard.items() if each.kind in wanted and fits(each)
+        )
+        chosen = self._random.sample(heard, min(len(heard), self._batch))
+        attacker.up_each([self._heard[name][:3] for name in chosen])
+        return [self._trial(f"{name}@{attacker.relay.node}") for name in chosen]
+
+    def _fitting(self) -> Callable[[_Heard], bool]:
+        """Whether a request was heard in the window that is wanted."""
+        tip, window = self.scene.watch.tip(), self._remembered_blocks
+        match self._window:
+            case "inside":
+                return lambda each: tip - each.height < window
+            case "beyond":
+                return lambda each: tip - each.height > window
+            case "other-session":
+                return lambda each: each.at_ns < self._opened_ns.get(each.device, 0)
+            case "after-restart":
+                since_ns = self._restarted_ns()
+                return lambda each: each.at_ns < since_ns
+        return lambda each: True
+
+    @property
+    def _remembered_blocks(self) -> int:
+        return self.scene.deployment.material.genesis.policy.enrol_window_blocks
+
+    def _restarted_ns(self) -> int:
+        """When a gateway or a replica was last started again; 0 if none was."""
+        views = self.scene.watch.nodes.values()
+        starts = [
+            max(int(event["t"]) for event in list(view.events) if event["event"] == "started")
+            for view in views
+            if view.role in ("gateway", "replica") and view.counts["started"] > 1
+        ]
+        return max(starts, default=0)
 
     def _trial(self, name: str) -> str:
         self._tries[name] = self._tries.get(name, 0) + 1
         return f"{name}#{self._tries[name]}"
-
-    def _in_loop(self, work: Coroutine[Any, Any, None]) -> Future[None]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     # --- serial lines -----------------------------------------------------------------------------
 
@@ -143,7 +164,7 @@ class ReplayAttack(Attack):
             if not has_cable(lab, board.name):
                 continue  # nobody can cut into a real cable from here
             frames = self._frames_of(board)
-            chosen = self._random.sample(frames, min(len(frames), PER_ATTEMPT_MAX))
+            chosen = self._random.sample(frames, min(len(frames), self._batch))
             self._inject(board, chosen)
             for frame in chosen:
                 digest = hashlib.sha256(bytes.fromhex(frame)).hexdigest()
@@ -157,9 +178,44 @@ class ReplayAttack(Attack):
         except HostFault:
             return []
         lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith(b"\n")]
+        fits = self._fitting_line(board)
         return sorted(
-            {each["frame"] for each in lines if each["dir"] == "from-board" and "frame" in each}
+            {
+                each["frame"]
+                for each in lines
+                if each["dir"] == "from-board" and "frame" in each and fits(each["t"])
+            }
         )
+
+    def _fitting_line(self, board: Node) -> Callable[[int], bool]:
+        """Whether a frame that passed then is in the window that is wanted."""
+        if self._window == "other-session":
+            before_ns = self._new_session(board)
+        elif self._window == "after-restart":
+            before_ns = self._restarted_ns()
+        else:
+            return lambda _: True
+        return lambda t: t < before_ns
+
+    def _new_session(self, board: Node) -> int:
+        """The board is reset; answers when, once it and its host have new keys."""
+        deployment, watch = self.scene.deployment, self.scene.watch
+        sponsor = next(
+            each for each in deployment.with_role("environment") if each.host == board.host
+        )
+
+        def sessions() -> int:
+            return sum(
+                event["event"] == "board" and event.get("state") == "connected"
+                for event in list(watch.nodes[sponsor.name].events)
+                if event.get("board") == board.name
+            )
+
+        reset_ns, before = time.time_ns(), sessions()
+        host, python = deployment.host(board), deployment.python(board)
+        order_cable(deployment.lab, board.name, host, python, ["reset"])
+        watch.wait_for(lambda: sessions() > before, NEW_SESSION_S_MAX)
+        return reset_ns
 
     def _inject(self, board: Node, frames: list[str]) -> None:
         if not frames:
@@ -169,11 +225,3 @@ class ReplayAttack(Attack):
         orders = [f"inject host 00{frame}00" for frame in frames]
         host, python = deployment.host(board), deployment.python(board)
         order_cable(deployment.lab, board.name, host, python, orders)
-
-
-async def _cancel_all() -> None:
-    mine = asyncio.current_task()
-    tasks = [task for task in asyncio.all_tasks() if task is not mine]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

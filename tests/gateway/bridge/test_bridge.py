@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
+from chain.keys import digest
 from chain.ledger.operations import Grant, Renew, Revoke, sign_operation
 from chain.ledger.possession import renewal_statement
 from chain.pbft.messages import Denied, Endorsement, Signed, encode, signed_bytes
@@ -441,6 +442,16 @@ def test_a_flood_of_garbage_is_counted_and_writes_few_events(gate: Gate) -> None
     device = gate.admit("phone")
     gate.ask(gate.world.data(device), device)
     assert gate.outcomes().count("accepted") == 2, "what is accepted is always told"
+
+
+def test_a_refused_message_is_named_by_what_was_sent(gate: Gate) -> None:
+    """Whoever judges an attack finds each of its messages: by its id, or by its digest."""
+    device = gate.admit("phone")
+    altered = sign_operation(gate.world.data(device), device.signer)[:-1] + b"\0"
+    gate.up(device.node.hex(), "op", altered)
+    gate.bridge.on_up(f"m2m/1/{gate.bridge.net}/up/{RELAY}/{'c' * 64}/op", b"no stamp", 0)
+    told = [fields["id"] for event, fields in gate.events if event == "request"]
+    assert told[-2:] == [digest(altered).hex(), digest(b"no stamp").hex()]
 
 
 def test_cached_answers_are_bounded_in_bytes() -> None:

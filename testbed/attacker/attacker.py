@@ -1,0 +1,253 @@
+"""What an attacker has on a running network: logins of his own at the broker, devices of his own,
+stolen credentials; and how he sends.
+
+An attack makes one `Attacker` when it is armed. Who let him in is the lab's administrator, by the
+ways of the lab: a login at the broker, a voucher on the chain. So nothing of the network differs
+for him. How an answer is judged stands in `testbed.checks.trials`; what is done, in the attacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.block import genesis_head
+from chain.errors import PeerFault
+from chain.keys import Es256Signer, digest, node_id
+from chain.ledger.operations import AddVoucher, Revoke, sign_operation
+from chain.proofs.client import decode_range
+from gateway.bridge.edge import Stamped, stamped_codec
+from gateway.broker.port import BrokerAdminError, DynamicSecurityAdmin
+from gateway.broker.security import User, device_password, new_password
+from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient, MqttSettings
+from gateway.mqtt.topics import Head, Role, Up
+from testbed.attacker.puppet import Puppet
+from testbed.errors import LabFault
+from testbed.provision.deployment import Deployment
+from testbed.provision.material import SERVICES, Voucher
+
+__all__ = ["Attacker", "new_login"]
+
+CONNECT_S_MAX = 10.0
+ANSWER_S_MAX = 20.0
+IN_FLIGHT_MAX = 64  # messages of a batch that wait for the broker
+VOUCHER_VALID_S = 86_400
+
+T = TypeVar("T")
+
+
+def new_login(role: Role) -> User:
+    """A login that belongs to no device of the network; the administrator lets it in."""
+    return User(role, secrets.token_hex(32), new_password())
+
+
+class Attacker:
+    """Use from one thread; `close` ends everything. Raises LabFault if he is not even let in."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        material = deployment.material
+        self.deployment = deployment
+        self.genesis = material.genesis
+        self.network = material.genesis.network
+        self.net = self.network.hex()[:16]
+        self.head = digest(genesis_head(self.network, material.genesis.time_us))
+        self.relay = new_login(Role.RELAY)
+        self._sent = 0
+        self._mouth: MqttClient | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="attacker", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            with suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(timeout=5)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=5)
+
+    def do(self, work: Coroutine[Any, Any, T], within_s: float = ANSWER_S_MAX) -> T:
+        """Wait for something that runs on the attacker's own event loop."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(within_s)
+        except (BrokerUnavailableError, BrokerAdminError, TimeoutError) as error:
+            raise LabFault(f"the attacker at the broker: {error}") from error
+
+    # --- a relay gone bad ---------------------------------------------------------------------
+
+    def become_relay(self) -> None:
+        """A relay's login: he may publish whatever he likes as that relay, and follows the head."""
+        self.let_in(self.relay)
+        self._mouth = self.connect(self.relay, (str(Head(self.net)),), self._on_head)
+
+    def let_in(self, user: User) -> None:
+        """The administrator makes a login at the broker."""
+        self.do(self._let_in(user))
+
+    def connect(
+        self, user: User, topics: tuple[str, ...], heard: Callable[[Message], None] | None = None
+    ) -> MqttClient:
+        """A connection that stays; `heard` is called, on the attacker's thread, with each message
+        of `topics`."""
+        return self.do(self._connect(user, topics, heard))
+
+    def up(self, device: str, kind: str, bodies: list[bytes]) -> None:
+        """Publish bodies to the gateway as the relay, for `device`, and wait until the broker has
+        them."""
+        self.do(self._up([(device, kind, body) for body in bodies]), within_s=60.0)
+
+    def up_each(self, messages: list[tuple[str, str, bytes]]) -> None:
+        """As `up`, for (device, kind, body) of many devices."""
+        self.do(self._up(messages), within_s=60.0)
+
+    async def _up(self, messages: list[tuple[str, str, bytes]]) -> None:
+        mouth = self._mouth
+        assert mouth is not None, "become_relay was not called"
+        for first in range(0, len(messages), IN_FLIGHT_MAX):
+            batch = messages[first : first + IN_FLIGHT_MAX]
+            await asyncio.gather(*(mouth.publish(*self._stamped(*each)) for each in batch))
+
+    def _stamped(self, device: str, kind: str, body: bytes) -> tuple[str, bytes]:
+        self._sent += 1
+        stamp = Stamped(n=self._sent, boot=1, at_ms=time.time_ns() // 10**6, body=body)
+        return str(Up(self.net, self.relay.node, device, kind)), stamped_codec.encode(stamp)
+
+    async def _connect(
+        self, user: User, topics: tuple[str, ...], heard: Callable[[Message], None] | None
+    ) -> MqttClient:
+        client = self._client(user, topics)
+        self._start(client.run())
+        if heard is not None:
+            self._start(_listen(client, heard))
+        await client.ready(CONNECT_S_MAX)
+        return client
+
+    def _client(self, user: User, topics: tuple[str, ...]) -> MqttClient:
+        broker = self.deployment.broker
+        return MqttClient(
+            MqttSettings(
+                broker.host,
+                broker.port,
+                user.name,
+                user.password,
+                topics,
+                trust=broker.certificate,
+            )
+        )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        _TASKS.add(task)
+        task.add_done_callback(_TASKS.discard)
+        return task
+
+    async def _let_in(self, user: User) -> None:
+        client = self._client(
+            self.deployment.material.broker_admin, DynamicSecurityAdmin.subscriptions
+        )
+        security = DynamicSecurityAdmin(client, self.net)
+        tasks = [self._start(client.run()), self._start(security.run())]
+        try:
+            await client.ready(CONNECT_S_MAX)
+            await security.ensure(user)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _on_head(self, message: Message) -> None:
+        with suppress(PeerFault):
+            if newest := decode_range(message.payload).blocks:
+                self.head = digest(newest[-1].head)
+
+    # --- devices of his own -------------------------------------------------------------------
+
+    def voucher(self) -> Voucher:
+        """A voucher that the chain knows: bought, found or stolen."""
+        voucher = Voucher.new("mobile")
+        self._administer(
+            AddVoucher,
+            voucher=voucher.id,
+            kind=voucher.kind,
+            privilege=3,
+            services=SERVICES,
+            not_after_us=time.time_ns() // 1000 + VOUCHER_VALID_S * 1_000_000,
+        )
+        return voucher
+
+    def admitted(self, **changes: Any) -> Puppet:
+        """A device of his own that the chain admits; `changes` as in `Puppet.enrol`."""
+        voucher, puppet = self.voucher(), Puppet(self.network)
+        self.let_in(voucher.user)
+        self._ask(voucher.user, "enrol", puppet.sign(puppet.enrol(voucher, self.head, **changes)))
+        return puppet
+
+    def revoked(self) -> Puppet:
+        """A device that was his and that the administrator has revoked: lost, and found."""
+        puppet = self.admitted()
+        self._administer(Revoke, target=puppet.node, reason="lost")
+        return puppet
+
+    def login_of(self, puppet: Puppet) -> User:
+        """The login of an admitted device."""
+        node = puppet.node.hex()
+        secret = self.deployment.material.login_secret
+        return User(Role.DEVICE, node, device_password(secret, node))
+
+    def _administer(self, make: Callable[..., Any], /, **fields: object) -> None:
+        material = self.deployment.material
+        key = serialization.load_pem_private_key(material.admin_pem, password=None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        signer = Es256Signer(key)
+        operation = make(
+            network=self.network,
+            node=node_id(signer.public),
+            counter=time.time_ns() // 1000,  # above all that an administrator used before
+            **fields,
+        )
+        self._ask(material.operator, "op", sign_operation(operation, signer))
+
+    def _ask(self, user: User, kind: str, body: bytes) -> None:
+        """One request by its own login, and its answer. Raises LabFault if it is denied."""
+        answer = self.do(self._asked(user, kind, body))
+        if answer == "denied":
+            raise LabFault(f"a request of the lab's administrator for the attacker was {answer}")
+
+    async def _asked(self, user: User, kind: str, body: bytes) -> str:
+        client = self._client(user, (f"m2m/1/{self.net}/rsp/{user.node}/#",))
+        running = self._start(client.run())
+        try:
+            await client.ready(CONNECT_S_MAX)
+            stamped = Stamped(n=1, boot=1, at_ms=0, body=body)
+            topic = str(Up(self.net, user.node, user.node, kind))
+            await client.publish(topic, stamped_codec.encode(stamped))
+            while True:
+                answer = (await client.receive()).topic.rpartition("/")[2]
+                if answer in ("receipt", "admitted", "denied"):
+                    return answer
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+_TASKS: set[asyncio.Task[None]] = set()  # or the loop forgets them
+
+
+async def _listen(client: MqttClient, heard: Callable[[Message], None]) -> None:
+    async for message in client.messages():
+        heard(message)
+
+
+async def _cancel_all() -> None:
+    mine = asyncio.current_task()
+    tasks = [task for task in asyncio.all_tasks() if task is not mine]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,85 @@
+"""Every kind of attack on a running network: held where all is checked, broken where nothing is.
+
+One network serves all kinds: each judges what it sent itself.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.cli import main
+from testbed.hosts.port import Unit
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
+
+UNCHECKED = Path(__file__).with_name("unchecked.py")
+HEAD = """
+workload: {kind: enrol+data, rate: 6/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, attack: 10s, recovery: 1s}
+"""
+HELD = f"""
+campaign: held
+{HEAD}
+faults:
+  - {{id: impersonate, at: 1s, do: device.impersonate, batch: 12}}
+  - {{id: inside, at: 5s, do: device.replay, window: inside, messages: [admission, data]}}
+  - {{id: session, at: 6s, do: device.replay, window: other-session, messages: [serial]}}
+  - {{id: crash, at: 2s, for: 1s, do: process.crash, on: gateway}}
+  - {{id: restarted, at: 9s, do: device.replay, window: after-restart, messages: [data]}}
+"""
+BROKEN = f"""
+campaign: broken
+{HEAD}
+faults:
+  - {{id: impersonate, at: 1s, do: device.impersonate, material: [stolen-id], batch: 20}}
+"""
+
+
+def attacks_of(campaign: str, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """What became of each attack, by its id."""
+    (tmp_path / "campaign.yaml").write_text(campaign)
+    main(["run", str(tmp_path / "campaign.yaml"), "--out", str(tmp_path / "runs")])
+    (summary,) = tmp_path.glob("runs/*/summary.json")
+    found = json.loads(summary.read_bytes())
+    return {each["id"]: each for run in found["runs"] for each in run["summary"]["attacks"]}
+
+
+def layers(attack: dict[str, Any], layer: str) -> set[str]:
+    """The reasons that a layer gave."""
+    return {each.partition(":")[2] for each in attack["refused"] if each.startswith(f"{layer}:")}
+
+
+def test_attacks_on_a_network_that_checks_are_seen_and_held(tmp_path: Path) -> None:
+    found = attacks_of(HELD, tmp_path)
+    assert {name: each["verdict"] for name, each in found.items()} == dict.fromkeys(found, "held")
+    impersonated = found["impersonate"]
+    assert impersonated["distinct"] == impersonated["trials"] == 60
+    gateway = layers(impersonated, "gateway")
+    assert {"wrong-node", "bad-signature", "expired", "revoked"} <= gateway
+    assert "service" in layers(impersonated, "ledger"), "a misused certificate: recorded as refused"
+    assert layers(found["inside"], "gateway") <= {"repeat-final", "repeat-waiting", "counter"}
+    assert "old-session" in layers(found["session"], "serial")
+    assert found["restarted"]["distinct"] > 5
+
+
+def test_attacks_on_a_network_that_checks_nothing_are_seen_to_succeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Deployment.unit
+
+    def unit(deployment: Deployment, node: Node) -> Unit:
+        made = honest(deployment, node)
+        if node.role not in ("replica", "gateway", "broker"):
+            return made
+        python, _, module, *rest = made.argv
+        return replace(made, argv=(python, str(UNCHECKED), module, *rest))
+
+    monkeypatch.setattr(Deployment, "unit", unit)
+    found = attacks_of(BROKEN, tmp_path)
+    assert {name: each["verdict"] for name, each in found.items()} == dict.fromkeys(found, "broken")
+    assert 0 < found["impersonate"]["successes"] < 20, "what is not even well-formed is refused"
