@@ -69,7 +69,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line of a block's body.
 
     `leaf` is the deterministic-CBOR statement of what was decided (a Merkle leaf); `item` is the
-    batch item that caused it: the request as its client signed it, with its endorsements.
+    batch item that caused it: the request as its client signed it, with its endorsements. It is
+    empty where it was pruned (`ledger.pruning`).
     """
 
     leaf: bytes
@@ -86,6 +87,11 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
     def hash(self) -> bytes:
         """SHA-256 of the head, 32 bytes."""
         return digest(self.head)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether an item of it is gone (`ledger.pruning`)."""
+        return not all(record.item for record in self.records)
 
     @property
     def body_bytes(self) -> int:

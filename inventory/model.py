@@ -260,7 +260,7 @@ class Group(_Model):
 
 
 class ChainOptions(_Model):
-    """Consensus options that genesis fixes for every replica of this lab."""
+    """Options of the chain. All but `keep_data` are fixed by genesis for every replica."""
 
     f: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         default=None, description="Faulty replicas borne; null: the most that the replicas allow."
@@ -276,6 +276,13 @@ class ChainOptions(_Model):
     )
     message_delay_ms: Milliseconds = Field(
         default=2000, alias="message_delay", description="Longest way of a proposal."
+    )
+    keep_data: Annotated[int, Field(ge=256)] | None = Field(
+        default=None,
+        description=(
+            "So many blocks keep their data whole. Older ones keep what proves them, and lose "
+            "payloads and devices' signatures, on every host of this lab. Null: nothing goes."
+        ),
     )
     group: Group = Group()
     factory_roots: tuple[Text, ...] = Field(

@@ -21,6 +21,7 @@ __all__ = [
     "Address",
     "ClientConfig",
     "ConfigError",
+    "KeepDataBlocks",
     "PeerConfig",
     "ReplicaConfig",
     "certificate_der",
@@ -32,6 +33,8 @@ __all__ = [
 T = TypeVar("T", bound=msgspec.Struct)
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+# Only so many of the newest blocks keep the items of data (`chain.ledger.pruning`); None: all do.
+KeepDataBlocks = Annotated[int, msgspec.Meta(ge=1)]
 ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 # Fields that name a file, in the configs of all processes and of boards.
@@ -81,6 +84,7 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     events: str | None = None
     peers: tuple[PeerConfig, ...]
     clients: tuple[ClientConfig, ...] = ()
+    keep_data_blocks: KeepDataBlocks | None = None
     verify_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None  # None: by cores
     profile: str | None = None  # write a cProfile of the process here when it ends
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nodes.config import ConfigError, Name, PeerConfig, Port, load_json
+from nodes.config import ConfigError, KeepDataBlocks, Name, PeerConfig, Port, load_json
 
 __all__ = [
     "BoardConfig",
@@ -85,6 +85,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     outbox: FilePath
     submit_timeout_ms: Millis = 1_000
     limits: GatewayLimits = GatewayLimits()
+    keep_data_blocks: KeepDataBlocks | None = None
     ready: FilePath | None = None
     events: FilePath | None = None
 
@@ -112,6 +113,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     resend_ms: Millis = 2_000
     session: bool = True
     copy_of: Literal["ledger", "heads"] = "ledger"
+    keep_data_blocks: KeepDataBlocks | None = None
     ready: FilePath | None = None
     events: FilePath | None = None
 

@@ -15,6 +15,7 @@ from chain.pbft.effects import Durable, FactKind
 
 __all__ = [
     "FORGETTABLE",
+    "PRUNE_BLOCKS_MAX",
     "Clock",
     "Events",
     "Party",
@@ -30,6 +31,8 @@ Party = int | str
 
 # Kinds of facts that `Forget` trims; the others are kept.
 FORGETTABLE: tuple[FactKind, ...] = ("proposal", "prepared")
+# At once, so that no turn takes long. Called once per block, it catches up with an older ledger.
+PRUNE_BLOCKS_MAX = 4
 
 
 class StoreFull(Exception):
@@ -89,6 +92,14 @@ class Store(Protocol):
 
     def put_block(self, height: int, stored: Stored) -> None:
         """Heights follow each other from 1; anything else is Misuse."""
+
+    def prune(self, stop: int) -> None:
+        """Removes the items of data (`chain.ledger.pruning`) from the next blocks up to `stop`, at
+        most PRUNE_BLOCKS_MAX of them."""
+
+    @property
+    def pruned(self) -> int:
+        """The height up to which blocks are pruned."""
 
     @property
     def height(self) -> int:

@@ -14,6 +14,7 @@ from chain.errors import Misuse, PeerFault
 from chain.genesis import Genesis, Membership
 from chain.keys import Scheme, digest
 from chain.ledger.item import open_item, read_item
+from chain.ledger.pruning import is_data, read_pruned
 from chain.ledger.registry import Registry
 from chain.ledger.statement import item_of
 from chain.merkle import EMPTY_ROOT, leaf_hash, root
@@ -89,11 +90,18 @@ class Ledger:
             raise Misuse(f"{len(requests)} requests for {len(proposal.items)} items")
         # A null request has time 0, and proposals of different views may meet out of order.
         time_us = max(proposal.time_us, self._time_us + NULL_STEP_US)
-        return self._execute(proposal.seq, time_us, proposal.view, requests, epoch)
+        items = [(request, digest(request.item)) for request in requests]
+        return self._execute(proposal.seq, time_us, proposal.view, items, epoch)
 
     def _execute(
-        self, height: int, time_us: int, view: int, requests: Sequence[VerifiedRequest], epoch: int
+        self,
+        height: int,
+        time_us: int,
+        view: int,
+        items: Sequence[tuple[VerifiedRequest, bytes]],
+        epoch: int,
     ) -> Block:
+        """`items`: each request and the SHA-256 of its batch item."""
         self._assert_whole()
         if height != self._height + 1 or time_us <= self._time_us or epoch != self.membership.epoch:
             raise Misuse(
@@ -103,11 +111,10 @@ class Ledger:
         records = []
         hashes = []
         apply = self.registry.apply
-        for index, request in enumerate(requests):
-            item = request.item
-            leaf = apply(request, digest(item), height, index, time_us)
+        for index, (request, item) in enumerate(items):
+            leaf = apply(request, item, height, index, time_us)
             hashes.append(leaf_hash(leaf))
-            records.append(Record(leaf, item))
+            records.append(Record(leaf, request.item))
         merkle_root = root(hashes)
         head = Head(
             network=self.network,
@@ -126,7 +133,8 @@ class Ledger:
         return Block(head, tuple(records))
 
     def append(self, block: Block, check_signatures: bool) -> None:
-        """Executes a block that came whole, from our store or from a peer; it must come out equal.
+        """Executes a block from our store or from a peer; it must come out equal. It may be pruned:
+        then there are no signatures to check of the records whose items are gone.
 
         Raises PeerFault, the message beginning with the field at fault: "bad-head", "bad-link"
         (height, network, parent, parent_root, time_us, epoch), "bad-body" (count, root, record),
@@ -139,17 +147,22 @@ class Ledger:
         fault = body_fault(block, head)
         if fault is not None:
             raise PeerFault("bad-body", f"{fault} of height {head.height}")
-        items = (record.item for record in block.records)
-        if check_signatures:
-            network, members, scheme = self.network, self.membership, self._scheme
-            requests = [open_item(item, network, members, scheme) for item in items]
-        else:
-            requests = [read_item(item, self.network) for item in items]
-        made = self._execute(head.height, head.time_us, head.view, requests, head.epoch)
+        items = [
+            (self._request(record, check_signatures), item_of(record.leaf))
+            for record in block.records
+        ]
+        made = self._execute(head.height, head.time_us, head.view, items, head.epoch)
         if made != block:
             self._broken = True
             wrong = _first_difference(made, block)
             raise PeerFault("bad-execution", f"{wrong} of height {head.height}")
+
+    def _request(self, record: Record, check_signatures: bool) -> VerifiedRequest:
+        if not record.item:
+            return read_pruned(record.leaf)
+        if check_signatures:
+            return open_item(record.item, self.network, self.membership, self._scheme)
+        return read_item(record.item, self.network)
 
     def _assert_whole(self) -> None:
         if self._broken:
@@ -177,6 +190,8 @@ def body_fault(block: Block, head: Head) -> str | None:
     if head.root != root([leaf_hash(record.leaf) for record in block.records]):
         return "root"
     for index, record in enumerate(block.records):
+        if not record.item and is_data(record.leaf):
+            continue  # pruned
         # Read properly: some other field of a statement may hold any 32 bytes that somebody likes.
         if item_of(record.leaf) != digest(record.item):
             return f"record {index} item"

@@ -67,6 +67,7 @@ class Transfer(msgspec.Struct, eq=False):
     turn: int = 0
     liars: set[int] = set()
     silent: set[int] = set()
+    pruned: dict[int, int] = {}  # source: up to where it says that it pruned
 
     @property
     def pieces(self) -> list[Piece]:
@@ -77,6 +78,11 @@ class Transfer(msgspec.Struct, eq=False):
     def held(self) -> int:
         """Bytes of blocks that wait to be installed."""
         return sum(each.held for piece in self.pieces for each in piece.answers.values())
+
+    def pruned_below(self, weak: int) -> int:
+        """Up to where blocks may be pruned: f+1 sources say so, and one of them is honest."""
+        claims = sorted(self.pruned.values(), reverse=True)
+        return claims[weak - 1] if len(claims) >= weak else 0
 
     def source(self, candidates: list[int]) -> int:
         """The next in turn; liars and the silent come back when nobody else is left."""

@@ -5,7 +5,8 @@ Blocks are fetched in intervals that end at a checkpoint. First come the heads, 
 head that q CHECKPOINTs certify. Then come the bodies of these heads, in pieces. The host installs
 them in order, and so checks that they execute to these heads. Nothing is believed before that.
 Sources take turns. One that stays silent is passed over for a while; one that lies is accused and
-skipped.
+skipped. Blocks without the items of data (`ledger.pruning`) are taken up to where f+1 sources say
+that they prune. Above that, a source that prunes is passed over: it may only want us to lack them.
 """
 
 from __future__ import annotations
@@ -253,7 +254,11 @@ def _take_bodies(
 ) -> None:
     message = received.message
     blocks = message.blocks[: piece.stop - message.start + 1]
-    if not blocks or _dribbles(answer, blocks[0]):
+    t = s.transfer
+    t.pruned[message.sender] = max(message.pruned, t.pruned.get(message.sender, 0))
+    below = t.pruned_below(s.membership.quorum.weak)
+    too_early = any(block.pruned for block in blocks[max(0, below + 1 - message.start) :])
+    if not blocks or too_early or _dribbles(answer, blocks[0]):
         s.transfer.silent.add(message.sender)
         _give_up(s, piece, message.sender)
         return

@@ -31,11 +31,14 @@ class Defect(Exception):
 
 class Checked(msgspec.Struct, frozen=True):
     """Block `height` holds. `proven` is the highest block so far that f+1 signatures make final:
-    they vouch for all below. The last block's bytes are certain only if `proven` reaches it."""
+    they vouch for all below. The last block's bytes are certain only if `proven` reaches it. Of
+    `pruned` records payload and device signature were not there: what they say rests on `proven`.
+    """
 
     height: int
     records: int
     proven: int
+    pruned: int
 
 
 def verify_chain(
@@ -59,7 +62,8 @@ def verify_chain(
             ledger.append(block, check_signatures=True)
         except PeerFault as fault:
             raise Defect(height, _field(fault), str(fault)) from fault
-        yield Checked(height, len(block.records), proven)
+        pruned = sum(not record.item for record in block.records)
+        yield Checked(height, len(block.records), proven, pruned)
 
 
 def _field(fault: PeerFault) -> str:

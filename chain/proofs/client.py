@@ -93,7 +93,9 @@ class FinalityTracker:
             tracker.membership = ledger.membership  # where the owner follows the epochs
 
     `bodies` says that a block without its body does not count yet. Bodies wait in a buffer of
-    `bytes_max`, of which each replica has an equal share: one that lies fills only its own.
+    `bytes_max`, of which each replica has an equal share: one that lies fills only its own. A body
+    that was pruned counts when f+1 replicas have brought it so: one that is honest says that it is
+    old enough.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class FinalityTracker:
         self._head_hash = digest(genesis_head(self._network, genesis.time_us))
         self._seals: dict[int, dict[int, Seal]] = {}
         self._bodies_of: dict[int, dict[bytes, Body]] = {}
+        self._pruned_by: dict[int, set[tuple[bytes, int]]] = {}  # by height: (head, replica)
         self._bytes_max = bytes_max
         self._bytes_by: Counter[int] = Counter()  # of waiting bodies, by source
         self._final: dict[int, bytes] = {}
@@ -119,7 +122,7 @@ class FinalityTracker:
     def resume(self, height: int, head_hash: bytes) -> None:
         """Continues from a block that the owner holds verified."""
         self._height, self._head_hash = height, head_hash
-        self._seals, self._bodies_of, self._final = {}, {}, {}
+        self._seals, self._bodies_of, self._final, self._pruned_by = {}, {}, {}, {}
         self._bytes_by.clear()
 
     @property
@@ -191,6 +194,7 @@ class FinalityTracker:
         self._final[height] = head
         self._final.pop(height - FINAL_KEPT, None)
         self._seals.pop(height, None)
+        self._pruned_by.pop(height, None)
         for body in self._bodies_of.pop(height, {}).values():
             self._bytes_by[body.source] -= body.block.body_bytes
 
@@ -219,6 +223,11 @@ class FinalityTracker:
             return
         if block.head != seal.head or body_fault(block, head) is not None:
             raise PeerFault("bad-body", f"replica {seal.replica} sent a body of another head")
+        if block.pruned:
+            pruned_by = self._pruned_by.setdefault(height, set())
+            pruned_by.add((seal.head, seal.replica))
+            if sum(each == seal.head for each, _ in pruned_by) < self.membership.quorum.weak:
+                return
         size = block.body_bytes
         # The next block always finds room: what waits above it can be fetched again.
         share = self._bytes_max // len(self.membership.members)
@@ -270,7 +279,8 @@ class LedgerCopy:
     With `bodies` every block is executed again, so that records, statements and registry are known
     to be right; without, it holds heads only. `check_signatures` also verifies each record's own
     signatures, which f+1 seals already vouch for. A stopped copy resumes from what its owner kept:
-    the blocks, taken again, or for heads only the last head, given to `resume`.
+    the blocks, taken again, or for heads only the last head, given to `resume`. Of `pruned` records
+    it was given no payload: whoever hands over blocks can withhold those of data.
     """
 
     def __init__(
@@ -287,6 +297,7 @@ class LedgerCopy:
         self._membership = genesis.membership
         self._head = genesis_head(genesis.network, genesis.time_us)
         self._height = 0
+        self.pruned = 0
 
     def resume(self, head: bytes, epochs: tuple[Inclusion, ...] = ()) -> None:
         """Heads only: continues above a head that this owner verified and kept, with the proofs
@@ -360,6 +371,7 @@ class LedgerCopy:
             if block is None:
                 raise PeerFault("bad-body", f"height {head.height} came without its records")
             self.ledger.append(block, self._check_signatures)
+            self.pruned += sum(not record.item for record in block.records)
         self._membership = membership
         self._head, self._height = sealed.head, head.height
 

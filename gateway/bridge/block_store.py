@@ -11,8 +11,11 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
+from chain.ledger.pruning import prune
 from chain.proofs.client import RANGE_BLOCKS_MAX, RANGE_BYTES_MAX, SealedBlock
 from chain.proofs.proof import Inclusion
 from gateway.refusing import LocalFault
@@ -39,16 +42,19 @@ _RANGE = {  # blocks whole, or heads with their seals
     True: "SELECT data FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
     False: "SELECT head FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
 }
+_PRUNE_BLOCKS_MAX = 4  # with each new block, so that none takes long
 _WAL_BYTES_MAX = 4 * 1024 * 1024  # then `checkpoint` is due
 _WAL_PAGES_FORCED = 16 * 1024  # should nobody have called it
 
 
 class BlockStore:
     """WAL without a sync for each block: a copy that loses its newest blocks in a power cut fetches
-    them again. `sync` makes what was stored so far durable."""
+    them again. `sync` makes what was stored so far durable. Only the newest `keep_data_blocks` keep
+    the items of data (`chain.ledger.pruning`); None: all do."""
 
-    def __init__(self, path: Path, network: bytes) -> None:
+    def __init__(self, path: Path, network: bytes, keep_data_blocks: int | None = None) -> None:
         self._path = path
+        self._keep_data_blocks = keep_data_blocks
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -58,11 +64,13 @@ class BlockStore:
             self._db.execute("INSERT OR IGNORE INTO about VALUES ('network', ?)", (network,))
             found = self._db.execute("SELECT value FROM about WHERE key='network'").fetchone()[0]
             height = self._db.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()[0]
+            pruned = self._db.execute("SELECT value FROM about WHERE key='pruned'").fetchone()
         except sqlite3.DatabaseError as error:
             raise self.damaged(error) from error
         if found != network:
             raise BlockStoreError(f"{path}: of another network; delete it or use another file")
         self._height: int = height
+        self._pruned: int = pruned[0] if pruned else 0
 
     @property
     def height(self) -> int:
@@ -86,9 +94,27 @@ class BlockStore:
                     "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
                     [(request, height, position) for position, request in enumerate(requests)],
                 )
+                self._prune(height)
         except sqlite3.DatabaseError as error:
             raise self.damaged(error) from error
         self._height = height
+
+    def _prune(self, height: int) -> None:
+        """What is old enough when block `height` is there; at most a few blocks at once."""
+        if self._keep_data_blocks is None:
+            return
+        start, stop = (
+            self._pruned + 1,
+            min(height - self._keep_data_blocks, self._pruned + _PRUNE_BLOCKS_MAX),
+        )
+        for old, sealed in enumerate(list(self.blocks(start, stop)), start):
+            block = sealed.block
+            if block is not None and (less := prune(block)) is not block:
+                data = _codec.encode(msgspec.structs.replace(sealed, records=less.records))
+                self._db.execute("UPDATE blocks SET data = ? WHERE height = ?", (data, old))
+        if stop >= start:
+            self._db.execute("INSERT OR REPLACE INTO about VALUES ('pruned', ?)", (stop,))
+            self._pruned = stop
 
     def blocks(self, start: int, stop: int) -> Iterator[SealedBlock]:
         """The stored blocks of the heights start..stop (inclusive), in order.

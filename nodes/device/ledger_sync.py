@@ -37,16 +37,25 @@ FOLLOW_PERIOD_S = 2.0  # between two requests for newer blocks
 
 
 class LedgerSync:
-    """`bodies` False: heads only. `enrolments` has the item of each admission, by node id. Raises
-    BlockStoreError for a file of another network."""
+    """`bodies` False: heads only. `keep_data_blocks` as of `BlockStore`. `enrolments` has the
+    item of each admission, by node id. Raises BlockStoreError for a file of another network."""
 
-    def __init__(self, path: Path, device: Device, events: EventLog, *, bodies: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: Device,
+        events: EventLog,
+        *,
+        bodies: bool,
+        keep_data_blocks: int | None = None,
+    ) -> None:
+        self._keep_data_blocks = keep_data_blocks
         self._device = device
         self._events = events
         self._bodies = bodies
         self._genesis_hash = digest(genesis_head(device.genesis.network, device.genesis.time_us))
         self._tries = 0  # requests in a row that brought nothing
-        self._store = BlockStore(path, device.genesis.network)
+        self._store = BlockStore(path, device.genesis.network, keep_data_blocks)
         kind = b"whole" if bodies else b"heads"
         self._kept = KeptState(path.with_suffix(".state"), device.genesis.network + kind)
         self._kept_height = 0
@@ -95,7 +104,7 @@ class LedgerSync:
         self._kept.forget()
         for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             each.unlink(missing_ok=True)
-        self._store = BlockStore(path, self._device.genesis.network)
+        self._store = BlockStore(path, self._device.genesis.network, self._keep_data_blocks)
         self.copy = LedgerCopy(self._device.genesis, bodies=self._bodies)
         self.enrolments, self._kept_height = {}, 0
 
@@ -131,6 +140,7 @@ class LedgerSync:
             "ledger-verified",
             height=self.copy.height,
             blocks=self.copy.height - before,
+            pruned=self.copy.pruned,
             took_ms=(time.monotonic_ns() - start_ns) / 1e6,
         )
         await self.stored()

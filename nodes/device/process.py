@@ -116,7 +116,13 @@ class DeviceProcess:
         """Until cancelled. Raises Ended, KeyChanged."""
         config, state = self._config, Path(self._config.state)
         bodies = config.copy_of == "ledger"
-        sync = LedgerSync(state / "copy.sqlite", device, self._events, bodies=bodies)
+        sync = LedgerSync(
+            state / "copy.sqlite",
+            device,
+            self._events,
+            bodies=bodies,
+            keep_data_blocks=config.keep_data_blocks,
+        )
         sender = Sender(
             state / "backlog.sqlite", device, config.service, go.timeout_ms, self._events
         )

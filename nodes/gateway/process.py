@@ -75,7 +75,7 @@ class GatewayProcess:
         self._outbox = Outbox(
             Path(config.outbox), entries_max=config.limits.waiting_max + ANSWERS_IN_FLIGHT_MAX
         )
-        self._store = BlockStore(Path(config.copy), genesis.network)
+        self._store = BlockStore(Path(config.copy), genesis.network, config.keep_data_blocks)
         cursor = Path(config.copy).with_suffix(".logins.json")
         self._logins = BrokerLogins(
             cursor,

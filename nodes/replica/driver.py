@@ -112,7 +112,9 @@ class Driver:
         events: Events,
         clients: Clients,
         rewrite: Rewrite | None = None,
+        keep_data_blocks: int | None = None,
     ) -> None:
+        """`keep_data_blocks`: older blocks lose the items of data. None: no block does."""
         self._me = me
         self._network = network
         self._signer = signer
@@ -125,6 +127,8 @@ class Driver:
         self._events = events
         self._clients = clients
         self._rewrite = rewrite
+        self._keep_data_blocks = keep_data_blocks
+        self._proven = 0  # a stable checkpoint is at or above this height
         self._answers: deque[Input] = deque()
         self._outbox: list[tuple[Party, bytes]] = []
         self._sealed: list[tuple[int, Stored, Sequence[bytes]]] = []
@@ -278,6 +282,7 @@ class Driver:
                 self._serving.put(effect)
             case Forget(seq=seq):
                 self._store.forget(seq)
+                self._proven = seq
             case Install():
                 self._install(effect)
             case Accuse(culprit=culprit, reason=reason, first=first, second=second):
@@ -341,6 +346,8 @@ class Driver:
         stored = Stored(block, self._signer.sign(block.head))
         height = self._application.height
         self._store.put_block(height, stored)
+        if self._keep_data_blocks is not None:
+            self._store.prune(min(self._proven, height - self._keep_data_blocks))
         self._sealed.append((height, stored, requests))
 
     def _send_batch(self, effect: SendBatch) -> None:
@@ -375,7 +382,8 @@ class Driver:
                 break
             blocks.append(stored.block)
         if blocks:
-            self._send(to, Bodies(self._core.epoch, self._me, start, tuple(blocks)))
+            bodies = Bodies(self._core.epoch, self._me, start, tuple(blocks), self._store.pruned)
+            self._send(to, bodies)
 
 
 def _changed(before: Membership, after: Membership) -> Membership | None:

@@ -8,8 +8,9 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from chain.errors import Misuse
+from chain.ledger.pruning import prune
 from chain.pbft.effects import Durable, FactKind
-from nodes.ports import FORGETTABLE, Stored
+from nodes.ports import FORGETTABLE, PRUNE_BLOCKS_MAX, Stored
 
 __all__ = ["MemoryStore"]
 
@@ -21,6 +22,7 @@ class MemoryStore:
         self._facts: dict[str, dict[tuple[int, int], Durable]] = {}  # by kind, then (view, seq)
         self._stable: list[tuple[int, int]] = []  # (seq, view), ascending
         self._blocks: list[Stored] = []
+        self._pruned = 0
 
     def facts(self) -> Sequence[Durable]:
         return [facts[key] for _, facts in sorted(self._facts.items()) for key in sorted(facts)]
@@ -45,6 +47,17 @@ class MemoryStore:
         if height != len(self._blocks) + 1:
             raise Misuse(f"block {height} after {len(self._blocks)}")
         self._blocks.append(stored)
+
+    def prune(self, stop: int) -> None:
+        stop = min(stop, self._pruned + PRUNE_BLOCKS_MAX)
+        for height in range(self._pruned + 1, stop + 1):
+            stored = self._blocks[height - 1]
+            self._blocks[height - 1] = Stored(prune(stored.block), stored.signature)
+        self._pruned = max(self._pruned, stop)
+
+    @property
+    def pruned(self) -> int:
+        return self._pruned
 
     @property
     def height(self) -> int:

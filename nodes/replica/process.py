@@ -255,6 +255,7 @@ class ReplicaProcess:
             timers=self._timers,
             events=self._events,
             wrap=lambda service: around.effects(service, self._signer, self._events),
+            keep_data_blocks=self._config.keep_data_blocks,
             abstention=abstention,
             on_abstention=note,
         )

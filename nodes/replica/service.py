@@ -82,6 +82,7 @@ class Service:
         wrap: Callable[[Service], Rewrite | None] | None = None,
         abstention: Abstention | None = None,
         on_abstention: Callable[[int | None], None] = lambda _: None,
+        keep_data_blocks: int | None = None,
     ) -> None:
         self.faults: Counter[tuple[Party, str]] = Counter()
         self._events = events
@@ -130,6 +131,7 @@ class Service:
             events=events,
             clients=self.clients,
             rewrite=self._rewrite if abstention or self._wrapper else None,
+            keep_data_blocks=keep_data_blocks,
         )
 
     def start(self) -> None:

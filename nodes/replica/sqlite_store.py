@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from chain.errors import Misuse
+from chain.ledger.pruning import prune
 from chain.pbft.effects import Durable, FactKind
-from nodes.ports import FORGETTABLE, Stored, StoreFull
+from nodes.ports import FORGETTABLE, PRUNE_BLOCKS_MAX, Stored, StoreFull
 from nodes.process import Trouble
 from nodes.replica.ledger_file import (
     BLOCK_ROWS,
@@ -42,6 +43,8 @@ WAL_PAGES_MAX = 4000  # then the log is folded into the database
 WAL_BYTES = WAL_PAGES_MAX * 4120 + 32  # pages with their frame headers: 16 MB
 _PUT_FACT = "INSERT OR REPLACE INTO facts (kind, view, seq, data, sum) VALUES (?, ?, ?, ?, ?)"
 _PUT_BLOCK = "INSERT INTO blocks (height, head, records, signature, sum) VALUES (?, ?, ?, ?, ?)"
+_PRUNE = "UPDATE blocks SET records = ?, sum = ? WHERE height = ?"
+_PRUNED = "pruned"
 _FORGET = "DELETE FROM facts WHERE kind = ? AND seq <= ?"
 _COUNT = "UPDATE meta SET value = ? WHERE name = 'commits'"
 _MARK = struct.Struct(">QI")
@@ -115,6 +118,7 @@ class SqliteStore:
         self._check()
         row = db.execute("SELECT max(height) FROM blocks").fetchone()
         self._height: int = row[0] or 0
+        self._pruned = self.noted(_PRUNED) or 0
         self._dirty = False
         _reserve(self.path.with_name(self.path.name + "-wal"))
 
@@ -156,6 +160,24 @@ class SqliteStore:
         total = block_sum(height, head, records, signature)
         self._write(_PUT_BLOCK, (height, head, records, signature, total))
         self._height = height
+
+    def prune(self, stop: int) -> None:
+        """Raises Damaged. The file does not shrink: its free pages are used again."""
+        start, stop = self._pruned + 1, min(stop, self._pruned + PRUNE_BLOCKS_MAX)
+        if stop < start:
+            return
+        for height, stored in enumerate(list(self.blocks(start, stop)), start):
+            block = prune(stored.block)
+            if block is not stored.block:
+                records = encode_records(block)
+                total = block_sum(height, block.head, records, stored.signature)
+                self._write(_PRUNE, (records, total, height))
+        self.note(_PRUNED, stop)
+        self._pruned = stop
+
+    @property
+    def pruned(self) -> int:
+        return self._pruned
 
     @property
     def height(self) -> int:

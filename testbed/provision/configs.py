@@ -158,6 +158,7 @@ def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
             for each in nodes
             if each.role == "gateway"
         ),
+        keep_data_blocks=at.lab.chain.keep_data,
     )
 
 
@@ -196,6 +197,7 @@ def _gateway(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
         passwords="passwords.json",
         copy="copy.sqlite",
         outbox="outbox.sqlite",
+        keep_data_blocks=at.lab.chain.keep_data,
         ready=READY,
         events=EVENTS,
     )
@@ -211,6 +213,7 @@ def _device(
         "voucher": "voucher.pem",
         "broker": broker,
         "go": GO,
+        "keep_data_blocks": lab.chain.keep_data,
         "ready": READY,
         "events": EVENTS,
     }

@@ -12,8 +12,9 @@ from random import Random
 
 from chain.errors import Misuse
 from chain.genesis import Consensus
+from chain.ledger.pruning import prune
 from chain.pbft.effects import Durable, FactKind
-from nodes.ports import Stored, StoreFull
+from nodes.ports import PRUNE_BLOCKS_MAX, Stored, StoreFull
 from nodes.replica.abstention import Abstention
 from testbed.simulate.scenario import Crash
 
@@ -45,6 +46,7 @@ class Disk:
         self._on_block = on_block
         self._facts: dict[_Key, Durable] = {}
         self._blocks: list[Stored] = []
+        self.pruned = 0
         self._shown = 0  # blocks that `on_block` has seen
         self._unsynced: list[_Undo] = []
         self._forgotten = [0, 0]  # up to which sequence number: synced, written
@@ -73,7 +75,7 @@ class Disk:
         damaged store, it begins with the note that votes were forgotten."""
         self._facts.clear()
         self._blocks.clear()
-        self._shown = 0
+        self._shown = self.pruned = 0
         self._unsynced.clear()
         self._forgotten = [0, 0]
         self._operations_left = None
@@ -179,6 +181,13 @@ class Disk:
         self._blocks.append(stored)
         self._unsynced.append(height)
         self._operate()
+
+    def prune(self, stop: int) -> None:
+        stop = min(stop, self.pruned + PRUNE_BLOCKS_MAX)
+        for height in range(self.pruned + 1, stop + 1):
+            stored = self._blocks[height - 1]
+            self._blocks[height - 1] = Stored(prune(stored.block), stored.signature)
+        self.pruned = max(self.pruned, stop)
 
     @property
     def height(self) -> int:

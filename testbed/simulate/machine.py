@@ -68,6 +68,7 @@ class Machine:
         skew_us: int,
         turn_us: int,
         wrap: Callable[[Service], Rewrite] | None = None,
+        keep_data_blocks: int | None = None,
     ) -> None:
         self.number = number
         self.me = me
@@ -79,6 +80,7 @@ class Machine:
         self.outside = outside
         self.skew_us = skew_us
         self.wrap = wrap
+        self.keep_data_blocks = keep_data_blocks
         self.work_us = 0  # what checking a replica's signature takes; 0: nothing takes time
         self.crashes = 0
         self.process: Process | None = None
@@ -246,6 +248,7 @@ class Process:
             wrap=machine.wrap,
             abstention=machine.disk.abstention(machine.genesis.consensus),
             on_abstention=machine.disk.note_abstention,
+            keep_data_blocks=machine.keep_data_blocks,
         )
 
     def start(self) -> None:

@@ -102,6 +102,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     es256: bool = False
     joiners: int = 0
     gap_us_max: int = 0
+    keep_data_blocks: int | None = None  # None: no replica prunes
 
     @property
     def machines(self) -> int:

@@ -171,6 +171,7 @@ class _World:
                 skew_us=scenario.skews_us[replica],
                 turn_us=scenario.turn_us,
                 wrap=self._cast.wrapper(replica, self._signers[replica]),
+                keep_data_blocks=scenario.keep_data_blocks,
             )
             for number, replica in enumerate(places)
         ]

@@ -1,0 +1,64 @@
+"""What may go from old blocks, and how they are still verified from the genesis.
+
+A record of data keeps its leaf and loses its item: the payload and the device's signature. The
+leaf says all that such a record does to the state (whose counter rises, and how far), and the head
+commits to the leaf. So a pruned block proves itself and is executed like any other, and whoever has
+it can bring up a replica that lost everything. Every other record stays whole.
+
+How old a block must be is the host's business; whose word counts for that is in `pbft.transfer` and
+`proofs.client`.
+"""
+
+from __future__ import annotations
+
+from chain.block import Block, Record
+from chain.errors import PeerFault
+from chain.ledger.item import Authenticated
+from chain.ledger.operations import Data, Opened
+from chain.ledger.statement import decode_leaf
+from chain.pbft.state_machine import VerifiedRequest
+
+__all__ = ["is_data", "prune", "read_pruned"]
+
+_DATA = b"\x62op\x64data"  # the first field of the leaf of a data record, after the map's head
+
+
+def is_data(leaf: bytes) -> bool:
+    """Of a leaf that a head commits to, and that is in its one encoding therefore."""
+    return leaf[1 : 1 + len(_DATA)] == _DATA
+
+
+def prune(block: Block) -> Block:
+    """`block` without what may go; itself if nothing may."""
+    if not any(record.item and is_data(record.leaf) for record in block.records):
+        return block
+    records = (
+        Record(record.leaf, b"") if is_data(record.leaf) else record for record in block.records
+    )
+    return Block(block.head, tuple(records))
+
+
+def read_pruned(leaf: bytes) -> VerifiedRequest:
+    """The request of a pruned record as far as it can be known: its payload is empty here.
+
+    Raises PeerFault("bad-item") if it is no data record, or what `decode_leaf` raises.
+    """
+    statement = decode_leaf(leaf)
+    if statement.op != "data" or statement.counter is None or statement.service is None:
+        raise PeerFault("bad-item", "a record without its item that is no data record")
+    operation = Data(
+        network=statement.network,
+        node=statement.node,
+        counter=statement.counter,
+        service=statement.service,
+        board=statement.board,
+        payload=b"",
+    )
+    opened = Opened(operation, statement.key or b"", statement.request)
+    return VerifiedRequest(
+        id=statement.request,
+        client=statement.node,
+        counter=statement.counter,
+        item=b"",
+        operation=Authenticated(opened),
+    )
