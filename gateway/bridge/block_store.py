@@ -26,6 +26,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks (height INTEGER PRIMARY KEY, head BLOB NOT NULL,
                                    data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS pruned (height INTEGER PRIMARY KEY, head BLOB NOT NULL,
+                                   data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS epochs (number INTEGER PRIMARY KEY, step BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS requests (id BLOB PRIMARY KEY, height INTEGER NOT NULL,
                                      position INTEGER NOT NULL) WITHOUT ROWID;
@@ -38,9 +40,12 @@ class BlockStoreError(LocalFault):
 
 _steps: Codec[Inclusion] = Codec(Inclusion, RANGE_BYTES_MAX)
 _codec: Codec[SealedBlock] = Codec(SealedBlock, 4 * RANGE_BYTES_MAX)
+# Pruned blocks have a table of their own, so that whole pages become free and are used again.
 _RANGE = {  # blocks whole, or heads with their seals
-    True: "SELECT data FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
-    False: "SELECT head FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
+    True: "SELECT data FROM (SELECT * FROM pruned UNION ALL SELECT * FROM blocks) "
+    "WHERE height >= ? ORDER BY height LIMIT ?",
+    False: "SELECT head FROM (SELECT * FROM pruned UNION ALL SELECT * FROM blocks) "
+    "WHERE height >= ? ORDER BY height LIMIT ?",
 }
 _PRUNE_BLOCKS_MAX = 4  # with each new block, so that none takes long
 _WAL_BYTES_MAX = 4 * 1024 * 1024  # then `checkpoint` is due
@@ -64,13 +69,13 @@ class BlockStore:
             self._db.execute("INSERT OR IGNORE INTO about VALUES ('network', ?)", (network,))
             found = self._db.execute("SELECT value FROM about WHERE key='network'").fetchone()[0]
             height = self._db.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()[0]
-            pruned = self._db.execute("SELECT value FROM about WHERE key='pruned'").fetchone()
+            pruned = self._db.execute("SELECT coalesce(max(height), 0) FROM pruned").fetchone()[0]
         except sqlite3.DatabaseError as error:
             raise self.damaged(error) from error
         if found != network:
             raise BlockStoreError(f"{path}: of another network; delete it or use another file")
         self._height: int = height
-        self._pruned: int = pruned[0] if pruned else 0
+        self._pruned: int = pruned
 
     @property
     def height(self) -> int:
@@ -84,12 +89,10 @@ class BlockStore:
         """
         if height != self._height + 1:
             raise Misuse(f"block {height} after {self._height}")
-        head = SealedBlock(head=block.head, seals=block.seals)
-        row = (height, _codec.encode(head), _codec.encode(block))
         try:
             with self._db:
                 self._db.execute("BEGIN")
-                self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", row)
+                self._db.execute("INSERT INTO blocks VALUES (?, ?, ?)", _row(height, block))
                 self._db.executemany(
                     "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)",
                     [(request, height, position) for position, request in enumerate(requests)],
@@ -108,13 +111,9 @@ class BlockStore:
             min(height - self._keep_data_blocks, self._pruned + _PRUNE_BLOCKS_MAX),
         )
         for old, sealed in enumerate(list(self.blocks(start, stop)), start):
-            block = sealed.block
-            if block is not None and (less := prune(block)) is not block:
-                data = _codec.encode(msgspec.structs.replace(sealed, records=less.records))
-                self._db.execute("UPDATE blocks SET data = ? WHERE height = ?", (data, old))
-        if stop >= start:
-            self._db.execute("INSERT OR REPLACE INTO about VALUES ('pruned', ?)", (stop,))
-            self._pruned = stop
+            self._db.execute("DELETE FROM blocks WHERE height = ?", (old,))
+            self._db.execute("INSERT INTO pruned VALUES (?, ?, ?)", _row(old, _less(sealed)))
+            self._pruned = old
 
     def blocks(self, start: int, stop: int) -> Iterator[SealedBlock]:
         """The stored blocks of the heights start..stop (inclusive), in order.
@@ -123,7 +122,8 @@ class BlockStore:
         """
         try:
             rows = self._db.execute(
-                "SELECT data FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height",
+                "SELECT data FROM (SELECT * FROM pruned UNION ALL SELECT * FROM blocks) "
+                "WHERE height BETWEEN ? AND ? ORDER BY height",
                 (start, stop),
             )
             for (data,) in rows:
@@ -191,3 +191,15 @@ class BlockStore:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _row(height: int, block: SealedBlock) -> tuple[int, bytes, bytes]:
+    head = SealedBlock(head=block.head, seals=block.seals)
+    return height, _codec.encode(head), _codec.encode(block)
+
+
+def _less(sealed: SealedBlock) -> SealedBlock:
+    block = sealed.block
+    return (
+        sealed if block is None else msgspec.structs.replace(sealed, records=prune(block).records)
+    )

@@ -2,6 +2,7 @@
 
     meta    name, value           "genesis" (the document's bytes), "replica" (its id), "schema"
     blocks  height, head, records, signature (the replica's own, over the head), sum
+    pruned  the same, of older blocks: an option of the lab (`chain.ledger.pruning`)
     facts   kind, seq, view, data, sum    what the consensus core made durable
 
 `records` is MessagePack of the block's records; `sum` is a CRC-32 over the row: it finds flipped
@@ -45,12 +46,19 @@ CREATE = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks (
     height INTEGER PRIMARY KEY, head BLOB, records BLOB, signature BLOB, sum INTEGER);
+CREATE TABLE IF NOT EXISTS pruned (
+    height INTEGER PRIMARY KEY, head BLOB, records BLOB, signature BLOB, sum INTEGER);
 CREATE TABLE IF NOT EXISTS facts (kind TEXT, seq INTEGER, view INTEGER, data BLOB, sum INTEGER);
 CREATE UNIQUE INDEX IF NOT EXISTS fact ON facts (kind, seq, view);
 """
 META_ROWS_MAX = 64
 ROW_BYTES_MIN = 64  # of a block and of a fact: a head, a signed message
-BLOCK_ROWS = "SELECT height, head, records, signature, sum FROM blocks"
+_NEWER_ROWS = "SELECT height, head, records, signature, sum FROM blocks"
+# Pruned blocks have a table of their own, so that whole pages become free and are used again.
+BLOCK_ROWS = (
+    "SELECT height, head, records, signature, sum "
+    "FROM (SELECT * FROM pruned UNION ALL SELECT * FROM blocks)"
+)
 FACT_ROWS = "SELECT kind, view, seq, data, sum FROM facts"
 _records_decoder = msgspec.msgpack.Decoder(tuple[Record, ...])
 _records_encoder = msgspec.msgpack.Encoder()
@@ -124,7 +132,8 @@ class LedgerFile:
         self._db = connection
         self._rows_max = _bytes(path) // ROW_BYTES_MIN
         try:
-            _expect_our_layout(path, connection)
+            tables = _expect_our_layout(path, connection)
+            self._block_rows = BLOCK_ROWS if "pruned" in tables else _NEWER_ROWS  # an older file
             meta = dict(
                 connection.execute("SELECT name, value FROM meta LIMIT ?", (META_ROWS_MAX,))
             )
@@ -153,7 +162,7 @@ class LedgerFile:
         return self._blocks(0)
 
     def _blocks(self, start: int) -> Iterator[tuple[object, ...]]:
-        return self._bounded(f"{BLOCK_ROWS} WHERE height >= ? ORDER BY height", start)
+        return self._bounded(f"{self._block_rows} WHERE height >= ? ORDER BY height", start)
 
     def _bounded(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
         """The rows, as many as the file has bytes for: a file whose pages refer to each other in
@@ -204,8 +213,8 @@ def _bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in parts if part.exists())
 
 
-def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> None:
-    """Raises Damaged unless the file has our tables and nothing else.
+def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> set[str]:
+    """The tables. Raises Damaged unless the file has ours and nothing else.
 
     A view in place of a table may show each reader something else, or never end; a trigger or a
     computed column may run what its author likes.
@@ -216,6 +225,7 @@ def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> None:
     for kind, name, sql in found:
         if not isinstance(sql, str) or _squeezed(sql) not in wanted:
             raise Damaged(f"{path}: {kind} {name!r} does not belong into a replica's ledger")
+    return {name for kind, name, _ in found if kind == "table"}
 
 
 def _squeezed(statement: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from chain.block import Block
 from chain.errors import Misuse
 from chain.ledger.pruning import prune
 from chain.pbft.effects import Durable, FactKind
@@ -43,8 +44,8 @@ WAL_PAGES_MAX = 4000  # then the log is folded into the database
 WAL_BYTES = WAL_PAGES_MAX * 4120 + 32  # pages with their frame headers: 16 MB
 _PUT_FACT = "INSERT OR REPLACE INTO facts (kind, view, seq, data, sum) VALUES (?, ?, ?, ?, ?)"
 _PUT_BLOCK = "INSERT INTO blocks (height, head, records, signature, sum) VALUES (?, ?, ?, ?, ?)"
-_PRUNE = "UPDATE blocks SET records = ?, sum = ? WHERE height = ?"
-_PRUNED = "pruned"
+_PUT_PRUNED = "INSERT INTO pruned (height, head, records, signature, sum) VALUES (?, ?, ?, ?, ?)"
+_DELETE_BLOCK = "DELETE FROM blocks WHERE height = ?"
 _FORGET = "DELETE FROM facts WHERE kind = ? AND seq <= ?"
 _COUNT = "UPDATE meta SET value = ? WHERE name = 'commits'"
 _MARK = struct.Struct(">QI")
@@ -118,7 +119,8 @@ class SqliteStore:
         self._check()
         row = db.execute("SELECT max(height) FROM blocks").fetchone()
         self._height: int = row[0] or 0
-        self._pruned = self.noted(_PRUNED) or 0
+        row = db.execute("SELECT max(height) FROM pruned").fetchone()
+        self._pruned: int = row[0] or 0
         self._dirty = False
         _reserve(self.path.with_name(self.path.name + "-wal"))
 
@@ -155,24 +157,17 @@ class SqliteStore:
     def put_block(self, height: int, stored: Stored) -> None:
         if height != self._height + 1:
             raise Misuse(f"block {height} after {self._height}")
-        head, signature = stored.block.head, stored.signature
-        records = encode_records(stored.block)
-        total = block_sum(height, head, records, signature)
-        self._write(_PUT_BLOCK, (height, head, records, signature, total))
+        self._write(_PUT_BLOCK, _row(height, stored.block, stored.signature))
         self._height = height
 
     def prune(self, stop: int) -> None:
-        """Raises Damaged. The file does not shrink: its free pages are used again."""
+        """Raises Damaged. The file does not shrink, but its free pages are used again."""
         start, stop = self._pruned + 1, min(stop, self._pruned + PRUNE_BLOCKS_MAX)
         if stop < start:
             return
         for height, stored in enumerate(list(self.blocks(start, stop)), start):
-            block = prune(stored.block)
-            if block is not stored.block:
-                records = encode_records(block)
-                total = block_sum(height, block.head, records, stored.signature)
-                self._write(_PRUNE, (records, total, height))
-        self.note(_PRUNED, stop)
+            self._write(_DELETE_BLOCK, (height,))
+            self._write(_PUT_PRUNED, _row(height, prune(stored.block), stored.signature))
         self._pruned = stop
 
     @property
@@ -190,10 +185,8 @@ class SqliteStore:
         return checked_blocks(rows, first)
 
     def heads(self, start: int, stop: int) -> Sequence[bytes]:
-        rows = self._read(
-            "SELECT head FROM blocks WHERE height BETWEEN ? AND ? ORDER BY height", start, stop
-        )
-        return [head for (head,) in rows]
+        rows = self._read(f"{BLOCK_ROWS} WHERE height BETWEEN ? AND ? ORDER BY height", start, stop)
+        return [row[1] for row in rows]
 
     def stable_from(self, seq: int) -> Durable | None:
         rows = self._read(
@@ -264,6 +257,11 @@ class SqliteStore:
                 self._db.execute("ROLLBACK")
         self._dirty = False
         raise StoreFull(f"{self.path}: {error}") from error
+
+
+def _row(height: int, block: Block, signature: bytes) -> tuple[object, ...]:
+    records = encode_records(block)
+    return height, block.head, records, signature, block_sum(height, block.head, records, signature)
 
 
 def mark_path(path: Path) -> Path:

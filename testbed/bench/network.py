@@ -56,6 +56,7 @@ class Network:
         byzantine: Mapping[int, Byzantine] | None = None,
         verify_threads: int | None = None,
         profile: bool = False,
+        keep_data_blocks: int | None = None,
     ) -> None:
         self.directory = directory
         self._lies = dict(byzantine or {})
@@ -80,6 +81,7 @@ class Network:
                 config,
                 verify_threads=verify_threads,
                 profile="profile.pstats" if profile else None,
+                keep_data_blocks=keep_data_blocks,
             )
             if n in self._lies:
                 fields = msgspec.structs.asdict(config)

@@ -50,7 +50,7 @@ from testbed.standing.operator import Operator
 from testbed.standing.record_index import RecordIndex
 from testbed.standing.running_lab import RunningLab
 
-__all__ = ["Start", "Who", "measure"]
+__all__ = ["MadeChain", "Start", "Who", "measure"]
 
 REPLICAS = 4
 DEVICES = 24
@@ -76,7 +76,7 @@ class Start(msgspec.Struct, frozen=True):
 def measure(heights: list[int], say: Callable[[str], None]) -> list[Start]:
     """One entry for each `Who` and height, in order of height. Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        return asyncio.run(_measure(sorted(heights), _Copies(Path(directory), _Chain()), say))
+        return asyncio.run(_measure(sorted(heights), _Copies(Path(directory), MadeChain()), say))
 
 
 async def _measure(heights: list[int], copies: _Copies, say: Callable[[str], None]) -> list[Start]:
@@ -102,10 +102,11 @@ async def _measure(heights: list[int], copies: _Copies, say: Callable[[str], Non
     return found
 
 
-class _Chain:
-    """A network whose replicas are here: `blocks` goes on for ever."""
+class MadeChain:
+    """A network whose replicas are here: `blocks` goes on for ever, `empty` makes one that is."""
 
-    def __init__(self) -> None:
+    def __init__(self, reading: bytes = READING) -> None:
+        self._reading = reading
         self._signers = [
             Es256Signer(ec.generate_private_key(ec.SECP256R1())) for _ in range(REPLICAS)
         ]
@@ -129,17 +130,23 @@ class _Chain:
             yield self._block(each.enrol(network, self._ledger.head_hash), each)
         while True:
             for each in self._devices:
-                yield self._block(each.data(network, READING), each)
+                yield self._block(each.data(network, self._reading), each)
 
     def _block(self, operation: Operation, by: Holder) -> tuple[SealedBlock, bytes]:
-        ledger = self._ledger
         request = self._request(operation, by)
+        return self._sealed(request), request.id
+
+    def empty(self) -> SealedBlock:
+        return self._sealed()
+
+    def _sealed(self, *requests: VerifiedRequest) -> SealedBlock:
+        ledger = self._ledger
         time_us = ledger.time_us + BLOCK_US
-        proposal = Proposal(ledger.height + 1, time_us, 0, (request.item,))
-        block = ledger.execute(proposal, (request,), 0)
+        items = tuple(request.item for request in requests)
+        block = ledger.execute(Proposal(ledger.height + 1, time_us, 0, items), requests, 0)
         weak = ledger.membership.quorum.weak
         seals = tuple(HeadSeal(n, self._signers[n].sign(block.head)) for n in range(weak))
-        return SealedBlock(head=block.head, seals=seals, records=block.records), request.id
+        return SealedBlock(head=block.head, seals=seals, records=block.records)
 
     def _request(self, operation: Operation, by: Holder) -> VerifiedRequest:
         network = self.genesis.network
@@ -163,7 +170,7 @@ class _Chain:
 class _Copies:
     """A device's and a gateway's copy of one chain. The operator's is like a device's."""
 
-    def __init__(self, directory: Path, chain: _Chain) -> None:
+    def __init__(self, directory: Path, chain: MadeChain) -> None:
         self._chain = chain
         self._genesis = chain.genesis
         self._state, self._gateway = directory / "device", directory / "gateway"

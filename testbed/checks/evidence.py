@@ -113,7 +113,13 @@ class Evidence:
         lacking = wanted - len(whose)
         ledgers = [f"{lacking} of {wanted} ledgers"] if lacking > 0 else []
         devices = [each.name for each in self.trial.devices if each.role != "board"]
-        return (*ledgers, *(f"the log of {name}" for name in (*self.silent, *self._lack(devices))))
+        logs = (f"the log of {name}" for name in (*self.silent, *self._lack(devices)))
+        pruned = [entry.height for entry in self.longest.entries if entry.pruned]
+        if pruned:
+            ledgers.append(
+                f"payload and signature of {len(pruned)} records, pruned up to height {pruned[-1]},"
+            )
+        return (*ledgers, *logs)
 
     @cached_property
     def silent(self) -> tuple[str, ...]:

@@ -39,7 +39,8 @@ SIGNATURES_REMEMBERED_MAX = 500_000  # digests; beyond it signatures are just ve
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     """`height` blocks were stored, of which `verified` hold; `proven` are vouched for by a
-    checkpoint's quorum in this very file."""
+    checkpoint's quorum in this very file. Payload and signature of `pruned` records of data, up to
+    height `pruned_to`, were not there to be checked."""
 
     file: str
     replica: int | None
@@ -47,6 +48,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     verified: int
     records: int
     proven: int
+    pruned: int
+    pruned_to: int
     findings: tuple[Finding, ...]
 
 
@@ -60,6 +63,11 @@ class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def findings(self) -> tuple[Finding, ...]:
         return tuple(joined.from_iterable(each.findings for each in self.files))
+
+    @property
+    def pruned(self) -> int:
+        """Records that are whole in no file: nobody has seen payload and signature."""
+        return min((each.pruned for each in self.files), default=0)
 
     @property
     def holds(self) -> bool:
@@ -139,6 +147,7 @@ class _Verification:
         self.findings: list[Finding] = []
         self._forked = False
         self.height = self.verified = self.records = self.proven = 0
+        self.pruned = self.pruned_to = 0
 
     def run(self) -> None:
         """Up to the first block that does not hold; sums are checked to the end."""
@@ -159,6 +168,9 @@ class _Verification:
                 who = f"replica {self._file.replica}, whose file this says it is, is no member"
                 self._found(0, "replica", f"{who}: no signature over its heads can be checked")
             self._check_proofs()
+            if self.pruned_to > max(self.proven, self._vouched.proven):
+                what = "pruned, and no quorum vouches for what the devices are said to have signed"
+                self._found(self.pruned_to, "record item", what)
         except Damaged as damage:
             self._found(0, "file", str(damage))
 
@@ -182,6 +194,9 @@ class _Verification:
             self._found(self._ledger.height, "head", f"fork: {other} has another valid block")
         self._memberships[self._ledger.membership.epoch] = self._ledger.membership
         self.records += len(block.records)
+        if block.pruned:
+            self.pruned += sum(not record.item for record in block.records)
+            self.pruned_to = self._ledger.height
         if self._ledger.height % self._interval == 0:
             self._heads[self._ledger.height] = self._ledger.head_hash
 
@@ -269,12 +284,22 @@ def _verify_file(
                 verified=checked.verified,
                 records=checked.records,
                 proven=checked.proven,
+                pruned=checked.pruned,
+                pruned_to=checked.pruned_to,
                 findings=tuple(checked.findings),
             )
     except (Damaged, PeerFault, OSError) as error:
         finding = Finding(file=name, height=0, field="file", detail=str(error))
         report = FileReport(
-            file=name, replica=None, height=0, verified=0, records=0, proven=0, findings=(finding,)
+            file=name,
+            replica=None,
+            height=0,
+            verified=0,
+            records=0,
+            proven=0,
+            pruned=0,
+            pruned_to=0,
+            findings=(finding,),
         )
     return report, genesis
 

@@ -32,10 +32,10 @@ NAMED_MAX = 3  # examples in a detail
 
 
 class Property(msgspec.Struct, frozen=True, kw_only=True):
-    """`detail` says what was looked at, or what broke it."""
+    """`detail` says what was looked at, or what broke it. `held` is None if that cannot be said."""
 
     name: str
-    held: bool
+    held: bool | None
     detail: str
 
 
@@ -72,10 +72,17 @@ def validity(ledger: LedgerReport) -> Property:
     """Every operation was signed by its client, and every block follows from them."""
     found = [str(finding) for finding in ledger.findings]
     records = max((file.records for file in ledger.files), default=0)
+    detail = f"{records} records verified from genesis"
+    if ledger.pruned:
+        below = min(file.pruned_to for file in ledger.files)
+        detail = (
+            f"not judged: the ledgers are pruned up to height {below}: nobody saw payload and "
+            f"signature of {ledger.pruned} of {records} records"
+        )
     return Property(
         name="validity",
-        held=ledger.holds,
-        detail=_examples(found) or f"{records} records verified from genesis",
+        held=None if ledger.holds and ledger.pruned else ledger.holds,
+        detail=_examples(found) or detail,
     )
 
 
@@ -97,10 +104,14 @@ def exactly_once(chain: Chain) -> Property:
                 wrong.append(f"{_where(entry)}: counter {counter} of {signer.hex()[:16]} again")
             counters[signer] = counter
     wrong += [f"{reading} {count} times" for reading, count in repeated_readings(chain).items()]
+    detail = f"{len(requests)} requests, each once"
+    pruned = [entry.height for entry in chain.entries if entry.pruned]
+    if pruned:
+        detail += f"; which readings are in {len(pruned)} of them is pruned to height {pruned[-1]}"
     return Property(
         name="exactly-once",
-        held=not wrong,
-        detail=_examples(wrong) or f"{len(requests)} requests, each once",
+        held=None if pruned and not wrong else not wrong,
+        detail=_examples(wrong) or detail,
     )
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from chain.block import Head
+from chain.block import Head, Record
 from chain.errors import PeerFault
 from chain.keys import digest
-from chain.ledger.item import cose_of
+from chain.ledger.item import Authenticated, cose_of
 from chain.ledger.operations import Data, Operation, read_operation
+from chain.ledger.pruning import read_pruned
 from chain.ledger.statement import Statement, decode_leaf
 from nodes.replica.ledger_file import Damaged, block_of, open_readonly
 
@@ -43,6 +44,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     statement: Statement
     item: bytes
     operation: Operation | None
+
+    @property
+    def pruned(self) -> bool:
+        """Whether payload and signature are gone."""
+        return not self.item
 
     @property
     def took_effect(self) -> bool:
@@ -109,14 +115,18 @@ def _take(
                 epoch=head.epoch,
                 statement=statement,
                 item=record.item,
-                operation=_operation(record.item, head.network),
+                operation=_operation(record, head.network),
             )
         )
 
 
-def _operation(item: bytes, network: bytes) -> Operation | None:
+def _operation(record: Record, network: bytes) -> Operation | None:
+    """None if it cannot be read. Of a pruned record of data all but the payload is known."""
     try:
-        return read_operation(cose_of(item), network).operation
+        if not record.item:
+            known = read_pruned(record.leaf).operation
+            return known.opened.operation if isinstance(known, Authenticated) else None
+        return read_operation(cose_of(record.item), network).operation
     except PeerFault:
         return None
 

@@ -1,4 +1,4 @@
-"""`testbed bench serial|admission|revocation|restart`: figures of devices, gateway and broker."""
+"""`testbed bench serial|admission|revocation|restart|growth`: devices, gateway and broker."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Annotated
 import msgspec
 import typer
 
+from chain.ledger.operations import DATA_BYTES_MAX
 from testbed.bench import admission as admissions
+from testbed.bench import growth as growths
 from testbed.bench import restart as restarts
 from testbed.bench import revocation as revocations
 from testbed.bench import serial as serials
 from testbed.bench.figures import Spread
 from testbed.commands.options import JsonOption, columns, print_json, say, time_option
 
-__all__ = ["admission", "restart", "revocation", "serial"]
+__all__ = ["admission", "growth", "restart", "revocation", "serial"]
 
 
 def serial(
@@ -68,6 +70,29 @@ def restart(
                 f"{each.genesis_s / genesis:.1f}",
             )
         )
+    typer.echo(columns(rows))
+
+
+def growth(
+    payload: Annotated[int, typer.Option(min=0, max=DATA_BYTES_MAX, help="Of a reading.")] = 64,
+    every_ms: Annotated[
+        float,
+        time_option("--every", "One reading in the lab.", least="10ms", most="1d", default="1s"),
+    ] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Bytes of a replica's and a gateway's files for each block, and in a year."""
+    found = growths.measure(payload, say)
+    if as_json:
+        print_json([msgspec.to_builtins(each) for each in found])
+        return
+    rows = [("", *(each.who for each in found))]
+    rows.append(("block with a reading, bytes", *(f"{each.record:,.0f}" for each in found)))
+    rows.append(("the same, pruned", *(f"{each.record_pruned:,.0f}" for each in found)))
+    rows.append(("empty block", *(f"{each.empty:,.0f}" for each in found)))
+    for name, pruned in (("a year, GB", False), ("the same, pruned", True)):
+        years = (each.year_bytes(every_ms / 1000, pruned=pruned) for each in found)
+        rows.append((name, *(f"{year / 1e9:,.1f}" for year in years)))
     typer.echo(columns(rows))
 
 

@@ -27,7 +27,8 @@ def collect(
     running = find_running(inventory)
     bundle = collect_running(running, out or RUNS_DIR, say)
     summary = rebuild(bundle)
-    broken = [each.name for each in summary.properties if not each.held]
+    broken = [each.name for each in summary.properties if each.held is False]
+    unknown = [each for each in summary.properties if each.held is None]
     if as_json:
         print_json(
             {
@@ -35,11 +36,14 @@ def collect(
                 "blocks": summary.blocks,
                 "records": summary.records,
                 "broken": broken,
+                "not_judged": [each.name for each in unknown],
             }
         )
     else:
         typer.echo(f"{bundle.path}: {summary.blocks} blocks, {summary.records} records")
         for name in broken:
             typer.echo(f"does not hold: {name}", err=True)
+        for each in unknown:
+            typer.echo(f"not judged: {each.name}: {each.detail}", err=True)
     if broken:
         raise typer.Exit(1)

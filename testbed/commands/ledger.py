@@ -88,10 +88,17 @@ def _in_words(report: LedgerReport) -> str:
     lines = [f"network {report.network or 'unknown'}"]
     for file in report.files:
         verdict = "holds" if not file.findings else "DOES NOT HOLD"
+        if file.pruned and not file.findings:
+            verdict = "what is there holds"
         lines.append(
             f"{file.file}: {verdict}: {file.verified} of {file.height} blocks verified from "
             f"genesis, {file.records} records"
         )
+        if file.pruned:
+            lines.append(
+                f"  pruned up to height {file.pruned_to}: of {file.pruned} records of data payload "
+                "and device signature are gone; that they were good rests on the replicas' word"
+            )
         lines += [f"  {finding}" for finding in file.findings]
     lines.append(
         f"f+1 replicas or a quorum's checkpoint vouch for the chain up to height {report.proven}"

@@ -253,15 +253,16 @@ def _properties(counted: Sequence[RunRow]) -> Iterator[PropertyResult]:
         for each in row.summary.properties if row.summary else ():
             by_name.setdefault((each.name, each.expected), []).append((row.index, each))
     for (name, _), judged in by_name.items():
-        broken = [(index, each) for index, each in judged if not each.held]
-        index, shown = (broken or judged)[0]
+        broken = [(index, each) for index, each in judged if each.held is False]
+        unknown = [(index, each) for index, each in judged if each.held is None]
+        index, shown = (broken or unknown or judged)[0]
         yield PropertyResult(
             name=name,
-            held=not broken,
+            held=None if unknown and not broken else not broken,
             expected=shown.expected,
             weight=shown.weight,
             runs=len(judged),
-            held_in=len(judged) - len(broken),
+            held_in=len(judged) - len(broken) - len(unknown),
             detail=shown.detail if len(judged) == 1 else f"run {index}: {shown.detail}",
         )
 

@@ -90,7 +90,8 @@ def _result_rows(
     evidence: Evidence, summary: RunSummary, found: Sequence[Operation]
 ) -> Iterator[dict[str, Cell]]:
     held = {each.name: each.held for each in summary.properties}
-    safety = all(each.held for each in summary.properties if each.weight == "safety")
+    judged = {each.held for each in summary.properties if each.weight == "safety"}
+    safety = None if None in judged and False not in judged else False not in judged
     commit = evidence.manifest.git.get("commit")
     common: dict[str, Cell] = {
         "run": evidence.run.name,
@@ -163,7 +164,7 @@ def _attack_cells(summary: RunSummary, attack: str) -> dict[str, Cell]:
     }
 
 
-def _fault_cells(steps: Sequence[Injection], safety: bool) -> dict[str, Cell]:
+def _fault_cells(steps: Sequence[Injection], safety: bool | None) -> dict[str, Cell]:
     return {
         "observed": sum(each.observed for each in steps),
         "first_commit_s": _worst_s([each.recovery_ms for each in steps]),
@@ -190,10 +191,10 @@ def _unavailable_s(evidence: Evidence, phase: str) -> float | None:
     return round(max(b - a for a, b in pairwise(marks)) / 1000, 6)
 
 
-def _fault_verdict(steps: Sequence[Injection], safety: bool) -> str:
+def _fault_verdict(steps: Sequence[Injection], safety: bool | None) -> str:
     """Safety under the fault, and progress after it."""
-    if not safety:
+    if safety is False:
         return "broken"
-    if not all(each.took_place and each.healed_ms is not None for each in steps):
+    if safety is None or not all(each.took_place and each.healed_ms is not None for each in steps):
         return "invalid"
     return "held" if all(each.recovery_ms is not None for each in steps) else "degraded"

@@ -85,7 +85,7 @@ def judge(bundle: Bundle) -> tuple[int, int, str, list[str]]:
     breaches = [
         f"{_BREACHES.get(each.name, 'wrong')}: {each.name}: {each.detail}"
         for each in summary.properties
-        if not each.held
+        if each.held is False
     ]
     kept = next((each.detail for each in summary.properties if each.name == "durability"), "")
     if not summary.ledger_verified:

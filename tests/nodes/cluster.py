@@ -51,6 +51,7 @@ class Cluster:
         byzantine: dict[int, Byzantine] | None = None,
         consensus: Consensus = FAST,
         body_source: int = 1,
+        keep_data_blocks: int | None = None,
     ) -> None:
         self.devices = devices(identities)
         self.network = Network(
@@ -59,6 +60,7 @@ class Cluster:
             policy=bench_policy(self.devices),
             consensus=consensus,
             byzantine=byzantine,
+            keep_data_blocks=keep_data_blocks,
         )
         self.client = Client(self.network, body_source=body_source)
         self.load = Load(self.client, self.devices, 400)

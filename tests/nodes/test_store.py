@@ -22,7 +22,7 @@ from chain.block import HEAD_BYTES, Block, Record
 from chain.errors import Misuse
 from chain.keys import SIGNATURE_BYTES
 from chain.pbft.effects import Durable
-from nodes.ports import Store, Stored, StoreFull
+from nodes.ports import PRUNE_BLOCKS_MAX, Store, Stored, StoreFull
 from nodes.process import Trouble
 from nodes.replica.ledger_file import SCHEMA, Damaged, copy_ledger, open_readonly
 from nodes.replica.memory_store import MemoryStore
@@ -48,6 +48,50 @@ STORES: dict[str, Callable[[Path], Store]] = {"memory": lambda _: MemoryStore(),
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     made: Store = STORES[request.param](tmp_path)
     return made
+
+
+def test_old_blocks_are_pruned_a_few_at_a_time(store: Store) -> None:
+    """Only what may go: records of data."""
+    data, other = b"\xa5\x62op\x64data", b"\xa5\x62op\x65enrol"
+    for height in range(1, 12):
+        records = (Record(data, b"item"), Record(other, b"item"))
+        store.put_block(height, Stored(Block(stored(height).block.head, records), bytes(64)))
+    store.prune(-3)
+    assert store.pruned == 0
+    while store.pruned < 9:
+        before = store.pruned
+        store.prune(9)
+        assert before < store.pruned <= before + PRUNE_BLOCKS_MAX
+    store.prune(5)
+    store.commit()
+    assert store.pruned == 9
+    items = [tuple(record.item for record in each.block.records) for each in store.blocks(1, 11)]
+    assert items == [(b"", b"item")] * 9 + [(b"item", b"item")] * 2
+
+
+def test_a_file_of_before_there_was_pruning_is_read(tmp_path: Path) -> None:
+    store = sqlite(tmp_path)
+    store.put_block(1, stored(1))
+    store.commit()
+    store.close()
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        database.execute("DROP TABLE pruned")
+    with open_readonly(tmp_path / "ledger.db") as file:
+        assert [each.block for each in file.blocks()] == [stored(1).block]
+    sqlite(tmp_path).close()
+
+
+def test_what_was_pruned_is_known_after_a_restart(tmp_path: Path) -> None:
+    store = sqlite(tmp_path)
+    for height in range(1, 4):
+        store.put_block(height, stored(height))
+    store.prune(2)
+    store.commit()
+    store.close()
+    again = sqlite(tmp_path)
+    assert (again.pruned, again.height) == (2, 3)
+    assert len(list(again.blocks(1, 3))) == 3, "their checksums hold"
+    again.close()
 
 
 def test_a_later_fact_of_the_same_key_replaces_the_earlier(store: Store) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from chain.block import Block
+from chain.block import Block, Record
 from chain.genesis import Consensus
 from chain.pbft import transfer
 from chain.pbft.messages import (
@@ -152,6 +152,31 @@ def test_a_source_that_gives_block_by_block_is_passed_over(pushing: bool) -> Non
     assert given
     assert not any({start + 1, start + 2} <= given for start in given), "asked a third time"
     assert cluster.executed(6) == cluster.executed(0)
+    assert not cluster.accusations
+
+
+def test_one_source_cannot_withhold_the_items_of_data() -> None:
+    """It says that it pruned them. Another has them; nobody is accused: it may be true."""
+    cluster = far_behind(60, n=7)
+    cluster.heal()
+    cluster.byzantine = {1}
+    cluster.delay = lambda source, to: LINK_US if source == 1 else 7_000
+
+    def withhold(source: int, to: int, signed: Signed) -> Signed | None:
+        message = decode_body(signed.body)
+        if source != 6 or not isinstance(message, FetchBodies):
+            return signed
+        blocks = tuple(
+            Block(block.head, tuple(Record(record.leaf, b"") for record in block.records))
+            for block in cluster.nodes[1].ledger.blocks[message.start : message.stop + 1]
+        )
+        cluster.nodes[1].answer(6, Bodies(0, 1, message.start, blocks, 2**40))
+        return None if to == 1 else signed
+
+    cluster.on_post = withhold
+    cluster.settle(limit_us=20_000_000)
+    assert cluster.executed(6) == cluster.executed(0)
+    assert all(record.item for block in cluster.nodes[6].ledger.blocks for record in block.records)
     assert not cluster.accusations
 
 
