@@ -344,7 +344,7 @@ def test_a_sealed_statement_is_read_by_position(
     assert agreed(forged(world, mallory, signers, **fields), world) is believed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_both_read_every_altered_leaf_alike(draw: st.DataObject) -> None:
     """The bytes of a leaf are changed and then sealed by f+1 replicas."""
@@ -384,7 +384,7 @@ GROWN_FILES = export_proof(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_both_judge_every_altered_file_alike(draw: st.DataObject) -> None:
     """Any file of a proof with membership changes and a certificate; the sums are made to fit."""
