@@ -89,6 +89,13 @@ class Run:
         return bundle
 
     @property
+    def steps(self) -> list[str]:
+        """What became of its one fault so far."""
+        path = self.bundle / "run/0000-faults/raw/faults.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line)["step"] for line in lines]
+
+    @property
     def summary(self) -> dict[str, object]:
         summary: dict[str, object] = json.loads((self.bundle / "summary.json").read_bytes())
         return summary
@@ -163,6 +170,7 @@ def test_two_runs_at_once_both_pass_and_leave_nothing(start: Callable[..., Run])
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.soak
 def test_anything_may_be_killed_by_hand(start: Callable[..., Run]) -> None:
     """A replica, the broker and the gateway die at once in mid-run: what was acknowledged stays,
     the run passes."""
@@ -175,18 +183,6 @@ def test_anything_may_be_killed_by_hand(start: Callable[..., Run]) -> None:
     assert run.summary["ledger_verified"] is True
 
 
-def test_ctrl_c_ends_everything_and_keeps_what_was_collected(start: Callable[..., Run]) -> None:
-    run = start("stopped")
-    run.reach("fault")
-    of_the_run = run.processes()
-    assert of_the_run
-    run.process.send_signal(signal.SIGINT)
-    assert run.end() == 130
-    nothing_is_left_of(of_the_run)
-    assert (run.bundle / "manifest.json").exists()
-    assert verify(run.bundle).returncode == 0
-
-
 LONG_FAULT = """
 schema: testbed.campaign/1
 campaign: long
@@ -197,6 +193,22 @@ faults: [{id: kill-r3, at: 500ms, for: 4m, do: process.crash, on: replica(2)}]
 """
 
 
+def test_ctrl_c_ends_everything_at_once_and_keeps_what_was_collected(
+    start: Callable[..., Run],
+) -> None:
+    """In the middle of a fault that would last four minutes."""
+    run = start("stopped", LONG_FAULT)
+    run.reach("fault")
+    run.until(lambda: "applied" in run.steps, STARTED_S_MAX)
+    of_the_run = run.processes()
+    assert of_the_run
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    nothing_is_left_of(of_the_run)
+    assert (run.bundle / "manifest.json").exists()
+    assert verify(run.bundle).returncode == 0
+
+
 def test_a_fault_ends_within_seconds_when_it_is_aborted_and_when_the_run_is(
     start: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,12 +216,7 @@ def test_a_fault_ends_within_seconds_when_it_is_aborted_and_when_the_run_is(
     run = start("aborted", LONG_FAULT)
     run.reach("fault")
 
-    def steps() -> list[str]:
-        path = run.bundle / "run/0000-faults/raw/faults.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line)["step"] for line in lines]
-
-    run.until(lambda: "applied" in steps(), STARTED_S_MAX)
+    run.until(lambda: "applied" in run.steps, STARTED_S_MAX)
     where = ("--run", str(run.bundle))
     assert cli.main(["abort", *where, "--json"]) == 0
     (active,) = json.loads(capsys.readouterr().out)["faults"]
@@ -220,24 +227,13 @@ def test_a_fault_ends_within_seconds_when_it_is_aborted_and_when_the_run_is(
     assert "would be aborted" in capsys.readouterr().out
     assert not (run.bundle / "run/0000-faults/abort").exists()
     assert cli.main(["abort", "kill-r3", *where]) == 0
-    run.until(lambda: "verified" in steps(), ENDED_S_MAX)
+    run.until(lambda: "verified" in run.steps, ENDED_S_MAX)
     capsys.readouterr()
     assert cli.main(["abort", *where]) == 0
     assert "no fault is active" in capsys.readouterr().out
-    ended = [step for step in steps() if step != "observed"]
+    ended = [step for step in run.steps if step != "observed"]
     assert ended[-3:] == ["aborted", "healed", "verified"]
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130
     assert cli.main(["abort", *where]) == 2
     assert "no run is under way" in capsys.readouterr().err
-
-
-def test_ctrl_c_in_the_middle_of_a_long_fault_does_not_wait_for_its_end(
-    start: Callable[..., Run],
-) -> None:
-    run = start("cut", LONG_FAULT)
-    run.reach("fault")
-    of_the_run = run.processes()
-    run.process.send_signal(signal.SIGINT)
-    assert run.end() == 130
-    nothing_is_left_of(of_the_run)
