@@ -47,7 +47,8 @@ class ClockReading:
 
 
 def read_clock(dialogue: Dialogue, samples: int = SAMPLES) -> ClockReading:
-    """The best of several questions to `testbed.care.conditions.open_facts`. Raises LabFault."""
+    """Asks several questions through `testbed.care.conditions.open_facts`; returns the best answer.
+    Raises LabFault."""
     best: tuple[int, int, int] | None = None
     for _ in range(samples):
         sent_ns = time.time_ns()
@@ -66,8 +67,7 @@ def read_clock(dialogue: Dialogue, samples: int = SAMPLES) -> ClockReading:
 
 
 def clocks_apart(lab: Lab, clocks: Mapping[str, ClockReading]) -> dict[str, str]:
-    """Replicas whose clocks are certainly further apart than the consensus bears, and by how much.
-
+    """Replicas whose clocks are certainly further apart than the consensus tolerates, and how far.
     Each bound is known only to half of a round trip, so nearer clocks may be too far apart as well.
     """
     limit_ms = lab.chain.precision_ms
@@ -83,7 +83,7 @@ def clocks_apart(lab: Lab, clocks: Mapping[str, ClockReading]) -> dict[str, str]
 
 
 def require_near(lab: Lab, clocks: Mapping[str, ClockReading]) -> None:
-    """Raises LabFault before a run whose replicas would refuse each other's times."""
+    """Raises LabFault before a run whose replicas would reject each other's times."""
     if wrong := clocks_apart(lab, clocks):
         lines = [f"the clock of {name} is {says}" for name, says in wrong.items()]
         fix = f"on each: {SYNC_COMMAND}; then testbed doctor -i FILE"

@@ -79,7 +79,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def limits_of(lab: Lab) -> dict[str, Limits]:
     """For every host that is reached over SSH. Local hosts are this machine: it is not watched, and
-    its results are watermarked."""
+    its results carry a watermark."""
     return {
         name: Limits(clock_error_ms_max=lab.clock(name).max_error_ms)
         for name, host in lab.active.items()

@@ -55,7 +55,7 @@ _NOBODY = 44
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has a host. `pid` 0: a person (`testbed lock`). `left_s`: when it was asked."""
+    """Who has a host. `pid` 0: a person (`testbed lock`). `left_s`: at the time of the question."""
 
     who: str
     pid: int
@@ -124,7 +124,7 @@ def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool 
 
 
 def require_free(host: Host) -> None:
-    """Raises LockedError if somebody else has it: a person's own commands go on under their lock.
+    """Raises LockedError if somebody else has it. A person's own commands go on under their lock.
     Takes nothing."""
     present = holder(host)
     if present is not None and not (present.is_mine or present.is_gone):
@@ -137,7 +137,7 @@ def release(host: Host, token: str) -> None:
 
 
 def break_lease(host: Host, *, takeover: bool = False) -> None:
-    """End anybody's lease. At a takeover its owner hears of it. Restore the host first."""
+    """End anybody's lease. At a takeover its owner is notified. Restore the host first."""
     _ask(host, "take-over" if takeover else "break")
 
 

@@ -48,13 +48,13 @@ def numbers(pattern: str) -> list[int]:
 
 
 def throttled() -> int | None:
-    """The firmware's own word."""
+    """What the firmware says."""
     text = output("vcgencmd", "get_throttled").rpartition("=")[2]
     return int(text, 16) if re.fullmatch("0x[0-9a-fA-F]+", text) else None
 
 
 def undervoltage() -> int | None:
-    """The kernel's word, `rpi_volt`: it clears the alarm at each of its own readings."""
+    """What the kernel says, `rpi_volt`: it clears the alarm at each of its own readings."""
     for name in sorted(Path("/sys/class/hwmon").glob("hwmon*/name")):
         if read(name) == "rpi_volt":
             return number(read(name.parent / "in0_lcrit_alarm"))
@@ -68,7 +68,7 @@ def throttle_count() -> int | None:
 
 
 def wall_minus_monotonic_ns() -> int:
-    """Changes when the wall clock is set. The shortest of five readings is the surest."""
+    """Changes when the wall clock is set. The shortest of five readings is the most accurate."""
     tries = []
     for _ in range(5):
         before, wall = time.monotonic_ns(), time.time_ns()
@@ -119,7 +119,7 @@ def sudo() -> tuple[str, float]:
     try:
         argv = (shutil.which("sudo") or "sudo", "-n", "true")
         done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-        # The last line says why; others before it are warnings.
+        # The last line says why; lines before it are warnings.
         problem = done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
@@ -137,7 +137,7 @@ def unwritable() -> str:
 
 
 def doctor() -> dict[str, object]:
-    """What is looked at once, before a run."""
+    """What is checked once, before a run."""
     sudo_problem, sudo_s = sudo()
     synchronised = output("timedatectl", "show", "--property=NTPSynchronized", "--value")
     tools = ("tc", "nft", "flock", "setsid", "sha256sum")
@@ -162,7 +162,7 @@ def doctor() -> dict[str, object]:
 
 
 def main() -> None:
-    """Until the questions end."""
+    """Answers questions until they end."""
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/local/bin:/usr/sbin:/sbin:/opt/vc/bin"
     for line in sys.stdin:
         question = line.strip()

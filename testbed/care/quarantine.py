@@ -31,7 +31,7 @@ __all__ = ["Change", "Quorum", "blocked", "quarantine", "release", "without"]
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """Replicas in use, and how many faulty ones they bear."""
+    """Replicas in use, and how many faulty ones they tolerate."""
 
     n: int
     f: int
@@ -42,7 +42,7 @@ class Quorum:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done to the file, or would be; `changed` is False if it said so already."""
+    """What was done to the file, or would be. `changed` is False if the file said so already."""
 
     changed: bool
     before: Quorum
@@ -54,9 +54,9 @@ def quarantine(
 ) -> Change:
     """Mark a host as quarantined, for this reason. With `check` nothing is written.
 
-    Raises ConfigurationError if so few replicas are left that they bear fewer faults than now;
-    with `lower_f` the file then states the lower `chain.f` where it has to. InvalidFile: the file
-    is wrong as it is.
+    Raises ConfigurationError if the replicas that are left tolerate fewer faults than now; with
+    `lower_f` the file then states the lower `chain.f` where it has to. Raises InvalidFile if the
+    file is wrong as it is.
     """
     if not reason.isprintable():
         raise ConfigurationError(f"the reason {reason!r} is not one line of printable text")
@@ -77,7 +77,7 @@ def quarantine(
 
 
 def without(lab: Lab, hosts: Collection[str]) -> Quorum:
-    """What is left if these hosts are left out."""
+    """What is left without these hosts."""
     n = len([name for name in lab.replicas() if name not in hosts])
     return Quorum(n, min(lab.f, max(0, (n - 1) // 3)))
 
@@ -157,7 +157,7 @@ def _edited(text: str, host: str, update: dict[str, Any], lowered_f: int | None)
 
 def _loaded(inventory: Path, text: str) -> Lab:
     """The lab that this text describes. Raises ConfigurationError with what would be wrong."""
-    # A neighbour, so that paths relative to the file mean the same.
+    # In the same directory, so that relative paths in the file stay valid.
     where = inventory.absolute().parent
     with tempfile.NamedTemporaryFile(dir=where, prefix=f".{inventory.name}.", suffix=".try") as it:
         it.write(text.encode())

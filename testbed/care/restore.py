@@ -1,11 +1,11 @@
-"""Bringing hosts back to a clean state, whatever happened before; needs no run and no plan.
+"""Brings hosts back to a clean state, whatever happened before; needs no run and no plan.
 
-Clean is: no undo of ours is armed, no unit of ours runs, no process runs from our environment, and
-no link rule or filter of ours stands. Each step may be repeated. Afterwards the host is looked at
-again, and what still stands is named. Keys, the environment and the files of the last run stay.
+Clean means: no undo of ours is armed, no unit of ours runs, no process runs from our environment,
+and no link rule or filter of ours exists. Each step may be repeated. Afterwards the host is checked
+again, and what is left is named. Keys, the environment and the files of the last run stay.
 
-Only what carries our exact mark is touched. Where it cannot be looked (filters need root), that is
-named as something that stands: such a host is never called clean.
+Only what carries our exact mark is touched. Where it is impossible to look (filters need root),
+that counts as something left: such a host is never called clean.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNSEEN = "cannot look at "
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """What of ours stands on a host. `others` are rules and processes, as a person reads them."""
+    """What of ours is left on a host. `others` are rules and processes, as a person reads them."""
 
     armed: Sequence[Armed] = ()
     units: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Leftover:
 
     @property
     def brief(self) -> str:
-        """For a table. Where units run, processes are left out: most are theirs."""
+        """For a table. Where units run, processes are left out: most belong to them."""
         names = f"units {' '.join(self.units)}" if self.units else ""
         waiting = [f"armed {one.name} (in {one.left_s} s)" for one in self.armed]
         others = [o for o in self.others if not (self.units and o.startswith(_PROCESS))]
@@ -62,7 +62,7 @@ class Leftover:
 
 
 def leftover(host: Host) -> Leftover:
-    """Look, change nothing."""
+    """Look; change nothing."""
     return Leftover(armed(host), host.units(), _others(host, "show"))
 
 
@@ -88,7 +88,7 @@ def restore(host: Host, step: Step) -> tuple[str, ...]:
             fire(host, one.name)
         except HostFault as fault:
             problems.append(str(fault))
-    # Asked again: an undo may have started what its fault had stopped.
+    # Asked again, because an undo may have started what its fault had stopped.
     units = host.units()
     if units:
         step(f"stopping {len(units)} units")
@@ -103,7 +103,8 @@ def restore(host: Host, step: Step) -> tuple[str, ...]:
 
 
 def _stop(host: Host, name: str) -> str:
-    """What went wrong, or "". One unit that does not end must not keep the others and rules."""
+    """What went wrong, or "". A unit that does not end must not keep the other units and the
+    rules."""
     try:
         host.stop(name)
     except HostFault as fault:
@@ -115,7 +116,7 @@ def remove_all(host: Host) -> None:
     """Remove our directory from a host that is restored: environment, keys, files, lease."""
     root = str(host.root)
     assert root.count("/") >= 2, f"refusing to remove {root}"
-    # From outside the directory that goes away, in which commands otherwise run.
+    # Commands usually run in the directory that is removed here, so not this one.
     host.run(["sh", "-c", 'cd / && rm -rf -- "$1"', "remove", root])
 
 

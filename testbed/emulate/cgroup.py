@@ -1,6 +1,6 @@
-"""CPU limits that make a host as slow as a Raspberry Pi, and systemd's own hierarchy per host.
+"""CPU limits that make a host as slow as a Raspberry Pi, and a hierarchy for each host's systemd.
 
-Both generations of cgroups; what the kernel offers is probed, never assumed.
+It supports both generations of cgroups and probes what the kernel offers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _REMOVED_WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Where a lab's groups go; None where the kernel has no such thing.
+    """Where a lab's groups are; None where the kernel does not support them.
 
-    `cpu` is for limits. `tree` is systemd's own: the unified hierarchy wherever it is mounted, for
-    in the old one systemd is not told when the last process of a service ends.
+    `cpu` is for limits. `tree` is for systemd: the unified hierarchy wherever it is mounted,
+    because the old one does not report when the last process of a service ends.
     """
 
     cpu: Path | None
@@ -82,7 +82,7 @@ def _group(hierarchy: Path, lab: str, host: str) -> Path:
 
 
 def remove(lab: str) -> None:
-    """Remove a lab's groups in every hierarchy, deepest first, ending what is still in them."""
+    """Remove a lab's groups in every hierarchy, deepest first. Processes in them are ended."""
     for base in (_ROOT, *_ROOT.glob("*/")):
         top = base / _name(lab)
         if top.is_dir():
@@ -93,7 +93,7 @@ def _remove_tree(top: Path) -> None:
     until = time.monotonic() + _REMOVED_WITHIN_S
     pause = threading.Event()
     while True:
-        # A process leaves its group only when the kernel is done with it, a moment after its end.
+        # The kernel takes a process out of its group only a moment after it has ended.
         for directory, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):
                 Path(directory).rmdir()

@@ -1,7 +1,8 @@
 """The disk of an emulated host: what it sees of this machine, and what is its own.
 
-A host reads this machine's system through an overlay; this is the layer above it. It hides what is
-personal, empties what must start empty, and holds the host's name, keys and services.
+A host reads this machine's system through an overlay; this module makes the layer above it. The
+layer hides what is personal, empties what must start empty, and holds the host's name, keys and
+services.
 """
 
 from __future__ import annotations
@@ -135,12 +136,12 @@ def make_disk(place: Path, plan: LabPlan, machine: Machine, client_key: str) -> 
 
 
 def mount(kind: str, place: Path, options: str) -> None:
-    """A new file system of its own at `place`."""
+    """Mounts a new file system at `place`."""
     demand("mount", "-t", kind, "-o", options, kind, str(place))
 
 
 def _hide(upper: Path) -> None:
-    """Overlay's marks: a whiteout takes a lower entry away, an opaque directory starts empty."""
+    """Uses overlay's marks: a whiteout removes a lower entry, an opaque directory starts empty."""
     for place, mode in _FRESH.items():
         directory = upper / place
         directory.mkdir(mode=0o755, parents=True)
@@ -158,9 +159,9 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def _write_logins(upper: Path, client_key: str, login: Login) -> None:
-    """Users `pi` (with sudo, and the group of serial ports) and root; the key opens one of them.
+    """Users `pi` (with sudo and the group of serial ports) and root; the key opens one of them.
 
-    Nobody logs in by password: "*" is no password, whereas "!" would bar the login.
+    Nobody logs in by password: "*" is no password. "!" would block the login itself.
     """
     etc = upper / "etc"
     users = [line for line in Path("/etc/passwd").read_text().splitlines() if not _is_pi(line)]
@@ -200,7 +201,8 @@ def _is_pi(line: str) -> bool:
 
 
 def _write_oddity(upper: Path, oddity: Oddity, login: Login) -> None:
-    """What is unusual about this host. sshd starts bash, which reads .bashrc for each command."""
+    """Writes what is unusual about this host. sshd starts bash, which reads .bashrc for each
+    command."""
     bashrc = _home(upper, login) / ".bashrc"
     match oddity:
         case "none":
@@ -211,7 +213,7 @@ def _write_oddity(upper: Path, oddity: Oddity, login: Login) -> None:
             _write(bashrc, "export LANG=de_DE.UTF-8 LC_ALL=de_DE.UTF-8\n")
             _compile_locale(upper)
         case "clock":
-            # In /run, which is empty when systemd itself starts: that keeps the right time.
+            # In /run, which is empty when systemd itself starts, so systemd keeps the right time.
             (upper / "etc/ld.so.preload").symlink_to("/run/preload")
             units = upper / "etc/systemd/system"
             behind = f"echo -{CLOCK_BEHIND_S}s >/etc/faketimerc; echo {faketime()} >/run/preload"
@@ -226,7 +228,8 @@ def _write_oddity(upper: Path, oddity: Oddity, login: Login) -> None:
 
 
 def _compile_locale(upper: Path) -> None:
-    """German, where this machine has the source of it; else the host asks for what is not there."""
+    """German, if this machine has its source. If not, the host asks for a locale that does not
+    exist."""
     if Path("/usr/share/i18n/locales/de_DE").exists():
         place = upper / "usr/lib/locale/de_DE.utf8"
         place.parent.mkdir(parents=True)
@@ -234,7 +237,7 @@ def _compile_locale(upper: Path) -> None:
 
 
 def _systemd_files(etc: Path) -> None:
-    """Only what a headless Raspberry Pi needs; the machine's own services stay out."""
+    """Only what a headless Raspberry Pi needs; this machine's own services stay out."""
     system = etc / "systemd/system"
     _write(
         system / "testbed-sshd.service",

@@ -1,4 +1,4 @@
-"""The inventory of an emulated lab: from here on it is a lab like any other."""
+"""The inventory of an emulated lab. With it, it is a lab like any other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _document(plan: LabPlan) -> dict[str, Any]:
             "net": {"mgmt": "eth0", "data": "eth1"},
             "clock": {
                 "max_error": "5ms"
-            },  # one clock in truth; SSH on a busy machine tells no better
+            },  # they share one clock; SSH on a busy machine measures no better
         },
         **({"chain": {"f": 0}} if replicas < 4 else {}),
         "hosts": hosts,

@@ -1,8 +1,8 @@
-"""The process that holds an emulated lab: it ends, and nothing of the lab is left.
+"""The process that holds an emulated lab: when it ends, nothing of the lab is left.
 
 It runs in its own pid, mount and network namespaces (`lab.py` starts it so). Hosts, boards, mounts,
-bridges and cables all live inside these, so the kernel takes everything back when the keeper ends,
-by kill -9 too. It talks with `up` over its standard streams until the lab is up, and then with
+bridges and cables all live inside these, so the kernel removes everything when the keeper ends,
+also by kill -9. It talks with `up` over its standard streams until the lab is up, and then with
 everybody over a control socket.
 """
 
@@ -61,7 +61,7 @@ class Keeper:
         }
 
     def raise_lab(self, runtime: Path, client_key: str) -> dict[str, str]:
-        """Everything up; returns public host keys by name."""
+        """Starts everything; returns public host keys by name."""
         network.open_bridges(self.plan)
         if self.switch:
             self.switch.plug(network.ORCHESTRATOR, self.plan.own_data_mac, network.ORCHESTRATOR)
@@ -138,7 +138,8 @@ def _tell(**facts: Any) -> None:
 
 
 def _identity() -> dict[str, int]:
-    """Our and our first process's ids as seen outside: /proc is not ours yet."""
+    """Ids of this process and of our first process as seen from outside: /proc still shows
+    these."""
     status = Path("/proc/self/status").read_text()
     parent = int(status.partition("PPid:")[2].split()[0])
     return {"keeper_pid": int(Path("/proc/self").readlink().name), "init_pid": parent}

@@ -1,8 +1,8 @@
-"""Up and down: makes an emulated lab, finds it again, and removes every trace of it.
+"""Makes an emulated lab, finds it again, and removes every trace of it.
 
-The order is what makes this safe to interrupt anywhere. First the state file, which names the lab;
+The order makes this safe to interrupt anywhere. The state file comes first and names the lab;
 everything made later carries that name. The keeper holds all that the kernel can hold, and ends by
-itself when `up` ends before it said `keep`. So `down` needs the name only.
+itself if `up` ends before it said `keep`. So `down` needs only the name.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class EmulatedLab:
         return ask(self.control, **order)
 
     def reboot(self, host: str) -> None:
-        """Restart a host in good order; returns when its SSH server answers."""
+        """Restart a host in an orderly way; returns when its SSH server answers."""
         self.ask(do="reboot", host=self._known(host))
         self.wait_for_ssh([host])
 
@@ -94,11 +94,12 @@ class EmulatedLab:
             self.wait_for_ssh([host])
 
     def throttle(self, host: str, bits: int | None) -> None:
-        """Let a host's firmware say this of throttling (`care.conditions.THROTTLED_BITS`)."""
+        """Make a host's firmware report this throttling (`care.conditions.THROTTLED_BITS`)."""
         self.ask(do="throttle", host=self._known(host), bits=bits)
 
     def shape(self, source: str, target: str, shape: Mapping[str, float], for_s: float) -> None:
-        """Shape one direction between two hosts (`gateway.shaping`); `for_s` 0: until told."""
+        """Shape one direction between two hosts (`switch.Shape`); `for_s` 0: until the next
+        order."""
         pair = {"from": self._known(source), "to": self._known(target)}
         self.ask(do="shape", shape=dict(shape), for_s=for_s, **pair)
 
@@ -114,7 +115,7 @@ class EmulatedLab:
             raise LabFault(f"no SSH server answers on {names}; {silent[0]}'s console says: {said}")
 
     def _comes_up(self, machine: Machine) -> bool:
-        """False as soon as the host has ended, or at last when it keeps silent."""
+        """False as soon as the host has ended, or if it is silent for too long."""
         until = time.monotonic() + SSH_ANSWERS_WITHIN_S
         while time.monotonic() < until:
             if _ssh_answers(machine.addr, within_s=1.0):
@@ -186,7 +187,7 @@ def find(out: Path) -> EmulatedLab:
 
 
 def elsewhere() -> list[Path]:
-    """Where the files of all labs of this machine are, running or left behind."""
+    """The directories of all labs of this machine, running or left behind."""
     return sorted(set(_notes().values()))
 
 
@@ -288,8 +289,8 @@ def _write_files(out: Path, plan: LabPlan, private: bytes, keys: dict[str, str])
 
 
 def _state(out: Path) -> _State | None:
-    """What `up` wrote, or None. Raises ConfigurationError for anything else: root removes the paths
-    that its names make."""
+    """What `up` wrote, or None. Raises ConfigurationError for anything else, because root removes
+    the paths that its names make."""
     path = out / STATE
     try:
         return msgspec.json.decode(path.read_bytes(), type=_State)
@@ -351,7 +352,8 @@ def _end_keeper(runtime: Path) -> None:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot: tells it from a later one of its id."""
+    """When a process started, in clock ticks since boot. It distinguishes the process from a later
+    one with its id."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):

@@ -81,13 +81,13 @@ class RunningMachine:
                 self._boot()
 
     def off(self) -> None:
-        """Cut the power: every process of the host ends at once, in the middle of whatever."""
+        """Cut the power: every process of the host ends at once, whatever it was doing."""
         with self._lock:
             self._wanted = False
             self._kill()
 
     def reboot(self) -> None:
-        """In good order: processes are asked to end, then the host starts again."""
+        """An orderly reboot: processes are asked to end, then the host starts again."""
         with self._lock:
             if not self._wanted:
                 raise LabFault(f"{self.machine.name} is off; power it on")
@@ -107,14 +107,14 @@ class RunningMachine:
                 self._boot()
 
     def throttle(self, bits: int | None) -> None:
-        """What the host's firmware says of throttling from now on; None: it has none."""
+        """What the host's firmware reports of throttling from now on; None: it reports nothing."""
         told = self._home / "firmware" / "throttled"
         new = told.with_name("new")
         new.write_text("" if bits is None else f"{bits:#x}\n")
         new.replace(told)
 
     def status(self) -> dict[str, object]:
-        """For people: is it on, and how often was it started."""
+        """For people: whether it is on, and how often it was started."""
         running = self._process is not None and self._process.poll() is None
         return {"on": running, "boots": self._boots, "addr": self.machine.addr}
 
@@ -153,7 +153,7 @@ class RunningMachine:
         self._watcher.start()
 
     def _watch(self, process: subprocess.Popen[bytes], netns: Path) -> None:
-        """reboot(2) inside ends the first process by SIGHUP, poweroff by SIGINT."""
+        """reboot(2) inside the host ends its first process by SIGHUP, poweroff by SIGINT."""
         code = process.wait()
         network.unplug(netns)
         with self._lock:
@@ -180,7 +180,7 @@ class RunningMachine:
         return running[0] if running else None
 
     def _plug(self, board: Board) -> subprocess.Popen[bytes]:
-        """The board stands outside the host; only its serial port is inside."""
+        """The board is outside the host; only its serial port is inside."""
         home = self._runtime / "boards" / board.name
         link = self._home / "serial" / board.port
         link.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ class RunningMachine:
             )
 
     def wait_for_boards(self) -> None:
-        """Until every board's port is there."""
+        """Until every board's port exists."""
         until = time.monotonic() + _BOARD_READY_S
         pause = threading.Event()
         for board, process in zip(self._boards, self._board_processes, strict=True):

@@ -1,6 +1,6 @@
 """Cables of an emulated lab: namespaces, bridge, addresses and routes, through `ip`.
 
-Everything but the orchestrator's ends lives in the keeper's network namespace, and is gone when the
+Everything except the orchestrator's ends is in the keeper's network namespace, and is gone when the
 keeper is.
 """
 
@@ -37,7 +37,7 @@ DATA = "data"
 
 
 def _ip(commands: Iterable[str], *, netns: Path | None = None) -> None:
-    """All commands in one process; the first that fails ends it."""
+    """Runs all commands in one process; the first that fails ends it."""
     given = "\n".join(commands) + "\n"
     if netns is None:
         demand("ip", "-batch", "-", given=given)
@@ -51,7 +51,7 @@ def free_networks() -> tuple[IPv4Network, IPv4Network]:
     words = [route.get("dst", "") for route in json.loads(shown or "[]")]
     taken = [IPv4Network(word, strict=False) for word in words if word[:1].isdigit()]
     taken = [other for other in taken if other.prefixlen > 0]
-    # Pairs: the management uplink, which stands at once, keeps others from the data network too.
+    # In pairs: the management uplink exists at once and reserves the data network too.
     for pair in _POOL.subnets(new_prefix=23):
         if not any(pair.overlaps(other) for other in taken):
             management, data = pair.subnets(new_prefix=24)
@@ -60,7 +60,8 @@ def free_networks() -> tuple[IPv4Network, IPv4Network]:
 
 
 def add_uplink(plan: LabPlan, keeper_pid: int) -> None:
-    """The orchestrator's management cable; its far end dies with the keeper, and so does it."""
+    """The orchestrator's management cable. Its far end ends with the keeper, and the cable with
+    it."""
     _ip(
         [
             f"link add {plan.uplink} type veth peer name uplink netns {keeper_pid}",
@@ -71,7 +72,8 @@ def add_uplink(plan: LabPlan, keeper_pid: int) -> None:
 
 
 def add_data_uplink(plan: LabPlan, keeper_pid: int) -> None:
-    """The orchestrator's data cable: its end was made in the keeper's namespace and comes here."""
+    """The orchestrator's data cable. Its end was made in the keeper's namespace and is moved
+    here."""
     moved = f"link set {ORCHESTRATOR} netns {os.getpid()} name {plan.data_uplink}\n"
     inside = ("-t", str(keeper_pid), "-n")
     demand("nsenter", *inside, tool("ip"), "-batch", "-", given=moved)
@@ -95,8 +97,8 @@ def _length(network: str) -> int:
 
 
 def open_bridges(plan: LabPlan) -> None:
-    """In the keeper's namespace: the management bridge, and one for data unless we switch it, with
-    the orchestrator's cable in it."""
+    """In the keeper's namespace: the management bridge. Unless we switch the data network, also a
+    bridge for data with the orchestrator's cable in it."""
     bridges = [MGMT] if plan.shaping == "switch" else [MGMT, DATA]
     _ip(
         [
@@ -130,7 +132,7 @@ def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
     _ip(
         [
             "link set lo up",
-            # A network card keeps its address over reboots, and so others keep finding it.
+            # A network card keeps its address over reboots, so that others still find it.
             f"link set eth0 address {machine.mgmt_mac}",
             f"link set eth1 address {machine.data_mac}",
             f"address add {machine.addr}/{_length(plan.network)} dev eth0",
@@ -143,7 +145,7 @@ def cable(plan: LabPlan, machine: Machine, netns: Path) -> None:
 
 
 def _plug_into(bridge: str, near: str, far: str, netns: Path) -> None:
-    attempt("ip", "link", "delete", near)  # of the last boot: the kernel may still be at it
+    attempt("ip", "link", "delete", near)  # of the last boot: the kernel may still be removing it
     _ip(
         [
             f"link add {near} type veth peer name {far} netns {netns}",

@@ -81,7 +81,7 @@ class Board:
 
     @property
     def port(self) -> str:
-        """As udev names a board's port in /dev/serial/by-id."""
+        """The port's name as udev gives it in /dev/serial/by-id."""
         return f"usb-MicroPython_Board_in_FS_mode_{self.usb_serial}-if00"
 
 
@@ -130,9 +130,10 @@ def make_plan(
     data_network: IPv4Network,
     shaping: Shaping,
 ) -> LabPlan:
-    """Replicas first: the largest 3f+1; the hosts beyond carry gateway, boards and mobiles.
+    """The first hosts are replicas, as many as the largest 3f+1. The hosts after them carry
+    gateway, boards and mobiles.
 
-    Without hosts beyond, replicas carry these too, as in a lab of four.
+    Without such hosts, replicas carry these too, as in a lab of four.
     """
     names = [f"pi{n:02}" for n in range(1, options.hosts + 1)]
     replicas = 3 * ((options.hosts - 1) // 3) + 1

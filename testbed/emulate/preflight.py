@@ -1,4 +1,5 @@
-"""May an emulated lab be made here? Says what is missing and what brings it. Changes nothing."""
+"""Whether an emulated lab can be made here. Says what is missing and how to get it. Changes
+nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def missing(options: Options) -> list[str]:
 
 
 def faketime() -> Path | None:
-    """Debian's libfaketime, which gives a host another time than the kernel's."""
+    """Debian's libfaketime, which gives a host a clock that differs from the kernel's."""
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
@@ -65,6 +66,6 @@ def _kernel_gaps() -> list[str]:
 
 
 def kernel_has_netem() -> bool:
-    """Tried on the loopback device of a throw-away network namespace."""
+    """Tries it on the loopback device of a temporary network namespace."""
     add = (tool("tc"), "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
     return attempt("unshare", "--net", *add).returncode == 0

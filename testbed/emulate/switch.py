@@ -1,9 +1,8 @@
 """A user-space Ethernet switch whose every link can be delayed, thinned and slowed.
 
-It stands where `tc netem` would, for kernels that lack netem. Each host's data interface is a TAP
-device whose other end is here, so a shape applies to one direction between two hosts and touches
-nothing else (`gateway.shaping` decides). One thread; frames wait in one heap. Precision of a delay:
-about 1 ms.
+It replaces `tc netem` on kernels without it. Each host's data interface is a TAP device whose other
+end is here, so a shape applies to one direction between two hosts and to nothing else. One thread;
+frames wait in one heap. Precision of a delay: about 1 ms.
 """
 
 from __future__ import annotations
@@ -59,13 +58,13 @@ class Switch:
             self._poll.register(tap, select.EPOLLIN)
 
     def unplug(self, host: str) -> None:
-        """Close the host's port; what waits for it is lost. Repeatable."""
+        """Close the host's port; frames that wait for it are lost. Repeatable."""
         with self._lock:
             for tap in [tap for tap, name in self._taps.items() if name == host]:
                 self._drop_port(tap)
 
     def shape(self, source: str, target: str, shape: Shape, for_s: float = 0.0) -> None:
-        """Shape one direction; with `for_s` it undoes itself, whoever set it being gone."""
+        """Shape one direction. With `for_s` it undoes itself, even if whoever set it is gone."""
         until = time.monotonic() + for_s if for_s else float("inf")
         with self._lock:
             if shape == NO_SHAPE:

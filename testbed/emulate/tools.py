@@ -1,4 +1,4 @@
-"""The system's own tools, found also where a user's PATH has no sbin."""
+"""The system's own tools, also where a user's PATH has no sbin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tool(name: str) -> str:
 
 
 def attempt(name: str, *args: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a tool to its end, whatever it says."""
+    """Run a tool to its end; failure is ignored."""
     return subprocess.run(
         [tool(name), *args], input=given, capture_output=True, text=True, check=False
     )

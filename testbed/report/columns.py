@@ -34,7 +34,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 def table(
     name: str, items: Iterable[T], columns: Mapping[str, tuple[str, Callable[[T], Cell]]]
 ) -> Table:
-    """One row for each item. A column is a type letter, and what its cell is of an item."""
+    """One row for each item. A column has a type letter and a function from an item to its cell."""
     return Table(
         name=name,
         columns={column: letter for column, (letter, _) in columns.items()},
@@ -49,7 +49,7 @@ def read_table(folder: Folder, name: str) -> list[dict[str, Cell]]:
 
 
 def write_tables(folder: Folder, made: Sequence[Table]) -> None:
-    """derived/<name>.csv and .parquet; equal tables are equal bytes."""
+    """Writes derived/<name>.csv and .parquet. Equal tables give equal bytes."""
     for each in made:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

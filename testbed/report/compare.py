@@ -1,9 +1,10 @@
-"""Two or more results side by side: what differs in how they were made, and in what came out.
+"""Two or more results side by side: how they were made differently, and what came out differently.
 
-The others are compared with the first one. If both have the same schedule, both met the same
-arrivals and faults: their runs are paired by number. Otherwise the two sets of runs are compared as
-a whole. Runs that do not count are in no figure, as in a report. Two bundles cannot tell whether a
-number comes from the code or from the machine, so all other differences are listed first.
+Each result is compared with the first one. If both have the same schedule, both met the same
+arrivals and faults, and their runs are paired by number. Otherwise the two sets of runs are
+compared as a whole. Runs that do not count are in no figure, as in a report. Two bundles cannot
+show whether a number comes from the code or from the machine, so all other differences are listed
+first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["Change", "Comparison", "Difference", "FigurePair", "Result", "compar
 
 @dataclass(frozen=True)
 class Result:
-    """A bundle whose runs were derived. `counted` by number of the run."""
+    """A bundle whose runs were derived. `counted`: the runs that count, by number."""
 
     bundle: Bundle
     manifest: Manifest
@@ -58,7 +59,7 @@ class FigurePair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict that is another one in `b`."""
+    """A verdict that differs in `b`."""
 
     name: str
     a: str
@@ -66,7 +67,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """`b` against `a` (names of bundles). `obstacles`: why figures cannot be compared at all; then
+    """`b` compared with `a` (names of bundles). `obstacles`: why no figures can be compared; then
     there are none."""
 
     a: str
@@ -78,7 +79,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_result(bundle: Bundle) -> Result:
-    """From what `testbed report` wrote. Raises ConfigurationError."""
+    """Reads what `testbed report` wrote. Raises ConfigurationError."""
     schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
     whole = over_runs(bundle)
     judged = {each.name: _held(each.held) for each in whole.properties}
@@ -88,7 +89,7 @@ def read_result(bundle: Bundle) -> Result:
 
 
 def compare(a: Result, b: Result) -> Comparison:
-    """b against a."""
+    """Compares b with a."""
     obstacles = tuple(_obstacles(a, b))
     return Comparison(
         a=a.bundle.name,
@@ -101,7 +102,7 @@ def compare(a: Result, b: Result) -> Comparison:
 
 
 def _obstacles(a: Result, b: Result) -> Iterator[str]:
-    """Figures of different tests are not comparable, whatever they are called."""
+    """Figures of different tests are not comparable, even if their names are equal."""
     if a.schedule.campaign != b.schedule.campaign:
         yield f"they are different campaigns: {a.schedule.campaign} and {b.schedule.campaign}"
     elif a.schedule.phases != b.schedule.phases:
@@ -163,7 +164,7 @@ def _commit(manifest: Manifest) -> str:
 
 
 def _machines(a: Result, b: Result) -> Iterator[tuple[str, tuple[object, object]]]:
-    """What kind of machine each host was, as far as it was collected."""
+    """What kind of machine each host was, where that was collected."""
     left, right = _about(a), _about(b)
     for name in sorted(left.keys() & right.keys()):
         for key in ("machine", "cpu", "cores", "kernel", "governor"):

@@ -1,4 +1,4 @@
-"""From the evidence of one run to its summary. The rules stand at the fields of `summary`."""
+"""From the evidence of one run to its summary. The rules are written at the fields of `summary`."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _properties(
     if bound is None or worst_ms is None:
         return
     held = worst_ms <= bound.ms
-    # A run that was cut short had no chance to recover, and a replica without a log may have been
+    # A run that was cut short had no time to recover. A replica without a log may have been
     # the first: neither says anything against liveness.
     if evidence.completed and (held or not evidence.silent):
         took = "never" if worst_ms == float("inf") else f"after {worst_ms:.0f} ms"
@@ -169,7 +169,7 @@ def _properties(
 
 
 def _bounds_on_faults(evidence: Evidence, found: tuple[Injection, ...]) -> Iterator[PropertyResult]:
-    """What the campaign asks of single faults, judged like `FIRST_COMMIT`."""
+    """The campaign's bounds on single faults, judged like `FIRST_COMMIT`."""
     if not evidence.completed:
         return
     for fault, wanted in evidence.expect.fault.items():

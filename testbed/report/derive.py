@@ -23,16 +23,16 @@ __all__ = ["derive", "derive_run", "rebuild"]
 
 
 def derive_run(run: RunFolder) -> RunSummary:
-    """Checks, measures, writes summary.json, derived/, plots/ and report.html of one run.
+    """Checks and measures one run; writes its summary.json, derived/, plots/ and report.html.
 
     Raises ConfigurationError if the run never began.
     """
     evidence = Evidence(run)
     summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
-    # The verdict first: it is there even if a disk is too full for figures.
+    # The verdict comes first, so that it exists even if the disk is too full for figures.
     run.write_json("summary.json", msgspec.to_builtins(summary))
     write_tables(run, run_tables(evidence, summary))
-    # What draws loads for a second: not before there is something to draw.
+    # Drawing takes a second to import, so only when there is something to draw.
     from testbed.report.page import run_page  # noqa: PLC0415
     from testbed.report.run_plots import draw_run  # noqa: PLC0415
 
@@ -41,7 +41,7 @@ def derive_run(run: RunFolder) -> RunSummary:
 
 
 def derive(bundle: Bundle) -> Summary:
-    """The same over all runs, each of which was derived. Raises ConfigurationError."""
+    """The same over all runs; each must have been derived. Raises ConfigurationError."""
     summary = over_runs(bundle)
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))
@@ -52,14 +52,14 @@ def derive(bundle: Bundle) -> Summary:
 
     plots = draw(bundle, summary)
     if len(summary.runs) == 1 and summary.runs[0].summary is not None:
-        # Drawn once more: the figures in a bundle that somebody sent may be anything.
+        # Drawn again: the figures in somebody else's bundle may be anything.
         plots += draw_run(Evidence(bundle.runs[0]))
     bundle.write("report.html", page(bundle, summary, plots))
     return summary
 
 
 def rebuild(bundle: Bundle) -> Summary:
-    """Everything again, run by run. Raises ConfigurationError."""
+    """Derives every run again, then the whole. Raises ConfigurationError."""
     for run in bundle.runs:
         if run.entry.complete or run.was_collected:
             derive_run(run)

@@ -1,8 +1,8 @@
 """The quantities that campaigns are compared by, over runs: medians of both arms, and their ratio.
 
-Each is taken from a run's summary, in the phases in which the campaign injects. These are the same
-phases in both arms, so that like is compared with like. An operation that was never answered counts
-as longer than its timeout.
+Each comes from a run's summary, of the phases in which the campaign injects. Both arms have the
+same phases, so the comparison is fair. An operation that was never answered counts as longer than
+its timeout.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Quantity(NamedTuple):
-    """`of` a run: its value, or None if the run has none. `better` is the good direction."""
+    """`of` a run: its value, or None if the run has none. `better`: the good direction."""
 
     name: str
     unit: str
@@ -68,8 +68,9 @@ def _maybe(value: float | None) -> Known | None:
 
 
 def admission_ms(run: RunSummary) -> Known | None:
-    """The median over all who asked. Who was never admitted took longer than all who were; of
-    these a summary has a few quantiles, between which the median then lies."""
+    """The median over all devices that asked. A device that was never admitted took longer than all
+    that were. A summary has only a few quantiles of those, so the median lies between two of them.
+    """
     seen = run.latency_ms.admission
     if not seen.n + seen.censored:
         return None
@@ -132,8 +133,8 @@ def _figure(quantity: Quantity, counted: Sequence[RunRow]) -> Figure:
 def bounds_on_ratios(
     wanted: DegradationExpect, shown: Sequence[Figure]
 ) -> Iterator[PropertyResult]:
-    """The campaign's bounds on degradation. The median of the paired ratios decides, if the pairs
-    are enough for an interval; fewer say too little, and it cannot be told."""
+    """The campaign's bounds on degradation. The median of the paired ratios decides if there are
+    enough pairs for an interval; with fewer, nothing is decided."""
     for figure in shown:
         bound: Bound | None = getattr(wanted, figure.name, None)
         if bound is None:
@@ -147,7 +148,7 @@ def bounds_on_ratios(
         else:
             held = bound.holds(ratio.value)
             if ratio.at_least and held == bound.at_most:
-                held = None  # the true ratio is somewhere above
+                held = None  # the true ratio is higher
             found = ratio_in_words(ratio)
         yield PropertyResult(
             weight="bound",

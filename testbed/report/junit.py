@@ -1,7 +1,7 @@
-"""junit.xml for CI: a property that did not hold is a failure, what was not seen an error.
+"""junit.xml for CI. A property that did not hold is a failure; what was not seen is an error.
 
-Names are those of the campaign and its runs, never of the bundle: CI servers follow a test case
-from one build to the next by its name.
+Names come from the campaign and its runs, never from the bundle: CI servers follow a test case from
+one build to the next by its name.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from testbed.report.summary import AttackResult, PropertyResult, RunRow, Summary
 
 __all__ = ["junit"]
 
-# What XML 1.0 has no way to write, not even escaped; messages quote what programs printed.
+# XML 1.0 cannot express these, not even escaped. Messages quote what programs printed.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(summary: Summary) -> bytes:
-    """One suite per run of the schedule, and one for what is said over all of them."""
+    """One suite per run of the schedule, and one for all runs together."""
     top = ET.Element("testsuites", name=summary.campaign)
     for row in summary.runs:
         top.append(_counted(_run(row)))

@@ -1,7 +1,7 @@
-"""Latencies of a run, from events of devices and replicas. Each is on one clock; none is dropped.
+"""Latencies of a run, from events of devices and replicas. Each uses one clock; none is dropped.
 
-Open-loop: an operation's latency counts from its intended moment, whatever became of the one
-before. A late answer has its true latency; an operation without an answer is censored.
+The load is open-loop: an operation's latency counts from its intended time, whatever happened to
+the one before. A late answer has its true latency; an operation without an answer is censored.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def operations(evidence: Evidence) -> tuple[Operation, ...]:
-    """Everything that devices asked for, in the order of the intended times."""
+    """Everything that devices asked for, in the order of intended times."""
     heights = {
         entry.statement.request.hex(): entry.height
         for entry in evidence.longest.entries
@@ -114,7 +114,7 @@ def _censored(
 def _never_told_of(
     evidence: Evidence, logged: set[tuple[str, str | None, int]]
 ) -> Iterator[Operation]:
-    """What a mobile device should have sent and did not log: it, or its machine, was down."""
+    """What a mobile device should have sent and did not log, because it or its machine was down."""
     start_ns = evidence.start_ns
     if start_ns is None or not evidence.completed or evidence.schedule.workload.kind == "enrol":
         return
@@ -156,7 +156,7 @@ def latency_table(evidence: Evidence, found: Sequence[Operation]) -> LatencyTabl
 
 
 def of_kind(found: Sequence[Operation], kind: str, phase: str | None = None) -> Latency:
-    """Quantiles of one kind, of the operations that were intended in `phase` if it is given."""
+    """Quantiles of one kind; with `phase`, of the operations that were intended in it."""
     wanted = [each for each in found if each.kind == kind and phase in (None, each.phase)]
     answered = [each.latency_ms for each in wanted if each.latency_ms is not None]
     return latency(answered, censored=len(wanted) - len(answered))
@@ -175,7 +175,7 @@ def load_table(evidence: Evidence, found: Sequence[Operation]) -> LoadTable:
 
 
 def load_of(found: Sequence[Operation], phases: Sequence[Phase], timeout_ms: int) -> Load:
-    """The data operations that were intended in `phases`, quantiles over all that was sent."""
+    """The data operations that were intended in `phases`. Quantiles are over all that were sent."""
     names = tuple(phase.name for phase in phases)
     span_ms = sum(phase.end_ms - phase.start_ms for phase in phases)
     wanted = [each for each in found if each.kind == "data" and each.phase in names]

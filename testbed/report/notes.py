@@ -51,7 +51,7 @@ def notes(
 
 
 def _silent_hosts(evidence: Evidence) -> Iterator[str]:
-    """Hosts that were lost in mid-run, and whether they came back."""
+    """Hosts that were lost during the run, and whether they came back."""
     lost: dict[str, int] = {}
     for line in evidence.run_log:
         if line.host is not None and line.what == "host-lost":

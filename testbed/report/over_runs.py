@@ -1,7 +1,7 @@
-"""From the summaries of runs to the summary of their campaign: what can be said over all of them.
+"""From the summaries of runs to the summary of their campaign.
 
-Reads what `derive` left in each run's directory; raw files are not read again. Runs that do not
-count (not made, failed, invalid) are listed with their reason and are in no figure.
+Reads what `derive` left in each run's directory, and no raw files. Runs that do not count (not
+made, failed, invalid) are listed with their reason and are in no figure.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _row(run: RunFolder) -> RunRow:
     entry = run.entry
     judged = entry.complete or (run.was_collected and run.is_derived)
     summary = _read_summary(run) if judged else None
-    # The raw files say what is invalid (a report may be made anew), not the manifest alone.
+    # A report can be made again: what is invalid follows from the raw files, not only the manifest.
     state, reason = entry.state, entry.reason
     if entry.complete and summary is not None and summary.verdict == "invalid":
         state, reason = "invalid", reason or "; ".join(summary.notes)
@@ -171,7 +171,8 @@ def _latencies(rows: Sequence[RunRow]) -> LatencyTable:
 
 
 def _attacks(counted: Sequence[RunSummary], expect: Expect) -> Iterator[AttackResult]:
-    """Every run has keys and a network of its own, so what is distinct in one is so in all."""
+    """Every run has its own keys and network, so trials that are distinct in one run are distinct
+    overall."""
     by_id: dict[str, list[AttackResult]] = {}
     for summary in counted:
         for attack in summary.attacks:
@@ -216,7 +217,7 @@ def _attack_verdict(successes: int, bound: float | None, allowed: float | None) 
 
 
 def _faults(counted: Sequence[RunSummary]) -> Iterator[FaultOverRuns]:
-    """A repeated fault (`every`) has events named after it: they are one fault here."""
+    """A repeated fault (`every`) has events named after it. Here they are one fault."""
     groups: dict[tuple[str, str], list[list[FaultResult]]] = {}
     for summary in counted:
         here: dict[tuple[str, str], list[FaultResult]] = {}
@@ -241,13 +242,13 @@ def _faults(counted: Sequence[RunSummary]) -> Iterator[FaultOverRuns]:
 
 
 def _worst(runs: Sequence[Sequence[float | None]]) -> Estimate:
-    """Over the largest value of each run; None (it never came) is larger than all values."""
+    """Over the largest value of each run. None (it never came) is larger than all values."""
     bounds = [[between(0.0) if ms is None else known(ms) for ms in run] for run in runs]
     return median([Known(max(k.lo for k in run), max(k.hi for k in run)) for run in bounds])
 
 
 def _properties(counted: Sequence[RunRow]) -> Iterator[PropertyResult]:
-    """What is judged in each run: held if it held in all of them."""
+    """A property that is judged in each run holds if it held in all of them."""
     by_name: dict[tuple[str, str], list[tuple[int, PropertyResult]]] = {}
     for row in counted:
         for each in row.summary.properties if row.summary else ():
@@ -316,7 +317,7 @@ def _notes(
 
 
 def _notes_of_runs(rows: Sequence[RunRow]) -> Iterator[str]:
-    """Each note once, with the runs that it is about if these are not all."""
+    """Each note once, with the runs that it is about unless it is about all."""
     runs: dict[str, list[int]] = {}
     judged = [row for row in rows if row.summary is not None]
     for row in judged:

@@ -1,6 +1,6 @@
-"""report.html: files that open anywhere, offline, with the figures inside.
+"""report.html: pages that open anywhere and offline, with the figures inside.
 
-A bundle has one page; each run has its own, to which the table of runs leads.
+A bundle has one page. Each run has its own, to which the table of runs links.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The figures over the runs of a campaign: every run is a point. Those of one run: `run_plots`.
+"""The figures over the runs of a campaign: every run is a point. The figures of one run:
+`run_plots`.
 
-What took longer than its timeout stands at the timeout, as a triangle that points up. A run that
-never recovered stands at the upper edge.
+What took longer than its timeout is drawn at the timeout, as a triangle that points up. A run that
+never recovered is drawn at the upper edge.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ _PANELS = (
 
 
 def draw(bundle: Bundle, summary: Summary) -> tuple[Plot, ...]:
-    """Write every figure to the bundle and return it; remove those that cannot be drawn any more.
+    """Write every figure to the bundle and return it; remove figures that can no longer be drawn.
 
-    One run alone has no figure here: nothing is set beside it.
+    A campaign of one run has no figure here: there is nothing to compare.
     """
     for name in _NAMES:
         for kind in ("svg", "pdf"):
@@ -123,7 +124,7 @@ def _pairs(axes: Axes, counted: Sequence[RunRow], name: str) -> None:
 
 
 def _ratios(ratios: Sequence[Figure], mark: str | None) -> Drawing:
-    """Rows of median and interval; an end that is open is an arrow."""
+    """Rows of median and interval. An open end is an arrow."""
     made = figure(0.9 + 0.26 * len(ratios), mark)
     made.subplots_adjust(left=0.16)
     axes: Axes = made.add_subplot()

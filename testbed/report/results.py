@@ -32,7 +32,7 @@ def replay_command(manifest: Manifest, only: int | None = None) -> str:
 
 
 def _shell_word(word: str) -> str:
-    """As a word of a shell, which reads a home only where it is not quoted."""
+    """As a word of a shell, which expands ~ only outside quotes."""
     return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") else shlex.quote(word)
 
 

@@ -34,7 +34,7 @@ def draw_run(evidence: Evidence) -> tuple[Plot, ...]:
     """Write every figure to the run's directory and return it.
 
     PDF is for papers, and embedding fonts takes most of a report's time. So a run has PDFs only if
-    it is the only one of its campaign: else the campaign's figures are what a paper shows.
+    it is the only one of its campaign; otherwise papers show the campaign's figures.
     """
     alone = len(evidence.manifest.runs) == 1
     found = operations(evidence)
@@ -51,7 +51,8 @@ def draw_run(evidence: Evidence) -> tuple[Plot, ...]:
 
 
 def _timeline(evidence: Evidence, mark: str | None) -> Figure:
-    """Heights over time; phases are separated, faults shaded while they last, attacks ticked."""
+    """Heights over time. Lines separate phases, shading marks faults while they last, ticks mark
+    attacks."""
     made = figure(2.8, mark)
     axes: Axes = made.add_subplot()
     replicas: dict[str, list[BlockDone]] = {}
@@ -147,8 +148,8 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
 
 
 def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
-    """Boxes: quartiles, whiskers to 1.5 times their distance, every point beyond. Operations
-    without an answer are in no box; their number stands below it."""
+    """Boxes: quartiles, whiskers to 1.5 times their distance, and every point beyond. Operations
+    without an answer are in no box; their number is written below it."""
     made = figure(2.4, mark, label_lines=2)
     axes: Axes = made.add_subplot()
     names = [phase.name for phase in evidence.schedule.phases]

@@ -70,7 +70,7 @@ def _upper(successes: int, trials: int, alpha: float) -> float:
         return 1.0
     if successes == 0:
         return float(1 - alpha ** (1 / trials))
-    # Loads for half a second, and what was hoped for is the case above.
+    # It takes half a second to import, and the usual case is the one above.
     from scipy.special import betaincinv  # noqa: PLC0415
 
     return float(betaincinv(successes + 1, trials - successes, 1 - alpha))

@@ -1,7 +1,7 @@
-"""How figures look: colours that colour-blind readers tell apart, embedded fonts, no dates.
+"""How figures look: colours that colour-blind readers can distinguish, embedded fonts, no dates.
 
-The palette is Okabe and Ito's. Lines also differ in dashes, points in markers. Widths are those of
-a two-column paper. The same data give the same bytes.
+The palette is that of Okabe and Ito. Lines also differ in dashes, and points in markers. Widths are
+those of a two-column paper. The same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def styled() -> Iterator[None]:
 
 
 def figure(height_in: float, watermark: str | None, label_lines: int = 1) -> Figure:
-    """An empty figure, without window system or global state. Each tick of the x axis has a label
+    """An empty figure, without a window system or global state. Each tick of the x axis has a label
     of `label_lines` lines."""
     made = Figure(figsize=(WIDTH_IN, height_in))
-    # Fixed margins in inches: labels have their place, and no layout is searched for.
+    # Fixed margins in inches leave room for labels, so no layout has to be computed.
     made.subplots_adjust(
         left=0.62 / WIDTH_IN,
         right=1 - 0.1 / WIDTH_IN,
@@ -115,10 +115,10 @@ def save(folder: Folder, name: str, made: Figure, *, pdf: bool) -> bytes:
 
 
 def _without_styles(svg: bytes) -> bytes:
-    """The same SVG with presentation attributes (fill=, stroke=) in place of styles.
+    """The same SVG with presentation attributes (fill=, stroke=) instead of styles.
 
-    CI servers show artifacts under a content security policy that drops every style: without this
-    all figures were black rectangles there.
+    CI servers show artifacts under a content security policy that drops every style. With styles,
+    all figures are black rectangles there.
     """
     text = svg.decode()
     text = re.sub(r"<defs>\s*<style[^>]*>\*\{([^}]*)\}</style>\s*</defs>", "", text, count=1)

@@ -40,7 +40,7 @@ __all__ = [
 RunVerdict = Literal["passed", "degraded", "failed", "invalid"]
 Verdict = Literal["passed", "degraded", "failed", "partial", "invalid"]
 AttackVerdict = Literal["held", "broken", "degraded", "invalid"]
-# Of a command that judged. "invalid" says nothing about what was tested: the lab did not do what
+# Exit codes. "invalid" says nothing about what was tested: the lab did not do what
 # was planned.
 EXIT_CODES: dict[Verdict, int] = {
     "passed": 0,
@@ -70,7 +70,8 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkippedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that this lab has no means for, and why. It was not done, and says nothing."""
+    """An event that this lab has no means for, and why. It was not done, so nothing follows from
+    it."""
 
     id: str
     kind: str
@@ -212,7 +213,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the schedule, whatever became of it; `summary` is null if it was not judged."""
+    """One run of the schedule, in whatever state; `summary` is null if it was not judged."""
 
     index: int
     trial: int
@@ -245,7 +246,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Runs: all that the schedule has, and how many are in each state. `counted` are in figures."""
+    """Runs: all of the schedule, and how many are in each state. `counted` are in figures."""
 
     planned: int
     done: int

@@ -29,7 +29,7 @@ _LEFT = ("target", "verdict", "held", "effect", "state")
 
 
 def render(summary: Summary, path: str | None = None) -> RenderableType:
-    """`path` is the bundle's, to be printed as it is."""
+    """`path` is the bundle's; it is printed as it is."""
     parts: list[RenderableType] = [_head(summary, path)]
     if len(summary.runs) > 1:
         parts.append(_runs(summary))
@@ -111,8 +111,7 @@ def _load(row: RunRow) -> Sequence[str]:
 
 
 def _amiss(summary: Summary) -> Sequence[RunRow]:
-    """Runs that do not count, as many as a screen holds. (What an invalid run says of itself
-    stands among the notes.)"""
+    """Runs that do not count, as many as fit on a screen. (The notes say why a run is invalid.)"""
     rows = [row for row in summary.runs if row.reason and row.state not in ("done", "invalid")]
     return rows[:RUNS_SHOWN_MAX]
 
@@ -158,7 +157,7 @@ def _faults(summary: Summary) -> Table:
 
 
 def _effect(fault: FaultOverRuns) -> Text:
-    """Seen, or the first step that is missing."""
+    """ "seen", or the first step that is missing."""
     steps = {"not applied": fault.applied, "not seen": fault.observed, "not healed": fault.healed}
     for name, done in steps.items():
         if done < fault.injected:
