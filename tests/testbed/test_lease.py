@@ -262,10 +262,18 @@ def test_lock_waits_until_somebody_elses_lease_has_ended(
         i = ("-i", str(lab.inventory))
         assert cli.main(["lock", *i]) == 5
         assert cli.main(["lock", "--wait", "1ms", *i]) == 5
-        claim(host, "b", BOB, 3, renew=True)
         capsys.readouterr()
-        assert cli.main(["lock", "--wait", "5m", *i]) == 0
-        assert "waiting: pi01 is taken by bob@bench" in capsys.readouterr().err
+        said: list[str] = []
+
+        def waits() -> bool:
+            said.append(capsys.readouterr().err)
+            return "waiting: pi01 is taken by bob@bench" in "".join(said)
+
+        with ThreadPoolExecutor(1) as beside:
+            locked = beside.submit(cli.main, ["lock", "--wait", "5m", *i])
+            eventually(waits)
+            release(host, "b")
+            assert locked.result() == 0
         present = holder(host)
         assert present is not None
         assert present.is_mine
