@@ -18,8 +18,10 @@ import signal
 import socket
 import sys
 import tty
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 
 from gateway.tasks import Tasks
 
@@ -30,6 +32,7 @@ command_bytes_max = 65_536
 # If the firmware fails at once, each restart waits longer than the one before.
 restart_ms_min = 50
 restart_ms_max = 5_000
+spell_ms_max = 3_600_000
 # AF_UNIX allows 107 bytes and a zero.
 socket_path_bytes_max = 107
 
@@ -63,8 +66,12 @@ class BoardProcess:
         self._powered: asyncio.Task[None] | None = None
         self._tasks = Tasks()
         self._silent = False
+        self._noise_share = 0.0
+        self._noise = Random(0)  # noqa: S311 - repeatable on purpose
+        self._spell: asyncio.TimerHandle | None = None
         self._starts = 0
         self._carried = {"to_host_bytes": 0, "to_board_bytes": 0, "dropped_bytes": 0}
+        self._carried["spoilt_bytes"] = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keeps the board plugged in until `stop`. Prints one JSON line when the port can be
@@ -148,6 +155,7 @@ class BoardProcess:
         if core is None or self._silent:
             self._carried["dropped_bytes"] += len(data)
             return
+        data = self._spoilt(data)
         try:
             taken = core.send(data)
         except OSError:
@@ -159,12 +167,35 @@ class BoardProcess:
     def _to_host(self, data: bytes) -> None:
         taken = 0
         if self._port is not None and not self._silent:
+            data = self._spoilt(data)
             try:
                 taken = os.write(self._port[0], data)
             except OSError:
                 taken = 0
         self._carried["to_host_bytes"] += taken
         self._carried["dropped_bytes"] += len(data) - taken
+
+    def _spoilt(self, data: bytes) -> bytes:
+        """With noise, a share of the bytes are any other bytes."""
+        if not self._noise_share:
+            return data
+        spoilt = bytearray(data)
+        for place in range(len(spoilt)):
+            if self._noise.random() < self._noise_share:
+                spoilt[place] ^= self._noise.randrange(1, 256)
+                self._carried["spoilt_bytes"] += 1
+        return bytes(spoilt)
+
+    def _for_a_spell(self, milliseconds: str, undo: Callable[[], None]) -> None:
+        """Calls `undo` later, also if whoever gave the command is gone then."""
+        if not 0 < int(milliseconds) <= spell_ms_max:
+            raise ValueError(f"{milliseconds} ms: use 1 to {spell_ms_max}")
+        if self._spell is not None:
+            self._spell.cancel()
+        self._spell = asyncio.get_running_loop().call_later(int(milliseconds) / 1000, undo)
+
+    def _quieten(self) -> None:
+        self._noise_share = 0.0
 
     # --- the board ------------------------------------------------------------------------
 
@@ -248,6 +279,17 @@ class BoardProcess:
                 self._plug()
             case ["unplug"]:
                 await self._unplug()
+            case ["unplug", milliseconds]:
+                self._for_a_spell(milliseconds, self._plug)
+                await self._unplug()
+            case ["noise", "off"]:
+                self._quieten()
+            case ["noise", share, milliseconds, seed]:
+                if not 0 < float(share) <= 1:
+                    raise ValueError(f"noise {share}: use a share of bytes, above 0 and at most 1")
+                self._for_a_spell(milliseconds, self._quieten)
+                self._noise = Random(int(seed))  # noqa: S311
+                self._noise_share = float(share)
             case ["reset"]:
                 if self._interpreter is not None and self._interpreter.returncode is None:
                     self._interpreter.kill()
@@ -268,6 +310,7 @@ class BoardProcess:
             "control": str(self._control),
             "plugged": self._port is not None,
             "silent": self._silent,
+            "noise": self._noise_share,
             "starts": self._starts,
             "interpreter_pid": self._interpreter.pid if alive and self._interpreter else None,
             **self._carried,

@@ -7,7 +7,9 @@ outside its host, as a device is, and is reached through the lab. A real cable n
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from inventory.model import Lab
 from nodes.board.control import ControlError, command
@@ -25,17 +27,21 @@ def has_cable(lab: Lab, board: str) -> bool:
     return not is_plugged(lab.boards[board]) or lab.stage_name() == "emulated"
 
 
-def order_cable(lab: Lab, board: str, host: Host, python: str, orders: list[str]) -> None:
-    """Each order as `nodes.board.control.command` takes it: "unplug", "inject host 0a0b"."""
+def order_cable(lab: Lab, board: str, host: Host, python: str, orders: list[str]) -> dict[str, Any]:
+    """Each order as `nodes.board.control.command` takes it: "unplug", "inject host 0a0b". Returns
+    the board's status after the last one."""
     if not is_plugged(lab.boards[board]):
         control = str(host.root / board / "control.sock")
-        host.run(programs.python(python, "boards/order_on_host.py", control, *orders))
-        return
+        said = host.run(programs.python(python, "boards/order_on_host.py", control, *orders))
+        answer: dict[str, Any] = json.loads(said.stdout)
+        return answer
     if not has_cable(lab, board):
         raise LabFault(f"{board}: a real cable cannot be ordered; use a board that is a process")
     emulated = RUNTIME / lab.lab.removeprefix("emulated-")
+    status: dict[str, Any] = {}
     try:
         for order in orders:
-            command(Path(emulated, "boards", board, "control.sock"), *order.split())
+            status = command(Path(emulated, "boards", board, "control.sock"), *order.split())
     except ControlError as error:
         raise LabFault(f"{board}: {error}") from error
+    return status

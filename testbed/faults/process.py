@@ -61,12 +61,12 @@ class CrashFault(ProcessFault):
         self.scene.deployment.start_node(node)
 
     def observe(self, within_s: float) -> Seen | None:
-        if not all(self._is_down(node) for node in self.hit):
+        if not all(self.is_down(node) for node in self.hit):
             return None
         others = self.others_go_on(within_s)
         return Seen("the process is gone, and the others went on", others) if others else None
 
-    def _is_down(self, node: Node) -> bool:
+    def is_down(self, node: Node) -> bool:
         status = self.host(node).status(node.unit)
         return status.state is not UnitState.ACTIVE and status.pid is None
 

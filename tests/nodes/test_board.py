@@ -354,6 +354,40 @@ async def test_an_unplugged_board_is_found_again(tmp_path: Path) -> None:
 
 
 @story
+async def test_noise_spoils_frames_for_a_time_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Both directions; the cable ends it by itself, whoever ordered it being gone."""
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        status = await bench.do("noise", "0.05", "1500", "7")
+        assert status["noise"] == 0.05
+
+        def noise() -> int:
+            counted = bench.link.counters.items()
+            return sum(number for what, number in counted if what.startswith("noise"))
+
+        await bench.until(lambda: noise() > 2)
+        while (await bench.do("status"))["noise"]:
+            await bench.more_readings(0)
+        assert (await bench.do("status"))["spoilt_bytes"] > 0
+        await bench.more_readings()
+        bench.assert_nothing_lost_or_repeated()
+        with pytest.raises(ControlError, match="use a share of bytes"):
+            await bench.do("noise", "2", "100", "7")
+
+
+@story
+async def test_a_board_that_was_unplugged_for_a_time_is_plugged_in_again(tmp_path: Path) -> None:
+    async with board(tmp_path) as bench:
+        bench.connect()
+        await bench.more_readings()
+        assert not (await bench.do("unplug", "300"))["plugged"]
+        await bench.booted(2)
+        await bench.more_readings()
+        bench.assert_nothing_lost_or_repeated()
+
+
+@story
 async def test_a_silent_board_is_noticed_and_its_readings_arrive_later(tmp_path: Path) -> None:
     """The host gives up within a stated time; the board keeps what it sampled meanwhile."""
     async with board(tmp_path) as bench:

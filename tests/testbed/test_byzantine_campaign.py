@@ -13,6 +13,7 @@ from typing import Any
 
 from testbed.campaign.file import find_campaign
 
+RUN_S_MAX = 400
 LAB = """
 schema: testbed.inventory/1
 lab: liars
@@ -40,16 +41,19 @@ expect:
 FORK = find_campaign("beyond-the-bound").read_text()
 
 
-def run(tmp_path: Path, campaign: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """`testbed run` on the lab of this file; its end, and the summary (empty if there is none)."""
-    (tmp_path / "lab.yaml").write_text(LAB)
+def run(
+    tmp_path: Path, campaign: str, lab: str = LAB
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """`testbed run` on the lab of this file, or another; its end, and the summary (empty if there
+    is none)."""
+    (tmp_path / "lab.yaml").write_text(lab)
     (tmp_path / "campaign.yaml").write_text(campaign)
     argv = ["run", str(tmp_path / "campaign.yaml"), "-i", str(tmp_path / "lab.yaml")]
     ended = subprocess.run(
         [sys.executable, "-m", "testbed.cli", *argv, "--out", str(tmp_path / "runs")],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=RUN_S_MAX,
         check=False,
     )
     summaries = list(tmp_path.glob("runs/*/summary.json"))

@@ -1,0 +1,124 @@
+"""Faults of gateway and broker: `gateway.destroy` and `broker.kill`."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from pydantic import Field
+
+from testbed.campaign.injection import Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.campaign.quantities import SpanField
+from testbed.campaign.selectors import Selector, SelectorField
+from testbed.faults.process import CrashFault
+from testbed.provision.layout import Node
+
+__all__ = ["BrokerKill", "GatewayDestroy"]
+
+QUIET_S: Final = 1.0
+"""So long no message came to any gateway: then the broker carries nothing."""
+_STATE: Final = ("copy*", "outbox*")
+"""What a gateway keeps: its copy of the ledger and the requests that it owes. Its keys stay."""
+
+
+class Destroy(Params):
+    """Kills gateways with SIGKILL and wipes their state: the copy of the ledger and the outbox.
+    New ones start when `for` has passed, with the same keys."""
+
+    on: SelectorField = Selector.parse("gateway")
+    for_: SpanField = Field(alias="for")
+
+
+class Kill(Params):
+    """Kills the broker with SIGKILL. It is started again when `for` has passed."""
+
+    on: SelectorField = Selector.parse("broker")
+    for_: SpanField = Field(alias="for")
+
+
+class GatewayDestroy(CrashFault):
+    """Seen when the process is gone and replicas have lost their links to it."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._marks: dict[str, int] = {}
+
+    def apply(self) -> None:
+        watch = self.scene.watch
+        self._marks = {each.name: each.counts.total() for each in watch.replicas}
+        super().apply()
+
+    def strike(self, node: Node) -> None:
+        super().strike(node)
+        first, second = _STATE
+        names = ("(", "-name", first, "-o", "-name", second, ")")
+        self.host(node).run(["find", str(node.directory), "-maxdepth", "1", *names, "-delete"])
+
+    def observe(self, within_s: float) -> Seen | None:
+        if not all(self.is_down(node) for node in self.hit):
+            return None
+        if not self.scene.watch.wait_for(lambda: all(map(self._is_missed, self.hit)), within_s):
+            return None
+        missed = {node.name: self._is_missed(node) for node in self.hit}
+        return Seen("the process is gone, and replicas lost their links to it", missed)
+
+    def _is_missed(self, node: Node) -> int:
+        """How many replicas lost their link to it."""
+        missed = 0
+        for replica in self.scene.watch.replicas:
+            new = replica.counts.total() - self._marks[replica.name]
+            events = list(replica.events)[-new:] if new else []
+            missed += any(e["event"] == "link-down" and e["party"] == node.name for e in events)
+        return missed
+
+
+class BrokerKill(CrashFault):
+    """Seen when the process is gone and no message comes to any gateway."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._requests = -1
+        self._quiet_since_s = 0.0
+
+    def observe(self, within_s: float) -> Seen | None:
+        if not all(self.is_down(node) for node in self.hit):
+            return None
+        until_s = time.monotonic() + within_s
+        while not self._is_quiet():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0 or not self.scene.pause(min(0.1, left_s)):
+                return None
+        return Seen(f"the process is gone, and for {QUIET_S:g} s no message came to a gateway")
+
+    def _is_quiet(self) -> bool:
+        watch, now_s = self.scene.watch, time.monotonic()
+        gateways = self.scene.deployment.with_role("gateway")
+        requests = sum(watch.nodes[node.name].counts["request"] for node in gateways)
+        if requests != self._requests:
+            self._requests, self._quiet_since_s = requests, now_s
+        return now_s - self._quiet_since_s >= QUIET_S
+
+
+register(
+    Kind(
+        "gateway.destroy",
+        Destroy,
+        category="fault",
+        layer="gateway",
+        summary="kill -9 of a gateway, whose state is wiped; a new one starts in its place",
+        mechanisms=(Mechanism("signal", GatewayDestroy),),
+        seen="the process is gone, and replicas lost their links to it",
+    )
+)
+register(
+    Kind(
+        "broker.kill",
+        Kill,
+        category="fault",
+        layer="gateway",
+        summary="kill -9 of the broker, which is started again when `for` has passed",
+        mechanisms=(Mechanism("signal", BrokerKill),),
+        seen="the process is gone, and no message comes to a gateway",
+    )
+)

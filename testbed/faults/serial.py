@@ -1,0 +1,366 @@
+"""Faults of boards and their lines: `serial.noise`, `serial.unplug`, `serial.wrong-baud` and
+`board.boot-loop`.
+
+A board that is a process, or one of the emulated lab, has its faults in its cable
+(`testbed.boards.cable`). They are given for a time: the cable undoes them if nobody else does. A
+real board is cut off from USB on its host, and its port's settings and lines are changed there.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from inventory.model import Board, Lab
+from testbed import programs
+from testbed.boards.cable import has_cable, order_cable
+from testbed.boards.flash import is_plugged
+from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.campaign.quantities import Duration, SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.care.dead_man import arm, disarm
+from testbed.errors import LabFault
+from testbed.hosts.port import Host, NodeCommand
+from testbed.provision.layout import Node
+
+__all__ = ["BoardFault"]
+
+WRONG_BAUD: Final = 1200
+AGAIN_S: Final = 0.5
+"""The device opens its port again, and sets the rate right: so it is set wrong so often."""
+_READY: Final = ("connected", "sponsored")
+
+
+class OnBoard(Params):
+    """Disturbs sensor boards until `for` has passed."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class Noise(OnBoard):
+    """A share of the bytes on the line, in both directions, are other bytes."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+
+
+class Unplug(OnBoard):
+    """The cable is pulled, and plugged in again when `for` has passed. The board loses its power;
+    by the mechanism `usb` it keeps it."""
+
+
+class WrongBaud(OnBoard):
+    """Both ends talk at different rates: nothing that arrives makes sense."""
+
+
+class BootLoop(OnBoard):
+    """The board is reset every `period`."""
+
+    period: SpanField = Duration.parse("500ms")
+
+
+class BoardFault(Injection):
+    """`strike` and `mend` act on one board. Seen by the device at the other end of the line: it
+    loses the board, or counts noise. Whole when it has the board again."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._marks: dict[str, int] = {}
+        self._noise: dict[str, int] = {}
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def strike(self, board: Node) -> None: ...
+
+    def mend(self, board: Node) -> None:
+        """Repeatable."""
+
+    def read_back(self, board: Node) -> object:
+        """What who does it says of it; false if it is not done."""
+        return True
+
+    def apply(self) -> None:
+        boards = self.scene.nodes("on")
+        for board in boards:
+            self._marks[board.name] = 0
+            self._noise[board.name] = self._noise_of(board)
+            self._marks[board.name] = self._device(board).counts.total()
+            self.strike(board)
+        if (again_s := self._again_s()) is not None:
+            self._thread = threading.Thread(target=self._again, args=(again_s,), daemon=True)
+            self._thread.start()
+
+    def _again_s(self) -> float | None:
+        """How often to strike again; None: never."""
+        return None
+
+    def _again(self, pause_s: float) -> None:
+        while not self._over.wait(pause_s):
+            for board in self.scene.nodes("on"):
+                self.strike(board)
+
+    def observe(self, within_s: float) -> Seen | None:
+        boards = self.scene.nodes("on")
+        if not self.scene.watch.wait_for(lambda: all(map(self._is_noticed, boards)), within_s):
+            return None
+        read = {board.name: self.read_back(board) for board in boards}
+        if not all(read.values()):
+            return None
+        return Seen("the device lost its board, or counts noise on the line", read)
+
+    def heal(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        for board in self.scene.candidates("on"):
+            if board.name in self._marks:
+                self.mend(board)
+
+    def verify(self, within_s: float) -> bool:
+        """The device has every board that was hit again."""
+        hit = [board for board in self.scene.nodes("on") if board.name in self._marks]
+        return self.scene.watch.wait_for(
+            lambda: all(self._state(board) in _READY for board in hit), within_s
+        )
+
+    def _is_noticed(self, board: Node) -> bool:
+        if self._noise_of(board) > self._noise[board.name]:
+            return True
+        states = [event["state"] for event in self._told(board, "board")]
+        return any(state.startswith("lost") for state in states) or states.count("connected") > 1
+
+    def _noise_of(self, board: Node) -> int:
+        """What the device has counted since it started, as far as it has told since the mark."""
+        counts = [event["counts"] for event in self._told(board, "serial-counts")]
+        found = counts[-1].items() if counts else ()
+        return sum(number for what, number in found if what.startswith("noise"))
+
+    def _state(self, board: Node) -> str:
+        """What the device last said of the board."""
+        for event in reversed(list(self._device(board).events)):
+            if event["event"] == "board" and event["board"] == board.name:
+                return str(event["state"])
+        return ""
+
+    def _told(self, board: Node, kind: str) -> Iterator[dict[str, Any]]:
+        view = self._device(board)
+        new = view.counts.total() - self._marks[board.name]
+        for event in list(view.events)[-new:] if new else ():
+            if event["event"] == kind and event["board"] == board.name:
+                yield event
+
+    def _device(self, board: Node) -> Any:
+        devices = self.scene.deployment.with_role("environment")
+        (device,) = (each for each in devices if each.host == board.host)
+        return self.scene.watch.nodes[device.name]
+
+
+# --- cables that we hold ------------------------------------------------------------------------
+
+
+class CableFault(BoardFault):
+    """Orders to the process that stands where the cable is."""
+
+    def order(self, board: Node, *orders: str) -> dict[str, Any]:
+        deployment = self.scene.deployment
+        host, python = deployment.host(board), deployment.python(board)
+        return order_cable(deployment.lab, board.name, host, python, list(orders))
+
+    @property
+    def spell_ms(self) -> int:
+        """The cable undoes it then, if nobody did."""
+        return round(self.scene.undo_after_s * 1000)
+
+
+class NoisyCable(CableFault):
+    """The wrong baud rate is noise in every byte."""
+
+    def strike(self, board: Node) -> None:
+        share = self.scene.event.params.get("share", 1.0)
+        self.order(board, f"noise {share} {self.spell_ms} {self.scene.rng.getrandbits(31)}")
+
+    def read_back(self, board: Node) -> object:
+        return self.order(board, "status")["spoilt_bytes"]
+
+    def mend(self, board: Node) -> None:
+        self.order(board, "noise off")
+
+
+class PulledCable(CableFault):
+    def strike(self, board: Node) -> None:
+        self.order(board, f"unplug {self.spell_ms}")
+
+    def read_back(self, board: Node) -> object:
+        return not self.order(board, "status")["plugged"]
+
+    def mend(self, board: Node) -> None:
+        self.order(board, "plug")
+
+
+class ResetByCable(CableFault):
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._first: dict[str, int] = {}
+
+    def strike(self, board: Node) -> None:
+        starts = self.order(board, "reset")["starts"]
+        self._first.setdefault(board.name, starts)
+
+    def read_back(self, board: Node) -> object:
+        """Its starts since the first reset; one is no loop."""
+        starts = self.order(board, "status")["starts"] - self._first[board.name]
+        return starts if starts > 1 else 0
+
+    def _again_s(self) -> float:
+        return float(str(self.scene.event.params["period_ms"])) / 1000
+
+
+# --- real boards --------------------------------------------------------------------------------
+
+
+class OnHostFault(BoardFault):
+    """On the board's host, at its port."""
+
+    def host(self, board: Node) -> Host:
+        return self.scene.deployment.host(board)
+
+    def usb(self, board: Node, *words: str) -> str:
+        return self.host(board).run(programs.shell(_USB, *words)).stdout.strip()
+
+    def port(self, board: Node, *words: str) -> str:
+        verb, *rest = words
+        argv = programs.python("python3", _PORT, verb, board.file("port"), *rest)
+        return self.host(board).run(argv).stdout.strip()
+
+
+class Deauthorized(OnHostFault):
+    """The kernel lets go of the USB device. Where it is, is known before it is gone."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._places: dict[str, str] = {}
+
+    def arm(self) -> None:
+        for board in self.scene.candidates("on"):
+            place = self._places[board.name] = self.usb(board, "find", board.file("port"))
+            undo = NodeCommand(tuple(programs.shell(_USB, "set", place, "1")))
+            arm(self.host(board), f"plug-{board.name}", self.scene.undo_after_s, undo)
+
+    def strike(self, board: Node) -> None:
+        self.usb(board, "set", self._places[board.name], "0")
+
+    def read_back(self, board: Node) -> object:
+        return self.usb(board, "show", self._places[board.name]) == "0"
+
+    def heal(self) -> None:
+        super().heal()
+        for board in self.scene.candidates("on"):
+            disarm(self.host(board), f"plug-{board.name}")
+
+    def mend(self, board: Node) -> None:
+        self.usb(board, "set", self._places[board.name], "1")
+
+
+class WrongRate(OnHostFault):
+    """Set wrong again and again. It needs no undo: the device opens the port anew, and right."""
+
+    def strike(self, board: Node) -> None:
+        if self.port(board, "baud", str(WRONG_BAUD)) != "1":
+            raise LabFault(f"{board.name}: its port does not take {WRONG_BAUD} baud")
+
+    def mend(self, board: Node) -> None:
+        self.port(board, "baud", str(self.scene.deployment.lab.boards[board.name].line.baud))
+
+    def _again_s(self) -> float:
+        return AGAIN_S
+
+
+class ResetByLines(OnHostFault):
+    def strike(self, board: Node) -> None:
+        self.port(board, "reset")
+
+    def _again_s(self) -> float:
+        return float(str(self.scene.event.params["period_ms"])) / 1000
+
+
+_USB: Final = "faults/on_host/usb.sh"
+_PORT: Final = "faults/on_host/serial_port.py"
+
+
+def _boards(lab: Lab, hosts: tuple[str, ...]) -> dict[str, Board]:
+    return {name: board for name, board in lab.boards_in_use().items() if board.host in hosts}
+
+
+def _has_cables(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    real = [name for name in _boards(lab, hosts) if not has_cable(lab, name)]
+    return f"{', '.join(real)}: nothing is in a real cable that could spoil it" if real else None
+
+
+def _on_usb(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    other = [
+        name
+        for name, board in _boards(lab, hosts).items()
+        if board.match is None or board.match.device is not None
+    ]
+    return f"{', '.join(other)}: on no USB" if other else None
+
+
+def _is_real(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    unreal = [name for name, board in _boards(lab, hosts).items() if not is_plugged(board)]
+    return f"{', '.join(unreal)}: no real port" if unreal else None
+
+
+def _reset_by_lines(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    other = [name for name, board in _boards(lab, hosts).items() if not board.line.reset_on_open]
+    if other:
+        return f"{', '.join(other)}: DTR resets only boards with line: {{reset_on_open: true}}"
+    return _is_real(lab, hosts)
+
+
+def _mechanisms(cable: Callable[[Scene], Injection], *others: Mechanism) -> tuple[Mechanism, ...]:
+    return (Mechanism("cable", cable, _has_cables), *others)
+
+
+for _name, _params, _summary, _ways in (
+    (
+        "serial.noise",
+        Noise,
+        "bytes on a board's line are spoilt",
+        _mechanisms(NoisyCable),
+    ),
+    (
+        "serial.unplug",
+        Unplug,
+        "a board's cable is pulled, and plugged in again when `for` has passed",
+        _mechanisms(PulledCable, Mechanism("usb", Deauthorized, _on_usb)),
+    ),
+    (
+        "serial.wrong-baud",
+        WrongBaud,
+        "a board's line has the wrong baud rate",
+        _mechanisms(NoisyCable, Mechanism("termios", WrongRate, _is_real)),
+    ),
+    (
+        "board.boot-loop",
+        BootLoop,
+        "a board is reset again and again",
+        _mechanisms(ResetByCable, Mechanism("dtr", ResetByLines, _reset_by_lines)),
+    ),
+):
+    register(
+        Kind(
+            _name,
+            _params,
+            category="fault",
+            layer="serial",
+            summary=_summary,
+            mechanisms=_ways,
+            seen="the device lost its board, or counts noise on the line",
+        )
+    )
