@@ -41,7 +41,7 @@ ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 _PATHS = frozenset(
     {"genesis", "key", "certificate", "ready", "events", "state", "store", "copy", "outbox", "go"}
     | {"passwords", "voucher", "factory_chain", "port", "flashed", "log", "profile"}
-    | {"switch"}
+    | {"switch", "escrow"}
 )
 MEMORY = ":memory:"  # in place of a store's path
 

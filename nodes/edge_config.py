@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ __all__ = [
     "load_secrets",
 ]
 
+T = TypeVar("T", bound=msgspec.Struct)
 FilePath = str
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -145,11 +146,11 @@ class EnvironmentConfig(DeviceConfig, frozen=True, forbid_unknown_fields=True, k
     boards: tuple[BoardConfig, ...] = ()
 
 
-def load_secrets(path: Path) -> GatewaySecrets:
-    """Raises ConfigError; never shows what is in the file."""
+def load_secrets(path: Path, kind: type[T]) -> T:
+    """A 0600 JSON file. Raises ConfigError; never shows what is in the file."""
     try:
         if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path}: others may read these passwords; chmod 600 it")
+            raise ConfigError(f"{path}: others may read these secrets; chmod 600 it")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    return load_json(path, GatewaySecrets)
+    return load_json(path, kind)

@@ -30,7 +30,7 @@ from inventory.load import load_lab
 from inventory.model import Lab
 from testbed.bundle import RUNS_DIR, Bundle
 from testbed.campaign.book import Inputs, new_bundle
-from testbed.campaign.event import Event
+from testbed.campaign.event import Event, SystemName
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.injection import Scene, Seen, meant
@@ -47,6 +47,8 @@ from testbed.standing.bringup import running_lab
 from testbed.standing.bundle import collect_running
 from testbed.standing.operator import Operator, operating
 from testbed.standing.running_lab import RunningLab, inventory_path
+from testbed.systems.chain import CHAIN
+from testbed.systems.known import find_system
 
 __all__ = ["Device", "Result", "RunningTestbed", "Seen", "run_campaign", "running_testbed"]
 
@@ -305,7 +307,7 @@ def _mechanisms(lab: Lab) -> set[tuple[str, str]]:
     """(kind, mechanism) of every fault that this lab can have."""
     found = set()
     for kind in kinds().values():
-        chosen, _ = kind.choose(lab, tuple(lab.active))
+        chosen, _ = kind.choose(lab, tuple(lab.active), CHAIN)
         if chosen is not None and kind.category != "attack":
             found.add((kind.name, chosen.name))
     return found
@@ -316,13 +318,14 @@ def run_campaign(
     inventory: str | Path | None = None,
     *,
     seed: int | None = None,
+    system: SystemName = "chain",
     out: str | Path = RUNS_DIR,
 ) -> Result:
     """As `testbed run`: a shipped campaign by name, or a file. Raises ConfigurationError, LabFault;
     what was collected until then is in the bundle."""
     file = None if inventory is None else Path(inventory)
     lab, path = load_lab(file), find_campaign(str(campaign))
-    schedule = expand(load_campaign(path), lab, seed)
+    schedule = expand(load_campaign(path), lab, seed, find_system(system))
     inputs = Inputs(
         lab=lab,
         schedule=schedule,

@@ -27,7 +27,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOMS = {
     "chain": ("", "pbft", "ledger", "proofs"),
     "gateway": ("", "mqtt", "serial", "broker", "bridge"),
-    "nodes": ("", "wire", "replica", "byzantine", "device", "gateway", "switch", "board"),
+    "nodes": (
+        "",
+        "wire",
+        "replica",
+        "byzantine",
+        "device",
+        "gateway",
+        "switch",
+        "provider",
+        "board",
+    ),
 }
 # What the pure core must not reach for: a clock, randomness, files, sockets, threads.
 IMPURE = {"asyncio", "logging", "os", "pathlib", "random", "secrets", "socket", "sqlite3", "ssl"}

@@ -347,7 +347,7 @@ def gateway_main(
     args = parser.parse_args()
     try:
         config = load_config(args.config, kind)
-        secrets = load_secrets(Path(config.passwords))
+        secrets = load_secrets(Path(config.passwords), GatewaySecrets)
         genesis = Genesis.decode(Path(config.genesis).read_bytes())
     except (ConfigError, PeerFault, OSError) as error:
         fail(EXIT_BAD_CONFIG, str(error))

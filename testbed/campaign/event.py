@@ -6,11 +6,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-__all__ = ["Category", "Disturbed", "Event", "Layer"]
+__all__ = ["Category", "Disturbed", "Event", "Layer", "SystemName"]
 
 Category = Literal["fault", "attack", "action"]
 """An action is what an operator does: it is no fault, and is expected to succeed."""
 Disturbed = Literal["clock", "disk"]
+SystemName = Literal["chain", "baseline"]
+"""What is under test (`testbed.systems`)."""
 Layer = Literal[
     "process", "board", "network", "consensus", "identity", "device", "gateway", "serial", "ledger"
 ]

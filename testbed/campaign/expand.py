@@ -6,6 +6,7 @@ drawn is in `arrivals`, the bound on faulty replicas in `guard`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 from random import Random
 from typing import Any, Final, Literal
@@ -22,6 +23,8 @@ from testbed.campaign.quantities import Duration
 from testbed.campaign.schedule import Phase, Run, Schedule, Trial, WorkloadPlan
 from testbed.campaign.selectors import Selector, hosts_of, means_hosts, resolve
 from testbed.errors import ConfigurationError
+from testbed.systems.chain import CHAIN
+from testbed.systems.system import System
 
 __all__ = ["expand"]
 
@@ -30,8 +33,21 @@ sends_max: Final = 2_000_000  # per schedule
 run_ms_max: Final = 24 * 3600 * 1000
 
 
-def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
-    """The schedule of a campaign on a lab; `seed` stands in for the campaign's own.
+@dataclass(frozen=True)
+class Place:
+    """Where a campaign runs: the lab as it is, and the part of it that the system uses."""
+
+    lab: Lab
+    used: Lab
+    system: System
+
+
+def expand(
+    campaign: Campaign, lab: Lab, seed: int | None = None, system: System = CHAIN
+) -> Schedule:
+    """The schedule of a campaign on a lab, for a system under test; `seed` stands in for the
+    campaign's own. Arrivals are drawn for the whole lab, so every system meets the same ones. What
+    a system has no part for is skipped, with the reason.
 
     Raises ConfigurationError: a part that the lab lacks, more faulty replicas at once than the
     guard allows, more events than the limits.
@@ -41,19 +57,21 @@ def expand(campaign: Campaign, lab: Lab, seed: int | None = None) -> Schedule:
     _bounded(campaign, phases, lab)
     bound = None if campaign.guard == "none" else campaign.guard
     max_faulty = None
-    if bound is not None:
+    if bound is not None and system.bears_faults:
         max_faulty = lab.f if bound.max_faulty == "f" else bound.max_faulty
-    trials = tuple(_trial(campaign, lab, phases, seed, i) for i in range(campaign.trials.count))
+    place = Place(lab, system.lab(lab), system)
+    trials = tuple(_trial(campaign, place, phases, seed, i) for i in range(campaign.trials.count))
     if max_faulty is not None:
         for trial in trials:
             check_guard(trial.index, trial.events, max_faulty)
     return Schedule(
         schema="testbed.schedule/2",
         campaign=campaign.campaign,
+        system=system.name,
         lab=lab.lab,
         seed=seed,
-        replicas=tuple(lab.replicas()),
-        f=lab.f,
+        replicas=tuple(place.used.replicas()),
+        f=place.used.f,
         max_faulty=max_faulty,
         dead_man_ms=None if bound is None else round(bound.dead_man.ms),
         cooldown_ms=round(campaign.trials.cooldown.ms) if campaign.trials.cooldown else 0,
@@ -126,31 +144,33 @@ def _runs(campaign: Campaign) -> tuple[Run, ...]:
     return tuple(Run(index=i, trial=trial, arm=arm) for i, (trial, arm) in enumerate(arms))
 
 
-def _trial(campaign: Campaign, lab: Lab, phases: tuple[Phase, ...], seed: int, index: int) -> Trial:
+def _trial(
+    campaign: Campaign, place: Place, phases: tuple[Phase, ...], seed: int, index: int
+) -> Trial:
     by_name = {phase.name: phase for phase in phases}
     events: list[Event] = []
     for fault in campaign.faults:
-        events += _occurrences(fault, _phase(campaign, fault, by_name), lab, seed, index)
+        events += _occurrences(fault, _phase(campaign, fault, by_name), place, seed, index)
     events.sort(key=lambda event: (event.at_ms, event.id))
     spans = tuple((phase.name, phase.start_ms, phase.end_ms) for phase in phases)
     return Trial(
         index=index,
         seed=stream(seed, index, "kinds").getrandbits(53),
         events=tuple(events),
-        devices=devices(campaign.workload, lab, spans, seed, index),
+        devices=place.system.devices(devices(campaign.workload, place.lab, spans, seed, index)),
     )
 
 
-def _occurrences(fault: Fault, phase: Phase, lab: Lab, seed: int, trial: int) -> list[Event]:
+def _occurrences(fault: Fault, phase: Phase, place: Place, seed: int, trial: int) -> list[Event]:
     """The events of one fault: one, or with `every` as many as heal within the phase."""
     kind = kinds()[fault.do]
     every_ms = round(fault.every.ms) if fault.every else 0
     events = []
-    for number in range(_count(fault, phase, lab)):
+    for number in range(_count(fault, phase, place.lab)):
         rng = stream(seed, trial, f"fault/{fault.id}/{number}")
         name = f"{fault.id}.{number + 1}" if every_ms else fault.id
         event = _event(
-            fault, kind, lab, rng, (name, phase.name, phase.start_ms + number * every_ms)
+            fault, kind, place, rng, (name, phase.name, phase.start_ms + number * every_ms)
         )
         if event.at_ms + event.for_ms <= phase.end_ms:
             events.append(event)
@@ -162,10 +182,12 @@ def _occurrences(fault: Fault, phase: Phase, lab: Lab, seed: int, trial: int) ->
     return events
 
 
-def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, str, int]) -> Event:
-    """One event of a fault; `place` is its id, its phase and the ms that `at` counts from."""
-    name, phase, start_ms = place
-    view_timeout_ms = lab.chain.view_timeout_ms
+def _event(
+    fault: Fault, kind: Kind, place: Place, rng: Random, when: tuple[str, str, int]
+) -> Event:
+    """One event of a fault; `when` is its id, its phase and the ms that `at` counts from."""
+    name, phase, start_ms = when
+    view_timeout_ms = place.lab.chain.view_timeout_ms
     at_ms = start_ms + fault.at.resolve_ms(rng, view_timeout_ms)
     for_ms, params = 0, dict[str, JsonValue]()
     selectors: dict[str, Selector] = {}
@@ -182,8 +204,10 @@ def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, st
                 params[f"{field}_ms"] = value_ms
         elif field != "for_":
             params[field] = plain[field]
-    targets = _targets(fault, kind, selectors, lab, rng)
-    mechanism, why_not = _mechanism(kind, lab, targets)
+    targets, why_not = _targets_used(fault, kind, selectors, place, rng)
+    mechanism = ""
+    if not why_not:
+        mechanism, why_not = _mechanism(kind, place, targets)
     return Event(
         id=name,
         fault=fault.id,
@@ -194,7 +218,7 @@ def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, st
         at_ms=at_ms,
         for_ms=for_ms,
         targets=targets,
-        impairs=kind.impairs(lab, targets, params),
+        impairs=kind.impairs(place.used, targets, params),
         disturbs=kind.disturbs,
         lies=kind.lies,
         params=params,
@@ -203,11 +227,28 @@ def _event(fault: Fault, kind: Kind, lab: Lab, rng: Random, place: tuple[str, st
     )
 
 
-def _mechanism(kind: Kind, lab: Lab, targets: Targets) -> tuple[str, str]:
+def _mechanism(kind: Kind, place: Place, targets: Targets) -> tuple[str, str]:
     """Its name, and why there is none. Without targets it concerns the whole lab."""
     names = [name for found in targets.values() for name in found]
-    chosen, why_not = kind.choose(lab, hosts_of(names or lab.active, lab))
+    lab = place.used
+    chosen, why_not = kind.choose(lab, hosts_of(names or lab.active, lab), place.system)
     return (chosen.name, "") if chosen else ("", why_not)
+
+
+def _targets_used(
+    fault: Fault, kind: Kind, selectors: dict[str, Selector], place: Place, rng: Random
+) -> tuple[dict[str, tuple[str, ...]], str]:
+    """The targets, and why there are none: the lab has them, and the system does not use them.
+
+    Raises ConfigurationError if the lab has none either.
+    """
+    before = rng.getstate()
+    try:
+        return _targets(fault, kind, selectors, place.used, rng), ""
+    except ConfigurationError as error:
+        rng.setstate(before)
+        _targets(fault, kind, selectors, place.lab, rng)
+        return {}, f"the {place.system.name} has no such part: {error}"
 
 
 def _targets(

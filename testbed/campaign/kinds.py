@@ -36,9 +36,10 @@ from typing import TYPE_CHECKING, Final
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from inventory.model import Lab
-from testbed.campaign.event import Category, Disturbed, Layer
+from testbed.campaign.event import Category, Disturbed, Layer, SystemName
 from testbed.campaign.injection import Equip, Judge, Maker
 from testbed.campaign.selectors import is_symbolic
+from testbed.systems.system import System
 
 if TYPE_CHECKING:
     from testbed.provision.deployment import Deployment
@@ -99,12 +100,23 @@ def those(*keys: str) -> Impairs:
 @dataclass(frozen=True)
 class Mechanism:
     """One way to do a kind. `make` builds the injection on a scene. `equip` is what processes need
-    before they start, for what could not be applied to them otherwise."""
+    before they start, for what could not be applied to them otherwise. `systems`: those that it is
+    made for; none are named if it fits all that do not lack the kind's layer (`System.lacks`).
+    """
 
     name: str
     make: Maker
     available: Available = anywhere
     equip: Equip | None = None
+    systems: tuple[SystemName, ...] = ()
+
+    def why_not(self, layer: Layer, system: System, lab: Lab, hosts: tuple[str, ...]) -> str | None:
+        """Why it cannot be done on these hosts; None if it can."""
+        if self.systems and system.name not in self.systems:
+            return f"it is made for the {' and the '.join(self.systems)}"
+        if not self.systems and layer in system.lacks:
+            return system.lacks[layer]
+        return self.available(lab, hosts)
 
 
 @dataclass(frozen=True)
@@ -144,11 +156,13 @@ class Kind:
         """By its name in a schedule; None if this version has none of that name."""
         return next((each for each in self.mechanisms if each.name == name), None)
 
-    def choose(self, lab: Lab, hosts: tuple[str, ...]) -> tuple[Mechanism | None, str]:
+    def choose(
+        self, lab: Lab, hosts: tuple[str, ...], system: System
+    ) -> tuple[Mechanism | None, str]:
         """The mechanism for these hosts, or None with the reasons why there is none."""
         reasons = []
         for each in self.mechanisms:
-            reason = each.available(lab, hosts)
+            reason = each.why_not(self.layer, system, lab, hosts)
             if reason is None:
                 return each, ""
             reasons.append(f"{each.name}: {reason}" if len(self.mechanisms) > 1 else reason)

@@ -11,6 +11,7 @@ from testbed.campaign.arrivals import devices_of
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
+from testbed.systems.known import find_system
 
 __all__ = ["is_schedule", "stored_schedule"]
 
@@ -38,7 +39,7 @@ def stored_schedule(path: Path, lab: Lab) -> Schedule:
 
 
 def _differences(schedule: Schedule, lab: Lab) -> Iterator[str]:
-    replicas = tuple(lab.replicas())
+    replicas = tuple(find_system(schedule.system).lab(lab).replicas())
     if schedule.replicas != replicas:
         yield f"replicas {', '.join(replicas)} instead of {', '.join(schedule.replicas)}"
     there = {place for places in devices_of(lab).values() for place in places}

@@ -22,6 +22,7 @@ from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
 from testbed.origin import is_ours
 from testbed.redact import redacted_inventory
+from testbed.systems.known import find_system
 
 __all__ = ["Resumable", "redo", "resumable", "unfinished"]
 
@@ -119,7 +120,8 @@ def _campaign_differences(manifest: Manifest, schedule: Schedule, lab: Lab) -> I
     except ConfigurationError:
         return
     try:
-        now = expand(load_campaign(path), lab, schedule.seed)
+        system = find_system(schedule.system)
+        now = expand(load_campaign(path), lab, schedule.seed, system)
     except (ConfigurationError, InvalidFile) as error:
         yield f"campaign: {path} cannot be used any more: {error}"
         return

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from testbed.campaign.event import Event
+from testbed.campaign.event import Event, SystemName
 from testbed.campaign.expect import Expect
 from testbed.errors import ConfigurationError
 
@@ -88,12 +88,13 @@ class WorkloadPlan(_Model):
 class Schedule(_Model):
     """Everything that will happen, in the order of `runs`.
 
-    `replicas` are host names by replica number; `max_faulty` None means that the guard is off.
-    `cooldown_ms` is how long the hosts rest between two runs.
+    `system` is what is under test. `replicas` are host names by replica number; `max_faulty` None
+    means that the guard is off. `cooldown_ms` is how long the hosts rest between two runs.
     """
 
     schema_version: Literal["testbed.schedule/2"] = Field(alias="schema")
     campaign: str
+    system: SystemName = "chain"
     lab: str
     seed: int
     replicas: tuple[str, ...]

@@ -37,6 +37,7 @@ from testbed.hosts.port import Host
 from testbed.manifest import RunEntry
 from testbed.provision.collect import collect
 from testbed.provision.deployment import Deployment
+from testbed.systems.known import find_system
 
 __all__ = ["FAILED_IN_A_ROW_MAX", "JudgeRun", "Session"]
 
@@ -143,7 +144,8 @@ class Session:
         """One run on hosts that are open. Raises LabFault."""
         with ExitStack() as stack:
             log = stack.enter_context(RunLog(run.raw))
-            deployment = Deployment(self._lab, hosts, python, self._progress.say)
+            system = find_system(schedule.system)
+            deployment = Deployment(self._lab, hosts, python, self._progress.say, system)
             stack.callback(_bring_home, deployment, run, self._progress)
             stack.enter_context(deployment)
             deployment.set_up()

@@ -40,8 +40,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Evidence:
-    """The files of one run. Raises ConfigurationError if the manifest, an input or the genesis is
-    not there: then the run never began."""
+    """The files of one run. Raises ConfigurationError if the manifest or an input is not there:
+    then the run never began."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
@@ -49,7 +49,6 @@ class Evidence:
         whole = Schedule.from_json(run.bundle.read("inputs/schedule.json"))
         self.schedule = whole.part(run.entry.index)
         self.expect = whole.expect
-        self.genesis = genesis_of(run)
         self.unreadable: Counter[str] = Counter()
         self.run_log = self._log("run.jsonl", RunLine)
         self.faults = self._log("faults.jsonl", FaultLine)
@@ -67,6 +66,11 @@ class Evidence:
     def completed(self) -> bool:
         """All phases were passed."""
         return any(line.what == "end" for line in self.run_log)
+
+    @cached_property
+    def genesis(self) -> Genesis:
+        """What a chain was made from. Raises ConfigurationError."""
+        return genesis_of(self.run)
 
     @cached_property
     def trial(self) -> Trial:
@@ -107,7 +111,7 @@ class Evidence:
         """What was not collected, although the judgement needs it. A missing ledger may hold a
         fork; only devices say which receipts they hold; only replicas say when they executed a
         block."""
-        wanted = len(self.genesis.members) - len(self.unhealed)
+        wanted = len(self.schedule.replicas) - len(self.unhealed)
         # A copy of another's speaks for nobody.
         whose = {each.name if each.replica is None else each.replica for each in self.chains}
         lacking = wanted - len(whose)

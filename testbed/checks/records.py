@@ -1,12 +1,17 @@
 """Reads what stands on a stored chain, record by record, whether or not the chain verifies.
 
+A baseline's provider has a file of another layout (`nodes.provider.store`): what it took is read
+into the same records, so that all figures are made alike. The file says itself what it is.
+
 A ledger that does not verify is still evidence. So nothing here raises because of its contents:
 what cannot be decoded is left out, and `ledger` names it.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -17,7 +22,9 @@ from chain.keys import digest
 from chain.ledger.item import Authenticated, cose_of
 from chain.ledger.operations import Data, Operation, read_operation
 from chain.ledger.pruning import read_pruned
-from chain.ledger.statement import Statement, decode_leaf
+from chain.ledger.statement import OK, Statement, decode_leaf
+from nodes.provider.protocol import request_id
+from nodes.provider.store import Reading, read_readings
 from nodes.replica.ledger_file import Damaged, block_of, open_readonly
 
 __all__ = ["Chain", "Entry", "StoredHead", "board_readings", "read_chain"]
@@ -31,6 +38,7 @@ class _Reading(msgspec.Struct, frozen=True):
     boot: int | None = None
 
 
+_NONE = bytes(32)
 _readings = msgspec.json.Decoder(_Reading)
 
 
@@ -80,6 +88,45 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_chain(path: Path) -> Chain:
     """Every block that can be decoded, in order."""
+    try:
+        return _of_provider(path, list(read_readings(path)))
+    except sqlite3.Error:
+        return _of_replica(path)
+
+
+def _of_provider(path: Path, readings: list[Reading]) -> Chain:
+    """A batch stands for a block. No hash links it to others, so all its hashes are zero."""
+    heads, entries = [], []
+    for batch, found in groupby(readings, key=lambda reading: reading.batch):
+        taken = list(found)
+        head = Head(_NONE, batch, taken[0].time_us, _NONE, _NONE, _NONE, 0, 0, len(taken))
+        heads.append(StoredHead(height=batch, hash=_NONE, head=head, records=len(taken)))
+        entries += [_entry(reading, index) for index, reading in enumerate(taken)]
+    return Chain(name=path.stem, replica=0, heads=tuple(heads), entries=tuple(entries))
+
+
+def _entry(reading: Reading, index: int) -> Entry:
+    statement = Statement(
+        network=_NONE,
+        op=reading.kind,
+        status=OK,
+        node=bytes.fromhex(reading.device),
+        time_us=reading.time_us,
+        request=request_id(reading.device, reading.counter),
+        item=_NONE,
+        counter=reading.counter or None,  # an enrolment has none
+    )
+    return Entry(
+        height=reading.batch,
+        index=index,
+        epoch=0,
+        statement=statement,
+        item=reading.mac + reading.body,
+        operation=None,
+    )
+
+
+def _of_replica(path: Path) -> Chain:
     heads: list[StoredHead] = []
     entries: list[Entry] = []
     replica = None

@@ -21,6 +21,7 @@ from testbed.commands.options import InventoryOption, JsonOption, columns, markd
 from testbed.emulate.inventory_file import inventory_text
 from testbed.emulate.plan import Options, make_plan
 from testbed.errors import ConfigurationError
+from testbed.systems.chain import CHAIN
 
 __all__ = ["app"]
 
@@ -94,7 +95,7 @@ def stage_rows(inventory: Path | None) -> list[tuple[str, ...]]:
     for kind in kinds().values():
         cells = []
         for lab in labs:
-            chosen, why_not = kind.choose(lab, tuple(lab.active))
+            chosen, why_not = kind.choose(lab, tuple(lab.active), CHAIN)
             cells.append(chosen.name if chosen else f"none: {why_not}")
         rows.append((kind.name, *cells))
     return rows

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from inventory.duration import duration_ms
+from testbed.campaign.event import SystemName
 from testbed.errors import ConfigurationError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "OutOption",
     "RunningOption",
     "SeedOption",
+    "SystemOption",
     "columns",
     "markdown",
     "print_json",
@@ -40,6 +42,10 @@ RunningOption = Annotated[
 SeedOption = Annotated[
     int | None,
     typer.Option(min=0, max=2**53 - 1, help="Replaces the campaign's own seed."),
+]
+SystemOption = Annotated[
+    SystemName,
+    typer.Option(help="What is under test: the chain, or the centralised baseline."),
 ]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Only say what would be done; change nothing.")

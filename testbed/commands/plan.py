@@ -17,10 +17,12 @@ from testbed.commands.options import (
     InventoryOption,
     JsonOption,
     SeedOption,
+    SystemOption,
     columns,
     print_json,
     write_out,
 )
+from testbed.systems.known import find_system
 
 __all__ = ["app"]
 
@@ -30,8 +32,10 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def plan(
     campaign: Annotated[str, typer.Argument(help="Name of a shipped campaign, or a file.")],
+    *,
     inventory: InventoryOption = None,
     seed: SeedOption = None,
+    system: SystemOption = "chain",
     as_json: JsonOption = False,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the schedule here, for a replay.")
@@ -43,7 +47,7 @@ def plan(
     `testbed run FILE` runs it as it stands.
     """
     lab = load_lab(inventory)
-    schedule = expand(load_campaign(find_campaign(campaign)), lab, seed)
+    schedule = expand(load_campaign(find_campaign(campaign)), lab, seed, find_system(system))
     for warning in warnings(schedule):
         typer.echo(f"warning: {warning}", err=True)
     if save is not None:
@@ -66,6 +70,7 @@ def _in_words(schedule: Schedule) -> str:
     guard = "none" if schedule.max_faulty is None else f"at most {schedule.max_faulty} faulty"
     head = [
         ("campaign", schedule.campaign),
+        ("system", schedule.system),
         ("lab", f"{schedule.lab}, {len(schedule.replicas)} replicas, f = {schedule.f}"),
         ("seed", schedule.seed),
         ("hash", schedule.schedule_hash),

@@ -18,8 +18,16 @@ from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
 from testbed.commands.deployable import look_before
 from testbed.commands.judging import finish, judge_run, shown_if_the_lab_fails
-from testbed.commands.options import CheckOption, InventoryOption, JsonOption, OutOption, SeedOption
+from testbed.commands.options import (
+    CheckOption,
+    InventoryOption,
+    JsonOption,
+    OutOption,
+    SeedOption,
+    SystemOption,
+)
 from testbed.errors import ConfigurationError
+from testbed.systems.known import find_system
 
 __all__ = ["app"]
 
@@ -34,6 +42,7 @@ def run(
     *,
     inventory: InventoryOption = None,
     seed: SeedOption = None,
+    system: SystemOption = "chain",
     only: Annotated[
         int | None, typer.Option(min=0, metavar="RUN", help="Just this run of the schedule.")
     ] = None,
@@ -59,7 +68,10 @@ def run(
         schedule, source = stored_schedule(Path(campaign), lab), None
     else:
         path = find_campaign(campaign)
-        schedule, source = expand(load_campaign(path), lab, seed), path.read_bytes()
+        schedule, source = (
+            expand(load_campaign(path), lab, seed, find_system(system)),
+            path.read_bytes(),
+        )
     inputs = Inputs(
         lab=lab,
         schedule=schedule if only is None else _part(schedule, only),

@@ -88,8 +88,10 @@ class ProcessFault(Injection):
 
     def others_go_on(self, within_s: float) -> dict[str, object] | None:
         """Where the other replicas are: in a later view if their primary was hit, else with new
-        blocks. None if they are not."""
+        blocks. None if they are not. Where every replica was hit, there is nobody to ask."""
         watch = self.scene.watch
+        if all(view.name in self.names for view in watch.replicas):
+            return {"others": 0}
 
         def gone_on() -> bool:
             if self._primary in self.names:

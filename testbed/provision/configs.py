@@ -37,11 +37,15 @@ __all__ = [
     "EVENTS",
     "GO",
     "READY",
+    "SECRET",
     "STORE",
     "File",
     "board_directory",
     "broker_address",
+    "broker_config",
+    "config_file",
     "files_of",
+    "network_name",
 ]
 
 CONFIG = "config.json"
@@ -86,12 +90,12 @@ def files_of(
         yield File(GENESIS, material.genesis.encode())
     match node.role:
         case "replica":
-            yield _config(_replica(node, nodes, material, at))
+            yield config_file(_replica(node, nodes, material, at))
         case "broker":
-            yield _config(_broker(node, at))
+            yield config_file(broker_config(node, lab, ports))
             yield File("security.json", security_document(material), SECRET)
         case "gateway":
-            yield _config(_gateway(node, nodes, material, at))
+            yield config_file(_gateway(node, nodes, material, at))
             gateway, admin = material.gateways[node.name]
             passwords = {
                 "gateway": gateway.password,
@@ -101,7 +105,7 @@ def files_of(
             yield File("passwords.json", json.dumps(passwords).encode(), SECRET)
         case "mobile" | "environment":
             broker = broker_address(nodes, lab, material, ports)
-            yield _config(_device(node, nodes, lab, broker))
+            yield config_file(_device(node, nodes, lab, broker))
             if node.name in material.vouchers:
                 yield File("voucher.pem", material.vouchers[node.name].pem, SECRET)
         case "board":
@@ -126,7 +130,8 @@ def network_name(genesis: Genesis) -> str:
     return genesis.network.hex()[:16]
 
 
-def _config(config: msgspec.Struct) -> File:
+def config_file(config: msgspec.Struct) -> File:
+    """A process's config."""
     return File(CONFIG, msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n")
 
 
@@ -162,11 +167,12 @@ def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
     )
 
 
-def _broker(node: Node, at: Addresses) -> BrokerConfig:
-    host, port = at.of(node)
-    carriers = at.ports.get(carriers_socket(node))
+def broker_config(node: Node, lab: Lab, ports: Mapping[str, int]) -> BrokerConfig:
+    """Of the process `node`, which is a broker."""
+    host, port = Addresses(lab, ports).of(node)
+    carriers = ports.get(carriers_socket(node))
     return BrokerConfig(
-        kind=Kind(at.lab.broker_kind()),
+        kind=Kind(lab.broker_kind()),
         security_file="security.json",
         ready_file=READY,
         listen=Listen(host, port),

@@ -27,11 +27,12 @@ from testbed.provision.configs import (
     File,
     board_directory,
     broker_address,
-    files_of,
 )
 from testbed.provision.layout import PROCESS_ROLES, Node, NodeRole, layout, sockets
-from testbed.provision.material import Material, make_keys, make_material, read_factory
+from testbed.provision.material import Material, make_keys, read_factory
 from testbed.provision.ports import free_ports
+from testbed.systems.chain import CHAIN
+from testbed.systems.system import System
 
 __all__ = ["STOP_ORDER", "Deployment", "Progress"]
 
@@ -46,26 +47,25 @@ _DEVICES: Final[frozenset[NodeRole]] = frozenset({"mobile", "environment"})
 STOP_ORDER: Final = (_DEVICES, frozenset(PROCESS_ROLES) - _DEVICES)
 """Each group is stopped at once, one group after the other."""
 
-_PROGRAMS: dict[NodeRole, str] = {
-    "broker": "nodes.gateway.broker",
-    "board": "nodes.board",
-    "replica": "nodes.replica.process",
-    "gateway": "nodes.gateway.process",
-    "environment": "nodes.device.environment",
-    "mobile": "nodes.device.mobile",
-}
-
 
 class Deployment:
     """Use as a context manager: whatever was started is stopped on the way out.
 
-    `python` names the interpreter on each host that has our code installed.
+    `python` names the interpreter on each host that has our code installed. `lab` becomes the part
+    of it that `system` uses.
     """
 
     def __init__(
-        self, lab: Lab, hosts: Mapping[str, Host], python: Mapping[str, str], progress: Progress
+        self,
+        lab: Lab,
+        hosts: Mapping[str, Host],
+        python: Mapping[str, str],
+        progress: Progress,
+        system: System = CHAIN,
     ) -> None:
+        lab = system.lab(lab)
         self.lab = lab
+        self.system = system
         self.hosts = hosts
         self.nodes = layout(lab)
         self._python = python
@@ -130,7 +130,7 @@ class Deployment:
             self._ports.update(ports)
         keys = make_keys(self.hosts, self._python, list(self.nodes))
         factory = read_factory(self.lab, self.hosts, self.nodes)
-        self._material = make_material(self.lab, self.nodes, keys, factory)
+        self._material = self.system.material(self.lab, self.nodes, keys, factory)
         self._progress("writing configs and flashing boards")
         at_once(self._write_files, self.nodes)
         at_once(self._prepare_board, self.with_role("board"))
@@ -163,7 +163,7 @@ class Deployment:
         self.broker_version = f"{kind} {json.loads(told.stdout)['version']}"
 
     def _write_files(self, node: Node) -> None:
-        for file in files_of(node, self.nodes, self.lab, self.material, self._ports):
+        for file in self.system.files(node, self.nodes, self.lab, self.material, self._ports):
             self.put(node, file)
 
     def _prepare_board(self, board: Node) -> None:
@@ -243,7 +243,7 @@ class Deployment:
             self.host(node).start(self.unit(node))
 
     def unit(self, node: Node) -> Unit:
-        program = self.programs.get(node.name, _PROGRAMS[node.role])
+        program = self.programs.get(node.name, self.system.programs[node.role])
         argv = [self._python[node.host], "-m", program]
         if node.role == "board":
             argv += ["--dir", board_directory(node), "--link", node.file("port")]

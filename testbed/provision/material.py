@@ -164,13 +164,15 @@ def make_material(
     nodes: Sequence[Node],
     keys: Mapping[str, PublicKeys],
     factory: Mapping[str, bytes] | None = None,
+    *,
+    replicas_min: int = REPLICAS_MIN,
 ) -> Material:
     """A new network for these processes; nothing of an older one is reused. `factory` as
     `read_factory` found it. Raises ConfigurationError if they are too few for a chain."""
-    if len(lab.replicas()) < REPLICAS_MIN:
+    if len(lab.replicas()) < replicas_min:
         raise ConfigurationError(
             f"lab {lab.lab} has {len(lab.replicas())} active replicas; a chain needs at least "
-            f"{REPLICAS_MIN}: give more hosts the role replica"
+            f"{replicas_min}: give more hosts the role replica"
         )
     factory = factory or {}
     vouchers = {

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chain.ledger.admission import voucher_id
-from chain.ledger.operations import Enrol, Factory
 from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections, worst_recovery_ms
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import ViewEntered
-from testbed.checks.properties import safety
-from testbed.checks.records import Entry
 from testbed.report.measure import latency_table, load_table, operations
 from testbed.report.notes import notes
 from testbed.report.stats import upper95
@@ -26,6 +22,7 @@ from testbed.report.summary import (
     RunVerdict,
     SkippedResult,
 )
+from testbed.systems.known import find_system
 
 __all__ = ["FIRST_COMMIT", "conclude"]
 
@@ -37,14 +34,14 @@ _NOT_JUDGED = Judgement(0, 0, 0, 0, {})
 def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
     """Everything that a run's summary says."""
     chain = evidence.longest
-    admitted = {entry.statement.node for entry in chain.entries if _is_admission(entry, evidence)}
+    system = find_system(evidence.schedule.system)
     found = injections(evidence)
     attacks = tuple(_attack(evidence, *attack) for attack in attack_ids(evidence))
     properties = tuple(_properties(evidence, ledger, found))
     asked = operations(evidence)
     return RunSummary(
         verdict=_verdict(evidence, properties, found, attacks),
-        devices_admitted=len(admitted),
+        devices_admitted=system.admitted(evidence),
         devices_expected=sum(each.enrol_at_ms is not None for each in evidence.trial.devices),
         blocks=chain.height,
         blocks_proven=ledger.proven,
@@ -65,15 +62,6 @@ def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
         ),
         notes=tuple(notes(evidence, ledger, found, attacks)),
     )
-
-
-def _is_admission(entry: Entry, evidence: Evidence) -> bool:
-    """Of a device of the lab, not of one that the administrator let in during the run."""
-    asked = entry.operation
-    if not isinstance(asked, Enrol) or not entry.took_effect:
-        return False
-    tokens = {each.id for each in evidence.genesis.policy.vouchers}
-    return isinstance(asked.voucher, Factory) or voucher_id(asked.voucher) in tokens
 
 
 def _problem(ledger: LedgerReport) -> str | None:
@@ -142,7 +130,7 @@ def _properties(
 ) -> Iterator[PropertyResult]:
     struck = any(event.skipped is None for event in evidence.trial.events)
     wanted = evidence.expect.safety
-    for each in safety(evidence, ledger):
+    for each in find_system(evidence.schedule.system).properties(evidence, ledger):
         yield PropertyResult(
             name=each.name,
             held=each.held,

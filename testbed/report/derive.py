@@ -11,13 +11,13 @@ import msgspec
 
 from testbed.bundle import Bundle, RunFolder
 from testbed.checks.evidence import Evidence
-from testbed.checks.ledger import verify_ledgers
 from testbed.report.columns import write_tables
 from testbed.report.conclude import conclude
 from testbed.report.junit import junit
 from testbed.report.over_runs import over_runs
 from testbed.report.summary import RunSummary, Summary
 from testbed.report.tables import run_tables, tables
+from testbed.systems.known import find_system
 
 __all__ = ["derive", "derive_run", "rebuild"]
 
@@ -28,7 +28,7 @@ def derive_run(run: RunFolder) -> RunSummary:
     Raises ConfigurationError if the run never began.
     """
     evidence = Evidence(run)
-    summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
+    summary = conclude(evidence, find_system(evidence.schedule.system).verify(evidence))
     # The verdict comes first, so that it exists even if the disk is too full for figures.
     run.write_json("summary.json", msgspec.to_builtins(summary))
     write_tables(run, run_tables(evidence, summary))

@@ -114,12 +114,13 @@ def _censored(
 def _never_told_of(
     evidence: Evidence, logged: set[tuple[str, str | None, int]]
 ) -> Iterator[Operation]:
-    """What a mobile device should have sent and did not log, because it or its machine was down."""
+    """What a device should have sent by its plan and did not log, because it or its machine was
+    down. (Boards have no plan.)"""
     start_ns = evidence.start_ns
     if start_ns is None or not evidence.completed or evidence.schedule.workload.kind == "enrol":
         return
     for device in evidence.trial.devices:
-        if device.role == "mobile":
+        if device.role != "board":
             for at_ms in (at for times in device.sends_ms.values() for at in times):
                 intended_ns = start_ns + at_ms * 1_000_000
                 if (device.name, None, intended_ns) not in logged:

@@ -13,6 +13,7 @@ import pytest
 
 from inventory.load import load_lab
 from testbed.campaign.kinds import kinds
+from testbed.systems.chain import CHAIN
 from tests.testbed.test_byzantine_campaign import LAB, run
 
 FOUR_BOARDS = (
@@ -98,6 +99,6 @@ def test_what_was_seen_is_read_back(seen: dict[str, Any]) -> None:
 )
 def test_real_boards_have_another_way_or_a_reason(kind: str, mechanism: str, why: str) -> None:
     lab = load_lab(Path("inventory/first-lab.yaml"))
-    chosen, reasons = kinds()[kind].choose(lab, tuple(lab.active))
+    chosen, reasons = kinds()[kind].choose(lab, tuple(lab.active), CHAIN)
     assert (chosen.name if chosen else "") == mechanism
     assert why in reasons

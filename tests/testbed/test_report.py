@@ -502,7 +502,7 @@ def test_what_is_no_bundle_is_a_clear_error(tmp_path: Path, run: RunFolder) -> N
         rebuild(Bundle(tmp_path))
     (run.path / "genesis.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="bad-genesis"):
-        Evidence(run)
+        derive_run(run)
 
 
 # --- attacks are judged by their own kind ---------------------------------------------------------

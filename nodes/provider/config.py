@@ -1,0 +1,87 @@
+"""Deployment configs of the baseline's processes. How they are loaded is in `nodes.config`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nodes.config import Address, ClientConfig, Name, PeerConfig
+from nodes.edge_config import BrokerAddress, GatewayLimits, Hex32, Millis
+
+__all__ = [
+    "DeviceConfig",
+    "GatewayConfig",
+    "GatewayPassword",
+    "ProviderConfig",
+    "Token",
+    "Tokens",
+]
+
+FilePath = str
+
+
+class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a device is handed before it enrols (a 0600 JSON file): its name, which is also its
+    login at the broker, the password there, and the key that it enrols with."""
+
+    device: Hex32
+    password: str
+    key: Hex32
+
+
+class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The provider's list (a 0600 JSON file): the token's key (hex) of each device, by name."""
+
+    keys: dict[Hex32, Hex32]
+
+
+class GatewayPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of the gateway's login at the broker (a 0600 JSON file)."""
+
+    gateway: str
+
+
+class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`passwords` is a 0600 JSON file: Tokens. `store` has the readings, `escrow` the keys of all
+    devices."""
+
+    name: Name
+    key: FilePath
+    certificate: FilePath
+    clients: tuple[ClientConfig, ...]
+    listen: Address
+    passwords: FilePath
+    store: FilePath
+    escrow: FilePath
+    ready: FilePath | None = None
+    events: FilePath | None = None
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`passwords` is a 0600 JSON file: GatewayPassword. `net` is the network's name in topics."""
+
+    name: Name
+    net: str
+    key: FilePath
+    certificate: FilePath
+    provider: PeerConfig
+    broker: BrokerAddress
+    node: Hex32
+    passwords: FilePath
+    limits: GatewayLimits = GatewayLimits()
+    ready: FilePath | None = None
+    events: FilePath | None = None
+
+
+class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`voucher` is a 0600 JSON file: Token. `state` keeps the key that the provider made. `go`
+    appears when the run starts (`nodes.device.workload`)."""
+
+    name: Name
+    net: str
+    state: FilePath
+    voucher: FilePath
+    broker: BrokerAddress
+    go: FilePath
+    resend_ms: Millis = 2_000
+    ready: FilePath | None = None
+    events: FilePath | None = None

@@ -1,0 +1,171 @@
+"""`python -m nodes.provider.gateway --config FILE`: carries calls from the broker to the provider.
+
+It knows no keys and checks nothing but the topic and each sender's rate. The limits are those of
+the chain's gateway (`nodes.gateway`), so that a flood meets the same door.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from pathlib import Path
+
+from chain.errors import PeerFault
+from gateway.bridge.edge import stamped_codec
+from gateway.broker.security import User
+from gateway.limits import RateLimiter
+from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient, MqttSettings
+from gateway.mqtt.topics import Response, Role, Up, parse
+from gateway.refusing import refusing
+from gateway.tasks import Tasks, first_of
+from nodes.config import ConfigError, load_config
+from nodes.edge_config import load_secrets
+from nodes.events import FLUSH_AGE_MS, EventLog
+from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.provider.config import GatewayConfig, GatewayPassword
+from nodes.provider.links import Links
+from nodes.provider.protocol import ANSWER
+
+__all__ = ["main"]
+
+PUBLISH_DEADLINE_S = 30.0
+ANSWERS_IN_FLIGHT_MAX = 256  # for more the provider waits
+COUNTS_S = 1.0
+
+
+class GatewayProcess:
+    """Runs until it is told to stop. Raises Trouble."""
+
+    def __init__(self, config: GatewayConfig, password: str, events: EventLog) -> None:
+        self._config = config
+        self._events = events
+        self.counts: Counter[str] = Counter()
+        broker, provider = config.broker, config.provider
+        self._client = MqttClient(
+            MqttSettings(
+                broker.host,
+                broker.port,
+                User(Role.GATEWAY, config.node).name,
+                password,
+                (f"m2m/1/{config.net}/up/+/+/+",),
+                None,
+                broker.certificate,
+            )
+        )
+        self._links = Links(
+            config.key,
+            config.certificate,
+            {provider.replica: provider.certificate},
+            {provider.replica: (provider.host, provider.port)},
+            events,
+        )
+        limits = config.limits
+        self._limiters = tuple(
+            RateLimiter(
+                rate_per_s=rate_per_s,
+                burst=burst,
+                total_rate_per_s=limits.total_rate_per_s,
+                total_burst=limits.total_burst,
+                sources_max=limits.sources_max,
+                clock=time.monotonic,
+            )
+            for rate_per_s, burst in (
+                (limits.relay_rate_per_s, limits.relay_burst),
+                (limits.rate_per_s, limits.burst),
+            )
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        self._links.wire.start()
+        try:
+            await first_of(
+                self._client.run(),
+                self._up(),
+                self._down(),
+                self._housekeeping(),
+                self._begin(stopping),
+            )
+        except BrokerUnavailableError as error:
+            raise Trouble(str(error)) from error
+        finally:
+            await self._links.wire.close()
+            self._events.emit("counts", **self.counts)
+
+    async def _begin(self, stopping: asyncio.Event) -> None:
+        await self._client.ready()
+        write_ready(self._config.ready, {})
+        self._events.emit("started")
+        await stopping.wait()
+
+    async def _up(self) -> None:
+        async for message in self._client.messages():
+            try:
+                with refusing():
+                    self._carry(message)
+            except PeerFault as fault:
+                self.counts[f"refused:{fault.code}"] += 1
+
+    def _carry(self, message: Message) -> None:
+        topic = parse(message.topic)
+        if not isinstance(topic, Up):
+            raise PeerFault("bad-topic", message.topic)
+        for limiter, source in zip(self._limiters, (topic.relay, topic.device), strict=True):
+            if not limiter.admit(source):
+                raise PeerFault("rate", f"too many calls of {source}")
+        call = stamped_codec.decode(message.payload).body
+        self._links.send(self._config.provider.replica, topic.device, call)
+        self.counts["carried"] += 1
+
+    async def _down(self) -> None:
+        in_flight = asyncio.Semaphore(ANSWERS_IN_FLIGHT_MAX)
+        async with Tasks() as publishing:
+            while True:
+                for _, carried in await self._links.turn():
+                    await in_flight.acquire()
+                    topic = str(Response(self._config.net, carried.device, ANSWER))
+                    publishing.start(self._publish(topic, carried.message, in_flight))
+
+    async def _publish(self, topic: str, payload: bytes, in_flight: asyncio.Semaphore) -> None:
+        """What the broker does not take in time is dropped: its device asks again."""
+        try:
+            await self._client.publish(topic, payload, deadline_s=PUBLISH_DEADLINE_S)
+        except BrokerUnavailableError:
+            self.counts["answers-lost"] += 1
+        finally:
+            in_flight.release()
+
+    async def _housekeeping(self) -> None:
+        emitted: dict[str, int] = {}
+        while True:
+            for _ in range(round(COUNTS_S * 1000 / FLUSH_AGE_MS)):
+                await asyncio.sleep(FLUSH_AGE_MS / 1000)
+                self._events.flush()
+            if (counts := dict(self.counts)) != emitted:
+                self._events.emit("counts", **counts)
+                emitted = counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m nodes.provider.gateway", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--exit-on-stdin-eof", action="store_true")
+    args = parser.parse_args()
+    try:
+        config = load_config(args.config, GatewayConfig)
+        password = load_secrets(Path(config.passwords), GatewayPassword).gateway
+    except ConfigError as error:
+        fail(EXIT_BAD_CONFIG, str(error))
+
+    async def serve(stopping: asyncio.Event) -> None:
+        with contextlib.ExitStack() as stack:
+            events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
+            await GatewayProcess(config, password, events).run(stopping)
+
+    run(serve, directory=args.config.parent, exit_on_stdin_eof=args.exit_on_stdin_eof)
+
+
+if __name__ == "__main__":
+    main()

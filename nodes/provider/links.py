@@ -1,0 +1,68 @@
+"""The link between the gateway and its provider: mutual TLS, both ends pinned (`nodes.wire`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from chain.errors import PeerFault
+from gateway.refusing import refusing
+from nodes.config import certificate_der
+from nodes.events import CountedEvents, EventLog
+from nodes.ports import Party
+from nodes.provider.protocol import Carried, carried_codec
+from nodes.wire.inbox import Inbox
+from nodes.wire.tls_wire import TlsWire
+
+__all__ = ["Links"]
+
+
+class Links:
+    """`certificates` (PEM) of the other ends, and where to `dial` those that we connect to."""
+
+    def __init__(
+        self,
+        key: str,
+        certificate: str,
+        certificates: Mapping[Party, str],
+        dial: Mapping[Party, tuple[str, int]],
+        events: EventLog,
+    ) -> None:
+        self._inbox = Inbox()
+        self._readable = asyncio.Event()
+        self._faults = CountedEvents(events, "peer-fault")
+        strangers = CountedEvents(events, "stranger")
+        self.wire = TlsWire(
+            key_file=Path(key),
+            certificate_file=Path(certificate),
+            certificates={party: certificate_der(pem) for party, pem in certificates.items()},
+            dial=dial,
+            inbox=self._inbox,
+            on_readable=self._readable.set,
+            on_link=lambda party, up, reason: events.emit(
+                "link-up" if up else "link-down", party=party, reason=reason
+            ),
+            on_refused=lambda reason: strangers.add(reason, reason=reason),
+        )
+
+    def send(self, party: Party, device: str, message: bytes) -> None:
+        self.wire.send(party, carried_codec.encode(Carried(device, message)))
+
+    async def turn(self) -> list[tuple[Party, Carried]]:
+        """What came since the last turn; waits until there is something."""
+        await self._readable.wait()
+        self._readable.clear()
+        taken = self._inbox.take()
+        self.wire.resume()
+        if self._inbox:
+            self._readable.set()
+        return list(self._decoded(taken))
+
+    def _decoded(self, taken: list[tuple[Party, bytes]]) -> Iterator[tuple[Party, Carried]]:
+        for party, frame in taken:
+            try:
+                with refusing():
+                    yield party, carried_codec.decode(frame)
+            except PeerFault as fault:
+                self._faults.add(party, fault.code, party=party, code=fault.code)

@@ -1,0 +1,51 @@
+"""Judges the baseline from its provider's collected readings, as far as that goes.
+
+They are read into the same records as a chain's, so figures and checks are the same. Only two
+properties can be judged: exactly-once and durability. There is one copy, so nothing agrees or
+differs. Whether a reading is what its device sent, or was allowed, only the provider's keys could
+tell; they are not in a bundle, and whoever has them can make any reading.
+"""
+
+from __future__ import annotations
+
+from testbed.checks.evidence import Evidence
+from testbed.checks.finding import Finding
+from testbed.checks.ledger import FileReport, LedgerReport
+from testbed.checks.properties import Property, durability, exactly_once
+
+__all__ = ["admitted", "report", "safety"]
+
+_UNPROVEN = "nothing here can be verified without the provider's own keys"
+
+
+def admitted(evidence: Evidence) -> int:
+    """How many devices have a key."""
+    return sum(entry.statement.op == "enrol" for entry in evidence.longest.entries)
+
+
+def report(evidence: Evidence) -> LedgerReport:
+    """What was stored; none of it is proven."""
+    return LedgerReport(
+        network="",
+        proven=0,
+        files=tuple(
+            FileReport(
+                file=chain.name,
+                replica=chain.replica,
+                height=chain.height,
+                verified=0,
+                records=len(chain.entries),
+                proven=0,
+                pruned=0,
+                pruned_to=0,
+                findings=(Finding(file=chain.name, height=0, field="readings", detail=_UNPROVEN),),
+            )
+            for chain in evidence.chains
+        ),
+    )
+
+
+def safety(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
+    """What can be judged."""
+    del ledger
+    return exactly_once(evidence.longest), durability(evidence, evidence.chains)

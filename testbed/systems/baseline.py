@@ -1,0 +1,240 @@
+"""The baseline: a centralised service provider (`nodes.provider`), the design that the paper argues
+against.
+
+The provider runs on the first replica's host, in place of all replicas. Gateway, broker and devices
+stay where they are. The sensor boards' firmware speaks a protocol of the chain's, so boards are
+left out; their readings are sent by the environmental device that they hang on, at the times that
+the schedule has for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.broker.security import User, write_security
+from gateway.mqtt.topics import Role
+from inventory.model import Lab
+from nodes.config import Address, ClientConfig, PeerConfig
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, PublicKeys
+from nodes.provider.config import (
+    DeviceConfig,
+    GatewayConfig,
+    GatewayPassword,
+    ProviderConfig,
+    Token,
+    Tokens,
+)
+from testbed.campaign.schedule import Device
+from testbed.provision.configs import (
+    EVENTS,
+    GO,
+    READY,
+    SECRET,
+    STORE,
+    File,
+    broker_address,
+    broker_config,
+    config_file,
+    network_name,
+)
+from testbed.provision.layout import Node
+from testbed.provision.material import Material, Voucher, make_material
+from testbed.systems.system import System
+
+if TYPE_CHECKING:
+    from testbed.checks.evidence import Evidence
+    from testbed.checks.ledger import LedgerReport
+    from testbed.checks.properties import Property
+
+__all__ = ["BASELINE", "ESCROW", "device_id"]
+
+ESCROW = "escrow.sqlite"
+_PASSWORDS = "passwords.json"
+_NO_CONSENSUS = "one process decides alone; there is no consensus to disturb"
+_NO_BOARD = "the baseline has no sensor boards: their protocol is the chain's"
+
+
+def device_id(material: Material, device: str) -> str:
+    """The name that a device has at the broker and the provider."""
+    return material.vouchers[device].user.node
+
+
+def _lab(lab: Lab) -> Lab:
+    """One host keeps the role of a replica. Every host stays: a fault may mean any of them."""
+    others = list(lab.replicas())[1:]
+    hosts = {
+        name: host.model_copy(
+            update={
+                "roles": tuple(r for r in host.roles if r != "replica" or name not in others),
+                "factory": None,
+            }
+        )
+        for name, host in lab.hosts.items()
+    }
+    chain = lab.chain.model_copy(update={"f": 0, "factory_roots": ()})
+    return lab.model_copy(update={"hosts": hosts, "boards": {}, "chain": chain})
+
+
+def _devices(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """Boards' readings are sent by their hosts' environmental devices."""
+    found = []
+    for device in devices:
+        if device.role == "environment":
+            boards = [each for each in devices if each.role == "board" and each.host == device.host]
+            phases = dict.fromkeys(phase for board in boards for phase in board.sends_ms)
+            sends = {
+                phase: tuple(sorted(ms for board in boards for ms in board.sends_ms[phase]))
+                for phase in phases
+            }
+            found.append(device.model_copy(update={"sends_ms": sends}))
+        elif device.role != "board":
+            found.append(device)
+    return tuple(found)
+
+
+def _material(
+    lab: Lab,
+    nodes: Sequence[Node],
+    keys: Mapping[str, PublicKeys],
+    factory: Mapping[str, bytes],
+) -> Material:
+    """The chain's, as far as it goes: the network's name, tokens and logins are the same. Its
+    genesis document names one member and is no start of a chain."""
+    return make_material(lab, nodes, keys, factory, replicas_min=1)
+
+
+def _files(
+    node: Node,
+    nodes: Sequence[Node],
+    lab: Lab,
+    material: Material,
+    ports: Mapping[str, int],
+) -> Iterator[File]:
+    broker = broker_address(nodes, lab, material, ports)
+    net = network_name(material.genesis)
+    common: dict[str, Any] = {"name": node.name, "ready": READY, "events": EVENTS}
+    own: dict[str, Any] = {"key": f"keys/{KEY_FILE}", "certificate": f"keys/{CERTIFICATE_FILE}"}
+    match node.role:
+        case "replica":
+            yield config_file(
+                ProviderConfig(
+                    **common,
+                    **own,
+                    clients=tuple(
+                        ClientConfig(each.name, material.keys[each.name].certificate)
+                        for each in nodes
+                        if each.role == "gateway"
+                    ),
+                    listen=Address(lab.address(node.host), ports[node.name]),
+                    passwords=_PASSWORDS,
+                    store=STORE,
+                    escrow=ESCROW,
+                )
+            )
+            tokens = {
+                voucher.user.node: _token_key(voucher) for voucher in material.vouchers.values()
+            }
+            yield _secret(_PASSWORDS, Tokens(keys=tokens))
+        case "gateway":
+            provider = next(each for each in nodes if each.role == "replica")
+            yield config_file(
+                GatewayConfig(
+                    **common,
+                    **own,
+                    net=net,
+                    provider=PeerConfig(
+                        provider.index,
+                        lab.address(provider.host),
+                        ports[provider.name],
+                        material.keys[provider.name].certificate,
+                    ),
+                    broker=broker,
+                    node=material.keys[node.name].node,
+                    passwords=_PASSWORDS,
+                )
+            )
+            login, _ = material.gateways[node.name]
+            yield _secret(_PASSWORDS, GatewayPassword(gateway=login.password or ""))
+        case "mobile" | "environment":
+            yield config_file(
+                DeviceConfig(
+                    **common, net=net, state="state", voucher="token.json", broker=broker, go=GO
+                )
+            )
+            voucher = material.vouchers[node.name]
+            token = Token(
+                device=voucher.user.node,
+                password=voucher.user.password or "",
+                key=_token_key(voucher),
+            )
+            yield _secret("token.json", token)
+        case "broker":
+            yield config_file(broker_config(node, lab, ports))
+            yield File("security.json", _security(material, net), SECRET)
+        case "board":
+            return
+
+
+def _token_key(voucher: Voucher) -> str:
+    return sha256(b"m2m baseline token\0" + voucher.pem).hexdigest()
+
+
+def _secret(name: str, value: msgspec.Struct) -> File:
+    return File(name, msgspec.json.encode(value), SECRET)
+
+
+def _security(material: Material, net: str) -> bytes:
+    """A device has one login from the beginning: there is no admission that changes it."""
+    users = [
+        User(Role.DEVICE, user.node, user.password) if user.role is Role.NEWCOMER else user
+        for user in material.users
+    ]
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "security.json"
+        write_security(path, net, users)
+        return path.read_bytes()
+
+
+def _admitted(evidence: Evidence) -> int:
+    from testbed.checks.provider import admitted  # noqa: PLC0415 - only judging needs it
+
+    return admitted(evidence)
+
+
+def _verify(evidence: Evidence) -> LedgerReport:
+    from testbed.checks.provider import report  # noqa: PLC0415 - only judging needs it
+
+    return report(evidence)
+
+
+def _properties(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
+    from testbed.checks.provider import safety  # noqa: PLC0415 - see above
+
+    return safety(evidence, ledger)
+
+
+BASELINE = System(
+    name="baseline",
+    lab=_lab,
+    devices=_devices,
+    lacks={"consensus": _NO_CONSENSUS, "board": _NO_BOARD, "serial": _NO_BOARD},
+    bears_faults=False,
+    programs={
+        "broker": "nodes.gateway.broker",
+        "replica": "nodes.provider.process",
+        "gateway": "nodes.provider.gateway",
+        "environment": "nodes.provider.device",
+        "mobile": "nodes.provider.device",
+    },
+    material=_material,
+    files=_files,
+    admitted=_admitted,
+    verify=_verify,
+    properties=_properties,
+)

@@ -1,0 +1,56 @@
+"""What a system under test says of itself. The instances are `chain` and `baseline`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inventory.model import Lab
+from testbed.campaign.event import Layer, SystemName
+from testbed.campaign.schedule import Device
+from testbed.provision.layout import Node, NodeRole
+
+if TYPE_CHECKING:
+    from nodes.keygen import PublicKeys
+    from testbed.checks.evidence import Evidence
+    from testbed.checks.ledger import LedgerReport
+    from testbed.checks.properties import Property
+    from testbed.provision.configs import File
+    from testbed.provision.material import Material
+
+__all__ = ["System"]
+
+MakeMaterial = Callable[
+    [Lab, Sequence[Node], "Mapping[str, PublicKeys]", Mapping[str, bytes]], "Material"
+]
+FilesOf = Callable[[Node, Sequence[Node], Lab, "Material", Mapping[str, int]], "Iterator[File]"]
+
+
+@dataclass(frozen=True)
+class System:
+    """A system under test.
+
+    Before a run: `lab` is the part of a lab that it uses; `devices` are the devices of a schedule
+    as they run in it. `lacks` has the layers of kinds of fault that mean nothing here, each with
+    the reason. `bears_faults`: some of its replicas may be faulty, so a campaign's guard counts
+    them; else the guard is off, because every fault is beyond the bound.
+
+    To run it: `programs` by role (a provider has the role of a replica), `material` makes keys and
+    tokens, `files` are what each process starts with.
+
+    After a run: `admitted` counts devices, `verify` reads the collected stores, `properties` are
+    the safety properties that can be judged from them.
+    """
+
+    name: SystemName
+    lab: Callable[[Lab], Lab]
+    devices: Callable[[tuple[Device, ...]], tuple[Device, ...]]
+    lacks: Mapping[Layer, str]
+    bears_faults: bool
+    programs: Mapping[NodeRole, str]
+    material: MakeMaterial
+    files: FilesOf
+    admitted: Callable[[Evidence], int]
+    verify: Callable[[Evidence], LedgerReport]
+    properties: Callable[[Evidence, LedgerReport], tuple[Property, ...]]
