@@ -9,7 +9,8 @@ from chain.keys import node_id
 from chain.ledger.operations import Data, encode_operation, read_operation, sign_operation
 from tests.chain.world import private_key, signer
 
-README = Path(__file__).parents[2] / "gateway" / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "gateway" / "README.md"
 
 
 def test_the_example_of_a_signed_operation_is_reproduced() -> None:
@@ -44,3 +45,18 @@ def test_each_claim_names_a_test_that_exists() -> None:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def test_every_test_that_a_readme_names_exists() -> None:
+    """A claim whose test was renamed or removed is a claim without a test."""
+    tests = {path: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    missing = []
+    for readme in ROOT.glob("**/README.md"):
+        if ".venv" in readme.parts:
+            continue
+        for path, name in re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", readme.read_text()):
+            places = [tests.get(ROOT / path, "")] if path else tests.values()
+            module = any(each.stem == name for each in tests)
+            if not module and not any(f"def {name}(" in place for place in places):
+                missing.append(f"{readme.relative_to(ROOT)}: {path} {name}")
+    assert missing == []
