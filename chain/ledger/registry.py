@@ -75,6 +75,10 @@ class Registry:
         """Whether the enrolment token with this id may still admit a device."""
         return admission.token_refusal(self._tables, voucher, self._tables.time_us) is None
 
+    def is_barred(self, factory: bytes) -> bool:
+        """Whether administrators barred this factory identity."""
+        return factory in self._tables.barred
+
     @property
     def administrators(self) -> frozenset[bytes]:
         """Node ids of those in force."""

@@ -79,9 +79,9 @@ class Transfer(msgspec.Struct, eq=False):
         """Bytes of blocks that wait to be installed."""
         return sum(each.held for piece in self.pieces for each in piece.answers.values())
 
-    def pruned_below(self, weak: int) -> int:
-        """Up to where blocks may be pruned: f+1 sources say so, and one of them is honest."""
-        claims = sorted(self.pruned.values(), reverse=True)
+    def pruned_below(self, members: list[int], weak: int) -> int:
+        """Up to where blocks may be pruned: f+1 members say so, and one of them is honest."""
+        claims = sorted((self.pruned.get(each, 0) for each in members), reverse=True)
         return claims[weak - 1] if len(claims) >= weak else 0
 
     def source(self, candidates: list[int]) -> int:

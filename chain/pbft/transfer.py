@@ -256,7 +256,7 @@ def _take_bodies(
     blocks = message.blocks[: piece.stop - message.start + 1]
     t = s.transfer
     t.pruned[message.sender] = max(message.pruned, t.pruned.get(message.sender, 0))
-    below = t.pruned_below(s.membership.quorum.weak)
+    below = t.pruned_below(s.others, s.membership.quorum.weak)
     too_early = any(block.pruned for block in blocks[max(0, below + 1 - message.start) :])
     if not blocks or too_early or _dribbles(answer, blocks[0]):
         s.transfer.silent.add(message.sender)

@@ -226,7 +226,8 @@ class FinalityTracker:
         if block.pruned:
             pruned_by = self._pruned_by.setdefault(height, set())
             pruned_by.add((seal.head, seal.replica))
-            if sum(each == seal.head for each, _ in pruned_by) < self.membership.quorum.weak:
+            said_by = {each for head, each in pruned_by if head == seal.head}
+            if len(said_by.intersection(self.membership.ids)) < self.membership.quorum.weak:
                 return
         size = block.body_bytes
         # The next block always finds room: what waits above it can be fetched again.

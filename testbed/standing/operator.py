@@ -293,6 +293,8 @@ class Operator:
         holder = self.running.vouchers.get(voucher.hex())
         if any(holder == each for each, _ in self.devices):
             raise ConfigurationError(f"this factory identity is {holder}'s: it admits one device")
+        if self._registry.is_barred(factory_id(factory_key(certificate))):
+            raise RefusedError("factory-barred: an administrator barred this factory identity")
         self.running = self.running.with_voucher(voucher, name)
         await self._let_in(factory_user(certificate))
 

@@ -7,6 +7,7 @@ import pytest
 
 from chain.block import Block, Record
 from chain.errors import PeerFault
+from chain.genesis import Member
 from chain.keys import digest
 from chain.ledger.ledger import Ledger
 from chain.ledger.operations import CloseSession, OpenSession, Revoke
@@ -17,7 +18,7 @@ from chain.proofs.audit import verify_chain
 from chain.proofs.client import BlockRange, FinalityTracker, LedgerCopy, SealedBlock
 from chain.proofs.proof import Proof, make_inclusion, verify_receipt
 from tests.chain.test_registry import renewal
-from tests.chain.world import Device, World
+from tests.chain.world import Device, World, signer
 
 
 def busy() -> World:
@@ -168,6 +169,24 @@ def test_what_f_plus_1_replicas_pruned_is_taken_so() -> None:
             final = tracker.next_final()
         assert final is not None
         assert final.block == less
+
+
+def test_a_removed_replica_has_no_say_in_what_may_be_pruned() -> None:
+    newer = Member(id=9, spki=signer("replica 9").public)
+    members = msgspec.structs.replace(
+        WORLD.genesis.membership, members=(*WORLD.genesis.membership.members[:3], newer)
+    )
+    tracker = FinalityTracker(members, WORLD.genesis, WORLD.scheme, bodies=True)
+    for whole, less in zip(WORLD.blocks, PRUNED, strict=True):
+        for replica in (3, 0):  # 3 is none of them
+            tracker.feed(seal(replica, less))
+        tracker.feed(Seal(1, 0, less.head, WORLD.replicas[1].sign(less.head)))
+        if less.pruned:
+            assert tracker.next_final() is None
+            tracker.feed(seal(2, whole))
+        final = tracker.next_final()
+        assert final is not None
+        assert final.block == whole
 
 
 def seal(replica: int, block: Block) -> Seal:
