@@ -36,7 +36,9 @@ def derive_run(run: RunFolder) -> RunSummary:
     from testbed.report.page import run_page  # noqa: PLC0415
     from testbed.report.run_plots import draw_run  # noqa: PLC0415
 
-    run.write("report.html", run_page(evidence, summary, draw_run(evidence)))
+    # PDF is for papers. They show the campaign's figures, unless this run is the whole campaign.
+    plots = draw_run(evidence, pdf=len(evidence.manifest.runs) == 1)
+    run.write("report.html", run_page(evidence, summary, plots))
     return summary
 
 

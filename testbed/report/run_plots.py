@@ -30,13 +30,9 @@ from testbed.terminal import printable
 __all__ = ["draw_run"]
 
 
-def draw_run(evidence: Evidence) -> tuple[Plot, ...]:
-    """Write every figure to the run's directory and return it.
-
-    PDF is for papers, and embedding fonts takes most of a report's time. So a run has PDFs only if
-    it is the only one of its campaign; otherwise papers show the campaign's figures.
-    """
-    alone = len(evidence.manifest.runs) == 1
+def draw_run(evidence: Evidence, *, pdf: bool = False) -> tuple[Plot, ...]:
+    """Write every figure to the run's directory and return it. Embedding fonts in PDFs takes most
+    of the time."""
     found = operations(evidence)
     mark = WATERMARK if evidence.manifest.stage == "loopback" else None
     with styled():
@@ -46,7 +42,7 @@ def draw_run(evidence: Evidence) -> tuple[Plot, ...]:
             ("phases", "Data latency by phase", _by_phase(evidence, found, mark)),
         )
         return tuple(
-            (name, title, save(evidence.run, name, drawn, pdf=alone)) for name, title, drawn in made
+            (name, title, save(evidence.run, name, drawn, pdf=pdf)) for name, title, drawn in made
         )
 
 
