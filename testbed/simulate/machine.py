@@ -82,7 +82,6 @@ class Machine:
         self.wrap = wrap
         self.keep_data_blocks = keep_data_blocks
         self.work_us = 0  # what checking a replica's signature takes; 0: nothing takes time
-        self.crashes = 0
         self.process: Process | None = None
         self._installed = False
         self._turn_us = turn_us
@@ -139,7 +138,6 @@ class Machine:
     def _die(self, keeps: Crash) -> None:
         if self.process is not None:
             self._forget()
-            self.crashes += 1
             self.disk.power_off(keeps)
             self.outside.crashed(self, keeps)
 
