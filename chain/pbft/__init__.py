@@ -7,9 +7,9 @@ contract between the two:
    nothing else. `message_filter` says what need not be verified.
 2. For each `Input` the host calls `effects = replica.handle(input, now_us)`, one at a time.
    `now_us` is the wall time. The core reads no clock, file, socket or random number.
-3. The host carries the effects out **in order**: persist, then send. Everything in a `Persist`, and
-   every block before a `Sync`, is durable before any later `Send` or `Broadcast` of the same list
-   leaves. A host may handle several inputs before it syncs once, as long as that order holds.
+3. The host carries the effects out **in order**. Facts (`Persist`) and blocks before a `Sync` are
+   durable before any later `Send` or `Broadcast` leaves. Of what no `Sync` followed, a crash leaves
+   any prefix. A host may handle several inputs before it syncs once, as long as that order holds.
 4. The host answers `Execute` with the input `Executed`, and `Install` with `Installed` or
    `InstallFailed`. A timer that fires becomes `TimerFired`.
 5. After a crash the host builds a new replica from what it persisted, and calls `start`.

@@ -88,13 +88,14 @@ class Durable(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Persist(msgspec.Struct, frozen=True):
-    """Durable before any later Send or Broadcast leaves."""
+    """To be written; durable by the next `Sync`. A crash before it keeps a prefix of what was
+    written."""
 
     fact: Durable
 
 
 class Sync(msgspec.Struct, frozen=True):
-    """Every block so far is durable before any later Send or Broadcast leaves."""
+    """Every fact and block so far is durable before any later Send or Broadcast leaves."""
 
 
 class Forget(msgspec.Struct, frozen=True):

@@ -72,6 +72,7 @@ class Slot(msgspec.Struct, eq=False):
     accepted: Accepted | None = None
     offer: Offer | None = None
     ordered: Accepted | None = None  # by a NEW-VIEW; waits for its batch
+    sought: bytes = b""  # the digest of a batch that a NEW-VIEW of ours would order
     batches: dict[bytes, BatchContent] = {}
     stored: dict[bytes, int] = {}
     prepares: Votes = msgspec.field(default_factory=lambda: Votes("prepare"))
@@ -88,6 +89,8 @@ class Slot(msgspec.Struct, eq=False):
         """Whether a batch with this digest is needed and missing."""
         if digest in self.batches:
             return False
+        if self.sought == digest:
+            return True
         if self.ordered is not None and self.ordered.digest == digest:
             return True
         return self.committed is not None and self.committed[1] == digest

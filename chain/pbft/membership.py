@@ -29,7 +29,7 @@ def at_checkpoint(s: ReplicaState) -> None:
     that the next epoch proved above the boundary shows that as well."""
     if s.pending is not None and s.executed == s.boundary <= s.stable.seq and not s.halted:
         switch(s, s.pending)
-        s.persist_view(None)
+        s.persist_view()
         s.observe("epoch", s.boundary)
         progress.entered(s)
 

@@ -7,7 +7,7 @@ come is in `requests`, checkpoints are in `checkpoint`, retransmission in `statu
 
 from __future__ import annotations
 
-from chain.pbft.effects import Broadcast, Execute, Refuse
+from chain.pbft.effects import Broadcast, Execute, Refuse, Sync
 from chain.pbft.inputs import Received
 from chain.pbft.log import Accepted, BatchContent, Fact, Offer, Slot
 from chain.pbft.messages import Batch, Commit, Prepare, PrePrepare, Proposal, Signed, encode
@@ -106,19 +106,22 @@ def _on_fact(s: ReplicaState, seq: int, fact: Fact | Equivocation | None) -> Non
 
 
 def _commit(s: ReplicaState, slot: Slot) -> None:
-    """Prepared in the view that we are in: durable, then COMMIT."""
+    """Prepared in the view that we are in: durable with its batch, then COMMIT. It is the only vote
+    that has to be durable before it leaves (`recovery`)."""
     certificate, proof = slot.prepared, slot.prepared_proof
     assert certificate is not None
     assert proof is not None
     s.observe("prepared", slot.seq)
     s.persist("prepared", certificate.view, slot.seq, encode(proof))
     if s.view.active and s.voting and certificate.view == s.view.number:
+        s.out.append(Sync())
         vote = Commit(s.epoch, s.me, certificate.view, slot.seq, certificate.digest)
         _on_fact(s, slot.seq, s.log.add_commit(vote, s.broadcast(vote)))
 
 
 def _accept(s: ReplicaState, slot: Slot, entry: Accepted) -> None:
-    """The vote: durable with its batch, then PREPARE (or, as primary, the PRE-PREPARE)."""
+    """The vote: PREPARE (or, as primary, the PRE-PREPARE). It leaves before it is durable, because
+    a replica that restarts votes no more in this view (`recovery`)."""
     batch, signed = slot.batches[entry.digest], entry.signed
     slot.accepted, slot.offer, slot.ordered = entry, None, None
     if batch.proposal is not None:
@@ -149,6 +152,7 @@ def take_batch(
     message = received.message
     raw = message.proposal if isinstance(message, Batch) else received.signed.attachment
     slot.batches[digest] = BatchContent(raw, received.proposal, received.requests)
+    s.view.sought_arrived |= slot.sought == digest
     accept_ordered(s, slot)
 
 
@@ -335,8 +339,7 @@ def propose(s: ReplicaState, requests: list[VerifiedRequest]) -> None:
     signed = s.sign(PrePrepare(s.epoch, s.me, view.number, seq, digest), raw)
     view.proposed_us = s.now_us
     s.observe("proposed", seq)
-    # Durable first: `_accept` persists. It cannot go on to COMMIT here, because nobody votes before
-    # this PRE-PREPARE leaves.
+    # `_accept` cannot go on to COMMIT here, because nobody votes before this PRE-PREPARE leaves.
     bare = Signed(signed.body, signed.signature)
     _accept(s, slot, Accepted(view.number, digest, bare))
     s.out.append(Broadcast(signed))

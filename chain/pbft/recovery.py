@@ -1,8 +1,9 @@
 """Restart: from durable facts back to a replica that never contradicts its own votes.
 
-Every vote was durable before it left. So what is restored here covers all votes of ours that others
-may hold. A vote that did not leave is sent now, with the same bytes: signing is deterministic.
-Blocks that were not synced are executed again when peers send the votes again.
+Where a replica stands is durable before it votes there, and so is a certificate before its COMMIT.
+PRE-PREPAREs and PREPAREs may be lost. So a replica that restarts in a view votes no more in it, and
+asks for the next one. Until f+1 others do (or its primary does), it follows without a vote. Blocks
+that were not synced are executed again when peers send the votes again.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ from chain.errors import Misuse
 from chain.pbft import checkpoint, membership, new_view, progress, status, view_change
 from chain.pbft.effects import Broadcast, Durable, FactKind
 from chain.pbft.inputs import Received
-from chain.pbft.log import Accepted, BatchContent, Slot
+from chain.pbft.log import Accepted, BatchContent
 from chain.pbft.messages import (
     CheckpointProof,
-    Commit,
     NewView,
-    Prepare,
     PreparedProof,
     PrePrepare,
     Proposal,
@@ -50,12 +49,6 @@ def restore(s: ReplicaState, durable: Sequence[Durable]) -> None:
         _restore_proposal(s, decode_signed(fact.data))
     for fact in facts["prepared"]:
         _restore_prepared(s, msgspec.msgpack.decode(fact.data, type=PreparedProof))
-    for slot in s.log.above(s.executed):
-        batch = slot.accepted_batch
-        if batch and batch.proposal:
-            s.view.last_time_us = max(s.view.last_time_us, batch.proposal.time_us)
-            for request in batch.requests:
-                s.pool.propose(request.id, slot.seq)
 
 
 def _restore_stable(s: ReplicaState, facts: list[Durable]) -> None:
@@ -72,12 +65,11 @@ def _restore_stable(s: ReplicaState, facts: list[Durable]) -> None:
 
 def _restore_view(s: ReplicaState, fact: ViewFact) -> None:
     if fact.epoch != s.epoch:
-        return
-    s.enter_view(fact.view, active=fact.active, new_view=fact.message if fact.active else None)
-    if fact.message is None:
-        return
-    s.timeout.not_quick()
-    if not fact.active:
+        return  # never in a view of this epoch
+    s.enter_view(fact.view, active=fact.active)
+    s.may_have_voted = fact.active
+    if not fact.active and fact.message is not None:
+        s.timeout.not_quick()
         s.view_changes.add(_view_change(fact.message))
 
 
@@ -85,6 +77,7 @@ def _restore_proposal(s: ReplicaState, signed: Signed) -> None:
     message = _kept(signed, PrePrepare)
     if message.epoch != s.epoch or not s.log.admits(message.seq):
         return
+    s.may_have_voted |= message.view == s.view.number  # older versions did not keep view 0
     slot = s.log.slot(message.seq)
     raw = signed.attachment
     if raw:
@@ -98,9 +91,6 @@ def _restore_proposal(s: ReplicaState, signed: Signed) -> None:
         slot.batches[message.digest] = BatchContent(raw, proposal, opened)
         if slot.seq <= s.executed:
             slot.release()
-    if message.view == s.view.number or not s.view.active:
-        bare = Signed(signed.body, signed.signature)
-        slot.accepted = Accepted(message.view, message.digest, bare)
 
 
 def _restore_prepared(s: ReplicaState, proof: PreparedProof) -> None:
@@ -112,58 +102,25 @@ def _restore_prepared(s: ReplicaState, proof: PreparedProof) -> None:
 
 
 def resume(s: ReplicaState) -> None:
-    """First after the start: sends again what may not have arrived, and asks where others are."""
+    """First after the start: leaves a view in which we may have voted, sends again what may not
+    have arrived, and asks where others are."""
     interval = s.consensus.checkpoint_interval
     if s.executed > s.stable.seq and s.executed % interval == 0:
         checkpoint.vote(s)
-    if s.voting:
-        _vote_again(s)
+    if not s.view.active:
+        s.out.append(Broadcast(s.view_changes.newest[s.me].signed))
+    elif s.may_have_voted and s.voting:
+        view_change.start(s, s.view.number + 1)
+    else:
+        s.persist_view()
     if s.view.active:
         progress.entered(s)
     s.tick_executed = s.executed
     status.on_tick(s)
 
 
-def _vote_again(s: ReplicaState) -> None:
-    view = s.view
-    if not view.active:
-        s.out.append(Broadcast(s.view_changes.newest[s.me].signed))
-        return
-    if view.new_view is not None:
-        message = _kept(view.new_view, NewView)
-        decision = new_view.decide([_view_change(entry) for entry in message.view_changes])
-        if view.primary == s.me:
-            s.out.append(Broadcast(view.new_view))
-        # It may order more than the window of our own checkpoint admits. Its primary would propose
-        # those numbers again, and differently.
-        checkpoint.prove(s, decision.checkpoint)
-        if s.halted:
-            return
-        view_change.order(s, decision, message.pre_prepares)
-    for slot in s.log.above(s.stable.seq):
-        _vote_again_in(s, slot)
-
-
-def _vote_again_in(s: ReplicaState, slot: Slot) -> None:
-    accepted, prepared, view = slot.accepted, slot.prepared, s.view.number
-    if accepted is None or accepted.view != view or s.me in slot.prepares.votes:
-        return
-    silent = slot.seq <= s.executed  # then STATUS will ask if anybody needs it
-    if s.view.primary != s.me:
-        vote = Prepare(s.epoch, s.me, view, slot.seq, accepted.digest)
-        signed = s.sign(vote) if silent else s.broadcast(vote)
-        s.log.add_prepare(vote, signed)
-    elif not silent:
-        raw = slot.batches[accepted.digest].raw
-        s.out.append(Broadcast(Signed(accepted.signed.body, accepted.signed.signature, raw)))
-    if prepared is not None and prepared.view == view:
-        commit = Commit(s.epoch, s.me, view, slot.seq, prepared.digest)
-        signed = s.sign(commit) if silent else s.broadcast(commit)
-        s.log.add_commit(commit, signed)
-
-
 def _view_change(signed: Signed) -> Received[ViewChange]:
-    """Our own, or one of a NEW-VIEW that was verified before it was kept."""
+    """Our own."""
     message = _kept(signed, ViewChange)
     certificates = [_kept(proof.pre_prepare, PrePrepare) for proof in message.prepared]
     return Received(message, signed, prepared=tuple(certificates))

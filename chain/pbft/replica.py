@@ -194,6 +194,7 @@ class Replica:
         s = self._s
         if s.halted:
             return s.out
+        view_change.settle(s)
         normal.settle(s)
         if s.view.suspected and s.view.active and s.voting:
             view_change.start(s, s.view.number + 1)

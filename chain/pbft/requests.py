@@ -39,12 +39,16 @@ def on_submitted(s: ReplicaState, item: Submitted) -> None:
     reason = _admit(s, request, OWN_CLIENTS)
     if reason is not None:
         s.out.append(Refuse(request.id, reason))
-    elif _hands_over(s) and len(s.pool.fresh) <= FORWARDS_MAX:
-        s.send(s.view.primary, Forward(s.epoch, s.me, request.item))
+    elif len(s.pool.fresh) <= FORWARDS_MAX:
+        _hand_over(s, request)
 
 
-def _hands_over(s: ReplicaState) -> bool:
-    return s.view.active and s.voting and not s.is_primary
+def _hand_over(s: ReplicaState, request: VerifiedRequest) -> None:
+    """To the primary. One that asks for a view, perhaps alone, takes that of the view before it."""
+    number = s.view.number if s.view.active else s.view.number - 1
+    primary = s.membership.primary(number)
+    if s.voting and primary != s.me:
+        s.send(primary, Forward(s.epoch, s.me, request.item))
 
 
 def on_forward(s: ReplicaState, received: Received[Forward]) -> None:
@@ -69,8 +73,8 @@ def rescreen_later(s: ReplicaState) -> None:
         if reason := s.pool.add(entry.request, entry.source, verdict, s.now_us):
             if entry.source == OWN_CLIENTS:
                 s.out.append(Refuse(entry.request.id, reason))
-        elif _hands_over(s):
-            s.send(s.view.primary, Forward(s.epoch, s.me, entry.request.item))
+        else:
+            _hand_over(s, entry.request)
 
 
 def rescreen_fresh(s: ReplicaState) -> None:
@@ -92,9 +96,7 @@ def withdraw(s: ReplicaState, slot: Slot) -> None:
 def forward_waiting(s: ReplicaState, *, new_primary: bool = False) -> None:
     """A backup hands its oldest requests to the primary when a view begins. In case they were lost,
     it does so again with the 1st, 2nd, 4th, 8th ... status interval."""
-    if not _hands_over(s):
-        return
     for entry in islice(s.pool.fresh.values(), FORWARDS_MAX):
         entry.ticks = 0 if new_primary else entry.ticks + 1
         if entry.ticks & (entry.ticks - 1) == 0:
-            s.send(s.view.primary, Forward(s.epoch, s.me, entry.request.item))
+            _hand_over(s, entry.request)

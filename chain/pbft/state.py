@@ -20,6 +20,7 @@ from chain.pbft.effects import (
     Observe,
     Persist,
     Send,
+    Sync,
 )
 from chain.pbft.fetching import Transfer
 from chain.pbft.log import Log
@@ -36,8 +37,8 @@ ACCUSATIONS_MAX = 1024  # distinct (culprit, reason) that are reported
 
 
 class ViewFact(msgspec.Struct, frozen=True, array_like=True):
-    """Durable: where this replica stands. `message`: our VIEW-CHANGE while we wait for the view,
-    the NEW-VIEW once it is active, None in view 0."""
+    """Durable before any vote in this view: where this replica stands. `message`: our VIEW-CHANGE
+    while we wait for the view, None once it is active."""
 
     epoch: int
     view: int
@@ -103,6 +104,7 @@ class ReplicaState:
         self.quorum = membership.quorum
         # A replica that is being added, or was removed, follows without a vote.
         self.voting = membership.spki(self.me) is not None
+        self.may_have_voted = False  # in this view, before a restart (`recovery`)
         self.log = Log(self.quorum.strong, self.consensus.log_window)
         self.heads: dict[int, bytes] = {}  # our own at checkpoints above the stable one
         self.checkpoint_votes = CheckpointVotes()
@@ -169,10 +171,12 @@ class ReplicaState:
     def persist(self, kind: FactKind, view: int, seq: int, data: bytes) -> None:
         self.out.append(Persist(Durable(kind, view, seq, data)))
 
-    def persist_view(self, message: Signed | None) -> None:
-        """There is one such fact: where we stand now."""
+    def persist_view(self, message: Signed | None = None) -> None:
+        """There is one such fact: where we stand now. Durable before anything is said there: so a
+        replica that restarts knows every view in which it may have voted (`recovery`)."""
         fact = ViewFact(self.epoch, self.view.number, self.view.active, message)
         self.persist("view", 0, 0, encode(fact))
+        self.out.append(Sync())
 
     def observe(self, what: Observation, seq: int) -> None:
         self.out.append(Observe(what, self.view.number, seq))

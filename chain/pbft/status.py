@@ -99,12 +99,13 @@ def _send_status(s: ReplicaState) -> None:
 
 
 def _fetch_missing(s: ReplicaState) -> None:
-    """Asks everybody for missing batches that a NEW-VIEW ordered, and for that of the next block.
-    The digest binds them. Answers to STATUS bring the others, with their PRE-PREPAREs."""
+    """Asks everybody for missing batches that a NEW-VIEW ordered or shall order, and for that of
+    the next block. The digest binds them. Answers to STATUS bring the others, with their
+    PRE-PREPAREs."""
     if s.transfer.running:
         return
     for slot in s.log.above(s.executed):
-        wanted = None if slot.ordered is None else slot.ordered.digest
+        wanted = slot.sought or (slot.ordered.digest if slot.ordered is not None else None)
         if wanted is None and slot.committed is not None and slot.seq == s.executed + 1:
             wanted = slot.committed[1]
         if wanted is not None and slot.wants(wanted):

@@ -2,6 +2,11 @@
 
 Leaving a view, collecting VIEW-CHANGEs, making or checking a NEW-VIEW, entering. What a set of
 VIEW-CHANGEs decides is computed in `new_view`; lost messages are sent again by `status`.
+
+A primary makes a NEW-VIEW of VIEW-CHANGEs only if it holds every batch that they order. PREPAREs
+are not durable, so a power cut may take a batch from all honest replicas that prepared it, while a
+traitor keeps the certificate. No such batch is committed, and the q honest VIEW-CHANGEs do without
+it.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ __all__ = [
     "on_new_view",
     "on_timer",
     "on_view_change",
-    "order",
+    "settle",
     "start",
 ]
 
@@ -32,6 +37,8 @@ def start(s: ReplicaState, view: int) -> None:
     """Leaves the current view and asks for `view`: durable, then VIEW-CHANGE."""
     assert view > s.view.number
     s.enter_view(view, active=False)
+    for slot in s.log.above(0):
+        slot.sought = b""
     s.out += [CancelTimer(Timer.VIEW), CancelTimer(Timer.HEARTBEAT)]
     s.observe("view-change", s.executed)
     received = _own_view_change(s)
@@ -84,6 +91,8 @@ def on_view_change(s: ReplicaState, received: Received[ViewChange]) -> None:
         s.accuse(received.message.sender, fault.code, received.signed)
         return
     s.view_changes.add(received)
+    # The primary itself leaves our view (it has restarted): nothing will come of it.
+    s.view.suspected |= s.view.active and received.message.sender == s.view.primary
     _join(s)
     _collected(s)
 
@@ -116,10 +125,32 @@ def _collected(s: ReplicaState) -> None:
 # --- making and checking NEW-VIEW --------------------------------------------------------------
 
 
+def settle(s: ReplicaState) -> None:
+    """A batch that a NEW-VIEW of ours waits for has arrived."""
+    if s.view.sought_arrived:
+        s.view.sought_arrived = False
+        _collected(s)
+
+
 def _make_new_view(s: ReplicaState) -> None:
+    """Of any q VIEW-CHANGEs, as all such sets keep what may be committed (4.4). Those that name a
+    batch which is not to be had are left out: TOCS'02 (section 3.2.4, A2) has f+1 replicas vouch
+    for a batch."""
     view = s.view.number
-    chosen = s.view_changes.asking_for(view)[: s.quorum.strong]
-    decision = new_view.decide(chosen)
+    candidates = s.view_changes.asking_for(view)
+    while True:
+        if len(candidates) < s.quorum.strong:
+            return  # until a batch or another VIEW-CHANGE arrives; the timer goes on
+        chosen = candidates[: s.quorum.strong]
+        decision = new_view.decide(chosen)
+        checkpoint.prove(s, decision.checkpoint)
+        if s.halted:
+            return
+        lacking = _lacking(s, decision)
+        if not lacking:
+            break
+        _seek(s, lacking)
+        candidates = [each for each in candidates if not _names(each, lacking)]
     if _contradicts_a_commit(s, view, decision):
         return  # as in `on_new_view`; the timer takes us on
     pre_prepares = tuple(
@@ -129,6 +160,30 @@ def _make_new_view(s: ReplicaState) -> None:
     proof = tuple(received.signed for received in chosen)
     message = NewView(s.epoch, s.me, view, proof, pre_prepares)
     _enter(s, message, s.sign(message), decision)
+
+
+def _lacking(s: ReplicaState, decision: Decision) -> dict[int, bytes]:
+    """The digest of each number whose batch is ordered and not here. Of what we have executed, a
+    quorum has the batches."""
+    lacking = {}
+    for seq, digest in enumerate(decision.ordered, start=decision.checkpoint.seq + 1):
+        if seq > s.executed and digest != new_view.null_digest(seq):
+            slot = s.log.get(seq)
+            if slot is None or digest not in slot.batches:
+                lacking[seq] = digest
+    return lacking
+
+
+def _names(received: Received[ViewChange], lacking: dict[int, bytes]) -> bool:
+    return any(lacking.get(entry.seq) == entry.digest for entry in received.prepared)
+
+
+def _seek(s: ReplicaState, lacking: dict[int, bytes]) -> None:
+    for seq, digest in lacking.items():
+        slot = s.log.slot(seq)
+        if slot.sought != digest:
+            slot.sought = digest
+            s.broadcast(FetchBatch(s.epoch, s.me, seq, digest))
 
 
 def on_new_view(s: ReplicaState, received: Received[NewView]) -> None:
@@ -176,7 +231,7 @@ def _enter(s: ReplicaState, message: NewView, signed: Signed, decision: Decision
     s.enter_view(message.view, active=True, new_view=signed)
     s.timeout.entered(s.now_us)
     s.view_changes.forget(message.view)
-    s.persist_view(signed)
+    s.persist_view()
     if s.is_primary:
         s.out.append(Broadcast(signed))
     s.observe("view", s.executed)
@@ -184,7 +239,7 @@ def _enter(s: ReplicaState, message: NewView, signed: Signed, decision: Decision
     checkpoint.prove(s, decision.checkpoint)
     if s.halted:
         return
-    missing = order(s, decision, message.pre_prepares)
+    missing = _order(s, decision, message.pre_prepares)
     for seq, digest in missing:
         s.broadcast(FetchBatch(s.epoch, s.me, seq, digest))
     progress.entered(s)
@@ -200,9 +255,10 @@ def _drop_unordered(s: ReplicaState) -> None:
             slot.offer = None
         slot.accepted = None
         slot.ordered = None
+        slot.sought = b""
 
 
-def order(
+def _order(
     s: ReplicaState, decision: Decision, pre_prepares: tuple[Signed, ...]
 ) -> list[tuple[int, bytes]]:
     """Takes O as the PRE-PREPAREs of this view; gives what is still missing of their batches.
@@ -217,8 +273,6 @@ def order(
         if not s.log.admits(seq):
             continue
         slot = s.log.slot(seq)
-        if slot.accepted is not None and slot.accepted.view == s.view.number:
-            continue  # restored after a restart
         slot.ordered = Accepted(s.view.number, digest, signed)
         if digest == new_view.null_digest(seq):
             null = Proposal.null(seq)

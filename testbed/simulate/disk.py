@@ -124,6 +124,14 @@ class Disk:
             self._shown += 1
             self._on_block(self._shown, self._blocks[self._shown - 1])
 
+    def durable(self, kind: str, view: int, seq: int) -> Durable | None:
+        """The fact as any crash would leave it."""
+        key = (kind, view, seq)
+        for undo in self._unsynced:
+            if not isinstance(undo, int) and undo[0] == key:
+                return undo[1]
+        return self._facts.get(key)
+
     def holds(self, kind: str, view: int, seq: int) -> bool:
         """Whether this fact would survive any crash: it is there and nothing about it unsynced.
         So would one that was forgotten for good, because a checkpoint stands in its place."""

@@ -16,6 +16,7 @@ from chain.genesis import Consensus
 from chain.quorum import REPLICAS_MIN, Quorum
 from testbed.errors import ConfigurationError
 from testbed.simulate.draw_change import Change, draw_change
+from testbed.simulate.draw_power import draw_power
 from testbed.simulate.draw_stops import draw_stops
 from testbed.simulate.scenario import GATEWAY, Crash, Event, Kind, Scenario, Traitor
 from testbed.simulate.traitors import TRICKS
@@ -33,6 +34,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "byzantine": ("byzantine",),
     "stop": (),
     "views": ("alone",),
+    "power": ("crash", "loss", "power"),
     "all": (
         "partition",
         "loss",
@@ -121,6 +123,9 @@ def draw(options: Options, seed: int) -> Scenario:
             events += _FAULT_DRAWS[kind](dice, total, heal_us)
     if "alone" in kinds:
         events += _alone(dice, n, heal_us)
+    if "power" in kinds:
+        asked = [event.at_us for event in events if event.kind is Kind.REQUEST]
+        events += draw_power(dice, n, treacherous, asked, heal_us)
     survivors = tuple(r for r in honest if r not in change.lost)
     events += _permanent(dice, total, [*change.lost], heal_us)
     spare = min(Quorum.of(size).faulty for size in (n, *change.sizes)) - len(traitors)
@@ -164,7 +169,7 @@ def _keep_data_blocks(seed: int) -> int | None:
 
 
 def _enabled(profile: str, kind: str) -> float:
-    always = (profile, kind) in (("membership", "member"), ("views", "alone"))
+    always = (profile, kind) in (("membership", "member"), ("views", "alone"), ("power", "power"))
     return 1.0 if always else _ENABLED.get(kind, 0.5)
 
 
@@ -192,9 +197,11 @@ def _traitors(dice: Random, options: Options, quorum: Quorum, wanted: bool) -> t
         chosen = [
             Traitor(r, tuple(trick.split("+"))) for r, trick in zip(order, tricks, strict=False)
         ]
+    elif options.faults == "power" and dice.random() < 0.7:
+        chosen = [Traitor(r, ("hoard",)) for r in order[: quorum.faulty]]
     elif wanted:
         count = dice.randint(1, quorum.faulty)
-        names = sorted(TRICKS)
+        names = sorted({*TRICKS} - {"hoard"})
         chosen = [
             Traitor(r, tuple(sorted(dice.sample(names, dice.choice((1, 1, 2))))))
             for r in order[:count]

@@ -26,6 +26,7 @@ from chain.pbft.messages import (
     ViewChange,
     decode_signed,
 )
+from chain.pbft.state import ViewFact
 from testbed.simulate.disk import Disk
 from testbed.simulate.outcome import Finding
 from testbed.simulate.reference import Reference, RuleBrokenError
@@ -34,8 +35,21 @@ from testbed.simulate.timeline import Timeline
 __all__ = ["BrokenError", "Checker"]
 
 _messages = msgspec.msgpack.Decoder(ReplicaMessage)
+_views = msgspec.msgpack.Decoder(ViewFact)
 _Vote = tuple[str, int, int, int, int]  # kind, replica, epoch, view, sequence number
 _ASKED = ("view-change", "new-view")  # statements on views, not on sequence numbers
+
+
+def _is_backed(disk: Disk, kind: str, epoch: int, view: int, seq: int) -> bool:
+    """Whether a crash leaves what keeps this vote from being contradicted: that the replica was in
+    this view, or is past it; for a COMMIT, the certificate and the batch."""
+    if kind == "prepared":
+        return disk.holds("prepared", view, seq) and disk.holds("proposal", view, seq)
+    fact = disk.durable("view", 0, 0)
+    if fact is None:
+        return False
+    entered = _views.decode(fact.data)
+    return (entered.epoch, entered.view, entered.active) >= (epoch, view, True)
 
 
 class BrokenError(Exception):
@@ -137,7 +151,8 @@ class Checker:
     # --- what replicas send ----------------------------------------------------------------------
 
     def sent(self, replica: int, frame: bytes, disk: Disk) -> None:
-        """No equivocation, not even across a restart. No vote leaves before it is durable."""
+        """No equivocation, not even across a restart. No vote leaves before it is durable that its
+        view was entered; no COMMIT before its certificate and its batch are."""
         if replica not in self._honest or self._last_frame.get(replica) is frame:
             return
         self._last_frame[replica] = frame
@@ -179,10 +194,10 @@ class Checker:
                 "equivocation", f"honest r{replica} sent two {kind} statements for v{view} n{seq}"
             )
         self._votes[vote] = content
-        if disk is not None and not disk.holds(kind, view, seq):
+        if disk is not None and not _is_backed(disk, kind, epoch, view, seq):
             raise self.broken(
                 "durable-vote",
-                f"r{replica} sent its {kind} vote v{view} n{seq} before it was synced",
+                f"r{replica} sent its {kind} vote v{view} n{seq} before what backs it was synced",
             )
 
     def holds(self, replica: int, values: int, values_max: int) -> None:

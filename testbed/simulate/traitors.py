@@ -6,6 +6,8 @@ what needs more than one process or sees more than effects:
 
 - `twins`: two whole replicas with one key, each heard by a part of the others.
 - `false-seal`: replies to gateways with blocks that do not exist.
+- `hoard`: keeps every batch and COMMIT to itself, and so is the only one that knows what a power
+  cut took from all the others. Only the profile `power` draws it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,17 @@ import msgspec
 
 from chain.block import Block, Head
 from chain.keys import Signer
-from chain.pbft.effects import Effect
-from chain.pbft.messages import ClientMessage, Seal, encode
+from chain.pbft.effects import Broadcast, Effect, Send, SendBatch
+from chain.pbft.messages import (
+    Batch,
+    Bodies,
+    ClientMessage,
+    Commit,
+    PrePrepare,
+    Seal,
+    decode_body,
+    encode,
+)
 from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
 from nodes.byzantine.tricks import ACTS
@@ -30,7 +41,7 @@ from testbed.simulate.scenario import Scenario
 
 __all__ = ["TRICKS", "Cast"]
 
-_SIMULATED = ("false-seal", "twins")
+_SIMULATED = ("false-seal", "hoard", "twins")
 TRICKS: tuple[str, ...] = (*Trick, *_SIMULATED)
 
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
@@ -67,11 +78,14 @@ class Cast:
     def wrapper(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
         """The wrapper around a replica's effects, one per process. None if it is honest."""
         tricks = [Trick(name) for name in self.tricks(replica) if name not in _SIMULATED]
-        if not tricks:
+        hoards = "hoard" in self.tricks(replica)
+        if not tricks and not hoards:
             return None
 
         def wrap(service: Service) -> Rewrite:
             rewrites = [self._rewrite(trick, replica, signer, service) for trick in tricks]
+            if hoards:
+                rewrites.append(self._hoard)
 
             def all_of(effects: list[Effect]) -> list[Effect | Delayed]:
                 changed: list[Effect | Delayed] = list(effects)
@@ -108,6 +122,11 @@ class Cast:
 
         return counted
 
+    def _hoard(self, effects: list[Effect]) -> list[Effect | Delayed]:
+        kept: list[Effect | Delayed] = [e for e in effects if not _gives_away(e)]
+        self.acts["hoard"] += len(kept) < len(effects)
+        return kept
+
     def to_gateway(self, replica: int, signer: Signer, frame: bytes) -> bytes:
         """The frame that a gateway gets instead of `frame`."""
         if "false-seal" not in self.tricks(replica):
@@ -121,3 +140,16 @@ class Cast:
         block = seal.block and Block(head, seal.block.records)
         signature = signer.sign(head)
         return encode(msgspec.structs.replace(seal, head=head, signature=signature, block=block))
+
+
+def _gives_away(effect: Effect) -> bool:
+    """Whether others learn from it what is in an old batch, or that one is prepared."""
+    match effect:
+        case SendBatch():
+            return True
+        case Send(signed=signed):
+            return isinstance(decode_body(signed.body), PrePrepare | Batch | Bodies | Commit)
+        case Broadcast(signed=signed):
+            return isinstance(decode_body(signed.body), Commit)
+        case _:
+            return False

@@ -257,10 +257,14 @@ class Node:
         self.signer = signer_of(me)
         self.ledger = Ledger(membership, cluster.consensus.checkpoint_interval)
         self.store: dict[tuple[str, int, int], Durable] = {}
+        self.durable: dict[
+            tuple[str, int, int], Durable
+        ] = {}  # the part of it that is synced, and the height that is
         self.synced = 0
+        self.keeps_unsynced = False  # when it crashes
         self.clock_skew_us = 0
-        self.persists = 0
-        self.crash_at: int | None = None  # the number of the persist that is the last
+        self.writes = 0
+        self.crash_at: int | None = None  # the number of the persist or sync that is the last
         self.boot()
 
     def boot(self) -> None:
@@ -289,9 +293,12 @@ class Node:
         self._guarded(lambda: self._carry_out(self.replica.start(self.now_us)))
 
     def crash(self) -> None:
-        """Votes are synced; blocks only with the vote after them."""
+        """What was not synced is lost, unless `keeps_unsynced`."""
         self.alive = False
         self.timers = {}
+        if self.keeps_unsynced:
+            return
+        self.store = dict(self.durable)
         if self.ledger.membership.epoch == 0 and self.ledger.pending is None:
             self.ledger.truncate(min(self.synced, self.ledger.height))
 
@@ -319,12 +326,10 @@ class Node:
         match effect:
             case Persist(fact):
                 self.store[(fact.kind, fact.view, fact.seq)] = fact
-                self.synced = self.ledger.height
-                self.persists += 1
-                if self.crash_at == self.persists:
-                    raise Crash
+                self._written()
             case Sync():
-                self.synced = self.ledger.height
+                self.synced, self.durable = self.ledger.height, dict(self.store)
+                self._written()
             case Forget(seq):
                 for key in [k for k in self.store if k[0] in ("proposal", "prepared")]:
                     if key[2] <= seq:
@@ -358,6 +363,11 @@ class Node:
                 self.cluster.refusals.append((self.me, request, reason))
             case Observe(what, view, seq):
                 self.cluster.note(f"{self.me} {what} view {view} seq {seq}")
+
+    def _written(self) -> None:
+        self.writes += 1
+        if self.crash_at == self.writes:
+            raise Crash
 
     def _changed(self, before: Membership | None) -> Membership | None:
         after = self.ledger.pending

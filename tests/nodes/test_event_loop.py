@@ -55,11 +55,27 @@ class Stage:
         self.verified += len(frames)
         return self.node.service.verify_all(frames)
 
+    def prepare(self) -> None:
+        """The PREPAREs of its proposal arrive: its COMMIT needs the disk."""
+        self.node.give(GATEWAY, self.request())
+        proposed = [frame for _, to, frame in self.bus.frames if to == 1]
+        self.bus.frames.clear()
+        for backup in self.bus.nodes[1:3]:
+            backup.give(0, proposed[-1])
+        votes = [(source, frame) for source, to, frame in self.bus.frames if to == 0]
+        self.bus.frames.clear()
+        for source, frame in votes:
+            self.inbox.put(source, frame)
+        self.event_loop.wake()
+
     def arrive(self) -> None:
+        self.inbox.put(GATEWAY, self.request())
+        self.event_loop.wake()
+
+    def request(self) -> bytes:
         device = self.bus.devices[0]
         cose = sign_operation(device.data(self.bus.genesis.network, bytes(200)), device.signer)
-        self.inbox.put(GATEWAY, encode(Submit(cose)))
-        self.event_loop.wake()
+        return encode(Submit(cose))
 
 
 def play(story: Callable[[], object]) -> None:
@@ -74,15 +90,14 @@ def test_nothing_leaves_before_the_disk_has_it(
 
     async def story() -> None:
         stage = Stage(threads)
-        stage.bus.frames.clear()
-        stage.arrive()
+        stage.prepare()
         await until(lambda: stage.event_loop._committing, "a commit on its way")
         for _ in range(100):
             stage.arrive()
-        await until(lambda: stage.verified == 101, "what arrived meanwhile is verified")
+        await until(lambda: stage.verified == 102, "what arrived meanwhile is verified")
         assert not stage.bus.frames
         stage.disk.set()
-        await until(lambda: stage.bus.frames, "the proposal leaves")
+        await until(lambda: stage.bus.frames, "the COMMIT leaves")
         stage.event_loop.stop()
         stage.event_loop.close()
         assert stage.commits >= 1
@@ -100,7 +115,7 @@ def test_while_the_disk_hangs_a_peers_long_frames_stay_in_its_own_queue(
 
     async def story() -> None:
         stage = Stage(threads)
-        stage.arrive()
+        stage.prepare()
         await until(lambda: stage.event_loop._committing, "a commit on its way")
         while not stage.inbox.full(1):
             stage.inbox.put(1, bytes(TURN_BYTES_MAX))
@@ -124,13 +139,12 @@ def test_after_a_failure_nothing_more_is_done(monkeypatch: pytest.MonkeyPatch) -
 
     async def story() -> None:
         stage = Stage(0)
-        stage.bus.frames.clear()
 
         def broken() -> None:
             raise ValueError("a bug")
 
         stage.node.store.commit = broken  # type: ignore[method-assign]
-        stage.arrive()
+        stage.prepare()
         await until(lambda: stage.failures, "the failure is told")
         stage.arrive()
         await asyncio.sleep(0)  # a turn, if there were one

@@ -88,7 +88,7 @@ class Node:
         self.service.start()
 
     def send(self, party: Party, frame: bytes) -> None:
-        self.log.append("send")
+        self.log.append(_kind(frame) if isinstance(party, int) else "Seal")
         self.bus.frames.append((self.me, party, frame))
 
     def congested(self, party: Party) -> bool:
@@ -102,6 +102,10 @@ class Node:
         verified = self.service.verify(party, frame)
         self.service.step([(party, verified)])
         return verified
+
+
+def _kind(frame: bytes) -> str:
+    return type(decode_body(decode_signed(frame).body)).__name__
 
 
 class StoppableClock(SystemClock):
@@ -166,15 +170,18 @@ def test_a_device_is_admitted_and_its_data_become_one_chain() -> None:
 
 
 def test_persist_comes_before_send() -> None:
-    """In the log of every replica, a commit stands before the frames that depend on it."""
+    """In the log of every replica, a commit stands before the COMMITs and before the reply. It is
+    the only one: a PRE-PREPARE or PREPARE needs none."""
     bus = Bus()
     bus.admit()
+    bus.nodes[2].give(GATEWAY, encode(Subscribe(2, False)))
     for node in bus.nodes:
         node.log.clear()
     bus.data()
+    votes = {0: ["PrePrepare"] * 3, 1: ["Prepare"] * 3, 2: ["Prepare"] * 3, 3: ["Prepare"] * 3}
     for node in bus.nodes:
-        assert node.log[0] == "commit"
-        assert node.log.count("commit") == 2  # the proposal, the prepared certificate
+        reply = ["Seal"] if node.me == 2 else []
+        assert node.log == [*votes[node.me], "commit", *["Commit"] * 3, *reply]
 
 
 def test_a_store_that_is_full_lets_nothing_out() -> None:
@@ -185,7 +192,7 @@ def test_a_store_that_is_full_lets_nothing_out() -> None:
     backup.log.clear()
     with pytest.raises(StoreFull):
         bus.data()
-    assert backup.log == []
+    assert backup.log == ["Prepare"] * 3
 
 
 def test_a_subscriber_gets_what_it_missed_in_bounded_pieces_and_then_what_comes() -> None:

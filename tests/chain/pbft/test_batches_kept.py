@@ -50,6 +50,7 @@ def test_what_honest_backups_voted_for_outlives_a_view_that_did_not_order_it(
     cluster.settle(lambda: min(cluster.views()) == 2, 30_000_000)
     cluster.crash(*restarted)
     cluster.restart(*restarted)
+    cluster.request("b", to=HONEST)
     cluster.settle(lambda: all("b" in cluster.executed(i) for i in HONEST), 200_000_000)
     assert all("a" in cluster.executed(i) for i in HONEST)
     assert not cluster.accusations

@@ -92,11 +92,11 @@ def test_a_removed_replica_follows_to_the_boundary_and_votes_no_more() -> None:
     blocks(cluster, 10)
     removed = cluster.nodes[4]
     assert removed.replica.membership.ids == (0, 1, 2, 3)
-    before = removed.persists
+    before = removed.writes
     blocks(cluster, 4)
     cluster.run(1_000_000)
     assert [key for key in removed.store if key[0] == "proposal" and key[2] > 8] == []
-    assert removed.persists >= before
+    assert removed.writes >= before
 
 
 def test_nobody_executes_above_the_boundary_before_it_is_stable() -> None:

@@ -10,9 +10,17 @@ import msgspec
 import pytest
 
 from chain.errors import Misuse
-from chain.pbft.messages import Commit, Heads, PrePrepare, ViewChange, decode_body
+from chain.pbft.messages import (
+    Commit,
+    Heads,
+    Prepare,
+    PrePrepare,
+    Signed,
+    ViewChange,
+    decode_body,
+)
 from chain.pbft.state import ViewFact
-from tests.chain.cluster import Cluster
+from tests.chain.cluster import LINK_US, Cluster, sign, signer_of
 
 
 def scenario(cluster: Cluster) -> None:
@@ -29,20 +37,25 @@ def scenario(cluster: Cluster) -> None:
         cluster.run(4_000)
 
 
-def persists_of(replica: int) -> int:
+def writes_of(replica: int) -> range:
+    """The numbers of its writes and syncs in the scenario."""
     cluster = Cluster()
+    started = cluster.nodes[replica].writes
     scenario(cluster)
-    return cluster.nodes[replica].persists
+    return range(started + 1, cluster.nodes[replica].writes + 1)
 
 
+@pytest.mark.parametrize("keeps_unsynced", [False, True])
 @pytest.mark.parametrize("replica", range(4))
-def test_crash_at_every_persist_boundary(replica: int) -> None:
-    """Power fails right after the k-th durable fact, for every k; blocks not synced are lost."""
-    count = persists_of(replica)
-    assert count > 40
-    for boundary in range(1, count + 1):
+def test_crash_at_every_persist_boundary(replica: int, keeps_unsynced: bool) -> None:
+    """Power fails right after the k-th write or sync, for every k; all sends before it have left.
+    What was not synced is lost, or kept."""
+    boundaries = writes_of(replica)
+    assert len(boundaries) > 60
+    for boundary in boundaries:
         cluster = Cluster()
         cluster.nodes[replica].crash_at = boundary
+        cluster.nodes[replica].keeps_unsynced = keeps_unsynced
         scenario(cluster)
         assert not cluster.nodes[replica].alive
         cluster.restart(replica)
@@ -51,12 +64,14 @@ def test_crash_at_every_persist_boundary(replica: int) -> None:
         assert not cluster.accusations, f"after persist {boundary}"
 
 
-@pytest.mark.parametrize("boundary", range(1, 60, 3))
-def test_all_crash_at_once_and_nothing_is_lost(boundary: int) -> None:
-    """What f+1 replied survives a crash of all: the votes that decided it are durable."""
+@pytest.mark.parametrize("keeps_unsynced", [False, True])
+@pytest.mark.parametrize("boundary", range(3, 72, 3))
+def test_all_crash_at_once_and_nothing_is_lost(boundary: int, keeps_unsynced: bool) -> None:
+    """What f+1 replied survives a crash of all: the COMMITs that decided it were durable."""
     cluster = Cluster()
     for node in cluster.nodes.values():
         node.crash_at = boundary
+        node.keeps_unsynced = keeps_unsynced
     scenario(cluster)
     final = {
         name
@@ -70,17 +85,92 @@ def test_all_crash_at_once_and_nothing_is_lost(boundary: int) -> None:
     assert final <= set(cluster.executed(1))
 
 
-def test_a_primary_that_restarts_goes_on_with_its_proposals() -> None:
-    """Its PRE-PREPAREs are durable before they leave: none is made twice or differently."""
+def test_a_primary_that_restarts_proposes_no_more_in_its_view() -> None:
+    """It may have proposed there what it forgot. It asks for the next view, and the others follow
+    at once: nobody waits for a timeout."""
     cluster = Cluster()
-    cluster.lose = lambda source, to, message: source == 0
-    cluster.request("a")
+    cluster.lose = lambda source, to, message: source == 0 and to != 3
+    cluster.request("a", to=0)
     cluster.run(10_000)
     cluster.crash(0)
     cluster.heal()
     cluster.restart(0)
-    cluster.settle(limit_us=5_000_000)
-    assert cluster.views() == [0, 0, 0, 0]
+    cluster.run(5 * LINK_US)
+    assert cluster.views() == [1, 1, 1, 1]
+    assert all(node.replica.active for node in cluster.nodes.values())
+    cluster.request("b", to=0)
+    cluster.settle(limit_us=100_000)
+
+
+def test_a_backup_that_restarts_follows_without_a_vote_until_the_next_view() -> None:
+    """It may have voted in this view and forgotten it. One backup alone holds nobody up; as soon
+    as f+1 ask for the next view, all of them are in it."""
+    cluster = Cluster()
+    cluster.request("a", to=range(4))
+    cluster.settle()
+    cluster.crash(3)
+    cluster.restart(3)
+    told = len(cluster.transcript)
+    cluster.request("b", to=3)  # which hands it to the primary all the same
+    cluster.settle(lambda: all("b" in cluster.executed(i) for i in range(4)), 1_000_000)
+    assert cluster.views() == [0, 0, 0, 1]
+    votes = ("PREPARE v", "COMMIT v")
+    assert not [
+        line
+        for line in cluster.transcript[told:]
+        if "3 -> " in line and any(vote in line and "of 3" in line for vote in votes)
+    ]
+    cluster.crash(2)
+    cluster.restart(2)
+    cluster.run(10 * LINK_US)
+    assert cluster.views() == [1, 1, 1, 1]
+    assert all(node.replica.active for node in cluster.nodes.values())
+
+
+def test_votes_that_a_power_cut_took_from_everybody_are_contradicted_by_nobody() -> None:
+    """All PREPAREs of "a" left, none was durable. The next view proposes something else."""
+    cluster = Cluster()
+    cluster.lose = lambda source, to, message: isinstance(message, Prepare)
+    cluster.request("a", to=0)
+    cluster.run(5_000)
+    cluster.crash(*range(4))
+    assert not any(key[0] == "proposal" for node in cluster.nodes.values() for key in node.store)
+    cluster.heal()
+    cluster.restart(*range(4))
+    cluster.request("b", to=range(4))
+    cluster.settle(lambda: all("b" in cluster.executed(i) for i in range(4)), 10_000_000)
+    assert min(cluster.views()) == 1
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_certificate_whose_batch_a_power_cut_took_from_everybody_stalls_no_view(
+    first: bool,
+) -> None:
+    """A traitor alone sees that "a" is prepared, and keeps the certificate and not the batch. Its
+    VIEW-CHANGE names it in every view, and may be the first to arrive."""
+    cluster = Cluster(byzantine=[0])
+    cluster.lose = lambda source, to, message: isinstance(message, Prepare) and to != 0
+    cluster.request("a", to=0)
+    cluster.run(5_000)
+    slot = cluster.nodes[0].replica._s.log.get(1)
+    assert slot is not None
+    proof = slot.prepared_proof
+    assert proof is not None
+    cluster.crash(*range(4))
+
+    def beside(source: int, to: int, signed: Signed) -> Signed:
+        message = decode_body(signed.body)
+        if source and isinstance(message, ViewChange) and (first or message.view % 2):
+            lie = ViewChange(0, 0, message.view, 0, bytes(32), (), (proof,))
+            cluster.post(0, to, sign(signer_of(0), lie))
+        return signed
+
+    cluster.lose = lambda source, to, message: to == 0
+    cluster.on_post = beside
+    cluster.restart(1, 2, 3)
+    cluster.request("b", to=(1, 2, 3))
+    cluster.settle(lambda: all("b" in cluster.executed(i) for i in (1, 2, 3)), 10_000_000)
+    assert not cluster.accusations
 
 
 def test_a_restart_while_waiting_for_a_view_sends_the_same_view_change() -> None:

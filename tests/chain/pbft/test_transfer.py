@@ -307,7 +307,7 @@ def test_a_crash_in_the_middle_of_a_transfer() -> None:
     for boundary in range(1, 8):
         cluster = far_behind(60)
         cluster.heal()
-        cluster.nodes[3].crash_at = cluster.nodes[3].persists + boundary
+        cluster.nodes[3].crash_at = cluster.nodes[3].writes + boundary
         cluster.run(1_500_000)
         assert not cluster.nodes[3].alive
         cluster.restart(3)

@@ -1,0 +1,47 @@
+"""The profile `power`: all honest replicas lose power at one moment, while a vote is on its way.
+
+PREPAREs are not durable when they leave. So a power cut soon after a request takes votes, and
+batches, from everybody who gave them. A traitor (`hoard`) has no power cut, and keeps the
+certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from random import Random
+
+from testbed.simulate.scenario import Crash, Event, Kind
+
+__all__ = ["draw_power"]
+
+_CUTS_MAX = 4
+_AFTER_US_MAX = 80_000  # after a request: its batch is proposed, prepared or committed
+_DARK_US = (50_000, 600_000)
+_FAR_US = (30_000, 100_000)
+
+
+def draw_power(
+    dice: Random, n: int, treacherous: Collection[int], asked_us: Sequence[int], heal_us: int
+) -> list[Event]:
+    """`asked_us`: when requests are made. In half of the runs, honest replicas are further from
+    each other than from traitors, whose messages then come first."""
+    honest = [r for r in range(n) if r not in treacherous]
+    events = []
+    for _ in range(dice.randint(1, _CUTS_MAX)):
+        at_us = min(dice.choice(asked_us) + dice.randrange(_AFTER_US_MAX), heal_us - 1)
+        dark_us = dice.randint(*_DARK_US)
+        keeps = dice.choice((Crash.LOST, Crash.LOST, Crash.TORN))
+        events += [
+            Event(
+                at_us=at_us,
+                kind=Kind.CRASH,
+                duration_us=dark_us,
+                nodes=(r,),
+                detail=keeps.value,
+            )
+            for r in honest
+        ]
+    if dice.random() < 0.5:
+        links = tuple((a, b) for a in honest for b in honest if a != b)
+        events.append(Event(at_us=0, kind=Kind.DELAY, links=links, amount=dice.randint(*_FAR_US)))
+    return events
