@@ -4,7 +4,8 @@
 contract between the two:
 
 1. The host verifies bytes with `verify.Verifier`. The core trusts a `Received` in that, and in
-   nothing else. `message_filter` says what need not be verified.
+   nothing else. `message_filter` says what need not be verified. The signature of a COMMIT that
+   came over its sender's own link is not checked yet: the core asks before it shows one to others.
 2. For each `Input` the host calls `effects = replica.handle(input, now_us)`, one at a time.
    `now_us` is the wall time. The core reads no clock, file, socket or random number.
 3. The host carries the effects out **in order**. Facts (`Persist`) and blocks before a `Sync` are

@@ -32,7 +32,8 @@ M_co = TypeVar("M_co", bound=ReplicaMessage, covariant=True)
 
 
 class Received(msgspec.Struct, Generic[M_co], frozen=True):
-    """A replica message whose signatures, nested ones too, hold (`chain.pbft.verify` made it).
+    """A replica message whose signatures, nested ones too, hold (`chain.pbft.verify` made it). Only
+    a COMMIT that came from its sender itself may have a bad one: `ReplicaState.holds` tells.
 
     | of | fields |
     |---|---|

@@ -48,6 +48,7 @@ from chain.pbft.messages import (
     Prepare,
     PrePrepare,
     ReplicaMessage,
+    Signed,
     StatusMessage,
     ViewChange,
 )
@@ -87,6 +88,7 @@ class Replica:
     `membership`: the membership that decided the block `executed` (epoch 0 at genesis).
     `pending`: the next epoch's membership if a block up to `executed` changed it and it is not in
     force for `executed` (it comes into force with the first block after the next checkpoint).
+    `holds`: whether the signature of a statement is its sender's (`verify.Verifier.holds`).
     `executed`: (height, head hash, block time in microseconds) of the last block in the ledger.
     `durable`: everything persisted and not forgotten, in any order (see `effects.Durable`).
     """
@@ -100,6 +102,7 @@ class Replica:
         signer: Signer,
         *,
         state_machine: StateMachine,
+        holds: Callable[[Signed], bool],
         executed: tuple[int, bytes, int],
         durable: Sequence[Durable] = (),
         pending: Membership | None = None,
@@ -113,6 +116,7 @@ class Replica:
             network,
             signer,
             state_machine=state_machine,
+            holds=holds,
             executed=executed,
             pending=pending,
         )

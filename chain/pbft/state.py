@@ -6,6 +6,8 @@ one view in `enter_view`. The modules that change a part are named beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from chain.genesis import Consensus, Membership
@@ -67,6 +69,7 @@ class ReplicaState:
         signer: Signer,
         *,
         state_machine: StateMachine,
+        holds: Callable[[Signed], bool],
         executed: tuple[int, bytes, int],
         pending: Membership | None,
     ) -> None:
@@ -74,6 +77,7 @@ class ReplicaState:
         self.consensus = consensus
         self.network = network
         self.state_machine = state_machine
+        self.holds = holds
         self._signer = signer
         self.now_us = 0
         self.out: list[Effect] = []
@@ -193,7 +197,9 @@ class ReplicaState:
         self.out.append(Accuse(culprit, reason, _bare(first), second and _bare(second)))
 
     def accuse_equivocation(self, fact: Equivocation) -> None:
-        self.accuse(fact.culprit, f"equivocation-{fact.what}", fact.first, fact.second)
+        """Not with a COMMIT that its sender did not sign: nobody else could check that."""
+        if self.holds(fact.first) and self.holds(fact.second):
+            self.accuse(fact.culprit, f"equivocation-{fact.what}", fact.first, fact.second)
 
 
 def _bare(signed: Signed) -> Signed:

@@ -174,7 +174,8 @@ def _resend_log(s: ReplicaState, status: StatusMessage, peer: Peer, lags: bool) 
         digest = slot.accepted.digest if slot.accepted is not None else b""
         if everything and slot.committed is not None:
             digest = slot.committed[1]
-            votes = slot.commits.matching(*slot.committed)[: s.quorum.strong]
+            commits = slot.commits.matching(*slot.committed)
+            votes = tuple(filter(s.holds, commits))[: s.quorum.strong]
         else:
             votes = _own_votes(s, slot, slot.seq in prepared)
         batch = slot.batches.get(digest)

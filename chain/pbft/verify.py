@@ -4,6 +4,9 @@ Pure and thread-safe: the host may verify in bulk, in threads, before its loop. 
 twice, because good signatures and opened requests are remembered, within a bound. Certificates (q
 CHECKPOINTs; a PRE-PREPARE with q-1 PREPAREs; q VIEW-CHANGEs) are checked as a whole: distinct
 members of one epoch that say the same. What a true message means is in `chain.pbft`.
+
+COMMITs stand in no certificate, and a link is authenticated. So one that comes over its sender's
+own link counts as it is. Its signature is checked (`holds`) before it is handed on or is evidence.
 """
 
 from __future__ import annotations
@@ -113,8 +116,19 @@ class Verifier:
             raise PeerFault("wrong-sender", f"{message.sender} over the link of {sender}")
         if signed.attachment and not isinstance(message, PrePrepare):
             raise PeerFault("bad-frame", "an attachment that nothing commits to")
-        self._check_signature(message, signed, self._key(message), remember=relayed)
+        public = self._key(message)
+        if not isinstance(message, Commit) or message.sender != sender:
+            self._check_signature(message, signed, public, remember=relayed)
         return self._contents(message, signed)
+
+    def holds(self, signed: Signed) -> bool:
+        """Whether a replica's statement is signed by its sender: others can check it too."""
+        try:
+            message = decode_body(signed.body)
+            self._check_signature(message, signed, self._key(message), remember=True)
+        except PeerFault:
+            return False
+        return True
 
     def _contents(self, message: ReplicaMessage, signed: Signed) -> Received[ReplicaMessage]:
         received = Received(message, signed)

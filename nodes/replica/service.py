@@ -94,6 +94,9 @@ class Service:
         self._memberships = {0: genesis.membership}
         decided_by = self._replay(store)
         newest = self.ledger.decided_membership
+        self._verifier = Verifier(
+            self._network, scheme, self._membership, self._verify_items, newest.epoch
+        )
         self.core = Replica(
             me,
             decided_by,
@@ -101,12 +104,10 @@ class Service:
             self._network,
             signer,
             state_machine=self.ledger,
+            holds=self._verifier.holds,
             executed=(self.ledger.height, self.ledger.head_hash, self.ledger.time_us),
             durable=store.facts(),
             pending=newest if newest.epoch != decided_by.epoch else None,
-        )
-        self._verifier = Verifier(
-            self._network, scheme, self._membership, self._verify_items, newest.epoch
         )
         self._endorser = Endorser(
             me,

@@ -220,6 +220,11 @@ class Checker:
         if fault is not None:
             raise self.broken("evidence", f"r{replica} accuses r{culprit} of {reason}: {fault}")
 
+    def blamed(self, replica: int, party: object, code: object) -> None:
+        """No honest replica hands on what does not hold."""
+        if replica in self._honest and party in self._honest and code == "bad-signature":
+            raise self.broken("accusation", f"r{replica} got a bad signature from honest r{party}")
+
     # --- what clients hold -----------------------------------------------------------------------
 
     def final(self, gateway: int, height: int, head_hash: bytes, signers: Collection[int]) -> None:

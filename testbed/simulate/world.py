@@ -399,6 +399,8 @@ class _World:
             self._accused(machine.me, msgspec.convert(fields, Accusation))
         elif event == "view":
             self._views += 1
+        elif event == "peer-fault":
+            self._checker.blamed(machine.me, fields["party"], fields["code"])
         elif event == "diverged" and machine.me in self._honest:
             raise self._checker.broken("agreement", f"r{machine.me} diverged from a quorum")
         if self._transcript is not None and event != "block":

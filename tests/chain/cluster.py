@@ -280,6 +280,7 @@ class Node:
             NETWORK,
             self.signer,
             state_machine=ledger,
+            holds=self.verifier.holds,
             executed=ledger.tip,
             durable=list(self.store.values()),
             pending=ledger.pending,

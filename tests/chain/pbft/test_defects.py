@@ -273,6 +273,7 @@ def test_a_slow_primary_is_replaced_or_fills_its_batches() -> None:
         NETWORK,
         slow.signer,
         state_machine=slow.ledger,
+        holds=slow.verifier.holds,
         executed=slow.ledger.tip,
     )
     slow.start()

@@ -17,6 +17,7 @@ from chain.pbft.messages import (
     PrePrepare,
     Proposal,
     ReplicaMessage,
+    Signed,
     decode_body,
     encode,
 )
@@ -358,3 +359,36 @@ def test_times_rise_and_are_those_of_the_proposer() -> None:
     heads = [msgspec.structs.astuple(block)[0] for block in cluster.nodes[2].ledger.blocks]
     times = [int.from_bytes(head[52:60], "big") for head in heads]
     assert times == sorted(set(times))
+
+
+def test_commits_that_their_sender_did_not_sign_are_not_handed_on() -> None:
+    """They count where they come over its own link. A laggard gets only those that it can check,
+    and nobody honest is blamed for passing on the others."""
+    cluster = Cluster(byzantine=[3])
+
+    def unsigned(source: int, to: int, signed: Signed) -> Signed:
+        lies = source == 3 and isinstance(decode_body(signed.body), Commit)
+        return Signed(signed.body, bytes(64)) if lies else signed
+
+    cluster.on_post = unsigned
+    cluster.isolate(2)
+    for number in range(6):
+        cluster.request(f"r{number}")
+        cluster.run(10_000)
+    assert cluster.heights() == [6, 6, 0, 6]
+    cluster.crash(3)
+    cluster.heal()
+    cluster.settle(limit_us=20_000_000)
+    assert not cluster.faults
+
+
+@pytest.mark.parametrize("signs", [False, True])
+def test_a_commit_is_evidence_only_if_its_sender_signed_it(signs: bool) -> None:
+    cluster = Cluster(byzantine=[3])
+    node = cluster.nodes[0]
+    first, second = (sign(signer_of(3), Commit(0, 3, 0, 1, each * 32)) for each in (b"a", b"b"))
+    if not signs:
+        first = Signed(first.body, bytes(64))
+    for each in (first, second):
+        node.give(node.verifier.verify(encode(each), 3))
+    assert len(cluster.accusations) == signs

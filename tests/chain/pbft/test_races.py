@@ -20,6 +20,7 @@ def judged(world: World, seq: int, request: VerifiedRequest) -> Verdict:
         world.network,
         world.replicas[1],
         state_machine=ledger,
+        holds=lambda signed: True,
         executed=(ledger.height, ledger.head_hash, ledger.time_us),
         pending=None,
     )

@@ -271,3 +271,25 @@ def test_a_replica_that_starts_after_many_epochs_hears_its_peers() -> None:
         assert verifier.verify(encode(status), sender).message.sender == sender
     with pytest.raises(PeerFault, match="not-a-member"):
         verifier.verify(encode(signed(StatusMessage(163, 5, 0, True, 0, 0))), 5)
+
+
+def unsigned(message: ReplicaMessage) -> Signed:
+    return Signed(encode(message), bytes(64))
+
+
+def test_a_commit_over_its_senders_own_link_counts_and_is_checked_before_others_see_it() -> None:
+    world = World()
+    world.verifier.verify(encode(signed(Commit(0, 1, 0, 1, A))), 1)
+    world.verifier.verify(encode(unsigned(Commit(0, 2, 0, 1, A))), 2)
+    assert world.scheme.count == 0
+    assert world.verifier.holds(signed(Commit(0, 1, 0, 1, A)))
+    assert not world.verifier.holds(unsigned(Commit(0, 2, 0, 1, A)))
+    assert world.scheme.count == 2
+
+
+def test_nothing_else_counts_without_its_signature() -> None:
+    world = World()
+    world.refuses(unsigned(Commit(0, 2, 0, 1, A)), 1, "bad-signature")
+    world.refuses(unsigned(Commit(0, 4, 0, 1, A)), 4, "not-a-member")
+    world.refuses(unsigned(Prepare(0, 2, 0, 1, A)), 2, "bad-signature")
+    world.refuses(unsigned(Checkpoint(0, 2, 8, A)), 2, "bad-signature")

@@ -61,7 +61,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if s.voting:",
         faults="network",
         budget=1000,
-        known=61,
+        known=44,
     ),
     Mutant(
         "digest-unchecked",
@@ -187,6 +187,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            try:\n                self._store.commit()\n"
         "            except Exception:\n                pass",
         faults="disk",
+        known=1,
     ),
     Mutant(
         "abstention-skipped",
@@ -194,7 +195,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return self.until is not None and stable >= self.until",
         "return True",
         faults="disk",
-        known=1,
+        known=35,
     ),
     Mutant(
         "abstention-forgotten-by-a-restart",
@@ -204,6 +205,14 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="disk",
         budget=1500,
         known=371,
+    ),
+    Mutant(
+        "hands-on-what-it-did-not-check",
+        "chain.pbft.status",
+        "votes = tuple(filter(s.holds, commits))[",
+        "votes = tuple(commits)[",
+        faults="network",
+        byzantine=(("bad-signature", 1),),
     ),
     # --- epochs ----------------------------------------------------------------------------------
     Mutant(
@@ -260,7 +269,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("forge-view-change", 1),),
         faults="network",
         budget=1000,
-        known=86,
+        known=12,
     ),
     Mutant(
         "lying-heads-believed",
@@ -280,7 +289,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("lying-transfer", 1),),
         faults="crash",
         budget=500,
-        known=32,
+        known=16,
     ),
     # --- view changes ----------------------------------------------------------------------------
     Mutant(
@@ -328,7 +337,7 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("forge-new-view", 1),),
         faults="network",
         budget=400,
-        known=3,
+        known=8,
     ),
     Mutant(
         "view-change-never-sent-again",
