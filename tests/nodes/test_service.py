@@ -184,6 +184,26 @@ def test_persist_comes_before_send() -> None:
         assert node.log == [*votes[node.me], "commit", *["Commit"] * 3, *reply]
 
 
+def test_a_reply_waits_for_the_commit_of_its_own_step() -> None:
+    """All votes come in one step. In it the replica votes too, so the block is final by its own
+    COMMIT, whose certificate is not on the disk before the step's commit."""
+    bus = Bus()
+    bus.admit()
+    node = bus.nodes[2]
+    node.give(GATEWAY, encode(Subscribe(2, False)))
+    held: list[tuple[Party, Verified]] = []
+    node.give = lambda party, frame: _hold(node, held, party, frame)  # type: ignore[method-assign]
+    node.log.clear()
+    bus.data()
+    node.service.step(held)
+    assert node.log == ["commit", *["Prepare"] * 3, *["Commit"] * 3, "Seal"]
+
+
+def _hold(node: Node, held: list[tuple[Party, Verified]], party: Party, frame: bytes) -> Verified:
+    held.append((party, node.service.verify(party, frame)))
+    return held[-1][1]
+
+
 def test_a_store_that_is_full_lets_nothing_out() -> None:
     bus = Bus()
     bus.admit()

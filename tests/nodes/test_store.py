@@ -461,3 +461,10 @@ def test_a_file_with_other_tables_is_no_ledger(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(Damaged, match="does not belong"):
         open_readonly(tmp_path / "other.db")
+
+
+def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    """FULL (2): SQLite syncs its log in each commit. NORMAL would leave that for later."""
+    store = sqlite(tmp_path)
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    store.close()

@@ -175,6 +175,26 @@ REFUSED: list[tuple[str, Signed, int, str]] = [
      "bad-new-view"),
     ("another's pre-prepare in O", signed(new_view(
         pre_prepares=(signed(PrePrepare(0, 2, 1, 9, A)),))), 1, "bad-new-view"),
+    ("a checkpoint proven by another epoch", signed(view_change(3, stable_proof=tuple(
+        signed(Checkpoint(1, i, 8, A)) for i in range(4)))), 3, "bad-certificate"),
+    ("a checkpoint proven by two epochs", signed(view_change(
+        3, stable_proof=(*checkpoints()[:2], signed(Checkpoint(1, 2, 8, A))))), 3,
+     "bad-certificate"),
+    ("heads proven by two epochs", signed(Heads(
+        0, 1, 1, (), (*checkpoints()[:2], signed(Checkpoint(1, 2, 8, A))))), 1,
+     "bad-certificate"),
+    ("certificate with another epoch's pre-prepare", signed(view_change(3, prepared=(
+        PreparedProof(signed(PrePrepare(1, 0, 0, 9, A)), certificate(9).prepares),))), 3,
+     "bad-certificate"),
+    ("certificate with another epoch's vote", signed(view_change(3, prepared=(
+        PreparedProof(certificate(9).pre_prepare, (
+            certificate(9).prepares[0], signed(Prepare(1, 2, 0, 9, A)))),))), 3,
+     "bad-certificate"),
+    ("another epoch's view change", signed(new_view(view_changes=(
+        *new_view().view_changes[:2],
+        signed(view_change(2, epoch=1, prepared=()))))), 1, "bad-certificate"),
+    ("another epoch's pre-prepare in O", signed(new_view(
+        pre_prepares=(signed(PrePrepare(1, 1, 1, 9, A)),))), 1, "bad-certificate"),
 ]  # fmt: skip
 
 

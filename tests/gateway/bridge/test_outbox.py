@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_a_full_disk_is_a_refusal_not_damage(tmp_path: Path) -> None:
 
 WRITER = """
 import hashlib, sys
+from contextlib import closing
 from pathlib import Path
 from gateway.bridge.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
@@ -197,3 +199,9 @@ def test_it_behaves_as_an_ordered_map(
     assert [(e.digest, e.payload) for e in outbox.pending()] == list(model.items())
     assert (len(outbox), outbox.payload_bytes) == (len(model), len(model))
     outbox.close()
+
+
+def test_a_message_is_on_the_disk_when_put_returns(tmp_path: Path) -> None:
+    """FULL (2): SQLite syncs its log in each commit. NORMAL would leave that for later."""
+    with closing(Outbox(tmp_path / "outbox.db")) as outbox:
+        assert outbox._db.execute("PRAGMA synchronous").fetchone() == (2,)

@@ -52,7 +52,7 @@ MUTANTS: tuple[Mutant, ...] = (
         faults="network",
         byzantine=(("twins", 1),),
         budget=1000,
-        known=196,
+        known=452,
     ),
     Mutant(
         "commit-after-leaving-the-view",
