@@ -67,6 +67,7 @@ class Client:
         self.head_hash = self._tracker.head_hash
         self.records = 0
         self.conflicts = 0
+        self._views: dict[int, int] = {}  # of each replica
         self._view = 0
         self._waiting: dict[bytes, _Waiting] = {}  # by item
         self._items: dict[bytes, bytes] = {}  # request id -> item
@@ -190,7 +191,10 @@ class Client:
                 pass
 
     def _sealed(self, seal: Seal) -> None:
-        self._view = max(self._view, seal.view)
+        self._views[seal.replica] = seal.view
+        # f+1 replicas are at it or above: one that has restarted may be alone in a later view.
+        believed = sorted(self._views.values(), reverse=True)
+        self._view = believed[min(len(believed), self._membership.quorum.weak) - 1]
         self.conflicts += self._tracker.feed(seal) is not None
         while (final := self._tracker.next_final()) is not None:
             self.height, self.head_hash = final.height, digest(final.head)

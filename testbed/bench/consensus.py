@@ -19,6 +19,7 @@ import msgspec
 import psutil
 
 from testbed.bench.client import Client
+from testbed.bench.hops import Asked, Hop, hops
 from testbed.bench.limit import Limit, cpu_s, verification_limit
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
@@ -26,7 +27,7 @@ from testbed.bench.stage import Say, until
 
 __all__ = ["Plan", "Result", "measure", "measure_all", "rss_mb", "run"]
 
-SCHEMA = "testbed.bench.consensus/1"
+SCHEMA = "testbed.bench.consensus/2"
 WARM_UP_S = 1.0
 LIMIT_S = 1.5  # before each load and again after it: others may share the machine
 
@@ -63,6 +64,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
     latency_ms: Latency
     alone_ms: Latency  # one request at a time, before the load
+    alone_hops: list[Hop]  # where the time of these goes
     enrolments_per_s: float
     cpu_us_per_request: float  # of one replica, the mean over all
     cpu_us_client: float  # per request
@@ -94,7 +96,12 @@ def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> 
         ) as network:
             say(f"starting {plan.replicas} replicas, {plan.store} store")
             network.start()
-            results = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
+            told = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
+        events = [network.events(n) for n in network.replicas]
+        results = [
+            msgspec.structs.replace(result, alone_hops=hops(events, asked))
+            for result, asked in told
+        ]
         if plan.profile is not None:
             for n in network.replicas:
                 stats = network.home(n) / "profile.pstats"
@@ -117,7 +124,7 @@ async def _under_loads(
     *,
     rounds: int,
     say: Say,
-) -> list[Result]:
+) -> list[tuple[Result, list[Asked]]]:
     client = Client(network, body_source=plan.replicas - 1)
     await client.connect()
     load = Load(client, of, plan.payload_bytes)
@@ -130,7 +137,8 @@ async def _under_loads(
     results = []
     for number in in_flight:
         each = msgspec.structs.replace(plan, in_flight=number)
-        alone = await _alone(each, load, client, say)
+        asked = await _alone(each, load, client, say)
+        alone = _latency([(one.answered_ns - one.sent_ns) / 1e9 for one in asked])
         load.start(number)
         await asyncio.sleep(WARM_UP_S)
         found = [await _round(each, network, load, client, say) for _ in range(rounds)]
@@ -141,23 +149,23 @@ async def _under_loads(
         result = msgspec.structs.replace(
             found[len(found) // 2], alone_ms=alone, enrolments_per_s=enrolments_per_s
         )
-        results.append(_beside(result, before, limit))
+        results.append((_beside(result, before, limit), asked))
     await client.close()
     return results
 
 
-async def _alone(plan: Plan, load: Load, client: Client, say: Say) -> Latency:
+async def _alone(plan: Plan, load: Load, client: Client, say: Say) -> list[Asked]:
     """One request at a time."""
-    alone_s: list[float] = []
+    asked: list[Asked] = []
 
     async def ask() -> None:
         for _ in range(plan.alone_requests):
-            sent_s = time.perf_counter()
+            sent_ns = time.monotonic_ns()
             await load.data(load.devices[0])
-            alone_s.append(time.perf_counter() - sent_s)
+            asked.append(Asked(client.height, sent_ns, time.monotonic_ns()))
 
-    await until("one request at a time", client, lambda: len(alone_s), ask(), say)
-    return _latency(alone_s)
+    await until("one request at a time", client, lambda: len(asked), ask(), say)
+    return asked
 
 
 async def _round(plan: Plan, network: Network, load: Load, client: Client, say: Say) -> Result:
@@ -186,6 +194,7 @@ async def _round(plan: Plan, network: Network, load: Load, client: Client, say: 
         requests_per_s=done / took_s,
         latency_ms=latency,
         alone_ms=latency,
+        alone_hops=[],
         enrolments_per_s=0.0,
         cpu_us_per_request=spent_s / max(done, 1) / plan.replicas * 1e6,
         cpu_us_client=own_s / max(done, 1) * 1e6,

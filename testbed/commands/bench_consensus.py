@@ -184,6 +184,7 @@ def _readable(result: Result) -> str:
             ("the same in CPU time", f"{result.cpu_ratio or 0:.2f}"),
             ("latency p50 / p90 / p99 ms", f"{latency.p50} / {latency.p90} / {latency.p99}"),
             ("one request alone p50 / p99 ms", f"{alone.p50} / {alone.p99}"),
+            *((f"  until {hop.until}, p50 ms", f"{hop.p50_ms}") for hop in result.alone_hops),
             ("enrolments/s", f"{result.enrolments_per_s:,.0f}"),
             ("CPU us per request per replica", f"{result.cpu_us_per_request:.0f}"),
             ("CPU us per request, client", f"{result.cpu_us_client:.0f}"),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from testbed.bench import catch_up, limit, memory
 from testbed.bench.consensus import Plan, measure
+from testbed.bench.hops import HOPS
 from testbed.bench.limit import verification_limit
 from testbed.bench.load import Device
 from testbed.bench.stage import until
@@ -124,8 +125,12 @@ def test_the_command_prints_json_for_machines() -> None:
     )
     assert ended.exit_code == 0, ended.output
     printed = json.loads(ended.stdout)
-    assert printed["schema"] == "testbed.bench.consensus/1"
+    assert printed["schema"] == "testbed.bench.consensus/2"
     assert printed["ratio"] > 0
+    assert [hop["until"] for hop in printed["alone_hops"]] == list(HOPS)
+    assert all(hop["p50_ms"] >= 0 for hop in printed["alone_hops"])
+    total_ms = sum(hop["p50_ms"] for hop in printed["alone_hops"])
+    assert 0 < total_ms < printed["alone_ms"]["max"]
 
 
 def test_a_profile_directory_that_is_missing_is_named(tmp_path: Path) -> None:
