@@ -26,6 +26,7 @@ from testbed.simulate.draw import PROFILES, Options, draw
 from testbed.simulate.outcome import Outcome, Summary
 from testbed.simulate.scenario import Scenario
 from testbed.simulate.shrink import shrink
+from testbed.simulate.strategies import STRATEGIES
 from testbed.simulate.sweep import open_executor, sweep
 from testbed.simulate.traitors import TRICKS
 from testbed.simulate.transcript import Transcript
@@ -47,6 +48,9 @@ def simulate(  # noqa: PLR0917 - one parameter per option
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run.")] = 1000,
     first: Annotated[int, typer.Option("--from", min=0, help="The first seed.")] = 0,
     faults: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "all",
+    strategy: Annotated[
+        str, typer.Option(help=f"How links are disturbed: {', '.join(STRATEGIES)}.")
+    ] = "random",
     byzantine: Annotated[
         list[str] | None,
         typer.Option(help=f"TRICK[+TRICK]:COUNT, repeatable. Tricks: {', '.join(TRICKS)}."),
@@ -75,7 +79,11 @@ def simulate(  # noqa: PLR0917 - one parameter per option
     if scenario is not None:
         raise typer.Exit(_replay(_read(scenario), as_json=as_json))
     options = Options(
-        replicas=replicas, faults=faults, byzantine=_tricks(byzantine or []), es256=es256
+        replicas=replicas,
+        faults=faults,
+        strategy=strategy,
+        byzantine=_tricks(byzantine or []),
+        es256=es256,
     )
     options.check()
     if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
@@ -162,6 +170,9 @@ def _print_summary(summary: Summary, elapsed_s: float) -> None:
     table.add_row("faults injected", faults or "none")
     accused = ", ".join(f"{reason} {n}" for reason, n in sorted(summary.accusations.items()))
     table.add_row("accusations", f"{accused or 'none'} (evidence judged anew)")
+    table.add_row(
+        "protocol states", f"{len(summary.states)}, the last after {summary.new_state_at} seeds"
+    )
     table.add_row("properties broken", str(len(summary.failures)))
     console.print(table)
     for failure in sorted(summary.failures, key=lambda outcome: outcome.seed):
@@ -172,6 +183,7 @@ def _explain(options: Options, failure: Outcome, save: Path | None, console: Con
     """Seed, commit, replay command; then the shortest scenario that fails alike, as a story."""
     more = "".join(f" --byzantine {trick}:{count}" for trick, count in options.byzantine)
     more += " --es256" if options.es256 else ""
+    more += f" --strategy {options.strategy}" if options.strategy != "random" else ""
     console.print(
         f"seed {failure.seed} at commit {_commit()}\n"
         f"replay: testbed simulate --replicas {options.replicas} --faults {options.faults}"

@@ -19,6 +19,7 @@ from testbed.simulate.draw_change import Change, draw_change
 from testbed.simulate.draw_power import draw_power
 from testbed.simulate.draw_stops import draw_stops
 from testbed.simulate.scenario import GATEWAY, Crash, Event, Kind, Scenario, Traitor
+from testbed.simulate.strategies import STRATEGIES
 from testbed.simulate.traitors import TRICKS
 
 __all__ = ["PROFILES", "Options", "draw"]
@@ -75,11 +76,13 @@ _OPERATION_WEIGHTS = (70, 8, 5, 4, 5, 4, 4)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line asks for. `byzantine` names tricks ("a+b": both) and their players;
-    `es256` takes the product's signatures instead of the cheap ones."""
+    """What the command line asks for. `strategy` is one of `STRATEGIES`. `byzantine` names tricks
+    ("a+b": both) and their players; `es256` takes the product's signatures, not the cheap ones.
+    """
 
     replicas: int = 4
     faults: str = "all"
+    strategy: str = "random"
     byzantine: tuple[tuple[str, int], ...] = ()
     es256: bool = False
 
@@ -90,6 +93,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.faults not in PROFILES:
             raise ConfigurationError(
                 f"no fault profile {self.faults!r}; there are {', '.join(PROFILES)}"
+            )
+        if self.strategy not in STRATEGIES:
+            raise ConfigurationError(
+                f"no strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}"
             )
         for trick, count in self.byzantine:
             unknown = [name for name in trick.split("+") if name not in TRICKS]
@@ -158,7 +165,8 @@ def draw(options: Options, seed: int) -> Scenario:
         joiners=change.joiners,
         keep_data_blocks=_keep_data_blocks(seed),
     )
-    return draw_stops(dice, scenario) if options.faults == "stop" else scenario
+    scenario = draw_stops(dice, scenario) if options.faults == "stop" else scenario
+    return STRATEGIES[options.strategy](dice, scenario)
 
 
 def _keep_data_blocks(seed: int) -> int | None:
@@ -201,7 +209,7 @@ def _traitors(dice: Random, options: Options, quorum: Quorum, wanted: bool) -> t
         chosen = [Traitor(r, ("hoard",)) for r in order[: quorum.faulty]]
     elif wanted:
         count = dice.randint(1, quorum.faulty)
-        names = sorted({*TRICKS} - {"hoard"})
+        names = sorted({*TRICKS} - {"hoard", "small-scope"})
         chosen = [
             Traitor(r, tuple(sorted(dice.sample(names, dice.choice((1, 1, 2))))))
             for r in order[:count]

@@ -33,6 +33,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     views: int
     faults: dict[str, int]
     accusations: dict[str, int]
+    states: tuple[str, ...]  # of the protocol (`coverage`)
 
 
 class Summary:
@@ -47,6 +48,8 @@ class Summary:
         self.view_changes = 0
         self.faults: Counter[str] = Counter()
         self.accusations: Counter[str] = Counter()
+        self.states: set[str] = set()
+        self.new_state_at = 0  # how many seeds had run when the last new state came
         self.failures: list[Outcome] = []
         self.resume_at: int | None = None  # interrupted: every seed below this one was run
 
@@ -59,6 +62,9 @@ class Summary:
         self.view_changes += outcome.views
         self.faults.update(outcome.faults)
         self.accusations.update(outcome.accusations)
+        if not self.states.issuperset(outcome.states):
+            self.states.update(outcome.states)
+            self.new_state_at = self.seeds
         if outcome.finding is not None:
             self.failures.append(outcome)
 
@@ -74,6 +80,8 @@ class Summary:
             "view_changes": self.view_changes,
             "faults": dict(sorted(self.faults.items())),
             "accusations": dict(sorted(self.accusations.items())),
+            "states": sorted(self.states),
+            "new_state_at": self.new_state_at,
             "resume_at": self.resume_at,
             "failures": [
                 {"seed": outcome.seed, **msgspec.to_builtins(outcome.finding)}

@@ -8,6 +8,7 @@ what needs more than one process or sees more than effects:
 - `false-seal`: replies to gateways with blocks that do not exist.
 - `hoard`: keeps every batch and COMMIT to itself, and so is the only one that knows what a power
   cut took from all the others. Only the profile `power` draws it.
+- `small-scope`: few messages, changed by little. Only the strategy `byzzfuzz` draws it.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ from nodes.byzantine.wrapper import Misbehaviour
 from nodes.replica.driver import Delayed, Rewrite
 from nodes.replica.service import Service
 from testbed.simulate.scenario import Scenario
+from testbed.simulate.small_scope import SmallScope
 
 __all__ = ["TRICKS", "Cast"]
 
-_SIMULATED = ("false-seal", "hoard", "twins")
+_SIMULATED = ("false-seal", "hoard", "small-scope", "twins")
 TRICKS: tuple[str, ...] = (*Trick, *_SIMULATED)
 
 _client_messages = msgspec.msgpack.Decoder(ClientMessage)
@@ -53,6 +55,7 @@ class Cast:
     def __init__(self, scenario: Scenario, random: Random) -> None:
         self._random = random
         self._consensus = scenario.consensus
+        self._replicas = scenario.replicas
         self._tricks = {traitor.replica: traitor.tricks for traitor in scenario.traitors}
         self.acts: Counter[str] = Counter()
         order = random.sample(range(scenario.replicas), scenario.replicas)
@@ -78,14 +81,25 @@ class Cast:
     def wrapper(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
         """The wrapper around a replica's effects, one per process. None if it is honest."""
         tricks = [Trick(name) for name in self.tricks(replica) if name not in _SIMULATED]
-        hoards = "hoard" in self.tricks(replica)
-        if not tricks and not hoards:
+        hoards, small = ("hoard" in self.tricks(replica), "small-scope" in self.tricks(replica))
+        if not tricks and not hoards and not small:
             return None
+        others = [other for other in range(self._replicas) if other != replica]
 
         def wrap(service: Service) -> Rewrite:
             rewrites = [self._rewrite(trick, replica, signer, service) for trick in tricks]
             if hoards:
                 rewrites.append(self._hoard)
+            if small:
+                rewrites.append(
+                    SmallScope(
+                        self._random,
+                        service.ledger.network,
+                        signer,
+                        others=others,
+                        acted=lambda: self.acts.update(["small-scope"]),
+                    ).rewrite
+                )
 
             def all_of(effects: list[Effect]) -> list[Effect | Delayed]:
                 changed: list[Effect | Delayed] = list(effects)

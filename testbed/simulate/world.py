@@ -21,6 +21,7 @@ from chain.ledger.ledger import Ledger
 from chain.proofs.client import Final
 from nodes.ports import Party, Stored
 from testbed.simulate.administrator import Administrator
+from testbed.simulate.coverage import state_of
 from testbed.simulate.devices import Device
 from testbed.simulate.disk import Disk
 from testbed.simulate.evidence import Accusation, fault_of
@@ -80,6 +81,7 @@ class _World:
         self._trace = hashlib.sha256()
         self._faults: Counter[str] = Counter()
         self._accusations: Counter[str] = Counter()
+        self._states: set[str] = set()
         self._views = 0
         self._grew_us = 0  # when a gateway held a new block final
         self._requests = 0
@@ -455,6 +457,8 @@ class _World:
         party: Party = sender if sender < GATEWAY else str(sender - GATEWAY)
         for machine in self._bodies[to]:
             if sender >= GATEWAY or self._cast.hears(machine.number != to, to, sender):
+                if sender < GATEWAY and to in self._honest and machine.process is not None:
+                    self._states.add(state_of(machine.process.service.core, to, frame))
                 machine.receive(party, frame)
 
     # --- the end ---------------------------------------------------------------------------------
@@ -471,5 +475,6 @@ class _World:
             requests=self._requests,
             views=self._views,
             faults=dict(sorted(faults.items())),
+            states=tuple(sorted(self._states - {""})),
             accusations=dict(sorted(self._accusations.items())),
         )

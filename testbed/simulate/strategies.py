@@ -1,0 +1,117 @@
+"""Exploration strategies: how the network is disturbed, instead of at random.
+
+Each takes the scenario that `draw` made, keeps its load, crashes and disks, and puts its own
+schedule in place of the passing network faults (those for good stay). It is drawn before the run.
+
+- `pct` (Burckhardt et al., ASPLOS 2010): links have random priorities, which fall at d moments.
+- `twins` (Bano et al., OPODIS 2021): f replicas run twice; every round has another partition.
+- `byzzfuzz` (Winter et al., OOPSLA 2023): few rounds are cut, and f replicas change few messages by
+  little (`small_scope`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import msgspec
+
+from testbed.simulate.scenario import NETWORK_KINDS, Event, Kind, Scenario, Traitor
+
+__all__ = ["STRATEGIES"]
+
+_CHANGES_MAX = 5  # of priorities: the depth of the bugs that are looked for
+_CLASSES_US = (0, 20_000, 150_000, 900_000)  # what links of each priority are late by
+_ROUND_US = (20_000, 60_000)  # one phase of the protocol over simulated links
+_CUT_ROUNDS_MAX = 6
+
+Links = tuple[tuple[int, int], ...]
+
+
+def _pct(dice: Random, scenario: Scenario) -> Scenario:
+    links = _links(scenario)
+    ranks = {link: rank for rank, link in enumerate(dice.sample(links, len(links)))}
+    moments = sorted(dice.randrange(scenario.heal_us) for _ in range(dice.randint(1, _CHANGES_MAX)))
+    events: list[Event] = []
+    for start_us, stop_us in zip([0, *moments], [*moments, scenario.heal_us], strict=True):
+        for place, late_us in enumerate(_CLASSES_US):
+            slow = tuple(link for link in links if _class(ranks[link], len(links)) == place)
+            if late_us and slow and stop_us > start_us:
+                events.append(
+                    Event(
+                        at_us=start_us,
+                        kind=Kind.DELAY,
+                        duration_us=stop_us - start_us,
+                        links=slow,
+                        amount=late_us,
+                    )
+                )
+        lowered = dice.randrange(scenario.machines)  # all that one replica says comes last
+        ranks = {link: rank + len(links) * (link[0] == lowered) for link, rank in ranks.items()}
+    return _disturbed(scenario, events)
+
+
+def _class(rank: int, count: int) -> int:
+    """Half of the links are on time; the lower, the later."""
+    return min(max(2 * rank // count, 0), len(_CLASSES_US) - 1)
+
+
+def _twins(dice: Random, scenario: Scenario) -> Scenario:
+    events, at_us = [], 0
+    while at_us < scenario.heal_us:
+        stop_us = min(at_us + scenario.consensus.view_timeout_us, scenario.heal_us)
+        events.append(_cut(at_us, stop_us, _partition(dice, scenario)))
+        at_us = stop_us
+    return _disturbed(_betrayed(dice, scenario, "twins"), events)
+
+
+def _byzzfuzz(dice: Random, scenario: Scenario) -> Scenario:
+    events = []
+    for _ in range(dice.randint(0, _CUT_ROUNDS_MAX)):
+        at_us = dice.randrange(scenario.heal_us)
+        stop_us = min(at_us + dice.randint(*_ROUND_US), scenario.heal_us)
+        events.append(_cut(at_us, stop_us, _partition(dice, scenario)))
+    return _disturbed(_betrayed(dice, scenario, "small-scope"), events)
+
+
+STRATEGIES: dict[str, Callable[[Random, Scenario], Scenario]] = {
+    "random": lambda dice, scenario: scenario,
+    "byzzfuzz": _byzzfuzz,
+    "pct": _pct,
+    "twins": _twins,
+}
+
+
+def _links(scenario: Scenario) -> list[tuple[int, int]]:
+    replicas = range(scenario.machines)
+    return [(a, b) for a in replicas for b in replicas if a != b]
+
+
+def _partition(dice: Random, scenario: Scenario) -> Links:
+    """Into two or three groups."""
+    group = [dice.randrange(dice.choice((2, 3))) for _ in range(scenario.machines)]
+    return tuple((a, b) for a, b in _links(scenario) if group[a] != group[b])
+
+
+def _cut(at_us: int, stop_us: int, links: Links) -> Event:
+    return Event(at_us=at_us, kind=Kind.BLOCK, duration_us=stop_us - at_us, links=links)
+
+
+def _betrayed(dice: Random, scenario: Scenario, trick: str) -> Scenario:
+    """Its traitors play this trick besides; if it has none, and nobody is to be lost, f do."""
+    traitors = tuple(
+        Traitor(each.replica, tuple(sorted({*each.tricks, trick}))) for each in scenario.traitors
+    )
+    whole = set(scenario.survivors) == set(range(scenario.replicas)) and not scenario.joiners
+    if not traitors and whole and not any(event.kind is Kind.WIPE for event in scenario.events):
+        liars = dice.sample(range(scenario.replicas), scenario.quorum.faulty)
+        traitors = tuple(Traitor(liar, (trick,)) for liar in sorted(liars))
+        survivors = tuple(r for r in scenario.survivors if r not in liars)
+        return msgspec.structs.replace(scenario, traitors=traitors, survivors=survivors)
+    return msgspec.structs.replace(scenario, traitors=traitors)
+
+
+def _disturbed(scenario: Scenario, events: Sequence[Event]) -> Scenario:
+    kept = [e for e in scenario.events if e.kind not in NETWORK_KINDS or not e.duration_us]
+    ordered = tuple(sorted([*kept, *events], key=lambda event: event.at_us))
+    return msgspec.structs.replace(scenario, events=ordered)
