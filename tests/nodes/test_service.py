@@ -30,15 +30,18 @@ from chain.pbft.messages import (
     Proposal,
     Seal,
     Signed,
+    StatusMessage,
     Submit,
     Subscribe,
     decode_body,
     decode_signed,
     encode,
+    sign,
     signed_bytes,
 )
 from nodes.events import NoEvents
 from nodes.ports import Party, StoreFull
+from nodes.replica.abstention import Abstention
 from nodes.replica.clients import PIECE_BLOCKS_MAX, SUBMITTED_MAX
 from nodes.replica.clock import SystemClock
 from nodes.replica.ledger_file import Damaged
@@ -202,6 +205,32 @@ def test_a_reply_waits_for_the_commit_of_its_own_step() -> None:
 def _hold(node: Node, held: list[tuple[Party, Verified]], party: Party, frame: bytes) -> Verified:
     held.append((party, node.service.verify(party, frame)))
     return held[-1][1]
+
+
+def test_where_an_abstention_ends_is_noted_when_it_is_known() -> None:
+    """So a restart does not forget it. The simulator finds that too seldom, because a replica that
+    restarts leaves its view in any case."""
+    bus = Bus()
+    notes: list[int | None] = []
+    service = Service(
+        me=2,
+        genesis=bus.genesis,
+        signer=SIGNERS[2],
+        scheme=Es256(),
+        store=MemoryStore(),
+        wire=bus.nodes[2],
+        clock=bus.clock,
+        timers=bus.nodes[2],
+        events=NoEvents(),
+        abstention=Abstention(bus.genesis.consensus, None),
+        on_abstention=notes.append,
+    )
+    service.start()
+    for sender in (0, 1, 3):
+        status = StatusMessage(0, sender, 0, True, 0, 5)
+        frame = encode(sign(SIGNERS[sender], bus.genesis.network, status))
+        service.step([(sender, service.verify(sender, frame))])
+    assert notes[-1] == 5 + bus.genesis.consensus.log_window
 
 
 def test_a_store_that_is_full_lets_nothing_out() -> None:

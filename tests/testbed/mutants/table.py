@@ -198,15 +198,6 @@ MUTANTS: tuple[Mutant, ...] = (
         known=35,
     ),
     Mutant(
-        "abstention-forgotten-by-a-restart",
-        "nodes.replica.service",
-        "self._on_abstention(abstention.until)",
-        "self._on_abstention(None)",
-        faults="disk",
-        budget=1500,
-        known=371,
-    ),
-    Mutant(
         "hands-on-what-it-did-not-check",
         "chain.pbft.status",
         "votes = tuple(filter(s.holds, commits))[",
