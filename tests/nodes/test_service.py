@@ -316,7 +316,8 @@ def test_who_submitted_is_forgotten_with_the_block_and_the_oldest_when_too_many_
 
 
 def test_a_vote_on_what_is_decided_is_dropped_and_one_that_contradicts_is_not() -> None:
-    """A forged repetition costs and harms nothing; a forged contradiction is blamed."""
+    """A forged repetition costs and harms nothing; a forged contradiction is blamed on whoever
+    hands it on."""
     bus = Bus()
     bus.admit()
     node = bus.nodes[1]
@@ -328,13 +329,14 @@ def test_a_vote_on_what_is_decided_is_dropped_and_one_that_contradicts_is_not() 
     assert isinstance(node.give(2, repeated), Superfluous)
     assert not node.service.faults
     other = encode(Signed(encode(Commit(0, 2, view, 1, bytes(32))), bytes(64)))
-    assert isinstance(node.give(2, other), PeerFault)
-    assert node.service.faults[2, "bad-signature"] == 1
+    assert isinstance(node.give(3, other), PeerFault)
+    assert node.service.faults[3, "bad-signature"] == 1
 
 
 @pytest.mark.parametrize("forged", [False, True])
 def test_of_votes_opened_together_only_those_that_count_are_verified(forged: bool) -> None:
-    """Our own COMMIT is there, two more are wanted; one that does not hold is none of them."""
+    """Our own COMMIT is there, two more are wanted; one that is handed on and does not hold is none
+    of them."""
     bus = Bus()
     node = bus.nodes[1]
     held: list[tuple[Party, bytes]] = []
@@ -349,7 +351,8 @@ def test_of_votes_opened_together_only_those_that_count_are_verified(forged: boo
             bus.nodes[party].give(sender, frame)
     assert len(held) == 3
     if forged:
-        held[0] = held[0][0], encode(Signed(decode_signed(held[0][1]).body, bytes(64)))
+        assert held[0][0] != 3
+        held[0] = 3, encode(Signed(decode_signed(held[0][1]).body, bytes(64)))
     verified = node.service.verify_all(held)
     first, last = (PeerFault, Received) if forged else (Received, Superfluous)
     assert [type(each) for _, each in verified] == [first, Received, last]
