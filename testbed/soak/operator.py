@@ -93,7 +93,11 @@ class Operator:
 
     def _work(self) -> None:
         while not self._over.wait(self._dice.uniform(0, PAUSE_S)):
-            self.run(*self._words())
+            words = self._words()
+            command = self.run(*words)
+            # While the lab is beaten, an admission may not be answered.
+            if words[:2] == ("device", "admit") and command.exit_code == 0:
+                self._admitted.append(words[2])
 
     def _words(self) -> tuple[str, ...]:
         device = self._dice.choice(self._devices)
@@ -115,5 +119,4 @@ class Operator:
             case _:
                 self._count += 1
                 name = f"guest-{self._count}"
-                self._admitted.append(name)
                 return ("device", "admit", name, "--dir", str(self._scratch / name))
