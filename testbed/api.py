@@ -41,7 +41,7 @@ from testbed.campaign.session import Session
 from testbed.campaign.watch import Watch
 from testbed.errors import ConfigurationError, LabFault
 from testbed.provision.deployment import Deployment
-from testbed.report.derive import derive, derive_run
+from testbed.report.derive import derive, derive_run, rebuild
 from testbed.report.summary import Summary
 from testbed.standing.bringup import running_lab
 from testbed.standing.bundle import collect_running
@@ -100,10 +100,7 @@ class Result:
     def read(cls, path: str | Path) -> Self:
         """From a bundle's directory; what is derived in it is made anew from the raw files."""
         bundle = Bundle(Path(path))
-        for run in bundle.runs:
-            if run.entry.complete or run.was_collected:
-                derive_run(run)
-        return cls(bundle.path, derive(bundle))
+        return cls(bundle.path, rebuild(bundle))
 
 
 class RunningTestbed:

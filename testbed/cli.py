@@ -64,6 +64,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "abort": ("abort", "List the faults that are active in a run; heal one now."),
     "resume": ("resume", "Go on with a campaign that was cut off."),
     "report": ("report", "Rebuild the report of a run from its raw files."),
+    "verify-bundle": (
+        "verify_bundle",
+        "Check that a bundle is whole, and what its raw files give.",
+    ),
     "compare": ("compare", "Set results side by side, with ratios and intervals."),
     "ledger": ("ledger", "Verify and show stored ledgers, prove certificates."),
     "plan": ("plan", "Print the exact schedule of a campaign; touches nothing."),

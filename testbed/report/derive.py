@@ -11,6 +11,7 @@ import msgspec
 
 from testbed.bundle import Bundle, RunFolder
 from testbed.checks.evidence import Evidence
+from testbed.report.archive import describe, seal
 from testbed.report.columns import write_tables
 from testbed.report.conclude import conclude
 from testbed.report.junit import junit
@@ -42,8 +43,9 @@ def derive_run(run: RunFolder) -> RunSummary:
     return summary
 
 
-def derive(bundle: Bundle) -> Summary:
-    """The same over all runs; each must have been derived. Raises ConfigurationError."""
+def derive(bundle: Bundle, *, measured: bool = True) -> Summary:
+    """The same over all runs, each of which was derived. `measured`: raw files are new, so the sums
+    of all files are taken. Raises ConfigurationError."""
     summary = over_runs(bundle)
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))
@@ -56,7 +58,9 @@ def derive(bundle: Bundle) -> Summary:
     if len(summary.runs) == 1 and summary.runs[0].summary is not None:
         # Drawn again: the figures in somebody else's bundle may be anything.
         plots += draw_run(Evidence(bundle.runs[0]))
+    describe(bundle, summary)
     bundle.write("report.html", page(bundle, summary, plots))
+    seal(bundle, measured=measured)
     return summary
 
 
@@ -65,4 +69,4 @@ def rebuild(bundle: Bundle) -> Summary:
     for run in bundle.runs:
         if run.entry.complete or run.was_collected:
             derive_run(run)
-    return derive(bundle)
+    return derive(bundle, measured=False)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence
 from testbed.report.figures import ratio_in_words
-from testbed.report.pairing import Estimate
+from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
 from testbed.report.style import WATERMARK, Plot
 from testbed.report.summary import RunSummary, Summary
@@ -37,7 +37,7 @@ def run_page(evidence: Evidence, summary: RunSummary, plots: Sequence[Plot]) -> 
     """Of one run."""
     manifest = evidence.manifest
     return _environment.get_template("run.html.j2").render(
-        name=evidence.run.name,
+        name=f"{manifest.run}/{evidence.run.entry.path}",
         entry=evidence.run.entry,
         summary=summary,
         manifest=manifest,
@@ -61,15 +61,6 @@ def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}"
 
 
-def _estimate(each: Estimate) -> str:
-    if each.value is None:
-        return "–"
-    value = f"{'≥ ' if each.at_least else ''}{each.value:,.4g}"
-    if each.lo is None:
-        return value
-    return f"{value} [{each.lo:,.4g}, {'∞' if each.hi is None else f'{each.hi:,.4g}'}]"
-
-
 _environment = Environment(
     loader=PackageLoader("testbed.report", "."),
     autoescape=True,
@@ -77,4 +68,4 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.globals.update(ms=_ms, estimate=_estimate, ratio_in_words=ratio_in_words)
+_environment.globals.update(ms=_ms, estimate=estimate_in_words, ratio_in_words=ratio_in_words)

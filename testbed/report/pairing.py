@@ -25,6 +25,7 @@ __all__ = [
     "Estimate",
     "Known",
     "between",
+    "estimate_in_words",
     "known",
     "median",
     "paired_ratio",
@@ -165,3 +166,13 @@ def _ways(n: int, m: int) -> list[int]:
         for u in range(i, n * m + 1):
             ways[u] += ways[u - i]
     return ways
+
+
+def estimate_in_words(each: Estimate) -> str:
+    """Value and interval; "–" if there is none."""
+    if each.value is None:
+        return "–"
+    value = f"{'≥ ' if each.at_least else ''}{each.value:,.4g}"
+    if each.lo is None:
+        return value
+    return f"{value} [{each.lo:,.4g}, {'∞' if each.hi is None else f'{each.hi:,.4g}'}]"

@@ -94,7 +94,7 @@ def _result_rows(
     safety = None if None in judged and False not in judged else False not in judged
     commit = evidence.manifest.git.get("commit")
     common: dict[str, Cell] = {
-        "run": evidence.run.name,
+        "run": f"{evidence.manifest.run}/{evidence.run.entry.path}",
         "campaign": evidence.manifest.campaign,
         "schedule_sha256": evidence.manifest.schedule_sha256,
         "seed": evidence.manifest.seed,

@@ -1,0 +1,41 @@
+"""`testbed verify-bundle`: whether a bundle is whole, and follows from its raw files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from testbed.bundle import find_bundle
+from testbed.commands.options import JsonOption, print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def verify_bundle(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help='A bundle, its name below runs/, or "last".')
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle: no file was changed, lost or added, and everything that is derived comes out
+    the same, byte for byte, when it is made anew from the raw files.
+
+    It does not judge: `testbed report` and `testbed ledger verify` do. Derived files are compared
+    only by the version that made them. Exit code 1 if something is wrong.
+    """
+    from testbed.report import archive  # noqa: PLC0415 - loads what draws
+
+    bundle = find_bundle(run)
+    problems = list(archive.verify_bundle(bundle))
+    if as_json:
+        print_json({"bundle": str(bundle.path), "ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            typer.echo(problem)
+        typer.echo(f"{bundle.path}: {'NOT whole' if problems else 'whole'}")
+    if problems:
+        raise typer.Exit(1)

@@ -1,0 +1,92 @@
+"""A bundle is handed on: whole or not, and what is derived follows from what was measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from testbed import cli
+from testbed.bundle import Bundle
+from testbed.manifest import code_sha256
+from testbed.report.archive import SUMS, verify_bundle
+from testbed.report.derive import derive, derive_run, rebuild
+from tests.testbed.bundles import Story
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    bundle = Story(tmp_path_factory.mktemp("story")).bundle
+    # As if made by the code that checks it; other code may judge and draw differently.
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, code_sha256=code_sha256()))
+    derive_run(bundle.runs[0])
+    derive(bundle)
+    return bundle
+
+
+@pytest.fixture
+def bundle(sealed: Bundle, tmp_path: Path) -> Bundle:
+    subprocess.run(["cp", "-r", str(sealed.path), str(tmp_path / "sent")], check=True)
+    return Bundle(tmp_path / "sent")
+
+
+def test_a_bundle_is_whole_whatever_its_folder_is_called(bundle: Bundle) -> None:
+    assert list(verify_bundle(bundle)) == []
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--quiet", SUMS], cwd=bundle.path, check=False
+    )
+    assert checked.returncode == 0
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "raw changed": (lambda top: flip(top / "run/0000-faults/raw/gateway.jsonl"), "was changed"),
+    "raw lost": (lambda top: (top / "run/0000-faults/raw/gateway.jsonl").unlink(), "is missing"),
+    "raw added": (lambda top: (top / "run/0000-faults/raw/x.jsonl").touch(), "was added"),
+    "schedule": (lambda top: flip(top / "inputs/schedule.json"), "is not what was run"),
+    "summary": (lambda top: flip(top / "summary.json"), "is not what its raw files give"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_what_was_spoilt_is_named(bundle: Bundle, what: str) -> None:
+    spoil, named = SPOILT[what]
+    spoil(bundle.path)
+    assert any(named in problem for problem in verify_bundle(bundle)), what
+
+
+def test_a_report_made_anew_does_not_hide_a_changed_raw_file(bundle: Bundle) -> None:
+    log = bundle.path / "run/0000-faults/raw/gateway.jsonl"
+    log.write_bytes(log.read_bytes() + b"\n")
+    rebuild(bundle)
+    assert list(verify_bundle(bundle)) == ["run/0000-faults/raw/gateway.jsonl was changed"]
+
+
+def test_the_command_says_so_with_its_exit_code(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["verify-bundle", str(bundle.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
+    (bundle.path / SUMS).unlink()
+    assert cli.main(["verify-bundle", str(bundle.path)]) == 1
+    assert "NOT whole" in capsys.readouterr().out
+
+
+def test_metadata_and_readme_name_what_there_is(bundle: Bundle) -> None:
+    graph = json.loads(bundle.read("ro-crate-metadata.json"))["@graph"]
+    described = {each["@id"] for each in graph} - {"./", "ro-crate-metadata.json"}
+    assert all((bundle.path / name).exists() for name in described)
+    readme = bundle.read("README.md").decode()
+    summary = bundle.read_json("summary.json")
+    for each in (*summary["properties"], *summary["figures"]):
+        assert each["name"] in readme
+    assert "testbed run quick-start" in readme
