@@ -27,10 +27,10 @@ def verify_bundle(
     It does not judge: `testbed report` and `testbed ledger verify` do. Derived files are compared
     only by the version that made them. Exit code 1 if something is wrong.
     """
-    from testbed.report import archive  # noqa: PLC0415 - loads what draws
+    from testbed.report import verify  # noqa: PLC0415 - loads what draws
 
     bundle = find_bundle(run)
-    problems = list(archive.verify_bundle(bundle))
+    problems = list(verify.verify_bundle(bundle))
     if as_json:
         print_json({"bundle": str(bundle.path), "ok": not problems, "problems": problems})
     else:

@@ -2,27 +2,22 @@
 
 The sums protect against damage, not against somebody who changes them too; ledgers protect
 themselves (`testbed ledger verify`). Sums of what was measured are written when a campaign ends
-and are kept by a later `testbed report`, so that a changed file is found.
+and are kept by a later `testbed report`, so that a changed file is found. Checking is in `verify`.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from hashlib import file_digest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from testbed.bundle import Bundle, Folder
 from testbed.errors import ConfigurationError
-from testbed.manifest import code_sha256
 from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
 from testbed.report.summary import Summary
 
-__all__ = ["SUMS", "describe", "seal", "verify_bundle"]
+__all__ = ["SUMS", "describe", "digest", "files", "is_derived", "read_sums", "seal"]
 
 SUMS = "SHA256SUMS"
 _DERIVED_FILES = ("summary.json", "report.html", "junit.xml", "README.md", "ro-crate-metadata.json")
@@ -38,60 +33,22 @@ def describe(bundle: Bundle, summary: Summary) -> None:
 def seal(bundle: Bundle, *, measured: bool) -> None:
     """Write the sums of all files. Unless something was `measured` since, those of measured files
     stay what they were."""
-    before = {} if measured else _read_sums(bundle)
+    before = {} if measured else read_sums(bundle)
     sums = {}
-    for name in _files(bundle):
-        kept = None if _is_derived(name) else before.get(name)
-        sums[name] = kept or _digest(bundle.path / name)
-    bundle.write(SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    for name in files(bundle):
+        kept = None if is_derived(name) else before.get(name)
+        sums[name] = kept or digest(bundle.path / name)
+    bundle.write(SUMS, "".join(f"{value}  {name}\n" for name, value in sums.items()))
 
 
-def verify_bundle(bundle: Bundle) -> Iterator[str]:
-    """What is wrong with a bundle, one line each: files that were changed, lost or added, inputs
-    that are not what was run, and derived files that its raw files do not give."""
-    sums = _read_sums(bundle)
-    if not sums:
-        yield f"no {SUMS}: the campaign did not end, or another version made it"
-    there = set(_files(bundle))
-    for name, digest in sums.items():
-        if name not in there:
-            yield f"{name} is missing"
-        elif _digest(bundle.path / name) != digest:
-            yield f"{name} was changed"
-    yield from (f"{name} was added" for name in sorted(there - sums.keys()) if sums)
-    manifest = bundle.manifest
-    yield from (f"{name} is not what was run" for name in bundle.altered(manifest))
-    if manifest.code_sha256 == code_sha256():
-        yield from _rederived(bundle, there)
-    # Another version may judge and draw differently: then only the sums say something.
-
-
-def _rederived(bundle: Bundle, names: set[str]) -> Iterator[str]:
-    """Derived files that come out differently when they are made anew from a copy."""
-    from testbed.report.derive import rebuild  # noqa: PLC0415 - it seals what it makes
-
-    with TemporaryDirectory(prefix="verify-") as scratch:
-        # Under another name: what is derived does not depend on it.
-        copy = Bundle(Path(shutil.copytree(bundle.path, Path(scratch) / "copy", symlinks=True)))
-        try:
-            rebuild(copy)
-        except ConfigurationError as error:
-            yield f"nothing can be derived from it: {error}"
-            return
-        for name in sorted(filter(_is_derived, names)):
-            path = copy.path / name
-            if not path.exists() or path.read_bytes() != (bundle.path / name).read_bytes():
-                yield f"{name} is not what its raw files give"
-
-
-def _files(bundle: Bundle) -> list[str]:
+def files(bundle: Bundle) -> list[str]:
     """Relative names, sorted; links are none of ours."""
     found = (path for path in bundle.path.rglob("*") if path.is_file() and not path.is_symlink())
     names = (path.relative_to(bundle.path).as_posix() for path in found)
     return sorted(n for n in names if n != SUMS and not n.rpartition("/")[2].startswith("."))
 
 
-def _is_derived(name: str) -> bool:
+def is_derived(name: str) -> bool:
     """By its place in the bundle, or in the folder of a run."""
     parts = name.split("/")
     if parts[0] == "attempts":
@@ -103,20 +60,22 @@ def _is_derived(name: str) -> bool:
     )
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256, in hex."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _read_sums(bundle: Folder) -> dict[str, str]:
+def read_sums(bundle: Folder) -> dict[str, str]:
+    """By relative name; nothing if there are none. Raises ConfigurationError."""
     if not (bundle.path / SUMS).exists():
         return {}
     sums = {}
     for number, line in enumerate(bundle.read(SUMS).decode(errors="replace").splitlines(), 1):
-        digest, space, name = line.partition("  ")
-        if not space or len(digest) != 64 or not name:
+        value, space, name = line.partition("  ")
+        if not space or len(value) != 64 or not name:
             raise ConfigurationError(f"{bundle.path / SUMS}:{number}: not a line of sha256sum")
-        sums[name] = digest
+        sums[name] = value
     return sums
 
 

@@ -13,8 +13,9 @@ import pytest
 from testbed import cli
 from testbed.bundle import Bundle
 from testbed.manifest import code_sha256
-from testbed.report.archive import SUMS, verify_bundle
+from testbed.report.archive import SUMS
 from testbed.report.derive import derive, derive_run, rebuild
+from testbed.report.verify import verify_bundle
 from tests.testbed.bundles import Story
 
 

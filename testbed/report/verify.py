@@ -1,0 +1,52 @@
+"""Whether a bundle is whole, and what is derived in it follows from its raw files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from testbed.bundle import Bundle
+from testbed.errors import ConfigurationError
+from testbed.manifest import code_sha256
+from testbed.report.archive import SUMS, digest, files, is_derived, read_sums
+from testbed.report.derive import rebuild
+
+__all__ = ["verify_bundle"]
+
+
+def verify_bundle(bundle: Bundle) -> Iterator[str]:
+    """What is wrong with a bundle, one line each: files that were changed, lost or added, inputs
+    that are not what was run, and derived files that its raw files do not give."""
+    sums = read_sums(bundle)
+    if not sums:
+        yield f"no {SUMS}: the campaign did not end, or another version made it"
+    there = set(files(bundle))
+    for name, wanted in sums.items():
+        if name not in there:
+            yield f"{name} is missing"
+        elif digest(bundle.path / name) != wanted:
+            yield f"{name} was changed"
+    yield from (f"{name} was added" for name in sorted(there - sums.keys()) if sums)
+    manifest = bundle.manifest
+    yield from (f"{name} is not what was run" for name in bundle.altered(manifest))
+    if manifest.code_sha256 == code_sha256():
+        yield from _rederived(bundle, there)
+    # Another version may judge and draw differently: then only the sums say something.
+
+
+def _rederived(bundle: Bundle, names: set[str]) -> Iterator[str]:
+    """Derived files that come out differently when they are made anew from a copy."""
+    with TemporaryDirectory(prefix="verify-") as scratch:
+        # Under another name: what is derived does not depend on it.
+        copy = Bundle(Path(shutil.copytree(bundle.path, Path(scratch) / "copy", symlinks=True)))
+        try:
+            rebuild(copy)
+        except ConfigurationError as error:
+            yield f"nothing can be derived from it: {error}"
+            return
+        for name in sorted(filter(is_derived, names)):
+            path = copy.path / name
+            if not path.exists() or path.read_bytes() != (bundle.path / name).read_bytes():
+                yield f"{name} is not what its raw files give"
