@@ -7,6 +7,7 @@ and are kept by a later `testbed report`, so that a changed file is found. Check
 
 from __future__ import annotations
 
+from hashlib import file_digest
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
