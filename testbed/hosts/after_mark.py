@@ -1,4 +1,4 @@
-"""What a remote command prints, apart from what its login prints before it begins."""
+"""Separates what a remote command prints from what its login prints before it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GREETING_BYTES_MAX = 4096
 
 
 class AfterMark:
-    """Passes on what a command prints; what its login printed before the mark is kept apart."""
+    """Passes on what a command prints. What its login printed before the mark is kept apart."""
 
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         self._sink = sink

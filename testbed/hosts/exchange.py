@@ -1,6 +1,6 @@
 """Talks with a child process until its output ends: feeds its input, keeps bounded output.
 
-`subprocess.communicate` keeps whatever comes, without a limit; this one stops at a limit.
+`subprocess.communicate` keeps any amount of output; this function stops at a limit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class OutputTooLong(Exception):
 def exchange(
     process: subprocess.Popen[bytes], given: bytes, deadline_s: float, bytes_max: int
 ) -> tuple[bytes, bytes]:
-    """Standard output and standard error, complete; `deadline_s` is on the monotonic clock."""
+    """Standard output and standard error, complete. `deadline_s` is on the monotonic clock."""
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -65,7 +65,7 @@ def exchange(
 
 
 def _feed(stream: IO[bytes], rest: memoryview) -> memoryview:
-    """Write what fits; a reader that has closed its end wants no more."""
+    """Writes the input. Stops if the reader has closed its end."""
     try:
         return rest[os.write(stream.fileno(), rest[:_PIECE_BYTES]) :]
     except BlockingIOError:

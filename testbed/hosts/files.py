@@ -1,4 +1,4 @@
-"""Writing a local file whole or not at all; both kinds of host and the collectors use it."""
+"""Writes a local file as a whole or not at all. Both kinds of host and the collectors use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 def chunks(source: bytes | Path) -> Iterator[bytes]:
-    """The content in pieces of CHUNK_BYTES, never the whole file in memory."""
+    """The content in pieces of CHUNK_BYTES, so that the whole file is never in memory."""
     if isinstance(source, bytes):
         for start in range(0, len(source), CHUNK_BYTES):
             yield source[start : start + CHUNK_BYTES]
@@ -36,7 +36,8 @@ def digest(source: bytes | Path) -> str:
 
 @contextmanager
 def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BufferedWriter]:
-    """A neighbour of `path` that takes its place, synced, when the block ends well."""
+    """A temporary file beside `path` that replaces it, synced, when the block ends without an
+    error."""
     descriptor, temporary = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=".part", dir=path.parent
     )

@@ -1,9 +1,9 @@
 """Child processes that cannot outlive the orchestrator, however it ends.
 
-Each child leads its own process group, in which a tiny shell blocks on a pipe whose other end only
-the orchestrator holds. When the orchestrator ends, even by kill -9, the kernel closes that end, the
-shell reads end-of-file and kills the group: children, grandchildren and itself. This needs no
-signal handler, no polling, no root and no Linux.
+Each child leads its own process group. In the group, a tiny shell blocks on a pipe whose other end
+only the orchestrator holds. When the orchestrator ends, also by kill -9, the kernel closes that
+end. The shell reads end-of-file and kills the group: children, grandchildren and itself. This needs
+no signal handler, no polling, no root, and works outside Linux too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ"
 
 
 def child_environment(env: Mapping[str, str] | None) -> dict[str, str]:
-    """What a fresh SSH login would have, plus `env`: our own environment may hold secrets."""
+    """What a fresh SSH login would have, plus `env`. Our own environment may hold secrets."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return inherited | dict(env or {})
 
@@ -63,7 +63,7 @@ class Guarded:
 
     @property
     def pid(self) -> int:
-        """The child's own process id; the guard replaces itself by the program."""
+        """The child's own process id: the guard replaces itself by the program."""
         return self.process.pid
 
     def wait(self) -> int:
@@ -81,7 +81,7 @@ class Guarded:
     def kill_group(self) -> None:
         """End every process of the group now; repeatable.
 
-        The guard keeps the group's number taken until this, so no stranger is ever hit.
+        Until then the guard keeps the group's number in use, so no other process is ever hit.
         """
         if not self._group_gone:
             self.signal_group(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Host keys: a machine is who known_hosts says, or it is not spoken to.
+"""Host keys: the testbed speaks only to machines whose key is in known_hosts.
 
 Nothing here ever accepts a key by itself. `SshLink.offered_key` asks a machine for its key without
 logging in, so that a person can compare the fingerprint and `trust` it.
@@ -36,7 +36,7 @@ _REVOKED = "@revoked"
 
 @dataclass(frozen=True, slots=True)
 class KnownKeys:
-    """What known_hosts says of one host. A key that is revoked is not trusted."""
+    """What known_hosts says of one host. A revoked key is not trusted."""
 
     trusted: tuple[paramiko.PKey, ...]
     revoked: frozenset[str]
@@ -46,7 +46,7 @@ class KnownKeys:
 def known_keys(files: Iterable[Path], entry: str) -> KnownKeys:
     """Ask `ssh-keygen -F`, which knows hashed names, patterns and marks. Raises LoginUnusable.
 
-    A certificate authority is no key of a host: Paramiko takes no host certificates.
+    Certificate authorities are left out: Paramiko does not accept host certificates.
     """
     found: list[tuple[str, paramiko.PKey]] = []
     for path in files:
@@ -58,7 +58,7 @@ def known_keys(files: Iterable[Path], entry: str) -> KnownKeys:
 
 
 def _lines_about(path: Path, entry: str) -> Iterator[tuple[str, paramiko.PKey]]:
-    """Mark ("" for none) and key of each line of a file that is about this host."""
+    """Mark ("" for none) and key of each line of a file that names this host."""
     for line in openssh("ssh-keygen", "-F", entry, "-f", str(path)).stdout.splitlines():
         words = line.split()
         if not words or words[0].startswith("#"):
@@ -69,7 +69,7 @@ def _lines_about(path: Path, entry: str) -> Iterator[tuple[str, paramiko.PKey]]:
                 words[1], base64.b64decode(words[2], validate=True)
             )
         except UnknownKeyType:
-            continue  # of a kind that Paramiko cannot check
+            continue  # Paramiko cannot check this kind
         except (IndexError, ValueError, binascii.Error, paramiko.SSHException) as error:
             problem = f"cannot read known hosts {path}: the line about {entry} names no key"
             raise LoginUnusable(problem, "mend or remove that line") from error
@@ -97,7 +97,7 @@ class UnknownHostKey(paramiko.SSHException):
 
 
 class RejectUnknown(paramiko.MissingHostKeyPolicy):
-    """Paramiko's own rejecting policy loses the key that was offered; this one keeps it."""
+    """Keeps the key that was offered. Paramiko's own rejecting policy loses it."""
 
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
@@ -106,10 +106,10 @@ class RejectUnknown(paramiko.MissingHostKeyPolicy):
 
 
 def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
-    """Write `key` as the only one of this machine; other entries and comments stay, and so do
-    the other names of a line that it shared."""
+    """Write `key` as this machine's only key. Other entries and comments stay, and so do other
+    names on a shared line."""
     entry = host_entry(addr, port)
-    known_hosts = known_hosts.resolve()  # the file itself, where a link leads to it
+    known_hosts = known_hosts.resolve()  # the file itself if this is a link
     kept, mode = [], 0o644
     if known_hosts.exists():
         mode = stat.S_IMODE(known_hosts.stat().st_mode)
@@ -127,12 +127,12 @@ def trust(known_hosts: Path, addr: str, port: int, key: paramiko.PKey) -> None:
 
 
 def _is(name: str, entry: str) -> bool:
-    """Also where ssh has hashed it (`HashKnownHosts`, as Debian has it)."""
+    """Also if ssh has hashed the name (`HashKnownHosts`, Debian's default)."""
     if not name.startswith("|1|"):
         return name == entry
     try:
         return paramiko.HostKeys.hash_host(entry, name) == name
-    except (ValueError, AssertionError):  # it is damaged, so nobody's
+    except (ValueError, AssertionError):  # damaged, so it belongs to nobody
         return False
 
 

@@ -1,4 +1,4 @@
-"""This machine as a host: units are our own children and end with us, whatever happens to us."""
+"""This machine as a host. Units are our own children and end with us, however we end."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ _GNU_TAIL = ("-s", "0.2", "--max-unchanged-stats=1") if sys.platform == "linux" 
 
 
 class _LocalFollow(Follow):
-    """`tail -F` waits for the file system to tell it of news; we wait for tail."""
+    """Waits for `tail -F`, which waits for notifications of the file system."""
 
     def __init__(self, host: str, path: Path) -> None:
         self._host = host
@@ -332,5 +332,5 @@ class _LocalDialogue(Dialogue):
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:
-            with suppress(OSError):  # input that a child never read
+            with suppress(OSError):  # the child never read its input
                 stream.close()

@@ -1,4 +1,4 @@
-"""The key that an inventory names for a login: from its file, or held by ssh-agent."""
+"""The key that an inventory names for a login, from its file or from ssh-agent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def login_key(path: Path) -> paramiko.PKey:
 
 
 def _from_agent(path: Path) -> paramiko.PKey | None:
-    """The key that ssh-agent holds for this file. Its fingerprint needs no passphrase."""
+    """The key that ssh-agent holds for this file. Its fingerprint can be read without a
+    passphrase."""
     words = openssh("ssh-keygen", "-l", "-f", str(path)).stdout.split()
     held = paramiko.Agent().get_keys()
     return next((key for key in held if fingerprint(key) in words), None)

@@ -1,4 +1,4 @@
-"""From an inventory to hosts that can be spoken to. Nothing connects before the first command."""
+"""From an inventory to hosts that commands can use. Nothing connects before the first command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REMOTE_ROOT = "testbed"
 def limited(lab: Lab, limit: str | None, *, given_by: str = "--limit") -> list[str]:
     """Active hosts that are reached over SSH, or those that a list of names and labels chooses.
 
-    Raises ConfigurationError for a word that chooses none, in words of what it was given by.
+    Raises ConfigurationError for a word that chooses none.
     """
     remote = {
         name: host_labels(lab, name)
@@ -66,7 +66,7 @@ def settings_of(lab: Lab, name: str) -> SshSettings:
 
 @contextmanager
 def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
-    """These hosts by name, and the jump hosts on the way to them; closed at the end."""
+    """These hosts by name, and the jump hosts on the way to them. All are closed at the end."""
     from testbed.hosts.ssh import SshHost  # noqa: PLC0415 - see above
 
     made: dict[str, SshHost] = {}

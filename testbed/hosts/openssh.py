@@ -1,7 +1,7 @@
 """OpenSSH's own programs: what they say, and the command line of its client.
 
-Where OpenSSH decides, it is asked (`openssh`): configuration, keys, known hosts. Everything that
-the testbed does on hosts goes over `ssh.py`; `ssh_argv` is for `testbed ssh` and `console`.
+Configuration, keys and known hosts are OpenSSH's decisions, so it is asked (`openssh`). Everything
+that the testbed does on hosts goes over `ssh.py`; `ssh_argv` is for `testbed ssh` and `console`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ANSWER_S = 20.0
 
 
 class LoginUnusable(Exception):
-    """A key, a configuration or known_hosts with which nobody can log in; `fix` says what to do."""
+    """Nobody can log in with this key, configuration or known_hosts. `fix` says what to do."""
 
     def __init__(self, problem: str, fix: str) -> None:
         self.fix = fix
@@ -60,7 +60,7 @@ def ssh_argv(lab: Lab, name: str, *options: str) -> list[str]:
     if login.user is not None:
         argv += ["-l", login.user]
     if login.jump is not None:
-        # A % in it would be one of OpenSSH's own: %h and %p are those of the host behind.
+        # OpenSSH would expand a % in it: %h and %p stand for the host behind.
         through = shlex.join(ssh_argv(lab, login.jump)).replace("%", "%%")
         argv += ["-o", f"ProxyCommand={through} -W [%h]:%p"]
     return [*argv, lab.login_address(name)]

@@ -96,7 +96,7 @@ def _brief(action: str) -> str:
 
 
 class HostFault(LabFault):
-    """A machine did not do what it was asked; names the host, the action and the way out."""
+    """A machine did not do what it was asked. Names the host, the action and the way out."""
 
     def __init__(self, host: str, action: str, problem: str, fix: str = "") -> None:
         self.host = host
@@ -111,7 +111,7 @@ class Unreachable(HostFault):
 
 
 class HostKeyRefused(Unreachable):
-    """The machine that answered cannot prove that it is the one meant; nothing was sent to it."""
+    """The machine that answered cannot prove that it is the right one. Nothing was sent to it."""
 
     def __init__(self, host: str, action: str, problem: str, fix: str, fingerprint: str) -> None:
         self.fingerprint = fingerprint
@@ -132,7 +132,7 @@ class TransferFailed(HostFault):
 
 
 class OutcomeUnknown(HostFault):
-    """The connection or the patience ended while it was under way: it may have happened or not.
+    """The connection broke or the time ran out in the middle: the action may have happened or not.
 
     Only what is repeatable by nature may be tried again.
     """
@@ -149,7 +149,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class NodeCommand:
-    """Something that a host can do by itself later, with nobody connected; nothing in it is secret.
+    """Something that a host can do by itself later, without a connection. Nothing in it is secret.
 
     The command reads `input` on its standard input and runs in the host's root.
     """
@@ -247,7 +247,7 @@ class Host(Protocol):
 
     @property
     def slowness(self) -> float:
-        """Deadlines for it are so many times longer than written; `run` and the like do it."""
+        """Deadlines for this host are this many times longer; `run` and the others apply it."""
 
     @property
     def root(self) -> PurePosixPath:
@@ -318,22 +318,23 @@ class Host(Protocol):
         """How a unit does; a name never started is INACTIVE."""
 
     def units(self) -> tuple[str, ...]:
-        """Names of all units that are started here and not stopped, by whomever."""
+        """Names of all units that were started here and not stopped, by anyone."""
 
     def start_command(self, unit: Unit) -> NodeCommand | None:
-        """What does on the host what `start` does; None if its units end with this program."""
+        """The command that does on the host what `start` does; None if its units end with this
+        program."""
 
     def stop_command(self, name: str) -> NodeCommand | None:
-        """What does on the host what `stop` does; None as for `start_command`."""
+        """The command that does on the host what `stop` does; None as for `start_command`."""
 
     def signal_command(self, name: str, signal: Signals) -> NodeCommand | None:
-        """What does on the host what `signal` does; None as for `start_command`."""
+        """The command that does on the host what `signal` does; None as for `start_command`."""
 
     def log_path(self, name: str) -> PurePosixPath:
         """Where a unit's standard output and standard error go."""
 
     def follow(self, path: str | PurePosixPath) -> Follow:
-        """Like `tail -n +1 -F`: the file may come later, be rotated or truncated."""
+        """Like `tail -n +1 -F`: the file may appear later, be rotated or truncated."""
 
     def dialogue(self, argv: Sequence[str]) -> Dialogue:
         """Start a command in `root` and talk with it line by line: one question, one answer."""

@@ -1,10 +1,10 @@
-"""A machine reached over SSH, with nothing of ours on it but a directory.
+"""A machine reached over SSH, with nothing of ours on it except a directory.
 
 Here: commands, files and followed logs over an `SshLink`. Elsewhere: connecting (`ssh_link.py`),
 supervised programs (`systemd.py`).
 
-Files travel over a command's standard streams instead of SFTP: writing, checking, syncing and
-renaming is then one round trip, needs no SFTP server, and half a file never has the final name.
+Files travel over a command's standard streams instead of SFTP. Writing, checking, syncing and
+renaming is then one round trip and needs no SFTP server, and half a file never has the final name.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _PROBE_WORK_NS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class SshFacts:
-    """What one question at the first connection told about the machine."""
+    """What one question at the first connection found out about the machine."""
 
     uid: int
     home: PurePosixPath
@@ -266,7 +266,7 @@ class SshHost(Host):
         return SshDialogue(self.name, action, channel, begun, self.slowness)
 
     def offered_key(self) -> OfferedKey:
-        """The host key that it shows, by the same way there; nobody logs in. Raises Unreachable."""
+        """The host key that it shows, over the same way; nobody logs in. Raises Unreachable."""
         return self._link.offered_key("ask for its key")
 
     def close(self) -> None:
@@ -312,7 +312,7 @@ class SshHost(Host):
     def _begin(
         self, argv: Sequence[str], action: str, deadline_s: float
     ) -> tuple[paramiko.Channel, bytes]:
-        """A channel in which a command runs until somebody closes it, and what it said first."""
+        """A channel in which a command runs until it is closed, and what the command said first."""
         command = shlex.join(shell("hosts/command.sh", "talk", str(self.root), "0", *argv))
         channel = self._link.session(deadline_s, action)
         begun = bytearray()
@@ -401,8 +401,8 @@ def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:
 
 
 def _feed(channel: paramiko.Channel, given: Iterable[bytes], silent: threading.Event) -> None:
-    """Until the command says nothing more: it has ended then. What became of it, or of the
-    connection, shows in the main thread."""
+    """Writes until the command has ended. What happened to it or the connection is reported by the
+    main thread."""
     try:
         for piece in given:
             if silent.is_set():
@@ -414,7 +414,7 @@ def _feed(channel: paramiko.Channel, given: Iterable[bytes], silent: threading.E
 
 
 def _drain_stderr(channel: paramiko.Channel, err: bytearray) -> None:
-    """Keeps the first OUTPUT_BYTES_MAX; the rest is read and dropped, so that nothing blocks."""
+    """Keeps the first OUTPUT_BYTES_MAX. The rest is read and dropped, so that nothing blocks."""
     try:
         while piece := channel.recv_stderr(_PIECE_BYTES):
             err += piece[: max(0, OUTPUT_BYTES_MAX - len(err))]

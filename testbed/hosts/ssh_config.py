@@ -1,4 +1,4 @@
-"""What OpenSSH's own client makes of a user's configuration for one host: `ssh -G` is asked.
+"""What OpenSSH's own client makes of a user's configuration for one host, by `ssh -G`.
 
 Here: the address, the port, the user, the files and the way there. Elsewhere: connecting
 (`ssh_link.py`), host keys (`host_keys.py`). Nothing here imitates ssh_config.
@@ -32,7 +32,7 @@ class SshWay:
 
 
 def ssh_way(addr: str, user: str | None, port: int | None, config: Path | None) -> SshWay:
-    """Ask `ssh -G`. `config`: instead of the user's own file. Raises LoginUnusable."""
+    """Ask `ssh -G`. `config` replaces the user's own file. Raises LoginUnusable."""
     argv = ["ssh", "-T", "-G"]
     argv += ["-F", str(config)] if config else []
     argv += ["-l", user] if user else []
@@ -69,7 +69,7 @@ def _unless_none(values: list[str]) -> str:
 
 
 def _expanded(command: str, hostname: str, port: int, user: str) -> str:
-    """`ssh -G` leaves these tokens of a ProxyCommand to whoever runs it."""
+    """`ssh -G` does not expand these tokens of a ProxyCommand; whoever runs it must."""
     words = {"%h": hostname, "%p": str(port), "%r": user, "%n": hostname}
     parts = command.split("%%")
     for token, word in words.items():

@@ -1,4 +1,4 @@
-"""Lines of a remote file as they come, over a channel in which `tail` runs."""
+"""Lines of a remote file as they are written, over a channel in which `tail` runs."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def close_channel(channel: paramiko.Channel) -> None:
 def execute(channel: paramiko.Channel, command: str, deadline_s: float) -> None:
     """Have the channel run a command. Raises TimeoutError at the deadline, else as Paramiko does.
 
-    Paramiko waits without limit for the machine's answer, whatever time-out the channel has; one
-    whose disk hangs opens channels and never answers.
+    Paramiko waits without limit for the machine's answer, whatever the channel's time-out. A
+    machine whose disk hangs opens channels and never answers.
     """
     left_s = max(0.05, deadline_s - time.monotonic())
     watchdog = threading.Timer(left_s, close_channel, (channel,))

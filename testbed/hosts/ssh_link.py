@@ -83,7 +83,8 @@ class OfferedKey:
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """`opening` is held while a channel is opened: a refusal is read by whom it concerns."""
+    """`opening` is held while a channel is opened, so that a refusal is read by the thread that it
+    concerns."""
 
     fabric: Connection
     transport: paramiko.Transport
@@ -95,8 +96,8 @@ class _Connection:
 
 
 class SshLink:
-    """A connection that is opened when first needed; threads share it. When the machine gives it
-    no more sessions (OpenSSH: ten), there are several."""
+    """A connection that is opened when it is first needed; threads share it. If the machine allows
+    no more sessions on it (OpenSSH: ten), there are several."""
 
     def __init__(
         self, name: str, addr: str, settings: SshSettings, jump: SshLink | None = None
@@ -153,7 +154,7 @@ class SshLink:
     def _connection(
         self, full: Sequence[_Connection], deadline_s: float, action: str
     ) -> _Connection:
-        """The newest connection that lives and is none of these, else one more."""
+        """The newest live connection that is none of these, else a new one."""
         if not self._lock.acquire(timeout=_left_s(deadline_s)):
             problem = "another thread is still connecting"
             raise Unreachable(self.name, action, problem, self._hint())
@@ -169,7 +170,7 @@ class SshLink:
             self._lock.release()
 
     def _discard(self, broken: _Connection) -> None:
-        """End a broken connection, and no other that somebody has opened meanwhile."""
+        """End a broken connection, but no other that somebody has opened meanwhile."""
         with self._lock:
             _end(broken)
             self._connections = [c for c in self._connections if c.lives]
@@ -227,7 +228,7 @@ class SshLink:
         return {"key_filename": files, "allow_agent": not way.identities_only}
 
     def _open(self, connection: Connection, way: SshWay, deadline_s: float, action: str) -> None:
-        """Connect and log in before the deadline, in whatever stage it is then."""
+        """Connect and log in before the deadline, which covers every stage."""
         proxy = self._proxy(way, deadline_s, action)
         if proxy is not None:
             connection.connect_kwargs["sock"] = proxy
@@ -272,9 +273,9 @@ class SshLink:
     def _explain(
         self, error: Exception, way: SshWay, revoked: frozenset[str], action: str, late: bool
     ) -> Unreachable:
-        """What is the matter, and the way out. Where the host is and who logs in there stands in
-        the way out only: a problem is written into the bundle of a run, which others read."""
-        if isinstance(error, Unreachable):  # the jump host, which has said everything
+        """What is wrong, and the way out. Only the way out names the host's address and login: the
+        problem is written into the bundle of a run, which others read."""
+        if isinstance(error, Unreachable):  # the jump host has said everything already
             return error
         where = f"{way.user}@{way.hostname} port {way.port}"
         trust = "compare the fingerprint on the machine itself, then:"
@@ -295,7 +296,7 @@ class SshLink:
                 " A new SD card, or another machine in its place"
             )
             return HostKeyRefused(self.name, action, problem, trust, seen)
-        # Paramiko calls it a failed authentication, too, when the time is up in that stage.
+        # Paramiko also reports a time-out in this stage as a failed authentication.
         if isinstance(error, paramiko.AuthenticationException) and not late:
             key = self._settings.key
             fix = f"ssh-copy-id{f' -i {key}' if key else ''} -p {way.port} "
@@ -327,12 +328,12 @@ def _stranger(way: SshWay, login: dict[str, object]) -> Connection:
 
 
 def _end(connection: _Connection) -> None:
-    with suppress(Exception):  # it is thrown away, maybe because it is broken
+    with suppress(Exception):  # it is discarded, maybe because it is broken
         connection.fabric.close()
 
 
 def _abort(connection: Connection, proxy: paramiko.Channel | paramiko.ProxyCommand | None) -> None:
-    """Unblocks a connection attempt in whatever stage it is."""
+    """Unblocks a connection attempt in any stage."""
     with suppress(Exception):
         connection.client.close()
     if proxy is not None:

@@ -35,7 +35,7 @@ _LAST_WORDS_S = 1.0
 
 
 class SupervisedUnit:
-    """A unit and the process that is its present life. Raises OSError if the first start fails."""
+    """A unit and its present process. Raises OSError if the first start fails."""
 
     def __init__(self, unit: Unit, cwd: Path, log: Path) -> None:
         self.unit = unit
@@ -73,7 +73,7 @@ class SupervisedUnit:
             self._stopping.set()
             if self._life:
                 self._life.signal_group(SIGTERM)
-                self._life.signal_group(SIGCONT)  # a stopped one hears of it when it goes on
+                self._life.signal_group(SIGCONT)  # a stopped process receives it when it continues
 
     def stop(self, timeout_s: float) -> None:
         """Return when no process of the unit is left."""
@@ -86,7 +86,7 @@ class SupervisedUnit:
             self._thread.join()
 
     def _spawn(self) -> threading.Thread:
-        """Begin a life; the thread that writes its log ends when its output does."""
+        """Start the process. The thread that writes its log ends when the output does."""
         life = Guarded(
             self.unit.argv,
             cwd=self._cwd,
@@ -117,7 +117,7 @@ class SupervisedUnit:
             quick_deaths = 0 if stable else quick_deaths + 1
             again = self.unit.restart and quick_deaths < QUICK_DEATHS_MAX
             with self._lock:
-                # In one step: whoever reads how it ended reads whether that was the end.
+                # In one step: a reader sees how it ended together with whether it is restarted.
                 self._life = None
                 self._exit_code = code
                 if self._stopping.is_set():

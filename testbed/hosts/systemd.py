@@ -63,7 +63,7 @@ class Scope:
 
 
 def systemd_scope(uid: int, sudo: bool) -> Scope:
-    """The system's where we may, else the user's."""
+    """The system's if we may, else the user's."""
     if uid == 0:
         return Scope(system=True)
     return Scope(system=True, prefix=("sudo", "-n")) if sudo else Scope(system=False)
