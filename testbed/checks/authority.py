@@ -1,9 +1,9 @@
-"""Was every record that took effect allowed to? Judged again, by other code.
+"""Was every record that took effect allowed? Judged a second time, by independent code.
 
-A second implementation of the rules of admission, freshness, revocation, validity, sponsorship and
-administration. It is kept apart from `chain.ledger.registry` on purpose. It reads what signers
-asked for and what was recorded, and asks only whether each record that took effect was allowed.
-Signatures are checked in `ledger`, factory certificates in `factory`.
+This is a second implementation of the rules of admission, freshness, revocation, validity,
+sponsorship and administration. It is kept apart from `chain.ledger.registry` on purpose. It reads
+what signers asked for and what was recorded, and checks only whether each record that took effect
+was allowed. Signatures are checked in `ledger`, factory certificates in `factory`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Rules:
         self._members = {0: {each.id for each in genesis.members}}
 
     def wrong(self, entry: Entry) -> str | None:
-        """Why this record should not have taken effect; its effect is noted in any case."""
+        """Why this record should not have taken effect. Its effect is noted in any case."""
         operation = entry.operation
         match operation:
             case None:
@@ -153,8 +153,8 @@ class _Rules:
         return wrong
 
     def _in_force(self, entry: Entry, but: bytes) -> int:
-        """How many devices other than this one could act in this block. Only counted where there
-        may be too many."""
+        """How many devices other than this one could act in this block. Counted only if there may
+        be too many."""
         if len(self._standing) <= self._policy.nodes_max:
             return 0
         return sum(
@@ -163,7 +163,7 @@ class _Rules:
         )
 
     def _not_endorsed(self, entry: Entry) -> str | None:
-        """k of the m members that hash ranking draws for this request must have accepted it."""
+        """k of the m members that hash ranking selects for this request must have accepted it."""
         members = self._members.get(entry.epoch)
         if members is None:
             return "its epoch was never decided"
@@ -183,7 +183,7 @@ class _Rules:
         return None
 
     def _not_fresh(self, entry: Entry, head: bytes) -> str | None:
-        """The head that it names must be of one of the last blocks."""
+        """The head that it names must belong to one of the last blocks."""
         height = self._heads.get(head)
         if height is None or height >= entry.height:
             return "it names a head of no block before it"

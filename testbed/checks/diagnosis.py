@@ -1,9 +1,9 @@
-"""Names the wrong field of a stored block that is known not to hold.
+"""Names the wrong field of a stored block that is known to be wrong.
 
-If the head stands under its replica's signature, the replica signed it, and the body is wrong.
-Otherwise the statements are computed from the items and compared with the stored ones. Two fields
-follow from nothing else (time and view of a block without records): there one changed byte is
-searched for that mends the block.
+If the replica's signature over the head is valid, the replica signed that head, and the body is
+wrong. Otherwise the statements are computed from the items and compared with the stored ones. Two
+fields follow from nothing else (time and view of a block without records): for these, a search
+looks for one changed byte that mends the block.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def head_field(offset: int) -> str:
 def wrong_field(block: Block, ledger: Ledger, scheme: Scheme, fault: PeerFault) -> tuple[str, str]:
     """Which field of `block` made `ledger.append` raise `fault`, and in what way.
 
-    `ledger` stands at the block before; it may be spent afterwards.
+    `ledger` is at the block before. It cannot be used afterwards.
     """
     try:
         head = Head.decode(block.head)

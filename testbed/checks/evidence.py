@@ -89,7 +89,7 @@ class Evidence:
 
     @cached_property
     def unhealed(self) -> frozenset[str]:
-        """Liars to the end: what they store proves nothing."""
+        """Replicas that lied to the end: what they store proves nothing."""
         healed = {line.event for line in self.faults if line.step == "healed"}
         return self._lied(_lies(self.trial) - healed)
 
@@ -112,7 +112,7 @@ class Evidence:
         fork; only devices say which receipts they hold; only replicas say when they executed a
         block."""
         wanted = len(self.schedule.replicas) - len(self.unhealed)
-        # A copy of another's speaks for nobody.
+        # A copy of another replica's ledger counts for nobody.
         whose = {each.name if each.replica is None else each.replica for each in self.chains}
         lacking = wanted - len(whose)
         ledgers = [f"{lacking} of {wanted} ledgers"] if lacking > 0 else []
@@ -139,7 +139,7 @@ class Evidence:
 
     @cached_property
     def chains(self) -> tuple[Chain, ...]:
-        """What stands in `ledgers`."""
+        """What `ledgers` contain."""
         return tuple(read_chain(path) for path in self.ledgers)
 
     @cached_property
@@ -150,7 +150,7 @@ class Evidence:
 
     @property
     def idle(self) -> bool:
-        """Devices were to be admitted, and nothing that anybody asked for took effect."""
+        """Devices were to be admitted, and nothing that a device asked for took effect."""
         expected = any(device.enrol_at_ms is not None for device in self.trial.devices)
         return expected and not any(entry.took_effect for entry in self.longest.entries)
 

@@ -1,6 +1,7 @@
-"""Factory certificates judged a second time, to check that nobody was admitted wrongly.
+"""Judges factory certificates a second time, to check that nobody was admitted wrongly.
 
-Written apart from `chain.ledger.factory` on purpose: a mistake there must not hide itself here.
+It is written apart from `chain.ledger.factory` on purpose, so that a mistake there cannot hide
+here.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class FactoryRules:
         self._barred.add(factory)
 
     def wrong(self, operation: Enrol, voucher: Factory, time_us: int) -> str | None:
-        """Why this admission should not have been. Call it for each, in order."""
+        """Why this admission should not have happened. Call it for each admission, in order."""
         try:
             links = [x509.load_der_x509_certificate(der) for der in voucher.chain]
             made = (

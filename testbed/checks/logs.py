@@ -46,7 +46,7 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 class LogEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """`t` is the wall clock in ns; `m` the monotonic one, comparable within one `boot`.
 
-    `node` is the owner of the file that the line stands in: a node speaks for itself only.
+    `node` is the owner of the file that has the line: a node speaks only for itself.
     """
 
     t: Whole

@@ -1,1 +1,1 @@
-"""What must be refused, tried on a running lab: who refuses it, and in which word."""
+"""What must be refused, tried on a running lab: which layer refuses it, and with which reason."""

@@ -1,7 +1,7 @@
 """Everything that must be refused, tried on a running lab, in the order of the attacker's reach.
 
-Each case is what somebody with a relay's or a device's access would send; how it is seen who
-refused it is in `trial`.
+Each case sends what somebody with a relay's or a device's access could send. `trial` finds out who
+refused it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def _access(t: Trial) -> None:
         bent, voucher=msgspec.structs.replace(bent.voucher, signature=bytes(64))
     )
     old = digest(t.material.genesis.encode())
-    for tries in range(LAGS_MAX):  # a gateway that lags, for moments, leaves it to the group
+    for tries in range(LAGS_MAX):  # a gateway that lags for a moment leaves it to the group
         if tries:
             t.found.pop()
         await t.request("wrong voucher", device.enrol(stranger, t.head), device)
@@ -301,10 +301,10 @@ async def _serial(t: Trial) -> None:
     assert isinstance(sent, Frame)
     forged = encode_frame(sent.body[:-1] + bytes((sent.body[-1] ^ 1,)), sent.tag)
     replayed = encode_frame(sent.body, sent.tag)
-    # Beyond its end, for COBS: 0xff announces 254 more bytes.
+    # Past the end of the frame: in COBS, 0xff announces 254 more bytes.
     noise = {"noise on a serial line: not COBS": b"\xff\xaa\x55"}
     flipped = bytearray(replayed)
-    flipped[-1] ^= 1 if flipped[-1] != 1 else 2  # never into a zero
+    flipped[-1] ^= 1 if flipped[-1] != 1 else 2  # never changed into a zero
     noise["noise on a serial line: a bit flipped"] = bytes(flipped)
     await t.on_the_line("serial frame replayed (an old counter)", board, replayed)
     await t.on_the_line("serial frame altered (its MAC does not hold)", board, forged)

@@ -1,8 +1,9 @@
-"""A running lab as an attacker meets it: a relay's login, own devices, and what the layers say.
+"""A running lab as an attacker meets it: a relay's login, devices of its own, and what the layers
+say.
 
-A layer's word is taken where it can be had: the broker closes the connection and counts, the
-gateway logs, also what the authentication group denies, and what reaches the ledger is read from
-the operator's verified copy.
+Each layer is asked where it can be: the broker closes the connection and counts; the gateway logs,
+also what the authentication group denies; what reaches the ledger is read from the operator's
+verified copy.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _ALLOWED = frozenset({"ok", "accepted"})
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """What was tried, who refused it (`NOBODY` if it went through) and in which word."""
+    """What was tried, who refused it (`NOBODY` if it was accepted) and with which reason."""
 
     tried: str
     layer: str
@@ -66,7 +67,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Trial:
-    """The running lab as the attacker sees it: a relay's login, and what the layers say."""
+    """A relay's login on the running lab, and what the layers say."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class Trial:
     # --- gateway, group, ledger -------------------------------------------------------------------
 
     async def up(self, kind: Kind | str, body: bytes, device: str, raw: bytes | None = None) -> str:
-        """Send as a relay does; answers the gateway's word on it."""
+        """Send as a relay does; returns what the gateway says of it."""
         self._sent += 1
         before = len(self._requests())
         stamped = stamped_codec.encode(Stamped(n=self._sent, boot=1, at_ms=0, body=body))
@@ -158,7 +159,7 @@ class Trial:
     async def at_broker(
         self, tried: str, user: User, act: Callable[[paho.Client], Any], client_id: str = ""
     ) -> None:
-        """Connect, `act`, and note why the broker closed the connection, if it does, or what it
+        """Connect, `act`, and note why the broker closed the connection, if it did, or what it
         answered to a message."""
         before = self._broker_counts()
         answered = await asyncio.to_thread(self._connect, user, act, client_id or user.name)
@@ -176,8 +177,9 @@ class Trial:
         self.add(tried, "broker", "accepted")
 
     def _connect(self, user: User, act: Callable[[paho.Client], Any], client_id: str) -> str | None:
-        """Until the connection is closed, or a message is answered. Mosquitto keeps whom it denies
-        one, and says so in MQTT 5 only; the embedded broker closes the connection."""
+        """Until the connection is closed or a message is answered. Mosquitto keeps a client whom it
+        denies a message connected, and says so in MQTT 5 only; the embedded broker closes the
+        connection."""
         answers = self.deployment.lab.broker_kind() == "mosquitto"
         broker = self.deployment.broker
         client = paho.Client(
@@ -227,7 +229,7 @@ class Trial:
     # --- serial lines -----------------------------------------------------------------------------
 
     async def frame_of(self, board: Node) -> bytes:
-        """A reading that the board has sent, as it stood on the line."""
+        """A reading that the board has sent, as it was on the line."""
         log = self._path(board.name) / "line.log"
         lines = [msgspec.json.decode(line) for line in log.read_bytes().splitlines()]
         sent = [bytes.fromhex(line["frame"]) for line in lines if _is_sent(line)]
@@ -236,13 +238,13 @@ class Trial:
         return sent[-1]
 
     async def on_the_line(self, tried: str, board: Node, frame: bytes) -> None:
-        """Put bytes between two zeros on the line towards the board's host, and note what that
+        """Put bytes between two zeros on the line towards the board's host, and note what the host
         says of them."""
         sponsor = next(n for n in self.deployment.with_role("environment") if n.host == board.host)
         log = self._path(sponsor.name) / "events.jsonl"
         before = _serial_counts(log)
         control = self._path(board.name) / "control.sock"
-        # A zero byte on both sides: the frame stands alone on the line.
+        # A zero byte on both sides, so that the frame is alone on the line.
         await asyncio.to_thread(command, control, "inject", "host", f"00{frame.hex()}")
         deadline_s = time.monotonic() + ANSWER_S_MAX
         while not (more := _serial_counts(log) - before) and time.monotonic() < deadline_s:
@@ -267,7 +269,7 @@ class Trial:
         return User(Role.DEVICE, node, device_password(self.material.login_secret, node))
 
     async def login_of(self, puppet: Puppet) -> User:
-        """Its own login at the broker, where it is not connected otherwise."""
+        """Its own login at the broker, when it is not connected otherwise."""
         node = puppet.node.hex()
 
         def known() -> bool:

@@ -1,7 +1,7 @@
-"""A small disk of our own for the lab, so that it can be filled: root only.
+"""A small disk of its own for the lab, so that it can be filled: root only.
 
-The command runs itself once more in a mount namespace of its own. Nobody else sees the disk, and
-it goes away with the last process, whatever ends it.
+The command runs itself again in a mount namespace of its own. Nobody else sees the disk, and it is
+gone when the last process ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PIECE_BYTES = 1024 * 1024
 
 
 def lacking() -> str:
-    """Why there can be no such disk here, or nothing."""
+    """Why there can be no such disk here; empty if there can."""
     if os.getuid() != 0:
         return "only root can mount a disk that may be filled"
     if shutil.which("unshare") is None or shutil.which("mount") is None:
@@ -37,7 +37,7 @@ def lacking() -> str:
 
 
 def enter_own_disk() -> None:
-    """Does not return: this process becomes the same command, in a mount namespace of its own."""
+    """Does not return: this process becomes the same command in a mount namespace of its own."""
     directory = tempfile.mkdtemp(prefix="soak-")
     environment = {**os.environ, _MARK: directory, "TMPDIR": directory}
     argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "testbed.cli"]
@@ -67,7 +67,7 @@ def own_disk(duration_s: float) -> Iterator[Path | None]:
 
 @contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """Not a byte is left for the length of a `with` block."""
+    """No byte is free for the length of a `with` block."""
     path = disk / "filler"
     try:
         with suppress(OSError), path.open("wb", buffering=0) as file:

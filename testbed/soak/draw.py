@@ -66,8 +66,8 @@ class Blow(msgspec.Struct, frozen=True):
 def draw(seed: int, duration_s: float, nodes: tuple[Node, ...], *, disk: bool) -> tuple[Blow, ...]:
     """One blow after the other until `duration_s`; equal arguments give equal blows.
 
-    A round begins with each kind once, then come the more frequent ones; both in an order that is
-    drawn. Without `disk` none fills it.
+    A round contains each kind once, then the more frequent ones; both in a drawn order. Without
+    `disk` none fills it.
     """
     dice = Random(seed)  # noqa: S311 - repeatable, not secret
     blows: list[Blow] = []

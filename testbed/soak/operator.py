@@ -1,7 +1,7 @@
-"""The operator meanwhile: commands as somebody at a terminal types them, one after the other.
+"""The operator during a soak: commands as a person types them, one after the other.
 
-A command may say that the lab does not answer, for the lab is being beaten. It may not lose its
-head: a traceback or an internal error is a defect, whatever is done to the lab.
+A command may say that the lab does not answer, because the lab is disturbed. A traceback or an
+internal error is always a defect.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Operator:
         self._thread.start()
 
     def stop(self) -> None:
-        """After the command that is under way. Raises LabFault if that does not end."""
+        """Returns when the current command has ended. Raises LabFault if it does not end."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(COMMAND_S_MAX + PAUSE_S)
@@ -63,13 +63,13 @@ class Operator:
             raise LabFault("a command of the operator does not end")
 
     def abandon(self) -> None:
-        """At once: the soak was interrupted."""
+        """Ends at once: the soak was interrupted."""
         self._over.set()
         if self._child is not None:
             self._child.kill()
 
     def run(self, *words: str) -> Command:
-        """One command; it is remembered."""
+        """Runs one command and remembers it."""
         argv = [sys.executable, "-m", "testbed.cli", *words, "-i", str(self._inventory), "--json"]
         began_s = time.monotonic()
         pipe = subprocess.PIPE

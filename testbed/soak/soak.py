@@ -1,4 +1,4 @@
-"""One soak: the lab comes up, is beaten, used and watched; then it settles and is judged."""
+"""One soak: the lab comes up, is disturbed, used and watched. Then it settles and is judged."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _until_admitted(running: RunningLab, devices: tuple[str, ...]) -> None:
 
 @contextmanager
 def _sampled(running: RunningLab) -> Iterator[list[list[NodeState]]]:
-    """How each process does, every `SAMPLE_S`, for the length of a `with` block."""
+    """The state of each process, every `SAMPLE_S`, for the length of a `with` block."""
     samples = [look(running)]
     over = threading.Event()
 
@@ -127,7 +127,7 @@ def _sampled(running: RunningLab) -> Iterator[list[list[NodeState]]]:
 
 
 def _left_behind(roots: list[Path]) -> list[str]:
-    """Killed processes need a moment to be gone."""
+    """Killed processes need a moment to disappear."""
     deadline_s = time.monotonic() + ENDED_S_MAX
     while (found := list(orphans(roots))) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
@@ -139,7 +139,7 @@ def _given_up(running: RunningLab) -> list[str]:
 
 
 def _settle(running: RunningLab) -> list[str]:
-    """Everybody is back and nobody lags; else who is not."""
+    """Waits until everything is back and nothing lags; otherwise returns what is not."""
     deadline_s = time.monotonic() + SETTLE_S_MAX
     while found := unsettled(look(running), LAG_BLOCKS_MAX):
         if time.monotonic() > deadline_s:

@@ -1,4 +1,4 @@
-"""Carries out what was drawn, one blow after the other, on a lab of this machine."""
+"""Carries out the drawn blows one after the other on a lab of this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Violence:
         self.done: list[tuple[Blow, int, int]] = []
 
     def run(self, blows: Sequence[Blow]) -> None:
-        """Returns when the last one is over. Whatever ends it, nothing stays stopped or full."""
+        """Returns when the last blow is over. However it ends, nothing stays stopped or full."""
         began_s = time.monotonic()
         for blow in blows:
             self._over.wait(max(0.0, began_s + blow.at_s - time.monotonic()))
@@ -84,7 +84,7 @@ class Violence:
                 self._deployment.start_node(node)
 
     def _signal(self, node: Node, number: Signals) -> None:
-        with suppress(HostFault):  # it is being started again: it is hit already
+        with suppress(HostFault):  # it is just being restarted, so it is down already
             self._deployment.host(node).signal(node.unit, number)
 
 

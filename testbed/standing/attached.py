@@ -22,7 +22,7 @@ __all__ = ["attached"]
 
 @contextmanager
 def attached(running: RunningLab, say: Callable[[str], None]) -> Iterator[Deployment]:
-    """Ends nothing on the way out. Raises LabFault, ConfigurationError."""
+    """Leaves everything running at its end. Raises LabFault, ConfigurationError."""
     lab = running.lab
     with ExitStack() as stack:
         remote = stack.enter_context(ssh_hosts(lab, limited(lab, None)))

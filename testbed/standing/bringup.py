@@ -44,7 +44,7 @@ def running_lab(
     processes before they start.
     """
     with ExitStack() as stack:
-        home = stack.enter_context(workspace())  # gone last: `testbed down` waits for that
+        home = stack.enter_context(workspace())  # removed last, because `testbed down` waits for it
         stack.enter_context(marked_running(home))
         hosts, python = stack.enter_context(opened_hosts(lab))
         stack.enter_context(Lease({name: hosts[name] for name in limited(lab, None)}))

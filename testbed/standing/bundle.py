@@ -1,7 +1,7 @@
 """A running lab as a result bundle, also while it runs: for `report`, `ledger verify` and scripts.
 
-A bundle tells of a campaign. Here the campaign is one phase, from the start of the lab until it was
-collected, in which every device sends at its period and nothing is injected.
+A bundle describes a campaign. Here the campaign has one phase, from the start of the lab until it
+was collected. Every device sends at its period, and nothing is injected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a device's messages leave that is its own relay: straight to the gateway."""
+"""How messages leave a device that is its own relay: straight to the gateway."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["DirectUplink"]
 
 
 class DirectUplink(MobileUplink):
-    """As a mobile device's, but stamped like what a relay carries on."""
+    """Like a mobile device's uplink, but messages are stamped as a relay stamps them."""
 
     def __init__(self, net: str) -> None:
         super().__init__(net)
@@ -22,7 +22,7 @@ class DirectUplink(MobileUplink):
         return str(Up(self._net, me, me, kind)), stamped_codec.encode(stamped)
 
     def again(self, payload: bytes, tries: int) -> bytes:
-        """No relay carries it, so there is none to pass over."""
+        """There is no relay, so none has to be avoided."""
         del tries
         return payload
 

@@ -1,7 +1,7 @@
-"""One more device for a running lab: its files, and its first life up to the verified ledger.
+"""One more device for a running lab: its files, and its first run until it has verified the ledger.
 
-The device runs here, as a child of the command, and makes its own key; it is started again with
-`python -m nodes.device.mobile --config DIR/config.json`.
+The device runs as a child of the command and makes its own key. Later it is started with `python -m
+nodes.device.mobile --config DIR/config.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EVENTS = "events.jsonl"
 WAIT_S_MAX = 60.0
 POLL_S = 0.1
 ANSWER_TIMEOUT_MS = 5_000
-# Where an operator looks first, by the reason that the chain gave.
+# What an operator should check first, by the reason that the chain gave.
 _HINTS = {
     "factory-chain": "do its certificates lead to a root in chain.factory_roots of the inventory, "
     "and is the first one no CA's?",
@@ -47,7 +47,7 @@ _HINTS = {
 def write_device(
     directory: Path, name: str, privilege: int, running: RunningLab, factory: Path | None
 ) -> None:
-    """Everything but the voucher. With `factory` the device has its identity there."""
+    """Everything except the voucher. With `factory`, the device's identity is in that directory."""
     (directory / "genesis.json").write_bytes(running.genesis.read_bytes())
     config = MobileConfig(
         name=name,

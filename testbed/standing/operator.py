@@ -1,7 +1,7 @@
 """The operator of a running lab: an administrator's key, used like any device's.
 
-It speaks MQTT through the gateway, follows the ledger in a copy of its own, and believes nothing
-but proofs: what `devices` tells was verified from genesis.
+It speaks MQTT through the gateway and follows the ledger in a copy of its own. It believes only
+proofs: what `devices` returns was verified from genesis.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Operator:
         self._index.update()
 
     async def ask(self, make: Callable[[int], Operation]) -> Statement:
-        """One signed operation, decided, and carried out. Raises RefusedError if it is refused,
-        LabFault if there is no answer."""
+        """Sends one signed operation and waits until it is decided and carried out. Raises
+        RefusedError if it is refused, LabFault if there is no answer."""
         async with (
             _deadline("the chain does not answer"),
             self._device.asking(self._login, make) as answer,
@@ -130,7 +130,7 @@ class Operator:
         return sorted(found, key=lambda pair: (pair[0], pair[1].serial or 0))
 
     def identity(self, node: bytes) -> Identity:
-        """By the whole node id of somebody who was admitted."""
+        """The identity of an admitted device, by its whole node id."""
         return next(each for _, each in self.devices if each.node == node)
 
     def find(self, who: str) -> tuple[str, Identity]:
@@ -163,7 +163,7 @@ class Operator:
         return f": there are {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")
 
     def records(self, identity: Identity) -> list[tuple[int, Statement]]:
-        """(height, record) of everything but data that is about an identity, or signed by it."""
+        """(height, record) of every record about an identity."""
         return self._index.others(identity.node)
 
     def readings(self, identity: Identity) -> int:
@@ -383,7 +383,7 @@ async def _operating(running: RunningLab) -> AsyncIterator[Operator]:
 
 
 async def _alone(make: Callable[[], Device]) -> Device:
-    """Commands that run at once take turns: the operator has one key with one counter."""
+    """Commands that run at once take turns, because the operator has one key with one counter."""
     deadline_s = time.monotonic() + TURN_S_MAX
     while True:
         try:

@@ -1,7 +1,7 @@
-"""What an operator wants a device to do itself: a file in the device's directory, on its host.
+"""Orders that a device carries out itself: a file in the device's directory, on its host.
 
-Through the host port, so the same for a process of this machine and for one over SSH. What the
-device then does is in `nodes.device.renewal`; whether it did stands in the ledger.
+They go through the host port, so they work alike on this machine and over SSH.
+`nodes.device.renewal` carries them out; the ledger shows whether it did.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def deliver(running: RunningLab, name: str, order: Order) -> None:
 
 @contextmanager
 def host_of(running: RunningLab, node: RunningNode) -> Iterator[Host]:
-    """Where a process of a running lab runs, to be spoken to from another program."""
+    """The host of a running lab's process, for use from another program."""
     if node.directory is not None:
         with LocalHost(Path(node.directory).parent, name=node.host) as host:
             yield host

@@ -1,9 +1,10 @@
 """A lab that stays up: its description for later commands, and the operator's own files.
 
-`testbed up` writes `running.json` (0600) into a private directory that goes away with it. Commands
-find the newest one of this user that still runs. A lock tells which: it ends with its process, so a
-process id that now is somebody else's is never signalled. Finding one writes nothing: it works
-while the disk is full. What an operator does with a running lab is in `operator`.
+`testbed up` writes `running.json` (0600) into a private directory that is removed at the end.
+Commands find the newest lab of this user that still runs. A lock shows whether it runs: the lock
+ends with its process, so a process id that belongs to another program by now is never signalled.
+Finding a lab writes nothing, so it works while the disk is full. What an operator does with a
+running lab is in `operator`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def lab(self) -> Lab:
-        """The inventory that it was made from, whatever became of the file. ConfigurationError."""
+        """The inventory that it was made from, even if the file was changed or removed.
+        ConfigurationError."""
         path = Path(self.home) / LAB_FILE
         try:
             return Lab.model_validate_json(path.read_bytes())
@@ -117,7 +119,8 @@ def describe(
     start_ns: int,
     period_ms: int,
 ) -> RunningLab:
-    """Write down a lab that runs. `roots` are the directories of hosts on this machine."""
+    """Write the description of a running lab. `roots` are the directories of hosts on this
+    machine."""
     material = deployment.material
     broker = deployment.broker
     running = RunningLab(
@@ -159,7 +162,7 @@ def read_running(path: Path) -> RunningLab:
 
 
 def inventory_path(inventory: Path | None) -> Path:
-    """Of the file that `-i` names, or of the one that stands for it by default."""
+    """The path of the file that `-i` names, or of the default."""
     return (inventory or packaged("loopback")).resolve()
 
 
@@ -176,9 +179,9 @@ def find_running(inventory: Path | None) -> RunningLab:
 
 
 def newest_running(inventory: Path | None) -> RunningLab | None:
-    """Of this user's labs that run, the newest that was made from this file. Without a file: the
-    one that runs. ConfigurationError if labs of several files run: a command must not guess whose
-    device it revokes."""
+    """The newest running lab of this user that was made from this file. Without a file: the one
+    that runs. Raises ConfigurationError if labs of several files run, because a command must not
+    guess whose device it revokes."""
     path = None if inventory is None else str(inventory_path(inventory))
     found = [each for each in _all_running() if path in (None, each.inventory)]
     if len({each.inventory for each in found}) > 1:
@@ -192,7 +195,7 @@ def _all_running() -> list[RunningLab]:
     found: list[tuple[int, RunningLab]] = []
     for home in workspaces():
         path = home / RUNNING_FILE
-        with suppress(FileNotFoundError, ConfigurationError):  # one that ends in this moment
+        with suppress(FileNotFoundError, ConfigurationError):  # it ends at this moment
             status = path.stat()
             if status.st_uid == os.getuid() and _runs(home):
                 found.append((status.st_mtime_ns, read_running(path)))
@@ -206,7 +209,7 @@ def _write(running: RunningLab) -> None:
 
 @contextmanager
 def marked_running(home: Path) -> Iterator[None]:
-    """Tells others that the lab is up, until the end of this process at the latest."""
+    """Marks the lab as up, until the end of this process at the latest."""
     with (home / LOCK_FILE).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

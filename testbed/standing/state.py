@@ -1,6 +1,6 @@
-"""How each process of a running lab does: what its supervisor says, and what its files say.
+"""The state of each process of a running lab: what its supervisor says, and what its files say.
 
-Files and memory are looked at on this machine only; of other hosts the supervisor's word is all.
+Files and memory are read on this machine only. Of other hosts only the supervisor's word is known.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NOTE = "SELECT count(*) FROM meta WHERE name = ?"
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
-    """None is not known. `since_s` is wall time, `lag` how many blocks behind the replica that is
+    """None means unknown. `since_s` is wall time; `lag`: blocks behind the replica that is
     furthest. `abstains`: a replica that lost its ledger and sends no votes yet."""
 
     name: str
@@ -51,9 +51,9 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(running: RunningLab) -> list[NodeState]:
-    """Every process, in the order in which they start. Raises LabFault.
+    """Every process, in the order of their start. Raises LabFault.
 
-    A plugged board is none: how it does is in `testbed.boards.state`.
+    A plugged board is no process; its state is in `testbed.boards.state`.
     """
     processes = ask(Path(running.home), Look())
     files_of = {
