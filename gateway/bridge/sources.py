@@ -12,16 +12,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-__all__ = ["PERIOD_S", "Sources"]
+__all__ = ["PERIOD_S", "SOURCES_MAX", "Sources"]
 
 SOURCES_MAX = 2
 PERIOD_S = 1.0
 
 
 class Sources:
-    """Replicas in it are asked for bodies; all others for heads only."""
+    """Replicas in it are asked for bodies; all others for heads only. Where replicas prune, f+1
+    must bring the same pruned body: then take that many for `sources_max`."""
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, sources_max: int = SOURCES_MAX) -> None:
+        self._sources_max = sources_max
         self._sources: dict[int, int] = {}  # replica: blocks that it had brought by `_since_s`
         self._since_s = now_s
         self._goal = 0  # what was claimed then
@@ -36,7 +38,7 @@ class Sources:
         """Replaces sources whose link is lost. Returns the new ones."""
         for replica in set(self._sources) - set(connected):
             del self._sources[replica]
-        free = sorted(set(connected) - set(self._sources))[: SOURCES_MAX - len(self._sources)]
+        free = sorted(set(connected) - set(self._sources))[: self._sources_max - len(self._sources)]
         self._sources |= {replica: brought[replica] for replica in free}
         return free
 

@@ -45,11 +45,14 @@ class Stamps:
         self._carried.setdefault(digest(stamped.body), set()).add(relay)
         if len(self._carried) > CARRIED_MAX:
             del self._carried[next(iter(self._carried))]
-        known = self._relays.get(relay)
+        known = self._relays.pop(relay, None)
+        if known is not None:
+            self._relays[relay] = known  # the one heard of longest ago comes first, and goes first
         if known is None or stamped.boot > known.boot:
-            if known is not None or len(self._relays) < RELAYS_MAX:
-                lost = 0 if known is None else known.lost
-                self._relays[relay] = _Relay(stamped.boot, stamped.n, {}, lost)
+            lost = 0 if known is None else known.lost
+            self._relays[relay] = _Relay(stamped.boot, stamped.n, {}, lost)
+            if len(self._relays) > RELAYS_MAX:
+                del self._relays[next(iter(self._relays))]
         elif stamped.boot < known.boot:
             pass  # kept on the relay's disk since before its restart
         elif stamped.n > known.highest:
@@ -82,7 +85,7 @@ class Stamps:
         if relay in self._carried.get(digest(body), ()):
             return False  # the answer was lost, not the message
         if relay not in self._passed_over and len(self._passed_over) >= RELAYS_MAX:
-            return False
+            del self._passed_over[next(iter(self._passed_over))]
         devices = self._passed_over.setdefault(relay, set())
         if device in devices or len(devices) >= _DEVICES_MAX:
             return False

@@ -13,11 +13,13 @@ from msgspec.structs import replace
 
 from chain.block import HEAD_BYTES, Block
 from chain.ledger.item import cose_of, make_item, read_item
+from chain.ledger.pruning import prune
 from chain.pbft.messages import Checkpoint, CheckpointProof, encode
 from nodes.replica.ledger_file import copy_ledger, encode_records, fact_sum
 from testbed.checks.diagnosis import head_field
 from testbed.checks.finding import Finding
 from testbed.checks.ledger import verify_ledgers
+from testbed.checks.properties import validity
 from tests.chain.world import Device, World
 from tests.testbed.bundles import edit, store
 
@@ -297,3 +299,41 @@ def test_two_ledgers_that_fork_are_both_valid_and_reported(tmp_path: Path) -> No
     (finding,) = verify_ledgers(chains).findings
     assert (finding.file, finding.height, finding.field) == ("r1.sqlite", 4, "head")
     assert "fork: r0.sqlite" in finding.detail
+
+
+# --- pruned ledgers ---
+
+
+def with_data(blocks: int) -> World:
+    world = World()
+    alice = world.admit("alice")
+    while len(world.blocks) < blocks:
+        world.run(world.data(alice), alice)
+    return world
+
+
+def test_a_pruned_ledger_says_how_far_it_is_pruned(tmp_path: Path) -> None:
+    world = with_data(10)  # block 8 is a checkpoint
+    blocks = [
+        prune(block) if height <= 7 else block for height, block in enumerate(world.blocks, 1)
+    ]
+    report = verify_ledgers([store(world, tmp_path / "a.sqlite", 1, blocks)], world.genesis)
+    (file,) = report.files
+    assert report.holds
+    assert (file.verified, file.pruned, file.pruned_to, report.pruned) == (10, 6, 7, 6)
+    judged = validity(report)
+    assert (judged.held, "pruned up to height 7" in judged.detail) == (None, True)
+
+    whole = store(world, tmp_path / "b.sqlite", 2, world.blocks)
+    both = verify_ledgers([tmp_path / "a.sqlite", whole], world.genesis)
+    assert (both.pruned, validity(both).held) == (0, True), "somebody has all of it"
+
+
+def test_a_lone_file_cannot_call_its_inventions_pruned(tmp_path: Path) -> None:
+    """Above the last proven checkpoint a liar could make up data that no device signed."""
+    world = with_data(10)
+    blocks = [prune(block) for block in world.blocks]
+    report = verify_ledgers([store(world, tmp_path / "a.sqlite", 1, blocks)], world.genesis)
+    (finding,) = report.findings
+    assert (finding.height, finding.field) == (10, "record item")
+    assert validity(report).held is False

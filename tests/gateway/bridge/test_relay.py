@@ -10,7 +10,7 @@ from chain.errors import PeerFault
 from chain.keys import digest
 from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
 from gateway.bridge.relay import Relay
-from gateway.bridge.relays import ONLINE, SILENT_MS, Relays
+from gateway.bridge.relays import ONLINE, RELAYS_MAX, SILENT_MS, Relays
 from gateway.bridge.stamps import PATIENCE_MS, SUSPECTED_BY, Stamps
 from gateway.mqtt.topics import Request, Status, Up, parse
 from tests.gateway.bridge.gate import Clock, limiter
@@ -139,6 +139,18 @@ def test_lost_messages_are_told_once_and_overtaken_ones_not_at_all() -> None:
     take(100_000, boot=2)
     assert list(stamps.lost(0)) == [("relay", 100_000 - 1 - 1 - 256)]
     assert list(stamps.lost(PATIENCE_MS + 1)) == [("relay", 256)]
+
+
+def test_relays_that_are_gone_take_no_place_from_new_ones() -> None:
+    """Each device that is its own relay counts as one."""
+    stamps = Stamps()
+    for number in range(RELAYS_MAX + 100):
+        stamps.take(f"old {number}", Stamped(n=1, boot=1, at_ms=0, body=b"%d" % number), 0)
+        stamps.pass_over(f"old {number}", DEVICES[0], b"lost")
+    for number in (1, 3):
+        stamps.take("new", Stamped(n=number, boot=1, at_ms=0, body=b""), 0)
+    assert list(stamps.lost(PATIENCE_MS + 1)) == [("new", 1)]
+    assert any(stamps.pass_over("new", device, b"lost") for device in DEVICES)
 
 
 def test_a_relay_that_drops_is_suspected_when_several_devices_say_so() -> None:

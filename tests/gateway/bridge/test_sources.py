@@ -93,3 +93,8 @@ def test_a_lost_link_is_replaced_at_once() -> None:
     assert set(sources) == {1, 2}
     assert sources.fill([1], Counter()) == []
     assert set(sources) == {1}
+
+
+def test_where_replicas_prune_enough_of_them_are_sources() -> None:
+    """f+1 must bring the same pruned body (`chain.proofs.client`); here f is 2."""
+    assert Sources(0.0, 3).fill(range(7), Counter()) == [0, 1, 2]
