@@ -159,7 +159,7 @@ class Ledger:
 
     def _request(self, record: Record, check_signatures: bool) -> VerifiedRequest:
         if not record.item:
-            return read_pruned(record.leaf)
+            return read_pruned(record.leaf, self.network)
         if check_signatures:
             return open_item(record.item, self.network, self.membership, self._scheme)
         return read_item(record.item, self.network)

@@ -38,16 +38,19 @@ def prune(block: Block) -> Block:
     return Block(block.head, tuple(records))
 
 
-def read_pruned(leaf: bytes) -> VerifiedRequest:
+def read_pruned(leaf: bytes, network: bytes) -> VerifiedRequest:
     """The request of a pruned record as far as it can be known: its payload is empty here.
 
-    Raises PeerFault("bad-item") if it is no data record, or what `decode_leaf` raises.
+    Raises PeerFault: "bad-item" if it is no data record, "wrong-network", or what `decode_leaf`
+    raises.
     """
     statement = decode_leaf(leaf)
+    if statement.network != network:
+        raise PeerFault("wrong-network", "recorded in another network")
     if statement.op != "data" or statement.counter is None or statement.service is None:
         raise PeerFault("bad-item", "a record without its item that is no data record")
     operation = Data(
-        network=statement.network,
+        network=network,
         node=statement.node,
         counter=statement.counter,
         service=statement.service,

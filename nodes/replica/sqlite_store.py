@@ -46,6 +46,10 @@ _PUT_FACT = "INSERT OR REPLACE INTO facts (kind, view, seq, data, sum) VALUES (?
 _PUT_BLOCK = "INSERT INTO blocks (height, head, records, signature, sum) VALUES (?, ?, ?, ?, ?)"
 _PUT_PRUNED = "INSERT INTO pruned (height, head, records, signature, sum) VALUES (?, ?, ?, ?, ?)"
 _DELETE_BLOCK = "DELETE FROM blocks WHERE height = ?"
+_HEADS = (
+    "SELECT head FROM (SELECT height, head FROM pruned UNION ALL SELECT height, head FROM blocks) "
+    "WHERE height BETWEEN ? AND ? ORDER BY height"
+)
 _FORGET = "DELETE FROM facts WHERE kind = ? AND seq <= ?"
 _COUNT = "UPDATE meta SET value = ? WHERE name = 'commits'"
 _MARK = struct.Struct(">QI")
@@ -185,8 +189,7 @@ class SqliteStore:
         return checked_blocks(rows, first)
 
     def heads(self, start: int, stop: int) -> Sequence[bytes]:
-        rows = self._read(f"{BLOCK_ROWS} WHERE height BETWEEN ? AND ? ORDER BY height", start, stop)
-        return [row[1] for row in rows]
+        return [head for (head,) in self._read(_HEADS, start, stop)]
 
     def stable_from(self, seq: int) -> Durable | None:
         rows = self._read(

@@ -171,7 +171,7 @@ def _operation(record: Record, network: bytes) -> Operation | None:
     """None if it cannot be read. Of a pruned record of data all but the payload is known."""
     try:
         if not record.item:
-            known = read_pruned(record.leaf).operation
+            known = read_pruned(record.leaf, network).operation
             return known.opened.operation if isinstance(known, Authenticated) else None
         return read_operation(cose_of(record.item), network).operation
     except PeerFault:
