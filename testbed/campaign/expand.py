@@ -84,7 +84,7 @@ def expand(
         phases=phases,
         trials=trials,
         runs=_runs(campaign),
-        expect=campaign.expect,
+        expect=campaign.expect.of(system.name),
     )
 
 

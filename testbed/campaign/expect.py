@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from testbed.campaign.event import SystemName
 from testbed.campaign.quantities import BoundField, SpanField
 
 __all__ = [
@@ -67,12 +68,18 @@ class Expect(_Model):
     `safety`: the properties that must hold; without a list, all. A property that is not listed and
     breaks makes the result degraded instead of failed. `broken`: properties and attacks that are
     meant to break in runs with faults, as a campaign beyond the bound shows it; the result fails if
-    one of them holds in every run.
+    one of them holds in every run. `broken_in`: the same for one system under test only.
     """
 
     safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     broken: tuple[Name, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
+    broken_in: dict[SystemName, tuple[Name, ...]] = {}
     liveness: LivenessExpect = LivenessExpect()
     attack: dict[Name, AttackExpect] = Field(default={}, max_length=attacks_max)
     fault: dict[Name, FaultExpect] = Field(default={}, max_length=attacks_max)
     degradation: DegradationExpect = DegradationExpect()
+
+    def of(self, system: SystemName) -> Expect:
+        """What is expected of this system."""
+        broken = dict.fromkeys((*self.broken, *self.broken_in.get(system, ())))
+        return self.model_copy(update={"broken": tuple(broken), "broken_in": {}})

@@ -250,12 +250,13 @@ def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:
                 ("expect", key, name), f"no {key} has this id; there are: {there}", whole=True
             )
     may_break = attacks | set(get_args(SafetyProperty))
-    for i, name in enumerate(expect.broken):
-        if name not in may_break:
-            there = ", ".join(sorted(may_break))
-            yield Mistake(
-                ("expect", "broken", i), f"no property or attack {name}; use one of {there}"
-            )
+    lists: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(("expect", "broken"), expect.broken)]
+    lists += [(("expect", "broken_in", each), names) for each, names in expect.broken_in.items()]
+    for where, names in lists:
+        for i, name in enumerate(names):
+            if name not in may_break:
+                there = ", ".join(sorted(may_break))
+                yield Mistake((*where, i), f"no property or attack {name}; use one of {there}")
 
 
 def _outlasts(

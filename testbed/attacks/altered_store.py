@@ -1,0 +1,104 @@
+"""A store that is altered at rest: what a device said is changed in the database.
+
+A replica's record no longer follows from the genesis: the replica notices at its start, sends no
+votes and fetches all anew. A provider's reading gets a new MAC from the key that lies beside, and
+nothing tells it from a true one. It is a success if nobody noticed.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from testbed import programs
+from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.quantities import SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import StoreDamaged
+from testbed.checks.trials import details_of, lines_of
+from testbed.provision.configs import STORE
+from testbed.provision.layout import Node
+
+__all__ = ["AlteredStore"]
+
+
+class AlteredStore(Params):
+    """Stop processes, change the newest record in their stores, and start them again when `for`
+    has passed. The change mends every checksum that needs no secret of others."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class Alteration(Attack):
+    """`program` changes a store; it gets the paths of the process's `files`."""
+
+    def __init__(self, scene: Scene, program: str, files: tuple[str, ...]) -> None:
+        super().__init__(scene)
+        self._program = program
+        self._files = files
+        self._down: list[Node] = []
+
+    def apply(self) -> None:
+        deployment = self.scene.deployment
+        for node in self.scene.nodes("on"):
+            self._down.append(node)
+            deployment.hold_down(node)
+            paths = [node.file(name) for name in self._files]
+            argv = programs.python(
+                deployment.python(node), f"attacks/on_host/{self._program}.py", *paths
+            )
+            self.sent(f"{node.name}/{deployment.host(node).run(argv).stdout.strip()}")
+
+    def heal(self) -> None:
+        down, self._down = self._down, []
+        for node in down:
+            self.scene.deployment.start_node(node)
+
+
+def _judge(evidence: Evidence, attack: str) -> Judgement:
+    """A trial is `<process>/<what was changed>`. It was found if the process said that its store is
+    damaged."""
+    lines = lines_of(evidence, attack)
+    noticed = {event.node for event in evidence.events(StoreDamaged)}
+    trials = [trial for line in lines for trial in line.trials]
+    found = [trial for trial in trials if trial.partition("/")[0] in noticed]
+    planned = {event.id for event in evidence.trial.events if event.fault == attack}
+    return Judgement(
+        trials=len(trials),
+        observed=len(trials),
+        distinct=len(set(trials)),
+        successes=len(set(trials) - set(found)),
+        refused={"store:damage found": len(found)} if found else {},
+        attempts_unseen=len(planned - {line.event for line in lines if line.trials}),
+        details=details_of(lines),
+    )
+
+
+def _ledger(scene: Scene) -> Injection:
+    return Alteration(scene, "alter_block", (STORE,))
+
+
+def _readings(scene: Scene) -> Injection:
+    from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - only a run needs it
+
+    return Alteration(scene, "alter_readings", (STORE, ESCROW))
+
+
+register(
+    Kind(
+        "store.alter",
+        AlteredStore,
+        category="attack",
+        layer="ledger",
+        summary="changes the newest record in the store of a process that stands still",
+        mechanisms=(
+            Mechanism("ledger", _ledger, systems=("chain",)),
+            Mechanism("readings", _readings, systems=("baseline",)),
+        ),
+        judge=_judge,
+        impairs=those("on"),
+        seen="the program that changed it says what it changed",
+    )
+)
