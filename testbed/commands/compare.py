@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -38,6 +39,10 @@ def compare(
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Fail if a verdict is not what it was in A.")
     ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the figures of A and B (.svg, .pdf)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set results side by side: what differs, verdicts that changed, figures with their ratio.
@@ -53,6 +58,10 @@ def compare(
 
     first = read_result(find_bundle(a))
     found = [compared(first, read_result(find_bundle(other))) for other in others]
+    if figure is not None:
+        from testbed.report.plots import draw_beside  # noqa: PLC0415 - loads what draws
+
+        draw_beside(found[0], figure)
     failures = [list(_failures(each, bounds, fail_on_change)) for each in found]
     if as_json:
         comparisons = [
@@ -100,7 +109,10 @@ def _failures(
 
 
 def _in_words(found: Comparison, failures: list[str]) -> str:
-    parts = [columns([("A", found.a), ("B", found.b)])]
+    a, b = (
+        f"{name} ({system})" for name, system in zip((found.a, found.b), found.systems, strict=True)
+    )
+    parts = [columns([("A", a), ("B", b)])]
     if found.obstacles:
         parts.append("\n".join(["Figures cannot be compared:", *_list(found.obstacles)]))
     if found.differences:
@@ -108,8 +120,8 @@ def _in_words(found: Comparison, failures: list[str]) -> str:
         parts.append(columns(rows))
     else:
         parts.append("Made alike: campaign, seed, inventory, code, packages and machines.")
-    if found.changes:
-        parts.append(columns([("VERDICT", "A", "B"), *((c.name, c.a, c.b) for c in found.changes)]))
+    if shown := found.verdicts or found.changes:
+        parts.append(columns([("VERDICT", "A", "B"), *((c.name, c.a, c.b) for c in shown)]))
     else:
         parts.append("All verdicts are the same.")
     if found.figures:

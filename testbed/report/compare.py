@@ -18,7 +18,7 @@ import msgspec
 from testbed.bundle import Bundle
 from testbed.campaign.schedule import Schedule
 from testbed.manifest import Arm, Manifest
-from testbed.report.figures import QUANTITIES, Quantity
+from testbed.report.figures import BETWEEN_SYSTEMS, QUANTITIES, Quantity
 from testbed.report.over_runs import over_runs
 from testbed.report.pairing import Estimate, Known, median, paired_ratio, unpaired_ratio
 from testbed.report.summary import RunRow
@@ -68,7 +68,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """`b` compared with `a` (names of bundles). `obstacles`: why no figures can be compared; then
-    there are none."""
+    there are none. `verdicts`: all of both, if they are of two systems; `changes` are those that
+    differ."""
 
     a: str
     b: str
@@ -76,6 +77,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     changes: tuple[Change, ...]
     figures: tuple[FigurePair, ...]
+    systems: tuple[str, str] = ("chain", "chain")
+    verdicts: tuple[Change, ...] = ()
 
 
 def read_result(bundle: Bundle) -> Result:
@@ -96,8 +99,10 @@ def compare(a: Result, b: Result) -> Comparison:
         b=b.bundle.name,
         obstacles=obstacles,
         differences=tuple(_differences(a, b)),
-        changes=tuple(_changes(a, b)),
+        changes=tuple(each for each in _verdicts(a, b) if each.a != each.b),
         figures=() if obstacles else tuple(_figures(a, b)),
+        systems=(a.schedule.system, b.schedule.system),
+        verdicts=() if a.schedule.system == b.schedule.system else tuple(_verdicts(a, b)),
     )
 
 
@@ -111,7 +116,8 @@ def _obstacles(a: Result, b: Result) -> Iterator[str]:
         yield "the campaigns have the same name, but other faults or attacks"
     elif (one := a.schedule.workload) != (two := b.schedule.workload):
         yield f"the workloads differ: {one.in_words} and {two.in_words}"
-    if len(a.schedule.replicas) != len(b.schedule.replicas):
+    same_system = a.schedule.system == b.schedule.system
+    if same_system and len(a.schedule.replicas) != len(b.schedule.replicas):
         yield (
             f"they have different numbers of replicas: {len(a.schedule.replicas)} and "
             f"{len(b.schedule.replicas)}"
@@ -128,6 +134,7 @@ def _faults(schedule: Schedule) -> set[tuple[str, str, str]]:
 def _differences(a: Result, b: Result) -> Iterator[Difference]:
     one, two = a.manifest, b.manifest
     pairs: dict[str, tuple[object, object]] = {
+        "system": (a.schedule.system, b.schedule.system),
         "stage": (one.stage, two.stage),
         "seed": (one.seed, two.seed),
         "expectations": (_expectations(a), _expectations(b)),
@@ -179,13 +186,11 @@ def _about(result: Result) -> dict[str, dict[str, object]]:
     return {path.stem: first.read_json(f"env/{path.name}") for path in paths}
 
 
-def _changes(a: Result, b: Result) -> Iterator[Change]:
-    if a.verdict != b.verdict:
-        yield Change(name="verdict", a=a.verdict, b=b.verdict)
+def _verdicts(a: Result, b: Result) -> Iterator[Change]:
+    yield Change(name="verdict", a=a.verdict, b=b.verdict)
     for name in [*a.judged, *(n for n in b.judged if n not in a.judged)]:
         left, right = a.judged.get(name, "not judged"), b.judged.get(name, "not judged")
-        if left != right:
-            yield Change(name=name, a=left, b=right)
+        yield Change(name=name, a=left, b=right)
 
 
 def _held(value: bool | None) -> str:
@@ -194,9 +199,10 @@ def _held(value: bool | None) -> str:
 
 def _figures(a: Result, b: Result) -> Iterator[FigurePair]:
     arms: tuple[Arm, ...] = ("faults", "baseline")
-    paired = a.schedule.what_happens == b.schedule.what_happens
+    other = a.schedule.system != b.schedule.system
+    paired = a.schedule.what_happens == b.schedule.what_happens or (other and _alike(a, b))
     for arm in arms:
-        for quantity in QUANTITIES:
+        for quantity in (*QUANTITIES, *BETWEEN_SYSTEMS) if other else QUANTITIES:
             left, right = _values(a, quantity, arm), _values(b, quantity, arm)
             if not left or not right:
                 continue
@@ -214,6 +220,12 @@ def _figures(a: Result, b: Result) -> Iterator[FigurePair]:
                 ratio=ratio,
                 paired=paired,
             )
+
+
+def _alike(a: Result, b: Result) -> bool:
+    """Runs of the same number met the same arrivals, and the same faults as far as they apply."""
+    one, two = a.schedule, b.schedule
+    return (one.seed, one.lab, one.runs) == (two.seed, two.lab, two.runs)
 
 
 def _values(result: Result, quantity: Quantity, arm: Arm) -> dict[int, Known]:

@@ -47,6 +47,7 @@ def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
         blocks_proven=ledger.proven,
         records=len(chain.entries),
         data_records=sum(e.took_effect and e.statement.op == "data" for e in chain.entries),
+        stored_bytes=sum(path.stat().st_size for path in evidence.ledgers),
         ledger_verified=ledger.holds,
         ledger_problem=_problem(ledger),
         view_changes=len({event.view for event in evidence.events(ViewEntered)} - {0}),

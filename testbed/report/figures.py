@@ -25,6 +25,7 @@ from testbed.report.pairing import (
 from testbed.report.summary import Figure, Load, PropertyResult, RunRow, RunSummary
 
 __all__ = [
+    "BETWEEN_SYSTEMS",
     "QUANTITIES",
     "Quantity",
     "admission_ms",
@@ -93,6 +94,32 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity("admission", "ms", admission_ms, lambda _: None),
     Quantity("consensus", "ms", lambda run: _maybe(run.latency_ms.consensus.p50), lambda _: None),
 )
+
+
+def _calm(name: str) -> Callable[[RunSummary], Known | None]:
+    """In the phase called baseline, before anything is injected."""
+    return lambda run: _quantile(run.load.baseline, name) if run.load.baseline else None
+
+
+def _recovery(run: RunSummary) -> Known | None:
+    if not run.faults:
+        return None
+    return between(0.0) if run.recovery_ms is None else known(run.recovery_ms)
+
+
+BETWEEN_SYSTEMS: tuple[Quantity, ...] = (
+    Quantity("calm p50", "ms", _calm("p50_ms"), lambda _: None),
+    Quantity("calm p99", "ms", _calm("p99_ms"), lambda _: None),
+    Quantity("recovery", "ms", _recovery, lambda _: None),
+    Quantity(
+        "stored",
+        "B/record",
+        lambda run: known(run.stored_bytes / run.records) if run.records else None,
+        lambda _: None,
+    ),
+)
+"""What is also set side by side if two results are of two systems: latencies before anything is
+injected, the worst recovery, and what a record costs on all disks together."""
 
 
 def figures(counted: Sequence[RunRow]) -> tuple[Figure, ...]:

@@ -8,6 +8,7 @@ never recovered is drawn at the upper edge.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -15,6 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from testbed.bundle import Bundle
 from testbed.campaign.schedule import Schedule
+from testbed.errors import ConfigurationError
+from testbed.report.compare import Comparison
 from testbed.report.style import (
     BLUE,
     GREY,
@@ -28,7 +31,7 @@ from testbed.report.style import (
 )
 from testbed.report.summary import Figure, Load, RunRow, Summary
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_beside"]
 
 _ARMS = {"baseline": (BLUE, "o"), "faults": (ORANGE, "s")}
 _NAMES = ("runs", "ratios", "recovery")
@@ -67,6 +70,41 @@ def draw(bundle: Bundle, summary: Summary) -> tuple[Plot, ...]:
         return tuple(
             (name, title, save(bundle, name, each, pdf=True)) for name, title, each in made
         )
+
+
+def draw_beside(found: Comparison, path: Path) -> None:
+    """Every figure of two results in one drawing: a row for each, a point for A and one for B. The
+    ending of `path` says the format. Raises ConfigurationError."""
+    rows = [each for each in found.figures if each.a.value and each.b.value]
+    with styled():
+        made = figure(0.9 + 0.24 * max(1, len(rows)), None)
+        made.subplots_adjust(left=0.34)
+        axes: Axes = made.add_subplot()
+        names = (f"A: {found.systems[0]}", f"B: {found.systems[1]}")
+        for values, name, colour, marker in (
+            ([each.a for each in rows], names[0], BLUE, "o"),
+            ([each.b for each in rows], names[1], ORANGE, "s"),
+        ):
+            axes.plot(
+                [each.value or 0.0 for each in values],
+                range(len(rows)),
+                linestyle="none",
+                marker=marker,
+                markersize=4,
+                color=colour,
+                label=name,
+            )
+        arms = {"faults": "with faults", "baseline": "without"}
+        labels = [f"{each.name} ({each.unit}), {arms[each.arm]}" for each in rows]
+        axes.set_yticks(range(len(rows)), labels)
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        log_axis(axes.xaxis)
+        axes.legend(fontsize=6, loc="best")
+        try:
+            made.savefig(path)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"cannot draw {path}: {error}") from error
 
 
 def _runs(counted: Sequence[RunRow], timeout_ms: int, mark: str | None) -> Drawing:

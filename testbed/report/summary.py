@@ -184,6 +184,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     not collected, an injection (fault or attack) was not seen to take effect, or a host was not fit
     (`testbed.checks.conditions`): then nothing can be said; else "degraded" if a bound on liveness
     was missed, or a property that the campaign does not list broke; else "passed".
+    `stored_bytes`: the collected ledgers of all replicas together.
     """
 
     verdict: RunVerdict
@@ -193,6 +194,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     blocks_proven: int
     records: int
     data_records: int
+    stored_bytes: int = 0
     ledger_verified: bool
     ledger_problem: str | None = None
     view_changes: int

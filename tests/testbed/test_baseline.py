@@ -1,90 +1,185 @@
-"""The centralised baseline as a system under test: real processes, the campaigns of the chain."""
+"""The centralised baseline as a system under test, beside the chain: real processes, one campaign.
+
+The campaign runs against both once; the tests read the two bundles.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inventory.load import load_lab
+from nodes.provider.store import read_readings
+from testbed import cli
 from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
 from testbed.campaign.schedule import Schedule
 from testbed.systems.baseline import BASELINE
 
-ENDED_S_MAX = 240.0
-SAFETY = "[agreement, validity, exactly-once, no-unauthorised-commit, durability]"
-CAMPAIGN = f"""
+ENDED_S_MAX = 300.0
+CAMPAIGN = """
 schema: testbed.campaign/1
 campaign: short
 seed: 7
-workload: {{kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 2s}}
-phases: {{warmup: 2s, fault: 3s, recovery: 1s}}
+workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 2s}
+phases: {warmup: 2s, fault: 8s, recovery: 1s}
 faults:
-  - {{id: kill-primary, at: 200ms, for: 1s, do: process.crash, on: primary}}
-  - {{id: kill-backup, at: 2s, for: 500ms, do: process.crash, on: replica(2)}}
-  - {{id: lie, at: 2s, for: 500ms, do: byzantine.withhold, on: random(1)}}
-expect: {{safety: {SAFETY}}}
+  - {id: steal, at: 200ms, do: store.steal, batch: 10}
+  - {id: kill-primary, at: 1s, for: 2s, do: process.crash, on: primary}
+  - {id: kill-backup, at: 4s, for: 1s, do: process.crash, on: replica(2)}
+  - {id: alter, at: 6s, for: 1s, do: store.alter, on: replica(0)}
+expect: {broken_in: {baseline: [steal, alter]}}
+"""
+LYING = """
+schema: testbed.campaign/1
+campaign: lying
+workload: {kind: enrol+data, rate: 5/s, arrivals: poisson, timeout: 2s}
+phases: {warmup: 2s, fault: 8s}
+faults: [{id: lie, for: 1s, do: byzantine.withhold, on: primary}]
 """
 
 
-def run(tmp_path: Path, text: str, *options: str) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """The finished `testbed run`, and its bundle."""
-    campaign, out = tmp_path / "short.yaml", tmp_path / "runs"
-    campaign.write_text(text)
-    before = set(out.glob("*"))
-    argv = [sys.executable, "-m", "testbed.cli", "run", str(campaign), "--out", str(out), *options]
-    ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=ENDED_S_MAX)
-    (bundle,) = set(out.glob("*")) - before
-    return ended, bundle
+class Result:
+    """A finished `testbed run`."""
+
+    def __init__(self, process: subprocess.Popen[str], out: Path) -> None:
+        self.said, _ = process.communicate(timeout=ENDED_S_MAX)
+        self.code = process.returncode
+        (self.bundle,) = out.glob("*")
+        self.summary: dict[str, Any] = json.loads((self.bundle / "summary.json").read_bytes())
+
+    def attack(self, name: str) -> dict[str, Any]:
+        (found,) = (each for each in self.summary["attacks"] if each["id"] == name)
+        return dict(found)
+
+    @property
+    def raw(self) -> Path:
+        return self.bundle / "run/0000-faults/raw"
 
 
-def summary_of(bundle: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((bundle / "summary.json").read_bytes())
-    return found
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """Of both systems, by name."""
+    here = tmp_path_factory.mktemp("systems")
+    campaign = here / "short.yaml"
+    campaign.write_text(CAMPAIGN)
+    started = {}
+    for system in ("chain", "baseline"):
+        argv = [sys.executable, "-m", "testbed.cli", "run", str(campaign), "--system", system]
+        started[system] = subprocess.Popen(
+            [*argv, "--out", str(here / system)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    return {system: Result(process, here / system) for system, process in started.items()}
 
 
-def test_a_campaign_of_the_chain_runs_against_the_provider(tmp_path: Path) -> None:
-    """Admission, data, a killed provider that comes back; and what it has no part for is skipped
-    with the reason, so the result is partial."""
-    ended, bundle = run(tmp_path, CAMPAIGN, "--system", "baseline")
-    assert ended.returncode == 4, ended.stdout + ended.stderr
-    found = summary_of(bundle)
-    assert found["verdict"] == "partial"
+@pytest.fixture
+def chain(results: dict[str, Result]) -> Result:
+    return results["chain"]
+
+
+@pytest.fixture
+def baseline(results: dict[str, Result]) -> Result:
+    return results["baseline"]
+
+
+def test_the_chain_passes_and_the_baseline_breaks_as_expected(
+    chain: Result, baseline: Result
+) -> None:
+    """An event that the baseline has no part for is skipped, so its result is partial."""
+    assert (chain.code, chain.summary["verdict"]) == (0, "passed"), chain.said
+    assert (baseline.code, baseline.summary["verdict"]) == (4, "partial"), baseline.said
+    (skipped,) = baseline.summary["skipped"]
+    assert skipped["id"] == "kill-backup"
+    assert skipped["reason"].startswith("the baseline has no such part")
+
+
+def test_a_killed_provider_comes_back_with_all_that_it_receipted(baseline: Result) -> None:
+    found = baseline.summary
     assert found["devices_admitted"] == found["devices_expected"] == 5
-    assert found["latency_ms"]["data"]["n"] == found["data_records"] > 20
-    assert found["latency_ms"]["data"]["censored"] == 0
+    assert found["latency_ms"]["data"]["n"] > 30
+    (killed,) = found["faults"]
+    assert (killed["targets"], killed["observed"], killed["healed"]) == (["r1"], 1, 1)
     assert {each["name"]: each["held"] for each in found["properties"]} == {
         "exactly-once": True,
         "durability": True,
     }
-    (killed,) = found["faults"]
-    assert (killed["targets"], killed["observed"], killed["healed"]) == (["r1"], 1, 1)
-    assert {each["id"]: each["reason"].partition(":")[0] for each in found["skipped"]} == {
-        "kill-backup": "the baseline has no such part",
-        "lie": "one process decides alone; there is no consensus to disturb",
-    }
-    assert found["ledger_verified"] is False
-    assert list(bundle.rglob("r1.sqlite"))
-    assert not list(bundle.rglob("escrow*")), "keys of devices came home"
 
 
-def schedules(tmp_path: Path) -> tuple[Schedule, Schedule]:
+def test_a_stolen_escrow_impersonates_devices_and_stolen_ledgers_do_not(
+    chain: Result, baseline: Result
+) -> None:
+    """The chain has no key escrow: in four ledgers there is no private key."""
+    stolen = baseline.attack("steal")
+    assert (stolen["verdict"], stolen["successes"], stolen["observed"]) == ("broken", 10, 10)
+    assert stolen["details"]["keys_found"] == 5
+    stolen = chain.attack("steal")
+    assert (stolen["verdict"], stolen["successes"], stolen["observed"]) == ("held", 0, 10)
+    assert stolen["details"]["keys_found"] == 0
+
+
+def test_an_altered_record_is_found_on_the_chain_only(chain: Result, baseline: Result) -> None:
+    """The altered reading still stands in the provider's store, and its device has a receipt."""
+    assert chain.attack("alter")["refused"] == {"store:damage found": 1}
+    assert chain.summary["ledger_verified"] is True
+    assert baseline.attack("alter")["verdict"] == "broken"
+    lines = [json.loads(each) for each in (baseline.raw / "attacks.jsonl").read_text().splitlines()]
+    (trial,) = (trial for each in lines if each["id"] == "alter" for trial in each["trials"])
+    stored = read_readings(baseline.raw / "ledger/r1.sqlite")
+    assert trial.rpartition("/")[2] in {sha256(each.body).hexdigest() for each in stored}
+
+
+def test_a_bundle_has_no_key_of_a_device(baseline: Result) -> None:
+    assert baseline.summary["ledger_verified"] is False
+    assert list(baseline.bundle.rglob("r1.sqlite"))
+    assert not list(baseline.bundle.rglob("escrow*"))
+
+
+def test_compare_sets_both_systems_side_by_side(
+    chain: Result, baseline: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One table and one figure, with what the baseline does better: a record costs less."""
+    drawn = tmp_path / "beside.svg"
+    argv = ["compare", str(chain.bundle), str(baseline.bundle), "--figure", str(drawn)]
+    assert cli.main(argv) == 0
+    told = capsys.readouterr().out
+    assert "(chain)" in told
+    assert "(baseline)" in told
+    assert drawn.read_bytes().startswith(b"<?xml")
+    assert cli.main([*argv, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert found["obstacles"] == []
+    verdicts = {each["name"]: (each["a"], each["b"]) for each in found["verdicts"]}
+    assert verdicts["attack steal"] == verdicts["attack alter"] == ("held", "broken")
+    assert verdicts["durability"] == ("held", "held")
+    assert verdicts["validity"] == ("held", "not judged")
+    figures = {each["name"]: each for each in found["figures"]}
+    assert {"goodput", "p99", "admission", "recovery"} <= figures.keys()
+    assert figures["stored"]["ratio"]["value"] < 1
+    assert figures["stored"]["paired"]
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+
+def schedules(tmp_path: Path, text: str) -> tuple[Schedule, Schedule]:
     path = tmp_path / "short.yaml"
-    path.write_text(
-        CAMPAIGN.replace("  - {id: lie, at: 2s", "  - {id: lie, at: 2600ms").replace(
-            "for: 500ms, do: byz", "for: 300ms, do: byz"
-        )
-    )
+    path.write_text(text)
     campaign, lab = load_campaign(path), load_lab()
     return expand(campaign, lab), expand(campaign, lab, system=BASELINE)
 
 
 def test_both_systems_meet_the_same_arrivals(tmp_path: Path) -> None:
     """Of mobile devices by name; boards' readings are sent by the devices that they hang on."""
-    chain, baseline = (each.trials[0] for each in schedules(tmp_path))
+    chain, baseline = (each.trials[0] for each in schedules(tmp_path, CAMPAIGN))
     ours = {device.name: device for device in baseline.devices}
     boards = [device for device in chain.devices if device.role == "board"]
     assert {device.role for device in baseline.devices} == {"mobile", "environment"}
@@ -97,9 +192,15 @@ def test_both_systems_meet_the_same_arrivals(tmp_path: Path) -> None:
             assert ours[device.name].enrol_at_ms == device.enrol_at_ms
 
 
-def test_a_schedule_names_its_system(tmp_path: Path) -> None:
-    chain, baseline = schedules(tmp_path)
+def test_a_schedule_names_its_system_and_what_is_expected_of_it(tmp_path: Path) -> None:
+    chain, baseline = schedules(tmp_path, CAMPAIGN)
     assert (chain.system, len(chain.replicas), chain.f) == ("chain", 4, 1)
     assert (baseline.system, len(baseline.replicas), baseline.f) == ("baseline", 1, 0)
+    assert (chain.expect.broken, baseline.expect.broken) == ((), ("steal", "alter"))
     assert Schedule.from_json(baseline.canonical_json()) == baseline
-    assert chain.schedule_hash != baseline.schedule_hash
+
+
+def test_what_means_nothing_to_a_system_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    chain, baseline = (each.trials[0].events[0] for each in schedules(tmp_path, LYING))
+    assert chain.skipped is None
+    assert baseline.skipped == "one process decides alone; there is no consensus to disturb"
