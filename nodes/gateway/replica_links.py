@@ -17,6 +17,7 @@ import msgspec
 
 from chain.errors import PeerFault
 from chain.pbft.messages import Busy, ClientMessage, Denied, Seal, Submit, Subscribe, encode
+from chain.quorum import Quorum
 from gateway.bridge.follower import Follower
 from gateway.bridge.sources import SOURCES_MAX, Sources
 from gateway.refusing import refusing
@@ -73,9 +74,9 @@ class ReplicaLinks:
         self._send = put_around(self._wire).send
         self._primary = config.replicas[0].replica
         self._views: dict[int, int] = {}
-        weak = chain.ledger.membership.quorum.weak
         pruning = config.keep_data_blocks is not None
-        self._sources = Sources(time.monotonic(), max(SOURCES_MAX, weak if pruning else 0))
+        weak = Quorum.of(len(config.replicas)).weak if pruning else 0
+        self._sources = Sources(time.monotonic(), max(SOURCES_MAX, weak))
         self._ahead: set[int] = set()
         self._heard_s: dict[int, float] = {}
 
