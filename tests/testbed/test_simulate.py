@@ -23,6 +23,7 @@ from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.draw import PROFILES, Options, draw
 from testbed.simulate.outcome import Outcome, Summary
 from testbed.simulate.scenario import Scenario
+from testbed.simulate.strategies import STRATEGIES
 from testbed.simulate.sweep import open_executor, sweep
 from testbed.simulate.traitors import TRICKS
 from testbed.simulate.transcript import Transcript
@@ -246,3 +247,23 @@ def test_the_command_reports_and_a_failure_can_be_replayed(tmp_path: Path) -> No
 def test_a_place_that_nothing_can_be_saved_at_is_told_before_hours_of_seeds(tmp_path: Path) -> None:
     assert cli.main(["simulate", "--seeds", "1", "--save", str(tmp_path / "no" / "s.json")]) == 2
     assert cli.main(["simulate", "--seeds", "1", "--save", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
+def test_a_strategy_breaks_nothing_and_repeats(strategy: str) -> None:
+    options = Options(faults="crash", strategy=strategy)
+    for seed in range(3):
+        scenario = draw(options, seed)
+        assert Scenario.decode(scenario.encode()) == scenario == draw(options, seed)
+        outcome = run(scenario)
+        assert outcome.finding is None, outcome.finding
+        assert run(scenario).trace == outcome.trace
+
+
+def test_a_sweep_says_which_states_of_the_protocol_it_saw() -> None:
+    """A run with crashes reaches some that a quiet one does not."""
+    quiet = run(draw(Options(faults="none"), 0)).states
+    crashed = run(draw(Options(faults="crash"), 0)).states
+    assert "Prepare backup same accepted" in quiet
+    assert not any("later" in state for state in quiet)
+    assert any(state.startswith("ViewChange") for state in set(crashed) - set(quiet))
