@@ -163,11 +163,12 @@ def _make_new_view(s: ReplicaState) -> None:
 
 
 def _lacking(s: ReplicaState, decision: Decision) -> dict[int, bytes]:
-    """The digest of each number whose batch is ordered and not here. Of what we have executed, a
-    quorum has the batches."""
+    """The digest of each number whose batch is ordered and not here. What we have executed, others
+    have too; up to a proven checkpoint there are blocks to be fetched."""
     lacking = {}
+    had = max(s.executed, s.stable.seq)
     for seq, digest in enumerate(decision.ordered, start=decision.checkpoint.seq + 1):
-        if seq > s.executed and digest != new_view.null_digest(seq):
+        if seq > had and digest != new_view.null_digest(seq):
             slot = s.log.get(seq)
             if slot is None or digest not in slot.batches:
                 lacking[seq] = digest
