@@ -58,8 +58,10 @@ class Orders:
         self._held: dict[str, msgspec.Struct] = {}
 
     def add(self, seam: str, kind: type[T], take: Callable[[Mapping[str, T]], None]) -> None:
-        """Orders for `seam` are a `kind` as JSON."""
+        """Orders for `seam` are a `kind` as JSON. Those that hold already are taken at once: a
+        process that waited for room on its disk begins again with them."""
         self._seams[seam] = (kind, take)
+        take({n: order for n, order in self._held.items() if isinstance(order, kind)})
 
     async def follow(self, events: Events) -> None:
         """Until cancelled."""

@@ -6,20 +6,23 @@ start it in place of `nodes.replica.process`.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from chain.keys import Signer
 from nodes.byzantine.config import Byzantine
 from nodes.byzantine.make import misbehaviour
 from nodes.config import ReplicaConfig
-from nodes.ports import Events, Wire
+from nodes.ports import Clock, Events, Store, Wire
 from nodes.replica.around import Around
 from nodes.replica.driver import Rewrite
 from nodes.replica.process import ReplicaProcess, replica_main
 from nodes.replica.service import Service
+from nodes.switch.clock import ClockOrder, ClockSeam
 from nodes.switch.effects import EffectsSeam
 from nodes.switch.links import shaped_wire
 from nodes.switch.orders import Orders
+from nodes.switch.store import StoreOrder, StoreSeam
 
 __all__ = ["SwitchedReplicaConfig", "main"]
 
@@ -30,10 +33,27 @@ class SwitchedReplicaConfig(ReplicaConfig, frozen=True, forbid_unknown_fields=Tr
     switch: str
 
 
+@cache
+def _orders(directory: Path) -> Orders:
+    """Of this process. A replica that waited for room on its disk begins again in it, under the
+    same orders."""
+    return Orders(directory)
+
+
 class _Switched(Around):
     def __init__(self, config: SwitchedReplicaConfig) -> None:
         self._config = config
-        self._orders = Orders(Path(config.switch))
+        self._orders = _orders(Path(config.switch))
+
+    def store(self, store: Store) -> Store:
+        seam = StoreSeam(store)
+        self._orders.add("store", StoreOrder, seam.take)
+        return seam
+
+    def clock(self, clock: Clock) -> Clock:
+        seam = ClockSeam(clock)
+        self._orders.add("clock", ClockOrder, seam.take)
+        return seam
 
     def effects(self, service: Service, signer: Signer, events: Events) -> Rewrite:
         seam = EffectsSeam(

@@ -77,7 +77,7 @@ class LocalHostFault(WholeHostFault):
         deployment = self.scene.deployment
         for node in self.processes(name):
             if node in self.hit:
-                deployment.start_node(node)
+                self.start_if_down(node)
                 deployment.wait_ready(node)
 
 

@@ -58,7 +58,7 @@ class CrashFault(ProcessFault):
         self.scene.deployment.hold_down(node)  # or its supervisor would bring it back
 
     def mend(self, node: Node) -> None:
-        self.scene.deployment.start_node(node)
+        self.start_if_down(node)
 
     def observe(self, within_s: float) -> Seen | None:
         if not all(self.is_down(node) for node in self.hit):
@@ -155,8 +155,7 @@ class StormFault(ProcessFault):
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        if self.host(node).status(node.unit).state is not UnitState.ACTIVE:
-            self.scene.deployment.start_node(node)
+        self.start_if_down(node)
 
 
 register(

@@ -7,10 +7,11 @@ back on a host where nobody else does (`undo`).
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 
 from testbed.campaign.injection import Injection, Scene
 from testbed.care.dead_man import arm, disarm
-from testbed.hosts.port import Host, NodeCommand
+from testbed.hosts.port import Host, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
 __all__ = ["ProcessFault"]
@@ -24,9 +25,10 @@ class ProcessFault(Injection):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self.hit: list[Node] = []
-        self._view = 0
+        self.view = 0
+        self.primary = ""
         self._tip = 0
-        self._primary = ""
+        self._lost: Counter[tuple[str, str]] = Counter()
 
     @abstractmethod
     def strike(self, node: Node) -> None:
@@ -58,8 +60,9 @@ class ProcessFault(Injection):
     def note_others(self) -> None:
         """From here on the others must go on (`others_go_on`)."""
         watch = self.scene.watch
-        self._view, self._tip = watch.current_view(), watch.tip()
-        self._primary = watch.primary().name
+        self.view, self._tip = watch.current_view(), watch.tip()
+        self.primary = watch.primary().name
+        self._lost = self._lost_links()
 
     def note_tip(self) -> None:
         """So high those that were hit must come (`verify`)."""
@@ -81,6 +84,11 @@ class ProcessFault(Injection):
         views = [view for view in watch.replicas if view.name in self.names]
         return watch.wait_for(lambda: all(view.height >= self._tip for view in views), within_s)
 
+    def start_if_down(self, node: Node) -> None:
+        """One that runs is left alone: its ready file counts."""
+        if self.host(node).status(node.unit).state is not UnitState.ACTIVE:
+            self.scene.deployment.start_node(node)
+
     @property
     def names(self) -> set[str]:
         """Of the processes that were hit."""
@@ -94,13 +102,36 @@ class ProcessFault(Injection):
             return {"others": 0}
 
         def gone_on() -> bool:
-            if self._primary in self.names:
-                return watch.current_view(self.names) > self._view
+            if self.primary in self.names:
+                return self.replaced
             return watch.tip(self.names) > self._tip
 
         if not watch.wait_for(gone_on, within_s):
             return None
         return {"view": watch.current_view(self.names), "height": watch.tip(self.names)}
+
+    @property
+    def replaced(self) -> bool:
+        """The primary was hit, and the others have entered a later view."""
+        watch = self.scene.watch
+        return self.primary in self.names and watch.current_view(self.names) > self.view
+
+    def lost_by_others(self, node: Node) -> bool:
+        """Whether another replica has lost its link to this one, or several have."""
+        return any(
+            count > self._lost[other, party]
+            for (other, party), count in self._lost_links().items()
+            if other not in self.names and party == str(node.index)
+        )
+
+    def _lost_links(self) -> Counter[tuple[str, str]]:
+        """How often each replica has logged that it lost its link to a party."""
+        return Counter(
+            (view.name, str(event["party"]))
+            for view in self.scene.watch.replicas
+            for event in list(view.events)
+            if event["event"] == "link-down"
+        )
 
     def _undo_name(self, node: Node) -> str:
         return f"{self.undo_name}-{node.name}"

@@ -1,0 +1,155 @@
+"""Disks that are full or slow: `disk.full` and `disk.slow`. (`disk.torn` is in `ledger`.)
+
+A machine of its own is really filled, with files that `testbed restore` knows by their name. In
+loopback, where the disk is everybody's, a replica's store is full by the switch of its process.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from pydantic import Field
+
+from testbed.campaign.injection import Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.quantities import SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.faults.hosts import only_ssh
+from testbed.faults.processes import ProcessFault
+from testbed.faults.switch import equip
+from testbed.faults.switched import SwitchFault, only_replicas
+from testbed.hosts.port import NodeCommand
+from testbed.programs import shell
+from testbed.provision.layout import Node
+
+__all__ = ["FullByFile", "FullByOrder", "SlowByOrder"]
+
+FILL_S_MAX = 300.0
+FILE = "fault-full"
+SLOW_SHARE = 0.5  # of the delay must be seen
+BLOCKS = 5
+
+
+class Full(Params):
+    """Leaves no room on the disks of processes until `for` has passed. A replica that can write no
+    more sends no more votes; it waits for room and then begins from what is on its disk."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class Slow(Params):
+    """Makes each commit of replicas take `by` longer until `for` has passed."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+    by: SpanField
+
+
+class FullByFile(ProcessFault):
+    undo_name = "room"
+
+    def undo(self, node: Node) -> NodeCommand | None:
+        return NodeCommand(("rm", "-f", FILE, f"{FILE}.rest"))
+
+    def strike(self, node: Node) -> None:
+        self.host(node).run(shell("faults/on_host/fill.sh", FILE), timeout_s=FILL_S_MAX)
+
+    def mend(self, node: Node) -> None:
+        self.host(node).run(["rm", "-f", FILE, f"{FILE}.rest"])
+
+    def observe(self, within_s: float) -> Seen | None:
+        """Where no replica is on the disk, only the host can tell."""
+        free_kb = {node.name: self._free_kb(node) for node in self.hit}
+        lost = all(self.lost_by_others(node) for node in self.hit if node.role == "replica")
+        if max(free_kb.values()) > 0 or not lost:
+            self.scene.pause(min(within_s, 0.2))
+            return None
+        return Seen("no room is left, and others lost the replica", {"free_kb": free_kb})
+
+    def _free_kb(self, node: Node) -> int:
+        said = self.host(node).run(["df", "-Pk", "."]).stdout
+        return int(said.splitlines()[1].split()[3])
+
+
+class FullByOrder(SwitchFault):
+    seam = "store"
+
+    def order(self, node: Node) -> dict[str, object]:
+        return {"full": True}
+
+    def observe(self, within_s: float) -> Seen | None:
+        def lost() -> bool:
+            return all(map(self.lost_by_others, self.hit))
+
+        if not self.scene.watch.wait_for(lost, within_s):
+            return None
+        return Seen("others lost their link to it: it waits for room")
+
+
+class SlowByOrder(SwitchFault):
+    seam = "store"
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._by_ms = float(str(scene.event.params["by_ms"]))
+        self._usual_ms: dict[str, float] = {}
+
+    def order(self, node: Node) -> dict[str, object]:
+        return {"commit_delay_ms": round(self._by_ms)}
+
+    def observe(self, within_s: float) -> Seen | None:
+        """Persist, then send: between accepting a proposal and having a quorum for it lie commits
+        of its own."""
+
+        def slow() -> bool:
+            return all(
+                self._took_ms(self.new_events(node, "block"))
+                >= self._usual_ms[node.name] + SLOW_SHARE * self._by_ms
+                for node in self.hit
+            )
+
+        if not self.scene.watch.wait_for(slow, within_s):
+            return None
+        took = {node.name: self._took_ms(self.new_events(node, "block")) for node in self.hit}
+        return Seen("its blocks take so much longer", {"ms": took, "usual_ms": self._usual_ms})
+
+    def strike(self, node: Node) -> None:
+        self._usual_ms[node.name] = self._took_ms(self.events(node, "block"))
+        super().strike(node)
+
+    def _took_ms(self, blocks: list[dict[str, Any]]) -> float:
+        """The median of the newest; 0 if there are too few."""
+        newest = [float(event["executed_us"]) / 1000 for event in blocks[-BLOCKS:]]
+        return median(newest) if len(newest) == BLOCKS else 0.0
+
+
+register(
+    Kind(
+        "disk.full",
+        Full,
+        category="fault",
+        layer="process",
+        summary="no room is left on a disk",
+        mechanisms=(
+            Mechanism("file", FullByFile, available=only_ssh),
+            Mechanism("switch", FullByOrder, available=only_replicas, equip=equip),
+        ),
+        impairs=those("on"),
+        disturbs=("disk",),
+        seen="no room is left, and other replicas lose their links to the one there",
+    )
+)
+register(
+    Kind(
+        "disk.slow",
+        Slow,
+        category="fault",
+        layer="process",
+        summary="each commit of a replica takes longer",
+        mechanisms=(Mechanism("switch", SlowByOrder, available=only_replicas, equip=equip),),
+        impairs=those("on"),
+        seen="its log says that each block takes so much longer",
+    )
+)

@@ -1,0 +1,223 @@
+"""The ledger at rest: a replica is stopped, its file is damaged, and it is started again.
+
+`ledger.bit-flip`, `ledger.truncate`, `ledger.rollback`, `ledger.wipe`, `ledger.rehash`; and
+`disk.torn`. The program on the host is `on_host/edit_ledger.py`. What is damaged and how is
+drawn from the event's random stream.
+
+What is expected: the replica finds it when it starts, moves the file aside, fetches the chain from
+the others and sends no votes until it is past all that it may have voted on (`nodes.replica`). A
+ledger that was made anew as a whole passes that check, as nobody else signed it: the replica finds
+at the next checkpoint that a quorum has another chain, and halts. So nothing of it reaches others.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from signal import Signals
+
+from pydantic import Field
+
+from inventory.model import Lab
+from nodes.keygen import KEY_FILE
+from testbed import programs
+from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.quantities import SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.faults.processes import ProcessFault
+from testbed.hosts.port import HostFault, NodeCommand
+from testbed.provision.configs import STORE
+from testbed.provision.layout import Node
+
+__all__ = ["LedgerFault"]
+
+EDIT_S_MAX = 120.0
+FOUND_S_MAX = 20.0
+"""So long a replica is waited for, also beyond `for`."""
+SNAPSHOT = "fault-snapshot.sqlite"
+
+
+class Damage(Params):
+    """Stops replicas, damages their ledgers and starts them again. `for` is the time that they are
+    given to find it. A replica that lost its ledger sends no votes for some checkpoints after that:
+    keep other faults away from the others meanwhile, or raise `f`."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class BitFlip(Damage):
+    """Flips one bit of one block of a replica's ledger, which stands still meanwhile. The row's
+    checksum finds it when the replica starts."""
+
+
+class Truncate(Damage):
+    """Cuts the ledger file of a replica off at some place while it stands still."""
+
+
+class Torn(Damage):
+    """Kills a replica and leaves the last page of its write-ahead log half written, as a disk does
+    that loses power in the middle of a write that it had reported as done."""
+
+
+class Wipe(Damage):
+    """Removes the ledger of a replica with all that belongs to it. Beside its key stands that it
+    has voted in this network, so it knows that something is missing."""
+
+
+class Rehash(Damage):
+    """Rewrites one block of a replica's ledger, makes all blocks above anew and signs them with the
+    replica's own key: the file is valid in itself. The replica learns from the next checkpoint that
+    a quorum has another chain, and halts. Healing wipes its ledger, as an operator would."""
+
+
+class Rollback(Damage):
+    """Puts an older copy of a replica's ledger in place, as from a backup. The number of the last
+    commit, beside the file, tells that it is older. With `mark: true` that is put back too: then
+    the replica cannot know, and may vote again on what it has forgotten."""
+
+    mark: bool = False
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """`found`: the event by which the replica tells that it found it."""
+
+    name: str
+    params: type[Params]
+    verb: str
+    found: str
+    summary: str
+    lies: bool = False
+
+
+class LedgerFault(ProcessFault):
+    undo_name = "start"
+
+    def __init__(self, scene: Scene, edit: _Edit) -> None:
+        super().__init__(scene)
+        self._edit = edit
+        self._did: dict[str, object] = {}
+        self._told: dict[str, int] = {}
+        self._struck_s = 0.0
+
+    def undo(self, node: Node) -> NodeCommand | None:
+        return self.host(node).start_command(self.scene.deployment.unit(node))
+
+    def arm(self) -> None:
+        super().arm()
+        if self._edit.verb == "rollback":
+            for node in self.scene.candidates("on"):
+                self._run(node, "snapshot", node.file(SNAPSHOT))
+
+    def apply(self) -> None:
+        super().apply()
+        self._struck_s = time.monotonic()
+
+    def strike(self, node: Node) -> None:
+        deployment = self.scene.deployment
+        self._told[node.name] = self._findings(node)
+        if self._edit.verb == "tear":
+            with suppress(HostFault):  # it is dead at the moment
+                self.host(node).signal(node.unit, Signals.SIGKILL)  # or it would fold its log
+        deployment.hold_down(node)
+        more = []
+        if self._edit.verb == "rehash":
+            more = [node.file(f"keys/{KEY_FILE}")]
+        if self._edit.verb == "rollback":
+            more = [node.file(SNAPSHOT), *(["mark"] if self._unnoticed else [])]
+        self._did[node.name] = self._run(node, self._edit.verb, *more)
+        deployment.start_node(node)
+
+    @property
+    def _unnoticed(self) -> bool:
+        return bool(self.scene.event.params.get("mark"))
+
+    def _run(self, node: Node, verb: str, *more: str) -> object:
+        python = self.scene.deployment.python(node)
+        seed = str(self.scene.rng.getrandbits(31))
+        program = "faults/on_host/edit_ledger.py"
+        argv = programs.python(python, program, verb, node.file(STORE), seed, *more)
+        return json.loads(self.host(node).run(argv, timeout_s=EDIT_S_MAX).stdout)
+
+    def _findings(self, node: Node) -> int:
+        """How often it has told of damage. One that cannot know has only begun lower."""
+        event = "started" if self._unnoticed else self._edit.found
+        return self.scene.watch.nodes[node.name].counts[event]
+
+    def observe(self, within_s: float) -> Seen | None:
+        def found() -> bool:
+            return all(self._findings(node) > self._told[node.name] for node in self.hit)
+
+        # A replica executes all its blocks before it says anything.
+        left_s = self._struck_s + FOUND_S_MAX - time.monotonic()
+        if not self.scene.watch.wait_for(found, max(within_s, left_s)):
+            return None
+        what = "it began at a lower height" if self._unnoticed else f"it says {self._edit.found}"
+        return Seen(what, self._did)
+
+    def mend(self, node: Node) -> None:
+        if self._edit.verb == "rehash" and node.name in self._did:
+            del self._did[node.name]  # once
+            self.scene.deployment.hold_down(node)
+            self._run(node, "wipe")
+        self.start_if_down(node)
+
+
+def _of_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    others = [name for name in hosts if name not in lab.replicas()]
+    return f"{', '.join(others)}: no replica, so no ledger" if len(others) == len(hosts) else None
+
+
+_EDITS = (
+    _Edit(
+        "ledger.bit-flip",
+        BitFlip,
+        "flip",
+        "store-damaged",
+        "one bit of one stored block is flipped",
+    ),
+    _Edit("ledger.truncate", Truncate, "truncate", "store-damaged", "the ledger file is cut off"),
+    _Edit("disk.torn", Torn, "tear", "store-damaged", "the last write to the ledger is torn"),
+    _Edit("ledger.wipe", Wipe, "wipe", "store-missing", "the ledger is gone"),
+    _Edit(
+        "ledger.rollback",
+        Rollback,
+        "rollback",
+        "store-damaged",
+        "the ledger is an older copy",
+        lies=True,
+    ),
+    _Edit(
+        "ledger.rehash",
+        Rehash,
+        "rehash",
+        "diverged",
+        "a block is rewritten, and all above are made anew and signed",
+        lies=True,
+    ),
+)
+
+
+def _make(scene: Scene, edit: _Edit) -> Injection:
+    return LedgerFault(scene, edit)
+
+
+for _edit in _EDITS:
+    register(
+        Kind(
+            _edit.name,
+            _edit.params,
+            category="fault",
+            layer="ledger",
+            summary=_edit.summary,
+            mechanisms=(Mechanism("file", partial(_make, edit=_edit), available=_of_replicas),),
+            impairs=those("on"),
+            lies=_edit.lies,
+            seen=f"the replica says `{_edit.found}`",
+        )
+    )

@@ -1,0 +1,92 @@
+"""Faults by the switch of replicas' processes (`switch`), beside those that lie (`byzantine`)."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from typing import Any
+
+from inventory.model import Lab
+from testbed.campaign.injection import Scene
+from testbed.faults.processes import ProcessFault
+from testbed.faults.switch import Order
+from testbed.hosts.port import NodeCommand
+from testbed.provision.layout import Node
+
+__all__ = ["SwitchFault", "only_replicas"]
+
+
+def only_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    """Why not: for what only replicas have."""
+    if any(name in lab.replicas() for name in hosts):
+        return None
+    return f"{', '.join(hosts)}: no replica"
+
+
+class SwitchFault(ProcessFault):
+    """One order at `seam` for each process that is hit."""
+
+    seam: str
+    undo_name = "order"
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._seen: dict[str, int] = {}
+        self._since_s = 0.0
+
+    @abstractmethod
+    def order(self, node: Node) -> dict[str, object]:
+        """What is ordered of one process."""
+
+    def undo(self, node: Node) -> NodeCommand | None:
+        """None: each order arms its own."""
+        return None
+
+    def arm(self) -> None:
+        for node in self.scene.candidates("on"):
+            Order(self.scene, node, self.seam).arm()
+
+    def apply(self) -> None:
+        watch = self.scene.watch
+        self._seen = {view.name: view.counts.total() for view in watch.replicas}
+        self._since_s = time.monotonic()
+        super().apply()
+
+    def strike(self, node: Node) -> None:
+        Order(self.scene, node, self.seam).give(self.order(node))
+
+    def mend(self, node: Node) -> None:
+        """See `heal`: orders of all that may have been hit are taken back."""
+
+    def heal(self) -> None:
+        super().heal()
+        for node in self.scene.candidates("on"):
+            Order(self.scene, node, self.seam).take_back()
+
+    def verify(self, within_s: float) -> bool:
+        gone = all(Order(self.scene, node, self.seam).gone(within_s) for node in self.hit)
+        return gone and super().verify(within_s)
+
+    @property
+    def since_s(self) -> float:
+        """Seconds since it was ordered."""
+        return time.monotonic() - self._since_s
+
+    @property
+    def others(self) -> list[Node]:
+        """The replicas that were not hit."""
+        replicas = self.scene.deployment.with_role("replica")
+        return [node for node in replicas if node not in self.hit]
+
+    def events(self, node: Node, kind: str) -> list[dict[str, Any]]:
+        """What a process logged lately."""
+        return [each for each in list(self._view(node).events) if each["event"] == kind]
+
+    def new_events(self, node: Node, kind: str) -> list[dict[str, Any]]:
+        """The same since it was ordered."""
+        new = self._view(node).counts.total() - self._seen[node.name]
+        lines = list(self._view(node).events)[-new:] if new else []
+        return [each for each in lines if each["event"] == kind]
+
+    def _view(self, node: Node) -> Any:
+        return self.scene.watch.nodes[node.name]
