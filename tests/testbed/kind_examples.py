@@ -17,8 +17,21 @@ NEEDS: dict[str, dict[str, object]] = {
     "byzantine.delay": {"by": "10ms"},
     "byzantine.conspire": {"with": "replica(2)"},
     "process.memory": {"mb": 16},
+    "clock.step": {"by": "60s"},
+    "clock.drift": {"ppm": 100_000},
+    "disk.slow": {"by": "50ms"},
+    "net.corrupt": {"share": 0.1, "to": "replica(2)"},
+    "net.delay": {"by": "10ms", "to": "replica(2)"},
+    "net.duplicate": {"share": 0.1, "to": "replica(2)"},
+    "net.flap": {"period": "2s", "to": "replica(2)"},
+    "net.jitter": {"by": "10ms", "to": "replica(2)"},
+    "net.loss": {"share": 0.1, "to": "replica(2)"},
+    "net.partition": {"shape": "one-way", "from": "replica(1)", "to": "replica(2)"},
+    "net.rate": {"kbit": 500.0, "to": "replica(2)"},
+    "net.reorder": {"share": 0.1, "by": "10ms", "to": "replica(2)"},
+    "net.slow-link": {"by": "10ms"},
 }
-"""Values of parameters that have no default and are no selector, by kind."""
+"""Parameters that have no default and are no selector of one replica, by kind."""
 
 CAMPAIGN = """
 schema: testbed.campaign/1

@@ -17,6 +17,7 @@ import pytest
 LAB = """
 schema: testbed.inventory/1
 lab: kinds
+chain: {checkpoint_interval: 8} # a replica that lost its ledger soon votes again
 hosts:
   r1: {connection: local, roles: [replica]}
   r2: {connection: local, roles: [replica]}
@@ -31,7 +32,7 @@ boards:
 CAMPAIGN = """
 campaign: kinds
 workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, fault: 20s, recovery: 1s}
+phases: {warmup: 4s, fault: 46s, recovery: 1s}
 faults:
   - {id: cpu, at: 0s, for: 6s, do: process.cpu, on: environment, percent: 30}
   - {id: memory, at: 0s, for: 6s, do: process.memory, on: gateway, mb: 32}
@@ -40,6 +41,10 @@ faults:
   - {id: storm, at: 7s, for: 5s, do: process.restart-storm, on: replica(3), pause: 1s}
   - {id: dark, at: 13s, for: 5s, do: host.power-cut, on: backup(1)}
   - {id: reboot, at: 13s, for: 5s, do: host.reboot, on: host(phones)}
+  - {id: bit-flip, at: 20s, for: 4s, do: ledger.bit-flip, on: replica(1)}
+  - {id: rehash, at: 26s, for: 6s, do: ledger.rehash, on: replica(1)}
+  - {id: clock, at: 34s, for: 4s, do: clock.step, on: primary, by: 60s}
+  - {id: full, at: 40s, for: 5s, do: disk.full, on: replica(3)}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit, durability]
 """
@@ -81,7 +86,11 @@ def test_safety_holds_under_all_of_them(bundle: Path) -> None:
     assert summary["ledger_verified"]
 
 
-@pytest.mark.parametrize("event", ["cpu", "memory", "io", "stop", "storm", "dark", "reboot"])
+EVENTS = ["cpu", "memory", "io", "stop", "storm", "dark", "reboot"]
+EVENTS += ["bit-flip", "rehash", "clock", "full"]
+
+
+@pytest.mark.parametrize("event", EVENTS)
 def test_each_is_seen_and_over(steps: dict[str, dict[str, dict[str, Any]]], event: str) -> None:
     assert steps[event]["observed"]["seen"]
     assert steps[event]["verified"]["whole"]

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from testbed.campaign.file import load_campaign
 from testbed.campaign.kinds import Kind, kinds
 from testbed.care.dead_man import armed
 from testbed.care.restore import leftover
@@ -134,6 +135,15 @@ def test_in_loopback_all_ends_with_it(
     orchestrator = begin(loopback, campaign(events))
     orchestrator.reach("applied", len(events))
     nothing_is_left(orchestrator.kill())
+
+
+@EACH
+def test_every_kind_has_an_example(tmp_path: Path, kind: Kind) -> None:
+    """Or it would be left out here: `kind_examples.NEEDS` has what a kind needs."""
+    path = tmp_path / "one.yaml"
+    path.write_text(campaign([event(kind)]))
+    (fault,) = load_campaign(path).faults
+    assert fault.do == kind.name
 
 
 @pytest.mark.soak

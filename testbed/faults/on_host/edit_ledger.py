@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 Did = dict[str, object]
+UNIQUE_FROM = {"head": 44, "signature": 0}  # where what is this block's own begins
 _FRAME_HEADER_BYTES = 24
 _WAL_HEADER_BYTES = 32
 _SALT = slice(8, 16)  # of a frame's header
@@ -54,12 +55,15 @@ def height_of(path: Path) -> int:
 def flip(path: Path, rng: random.Random) -> Did:
     fold(path)
     height = rng.randrange(height_of(path)) + 1
-    field = rng.choice(("head", "signature"))
+    field = rng.choice(sorted(UNIQUE_FROM))
+    query = f"SELECT {field} FROM blocks WHERE height = ?"  # noqa: S608 - one of two names
     with closing(sqlite3.connect(path)) as db:
-        (wanted,) = db.execute(f"SELECT {field} FROM blocks WHERE height = ?", (height,)).fetchone()  # noqa: S608 - one of the two above
+        (wanted,) = db.execute(query, (height,)).fetchone()
     content = bytearray(path.read_bytes())
-    # A row may be split over two pages: its beginning stands in one piece.
-    at = content.index(wanted[:32]) + rng.randrange(32)
+    # A row may be split over two pages: one of two pieces stands in one of them.
+    first = UNIQUE_FROM[field]
+    pieces = (wanted[first : first + 16], wanted[first + 16 : first + 32])
+    at = max(content.find(piece) for piece in pieces) + rng.randrange(16)
     bit = rng.randrange(8)
     content[at] ^= 1 << bit
     path.write_bytes(content)
