@@ -51,6 +51,10 @@ class StoreSeam(Store):
         self._write()
         self._store.put_block(height, stored)
 
+    def prune(self, stop: int) -> None:
+        self._write()
+        self._store.prune(stop)
+
     def _write(self) -> None:
         if self._full:
             # As a full disk says it: so the process waits for room (`nodes.process`).
@@ -68,6 +72,10 @@ class StoreSeam(Store):
 
     def fact(self, kind: FactKind, view: int, seq: int) -> Durable | None:
         return self._store.fact(kind, view, seq)
+
+    @property
+    def pruned(self) -> int:
+        return self._store.pruned
 
     @property
     def height(self) -> int:

@@ -30,6 +30,7 @@ NEEDS: dict[str, dict[str, object]] = {
     "net.rate": {"kbit": 500.0, "to": "replica(2)"},
     "net.reorder": {"share": 0.1, "by": "10ms", "to": "replica(2)"},
     "net.slow-link": {"by": "10ms"},
+    "relay.delay": {"by": "10ms"},
 }
 """Parameters that have no default and are no selector of one replica, by kind."""
 
