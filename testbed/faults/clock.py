@@ -16,8 +16,7 @@ from testbed.campaign.injection import Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
-from testbed.faults.switch import equip
-from testbed.faults.switched import SwitchFault, only_replicas
+from testbed.faults.switched import SwitchFault
 from testbed.provision.layout import Node
 
 __all__ = ["ClockFault"]
@@ -118,7 +117,11 @@ for _name, _params, _summary in (
             category="fault",
             layer="process",
             summary=_summary,
-            mechanisms=(Mechanism("switch", ClockFault, available=only_replicas, equip=equip),),
+            mechanisms=(
+                Mechanism(
+                    "switch", ClockFault, available=only_replicas, equip=equip, systems=("chain",)
+                ),
+            ),
             impairs=those("on"),
             seen="primary: its proposals have other times, or it is replaced; backup: it executes "
             "what it could not vote for",

@@ -17,8 +17,7 @@ from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.faults.hosts import only_ssh
 from testbed.faults.processes import ProcessFault
-from testbed.faults.switch import equip
-from testbed.faults.switched import SwitchFault, only_replicas
+from testbed.faults.switched import SwitchFault
 from testbed.hosts.port import NodeCommand
 from testbed.programs import shell
 from testbed.provision.layout import Node
@@ -134,7 +133,9 @@ register(
         summary="no room is left on a disk",
         mechanisms=(
             Mechanism("file", FullByFile, available=only_ssh),
-            Mechanism("switch", FullByOrder, available=only_replicas, equip=equip),
+            Mechanism(
+                "switch", FullByOrder, available=only_replicas, equip=equip, systems=("chain",)
+            ),
         ),
         impairs=those("on"),
         disturbs=("disk",),
@@ -148,7 +149,11 @@ register(
         category="fault",
         layer="process",
         summary="each commit of a replica takes longer",
-        mechanisms=(Mechanism("switch", SlowByOrder, available=only_replicas, equip=equip),),
+        mechanisms=(
+            Mechanism(
+                "switch", SlowByOrder, available=only_replicas, equip=equip, systems=("chain",)
+            ),
+        ),
         impairs=those("on"),
         seen="its log says that each block takes so much longer",
     )

@@ -24,6 +24,7 @@ from pydantic import Field
 from inventory.model import Lab
 from nodes.keygen import KEY_FILE
 from testbed import programs
+from testbed.campaign.event import Category
 from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
@@ -69,6 +70,11 @@ class Wipe(Damage):
     has voted in this network, so it knows that something is missing."""
 
 
+class WipeReplica(Wipe):
+    """Restarts replicas with empty disks, as after a card was replaced: the key is kept, so each
+    knows that it has voted, fetches the chain from the others and sends no votes for a while."""
+
+
 class Rehash(Damage):
     """Rewrites one block of a replica's ledger, makes all blocks above anew and signs them with the
     replica's own key: the file is valid in itself. The replica learns from the next checkpoint that
@@ -93,6 +99,7 @@ class _Edit:
     found: str
     summary: str
     lies: bool = False
+    category: Category = "fault"
 
 
 class LedgerFault(ProcessFault):
@@ -175,6 +182,14 @@ def _of_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:
 
 _EDITS = (
     _Edit(
+        "replica.wipe",
+        WipeReplica,
+        "wipe",
+        "store-missing",
+        "an operator restarts a replica with an empty disk",
+        category="action",
+    ),
+    _Edit(
         "ledger.bit-flip",
         BitFlip,
         "flip",
@@ -203,6 +218,10 @@ _EDITS = (
 )
 
 
+def _by_file(edit: _Edit) -> Mechanism:
+    return Mechanism("file", partial(_make, edit=edit), available=_of_replicas, systems=("chain",))
+
+
 def _make(scene: Scene, edit: _Edit) -> Injection:
     return LedgerFault(scene, edit)
 
@@ -212,10 +231,14 @@ for _edit in _EDITS:
         Kind(
             _edit.name,
             _edit.params,
-            category="fault",
+            category=_edit.category,
             layer="ledger",
             summary=_edit.summary,
-            mechanisms=(Mechanism("file", partial(_make, edit=_edit), available=_of_replicas),),
+            mechanisms=(
+                Mechanism(
+                    "file", partial(_make, edit=_edit), available=_of_replicas, systems=("chain",)
+                ),
+            ),
             impairs=those("on"),
             lies=_edit.lies,
             seen=f"the replica says `{_edit.found}`",

@@ -8,19 +8,25 @@ from typing import Any
 
 from inventory.model import Lab
 from testbed.campaign.injection import Scene
+from testbed.campaign.kinds import Mechanism
 from testbed.faults.processes import ProcessFault
-from testbed.faults.switch import Order
+from testbed.faults.switch import Order, equip
 from testbed.hosts.port import NodeCommand
 from testbed.provision.layout import Node
 
-__all__ = ["SwitchFault", "only_replicas"]
+__all__ = ["SwitchFault", "by_switch"]
 
 
-def only_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+def _only_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:
     """Why not: for what only replicas have."""
     if any(name in lab.replicas() for name in hosts):
         return None
     return f"{', '.join(hosts)}: no replica"
+
+
+def by_switch(fault: type[SwitchFault]) -> Mechanism:
+    """The mechanism of a fault of replicas."""
+    return Mechanism("switch", fault, available=_only_replicas, equip=equip, systems=("chain",))
 
 
 class SwitchFault(ProcessFault):

@@ -1,0 +1,168 @@
+"""What an operator does to devices during a run: `device.revoke` and `device.admit`.
+
+The operator of `testbed.standing.operator` does it, as `testbed device` would: with the
+administrator's key, through the gateway. It believes only what the chain proves; that is how an
+action is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.campaign.selectors import SelectorField
+from testbed.provision.workspace import workspace
+
+if TYPE_CHECKING:
+    from chain.ledger.identity import Identity
+    from testbed.standing.operator import Operator
+    from testbed.standing.running_lab import RunningLab
+
+__all__ = ["AdmitAction", "RevokeAction"]
+
+
+class RevokeDevice(Params):
+    """An administrator revokes devices: the chain records it, and from then on takes nothing of
+    theirs."""
+
+    on: SelectorField
+
+
+class AdmitDevice(Params):
+    """An administrator makes a voucher for one more mobile device. The device makes its key on this
+    machine, asks for admission through the broker and the gateway, and verifies the ledger."""
+
+
+class OperatorAction(Injection):
+    """An action of the operator. Its key, and what it verified, are in a private directory that
+    goes away with the action."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._stack = ExitStack()
+        self._home: Path | None = None
+        self._running: RunningLab | None = None
+        self._proven: dict[str, object] = {}
+
+    @abstractmethod
+    async def act(self, operator: Operator) -> None:
+        """Do it; raises RefusedError or LabFault."""
+
+    @abstractmethod
+    def proven(self, operator: Operator) -> dict[str, object]:
+        """What the chain proves of it; empty if nothing."""
+
+    def arm(self) -> None:
+        from testbed.standing.running_lab import describe  # noqa: PLC0415 - kinds must be light
+
+        self._home = self._stack.enter_context(workspace())
+        self._running = describe(
+            self.scene.deployment,
+            self._home,
+            {},
+            inventory="",
+            start_ns=time.time_ns(),
+            period_ms=1,
+        )
+
+    @property
+    def home(self) -> Path:
+        assert self._home is not None, "arm was not called"
+        return self._home
+
+    def apply(self) -> None:
+        self._operate(self.act)
+
+    def observe(self, within_s: float) -> Seen | None:
+        async def look(operator: Operator) -> None:
+            self._proven = self.proven(operator)
+
+        self._operate(look)
+        return Seen("the chain proves it to the operator", self._proven) if self._proven else None
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _operate(self, work: Callable[[Operator], Awaitable[None]]) -> None:
+        from testbed.standing.operator import operating  # noqa: PLC0415 - kinds must be light
+
+        assert self._running is not None, "arm was not called"
+        running = self._running
+
+        async def session() -> None:
+            async with operating(running) as operator:
+                await operator.refresh()
+                await work(operator)
+                self._running = operator.running
+
+        asyncio.run(session())
+
+
+class RevokeAction(OperatorAction):
+    async def act(self, operator: Operator) -> None:
+        for identity in self._those(operator):
+            await operator.revoke(identity, self.scene.event.id)
+
+    def proven(self, operator: Operator) -> dict[str, object]:
+        found = self._those(operator)
+        if any(identity.ended is None for identity in found):
+            return {}
+        return {identity.node.hex()[:16]: "ended" for identity in found}
+
+    def _those(self, operator: Operator) -> list[Identity]:
+        return [operator.find(node.name)[1] for node in self.scene.nodes("on")]
+
+
+class AdmitAction(OperatorAction):
+    @property
+    def _name(self) -> str:
+        return f"new-{self.scene.event.id}".replace(".", "-")
+
+    async def act(self, operator: Operator) -> None:
+        from testbed.standing.newcomer import (  # noqa: PLC0415 - kinds must be light
+            VOUCHER,
+            run_until_admitted,
+            write_device,
+        )
+
+        voucher = await operator.new_voucher(self._name, 1)
+        directory = self.home / self._name
+        directory.mkdir(mode=0o700)
+        write_device(directory, self._name, 1, operator.running, None)
+        (directory / VOUCHER).write_bytes(voucher.pem)
+        await asyncio.to_thread(run_until_admitted, self._name, directory)
+
+    def proven(self, operator: Operator) -> dict[str, object]:
+        found = [identity for name, identity in operator.devices if name == self._name]
+        return {identity.node.hex()[:16]: "admitted" for identity in found}
+
+
+register(
+    Kind(
+        "device.revoke",
+        RevokeDevice,
+        category="action",
+        layer="identity",
+        summary="an administrator revokes devices",
+        mechanisms=(Mechanism("operator", RevokeAction, systems=("chain",)),),
+        seen="the chain proves it",
+    )
+)
+register(
+    Kind(
+        "device.admit",
+        AdmitDevice,
+        category="action",
+        layer="identity",
+        summary="an administrator admits one more device",
+        mechanisms=(Mechanism("operator", AdmitAction, systems=("chain",)),),
+        seen="the chain proves it",
+    )
+)
