@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from testbed.campaign.injection import Scene, Seen
-from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.kinds import Kind, Params, register, those
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
-from testbed.faults.switched import SwitchFault
+from testbed.faults.switched import SwitchFault, by_switch
 from testbed.provision.layout import Node
 
 __all__ = ["ClockFault"]
@@ -117,11 +117,7 @@ for _name, _params, _summary in (
             category="fault",
             layer="process",
             summary=_summary,
-            mechanisms=(
-                Mechanism(
-                    "switch", ClockFault, available=only_replicas, equip=equip, systems=("chain",)
-                ),
-            ),
+            mechanisms=(by_switch(ClockFault),),
             impairs=those("on"),
             seen="primary: its proposals have other times, or it is replaced; backup: it executes "
             "what it could not vote for",

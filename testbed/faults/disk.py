@@ -17,7 +17,7 @@ from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.faults.hosts import only_ssh
 from testbed.faults.processes import ProcessFault
-from testbed.faults.switched import SwitchFault
+from testbed.faults.switched import SwitchFault, by_switch
 from testbed.hosts.port import NodeCommand
 from testbed.programs import shell
 from testbed.provision.layout import Node
@@ -133,9 +133,7 @@ register(
         summary="no room is left on a disk",
         mechanisms=(
             Mechanism("file", FullByFile, available=only_ssh),
-            Mechanism(
-                "switch", FullByOrder, available=only_replicas, equip=equip, systems=("chain",)
-            ),
+            by_switch(FullByOrder),
         ),
         impairs=those("on"),
         disturbs=("disk",),
@@ -149,11 +147,7 @@ register(
         category="fault",
         layer="process",
         summary="each commit of a replica takes longer",
-        mechanisms=(
-            Mechanism(
-                "switch", SlowByOrder, available=only_replicas, equip=equip, systems=("chain",)
-            ),
-        ),
+        mechanisms=(by_switch(SlowByOrder),),
         impairs=those("on"),
         seen="its log says that each block takes so much longer",
     )

@@ -234,11 +234,7 @@ for _edit in _EDITS:
             category=_edit.category,
             layer="ledger",
             summary=_edit.summary,
-            mechanisms=(
-                Mechanism(
-                    "file", partial(_make, edit=_edit), available=_of_replicas, systems=("chain",)
-                ),
-            ),
+            mechanisms=(_by_file(_edit),),
             impairs=those("on"),
             lies=_edit.lies,
             seen=f"the replica says `{_edit.found}`",
