@@ -3,7 +3,7 @@
 #   show|remove ROOT COMMENT HANDLE   ROOT: our directory there. `remove` also removes what it lists.
 # What cannot be looked at is a line too, "cannot look at ...".
 # Ours are: filter tables with the comment COMMENT, root queueing disciplines with the handle
-# HANDLE, processes whose program is our environment's interpreter.
+# HANDLE, processes whose program is our environment's interpreter, files of faults in ROOT.
 PATH=$PATH:/usr/sbin:/sbin
 
 as_root() {
@@ -48,6 +48,16 @@ processes() {
   done
 }
 
+files() {
+  for path in "$2"/fault-*; do
+    [ -e "$path" ] || continue
+    echo "file ${path##*/}"
+    [ "$1" != remove ] || rm -f -- "$path"
+  done
+}
+
+# A full disk first: the others may need room.
+files "$1" "$2"
 tables "$1" "$3"
 disciplines "$1" "$4"
 processes "$1" "$2"

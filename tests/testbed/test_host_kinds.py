@@ -30,26 +30,25 @@ boards:
 CAMPAIGN = """
 campaign: kinds
 workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, fault: 52s, recovery: 1s}
+phases: {warmup: 4s, fault: 42s, recovery: 1s}
 faults:
   - {id: cpu, at: 0s, for: 6s, do: process.cpu, on: environment, percent: 30}
   - {id: memory, at: 0s, for: 6s, do: process.memory, on: gateway, mb: 32}
   - {id: io, at: 0s, for: 6s, do: process.io, on: mobile}
   - {id: stop, at: 0s, for: 4s, do: process.stop, on: primary}
-  - {id: storm, at: 7s, for: 5s, do: process.restart-storm, on: replica(3), pause: 1s}
-  - {id: dark, at: 13s, for: 5s, do: host.power-cut, on: backup(1)}
-  - {id: reboot, at: 13s, for: 5s, do: host.reboot, on: host(phones)}
-  - {id: bit-flip, at: 20s, for: 4s, do: ledger.bit-flip, on: replica(1)}
-  - {id: rehash, at: 26s, for: 6s, do: ledger.rehash, on: replica(1)}
-  - {id: clock, at: 34s, for: 4s, do: clock.step, on: primary, by: 60s}
-  - {id: full, at: 40s, for: 5s, do: disk.full, on: replica(3)}
-  - {id: admit, at: 46s, do: device.admit}
-  - {id: revoke, at: 46s, do: device.revoke, on: mobile}
+  - {id: storm, at: 5s, for: 5s, do: process.restart-storm, on: replica(3), pause: 1s}
+  - {id: dark, at: 12s, for: 5s, do: host.power-cut, on: backup(1)}
+  - {id: reboot, at: 12s, for: 5s, do: host.reboot, on: host(phones)}
+  - {id: clock, at: 19s, for: 4s, do: clock.step, on: primary, by: 60s}
+  - {id: full, at: 25s, for: 5s, do: disk.full, on: replica(3)}
+  - {id: admit, at: 32s, do: device.admit}
+  - {id: revoke, at: 32s, do: device.revoke, on: mobile}
+  - {id: rehash, at: 33s, for: 8s, do: ledger.rehash, on: replica(1)}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit, durability]
 """
 EVENTS = ["cpu", "memory", "io", "stop", "storm", "dark", "reboot"]
-EVENTS += ["bit-flip", "rehash", "clock", "full", "admit", "revoke"]
+EVENTS += ["clock", "full", "admit", "revoke", "rehash"]
 RUN_S_MAX = 500  # only a guard
 
 
@@ -102,7 +101,6 @@ def test_each_is_seen_and_over_and_safety_holds_under_all_of_them(tmp_path: Path
     assert read_back("io")["bytes"]["phones"] >= 4 * 1024 * 1024
     assert read_back("stop")["view"] >= 1
     assert read_back("storm")["lives"]["r4"] >= 2
-    assert read_back("bit-flip")["r2"]["height"] >= 1
     assert read_back("rehash")["r2"]["blocks"] >= 1
     assert len(read_back("admit")) == 1
     assert len(read_back("revoke")) == 1

@@ -166,6 +166,16 @@ def test_a_host_without_anything_of_ours_is_clean(host: SshHost) -> None:
     assert leftover(host).brief == "nothing"
 
 
+def test_files_of_faults_are_removed_and_named(host: SshHost) -> None:
+    """By their name: what filled a disk, say."""
+    host.put(b"much", "fault-full")
+    host.put(b"mine", "notes")
+    assert "file fault-full" in leftover(host).lines
+    assert "file fault-full" in restore(host, lambda _: None)
+    assert host.run(["ls"]).stdout.split().count("fault-full") == 0
+    assert host.get("notes") == b"mine"
+
+
 def test_a_failed_undo_does_not_run_in_place_of_the_next_of_its_name(
     host: SshHost, tmp_path: Path
 ) -> None:

@@ -186,5 +186,7 @@ VERBS: dict[str, Callable[..., Did]] = {
 
 if __name__ == "__main__":
     verb, ledger_path, seed, *more = sys.argv[1:]
+    if verb != "tear" and height_of(Path(ledger_path)) == 0:
+        raise SystemExit("it holds no block that could be damaged")
     did = VERBS[verb](Path(ledger_path), random.Random(seed), *more)  # noqa: S311 - repeatable
     print(json.dumps(did))  # noqa: T201 - this is its answer
