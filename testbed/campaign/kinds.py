@@ -116,6 +116,8 @@ class Mechanism:
             return f"it is made for the {' and the '.join(self.systems)}"
         if not self.systems and layer in system.lacks:
             return system.lacks[layer]
+        if self.equip is not None and not system.has_switch:
+            return f"the processes of the {system.name} have no switch for it"
         return self.available(lab, hosts)
 
 

@@ -57,6 +57,7 @@ __all__ = ["BASELINE", "ESCROW", "device_id"]
 ESCROW = "escrow.sqlite"
 _PASSWORDS = "passwords.json"
 _NO_CONSENSUS = "one process decides alone; there is no consensus to disturb"
+_OTHER_PROTOCOL = "the attacker speaks the devices' protocol of the chain"
 _NO_BOARD = "the baseline has no sensor boards: their protocol is the chain's"
 
 
@@ -223,7 +224,14 @@ BASELINE = System(
     name="baseline",
     lab=_lab,
     devices=_devices,
-    lacks={"consensus": _NO_CONSENSUS, "board": _NO_BOARD, "serial": _NO_BOARD},
+    lacks={
+        "consensus": _NO_CONSENSUS,
+        "board": _NO_BOARD,
+        "serial": _NO_BOARD,
+        "device": _OTHER_PROTOCOL,
+        "identity": _OTHER_PROTOCOL,
+    },
+    has_switch=False,
     bears_faults=False,
     programs={
         "broker": "nodes.gateway.broker",

@@ -40,6 +40,7 @@ CHAIN = System(
     lab=lambda lab: lab,
     devices=lambda devices: devices,
     lacks={},
+    has_switch=True,
     bears_faults=True,
     programs={
         "broker": "nodes.gateway.broker",

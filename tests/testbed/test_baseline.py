@@ -18,11 +18,12 @@ from inventory.load import load_lab
 from nodes.provider.store import read_readings
 from testbed import cli
 from testbed.campaign.expand import expand
-from testbed.campaign.file import load_campaign
+from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule
 from testbed.systems.baseline import BASELINE
 
 ENDED_S_MAX = 300.0
+FIT_BOTH = ("process", "host", "store", "gateway", "broker")  # kinds
 CAMPAIGN = """
 schema: testbed.campaign/1
 campaign: short
@@ -198,6 +199,14 @@ def test_a_schedule_names_its_system_and_what_is_expected_of_it(tmp_path: Path) 
     assert (baseline.system, len(baseline.replicas), baseline.f) == ("baseline", 1, 0)
     assert (chain.expect.broken, baseline.expect.broken) == ((), ("steal", "alter"))
     assert Schedule.from_json(baseline.canonical_json()) == baseline
+
+
+@pytest.mark.parametrize("name", list(campaign_paths()))
+def test_every_shipped_campaign_can_be_scheduled_for_the_baseline(name: str) -> None:
+    """What speaks the chain's protocol, or is done inside its processes, is never begun there."""
+    schedule = expand(load_campaign(find_campaign(name)), load_lab(), system=BASELINE)
+    begun = {each.kind for each in schedule.trials[0].events if each.skipped is None}
+    assert {kind.partition(".")[0] for kind in begun} <= set(FIT_BOTH)
 
 
 def test_what_means_nothing_to_a_system_is_skipped_with_the_reason(tmp_path: Path) -> None:
