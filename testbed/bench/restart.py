@@ -2,8 +2,9 @@
 
 The chain is made here: some devices are admitted, then each block holds one reading. Its copies are
 opened by the code of the processes themselves: `nodes.device` for a device, the same and
-`testbed.standing.operator` for `testbed device list`, `nodes.gateway.process` for a gateway. Once
-with the verified state that was kept some blocks below, once without any. What follows in a real
+`testbed.standing.operator` for `testbed device list`, `nodes.gateway.process` for a gateway,
+`nodes.replica` for a replica. Once with the verified state that was kept some blocks below, once
+without any; a replica keeps none and executes every block. What follows in a real
 start is left out: imports, the logins at the broker, and blocks that are new since the last start.
 """
 
@@ -38,10 +39,14 @@ from nodes.device.ledger_sync import LedgerSync
 from nodes.device.login import Login
 from nodes.device.sender import Sender
 from nodes.edge_config import BrokerAddress, DeviceConfig, GatewayConfig, GatewaySecrets
-from nodes.events import EventLog
+from nodes.events import EventLog, NoEvents
 from nodes.gateway.process import GatewayProcess
 from nodes.kept import KEEP_BLOCKS
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
+from nodes.ports import Stored, Timers, Wire
+from nodes.replica.clock import SystemClock
+from nodes.replica.service import Service
+from nodes.replica.sqlite_store import SqliteStore
 from testbed.bench.load import Device as Holder
 from testbed.bench.load import bench_policy, devices
 from testbed.errors import LabFault
@@ -61,15 +66,16 @@ READING = bytes(64)
 NOWHERE = BrokerAddress("127.0.0.1", 1)  # nothing is sent
 SECRETS = GatewaySecrets(gateway="", admin="", devices="5" * 64)
 
-Who = Literal["device list", "device", "gateway"]
+Who = Literal["device list", "device", "gateway", "replica"]
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Seconds of CPU time until a copy of this many blocks is open."""
+    """Seconds of CPU time until a copy of this many blocks is open. `kept_s`: None for a replica,
+    which keeps no state."""
 
     who: Who
     blocks: int
-    kept_s: float
+    kept_s: float | None
     genesis_s: float
 
 
@@ -97,8 +103,8 @@ async def _measure(heights: list[int], copies: _Copies, say: Callable[[str], Non
             for who, way in ways.items()
         }
         copies.forget()
-        for who, way in ways.items():
-            found.append(Start(who, height, kept_s[who], await _seconds(way, height)))
+        for who, way in {**ways, "replica": copies.replica}.items():
+            found.append(Start(who, height, kept_s.get(who), await _seconds(way, height)))
     return found
 
 
@@ -122,6 +128,9 @@ class MadeChain:
         )
         self._ledger = Ledger(self.genesis, Es256())
         self.blocks = self._blocks()
+
+    def signer(self, replica: int) -> Es256Signer:
+        return self._signers[replica]
 
     def _blocks(self) -> Iterator[tuple[SealedBlock, bytes]]:
         """Each with the id of its one request."""
@@ -215,11 +224,15 @@ class _Copies:
         with (
             closing(BlockStore(self._state / "copy.sqlite", network)) as device,
             closing(BlockStore(self._gateway / "copy.sqlite", network)) as gateway,
+            closing(self._replica_store()) as replica,
         ):
             while gateway.height < height:
                 block, request = next(self._chain.blocks)
                 device.append(device.height + 1, block)
                 gateway.append(gateway.height + 1, block, (request,))
+                assert block.block is not None
+                replica.put_block(replica.height + 1, Stored(block.block, block.seals[0].signature))
+            replica.commit()
         # The broker is up to date, as it is while a gateway runs.
         cursor = self._gateway / "copy.logins.json"
         cursor.write_bytes(msgspec.json.encode({"height": height}))
@@ -269,6 +282,24 @@ class _Copies:
     def _gateway_process(self) -> Iterator[GatewayProcess]:
         with EventLog(self._gateway / "events.jsonl", "gateway") as events:
             yield GatewayProcess(self._gateway_config, SECRETS, self._genesis, events)
+
+    def _replica_store(self) -> SqliteStore:
+        return SqliteStore(self._state / "ledger.sqlite", self._genesis.encode(), 0)
+
+    async def replica(self) -> int:
+        with closing(self._replica_store()) as store:
+            service = Service(
+                me=0,
+                genesis=self._genesis,
+                signer=self._chain.signer(0),
+                scheme=Es256(),
+                store=store,
+                wire=cast(Wire, None),  # nothing is sent
+                clock=SystemClock(),
+                timers=cast(Timers, None),
+                events=NoEvents(),
+            )
+            return service.ledger.height
 
     async def gateway(self) -> int:
         with self._gateway_process() as process:
