@@ -20,6 +20,7 @@ from pathlib import Path
 
 from gateway.broker.carriers import spread
 from gateway.broker.mosquitto_log import MosquittoLog
+from gateway.broker.plugin_document import PluginDocument
 from gateway.broker.port import (
     BrokerConfig,
     BrokerConfigError,
@@ -84,14 +85,29 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
     """Runs Mosquitto until `stop`. Raises PortTakenError, BrokerConfigError, SecurityFileError or
     BrokerEndedError."""
     log.info("mosquitto %s", version())
-    document = folder / config.security_file
-    _lay_out_carriers(document, folder)
+    document = PluginDocument(folder / config.security_file)
+    try:
+        await _serve(config, folder, document, on_ready, stop)
+    finally:
+        # On a full disk it stays in memory, for the next start.
+        with contextlib.suppress(OSError, SecurityFileError):
+            document.close()
+
+
+async def _serve(
+    config: BrokerConfig,
+    folder: Path,
+    document: PluginDocument,
+    on_ready: OnReady,
+    stop: asyncio.Event,
+) -> None:
+    _lay_out_carriers(document.path, folder)
     listeners = {"mqtt": config.listen}
     if config.carriers is not None:
         listeners["carriers"] = config.carriers
     ports = {name: await _port_of(listen) for name, listen in listeners.items()}
     settings = folder / "mosquitto.conf"
-    settings.write_text(_settings(config, folder, ports))
+    settings.write_text(_settings(config, folder, document.path, ports))
     heard = MosquittoLog()
     restarts = TokenBucket(1 / _restart_period_s, _restarts_burst, time.monotonic())
     is_up = False
@@ -114,7 +130,7 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
 
 async def _run_until_stale(
     child: asyncio.subprocess.Process,
-    document: Path,
+    document: PluginDocument,
     folder: Path,
     restarts: TokenBucket,
     stop: asyncio.Event,
@@ -171,7 +187,7 @@ def _free_port(host: str, port: int) -> int:
         return chosen
 
 
-def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
+def _settings(config: BrokerConfig, folder: Path, document: Path, ports: dict[str, int]) -> str:
     limits, tls = config.limits, config.tls
     own_tls = (
         []
@@ -187,7 +203,7 @@ def _settings(config: BrokerConfig, folder: Path, ports: dict[str, int]) -> str:
         f"max_connections {limits.connections_max}",
         "allow_anonymous false",
         f"plugin {_plugin_path()}",
-        f"plugin_opt_config_file {folder / config.security_file}",
+        f"plugin_opt_config_file {document}",
         "set_tcp_nodelay true",
         f"max_packet_size {limits.packet_bytes_max}",
         f"message_size_limit {limits.packet_bytes_max}",
@@ -229,17 +245,17 @@ def _lay_out_carriers(document: Path, folder: Path) -> bool:
     return removed
 
 
-async def _follow_carriers(document: Path, folder: Path, restarts: TokenBucket) -> None:
-    """Updates the directory whenever the plugin has written the document. Returns when a
-    certificate was removed and a restart is allowed."""
-    seen_ns, stale = 0, False
+async def _follow_carriers(document: PluginDocument, folder: Path, restarts: TokenBucket) -> None:
+    """Keeps the document, and updates the directory, whenever the plugin has written it. Returns
+    when a certificate was removed and a restart is allowed."""
+    laid_out, stale = True, False
     while not (stale and restarts.take(time.monotonic())):
         await asyncio.sleep(_document_poll_s)
         with contextlib.suppress(OSError, SecurityFileError):  # tried again in a moment
-            changed_ns = document.stat().st_mtime_ns
-            if changed_ns != seen_ns:
-                stale |= await asyncio.to_thread(_lay_out_carriers, document, folder)
-                seen_ns = changed_ns
+            if await asyncio.to_thread(document.keep) or not laid_out:
+                laid_out = False
+                stale |= await asyncio.to_thread(_lay_out_carriers, document.path, folder)
+                laid_out = True
 
 
 async def _listen_to(child: asyncio.subprocess.Process, heard: MosquittoLog) -> None:

@@ -1,6 +1,9 @@
 #!/bin/sh
 # Leaves only keys in the directories of these processes, and no log of theirs; see clean.py. NAME...
 for name; do
+  # What a broker that was killed left in memory (gateway/broker/plugin_document.py).
+  memory=$(cat "$name/security.json.memory" 2>/dev/null)
+  case $memory in /dev/shm/m2m-*) rm -rf -- "$memory" ;; esac
   rm -f -- "log/m2m-$name.log" "log/m2m-$name.log.1"
   [ ! -d "$name" ] || find "./$name" -mindepth 1 -maxdepth 1 ! -name keys \
     ! -name host.key ! -name flashed.json -exec rm -rf -- {} +

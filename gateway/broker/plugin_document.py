@@ -1,0 +1,71 @@
+"""Where Mosquitto's plugin has the security document: in memory, and from there on the disk.
+
+The plugin (2.0.11) replaces its file without looking whether the disk took the new one. On a full
+disk nothing is left of the document, and Mosquitto never starts again. So the plugin's file lies in
+memory, and this module brings each change to the disk, again and again until the disk takes it. A
+broker that was killed takes up the file in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from gateway.broker.store import SecurityFileError, SecurityStore
+
+__all__ = ["PluginDocument"]
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+
+
+class PluginDocument:
+    """`path` is the plugin's file, `kept` the one on the disk. Raises SecurityFileError and
+    OSError."""
+
+    def __init__(self, kept: Path) -> None:
+        self._kept = kept
+        self._pointer = kept.with_name(kept.name + ".memory")  # names the directory in memory
+        self._seen_ns = 0
+        self.path = self._of_before() or self._anew()
+
+    def _of_before(self) -> Path | None:
+        """What a broker that was killed left in memory; it may be newer than what is on disk."""
+        try:
+            folder = Path(self._pointer.read_text())
+            path = folder / self._kept.name
+            SecurityStore.load(path)
+            return path if folder.stat().st_uid == os.getuid() else None
+        except (OSError, SecurityFileError):
+            return None
+
+    def _anew(self) -> Path:
+        SecurityStore.load(self._kept)
+        folder = Path(tempfile.mkdtemp(prefix="m2m-", dir=_MEMORY if _MEMORY.is_dir() else None))
+        try:
+            path = Path(shutil.copy(self._kept, folder))
+            path.chmod(0o600)
+            self._pointer.write_text(str(folder))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return path
+
+    def keep(self) -> bool:
+        """Bring what changed to the disk. It syncs, so call it off the event loop. Answers whether
+        there was something new."""
+        changed_ns = self.path.stat().st_mtime_ns
+        if changed_ns == self._seen_ns:
+            return False
+        document = self.path.read_bytes()
+        SecurityStore.load(self.path)
+        SecurityStore(self._kept).write(document)
+        self._seen_ns = changed_ns
+        return True
+
+    def close(self) -> None:
+        """At the end. If the disk does not take it, the file in memory stays for the next start."""
+        self.keep()
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+        self._pointer.unlink(missing_ok=True)
