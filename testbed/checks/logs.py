@@ -24,6 +24,7 @@ __all__ = [
     "GroupDenied",
     "Late",
     "LogEvent",
+    "ReadingLeftOut",
     "RelayGap",
     "Requested",
     "RunLine",
@@ -157,6 +158,14 @@ class RelayGap(LogEvent, frozen=True, kw_only=True, tag="relay-gap"):
     missing: Whole
 
 
+class ReadingLeftOut(LogEvent, frozen=True, kw_only=True, tag="reading-left-out"):
+    """At an environmental device: a board's reading of before this run was not sent."""
+
+    board: str
+    board_boot: int
+    number: int
+
+
 class EventsDropped(LogEvent, frozen=True, kw_only=True, tag="events-dropped"):
     """Events that could not be written (a full disk)."""
 
@@ -178,6 +187,7 @@ KnownEvent = (
     | ViewEntered
     | Conflict
     | RelayGap
+    | ReadingLeftOut
     | EventsDropped
 )
 _TAGS = frozenset(str(each.__struct_config__.tag) for each in KnownEvent.__args__)

@@ -54,7 +54,8 @@ def _print(result: Result) -> None:
     typer.echo(f"bundle: {result.bundle}")
     typer.echo(
         f"{result.duration_s:.0f} s, {result.blocks} blocks, {result.records} records, "
-        f"{result.commands} commands, {result.restarts} restarts; {result.acknowledged}\n"
+        f"{result.commands} commands, {result.restarts} restarts; {result.acknowledged}; "
+        f"{result.board_readings} readings acknowledged to boards\n"
     )
     rows: list[tuple[object, ...]] = [("VIOLENCE", "TIMES", "NO BLOCKS FOR s", "LONGEST s")]
     rows += [(each.kind, each.blows, each.total_s, each.longest_s) for each in result.away]

@@ -62,7 +62,8 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """`problems` is empty if all is well. `acknowledged`: receipts that devices hold."""
+    """`problems` is empty if all is well. `acknowledged`: receipts that devices hold;
+    `board_readings`: acknowledged to boards."""
 
     schema: str = "testbed.soak/1"
     seed: int
@@ -72,6 +73,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     records: int
     acknowledged: str
+    board_readings: int
     commands: int
     restarts: int
     away: tuple[Away, ...]

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from inventory.load import load_lab, packaged
+from testbed.checks.evidence import Evidence
 from testbed.errors import LabFault
 from testbed.hosts.port import UnitState
 from testbed.soak.disk import lacking
@@ -27,6 +28,7 @@ from testbed.soak.judge import (
     unsettled,
 )
 from testbed.soak.operator import Operator
+from testbed.soak.readings import forgotten, waiting
 from testbed.soak.violence import Violence
 from testbed.standing.bringup import running_lab
 from testbed.standing.bundle import collect_running
@@ -74,11 +76,14 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
             operator.run("restart", name)
         problems += _settle(running)
         samples.append(look(running))
+        looked_ns, waits = time.time_ns(), waiting(running)
         bundle = collect_running(running, out, say)
         roots = [Path(running.home), *(Path(str(h.root)) for h in deployment.hosts.values())]
     problems += _left_behind(roots)
     blocks, records, acknowledged, breaches = judge(bundle)
     problems += [*breaches, *commands_at_fault(operator.commands)]
+    board_readings, lost = forgotten(Evidence(bundle.runs[0]), waits, looked_ns)
+    problems += lost
     skipped = [POWER_NOTE] + ([f"disk-full: {lacking()}"] if disk is None else [])
     result = Result(
         seed=seed,
@@ -88,6 +93,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         blocks=blocks,
         records=records,
         acknowledged=acknowledged,
+        board_readings=board_readings,
         commands=len(operator.commands),
         restarts=sum(state.process.restarts for state in samples[-1]),
         away=away(block_times_ns(bundle), violence.done),

@@ -11,13 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gateway.serial.frames import encode_frame, tag_bytes
+from gateway.serial.session import kind_ack, kind_reading
+from gateway.serial.tinycbor import encode
 from inventory.load import load_lab, packaged
+from testbed.checks.logs import SerialFrame
 from testbed.hosts.port import UnitState
 from testbed.provision.layout import layout
 from testbed.soak.disk import filled, lacking
 from testbed.soak.draw import Blow, Kind, draw
 from testbed.soak.judge import away, commands_at_fault, growth, orphans, unsettled
 from testbed.soak.operator import Command
+from testbed.soak.readings import acknowledged
 from testbed.standing.control import Process
 from testbed.standing.state import NodeState
 from tests.testbed.hosts_support import eventually
@@ -67,6 +72,27 @@ def test_time_without_blocks_is_laid_on_the_newest_blow_before_it() -> None:
     assert (found[Kind.STOP].total_s, found[Kind.STOP].longest_s) == (4.0, 4.0)
     assert found[Kind.KILL].total_s == 0
     assert found[Kind.KILL].blows == 1
+
+
+def frame(t: int, kind: int, *fields: object) -> SerialFrame:
+    body = bytes((kind, 1)) + bytes(4) + encode([*fields])
+    line = encode_frame(body, bytes(tag_bytes)).removesuffix(b"\0")
+    return SerialFrame(t=t, dir="", frame=line.hex())
+
+
+def test_what_was_acknowledged_to_a_board_is_read_from_its_line() -> None:
+    """One acknowledgement is for all that came before it; what comes later is still the board's."""
+    line = [
+        frame(1, kind_reading, 1, 7, 0, [1], [1, 6]),
+        frame(2, kind_reading, 1, 8, 0, [1], [1, 7]),
+        SerialFrame(t=3, dir="from-board", frame="00ff"),
+        frame(4, kind_reading, 1, 9, 0, [1], [1, 8]),
+        frame(5, kind_ack, 1, 8, 0),
+        frame(9, kind_ack, 1, 9, 0),
+    ]
+    assert acknowledged("th01", line, until_ns=4) == set()
+    assert acknowledged("th01", line, until_ns=5) == {("th01", 1, 7), ("th01", 1, 8)}
+    assert ("th01", 1, 9) in acknowledged("th01", line, until_ns=9)
 
 
 def test_a_gap_before_the_first_blow_is_nobody_s() -> None:
@@ -128,6 +154,7 @@ def test_a_short_soak_is_clean_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert said["problems"] == []
     assert said["blocks"] > 0
     assert said["commands"] > 0
+    assert said["board_readings"] > 0
     assert sum(each["blows"] for each in said["away"]) > 0
     assert json.loads((Path(said["bundle"]) / "soak.json").read_text()) == said
     verify = subprocess.run([*argv, "ledger", "verify", said["bundle"]], check=False)

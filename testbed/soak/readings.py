@@ -1,0 +1,75 @@
+"""Readings that a board may forget: each must be on the chain, or wait in its device's backlog.
+
+What was acknowledged to a board stands in the serial log of its device. It has no receipt until the
+chain has answered, so the property `durability` does not speak of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from gateway.serial.frames import Frame, decode_line
+from gateway.serial.session import kind_ack, kind_reading
+from gateway.serial.tinycbor import decode
+from nodes.device.sender import Reading
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import ReadingLeftOut, SerialFrame
+from testbed.checks.records import board_readings
+from testbed.standing.running_lab import RunningLab
+
+__all__ = ["Place", "acknowledged", "forgotten", "waiting"]
+
+Place = tuple[str, int, int]
+"""Board, its boot, number of the reading."""
+
+_PENDING = "SELECT payload FROM entry"
+
+
+def waiting(running: RunningLab) -> frozenset[Place]:
+    """What stands in the backlogs of the devices of this machine. Look before the ledger is copied:
+    a reading leaves its backlog when it is on the chain."""
+    found = set()
+    for node in running.nodes.values():
+        path = Path(node.directory or "") / "state/backlog.sqlite"
+        if node.role != "environment" or not path.exists():
+            continue
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as backlog:
+            for (payload,) in backlog.execute(_PENDING):
+                reading = msgspec.json.decode(payload, type=Reading)
+                if reading.board is not None and reading.boot is not None:
+                    found.add((reading.board, reading.boot, reading.number))
+    return frozenset(found)
+
+
+def acknowledged(board: str, frames: list[SerialFrame], until_ns: int) -> set[Place]:
+    """The readings of a board that its device acknowledged; one acknowledgement is for all that the
+    board sent so far, up to a number."""
+    sent: set[tuple[int, int]] = set()
+    upto = (0, 0)
+    for each in frames:
+        item = decode_line(bytes.fromhex(each.frame)) if each.t <= until_ns else None
+        if not isinstance(item, Frame) or item.kind not in (kind_reading, kind_ack):
+            continue
+        boot, number, *_ = decode(item.payload)
+        if item.kind == kind_reading:
+            sent.add((boot, number))
+        else:
+            upto = max(upto, (boot, number))
+    return {(board, *each) for each in sent if each <= upto}
+
+
+def forgotten(evidence: Evidence, waits: frozenset[Place], until_ns: int) -> tuple[int, list[str]]:
+    """How many readings were acknowledged until then, and a line for each that is nowhere."""
+    kept = waits | {place for _, place in board_readings(evidence.longest.entries)}
+    kept |= {(e.board, e.board_boot, e.number) for e in evidence.events(ReadingLeftOut)}
+    boards = sorted(path.stem for path in (evidence.run.path / "raw/serial").glob("*.log"))
+    told = {p for board in boards for p in acknowledged(board, evidence.serial(board), until_ns)}
+    lost = [
+        f"lost: reading {number} of boot {boot} was acknowledged to {board}, and is nowhere"
+        for board, boot, number in sorted(told - kept)
+    ]
+    return len(told), lost
