@@ -6,9 +6,13 @@ chain has answered, so the property `durability` does not speak of it.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 import msgspec
 
@@ -19,30 +23,39 @@ from nodes.device.sender import Reading
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import ReadingLeftOut, SerialFrame
 from testbed.checks.records import board_readings
-from testbed.standing.running_lab import RunningLab
+from testbed.provision.deployment import Deployment
+from testbed.provision.layout import Node
 
 __all__ = ["Place", "acknowledged", "forgotten", "waiting"]
 
 Place = tuple[str, int, int]
 """Board, its boot, number of the reading."""
 
-_PENDING = "SELECT payload FROM entry"
+_FILE = "backlog.sqlite"
 
 
-def waiting(running: RunningLab) -> frozenset[Place]:
-    """What stands in the backlogs of the devices of this machine. Look before the ledger is copied:
+def waiting(deployment: Deployment) -> frozenset[Place]:
+    """What stands in the backlogs of this machine's devices. Look before the ledger is copied:
     a reading leaves its backlog when it is on the chain."""
-    found = set()
-    for node in running.nodes.values():
-        path = Path(node.directory or "") / "state/backlog.sqlite"
-        if node.role != "environment" or not path.exists():
-            continue
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as backlog:
-            for (payload,) in backlog.execute(_PENDING):
+    devices = deployment.with_role("environment")
+    return frozenset(place for node in devices for place in _backlog(deployment, node))
+
+
+def _backlog(deployment: Deployment, node: Node) -> Iterator[Place]:
+    """The device has its backlog for itself, so it is stopped while the files are copied."""
+    host = deployment.host(node)
+    with tempfile.TemporaryDirectory() as directory:
+        host.signal(node.unit, SIGSTOP)
+        try:
+            for path in Path(str(host.root), node.file("state")).glob(f"{_FILE}*"):
+                shutil.copy(path, directory)
+        finally:
+            host.signal(node.unit, SIGCONT)
+        with closing(sqlite3.connect(Path(directory) / _FILE)) as backlog:
+            for (payload,) in backlog.execute("SELECT payload FROM entry").fetchall():
                 reading = msgspec.json.decode(payload, type=Reading)
                 if reading.board is not None and reading.boot is not None:
-                    found.add((reading.board, reading.boot, reading.number))
-    return frozenset(found)
+                    yield reading.board, reading.boot, reading.number
 
 
 def acknowledged(board: str, frames: list[SerialFrame], until_ns: int) -> set[Place]:
