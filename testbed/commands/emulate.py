@@ -45,7 +45,7 @@ def up(
     ] = True,
     wrong_clock: Annotated[
         bool,
-        typer.Option("--wrong-clock", help="The last host starts with its clock 90 s behind."),
+        typer.Option("--wrong-clock", help="Time sync of the last host does not start."),
     ] = False,
     cpu: Annotated[
         str | None, typer.Option(metavar="PERCENT", help="Of one core per host, as 20%.")

@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
-from testbed.emulate.plan import LabPlan, Login, Machine, Oddity
+from testbed.emulate.plan import LabPlan, Login, Machine, Oddity, Options
 from testbed.emulate.preflight import faketime
 from testbed.emulate.tools import attempt, demand
 from testbed.programs import source
 
-__all__ = ["CLOCK_BEHIND_S", "make_disk", "mount", "ssh_key_pair"]
+__all__ = ["CLOCK_BEHIND_S", "clock_is_behind", "make_disk", "mount", "ssh_key_pair"]
 
 _VISIBLE = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "var", "opt"}
 """What a host sees of this machine's root directory; homes, data and this project it does not."""
@@ -90,12 +90,16 @@ Subsystem sftp internal-sftp
 """
 
 
+FAKETIME_FILE = "etc/faketimerc"
 CLOCK_BEHIND_S = 90
 """So much is the clock of a host behind that has a wrong one."""
 
+SYNC_AFTER_S = 3
+"""So long after its SSH server such a host's time sync has an answer, where it starts by itself."""
+
 _CLOCK = """\
 [Unit]
-Before=testbed-sshd.service
+{order}=testbed-sshd.service
 [Service]
 Type=oneshot
 ExecStart=/bin/sh -c '{script}'
@@ -126,7 +130,7 @@ def make_disk(place: Path, plan: LabPlan, machine: Machine, client_key: str) -> 
     _write(etc / "ssh/sshd_config", _SSHD)
     _write(etc / "ssh/ssh_host_ed25519_key", private.decode(), 0o600)
     _write_logins(upper, client_key, plan.options.login)
-    _write_oddity(upper, machine.oddity, plan.options.login)
+    _write_oddity(upper, machine.oddity, plan.options)
     ours = upper / "usr/local/bin"
     ours.mkdir(parents=True)
     _write(ours / "vcgencmd", source("emulate/vcgencmd.sh"), 0o755)
@@ -200,10 +204,10 @@ def _is_pi(line: str) -> bool:
     return name == "pi" or number == str(_PI)
 
 
-def _write_oddity(upper: Path, oddity: Oddity, login: Login) -> None:
+def _write_oddity(upper: Path, oddity: Oddity, options: Options) -> None:
     """Writes what is unusual about this host. sshd starts bash, which reads .bashrc for each
     command."""
-    bashrc = _home(upper, login) / ".bashrc"
+    bashrc = _home(upper, options.login) / ".bashrc"
     match oddity:
         case "none":
             return
@@ -213,18 +217,37 @@ def _write_oddity(upper: Path, oddity: Oddity, login: Login) -> None:
             _write(bashrc, "export LANG=de_DE.UTF-8 LC_ALL=de_DE.UTF-8\n")
             _compile_locale(upper)
         case "clock":
-            # In /run, which is empty when systemd itself starts, so systemd keeps the right time.
-            (upper / "etc/ld.so.preload").symlink_to("/run/preload")
-            units = upper / "etc/systemd/system"
-            behind = f"echo -{CLOCK_BEHIND_S}s >/etc/faketimerc; echo {faketime()} >/run/preload"
-            _write(units / "testbed-clock.service", _CLOCK.format(script=behind))
-            right = "echo +0 >/etc/faketimerc; : >/run/preload"
-            _write(units / "testbed-timesync.service", _CLOCK.format(script=right))
-            early = units / "testbed-sshd.service.requires"
-            early.mkdir()
-            (early / "testbed-clock.service").symlink_to("../testbed-clock.service")
+            if (library := faketime()) is not None:
+                _write_clock(upper, library, by_itself=not options.wrong_clock)
         case _:
             assert_never(oddity)
+
+
+def _write_clock(upper: Path, library: Path, *, by_itself: bool) -> None:
+    """The clock is behind before anybody can log in. Time sync steps it, by itself or on demand."""
+    # In /run, which is empty when systemd itself starts, so systemd keeps the right time.
+    (upper / "etc/ld.so.preload").symlink_to("/run/preload")
+    units = upper / "etc/systemd/system"
+    behind = f"echo -{CLOCK_BEHIND_S}s >/{FAKETIME_FILE}; echo {library} >/run/preload"
+    _write(units / "testbed-clock.service", _CLOCK.format(order="Before", script=behind))
+    pause = f"sleep {SYNC_AFTER_S}; " if by_itself else ""
+    right = f"{pause}echo +0 >/{FAKETIME_FILE}; : >/run/preload"
+    _write(units / "testbed-timesync.service", _CLOCK.format(order="After", script=right))
+    early = units / "testbed-sshd.service.requires"
+    early.mkdir()
+    (early / "testbed-clock.service").symlink_to("../testbed-clock.service")
+    if by_itself:
+        wanted = units / "testbed-sshd.service.wants"
+        wanted.mkdir()
+        (wanted / "testbed-timesync.service").symlink_to("../testbed-timesync.service")
+
+
+def clock_is_behind(upper: Path) -> bool:
+    """Whether time sync of this host, which runs, has not stepped its clock yet."""
+    try:
+        return (upper / FAKETIME_FILE).read_text().startswith("-")
+    except FileNotFoundError:
+        return False
 
 
 def _compile_locale(upper: Path) -> None:

@@ -44,6 +44,7 @@ STATE = "emulated.json"
 STATE_SCHEMA = "testbed.emulated/1"
 SSH_ANSWERS_WITHIN_S = 30.0
 _ENDS_WITHIN_S = 15.0
+_POLL_S = 0.05
 _ID_TRIES = 20
 
 
@@ -104,7 +105,7 @@ class EmulatedLab:
         self.ask(do="shape", shape=dict(shape), for_s=for_s, **pair)
 
     def wait_for_ssh(self, hosts: list[str]) -> None:
-        """Until the SSH servers of these hosts answer."""
+        """Until the SSH servers of these hosts answer, and their time sync has, if it will."""
         machines = [machine for machine in self.plan.machines if machine.name in hosts]
         answers = at_once(self._comes_up, machines)
         silent = [one.name for one, ok in zip(machines, answers, strict=True) if not ok]
@@ -117,11 +118,15 @@ class EmulatedLab:
     def _comes_up(self, machine: Machine) -> bool:
         """False as soon as the host has ended, or if it is silent for too long."""
         until = time.monotonic() + SSH_ANSWERS_WITHIN_S
+        answers = False
         while time.monotonic() < until:
-            if _ssh_answers(machine.addr, within_s=1.0):
+            answers = answers or _ssh_answers(machine.addr, within_s=1.0)
+            status = self.ask(do="status")["hosts"][machine.name]
+            if answers and (status["clock"] == "right" or self.plan.options.wrong_clock):
                 return True
-            if not self.ask(do="status")["hosts"][machine.name]["on"]:
+            if not status["on"]:
                 return False
+            time.sleep(_POLL_S)
         return False
 
     def _known(self, host: str) -> str:

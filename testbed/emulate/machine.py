@@ -19,7 +19,7 @@ from pathlib import Path
 
 from testbed.emulate import network
 from testbed.emulate.cgroup import Groups
-from testbed.emulate.disk import make_disk, mount
+from testbed.emulate.disk import clock_is_behind, make_disk, mount
 from testbed.emulate.plan import Board, LabPlan, Machine
 from testbed.emulate.switch import Switch
 from testbed.emulate.tools import TOOL_PATH, attempt, tool
@@ -116,7 +116,9 @@ class RunningMachine:
     def status(self) -> dict[str, object]:
         """For people: whether it is on, and how often it was started."""
         running = self._process is not None and self._process.poll() is None
-        return {"on": running, "boots": self._boots, "addr": self.machine.addr}
+        behind = clock_is_behind(self._home / "disk/upper")
+        clock = "behind" if behind else "right"
+        return {"on": running, "boots": self._boots, "addr": self.machine.addr, "clock": clock}
 
     def _boot(self) -> None:
         machine, plan = self.machine, self._plan

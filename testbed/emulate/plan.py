@@ -34,10 +34,11 @@ Shaping = Literal["netem", "switch"]
 """What shapes links: the kernel's `tc netem`, or the keeper's own switch."""
 
 Oddity = Literal["none", "umask", "locale", "clock"]
-"""What is unusual about one host: `umask 077`, a German locale, a clock that is behind until time
-sync starts."""
+"""What is unusual about one host: `umask 077`, a German locale, a clock that is behind at each
+start until time sync steps it."""
 
 _ODDITIES: dict[str, Oddity] = {"pi02": "umask", "pi03": "locale"}
+_CLOCK_HOSTS_MIN = 4  # then the last host's clock is behind at each start
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Options:
     """What the command line asks for. `cpu_percent` of one core, None for no limit.
 
     Without `systemd` a host runs an SSH server and nothing else; `provision` refuses it. With
-    `wrong_clock` the last host's clock is behind.
+    `wrong_clock` the last host's time sync does not start by itself.
     """
 
     hosts: int
@@ -150,6 +151,8 @@ def make_plan(
     for name in {board.host: None for board in boards} or {names[-1]: None}:
         roles[name].append("environment")
     roles[names[-1]].append("mobile")
+    odd_clock = options.wrong_clock or (options.systemd and len(names) >= _CLOCK_HOSTS_MIN)
+    behind = names[-1] if odd_clock else None
     machines = tuple(
         Machine(
             name,
@@ -159,7 +162,7 @@ def make_plan(
             _mac(lab_id, 1, n + 1),
             f"10000000{lab_id}{n + 1:04x}",
             tuple(roles[name]),
-            "clock" if options.wrong_clock and name == names[-1] else _ODDITIES.get(name, "none"),
+            "clock" if name == behind else _ODDITIES.get(name, "none"),
         )
         for n, name in enumerate(names)
     )

@@ -374,6 +374,30 @@ def test_a_clock_that_is_behind_is_found_and_steps_when_time_sync_starts(
         assert clock() != "failed"
 
 
+@pytest.mark.skipif(preflight.faketime() is None, reason="needs libfaketime")
+def test_by_default_one_clock_is_behind_at_each_start_until_time_sync_steps_it(
+    tmp_path: Path,
+) -> None:
+    """What starts with the host starts in the past, as on a Raspberry Pi; who logs in later sees
+    the right time."""
+    unit = "[Unit]\nAfter=testbed-sshd.service\n[Service]\nType=oneshot\n"
+    unit += "ExecStart=/bin/sh -c 'date +%%s >/home/pi/started'\n[Install]\n"
+    unit += "WantedBy=multi-user.target\n"
+    place = "/etc/systemd/system/early.service"
+    with emulated(tmp_path / "out", hosts=4) as lab:
+        with host(lab, "pi04") as inside:
+            sudo(inside, f'printf %s "$1" >{place}; systemctl enable early', unit)
+        lab.reboot("pi04")
+        with host(lab, "pi04") as inside:
+            started_s = int(inside.run(["cat", "/home/pi/started"]).stdout)
+            now_s = int(inside.run(["date", "+%s"]).stdout)
+        with host(lab, "pi01") as other:
+            assert abs(now_s - int(other.run(["date", "+%s"]).stdout)) < CLOCK_BEHIND_S / 3
+        behind = [n for n, one in lab.ask(do="status")["hosts"].items() if one["clock"] != "right"]
+    assert started_s < now_s - CLOCK_BEHIND_S / 2
+    assert behind == []
+
+
 def test_a_lab_whose_folder_was_deleted_goes_down_all_the_same(tmp_path: Path) -> None:
     """It is named after what the kernel holds, not after its files."""
     out = tmp_path / "out"
