@@ -1,7 +1,7 @@
-"""A small disk of its own for the lab, so that it can be filled: root only.
+"""A small disk of our own for the lab, so that it can be filled: root only.
 
-The command runs itself again in a mount namespace of its own. Nobody else sees the disk, and it is
-gone when the last process ends.
+The command runs itself once more in a mount namespace of its own. Nobody else sees the disk, and
+it goes away with the last process, whatever ends it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ DISK_MB = 512
 DISK_MB_PER_S = 0.8
 """The lab writes about a third of it; collecting copies each ledger once more."""
 _MARK = "TESTBED_SOAK_DISK"
-_PIECE_BYTES = 1024 * 1024
 
 
 def lacking() -> str:
-    """Why there can be no such disk here; empty if there can."""
+    """Why there can be no such disk here, or nothing."""
     if os.getuid() != 0:
         return "only root can mount a disk that may be filled"
     if shutil.which("unshare") is None or shutil.which("mount") is None:
@@ -37,7 +36,7 @@ def lacking() -> str:
 
 
 def enter_own_disk() -> None:
-    """Does not return: this process becomes the same command in a mount namespace of its own."""
+    """Does not return: this process becomes the same command, in a mount namespace of its own."""
     directory = tempfile.mkdtemp(prefix="soak-")
     environment = {**os.environ, _MARK: directory, "TMPDIR": directory}
     argv = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "testbed.cli"]
@@ -67,14 +66,25 @@ def own_disk(duration_s: float) -> Iterator[Path | None]:
 
 @contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """No byte is free for the length of a `with` block."""
-    path = disk / "filler"
+    """No page is free for the length of a `with` block. The disk is made as small as what is on it.
+    That takes no time, whatever its size."""
+    whole = os.statvfs(disk)
+    size_bytes = whole.f_blocks * whole.f_frsize
     try:
-        with suppress(OSError), path.open("wb", buffering=0) as file:
-            piece = bytes(_PIECE_BYTES)
-            while True:
-                if file.write(piece) < len(piece):
-                    piece = bytes(4096)
+        while not _resized(disk, _used_bytes(disk)):
+            pass  # it grew meanwhile
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if not _resized(disk, size_bytes):
+            raise LabFault(f"{disk} cannot be given its size back")
+
+
+def _used_bytes(disk: Path) -> int:
+    """At least a page: size 0 is no limit."""
+    now = os.statvfs(disk)
+    return max(1, now.f_blocks - now.f_bfree) * now.f_frsize
+
+
+def _resized(disk: Path, size_bytes: int) -> bool:
+    argv = ["mount", "-o", f"remount,size={size_bytes}", str(disk)]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0

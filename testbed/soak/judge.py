@@ -1,4 +1,4 @@
-"""The judgement of a soak: verdicts and figures, from the lab's files and from samples."""
+"""What became of a lab that was beaten: verdicts and figures, from its files and from samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 NORMAL_GAP_S = 1.0  # between two blocks, while nothing is wrong
-AFTER_S = 15.0  # a gap that begins within this time after a blow counts for it
+AFTER_S = 15.0  # a gap that begins so long after a blow is still its work
 
 # The property of the bundle, by what a user calls its breach.
 _BREACHES = {
@@ -44,7 +44,7 @@ _BREACHES = {
 
 
 class Away(msgspec.Struct, frozen=True, kw_only=True):
-    """How long no block was made, beyond a second, after blows of one kind."""
+    """For how long no block was made, beyond a second, from a blow on: of one kind of violence."""
 
     kind: Kind
     blows: int
@@ -53,7 +53,7 @@ class Away(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """The growth of one process between the first and the last sample in which it ran."""
+    """Of one process between the first and the last sample in which it ran."""
 
     name: str
     memory_mb: float
@@ -96,14 +96,14 @@ def judge(bundle: Bundle) -> tuple[int, int, str, list[str]]:
 
 
 def block_times_ns(bundle: Bundle) -> list[int]:
-    """Times of the longest chain's blocks: consensus time, which on one machine is wall time."""
+    """Of the longest chain; consensus time, which on one machine is wall time."""
     (run,) = bundle.runs
     return [each.head.time_us * 1000 for each in Evidence(run).longest.heads]
 
 
 def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tuple[Away, ...]:
-    """Computed from the times of blocks. A gap counts for the newest blow that began before its
-    end."""
+    """Computed from the times of blocks. A gap counts for the first blow that was under way in it.
+    If none was, it counts for the newest blow before it."""
     gaps: dict[Kind, list[float]] = {blow.kind: [] for blow, _, _ in done}
     for start_ns, end_ns in pairwise(times_ns):
         lasted_s = (end_ns - start_ns) / 1e9 - NORMAL_GAP_S
@@ -121,6 +121,9 @@ def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tupl
 
 
 def _cause(done: Sequence[tuple[Blow, int, int]], start_ns: int, end_ns: int) -> Kind | None:
+    for blow, began_ns, over_ns in done:
+        if began_ns < end_ns and start_ns < over_ns:
+            return blow.kind
     for blow, began_ns, over_ns in reversed(done):
         if began_ns < end_ns and start_ns < over_ns + AFTER_S * 1e9:
             return blow.kind
@@ -150,7 +153,7 @@ def _mb(first: int | None, last: int | None) -> float:
 
 
 def unsettled(states: Sequence[NodeState], lag_max: int) -> list[str]:
-    """What is not back, although nothing disturbs it any more."""
+    """Who is not back, although nothing is done to it any more."""
     return [
         f"{state.name} is {state.process.state}"
         if state.process.state is not UnitState.ACTIVE
