@@ -217,20 +217,20 @@ class BoardProcess:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        ended = asyncio.Event()
 
-        def from_board() -> None:
+        def from_board() -> bool:
+            """Whether there was something."""
             try:
                 data = ours.recv(chunk_bytes_max)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 data = b""
             if data:
                 self._to_host(data)
             else:
                 loop.remove_reader(ours)
-                ended.set()
+            return bool(data)
 
         with ours:
             with theirs:
@@ -245,7 +245,10 @@ class BoardProcess:
             self._core = ours
             loop.add_reader(ours, from_board)
             try:
-                await ended.wait()
+                # Not until its end of the line is closed: seen under load, that was not always told.
+                await interpreter.wait()
+                while from_board():
+                    pass
             finally:
                 self._core = None
                 loop.remove_reader(ours)
