@@ -46,7 +46,7 @@ class OnBoard(Params):
 class Noise(OnBoard):
     """A share of the bytes on the line, in both directions, are other bytes."""
 
-    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    share: Annotated[float, Field(gt=0, le=1)] = 0.05
 
 
 class Unplug(OnBoard):
@@ -77,6 +77,11 @@ class BoardFault(Injection):
 
     @abstractmethod
     def strike(self, board: Node) -> None: ...
+
+    def arm(self) -> None:
+        for node in self.scene.candidates("on"):
+            if node.role != "board":
+                raise LabFault(f"{node.name} is no board; use on: board or board(NAME)")
 
     def mend(self, board: Node) -> None:
         """Repeatable."""
@@ -247,6 +252,7 @@ class Deauthorized(OnHostFault):
         self._places: dict[str, str] = {}
 
     def arm(self) -> None:
+        super().arm()
         for board in self.scene.candidates("on"):
             place = self._places[board.name] = self.usb(board, "find", board.file("port"))
             undo = NodeCommand(tuple(programs.shell(_USB, "set", place, "1")))

@@ -13,6 +13,7 @@ from testbed.campaign.selectors import Selector, means_hosts
 
 __all__ = ["NEEDS", "campaign", "event", "lasting"]
 
+_BOARD: dict[str, object] = {"on": "board(th01)"}
 NEEDS: dict[str, dict[str, object]] = {
     "byzantine.delay": {"by": "10ms"},
     "byzantine.conspire": {"with": "replica(2)"},
@@ -31,6 +32,10 @@ NEEDS: dict[str, dict[str, object]] = {
     "net.reorder": {"share": 0.1, "by": "10ms", "to": "replica(2)"},
     "net.slow-link": {"by": "10ms"},
     "relay.delay": {"by": "10ms"},
+    "board.boot-loop": _BOARD,
+    "serial.noise": _BOARD,
+    "serial.unplug": _BOARD,
+    "serial.wrong-baud": _BOARD,
 }
 """Parameters that have no default and are no selector of one replica, by kind."""
 

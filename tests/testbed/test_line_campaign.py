@@ -32,7 +32,7 @@ workload: {kind: enrol+data, rate: 12/s, arrivals: uniform, timeout: 5s}
 phases: {warmup: 4s, fault: 15s, recovery: 2s}
 faults:
   # Each board has a fault of its own, while their device spoils what it carries for others.
-  - {id: noise, at: 0s, for: 6s, do: serial.noise, on: board(th01), share: 0.02}
+  - {id: noise, at: 0s, for: 6s, do: serial.noise, on: board(th01), share: 0.1}
   - {id: unplug, at: 0s, for: 3s, do: serial.unplug, on: board(th02)}
   - {id: baud, at: 0s, for: 6s, do: serial.wrong-baud, on: board(th03)}
   - {id: loop, at: 0s, for: 6s, do: board.boot-loop, on: board(th04)}

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from random import Random
 
 import pytest
 
 from gateway.shaping import CUT, NO_SHAPE, Shape
 from inventory.load import load_lab
+from testbed.campaign.event import Event
+from testbed.campaign.injection import Scene
+from testbed.campaign.kinds import kinds
+from testbed.campaign.reach import Reach
+from testbed.campaign.watch import Watch
 from testbed.care.dead_man import armed
 from testbed.care.restore import leftover, restore
 from testbed.emulate.preflight import kernel_has_netem
@@ -200,14 +207,66 @@ def test_a_host_clears_its_link_rules_by_itself_and_restore_does(two: TwoHosts) 
             HostLinks(two.deployment).arm("other", [two.two], after_s=60)
         assert any("testbed_links" in line for line in restore(pi02, lambda _: None))
         assert two.call("pi01", "pi02") >= 0
-        # Nobody here is left to clear it.
-        links.arm("forgotten", [two.one, two.two], after_s=1)
         links.shape("forgotten", {})
+        links.arm("forgotten", [two.one, two.two], after_s=60)
         links.shape("forgotten", dict.fromkeys(ways, CUT))
+        assert two.call("pi01", "pi02") == -1
+        # The time is over, and nobody here clears it.
+        links.arm("forgotten", [two.one, two.two], after_s=1)
         eventually(lambda: two.call("pi01", "pi02") >= 0)
         assert leftover(pi02).lines == []
     finally:
         links.clear("forgotten")
+
+
+@pytest.mark.lab
+def test_a_partition_of_a_campaign_is_armed_cut_seen_and_healed_on_hosts(
+    two: TwoHosts, tmp_path: Path
+) -> None:
+    """The kind by its mechanism `nft`: from the event to the hosts and back."""
+    gateway, replica = (two.deployment.with_role(role)[0] for role in ("gateway", "replica"))
+    assert gateway.host != replica.host
+    cut = Event(
+        id="cut",
+        fault="cut",
+        kind="net.partition",
+        category="fault",
+        layer="network",
+        phase="fault",
+        params={"shape": "one-way"},
+        at_ms=0,
+        for_ms=1_000,
+        targets={"from": (gateway.name,), "to": (replica.name,)},
+    )
+    mechanism = kinds()["net.partition"].mechanism("nft")
+    assert mechanism is not None
+    assert mechanism.available(two.deployment.lab, (gateway.host, replica.host)) is None
+    scene = Scene(
+        event=cut,
+        deployment=two.deployment,
+        watch=Watch(two.deployment, Reach(lambda _: None, lambda *_, **__: None)),
+        resolve=lambda _, name: two.deployment.node(name),
+        rng=Random(7),
+        captures=tmp_path,
+    )
+    injection = mechanism.make(scene)
+    try:
+        injection.arm()
+        assert all(armed(each) for each in two.hosts.values())
+        injection.apply()
+        assert injection.observe(0.0) is None, "nothing has met the rule yet"
+        assert two.call(gateway.host, replica.host) == -1
+        seen = injection.observe(5.0)
+        assert seen is not None
+        (read,) = seen.read_back.values()
+        assert isinstance(read, dict)
+        assert read["loss"] == 1.0
+        assert read["touched"] > 0
+    finally:
+        injection.heal()
+    assert injection.verify(5.0)
+    assert two.call(gateway.host, replica.host) >= 0
+    assert all(leftover(each).lines == [] for each in two.hosts.values())
 
 
 def test_a_way_within_a_host_is_no_link(two: TwoHosts) -> None:
