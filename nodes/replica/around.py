@@ -15,7 +15,7 @@ __all__ = ["Around"]
 class Around:
     """Each method returns what is used in place of the part; these return the part itself."""
 
-    def wire(self, wire: Wire, events: Events) -> Wire:
+    def wire(self, wire: Wire, signer: Signer, events: Events) -> Wire:
         return wire
 
     def store(self, store: Store) -> Store:

@@ -250,7 +250,7 @@ class ReplicaProcess:
             signer=self._signer,
             scheme=Es256(),
             store=around.store(store),
-            wire=around.wire(self._wire, self._events),
+            wire=around.wire(self._wire, self._signer, self._events),
             clock=around.clock(SystemClock()),
             timers=self._timers,
             events=self._events,

@@ -22,6 +22,7 @@ from nodes.switch.clock import ClockOrder, ClockSeam
 from nodes.switch.effects import EffectsSeam
 from nodes.switch.links import shaped_wire
 from nodes.switch.orders import Orders
+from nodes.switch.seals import lying_wire
 from nodes.switch.store import StoreOrder, StoreSeam
 
 __all__ = ["SwitchedReplicaConfig", "main"]
@@ -69,8 +70,8 @@ class _Switched(Around):
         self._orders.add("effects", Byzantine, seam.take)
         return seam.rewrite
 
-    def wire(self, wire: Wire, events: Events) -> Wire:
-        return shaped_wire(wire, self._orders, events)
+    def wire(self, wire: Wire, signer: Signer, events: Events) -> Wire:
+        return lying_wire(shaped_wire(wire, self._orders, events), signer, self._orders)
 
     async def follow(self, events: Events) -> None:
         await self._orders.follow(events)

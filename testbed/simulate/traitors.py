@@ -17,23 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-import msgspec
-
-from chain.block import Block, Head
 from chain.keys import Signer
 from chain.pbft.effects import Broadcast, Effect, Send, SendBatch
-from chain.pbft.messages import (
-    Batch,
-    Bodies,
-    ClientMessage,
-    Commit,
-    PrePrepare,
-    Seal,
-    decode_body,
-    encode,
-)
+from chain.pbft.messages import Batch, Bodies, Commit, PrePrepare, decode_body
 from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
+from nodes.byzantine.seals import false_seal
 from nodes.byzantine.tricks import ACTS
 from nodes.byzantine.wrapper import Misbehaviour
 from nodes.replica.driver import Delayed, Rewrite
@@ -45,8 +34,6 @@ __all__ = ["TRICKS", "Cast"]
 
 _SIMULATED = ("false-seal", "hoard", "small-scope", "twins")
 TRICKS: tuple[str, ...] = (*Trick, *_SIMULATED)
-
-_client_messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 class Cast:
@@ -145,15 +132,10 @@ class Cast:
         """The frame that a gateway gets instead of `frame`."""
         if "false-seal" not in self.tricks(replica):
             return frame
-        seal = _client_messages.decode(frame)
-        if not isinstance(seal, Seal):
-            return frame
-        self.acts["false-seal"] += 1
-        true = Head.decode(seal.head)
-        head = msgspec.structs.replace(true, time_us=true.time_us - 1).encode()
-        block = seal.block and Block(head, seal.block.records)
-        signature = signer.sign(head)
-        return encode(msgspec.structs.replace(seal, head=head, signature=signature, block=block))
+        lie = false_seal(frame, signer)
+        if lie != frame:
+            self.acts["false-seal"] += 1
+        return lie
 
 
 def _gives_away(effect: Effect) -> bool:

@@ -29,11 +29,12 @@ hosts:
 HELD = """
 campaign: liars
 workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, attack: 13s, recovery: 1s}
+phases: {warmup: 4s, attack: 15s, recovery: 1s}
 faults:
   - {id: silent, at: 0s, for: 4s, do: byzantine.silent, on: primary}
   - {id: two-faced, at: 4500ms, for: 4s, do: byzantine.equivocate, on: primary}
   - {id: forger, at: 9s, for: 4s, do: byzantine.bad-signature, on: backup(1)}
+  - {id: liar, at: 13s, for: 2s, do: byzantine.false-seal, on: backup(1)}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
   liveness: {first_commit_after_heal: 10s}
@@ -75,7 +76,7 @@ def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
     assert summary["view_changes"] >= 2
     (of_run,) = [row["summary"] for row in summary["runs"]]
     steps = [(each["applied"], each["observed"], each["healed"]) for each in of_run["faults"]]
-    assert steps == [(True, True, True)] * 3
+    assert steps == [(True, True, True)] * 4
     assert all(each["whole_ms"] is not None for each in of_run["faults"])
     assert broken(summary) == {}
 

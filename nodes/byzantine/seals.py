@@ -1,0 +1,26 @@
+"""False seals: a replica tells gateways of blocks that do not exist. The simulator's too."""
+
+from __future__ import annotations
+
+import msgspec
+
+from chain.block import Block, Head
+from chain.keys import Signer
+from chain.pbft.messages import ClientMessage, Seal, encode
+
+__all__ = ["false_seal"]
+
+_messages = msgspec.msgpack.Decoder(ClientMessage)
+
+
+def false_seal(frame: bytes, signer: Signer) -> bytes:
+    """In place of a seal, one of a head with another time, well signed. Other frames stay."""
+    seal = _messages.decode(frame)
+    if not isinstance(seal, Seal):
+        return frame
+    true = Head.decode(seal.head)
+    head = msgspec.structs.replace(true, time_us=true.time_us - 1).encode()
+    block = seal.block and Block(head, seal.block.records)
+    return encode(
+        msgspec.structs.replace(seal, head=head, signature=signer.sign(head), block=block)
+    )

@@ -1,0 +1,47 @@
+"""The seam `seals` of a replica: while an order holds, gateways get false seals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from chain.keys import Signer
+from nodes.byzantine.seals import false_seal
+from nodes.ports import Party, Wire
+from nodes.switch.orders import Orders
+
+__all__ = ["SEAM", "SealOrder", "lying_wire"]
+
+SEAM = "seals"
+
+
+class SealOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That it stands there is the order."""
+
+
+class _LyingWire:
+    """Implements `ports.Wire` around another. Only links to gateways are concerned."""
+
+    def __init__(self, wire: Wire, signer: Signer) -> None:
+        self._wire = wire
+        self._signer = signer
+        self._lies = False
+
+    def take(self, orders: Mapping[str, SealOrder]) -> None:
+        self._lies = bool(orders)
+
+    def send(self, party: Party, frame: bytes) -> None:
+        if self._lies and isinstance(party, str):
+            frame = false_seal(frame, self._signer)
+        self._wire.send(party, frame)
+
+    def congested(self, party: Party) -> bool:
+        return self._wire.congested(party)
+
+
+def lying_wire(wire: Wire, signer: Signer, orders: Orders) -> Wire:
+    """Around a wire: it obeys the orders at the seam `seals`."""
+    lying = _LyingWire(wire, signer)
+    orders.add(SEAM, SealOrder, lying.take)
+    return lying
