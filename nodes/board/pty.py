@@ -176,13 +176,14 @@ class BoardProcess:
         self._carried["dropped_bytes"] += len(data) - taken
 
     def _spoilt(self, data: bytes) -> bytes:
-        """With noise, a share of the bytes are any other bytes."""
+        """With noise, a share of the bytes are any other bytes. Half of these are 0, as a line reads
+        that is low for too long: so they also cut frames."""
         if not self._noise_share:
             return data
         spoilt = bytearray(data)
         for place in range(len(spoilt)):
             if self._noise.random() < self._noise_share:
-                spoilt[place] ^= self._noise.randrange(1, 256)
+                spoilt[place] = self._noise.choice((0, self._noise.randrange(256)))
                 self._carried["spoilt_bytes"] += 1
         return bytes(spoilt)
 
