@@ -18,8 +18,8 @@ class ControlError(Exception):
 
 def command(control: Path, *words: str, timeout_s: float = 5.0) -> dict[str, Any]:
     """Send one command (`status`, `plug`, `unplug [MS]`, `reset`, `silence on|off`,
-    `noise SHARE MS SEED`, `noise off`, `inject host|board HEX`) and return the board process's
-    status after it.
+    `noise SHARE MS SEED`, `noise off`, `middle HOW SEED COPIES DELAY_MS`, `middle off`,
+    `inject host|board HEX`) and return the board process's status after it.
     """
     try:
         with socket.socket(socket.AF_UNIX) as line, line.makefile("rwb") as stream:

@@ -24,6 +24,7 @@ from pathlib import Path
 from random import Random
 
 from gateway.tasks import Tasks
+from nodes.board.middle import HOWS, LineMiddle, Moved
 
 __all__ = ["BoardProcess", "StartError"]
 
@@ -69,6 +70,8 @@ class BoardProcess:
         self._noise_share = 0.0
         self._noise = Random(0)  # noqa: S311 - repeatable on purpose
         self._spell: asyncio.TimerHandle | None = None
+        self._middle: LineMiddle | None = None
+        self._delay_s = 0.0
         self._starts = 0
         self._carried = {"to_host_bytes": 0, "to_board_bytes": 0, "dropped_bytes": 0}
         self._carried["spoilt_bytes"] = 0
@@ -148,9 +151,21 @@ class BoardProcess:
             data = os.read(master, chunk_bytes_max)
         except OSError:
             return
-        self._to_board(data)
+        if self._middle is None:
+            self._to_board(data)
+        else:
+            self._move(self._middle.from_host(data))
+
+    def _move(self, moved: Moved) -> None:
+        self._to_board(moved.to_board)
+        self._to_host(moved.to_host)
+        if moved.later:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._delay_s, self._to_host, moved.later)
 
     def _to_board(self, data: bytes) -> None:
+        if not data:
+            return
         core = self._core
         if core is None or self._silent:
             self._carried["dropped_bytes"] += len(data)
@@ -227,7 +242,9 @@ class BoardProcess:
                 return False
             except OSError:
                 data = b""
-            if data:
+            if data and self._middle is not None:
+                self._move(self._middle.from_board(data))
+            elif data:
                 self._to_host(data)
             else:
                 loop.remove_reader(ours)
@@ -299,6 +316,13 @@ class BoardProcess:
                     self._interpreter.kill()
             case ["silence", "on" | "off" as state]:
                 self._silent = state == "on"
+            case ["middle", "off"]:
+                middle, self._middle = self._middle, None
+                self._to_host(middle.rest if middle else b"")
+                return {**self._status(), "sent": middle.sent if middle else []}
+            case ["middle", how, seed, copies, delay_ms] if how in HOWS:
+                self._delay_s = int(delay_ms) / 1000
+                self._middle = LineMiddle(HOWS[how], int(seed), int(copies))
             case ["inject", "host", digits]:
                 self._to_host(bytes.fromhex(digits))
             case ["inject", "board", digits]:

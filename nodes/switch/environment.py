@@ -1,6 +1,7 @@
 """`python -m nodes.switch.environment --config FILE`: an environmental device with a switch.
 
-The seams: `wire`, its link to the broker; `relay`, what it carries for others.
+The seams: `wire`, its link to the broker; `middle`, its connection to it; `relay`, what it
+carries for others.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from nodes.device.environment import with_boards
 from nodes.device.process import Work, device_main
 from nodes.edge_config import EnvironmentConfig
 from nodes.events import EventLog
-from nodes.switch.edge import SwitchedEdge
+from nodes.switch.edge import SwitchedDevice
 from nodes.switch.relay import SEAM, RelayOrder, SwitchedRelay
 
 __all__ = ["SwitchedEnvironmentConfig", "main"]
@@ -19,16 +20,17 @@ __all__ = ["SwitchedEnvironmentConfig", "main"]
 class SwitchedEnvironmentConfig(
     EnvironmentConfig, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
-    """`switch` is the directory of orders."""
+    """`switch` is the directory of orders. `middle`: somebody stands between it and the broker."""
 
     switch: str
+    middle: bool = False
 
 
 class _Switched:
-    edge: SwitchedEdge
+    edge: SwitchedDevice
 
-    def around(self, config: SwitchedEnvironmentConfig, events: EventLog) -> SwitchedEdge:
-        self.edge = SwitchedEdge(config.switch, events)
+    def around(self, config: SwitchedEnvironmentConfig, events: EventLog) -> SwitchedDevice:
+        self.edge = SwitchedDevice(config.switch, events, middle=config.middle)
         return self.edge
 
     def make(

@@ -114,6 +114,20 @@ class Attacker:
             batch = messages[first : first + IN_FLIGHT_MAX]
             await asyncio.gather(*(mouth.publish(*self._stamped(*each)) for each in batch))
 
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that runs on the attacker's own event loop until it ends or `close`."""
+        asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def publish(self, device: str, kind: str, body: bytes) -> None:
+        """On the attacker's own event loop: one message as the relay."""
+        await self.publish_raw(*self._stamped(device, kind, body))
+
+    async def publish_raw(self, topic: str, payload: bytes) -> None:
+        """As `publish`, whatever it is."""
+        assert self._mouth is not None, "become_relay was not called"
+        with suppress(BrokerUnavailableError):
+            await self._mouth.publish(topic, payload)
+
     def _stamped(self, device: str, kind: str, body: bytes) -> tuple[str, bytes]:
         self._sent += 1
         stamp = Stamped(n=self._sent, boot=1, at_ms=time.time_ns() // 10**6, body=body)

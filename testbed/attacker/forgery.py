@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
+from typing import Any
 
-from chain.ledger.operations import Revoke, sign_operation
+from chain.ledger.operations import AddVoucher, Grant, Revoke, sign_operation
 from gateway.broker.security import bootstrap_id
 from testbed.attacker.attacker import Attacker
 from testbed.attacker.puppet import Puppet
 from testbed.provision.material import Voucher
 
-__all__ = ["forged"]
+__all__ = ["escalation", "forged", "made_up"]
 
 _SERVICES = ("valve", "heating", "door", "billing")
 
@@ -39,7 +40,12 @@ def _self_made(attacker: Attacker, rng: Random) -> tuple[str, str, bytes]:
     stranger = Puppet(attacker.network)
     if rng.random() < 0.5:
         return stranger.node.hex(), "op", stranger.sign(stranger.data(payload=_reading(rng)))
-    voucher = Voucher.new("mobile")
+    return made_up(attacker, rng)
+
+
+def made_up(attacker: Attacker, rng: Random) -> tuple[str, str, bytes]:
+    """(device, kind, body): an access request of an identity that nobody has heard of."""
+    stranger, voucher = Puppet(attacker.network), Voucher.new("mobile")
     request = stranger.enrol(voucher, attacker.head, privilege=rng.randint(1, 3))
     return bootstrap_id(voucher.id), "enrol", stranger.sign(request)
 
@@ -77,6 +83,33 @@ def _wrong_purpose(victim: Puppet, rng: Random) -> tuple[str, str, bytes]:
         reason="malice",
     )
     return node, "op", victim.sign(revoke)
+
+
+def escalation(
+    device: Puppet, voucher: Voucher, attacker: Attacker, rng: Random
+) -> tuple[str, str, bytes]:
+    """(device, kind, body): an admitted device asks for what is not its right."""
+    node = device.node.hex()
+    what = rng.randrange(4)
+    if what == 0:
+        friend = Puppet(device.network)
+        greedy = friend.enrol(voucher, attacker.head, privilege=rng.randint(4, 255))
+        return bootstrap_id(voucher.id), "enrol", friend.sign(greedy)
+    device.counter += 1
+    head: dict[str, Any] = {
+        "network": device.network,
+        "node": device.node,
+        "counter": device.counter,
+    }
+    if what == 1:
+        rights: dict[str, Any] = {"privilege": rng.randint(2, 255), "services": ("telemetry",)}
+        return node, "op", device.sign(Grant(**head, target=device.node, **rights))
+    if what == 2:
+        until_us = 2**50 + rng.getrandbits(40)
+        rights = {"kind": "mobile", "privilege": 3, "services": ("telemetry",)}
+        made = AddVoucher(**head, voucher=rng.randbytes(32), not_after_us=until_us, **rights)
+        return node, "op", device.sign(made)
+    return node, "op", device.sign(Revoke(**head, target=rng.randbytes(32), reason="malice"))
 
 
 def _reading(rng: Random) -> bytes:

@@ -21,6 +21,7 @@ from testbed.campaign.schedule import Phase, Schedule, Trial
 from testbed.checks.conditions import ClockLine, ConditionLine, unfit
 from testbed.checks.logs import (
     AttackLine,
+    BrokerLine,
     FaultLine,
     LogEvent,
     RunLine,
@@ -33,6 +34,7 @@ from testbed.errors import ConfigurationError
 
 __all__ = ["Evidence", "genesis_of"]
 
+REFUSED = "refused: "  # so a broker's log begins a refusal
 ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
 
 E = TypeVar("E", bound=LogEvent)
@@ -157,6 +159,18 @@ class Evidence:
     def events(self, kind: type[E]) -> Iterator[E]:
         """Of all processes, in the order of their wall clocks."""
         return (event for event in self._events if isinstance(event, kind))
+
+    @cached_property
+    def refused_at_broker(self) -> tuple[tuple[int, str], ...]:
+        """(wall ns, reason) of each refusal that a broker logged. It logs some hundred, then one a
+        second."""
+        found = []
+        for path in sorted((self.run.raw / "log").glob("*.log")):
+            for line in read_lines(path, BrokerLine)[0]:
+                if line.event.startswith(REFUSED):
+                    reason = line.event.removeprefix(REFUSED).partition(" ")[0]
+                    found.append((round(line.t_s * 1e9), reason))
+        return tuple(sorted(found))
 
     def serial(self, board: str) -> list[SerialFrame]:
         """What passed on a board's line."""

@@ -17,6 +17,7 @@ __all__ = [
     "AttackLine",
     "BlockDone",
     "BoardGap",
+    "BrokerLine",
     "Conflict",
     "DataAdded",
     "EventsDropped",
@@ -24,6 +25,7 @@ __all__ = [
     "GroupDenied",
     "Late",
     "LogEvent",
+    "RateLimited",
     "ReadingLeftOut",
     "RelayGap",
     "Requested",
@@ -151,6 +153,13 @@ class Conflict(LogEvent, frozen=True, kw_only=True, tag="conflict"):
     replica: Whole
 
 
+class RateLimited(LogEvent, frozen=True, kw_only=True, tag="rate-limited"):
+    """At a gateway: so many messages of a relay were above its rate since the last such line."""
+
+    relay: str
+    count: Whole
+
+
 class RelayGap(LogEvent, frozen=True, kw_only=True, tag="relay-gap"):
     """At a gateway: messages of a relay were lost on the way."""
 
@@ -186,6 +195,7 @@ KnownEvent = (
     | BlockDone
     | ViewEntered
     | Conflict
+    | RateLimited
     | RelayGap
     | ReadingLeftOut
     | EventsDropped
@@ -228,6 +238,13 @@ class AttackLine(msgspec.Struct, frozen=True, kw_only=True):
     event: str
     trials: list[str] = []
     details: dict[str, int] = {}
+
+
+class BrokerLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that a broker printed."""
+
+    t_s: float
+    event: str
 
 
 class SerialFrame(msgspec.Struct, frozen=True, kw_only=True):

@@ -247,9 +247,9 @@ async def _at_broker(t: Trial) -> None:
     await t.at_broker("answer to another device", rogue, publish(answer, b""))
     await t.at_broker("message of 10 MB", rogue, publish(mine, bytes(10 * 1024 * 1024)))
     await t.at_broker("retained message", rogue, publish(mine, b"", retain=True))
-    await t.at_broker("wrong password", wrong, lambda _: None)
-    await t.at_broker("client id of another", rogue, lambda _: None, client_id="a" * 64)
-    await t.at_broker("voucher that nobody issued", unknown, lambda _: None)
+    await t.at_broker("wrong password", wrong, None)
+    await t.at_broker("client id of another", rogue, None, client_id="a" * 64)
+    await t.at_broker("voucher that nobody issued", unknown, None)
     status = f"m2m/1/{t.net}/status/{rogue.node}"
     await t.at_broker("a mobile device that says it is a relay", rogue, publish(status, b"relay"))
     for tried, topic in (
@@ -258,7 +258,7 @@ async def _at_broker(t: Trial) -> None:
     ):
         await t.at_broker(tried, rogue, functools.partial(_subscribe, topic))
     for name, user in t.spent:
-        await t.at_broker(name, user, lambda _: None)
+        await t.at_broker(name, user, None)
 
 
 def _subscribe(topic: str, client: paho.Client) -> None:

@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.reasoncodes import ReasonCode
 
 from chain.ledger.admission import voucher_id
 from chain.ledger.operations import Enrol, Operation, read_operation
 from gateway.bridge.edge import Kind, Stamped, stamped_codec
 from gateway.broker.security import User, bootstrap_id, device_password
-from gateway.mqtt.client import MqttClient, MqttSettings, pinned
+from gateway.mqtt.client import MqttClient, MqttSettings
 from gateway.mqtt.topics import Role, Up
 from nodes.board.control import command
 from nodes.events import read_events
 from testbed.attacker.attacker import new_login
+from testbed.attacker.door import Act, knock
 from testbed.attacker.manufacturer import Manufacturer
 from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
@@ -156,13 +154,13 @@ class Trial:
 
     # --- broker -----------------------------------------------------------------------------------
 
-    async def at_broker(
-        self, tried: str, user: User, act: Callable[[paho.Client], Any], client_id: str = ""
-    ) -> None:
-        """Connect, `act`, and note why the broker closed the connection, if it did, or what it
+    async def at_broker(self, tried: str, user: User, act: Act | None, client_id: str = "") -> None:
+        """Connect, `act`, and note why the broker closed the connection, if it does, or what it
         answered to a message."""
         before = self._broker_counts()
-        answered = await asyncio.to_thread(self._connect, user, act, client_id or user.name)
+        answered = await asyncio.to_thread(
+            knock, self.deployment, user, client_id or user.name, act, ANSWER_S_MAX
+        )
         if answered is not None:
             self.add(tried, "broker", answered)
             return
@@ -175,47 +173,6 @@ class Trial:
                     return
             await asyncio.sleep(POLL_S)
         self.add(tried, "broker", "accepted")
-
-    def _connect(self, user: User, act: Callable[[paho.Client], Any], client_id: str) -> str | None:
-        """Until the connection is closed or a message is answered. Mosquitto keeps a client whom it
-        denies a message connected, and says so in MQTT 5 only; the embedded broker closes the
-        connection."""
-        answers = self.deployment.lab.broker_kind() == "mosquitto"
-        broker = self.deployment.broker
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            protocol=MQTTProtocolVersion.MQTTv5 if answers else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-        )
-        client.username_pw_set(user.name, user.password)
-        closed: list[bool] = []
-        said: list[str] = []
-
-        def on_publish(
-            _: object, __: object, ___: object, reason: ReasonCode, ____: object
-        ) -> None:
-            said.append("publish-denied" if reason.is_failure else "accepted")
-
-        def on_subscribe(
-            _: object, __: object, ___: object, reasons: list[ReasonCode], ____: object
-        ) -> None:
-            said.append("subscribe-denied" if reasons[0].is_failure else "accepted")
-
-        client.on_connect = lambda c, *_: act(c)
-        client.on_disconnect = lambda *_: closed.append(True)
-        if answers:
-            client.on_publish = on_publish
-        client.on_subscribe = on_subscribe
-        if broker.certificate:
-            client.tls_set_context(pinned(broker.certificate))
-        client.connect(broker.host, broker.port)
-        deadline_s = time.monotonic() + ANSWER_S_MAX
-        while not closed and not said and time.monotonic() < deadline_s:
-            client.loop(POLL_S)
-        if said and not closed:
-            client.disconnect()
-        return said[0] if said else None
 
     def _broker_counts(self) -> dict[str, int]:
         counts: dict[str, int] = {}

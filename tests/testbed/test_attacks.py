@@ -18,25 +18,41 @@ from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 
 UNCHECKED = Path(__file__).with_name("unchecked.py")
-HEAD = """
-workload: {kind: enrol+data, rate: 6/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, attack: 10s, recovery: 1s}
-"""
+WORKLOAD = "workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}"
 HELD = f"""
 campaign: held
-{HEAD}
+{WORKLOAD}
+phases: {{warmup: 10s, attack: 15s, recovery: 2s}}
 faults:
   - {{id: impersonate, at: 1s, do: device.impersonate, batch: 12}}
-  - {{id: inside, at: 5s, do: device.replay, window: inside, messages: [admission, data]}}
-  - {{id: session, at: 6s, do: device.replay, window: other-session, messages: [serial]}}
-  - {{id: crash, at: 2s, for: 1s, do: process.crash, on: gateway}}
-  - {{id: restarted, at: 9s, do: device.replay, window: after-restart, messages: [data]}}
+  - {{id: inside, at: 2s, do: device.replay, window: inside, messages: [admission, data]}}
+  - {{id: alter, at: 0s, for: 3s, do: device.mitm, on: mobile}}
+  - {{id: downgrade, at: 0s, for: 3s, do: device.mitm, on: environment, how: downgrade}}
+  - {{id: reflect, at: 3s, for: 3s, do: device.mitm, on: environment, how: reflect}}
+  - {{id: drop, at: 3s, for: 3s, do: device.mitm, on: mobile, how: drop}}
+  - {{id: delay, at: 6s, for: 3s, do: device.mitm, on: mobile, how: delay}}
+  - {{id: line-alter, at: 0s, for: 4s, do: serial.mitm, on: board}}
+  - {{id: line-reflect, at: 5s, for: 4s, do: serial.mitm, on: board, how: reflect}}
+  - {{id: takeover, at: 6s, do: device.takeover}}
+  - {{id: hijack, at: 7s, do: device.topic-hijack}}
+  - {{id: listen, at: 8s, do: device.eavesdrop}}
+  - {{id: more, at: 9s, do: device.escalate}}
+  - {{id: sybil, at: 9s, do: device.sybil, batch: 10}}
+  - {{id: flood, at: 11s, for: 2s, do: device.flood, how: invalid, rate: 50/s}}
+  - {{id: session, at: 10s, do: device.replay, window: other-session, messages: [serial]}}
+  - {{id: crash, at: 9500ms, for: 500ms, do: process.crash, on: gateway}}
+  - {{id: restarted, at: 14500ms, do: device.replay, window: after-restart, messages: [data]}}
 """
 BROKEN = f"""
 campaign: broken
-{HEAD}
+{WORKLOAD}
+phases: {{warmup: 10s, attack: 4s, recovery: 1s}}
 faults:
   - {{id: impersonate, at: 1s, do: device.impersonate, material: [stolen-id], batch: 20}}
+  - {{id: alter, at: 0s, for: 3s, do: device.mitm, on: mobile, copies: 20}}
+  - {{id: takeover, at: 2s, do: device.takeover}}
+  - {{id: hijack, at: 1s, do: device.topic-hijack}}
+  - {{id: listen, at: 1s, do: device.eavesdrop}}
 """
 
 
@@ -64,7 +80,16 @@ def test_attacks_on_a_network_that_checks_are_seen_and_held(tmp_path: Path) -> N
     assert "service" in layers(impersonated, "ledger"), "a misused certificate: recorded as refused"
     assert layers(found["inside"], "gateway") <= {"repeat-final", "repeat-waiting", "counter"}
     assert "old-session" in layers(found["session"], "serial")
+    assert {"bad-tag", "bad-suite"} <= layers(found["line-alter"], "serial")
+    assert "unknown-voucher" in layers(found["sybil"], "gateway")
+    assert found["flood"]["refused"], "which layer stopped how many"
+    assert layers(found["takeover"], "broker") <= {"name-mismatch", "bad-login"}
+    assert layers(found["hijack"], "broker") == {"publish-denied"}
+    assert layers(found["listen"], "broker") == {"subscribe-denied"}
+    assert "not-administrator" in layers(found["more"], "ledger")
     assert found["restarted"]["distinct"] > 5
+    assert {"bad-signature", "bad-cose"} <= layers(found["alter"], "gateway")
+    assert layers(found["downgrade"], "gateway") <= {"bad-cose", "bad-signature"}
 
 
 def test_attacks_on_a_network_that_checks_nothing_are_seen_to_succeed(
@@ -82,4 +107,5 @@ def test_attacks_on_a_network_that_checks_nothing_are_seen_to_succeed(
     monkeypatch.setattr(Deployment, "unit", unit)
     found = attacks_of(BROKEN, tmp_path)
     assert {name: each["verdict"] for name, each in found.items()} == dict.fromkeys(found, "broken")
+    assert found["alter"]["successes"] < found["alter"]["distinct"], "some are not well-formed"
     assert 0 < found["impersonate"]["successes"] < 20, "what is not even well-formed is refused"

@@ -23,6 +23,7 @@ __all__ = ["ReplayAttack"]
 
 CAPTURED_MAX = 10_000
 NEW_SESSION_S_MAX = 10.0
+RESTART_S_MAX = 10.0  # that he waits for one
 STRANGERS_MAX = 1_000
 
 
@@ -133,6 +134,7 @@ class ReplayAttack(Attack):
             case "other-session":
                 return lambda each: each.at_ns < self._opened_ns.get(each.device, 0)
             case "after-restart":
+                self.scene.watch.wait_for(lambda: self._restarted_ns() > 0, RESTART_S_MAX)
                 since_ns = self._restarted_ns()
                 return lambda each: each.at_ns < since_ns
         return lambda each: True

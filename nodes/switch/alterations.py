@@ -1,0 +1,120 @@
+"""Changes to a signed request that somebody in the middle can make: each by a seed, each another.
+
+A request is a COSE_Sign1 of one form, cut by offset (`chain.ledger.operations`). He changes a field
+of what is signed, the signature, the signer's key or any byte; or he signs a changed field with a
+key of his own. A downgrade names a weaker algorithm, or takes the signature away.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from chain.errors import PeerFault
+from chain.keys import SIGNATURE_BYTES, Es256Signer
+from chain.ledger.operations import Data, Enrol, Opened, Operation, read_operation, sign_operation
+from gateway.refusing import refusing
+
+__all__ = ["altered", "downgraded", "request_of"]
+
+
+_NETWORK = b"gnetworkX "  # key and head of the field, in CBOR
+_ES256 = bytes.fromhex("43a10126")  # protected header {1: -7}
+_WEAKER = ("43a10100", "43a10104", "43a10105", "43a1012f", "43a10138", "43a10118")
+
+
+def altered(body: bytes, rng: Random) -> tuple[bytes, str]:
+    """(changed body, what was changed)."""
+    ways = (_field, _resigned, _signature, _bit, _bit, _cut)
+    changed, what = rng.choice(ways)(body, rng)
+    return (changed, what) if changed != body else _bit(body, rng)
+
+
+def downgraded(body: bytes, rng: Random) -> tuple[bytes, str]:
+    """As `altered`, towards less security. A random signature makes each another."""
+    if rng.random() < 0.5:
+        head = bytes.fromhex(rng.choice(_WEAKER))
+        noise = rng.randbytes(SIGNATURE_BYTES)
+        return body.replace(_ES256, head, 1)[:-SIGNATURE_BYTES] + noise, "algorithm"
+    changed, _ = _field(body, rng)
+    return changed[: -SIGNATURE_BYTES + rng.randrange(SIGNATURE_BYTES)], "no-signature"
+
+
+def request_of(body: bytes) -> bytes | None:
+    """The id of the request that a body asks for; None if it cannot be read."""
+    opened = _opened(body)
+    return None if opened is None else opened.id
+
+
+def _opened(body: bytes) -> Opened | None:
+    """What the body asks for. The network's id is taken from the body too."""
+    at = body.find(_NETWORK) + len(_NETWORK)
+    try:
+        with refusing():
+            return read_operation(body, body[at : at + 32])
+    except PeerFault:
+        return None
+
+
+def _operation(body: bytes) -> Operation | None:
+    opened = _opened(body)
+    return None if opened is None else opened.operation
+
+
+def _changed(operation: Operation, rng: Random) -> tuple[Operation, str]:
+    if isinstance(operation, Data):
+        what = rng.choice(("payload", "counter", "service"))
+        value: object = {
+            "payload": operation.payload + b" " + str(rng.random()).encode(),
+            "counter": operation.counter + rng.randint(1, 10**9),
+            "service": f"valve-{rng.randrange(10**9)}",
+        }[what]
+    elif isinstance(operation, Enrol):
+        what = rng.choice(("privilege", "nonce", "validity_s"))
+        value = {
+            "privilege": (operation.privilege + rng.randint(1, 5)) % 255,
+            "nonce": rng.randbytes(16),
+            "validity_s": rng.randint(1, 2**30),
+        }[what]
+    else:
+        what, value = "counter", getattr(operation, "counter", 0) + rng.randint(1, 10**9)
+    return msgspec.structs.replace(operation, **{what: value}), what
+
+
+def _field(body: bytes, rng: Random) -> tuple[bytes, str]:
+    """One field is another; the key is the signer's, the signature was made for the old one."""
+    operation = _operation(body)
+    if operation is None:
+        return _bit(body, rng)
+    changed, what = _changed(operation, rng)
+    own = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
+    made = sign_operation(changed, own)
+    key_at = body.find(bytes.fromhex("3059"))
+    key = body[key_at : key_at + len(own.public)]
+    return made.replace(own.public, key, 1)[:-SIGNATURE_BYTES] + body[-SIGNATURE_BYTES:], what
+
+
+def _resigned(body: bytes, rng: Random) -> tuple[bytes, str]:
+    """One field is another, signed by a key of his own that stands in the envelope."""
+    operation = _operation(body)
+    if operation is None:
+        return _bit(body, rng)
+    changed, what = _changed(operation, rng)
+    own = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
+    return sign_operation(changed, own), f"{what}-resigned"
+
+
+def _signature(body: bytes, rng: Random) -> tuple[bytes, str]:
+    return body[:-SIGNATURE_BYTES] + rng.randbytes(SIGNATURE_BYTES), "signature"
+
+
+def _bit(body: bytes, rng: Random) -> tuple[bytes, str]:
+    at = rng.randrange(len(body))
+    flipped = body[at] ^ (1 << rng.randrange(8))
+    return body[:at] + bytes((flipped,)) + body[at + 1 :], "bit"
+
+
+def _cut(body: bytes, rng: Random) -> tuple[bytes, str]:
+    return body[: rng.randrange(1, len(body))] + rng.randbytes(rng.randrange(9)), "cut"

@@ -1,0 +1,271 @@
+"""A man in the middle of a device's connection to the broker: a real socket on either side.
+
+The seam `middle`. The device connects to it, and it connects to the broker. Without an order it
+passes on every byte. An order says what happens to the messages that the device publishes
+(`Middle`). What it sent in place of the device is written to `middle.jsonl`, one line each, for
+whoever judges it. It sees MQTT in the clear: where the broker speaks TLS there is nothing to read
+here, and nothing to alter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+import msgspec
+
+from chain.errors import PeerFault
+from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
+from gateway.mqtt.link import MqttSettings
+from gateway.mqtt.packets import Publish, parse_packet, puback
+from gateway.mqtt.topics import Request, Up, parse
+from gateway.tasks import Tasks
+from nodes.switch.alterations import altered, downgraded, request_of
+
+__all__ = ["SEAM", "SENT", "Middle", "MiddleSeam"]
+
+SEAM = "middle"
+SENT = "middle.jsonl"
+
+PACKET_BYTES_MAX = 256 * 1024
+CHUNK_BYTES = 64 * 1024
+OWN_PACKET_IDS = 50_000  # from here on: a device never comes so far
+SENT_MAX = 10_000  # lines of `middle.jsonl`
+
+How = Literal["alter", "downgrade", "reflect", "drop", "delay"]
+
+
+class Middle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What happens to each message that the device publishes.
+
+    `alter` and `downgrade`: `copies` changed ones arrive before it, each changed otherwise.
+    `reflect`: the gateway's answers are sent up in the device's name. `drop`: it is taken away and
+    acknowledged, so that the device believes that the broker has it. `delay`: it waits `delay_ms`.
+    """
+
+    how: How
+    seed: int
+    copies: int = 1
+    delay_ms: int = 0
+
+
+class MiddleSeam:
+    """Listens on loopback from the beginning, for one device. `sent` is where he writes."""
+
+    def __init__(self, sent: Path) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._upstream = ("", 0)
+        self._path = sent
+        self._name = ""
+        self._order: Middle | None = None
+        self._random = Random(0)  # noqa: S311 - repeatable, not secret
+        self._lines = 0
+        self._own_id = OWN_PACKET_IDS
+        self._own: set[int] = set()
+
+    def between(self, settings: MqttSettings) -> MqttSettings:
+        """The settings of a client that connects to him instead of the broker."""
+        self._upstream = settings.host, settings.port
+        host, port = self._socket.getsockname()
+        return replace(settings, host=host, port=port)
+
+    async def serve(self) -> None:
+        """Until cancelled."""
+        async with await asyncio.start_server(self._serve, sock=self._socket) as server:
+            await server.serve_forever()
+
+    def take(self, orders: Mapping[str, Middle]) -> None:
+        """The newest order holds."""
+        self._name, self._order = next(reversed(list(orders.items())), ("", None))
+        if self._order is not None:
+            self._random = Random(self._order.seed)  # noqa: S311 - repeatable, not secret
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+        except OSError:
+            writer.close()
+            return
+        try:
+            async with Tasks() as tasks:
+                ways = (
+                    tasks.start(self._to_broker(reader, up_writer, writer)),
+                    tasks.start(self._to_device(up_reader, writer, up_writer)),
+                )
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (writer, up_writer):
+                each.close()
+
+    async def _to_broker(
+        self,
+        device: asyncio.StreamReader,
+        broker: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+    ) -> None:
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            while True:
+                packet = await _read_packet(device)
+                await self._pass_up(packet, broker, back)
+                await broker.drain()
+
+    async def _pass_up(
+        self, packet: bytes, broker: asyncio.StreamWriter, back: asyncio.StreamWriter
+    ) -> None:
+        order, publish = self._order, _published(packet)
+        if order is None or publish is None or publish.packet_id is None:
+            broker.write(packet)
+            return
+        body = _body_of(publish)
+        match order.how:
+            case "alter" | "downgrade" if body is not None:
+                change = altered if order.how == "alter" else downgraded
+                for _ in range(order.copies):
+                    changed, what = change(body, self._random)
+                    self._send(broker, publish, changed, what)
+            case "drop":
+                back.write(puback(publish.packet_id))
+                if body is not None:
+                    self._note(body, "dropped")
+                return
+            case "delay":
+                await asyncio.sleep(order.delay_ms / 1000)
+                if body is not None:
+                    self._note(body, "delayed")
+        broker.write(packet)
+
+    async def _to_device(
+        self,
+        broker: asyncio.StreamReader,
+        device: asyncio.StreamWriter,
+        up: asyncio.StreamWriter,
+    ) -> None:
+        last: Publish | None = None
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            while True:
+                packet = await _read_packet(broker)
+                if packet[0] >> 4 == 4 and int.from_bytes(packet[2:4]) in self._own:
+                    self._own.discard(int.from_bytes(packet[2:4]))
+                    continue  # the broker acknowledges what we sent
+                last = _published(packet)
+                if self._order is not None and self._order.how == "reflect" and last is not None:
+                    self._reflect(up, last)
+                device.write(packet)
+                await device.drain()
+
+    def _reflect(self, up: asyncio.StreamWriter, answer: Publish) -> None:
+        """An answer of the gateway, sent to it as this device's request."""
+        parts = answer.topic.split("/")
+        if len(parts) == 6 and parts[3] == "rsp":
+            net, device = parts[2], parts[4]
+            as_if = Publish(str(Up(net, device, device, "op")), 1, False, b"")
+            self._send(up, as_if, answer.payload[:16_000], "reflected", stamp=True)
+
+    def _send(
+        self,
+        broker: asyncio.StreamWriter,
+        like: Publish,
+        body: bytes,
+        what: str,
+        *,
+        stamp: bool = False,
+    ) -> None:
+        """Publish `body` as the device would publish `like`."""
+        if stamp:
+            stamped = Stamped(n=0, boot=0, at_ms=0, body=body)
+            payload = stamped_codec.encode(stamped)
+        else:
+            payload = _with_body(like, body)
+        self._own_id = OWN_PACKET_IDS + (self._own_id - OWN_PACKET_IDS + 1) % 15_000
+        self._own.add(self._own_id)
+        broker.write(_publish(like.topic, self._own_id, payload))
+        self._note(body, what)
+
+    def _note(self, body: bytes, what: str) -> None:
+        self._lines += 1
+        if self._lines <= SENT_MAX:
+            request = request_of(body)
+            line = {
+                "t": time.time_ns(),
+                "order": self._name,
+                "what": what,
+                "request": request.hex() if request else "-",
+                "body": sha256(body).hexdigest(),
+            }
+            with self._path.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+
+
+async def _read_packet(reader: asyncio.StreamReader) -> bytes:
+    """One MQTT packet as it stands on the wire."""
+    head = await reader.readexactly(1)
+    length = shift = 0
+    while True:
+        byte = await reader.readexactly(1)
+        head += byte
+        length |= (byte[0] & 0x7F) << shift
+        shift += 7
+        if byte[0] < 0x80:
+            break
+        if shift > 21:
+            raise ValueError("no MQTT")
+    if length > PACKET_BYTES_MAX:
+        raise ValueError("too long")
+    return head + await reader.readexactly(length)
+
+
+def _published(packet: bytes) -> Publish | None:
+    start = 1
+    while packet[start] >= 0x80:
+        start += 1
+    if packet[0] >> 4 != 3:
+        return None
+    try:
+        found = parse_packet(packet[0], packet[start + 1 :])
+    except PeerFault:
+        return None
+    return found if isinstance(found, Publish) else None
+
+
+def _body_of(publish: Publish) -> bytes | None:
+    """The signed request in a message; None if there is none."""
+    try:
+        topic = parse(publish.topic)
+        if isinstance(topic, Request):
+            ask = ask_codec.decode(publish.payload)
+            return ask.body if ask.kind in ("enrol", "op") else None
+        if isinstance(topic, Up) and topic.kind in ("enrol", "op"):
+            return stamped_codec.decode(publish.payload).body
+    except PeerFault:
+        pass
+    return None
+
+
+def _with_body(publish: Publish, body: bytes) -> bytes:
+    """The same message around another body."""
+    if isinstance(parse(publish.topic), Request):
+        ask: Ask = msgspec.structs.replace(ask_codec.decode(publish.payload), body=body)
+        return ask_codec.encode(ask)
+    stamped = stamped_codec.decode(publish.payload)
+    return stamped_codec.encode(msgspec.structs.replace(stamped, body=body))
+
+
+def _publish(topic: str, packet_id: int, payload: bytes) -> bytes:
+    """PUBLISH with QoS 1 (3.3)."""
+    name = topic.encode()
+    body = len(name).to_bytes(2) + name + packet_id.to_bytes(2) + payload
+    length, size = bytearray(), len(body)
+    while True:
+        size, low = divmod(size, 128)
+        length.append(low | (0x80 if size else 0))
+        if not size:
+            return b"\x32" + bytes(length) + body

@@ -1,0 +1,71 @@
+"""One knock at the broker's door: log in, try one thing, and hear what the broker says.
+
+Mosquitto keeps whom it denies something, and says so in MQTT 5 only. The embedded broker closes the
+connection and writes the reason to its log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from gateway.broker.security import User
+from gateway.mqtt.client import pinned
+from testbed.provision.deployment import Deployment
+
+__all__ = ["Act", "knock"]
+
+POLL_S = 0.05
+
+Act = Callable[[paho.Client], Any]
+
+
+def knock(
+    deployment: Deployment, user: User, client_id: str, act: Act | None, within_s: float
+) -> str | None:
+    """`accepted`, `publish-denied` or `subscribe-denied` as the broker answered; None if it closed
+    the connection, or said nothing in time. Without `act` it is enough to be let in."""
+    answers = deployment.lab.broker_kind() == "mosquitto"
+    broker = deployment.broker
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id,
+        protocol=MQTTProtocolVersion.MQTTv5 if answers else MQTTProtocolVersion.MQTTv311,
+        reconnect_on_failure=False,
+    )
+    client.username_pw_set(user.name, user.password)
+    closed: list[bool] = []
+    said: list[str] = []
+
+    def on_connect(c: paho.Client, _: object, __: object, reason: ReasonCode, ___: object) -> None:
+        if act is not None:
+            act(c)
+        elif not reason.is_failure:
+            said.append("accepted")
+
+    def on_publish(_: object, __: object, ___: object, reason: ReasonCode, ____: object) -> None:
+        said.append("publish-denied" if reason.is_failure else "accepted")
+
+    def on_subscribe(
+        _: object, __: object, ___: object, reasons: list[ReasonCode], ____: object
+    ) -> None:
+        said.append("subscribe-denied" if reasons[0].is_failure else "accepted")
+
+    client.on_connect = on_connect
+    client.on_disconnect = lambda *_: closed.append(True)
+    client.on_publish = on_publish
+    client.on_subscribe = on_subscribe
+    if broker.certificate:
+        client.tls_set_context(pinned(broker.certificate))
+    client.connect(broker.host, broker.port)
+    deadline_s = time.monotonic() + within_s
+    while not closed and not said and time.monotonic() < deadline_s:
+        client.loop(POLL_S)
+    if said and not closed:
+        client.disconnect()
+    return said[0] if said else None

@@ -1,0 +1,157 @@
+"""A man in the middle of a device's connection to the broker: `device.mitm`.
+
+Where the broker speaks TLS, nobody reads or alters anything there: the attack is skipped. He is a
+switch of the device's process in every stage (`nodes.switch.middle`), with real sockets on either
+side. An altered value in a record is a success. A message that was dropped or delayed succeeds if
+its device holds a receipt for what is not on the chain, or if it took effect twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from inventory.model import Lab
+from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.campaign.quantities import Duration, SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import Admitted, DataAdded
+from testbed.checks.trials import judge_recorded, lines_of
+
+if TYPE_CHECKING:
+    from testbed.faults.switch import Order
+    from testbed.provision.deployment import Deployment
+    from testbed.provision.layout import Node
+
+__all__ = ["Mitm"]
+
+SENT = "middle.jsonl"
+
+
+class Mitm(Params):
+    """Stand between devices `on` and the broker, for `for`. `alter`: before each message that the
+    device publishes, `copies` altered ones arrive in its name; field, byte offset and key vary by
+    the seed. `downgrade`: they name a weaker algorithm or have no signature. `reflect`: the
+    gateway's answers are sent up as requests. `drop`: messages are taken away and acknowledged.
+    `delay`: each waits for `by`."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+    how: Literal["alter", "downgrade", "reflect", "drop", "delay"] = "alter"
+    copies: int = Field(default=5, ge=1, le=100)
+    by: SpanField = Duration.parse_span("500ms")
+
+
+class MitmAttack(Attack):
+    """One object for all events: an order per device, taken back by `heal`."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._orders: list[Order] = []
+        self._read: dict[str, int] = {}  # lines of each device's file that are told already
+
+    def apply(self) -> None:
+        from testbed.faults.switch import Order  # noqa: PLC0415 - only a run needs it
+
+        params = self.scene.event.params
+        for node in self.scene.nodes("on"):
+            order = Order(self.scene, node, "middle")
+            self._orders.append(order)
+            order.arm()
+            order.give(
+                {
+                    "how": params["how"],
+                    "seed": self.scene.rng.getrandbits(31),
+                    "copies": params["copies"],
+                    "delay_ms": params["by_ms"],
+                }
+            )
+        self.sent()
+
+    def heal(self) -> None:
+        for order in self._orders:
+            order.take_back()
+        self._orders = []
+        for node in self.scene.nodes("on"):
+            self._tell(node)
+
+    def _tell(self, node: Node) -> None:
+        host = self.scene.deployment.host(node)
+        if host.run(["test", "-e", node.file(SENT)], check=False).exit_code != 0:
+            return
+        every = [json.loads(line) for line in host.get(node.file(SENT)).splitlines()]
+        mine = [each for each in every if each["order"] == f"middle.{self.scene.event.id}.json"]
+        new = mine[self._read.get(node.name, 0) :]
+        self._read[node.name] = len(mine)
+        self.sent(
+            *(f"{each['request']}/{each['body']}" for each in new),
+            **Counter(str(each["what"]) for each in new),
+        )
+
+
+def judge(evidence: Evidence, attack: str) -> Judgement:
+    """Altered bytes by `judge_recorded`; what was only held up by its device's receipts."""
+    how = {event.params["how"] for event in evidence.trial.events if event.fault == attack}
+    if not how & {"drop", "delay"}:
+        return judge_recorded(evidence, attack)
+    lines = lines_of(evidence, attack)
+    requests = [trial.partition("/")[0] for line in lines for trial in line.trials]
+    on_chain = Counter(
+        entry.statement.request.hex() for entry in evidence.longest.entries if entry.took_effect
+    )
+    receipts = {event.id for event in evidence.events(Admitted)}
+    receipts |= {event.id for event in evidence.events(DataAdded)}
+    lied = {each for each in requests if each in receipts and not on_chain[each]}
+    twice = {each for each in requests if on_chain[each] > 1}
+    seen = {line.event for line in lines if line.trials}
+    events = {event.id for event in evidence.trial.events if event.fault == attack}
+    return Judgement(
+        trials=len(requests),
+        observed=len(requests),
+        distinct=len(set(requests)),
+        successes=len(lied | twice),
+        refused={},
+        attempts_unseen=len(events - seen),
+        details={"recorded all the same": len({each for each in requests if on_chain[each]})},
+    )
+
+
+def in_the_clear(lab: Lab, hosts: tuple[str, ...]) -> str | None:
+    if lab.broker_kind() == "mosquitto":
+        return "the broker speaks TLS: who stands in between can read and alter nothing"
+    return None
+
+
+def equip(deployment: Deployment) -> None:
+    """Every device has a switch and somebody in the middle, who passes on all without an order."""
+    from testbed.faults.switch import equip as with_switch  # noqa: PLC0415 - only a run needs it
+    from testbed.provision.configs import CONFIG, File  # noqa: PLC0415 - only a run needs it
+
+    with_switch(deployment)
+    for node in (*deployment.with_role("mobile"), *deployment.with_role("environment")):
+        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
+        data = json.dumps(config | {"middle": True}, indent=1).encode() + b"\n"
+        deployment.put(node, File(CONFIG, data))
+
+
+def _make(scene: Scene) -> Injection:
+    return MitmAttack(scene)
+
+
+register(
+    Kind(
+        "device.mitm",
+        Mitm,
+        category="attack",
+        layer="device",
+        summary="somebody between device and broker alters, reflects, drops, delays or downgrades",
+        mechanisms=(Mechanism("switch", _make, available=in_the_clear, equip=equip),),
+        judge=judge,
+        seen="the gateway logs each message",
+    )
+)

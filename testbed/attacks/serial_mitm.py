@@ -1,0 +1,158 @@
+"""A man in the middle of a sensor board's line: `serial.mitm`.
+
+He stands where the cable is (`nodes.board.middle`), so the board must be a process, in loopback or
+in the emulated lab; into a real cable nobody can cut from here. A trial's id is
+`serial/<board>/<SHA-256 of the frame>/<value>`, with the value that he put into a reading. It is
+observed if the tap on the host's side logged that frame. It succeeds if that value is recorded. A
+dropped or delayed frame succeeds if a reading of the board is missing in between, or there twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from hashlib import sha256
+from typing import Literal
+
+from pydantic import Field
+
+from chain.ledger.operations import Data
+from inventory.model import Lab
+from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.campaign.quantities import Duration, SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import SerialRefused
+from testbed.checks.properties import repeated_readings
+from testbed.checks.records import board_readings
+from testbed.checks.trials import begun_ns, lines_of
+
+__all__ = ["SerialMitm"]
+
+
+class SerialMitm(Params):
+    """Stand on the line of boards `on`, for `for`. `alter`: before each frame of the board,
+    `copies` altered ones reach its host, with a good CRC; bytes, counters and values vary by the
+    seed. `downgrade`: they name another suite, or have no tag. `reflect`: the host's frames come
+    back to it. `drop`: the board's frames are taken away. `delay`: each waits for `by`."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+    how: Literal["alter", "downgrade", "reflect", "drop", "delay"] = "alter"
+    copies: int = Field(default=3, ge=1, le=20)
+    by: SpanField = Duration.parse_span("500ms")
+
+
+class SerialMitmAttack(Attack):
+    """The cable takes no order twice: `off` also when the run is cut off."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._ordered: list[str] = []
+
+    def apply(self) -> None:
+        params = self.scene.event.params
+        for board in self.scene.nodes("on"):
+            seed = self.scene.rng.getrandbits(31)
+            self._order(
+                board.name, f"middle {params['how']} {seed} {params['copies']} {params['by_ms']}"
+            )
+            self._ordered.append(board.name)
+        self.sent()
+
+    def heal(self) -> None:
+        ordered, self._ordered = self._ordered, []
+        for board in ordered:
+            sent = self._order(board, "middle off")
+            self.sent(*(f"serial/{board}/{each}" for each in sent), frames=len(sent))
+
+    def _order(self, board: str, order: str) -> list[str]:
+        from testbed.boards.cable import order_cable  # noqa: PLC0415 - only a run needs it
+
+        deployment = self.scene.deployment
+        node = deployment.node(board)
+        host, python = deployment.host(node), deployment.python(node)
+        answer = order_cable(deployment.lab, board, host, python, [order])
+        return [str(each) for each in answer.get("sent", [])]
+
+
+def judge(evidence: Evidence, attack: str) -> Judgement:
+    lines = lines_of(evidence, attack)
+    how = {str(event.params["how"]) for event in evidence.trial.events if event.fault == attack}
+    trials = [trial for line in lines for trial in line.trials]
+    boards = {trial.split("/")[1] for trial in trials}
+    if how & {"drop", "delay"}:
+        observed = trials
+        successes = _lost_or_twice(evidence, boards)
+    else:
+        on_line = {
+            sha256(bytes.fromhex(each.frame)).hexdigest()
+            for board in boards
+            for each in evidence.serial(board)
+            if each.dir == "from-board"
+        }
+        observed = [trial for trial in trials if trial.split("/")[2] in on_line]
+        successes = len({trial.split("/")[3] for trial in trials} & _values(evidence, boards))
+    since_ns = min((begun_ns(evidence, line) for line in lines if line.trials), default=0)
+    refused = Counter(
+        f"serial:{event.reason}"
+        for event in evidence.events(SerialRefused)
+        if event.board in boards and event.t >= since_ns
+    )
+    seen = {line.event for line in lines if line.trials}
+    events = {event.id for event in evidence.trial.events if event.fault == attack}
+    return Judgement(
+        trials=len(trials),
+        observed=len(observed),
+        distinct=len(set(observed)),
+        successes=successes,
+        refused=dict(sorted(refused.items())),
+        attempts_unseen=len(events - seen),
+    )
+
+
+def _values(evidence: Evidence, boards: set[str]) -> set[str]:
+    """All that is recorded as a reading of these boards."""
+    found: set[str] = set()
+    for entry, (board, _, _) in board_readings(evidence.longest.entries):
+        if board in boards and isinstance(entry.operation, Data):
+            found.update(map(str, json.loads(entry.operation.payload).get("values", ())))
+    return found
+
+
+def _lost_or_twice(evidence: Evidence, boards: set[str]) -> int:
+    numbers: dict[tuple[str, int], set[int]] = {}
+    for _, (board, boot, number) in board_readings(evidence.longest.entries):
+        if board in boards:
+            numbers.setdefault((board, boot), set()).add(number)
+    lost = sum(max(each) - min(each) + 1 - len(each) for each in numbers.values())
+    again = repeated_readings(evidence.longest)
+    return lost + sum(count - 1 for (board, _, _), count in again.items() if board in boards)
+
+
+def on_a_process(lab: Lab, _hosts: tuple[str, ...]) -> str | None:
+    from testbed.boards.cable import has_cable  # noqa: PLC0415 - only a plan or a run needs it
+
+    boards = lab.boards_in_use()
+    if boards and all(has_cable(lab, board) for board in boards):
+        return None
+    return "nobody can cut into a real cable: a board that is a process is needed"
+
+
+def _make(scene: Scene) -> Injection:
+    return SerialMitmAttack(scene)
+
+
+register(
+    Kind(
+        "serial.mitm",
+        SerialMitm,
+        category="attack",
+        layer="serial",
+        summary="somebody on a board's line alters, reflects, drops, delays or downgrades",
+        mechanisms=(Mechanism("cable", _make, available=on_a_process),),
+        judge=judge,
+        seen="the tap on the line logs each frame",
+    )
+)

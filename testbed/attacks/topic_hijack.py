@@ -1,0 +1,40 @@
+"""`device.topic-hijack`: an admitted device publishes on topics that are others'."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from testbed.campaign.injection import Injection, Scene
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.checks.door import judge_at_door
+
+__all__ = ["TopicHijack"]
+
+
+class TopicHijack(Params):
+    """Publish, with an admitted device's login, as another relay, as the gateway that answers
+    another device, as a chain's head, as another node's status, in another network, and on the
+    broker's control topic: `batch` per event, drawn by the seed. An acknowledged message is a
+    success."""
+
+    batch: int = Field(default=6, ge=1, le=100)
+
+
+def _make(scene: Scene) -> Injection:
+    from testbed.attacker.at_the_door import HijackAttack  # noqa: PLC0415 - only a run needs it
+
+    return HijackAttack(scene)
+
+
+register(
+    Kind(
+        "device.topic-hijack",
+        TopicHijack,
+        category="attack",
+        layer="device",
+        summary="publishes on topics of other devices, relays, the gateway and the broker",
+        mechanisms=(Mechanism("broker", _make),),
+        judge=judge_at_door,
+        seen="the broker answers, or logs the refusal",
+    )
+)
