@@ -353,9 +353,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "chain.pbft.view_timeout",
         "return min(doubled, self._consensus.view_timeout_us_max)",
         "return self._consensus.view_timeout_us",
-        faults="cpu",
-        budget=400,
-        known=154,
+        faults="network",
+        known=36,
     ),
     Mutant(
         "flood-takes-the-turn",
