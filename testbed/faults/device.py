@@ -8,22 +8,25 @@ action is seen.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+import weakref
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+from nodes.process import write_atomically
 from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.selectors import SelectorField
+from testbed.provision.deployment import Deployment
 from testbed.provision.workspace import workspace
 
 if TYPE_CHECKING:
     from chain.ledger.identity import Identity
     from testbed.standing.operator import Operator
-    from testbed.standing.running_lab import RunningLab
 
 __all__ = ["AdmitAction", "RevokeAction"]
 
@@ -40,15 +43,53 @@ class AdmitDevice(Params):
     machine, asks for admission through the broker and the gateway, and verifies the ledger."""
 
 
+class _Desk:
+    """The operator of one deployment, one action after the other: its counters rise. Its key, and
+    what it verified, are in a private directory that goes away with the deployment."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        from testbed.standing.running_lab import describe  # noqa: PLC0415 - kinds must be light
+
+        stack = ExitStack()
+        weakref.finalize(deployment, stack.close)
+        self.home = stack.enter_context(workspace())
+        self._lock = threading.Lock()
+        now_ns = time.time_ns()
+        self._running = describe(
+            deployment, self.home, {}, inventory="", start_ns=now_ns, period_ms=1
+        )
+
+    def operate(self, work: Callable[[Operator], Awaitable[None]]) -> None:
+        """Log in, verify what is new in the ledger, and do it."""
+        from testbed.standing.operator import operating  # noqa: PLC0415 - kinds must be light
+
+        async def session() -> None:
+            async with operating(self._running) as operator:
+                await operator.refresh()
+                await work(operator)
+                self._running = operator.running
+
+        with self._lock:
+            asyncio.run(session())
+
+
+_desks: WeakKeyDictionary[Deployment, _Desk] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def _desk_of(deployment: Deployment) -> _Desk:
+    with _making:
+        if deployment not in _desks:
+            _desks[deployment] = _Desk(deployment)
+        return _desks[deployment]
+
+
 class OperatorAction(Injection):
-    """An action of the operator. Its key, and what it verified, are in a private directory that
-    goes away with the action."""
+    """An action of the operator."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._stack = ExitStack()
-        self._home: Path | None = None
-        self._running: RunningLab | None = None
+        self.desk = _desk_of(scene.deployment)
         self._proven: dict[str, object] = {}
 
     @abstractmethod
@@ -59,50 +100,15 @@ class OperatorAction(Injection):
     def proven(self, operator: Operator) -> dict[str, object]:
         """What the chain proves of it; empty if nothing."""
 
-    def arm(self) -> None:
-        from testbed.standing.running_lab import describe  # noqa: PLC0415 - kinds must be light
-
-        self._home = self._stack.enter_context(workspace())
-        self._running = describe(
-            self.scene.deployment,
-            self._home,
-            {},
-            inventory="",
-            start_ns=time.time_ns(),
-            period_ms=1,
-        )
-
-    @property
-    def home(self) -> Path:
-        assert self._home is not None, "arm was not called"
-        return self._home
-
     def apply(self) -> None:
-        self._operate(self.act)
+        self.desk.operate(self.act)
 
     def observe(self, within_s: float) -> Seen | None:
         async def look(operator: Operator) -> None:
             self._proven = self.proven(operator)
 
-        self._operate(look)
+        self.desk.operate(look)
         return Seen("the chain proves it to the operator", self._proven) if self._proven else None
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def _operate(self, work: Callable[[Operator], Awaitable[None]]) -> None:
-        from testbed.standing.operator import operating  # noqa: PLC0415 - kinds must be light
-
-        assert self._running is not None, "arm was not called"
-        running = self._running
-
-        async def session() -> None:
-            async with operating(running) as operator:
-                await operator.refresh()
-                await work(operator)
-                self._running = operator.running
-
-        asyncio.run(session())
 
 
 class RevokeAction(OperatorAction):
@@ -133,10 +139,10 @@ class AdmitAction(OperatorAction):
         )
 
         voucher = await operator.new_voucher(self._name, 1)
-        directory = self.home / self._name
+        directory = self.desk.home / self._name
         directory.mkdir(mode=0o700)
         write_device(directory, self._name, 1, operator.running, None)
-        (directory / VOUCHER).write_bytes(voucher.pem)
+        write_atomically(directory / VOUCHER, voucher.pem, mode=0o600)
         await asyncio.to_thread(run_until_admitted, self._name, directory)
 
     def proven(self, operator: Operator) -> dict[str, object]:
