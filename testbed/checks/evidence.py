@@ -212,4 +212,6 @@ def genesis_of(run: RunFolder) -> Genesis:
     try:
         return Genesis.decode(run.read("genesis.json"))
     except PeerFault as error:
-        raise ConfigurationError(f"{run.path}/genesis.json: {error}") from error
+        raise ConfigurationError(
+            f"{run.path}/genesis.json: {error} (a run of the baseline has no chain)"
+        ) from error

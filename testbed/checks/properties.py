@@ -132,7 +132,7 @@ def no_unauthorised_commit(genesis: Genesis, chain: Chain) -> Property:
     )
 
 
-def durability(evidence: Evidence, chains: Sequence[Chain]) -> Property:
+def durability(evidence: Evidence, chains: Sequence[Chain], kept: str = "on the chain") -> Property:
     """Every request with a receipt at a device stands on every chain that is high enough."""
     receipts = {event.id: event.node for event in _receipts(evidence)}
     stored = [
@@ -151,7 +151,7 @@ def durability(evidence: Evidence, chains: Sequence[Chain]) -> Property:
     return Property(
         name="durability",
         held=not missing,
-        detail=_examples(missing) or f"{len(receipts)} receipts, all on the chain",
+        detail=_examples(missing) or f"{len(receipts)} receipts, all {kept}",
     )
 
 

@@ -48,4 +48,4 @@ def report(evidence: Evidence) -> LedgerReport:
 def safety(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
     """What can be judged."""
     del ledger
-    return exactly_once(evidence.longest), durability(evidence, evidence.chains)
+    return exactly_once(evidence.longest), durability(evidence, evidence.chains, "stored")
