@@ -102,8 +102,8 @@ def block_times_ns(bundle: Bundle) -> list[int]:
 
 
 def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tuple[Away, ...]:
-    """Computed from the times of blocks. A gap counts for the first blow that was under way in it.
-    If none was, it counts for the newest blow before it."""
+    """Computed from the times of blocks. A gap counts for the blow that lasted longest in it. If
+    none lasted, it counts for the newest blow before its end."""
     gaps: dict[Kind, list[float]] = {blow.kind: [] for blow, _, _ in done}
     for start_ns, end_ns in pairwise(times_ns):
         lasted_s = (end_ns - start_ns) / 1e9 - NORMAL_GAP_S
@@ -121,9 +121,9 @@ def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tupl
 
 
 def _cause(done: Sequence[tuple[Blow, int, int]], start_ns: int, end_ns: int) -> Kind | None:
-    for blow, began_ns, over_ns in done:
-        if began_ns < end_ns and start_ns < over_ns:
-            return blow.kind
+    lasted = [min(over, end_ns) - max(began, start_ns) for _, began, over in done]
+    if (longest := max(lasted, default=0)) > 0:
+        return done[lasted.index(longest)][0].kind
     for blow, began_ns, over_ns in reversed(done):
         if began_ns < end_ns and start_ns < over_ns + AFTER_S * 1e9:
             return blow.kind
