@@ -10,7 +10,9 @@ from testbed.campaign.event import SystemName
 from testbed.campaign.quantities import BoundField, SpanField
 
 __all__ = [
+    "FIRST_COMMIT",
     "AttackExpect",
+    "Claim",
     "DegradationExpect",
     "Expect",
     "FaultExpect",
@@ -20,12 +22,16 @@ __all__ = [
 ]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 SafetyProperty = Literal[
     "agreement", "validity", "exactly-once", "no-unauthorised-commit", "durability"
 ]
 
+FIRST_COMMIT: Final = "first-commit-after-heal"
+"""The property that `liveness: {first_commit_after_heal}` is judged as."""
 attacks_max: Final = 200
+claims_max: Final = 50
 
 
 class _Model(BaseModel):
@@ -62,13 +68,23 @@ class DegradationExpect(_Model):
     goodput: BoundField | None = None
 
 
+class Claim(_Model):
+    """A claim that the campaign puts to the test: the `sentence` that makes it, and the faults,
+    attacks and properties that show whether it is true."""
+
+    claim: Text
+    sentence: Text
+    shown_by: tuple[Name, ...] = Field(min_length=1, json_schema_extra={"uniqueItems": True})
+
+
 class Expect(_Model):
     """What must hold.
 
     `safety`: the properties that must hold; without a list, all. A property that is not listed and
     breaks makes the result degraded instead of failed. `broken`: properties and attacks that are
     meant to break in runs with faults, as a campaign beyond the bound shows it; the result fails if
-    one of them holds in every run. `broken_in`: the same for one system under test only.
+    one of them holds in every run. `broken_in`: the same for one system under test only. `claims`
+    only sum up: what decides is what shows them.
     """
 
     safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
@@ -78,6 +94,7 @@ class Expect(_Model):
     attack: dict[Name, AttackExpect] = Field(default={}, max_length=attacks_max)
     fault: dict[Name, FaultExpect] = Field(default={}, max_length=attacks_max)
     degradation: DegradationExpect = DegradationExpect()
+    claims: tuple[Claim, ...] = Field(default=(), max_length=claims_max)
 
     def of(self, system: SystemName) -> Expect:
         """What is expected of this system."""

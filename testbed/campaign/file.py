@@ -28,7 +28,7 @@ from pydantic import (
 from inventory.checks import Mistake
 from inventory.load import load_yaml
 from inventory.schema import Schema, schema_of
-from testbed.campaign.expect import Expect, Name, SafetyProperty
+from testbed.campaign.expect import FIRST_COMMIT, Expect, Name, SafetyProperty
 from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.quantities import (
     Duration,
@@ -249,6 +249,12 @@ def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:
             yield Mistake(
                 ("expect", key, name), f"no {key} has this id; there are: {there}", whole=True
             )
+    known = attacks | faults | set(get_args(SafetyProperty)) | {FIRST_COMMIT}
+    for i, claim in enumerate(expect.claims):
+        for j, name in enumerate(claim.shown_by):
+            if name not in known:
+                place = ("expect", "claims", i, "shown_by", j)
+                yield Mistake(place, f"no fault, attack or property {name}")
     may_break = attacks | set(get_args(SafetyProperty))
     lists: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(("expect", "broken"), expect.broken)]
     lists += [(("expect", "broken_in", each), names) for each, names in expect.broken_in.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from testbed.campaign.expect import FIRST_COMMIT
 from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
@@ -24,9 +25,7 @@ from testbed.report.summary import (
 )
 from testbed.systems.known import find_system
 
-__all__ = ["FIRST_COMMIT", "conclude"]
-
-FIRST_COMMIT = "first-commit-after-heal"
+__all__ = ["conclude"]
 
 _NOT_JUDGED = Judgement(0, 0, 0, 0, {})
 

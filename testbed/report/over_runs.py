@@ -16,6 +16,7 @@ from testbed.campaign.expect import Expect
 from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest
+from testbed.report.claims import claims
 from testbed.report.figures import bounds_on_ratios, figures
 from testbed.report.pairing import Estimate, Known, between, known, median
 from testbed.report.stats import Latency, upper95
@@ -47,6 +48,8 @@ def over_runs(bundle: Bundle) -> Summary:
     shown = figures(counted)
     attacks = tuple(_attacks(_summaries(counted), expect))
     properties = (*_properties(counted), *bounds_on_ratios(expect.degradation, shown))
+    faults = tuple(_faults(_summaries(counted)))
+    skipped = tuple(dict.fromkeys(each for run in judged for each in run.skipped))
     altered = bundle.altered(manifest)
     verdict = _verdict(rows, attacks, properties)
     unverified = [row for row in rows if row.summary and not row.summary.ledger_verified]
@@ -77,9 +80,10 @@ def over_runs(bundle: Bundle) -> Summary:
         latency_ms=_latencies([row for row in counted if row.arm == "faults"]),
         figures=shown,
         attacks=attacks,
-        faults=tuple(_faults(_summaries(counted))),
+        faults=faults,
         properties=properties,
-        skipped=tuple(dict.fromkeys(each for run in judged for each in run.skipped)),
+        skipped=skipped,
+        claims=tuple(claims(expect.claims, attacks, faults, properties, skipped)),
         runs=rows,
         notes=(
             *(f"{name} is not what these runs were made from" for name in altered),

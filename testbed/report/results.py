@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from testbed.campaign.event import Event
+from testbed.campaign.expect import FIRST_COMMIT
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections
 from testbed.checks.logs import BlockDone
 from testbed.manifest import Manifest
 from testbed.report.columns import Cell, Table
-from testbed.report.conclude import FIRST_COMMIT
 from testbed.report.measure import Operation, load_of
 from testbed.report.stats import interval95
 from testbed.report.summary import RunSummary

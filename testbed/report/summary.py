@@ -21,6 +21,8 @@ __all__ = [
     "EXIT_CODES",
     "AttackResult",
     "AttackVerdict",
+    "ClaimResult",
+    "ClaimVerdict",
     "Counts",
     "FaultOverRuns",
     "FaultResult",
@@ -39,6 +41,7 @@ __all__ = [
 
 RunVerdict = Literal["passed", "degraded", "failed", "invalid"]
 Verdict = Literal["passed", "degraded", "failed", "partial", "invalid"]
+ClaimVerdict = Literal["held", "broken", "invalid", "skipped"]
 AttackVerdict = Literal["held", "broken", "degraded", "invalid"]
 # Exit codes. "invalid" says nothing about what was tested: the lab did not do what
 # was planned.
@@ -134,6 +137,19 @@ class PropertyResult(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     runs: int = 1
     held_in: int | None = None
+
+
+class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim that the campaign puts to the test, and what came of it. `done`: what shows it.
+    `trials`: distinct trials of attacks, all runs together, of which `successes` succeeded."""
+
+    claim: str
+    sentence: str
+    done: tuple[str, ...]
+    trials: int
+    successes: int
+    upper95: float | None
+    verdict: ClaimVerdict
 
 
 class LatencyTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,5 +315,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[FaultOverRuns, ...] = ()
     properties: tuple[PropertyResult, ...] = ()
     skipped: tuple[SkippedResult, ...] = ()
+    claims: tuple[ClaimResult, ...] = ()
     runs: tuple[RunRow, ...] = ()
     notes: tuple[str, ...] = ()

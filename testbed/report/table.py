@@ -24,6 +24,7 @@ _COLOURS = {
     "invalid": "yellow",
     "degraded": "yellow",
     "partial": "yellow",
+    "skipped": "yellow",
 }
 _LEFT = ("target", "verdict", "held", "effect", "state")
 
@@ -42,6 +43,8 @@ def render(summary: Summary, path: str | None = None) -> RenderableType:
     if summary.attacks:
         parts.append(_attacks(summary))
     parts.append(_properties(summary))
+    if summary.claims:
+        parts.append(_claims(summary))
     parts += [
         Text(f"skipped: {each.id} ({each.kind}): {each.reason}", style="yellow")
         for each in summary.skipped
@@ -185,6 +188,16 @@ def _properties(summary: Summary) -> Table:
         several = each.held_in is not None and each.runs > 1
         of = f"in {each.held_in} of {each.runs} runs" if several else ""
         table.add_row(each.name, _held(each), Text("; ".join(filter(None, [of, each.detail]))))
+    return table
+
+
+def _claims(summary: Summary) -> Table:
+    table = _plain_table("claim", "verdict", "trials", "95 % bound")
+    table.add_column("shown by", overflow="fold")
+    for each in summary.claims:
+        bound = "" if each.upper95 is None else f"{each.upper95:.3g}"
+        trials = str(each.trials) if each.trials else ""
+        table.add_row(each.claim, _coloured(each.verdict), trials, bound, ", ".join(each.done))
     return table
 
 

@@ -1,0 +1,74 @@
+"""What came of each claim that a campaign puts to the test, from what was judged already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from testbed.campaign.expect import Claim
+from testbed.report.stats import upper95
+from testbed.report.summary import (
+    AttackResult,
+    ClaimResult,
+    ClaimVerdict,
+    FaultOverRuns,
+    PropertyResult,
+    SkippedResult,
+)
+
+__all__ = ["claims"]
+
+
+def claims(
+    wanted: Sequence[Claim],
+    attacks: Sequence[AttackResult],
+    faults: Sequence[FaultOverRuns],
+    properties: Sequence[PropertyResult],
+    skipped: Sequence[SkippedResult],
+) -> Iterator[ClaimResult]:
+    """A claim holds if all that shows it held: attacks, properties, and faults that were seen and
+    healed. What was skipped shows nothing; if all was, so is the claim."""
+    by_attack = {each.id: each for each in attacks}
+    verdicts: dict[str, ClaimVerdict] = {each.id.partition(".")[0]: "skipped" for each in skipped}
+    verdicts |= {each.id: _of_fault(each) for each in faults}
+    verdicts |= {each.name: _of_property(each) for each in properties}
+    verdicts |= {each.id: "held" if each.verdict == "held" else _worse(each) for each in attacks}
+    kinds = {each.id: each.kind for each in attacks} | {each.id: each.kind for each in faults}
+    for claim in wanted:
+        found = [by_attack[name] for name in claim.shown_by if name in by_attack]
+        distinct = sum(each.distinct for each in found)
+        successes = sum(each.successes for each in found)
+        yield ClaimResult(
+            claim=claim.claim,
+            sentence=claim.sentence,
+            done=tuple(f"{n} ({kinds[n]})" if n in kinds else n for n in claim.shown_by),
+            trials=distinct,
+            successes=successes,
+            upper95=upper95(successes, distinct) if found else None,
+            verdict=_verdict(claim, verdicts),
+        )
+
+
+def _verdict(claim: Claim, verdicts: Mapping[str, ClaimVerdict]) -> ClaimVerdict:
+    """What is missing was not seen. What was skipped leaves the claim to the others."""
+    found = [verdicts.get(name, "invalid") for name in claim.shown_by]
+    shown = [each for each in found if each != "skipped"]
+    if not shown:
+        return "skipped"
+    if "broken" in shown:
+        return "broken"
+    return "invalid" if "invalid" in shown else "held"
+
+
+def _worse(attack: AttackResult) -> ClaimVerdict:
+    return "broken" if attack.verdict == "broken" else "invalid"
+
+
+def _of_fault(fault: FaultOverRuns) -> ClaimVerdict:
+    whole = fault.injected == fault.applied == fault.observed == fault.healed
+    return "held" if whole and not fault.recovery_ms.censored else "invalid"
+
+
+def _of_property(found: PropertyResult) -> ClaimVerdict:
+    if found.held is None:
+        return "invalid"
+    return "held" if found.held else "broken"
