@@ -11,13 +11,16 @@ export UV_SYSTEM_CERTS := true
 # Where this is set (many containers), each process would compile its sources anew: a second each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak check mutants lock setup clean help
+.PHONY: demo paper test soak check mutants lock setup clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(STAMP) ## run the main job on this machine (loopback): about a minute
 	@$(VENV)/bin/testbed run quick-start $(ARGS)
+
+paper: $(STAMP) ## put each claim of the paper to the test (loopback): about three minutes
+	@$(VENV)/bin/testbed run paper-claims $(ARGS)
 
 test: $(STAMP) ## the test suite; lab tests skip themselves without root
 	@$(VENV)/bin/pytest -n 4 --dist worksteal $(ARGS)

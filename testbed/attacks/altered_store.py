@@ -7,6 +7,8 @@ nothing tells it from a true one. It is a success if nobody noticed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from testbed import programs
@@ -17,8 +19,9 @@ from testbed.campaign.selectors import SelectorField
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import StoreDamaged
 from testbed.checks.trials import details_of, lines_of
-from testbed.provision.configs import STORE
-from testbed.provision.layout import Node
+
+if TYPE_CHECKING:
+    from testbed.provision.layout import Node
 
 __all__ = ["AlteredStore"]
 
@@ -77,11 +80,14 @@ def _judge(evidence: Evidence, attack: str) -> Judgement:
 
 
 def _ledger(scene: Scene) -> Injection:
+    from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
+
     return Alteration(scene, "alter_block", (STORE,))
 
 
 def _readings(scene: Scene) -> Injection:
-    from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - only a run needs it
+    from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
+    from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - see above
 
     return Alteration(scene, "alter_readings", (STORE, ESCROW))
 

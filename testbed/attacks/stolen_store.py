@@ -19,7 +19,6 @@ from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Requested
 from testbed.checks.trials import details_of, judge_recorded, lines_of
-from testbed.provision.configs import STORE
 
 if TYPE_CHECKING:
     from testbed.attacker.attacker import Attacker
@@ -39,6 +38,8 @@ class LedgerTheft(ImpersonateAttack):
     """Looks for keys in the ledgers, then does what a thief without keys can do."""
 
     def apply(self) -> None:
+        from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
+
         deployment = self.scene.deployment
         found = 0
         for node in deployment.with_role("replica"):
@@ -90,7 +91,8 @@ class EscrowTheft(Attack):
             self._attacker.close()
 
     def _stolen(self) -> dict[str, tuple[str, int]]:
-        from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - only a run needs it
+        from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
+        from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - see above
 
         deployment = self.scene.deployment
         (provider,) = deployment.with_role("replica")

@@ -83,13 +83,16 @@ class Expect(_Model):
     `safety`: the properties that must hold; without a list, all. A property that is not listed and
     breaks makes the result degraded instead of failed. `broken`: properties and attacks that are
     meant to break in runs with faults, as a campaign beyond the bound shows it; the result fails if
-    one of them holds in every run. `broken_in`: the same for one system under test only. `claims`
-    only sum up: what decides is what shows them.
+    one of them holds in every run. `broken_in`: the same for one system under test only.
+    `may_skip`: faults and attacks that a lab may lack the means for; any other that is skipped
+    makes the result partial.
+    `claims` only sum up: what decides is what shows them.
     """
 
     safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     broken: tuple[Name, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     broken_in: dict[SystemName, tuple[Name, ...]] = {}
+    may_skip: tuple[Name, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
     liveness: LivenessExpect = LivenessExpect()
     attack: dict[Name, AttackExpect] = Field(default={}, max_length=attacks_max)
     fault: dict[Name, FaultExpect] = Field(default={}, max_length=attacks_max)

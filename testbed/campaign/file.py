@@ -256,6 +256,9 @@ def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:
                 place = ("expect", "claims", i, "shown_by", j)
                 yield Mistake(place, f"no fault, attack or property {name}")
     may_break = attacks | set(get_args(SafetyProperty))
+    for i, name in enumerate(expect.may_skip):
+        if name not in attacks | faults:
+            yield Mistake(("expect", "may_skip", i), f"no fault or attack has the id {name}")
     lists: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(("expect", "broken"), expect.broken)]
     lists += [(("expect", "broken_in", each), names) for each, names in expect.broken_in.items()]
     for where, names in lists:

@@ -30,6 +30,7 @@ from testbed.report.summary import (
     PropertyResult,
     RunRow,
     RunSummary,
+    SkippedResult,
     Summary,
     Verdict,
 )
@@ -51,7 +52,8 @@ def over_runs(bundle: Bundle) -> Summary:
     faults = tuple(_faults(_summaries(counted)))
     skipped = tuple(dict.fromkeys(each for run in judged for each in run.skipped))
     altered = bundle.altered(manifest)
-    verdict = _verdict(rows, attacks, properties)
+    amiss = [each for each in skipped if each.id.partition(".")[0] not in expect.may_skip]
+    verdict = _verdict(rows, attacks, properties, amiss)
     unverified = [row for row in rows if row.summary and not row.summary.ledger_verified]
 
     def total(of: Callable[[RunSummary], int]) -> int:
@@ -276,6 +278,7 @@ def _verdict(
     rows: Sequence[RunRow],
     attacks: Sequence[AttackResult],
     properties: Sequence[PropertyResult],
+    skipped: Sequence[SkippedResult],
 ) -> Verdict:
     failed = any(row.summary is not None and row.summary.verdict == "failed" for row in rows)
     wrong = {
@@ -290,7 +293,6 @@ def _verdict(
         return "degraded"
     undecided = any(each.held is None for each in properties)
     undecided = undecided or any(verdict == "invalid" for verdict, _ in outcomes)
-    skipped = any(row.summary and row.summary.skipped for row in rows)
     return "partial" if undecided or skipped or not all(r.counted for r in rows) else "passed"
 
 

@@ -557,8 +557,8 @@ def test_judging_imports_nothing_that_carries_an_attack_or_a_fault_out(run: RunF
     """A report is made anywhere, also from a bundle that somebody sent."""
     program = (
         "import sys; from testbed import cli; code = cli.main(['report', sys.argv[1]]);"
-        "wrong = [m for m in sys.modules if m.startswith(('testbed.faults', 'testbed.provision',"
-        " 'gateway.mqtt', 'testbed.attacks.replay.attack'))];"
+        "wrong = [m for m in sys.modules if m.startswith(('testbed.faults', 'testbed.hosts.ssh',"
+        " 'testbed.provision.deployment', 'testbed.attacker', 'testbed.attacks.replay.attack'))];"
         "sys.exit(code or wrong or 0)"
     )
     done = subprocess.run(
@@ -610,7 +610,8 @@ def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(run: RunFolder) -
     of_run |= {f"plots/{name}.{kind}" for name in plots for kind in ("svg", "pdf")}
     wanted = {f"{run.entry.path}/{name}" for name in (*of_run, "report.html", "summary.json")}
     wanted |= {f"derived/{name}.{kind}" for name in ("runs", "results") for kind in both}
-    assert first.keys() == wanted | {"report.html", "junit.xml", "summary.json"}
+    wanted |= {"report.html", "junit.xml", "summary.json"}
+    assert first.keys() == wanted | {"README.md", "ro-crate-metadata.json", "SHA256SUMS"}
     for name in first:
         (run.bundle.path / name).unlink()
     rebuild(run.bundle)
@@ -838,3 +839,25 @@ def test_what_a_lab_cannot_do_is_skipped_and_never_passes(run: RunFolder) -> Non
     assert whole.verdict == "partial"
     assert not whole.attacks
     assert not whole.faults
+
+
+def test_a_claim_is_what_shows_it(run: RunFolder) -> None:
+    """Held if all of it held; what was not seen leaves it open, what broke breaks it."""
+
+    def claim(*shown_by: str) -> dict[str, object]:
+        return {"claim": shown_by[0], "sentence": "It is so.", "shown_by": list(shown_by)}
+
+    trial = Evidence(run).trial
+    fault = next(event.fault for event in trial.events if event.category == "fault")
+    attack = next(event.fault for event in trial.events if event.category == "attack")
+    _expecting(
+        run,
+        claims=[claim(attack, "exactly-once"), claim(fault), claim("validity"), claim("nothing")],
+    )
+    claims = rebuild(run.bundle).claims
+    assert [each.verdict for each in claims] == ["held", "held", "held", "invalid"]
+    assert claims[0].trials > 0
+    assert claims[0].upper95 is not None
+    assert "It is so." in run.bundle.read("README.md").decode()
+    edit(run.ledgers[2], 40, mend_sum=True, signature=bytes(64))
+    assert [each.verdict for each in whole_of(run).claims][2] == "broken"

@@ -16,6 +16,7 @@ from gateway.mqtt.topics import Request, Role, Up, parse
 from testbed.attacker.attacker import Attacker, new_login
 from testbed.boards.cable import has_cable, order_cable
 from testbed.campaign.injection import Attack, Scene
+from testbed.errors import LabFault
 from testbed.hosts.port import HostFault
 from testbed.provision.layout import Node
 
@@ -167,7 +168,10 @@ class ReplayAttack(Attack):
                 continue  # nobody can cut into a real cable from here
             frames = self._frames_of(board)
             chosen = self._random.sample(frames, min(len(frames), self._batch))
-            self._inject(board, chosen)
+            try:
+                self._inject(board, chosen)
+            except LabFault:
+                continue  # its host lost its power, say: nobody can speak on that line now
             for frame in chosen:
                 digest = hashlib.sha256(bytes.fromhex(frame)).hexdigest()
                 trials.append(self._trial(f"serial/{board.name}/{digest}"))
