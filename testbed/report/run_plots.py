@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
@@ -29,18 +30,23 @@ from testbed.terminal import printable
 
 __all__ = ["draw_run"]
 
+FLOOD = "device.flood"
+
 
 def draw_run(evidence: Evidence, *, pdf: bool = False) -> tuple[Plot, ...]:
     """Write every figure to the run's directory and return it. Embedding fonts in PDFs takes most
     of the time."""
     found = operations(evidence)
     mark = WATERMARK if evidence.manifest.stage == "loopback" else None
+    floods = _floods(evidence)
     with styled():
-        made = (
+        made = [
             ("timeline", "Height of each replica", _timeline(evidence, mark)),
             ("latency", "Latency by operation", _latency(evidence, found, mark)),
             ("phases", "Data latency by phase", _by_phase(evidence, found, mark)),
-        )
+        ]
+        if sum(map(len, floods.values())) > 1:
+            made.append(("floods", "Honest devices against attack rate", _flooded(floods, mark)))
         return tuple(
             (name, title, save(evidence.run, name, drawn, pdf=pdf)) for name, title, drawn in made
         )
@@ -173,4 +179,35 @@ def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) 
         log_axis(axes.yaxis)
     axes.set_xlabel("phase (by intended send)")
     axes.set_ylabel("data latency (ms)")
+    return made
+
+
+def _floods(evidence: Evidence) -> dict[str, list[tuple[float, float, float]]]:
+    """Of each way to flood: (attack messages, honest answers) per second and honest p99 in ms."""
+    ways: dict[str, list[tuple[float, float, float]]] = {}
+    for attack, kind in attack_ids(evidence):
+        judged = judge(evidence, attack, kind) if kind == FLOOD else None
+        if judged is None or not {"messages_per_s", "p99_ms"} <= judged.details.keys():
+            continue
+        event = next(each for each in evidence.trial.events if each.fault == attack)
+        point = tuple(
+            judged.details[name] for name in ("messages_per_s", "goodput_per_s", "p99_ms")
+        )
+        ways.setdefault(str(event.params["how"]), []).append((point[0], point[1], point[2]))
+    return {how: sorted(points) for how, points in ways.items()}
+
+
+def _flooded(floods: dict[str, list[tuple[float, float, float]]], mark: str | None) -> Figure:
+    """What honest devices have, against what the attacker sends; one line per way to flood."""
+    made = figure(2.8, mark)
+    goodput, p99 = made.subplots(1, 2)
+    for how, points in floods.items():
+        rates = [point[0] for point in points]
+        goodput.plot(rates, [point[1] for point in points], marker="o", label=how)
+        p99.plot(rates, [point[2] for point in points], marker="o", label=how)
+    for axes, what in ((goodput, "honest answers per s"), (p99, "honest p99 (ms)")):
+        axes.set_xlabel("attack messages per s")
+        axes.set_ylabel(what)
+        axes.set_ylim(bottom=0)
+    goodput.legend()
     return made

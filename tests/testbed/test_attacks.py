@@ -49,6 +49,7 @@ campaign: broken
 phases: {{warmup: 10s, attack: 4s, recovery: 1s}}
 faults:
   - {{id: impersonate, at: 1s, do: device.impersonate, material: [stolen-id], batch: 20}}
+  - {{id: no-limits, at: 0s, do: gateway.no-limits}}
   - {{id: alter, at: 0s, for: 3s, do: device.mitm, on: mobile, copies: 20}}
   - {{id: takeover, at: 2s, do: device.takeover}}
   - {{id: hijack, at: 1s, do: device.topic-hijack}}
@@ -62,7 +63,9 @@ def attacks_of(campaign: str, tmp_path: Path) -> dict[str, dict[str, Any]]:
     main(["run", str(tmp_path / "campaign.yaml"), "--out", str(tmp_path / "runs")])
     (summary,) = tmp_path.glob("runs/*/summary.json")
     found = json.loads(summary.read_bytes())
-    return {each["id"]: each for run in found["runs"] for each in run["summary"]["attacks"]}
+    (run,) = found["runs"]
+    assert all(each["observed"] for each in run["summary"]["faults"])
+    return {each["id"]: each for each in run["summary"]["attacks"]}
 
 
 def layers(attack: dict[str, Any], layer: str) -> set[str]:

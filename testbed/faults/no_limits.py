@@ -1,0 +1,89 @@
+"""`gateway.no-limits`: a run without the limits of gateway and broker, to see what they buy.
+
+Only a campaign can do this: it changes the configs of that run's processes before they start.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from testbed.campaign.injection import Injection, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register
+from testbed.provision.configs import CONFIG, File
+
+if TYPE_CHECKING:
+    from testbed.provision.deployment import Deployment
+
+__all__ = ["NoLimits"]
+
+MANY = 1_000_000  # per second, at once, or waiting: more than anybody sends
+_LIMITS: dict[str, dict[str, int]] = {
+    "gateway": dict.fromkeys(
+        (
+            "rate_per_s",
+            "burst",
+            "relay_rate_per_s",
+            "relay_burst",
+            "sync_rate_per_s",
+            "sync_burst",
+            "total_rate_per_s",
+            "total_burst",
+            "waiting_max",
+            "device_waiting_max",
+            "relay_waiting_max",
+        ),
+        MANY,
+    ),
+    "broker": dict.fromkeys(
+        ("connections_max", "handshakes_max", "publishes_per_s", "publishes_burst"), MANY
+    ),
+}
+
+
+class NoLimits(Params):
+    """Gateway and broker run with limits that nobody reaches, from the start of the run and in both
+    arms. Put it beside `device.flood` and compare with the same campaign without it."""
+
+
+class NoLimitsAction(Injection):
+    """All is done by `equip`; here it is only read back."""
+
+    def apply(self) -> None:
+        pass
+
+    def observe(self, within_s: float) -> Seen | None:
+        deployment = self.scene.deployment
+        held = {
+            node.name: _config(deployment, node.name)["limits"] == limits
+            for role, limits in _LIMITS.items()
+            for node in deployment.nodes
+            if node.role == role
+        }
+        return Seen("the configs name no limit", held) if held and all(held.values()) else None
+
+
+def _config(deployment: Deployment, name: str) -> dict[str, Any]:
+    node = deployment.node(name)
+    found: dict[str, Any] = json.loads(deployment.host(node).get(node.file(CONFIG)))
+    return found
+
+
+def equip(deployment: Deployment) -> None:
+    for node in deployment.nodes:
+        if node.role in _LIMITS:
+            config = _config(deployment, node.name) | {"limits": _LIMITS[node.role]}
+            deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
+
+
+register(
+    Kind(
+        "gateway.no-limits",
+        NoLimits,
+        category="action",
+        layer="gateway",
+        summary="gateway and broker run without limits, to see what these buy",
+        mechanisms=(Mechanism("config", NoLimitsAction, equip=equip),),
+        seen="the configs are read back",
+    )
+)
