@@ -41,7 +41,8 @@ class BrokerAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Token buckets before signature checks: per device, per relay, for ledger copies, in total.
-    Queues behind them."""
+    Queues behind them. `events_burst`: so many refusals are logged at once, and then one a second.
+    """
 
     rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 50.0
     burst: Annotated[int, msgspec.Meta(ge=1)] = 200
@@ -51,6 +52,7 @@ class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     sync_burst: Annotated[int, msgspec.Meta(ge=1)] = 32
     total_rate_per_s: Annotated[float, msgspec.Meta(gt=0)] = 2_000.0
     total_burst: Annotated[int, msgspec.Meta(ge=1)] = 4_000
+    events_burst: Annotated[int, msgspec.Meta(ge=1)] = 1_000
     sources_max: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 4_096
     device_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 64

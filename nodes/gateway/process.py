@@ -54,7 +54,7 @@ ANSWERS_IN_FLIGHT_MAX = 32
 PUBLISH_DEADLINE_S = 30.0
 DISK_RETRY_S = 0.5
 # Events about refusals, of all relays together: at most some 30 MB a day.
-EVENTS_PER_S, EVENTS_BURST = 1.0, 1_000.0
+EVENTS_PER_S = 1.0
 COUNTS_S = 10.0
 
 
@@ -320,9 +320,9 @@ def _limits(config: GatewayConfig) -> Limits:
         syncs=limiter(limits.sync_rate_per_s, limits.sync_burst),
         events=RateLimiter(
             rate_per_s=EVENTS_PER_S,
-            burst=EVENTS_BURST,
+            burst=limits.events_burst,
             total_rate_per_s=EVENTS_PER_S,
-            total_burst=EVENTS_BURST,
+            total_burst=limits.events_burst,
             sources_max=limits.sources_max,
             clock=time.monotonic,
         ),

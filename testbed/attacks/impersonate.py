@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from testbed.attacker.equip import log_refusals
 from testbed.campaign.injection import Attack, Injection, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.checks.trials import judge_recorded, trial_of
@@ -96,7 +97,7 @@ register(
         category="attack",
         layer="identity",
         summary="acts as a device with a made-up, stolen, expired, revoked or misused credential",
-        mechanisms=(Mechanism("relay", _make),),
+        mechanisms=(Mechanism("relay", _make, equip=log_refusals),),
         judge=judge_recorded,
         seen="the gateway logs each message",
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from inventory.model import Lab
+from testbed.attacker.equip import log_refusals
 from testbed.campaign.injection import Attack, Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import Duration, SpanField
@@ -133,6 +134,7 @@ def equip(deployment: Deployment) -> None:
     from testbed.provision.configs import CONFIG, File  # noqa: PLC0415 - only a run needs it
 
     with_switch(deployment)
+    log_refusals(deployment)
     for node in (*deployment.with_role("mobile"), *deployment.with_role("environment")):
         config = json.loads(deployment.host(node).get(node.file(CONFIG)))
         data = json.dumps(config | {"middle": True}, indent=1).encode() + b"\n"

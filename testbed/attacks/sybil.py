@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from testbed.attacker.equip import log_refusals
 from testbed.campaign.injection import Attack, Injection, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.checks.trials import judge_recorded, trial_of
@@ -61,7 +62,7 @@ register(
         category="attack",
         layer="identity",
         summary="many made-up identities ask for access with vouchers that nobody issued",
-        mechanisms=(Mechanism("relay", _make),),
+        mechanisms=(Mechanism("relay", _make, equip=log_refusals),),
         judge=judge_recorded,
         seen="the gateway logs each message",
     )

@@ -55,7 +55,7 @@ class NoLimitsAction(Injection):
     def observe(self, within_s: float) -> Seen | None:
         deployment = self.scene.deployment
         held = {
-            node.name: _config(deployment, node.name)["limits"] == limits
+            node.name: limits.items() <= _config(deployment, node.name)["limits"].items()
             for role, limits in _LIMITS.items()
             for node in deployment.nodes
             if node.role == role
@@ -72,7 +72,8 @@ def _config(deployment: Deployment, name: str) -> dict[str, Any]:
 def equip(deployment: Deployment) -> None:
     for node in deployment.nodes:
         if node.role in _LIMITS:
-            config = _config(deployment, node.name) | {"limits": _LIMITS[node.role]}
+            config = _config(deployment, node.name)
+            config["limits"] = config.get("limits", {}) | _LIMITS[node.role]
             deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
 
 

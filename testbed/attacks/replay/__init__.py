@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from testbed.attacker.equip import log_refusals
 from testbed.attacks.replay.judge import judge
 from testbed.campaign.injection import Injection, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
@@ -50,7 +51,7 @@ register(
         category="attack",
         layer="device",
         summary="messages captured from broker and serial line are sent again, unchanged",
-        mechanisms=(Mechanism("broker-and-cable", _make),),
+        mechanisms=(Mechanism("broker-and-cable", _make, equip=log_refusals),),
         judge=judge,
         seen="gateway or serial tap log each arrival",
     )

@@ -1,0 +1,24 @@
+"""What a network needs before attacks whose every message is to be judged: a gateway that logs each
+refusal. It logs some thousand in a burst and then one a second otherwise, since strangers cause
+them. Both arms of a campaign are alike in it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from testbed.provision.deployment import Deployment
+
+__all__ = ["log_refusals"]
+
+REFUSALS_LOGGED_MAX = 200_000
+
+
+def log_refusals(deployment: Deployment) -> None:
+    from testbed.provision.configs import CONFIG, File  # noqa: PLC0415 - only a run needs it
+
+    for node in deployment.with_role("gateway"):
+        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
+        config["limits"] = config.get("limits", {}) | {"events_burst": REFUSALS_LOGGED_MAX}
+        deployment.put(node, File(CONFIG, json.dumps(config, indent=1).encode() + b"\n"))
