@@ -345,6 +345,39 @@ async def test_f_plus_1_replicas_are_believed(tmp_path: Path) -> None:
         rig._take = taken  # type: ignore[method-assign]
 
 
+@story
+async def test_one_liar_does_not_choose_why_a_device_is_denied(tmp_path: Path) -> None:
+    """An honest replica that is behind rejects for now. With a liar's verdict beside it that would
+    be f+1, and the liar's reason would end the device. It goes on asking, and is admitted."""
+    async with rigged(tmp_path) as rig:
+        world, gate = rig.world, rig.gate
+        taken, lies = rig._take, 0
+
+        def take(message: Message) -> None:
+            nonlocal lies
+            if lies:
+                taken(message)
+                return
+            gate.bridge.on_up(message.topic, message.payload, gate.now_ms)
+            gate.persist()
+            for cose, _ in gate.submitted:
+                request = gate.request_of((cose, True)).id
+                gate.bridge.on_denied(0, rejection(world, 0, request, "privilege"))
+                gate.bridge.on_denied(1, rejection(world, 1, request, "unknown-head"))
+                lies += 1
+            gate.submitted.clear()
+            for _ in range(2):
+                gate.clock.s += DENIAL_PATIENCE_MS / 1000
+                gate.bridge.tick(gate.now_ms)
+
+        rig._take = take  # type: ignore[method-assign]
+        device = rig.device()
+        assert (await device.enrol()).status == OK
+        assert lies
+        device.close()
+        rig._take = taken  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("reason", ["replay", "known-node"])
 def test_true_verdicts_that_say_it_is_on_the_chain_end_no_device(reason: str) -> None:
     """Honest replicas sign them when a gateway submits an admission again: "replay" at first, and
