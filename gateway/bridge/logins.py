@@ -3,7 +3,8 @@
 A device has one login, named by the newest key of its lineage. Until that key has signed something,
 the login before it stays too (the voucher's, or that of the key before), so that an answer that was
 lost can be asked for again. Revocation removes every login of the device, whichever of its keys it
-names. Expiry removes them too, in the first block after it, as on the chain.
+names. Expiry removes them too, in the first block after it, as on the chain. A revoked
+administrator loses both of its logins: as a party of the chain, and as administrator of the broker.
 
 A voucher's login ends when the voucher is withdrawn or expires, and a factory identity's when it is
 barred. Whoever hands them out adds them: only he knows the password. A factory identity whose root
@@ -30,7 +31,7 @@ from gateway.bridge.edge import Admitted, admitted_codec
 from gateway.bridge.follower import Follower, Settled
 from gateway.broker.carriers import certificate_of
 from gateway.broker.credentials import seal_password
-from gateway.broker.security import User, bootstrap_id, device_password
+from gateway.broker.security import User, bootstrap_id, device_password, user_name
 from gateway.mqtt.topics import Role
 
 __all__ = ["Carrier", "LoginChange", "Logins", "carrier_of", "ended", "is_welcome"]
@@ -148,8 +149,11 @@ class Logins:
             self._devices[device] = _Device(node, former)
             yield node.hex(), self._user(node, statement.kind)
         match statement.op:
-            case "revoke":
-                yield from self._remove(self._device_of.get(node))
+            case "revoke" if node in self._device_of:
+                yield from self._remove(self._device_of[node])
+            case "revoke" if statement.key is not None:  # an administrator; boards have no login
+                yield node.hex(), None
+                yield user_name(Role.ADMIN, node.hex()), None
             case "withdraw-voucher" | "bar-factory":
                 self._vouchers.remove(node)
                 yield bootstrap_id(node), None

@@ -17,7 +17,7 @@ from chain.ledger.statement import OK
 from chain.proofs.client import SealedBlock
 from gateway.bridge.follower import Settled
 from gateway.bridge.logins import LoginChange, Logins, ended
-from gateway.broker.security import bootstrap_id
+from gateway.broker.security import bootstrap_id, user_name
 from gateway.mqtt.topics import Role
 from tests.chain.world import SECOND_US, Device, World, signer
 
@@ -253,6 +253,20 @@ def test_a_certificate_that_was_renewed_in_time_does_not_expire() -> None:
     lab.world.block(after_us=20 * SECOND_US)
     lab.follow()
     assert own(lab) == {key.node.hex()}
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_revocation_leaves_no_login_of_an_administrator(by_itself: bool) -> None:
+    """With the login that administers the broker, a stolen key would let anybody in."""
+    lab = Lab()
+    gone, other, staying = lab.world.admins
+    both = {user_name(role, gone.node.hex()): role for role in (Role.DEVICE, Role.ADMIN)}
+    kept = {user_name(role, staying.node.hex()): role for role in (Role.DEVICE, Role.ADMIN)}
+    lab.there |= both | kept
+    lab.revoke(gone, by=gone if by_itself else other)
+    assert lab.world.ledger.registry.administrators == {other.node, staying.node}
+    assert not both.keys() & lab.there.keys()
+    assert kept.keys() <= lab.there.keys()
 
 
 def test_who_revokes_itself_may_hear_of_it() -> None:
