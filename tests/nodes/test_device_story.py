@@ -21,7 +21,7 @@ import pytest
 from chain.ledger.identity import Board
 from chain.ledger.item import cose_of, read_item
 from chain.ledger.operations import Data, read_operation
-from chain.ledger.statement import OK, Statement
+from chain.ledger.statement import OK, Statement, decode_leaf
 from inventory.load import load_lab
 from nodes.events import LoggedEvent
 from nodes.replica.ledger_file import open_readonly
@@ -79,13 +79,10 @@ class Story:
         """All that the chain says of a device, whatever key it had, in order."""
 
         async def look(operator: Operator) -> list[Statement]:
-            found = [
-                pair
-                for name, identity in operator.devices
-                if name == device
-                for pair in operator.records(identity)
-            ]
-            return [statement for _, statement in sorted(found, key=lambda pair: pair[0])]
+            keys = {identity.node for name, identity in operator.devices if name == device}
+            leaves = (r.leaf for block in operator.sync.sealed() for r in block.records or ())
+            statements = (decode_leaf(leaf) for leaf in leaves)
+            return [each for each in statements if keys & {each.node, each.by}]
 
         found: list[Statement] = self.operate(look)
         return found
