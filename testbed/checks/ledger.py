@@ -66,8 +66,13 @@ class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pruned(self) -> int:
-        """Records that are whole in no file: nobody has seen payload and signature."""
-        return min((each.pruned for each in self.files), default=0)
+        """Records whose payload and signature nobody has seen. 0 if each is whole in some file,
+        else what the file lacks that lacks the fewest. Who ends early has not seen the rest."""
+        seen = 0  # up to here each record is whole in some file
+        for each in sorted(self.files, key=lambda file: file.pruned_to):
+            if each.pruned_to <= seen:
+                seen = max(seen, each.verified)
+        return min((each.pruned for each in self.files if each.pruned_to > seen), default=0)
 
     @property
     def holds(self) -> bool:

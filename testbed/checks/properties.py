@@ -74,7 +74,7 @@ def validity(ledger: LedgerReport) -> Property:
     records = max((file.records for file in ledger.files), default=0)
     detail = f"{records} records verified from genesis"
     if ledger.pruned:
-        below = min(file.pruned_to for file in ledger.files)
+        below = min(file.pruned_to for file in ledger.files if file.pruned)
         detail = (
             f"not judged: the ledgers are pruned up to height {below}: nobody saw payload and "
             f"signature of {ledger.pruned} of {records} records"

@@ -329,6 +329,23 @@ def test_a_pruned_ledger_says_how_far_it_is_pruned(tmp_path: Path) -> None:
     assert (both.pruned, validity(both).held) == (0, True), "somebody has all of it"
 
 
+@pytest.mark.parametrize(("height", "unseen"), [(1, 6), (6, 6), (7, 0), (9, 0)])
+def test_a_short_file_does_not_vouch_for_what_is_pruned_above_it(
+    tmp_path: Path, height: int, unseen: int
+) -> None:
+    """A replica that lagged has pruned nothing, and has not seen the rest either."""
+    world = with_data(10)
+    blocks = [prune(block) for block in world.blocks[:7]] + world.blocks[7:]
+    paths = [
+        store(world, tmp_path / "a.sqlite", 1, blocks),
+        store(world, tmp_path / "b.sqlite", 2, world.blocks[:height]),
+    ]
+    report = verify_ledgers(paths, world.genesis)
+    assert report.holds
+    assert report.pruned == unseen
+    assert validity(report).held is (None if unseen else True)
+
+
 def test_a_lone_file_cannot_call_its_inventions_pruned(tmp_path: Path) -> None:
     """Above the last proven checkpoint a liar could make up data that no device signed."""
     world = with_data(10)
