@@ -23,6 +23,8 @@ def verdict_of(
     signed: Signed, request: bytes, membership: Membership, network: bytes, scheme: Scheme
 ) -> Endorsement:
     """A member's rejection of this request. Raises PeerFault("bad-denial") for anything else."""
+    if signed.attachment:  # of any size, and no signature covers it
+        raise PeerFault("bad-denial", "an attachment")
     message = decode_body(signed.body)
     if not isinstance(message, Endorsement) or message.accepted or message.request != request:
         raise PeerFault("bad-denial", "not a rejection of this request")

@@ -51,6 +51,7 @@ LATER = Endorsement(1, 2, request=REQUEST, accepted=False, reason="privilege")
         ("one replica twice", (verdict(0), verdict(0))),
         ("one replica with two reasons", (verdict(0), verdict(0, reason="service"))),
         ("another that rejects for now only", (verdict(0), verdict(2, reason="stale-head"))),
+        ("an attachment", (verdict(0), msgspec.structs.replace(verdict(2), attachment=b"more"))),
         ("one in another's name", (verdict(0), verdict(2, by=0))),
         ("an accept", (verdict(0), signed(ACCEPT, 2))),
         ("another epoch", (verdict(0), signed(LATER, 2))),

@@ -3,6 +3,7 @@ to nothing is refused before a replica hears of it."""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from gateway.bridge.edge import (
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.credentials import open_password
 from gateway.broker.security import device_password
+from gateway.mqtt.client import payload_bytes_max
 from tests.chain.world import Device, World, private_key
 from tests.gateway.bridge.gate import RELAY, SECRET, Gate, limiter, sender
 
@@ -523,6 +525,26 @@ def test_a_denial_takes_the_replicas_signed_verdicts_along(gate: Gate) -> None:
     check_verdicts(
         answer.verdicts or (), request, members, gate.world.network, scheme, reason="privilege"
     )
+
+
+def test_one_replicas_verdict_makes_no_answer_too_large_to_publish(gate: Gate) -> None:
+    """No signature covers what is attached to a verdict. An answer that exceeds a packet is our own
+    error: it would end the gateway."""
+    device = Device("phone")
+    gate.ask(gate.world.enrol(device), device)
+    lie = rejection(gate, 1, 1)
+    assert lie.endorsement is not None
+    fat = msgspec.structs.replace(lie.endorsement, attachment=bytes(payload_bytes_max))
+    with contextlib.suppress(PeerFault):
+        gate.bridge.on_denied(1, msgspec.structs.replace(lie, endorsement=fat))
+    for replica in (2, 3):
+        gate.bridge.on_denied(replica, rejection(gate, replica, replica))
+    gate.bridge.tick(gate.now_ms)
+    gate.clock.s += DENIAL_PATIENCE_MS / 1000
+    gate.bridge.tick(gate.now_ms)
+    answers = [payload for _, kind, payload in gate.answers if kind == "denied"]
+    assert answers
+    assert max(map(len, answers)) <= payload_bytes_max
 
 
 def test_a_rejection_in_another_replica_s_name_counts_for_nobody(gate: Gate) -> None:
