@@ -88,6 +88,7 @@ class Bridge:
         self._relays = Relays()
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
+        self._conflicting: set[int] = set()  # replicas that contradicted themselves, or f+1 others
         if kept is not None and self.chain.resume(kept[0], height_max=logins_done):
             self._logins.resume(kept[1])
         self._restore(owed, logins_done)
@@ -301,8 +302,13 @@ class Bridge:
         return len(settled)
 
     def _on_conflict(self, conflict: Conflict) -> None:
+        """A liar sends the same two heads as often as it likes. The first conflict of a replica is
+        always told, the others at the rate of refusals."""
         self.counts["conflict"] += 1
-        self._outside.emit("conflict", replica=conflict.replica, final=conflict.against_final)
+        replica = conflict.replica
+        if replica not in self._conflicting or self._limits.events.admit(f"replica {replica}"):
+            self._conflicting.add(replica)
+            self._outside.emit("conflict", replica=replica, final=conflict.against_final)
 
     def _on_settled(self, settled: Settled) -> None:
         for change in self._logins.changes(settled):

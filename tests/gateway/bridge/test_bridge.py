@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chain.block import Head
 from chain.errors import PeerFault
 from chain.keys import digest
 from chain.ledger.operations import Grant, Renew, Revoke, sign_operation
@@ -497,6 +498,24 @@ def test_a_change_of_privilege_issues_a_new_certificate_and_keeps_the_login(gate
     (statement,) = gate.decide()
     assert (statement.status, statement.privilege) == ("ok", 4)
     assert device.node.hex() in gate.logins
+
+
+def test_a_replica_that_contradicts_itself_for_ever_does_not_fill_the_log(
+    gate: Gate, world: World
+) -> None:
+    gate.restart_with(events=limiter(gate.clock, 1, 5))
+    world.idle(1)
+    seal = world.seal(3, world.blocks[-1])
+    other = msgspec.structs.replace(Head.decode(seal.head), view=7).encode()
+    lie = msgspec.structs.replace(
+        seal, head=other, signature=world.replicas[3].sign(other), block=None
+    )
+    for _ in range(200):
+        gate.bridge.on_seal(seal)
+        gate.bridge.on_seal(lie)
+    told = [fields for event, fields in gate.events if event == "conflict"]
+    assert gate.bridge.counts["conflict"] >= 200
+    assert 1 <= len(told) <= 10
 
 
 # --- proofs of denials ----------------------------------------------------------------------------
