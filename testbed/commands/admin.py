@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
 
 from chain.fields import DeviceKind
-from chain.keys import digest, node_id, spki_of
+from chain.keys import CERTIFICATE_FAULTS, digest, node_id, spki_of
 from chain.ledger.factory import is_root
 from testbed.commands.operated import operate, outcome, print_done
 from testbed.commands.options import JsonOption, RunningOption, columns, print_json
@@ -137,7 +137,7 @@ def _told(file: Path, name: bytes, said: str, *, changed: bool = True) -> dict[s
 def _public_key(path: Path) -> bytes:
     try:
         key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *CERTIFICATE_FAULTS) as error:
         raise ConfigurationError(f"{path}: no public key in PEM: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise ConfigurationError(f"{path}: not a P-256 key")
@@ -147,5 +147,5 @@ def _public_key(path: Path) -> bytes:
 def _root(path: Path) -> bytes:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *CERTIFICATE_FAULTS) as error:
         raise ConfigurationError(f"{path}: no certificate in PEM: {error}") from error
