@@ -229,3 +229,26 @@ def test_any_text_is_parsed_or_refused_with_a_value_error(text: str) -> None:
 @given(st.integers(0, len(CAMPAIGN) - 1), st.text(alphabet="{}[]:,-&*!#'\" \n\tax5\0±", max_size=4))
 def test_a_damaged_campaign_is_loaded_or_an_invalid_file(file: Path, at: int, text: str) -> None:
     mistakes(file, CAMPAIGN[:at] + text + CAMPAIGN[at + 1 :])
+
+
+def test_the_readmes_campaign_is_one(file: Path) -> None:
+    readme = (Path(__file__).parents[2] / "testbed/campaign/README.md").read_text()
+    section = readme.partition("## The campaign file")[2]
+    example = section.partition("```yaml\n")[2].partition("```")[0]
+    assert mistakes(file, example) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ("broken: [agreemint]", "agreemint"),
+        ("may_skip: [nothing]", "nothing"),
+        ("fault: {replay: {whole: 1s}}", "no fault has this id"),
+        ("claims: [{claim: a, sentence: b, shown_by: [agreement, nobody]}]", "nobody"),
+    ],
+)
+def test_an_expectation_of_what_is_not_there_is_named(file: Path, section: str, named: str) -> None:
+    readme = (Path(__file__).parents[2] / "testbed/campaign/README.md").read_text()
+    example = readme.partition("```yaml\n")[2].partition("```")[0]
+    example = example.partition("expect:")[0] + f"expect: {{{section}}}\n"
+    assert any(named in problem for problem in mistakes(file, example))
