@@ -37,7 +37,7 @@ from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import GatewayConfig, GatewaySecrets, load_secrets
 from nodes.events import EventLog
-from nodes.gateway.broker_logins import BrokerLogins, done_height
+from nodes.gateway.broker_logins import SETTLED_S, BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
@@ -97,6 +97,7 @@ class GatewayProcess:
             kept=self._kept.load(),
         )
         self._kept_height = self._bridge.chain.resumed_height
+        self._connected = 0  # how often the broker took the admin's login
         self._links = ReplicaLinks(
             config,
             self._bridge.chain,
@@ -267,6 +268,10 @@ class GatewayProcess:
         while True:
             await asyncio.sleep(TICK_S)
             self._bridge.tick(_now_ms())
+            if (connected := self._admin_client.counts["connected"]) != self._connected:
+                if self._connected:
+                    self._logins.again()
+                self._connected = connected
             self._links.tick()
             self._outbox_ready.set()
             self._events.flush()
@@ -294,6 +299,7 @@ class GatewayProcess:
             state = self._kept.pack(self._bridge.state)
             # If the disk is full, only the next start takes longer.
             with contextlib.suppress(OSError, sqlite3.OperationalError):
+                await asyncio.sleep(SETTLED_S)  # what the broker confirmed is on its disk then
                 await self._logins.mark(height)
                 await asyncio.to_thread(
                     self._store.sync

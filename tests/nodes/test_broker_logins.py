@@ -157,3 +157,50 @@ def test_who_is_removed_and_admitted_again_is_in(tmp_path: Path) -> None:
         await at.until(lambda: at.broker.log == ["remove d", "add d"])
 
     play(tmp_path, story)
+
+
+def test_when_the_broker_comes_back_its_newest_changes_are_made_once_more(tmp_path: Path) -> None:
+    """A power cut takes back what it had confirmed and not yet on its disk."""
+
+    async def story(at: Story) -> None:
+        at.broker.go_on.set()
+        at.logins.change(LoginChange(NAME, USER))
+        at.logins.change(LoginChange(OTHER.name, OTHER))
+        await at.until(lambda: len(at.broker.log) == 2)
+        at.logins.change(LoginChange(NAME, None))
+        await at.until(lambda: at.broker.users == {OTHER.name})
+        at.broker.users = {NAME}  # as it was before
+        at.logins.again()
+        await at.until(lambda: at.broker.users == {OTHER.name})
+
+    play(tmp_path, story)
+
+
+def test_a_newer_change_is_not_undone_by_making_an_older_one_once_more(tmp_path: Path) -> None:
+    async def story(at: Story) -> None:
+        at.broker.go_on.set()
+        at.logins.change(LoginChange(NAME, USER))
+        await at.until(lambda: at.broker.users == {NAME})
+        at.logins.again()
+        at.logins.change(LoginChange(NAME, None))
+        await at.until(lambda: at.broker.log[-1:] == ["remove d"] and at.logins.done)
+        assert at.broker.users == set()
+        at.logins.again()
+        at.logins.change(LoginChange(NAME, USER))
+        await at.until(lambda: at.logins.done)
+        assert at.broker.users == {NAME}
+
+    play(tmp_path, story)
+
+
+def test_what_was_just_confirmed_is_not_noted_as_done(tmp_path: Path) -> None:
+    """The gateway may lose its power with the broker: then it goes through these blocks again."""
+
+    async def story(at: Story) -> None:
+        at.broker.go_on.set()
+        at.logins.change(LoginChange(NAME, USER))
+        await at.until(lambda: at.broker.users == {NAME})
+        assert done_height(at.cursor) == 0
+        await at.until(lambda: done_height(at.cursor) == 7)
+
+    play(tmp_path, story)
