@@ -80,7 +80,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 # The sections of `testbed --help`. Commands in no section come last.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Campaigns": ("run", "abort", "resume", "plan", "campaign"),
-    "Results": ("report", "compare", "ledger"),
+    "Results": ("report", "compare", "verify-bundle", "ledger"),
     "Lab": (
         *("inventory", "doctor", "provision", "flash", "board", "power", "status"),
         *("ssh", "console", "logs"),
