@@ -558,7 +558,8 @@ def test_judging_imports_nothing_that_carries_an_attack_or_a_fault_out(run: RunF
     program = (
         "import sys; from testbed import cli; code = cli.main(['report', sys.argv[1]]);"
         "wrong = [m for m in sys.modules if m.startswith(('testbed.faults', 'testbed.hosts.ssh',"
-        " 'testbed.provision.deployment', 'testbed.attacker.attacker', 'testbed.attacker.puppet', 'testbed.attacks.replay.attack'))];"
+        " 'testbed.provision.deployment', 'testbed.attacker.attacker', 'testbed.attacker.puppet',"
+        " 'testbed.attacks.replay.attack'))];"
         "sys.exit(code or wrong or 0)"
     )
     done = subprocess.run(
