@@ -2,7 +2,8 @@
 
 An inventory holds commands (power) and addresses. The manifest of a bundle that somebody sent may
 name any file, also one that came with it, so what it names is used only with our mark: a keyed
-digest of what was run, with a key that never leaves this account.
+digest of what was run, commands of the inventory included, with a key that never leaves this
+account.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from testbed.manifest import Manifest
@@ -21,9 +23,14 @@ KEY_BYTES = 32
 
 
 def mark(manifest: Manifest) -> str:
-    """Of what `resume` takes from the manifest, and of the moment when it was made."""
-    parts = (manifest.run, manifest.started, manifest.inventory_file, manifest.schedule_sha256)
-    text = "\0".join(map(repr, parts)).encode()
+    """Of what `resume` takes from the manifest, of the moment when it was made, and of the whole
+    inventory file that it names: another file of that name is not ours."""
+    name, inventory = manifest.inventory_file, b""
+    if name is not None:
+        with suppress(OSError):
+            inventory = Path(name).expanduser().read_bytes()
+    parts = (manifest.run, manifest.started, name, manifest.schedule_sha256)
+    text = "\0".join(map(repr, (*parts, hashlib.sha256(inventory).hexdigest()))).encode()
     return hmac.new(_key(), text, hashlib.sha256).hexdigest()
 
 

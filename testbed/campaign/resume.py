@@ -84,14 +84,14 @@ def redo(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
 def _inventory(manifest: Manifest, stated: Path | None) -> Path | None:
     if stated is not None or manifest.inventory_file is None:
         return stated
-    if not is_ours(manifest):
-        raise ConfigurationError(
-            f"this bundle was not made here, and an inventory holds commands that are run: read "
-            f"{manifest.inventory_file} (or write your own), then name it with the option -i"
-        )
     path = Path(manifest.inventory_file).expanduser()
     if not path.is_file():
         raise ConfigurationError(f"inventory {path} is not there any more: name it with -i FILE")
+    if not is_ours(manifest):
+        raise ConfigurationError(
+            f"this bundle was not made here, or {path} has changed since; an inventory holds "
+            "commands that are run: read it (or write your own), then name it with the option -i"
+        )
     return path
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from inventory.load import packaged
 from nodes.ports import Stored
 from nodes.replica.sqlite_store import SqliteStore
 from testbed import cli
 from testbed.bundle import Bundle, RunFolder
+from testbed.origin import is_ours, mark
 from testbed.terminal import printable
 from tests.chain.world import World
 from tests.testbed.bundles import Story, lines, write_lines
@@ -183,14 +185,31 @@ def test_resume_runs_no_inventory_that_a_stranger_named(
     inventory.write_text(f"lab: [this is read: {trace}")
     run.bundle.update(0, state="failed")
     manifest = run.bundle.manifest
-    for mark in ("", "0" * 64, "é"):
+    for false in ("", "0" * 64, "é"):
         run.bundle.write_manifest(
-            msgspec.structs.replace(manifest, inventory_file=str(inventory), mark=mark)
+            msgspec.structs.replace(manifest, inventory_file=str(inventory), mark=false)
         )
         assert cli.main(["resume", str(run.bundle.path)]) == 2
         said = capsys.readouterr().err
         assert "was not made here" in said
         assert "the option -i" in said
+
+
+def test_resume_runs_no_inventory_that_was_changed_under_its_name(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle that the user made and published comes back with another file of that name: its
+    power commands are in nothing else that is compared."""
+    inventory = tmp_path / "lab.yaml"
+    text = packaged("loopback").read_text()
+    inventory.write_text(text)
+    run.bundle.update(0, state="failed")
+    manifest = msgspec.structs.replace(run.bundle.manifest, inventory_file=str(inventory))
+    run.bundle.write_manifest(msgspec.structs.replace(manifest, mark=mark(manifest)))
+    assert is_ours(run.bundle.manifest)
+    inventory.write_text(text + "# another power command would stand here\n")
+    assert cli.main(["resume", str(run.bundle.path)]) == 2
+    assert "has changed since" in capsys.readouterr().err
 
 
 def linked_run(bundle: Bundle, outside: Path) -> None:
