@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints
 
 __all__ = ["Category", "Disturbed", "Event", "Layer", "SystemName"]
 
@@ -16,6 +16,10 @@ SystemName = Literal["chain", "baseline"]
 Layer = Literal[
     "process", "board", "network", "consensus", "identity", "device", "gateway", "serial", "ledger"
 ]
+
+
+# A stored schedule may come from a stranger, and an event's id becomes a part of file names.
+EventId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
 
 
 class Event(BaseModel):
@@ -33,8 +37,8 @@ class Event(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    id: str
-    fault: str
+    id: EventId
+    fault: EventId
     kind: str
     category: Category
     layer: Layer

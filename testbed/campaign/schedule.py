@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from testbed.campaign.event import Event, SystemName
-from testbed.campaign.expect import Expect
+from testbed.campaign.expect import Expect, Name
 from testbed.errors import ConfigurationError
 
 __all__ = ["Device", "DeviceRole", "Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan"]
@@ -93,9 +93,9 @@ class Schedule(_Model):
     """
 
     schema_version: Literal["testbed.schedule/2"] = Field(alias="schema")
-    campaign: str
+    campaign: Name
     system: SystemName = "chain"
-    lab: str
+    lab: Name
     seed: int
     replicas: tuple[str, ...]
     f: int

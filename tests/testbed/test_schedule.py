@@ -115,6 +115,17 @@ def test_what_is_not_a_schedule_is_refused(content: bytes) -> None:
         Schedule.from_json(content)
 
 
+@pytest.mark.parametrize("place", ["id", "fault", "campaign", "lab"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "A", "", ".x", "x" * 65, "a\nb"])
+def test_names_that_could_leave_a_folder_are_refused(file: Path, place: str, name: str) -> None:
+    """Names of events and campaigns become parts of file names, here and on hosts."""
+    plain = json.loads(planned(file, CRASH).canonical_json())
+    where = plain if place in plain else plain["trials"][0]["events"][0]
+    where[place] = name
+    with pytest.raises(ConfigurationError, match="not a schedule"):
+        Schedule.from_json(json.dumps(plain))
+
+
 def test_offsets_count_from_the_phase_and_durations_are_whole_ms(file: Path) -> None:
     [event] = (
         planned(
