@@ -182,8 +182,10 @@ async def launch(directory: Path, *options: str) -> asyncio.subprocess.Process:
 
 
 @asynccontextmanager
-async def board(directory: Path, *, board_key: bytes = key) -> AsyncIterator[Bench]:
-    prepare(directory, "th01", board_key, period_ms=20)
+async def board(
+    directory: Path, *, board_key: bytes = key, period_ms: int = 20
+) -> AsyncIterator[Bench]:
+    prepare(directory, "th01", board_key, period_ms=period_ms)
     process = await launch(directory, "--exit-on-stdin-eof")
     assert process.stdout is not None
     assert process.stdin is not None
@@ -669,7 +671,8 @@ async def test_a_reading_that_cannot_be_kept_is_not_acknowledged_and_its_line_co
     device = cast(Device, SimpleNamespace(node=bytes(32)))
     errors = [OSError(errno.ENOSPC, "No space left on device"), OutboxFullError("count", "full")]
     backlog = state / "backlog.sqlite"
-    async with board(directory) as bench:
+    # Slow enough that its memory holds what it samples while the line is closed on a busy machine.
+    async with board(directory, period_ms=200) as bench:
         config = BoardConfig(
             name="th01",
             port=str(bench.port),
