@@ -24,6 +24,7 @@ __all__ = [
     "KeepDataBlocks",
     "PeerConfig",
     "ReplicaConfig",
+    "TraceEvery",
     "certificate_der",
     "certificate_spki",
     "load_config",
@@ -35,13 +36,15 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 # Only so many of the newest blocks keep the items of data (`chain.ledger.pruning`); None: all do.
 KeepDataBlocks = Annotated[int, msgspec.Meta(ge=1)]
+# Of so many requests, one is in the trace: the same ones in all processes.
+TraceEvery = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 # Fields that name a file, in the configs of all processes and of boards.
 _PATHS = frozenset(
     {"genesis", "key", "certificate", "ready", "events", "state", "store", "copy", "outbox", "go"}
     | {"passwords", "voucher", "factory_chain", "port", "flashed", "log", "profile"}
-    | {"switch", "escrow"}
+    | {"switch", "escrow", "trace"}
 )
 MEMORY = ":memory:"  # in place of a store's path
 
@@ -86,6 +89,8 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     clients: tuple[ClientConfig, ...] = ()
     keep_data_blocks: KeepDataBlocks | None = None
     verify_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None  # None: by cores
+    trace: str | None = None  # `nodes.trace_file`
+    trace_every: TraceEvery = 1
     profile: str | None = None  # write a cProfile of the process here when it ends
 
     @classmethod

@@ -64,6 +64,7 @@ from chain.pbft.messages import (
     sign,
 )
 from chain.pbft.replica import Replica
+from gateway.hops import NO_TRACE, Trace
 from nodes.ports import Clock, Events, Party, Store, Stored, Timers, Wire
 from nodes.replica.clients import Clients
 from nodes.replica.phases import Phases
@@ -115,6 +116,7 @@ class Driver:
         clients: Clients,
         rewrite: Rewrite | None = None,
         keep_data_blocks: int | None = None,
+        trace: Trace = NO_TRACE,
     ) -> None:
         """`keep_data_blocks`: older blocks lose the items of data. None: no block does."""
         self._me = me
@@ -137,7 +139,7 @@ class Driver:
         self._must_sync = False
         self._delayed: dict[str, Effect] = {}
         self._delays = 0
-        self._phases = Phases(events, clock)
+        self._phases = Phases(events, clock, trace)
         self._serving = Serving(SERVE_INTERVAL_US)
 
     def start(self) -> None:
@@ -204,6 +206,7 @@ class Driver:
         """Persist, then send. Raises StoreFull before anything is sent."""
         self.commit()
         self.release()
+        self.sent()
 
     @property
     def must_sync(self) -> bool:
@@ -215,6 +218,7 @@ class Driver:
         if self._must_sync:
             self._store.commit()
             self._must_sync = False
+            self._phases.synced()
 
     def release(self) -> None:
         """Only after `commit`."""
@@ -226,6 +230,10 @@ class Driver:
         sealed, self._sealed = self._sealed, []
         for height, stored, requests in sealed:
             self._clients.sealed(height, stored, requests)
+
+    def sent(self) -> None:
+        """To be called when what was released has left: the trace notes it."""
+        self._phases.sent()
 
     def idle(self) -> None:
         """To be called now and then: commits blocks that no later step has committed."""
@@ -262,7 +270,7 @@ class Driver:
     def _do(self, effect: Effect) -> None:  # noqa: PLR0912 - one branch per effect, closed below
         match effect:  # the frequent ones first
             case Observe(what=what, view=view, seq=seq):
-                self._phases.observe(what, view, seq)
+                self._phases.observe(what, view, seq, self._core.epoch)
             case Persist(fact=fact):
                 self._store.put_fact(fact)
             case Broadcast(signed=signed):
@@ -279,6 +287,7 @@ class Driver:
                 self._outbox.append((to, encode(signed)))
             case Sync():
                 self._must_sync = True
+                self._phases.voted()
             case SendBatch() | ServeHeads() | ServeBodies():
                 self._serving.put(effect)
             case Forget(seq=seq):

@@ -51,6 +51,7 @@ class EventLoop:
         self._on_failure = on_failure
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._commit_s = 0.0  # a running average
+        self._came_ns: list[int] = []  # when the frames that are being verified arrived
         self._verified: VerifiedFrames = []
         self._verified_bytes = 0  # of frames taken since the last step
         self._running = False
@@ -90,14 +91,14 @@ class EventLoop:
         if not self._running or self._verifying or self._full:
             return
         frames = self._inbox.take()
+        self._came_ns = self._inbox.came_ns
         self._verified_bytes += sum(len(frame) for _, frame in frames)
         self._resume()
         if self._pool.pays(frames):
             self._verifying = True
             self._pool.spread(frames, self._verified_elsewhere)
             return
-        self._verified += self._pool.inline(frames)
-        self._step()
+        self._take(self._pool.inline(frames))
         if self._inbox:
             self.wake()
 
@@ -113,9 +114,13 @@ class EventLoop:
     def _collect(self, done: Future[VerifiedFrames]) -> None:
         self._verifying = False
         if self._running:
-            self._verified += done.result()
-            self._step()
+            self._take(done.result())
             self.wake()
+
+    def _take(self, verified: VerifiedFrames) -> None:
+        self._service.arrived(self._came_ns, verified)
+        self._verified += verified
+        self._step()
 
     def _step(self) -> None:
         if not self._running or self._committing:
@@ -155,6 +160,7 @@ class EventLoop:
     def _release(self) -> None:
         self._service.driver.release()
         self._flush()
+        self._service.driver.sent()
         if self._service.clients.lagging and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._guarded, self._pump)

@@ -42,6 +42,7 @@ from nodes.replica.service import Service
 from nodes.replica.sqlite_store import SqliteStore, move_aside, moved_aside
 from nodes.replica.timers import LoopTimers
 from nodes.replica.verify_pool import VerifyPool, default_threads
+from nodes.trace_file import open_trace
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
 
@@ -66,6 +67,7 @@ class ReplicaProcess:
         self._around = around or Around()
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
+        self._trace = open_trace(config.trace, config.trace_every)
         self._tasks = Tasks()
         self._counted: dict[str, object] = {}
         self._store: Store | None = None
@@ -74,7 +76,7 @@ class ReplicaProcess:
 
     async def serve(self, stopping: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        self._inbox = Inbox()
+        self._inbox = Inbox(self._trace.now_ns)
         self._timers = LoopTimers(loop, lambda: self._inbox.arrived, self._wake)
         self._wire = self._make_wire()
         try:
@@ -126,6 +128,7 @@ class ReplicaProcess:
                 self._emit_counters()
             if isinstance(self._events, EventLog):
                 self._events.flush()
+            self._trace.flush()
 
     async def _end(self) -> None:
         self._timers.close()
@@ -141,6 +144,7 @@ class ReplicaProcess:
                 self._store.close()
         if isinstance(self._events, EventLog):
             self._events.close()
+        self._trace.close()
 
     def _wake(self) -> None:
         if self._event_loop is not None:
@@ -258,6 +262,7 @@ class ReplicaProcess:
             keep_data_blocks=self._config.keep_data_blocks,
             abstention=abstention,
             on_abstention=note,
+            trace=self._trace,
         )
 
     # --- what is told --------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from chain.pbft.messages import (
 from chain.pbft.replica import Replica
 from chain.pbft.state_machine import VerifiedRequest
 from chain.pbft.verify import Verifier
+from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.refusing import refusing
 from nodes.ports import Clock, Events, Party, Store, Timers, Wire
 from nodes.replica.abstention import Abstention
@@ -83,7 +84,9 @@ class Service:
         abstention: Abstention | None = None,
         on_abstention: Callable[[int | None], None] = lambda _: None,
         keep_data_blocks: int | None = None,
+        trace: Trace = NO_TRACE,
     ) -> None:
+        self._trace = trace
         self.faults: Counter[tuple[Party, str]] = Counter()
         self._events = events
         self._network = genesis.network
@@ -133,6 +136,7 @@ class Service:
             clients=self.clients,
             rewrite=self._rewrite if abstention or self._wrapper else None,
             keep_data_blocks=keep_data_blocks,
+            trace=trace,
         )
 
     def start(self) -> None:
@@ -197,8 +201,10 @@ class Service:
                 case VerifiedRequest():
                     self.clients.submitted(verified.id, str(party))
                     if is_access_request(verified):
-                        membership = self.ledger.membership
-                        self._sort(self._endorser.submit(verified, membership), inputs, effects)
+                        judged = self._endorser.submit(verified, self.ledger.membership)
+                        if any(isinstance(effect, Send) for effect in judged):
+                            self._hop(Hop.FIRST_AUTHENTICATED, verified.id)
+                        self._sort(judged, inputs, effects)
                     else:
                         inputs.append(Submitted(verified))
                 case Subscribe(start=start, bodies=bodies):
@@ -250,6 +256,7 @@ class Service:
         for effect in judged:
             match effect:
                 case Submitted():
+                    self._hop(Hop.ENDORSED, effect.request.id)
                     inputs.append(effect)
                 case Send():
                     effects.append(effect)
@@ -257,6 +264,20 @@ class Service:
                     self.clients.refused(request, reason, endorsement)
                 case Busy(request=request):
                     self.clients.refused(request, "busy")
+
+    def _hop(self, hop: Hop, request: bytes) -> None:
+        self._trace.request(hop, request, view=self.core.view, epoch=self.core.epoch)
+
+    def arrived(self, came_ns: Sequence[int], verified: Sequence[tuple[Party, Verified]]) -> None:
+        """Notes in the trace when the requests among these came, and that they are verified."""
+        trace, view, epoch = self._trace, self.core.view, self.core.epoch
+        if not trace.on:
+            return
+        now_ns = trace.now_ns()
+        for at_ns, (_, one) in zip(came_ns, verified, strict=True):
+            if isinstance(one, VerifiedRequest):
+                trace.request(Hop.ARRIVED, one.id, at_ns, view, epoch)
+                trace.request(Hop.VERIFIED, one.id, now_ns, view, epoch)
 
     def _read_client(self, frame: bytes) -> Submit | Subscribe:
         try:

@@ -10,6 +10,7 @@ took.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from nodes.ports import Party
 
@@ -30,11 +31,13 @@ PEER_FRAMES_MAX = 16
 
 
 class Inbox:
-    """Order is kept per party, not between parties."""
+    """Order is kept per party, not between parties. `now_ns` dates arrivals, for the trace."""
 
-    def __init__(self) -> None:
-        self._queues: dict[Party, deque[tuple[int, bytes]]] = {}
+    def __init__(self, now_ns: Callable[[], int] = lambda: 0) -> None:
+        self._now_ns = now_ns
+        self._queues: dict[Party, deque[tuple[int, int, bytes]]] = {}  # number, when, frame
         self.arrived = 0  # frames, ever
+        self.came_ns: list[int] = []  # of the frames that were taken last: when each arrived
         self._bytes: dict[Party, int] = {}
 
     def __bool__(self) -> bool:
@@ -46,7 +49,7 @@ class Inbox:
             queue = self._queues[party] = deque()
             self._bytes[party] = 0
         self.arrived += 1
-        queue.append((self.arrived, frame))
+        queue.append((self.arrived, self._now_ns(), frame))
         self._bytes[party] += len(frame) + FRAME_COST_BYTES
 
     def full(self, party: Party) -> bool:
@@ -61,12 +64,14 @@ class Inbox:
     def take(self) -> list[tuple[Party, bytes]]:
         """One turn's share of every party; empty when nothing waits."""
         taken: list[tuple[Party, bytes]] = []
+        came_ns: list[int] = []
         for party in list(self._queues):
             queue = self._queues[party]
             size = count = 0
             count_max = TURN_FRAMES_MAX if isinstance(party, str) else PEER_FRAMES_MAX
             while queue and size < TURN_BYTES_MAX and count < count_max:
-                _, frame = queue.popleft()
+                _, at_ns, frame = queue.popleft()
+                came_ns.append(at_ns)
                 size += len(frame)
                 count += 1
                 taken.append((party, frame))
@@ -74,4 +79,5 @@ class Inbox:
                 self._bytes[party] -= size + count * FRAME_COST_BYTES
             else:
                 del self._queues[party], self._bytes[party]
+        self.came_ns = came_ns
         return taken

@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from testbed.bench.client import Client
-from testbed.bench.hops import Asked, Hop, hops
+from testbed.bench.hops import Asked, Step, hops
 from testbed.bench.limit import Limit, cpu_s, verification_limit
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
@@ -27,8 +27,9 @@ from testbed.bench.stage import Say, until
 
 __all__ = ["Plan", "Result", "measure", "measure_all", "rss_mb", "run"]
 
-SCHEMA = "testbed.bench.consensus/2"
+SCHEMA = "testbed.bench.consensus/3"
 WARM_UP_S = 1.0
+TRACE_EVERY = 4  # of the requests, one is traced: what it costs is `traces`
 LIMIT_S = 1.5  # before each load and again after it: others may share the machine
 
 _T = TypeVar("_T")
@@ -64,7 +65,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
     latency_ms: Latency
     alone_ms: Latency  # one request at a time, before the load
-    alone_hops: list[Hop]  # where the time of these goes
+    alone_hops: list[Step]  # where the time of these goes
     enrolments_per_s: float
     cpu_us_per_request: float  # of one replica, the mean over all
     cpu_us_client: float  # per request
@@ -93,13 +94,14 @@ def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> 
             store=plan.store,
             verify_threads=plan.verify_threads,
             profile=plan.profile is not None,
+            trace_every=TRACE_EVERY if plan.alone_requests else None,
         ) as network:
             say(f"starting {plan.replicas} replicas, {plan.store} store")
             network.start()
             told = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
-        events = [network.events(n) for n in network.replicas]
+        traces = [network.trace(n) for n in network.replicas]
         results = [
-            msgspec.structs.replace(result, alone_hops=hops(events, asked))
+            msgspec.structs.replace(result, alone_hops=hops(traces, asked))
             for result, asked in told
         ]
         if plan.profile is not None:
@@ -161,8 +163,8 @@ async def _alone(plan: Plan, load: Load, client: Client, say: Say) -> list[Asked
     async def ask() -> None:
         for _ in range(plan.alone_requests):
             sent_ns = time.monotonic_ns()
-            await load.data(load.devices[0])
-            asked.append(Asked(client.height, sent_ns, time.monotonic_ns()))
+            request = await load.data(load.devices[0])
+            asked.append(Asked(request, client.height, sent_ns, time.monotonic_ns()))
 
     await until("one request at a time", client, lambda: len(asked), ask(), say)
     return asked

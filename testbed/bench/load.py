@@ -111,15 +111,17 @@ class Load:
             for _ in range(ENROLS_IN_FLIGHT):
                 group.create_task(worker())
 
-    async def data(self, device: Device) -> None:
-        """One request, waited for."""
-        await self._request(device, device.data(self._network, self._payload))
+    async def data(self, device: Device) -> bytes:
+        """One request, waited for. Answers its id."""
+        return await self._request(device, device.data(self._network, self._payload))
 
     async def _request(
         self, device: Device, operation: Operation, timeout_s: float | None = 30.0
-    ) -> None:
+    ) -> bytes:
         cose = sign_operation(operation, device.signer)
-        await self._client.request(cose, read_operation(cose, self._network).id, timeout_s)
+        request = read_operation(cose, self._network).id
+        await self._client.request(cose, request, timeout_s)
+        return request
 
     def start(self, in_flight: int | None = None) -> None:
         """So many devices (all if it is not said) have one request in flight from now on."""

@@ -34,6 +34,7 @@ __all__ = ["READY_S_MAX", "STOP_S_MAX", "HeldPort", "Network"]
 
 READY_S_MAX = 60.0
 STOP_S_MAX = 60.0
+TRACE = "trace.bin"
 _POLL_S = 0.01
 
 
@@ -41,7 +42,7 @@ class Network:
     """Files of all replicas under `directory`; processes are started one by one or together.
 
     `clients` names the gateways that get a key under `directory/<name>`. `store` is "sqlite" or
-    "memory".
+    "memory". With `trace_every` one request in so many is traced.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Network:
         verify_threads: int | None = None,
         profile: bool = False,
         keep_data_blocks: int | None = None,
+        trace_every: int | None = None,
     ) -> None:
+        directory.mkdir(exist_ok=True)
         self.directory = directory
         self._lies = dict(byzantine or {})
         self.replicas = range(replicas)
@@ -82,6 +85,8 @@ class Network:
                 verify_threads=verify_threads,
                 profile="profile.pstats" if profile else None,
                 keep_data_blocks=keep_data_blocks,
+                trace=TRACE if trace_every else None,
+                trace_every=trace_every or 1,
             )
             if n in self._lies:
                 fields = msgspec.structs.asdict(config)
@@ -96,6 +101,9 @@ class Network:
 
     def events(self, replica: int) -> Path:
         return self.home(replica) / "events.jsonl"
+
+    def trace(self, replica: int) -> Path:
+        return self.home(replica) / TRACE
 
     def config(self, replica: int) -> Path:
         return self.home(replica) / "replica.json"

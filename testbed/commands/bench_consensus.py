@@ -1,8 +1,9 @@
-"""`testbed bench consensus|memory|catch-up`: figures of replica processes under signed load."""
+"""`testbed bench consensus|memory|catch-up|traces`: replica processes under signed load."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,11 +12,13 @@ import typer
 from testbed.bench import catch_up as catching_up
 from testbed.bench import memory as memories
 from testbed.bench import table as tables
+from testbed.bench import traces as tracing
 from testbed.bench.consensus import Plan, Result, measure
 from testbed.commands.options import JsonOption, columns, markdown, print_json, say, time_option
 from testbed.errors import ConfigurationError
+from testbed.report.pairing import estimate_in_words
 
-__all__ = ["catch_up", "consensus", "memory"]
+__all__ = ["catch_up", "consensus", "memory", "traces"]
 
 Replicas = Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")]
 InFlight = Annotated[
@@ -135,6 +138,46 @@ def memory(
     typer.echo(
         f"\n{verdict}: at most {result.growth_mb:+.1f} MB from half of the requests to the end "
         f"(allowed {memories.FLAT_MB:.0f}); largest {result.largest_mb:.1f} MB"
+    )
+
+
+def traces(
+    *,
+    replicas: Replicas = 4,
+    in_flight: InFlight = 1000,
+    payload: Payload = 512,
+    every: Annotated[int, typer.Option(min=1, help="Trace one request in so many.")] = 1,
+    pairs: Annotated[int, typer.Option(min=1, help="Turns without and with traces.")] = 10,
+    requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
+    as_json: JsonOption = False,
+) -> None:
+    """What tracing costs a replica: CPU time with traces over without, in turns.
+
+    Example: testbed bench traces --pairs 20 --every 10
+    """
+    result = tracing.measure(
+        tracing.Plan(
+            replicas=replicas,
+            in_flight=in_flight,
+            payload_bytes=payload,
+            every=every,
+            pairs=pairs,
+            turn_requests=requests,
+        ),
+        say,
+    )
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+        return
+    typer.echo(
+        columns(
+            [
+                ("CPU us per request and replica, without", f"{median(result.without_us):.1f}"),
+                ("the same with traces", f"{median(result.with_us):.1f}"),
+                ("ratio, median of pairs [95 %]", estimate_in_words(result.ratio)),
+                ("bytes of traces per request, all replicas", f"{result.trace_bytes:.0f}"),
+            ]
+        )
     )
 
 

@@ -39,6 +39,7 @@ from chain.pbft.messages import (
     sign,
     signed_bytes,
 )
+from gateway.hops import NO_TRACE, Trace
 from nodes.events import NoEvents
 from nodes.ports import Party, StoreFull
 from nodes.replica.abstention import Abstention
@@ -71,7 +72,7 @@ class Store(MemoryStore):
 class Node:
     """One service; `log` shows commits and sends in their order."""
 
-    def __init__(self, me: int, genesis: Genesis, bus: Bus) -> None:
+    def __init__(self, me: int, genesis: Genesis, bus: Bus, trace: Trace = NO_TRACE) -> None:
         self.me = me
         self.log: list[str] = []
         self.store = Store(self.log)
@@ -87,6 +88,7 @@ class Node:
             clock=bus.clock,
             timers=self,
             events=NoEvents(),
+            trace=trace,
         )
         self.service.start()
 
@@ -103,6 +105,7 @@ class Node:
 
     def give(self, party: Party, frame: bytes) -> Verified:
         verified = self.service.verify(party, frame)
+        self.service.arrived([1], [(party, verified)])
         self.service.step([(party, verified)])
         return verified
 
@@ -125,7 +128,7 @@ class StoppableClock(SystemClock):
 
 
 class Bus:
-    def __init__(self, identities: int = 2) -> None:
+    def __init__(self, identities: int = 2, traces: Sequence[Trace] = (NO_TRACE,) * 4) -> None:
         self.clock = StoppableClock()
         self.devices: list[Device] = devices(identities)
         self.genesis = Genesis(
@@ -136,7 +139,7 @@ class Bus:
         )
         self.frames: deque[tuple[int, Party, bytes]] = deque()
         self.heard: list[tuple[int, ClientMessage]] = []
-        self.nodes = [Node(n, self.genesis, self) for n in range(4)]
+        self.nodes = [Node(n, self.genesis, self, trace) for n, trace in enumerate(traces)]
 
     def run(self) -> None:
         while self.frames:

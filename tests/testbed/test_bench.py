@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from testbed.bench import catch_up, limit, memory
+from testbed.bench import catch_up, limit, memory, traces
 from testbed.bench.consensus import Plan
 from testbed.bench.hops import HOPS
 from testbed.bench.limit import verification_limit
@@ -120,13 +120,24 @@ def test_the_command_prints_json_for_machines() -> None:
     )
     assert ended.exit_code == 0, ended.output
     printed = json.loads(ended.stdout)
-    assert printed["schema"] == "testbed.bench.consensus/2"
+    assert printed["schema"] == "testbed.bench.consensus/3"
     assert printed["requests"] >= 20
     assert printed["ratio"] > 0
-    assert [hop["until"] for hop in printed["alone_hops"]] == list(HOPS)
+    assert [hop["until"] for hop in printed["alone_hops"]] == [
+        hop.name.lower().replace("_", "-") for hop in HOPS[1:]
+    ]
     assert all(hop["p50_ms"] >= 0 for hop in printed["alone_hops"])
     total_ms = sum(hop["p50_ms"] for hop in printed["alone_hops"])
     assert 0 < total_ms < printed["alone_ms"]["max"]
+
+
+def test_the_cost_of_traces_is_a_ratio_of_pairs() -> None:
+    plan = traces.Plan(in_flight=8, pairs=2, turn_requests=60, every=2)
+    result = traces.measure(plan, lambda _: None)
+    assert len(result.without_us) == len(result.with_us) == result.ratio.n == 2
+    assert result.ratio.value is not None
+    assert result.ratio.value > 0
+    assert result.trace_bytes > 0
 
 
 def test_a_profile_directory_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Reads the trace files of processes (`nodes.trace_file` writes them and describes the format).
+
+A trace may come from a stranger: whatever is not in the format is refused with the place in the
+file. A torn record at the end is none: its process was killed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from gateway.hops import Hop
+from nodes.trace_file import MAGIC, RECORD, TRACE_BYTES_MAX, Mark
+
+__all__ = ["Life", "Passed", "TraceError", "parse_trace", "read_trace"]
+
+_HOPS: Final = {int(hop): hop for hop in Hop}
+_TIME_NS_MAX = 2**62
+_WORD_BYTES = 8
+
+
+class TraceError(Exception):
+    """Not a trace; the message names the file and the place."""
+
+
+class Passed(NamedTuple):
+    """A request or block passed a hop. `key` is a height, or `gateway.hops.request_key`; `at_ns` on
+    the monotonic clock of the process's machine."""
+
+    hop: Hop
+    key: int
+    at_ns: int
+    view: int
+    epoch: int
+
+
+class Life(msgspec.Struct, kw_only=True):
+    """What one start of a process left. `clocks` are (monotonic ns, wall ns); one request in
+    `every` was noted; `dropped` records found no room."""
+
+    boot: str
+    every: int
+    passed: list[Passed] = []
+    clocks: list[tuple[int, int]] = []
+    dropped: int = 0
+
+
+def read_trace(path: Path) -> list[Life]:
+    """The lives of a process, in order. Raises TraceError."""
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= TRACE_BYTES_MAX else b""
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror}") from error
+    if size > TRACE_BYTES_MAX:
+        raise TraceError(f"{path}: {size} bytes; a trace has at most {TRACE_BYTES_MAX}")
+    return parse_trace(data, str(path))
+
+
+def parse_trace(data: bytes, name: str) -> list[Life]:
+    """`name` is for errors. Raises TraceError."""
+    if data[: len(MAGIC)] != MAGIC:
+        raise TraceError(f"{name}: not a trace of this version (it does not begin with {MAGIC!r})")
+    lives: list[Life] = []
+    whole = data[len(MAGIC) : len(data) - len(data) % RECORD.size]
+    for number, record in enumerate(RECORD.iter_unpack(whole), 1):
+        what, _, _, at_ns, key = record
+        place = f"{name}: record {number} (byte {number * RECORD.size})"
+        if what == Mark.START:
+            if not 0 < key <= _TIME_NS_MAX:
+                raise TraceError(f"{place}: one request in {key} was noted: that cannot be")
+            lives.append(Life(boot="", every=key))
+        elif not lives:
+            raise TraceError(f"{place}: no START before it")
+        elif what == Mark.BOOT:
+            words = at_ns.to_bytes(_WORD_BYTES, "big") + key.to_bytes(_WORD_BYTES, "big")
+            lives[-1].boot = str(UUID(bytes=words))
+        elif what == Mark.DROPPED:
+            lives[-1].dropped = key
+        elif what == Mark.CLOCK:
+            _check_time(key, place)
+            _check_time(at_ns, place)
+            lives[-1].clocks.append((at_ns, key))
+        else:
+            lives[-1].passed.append(_passed(record, place))
+    return lives
+
+
+def _passed(record: tuple[int, int, int, int, int], place: str) -> Passed:
+    what, epoch, view, at_ns, key = record
+    hop = _HOPS.get(what)
+    if hop is None:
+        raise TraceError(f"{place}: there is no hop {what}")
+    _check_time(at_ns, place)
+    return Passed(hop, key, at_ns, view, epoch)
+
+
+def _check_time(at_ns: int, place: str) -> None:
+    if at_ns > _TIME_NS_MAX:
+        raise TraceError(f"{place}: {at_ns} ns is no time")

@@ -1,0 +1,26 @@
+"""What each step of a way took: from the moments at which it passed its hops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gateway.hops import Hop
+
+__all__ = ["steps"]
+
+
+def steps(order: Sequence[Hop], at_ns: Mapping[Hop, int]) -> list[tuple[Hop, int]]:
+    """(hop, ns since the one before it) for each hop after the first that was passed.
+
+    A replica may pass hops in another order: it counts the COMMITs of others before its own is
+    synced. A hop that was passed before the one in front of it took no time of its own.
+    """
+    found = []
+    before_ns: int | None = None
+    for hop in order:
+        if (now_ns := at_ns.get(hop)) is None:
+            continue
+        if before_ns is not None:
+            found.append((hop, max(0, now_ns - before_ns)))
+        before_ns = now_ns if before_ns is None else max(before_ns, now_ns)
+    return found
