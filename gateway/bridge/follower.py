@@ -86,6 +86,7 @@ class Follower:
         self.resumed_height = 0  # of the kept state that it began with
         self._store = store
         self._claimed: dict[int, int] = {}
+        self._stated: set[int] = set()  # replicas that stated a height since `doubt`
         self.brought: Counter[int] = Counter()  # final blocks, by the replica that sent the body
         self.proofs = ProofVerifier(genesis, scheme)  # knows all memberships of the chain so far
         self._sent: dict[str, int] = {}  # device -> how many of them it was sent
@@ -112,6 +113,16 @@ class Follower:
     def lagging(self) -> bool:
         """Whether at least one honest replica is ahead of this gateway."""
         return self.claimed > self.height
+
+    @property
+    def is_current(self) -> bool:
+        """Whether f+1 replicas have stated a height since `doubt`, and all of it is here."""
+        weak = self.tracker.membership.quorum.weak
+        return len(self._stated - self.removed) >= weak and not self.lagging
+
+    def doubt(self) -> None:
+        """Perhaps this gateway was cut off: what the replicas stated until now may be old."""
+        self._stated.clear()
 
     @property
     def state(self) -> tuple[Ledger, ProofVerifier, bytes]:
@@ -154,6 +165,7 @@ class Follower:
             first = self.tracker.feed(seal)
             height = Head.decode(seal.head).height
         self._claimed[seal.replica] = max(height, self._claimed.get(seal.replica, 0))
+        self._stated.add(seal.replica)
         conflicts = [] if first is None else [first]
         settled = []
         while (final := self.tracker.next_final()) is not None:

@@ -8,7 +8,7 @@ administrator loses both of its logins: as a party of the chain, and as administ
 
 A voucher's login ends when the voucher is withdrawn or expires, and a factory identity's when it is
 barred. Whoever hands them out adds them: only he knows the password. A factory identity whose root
-was withdrawn keeps its login: no record names it.
+was withdrawn keeps its login, because no record names it: it can ask for access and is refused.
 """
 
 from __future__ import annotations

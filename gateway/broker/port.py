@@ -128,6 +128,10 @@ class BrokerAdminError(Exception):
 class BrokerAdmin(Protocol):
     """What the gateway changes at the broker as the chain admits and revokes. All is repeatable."""
 
+    @property
+    def connection(self) -> int:
+        """The number of the connection to the broker, which may be down. Each has a new one."""
+
     async def ensure(self, user: User) -> None:
         """Adds `user` unless it is there. A user that is there stays connected."""
 
@@ -135,7 +139,8 @@ class BrokerAdmin(Protocol):
         """Lists this carrier certificate of the user in place of an earlier one."""
 
     async def remove(self, *names: str) -> None:
-        """Removes users with their certificates, and closes their connections."""
+        """Removes users with their certificates, and closes their connections. Without names it
+        changes nothing: its return shows that the broker lives."""
 
 
 class DynamicSecurityAdmin:
@@ -159,6 +164,10 @@ class DynamicSecurityAdmin:
                     waiter = self._waiting.get(answer.get("correlationData", ""))
                     if waiter and not waiter.done():
                         waiter.set_result(answer.get("error"))
+
+    @property
+    def connection(self) -> int:
+        return self._client.counts["connected"]
 
     async def ensure(self, user: User) -> None:
         there = {"Client already exists", "Role already exists"}

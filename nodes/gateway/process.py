@@ -37,7 +37,7 @@ from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import GatewayConfig, GatewaySecrets, load_secrets
 from nodes.events import EventLog
-from nodes.gateway.broker_logins import SETTLED_S, BrokerLogins, done_height
+from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
@@ -79,8 +79,7 @@ class GatewayProcess:
         cursor = Path(config.copy).with_suffix(".logins.json")
         self._logins = BrokerLogins(
             cursor,
-            height=lambda: self._bridge.chain.height,
-            lagging=lambda: self._bridge.chain.lagging,
+            chain=lambda: self._bridge.chain,
             answer=self.answer,
             events=events,
         )
@@ -97,7 +96,7 @@ class GatewayProcess:
             kept=self._kept.load(),
         )
         self._kept_height = self._bridge.chain.resumed_height
-        self._connected = 0  # how often the broker took the admin's login
+        self._packed: tuple[int, bytes] | None = None  # a state to be kept, and its height
         self._links = ReplicaLinks(
             config,
             self._bridge.chain,
@@ -268,10 +267,6 @@ class GatewayProcess:
         while True:
             await asyncio.sleep(TICK_S)
             self._bridge.tick(_now_ms())
-            if (connected := self._admin_client.counts["connected"]) != self._connected:
-                if self._connected:
-                    self._logins.again()
-                self._connected = connected
             self._links.tick()
             self._outbox_ready.set()
             self._events.flush()
@@ -292,15 +287,16 @@ class GatewayProcess:
             await self.keep()
 
     async def keep(self) -> None:
-        """Keeps the verified state for the next start, if enough of it is new."""
+        """Keeps the verified state for the next start, if enough of it is new and its logins are on
+        the broker's disk. Notes how far the logins are."""
         height = self._bridge.chain.height
-        if self._logins.done and height - self._kept_height >= KEEP_BLOCKS:
-            self._kept_height = height
-            state = self._kept.pack(self._bridge.state)
-            # If the disk is full, only the next start takes longer.
-            with contextlib.suppress(OSError, sqlite3.OperationalError):
-                await asyncio.sleep(SETTLED_S)  # what the broker confirmed is on its disk then
-                await self._logins.mark(height)
+        if self._packed is None and height - self._kept_height >= KEEP_BLOCKS:
+            self._packed = height, self._kept.pack(self._bridge.state)
+        # If the disk is full, only the next start takes longer.
+        with contextlib.suppress(OSError, sqlite3.OperationalError):
+            await self._logins.mark()
+            if self._packed is not None and self._packed[0] <= self._logins.settled:
+                (self._kept_height, state), self._packed = self._packed, None
                 await asyncio.to_thread(
                     self._store.sync
                 )  # so that the block of `state` survives a power cut

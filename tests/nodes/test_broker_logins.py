@@ -25,6 +25,7 @@ class Broker:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.connection = 1
         self.users: set[str] = set()
         self.log: list[str] = []
 
@@ -43,6 +44,17 @@ class Broker:
         self.users.difference_update(names)
 
 
+class Chain:
+    """As far as the logins look at it."""
+
+    def __init__(self) -> None:
+        self.height = 7
+        self.is_current = True
+
+    def doubt(self) -> None:
+        pass
+
+
 class Story:
     """The logins of a gateway, a broker, and what devices were answered."""
 
@@ -50,11 +62,10 @@ class Story:
         self.cursor = tmp_path / "logins.json"
         self.broker = Broker()
         self.answers: list[tuple[str, bytes]] = []
-        self.lagging = False
+        self.chain = Chain()
         self.logins = BrokerLogins(
             self.cursor,
-            height=lambda: 7,
-            lagging=lambda: self.lagging,
+            chain=lambda: self.chain,
             answer=lambda _device, kind, payload: self.answers.append((kind, payload)),
             events=NoEvents(),
         )
@@ -100,7 +111,7 @@ def test_a_removal_that_comes_while_the_login_is_added_is_made_too(tmp_path: Pat
         await at.broker.asked.wait()
         at.logins.change(LoginChange(OTHER.name, None, parting=True))
         at.broker.go_on.set()
-        await at.until(lambda: done_height(at.cursor) == 7 and at.broker.users == {NAME})
+        await at.until(lambda: at.logins.settled == 7 and at.broker.users == {NAME})
         assert at.answers == [("admitted", b"asked again")]
 
     play(tmp_path, story)
@@ -110,14 +121,14 @@ def test_a_removal_overtakes_all_additions_and_does_not_wait_for_a_gateway_that_
     tmp_path: Path,
 ) -> None:
     async def story(at: Story) -> None:
-        at.lagging = True
+        at.chain.is_current = False
         for number in range(2_000):
             name = f"{number:064x}"
             at.logins.change(LoginChange(name, User(Role.DEVICE, name, "password")))
         at.logins.change(LoginChange(NAME, None))
         await at.until(lambda: at.broker.log == ["remove d"])
         at.broker.go_on.set()
-        at.lagging = False
+        at.chain.is_current = True
         await at.until(lambda: len(at.broker.log) > 10)
         at.logins.change(LoginChange(OTHER.name, None))
         await at.until(lambda: "remove e" in at.broker.log)
@@ -169,26 +180,30 @@ def test_when_the_broker_comes_back_its_newest_changes_are_made_once_more(tmp_pa
         await at.until(lambda: len(at.broker.log) == 2)
         at.logins.change(LoginChange(NAME, None))
         await at.until(lambda: at.broker.users == {OTHER.name})
-        at.broker.users = {NAME}  # as it was before
-        at.logins.again()
+        at.broker.users, at.broker.connection = {NAME}, 2  # as it was before
         await at.until(lambda: at.broker.users == {OTHER.name})
 
     play(tmp_path, story)
 
 
-def test_a_newer_change_is_not_undone_by_making_an_older_one_once_more(tmp_path: Path) -> None:
+def test_after_a_new_connection_additions_wait_for_what_the_replicas_state(tmp_path: Path) -> None:
+    """This gateway may have been cut off: another one may have removed the login since."""
+
     async def story(at: Story) -> None:
+        doubted = asyncio.Event()
+        at.chain.doubt = doubted.set  # type: ignore[method-assign]
         at.broker.go_on.set()
         at.logins.change(LoginChange(NAME, USER))
         await at.until(lambda: at.broker.users == {NAME})
-        at.logins.again()
-        at.logins.change(LoginChange(NAME, None))
-        await at.until(lambda: at.broker.log[-1:] == ["remove d"] and at.logins.done)
-        assert at.broker.users == set()
-        at.logins.again()
-        at.logins.change(LoginChange(NAME, USER))
-        await at.until(lambda: at.logins.done)
-        assert at.broker.users == {NAME}
+        doubted.clear()
+        at.chain.is_current = False
+        at.broker.users, at.broker.connection = set(), 2
+        await at.until(doubted.is_set)
+        at.logins.change(LoginChange(OTHER.name, None))
+        await at.until(lambda: at.broker.log[-1] == "remove e")
+        assert at.broker.log.count("add d") == 1
+        at.chain.is_current = True
+        await at.until(lambda: at.broker.users == {NAME})
 
     play(tmp_path, story)
 
@@ -198,9 +213,12 @@ def test_what_was_just_confirmed_is_not_noted_as_done(tmp_path: Path) -> None:
 
     async def story(at: Story) -> None:
         at.broker.go_on.set()
-        at.logins.change(LoginChange(NAME, USER))
+        at.logins.change(LoginChange(NAME, USER, 7))
         await at.until(lambda: at.broker.users == {NAME})
-        assert done_height(at.cursor) == 0
-        await at.until(lambda: done_height(at.cursor) == 7)
+        await at.logins.mark()
+        assert done_height(at.cursor) == 6
+        await at.until(lambda: at.logins.settled == 7)
+        await at.logins.mark()
+        assert done_height(at.cursor) == 7
 
     play(tmp_path, story)

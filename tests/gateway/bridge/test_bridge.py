@@ -14,9 +14,18 @@ from hypothesis import strategies as st
 
 from chain.block import Head
 from chain.errors import PeerFault
-from chain.keys import digest
-from chain.ledger.operations import Grant, Renew, Revoke, sign_operation
-from chain.ledger.possession import renewal_statement
+from chain.keys import Es256Signer, digest
+from chain.ledger.admission import voucher_id
+from chain.ledger.operations import (
+    AddFactoryRoot,
+    Factory,
+    Grant,
+    Renew,
+    Revoke,
+    WithdrawFactoryRoot,
+    sign_operation,
+)
+from chain.ledger.possession import renewal_statement, voucher_statement
 from chain.pbft.messages import Denied, Endorsement, Signed, encode, signed_bytes
 from chain.proofs.denial import check_verdicts, ended_by
 from chain.proofs.proof import ProofVerifier, decode_proof
@@ -31,8 +40,9 @@ from gateway.bridge.edge import (
 )
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.credentials import open_password
-from gateway.broker.security import device_password
+from gateway.broker.security import bootstrap_id, device_password
 from gateway.mqtt.client import payload_bytes_max
+from tests.chain.test_registry import by_admins, certificate
 from tests.chain.world import Device, World, private_key
 from tests.gateway.bridge.gate import RELAY, SECRET, Gate, limiter, sender
 
@@ -126,6 +136,28 @@ def test_an_executed_request_is_not_denied_by_a_gateway_that_has_yet_to_see_the_
     gate.seal()
     assert gate.refusals() == []
     assert gate.answers[-1][:2] == (device.node.hex(), "receipt")
+
+
+def test_a_gateway_is_current_when_enough_replicas_have_stated_a_height_since_a_doubt(
+    gate: Gate,
+) -> None:
+    chain = gate.bridge.chain
+    assert not chain.is_current
+    gate.world.idle(1)
+    gate.seal()
+    assert chain.is_current
+    chain.doubt()
+    assert not chain.is_current
+    gate.world.idle(1)
+    newest = gate.world.blocks[-1]
+    gate.bridge.on_seal(gate.world.seal(1, newest))
+    assert not chain.is_current, "one replica may lie"
+    gate.seal()
+    assert chain.is_current
+    gate.world.idle(2)
+    for replica in (1, 2):
+        gate.bridge.on_seal(gate.world.seal(replica, gate.world.blocks[-1], with_body=False))
+    assert not chain.is_current, "they are ahead"
 
 
 def test_a_refusal_that_overtakes_the_block_is_not_told(gate: Gate) -> None:
@@ -402,6 +434,28 @@ def test_a_fault_of_this_machine_is_no_refusal(gate: Gate) -> None:
     gate.store.close()
     with pytest.raises(sqlite3.Error):
         gate.ask(gate.world.data(device), device)
+
+
+def test_a_factory_identity_whose_root_was_withdrawn_gets_nothing(gate: Gate) -> None:
+    """Its login stays, because no record names it. It can ask for access, and nothing else."""
+    world, key, root_key = gate.world, private_key("idevid"), private_key("factory root")
+    root = certificate("Factory", "Factory", root_key, root_key, ca=True)
+    leaf = certificate("Sensor 7", "Factory", key, root_key, ca=False)
+    added = {"certificate": root, "kinds": ("mobile",), "privilege": 1, "services": ("telemetry",)}
+    assert by_admins(world, AddFactoryRoot, **added) == "ok"
+    assert by_admins(world, WithdrawFactoryRoot, root=digest(root)) == "ok"
+    gate.seal()
+    device, head = Device("phone"), world.ledger.head_hash
+    proof = Es256Signer(key).sign(voucher_statement(world.network, device.signer.public, head))
+    voucher = Factory(chain=(leaf,), signature=proof)
+    login = bootstrap_id(voucher_id(voucher))
+    gate.ask(world.enrol(device, voucher=voucher), device, device=login)
+    assert gate.refusals() == ["factory-chain"]
+    assert [each.status for each in gate.decide()] == ["refused:factory-chain"]
+    gate.up(login, "sync", sync_codec.encode(SyncRequest(start=1, bodies=True)))
+    gate.up(login, "op", sign_operation(world.data(device), device.signer))
+    assert gate.outcomes()[-2:] == ["refused:unknown-node", "refused:wrong-node"]
+    assert gate.logins == {}
 
 
 def test_a_final_request_that_is_replayed_is_answered_from_memory_or_at_a_low_rate(
