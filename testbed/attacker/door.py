@@ -6,8 +6,10 @@ connection and writes the reason to its log.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -18,18 +20,30 @@ from gateway.broker.security import User
 from gateway.mqtt.client import pinned
 from testbed.provision.deployment import Deployment
 
-__all__ = ["Act", "knock"]
+__all__ = ["Act", "Knocked", "knock"]
 
 POLL_S = 0.05
 
 Act = Callable[[paho.Client], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Knocked:
+    """`answer` is `accepted`, `publish-denied` or `subscribe-denied` as the broker answered; "" if
+    it closed the connection, or said nothing in time. `senders`: what its log may call him."""
+
+    answer: str
+    senders: tuple[str, ...]
+
+    def trial(self, what: str, number: int) -> str:
+        """The trial's id, as `testbed.checks.door` reads it."""
+        return f"broker/{what}/{number}/{','.join(self.senders)}:{self.answer}"
+
+
 def knock(
     deployment: Deployment, user: User, client_id: str, act: Act | None, within_s: float
-) -> str | None:
-    """`accepted`, `publish-denied` or `subscribe-denied` as the broker answered; None if it closed
-    the connection, or said nothing in time. Without `act` it is enough to be let in."""
+) -> Knocked:
+    """Without `act` it is enough to be let in."""
     answers = deployment.lab.broker_kind() == "mosquitto"
     broker = deployment.broker
     client = paho.Client(
@@ -63,9 +77,12 @@ def knock(
     if broker.certificate:
         client.tls_set_context(pinned(broker.certificate))
     client.connect(broker.host, broker.port)
+    line = client.socket()
+    assert isinstance(line, socket.socket), "connected, and not by WebSocket"
+    host, port = line.getsockname()[:2]
     deadline_s = time.monotonic() + within_s
     while not closed and not said and time.monotonic() < deadline_s:
         client.loop(POLL_S)
     if said and not closed:
         client.disconnect()
-    return said[0] if said else None
+    return Knocked(said[0] if said else "", (client_id, user.name, f"{host}:{port}"))

@@ -59,9 +59,9 @@ class DoorAttack(Attack):
         for what, user, client_id, act in self.knocks():
             if self.scene.stop.is_set():
                 return
-            answer = knock(self.scene.deployment, user, client_id, act, ANSWER_S_MAX)
+            knocked = knock(self.scene.deployment, user, client_id, act, ANSWER_S_MAX)
             self._tried += 1
-            self.sent(f"broker/{what}/{self._tried}:{answer or ''}")
+            self.sent(knocked.trial(what, self._tried))
 
     def close(self) -> None:
         if self._attacker is not None:

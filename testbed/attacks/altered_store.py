@@ -18,7 +18,7 @@ from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import StoreDamaged
-from testbed.checks.trials import details_of, lines_of
+from testbed.checks.trials import Tried
 
 if TYPE_CHECKING:
     from testbed.provision.layout import Node
@@ -63,20 +63,14 @@ class Alteration(Attack):
 def _judge(evidence: Evidence, attack: str) -> Judgement:
     """A trial is `<process>/<what was changed>`. It was found if the process said that its store is
     damaged."""
-    lines = lines_of(evidence, attack)
+    tried = Tried(evidence, attack)
     noticed = {event.node for event in evidence.events(StoreDamaged)}
-    trials = [trial for line in lines for trial in line.trials]
-    found = [trial for trial in trials if trial.partition("/")[0] in noticed]
-    planned = {event.id for event in evidence.trial.events if event.fault == attack}
-    return Judgement(
-        trials=len(trials),
-        observed=len(trials),
-        distinct=len(set(trials)),
-        successes=len(set(trials) - set(found)),
-        refused={"store:damage found": len(found)} if found else {},
-        attempts_unseen=len(planned - {line.event for line in lines if line.trials}),
-        details=details_of(lines),
-    )
+    found = [trial for trial in tried.trials if trial.partition("/")[0] in noticed]
+    if found:
+        tried.refused["store:damage found"] = len(found)
+    for line in tried.lines:
+        tried.see(line, line.trials)
+    return tried.judgement(len(set(tried.trials) - set(found)))
 
 
 def _ledger(scene: Scene) -> Injection:

@@ -17,7 +17,7 @@ from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import RateField, SpanField
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import DataAdded, RateLimited, Requested
-from testbed.checks.trials import begun_ns, details_of, lines_of
+from testbed.checks.trials import Tried
 
 if TYPE_CHECKING:
     from testbed.attacker.flooding import Flooding
@@ -80,16 +80,15 @@ def _per_s(rate: str) -> float:
 
 
 def judge(evidence: Evidence, attack: str) -> Judgement:
-    lines = lines_of(evidence, attack)
-    relays = {trial.split("/")[1] for line in lines for trial in line.trials}
-    refused: Counter[str] = Counter()
+    tried = Tried(evidence, attack)
+    relays = {trial.split("/")[1] for trial in tried.trials}
     seen: set[str] = set()
-    answered = 0
     latencies: list[float] = []
     span_s = 0.0
     denied = 0
-    for line in lines:
-        begin, end = begun_ns(evidence, line), line.t
+    for line in tried.lines:
+        begin, end = tried.begun_ns(line), line.t
+        refused: Counter[str] = Counter()
         for event in evidence.events(Requested):
             if event.relay in relays and begin <= event.t <= end:
                 seen.add(line.event)
@@ -97,35 +96,28 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
                     refused[f"gateway:{event.outcome.removeprefix('refused:')}"] += 1
         for limited in evidence.events(RateLimited):
             if limited.relay in relays and begin <= limited.t <= end:
-                seen.add(line.event)
                 refused["gateway:rate"] += limited.count
-        for t, why in evidence.refused_at_broker:
-            if begin <= t <= end:
-                seen.add(line.event)
-                refused[f"broker:{why}"] += 1
-        mine = [each.latency_ms for each in evidence.events(DataAdded) if begin <= each.t <= end]
-        answered += len(mine)
-        latencies += mine
+        for denial in evidence.refused_at_broker:
+            if begin <= denial.t <= end:
+                refused[f"broker:{denial.reason}"] += 1
+        if refused:
+            seen.add(line.event)
+        tried.refused.update(refused)
+        answered = [
+            each.latency_ms for each in evidence.events(DataAdded) if begin <= each.t <= end
+        ]
+        latencies += answered
         span_s += (end - begin) / 1e9
-        denied += not mine and (end - begin) / 1e9 > ANSWERED_S_MIN
-    trials = [trial for line in lines for trial in line.trials]
-    observed = [trial for line in lines if line.event in seen for trial in line.trials]
-    events = {event.id for event in evidence.trial.events if event.fault == attack}
-    details: dict[str, float] = dict(details_of(lines))
+        denied += not answered and (end - begin) / 1e9 > ANSWERED_S_MIN
+    for line in tried.lines:
+        tried.see(line, line.trials if line.event in seen else ())
+    figures: dict[str, float] = {}
     if span_s:
-        details["messages_per_s"] = round(details.get("messages", 0) / span_s, 1)
-        details["goodput_per_s"] = round(answered / span_s, 3)
+        figures["messages_per_s"] = round(tried.details.get("messages", 0) / span_s, 1)
+        figures["goodput_per_s"] = round(len(latencies) / span_s, 3)
     if latencies:
-        details["p99_ms"] = round(sorted(latencies)[int(0.99 * (len(latencies) - 1))], 1)
-    return Judgement(
-        trials=len(trials),
-        observed=len(observed),
-        distinct=len(set(observed)),
-        successes=denied,
-        refused=dict(sorted(refused.items())),
-        attempts_unseen=len(events - seen),
-        details=details,
-    )
+        figures["p99_ms"] = round(sorted(latencies)[int(0.99 * (len(latencies) - 1))], 1)
+    return tried.judgement(denied, **figures)
 
 
 def _make(scene: Scene) -> Injection:

@@ -3,7 +3,8 @@
 Where the broker speaks TLS, nobody reads or alters anything there: the attack is skipped. He is a
 switch of the device's process in every stage (`nodes.switch.middle`), with real sockets on either
 side. An altered value in a record is a success. A message that was dropped or delayed succeeds if
-its device holds a receipt for what is not on the chain, or if it took effect twice.
+its device holds a receipt for what is not on the chain, or if it took effect twice. It counts as
+seen if the gateway's log bears it out: it did not come meanwhile, or came late.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import Duration, SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import Admitted, DataAdded
-from testbed.checks.trials import judge_recorded, lines_of
+from testbed.checks.logs import Admitted, DataAdded, Requested
+from testbed.checks.trials import Tried, judge_recorded
 
 if TYPE_CHECKING:
     from testbed.faults.switch import Order
@@ -97,29 +98,53 @@ class MitmAttack(Attack):
 
 def judge(evidence: Evidence, attack: str) -> Judgement:
     """Altered bytes by `judge_recorded`; what was only held up by its device's receipts."""
-    how = {event.params["how"] for event in evidence.trial.events if event.fault == attack}
-    if not how & {"drop", "delay"}:
+    tried = Tried(evidence, attack)
+    if not tried.params("how") & {"drop", "delay"}:
         return judge_recorded(evidence, attack)
-    lines = lines_of(evidence, attack)
-    requests = [trial.partition("/")[0] for line in lines for trial in line.trials]
+    held_up = _HeldUp(evidence)
+    for line in tried.lines:
+        event = tried.events.get(line.event)
+        asked = [trial.partition("/")[0] for trial in line.trials]
+        if event is not None and event.params["how"] == "delay":
+            late_ms = float(str(event.params["by_ms"]))
+            tried.see(line, [each for each in asked if held_up.is_late(each, late_ms)])
+        else:
+            window = tried.begun_ns(line), line.t
+            tried.see(line, [each for each in asked if held_up.did_not_come(each, *window)])
+    requests = {trial.partition("/")[0] for trial in tried.trials}
     on_chain = Counter(
         entry.statement.request.hex() for entry in evidence.longest.entries if entry.took_effect
     )
-    receipts = {event.id for event in evidence.events(Admitted)}
-    receipts |= {event.id for event in evidence.events(DataAdded)}
-    lied = {each for each in requests if each in receipts and not on_chain[each]}
+    lied = {each for each in requests if each in held_up.asked_ns and not on_chain[each]}
     twice = {each for each in requests if on_chain[each] > 1}
-    seen = {line.event for line in lines if line.trials}
-    events = {event.id for event in evidence.trial.events if event.fault == attack}
-    return Judgement(
-        trials=len(requests),
-        observed=len(requests),
-        distinct=len(set(requests)),
-        successes=len(lied | twice),
-        refused={},
-        attempts_unseen=len(events - seen),
-        details={"recorded all the same": len({each for each in requests if on_chain[each]})},
-    )
+    recorded = len(requests & on_chain.keys())
+    return tried.judgement(len(lied | twice), **{"recorded all the same": recorded})
+
+
+class _HeldUp:
+    """What gateway and devices say of messages that he took or held back: his own word is not
+    enough. `asked_ns`: when a device asked, by the ids of requests for which it has a receipt."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._arrivals: dict[str, list[int]] = {}
+        for event in evidence.events(Requested):
+            self._arrivals.setdefault(event.id, []).append(event.t)
+        self.asked_ns: dict[str, int] = {}
+        for answer in (*evidence.events(Admitted), *evidence.events(DataAdded)):
+            assert isinstance(answer, Admitted | DataAdded)
+            self.asked_ns[answer.id] = answer.t - round(answer.latency_ms * 1e6)
+
+    def did_not_come(self, request: str, begin_ns: int, end_ns: int) -> bool:
+        """It is a device's request, since it came at another time; but not in between."""
+        arrivals = self._arrivals.get(request, [])
+        return bool(arrivals) and not any(begin_ns <= t <= end_ns for t in arrivals)
+
+    def is_late(self, request: str, late_ms: float) -> bool:
+        """It came so much later than its device asked for it."""
+        arrivals, asked_ns = self._arrivals.get(request), self.asked_ns.get(request)
+        if not arrivals or asked_ns is None:
+            return False
+        return min(arrivals) - asked_ns >= late_ms * 1e6
 
 
 def in_the_clear(lab: Lab, hosts: tuple[str, ...]) -> str | None:

@@ -4,14 +4,13 @@ He stands where the cable is (`nodes.board.middle`), so the board must be a proc
 in the emulated lab; into a real cable nobody can cut from here. A trial's id is
 `serial/<board>/<SHA-256 of the frame>/<value>`, with the value that he put into a reading. It is
 observed if the tap on the host's side logged that frame. It succeeds if that value is recorded. A
-dropped or delayed frame succeeds if a reading of the board is missing in between, or there twice.
+dropped or delayed frame is observed if the tap lacks a frame of the board, or got it late. It
+succeeds if a reading of the board is missing in between, or there twice.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from hashlib import sha256
 from typing import Literal
 
 from pydantic import Field
@@ -26,7 +25,8 @@ from testbed.checks.evidence import Evidence
 from testbed.checks.logs import SerialRefused
 from testbed.checks.properties import repeated_readings
 from testbed.checks.records import board_readings
-from testbed.checks.trials import begun_ns, lines_of
+from testbed.checks.tap import Tap
+from testbed.checks.trials import Tried
 
 __all__ = ["SerialMitm"]
 
@@ -78,38 +78,38 @@ class SerialMitmAttack(Attack):
 
 
 def judge(evidence: Evidence, attack: str) -> Judgement:
-    lines = lines_of(evidence, attack)
-    how = {str(event.params["how"]) for event in evidence.trial.events if event.fault == attack}
-    trials = [trial for line in lines for trial in line.trials]
-    boards = {trial.split("/")[1] for trial in trials}
-    if how & {"drop", "delay"}:
-        observed = trials
+    tried = Tried(evidence, attack)
+    boards = {trial.split("/")[1] for trial in tried.trials}
+    taps = {board: Tap(evidence.serial(board)) for board in boards}
+    for line in tried.lines:
+        seen = []
+        for board, sent in _by_board(line.trials).items():
+            event, tap = tried.events.get(line.event), taps[board]
+            match event and event.params["how"]:
+                case "drop":
+                    seen += sent[: tap.missing(tried.begun_ns(line), line.t)]
+                case "delay":
+                    late_ms = float(str(event.params["by_ms"])) if event else 0.0
+                    seen += [each for each in sent if tap.is_late(each.split("/")[2], late_ms)]
+                case _:
+                    seen += [each for each in sent if each.split("/")[2] in tap.digests]
+        tried.see(line, seen)
+    if tried.params("how") & {"drop", "delay"}:
         successes = _lost_or_twice(evidence, boards)
     else:
-        on_line = {
-            sha256(bytes.fromhex(each.frame)).hexdigest()
-            for board in boards
-            for each in evidence.serial(board)
-            if each.dir == "from-board"
-        }
-        observed = [trial for trial in trials if trial.split("/")[2] in on_line]
-        successes = len({trial.split("/")[3] for trial in trials} & _values(evidence, boards))
-    since_ns = min((begun_ns(evidence, line) for line in lines if line.trials), default=0)
-    refused = Counter(
-        f"serial:{event.reason}"
-        for event in evidence.events(SerialRefused)
-        if event.board in boards and event.t >= since_ns
-    )
-    seen = {line.event for line in lines if line.trials}
-    events = {event.id for event in evidence.trial.events if event.fault == attack}
-    return Judgement(
-        trials=len(trials),
-        observed=len(observed),
-        distinct=len(set(observed)),
-        successes=successes,
-        refused=dict(sorted(refused.items())),
-        attempts_unseen=len(events - seen),
-    )
+        wrong = {trial.split("/")[3] for trial in tried.trials}
+        successes = len(wrong & _values(evidence, boards))
+    for refused in evidence.events(SerialRefused):
+        if refused.board in boards and refused.t >= tried.since_ns:
+            tried.refused[f"serial:{refused.reason}"] += 1
+    return tried.judgement(successes)
+
+
+def _by_board(trials: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for trial in trials:
+        found.setdefault(trial.split("/")[1], []).append(trial)
+    return found
 
 
 def _values(evidence: Evidence, boards: set[str]) -> set[str]:

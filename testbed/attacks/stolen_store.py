@@ -7,7 +7,6 @@ thief has every ledger, and no key in it: he can only sign with a key of his own
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -18,7 +17,7 @@ from testbed.campaign.injection import Attack, Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Requested
-from testbed.checks.trials import details_of, judge_recorded, lines_of
+from testbed.checks.trials import Tried, judge_recorded
 
 if TYPE_CHECKING:
     from testbed.attacker.attacker import Attacker
@@ -112,24 +111,15 @@ def _judge(evidence: Evidence, attack: str) -> Judgement:
 
 def _judge_taken(evidence: Evidence, attack: str) -> Judgement:
     """What the provider took as a device's. Trials are ids of requests."""
-    lines = lines_of(evidence, attack)
+    tried = Tried(evidence, attack)
     outcomes = {event.id: event.outcome for event in evidence.events(Requested)}
     taken = {entry.statement.request.hex() for entry in evidence.longest.entries}
-    trials = [trial for line in lines for trial in line.trials]
-    seen = [trial for trial in trials if trial in outcomes]
-    reasons = (outcomes[trial].removeprefix("refused:") for trial in seen if trial not in taken)
-    refused = Counter(f"provider:{reason}" for reason in reasons)
-    arrived = {line.event for line in lines if any(trial in outcomes for trial in line.trials)}
-    planned = {event.id for event in evidence.trial.events if event.fault == attack}
-    return Judgement(
-        trials=len(trials),
-        observed=len(seen),
-        distinct=len(set(seen)),
-        successes=len(set(seen) & taken),
-        refused=dict(sorted(refused.items())),
-        attempts_unseen=len(planned - arrived),
-        details=details_of(lines),
-    )
+    for line in tried.lines:
+        arrived = [trial for trial in line.trials if trial in outcomes]
+        tried.see(line, arrived)
+        reasons = (outcomes[each].removeprefix("refused:") for each in arrived if each not in taken)
+        tried.refused.update(f"provider:{reason}" for reason in reasons)
+    return tried.judgement(len(set(tried.trials) & outcomes.keys() & taken))
 
 
 def _ledgers(scene: Scene) -> Injection:

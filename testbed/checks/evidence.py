@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,13 +32,22 @@ from testbed.checks.logs import (
 from testbed.checks.records import Chain, read_chain
 from testbed.errors import ConfigurationError
 
-__all__ = ["Evidence", "genesis_of"]
+__all__ = ["BrokerRefusal", "Evidence", "genesis_of"]
 
 REFUSED = "refused: "  # so a broker's log begins a refusal
 ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
 
 E = TypeVar("E", bound=LogEvent)
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+class BrokerRefusal(NamedTuple):
+    """`t` is the wall clock in ns. `sender` is a client id once there was a login, and an address
+    before; `?` if the broker does not say."""
+
+    t: int
+    reason: str
+    sender: str
 
 
 class Evidence:
@@ -161,15 +170,15 @@ class Evidence:
         return (event for event in self._events if isinstance(event, kind))
 
     @cached_property
-    def refused_at_broker(self) -> tuple[tuple[int, str], ...]:
-        """(wall ns, reason) of each refusal that a broker logged. It logs some hundred, then one a
-        second."""
+    def refused_at_broker(self) -> tuple[BrokerRefusal, ...]:
+        """Each refusal that a broker logged, in order. It logs some hundred, then one a second."""
         found = []
         for path in sorted((self.run.raw / "log").glob("*.log")):
             for line in read_lines(path, BrokerLine)[0]:
                 if line.event.startswith(REFUSED):
-                    reason = line.event.removeprefix(REFUSED).partition(" ")[0]
-                    found.append((round(line.t_s * 1e9), reason))
+                    reason, _, rest = line.event.removeprefix(REFUSED).partition(" by ")
+                    sender = rest.partition(" ")[0]
+                    found.append(BrokerRefusal(round(line.t_s * 1e9), reason, sender))
         return tuple(sorted(found))
 
     def serial(self, board: str) -> list[SerialFrame]:

@@ -1,14 +1,16 @@
-"""Judges trials that are told apart by the bytes that were sent, from ledgers and logs.
+"""What all judges of attacks share (`Tried`), and the judge of trials that are told apart by the
+bytes that were sent (`judge_recorded`), from ledgers and logs.
 
-A trial's id is `<request>/<body>`: the id of the request that the body asks for (`-` if it cannot
-be read), and the SHA-256 of the body, in hex. It was seen to arrive if the gateway logged either.
-It succeeded if these very bytes are in a record that took effect: once is enough.
+For `judge_recorded` a trial's id is `<request>/<body>`: the id of the request that the body asks
+for (`-` if it cannot be read), and the SHA-256 of the body, in hex. It was seen to arrive if the
+gateway logged either. It succeeded if these very bytes are in a record that took effect: once is
+enough.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from chain.errors import PeerFault
 from chain.keys import digest
@@ -18,7 +20,7 @@ from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import AttackLine, GroupDenied, Requested
 
-__all__ = ["begun_ns", "details_of", "judge_recorded", "lines_of", "recorded", "trial_of"]
+__all__ = ["Tried", "judge_recorded", "recorded", "trial_of"]
 
 
 def trial_of(body: bytes, network: bytes) -> str:
@@ -30,25 +32,64 @@ def trial_of(body: bytes, network: bytes) -> str:
     return f"{request}/{digest(body).hex()}"
 
 
-def lines_of(evidence: Evidence, attack: str) -> list[AttackLine]:
-    """The attempts of an attack."""
-    return [line for line in evidence.attacks if line.id == attack]
+class Tried:
+    """What an attack tried, and what of it was seen to arrive. `refused` counts what the system
+    said, as "layer:reason"."""
 
+    def __init__(self, evidence: Evidence, attack: str) -> None:
+        self.lines = [line for line in evidence.attacks if line.id == attack]
+        self.events = {each.id: each for each in evidence.trial.events if each.fault == attack}
+        self.refused: Counter[str] = Counter()
+        self._start_ns = evidence.start_ns
+        self._observed: list[str] = []
+        self._seen: set[str] = set()
+        self._unseen: set[str] = set()
 
-def details_of(lines: Iterable[AttackLine]) -> dict[str, int]:
-    """Counts of the attack's own, over its attempts."""
-    total: Counter[str] = Counter()
-    for line in lines:
-        total.update(line.details)
-    return dict(total)
+    @property
+    def trials(self) -> list[str]:
+        return [trial for line in self.lines for trial in line.trials]
 
+    @property
+    def details(self) -> dict[str, int]:
+        """Counts of the attack's own, over its attempts."""
+        total: Counter[str] = Counter()
+        for line in self.lines:
+            total.update(line.details)
+        return dict(total)
 
-def begun_ns(evidence: Evidence, line: AttackLine) -> int:
-    """When an attempt began by the schedule: its line is written when it is over."""
-    planned = next((each.at_ms for each in evidence.trial.events if each.id == line.event), None)
-    if planned is None or evidence.start_ns is None:
-        return line.t
-    return evidence.start_ns + planned * 1_000_000
+    def params(self, name: str) -> set[str]:
+        """What the attack's events say for a parameter."""
+        return {str(event.params[name]) for event in self.events.values()}
+
+    def begun_ns(self, line: AttackLine) -> int:
+        """When an attempt began by the schedule: its line is written when it is over."""
+        planned = self.events.get(line.event)
+        if planned is None or self._start_ns is None:
+            return line.t
+        return self._start_ns + planned.at_ms * 1_000_000
+
+    @property
+    def since_ns(self) -> int:
+        """When the first attempt that sent something began; 0 if none did."""
+        return min((self.begun_ns(line) for line in self.lines if line.trials), default=0)
+
+    def see(self, line: AttackLine, arrived: Collection[str]) -> None:
+        """Those of the line's trials that were seen to arrive. Call it for each line."""
+        self._observed += arrived
+        if line.trials:
+            (self._seen if arrived else self._unseen).add(line.event)
+
+    def judgement(self, successes: int, **details: float) -> Judgement:
+        """An attempt is unseen if nothing of it was seen to arrive, or if no line of it is left."""
+        return Judgement(
+            trials=len(self.trials),
+            observed=len(self._observed),
+            distinct=len(set(self._observed)),
+            successes=successes,
+            refused=dict(sorted(self.refused.items())),
+            attempts_unseen=len((self.events.keys() - self._seen) | self._unseen),
+            details=self.details | details,
+        )
 
 
 def recorded(evidence: Evidence) -> dict[str, str]:
@@ -65,40 +106,30 @@ def recorded(evidence: Evidence) -> dict[str, str]:
 
 def judge_recorded(evidence: Evidence, attack: str) -> Judgement:
     """`successes`: trials whose bytes are in a record that took effect."""
-    lines = lines_of(evidence, attack)
+    tried = Tried(evidence, attack)
     arrivals = _Arrivals(evidence)
     on_chain = recorded(evidence)
-    refused: Counter[str] = Counter()
-    observed: list[str] = []
     successes: set[str] = set()
-    unseen = {event.id for event in evidence.trial.events if event.fault == attack}
-    for line in lines:
-        since_ns = begun_ns(evidence, line)
+    for line in tried.lines:
+        since_ns = tried.begun_ns(line)
+        arrived = []
         for trial in line.trials:
             request, _, body = trial.partition("/")
             status = on_chain.get(body)
             outcome = arrivals.take((body, request), since_ns)
             if status is None and outcome in (None, "refused:busy"):
                 continue  # nobody has looked at it
-            observed.append(trial)
-            unseen.discard(line.event)
+            arrived.append(trial)
             if status == "ok":
                 successes.add(trial)
             elif status is not None:
-                refused[f"ledger:{status.removeprefix('refused:')}"] += 1
+                tried.refused[f"ledger:{status.removeprefix('refused:')}"] += 1
             elif outcome is not None and outcome.startswith("refused:"):
-                refused[f"gateway:{outcome.removeprefix('refused:')}"] += 1
+                tried.refused[f"gateway:{outcome.removeprefix('refused:')}"] += 1
             elif (reason := arrivals.denied.get(request)) is not None:
-                refused[f"group:{reason}"] += 1
-    return Judgement(
-        trials=sum(len(line.trials) for line in lines),
-        observed=len(observed),
-        distinct=len(set(observed)),
-        successes=len(successes),
-        refused=dict(sorted(refused.items())),
-        attempts_unseen=len(unseen),
-        details=details_of(lines),
-    )
+                tried.refused[f"group:{reason}"] += 1
+        tried.see(line, arrived)
+    return tried.judgement(len(successes))
 
 
 class _Arrivals:

@@ -158,11 +158,11 @@ class Trial:
         """Connect, `act`, and note why the broker closed the connection, if it does, or what it
         answered to a message."""
         before = self._broker_counts()
-        answered = await asyncio.to_thread(
+        knocked = await asyncio.to_thread(
             knock, self.deployment, user, client_id or user.name, act, ANSWER_S_MAX
         )
-        if answered is not None:
-            self.add(tried, "broker", answered)
+        if knocked.answer:
+            self.add(tried, "broker", knocked.answer)
             return
         deadline_s = time.monotonic() + ANSWER_S_MAX
         while time.monotonic() < deadline_s:

@@ -19,11 +19,13 @@ from testbed.provision.layout import Node
 
 UNCHECKED = Path(__file__).with_name("unchecked.py")
 WORKLOAD = "workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}"
+# Without limits: these only keep the service up, nothing that is refused depends on them.
 HELD = f"""
 campaign: held
 {WORKLOAD}
 phases: {{warmup: 10s, attack: 15s, recovery: 2s}}
 faults:
+  - {{id: no-limits, at: 0s, do: gateway.no-limits}}
   - {{id: impersonate, at: 1s, do: device.impersonate, batch: 12}}
   - {{id: inside, at: 2s, do: device.replay, window: inside, messages: [admission, data]}}
   - {{id: alter, at: 0s, for: 3s, do: device.mitm, on: mobile}}
@@ -32,7 +34,9 @@ faults:
   - {{id: drop, at: 3s, for: 3s, do: device.mitm, on: mobile, how: drop}}
   - {{id: delay, at: 6s, for: 3s, do: device.mitm, on: mobile, how: delay}}
   - {{id: line-alter, at: 0s, for: 4s, do: serial.mitm, on: board}}
-  - {{id: line-reflect, at: 5s, for: 4s, do: serial.mitm, on: board, how: reflect}}
+  - {{id: line-reflect, at: 5s, for: 2s, do: serial.mitm, on: board, how: reflect}}
+  - {{id: line-drop, at: 7500ms, for: 2s, do: serial.mitm, on: board, how: drop}}
+  - {{id: line-delay, at: 10500ms, for: 3s, do: serial.mitm, on: board, how: delay}}
   - {{id: takeover, at: 6s, do: device.takeover}}
   - {{id: hijack, at: 7s, do: device.topic-hijack}}
   - {{id: listen, at: 8s, do: device.eavesdrop}}
@@ -46,14 +50,17 @@ faults:
 BROKEN = f"""
 campaign: broken
 {WORKLOAD}
-phases: {{warmup: 10s, attack: 4s, recovery: 1s}}
+phases: {{warmup: 10s, attack: 13s, recovery: 1s}}
 faults:
   - {{id: impersonate, at: 1s, do: device.impersonate, material: [stolen-id], batch: 20}}
-  - {{id: no-limits, at: 0s, do: gateway.no-limits}}
   - {{id: alter, at: 0s, for: 3s, do: device.mitm, on: mobile, copies: 20}}
+  - {{id: line-alter, at: 0s, for: 7s, do: serial.mitm, on: board, copies: 5}}
   - {{id: takeover, at: 2s, do: device.takeover}}
   - {{id: hijack, at: 1s, do: device.topic-hijack}}
   - {{id: listen, at: 1s, do: device.eavesdrop}}
+  - {{id: more, at: 3s, do: device.escalate}}
+  - {{id: sybil, at: 4s, do: device.sybil, batch: 10}}
+  - {{id: flood, at: 8s, for: 2s, every: 3s, until: 12s, do: device.flood, rate: 400/s}}
 """
 
 
@@ -102,7 +109,7 @@ def test_attacks_on_a_network_that_checks_nothing_are_seen_to_succeed(
 
     def unit(deployment: Deployment, node: Node) -> Unit:
         made = honest(deployment, node)
-        if node.role not in ("replica", "gateway", "broker"):
+        if node.role == "board":
             return made
         python, _, module, *rest = made.argv
         return replace(made, argv=(python, str(UNCHECKED), module, *rest))

@@ -14,8 +14,9 @@ from hashlib import sha256
 
 from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import AttackLine, GroupDenied, Requested, SerialRefused
+from testbed.checks.logs import GroupDenied, Requested, SerialRefused
 from testbed.checks.properties import repeated_readings
+from testbed.checks.trials import Tried
 
 __all__ = ["judge"]
 
@@ -25,30 +26,16 @@ SERIAL = "serial/"
 def judge(evidence: Evidence, attack: str) -> Judgement:
     """`distinct` counts different messages among the observed trials; `successes` extra records
     of those requests, and readings of those boards that are on the chain again."""
-    attempts = [line for line in evidence.attacks if line.id == attack]
-    trials = [trial for line in attempts for trial in line.trials]
-    arrivals = _Arrivals(evidence, trials)
-    observed: list[str] = []
-    unseen = {event.id for event in evidence.trial.events if event.fault == attack}
-    for line in attempts:
-        seen = [
-            message
-            for message in map(_message, line.trials)
-            if arrivals.take(message, _begun(evidence, line))
-        ]
-        if seen:
-            unseen.discard(line.event)
-        else:
-            unseen.add(line.event)
-        observed += seen
-    return Judgement(
-        trials=len(trials),
-        observed=len(observed),
-        distinct=len(set(observed)),
-        successes=_successes(evidence, {_message(trial) for trial in trials}),
-        refused=dict(sorted(_refused(evidence, attempts, arrivals).items())),
-        attempts_unseen=len(unseen),
-    )
+    tried = Tried(evidence, attack)
+    arrivals = _Arrivals(evidence, tried.trials)
+    for line in tried.lines:
+        since_ns = tried.begun_ns(line)
+        sent = map(_message, line.trials)
+        tried.see(line, [each for each in sent if arrivals.take(each, since_ns)])
+    messages = set(map(_message, tried.trials))
+    tried.refused.update(_refused(evidence, messages, tried.since_ns))
+    tried.refused.update(arrivals.reasons)
+    return tried.judgement(_successes(evidence, messages))
 
 
 class _Arrivals:
@@ -75,18 +62,17 @@ class _Arrivals:
         while times:
             t, reason = times.popleft()
             if t >= since_ns:
-                self.reasons[reason] += 1
+                if reason not in ("", "gateway:accepted"):
+                    self.reasons[reason] += 1
                 return True
         return False
 
 
-def _refused(evidence: Evidence, attempts: list[AttackLine], arrivals: _Arrivals) -> Counter[str]:
-    """What the system said, by layer and reason. Serial refusals do not name their frame: those
-    on the attacked lines from the first attempt on are counted."""
-    refused = Counter({r: n for r, n in arrivals.reasons.items() if r and r != "gateway:accepted"})
-    messages = {_message(trial) for line in attempts for trial in line.trials}
+def _refused(evidence: Evidence, messages: set[str], since_ns: int) -> Counter[str]:
+    """What others than the gateway said, by layer and reason. Serial refusals do not name their
+    frame: those on the attacked lines from the first attempt on are counted."""
+    refused: Counter[str] = Counter()
     requests = set(map(_request, messages))
-    since_ns = min((_begun(evidence, line) for line in attempts if line.trials), default=0)
     boards = {_board(message) for message in messages}
     for event in evidence.events(SerialRefused):
         if event.board in boards and event.t >= since_ns:
@@ -99,14 +85,6 @@ def _refused(evidence: Evidence, attempts: list[AttackLine], arrivals: _Arrivals
         if status.startswith("refused:") and entry.statement.request.hex() in requests:
             refused[f"ledger:{status.removeprefix('refused:')}"] += 1
     return refused
-
-
-def _begun(evidence: Evidence, line: AttackLine) -> int:
-    """When an attempt began by the schedule: its line is written when it is over."""
-    planned = next((each.at_ms for each in evidence.trial.events if each.id == line.event), None)
-    if planned is None or evidence.start_ns is None:
-        return line.t
-    return evidence.start_ns + planned * 1_000_000
 
 
 def _successes(evidence: Evidence, messages: set[str]) -> int:
