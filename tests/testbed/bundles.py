@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -37,7 +37,7 @@ BLOCK_MS = 250
 ANSWER_MS = 40.0
 START_NS = START_US * 1000
 
-__all__ = ["START_NS", "Story", "edit", "lines", "store", "write_lines"]
+__all__ = ["START_NS", "Story", "edit", "lines", "reschedule", "store", "write_lines"]
 
 
 def store(world: World, path: Path, replica: int, blocks: Sequence[Block]) -> Path:
@@ -81,6 +81,17 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, entries: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(each) + "\n" for each in entries))
+
+
+def reschedule(run: RunFolder, change: Callable[[dict[str, Any]], None]) -> None:
+    """As if another schedule had been made and run."""
+    schedule = json.loads(run.bundle.read("inputs/schedule.json"))
+    change(schedule)
+    made = json.dumps(schedule, sort_keys=True, separators=(",", ":")).encode()
+    run.bundle.write("inputs/schedule.json", made)
+    run.bundle.write_manifest(
+        msgspec.structs.replace(run.bundle.manifest, schedule_sha256=sha256(made).hexdigest())
+    )
 
 
 class Story:

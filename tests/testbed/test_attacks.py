@@ -64,15 +64,17 @@ faults:
 """
 
 
-def attacks_of(campaign: str, tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """What became of each attack, by its id."""
+def judged(campaign: str, tmp_path: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """What became of each attack, by its id; and the properties that did not hold."""
     (tmp_path / "campaign.yaml").write_text(campaign)
     main(["run", str(tmp_path / "campaign.yaml"), "--out", str(tmp_path / "runs")])
     (summary,) = tmp_path.glob("runs/*/summary.json")
     found = json.loads(summary.read_bytes())
     (run,) = found["runs"]
     assert all(each["observed"] for each in run["summary"]["faults"])
-    return {each["id"]: each for each in run["summary"]["attacks"]}
+    attacks, properties = run["summary"]["attacks"], run["summary"]["properties"]
+    wrong = {each["name"] for each in properties if each["held"] is False}
+    return {each["id"]: each for each in attacks}, wrong
 
 
 def layers(attack: dict[str, Any], layer: str) -> set[str]:
@@ -80,8 +82,9 @@ def layers(attack: dict[str, Any], layer: str) -> set[str]:
     return {each.partition(":")[2] for each in attack["refused"] if each.startswith(f"{layer}:")}
 
 
-def test_attacks_on_a_network_that_checks_are_seen_and_held(tmp_path: Path) -> None:
-    found = attacks_of(HELD, tmp_path)
+def test_a_network_that_checks_holds(tmp_path: Path) -> None:
+    found, wrong = judged(HELD, tmp_path)
+    assert wrong == set()
     assert {name: each["verdict"] for name, each in found.items()} == dict.fromkeys(found, "held")
     impersonated = found["impersonate"]
     assert impersonated["distinct"] == impersonated["trials"] == 60
@@ -102,7 +105,7 @@ def test_attacks_on_a_network_that_checks_are_seen_and_held(tmp_path: Path) -> N
     assert layers(found["downgrade"], "gateway") <= {"bad-cose", "bad-signature"}
 
 
-def test_attacks_on_a_network_that_checks_nothing_are_seen_to_succeed(
+def test_a_network_that_checks_nothing_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = Deployment.unit
@@ -115,7 +118,8 @@ def test_attacks_on_a_network_that_checks_nothing_are_seen_to_succeed(
         return replace(made, argv=(python, str(UNCHECKED), module, *rest))
 
     monkeypatch.setattr(Deployment, "unit", unit)
-    found = attacks_of(BROKEN, tmp_path)
+    found, wrong = judged(BROKEN, tmp_path)
+    assert wrong == {"validity", "no-unauthorised-commit"}
     assert {name: each["verdict"] for name, each in found.items()} == dict.fromkeys(found, "broken")
     assert found["alter"]["successes"] < found["alter"]["distinct"], "some are not well-formed"
     assert 0 < found["impersonate"]["successes"] < 20, "what is not even well-formed is refused"

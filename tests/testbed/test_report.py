@@ -13,7 +13,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ from testbed.report.run_plots import draw_run
 from testbed.report.summary import RunSummary, Summary
 from testbed.report.table import render
 from tests.chain.world import World
-from tests.testbed.bundles import START_NS, Story, edit, lines, store, write_lines
+from tests.testbed.bundles import START_NS, Story, edit, lines, reschedule, store, write_lines
 
 Lines = list[dict[str, Any]]
 
@@ -349,12 +348,12 @@ def test_a_damaged_ledger_fails_the_run_and_is_named(run: RunFolder) -> None:
 
 def made_to_lie(run: RunFolder) -> None:
     """As if r1 had been two-faced, not killed."""
-    path = run.bundle.path / "inputs/schedule.json"
-    lying = path.read_bytes().replace(b'"lies":false', b'"lies":true')
-    path.write_bytes(lying)
-    run.bundle.write_manifest(
-        msgspec.structs.replace(run.bundle.manifest, schedule_sha256=sha256(lying).hexdigest())
-    )
+
+    def lie(schedule: dict[str, Any]) -> None:
+        for event in schedule["trials"][0]["events"]:
+            event["lies"] = True
+
+    reschedule(run, lie)
 
 
 def test_the_ledger_of_a_replica_that_lied_to_the_end_is_not_judged(run: RunFolder) -> None:
@@ -516,13 +515,13 @@ def arrivals_are_successes(evidence: Evidence, attack: str) -> Judgement:
 
 def attacked_by(run: RunFolder, kind: str) -> None:
     """As if the attack of the schedule had been of another kind."""
-    path = run.bundle.path / "inputs/schedule.json"
-    text = path.read_bytes().replace(b"device.replay", kind.encode())
-    path.write_bytes(text)
-    manifest = run.bundle.manifest
-    run.bundle.write_manifest(
-        msgspec.structs.replace(manifest, schedule_sha256=sha256(text).hexdigest())
-    )
+
+    def change(schedule: dict[str, Any]) -> None:
+        for event in schedule["trials"][0]["events"]:
+            if event["kind"] == "device.replay":
+                event["kind"] = kind
+
+    reschedule(run, change)
 
 
 def test_what_counts_as_a_success_is_the_kinds_own(
@@ -788,14 +787,7 @@ def test_report_takes_options_before_and_after_the_run(
 
 def _expecting(run: RunFolder, **expect: Any) -> None:
     """As if the campaign's file had asked for this, too."""
-    path = run.bundle.path / "inputs/schedule.json"
-    schedule = json.loads(path.read_bytes())
-    schedule["expect"] |= expect
-    changed = json.dumps(schedule, sort_keys=True, separators=(",", ":")).encode()
-    path.write_bytes(changed)
-    run.bundle.write_manifest(
-        msgspec.structs.replace(run.bundle.manifest, schedule_sha256=sha256(changed).hexdigest())
-    )
+    reschedule(run, lambda schedule: schedule["expect"].update(expect))
 
 
 def test_what_is_meant_to_break_and_breaks_passes_and_if_it_holds_fails(run: RunFolder) -> None:
@@ -826,15 +818,12 @@ def test_a_bound_on_one_fault_is_judged_for_that_fault(run: RunFolder) -> None:
 
 
 def test_what_a_lab_cannot_do_is_skipped_and_never_passes(run: RunFolder) -> None:
-    path = run.bundle.path / "inputs/schedule.json"
-    schedule = json.loads(path.read_bytes())
-    for event in schedule["trials"][0]["events"]:
-        event["skipped"] = "no power switch"
-    changed = json.dumps(schedule, sort_keys=True, separators=(",", ":")).encode()
-    path.write_bytes(changed)
-    run.bundle.write_manifest(
-        msgspec.structs.replace(run.bundle.manifest, schedule_sha256=sha256(changed).hexdigest())
-    )
+
+    def skip(schedule: dict[str, Any]) -> None:
+        for event in schedule["trials"][0]["events"]:
+            event["skipped"] = "no power switch"
+
+    reschedule(run, skip)
     whole = whole_of(run)
     assert {each.reason for each in whole.skipped} == {"no power switch"}
     assert whole.verdict == "partial"

@@ -1,0 +1,195 @@
+"""Verdicts can fail: the table of testbed/campaign/README.md is whole, and what no running network
+shows is shown on a bundle."""
+
+from __future__ import annotations
+
+import random
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from gateway.serial.frames import encode_frame, frame_body
+from gateway.serial.session import kind_pong, kind_reading
+from gateway.serial.tinycbor import encode
+from testbed.bundle import RunFolder
+from testbed.campaign.kinds import attack_kinds
+from testbed.checks.evidence import Evidence
+from testbed.checks.ledger import verify_ledgers
+from testbed.checks.logs import SerialFrame
+from testbed.checks.tap import Tap
+from testbed.faults.on_host.edit_ledger import rehash
+from testbed.report.conclude import conclude
+from testbed.report.summary import AttackResult, RunSummary
+from tests.testbed.bundles import START_NS, Story, lines, reschedule, write_lines
+
+ROOT = Path(__file__).parents[2]
+PROPERTIES = {"agreement", "validity", "exactly-once", "no-unauthorised-commit", "durability"}
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+@pytest.fixture
+def run(story: Story, tmp_path: Path) -> RunFolder:
+    return story.copy(tmp_path)
+
+
+def summary_of(run: RunFolder) -> RunSummary:
+    evidence = Evidence(run)
+    return conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def test_every_kind_of_verdict_was_seen_to_fail_by_a_test() -> None:
+    """Whoever adds a kind of attack breaks something, sees its verdict, and adds a row."""
+    text = (ROOT / "testbed/campaign/README.md").read_text()
+    table = text.partition("## Verdicts that were seen to fail")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| `")]
+    shown = {name for row in rows for name in re.findall(r"`([\w.-]+)`", row[0])}
+    assert shown >= attack_kinds().keys() | PROPERTIES
+    for row in rows:
+        (file, name) = re.findall(r"`(test_\w+)\.(\w+)`", row[-1])[0]
+        assert f"def test_{name}(" in (ROOT / f"tests/testbed/{file}.py").read_text(), row
+
+
+# --- a ledger edited on f+1 disks ---------------------------------------------------------------
+
+
+def rehashed(run: RunFolder, story: Story, names: int, scratch: Path) -> None:
+    """The same lie on so many disks, each signed with its replica's own key."""
+    for replica, path in enumerate(run.ledgers[:names]):
+        key = scratch / f"{replica}.pem"
+        key.touch(0o600)
+        key.write_bytes(
+            story.world.replicas[replica]._private.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        rehash(path, random.Random(3), str(key))
+
+
+@pytest.mark.parametrize(("disks", "verdict"), [(0, "passed"), (1, "failed"), (2, "failed")])
+def test_a_ledger_that_was_rewritten_on_disks_is_found(
+    run: RunFolder, story: Story, tmp_path: Path, disks: int, verdict: str
+) -> None:
+    """Each file is valid in itself. With f+1 the lie has as many signatures as a client wants."""
+    rehashed(run, story, disks, tmp_path)
+    summary = summary_of(run)
+    held = {each.name: each.held for each in summary.properties}
+    assert summary.verdict == verdict
+    assert held["agreement"] is held["validity"] is (disks == 0)
+    assert held["durability"] is (disks == 0), "a device has the receipt of a record that is gone"
+
+
+# --- messages that were held up -----------------------------------------------------------------
+
+GONE = "ab" * 32
+
+
+def held_up(run: RunFolder, requests: list[str], how: str) -> None:
+    """As if the attack had been a man in the middle who held up these requests, from 20 s to 24 s
+    after the start."""
+
+    def change(schedule: dict[str, Any]) -> None:
+        trial = schedule["trials"][0]
+        others = [each for each in trial["events"] if each["category"] != "attack"]
+        attack = next(each for each in trial["events"] if each["category"] == "attack")
+        params = {"how": how, "by_ms": 500, "copies": 1}
+        one = attack | {"kind": "device.mitm", "at_ms": 20_000, "params": params}
+        trial["events"] = [*others, one]
+        attack_id.append((one["fault"], one["id"]))
+
+    attack_id: list[tuple[str, str]] = []
+    reschedule(run, change)
+    ((fault, event),) = attack_id
+    trials = [f"{each}/{'cd' * 32}" for each in requests]
+    line = {"t": at(24_000), "id": fault, "event": event, "trials": trials, "details": {}}
+    write_lines(run.raw / "attacks.jsonl", [line])
+
+
+def at(ms: int) -> int:
+    return START_NS + ms * 1_000_000
+
+
+def mitm_of(run: RunFolder) -> AttackResult:
+    (attack,) = summary_of(run).attacks
+    return attack
+
+
+def log(run: RunFolder, name: str, **line: Any) -> None:
+    path = run.raw / f"{name}.jsonl"
+    found = lines(path)
+    write_lines(path, [*found, found[-1] | line])
+
+
+def came(run: RunFolder, request: str, ms: int) -> None:
+    log(run, "gateway", t=at(ms), event="request", id=request, relay="r", outcome="accepted")
+
+
+def receipted(run: RunFolder, request: str, ms: int, latency_ms: float) -> None:
+    phone = next(path.stem for path in run.raw.glob("phones*.jsonl"))
+    log(run, phone, t=at(ms), event="admitted", id=request, latency_ms=latency_ms)
+
+
+def test_a_receipt_for_a_dropped_message_is_a_success_of_the_man_in_the_middle(
+    run: RunFolder,
+) -> None:
+    held_up(run, [GONE], "drop")
+    came(run, GONE, 25_000)
+    assert (mitm_of(run).verdict, mitm_of(run).observed) == ("held", 1)
+    receipted(run, GONE, 26_000, 5.0)
+    assert (mitm_of(run).verdict, mitm_of(run).successes) == ("broken", 1)
+
+
+def test_his_word_that_he_dropped_a_message_is_not_enough(run: RunFolder) -> None:
+    held_up(run, [GONE], "drop")
+    assert mitm_of(run).verdict == "invalid", "nobody else knows of that message"
+    came(run, GONE, 22_000)
+    came(run, GONE, 25_000)
+    assert mitm_of(run).verdict == "invalid", "it came all the same"
+
+
+@pytest.mark.parametrize(("late_ms", "seen"), [(499, 0), (501, 1)])
+def test_his_word_that_he_delayed_a_message_is_not_enough(
+    run: RunFolder, late_ms: int, seen: int
+) -> None:
+    held_up(run, [GONE], "delay")
+    came(run, GONE, 21_000 + late_ms)
+    receipted(run, GONE, 22_000, 1000.0)  # asked for at 21 s
+    assert mitm_of(run).observed == seen
+
+
+def frame(t_ms: int, counter: int, kind: int, *fields: Any) -> SerialFrame:
+    line = encode_frame(frame_body(kind, 1, counter, encode(list(fields))), bytes(16))[:-1]
+    return SerialFrame(t=t_ms * 1_000_000, dir="from-board", frame=line.hex())
+
+
+def reading(t_ms: int, counter: int, at_ms: int) -> SerialFrame:
+    return frame(t_ms, counter, kind_reading, 1, counter, at_ms, [7], [0, 0])
+
+
+def test_the_tap_misses_frames_that_were_dropped_and_knows_late_ones() -> None:
+    shown = [
+        reading(1_000, 1, 500),
+        reading(2_000, 2, 1_500),
+        reading(6_000, 6, 5_400),  # 3, 4 and 5 did not come; 0.1 s late
+        frame(7_000, 2, kind_pong, 0, 6_500),  # a new session, without its first frame
+        SerialFrame(t=8_000_000_000, dir="to-board", frame="00"),
+    ]
+    tap = Tap(shown)
+    assert tap.missing(3_000 * 10**6, 5_000 * 10**6) == 3
+    assert tap.missing(0, 9_000 * 10**6) == 4
+    digest = sha256(bytes.fromhex(shown[2].frame)).hexdigest()
+    assert tap.is_late(digest, 100.0)
+    assert not tap.is_late(digest, 101.0)
+    assert not tap.is_late("no such frame", 1.0)
