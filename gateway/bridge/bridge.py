@@ -28,6 +28,7 @@ from gateway.bridge.answers import Answer, AnswerCache
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.edge import (
     Denied,
+    Stamped,
     denied_codec,
     part_codec,
     stamped_codec,
@@ -40,7 +41,7 @@ from gateway.bridge.parts import split
 from gateway.bridge.ports import Limits, Outside, Writes
 from gateway.bridge.precheck import check_sender, refusal
 from gateway.bridge.relays import Relays
-from gateway.bridge.stamps import SUSPECTED_BY, Stamps
+from gateway.bridge.stamps import Stamps
 from gateway.bridge.waiting import Pending, Waiting
 from gateway.mqtt.topics import Status, Up, parse
 from gateway.refusing import refusing
@@ -140,25 +141,26 @@ class Bridge:
             return
         stamped = stamped_codec.decode(payload)
         self._stamps.take(up.relay, stamped, now_ms)
-        if stamped.tries is not None:
-            self._pass_over(up.device, stamped.body, stamped.tries, now_ms)
         if up.kind == "sync":
             self._sync(up, stamped.body)
         elif up.kind == "carrier":
             self._outside.list_carrier(carrier_of(stamped.body, up.device, self.chain))
             self.counts["carrier"] += 1
         elif up.kind in ("enrol", "op"):
-            self._request(up, stamped.body, now_ms)
+            self._request(up, stamped, now_ms)
         else:
             raise PeerFault("bad-kind", up.kind)
 
-    def _pass_over(self, device: str, body: bytes, tries: int, now_ms: int) -> None:
-        """The device had no answer through the relay that ranks before this one."""
-        ranked = self._relays.ranked(device, body, now_ms)
-        if ranked:
-            before = ranked[(tries - 1) % len(ranked)]
-            if self._stamps.pass_over(before, device, body):
-                self._outside.emit("relay-suspected", relay=before, devices=SUSPECTED_BY)
+    def _pass_over(self, opened: Opened, up: Up, stamped: Stamped, now_ms: int) -> None:
+        """The device had no answer through the relay that ranks before this one. Only admitted
+        devices have a say: anybody can make keys."""
+        ledger = self.chain.ledger
+        identity = ledger.registry.identity(opened.operation.node)
+        if stamped.tries is None or identity is None or ended(identity, ledger.time_us):
+            return
+        if ranked := self._relays.ranked(up.device, stamped.body, now_ms):
+            before = ranked[(stamped.tries - 1) % len(ranked)]
+            self._stamps.pass_over(before, up.device, stamped.body, now_ms)
 
     def _within_rate(self, up: Up) -> bool:
         limits = self._limits
@@ -173,9 +175,11 @@ class Bridge:
             emitted_ms, count = now_ms, -1
         self._limited[relay] = emitted_ms, count + 1
 
-    def _request(self, up: Up, cose: bytes, now_ms: int) -> None:
+    def _request(self, up: Up, stamped: Stamped, now_ms: int) -> None:
+        cose = stamped.body
         opened = open_operation(cose, self._network, self._scheme)
         check_sender(opened, up.kind, up.device)
+        self._pass_over(opened, up, stamped, now_ms)
         answer = self._answers.get(opened.id)
         if answer is not None:
             self._answer_again(opened, up, answer)
@@ -381,6 +385,8 @@ class Bridge:
         """
         for relay, missing in self._stamps.lost(now_ms):
             self._outside.emit("relay-gap", relay=relay, missing=missing)
+        for relay, devices in self._stamps.suspected(now_ms):
+            self._outside.emit("relay-suspected", relay=relay, devices=devices)
         if self.chain.lagging:
             return
         budget = RESUBMITTED_PER_TICK_MAX

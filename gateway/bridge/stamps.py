@@ -2,8 +2,10 @@
 
 - Between a relay and the gateway: the relay's running numbers have a gap. A number that is
   overtaken (a relay's own messages pass through its disk first) is waited for.
-- At a relay: a device tried again, and the relay that ranked for the try before did not bring the
-  message. One device may lie, so a relay is suspected when several devices say so.
+- At a relay: a device tried again, and the relay that ranked for the try before does not bring the
+  message either. One device may lie, so a relay is suspected when several admitted devices say so.
+  How often a device tried is the word of the relay that brings its message: so the other one has
+  PATIENCE_MS to bring it too.
 
 The broker vouches for who the relay is.
 """
@@ -38,13 +40,18 @@ class Stamps:
     def __init__(self) -> None:
         self._relays: dict[str, _Relay] = {}
         self._carried: dict[bytes, set[str]] = {}  # by body: who brought it
-        self._passed_over: dict[str, set[str]] = {}  # relay -> devices that tried another one
+        # relay -> device that tried another one -> (its message, since when)
+        self._passed_over: dict[str, dict[str, tuple[bytes, int]]] = {}
 
     def take(self, relay: str, stamped: Stamped, now_ms: int) -> None:
         """Takes a message of `relay`."""
-        self._carried.setdefault(digest(stamped.body), set()).add(relay)
+        message = digest(stamped.body)
+        self._carried.setdefault(message, set()).add(relay)
         if len(self._carried) > CARRIED_MAX:
             del self._carried[next(iter(self._carried))]
+        devices = self._passed_over.get(relay, {})
+        for device in [each for each, (missed, _) in devices.items() if missed == message]:
+            del devices[device]
         known = self._relays.pop(relay, None)
         if known is not None:
             self._relays[relay] = known  # the one heard of longest ago comes first, and goes first
@@ -79,15 +86,21 @@ class Stamps:
                 yield name, len(overdue) + relay.lost
                 relay.lost = 0
 
-    def pass_over(self, relay: str, device: str, body: bytes) -> bool:
-        """`device` tried another relay after this one. Returns whether the relay becomes suspect:
-        it did not bring the message, and so say enough devices."""
-        if relay in self._carried.get(digest(body), ()):
-            return False  # the answer was lost, not the message
+    def pass_over(self, relay: str, device: str, body: bytes, now_ms: int) -> None:
+        """`device`, which signed `body`, tried another relay after this one."""
+        message = digest(body)
+        if relay in self._carried.get(message, ()):
+            return  # the answer was lost, not the message
         if relay not in self._passed_over and len(self._passed_over) >= RELAYS_MAX:
             del self._passed_over[next(iter(self._passed_over))]
-        devices = self._passed_over.setdefault(relay, set())
-        if device in devices or len(devices) >= _DEVICES_MAX:
-            return False
-        devices.add(device)
-        return len(devices) == SUSPECTED_BY
+        devices = self._passed_over.setdefault(relay, {})
+        if len(devices) < _DEVICES_MAX:
+            devices.setdefault(device, (message, now_ms))
+
+    def suspected(self, now_ms: int) -> Iterator[tuple[str, int]]:
+        """(relay, number of devices) where enough devices waited in vain; then it starts anew."""
+        for relay, devices in self._passed_over.items():
+            count = sum(now_ms - since_ms > PATIENCE_MS for _, since_ms in devices.values())
+            if count >= SUSPECTED_BY:
+                yield relay, count
+                devices.clear()

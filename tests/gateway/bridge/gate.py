@@ -135,10 +135,12 @@ class Gate:
 
     # --- devices ---
 
-    def up(self, device: str, kind: str, body: bytes, relay: str = RELAY) -> None:
+    def up(
+        self, device: str, kind: str, body: bytes, relay: str = RELAY, tries: int | None = None
+    ) -> None:
         """A relay's message; what is to be stored is stored at once."""
         self.stamped += 1
-        stamped = Stamped(n=self.stamped, boot=1, at_ms=0, body=body)
+        stamped = Stamped(n=self.stamped, boot=1, at_ms=0, body=body, tries=tries)
         topic = str(Up(self.bridge.net, relay, device, kind))
         self.bridge.on_up(topic, stamps.encode(stamped), self.now_ms)
         self.persist()

@@ -38,10 +38,13 @@ from gateway.bridge.edge import (
     stamped_codec,
     sync_codec,
 )
+from gateway.bridge.relays import ONLINE
+from gateway.bridge.stamps import PATIENCE_MS
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.credentials import open_password
 from gateway.broker.security import bootstrap_id, device_password
 from gateway.mqtt.client import payload_bytes_max
+from gateway.mqtt.topics import Status
 from tests.chain.test_registry import by_admins, certificate
 from tests.chain.world import Device, World, private_key
 from tests.gateway.bridge.gate import RELAY, SECRET, Gate, limiter, sender
@@ -456,6 +459,24 @@ def test_a_factory_identity_whose_root_was_withdrawn_gets_nothing(gate: Gate) ->
     gate.up(login, "op", sign_operation(world.data(device), device.signer))
     assert gate.outcomes()[-2:] == ["refused:unknown-node", "refused:wrong-node"]
     assert gate.logins == {}
+
+
+def test_only_admitted_devices_make_a_relay_suspect(gate: Gate) -> None:
+    """One login at the broker names any devices, and anybody can make keys."""
+    for relay in ("1" * 64, "2" * 64):
+        status = str(Status(gate.bridge.net, relay))
+        gate.bridge.on_up(status, ONLINE, gate.now_ms)
+
+    def try_again(devices: list[Device]) -> list[str]:
+        for device in devices:
+            cose = sign_operation(gate.world.data(device), device.signer)
+            gate.up(device.node.hex(), "op", cose, tries=1)
+            gate.up(device.node.hex(), "sync", device.node, tries=1)
+        gate.bridge.tick(gate.now_ms + PATIENCE_MS + 1)
+        return [event for event, _ in gate.events if event == "relay-suspected"]
+
+    assert try_again([Device(f"made up {number}") for number in range(64)]) == []
+    assert try_again([gate.admit(f"phone {number}") for number in range(8)]) != []
 
 
 def test_a_final_request_that_is_replayed_is_answered_from_memory_or_at_a_low_rate(
