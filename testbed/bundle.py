@@ -34,9 +34,12 @@ import msgspec
 from testbed.errors import ConfigurationError, LockedError
 from testbed.manifest import SCHEMA, Attempt, Manifest, RunEntry
 
-__all__ = ["RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
+__all__ = ["LOCK", "RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
 
 RUNS_DIR = Path("runs")
+LOCK = ".lock"  # at the top of a bundle that is being written
+LEDGER_BYTES_MAX = 64 * 2**30  # of one replica's database
+FILE_BYTES_MAX = 2**30  # of any other file
 _REPORT = "report.html"  # of all derived files it is written last
 
 
@@ -224,7 +227,7 @@ class Bundle(Folder):
 
         Raises LockedError if another process has it.
         """
-        with _opened(self.path / ".lock") as file:
+        with _opened(self.path / LOCK) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -273,14 +276,18 @@ def find_run(text: str) -> RunFolder:
 
 
 def _plain(bundle: Bundle) -> Bundle:
-    """Raises ConfigurationError unless all below it is files and directories. Somebody who sends a
-    bundle must not choose, by a link, what else is read and written here."""
+    """Raises ConfigurationError unless all below it is files and directories, and no file is huge.
+    Somebody who sends a bundle must not choose, by a link, what else is read and written here, nor
+    fill memory and disk with the zeros of a sparse file."""
     for folder, names, files in os.walk(bundle.path):
         for name in (*names, *files):
             path = Path(folder, name)
-            mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            found = path.lstat()
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 raise ConfigurationError(f"{path} is a link or a device; a bundle has files only")
+            bytes_max = LEDGER_BYTES_MAX if path.suffix == ".sqlite" else FILE_BYTES_MAX
+            if found.st_size > bytes_max:
+                raise ConfigurationError(f"{path} has {found.st_size} bytes: at most {bytes_max}")
     return bundle
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from testbed.bundle import Bundle, Folder
+from testbed.bundle import LOCK, Bundle, Folder
 from testbed.errors import ConfigurationError
 from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
@@ -43,10 +43,11 @@ def seal(bundle: Bundle, *, measured: bool) -> None:
 
 
 def files(bundle: Bundle) -> list[str]:
-    """Relative names, sorted; links are none of ours."""
+    """Relative names, sorted, of all files but the sums, the bundle's lock and half-written ones;
+    links are none of ours."""
     found = (path for path in bundle.path.rglob("*") if path.is_file() and not path.is_symlink())
-    names = (path.relative_to(bundle.path).as_posix() for path in found)
-    return sorted(n for n in names if n != SUMS and not n.rpartition("/")[2].startswith("."))
+    names = (path.relative_to(bundle.path) for path in found if not path.match(".*.part"))
+    return sorted(name for name in map(Path.as_posix, names) if name not in (SUMS, LOCK))
 
 
 def is_derived(name: str) -> bool:

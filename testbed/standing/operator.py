@@ -59,7 +59,7 @@ from testbed.standing.direct_uplink import DirectUplink
 from testbed.standing.record_index import RecordIndex
 from testbed.standing.running_lab import RunningLab, read_running
 
-__all__ = ["Operator", "operating"]
+__all__ = ["Operator", "meant", "operating"]
 
 CONNECT_S_MAX = 15.0
 ANSWER_S_MAX = 60.0
@@ -68,6 +68,14 @@ TURN_POLL_S = 0.2
 ID_DIGITS_MIN = 4
 VOUCHER_VALID_S = 86_400
 NAMES_SHOWN_MAX = 12
+
+
+def meant(devices: list[tuple[str, Identity]], who: str) -> list[tuple[str, Identity]]:
+    """The (name, identity) of this name; if nothing has it, those whose node id begins so."""
+    named = [pair for pair in devices if pair[0] == who]
+    if named or len(who) < ID_DIGITS_MIN:
+        return named
+    return [pair for pair in devices if pair[1].node.hex().startswith(who.lower())]
 
 
 class Operator:
@@ -134,14 +142,9 @@ class Operator:
         return next(each for _, each in self.devices if each.node == node)
 
     def find(self, who: str) -> tuple[str, Identity]:
-        """By name (whatever key is in force), or by the first digits of a node id. Raises
+        """By name (whatever key is in force), or else by the first digits of a node id. Raises
         ConfigurationError with the names that come near."""
-        found = [
-            (name, identity)
-            for name, identity in self.devices
-            if name == who
-            or (len(who) >= ID_DIGITS_MIN and identity.node.hex().startswith(who.lower()))
-        ]
+        found = meant(self.devices, who)
         names = sorted({name for name, _ in found})
         if len(names) > 1:
             raise ConfigurationError(f"{who} may be {' or '.join(names)}: give more digits")

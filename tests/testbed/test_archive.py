@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -49,10 +50,20 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def added(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+
+
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "raw changed": (lambda top: flip(top / "run/0000-faults/raw/gateway.jsonl"), "was changed"),
     "raw lost": (lambda top: (top / "run/0000-faults/raw/gateway.jsonl").unlink(), "is missing"),
     "raw added": (lambda top: (top / "run/0000-faults/raw/x.jsonl").touch(), "was added"),
+    "hidden file added": (
+        lambda top: (top / "run/0000-faults/raw/ledger/.r9.sqlite").touch(),
+        "was added",
+    ),
+    "hidden folder added": (lambda top: added(top / "run/.x/.lock"), "was added"),
     "schedule": (lambda top: flip(top / "inputs/schedule.json"), "is not what was run"),
     "summary": (lambda top: flip(top / "summary.json"), "is not what its raw files give"),
 }
@@ -63,6 +74,21 @@ def test_what_was_spoilt_is_named(bundle: Bundle, what: str) -> None:
     spoil, named = SPOILT[what]
     spoil(bundle.path)
     assert any(named in problem for problem in verify_bundle(bundle)), what
+
+
+def test_the_lock_and_a_half_written_file_are_no_part_of_a_bundle(bundle: Bundle) -> None:
+    with bundle.locked():
+        (bundle.path / ".report.html.part").touch()
+        assert list(verify_bundle(bundle)) == []
+
+
+def test_a_bundle_that_has_no_room_for_a_copy_is_not_copied(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "testbed.report.verify.shutil.disk_usage", lambda _: SimpleNamespace(free=1)
+    )
+    assert any("a copy needs" in problem for problem in verify_bundle(bundle))
 
 
 def test_a_report_made_anew_does_not_hide_a_changed_raw_file(bundle: Bundle) -> None:

@@ -258,6 +258,18 @@ def test_what_is_no_file_of_the_bundle_is_neither_read_nor_written(
     assert sorted(outside.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["raw/r1.jsonl", "raw/ledger/r1.sqlite", "raw/x"])
+@pytest.mark.parametrize("command", ["report", "verify-bundle"])
+def test_a_sparse_file_fills_neither_memory_nor_disk(
+    run: RunFolder, command: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes no room where it lies, and terabytes where it is copied."""
+    with (run.path / name).open("ab") as file:
+        file.truncate(2**42)
+    assert cli.main([command, str(run.bundle.path)]) == 2
+    assert f"{name} has {2**42} bytes: at most" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "inputs/schedule.json"])
 def test_a_file_that_is_nested_without_end_is_refused(
     run: RunFolder, name: str, capsys: pytest.CaptureFixture[str]

@@ -9,12 +9,14 @@ import msgspec
 import pytest
 
 from testbed.errors import ConfigurationError
+from testbed.standing.operator import ID_DIGITS_MIN, meant
 from testbed.standing.running_lab import (
     RunningLab,
     find_running,
     marked_running,
     newest_running,
 )
+from tests.chain.world import World
 
 
 @pytest.fixture
@@ -67,3 +69,19 @@ def test_minus_i_names_one_of_several_labs(scratch: Path) -> None:
         with pytest.raises(ConfigurationError, match=r"-i .*1.yaml") as caught:
             find_running(scratch / "3.yaml")
     assert "testbed up" in str(caught.value)
+
+
+def test_an_exact_name_wins_over_the_digits_of_a_node_id() -> None:
+    """Names are free text: one may look like the first digits of another device."""
+    world = World()
+    identities = []
+    for name in ("one", "two"):
+        found = world.ledger.registry.identity(world.admit(name).node)
+        assert found is not None
+        identities.append(found)
+    one, two = identities
+    digits = one.node.hex()[:ID_DIGITS_MIN]
+    devices = [("one", one), (digits, two)]
+    assert meant(devices, digits) == [(digits, two)]
+    assert meant(devices[:1], digits.upper()) == devices[:1]
+    assert meant(devices, digits[:-1]) == []
