@@ -6,6 +6,7 @@ names no host address: the inventory says where replicas are.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated
 
 import msgspec
@@ -38,19 +39,23 @@ class Member(msgspec.Struct, frozen=True, order=True):
     spki: Spki
 
 
-class Membership(msgspec.Struct, frozen=True):
+class Membership(msgspec.Struct, frozen=True, dict=True):
     """The replicas of one epoch, in the order of their ids."""
 
     epoch: int
     members: tuple[Member, ...]
 
-    @property
+    @cached_property
     def quorum(self) -> Quorum:
         return Quorum.of(len(self.members))
 
-    @property
+    @cached_property
     def ids(self) -> tuple[int, ...]:
         return tuple(member.id for member in self.members)
+
+    @cached_property
+    def _spkis(self) -> dict[int, bytes]:
+        return {member.id: member.spki for member in self.members}
 
     def primary(self, view: int) -> int:
         """The id of the primary of `view`: members take turns (OSDI'99, section 4.1)."""
@@ -58,10 +63,7 @@ class Membership(msgspec.Struct, frozen=True):
 
     def spki(self, replica: int) -> bytes | None:
         """The key of a replica, None for a stranger."""
-        for member in self.members:
-            if member.id == replica:
-                return member.spki
-        return None
+        return self._spkis.get(replica)
 
 
 # Upper bounds of encoded parts of replica messages.

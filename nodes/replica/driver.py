@@ -173,7 +173,8 @@ class Driver:
                 self._handle(item, now_us)
         if submitted:  # together and last: the next batch forms from all of them
             self._carry_out(self._core.submit(submitted, now_us))
-        self._serve()
+        if self._serving:
+            self._serve()
 
     def _serve(self) -> None:
         """A share of what peers asked for. The rest waits for a turn of its own."""

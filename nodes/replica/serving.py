@@ -38,6 +38,10 @@ class Serving:
         self._questions: dict[int, deque[Serve]] = {}  # the peer whose turn it is comes first
         self._served: dict[int, int] = {}  # bytes, in this interval
 
+    def __bool__(self) -> bool:
+        """Whether any question waits."""
+        return bool(self._questions)
+
     def put(self, question: Serve) -> None:
         waiting = self._questions.setdefault(question.to, deque())
         if len(waiting) < QUESTIONS_MAX:
