@@ -7,7 +7,15 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from nodes.config import ConfigError, KeepDataBlocks, Name, PeerConfig, Port, load_json
+from nodes.config import (
+    ConfigError,
+    KeepDataBlocks,
+    Name,
+    PeerConfig,
+    Port,
+    TraceEvery,
+    load_json,
+)
 
 __all__ = [
     "BoardConfig",
@@ -91,6 +99,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     keep_data_blocks: KeepDataBlocks | None = None
     ready: FilePath | None = None
     events: FilePath | None = None
+    trace: FilePath | None = None
+    trace_every: TraceEvery = 1
 
 
 class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -119,6 +129,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     keep_data_blocks: KeepDataBlocks | None = None
     ready: FilePath | None = None
     events: FilePath | None = None
+    trace: FilePath | None = None
+    trace_every: TraceEvery = 1
 
 
 class BoardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -43,6 +43,7 @@ from gateway.bridge.precheck import check_sender, refusal
 from gateway.bridge.relays import Relays
 from gateway.bridge.stamps import Stamps
 from gateway.bridge.waiting import Pending, Waiting
+from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.mqtt.topics import Status, Up, parse
 from gateway.refusing import refusing
 
@@ -68,6 +69,7 @@ class Bridge:
         limits: Limits,
         outside: Outside,
         kept: Any = None,
+        trace: Trace = NO_TRACE,
     ) -> None:
         """`owed` is what the outbox holds. The broker's logins are up to date until the height
         `logins_done`. `kept` is a `state` of this process, or None. Raises BlockStoreError."""
@@ -78,6 +80,8 @@ class Bridge:
         self._scheme = scheme
         self._limits = limits
         self._outside = outside
+        self._trace = trace
+        self._came_ns = 0  # the message that is being taken
         self._logins = Logins(login_secret, genesis)
         self._answers = AnswerCache()
         self._waiting = Waiting(
@@ -122,6 +126,7 @@ class Bridge:
     def on_up(self, topic: str, payload: bytes, now_ms: int) -> None:
         """Takes a relayed message. What is wrong with it is counted and answered, not raised."""
         up: Up | None = None
+        self._came_ns = self._trace.now_ns()
         try:
             with refusing():
                 parsed = parse(topic)
@@ -200,6 +205,8 @@ class Bridge:
             self._refuse(opened.id, up, "busy")
         else:
             self._note(opened.id, up, "accepted")
+            self._trace.request(Hop.GATEWAY_IN, opened.id, self._came_ns)
+            self._trace.request(Hop.ADMITTED, opened.id)
             self._waiting.add(opened.id, Pending(up.device, up.relay, cose, now_ms))
             self._fresh[opened.id] = Entry(0, opened.id, up.device, cose)
 
@@ -283,6 +290,7 @@ class Bridge:
         """The writes are on disk: the requests go to the replicas. `full`: none is on disk."""
         if full:
             self._done += writes.done
+        durable_ns = self._trace.now_ns()
         for entry in writes.fresh:
             waiting = self._waiting.get(entry.digest)
             if waiting is None:  # another gateway's submission became final meanwhile
@@ -292,7 +300,9 @@ class Bridge:
                 up = Up(self.net, waiting.relay, waiting.device, "op")
                 self._refuse(entry.digest, up, "outbox-full")
             else:
+                self._trace.request(Hop.DURABLE, entry.digest, durable_ns)
                 self._outside.submit(waiting.cose, everyone=self._suspicious)
+                self._trace.request(Hop.GATEWAY_OUT, entry.digest)
 
     # --- from replicas ----------------------------------------------------------------------------
 
@@ -323,6 +333,7 @@ class Bridge:
                 self._suspicious = False
                 self._done.append(statement.request)
                 self._send(self._answer_of(settled, position), waiting.device)
+                self._trace.request(Hop.RECEIPT, statement.request)
         self._outside.emit("final", height=settled.height, records=len(settled.statements))
 
     def _answer_of(self, settled: Settled, position: int) -> Answer:

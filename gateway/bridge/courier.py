@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gateway.bridge.outbox import Entry, Outbox
+from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient
 from gateway.tasks import Tasks
 
@@ -23,7 +24,8 @@ window_entries = 100  # unanswered at once
 class Courier:
     """Call `send` from the event loop and `done` at each answer; `run` is a task.
 
-    `again(payload, tries)` is what to send when `tries` attempts had no answer.
+    `again(payload, tries)` is what to send when `tries` attempts had no answer. The `trace` notes
+    the first one.
     `counts`: sent, resent, done, unacknowledged.
     """
 
@@ -34,9 +36,11 @@ class Courier:
         *,
         resend_s: float = 5.0,
         again: Callable[[bytes, int], bytes] = lambda payload, _tries: payload,
+        trace: Trace = NO_TRACE,
     ) -> None:
         self._outbox, self._client, self._resend_s = outbox, client, resend_s
         self._again = again
+        self._trace = trace
         self._sent_at: dict[bytes, float] = {}
         self._tries: Counter[bytes] = Counter()
         self._publishing: set[bytes] = set()
@@ -93,6 +97,8 @@ class Courier:
         tries = self._tries[entry.digest]
         self._tries[entry.digest] += 1
         payload = self._again(entry.payload, tries) if tries else entry.payload
+        if not tries:
+            self._trace.request(Hop.SENT, entry.digest)
         try:
             await self._client.publish(entry.topic, payload, deadline_s=self._resend_s)
         except BrokerUnavailableError:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -42,6 +43,7 @@ from gateway.bridge.edge import (
 )
 from gateway.bridge.outbox import Outbox
 from gateway.broker.credentials import open_password
+from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.mqtt.client import Message, MqttClient, MqttSettings, Presence
 from gateway.mqtt.topics import Head as HeadTopic
 from gateway.mqtt.topics import Response, parse
@@ -112,6 +114,7 @@ class Device:
         events: EventLog,
         *,
         connect: Callable[[MqttSettings], MqttClient] = MqttClient,
+        trace: Trace = NO_TRACE,
     ) -> None:
         directory = Path(config.state)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -134,6 +137,7 @@ class Device:
         self._kind: Literal["mobile", "environment"] = kind
         self._uplink = uplink
         self._connect = connect
+        self._trace = trace
         self._events = events
         self._bad = CountedEvents(events, "bad-message")
         self._net = genesis.network.hex()[:16]
@@ -195,12 +199,14 @@ class Device:
             events=self._events,
             again=self._uplink.again,
             connect=self._connect,
+            trace=self._trace,
         )
 
     # --- operations -------------------------------------------------------------------------------
 
-    async def enrol(self) -> Statement:
-        """Access authentication; the node's own login is known afterwards. Raises Refused."""
+    async def enrol(self, due_ns: int | None = None) -> Statement:
+        """Access authentication, which was due at a wall time; the node's own login is known
+        afterwards. Raises Refused."""
         chain = self._config.factory_chain
         voucher = load_voucher(Path(self._config.voucher), Path(chain) if chain else None)
         user = voucher.user
@@ -216,7 +222,8 @@ class Device:
                 if admitted:
                     break
                 await self.fresh_head()
-                async with self.asking(login, self._access_request(voucher), "enrol") as answer:
+                request = self._access_request(voucher)
+                async with self.asking(login, request, "enrol", due_ns) as answer:
                     if not _another_may_do(answer, tries):
                         admitted.append(self._admission(answer))
         return admitted[0]
@@ -273,9 +280,14 @@ class Device:
 
     @contextlib.asynccontextmanager
     async def asking(
-        self, login: Login, make: Callable[[int], Operation], kind: Kind = "op"
+        self,
+        login: Login,
+        make: Callable[[int], Operation],
+        kind: Kind = "op",
+        due_ns: int | None = None,
     ) -> AsyncIterator[Answer]:
-        """Signs `make(counter)`, sends it until it is answered, and verifies the answer.
+        """Signs `make(counter)`, sends it until it is answered, and verifies the answer. The trace
+        notes that it was due at the wall time `due_ns`.
 
         What follows from the answer belongs inside the `async with`. One at a time, since a
         counter that overtakes another makes the other worthless.
@@ -285,6 +297,9 @@ class Device:
             cose = sign_operation(operation, self.signer)
             request = read_operation(cose, self.genesis.network).id
             self._asked[request] = operation
+            if due_ns is not None and self._trace.on:
+                late_ns = time.time_ns() - due_ns
+                self._trace.request(Hop.INTENDED, request, max(1, self._trace.now_ns() - late_ns))
             topic, payload = self._uplink.wrap(login.me, kind, cose)
             self._answers[request] = asyncio.get_running_loop().create_future()
             await login.courier.send(request, topic, payload)
@@ -407,6 +422,7 @@ class Device:
     def _settle(self, request: bytes, answer: Answer) -> None:
         waiting = self._answers.get(request)
         if waiting is not None and not waiting.done():
+            self._trace.request(Hop.ANSWERED, request)
             waiting.set_result(answer)
 
 

@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 
 from chain.errors import PeerFault
+from chain.keys import digest
+from chain.ledger.operations import signed_content
 from gateway.bridge.edge import Kind, stamped_codec
 from gateway.bridge.relay import Relay
 from gateway.bridge.relays import ONLINE
+from gateway.hops import NO_TRACE, Hop, Trace
 from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, Message, Presence
 from gateway.mqtt.topics import Status, parse
@@ -40,8 +43,9 @@ class RelayUplink:
     """Its own messages go straight to the gateway, stamped; others' are relayed, at most
     RELAYED_MAX at a time: devices send again what is not answered."""
 
-    def __init__(self, net: str, events: EventLog) -> None:
+    def __init__(self, net: str, events: EventLog, trace: Trace = NO_TRACE) -> None:
         self._net = net
+        self._trace = trace
         self._events = events
         self._boot = time.time_ns() // 1_000_000
         self._relays: dict[str, Relay] = {}
@@ -64,6 +68,7 @@ class RelayUplink:
 
     async def other(self, login: Login, message: Message) -> None:
         relay = self._relay(login.me)
+        came_ns = self._trace.now_ns()
         if isinstance(parse(message.topic), Status):
             relay.on_status(message.topic, message.payload, _now_ms())
             return
@@ -72,14 +77,23 @@ class RelayUplink:
             return
         if len(login.relayed) >= RELAYED_MAX:
             raise PeerFault("relay-full", f"{RELAYED_MAX} messages wait for the broker")
+        self._note(Hop.RELAY_IN, passed_on[1], came_ns)
         login.relayed.start(self.carry(login, *passed_on))
 
     async def carry(self, login: Login, topic: str, payload: bytes) -> None:
         """Bring another device's message to the gateway."""
+        self._note(Hop.RELAY_OUT, payload)
         try:
             await login.client.publish(topic, payload, deadline_s=CARRY_S_MAX)
         except BrokerUnavailableError as error:
             self._events.emit("relay-lost", topic=topic, reason=str(error))
+
+    def _note(self, hop: Hop, payload: bytes, at_ns: int = 0) -> None:
+        """Only what is an operation has an id; other messages pass unnoted."""
+        if self._trace.on:
+            with contextlib.suppress(PeerFault):
+                signed, _ = signed_content(stamped_codec.decode(payload).body)
+                self._trace.request(hop, digest(signed), at_ns)
 
     def _relay(self, me: str) -> Relay:
         known = self._relays.get(me)
@@ -113,8 +127,10 @@ def with_boards(config: EnvironmentConfig, events: EventLog) -> Work:
 
 
 def main() -> None:
-    def make(config: EnvironmentConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
-        return RelayUplink(net, events), with_boards(config, events)
+    def make(
+        config: EnvironmentConfig, net: str, events: EventLog, trace: Trace
+    ) -> tuple[Uplink, Work]:
+        return RelayUplink(net, events, trace), with_boards(config, events)
 
     device_main("environment", EnvironmentConfig, __doc__, make)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from gateway.bridge.courier import Courier
 from gateway.bridge.outbox import Outbox
+from gateway.hops import NO_TRACE, Trace
 from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient, MqttSettings
 from gateway.tasks import Tasks
 from nodes.ports import Events
@@ -28,10 +29,13 @@ class Login:
         events: Events,
         again: Callable[[bytes, int], bytes],
         connect: Callable[[MqttSettings], MqttClient] = MqttClient,
+        trace: Trace = NO_TRACE,
     ) -> None:
         self.me = settings.name
         self.client = connect(settings)
-        self.courier = Courier(outbox, self.client, resend_s=resend_ms / 1000, again=again)
+        self.courier = Courier(
+            outbox, self.client, resend_s=resend_ms / 1000, again=again, trace=trace
+        )
         self.relayed = Tasks()
         self._on_message = on_message
         self._events = events

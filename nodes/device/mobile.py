@@ -13,6 +13,7 @@ import msgspec
 
 from chain.errors import PeerFault
 from gateway.bridge.edge import Ask, Kind, ask_codec
+from gateway.hops import Trace
 from gateway.mqtt.client import Message, Presence
 from gateway.mqtt.topics import Request
 from gateway.tasks import Tasks
@@ -88,7 +89,7 @@ class Readings:
             self._taken = number
 
 
-def make(config: MobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
+def make(config: MobileConfig, net: str, events: EventLog, trace: Trace) -> tuple[Uplink, Work]:
     """How its messages leave it, and what it does."""
     return MobileUplink(net), Readings().at_their_times
 

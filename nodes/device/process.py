@@ -23,6 +23,7 @@ from chain.ledger.identity import Identity
 from chain.ledger.operations import CloseSession, Data, OpenSession, Operation
 from gateway.bridge.block_store import BlockStoreError
 from gateway.bridge.outbox import OutboxCorruptError, OutboxFullError
+from gateway.hops import Trace
 from gateway.tasks import Tasks, first_of
 from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
@@ -36,6 +37,7 @@ from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import DeviceConfig
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.trace_file import open_trace
 
 __all__ = ["DeviceProcess", "Work", "device_main"]
 
@@ -103,7 +105,7 @@ class DeviceProcess:
         due_ns = go.due_ns(go.enrol_at_ms)
         await until(due_ns)
         self._events.emit("state", state="enrolling")
-        statement = await device.enrol()
+        statement = await device.enrol(due_ns)
         self._events.emit(
             "admitted",
             id=statement.request.hex(),
@@ -193,10 +195,10 @@ def device_main(
     kind: Literal["mobile", "environment"],
     config_type: type[C],
     about: str | None,
-    make: Callable[[C, str, EventLog], tuple[Uplink, Work]],
+    make: Callable[[C, str, EventLog, Trace], tuple[Uplink, Work]],
     put_around: Callable[[C, EventLog], EdgeAround] = lambda *_: EdgeAround(),
 ) -> None:
-    """The `__main__` of both kinds. `make(config, network name, events)`."""
+    """The `__main__` of both kinds. `make(config, network name, events, trace)`."""
     parser = argparse.ArgumentParser(prog=f"python -m nodes.device.{kind}", description=about)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--exit-on-stdin-eof", action="store_true")
@@ -207,12 +209,16 @@ def device_main(
     except (ConfigError, PeerFault, OSError) as error:
         fail(EXIT_BAD_CONFIG, str(error))
 
-    with EventLog(Path(config.events or "/dev/null"), config.name) as events:
+    trace = open_trace(config.trace, config.trace_every)
+    with (
+        EventLog(Path(config.events or "/dev/null"), config.name) as events,
+        contextlib.closing(trace),
+    ):
         around = put_around(config, events)
-        uplink, work = make(config, genesis.network.hex()[:16], events)
+        uplink, work = make(config, genesis.network.hex()[:16], events, trace)
 
         def device() -> Device:
-            return Device(config, genesis, kind, uplink, events, connect=around.client)
+            return Device(config, genesis, kind, uplink, events, connect=around.client, trace=trace)
 
         async def serve(stopping: asyncio.Event) -> None:
             process = DeviceProcess(config, device, uplink, work, events)
@@ -225,6 +231,7 @@ def device_main(
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)
                         events.flush()
+                        trace.flush()
             except (
                 OutboxFullError,
                 OutboxCorruptError,

@@ -139,7 +139,8 @@ class Sender:
         )
         try:
             operation = self._operation(reading, entry.payload)
-            async with self._device.asking(login, operation) as answer:
+            due_ns = reading.due_ns
+            async with self._device.asking(login, operation, due_ns=due_ns) as answer:
                 self._answered(answer, entry.payload)
                 await asyncio.to_thread(self._backlog.done, entry.digest)
         finally:

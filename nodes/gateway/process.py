@@ -29,6 +29,7 @@ from gateway.bridge.outbox import Outbox, OutboxCorruptError, OutboxFullError
 from gateway.bridge.ports import Limits
 from gateway.broker.port import DynamicSecurityAdmin
 from gateway.broker.security import User
+from gateway.hops import NO_TRACE, Trace
 from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, MqttClient, MqttSettings, Presence
 from gateway.mqtt.topics import Head, Response, Role, Status
@@ -41,6 +42,7 @@ from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.trace_file import open_trace
 
 __all__ = ["GatewayProcess", "gateway_main", "main"]
 
@@ -67,11 +69,14 @@ class GatewayProcess:
         secrets: GatewaySecrets,
         genesis: Genesis,
         events: EventLog,
+        *,
         around: EdgeAround | None = None,
+        trace: Trace = NO_TRACE,
     ) -> None:
         self._config = config
         self._around = around = around or EdgeAround()
         self._events = events
+        self._trace = trace
         self._outbox = Outbox(
             Path(config.outbox), entries_max=config.limits.waiting_max + ANSWERS_IN_FLIGHT_MAX
         )
@@ -94,6 +99,7 @@ class GatewayProcess:
             limits=_limits(config),
             outside=self,
             kept=self._kept.load(),
+            trace=trace,
         )
         self._kept_height = self._bridge.chain.resumed_height
         self._packed: tuple[int, bytes] | None = None  # a state to be kept, and its height
@@ -270,6 +276,7 @@ class GatewayProcess:
             self._links.tick()
             self._outbox_ready.set()
             self._events.flush()
+            self._trace.flush()
 
     async def _count(self) -> None:
         """Logs how much was refused and answered since the start, when that has changed."""
@@ -357,9 +364,16 @@ def gateway_main(
     async def serve(stopping: asyncio.Event) -> None:
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
+            trace = open_trace(config.trace, config.trace_every)
+            stack.callback(trace.close)
             try:
                 process = GatewayProcess(
-                    config, secrets, genesis, events, put_around(config, events)
+                    config,
+                    secrets,
+                    genesis,
+                    events,
+                    around=put_around(config, events),
+                    trace=trace,
                 )
             except OutboxFullError as error:
                 raise Trouble(str(error)) from error

@@ -6,6 +6,7 @@ carries for others.
 
 from __future__ import annotations
 
+from gateway.hops import Trace
 from nodes.device.device import Uplink
 from nodes.device.environment import with_boards
 from nodes.device.process import Work, device_main
@@ -34,9 +35,9 @@ class _Switched:
         return self.edge
 
     def make(
-        self, config: SwitchedEnvironmentConfig, net: str, events: EventLog
+        self, config: SwitchedEnvironmentConfig, net: str, events: EventLog, trace: Trace
     ) -> tuple[Uplink, Work]:
-        uplink = SwitchedRelay(net, events)
+        uplink = SwitchedRelay(net, events, trace)
         self.edge.orders.add(SEAM, RelayOrder, uplink.take)
         return uplink, with_boards(config, events)
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import msgspec
 
 from gateway.bridge.edge import stamped_codec
+from gateway.hops import NO_TRACE, Trace
 from nodes.device.environment import RelayUplink
 from nodes.device.login import Login
 from nodes.events import EventLog
@@ -45,8 +46,8 @@ class SwitchedRelay(RelayUplink):
     """Counts of what it did are logged as "relay-acts" with each message. Of several orders the
     newest holds."""
 
-    def __init__(self, net: str, events: EventLog) -> None:
-        super().__init__(net, events)
+    def __init__(self, net: str, events: EventLog, trace: Trace = NO_TRACE) -> None:
+        super().__init__(net, events, trace)
         self._acts: Counter[str] = Counter()
         self._wanted: RelayOrder | None = None
         self._rng = Random(0)  # noqa: S311 - repeatable on purpose

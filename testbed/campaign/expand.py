@@ -75,6 +75,7 @@ def expand(
         max_faulty=max_faulty,
         dead_man_ms=None if bound is None else round(bound.dead_man.ms),
         cooldown_ms=round(campaign.trials.cooldown.ms) if campaign.trials.cooldown else 0,
+        trace_every=campaign.trace_every,
         workload=WorkloadPlan(
             kind=campaign.workload.kind,
             rate_per_s=campaign.workload.rate.per_s,

@@ -48,12 +48,14 @@ __all__ = [
     "campaign_schema",
     "find_campaign",
     "load_campaign",
+    "trace_every_max",
 ]
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 
 faults_max: Final = 200
 phases_max: Final = 16
+trace_every_max: Final = 1_000_000
 seed_max: Final = 2**53 - 1  # what JSON carries everywhere
 
 
@@ -118,6 +120,12 @@ class Campaign(_Model):
     workload: Workload
     phases: dict[Name, SpanField] = Field(min_length=1, max_length=phases_max)
     faults: tuple[Fault, ...] = ()
+    trace_every: int = Field(
+        default=1,
+        ge=0,
+        le=trace_every_max,
+        description="Of so many requests one is traced, in all processes; 0: none.",
+    )
     guard: Annotated[
         Annotated[Literal["none"], Tag("none")] | Annotated[Guard, Tag("bound")],
         Discriminator(lambda value: "none" if isinstance(value, str) else "bound"),

@@ -89,7 +89,8 @@ class Schedule(_Model):
     """Everything that will happen, in the order of `runs`.
 
     `system` is what is under test. `replicas` are host names by replica number; `max_faulty` None
-    means that the guard is off. `cooldown_ms` is how long the hosts rest between two runs.
+    means that the guard is off. `cooldown_ms` is how long the hosts rest between two runs. Of
+    the requests one in `trace_every` is traced (0: none).
     """
 
     schema_version: Literal["testbed.schedule/2"] = Field(alias="schema")
@@ -102,6 +103,7 @@ class Schedule(_Model):
     max_faulty: int | None
     dead_man_ms: int | None
     cooldown_ms: int = 0
+    trace_every: int = Field(default=1, ge=0)
     workload: WorkloadPlan
     phases: tuple[Phase, ...]
     trials: tuple[Trial, ...]

@@ -25,6 +25,7 @@ import msgspec
 
 from testbed.campaign.event import Disturbed
 from testbed.care.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
+from testbed.checks.logs import Milliseconds, Whole
 
 __all__ = ["ClockLine", "ConditionLine", "unfit", "unknown"]
 
@@ -43,8 +44,9 @@ class ClockLine(msgspec.Struct, frozen=True, kw_only=True):
 
     t: int
     host: str
-    offset_ms: float | None = None
-    bound_ms: float | None = None
+    offset_ms: Milliseconds | None = None
+    bound_ms: Milliseconds | None = None
+    wall_minus_monotonic_ns: Whole | None = None
     problem: str | None = None
 
 

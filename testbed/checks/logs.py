@@ -25,6 +25,7 @@ __all__ = [
     "GroupDenied",
     "Late",
     "LogEvent",
+    "Milliseconds",
     "RateLimited",
     "ReadingLeftOut",
     "RelayGap",
@@ -36,6 +37,7 @@ __all__ = [
     "StoreMissing",
     "ViewEntered",
     "VotingAgain",
+    "Whole",
     "read_events",
     "read_lines",
 ]

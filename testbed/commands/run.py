@@ -11,7 +11,12 @@ from inventory.load import load_lab
 from testbed.bundle import RUNS_DIR
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.expand import expand
-from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
+from testbed.campaign.file import (
+    campaign_paths,
+    find_campaign,
+    load_campaign,
+    trace_every_max,
+)
 from testbed.campaign.replay import is_schedule, stored_schedule
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.screen import make_screen
@@ -46,6 +51,15 @@ def run(
     only: Annotated[
         int | None, typer.Option(min=0, metavar="RUN", help="Just this run of the schedule.")
     ] = None,
+    trace_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=trace_every_max,
+            metavar="N",
+            help="Trace one request in N (0: none), whatever the campaign says.",
+        ),
+    ] = None,
     check: CheckOption = False,
     as_json: JsonOption = False,
     out: OutOption = None,
@@ -72,6 +86,8 @@ def run(
             expand(load_campaign(path), lab, seed, find_system(system)),
             path.read_bytes(),
         )
+    if trace_every is not None:
+        schedule = schedule.model_copy(update={"trace_every": trace_every})
     inputs = Inputs(
         lab=lab,
         schedule=schedule if only is None else _part(schedule, only),

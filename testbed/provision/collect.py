@@ -11,7 +11,7 @@ from testbed import programs
 from testbed.bundle import RunFolder
 from testbed.fleet import at_once
 from testbed.hosts.port import CommandFailed, HostFault, TransferFailed
-from testbed.provision.configs import EVENTS, STORE
+from testbed.provision.configs import EVENTS, STORE, TRACE
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 from testbed.provision.probe import present
@@ -39,6 +39,7 @@ def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
     elif node.role != "broker":
         wanted[node.file(EVENTS)] = f"raw/{node.name}.jsonl"
         owed.add(node.file(EVENTS))
+        wanted[node.file(TRACE)] = f"raw/trace/{node.name}.bin"
     problems: list[str] = []
     try:
         if node.role == "replica" and present(host, [node.file(STORE)]):

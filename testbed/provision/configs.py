@@ -39,6 +39,7 @@ __all__ = [
     "READY",
     "SECRET",
     "STORE",
+    "TRACE",
     "File",
     "board_directory",
     "broker_address",
@@ -51,6 +52,7 @@ __all__ = [
 CONFIG = "config.json"
 READY = "ready.json"
 EVENTS = "events.jsonl"
+TRACE = "trace.bin"
 STORE = "ledger.sqlite"
 GO = "go.json"
 GENESIS = "genesis.json"

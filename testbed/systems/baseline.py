@@ -242,6 +242,7 @@ BASELINE = System(
     },
     material=_material,
     files=_files,
+    traced=frozenset(),
     admitted=_admitted,
     verify=_verify,
     properties=_properties,

@@ -52,6 +52,7 @@ CHAIN = System(
     },
     material=make_material,
     files=files_of,
+    traced=frozenset({"replica", "gateway", "environment", "mobile"}),
     admitted=_admitted,
     verify=_verify,
     properties=_properties,

@@ -38,7 +38,8 @@ class System:
     every fault is beyond the bound.
 
     To run it: `programs` by role (a provider has the role of a replica), `material` makes keys and
-    tokens, `files` are what each process starts with.
+    tokens, `files` are what each process starts with. Processes of the roles `traced` can write
+    traces.
 
     After a run: `admitted` counts devices, `verify` reads the collected stores, `properties` are
     the safety properties that can be judged from them.
@@ -53,6 +54,7 @@ class System:
     programs: Mapping[NodeRole, str]
     material: MakeMaterial
     files: FilesOf
+    traced: frozenset[NodeRole]
     admitted: Callable[[Evidence], int]
     verify: Callable[[Evidence], LedgerReport]
     properties: Callable[[Evidence, LedgerReport], tuple[Property, ...]]

@@ -26,6 +26,7 @@ from gateway.bridge.parts import Assembly
 from gateway.bridge.ports import Limits
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.security import bootstrap_id
+from gateway.hops import NO_TRACE, Trace
 from gateway.limits import RateLimiter
 from gateway.mqtt.topics import Up
 from tests.chain.world import Device, World
@@ -78,6 +79,7 @@ class Gate:
         self.carriers: list[Carrier] = []
         self.events: list[tuple[str, dict[str, object]]] = []
         self.stamped = 0
+        self.trace: Trace = NO_TRACE
         self.outbox = Outbox(folder / "outbox.sqlite")
         self.store = BlockStore(folder / "copy.sqlite", world.network)
         self.bridge = self._bridge(0)
@@ -93,6 +95,7 @@ class Gate:
             limits=Limits(**self.limits),
             outside=self,
             kept=kept,
+            trace=self.trace,
         )
 
     def restart(self, logins_done: int = 0, kept: object = None) -> None:

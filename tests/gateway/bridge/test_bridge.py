@@ -43,6 +43,7 @@ from gateway.bridge.stamps import PATIENCE_MS
 from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.credentials import open_password
 from gateway.broker.security import bootstrap_id, device_password
+from gateway.hops import Hop, NoTrace
 from gateway.mqtt.client import payload_bytes_max
 from gateway.mqtt.topics import Status
 from tests.chain.test_registry import by_admins, certificate
@@ -103,6 +104,37 @@ def test_no_replica_hears_of_a_request_before_it_is_on_disk(gate: Gate) -> None:
     assert not gate.submitted
     gate.bridge.written(writes)
     assert [each for each, _ in gate.submitted] == [cose]
+
+
+class Hops(NoTrace):
+    on = True
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[Hop, bytes]] = []
+
+    def request(
+        self, hop: Hop, request: bytes, at_ns: int = 0, view: int = 0, epoch: int = 0
+    ) -> None:
+        self.noted.append((hop, request))
+
+
+def test_the_trace_has_each_hop_of_what_is_accepted_and_none_of_what_is_refused(
+    gate: Gate,
+) -> None:
+    hops = gate.trace = Hops()
+    gate.restart()
+    device = gate.admit("phone")
+    assert [hop for hop, _ in hops.noted] == [
+        Hop.GATEWAY_IN,
+        Hop.ADMITTED,
+        Hop.DURABLE,
+        Hop.GATEWAY_OUT,
+        Hop.RECEIPT,
+    ]
+    assert len({request for _, request in hops.noted}) == 1
+    gate.up(device.node.hex(), "op", b"no operation")
+    gate.up(device.node.hex(), "sync", b"no request")
+    assert len(hops.noted) == 5
 
 
 def test_killed_at_any_point_the_gateway_carries_on_what_it_accepted(gate: Gate) -> None:
