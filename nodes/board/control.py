@@ -18,7 +18,7 @@ class ControlError(Exception):
 
 def command(control: Path, *words: str, timeout_s: float = 5.0) -> dict[str, Any]:
     """Send one command (`status`, `plug`, `unplug [MS]`, `reset`, `silence on|off`,
-    `noise SHARE MS SEED`, `noise off`, `middle HOW SEED COPIES DELAY_MS`, `middle off`,
+    `noise SHARE MS SEED`, `noise off`, `middle HOW SEED COPIES DELAY_MS MS`, `middle off`,
     `inject host|board HEX`) and return the board process's status after it.
     """
     try:

@@ -213,6 +213,10 @@ class BoardProcess:
     def _quieten(self) -> None:
         self._noise_share = 0.0
 
+    def _step_aside(self) -> None:
+        middle, self._middle = self._middle, None
+        self._to_host(middle.rest if middle else b"")
+
     # --- the board ------------------------------------------------------------------------
 
     async def _power(self) -> None:
@@ -317,10 +321,11 @@ class BoardProcess:
             case ["silence", "on" | "off" as state]:
                 self._silent = state == "on"
             case ["middle", "off"]:
-                middle, self._middle = self._middle, None
-                self._to_host(middle.rest if middle else b"")
-                return {**self._status(), "sent": middle.sent if middle else []}
-            case ["middle", how, seed, copies, delay_ms] if how in HOWS:
+                sent = self._middle.sent if self._middle else []
+                self._step_aside()
+                return {**self._status(), "sent": sent}
+            case ["middle", how, seed, copies, delay_ms, milliseconds] if how in HOWS:
+                self._for_a_spell(milliseconds, self._step_aside)
                 self._delay_s = int(delay_ms) / 1000
                 self._middle = LineMiddle(HOWS[how], int(seed), int(copies))
             case ["inject", "host", digits]:
@@ -339,6 +344,7 @@ class BoardProcess:
             "plugged": self._port is not None,
             "silent": self._silent,
             "noise": self._noise_share,
+            "middle": self._middle.how if self._middle else None,
             "starts": self._starts,
             "interpreter_pid": self._interpreter.pid if alive and self._interpreter else None,
             **self._carried,

@@ -16,6 +16,7 @@ from testbed.campaign.injection import Attack, Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
+from testbed.care.dead_man import arm, disarm
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import StoreDamaged
 from testbed.checks.trials import Tried
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from testbed.provision.layout import Node
 
 __all__ = ["AlteredStore"]
+
+UNDO = "start"
 
 
 class AlteredStore(Params):
@@ -35,7 +38,8 @@ class AlteredStore(Params):
 
 
 class Alteration(Attack):
-    """`program` changes a store; it gets the paths of the process's `files`."""
+    """`program` changes a store; it gets the paths of the process's `files`. A host starts the
+    process by itself if nobody else does."""
 
     def __init__(self, scene: Scene, program: str, files: tuple[str, ...]) -> None:
         super().__init__(scene)
@@ -46,18 +50,25 @@ class Alteration(Attack):
     def apply(self) -> None:
         deployment = self.scene.deployment
         for node in self.scene.nodes("on"):
+            host = deployment.host(node)
             self._down.append(node)
+            if (start := host.start_command(deployment.unit(node))) is not None:
+                arm(host, f"{UNDO}-{node.name}", self.scene.undo_after_s, start)
             deployment.hold_down(node)
             paths = [node.file(name) for name in self._files]
             argv = programs.python(
                 deployment.python(node), f"attacks/on_host/{self._program}.py", *paths
             )
-            self.sent(f"{node.name}/{deployment.host(node).run(argv).stdout.strip()}")
+            self.sent(f"{node.name}/{host.run(argv).stdout.strip()}")
 
     def heal(self) -> None:
+        deployment = self.scene.deployment
         down, self._down = self._down, []
         for node in down:
-            self.scene.deployment.start_node(node)
+            deployment.start_node(node)
+            host = deployment.host(node)
+            if host.start_command(deployment.unit(node)) is not None:
+                disarm(host, f"{UNDO}-{node.name}")
 
 
 def _judge(evidence: Evidence, attack: str) -> Judgement:

@@ -45,7 +45,8 @@ class SerialMitm(Params):
 
 
 class SerialMitmAttack(Attack):
-    """The cable takes no order twice: `off` also when the run is cut off."""
+    """The cable undoes it by itself if nobody else does. It takes no order twice: `off` also when
+    the run is cut off."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -53,12 +54,11 @@ class SerialMitmAttack(Attack):
 
     def apply(self) -> None:
         params = self.scene.event.params
+        what = f"{params['copies']} {params['by_ms']} {round(self.scene.undo_after_s * 1000)}"
         for board in self.scene.nodes("on"):
             seed = self.scene.rng.getrandbits(31)
-            self._order(
-                board.name, f"middle {params['how']} {seed} {params['copies']} {params['by_ms']}"
-            )
             self._ordered.append(board.name)
+            self._order(board.name, f"middle {params['how']} {seed} {what}")
         self.sent()
 
     def heal(self) -> None:

@@ -33,6 +33,9 @@ NEEDS: dict[str, dict[str, object]] = {
     "net.slow-link": {"by": "10ms"},
     "relay.delay": {"by": "10ms"},
     "board.boot-loop": _BOARD,
+    "device.flood": {"rate": "20/s"},
+    "device.mitm": {"on": "environment"},
+    "serial.mitm": _BOARD,
     "serial.noise": _BOARD,
     "serial.unplug": _BOARD,
     "serial.wrong-baud": _BOARD,
@@ -52,11 +55,7 @@ guard: none
 
 def lasting() -> list[Kind]:
     """Every kind that something is left of until it is healed."""
-    return [
-        kind
-        for kind in kinds().values()
-        if kind.category == "fault" and "for_" in kind.params.model_fields
-    ]
+    return [kind for kind in kinds().values() if "for_" in kind.params.model_fields]
 
 
 def event(kind: Kind, on: str | None = None, for_: str = "4m") -> dict[str, object]:
