@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from gateway.limits import RateLimiter
 from nodes.config import (
     ConfigError,
     KeepDataBlocks,
@@ -65,6 +67,23 @@ class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 4_096
     device_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 64
     relay_waiting_max: Annotated[int, msgspec.Meta(ge=1)] = 2_048
+
+    def relays(self) -> RateLimiter:
+        return self.limiter(self.relay_rate_per_s, self.relay_burst)
+
+    def devices(self) -> RateLimiter:
+        return self.limiter(self.rate_per_s, self.burst)
+
+    def limiter(self, rate_per_s: float, burst: int) -> RateLimiter:
+        """One for each kind of source; all have the limit on the total."""
+        return RateLimiter(
+            rate_per_s=rate_per_s,
+            burst=burst,
+            total_rate_per_s=self.total_rate_per_s,
+            total_burst=self.total_burst,
+            sources_max=self.sources_max,
+            clock=time.monotonic,
+        )
 
 
 class GatewaySecrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -312,21 +312,10 @@ class GatewayProcess:
 
 def _limits(config: GatewayConfig) -> Limits:
     limits = config.limits
-
-    def limiter(rate_per_s: float, burst: int) -> RateLimiter:
-        return RateLimiter(
-            rate_per_s=rate_per_s,
-            burst=burst,
-            total_rate_per_s=limits.total_rate_per_s,
-            total_burst=limits.total_burst,
-            sources_max=limits.sources_max,
-            clock=time.monotonic,
-        )
-
     return Limits(
-        relays=limiter(limits.relay_rate_per_s, limits.relay_burst),
-        devices=limiter(limits.rate_per_s, limits.burst),
-        syncs=limiter(limits.sync_rate_per_s, limits.sync_burst),
+        relays=limits.relays(),
+        devices=limits.devices(),
+        syncs=limits.limiter(limits.sync_rate_per_s, limits.sync_burst),
         events=RateLimiter(
             rate_per_s=EVENTS_PER_S,
             burst=limits.events_burst,

@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from pathlib import Path
 
 from chain.errors import PeerFault
 from gateway.bridge.edge import stamped_codec
 from gateway.broker.security import User
-from gateway.limits import RateLimiter
 from gateway.mqtt.client import BrokerUnavailableError, Message, MqttClient, MqttSettings
 from gateway.mqtt.topics import Response, Role, Up, parse
 from gateway.refusing import refusing
@@ -62,21 +60,7 @@ class GatewayProcess:
             {provider.replica: (provider.host, provider.port)},
             events,
         )
-        limits = config.limits
-        self._limiters = tuple(
-            RateLimiter(
-                rate_per_s=rate_per_s,
-                burst=burst,
-                total_rate_per_s=limits.total_rate_per_s,
-                total_burst=limits.total_burst,
-                sources_max=limits.sources_max,
-                clock=time.monotonic,
-            )
-            for rate_per_s, burst in (
-                (limits.relay_rate_per_s, limits.relay_burst),
-                (limits.rate_per_s, limits.burst),
-            )
-        )
+        self._limiters = config.limits.relays(), config.limits.devices()
 
     async def run(self, stopping: asyncio.Event) -> None:
         self._links.wire.start()

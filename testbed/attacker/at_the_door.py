@@ -27,9 +27,8 @@ def _subscribe(topic: str, client: paho.Client) -> None:
 
 class TakeoverAttack(DoorAttack):
     def knocks(self) -> Iterator[Knock]:
-        rng, batch = self.scene.rng, self.scene.event.params["batch"]
-        assert isinstance(batch, int)
-        for _ in range(batch):
+        rng = self.scene.rng
+        for _ in range(self.batch):
             victim = rng.choice(self.victims)
             if rng.random() < 0.5:
                 yield f"own-login-as-{victim}", self.login, victim, None
@@ -40,10 +39,9 @@ class TakeoverAttack(DoorAttack):
 
 class HijackAttack(DoorAttack):
     def knocks(self) -> Iterator[Knock]:
-        rng, batch = self.scene.rng, self.scene.event.params["batch"]
-        assert isinstance(batch, int)
+        rng = self.scene.rng
         net, login = self.attacker.net, self.login
-        for _ in range(batch):
+        for _ in range(self.batch):
             victim = rng.choice(self.victims)
             topics = {
                 "another-relay": str(Up(net, victim, victim, "op")),
@@ -78,10 +76,9 @@ class EavesdropAttack(DoorAttack):
         self.sent(relay_messages=heard[0] - before[0], relay_bytes=heard[1] - before[1])
 
     def knocks(self) -> Iterator[Knock]:
-        rng, batch = self.scene.rng, self.scene.event.params["batch"]
-        assert isinstance(batch, int)
+        rng = self.scene.rng
         net, login = self.attacker.net, self.login
-        for _ in range(batch):
+        for _ in range(self.batch):
             victim = rng.choice(self.victims)
             topics = {
                 "everything": "#",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.broker.security import User
-from testbed.attacker.attacker import Attacker
 from testbed.attacker.door import Act, knock
-from testbed.campaign.injection import Attack, Scene
+from testbed.attacker.with_attacker import WithAttacker
+from testbed.campaign.injection import Scene
 
 __all__ = ["DoorAttack", "Knock"]
 
@@ -17,19 +17,13 @@ Knock = tuple[str, User, str, Act | None]
 """What is tried, with which login, under which client id, and what is done once inside."""
 
 
-class DoorAttack(Attack):
+class DoorAttack(WithAttacker):
     """`knocks` says what is tried in one attempt."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._attacker: Attacker | None = None
         self._login: User | None = None
         self._tried = 0
-
-    @property
-    def attacker(self) -> Attacker:
-        assert self._attacker is not None, "arm was not called"
-        return self._attacker
 
     @property
     def login(self) -> User:
@@ -48,9 +42,8 @@ class DoorAttack(Attack):
         ]
 
     def arm(self) -> None:
-        attacker = self._attacker = Attacker(self.scene.deployment)
-        attacker.become_relay()
-        self._login = attacker.login_of(attacker.admitted())
+        super().arm()
+        self._login = self.attacker.login_of(self.attacker.admitted())
 
     def knocks(self) -> Iterable[Knock]:
         raise NotImplementedError
@@ -62,7 +55,3 @@ class DoorAttack(Attack):
             knocked = knock(self.scene.deployment, user, client_id, act, ANSWER_S_MAX)
             self._tried += 1
             self.sent(knocked.trial(what, self._tried))
-
-    def close(self) -> None:
-        if self._attacker is not None:
-            self._attacker.close()

@@ -6,23 +6,18 @@ success. Judged by the very bytes that he sent: `testbed.checks.trials`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from testbed.attacker.equip import log_refusals
-from testbed.campaign.injection import Attack, Injection, Scene
+from testbed.campaign.injection import Injection, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
-from testbed.checks.trials import judge_recorded, trial_of
-
-if TYPE_CHECKING:
-    from testbed.attacker.attacker import Attacker
-    from testbed.attacker.puppet import Puppet
+from testbed.checks.trials import judge_recorded
 
 __all__ = ["Impersonate"]
 
 Means = Literal["self-made", "stolen-id", "expired", "revoked", "wrong-purpose"]
-EXPIRED_AFTER_S = 1
 
 
 class Impersonate(Params):
@@ -40,53 +35,9 @@ class Impersonate(Params):
     batch: int = Field(default=10, ge=1, le=500)
 
 
-class ImpersonateAttack(Attack):
-    def __init__(self, scene: Scene) -> None:
-        super().__init__(scene)
-        self._attacker: Attacker | None = None
-        self._has: dict[str, Puppet] = {}
-
-    def arm(self) -> None:
-        """He comes by what he has: before the run, since time must pass until it is worthless."""
-        from testbed.attacker.attacker import Attacker  # noqa: PLC0415 - only a run needs it
-
-        attacker = self._attacker = Attacker(self.scene.deployment)
-        attacker.become_relay()
-        wanted = self._wanted()
-        self._has["victim"] = attacker.admitted()
-        if "expired" in wanted:
-            self._has["expired"] = attacker.admitted(validity_s=EXPIRED_AFTER_S)
-        if "revoked" in wanted:
-            self._has["revoked"] = attacker.revoked()
-
-    def apply(self) -> None:
-        attacker = self._attacker
-        assert attacker is not None, "arm was not called"
-        count = self.scene.event.params["batch"]
-        assert isinstance(count, int)
-        # In turn, and in the order of their counters: a late one would be refused for its counter.
-        sent = [self._make(material) for _ in range(count) for material in self._wanted()]
-        attacker.up_each(sent)
-        self.sent(*(trial_of(body, attacker.network) for _, _, body in sent))
-
-    def close(self) -> None:
-        if self._attacker is not None:
-            self._attacker.close()
-
-    def _wanted(self) -> list[str]:
-        wanted = self.scene.event.params["material"]
-        assert isinstance(wanted, list)
-        return [str(each) for each in wanted]
-
-    def _make(self, material: str) -> tuple[str, str, bytes]:
-        """(device, kind, body) of one message."""
-        from testbed.attacker.forgery import forged  # noqa: PLC0415 - only a run needs it
-
-        assert self._attacker is not None
-        return forged(material, self._has, self._attacker, self.scene.rng)
-
-
 def _make(scene: Scene) -> Injection:
+    from testbed.attacker.with_attacker import ImpersonateAttack  # noqa: PLC0415 - only a run needs it
+
     return ImpersonateAttack(scene)
 
 

@@ -11,16 +11,14 @@ succeeds if a reading of the board is missing in between, or there twice.
 from __future__ import annotations
 
 import json
-from typing import Literal
 
 from pydantic import Field
 
 from chain.ledger.operations import Data
 from inventory.model import Lab
+from testbed.attacks.mitm import Mitm
 from testbed.campaign.injection import Attack, Injection, Judgement, Scene
-from testbed.campaign.kinds import Kind, Mechanism, Params, register
-from testbed.campaign.quantities import Duration, SpanField
-from testbed.campaign.selectors import SelectorField
+from testbed.campaign.kinds import Kind, Mechanism, register
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import SerialRefused
 from testbed.checks.properties import repeated_readings
@@ -31,17 +29,13 @@ from testbed.checks.trials import Tried
 __all__ = ["SerialMitm"]
 
 
-class SerialMitm(Params):
+class SerialMitm(Mitm):
     """Stand on the line of boards `on`, for `for`. `alter`: before each frame of the board,
     `copies` altered ones reach its host, with a good CRC; bytes, counters and values vary by the
     seed. `downgrade`: they name another suite, or have no tag. `reflect`: the host's frames come
     back to it. `drop`: the board's frames are taken away. `delay`: each waits for `by`."""
 
-    on: SelectorField
-    for_: SpanField = Field(alias="for")
-    how: Literal["alter", "downgrade", "reflect", "drop", "delay"] = "alter"
     copies: int = Field(default=3, ge=1, le=20)
-    by: SpanField = Duration.parse_span("500ms")
 
 
 class SerialMitmAttack(Attack):

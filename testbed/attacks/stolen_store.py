@@ -6,21 +6,13 @@ thief has every ledger, and no key in it: he can only sign with a key of his own
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
-from testbed import programs
-from testbed.attacks.impersonate import ImpersonateAttack
-from testbed.campaign.injection import Attack, Injection, Judgement, Scene
+from testbed.campaign.injection import Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Requested
 from testbed.checks.trials import Tried, judge_recorded
-
-if TYPE_CHECKING:
-    from testbed.attacker.attacker import Attacker
 
 __all__ = ["StolenStore"]
 
@@ -31,75 +23,6 @@ class StolenStore(Params):
     `batch` messages per event."""
 
     batch: int = Field(default=10, ge=1, le=500)
-
-
-class LedgerTheft(ImpersonateAttack):
-    """Looks for keys in the ledgers, then does what a thief without keys can do."""
-
-    def apply(self) -> None:
-        from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
-
-        deployment = self.scene.deployment
-        found = 0
-        for node in deployment.with_role("replica"):
-            argv = programs.python(
-                deployment.python(node), "attacks/on_host/count_keys.py", node.file(STORE)
-            )
-            found += int(deployment.host(node).run(argv).stdout)
-        self.sent(keys_found=found)
-        super().apply()
-
-    def _wanted(self) -> list[str]:
-        return ["stolen-id"]
-
-
-class EscrowTheft(Attack):
-    """Takes the keys of all devices and sends readings that each of them could have sent."""
-
-    def __init__(self, scene: Scene) -> None:
-        super().__init__(scene)
-        self._attacker: Attacker | None = None
-
-    def arm(self) -> None:
-        from testbed.attacker.attacker import Attacker  # noqa: PLC0415 - only a run needs it
-
-        self._attacker = Attacker(self.scene.deployment)
-        self._attacker.become_relay()
-
-    def apply(self) -> None:
-        from nodes.provider.protocol import CALL, call, call_codec, request_id  # noqa: PLC0415
-
-        attacker, count = self._attacker, self.scene.event.params["batch"]
-        assert attacker is not None, "arm was not called"
-        assert isinstance(count, int)
-        stolen = self._stolen()
-        messages, trials = [], []
-        for number in range(count if stolen else 0):
-            device = self.scene.rng.choice(sorted(stolen))
-            key, highest = stolen[device]
-            counter = highest + 1 + number  # below what the device itself says next
-            body = json.dumps({"values": [self.scene.rng.randrange(10**6)]}).encode()
-            said = call(bytes.fromhex(key), device, "data", counter, body)
-            messages.append((device, CALL, call_codec.encode(said)))
-            trials.append(request_id(device, counter).hex())
-        attacker.up_each(messages)
-        self.sent(*trials, keys_found=len(stolen))
-
-    def close(self) -> None:
-        if self._attacker is not None:
-            self._attacker.close()
-
-    def _stolen(self) -> dict[str, tuple[str, int]]:
-        from testbed.provision.configs import STORE  # noqa: PLC0415 - only a run needs it
-        from testbed.systems.baseline import ESCROW  # noqa: PLC0415 - see above
-
-        deployment = self.scene.deployment
-        (provider,) = deployment.with_role("replica")
-        program = "attacks/on_host/steal_escrow.py"
-        files = (provider.file(ESCROW), provider.file(STORE))
-        argv = programs.python(deployment.python(provider), program, *files)
-        found: dict[str, tuple[str, int]] = json.loads(deployment.host(provider).run(argv).stdout)
-        return found
 
 
 def _judge(evidence: Evidence, attack: str) -> Judgement:
@@ -123,10 +46,14 @@ def _judge_taken(evidence: Evidence, attack: str) -> Judgement:
 
 
 def _ledgers(scene: Scene) -> Injection:
+    from testbed.attacker.theft import LedgerTheft  # noqa: PLC0415 - only a run needs it
+
     return LedgerTheft(scene)
 
 
 def _escrow(scene: Scene) -> Injection:
+    from testbed.attacker.theft import EscrowTheft  # noqa: PLC0415 - only a run needs it
+
     return EscrowTheft(scene)
 
 

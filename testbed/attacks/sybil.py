@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from testbed.attacker.equip import log_refusals
-from testbed.campaign.injection import Attack, Injection, Scene
+from testbed.campaign.injection import Injection, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
-from testbed.checks.trials import judge_recorded, trial_of
-
-if TYPE_CHECKING:
-    from testbed.attacker.attacker import Attacker
+from testbed.checks.trials import judge_recorded
 
 __all__ = ["Sybil"]
 
@@ -25,33 +20,9 @@ class Sybil(Params):
     batch: int = Field(default=50, ge=1, le=500)
 
 
-class SybilAttack(Attack):
-    def __init__(self, scene: Scene) -> None:
-        super().__init__(scene)
-        self._attacker: Attacker | None = None
-
-    def arm(self) -> None:
-        from testbed.attacker.attacker import Attacker  # noqa: PLC0415 - only a run needs it
-
-        self._attacker = Attacker(self.scene.deployment)
-        self._attacker.become_relay()
-
-    def apply(self) -> None:
-        from testbed.attacker.forgery import made_up  # noqa: PLC0415 - only a run needs it
-
-        attacker, batch = self._attacker, self.scene.event.params["batch"]
-        assert attacker is not None, "arm was not called"
-        assert isinstance(batch, int)
-        sent = [made_up(attacker, self.scene.rng) for _ in range(batch)]
-        attacker.up_each(sent)
-        self.sent(*(trial_of(body, attacker.network) for _, _, body in sent))
-
-    def close(self) -> None:
-        if self._attacker is not None:
-            self._attacker.close()
-
-
 def _make(scene: Scene) -> Injection:
+    from testbed.attacker.with_attacker import SybilAttack  # noqa: PLC0415 - only a run needs it
+
     return SybilAttack(scene)
 
 

@@ -56,7 +56,7 @@ class GatewayDestroy(CrashFault):
         self.host(node).run(["find", str(node.directory), "-maxdepth", "1", *names, "-delete"])
 
     def observe(self, within_s: float) -> Seen | None:
-        if not all(self.is_down(node) for node in self.hit):
+        if not self.all_down():
             return None
         if not self.scene.watch.wait_for(lambda: all(map(self._is_missed, self.hit)), within_s):
             return None
@@ -82,7 +82,7 @@ class BrokerKill(CrashFault):
         self._quiet_since_s = 0.0
 
     def observe(self, within_s: float) -> Seen | None:
-        if not all(self.is_down(node) for node in self.hit):
+        if not self.all_down():
             return None
         until_s = time.monotonic() + within_s
         while not self._is_quiet():

@@ -50,7 +50,7 @@ class Reboot(Params):
 
 
 class CutByKill(LocalHostFault):
-    """A process of this machine ends with this program: nothing else is to be undone."""
+    said = "none of its processes is left"
 
     def strike_host(self, name: str) -> None:
         nodes = [node for node in self.hit if node.host == name]
@@ -60,23 +60,13 @@ class CutByKill(LocalHostFault):
         for node in nodes:
             self.scene.deployment.hold_down(node)
 
-    def observe(self, within_s: float) -> Seen | None:
-        others = self.others_go_on(within_s) if self.all_down() else None
-        if others is None:
-            return None
-        return Seen("none of its processes is left, and the others went on", others)
-
 
 class RebootByRestart(LocalHostFault):
+    said = "all its processes have ended"
+
     def strike_host(self, name: str) -> None:
         for node in reversed([node for node in self.hit if node.host == name]):
             self.scene.deployment.hold_down(node, STOP_TIMEOUT_S)
-
-    def observe(self, within_s: float) -> Seen | None:
-        others = self.others_go_on(within_s) if self.all_down() else None
-        if others is None:
-            return None
-        return Seen("all its processes have ended, and the others went on", others)
 
 
 class CutByDriver(SshHostFault):

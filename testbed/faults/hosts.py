@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from inventory.model import Lab
+from testbed.campaign.injection import Seen
 from testbed.errors import LabFault
 from testbed.faults.processes import ProcessFault
-from testbed.hosts.port import HostFault, NodeCommand, UnitState
+from testbed.hosts.port import HostFault, NodeCommand
 from testbed.provision.layout import PROCESS_ROLES, Node
 
 __all__ = ["LocalHostFault", "SshHostFault", "WholeHostFault", "only_local", "only_ssh"]
@@ -67,11 +68,14 @@ class WholeHostFault(ProcessFault):
 
 
 class LocalHostFault(WholeHostFault):
-    """A host that is processes of this machine: all of them are ended, and held down."""
+    """A host that is processes of this machine: all of them are ended, and held down. They end with
+    this program: nothing else is to be undone."""
 
-    def all_down(self) -> bool:
-        states = [self.host(node).status(node.unit) for node in self.hit]
-        return all(each.state is not UnitState.ACTIVE and each.pid is None for each in states)
+    said: str
+
+    def observe(self, within_s: float) -> Seen | None:
+        others = self.others_go_on(within_s) if self.all_down() else None
+        return Seen(f"{self.said}, and the others went on", others) if others else None
 
     def mend_host(self, name: str) -> None:
         deployment = self.scene.deployment

@@ -29,8 +29,8 @@ from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import SpanField
 from testbed.campaign.selectors import SelectorField
-from testbed.faults.processes import ProcessFault
-from testbed.hosts.port import HostFault, NodeCommand
+from testbed.faults.processes import EndedFault
+from testbed.hosts.port import HostFault
 from testbed.provision.configs import STORE
 from testbed.provision.layout import Node
 
@@ -102,18 +102,13 @@ class _Edit:
     category: Category = "fault"
 
 
-class LedgerFault(ProcessFault):
-    undo_name = "start"
-
+class LedgerFault(EndedFault):
     def __init__(self, scene: Scene, edit: _Edit) -> None:
         super().__init__(scene)
         self._edit = edit
         self._did: dict[str, object] = {}
         self._told: dict[str, int] = {}
         self._struck_s = 0.0
-
-    def undo(self, node: Node) -> NodeCommand | None:
-        return self.host(node).start_command(self.scene.deployment.unit(node))
 
     def arm(self) -> None:
         super().arm()
@@ -172,7 +167,7 @@ class LedgerFault(ProcessFault):
             del self._did[node.name]  # once
             self.scene.deployment.hold_down(node)
             self._run(node, "wipe")
-        self.start_if_down(node)
+        super().mend(node)
 
 
 def _of_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:

@@ -13,7 +13,7 @@ from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
 from testbed.campaign.quantities import Duration, SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.errors import LabFault
-from testbed.faults.processes import ProcessFault
+from testbed.faults.processes import EndedFault, ProcessFault
 from testbed.hosts.port import HostFault, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
@@ -47,28 +47,14 @@ class Storm(Params):
     pause: SpanField = Duration.parse("1s")
 
 
-class CrashFault(ProcessFault):
-    undo_name = "start"
-
-    def undo(self, node: Node) -> NodeCommand | None:
-        return self.host(node).start_command(self.scene.deployment.unit(node))
-
+class CrashFault(EndedFault):
     def strike(self, node: Node) -> None:
         self.host(node).signal(node.unit, Signals.SIGKILL)
         self.scene.deployment.hold_down(node)  # or its supervisor would bring it back
 
-    def mend(self, node: Node) -> None:
-        self.start_if_down(node)
-
     def observe(self, within_s: float) -> Seen | None:
-        if not all(self.is_down(node) for node in self.hit):
-            return None
-        others = self.others_go_on(within_s)
+        others = self.others_go_on(within_s) if self.all_down() else None
         return Seen("the process is gone, and the others went on", others) if others else None
-
-    def is_down(self, node: Node) -> bool:
-        status = self.host(node).status(node.unit)
-        return status.state is not UnitState.ACTIVE and status.pid is None
 
 
 class StopFault(ProcessFault):
@@ -99,10 +85,8 @@ class StopFault(ProcessFault):
         return state.stdout.strip().startswith("T")
 
 
-class StormFault(ProcessFault):
+class StormFault(EndedFault):
     """The kills come from a thread of their own, drawn from the event's random stream."""
-
-    undo_name = "start"
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -110,9 +94,6 @@ class StormFault(ProcessFault):
         self._thread: threading.Thread | None = None
         self._trouble: LabFault | None = None
         self._lives: dict[str, set[int]] = {}
-
-    def undo(self, node: Node) -> NodeCommand | None:
-        return self.host(node).start_command(self.scene.deployment.unit(node))
 
     def apply(self) -> None:
         super().apply()
@@ -155,7 +136,7 @@ class StormFault(ProcessFault):
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        self.start_if_down(node)
+        super().mend(node)
 
 
 register(

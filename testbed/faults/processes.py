@@ -14,7 +14,7 @@ from testbed.care.dead_man import arm, disarm
 from testbed.hosts.port import Host, NodeCommand, UnitState
 from testbed.provision.layout import Node
 
-__all__ = ["ProcessFault"]
+__all__ = ["EndedFault", "ProcessFault"]
 
 
 class ProcessFault(Injection):
@@ -89,6 +89,11 @@ class ProcessFault(Injection):
         if self.host(node).status(node.unit).state is not UnitState.ACTIVE:
             self.scene.deployment.start_node(node)
 
+    def all_down(self) -> bool:
+        """Whether nothing is left of the processes that were hit."""
+        states = [self.host(node).status(node.unit) for node in self.hit]
+        return all(each.state is not UnitState.ACTIVE and each.pid is None for each in states)
+
     @property
     def names(self) -> set[str]:
         """Of the processes that were hit."""
@@ -135,3 +140,15 @@ class ProcessFault(Injection):
 
     def _undo_name(self, node: Node) -> str:
         return f"{self.undo_name}-{node.name}"
+
+
+class EndedFault(ProcessFault):
+    """A fault that ends processes: they are started again."""
+
+    undo_name = "start"
+
+    def undo(self, node: Node) -> NodeCommand | None:
+        return self.host(node).start_command(self.scene.deployment.unit(node))
+
+    def mend(self, node: Node) -> None:
+        self.start_if_down(node)

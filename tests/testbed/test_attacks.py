@@ -23,7 +23,7 @@ WORKLOAD = "workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 
 HELD = f"""
 campaign: held
 {WORKLOAD}
-phases: {{warmup: 10s, attack: 15s, recovery: 2s}}
+phases: {{warmup: 10s, attack: 17s, recovery: 2s}}
 faults:
   - {{id: no-limits, at: 0s, do: gateway.no-limits}}
   - {{id: impersonate, at: 1s, do: device.impersonate, batch: 12}}
@@ -44,8 +44,8 @@ faults:
   - {{id: sybil, at: 9s, do: device.sybil, batch: 10}}
   - {{id: flood, at: 11s, for: 2s, do: device.flood, how: invalid, rate: 50/s}}
   - {{id: session, at: 10s, do: device.replay, window: other-session, messages: [serial]}}
-  - {{id: crash, at: 9500ms, for: 500ms, do: process.crash, on: gateway}}
-  - {{id: restarted, at: 14500ms, do: device.replay, window: after-restart, messages: [data]}}
+  - {{id: crash, at: 13500ms, for: 2s, do: process.crash, on: gateway}}
+  - {{id: restarted, at: 16500ms, do: device.replay, window: after-restart, messages: [data]}}
 """
 BROKEN = f"""
 campaign: broken

@@ -13,9 +13,10 @@ from chain.ledger.operations import OpenSession, read_operation
 from gateway.bridge.edge import ask_codec, stamped_codec
 from gateway.mqtt.client import Message
 from gateway.mqtt.topics import Request, Role, Up, parse
-from testbed.attacker.attacker import Attacker, new_login
+from testbed.attacker.attacker import new_login
+from testbed.attacker.with_attacker import WithAttacker
 from testbed.boards.cable import has_cable, order_cable
-from testbed.campaign.injection import Attack, Scene
+from testbed.campaign.injection import Scene
 from testbed.errors import LabFault
 from testbed.hosts.port import HostFault
 from testbed.provision.layout import Node
@@ -38,29 +39,26 @@ class _Heard(NamedTuple):
     at_ns: int
 
 
-class ReplayAttack(Attack):
+class ReplayAttack(WithAttacker):
     """Listens from `arm` on; each attempt sends a seeded choice of what was heard so far."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         params = scene.event.params
-        wanted, batch = params["messages"], params["batch"]
+        wanted = params["messages"]
         assert isinstance(wanted, list)
-        assert isinstance(batch, int)
         self._wanted = frozenset(str(each) for each in wanted)
         self._window = str(params["window"])
-        self._batch = batch
         self._random = scene.rng
         self._heard: dict[str, _Heard] = {}
         self._opened_ns: dict[str, int] = {}  # by device: when its newest session began
         self._tries: dict[str, int] = {}
-        self._attacker: Attacker | None = None
         self._relays: set[str] = set()  # those of the lab
         self._strangers: set[str] = set()  # other attackers
 
     def arm(self) -> None:
-        attacker = self._attacker = Attacker(self.scene.deployment)
-        attacker.become_relay()
+        super().arm()
+        attacker = self.attacker
         ear = new_login(Role.OBSERVER)
         attacker.let_in(ear)
         topics = (f"m2m/1/{attacker.net}/up/+/+/+", f"m2m/1/{attacker.net}/req/+")
@@ -71,15 +69,11 @@ class ReplayAttack(Attack):
         serial = self._replay_frames() if "serial" in self._wanted else []
         self.sent(*mqtt, *serial, mqtt=len(mqtt), serial=len(serial))
 
-    def close(self) -> None:
-        if self._attacker is not None:
-            self._attacker.close()
-
     # --- the broker -------------------------------------------------------------------------------
 
     def _keep(self, message: Message) -> None:
-        attacker = self._attacker
-        if attacker is None or len(self._heard) >= CAPTURED_MAX:
+        attacker = self.attacker
+        if len(self._heard) >= CAPTURED_MAX:
             return
         try:
             topic = parse(message.topic)
@@ -112,15 +106,14 @@ class ReplayAttack(Attack):
         return relay in self._relays
 
     def _replay_messages(self) -> list[str]:
-        attacker = self._attacker
-        assert attacker is not None, "arm was not called"
+        attacker = self.attacker
         kinds = {"admission": "enrol", "data": "op"}
         wanted = {kinds[each] for each in self._wanted if each in kinds}
         fits = self._fitting()
         heard = sorted(
             name for name, each in self._heard.items() if each.kind in wanted and fits(each)
         )
-        chosen = self._random.sample(heard, min(len(heard), self._batch))
+        chosen = self._random.sample(heard, min(len(heard), self.batch))
         attacker.up_each([self._heard[name][:3] for name in chosen])
         return [self._trial(f"{name}@{attacker.relay.node}") for name in chosen]
 
@@ -167,7 +160,7 @@ class ReplayAttack(Attack):
             if not has_cable(lab, board.name):
                 continue  # nobody can cut into a real cable from here
             frames = self._frames_of(board)
-            chosen = self._random.sample(frames, min(len(frames), self._batch))
+            chosen = self._random.sample(frames, min(len(frames), self.batch))
             try:
                 self._inject(board, chosen)
             except LabFault:
