@@ -14,6 +14,7 @@ import secrets
 import sys
 from pathlib import Path
 from typing import Any, TypedDict
+from zlib import crc32
 
 import gateway.serial.seal
 from chain.errors import Misuse
@@ -64,14 +65,14 @@ def prepare(
     *,
     key_version: int = 1,
     period_ms: int = 1_000,
-    seed: int = 1,
+    seed: int | None = None,
     journal: bool = True,
     repl_window_ms: int = 0,
 ) -> Flashed:
     """Write firmware, config and key to `directory`, as flashing writes them to a board.
 
     The boot counter and held readings of an earlier flashing stay. `seed` is the simulated
-    sensor's. `repl_window_ms`: how long after power-on Ctrl-C still reaches the REPL.
+    sensor's; without one each board id has its own. `repl_window_ms`: how long after power-on Ctrl-C still reaches the REPL.
     """
     if len(key) != key_bytes:
         raise Misuse(f"a board key has {key_bytes} bytes, not {len(key)}")
@@ -85,7 +86,7 @@ def prepare(
         "key_version": key_version,
         "firmware": firmware_sha256,
         "period_ms": period_ms,
-        "sensor": {"kind": "simulated", "seed": seed},
+        "sensor": {"kind": "simulated", "seed": crc32(board_id.encode()) if seed is None else seed},
         "line": {"kind": "stdio"},
         "journal": journal,
         "repl_window_ms": repl_window_ms,
@@ -107,7 +108,7 @@ def main() -> int:
     parser.add_argument("--key", type=Path, required=True, help="the host's copy of the key (0600)")
     parser.add_argument("--key-version", type=int, default=1)
     parser.add_argument("--period-ms", type=int, default=1_000)
-    parser.add_argument("--seed", type=int, default=1, help="of the simulated sensor")
+    parser.add_argument("--seed", type=int, help="of the simulated sensor (by default, of the id)")
     parser.add_argument("--repl-window-ms", type=int, default=0, help="for flashing it again")
     options = parser.parse_args()
     try:

@@ -1,6 +1,7 @@
 """`python -m nodes.device.mobile --config FILE`: a mobile device, carried by a user.
 
-Its messages go to any relay that hears them. It sends a reading at each time of its plan.
+Its messages go to any relay that hears them. At each time of its plan it sends what its
+sensor reads.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nodes.device.device import Device, Uplink
 from nodes.device.login import Login
 from nodes.device.process import Work, device_main
 from nodes.device.sender import Reading, Sender
+from nodes.device.sensor import RoomSensor
 from nodes.device.wall_clock import wall_clock_quality
 from nodes.device.workload import Go, until
 from nodes.edge_config import MobileConfig
@@ -63,7 +65,9 @@ class Readings:
     before its start: the earlier one may have sent it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._sensor: RoomSensor | None = None
         self._taken = 0  # the number of the last one
         self._began_ns = time.time_ns()
 
@@ -78,20 +82,21 @@ class Readings:
             await taking
 
     async def _take(self, sender: Sender, go: Go, since_ns: int) -> None:
+        self._sensor = sensor = self._sensor or RoomSensor(go.seed, self._device)
         for number, offset_ms in enumerate(go.sends_ms, 1):
             due_ns = go.due_ns(offset_ms)
             if number <= self._taken or due_ns < since_ns:
                 continue
             await until(due_ns)
             clock = wall_clock_quality().clock
-            reading = Reading(due_ns=due_ns, number=number, values=(number,), clock=clock)
+            reading = Reading(due_ns=due_ns, number=number, values=sensor.read(), clock=clock)
             await sender.put_when_possible(reading)
             self._taken = number
 
 
 def make(config: MobileConfig, net: str, events: EventLog, trace: Trace) -> tuple[Uplink, Work]:
     """How its messages leave it, and what it does."""
-    return MobileUplink(net), Readings().at_their_times
+    return MobileUplink(net), Readings(config.name).at_their_times
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ Offset = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
 class Go(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`start_ns` is wall time; `enrol_at_ms`, `sends_ms` and `end_ms`, when readings end, count
     from it; `timeout_ms` is when an unanswered send is reported as late (it is still carried on).
+    `seed` is the trial's: each sensor draws its error from it (`sensor`).
     """
 
     start_ns: int
@@ -33,6 +34,7 @@ class Go(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sends_ms: tuple[Offset, ...]
     end_ms: Offset
     timeout_ms: Offset
+    seed: int = 0
 
     def due_ns(self, offset_ms: int) -> int:
         """Wall time of an offset."""

@@ -23,6 +23,7 @@ from gateway.mqtt.topics import Up
 from gateway.refusing import refusing
 from gateway.tasks import Tasks
 from nodes.config import ConfigError, load_config
+from nodes.device.sensor import RoomSensor
 from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, EventLog
@@ -120,11 +121,12 @@ class Device:
         await self._waiting.put(None)
 
     async def _send_all(self, key: bytes, go: Go) -> None:
-        number = 0
+        number, sensor = 0, RoomSensor(go.seed, self._config.name)
         while (due_ns := await self._waiting.get()) is not None:
             number += 1
             self._counter = max(self._counter + 1, due_ns)
-            body = msgspec.json.encode({"due_ns": due_ns, "number": number, "values": (number,)})
+            reading = {"due_ns": due_ns, "number": number, "values": sensor.read()}
+            body = msgspec.json.encode(reading)
             left_s = go.timeout_ms / 1000 - (time.time_ns() - due_ns) / 1e9
             late = asyncio.get_running_loop().call_later(max(0.0, left_s), self._late, due_ns)
             found = await self._ask(key, "data", self._counter, body)

@@ -13,6 +13,8 @@ from nodes.switch.middle import SEAM as MIDDLE
 from nodes.switch.middle import SENT as MIDDLE_SENT
 from nodes.switch.middle import Middle, MiddleSeam
 from nodes.switch.orders import Orders
+from nodes.switch.sensor import SEAM as SENSOR
+from nodes.switch.sensor import SensorOrder, SensorSeam
 
 __all__ = ["SwitchedDevice", "SwitchedEdge"]
 
@@ -40,6 +42,8 @@ class SwitchedDevice(SwitchedEdge):
 
     def __init__(self, directory: str, events: Events, *, middle: bool) -> None:
         super().__init__(directory, events)
+        self.sensor = SensorSeam(events)
+        self.orders.add(SENSOR, SensorOrder, self.sensor.take)
         self._middle: MiddleSeam | None = None
         if middle:
             self._middle = MiddleSeam(Path(directory).with_name(MIDDLE_SENT))

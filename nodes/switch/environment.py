@@ -1,7 +1,7 @@
 """`python -m nodes.switch.environment --config FILE`: an environmental device with a switch.
 
 The seams: `wire`, its link to the broker; `middle`, its connection to it; `relay`, what it
-carries for others.
+carries for others; `sensor`, what it says that a board has read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Switched:
     ) -> tuple[Uplink, Work]:
         uplink = SwitchedRelay(net, events, trace)
         self.edge.orders.add(SEAM, RelayOrder, uplink.take)
-        return uplink, with_boards(config, events)
+        return uplink, self.edge.sensor.around(with_boards(config, events))
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
 """`python -m nodes.switch.mobile --config FILE`: a mobile device with a switch (`orders`).
 
-The seam `wire`: its link to the broker; `middle`, its connection to it.
+The seams: `wire`, its link to the broker; `middle`, its connection to it; `sensor`, what it says
+that its sensor has read.
 """
 
 from __future__ import annotations
 
+from nodes.device.device import Uplink
 from nodes.device.mobile import make
-from nodes.device.process import device_main
+from nodes.device.process import Work, device_main
 from nodes.edge_config import MobileConfig
 from nodes.events import EventLog
 from nodes.switch.edge import SwitchedDevice
@@ -21,12 +23,21 @@ class SwitchedMobileConfig(MobileConfig, frozen=True, forbid_unknown_fields=True
     middle: bool = False
 
 
-def _around(config: SwitchedMobileConfig, events: EventLog) -> SwitchedDevice:
-    return SwitchedDevice(config.switch, events, middle=config.middle)
+class _Switched:
+    edge: SwitchedDevice
+
+    def around(self, config: SwitchedMobileConfig, events: EventLog) -> SwitchedDevice:
+        self.edge = SwitchedDevice(config.switch, events, middle=config.middle)
+        return self.edge
+
+    def make(self, config: SwitchedMobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
+        uplink, work = make(config, net, events)
+        return uplink, self.edge.sensor.around(work)
 
 
 def main() -> None:
-    device_main("mobile", SwitchedMobileConfig, __doc__, make, _around)
+    switched = _Switched()
+    device_main("mobile", SwitchedMobileConfig, __doc__, switched.make, switched.around)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,7 @@ class Runner:
                 sends_ms=tuple(sorted(at for times in device.sends_ms.values() for at in times)),
                 end_ms=self._schedule.run_ms,
                 timeout_ms=self._schedule.workload.timeout_ms,
+                seed=self._trial.seed,
             )
             plans[device.name] = msgspec.json.encode(plan)
         self._deployment.go(plans)

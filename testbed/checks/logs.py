@@ -31,6 +31,7 @@ __all__ = [
     "RelayGap",
     "Requested",
     "RunLine",
+    "SensorLies",
     "SerialFrame",
     "SerialRefused",
     "StoreDamaged",
@@ -177,6 +178,15 @@ class ReadingLeftOut(LogEvent, frozen=True, kw_only=True, tag="reading-left-out"
     number: int
 
 
+class SensorLies(LogEvent, frozen=True, kw_only=True, tag="sensor-lies"):
+    """At a device: a reading of `board` (None: its own) is false, as `order` wants it."""
+
+    order: str
+    number: Whole
+    board: str | None = None
+    board_boot: Whole | None = None
+
+
 class EventsDropped(LogEvent, frozen=True, kw_only=True, tag="events-dropped"):
     """Events that could not be written (a full disk)."""
 
@@ -200,6 +210,7 @@ KnownEvent = (
     | RateLimited
     | RelayGap
     | ReadingLeftOut
+    | SensorLies
     | EventsDropped
 )
 _TAGS = frozenset(str(each.__struct_config__.tag) for each in KnownEvent.__args__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from testbed.campaign.expect import Claim
-from testbed.report.stats import upper95
+from testbed.checks.stats import upper95
 from testbed.report.summary import (
     AttackResult,
     ClaimResult,

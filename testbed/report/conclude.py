@@ -11,9 +11,9 @@ from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections, worst_recovery_ms
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import ViewEntered
+from testbed.checks.stats import upper95
 from testbed.report.measure import latency_table, load_table, operations
 from testbed.report.notes import notes
-from testbed.report.stats import upper95
 from testbed.report.summary import (
     AttackResult,
     AttackVerdict,

@@ -14,7 +14,7 @@ import msgspec
 from testbed.campaign.schedule import Phase
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Admitted, BlockDone, DataAdded, Late
-from testbed.report.stats import Latency, latency
+from testbed.checks.stats import Latency, latency
 from testbed.report.summary import LatencyTable, Load, LoadTable
 
 __all__ = [

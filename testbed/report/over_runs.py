@@ -14,12 +14,12 @@ import msgspec
 from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.expect import Expect
 from testbed.campaign.schedule import Schedule
+from testbed.checks.stats import Latency, upper95
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest
 from testbed.report.claims import claims
 from testbed.report.figures import bounds_on_ratios, figures
 from testbed.report.pairing import Estimate, Known, between, known, median
-from testbed.report.stats import Latency, upper95
 from testbed.report.summary import (
     AttackResult,
     AttackVerdict,

@@ -12,10 +12,10 @@ from testbed.campaign.expect import FIRST_COMMIT
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections
 from testbed.checks.logs import BlockDone
+from testbed.checks.stats import interval95
 from testbed.manifest import Manifest
 from testbed.report.columns import Cell, Table
 from testbed.report.measure import Operation, load_of
-from testbed.report.stats import interval95
 from testbed.report.summary import RunSummary
 
 __all__ = ["RESULT_COLUMNS", "replay_command", "results"]

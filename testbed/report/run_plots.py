@@ -13,6 +13,7 @@ from testbed.checks.evidence import Evidence
 from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
 from testbed.report.measure import Operation, consensus_ms, operations
+from testbed.report.roc import roc
 from testbed.report.style import (
     BLUE,
     COLOURS,
@@ -47,6 +48,8 @@ def draw_run(evidence: Evidence, *, pdf: bool = False) -> tuple[Plot, ...]:
         ]
         if sum(map(len, floods.values())) > 1:
             made.append(("floods", "Honest devices against attack rate", _flooded(floods, mark)))
+        if (found_lies := roc(evidence, mark)) is not None:
+            made.append(("roc", "Lies of sensors found, against false alarms", found_lies))
         return tuple(
             (name, title, save(evidence.run, name, drawn, pdf=pdf)) for name, title, drawn in made
         )

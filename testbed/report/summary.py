@@ -13,9 +13,9 @@ from typing import Literal
 
 import msgspec
 
+from testbed.checks.stats import Latency
 from testbed.manifest import Arm, Attempt, RunState, Stage
 from testbed.report.pairing import Estimate
-from testbed.report.stats import Latency
 
 __all__ = [
     "EXIT_CODES",

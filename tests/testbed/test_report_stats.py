@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.report.stats import interval95, latency, upper95
+from testbed.checks.stats import interval95, latency, upper95
 
 
 @pytest.mark.parametrize(("trials", "bound"), [(59, 0.05), (299, 0.01), (2995, 0.001)])

@@ -9,21 +9,24 @@ def open_sensor(config):
 
 
 class SimulatedSensor:
-    """Temperature in m°C and relative humidity in per mille of a room: a seeded random walk."""
+    """Temperature in m°C and relative humidity in per mille of a room, which all sensors share, each
+    with its own seeded error: an offset that stays, and noise that wanders and returns. As a mobile
+    device's (`nodes/device/sensor.py`)."""
 
     def __init__(self, seed):
         self._state = seed & 0x7FFFFFFF
-        self._temperature = 21000
-        self._humidity = 450
+        self._centre = (21000 + self._step(100), 450 + self._step(5))
+        self._noise = [0, 0]
 
     def _step(self, width):
         self._state = (self._state * 1103515245 + 12345) & 0x7FFFFFFF
         return (self._state >> 8) % (2 * width + 1) - width
 
     def read(self):
-        self._temperature = max(-40000, min(85000, self._temperature + self._step(50)))
-        self._humidity = max(0, min(1000, self._humidity + self._step(3)))
-        return (self._temperature, self._humidity)
+        for place, step in enumerate((50, 3)):
+            noise = self._noise[place]
+            self._noise[place] += self._step(step) - (noise + 8) // 16
+        return (self._centre[0] + self._noise[0], self._centre[1] + self._noise[1])
 
 
 class AdcSensor:

@@ -1,4 +1,4 @@
-"""The statistics of the reports: quantiles of latencies, bounds on success rates.
+"""The statistics of judges and reports: quantiles of latencies, bounds on success rates.
 
 The methods follow the rules of campaigns: exact binomial bounds, never "0 %", timeouts kept as
 censored observations.

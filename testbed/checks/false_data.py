@@ -1,0 +1,165 @@
+"""Judges false data: what the filter over redundant sensors finds of what is on the chain.
+
+The readings are those of the ledger whose device holds a receipt. Which of them are false, the
+devices logged (`nodes.switch.sensor`), as the schedule ordered it. All sensors of a lab count as
+redundant: they are in one room. The filter knows none of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import msgspec
+
+from chain.ledger.operations import Data
+from testbed.campaign.injection import Judgement
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import DataAdded, SensorLies
+from testbed.checks.sensor_filter import THRESHOLD, WINDOW_S, Sample, scores
+from testbed.checks.trials import lines_of
+
+__all__ = ["FALSE_DATA", "Scored", "honest", "judge_false_data", "lies_of", "scored"]
+
+FALSE_DATA = "sensor.false-data"
+
+
+class Scored(NamedTuple):
+    """A reading, and the filter's score for it. `attack`: whose lie it is; "" for a true one.
+    `shadowed`: it is true, and the window still holds lies of the same sensor."""
+
+    sample: Sample
+    score: float
+    attack: str
+    shadowed: bool = False
+
+    @property
+    def suspect(self) -> bool:
+        return self.score > THRESHOLD
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What identifies a reading, and what it says (`nodes.device.sender.Reading`)."""
+
+    number: int
+    values: tuple[int, ...]
+    board: str | None = None
+    boot: int | None = None
+
+
+_Place = tuple[str, int | None, int]  # sensor, boot, number
+_told = msgspec.json.Decoder(_Told)
+
+
+def scored(evidence: Evidence) -> list[Scored]:
+    """Every reading on the longest chain, in the order of the times at which they were taken."""
+    lies = _lies(evidence)
+    found = sorted(_readings(evidence), key=lambda each: each[0])
+    samples = [sample for sample, _ in found]
+    lied_s: dict[str, float] = {}
+    out = []
+    for (sample, place), score in zip(found, scores(samples), strict=True):
+        attack = lies.get(place, "")
+        if attack:
+            lied_s[sample.sensor] = sample.t_s
+        last_s = lied_s.get(sample.sensor, sample.t_s - WINDOW_S)
+        shadowed = not attack and sample.t_s - last_s < WINDOW_S
+        out.append(Scored(sample, score, attack, shadowed))
+    return out
+
+
+def lies_of(readings: Sequence[Scored], attack: str) -> list[Scored]:
+    return [each for each in readings if each.attack == attack]
+
+
+def honest(readings: Sequence[Scored]) -> list[Scored]:
+    """True readings of sensors that have not lied within the window."""
+    return [each for each in readings if not each.attack and not each.shadowed]
+
+
+def judge_false_data(evidence: Evidence, attack: str) -> Judgement:
+    """A trial is one lying sensor, `sensor/<name>`. It succeeds if not one of its lies was suspect.
+
+    `details` has rates over readings with Clopper-Pearson bounds. Readings of one window are not
+    independent, so the true intervals are wider.
+    """
+    lines = lines_of(evidence, attack)
+    readings = scored(evidence)
+    lies, true = lies_of(readings, attack), honest(readings)
+    told = {f"sensor/{each.sample.sensor}" for each in lies}
+    delays = _delays_s(lies)
+    trials = [trial for line in lines for trial in line.trials]
+    observed = [trial for trial in trials if trial in told]
+    seen = {line.event for line in lines if told.intersection(line.trials)}
+    planned = {event.id for event in evidence.trial.events if event.fault == attack}
+    found = sum(each.suspect for each in lies)
+    return Judgement(
+        trials=len(trials),
+        observed=len(observed),
+        distinct=len(set(observed)),
+        successes=len(set(observed) - {f"sensor/{sensor}" for sensor in delays}),
+        refused={"filter:suspect": found} if found else {},
+        attempts_unseen=len(planned - seen),
+        details=_details(lies, true, delays),
+    )
+
+
+def _details(
+    lies: Sequence[Scored], true: Sequence[Scored], delays: Mapping[str, float]
+) -> dict[str, float]:
+    from testbed.checks.stats import interval95, upper95  # noqa: PLC0415 - numpy is slow to import
+
+    found, alarms = (sum(each.suspect for each in some) for some in (lies, true))
+    details: dict[str, float] = {
+        "lies": len(lies),
+        "lies_found": found,
+        "honest_readings": len(true),
+        "false_alarms": alarms,
+    }
+    if (rate := interval95(found, len(lies))) is not None:
+        details |= {"found_lo95": round(rate[0], 4), "found_hi95": round(rate[1], 4)}
+    if (upper := upper95(alarms, len(true))) is not None:
+        details["false_alarm_upper95"] = round(upper, 4)
+    if delays:
+        details["delay_p50_s"] = round(median(delays.values()), 2)
+        details["delay_max_s"] = round(max(delays.values()), 2)
+    return details
+
+
+def _delays_s(lies: Sequence[Scored]) -> dict[str, float]:
+    """Of each sensor that was found: from its first lie to the first suspect one."""
+    began: dict[str, float] = {}
+    delays: dict[str, float] = {}
+    for each in lies:
+        sensor, t_s = each.sample.sensor, each.sample.t_s
+        began.setdefault(sensor, t_s)
+        if each.suspect:
+            delays.setdefault(sensor, t_s - began[sensor])
+    return delays
+
+
+def _lies(evidence: Evidence) -> dict[_Place, str]:
+    """The attack that each false reading is of."""
+    faults = {f"sensor.{each.id}.json": each.fault for each in evidence.trial.events}
+    return {
+        (each.board or each.node, each.board_boot, each.number): faults[each.order]
+        for each in evidence.events(SensorLies)
+        if each.order in faults
+    }
+
+
+def _readings(evidence: Evidence) -> Iterator[tuple[Sample, _Place]]:
+    receipts = {each.id: each.source or each.node for each in evidence.events(DataAdded)}
+    for entry in evidence.longest.entries:
+        sensor = receipts.get(entry.statement.request.hex())
+        if sensor is None or not entry.took_effect or not isinstance(entry.operation, Data):
+            continue
+        try:
+            told = _told.decode(entry.operation.payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        taken_us = entry.operation.time_us or entry.statement.time_us
+        if told.values:
+            sample = Sample(taken_us / 1e6, sensor, float(told.values[0]))
+            yield sample, (sensor, told.boot, told.number)

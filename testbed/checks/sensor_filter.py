@@ -1,0 +1,79 @@
+"""Finds sensors that lie among redundant ones, from what the chain recorded.
+
+Signed lies of a compromised sensor are good records to the chain: a signature says who speaks, not
+whether it is true. Where several sensors see the same thing, whoever reads the ledger can compare
+them. This filter does so with medians, which a minority of liars cannot move far.
+
+The score of a reading is the greater of two, each from the last `WINDOW_S` seconds only:
+
+- distance: how far the sensor's median is from the median of all sensors' medians, in robust
+  standard deviations: the modified z-score of B. Iglewicz and D. C. Hoaglin, "How to Detect and
+  Handle Outliers" (ASQC Quality Press, 1993), with the median absolute deviation (MAD) from it
+  of the middle sensor. It finds a bias or a drift.
+- stillness: how many times smaller the sensor's own MAD is than that of the middle sensor. It finds
+  a frozen value: the CONSTANT rule of A. B. Sharma, L. Golubchik and R. Govindan, "Sensor Faults:
+  Detection Methods and Prevalence in Real-World Datasets" (ACM TOSN 6(3), 2010).
+
+A reading is suspect above `THRESHOLD`, which Iglewicz and Hoaglin recommend. If half of the sensors
+lie alike, they are the median, and the honest ones are suspect.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
+from typing import Final, NamedTuple
+
+__all__ = ["THRESHOLD", "WINDOW_S", "Sample", "scores"]
+
+WINDOW_S: Final = 8.0
+THRESHOLD: Final = 3.5
+SENSORS_MIN: Final = 3
+"""With fewer sensors nobody can say which one lies: all scores are 0."""
+STILL_MIN: Final = 6
+"""Fewer readings of a sensor in the window do not say that it stands still."""
+_SIGMA: Final = 1.4826  # MAD of a normal distribution to its standard deviation
+
+
+class Sample(NamedTuple):
+    """One reading: when it was taken, by which sensor, and its value in the sensor's unit."""
+
+    t_s: float
+    sensor: str
+    value: float
+
+
+def scores(samples: Sequence[Sample], resolution: float = 1.0) -> list[float]:
+    """One score for each sample. They must be in the order of their times: a score depends on the
+    sample and on earlier ones. No spread counts as smaller than `resolution`."""
+    window: deque[Sample] = deque()
+    found = []
+    for sample in samples:
+        window.append(sample)
+        while window[0].t_s <= sample.t_s - WINDOW_S:
+            window.popleft()
+        found.append(_score(sample.sensor, window, resolution))
+    return found
+
+
+def _score(sensor: str, window: Sequence[Sample], resolution: float) -> float:
+    by_sensor: dict[str, list[float]] = {}
+    for each in window:
+        by_sensor.setdefault(each.sensor, []).append(each.value)
+    if len(by_sensor) < SENSORS_MIN:
+        return 0.0
+    middles = {name: median(values) for name, values in by_sensor.items()}
+    centre = median(middles.values())
+    # The middle sensor's deviation: one that sends often counts no more than others.
+    apart = (median(abs(value - centre) for value in values) for values in by_sensor.values())
+    spread = max(resolution, _SIGMA * median(apart))
+    distance = abs(middles[sensor] - centre) / spread
+    if len(by_sensor[sensor]) < STILL_MIN:
+        return distance
+    own = {
+        name: max(resolution, _SIGMA * median(abs(value - middles[name]) for value in values))
+        for name, values in by_sensor.items()
+        if len(values) >= STILL_MIN
+    }
+    return max(distance, median(own.values()) / own[sensor])

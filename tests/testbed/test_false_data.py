@@ -1,0 +1,43 @@
+"""`sensor.false-data` on a running network: a filter finds two liars of five, but not three.
+
+The chain takes all of it, because it is well signed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from testbed.cli import main
+
+CAMPAIGN = """
+campaign: lies
+seed: 11
+workload: {kind: enrol+data, rate: 10/s, arrivals: poisson, timeout: 5s}
+phases: {warmup: 6s, attack: 30s, recovery: 2s}
+faults:
+  - {id: mobile-drifts, at: 2s, for: 9s, do: sensor.false-data, how: drift, by: 400, on: mobile(0)}
+  - {id: board-freezes, at: 2s, for: 9s, do: sensor.false-data, how: freeze, on: board(th02)}
+  - {id: majority, at: 20s, for: 8s, do: sensor.false-data, how: bias, by: 3000, on: mobile}
+expect: {broken: [majority]}
+"""
+
+
+def test_a_minority_is_found_on_the_ledger_and_a_majority_is_not(tmp_path: Path) -> None:
+    (tmp_path / "campaign.yaml").write_text(CAMPAIGN)
+    assert main(["run", str(tmp_path / "campaign.yaml"), "--out", str(tmp_path / "runs")]) == 0
+    (bundle,) = (tmp_path / "runs").iterdir()
+    (run,) = json.loads((bundle / "summary.json").read_bytes())["runs"]
+    assert all(each["held"] for each in run["summary"]["properties"]), "false data is well signed"
+    found = {each["id"]: each for each in run["summary"]["attacks"]}
+    verdicts = {name: each["verdict"] for name, each in found.items()}
+    assert verdicts == {"mobile-drifts": "held", "board-freezes": "held", "majority": "broken"}
+    assert found["majority"]["successes"] >= 1, "as soon as they are many, they are the truth"
+    for name in ("mobile-drifts", "board-freezes"):
+        details = found[name]["details"]
+        assert details["lies"] >= details["lies_found"] > 0
+        assert details["found_lo95"] < details["lies_found"] / details["lies"]
+        assert 0 <= details["delay_p50_s"] <= 9
+        assert 0 < details["false_alarm_upper95"] < 1
+    assert list(bundle.glob("run/*/plots/roc.svg"))
+    assert "Lies of sensors found, against false alarms" in (bundle / "report.html").read_text()
