@@ -18,7 +18,7 @@ from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import DataAdded, SensorLies
 from testbed.checks.sensor_filter import THRESHOLD, WINDOW_S, Sample, scores
-from testbed.checks.trials import lines_of
+from testbed.checks.trials import Tried
 
 __all__ = ["FALSE_DATA", "Scored", "honest", "judge_false_data", "lies_of", "scored"]
 
@@ -84,25 +84,17 @@ def judge_false_data(evidence: Evidence, attack: str) -> Judgement:
     `details` has rates over readings with Clopper-Pearson bounds. Readings of one window are not
     independent, so the true intervals are wider.
     """
-    lines = lines_of(evidence, attack)
+    tried = Tried(evidence, attack)
     readings = scored(evidence)
     lies, true = lies_of(readings, attack), honest(readings)
     told = {f"sensor/{each.sample.sensor}" for each in lies}
+    for line in tried.lines:
+        tried.see(line, [trial for trial in line.trials if trial in told])
     delays = _delays_s(lies)
-    trials = [trial for line in lines for trial in line.trials]
-    observed = [trial for trial in trials if trial in told]
-    seen = {line.event for line in lines if told.intersection(line.trials)}
-    planned = {event.id for event in evidence.trial.events if event.fault == attack}
-    found = sum(each.suspect for each in lies)
-    return Judgement(
-        trials=len(trials),
-        observed=len(observed),
-        distinct=len(set(observed)),
-        successes=len(set(observed) - {f"sensor/{sensor}" for sensor in delays}),
-        refused={"filter:suspect": found} if found else {},
-        attempts_unseen=len(planned - seen),
-        details=_details(lies, true, delays),
-    )
+    if found := sum(each.suspect for each in lies):
+        tried.refused["filter:suspect"] = found
+    missed = told.intersection(tried.trials) - {f"sensor/{sensor}" for sensor in delays}
+    return tried.judgement(len(missed), **_details(lies, true, delays))
 
 
 def _details(

@@ -50,7 +50,7 @@ def suspects(samples: list[Sample], since_s: float, until_s: float) -> dict[str,
 @pytest.mark.parametrize("liar", ["m1", "b2"])
 @pytest.mark.parametrize("how", LIES)
 def test_a_sensor_that_lies_is_suspected_and_the_others_are_not(how: str, liar: str) -> None:
-    others = []
+    others: list[float] = []
     for seed in range(5):
         settled_s = LIES_S[0] + 1.5 * WINDOW_S
         found = suspects(told(seed, LIES[how], (liar,)), settled_s, LIES_S[1])
