@@ -6,6 +6,7 @@ that its sensor has read.
 
 from __future__ import annotations
 
+from gateway.hops import Trace
 from nodes.device.device import Uplink
 from nodes.device.mobile import make
 from nodes.device.process import Work, device_main
@@ -30,8 +31,10 @@ class _Switched:
         self.edge = SwitchedDevice(config.switch, events, middle=config.middle)
         return self.edge
 
-    def make(self, config: SwitchedMobileConfig, net: str, events: EventLog) -> tuple[Uplink, Work]:
-        uplink, work = make(config, net, events)
+    def make(
+        self, config: SwitchedMobileConfig, net: str, events: EventLog, trace: Trace
+    ) -> tuple[Uplink, Work]:
+        uplink, work = make(config, net, events, trace)
         return uplink, self.edge.sensor.around(work)
 
 
