@@ -26,8 +26,7 @@ from testbed.care.conditions import (
 )
 from testbed.care.dead_man import Armed, wake
 from testbed.fleet import Step
-from testbed.hosts.port import Host
-from testbed.hosts.ssh import NO_SYSTEMD, NO_SYSTEMD_FIX
+from testbed.hosts.port import NO_SYSTEMD, NO_SYSTEMD_FIX, Host
 from testbed.provision.install import DISK_FREE_MIN_MB
 from testbed.provision.probe import probe
 from testbed.provision.ready import staleness

@@ -1,5 +1,5 @@
 #!/bin/sh
-# shellcheck disable=SC2154 # `statement` assigns f_* with eval
+# shellcheck disable=SC2154 # `statement` and `head` assign f_* and h_* with eval
 trap 'exit $((1 | 1 | 1))' EXIT
 # Checks the proof of a device's certificate in this directory.
 #
@@ -39,9 +39,9 @@ fi
 
 # --- bytes as hex digits ---
 
-digits() { od -An -v -tx1 | tr -d ' \n'; }
+# shellcheck disable=SC2046 # the words that od prints are joined
+digits() { printf %s $(od -An -v -tx1); }
 all() { digits <"$1"; }
-hex() { dd if="$1" bs=1 skip="$2" count="$3" 2>/dev/null | digits; } # FILE OFFSET COUNT
 ascii() { printf %s "$1" | digits; }
 unhex() {
     left=$1 bytes=
@@ -72,9 +72,11 @@ p256() { # the DER of a P-256 key, uncompressed: 91 bytes that begin so
 
 # 1. The files are those that were exported, all of them and no other.
 sums() {
+    set --
     for file in *; do
-        [ "$file" = SHA256SUMS ] || sha256sum -- "$file" || return 1
+        [ "$file" = SHA256SUMS ] || set -- "$@" "$file"
     done
+    sha256sum -- "$@"
 }
 sums 2>/dev/null | cmp -s - SHA256SUMS || fail "a file was altered, added or lost (SHA256SUMS)"
 
@@ -161,10 +163,12 @@ unsigned() { # LEAST MOST
 fields="by:h op:t key:k item:h kind:t node:h board:h epoch:r prior:u reason:t status:t counter:c
 network:h replica:r request:h service:t session:u sponsor:h time_us:u boundary:u firmware:h
 services:s key_check:q privilege:p certificate:u not_after_us:u not_before_us:u"
-table=
+table='' where=fields rest="$(ascii "$fields")20"
 for field in $fields; do
     name=${field%:*}
-    table="$table $field:$(printf %x $((96 + ${#name})))$(ascii "$name")"
+    take ${#name}
+    table="$table $field:$(printf %x $((96 + ${#name})))$taken"
+    take 3 # the colon, the type and what is between two fields
 done
 
 # statement FILE: each field into $f_NAME (empty if absent), numbers decimal, all else hex digits.
@@ -251,17 +255,29 @@ whole() { # FILE: the 64 bytes r || s of a signature in DER
     done
 }
 
+# head FILE: its digits are $head. Each field is in $h_NAME, as hex digits.
+head() {
+    where=$1
+    head=$(all "$1")
+    [ ${#head} = 336 ] || fail "$1 is not 168 bytes"
+    case $head in 6d326d2d686561642f310000"$network"*) ;; *) fail "$1: network" ;; esac
+    rest=$head
+    take 44
+    for field in height:8 time_us:8 parent:32 parent_root:32 root:32 epoch:4 view:4 count:4; do
+        take "${field#*:}"
+        eval "h_${field%:*}=\$taken"
+    done
+}
+
 # inclusion PREFIX EPOCH: f+1 members signed the head, and the leaf is in the block under it. The
 # statement is read. $cbor is the inclusion as a certificate holds it.
 inclusion() {
     for file in head.bin leaf.cbor index path.bin; do
         [ -f "$1$file" ] || fail "$1$file is missing"
     done
-    head=$(all "${1}head.bin")
-    [ ${#head} = 336 ] || fail "${1}head.bin is not 168 bytes"
-    case $head in 6d326d2d686561642f310000"$network"*) ;; *) fail "${1}head.bin: network" ;; esac
-    [ $((0x$(hex "${1}head.bin" 156 4))) = "$2" ] || fail "${1}head.bin: epoch"
-    height=$((0x$(hex "${1}head.bin" 44 8)))
+    head "${1}head.bin"
+    [ $((0x$h_epoch)) = "$2" ] || fail "${1}head.bin: epoch"
+    height=$((0x$h_height))
     [ "$height" -gt "$boundary" ] || fail "${1}head.bin: its epoch had not begun"
     good=0 seals='' weak=$(((n - 1) / 3 + 1))
     for member in $members; do
@@ -283,13 +299,14 @@ inclusion() {
     case $at in '' | *[!0-9]* | 0?* | ???????????*) fail "${1}index" ;; esac
     printf '%s\n' "$at" | cmp -s - "${1}index" || fail "${1}index"
     index=$at
-    last=$(($((0x$(hex "${1}head.bin" 164 4))) - 1))
+    last=$((0x$h_count - 1))
     [ "$at" -le "$last" ] || fail "${1}index"
     node=$({ printf '\000'; dd if="${1}leaf.cbor" bs=65536 2>/dev/null; } | sha)
-    step=0 path=
-    while sibling=$(hex "${1}path.bin" $((32 * step)) 32) && [ -n "$sibling" ]; do
+    step=0 path='' where=${1}path.bin rest=$(all "${1}path.bin")
+    while [ -n "$rest" ]; do
         [ "$last" -gt 0 ] || fail "${1}path.bin is too long"
-        [ ${#sibling} = 64 ] || fail "${1}path.bin is no list of hashes"
+        take 32
+        sibling=$taken
         if [ $((at % 2)) = 1 ] || [ "$at" = "$last" ]; then
             node=$(unhex "01$sibling$node" | sha)
             while [ $((at % 2)) = 0 ] && [ "$at" -gt 0 ]; do
@@ -301,9 +318,9 @@ inclusion() {
         at=$((at / 2)) last=$((last / 2)) step=$((step + 1)) path=${path}5820$sibling
     done
     [ "$last" = 0 ] || fail "${1}path.bin is too short"
-    [ "$node" = "$(hex "${1}head.bin" 124 32)" ] || fail "${1}leaf.cbor is not in the block"
+    [ "$node" = "$h_root" ] || fail "${1}leaf.cbor is not in the block"
     statement "${1}leaf.cbor"
-    [ "$f_time_us" = $((0x$(hex "${1}head.bin" 52 8))) ] || fail "${1}leaf.cbor: time_us"
+    [ "$f_time_us" = $((0x$h_time_us)) ] || fail "${1}leaf.cbor: time_us"
     cbor=a56468656164$(cbor 2 168)${head}646c656166$(cbor 2 $((${#leaf} / 2)))$leaf
     cbor=${cbor}6470617468$(cbor 4 "$step")${path}65696e646578$(cbor 0 "$index")
     cbor=${cbor}657365616c73$(cbor 4 "$good")$seals
@@ -343,11 +360,11 @@ done
 
 # 4. The record itself, and the link of its block to the one before.
 inclusion "" "$epoch"
-parent=$(all parent.bin)
-case ${#parent}:$parent in 336:6d326d2d686561642f310000"$network"*) ;; *) fail "parent.bin" ;; esac
-[ "$(sha <parent.bin)" = "$(hex head.bin 60 32)" ] || fail "parent.bin: not the target block"
-[ "$(hex parent.bin 124 32)" = "$(hex head.bin 92 32)" ] || fail "parent.bin: Merkle root"
-[ $((0x$(hex parent.bin 44 8) + 1)) = "$height" ] || fail "parent.bin: height"
+[ "$(sha <parent.bin)" = "$h_parent" ] || fail "parent.bin: not the target block"
+parent_root=$h_parent_root
+head parent.bin
+[ "$h_root" = "$parent_root" ] || fail "parent.bin: Merkle root"
+[ $((0x$h_height + 1)) = "$height" ] || fail "parent.bin: height"
 for operation in enrol renew grant none; do
     [ "$(ascii "$operation")" != "$f_op" ] || break
 done

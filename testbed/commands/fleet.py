@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import typer
 
@@ -15,8 +15,10 @@ from testbed.commands.options import columns, print_json
 from testbed.errors import LockedError
 from testbed.fleet import Outcome, Progress, Step, exit_code, for_each, problems
 from testbed.hosts.opening import limited, ssh_hosts
-from testbed.hosts.ssh import SshHost
 from testbed.printed import as_typed
+
+if TYPE_CHECKING:  # slow to import
+    from testbed.hosts.ssh import SshHost
 
 __all__ = [
     "LEASES_SHOWN",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,10 +12,12 @@ from testbed.care.lease import claim_for
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.fleet import Step, exit_code
-from testbed.hosts.ssh import SshHost
 from testbed.provision.install import Plan, make_plan
 from testbed.provision.layout import layout
 from testbed.wheelhouse import Wheelhouse
+
+if TYPE_CHECKING:  # slow to import
+    from testbed.hosts.ssh import SshHost
 
 __all__ = ["app"]
 

@@ -31,6 +31,8 @@ __all__ = [
     "GET_BYTES_MAX",
     "LINE_BYTES_MAX",
     "LOG_BYTES_MAX",
+    "NO_SYSTEMD",
+    "NO_SYSTEMD_FIX",
     "OUTPUT_BYTES_MAX",
     "QUICK_DEATHS_MAX",
     "SLOWNESS_MAX",
@@ -80,6 +82,9 @@ STABLE_AFTER_S = 1.0
 
 QUICK_DEATHS_MAX = 6
 """After so many deaths in a row, none of them stable, a unit is given up and reads as failed."""
+
+NO_SYSTEMD = "no systemd: nothing there would keep processes running"
+NO_SYSTEMD_FIX = "install a system that has it: Raspberry Pi OS or Debian, 12 or newer"
 
 ACTION_CHARS_MAX = 160
 """Of what was asked, in a message about trouble."""

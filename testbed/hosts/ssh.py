@@ -25,6 +25,8 @@ from testbed.hosts.files import atomic_file, chunks, digest
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
     GET_BYTES_MAX,
+    NO_SYSTEMD,
+    NO_SYSTEMD_FIX,
     OUTPUT_BYTES_MAX,
     SLOWNESS_MAX,
     STOP_TIMEOUT_S,
@@ -49,10 +51,7 @@ from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
 from testbed.hosts.systemd import SystemdUnits, systemd_scope
 from testbed.programs import shell
 
-__all__ = ["NO_SYSTEMD", "NO_SYSTEMD_FIX", "SshFacts", "SshHost"]
-
-NO_SYSTEMD = "no systemd: nothing there would keep processes running"
-NO_SYSTEMD_FIX = "install a system that has it: Raspberry Pi OS or Debian, 12 or newer"
+__all__ = ["SshFacts", "SshHost"]
 
 _PIECE_BYTES = 32 * 1024
 _REMOTE_GRACE_S = 2.0

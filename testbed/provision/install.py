@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,12 +22,21 @@ from inventory.model import Lab
 from testbed import programs
 from testbed.boards.flash import is_plugged
 from testbed.errors import LabFault
-from testbed.hosts.port import Host, HostFault, Unit, UnitState
-from testbed.hosts.ssh import NO_SYSTEMD, NO_SYSTEMD_FIX, SshHost
+from testbed.hosts.port import (
+    NO_SYSTEMD,
+    NO_SYSTEMD_FIX,
+    Host,
+    HostFault,
+    Unit,
+    UnitState,
+)
 from testbed.programs import shell
 from testbed.provision.layout import Node
 from testbed.provision.probe import STAMP, Facts, Stamp, present, probe, tree
 from testbed.wheelhouse import Archive, Target, Wheelhouse
+
+if TYPE_CHECKING:  # Paramiko is slow to import, and loopback needs only `PYTHON`.
+    from testbed.hosts.ssh import SshHost
 
 __all__ = ["DISK_FREE_MIN_MB", "PYTHON", "Plan", "make_plan"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from testbed.care.dead_man import wake
 from testbed.errors import ConfigurationError
 from testbed.fleet import at_once
-from testbed.hosts.ssh import SshHost
+from testbed.hosts.port import Host
 from testbed.provision.install import PYTHON
 from testbed.provision.probe import Facts, probe
 from testbed.wheelhouse import Target, Wheelhouse
@@ -27,14 +27,14 @@ def staleness(facts: Facts, wheelhouse: Wheelhouse) -> str:
     return ""
 
 
-def interpreters(hosts: Mapping[str, SshHost]) -> dict[str, str]:
+def interpreters(hosts: Mapping[str, Host]) -> dict[str, str]:
     """The interpreter with our code on each host. Undos that a restart kept waiting go on.
 
     Raises LabFault for hosts that do not answer, ConfigurationError for hosts that are not ready.
     """
     wheelhouse = Wheelhouse()
 
-    def look(host: SshHost) -> str:
+    def look(host: Host) -> str:
         wake(host)
         return staleness(probe(host), wheelhouse)
 
