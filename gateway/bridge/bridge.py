@@ -51,7 +51,7 @@ __all__ = ["Bridge"]
 
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
 RESUBMITTED_PER_TICK_MAX = 256
-LIMITED_EVENT_MS = 1_000  # between two events about one relay that sends too much
+LIMITED_EVENT_MS = 1_000  # between two events about one relay that sends too much, or leaves gaps
 
 
 class Bridge:
@@ -90,6 +90,7 @@ class Bridge:
         self._fresh: dict[bytes, Entry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
+        self._gaps_ms = -LIMITED_EVENT_MS  # when gaps were last told
         self._relays = Relays()
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
@@ -378,7 +379,8 @@ class Bridge:
         self._waiting.forget(request)
         self._done.append(request)
         self.counts[f"denied:{reason}"] += 1
-        self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
+        if self._limits.events.admit(waiting.relay):
+            self._outside.emit("denied", id=request.hex(), device=waiting.device, reason=reason)
         verdicts = tuple(waiting.verdicts.values()) or None
         answer = Denied(id=request, layer="group", reason=reason, verdicts=verdicts)
         # Who signed the verdicts is known only to those who know the newest members.
@@ -394,8 +396,10 @@ class Bridge:
         A request that f+1 replicas refuse is denied when its block would have arrived. Neither
         happens while the gateway lags: the block may be on its way.
         """
-        for relay, missing in self._stamps.lost(now_ms):
-            self._outside.emit("relay-gap", relay=relay, missing=missing)
+        if now_ms - self._gaps_ms >= LIMITED_EVENT_MS:
+            self._gaps_ms = now_ms
+            for relay, missing in self._stamps.lost(now_ms):
+                self._outside.emit("relay-gap", relay=relay, missing=missing)
         for relay, devices in self._stamps.suspected(now_ms):
             self._outside.emit("relay-suspected", relay=relay, devices=devices)
         if self.chain.lagging:

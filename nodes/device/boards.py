@@ -35,7 +35,7 @@ from nodes.device.login import Login
 from nodes.device.sender import SPONSORED, Reading, Sender
 from nodes.device.wall_clock import wall_clock_quality
 from nodes.edge_config import BoardConfig
-from nodes.events import EventLog
+from nodes.events import CountedEvents, EventLog
 from nodes.process import write_atomically
 
 __all__ = ["Boards", "board_signer"]
@@ -68,7 +68,8 @@ class Boards:
         """What boards sampled before `since_ns` (wall time) is taken from them and not sent."""
         async with Tasks() as tasks:
             for config in self._configs:
-                line = _Line(config, self._state, self._service, events, device, sender)
+                refused = CountedEvents(events, "serial-refused")
+                line = _Line(config, self._state, self._service, events, refused, device, sender)
                 tasks.start(line.keep(login, since_ns))
             yield
 
@@ -80,6 +81,7 @@ class _Line(msgspec.Struct, frozen=True):
     state: Path
     service: str
     events: EventLog
+    refused: CountedEvents  # frames: whoever is on the line can send thousands a second
     device: Device
     sender: Sender
 
@@ -157,14 +159,23 @@ class _Line(msgspec.Struct, frozen=True):
             return True
 
     async def _report_counts(self, link: BoardLink, log: _LineLog) -> None:
-        """Emits the link's counters whenever they changed. Until cancelled."""
+        """Emits the link's counters whenever they changed. Until cancelled, and then once more."""
         reported: dict[str, int] = {}
-        while True:
-            await asyncio.sleep(COUNTS_PERIOD_S)
+
+        def report() -> None:
+            nonlocal reported
+            self.refused.tell()
             counts = link.counters | ({"log-dropped": log.dropped} if log.dropped else {})
             if counts != reported:
                 self.events.emit("serial-counts", board=self.config.name, counts=counts)
                 reported = counts
+
+        try:
+            while True:
+                await asyncio.sleep(COUNTS_PERIOD_S)
+                report()
+        finally:
+            report()
 
     def _on_event(self, event: BoardEvent, sponsored_ns: int, began: _Began, log: _LineLog) -> None:
         """Raises OSError, OutboxFullError: a reading that is not on disk is not acknowledged."""
@@ -178,7 +189,7 @@ class _Line(msgspec.Struct, frozen=True):
             case Gap(reason=reason, seconds=seconds):
                 self.events.emit("board-gap", board=name, reason=reason, seconds=seconds)
             case RefusedFrame(reason=reason):
-                self.events.emit("serial-refused", board=name, reason=reason)
+                self.refused.add(reason, board=name, reason=reason)
             case Console(text=text):
                 log.text(text)
             case Taken(reading=taken):

@@ -139,7 +139,11 @@ class Device:
         self._connect = connect
         self._trace = trace
         self._events = events
+        # A gateway, or whoever has its login, sends as many as it likes.
         self._bad = CountedEvents(events, "bad-message")
+        self._bad_heads = CountedEvents(events, "bad-head")
+        self._not_yet = CountedEvents(events, "not-yet")
+        self._denied_unproven = CountedEvents(events, "denied-unproven")
         self._net = genesis.network.hex()[:16]
         self._outbox = Outbox(directory / "outbox.sqlite")
         self._proofs = ProofVerifier(genesis)
@@ -257,7 +261,7 @@ class Device:
                     check_seals(claim.head, claim.seals, members, Es256())
                     self._head_time_us = head.time_us
             except PeerFault as fault:
-                self._events.emit("bad-head", reason=str(fault))
+                self._bad_heads.add(fault.code, reason=str(fault))
                 self.announced = 0
             else:
                 self._head = digest(claim.head)
@@ -367,7 +371,9 @@ class Device:
             case "denied":
                 denied = denied_codec.decode(payload)
                 if denied.layer == "gateway" and denied.reason in NOT_YET:
-                    self._events.emit("not-yet", reason=denied.reason)  # the courier tries again
+                    self._not_yet.add(
+                        denied.reason, reason=denied.reason
+                    )  # the courier tries again
                 else:
                     self._on_denied(denied)
             case "admitted":
@@ -394,7 +400,8 @@ class Device:
         if self._is_proven(denied, operation):
             self._settle(denied.id, Refused(denied.layer, denied.reason))
         else:
-            self._events.emit("denied-unproven", layer=denied.layer, reason=denied.reason)
+            said = {"layer": denied.layer, "reason": denied.reason}
+            self._denied_unproven.add(*said.values(), **said)
 
     def _is_proven(self, denied: Denied, operation: Operation) -> bool:
         """By what came with it, or by what this device knows itself. Raises PeerFault for a false

@@ -28,7 +28,7 @@ from nodes.device.process import Work, device_main
 from nodes.device.sender import Sender
 from nodes.device.workload import Go
 from nodes.edge_config import EnvironmentConfig
-from nodes.events import EventLog
+from nodes.events import CountedEvents, EventLog
 
 __all__ = ["RelayUplink", "main", "with_boards"]
 
@@ -47,6 +47,7 @@ class RelayUplink:
         self._net = net
         self._trace = trace
         self._events = events
+        self._lost = CountedEvents(events, "relay-lost")
         self._boot = time.time_ns() // 1_000_000
         self._relays: dict[str, Relay] = {}
 
@@ -86,7 +87,7 @@ class RelayUplink:
         try:
             await login.client.publish(topic, payload, deadline_s=CARRY_S_MAX)
         except BrokerUnavailableError as error:
-            self._events.emit("relay-lost", topic=topic, reason=str(error))
+            self._lost.add(topic=topic, reason=str(error))
 
     def _note(self, hop: Hop, payload: bytes, at_ns: int = 0) -> None:
         """Only what is an operation has an id; other messages pass unnoted."""

@@ -27,7 +27,7 @@ from gateway.bridge.parts import Assembly
 from gateway.mqtt.client import BrokerUnavailableError
 from nodes.device.device import Device, Uplink
 from nodes.device.login import Login
-from nodes.events import EventLog
+from nodes.events import CountedEvents, EventLog
 from nodes.kept import KEEP_BLOCKS, KeptState
 
 __all__ = ["LedgerSync"]
@@ -57,6 +57,7 @@ class LedgerSync:
         self._tries = 0  # requests in a row that brought nothing
         self._store = BlockStore(path, device.genesis.network, keep_data_blocks)
         kind = b"whole" if bodies else b"heads"
+        self._bad = CountedEvents(events, "bad-blocks")
         self._kept = KeptState(path.with_suffix(".state"), device.genesis.network + kind)
         self._kept_height = 0
         self.copy = LedgerCopy(device.genesis, bodies=bodies)
@@ -187,7 +188,7 @@ class LedgerSync:
                     continue
                 await self._take(data)
             except PeerFault as fault:
-                self._events.emit("bad-blocks", reason=str(fault))
+                self._bad.add(fault.code, reason=str(fault))
                 continue
             _ = self._device.head  # a head that nobody signed announces nothing
             if self.copy.height >= max(part.tip, self._device.announced):

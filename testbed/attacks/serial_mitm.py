@@ -20,11 +20,10 @@ from testbed.attacks.mitm import Mitm
 from testbed.campaign.injection import Attack, Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, register
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import SerialRefused
 from testbed.checks.properties import repeated_readings
 from testbed.checks.records import board_readings
 from testbed.checks.tap import Tap
-from testbed.checks.trials import Tried
+from testbed.checks.trials import Tried, refused_on_lines
 
 __all__ = ["SerialMitm"]
 
@@ -93,9 +92,7 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
     else:
         wrong = {trial.split("/")[3] for trial in tried.trials}
         successes = len(wrong & _values(evidence, boards))
-    for refused in evidence.events(SerialRefused):
-        if refused.board in boards and refused.t >= tried.since_ns:
-            tried.refused[f"serial:{refused.reason}"] += 1
+    tried.refused.update(refused_on_lines(evidence, boards, tried.since_ns))
     return tried.judgement(successes)
 
 

@@ -103,10 +103,12 @@ class Requested(LogEvent, frozen=True, kw_only=True, tag="request"):
 
 
 class SerialRefused(LogEvent, frozen=True, kw_only=True, tag="serial-refused"):
-    """At an environmental device: a frame on a board's line was refused."""
+    """At an environmental device: frames on a board's line were refused, `count` of them for this
+    reason since the device started. None: this one (older devices told of each)."""
 
     board: str
     reason: str
+    count: Whole | None = None
 
 
 class BoardGap(LogEvent, frozen=True, kw_only=True, tag="board-gap"):

@@ -18,9 +18,24 @@ from chain.ledger.item import cose_of
 from chain.ledger.operations import read_operation
 from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import AttackLine, GroupDenied, Requested
+from testbed.checks.logs import AttackLine, GroupDenied, Requested, SerialRefused
 
-__all__ = ["Tried", "judge_recorded", "recorded", "trial_of"]
+__all__ = ["Tried", "judge_recorded", "recorded", "refused_on_lines", "trial_of"]
+
+
+def refused_on_lines(evidence: Evidence, boards: Collection[str], since_ns: int) -> Counter[str]:
+    """How many frames on the lines of these boards were refused since then, by "serial:reason"."""
+    refused: Counter[str] = Counter()
+    counted: dict[tuple[str, str, str], int] = {}
+    for event in evidence.events(SerialRefused):
+        key = event.node, event.board, event.reason
+        before = counted.get(key, 0)
+        counted[key] = before + 1 if event.count is None else event.count
+        # A device that was started again counts from 0.
+        more = counted[key] - before if counted[key] > before else counted[key]
+        if event.board in boards and event.t >= since_ns:
+            refused[f"serial:{event.reason}"] += more
+    return refused
 
 
 def trial_of(body: bytes, network: bytes) -> str:

@@ -245,17 +245,19 @@ def _is_sent(line: dict[str, Any]) -> bool:
 
 def _serial_counts(log: Path) -> Counter[str]:
     """Refused frames and noise on the lines of a device, by reason."""
-    counts: Counter[str] = Counter()
-    noise: dict[object, dict[str, int]] = {}
+    found: dict[tuple[object, str], int] = {}
     for event in read_events(log):
         if event.event == "serial-refused":
-            counts[str(event.fields["reason"])] += 1
+            found[event.fields["board"], str(event.fields["reason"])] = msgspec.convert(
+                event.fields["count"], int
+            )
         elif event.event == "serial-counts":
-            counted = msgspec.convert(event.fields["counts"], dict[str, int])
-            noise[event.fields["board"]] = {w: n for w, n in counted.items() if w in NOISE}
-    for counted in noise.values():
-        counts.update(counted)
-    return counts
+            counts = msgspec.convert(event.fields["counts"], dict[str, int])
+            found.update({(event.fields["board"], w): n for w, n in counts.items() if w in NOISE})
+    total: Counter[str] = Counter()
+    for (_, reason), count in found.items():
+        total[reason] += count
+    return total
 
 
 def _name(operation: Operation) -> str:

@@ -153,3 +153,17 @@ def test_a_flood_of_one_kind_is_told_in_few_lines_and_hides_no_other(tmp_path: P
     assert counts == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
     assert {"reason": "rare", "count": 1} in [event.fields for event in told]
     assert len(told) < KINDS_MAX + 30
+
+
+def test_the_exact_count_of_a_flood_can_be_told(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events", "r0") as log:
+        refused = CountedEvents(log, "refused")
+        for n in range(1, 1_001):
+            refused.add("flood", number=n)
+        refused.add("rare", number=0)
+        for _ in range(3):
+            refused.tell()
+    told = [each.fields for each in read_events(tmp_path / "events")]
+    assert told[-1] == {"number": 1_000, "count": 1_000}
+    assert told.count({"number": 0, "count": 1}) == 1
+    assert len(told) == 10 + 1 + 1

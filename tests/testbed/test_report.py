@@ -108,6 +108,10 @@ def test_a_good_run_passes_with_everything_counted(run: RunFolder, story: Story)
     assert attack.successes == 0
     assert attack.upper95 == pytest.approx(1 - 0.05 ** (1 / attack.distinct), abs=1e-6)
     assert set(attack.refused) == {"gateway:repeat-final", "serial:old"}
+    # Each attempt had 1,000 frames on a board's line refused, told in three events.
+    tried = [each for line in Evidence(run).attacks for each in line.trials]
+    on_lines = [each for each in tried if each.startswith("serial/")]
+    assert attack.refused["serial:old"] == 1_000 * len(on_lines) > 0
 
 
 def test_a_replay_that_was_recorded_again_is_judged_broken(run: RunFolder) -> None:

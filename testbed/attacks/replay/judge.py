@@ -14,9 +14,9 @@ from hashlib import sha256
 
 from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import GroupDenied, Requested, SerialRefused
+from testbed.checks.logs import GroupDenied, Requested
 from testbed.checks.properties import repeated_readings
-from testbed.checks.trials import Tried
+from testbed.checks.trials import Tried, refused_on_lines
 
 __all__ = ["judge"]
 
@@ -71,12 +71,9 @@ class _Arrivals:
 def _refused(evidence: Evidence, messages: set[str], since_ns: int) -> Counter[str]:
     """What others than the gateway said, by layer and reason. Serial refusals do not name their
     frame: those on the attacked lines from the first attempt on are counted."""
-    refused: Counter[str] = Counter()
     requests = set(map(_request, messages))
-    boards = {_board(message) for message in messages}
-    for event in evidence.events(SerialRefused):
-        if event.board in boards and event.t >= since_ns:
-            refused[f"serial:{event.reason}"] += 1
+    boards = {board for message in messages if (board := _board(message)) is not None}
+    refused = refused_on_lines(evidence, boards, since_ns)
     for denied in evidence.events(GroupDenied):
         if denied.id in requests and denied.t >= since_ns:
             refused[f"group:{denied.reason}"] += 1

@@ -511,6 +511,20 @@ def test_only_admitted_devices_make_a_relay_suspect(gate: Gate) -> None:
     assert try_again([gate.admit(f"phone {number}") for number in range(8)]) != []
 
 
+def test_a_relay_that_leaves_gaps_without_end_writes_few_events(gate: Gate) -> None:
+    device = gate.admit("phone")
+    for _ in range(2_000):
+        gate.stamped += 1_000
+        gate.up(device.node.hex(), "op", b"")
+        gate.clock.s += 0.05
+        gate.bridge.tick(gate.now_ms)
+    gate.clock.s += 2 * PATIENCE_MS / 1000
+    gate.bridge.tick(gate.now_ms)
+    gaps = [fields["missing"] for event, fields in gate.events if event == "relay-gap"]
+    assert len(gaps) <= 102
+    assert sum(int(str(missing)) for missing in gaps) == 2_000 * 1_000
+
+
 def test_a_final_request_that_is_replayed_is_answered_from_memory_or_at_a_low_rate(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
