@@ -26,19 +26,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType, NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from inventory.model import Lab
 from testbed.campaign.event import Category, Disturbed, Layer, SystemName
 from testbed.campaign.injection import Equip, Judge, Maker
-from testbed.campaign.selectors import is_symbolic
+from testbed.campaign.quantities import Duration, duration_ms_max
+from testbed.campaign.selectors import Selector, is_symbolic
 from testbed.systems.system import System
 
 if TYPE_CHECKING:
@@ -154,6 +156,31 @@ class Kind:
         """One paragraph: what it does."""
         return " ".join((inspect.getdoc(self.params) or "").split())
 
+    def unfit(self, params: Mapping[str, JsonValue]) -> str | None:
+        """Why a schedule's `params` are none of this kind's; None if they are. A stored schedule
+        may come from a stranger, or from another version."""
+        left = dict(params)
+        for name, field in self.params.model_fields.items():
+            types = _types(field.annotation)
+            if name == "for_":
+                continue
+            if types & {Selector, Duration}:
+                if NoneType in types and name in left and left[name] is None:
+                    del left[name]
+                elif Duration in types:
+                    value = left.pop(f"{name}_ms", None)
+                    if type(value) is not int or not 0 <= value <= duration_ms_max:
+                        return f"{name}_ms is no whole number of ms up to {duration_ms_max:g}"
+            elif name not in left:
+                return f"{name} is missing"
+            else:
+                wanted: Any = Annotated[field.annotation, field]
+                try:
+                    TypeAdapter(wanted).validate_json(json.dumps(left.pop(name)), strict=True)
+                except ValidationError as error:
+                    return f"{name}: {error.errors(include_url=False)[0]['msg']}"
+        return f"{', '.join(sorted(left))}: not known" if left else None
+
     def mechanism(self, name: str) -> Mechanism | None:
         """By its name in a schedule; None if this version has none of that name."""
         return next((each for each in self.mechanisms if each.name == name), None)
@@ -169,6 +196,12 @@ class Kind:
                 return each, ""
             reasons.append(f"{each.name}: {reason}" if len(self.mechanisms) > 1 else reason)
         return None, "; ".join(reasons)
+
+
+def _types(annotation: Any) -> set[Any]:
+    """What an annotation is made of."""
+    parts = get_args(annotation)
+    return set().union(*map(_types, parts)) if parts else {annotation}
 
 
 _registry: dict[str, Kind] = {}

@@ -8,12 +8,13 @@ from typing import get_args
 
 from inventory.model import Lab, Role
 from testbed.campaign.arrivals import devices_of
+from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.selectors import is_symbolic
 from testbed.errors import ConfigurationError
 from testbed.systems.known import find_system
 
-__all__ = ["is_schedule", "stored_schedule"]
+__all__ = ["is_schedule", "runnable", "stored_schedule"]
 
 NAMED_MAX = 5
 
@@ -26,7 +27,7 @@ def is_schedule(name: str) -> bool:
 def stored_schedule(path: Path, lab: Lab) -> Schedule:
     """Raises ConfigurationError that names what the lab lacks."""
     try:
-        schedule = Schedule.from_json(path.read_bytes())
+        schedule = runnable(Schedule.from_json(path.read_bytes()))
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     if found := list(_differences(schedule, lab)):
@@ -35,6 +36,16 @@ def stored_schedule(path: Path, lab: Lab) -> Schedule:
             f"{path} was made for lab {schedule.lab}, lab {lab.lab} differs: "
             f"{'; '.join(found[:NAMED_MAX])}{more}; name the right inventory with -i"
         )
+    return schedule
+
+
+def runnable(schedule: Schedule) -> Schedule:
+    """The schedule, if this version knows all that it does. Raises ConfigurationError."""
+    for event in (event for trial in schedule.trials for event in trial.events):
+        known = kinds().get(event.kind)
+        problem = "no such kind" if known is None else known.unfit(event.params)
+        if problem is not None:
+            raise ConfigurationError(f"{event.id} does {event.kind}: {problem}")
     return schedule
 
 

@@ -17,6 +17,7 @@ from inventory.model import Lab
 from testbed.bundle import Bundle
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.replay import runnable
 from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
 from testbed.manifest import Manifest, RunEntry, code_sha256, git_state, packages, python_version
@@ -44,7 +45,7 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
     Raises ConfigurationError that names all differences, and what to do instead.
     """
     manifest = bundle.manifest
-    schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
+    schedule = runnable(Schedule.from_json(bundle.read("inputs/schedule.json")))
     path = _inventory(manifest, inventory)
     lab = load_lab(path)
     found = list(_differences(bundle, manifest, schedule, lab))

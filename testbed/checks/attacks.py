@@ -20,10 +20,11 @@ def attack_ids(evidence: Evidence) -> tuple[tuple[str, str], ...]:
 
 
 def judge(evidence: Evidence, attack: str, kind: str) -> Judgement | None:
-    """What the kind's own judge says. None: this version has no kind of that name, because the
-    bundle was made by another one."""
+    """What the kind's own judge says. None: this version has no kind of that name with these
+    parameters, because another one made the bundle."""
     known = attack_kinds().get(kind)
-    if known is None:
+    events = [each for each in evidence.trial.events if each.fault == attack]
+    if known is None or any(known.unfit(each.params) for each in events):
         return None
     assert known.judge is not None, f"{kind} was registered without a judge"
     return known.judge(evidence, attack)

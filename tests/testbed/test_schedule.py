@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -20,14 +21,15 @@ from testbed import cli
 from testbed.campaign.arrivals import stream
 from testbed.campaign.book import Inputs, new_bundle
 from testbed.campaign.expand import expand
-from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.file import campaign_paths, find_campaign, load_campaign
 from testbed.campaign.kinds import Kind, Mechanism, Params, kinds, register, those
 from testbed.campaign.quantities import DurationField, SpanField
-from testbed.campaign.replay import stored_schedule
+from testbed.campaign.replay import runnable, stored_schedule
 from testbed.campaign.resume import resumable
 from testbed.campaign.schedule import Schedule
 from testbed.campaign.selectors import Selector, SelectorField, resolve
 from testbed.errors import ConfigurationError
+from tests.testbed.kind_examples import campaign, event
 
 LOOPBACK = load_lab()
 
@@ -316,6 +318,65 @@ def test_a_schedule_is_not_run_on_another_lab(
     saved.write_text(saved.read_text()[:-1])
     assert cli.main(["run", str(saved), "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def drawn(name: str) -> Schedule:
+    return expand(load_campaign(find_campaign(name)), LOOPBACK, 7)
+
+
+@pytest.mark.parametrize("name", sorted(campaign_paths()))
+def test_the_parameters_of_a_schedule_made_here_fit_their_kinds(name: str) -> None:
+    assert runnable(drawn(name)).trials
+
+
+def test_the_parameters_of_every_kind_fit_it(file: Path) -> None:
+    file.write_text(
+        campaign(
+            [
+                event(kind)
+                for kind in kinds().values()
+                if kind.category != "attack" and kind.params is not Cut
+            ]
+        )
+    )
+    assert len(runnable(expand(load_campaign(file), LOOPBACK, 7)).trials[0].events) > 30
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda params, name: params.pop(name),
+        lambda params, name: params.update({name: {"$": ["x; reboot"]}}),
+        lambda params, name: params.update({name: "x; reboot"}),
+        lambda params, name: params.update({name: 1e300}),
+        lambda params, name: params.update({name: -1}),
+        lambda params, name: params.update({name: [None] * 10}),
+        lambda params, name: params.update({f"{name}.": 1}),
+    ],
+    ids=["lost", "object", "text", "huge", "negative", "list", "added"],
+)
+def test_parameters_that_no_campaign_file_could_say_are_refused(
+    spoil: Callable[[dict[str, object], str], object], tmp_path: Path
+) -> None:
+    """They become words of commands on hosts."""
+    saved = tmp_path / "s.json"
+    for index, name in ((0, "how"), (1, "copies"), (2, "by_ms")):
+        plain = json.loads(drawn("devices-and-serial").canonical_json())
+        events = plain["trials"][0]["events"]
+        wanted = [each for each in events if each["kind"] == "serial.mitm"][index]
+        spoil(wanted["params"], name)
+        saved.write_text(json.dumps(plain))
+        with pytest.raises(ConfigurationError, match=f"{wanted['id']} does serial.mitm: {name}"):
+            stored_schedule(saved, LOOPBACK)
+
+
+def test_a_kind_that_is_gone_is_not_run(tmp_path: Path) -> None:
+    saved = tmp_path / "s.json"
+    plain = json.loads(drawn("quick-start").canonical_json())
+    plain["trials"][0]["events"][0]["kind"] = "process.gone"
+    saved.write_text(json.dumps(plain))
+    with pytest.raises(ConfigurationError, match=r"process\.gone: no such kind"):
+        stored_schedule(saved, LOOPBACK)
 
 
 def test_what_too_few_pairs_cannot_tell_is_said_before_the_runs(
