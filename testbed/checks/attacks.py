@@ -9,7 +9,7 @@ from testbed.campaign.injection import Judgement
 from testbed.campaign.kinds import attack_kinds
 from testbed.checks.evidence import Evidence
 
-__all__ = ["attack_ids", "judge"]
+__all__ = ["attack_ids", "judge", "not_judged"]
 
 
 def attack_ids(evidence: Evidence) -> tuple[tuple[str, str], ...]:
@@ -19,12 +19,20 @@ def attack_ids(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys((event.fault, event.kind) for event in attacks))
 
 
-def judge(evidence: Evidence, attack: str, kind: str) -> Judgement | None:
-    """What the kind's own judge says. None: this version has no kind of that name with these
-    parameters, because another one made the bundle."""
+def not_judged(evidence: Evidence, attack: str, kind: str) -> str | None:
+    """Why there is no verdict; None if the kind's own judge gives one. Another version may have
+    made the bundle, or a stranger."""
     known = attack_kinds().get(kind)
-    events = [each for each in evidence.trial.events if each.fault == attack]
-    if known is None or any(known.unfit(each.params) for each in events):
+    if known is None:
+        return f"this version has no kind {kind} to judge it by"
+    events = (each for each in evidence.trial.events if each.fault == attack)
+    return next((f"{kind}: {why}" for each in events if (why := known.unfit(each.params))), None)
+
+
+def judge(evidence: Evidence, attack: str, kind: str) -> Judgement | None:
+    """What the kind's own judge says; None if it is `not_judged`."""
+    if not_judged(evidence, attack, kind) is not None:
         return None
+    known = attack_kinds()[kind]
     assert known.judge is not None, f"{kind} was registered without a judge"
     return known.judge(evidence, attack)

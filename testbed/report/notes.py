@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from testbed.campaign.kinds import attack_kinds
+from testbed.checks.attacks import not_judged
 from testbed.checks.conditions import unknown
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection
@@ -45,7 +45,7 @@ def notes(
     for reason in evidence.unfit:
         yield f"this run does not count: {reason}"
     yield from unknown(evidence.conditions)
-    yield from _injection_notes(found, attacks)
+    yield from _injection_notes(evidence, found, attacks)
     yield from _ledger_notes(evidence, ledger)
     yield from _log_notes(evidence)
 
@@ -77,7 +77,9 @@ def _last(evidence: Evidence, kind: type[LogEvent]) -> dict[str, int]:
     return {event.node: event.t for event in evidence.events(kind)}
 
 
-def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]) -> Iterator[str]:
+def _injection_notes(
+    evidence: Evidence, found: Sequence[Injection], attacks: Sequence[AttackResult]
+) -> Iterator[str]:
     for fault in found:
         if fault.aborted:
             yield f"fault {fault.id} was aborted by hand"
@@ -91,8 +93,8 @@ def _injection_notes(found: Sequence[Injection], attacks: Sequence[AttackResult]
         if attack.observed < attack.trials:
             missing = attack.trials - attack.observed
             yield f"attack {attack.id}: {missing} of {attack.trials} trials were not seen to arrive"
-        if attack.kind not in attack_kinds():
-            yield f"attack {attack.id}: this version has no kind {attack.kind} to judge it by"
+        if (reason := not_judged(evidence, attack.id, attack.kind)) is not None:
+            yield f"attack {attack.id}: {reason}"
         elif attack.verdict == "invalid":
             yield f"attack {attack.id}: too little was seen to arrive for a verdict"
 

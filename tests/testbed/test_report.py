@@ -556,6 +556,22 @@ def test_an_attack_of_a_kind_that_is_gone_is_not_judged_and_the_rest_is(run: Run
     assert summary.faults[0].observed
 
 
+@pytest.mark.parametrize("params", [{}, {"window": {"a": []}}, {"window": "x" * 10**6}])
+def test_an_attack_whose_parameters_no_campaign_could_say_is_not_judged(
+    run: RunFolder, params: dict[str, Any]
+) -> None:
+    def change(schedule: dict[str, Any]) -> None:
+        for event in schedule["trials"][0]["events"]:
+            if event["kind"] == "device.replay":
+                event["params"] = params
+
+    reschedule(run, change)
+    summary = summary_of(run)
+    assert summary.attacks[0].verdict == "invalid"
+    assert any(note.startswith("attack replay: device.replay: ") for note in summary.notes)
+    assert summary.faults[0].observed
+
+
 def test_judging_imports_nothing_that_carries_an_attack_or_a_fault_out(run: RunFolder) -> None:
     """A report is made anywhere, also from a bundle that somebody sent."""
     program = (
