@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Generic, Self, TypeVar
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from testbed.errors import ConfigurationError, LabFault, TestbedError
+
+if TYPE_CHECKING:  # slow to import, and most work on hosts shows no table
+    from rich.live import Live
+    from rich.table import Table
 
 __all__ = [
     "HOSTS_AT_ONCE_MAX",
@@ -78,6 +78,9 @@ class Progress:
     """A live table on a terminal, one line per finished host elsewhere; nothing if `quiet`."""
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
+        from rich.console import Console  # noqa: PLC0415 - see above
+        from rich.live import Live  # noqa: PLC0415
+
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._title = title
         self._rows: dict[str, _Row] = {}
@@ -124,6 +127,8 @@ class Progress:
         return took_s, steps
 
     def _table(self) -> Table:
+        from rich.table import Table  # noqa: PLC0415
+
         table = Table("host", "", "s", title=self._title, title_justify="left")
         with self._lock:
             for host, row in self._rows.items():

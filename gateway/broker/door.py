@@ -21,33 +21,19 @@ import socket
 from collections import Counter
 from typing import Protocol, assert_never
 
-import msgspec
 from amqtt.adapters import ReaderAdapter, StreamWriterAdapter
 
 from chain.errors import PeerFault
+from gateway.broker.port import DoorLimits
 from gateway.broker.store import SecurityStore
 from gateway.limits import TokenBucket
 from gateway.mqtt import packets
 from gateway.mqtt.topics import ADMIN_REQUEST, ADMIN_RESPONSE, Action
 from gateway.refusing import refusing
 
-__all__ = ["Broker", "Door", "DoorLimits"]
+__all__ = ["Broker", "Door"]
 
 log = logging.getLogger(__name__)
-
-
-class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits of the broker, of a connection and of a packet."""
-
-    packet_bytes_max: int = 64 * 1024
-    connections_max: int = 512
-    handshakes_max: int = 64
-    connect_deadline_s: float = 5.0
-    packet_deadline_s: float = 10.0
-    idle_s_max: float = 300.0
-    publishes_per_s: float = 2000.0
-    publishes_burst: float = 4000.0
-    filters_max: int = 16
 
 
 # How often a full broker is asked again, and how long a closed connection may take to flush.

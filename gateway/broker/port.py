@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import msgspec
 
 from chain.errors import PeerFault
-from gateway.broker.door import DoorLimits
 from gateway.broker.security import (
     User,
     carrier_commands,
@@ -37,6 +36,7 @@ __all__ = [
     "BrokerConfig",
     "BrokerConfigError",
     "BrokerEndedError",
+    "DoorLimits",
     "DynamicSecurityAdmin",
     "Kind",
     "Listen",
@@ -51,6 +51,20 @@ log = logging.getLogger(__name__)
 
 _answer_deadline_s = 10.0
 _report_period_s = 1.0
+
+
+class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of the broker, of a connection and of a packet."""
+
+    packet_bytes_max: int = 64 * 1024
+    connections_max: int = 512
+    handshakes_max: int = 64
+    connect_deadline_s: float = 5.0
+    packet_deadline_s: float = 10.0
+    idle_s_max: float = 300.0
+    publishes_per_s: float = 2000.0
+    publishes_burst: float = 4000.0
+    filters_max: int = 16
 
 
 class Kind(StrEnum):

@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 
 import msgspec
-from scipy.optimize import minimize_scalar
 
 from chain.quorum import Quorum
 from testbed.errors import ConfigurationError
@@ -146,6 +145,8 @@ def calibrate(observations: Sequence[Observation]) -> Calibration:
         scale = sum(shares) / sum(share * share for share in shares)
         error = math.sqrt(sum((scale * share - 1) ** 2 for share in shares) / len(shares))
         return error, Parameters(delay_ms=scale, work_ms=scale * shape.work_ms)
+
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - takes a second to import
 
     bounds = (math.log(_RATIO_MIN), math.log(_RATIO_MAX))
     best = minimize_scalar(lambda exponent: fitted(exponent)[0], bounds=bounds, method="bounded")

@@ -18,7 +18,7 @@ from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 
 UNCHECKED = Path(__file__).with_name("unchecked.py")
-WORKLOAD = "workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}"
+WORKLOAD = "workload: {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 5s}"
 # Without limits: these only keep the service up, nothing that is refused depends on them.
 HELD = f"""
 campaign: held

@@ -28,7 +28,7 @@ hosts:
 """
 HELD = """
 campaign: liars
-workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}
+workload: {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 5s}
 phases: {warmup: 4s, attack: 15s, recovery: 1s}
 faults:
   - {id: silent, at: 0s, for: 4s, do: byzantine.silent, on: primary}

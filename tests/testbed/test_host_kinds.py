@@ -29,7 +29,7 @@ boards:
 """
 CAMPAIGN = """
 campaign: kinds
-workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 5s}
+workload: {kind: enrol+data, rate: 3/s, arrivals: uniform, timeout: 5s}
 phases: {warmup: 4s, fault: 42s, recovery: 1s}
 faults:
   - {id: cpu, at: 0s, for: 6s, do: process.cpu, on: environment, percent: 30}

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
 
 from testbed.report.pairing import (
     Estimate,
@@ -38,6 +37,8 @@ def test_the_interval_of_a_median_is_the_sign_tests(n: int) -> None:
     found = median([known(float(value)) for value in range(1, n + 1)])
     assert found.lo is not None
     rank = int(found.lo)
+    from scipy.stats import binom  # noqa: PLC0415 - takes a second to import
+
     assert binom.cdf(rank - 1, n, 0.5) <= 0.025 < binom.cdf(rank, n, 0.5)
     assert found.hi == n + 1 - rank
 

@@ -52,7 +52,7 @@ hosts:
   r3: {connection: local, roles: [replica]}
   r4: {connection: local, roles: [replica]}
   gw1: {connection: local, roles: [gateway, broker]}
-  phones: {connection: local, roles: [mobile], mobiles: 3}
+  phones: {connection: local, roles: [mobile], mobiles: 1}
 """
 PHASE_S_MAX = 90.0
 ENDED_S_MAX = 150.0

@@ -49,11 +49,11 @@ def _clean_sweep(seeds: range) -> Summary:
     return summary
 
 
-def test_a_hundred_seeds_with_every_fault_break_nothing() -> None:
-    summary = _clean_sweep(range(100))
+def test_sixty_seeds_with_every_fault_break_nothing() -> None:
+    summary = _clean_sweep(range(60))
     # Nothing was proven by standing still.
-    assert summary.requests > 500
-    assert summary.view_changes > 100
+    assert summary.requests > 300
+    assert summary.view_changes > 60
     assert {"crash-lost", "crash-torn", "block", "skew", "conspire", "lost"} <= set(summary.faults)
     assert {"add", "remove", "wipe", "full", "stopped-full"} <= set(summary.faults)
     assert summary.accusations
@@ -61,18 +61,18 @@ def test_a_hundred_seeds_with_every_fault_break_nothing() -> None:
 
 @pytest.mark.soak
 def test_five_thousand_seeds_with_every_fault_break_nothing() -> None:
-    _clean_sweep(range(100, 5_100))
+    _clean_sweep(range(60, 5_060))
 
 
 @pytest.mark.parametrize("replicas", [5, 6, 7, 10])
 def test_other_sizes_hold_too(replicas: int) -> None:
-    for seed in range(4):
+    for seed in range(2):
         assert _seed(seed, replicas=replicas).finding is None, f"seed {seed}"
 
 
 @pytest.mark.parametrize("faults", PROFILES)
 def test_each_profile_alone(faults: str) -> None:
-    for seed in range(5):
+    for seed in range(3):
         outcome = _seed(seed, faults=faults)
         assert outcome.finding is None, f"seed {seed}: {outcome.finding}"
 

@@ -13,8 +13,9 @@ import pytest
 from amqtt.mqtt.pingreq import PingReqPacket
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 
-from gateway.broker.door import Door, DoorLimits, _Connection
+from gateway.broker.door import Door, _Connection
 from gateway.broker.embedded import EmbeddedBroker, filters_max
+from gateway.broker.port import DoorLimits
 from gateway.broker.security import write_security
 from gateway.broker.store import SecurityFileError, SecurityStore
 from gateway.mqtt.client import MqttClient, MqttSettings

@@ -20,9 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
 
-from rich.console import Console
-from rich.table import Table
-
 from tests.testbed.mutants.loader import apply, fits
 from tests.testbed.mutants.table import MUTANTS, Mutant, Result
 
@@ -122,7 +119,7 @@ def _run_all(only: list[str] | None, jobs: int, form: str) -> int:
     elif form == "markdown":
         sys.stdout.write(_markdown(chosen, results, clean))
     else:
-        Console(width=160).print(_table(chosen, results, clean))
+        _print_table(chosen, results, clean)
     alive = [result.mutant for result in results if result.seed is None]
     dirty = [result.mutant for result in clean if result.seed is not None]
     for name in alive:
@@ -158,7 +155,11 @@ def _strategies(chosen: list[Mutant], tries: int, limit: int, jobs: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> Table:
+def _print_table(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> None:
+    # Imported late: a process that runs one mutant prints no table.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(title="mutants")
     for column in ("mutant", "module", "killed by", "at seed", "after", "budget", "s", "clean"):
         table.add_column(column)
@@ -173,7 +174,7 @@ def _table(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> 
             str(result.elapsed_s),
             unpatched.property or "nothing",
         )
-    return table
+    Console(width=160).print(table)
 
 
 def _markdown(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> str:
