@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 import tempfile
 import time
 from collections.abc import Coroutine, Sequence
@@ -107,7 +108,7 @@ def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> 
         if plan.profile is not None:
             for n in network.replicas:
                 stats = network.home(n) / "profile.pstats"
-                stats.rename(Path(plan.profile) / f"replica-{n}.pstats")
+                shutil.move(stats, Path(plan.profile) / f"replica-{n}.pstats")
     return results
 
 

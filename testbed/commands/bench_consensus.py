@@ -45,7 +45,10 @@ def consensus(
         int | None, typer.Option(min=0, max=64, help="Per replica; default: by cores.")
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a cProfile of each replica here.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write a profile (cProfile, CPU time) of each replica here."
+        ),
     ] = None,
     table: Annotated[
         bool,
@@ -59,8 +62,11 @@ def consensus(
 
     --table prints a Markdown row per setting, the median of three rounds: about eight minutes.
     """
-    if profile is not None and not profile.is_dir():
-        raise ConfigurationError(f"--profile {profile}: no such directory; make it first")
+    if profile is not None:
+        try:
+            profile.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"--profile {profile}: {error.strerror}") from error
     plan = Plan(
         replicas=replicas,
         in_flight=in_flight,
