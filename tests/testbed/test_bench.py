@@ -114,11 +114,12 @@ def test_a_replica_that_was_down_catches_up_while_the_others_go_on() -> None:
     assert result.live_per_s > 0
 
 
-def test_the_command_prints_json_for_machines() -> None:
-    ended = CliRunner().invoke(
-        app, ["consensus", "--in-flight", "4", "--requests", "20", "--store", "memory", "--json"]
-    )
+def test_the_command_prints_json_for_machines_and_writes_profiles(tmp_path: Path) -> None:
+    profiles = tmp_path / "new" / "profiles"
+    options = ["--in-flight", "4", "--requests", "20", "--store", "memory", "--json"]
+    ended = CliRunner().invoke(app, ["consensus", *options, "--profile", str(profiles)])
     assert ended.exit_code == 0, ended.output
+    assert {each.name for each in profiles.iterdir()} == {f"replica-{n}.pstats" for n in range(4)}
     printed = json.loads(ended.stdout)
     assert printed["schema"] == "testbed.bench.consensus/3"
     assert printed["requests"] >= 20
@@ -140,10 +141,11 @@ def test_the_cost_of_traces_is_a_ratio_of_pairs() -> None:
     assert result.trace_bytes > 0
 
 
-def test_a_profile_directory_that_is_missing_is_named(tmp_path: Path) -> None:
-    ended = CliRunner().invoke(app, ["consensus", "--profile", str(tmp_path / "missing")])
+def test_a_profile_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = CliRunner().invoke(app, ["consensus", "--profile", str(tmp_path / "file" / "below")])
     assert isinstance(ended.exception, ConfigurationError)
-    assert "missing" in str(ended.exception)
+    assert "below: Not a directory" in str(ended.exception)
 
 
 def test_a_start_takes_up_the_kept_state_whatever_the_ledger_s_age() -> None:
