@@ -447,10 +447,10 @@ def test_a_dialogue_is_one_answer_for_each_question(host: Host) -> None:
         pytest.raises(OutcomeUnknown),
     ):
         line.ask("anybody there?", timeout_s=5)
-    with host.dialogue(["sleep", "7778"]) as line, pytest.raises(OutcomeUnknown, match="answer"):
+    with host.dialogue(["sleep", "60"]) as line, pytest.raises(OutcomeUnknown, match="answer"):
         line.ask("hello", timeout_s=0.3)
     with (
-        host.dialogue(["sh", "-c", "printf half; exec sleep 7779"]) as line,
+        host.dialogue(["sh", "-c", "printf half; exec sleep 60"]) as line,
         pytest.raises(OutcomeUnknown, match="answer"),
     ):
         line.ask("and the other half?", timeout_s=0.3)
