@@ -16,7 +16,7 @@ from testbed.campaign.injection import Attack, Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import RateField, SpanField
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import DataAdded, RateLimited, Requested
+from testbed.checks.logs import DataAdded, Late, RateLimited, Requested
 from testbed.checks.trials import Tried
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
     tried = Tried(evidence, attack)
     relays = {trial.split("/")[1] for trial in tried.trials}
     seen: set[str] = set()
+    answered = denied = 0
     latencies: list[float] = []
     span_s = 0.0
-    denied = 0
     for line in tried.lines:
         begin, end = tried.begun_ns(line), line.t
         refused: Counter[str] = Counter()
@@ -103,21 +103,34 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
         if refused:
             seen.add(line.event)
         tried.refused.update(refused)
-        answered = [
-            each.latency_ms for each in evidence.events(DataAdded) if begin <= each.t <= end
-        ]
-        latencies += answered
+        mine = sum(begin <= each.t <= end for each in evidence.events(DataAdded))
+        answered += mine
+        latencies += _honest(evidence, begin, end)
         span_s += (end - begin) / 1e9
-        denied += not answered and (end - begin) / 1e9 > ANSWERED_S_MIN
+        denied += not mine and (end - begin) / 1e9 > ANSWERED_S_MIN
     for line in tried.lines:
         tried.see(line, line.trials if line.event in seen else ())
     figures: dict[str, float] = {}
     if span_s:
         figures["messages_per_s"] = round(tried.details.get("messages", 0) / span_s, 1)
-        figures["goodput_per_s"] = round(len(latencies) / span_s, 3)
+        figures["goodput_per_s"] = round(answered / span_s, 3)
     if latencies:
         figures["p99_ms"] = round(sorted(latencies)[int(0.99 * (len(latencies) - 1))], 1)
     return tried.judgement(denied, **figures)
+
+
+def _honest(evidence: Evidence, begin: int, end: int) -> list[float]:
+    """Latencies of the readings that were due in between, in ms. One without an answer counts as if
+    it had come when its time was over."""
+    took: dict[tuple[str, str | None, int], float] = {}
+    for answer in evidence.events(DataAdded):
+        if begin <= answer.intended_ns < end:
+            took[answer.node, answer.source, answer.intended_ns] = answer.latency_ms
+    for late in evidence.events(Late):
+        if begin <= late.intended_ns < end:
+            timeout_ms = evidence.schedule.workload.timeout_ms
+            took.setdefault((late.node, late.source, late.intended_ns), timeout_ms)
+    return list(took.values())
 
 
 def _make(scene: Scene) -> Injection:

@@ -43,6 +43,10 @@ def compare(
         Path | None,
         typer.Option(metavar="FILE", help="Draw the figures of A and B (.svg, .pdf)."),
     ] = None,
+    floods: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the floods of all, as of dos and dos-no-limits."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set results side by side: what differs, verdicts that changed, figures with their ratio.
@@ -56,12 +60,16 @@ def compare(
     from testbed.report.compare import compare as compared  # noqa: PLC0415 - loads statistics
     from testbed.report.compare import read_result  # noqa: PLC0415 - see above
 
-    first = read_result(find_bundle(a))
-    found = [compared(first, read_result(find_bundle(other))) for other in others]
+    results = [read_result(find_bundle(each)) for each in (a, *others)]
+    found = [compared(results[0], other) for other in results[1:]]
     if figure is not None:
         from testbed.report.plots import draw_beside  # noqa: PLC0415 - loads what draws
 
         draw_beside(found[0], figure)
+    if floods is not None:
+        from testbed.report.floods import draw_beside as draw_floods  # noqa: PLC0415 - see above
+
+        draw_floods(results, floods)
     failures = [list(_failures(each, bounds, fail_on_change)) for each in found]
     if as_json:
         comparisons = [

@@ -21,7 +21,7 @@ from testbed.manifest import Arm, Manifest
 from testbed.report.figures import BETWEEN_SYSTEMS, QUANTITIES, Quantity
 from testbed.report.over_runs import over_runs
 from testbed.report.pairing import Estimate, Known, median, paired_ratio, unpaired_ratio
-from testbed.report.summary import RunRow
+from testbed.report.summary import AttackResult, RunRow
 
 __all__ = ["Change", "Comparison", "Difference", "FigurePair", "Result", "compare", "read_result"]
 
@@ -36,6 +36,7 @@ class Result:
     verdict: str
     judged: dict[str, str]  # property or attack: verdict
     counted: dict[int, RunRow]
+    attacks: dict[str, AttackResult]  # by id, over all runs
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +89,8 @@ def read_result(bundle: Bundle) -> Result:
     judged = {each.name: _held(each.held) for each in whole.properties}
     judged |= {f"attack {each.id}": each.verdict for each in whole.attacks}
     counted = {row.index: row for row in whole.runs if row.counted}
-    return Result(bundle, bundle.manifest, schedule, whole.verdict, judged, counted)
+    attacks = {each.id: each for each in whole.attacks}
+    return Result(bundle, bundle.manifest, schedule, whole.verdict, judged, counted, attacks)
 
 
 def compare(a: Result, b: Result) -> Comparison:

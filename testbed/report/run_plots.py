@@ -12,6 +12,7 @@ from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
+from testbed.report.floods import draw_floods, floods_of
 from testbed.report.measure import Operation, consensus_ms, operations
 from testbed.report.roc import roc
 from testbed.report.style import (
@@ -31,27 +32,27 @@ from testbed.terminal import printable
 
 __all__ = ["draw_run"]
 
-FLOOD = "device.flood"
-
 
 def draw_run(evidence: Evidence, *, pdf: bool = False) -> tuple[Plot, ...]:
     """Write every figure to the run's directory and return it. Embedding fonts in PDFs takes most
     of the time."""
     found = operations(evidence)
     mark = WATERMARK if evidence.manifest.stage == "loopback" else None
-    floods = _floods(evidence)
+    judged = {name: judge(evidence, name, kind) for name, kind in attack_ids(evidence)}
+    floods = floods_of(evidence.trial.events, {k: v for k, v in judged.items() if v is not None})
     with styled():
         made = [
             ("timeline", "Height of each replica", _timeline(evidence, mark)),
             ("latency", "Latency by operation", _latency(evidence, found, mark)),
             ("phases", "Data latency by phase", _by_phase(evidence, found, mark)),
         ]
-        if sum(map(len, floods.values())) > 1:
-            made.append(("floods", "Honest devices against attack rate", _flooded(floods, mark)))
+        if floods:
+            drawn = draw_floods({"": floods}, mark)
+            made.append(("floods", "Honest devices against attack rate", drawn))
         if (found_lies := roc(evidence, mark)) is not None:
             made.append(("roc", "Lies of sensors found, against false alarms", found_lies))
         return tuple(
-            (name, title, save(evidence.run, name, drawn, pdf=pdf)) for name, title, drawn in made
+            (name, title, save(evidence.run, name, plot, pdf=pdf)) for name, title, plot in made
         )
 
 
@@ -182,35 +183,4 @@ def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) 
         log_axis(axes.yaxis)
     axes.set_xlabel("phase (by intended send)")
     axes.set_ylabel("data latency (ms)")
-    return made
-
-
-def _floods(evidence: Evidence) -> dict[str, list[tuple[float, float, float]]]:
-    """Of each way to flood: (attack messages, honest answers) per second and honest p99 in ms."""
-    ways: dict[str, list[tuple[float, float, float]]] = {}
-    for attack, kind in attack_ids(evidence):
-        judged = judge(evidence, attack, kind) if kind == FLOOD else None
-        if judged is None or not {"messages_per_s", "p99_ms"} <= judged.details.keys():
-            continue
-        event = next(each for each in evidence.trial.events if each.fault == attack)
-        point = tuple(
-            judged.details[name] for name in ("messages_per_s", "goodput_per_s", "p99_ms")
-        )
-        ways.setdefault(str(event.params["how"]), []).append((point[0], point[1], point[2]))
-    return {how: sorted(points) for how, points in ways.items()}
-
-
-def _flooded(floods: dict[str, list[tuple[float, float, float]]], mark: str | None) -> Figure:
-    """What honest devices have, against what the attacker sends; one line per way to flood."""
-    made = figure(2.8, mark)
-    goodput, p99 = made.subplots(1, 2)
-    for how, points in floods.items():
-        rates = [point[0] for point in points]
-        goodput.plot(rates, [point[1] for point in points], marker="o", label=how)
-        p99.plot(rates, [point[2] for point in points], marker="o", label=how)
-    for axes, what in ((goodput, "honest answers per s"), (p99, "honest p99 (ms)")):
-        axes.set_xlabel("attack messages per s")
-        axes.set_ylabel(what)
-        axes.set_ylim(bottom=0)
-    goodput.legend()
     return made

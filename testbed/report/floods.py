@@ -1,0 +1,152 @@
+"""What honest devices have while somebody floods the network, against what the flood costs him, and
+which layer stopped how much of it: of one run, or of two results side by side.
+
+The figures themselves are made by the judge of `device.flood`, and stand in the summary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from testbed.campaign.event import Event
+from testbed.errors import ConfigurationError
+from testbed.report.compare import Result
+from testbed.report.style import COLOURS, LINES, figure, styled
+
+__all__ = ["Flood", "draw_beside", "draw_floods", "floods_of"]
+
+KIND = "device.flood"
+LAYERS = ("broker", "gateway", "group", "ledger")
+PASSED = "no layer"
+MARKERS = "osv^D"
+
+
+class Judged(Protocol):
+    """What a judge says of an attack, in one run or over all."""
+
+    @property
+    def refused(self) -> Mapping[str, int]: ...
+    @property
+    def details(self) -> Mapping[str, float]: ...
+
+
+class Flood(msgspec.Struct, frozen=True, kw_only=True):
+    """One flood: `sent_per_s` messages of his; honest answers per second and honest p99 meanwhile
+    (None if no reading was due); `stopped` by which layer, as shares of what he sent."""
+
+    id: str
+    how: str
+    sent_per_s: float
+    sent_bytes_per_s: float
+    honest_per_s: float
+    honest_p99_ms: float | None
+    stopped: Mapping[str, float]
+
+
+def floods_of(events: Iterable[Event], judged: Mapping[str, Judged]) -> list[Flood]:
+    """The floods of a run, by how they were made and how fast. `judged` by the id of the attack."""
+    hows = {each.fault: str(each.params["how"]) for each in events if each.kind == KIND}
+    found = []
+    for attack, how in hows.items():
+        details = judged[attack].details if attack in judged else {}
+        if not details.get("messages_per_s"):
+            continue
+        layers: Counter[str] = Counter()
+        for what, count in judged[attack].refused.items():
+            layers[what.partition(":")[0]] += count
+        sent = max(details["messages"], layers.total())  # one message may be refused twice
+        stopped = {layer: layers[layer] / sent for layer in LAYERS}
+        found.append(
+            Flood(
+                id=attack,
+                how=how,
+                sent_per_s=details["messages_per_s"],
+                sent_bytes_per_s=details["bytes"] / details["messages"] * details["messages_per_s"],
+                honest_per_s=details["goodput_per_s"],
+                honest_p99_ms=details.get("p99_ms"),
+                stopped=stopped | {PASSED: 1.0 - sum(stopped.values())},
+            )
+        )
+    return sorted(found, key=lambda each: (each.how, each.sent_per_s))
+
+
+def draw_beside(results: Sequence[Result], path: Path) -> None:
+    """The floods of several results, named after their campaigns. Raises ConfigurationError."""
+    floods = {
+        each.manifest.campaign: floods_of(each.schedule.trials[0].events, each.attacks)
+        for each in results
+    }
+    if not all(floods.values()):
+        raise ConfigurationError("a result without floods: run a campaign with device.flood")
+    with styled():
+        try:
+            draw_floods(floods, None).savefig(path)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"cannot draw {path}: {error}") from error
+
+
+def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Figure:
+    """`results` by name: one, or two side by side."""
+    rows = sum(map(len, results.values()))
+    made = figure(4.2 + 0.14 * rows, mark)
+    made.subplots_adjust(hspace=0.45, wspace=0.35)
+    grid = made.add_gridspec(2, 3, height_ratios=(2.2, 0.6 + 0.14 * rows))
+    goodput, p99, cost = (made.add_subplot(grid[0, column]) for column in range(3))
+    for number, (name, floods) in enumerate(results.items()):
+        prefix = f"{name}: " if len(results) > 1 else ""
+        for place, (how, same) in enumerate(groupby(floods, key=lambda each: each.how)):
+            points = list(same)
+            rates = [each.sent_per_s for each in points]
+            style: dict[str, Any] = {
+                "color": COLOURS[place],
+                "marker": MARKERS[place],
+                "markersize": 4,
+                "linestyle": LINES[number],
+            }
+            goodput.plot(rates, [each.honest_per_s for each in points], **style)
+            p99.plot(rates, [_or_gap(each.honest_p99_ms) for each in points], **style)
+            costs = [each.sent_bytes_per_s / 1000 for each in points]
+            cost.plot(rates, costs, label=f"{prefix}{how}", **style)
+    for axes, what in ((goodput, "honest answers/s"), (p99, "honest p99 (ms)")):
+        axes.set_ylim(bottom=0)
+        axes.set_title(what, fontsize=8)
+    cost.set_title("attacker's cost (kB/s)", fontsize=8)
+    cost.set_yscale("log")
+    for axes in (goodput, p99, cost):
+        axes.set_xscale("log")
+        axes.set_xlabel("attack messages/s")
+    cost.legend(fontsize=5)
+    _bars(made.add_subplot(grid[1, :]), results)
+    return made
+
+
+def _or_gap(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _bars(axes: Axes, results: Mapping[str, Sequence[Flood]]) -> None:
+    """A row for each flood: which layer stopped which share of its messages."""
+    rows = [
+        (f"{name}: {flood.id}" if len(results) > 1 else flood.id, flood)
+        for name, floods in results.items()
+        for flood in floods
+    ]
+    left = [0.0] * len(rows)
+    for number, layer in enumerate((*LAYERS, PASSED)):
+        shares = [flood.stopped[layer] for _, flood in rows]
+        colour = "#DDDDDD" if layer == PASSED else COLOURS[number]
+        axes.barh(range(len(rows)), shares, left=left, color=colour, label=layer, height=0.7)
+        left = [start + share for start, share in zip(left, shares, strict=True)]
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=6)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the attack's messages, by the layer that stopped them")
+    axes.legend(fontsize=6, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
