@@ -7,7 +7,6 @@ in `details`; which layer stopped how many, in `refused`.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from pydantic import Field
 from testbed.campaign.injection import Attack, Injection, Judgement, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import RateField, SpanField
+from testbed.checks.counted import Counted
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import DataAdded, Late, RateLimited, Requested
 from testbed.checks.trials import Tried
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Flood"]
 
+WORKED_OFF_NS_MAX = 5 * 10**9
 ANSWERED_S_MIN = 1.0
 """A flood shorter than this says nothing about service."""
 
@@ -82,27 +83,20 @@ def _per_s(rate: str) -> float:
 def judge(evidence: Evidence, attack: str) -> Judgement:
     tried = Tried(evidence, attack)
     relays = {trial.split("/")[1] for trial in tried.trials}
+    counted = Counted(evidence.run.raw)
     seen: set[str] = set()
     answered = denied = 0
     latencies: list[float] = []
     span_s = 0.0
+    came = [each.t for each in evidence.events(Requested) if each.relay in relays]
+    came += [each.t for each in evidence.events(RateLimited) if each.relay in relays]
     for line in tried.lines:
         begin, end = tried.begun_ns(line), line.t
-        refused: Counter[str] = Counter()
-        for event in evidence.events(Requested):
-            if event.relay in relays and begin <= event.t <= end:
-                seen.add(line.event)
-                if event.outcome != "accepted":
-                    refused[f"gateway:{event.outcome.removeprefix('refused:')}"] += 1
-        for limited in evidence.events(RateLimited):
-            if limited.relay in relays and begin <= limited.t <= end:
-                refused["gateway:rate"] += limited.count
-        for denial in evidence.refused_at_broker:
-            if begin <= denial.t <= end:
-                refused[f"broker:{denial.reason}"] += 1
-        if refused:
-            seen.add(line.event)
+        refused = counted.refused(begin, _until_ns(evidence, end))
         tried.refused.update(refused)
+        at_broker = any(reason.startswith("broker:") for reason in refused)
+        if at_broker or any(begin <= t <= end for t in came):
+            seen.add(line.event)
         mine = sum(begin <= each.t <= end for each in evidence.events(DataAdded))
         answered += mine
         latencies += _honest(evidence, begin, end)
@@ -117,6 +111,17 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
     if latencies:
         figures["p99_ms"] = round(sorted(latencies)[int(0.99 * (len(latencies) - 1))], 1)
     return tried.judgement(denied, **figures)
+
+
+def _until_ns(evidence: Evidence, end: int) -> int:
+    """What is refused until then is the flood's: a gateway works off what waits, and tells its sums
+    once a second; but what the next attack does is not."""
+    starts = (
+        (evidence.start_ns or 0) + event.at_ms * 1_000_000
+        for event in evidence.trial.events
+        if event.category == "attack"
+    )
+    return min([end + WORKED_OFF_NS_MAX, *(start for start in starts if start > end)])
 
 
 def _honest(evidence: Evidence, begin: int, end: int) -> list[float]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from testbed.campaign.event import Event
 from testbed.errors import ConfigurationError
@@ -97,9 +98,10 @@ def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Fig
     """`results` by name: one, or two side by side."""
     rows = sum(map(len, results.values()))
     made = figure(4.2 + 0.14 * rows, mark)
-    made.subplots_adjust(hspace=0.45, wspace=0.35)
+    made.subplots_adjust(hspace=0.45, wspace=0.35, top=1 - 0.6 / (4.2 + 0.14 * rows))
     grid = made.add_gridspec(2, 3, height_ratios=(2.2, 0.6 + 0.14 * rows))
-    goodput, p99, cost = (made.add_subplot(grid[0, column]) for column in range(3))
+    goodput = made.add_subplot(grid[0, 0])
+    p99, cost = (made.add_subplot(grid[0, column], sharex=goodput) for column in (1, 2))
     for number, (name, floods) in enumerate(results.items()):
         prefix = f"{name}: " if len(results) > 1 else ""
         for place, (how, same) in enumerate(groupby(floods, key=lambda each: each.how)):
@@ -122,9 +124,16 @@ def draw_floods(results: Mapping[str, Sequence[Flood]], mark: str | None) -> Fig
     cost.set_yscale("log")
     for axes in (goodput, p99, cost):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=4))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("attack messages/s")
-    cost.legend(fontsize=5)
-    _bars(made.add_subplot(grid[1, :]), results)
+    handles, labels = cost.get_legend_handles_labels()
+    made.legend(handles, labels, fontsize=5, ncols=5, handlelength=3, loc="upper center")
+    below = made.add_subplot(grid[1, :])
+    if len(results) > 1:  # room for longer names
+        left, bottom, width, height = below.get_position().bounds
+        below.set_position((left + 0.1, bottom, width - 0.1, height))
+    _bars(below, results)
     return made
 
 

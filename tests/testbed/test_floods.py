@@ -1,0 +1,87 @@
+"""What a flood costs, what honest devices have meanwhile and which layer stops it, from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.campaign.event import Event
+from testbed.campaign.injection import Judgement
+from testbed.checks.counted import Counted
+from testbed.report.floods import draw_floods, floods_of
+
+S = 10**9
+
+
+def flood(name: str, how: str, *, kind: str = "device.flood") -> Event:
+    return Event(
+        id=name,
+        fault=name,
+        kind=kind,
+        category="attack",
+        layer="device",
+        phase="attack",
+        at_ms=0,
+        for_ms=6000,
+        targets={},
+        params={"how": how},
+    )
+
+
+def judged(rate: float, refused: dict[str, int], **details: float) -> Judgement:
+    sent = {"messages": 600.0, "bytes": 6000.0, "messages_per_s": rate, "goodput_per_s": 5.0}
+    return Judgement(1, 1, 1, 0, refused, details=sent | details)
+
+
+def test_a_flood_says_what_it_costs_and_who_stopped_it() -> None:
+    events = [flood("fast", "valid"), flood("slow", "valid"), flood("other", "x", kind="device.x")]
+    found = floods_of(
+        events,
+        {
+            "fast": judged(100.0, {"gateway:rate": 300, "broker:bad-login": 60}),
+            "slow": judged(10.0, {}, p99_ms=70.0),
+        },
+    )
+    assert [each.id for each in found] == ["slow", "fast"], "in the order of their rates"
+    slow, fast = found
+    assert (slow.honest_per_s, slow.honest_p99_ms, slow.sent_bytes_per_s) == (5.0, 70.0, 100.0)
+    assert fast.honest_p99_ms is None, "no reading was due"
+    assert fast.stopped == pytest.approx(
+        {"broker": 0.1, "gateway": 0.5, "group": 0.0, "ledger": 0.0, "no layer": 0.4}
+    )
+
+
+def test_floods_of_two_results_are_drawn_beside_each_other(tmp_path: Path) -> None:
+    events = [flood("one", "valid"), flood("two", "invalid")]
+    floods = floods_of(events, {each.fault: judged(9.0, {}) for each in events})
+    path = tmp_path / "floods.svg"
+    draw_floods({"with": floods, "without": floods}, None).savefig(path)
+    assert path.read_bytes().startswith(b"<?xml")
+
+
+def told(path: Path, *lines: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn "counts"')
+
+
+def test_sums_of_gateway_and_broker_say_what_was_refused_in_between(tmp_path: Path) -> None:
+    told(
+        tmp_path / "gateway.jsonl",
+        {"event": "counts", "t": 1 * S, "accepted": 9, "refused:rate": 10},
+        {"event": "counts", "t": 3 * S, "accepted": 20, "refused:rate": 25, "refused:busy": 1},
+        {"event": "counts", "t": 9 * S, "refused:rate": 99},
+    )
+    told(
+        tmp_path / "log" / "broker.log",
+        {"event": "counts", "t_s": 2.5, "counts": {"logins": 7, "bad-login": 4}},
+    )
+    counted = Counted(tmp_path)
+    assert counted.refused(2 * S, 4 * S) == {
+        "gateway:rate": 15,
+        "gateway:busy": 1,
+        "broker:bad-login": 4,
+    }
+    assert counted.refused(3 * S, 4 * S) == {}
