@@ -5,17 +5,18 @@ The models are in `testbed.model`, with a README that says what they are worth.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
+from chain.quorum import REPLICAS_MIN
 from testbed.bundle import find_run
+from testbed.commands import model_curve
 from testbed.commands.options import JsonOption, columns, print_json, time_option
+from testbed.commands.sizes import sizes
 from testbed.errors import ConfigurationError
 from testbed.model.group import FORMULA, GroupRisk, group_risk, group_table, scientific
 
@@ -103,7 +104,7 @@ def consensus(
     testbed model consensus --replicas 4..100:3
     testbed model consensus --calibrate last --replicas 4,7,10
     """
-    sizes = _sizes(replicas)
+    wanted = sizes("--replicas", replicas)
     # Scientific libraries take half a second to load: not before the arguments are right.
     from testbed.model.consensus import consensus_times  # noqa: PLC0415
 
@@ -115,7 +116,7 @@ def consensus(
     else:
         parameters = fitted.parameters
     base_ms = consensus_times(REPLICAS_MIN, parameters).total_ms
-    times = [consensus_times(n, parameters) for n in sizes]
+    times = [consensus_times(n, parameters) for n in wanted]
     if as_json:
         print_json(
             {
@@ -197,26 +198,6 @@ def _cells(value: Fraction) -> tuple[str, str]:
     return scientific(value), f"{draws:,}" if draws < _WRITTEN_OUT_MAX else scientific(1 / value, 2)
 
 
-def _sizes(text: str) -> list[int]:
-    """`4,7,10..100:3` as numbers, ascending. Raises ConfigurationError."""
-    sizes: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})(?:\.\.(\d{1,4})(?::(\d{1,4}))?)?\s*", part)
-        if match is None:
-            raise ConfigurationError(f"--replicas {text}: use 4,7,10 or 4..100 or 4..100:3")
-        first, last, step = (int(each) if each else None for each in match.groups())
-        assert first is not None
-        sizes |= set(_range(first, first if last is None else last, 1 if step is None else step))
-    if not sizes or min(sizes) < REPLICAS_MIN or max(sizes) > REPLICAS_MAX:
-        raise ConfigurationError(
-            f"--replicas {text}: from {REPLICAS_MIN} (fewer tolerate no fault) to {REPLICAS_MAX}"
-        )
-    return sorted(sizes)
-
-
-def _range(first: int, last: int, step: int) -> Iterable[int]:
-    if step < 1 or last < first:
-        raise ConfigurationError(
-            f"--replicas {first}..{last}:{step}: upwards, in steps of 1 or more"
-        )
-    return range(first, last + 1, step)
+app.command()(model_curve.curve)
+app.command()(model_curve.calibrate)
+app.command()(model_curve.predict)

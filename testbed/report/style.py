@@ -30,6 +30,7 @@ __all__ = [
     "Plot",
     "figure",
     "log_axis",
+    "rendered",
     "save",
     "styled",
 ]
@@ -105,13 +106,16 @@ def log_axis(axis: Axis) -> None:
 
 def save(folder: Folder, name: str, made: Figure, *, pdf: bool) -> bytes:
     """plots/<name>.svg, and .pdf if wanted; returns the SVG."""
-    drawn = {}
     for kind in ("svg", "pdf") if pdf else ("svg",):
-        sink = io.BytesIO()
-        made.savefig(sink, format=kind, metadata=_NO_DATES[kind])
-        drawn[kind] = _without_styles(sink.getvalue()) if kind == "svg" else sink.getvalue()
-        folder.write(f"plots/{name}.{kind}", drawn[kind])
-    return drawn["svg"]
+        folder.write(f"plots/{name}.{kind}", rendered(made, kind))
+    return folder.read(f"plots/{name}.svg")
+
+
+def rendered(made: Figure, kind: str) -> bytes:
+    """`kind` is "svg" or "pdf"."""
+    sink = io.BytesIO()
+    made.savefig(sink, format=kind, metadata=_NO_DATES[kind])
+    return _without_styles(sink.getvalue()) if kind == "svg" else sink.getvalue()
 
 
 def _without_styles(svg: bytes) -> bytes:

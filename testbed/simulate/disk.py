@@ -55,6 +55,7 @@ class Disk:
         self._fills_after: int | None = None
         self._abstention: list[int | None] = [None, None]  # until which height: synced, written
         self.operations = 0
+        self.syncs = 0
 
     # --- power ---------------------------------------------------------------------------------
 
@@ -215,6 +216,7 @@ class Disk:
         )
 
     def commit(self) -> None:
+        self.syncs += bool(self._unsynced)
         self._operate()
         self._unsynced.clear()
         self._forgotten[0] = self._forgotten[1]

@@ -20,7 +20,7 @@ from testbed.simulate.timeline import Timeline
 
 __all__ = ["Gateway"]
 
-RETRY_US = 400_000
+_TICK_US = 400_000
 RETRY_US_MAX = 3_200_000
 WAITING_MAX = 256
 
@@ -32,9 +32,9 @@ class _Waiting:
 
     __slots__ = ("due_us", "frame", "wait_us")
 
-    def __init__(self, frame: bytes, due_us: int) -> None:
+    def __init__(self, frame: bytes, due_us: int, wait_us: int) -> None:
         self.frame = frame
-        self.wait_us = RETRY_US
+        self.wait_us = wait_us
         self.due_us = due_us
 
 
@@ -50,8 +50,11 @@ class Gateway:
         send: Callable[[int, bytes], None],
         on_final: Callable[[Final], None],
         copy: Ledger | None,
+        retry_us: int,
     ) -> None:
-        """`copy` follows the epochs. It is None in runs without membership changes."""
+        """`copy` follows the epochs. It is None in runs without membership changes. A request
+        without a block goes to all replicas after `retry_us`."""
+        self._retry_us = retry_us
         self._timeline = timeline
         self._copy = copy
         self._tracker = FinalityTracker(genesis.membership, genesis, scheme, bodies=True)
@@ -76,12 +79,14 @@ class Gateway:
 
     def start(self) -> None:
         self._subscribe()
-        self._timeline.after(RETRY_US, self._tick)
+        self._timeline.after(_TICK_US, self._tick)
 
     def submit(self, request: bytes, cose: bytes) -> None:
         """`request` is its id; it is sent again until `settled`."""
         frame = encode(Submit(cose))
-        self._waiting[request] = _Waiting(frame, self._timeline.now_us + RETRY_US)
+        self._waiting[request] = _Waiting(
+            frame, self._timeline.now_us + self._retry_us, self._retry_us
+        )
         assert len(self._waiting) <= WAITING_MAX, "devices wait for their answers"
         self._send(self._primary, frame)
 
@@ -121,7 +126,7 @@ class Gateway:
                 waiting.due_us = now_us + waiting.wait_us
                 for replica in self._replicas:
                     self._send(replica, waiting.frame)
-        self._timeline.after(RETRY_US, self._tick)
+        self._timeline.after(_TICK_US, self._tick)
 
     def receive(self, replica: int, frame: bytes) -> None:
         seal = _messages.decode(frame)

@@ -21,7 +21,7 @@ from testbed.simulate.scenario import Crash
 from testbed.simulate.scheme import Meter
 from testbed.simulate.timeline import Timeline
 
-__all__ = ["EPOCH_US", "Machine", "Outside"]
+__all__ = ["EPOCH_US", "Machine", "Outside", "Process"]
 
 EPOCH_US = 1_700_000_000_000_000  # wall time at the start of a run, microseconds since 1970
 IDLE_US = 1_000_000  # how often a process writes what no vote made it write
@@ -217,6 +217,14 @@ class Machine:
         else:
             self._guarded(process.fire, name)
 
+    # --- what leaves it ---------------------------------------------------------------------------
+
+    def send(self, party: Party, frame: bytes) -> None:
+        self.outside.send(self, party, frame)
+
+    def emit(self, event: str, fields: dict[str, object]) -> None:
+        self.outside.emitted(self, event, fields)
+
     def idle(self, process: Process) -> None:
         if process is self.process:
             self.timeline.after(IDLE_US, self.idle, process)
@@ -302,10 +310,10 @@ class Process:
         self._deadlines.pop(name, None)
 
     def send(self, party: Party, frame: bytes) -> None:
-        self._machine.outside.send(self._machine, party, frame)
+        self._machine.send(party, frame)
 
     def congested(self, party: Party) -> bool:
         return False
 
     def emit(self, event: str, **fields: object) -> None:
-        self._machine.outside.emitted(self._machine, event, fields)
+        self._machine.emit(event, fields)

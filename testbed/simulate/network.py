@@ -14,12 +14,17 @@ from random import Random
 from testbed.simulate.scenario import Event, Kind
 from testbed.simulate.timeline import Timeline
 
-__all__ = ["Link", "Network"]
+__all__ = ["Link", "Network", "healthy"]
 
 Link = tuple[int, int]  # from, to
 
 DELAY_US_MIN = 500
 _DUPLICATE_GAP_US = 20_000
+
+
+def healthy(spread_us: int) -> Callable[[Random], int]:
+    """0.5 ms to 0.5 ms + `spread_us`."""
+    return lambda random: DELAY_US_MIN + int(random.random() * spread_us)
 
 
 class _Trouble:
@@ -59,19 +64,20 @@ class Network:
         timeline: Timeline,
         random: Random,
         deliver: Callable[[int, int, bytes], None],
-        spread_us: int,
+        delay_us: Callable[[Random], int],
     ) -> None:
-        """`deliver(to, sender, frame)`; a healthy link takes 0.5 ms to 0.5 ms + `spread_us`."""
+        """`deliver(to, sender, frame)`; `delay_us` draws what a healthy link takes."""
         self._timeline = timeline
+        self._dice = random
         self._random = random.random
         self._deliver = deliver
-        self._spread_us = spread_us
+        self._delay_us = delay_us
         self._troubles: dict[Link, _Trouble] = {}
         self.counts: Counter[str] = Counter()
 
     def send(self, sender: int, to: int, frame: bytes) -> None:
         random = self._random
-        delay_us = DELAY_US_MIN + int(random() * self._spread_us)
+        delay_us = self._delay_us(self._dice)
         trouble = self._troubles.get((sender, to)) if self._troubles else None
         if trouble is not None:
             if trouble.blocked or random() * 100 < trouble.loss_pct:

@@ -48,12 +48,15 @@ class Reference:
         administrators: Collection[bytes],
         replicas: Mapping[int, bytes],
         checkpoint_interval: int,
+        accepts: int | None = None,
     ) -> None:
         """`vouchers`: the tokens that may be used once, with kind and last time;
-        `administrators`: their keys; `replicas`: the keys of the first epoch's."""
+        `administrators`: their keys; `replicas`: the keys of the first epoch's. `accepts`: of an
+        authentication group, f+1 if it is not said."""
         self.signed: set[bytes] = set()
         self.executed: dict[bytes, tuple[str, int]] = {}  # request id -> best status, height
         self._interval = checkpoint_interval
+        self._accepts = accepts
         self._administrators = {hashlib.sha256(key).digest() for key in administrators}
         # For each epoch: the last height that the one before it decides, and its members' keys.
         self._epochs: list[tuple[int, dict[int, bytes]]] = [(0, dict(replicas))]
@@ -190,7 +193,8 @@ class Reference:
             raise RuleBrokenError("validity", f"enrolled with a voucher of {kind} until {last_us}")
         members = self.members(self.epoch_of(height))
         endorsers &= set(members)
-        if len(endorsers) < (len(members) - 1) // 3 + 1:  # f+1: one of them is honest
+        # f+1: one of them is honest.
+        if len(endorsers) < (self._accepts or (len(members) - 1) // 3 + 1):
             raise RuleBrokenError("validity", f"enrolled with {len(endorsers)} endorsements")
         node = hashlib.sha256(operation["key"]).digest()
         if node in self._counters:

@@ -103,6 +103,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     joiners: int = 0
     gap_us_max: int = 0
     keep_data_blocks: int | None = None  # None: no replica prunes
+    retry_us: int = 400_000  # of gateways, the first time
+    group: tuple[int, int] | None = None  # (m, k) of authentication groups; None: 2f+1, f+1
 
     @property
     def machines(self) -> int:

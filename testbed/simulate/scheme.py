@@ -25,6 +25,7 @@ __all__ = [
     "HashScheme",
     "HashSigner",
     "Meter",
+    "MeteredSigner",
     "Signatures",
     "malleated",
 ]
@@ -78,18 +79,46 @@ class HashSigner:
 
 
 class Meter:
-    """A scheme that counts what it checks, in checks of a replica's signature: the work of a slow
-    processor. The product does not ask again for what it remembers."""
+    """A scheme that counts what it checks. `checks` is the work of a slow processor, in checks of a
+    replica's signature. The product does not ask again for what it remembers."""
 
     def __init__(self, scheme: Scheme, replicas: frozenset[bytes]) -> None:
         """`replicas`: the public keys of every replica of the run, joiners included."""
-        self.checks = 0
+        self.of_replicas = 0
+        self.of_clients = 0
         self._scheme = scheme
         self._replicas = replicas
 
     def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
-        self.checks += 1 if public in self._replicas else CLIENT_CHECKS
+        if public in self._replicas:
+            self.of_replicas += 1
+        else:
+            self.of_clients += 1
         return self._scheme.verify(public, data, signature)
+
+    @property
+    def count(self) -> int:
+        return self.of_replicas + self.of_clients
+
+    @property
+    def checks(self) -> int:
+        return self.of_replicas + CLIENT_CHECKS * self.of_clients
+
+
+class MeteredSigner:
+    """A signer that counts what it signs."""
+
+    def __init__(self, signer: Signer) -> None:
+        self.signed = 0
+        self._signer = signer
+
+    @property
+    def public(self) -> bytes:
+        return self._signer.public
+
+    def sign(self, data: bytes) -> bytes:
+        self.signed += 1
+        return self._signer.sign(data)
 
 
 class Signatures(NamedTuple):

@@ -157,10 +157,11 @@ def _check_workers(client: Client, cluster: str) -> None:
 
 
 def _version() -> str:
-    """A version of what decides how a seed runs: Python, msgspec and every source file."""
+    """A version of what decides how a seed, or a point of `testbed.model`, runs: Python, msgspec
+    and every source file."""
     source = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
-    for folder in ("chain", "nodes", "testbed/simulate"):
+    for folder in ("chain", "nodes", "testbed/simulate", "testbed/model"):
         for path in sorted((root / folder).rglob("*.py")):
             source.update(path.read_bytes())
     return (

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +29,7 @@ from testbed.simulate.evidence import Accusation, fault_of
 from testbed.simulate.gateway import Gateway
 from testbed.simulate.machine import EPOCH_US, Machine
 from testbed.simulate.memory import values_held, values_held_max
-from testbed.simulate.network import Network
+from testbed.simulate.network import Network, healthy
 from testbed.simulate.outcome import Finding, Outcome
 from testbed.simulate.properties import BrokenError, Checker
 from testbed.simulate.reference import Reference, request_id
@@ -38,16 +39,21 @@ from testbed.simulate.timeline import Timeline
 from testbed.simulate.traitors import Cast
 from testbed.simulate.transcript import Transcript
 
-__all__ = ["run"]
+__all__ = ["Hardware", "run"]
 
 STEPS_MAX = 400_000  # a run that takes more is livelocked
 _LOOK_STEPS = 64  # how often the end is looked for
 _MEASURE_STEPS = 2048  # how often memory is measured
 
 
-def run(scenario: Scenario, transcript: Transcript | None = None) -> Outcome:
-    """Runs to the end or to the first property that breaks."""
-    world = _World(scenario, transcript)
+def run(
+    scenario: Scenario,
+    transcript: Transcript | None = None,
+    hardware: Hardware | None = None,
+) -> Outcome:
+    """Runs to the end or to the first property that breaks. With `hardware` the run is there to be
+    timed: it may take any number of steps, and memory is not measured."""
+    world = _World(scenario, transcript, hardware)
     finding: Finding | None = None
     try:
         world.play()
@@ -70,11 +76,26 @@ def _where(error: BaseException) -> str:
     return f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name}"
 
 
+class Hardware(NamedTuple):
+    """`machine` makes each machine from the arguments of `Machine`; `delay_us` draws what a healthy
+    link takes."""
+
+    machine: Callable[..., Machine]
+    delay_us: Callable[[Random], int]
+
+
 class _World:
     """Implements `machine.Outside`."""
 
-    def __init__(self, scenario: Scenario, transcript: Transcript | None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        transcript: Transcript | None,
+        hardware: Hardware | None,
+    ) -> None:
         self.timeline = Timeline()
+        self._timed = hardware is not None
+        self._hardware = hardware or Hardware(Machine, healthy(scenario.spread_us))
         self._scenario = scenario
         self._transcript = transcript
         self._random = Random(f"run {scenario.seed}")  # noqa: S311 - must repeat
@@ -85,7 +106,7 @@ class _World:
         self._views = 0
         self._grew_us = 0  # when a gateway held a new block final
         self._requests = 0
-        self._network = Network(self.timeline, self._random, self._deliver, scenario.spread_us)
+        self._network = Network(self.timeline, self._random, self._deliver, self._hardware.delay_us)
         self._signatures = REAL if scenario.es256 else CHEAP
         self._scheme = self._signatures.scheme
         self._signers = [self._signatures.signer(f"replica {r}") for r in range(scenario.machines)]
@@ -101,13 +122,20 @@ class _World:
         # Devices need the network id, which is a hash over their vouchers: tokens come first.
         grants = tuple(Device.grant_of(d, self._signatures) for d in range(self._scenario.devices))
         admin = self._signatures.signer("administrator")
+        size, accepts = self._scenario.group or (None, None)
         self._genesis = Genesis(
             name="simulated",
             time_us=EPOCH_US - 1_000_000,
             members=tuple(
                 Member(r, s.public) for r, s in enumerate(self._signers[: self._scenario.replicas])
             ),
-            policy=Policy(vouchers=grants, admins=(admin.public,), admins_needed=1),
+            policy=Policy(
+                vouchers=grants,
+                admins=(admin.public,),
+                admins_needed=1,
+                group_size=size,
+                group_accepts=accepts,
+            ),
             consensus=self._scenario.consensus,
         )
         self._genesis.check()
@@ -138,6 +166,7 @@ class _World:
             administrators=genesis.policy.admins,
             replicas={member.id: member.spki for member in genesis.members},
             checkpoint_interval=genesis.consensus.checkpoint_interval,
+            accepts=scenario.group[1] if scenario.group else None,
         )
         self._honest = frozenset(range(scenario.machines)) - traitors
         genesis_hash = digest(genesis_head(genesis.network, genesis.time_us))
@@ -161,7 +190,7 @@ class _World:
         places = [*range(scenario.machines), *self._cast.twins]
         keys = frozenset(signer.public for signer in self._signers)
         self._machines = [
-            Machine(
+            self._hardware.machine(
                 number=number,
                 me=replica,
                 genesis=self._genesis,
@@ -194,6 +223,7 @@ class _World:
                 send=partial(self._network.send, GATEWAY + number),
                 on_final=partial(self._final, number),
                 copy=Ledger(self._genesis, self._scheme) if self._administrator else None,
+                retry_us=self._scenario.retry_us,
             )
             for number in range(self._scenario.gateways)
         ]
@@ -215,12 +245,12 @@ class _World:
         end_us = scenario.heal_us + scenario.patience_us
         target: int | None = None
         while timeline.run(end_us, _LOOK_STEPS):
-            if timeline.steps % _MEASURE_STEPS == 0:
+            if timeline.steps % _MEASURE_STEPS == 0 and not self._timed:
                 self._measure()
             if timeline.now_us < scenario.heal_us:
                 self._must_grow(timeline.now_us - self._grew_us)
                 continue
-            if timeline.steps > STEPS_MAX:
+            if timeline.steps > STEPS_MAX and not self._timed:
                 raise self._checker.broken("liveness", f"{STEPS_MAX} steps, and no end")
             if target is None and all(client.idle for client in self._clients):
                 target = self._checker.height

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 from fractions import Fraction
 from itertools import combinations, pairwise
 from pathlib import Path
-from random import Random
-from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -151,50 +148,6 @@ def test_the_paper_s_ratio_is_the_one_that_was_fitted() -> None:
 
     assert ratio(PAPER_WORK_PER_DELAY) == pytest.approx(PAPER_RATIO, abs=0.005)
     assert ratio(0) == pytest.approx(1.306, abs=0.001)
-
-
-def simulated_ms(n: int, parameters: Parameters, random: Random) -> float:
-    """One consensus, message by message: when the primary has committed."""
-    strong = -(-(n + (n - 1) // 3 + 1) // 2)
-    events: list[tuple[float, int, int, str, bool]] = []
-    free, prepares, commits = [0.0] * n, [0] * n, [0] * n
-    accepted, prepared = [False] * n, [False] * n
-    accepted[0] = True
-
-    def push(at_ms: float, to: int, kind: str, done: bool) -> None:
-        heapq.heappush(events, (at_ms, random.getrandbits(62), to, kind, done))
-
-    def send(at_ms: float, sender: int, kind: str) -> None:
-        for to in set(range(n)) - {sender}:
-            push(at_ms + random.expovariate(1 / parameters.delay_ms), to, kind, False)
-
-    send(0, 0, "pre-prepare")
-    while not (prepared[0] and commits[0] >= strong):
-        now_ms, _, at, kind, done = heapq.heappop(events)
-        if not done:  # it arrived, and queues
-            free[at] = max(now_ms, free[at]) + random.expovariate(1 / parameters.work_ms)
-            push(free[at], at, kind, True)
-            continue
-        if kind == "pre-prepare":
-            accepted[at] = True
-            send(now_ms, at, "prepare")
-        prepares[at] += kind != "commit"  # a backup's own PREPARE came with the PRE-PREPARE
-        commits[at] += kind == "commit"
-        if accepted[at] and not prepared[at] and prepares[at] >= strong - 1:
-            prepared[at] = True
-            commits[at] += 1
-            send(now_ms, at, "commit")
-    return now_ms
-
-
-@pytest.mark.parametrize(("n", "runs"), [(4, 1500), (16, 60), (49, 4)])
-def test_the_sum_of_phases_is_a_little_short_of_what_messages_really_do(n: int, runs: int) -> None:
-    """As the README says: up to 16 %, never more than a tenth (of noise) over."""
-    random = Random(n)
-    for work_ms in (0.10644, 1.0):
-        parameters = Parameters(delay_ms=1.0, work_ms=work_ms)
-        mean_ms = fmean(simulated_ms(n, parameters, random) for _ in range(runs))
-        assert 0.8 < consensus_times(n, parameters).total_ms / mean_ms < 1.1
 
 
 # --- measured ------------------------------------------------------------------------------------

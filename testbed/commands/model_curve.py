@@ -1,0 +1,244 @@
+"""`testbed model calibrate|predict|curve`: what consensus takes over the number of replicas."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from testbed.commands.options import JsonOption, columns, print_json, say, time_option, write_out
+from testbed.commands.sizes import sizes
+from testbed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from testbed.model.curve import Curves
+    from testbed.model.predict import Prediction
+    from testbed.model.real_core import Timed
+
+__all__ = ["calibrate", "curve", "predict"]
+
+_SHIPPED = Path(__file__).parents[1] / "model" / "calibration.json"
+_KINDS = ("svg", "pdf")
+
+CalibrationOption = Annotated[
+    Path, typer.Option("--calibration", metavar="FILE", help="What `calibrate` wrote.")
+]
+BlocksOption = Annotated[int, typer.Option(min=10, help="Blocks to measure at each size.")]
+
+
+def calibrate(
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")],
+    fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes of real networks.")] = "4,7",
+    blocks: BlocksOption = 200,
+) -> None:
+    """Measure what the work of a replica takes on this machine.
+
+    Each kind of message is opened and handled alone in this process, on its CPU clock; signatures,
+    disk and loopback link apart. A factor and the cost of a frame are fitted to the CPU time of
+    real replicas, so two sizes are the fewest.
+
+    \b
+    testbed model calibrate --out calibration.json
+    """
+    wanted = sizes("--fit", fit)
+    if len(wanted) < 2:
+        raise ConfigurationError(f"--fit {fit}: two sizes are the fewest, as 4,7")
+    from testbed.model.calibration import calibrate as measure  # noqa: PLC0415 - see `model`
+    from testbed.model.loopback import measure_loopback  # noqa: PLC0415
+    from testbed.model.predict import fitted  # noqa: PLC0415
+
+    found = measure(_machine(wanted))
+    measured = [measure_loopback(n, blocks, say) for n in wanted]
+    costs = fitted(found.costs, measured, _cores())
+    found = msgspec.structs.replace(found, costs=costs)
+    write_out(out, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    say(f"{out}: {found.machine}")
+
+
+def _machine(fit: list[int]) -> str:
+    load = os.getloadavg()[0]
+    named = ", ".join(map(str, fit))
+    return (
+        f"{_cores()} cores, {platform.machine()}, Python {platform.python_version()}, "
+        f"load {load:.1f}; fitted to loopback at N = {named}"
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def predict(
+    *,
+    calibration: CalibrationOption = _SHIPPED,
+    fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes that were fitted to.")] = "4,7",
+    replicas: Annotated[str, typer.Option(metavar="N,N", help="Sizes to predict.")] = "10,13,16",
+    blocks: BlocksOption = 200,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict loopback networks of other sizes, measure them, and print how wrong it was.
+
+    One request at a time; the time is from the proposal to its execution, at the proposer. Believe
+    the errors of times only where the load is below the number of cores plus what the run itself
+    makes; CPU times suffer less.
+
+    \b
+    testbed model calibrate --out calibration.json
+    testbed model predict --calibration calibration.json
+    """
+    known, wanted = sizes("--fit", fit), sizes("--replicas", replicas)
+    from testbed.model.calibration import read_calibration  # noqa: PLC0415 - see `model`
+    from testbed.model.loopback import measure_loopback  # noqa: PLC0415
+    from testbed.model.predict import Predictions  # noqa: PLC0415
+    from testbed.model.predict import predict as compare  # noqa: PLC0415
+
+    costs = read_calibration(calibration).costs
+    rows = []
+    for n in sorted({*known, *wanted}):
+        load = os.getloadavg()[0]
+        measured = measure_loopback(n, blocks, say)
+        rows.append(compare(costs, measured, _cores(), load=load, fits=n in known))
+    if as_json:
+        print_json(msgspec.to_builtins(Predictions(rows=rows)))
+    else:
+        typer.echo(_predictions(rows))
+
+
+def _predictions(rows: list[Prediction]) -> str:
+    table: list[tuple[object, ...]] = [
+        ("N", "", "PREDICTED ms", "MEASURED ms", "ERROR", "95 %", "CPU us", "CPU ERROR", "LOAD")
+    ]
+    for row in rows:
+        interval = "too few blocks"
+        if row.error_lo is not None and row.error_hi is not None:
+            interval = f"{row.error_lo:+.0%} to {row.error_hi:+.0%}"
+        cpu_error = row.predicted_cpu_us / row.measured_cpu_us - 1
+        table.append(
+            (
+                row.replicas,
+                "fitted" if row.fitted_to else "predicted",
+                f"{row.predicted_ms:.2f}",
+                f"{row.measured_ms.value:.2f}",
+                f"{row.error:+.0%}",
+                interval,
+                f"{row.measured_cpu_us:.0f}",
+                f"{cpu_error:+.0%}",
+                f"{row.load:.1f}",
+            )
+        )
+    return columns(table)
+
+
+def curve(
+    *,
+    replicas: Annotated[
+        str, typer.Option("-n", "--replicas", metavar="N,N..N:STEP", help="Which sizes.")
+    ] = "4..100:12",
+    calibration: CalibrationOption = _SHIPPED,
+    delay_ms: Annotated[
+        float | None,
+        time_option("--delay", "Mean link delay, exponential; default: the calibration's."),
+    ] = None,
+    lever: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="plain, superfluous, ...; repeatable. Default: all."),
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw what `predict --json` printed too.")
+    ] = None,
+    blocks: Annotated[int, typer.Option(min=2, help="Blocks of each point.")] = 6,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .svg or .pdf.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to spread the points over.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time to consensus over N: the event model, its closed form, and the real core.
+
+    The real core is the code that runs on the boards, in virtual time, at the prices of a
+    calibration. Each lever is a curve of its own. N = 100 takes some 15 s of CPU per curve.
+
+    \b
+    testbed model curve -n 4..100:12 --delay 1ms --figure curve.svg
+    """
+    wanted = sizes("--replicas", replicas)
+    kind = _kind(figure)
+    from testbed.model.calibration import read_calibration  # noqa: PLC0415 - see `model`
+    from testbed.model.curve import curves, exponential_us  # noqa: PLC0415
+    from testbed.model.curve_plot import draw  # noqa: PLC0415
+    from testbed.model.real_core import Lever  # noqa: PLC0415
+    from testbed.simulate.sweep import open_executor  # noqa: PLC0415
+
+    names = {each.name.lower(): each for each in Lever}
+    unknown = [name for name in lever or () if name not in names]
+    if unknown:
+        raise ConfigurationError(f"--lever {unknown[0]}: one of {', '.join(names)}")
+    told = read_calibration(calibration)
+    points = _points(measured)
+    costs = told.costs
+    if delay_ms is not None:
+        costs = msgspec.structs.replace(costs, delays_us=exponential_us(delay_ms))
+
+    def advance(timed: Timed) -> None:
+        say(f"{timed.lever.value}, N = {timed.replicas}")
+
+    with open_executor(jobs or _cores(), cluster) as executor:
+        found = curves(
+            wanted,
+            [names[name] for name in lever or names],
+            costs,
+            told.machine,
+            executor,
+            blocks=blocks,
+            advance=advance,
+        )
+    if figure is not None:
+        write_out(figure, draw(found, points, kind))
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        typer.echo(_readable(found))
+
+
+def _kind(figure: Path | None) -> str:
+    kind = figure.suffix[1:] if figure is not None else "svg"
+    if kind not in _KINDS:
+        raise ConfigurationError(f"--figure {figure}: the name must end with .svg or .pdf")
+    return kind
+
+
+def _points(path: Path | None) -> list[Prediction]:
+    from testbed.model.predict import Predictions  # noqa: PLC0415 - see `model`
+
+    if path is None:
+        return []
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Predictions).rows
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigurationError(f"--measured {path}: {error}") from error
+
+
+def _readable(found: Curves) -> str:
+    from testbed.model.curve import obstacle  # noqa: PLC0415 - see `model`
+
+    shown = [found.event_model, found.closed_form, *found.core]
+    sizes_of = [row.replicas for row in found.event_model.rows]
+    rows: list[tuple[object, ...]] = [("TO N = 4", *(f"N={n}" for n in sizes_of))]
+    rows += [(each.name, *(f"{row.ratio:.2f}" for row in each.rows)) for each in shown]
+    rows += [
+        (f"ms, {each.name}", *(f"{row.ms.value:.2f}" for row in each.rows)) for each in found.core
+    ]
+    rows += [
+        (f"ms, access request, {each.name}", *(f"{row.ms.value:.2f}" for row in each.rows))
+        for each in found.access
+    ]
+    head = f"calibrated: {found.calibration}; mean link delay {found.delay_ms:.3g} ms\n"
+    return "\n".join([head, columns(rows), "", *(obstacle(each) for each in found.core)])

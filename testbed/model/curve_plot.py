@@ -1,0 +1,145 @@
+"""The figure of time to consensus over N: ratios to N = 4, the work behind them, access."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from testbed.model.consensus import PAPER_RATIO
+from testbed.model.curve import GOAL, WORK, Curve, Curves, obstacle, risks
+from testbed.model.group import scientific
+from testbed.model.predict import Prediction
+from testbed.report.style import COLOURS, GREY, LINES, figure, log_axis, rendered, styled
+
+__all__ = ["draw"]
+
+_HEIGHT_IN = 8.6
+_TEXT_CHARACTERS = 118
+_MARKERS = "osD^vP*X"
+
+
+def draw(found: Curves, measured: Sequence[Prediction], kind: str) -> bytes:
+    """`kind` is "svg" or "pdf". `measured`: what real processes took."""
+    with styled():
+        made = figure(_HEIGHT_IN, None)
+        made.subplots_adjust(top=0.965, bottom=0.14, hspace=0.42)
+        grid = made.add_gridspec(3, 1, height_ratios=(5, 2.4, 2.4))
+        _ratios(made.add_subplot(grid[0]), found, measured)
+        _work(made.add_subplot(grid[1]), found.core)
+        _access(made.add_subplot(grid[2]), found.access)
+        _notes(made, found)
+        return rendered(made, kind)
+
+
+def _ratios(axes: Axes, found: Curves, measured: Sequence[Prediction]) -> None:
+    last = found.event_model.rows[-1].replicas
+    for curve, line in ((found.event_model, "-"), (found.closed_form, ":")):
+        _line(axes, curve, "#444444", line, "")
+    for place, curve in enumerate(found.core):
+        colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
+        _line(axes, curve, colour, LINES[place % len(LINES)], marker)
+        end = curve.rows[-1]
+        axes.annotate(
+            f"{end.ratio:.2f}",
+            (end.replicas, end.ratio),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=6,
+            color=colour,
+            va="center",
+        )
+    base = next((each.measured_ms.value for each in measured if each.replicas == 4), None)
+    if base:
+        points = [(m.replicas, m.measured_ms.value / base) for m in measured if m.measured_ms.value]
+        axes.plot(*zip(*points, strict=True), "kx", label="measured, loopback", markersize=5)
+    axes.plot([100], [PAPER_RATIO], "*", color="black", markersize=10, label="the paper: 5.34")
+    axes.axhline(GOAL, color=GREY, linestyle="--", linewidth=1)
+    axes.annotate(
+        f"goal {GOAL:g}", (4, GOAL), xytext=(0, 2), textcoords="offset points", fontsize=6
+    )
+    axes.set_yscale("log")
+    log_axis(axes.yaxis)
+    axes.set_xlim(0, max(last, 100) + 9)
+    axes.set_xticks(range(0, max(last, 100) + 1, 10))
+    axes.set_xlabel("replicas N")
+    axes.set_ylabel("time to consensus / that of N = 4 (log)")
+    axes.set_title("Time to consensus over N, calibrated")
+    axes.legend(fontsize=5.5, loc="upper left", ncols=2)
+
+
+def _line(axes: Axes, curve: Curve, colour: str, line: str, marker: str) -> None:
+    axes.plot(
+        [row.replicas for row in curve.rows],
+        [row.ratio for row in curve.rows],
+        color=colour,
+        linestyle=line,
+        marker=marker,
+        markersize=3,
+        label=curve.name,
+    )
+
+
+def _work(axes: Axes, core: Sequence[Curve]) -> None:
+    """Of a replica, per block: at the smallest and the largest N of each curve."""
+    rows = [(curve.name, row) for curve in core for row in (curve.rows[0], curve.rows[-1])]
+    for place, (_, row) in enumerate(rows):
+        left = 0.0
+        for number, what in enumerate(WORK):
+            ms = row.work_us.get(what, 0.0) / 1000
+            axes.barh(
+                place, ms, left=left, color=COLOURS[number], label=WORK[what] if not place else None
+            )
+            left += ms
+        axes.annotate(
+            f"{left:.1f}",
+            (left, place),
+            xytext=(2, 0),
+            textcoords="offset points",
+            fontsize=5,
+            va="center",
+        )
+    axes.set_yticks(range(len(rows)), [f"{name}, {row.replicas}" for name, row in rows], fontsize=5)
+    axes.tick_params(axis="y", length=0, pad=1)
+    axes.invert_yaxis()
+    axes.margins(x=0.08)
+    axes.set_xlabel("ms of work per block and replica")
+    axes.legend(fontsize=5, loc="lower right", ncols=2)
+    axes.grid(visible=False, axis="y")
+
+
+def _access(axes: Axes, access: Sequence[Curve]) -> None:
+    for place, curve in enumerate(access):
+        axes.plot(
+            [row.replicas for row in curve.rows],
+            [row.ms.value for row in curve.rows],
+            color=COLOURS[place],
+            linestyle=LINES[place],
+            marker=_MARKERS[place],
+            markersize=3,
+            label=curve.name,
+        )
+    axes.set_xlabel("replicas N")
+    axes.set_ylabel("access request (ms)")
+    axes.set_ylim(bottom=0)
+    if access:
+        axes.legend(fontsize=6, loc="upper left")
+
+
+def _notes(made: Figure, found: Curves) -> None:
+    last = found.event_model.rows[-1].replicas
+    notes = [
+        f"Real core: the code that runs on boards, in virtual time; mean link delay "
+        f"{found.delay_ms:.3g} ms; calibrated: {found.calibration}.",
+        *(obstacle(curve) + "." for curve in found.core if curve.name in _EXPLAINED),
+    ]
+    if found.access and last >= 16:
+        told = ", ".join(f"{scientific(risk)} with {liars} liars" for liars, risk in risks(last))
+        notes.append(f"{found.access[-1].name}: a wrong accept per request at N = {last}: {told}.")
+    text = "\n".join(fill(note, _TEXT_CHARACTERS) for note in notes)
+    made.text(0.02, 0.008, text, fontsize=5.5, va="bottom")
+
+
+_EXPLAINED = ("the product", "all together")

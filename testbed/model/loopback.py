@@ -1,0 +1,88 @@
+"""Real replica processes on this machine, one request after the other: what a model is held to."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from nodes.events import read_events
+from testbed.bench.client import Client
+from testbed.bench.consensus import run
+from testbed.bench.limit import cpu_s
+from testbed.bench.load import Device, Load, bench_policy, devices
+from testbed.bench.network import Network
+from testbed.bench.stage import Say, until
+
+__all__ = ["Measured", "measure_loopback"]
+
+_PAYLOAD_BYTES = 512
+_WARM_UP = 10
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """`proposer_ms` of each block: from its proposal to its execution, at its proposer.
+    `cpu_us`: per block and replica."""
+
+    replicas: int
+    proposer_ms: tuple[float, ...]
+    cpu_us: float
+
+
+def measure_loopback(replicas: int, blocks: int, say: Say) -> Measured:
+    """Raises LabFault."""
+    with tempfile.TemporaryDirectory(prefix="model-") as directory:
+        of = devices(1)
+        with Network(Path(directory), replicas=replicas, policy=bench_policy(of)) as network:
+            say(f"{replicas} replicas: {blocks} blocks, one request at a time")
+            network.start()
+            first, last, spent_s = run(_load(network, blocks, of, say))
+        proposer_ms = [
+            took_us / 1000
+            for n in network.replicas
+            for took_us in _proposals(network.events(n), first, last)
+        ]
+    return Measured(
+        replicas=replicas,
+        proposer_ms=tuple(proposer_ms),
+        cpu_us=spent_s * 1e6 / (last - first) / replicas,
+    )
+
+
+async def _load(
+    network: Network, blocks: int, of: list[Device], say: Say
+) -> tuple[int, int, float]:
+    """A closed loop: (height before, height after, CPU time of all replicas between them)."""
+    client = Client(network, body_source=len(network.replicas) - 1)
+    await client.connect()
+    load = Load(client, of, _PAYLOAD_BYTES)
+    await until("enrolling", client, lambda: load.enrolled, load.enrol(), say)
+    load.start()
+
+    async def reach(height: int) -> None:
+        while client.height < height:
+            await asyncio.sleep(0.01)
+
+    await until("warming up", client, lambda: client.height, reach(client.height + _WARM_UP), say)
+    processes = [psutil.Process(network.pid(n)) for n in network.replicas]
+    first, before_s = client.height, cpu_s(processes)
+    await until("measuring", client, lambda: client.height, reach(first + blocks), say)
+    last, after_s = client.height, cpu_s(processes)
+    await until("ending", client, lambda: load.finished, load.stop(), say)
+    await client.close()
+    return first, last, after_s - before_s
+
+
+def _proposals(events: Path, first: int, last: int) -> Iterator[int]:
+    """`executed_us` of the blocks that this replica proposed, above `first` up to `last`."""
+    for event in read_events(events):
+        if event.event == "block" and "proposed_us" in event.fields:
+            height, took_us = event.fields["height"], event.fields["executed_us"]
+            assert isinstance(height, int)
+            assert isinstance(took_us, int)
+            if first < height <= last:
+                yield took_us

@@ -1,0 +1,79 @@
+"""What the work of a replica takes: prices by kind of message, and the cores that do it.
+
+`testbed.model.calibrate` measures prices; `priced` is the machine that pays them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import msgspec
+
+from testbed.simulate.timeline import Timeline
+
+__all__ = ["Cores", "Costs", "Price"]
+
+
+class Price(msgspec.Struct, frozen=True):
+    """Microseconds for one message of a kind, without signatures. `open_us`: to decode it.
+    `handle_us`: for core, endorser and store until its effects are known."""
+
+    open_us: float
+    handle_us: float
+
+
+_UNKNOWN = Price(60.0, 60.0)
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """Microseconds of a replica's work, on one core.
+
+    `kinds` has a price for each class of message, and for three more: "Request" (each request that
+    is submitted or proposed), "Block" and "Record" (to execute a block, and each record in it).
+    `delays_us`: what a link takes; each value is as likely as the others.
+    """
+
+    kinds: dict[str, Price]
+    check_us: float  # one signature
+    sign_us: float
+    sync_us: float
+    send_us: float  # one frame: encrypt, write, wake the receiver, read
+    delays_us: tuple[int, ...]
+    cores: int = 1  # of each replica, for signature checks; or of the host that all share
+    shared: bool = False  # all replicas run on one host
+    superfluous_checked: bool = False  # as if votes beyond a quorum were verified and handled
+    commits_checked: bool = False  # as if each COMMIT's signature were verified
+
+    def price(self, kind: str) -> Price:
+        return self.kinds.get(kind, _UNKNOWN)
+
+    def delay_us(self, random: Random) -> int:
+        return random.choice(self.delays_us)
+
+
+class Cores:
+    """Processors that several machines may share. Who wants one waits in line and keeps it until it
+    gives it back."""
+
+    def __init__(self, timeline: Timeline, count: int) -> None:
+        self._timeline = timeline
+        self._free = count
+        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+
+    def take(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Calls `action` as soon as a core is free: now, or when it is this one's turn."""
+        if self._free:
+            self._free -= 1
+            action(*arguments)
+        else:
+            self._waiting.append((action, arguments))
+
+    def give(self) -> None:
+        if self._waiting:
+            action, arguments = self._waiting.popleft()
+            self._timeline.after(0, action, *arguments)
+        else:
+            self._free += 1
