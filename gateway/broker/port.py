@@ -161,12 +161,14 @@ class DynamicSecurityAdmin:
     """`BrokerAdmin` with the commands of Mosquitto's plugin, for both kinds of broker.
 
     It needs its own client (`Role.ADMIN`), subscribed to `subscriptions`, and `run` as a task.
+    Unless `again`, what is asked over a connection that is lost is not asked over the next one:
+    BrokerUnavailableError.
     """
 
     subscriptions = (ADMIN_RESPONSE,)
 
-    def __init__(self, client: MqttClient, net: str) -> None:
-        self._client, self._net = client, net
+    def __init__(self, client: MqttClient, net: str, *, again: bool = True) -> None:
+        self._client, self._net, self._again = client, net, again
         self._waiting: dict[str, asyncio.Future[str | None]] = {}
         self._numbers = itertools.count(1)
 
@@ -207,6 +209,7 @@ class DynamicSecurityAdmin:
                     ADMIN_REQUEST,
                     json.dumps({"commands": marked}).encode(),
                     deadline_s=_answer_deadline_s,
+                    again=self._again,
                 )
                 errors = [await waiter for waiter in waiters]
         except TimeoutError:

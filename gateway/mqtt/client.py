@@ -94,17 +94,22 @@ class MqttClient:
                 f" {self._settings.name} within {deadline_s} s ({dict(self.counts)})"
             ) from None
 
-    async def publish(self, topic: str, payload: bytes, *, deadline_s: float = 30.0) -> None:
+    async def publish(
+        self, topic: str, payload: bytes, *, deadline_s: float = 30.0, again: bool = True
+    ) -> None:
         """Returns when the broker has acknowledged. If the connection is lost, it publishes again.
 
         At least once: a message may arrive twice. Raises BrokerUnavailableError at the deadline.
+        Unless `again`, also when the connection is down or is lost: what would be old news over the
+        next one is not sent there.
         """
         if len(payload) > payload_bytes_max:
             raise Misuse(f"{len(payload)} bytes for {topic}: at most {payload_bytes_max}")
         try:
             async with asyncio.timeout(deadline_s):
-                while not await self._publish_once(topic, payload):
-                    pass
+                while not (again or self.is_up) or not await self._publish_once(topic, payload):
+                    if not again:
+                        raise BrokerUnavailableError(f"{topic}: the connection is lost")
         except TimeoutError:
             raise BrokerUnavailableError(
                 f"{topic} was not acknowledged within {deadline_s} s"

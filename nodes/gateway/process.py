@@ -123,7 +123,7 @@ class GatewayProcess:
         self._admin_client = self._login(
             admin, DynamicSecurityAdmin.subscriptions, None, MqttClient
         )
-        self._admin = DynamicSecurityAdmin(self._admin_client, net)
+        self._admin = DynamicSecurityAdmin(self._admin_client, net, again=False)
         self._answers: deque[tuple[str, bytes]] = deque()
         self._answers_ready = asyncio.Event()
         self._outbox_ready = asyncio.Event()

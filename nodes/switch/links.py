@@ -141,14 +141,16 @@ class ShapedClient(MqttClient):
         self._seam = seam
         self._inbox = _ShapedInbox(seam)
 
-    async def publish(self, topic: str, payload: bytes, *, deadline_s: float = 30.0) -> None:
+    async def publish(
+        self, topic: str, payload: bytes, *, deadline_s: float = 30.0, again: bool = True
+    ) -> None:
         if self._seam.idle:
-            await super().publish(topic, payload, deadline_s=deadline_s)
+            await super().publish(topic, payload, deadline_s=deadline_s, again=again)
             return
         loop = asyncio.get_running_loop()
         for due_s, arriving in self._seam.shaped("to", BROKER, payload):
             await asyncio.sleep(due_s - loop.time())
-            await super().publish(topic, arriving, deadline_s=deadline_s)
+            await super().publish(topic, arriving, deadline_s=deadline_s, again=again)
 
 
 class _ShapedInbox(Inbox):

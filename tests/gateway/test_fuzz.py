@@ -169,7 +169,7 @@ def test_answers_of_a_broker(payload: bytes) -> None:
             while True:
                 yield await self.coming.get()
 
-        async def publish(self, topic: str, body: bytes, *, deadline_s: float) -> None:
+        async def publish(self, topic: str, body: bytes, **_: object) -> None:
             commands = json.loads(body)["commands"]
             good = [{"correlationData": each["correlationData"]} for each in commands]
             await self.coming.put(Message(topic, payload))

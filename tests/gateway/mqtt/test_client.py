@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,30 @@ async def test_a_publish_waits_for_the_broker_to_come_back(tmp_path: Path) -> No
         heard = await next_payloads(gateway, 1)  # "patient" came, or was before the subscription
         assert b"after" in heard or await next_payloads(gateway, 1) == [b"after"]
         assert device.counts["connected"] == 2
+
+
+@story
+async def test_what_would_be_old_news_is_not_sent_over_the_next_connection(tmp_path: Path) -> None:
+    """A gateway that was cut off must not add a login that it decided on before."""
+    async with (
+        started(tmp_path, "embedded", [GATEWAY, DEVICE]) as broker,
+        broker.client(GATEWAY, ALL_UP) as gateway,
+        broker.client(DEVICE) as device,
+    ):
+        assert broker.process is not None
+        os.kill(broker.process.pid, signal.SIGSTOP)  # it takes nothing, and the connection stands
+        asked = asyncio.create_task(device.publish(DATA, b"old", again=False))
+        await asyncio.sleep(0)
+        broker.kill()
+        with pytest.raises(BrokerUnavailableError, match="connection is lost"):
+            await asked
+        await until(lambda: not device.is_up)
+        with pytest.raises(BrokerUnavailableError, match="connection is lost"):
+            await device.publish(DATA, b"old", again=False)
+        await broker.start()
+        await gateway.ready()
+        await device.publish(DATA, b"new")
+        assert await next_payloads(gateway, 1) == [b"new"]
 
 
 @story
