@@ -15,9 +15,11 @@ from testbed.report.archive import describe, seal
 from testbed.report.columns import write_tables
 from testbed.report.conclude import conclude
 from testbed.report.junit import junit
+from testbed.report.measure import operations
 from testbed.report.over_runs import over_runs
 from testbed.report.summary import RunSummary, Summary
 from testbed.report.tables import run_tables, tables
+from testbed.report.where import where_of
 from testbed.systems.known import find_system
 
 __all__ = ["derive", "derive_run", "rebuild"]
@@ -32,14 +34,16 @@ def derive_run(run: RunFolder) -> RunSummary:
     summary = conclude(evidence, find_system(evidence.schedule.system).verify(evidence))
     # The verdict comes first, so that it exists even if the disk is too full for figures.
     run.write_json("summary.json", msgspec.to_builtins(summary))
-    write_tables(run, run_tables(evidence, summary))
+    found = operations(evidence)
+    where = where_of(evidence, found)
+    write_tables(run, run_tables(evidence, summary, found, where))
     # Drawing takes a second to import, so only when there is something to draw.
     from testbed.report.page import run_page  # noqa: PLC0415
     from testbed.report.run_plots import draw_run  # noqa: PLC0415
 
     # PDF is for papers. They show the campaign's figures, unless this run is the whole campaign.
-    plots = draw_run(evidence, pdf=len(evidence.manifest.runs) == 1)
-    run.write("report.html", run_page(evidence, summary, plots))
+    plots = draw_run(evidence, found, where, pdf=len(evidence.manifest.runs) == 1)
+    run.write("report.html", run_page(evidence, summary, plots, where))
     return summary
 
 
@@ -54,12 +58,15 @@ def derive(bundle: Bundle, *, measured: bool = True) -> Summary:
     from testbed.report.plots import draw  # noqa: PLC0415 - see above
     from testbed.report.run_plots import draw_run  # noqa: PLC0415 - see above
 
-    plots = draw(bundle, summary)
+    plots, where = draw(bundle, summary), None
     if len(summary.runs) == 1 and summary.runs[0].summary is not None:
         # Drawn again: the figures in somebody else's bundle may be anything.
-        plots += draw_run(Evidence(bundle.runs[0]))
+        evidence = Evidence(bundle.runs[0])
+        found = operations(evidence)
+        where = where_of(evidence, found)
+        plots += draw_run(evidence, found, where)
     describe(bundle, summary)
-    bundle.write("report.html", page(bundle, summary, plots))
+    bundle.write("report.html", page(bundle, summary, plots, where))
     seal(bundle, measured=measured)
     return summary
 

@@ -17,23 +17,27 @@ from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
 from testbed.report.style import WATERMARK, Plot
 from testbed.report.summary import RunSummary, Summary
+from testbed.report.where import Where
 
 __all__ = ["page", "run_page"]
 
 
-def page(bundle: Bundle, summary: Summary, plots: Sequence[Plot]) -> str:
-    """Of a bundle."""
+def page(
+    bundle: Bundle, summary: Summary, plots: Sequence[Plot], where: Where | None = None
+) -> str:
+    """Of a bundle; `where` is that of its run, if there is only one."""
     return _environment.get_template("report.html.j2").render(
         name=summary.run,
         summary=summary,
         manifest=bundle.manifest,
-        figures=_figures(plots),
+        **_figures(plots),
+        where=where,
         replay=replay_command(bundle.manifest),
         watermark=WATERMARK if summary.stage == "loopback" else None,
     )
 
 
-def run_page(evidence: Evidence, summary: RunSummary, plots: Sequence[Plot]) -> str:
+def run_page(evidence: Evidence, summary: RunSummary, plots: Sequence[Plot], where: Where) -> str:
     """Of one run."""
     manifest = evidence.manifest
     return _environment.get_template("run.html.j2").render(
@@ -41,20 +45,30 @@ def run_page(evidence: Evidence, summary: RunSummary, plots: Sequence[Plot]) -> 
         entry=evidence.run.entry,
         summary=summary,
         manifest=manifest,
-        figures=_figures(plots),
+        **_figures(plots),
+        where=where,
         replay=replay_command(manifest, evidence.run.entry.index),
         watermark=WATERMARK if manifest.stage == "loopback" else None,
     )
 
 
-def _figures(plots: Sequence[Plot]) -> list[tuple[str, Markup]]:
-    return [(title, _inline(svg)) for _, title, svg in plots]
+def _figures(plots: Sequence[Plot]) -> dict[str, list[tuple[str, Markup]]]:
+    """Those of where the time goes have a section of their own."""
+    drawn = [(name.startswith("way-"), (title, _inline(svg))) for name, title, svg in plots]
+    return {
+        "figures": [each for way, each in drawn if not way],
+        "ways": [each for way, each in drawn if way],
+    }
 
 
 def _inline(svg: bytes) -> Markup:
     """Without the XML prologue, which belongs at the head of a file."""
     text = svg.decode()
     return Markup(text[text.index("<svg") :])  # noqa: S704 - our own SVG
+
+
+def _fine_ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.3f}"
 
 
 def _ms(value: float | None) -> str:
@@ -68,4 +82,6 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.globals.update(ms=_ms, estimate=estimate_in_words, ratio_in_words=ratio_in_words)
+_environment.globals.update(
+    ms=_ms, fine_ms=_fine_ms, estimate=estimate_in_words, ratio_in_words=ratio_in_words
+)

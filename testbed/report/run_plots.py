@@ -8,35 +8,45 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from testbed.campaign.schedule import Schedule
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
 from testbed.report.floods import draw_floods, floods_of
-from testbed.report.measure import Operation, consensus_ms, operations
+from testbed.report.measure import Operation, consensus_ms
 from testbed.report.roc import roc
 from testbed.report.style import (
     BLUE,
     COLOURS,
     GREY,
+    LEFT_IN,
     LINES,
     ORANGE,
+    TOP_IN,
     WATERMARK,
+    WIDTH_IN,
     Plot,
     figure,
     log_axis,
     save,
     styled,
 )
+from testbed.report.where import KINDS, Where
+from testbed.report.where_plots import block_figure, way_figure
 from testbed.terminal import printable
 
 __all__ = ["draw_run"]
 
+CHARACTER_IN = 0.065  # of a name of a phase
+SLANTED_IN = 0.75  # that slanted names need above the axes
 
-def draw_run(evidence: Evidence, *, pdf: bool = False) -> tuple[Plot, ...]:
-    """Write every figure to the run's directory and return it. Embedding fonts in PDFs takes most
-    of the time."""
-    found = operations(evidence)
+
+def draw_run(
+    evidence: Evidence, found: Sequence[Operation], where: Where, *, pdf: bool = False
+) -> tuple[Plot, ...]:
+    """Write every figure to the run's directory and return it. `found` are the run's operations.
+    Embedding fonts in PDFs takes most of the time."""
     mark = WATERMARK if evidence.manifest.stage == "loopback" else None
     judged = {name: judge(evidence, name, kind) for name, kind in attack_ids(evidence)}
     floods = floods_of(evidence.trial.events, {k: v for k, v in judged.items() if v is not None})
@@ -44,6 +54,7 @@ def draw_run(evidence: Evidence, *, pdf: bool = False) -> tuple[Plot, ...]:
         made = [
             ("timeline", "Height of each replica", _timeline(evidence, mark)),
             ("latency", "Latency by operation", _latency(evidence, found, mark)),
+            *_where(where, mark),
             ("phases", "Data latency by phase", _by_phase(evidence, found, mark)),
         ]
         if floods:
@@ -56,10 +67,29 @@ def draw_run(evidence: Evidence, *, pdf: bool = False) -> tuple[Plot, ...]:
         )
 
 
+def _where(where: Where, mark: str | None) -> list[tuple[str, str, Figure]]:
+    """Only what traces tell of."""
+    kinds = [kind for kind in KINDS if any(row.kind == kind for row in where.rows)]
+    made = [
+        (
+            f"way-{kind}",
+            f"Where the time goes: {kind}",
+            way_figure(where, kind, mark),
+        )
+        for kind in kinds
+    ]
+    if where.blocks:
+        title = "Where the time of a block goes, at each replica"
+        made.append(("way-blocks", title, block_figure(where, mark)))
+    return made
+
+
 def _timeline(evidence: Evidence, mark: str | None) -> Figure:
     """Heights over time. Lines separate phases, shading marks faults while they last, ticks mark
     attacks."""
-    made = figure(2.8, mark)
+    slanted = _crowded(evidence.schedule)
+    top_in = SLANTED_IN if slanted else TOP_IN
+    made = figure(2.5 + top_in, mark, top_in=top_in)
     axes: Axes = made.add_subplot()
     replicas: dict[str, list[BlockDone]] = {}
     for event in evidence.events(BlockDone):
@@ -73,7 +103,7 @@ def _timeline(evidence: Evidence, mark: str | None) -> Figure:
             linestyle=LINES[number % len(LINES)],
             label=name,
         )
-    _shade(evidence, axes)
+    _shade(evidence, axes, slanted=slanted)
     axes.set_xlabel("time since start (s)")
     axes.set_ylabel("executed height (blocks)")
     if replicas:
@@ -81,7 +111,16 @@ def _timeline(evidence: Evidence, mark: str | None) -> Figure:
     return made
 
 
-def _shade(evidence: Evidence, axes: Axes) -> None:
+def _crowded(schedule: Schedule) -> bool:
+    """Whether names of phases would run into the next one if they stood side by side."""
+    run_in = WIDTH_IN - LEFT_IN
+    return any(
+        len(phase.name) * CHARACTER_IN > (phase.end_ms - phase.start_ms) / schedule.run_ms * run_in
+        for phase in schedule.phases[:-1]
+    )
+
+
+def _shade(evidence: Evidence, axes: Axes, *, slanted: bool) -> None:
     for phase in evidence.schedule.phases:
         axes.axvline(phase.start_ms / 1000, color=GREY, linewidth=0.8)
         axes.annotate(
@@ -91,6 +130,7 @@ def _shade(evidence: Evidence, axes: Axes) -> None:
             xytext=(2, 2),
             textcoords="offset points",
             fontsize=7,
+            rotation=40 if slanted else 0,
         )
     for each in injections(evidence):
         if each.applied_ms is not None:
@@ -155,10 +195,10 @@ def _latency(evidence: Evidence, found: Sequence[Operation], mark: str | None) -
 
 def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) -> Figure:
     """Boxes: quartiles, whiskers to 1.5 times their distance, and every point beyond. Operations
-    without an answer are in no box; their number is written below it."""
-    made = figure(2.4, mark, label_lines=2)
-    axes: Axes = made.add_subplot()
+    without an answer are in no box; their number is written beside it."""
     names = [phase.name for phase in evidence.schedule.phases]
+    made = figure(0.8 + 0.32 * len(names), mark, left_in=1.6)
+    axes: Axes = made.add_subplot()
     sent = [
         [each.latency_ms for each in found if each.kind == "data" and each.phase == name]
         for name in names
@@ -167,6 +207,7 @@ def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) 
     missing = [len(all_) - len(answered) for all_, answered in zip(sent, values, strict=True)]
     axes.boxplot(
         values,
+        orientation="horizontal",
         tick_labels=[
             f"{name}\n(n = {len(each)}{f', {lost} unanswered' if lost else ''})"
             for name, each, lost in zip(names, values, missing, strict=True)
@@ -179,8 +220,9 @@ def _by_phase(evidence: Evidence, found: Sequence[Operation], mark: str | None) 
         flierprops={"marker": ".", "markersize": 3, "markeredgecolor": BLUE},
     )
     if any(values):
-        axes.set_yscale("log")
-        log_axis(axes.yaxis)
-    axes.set_xlabel("phase (by intended send)")
-    axes.set_ylabel("data latency (ms)")
+        axes.set_xscale("log")
+        log_axis(axes.xaxis)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("data latency (ms), by phase of the intended send")
     return made

@@ -24,9 +24,12 @@ __all__ = [
     "BLUE",
     "COLOURS",
     "GREY",
+    "LEFT_IN",
     "LINES",
     "ORANGE",
+    "TOP_IN",
     "WATERMARK",
+    "WIDTH_IN",
     "Plot",
     "figure",
     "log_axis",
@@ -44,6 +47,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#BBBBBB"
 LINES = ("-", "--", "-.", ":")
 WIDTH_IN = 5.5
+LEFT_IN, TOP_IN = 0.62, 0.28  # margins
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "m2m-testbed",
@@ -69,21 +73,29 @@ def styled() -> Iterator[None]:
         yield
 
 
-def figure(height_in: float, watermark: str | None, label_lines: int = 1) -> Figure:
+def figure(
+    height_in: float,
+    watermark: str | None,
+    label_lines: int = 1,
+    *,
+    left_in: float = LEFT_IN,
+    top_in: float = TOP_IN,
+) -> Figure:
     """An empty figure, without a window system or global state. Each tick of the x axis has a label
-    of `label_lines` lines."""
+    of `label_lines` lines. Labels of the y axis have `left_in` inches, what is above the axes
+    `top_in`."""
     made = Figure(figsize=(WIDTH_IN, height_in))
     # Fixed margins in inches leave room for labels, so no layout has to be computed.
     made.subplots_adjust(
-        left=0.62 / WIDTH_IN,
+        left=left_in / WIDTH_IN,
         right=1 - 0.1 / WIDTH_IN,
         bottom=(0.36 + 0.14 * label_lines) / height_in,
-        top=1 - 0.28 / height_in,
+        top=1 - top_in / height_in,
     )
     FigureCanvasAgg(made)
     if watermark is not None:
         made.text(
-            0.5,
+            (1 + left_in / WIDTH_IN) / 2,
             0.5,
             watermark,
             fontsize=13,

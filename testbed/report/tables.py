@@ -1,5 +1,5 @@
-"""The derived tables: of one run blocks, executions, operations, phases, faults and results; of a
-bundle runs and results.
+"""The derived tables: of one run blocks, executions, operations, hops, phases, faults, results; of
+a bundle runs and results.
 
 README.md explains columns and units. Times `*_at_ms` count from the start of the schedule. The
 columns of `results` are in `results`.
@@ -16,17 +16,20 @@ from testbed.checks.faults import injections
 from testbed.checks.logs import BlockDone
 from testbed.report.columns import Cell, Table, read_table, table
 from testbed.report.figures import admission_ms
-from testbed.report.measure import Operation, consensus_ms, of_kind, operations
+from testbed.report.measure import Operation, consensus_ms, of_kind
 from testbed.report.results import RESULT_COLUMNS, results
 from testbed.report.summary import Load, RunRow, RunSummary, Summary
+from testbed.report.where import Where, where_tables
 
 __all__ = ["run_tables", "tables"]
 
 
-def run_tables(evidence: Evidence, summary: RunSummary) -> tuple[Table, ...]:
-    """Of one run."""
-    found = operations(evidence)
+def run_tables(
+    evidence: Evidence, summary: RunSummary, found: Sequence[Operation], where: Where
+) -> tuple[Table, ...]:
+    """Of one run; `found` are its operations."""
     return (
+        *where_tables(where),
         _blocks(evidence),
         _executions(evidence),
         _operations(found),

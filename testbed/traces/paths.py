@@ -59,12 +59,13 @@ class Step(NamedTuple):
 
 
 class BlockStep(NamedTuple):
-    """One step of one block at one replica, on its own clock."""
+    """One step of one block at one replica, on its own clock. `proposed`: by this replica."""
 
     replica: str
     height: int
     view: int
     epoch: int
+    proposed: bool
     hop: Hop
     took_ns: int
 
@@ -109,7 +110,15 @@ class Traces(msgspec.Struct, kw_only=True):
                     continue
                 here = {hop: mark.at_ns for hop, mark in at.items() if mark.view == executed.view}
                 for hop, took_ns in steps(REPLICA_PATH, here):
-                    yield BlockStep(process, height, executed.view, executed.epoch, hop, took_ns)
+                    yield BlockStep(
+                        process,
+                        height,
+                        executed.view,
+                        executed.epoch,
+                        Hop.PROPOSED in here,
+                        hop,
+                        took_ns,
+                    )
 
 
 def read_traces(paths: Iterable[Path]) -> Traces:

@@ -40,8 +40,10 @@ from testbed.report.measure import of_kind, operations
 from testbed.report.over_runs import over_runs
 from testbed.report.results import replay_command, results
 from testbed.report.run_plots import draw_run
+from testbed.report.style import Plot
 from testbed.report.summary import RunSummary, Summary
 from testbed.report.table import render
+from testbed.report.where import where_of
 from tests.chain.world import World
 from tests.testbed.bundles import START_NS, Story, edit, lines, reschedule, store, write_lines
 
@@ -669,9 +671,14 @@ def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(run: RunFolder) -
     assert of_run_suite.get("tests") == str(len(summary.properties) + 3)
 
 
+def drawn_of(evidence: Evidence) -> tuple[Plot, ...]:
+    found = operations(evidence)
+    return draw_run(evidence, found, where_of(evidence, found))
+
+
 def test_figures_keep_their_colours_where_styles_are_forbidden(run: RunFolder) -> None:
     """CI servers show artifacts under a strict content security policy, as Jenkins does."""
-    for name, _, svg in draw_run(Evidence(run)):
+    for name, _, svg in drawn_of(Evidence(run)):
         tree = ET.fromstring(svg)
         assert not [each for each in tree.iter() if "style" in each.attrib], name
         assert not [each for each in tree.iter() if each.tag.endswith("style")], name
@@ -703,7 +710,7 @@ def test_the_boxes_of_a_phase_say_what_is_not_in_them(run: RunFolder) -> None:
             lambda found: [e | {"event": "late"} if e["event"] == "data" else e for e in found],
         )
     evidence = Evidence(run)
-    drawn = {name: svg.decode() for name, _, svg in draw_run(evidence)}
+    drawn = {name: svg.decode() for name, _, svg in drawn_of(evidence)}
     for phase in evidence.schedule.phases:
         sent = of_kind(operations(evidence), "data", phase.name).censored
         assert not sent or f"(n = 0, {sent} unanswered)" in drawn["phases"]

@@ -1,0 +1,162 @@
+"""Where the time goes: the steps of every traced operation, and what is said of all of them.
+
+The raw material is `testbed.traces`; `where_plots` draws it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from gateway.hops import Hop
+from testbed.checks.evidence import Evidence
+from testbed.report.columns import Table, table
+from testbed.report.measure import Operation
+from testbed.report.stats import Latency, latency
+from testbed.traces.clocks import Clocks
+from testbed.traces.paths import PATH, BlockStep, Step, read_traces
+
+__all__ = ["KINDS", "STEPS", "Part", "Row", "Where", "where_of", "where_tables"]
+
+KINDS: Final = ("admission", "data")
+
+
+class Part(NamedTuple):
+    """Of the way until a hop: who works, and what is done."""
+
+    who: str
+    what: str
+
+
+STEPS: Final[dict[Hop, Part]] = {
+    Hop.SENT: Part("device", "wait, sign, keep on disk"),
+    Hop.RELAY_IN: Part("network", "device to relay"),
+    Hop.RELAY_OUT: Part("relay", "choose, stamp"),
+    Hop.GATEWAY_IN: Part("network", "to the gateway"),
+    Hop.ADMITTED: Part("gateway", "limits, signature"),
+    Hop.DURABLE: Part("gateway", "keep on disk"),
+    Hop.GATEWAY_OUT: Part("gateway", "choose a replica"),
+    Hop.ARRIVED: Part("network", "gateway to replica"),
+    Hop.VERIFIED: Part("replicas", "wait, verify"),
+    Hop.FIRST_AUTHENTICATED: Part("replicas", "first authentication"),
+    Hop.ENDORSED: Part("replicas", "group's quorum"),
+    Hop.PROPOSED: Part("replicas", "batch wait, propose"),
+    Hop.PREPARED: Part("replicas", "prepare"),
+    Hop.SYNCED: Part("replicas", "sync"),
+    Hop.COMMIT_SENT: Part("replicas", "send COMMIT"),
+    Hop.COMMITTED: Part("replicas", "commit"),
+    Hop.EXECUTED: Part("replicas", "execute"),
+    Hop.SEALED: Part("replicas", "seal"),
+    Hop.RECEIPT: Part("network", "to f+1 seals, receipt"),
+    Hop.ANSWERED: Part("network", "to the device, verify"),
+}
+"""In the order of the way. A step that ends at another process than it began is the network's."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One step over all operations of a kind. `ms` are those that could be resolved."""
+
+    kind: str
+    hop: Hop
+    part: Part
+    ms: Latency
+    unresolvable: int
+    unknown: int
+    bound_ms: float
+
+
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """`every`: one request in so many was traced, None if there are no traces."""
+
+    every: int | None
+    problems: tuple[str, ...]
+    paths: tuple[tuple[Operation, tuple[Step, ...]], ...]
+    blocks: tuple[BlockStep, ...]
+    rows: tuple[Row, ...]
+
+
+def where_of(evidence: Evidence, found: Sequence[Operation]) -> Where:
+    traces = read_traces(sorted((evidence.run.raw / "trace").glob("*.bin")))
+    clocks = Clocks(evidence.clocks, evidence.conditions)
+    paths = []
+    for each in found:
+        if each.request is not None:
+            steps = traces.path(bytes.fromhex(each.request), each.height, clocks)
+            if steps:
+                paths.append((each, tuple(steps)))
+    return Where(
+        every=traces.every,
+        problems=traces.problems,
+        paths=tuple(paths),
+        blocks=tuple(traces.block_steps()),
+        rows=tuple(row for kind in KINDS for row in _rows(kind, paths)),
+    )
+
+
+def _rows(kind: str, paths: Sequence[tuple[Operation, tuple[Step, ...]]]) -> list[Row]:
+    by_hop: dict[Hop, list[Step]] = defaultdict(list)
+    for operation, steps in paths:
+        if operation.kind == kind:
+            for step in steps:
+                by_hop[step.hop].append(step)
+    return [
+        Row(
+            kind=kind,
+            hop=hop,
+            part=STEPS[hop],
+            ms=latency([step.took_ns / 1e6 for step in by_hop[hop] if step.state == "known"]),
+            unresolvable=sum(step.state == "unresolvable" for step in by_hop[hop]),
+            unknown=sum(step.state == "unknown" for step in by_hop[hop]),
+            bound_ms=round(max(step.bound_ns for step in by_hop[hop]) / 1e6, 3),
+        )
+        for hop in PATH
+        if hop in by_hop
+    ]
+
+
+def where_tables(where: Where) -> tuple[Table, Table]:
+    """`hops`: each step of each traced operation. `block_hops`: of each block at each replica."""
+    steps = [(operation, step) for operation, steps in where.paths for step in steps]
+    return (
+        table(
+            "hops",
+            steps,
+            {
+                "request": ("s", lambda each: each[0].request),
+                "kind": ("s", lambda each: each[0].kind),
+                "device": ("s", lambda each: each[0].node),
+                "phase": ("s", lambda each: each[0].phase),
+                "height": ("i", lambda each: each[0].height),
+                "hop": ("s", lambda each: _name(each[1].hop)),
+                "process": ("s", lambda each: each[1].process),
+                "view": ("i", lambda each: each[1].view),
+                "epoch": ("i", lambda each: each[1].epoch),
+                "state": ("s", lambda each: each[1].state),
+                "took_ms": (
+                    "f",
+                    lambda each: each[1].took_ns / 1e6 if each[1].state == "known" else None,
+                ),
+                "bound_ms": ("f", lambda each: each[1].bound_ns / 1e6),
+            },
+        ),
+        table(
+            "block_hops",
+            where.blocks,
+            {
+                "replica": ("s", lambda each: each.replica),
+                "height": ("i", lambda each: each.height),
+                "view": ("i", lambda each: each.view),
+                "epoch": ("i", lambda each: each.epoch),
+                "proposed": ("b", lambda each: each.proposed),
+                "hop": ("s", lambda each: _name(each.hop)),
+                "took_us": ("f", lambda each: each.took_ns / 1e3),
+            },
+        ),
+    )
+
+
+def _name(hop: Hop) -> str:
+    return hop.name.lower().replace("_", "-")

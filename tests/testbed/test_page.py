@@ -1,0 +1,176 @@
+"""The page of a result: where the time goes, and how a real browser shows it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.hops import Hop
+from nodes.trace_file import TraceFile
+from testbed.bundle import RunFolder
+from testbed.checks.evidence import Evidence
+from testbed.checks.ledger import verify_ledgers
+from testbed.report.conclude import conclude
+from testbed.report.derive import rebuild
+from testbed.report.measure import operations
+from testbed.report.page import run_page
+from testbed.report.run_plots import draw_run
+from testbed.report.where import where_of
+from tests.testbed.browser import Browser, browser
+from tests.testbed.bundles import Story, reschedule
+
+MS = 1_000_000
+DEVICE = (Hop.INTENDED, Hop.SENT, Hop.ANSWERED)
+GATEWAY = (Hop.GATEWAY_IN, Hop.ADMITTED, Hop.DURABLE, Hop.GATEWAY_OUT, Hop.RECEIPT)
+BLOCK = (Hop.PREPARED, Hop.SYNCED, Hop.COMMIT_SENT, Hop.COMMITTED, Hop.EXECUTED, Hop.SEALED)
+
+
+def traced(run: RunFolder) -> RunFolder:
+    """The run with traces: hop number N is N ms after the operation was due."""
+    folder = run.raw / "trace"
+    folder.mkdir()
+    files: dict[str, TraceFile] = {}
+
+    def of(process: str) -> TraceFile:
+        if process not in files:
+            files[process] = TraceFile(folder / f"{process}.bin")
+        return files[process]
+
+    evidence = Evidence(run)
+    replicas = evidence.schedule.replicas
+    for each in operations(evidence):
+        if each.request is None or each.height is None:
+            continue
+        due_ns = round((each.intended_ms + 10_000) * MS)
+        for process, hops in (
+            (each.node, DEVICE),
+            ("gateway", GATEWAY),
+            (replicas[0], (Hop.ARRIVED, Hop.VERIFIED)),
+        ):
+            for hop in hops:
+                of(process).request(hop, bytes.fromhex(each.request), due_ns + hop * MS)
+        for name in replicas:
+            first = Hop.PROPOSED if name == replicas[0] else Hop.PRE_PREPARED
+            for hop in (first, *BLOCK):
+                of(name).block(hop, each.height, due_ns + hop * MS)
+    for file in files.values():
+        file.close()
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose report is made."""
+    made = traced(Story(tmp_path_factory.mktemp("story")).run)
+    rebuild(made.bundle)
+    return made
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+def rows(run: RunFolder, table: str) -> list[dict[str, str]]:
+    with (run.path / f"derived/{table}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_step_of_every_operation_is_in_the_tables(run: RunFolder) -> None:
+    answered = [each for each in rows(run, "operations") if each["request"]]
+    steps = rows(run, "hops")
+    assert {each["request"] for each in steps} == {each["request"] for each in answered}
+    for hop, took_ms in (("sent", 1.0), ("gateway-in", 3.0), ("arrived", 1.0)):
+        assert {float(each["took_ms"]) for each in steps if each["hop"] == hop} == {took_ms}
+    synced = [each for each in steps if each["hop"] == "synced"]
+    assert {(each["view"], each["epoch"], each["state"]) for each in synced} == {
+        ("0", "0", "known")
+    }
+    replicas = {each["replica"] for each in rows(run, "block_hops")}
+    assert replicas == set(Evidence(run).schedule.replicas)
+
+
+def test_the_page_says_where_the_time_goes(run: RunFolder) -> None:
+    page = (run.path / "report.html").read_text()
+    assert "<h2>Where the time goes</h2>" in page
+    assert page.count("<figure>") == 6
+    assert "of one request in 1." in page
+
+
+def test_without_traces_the_page_says_nothing_of_them(tmp_path: Path) -> None:
+    run = Story(tmp_path).run
+    assert "Where the time goes" not in undrawn(run)
+
+
+def test_what_is_no_trace_is_told_on_the_page(run: RunFolder) -> None:
+    bad = run.raw / "trace" / "zz.bin"
+    bad.write_bytes(b"<script>alert(1)</script>")
+    try:
+        page = undrawn(run)
+    finally:
+        bad.unlink()
+    assert "zz.bin: not a trace" in page
+    assert "<script" not in page
+
+
+def undrawn(run: RunFolder) -> str:
+    """The page without its figures: they take the most time."""
+    evidence = Evidence(run)
+    summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
+    return run_page(evidence, summary, (), where_of(evidence, operations(evidence)))
+
+
+def test_names_of_many_phases_do_not_run_into_each_other(tmp_path: Path) -> None:
+    """Slanted if they would."""
+    run = Story(tmp_path).run
+    drawn = []
+    for count in (4, 12):
+        step_ms = 24_000 // count
+        phases = [
+            {"name": f"phase-{n:02}", "start_ms": n * step_ms, "end_ms": (n + 1) * step_ms}
+            for n in range(count)
+        ]
+        reschedule(run, lambda schedule, phases=phases: schedule.update(phases=phases))  # type: ignore[misc]
+        evidence = Evidence(run)
+        found = operations(evidence)
+        plots = draw_run(evidence, found, where_of(evidence, found))
+        drawn.append(next(svg.decode() for name, _, svg in plots if name == "timeline"))
+    assert ["rotate(-40)" in svg for svg in drawn] == [False, True]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("view", [(1200, False), (1200, True), (375, False), (375, True)])
+def test_a_real_browser_shows_all_of_it(
+    run: RunFolder, shown: Browser, tmp_path: Path, view: tuple[int, bool], strict: bool
+) -> None:
+    """No complaint on the console, every figure drawn with its colours, no page that scrolls
+    sideways; `strict`: under a content security policy that drops every style."""
+    width_px, dark = view
+    for page in (run.path / "report.html", run.bundle.path / "report.html"):
+        text = page.read_text()
+        if strict:
+            policy = "default-src 'none'; style-src 'none'; script-src 'none'; img-src 'none'"
+            meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+            text = text.replace("<head>", f"<head>{meta}")
+        copy = tmp_path / "report.html"
+        copy.write_text(text)
+        shown.show(copy, width_px=width_px, dark=dark)
+        sizes = shown.value(
+            "[...document.querySelectorAll('figure svg')].map(svg =>"
+            " [svg.getBBox().width, svg.getBBox().height,"
+            " new Set([...svg.querySelectorAll('[fill]')].map(e => e.getAttribute('fill')))"
+            ".size])"
+        )
+        assert len(sizes) == text.count("<figure>") == 6
+        assert all(width > 100 and height > 100 and fills > 1 for width, height, fills in sizes)
+        if strict:  # styles are gone, as they must be, and nothing else
+            assert all("style" in each.lower() for each in shown.complaints)
+            continue
+        assert shown.complaints == []
+        assert shown.value("document.documentElement.scrollWidth") <= width_px
+        background = shown.value("getComputedStyle(document.body).backgroundColor")
+        assert background == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
