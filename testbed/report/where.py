@@ -117,8 +117,11 @@ def _rows(kind: str, paths: Sequence[tuple[Operation, tuple[Step, ...]]]) -> lis
     ]
 
 
-def where_tables(where: Where) -> tuple[Table, Table]:
-    """`hops`: each step of each traced operation. `block_hops`: of each block at each replica."""
+def where_tables(where: Where) -> tuple[Table, ...]:
+    """`hops`: each step of each traced operation. `block_hops`: of each block at each replica.
+    Neither without traces."""
+    if where.every is None:
+        return ()
     steps = [(operation, step) for operation, steps in where.paths for step in steps]
     return (
         table(
