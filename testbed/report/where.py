@@ -13,9 +13,9 @@ import msgspec
 
 from gateway.hops import Hop
 from testbed.checks.evidence import Evidence
+from testbed.checks.stats import Latency, latency
 from testbed.report.columns import Table, table
 from testbed.report.measure import Operation
-from testbed.report.stats import Latency, latency
 from testbed.traces.clocks import Clocks
 from testbed.traces.paths import PATH, BlockStep, Step, read_traces
 
