@@ -20,7 +20,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def abort(
     fault: Annotated[
-        str | None, typer.Argument(help="A fault or event of the list; default: print the list.")
+        str | None,
+        typer.Argument(help="A fault or event of the list. Without it, the list is printed."),
     ] = None,
     bundle: Annotated[
         str, typer.Option("--run", metavar="BUNDLE", help="The bundle that is being written.")
@@ -28,10 +29,10 @@ def abort(
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the faults that are active in the run under way, or heal one now.
+    """List the faults that are active in the current run, or heal one now.
 
-    The run goes on and is invalid: it is not what was planned. `testbed restore` undoes what a
-    dead run left.
+    The run continues, but counts as invalid, because it is not what was planned. `testbed restore`
+    undoes what a dead run left.
     """
     run = run_under_way(find_bundle(bundle))
     found = active_faults(run) if fault is None else abort_fault(run, fault, check=check)

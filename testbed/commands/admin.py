@@ -41,7 +41,8 @@ RootFile = Annotated[
 
 @app.command("list")
 def list_all(inventory: RunningOption = None, as_json: JsonOption = False) -> None:
-    """Administrators in force, and manufacturers' roots, from a ledger copy verified here."""
+    """List administrators and manufacturers' roots, from a copy of the ledger that is verified
+    here."""
 
     async def work(operator: Operator) -> list[dict[str, str]]:
         admins = [{"what": "administrator", "id": node.hex()} for node in operator.administrators]
@@ -57,7 +58,8 @@ def list_all(inventory: RunningOption = None, as_json: JsonOption = False) -> No
 
 @app.command()
 def add(key: KeyFile, inventory: RunningOption = None, as_json: JsonOption = False) -> None:
-    """Make the holder of a key an administrator. How many of them must agree stays the same."""
+    """Make the holder of a key an administrator. The number of administrators that must agree stays
+    the same."""
     spki = _public_key(key)
 
     async def work(operator: Operator) -> dict[str, Any]:
@@ -71,11 +73,14 @@ def add(key: KeyFile, inventory: RunningOption = None, as_json: JsonOption = Fal
 @app.command()
 def revoke(
     key: KeyFile,
-    reason: Annotated[str, typer.Option(help="Stands in the record.")] = "operator",
+    reason: Annotated[
+        str, typer.Option(help="The reason, as the record will state it.")
+    ] = "operator",
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End an administrator. The chain refuses it for the last ones that can still agree."""
+    """Revoke an administrator. The chain refuses this if too few would be left to agree on
+    anything."""
     node = node_id(_public_key(key))
 
     async def work(operator: Operator) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def add_root(
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let devices in whose factory certificate (IEEE 802.1AR) leads to this root."""
+    """Admit devices whose factory certificate (IEEE 802.1AR) chains to this root."""
     root = _root(certificate)
     if not is_root(root):
         raise ConfigurationError(f"{certificate}: may not issue certificates: it is no root")
@@ -118,7 +123,7 @@ def add_root(
 def withdraw_root(
     certificate: RootFile, inventory: RunningOption = None, as_json: JsonOption = False
 ) -> None:
-    """Let no more devices in by this root. Those that it admitted stay: revoke them one by one."""
+    """Admit no more devices by this root. Devices that it admitted stay: revoke them one by one."""
     root = _root(certificate)
 
     async def work(operator: Operator) -> dict[str, Any]:

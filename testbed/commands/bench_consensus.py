@@ -22,10 +22,14 @@ __all__ = ["catch_up", "consensus", "memory", "traces"]
 
 Replicas = Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")]
 InFlight = Annotated[
-    int, typer.Option(min=1, max=10_000, help="Requests in flight, each its own identity.")
+    int,
+    typer.Option(min=1, max=10_000, help="Requests in flight, each from an identity of its own."),
 ]
 Payload = Annotated[int, typer.Option(min=300, max=4096, help="Bytes of a whole signed request.")]
-Store = Annotated[Literal["sqlite", "memory"], typer.Option(help="Votes synced, or not.")]
+Store = Annotated[
+    Literal["sqlite", "memory"],
+    typer.Option(help="sqlite: votes are synced to disk; memory: they are not."),
+]
 
 
 def consensus(
@@ -56,7 +60,7 @@ def consensus(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Replicas over TLS under signed load, as a ratio to what this machine can verify at most.
+    """Replicas over TLS under signed load, as a ratio to the most that this machine can verify.
 
     Example: testbed bench consensus --replicas 7 --in-flight 1000 --store memory
 

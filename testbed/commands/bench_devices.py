@@ -76,10 +76,18 @@ def restart(
 
 
 def growth(
-    payload: Annotated[int, typer.Option(min=0, max=DATA_BYTES_MAX, help="Of a reading.")] = 64,
+    payload: Annotated[
+        int, typer.Option(min=0, max=DATA_BYTES_MAX, help="Bytes of a reading.")
+    ] = 64,
     every_ms: Annotated[
         float,
-        time_option("--every", "One reading in the lab.", least="10ms", most="1d", default="1s"),
+        time_option(
+            "--every",
+            "Time between two readings of the whole lab.",
+            least="10ms",
+            most="1d",
+            default="1s",
+        ),
     ] = 1000,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,11 +130,14 @@ def admission(
 
 
 def revocation(
-    devices: Annotated[int, typer.Option(min=1, max=50, help="To revoke; as many stay.")] = 6,
+    devices: Annotated[
+        int, typer.Option(min=1, max=50, help="Devices to revoke; the same number stays.")
+    ] = 6,
     rate: Annotated[float, typer.Option(min=0.1, max=10, help="Readings/s of each.")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """From the order to the last acceptance, as a ratio to an ordinary ordered request."""
+    """Time from the order to revoke to the last message that is still accepted, as a ratio to an
+    ordinary request."""
     result = revocations.measure(revocations.Plan(devices=devices, rate_per_s=rate), say)
     _print(
         result,

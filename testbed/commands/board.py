@@ -35,10 +35,11 @@ def board() -> None:
 
 @app.command("list")
 def list_boards(inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
-    """Each sensor board: its host, port and firmware, who reads it, since when, its last reading.
+    """Show each sensor board: host, port, firmware, who reads it, since when, and its last reading.
 
-    Of the lab that is up; if none is, of the inventory. Ports are found by the boards' identity.
-    Changes nothing. Exit code 0 all hosts answered, 4 some did not, 3 none did.
+    The boards are those of the lab that is up; if none is up, those of the inventory. Ports are
+    found by the boards' identity. Changes nothing. Exit code 0 all hosts answered, 4 some did not,
+    3 none did.
     """
     running = newest_running(inventory)
     lab = load_lab(inventory) if running is None else running.lab

@@ -32,7 +32,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="List and che
 
 @app.command("list")
 def list_campaigns(as_json: JsonOption = False) -> None:
-    """The campaigns that ship with the testbed, and the faults and attacks they can be made of."""
+    """List the campaigns that ship with the testbed, and the faults and attacks that campaigns can
+    use."""
     campaigns = {name: load_campaign(path).about or "" for name, path in campaign_paths().items()}
     if as_json:
         print_json(
@@ -53,15 +54,17 @@ def list_kinds(
         bool, typer.Option("--markdown", help="Print the table of testbed/campaign/README.md.")
     ] = False,
     stages: Annotated[
-        bool, typer.Option("--stages", help="Print what each lab's means for each kind are.")
+        bool,
+        typer.Option("--stages", help="Print by what means each kind is done in each type of lab."),
     ] = False,
     name: Annotated[str | None, typer.Argument(help="Describe this kind only.")] = None,
     inventory: InventoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every kind of fault and attack: its parameters, what it does, how it is seen to take effect.
+    """List every kind of fault and attack: its parameters, what it does, and how the testbed sees
+    that it took effect.
 
-    Parameters in brackets may be left out; all kinds also take id, in, at, every and until.
+    Parameters in brackets are optional. All kinds also take id, in, at, every and until.
     """
     if name is not None:
         kind = kinds().get(name)
@@ -124,7 +127,8 @@ def _described(kind: Kind) -> dict[str, object]:
 
 @app.command()
 def show(campaign: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
-    """Print a campaign file, to copy from: testbed campaign show quick-start > mine.yaml."""
+    """Print a campaign file, as a start for your own: testbed campaign show quick-start >
+    mine.yaml."""
     typer.echo(find_campaign(campaign).read_text(), nl=False)
 
 

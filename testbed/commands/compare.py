@@ -31,13 +31,13 @@ BoundsOption = Annotated[
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="What to compare with: a bundle, or the name of a run.")],
-    others: Annotated[list[str], typer.Argument(metavar="B...", help="One or more others.")],
+    a: Annotated[str, typer.Argument(help="The first result: a bundle, or the name of a run.")],
+    others: Annotated[list[str], typer.Argument(metavar="B...", help="One or more other results.")],
     *,
     max_ratio: BoundsOption = None,
     min_ratio: BoundsOption = None,
     fail_on_change: Annotated[
-        bool, typer.Option("--fail-on-change", help="Fail if a verdict is not what it was in A.")
+        bool, typer.Option("--fail-on-change", help="Fail if a verdict differs from that in A.")
     ] = False,
     figure: Annotated[
         Path | None,
@@ -49,12 +49,14 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set results side by side: what differs, verdicts that changed, figures with their ratio.
+    """Compare results: what differs, which verdicts changed, and figures with their ratio.
 
     Ratios are B / A over the runs of each, with a 95 % interval where there are enough runs. Exit
-    code 0, unless a bound is given and exceeded: --max-ratio p99=1.2 fails if the p99 of B is more
-    than 1.2 times that of A (by the estimate), or if it cannot be told; then 1. A name alone means
-    the runs with faults, if there are any; baseline.p99 those without.
+    code 1 if a bound is given and not met, else 0.
+
+    --max-ratio p99=1.2 is not met if the p99 of B is estimated at more than 1.2 times that of A, or
+    if there is no estimate. A name alone, as p99, means the runs with faults, if there are any;
+    baseline.p99 means the runs without.
     """
     bounds = [*_bounds(max_ratio, at_most=True), *_bounds(min_ratio, at_most=False)]
     from testbed.report.compare import compare as compared  # noqa: PLC0415 - loads statistics

@@ -30,10 +30,10 @@ def console(
     board: Annotated[str, typer.Argument(help="Name of a board of the inventory.")],
     inventory: InventoryOption = None,
 ) -> None:
-    """Talk with a board over its serial line; Ctrl-] ends it.
+    """Talk with a board over its serial line.
 
-    The host is locked meanwhile, so no run begins, and while one goes on this is refused (exit code
-    5). The port is held exclusively. Hosts must be provisioned.
+    Ctrl-] ends it. The host is locked meanwhile, so no run can begin. During a run this command is
+    refused (exit code 5). No other program can use the port meanwhile. Hosts must be provisioned.
     """
     lab = load_lab(inventory)
     plugged = {name: one for name, one in lab.boards_in_use().items() if is_plugged(one)}

@@ -52,7 +52,7 @@ Who = Annotated[str, typer.Argument(help="Name, or the first digits of a node id
 
 @app.command("list")
 def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -> None:
-    """Every device that was ever admitted, from a ledger copy verified here."""
+    """List every device that was ever admitted, from a copy of the ledger that is verified here."""
 
     async def work(operator: Operator) -> tuple[list[dict[str, Any]], str]:
         found = [_about(name, identity) for name, identity in operator.devices]
@@ -83,7 +83,7 @@ def list_devices(inventory: RunningOption = None, as_json: JsonOption = False) -
 
 @app.command()
 def show(who: Who, inventory: RunningOption = None, as_json: JsonOption = False) -> None:
-    """One device: what the chain knows of it, and its records except data."""
+    """Show what the chain knows of one device, and its records except data."""
 
     async def work(operator: Operator) -> dict[str, Any]:
         name, identity = operator.find(who)
@@ -108,12 +108,14 @@ def show(who: Who, inventory: RunningOption = None, as_json: JsonOption = False)
 @app.command()
 def revoke(
     who: Who,
-    reason: Annotated[str, typer.Option(help="Stands in the record.")] = "operator",
+    reason: Annotated[
+        str, typer.Option(help="The reason, as the record will state it.")
+    ] = "operator",
     by_device: Annotated[bool, typer.Option(help="The device revokes itself.")] = False,
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a device's access away, for good; the gateway then removes it from the broker."""
+    """Take a device's access away for good. The gateway then removes its login from the broker."""
 
     async def work(operator: Operator) -> dict[str, Any]:
         name, identity = operator.find(who)
@@ -136,7 +138,7 @@ def grant(
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a device's privilege; its certificate is issued anew."""
+    """Change a device's privilege. A new certificate is issued."""
 
     async def work(operator: Operator) -> dict[str, Any]:
         name, identity = operator.find(who)
@@ -152,11 +154,12 @@ def grant(
 @app.command()
 def renew(
     who: Who,
-    rollover: Annotated[bool, typer.Option(help="Under a new key.")] = False,
+    rollover: Annotated[bool, typer.Option(help="Change to a new key.")] = False,
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a device renew its certificate now: it signs that itself, with its old key."""
+    """Make a device renew its certificate now. The device signs the renewal itself, with its old
+    key."""
 
     async def work(operator: Operator) -> dict[str, Any]:
         name, before = operator.find(who)
@@ -181,24 +184,29 @@ def admit(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help=f"Its factory identity (IEEE 802.1AR) instead of a token: {FACTORY_KEY} and "
-            f"{FACTORY_CHAIN}, the device's certificate first.",
+            help=f"Admit by a factory identity (IEEE 802.1AR) instead of a token: a folder with "
+            f"{FACTORY_KEY} and {FACTORY_CHAIN} (the device's certificate first).",
         ),
     ] = None,
     good_for: Annotated[
-        float, time_option("--good-for", "How long the voucher admits.", most="365d", default="1d")
+        float,
+        time_option("--good-for", "How long the voucher is valid.", most="365d", default="1d"),
     ] = 86_400_000,
     start: Annotated[
-        bool, typer.Option(help="Run it now; else only hand out what a device of yours needs.")
+        bool,
+        typer.Option(
+            help="Start the device now, or only write the files that a device of your own needs."
+        ),
     ] = True,
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Admit one more mobile device: a voucher, its own key, access authentication, ledger copy.
+    """Admit one more mobile device. It gets a voucher, makes its own key, is authenticated, and
+    copies the ledger.
 
     It can be started again with `python -m nodes.device.mobile --config DIR/config.json`. With
-    --no-start DIR has voucher and genesis, and config.json names the broker: for a device in
-    another language.
+    --no-start nothing is started: DIR gets the voucher and the genesis, and config.json names the
+    broker. That is for a device in another programming language.
     """
     try:
         TypeAdapter(Name).validate_python(name)
@@ -240,11 +248,11 @@ def admit(
 
 @app.command()
 def withdraw(
-    name: Annotated[str, typer.Argument(help="The device that a voucher was handed out for.")],
+    name: Annotated[str, typer.Argument(help="The device that the voucher was issued for.")],
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take an unused voucher back: it no longer admits a device."""
+    """Withdraw an unused voucher, so that it admits no device."""
 
     async def work(operator: Operator) -> dict[str, Any]:
         done = await operator.withdraw(name)
@@ -261,8 +269,8 @@ def bar(
     inventory: RunningOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bar a factory identity: it no longer admits a device. A device that it admitted stays; revoke
-    that one too."""
+    """Bar a factory identity, so that it admits no device. A device that it admitted already stays:
+    revoke that one too."""
     try:
         chain = read_chain((factory / FACTORY_CHAIN).read_bytes(), str(factory / FACTORY_CHAIN))
     except (OSError, ValueError) as error:

@@ -34,10 +34,11 @@ _GRADES: tuple[Grade, ...] = get_args(Grade)
 def doctor(
     inventory: InventoryOption = None, limit: LimitOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check host keys, identity, disk, temperature, power, clocks, network and boards, live.
+    """Check host keys, identity, disk, temperature, power, clocks, network and boards.
 
-    Changes nothing, but undos that a restart kept waiting go on. Exit code 0 all hosts are sound
-    (there may be warnings), 4 some hosts are not, 3 none is.
+    Changes nothing, with one exception: if a host restarted before a fault there was undone, the
+    undo continues now. Exit code 0 all hosts are sound (there may be warnings), 4 some hosts are
+    not, 3 none is.
     """
     lab = load_lab(inventory)
     wheelhouse = Wheelhouse()

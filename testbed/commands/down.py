@@ -35,9 +35,9 @@ def down(
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop every process of a lab that is up, and delete its directory: ledgers, logs and keys.
+    """Stop every process of a lab that is up, and delete its directory with ledgers, logs and keys.
 
-    If none is up there is nothing to do, which is no mistake.
+    If no lab is up, there is nothing to do, and the exit code is 0.
     """
     found = newest_running(inventory)
     ended: dict[str, Any] | None = None

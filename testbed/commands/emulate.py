@@ -45,18 +45,23 @@ def up(
     ] = True,
     wrong_clock: Annotated[
         bool,
-        typer.Option("--wrong-clock", help="Time sync of the last host does not start."),
+        typer.Option(
+            "--wrong-clock", help="On the last host, time synchronisation does not start."
+        ),
     ] = False,
     cpu: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Of one core per host, as 20%.")
+        str | None,
+        typer.Option(metavar="PERCENT", help="Share of one core that each host gets, as 20%."),
     ] = None,
-    disk_mb: Annotated[int, typer.Option(min=16, help="Disk of a host; lies in memory.")] = 2048,
+    disk_mb: Annotated[
+        int, typer.Option(min=16, help="Size of a host's disk, which lies in memory.")
+    ] = 2048,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the lab's inventory and keys.")
     ] = _DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Make hosts and boards; write inventory, key and known_hosts. Nothing if they are up."""
+    """Make hosts and boards; write inventory, key and known_hosts. If they are up, do nothing."""
     began = time.monotonic()
     made = lab.up(out, Options(hosts, boards, _percent(cpu), disk_mb, login, systemd, wrong_clock))
     took_s = time.monotonic() - began
@@ -89,7 +94,7 @@ def up(
 
 @app.command()
 def down(inventory: LabOption = _DEFAULT_LAB) -> None:
-    """Remove the lab and every trace of it, also after an interrupted `up`. Repeatable."""
+    """Remove the lab and every trace of it, also after an interrupted `up`. It can be repeated."""
     if lab.down(inventory.parent):
         typer.echo("down")
         return
@@ -101,7 +106,7 @@ def down(inventory: LabOption = _DEFAULT_LAB) -> None:
 
 @app.command()
 def status(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> None:
-    """Which hosts are on, and how often each was started."""
+    """Show which hosts are on, and how often each was started."""
     answer = lab.find(inventory.parent).ask(do="status")
     if as_json:
         print_json(answer)
@@ -114,7 +119,7 @@ def status(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> 
 
 @app.command()
 def reboot(host: HostArgument, inventory: LabOption = _DEFAULT_LAB) -> None:
-    """Restart a host in good order; returns when its SSH server answers."""
+    """Reboot a host properly. Returns when its SSH server answers."""
     lab.find(inventory.parent).reboot(host)
     typer.echo(f"{host}: rebooted")
 
@@ -125,7 +130,7 @@ def throttle(
     bits: Annotated[str, typer.Argument(help="As 0x50005; 0 for fine; none for no firmware.")],
     inventory: LabOption = _DEFAULT_LAB,
 ) -> None:
-    """Let a host's firmware say that it is throttled, as `vcgencmd get_throttled` does on a Pi."""
+    """Make a host's firmware report throttling, as `vcgencmd get_throttled` does on a Pi."""
     try:
         value = None if bits == "none" else int(bits, 0)
     except ValueError:
@@ -142,19 +147,23 @@ def link(
     target: Annotated[str, typer.Argument(metavar="TO", help="Host that receives.")],
     *,
     delay_ms: Annotated[
-        float, time_option("--delay", "Added to every frame.", least="0ms", default="0ms")
+        float, time_option("--delay", "Delay of every frame.", least="0ms", default="0ms")
     ] = 0,
     jitter_ms: Annotated[
-        float, time_option("--jitter", "More or less than that.", least="0ms", default="0ms")
+        float,
+        time_option(
+            "--jitter", "Variation of the delay, in both directions.", least="0ms", default="0ms"
+        ),
     ] = 0,
-    loss: Annotated[str, typer.Option(metavar="PERCENT", help="Of frames, as 5%.")] = "0%",
+    loss: Annotated[
+        str, typer.Option(metavar="PERCENT", help="Share of frames that are lost, as 5%.")
+    ] = "0%",
     rate_kbit: Annotated[float, typer.Option(min=0, help="0: without limit.")] = 0,
-    for_ms: Annotated[
-        float, time_option("--for", "Then clear again; default: until told again.")
-    ] = 0,
+    for_ms: Annotated[float, time_option("--for", "Clear it after this time; default: never.")] = 0,
     inventory: LabOption = _DEFAULT_LAB,
 ) -> None:
-    """Shape one direction between two hosts, where the kernel cannot; without options: clear it."""
+    """Shape one direction of the link between two hosts, where the kernel cannot. Without options:
+    clear it."""
     share = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", loss)
     if not share or float(share[1]) > 100:
         raise ConfigurationError(f"--loss {loss}: use a share of frames, as 5%")
@@ -170,7 +179,7 @@ def link(
 
 @app.command()
 def links(inventory: LabOption = _DEFAULT_LAB, as_json: JsonOption = False) -> None:
-    """How links are shaped now, and what became of their frames."""
+    """Show how links are shaped now, and what became of their frames."""
     answer = lab.find(inventory.parent).ask(do="links")["links"]
     if as_json:
         print_json(answer)

@@ -39,18 +39,18 @@ def flash_boards(
     ] = None,
     rename: Annotated[
         bool,
-        typer.Option("--rename", help="Also a board that has another board's name so far."),
+        typer.Option("--rename", help="Also flash a board that has the name of another board."),
     ] = False,
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find each board by its identity, copy firmware and a new key to it, verify both.
+    """Find each board by its identity, copy firmware and a new key to it, and verify both.
 
     Keys are made on the boards' hosts and stay there. Boards that are processes (`board: unix`
     without `match`) are not flashed: each run makes them. Hosts must be provisioned. A board that
-    runs our firmware already must be restarted first: if nothing here can do that, the command
-    asks you to press its reset, and waits. A board that has the name of another board of this
-    inventory is left as it is.
+    runs our firmware already must be restarted first: if nothing here can do that, the command asks
+    you to press its reset, and waits. A board that has the name of another board of this inventory
+    is not flashed, unless you give --rename.
     """
     lab = load_lab(inventory)
     plugged = {n: b for n, b in lab.boards_in_use().items() if is_plugged(b)}

@@ -30,7 +30,8 @@ FileArgument = Annotated[Path | None, typer.Argument(help="Inventory file; as -i
 def check(
     file: FileArgument = None, inventory: InventoryOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check a file: every mistake with its place and its fix. Exit code 2 if there is one."""
+    """Check a file. Print every mistake with its place and how to fix it. Exit code 2 if there is
+    one."""
     path = _path(file, inventory)
     lab = load_lab(path)
     found = [f"{path_text(mistake.loc)}: {mistake.message}" for mistake in warnings(lab)]
@@ -95,7 +96,7 @@ def schema() -> None:
 
 @app.command()
 def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
-    """Look at the hosts for what an inventory should say: hardware serials, serial boards.
+    """Find out what an inventory should say of the hosts: hardware serial numbers, sensor boards.
 
     Changes nothing. Exit code 0 all hosts answered, 4 some did not, 3 none did.
     """
@@ -123,10 +124,12 @@ def trust(
     fingerprint: Annotated[
         str | None, typer.Option(metavar="SHA256:...", help="Trust it only if it is this one.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Trust what it shows, unseen.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Trust whatever key it shows, without asking.")
+    ] = False,
     check: CheckOption = False,
 ) -> None:
-    """Show a host's key and, when you say so, write it to the inventory's known_hosts.
+    """Show a host's key. If you confirm it, write it to the inventory's known_hosts.
 
     Compare the fingerprint with what the machine itself prints:
     `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`. Without a terminal this command does not

@@ -37,9 +37,9 @@ Where = Annotated[
 def verify(where: Where, as_json: JsonOption = False) -> None:
     """Check every block from genesis: heads, links, Merkle roots, records, all signatures.
 
-    Reads only the files. Names the file, height and field of whatever does not hold; exit code 1
-    then. The genesis is the one that the run was made from. A lone file can only be checked against
-    its own, so compare the network id printed.
+    Reads only the files. If something does not hold, it names the file, height and field, and the
+    exit code is 1. The genesis is the one that the run was made from. A single file can only be
+    checked against its own genesis, so compare the network id that is printed.
     """
     paths, genesis = _databases(where)
     report = verify_ledgers(paths, genesis)
@@ -59,7 +59,8 @@ def show(
     ] = SHOWN_DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
-    """Print blocks as they are stored, in the fields of the paper. `verify` says if they hold."""
+    """Print blocks as they are stored, with the fields of the paper. This checks nothing: `verify`
+    does."""
     paths, _ = _databases(where)
     blocks = shown_blocks(paths, height=height, last=last)
     if not blocks:

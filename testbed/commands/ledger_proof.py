@@ -52,14 +52,16 @@ def export_proof(
     *,
     carrier: Annotated[
         Path | None,
-        typer.Option("--carrier", metavar="PEM", help="The device's X.509 certificate, to add."),
+        typer.Option(
+            "--carrier", metavar="PEM", help="Also include this X.509 certificate of the device."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in DIR.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a device's newest certificate with its proof, to check without this program.
+    """Write a device's newest certificate with a proof that can be checked without this program.
 
     The files show that f+1 replicas signed the block, that the record is in it, that it follows
     its parent, and that the key's holder asked for it. `sh DIR/verify.sh NETWORK_ID` checks
@@ -70,7 +72,7 @@ def export_proof(
     testbed ledger export-proof last --device phones-1 --out proof
     testbed ledger export-proof r1.sqlite r2.sqlite --device 82416cdb --out proof
 
-    Exit code 0 written, 1 these files do not prove it (what is missing is told), 2 usage.
+    Exit code 0 written, 1 these files do not prove it (it says what is missing), 2 usage.
     """
     paths, run = _databases(where)
     genesis = None if run is None else genesis_of(run)

@@ -43,14 +43,16 @@ def lock(
         float, time_option("--for", "As 30m, 2h, 1d.", least="1s", most=LOCK_MAX, default="2h")
     ] = 7_200_000,
     wait_ms: Annotated[
-        float, time_option("--wait", "Wait so long until the hosts are free.", most=LOCK_MAX)
+        float,
+        time_option("--wait", "Wait at most this long until the hosts are free.", most=LOCK_MAX),
     ] = 0,
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep a lab's hosts for yourself; your own commands go on, others' are refused.
+    """Reserve a lab's hosts: your own commands work, those of others are refused.
 
-    All of the hosts or none. Locking again sets a new time. Exit code 5 if somebody else has one.
+    Either all hosts are locked or none. Locking again sets a new time. Exit code 5 if somebody else
+    has a host.
     """
     lab = load_lab(inventory)
     began_s = time.monotonic()

@@ -31,15 +31,17 @@ def logs(
         list[str] | None, typer.Argument(metavar="[NODE...]", help="Processes; default: all.")
     ] = None,
     inventory: InventoryOption = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as they print.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Continue to print new lines as they come.")
+    ] = False,
     lines: Annotated[
         int, typer.Option("-n", "--lines", min=0, max=100_000, help="Of each process.")
     ] = 20,
 ) -> None:
-    """Print the last lines of processes, each with the name of its process before it.
+    """Print the last lines that processes printed.
 
-    Of the lab that is up; if none is, of what ran last on the hosts. Exit code 4 some logs could
-    not be read, 3 none.
+    Each line begins with the name of its process. The processes are those of the lab that is up; if
+    none is up, those that ran last on the hosts. Exit code 4 some logs could not be read, 3 none.
     """
     with _processes(inventory) as hosts, ExitStack() as streams:
         for name in nodes or ():

@@ -28,7 +28,7 @@ __all__ = ["app"]
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Compute how sure small groups are, and how time to consensus grows.",
+    help="Compute the risk of small groups, and how time to consensus grows.",
 )
 
 _REPLICAS_DEFAULT = "4..100:12"
@@ -47,10 +47,11 @@ def group(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How often a drawn authentication group lets liars admit a device, or keep one out.
+    """Compute the exact probability that the liars in a random authentication group admit a device,
+    or keep one out.
 
-    Exact. The default group of 2f+1 with k = f+1 is never wrong; a smaller one is with this
-    probability, for each request. An inventory asks for one with `chain: {group: {m: 15, k: 8}}`.
+    The default group of 2f+1 with k = f+1 is never wrong; a smaller one is with this probability,
+    for each request. An inventory asks for one with `chain: {group: {m: 15, k: 8}}`.
 
     \b
     testbed model group -n 100 -f 10          a table over m
@@ -96,9 +97,9 @@ def consensus(
 ) -> None:
     """Mean time to consensus over the number of replicas, as in the paper's figure 4.
 
-    Three phases, each until a quorum's messages have arrived and been worked off one by one. The
-    default work per message is fitted so that N = 100 takes 5.34 times as long as N = 4, as the
-    paper reports; testbed/model/README.md says what that is worth.
+    There are three phases. Each ends when a quorum's messages have arrived and were processed one
+    by one. The default work per message is fitted so that N = 100 takes 5.34 times as long as N =
+    4, as the paper reports; testbed/model/README.md says how far to trust that.
 
     \b
     testbed model consensus --replicas 4..100:3

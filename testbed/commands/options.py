@@ -48,7 +48,7 @@ SystemOption = Annotated[
     typer.Option(help="What is under test: the chain, or the centralised baseline."),
 ]
 CheckOption = Annotated[
-    bool, typer.Option("--check", help="Only say what would be done; change nothing.")
+    bool, typer.Option("--check", help="Only say what would be done, and change nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OutOption = Annotated[

@@ -41,10 +41,10 @@ def plan(
         Path | None, typer.Option(metavar="FILE", help="Write the schedule here, for a replay.")
     ] = None,
 ) -> None:
-    """Print the exact schedule of a campaign; touches nothing.
+    """Print the exact schedule of a campaign, and change nothing.
 
-    Equal campaign, lab and seed give the same hash. `--save` writes the schedule for a replay:
-    `testbed run FILE` runs it as it stands.
+    The same campaign, lab and seed give the same hash. `--save` writes the schedule for a replay:
+    `testbed run FILE` runs it exactly as it is.
     """
     lab = load_lab(inventory)
     schedule = expand(load_campaign(find_campaign(campaign)), lab, seed, find_system(system))

@@ -39,9 +39,9 @@ def power(
     inventory: InventoryOption = None,
     check: CheckOption = False,
 ) -> None:
-    """Cut the power of hosts, in the middle of whatever they do, or bring it back.
+    """Switch the power of hosts off or on, whatever they are doing.
 
-    Exit code 5 if somebody else has a host. One that does not answer is switched all the same.
+    A host that does not answer is switched too. Exit code 5 if somebody else has a host.
     """
     lab = load_lab(inventory)
     with ssh_hosts(lab, limited(lab, hosts, given_by="power")) as opened:

@@ -31,11 +31,11 @@ def provision(
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give every host its Python environment, our code and its keys, and prove that it works.
+    """Install a Python environment, our code and keys on every host, and test that they work.
 
-    Hosts need python3 and an SSH server, and no internet. A host that has everything is left
-    alone. Exit code 0 all hosts are ready, 4 some are not (named, with the command that retries
-    just those), 3 none is.
+    Hosts need python3 and an SSH server, and no internet. A host that has everything is left alone.
+    Exit code 0 all hosts are ready, 4 some are not (they are named, with the command that tries
+    only them again), 3 none is.
     """
     lab = load_lab(inventory)
     nodes = layout(lab)

@@ -25,17 +25,18 @@ def quarantine_host(
     ),
     back: Annotated[bool, typer.Option("--release", help="Take it back into use.")] = False,
     lower_f: Annotated[
-        bool, typer.Option("--lower-f", help="Do it although the chain then bears fewer faults.")
+        bool,
+        typer.Option("--lower-f", help="Do it although the chain then tolerates fewer faults."),
     ] = False,
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write into the inventory file that a host (and its boards) is left out, or is back in use.
+    """Write into the inventory file that a host and its boards are left out, or are used again.
 
-    Only this entry changes in the file; touches no host. Every run lists who was left out, and
-    why. Refused (exit code 2) if the chain would then bear fewer faults. With --lower-f it is done
-    all the same, and `chain.f` is lowered in the file if it must be; --release does not raise it
-    again, but says so. Repeatable.
+    Only this entry of the file changes, and no host is touched. Every run lists which hosts were
+    left out, and why. The command is refused (exit code 2) if the chain would then tolerate fewer
+    faults. With --lower-f it is done anyway, and `chain.f` is lowered in the file if necessary.
+    --release does not raise `chain.f` again, but says so. It can be repeated.
     """
     if inventory is None:
         raise ConfigurationError("name the inventory file that is to say so: -i FILE")

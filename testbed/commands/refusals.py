@@ -43,7 +43,8 @@ def refusals(
     ] = BrokerChoice.EMBEDDED,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring up the loopback lab, attack it in every way we know, print who refused what.
+    """Start the loopback lab, attack it in every way we know, and print which layer refused each
+    attack.
 
     Exit code 1 if anything was not refused, 3 if the lab failed.
     """

@@ -43,8 +43,8 @@ def report(
     """Rebuild summary, tables, plots, report.html and junit.xml from raw files.
 
     Needs no hardware. Each run is judged again, then all runs together. Exit code 0 if all passed,
-    1 if a property failed, 3 if nothing can be said, 4 if something stays open: runs that do not
-    count, or too few of them.
+    1 if a property failed, 3 if no verdict is possible, 4 if the result is partial: some runs do
+    not count, or there are too few.
     """
     if context.invoked_subcommand is None:
         raise typer.Exit(finish(find_bundle(run), as_json=as_json, again=True))

@@ -24,9 +24,10 @@ def restart(
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a process of a lab that is up again: one that was given up, or that runs.
+    """Restart a process of a lab that is up.
 
-    Its files stay: nothing is lost. Exit code 3 if it does not become ready.
+    It may be running, or its supervisor may have given it up. Its files stay, so nothing is lost.
+    Exit code 3 if it does not become ready.
     """
     processes = ask(Path(find_running(inventory).home), Restart(name, check))
     if as_json:

@@ -26,10 +26,11 @@ def restore(
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Undo faults, stop what runs, remove link rules on every host, and verify it. Repeatable.
+    """Undo faults, stop our processes and remove link rules on every host, and verify all of it.
 
-    Needs no run. Removes what carries our mark and names it. Exit code 0 all clean, 6 some are not,
-    or could not be looked at (listed), 5 somebody else has the lab.
+    It can be repeated, and it needs no run. It removes only what carries our mark, and names it.
+    Exit code 0 all clean, 6 some are not, or could not be looked at (listed), 5 somebody else has
+    the lab.
     """
 
     def work(host: Host, step: Step) -> tuple[str, ...]:

@@ -24,17 +24,18 @@ def resume(
     run: Annotated[str, typer.Argument(help='A bundle, the name of a run, or "last".')],
     inventory: InventoryOption = None,
     also_invalid: Annotated[
-        bool, typer.Option("--also-invalid", help="Also redo runs of which nothing can be said.")
+        bool, typer.Option("--also-invalid", help="Also repeat runs that have no verdict.")
     ] = False,
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the runs of a campaign that are not complete yet; leave the others as they are.
+    """Make the runs of a campaign that are not complete yet, and leave the others as they are.
 
-    Only if campaign, inventory, code and packages are as they were: what differs is named. What an
-    incomplete run left is kept in `attempts/`. The inventory is the file that the first command
-    named; -i names it if it stands elsewhere now. Runs that were made and not judged are judged.
-    Exit code as `testbed run`; 0 if nothing is to be done, 5 if somebody is writing the bundle.
+    Campaign, inventory, code and packages must be the same as before; a difference is named and
+    refused. What an incomplete run left is kept in `attempts/`. The inventory is the file that the
+    first command named; give -i if it is somewhere else now. Runs that were made but not judged are
+    judged. Exit codes are those of `testbed run`; also 0 if there is nothing to do, and 5 if
+    another program is writing the bundle.
     """
     bundle = find_bundle(run)
     with bundle.locked():

@@ -49,7 +49,7 @@ def run(
     seed: SeedOption = None,
     system: SystemOption = "chain",
     only: Annotated[
-        int | None, typer.Option(min=0, metavar="RUN", help="Just this run of the schedule.")
+        int | None, typer.Option(min=0, metavar="RUN", help="Make only this run of the schedule.")
     ] = None,
     trace_every: Annotated[
         int | None,
@@ -64,16 +64,15 @@ def run(
     as_json: JsonOption = False,
     out: OutOption = None,
 ) -> None:
-    """Run a campaign on a lab, check what it left, and write a result bundle.
+    """Run a campaign on a lab, check the ledgers and logs, and write a result bundle.
 
-    With --check it looks at the hosts only; `testbed plan` prints what would happen when.
+    With --check it only checks the hosts; `testbed plan` prints what would happen when. A schedule
+    that `testbed plan --save FILE` wrote is run exactly as it is; nothing is drawn again.
 
-    A schedule that `testbed plan --save FILE` wrote is run as it stands; nothing is drawn again.
-
-    Exit code 0 if everything that the campaign expects held, 1 if not, 3 if the lab failed or
-    nothing can be said, 4 if something stays open: some runs do not count, or they are too few.
-    Ctrl-C stops everything that was
-    started and keeps what was collected; `testbed resume` goes on from there.
+    Exit code 0 if everything that the campaign expects held, 1 if not, 3 if the lab failed or no
+    verdict is possible, 4 if the result is partial: some runs do not count, or there are too few.
+    Ctrl-C stops everything that was started and keeps what was collected; `testbed resume`
+    continues from there.
     """
     lab = load_lab(inventory)
     if is_schedule(campaign):

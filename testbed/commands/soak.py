@@ -23,18 +23,18 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def soak(
     for_ms: Annotated[
-        float, time_option("--for", "How long to beat it.", least="10s", most="1d", default="2m")
+        float, time_option("--for", "How long it lasts.", least="10s", most="1d", default="2m")
     ] = 120_000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides what is done, and when.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Determines what is done, and when.")] = 1,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring up a lab on this machine, kill, stop and fill, use it meanwhile, judge what is left.
+    """Start a lab on this machine, use it, disturb it, and check what was lost.
 
-    4 replicas, 2 gateways, 5 devices, 2 boards. Done to it: kill -9, SIGSTOP, all replicas at once,
-    the power of a host, a full disk (root only). Meanwhile an operator admits, renews and revokes.
-    Exit code 1 if something acknowledged was lost, doubled or wrong, if a process was given up or
-    does not come back, if a command broke, or if a process stayed behind.
+    4 replicas, 2 gateways, 5 devices, 2 boards. Disturbances: kill -9, SIGSTOP, all replicas at
+    once, a host without power, a full disk (root only). Meanwhile an operator admits, renews and
+    revokes devices. Exit code 1 if something acknowledged was lost, doubled or wrong, if a process
+    was given up or does not come back, if a command broke, or if a process stayed behind.
     """
     with own_disk(for_ms / 1000) as disk:
         if disk is None and not lacking():

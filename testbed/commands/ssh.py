@@ -23,13 +23,14 @@ app = typer.Typer(add_completion=False)
 def ssh(
     host: Annotated[str, typer.Argument(help="Name of a host of the inventory.")],
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Instead of a shell.")
+        list[str] | None,
+        typer.Argument(metavar="[-- COMMAND...]", help="The command to run; default: a shell."),
     ] = None,
     inventory: InventoryOption = None,
 ) -> None:
-    """Log in to a host with OpenSSH's own client, by the inventory's keys and jump hosts.
+    """Log in to a host with OpenSSH's client, using the keys and jump hosts of the inventory.
 
-    Ends with the exit code of the command, or 255 if OpenSSH could not log in.
+    The exit code is that of the command, or 255 if OpenSSH could not log in.
     """
     lab = load_lab(inventory)
     names = limited(lab, host, given_by="ssh")

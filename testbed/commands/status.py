@@ -50,12 +50,12 @@ class _Status:
 def status(
     inventory: InventoryOption = None, limit: LimitOption = None, as_json: JsonOption = False
 ) -> None:
-    """Who has each host, whether it has power and is ready for a run, what of ours stands there.
+    """Show who uses each host, its power, whether it is ready for a run, and what of ours is there.
 
-    Of a lab that is up (`testbed up`) also the state and restarts of every process, and each sensor
-    board of its hosts: who reads it. Start time, height, memory and files are known only of
-    processes on this machine; elsewhere there is "-".
-    Exit code 0 all hosts answered or are switched off, 4 some did not, 3 none did.
+    For a lab that is up (`testbed up`), also show the state and restarts of every process, and who
+    reads each sensor board. Start time, height, memory and files are known only for processes on
+    this machine; for others the table has "-". Exit code 0 all hosts answered or are switched off,
+    4 some did not, 3 none did.
     """
     running = newest_running(inventory)
     lab = load_lab(inventory) if running is None else running.lab

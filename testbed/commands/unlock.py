@@ -30,12 +30,15 @@ def unlock(
     inventory: InventoryOption = None,
     limit: LimitOption = None,
     takeover: Annotated[
-        bool, typer.Option("--takeover", help="Also what others have; restores the hosts first.")
+        bool,
+        typer.Option(
+            "--takeover", help="Also release hosts that others locked; they are restored first."
+        ),
     ] = False,
     check: CheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give hosts back that you locked. Exit code 5 if somebody else has one (the name is shown)."""
+    """Release hosts that you locked. Exit code 5 if somebody else has one; the name is shown."""
 
     def work(host: Host, step: Step) -> str:
         step("looking")

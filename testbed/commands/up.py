@@ -46,7 +46,10 @@ app = typer.Typer(add_completion=False)
 def up(
     inventory: InventoryOption = None,
     every_ms: Annotated[
-        float, time_option("--every", "Between a device's readings.", least="100ms", default="5s")
+        float,
+        time_option(
+            "--every", "Time between two readings of a device.", least="100ms", default="5s"
+        ),
     ] = 5000,
     *,
     detach: Annotated[
@@ -57,9 +60,9 @@ def up(
 ) -> None:
     """Deploy a lab, admit its devices and keep it running, for a day at most.
 
-    Ends with Ctrl-C or `testbed down`, and takes everything with it. Meanwhile `testbed device`
-    lists, admits, renews and revokes devices, `testbed status` shows its processes, `testbed
-    collect` makes a result bundle. With --json one document tells that it is up.
+    Ctrl-C or `testbed down` ends it and removes everything. Meanwhile `testbed device` lists,
+    admits, renews and revokes devices, `testbed status` shows its processes, `testbed collect`
+    makes a result bundle. With --json it prints one JSON document when the lab is up.
     """
     if check:
         raise typer.Exit(look_before(["up"], load_lab(inventory), as_json=as_json))

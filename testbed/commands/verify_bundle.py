@@ -21,11 +21,11 @@ def verify_bundle(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: no file was changed, lost or added, and everything that is derived comes out
-    the same, byte for byte, when it is made anew from the raw files.
+    """Check a bundle: no file was changed, lost or added, and the derived files are the same, byte
+    for byte, when they are rebuilt from the raw files.
 
-    It does not judge: `testbed report` and `testbed ledger verify` do. Derived files are compared
-    only by the version that made them. Exit code 1 if something is wrong.
+    This is no verdict: `testbed report` and `testbed ledger verify` give one. Derived files are
+    compared only by the version that made them. Exit code 1 if something is wrong.
     """
     from testbed.report import verify  # noqa: PLC0415 - loads what draws
 

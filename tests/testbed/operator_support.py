@@ -78,7 +78,7 @@ class Operator:
         """`testbed up`, in a terminal of its own."""
         said = self.home / "up.json"
         argv = [sys.executable, "-m", "testbed.cli", "up", "-i", str(inventory), "--json"]
-        argv += ["--every", "500ms"]
+        argv += ["--every", "1s"]
         with said.open("wb") as out, (self.home / "up.log").open("wb") as log:
             process = subprocess.Popen(argv, stdout=out, stderr=log, env=self.environment)
             try:

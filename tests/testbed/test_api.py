@@ -53,7 +53,7 @@ def test_the_readmes_script_runs(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[RunningTestbed]:
-    with running_testbed(period="200ms") as bench:
+    with running_testbed(period="1s") as bench:
         yield bench
 
 
