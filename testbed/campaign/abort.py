@@ -1,8 +1,9 @@
-"""Which faults of a run are active, and ending one before its time, from another terminal.
+"""Lists the active faults of a run, and ends one early, from another terminal.
 
-The run writes what it does to raw/faults.jsonl. Who wants a fault ended adds its id to the file
-`abort` of the run's folder; the runner looks there while a fault lasts (`run`), heals it and goes
-on. The run is invalid then (`testbed.checks.faults`): it is not what was planned.
+The run writes what it does to raw/faults.jsonl. To end a fault, its id is added to the file `abort`
+in the run's folder. The runner reads that file while a fault lasts (`run`), heals the fault and
+continues. The run then counts as invalid (`testbed.checks.faults`), because it is not what was
+planned.
 """
 
 from __future__ import annotations
@@ -57,10 +58,8 @@ def active_faults(run: RunFolder) -> list[ActiveFault]:
 
 
 def abort_fault(run: RunFolder, name: str, *, check: bool = False) -> list[ActiveFault]:
-    """Have these active faults ended: the event of this id, or all events of the fault. With
-    `check` they are only found.
-
-    Raises ConfigurationError if it is none of them.
+    """End these active faults: the event of this id, or all events of the fault. With `check` they
+    are only found. Raises ConfigurationError if none has this id.
     """
     active = active_faults(run)
     ending = [fault for fault in active if name in (fault.event, fault.fault)]
@@ -74,7 +73,7 @@ def abort_fault(run: RunFolder, name: str, *, check: bool = False) -> list[Activ
 
 
 def aborts(run: Path) -> frozenset[str]:
-    """Events that somebody wants ended."""
+    """Ids of the events that somebody wants to end."""
     try:
         return frozenset((run / _FILE).read_text().split())
     except FileNotFoundError:

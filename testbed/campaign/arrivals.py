@@ -1,8 +1,7 @@
-"""When each device sends. The intended times are drawn before the run, whatever the system does
-then.
-
-Open-loop: a slow answer delays no later send, and latency counts from the intended moment. Every
-device has its own random stream: one more device changes nobody else's times.
+"""When each device sends. The intended times are drawn before the run and do not depend on what the
+system does. The load is open-loop: a slow answer delays no later send, and latency counts from the
+intended time. Every device has its own random stream, so one more device changes no other device's
+times.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def devices(
 ) -> tuple[Device, ...]:
     """Devices of a trial: mobiles, environment hosts, boards, each in inventory order.
 
-    Those with keys of their own are admitted in the first half of the first phase, evenly apart;
-    data is sent after that. Raises ConfigurationError if nothing could send.
+    Devices with keys of their own are admitted in the first half of the first phase, at equal
+    distances. Data is sent after that. Raises ConfigurationError if nothing could send.
     """
     places = devices_of(lab)
     environments, mobiles, boards = places.values()

@@ -1,7 +1,8 @@
-"""Between two runs: hosts must be as clean as before the first one, or later figures mean nothing.
+"""Between two runs, hosts must be as clean as before the first run. Otherwise later figures mean
+nothing.
 
 `testbed.care.restore` defines what is clean. On this machine only the run's own directories are
-looked at: rules and processes of others do not matter.
+checked: rules and processes of others do not matter.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _RESTORE = "testbed restore -i FILE"
 
 
 def assert_clean(hosts: Mapping[str, Host]) -> None:
-    """Raises LabFault that names each host and what stands on it."""
+    """Raises LabFault that names each host and what was left on it."""
     if found := unclean(hosts):
         raise LabFault("\n".join([*found, f"  fix: {_RESTORE}"]))
 
 
 def unclean(hosts: Mapping[str, Host]) -> list[str]:
-    """What of ours stands on hosts, one line for each."""
+    """What was left of ours on hosts, one line for each."""
 
     def look(name: str) -> str:
         host = hosts[name]

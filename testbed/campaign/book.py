@@ -1,8 +1,8 @@
-"""The bundle of a campaign while it is being run: what is planned, and what has begun.
+"""The bundle of a campaign that is being run: what is planned, and what has begun.
 
 `new_bundle` writes down everything that will happen before anything does. A run's entry in the
-manifest is changed before and after each step: whatever ends this program, the bundle says how far
-it had come. Running is in `session`, whether a bundle may go on in `resume`.
+manifest is changed before and after each step. So the bundle says how far the program had come,
+whatever ended it. Elsewhere: running (`session`), and whether a bundle may be continued (`resume`).
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ __all__ = ["Inputs", "begin", "new_bundle"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a campaign is run from: the files as they were read, and what they came to. Without a
-    `campaign_yaml` it is a stored schedule.
-
-    `campaign_file` and `inventory_file` as they were typed; None: those that ship with the testbed.
+    """What a campaign is run from: the files as they were read, and the lab and schedule made from
+    them. Without `campaign_yaml` the schedule was a stored one. `campaign_file` and
+    `inventory_file` are paths as they were typed; None means the files that ship with the testbed.
     """
 
     lab: Lab
@@ -88,9 +87,8 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
 
 
 def begin(bundle: Bundle, entry: RunEntry) -> RunFolder:
-    """Make a run's directory; what an earlier attempt left was moved.
-
-    It is there before the manifest says "running": so an attempt that was killed always left
+    """Make a run's directory. What an earlier attempt left has been moved away already. The
+    directory exists before the manifest says "running". So an attempt that was killed always left
     something to set aside, and is counted.
     """
     run = RunFolder(bundle, entry)

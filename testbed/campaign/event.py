@@ -1,4 +1,4 @@
-"""One fault or attack of a schedule, every choice made: what runner and kinds agree on."""
+"""One fault or attack of a schedule, with every choice made. Runner and kinds both use it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class Event(BaseModel):
     `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector
     keys (on, from, to), each with names, `primary` or `backup(K)`. Durations among `params` are
     named `<name>_ms`. `mechanism` says how it is done. `skipped` says why it cannot be done in this
-    lab: then it is not.
+    lab; then it is not done.
 
-    What guard and checks need to know of the kind stands here too, so that a stored schedule can be
-    judged without the kind. `impairs`: the replicas that count as faulty, as in `targets`. `lies`:
-    these replicas may sign what is not so. `disturbs`: what of a host is out of order on purpose.
+    What guard and checks need to know of the kind is stored here too, so that a stored schedule can
+    be judged without the kind. `impairs`: the replicas that count as faulty, as in `targets`.
+    `lies`: these replicas may sign false statements. `disturbs`: properties of a host that are
+    disturbed on purpose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -1,7 +1,6 @@
-"""From campaign, lab and seed to a schedule: pure, and no choice is left open.
-
-Equal campaign, lab and seed give equal schedules, and `schedule_hash` says so. How arrivals are
-drawn is in `arrivals`, the bound on faulty replicas in `guard`.
+"""Makes a schedule from campaign, lab and seed. It is a pure function, and the schedule leaves no
+choice open. The same campaign, lab and seed give the same schedule, and `schedule_hash` shows it.
+How arrivals are drawn is in `arrivals`, the bound on faulty replicas in `guard`.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def _phases(campaign: Campaign) -> tuple[Phase, ...]:
 
 
 def _bounded(campaign: Campaign, phases: tuple[Phase, ...], lab: Lab) -> None:
-    """Refuse what would be too large, before any of it is made."""
+    """Refuse a schedule that would be too large, before any of it is made."""
     run_ms = phases[-1].end_ms
     sends = campaign.workload.rate.per_s * run_ms / 1000 * campaign.trials.count
     if run_ms > run_ms_max:
@@ -133,7 +132,7 @@ def _count(fault: Fault, phase: Phase, lab: Lab) -> int:
 
 
 def _runs(campaign: Campaign) -> tuple[Run, ...]:
-    """A: baseline, B: faults. ABBA turns the order round in every second trial."""
+    """A is the baseline, B has the faults. ABBA reverses the order in every second trial."""
     arms: list[tuple[int, Literal["baseline", "faults"]]] = []
     for trial in range(campaign.trials.count):
         pair: list[Literal["baseline", "faults"]] = ["baseline", "faults"]
@@ -229,7 +228,8 @@ def _event(
 
 
 def _mechanism(kind: Kind, place: Place, targets: Targets) -> tuple[str, str]:
-    """Its name, and why there is none. Without targets it concerns the whole lab."""
+    """The mechanism's name, or the reasons why there is none. Without targets the event concerns
+    the whole lab."""
     names = [name for found in targets.values() for name in found]
     lab = place.used
     chosen, why_not = kind.choose(lab, hosts_of(names or lab.active, lab), place.system)
@@ -239,9 +239,8 @@ def _mechanism(kind: Kind, place: Place, targets: Targets) -> tuple[str, str]:
 def _targets_used(
     fault: Fault, kind: Kind, selectors: dict[str, Selector], place: Place, rng: Random
 ) -> tuple[dict[str, tuple[str, ...]], str]:
-    """The targets, and why there are none: the lab has them, and the system does not use them.
-
-    Raises ConfigurationError if the lab has none either.
+    """The targets, or why there are none: the lab has such targets, but the system does not use
+    them. Raises ConfigurationError if the lab has none either.
     """
     before = rng.getstate()
     try:

@@ -1,4 +1,4 @@
-"""What a campaign expects: the section `expect` of its file, which stands in the schedule too."""
+"""What a campaign expects: the section `expect` of its file. The schedule has it too."""
 
 from __future__ import annotations
 
@@ -81,12 +81,11 @@ class Expect(_Model):
     """What must hold.
 
     `safety`: the properties that must hold; without a list, all. A property that is not listed and
-    breaks makes the result degraded instead of failed. `broken`: properties and attacks that are
-    meant to break in runs with faults, as a campaign beyond the bound shows it; the result fails if
-    one of them holds in every run. `broken_in`: the same for one system under test only.
-    `may_skip`: faults and attacks that a lab may lack the means for; any other that is skipped
-    makes the result partial.
-    `claims` only sum up: what decides is what shows them.
+    breaks makes the result degraded instead of failed. `broken`: properties and attacks that must
+    break in runs with faults, for campaigns that show what happens beyond the bound. The result
+    fails if one of them holds in every run. `broken_in`: the same for one system under test only.
+    `may_skip`: faults and attacks that may be skipped where the lab lacks the means; any other that
+    is skipped makes the result partial. `claims` only sum up: they do not change the result.
     """
 
     safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})

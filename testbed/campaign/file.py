@@ -1,8 +1,8 @@
 """The campaign file: what a campaign YAML may say, and reading it.
 
-It is as strict as the inventory and read by the same loader. The model is put together from the
-kinds registered in `kinds`: so each kind's own parameters are checked, and published in the schema,
-like all other keys. `expand` makes a schedule from a campaign.
+It is as strict as the inventory, and the same loader reads it. The model is built from the kinds
+that are registered in `kinds`. So each kind's own parameters are checked, and published in the
+schema, like all other keys. `expand` makes a schedule from a campaign.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class Fault(_Model):
 
 
 class Guard(_Model):
-    """Never more than `max_faulty` replicas faulty at once; undo by itself after `dead_man`."""
+    """At most `max_faulty` replicas are faulty at once. Hosts undo faults by themselves after
+    `dead_man`."""
 
     max_faulty: Annotated[
         Annotated[Literal["f"], Tag("f")] | Annotated[int, Field(ge=0, le=1000), Tag("number")],
@@ -180,8 +181,8 @@ def find_campaign(name_or_path: str) -> Path:
 def _model(known: tuple[Kind, ...], *, lenient: bool = False) -> type[Campaign]:
     """`Campaign`, its faults being the union of all known kinds, told apart by `do`.
 
-    The `lenient` one refuses the same files. But where `do` is wrong it goes on with the kind that
-    was probably meant, so that the mistakes behind it are found too.
+    The `lenient` model refuses the same files. But where `do` is wrong, it continues with the kind
+    that was probably meant, so that later mistakes are found too.
     """
     if lenient:
         names = [kind.name for kind in known]
@@ -214,7 +215,7 @@ def _meant(names: Sequence[str], fault: Any) -> str:
 
 
 class _Unknown(Fault):
-    """A fault of which the kind cannot be guessed: only what all kinds share is checked."""
+    """A fault whose kind cannot be guessed. Only the keys that all kinds share are checked."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -247,7 +248,7 @@ def _errors(campaign: Campaign) -> Iterator[Mistake]:
 
 
 def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:
-    """Expectations of what the campaign does not have."""
+    """Errors for expectations that name something that the campaign does not have."""
     expect = campaign.expect
     attacks = {fault.id for fault in campaign.faults if kinds()[fault.do].category == "attack"}
     faults = {fault.id for fault in campaign.faults} - attacks
@@ -279,7 +280,8 @@ def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:
 def _outlasts(
     where: tuple[str, int], fault: Fault, phase: str, phase_ms: float
 ) -> Iterator[Mistake]:
-    """Faults heal within their phase, so that recovery is timed from a known moment."""
+    """An error if a fault does not heal within its phase. Recovery must be timed from a known
+    moment."""
     lasts = getattr(fault, "for_", None)
     if any(x and x.view_timeouts for x in (fault.at, lasts)):
         return  # depends on the lab: `schedule` checks it

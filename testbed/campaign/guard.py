@@ -1,4 +1,4 @@
-"""Checks, before anything runs, that never more replicas than agreed are faulty at once.
+"""Checks, before anything runs, that at most the allowed number of replicas is faulty at once.
 
 An event says which replicas become faulty (`Event.impairs`). Overlapping events that say
 `primary` mean the same replica, so it counts once. Beside a named replica it counts as another one,

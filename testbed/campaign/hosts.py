@@ -1,7 +1,7 @@
-"""The hosts of a lab, opened for a deployment: SSH hosts checked for our code, local hosts made.
+"""Opens the hosts of a lab for a deployment: checks that SSH hosts have our code, makes local hosts.
 
-A campaign, a standing bench and the provisioning benchmark begin with this. Opening SSH hosts alone
-is in `testbed.hosts.opening`.
+A campaign, a running lab and the provisioning benchmark begin with this. Opening SSH hosts
+alone is in `testbed.hosts.opening`.
 """
 
 from __future__ import annotations

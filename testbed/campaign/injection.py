@@ -1,10 +1,10 @@
-"""What a fault, an attack and an action are to the runner: one base class, and its scene.
+"""Faults, attacks and actions as the runner sees them: one base class, and the scene it works on.
 
 A kind is one module of `testbed/faults/` or `testbed/attacks/` that registers its name, parameters
 and mechanisms, and for an attack its judge (`kinds`). The runner takes each injection through arm,
 apply, observe, heal and verify. After the run the kind's judge says, from files alone, what came of
-an attack. What each step found goes into the bundle; an injection that was not observed makes a run
-invalid.
+an attack. What each step found is written into the bundle. An injection that was not observed makes
+a run invalid.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Scene:
 
     `rng` is the event's own random stream. `captures` is the directory of the bundle's raw files.
     `inventory` is the lab's file: power is switched from here (None: the packaged lab).
-    `undo_after_s`: hosts undo the event by themselves so long after it was armed. `stop` is set
-    when the run is cut off: every wait must end then (`pause`, `Watch.wait_for`).
+    `undo_after_s`: so many seconds after it was armed, hosts undo the event by themselves. `stop`
+    is set when the run is interrupted: every wait must then end (`pause`, `Watch.wait_for`).
     """
 
     event: Event
@@ -73,7 +73,7 @@ class Scene:
         return self._struck[key]
 
     def candidates(self, key: str) -> tuple[Node, ...]:
-        """The processes that `key` may come to mean: `arm` makes all of them ready ahead of time,
+        """The processes that `key` may mean when `apply` is called. `arm` prepares all of them, and
         `heal` takes that back from all of them."""
         names = self.event.targets.get(key, ())
         if any(map(is_symbolic, names)):
@@ -110,13 +110,13 @@ class Scene:
         return self.resolve(self.event, name).name
 
     def pause(self, seconds: float) -> bool:
-        """Wait. False if the run was cut off meanwhile: then return at once."""
+        """Wait. False if the run was interrupted meanwhile; the caller must then return at once."""
         return not self.stop.wait(max(0.0, seconds))
 
 
 @dataclass(frozen=True)
 class Seen:
-    """An injection was seen to take effect: by whom or by what, and what was read back.
+    """An injection was seen to take effect: what showed it, and what was read back.
 
     `at_ns` is the wall time of what was seen, if that is known better than by the moment of asking.
     """
@@ -158,17 +158,18 @@ class Injection(ABC):
         self.scene = scene
 
     def arm(self) -> None:  # noqa: B027 - nothing to make ready is the usual case
-        """Make ready, ahead of time. What outlives this program if it dies must be undone by
-        somebody else: arm that undo here (`testbed.care.dead_man`). Uses `scene.candidates`."""
+        """Prepare, before the event's time. An effect that outlives this program if it dies must be
+        undone by the host itself: arm that undo here (`testbed.care.dead_man`). Uses
+        `scene.candidates`."""
 
     @abstractmethod
     def apply(self) -> None:
-        """Do it, at once. What lasts goes on until `heal`."""
+        """Do it, at once. A lasting effect stays until `heal`."""
 
     @abstractmethod
     def observe(self, within_s: float) -> Seen | None:
-        """What shows that it took effect, seen by somebody other than who applied it; None if
-        that was not seen within `within_s`. It is asked again until the event is over."""
+        """What shows that it took effect, as seen by a process other than the one that applied it.
+        None if nothing was seen within `within_s`. It is called again until the event is over."""
 
     def heal(self) -> None:  # noqa: B027 - so it is for what is over at once
         """Undo it. Idempotent; also called when the run is cut off."""
@@ -182,7 +183,7 @@ class Injection(ABC):
 
 
 class Attack(Injection):
-    """`observe` only says that something was sent: what arrived is told by the kind's judge."""
+    """`observe` only says that something was sent. The kind's judge says what arrived."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -212,10 +213,10 @@ class Attack(Injection):
 @dataclass(frozen=True)
 class Judgement:
     """`observed`: trials that provably arrived. `distinct`: how many of these differ. `successes`:
-    effects that the kind calls a success. `attempts_unseen`: attempts of the schedule of which not
-    one trial arrived, also those that had nothing to send or of which no line is left. `refused`
-    counts what the system said, as "layer:reason". `details`: figures of the kind's own, shown in
-    the report."""
+    effects that the kind calls a success. `attempts_unseen`: attempts of the schedule without a
+    single trial that arrived. Attempts that had nothing to send, or left no line in the logs, count
+    too. `refused` counts what the system said, as "layer:reason". `details`: figures of the kind's
+    own, shown in the report."""
 
     trials: int
     observed: int

@@ -1,4 +1,4 @@
-"""This machine as a host. Units are our own children and end with us, however we end."""
+"""This machine as a host. Units are child processes of ours and end with us, however we end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an inventory to hosts that commands can use. Nothing connects before the first command."""
+"""Makes hosts from an inventory. Nothing connects before the first command."""
 
 from __future__ import annotations
 

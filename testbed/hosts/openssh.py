@@ -1,7 +1,6 @@
-"""OpenSSH's own programs: what they say, and the command line of its client.
-
-Configuration, keys and known hosts are OpenSSH's decisions, so it is asked (`openssh`). Everything
-that the testbed does on hosts goes over `ssh.py`; `ssh_argv` is for `testbed ssh` and `console`.
+"""Calls OpenSSH's own programs, and makes the command line of its client. OpenSSH decides on
+configuration, keys and known hosts, so its programs are asked (`openssh`). Everything that the
+testbed does on hosts goes over `ssh.py`; `ssh_argv` is for `testbed ssh` and `console`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def openssh(*argv: str) -> subprocess.CompletedProcess[str]:
 def ssh_argv(lab: Lab, name: str, *options: str) -> list[str]:
     """Logs in as the inventory says, through its jump hosts; an unknown host key is refused.
 
-    What the inventory leaves out comes from the user's own ssh_config.
+    Whatever the inventory does not say comes from the user's own ssh_config.
     """
     login = lab.ssh(name)
     argv = ["ssh", *options, "-o", "StrictHostKeyChecking=yes"]

@@ -94,7 +94,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _brief(action: str) -> str:
-    """Its first line: what is run is a whole program at times."""
+    """The first line of an action, which may be a whole program."""
     first = action.partition("\n")[0]
     brief = first[:ACTION_CHARS_MAX]
     return action if brief == action else f"{brief} ..."
@@ -124,7 +124,7 @@ class HostKeyRefused(Unreachable):
 
 
 class CommandFailed(HostFault):
-    """Definite: the command ran to its end and said no."""
+    """Definite: the command ran to its end and failed."""
 
     def __init__(self, host: str, action: str, result: Result) -> None:
         self.result = result
@@ -137,15 +137,14 @@ class TransferFailed(HostFault):
 
 
 class OutcomeUnknown(HostFault):
-    """The connection broke or the time ran out in the middle: the action may have happened or not.
-
-    Only what is repeatable by nature may be tried again.
+    """The connection broke, or the time ran out, before the action ended: it may have happened or
+    not. Only actions that may be repeated safely may be tried again.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command left behind. Ended by signal n, it reads as exit code 128 + n."""
+    """Exit code and output of a command. If signal n ended it, the exit code is 128 + n."""
 
     exit_code: int
     stdout: str
@@ -168,8 +167,9 @@ class Unit:
     """A long-running program that a host supervises: the name is unique on its host.
 
     `argv[0]` is an absolute path or found on the host's PATH, `cwd` absolute or below the host's
-    `root`. With `restart`, a death that nobody asked for is followed by a new start. `hardened`:
-    where the host can, it may write below `root` only and gain no rights.
+    `root`. With `restart`, the host starts it again when it dies without having been stopped.
+    `hardened`: if the host can enforce it, the program may write below `root` only, and cannot gain
+    privileges.
     """
 
     name: str
@@ -308,7 +308,8 @@ class Host(Protocol):
         """Stream a file of any size into `local_path`, whole or not at all."""
 
     def start(self, unit: Unit) -> None:
-        """Supervise a unit. The same unit already active: nothing; a changed one: replaced."""
+        """Supervise a unit. If the same unit is active already, nothing happens. A unit that
+        changed is replaced."""
 
     def stop(self, name: str, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End a unit (SIGTERM, deadline, SIGKILL to its group) and hold it down. Repeatable."""
@@ -320,7 +321,7 @@ class Host(Protocol):
         """
 
     def status(self, name: str) -> UnitStatus:
-        """How a unit does; a name never started is INACTIVE."""
+        """The state of a unit. A name that was never started is INACTIVE."""
 
     def units(self) -> tuple[str, ...]:
         """Names of all units that were started here and not stopped, by anyone."""

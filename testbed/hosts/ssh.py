@@ -1,4 +1,4 @@
-"""A machine reached over SSH, with nothing of ours on it except a directory.
+"""A machine that is reached over SSH. It has nothing of ours except one directory.
 
 Here: commands, files and followed logs over an `SshLink`. Elsewhere: connecting (`ssh_link.py`),
 supervised programs (`systemd.py`).
@@ -63,7 +63,7 @@ _PROBE_WORK_NS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class SshFacts:
-    """What one question at the first connection found out about the machine."""
+    """What the probe at the first connection found out about the machine."""
 
     uid: int
     home: PurePosixPath
@@ -265,7 +265,7 @@ class SshHost(Host):
         return SshDialogue(self.name, action, channel, begun, self.slowness)
 
     def offered_key(self) -> OfferedKey:
-        """The host key that it shows, over the same way; nobody logs in. Raises Unreachable."""
+        """The host key that it shows, without logging in. Raises Unreachable."""
         return self._link.offered_key("ask for its key")
 
     def close(self) -> None:

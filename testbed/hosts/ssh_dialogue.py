@@ -16,7 +16,7 @@ _PIECE_BYTES = 4096
 
 
 class SshDialogue(Dialogue):
-    """Over one channel; both ends send small lines, so nothing waits for the other's buffer."""
+    """Uses one channel. Both ends send short lines, so neither waits for the other's buffer."""
 
     def __init__(
         self, host: str, action: str, channel: paramiko.Channel, begun: bytes, slowness: float

@@ -7,9 +7,9 @@ connection (`ssh.py`), what the user's ssh_config says (`ssh_config.py`), host k
 Fabric connects, over Paramiko. Some of their habits are corrected here. Fabric reads ssh_config by
 itself and accepts any host key: it gets an empty configuration, what OpenSSH says, and a policy
 that refuses. The time-out does not cover the banner, the login and the jump host's tunnel: one
-watchdog covers all. A refused channel is remembered in one place for a whole connection, where
-threads read each other's: channels are opened one by one. A connection never notices a peer that
-vanished: keep-alive and TCP_USER_TIMEOUT.
+watchdog covers all. Paramiko keeps the refusal of a channel in one place per connection, where
+threads would read each other's: so channels are opened one by one. A connection does not notice
+that its peer vanished: so keep-alive and TCP_USER_TIMEOUT are set.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class SshSettings:
 
 @dataclass(frozen=True, slots=True)
 class OfferedKey:
-    """What a machine shows, and where it would be written: known_hosts names it by these."""
+    """The key that a machine shows, and the address, port and known_hosts file that it would be
+    written under."""
 
     addr: str
     port: int
@@ -333,7 +334,7 @@ def _end(connection: _Connection) -> None:
 
 
 def _abort(connection: Connection, proxy: paramiko.Channel | paramiko.ProxyCommand | None) -> None:
-    """Unblocks a connection attempt in any stage."""
+    """Ends a connection attempt, whatever stage it blocks in."""
     with suppress(Exception):
         connection.client.close()
     if proxy is not None:
@@ -342,7 +343,7 @@ def _abort(connection: Connection, proxy: paramiko.Channel | paramiko.ProxyComma
 
 
 def _tune(transport: paramiko.Transport) -> None:
-    """Notice a peer that vanished; send small requests at once."""
+    """Set options: notice a peer that vanished, send small requests at once."""
     transport.set_keepalive(KEEPALIVE_S)
     if isinstance(transport.sock, socket.socket):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

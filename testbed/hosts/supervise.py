@@ -68,7 +68,7 @@ class SupervisedUnit:
             return True
 
     def ask_to_stop(self) -> None:
-        """Hold the unit down from now on, and ask its processes to end."""
+        """Keep the unit from being started again, and ask its processes to end."""
         with self._lock:
             self._stopping.set()
             if self._life:

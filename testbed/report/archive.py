@@ -1,8 +1,8 @@
-"""What a bundle needs to be handed on: README.md, ro-crate-metadata.json and SHA256SUMS.
+"""What a bundle needs when it is given to others: README.md, ro-crate-metadata.json and SHA256SUMS.
 
-The sums protect against damage, not against somebody who changes them too; ledgers protect
-themselves (`testbed ledger verify`). Sums of what was measured are written when a campaign ends
-and are kept by a later `testbed report`, so that a changed file is found. Checking is in `verify`.
+The sums protect against damage, not against a person who changes the sums too. Ledgers protect
+themselves (`testbed ledger verify`). The sums of measured files are written when a campaign ends. A
+later `testbed report` keeps them, so that a changed file is found. Checking is in `verify`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def describe(bundle: Bundle, summary: Summary) -> None:
 
 
 def seal(bundle: Bundle, *, measured: bool) -> None:
-    """Write the sums of all files. Unless something was `measured` since, those of measured files
-    stay what they were."""
+    """Write the sums of all files. The sums of measured files are only written anew if `measured`,
+    that is, if something was measured since."""
     before = {} if measured else read_sums(bundle)
     sums = {}
     for name in files(bundle):
@@ -43,15 +43,15 @@ def seal(bundle: Bundle, *, measured: bool) -> None:
 
 
 def files(bundle: Bundle) -> list[str]:
-    """Relative names, sorted, of all files but the sums, the bundle's lock and half-written ones;
-    links are none of ours."""
+    """The sorted relative names of all files except the sums, the bundle's lock and half-written
+    files. Links are left out: we write none."""
     found = (path for path in bundle.path.rglob("*") if path.is_file() and not path.is_symlink())
     names = (path.relative_to(bundle.path) for path in found if not path.match(".*.part"))
     return sorted(name for name in map(Path.as_posix, names) if name not in (SUMS, LOCK))
 
 
 def is_derived(name: str) -> bool:
-    """By its place in the bundle, or in the folder of a run."""
+    """Whether a file is derived, by its place in the bundle or in the folder of a run."""
     parts = name.split("/")
     if parts[0] == "attempts":
         return False
@@ -69,7 +69,7 @@ def digest(path: Path) -> str:
 
 
 def read_sums(bundle: Folder) -> dict[str, str]:
-    """By relative name; nothing if there are none. Raises ConfigurationError."""
+    """The sums by relative file name; empty if there are none. Raises ConfigurationError."""
     if not (bundle.path / SUMS).exists():
         return {}
     sums = {}
@@ -82,7 +82,8 @@ def read_sums(bundle: Folder) -> dict[str, str]:
 
 
 def _readme(bundle: Bundle, summary: Summary) -> str:
-    """For whoever evaluates the artifact: each claim, what came of it, what to type."""
+    """README.md for people who evaluate the bundle: each claim, its result, and the commands that
+    check it."""
     manifest = bundle.manifest
     return _environment.get_template("bundle.md.j2").render(
         summary=summary, manifest=manifest, replay=replay_command(manifest)

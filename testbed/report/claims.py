@@ -1,4 +1,4 @@
-"""What came of each claim that a campaign puts to the test, from what was judged already."""
+"""The result of each claim that a campaign tests, from verdicts that exist already."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def claims(
     properties: Sequence[PropertyResult],
     skipped: Sequence[SkippedResult],
 ) -> Iterator[ClaimResult]:
-    """A claim holds if all that shows it held: attacks, properties, and faults that were seen and
-    healed. What was skipped shows nothing; if all was, so is the claim."""
+    """A claim holds if everything that shows it held: attacks, properties, and faults that were
+    seen and healed. Skipped events show nothing. If all were skipped, so is the claim."""
     by_attack = {each.id: each for each in attacks}
     verdicts: dict[str, ClaimVerdict] = {each.id.partition(".")[0]: "skipped" for each in skipped}
     verdicts |= {each.id: _of_fault(each) for each in faults}
@@ -49,7 +49,7 @@ def claims(
 
 
 def _verdict(claim: Claim, verdicts: Mapping[str, ClaimVerdict]) -> ClaimVerdict:
-    """What is missing was not seen. What was skipped leaves the claim to the others."""
+    """What is missing counts as not seen. A skipped event does not count; the others decide."""
     found = [verdicts.get(name, "invalid") for name in claim.shown_by]
     shown = [each for each in found if each != "skipped"]
     if not shown:

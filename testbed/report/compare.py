@@ -1,4 +1,4 @@
-"""Two or more results side by side: how they were made differently, and what came out differently.
+"""Compares two or more results: how they were made differently, and what came out differently.
 
 Each result is compared with the first one. If both have the same schedule, both met the same
 arrivals and faults, and their runs are paired by number. Otherwise the two sets of runs are
@@ -68,9 +68,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """`b` compared with `a` (names of bundles). `obstacles`: why no figures can be compared; then
-    there are none. `verdicts`: all of both, if they are of two systems; `changes` are those that
-    differ."""
+    """`b` compared with `a` (names of bundles). `obstacles`: why figures cannot be compared; then
+    there are no figures. `verdicts`: all verdicts of both, if the systems under test differ.
+    `changes`: the verdicts that differ."""
 
     a: str
     b: str

@@ -69,8 +69,9 @@ def _maybe(value: float | None) -> Known | None:
 
 
 def admission_ms(run: RunSummary) -> Known | None:
-    """The median over all devices that asked. A device that was never admitted took longer than all
-    that were. A summary has only a few quantiles of those, so the median lies between two of them.
+    """The median over all devices that asked for admission. A device that was never admitted counts
+    as slower than all others. A summary has only a few quantiles, so the median is only known to
+    lie between two of them.
     """
     seen = run.latency_ms.admission
     if not seen.n + seen.censored:
@@ -97,7 +98,7 @@ QUANTITIES: tuple[Quantity, ...] = (
 
 
 def _calm(name: str) -> Callable[[RunSummary], Known | None]:
-    """In the phase called baseline, before anything is injected."""
+    """Figures of the phase called baseline, before anything is injected."""
     return lambda run: _quantile(run.load.baseline, name) if run.load.baseline else None
 
 
@@ -160,8 +161,8 @@ def _figure(quantity: Quantity, counted: Sequence[RunRow]) -> Figure:
 def bounds_on_ratios(
     wanted: DegradationExpect, shown: Sequence[Figure]
 ) -> Iterator[PropertyResult]:
-    """The campaign's bounds on degradation. The median of the paired ratios decides if there are
-    enough pairs for an interval; with fewer, nothing is decided."""
+    """The campaign's bounds on degradation. If there are enough pairs for an interval, the median
+    of the paired ratios decides. With fewer pairs there is no verdict."""
     for figure in shown:
         bound: Bound | None = getattr(wanted, figure.name, None)
         if bound is None:

@@ -1,7 +1,7 @@
-"""Latencies of a run, from events of devices and replicas. Each uses one clock; none is dropped.
-
-The load is open-loop: an operation's latency counts from its intended time, whatever happened to
-the one before. A late answer has its true latency; an operation without an answer is censored.
+"""Latencies of a run, from events of devices and replicas. Each latency is measured with one clock,
+and none is dropped. The load is open-loop: an operation's latency counts from its intended time,
+whatever happened to the operation before. A late answer has its true latency; an operation without
+an answer is censored.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _censored(
 def _never_told_of(
     evidence: Evidence, logged: set[tuple[str, str | None, int]]
 ) -> Iterator[Operation]:
-    """What a device should have sent by its plan and did not log, because it or its machine was
+    """Operations of a device's plan that the device did not log, because it or its machine was
     down. (Boards have no plan.)"""
     start_ns = evidence.start_ns
     if start_ns is None or not evidence.completed or evidence.schedule.workload.kind == "enrol":

@@ -1,4 +1,4 @@
-"""What a reader should know before believing the numbers of a run."""
+"""Notes that a reader should know before trusting the numbers of a run."""
 
 from __future__ import annotations
 

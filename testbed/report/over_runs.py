@@ -223,7 +223,7 @@ def _attack_verdict(successes: int, bound: float | None, allowed: float | None) 
 
 
 def _faults(counted: Sequence[RunSummary]) -> Iterator[FaultOverRuns]:
-    """A repeated fault (`every`) has events named after it. Here they are one fault."""
+    """A repeated fault (`every`) has one event per repetition. Here they are one fault."""
     groups: dict[tuple[str, str], list[list[FaultResult]]] = {}
     for summary in counted:
         here: dict[tuple[str, str], list[FaultResult]] = {}
@@ -248,7 +248,8 @@ def _faults(counted: Sequence[RunSummary]) -> Iterator[FaultOverRuns]:
 
 
 def _worst(runs: Sequence[Sequence[float | None]]) -> Estimate:
-    """Over the largest value of each run. None (it never came) is larger than all values."""
+    """Statistics over the largest value of each run. None (it never happened) is larger than all
+    values."""
     bounds = [[between(0.0) if ms is None else known(ms) for ms in run] for run in runs]
     return median([Known(max(k.lo for k in run), max(k.hi for k in run)) for run in bounds])
 
@@ -323,7 +324,7 @@ def _notes(
 
 
 def _notes_of_runs(rows: Sequence[RunRow]) -> Iterator[str]:
-    """Each note once, with the runs that it is about unless it is about all."""
+    """Each note once. If it is not about all runs, its runs are named."""
     runs: dict[str, list[int]] = {}
     judged = [row for row in rows if row.summary is not None]
     for row in judged:

@@ -62,7 +62,7 @@ def _figures(plots: Sequence[Plot]) -> dict[str, list[tuple[str, Markup]]]:
 
 
 def _inline(svg: bytes) -> Markup:
-    """Without the XML prologue, which belongs at the head of a file."""
+    """The SVG without its XML prologue, which is only allowed at the beginning of a file."""
     text = svg.decode()
     return Markup(text[text.index("<svg") :])  # noqa: S704 - our own SVG
 

@@ -80,7 +80,8 @@ RESULT_COLUMNS = {
 
 
 def results(evidence: Evidence, summary: RunSummary, found: Sequence[Operation]) -> Table:
-    """`base` is phase `baseline` of the same run, `attack` the phase of the injection."""
+    """One row per injection. `base` is the phase `baseline` of the same run; `attack` is the phase
+    of the injection."""
     found_rows = _result_rows(evidence, summary, found)
     rows = [tuple(row.get(name) for name in RESULT_COLUMNS) for row in found_rows]
     return Table(name="results", columns=RESULT_COLUMNS, rows=rows)
@@ -175,7 +176,7 @@ def _fault_cells(steps: Sequence[Injection], safety: bool | None) -> dict[str, C
 
 
 def _worst_s(values_ms: Sequence[float | None]) -> float | None:
-    """None if one of them never came."""
+    """The longest recovery. None if one of them never happened."""
     known = [each for each in values_ms if each is not None]
     return max(known) / 1000 if known and len(known) == len(values_ms) else None
 

@@ -112,7 +112,7 @@ def _timeline(evidence: Evidence, mark: str | None) -> Figure:
 
 
 def _crowded(schedule: Schedule) -> bool:
-    """Whether names of phases would run into the next one if they stood side by side."""
+    """Whether a phase's name would overlap the next one if both were written side by side."""
     run_in = WIDTH_IN - LEFT_IN
     return any(
         len(phase.name) * CHARACTER_IN > (phase.end_ms - phase.start_ms) / schedule.run_ms * run_in

@@ -73,8 +73,7 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkippedResult(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that this lab has no means for, and why. It was not done, so nothing follows from
-    it."""
+    """An event that this lab has no means for, and why. It was not done, so it proves nothing."""
 
     id: str
     kind: str
@@ -82,7 +81,7 @@ class SkippedResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FaultOverRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault over all counted runs. `targets`: everything it fell on. `recovery_ms` and
+    """One fault over all counted runs. `targets`: everything that it hit. `recovery_ms` and
     `whole_ms`: the worst value of each run; a run that never recovered is censored."""
 
     id: str

@@ -114,7 +114,8 @@ def _load(row: RunRow) -> Sequence[str]:
 
 
 def _amiss(summary: Summary) -> Sequence[RunRow]:
-    """Runs that do not count, as many as fit on a screen. (The notes say why a run is invalid.)"""
+    """Runs that do not count; at most as many as fit on a screen. (The notes say why a run is
+    invalid.)"""
     rows = [row for row in summary.runs if row.reason and row.state not in ("done", "invalid")]
     return rows[:RUNS_SHOWN_MAX]
 

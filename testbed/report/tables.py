@@ -159,7 +159,7 @@ def _faults(evidence: Evidence) -> Table:
 
 
 def _runs(summary: Summary) -> Table:
-    """Figures only of runs that count."""
+    """A row for every run. Only runs that count have figures."""
 
     def of_run(value: Callable[[RunSummary], Cell]) -> Callable[[RunRow], Cell]:
         return lambda row: value(row.summary) if row.counted and row.summary else None
@@ -168,7 +168,7 @@ def _runs(summary: Summary) -> Table:
         return of_run(lambda run: value(run.load.judged))
 
     def admission(run: RunSummary) -> Cell:
-        """Not known exactly if some device was never admitted."""
+        """The median admission; not known exactly if some device was never admitted."""
         ms = admission_ms(run)
         return None if ms is None or ms.censored else ms.lo
 

@@ -1,4 +1,4 @@
-"""Whether a bundle is whole, and what is derived in it follows from its raw files."""
+"""Checks that a bundle is complete, and that its derived files follow from its raw files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["verify_bundle"]
 
 
 def verify_bundle(bundle: Bundle) -> Iterator[str]:
-    """What is wrong with a bundle, one line each: files that were changed, lost or added, inputs
-    that are not what was run, and derived files that its raw files do not give."""
+    """What is wrong with a bundle, one line each: files that were changed, lost or added; inputs
+    that are not what was run; derived files that do not follow from the raw files."""
     sums = read_sums(bundle)
     if not sums:
         yield f"no {SUMS}: the campaign did not end, or another version made it"
@@ -37,7 +37,7 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
 
 
 def _rederived(bundle: Bundle, names: set[str]) -> Iterator[str]:
-    """Derived files that come out differently when they are made anew from a copy."""
+    """Derived files that differ when they are rebuilt in a copy of the bundle."""
     with TemporaryDirectory(prefix="verify-") as scratch:
         needed = sum((bundle.path / n).stat().st_size for n in names)
         free = shutil.disk_usage(scratch).free
