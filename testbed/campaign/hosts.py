@@ -1,4 +1,4 @@
-"""Opens the hosts of a lab for a deployment: checks that SSH hosts have our code, makes local hosts.
+"""Opens the hosts of a lab for a deployment: SSH hosts must have our code, local hosts are made.
 
 A campaign, a running lab and the provisioning benchmark begin with this. Opening SSH hosts
 alone is in `testbed.hosts.opening`.
