@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nodes.board.control import command as order
 from testbed.campaign.file import load_campaign
 from testbed.campaign.kinds import Kind, kinds
 from testbed.care.dead_man import armed
@@ -165,7 +166,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
     with emulated(files / "lab", hosts=4, boards=2) as made:
         for word in ("provision", "flash"):
             command(made, word)
+        in_the_clear(made).write_text(made.inventory.read_text() + "broker: {kind: embedded}\n")
         yield made
+
+
+def in_the_clear(lab: EmulatedLab) -> Path:
+    """Its inventory with a broker without TLS, or nobody could stand in between."""
+    return lab.inventory.with_name("in-the-clear.yaml")
 
 
 def command(lab: EmulatedLab, *words: str) -> str:
@@ -186,6 +193,55 @@ def of_faults(inside: SshHost) -> list[str]:
         return [str(fault)]
 
 
+def of_cables(lab: EmulatedLab) -> list[str]:
+    """What a fault or an attack has left on boards' lines."""
+    found = []
+    for board in ("th01", "th02"):
+        status = order(lab.board_control(board), "status")
+        if not status["plugged"] or status["noise"] or status["middle"]:
+            found.append(f"{board}: {status}")
+    return found
+
+
+def killed_in_the_middle(
+    start: Callable[[Path, str], Orchestrator], lab: EmulatedLab, events: list[dict[str, object]]
+) -> None:
+    """Nothing of the events is left on hosts and lines; `restore` then finds nothing but the run's
+    own processes."""
+    names = [machine.name for machine in lab.plan.machines]
+    command(lab, "restore")
+    orchestrator = start(in_the_clear(lab), campaign(events).replace("guard: none", DEAD_MAN))
+    orchestrator.reach("applied", len(events))
+    orchestrator.kill()
+    for name in names:
+        with host(lab, name) as inside:
+            eventually(lambda: of_faults(inside) == [], UNDONE_S_MAX)
+    eventually(lambda: of_cables(lab) == [], UNDONE_S_MAX)
+    command(lab, "restore")
+    for name in names:
+        with host(lab, name) as inside:
+            assert leftover(inside).lines == []
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
+def test_hosts_undo_several_kinds_by_themselves(
+    begin: Callable[[Path, str], Orchestrator], lab: EmulatedLab
+) -> None:
+    """Each by another undo: a unit, a signal, an order, rules of links, a cable."""
+    kinds_at_once = {
+        "store.alter": "replica(0)",
+        "process.stop": "replica(1)",
+        "byzantine.silent": "replica(2)",
+        "process.cpu": "replica(3)",
+        "net.partition": None,
+        "serial.mitm": None,
+        "device.mitm": None,
+    }
+    events = [event(kinds()[name], on, for_="8s") for name, on in kinds_at_once.items()]
+    killed_in_the_middle(begin, lab, events)
+
+
 @pytest.mark.lab
 @pytest.mark.soak
 @pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
@@ -193,17 +249,4 @@ def of_faults(inside: SshHost) -> list[str]:
 def test_hosts_undo_it_by_themselves(
     begin: Callable[[Path, str], Orchestrator], lab: EmulatedLab, kind: Kind
 ) -> None:
-    """And `restore` then finds nothing but the run's own processes."""
-    names = [machine.name for machine in lab.plan.machines]
-    command(lab, "restore")
-    text = campaign([event(kind, "host(pi02)", for_="5s")]).replace("guard: none", DEAD_MAN)
-    orchestrator = begin(lab.inventory, text)
-    orchestrator.reach("applied", 1)
-    orchestrator.kill()
-    for name in names:
-        with host(lab, name) as inside:
-            eventually(lambda: of_faults(inside) == [], UNDONE_S_MAX)
-    command(lab, "restore")
-    for name in names:
-        with host(lab, name) as inside:
-            assert leftover(inside).lines == []
+    killed_in_the_middle(begin, lab, [event(kind, "host(pi02)", for_="5s")])
