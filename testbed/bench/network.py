@@ -28,6 +28,7 @@ from nodes.config import (
     certificate_spki,
 )
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, PublicKeys, keygen
+from nodes.switch.replica import SwitchedReplicaConfig
 from testbed.errors import LabFault
 
 __all__ = ["READY_S_MAX", "STOP_S_MAX", "HeldPort", "Network"]
@@ -35,6 +36,7 @@ __all__ = ["READY_S_MAX", "STOP_S_MAX", "HeldPort", "Network"]
 READY_S_MAX = 60.0
 STOP_S_MAX = 60.0
 TRACE = "trace.bin"
+SWITCH = "switch"
 _POLL_S = 0.01
 
 
@@ -42,7 +44,8 @@ class Network:
     """Files of all replicas under `directory`; processes are started one by one or together.
 
     `clients` names the gateways that get a key under `directory/<name>`. `store` is "sqlite" or
-    "memory". With `trace_every` one request in so many is traced.
+    "memory". With `trace_every` one request in so many is traced. With `switch` each replica has
+    the switch of campaigns, without an order.
     """
 
     def __init__(
@@ -59,10 +62,12 @@ class Network:
         profile: bool = False,
         keep_data_blocks: int | None = None,
         trace_every: int | None = None,
+        switch: bool = False,
     ) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self._lies = dict(byzantine or {})
+        self._program = "switch.replica" if switch else "replica.process"
         self.replicas = range(replicas)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         keys = {n: keygen(self.home(n)) for n in self.replicas}
@@ -91,6 +96,9 @@ class Network:
             if n in self._lies:
                 fields = msgspec.structs.asdict(config)
                 config = ByzantineConfig(**fields, byzantine=self._lies[n])
+            elif switch:
+                fields = msgspec.structs.asdict(config)
+                config = SwitchedReplicaConfig(**fields, switch=SWITCH)
             self.config(n).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
 
     def home(self, replica: int) -> Path:
@@ -139,7 +147,7 @@ class Network:
                     [
                         sys.executable,
                         "-m",
-                        f"nodes.{'byzantine' if n in self._lies else 'replica'}.process",
+                        f"nodes.{'byzantine.process' if n in self._lies else self._program}",
                         "--config",
                         str(self.config(n)),
                         "--exit-on-stdin-eof",

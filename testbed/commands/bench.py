@@ -19,6 +19,7 @@ def bench() -> None:
 app.command()(bench_consensus.consensus)
 app.command()(bench_consensus.memory)
 app.command()(bench_consensus.traces)
+app.command()(bench_consensus.switch)
 app.command("catch-up")(bench_consensus.catch_up)
 app.command()(bench_devices.serial)
 app.command()(bench_devices.admission)

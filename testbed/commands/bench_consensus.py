@@ -1,4 +1,4 @@
-"""`testbed bench consensus|memory|catch-up|traces`: replica processes under signed load."""
+"""`testbed bench consensus|memory|catch-up|traces|switch`: replica processes under signed load."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import typer
 
 from testbed.bench import catch_up as catching_up
 from testbed.bench import memory as memories
+from testbed.bench import overhead
 from testbed.bench import table as tables
-from testbed.bench import traces as tracing
 from testbed.bench.consensus import Plan, Result, measure
 from testbed.commands.options import JsonOption, columns, markdown, print_json, say, time_option
 from testbed.errors import ConfigurationError
 from testbed.report.pairing import estimate_in_words
 
-__all__ = ["catch_up", "consensus", "memory", "traces"]
+__all__ = ["catch_up", "consensus", "memory", "switch", "traces"]
 
 Replicas = Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")]
 InFlight = Annotated[
@@ -165,17 +165,43 @@ def traces(
 
     Example: testbed bench traces --pairs 20 --every 10
     """
-    result = tracing.measure(
-        tracing.Plan(
-            replicas=replicas,
-            in_flight=in_flight,
-            payload_bytes=payload,
-            every=every,
-            pairs=pairs,
-            turn_requests=requests,
-        ),
-        say,
+    plan = overhead.Plan(
+        replicas=replicas,
+        in_flight=in_flight,
+        payload_bytes=payload,
+        every=every,
+        pairs=pairs,
+        turn_requests=requests,
     )
+    _overhead(plan, as_json)
+
+
+def switch(
+    *,
+    replicas: Replicas = 4,
+    in_flight: InFlight = 1000,
+    payload: Payload = 512,
+    pairs: Annotated[int, typer.Option(min=1, help="Turns without and with a switch.")] = 10,
+    requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
+    as_json: JsonOption = False,
+) -> None:
+    """What the switch of campaigns costs a replica without an order: CPU time with over without.
+
+    Example: testbed bench switch --pairs 20
+    """
+    plan = overhead.Plan(
+        what="switch",
+        replicas=replicas,
+        in_flight=in_flight,
+        payload_bytes=payload,
+        pairs=pairs,
+        turn_requests=requests,
+    )
+    _overhead(plan, as_json)
+
+
+def _overhead(plan: overhead.Plan, as_json: bool) -> None:
+    result = overhead.measure(plan, say)
     if as_json:
         print_json(msgspec.to_builtins(result))
         return
@@ -183,9 +209,13 @@ def traces(
         columns(
             [
                 ("CPU us per request and replica, without", f"{median(result.without_us):.1f}"),
-                ("the same with traces", f"{median(result.with_us):.1f}"),
+                (f"the same with {plan.what}", f"{median(result.with_us):.1f}"),
                 ("ratio, median of pairs [95 %]", estimate_in_words(result.ratio)),
-                ("bytes of traces per request, all replicas", f"{result.trace_bytes:.0f}"),
+                *(
+                    [("bytes of traces per request, all replicas", f"{result.trace_bytes:.0f}")]
+                    if plan.what == "traces"
+                    else []
+                ),
             ]
         )
     )

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from testbed.bundle import find_bundle
 from testbed.commands.judging import finish
-from testbed.commands.options import JsonOption, print_json
+from testbed.commands.options import JsonOption, columns, print_json
 
 __all__ = ["app"]
 
@@ -48,6 +48,41 @@ def report(
     """
     if context.invoked_subcommand is None:
         raise typer.Exit(finish(find_bundle(run), as_json=as_json, again=True))
+
+
+@app.command()
+def times(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One or more bundles.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print how far from the plan events began, were seen and ended, by kind."""
+    from testbed.checks.evidence import Evidence  # noqa: PLC0415 - loads statistics
+    from testbed.report.times import Late  # noqa: PLC0415 - see above
+    from testbed.report.times import times as times_of  # noqa: PLC0415 - see above
+
+    found = times_of(Evidence(run) for name in runs for run in find_bundle(name).runs)
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+
+    def cells(late: Late) -> tuple[str, str]:
+        return ("-", "-") if late.p50_ms is None else (f"{late.p50_ms:.0f}", f"{late.max_ms:.0f}")
+
+    head = (
+        "KIND",
+        "EVENTS",
+        "APPLIED P50",
+        "MAX",
+        "SEEN P50",
+        "MAX",
+        "HEALED P50",
+        "MAX (ms late)",
+    )
+    rows = (
+        (each.kind, str(each.events), *cells(each.applied), *cells(each.seen), *cells(each.healed))
+        for each in found
+    )
+    typer.echo(columns([head, *rows]))
 
 
 @app.command()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from typer.testing import CliRunner
 
-from testbed.bench import catch_up, limit, memory, traces
+from testbed.bench import catch_up, limit, memory, overhead
 from testbed.bench.consensus import Plan
 from testbed.bench.hops import HOPS
 from testbed.bench.limit import verification_limit
@@ -132,13 +133,16 @@ def test_the_command_prints_json_for_machines_and_writes_profiles(tmp_path: Path
     assert 0 < total_ms < printed["alone_ms"]["max"]
 
 
-def test_the_cost_of_traces_is_a_ratio_of_pairs() -> None:
-    plan = traces.Plan(in_flight=8, pairs=2, turn_requests=60, every=2)
-    result = traces.measure(plan, lambda _: None)
+@pytest.mark.parametrize("what", ["traces", "switch"])
+def test_the_cost_of_traces_and_of_a_switch_is_a_ratio_of_pairs(
+    what: Literal["traces", "switch"],
+) -> None:
+    plan = overhead.Plan(what=what, in_flight=8, pairs=2, turn_requests=60, every=2)
+    result = overhead.measure(plan, lambda _: None)
     assert len(result.without_us) == len(result.with_us) == result.ratio.n == 2
     assert result.ratio.value is not None
     assert result.ratio.value > 0
-    assert result.trace_bytes > 0
+    assert (result.trace_bytes > 0) == (what == "traces")
 
 
 def test_a_profile_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -800,6 +800,19 @@ def test_report_prints_the_schema_of_the_summary(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("Usage: testbed report schema [OPTIONS]")
 
 
+def test_times_say_how_far_from_the_plan_events_began_and_ended(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over all events of a kind; an attack that the orchestrator did not note has none."""
+    change(run, "faults", lambda found: [e | {"t": e["t"] + 5 * 10**6} for e in found])
+    assert cli.main(["report", "times", str(run.bundle.path), "--json"]) == 0
+    replay, crash = json.loads(capsys.readouterr().out)
+    assert (crash["kind"], crash["events"]) == ("process.crash", 1)
+    assert crash["applied"] == {"n": 1, "p50_ms": 7.0, "max_ms": 7.0}
+    assert crash["healed"] == {"n": 1, "p50_ms": 5.0, "max_ms": 5.0}
+    assert (replay["kind"], replay["events"], replay["applied"]["n"]) == ("device.replay", 3, 0)
+
+
 def test_report_takes_options_before_and_after_the_run(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

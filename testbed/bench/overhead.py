@@ -1,7 +1,8 @@
-"""`testbed bench traces`: what tracing costs a replica, as a paired ratio of CPU time.
+"""`testbed bench traces` and `testbed bench switch`: what tracing, or the switch of campaigns
+without an order, costs a replica, as a paired ratio of CPU time.
 
-Two networks stand side by side, one of which writes traces. They are under the same load in turns:
-without, with, with, without. A pair is two neighbours. The client is left out: it writes none.
+Two networks stand side by side, one of which has it. They are under the same load in turns:
+without, with, with, without. A pair is two neighbours. The client is left out: it has neither.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import psutil
@@ -26,7 +28,9 @@ __all__ = ["Plan", "Result", "measure"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Each pair is one turn of `turn_requests` without and one with traces."""
+    """Each pair is one turn of `turn_requests` without and one with what is measured."""
+
+    what: Literal["traces", "switch"] = "traces"
 
     replicas: int = 4
     in_flight: int = 1000
@@ -39,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """CPU time of one replica per request. `trace_bytes` of all replicas, per request."""
 
-    schema: str = "testbed.bench.traces/1"
+    schema: str = "testbed.bench.overhead/1"
     plan: Plan
     without_us: list[float]
     with_us: list[float]
@@ -60,22 +64,24 @@ class _Side(msgspec.Struct):
 def measure(plan: Plan, say: Say) -> Result:
     """Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        of = {every: devices(plan.in_flight) for every in (None, plan.every)}
+        of = {has: devices(plan.in_flight) for has in (False, True)}
         networks = {
-            every: Network(
-                Path(directory, f"every-{every}"),
+            has: Network(
+                Path(directory, f"{has}"),
                 replicas=plan.replicas,
                 policy=bench_policy(each),
-                trace_every=every,
+                trace_every=plan.every if has and plan.what == "traces" else None,
+                switch=has and plan.what == "switch",
             )
-            for every, each in of.items()
+            for has, each in of.items()
         }
-        with networks[None] as without, networks[plan.every] as traced:
-            say(f"starting {plan.replicas} replicas without and {plan.replicas} with traces")
+        with networks[False] as without, networks[True] as having:
+            say(f"starting {plan.replicas} replicas without and {plan.replicas} with {plan.what}")
             without.start()
-            traced.start()
-            sides = run(_turns(plan, [(without, of[None]), (traced, of[plan.every])], say))
-            size = sum(traced.trace(n).stat().st_size for n in traced.replicas)
+            having.start()
+            sides = run(_turns(plan, [(without, of[False]), (having, of[True])], say))
+            traces = [path for n in having.replicas if (path := having.trace(n)).exists()]
+            size = sum(path.stat().st_size for path in traces)
     return Result(
         plan=plan,
         without_us=sides[0].spent_us,
