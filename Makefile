@@ -19,7 +19,7 @@ help: ## this list
 demo: $(STAMP) ## run the main job on this machine (loopback): about a minute
 	@$(VENV)/bin/testbed run quick-start $(ARGS)
 
-paper: $(STAMP) ## put each claim of the paper to the test (loopback): about three minutes
+paper: $(STAMP) ## put each claim of the paper to the test (loopback): about four minutes
 	@$(VENV)/bin/testbed run paper-claims $(ARGS)
 
 test: $(STAMP) ## the test suite; lab tests skip themselves without root

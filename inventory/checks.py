@@ -164,7 +164,7 @@ def _ports(lab: Lab) -> Iterator[Mistake]:
     for name, host in lab.hosts.items():
         if host.port is None:
             continue
-        count = ("replica" in host.roles) + ("broker" in host.roles) * of_broker
+        count = len({"replica", "spare"} & {*host.roles}) + ("broker" in host.roles) * of_broker
         where, last = ("hosts", name, "port"), host.port + count - 1
         if last > port_max:
             yield Mistake(where, f"its processes need ports to {last}, the last is {port_max}")

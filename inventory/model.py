@@ -50,7 +50,8 @@ __all__ = [
     "roles",
 ]
 
-Role = Literal["replica", "gateway", "broker", "environment", "mobile"]
+Role = Literal["replica", "spare", "gateway", "broker", "environment", "mobile"]
+# A spare stands by as a replica: it has keys and a number, and is no member until it is added.
 # What a fault or a check may need of a host: tc netem; the user-space link switch; an own nft
 # table; power cut and return; setting the clock; CPU and memory limits; failing block devices;
 # switching USB ports off.

@@ -42,7 +42,7 @@ class Phases:
     def observe(self, what: Observation, view: int, seq: int, epoch: int) -> None:
         hop = _HOPS.get(what)
         if hop is None:
-            self._events.emit(what, view=view, seq=seq)
+            self._events.emit(what, view=view, seq=seq, epoch=epoch)
             return
         self._trace.block(hop, seq, view=view, epoch=epoch)
         if hop is Hop.PREPARED:

@@ -34,6 +34,7 @@ class NodeView:
     name: str
     role: NodeRole
     height: int = 0
+    epoch: int = 0
     view: int = 0
     phase: str = ""
     state: str = "starting"
@@ -62,6 +63,7 @@ class Watch:
             for node in deployment.nodes
             if node.role not in ("board", "broker")
         }
+        self._members = {node.name for node in deployment.with_role("replica")}
         self.boards: dict[str, str] = {
             node.name: "starting" for node in deployment.with_role("board")
         }
@@ -97,16 +99,31 @@ class Watch:
 
     @property
     def replicas(self) -> list[NodeView]:
-        return [view for view in self.nodes.values() if view.role == "replica"]
+        """The members of the newest epoch."""
+        return [view for view in self.nodes.values() if view.name in self._members]
+
+    def join(self, node: Node) -> None:
+        """A spare is a member from now on."""
+        self._members.add(node.name)
+
+    def leave(self, node: Node) -> None:
+        """A replica is no member any more."""
+        self._members.discard(node.name)
+
+    @property
+    def epoch(self) -> int:
+        """The newest that any member has entered."""
+        return max((replica.epoch for replica in self.replicas), default=0)
 
     @property
     def devices(self) -> list[NodeView]:
         return [view for view in self.nodes.values() if view.role in ("mobile", "environment")]
 
     def current_view(self, apart_from: Iterable[str] = ()) -> int:
-        """The highest view that any replica (but those) has entered."""
-        away = set(apart_from)
-        return max((r.view for r in self.replicas if r.name not in away), default=0)
+        """The highest view of the newest epoch that any replica (but those) has entered."""
+        away, epoch = set(apart_from), self.epoch
+        there = (r for r in self.replicas if r.name not in away and r.epoch == epoch)
+        return max((r.view for r in there), default=0)
 
     def tip(self, apart_from: Iterable[str] = ()) -> int:
         """The greatest height that any replica (but those) has executed."""
@@ -114,9 +131,10 @@ class Watch:
         return max((r.height for r in self.replicas if r.name not in away), default=0)
 
     def primary(self) -> Node:
-        """The replica whose turn it is in the current view (epoch 0: ids are positions)."""
-        replicas = self._deployment.with_role("replica")
-        return replicas[self.current_view() % len(replicas)]
+        """The member whose turn it is in the current view: they take turns in the order of ids."""
+        there = [node for node in self._deployment.nodes if node.name in self._members]
+        members = sorted(there, key=lambda node: node.index)
+        return members[self.current_view() % len(members)]
 
     def _keep_reading(self, node: Node) -> None:
         """Runs until closed. A host that was lost (by a power cut, say) is followed again when it
@@ -164,6 +182,9 @@ class Watch:
             case "installed":
                 seen.height = max(seen.height, event["height"])
                 seen.phase = "caught up"
+            case "epoch":
+                seen.epoch, seen.view = event["epoch"], 0
+                seen.phase = "new epoch"
             case "view":
                 seen.view = max(seen.view, event["view"])
                 seen.phase = "new view"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from chain.ledger.identity import Identity
     from testbed.standing.operator import Operator
 
-__all__ = ["AdmitAction", "RevokeAction"]
+__all__ = ["AdmitAction", "RevokeAction", "desk_of"]
 
 
 class RevokeDevice(Params):
@@ -77,7 +77,8 @@ _desks: WeakKeyDictionary[Deployment, _Desk] = WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def _desk_of(deployment: Deployment) -> _Desk:
+def desk_of(deployment: Deployment) -> _Desk:
+    """One for each deployment."""
     with _making:
         if deployment not in _desks:
             _desks[deployment] = _Desk(deployment)
@@ -89,7 +90,7 @@ class OperatorAction(Injection):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self.desk = _desk_of(scene.deployment)
+        self.desk = desk_of(scene.deployment)
         self._proven: dict[str, object] = {}
 
     @abstractmethod

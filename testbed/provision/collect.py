@@ -42,7 +42,7 @@ def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
         wanted[node.file(TRACE)] = f"raw/trace/{node.name}.bin"
     problems: list[str] = []
     try:
-        if node.role == "replica" and present(host, [node.file(STORE)]):
+        if node.role in ("replica", "spare") and present(host, [node.file(STORE)]):
             copy = node.file("collected.sqlite")
             program = "provision/copy_ledger.py"
             argv = programs.python(deployment.python(node), program, node.file(STORE), copy)

@@ -88,10 +88,10 @@ def files_of(
 ) -> Iterator[File]:
     """What this process needs before it starts (boards are flashed instead)."""
     at = Addresses(lab, ports)
-    if node.role in ("replica", "gateway", "environment", "mobile"):
+    if node.role in ("replica", "spare", "gateway", "environment", "mobile"):
         yield File(GENESIS, material.genesis.encode())
     match node.role:
-        case "replica":
+        case "replica" | "spare":
             yield config_file(_replica(node, nodes, material, at))
         case "broker":
             yield config_file(broker_config(node, lab, ports))
@@ -140,7 +140,7 @@ def config_file(config: msgspec.Struct) -> File:
 def _peers(nodes: Sequence[Node], material: Material, at: Addresses) -> list[PeerConfig]:
     peers = []
     for peer in nodes:
-        if peer.role == "replica":
+        if peer.role in ("replica", "spare"):
             host, port = at.of(peer)
             certificate = material.keys[peer.name].certificate
             peers.append(PeerConfig(peer.index, host, port, certificate))

@@ -199,10 +199,10 @@ class Deployment:
     # --- running --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start everything, role by role, waiting for each to be ready."""
+        """Start everything but spares, role by role, waiting for each to be ready."""
         for role in PROCESS_ROLES:
             nodes = self.with_role(role)
-            if nodes:
+            if nodes and role != "spare":
                 self._progress(f"starting {len(nodes)} x {role}")
                 at_once(self.start_node, nodes)
                 at_once(self.wait_ready, nodes)
@@ -219,8 +219,9 @@ class Deployment:
 
     @property
     def processes(self) -> list[Node]:
-        """All nodes but plugged boards: those run by themselves."""
-        return [node for node in self.nodes if self._is_process(node)]
+        """All nodes but plugged boards, which run by themselves, and spares that still stand by."""
+        there = (node for node in self.nodes if node.role != "spare" or node.name in self.begun)
+        return [node for node in there if self._is_process(node)]
 
     def _is_process(self, node: Node) -> bool:
         return node.role != "board" or not is_plugged(self.lab.boards[node.name])

@@ -175,7 +175,9 @@ def make_plan(lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelh
         dependencies, code = wheelhouse.dependencies(target), wheelhouse.code(target)
     except LabFault as fault:
         raise HostFault(host.name, "resolve wheels", str(fault)) from fault
-    owners = [n.name for n in nodes if n.host == host.name and n.role in ("replica", "gateway")]
+    owners = [
+        n.name for n in nodes if n.host == host.name and n.role in ("replica", "spare", "gateway")
+    ]
     keyless: tuple[str, ...] = ()
     if owners:
         keys = {name: f"{name}/keys/key.pem" for name in owners}

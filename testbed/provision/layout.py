@@ -13,14 +13,15 @@ from inventory.model import Lab
 
 __all__ = ["PROCESS_ROLES", "Node", "NodeRole", "carriers_socket", "layout", "sockets", "unit_of"]
 
-NodeRole = Literal["broker", "board", "replica", "gateway", "environment", "mobile"]
+NodeRole = Literal["broker", "board", "replica", "spare", "gateway", "environment", "mobile"]
 # In the order in which they are started: whoever others wait for comes first.
 PROCESS_ROLES: tuple[NodeRole, ...] = get_args(NodeRole)
 
 
 @dataclass(frozen=True)
 class Node:
-    """One process. `index` counts within the role; a replica's is its id in the genesis.
+    """One process. `index` counts within the role; a replica's is its id in the genesis, a spare's
+    the id under which it would be added.
 
     `name` is unique in the lab: the host's, followed by the role where a host has several.
     """
@@ -60,7 +61,8 @@ def layout(lab: Lab) -> tuple[Node, ...]:
             places = [(mobile.name, mobile.host) for mobile in lab.mobiles()]
         else:
             places = [(lab.process(host, role), host) for host in lab.with_role(role)]
-        nodes += [Node(name, role, host, index) for index, (name, host) in enumerate(places)]
+        first = len(lab.replicas()) if role == "spare" else 0
+        nodes += [Node(name, role, host, index) for index, (name, host) in enumerate(places, first)]
     names = [node.name for node in nodes]
     assert len(set(names)) == len(names), f"two processes share a name: {sorted(names)}"
     return tuple(nodes)
@@ -70,7 +72,7 @@ def sockets(node: Node, lab: Lab) -> tuple[str, ...]:
     """The names of the ports that this process listens on: its own, and for the carriers of a
     broker that takes them."""
     match node.role:
-        case "replica":
+        case "replica" | "spare":
             return (node.name,)
         case "broker" if lab.broker_kind() == "mosquitto":
             return node.name, carriers_socket(node)

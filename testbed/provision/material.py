@@ -123,7 +123,7 @@ def make_keys(
         printed = hosts[node.host].run(argv).stdout
         return msgspec.json.decode(printed, type=PublicKeys)
 
-    owners = [node for node in nodes if node.role in ("replica", "gateway", "broker")]
+    owners = [node for node in nodes if node.role in ("replica", "spare", "gateway", "broker")]
     return dict(zip([node.name for node in owners], at_once(on_host, owners), strict=True))
 
 

@@ -24,11 +24,13 @@ from chain.ledger.item import cose_of
 from chain.ledger.operations import (
     AddAdministrator,
     AddFactoryRoot,
+    AddReplica,
     AddVoucher,
     BarFactory,
     Enrol,
     Grant,
     Operation,
+    RemoveReplica,
     Revoke,
     WithdrawFactoryRoot,
     WithdrawVoucher,
@@ -269,6 +271,14 @@ class Operator:
 
     async def revoke_admin(self, node: bytes, reason: str) -> Statement:
         return await self.ask(lambda n: self._signed(Revoke, n, target=node, reason=reason))
+
+    async def add_replica(self, replica: int, key: bytes) -> Statement:
+        """The record says from which boundary on the replica is a member, in which epoch."""
+        return await self.ask(lambda n: self._signed(AddReplica, n, replica=replica, key=key))
+
+    async def remove_replica(self, replica: int) -> Statement:
+        """As `add_replica`. One change at a time: before the boundary another is refused."""
+        return await self.ask(lambda n: self._signed(RemoveReplica, n, replica=replica))
 
     async def add_root(
         self, certificate: bytes, kinds: tuple[DeviceKind, ...], privilege_max: int

@@ -141,6 +141,7 @@ def describe(
                 str(roots[node.host] / node.directory) if node.host in roots else None,
             )
             for node in deployment.nodes
+            if node.role != "spare"
         },
         vouchers=material.voucher_names,
     )

@@ -72,7 +72,11 @@ def _lab(lab: Lab) -> Lab:
     hosts = {
         name: host.model_copy(
             update={
-                "roles": tuple(r for r in host.roles if r != "replica" or name not in others),
+                "roles": tuple(
+                    role
+                    for role in host.roles
+                    if role != "spare" and (role != "replica" or name not in others)
+                ),
                 "factory": None,
             }
         )

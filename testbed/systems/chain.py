@@ -46,6 +46,7 @@ CHAIN = System(
         "broker": "nodes.gateway.broker",
         "board": "nodes.board",
         "replica": "nodes.replica.process",
+        "spare": "nodes.replica.process",
         "gateway": "nodes.gateway.process",
         "environment": "nodes.device.environment",
         "mobile": "nodes.device.mobile",

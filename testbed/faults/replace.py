@@ -1,0 +1,152 @@
+"""`replica.replace`: a replica is lost for good, and the operator replaces it by a spare.
+
+The chain decides both changes: the spare is added, and from the epoch after that the lost replica
+is removed. Not the other way round, because the chain lets nobody make it smaller than four. Each
+takes effect after the next checkpoint (`chain.pbft.membership`).
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from inventory.model import Lab
+from testbed.campaign.injection import Injection, Scene, Seen
+from testbed.campaign.kinds import Kind, Mechanism, Params, register, those
+from testbed.campaign.quantities import SpanField
+from testbed.campaign.selectors import SelectorField
+from testbed.errors import LabFault
+from testbed.faults.device import desk_of
+from testbed.provision.layout import Node
+
+if TYPE_CHECKING:
+    from chain.ledger.statement import Statement
+    from testbed.standing.operator import Operator
+
+__all__ = ["ReplaceAction"]
+
+
+class Replace(Params):
+    """One replica is killed and stays down. The operator has the chain add a spare (a host with
+    the role `spare`), and in the epoch that follows remove the lost one. `for`: how long all this
+    may take. What was seen says how long after the order the first block of each epoch came."""
+
+    on: SelectorField
+    for_: SpanField = Field(alias="for")
+
+
+class ReplaceAction(Injection):
+    """The spare runs from `arm` on, and is not listened to until it is a member."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
+        self._spare: Node | None = None
+        self._boundary = 0
+        self._epoch = 0
+        self._ordered_ns = 0
+        self._took_s: list[float] = []
+
+    def arm(self) -> None:
+        deployment = self.scene.deployment
+        begun = deployment.begun
+        free = [node for node in deployment.with_role("spare") if node.name not in begun]
+        if not free:
+            raise LabFault("every spare of this lab is in use already")
+        self._spare = free[0]
+        deployment.start_node(self._spare)
+        deployment.wait_ready(self._spare)
+
+    def apply(self) -> None:
+        self.scene.deployment.hold_down(self._lost)
+
+    def observe(self, within_s: float) -> Seen | None:
+        """The first block of the epoch with both, and then of the one without the lost replica. The
+        second change is ordered when the first has come about."""
+        if not self._ordered_ns:
+            self._ordered_ns = time.time_ns()
+            self._order(self._add)
+            self.scene.watch.join(self._new)
+        if not self.scene.watch.wait_for(lambda: self._first_block_ns() > 0, within_s):
+            return None
+        self._took_s.append((self._first_block_ns() - self._ordered_ns) / 1e9)
+        if len(self._took_s) == 1:
+            self._order(self._remove)
+            return None
+        self.scene.watch.leave(self._lost)
+        added, removed = self._took_s
+        return Seen(
+            f"{self._new.name} decides after {added:.1f} s, {self._lost.name} is out after "
+            f"{removed:.1f} s",
+            {"epoch": self._epoch, "added_s": round(added, 3), "removed_s": round(removed, 3)},
+        )
+
+    def heal(self) -> None:
+        """If it was not replaced, the old one comes back."""
+        if len(self._took_s) < 2:
+            self.scene.deployment.start_node(self._lost)
+
+    def verify(self, within_s: float) -> bool:
+        """The spare has all that the others have."""
+        watch = self.scene.watch
+        tip, view = watch.tip(), watch.nodes[self._new.name]
+        return len(self._took_s) == 2 and watch.wait_for(lambda: view.height >= tip, within_s)
+
+    @property
+    def _new(self) -> Node:
+        assert self._spare is not None, "arm was not called"
+        return self._spare
+
+    @property
+    def _lost(self) -> Node:
+        lost, *_ = self.scene.nodes("on")
+        return lost
+
+    async def _add(self, operator: Operator) -> Statement:
+        spki = self.scene.deployment.material.keys[self._new.name].spki
+        return await operator.add_replica(self._new.index, base64.b64decode(spki))
+
+    async def _remove(self, operator: Operator) -> Statement:
+        return await operator.remove_replica(self._lost.index)
+
+    def _order(self, ask: Callable[[Operator], Awaitable[Statement]]) -> None:
+        async def act(operator: Operator) -> None:
+            decided = await ask(operator)
+            assert decided.epoch is not None, "the record of a change names the epoch"
+            assert decided.boundary is not None, "and its boundary"
+            self._epoch, self._boundary = decided.epoch, decided.boundary
+
+        desk_of(self.scene.deployment).operate(act)
+
+    def _first_block_ns(self) -> int:
+        """Wall time at which a member executed the first block of the newest epoch; 0 if none."""
+        times = [
+            int(event["t"])
+            for view in self.scene.watch.replicas
+            for event in list(view.events)
+            if event["event"] == "block" and event["height"] == self._boundary + 1
+        ]
+        return min(times, default=0)
+
+
+def _with_a_spare(lab: Lab, _hosts: tuple[str, ...]) -> str | None:
+    return None if lab.with_role("spare") else "no host of this lab has the role spare"
+
+
+register(
+    Kind(
+        "replica.replace",
+        Replace,
+        category="action",
+        layer="consensus",
+        summary="a replica is lost for good, and the chain replaces it by a spare",
+        mechanisms=(
+            Mechanism("operator", ReplaceAction, available=_with_a_spare, systems=("chain",)),
+        ),
+        impairs=those("on"),
+        seen="the first blocks of two new epochs: with the spare, and without the lost one",
+    )
+)

@@ -1,0 +1,76 @@
+"""`replica.replace`: a lost replica is replaced by a spare, decided by the chain itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inventory.load import load_lab, packaged
+from testbed.campaign.expand import expand
+from testbed.campaign.file import find_campaign, load_campaign
+from testbed.cli import main
+from testbed.faults.replace import ReplaceAction
+
+CAMPAIGN = """
+campaign: lost
+workload: {kind: enrol+data, rate: 10/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 6s, fault: 28s, recovery: 4s}
+faults: [{id: replace, at: 1s, for: 26s, do: replica.replace, on: primary}]
+expect: {liveness: {first_commit_after_heal: 15s}}
+"""
+
+
+def summary_of(tmp_path: Path, exit_code: int) -> dict[str, Any]:
+    """Of the one run of the campaign."""
+    (tmp_path / "campaign.yaml").write_text(CAMPAIGN)
+    out = tmp_path / "runs"
+    assert main(["run", str(tmp_path / "campaign.yaml"), "--out", str(out)]) == exit_code
+    (summary,) = out.glob("*/summary.json")
+    (run,) = json.loads(summary.read_bytes())["runs"]
+    found: dict[str, Any] = run["summary"]
+    return found
+
+
+def test_a_lost_primary_is_replaced_and_the_spare_decides(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path, 0)
+    (replaced,) = summary["faults"]
+    assert replaced["observed"]
+    assert replaced["seen"].startswith("spare1 decides after ")
+    assert replaced["seen"].count(f"{replaced['target']} is out after ") == 1
+    assert replaced["whole_ms"] is not None, "the spare has all that the others have"
+    properties = {each["name"]: each for each in summary["properties"]}
+    assert all(each["held"] for each in properties.values())
+    detail = properties["agreement"]["detail"].removeprefix("heights: ")
+    heights = dict(each.split() for each in detail.split(", "))
+    assert heights["spare1"] == str(summary["blocks"])
+    assert int(heights[replaced["target"]]) < summary["blocks"], "it had no part in the rest"
+
+
+def test_a_spare_that_fails_makes_the_run_invalid_and_the_old_replica_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = ReplaceAction.apply
+
+    def without_spare(action: ReplaceAction) -> None:
+        for node in action.scene.deployment.with_role("spare"):
+            action.scene.deployment.hold_down(node)
+        honest(action)
+
+    monkeypatch.setattr(ReplaceAction, "apply", without_spare)
+    summary = summary_of(tmp_path, 3)
+    assert summary["verdict"] == "invalid"
+    (replaced,) = summary["faults"]
+    assert not replaced["observed"]
+    assert replaced["recovery_ms"] is not None, "with the old one back there is a quorum of five"
+
+
+def test_without_a_spare_it_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    lab = tmp_path / "lab.yaml"
+    lines = packaged("loopback").read_text().splitlines(keepends=True)
+    lab.write_text("".join(line for line in lines if "spare" not in line))
+    schedule = expand(load_campaign(find_campaign("replace")), load_lab(lab))
+    (event,) = schedule.trials[0].events
+    assert event.skipped == "no host of this lab has the role spare"
