@@ -38,6 +38,7 @@ from nodes.edge_config import DeviceConfig
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 from nodes.trace_file import open_trace
+from nodes.usage import USAGE_S, usage
 
 __all__ = ["DeviceProcess", "Work", "device_main"]
 
@@ -227,11 +228,15 @@ def device_main(
                 async with Tasks() as tasks:
                     tasks.start(process.run())
                     tasks.start(around.follow(events))
+                    usage_s = 0.0
                     while not stopping.is_set():
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)
                         events.flush()
                         trace.flush()
+                        if trace.on and time.monotonic() - usage_s >= USAGE_S:
+                            usage_s = time.monotonic()
+                            events.emit("usage", **usage())
             except (
                 OutboxFullError,
                 OutboxCorruptError,

@@ -43,6 +43,7 @@ from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
 from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
 from nodes.trace_file import open_trace
+from nodes.usage import USAGE_S, usage
 
 __all__ = ["GatewayProcess", "gateway_main", "main"]
 
@@ -170,6 +171,7 @@ class GatewayProcess:
                 self._tick(),
                 self._checkpoint(),
                 self._count(),
+                self._state_usage(),
                 self._around.follow(self._events),
                 self._begin(stopping),
                 stopping.wait(),
@@ -181,6 +183,7 @@ class GatewayProcess:
         finally:
             await self._links.close()
             self.emit("counts", **dict(self._bridge.counts))
+            self._emit_usage()
 
     async def _begin(self, stopping: asyncio.Event) -> None:
         """Reports when all is up; the broker may start later. Raises BrokerUnavailableError."""
@@ -286,6 +289,15 @@ class GatewayProcess:
             if (counts := dict(self._bridge.counts)) != emitted:
                 self.emit("counts", **counts)
                 emitted = counts
+
+    async def _state_usage(self) -> None:
+        while True:
+            await asyncio.sleep(USAGE_S)
+            self._emit_usage()
+
+    def _emit_usage(self) -> None:
+        if self._trace.on:
+            self.emit("usage", **usage())
 
     async def _checkpoint(self) -> None:
         while True:

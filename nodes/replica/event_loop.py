@@ -51,6 +51,8 @@ class EventLoop:
         self._on_failure = on_failure
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._commit_s = 0.0  # a running average
+        self.syncs = 0
+        self.syncs_s = 0.0
         self._came_ns: list[int] = []  # when the frames that are being verified arrived
         self._verified: VerifiedFrames = []
         self._verified_bytes = 0  # of frames taken since the last step
@@ -144,6 +146,8 @@ class EventLoop:
             start_s = time.perf_counter()
             self._service.driver.commit()
             took_s = time.perf_counter() - start_s
+            self.syncs += 1
+            self.syncs_s += took_s
             self._commit_s += (took_s - self._commit_s) / COMMITS_AVERAGED
 
     def _committed_elsewhere(self, done: Future[None]) -> None:

@@ -44,7 +44,9 @@ from nodes.replica.sqlite_store import SqliteStore, move_aside, moved_aside
 from nodes.replica.timers import LoopTimers
 from nodes.replica.verify_pool import VerifyPool, default_threads
 from nodes.trace_file import open_trace
+from nodes.usage import USAGE_S, CountedScheme, CountedSigner, usage
 from nodes.wire.inbox import Inbox
+from nodes.wire.tally import Tally
 from nodes.wire.tls_wire import TlsWire
 
 __all__ = ["ABSTENTION", "ReplicaProcess", "main", "replica_main"]
@@ -69,6 +71,9 @@ class ReplicaProcess:
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
         self._trace = open_trace(config.trace, config.trace_every)
+        self._tally = Tally() if self._trace.on else None
+        self._signs = CountedSigner(self._signer)
+        self._scheme = CountedScheme(Es256())
         self._tasks = Tasks()
         self._counted: dict[str, object] = {}
         self._store: Store | None = None
@@ -120,6 +125,7 @@ class ReplicaProcess:
         """Housekeeping: nothing here is on the path of a request."""
         assert self._event_loop is not None
         counters_at = loop.time() + COUNTERS_S
+        usage_at = loop.time() + USAGE_S
         while not stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), HOUSEKEEPING_S)
@@ -127,6 +133,9 @@ class ReplicaProcess:
             if loop.time() >= counters_at:
                 counters_at += COUNTERS_S
                 self._emit_counters()
+            if loop.time() >= usage_at:
+                usage_at += USAGE_S
+                self._emit_usage()
             if isinstance(self._events, EventLog):
                 self._events.flush()
             self._trace.flush()
@@ -139,6 +148,7 @@ class ReplicaProcess:
         if self._event_loop is not None:
             self._event_loop.close()
             self._emit_counters()
+            self._emit_usage()
             self._emit("stopped", height=self._service.ledger.height)
         if self._store is not None:
             with contextlib.suppress(StoreFull):
@@ -180,6 +190,7 @@ class ReplicaProcess:
             on_link=self._link,
             on_refused=lambda reason: refused.add(reason, reason=reason),
             on_failure=self._fail,
+            tally=self._tally,
         )
 
     def _assemble(self) -> Service:
@@ -252,8 +263,8 @@ class ReplicaProcess:
         return Service(
             me=self._config.replica,
             genesis=self._genesis,
-            signer=self._signer,
-            scheme=Es256(),
+            signer=self._signs if self._trace.on else self._signer,
+            scheme=self._scheme if self._trace.on else Es256(),
             store=around.store(store),
             wire=around.wire(self._wire, self._signer, self._events),
             clock=around.clock(SystemClock()),
@@ -275,6 +286,19 @@ class ReplicaProcess:
 
     def _emit(self, event: str, **fields: object) -> None:
         self._events.emit(event, **fields)
+
+    def _emit_usage(self) -> None:
+        """What this process has used so far, if it is traced."""
+        if self._tally is not None and self._event_loop is not None:
+            self._emit(
+                "usage",
+                **usage(),
+                **self._tally.told(),
+                signatures_made=self._signs.made,
+                signatures_checked=self._scheme.checked,
+                syncs=self._event_loop.syncs,
+                syncs_s=round(self._event_loop.syncs_s, 4),
+            )
 
     def _emit_counters(self) -> None:
         """Refused frames by reason, frames not sent, frames that came: only when they changed."""

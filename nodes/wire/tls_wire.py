@@ -21,6 +21,7 @@ from nodes.ports import Party
 from nodes.process import Trouble
 from nodes.wire.inbox import Inbox
 from nodes.wire.link import Connection, Link
+from nodes.wire.tally import Tally
 
 __all__ = ["TlsWire", "client_context", "server_context"]
 
@@ -53,8 +54,10 @@ class TlsWire:
         on_link: Callable[[Party, bool, str], None],
         on_refused: Callable[[str], None],
         on_failure: Callable[[BaseException], None] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._inbox = inbox
+        self._tally = tally
         self._on_readable = on_readable
         self._on_link = on_link
         self._on_refused = on_refused
@@ -99,6 +102,8 @@ class TlsWire:
             asyncio.get_running_loop().call_soon(self.flush)
         self._dirty[party] = link
         link.queue(frame)
+        if self._tally is not None:
+            self._tally.add(self._tally.sent, party, frame)
 
     def flush(self) -> None:
         """Sends now. At the loop's next round, other frames might be read first."""
@@ -143,6 +148,8 @@ class TlsWire:
     def received(self, link: Link, frames: list[bytes]) -> None:
         for frame in frames:
             self._inbox.put(link.party, frame)
+            if self._tally is not None:
+                self._tally.add(self._tally.received, link.party, frame)
         link.frames += len(frames)
         if self._inbox.full(link.party) and link.connection is not None:
             self._full.add(link.party)

@@ -36,6 +36,7 @@ __all__ = [
     "SerialRefused",
     "StoreDamaged",
     "StoreMissing",
+    "Usage",
     "ViewEntered",
     "VotingAgain",
     "Whole",
@@ -189,6 +190,24 @@ class SensorLies(LogEvent, frozen=True, kw_only=True, tag="sensor-lies"):
     board_boot: Whole | None = None
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
+class Usage(LogEvent, frozen=True, kw_only=True, tag="usage"):
+    """At any process that is traced: what it has used since its start. `sent` and `received`:
+    messages and bytes by "party/kind"."""
+
+    cpu_s: Amount
+    rss_max_mb: Amount
+    sent: dict[str, tuple[Count, Count]] = {}
+    received: dict[str, tuple[Count, Count]] = {}
+    signatures_made: Count = 0
+    signatures_checked: Count = 0
+    syncs: Count = 0
+    syncs_s: Amount = 0.0
+
+
 class EventsDropped(LogEvent, frozen=True, kw_only=True, tag="events-dropped"):
     """Events that could not be written (a full disk)."""
 
@@ -211,6 +230,7 @@ KnownEvent = (
     | Conflict
     | RateLimited
     | RelayGap
+    | Usage
     | ReadingLeftOut
     | SensorLies
     | EventsDropped

@@ -15,6 +15,7 @@ from testbed.report.archive import describe, seal
 from testbed.report.columns import write_tables
 from testbed.report.conclude import conclude
 from testbed.report.junit import junit
+from testbed.report.machines import machines_of
 from testbed.report.measure import operations
 from testbed.report.over_runs import over_runs
 from testbed.report.summary import RunSummary, Summary
@@ -43,7 +44,7 @@ def derive_run(run: RunFolder) -> RunSummary:
 
     # PDF is for papers. They show the campaign's figures, unless this run is the whole campaign.
     plots = draw_run(evidence, found, where, pdf=len(evidence.manifest.runs) == 1)
-    run.write("report.html", run_page(evidence, summary, plots, where))
+    run.write("report.html", run_page(evidence, summary, plots, where, machines_of(evidence)))
     return summary
 
 
@@ -58,15 +59,15 @@ def derive(bundle: Bundle, *, measured: bool = True) -> Summary:
     from testbed.report.plots import draw  # noqa: PLC0415 - see above
     from testbed.report.run_plots import draw_run  # noqa: PLC0415 - see above
 
-    plots, where = draw(bundle, summary), None
+    plots, where, machines = draw(bundle, summary), None, None
     if len(summary.runs) == 1 and summary.runs[0].summary is not None:
         # Drawn again: the figures in somebody else's bundle may be anything.
         evidence = Evidence(bundle.runs[0])
         found = operations(evidence)
-        where = where_of(evidence, found)
+        where, machines = where_of(evidence, found), machines_of(evidence)
         plots += draw_run(evidence, found, where)
     describe(bundle, summary)
-    bundle.write("report.html", page(bundle, summary, plots, where))
+    bundle.write("report.html", page(bundle, summary, plots, where, machines))
     seal(bundle, measured=measured)
     return summary
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence
 from testbed.report.figures import ratio_in_words
+from testbed.report.machines import Machines
 from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
 from testbed.report.style import WATERMARK, Plot
@@ -23,21 +24,32 @@ __all__ = ["page", "run_page"]
 
 
 def page(
-    bundle: Bundle, summary: Summary, plots: Sequence[Plot], where: Where | None = None
+    bundle: Bundle,
+    summary: Summary,
+    plots: Sequence[Plot],
+    where: Where | None = None,
+    machines: Machines | None = None,
 ) -> str:
-    """Of a bundle; `where` is that of its run, if there is only one."""
+    """Of a bundle; `where` and `machines` are those of its run, if there is only one."""
     return _environment.get_template("report.html.j2").render(
         name=summary.run,
         summary=summary,
         manifest=bundle.manifest,
         **_figures(plots),
         where=where,
+        machines=machines,
         replay=replay_command(bundle.manifest),
         watermark=WATERMARK if summary.stage == "loopback" else None,
     )
 
 
-def run_page(evidence: Evidence, summary: RunSummary, plots: Sequence[Plot], where: Where) -> str:
+def run_page(
+    evidence: Evidence,
+    summary: RunSummary,
+    plots: Sequence[Plot],
+    where: Where,
+    machines: Machines,
+) -> str:
     """Of one run."""
     manifest = evidence.manifest
     return _environment.get_template("run.html.j2").render(
@@ -47,6 +59,7 @@ def run_page(evidence: Evidence, summary: RunSummary, plots: Sequence[Plot], whe
         manifest=manifest,
         **_figures(plots),
         where=where,
+        machines=machines,
         replay=replay_command(manifest, evidence.run.entry.index),
         watermark=WATERMARK if manifest.stage == "loopback" else None,
     )

@@ -15,12 +15,14 @@ from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
 from testbed.report.conclude import conclude
 from testbed.report.derive import rebuild
+from testbed.report.machines import machines_of
 from testbed.report.measure import operations
 from testbed.report.page import run_page
 from testbed.report.run_plots import draw_run
 from testbed.report.where import where_of
 from tests.testbed.browser import Browser, browser
-from tests.testbed.bundles import Story, reschedule
+from tests.testbed.bundles import START_NS, Story, reschedule, write_lines
+from tests.testbed.bundles import lines as read_jsonl
 
 MS = 1_000_000
 DEVICE = (Hop.INTENDED, Hop.SENT, Hop.ANSWERED)
@@ -121,7 +123,8 @@ def undrawn(run: RunFolder) -> str:
     """The page without its figures: they take the most time."""
     evidence = Evidence(run)
     summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
-    return run_page(evidence, summary, (), where_of(evidence, operations(evidence)))
+    where = where_of(evidence, operations(evidence))
+    return run_page(evidence, summary, (), where, machines_of(evidence))
 
 
 def test_names_of_many_phases_do_not_run_into_each_other(tmp_path: Path) -> None:
@@ -174,3 +177,26 @@ def test_a_real_browser_shows_all_of_it(
         assert shown.value("document.documentElement.scrollWidth") <= width_px
         background = shown.value("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(22, 24, 27)" if dark else "rgb(255, 255, 255)")
+
+
+def test_what_processes_used_is_summed_over_their_lives(tmp_path: Path) -> None:
+    """A replica that was killed begins to count anew."""
+    story = Story(tmp_path)
+    name = Evidence(story.run).schedule.replicas[0]
+    path = story.run.raw / f"{name}.jsonl"
+    common = {"m": 1, "boot": "b", "node": name, "n": 1, "event": "usage", "rss_max_mb": 50.5}
+    told = [
+        {"cpu_s": 1.0, "syncs": 4, "syncs_s": 0.2, "sent": {"2/Commit": [1, 100]}},
+        {"cpu_s": 2.0, "syncs": 8, "syncs_s": 0.4, "sent": {"2/Commit": [2, 200]}},
+        {"cpu_s": 0.5, "syncs": 1, "syncs_s": 0.05, "sent": {"2/Commit": [1, 100]}},
+    ]
+    lines = [
+        {"t": story.schedule.run_ms * MS + START_NS + n, **common, **each}
+        for n, each in enumerate(told)
+    ]
+    write_lines(path, [*read_jsonl(path), *lines])
+    (row,) = machines_of(Evidence(story.run)).processes
+    assert (row.process, row.lives, row.cpu_s, row.syncs) == (name, 2, 2.5, 9)
+    assert row.sync_ms == pytest.approx(50.0)
+    assert row.traffic == {("sent", "2", "Commit"): (3, 300)}
+    assert "What processes used" in undrawn(story.run)

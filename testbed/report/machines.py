@@ -1,0 +1,165 @@
+"""What processes used, and how their hosts were: from the events `usage` and raw/conditions.jsonl.
+
+Whether a host was fit is judged by `testbed.checks.conditions`; here it is only told.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from testbed.care.conditions import THROTTLED_SINCE_START, throttled_words
+from testbed.checks.conditions import ClockLine, ConditionLine
+from testbed.checks.evidence import Evidence
+from testbed.checks.logs import Usage
+from testbed.report.columns import Table, table
+
+__all__ = ["HostRow", "Machines", "ProcessRow", "machines_of", "machines_tables"]
+
+
+class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One process, all its lives together. `traffic` has messages and bytes by (direction, party,
+    kind); only replicas tell of it, and of signatures and syncs."""
+
+    process: str
+    lives: int
+    cpu_s: float
+    rss_max_mb: float
+    signatures_made: int
+    signatures_checked: int
+    syncs: int
+    syncs_s: float
+    traffic: dict[tuple[str, str, str], tuple[int, int]]
+
+    @property
+    def sync_ms(self) -> float | None:
+        """The mean of one sync."""
+        return self.syncs_s / self.syncs * 1000 if self.syncs else None
+
+    def moved(self, direction: str) -> tuple[int, float]:
+        """Messages, and MB."""
+        found = [each for key, each in self.traffic.items() if key[0] == direction]
+        return sum(count for count, _ in found), sum(size for _, size in found) / 1e6
+
+
+class HostRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One host that was watched. None: it has no means to know."""
+
+    host: str
+    temperature_max_c: float | None
+    throttled: tuple[str, ...] | None
+    undervoltage: bool | None
+    cpu_min_mhz: float | None
+    memory_min_mb: int | None
+    disk_min_mb: int
+    clock_bound_max_ms: float | None
+
+
+class Machines(msgspec.Struct, frozen=True, kw_only=True):
+    processes: tuple[ProcessRow, ...]
+    hosts: tuple[HostRow, ...]
+
+
+def machines_of(evidence: Evidence) -> Machines:
+    told: dict[str, list[Usage]] = defaultdict(list)
+    for event in evidence.events(Usage):
+        told[event.node].append(event)
+    watched: dict[str, list[ConditionLine]] = defaultdict(list)
+    for line in evidence.conditions:
+        watched[line.host].append(line)
+    return Machines(
+        processes=tuple(_process(name, events) for name, events in sorted(told.items())),
+        hosts=tuple(_host(name, lines, evidence.clocks) for name, lines in sorted(watched.items())),
+    )
+
+
+def _process(name: str, events: Sequence[Usage]) -> ProcessRow:
+    """Counts begin anew with each life, so the last statement of each counts."""
+    lasts = [
+        event
+        for event, after in zip(events, [*events[1:], None], strict=True)
+        if after is None or after.cpu_s < event.cpu_s
+    ]
+    traffic: dict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for life in lasts:
+        for direction, counted in (("sent", life.sent), ("received", life.received)):
+            for key, (count, size) in counted.items():
+                party, _, kind = key.rpartition("/")
+                before = traffic[direction, party, kind]
+                traffic[direction, party, kind] = (before[0] + count, before[1] + size)
+    return ProcessRow(
+        process=name,
+        lives=len(lasts),
+        cpu_s=round(sum(each.cpu_s for each in lasts), 3),
+        rss_max_mb=max(each.rss_max_mb for each in events),
+        signatures_made=sum(each.signatures_made for each in lasts),
+        signatures_checked=sum(each.signatures_checked for each in lasts),
+        syncs=sum(each.syncs for each in lasts),
+        syncs_s=round(sum(each.syncs_s for each in lasts), 4),
+        traffic=dict(sorted(traffic.items())),
+    )
+
+
+def _host(name: str, lines: Sequence[ConditionLine], clocks: Iterable[ClockLine]) -> HostRow:
+    seen = [line.seen for line in lines]
+    bits = [each.throttled for each in seen if each.throttled is not None]
+    alarms = [each.undervoltage for each in seen if each.undervoltage is not None]
+    bounds = [line.bound_ms for line in clocks if line.host == name and line.bound_ms is not None]
+    # What was there before the first look is not of this run.
+    came = [now | (now & ~bits[0]) >> THROTTLED_SINCE_START for now in bits]
+    words = dict.fromkeys(word for each in came for word in throttled_words(each))
+    speeds = [each.cpu_khz / 1000 for each in seen if each.cpu_khz is not None]
+    memory = [each.memory_available_mb for each in seen if each.memory_available_mb is not None]
+    heat = [each.temperature_c for each in seen if each.temperature_c is not None]
+    return HostRow(
+        host=name,
+        temperature_max_c=max(heat, default=None),
+        throttled=tuple(words) if bits else None,
+        undervoltage=any(alarms) if alarms else None,
+        cpu_min_mhz=min(speeds, default=None),
+        memory_min_mb=min(memory, default=None),
+        disk_min_mb=min(each.disk_free_mb for each in seen),
+        clock_bound_max_ms=max(bounds, default=None),
+    )
+
+
+def machines_tables(machines: Machines) -> tuple[Table, ...]:
+    """`usage` and `traffic` of processes that were traced; none without."""
+    if not machines.processes:
+        return ()
+    return (
+        table(
+            "usage",
+            machines.processes,
+            {
+                "process": ("s", lambda each: each.process),
+                "lives": ("i", lambda each: each.lives),
+                "cpu_s": ("f", lambda each: each.cpu_s),
+                "rss_max_mb": ("f", lambda each: each.rss_max_mb),
+                "signatures_made": ("i", lambda each: each.signatures_made),
+                "signatures_checked": ("i", lambda each: each.signatures_checked),
+                "syncs": ("i", lambda each: each.syncs),
+                "syncs_s": ("f", lambda each: each.syncs_s),
+            },
+        ),
+        table(
+            "traffic",
+            _traffic(machines),
+            {
+                "process": ("s", lambda each: each[0]),
+                "direction": ("s", lambda each: each[1]),
+                "party": ("s", lambda each: each[2]),
+                "kind": ("s", lambda each: each[3]),
+                "messages": ("i", lambda each: each[4]),
+                "bytes": ("i", lambda each: each[5]),
+            },
+        ),
+    )
+
+
+def _traffic(machines: Machines) -> Iterator[tuple[str, str, str, str, int, int]]:
+    for row in machines.processes:
+        for (direction, party, kind), (count, size) in row.traffic.items():
+            yield row.process, direction, party, kind, count, size
