@@ -1,27 +1,30 @@
-"""When each device sends. The intended times are drawn before the run and do not depend on what the
-system does. The load is open-loop: a slow answer delays no later send, and latency counts from the
-intended time. Every device has its own random stream, so one more device changes no other device's
-times.
+"""Which device sends when: the workload of a campaign, shared among the devices of a lab.
+
+The times come from `testbed.profile`. The load is open-loop: a slow answer delays no later send,
+and latency counts from the intended time. Every device has its own random stream, so one more
+device changes no other device's times.
 """
 
 from __future__ import annotations
 
 from random import Random
-from typing import Literal
 
 from inventory.model import Lab
 from testbed.campaign.file import Workload
-from testbed.campaign.schedule import Device, DeviceRole
+from testbed.campaign.schedule import Device, DeviceRole, Draw
 from testbed.errors import ConfigurationError
+from testbed.profile import Profile, Segment, Span, constant
 
-__all__ = ["Span", "devices", "devices_of", "stream"]
-
-Span = tuple[str, int, int]  # phase name, start_ms, end_ms
+__all__ = ["devices", "devices_of", "profile_of", "stream"]
 
 
 def stream(seed: int, trial: int, label: str) -> Random:
     """An independent random stream; the same in every process and on every machine."""
-    return Random(f"{seed}/{trial}/{label}")  # noqa: S311 - repeatable, not secret
+    return Random(stream_name(seed, trial, label))  # noqa: S311 - repeatable, not secret
+
+
+def stream_name(seed: int, trial: int, label: str) -> str:
+    return f"{seed}/{trial}/{label}"
 
 
 def devices_of(lab: Lab) -> dict[DeviceRole, list[tuple[str, str]]]:
@@ -51,16 +54,8 @@ def devices(
     name, start_ms, end_ms = phases[0]
     half_ms = start_ms + (end_ms - start_ms) // 2
     sending = ((name, half_ms, end_ms), *phases[1:])
-    per_ms = workload.rate.per_s / senders / 1000
+    profile = profile_of(workload, sending).share(senders)
     admitted = len(mobiles) + len(environments)
-
-    def sends(device: str) -> dict[str, tuple[int, ...]]:
-        rng = stream(seed, trial, f"device/{device}")
-        return {
-            name: _arrivals(rng, workload.arrivals, per_ms, start_ms, end_ms)
-            for name, start_ms, end_ms in sending
-        }
-
     out: list[Device] = []
     for role, members in places.items():
         for device, host in members:
@@ -72,19 +67,22 @@ def devices(
                     role=role,
                     host=host,
                     enrol_at_ms=None if role == "board" else enrol_at_ms,
-                    sends_ms={} if silent else sends(device),
+                    draws=()
+                    if silent
+                    else (Draw.of(profile, stream_name(seed, trial, f"device/{device}")),),
                 )
             )
     return tuple(out)
 
 
-def _arrivals(
-    rng: Random, how: Literal["poisson", "uniform"], per_ms: float, start_ms: int, end_ms: int
-) -> tuple[int, ...]:
-    """Times in [start, end): exponential gaps, or equal gaps from a random first one."""
-    times: list[int] = []
-    at_ms = start_ms + (rng.expovariate(per_ms) if how == "poisson" else rng.random() / per_ms)
-    while at_ms < end_ms:
-        times.append(int(at_ms))
-        at_ms += rng.expovariate(per_ms) if how == "poisson" else 1 / per_ms
-    return tuple(times)
+def profile_of(workload: Workload, sending: tuple[Span, ...]) -> Profile:
+    """Of all devices together: the shape's phases run through the shape, the others have the
+    workload's rate."""
+    segments: list[Segment] = []
+    shape = workload.shape
+    for span in sending:
+        if shape is None or span[0] != shape.phase:
+            segments += constant(span, workload.rate.per_s)
+        else:
+            segments += shape.segments(span, workload.rate.per_s)
+    return Profile(gaps=workload.arrivals, segments=tuple(segments))

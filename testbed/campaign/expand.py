@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import JsonValue
 
 from inventory.model import Lab
-from testbed.campaign.arrivals import devices, stream
+from testbed.campaign.arrivals import devices, profile_of, stream
 from testbed.campaign.event import Event
 from testbed.campaign.file import Campaign, Fault
 from testbed.campaign.guard import check_guard
@@ -64,7 +64,7 @@ def expand(
         for trial in trials:
             check_guard(trial.index, trial.events, max_faulty)
     return Schedule(
-        schema="testbed.schedule/2",
+        schema="testbed.schedule/3",
         campaign=campaign.campaign,
         system=system.name,
         lab=lab.lab,
@@ -80,6 +80,7 @@ def expand(
             rate_per_s=campaign.workload.rate.per_s,
             arrivals=campaign.workload.arrivals,
             timeout_ms=round(campaign.workload.timeout.ms),
+            shape=campaign.workload.shape.in_words if campaign.workload.shape else None,
         ),
         phases=phases,
         trials=trials,
@@ -99,7 +100,8 @@ def _phases(campaign: Campaign) -> tuple[Phase, ...]:
 def _bounded(campaign: Campaign, phases: tuple[Phase, ...], lab: Lab) -> None:
     """Refuse a schedule that would be too large, before any of it is made."""
     run_ms = phases[-1].end_ms
-    sends = campaign.workload.rate.per_s * run_ms / 1000 * campaign.trials.count
+    spans = tuple((phase.name, phase.start_ms, phase.end_ms) for phase in phases)
+    sends = profile_of(campaign.workload, spans).sends * campaign.trials.count
     if run_ms > run_ms_max:
         raise ConfigurationError("phases: a run may last 24 h at most; shorten a phase")
     if sends > sends_max:

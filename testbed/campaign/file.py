@@ -37,6 +37,7 @@ from testbed.campaign.quantities import (
     SpanField,
 )
 from testbed.errors import ConfigurationError
+from testbed.profile import Gaps, Segment, Span, bursts, ramp, steps
 
 __all__ = [
     "Campaign",
@@ -73,6 +74,57 @@ class Trials(_Model):
     cooldown: SpanField | None = None
 
 
+class _Shaped(_Model):
+    """In the phase `in` the rate goes from the workload's `rate` to `to`."""
+
+    phase: Name = Field(alias="in")
+    to: RateField
+
+
+class Steps(_Shaped):
+    """In equally long steps, each by the same factor above the one before."""
+
+    kind: Literal["steps"]
+    count: int = Field(default=8, ge=2, le=100)
+
+    def segments(self, span: Span, per_s: float) -> tuple[Segment, ...]:
+        return steps(span, per_s, self.to.per_s, self.count)
+
+    @property
+    def in_words(self) -> str:
+        return f"in {self.count} steps to {self.to.text} in {self.phase}"
+
+
+class Ramp(_Shaped):
+    """Evenly."""
+
+    kind: Literal["ramp"]
+
+    def segments(self, span: Span, per_s: float) -> tuple[Segment, ...]:
+        return ramp(span, per_s, self.to.per_s)
+
+    @property
+    def in_words(self) -> str:
+        return f"rising to {self.to.text} in {self.phase}"
+
+
+class Bursts(_Shaped):
+    """To `to` for `for`, again `every` so long, and back."""
+
+    kind: Literal["bursts"]
+    lasting: SpanField = Field(alias="for")
+    every: SpanField
+
+    def segments(self, span: Span, per_s: float) -> tuple[Segment, ...]:
+        lasting_ms, every_ms = round(self.lasting.ms), round(self.every.ms)
+        return bursts(span, per_s, self.to.per_s, for_ms=lasting_ms, every_ms=every_ms)
+
+    @property
+    def in_words(self) -> str:
+        each = f"{self.lasting.text} every {self.every.text}"
+        return f"bursts of {self.to.text} for {each} in {self.phase}"
+
+
 class Workload(_Model):
     """What devices do. `enrol+data`: every device is admitted in the first half of the first
     phase, then mobiles and boards add data at `rate`, shared among them evenly, open-loop.
@@ -80,7 +132,8 @@ class Workload(_Model):
 
     kind: Literal["enrol+data", "enrol"]
     rate: RateField
-    arrivals: Literal["poisson", "uniform"] = "poisson"
+    arrivals: Gaps = "poisson"
+    shape: Annotated[Steps | Ramp | Bursts, Field(discriminator="kind")] | None = None
     timeout: SpanField = Duration.parse("5s")
 
 
@@ -244,7 +297,19 @@ def _errors(campaign: Campaign) -> Iterator[Mistake]:
             yield from _outlasts(where, fault, phase, campaign.phases[phase].ms)
         if fault.until is not None and fault.every is None:
             yield Mistake((*where, "until"), "until without every; add every: or use for:")
+    yield from _shape_errors(campaign)
     yield from _expectation_errors(campaign)
+
+
+def _shape_errors(campaign: Campaign) -> Iterator[Mistake]:
+    shape, where = campaign.workload.shape, ("workload", "shape")
+    if shape is None:
+        return
+    if shape.phase not in campaign.phases:
+        known = ", ".join(campaign.phases)
+        yield Mistake((*where, "in"), f"no phase {shape.phase}; use one of {known}")
+    if isinstance(shape, Bursts) and shape.lasting.ms >= shape.every.ms:
+        yield Mistake((*where, "for"), "bursts must be shorter than every")
 
 
 def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:

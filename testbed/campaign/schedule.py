@@ -1,7 +1,8 @@
 """The schedule: a campaign made concrete before anything runs, for one lab and one seed.
 
 Times are whole ms from the start of a run. What is run, stored, replayed and judged is the
-schedule; the random generator is never asked again. `expand` makes it.
+schedule; `expand` makes it. Of sends it holds profile, seed and hash (`Draw`), not each time: they
+are drawn again where they are needed, and others than were hashed are refused.
 
 The one thing that cannot be known beforehand is who the primary will be. So targets may hold
 `primary` and `backup(K)` (the K-th replica after it): the runner resolves them when it applies the
@@ -13,15 +14,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from functools import lru_cache
+from random import Random
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from testbed.campaign.event import Event, SystemName
 from testbed.campaign.expect import Expect, Name
 from testbed.errors import ConfigurationError
+from testbed.profile import Gaps, Profile, intended_ms
 
-__all__ = ["Device", "DeviceRole", "Event", "Phase", "Run", "Schedule", "Trial", "WorkloadPlan"]
+__all__ = [
+    "Device",
+    "DeviceRole",
+    "Draw",
+    "Event",
+    "Phase",
+    "Run",
+    "Schedule",
+    "Trial",
+    "WorkloadPlan",
+]
 
 
 DeviceRole = Literal["mobile", "environment", "board"]
@@ -39,18 +60,80 @@ class Phase(_Model):
     end_ms: int
 
 
+class Draw(_Model):
+    """Sends of a device: `profile` expanded with the random stream `seed`. `sha256` is over the
+    times in ms, in order, one to a line."""
+
+    profile: Profile
+    seed: str
+    sha256: str
+
+    @classmethod
+    def of(cls, profile: Profile, seed: str) -> Draw:
+        return cls(profile=profile, seed=seed, sha256=_hash(_drawn(profile, seed)))
+
+    @property
+    def sends_ms(self) -> dict[str, tuple[int, ...]]:
+        """By phase, increasing. Raises ConfigurationError if they are not those of the hash."""
+        drawn = _drawn(self.profile, self.seed)
+        if _hash(drawn) != self.sha256:
+            raise ConfigurationError(
+                f"sends of {self.seed}: this version draws other times than the one that made the "
+                "schedule; run it with that version, or make a new one with testbed plan"
+            )
+        return drawn
+
+
+@lru_cache(maxsize=64)
+def _drawn(profile: Profile, seed: str) -> dict[str, tuple[int, ...]]:
+    found: dict[str, list[int]] = {segment.phase: [] for segment in profile.segments}
+    for phase, at_ms in intended_ms(profile, Random(seed)):  # noqa: S311 - repeatable, not secret
+        found[phase].append(at_ms)
+    return {phase: tuple(times) for phase, times in found.items()}
+
+
+def _hash(sends_ms: dict[str, tuple[int, ...]]) -> str:
+    text = "".join(f"{at}\n" for times in sends_ms.values() for at in times)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class Device(_Model):
-    """A device and its times in ms from the start of the run.
+    """A device and when it acts.
 
     `host` is where it runs. `enrol_at_ms` is None for a board, which its environment host
-    sponsors. `sends_ms` are by phase, increasing.
+    sponsors. Its sends are drawn (`draws`), or given one by one (`given_ms`: in schedules of
+    version 2, and of a standing lab).
     """
 
     name: str
     role: DeviceRole
     host: str
     enrol_at_ms: int | None
-    sends_ms: dict[str, tuple[int, ...]]
+    draws: tuple[Draw, ...] = ()
+    given_ms: dict[str, tuple[int, ...]] | None = Field(default=None, alias="sends_ms")
+
+    @property
+    def sends_ms(self) -> dict[str, tuple[int, ...]]:
+        """By phase, increasing, in ms from the start of the run."""
+        if self.given_ms is not None:
+            return self.given_ms
+        drawn = [draw.sends_ms for draw in self.draws]
+        if len(drawn) == 1:
+            return drawn[0]
+        phases = dict.fromkeys(phase for each in drawn for phase in each)
+        return {
+            phase: tuple(sorted(at for each in drawn for at in each.get(phase, ())))
+            for phase in phases
+        }
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what there is: a schedule of version 2 keeps its bytes, and so its hash."""
+        return {
+            name: value
+            for name, value in serialize(self).items()
+            if not (name == "draws" and not value) and not (name == "sends_ms" and value is None)
+        }
 
 
 class Trial(_Model):
@@ -71,17 +154,27 @@ class Run(_Model):
 
 
 class WorkloadPlan(_Model):
-    """What a device's `sends_ms` are, and when an unanswered one counts as lost. The arrivals
-    themselves are in the trials; `rate_per_s` and `arrivals` say what they were drawn from."""
+    """What a device's sends are, and when an unanswered one counts as lost. The profiles are in the
+    trials; `rate_per_s` is the rate outside of `shape`."""
 
     kind: Literal["enrol+data", "enrol"]
     rate_per_s: float
-    arrivals: Literal["poisson", "uniform"]
+    arrivals: Gaps
     timeout_ms: int
+    shape: str | None = None  # in words
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """See `Device`."""
+        return {
+            name: value
+            for name, value in serialize(self).items()
+            if name != "shape" or value is not None
+        }
 
     @property
     def in_words(self) -> str:
-        rate = f"{self.rate_per_s:g}/s {self.arrivals}"
+        rate = f"{self.rate_per_s:g}/s {self.arrivals}{f', {self.shape}' if self.shape else ''}"
         return f"{self.kind} {rate}, timeout {self.timeout_ms / 1000:g} s"
 
 
@@ -93,7 +186,7 @@ class Schedule(_Model):
     the requests one in `trace_every` is traced (0: none).
     """
 
-    schema_version: Literal["testbed.schedule/2"] = Field(alias="schema")
+    schema_version: Literal["testbed.schedule/2", "testbed.schedule/3"] = Field(alias="schema")
     campaign: Name
     system: SystemName = "chain"
     lab: Name

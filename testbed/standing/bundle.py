@@ -83,7 +83,8 @@ def _schedule(running: RunningLab, lab: Lab, elapsed_ms: int) -> tuple[bytes, Sc
         device.model_copy(
             update={
                 "enrol_at_ms": None if device.role == "board" else 0,
-                "sends_ms": {} if device.role == "environment" else sends,
+                "draws": (),
+                "given_ms": {} if device.role == "environment" else sends,
             }
         )
         for device in trial.devices

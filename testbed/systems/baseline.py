@@ -92,12 +92,8 @@ def _devices(devices: tuple[Device, ...]) -> tuple[Device, ...]:
     for device in devices:
         if device.role == "environment":
             boards = [each for each in devices if each.role == "board" and each.host == device.host]
-            phases = dict.fromkeys(phase for board in boards for phase in board.sends_ms)
-            sends = {
-                phase: tuple(sorted(ms for board in boards for ms in board.sends_ms[phase]))
-                for phase in phases
-            }
-            found.append(device.model_copy(update={"sends_ms": sends}))
+            draws = tuple(draw for board in boards for draw in board.draws)
+            found.append(device.model_copy(update={"draws": draws}))
         elif device.role != "board":
             found.append(device)
     return tuple(found)
