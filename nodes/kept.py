@@ -22,7 +22,7 @@ from typing import Any
 
 import chain
 import gateway
-from nodes.process import write_atomically
+from nodes.disk import write_atomically
 
 __all__ = ["KEEP_BLOCKS", "KeptState"]
 

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chain.keys import Es256Signer, node_id, spki_of
-from nodes.process import EXIT_BAD_CONFIG, EXIT_TROUBLE, fail, write_atomically
+from nodes.disk import write_atomically
+from nodes.exits import EXIT_BAD_CONFIG, EXIT_TROUBLE, fail
 
 __all__ = ["CERTIFICATE_FILE", "KEY_FILE", "PublicKeys", "keygen", "load_key", "make_key"]
 

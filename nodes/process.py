@@ -1,6 +1,6 @@
 """What every long-running process of this folder shares at `__main__` level.
 
-Signals, the end of the parent, a full disk, the ready file, exit codes. A process ends cleanly on
+Signals, the end of the parent, a full disk, the ready file. A process ends cleanly on
 SIGTERM, SIGINT and SIGHUP, and with `--exit-on-stdin-eof` when its parent is gone. Its background
 tasks are `gateway.tasks`.
 """
@@ -9,104 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
-import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from gateway.tasks import Tasks
+from nodes.disk import has_room, lacks_room, write_atomically
+from nodes.exits import EXIT_TROUBLE, Trouble, fail, say
 from nodes.output import bound_output
 
-__all__ = [
-    "EXIT_BAD_CONFIG",
-    "EXIT_TROUBLE",
-    "Trouble",
-    "end_with_parent",
-    "fail",
-    "lacks_room",
-    "run",
-    "say",
-    "write_atomically",
-    "write_ready",
-]
+__all__ = ["end_with_parent", "run", "write_ready"]
 
-EXIT_BAD_CONFIG = 2
-EXIT_TROUBLE = 3  # the world: a port that is taken, a file that is damaged
 DISK_RETRY_S = 1.0  # between two looks whether a full disk has room again
-ROOM_BYTES = 256 * 1024  # that a disk must take before a process goes on
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Trouble(Exception):
-    """Something outside this process prevents its work; the message says what to mend."""
-
-
-def say(message: str) -> None:
-    """One line on stderr, if stderr takes it: a log may stand on a disk that is full."""
-    with contextlib.suppress(OSError):
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
-
-
-def fail(code: int, message: str) -> NoReturn:
-    """One line on stderr, then the end."""
-    say(message)
-    raise SystemExit(code)
-
-
-def lacks_room(error: BaseException, directory: Path) -> bool:
-    """Whether a full disk, or a quota, is behind this error. `directory` is on that disk."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
-            return True
-        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return True
-        if code == sqlite3.SQLITE_IOERR:  # also of a file beside the database that cannot grow
-            return not _has_room(directory)
-        cause = cause.__cause__
-    return False
-
-
-def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
-    """Readers see the old file or the new one, never a part, and after a power cut the new one.
-
-    Without `replace` a file that is there stays: FileExistsError.
-    """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        if replace:
-            Path(name).rename(path)
-        else:
-            path.hardlink_to(name)  # the one way to give a name that fails if it is taken
-            Path(name).unlink()
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """A file's new name is on the disk only when its directory is."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_ready(path: str | None, ports: dict[str, int]) -> None:
@@ -176,21 +96,9 @@ async def _room(directory: Path, stopping: asyncio.Event, why: str) -> None:
             await asyncio.wait_for(stopping.wait(), DISK_RETRY_S)
         if stopping.is_set():
             return
-        if await asyncio.to_thread(_has_room, directory):
+        if await asyncio.to_thread(has_room, directory):
             say(f"room again after {time.monotonic() - start_s:.1f} s; going on")
             return
-
-
-def _has_room(directory: Path) -> bool:
-    here = next(each for each in (directory, *directory.parents) if each.is_dir())
-    try:
-        with tempfile.TemporaryFile(dir=here) as file:
-            file.write(bytes(ROOM_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        return False
-    return True
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

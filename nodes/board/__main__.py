@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from nodes.board.pty import BoardProcess, StartError
-from nodes.process import EXIT_BAD_CONFIG, fail, run
+from nodes.exits import EXIT_BAD_CONFIG, fail
+from nodes.process import run
 
 
 def main() -> None:

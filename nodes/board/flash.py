@@ -20,7 +20,7 @@ import gateway.serial.seal
 from chain.errors import Misuse
 from gateway.serial.seal import key_bytes, key_check_value
 from gateway.serial.session import name_chars_max
-from nodes.process import write_atomically
+from nodes.disk import write_atomically
 
 __all__ = ["Flashed", "firmware_files", "firmware_hash", "new_key", "prepare"]
 

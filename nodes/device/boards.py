@@ -34,9 +34,9 @@ from nodes.device.device import STALE, Device, Refused
 from nodes.device.login import Login
 from nodes.device.sender import SPONSORED, Reading, Sender
 from nodes.device.wall_clock import wall_clock_quality
+from nodes.disk import write_atomically
 from nodes.edge_config import BoardConfig
 from nodes.events import CountedEvents, EventLog
-from nodes.process import write_atomically
 
 __all__ = ["Boards", "board_signer"]
 

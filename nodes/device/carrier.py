@@ -18,10 +18,10 @@ from gateway.bridge.edge import BODY_BYTES_MAX
 from gateway.mqtt.client import BrokerUnavailableError
 from nodes.device.device import Device, Uplink
 from nodes.device.login import Login
+from nodes.disk import write_atomically
 from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
 from nodes.keygen import CERTIFICATE_FILE
-from nodes.process import write_atomically
 
 __all__ = ["TOOLS_DIRECTORY", "Carrier"]
 

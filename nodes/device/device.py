@@ -52,10 +52,11 @@ from nodes.device.denials import certificate_end_us, is_proven
 from nodes.device.login import Login
 from nodes.device.state import DeviceState
 from nodes.device.vouchers import Voucher, load_voucher
+from nodes.disk import write_atomically
 from nodes.edge_config import DeviceConfig
 from nodes.events import CountedEvents, EventLog
+from nodes.exits import Trouble
 from nodes.keygen import CERTIFICATE_FILE, load_key, make_key
-from nodes.process import Trouble, write_atomically
 
 __all__ = ["STALE", "Answer", "Device", "Refused", "Uplink"]
 

@@ -36,7 +36,8 @@ from nodes.device.sender import Ended, Sender
 from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import DeviceConfig
 from nodes.events import FLUSH_AGE_MS, EventLog
-from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.process import run, write_ready
 from nodes.trace_file import open_trace
 from nodes.usage import USAGE_S, usage
 

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import msgspec
 
+from nodes.disk import write_atomically
+from nodes.exits import Trouble
 from nodes.keygen import KEY_FILE
-from nodes.process import Trouble, write_atomically
 
 __all__ = ["DeviceState"]
 

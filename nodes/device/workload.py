@@ -14,7 +14,7 @@ from typing import Annotated
 
 import msgspec
 
-from nodes.process import Trouble
+from nodes.exits import Trouble
 
 __all__ = ["Go", "until", "wait_for_go"]
 

@@ -31,7 +31,8 @@ from gateway.broker.port import (
 )
 from gateway.broker.store import SecurityFileError
 from gateway.limits import LogLimit
-from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.process import run, write_ready
 
 __all__ = ["main"]
 

@@ -26,9 +26,9 @@ from gateway.bridge.login_queue import LoginQueue, Waiting
 from gateway.bridge.logins import Carrier, LoginChange
 from gateway.broker.port import BrokerAdmin, BrokerAdminError
 from gateway.mqtt.client import BrokerUnavailableError
+from nodes.disk import write_atomically
 from nodes.events import CountedEvents
 from nodes.ports import Events
-from nodes.process import write_atomically
 
 __all__ = ["BrokerLogins", "Chain", "done_height"]
 

@@ -38,10 +38,11 @@ from nodes.around import EdgeAround
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import GatewayConfig, GatewaySecrets, load_secrets
 from nodes.events import EventLog
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
-from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.process import run, write_ready
 from nodes.trace_file import open_trace
 from nodes.usage import USAGE_S, usage
 

@@ -25,9 +25,11 @@ from gateway.tasks import Tasks
 from nodes.config import ConfigError, load_config
 from nodes.device.sensor import RoomSensor
 from nodes.device.workload import Go, until, wait_for_go
+from nodes.disk import write_atomically
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, EventLog
-from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_atomically, write_ready
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.process import run, write_ready
 from nodes.provider.config import DeviceConfig, Token
 from nodes.provider.protocol import (
     CALL,

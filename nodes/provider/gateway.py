@@ -22,7 +22,8 @@ from gateway.tasks import Tasks, first_of
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, EventLog
-from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.process import run, write_ready
 from nodes.provider.config import GatewayConfig, GatewayPassword
 from nodes.provider.links import Links
 from nodes.provider.protocol import ANSWER

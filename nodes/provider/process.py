@@ -20,8 +20,9 @@ from gateway.tasks import first_of
 from nodes.config import ConfigError, load_config
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, CountedEvents, EventLog
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.ports import Party
-from nodes.process import EXIT_BAD_CONFIG, Trouble, fail, run, write_ready
+from nodes.process import run, write_ready
 from nodes.provider.config import ProviderConfig, Tokens
 from nodes.provider.links import Links
 from nodes.provider.protocol import Carried, answer_codec, call_codec

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-from nodes.process import Trouble
+from nodes.exits import Trouble
 
 __all__ = ["SCHEMA", "Escrow", "Reading", "Readings", "read_readings"]
 

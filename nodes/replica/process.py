@@ -22,17 +22,12 @@ from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer
 from gateway.tasks import Tasks
 from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
+from nodes.disk import write_atomically
 from nodes.events import CountedEvents, EventLog, NoEvents
+from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.keygen import load_key
 from nodes.ports import Party, Store, StoreFull
-from nodes.process import (
-    EXIT_BAD_CONFIG,
-    Trouble,
-    fail,
-    run,
-    write_atomically,
-    write_ready,
-)
+from nodes.process import run, write_ready
 from nodes.replica.abstention import Abstention
 from nodes.replica.around import Around
 from nodes.replica.clock import SystemClock

@@ -23,8 +23,8 @@ from chain.block import Block
 from chain.errors import Misuse
 from chain.ledger.pruning import prune
 from chain.pbft.effects import Durable, FactKind
+from nodes.exits import Trouble
 from nodes.ports import FORGETTABLE, PRUNE_BLOCKS_MAX, Stored, StoreFull
-from nodes.process import Trouble
 from nodes.replica.ledger_file import (
     BLOCK_ROWS,
     CREATE,

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.tasks import Tasks
+from nodes.exits import Trouble
 from nodes.ports import Party
-from nodes.process import Trouble
 from nodes.wire.inbox import Inbox
 from nodes.wire.link import Connection, Link
 from nodes.wire.tally import Tally

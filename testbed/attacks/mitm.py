@@ -84,7 +84,7 @@ class MitmAttack(Attack):
 
     def _tell(self, node: Node) -> None:
         host = self.scene.deployment.host(node)
-        if host.run(["test", "-e", node.file(SENT)], check=False).exit_code != 0:
+        if not host.exists(node.file(SENT)):
             return
         every = [json.loads(line) for line in host.get(node.file(SENT)).splitlines()]
         mine = [each for each in every if each["order"] == f"middle.{self.scene.event.id}.json"]

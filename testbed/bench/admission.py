@@ -24,9 +24,9 @@ from gateway.mqtt.topics import Request, Role
 from inventory.load import load_lab
 from nodes.device.device import Device, Refused
 from nodes.device.login import Login
+from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress, DeviceConfig
 from nodes.events import EventLog
-from nodes.process import write_atomically
 from testbed.bench.figures import Spread
 from testbed.errors import LabFault
 from testbed.provision.deployment import Progress

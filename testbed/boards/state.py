@@ -94,7 +94,7 @@ def _ports(host: Host, board: Board, files: Files, ports: list[SerialPort]) -> l
         return [files.port] if files.port else []
     found = [port.path for port in matching(board, ports)]
     # A fixed device file of the inventory may be absent.
-    return [path for path in found if host.run(["test", "-e", path], check=False).exit_code == 0]
+    return [path for path in found if host.exists(path)]
 
 
 def _seen(

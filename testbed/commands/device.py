@@ -20,7 +20,7 @@ from chain.ledger.statement import Statement
 from inventory.model import Name
 from nodes.device.renewal import Order
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher, read_chain
-from nodes.process import write_atomically
+from nodes.disk import write_atomically
 from testbed.commands.operated import block_time, lost_ledgers, operate, outcome, print_done
 from testbed.commands.options import (
     JsonOption,

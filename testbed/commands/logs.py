@@ -73,7 +73,7 @@ class _Reader:
         path = str(host.log_path(unit_of(name)))
         try:
             count = 0
-            if host.run(["test", "-e", path], check=False).exit_code == 0:  # else nothing yet
+            if host.exists(path):  # else nothing yet
                 count = int(host.run(["wc", "-l", path]).stdout.split()[0])
                 first = max(0, count - self._lines)
                 printed = host.run(["tail", "-n", f"+{first + 1}", path]).stdout.splitlines()

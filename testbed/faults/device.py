@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from nodes.process import write_atomically
+from nodes.disk import write_atomically
 from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.selectors import SelectorField

@@ -54,7 +54,7 @@ class Order:
     def arm(self) -> None:
         """The host takes the order away by itself if nobody else does. Raises LabFault if such an
         order stands there already."""
-        if self._host.run(["test", "-e", self.path], check=False).exit_code == 0:
+        if self._host.exists(self.path):
             raise LabFault(f"{self._node.name}: {self._name} stands there already")
         if self._outlives_us:
             undo = NodeCommand(("rm", "-f", self.path))

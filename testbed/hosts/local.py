@@ -159,6 +159,9 @@ class LocalHost(Host):
             raise TransferFailed(self._name, f"get {source}", problem, "use fetch")
         return content
 
+    def exists(self, path: str | PurePosixPath) -> bool:
+        return os.path.exists(self._path(path))  # noqa: PTH110 - Path.exists raises if it may not look
+
     def fetch(
         self,
         path: str | PurePosixPath,

@@ -307,6 +307,10 @@ class Host(Protocol):
     ) -> None:
         """Stream a file of any size into `local_path`, whole or not at all."""
 
+    def exists(self, path: str | PurePosixPath) -> bool:
+        """Whether a file or directory is there. False also if the login may not look there."""
+        return self.run(["test", "-e", str(path)], check=False).exit_code == 0
+
     def start(self, unit: Unit) -> None:
         """Supervise a unit. If the same unit is active already, nothing happens. A unit that
         changed is replaced."""

@@ -175,7 +175,7 @@ class Deployment:
     def _link_port(self, board: Node) -> None:
         """A device was flashed before (`testbed flash`); now its port is looked up by identity."""
         host = self.host(board)
-        if host.run(["test", "-e", board.file(FLASHED)], check=False).exit_code != 0:
+        if not host.exists(board.file(FLASHED)):
             raise ConfigurationError(f"board {board.name} is not flashed; testbed flash -i FILE")
         port = find_board(host, board.name, self.lab.boards[board.name])
         host.run(["ln", "-sfn", port.path, board.file("port")])
@@ -257,7 +257,7 @@ class Deployment:
         host = self.host(node)
         ready = node.file("port" if node.role == "board" else READY)
         deadline_s = time.monotonic() + READY_S_MAX * host.slowness
-        while host.run(["test", "-e", ready], check=False).exit_code != 0:
+        while not host.exists(ready):
             state = host.status(node.unit)
             if state.state is UnitState.FAILED or time.monotonic() > deadline_s:
                 why = (

@@ -137,7 +137,7 @@ class Plan:
         host.start(Unit(_HEALTH, tuple(argv), restart=False))
         try:
             deadline_s = time.monotonic() + HEALTH_S_MAX * host.slowness
-            while host.run(["test", "-e", "health/ok"], check=False).exit_code != 0:
+            while not host.exists("health/ok"):
                 failed = host.status(_HEALTH).state is UnitState.FAILED
                 if failed or time.monotonic() > deadline_s:
                     log = str(host.log_path(_HEALTH))

@@ -52,9 +52,9 @@ from nodes.device.device import Device, Refused
 from nodes.device.ledger_sync import LedgerSync
 from nodes.device.login import Login
 from nodes.device.vouchers import factory_user
+from nodes.disk import lacks_room
 from nodes.edge_config import DeviceConfig
 from nodes.events import EventLog
-from nodes.process import lacks_room
 from testbed.errors import ConfigurationError, LabFault, RefusedError
 from testbed.provision.material import SERVICES, Voucher
 from testbed.standing.direct_uplink import DirectUplink

@@ -20,9 +20,9 @@ import msgspec
 from inventory.load import packaged
 from inventory.model import Lab
 from nodes.device.state import DeviceState
+from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress
 from nodes.keygen import KEY_FILE
-from nodes.process import write_atomically
 from testbed.errors import ConfigurationError
 from testbed.provision.deployment import Deployment
 from testbed.provision.workspace import workspaces

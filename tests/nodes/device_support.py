@@ -17,10 +17,10 @@ from chain.genesis import Genesis
 from chain.proofs.certificate import verify_carrier
 from nodes.device.renewal import ORDER_FILE, Order
 from nodes.device.workload import Go
+from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress, MobileConfig
 from nodes.events import LoggedEvent, read_events
 from nodes.keygen import CERTIFICATE_FILE
-from nodes.process import write_atomically
 from testbed.standing.running_lab import RunningLab
 
 __all__ = ["Log", "Phone", "until"]

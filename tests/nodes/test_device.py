@@ -40,9 +40,10 @@ from nodes.device.ledger_sync import LedgerSync
 from nodes.device.login import Login
 from nodes.device.sender import Reading, Sender
 from nodes.device.state import COUNTERS_RESERVED, DeviceState
+from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress, DeviceConfig
 from nodes.events import EventLog, read_events
-from nodes.process import Trouble, write_atomically
+from nodes.exits import Trouble
 from testbed.standing.direct_uplink import DirectUplink
 from tests.chain.world import World, private_key, signer
 from tests.gateway.bridge.gate import Gate

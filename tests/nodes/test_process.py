@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nodes.disk import write_atomically
 from nodes.output import OUTPUT_BYTES_MAX, cut_output
-from nodes.process import write_atomically
 
 
 def test_a_file_that_was_written_is_there_after_a_power_cut(

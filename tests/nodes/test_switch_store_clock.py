@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from chain.pbft.effects import Durable
+from nodes.disk import lacks_room
 from nodes.ports import StoreFull
-from nodes.process import lacks_room
 from nodes.replica.memory_store import MemoryStore
 from nodes.switch.clock import ClockOrder, ClockSeam
 from nodes.switch.orders import Orders

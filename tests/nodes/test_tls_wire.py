@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from nodes.config import certificate_der
+from nodes.exits import Trouble
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from nodes.ports import Party
-from nodes.process import Trouble
 from nodes.wire import tls_wire as module
 from nodes.wire.inbox import QUEUE_BYTES_MAX, Inbox
 from nodes.wire.link import CLIENT_FRAME_BYTES_MAX, SEND_QUEUE_BYTES_MAX

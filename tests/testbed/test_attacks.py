@@ -42,7 +42,7 @@ faults:
   - {{id: listen, at: 8s, do: device.eavesdrop}}
   - {{id: more, at: 9s, do: device.escalate}}
   - {{id: sybil, at: 9s, do: device.sybil, batch: 10}}
-  - {{id: flood, at: 11s, for: 2s, do: device.flood, how: invalid, rate: 50/s}}
+  - {{id: flood, at: 10500ms, for: 4s, do: device.flood, how: invalid, rate: 50/s}}
   - {{id: session, at: 10s, do: device.replay, window: other-session, messages: [serial]}}
   - {{id: crash, at: 13500ms, for: 2s, do: process.crash, on: gateway}}
   - {{id: restarted, at: 16500ms, do: device.replay, window: after-restart, messages: [data]}}

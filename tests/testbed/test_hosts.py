@@ -302,6 +302,17 @@ def test_a_unit_runs_until_it_is_stopped(host: Host, begin: Callable[..., Unit])
     host.stop("clock")
 
 
+def test_what_is_there_exists(host: Host) -> None:
+    host.put(b"", "made/-n $HOME")
+    host.run(["ln", "-s", "nowhere", "dangling"])
+    assert host.exists("made")
+    assert host.exists("made/-n $HOME")
+    assert host.exists(str(host.root / "made"))
+    assert not host.exists("made/other")
+    assert not host.exists("dangling")
+    assert not host.exists("made/-n $HOME/below a file")
+
+
 @units
 def test_units_get_their_arguments_unchanged(host: Host) -> None:
     script = 'for w; do printf "%s\\0" "$w"; done >words; : >done'

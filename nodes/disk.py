@@ -1,0 +1,74 @@
+"""Writing files so that a power cut leaves them whole, and telling whether a disk is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
+
+__all__ = ["has_room", "lacks_room", "write_atomically"]
+
+ROOM_BYTES = 256 * 1024  # that a disk must take before a process goes on
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
+    """Readers see the old file or the new one, never a part, and after a power cut the new one.
+
+    Without `replace` a file that is there stays: FileExistsError.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            Path(name).rename(path)
+        else:
+            path.hardlink_to(name)  # the one way to give a name that fails if it is taken
+            Path(name).unlink()
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """A file's new name is on the disk only when its directory is."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lacks_room(error: BaseException, directory: Path) -> bool:
+    """Whether a full disk, or a quota, is behind this error. `directory` is on that disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            return True
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return True
+        if code == sqlite3.SQLITE_IOERR:  # also of a file beside the database that cannot grow
+            return not has_room(directory)
+        cause = cause.__cause__
+    return False
+
+
+def has_room(directory: Path) -> bool:
+    """Whether a file of ROOM_BYTES can be written there, or in the nearest parent that exists."""
+    here = next(each for each in (directory, *directory.parents) if each.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=here) as file:
+            file.write(bytes(ROOM_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
