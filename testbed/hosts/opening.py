@@ -67,11 +67,11 @@ def settings_of(lab: Lab, name: str) -> SshSettings:
 @contextmanager
 def ssh_hosts(lab: Lab, names: Iterable[str]) -> Iterator[dict[str, SshHost]]:
     """These hosts by name, and the jump hosts on the way to them. All are closed at the end."""
-    from testbed.hosts.ssh import SshHost  # noqa: PLC0415 - see above
-
     made: dict[str, SshHost] = {}
 
     def make(name: str) -> SshHost:
+        from testbed.hosts.ssh import SshHost  # noqa: PLC0415 - see above
+
         if name not in made:
             jump = lab.ssh(name).jump
             made[name] = stack.enter_context(

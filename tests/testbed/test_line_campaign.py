@@ -28,7 +28,7 @@ boards:
 )
 CAMPAIGN = """
 campaign: lines
-workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}
+workload: {kind: enrol+data, rate: 12/s, arrivals: uniform, timeout: 5s}
 phases: {warmup: 4s, fault: 15s, recovery: 2s}
 faults:
   # Each board has a fault of its own, while their device spoils what it carries for others.

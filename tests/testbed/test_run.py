@@ -183,23 +183,49 @@ def test_anything_may_be_killed_by_hand(start: Callable[..., Run]) -> None:
     assert run.summary["ledger_verified"] is True
 
 
-LONG_FAULT = """
+LONG_FAULTS = """
 schema: testbed.campaign/1
 campaign: long
 seed: 7
 workload: {kind: enrol+data, rate: 2/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 1s, fault: 5m}
-faults: [{id: kill-r3, at: 500ms, for: 4m, do: process.crash, on: replica(2)}]
+phases: {warmup: 5s, fault: 5m}
+faults:
+  - {id: kill-r3, at: 500ms, for: 4m, do: process.crash, on: replica(2)}
+  - {id: stop-phone, at: 500ms, for: 4m, do: process.stop, on: mobile}
 """
 
 
-def test_ctrl_c_ends_everything_at_once_and_keeps_what_was_collected(
-    start: Callable[..., Run],
+def test_faults_end_within_seconds_when_one_is_aborted_and_when_ctrl_c_ends_the_run(
+    start: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the middle of a fault that would last four minutes."""
-    run = start("stopped", LONG_FAULT)
-    run.reach("fault")
-    run.until(lambda: "applied" in run.steps, STARTED_S_MAX)
+    """Four minutes they would last. Whoever aborts one, or the run in the middle of the other, does
+    not wait for that; nothing is left, and what was collected is kept."""
+    run = start("aborted", LONG_FAULTS)
+    run.reach("warmup")
+    where = ("--run", str(run.bundle))
+    assert cli.main(["abort", *where]) == 0
+    assert "no fault is active" in capsys.readouterr().out
+    run.until(lambda: run.steps.count("applied") == 2, STARTED_S_MAX)
+    assert cli.main(["abort", *where, "--json"]) == 0
+    active = {each["fault"]: each for each in json.loads(capsys.readouterr().out)["faults"]}
+    assert {name: each["kind"] for name, each in active.items()} == {
+        "kill-r3": "process.crash",
+        "stop-phone": "process.stop",
+    }
+    assert cli.main(["abort", "kill-r9", *where]) == 2
+    assert active["kill-r3"]["event"] in capsys.readouterr().err
+    assert cli.main(["abort", "kill-r3", "--check", *where]) == 0
+    assert "would be aborted" in capsys.readouterr().out
+    assert not (run.bundle / "run/0000-faults/abort").exists()
+    assert cli.main(["abort", "kill-r3", *where]) == 0
+    run.until(lambda: "verified" in run.steps, ENDED_S_MAX)
+    capsys.readouterr()
+    assert cli.main(["abort", *where, "--json"]) == 0
+    (still,) = json.loads(capsys.readouterr().out)["faults"]
+    assert still["fault"] == "stop-phone"
+    ended = [step for step in run.steps if step != "observed"]
+    assert ended[-3:] == ["aborted", "healed", "verified"]
+
     of_the_run = run.processes()
     assert of_the_run
     run.process.send_signal(signal.SIGINT)
@@ -207,33 +233,5 @@ def test_ctrl_c_ends_everything_at_once_and_keeps_what_was_collected(
     nothing_is_left_of(of_the_run)
     assert (run.bundle / "manifest.json").exists()
     assert verify(run.bundle).returncode == 0
-
-
-def test_a_fault_ends_within_seconds_when_it_is_aborted_and_when_the_run_is(
-    start: Callable[..., Run], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Four minutes it would last: whoever aborts it, or the run, does not wait for its end."""
-    run = start("aborted", LONG_FAULT)
-    run.reach("fault")
-
-    run.until(lambda: "applied" in run.steps, STARTED_S_MAX)
-    where = ("--run", str(run.bundle))
-    assert cli.main(["abort", *where, "--json"]) == 0
-    (active,) = json.loads(capsys.readouterr().out)["faults"]
-    assert (active["fault"], active["kind"]) == ("kill-r3", "process.crash")
-    assert cli.main(["abort", "kill-r9", *where]) == 2
-    assert f"there are: {active['event']}" in capsys.readouterr().err
-    assert cli.main(["abort", "kill-r3", "--check", *where]) == 0
-    assert "would be aborted" in capsys.readouterr().out
-    assert not (run.bundle / "run/0000-faults/abort").exists()
-    assert cli.main(["abort", "kill-r3", *where]) == 0
-    run.until(lambda: "verified" in run.steps, ENDED_S_MAX)
-    capsys.readouterr()
-    assert cli.main(["abort", *where]) == 0
-    assert "no fault is active" in capsys.readouterr().out
-    ended = [step for step in run.steps if step != "observed"]
-    assert ended[-3:] == ["aborted", "healed", "verified"]
-    run.process.send_signal(signal.SIGINT)
-    assert run.end() == 130
     assert cli.main(["abort", *where]) == 2
     assert "no run is under way" in capsys.readouterr().err
