@@ -10,10 +10,11 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from chain.errors import Misuse
 
-__all__ = ["LogLimit", "RateLimiter", "TokenBucket"]
+__all__ = ["SHARES", "LogLimit", "RateLimiter", "TokenBucket"]
 
 
 @dataclass(slots=True)
@@ -37,10 +38,10 @@ class TokenBucket:
         self.tokens = min(self.burst, self.tokens + gained)
         self.filled_at_s = now_s
 
-    def take(self, now_s: float) -> bool:
-        """Takes one token. Returns False if there is none."""
+    def take(self, now_s: float, *, leave: float = 0) -> bool:
+        """Takes one token and leaves at least `leave`. Returns False if that cannot be."""
         self._fill(now_s)
-        if self.tokens < 1:
+        if self.tokens < 1 + leave:
             return False
         self.tokens -= 1
         return True
@@ -77,11 +78,22 @@ class LogLimit(logging.Filter):
         return True
 
 
+SHARES = 16
+
+
+class _Source(NamedTuple):
+    bucket: TokenBucket
+    share: TokenBucket
+
+
 class RateLimiter:
     """Admits at most `rate_per_s` messages of each source, and `total_rate_per_s` of all together.
 
+    A few sources that use their rate to the full would take the total from everybody. So a source
+    that sends more than 1/SHARES of the total leaves half of the total's burst to the others.
+
     It remembers at most `sources_max` sources. The least recently seen source is forgotten only
-    when its bucket is full again. Otherwise the *new* source is refused, so nobody can escape an
+    when its buckets are full again. Otherwise the *new* source is refused, so nobody can escape an
     empty bucket by inventing names. The limit on the total prevents the same.
 
     `counts` has `admitted`, `rate` (limit of the source), `total` and `sources` (table full).
@@ -103,11 +115,11 @@ class RateLimiter:
         self._rate_per_s, self._burst = rate_per_s, burst
         self._sources_max = sources_max
         self._clock = clock
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._sources: OrderedDict[str, _Source] = OrderedDict()
         self._total = TokenBucket(total_rate_per_s, total_burst, clock())
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._sources)
 
     def admit(self, source: str) -> bool:
         """Whether one message of `source` may go on to the costly checks. Counts the outcome."""
@@ -116,22 +128,28 @@ class RateLimiter:
         return reason is None
 
     def _refusal(self, source: str, now_s: float) -> str | None:
-        bucket = self._buckets.get(source)
-        if bucket is None:
+        known = self._sources.get(source)
+        if known is None:
             if not self._make_room(now_s):
                 return "sources"
-            bucket = self._buckets[source] = TokenBucket(self._rate_per_s, self._burst, now_s)
-        self._buckets.move_to_end(source)
+            known = self._sources[source] = self._new(now_s)
+        self._sources.move_to_end(source)
         # The source's bucket first: a source above its rate takes nothing from the total.
-        if not bucket.take(now_s):
+        if not known.bucket.take(now_s):
             return "rate"
-        return None if self._total.take(now_s) else "total"
+        leave = 0 if known.share.take(now_s) else self._total.burst / 2
+        return None if self._total.take(now_s, leave=leave) else "total"
+
+    def _new(self, now_s: float) -> _Source:
+        total = self._total
+        share = TokenBucket(total.rate_per_s / SHARES, max(1, total.burst / SHARES), now_s)
+        return _Source(TokenBucket(self._rate_per_s, self._burst, now_s), share)
 
     def _make_room(self, now_s: float) -> bool:
-        if len(self._buckets) < self._sources_max:
+        if len(self._sources) < self._sources_max:
             return True
-        oldest, bucket = next(iter(self._buckets.items()))
-        if not bucket.full(now_s):
+        oldest, known = next(iter(self._sources.items()))
+        if not (known.bucket.full(now_s) and known.share.full(now_s)):
             return False
-        del self._buckets[oldest]
+        del self._sources[oldest]
         return True

@@ -169,8 +169,13 @@ class Bridge:
             self._stamps.pass_over(before, up.device, stamped.body, now_ms)
 
     def _within_rate(self, up: Up) -> bool:
-        limits = self._limits
-        return limits.relays.admit(up.relay) and limits.devices.admit(f"{up.relay}/{up.device}")
+        """A relay's rate is for what it carries. Of its own messages, and of those of a device
+        without a relay, no more reach that limit than one device may send."""
+        relays, devices = self._limits.relays, self._limits.devices
+        device = f"{up.relay}/{up.device}"
+        if up.relay == up.device:
+            return devices.admit(device) and relays.admit(up.relay)
+        return relays.admit(up.relay) and devices.admit(device)
 
     def _count_over_rate(self, relay: str, now_ms: int) -> None:
         """Only counts: an answer or an event for each message would make a flood worse."""

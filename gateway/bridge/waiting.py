@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from chain.pbft.messages import Signed
+from gateway.limits import SHARES
 
 __all__ = ["Pending", "Waiting"]
 
@@ -52,7 +53,8 @@ class Pending(msgspec.Struct):
 
 
 class Waiting:
-    """At most `requests_max`: of one device `device_max`, of one relay `relay_max`."""
+    """At most `requests_max`: of one device `device_max`, of one relay `relay_max`. When half of
+    the room is taken, a relay gets no more than 1/SHARES of it: a few relays do not fill it."""
 
     def __init__(self, requests_max: int, device_max: int, relay_max: int) -> None:
         self._requests_max = requests_max
@@ -73,10 +75,12 @@ class Waiting:
         return iter(list(self._requests.items()))
 
     def has_room(self, device: str, relay: str) -> bool:
+        crowded = len(self._requests) >= self._requests_max // 2
+        share = max(1, self._requests_max // SHARES) if crowded else self._relay_max
         return (
             len(self._requests) < self._requests_max
             and self._by_device[device] < self._device_max
-            and self._by_relay[relay] < self._relay_max
+            and self._by_relay[relay] < min(share, self._relay_max)
         )
 
     def get(self, request: bytes) -> Pending | None:

@@ -76,6 +76,21 @@ def test_all_together_stay_under_the_total() -> None:
     assert limits.counts["total"] == 90
 
 
+def test_a_few_that_use_their_rate_to_the_full_leave_the_total_to_the_others() -> None:
+    clock = Clock()
+    limits = limiter(
+        clock, rate_per_s=100, burst=200, total_rate_per_s=200, total_burst=400, sources_max=100
+    )
+    for step in range(1000):
+        clock.now_s += 0.01
+        for flood in ("one", "two", "three", "four"):
+            for _ in range(4):
+                limits.admit(flood)
+        if step % 10 == 0:
+            assert limits.admit("honest")
+    assert limits.counts["total"] > 0
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(-1, 3)), max_size=200))
 def test_never_more_than_burst_plus_rate_times_time(events: list[tuple[str, float]]) -> None:
     """Also when the clock steps back: stepping gains nothing beyond the time that passed."""

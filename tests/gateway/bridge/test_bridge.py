@@ -22,6 +22,7 @@ from chain.ledger.operations import (
     Grant,
     Renew,
     Revoke,
+    Token,
     WithdrawFactoryRoot,
     sign_operation,
 )
@@ -44,11 +45,13 @@ from gateway.bridge.waiting import DENIAL_PATIENCE_MS
 from gateway.broker.credentials import open_password
 from gateway.broker.security import bootstrap_id, device_password
 from gateway.hops import Hop, NoTrace
+from gateway.limits import RateLimiter
 from gateway.mqtt.client import payload_bytes_max
-from gateway.mqtt.topics import Status
+from gateway.mqtt.topics import Status, Up
+from nodes.edge_config import GatewayLimits
 from tests.chain.test_registry import by_admins, certificate
-from tests.chain.world import Device, World, private_key
-from tests.gateway.bridge.gate import RELAY, SECRET, Gate, limiter, sender
+from tests.chain.world import Device, World, private_key, signer
+from tests.gateway.bridge.gate import RELAY, SECRET, Clock, Gate, limiter, sender
 
 
 @pytest.fixture
@@ -279,6 +282,60 @@ def test_a_relay_that_speaks_for_others_spends_its_own_rate_only(
     assert limited == [{"relay": "b" * 64, "count": 1}]  # a flood does not flood the log
     gate.ask(world.data(victim), victim)
     assert len(gate.submitted) == 1
+
+
+def test_few_that_flood_shut_nobody_out(gate: Gate) -> None:
+    """The limit on the total must not become a way to use it up: neither by logins of their own
+    nor by relays that carry garbage."""
+    limits, clock = GatewayLimits(), gate.clock
+    gate.restart_with(
+        relays=fair(clock, limits, limits.relay_rate_per_s, limits.relay_burst),
+        devices=fair(clock, limits, limits.rate_per_s, limits.burst),
+    )
+    honest = gate.admit("phone")
+    garbage = stamped_codec.encode(Stamped(n=1, boot=1, at_ms=0, body=b"garbage"))
+    floods = [
+        str(Up(gate.bridge.net, f"{carrier:064x}", f"{device:064x}", "op"))
+        for carrier, device in ((1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 9))
+    ]
+    for _ in range(250):
+        clock.s += 0.02
+        for topic in floods:
+            for _ in range(40):
+                gate.bridge.on_up(topic, garbage, gate.now_ms)
+        refused = gate.bridge.counts["refused:rate"]
+        gate.up(honest.node.hex(), "op", b"a request")
+        assert gate.bridge.counts["refused:rate"] == refused
+    assert gate.bridge.counts["refused:rate"] > 10_000
+
+
+def fair(clock: Clock, limits: GatewayLimits, rate_per_s: float, burst: float) -> RateLimiter:
+    return RateLimiter(
+        rate_per_s=rate_per_s,
+        burst=burst,
+        total_rate_per_s=limits.total_rate_per_s,
+        total_burst=limits.total_burst,
+        sources_max=limits.sources_max,
+        clock=clock,
+    )
+
+
+def test_two_relays_do_not_fill_the_room_for_requests(tmp_path: Path, world: World) -> None:
+    """Anybody can make keys, and replicas are asked about each newcomer."""
+    gate = Gate(tmp_path, world)
+    honest = gate.admit("phone")
+    stranger = msgspec.structs.replace(world.enrol(Device("nobody")), service="unheard of")
+    for number in range(2 * gate.limits["waiting_max"]):
+        newcomer = Device(f"made up {number}")
+        asked = msgspec.structs.replace(stranger, key=newcomer.signer.public)
+        voucher = signer("voucher nobody issued")
+        statement = voucher_statement(world.network, newcomer.signer.public, asked.head)
+        token = Token(key=voucher.public, signature=voucher.sign(statement))
+        cose = sign_operation(msgspec.structs.replace(asked, voucher=token), newcomer.signer)
+        gate.up(newcomer.node.hex(), "enrol", cose, relay=("1" if number % 2 else "2") * 64)
+    gate.submitted.clear()
+    gate.ask(world.data(honest), honest)
+    assert len(gate.submitted) == 1, "an admitted device still finds room"
 
 
 # --- who gets the answer -------------------------------------------------------------------------
