@@ -5,9 +5,9 @@ A record's status and a signed denial carry one of them. The README lists who ge
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
-__all__ = ["LATER_REASONS", "Reason"]
+__all__ = ["LATER_REASONS", "REASONS", "Reason"]
 
 Reason = Literal[
     "board",
@@ -55,6 +55,8 @@ Reason = Literal[
     "validity",
     "withdrawn-voucher",
 ]
+
+REASONS: Final[frozenset[str]] = frozenset(get_args(Reason))
 
 # A later block may still change these; the others stay.
 LATER_REASONS = frozenset({"unknown-node", "unknown-head", "unknown-voucher", "factory-early"})

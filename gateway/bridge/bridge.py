@@ -20,6 +20,7 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Scheme, digest
 from chain.ledger.operations import Enrol, Opened, open_operation
+from chain.ledger.reasons import REASONS
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Seal
 from chain.proofs.client import Conflict
@@ -51,7 +52,8 @@ __all__ = ["Bridge"]
 
 SYNC_BYTES_MAX = 256 * 1024  # of blocks in answer to one request
 RESUBMITTED_PER_TICK_MAX = 256
-LIMITED_EVENT_MS = 1_000  # between two events about one relay that sends too much, or leaves gaps
+_DENIALS = REASONS | {"refused", "done"}  # of replicas: by the registry, and by the core
+LIMITED_EVENT_MS = 1_000  # between two events about one relay that sends too much, or loses some
 
 
 class Bridge:
@@ -90,7 +92,7 @@ class Bridge:
         self._fresh: dict[bytes, Entry] = {}
         self._done: list[bytes] = []
         self._stamps = Stamps()
-        self._gaps_ms = -LIMITED_EVENT_MS  # when gaps were last told
+        self._losses_ms = -LIMITED_EVENT_MS  # when they were last told
         self._relays = Relays()
         self._limited: dict[str, tuple[int, int]] = {}  # relay: last event, refused since then
         self._suspicious = False  # requests time out: the primary may be faulty
@@ -158,15 +160,16 @@ class Bridge:
             raise PeerFault("bad-kind", up.kind)
 
     def _pass_over(self, opened: Opened, up: Up, stamped: Stamped, now_ms: int) -> None:
-        """The device had no answer through the relay that ranks before this one. Only admitted
-        devices have a say: anybody can make keys."""
+        """The device had no answer through the relays that rank before this one. Only admitted
+        devices have a say: anybody can make keys. Only what nobody has brought yet was lost, and
+        after a whole round nobody can tell who was asked."""
         ledger = self.chain.ledger
         identity = ledger.registry.identity(opened.operation.node)
         if stamped.tries is None or identity is None or ended(identity, ledger.time_us):
             return
-        if ranked := self._relays.ranked(up.device, stamped.body, now_ms):
-            before = ranked[(stamped.tries - 1) % len(ranked)]
-            self._stamps.pass_over(before, up.device, stamped.body, now_ms)
+        ranked = self._relays.ranked(up.device, stamped.body, now_ms)
+        if stamped.tries < len(ranked):
+            self._stamps.pass_over(ranked[: stamped.tries], up.device, stamped.body, now_ms)
 
     def _within_rate(self, up: Up) -> bool:
         """A relay's rate is for what it carries. Of its own messages, and of those of a device
@@ -190,7 +193,6 @@ class Bridge:
         cose = stamped.body
         opened = open_operation(cose, self._network, self._scheme)
         check_sender(opened, up.kind, up.device)
-        self._pass_over(opened, up, stamped, now_ms)
         answer = self._answers.get(opened.id)
         if answer is not None:
             self._answer_again(opened, up, answer)
@@ -210,6 +212,7 @@ class Bridge:
         elif not self._waiting.has_room(up.device, up.relay):
             self._refuse(opened.id, up, "busy")
         else:
+            self._pass_over(opened, up, stamped, now_ms)
             self._note(opened.id, up, "accepted")
             self._trace.request(Hop.GATEWAY_IN, opened.id, self._came_ns)
             self._trace.request(Hop.ADMITTED, opened.id)
@@ -366,8 +369,10 @@ class Bridge:
 
         Even f+1 refusals are not believed at once (see `tick`). A replica that has just executed
         the request refuses it too, and its refusal may arrive before the block. Raises PeerFault
-        for a false signature.
+        for a false signature, or for a reason that no honest replica gives: each is counted.
         """
+        if denied.reason not in _DENIALS:
+            raise PeerFault("bad-denial", "an unknown reason")
         waiting = self._waiting.get(denied.request)
         if waiting is None or denied.reason == "done" or replica in self.chain.removed:
             return  # the block brings the answer; a removed replica has no say
@@ -401,12 +406,12 @@ class Bridge:
         A request that f+1 replicas refuse is denied when its block would have arrived. Neither
         happens while the gateway lags: the block may be on its way.
         """
-        if now_ms - self._gaps_ms >= LIMITED_EVENT_MS:
-            self._gaps_ms = now_ms
+        if now_ms - self._losses_ms >= LIMITED_EVENT_MS:
+            self._losses_ms = now_ms
             for relay, missing in self._stamps.lost(now_ms):
                 self._outside.emit("relay-gap", relay=relay, missing=missing)
-        for relay, devices in self._stamps.suspected(now_ms):
-            self._outside.emit("relay-suspected", relay=relay, devices=devices)
+            for relay, devices in self._stamps.suspected(now_ms):
+                self._outside.emit("relay-suspected", relay=relay, devices=devices)
         if self.chain.lagging:
             return
         budget = RESUBMITTED_PER_TICK_MAX

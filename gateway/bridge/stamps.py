@@ -2,17 +2,18 @@
 
 - Between a relay and the gateway: the relay's running numbers have a gap. A number that is
   overtaken (a relay's own messages pass through its disk first) is waited for.
-- At a relay: a device tried again, and the relay that ranked for the try before does not bring the
-  message either. One device may lie, so a relay is suspected when several admitted devices say so.
-  How often a device tried is the word of the relay that brings its message: so the other one has
-  PATIENCE_MS to bring it too.
+- At a relay: a device tried again, and no relay that ranked for a try before brought the message.
+  One device may lie, so a relay is suspected when several admitted devices say so. How often a
+  device tried is the word of the relay that brings its message: so those before it have PATIENCE_MS
+  to bring it too, and a message that any of them brings accuses nobody.
 
 The broker vouches for who the relay is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,7 +23,7 @@ from gateway.bridge.relays import RELAYS_MAX
 
 __all__ = ["SUSPECTED_BY", "Stamps"]
 
-CARRIED_MAX = 8192
+CARRIED_MAX = 32_768  # at the gateway's highest rate, all of the last PATIENCE_MS
 MISSING_MAX = 256  # waited for, of one relay
 PATIENCE_MS = 10_000
 SUSPECTED_BY = 3  # devices
@@ -36,22 +37,24 @@ class _Relay(msgspec.Struct):
     lost: int = 0
 
 
+class _Doubt(NamedTuple):
+    message: bytes
+    before: frozenset[str]  # the relays that ranked for the tries before
+    since_ms: int
+
+
 class Stamps:
     def __init__(self) -> None:
         self._relays: dict[str, _Relay] = {}
         self._carried: dict[bytes, set[str]] = {}  # by body: who brought it
-        # relay -> device that tried another one -> (its message, since when)
-        self._passed_over: dict[str, dict[str, tuple[bytes, int]]] = {}
+        # relay -> device that tried another one
+        self._passed_over: dict[str, dict[str, _Doubt]] = {}
 
     def take(self, relay: str, stamped: Stamped, now_ms: int) -> None:
         """Takes a message of `relay`."""
-        message = digest(stamped.body)
-        self._carried.setdefault(message, set()).add(relay)
+        self._carried.setdefault(digest(stamped.body), set()).add(relay)
         if len(self._carried) > CARRIED_MAX:
             del self._carried[next(iter(self._carried))]
-        devices = self._passed_over.get(relay, {})
-        for device in [each for each, (missed, _) in devices.items() if missed == message]:
-            del devices[device]
         known = self._relays.pop(relay, None)
         if known is not None:
             self._relays[relay] = known  # the one heard of longest ago comes first, and goes first
@@ -86,21 +89,23 @@ class Stamps:
                 yield name, len(overdue) + relay.lost
                 relay.lost = 0
 
-    def pass_over(self, relay: str, device: str, body: bytes, now_ms: int) -> None:
-        """`device`, which signed `body`, tried another relay after this one."""
-        message = digest(body)
-        if relay in self._carried.get(message, ()):
-            return  # the answer was lost, not the message
+    def pass_over(self, before: Sequence[str], device: str, body: bytes, now_ms: int) -> None:
+        """`device`, which signed `body`, tried another relay after these, the last of which is in
+        doubt."""
+        relay = before[-1]
         if relay not in self._passed_over and len(self._passed_over) >= RELAYS_MAX:
             del self._passed_over[next(iter(self._passed_over))]
         devices = self._passed_over.setdefault(relay, {})
         if len(devices) < _DEVICES_MAX:
-            devices.setdefault(device, (message, now_ms))
+            devices.setdefault(device, _Doubt(digest(body), frozenset(before), now_ms))
 
     def suspected(self, now_ms: int) -> Iterator[tuple[str, int]]:
         """(relay, number of devices) where enough devices waited in vain; then it starts anew."""
         for relay, devices in self._passed_over.items():
-            count = sum(now_ms - since_ms > PATIENCE_MS for _, since_ms in devices.values())
+            for device, doubt in list(devices.items()):
+                if doubt.before & self._carried.get(doubt.message, set()):
+                    del devices[device]  # an answer was lost, not the message
+            count = sum(now_ms - doubt.since_ms > PATIENCE_MS for doubt in devices.values())
             if count >= SUSPECTED_BY:
                 yield relay, count
                 devices.clear()

@@ -160,7 +160,8 @@ class Gate:
     def ask(self, operation: Operation, by: Device, **changes: str) -> bytes:
         """`by` signs `operation` and sends it, under its voucher's name if it is an enrolment."""
         cose = sign_operation(operation, by.signer)
-        self.up(changes.get("device") or sender(operation), kind_of(operation), cose)
+        relay = changes.get("relay", RELAY)
+        self.up(changes.get("device") or sender(operation), kind_of(operation), cose, relay)
         return cose
 
     def refusals(self) -> list[str]:

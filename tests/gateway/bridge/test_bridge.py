@@ -241,6 +241,19 @@ def test_denials_of_f_replicas_count_for_nothing(gate: Gate) -> None:
     assert len(gate.outbox) == 0
 
 
+def test_a_liar_invents_no_reasons(gate: Gate) -> None:
+    """Each reason has its count, which would grow without end; and no device knows the word."""
+    for number in range(20):
+        device = Device(f"phone {number}")
+        gate.ask(gate.world.enrol(device, with_voucher=gate.world.vouchers[0]), device)
+        with contextlib.suppress(PeerFault):
+            gate.deny(f"a made up reason {number}", 1)
+        gate.deny("privilege", 2)  # the word of one honest replica and that of a liar: a tie
+        gate.deny("privilege", 3)
+    assert gate.bridge.counts["denied:privilege"] == 20
+    assert not [each for each in gate.bridge.counts if "made up" in each]
+
+
 def test_a_silent_primary_is_passed_by_and_the_next_request_does_not_wait(gate: Gate) -> None:
     one, two = gate.admit("one"), gate.admit("two")
     gate.ask(gate.world.data(one), one)
@@ -565,7 +578,33 @@ def test_only_admitted_devices_make_a_relay_suspect(gate: Gate) -> None:
         return [event for event, _ in gate.events if event == "relay-suspected"]
 
     assert try_again([Device(f"made up {number}") for number in range(64)]) == []
+    gate.clock.s += 1
     assert try_again([gate.admit(f"phone {number}") for number in range(8)]) != []
+
+
+def test_no_relay_makes_another_suspect_with_what_has_come_already(gate: Gate) -> None:
+    """It hears all that devices ask, and keeps it: it brings it again and says how often the device
+    tried."""
+    good, other, bad = "1" * 64, "2" * 64, "3" * 64
+    phones = [gate.admit(f"phone {number}") for number in range(8)]
+
+    def present() -> None:
+        for relay in (good, other, bad):
+            gate.bridge.on_up(str(Status(gate.bridge.net, relay)), ONLINE, gate.now_ms)
+
+    for _ in range(4):
+        present()
+        sent = [(each, gate.ask(gate.world.data(each), each, relay=other)) for each in phones]
+        for settled in (False, True):
+            if settled:
+                gate.decide()
+                gate.clock.s += 1
+                present()
+            for tries in range(1, 7):
+                for phone, cose in sent:
+                    gate.up(phone.node.hex(), "op", cose, relay=bad, tries=tries)
+        gate.bridge.tick(gate.now_ms + PATIENCE_MS + 1)
+    assert not [fields for event, fields in gate.events if event == "relay-suspected"]
 
 
 def test_a_relay_that_leaves_gaps_without_end_writes_few_events(gate: Gate) -> None:

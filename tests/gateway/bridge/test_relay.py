@@ -146,12 +146,12 @@ def test_relays_that_are_gone_take_no_place_from_new_ones() -> None:
     stamps = Stamps()
     for number in range(RELAYS_MAX + 100):
         stamps.take(f"old {number}", Stamped(n=1, boot=1, at_ms=0, body=b"%d" % number), 0)
-        stamps.pass_over(f"old {number}", DEVICES[0], b"lost", 0)
+        stamps.pass_over([f"old {number}"], DEVICES[0], b"lost", 0)
     for number in (1, 3):
         stamps.take("new", Stamped(n=number, boot=1, at_ms=0, body=b""), 0)
     assert list(stamps.lost(PATIENCE_MS + 1)) == [("new", 1)]
     for device in DEVICES:
-        stamps.pass_over("new", device, b"lost", 0)
+        stamps.pass_over(["new"], device, b"lost", 0)
     assert [relay for relay, _ in stamps.suspected(PATIENCE_MS + 1)] == ["new"]
 
 
@@ -165,12 +165,12 @@ def test_a_relay_that_drops_is_suspected_when_several_devices_say_so() -> None:
     stamps = Stamps()
     stamps.take("good", Stamped(n=1, boot=1, at_ms=0, body=b"came"), 0)
     for device in DEVICES[:SUSPECTED_BY]:
-        stamps.pass_over("good", device, b"came", 0)
+        stamps.pass_over(["good"], device, b"came", 0)
     for body in (b"one", b"two", b"three"):
-        stamps.pass_over("doubtful", DEVICES[0], body, 0)
+        stamps.pass_over(["doubtful"], DEVICES[0], body, 0)
     assert suspected(stamps) == []
     for device in DEVICES[:SUSPECTED_BY]:
-        stamps.pass_over("bad", device, b"lost", 0)
+        stamps.pass_over(["bad"], device, b"lost", 0)
     assert suspected(stamps) == [("bad", SUSPECTED_BY)]
     assert suspected(stamps) == []
 
@@ -179,6 +179,10 @@ def test_a_relay_that_claims_tries_before_anybody_had_time_makes_no_other_suspec
     """How often a device tried is the word of the relay that brings the message."""
     stamps = Stamps()
     for n, device in enumerate(DEVICES[: 2 * SUSPECTED_BY], 1):
-        stamps.pass_over("good", device, device.encode(), 0)
+        stamps.pass_over(["good"], device, device.encode(), 0)
         stamps.take("good", Stamped(n=n, boot=1, at_ms=0, body=device.encode()), PATIENCE_MS)
+    for n, device in enumerate(DEVICES[: 2 * SUSPECTED_BY], 1):
+        message = f"{device} again".encode()
+        stamps.pass_over(["first", "good"], device, message, 0)
+        stamps.take("first", Stamped(n=n, boot=1, at_ms=0, body=message), 1)
     assert suspected(stamps) == []
