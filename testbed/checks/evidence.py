@@ -32,7 +32,7 @@ from testbed.checks.logs import (
 from testbed.checks.records import Chain, read_chain
 from testbed.errors import ConfigurationError
 
-__all__ = ["BrokerRefusal", "Evidence", "genesis_of"]
+__all__ = ["BrokerRefusal", "Evidence", "broker_refusals", "genesis_of"]
 
 REFUSED = "refused: "  # so a broker's log begins a refusal
 ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
@@ -48,6 +48,14 @@ class BrokerRefusal(NamedTuple):
     t: int
     reason: str
     sender: str
+
+
+def broker_refusals(log: Path) -> Iterator[BrokerRefusal]:
+    """Each refusal that a broker logged."""
+    for line in read_lines(log, BrokerLine)[0]:
+        if line.event.startswith(REFUSED):
+            reason, _, rest = line.event.removeprefix(REFUSED).partition(" by ")
+            yield BrokerRefusal(round(line.t_s * 1e9), reason, rest.partition(" ")[0])
 
 
 class Evidence:
@@ -172,14 +180,8 @@ class Evidence:
     @cached_property
     def refused_at_broker(self) -> tuple[BrokerRefusal, ...]:
         """Each refusal that a broker logged, in order. It logs some hundred, then one a second."""
-        found = []
-        for path in sorted((self.run.raw / "log").glob("*.log")):
-            for line in read_lines(path, BrokerLine)[0]:
-                if line.event.startswith(REFUSED):
-                    reason, _, rest = line.event.removeprefix(REFUSED).partition(" by ")
-                    sender = rest.partition(" ")[0]
-                    found.append(BrokerRefusal(round(line.t_s * 1e9), reason, sender))
-        return tuple(sorted(found))
+        logs = sorted((self.run.raw / "log").glob("*.log"))
+        return tuple(sorted(each for path in logs for each in broker_refusals(path)))
 
     def serial(self, board: str) -> list[SerialFrame]:
         """What passed on a board's line."""

@@ -186,10 +186,10 @@ async def _ends(t: Trial) -> None:
     await asyncio.sleep(2)
     await t.operator.refresh()
     await t.request("data after expiry", brief.data(), brief)
-    t.spent.append(("login after expiry", t.user_of(brief)))
+    t.spent.append(("login after expiry", t.attacker.login_of(brief)))
     gone, voucher, enrolment = await t.admit("gone")
     await t.operator.revoke(t.operator.find("gone")[1], "lost")
-    t.spent.append(("login after revocation", t.user_of(gone)))
+    t.spent.append(("login after revocation", t.attacker.login_of(gone)))
     await t.request("data after revocation", gone.data(), gone)
     login = bootstrap_id(voucher.id)
     await t.signed("access request replayed after revocation", enrolment, login, "enrol")
@@ -204,7 +204,7 @@ async def _ends(t: Trial) -> None:
     await t.operator.revoke(t.operator.find("renewed")[1], "lost")
     await t.request("data of the newest key of a revoked device", third.data(), third)
     for name, key in (("first", first), ("newest", third)):
-        t.spent.append((f"login of the {name} key of a revoked device", t.user_of(key)))
+        t.spent.append((f"login of the {name} key of a revoked device", t.attacker.login_of(key)))
 
 
 async def _restarts(t: Trial) -> None:

@@ -1,7 +1,7 @@
-"""A running lab as an attacker meets it: a relay's login, devices of its own, and what the layers
+"""A running lab as the attacker of campaigns meets it (`testbed.attacker`), and what the layers
 say.
 
-Each layer is asked where it can be: the broker closes the connection and counts; the gateway logs,
+Each layer is asked where it can be: the broker closes the connection and logs; the gateway logs,
 also what the authentication group denies; what reaches the ledger is read from the operator's
 verified copy.
 """
@@ -20,16 +20,16 @@ import msgspec
 
 from chain.ledger.admission import voucher_id
 from chain.ledger.operations import Enrol, Operation, read_operation
-from gateway.bridge.edge import Kind, Stamped, stamped_codec
-from gateway.broker.security import User, bootstrap_id, device_password
-from gateway.mqtt.client import MqttClient, MqttSettings
-from gateway.mqtt.topics import Role, Up
+from gateway.bridge.edge import Kind
+from gateway.broker.security import User, bootstrap_id
+from gateway.mqtt.topics import Up
 from nodes.board.control import command
 from nodes.events import read_events
-from testbed.attacker.attacker import new_login
+from testbed.attacker.attacker import Attacker
 from testbed.attacker.door import Act, knock
 from testbed.attacker.manufacturer import Manufacturer
 from testbed.attacker.puppet import Puppet
+from testbed.checks.evidence import broker_refusals
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
@@ -41,9 +41,6 @@ __all__ = ["Refusal", "Trial", "attacking"]
 ANSWER_S_MAX = 30.0
 POLL_S = 0.05
 NOISE = frozenset({"noise-cobs", "noise-crc", "noise-short", "noise-long"})  # counted only
-NO_REFUSALS = frozenset({"logins", "removed", "slowed", "dropped"})  # the broker counts these too
-
-
 NOBODY = "nobody"
 _ALLOWED = frozenset({"ok", "accepted"})
 
@@ -65,25 +62,21 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Trial:
-    """A relay's login on the running lab, and what the layers say."""
+    """An attacker with a relay's login on the running lab, and what the layers say."""
 
     def __init__(
         self,
         deployment: Deployment,
         operator: Operator,
         manufacturer: Manufacturer,
-        login: User,
-        relay: MqttClient,
+        attacker: Attacker,
     ) -> None:
         self.deployment = deployment
         self.manufacturer = manufacturer
         self.operator = operator
+        self.attacker = attacker
         self.material = deployment.material
-        self.network = deployment.material.genesis.network
-        self.net = self.network.hex()[:16]
-        self._login = login
-        self._relay = relay
-        self._sent = 0
+        self.network, self.net = attacker.network, attacker.net
         self.found: list[Refusal] = []
         self.spent: list[tuple[str, User]] = []  # logins that were taken away, and why
         gateway = deployment.with_role("gateway")[0]
@@ -108,16 +101,17 @@ class Trial:
 
     async def up(self, kind: Kind | str, body: bytes, device: str, raw: bytes | None = None) -> str:
         """Send as a relay does; returns what the gateway says of it."""
-        self._sent += 1
         before = len(self._requests())
-        stamped = stamped_codec.encode(Stamped(n=self._sent, boot=1, at_ms=0, body=body))
-        topic = str(Up(self.net, self._login.node, device, kind))
-        await self._relay.publish(topic, raw if raw is not None else stamped)
+        if raw is None:
+            await asyncio.to_thread(self.attacker.up, device, kind, [body])
+        else:
+            topic = str(Up(self.net, self.attacker.relay.node, device, kind))
+            await asyncio.to_thread(self.attacker.do, self.attacker.publish_raw(topic, raw))
         await _until(lambda: len(self._requests()) > before, f"the gateway says nothing to {kind}")
         return str(self._requests()[before].fields["outcome"])
 
     def _requests(self) -> list[Any]:
-        mine = self._login.node
+        mine = self.attacker.relay.node
         return [
             event
             for event in read_events(self._gateway_log)
@@ -155,33 +149,22 @@ class Trial:
     # --- broker -----------------------------------------------------------------------------------
 
     async def at_broker(self, tried: str, user: User, act: Act | None, client_id: str = "") -> None:
-        """Connect, `act`, and note why the broker closed the connection, if it does, or what it
-        answered to a message."""
-        before = self._broker_counts()
+        """Connect, `act`, and note what the broker answered, or logged of this sender when it
+        closed the connection."""
+        before = len(list(broker_refusals(self._broker_log)))
         knocked = await asyncio.to_thread(
             knock, self.deployment, user, client_id or user.name, act, ANSWER_S_MAX
         )
-        if knocked.answer:
-            self.add(tried, "broker", knocked.answer)
-            return
-        deadline_s = time.monotonic() + ANSWER_S_MAX
-        while time.monotonic() < deadline_s:
-            now = self._broker_counts()
-            for reason, count in now.items():
-                if count > before.get(reason, 0) and reason not in NO_REFUSALS:
-                    self.add(tried, "broker", reason)
-                    return
-            await asyncio.sleep(POLL_S)
-        self.add(tried, "broker", "accepted")
+        reason = knocked.answer
 
-    def _broker_counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for line in self._broker_log.read_bytes().splitlines():
-            try:
-                counts = msgspec.json.decode(line, type=dict[str, Any]).get("counts", counts)
-            except msgspec.DecodeError:
-                continue
-        return counts
+        def refused() -> str:
+            new = list(broker_refusals(self._broker_log))[before:]
+            return next((each.reason for each in new if each.sender in knocked.senders), "")
+
+        if not reason:
+            await _until(lambda: bool(refused()), f"{tried}: the broker says nothing")
+            reason = refused()
+        self.add(tried, "broker", reason)
 
     # --- serial lines -----------------------------------------------------------------------------
 
@@ -220,11 +203,6 @@ class Trial:
             raise LabFault(f"{name} is not admitted: {reason}")
         return puppet, voucher, cose
 
-    def user_of(self, puppet: Puppet) -> User:
-        """The login that an admitted puppet has, or had."""
-        node = puppet.node.hex()
-        return User(Role.DEVICE, node, device_password(self.material.login_secret, node))
-
     async def login_of(self, puppet: Puppet) -> User:
         """Its own login at the broker, when it is not connected otherwise."""
         node = puppet.node.hex()
@@ -236,7 +214,7 @@ class Trial:
             )
 
         await _until(known, f"the broker does not know {node}")
-        return self.user_of(puppet)
+        return self.attacker.login_of(puppet)
 
 
 def _is_sent(line: dict[str, Any]) -> bool:
@@ -278,17 +256,9 @@ async def _until(condition: Callable[[], bool], what: str) -> None:
 async def attacking(
     deployment: Deployment, operator: Operator, manufacturer: Manufacturer
 ) -> AsyncIterator[Trial]:
-    broker = deployment.broker
-    login = new_login(Role.RELAY)
-    async with operator.at_broker() as security:
-        await security.ensure(login)
-    client = MqttClient(
-        MqttSettings(broker.host, broker.port, login.name, login.password, trust=broker.certificate)
-    )
-    running = asyncio.ensure_future(client.run())
+    attacker = Attacker(deployment)
     try:
-        await client.ready()
-        yield Trial(deployment, operator, manufacturer, login, client)
+        await asyncio.to_thread(attacker.become_relay)
+        yield Trial(deployment, operator, manufacturer, attacker)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        attacker.close()

@@ -47,6 +47,20 @@ faults:
   - {{id: crash, at: 13500ms, for: 2s, do: process.crash, on: gateway}}
   - {{id: restarted, at: 16500ms, do: device.replay, window: after-restart, messages: [data]}}
 """
+# An access request is remembered by its head for 256 blocks (`enrol_window_blocks`).
+BEYOND = """
+campaign: beyond
+workload: {kind: enrol+data, rate: 20/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 8s, attack: 44s, recovery: 2s}
+faults:
+  - id: beyond
+    at: 34s
+    every: 3s
+    until: 44s
+    do: device.replay
+    window: beyond
+    messages: [admission, data]
+"""
 BROKEN = f"""
 campaign: broken
 {WORKLOAD}
@@ -103,6 +117,14 @@ def test_a_network_that_checks_holds(tmp_path: Path) -> None:
     assert found["restarted"]["distinct"] > 5
     assert {"bad-signature", "bad-cose"} <= layers(found["alter"], "gateway")
     assert layers(found["downgrade"], "gateway") <= {"bad-cose", "bad-signature"}
+
+
+@pytest.mark.soak
+def test_replays_from_beyond_the_window_of_access_requests_are_held(tmp_path: Path) -> None:
+    found, wrong = judged(BEYOND, tmp_path)
+    assert wrong == set()
+    assert (found["beyond"]["verdict"], found["beyond"]["successes"]) == ("held", 0)
+    assert found["beyond"]["distinct"] > 30
 
 
 def test_a_network_that_checks_nothing_is_broken(
