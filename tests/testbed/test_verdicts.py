@@ -19,7 +19,7 @@ from testbed.bundle import RunFolder
 from testbed.campaign.kinds import attack_kinds
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
-from testbed.checks.logs import SerialFrame
+from testbed.checks.logs import DataAdded, SerialFrame
 from testbed.checks.tap import Tap
 from testbed.faults.on_host.edit_ledger import rehash
 from testbed.report.conclude import conclude
@@ -63,9 +63,25 @@ def test_every_kind_of_verdict_was_seen_to_fail_by_a_test() -> None:
 # --- a ledger edited on f+1 disks ---------------------------------------------------------------
 
 
-def rehashed(run: RunFolder, story: Story, names: int, scratch: Path) -> None:
-    """The same lie on so many disks, each signed with its replica's own key."""
-    for replica, path in enumerate(run.ledgers[:names]):
+class At(random.Random):
+    """Has `rehash` rewrite the block of one height: it loses its last record."""
+
+    def __init__(self, height: int) -> None:
+        super().__init__(0)
+        self._height = height
+
+    def randrange(self, *_: Any) -> int:
+        return self._height - 1
+
+
+def rehashed(run: RunFolder, story: Story, disks: int, scratch: Path) -> None:
+    """The same lie on so many disks, each signed with its replica's own key: a record that a device
+    has a receipt for is gone."""
+    evidence = Evidence(run)
+    receipts = {answer.id for answer in evidence.events(DataAdded)}
+    last = {entry.height: entry.statement.request.hex() for entry in evidence.longest.entries}
+    height = next(height for height, request in last.items() if request in receipts)
+    for replica, path in enumerate(run.ledgers[:disks]):
         key = scratch / f"{replica}.pem"
         key.touch(0o600)
         key.write_bytes(
@@ -75,7 +91,7 @@ def rehashed(run: RunFolder, story: Story, names: int, scratch: Path) -> None:
                 serialization.NoEncryption(),
             )
         )
-        rehash(path, random.Random(3), str(key))
+        rehash(path, At(height), str(key))
 
 
 @pytest.mark.parametrize(("disks", "verdict"), [(0, "passed"), (1, "failed"), (2, "failed")])
