@@ -20,6 +20,8 @@ from testbed.checks.logs import (
     StoreMissing,
     VotingAgain,
 )
+from testbed.report.measure import operations
+from testbed.report.saturation import saturation_of
 from testbed.report.summary import AttackResult
 
 __all__ = ["notes"]
@@ -38,6 +40,8 @@ def notes(
         yield "at the end some device waited for an answer or some replica had not caught up"
     if evidence.idle:
         yield "nothing that a device asked for took effect: nothing was put to the test"
+    if (saturation := saturation_of(evidence, operations(evidence))) is not None:
+        yield f"saturation: {saturation.in_words}"
     yield from _silent_hosts(evidence)
     yield from _voteless(evidence)
     for what in evidence.missing:

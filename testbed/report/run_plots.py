@@ -16,6 +16,7 @@ from testbed.checks.logs import BlockDone
 from testbed.report.floods import draw_floods, floods_of
 from testbed.report.measure import Operation, consensus_ms
 from testbed.report.roc import roc
+from testbed.report.saturation import draw_saturation, saturation_of
 from testbed.report.style import (
     BLUE,
     COLOURS,
@@ -62,6 +63,9 @@ def draw_run(
             made.append(("floods", "Honest devices against attack rate", drawn))
         if (found_lies := roc(evidence, mark)) is not None:
             made.append(("roc", "Lies of sensors found, against false alarms", found_lies))
+        if (saturation := saturation_of(evidence, found)) is not None:
+            drawn = draw_saturation(saturation, mark)
+            made.append(("saturation", "Latency against offered load", drawn))
         return tuple(
             (name, title, save(evidence.run, name, plot, pdf=pdf)) for name, title, plot in made
         )

@@ -1,0 +1,143 @@
+"""Latency against offered load, and the knee: from a run whose load rises in steps.
+
+Open-loop: a reading counts in the step in which it was intended, whatever came before it. What was
+not answered within the timeout of the workload counts as lost, at that timeout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from matplotlib.figure import Figure
+
+from testbed.campaign.schedule import Schedule
+from testbed.checks.evidence import Evidence
+from testbed.checks.stats import latency
+from testbed.report.measure import Operation
+from testbed.report.style import BLUE, GREY, ORANGE, figure, log_axis
+
+__all__ = ["Saturation", "Step", "draw_saturation", "knee_of", "saturation_of", "steps_of"]
+
+_STEPS_MIN = 3
+_ANSWERED_MIN = 0.95  # of what is offered
+_SLOWER_MAX = 3.0  # median latency, to that of the first step
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """`offered_per_s`: intended sends; `goodput_per_s`: those that were answered in time. Latencies
+    in ms over all of them, lost ones at the timeout."""
+
+    start_ms: int
+    end_ms: int
+    offered_per_s: float
+    goodput_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+class Saturation(msgspec.Struct, frozen=True, kw_only=True):
+    """`knee` is the last step before the first one that is saturated: less than 95 % answered in
+    time, or a median latency above three times that of the first step. None: the first one is.
+    `reached`: False if no step is saturated, so that the knee is at the last step or above."""
+
+    steps: tuple[Step, ...]
+    knee: Step | None
+    reached: bool
+
+    @property
+    def in_words(self) -> str:
+        if self.knee is None:
+            return f"saturated already at {self.steps[0].offered_per_s:.3g}/s offered"
+        at = f"{self.knee.offered_per_s:.3g}/s offered, p50 {self.knee.p50_ms:.3g} ms"
+        return f"knee at {at}" if self.reached else f"no knee up to {at}"
+
+
+def steps_of(schedule: Schedule) -> list[tuple[int, int]]:
+    """(start, end) of the stretches of constant load in the phase with the most of them. Empty if
+    the load has no steps."""
+    (trial, *_) = schedule.trials
+    mobiles = [device for device in trial.devices if device.role == "mobile"]
+    profiles = {draw.profile for device in mobiles for draw in device.draws}
+    stretches = {
+        (segment.phase, segment.start_ms, segment.end_ms)
+        for profile in profiles
+        for segment in profile.segments
+        if segment.from_per_s == segment.to_per_s
+    }
+    by_phase: dict[str, list[tuple[int, int]]] = {}
+    for phase, start_ms, end_ms in sorted(stretches, key=lambda each: each[1]):
+        by_phase.setdefault(phase, []).append((start_ms, end_ms))
+    most = max(by_phase.values(), key=len, default=[])
+    return most if len(most) >= _STEPS_MIN else []
+
+
+def saturation_of(evidence: Evidence, found: Sequence[Operation]) -> Saturation | None:
+    """None if the load had no steps. Boards are left out: they read at a pace of their own."""
+    timeout_ms = evidence.schedule.workload.timeout_ms
+    data = [each for each in found if each.kind == "data" and not each.source]
+    steps = [_step(span, data, timeout_ms) for span in steps_of(evidence.schedule)]
+    shown = [step for step in steps if step is not None]
+    return knee_of(shown) if len(shown) >= _STEPS_MIN else None
+
+
+def knee_of(steps: Sequence[Step]) -> Saturation:
+    """`steps` by rising load."""
+    good = [
+        step.goodput_per_s >= _ANSWERED_MIN * step.offered_per_s
+        and step.p50_ms <= _SLOWER_MAX * steps[0].p50_ms
+        for step in steps
+    ]
+    bad = good.index(False) if False in good else len(good)
+    return Saturation(
+        steps=tuple(steps), knee=steps[bad - 1] if bad else None, reached=bad < len(steps)
+    )
+
+
+def _step(span: tuple[int, int], data: Sequence[Operation], timeout_ms: int) -> Step | None:
+    start_ms, end_ms = span
+    within = [each for each in data if start_ms <= each.intended_ms < end_ms]
+    if not within:
+        return None
+    taken = [timeout_ms if each.latency_ms is None else each.latency_ms for each in within]
+    over_s = (end_ms - start_ms) / 1000
+    quantiles = latency([min(ms, timeout_ms) for ms in taken])
+    assert quantiles.p50 is not None
+    assert quantiles.p99 is not None
+    return Step(
+        start_ms=start_ms,
+        end_ms=end_ms,
+        offered_per_s=len(within) / over_s,
+        goodput_per_s=sum(ms < timeout_ms for ms in taken) / over_s,
+        p50_ms=quantiles.p50,
+        p99_ms=quantiles.p99,
+    )
+
+
+def draw_saturation(found: Saturation, mark: str | None) -> Figure:
+    """Left: latency against offered load. Right: goodput against it, beside the line where all that
+    is offered is answered."""
+    made = figure(2.8, mark)
+    made.subplots_adjust(wspace=0.3, top=0.86)
+    grid = made.add_gridspec(1, 2)
+    times, rates = (made.add_subplot(grid[0, column]) for column in (0, 1))
+    offered = [step.offered_per_s for step in found.steps]
+    times.plot(offered, [step.p99_ms for step in found.steps], "s--", color=ORANGE, label="p99")
+    times.plot(offered, [step.p50_ms for step in found.steps], "o-", color=BLUE, label="p50")
+    rates.plot(offered, offered, ":", color=GREY, label="offered")
+    rates.plot(
+        offered, [step.goodput_per_s for step in found.steps], "o-", color=BLUE, label="answered"
+    )
+    for axes in (times, rates):
+        axes.set_xscale("log")
+        log_axis(axes.xaxis)
+        axes.set_xlabel("offered (1/s, log)")
+        if found.knee is not None:
+            axes.axvline(found.knee.offered_per_s, color="black", linewidth=0.8)
+        axes.legend(fontsize=6, loc="upper left")
+    times.set_yscale("log")
+    log_axis(times.yaxis)
+    times.set_ylabel("latency (ms, log)")
+    rates.set_ylabel("answered in time (1/s)")
+    made.suptitle(found.in_words, fontsize=8)
+    return made
