@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from inventory.model import Cap, Host, Lab, Ssh, UhubctlPower, port_max
+from inventory.model import Cap, HostEntry, Lab, Ssh, UhubctlPower, port_max
 
 __all__ = ["Mistake", "errors", "warnings"]
 
@@ -144,7 +144,7 @@ def _process_names(lab: Lab) -> Iterator[Mistake]:
             )
 
 
-def _addresses(host: Host) -> list[tuple[str, str]]:
+def _addresses(host: HostEntry) -> list[tuple[str, str]]:
     """The addresses that the file states for a host, each with its key."""
     stated = (("addr", host.addr), ("data_addr", host.data_addr))
     return [(key, addr) for key, addr in stated if addr]
@@ -226,7 +226,7 @@ def _hosts(lab: Lab) -> Iterator[Mistake]:
         yield from _state(where, host)
 
 
-def _state(where: tuple[str, str], host: Host) -> Iterator[Mistake]:
+def _state(where: tuple[str, str], host: HostEntry) -> Iterator[Mistake]:
     if host.state == "quarantined" and not host.reason:
         yield Mistake((*where, "state"), "quarantined without a reason; add reason:", whole=True)
     if host.state == "active" and host.reason:

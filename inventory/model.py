@@ -37,7 +37,7 @@ __all__ = [
     "Excluded",
     "Firmware",
     "GroupSize",
-    "Host",
+    "HostEntry",
     "Lab",
     "Line",
     "Match",
@@ -169,7 +169,7 @@ class EmulatedPower(_Model):
 Power = Annotated[UhubctlPower | CommandPower | EmulatedPower, Field(discriminator="driver")]
 
 
-class Host(_Model):
+class HostEntry(_Model):
     """A machine (or, with `connection: local`, a set of processes on this one)."""
 
     connection: Literal["ssh", "local"] = "ssh"
@@ -342,23 +342,23 @@ class Lab(_Model):
     defaults: Defaults = Defaults()
     chain: ChainOptions = ChainOptions()
     broker: BrokerOptions = BrokerOptions()
-    hosts: dict[Name, Host] = Field(min_length=1, max_length=hosts_max)
+    hosts: dict[Name, HostEntry] = Field(min_length=1, max_length=hosts_max)
     boards: dict[Name, Board] = Field(default={}, max_length=boards_max)
 
     @property
-    def active(self) -> dict[str, Host]:
+    def active(self) -> dict[str, HostEntry]:
         """Hosts by name, without the quarantined."""
         return {name: host for name, host in self.hosts.items() if host.state == "active"}
 
-    def with_role(self, role: Role) -> dict[str, Host]:
+    def with_role(self, role: Role) -> dict[str, HostEntry]:
         """Active hosts that have `role`, in file order."""
         return {name: host for name, host in self.active.items() if role in host.roles}
 
-    def with_cap(self, cap: Cap) -> dict[str, Host]:
+    def with_cap(self, cap: Cap) -> dict[str, HostEntry]:
         """Active hosts that have `cap`, in file order."""
         return {name: host for name, host in self.active.items() if cap in host.caps}
 
-    def replicas(self) -> dict[str, Host]:
+    def replicas(self) -> dict[str, HostEntry]:
         """Active replica hosts; position is the replica's number."""
         return self.with_role("replica")
 

@@ -166,31 +166,31 @@ class EventLog:
 
 class CountedEvents:
     """Events that others can cause as often as they like. Of each kind the first, second, fourth,
-    eighth and so on is emitted, with the `count` so far: a flood does not flood the log. `tell` at
-    times, if the exact count matters."""
+    eighth and so on is emitted, with the `count` so far: a flood does not flood the log. Call
+    `emit_counts` from time to time if the exact count matters."""
 
     def __init__(self, events: Events, event: str) -> None:
         self._events = events
         self._event = event
         self._counts: Counter[tuple[object, ...]] = Counter()
-        self._untold: dict[tuple[object, ...], dict[str, object]] = {}
+        self._not_emitted: dict[tuple[object, ...], dict[str, object]] = {}
 
     def add(self, *kind: object, **fields: object) -> None:
         """`fields` describe this one. Kinds above KINDS_MAX are counted together."""
         known = kind in self._counts or len(self._counts) < KINDS_MAX
         kind = kind if known else ("others",)
         self._counts[kind] += 1
-        self._untold[kind] = fields
+        self._not_emitted[kind] = fields
         if self._counts[kind].bit_count() == 1:
-            self._tell(kind)
+            self._emit(kind)
 
-    def tell(self) -> None:
+    def emit_counts(self) -> None:
         """Emits the newest of each kind whose count was not emitted yet."""
-        for kind in list(self._untold):
-            self._tell(kind)
+        for kind in list(self._not_emitted):
+            self._emit(kind)
 
-    def _tell(self, kind: tuple[object, ...]) -> None:
-        self._events.emit(self._event, **self._untold.pop(kind), count=self._counts[kind])
+    def _emit(self, kind: tuple[object, ...]) -> None:
+        self._events.emit(self._event, **self._not_emitted.pop(kind), count=self._counts[kind])
 
 
 def ends_torn(path: Path) -> bool:

@@ -52,8 +52,8 @@ def check_verdicts(
     """
     if len(verdicts) > len(membership.members):
         raise PeerFault("bad-denial", f"{len(verdicts)} verdicts")
-    told = [verdict_of(each, request, membership, network, scheme) for each in verdicts]
-    agreed = {each.sender for each in told if each.reason == reason}
+    checked = [verdict_of(each, request, membership, network, scheme) for each in verdicts]
+    agreed = {each.sender for each in checked if each.reason == reason}
     if len(agreed) < membership.quorum.weak:
         raise PeerFault("bad-denial", f"{len(agreed)} of {membership.quorum.weak} give the reason")
 

@@ -164,7 +164,7 @@ class _Line(msgspec.Struct, frozen=True):
 
         def report() -> None:
             nonlocal reported
-            self.refused.tell()
+            self.refused.emit_counts()
             counts = link.counters | ({"log-dropped": log.dropped} if log.dropped else {})
             if counts != reported:
                 self.events.emit("serial-counts", board=self.config.name, counts=counts)

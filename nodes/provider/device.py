@@ -34,8 +34,8 @@ from nodes.provider.config import DeviceConfig, Token
 from nodes.provider.protocol import (
     CALL,
     OK,
-    Answer,
     Kind,
+    Reply,
     answer_codec,
     call,
     call_codec,
@@ -66,7 +66,7 @@ class Device:
         self._counter = 0
         self._stamps, self._boot = 0, time.time_ns() // 1_000_000
         self._waiting: asyncio.Queue[int | None] = asyncio.Queue(READINGS_WAITING_MAX)
-        self._answers: asyncio.Queue[Answer] = asyncio.Queue(ANSWERS_WAITING_MAX)
+        self._answers: asyncio.Queue[Reply] = asyncio.Queue(ANSWERS_WAITING_MAX)
         broker = config.broker
         self._client = MqttClient(
             MqttSettings(
@@ -149,7 +149,7 @@ class Device:
     def _late(self, due_ns: int) -> None:
         self._events.emit("late", intended_ns=due_ns)
 
-    async def _ask(self, key: bytes, kind: Kind, counter: int, body: bytes) -> Answer:
+    async def _ask(self, key: bytes, kind: Kind, counter: int, body: bytes) -> Reply:
         """Sends until there is an answer that a holder of the key made. A refusal under another
         key is no answer; neither is one to another call."""
         topic = str(Up(self._config.net, self._me, self._me, CALL))

@@ -2,8 +2,8 @@
 
     device   -> gateway   `up/<relay>/<device>/call`    Stamped (`gateway.bridge.edge`): a Call
     gateway  -> provider  TLS link                      Carried: the device's name and its Call
-    provider -> gateway   TLS link                      Carried: the device's name and the Answer
-    gateway  -> device    `rsp/<device>/answer`         Answer
+    provider -> gateway   TLS link                      Carried: the device's name and the Reply
+    gateway  -> device    `rsp/<device>/answer`         Reply
 
 A device is its own relay. Calls and answers carry a MAC. A device enrols with its token: the
 provider makes the device's key, keeps it and sends it back encrypted under the token. Calls after
@@ -30,10 +30,10 @@ __all__ = [
     "CALL",
     "KEY_BYTES",
     "OK",
-    "Answer",
     "Call",
     "Carried",
     "Kind",
+    "Reply",
     "answer",
     "answer_codec",
     "call",
@@ -67,7 +67,7 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mac: Mac
 
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """To a device, about its call with this counter: "ok", or why it was refused. `body` is the
     sealed key of an enrolment. An answer to a stranger has a MAC that nobody can check."""
 
@@ -86,7 +86,7 @@ class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 call_codec: Codec[Call] = Codec(Call, PAYLOAD_BYTES_MAX + _ENVELOPE_BYTES)
-answer_codec: Codec[Answer] = Codec(Answer, PAYLOAD_BYTES_MAX + _ENVELOPE_BYTES)
+answer_codec: Codec[Reply] = Codec(Reply, PAYLOAD_BYTES_MAX + _ENVELOPE_BYTES)
 carried_codec: Codec[Carried] = Codec(Carried, PAYLOAD_BYTES_MAX + 2 * _ENVELOPE_BYTES)
 
 
@@ -95,15 +95,15 @@ def call(key: bytes, device: str, kind: Kind, counter: int, body: bytes) -> Call
     return Call(kind, counter, body, _mac(key, "device", device, kind, counter, "", body))
 
 
-def answer(key: bytes, device: str, to: Call, status: str, body: bytes = b"") -> Answer:
+def answer(key: bytes, device: str, to: Call, status: str, body: bytes = b"") -> Reply:
     """What the provider says to `device`."""
     mac = _mac(key, "provider", device, to.kind, to.counter, status, body)
-    return Answer(to.kind, to.counter, status, body, mac)
+    return Reply(to.kind, to.counter, status, body, mac)
 
 
-def is_genuine(key: bytes, device: str, message: Call | Answer) -> bool:
+def is_genuine(key: bytes, device: str, message: Call | Reply) -> bool:
     """Whether a holder of `key` made it: the device or the provider. Nobody can tell which."""
-    who, status = ("provider", message.status) if isinstance(message, Answer) else ("device", "")
+    who, status = ("provider", message.status) if isinstance(message, Reply) else ("device", "")
     made = _mac(key, who, device, message.kind, message.counter, status, message.body)
     return hmac.compare_digest(made, message.mac)
 

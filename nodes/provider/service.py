@@ -9,8 +9,8 @@ from nodes.ports import Events
 from nodes.provider.protocol import (
     KEY_BYTES,
     OK,
-    Answer,
     Call,
+    Reply,
     answer,
     is_genuine,
     request_id,
@@ -39,7 +39,7 @@ class Service:
         """Batches that were made durable."""
         return self._readings.batch
 
-    def handle(self, device: str, call: Call, now_us: int) -> Answer:
+    def handle(self, device: str, call: Call, now_us: int) -> Reply:
         """The answer to one call."""
         key = self._tokens.get(device) if call.kind == "enrol" else self._escrow.key(device)
         if key is None:
@@ -76,7 +76,7 @@ class Service:
         made = self._escrow.key(device)
         return seal_key(key, device, made) if call.kind == "enrol" and made else b""
 
-    def _refused(self, key: bytes, device: str, call: Call, reason: str) -> Answer:
+    def _refused(self, key: bytes, device: str, call: Call, reason: str) -> Reply:
         self._requested(device, call, f"refused:{reason}")
         return answer(key, device, call, f"refused:{reason}")
 

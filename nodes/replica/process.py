@@ -288,7 +288,7 @@ class ReplicaProcess:
             self._emit(
                 "usage",
                 **usage(),
-                **self._tally.told(),
+                **self._tally.as_fields(),
                 signatures_made=self._signs.made,
                 signatures_checked=self._scheme.checked,
                 syncs=self._event_loop.syncs,

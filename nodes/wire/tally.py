@@ -49,7 +49,7 @@ class Tally:
         counts[0] += 1
         counts[1] += len(frame)
 
-    def told(self) -> dict[str, dict[str, list[int]]]:
+    def as_fields(self) -> dict[str, dict[str, list[int]]]:
         """For an event: "party/kind" -> [messages, bytes]."""
         return {
             name: {f"{party}/{kind}": counts for (party, kind), counts in table.items()}

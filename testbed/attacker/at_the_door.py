@@ -59,7 +59,7 @@ class HijackAttack(DoorAttack):
 class EavesdropAttack(DoorAttack):
     def arm(self) -> None:
         super().arm()
-        self._told = (0, 0)
+        self._reported = (0, 0)
         self._messages = self._bytes = 0
         relay = new_login(Role.RELAY)
         self.attacker.let_in(relay)
@@ -71,8 +71,8 @@ class EavesdropAttack(DoorAttack):
 
     def apply(self) -> None:
         super().apply()
-        heard, before = (self._messages, self._bytes), self._told
-        self._told = heard
+        heard, before = (self._messages, self._bytes), self._reported
+        self._reported = heard
         self.sent(relay_messages=heard[0] - before[0], relay_bytes=heard[1] - before[1])
 
     def knocks(self) -> Iterator[Knock]:

@@ -56,8 +56,8 @@ def _sums(path: Path, layer: str) -> Iterator[tuple[int, Counter[str]]]:
         if b'"counts"' not in line:
             continue
         try:
-            told = msgspec.json.decode(line, type=_Line)
-            if told.event != "counts":
+            entry = msgspec.json.decode(line, type=_Line)
+            if entry.event != "counts":
                 continue
             if layer == "gateway":
                 fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
@@ -67,7 +67,10 @@ def _sums(path: Path, layer: str) -> Iterator[tuple[int, Counter[str]]]:
                     if name.startswith(_REFUSED)
                 }
             else:
-                sums = {n: value for n, value in told.counts.items() if n not in _NO_REFUSALS}
+                sums = {n: value for n, value in entry.counts.items() if n not in _NO_REFUSALS}
         except msgspec.DecodeError:
             continue  # torn by a kill
-        yield told.t or round(told.t_s * 1e9), Counter({f"{layer}:{n}": v for n, v in sums.items()})
+        yield (
+            entry.t or round(entry.t_s * 1e9),
+            Counter({f"{layer}:{n}": v for n, v in sums.items()}),
+        )

@@ -64,8 +64,8 @@ def add(key: KeyFile, inventory: RunningOption = None, as_json: JsonOption = Fal
 
     async def work(operator: Operator) -> dict[str, Any]:
         if node_id(spki) in operator.administrators:
-            return _told(key, node_id(spki), "is an administrator already", changed=False)
-        return _told(key, node_id(spki), outcome(await operator.add_admin(spki)))
+            return _result(key, node_id(spki), "is an administrator already", changed=False)
+        return _result(key, node_id(spki), outcome(await operator.add_admin(spki)))
 
     print_done(operate(inventory, work), as_json)
 
@@ -85,8 +85,8 @@ def revoke(
 
     async def work(operator: Operator) -> dict[str, Any]:
         if node not in operator.administrators:
-            return _told(key, node, "is no administrator", changed=False)
-        return _told(key, node, outcome(await operator.revoke_admin(node, reason)))
+            return _result(key, node, "is no administrator", changed=False)
+        return _result(key, node, outcome(await operator.revoke_admin(node, reason)))
 
     print_done(operate(inventory, work), as_json)
 
@@ -112,9 +112,9 @@ def add_root(
 
     async def work(operator: Operator) -> dict[str, Any]:
         if root in operator.roots:
-            return _told(certificate, digest(root), "counts already", changed=False)
+            return _result(certificate, digest(root), "counts already", changed=False)
         done = await operator.add_root(root, kinds, privilege)
-        return _told(certificate, digest(root), outcome(done))
+        return _result(certificate, digest(root), outcome(done))
 
     print_done(operate(inventory, work), as_json)
 
@@ -128,14 +128,14 @@ def withdraw_root(
 
     async def work(operator: Operator) -> dict[str, Any]:
         if root not in operator.roots:
-            return _told(certificate, digest(root), "does not count", changed=False)
+            return _result(certificate, digest(root), "does not count", changed=False)
         done = await operator.withdraw_root(root)
-        return _told(certificate, digest(root), outcome(done))
+        return _result(certificate, digest(root), outcome(done))
 
     print_done(operate(inventory, work), as_json)
 
 
-def _told(file: Path, name: bytes, said: str, *, changed: bool = True) -> dict[str, Any]:
+def _result(file: Path, name: bytes, said: str, *, changed: bool = True) -> dict[str, Any]:
     return {"name": file.name, "id": name.hex(), "changed": changed, "said": said}
 
 

@@ -60,14 +60,14 @@ def restart(
     rows = [("WHO", "BLOCKS", "CPU s", "RATIO", "FROM GENESIS s", "RATIO")]
     for each in found:
         kept_s, genesis = first[each.who].kept_s, first[each.who].genesis_s
-        told = ("-", "-")  # a replica keeps no state
+        kept = ("-", "-")  # a replica keeps no state
         if each.kept_s is not None and kept_s is not None:
-            told = (f"{each.kept_s:.3f}", f"{each.kept_s / kept_s:.2f}")
+            kept = (f"{each.kept_s:.3f}", f"{each.kept_s / kept_s:.2f}")
         rows.append(
             (
                 each.who,
                 f"{each.blocks:,}",
-                *told,
+                *kept,
                 f"{each.genesis_s:.2f}",
                 f"{each.genesis_s / genesis:.1f}",
             )

@@ -92,9 +92,9 @@ def _print(
     rows: dict[tuple[Grade, str], list[str]] = {}
     for host, findings in found.items():
         well = ", ".join(finding.check for finding in findings if finding.grade == "ok")
-        told: list[tuple[Grade, str]] = [("ok", well)] if well else []
-        told += [(f.grade, f"{f.check}: {f.says}") for f in findings if f.grade != "ok"]
-        for row in told:
+        lines: list[tuple[Grade, str]] = [("ok", well)] if well else []
+        lines += [(f.grade, f"{f.check}: {f.says}") for f in findings if f.grade != "ok"]
+        for row in lines:
             rows.setdefault(row, []).append(host)
     if rows:
         ordered = sorted(rows.items(), key=lambda row: _GRADES.index(row[0][0]))

@@ -117,10 +117,10 @@ def _print_table(
     rows: list[Sequence[str]] = [(shown.each, *shown.heading, "SECONDS")]
     for outcome in outcomes:
         failed = ["FAILED", *["-"] * (len(shown.heading) - 1)]
-        told = shown.cells(outcome.value) if outcome.value is not None else failed
+        shown_cells = shown.cells(outcome.value) if outcome.value is not None else failed
         steps = ", ".join(f"{what} {seconds:.1f}" for what, seconds in outcome.steps_s)
         took = f"{outcome.took_s:.1f} ({steps})" if steps else f"{outcome.took_s:.1f}"
-        rows.append((outcome.host, *told, took))
+        rows.append((outcome.host, *shown_cells, took))
     typer.echo(columns(rows) if outcomes else "nothing to do: no host is reached over SSH")
     for problem in problems(outcomes):
         typer.echo(as_typed(f"\n{problem}"), err=True)

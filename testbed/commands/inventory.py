@@ -12,7 +12,7 @@ import typer
 from inventory.checks import warnings
 from inventory.explain import path_text
 from inventory.load import load_lab, packaged
-from inventory.model import Host, Lab
+from inventory.model import HostEntry, Lab
 from inventory.schema import lab_schema
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption, columns, print_json
 from testbed.errors import ConfigurationError
@@ -165,7 +165,7 @@ def _path(file: Path | None, inventory: Path | None) -> Path:
     return file or inventory or packaged("loopback")
 
 
-def _row(lab: Lab, name: str, host: Host) -> tuple[str, ...]:
+def _row(lab: Lab, name: str, host: HostEntry) -> tuple[str, ...]:
     count = f" x{host.mobiles}" if host.mobiles > 1 else ""
     roles = ", ".join(role + (count if role == "mobile" else "") for role in host.roles)
     state = f"{host.state}: {host.reason}" if host.reason else host.state

@@ -12,7 +12,7 @@ from testbed.care.lease import claim_for
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.fleet import Step, exit_code
-from testbed.provision.install import Plan, make_plan
+from testbed.provision.install import Installation, plan_installation
 from testbed.provision.layout import layout
 from testbed.wheelhouse import Wheelhouse
 
@@ -42,25 +42,27 @@ def provision(
     wheelhouse = Wheelhouse()
     began_s = time.monotonic()
 
-    def work(host: SshHost, step: Step) -> Plan:
+    def work(host: SshHost, step: Step) -> Installation:
         step("looking")
-        plan = make_plan(lab, host, nodes, wheelhouse)
-        if plan.changes and not check:
+        installation = plan_installation(lab, host, nodes, wheelhouse)
+        if installation.changes and not check:
             with claim_for(host):
-                plan.do(step)
-        return plan
+                installation.do(step)
+        return installation
 
-    def describe(plan: Plan) -> str:
-        if not plan.changes:
+    def describe(installation: Installation) -> str:
+        if not installation.changes:
             return "unchanged"
-        return ("would get " if check else "got ") + ", ".join(plan.changes)
+        return ("would get " if check else "got ") + ", ".join(installation.changes)
 
-    def cells(plan: Plan) -> tuple[str, ...]:
-        facts = plan.facts
-        return describe(plan), f"{facts.system}, {facts.machine}, Python {facts.python}"
+    def cells(installation: Installation) -> tuple[str, ...]:
+        facts = installation.facts
+        return describe(installation), f"{facts.system}, {facts.machine}, Python {facts.python}"
 
     command = ["provision", *(["--check"] if check else [])]
-    shown = Shown(("RESULT", "SYSTEM"), cells, lambda plan: _details(plan, check=check))
+    shown = Shown(
+        ("RESULT", "SYSTEM"), cells, lambda installation: _details(installation, check=check)
+    )
     outcomes = on_hosts(command, lab, limit, work, shown, as_json=as_json)
     if outcomes and not as_json:
         ready = sum(outcome.ok for outcome in outcomes)
@@ -69,11 +71,11 @@ def provision(
     raise typer.Exit(exit_code(outcomes))
 
 
-def _details(plan: Plan, *, check: bool) -> dict[str, Any]:
+def _details(installation: Installation, *, check: bool) -> dict[str, Any]:
     return {
-        "changes": list(plan.changes),
-        "changed": bool(plan.changes) and not check,
-        "system": plan.facts.system,
-        "machine": plan.facts.machine,
-        "python": plan.facts.python,
+        "changes": list(installation.changes),
+        "changed": bool(installation.changes) and not check,
+        "system": installation.facts.system,
+        "machine": installation.facts.machine,
+        "python": installation.facts.python,
     }

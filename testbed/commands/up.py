@@ -89,14 +89,14 @@ def up(
 
 def _watch(running: RunningLab, say: Callable[[str], None]) -> None:
     """Until the end: says when replicas have lost their ledgers."""
-    told = ""
+    reported = ""
     while True:
         time.sleep(LOOK_S)
         with suppress(LabFault):
             lost = without_votes(look(running))
-            if lost not in ("", told):
+            if lost not in ("", reported):
                 say(as_typed(lost))
-            told = lost
+            reported = lost
 
 
 def _in_background(arguments: list[str]) -> dict[str, Any]:

@@ -108,10 +108,10 @@ class RunningMachine:
 
     def throttle(self, bits: int | None) -> None:
         """What the host's firmware reports of throttling from now on; None: it reports nothing."""
-        told = self._home / "firmware" / "throttled"
-        new = told.with_name("new")
+        flag = self._home / "firmware" / "throttled"
+        new = flag.with_name("new")
         new.write_text("" if bits is None else f"{bits:#x}\n")
-        new.replace(told)
+        new.replace(flag)
 
     def status(self) -> dict[str, object]:
         """For people: whether it is on, and how often it was started."""

@@ -70,8 +70,8 @@ def _switch_on(inventory: Path, hosts: Sequence[str]) -> None:
 def main() -> None:
     """`python -m testbed.faults.guardian INVENTORY SECONDS HOST...`"""
     inventory, after_s, *hosts = sys.argv[1:]
-    told, _, _ = select.select([sys.stdin], [], [], float(after_s))
-    if not told or not sys.stdin.readline():
+    readable, _, _ = select.select([sys.stdin], [], [], float(after_s))
+    if not readable or not sys.stdin.readline():
         _switch_on(Path(inventory), hosts)
 
 

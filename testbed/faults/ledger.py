@@ -107,7 +107,7 @@ class LedgerFault(EndedFault):
         super().__init__(scene)
         self._edit = edit
         self._did: dict[str, object] = {}
-        self._told: dict[str, int] = {}
+        self._found_before: dict[str, int] = {}
         self._struck_s = 0.0
 
     def arm(self) -> None:
@@ -122,7 +122,7 @@ class LedgerFault(EndedFault):
 
     def strike(self, node: Node) -> None:
         deployment = self.scene.deployment
-        self._told[node.name] = self._findings(node)
+        self._found_before[node.name] = self._findings(node)
         if self._edit.verb == "tear":
             with suppress(HostFault):  # it is dead at the moment
                 self.host(node).signal(node.unit, Signals.SIGKILL)  # or it would fold its log
@@ -153,7 +153,7 @@ class LedgerFault(EndedFault):
 
     def observe(self, within_s: float) -> Seen | None:
         def found() -> bool:
-            return all(self._findings(node) > self._told[node.name] for node in self.hit)
+            return all(self._findings(node) > self._found_before[node.name] for node in self.hit)
 
         # A replica executes all its blocks before it says anything.
         left_s = self._struck_s + FOUND_S_MAX - time.monotonic()

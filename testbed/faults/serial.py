@@ -137,12 +137,12 @@ class BoardFault(Injection):
     def _is_noticed(self, board: Node) -> bool:
         if self._noise_of(board) > self._noise[board.name]:
             return True
-        states = [event["state"] for event in self._told(board, "board")]
+        states = [event["state"] for event in self._board_events(board, "board")]
         return any(state.startswith("lost") for state in states) or states.count("connected") > 1
 
     def _noise_of(self, board: Node) -> int:
         """What the device has counted since it started, as far as it has told since the mark."""
-        counts = [event["counts"] for event in self._told(board, "serial-counts")]
+        counts = [event["counts"] for event in self._board_events(board, "serial-counts")]
         found = counts[-1].items() if counts else ()
         return sum(number for what, number in found if what.startswith("noise"))
 
@@ -153,7 +153,7 @@ class BoardFault(Injection):
                 return str(event["state"])
         return ""
 
-    def _told(self, board: Node, kind: str) -> Iterator[dict[str, Any]]:
+    def _board_events(self, board: Node, kind: str) -> Iterator[dict[str, Any]]:
         view = self._device(board)
         new = view.counts.total() - self._marks[board.name]
         for event in list(view.events)[-new:] if new else ():

@@ -41,26 +41,26 @@ def ssh_way(addr: str, user: str | None, port: int | None, config: Path | None) 
     if done.returncode != 0:
         said = "; ".join(done.stderr.strip().splitlines())
         raise LoginUnusable(f"ssh refuses its configuration: {said}", _REFUSED)
-    told: defaultdict[str, list[str]] = defaultdict(list)
+    answers: defaultdict[str, list[str]] = defaultdict(list)
     for line in done.stdout.splitlines():
         key, _, value = line.partition(" ")
-        told[key].append(value)
-    hostname, name = told["hostname"][0], told["user"][0]
-    number = int(told["port"][0])
+        answers[key].append(value)
+    hostname, name = answers["hostname"][0], answers["user"][0]
+    number = int(answers["port"][0])
     return SshWay(
         hostname=hostname,
         port=number,
         user=name,
-        identity_files=tuple(Path(file).expanduser() for file in told["identityfile"]),
-        identities_only=told["identitiesonly"] == ["yes"],
+        identity_files=tuple(Path(file).expanduser() for file in answers["identityfile"]),
+        identities_only=answers["identitiesonly"] == ["yes"],
         known_hosts=tuple(
             Path(file).expanduser()
             for key in ("userknownhostsfile", "globalknownhostsfile")
-            for value in told[key]
+            for value in answers[key]
             for file in value.split()
         ),
-        proxy_jump=_unless_none(told["proxyjump"]),
-        proxy_command=_expanded(_unless_none(told["proxycommand"]), hostname, number, name),
+        proxy_jump=_unless_none(answers["proxyjump"]),
+        proxy_command=_expanded(_unless_none(answers["proxycommand"]), hostname, number, name),
     )
 
 

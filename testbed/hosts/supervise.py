@@ -155,10 +155,10 @@ def _write_log(stream: IO[bytes], path: Path) -> None:
     dropped_bytes = 0
     with stream:
         while piece := read(_PIECE_BYTES):
-            told = f"{dropped_bytes} bytes of older output were dropped\n".encode()
+            notice = f"{dropped_bytes} bytes of older output were dropped\n".encode()
             try:
                 with path.open("ab", buffering=0) as log:
-                    log.write(told + piece if dropped_bytes else piece)
+                    log.write(notice + piece if dropped_bytes else piece)
                     size_bytes = log.tell()
                 dropped_bytes = 0
                 if size_bytes > LOG_BYTES_MAX:

@@ -151,16 +151,16 @@ class Deployment:
         if kind == "embedded":
             return  # it came with our own environment
         argv = [self._python[node.host], "-m", "nodes.gateway.broker", "--about", kind]
-        told = host.run(argv, check=False)
-        if told.exit_code != 0:
+        answer = host.run(argv, check=False)
+        if answer.exit_code != 0:
             raise HostFault(
                 host.name,
                 f"look for the broker ({kind})",
-                told.stderr.strip(),
+                answer.stderr.strip(),
                 f"install it on {host.name}, or choose another broker in the inventory "
                 "(broker: {kind: embedded})",
             )
-        self.broker_version = f"{kind} {json.loads(told.stdout)['version']}"
+        self.broker_version = f"{kind} {json.loads(answer.stdout)['version']}"
 
     def _write_files(self, node: Node) -> None:
         for file in self.system.files(node, self.nodes, self.lab, self.material, self._ports):

@@ -38,7 +38,7 @@ from testbed.wheelhouse import Archive, Target, Wheelhouse
 if TYPE_CHECKING:  # Paramiko is slow to import, and loopback needs only `PYTHON`.
     from testbed.hosts.ssh import SshHost
 
-__all__ = ["DISK_FREE_MIN_MB", "PYTHON", "Plan", "make_plan"]
+__all__ = ["DISK_FREE_MIN_MB", "PYTHON", "Installation", "plan_installation"]
 
 PYTHON = "env/bin/python"
 """The interpreter with our code, below a host's root."""
@@ -53,7 +53,7 @@ _POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Installation:
     """What one host lacks. Empty `changes`: nothing. `do` carries them out and tells each."""
 
     host: Host
@@ -150,7 +150,9 @@ class Plan:
             host.run(["rm", "-rf", "health", str(host.log_path(_HEALTH))])
 
 
-def make_plan(lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelhouse) -> Plan:
+def plan_installation(
+    lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelhouse
+) -> Installation:
     """What `host` lacks; makes the archives for it here if they are not in the cache.
 
     Raises LabFault for a host that cannot be made ready.
@@ -183,4 +185,4 @@ def make_plan(lab: Lab, host: SshHost, nodes: Sequence[Node], wheelhouse: Wheelh
         keys = {name: f"{name}/keys/key.pem" for name in owners}
         there = present(host, list(keys.values()))
         keyless = tuple(name for name, key in keys.items() if key not in there)
-    return Plan(host, facts, dependencies, code, keyless)
+    return Installation(host, facts, dependencies, code, keyless)

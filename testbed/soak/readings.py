@@ -80,9 +80,9 @@ def forgotten(evidence: Evidence, waits: frozenset[Place], until_ns: int) -> tup
     kept = waits | {place for _, place in board_readings(evidence.longest.entries)}
     kept |= {(e.board, e.board_boot, e.number) for e in evidence.events(ReadingLeftOut)}
     boards = sorted(path.stem for path in (evidence.run.path / "raw/serial").glob("*.log"))
-    told = {p for board in boards for p in acknowledged(board, evidence.serial(board), until_ns)}
+    acked = {p for board in boards for p in acknowledged(board, evidence.serial(board), until_ns)}
     lost = [
         f"lost: reading {number} of boot {boot} was acknowledged to {board}, and is nowhere"
-        for board, boot, number in sorted(told - kept)
+        for board, boot, number in sorted(acked - kept)
     ]
-    return len(told), lost
+    return len(acked), lost

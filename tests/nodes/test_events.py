@@ -162,7 +162,7 @@ def test_the_exact_count_of_a_flood_can_be_told(tmp_path: Path) -> None:
             refused.add("flood", number=n)
         refused.add("rare", number=0)
         for _ in range(3):
-            refused.tell()
+            refused.emit_counts()
     told = [each.fields for each in read_events(tmp_path / "events")]
     assert told[-1] == {"number": 1_000, "count": 1_000}
     assert told.count({"number": 0, "count": 1}) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from chain.errors import PeerFault
 from nodes.events import NoEvents
-from nodes.provider.protocol import OK, Answer, Call, call, is_genuine, open_key
+from nodes.provider.protocol import OK, Call, Reply, call, is_genuine, open_key
 from nodes.provider.service import Service
 from nodes.provider.store import Escrow, Readings, read_readings
 
@@ -40,7 +40,7 @@ class Provider:
         self.escrow.close()
         self.readings.close()
 
-    def ask(self, what: Call, device: str = DEVICE) -> Answer:
+    def ask(self, what: Call, device: str = DEVICE) -> Reply:
         found = self.service.handle(device, what, NOW_US)
         self.service.commit()
         return found

@@ -48,7 +48,7 @@ def test_a_stranger_s_kinds_do_not_make_the_table_grow() -> None:
         tally.add(tally.received, 3, msgspec.msgpack.encode([f"kind {number}"]))
     tally.add(tally.sent, "gateway", encode(Busy(bytes(32))))
     assert list(tally.received) == [(3, OTHER)]
-    told = tally.told()
+    told = tally.as_fields()
     assert told["received"][f"3/{OTHER}"][0] == 100
     assert told["sent"] == {"gateway/Busy": [1, len(encode(Busy(bytes(32))))]}
 

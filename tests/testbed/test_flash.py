@@ -14,7 +14,7 @@ import pytest
 import serial
 
 from inventory.load import load_lab, packaged
-from inventory.model import Board, CommandPower, Firmware, Host, Match, UhubctlPower
+from inventory.model import Board, CommandPower, Firmware, HostEntry, Match, UhubctlPower
 from nodes.board.control import command
 from nodes.board.flash import new_key, prepare
 from testbed import cli
@@ -266,7 +266,7 @@ def test_power_goes_through_the_driver_that_the_inventory_names(switch: Path) ->
     lab = load_lab()
 
     def powered(power: UhubctlPower | CommandPower | None) -> None:
-        hosts = {**lab.hosts, "r1": Host(addr="10.0.0.1", roles=("replica",), power=power)}
+        hosts = {**lab.hosts, "r1": HostEntry(addr="10.0.0.1", roles=("replica",), power=power)}
         one = power_of(lab.model_copy(update={"hosts": hosts}), "r1", switch)
         one.off()
         one.on()
@@ -300,7 +300,7 @@ def test_whether_a_host_has_power_is_what_its_hub_says(
 ) -> None:
     power = UhubctlPower(driver="uhubctl", port="1-1.2")
     lab = load_lab()
-    hosts = {**lab.hosts, "r1": Host(addr="10.0.0.1", roles=("replica",), power=power)}
+    hosts = {**lab.hosts, "r1": HostEntry(addr="10.0.0.1", roles=("replica",), power=power)}
     lab = lab.model_copy(update={"hosts": hosts})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert is_on(lab, "r1", tmp_path) is None, "no uhubctl here: nobody can tell"
