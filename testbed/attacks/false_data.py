@@ -77,8 +77,7 @@ class FalseDataAttack(Attack):
 def _with_sensors(lab: Lab, hosts: tuple[str, ...]) -> str | None:
     sensing = {mobile.host for mobile in lab.mobiles()}
     sensing |= {board.host for board in lab.boards_in_use().values()}
-    without = [host for host in hosts if host not in sensing]
-    return f"{', '.join(without)}: no sensor" if without else None
+    return None if sensing & {*hosts} else f"{', '.join(hosts)}: no sensor"
 
 
 def _equip(deployment: Deployment) -> None:
