@@ -1,7 +1,7 @@
 """A machine that is reached over SSH. It has nothing of ours except one directory.
 
-Here: commands, files and followed logs over an `SshLink`. Elsewhere: connecting (`ssh_link.py`),
-supervised programs (`systemd.py`).
+Here: commands, files and followed logs. Elsewhere: connecting (`ssh_link.py`), one command over a
+channel (`ssh_command.py`), supervised programs (`systemd.py`).
 
 Files travel over a command's standard streams instead of SFTP. Writing, checking, syncing and
 renaming is then one round trip and needs no SFTP server, and half a file never has the final name.
@@ -20,7 +20,6 @@ from typing import Self
 
 import paramiko
 
-from testbed.hosts.after_mark import AfterMark
 from testbed.hosts.files import atomic_file, chunks, digest
 from testbed.hosts.port import (
     COMMAND_TIMEOUT_S,
@@ -43,17 +42,16 @@ from testbed.hosts.port import (
     Unit,
     UnitState,
     UnitStatus,
-    Unreachable,
 )
+from testbed.hosts.ssh_command import SshCommands, no_shell
 from testbed.hosts.ssh_dialogue import SshDialogue
-from testbed.hosts.ssh_follow import SshFollow, close_channel, execute
+from testbed.hosts.ssh_follow import SshFollow
 from testbed.hosts.ssh_link import OfferedKey, SshLink, SshSettings
 from testbed.hosts.systemd import SystemdUnits, systemd_scope
 from testbed.programs import shell
 
 __all__ = ["SshFacts", "SshHost"]
 
-_PIECE_BYTES = 32 * 1024
 _REMOTE_GRACE_S = 2.0
 """The machine itself ends a command so long after our deadline, also when we are gone by then."""
 
@@ -89,6 +87,7 @@ class SshHost(Host):
         jump: SshHost | None = None,
     ) -> None:
         self._link: SshLink = SshLink(name, addr, settings, jump._link if jump else None)
+        self._commands = SshCommands(self._link)
         self._wanted_root = PurePosixPath(root)
         self._slowness = settings.slowness
         self._lock = threading.RLock()
@@ -119,7 +118,7 @@ class SshHost(Host):
                 out = bytearray()
                 deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
                 command = shlex.join(shell("hosts/probe.sh"))
-                self._talk(command, "probe", deadline_s, None, out.extend)
+                self._commands.run(command, "probe", deadline_s, None, out.extend)
                 try:
                     uid, home, init, sudo, took_ns = out.decode().splitlines()
                     measured = min(SLOWNESS_MAX, max(1.0, int(took_ns) / _PROBE_WORK_NS))
@@ -131,7 +130,7 @@ class SshHost(Host):
                         self._slowness or measured,
                     )
                 except ValueError:
-                    raise self._no_shell("probe", bytes(out)) from None
+                    raise no_shell(self.name, "probe", bytes(out)) from None
             return self._facts
 
     def __enter__(self) -> Self:
@@ -253,15 +252,13 @@ class SshHost(Host):
 
     def follow(self, path: str | PurePosixPath) -> Follow:
         source = self._path(path)
-        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S * self.slowness
         argv = shell("hosts/follow.sh", source)
-        channel, begun = self._begin(argv, f"follow {source}", deadline_s)
+        channel, begun = self._begin(argv, f"follow {source}")
         return SshFollow(self.name, source, channel, begun)
 
     def dialogue(self, argv: Sequence[str]) -> Dialogue:
         action = shlex.join(argv)
-        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S * self.slowness
-        channel, begun = self._begin(argv, action, deadline_s)
+        channel, begun = self._begin(argv, action)
         return SshDialogue(self.name, action, channel, begun, self.slowness)
 
     def offered_key(self) -> OfferedKey:
@@ -306,120 +303,10 @@ class SshHost(Host):
         limit = f"{timeout_s + _REMOTE_GRACE_S:.1f}"
         verb = "run" if given is None else "feed"
         command = shlex.join(shell("hosts/command.sh", verb, str(self.root), limit, *argv))
-        return self._talk(command, action, deadline_s, given, sink)
+        slowness = self.slowness
+        return self._commands.run(command, action, deadline_s, given, sink, slowness=slowness)
 
-    def _begin(
-        self, argv: Sequence[str], action: str, deadline_s: float
-    ) -> tuple[paramiko.Channel, bytes]:
-        """A channel in which a command runs until it is closed, and what the command said first."""
+    def _begin(self, argv: Sequence[str], action: str) -> tuple[paramiko.Channel, bytes]:
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S * self.slowness
         command = shlex.join(shell("hosts/command.sh", "talk", str(self.root), "0", *argv))
-        channel = self._link.session(deadline_s, action)
-        begun = bytearray()
-        after = AfterMark(begun.extend)
-        try:
-            execute(channel, command, deadline_s)
-            while not after.seen:
-                channel.settimeout(_left_s(deadline_s))
-                piece = channel.recv(_PIECE_BYTES)
-                if not piece:
-                    close_channel(channel)
-                    raise self._no_shell(action, after.greeting)
-                after.take(piece)
-        except TimeoutError as error:
-            close_channel(channel)
-            raise OutcomeUnknown(self.name, action, "no answer in time") from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            close_channel(channel)
-            raise OutcomeUnknown(self.name, action, f"connection lost: {error}") from error
-        return channel, bytes(begun)
-
-    def _no_shell(self, action: str, said: bytes) -> Unreachable:
-        problem = f"its login runs no command of ours; it says {said[-200:]!r}"
-        fix = "give the login a POSIX shell, and no ForceCommand or restricted shell"
-        return Unreachable(self.name, action, problem, fix)
-
-    def _talk(
-        self,
-        command: str,
-        action: str,
-        deadline_s: float,
-        given: Iterable[bytes] | None,
-        sink: Callable[[bytes], object],
-    ) -> tuple[int, bytes]:
-        """Exit code and standard error; standard output goes to `sink` piece by piece."""
-        channel = self._link.session(deadline_s, action)
-        try:
-            helpers: list[threading.Thread] = []
-            err = bytearray()
-            after = AfterMark(sink)
-            silent = threading.Event()
-            ended = False
-            try:
-                channel.settimeout(_left_s(deadline_s))
-                execute(channel, command, deadline_s)
-                if given is not None:
-                    helpers.append(_spawn(_feed, channel, given, silent))
-                helpers.append(_spawn(_drain_stderr, channel, err))
-                while piece := channel.recv(_PIECE_BYTES):
-                    after.take(piece)
-                    if time.monotonic() >= deadline_s:
-                        raise TimeoutError
-                    channel.settimeout(_left_s(deadline_s))
-                silent.set()
-                ended = channel.status_event.wait(_left_s(deadline_s))
-                # It may have been closed by us in the moment in which it began (see `execute`).
-                ended = ended and (channel.exit_status >= 0 or time.monotonic() < deadline_s)
-            except TimeoutError:
-                pass  # told below, once the helpers are gone
-            except (paramiko.SSHException, EOFError) as error:
-                raise OutcomeUnknown(self.name, action, f"connection lost: {error}") from error
-            finally:
-                if not ended:
-                    close_channel(channel)
-                for helper in helpers:
-                    helper.join(_left_s(deadline_s))
-            code = channel.exit_status
-        finally:
-            close_channel(channel)
-        if ended and not after.seen and code >= 0:
-            raise self._no_shell(action, after.greeting or bytes(err))
-        if ended and code >= 0:
-            return code, bytes(err)
-        if not ended:
-            problem = "still running at the deadline; the machine ends it by itself now"
-            slow = 1.0 if self._facts is None else self._facts.slowness
-            fix = f"is it busy or its card dying? Else slowness: in the inventory (now {slow:.1f})"
-            raise OutcomeUnknown(self.name, action, problem, fix)
-        raise OutcomeUnknown(self.name, action, "connection lost while it ran")
-
-
-def _spawn(work: Callable[..., None], *args: object) -> threading.Thread:
-    thread = threading.Thread(target=work, args=args, daemon=True)
-    thread.start()
-    return thread
-
-
-def _feed(channel: paramiko.Channel, given: Iterable[bytes], silent: threading.Event) -> None:
-    """Writes until the command has ended. What happened to it or the connection is reported by the
-    main thread."""
-    try:
-        for piece in given:
-            if silent.is_set():
-                break
-            channel.sendall(piece)
-        channel.shutdown_write()
-    except (OSError, EOFError, paramiko.SSHException):
-        return
-
-
-def _drain_stderr(channel: paramiko.Channel, err: bytearray) -> None:
-    """Keeps the first OUTPUT_BYTES_MAX. The rest is read and dropped, so that nothing blocks."""
-    try:
-        while piece := channel.recv_stderr(_PIECE_BYTES):
-            err += piece[: max(0, OUTPUT_BYTES_MAX - len(err))]
-    except (OSError, EOFError, paramiko.SSHException):
-        return
-
-
-def _left_s(deadline_s: float) -> float:
-    return max(0.05, deadline_s - time.monotonic())
+        return self._commands.begin(command, action, deadline_s)

@@ -636,7 +636,7 @@ def test_a_machine_that_takes_a_command_and_says_nothing_is_given_up(
     def ask(host: SshHost) -> None:
         try:
             host._link._connection([], time.monotonic() + 60, "connect")
-            host._talk("true", "say", time.monotonic() + 3, None, bytes)
+            host._commands.run("true", "say", time.monotonic() + 3, None, bytes)
         except BaseException as error:
             outcome.append(error)
 
