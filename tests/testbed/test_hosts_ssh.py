@@ -697,6 +697,6 @@ def test_a_command_that_begins_in_the_moment_of_its_deadline_is_no_lost_connecti
 
     with server.host(root=tmp_path / "r") as host:
         host.run(["true"])
-        monkeypatch.setattr("testbed.hosts.ssh.execute", closed_at_once)
+        monkeypatch.setattr("testbed.hosts.ssh_command.execute", closed_at_once)
         with pytest.raises(OutcomeUnknown, match="still running"):
             host.run(["sleep", "600"], timeout_s=3)
