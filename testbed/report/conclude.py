@@ -33,14 +33,14 @@ _NOT_JUDGED = Judgement(0, 0, 0, 0, {})
 def conclude(evidence: Evidence, ledger: LedgerReport) -> RunSummary:
     """Everything that a run's summary says."""
     chain = evidence.longest
-    system = find_system(evidence.schedule.system)
+    checks = find_system(evidence.schedule.system).checks()
     found = injections(evidence)
     attacks = tuple(_attack(evidence, *attack) for attack in attack_ids(evidence))
     properties = tuple(_properties(evidence, ledger, found))
     asked = operations(evidence)
     return RunSummary(
         verdict=_verdict(evidence, properties, found, attacks),
-        devices_admitted=system.admitted(evidence),
+        devices_admitted=checks.admitted(evidence),
         devices_expected=sum(each.enrol_at_ms is not None for each in evidence.trial.devices),
         blocks=chain.height,
         blocks_proven=ledger.proven,
@@ -130,7 +130,7 @@ def _properties(
 ) -> Iterator[PropertyResult]:
     struck = any(event.skipped is None for event in evidence.trial.events)
     wanted = evidence.expect.safety
-    for each in find_system(evidence.schedule.system).properties(evidence, ledger):
+    for each in find_system(evidence.schedule.system).checks().safety(evidence, ledger):
         yield PropertyResult(
             name=each.name,
             held=each.held,

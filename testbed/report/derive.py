@@ -32,7 +32,7 @@ def derive_run(run: RunFolder) -> RunSummary:
     Raises ConfigurationError if the run never began.
     """
     evidence = Evidence(run)
-    summary = conclude(evidence, find_system(evidence.schedule.system).verify(evidence))
+    summary = conclude(evidence, find_system(evidence.schedule.system).checks().report(evidence))
     # The verdict comes first, so that it exists even if the disk is too full for figures.
     run.write_json("summary.json", msgspec.to_builtins(summary))
     found = operations(evidence)

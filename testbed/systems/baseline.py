@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -45,12 +45,7 @@ from testbed.provision.configs import (
 )
 from testbed.provision.layout import Node
 from testbed.provision.material import Material, Voucher, make_material
-from testbed.systems.system import System
-
-if TYPE_CHECKING:
-    from testbed.checks.evidence import Evidence
-    from testbed.checks.ledger import LedgerReport
-    from testbed.checks.properties import Property
+from testbed.systems.system import Checks, System
 
 __all__ = ["BASELINE", "ESCROW", "device_id"]
 
@@ -202,22 +197,10 @@ def _security(material: Material, net: str) -> bytes:
         return path.read_bytes()
 
 
-def _admitted(evidence: Evidence) -> int:
-    from testbed.checks.provider import admitted  # noqa: PLC0415 - only judging needs it
+def _checks() -> Checks:
+    from testbed.checks import provider  # noqa: PLC0415 - only judging needs it
 
-    return admitted(evidence)
-
-
-def _verify(evidence: Evidence) -> LedgerReport:
-    from testbed.checks.provider import report  # noqa: PLC0415 - only judging needs it
-
-    return report(evidence)
-
-
-def _properties(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
-    from testbed.checks.provider import safety  # noqa: PLC0415 - see above
-
-    return safety(evidence, ledger)
+    return provider
 
 
 BASELINE = System(
@@ -243,7 +226,5 @@ BASELINE = System(
     material=_material,
     files=_files,
     traced=frozenset(),
-    admitted=_admitted,
-    verify=_verify,
-    properties=_properties,
+    checks=_checks,
 )

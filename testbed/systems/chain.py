@@ -3,36 +3,17 @@ they are only named."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from testbed.provision.configs import files_of
 from testbed.provision.material import make_material
-from testbed.systems.system import System
-
-if TYPE_CHECKING:
-    from testbed.checks.evidence import Evidence
-    from testbed.checks.ledger import LedgerReport
-    from testbed.checks.properties import Property
+from testbed.systems.system import Checks, System
 
 __all__ = ["CHAIN"]
 
 
-def _admitted(evidence: Evidence) -> int:
-    from testbed.checks.admissions import admitted  # noqa: PLC0415 - only judging needs it
+def _checks() -> Checks:
+    from testbed.checks import chain  # noqa: PLC0415 - only judging needs it
 
-    return admitted(evidence)
-
-
-def _verify(evidence: Evidence) -> LedgerReport:
-    from testbed.checks.ledger import verify_ledgers  # noqa: PLC0415 - only judging needs it
-
-    return verify_ledgers(evidence.ledgers, evidence.genesis)
-
-
-def _properties(evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
-    from testbed.checks.properties import safety  # noqa: PLC0415 - see above
-
-    return safety(evidence, ledger)
+    return chain
 
 
 CHAIN = System(
@@ -54,7 +35,5 @@ CHAIN = System(
     material=make_material,
     files=files_of,
     traced=frozenset({"replica", "gateway", "environment", "mobile"}),
-    admitted=_admitted,
-    verify=_verify,
-    properties=_properties,
+    checks=_checks,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from inventory.model import Lab
 from testbed.campaign.event import Layer, SystemName
@@ -19,12 +19,25 @@ if TYPE_CHECKING:
     from testbed.provision.configs import File
     from testbed.provision.material import Material
 
-__all__ = ["System"]
+__all__ = ["Checks", "System"]
 
 MakeMaterial = Callable[
     [Lab, Sequence[Node], "Mapping[str, PublicKeys]", Mapping[str, bytes]], "Material"
 ]
 FilesOf = Callable[[Node, Sequence[Node], Lab, "Material", Mapping[str, int]], "Iterator[File]"]
+
+
+class Checks(Protocol):
+    """What judges a run: a module of `testbed.checks`."""
+
+    def admitted(self, evidence: Evidence) -> int:
+        """How many devices were admitted."""
+
+    def report(self, evidence: Evidence) -> LedgerReport:
+        """What the collected stores hold, and what of it is proven."""
+
+    def safety(self, evidence: Evidence, ledger: LedgerReport) -> tuple[Property, ...]:
+        """The safety properties that can be judged from them."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +54,7 @@ class System:
     tokens, `files` are what each process starts with. Processes of the roles `traced` can write
     traces.
 
-    After a run: `admitted` counts devices, `verify` reads the collected stores, `properties` are
-    the safety properties that can be judged from them.
+    After a run: `checks` loads what judges it.
     """
 
     name: SystemName
@@ -55,6 +67,4 @@ class System:
     material: MakeMaterial
     files: FilesOf
     traced: frozenset[NodeRole]
-    admitted: Callable[[Evidence], int]
-    verify: Callable[[Evidence], LedgerReport]
-    properties: Callable[[Evidence, LedgerReport], tuple[Property, ...]]
+    checks: Callable[[], Checks]

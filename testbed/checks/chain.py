@@ -1,13 +1,15 @@
-"""Counts the lab's devices that a stored chain says were admitted."""
+"""Judges a run of the chain: what `testbed.checks.provider` is for the baseline."""
 
 from __future__ import annotations
 
 from chain.ledger.admission import voucher_id
 from chain.ledger.operations import Enrol, Factory
 from testbed.checks.evidence import Evidence
+from testbed.checks.ledger import LedgerReport, verify_ledgers
+from testbed.checks.properties import safety
 from testbed.checks.records import Entry
 
-__all__ = ["admitted"]
+__all__ = ["admitted", "report", "safety"]
 
 
 def admitted(evidence: Evidence) -> int:
@@ -23,3 +25,8 @@ def _is_admission(entry: Entry, evidence: Evidence) -> bool:
         return False
     tokens = {each.id for each in evidence.genesis.policy.vouchers}
     return isinstance(asked.voucher, Factory) or voucher_id(asked.voucher) in tokens
+
+
+def report(evidence: Evidence) -> LedgerReport:
+    """The ledgers, verified from their genesis."""
+    return verify_ledgers(evidence.ledgers, evidence.genesis)
