@@ -12,7 +12,8 @@ from enum import Enum
 import msgspec
 
 from chain.keys import digest
-from chain.ledger.operations import Operation, encode_operation
+from chain.ledger.envelope import encode_operation
+from chain.ledger.operations import Operation
 
 __all__ = ["PENDING_PER_ADMIN_MAX", "Approval", "Approvals"]
 

@@ -14,7 +14,7 @@ import msgspec
 from chain.errors import Misuse, PeerFault
 from chain.genesis import Membership
 from chain.keys import Scheme
-from chain.ledger.operations import (
+from chain.ledger.envelope import (
     COSE_BYTES_MAX,
     Claim,
     Opened,

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from chain.block import Block, Record
 from chain.errors import PeerFault
+from chain.ledger.envelope import Opened
 from chain.ledger.item import Authenticated
-from chain.ledger.operations import Data, Opened
+from chain.ledger.operations import Data
 from chain.ledger.statement import decode_leaf
 from chain.pbft.state_machine import VerifiedRequest
 

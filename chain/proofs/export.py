@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from chain.errors import Misuse
 from chain.genesis import Genesis, Membership
 from chain.keys import SIGNATURE_BYTES, digest, pem_of
+from chain.ledger.envelope import signed_content
 from chain.ledger.item import cose_of
-from chain.ledger.operations import signed_content
 from chain.proofs.certificate import proof_of, verify_carrier
 from chain.proofs.proof import Inclusion, Proof, ProofVerifier
 

@@ -19,7 +19,8 @@ from typing import Any
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Scheme, digest
-from chain.ledger.operations import Enrol, Opened, open_operation
+from chain.ledger.envelope import Opened, open_operation
+from chain.ledger.operations import Enrol
 from chain.ledger.reasons import REASONS
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Seal

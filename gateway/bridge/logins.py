@@ -22,9 +22,10 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import digest
 from chain.ledger.admission import voucher_id
+from chain.ledger.envelope import read_operation
 from chain.ledger.identity import Identity
 from chain.ledger.item import cose_of
-from chain.ledger.operations import Enrol, read_operation
+from chain.ledger.operations import Enrol
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import verify_carrier
 from gateway.bridge.edge import Admitted, admitted_codec

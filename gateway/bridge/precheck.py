@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from chain.errors import PeerFault
 from chain.ledger.admission import voucher_id
+from chain.ledger.envelope import Opened
 from chain.ledger.item import make_item, read_item
-from chain.ledger.operations import Enrol, Opened
+from chain.ledger.operations import Enrol
 from chain.ledger.reasons import LATER_REASONS
 from chain.ledger.registry import Registry
 from gateway.broker.security import bootstrap_id

@@ -10,8 +10,8 @@ import msgspec
 
 from chain.block import Block, Head
 from chain.keys import digest
+from chain.ledger.envelope import read_operation
 from chain.ledger.item import cose_of, make_item
-from chain.ledger.operations import read_operation
 from chain.pbft.effects import Effect, Send
 from chain.pbft.messages import (
     Bodies,

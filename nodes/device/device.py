@@ -26,7 +26,8 @@ from chain.block import Head, genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, Es256Signer, digest, node_id
-from chain.ledger.operations import Enrol, Operation, read_operation, sign_operation
+from chain.ledger.envelope import read_operation, sign_operation
+from chain.ledger.operations import Enrol, Operation
 from chain.ledger.possession import voucher_statement
 from chain.ledger.statement import OK, Statement
 from chain.proofs.certificate import carrier_certificate

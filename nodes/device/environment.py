@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chain.errors import PeerFault
 from chain.keys import digest
-from chain.ledger.operations import signed_content
+from chain.ledger.envelope import signed_content
 from gateway.bridge.edge import Kind, stamped_codec
 from gateway.bridge.relay import Relay
 from gateway.bridge.relays import ONLINE

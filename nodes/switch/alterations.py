@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.errors import PeerFault
 from chain.keys import SIGNATURE_BYTES, Es256Signer
-from chain.ledger.operations import Data, Enrol, Opened, Operation, read_operation, sign_operation
+from chain.ledger.envelope import Opened, read_operation, sign_operation
+from chain.ledger.operations import Data, Enrol, Operation
 from gateway.refusing import refusing
 
 __all__ = ["altered", "downgraded", "request_of"]

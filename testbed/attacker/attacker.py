@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from chain.block import genesis_head
 from chain.errors import PeerFault
 from chain.keys import Es256Signer, digest, node_id
-from chain.ledger.operations import AddVoucher, Revoke, sign_operation
+from chain.ledger.envelope import sign_operation
+from chain.ledger.operations import AddVoucher, Revoke
 from chain.proofs.client import decode_range
 from gateway.bridge.edge import Stamped, stamped_codec
 from gateway.broker.port import BrokerAdminError, DynamicSecurityAdmin

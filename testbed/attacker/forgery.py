@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from chain.ledger.operations import AddVoucher, Grant, Revoke, sign_operation
+from chain.ledger.envelope import sign_operation
+from chain.ledger.operations import AddVoucher, Grant, Revoke
 from gateway.broker.security import bootstrap_id
 from testbed.attacker.attacker import Attacker
 from testbed.attacker.puppet import Puppet

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.keys import Es256Signer, node_id
-from chain.ledger.operations import Data, Enrol, Factory, Operation, Renew, Token, sign_operation
+from chain.ledger.envelope import sign_operation
+from chain.ledger.operations import Data, Enrol, Factory, Operation, Renew, Token
 from chain.ledger.possession import renewal_statement, voucher_statement
 from testbed.attacker.manufacturer import Made
 from testbed.provision.material import Voucher

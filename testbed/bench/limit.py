@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from chain.keys import Es256
-from chain.ledger.operations import sign_operation
+from chain.ledger.envelope import sign_operation
 from testbed.bench.load import Device
 from testbed.errors import LabFault
 

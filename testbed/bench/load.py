@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.genesis import Policy, VoucherGrant
 from chain.keys import Es256Signer, node_id
-from chain.ledger.operations import Data, Enrol, Operation, Token, read_operation, sign_operation
+from chain.ledger.envelope import read_operation, sign_operation
+from chain.ledger.operations import Data, Enrol, Operation, Token
 from chain.ledger.possession import voucher_statement
 from testbed.bench.client import Client
 

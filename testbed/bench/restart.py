@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from chain.genesis import Genesis, Member
 from chain.keys import Es256, Es256Signer, digest
 from chain.ledger.auth_group import members
+from chain.ledger.envelope import sign_operation
 from chain.ledger.item import make_item, read_item
 from chain.ledger.ledger import Ledger
-from chain.ledger.operations import Data, Operation, sign_operation
+from chain.ledger.operations import Data, Operation
 from chain.pbft.messages import Endorsement, Proposal, sign
 from chain.pbft.state_machine import VerifiedRequest
 from chain.proofs.client import SealedBlock

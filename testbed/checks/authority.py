@@ -18,6 +18,7 @@ import msgspec
 from chain.block import genesis_head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
+from chain.ledger.envelope import encode_operation
 from chain.ledger.identity import BOARDS_MAX, KEYS_MAX, RENEWALS_MAX
 from chain.ledger.item import Authenticated, read_item
 from chain.ledger.operations import (
@@ -38,7 +39,6 @@ from chain.ledger.operations import (
     Token,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    encode_operation,
 )
 from testbed.checks.factory import FactoryRules
 from testbed.checks.records import Chain, Entry

@@ -19,8 +19,9 @@ import msgspec
 from chain.block import Head, Record
 from chain.errors import PeerFault
 from chain.keys import digest
+from chain.ledger.envelope import read_operation
 from chain.ledger.item import Authenticated, cose_of
-from chain.ledger.operations import Data, Operation, read_operation
+from chain.ledger.operations import Data, Operation
 from chain.ledger.pruning import read_pruned
 from chain.ledger.statement import OK, Statement, decode_leaf
 from nodes.provider.protocol import request_id

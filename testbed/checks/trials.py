@@ -14,8 +14,8 @@ from collections.abc import Collection
 
 from chain.errors import PeerFault
 from chain.keys import digest
+from chain.ledger.envelope import read_operation
 from chain.ledger.item import cose_of
-from chain.ledger.operations import read_operation
 from testbed.campaign.injection import Judgement
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import AttackLine, GroupDenied, Requested, SerialRefused

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from chain.errors import PeerFault
 from chain.keys import digest
-from chain.ledger.operations import Revoke, Token, read_operation
+from chain.ledger.envelope import read_operation
+from chain.ledger.operations import Revoke, Token
 from chain.ledger.statement import OK
 from chain.proofs.certificate import carrier_certificate, verify_carrier
 from gateway.bridge.edge import Kind, SyncRequest, sync_codec

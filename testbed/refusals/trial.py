@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from chain.ledger.admission import voucher_id
-from chain.ledger.operations import Enrol, Operation, read_operation
+from chain.ledger.envelope import read_operation
+from chain.ledger.operations import Enrol, Operation
 from gateway.bridge.edge import Kind
 from gateway.broker.security import User, bootstrap_id
 from gateway.mqtt.topics import Up

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from chain.genesis import Membership
 from chain.keys import Signer, node_id
-from chain.ledger.operations import AddReplica, RemoveReplica, sign_operation
+from chain.ledger.envelope import sign_operation
+from chain.ledger.operations import AddReplica, RemoveReplica
 from chain.quorum import REPLICAS_MIN
 
 __all__ = ["Administrator"]

@@ -12,7 +12,8 @@ from random import Random
 
 from chain.genesis import VoucherGrant
 from chain.keys import Signer, digest, node_id
-from chain.ledger.operations import Data, Enrol, Operation, Renew, Revoke, Token, sign_operation
+from chain.ledger.envelope import sign_operation
+from chain.ledger.operations import Data, Enrol, Operation, Renew, Revoke, Token
 from chain.ledger.possession import renewal_statement, voucher_statement
 from testbed.simulate.scheme import Signatures
 

@@ -18,6 +18,7 @@ from chain.errors import Misuse
 from chain.fields import DeviceKind
 from chain.genesis import Genesis
 from chain.keys import digest
+from chain.ledger.envelope import read_operation
 from chain.ledger.factory import factory_id
 from chain.ledger.identity import Identity
 from chain.ledger.item import cose_of
@@ -34,7 +35,6 @@ from chain.ledger.operations import (
     Revoke,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    read_operation,
     voucher_key,
 )
 from chain.ledger.possession import factory_key

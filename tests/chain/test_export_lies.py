@@ -21,8 +21,9 @@ from chain.block import Head
 from chain.errors import PeerFault
 from chain.genesis import Genesis
 from chain.keys import Es256, digest, pem_of
+from chain.ledger.envelope import sign_operation, signed_content
 from chain.ledger.item import cose_of
-from chain.ledger.operations import Grant, RemoveReplica, Revoke, sign_operation, signed_content
+from chain.ledger.operations import Grant, RemoveReplica, Revoke
 from chain.ledger.statement import Statement, decode_leaf, encode_leaf
 from chain.merkle import leaf_hash
 from chain.proofs.certificate import carrier_certificate, proof_of, verify_carrier

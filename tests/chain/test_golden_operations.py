@@ -11,16 +11,8 @@ import os
 from pathlib import Path
 
 from chain.keys import digest
-from chain.ledger.operations import (
-    Data,
-    Enrol,
-    Operation,
-    Token,
-    encode_operation,
-    open_operation,
-    sign_operation,
-    signed_content,
-)
+from chain.ledger.envelope import encode_operation, open_operation, sign_operation, signed_content
+from chain.ledger.operations import Data, Enrol, Operation, Token
 from chain.ledger.possession import voucher_statement
 from tests.chain.world import Device, World, private_key, signer
 

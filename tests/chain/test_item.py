@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
+from chain.ledger.envelope import sign_operation
 from chain.ledger.item import ITEM_BYTES_MAX, cose_of, endorse, make_item, open_item, read_item
-from chain.ledger.operations import sign_operation
 from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
 from chain.pbft.state_machine import VerifiedRequest
 from tests.chain.world import Device, World

@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
 from chain.keys import Es256, digest, node_id
-from chain.ledger.operations import (
+from chain.ledger.envelope import (
     COSE_BYTES_MAX,
     SPKI_HEADER,
+    encode_operation,
+    open_operation,
+    read_operation,
+    sign_operation,
+)
+from chain.ledger.operations import (
     AddAdministrator,
     AddFactoryRoot,
     AddReplica,
@@ -35,10 +41,6 @@ from chain.ledger.operations import (
     Token,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    encode_operation,
-    open_operation,
-    read_operation,
-    sign_operation,
 )
 from chain.ledger.possession import board_statement, renewal_statement, voucher_statement
 from tests.chain.world import private_key, signer

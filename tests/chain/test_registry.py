@@ -19,6 +19,7 @@ from chain.ledger import lifecycle
 from chain.ledger.administration import ADMINISTRATORS_MAX
 from chain.ledger.approvals import PENDING_PER_ADMIN_MAX
 from chain.ledger.auth_group import members
+from chain.ledger.envelope import sign_operation
 from chain.ledger.factory import factory_id
 from chain.ledger.identity import BOARDS_MAX, KEYS_MAX, SESSIONS_MAX
 from chain.ledger.item import make_item
@@ -41,7 +42,6 @@ from chain.ledger.operations import (
     Revoke,
     WithdrawFactoryRoot,
     WithdrawVoucher,
-    sign_operation,
 )
 from chain.ledger.possession import renewal_statement, voucher_statement
 from chain.ledger.rules import RULES

@@ -17,17 +17,10 @@ from chain.fields import DeviceKind
 from chain.genesis import Consensus, FactoryRoot, Genesis, Member, Policy, VoucherGrant
 from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.ledger.auth_group import members
+from chain.ledger.envelope import sign_operation
 from chain.ledger.item import make_item, open_item
 from chain.ledger.ledger import Ledger
-from chain.ledger.operations import (
-    AddReplica,
-    Data,
-    Enrol,
-    EnrolBoard,
-    Operation,
-    Token,
-    sign_operation,
-)
+from chain.ledger.operations import AddReplica, Data, Enrol, EnrolBoard, Operation, Token
 from chain.ledger.possession import board_node, board_statement, voucher_statement
 from chain.ledger.statement import Statement, decode_leaf
 from chain.pbft.messages import Endorsement, Proposal, Seal, Signed, encode, signed_bytes

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chain.errors import PeerFault
-from chain.ledger.operations import Enrol, Operation, sign_operation
+from chain.ledger.envelope import sign_operation
+from chain.ledger.operations import Enrol, Operation
 from chain.pbft.messages import Denied, encode
 from gateway.bridge.edge import Ask, ask_codec, part_codec
 from gateway.bridge.follower import Follower

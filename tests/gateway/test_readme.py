@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from chain.keys import node_id
-from chain.ledger.operations import Data, encode_operation, read_operation, sign_operation
+from chain.ledger.envelope import encode_operation, read_operation, sign_operation
+from chain.ledger.operations import Data
 from tests.chain.world import private_key, signer
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ import msgspec
 
 from chain.block import Block, Head
 from chain.ledger.auth_group import members
+from chain.ledger.envelope import sign_operation
 from chain.ledger.item import make_item
-from chain.ledger.operations import Enrol, sign_operation
+from chain.ledger.operations import Enrol
 from chain.ledger.statement import Statement, decode_leaf
 from chain.pbft.messages import (
     Batch,

@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives import serialization
 from chain.block import Head as ChainHead
 from chain.genesis import Consensus
 from chain.keys import digest
+from chain.ledger.envelope import read_operation
 from chain.ledger.item import cose_of
-from chain.ledger.operations import Data, Operation, Revoke, read_operation
+from chain.ledger.operations import Data, Operation, Revoke
 from chain.ledger.statement import OK, decode_leaf
 from chain.pbft.messages import Denied as ReplicaDenied
 from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from chain.ledger.envelope import read_operation
 from chain.ledger.identity import Board
 from chain.ledger.item import cose_of, read_item
-from chain.ledger.operations import Data, read_operation
+from chain.ledger.operations import Data
 from chain.ledger.statement import OK, Statement, decode_leaf
 from inventory.load import load_lab
 from nodes.events import LoggedEvent

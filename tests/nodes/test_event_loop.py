@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from chain.ledger.operations import sign_operation
+from chain.ledger.envelope import sign_operation
 from chain.pbft.messages import Submit, encode
 from nodes.replica import event_loop as module
 from nodes.replica.event_loop import EventLoop

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chain.errors import PeerFault
 from chain.keys import Es256, Es256Signer, digest, node_id
-from chain.ledger.operations import Data, open_operation, sign_operation
+from chain.ledger.envelope import open_operation, sign_operation
+from chain.ledger.operations import Data
 from gateway.serial.frames import Frame, decode_line, encode_frame, frame_body
 from gateway.serial.session import kind_reading
 from gateway.serial.tinycbor import encode

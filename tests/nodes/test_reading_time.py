@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from chain.keys import node_id
-from chain.ledger.operations import Data, read_operation, sign_operation
+from chain.ledger.envelope import read_operation, sign_operation
+from chain.ledger.operations import Data
 from gateway.serial.host_session import Taken
 from gateway.serial.session import Reading as SampledReading
 from gateway.serial.session import reading_of

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from chain.errors import PeerFault
 from chain.genesis import Genesis, Member
 from chain.keys import Es256, Es256Signer
+from chain.ledger.envelope import read_operation, sign_operation
 from chain.ledger.item import make_item, open_items
-from chain.ledger.operations import read_operation, sign_operation
 from chain.pbft.inputs import Received
 from chain.pbft.messages import (
     Batch,

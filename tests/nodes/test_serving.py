@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chain.ledger.operations import sign_operation
+from chain.ledger.envelope import sign_operation
 from chain.pbft.effects import ServeBodies
 from chain.pbft.messages import (
     BODIES_BYTES_MAX,

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from chain.errors import PeerFault
-from chain.ledger.operations import OpenSession, read_operation
+from chain.ledger.envelope import read_operation
+from chain.ledger.operations import OpenSession
 from gateway.bridge.edge import ask_codec, stamped_codec
 from gateway.mqtt.client import Message
 from gateway.mqtt.topics import Request, Role, Up, parse

@@ -10,8 +10,9 @@ from typing import Any
 
 from chain.keys import Es256
 from chain.ledger.admission import voucher_id
+from chain.ledger.envelope import sign_operation
 from chain.ledger.item import make_item
-from chain.ledger.operations import Enrol, EnrolBoard, Operation, Token, sign_operation
+from chain.ledger.operations import Enrol, EnrolBoard, Operation, Token
 from chain.ledger.statement import Statement
 from chain.pbft.messages import Denied
 from chain.pbft.state_machine import VerifiedRequest

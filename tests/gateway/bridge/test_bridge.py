@@ -16,6 +16,7 @@ from chain.block import Head
 from chain.errors import PeerFault
 from chain.keys import Es256Signer, digest
 from chain.ledger.admission import voucher_id
+from chain.ledger.envelope import sign_operation
 from chain.ledger.operations import (
     AddFactoryRoot,
     Factory,
@@ -24,7 +25,6 @@ from chain.ledger.operations import (
     Revoke,
     Token,
     WithdrawFactoryRoot,
-    sign_operation,
 )
 from chain.ledger.possession import renewal_statement, voucher_statement
 from chain.pbft.messages import Denied, Endorsement, Signed, encode, signed_bytes

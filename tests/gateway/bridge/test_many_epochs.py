@@ -8,7 +8,8 @@ import msgspec
 
 from chain.block import Head
 from chain.genesis import Consensus
-from chain.ledger.operations import RemoveReplica, sign_operation
+from chain.ledger.envelope import sign_operation
+from chain.ledger.operations import RemoveReplica
 from chain.pbft.messages import Denied, Endorsement, Seal, Signed, encode, signed_bytes
 from chain.proofs.certificate import carrier_certificate, verify_carrier
 from chain.proofs.client import decode_range

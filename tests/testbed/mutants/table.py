@@ -409,7 +409,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "device-signature-unchecked",
-        "chain.ledger.operations",
+        "chain.ledger.envelope",
         'claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]',
         "claims: list[Claim] = []",
         faults="none",
