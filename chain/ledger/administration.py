@@ -84,15 +84,18 @@ def revoke_refusal(tables: Tables, operation: Revoke, signer: Identity) -> Reaso
     board = tables.boards.get(operation.target)
     if board is None:
         return "unknown-target"
-    return None if board.revoked_height is None else "revoked"
+    # Its sponsor has let it go: administrators may still bar it.
+    may_bar = signer.kind == ADMIN and not board.barred
+    return None if board.revoked_height is None or may_bar else "revoked"
 
 
 def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[str, Any]:
-    """Takes effect in the next block. A revoked device never comes back under any of its keys."""
+    """Takes effect in the next block. A revoked device never comes back under any of its keys, and
+    neither does a board that administrators revoked. One that its sponsor revoked may move."""
     identity = tables.newest_of(operation.target)
     if identity is None:
         board = tables.boards[operation.target]
-        board.revoked_height = at.height
+        board.revoked_height, board.barred = at.height, signer.kind == ADMIN
         return {"certificate": board.serial}
     tables.revoke(identity, at.height)
     return {"node": identity.node, "certificate": identity.serial, "key": identity.key}

@@ -177,9 +177,17 @@ def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> R
     if board is None:
         if tables.devices[sponsor.device].boards >= BOARDS_MAX:
             return "quota"
-    elif board.sponsor != sponsor.device and board.revoked_height is None:
+    elif board.barred:
+        return "board-revoked"
+    elif board.sponsor != sponsor.device and not _is_free(tables, board):
         return "board-taken"
     return head_refusal(tables, operation.head)
+
+
+def _is_free(tables: Tables, board: Board) -> bool:
+    """Its sponsor has let it go, or was revoked."""
+    owner = tables.newest_of(board.sponsor)
+    return board.revoked_height is not None or owner is None or owner.ended is not None
 
 
 def board_subject(tables: Tables, operation: EnrolBoard) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Device(msgspec.Struct, kw_only=True):
 
 
 class Board(msgspec.Struct, kw_only=True):
-    """A sensor board. Its sponsor signs its readings."""
+    """A sensor board. Its sponsor signs its readings. `barred`: administrators revoked it."""
 
     node: bytes
     sponsor: bytes  # the `device` of an environmental identity
@@ -75,3 +75,4 @@ class Board(msgspec.Struct, kw_only=True):
     key_check: bytes
     serial: int
     revoked_height: int | None = None
+    barred: bool = False

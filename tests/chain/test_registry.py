@@ -361,6 +361,35 @@ def test_a_board_speaks_through_its_sponsor_only() -> None:
     assert world.run(world.board(other), other).status == "ok"
 
 
+def test_a_board_that_administrators_revoked_does_not_come_back() -> None:
+    """Neither through its sponsor nor through another that has its secret, also if its sponsor
+    revoked it before them."""
+    world = World(admins_needed=2)
+    sponsor = world.admit("pi", kind="environment")
+    other = world.admit("other pi", kind="environment")
+    for number, sponsor_first in ((b"1", False), (b"2", True)):
+        node = world.board_node(number)
+        assert world.run(world.board(sponsor, number), sponsor).status == "ok"
+        if sponsor_first:
+            revoke = world.signed(Revoke, sponsor, target=node, reason="moved")
+            assert world.run(revoke, sponsor).status == "ok"
+        assert by_admins(world, Revoke, target=node, reason="tampered") == "ok"
+        for device in (sponsor, other):
+            assert world.run(world.board(device, number), device).status == "refused:board-revoked"
+            assert world.run(world.data(device, board=node), device).status != "ok"
+        assert by_admins(world, Revoke, target=node, reason="again") == "refused:revoked"
+
+
+def test_the_boards_of_a_revoked_sponsor_may_move() -> None:
+    world = World(admins_needed=2)
+    lost = world.admit("pi", kind="environment")
+    other = world.admit("other pi", kind="environment")
+    world.run(world.board(lost), lost)
+    assert by_admins(world, Revoke, target=lost.node, reason="stolen") == "ok"
+    assert world.run(world.board(other), other).status == "ok"
+    assert world.run(world.data(other, board=world.board_node()), other).status == "ok"
+
+
 def test_a_board_needs_endorsements_too() -> None:
     world = World()
     pi = world.admit("pi", kind="environment")
