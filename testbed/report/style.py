@@ -63,6 +63,8 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.5,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
+    # A name is no formula: one between dollar signs would end the report.
+    "text.parse_math": False,
 }
 _NO_DATES: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 

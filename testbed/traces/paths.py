@@ -3,6 +3,8 @@
 A hop may be noted more than once: a device tries again through another relay, every gateway takes
 a message, a gateway submits again. Of several relays, gateways and replicas the one counts that was
 first to pass the operation on; of a block the hops of the replica that proposed it last.
+
+Traces may come from a stranger: what is kept and how long all takes is bounded by RECORDS_MAX.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.hops import REQUEST_HOPS, Hop, request_key
+from nodes.trace_file import RECORD
 from testbed.traces.clocks import Clocks, State
 from testbed.traces.read import Life, TraceError, read_trace
 from testbed.traces.spans import steps
@@ -35,6 +38,9 @@ REPLICA_PATH: Final = (
     Hop.SEALED,
 )
 """Of a block at one replica."""
+
+RECORDS_MAX = 4_000_000
+"""Of all traces of a run together; they take about 1 GB of memory here."""
 
 # Hops that one and the same process passes; the last of them that it has noted chooses it.
 _PARTS: Final = (
@@ -78,7 +84,7 @@ class _Mark(NamedTuple):
     epoch: int
 
 
-_Marks = dict[Hop, list[_Mark]]
+_Marks = dict[Hop, dict[str, _Mark]]  # by process: what it noted of one request or block
 
 
 class Traces(msgspec.Struct, kw_only=True):
@@ -89,6 +95,7 @@ class Traces(msgspec.Struct, kw_only=True):
     problems: tuple[str, ...]
     requests: dict[int, _Marks]
     blocks: dict[int, _Marks]
+    proposers: dict[int, str | None]  # of a block, the replica that proposed it last
 
     def path(self, request: bytes, height: int | None, clocks: Clocks) -> list[Step]:
         """The steps of one operation; empty if it is not in the sample. `height` is its block's,
@@ -96,15 +103,14 @@ class Traces(msgspec.Struct, kw_only=True):
         noted = self.requests.get(request_key(request), {})
         chosen = {hop: mark for part in _PARTS for hop, mark in _first(noted, part).items()}
         block = self.blocks.get(height, {}) if height is not None and chosen else {}
-        if proposed := block.get(Hop.PROPOSED):
-            proposer = max(proposed, key=lambda mark: (mark.view, mark.at_ns))
-            chosen |= _of_one(block, proposer.process, REPLICA_PATH)
+        if height is not None and block and (proposer := self.proposers.get(height)) is not None:
+            chosen |= _of_one(block, proposer, REPLICA_PATH)
         return list(_steps(chosen, clocks))
 
     def block_steps(self) -> Iterator[BlockStep]:
         """Of each block at each replica, in the view in which it was executed there."""
         for height, noted in sorted(self.blocks.items()):
-            for process in sorted({mark.process for marks in noted.values() for mark in marks}):
+            for process in sorted({process for marks in noted.values() for process in marks}):
                 at = _of_one(noted, process, REPLICA_PATH)
                 if (executed := at.get(Hop.EXECUTED)) is None:
                     continue
@@ -123,11 +129,16 @@ class Traces(msgspec.Struct, kw_only=True):
 
 def read_traces(paths: Iterable[Path]) -> Traces:
     """A file that is no trace is a problem, not an error: the run is evidence without it."""
-    requests: dict[int, _Marks] = defaultdict(lambda: defaultdict(list))
-    blocks: dict[int, _Marks] = defaultdict(lambda: defaultdict(list))
+    requests: dict[int, _Marks] = defaultdict(lambda: defaultdict(dict))
+    blocks: dict[int, _Marks] = defaultdict(lambda: defaultdict(dict))
     every: int | None = None
     problems = []
+    left = RECORDS_MAX
     for path in paths:
+        left -= path.stat().st_size // RECORD.size
+        if left < 0:
+            problems.append(f"{path.stem} and what follows: above {RECORDS_MAX} records in all")
+            break
         try:
             lives = read_trace(path)
         except TraceError as error:
@@ -135,36 +146,51 @@ def read_traces(paths: Iterable[Path]) -> Traces:
             continue
         for life in lives:
             every = max(every or 1, life.every)
-            if life.dropped:
-                problems.append(f"{path.stem}: {life.dropped} records of its trace were left out")
             _sort(path.stem, life, requests, blocks)
-    return Traces(every=every, problems=tuple(problems), requests=requests, blocks=blocks)
+        if dropped := sum(life.dropped for life in lives):
+            problems.append(f"{path.stem}: {dropped} records of its trace were left out")
+    return Traces(
+        every=every,
+        problems=tuple(problems),
+        requests=requests,
+        blocks=blocks,
+        proposers={height: _proposer(noted) for height, noted in blocks.items()},
+    )
 
 
 def _sort(process: str, life: Life, requests: dict[int, _Marks], blocks: dict[int, _Marks]) -> None:
+    """Of a request the first time that a process noted a hop counts, of a block the latest view."""
     for hop, key, at_ns, view, epoch in life.passed:
-        into = requests if hop in REQUEST_HOPS else blocks
-        into[key][hop].append(_Mark(process, life.boot, at_ns, view, epoch))
+        mark = _Mark(process, life.boot, at_ns, view, epoch)
+        if hop in REQUEST_HOPS:
+            known = requests[key][hop].setdefault(process, mark)
+            if at_ns < known.at_ns:
+                requests[key][hop][process] = mark
+        else:
+            known = blocks[key][hop].setdefault(process, mark)
+            if (-view, at_ns) < (-known.view, known.at_ns):
+                blocks[key][hop][process] = mark
 
 
-def _first(noted: Mapping[Hop, Sequence[_Mark]], part: Sequence[Hop]) -> dict[Hop, _Mark]:
+def _proposer(noted: _Marks) -> str | None:
+    proposed = noted.get(Hop.PROPOSED, {})
+    last = max(proposed.values(), key=lambda mark: (mark.view, mark.at_ns), default=None)
+    return None if last is None else last.process
+
+
+def _first(noted: Mapping[Hop, Mapping[str, _Mark]], part: Sequence[Hop]) -> dict[Hop, _Mark]:
     """The hops of one process: of the one that came furthest, and was the first there."""
     for hop in reversed(part):
         if marks := noted.get(hop):
-            return _of_one(noted, min(marks, key=lambda mark: mark.at_ns).process, part)
+            return _of_one(noted, min(marks.values(), key=lambda mark: mark.at_ns).process, part)
     return {}
 
 
 def _of_one(
-    noted: Mapping[Hop, Sequence[_Mark]], process: str, hops: Sequence[Hop]
+    noted: Mapping[Hop, Mapping[str, _Mark]], process: str, hops: Sequence[Hop]
 ) -> dict[Hop, _Mark]:
-    """What one process noted: of a request the first time, of a block the latest view."""
-    found = {}
-    for hop in hops:
-        marks = [mark for mark in noted.get(hop, ()) if mark.process == process]
-        if marks:
-            found[hop] = min(marks, key=lambda mark: (-mark.view, mark.at_ns))
-    return found
+    """What one process noted."""
+    return {hop: noted[hop][process] for hop in hops if hop in noted and process in noted[hop]}
 
 
 def _steps(chosen: Mapping[Hop, _Mark], clocks: Clocks) -> Iterator[Step]:

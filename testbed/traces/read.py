@@ -18,6 +18,7 @@ from nodes.trace_file import MAGIC, RECORD, TRACE_BYTES_MAX, Mark
 __all__ = ["Life", "Passed", "TraceError", "parse_trace", "read_trace"]
 
 _HOPS: Final = {int(hop): hop for hop in Hop}
+LIVES_MAX = 1024  # starts of one process in one run
 _TIME_NS_MAX = 2**62
 _WORD_BYTES = 8
 
@@ -72,6 +73,8 @@ def parse_trace(data: bytes, name: str) -> list[Life]:
         if what == Mark.START:
             if not 0 < key <= _TIME_NS_MAX:
                 raise TraceError(f"{place}: one request in {key} was noted: that cannot be")
+            if len(lives) == LIVES_MAX:
+                raise TraceError(f"{place}: more than {LIVES_MAX} starts")
             lives.append(Life(boot="", every=key))
         elif not lives:
             raise TraceError(f"{place}: no START before it")

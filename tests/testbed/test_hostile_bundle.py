@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nodes.replica.sqlite_store import SqliteStore
 from testbed import cli
 from testbed.bundle import Bundle, RunFolder
 from testbed.origin import is_ours, mark
+from testbed.report.style import figure, rendered, styled
 from testbed.terminal import printable
 from tests.chain.world import World
 from tests.testbed.bundles import Story, lines, write_lines
@@ -166,6 +168,16 @@ def test_names_and_reasons_of_a_bundle_cannot_either(
     run.bundle.write_json("manifest.json", {"schema": EVIL})
     assert cli.main(["report", str(run.bundle.path)]) == 2
     assert not acted_upon(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "a$b$", '" onload="alert(1)', "--></svg><script>"])
+def test_a_name_is_drawn_as_it_is(name: str) -> None:
+    """It is no formula, which may be a wrong one, and no markup."""
+    with styled():
+        made = figure(1.0, name)
+        drawn = rendered(made, "svg").decode()
+    assert "<script" not in drawn
+    assert ET.fromstring(drawn).findall(".//*[@onload]") == []
 
 
 def test_colours_pass_and_all_else_is_spelled_out() -> None:

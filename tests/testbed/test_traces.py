@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from gateway.hops import Hop
-from nodes.trace_file import TraceFile
+from nodes.trace_file import MAGIC, RECORD, Mark, TraceFile
 from testbed.checks.conditions import ClockLine, ConditionLine
 from testbed.traces.clocks import Clocks
-from testbed.traces.paths import Traces, read_traces
+from testbed.traces.paths import RECORDS_MAX, Traces, read_traces
+from testbed.traces.read import LIVES_MAX
 from testbed.traces.spans import steps
 from tests.testbed.test_conditions import FINE, LIMITS
 
@@ -175,3 +176,19 @@ def test_a_file_that_is_no_trace_is_a_problem_and_the_others_are_read(tmp_path: 
     traces = put_together(tmp_path, ("r1", Hop.PROPOSED, 10, 0))
     assert "a.bin: not a trace" in traces.problems[0]
     assert list(traces.blocks) == [1]
+
+
+def test_a_strangers_trace_takes_neither_time_nor_memory_without_end(tmp_path: Path) -> None:
+    """Every traced operation of a block looks at what was noted of it: one mark of each process,
+    however often it is in the file."""
+    start = RECORD.pack(Mark.START, 0, 0, 1, 1)
+    again = b"".join(RECORD.pack(Hop.PROPOSED, 0, 0, at_ns, 7) for at_ns in range(1000, 0, -1))
+    (tmp_path / "r1.bin").write_bytes(MAGIC + start + again)
+    (tmp_path / "r2.bin").write_bytes(MAGIC + start * (LIVES_MAX + 1))
+    for name in ("r3", "r4"):
+        with (tmp_path / f"{name}.bin").open("wb") as file:
+            file.truncate((RECORDS_MAX // 2 + 1) * RECORD.size)
+    traces = read_traces(sorted(tmp_path.glob("*.bin")))
+    assert [mark.at_ns for mark in traces.blocks[7][Hop.PROPOSED].values()] == [1]
+    for part in ("r2.bin", f"more than {LIVES_MAX} starts", "r4 and what follows"):
+        assert part in " ".join(traces.problems)
