@@ -11,20 +11,25 @@ import contextlib
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
 import msgspec
 
-from nodes.ports import Events
+from gateway.limits import TokenBucket
+from nodes.ports import Events, Party
 
 __all__ = [
     "EVENTS_BYTES_MAX",
     "FLUSH_AGE_MS",
     "FLUSH_BYTES",
     "KINDS_MAX",
+    "LIMITED_BURST",
+    "LIMITED_PER_S",
     "CountedEvents",
     "EventLog",
+    "LimitedEvents",
     "LoggedEvent",
     "NoEvents",
     "boot_id",
@@ -35,6 +40,9 @@ FLUSH_BYTES = 65_536
 FLUSH_AGE_MS = 250
 EVENTS_BYTES_MAX = 256 * 1024 * 1024  # of one file; there are two at most
 KINDS_MAX = 256  # that one tally tells apart
+KEPT = frozenset({"accuse", "conflict"})  # evidence: whoever fills the log must not remove it
+KEPT_BYTES_MAX = 16 * 1024 * 1024  # of such lines
+LIMITED_PER_S, LIMITED_BURST = 1.0, 1000  # lines that one peer can cause
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _encoder = msgspec.json.Encoder()
 
@@ -71,7 +79,8 @@ class EventLog:
     lines are dropped and counted, and the count is in the next line that can be written.
 
     A file that has reached `bytes_max` becomes `<path>.1`; the one that had that name is removed,
-    and its size is in the next line ("events-rotated").
+    and its size is in the next line ("events-rotated"). The new file begins with the evidence
+    (`KEPT`) of this process so far, line by line as it was.
     """
 
     def __init__(self, path: Path, node: str, bytes_max: int = EVENTS_BYTES_MAX) -> None:
@@ -81,6 +90,9 @@ class EventLog:
         self._node = node
         self._boot = boot_id()
         self._lines: list[bytes] = []
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._kept_bytes_max = min(KEPT_BYTES_MAX, bytes_max // 4)
         self._bytes = 0
         self._oldest_ns = 0
         self._torn = False  # the file ends within a line
@@ -103,6 +115,9 @@ class EventLog:
                 **fields,
             }
         )
+        if event in KEPT and self._kept_bytes + len(line) < self._kept_bytes_max:
+            self._kept.append(line + b"\n")
+            self._kept_bytes += len(line) + 1
         if not self._lines:
             self._oldest_ns = now_ns
         self._lines.append(line)
@@ -138,7 +153,8 @@ class EventLog:
             dropped_bytes = older.stat().st_size if older.exists() else 0
             self._path.replace(older)
             self._file.close()
-            self._file, self._torn = self._path.open("ab", buffering=0), False
+            self._file, kept = self._path.open("ab", buffering=0), b"".join(self._kept)
+            self._torn = self._write(kept) < len(kept)
             self.emit("events-rotated", dropped_bytes=dropped_bytes)
 
     def _write(self, data: bytes) -> int:
@@ -191,6 +207,27 @@ class CountedEvents:
 
     def _emit(self, kind: tuple[object, ...]) -> None:
         self._events.emit(self._event, **self._not_emitted.pop(kind), count=self._counts[kind])
+
+
+class LimitedEvents:
+    """Events of which each counts, but which a peer can cause as often as it likes: of each peer
+    LIMITED_BURST at once, then LIMITED_PER_S. The next one says how many were `left_out`."""
+
+    def __init__(self, events: Events, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._events = events
+        self._now_s = now_s
+        self._buckets: dict[Party, TokenBucket] = {}
+        self._left_out: Counter[Party] = Counter()
+
+    def emit(self, peer: Party, event: str, **fields: object) -> None:
+        now_s = self._now_s()
+        bucket = self._buckets.setdefault(peer, TokenBucket(LIMITED_PER_S, LIMITED_BURST, now_s))
+        if not bucket.take(now_s):
+            self._left_out[peer] += 1
+            return
+        if left_out := self._left_out.pop(peer, 0):
+            fields["left_out"] = left_out
+        self._events.emit(event, **fields)
 
 
 def ends_torn(path: Path) -> bool:

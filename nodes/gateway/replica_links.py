@@ -23,7 +23,7 @@ from gateway.bridge.sources import SOURCES_MAX, Sources
 from gateway.refusing import refusing
 from nodes.config import certificate_der
 from nodes.edge_config import GatewayConfig
-from nodes.events import CountedEvents
+from nodes.events import CountedEvents, LimitedEvents
 from nodes.ports import Events, Party, Wire
 from nodes.wire.inbox import Inbox
 from nodes.wire.tls_wire import TlsWire
@@ -51,6 +51,7 @@ class ReplicaLinks:
     ) -> None:
         self._chain = chain
         self._events = events
+        self._link_events = LimitedEvents(events)
         self._faults = CountedEvents(events, "replica-fault")
         self._on_seal = on_seal
         self._on_denied = on_denied
@@ -167,7 +168,7 @@ class ReplicaLinks:
 
     def _on_link(self, party: Party, up: bool, reason: str) -> None:
         assert isinstance(party, int), "only replicas are dialled"
-        self._events.emit("link", replica=party, up=up, reason=reason)
+        self._link_events.emit(party, "link", replica=party, up=up, reason=reason)
         if not up:
             self._heard_s.pop(party, None)
         fresh = self._sources.fill(self._connected, self._chain.brought)

@@ -23,7 +23,7 @@ from chain.keys import Es256, Es256Signer
 from gateway.tasks import Tasks
 from nodes.config import MEMORY, ConfigError, ReplicaConfig, certificate_der, certificate_spki
 from nodes.disk import write_atomically
-from nodes.events import CountedEvents, EventLog, NoEvents
+from nodes.events import CountedEvents, EventLog, LimitedEvents, NoEvents
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.keygen import load_key
 from nodes.ports import Party, Store, StoreFull
@@ -65,6 +65,7 @@ class ReplicaProcess:
         self._around = around or Around()
         self._genesis, self._signer = _identity(config)
         self._events = EventLog(Path(config.events), config.name) if config.events else NoEvents()
+        self._link_events = LimitedEvents(self._events)
         self._trace = open_trace(config.trace, config.trace_every)
         self._tally = Tally() if self._trace.on else None
         self._signs = CountedSigner(self._signer)
@@ -275,7 +276,7 @@ class ReplicaProcess:
     # --- what is told --------------------------------------------------------------------------
 
     def _link(self, party: Party, up: bool, reason: str) -> None:
-        self._emit("link-up" if up else "link-down", party=party, reason=reason)
+        self._link_events.emit(party, "link-up" if up else "link-down", party=party, reason=reason)
         if not up and self._event_loop is not None:
             self._service.left(party)
 

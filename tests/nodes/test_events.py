@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.events import FLUSH_BYTES, KINDS_MAX, CountedEvents, EventLog, boot_id, read_events
+from nodes.events import (
+    FLUSH_BYTES,
+    KINDS_MAX,
+    LIMITED_BURST,
+    LIMITED_PER_S,
+    CountedEvents,
+    EventLog,
+    LimitedEvents,
+    boot_id,
+    read_events,
+)
 
 
 def test_events_come_back_in_order_with_their_fields(tmp_path: Path) -> None:
@@ -109,6 +119,36 @@ def test_a_long_life_keeps_two_files_of_bounded_size_and_says_what_it_dropped(
     rotated = [each.fields["dropped_bytes"] for each in both if each.event == "events-rotated"]
     assert len(rotated) == 2
     assert all(int(str(each)) >= 10_000 for each in rotated)
+
+
+def test_whoever_fills_the_log_does_not_remove_the_evidence(tmp_path: Path) -> None:
+    """A replica that lied once may cause lines until two files are full."""
+    path = tmp_path / "events"
+    with EventLog(path, "r0", bytes_max=10_000) as log:
+        log.emit("accuse", culprit=3, reason="equivocation-commit")
+        for n in range(2_000):
+            log.emit("block", height=n)
+            log.flush()
+        for n in range(2_000):
+            log.emit("accuse", culprit=3, reason=str(n))
+            log.flush()
+    assert path.stat().st_size < 11_000, "also evidence is bounded"
+    accused = [each.fields for each in read_events(path) if each.event == "accuse"]
+    assert accused[0] == {"culprit": 3, "reason": "equivocation-commit"}
+
+
+def test_a_peer_that_comes_and_goes_without_end_writes_few_lines(tmp_path: Path) -> None:
+    now_s = 0.0
+    with EventLog(tmp_path / "events", "r0") as log:
+        links = LimitedEvents(log, lambda: now_s)
+        for _ in range(3 * LIMITED_BURST):
+            links.emit(3, "link-up", party=3)
+        links.emit(2, "link-up", party=2)
+        now_s = 1 / LIMITED_PER_S
+        links.emit(3, "link-down", party=3)
+    told = [each.fields for each in read_events(tmp_path / "events")]
+    assert len(told) == LIMITED_BURST + 2
+    assert told[-2:] == [{"party": 2}, {"party": 3, "left_out": 2 * LIMITED_BURST}]
 
 
 def test_a_line_that_an_earlier_life_left_torn_spoils_no_other(tmp_path: Path) -> None:
