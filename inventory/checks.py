@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from inventory.model import Cap, HostEntry, Lab, Ssh, UhubctlPower, port_max
+from inventory.entries import Cap, HostEntry, Ssh, UhubctlPower, port_max
+from inventory.model import Lab
 
 __all__ = ["Mistake", "errors", "warnings"]
 

@@ -22,8 +22,9 @@ from pydantic_core import ErrorDetails
 
 from inventory.checks import Mistake, errors
 from inventory.document import Document, Loc, file_bytes_max, parse
+from inventory.entries import Ssh
 from inventory.explain import Problem, actual, explained, path_text, problem
-from inventory.model import Lab, Ssh
+from inventory.model import Lab
 from inventory.schema import schema_of
 
 __all__ = ["InvalidFile", "Problem", "load_lab", "load_yaml", "packaged"]

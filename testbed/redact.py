@@ -16,7 +16,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from inventory.model import CommandPower, Lab
+from inventory.entries import CommandPower
+from inventory.model import Lab
 
 __all__ = ["redacted_argv", "redacted_inventory"]
 

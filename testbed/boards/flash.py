@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from inventory.model import Board
+from inventory.entries import Board
 from nodes.board.flash import Flashed
 from testbed.boards.micropython import BoardPlace, copy_to_board
 from testbed.boards.ports import find_board

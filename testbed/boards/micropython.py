@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from inventory.model import Board
+from inventory.entries import Board
 from testbed import programs
 from testbed.boards.ports import SerialPort
 from testbed.fleet import Step

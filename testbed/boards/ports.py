@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from inventory.model import Board
+from inventory.entries import Board
 from testbed import programs
 from testbed.hosts.port import Host, HostFault
 

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import assert_never
 
-from inventory.model import CommandPower, EmulatedPower, Lab, UhubctlPower
+from inventory.entries import CommandPower, EmulatedPower, UhubctlPower
+from inventory.model import Lab
 from nodes.board.control import ControlError, command
 from testbed.boards.micropython import Reset
 from testbed.emulate.lab import find

@@ -11,7 +11,8 @@ from enum import StrEnum
 
 import msgspec
 
-from inventory.model import Board, Lab
+from inventory.entries import Board
+from inventory.model import Lab
 from nodes.board.flash import firmware_hash
 from testbed import programs
 from testbed.boards.flash import is_plugged

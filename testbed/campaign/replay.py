@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from inventory.model import Lab, Role
+from inventory.entries import Role
+from inventory.model import Lab
 from testbed.campaign.arrivals import devices_of
 from testbed.campaign.kinds import kinds
 from testbed.campaign.schedule import Schedule

@@ -31,7 +31,8 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from inventory.model import Lab, Role, caps
+from inventory.entries import Role, caps
+from inventory.model import Lab
 from testbed.errors import ConfigurationError
 
 __all__ = [

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from chain.ledger.identity import Identity
 from chain.ledger.statement import Statement
-from inventory.model import Name
+from inventory.entries import Name
 from nodes.device.renewal import Order
 from nodes.device.vouchers import FACTORY_CHAIN, FACTORY_KEY, Voucher, load_voucher, read_chain
 from nodes.disk import write_atomically

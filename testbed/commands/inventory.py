@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from inventory.checks import warnings
+from inventory.entries import HostEntry
 from inventory.explain import path_text
 from inventory.load import load_lab, packaged
-from inventory.model import HostEntry, Lab
+from inventory.model import Lab
 from inventory.schema import lab_schema
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption, columns, print_json
 from testbed.errors import ConfigurationError

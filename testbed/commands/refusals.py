@@ -12,8 +12,8 @@ from typing import Annotated
 import msgspec
 import typer
 
+from inventory.entries import BrokerOptions
 from inventory.load import load_lab
-from inventory.model import BrokerOptions
 from testbed.attacker.manufacturer import Manufacturer
 from testbed.commands.options import JsonOption, columns, markdown, print_json, say
 from testbed.refusals.cases import try_all

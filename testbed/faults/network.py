@@ -19,7 +19,8 @@ import msgspec
 from pydantic import Field, JsonValue, model_validator
 
 from gateway.shaping import CUT, NO_SHAPE, Shape
-from inventory.model import Cap, Lab
+from inventory.entries import Cap
+from inventory.model import Lab
 from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, Targets, nobody, register
 from testbed.campaign.quantities import Duration, DurationField, SpanField

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from inventory.model import Board, Lab
+from inventory.entries import Board
+from inventory.model import Lab
 from testbed import programs
 from testbed.boards.cable import has_cable, order_cable
 from testbed.boards.flash import is_plugged

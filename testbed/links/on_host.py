@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 
 from gateway.shaping import NO_SHAPE, Shape
-from inventory.model import Cap, Lab
+from inventory.entries import Cap
+from inventory.model import Lab
 from testbed.care.dead_man import arm, disarm
 from testbed.care.restore import QDISC_HANDLE
 from testbed.errors import LabFault

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import serial
 
+from inventory.entries import Board, CommandPower, Firmware, HostEntry, Match, UhubctlPower
 from inventory.load import load_lab, packaged
-from inventory.model import Board, CommandPower, Firmware, HostEntry, Match, UhubctlPower
 from nodes.board.control import command
 from nodes.board.flash import new_key, prepare
 from testbed import cli
