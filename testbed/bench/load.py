@@ -1,12 +1,12 @@
 """Signed load: identities with vouchers in the genesis, enrolled first, then each with one data
-request in flight at a time (a closed loop)."""
+request in flight at a time: in a closed loop, or when somebody says so (`saturation`)."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -136,16 +136,24 @@ class Load:
         while self._client.in_flight:
             await asyncio.sleep(0.005)
 
-    def _next(self, device: Device) -> None:
-        sent_s = time.perf_counter()
+    def submit(self, device: Device, done: Callable[[str | None], None]) -> None:
+        """One data request. `done` gets the reason of a denial, or None when it is final."""
         cose = sign_operation(device.data(self._network, self._payload), device.signer)
 
-        def done(reason: str | None) -> None:
+        def finished(reason: str | None) -> None:
             if reason is not None:
                 self.denied.append(reason)
             self.finished += 1
+            done(reason)
+
+        self._client.submit(cose, finished)
+
+    def _next(self, device: Device) -> None:
+        sent_s = time.perf_counter()
+
+        def done(_: str | None) -> None:
             self.latencies_s.append(time.perf_counter() - sent_s)
             if not self._stopping:
                 self._next(device)
 
-        self._client.submit(cose, done)
+        self.submit(device, done)

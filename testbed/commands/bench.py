@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from testbed.commands import bench_consensus, bench_devices, bench_provision
+from testbed.commands import bench_consensus, bench_devices, bench_provision, bench_saturation
 
 __all__ = ["app"]
 
@@ -27,3 +27,4 @@ app.command()(bench_devices.revocation)
 app.command()(bench_devices.restart)
 app.command()(bench_devices.growth)
 app.command()(bench_provision.provision)
+app.command()(bench_saturation.saturation)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from testbed.commands.options import JsonOption, columns, print_json, say, time_option, write_out
+from testbed.commands.options import (
+    JsonOption,
+    columns,
+    figure_kind,
+    print_json,
+    say,
+    time_option,
+    write_out,
+)
 from testbed.commands.sizes import sizes
 from testbed.errors import ConfigurationError
 
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "curve", "predict"]
 
 _SHIPPED = Path(__file__).parents[1] / "model" / "calibration.json"
-_KINDS = ("svg", "pdf")
 
 CalibrationOption = Annotated[
     Path, typer.Option("--calibration", metavar="FILE", help="What `calibrate` wrote.")
@@ -170,7 +177,7 @@ def curve(
     testbed model curve -n 4..100:12 --delay 1ms --figure curve.svg
     """
     wanted = sizes("--replicas", replicas)
-    kind = _kind(figure)
+    kind = figure_kind(figure)
     from testbed.model.calibration import read_calibration  # noqa: PLC0415 - see `model`
     from testbed.model.curve import curves, exponential_us  # noqa: PLC0415
     from testbed.model.curve_plot import draw  # noqa: PLC0415
@@ -206,13 +213,6 @@ def curve(
         print_json(msgspec.to_builtins(found))
     else:
         typer.echo(_readable(found))
-
-
-def _kind(figure: Path | None) -> str:
-    kind = figure.suffix[1:] if figure is not None else "svg"
-    if kind not in _KINDS:
-        raise ConfigurationError(f"--figure {figure}: the name must end with .svg or .pdf")
-    return kind
 
 
 def _points(path: Path | None) -> list[Prediction]:

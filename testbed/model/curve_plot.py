@@ -19,6 +19,7 @@ __all__ = ["draw"]
 _HEIGHT_IN = 8.6
 _TEXT_CHARACTERS = 118
 _MARKERS = "osD^vP*X"
+_LABELS_APART = 1.13  # factor on a logarithmic axis
 
 
 def draw(found: Curves, measured: Sequence[Prediction], kind: str) -> bytes:
@@ -41,16 +42,7 @@ def _ratios(axes: Axes, found: Curves, measured: Sequence[Prediction]) -> None:
     for place, curve in enumerate(found.core):
         colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
         _line(axes, curve, colour, LINES[place % len(LINES)], marker)
-        end = curve.rows[-1]
-        axes.annotate(
-            f"{end.ratio:.2f}",
-            (end.replicas, end.ratio),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=6,
-            color=colour,
-            va="center",
-        )
+    _ends(axes, found.core)
     base = next((each.measured_ms.value for each in measured if each.replicas == 4), None)
     if base:
         points = [(m.replicas, m.measured_ms.value / base) for m in measured if m.measured_ms.value]
@@ -62,6 +54,7 @@ def _ratios(axes: Axes, found: Curves, measured: Sequence[Prediction]) -> None:
     )
     axes.set_yscale("log")
     log_axis(axes.yaxis)
+    axes.set_ylim(top=2.2 * max(row.ratio for curve in found.core for row in curve.rows))
     axes.set_xlim(0, max(last, 100) + 9)
     axes.set_xticks(range(0, max(last, 100) + 1, 10))
     axes.set_xlabel("replicas N")
@@ -80,6 +73,23 @@ def _line(axes: Axes, curve: Curve, colour: str, line: str, marker: str) -> None
         markersize=3,
         label=curve.name,
     )
+
+
+def _ends(axes: Axes, core: Sequence[Curve]) -> None:
+    """The last ratio of each curve beside it, none over another."""
+    ends = sorted((curve.rows[-1].ratio, place) for place, curve in enumerate(core))
+    at = 0.0
+    for ratio, place in ends:
+        at = max(ratio, at * _LABELS_APART)
+        axes.annotate(
+            f"{ratio:.2f}",
+            (core[place].rows[-1].replicas, at),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=6,
+            color=COLOURS[place % len(COLOURS)],
+            va="center",
+        )
 
 
 def _work(axes: Axes, core: Sequence[Curve]) -> None:
@@ -105,6 +115,8 @@ def _work(axes: Axes, core: Sequence[Curve]) -> None:
     axes.tick_params(axis="y", length=0, pad=1)
     axes.invert_yaxis()
     axes.margins(x=0.08)
+    left_x, bottom, width, height = axes.get_position().bounds
+    axes.set_position((left_x + 0.16, bottom, width - 0.16, height))
     axes.set_xlabel("ms of work per block and replica")
     axes.legend(fontsize=5, loc="lower right", ncols=2)
     axes.grid(visible=False, axis="y")

@@ -41,7 +41,7 @@ class Lever(Enum):
     CORES = f"checks on {CORES} cores"
     BATCHES = f"batches of {BATCH}"
     PRODUCT = "the product"  # the first two together, as boards run it
-    GROUP = f"the product, authentication groups of {SMALL_GROUP[0]}"
+    GROUP = f"the product, groups of {SMALL_GROUP[0]}"  # of an access request
     ALL = "all together"
 
 

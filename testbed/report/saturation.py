@@ -17,7 +17,15 @@ from testbed.checks.stats import latency
 from testbed.report.measure import Operation
 from testbed.report.style import BLUE, GREY, ORANGE, figure, log_axis
 
-__all__ = ["Saturation", "Step", "draw_saturation", "knee_of", "saturation_of", "steps_of"]
+__all__ = [
+    "Saturation",
+    "Step",
+    "draw_saturation",
+    "knee_of",
+    "saturated",
+    "saturation_of",
+    "steps_of",
+]
 
 _STEPS_MIN = 3
 _ANSWERED_MIN = 0.95  # of what is offered
@@ -83,14 +91,17 @@ def saturation_of(evidence: Evidence, found: Sequence[Operation]) -> Saturation 
 
 def knee_of(steps: Sequence[Step]) -> Saturation:
     """`steps` by rising load."""
-    good = [
-        step.goodput_per_s >= _ANSWERED_MIN * step.offered_per_s
-        and step.p50_ms <= _SLOWER_MAX * steps[0].p50_ms
-        for step in steps
-    ]
+    good = [not saturated(step, steps[0]) for step in steps]
     bad = good.index(False) if False in good else len(good)
     return Saturation(
         steps=tuple(steps), knee=steps[bad - 1] if bad else None, reached=bad < len(steps)
+    )
+
+
+def saturated(step: Step, first: Step) -> bool:
+    return (
+        step.goodput_per_s < _ANSWERED_MIN * step.offered_per_s
+        or step.p50_ms > _SLOWER_MAX * first.p50_ms
     )
 
 

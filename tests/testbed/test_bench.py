@@ -15,6 +15,8 @@ from testbed.bench.consensus import Plan
 from testbed.bench.hops import HOPS
 from testbed.bench.limit import verification_limit
 from testbed.bench.load import Device
+from testbed.bench.saturation import Plan as Rising
+from testbed.bench.saturation import measure as measure_saturation
 from testbed.bench.stage import until
 from testbed.bench.table import HEADER, measure_table, row
 from testbed.commands.bench import app
@@ -162,3 +164,14 @@ def test_a_start_takes_up_the_kept_state_whatever_the_ledger_s_age() -> None:
     for each in found:
         assert (each["kept_s"] is None) == (each["who"] == "replica")
         assert each["genesis_s"] > 0
+
+
+def test_offered_load_rises_until_it_is_too_much_or_enough() -> None:
+    plan = Rising(devices=40, from_per_s=10, to_per_s=25, growth=2.0, step_s=1.0, seed=3)
+    found = measure_saturation(plan)
+    steps = found.saturation.steps
+    assert 1 <= len(steps) <= 2
+    assert len(found.client_late_ms) == len(steps)
+    for step in steps:
+        assert 0 < step.p50_ms <= step.p99_ms <= 1000 * plan.timeout_s * 1.01
+        assert 0 < step.goodput_per_s <= step.offered_per_s
