@@ -44,7 +44,7 @@ def _take(logged: list[BrokerRefusal], name: str, since_ns: int, line: AttackLin
     senders = name.rpartition("/")[2].split(",")
     until_ns = line.t + LOGGED_LATE_NS_MAX
     for each in logged:
-        if each.sender in senders and since_ns <= each.t <= until_ns:
+        if each.may_be(senders) and since_ns <= each.t <= until_ns:
             logged.remove(each)
             return each.reason
     return ""

@@ -7,7 +7,7 @@ is still evidence. Lines that could not be read are counted in `unreadable`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -35,6 +35,7 @@ from testbed.errors import ConfigurationError
 __all__ = ["BrokerRefusal", "Evidence", "broker_refusals", "genesis_of"]
 
 REFUSED = "refused: "  # so a broker's log begins a refusal
+_NOBODY_IS_NAMED = ("?", "<unknown>")
 ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
 
 E = TypeVar("E", bound=LogEvent)
@@ -43,11 +44,15 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 class BrokerRefusal(NamedTuple):
     """`t` is the wall clock in ns. `sender` is a client id once there was a login, and an address
-    before; `?` if the broker does not say."""
+    before. Mosquitto does not always say whose connection it ends: then it may be anybody's."""
 
     t: int
     reason: str
     sender: str
+
+    def may_be(self, senders: Collection[str]) -> bool:
+        """Whether it is of one of these."""
+        return self.sender in senders or self.sender in _NOBODY_IS_NAMED
 
 
 def broker_refusals(log: Path) -> Iterator[BrokerRefusal]:

@@ -160,7 +160,7 @@ class Trial:
 
         def refused() -> str:
             new = list(broker_refusals(self._broker_log))[before:]
-            return next((each.reason for each in new if each.sender in knocked.senders), "")
+            return next((each.reason for each in new if each.may_be(knocked.senders)), "")
 
         if not reason:
             await _until(lambda: bool(refused()), f"{tried}: the broker says nothing")

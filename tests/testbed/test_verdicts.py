@@ -209,3 +209,38 @@ def test_the_tap_misses_frames_that_were_dropped_and_knows_late_ones() -> None:
     assert tap.is_late(digest, 100.0)
     assert not tap.is_late(digest, 101.0)
     assert not tap.is_late("no such frame", 1.0)
+
+
+# --- the broker's door --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sender", "observed"), [("thief", 1), ("somebody-else", 0), ("<unknown>", 1)]
+)
+def test_what_a_broker_refused_of_others_is_not_the_attackers(
+    run: RunFolder, sender: str, observed: int
+) -> None:
+    """Where it closed the connection, only its log says so. Mosquitto does not always name whom."""
+
+    def change(schedule: dict[str, Any]) -> None:
+        trial = schedule["trials"][0]
+        others = [each for each in trial["events"] if each["category"] != "attack"]
+        attack = next(each for each in trial["events"] if each["category"] == "attack")
+        one = attack | {"kind": "device.takeover", "at_ms": 20_000, "params": {"batch": 1}}
+        trial["events"] = [*others, one]
+        named.append((one["fault"], one["id"]))
+
+    named: list[tuple[str, str]] = []
+    reschedule(run, change)
+    ((fault, event),) = named
+    trial = "broker/guessed-password/1/thief,10.0.0.9:4711:"
+    write_lines(
+        run.raw / "attacks.jsonl",
+        [{"t": at(21_000), "id": fault, "event": event, "trials": [trial], "details": {}}],
+    )
+    refusal = {"t_s": at(20_500) / 1e9, "event": f"refused: bad-login by {sender} somewhat"}
+    (run.raw / "log").mkdir(exist_ok=True)
+    write_lines(run.raw / "log" / "broker.log", [refusal])
+    (attack,) = summary_of(run).attacks
+    assert attack.observed == observed
+    assert attack.verdict == ("held" if observed else "invalid")
