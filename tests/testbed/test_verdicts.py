@@ -112,32 +112,33 @@ def test_a_ledger_that_was_rewritten_on_disks_is_found(
 GONE = "ab" * 32
 
 
-def held_up(run: RunFolder, requests: list[str], how: str) -> None:
-    """As if the attack had been a man in the middle who held up these requests, from 20 s to 24 s
-    after the start."""
+def attacked_by(run: RunFolder, kind: str, params: dict[str, Any], *trials: str) -> None:
+    """As if the attack had been one event of another kind, from 20 s to 24 s after the start."""
+    named: list[dict[str, Any]] = []
 
     def change(schedule: dict[str, Any]) -> None:
-        trial = schedule["trials"][0]
-        others = [each for each in trial["events"] if each["category"] != "attack"]
-        attack = next(each for each in trial["events"] if each["category"] == "attack")
-        params = {"how": how, "by_ms": 500, "copies": 1}
-        one = attack | {"kind": "device.mitm", "at_ms": 20_000, "params": params}
-        trial["events"] = [*others, one]
-        attack_id.append((one["fault"], one["id"]))
+        events = schedule["trials"][0]["events"]
+        attack = next(each for each in events if each["category"] == "attack")
+        named.append(attack | {"kind": kind, "at_ms": 20_000, "params": params})
+        others = [each for each in events if each["category"] != "attack"]
+        schedule["trials"][0]["events"] = [*others, *named]
 
-    attack_id: list[tuple[str, str]] = []
     reschedule(run, change)
-    ((fault, event),) = attack_id
-    trials = [f"{each}/{'cd' * 32}" for each in requests]
-    line = {"t": at(24_000), "id": fault, "event": event, "trials": trials, "details": {}}
-    write_lines(run.raw / "attacks.jsonl", [line])
+    line = {"t": at(24_000), "id": named[0]["fault"], "event": named[0]["id"]}
+    write_lines(run.raw / "attacks.jsonl", [line | {"trials": list(trials), "details": {}}])
+
+
+def held_up(run: RunFolder, how: str) -> None:
+    """Somebody in the middle says that he held `GONE` up."""
+    params = {"how": how, "by_ms": 500, "copies": 1}
+    attacked_by(run, "device.mitm", params, f"{GONE}/{'cd' * 32}")
 
 
 def at(ms: int) -> int:
     return START_NS + ms * 1_000_000
 
 
-def mitm_of(run: RunFolder) -> AttackResult:
+def attack_of(run: RunFolder) -> AttackResult:
     (attack,) = summary_of(run).attacks
     return attack
 
@@ -160,29 +161,29 @@ def receipted(run: RunFolder, request: str, ms: int, latency_ms: float) -> None:
 def test_a_receipt_for_a_dropped_message_is_a_success_of_the_man_in_the_middle(
     run: RunFolder,
 ) -> None:
-    held_up(run, [GONE], "drop")
+    held_up(run, "drop")
     came(run, GONE, 25_000)
-    assert (mitm_of(run).verdict, mitm_of(run).observed) == ("held", 1)
+    assert (attack_of(run).verdict, attack_of(run).observed) == ("held", 1)
     receipted(run, GONE, 26_000, 5.0)
-    assert (mitm_of(run).verdict, mitm_of(run).successes) == ("broken", 1)
+    assert (attack_of(run).verdict, attack_of(run).successes) == ("broken", 1)
 
 
 def test_his_word_that_he_dropped_a_message_is_not_enough(run: RunFolder) -> None:
-    held_up(run, [GONE], "drop")
-    assert mitm_of(run).verdict == "invalid", "nobody else knows of that message"
+    held_up(run, "drop")
+    assert attack_of(run).verdict == "invalid", "nobody else knows of that message"
     came(run, GONE, 22_000)
     came(run, GONE, 25_000)
-    assert mitm_of(run).verdict == "invalid", "it came all the same"
+    assert attack_of(run).verdict == "invalid", "it came all the same"
 
 
 @pytest.mark.parametrize(("late_ms", "seen"), [(499, 0), (501, 1)])
 def test_his_word_that_he_delayed_a_message_is_not_enough(
     run: RunFolder, late_ms: int, seen: int
 ) -> None:
-    held_up(run, [GONE], "delay")
+    held_up(run, "delay")
     came(run, GONE, 21_000 + late_ms)
     receipted(run, GONE, 22_000, 1000.0)  # asked for at 21 s
-    assert mitm_of(run).observed == seen
+    assert attack_of(run).observed == seen
 
 
 def frame(t_ms: int, counter: int, kind: int, *fields: Any) -> SerialFrame:
@@ -222,25 +223,10 @@ def test_what_a_broker_refused_of_others_is_not_the_attackers(
 ) -> None:
     """Where it closed the connection, only its log says so. Mosquitto does not always name whom."""
 
-    def change(schedule: dict[str, Any]) -> None:
-        trial = schedule["trials"][0]
-        others = [each for each in trial["events"] if each["category"] != "attack"]
-        attack = next(each for each in trial["events"] if each["category"] == "attack")
-        one = attack | {"kind": "device.takeover", "at_ms": 20_000, "params": {"batch": 1}}
-        trial["events"] = [*others, one]
-        named.append((one["fault"], one["id"]))
-
-    named: list[tuple[str, str]] = []
-    reschedule(run, change)
-    ((fault, event),) = named
     trial = "broker/guessed-password/1/thief,10.0.0.9:4711:"
-    write_lines(
-        run.raw / "attacks.jsonl",
-        [{"t": at(21_000), "id": fault, "event": event, "trials": [trial], "details": {}}],
-    )
+    attacked_by(run, "device.takeover", {"batch": 1}, trial)
     refusal = {"t_s": at(20_500) / 1e9, "event": f"refused: bad-login by {sender} somewhat"}
     (run.raw / "log").mkdir(exist_ok=True)
     write_lines(run.raw / "log" / "broker.log", [refusal])
-    (attack,) = summary_of(run).attacks
-    assert attack.observed == observed
-    assert attack.verdict == ("held" if observed else "invalid")
+    assert attack_of(run).observed == observed
+    assert attack_of(run).verdict == ("held" if observed else "invalid")
