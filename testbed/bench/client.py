@@ -46,19 +46,31 @@ class _Waiting:
     __slots__ = ("cose", "done", "request", "retry_s", "sent_s")
 
     def __init__(
-        self, cose: bytes, request: bytes, done: Callable[[str | None], None], sent_s: float
+        self,
+        cose: bytes,
+        request: bytes,
+        done: Callable[[str | None], None],
+        sent_s: float,
+        retry_s: float,
     ) -> None:
         self.cose = cose
         self.request = request
         self.done = done
         self.sent_s = sent_s
-        self.retry_s = RETRY_S
+        self.retry_s = retry_s
 
 
 class Client:
     """`submit` calls back with None when the request is final, or with the reason of a denial."""
 
-    def __init__(self, network: Network, name: str = "client", body_source: int = 0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str = "client",
+        body_source: int = 0,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._retry_s = retry_s
         self.genesis: Genesis = network.genesis
         self._network = network.genesis.network
         self._membership = network.genesis.membership
@@ -120,7 +132,7 @@ class Client:
     def submit(self, cose: bytes, done: Callable[[str | None], None], request: bytes = b"") -> None:
         """`request` is the id, needed for what comes back with endorsements (access requests)."""
         item = make_item(cose)
-        self._waiting[item] = _Waiting(cose, request, done, self._loop.time())
+        self._waiting[item] = _Waiting(cose, request, done, self._loop.time(), self._retry_s)
         if request:
             self._items[request] = item
         primary = self._membership.primary(self._view)
@@ -155,7 +167,7 @@ class Client:
         for waiting in self._waiting.values():
             if now_s - waiting.sent_s >= waiting.retry_s:
                 waiting.sent_s = now_s
-                waiting.retry_s = min(2 * waiting.retry_s, RETRY_S_MAX)
+                waiting.retry_s = max(self._retry_s, min(2 * waiting.retry_s, RETRY_S_MAX))
                 self._send_to_all(waiting.cose)
         if self._body_source not in self._wire.connected and self._wire.connected:
             for replica in self._wire.connected:

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import psutil
 
+from chain.genesis import Consensus
 from testbed.bench.client import Client
 from testbed.bench.consensus import WARM_UP_S, run
 from testbed.bench.limit import cpu_s
@@ -25,6 +26,13 @@ from testbed.bench.stage import Say, until
 from testbed.report.pairing import Estimate, known, paired_ratio
 
 __all__ = ["Plan", "Result", "measure"]
+
+PATIENCE_S = 60.0
+# On a machine that is busy with other things, view changes and requests that are sent again would
+# cost more than what is measured.
+PATIENT = Consensus(
+    view_timeout_us=round(PATIENCE_S * 1e6), view_timeout_us_max=round(PATIENCE_S * 1e6)
+)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +78,7 @@ def measure(plan: Plan, say: Say) -> Result:
                 Path(directory, f"{has}"),
                 replicas=plan.replicas,
                 policy=bench_policy(each),
+                consensus=PATIENT,
                 trace_every=plan.every if has and plan.what == "traces" else None,
                 switch=has and plan.what == "switch",
             )
@@ -94,7 +103,7 @@ def measure(plan: Plan, say: Say) -> Result:
 async def _turns(plan: Plan, parts: list[tuple[Network, list[Device]]], say: Say) -> list[_Side]:
     sides = []
     for network, of in parts:
-        client = Client(network, body_source=plan.replicas - 1)
+        client = Client(network, body_source=plan.replicas - 1, retry_s=PATIENCE_S)
         await client.connect()
         load = Load(client, of, plan.payload_bytes)
         await until(f"enrolling {len(of)} devices", client, _enrolled(load), load.enrol(), say)
