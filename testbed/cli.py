@@ -61,6 +61,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "soak": ("soak", "Disturb a running lab for a while; say what was lost."),
     "refusals": ("refusals", "Try what must be refused; say which layer refused it."),
     "run": ("run", "Run a campaign and write a result bundle."),
+    "watch": ("watch", "Follow a campaign that another terminal runs."),
     "abort": ("abort", "List the active faults of a run, or heal one now."),
     "resume": ("resume", "Continue a campaign that was interrupted."),
     "report": ("report", "Rebuild the report of a run from its raw files."),
@@ -79,7 +80,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 # The sections of `testbed --help`. Commands in no section come last.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Campaigns": ("run", "abort", "resume", "plan", "campaign"),
+    "Campaigns": ("run", "watch", "abort", "resume", "plan", "campaign"),
     "Results": ("report", "compare", "verify-bundle", "ledger"),
     "Lab": (
         *("inventory", "doctor", "provision", "flash", "board", "power", "status"),

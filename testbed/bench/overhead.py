@@ -28,6 +28,7 @@ from testbed.report.pairing import Estimate, known, paired_ratio
 __all__ = ["Plan", "Result", "measure"]
 
 PATIENCE_S = 60.0
+RETRY_S = 5.0  # a replica that was too busy to take a request is asked again
 # On a machine that is busy with other things, view changes and requests that are sent again would
 # cost more than what is measured.
 PATIENT = Consensus(
@@ -103,7 +104,7 @@ def measure(plan: Plan, say: Say) -> Result:
 async def _turns(plan: Plan, parts: list[tuple[Network, list[Device]]], say: Say) -> list[_Side]:
     sides = []
     for network, of in parts:
-        client = Client(network, body_source=plan.replicas - 1, retry_s=PATIENCE_S)
+        client = Client(network, body_source=plan.replicas - 1, retry_s=RETRY_S)
         await client.connect()
         load = Load(client, of, plan.payload_bytes)
         await until(f"enrolling {len(of)} devices", client, _enrolled(load), load.enrol(), say)

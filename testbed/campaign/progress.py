@@ -5,20 +5,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from testbed.campaign.schedule import Schedule
-from testbed.campaign.watch import Watch
+from testbed.campaign.schedule import Event
 from testbed.manifest import RunEntry
+
+if TYPE_CHECKING:
+    from testbed.campaign.live import Live
 
 __all__ = ["Progress", "Source"]
 
 
 class Source(Protocol):
-    """Where a run stands: the runner."""
+    """Where a run stands: the runner. `struck` are the faults that last, by event, with the names
+    of what they strike; `attacked` counts the trials of each attack that were written down."""
 
     phase: str
+    attacked: Counter[str]
+
+    @property
+    def struck(self) -> Mapping[str, tuple[Event, tuple[str, ...]]]: ...
 
     @property
     def elapsed_ms(self) -> float: ...
@@ -37,11 +46,14 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One step of work, in a few words."""
 
+    def tell(self, text: str) -> None:
+        """What a person must still see when all is over."""
+
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
         """The `number`-th of the `count` runs to be made now, counted from 0."""
 
-    def show(self, watch: Watch, runner: Source, schedule: Schedule) -> None:
+    def show(self, look: Callable[[], Live]) -> None:
         """Follow a run from now on."""
 
     def hide(self) -> None:
-        """The run is over."""
+        """The run is over; its verdict is not known yet."""

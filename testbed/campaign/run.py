@@ -12,6 +12,7 @@ import heapq
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -90,8 +91,8 @@ def armed_at_ms(event: Event, events: Sequence[Event], slowness: float) -> int:
 
 
 class Runner:
-    """Runs the schedule of one run (`Schedule.part`). `phase` and `elapsed_ms` are for whoever
-    shows progress."""
+    """Runs the schedule of one run (`Schedule.part`). `phase`, `elapsed_ms`, `struck` and
+    `attacked` are for whoever shows progress (`progress.Source`)."""
 
     def __init__(
         self,
@@ -116,6 +117,8 @@ class Runner:
         self._resolved: dict[str, Node] = {}
         self._resolving = threading.Lock()
         self.phase = "starting"
+        self.struck: dict[str, tuple[Event, tuple[str, ...]]] = {}
+        self.attacked: Counter[str] = Counter()
 
     @property
     def elapsed_ms(self) -> float:
@@ -250,9 +253,11 @@ class Runner:
             self._hold(injection, event, record)
         finally:
             injection.heal()
+            self.struck.pop(event.id, None)
             self._write(injection, "healed", record)
             if isinstance(injection, Attack):
                 sent = injection.take_sent()
+                self.attacked[event.fault] += len(sent.trials)
                 self._log.write("attacks", trials=list(sent.trials), details=sent.details, **record)
             if attack is None:
                 injection.close()
@@ -261,6 +266,9 @@ class Runner:
 
     def _apply(self, injection: Injection, event: Event, record: Mapping[str, Any]) -> None:
         injection.apply()
+        if event.for_ms:
+            names = [name for found in injection.scene.resolved.values() for name in found]
+            self.struck[event.id] = (event, tuple(dict.fromkeys(names)))
         impaired = [injection.scene.meant(name) for name in event.impairs]
         self._write(injection, "applied", record, impaired=impaired)
 

@@ -1,7 +1,8 @@
-"""What a person sees while a run goes on: a live table on a terminal, single lines elsewhere.
+"""What a person sees while a campaign goes on: a live view on a terminal, single lines elsewhere.
 
-Reads the watch and the runner; decides nothing. With `--json` nothing but the result is printed,
-so progress goes to stderr in one line each.
+Shows what `live` sees; decides nothing. With `--json` nothing but the result is printed, so
+progress goes to stderr in one line each. The live view has the whole terminal until the verdict,
+and gives it back as it was: nothing stays in the scrollback but what `tell` was told.
 """
 
 from __future__ import annotations
@@ -9,21 +10,20 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from statistics import median
+from collections.abc import Callable
 from typing import Self
 
+import msgspec
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.live import Live as RichLive
+from rich.text import Text
 
-from testbed.campaign.progress import Source
-from testbed.campaign.schedule import Schedule
-from testbed.campaign.watch import NodeView, Watch
+from testbed.campaign.live import Live
+from testbed.campaign.live_text import live_lines
 from testbed.manifest import RunEntry
 from testbed.terminal import printable, unguarded
 
-__all__ = ["LiveScreen", "QuietScreen", "make_screen"]
+__all__ = ["LiveScreen", "QuietScreen", "in_place", "make_screen"]
 
 REFRESH_PER_S = 5
 
@@ -82,6 +82,9 @@ class QuietScreen:
     def say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False)
 
+    def tell(self, text: str) -> None:
+        self.say(text)
+
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
         self._headway.begin(entry, number, count, run_ms)
         if title := self._headway.title:
@@ -93,16 +96,18 @@ class QuietScreen:
             self._thread.join()
             self._thread = None
 
-    def show(self, watch: Watch, runner: Source, schedule: Schedule) -> None:
+    def show(self, look: Callable[[], Live]) -> None:
         def follow() -> None:
             phase = ""
             while not self._done.wait(1 / REFRESH_PER_S):
-                if runner.phase != phase:
-                    phase = runner.phase
-                    admitted = sum(view.state == "admitted" for view in watch.devices)
+                live = look()
+                if live.phase != phase:
+                    phase = live.phase
+                    owners = [each for each in live.devices if each.owner]
+                    admitted = sum(each.state == "admitted" for each in owners)
                     self.say(
-                        f"phase {phase}: view {watch.current_view()}, height {watch.tip()}, "
-                        f"{admitted} of {len(watch.devices)} devices admitted"
+                        f"phase {phase}: view {live.view}, height {live.height}, "
+                        f"{admitted} of {len(owners)} devices admitted"
                     )
 
         self._done.clear()
@@ -111,95 +116,60 @@ class QuietScreen:
 
 
 class LiveScreen:
-    """A table of the whole network that is redrawn in place."""
+    """The whole terminal, until the campaign is over."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._headway = Headway()
-        self._live: Live | None = None
+        self._step = ""
+        self._told: list[str] = []
+        self._look: Callable[[], Live] = lambda: Live(campaign="")
+        self._live = in_place(console, self._now)
 
     def __enter__(self) -> Self:
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.hide()
+        self._live.stop()
+        for text in self._told:
+            self._console.print(printable(text), highlight=False, markup=False, style="dim")
 
     def say(self, text: str) -> None:
-        self._console.print(printable(text), highlight=False, markup=False, style="dim")
+        self._step = text
+
+    def tell(self, text: str) -> None:
+        self._step = text
+        self._told.append(text)
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
         self._headway.begin(entry, number, count, run_ms)
-        if title := self._headway.title:
-            self._console.rule(title, align="left")
 
     def hide(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        """The last of the run stays to be seen."""
 
-    def show(self, watch: Watch, runner: Source, schedule: Schedule) -> None:
-        bar = Progress(
-            TextColumn("{task.description}"), BarColumn(None), TimeElapsedColumn(), expand=True
-        )
-        task = bar.add_task("", total=schedule.run_ms)
+    def show(self, look: Callable[[], Live]) -> None:
+        self._look = look
+        self._step = ""
 
-        def draw() -> RenderableType:
-            title = self._headway.title
-            of = f"{title}, " if title else ""
-            now = f"{of}phase [b]{runner.phase}[/]"
-            bar.update(task, completed=runner.elapsed_ms, description=now)
-            return Group(replica_table(watch), device_table(watch), bar)
-
-        self._live = Live(
-            console=self._console,
-            get_renderable=draw,
-            refresh_per_second=REFRESH_PER_S,
-            transient=True,
-        )
-        self._live.start()
+    def _now(self) -> Live:
+        return msgspec.structs.replace(self._look(), which=self._headway.title, step=self._step)
 
 
-def replica_table(watch: Watch) -> Table:
-    """One row per replica: view, height, what it does."""
-    table = Table(title="replicas", expand=True, title_justify="left")
-    for name in ("replica", "view", "height", "last phase", "blocks"):
-        table.add_column(name, justify="right" if name in ("view", "height", "blocks") else "left")
-    primary, tip = watch.primary().name, watch.tip()
-    for seen in watch.replicas:
-        behind = f" [yellow](-{tip - seen.height})[/]" if seen.height < tip else ""
-        mark = " [cyan]primary[/]" if seen.name == primary else ""
-        table.add_row(
-            seen.name + mark,
-            str(seen.view),
-            f"{seen.height}{behind}",
-            seen.phase,
-            str(seen.counts["block"]),
-        )
-    return table
+def in_place(console: Console, now: Callable[[], Live]) -> RichLive:
+    """Draws the newest of `now` on the alternate screen, which leaves the scrollback alone."""
 
+    def draw() -> RenderableType:
+        lines = live_lines(now(), console.width, console.height)
+        return Group(*(lines or [Text("")]))
 
-def device_table(watch: Watch) -> Table:
-    """One row per device: state and latency so far. Boards stand below their sponsors."""
-    table = Table(title="devices", expand=True, title_justify="left")
-    for name in ("device", "state", "data", "last ms", "median ms"):
-        table.add_column(name, justify="left" if name in ("device", "state") else "right")
-    for seen in watch.devices:
-        table.add_row(seen.name, _state(seen.state), str(seen.counts["data"]), *_latency(seen))
-    for board, state in watch.boards.items():
-        table.add_row(f"{board} [dim](board)[/]", _state(state), "", "", "")
-    return table
-
-
-def _state(state: str) -> str:
-    good = state in ("admitted", "connected", "sponsored")
-    return f"[green]{state}[/]" if good else f"[yellow]{state}[/]"
-
-
-def _latency(seen: NodeView) -> tuple[str, str]:
-    if not seen.latencies_ms:
-        return "", ""
-    values = list(seen.latencies_ms)
-    return f"{values[-1]:.1f}", f"{median(values):.1f}"
+    return RichLive(
+        console=console,
+        get_renderable=draw,
+        refresh_per_second=REFRESH_PER_S,
+        screen=True,
+        vertical_overflow="crop",
+    )
 
 
 def make_screen(as_json: bool) -> QuietScreen | LiveScreen:

@@ -21,6 +21,7 @@ from testbed.campaign.between import assert_clean, clean_up, unclean
 from testbed.campaign.book import begin
 from testbed.campaign.hosts import opened_hosts
 from testbed.campaign.kinds import equip
+from testbed.campaign.live import Look, Published
 from testbed.campaign.progress import Progress
 from testbed.campaign.reach import Reach
 from testbed.campaign.run import RunLog, Runner
@@ -72,6 +73,7 @@ class Session:
         self._lost: list[str] = []  # hosts that this session had and has no more
         self._trouble: list[str] = self._lost
         self._reach: Reach | None = None
+        self._published: Published | None = None
 
     def make(self, todo: Iterable[RunEntry], *, after_a_crash: bool = False) -> None:
         """Make these runs; the bundle holds everything raw when this returns or raises.
@@ -89,25 +91,26 @@ class Session:
             if complete < len(runs):
                 self._progress.hide()
                 for line in self._reach.lines if self._reach else ():
-                    self._progress.say(line)
-                self._progress.say(f"{complete} of {len(runs)} runs are complete; go on with:")
-                self._progress.say(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
+                    self._progress.tell(line)
+                self._progress.tell(f"{complete} of {len(runs)} runs are complete; go on with:")
+                self._progress.tell(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
             raise
 
     def _make(self, runs: list[RunEntry], *, after_a_crash: bool) -> None:
         with ExitStack() as stack:
             hosts, python = stack.enter_context(opened_hosts(self._lab))
+            self._published = stack.enter_context(Published(self._bundle.path))
             remote = {name: hosts[name] for name in limited(self._lab, None)}
             lease = stack.enter_context(Lease(remote))
             lease.on_lost = self._on_lost
             if after_a_crash and remote:
-                self._progress.say("restoring the hosts")
+                self._say("restoring the hosts")
                 clean_up(remote)
             failed = 0
             for number, entry in enumerate(runs):
                 assert_clean(hosts)
                 if number and self._schedule.cooldown_ms:
-                    self._progress.say(f"cooling down for {self._schedule.cooldown_ms / 1000:g} s")
+                    self._say(f"cooling down for {self._schedule.cooldown_ms / 1000:g} s")
                     time.sleep(self._schedule.cooldown_ms / 1000)
                 self._progress.begin(entry, number, len(runs), self._schedule.run_ms)
                 try:
@@ -117,7 +120,7 @@ class Session:
                     failed += 1
                     if len(runs) == 1 or failed == FAILED_IN_A_ROW_MAX or self._lost:
                         raise
-                    self._progress.say(f"run {entry.index} failed: {fault}")
+                    self._progress.tell(f"run {entry.index} failed: {fault}")
             if left := unclean(hosts):
                 raise RestoreIncompleteError("\n".join([*left, "  fix: testbed restore -i FILE"]))
 
@@ -131,7 +134,7 @@ class Session:
             self._end(entry, "failed", "interrupted" if by_hand else without_fixes(error))
             raise
         self._end(entry, "done", None)
-        self._progress.say("checking ledgers and logs")
+        self._say("checking ledgers and logs")
         if (reason := self._judge(run)) is not None:
             self._end(entry, "invalid", reason)
 
@@ -146,8 +149,8 @@ class Session:
         with ExitStack() as stack:
             log = stack.enter_context(RunLog(run.raw))
             system = find_system(schedule.system)
-            deployment = Deployment(self._lab, hosts, python, self._progress.say, system)
-            stack.callback(_bring_home, deployment, run, self._progress)
+            deployment = Deployment(self._lab, hosts, python, self._say, system)
+            stack.callback(self._bring_home, deployment, run)
             stack.enter_context(deployment)
             deployment.set_up()
             run.write("genesis.json", deployment.material.genesis.encode())
@@ -160,7 +163,7 @@ class Session:
             if any(event.category != "attack" for event in schedule.only.events):
                 remote = [hosts[name] for name in limited(self._lab, None)]
                 stack.enter_context(survives_restarts(remote))
-            self._reach = reach = Reach(self._progress.say, log.write)
+            self._reach = reach = Reach(self._progress.tell, log.write)
             outside = HostWatch(
                 hosts,
                 python,
@@ -178,8 +181,16 @@ class Session:
             watch.start()
             runner = Runner(schedule, deployment, watch, log, run.raw, inventory=self._inventory)
             stack.callback(self._progress.hide)
-            self._progress.show(watch, runner, schedule)
+            look = Look(watch, runner, schedule)
+            if self._published is not None:
+                self._published.look, self._published.step = look, ""
+            self._progress.show(look)
             runner.run()
+
+    def _say(self, step: str) -> None:
+        if self._published is not None:
+            self._published.step = step
+        self._progress.say(step)
 
     def _end(self, entry: RunEntry, state: str, reason: str | None) -> None:
         ended = datetime.now(UTC).isoformat()
@@ -190,10 +201,9 @@ class Session:
         if self._trouble is not self._lost:
             self._trouble.append(what)
 
-
-def _bring_home(deployment: Deployment, run: RunFolder, progress: Progress) -> None:
-    """After the processes have ended: their files are whole then."""
-    if deployment.is_set_up:
-        progress.say("collecting")
-        for problem in collect(deployment, run):
-            progress.say(f"not collected: {problem}")
+    def _bring_home(self, deployment: Deployment, run: RunFolder) -> None:
+        """After the processes have ended: their files are whole then."""
+        if deployment.is_set_up:
+            self._say("collecting")
+            for problem in collect(deployment, run):
+                self._progress.tell(f"not collected: {problem}")

@@ -1,0 +1,64 @@
+"""`testbed watch`: how the campaign stands that another terminal runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from testbed.bundle import Bundle, find_bundle
+from testbed.campaign.live import Live, read_live
+from testbed.campaign.live_text import live_lines
+from testbed.campaign.screen import in_place
+from testbed.commands.options import JsonOption, print_json
+from testbed.errors import ConfigurationError
+from testbed.terminal import unguarded
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+POLL_S = 0.25
+WIDTH, HEIGHT = 100, 200  # where there is no terminal
+
+
+@app.command()
+def watch(
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="The bundle that is being written.")
+    ] = "last",
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Show how it stands now, and end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a campaign that `testbed run` or `resume` makes, until its verdict.
+
+    It reads a file of the bundle and touches nothing else: Ctrl-C ends only the view. With --json,
+    or where nobody looks on, it shows how the campaign stands now, and ends.
+    """
+    found = find_bundle(bundle)
+    now = read_live(found.path)
+    if now is None:
+        again = f"`testbed report {found.name}` shows what came of it"
+        raise ConfigurationError(f"{found.name}: nothing goes on here; {again}")
+    if as_json:
+        print_json(msgspec.to_builtins(now))
+    elif once or not sys.stdout.isatty():
+        for line in live_lines(now, WIDTH, HEIGHT):
+            typer.echo(line.plain)
+    else:
+        _follow(found, now)
+
+
+def _follow(bundle: Bundle, first: Live) -> None:
+    newest = [first]
+    with in_place(Console(file=unguarded(sys.stdout)), lambda: newest[0]):
+        while (now := read_live(bundle.path)) is not None:
+            newest[0] = now
+            time.sleep(POLL_S)
+    states = ", ".join(f"{run.path}: {run.state}" for run in bundle.manifest.runs)
+    typer.echo(f"{bundle.name} has ended ({states})")

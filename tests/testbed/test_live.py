@@ -1,0 +1,187 @@
+"""The live view: it fits every terminal, says what is struck and what comes, and leaves nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from inventory.load import load_lab
+from testbed import cli
+from testbed.campaign.expand import expand
+from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.live import (
+    LIVE_FILE,
+    DeviceNow,
+    Live,
+    Look,
+    Published,
+    ReplicaNow,
+    read_live,
+)
+from testbed.campaign.live_text import live_lines
+from testbed.campaign.reach import Reach
+from testbed.campaign.schedule import Event
+from testbed.campaign.screen import LiveScreen
+from testbed.campaign.watch import Watch
+from testbed.provision.deployment import Deployment
+from tests.testbed.bundles import Story
+from tests.testbed.hosts_support import eventually
+
+
+def live(replicas: int = 7, devices: int = 12, **fields: Any) -> Live:
+    made: dict[str, Any] = {
+        "campaign": "quick-start",
+        "phase": "fault",
+        "elapsed_s": 15.2,
+        "total_s": 27.0,
+        "struck": ("r1 DOWN (kill-primary), heals in 2 s",),
+        "next": "replay in 3 s",
+        "attacks": ("replay: 1 of 3 begun, 85 trials",),
+        "view": 1,
+        "height": 115,
+        "replicas": tuple(
+            ReplicaNow(f"r{n}", 1, 115 - n, "executed", n == 2) for n in range(1, replicas + 1)
+        ),
+        "devices": tuple(DeviceNow(f"phones-{n}", "admitted", n, 70.5) for n in range(devices)),
+        "step": "collecting",
+    }
+    return Live(**(made | fields))
+
+
+def plain(shown: Live, width: int, height: int) -> list[str]:
+    return [line.plain for line in live_lines(shown, width, height)]
+
+
+def test_seven_replicas_fit_a_terminal_of_80_by_24() -> None:
+    lines = plain(live(), 80, 24)
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("r") and "executed" in line for line in lines) == 7
+    assert "r1 DOWN (kill-primary), heals in 2 s; next: replay in 3 s" in lines
+    assert "attack replay: 1 of 3 begun, 85 trials" in lines
+    assert any(line.startswith("phase fault") and line.endswith("15 / 27 s") for line in lines)
+    assert "devices: 12 admitted; 66 data" in lines  # no room for a table of them
+    assert lines[-1] == "collecting"
+
+
+@pytest.mark.parametrize("height", [1, 4, 8, 12, 24, 60])
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_it_fits_whatever_the_terminal_is(width: int, height: int) -> None:
+    lines = plain(live(replicas=100, devices=500), width, height)
+    assert 0 < len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("quick-start")
+
+
+def test_what_a_lab_says_cannot_move_the_cursor() -> None:
+    lines = plain(live(struck=("r1\x1b[2J DOWN",), step="a\nb"), 80, 24)
+    assert not [line for line in lines if "\x1b" in line or "\n" in line]
+
+
+def test_columns_stay_where_they_are_as_numbers_grow() -> None:
+    early = live(devices=1, height=9, view=0)
+    late = live(devices=1, height=123_456, view=40)
+    for shown in (early, late):
+        rows = [line for line in plain(shown, 100, 40) if line.startswith("r3")]
+        assert [line.index("executed") for line in rows] == [39]
+        (rate,) = [line for line in plain(shown, 100, 40) if line.startswith("view")]
+        assert rate.index("blocks/s") == plain(early, 100, 40)[4].index("blocks/s")
+
+
+class Standing:
+    """Where a run stands, as the runner says it."""
+
+    phase = "fault"
+    attacked: Counter[str]
+    struck: Mapping[str, tuple[Event, tuple[str, ...]]]
+
+    def __init__(self, elapsed_ms: float) -> None:
+        self.elapsed_ms = elapsed_ms
+        self.attacked, self.struck = Counter(), {}
+
+
+def test_a_snapshot_says_what_is_struck_and_what_comes_next() -> None:
+    lab = load_lab()
+    schedule = expand(load_campaign(find_campaign("quick-start")), lab)
+    deployment = Deployment(lab, {}, {}, lambda _: None)
+    watch = Watch(deployment, Reach(lambda _: None, lambda *_, **__: None))
+    events = schedule.only.events
+    kill = next(event for event in events if event.category == "fault")
+    attack = next(event for event in events if event.category == "attack")
+    runner = Standing(kill.at_ms + kill.for_ms - 2000.0)
+    runner.struck = {kill.id: (kill, ("r1",))}
+    runner.attacked[attack.fault] = 85
+    r2 = deployment.node("r2")
+    watch.take(r2, json.dumps({"event": "block", "height": 7}))
+    phone = next(node for node in deployment.nodes if node.role == "mobile")
+    watch.take(phone, json.dumps({"event": "data", "latency_ms": 12.5}))
+    now = Look(watch, runner, schedule)()
+    assert now.struck == ("r1 DOWN (kill-primary), heals in 2 s",)
+    in_s = round((attack.at_ms - runner.elapsed_ms) / 1000)
+    assert now.next == f"{attack.fault} in {in_s} s"
+    count = sum(event.fault == attack.fault for event in events)
+    assert now.attacks == (f"{attack.fault}: 0 of {count} begun, 85 trials",)
+    assert (now.height, now.p50_ms, now.total_s) == (7, 12.5, schedule.run_ms / 1000)
+    assert [each.name for each in now.replicas if each.primary] == [watch.primary().name]
+    assert len(now.devices) == len(watch.devices) + len(watch.boards)
+
+
+def test_a_snapshot_is_published_while_a_campaign_goes_on_and_gone_afterwards(
+    tmp_path: Path,
+) -> None:
+    with Published(tmp_path) as published:
+        assert read_live(tmp_path) is None
+        published.look, published.step = live, "collecting"
+        eventually(lambda: read_live(tmp_path) == live())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_snapshot_is_read(tmp_path: Path) -> None:
+    path = tmp_path / LIVE_FILE
+    path.write_bytes(b"\xff not JSON")
+    assert read_live(tmp_path) is None
+    path.unlink()
+    other = tmp_path / "other"
+    other.write_bytes(msgspec.json.encode(live()))
+    path.symlink_to(other)
+    assert read_live(tmp_path) is None
+
+
+def test_watch_shows_how_it_stands_or_says_that_nothing_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Story(tmp_path).bundle
+    assert cli.main(["watch", str(bundle.path)]) == 2
+    assert "nothing goes on here" in capsys.readouterr().err
+    (bundle.path / LIVE_FILE).write_bytes(msgspec.json.encode(live()))
+    assert cli.main(["watch", str(bundle.path)]) == 0
+    assert "r1 DOWN (kill-primary), heals in 2 s; next: replay in 3 s" in capsys.readouterr().out
+    assert cli.main(["watch", str(bundle.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "fault"
+
+
+def test_the_live_view_gives_the_terminal_back_with_nothing_but_what_was_told() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, height=24, color_system=None)
+    with LiveScreen(console) as screen:
+        screen.say("choosing ports and making keys")
+        screen.show(live)
+        screen.hide()
+        screen.say("checking ledgers and logs")
+        eventually(lambda: "checking ledgers" in out.getvalue())
+        screen.tell("run 3 failed: r3 is not ready")
+    enters, _, rest = out.getvalue().partition("\x1b[?1049h")
+    shown, _, left = rest.partition("\x1b[?1049l")
+    assert "quick-start" not in enters
+    assert "r1 DOWN (kill-primary)" in shown
+    assert "quick-start" not in left
+    assert "checking" not in left
+    assert "run 3 failed: r3 is not ready" in left
