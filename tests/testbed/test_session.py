@@ -66,7 +66,7 @@ def test_a_run_in_which_the_lab_fails_is_marked_and_the_next_begins(
         if index in (1, 2):
             raise LabFault("r3 is not ready")
 
-    sitting.make(work, lambda run: "too hot" if "0003" in run.name else None)
+    sitting.make(work, lambda run: "too hot" if "0003" in run.path.name else None)
     assert sitting.states == ["done", "failed", "failed", "invalid", "done"]
     reasons = [entry.reason for entry in sitting.bundle.manifest.runs]
     assert reasons == [None, "r3 is not ready", "r3 is not ready", "too hot", None]
