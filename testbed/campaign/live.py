@@ -11,18 +11,26 @@ import contextlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import quantiles
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
-from testbed.campaign.progress import Source
 from testbed.campaign.schedule import Event, Schedule
 from testbed.campaign.watch import NodeView, Watch
 
-__all__ = ["LIVE_FILE", "DeviceNow", "Live", "Look", "Published", "ReplicaNow", "read_live"]
+__all__ = [
+    "LIVE_FILE",
+    "DeviceNow",
+    "Live",
+    "Look",
+    "Published",
+    "ReplicaNow",
+    "Source",
+    "read_live",
+]
 
 LIVE_FILE = "live.json"
 EVERY_S = 0.5
@@ -76,6 +84,20 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     denied: int = 0
     replicas: tuple[ReplicaNow, ...] = ()
     devices: tuple[DeviceNow, ...] = ()
+
+
+class Source(Protocol):
+    """Where a run stands: the runner. `struck` are the faults that last, by event, with the names
+    of what they strike; `attacked` counts the trials of each attack that were written down."""
+
+    phase: str
+    attacked: Counter[str]
+
+    @property
+    def struck(self) -> Mapping[str, tuple[Event, tuple[str, ...]]]: ...
+
+    @property
+    def elapsed_ms(self) -> float: ...
 
 
 class Look:

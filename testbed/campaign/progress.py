@@ -5,32 +5,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
-from testbed.campaign.schedule import Event
+from testbed.campaign.live import Live
 from testbed.manifest import RunEntry
 
-if TYPE_CHECKING:
-    from testbed.campaign.live import Live
-
-__all__ = ["Progress", "Source"]
-
-
-class Source(Protocol):
-    """Where a run stands: the runner. `struck` are the faults that last, by event, with the names
-    of what they strike; `attacked` counts the trials of each attack that were written down."""
-
-    phase: str
-    attacked: Counter[str]
-
-    @property
-    def struck(self) -> Mapping[str, tuple[Event, tuple[str, ...]]]: ...
-
-    @property
-    def elapsed_ms(self) -> float: ...
+__all__ = ["Progress"]
 
 
 class Progress(Protocol):

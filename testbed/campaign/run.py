@@ -92,7 +92,7 @@ def armed_at_ms(event: Event, events: Sequence[Event], slowness: float) -> int:
 
 class Runner:
     """Runs the schedule of one run (`Schedule.part`). `phase`, `elapsed_ms`, `struck` and
-    `attacked` are for whoever shows progress (`progress.Source`)."""
+    `attacked` are for whoever shows progress (`live.Source`)."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ ANSWERS_NOTHING = {
 CHANGES_NO_HOST = {
     "admin", "bench", "board", "campaign", "collect", "compare", "console", "device", "doctor",
     "inventory", "ledger", "logs", "model", "plan", "refusals", "report", "simulate", "soak", "ssh",
-    "emulate", "status", "verify-bundle",
+    "emulate", "status", "verify-bundle", "watch",
 }  # fmt: skip
 ALWAYS_JSON = {"inventory schema", "campaign schema", "report schema"}
 PRINTS_A_FILE = {"campaign show"}
