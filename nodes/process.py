@@ -7,6 +7,7 @@ tasks are `gateway.tasks`.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,9 +25,24 @@ from nodes.disk import has_room, lacks_room, write_atomically
 from nodes.exits import EXIT_TROUBLE, Trouble, fail, say
 from nodes.output import bound_output
 
-__all__ = ["end_with_parent", "run", "write_ready"]
+__all__ = ["Arguments", "arguments", "end_with_parent", "run", "write_ready"]
 
 DISK_RETRY_S = 1.0  # between two looks whether a full disk has room again
+
+
+class Arguments(NamedTuple):
+    """What every process takes on its command line."""
+
+    config: Path
+    exit_on_stdin_eof: bool
+
+
+def arguments(program: str, about: str | None) -> Arguments:
+    """Reads the command line of `python -m program`."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end with the parent")
+    return Arguments(**vars(parser.parse_args()))
 
 
 def write_ready(path: str | None, ports: dict[str, int]) -> None:

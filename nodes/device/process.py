@@ -6,7 +6,6 @@ from (`Work`).
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import time
@@ -37,7 +36,7 @@ from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import DeviceConfig
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
-from nodes.process import run, write_ready
+from nodes.process import arguments, run, write_ready
 from nodes.trace_file import open_trace
 from nodes.usage import USAGE_S, usage
 
@@ -201,10 +200,7 @@ def device_main(
     put_around: Callable[[C, EventLog], EdgeAround] = lambda *_: EdgeAround(),
 ) -> None:
     """The `__main__` of both kinds. `make(config, network name, events, trace)`."""
-    parser = argparse.ArgumentParser(prog=f"python -m nodes.device.{kind}", description=about)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--exit-on-stdin-eof", action="store_true")
-    args = parser.parse_args()
+    args = arguments(f"nodes.device.{kind}", about)
     try:
         config = load_config(args.config, config_type)
         genesis = Genesis.decode(Path(config.genesis).read_bytes())

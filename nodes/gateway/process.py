@@ -9,7 +9,6 @@ share the next.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import sqlite3
@@ -42,7 +41,7 @@ from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
-from nodes.process import run, write_ready
+from nodes.process import arguments, run, write_ready
 from nodes.trace_file import open_trace
 from nodes.usage import USAGE_S, usage
 
@@ -352,10 +351,7 @@ def gateway_main(
     kind: type[C], put_around: Callable[[C, EventLog], EdgeAround], about: str | None
 ) -> None:
     """The `__main__` of a gateway whose config is a `kind`."""
-    parser = argparse.ArgumentParser(prog="python -m nodes.gateway.process", description=about)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--exit-on-stdin-eof", action="store_true")
-    args = parser.parse_args()
+    args = arguments("nodes.gateway.process", about)
     try:
         config = load_config(args.config, kind)
         secrets = load_secrets(Path(config.passwords), GatewaySecrets)

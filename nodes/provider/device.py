@@ -7,7 +7,6 @@ logs (`nodes.device`), with the same latencies from the intended times.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import time
@@ -29,7 +28,7 @@ from nodes.disk import write_atomically
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
-from nodes.process import run, write_ready
+from nodes.process import arguments, run, write_ready
 from nodes.provider.config import DeviceConfig, Token
 from nodes.provider.protocol import (
     CALL,
@@ -177,10 +176,7 @@ class Device:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m nodes.provider.device", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--exit-on-stdin-eof", action="store_true")
-    args = parser.parse_args()
+    args = arguments("nodes.provider.device", __doc__)
     try:
         config = load_config(args.config, DeviceConfig)
         token = load_secrets(Path(config.voucher), Token)

@@ -6,7 +6,6 @@ the chain's gateway (`nodes.gateway`), so that a flood meets the same door.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 from collections import Counter
@@ -23,7 +22,7 @@ from nodes.config import ConfigError, load_config
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
-from nodes.process import run, write_ready
+from nodes.process import arguments, run, write_ready
 from nodes.provider.config import GatewayConfig, GatewayPassword
 from nodes.provider.links import Links
 from nodes.provider.protocol import ANSWER
@@ -134,10 +133,7 @@ class GatewayProcess:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m nodes.provider.gateway", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--exit-on-stdin-eof", action="store_true")
-    args = parser.parse_args()
+    args = arguments("nodes.provider.gateway", __doc__)
     try:
         config = load_config(args.config, GatewayConfig)
         password = load_secrets(Path(config.passwords), GatewayPassword).gateway

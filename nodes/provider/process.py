@@ -7,7 +7,6 @@ logged like a block, so that the same figures are made of both.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import sqlite3
@@ -22,7 +21,7 @@ from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, CountedEvents, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.ports import Party
-from nodes.process import run, write_ready
+from nodes.process import arguments, run, write_ready
 from nodes.provider.config import ProviderConfig, Tokens
 from nodes.provider.links import Links
 from nodes.provider.protocol import Carried, answer_codec, call_codec
@@ -102,10 +101,7 @@ class ProviderProcess:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m nodes.provider.process", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--exit-on-stdin-eof", action="store_true")
-    args = parser.parse_args()
+    args = arguments("nodes.provider.process", __doc__)
     try:
         config = load_config(args.config, ProviderConfig)
         known = load_secrets(Path(config.passwords), Tokens).keys

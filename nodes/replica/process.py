@@ -6,7 +6,6 @@ loop is in `event_loop`.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import cProfile
@@ -27,7 +26,7 @@ from nodes.events import CountedEvents, EventLog, LimitedEvents, NoEvents
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.keygen import load_key
 from nodes.ports import Party, Store, StoreFull
-from nodes.process import run, write_ready
+from nodes.process import arguments, run, write_ready
 from nodes.replica.abstention import Abstention
 from nodes.replica.around import Around
 from nodes.replica.clock import SystemClock
@@ -345,17 +344,14 @@ def replica_main(
     config_type: type[C], make: Callable[[C], ReplicaProcess], about: str | None
 ) -> None:
     """The `__main__` of a replica, honest or not."""
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end with the parent")
-    arguments = parser.parse_args()
+    args = arguments("nodes.replica.process", about)
     try:
-        config = config_type.load(arguments.config)
+        config = config_type.load(args.config)
         with _profiled(config.profile):
             run(
                 lambda stopping: make(config).serve(stopping),
                 directory=Path(config.store).parent,
-                exit_on_stdin_eof=arguments.exit_on_stdin_eof,
+                exit_on_stdin_eof=args.exit_on_stdin_eof,
             )
     except ConfigError as error:
         fail(EXIT_BAD_CONFIG, str(error))
