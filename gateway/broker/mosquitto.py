@@ -31,6 +31,7 @@ from gateway.broker.port import (
     report,
 )
 from gateway.broker.store import SecurityFileError, SecurityStore
+from gateway.broker.strangers import Strangers, shut_down
 from gateway.limits import TokenBucket
 from gateway.tasks import Tasks, first_of
 
@@ -43,6 +44,7 @@ _stop_deadline_s = 1.5
 _poll_s = 0.02
 _port_wait_s = 1.0  # a process that was just killed may still hold the port
 _document_poll_s = 0.1
+_strangers_poll_s = 0.1
 _carriers_directory = "carriers"
 # A restart disconnects everybody for a moment. A device could cause one with each renewal.
 _restarts_burst = 3
@@ -109,13 +111,15 @@ async def _serve(
     settings = folder / "mosquitto.conf"
     settings.write_text(_settings(config, folder, document.path, ports))
     heard = MosquittoLog()
+    strangers = Strangers(config.limits, time.monotonic)
     restarts = TokenBucket(1 / _restart_period_s, _restarts_burst, time.monotonic())
     is_up = False
     async with Tasks() as reporting:
         while not stop.is_set():
             child = await _start(settings, config.limits.connections_max * len(listeners))
             async with Tasks() as listening:
-                listening.start(_listen_to(child, heard))
+                listening.start(_listen_to(child, heard, strangers))
+                listening.start(_end_strangers(child, heard, strangers))
                 try:
                     for name, listen in listeners.items():
                         await _wait_until_open(child, listen.host, ports[name], stop)
@@ -258,7 +262,27 @@ async def _follow_carriers(document: PluginDocument, folder: Path, restarts: Tok
                 laid_out = True
 
 
-async def _listen_to(child: asyncio.subprocess.Process, heard: MosquittoLog) -> None:
+async def _end_strangers(
+    child: asyncio.subprocess.Process, heard: MosquittoLog, strangers: Strangers
+) -> None:
+    """Until cancelled."""
+    told = False
+    while True:
+        await asyncio.sleep(_strangers_poll_s)
+        if not (peers := strangers.due()):
+            continue
+        try:
+            ended = await asyncio.to_thread(shut_down, child.pid, peers)
+            heard.counts["connect-timeout"] += ended
+        except OSError as error:  # Linux before 5.6, or forbidden in this container
+            if not told and child.returncode is None:
+                log.warning("connections that do not log in cannot be ended: %s", error)
+                told = True
+
+
+async def _listen_to(
+    child: asyncio.subprocess.Process, heard: MosquittoLog, strangers: Strangers
+) -> None:
     assert child.stdout is not None
     while True:
         try:
@@ -267,7 +291,9 @@ async def _listen_to(child: asyncio.subprocess.Process, heard: MosquittoLog) -> 
             continue
         if not line:
             return
-        heard.take(line.decode(errors="replace").rstrip())
+        text = line.decode(errors="replace").rstrip()
+        strangers.take(text)
+        heard.take(text)
 
 
 async def _wait_until_open(

@@ -353,6 +353,24 @@ async def test_strangers_connections_are_bounded(kind: str, tmp_path: Path) -> N
 
 
 @story
+async def test_strangers_that_say_nothing_keep_nobody_out(kind: str, tmp_path: Path) -> None:
+    """As many connections as the broker takes, and more, none of which logs in. Who is logged in
+    stays."""
+    limits = {"connections_max": 100, "handshakes_max": 20}
+    async with (
+        started(tmp_path, kind, USERS, limits=limits) as broker,
+        broker.client(GATEWAY, ALL_UP) as gateway,
+    ):
+        held = [await asyncio.open_connection("127.0.0.1", broker.port) for _ in range(200)]
+        async with broker.client(DEVICE) as device:
+            await device.publish(DATA, b"in")
+            assert await next_payloads(gateway, 1) == [b"in"]
+            assert gateway.counts["connected"] == device.counts["connected"] == 1
+        for _, writer in held:
+            writer.close()
+
+
+@story
 async def test_users_survive_kill_9_of_the_broker(kind: str, tmp_path: Path) -> None:
     fresh = user(Role.DEVICE, "1")
     async with started(tmp_path, kind, [GATEWAY, ADMIN, DEVICE]) as broker:
