@@ -26,7 +26,7 @@ class Flooding:
         self._attacker = attacker = Attacker(deployment)
         attacker.become_relay()
         self.relay = attacker.relay.node
-        self._device = attacker.admitted()
+        self._own_device()
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._messages = self._bytes = 0
@@ -83,6 +83,10 @@ class Flooding:
         await self._attacker.publish(device, kind, body)
         return len(body)
 
+    def _own_device(self) -> None:
+        """One that the system takes messages of."""
+        self._device = self._attacker.admitted()
+
     async def _valid(self) -> int:
         body = self._device.sign(self._device.data(payload=secrets.token_bytes(16)))
         return await self._publish(self._device.node.hex(), "op", body)
@@ -92,7 +96,8 @@ class Flooding:
         return await self._publish(stranger.node.hex(), "op", stranger.sign(stranger.data()))
 
     async def _oversized(self) -> int:
-        topic = str(Up(self._attacker.net, self.relay, self.relay, "op"))
+        relay = self._attacker.relay.node
+        topic = str(Up(self._attacker.net, relay, relay, "op"))
         payload = bytes(payload_bytes_max)
         await self._attacker.publish_raw(topic, payload)
         return len(payload)

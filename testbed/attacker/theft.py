@@ -8,7 +8,7 @@ from nodes.provider.protocol import CALL, call, call_codec, request_id
 from testbed import programs
 from testbed.attacker.with_attacker import ImpersonateAttack, WithAttacker
 from testbed.provision.configs import STORE
-from testbed.systems.baseline import ESCROW
+from testbed.systems.baseline import ESCROW, attackers_token
 
 __all__ = ["EscrowTheft", "LedgerTheft"]
 
@@ -59,4 +59,5 @@ class EscrowTheft(WithAttacker):
             deployment.python(provider), "attacks/on_host/steal_escrow.py", *files
         )
         found: dict[str, tuple[str, int]] = json.loads(deployment.host(provider).run(argv).stdout)
-        return found
+        own, _ = attackers_token(deployment.material)
+        return {device: key for device, key in found.items() if device != own}

@@ -21,9 +21,11 @@ from testbed.checks.trials import Tried
 
 if TYPE_CHECKING:
     from testbed.attacker.flooding import Flooding
+    from testbed.provision.deployment import Deployment
 
 __all__ = ["Flood"]
 
+PROVIDER = "provider"
 WORKED_OFF_NS_MAX = 5 * 10**9
 ANSWERED_S_MIN = 1.0
 """A flood shorter than this says nothing about service."""
@@ -34,8 +36,9 @@ class Flood(Params):
     `invalid`: messages that no admitted key signed. `oversized`: of the greatest size that the
     broker takes, which no request has. `slow`: connections that never finish their login. `storm`:
     connections with a wrong password, one after the other. The first three go through a relay's
-    login. `details` has what it cost him (messages, bytes) and what honest devices had meanwhile
-    (goodput per second, p99 in ms)."""
+    login; on the baseline they are calls of a device that the provider knows. `details` has what it
+    cost him (messages, bytes) and what honest devices had meanwhile (goodput per second, p99 in
+    ms)."""
 
     for_: SpanField = Field(alias="for")
     rate: RateField
@@ -50,9 +53,7 @@ class FloodAttack(Attack):
         self._floods = 0
 
     def arm(self) -> None:
-        from testbed.attacker.flooding import Flooding  # noqa: PLC0415 - only a run needs it
-
-        self._flooding = Flooding(self.scene.deployment)
+        self._flooding = _flooding(self.scene.deployment, self.scene.event.mechanism)
 
     def apply(self) -> None:
         flooding, params = self._flooding, self.scene.event.params
@@ -72,6 +73,18 @@ class FloodAttack(Attack):
     def close(self) -> None:
         if self._flooding is not None:
             self._flooding.close()
+
+
+def _flooding(deployment: Deployment, mechanism: str) -> Flooding:
+    if mechanism == PROVIDER:
+        from testbed.attacker.flooding_provider import (  # noqa: PLC0415 - only a run needs it
+            ProviderFlooding,
+        )
+
+        return ProviderFlooding(deployment)
+    from testbed.attacker.flooding import Flooding  # noqa: PLC0415 - see above
+
+    return Flooding(deployment)
 
 
 def _per_s(rate: str) -> float:
@@ -149,7 +162,10 @@ register(
         category="attack",
         layer="device",
         summary="denial of service: valid, invalid or oversized messages, slow or many connections",
-        mechanisms=(Mechanism("broker", _make),),
+        mechanisms=(
+            Mechanism("broker", _make, systems=("chain",)),
+            Mechanism(PROVIDER, _make, systems=("baseline",)),
+        ),
         judge=judge,
         seen="gateway or broker log what they refuse or take",
     )

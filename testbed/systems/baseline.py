@@ -47,7 +47,7 @@ from testbed.provision.layout import Node
 from testbed.provision.material import Material, Voucher, make_material
 from testbed.systems.system import Checks, System
 
-__all__ = ["BASELINE", "ESCROW", "device_id"]
+__all__ = ["BASELINE", "ESCROW", "attackers_token", "device_id"]
 
 ESCROW = "escrow.sqlite"
 _PASSWORDS = "passwords.json"
@@ -136,7 +136,8 @@ def _files(
             tokens = {
                 voucher.user.node: _token_key(voucher) for voucher in material.vouchers.values()
             }
-            yield _secret(_PASSWORDS, Tokens(keys=tokens))
+            his, key = attackers_token(material)
+            yield _secret(_PASSWORDS, Tokens(keys={**tokens, his: key.hex()}))
         case "gateway":
             provider = next(each for each in nodes if each.role == "replica")
             yield config_file(
@@ -179,6 +180,14 @@ def _files(
 
 def _token_key(voucher: Voucher) -> str:
     return sha256(b"m2m baseline token\0" + voucher.pem).hexdigest()
+
+
+def attackers_token(material: Material) -> tuple[str, bytes]:
+    """Name and token of a device that the provider knows and the lab does not have: an attacker's
+    own, as anybody may buy one."""
+    secret = material.login_secret
+    named, token = (sha256(what + secret) for what in (b"attacker's device", b"attacker's token"))
+    return named.hexdigest(), token.digest()
 
 
 def _secret(name: str, value: msgspec.Struct) -> File:

@@ -29,12 +29,13 @@ schema: testbed.campaign/1
 campaign: short
 seed: 7
 workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 2s}
-phases: {warmup: 2s, fault: 8s, recovery: 1s}
+phases: {warmup: 2s, fault: 14s, recovery: 1s}
 faults:
   - {id: steal, at: 200ms, do: store.steal, batch: 10}
   - {id: kill-primary, at: 1s, for: 2s, do: process.crash, on: primary}
-  - {id: kill-backup, at: 4s, for: 1s, do: process.crash, on: replica(2)}
-  - {id: alter, at: 6s, for: 1s, do: store.alter, on: replica(0)}
+  - {id: kill-backup, at: 4s, for: 3s, do: process.crash, on: replica(2)}
+  - {id: alter, at: 8s, for: 1s, do: store.alter, on: replica(0)}
+  - {id: flood, at: 10s, for: 3s, do: device.flood, how: valid, rate: 300/s}
 expect: {broken_in: {baseline: [steal, alter]}}
 """
 LYING = """
@@ -129,6 +130,16 @@ def test_a_stolen_escrow_impersonates_devices_and_stolen_ledgers_do_not(
     assert stolen["details"]["keys_found"] == 0
 
 
+def test_both_are_flooded_through_the_same_door(chain: Result, baseline: Result) -> None:
+    """He sends what either takes of his own device. Its rate is limited, and others are served."""
+    for system in (chain, baseline):
+        flood = system.attack("flood")
+        assert (flood["verdict"], flood["observed"]) == ("held", 1)
+        assert flood["refused"]["gateway:rate"] > 0
+        assert flood["details"]["goodput_per_s"] > 0
+    assert baseline.summary["devices_admitted"] == 5, "the attacker's own is none of the lab's"
+
+
 def test_an_altered_record_is_found_on_the_chain_only(chain: Result, baseline: Result) -> None:
     """The altered reading still stands in the provider's store, and its device has a receipt."""
     assert chain.attack("alter")["refused"] == {"store:damage found": 1}
@@ -208,7 +219,7 @@ def test_every_shipped_campaign_can_be_scheduled_for_the_baseline(name: str) -> 
     """What speaks the chain's protocol, or is done inside its processes, is never begun there."""
     schedule = expand(load_campaign(find_campaign(name)), load_lab(), system=BASELINE)
     begun = {each.kind for each in schedule.trials[0].events if each.skipped is None}
-    assert {kind.partition(".")[0] for kind in begun} <= set(FIT_BOTH)
+    assert {kind.partition(".")[0] for kind in begun - {"device.flood"}} <= set(FIT_BOTH)
 
 
 def test_what_means_nothing_to_a_system_is_skipped_with_the_reason(tmp_path: Path) -> None:
