@@ -34,10 +34,11 @@ import msgspec
 from testbed.errors import ConfigurationError, LockedError
 from testbed.manifest import SCHEMA, Attempt, Manifest, RunEntry
 
-__all__ = ["LOCK", "RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
+__all__ = ["LIVE", "LOCK", "RUNS_DIR", "Bundle", "Folder", "RunFolder", "find_bundle", "find_run"]
 
 RUNS_DIR = Path("runs")
 LOCK = ".lock"  # at the top of a bundle that is being written
+LIVE = "live.json"  # there too: how it stands (`testbed.campaign.live`)
 LEDGER_BYTES_MAX = 64 * 2**30  # of one replica's database
 FILE_BYTES_MAX = 2**30  # of any other file
 _REPORT = "report.html"  # of all derived files it is written last

@@ -18,11 +18,11 @@ from typing import Protocol, Self
 
 import msgspec
 
+from testbed.bundle import LIVE
 from testbed.campaign.schedule import Event, Schedule
 from testbed.campaign.watch import NodeView, Watch
 
 __all__ = [
-    "LIVE_FILE",
     "DeviceNow",
     "Live",
     "Look",
@@ -32,7 +32,6 @@ __all__ = [
     "read_live",
 ]
 
-LIVE_FILE = "live.json"
 EVERY_S = 0.5
 RATE_S = 5.0  # over which rates are taken
 NEWEST = 50  # latencies of each device
@@ -219,7 +218,7 @@ class Published:
     A full disk stops nothing."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LIVE_FILE
+        self._path = folder / LIVE
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
         self.look: Callable[[], Live] | None = None
@@ -235,7 +234,7 @@ class Published:
         self._path.unlink(missing_ok=True)
 
     def _run(self) -> None:
-        part = self._path.with_name(f".{LIVE_FILE}.part")
+        part = self._path.with_name(f".{LIVE}.part")
         while not self._done.wait(EVERY_S):
             if (look := self.look) is None:
                 continue
@@ -248,7 +247,7 @@ class Published:
 
 def read_live(folder: Path) -> Live | None:
     """What `Published` keeps; None if nothing goes on in this bundle."""
-    path = folder / LIVE_FILE
+    path = folder / LIVE
     try:
         if path.is_symlink() or path.stat().st_size > LIVE_BYTES_MAX:
             return None

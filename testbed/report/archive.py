@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from testbed.bundle import LOCK, Bundle, Folder
+from testbed.bundle import LIVE, LOCK, Bundle, Folder
 from testbed.errors import ConfigurationError
 from testbed.report.pairing import estimate_in_words
 from testbed.report.results import replay_command
@@ -43,11 +43,11 @@ def seal(bundle: Bundle, *, measured: bool) -> None:
 
 
 def files(bundle: Bundle) -> list[str]:
-    """The sorted relative names of all files except the sums, the bundle's lock and half-written
-    files. Links are left out: we write none."""
+    """The sorted relative names of all files except the sums, half-written files, and what is there
+    only while a bundle is written. Links are left out: we write none."""
     found = (path for path in bundle.path.rglob("*") if path.is_file() and not path.is_symlink())
     names = (path.relative_to(bundle.path) for path in found if not path.match(".*.part"))
-    return sorted(name for name in map(Path.as_posix, names) if name not in (SUMS, LOCK))
+    return sorted(name for name in map(Path.as_posix, names) if name not in (SUMS, LOCK, LIVE))
 
 
 def is_derived(name: str) -> bool:

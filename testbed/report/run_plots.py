@@ -40,6 +40,7 @@ from testbed.terminal import printable
 __all__ = ["draw_run"]
 
 CHARACTER_IN = 0.065  # of a name of a phase
+BAND_NAMES_MAX = 6
 SLANTED_IN = 0.75  # that slanted names need above the axes
 
 
@@ -89,8 +90,8 @@ def _where(where: Where, mark: str | None) -> list[tuple[str, str, Figure]]:
 
 
 def _timeline(evidence: Evidence, mark: str | None) -> Figure:
-    """Heights over time. Lines separate phases, shading marks faults while they last, ticks mark
-    attacks."""
+    """Heights over time, those of replicas that nothing strikes as one band. Lines separate phases,
+    shading marks faults while they last, ticks mark attacks."""
     slanted = _crowded(evidence.schedule)
     top_in = SLANTED_IN if slanted else TOP_IN
     made = figure(2.5 + top_in, mark, top_in=top_in)
@@ -98,7 +99,11 @@ def _timeline(evidence: Evidence, mark: str | None) -> Figure:
     replicas: dict[str, list[BlockDone]] = {}
     for event in evidence.events(BlockDone):
         replicas.setdefault(event.node, []).append(event)
-    for number, (name, events) in enumerate(sorted(replicas.items())):
+    struck = {name for line in evidence.faults for names in line.targets.values() for name in names}
+    quiet = [name for name in sorted(replicas) if name not in struck]
+    if len(quiet) > 1:
+        _band(evidence, axes, {name: replicas.pop(name) for name in quiet})
+    for number, (name, events) in enumerate(sorted(replicas.items()), start=1):
         axes.step(
             [evidence.at_ms(event.t) / 1000 for event in events],
             [event.height for event in events],
@@ -110,9 +115,33 @@ def _timeline(evidence: Evidence, mark: str | None) -> Figure:
     _shade(evidence, axes, slanted=slanted)
     axes.set_xlabel("time since start (s)")
     axes.set_ylabel("executed height (blocks)")
-    if replicas:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right", fontsize=7)
     return made
+
+
+def _band(evidence: Evidence, axes: Axes, quiet: dict[str, list[BlockDone]]) -> None:
+    """Replicas that nothing struck, as one: from the one furthest behind to the one ahead. They
+    would hide each other."""
+    at_s = np.unique(
+        [evidence.at_ms(event.t) / 1000 for events in quiet.values() for event in events]
+    )
+    heights = []
+    for events in quiet.values():
+        own_s = [evidence.at_ms(event.t) / 1000 for event in events]
+        done = np.maximum.accumulate([0, *(event.height for event in events)])
+        heights.append(done[np.searchsorted(own_s, at_s, side="right")])
+    axes.step(at_s, np.max(heights, axis=0), where="post", color=BLUE)
+    axes.fill_between(
+        at_s,
+        np.min(heights, axis=0),
+        np.max(heights, axis=0),
+        step="post",
+        color=BLUE,
+        alpha=0.35,
+        linewidth=0,
+        label=f"{', '.join(quiet) if len(quiet) <= BAND_NAMES_MAX else f'{len(quiet)} others'}",
+    )
 
 
 def _crowded(schedule: Schedule) -> bool:

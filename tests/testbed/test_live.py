@@ -15,10 +15,10 @@ from rich.console import Console
 
 from inventory.load import load_lab
 from testbed import cli
+from testbed.bundle import LIVE
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.live import (
-    LIVE_FILE,
     DeviceNow,
     Live,
     Look,
@@ -145,7 +145,7 @@ def test_a_snapshot_is_published_while_a_campaign_goes_on_and_gone_afterwards(
 
 
 def test_only_a_snapshot_is_read(tmp_path: Path) -> None:
-    path = tmp_path / LIVE_FILE
+    path = tmp_path / LIVE
     path.write_bytes(b"\xff not JSON")
     assert read_live(tmp_path) is None
     path.unlink()
@@ -161,7 +161,7 @@ def test_watch_shows_how_it_stands_or_says_that_nothing_goes_on(
     bundle = Story(tmp_path).bundle
     assert cli.main(["watch", str(bundle.path)]) == 2
     assert "nothing goes on here" in capsys.readouterr().err
-    (bundle.path / LIVE_FILE).write_bytes(msgspec.json.encode(live()))
+    (bundle.path / LIVE).write_bytes(msgspec.json.encode(live()))
     assert cli.main(["watch", str(bundle.path)]) == 0
     assert "r1 DOWN (kill-primary), heals in 2 s; next: replay in 3 s" in capsys.readouterr().out
     assert cli.main(["watch", str(bundle.path), "--json"]) == 0

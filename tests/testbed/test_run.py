@@ -7,6 +7,7 @@ has everything the quick start has and half its length.
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import signal
@@ -144,6 +145,23 @@ def nothing_is_left_of(processes: list[psutil.Process]) -> None:
         time.sleep(LOOK_EVERY_S)
 
 
+def traced_to_the_end(derived: Path) -> None:
+    """Every answered operation has its way from the device and back in the traces, most of them
+    through every hop: only what was in the buffer of the replica that was killed is gone."""
+    with (derived / "operations.csv").open() as file:
+        answered = {each["request"] for each in csv.DictReader(file) if each["latency_ms"]}
+    ways: dict[str, set[str]] = {}
+    with (derived / "hops.csv").open() as file:
+        for step in csv.DictReader(file):
+            ways.setdefault(step["request"], set()).add(step["hop"])
+            assert step["state"] == "known"  # one machine, one clock
+    assert ways.keys() == answered
+    assert all({"sent", "gateway-in", "receipt", "answered"} <= hops for hops in ways.values())
+    consensus = {"proposed", "prepared", "synced", "commit-sent", "committed", "executed", "sealed"}
+    whole = [hops for hops in ways.values() if consensus <= hops]
+    assert len(whole) > len(ways) * 2 / 3
+
+
 def verify(bundle: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "testbed.cli", "ledger", "verify", str(bundle)],
@@ -165,6 +183,8 @@ def test_two_runs_at_once_both_pass_and_leave_nothing(start: Callable[..., Run])
         assert run.summary["verdict"] == "passed"
         assert run.summary["ledger_verified"] is True
         assert run.summary["devices_admitted"] == 5
+        assert not (run.bundle / "live.json").exists()
+        traced_to_the_end(run.bundle / "run/0000-faults/derived")
     nothing_is_left_of(of_the_run)
     checked = verify(runs[0].bundle)
     assert checked.returncode == 0, checked.stdout + checked.stderr
