@@ -441,7 +441,7 @@ class Cluster:
         self.accusations: list[tuple[int, Accuse]] = []
         self.refusals: list[tuple[int, bytes, str]] = []
         self.faults: list[tuple[int, str]] = []
-        self._noted: list[tuple[int, Callable[[], str]]] = []
+        self.transcript: list[str] = []
         self.submitted: set[bytes] = set()
         self._bag: list[tuple[int, int, int, int, bytes]] = []
         self._posted = 0
@@ -646,25 +646,15 @@ class Cluster:
 
     # --- the transcript ------------------------------------------------------------------------
 
-    @property
-    def transcript(self) -> list[str]:
-        """Put into words only here: most tests never read it."""
-        return [f"{(at_us - START_US) / 1000:9.1f} ms  {words()}" for at_us, words in self._noted]
-
-    def forget_transcript(self) -> None:
-        self._noted.clear()
-
     def note(self, line: str) -> None:
-        self._noted.append((self.now_us, lambda: line))
+        self.transcript.append(f"{(self.now_us - START_US) / 1000:9.1f} ms  {line}")
 
     def note_message(self, source: int, to: int, message: ReplicaMessage, signed: Signed) -> None:
         if isinstance(message, PrePrepare) and signed.attachment:
             items = decode_proposal(signed.attachment).items
             names = " ".join(str(open_item(data).operation) for data in items)
             self._contents.setdefault(message.digest, f"[{names}]")
-        self._noted.append(
-            (self.now_us, lambda: f"{source} -> {to}  {describe(message, self._contents)}")
-        )
+        self.note(f"{source} -> {to}  {describe(message, self._contents)}")
 
     def story(self) -> str:
         """The transcript for people: without STATUS, broadcasts on one line."""

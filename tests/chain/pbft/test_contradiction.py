@@ -22,7 +22,7 @@ def _one_block_that_three_have() -> Cluster:
     cluster.request("a")
     cluster.settle(lambda: cluster.heights() == [1, 1, 1, 0])
     cluster.isolate(0)
-    cluster.forget_transcript()
+    cluster.transcript.clear()
     return cluster
 
 

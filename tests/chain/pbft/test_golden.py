@@ -50,7 +50,7 @@ def test_lagging_replica(golden: Golden) -> None:
     for number in range(20):
         cluster.request(f"r{number}")
         cluster.settle()
-    cluster.forget_transcript()
+    cluster.transcript.clear()
     cluster.heal()
     cluster.settle()
     golden("lagging_replica.txt", cluster.story())
@@ -62,7 +62,7 @@ def test_membership_change(golden: Golden) -> None:
     for number in range(6):
         cluster.request(f"r{number}")
         cluster.settle()
-    cluster.forget_transcript()
+    cluster.transcript.clear()
     cluster.request("+4")
     cluster.settle()
     cluster.join(4)
