@@ -18,6 +18,8 @@ __all__ = ["ask_socket", "obeying"]
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
 ANSWER_S_MAX = 60.0
+WAITING_MAX = 128
+"""Connections that wait while the process is busy: a campaign shapes many links at once."""
 _PATH_BYTES_MAX = 100  # of a socket's name, on every system
 
 
@@ -42,9 +44,12 @@ def obeying(path: Path, obey: Callable[[bytes], bytes]) -> Iterator[None]:
             with suppress(OSError):  # nobody waits for it any more
                 self.wfile.write(answer + b"\n")
 
+    class Server(socketserver.ThreadingUnixStreamServer):
+        request_queue_size = WAITING_MAX
+        daemon_threads = True
+
     with _short(path) as name:
-        server = socketserver.ThreadingUnixStreamServer(name, Handler)
-    server.daemon_threads = True
+        server = Server(name, Handler)
     threading.Thread(target=server.serve_forever, name="control", daemon=True).start()
     try:
         yield
