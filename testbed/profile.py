@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from random import Random
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "Gaps",
@@ -38,10 +38,16 @@ class Segment(_Model):
     """A stretch of time in which the rate changes evenly from one value to another."""
 
     phase: str
-    start_ms: int
+    start_ms: int = Field(ge=0)
     end_ms: int
     from_per_s: float = Field(ge=0)
     to_per_s: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> Self:
+        if self.end_ms <= self.start_ms:
+            raise ValueError(f"it ends at {self.end_ms} ms and starts at {self.start_ms} ms")
+        return self
 
     @property
     def sends(self) -> float:

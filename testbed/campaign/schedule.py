@@ -16,7 +16,7 @@ import hashlib
 import json
 from functools import lru_cache
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from testbed.campaign.event import Event, SystemName
@@ -46,6 +47,9 @@ __all__ = [
 
 
 DeviceRole = Literal["mobile", "environment", "board"]
+
+SENDS_MAX = 20_000_000
+"""Of all devices in one run; their times take about 1 GB of memory."""
 
 
 class _Model(BaseModel):
@@ -143,6 +147,14 @@ class Trial(_Model):
     seed: int
     events: tuple[Event, ...]
     devices: tuple[Device, ...]
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        """A schedule that somebody sent must not draw without end."""
+        sends = sum(draw.profile.sends for device in self.devices for draw in device.draws)
+        if sends > SENDS_MAX:
+            raise ConfigurationError(f"{sends:g} sends in one run: at most {SENDS_MAX:,}")
+        return self
 
 
 class Run(_Model):

@@ -9,6 +9,7 @@ import sqlite3
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from testbed.origin import is_ours, mark
 from testbed.report.style import figure, rendered, styled
 from testbed.terminal import printable
 from tests.chain.world import World
-from tests.testbed.bundles import Story, lines, write_lines
+from tests.testbed.bundles import Story, lines, reschedule, write_lines
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 EVIL = "x\x1b]0;owned\x07\x1b[2J\r\x9b5A\u202e\n  forged row  data  ok  255"
@@ -289,3 +290,32 @@ def test_a_file_that_is_nested_without_end_is_refused(
     run.bundle.write(name, "[" * 200_000)
     assert cli.main(["report", str(run.bundle.path)]) == 2
     assert "internal error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        {"start_ms": 0, "end_ms": 1000, "from_per_s": 1e12, "to_per_s": 1e12},
+        {"start_ms": 0, "end_ms": 10**15, "from_per_s": 1.0, "to_per_s": 1.0},
+        {"start_ms": 5, "end_ms": 5, "from_per_s": 1.0, "to_per_s": 2.0},
+    ],
+)
+def test_a_schedule_that_draws_without_end_is_refused(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], segment: dict[str, float]
+) -> None:
+    draw = {
+        "profile": {"gaps": "uniform", "segments": [{"phase": "load", **segment}]},
+        "seed": "s",
+        "sha256": "0" * 64,
+    }
+
+    def change(schedule: dict[str, Any]) -> None:
+        (*_, device) = schedule["trials"][0]["devices"]
+        device.pop("sends_ms", None)
+        device["draws"] = [draw]
+
+    reschedule(run, change)
+    assert cli.main(["report", str(run.bundle.path)]) == 2
+    said = capsys.readouterr().err
+    assert "internal error" not in said
+    assert "sends in one run" in said or "it ends at" in said
