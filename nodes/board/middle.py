@@ -1,7 +1,7 @@
 """A man in the middle of a board's line: he alters, downgrades, reflects, drops or delays frames.
-
-Pure: `pty` carries the bytes and keeps the time. He has no key. What he sends has a good CRC, since
-anybody can compute that, so it is no noise: only the tag can tell.
+This module is pure: `pty` carries the bytes and keeps the time. He has no key. His frames have a
+correct CRC, which anybody can compute, so they do not count as noise. Only the tag shows that they
+are forged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VALUE_MIN: Final = 1 << 40  # no sensor says so
 
 @dataclass
 class Moved:
-    """What goes on in each direction, at once and `later`."""
+    """The bytes to pass on in each direction, now and `later`."""
 
     to_host: bytes = b""
     to_board: bytes = b""
@@ -70,11 +70,11 @@ class LineMiddle:
 
     @property
     def rest(self) -> bytes:
-        """What has come of a frame whose end has not."""
+        """The bytes of a frame that has not ended yet."""
         return self._from_board
 
     def from_host(self, data: bytes) -> Moved:
-        """Frames of the host come back to it, if that is what he does."""
+        """Reflects frames of the host back to it, if that is what he does."""
         moved = Moved(to_board=data)
         if self.how == "reflect":
             *chunks, self._from_host = (self._from_host + data)[-_CHUNK_BYTES_MAX:].split(b"\0")

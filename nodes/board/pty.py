@@ -191,8 +191,8 @@ class BoardProcess:
         self._carried["dropped_bytes"] += len(data) - taken
 
     def _spoilt(self, data: bytes) -> bytes:
-        """With noise, a share of the bytes are any other bytes. Half of these are 0, as a line reads
-        that is low for too long: so they also cut frames."""
+        """With noise, a share of the bytes is replaced by random ones. Half of these are 0, which
+        is what a line that is low for too long reads as. So noise also cuts frames."""
         if not self._noise_share:
             return data
         spoilt = bytearray(data)
@@ -203,7 +203,7 @@ class BoardProcess:
         return bytes(spoilt)
 
     def _for_a_spell(self, milliseconds: str, undo: Callable[[], None]) -> None:
-        """Calls `undo` later, also if whoever gave the command is gone then."""
+        """Calls `undo` later, even if the client that gave the command has gone by then."""
         if not 0 < int(milliseconds) <= spell_ms_max:
             raise ValueError(f"{milliseconds} ms: use 1 to {spell_ms_max}")
         if self._spell is not None:
@@ -239,7 +239,7 @@ class BoardProcess:
         ours.setblocking(False)
 
         def from_board() -> bool:
-            """Whether there was something."""
+            """Whether there were bytes to carry."""
             try:
                 data = ours.recv(chunk_bytes_max)
             except BlockingIOError:

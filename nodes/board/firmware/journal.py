@@ -1,4 +1,4 @@
-"""Readings that survive a power loss: each is appended when it is sampled, and all are removed once
+"""Readings that survive a power loss. Each is appended when it is sampled, and all are removed once
 the host has acknowledged them.
 
 This costs two writes of flash per reading while the host listens. With `"journal": false` in the

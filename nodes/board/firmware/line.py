@@ -58,13 +58,13 @@ class StdioLine:
                 raise KeyboardInterrupt
 
     def take_control_characters(self):
-        """From now on Ctrl-C is an ordinary byte."""
+        """Makes Ctrl-C an ordinary byte from now on."""
         import micropython
 
         micropython.kbd_intr(-1)
 
     def read(self, wait_ms):
-        """Bytes that are there within `wait_ms`; b"" for none."""
+        """The bytes that arrive within `wait_ms`; b"" if none do."""
         data = bytearray()
         while len(data) < read_bytes_max and self._poll.poll(0 if data else wait_ms):
             # `read(n)` waits for all n bytes, so take one at a time.

@@ -9,9 +9,9 @@ def open_sensor(config):
 
 
 class SimulatedSensor:
-    """Temperature in m°C and relative humidity in per mille of a room, which all sensors share, each
-    with its own seeded error: an offset that stays, and noise that wanders and returns. As a mobile
-    device's (`nodes/device/sensor.py`)."""
+    """Temperature in m°C and relative humidity in per mille of a room, which all sensors share,
+    each with its own seeded error: an offset that stays, and noise that wanders and returns. A
+    mobile device's sensor works the same way (`nodes/device/sensor.py`)."""
 
     def __init__(self, seed):
         self._state = seed & 0x7FFFFFFF
