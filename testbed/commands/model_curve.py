@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate", "curve", "predict"]
 
-_SHIPPED = Path(__file__).parents[1] / "model" / "calibration.json"
 
 CalibrationOption = Annotated[
-    Path, typer.Option("--calibration", metavar="FILE", help="What `calibrate` wrote.")
+    Path | None,
+    typer.Option(
+        "--calibration", metavar="FILE", help="What `calibrate` wrote; default: the shipped one."
+    ),
 ]
 BlocksOption = Annotated[int, typer.Option(min=10, help="Blocks to measure at each size.")]
 
@@ -82,7 +84,7 @@ def _cores() -> int:
 
 def predict(
     *,
-    calibration: CalibrationOption = _SHIPPED,
+    calibration: CalibrationOption = None,
     fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes that were fitted to.")] = "4,7",
     replicas: Annotated[str, typer.Option(metavar="N,N", help="Sizes to predict.")] = "10,13,16",
     blocks: BlocksOption = 200,
@@ -99,12 +101,12 @@ def predict(
     testbed model predict --calibration calibration.json
     """
     known, wanted = sizes("--fit", fit), sizes("--replicas", replicas)
-    from testbed.model.calibration import read_calibration  # noqa: PLC0415 - see `model`
+    from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
     from testbed.model.loopback import measure_loopback  # noqa: PLC0415
     from testbed.model.predict import Predictions  # noqa: PLC0415
     from testbed.model.predict import predict as compare  # noqa: PLC0415
 
-    costs = read_calibration(calibration).costs
+    costs = read_calibration(calibration or SHIPPED).costs
     rows = []
     for n in sorted({*known, *wanted}):
         load = os.getloadavg()[0]
@@ -146,7 +148,7 @@ def curve(
     replicas: Annotated[
         str, typer.Option("-n", "--replicas", metavar="N,N..N:STEP", help="Which sizes.")
     ] = "4..100:12",
-    calibration: CalibrationOption = _SHIPPED,
+    calibration: CalibrationOption = None,
     delay_ms: Annotated[
         float | None,
         time_option("--delay", "Mean link delay, exponential; default: the calibration's."),
@@ -178,7 +180,7 @@ def curve(
     """
     wanted = sizes("--replicas", replicas)
     kind = figure_kind(figure)
-    from testbed.model.calibration import read_calibration  # noqa: PLC0415 - see `model`
+    from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
     from testbed.model.curve import curves, exponential_us  # noqa: PLC0415
     from testbed.model.curve_plot import draw  # noqa: PLC0415
     from testbed.model.real_core import Lever  # noqa: PLC0415
@@ -188,7 +190,7 @@ def curve(
     unknown = [name for name in lever or () if name not in names]
     if unknown:
         raise ConfigurationError(f"--lever {unknown[0]}: one of {', '.join(names)}")
-    told = read_calibration(calibration)
+    told = read_calibration(calibration or SHIPPED)
     points = _points(measured)
     costs = told.costs
     if delay_ms is not None:

@@ -33,7 +33,9 @@ from testbed.simulate.priced import kind_of
 from testbed.simulate.scenario import Event, Kind, Scenario
 from testbed.simulate.world import Hardware, run
 
-__all__ = ["Calibration", "calibrate", "read_calibration"]
+__all__ = ["SHIPPED", "Calibration", "calibrate", "read_calibration"]
+
+SHIPPED = Path(__file__).with_name("calibration.json")
 
 _REPLICAS = 4
 _BLOCKS = 48

@@ -27,7 +27,8 @@ __all__ = ["BATCH", "CORES", "SMALL_GROUP", "Lever", "Point", "Timed", "sweep", 
 BATCH = 64  # requests in flight under `Lever.BATCHES`
 CORES = 4  # of each replica under `Lever.CORES`
 SMALL_GROUP = (15, 8)  # members, accepts
-_BLOCKS_SKIPPED = 1  # the first ones: links and caches are cold, and enrolments are in them
+_BLOCKS_SKIPPED = 1  # the first one has the enrolment
+_BATCHES_SKIPPED = 4  # the first ones have enrolments, and what gathered meanwhile
 _VIEW_TIMEOUT_US = 600_000_000  # no view changes, no retries: what is timed is the normal case
 _PATIENCE_US = 3_600_000_000
 
@@ -116,7 +117,7 @@ def timed(point: Point) -> Timed:
     whole = [
         (block, decided_us)
         for height, block in blocks
-        if height > _BLOCKS_SKIPPED
+        if height > (_BLOCKS_SKIPPED if point.in_flight == 1 else _BATCHES_SKIPPED)
         and block.proposed_us is not None
         and (decided_us := block.decided_us(strong)) is not None
     ]

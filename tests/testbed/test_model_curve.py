@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from testbed import cli
-from testbed.model.calibration import Calibration, calibrate
+from testbed.model.calibration import SHIPPED, Calibration, calibrate, read_calibration
 from testbed.model.consensus import Parameters, consensus_times
 from testbed.model.curve import GOAL, Curve, Row, curves, exponential_us, obstacle
 from testbed.model.event_model import committed_ms, mean_committed_ms, mean_of
@@ -271,3 +271,24 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     points.write_text("{}")
     assert cli.main([*command, "--measured", str(points)]) == 2
     assert "points.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("calibrate --out nowhere.json --fit 4", "two sizes"),
+        ("calibrate --out nowhere.json --fit 3,4", "from 4"),
+        ("predict --replicas many", "use 4,7,10"),
+        ("predict --calibration nowhere.json", "not a calibration"),
+        ("curve -n 4..999", "to 256"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_measured(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["model", *arguments.split()]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_shipped_calibration_is_read() -> None:
+    assert read_calibration(SHIPPED).costs.check_us > 0
