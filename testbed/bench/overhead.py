@@ -18,7 +18,7 @@ import psutil
 
 from chain.genesis import Consensus
 from testbed.bench.client import Client
-from testbed.bench.consensus import WARM_UP_S, run
+from testbed.bench.consensus import run
 from testbed.bench.limit import cpu_s
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
@@ -32,7 +32,9 @@ RETRY_S = 5.0  # a replica that was too busy to take a request is asked again
 # On a machine that is busy with other things, view changes and requests that are sent again would
 # cost more than what is measured.
 PATIENT = Consensus(
-    view_timeout_us=round(PATIENCE_S * 1e6), view_timeout_us_max=round(PATIENCE_S * 1e6)
+    view_timeout_us=round(PATIENCE_S * 1e6),
+    view_timeout_us_max=round(PATIENCE_S * 1e6),
+    message_delay_us=round(PATIENCE_S * 1e6),  # a proposal that is older is refused
 )
 
 
@@ -129,12 +131,12 @@ async def _turn(plan: Plan, side: _Side, say: Say) -> None:
         while load.finished < count:
             await asyncio.sleep(0.005)
 
-    load.start(plan.in_flight)
-    await asyncio.sleep(WARM_UP_S)
     before_s, first = cpu_s(processes), load.finished
+    load.start(plan.in_flight)
     work = finish(first + plan.turn_requests)
     await until("a turn", client, lambda: load.finished, work, say)
-    spent_s, done = cpu_s(processes) - before_s, load.finished - first
     await until("waiting for the last requests", client, lambda: load.finished, load.stop(), say)
+    # From the first request to the last answer: what is in flight at a moment is many requests.
+    spent_s, done = cpu_s(processes) - before_s, load.finished - first
     side.spent_us.append(spent_s / done / plan.replicas * 1e6)
     side.requests = load.finished
