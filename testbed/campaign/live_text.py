@@ -52,8 +52,8 @@ def _top(live: Live) -> list[Text]:
     lines += [Text(f"attack {each}", "magenta") for each in live.attacks]
     lines.append(
         Text(
-            f"view {live.view:<3} height {live.height:<7} {live.blocks_per_s:6.1f} blocks/s "
-            f"{live.answers_per_s:7.1f} answers/s  p50 {_ms(live.p50_ms)} p99 {_ms(live.p99_ms)}"
+            f"view {live.view:<2} height {live.height:<6}{live.blocks_per_s:6.1f} blocks/s"
+            f"{live.answers_per_s:7.1f} answers/s  p50 {_ms(live.p50_ms)} p99 {_ms(live.p99_ms)} ms"
         )
     )
     if live.late or live.denied:
@@ -114,4 +114,4 @@ def _devices_in_short(devices: Sequence[DeviceNow]) -> Text:
 
 
 def _ms(value: float | None) -> str:
-    return f"{value:7.1f} ms" if value is not None else "      – ms"
+    return f"{value:6.1f}" if value is not None else f"{'–':>6}"

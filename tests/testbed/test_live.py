@@ -47,6 +47,10 @@ def live(replicas: int = 7, devices: int = 12, **fields: Any) -> Live:
         "attacks": ("replay: 1 of 3 begun, 85 trials",),
         "view": 1,
         "height": 115,
+        "p50_ms": 70.4,
+        "p99_ms": 1169.6,
+        "blocks_per_s": 131.2,
+        "answers_per_s": 2400.5,
         "replicas": tuple(
             ReplicaNow(f"r{n}", 1, 115 - n, "executed", n == 2) for n in range(1, replicas + 1)
         ),
@@ -70,6 +74,7 @@ def test_seven_replicas_fit_a_terminal_of_80_by_24() -> None:
     assert any(line.startswith("phase fault") and line.endswith("15 / 27 s") for line in lines)
     assert "devices: 12 admitted; 66 data" in lines  # no room for a table of them
     assert lines[-1] == "collecting"
+    assert not [line for line in lines if line.endswith("…")]  # nothing is cut off
 
 
 @pytest.mark.parametrize("height", [1, 4, 8, 12, 24, 60])
