@@ -41,18 +41,17 @@ BlocksOption = Annotated[int, typer.Option(min=10, help="Blocks to measure at ea
 
 def calibrate(
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")],
     fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes of real networks.")] = "4,7",
     blocks: BlocksOption = 200,
 ) -> None:
-    """Measure what the work of a replica takes on this machine.
+    """Measure what the work of a replica takes on this machine, and print it as JSON.
 
     Each kind of message is opened and handled alone in this process, on its CPU clock; signatures,
     disk and loopback link apart. A factor and the cost of a frame are fitted to the CPU time of
     real replicas, so two sizes are the fewest.
 
     \b
-    testbed model calibrate --out calibration.json
+    testbed model calibrate > calibration.json
     """
     wanted = sizes("--fit", fit)
     if len(wanted) < 2:
@@ -65,8 +64,8 @@ def calibrate(
     measured = [measure_loopback(n, blocks, say) for n in wanted]
     costs = fitted(found.costs, measured, _cores())
     found = msgspec.structs.replace(found, costs=costs)
-    write_out(out, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
-    say(f"{out}: {found.machine}")
+    say(found.machine)
+    print_json(msgspec.to_builtins(found))
 
 
 def _machine(fit: list[int]) -> str:
@@ -97,7 +96,7 @@ def predict(
     makes; CPU times suffer less.
 
     \b
-    testbed model calibrate --out calibration.json
+    testbed model calibrate > calibration.json
     testbed model predict --calibration calibration.json
     """
     known, wanted = sizes("--fit", fit), sizes("--replicas", replicas)

@@ -36,7 +36,7 @@ CHANGES_NO_HOST = {
     "inventory", "ledger", "logs", "model", "plan", "refusals", "report", "simulate", "soak", "ssh",
     "emulate", "status", "verify-bundle", "watch",
 }  # fmt: skip
-ALWAYS_JSON = {"inventory schema", "campaign schema", "report schema"}
+ALWAYS_JSON = {"inventory schema", "campaign schema", "report schema", "model calibrate"}
 PRINTS_A_FILE = {"campaign show"}
 
 

@@ -276,8 +276,8 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("calibrate --out nowhere.json --fit 4", "two sizes"),
-        ("calibrate --out nowhere.json --fit 3,4", "from 4"),
+        ("calibrate --fit 4", "two sizes"),
+        ("calibrate --fit 3,4", "from 4"),
         ("predict --replicas many", "use 4,7,10"),
         ("predict --calibration nowhere.json", "not a calibration"),
         ("curve -n 4..999", "to 256"),
