@@ -35,6 +35,7 @@ NEEDS: dict[str, dict[str, object]] = {
     "board.boot-loop": _BOARD,
     "device.flood": {"rate": "20/s"},
     "device.mitm": {"on": "environment"},
+    "sensor.false-data": _BOARD,
     "serial.mitm": _BOARD,
     "serial.noise": _BOARD,
     "serial.unplug": _BOARD,
