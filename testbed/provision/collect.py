@@ -23,8 +23,11 @@ COPY_S_MAX = 120.0
 
 def collect(deployment: Deployment, run: RunFolder) -> list[str]:
     """Fetch everything; answers what could not be had, in words (a gap, not a failure)."""
-    nodes = at_once(lambda node: _node(deployment, node, run), deployment.nodes)
-    names = sorted({node.host for node in deployment.nodes})
+    # A spare that stands by has left nothing; where a lab was only attached, its host is not open.
+    begun = deployment.begun
+    there = [node for node in deployment.nodes if node.role != "spare" or node.name in begun]
+    nodes = at_once(lambda node: _node(deployment, node, run), there)
+    names = sorted({node.host for node in there})
     hosts = at_once(lambda name: _about(deployment, name, run), names)
     return [problem for problems in (*nodes, *hosts) for problem in problems]
 

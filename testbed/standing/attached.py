@@ -35,5 +35,5 @@ def attached(running: RunningLab, say: Callable[[str], None]) -> Iterator[Deploy
                 python[node.host] = sys.executable
         deployment = Deployment(lab, hosts, python, say)
         deployment.broker_version = lab.broker_kind()
-        deployment.begun = {node.name for node in deployment.nodes}
+        deployment.begun = set(running.nodes)
         yield deployment
