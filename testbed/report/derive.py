@@ -27,8 +27,7 @@ __all__ = ["derive", "derive_run", "rebuild"]
 
 
 def derive_run(run: RunFolder) -> RunSummary:
-    """Checks and measures one run; writes its summary.json, derived/, plots/ and report.html. If
-    the campaign has no other run, `derive` writes the last two, so that they are drawn only once.
+    """Checks and measures one run; writes its summary.json, derived/, plots/ and report.html.
 
     Raises ConfigurationError if the run never began.
     """
@@ -39,13 +38,13 @@ def derive_run(run: RunFolder) -> RunSummary:
     found = operations(evidence)
     where = where_of(evidence, found)
     write_tables(run, run_tables(evidence, summary, found, where))
-    if len(evidence.manifest.runs) > 1:
-        # Drawing takes a second to import, so only when there is something to draw.
-        from testbed.report.page import run_page  # noqa: PLC0415
-        from testbed.report.run_plots import draw_run  # noqa: PLC0415
+    # Drawing takes a second to import, so only when there is something to draw.
+    from testbed.report.page import run_page  # noqa: PLC0415
+    from testbed.report.run_plots import draw_run  # noqa: PLC0415
 
-        plots = draw_run(evidence, found, where)
-        run.write("report.html", run_page(evidence, summary, plots, where, machines_of(evidence)))
+    # PDF is for papers. They show the campaign's figures, unless this run is the whole campaign.
+    plots = draw_run(evidence, found, where, pdf=len(evidence.manifest.runs) == 1)
+    run.write("report.html", run_page(evidence, summary, plots, where, machines_of(evidence)))
     return summary
 
 
@@ -56,20 +55,17 @@ def derive(bundle: Bundle, *, measured: bool = True) -> Summary:
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))
     write_tables(bundle, tables(bundle, summary))
-    from testbed.report.page import page, run_page  # noqa: PLC0415 - see above
+    from testbed.report.page import page  # noqa: PLC0415 - see above
     from testbed.report.plots import draw  # noqa: PLC0415 - see above
     from testbed.report.run_plots import draw_run  # noqa: PLC0415 - see above
 
     plots, where, machines = draw(bundle, summary), None, None
-    if len(summary.runs) == 1 and (only := summary.runs[0].summary) is not None:
-        (run,) = bundle.runs
-        evidence = Evidence(run)
+    if len(summary.runs) == 1 and summary.runs[0].summary is not None:
+        # Drawn again: the figures in somebody else's bundle may be anything.
+        evidence = Evidence(bundle.runs[0])
         found = operations(evidence)
         where, machines = where_of(evidence, found), machines_of(evidence)
-        # PDF is for papers. They show the campaign's figures, and these are all that it has.
-        drawn = draw_run(evidence, found, where, pdf=True)
-        run.write("report.html", run_page(evidence, only, drawn, where, machines))
-        plots += drawn
+        plots += draw_run(evidence, found, where)
     describe(bundle, summary)
     bundle.write("report.html", page(bundle, summary, plots, where, machines))
     seal(bundle, measured=measured)
