@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from testbed.campaign.expect import Claim
 from testbed.checks.stats import upper95
@@ -26,12 +26,14 @@ def claims(
     skipped: Sequence[SkippedResult],
 ) -> Iterator[ClaimResult]:
     """A claim holds if everything that shows it held: attacks, properties, and faults that were
-    seen and healed. Skipped events show nothing. If all were skipped, so is the claim."""
+    seen and healed. Skipped events show nothing. If all were skipped, so is the claim: properties
+    hold of any network that nothing has struck."""
     by_attack = {each.id: each for each in attacks}
     verdicts: dict[str, ClaimVerdict] = {each.id.partition(".")[0]: "skipped" for each in skipped}
     verdicts |= {each.id: _of_fault(each) for each in faults}
     verdicts |= {each.name: _of_property(each) for each in properties}
     verdicts |= {each.id: "held" if each.verdict == "held" else _worse(each) for each in attacks}
+    names = {each.name for each in properties}
     kinds = {each.id: each.kind for each in attacks} | {each.id: each.kind for each in faults}
     for claim in wanted:
         found = [by_attack[name] for name in claim.shown_by if name in by_attack]
@@ -44,19 +46,21 @@ def claims(
             trials=distinct,
             successes=successes,
             upper95=upper95(successes, distinct) if found else None,
-            verdict=_verdict(claim, verdicts),
+            verdict=_verdict(claim, verdicts, names),
         )
 
 
-def _verdict(claim: Claim, verdicts: Mapping[str, ClaimVerdict]) -> ClaimVerdict:
+def _verdict(
+    claim: Claim, verdicts: Mapping[str, ClaimVerdict], properties: Collection[str]
+) -> ClaimVerdict:
     """What is missing counts as not seen. A skipped event does not count; the others decide."""
-    found = [verdicts.get(name, "invalid") for name in claim.shown_by]
-    shown = [each for each in found if each != "skipped"]
-    if not shown:
-        return "skipped"
-    if "broken" in shown:
+    found = {name: verdicts.get(name, "invalid") for name in claim.shown_by}
+    if "broken" in found.values():
         return "broken"
-    return "invalid" if "invalid" in shown else "held"
+    events = {verdict for name, verdict in found.items() if name not in properties}
+    if events == {"skipped"}:
+        return "skipped"
+    return "invalid" if "invalid" in found.values() else "held"
 
 
 def _worse(attack: AttackResult) -> ClaimVerdict:

@@ -891,3 +891,20 @@ def test_a_claim_is_what_shows_it(run: RunFolder) -> None:
     assert "It is so." in run.bundle.read("README.md").decode()
     edit(run.ledgers[2], 40, mend_sum=True, signature=bytes(64))
     assert [each.verdict for each in whole_of(run).claims][2] == "broken"
+
+
+def test_properties_alone_show_no_claim_whose_events_were_all_skipped(run: RunFolder) -> None:
+    def claim(*shown_by: str) -> dict[str, object]:
+        return {"claim": "C", "sentence": "It is so.", "shown_by": list(shown_by)}
+
+    def skip(schedule: dict[str, Any]) -> None:
+        for event in schedule["trials"][0]["events"]:
+            if event["category"] == "fault":
+                event["skipped"] = "no power switch"
+
+    trial = Evidence(run).trial
+    fault = next(event.fault for event in trial.events if event.category == "fault")
+    attack = next(event.fault for event in trial.events if event.category == "attack")
+    reschedule(run, skip)
+    _expecting(run, claims=[claim(fault, "validity"), claim(fault, attack, "validity")])
+    assert [each.verdict for each in whole_of(run).claims] == ["skipped", "held"]
