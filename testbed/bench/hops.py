@@ -14,25 +14,13 @@ from statistics import median
 import msgspec
 
 from gateway.hops import REQUEST_HOPS, Hop, request_key
+from testbed.traces.paths import REPLICA_PATH
 from testbed.traces.read import read_trace
 from testbed.traces.spans import steps
 
 __all__ = ["HOPS", "Asked", "Step", "hops"]
 
-HOPS = (
-    Hop.SENT,
-    Hop.ARRIVED,
-    Hop.VERIFIED,
-    Hop.PROPOSED,
-    Hop.PRE_PREPARED,
-    Hop.PREPARED,
-    Hop.SYNCED,
-    Hop.COMMIT_SENT,
-    Hop.COMMITTED,
-    Hop.EXECUTED,
-    Hop.SEALED,
-    Hop.ANSWERED,
-)
+HOPS = (Hop.SENT, Hop.ARRIVED, Hop.VERIFIED, *REPLICA_PATH, Hop.ANSWERED)
 
 
 class Asked(msgspec.Struct, frozen=True):
