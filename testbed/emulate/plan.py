@@ -132,9 +132,9 @@ def make_plan(
     shaping: Shaping,
 ) -> LabPlan:
     """The first hosts are replicas, as many as the largest 3f+1. The hosts after them carry
-    gateway, boards and mobiles.
+    gateway, boards and mobiles, and the last one is a spare too.
 
-    Without such hosts, replicas carry these too, as in a lab of four.
+    Without such hosts, replicas carry these too, as in a lab of four, and there is no spare.
     """
     names = [f"pi{n:02}" for n in range(1, options.hosts + 1)]
     replicas = 3 * ((options.hosts - 1) // 3) + 1
@@ -151,6 +151,8 @@ def make_plan(
     for name in {board.host: None for board in boards} or {names[-1]: None}:
         roles[name].append("environment")
     roles[names[-1]].append("mobile")
+    if len(names) > replicas:
+        roles[names[-1]].append("spare")
     odd_clock = options.wrong_clock or (options.systemd and len(names) >= _CLOCK_HOSTS_MIN)
     behind = names[-1] if odd_clock else None
     machines = tuple(

@@ -47,6 +47,8 @@ def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
         assert lab.login_address(machine.name) == machine.addr
         assert lab.address(machine.name) == machine.data_addr
     assert len(lab.boards) == plan.options.boards
+    others = [name for name in lab.hosts if name not in lab.replicas()]
+    assert list(lab.with_role("spare")) == others[-1:], "on no replica's host"
 
 
 def test_hosts_are_by_default_as_in_the_field() -> None:
@@ -79,7 +81,7 @@ def test_six_hosts_are_four_replicas_and_two_that_carry_the_rest() -> None:
     assert {machine.name: machine.roles for machine in plan.machines} == {
         **{f"pi{n:02}": ("replica",) for n in (1, 2, 3, 4)},
         "pi05": ("gateway", "broker", "environment"),
-        "pi06": ("environment", "mobile"),
+        "pi06": ("environment", "mobile", "spare"),
     }
     assert {board.name: board.host for board in plan.boards} == {"th01": "pi05", "th02": "pi06"}
 
