@@ -90,7 +90,7 @@ class Delayed(msgspec.Struct, frozen=True):
 
 
 # Replaces effects before they are carried out: a replica that abstains, or that lies, has one.
-Rewrite = Callable[[list[Effect]], list[Effect | Delayed]]
+Rewrite = Callable[[list[Effect]], Sequence[Effect | Delayed]]
 
 _DELAYED = "driver/delayed/"  # names of the driver's own timers
 _SERVE = "driver/serve"
@@ -251,15 +251,8 @@ class Driver:
             self._carry_out(self._core.handle(self._answers.popleft(), now_us))
 
     def _carry_out(self, effects: list[Effect]) -> None:
-        if self._rewrite is None:
-            for effect in effects:
-                self._do(effect)
-            return
-        for changed in self._rewrite(effects):
-            if isinstance(changed, Delayed):
-                self._delay(changed)
-            else:
-                self._do(changed)
+        for effect in effects if self._rewrite is None else self._rewrite(effects):
+            self._do(effect)
 
     def _delay(self, delayed: Delayed) -> None:
         if len(self._delayed) < _DELAYED_MAX:
@@ -268,7 +261,7 @@ class Driver:
             self._delayed[name] = delayed.effect
             self._timers.set(name, delayed.delay_us)
 
-    def _do(self, effect: Effect) -> None:  # noqa: PLR0912 - one branch per effect, closed below
+    def _do(self, effect: Effect | Delayed) -> None:  # noqa: PLR0912 - one branch per effect, closed below
         match effect:  # the frequent ones first
             case Observe(what=what, view=view, seq=seq):
                 self._phases.observe(what, view, seq, self._core.epoch)
@@ -301,6 +294,8 @@ class Driver:
                 self._events.emit("accuse", culprit=culprit, reason=reason, evidence=evidence)
             case Refuse(request=request, reason=reason):
                 self._clients.refused(request, reason)
+            case Delayed():
+                self._delay(effect)
             case _:
                 assert_never(effect)
 

@@ -331,12 +331,12 @@ class Service:
             self._on_abstention(abstention.until)
             self._events.emit("abstaining", until=abstention.until)
 
-    def _rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
+    def _rewrite(self, effects: list[Effect]) -> Sequence[Effect | Delayed]:
         abstention = self._abstention
         if abstention is not None:
             if not abstention.over(self.core.stable):
-                return [*abstention.rewrite(effects)]
+                return abstention.rewrite(effects)
             self._abstention = None
             self._on_abstention(None)
             self._events.emit("voting-again", height=self.ledger.height)
-        return self._wrapper(effects) if self._wrapper is not None else [*effects]
+        return self._wrapper(effects) if self._wrapper is not None else effects

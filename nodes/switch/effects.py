@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from chain.pbft.effects import Effect
 from nodes.byzantine.config import Byzantine, Trick
@@ -46,10 +46,10 @@ class EffectsSeam:
             self._acting = self._make(wanted)
             self._events.emit("byzantine", trick=wanted.trick)
 
-    def rewrite(self, effects: list[Effect]) -> list[Effect | Delayed]:
+    def rewrite(self, effects: list[Effect]) -> Sequence[Effect | Delayed]:
         """What is carried out instead of `effects`."""
         if self._acting is None:
-            return [*effects]
+            return effects
         changed = self._acting.rewrite(effects)
         now_s = self._now_s()
         if self._acting.acts != self._reported_acts and now_s >= self._report_at_s:

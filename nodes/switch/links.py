@@ -55,6 +55,7 @@ class LinksSeam:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._shapers: dict[tuple[Direction, str], Shaper] = {}
+        self.idle = True
         self.waiting = 0  # messages whose time has not come
         self._report_at_s = 0.0
 
@@ -71,6 +72,7 @@ class LinksSeam:
             else Shaper(shape, Random(f"{seed}/{way}"))  # noqa: S311 - repeatable on purpose
             for way, shape in wanted.items()
         }
+        self.idle = not wanted
 
     def pass_on(
         self, direction: Direction, party: str, message: bytes, deliver: Callable[[bytes], None]
@@ -96,10 +98,6 @@ class LinksSeam:
         arriving = shaper.take(message, now_s)
         self._report(now_s)
         return arriving
-
-    @property
-    def idle(self) -> bool:
-        return not self._shapers
 
     def _deliver(self, deliver: Callable[[bytes], None], message: bytes) -> None:
         self.waiting -= 1
