@@ -15,6 +15,7 @@ Everything else of the package may change from version to version; what `__all__
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ __all__ = ["Device", "Result", "RunningTestbed", "Seen", "run_campaign", "runnin
 
 T = TypeVar("T")
 LASTS = "10m"  # of an injection: until its `with` block is left, and so long at most
-SEEN_S_MAX = 15.0
+SEEN_S_MAX = 60.0
 WHOLE_S_MAX = 30.0
 Say = Callable[[str], None]
 
@@ -177,7 +178,9 @@ class RunningTestbed:
         try:
             injection.arm()
             injection.apply()
-            seen = injection.observe(SEEN_S_MAX)
+            seen, until_s = None, time.monotonic() + SEEN_S_MAX
+            while seen is None and (left_s := until_s - time.monotonic()) > 0:
+                seen = injection.observe(left_s)
             if seen is None:
                 raise LabFault(f"{kind} was not seen to take effect within {SEEN_S_MAX:g} s")
             yield seen
@@ -267,7 +270,8 @@ class RunningTestbed:
 
     def collect(self, out: str | Path = RUNS_DIR) -> Result:
         """A result bundle of the lab as it is now; it goes on."""
-        return Result.read(collect_running(self._running, Path(out), self._say).path)
+        bundle = collect_running(self._running, Path(out), self._say, self._deployment)
+        return Result.read(bundle.path)
 
 
 @contextmanager

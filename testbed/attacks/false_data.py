@@ -14,7 +14,7 @@ from inventory.model import Lab
 from testbed.campaign.injection import Attack, Injection, Scene
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import SpanField
-from testbed.campaign.selectors import SelectorField
+from testbed.campaign.selectors import SensorField
 from testbed.checks.false_data import FALSE_DATA, judge_false_data
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ BY_MAX = 1_000_000_000
 
 
 class FalseData(Params):
-    """Sensors `on` (mobile devices, boards) lie for `for`, and their devices sign it. `bias`: `by`
-    is added to each value, in the sensor's unit (m°C of the simulated ones). `drift`: `by` more
-    each second. `freeze`: the first value again and again. All sensors of the lab are taken as
-    redundant; an attack succeeds for a sensor of which the filter suspects no lie. `details` has
-    lies found, false alarms, both with 95 % bounds, and the delay until the first lie was found."""
+    """Sensors `on` (mobile devices or boards; `sensors(K)`: K of all, drawn by the seed) lie for
+    `for`, and their devices sign it. `bias`: `by` is added to each value, in the sensor's unit (m°C
+    of the simulated ones). `drift`: `by` more each second. `freeze`: the first value again and
+    again. All sensors of the lab are taken as redundant; an attack succeeds for a sensor of which
+    the filter suspects no lie. `details` has lies found, false alarms, both with 95 % bounds, and
+    the delay until the first lie was found."""
 
-    on: SelectorField
+    on: SensorField
     for_: SpanField = Field(alias="for")
     how: Literal["bias", "drift", "freeze"] = "bias"
     by: int = Field(default=1_000, ge=-BY_MAX, le=BY_MAX)

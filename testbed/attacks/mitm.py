@@ -149,7 +149,7 @@ class _HeldUp:
 
 def in_the_clear(lab: Lab, hosts: tuple[str, ...]) -> str | None:
     if lab.broker_kind() == "mosquitto":
-        return "the broker speaks TLS: who stands in between can read and alter nothing"
+        return "the broker speaks TLS, so nobody can stand in between; with kind: embedded he can"
     return None
 
 

@@ -11,6 +11,7 @@ Campaigns ask for parts, never for host names, so that one file serves every lab
     cap(NAME)       every host with that capability      board, board(NAME)
                     (for a process kind: all their processes)
     host(NAME)      a host by its name
+    sensors(K)      K distinct sensors (mobile devices, boards), drawn     sensors: all
 
 Everything is resolved to names when the schedule is made, except `primary` and `backup(K)`, which
 stay words. Whoever runs the schedule resolves them when the event is applied and records the
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Any, Final, get_args
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from inventory.entries import Role, caps
@@ -39,6 +40,7 @@ __all__ = [
     "HostField",
     "Selector",
     "SelectorField",
+    "SensorField",
     "hosts_of",
     "is_symbolic",
     "means_hosts",
@@ -48,8 +50,10 @@ __all__ = [
 _PATTERN: Final = (
     r"(primary|all|(replica|gateway|broker|environment|mobile)(\([0-9]{1,4}\))?"
     r"|backup\([1-9][0-9]{0,3}\)|random\(([1-9][0-9]{0,3}|f|f\+1)\)"
-    r"|cap\([a-z]{1,16}\)|(board(\([a-z][a-z0-9-]{0,30}\))?|host\([a-z][a-z0-9-]{0,30}\)))"
+    r"|cap\([a-z]{1,16}\)|(board(\([a-z][a-z0-9-]{0,30}\))?|host\([a-z][a-z0-9-]{0,30}\))"
+    r"|sensors(\([1-9][0-9]{0,3}\))?)"
 )
+_SENSING: Final = r"(mobile|board|sensors)(\(.+\))?"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Selector:
         if not re.fullmatch(_PATTERN, text):
             raise ValueError(
                 "must be one of primary, backup(K), all, replica(I), random(K|f|f+1), gateway, "
-                "broker, environment, mobile, cap(NAME), board(NAME), host(NAME)"
+                "broker, environment, mobile, cap(NAME), board(NAME), host(NAME), sensors(K)"
             )
         word, _, rest = text.partition("(")
         arg = rest.rstrip(")") or None
@@ -88,6 +92,23 @@ SelectorField = Annotated[
     PlainValidator(_validate),
     PlainSerializer(lambda value: value.text, return_type=str),
     WithJsonSchema({"type": "string", "pattern": f"^{_PATTERN}$"}),
+]
+
+
+def _with_sensor(selector: Selector) -> Selector:
+    if not re.fullmatch(_SENSING, selector.text):
+        raise ValueError(
+            f"{selector.text} has no sensor; use mobile, mobile(I), board, board(NAME), sensors(K)"
+        )
+    return selector
+
+
+SensorField = Annotated[
+    SelectorField,
+    AfterValidator(_with_sensor),
+    WithJsonSchema(
+        {"type": "string", "allOf": [{"pattern": f"^{each}$"} for each in (_PATTERN, _SENSING)]}
+    ),
 ]
 
 
@@ -160,6 +181,8 @@ def _resolve(selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool)
             return (selector.text,)
         case "random":
             return _random(selector, lab, rng, beside_primary=beside_primary)
+        case "sensors" if selector.arg:
+            return _drawn(selector, _candidates(selector, lab), int(selector.arg), "sensors", rng)
     found = _candidates(selector, lab)
     if selector.arg is None or selector.word == "cap":
         chosen = found
@@ -180,6 +203,8 @@ def _candidates(selector: Selector, lab: Lab) -> tuple[str, ...]:
         return tuple(lab.boards_in_use())
     if word == "mobile":
         return tuple(mobile.name for mobile in lab.mobiles())
+    if word == "sensors":
+        return (*(mobile.name for mobile in lab.mobiles()), *lab.boards_in_use())
     if word == "host":
         return tuple(lab.active)
     if word == "all":
@@ -201,9 +226,15 @@ def _random(selector: Selector, lab: Lab, rng: Random, *, beside_primary: bool) 
         names = tuple(f"backup({k})" for k in range(1, len(names)))
     count = {"f": lab.f, "f+1": lab.f + 1}.get(selector.arg or "")
     count = int(selector.arg or 0) if count is None else count
+    return _drawn(selector, names, count, "replicas", rng)
+
+
+def _drawn(
+    selector: Selector, names: tuple[str, ...], count: int, what: str, rng: Random
+) -> tuple[str, ...]:
     if not 1 <= count <= len(names):
         raise ConfigurationError(
-            f"{selector.text}: {count} of {len(names)} replicas cannot be drawn; "
+            f"{selector.text}: {count} of {len(names)} {what} cannot be drawn; "
             f"use 1 to {len(names)}"
         )
     return tuple(sorted(rng.sample(names, count), key=names.index))

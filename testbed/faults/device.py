@@ -21,6 +21,7 @@ from nodes.disk import write_atomically
 from testbed.campaign.injection import Injection, Scene, Seen
 from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.selectors import SelectorField
+from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.workspace import workspace
 
@@ -59,18 +60,24 @@ class _Desk:
             deployment, self.home, {}, inventory="", start_ns=now_ns, period_ms=1
         )
 
-    def operate(self, work: Callable[[Operator], Awaitable[None]]) -> None:
-        """Log in, verify what is new in the ledger, and do it."""
+    def operate(
+        self, work: Callable[[Operator], Awaitable[None]], within_s: float | None = None
+    ) -> None:
+        """Log in, verify what is new in the ledger, and do it. Raises LabFault, also if that takes
+        longer than `within_s`."""
         from testbed.standing.operator import operating  # noqa: PLC0415 - kinds must be light
 
         async def session() -> None:
-            async with operating(self._running) as operator:
+            async with asyncio.timeout(within_s), operating(self._running) as operator:
                 await operator.refresh()
                 await work(operator)
                 self._running = operator.running
 
         with self._lock:
-            asyncio.run(session())
+            try:
+                asyncio.run(session())
+            except TimeoutError:
+                raise LabFault(f"the chain decides nothing within {within_s:.0f} s") from None
 
 
 _desks: WeakKeyDictionary[Deployment, _Desk] = WeakKeyDictionary()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -45,8 +46,9 @@ class ReplaceAction(Injection):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._spare: Node | None = None
-        self._boundary = 0
+        self._boundary = 0  # of the newest change; 0: none is decided
         self._epoch = 0
+        self._until_s = 0.0
         self._ordered_ns = 0
         self._took_s: list[float] = []
 
@@ -61,15 +63,20 @@ class ReplaceAction(Injection):
         deployment.wait_ready(self._spare)
 
     def apply(self) -> None:
+        self._until_s = time.monotonic() + self.scene.event.for_ms / 1000
         self.scene.deployment.hold_down(self._lost)
 
     def observe(self, within_s: float) -> Seen | None:
         """The first block of the epoch with both, and then of the one without the lost replica. The
-        second change is ordered when the first has come about."""
+        second change is ordered when the first has come about. If the chain decides nothing until
+        `for` has passed, nothing is seen."""
         if not self._ordered_ns:
             self._ordered_ns = time.time_ns()
             self._order(self._add)
             self.scene.watch.join(self._new)
+        if not self._boundary:
+            self.scene.pause(within_s)
+            return None
         if not self.scene.watch.wait_for(lambda: self._first_block_ns() > 0, within_s):
             return None
         self._took_s.append((self._first_block_ns() - self._ordered_ns) / 1e9)
@@ -119,7 +126,9 @@ class ReplaceAction(Injection):
             assert decided.boundary is not None, "and its boundary"
             self._epoch, self._boundary = decided.epoch, decided.boundary
 
-        desk_of(self.scene.deployment).operate(act)
+        self._boundary = 0
+        with suppress(LabFault):
+            desk_of(self.scene.deployment).operate(act, self._until_s - time.monotonic())
 
     def _first_block_ns(self) -> int:
         """Wall time at which a member executed the first block of the newest epoch; 0 if none."""
@@ -133,7 +142,11 @@ class ReplaceAction(Injection):
 
 
 def _with_a_spare(lab: Lab, _hosts: tuple[str, ...]) -> str | None:
-    return None if lab.with_role("spare") else "no host of this lab has the role spare"
+    return (
+        None
+        if lab.with_role("spare")
+        else "no host of this lab has the role spare; it takes one more host"
+    )
 
 
 register(

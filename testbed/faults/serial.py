@@ -300,34 +300,36 @@ _USB: Final = "faults/on_host/usb.sh"
 _PORT: Final = "faults/on_host/serial_port.py"
 
 
-def _boards(lab: Lab, hosts: tuple[str, ...]) -> dict[str, Board]:
-    return {name: board for name, board in lab.boards_in_use().items() if board.host in hosts}
+def _unfit(
+    lab: Lab, hosts: tuple[str, ...], unfit: Callable[[str, Board], bool], why: str
+) -> str | None:
+    boards = {name: board for name, board in lab.boards_in_use().items() if board.host in hosts}
+    if not boards:
+        return f"{', '.join(hosts)}: no board"
+    found = ", ".join(name for name, board in boards.items() if unfit(name, board))
+    return f"{found}: {why}" if found else None
 
 
 def _has_cables(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    real = [name for name in _boards(lab, hosts) if not has_cable(lab, name)]
-    return f"{', '.join(real)}: nothing is in a real cable that could spoil it" if real else None
+    why = "nothing is in a real cable that could spoil it"
+    return _unfit(lab, hosts, lambda name, _: not has_cable(lab, name), why)
 
 
 def _on_usb(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    other = [
-        name
-        for name, board in _boards(lab, hosts).items()
-        if board.match is None or board.match.device is not None
-    ]
-    return f"{', '.join(other)}: on no USB" if other else None
+    def is_not(_: str, board: Board) -> bool:
+        return board.match is None or board.match.device is not None
+
+    return _unfit(lab, hosts, is_not, "on no USB")
 
 
 def _is_real(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    unreal = [name for name, board in _boards(lab, hosts).items() if not is_plugged(board)]
-    return f"{', '.join(unreal)}: no real port" if unreal else None
+    return _unfit(lab, hosts, lambda _, board: not is_plugged(board), "no real port")
 
 
 def _reset_by_lines(lab: Lab, hosts: tuple[str, ...]) -> str | None:
-    other = [name for name, board in _boards(lab, hosts).items() if not board.line.reset_on_open]
-    if other:
-        return f"{', '.join(other)}: DTR resets only boards with line: {{reset_on_open: true}}"
-    return _is_real(lab, hosts)
+    why = "DTR resets only boards with line: {reset_on_open: true}"
+    unfit = _unfit(lab, hosts, lambda _, board: not board.line.reset_on_open, why)
+    return unfit or _is_real(lab, hosts)
 
 
 def _mechanisms(cable: Callable[[Scene], Injection], *others: Mechanism) -> tuple[Mechanism, ...]:

@@ -86,7 +86,8 @@ class SshCommands:
         raise OutcomeUnknown(name, action, "connection lost while it ran")
 
     def begin(self, command: str, action: str, deadline_s: float) -> tuple[paramiko.Channel, bytes]:
-        """A channel in which a command runs until it is closed, and what the command said first."""
+        """A channel in which a command runs until it is closed, and what the command said first.
+        The command may then be silent for as long as it likes."""
         channel = self._link.session(deadline_s, action)
         begun = bytearray()
         after = AfterMark(begun.extend)
@@ -99,6 +100,7 @@ class SshCommands:
                     close_channel(channel)
                     raise no_shell(self._link.name, action, after.greeting)
                 after.take(piece)
+            channel.settimeout(None)
         except TimeoutError as error:
             close_channel(channel)
             raise OutcomeUnknown(self._link.name, action, "no answer in time") from error

@@ -77,7 +77,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         problems += _settle(running)
         samples.append(look(running))
         looked_ns, waits = time.time_ns(), waiting(deployment)
-        bundle = collect_running(running, out, say)
+        bundle = collect_running(running, out, say, deployment)
         roots = [Path(running.home), *(Path(str(h.root)) for h in deployment.hosts.values())]
     problems += _left_behind(roots)
     blocks, records, acknowledged, breaches = judge(bundle)

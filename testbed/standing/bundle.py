@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from math import ceil
 from pathlib import Path
@@ -21,6 +22,7 @@ from testbed.campaign.file import load_campaign
 from testbed.campaign.run import RunLog
 from testbed.campaign.schedule import Schedule
 from testbed.provision.collect import collect
+from testbed.provision.deployment import Deployment
 from testbed.standing.attached import attached
 from testbed.standing.running_lab import RunningLab
 
@@ -37,8 +39,14 @@ expect: {{safety: [agreement, validity, exactly-once, no-unauthorised-commit]}}
 """
 
 
-def collect_running(running: RunningLab, out: Path, say: Callable[[str], None]) -> Bundle:
-    """Writes a new bundle below `out`; the lab goes on. Raises LabFault, ConfigurationError."""
+def collect_running(
+    running: RunningLab,
+    out: Path,
+    say: Callable[[str], None],
+    deployment: Deployment | None = None,
+) -> Bundle:
+    """Writes a new bundle below `out`; the lab goes on. Who keeps the lab gives its `deployment`,
+    which knows the spares that were started since. Raises LabFault, ConfigurationError."""
     elapsed_ms = max(1000, (time.time_ns() - running.start_ns) // 1_000_000)
     campaign, schedule = _schedule(running, running.lab, elapsed_ms)
     inputs = Inputs(running.lab, schedule, campaign, inventory_file=running.inventory)
@@ -47,8 +55,9 @@ def collect_running(running: RunningLab, out: Path, say: Callable[[str], None]) 
         (entry,) = bundle.manifest.runs
         folder = begin(bundle, entry)
         folder.write("genesis.json", running.genesis.read_bytes())
-        with attached(running, say) as deployment:
-            problems = collect(deployment, folder)
+        there = attached(running, say) if deployment is None else nullcontext(deployment)
+        with there as kept:
+            problems = collect(kept, folder)
         for problem in problems:
             say(f"not collected: {problem}")
         with RunLog(folder.raw) as log:

@@ -40,6 +40,8 @@ expect:
   degradation: {p99: "<=3x", goodput: ">=0.7x"}
 """
 
+FALSE_DATA = "sensor.false-data, on: environment"
+
 # What is changed in CAMPAIGN, where the loader points and what it says; True: the schema sees it.
 BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("process.crash", "process.crsh", "7:43: faults[0].do:", "mean process.crash?", True),
@@ -48,6 +50,7 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     (", on: random(1)", "", "faults[0].on:", "is missing", True),
     ("random(1)", "pi01", "faults[0].on:", "random(K|f|f+1)", True),
     ("random(1)", "cap(flying)", "faults[0].on:", "no such capability", False),
+    ("process.crash, on: random(1)", FALSE_DATA, "faults[0].on:", "has no sensor", True),
     ("for: 5s, ", "", "faults[0].for:", "is missing", True),
     ("for: 5s", "for: 5", "faults[0].for:", "unit", True),
     ("for: 5s", "for: 5s±1s", "faults[0].for:", "fixed duration", True),

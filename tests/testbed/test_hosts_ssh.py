@@ -491,6 +491,18 @@ def test_a_machine_that_gives_no_session_at_all_says_so(server: SshServer, tmp_p
         host.run(["true"])
 
 
+def test_a_file_may_say_nothing_for_longer_than_a_command_may_take(
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does the log of a spare that nobody has started yet."""
+    with server.host(root=tmp_path / "r") as host:
+        host.run(["true"])
+        monkeypatch.setattr("testbed.hosts.ssh.COMMAND_TIMEOUT_S", 3.0)
+        with host.follow("events") as lines:
+            host.run(["sh", "-c", "(sleep 4; echo late >events) >/dev/null 2>&1 &"])
+            assert next(lines) == "late"
+
+
 def test_a_dropped_follow_says_so(server: SshServer, tmp_path: Path) -> None:
     with server.host(root=tmp_path / "r") as host:
         host.put(b"one\n", "events")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from inventory.load import load_lab, packaged
+from testbed.api import running_testbed
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.cli import main
@@ -23,9 +24,9 @@ expect: {liveness: {first_commit_after_heal: 15s}}
 """
 
 
-def summary_of(tmp_path: Path, exit_code: int) -> dict[str, Any]:
+def summary_of(tmp_path: Path, exit_code: int, campaign: str = CAMPAIGN) -> dict[str, Any]:
     """Of the one run of the campaign."""
-    (tmp_path / "campaign.yaml").write_text(CAMPAIGN)
+    (tmp_path / "campaign.yaml").write_text(campaign)
     out = tmp_path / "runs"
     assert main(["run", str(tmp_path / "campaign.yaml"), "--out", str(out)]) == exit_code
     (summary,) = out.glob("*/summary.json")
@@ -73,4 +74,33 @@ def test_without_a_spare_it_is_skipped_with_the_reason(tmp_path: Path) -> None:
     lab.write_text("".join(line for line in lines if "spare" not in line))
     schedule = expand(load_campaign(find_campaign("replace")), load_lab(lab))
     (event,) = schedule.trials[0].events
-    assert event.skipped == "no host of this lab has the role spare"
+    assert event.skipped == "no host of this lab has the role spare; it takes one more host"
+
+
+def test_a_chain_that_stands_still_is_a_verdict_and_no_fault_of_the_lab(tmp_path: Path) -> None:
+    """The order waits until `for` has passed, and no longer."""
+    campaign = """
+campaign: stuck
+workload: {kind: enrol+data, rate: 10/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 6s, fault: 12s, recovery: 4s}
+faults:
+  - {id: stuck, at: 1s, for: 10s, do: process.stop, on: replica(2)}
+  - {id: replace, at: 2s, for: 8s, do: replica.replace, on: replica(1)}
+guard: none
+"""
+    summary = summary_of(tmp_path, 3, campaign)
+    assert summary["verdict"] == "invalid"
+    found = {each["id"]: each for each in summary["faults"]}
+    assert found["stuck"]["observed"]
+    assert not found["replace"]["observed"]
+    assert all(each["held"] for each in summary["properties"])
+
+
+def test_a_spare_that_came_into_a_standing_lab_is_collected(tmp_path: Path) -> None:
+    with running_testbed(period="100ms") as bench:
+        with bench.inject("replica.replace", on="replica(3)"):
+            pass
+        result = bench.collect(tmp_path)
+    (run,) = (result.path / "run").iterdir()
+    assert {path.stem for path in (run / "raw" / "ledger").glob("*.sqlite")} >= {"r1", "spare1"}
+    assert result.verdict == "passed"

@@ -249,6 +249,8 @@ def test_too_much_work_is_refused_before_it_is_drawn(file: Path) -> None:
         ("environment(1)", ("env2",)),
         ("mobile", ("phones-1", "phones-2", "phones-3")),
         ("board(th02)", ("th02",)),
+        ("sensors", ("phones-1", "phones-2", "phones-3", "th01", "th02")),
+        ("sensors(5)", ("phones-1", "phones-2", "phones-3", "th01", "th02")),
     ],
 )
 def test_selectors_name_parts_of_the_lab(text: str, names: tuple[str, ...]) -> None:
@@ -256,7 +258,16 @@ def test_selectors_name_parts_of_the_lab(text: str, names: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["backup(4)", "replica(4)", "random(5)", "cap(netem)", "board(th09)", "mobile(3)"]
+    "text",
+    [
+        "backup(4)",
+        "replica(4)",
+        "random(5)",
+        "cap(netem)",
+        "board(th09)",
+        "mobile(3)",
+        "sensors(6)",
+    ],
 )
 def test_parts_that_the_lab_lacks_are_refused(file: Path, text: str) -> None:
     fault = f"{{id: a, for: 5s, do: process.crash, on: {text}}}"
