@@ -42,7 +42,8 @@ from testbed.campaign.session import Session
 from testbed.campaign.watch import Watch
 from testbed.errors import ConfigurationError, LabFault
 from testbed.provision.deployment import Deployment
-from testbed.report.derive import derive, derive_run, rebuild
+from testbed.report.derive import rebuild
+from testbed.report.judging import Judging
 from testbed.report.summary import Summary
 from testbed.standing.bringup import running_lab
 from testbed.standing.bundle import collect_running
@@ -336,11 +337,8 @@ def run_campaign(
     )
     bundle = new_bundle(inputs, Path(out))
 
-    def judge(run: Any) -> str | None:
-        summary = derive_run(run)
-        return "; ".join(summary.notes) if summary.verdict == "invalid" else None
-
+    judging = Judging(bundle)
     with bundle.locked():
         with QuietScreen() as screen:
-            Session(lab, schedule, bundle, screen, judge).make(bundle.manifest.runs)
-        return Result(bundle.path, derive(bundle))
+            Session(lab, schedule, bundle, screen, judging.run).make(bundle.manifest.runs)
+        return Result(bundle.path, judging.whole())

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from testbed.bundle import find_bundle
-from testbed.commands.judging import finish
+from testbed.commands.judging import show
 from testbed.commands.options import JsonOption, columns, print_json
 
 __all__ = ["app"]
@@ -38,6 +38,9 @@ def report(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help='A bundle, its name below runs/, or "last".')
     ],
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write each figure also as PDF, for papers.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild summary, tables, plots, report.html and junit.xml from raw files.
@@ -47,7 +50,10 @@ def report(
     not count, or there are too few.
     """
     if context.invoked_subcommand is None:
-        raise typer.Exit(finish(find_bundle(run), as_json=as_json, again=True))
+        from testbed.report.derive import rebuild  # noqa: PLC0415 - loads what draws
+
+        bundle = find_bundle(run)
+        raise typer.Exit(show(bundle, rebuild(bundle, pdf=pdf), as_json=as_json))
 
 
 @app.command()

@@ -11,8 +11,9 @@ from testbed.campaign.resume import redo, resumable, unfinished
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
 from testbed.commands.deployable import look_before
-from testbed.commands.judging import finish, judge_rest, judge_run, shown_if_the_lab_fails
+from testbed.commands.judging import finish, shown_if_the_lab_fails
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption, print_json, say
+from testbed.report.judging import Judging
 
 __all__ = ["app"]
 
@@ -38,12 +39,13 @@ def resume(
     another program is writing the bundle.
     """
     bundle = find_bundle(run)
+    judging = Judging(bundle)
     with bundle.locked():
-        news = False if check else judge_rest(bundle)
+        news = False if check else judging.rest()
         open_runs = unfinished(bundle, also_invalid=also_invalid)
         if not open_runs:
             if news:
-                raise typer.Exit(finish(bundle, as_json=as_json))
+                raise typer.Exit(finish(judging, as_json=as_json))
             if as_json:
                 print_json({"bundle": str(bundle.path), "made": 0})
             else:
@@ -54,9 +56,9 @@ def resume(
             say(f"would make runs {', '.join(str(each.index) for each in open_runs)}")
             raise typer.Exit(look_before(["resume", run], found.lab, as_json=as_json))
         todo = redo(bundle, also_invalid=also_invalid)
-        with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:
+        with shown_if_the_lab_fails(judging, as_json=as_json), make_screen(as_json) as screen:
             session = Session(
-                found.lab, found.schedule, bundle, screen, judge_run, inventory=found.inventory
+                found.lab, found.schedule, bundle, screen, judging.run, inventory=found.inventory
             )
             session.make(todo, after_a_crash=True)
-        raise typer.Exit(finish(bundle, as_json=as_json))
+        raise typer.Exit(finish(judging, as_json=as_json))

@@ -22,7 +22,7 @@ from testbed.campaign.schedule import Schedule
 from testbed.campaign.screen import make_screen
 from testbed.campaign.session import Session
 from testbed.commands.deployable import look_before
-from testbed.commands.judging import finish, judge_run, shown_if_the_lab_fails
+from testbed.commands.judging import finish, shown_if_the_lab_fails
 from testbed.commands.options import (
     CheckOption,
     InventoryOption,
@@ -32,6 +32,7 @@ from testbed.commands.options import (
     SystemOption,
 )
 from testbed.errors import ConfigurationError
+from testbed.report.judging import Judging
 from testbed.systems.known import find_system
 
 __all__ = ["app"]
@@ -97,11 +98,13 @@ def run(
     if check:
         raise typer.Exit(look_before(["run", campaign], lab, as_json=as_json))
     bundle = new_bundle(inputs, out or RUNS_DIR)
+    judging = Judging(bundle)
     with bundle.locked():
-        with shown_if_the_lab_fails(bundle, as_json=as_json), make_screen(as_json) as screen:
-            session = Session(lab, inputs.schedule, bundle, screen, judge_run, inventory=inventory)
+        with shown_if_the_lab_fails(judging, as_json=as_json), make_screen(as_json) as screen:
+            judge = judging.run
+            session = Session(lab, inputs.schedule, bundle, screen, judge, inventory=inventory)
             session.make(bundle.manifest.runs)
-        raise typer.Exit(finish(bundle, as_json=as_json))
+        raise typer.Exit(finish(judging, as_json=as_json))
 
 
 def _part(schedule: Schedule, index: int) -> Schedule:

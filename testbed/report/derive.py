@@ -7,6 +7,8 @@ judges one run; `derive` says what all runs say together, from what `derive_run`
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import msgspec
 
 from testbed.bundle import Bundle, RunFolder
@@ -15,21 +17,34 @@ from testbed.report.archive import describe, seal
 from testbed.report.columns import write_tables
 from testbed.report.conclude import conclude
 from testbed.report.junit import junit
-from testbed.report.machines import machines_of
+from testbed.report.machines import Machines, machines_of
 from testbed.report.measure import operations
 from testbed.report.over_runs import over_runs
 from testbed.report.summary import RunSummary, Summary
 from testbed.report.tables import run_tables, tables
-from testbed.report.where import where_of
+from testbed.report.where import Where, where_of
 from testbed.systems.known import find_system
 
-__all__ = ["derive", "derive_run", "rebuild"]
+if TYPE_CHECKING:
+    from testbed.report.style import Plot
+
+__all__ = ["DerivedRun", "derive", "derive_run", "rebuild"]
 
 
-def derive_run(run: RunFolder) -> RunSummary:
+class DerivedRun(NamedTuple):
+    """What `derive_run` made of the raw files of `run`."""
+
+    run: RunFolder
+    summary: RunSummary
+    plots: tuple[Plot, ...]
+    where: Where
+    machines: Machines
+
+
+def derive_run(run: RunFolder, *, pdf: bool = False) -> DerivedRun:
     """Checks and measures one run; writes its summary.json, derived/, plots/ and report.html.
 
-    Raises ConfigurationError if the run never began.
+    `pdf`: each figure also as PDF. Raises ConfigurationError if the run never began.
     """
     evidence = Evidence(run)
     summary = conclude(evidence, find_system(evidence.schedule.system).checks().report(evidence))
@@ -42,39 +57,38 @@ def derive_run(run: RunFolder) -> RunSummary:
     from testbed.report.page import run_page  # noqa: PLC0415
     from testbed.report.run_plots import draw_run  # noqa: PLC0415
 
-    # PDF is for papers. They show the campaign's figures, unless this run is the whole campaign.
-    plots = draw_run(evidence, found, where, pdf=len(evidence.manifest.runs) == 1)
-    run.write("report.html", run_page(evidence, summary, plots, where, machines_of(evidence)))
-    return summary
+    plots, machines = draw_run(evidence, found, where, pdf=pdf), machines_of(evidence)
+    run.write("report.html", run_page(evidence, summary, plots, where, machines))
+    return DerivedRun(run, summary, plots, where, machines)
 
 
-def derive(bundle: Bundle, *, measured: bool = True) -> Summary:
-    """The same over all runs, each of which was derived. `measured`: raw files are new, so the sums
-    of all files are taken. Raises ConfigurationError."""
+def derive(
+    bundle: Bundle, last: DerivedRun | None = None, *, measured: bool = True, pdf: bool = False
+) -> Summary:
+    """The same over all runs, each of which was derived, `last` just now. `measured`: raw files are
+    new, so the sums of all files are taken. Raises ConfigurationError."""
     summary = over_runs(bundle)
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))
     write_tables(bundle, tables(bundle, summary))
     from testbed.report.page import page  # noqa: PLC0415 - see above
     from testbed.report.plots import draw  # noqa: PLC0415 - see above
-    from testbed.report.run_plots import draw_run  # noqa: PLC0415 - see above
 
-    plots, where, machines = draw(bundle, summary), None, None
+    plots, where, machines = draw(bundle, summary, pdf=pdf), None, None
     if len(summary.runs) == 1 and summary.runs[0].summary is not None:
-        # Drawn again: the figures in somebody else's bundle may be anything.
-        evidence = Evidence(bundle.runs[0])
-        found = operations(evidence)
-        where, machines = where_of(evidence, found), machines_of(evidence)
-        plots += draw_run(evidence, found, where)
+        # Without `last` it is drawn again: the figures in somebody else's bundle may be anything.
+        only = last or derive_run(bundle.runs[0], pdf=pdf)
+        plots, where, machines = plots + only.plots, only.where, only.machines
     describe(bundle, summary)
     bundle.write("report.html", page(bundle, summary, plots, where, machines))
     seal(bundle, measured=measured)
     return summary
 
 
-def rebuild(bundle: Bundle) -> Summary:
+def rebuild(bundle: Bundle, *, pdf: bool = False) -> Summary:
     """Derives every run again, then the whole. Raises ConfigurationError."""
+    last = None
     for run in bundle.runs:
         if run.entry.complete or run.was_collected:
-            derive_run(run)
-    return derive(bundle, measured=False)
+            last = derive_run(run, pdf=pdf)
+    return derive(bundle, last, measured=False, pdf=pdf)

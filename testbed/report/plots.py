@@ -42,7 +42,7 @@ _PANELS = (
 )
 
 
-def draw(bundle: Bundle, summary: Summary) -> tuple[Plot, ...]:
+def draw(bundle: Bundle, summary: Summary, *, pdf: bool = False) -> tuple[Plot, ...]:
     """Write every figure to the bundle and return it; remove figures that can no longer be drawn.
 
     A campaign of one run has no figure here: there is nothing to compare.
@@ -67,9 +67,7 @@ def draw(bundle: Bundle, summary: Summary) -> tuple[Plot, ...]:
             made.append(
                 ("recovery", "First commit after healing, of each run", _recovery(counted, mark))
             )
-        return tuple(
-            (name, title, save(bundle, name, each, pdf=True)) for name, title, each in made
-        )
+        return tuple((name, title, save(bundle, name, each, pdf=pdf)) for name, title, each in made)
 
 
 def draw_beside(found: Comparison, path: Path) -> None:

@@ -48,7 +48,7 @@ def draw_run(
     evidence: Evidence, found: Sequence[Operation], where: Where, *, pdf: bool = False
 ) -> tuple[Plot, ...]:
     """Write every figure to the run's directory and return it. `found` are the run's operations.
-    Embedding fonts in PDFs takes most of the time."""
+    `pdf`: also as PDF; embedding fonts takes most of the time then."""
     mark = WATERMARK if evidence.manifest.stage == "loopback" else None
     judged = {name: judge(evidence, name, kind) for name, kind in attack_ids(evidence)}
     floods = floods_of(evidence.trial.events, {k: v for k, v in judged.items() if v is not None})

@@ -119,10 +119,14 @@ def log_axis(axis: Axis) -> None:
 
 
 def save(folder: Folder, name: str, made: Figure, *, pdf: bool) -> bytes:
-    """plots/<name>.svg, and .pdf if wanted; returns the SVG."""
-    for kind in ("svg", "pdf") if pdf else ("svg",):
-        folder.write(f"plots/{name}.{kind}", rendered(made, kind))
-    return folder.read(f"plots/{name}.svg")
+    """Write plots/<name>.svg, and .pdf if wanted; returns the SVG. An older PDF is removed."""
+    svg = rendered(made, "svg")
+    folder.write(f"plots/{name}.svg", svg)
+    if pdf:
+        folder.write(f"plots/{name}.pdf", rendered(made, "pdf"))
+    else:
+        (folder.path / f"plots/{name}.pdf").unlink(missing_ok=True)
+    return svg
 
 
 def rendered(made: Figure, kind: str) -> bytes:

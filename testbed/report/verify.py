@@ -47,7 +47,7 @@ def _rederived(bundle: Bundle, names: set[str]) -> Iterator[str]:
         # Under another name: what is derived does not depend on it.
         copy = Bundle(Path(shutil.copytree(bundle.path, Path(scratch) / "copy", symlinks=True)))
         try:
-            rebuild(copy)
+            rebuild(copy, pdf=any(name.endswith(".pdf") for name in names))
         except ConfigurationError as error:
             yield f"nothing can be derived from it: {error}"
             return

@@ -13,6 +13,7 @@ from testbed.campaign.reach import Reach
 from testbed.commands.judging import shown_if_the_lab_fails
 from testbed.errors import LabFault
 from testbed.report.derive import rebuild
+from testbed.report.judging import Judging
 from testbed.report.table import render
 from tests.testbed.bundles import Story, lines, write_lines
 
@@ -80,7 +81,7 @@ def test_there_is_a_table_also_if_the_lab_fails(
     run.bundle.update(0, state="failed", reason="the lease of pi03 was lost")
     with (
         pytest.raises(LabFault, match="pi03"),
-        shown_if_the_lab_fails(run.bundle, as_json=False),
+        shown_if_the_lab_fails(Judging(run.bundle), as_json=False),
     ):
         raise LabFault("the lease of pi03 was lost")
     said = capsys.readouterr().out

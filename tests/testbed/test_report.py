@@ -35,6 +35,7 @@ from testbed.checks.ledger import verify_ledgers
 from testbed.errors import ConfigurationError
 from testbed.report.conclude import conclude
 from testbed.report.derive import derive_run, rebuild
+from testbed.report.judging import Judging
 from testbed.report.junit import junit
 from testbed.report.measure import of_kind, operations
 from testbed.report.over_runs import over_runs
@@ -409,7 +410,7 @@ def test_numbers_that_no_process_writes_are_no_lines(
         return [*found, one | {field: value}]
 
     change(run, name, forge)
-    assert derive_run(run).notes == (f"raw/{name}.jsonl: 1 torn line left out",)
+    assert derive_run(run).summary.notes == (f"raw/{name}.jsonl: 1 torn line left out",)
 
 
 LOST = "ledger lost, no votes are sent"
@@ -492,13 +493,27 @@ def test_unanswered_readings_are_in_the_quantiles_of_an_injection(run: RunFolder
     assert 0 < float(str(row["goodput_attack_per_s"])) < float(str(row["goodput_base_per_s"]))
 
 
+def test_what_a_campaign_derives_as_it_goes_is_what_a_report_derives(run: RunFolder) -> None:
+    """Figures of an only run are drawn once then. PDFs of an earlier report would be old."""
+    rebuild(run.bundle, pdf=True)
+    of_paper = {name for name in derived_files(run.bundle) if name.endswith(".pdf")}
+    assert len(of_paper) == 3
+    judging = Judging(run.bundle)
+    assert judging.run(run) is None
+    judging.whole()
+    as_it_goes = derived_files(run.bundle)
+    assert not of_paper & as_it_goes.keys()
+    rebuild(run.bundle)
+    assert derived_files(run.bundle) == as_it_goes
+
+
 def test_a_flipped_bit_in_the_time_of_a_head_is_reported_with_all_its_tables(
     run: RunFolder, story: Story
 ) -> None:
     """Times on the chain are unsigned: the highest bit makes one that no signed number holds."""
     head = story.world.blocks[39].head
     edit(run.ledgers[0], 40, mend_sum=True, head=head[:52] + b"\x80" + head[53:])
-    assert derive_run(run).verdict == "failed"
+    assert derive_run(run).summary.verdict == "failed"
     assert run.is_derived
 
 
@@ -623,7 +638,7 @@ class Page(HTMLParser):
 
 def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(run: RunFolder) -> None:
     raw = {path: path.read_bytes() for path in run.raw.rglob("*") if path.is_file()}
-    summary = rebuild(run.bundle)
+    summary = rebuild(run.bundle, pdf=True)
     first = derived_files(run.bundle)
     tables = ("blocks", "executions", "operations", "phases", "faults", "results")
     plots = ("timeline", "latency", "phases")
@@ -636,7 +651,7 @@ def test_a_report_is_rebuilt_byte_by_byte_and_leaves_raw_alone(run: RunFolder) -
     assert first.keys() == wanted | {"README.md", "ro-crate-metadata.json", "SHA256SUMS"}
     for name in first:
         (run.bundle.path / name).unlink()
-    rebuild(run.bundle)
+    rebuild(run.bundle, pdf=True)
     assert derived_files(run.bundle) == first
     assert {path: path.read_bytes() for path in run.raw.rglob("*") if path.is_file()} == raw
 

@@ -69,11 +69,11 @@ def test_a_report_of_runs_is_rebuilt_byte_by_byte_with_all_its_parts(
     story: Story, tmp_path: Path
 ) -> None:
     bundle = campaign_of(story, tmp_path, 1, slower={1: 2.0})
-    summary = rebuild(bundle)
+    summary = rebuild(bundle, pdf=True)
     first = files(bundle)
     for name in first:
         (bundle.path / name).unlink()
-    rebuild(bundle)
+    rebuild(bundle, pdf=True)
     assert files(bundle) == first
 
     assert msgspec.json.decode(first["summary.json"], type=Summary) == summary
@@ -292,7 +292,7 @@ def test_a_figure_that_can_no_longer_be_drawn_does_not_stay(story: Story, tmp_pa
     bundle = campaign_of(story, tmp_path, 1)
     summarise(bundle)
     summary = over_runs(bundle)
-    draw(bundle, summary)
+    draw(bundle, summary, pdf=True)
     assert (bundle.path / "plots/ratios.pdf").exists()
     drawn = draw(bundle, msgspec.structs.replace(summary, figures=()))
     assert {path.stem for path in (bundle.path / "plots").iterdir()} == {name for name, *_ in drawn}

@@ -1,0 +1,54 @@
+"""Judging while a campaign goes on: run by run, and all of them at its end.
+
+What reads results and draws loads only when there is something to judge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.bundle import Bundle, RunFolder
+
+if TYPE_CHECKING:
+    from testbed.report.derive import DerivedRun
+    from testbed.report.summary import Summary
+
+__all__ = ["Judging"]
+
+
+class Judging:
+    """Judges the runs of a bundle, then the bundle. It remembers the run that it judged last: the
+    figures of an only run are also those of the bundle, and are drawn once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._last: DerivedRun | None = None
+
+    def run(self, run: RunFolder) -> str | None:
+        """Derive what the raw files of one run mean; returns why nothing can be said of it, if
+        so."""
+        from testbed.report.derive import derive_run  # noqa: PLC0415 - loads what draws
+
+        self._last = derive_run(run)
+        summary = self._last.summary
+        if summary.verdict != "invalid":
+            return None
+        return "; ".join(summary.notes) or "nothing can be said of this run"
+
+    def rest(self) -> bool:
+        """Judge the runs that were made and not judged to the end: the program was killed there, or
+        its disk was full. Returns whether there is something new to say of the bundle."""
+        rest = [run for run in self.bundle.runs if run.entry.complete and not run.is_derived]
+        if rest:
+            (self.bundle.path / "report.html").unlink(missing_ok=True)  # it lacks these runs
+        for run in rest:
+            reason = self.run(run)
+            if reason is not None:
+                self.bundle.update(run.entry.index, state="invalid", reason=reason)
+        return bool(rest) or not self.bundle.is_derived
+
+    def whole(self) -> Summary:
+        """Derive what the runs mean together; each of them was judged."""
+        from testbed.report.derive import derive  # noqa: PLC0415 - loads what draws
+
+        return derive(self.bundle, self._last)
