@@ -1,10 +1,10 @@
-"""Takeover, topic hijack and eavesdropping: what is tried at the broker's door."""
+"""Takeover, topic hijack and eavesdropping: what is tried at the broker's door, by name."""
 
 from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 
 import paho.mqtt.client as paho
 
@@ -12,7 +12,7 @@ from gateway.broker.security import User
 from gateway.mqtt.client import Message
 from gateway.mqtt.topics import ADMIN_REQUEST, Head, Response, Role, Status, Up
 from testbed.attacker.attacker import new_login
-from testbed.attacker.door_attack import DoorAttack, Knock
+from testbed.attacker.door_attack import At, DoorAttack, Knock
 
 __all__ = ["EavesdropAttack", "HijackAttack", "TakeoverAttack"]
 
@@ -25,38 +25,57 @@ def _subscribe(topic: str, client: paho.Client) -> None:
     client.subscribe(topic, 1)
 
 
+def _knocks(
+    at: At, topics: Mapping[str, object], act: Callable[[str], Callable[[paho.Client], None]]
+) -> list[Knock]:
+    return [Knock(what, at.login, at.login.name, act(str(topic))) for what, topic in topics.items()]
+
+
 class TakeoverAttack(DoorAttack):
-    def knocks(self) -> Iterator[Knock]:
-        rng = self.scene.rng
-        for _ in range(self.batch):
-            victim = rng.choice(self.victims)
-            if rng.random() < 0.5:
-                yield f"own-login-as-{victim}", self.login, victim, None
-            else:
-                guessed = User(Role.DEVICE, victim, secrets.token_urlsafe(16))
-                yield f"guessed-password-of-{victim}", guessed, victim, None
+    @staticmethod
+    def ways(at: At) -> list[Knock]:
+        guessed = User(Role.DEVICE, at.victim, secrets.token_urlsafe(16))
+        return [
+            Knock("client id of another", at.login, at.victim, None),
+            Knock("guessed password", guessed, at.victim, None),
+        ]
 
 
 class HijackAttack(DoorAttack):
-    def knocks(self) -> Iterator[Knock]:
-        rng = self.scene.rng
-        net, login = self.attacker.net, self.login
-        for _ in range(self.batch):
-            victim = rng.choice(self.victims)
-            topics = {
-                "another-relay": str(Up(net, victim, victim, "op")),
-                "answer": str(Response(net, victim, rng.choice(("receipt", "admitted", "denied")))),
-                "head": str(Head(net)),
-                "status": str(Status(net, rng.choice((victim, login.node)))),
-                "another-network": str(Up(f"{rng.getrandbits(64):016x}", victim, victim, "op")),
-                "control": ADMIN_REQUEST,
-            }
-            what = rng.choice(sorted(topics))
-            act = functools.partial(_publish, topics[what], rng.randbytes(40))
-            yield f"{what}-of-{victim}", login, login.name, act
+    @staticmethod
+    def ways(at: At) -> list[Knock]:
+        """By publishing on topics of others."""
+        kind = at.rng.choice(("receipt", "admitted", "denied"))
+        topics = {
+            "topic of another relay": Up(at.net, at.victim, at.victim, "op"),
+            "answer to another device": Response(at.net, at.victim, kind),
+            "head of the chain": Head(at.net),
+            "status of another": Status(at.net, at.victim),
+            "a mobile device that says it is a relay": Status(at.net, at.login.node),
+            "topic of another network": Up(
+                f"{at.rng.getrandbits(64):016x}", at.victim, at.victim, "op"
+            ),
+            "order to the broker": ADMIN_REQUEST,
+        }
+        return _knocks(at, topics, lambda topic: functools.partial(_publish, topic, b"relay"))
 
 
 class EavesdropAttack(DoorAttack):
+    @staticmethod
+    def ways(at: At) -> list[Knock]:
+        """By subscribing to what is for others."""
+        topics = {
+            "everything, heard": "#",
+            "the network, heard": f"m2m/1/{at.net}/#",
+            "all answers, heard": f"m2m/1/{at.net}/rsp/+/#",
+            "all requests, heard": f"m2m/1/{at.net}/req/+",
+            "all for the gateway, heard": f"m2m/1/{at.net}/up/+/+/+",
+            "answers to another device, heard": f"m2m/1/{at.net}/rsp/{at.victim}/#",
+            "requests of another device, heard": f"m2m/1/{at.net}/req/{at.victim}",
+            "answers of the broker, heard": f"{ADMIN_REQUEST}/response",
+        }
+        return _knocks(at, topics, lambda topic: functools.partial(_subscribe, topic))
+
     def arm(self) -> None:
         super().arm()
         self._reported = (0, 0)
@@ -74,21 +93,3 @@ class EavesdropAttack(DoorAttack):
         heard, before = (self._messages, self._bytes), self._reported
         self._reported = heard
         self.sent(relay_messages=heard[0] - before[0], relay_bytes=heard[1] - before[1])
-
-    def knocks(self) -> Iterator[Knock]:
-        rng = self.scene.rng
-        net, login = self.attacker.net, self.login
-        for _ in range(self.batch):
-            victim = rng.choice(self.victims)
-            topics = {
-                "everything": "#",
-                "the-network": f"m2m/1/{net}/#",
-                "all-answers": f"m2m/1/{net}/rsp/+/#",
-                "all-requests": f"m2m/1/{net}/req/+",
-                "all-to-the-gateway": f"m2m/1/{net}/up/+/+/+",
-                f"answers-to-{victim}": f"m2m/1/{net}/rsp/{victim}/#",
-                f"requests-of-{victim}": f"m2m/1/{net}/req/{victim}",
-                "control": f"{ADMIN_REQUEST}/response",
-            }
-            what = rng.choice(sorted(topics))
-            yield what, login, login.name, functools.partial(_subscribe, topics[what])

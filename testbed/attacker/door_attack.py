@@ -2,37 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from random import Random
+from typing import NamedTuple
 
 from gateway.broker.security import User
 from testbed.attacker.door import Act, knock
 from testbed.attacker.with_attacker import WithAttacker
 from testbed.campaign.injection import Scene
 
-__all__ = ["DoorAttack", "Knock"]
+__all__ = ["At", "DoorAttack", "Knock"]
 
 ANSWER_S_MAX = 5.0
 
-Knock = tuple[str, User, str, Act | None]
-"""What is tried, with which login, under which client id, and what is done once inside."""
+
+class Knock(NamedTuple):
+    """What is tried, with which login, under which client id, and what is done once inside."""
+
+    what: str
+    user: User
+    client_id: str
+    act: Act | None
+
+
+class At(NamedTuple):
+    """Where he knocks: with the login of an admitted device of his, at a victim's node id."""
+
+    net: str
+    login: User
+    victim: str
+    rng: Random
 
 
 class DoorAttack(WithAttacker):
-    """`knocks` says what is tried in one attempt."""
+    """Each knock is one of `ways`, at one of the lab's devices."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._login: User | None = None
         self._tried = 0
 
-    @property
-    def login(self) -> User:
-        """Of an admitted device of his."""
+    @staticmethod
+    @abstractmethod
+    def ways(at: At) -> list[Knock]:
+        """What can be tried."""
+
+    def arm(self) -> None:
+        super().arm()
+        self._login = self.attacker.login_of(self.attacker.admitted())
+
+    def apply(self) -> None:
         assert self._login is not None, "arm was not called"
-        return self._login
+        rng = self.scene.rng
+        for _ in range(self.batch):
+            if self.scene.stop.is_set():
+                return
+            at = At(self.attacker.net, self._login, rng.choice(self._victims), rng)
+            what, user, client_id, act = rng.choice(self.ways(at))
+            knocked = knock(self.scene.deployment, user, client_id, act, ANSWER_S_MAX)
+            self._tried += 1
+            self.sent(knocked.trial(what, self._tried))
 
     @property
-    def victims(self) -> list[str]:
+    def _victims(self) -> list[str]:
         """The node ids of the lab's devices."""
         return [
             str(event["id"])
@@ -40,18 +72,3 @@ class DoorAttack(WithAttacker):
             for event in list(view.events)
             if event["event"] == "started"
         ]
-
-    def arm(self) -> None:
-        super().arm()
-        self._login = self.attacker.login_of(self.attacker.admitted())
-
-    def knocks(self) -> Iterable[Knock]:
-        raise NotImplementedError
-
-    def apply(self) -> None:
-        for what, user, client_id, act in self.knocks():
-            if self.scene.stop.is_set():
-                return
-            knocked = knock(self.scene.deployment, user, client_id, act, ANSWER_S_MAX)
-            self._tried += 1
-            self.sent(knocked.trial(what, self._tried))

@@ -1,8 +1,11 @@
-"""Messages signed with the wrong credential, each different: what an impersonator sends."""
+"""Messages signed with the wrong credential, by name: what an impersonator sends, and what an
+admitted device sends that wants more than its right. Each message differs, by the seed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -13,105 +16,142 @@ from testbed.attacker.attacker import Attacker
 from testbed.attacker.puppet import Puppet
 from testbed.provision.material import Voucher
 
-__all__ = ["escalation", "forged", "made_up"]
+__all__ = ["ESCALATIONS", "FORGERIES", "Hand", "Message", "made_up"]
 
+EXPIRED_AFTER_S = 1
 _SERVICES = ("valve", "heating", "door", "billing")
 
-
-def forged(
-    material: str, has: Mapping[str, Puppet], attacker: Attacker, rng: Random
-) -> tuple[str, str, bytes]:
-    """(device, kind, body): one message by what the impersonator `has`."""
-    match material:
-        case "self-made":
-            return _self_made(attacker, rng)
-        case "stolen-id":
-            return _stolen_id(has["victim"], attacker, rng)
-        case "wrong-purpose":
-            return _wrong_purpose(has["victim"], rng)
-        case "expired" | "revoked":
-            thief = has[material]
-            return thief.node.hex(), "op", thief.sign(thief.data(payload=_reading(rng)))
-    raise AssertionError(f"no material {material}")
+Message = tuple[str, str, bytes]
+"""(device, kind, body)"""
 
 
-def _self_made(attacker: Attacker, rng: Random) -> tuple[str, str, bytes]:
-    """A key of his own: data of a device that nobody admitted, or an access request with a voucher
-    that nobody issued."""
-    stranger = Puppet(attacker.network)
-    if rng.random() < 0.5:
-        return stranger.node.hex(), "op", stranger.sign(stranger.data(payload=_reading(rng)))
-    return made_up(attacker, rng)
+@dataclass(frozen=True)
+class Hand:
+    """What he has: devices of his own, whose keys are good, have expired or were revoked, and a
+    voucher that is good for privilege 3."""
+
+    attacker: Attacker
+    rng: Random
+    devices: Mapping[str, Puppet]
+    voucher: Voucher
+
+    @classmethod
+    def of(cls, attacker: Attacker, rng: Random) -> Hand:
+        """Before they are used: time must pass until one has expired."""
+        devices = {
+            "admitted": attacker.admitted(),
+            "expired": attacker.admitted(validity_s=EXPIRED_AFTER_S),
+            "revoked": attacker.revoked(),
+        }
+        return cls(attacker, rng, devices, attacker.voucher())
+
+    def one_of(self, ways: Mapping[str, Callable[[Hand], Message]]) -> Message:
+        return self.rng.choice([*ways.values()])(self)
+
+    def data(self, device: str) -> Message:
+        """A reading, signed with the key of one of his devices."""
+        puppet = self.devices[device]
+        return puppet.node.hex(), "op", puppet.sign(puppet.data(payload=self.reading()))
+
+    def operation(self, make: Callable[..., Any], **fields: Any) -> Message:
+        """Any other operation of his admitted device."""
+        puppet = self.devices["admitted"]
+        puppet.counter += 1
+        head = {"network": puppet.network, "node": puppet.node, "counter": puppet.counter}
+        return puppet.node.hex(), "op", puppet.sign(make(**head, **fields))
+
+    def reading(self) -> bytes:
+        return b"%.6f" % self.rng.uniform(-50, 50)
 
 
-def made_up(attacker: Attacker, rng: Random) -> tuple[str, str, bytes]:
-    """(device, kind, body): an access request of an identity that nobody has heard of."""
+def _unknown(hand: Hand) -> Message:
+    stranger = Puppet(hand.attacker.network)
+    return stranger.node.hex(), "op", stranger.sign(stranger.data(payload=hand.reading()))
+
+
+def made_up(attacker: Attacker, rng: Random) -> Message:
+    """An access request of an identity that nobody has heard of."""
     stranger, voucher = Puppet(attacker.network), Voucher.new("mobile")
     request = stranger.enrol(voucher, attacker.head, privilege=rng.randint(1, 3))
     return bootstrap_id(voucher.id), "enrol", stranger.sign(request)
 
 
-def _stolen_id(victim: Puppet, attacker: Attacker, rng: Random) -> tuple[str, str, bytes]:
-    """The victim's id. The signer's key in the envelope is his own or the victim's; the signature
-    is his own either way."""
-    thief = Puppet(attacker.network)
-    counter = victim.counter + rng.randint(1, 10**6)
-    fake = victim.data(counter=counter, payload=_reading(rng))
-    body = sign_operation(fake, thief.signer)
-    if rng.random() < 0.5:
+def _stolen_id(hand: Hand, *, key: bool) -> Message:
+    """The signature is his own. With `key` the signer's key in the envelope is the victim's."""
+    victim, thief = hand.devices["admitted"], Puppet(hand.attacker.network)
+    counter = victim.counter + hand.rng.randint(1, 10**6)
+    body = sign_operation(victim.data(counter=counter, payload=hand.reading()), thief.signer)
+    if key:
         mine, theirs = thief.signer.public, victim.signer.public
         assert len(mine) == len(theirs), "both are P-256 keys"
         body = body.replace(mine, theirs, 1)
     return victim.node.hex(), "op", body
 
 
-def _wrong_purpose(victim: Puppet, rng: Random) -> tuple[str, str, bytes]:
-    """An admitted device's own key, for what its certificate is not good for."""
-    node = victim.node.hex()
-    match rng.randrange(3):
-        case 0:
-            service = f"{rng.choice(_SERVICES)}-{rng.randrange(10**6)}"
-            return node, "op", victim.sign(victim.data(service=service, payload=_reading(rng)))
-        case 1:
-            board = rng.randbytes(32)
-            return node, "op", victim.sign(victim.data(board=board, payload=_reading(rng)))
-    victim.counter += 1
-    revoke = Revoke(
-        network=victim.network,
-        node=victim.node,
-        counter=victim.counter,
-        target=rng.randbytes(32),
-        reason="malice",
+def _service(hand: Hand) -> Message:
+    victim = hand.devices["admitted"]
+    service = f"{hand.rng.choice(_SERVICES)}-{hand.rng.randrange(10**6)}"
+    data = victim.data(service=service, payload=hand.reading())
+    return victim.node.hex(), "op", victim.sign(data)
+
+
+def _board(hand: Hand) -> Message:
+    victim = hand.devices["admitted"]
+    data = victim.data(board=hand.rng.randbytes(32), payload=hand.reading())
+    return victim.node.hex(), "op", victim.sign(data)
+
+
+def _revocation(hand: Hand) -> Message:
+    return hand.operation(Revoke, target=hand.rng.randbytes(32), reason="malice")
+
+
+def _greedy(hand: Hand) -> Message:
+    friend = Puppet(hand.attacker.network)
+    privilege = hand.rng.randint(4, 255)
+    body = friend.sign(friend.enrol(hand.voucher, hand.attacker.head, privilege=privilege))
+    return bootstrap_id(hand.voucher.id), "enrol", body
+
+
+def _grant(hand: Hand) -> Message:
+    privilege, target = hand.rng.randint(2, 255), hand.devices["admitted"].node
+    return hand.operation(Grant, target=target, privilege=privilege, services=("telemetry",))
+
+
+def _voucher(hand: Hand) -> Message:
+    return hand.operation(
+        AddVoucher,
+        voucher=hand.rng.randbytes(32),
+        kind="mobile",
+        privilege=3,
+        services=("telemetry",),
+        not_after_us=2**50 + hand.rng.getrandbits(40),
     )
-    return node, "op", victim.sign(revoke)
 
 
-def escalation(
-    device: Puppet, voucher: Voucher, attacker: Attacker, rng: Random
-) -> tuple[str, str, bytes]:
-    """(device, kind, body): an admitted device asks for what is not its right."""
-    node = device.node.hex()
-    what = rng.randrange(4)
-    if what == 0:
-        friend = Puppet(device.network)
-        greedy = friend.enrol(voucher, attacker.head, privilege=rng.randint(4, 255))
-        return bootstrap_id(voucher.id), "enrol", friend.sign(greedy)
-    device.counter += 1
-    head: dict[str, Any] = {
-        "network": device.network,
-        "node": device.node,
-        "counter": device.counter,
-    }
-    if what == 1:
-        rights: dict[str, Any] = {"privilege": rng.randint(2, 255), "services": ("telemetry",)}
-        return node, "op", device.sign(Grant(**head, target=device.node, **rights))
-    if what == 2:
-        until_us = 2**50 + rng.getrandbits(40)
-        rights = {"kind": "mobile", "privilege": 3, "services": ("telemetry",)}
-        made = AddVoucher(**head, voucher=rng.randbytes(32), not_after_us=until_us, **rights)
-        return node, "op", device.sign(made)
-    return node, "op", device.sign(Revoke(**head, target=rng.randbytes(32), reason="malice"))
+Forge = Callable[[Hand], Message]
 
+FORGERIES: Mapping[str, Mapping[str, Forge]] = {
+    "self-made": {
+        "data of an unknown device": _unknown,
+        "wrong voucher": lambda hand: made_up(hand.attacker, hand.rng),
+    },
+    "stolen-id": {
+        "data with a stolen id": partial(_stolen_id, key=False),
+        "data with a stolen id and its key": partial(_stolen_id, key=True),
+    },
+    "expired": {"data after expiry": lambda hand: hand.data("expired")},
+    "revoked": {"data after revocation": lambda hand: hand.data("revoked")},
+    "wrong-purpose": {
+        "service without a right to it": _service,
+        "reading of a board that is another's": _board,
+        "revocation of another device": _revocation,
+    },
+}
+"""What can be forged with which material."""
 
-def _reading(rng: Random) -> bytes:
-    return b"%.6f" % rng.uniform(-50, 50)
+ESCALATIONS: Mapping[str, Forge] = {
+    "privilege above the voucher's": _greedy,
+    "privilege that a device grants itself": _grant,
+    "voucher that a device issues": _voucher,
+    "revocation of another device": _revocation,
+}

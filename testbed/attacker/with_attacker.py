@@ -5,17 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from testbed.attacker.attacker import Attacker
-from testbed.attacker.forgery import escalation, forged, made_up
-from testbed.attacker.puppet import Puppet
+from testbed.attacker.forgery import ESCALATIONS, FORGERIES, Hand, Message, made_up
 from testbed.campaign.injection import Attack, Scene
 from testbed.checks.trials import trial_of
-from testbed.provision.material import Voucher
 
 __all__ = ["EscalateAttack", "ImpersonateAttack", "RelayAttack", "SybilAttack", "WithAttacker"]
-
-EXPIRED_AFTER_S = 1
-Message = tuple[str, str, bytes]
-"""(device, kind, body)"""
 
 
 class WithAttacker(Attack):
@@ -64,30 +58,32 @@ class SybilAttack(RelayAttack):
         return [made_up(self.attacker, self.scene.rng) for _ in range(self.batch)]
 
 
-class EscalateAttack(RelayAttack):
-    """With an admitted device's own key, and a voucher that is good for less."""
+class HandAttack(RelayAttack):
+    """With devices and a voucher of his own, from before the run."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self._has: tuple[Puppet, Voucher] | None = None
+        self._hand: Hand | None = None
+
+    @property
+    def hand(self) -> Hand:
+        assert self._hand is not None, "arm was not called"
+        return self._hand
 
     def arm(self) -> None:
         super().arm()
-        self._has = self.attacker.admitted(), self.attacker.voucher()
+        self._hand = Hand.of(self.attacker, self.scene.rng)
+
+
+class EscalateAttack(HandAttack):
+    """With an admitted device's own key, and a voucher that is good for less."""
 
     def messages(self) -> list[Message]:
-        assert self._has is not None, "arm was not called"
-        device, voucher = self._has
-        rng = self.scene.rng
-        return [escalation(device, voucher, self.attacker, rng) for _ in range(self.batch)]
+        return [self.hand.one_of(ESCALATIONS) for _ in range(self.batch)]
 
 
-class ImpersonateAttack(RelayAttack):
+class ImpersonateAttack(HandAttack):
     """By what is not, or no longer, the right credential."""
-
-    def __init__(self, scene: Scene) -> None:
-        super().__init__(scene)
-        self._has: dict[str, Puppet] = {}
 
     @property
     def material(self) -> list[str]:
@@ -95,21 +91,11 @@ class ImpersonateAttack(RelayAttack):
         assert isinstance(wanted, list)
         return [str(each) for each in wanted]
 
-    def arm(self) -> None:
-        """He comes by what he has: before the run, since time must pass until it is worthless."""
-        super().arm()
-        attacker, wanted = self.attacker, self.material
-        self._has["victim"] = attacker.admitted()
-        if "expired" in wanted:
-            self._has["expired"] = attacker.admitted(validity_s=EXPIRED_AFTER_S)
-        if "revoked" in wanted:
-            self._has["revoked"] = attacker.revoked()
-
     def messages(self) -> list[Message]:
         """In turn, and in the order of their counters: a late one would be refused for its
         counter."""
         return [
-            forged(material, self._has, self.attacker, self.scene.rng)
+            self.hand.one_of(FORGERIES[material])
             for _ in range(self.batch)
             for material in self.material
         ]

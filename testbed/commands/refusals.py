@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -14,10 +16,12 @@ import typer
 
 from inventory.entries import BrokerOptions
 from inventory.load import load_lab
+from testbed.attacker.attacker import Attacker
+from testbed.attacker.forgery import Hand
 from testbed.attacker.manufacturer import Manufacturer
 from testbed.commands.options import JsonOption, columns, markdown, print_json, say
 from testbed.refusals.cases import try_all
-from testbed.refusals.trial import Refusal
+from testbed.refusals.trial import Refusal, Trial
 from testbed.standing.bringup import running_lab
 from testbed.standing.operator import operating
 
@@ -71,10 +75,16 @@ def _attack(broker: BrokerChoice) -> Sequence[Refusal]:
         chain = lab.chain.model_copy(update={"factory_roots": (str(root),)})
         options = BrokerOptions(kind=broker.value)
         lab = lab.model_copy(update={"chain": chain, "broker": options})
-        with running_lab(lab, every_ms=60_000, progress=say) as (running, deployment):
+        with (
+            running_lab(lab, every_ms=60_000, progress=say) as (running, deployment),
+            closing(Attacker(deployment)) as attacker,
+        ):
+            attacker.become_relay()
+            # Before the operator, who uses the same administrator's key with smaller counters.
+            hand = Hand.of(attacker, Random(1))  # noqa: S311 - repeatable, not secret
 
             async def attack() -> Sequence[Refusal]:
                 async with operating(running) as operator:
-                    return await try_all(deployment, operator, manufacturer, say)
+                    return await try_all(Trial(deployment, operator, manufacturer, hand), say)
 
             return asyncio.run(attack())

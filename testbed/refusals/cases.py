@@ -1,13 +1,12 @@
 """Everything that must be refused, tried on a running lab, in the order of the attacker's reach.
 
-Each case sends what somebody with a relay's or a device's access could send. `trial` finds out who
-refused it.
+Each case sends what somebody with a relay's or a device's access could send. Where an attack of
+campaigns sends it too, the case takes it from there. `trial` finds out who refused it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
 from signal import Signals
 from typing import Any
@@ -20,20 +19,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from chain.errors import PeerFault
 from chain.keys import digest
 from chain.ledger.envelope import read_operation
-from chain.ledger.operations import Revoke, Token
+from chain.ledger.operations import Token
 from chain.ledger.statement import OK
 from chain.proofs.certificate import carrier_certificate, verify_carrier
 from gateway.bridge.edge import Kind, SyncRequest, sync_codec
-from gateway.broker.security import User, bootstrap_id, bootstrap_user
+from gateway.broker.security import bootstrap_id, bootstrap_user
 from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
+from testbed.attacker.at_the_door import EavesdropAttack, HijackAttack, TakeoverAttack
+from testbed.attacker.door_attack import At
+from testbed.attacker.forgery import ESCALATIONS, FORGERIES
 from testbed.attacker.manufacturer import Manufacturer, issue
 from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
-from testbed.provision.material import PRIVILEGE_MAX, Voucher
-from testbed.refusals.trial import Refusal, Trial, attacking
-from testbed.standing.operator import Operator
+from testbed.provision.material import PRIVILEGE_MAX
+from testbed.refusals.trial import Refusal, Trial
 
 __all__ = ["try_all"]
 
@@ -41,18 +42,25 @@ LAGS_MAX = 5
 _ALL_BLOCKS = sync_codec.encode(SyncRequest(start=1, bodies=True))
 
 
-async def try_all(
-    deployment: Deployment,
-    operator: Operator,
-    manufacturer: Manufacturer,
-    say: Callable[[str], None],
-) -> list[Refusal]:
-    """Every case, in order. `manufacturer` is one whose root the genesis lists. Raises LabFault."""
-    async with attacking(deployment, operator, manufacturer) as trial:
-        for cases in ALL:
-            say((cases.__doc__ or "").partition("\n")[0])
-            await cases(trial)
-        return trial.found
+async def try_all(trial: Trial, say: Callable[[str], None]) -> list[Refusal]:
+    """Every case, in order. Raises LabFault."""
+    for cases in ALL:
+        say((cases.__doc__ or "").partition("\n")[0])
+        await cases(trial)
+    return trial.found
+
+
+async def _forged(t: Trial) -> None:
+    """Forgeries and escalations: what `device.impersonate` and `device.escalate` send."""
+    ways = {what: way for some in (*FORGERIES.values(), ESCALATIONS) for what, way in some.items()}
+    for tried, forge in ways.items():
+        for tries in range(LAGS_MAX):  # a gateway that lags for a moment leaves it to the group
+            if tries:
+                t.found.pop()
+            device, kind, body = forge(t.hand)
+            await t.signed(tried, body, device, kind)
+            if t.found[-1].layer != "group":
+                break
 
 
 async def _access(t: Trial) -> None:
@@ -60,23 +68,14 @@ async def _access(t: Trial) -> None:
     device = Puppet(t.network)
     spare = await t.operator.new_voucher("spare", 3)
     _, used, _ = await t.admit("first")
-    stranger = Voucher.new("mobile")
     bent = device.enrol(spare, t.head)
     assert isinstance(bent.voucher, Token)
     bent = msgspec.structs.replace(
         bent, voucher=msgspec.structs.replace(bent.voucher, signature=bytes(64))
     )
     old = digest(t.material.genesis.encode())
-    for tries in range(LAGS_MAX):  # a gateway that lags for a moment leaves it to the group
-        if tries:
-            t.found.pop()
-        await t.request("wrong voucher", device.enrol(stranger, t.head), device)
-        if t.found[-1].layer == "gateway":
-            break
     await t.request("used voucher", device.enrol(used, t.head), device)
     await t.request("voucher that did not sign for this key", bent, device)
-    greedy = device.enrol(spare, t.head, privilege=9)
-    await t.request("privilege above the voucher's", greedy, device)
     foreign = device.enrol(spare, t.head, service="heating")
     await t.request("service that is not offered", foreign, device)
     await t.request("head that never was", device.enrol(spare, old), device)
@@ -162,36 +161,12 @@ async def _form(t: Trial) -> None:
     await t.signed("data sent as an access request", good, name, "enrol")
 
 
-async def _rights(t: Trial) -> None:
-    """What an admitted device may not do."""
-    puppet, _, _ = await t.admit("limited")
-    await t.request("service without a right to it", puppet.data(service="valve"), puppet)
-    await t.request("reading of a board that is another's", puppet.data(board=bytes(32)), puppet)
-    other = next(identity for name, identity in t.operator.devices if name == "first")
-    puppet.counter += 1
-    revoke = Revoke(
-        network=t.network,
-        node=puppet.node,
-        counter=puppet.counter,
-        target=other.node,
-        reason="malice",
-    )
-    await t.request("revocation of another device", revoke, puppet)
-    stranger = Puppet(t.network)
-    await t.request("data of an unknown device", stranger.data(), stranger)
-
-
 async def _ends(t: Trial) -> None:
     """Expired and revoked."""
-    brief, _, _ = await t.admit("brief", validity_s=1)
-    await asyncio.sleep(2)
-    await t.operator.refresh()
-    await t.request("data after expiry", brief.data(), brief)
-    t.spent.append(("login after expiry", t.attacker.login_of(brief)))
+    for name, had in (("expiry", "expired"), ("revocation", "revoked")):
+        t.spent.append((f"login after {name}", t.attacker.login_of(t.hand.devices[had])))
     gone, voucher, enrolment = await t.admit("gone")
     await t.operator.revoke(t.operator.find("gone")[1], "lost")
-    t.spent.append(("login after revocation", t.attacker.login_of(gone)))
-    await t.request("data after revocation", gone.data(), gone)
     login = bootstrap_id(voucher.id)
     await t.signed("access request replayed after revocation", enrolment, login, "enrol")
     again = gone.enrol(await t.operator.new_voucher("gone again", 3), t.head)
@@ -231,39 +206,22 @@ def _restart(deployment: Deployment) -> None:
 
 
 async def _at_broker(t: Trial) -> None:
-    """What the broker refuses."""
-    rogue = await t.login_of((await t.admit("vandal"))[0])
+    """What the broker refuses: takeover, topic hijack and eavesdropping, and more."""
+    rogue = await t.login_of(t.hand.devices["admitted"])
+    at = At(t.net, rogue, "a" * 64, t.hand.rng)
+    for attack in (TakeoverAttack, HijackAttack, EavesdropAttack):
+        for what, user, client_id, act in attack.ways(at):
+            await t.at_broker(what, user, act, client_id)
     mine = str(Up(t.net, rogue.node, rogue.node, "op"))
-    elsewhere = f"m2m/1/{'0' * 16}/up/{rogue.node}/{rogue.node}/op"
+
+    def publish(payload: bytes, retain: bool = False) -> Callable[[paho.Client], Any]:
+        return lambda client: client.publish(mine, payload, qos=1, retain=retain)
+
+    await t.at_broker("message of 10 MB", rogue, publish(bytes(10 * 1024 * 1024)))
+    await t.at_broker("retained message", rogue, publish(b"", retain=True))
     unknown = bootstrap_user(b"nobody", b"nobody's token")
-    wrong = User(rogue.role, rogue.node, "wrong")
-
-    def publish(topic: str, payload: bytes, retain: bool = False) -> Callable[[paho.Client], Any]:
-        return lambda client: client.publish(topic, payload, qos=1, retain=retain)
-
-    others = mine.replace(rogue.node, "a" * 64)
-    answer = f"m2m/1/{t.net}/rsp/{'a' * 64}/receipt"
-    await t.at_broker("topic of another relay", rogue, publish(others, b""))
-    await t.at_broker("topic of another network", rogue, publish(elsewhere, b""))
-    await t.at_broker("answer to another device", rogue, publish(answer, b""))
-    await t.at_broker("message of 10 MB", rogue, publish(mine, bytes(10 * 1024 * 1024)))
-    await t.at_broker("retained message", rogue, publish(mine, b"", retain=True))
-    await t.at_broker("wrong password", wrong, None)
-    await t.at_broker("client id of another", rogue, None, client_id="a" * 64)
-    await t.at_broker("voucher that nobody issued", unknown, None)
-    status = f"m2m/1/{t.net}/status/{rogue.node}"
-    await t.at_broker("a mobile device that says it is a relay", rogue, publish(status, b"relay"))
-    for tried, topic in (
-        ("answers to another device, heard", f"m2m/1/{t.net}/rsp/{'a' * 64}/#"),
-        ("everything, heard", "#"),
-    ):
-        await t.at_broker(tried, rogue, functools.partial(_subscribe, topic))
-    for name, user in t.spent:
+    for name, user in (("voucher that nobody issued", unknown), *t.spent):
         await t.at_broker(name, user, None)
-
-
-def _subscribe(topic: str, client: paho.Client) -> None:
-    client.subscribe(topic, 1)
 
 
 async def _carriers(t: Trial) -> None:
@@ -357,11 +315,11 @@ def _rebuilt(pem: bytes, puppet: Puppet, *, ca: bool) -> bytes:
 
 
 ALL = (
+    _forged,
     _access,
     _factory,
     _replay,
     _form,
-    _rights,
     _ends,
     _restarts,
     _carriers,

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ import msgspec
 from chain.ledger.admission import voucher_id
 from chain.ledger.envelope import read_operation
 from chain.ledger.operations import Enrol, Operation
-from gateway.bridge.edge import Kind
 from gateway.broker.security import User, bootstrap_id
 from gateway.mqtt.topics import Up
 from nodes.board.control import command
 from nodes.events import read_events
-from testbed.attacker.attacker import Attacker
 from testbed.attacker.door import Act, knock
+from testbed.attacker.forgery import Hand
 from testbed.attacker.manufacturer import Manufacturer
 from testbed.attacker.puppet import Puppet
 from testbed.checks.evidence import broker_refusals
@@ -37,7 +35,7 @@ from testbed.provision.layout import Node
 from testbed.provision.material import Voucher
 from testbed.standing.operator import Operator
 
-__all__ = ["Refusal", "Trial", "attacking"]
+__all__ = ["Refusal", "Trial"]
 
 ANSWER_S_MAX = 30.0
 POLL_S = 0.05
@@ -70,12 +68,13 @@ class Trial:
         deployment: Deployment,
         operator: Operator,
         manufacturer: Manufacturer,
-        attacker: Attacker,
+        hand: Hand,
     ) -> None:
         self.deployment = deployment
         self.manufacturer = manufacturer
         self.operator = operator
-        self.attacker = attacker
+        self.hand = hand
+        self.attacker = attacker = hand.attacker
         self.material = deployment.material
         self.network, self.net = attacker.network, attacker.net
         self.found: list[Refusal] = []
@@ -100,7 +99,7 @@ class Trial:
 
     # --- gateway, group, ledger -------------------------------------------------------------------
 
-    async def up(self, kind: Kind | str, body: bytes, device: str, raw: bytes | None = None) -> str:
+    async def up(self, kind: str, body: bytes, device: str, raw: bytes | None = None) -> str:
         """Send as a relay does; returns what the gateway says of it."""
         before = len(self._requests())
         if raw is None:
@@ -122,10 +121,10 @@ class Trial:
     async def request(self, tried: str, operation: Operation, by: Puppet) -> str:
         """Sign it, send it, note which layer refused it. Returns the reason, "" if none did."""
         cose = by.sign(operation)
-        kind: Kind = "enrol" if isinstance(operation, Enrol) else "op"
+        kind = "enrol" if isinstance(operation, Enrol) else "op"
         return await self.signed(tried, cose, _name(operation), kind)
 
-    async def signed(self, tried: str, cose: bytes, device: str, kind: Kind) -> str:
+    async def signed(self, tried: str, cose: bytes, device: str, kind: str) -> str:
         outcome = await self.up(kind, cose, device)
         layer, reason = "gateway", outcome.removeprefix("refused:")
         if outcome == "accepted":
@@ -251,15 +250,3 @@ async def _until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline_s:
             raise LabFault(what)
         await asyncio.sleep(POLL_S)
-
-
-@asynccontextmanager
-async def attacking(
-    deployment: Deployment, operator: Operator, manufacturer: Manufacturer
-) -> AsyncIterator[Trial]:
-    attacker = Attacker(deployment)
-    try:
-        await asyncio.to_thread(attacker.become_relay)
-        yield Trial(deployment, operator, manufacturer, attacker)
-    finally:
-        attacker.close()
