@@ -48,10 +48,11 @@ class Hand:
     def one_of(self, ways: Mapping[str, Callable[[Hand], Message]]) -> Message:
         return self.rng.choice([*ways.values()])(self)
 
-    def data(self, device: str) -> Message:
+    def data(self, device: str, **changes: Any) -> Message:
         """A reading, signed with the key of one of his devices."""
         puppet = self.devices[device]
-        return puppet.node.hex(), "op", puppet.sign(puppet.data(payload=self.reading()))
+        data = puppet.data(payload=self.reading(), **changes)
+        return puppet.node.hex(), "op", puppet.sign(data)
 
     def operation(self, make: Callable[..., Any], **fields: Any) -> Message:
         """Any other operation of his admitted device."""
@@ -89,16 +90,12 @@ def _stolen_id(hand: Hand, *, key: bool) -> Message:
 
 
 def _service(hand: Hand) -> Message:
-    victim = hand.devices["admitted"]
     service = f"{hand.rng.choice(_SERVICES)}-{hand.rng.randrange(10**6)}"
-    data = victim.data(service=service, payload=hand.reading())
-    return victim.node.hex(), "op", victim.sign(data)
+    return hand.data("admitted", service=service)
 
 
 def _board(hand: Hand) -> Message:
-    victim = hand.devices["admitted"]
-    data = victim.data(board=hand.rng.randbytes(32), payload=hand.reading())
-    return victim.node.hex(), "op", victim.sign(data)
+    return hand.data("admitted", board=hand.rng.randbytes(32))
 
 
 def _revocation(hand: Hand) -> Message:
