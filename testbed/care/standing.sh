@@ -52,7 +52,7 @@ files() {
   for path in "$2"/fault-*; do
     [ -e "$path" ] || continue
     echo "file ${path##*/}"
-    [ "$1" != remove ] || rm -f -- "$path"
+    [ "$1" != remove ] || rm -rf -- "$path"
   done
 }
 

@@ -167,12 +167,14 @@ def test_a_host_without_anything_of_ours_is_clean(host: SshHost) -> None:
 
 
 def test_files_of_faults_are_removed_and_named(host: SshHost) -> None:
-    """By their name: what filled a disk, say."""
+    """By their name: what filled a disk, or what a twin wrote."""
     host.put(b"much", "fault-full")
+    host.put(b"{}", "fault-twin-r1/config.json")
     host.put(b"mine", "notes")
-    assert "file fault-full" in leftover(host).lines
-    assert "file fault-full" in restore(host, lambda _: None)
-    assert host.run(["ls"]).stdout.split().count("fault-full") == 0
+    ours = {"file fault-full", "file fault-twin-r1"}
+    assert ours <= set(leftover(host).lines)
+    assert ours <= set(restore(host, lambda _: None))
+    assert not [name for name in host.run(["ls"]).stdout.split() if name.startswith("fault-")]
     assert host.get("notes") == b"mine"
 
 
