@@ -1,7 +1,7 @@
 """Brings hosts back to a clean state, whatever happened before; needs no run and no plan.
 
 Clean means: no undo of ours is armed, no unit of ours runs, no process runs from our environment,
-and no link rule, filter, file or directory of a fault (`fault-*`) exists. Each step may be repeated.
+and no link rule, filter, file or folder of a fault (`fault-*`) exists. Each step may be repeated.
 Afterwards the host is checked again, and what is left is named. Keys, the environment and the files
 of the last run stay.
 
