@@ -51,6 +51,7 @@ OPEN_BLOCKS_MAX = 64  # blocks until an undecided request is dropped
 OWN_MAX = 4096  # own endorsements remembered
 LATER_MAX = 256  # requests of one asker that wait for a block to come
 LATER_BLOCKS_MAX = 4
+_ACCESS = frozenset({Enrol, EnrolBoard})
 
 EndorserEffect = Send | Submitted | Denied | Busy
 
@@ -60,7 +61,7 @@ def is_access_request(request: VerifiedRequest) -> bool:
     authenticated = request.operation
     return (
         isinstance(authenticated, Authenticated)
-        and isinstance(authenticated.opened.operation, Enrol | EnrolBoard)
+        and type(authenticated.opened.operation) in _ACCESS
         and not authenticated.endorsers
     )
 

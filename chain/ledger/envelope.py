@@ -20,7 +20,7 @@ import msgspec
 from chain.canonical import Codec
 from chain.errors import Misuse, PeerFault
 from chain.keys import SIGNATURE_BYTES, Scheme, Signer, digest, node_id
-from chain.ledger.operations import Enrol, EnrolBoard, Operation, Renew, voucher_key
+from chain.ledger.operations import Data, Enrol, EnrolBoard, Operation, Renew, voucher_key
 from chain.ledger.possession import board_statement, renewal_statement, voucher_statement
 
 __all__ = [
@@ -147,6 +147,8 @@ def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
     text = "the device's signature does not hold"
     claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]
     operation = opened.operation
+    if type(operation) is Data:
+        return opened, claims  # the commonest, without further questions
     if isinstance(operation, Enrol):
         claims.append(_voucher_claim(operation))
     elif isinstance(operation, Renew):

@@ -132,7 +132,7 @@ class Registry:
             return Screening.DONE
         authenticated = _authenticated(request)
         operation = authenticated.opened.operation
-        if isinstance(operation, Enrol | EnrolBoard):
+        if type(operation) is Enrol or type(operation) is EnrolBoard:
             if not admission.endorsed(tables, authenticated):
                 # No race can excuse a primary here. If it were recorded, even as refused, it would
                 # be remembered: one faulty primary could keep a device out.

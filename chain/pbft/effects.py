@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, final
 
 import msgspec
 
@@ -87,6 +87,7 @@ class Durable(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
+@final
 class Persist(msgspec.Struct, frozen=True):
     """To be written; durable by the next `Sync`. A crash before it keeps a prefix of what was
     written."""
@@ -94,6 +95,7 @@ class Persist(msgspec.Struct, frozen=True):
     fact: Durable
 
 
+@final
 class Sync(msgspec.Struct, frozen=True):
     """Every fact and block so far is durable before any later Send or Broadcast leaves."""
 
@@ -109,6 +111,7 @@ class Send(msgspec.Struct, frozen=True):
     signed: Signed
 
 
+@final
 class Broadcast(msgspec.Struct, frozen=True):
     """To every other member of the current epoch (and to one that is being added)."""
 
@@ -195,6 +198,7 @@ class Refuse(msgspec.Struct, frozen=True):
     reason: Refusal
 
 
+@final
 class Observe(msgspec.Struct, frozen=True):
     """Has no influence on the protocol."""
 

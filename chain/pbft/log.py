@@ -140,7 +140,7 @@ class Log:
     def add_prepare(self, vote: Prepare, signed: Signed) -> Fact | Equivocation | None:
         slot = self.slot(vote.seq)
         count = slot.prepares.add(vote.sender, vote.view, vote.digest, signed)
-        if isinstance(count, Equivocation):
+        if not isinstance(count, int):
             return count
         return self.prepared_now(slot) if count >= self.strong - 1 else None
 
@@ -165,7 +165,7 @@ class Log:
         prepared it, so every later view keeps it. It holds whatever our own view is."""
         slot = self.slot(vote.seq)
         count = slot.commits.add(vote.sender, vote.view, vote.digest, signed)
-        if isinstance(count, Equivocation):
+        if not isinstance(count, int):
             return count
         if count >= self.strong and slot.committed is None:
             slot.committed = (vote.view, vote.digest)

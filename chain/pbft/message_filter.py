@@ -34,21 +34,19 @@ class MessageFilter:
 
     def superfluous(self, message: ReplicaMessage) -> bool:
         """Whether the host may drop it unread. Raises PeerFault for a batch that is none."""
-        match message:
-            case Prepare() | Commit():
-                return self._lacking(message) <= len(self._equal.get(_key(message), ()))
-            case PrePrepare():
-                return not self._expects(message)
-            case Batch():
-                seq, digest = decode_proposal(message.proposal).seq, message.proposal
-                return not self._wants(seq, Proposal.digest_of(digest))
-            case _:
-                return False
+        if type(message) is Commit or type(message) is Prepare:
+            return self._lacking(message) <= len(self._equal.get(_key(message), ()))
+        if type(message) is PrePrepare:
+            return not self._expects(message)
+        if type(message) is Batch:
+            seq, digest = decode_proposal(message.proposal).seq, message.proposal
+            return not self._wants(seq, Proposal.digest_of(digest))
+        return False
 
     def verified(self, message: ReplicaMessage) -> None:
         """To be called for each message that was verified after all. Only a sender's first vote on
         a number may count."""
-        if not isinstance(message, Prepare | Commit):
+        if type(message) is not Commit and type(message) is not Prepare:
             return
         voter = (type(message), message.epoch, message.seq, message.sender)
         if voter not in self._voted:
@@ -61,7 +59,7 @@ class MessageFilter:
         or committed with that digest in that view."""
         log, key = self._s.log, (vote.view, vote.digest)
         slot = log.get(vote.seq)
-        if isinstance(vote, Commit):
+        if type(vote) is Commit:
             if slot is None:
                 return log.strong
             return 0 if slot.committed == key else log.strong - slot.commits.counts.get(key, 0)
@@ -77,11 +75,11 @@ class MessageFilter:
         before is not, nor what contradicts that, nor a primary's PREPARE: another's vote must not
         be dropped for the sake of such a one."""
         slot = self._s.log.get(vote.seq)
-        if isinstance(vote, Prepare) and vote.sender == self._s.membership.primary(vote.view):
+        if type(vote) is Prepare and vote.sender == self._s.membership.primary(vote.view):
             return False
         if slot is None:
             return True
-        votes = slot.prepares.votes if isinstance(vote, Prepare) else slot.commits.votes
+        votes = slot.prepares.votes if type(vote) is Prepare else slot.commits.votes
         known = votes.get(vote.sender)
         return known is None or known[0] < vote.view
 

@@ -10,7 +10,7 @@ Verification is in `chain.pbft.verify`; what messages mean is in `chain.pbft`.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, final
 
 import msgspec
 
@@ -281,6 +281,7 @@ class _ClientMessage(
     pass
 
 
+@final
 class Submit(_ClientMessage, frozen=True, tag="cS"):
     """Gateway to replica: a request as its device signed it (COSE_Sign1 bytes)."""
 

@@ -94,15 +94,15 @@ def _on_fact(s: ReplicaState, seq: int, fact: Fact | Equivocation | None) -> Non
     if fact is None:
         return
     slot = s.log.slot(seq)
-    if isinstance(fact, Equivocation):
-        s.accuse_equivocation(fact)
-    elif fact is Fact.PREPARED:
+    if fact is Fact.PREPARED:
         _commit(s, slot)
-    else:
+    elif fact is Fact.COMMITTED:
         s.observe("committed", seq)
         # Committed by a quorum before (or without) our vote: the batch may be here already.
         if slot.offer is not None and slot.wants(slot.offer.message.digest):
             slot.batches[slot.offer.message.digest] = slot.offer.content
+    else:
+        s.accuse_equivocation(fact)
 
 
 def _commit(s: ReplicaState, slot: Slot) -> None:

@@ -53,12 +53,12 @@ def watch_work(s: ReplicaState) -> None:
 
 def _is_watching(s: ReplicaState) -> bool:
     match s.view.watch:
-        case RequestWatch(request=request):
-            return request in s.pool.fresh or request in s.pool.proposed
-        case BlockWatch(seq=seq, idle=idle):
-            return not idle and s.executed < seq
         case None:
             return False
+        case BlockWatch(seq=seq, idle=idle):
+            return not idle and s.executed < seq
+        case RequestWatch(request=request):
+            return request in s.pool.fresh or request in s.pool.proposed
 
 
 def _arm(s: ReplicaState) -> None:

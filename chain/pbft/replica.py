@@ -69,6 +69,7 @@ _OF_THE_EPOCH: dict[type, _Handler] = {
     NewView: view_change.on_new_view,
     Forward: requests.on_forward,
 }
+_VOTES = frozenset({Prepare, Commit})
 # Questions and answers of replicas that may be behind: their contents prove themselves.
 _OF_ANY_EPOCH: dict[type, _Handler] = {
     StatusMessage: status.on_status,
@@ -140,14 +141,16 @@ class Replica:
         match item:
             case Received():
                 self._receive(item)
-            case Submitted():
-                requests.on_submitted(s, item)
-            case TimerFired():
-                self._fire(item.timer)
+                if not s.out and type(item.message) in _VOTES:
+                    return s.out  # counted, and nothing follows: no step has become possible
             case Executed():
                 checkpoint.on_executed(s, item)
                 if s.pool.later:
                     requests.rescreen_later(s)
+            case Submitted():
+                requests.on_submitted(s, item)
+            case TimerFired():
+                self._fire(item.timer)
             case Installed():
                 transfer.on_installed(s, item)
             case InstallFailed():

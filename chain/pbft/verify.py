@@ -46,7 +46,8 @@ REQUESTS_REMEMBERED_MAX = 2048  # opened batch items
 
 # Anybody may hand these on, because each proves itself. Certificates are made of them, so their
 # signatures are worth remembering.
-_RELAYED = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView)
+_RELAYED = frozenset({PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView})
+_WITH_CONTENTS = frozenset({PrePrepare, ViewChange, NewView, Heads, Batch, Forward})
 
 _M = TypeVar("_M", PrePrepare, Prepare, Checkpoint, ViewChange)
 _V = TypeVar("_V")
@@ -111,14 +112,17 @@ class Verifier:
         self, message: ReplicaMessage, signed: Signed, sender: int
     ) -> Received[ReplicaMessage]:
         """The same for a frame that is decoded already."""
-        relayed = isinstance(message, _RELAYED)
+        kind = type(message)
+        relayed = kind in _RELAYED
         if message.sender != sender and not relayed:
             raise PeerFault("wrong-sender", f"{message.sender} over the link of {sender}")
-        if signed.attachment and not isinstance(message, PrePrepare):
+        if signed.attachment and kind is not PrePrepare:
             raise PeerFault("bad-frame", "an attachment that nothing commits to")
         public = self._key(message)
-        if not isinstance(message, Commit) or message.sender != sender:
+        if kind is not Commit or message.sender != sender:
             self._check_signature(message, signed, public, remember=relayed)
+        if kind not in _WITH_CONTENTS:
+            return Received(message, signed)
         return self._contents(message, signed)
 
     def holds(self, signed: Signed) -> bool:
@@ -131,25 +135,23 @@ class Verifier:
         return True
 
     def _contents(self, message: ReplicaMessage, signed: Signed) -> Received[ReplicaMessage]:
-        received = Received(message, signed)
         match message:
             case PrePrepare():
-                received = self._pre_prepare(message, signed)
+                return self._pre_prepare(message, signed)
             case ViewChange():
-                received = self._view_change(message, signed)
+                return self._view_change(message, signed)
             case NewView():
-                received = self._new_view(message, signed)
+                return self._new_view(message, signed)
             case Heads():
-                received = Received(message, signed, checkpoints=self._heads_proof(message))
+                return Received(message, signed, checkpoints=self._heads_proof(message))
             case Batch():
                 proposal = decode_proposal(message.proposal)
                 requests = self._opened(proposal.items)
-                received = Received(message, signed, proposal=proposal, requests=requests)
+                return Received(message, signed, proposal=proposal, requests=requests)
             case Forward():
-                received = Received(message, signed, requests=(self.open(message.item),))
+                return Received(message, signed, requests=(self.open(message.item),))
             case _:
-                pass  # no contents of their own, or none that the core reads
-        return received
+                return Received(message, signed)  # none that the core reads
 
     def open_all(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
         """`open_items`, remembered: a request that was submitted here is not verified again when
@@ -188,7 +190,7 @@ class Verifier:
     def _key(self, message: ReplicaMessage) -> bytes:
         """Votes count for members of their epoch only. A replica that asks or answers may be epochs
         ahead or behind, or a member of the next epoch only: any membership that we know will do."""
-        if isinstance(message, _RELAYED):
+        if type(message) in _RELAYED:
             spki = self._members(message.epoch).spki(message.sender)
         else:
             spki = self._newest_key(message.sender)

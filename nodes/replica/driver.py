@@ -167,7 +167,7 @@ class Driver:
                 self._handle(TimerFired(Timer(name)), now_us)
         submitted: list[Submitted] = []
         for item in inputs:
-            if isinstance(item, Submitted):
+            if type(item) is Submitted:
                 submitted.append(item)
             else:
                 self._handle(item, now_us)
@@ -262,15 +262,22 @@ class Driver:
             self._timers.set(name, delayed.delay_us)
 
     def _do(self, effect: Effect | Delayed) -> None:  # noqa: PLR0912 - one branch per effect, closed below
-        match effect:  # the frequent ones first
-            case Observe(what=what, view=view, seq=seq):
-                self._phases.observe(what, view, seq, self._core.epoch)
-            case Persist(fact=fact):
-                self._store.put_fact(fact)
-            case Broadcast(signed=signed):
-                frame = encode(signed)
-                for replica in self._listeners():
-                    self._outbox.append((replica, frame))
+        # The frequent ones by their exact type: a pattern that does not match costs ten times that.
+        if type(effect) is Observe:
+            self._phases.observe(effect.what, effect.view, effect.seq, self._core.epoch)
+            return
+        if type(effect) is Persist:
+            self._store.put_fact(effect.fact)
+            return
+        if type(effect) is Broadcast:
+            frame = encode(effect.signed)
+            self._outbox += [(replica, frame) for replica in self._listeners()]
+            return
+        if type(effect) is Sync:
+            self._must_sync = True
+            self._phases.voted()
+            return
+        match effect:
             case Execute():
                 self._execute(effect)
             case SetTimer(timer=timer, delay_us=delay_us):
@@ -279,9 +286,6 @@ class Driver:
                 self._timers.cancel(timer)
             case Send(to=to, signed=signed):
                 self._outbox.append((to, encode(signed)))
-            case Sync():
-                self._must_sync = True
-                self._phases.voted()
             case SendBatch() | ServeHeads() | ServeBodies():
                 self._serving.put(effect)
             case Forget(seq=seq):

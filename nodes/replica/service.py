@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import final
 
 import msgspec
 
@@ -48,6 +49,7 @@ from nodes.replica.ledger_file import Damaged
 __all__ = ["Service", "Superfluous", "Verified"]
 
 
+@final
 class Superfluous(msgspec.Struct, frozen=True):
     """Dropped without verifying its signatures: a vote on what is decided here already, a batch
     that nobody asked for, or one that is proposed in another view."""
@@ -156,7 +158,7 @@ class Service:
         message_filter = self.core.message_filter()
         for party, frame in frames:
             one = self._verify_frame(party, frame, message_filter)
-            if isinstance(one, Submit):
+            if type(one) is Submit:
                 places.append(len(verified))
                 items.append(make_item(one.request))
                 one = _SUPERFLUOUS  # until it is verified
@@ -195,6 +197,8 @@ class Service:
         inputs: list[Input] = []
         effects: list[Effect] = []
         for party, verified in arrived:
+            if type(verified) is Superfluous:
+                continue
             match verified:
                 case Received():
                     self._take(verified, party, inputs, effects)
@@ -211,8 +215,6 @@ class Service:
                     self.clients.subscribe(str(party), start, bodies)
                 case PeerFault():
                     self._blame(party, verified)
-                case Superfluous():
-                    pass
         while inputs or effects or fired:
             height = self.ledger.height
             self.driver.handle(inputs, effects, fired)
@@ -237,7 +239,7 @@ class Service:
     ) -> None:
         """A replica's message goes to the core or the endorser. Abstention observes statuses."""
         message = received.message
-        if isinstance(message, EndorseRequest | Endorsement):
+        if type(message) is EndorseRequest or type(message) is Endorsement:
             try:
                 judged = self._endorser.receive(received, self.ledger.membership)
             except PeerFault as fault:
