@@ -2,7 +2,8 @@
 
 A request is a COSE_Sign1 of one form, cut by offset (`chain.ledger.operations`). He changes a field
 of what is signed, the signature, the signer's key or any byte; or he signs a changed field with a
-key of his own. A downgrade names a weaker algorithm, or takes the signature away.
+key of his own. A downgrade names a weaker algorithm, or takes the signature away. And what he can
+answer to a device in the gateway's place.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from chain.errors import PeerFault
 from chain.keys import SIGNATURE_BYTES, Es256Signer
 from chain.ledger.envelope import Opened, read_operation, sign_operation
 from chain.ledger.operations import Data, Enrol, Operation
+from gateway.bridge.edge import Denied, denied_codec
 from gateway.refusing import refusing
 
-__all__ = ["altered", "downgraded", "request_of"]
+__all__ = ["altered", "downgraded", "false_answer", "request_of"]
 
 
 _NETWORK = b"gnetworkX "  # key and head of the field, in CBOR
@@ -41,6 +43,21 @@ def downgraded(body: bytes, rng: Random) -> tuple[bytes, str]:
         return body.replace(_ES256, head, 1)[:-SIGNATURE_BYTES] + noise, "algorithm"
     changed, _ = _field(body, rng)
     return changed[: -SIGNATURE_BYTES + rng.randrange(SIGNATURE_BYTES)], "no-signature"
+
+
+def false_answer(request: bytes, receipt: bytes, of: bytes, rng: Random) -> tuple[str, bytes]:
+    """(kind, payload) of an answer to a request that the chain never got. `receipt` is a true one,
+    of the request `of`; without one there are only denials."""
+    ways = ["denial", "old", "renamed", "bit"] if receipt else ["denial"]
+    match rng.choice(ways):
+        case "old":
+            return "receipt", receipt
+        case "renamed":
+            return "receipt", receipt.replace(of, request)
+        case "bit":
+            return "receipt", _bit(receipt.replace(of, request), rng)[0]
+    reason = rng.choice(("revoked", "unknown-node", "service", "expired"))
+    return "denied", denied_codec.encode(Denied(id=request, layer="group", reason=reason))
 
 
 def request_of(body: bytes) -> bytes | None:

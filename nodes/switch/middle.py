@@ -14,6 +14,7 @@ import contextlib
 import json
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -27,9 +28,9 @@ from chain.errors import PeerFault
 from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
 from gateway.mqtt.link import MqttSettings
 from gateway.mqtt.packets import Publish, parse_packet, puback
-from gateway.mqtt.topics import Request, Up, parse
+from gateway.mqtt.topics import Request, Response, Up, parse
 from gateway.tasks import Tasks
-from nodes.switch.alterations import altered, downgraded, request_of
+from nodes.switch.alterations import altered, downgraded, false_answer, request_of
 
 __all__ = ["SEAM", "SENT", "Middle", "MiddleSeam"]
 
@@ -40,8 +41,9 @@ PACKET_BYTES_MAX = 256 * 1024
 CHUNK_BYTES = 64 * 1024
 OWN_PACKET_IDS = 50_000  # from here on: a device never comes so far
 SENT_MAX = 10_000  # lines of `middle.jsonl`
+ASKED_MAX = 16
 
-How = Literal["alter", "downgrade", "reflect", "drop", "delay"]
+How = Literal["alter", "downgrade", "reflect", "drop", "delay", "answer"]
 
 
 class Middle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +51,8 @@ class Middle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `alter` and `downgrade`: `copies` changed ones arrive before it, each changed otherwise.
     `reflect`: the gateway's answers are sent up in the device's name. `drop`: it is taken away and
-    acknowledged, so that the device believes that the broker has it. `delay`: it waits `delay_ms`.
+    acknowledged, so that the device believes that the broker has it. `answer`: so too, and `copies`
+    false answers come to the device. `delay`: it waits `delay_ms`.
     """
 
     how: How
@@ -71,6 +74,8 @@ class MiddleSeam:
         self._lines = 0
         self._own_id = OWN_PACKET_IDS
         self._own: set[int] = set()
+        self._asked: deque[bytes] = deque(maxlen=ASKED_MAX)  # ids of the device's newest requests
+        self._receipt = b"", b""  # a true one, and the request that it is for
 
     def between(self, settings: MqttSettings) -> MqttSettings:
         """The settings of a client that connects to him instead of the broker."""
@@ -122,20 +127,24 @@ class MiddleSeam:
         self, packet: bytes, broker: asyncio.StreamWriter, back: asyncio.StreamWriter
     ) -> None:
         order, publish = self._order, _published(packet)
+        body = None if publish is None else _body_of(publish)
+        if body is not None and (request := request_of(body)) is not None:
+            self._asked.append(request)
         if order is None or publish is None or publish.packet_id is None:
             broker.write(packet)
             return
-        body = _body_of(publish)
         match order.how:
             case "alter" | "downgrade" if body is not None:
                 change = altered if order.how == "alter" else downgraded
                 for _ in range(order.copies):
                     changed, what = change(body, self._random)
                     self._send(broker, publish, changed, what)
-            case "drop":
+            case "drop" | "answer":
                 back.write(puback(publish.packet_id))
                 if body is not None:
                     self._note(body, "dropped")
+                    if order.how == "answer":
+                        self._answer(back, publish, body)
                 return
             case "delay":
                 await asyncio.sleep(order.delay_ms / 1000)
@@ -157,6 +166,8 @@ class MiddleSeam:
                     self._own.discard(int.from_bytes(packet[2:4]))
                     continue  # the broker acknowledges what we sent
                 last = _published(packet)
+                if last is not None:
+                    self._keep_receipt(last)
                 if self._order is not None and self._order.how == "reflect" and last is not None:
                     self._reflect(up, last)
                 device.write(packet)
@@ -169,6 +180,22 @@ class MiddleSeam:
             net, device = parts[2], parts[4]
             as_if = Publish(str(Up(net, device, device, "op")), 1, False, b"")
             self._send(up, as_if, answer.payload[:16_000], "reflected", stamp=True)
+
+    def _keep_receipt(self, answer: Publish) -> None:
+        """With the request that it is for."""
+        if answer.topic.endswith("/receipt"):
+            of = next((each for each in self._asked if each in answer.payload), None)
+            if of is not None:
+                self._receipt = answer.payload, of
+
+    def _answer(self, device: asyncio.StreamWriter, publish: Publish, body: bytes) -> None:
+        """Instead of the gateway."""
+        order, topic, request = self._order, parse(publish.topic), request_of(body)
+        if order is None or request is None or not isinstance(topic, Request | Up):
+            return
+        for _ in range(order.copies):
+            kind, payload = false_answer(request, *self._receipt, self._random)
+            device.write(_publish(str(Response(topic.net, topic.device, kind)), None, payload))
 
     def _send(
         self,
@@ -259,13 +286,14 @@ def _with_body(publish: Publish, body: bytes) -> bytes:
     return stamped_codec.encode(msgspec.structs.replace(stamped, body=body))
 
 
-def _publish(topic: str, packet_id: int, payload: bytes) -> bytes:
-    """PUBLISH with QoS 1 (3.3)."""
+def _publish(topic: str, packet_id: int | None, payload: bytes) -> bytes:
+    """PUBLISH with QoS 1, without an id with QoS 0 (3.3)."""
     name = topic.encode()
-    body = len(name).to_bytes(2) + name + packet_id.to_bytes(2) + payload
+    number = b"" if packet_id is None else packet_id.to_bytes(2)
+    body = len(name).to_bytes(2) + name + number + payload
     length, size = bytearray(), len(body)
     while True:
         size, low = divmod(size, 128)
         length.append(low | (0x80 if size else 0))
         if not size:
-            return b"\x32" + bytes(length) + body
+            return (b"\x32" if number else b"\x30") + bytes(length) + body

@@ -22,7 +22,7 @@ from testbed.campaign.kinds import Kind, Mechanism, Params, register
 from testbed.campaign.quantities import Duration, SpanField
 from testbed.campaign.selectors import SelectorField
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import Admitted, DataAdded, Requested
+from testbed.checks.logs import Admitted, DataAdded, DeniedUnproven, FalseAnswer, Requested
 from testbed.checks.trials import Tried, judge_recorded
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ class Mitm(Params):
     device publishes, `copies` altered ones arrive in its name; field, byte offset and key vary by
     the seed. `downgrade`: they name a weaker algorithm or have no signature. `reflect`: the
     gateway's answers are sent up as requests. `drop`: messages are taken away and acknowledged.
-    `delay`: each waits for `by`."""
+    `answer`: they are taken away, and `copies` false receipts and denials come in the gateway's
+    place. `delay`: each waits for `by`."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
-    how: Literal["alter", "downgrade", "reflect", "drop", "delay"] = "alter"
+    how: Literal["alter", "downgrade", "reflect", "drop", "delay", "answer"] = "alter"
     copies: int = Field(default=5, ge=1, le=100)
     by: SpanField = Duration.parse_span("500ms")
 
@@ -99,7 +100,7 @@ class MitmAttack(Attack):
 def judge(evidence: Evidence, attack: str) -> Judgement:
     """Altered bytes by `judge_recorded`; what was only held up by its device's receipts."""
     tried = Tried(evidence, attack)
-    if not tried.params("how") & {"drop", "delay"}:
+    if not tried.params("how") & {"drop", "delay", "answer"}:
         return judge_recorded(evidence, attack)
     held_up = _HeldUp(evidence)
     for line in tried.lines:
@@ -110,7 +111,12 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
             tried.see(line, [each for each in asked if held_up.is_late(each, late_ms)])
         else:
             window = tried.begun_ns(line), line.t
-            tried.see(line, [each for each in asked if held_up.did_not_come(each, *window)])
+            gone = [each for each in asked if held_up.did_not_come(each, *window)]
+            if event is not None and event.params["how"] == "answer":
+                refused = _refused_answers(evidence, *window)
+                tried.refused += refused
+                gone = gone if refused else []
+            tried.see(line, gone)
     requests = {trial.partition("/")[0] for trial in tried.trials}
     on_chain = Counter(
         entry.statement.request.hex() for entry in evidence.longest.entries if entry.took_effect
@@ -119,6 +125,19 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
     twice = {each for each in requests if on_chain[each] > 1}
     recorded = len(requests & on_chain.keys())
     return tried.judgement(len(lied | twice), **{"recorded all the same": recorded})
+
+
+def _refused_answers(evidence: Evidence, begin_ns: int, end_ns: int) -> Counter[str]:
+    """What devices took for no answer meanwhile, by "device:reason"."""
+    counted: Counter[tuple[str, str]] = Counter()
+    refused: Counter[str] = Counter()
+    for event in (*evidence.events(FalseAnswer), *evidence.events(DeniedUnproven)):
+        assert isinstance(event, FalseAnswer | DeniedUnproven)
+        more = event.count - counted[event.node, event.reason]
+        counted[event.node, event.reason] = event.count
+        if begin_ns <= event.t <= end_ns:
+            refused[f"device:{event.reason}"] += more if more > 0 else event.count
+    return refused
 
 
 class _HeldUp:
@@ -176,7 +195,7 @@ register(
         Mitm,
         category="attack",
         layer="device",
-        summary="somebody between device and broker alters, reflects, drops, delays or downgrades",
+        summary="somebody between device and broker alters, drops, delays, downgrades, answers ...",
         mechanisms=(Mechanism("switch", _make, available=in_the_clear, equip=equip),),
         judge=judge,
         seen="the gateway logs each message",

@@ -103,6 +103,20 @@ class Requested(LogEvent, frozen=True, kw_only=True, tag="request"):
     outcome: str
 
 
+class FalseAnswer(LogEvent, frozen=True, kw_only=True, tag="bad-message"):
+    """At a device: answers that do not hold, `count` of them for this reason since it started."""
+
+    reason: str
+    count: Whole
+
+
+class DeniedUnproven(LogEvent, frozen=True, kw_only=True, tag="denied-unproven"):
+    """At a device: refusals that nobody proves, `count` of them since it started."""
+
+    reason: str
+    count: Whole
+
+
 class SerialRefused(LogEvent, frozen=True, kw_only=True, tag="serial-refused"):
     """At an environmental device: frames on a board's line were refused, `count` of them for this
     reason since the device started. None: this one (older devices told of each)."""
@@ -220,6 +234,8 @@ KnownEvent = (
     | Late
     | GroupDenied
     | Requested
+    | FalseAnswer
+    | DeniedUnproven
     | SerialRefused
     | BoardGap
     | StoreDamaged

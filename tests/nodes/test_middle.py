@@ -11,11 +11,12 @@ from chain.errors import PeerFault
 from chain.keys import Es256, Es256Signer, digest, node_id
 from chain.ledger.envelope import open_operation, sign_operation
 from chain.ledger.operations import Data
+from gateway.bridge.edge import denied_codec
 from gateway.serial.frames import Frame, decode_line, encode_frame, frame_body
 from gateway.serial.session import kind_reading
 from gateway.serial.tinycbor import encode
 from nodes.board.middle import LineMiddle
-from nodes.switch.alterations import altered, downgraded, request_of
+from nodes.switch.alterations import altered, downgraded, false_answer, request_of
 
 NETWORK = digest(b"a network")
 
@@ -75,3 +76,19 @@ def test_frames_are_dropped_delayed_and_reflected_whole() -> None:
     back = LineMiddle("reflect", seed=1, copies=1).from_host(frame())
     assert back.to_board == frame()
     assert back.to_host == b"\0" + frame()
+
+
+def test_false_answers_differ_from_the_true_receipt_or_prove_nothing() -> None:
+    of, asked = digest(b"of"), digest(b"asked")
+    receipt = of + b"\x01" * 40
+    made = [false_answer(asked, receipt, of, Random(seed)) for seed in range(100)]
+    receipts = {payload for kind, payload in made if kind == "receipt"}
+    renamed = asked + b"\x01" * 40
+    assert {receipt, renamed} < receipts, "an old one, also under the name of this request"
+    assert all(sum(map(int.__ne__, each, renamed)) == 1 for each in receipts - {receipt, renamed})
+    denials = [denied_codec.decode(payload) for kind, payload in made if kind == "denied"]
+    assert {each.id for each in denials} == {asked}
+    assert not any(each.verdicts or each.record for each in denials)
+    assert {kind for kind, _ in [false_answer(asked, b"", b"", Random(n)) for n in range(9)]} == {
+        "denied"
+    }

@@ -168,6 +168,20 @@ def test_a_receipt_for_a_dropped_message_is_a_success_of_the_man_in_the_middle(
     assert (attack_of(run).verdict, attack_of(run).successes) == ("broken", 1)
 
 
+def test_a_false_answer_that_a_device_believes_is_a_success_of_the_man_in_the_middle(
+    run: RunFolder,
+) -> None:
+    held_up(run, "answer")
+    came(run, GONE, 25_000)
+    assert attack_of(run).verdict == "invalid", "no device says that an answer came"
+    phone = next(path.stem for path in run.raw.glob("phones*.jsonl"))
+    log(run, phone, t=at(20_500), event="bad-message", reason="bad-proof", topic="t", count=3)
+    found = attack_of(run)
+    assert (found.verdict, found.refused) == ("held", {"device:bad-proof": 3})
+    receipted(run, GONE, 26_000, 5.0)
+    assert (attack_of(run).verdict, attack_of(run).successes) == ("broken", 1)
+
+
 def test_his_word_that_he_dropped_a_message_is_not_enough(run: RunFolder) -> None:
     held_up(run, "drop")
     assert attack_of(run).verdict == "invalid", "nobody else knows of that message"
