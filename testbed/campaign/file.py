@@ -61,7 +61,9 @@ seed_max: Final = 2**53 - 1  # what JSON carries everywhere
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Trials(_Model):
@@ -270,7 +272,9 @@ def _meant(names: Sequence[str], fault: Any) -> str:
 class _Unknown(Fault):
     """A fault whose kind cannot be guessed. Only the keys that all kinds share are checked."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", strict=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 def _fault_model(kind: Kind, do: Any) -> type[Fault]:

@@ -75,7 +75,9 @@ Impairs = Callable[[Lab, Targets, Mapping[str, JsonValue]], tuple[str, ...]]
 class Params(BaseModel):
     """Base of every kind's parameters: frozen, strict, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 def anywhere(_lab: Lab, _hosts: tuple[str, ...]) -> str | None:
