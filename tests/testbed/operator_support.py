@@ -6,21 +6,20 @@ each; `program` starts one as its users do.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testbed import cli
 from testbed.standing.running_lab import RUNNING_FILE, read_running
+from tests.testbed.command_line import run_testbed
 
 __all__ = ["Operator"]
 
@@ -42,11 +41,9 @@ class Operator:
         return str(read_running(path).nodes[node].directory)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TMPDIR", str(self.scratch))
-            code = cli.main(words)
-        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+            return run_testbed(*words)
 
     def program(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The same as a process of its own: for two at once, and for what only a process shows."""

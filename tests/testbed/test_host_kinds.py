@@ -7,10 +7,10 @@ orchestrator is killed is in `test_orchestrator_killed`.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.testbed.command_line import run_testbed
 
 LAB = """
 schema: testbed.inventory/1
@@ -49,7 +49,6 @@ expect:
 """
 EVENTS = ["cpu", "memory", "io", "stop", "storm", "dark", "reboot"]
 EVENTS += ["clock", "full", "admit", "revoke", "rehash"]
-RUN_S_MAX = 500  # only a guard
 
 
 Step = dict[str, Any]
@@ -60,13 +59,7 @@ def run(home: Path) -> Path:
     (home / "lab.yaml").write_text(LAB)
     (home / "campaign.yaml").write_text(CAMPAIGN)
     argv = ["run", str(home / "campaign.yaml"), "-i", str(home / "lab.yaml")]
-    ended = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", *argv, "--out", str(home / "runs")],
-        capture_output=True,
-        text=True,
-        timeout=RUN_S_MAX,
-        check=False,
-    )
+    ended = run_testbed(*argv, "--out", str(home / "runs"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (found,) = (home / "runs").iterdir()
     return found

@@ -26,6 +26,7 @@ from testbed.emulate.lab import EmulatedLab
 from testbed.faults.switch import SWITCH
 from testbed.hosts.port import HostFault
 from testbed.hosts.ssh import SshHost
+from tests.testbed.command_line import run_testbed
 from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 from tests.testbed.kind_examples import campaign, event, lasting
@@ -178,8 +179,7 @@ def in_the_clear(lab: EmulatedLab) -> Path:
 
 def command(lab: EmulatedLab, *words: str) -> str:
     """One of our commands on the lab; it succeeds."""
-    argv = [sys.executable, "-m", "testbed.cli", *words, "-i", str(lab.inventory)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = run_testbed(*words, "-i", str(lab.inventory))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
