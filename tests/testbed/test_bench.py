@@ -81,6 +81,7 @@ def test_what_goes_on_is_awaited_and_its_error_is_passed_on() -> None:
     assert progress == [20]
 
 
+@pytest.mark.soak
 def test_a_table_has_a_row_for_each_load_of_one_network() -> None:
     plan = Plan(requests=20, limit=False, alone_requests=5)
     found = list(measure_table(plan, (4,), (1, 8), 2, lambda _: None))
@@ -100,6 +101,7 @@ def test_a_table_has_a_row_for_each_load_of_one_network() -> None:
     assert all(len(each) == len(HEADER) for each in rows)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("peer", ["suspended", "slow"])
 def test_memory_is_sampled_to_the_end_beside_a_bad_peer(peer: str) -> None:
     said: list[str] = []
@@ -110,6 +112,7 @@ def test_memory_is_sampled_to_the_end_beside_a_bad_peer(peer: str) -> None:
     assert 0 < result.largest_mb < 200
 
 
+@pytest.mark.soak
 def test_a_replica_that_was_down_catches_up_while_the_others_go_on() -> None:
     result = catch_up.measure(catch_up.Plan(blocks=100), lambda _: None)
     assert result.behind_blocks >= 90
@@ -135,6 +138,7 @@ def test_the_command_prints_json_for_machines_and_writes_profiles(tmp_path: Path
     assert 0 < total_ms < printed["alone_ms"]["max"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("what", ["traces", "switch"])
 def test_the_cost_of_traces_and_of_a_switch_is_a_ratio_of_pairs(
     what: Literal["traces", "switch"],
@@ -154,6 +158,7 @@ def test_a_profile_directory_that_cannot_be_made_is_named(tmp_path: Path) -> Non
     assert "below: Not a directory" in str(ended.exception)
 
 
+@pytest.mark.soak
 def test_a_start_takes_up_the_kept_state_whatever_the_ledger_s_age() -> None:
     said = CliRunner().invoke(app, ["restart", "--blocks", "400", "--blocks", "700", "--json"])
     found = json.loads(said.stdout)
@@ -166,6 +171,7 @@ def test_a_start_takes_up_the_kept_state_whatever_the_ledger_s_age() -> None:
         assert each["genesis_s"] > 0
 
 
+@pytest.mark.soak
 def test_offered_load_rises_until_it_is_too_much_or_enough() -> None:
     plan = Rising(devices=40, from_per_s=10, to_per_s=25, growth=2.0, step_s=1.0, seed=3)
     found = measure_saturation(plan)

@@ -18,7 +18,7 @@ from testbed.faults.replace import ReplaceAction
 CAMPAIGN = """
 campaign: lost
 workload: {kind: enrol+data, rate: 10/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 6s, fault: 28s, recovery: 4s}
+phases: {warmup: 4s, fault: 28s, recovery: 2s}
 faults: [{id: replace, at: 1s, for: 26s, do: replica.replace, on: primary}]
 expect: {liveness: {first_commit_after_heal: 15s}}
 """
@@ -61,7 +61,8 @@ def test_a_spare_that_fails_makes_the_run_invalid_and_the_old_replica_comes_back
         honest(action)
 
     monkeypatch.setattr(ReplaceAction, "apply", without_spare)
-    summary = summary_of(tmp_path, 3)
+    soon = CAMPAIGN.replace("fault: 28s", "fault: 10s").replace("for: 26s", "for: 8s")
+    summary = summary_of(tmp_path, 3, soon)
     assert summary["verdict"] == "invalid"
     (replaced,) = summary["faults"]
     assert not replaced["observed"]
@@ -82,10 +83,10 @@ def test_a_chain_that_stands_still_is_a_verdict_and_no_fault_of_the_lab(tmp_path
     campaign = """
 campaign: stuck
 workload: {kind: enrol+data, rate: 10/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 6s, fault: 12s, recovery: 4s}
+phases: {warmup: 4s, fault: 10s, recovery: 2s}
 faults:
-  - {id: stuck, at: 1s, for: 10s, do: process.stop, on: replica(2)}
-  - {id: replace, at: 2s, for: 8s, do: replica.replace, on: replica(1)}
+  - {id: stuck, at: 1s, for: 8s, do: process.stop, on: replica(2)}
+  - {id: replace, at: 2s, for: 6s, do: replica.replace, on: replica(1)}
 guard: none
 """
     summary = summary_of(tmp_path, 3, campaign)

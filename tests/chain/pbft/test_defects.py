@@ -191,7 +191,7 @@ def test_a_laggard_is_needed_for_the_new_view() -> None:
     assert cluster.executed(1) == names
 
 
-@pytest.mark.parametrize("n", [4, 7])
+@pytest.mark.parametrize("n", [4, pytest.param(7, marks=pytest.mark.soak)])
 def test_views_meet_again_soon_after_a_long_loss_of_quorum(n: int) -> None:
     """Unbounded timeout doubling leaves validators rounds apart (Besu)."""
     cluster = Cluster(n)

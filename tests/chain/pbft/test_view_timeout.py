@@ -26,7 +26,13 @@ def slow_links(cluster: Cluster, link_us: int) -> None:
     cluster.delay = lambda source, to: link_us
 
 
-@pytest.mark.parametrize("link_us", [400_000, 900_000, 2_000_000, 4_000_000])
+SOAK = pytest.mark.soak
+
+
+@pytest.mark.parametrize(
+    "link_us",
+    [400_000, pytest.param(900_000, marks=SOAK), 2_000_000, pytest.param(4_000_000, marks=SOAK)],
+)
 def test_where_a_block_takes_longer_than_the_timeout_it_grows_and_stays(link_us: int) -> None:
     """Not back to the shortest with each block; and proposals that are older than a message should
     be are accepted in the end, else no block ever were."""
