@@ -24,6 +24,7 @@ from testbed.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from testbed.model.curve import Curves
+    from testbed.model.loopback import Measured
     from testbed.model.predict import Prediction
     from testbed.model.real_core import Timed
 
@@ -36,6 +37,12 @@ CalibrationOption = Annotated[
         "--calibration", metavar="FILE", help="What `calibrate` wrote; default: the shipped one."
     ),
 ]
+MeasuredOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--measured", metavar="FILE", help="Take measured times from what `predict --json` printed."
+    ),
+]
 BlocksOption = Annotated[int, typer.Option(min=10, help="Blocks to measure at each size.")]
 
 
@@ -43,12 +50,15 @@ def calibrate(
     *,
     fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes of real networks.")] = "4,7",
     blocks: BlocksOption = 200,
+    measured: MeasuredOption = None,
 ) -> None:
     """Measure what the work of a replica takes on this machine, and print it as JSON.
 
     Each kind of message is opened and handled alone in this process, on its CPU clock; signatures,
-    disk and loopback link apart. A factor and the cost of a frame are fitted to the CPU time of
-    real replicas, so two sizes are the fewest.
+    disk and loopback link apart. The cost of sending is fitted to the CPU time of real replicas, at
+    two sizes or more.
+
+    With --measured the networks are not started again, as their CPU times are known.
 
     \b
     testbed model calibrate > calibration.json
@@ -57,15 +67,31 @@ def calibrate(
     if len(wanted) < 2:
         raise ConfigurationError(f"--fit {fit}: two sizes are the fewest, as 4,7")
     from testbed.model.calibration import calibrate as measure  # noqa: PLC0415 - see `model`
-    from testbed.model.loopback import measure_loopback  # noqa: PLC0415
     from testbed.model.predict import fitted  # noqa: PLC0415
 
+    known = _measured(measured)
     found = measure(_machine(wanted))
-    measured = [measure_loopback(n, blocks, say) for n in wanted]
-    costs = fitted(found.costs, measured, _cores())
+    costs = fitted(found.costs, [_of_size(n, blocks, known) for n in wanted], _cores())
     found = msgspec.structs.replace(found, costs=costs)
     say(found.machine)
     print_json(msgspec.to_builtins(found))
+
+
+def _measured(path: Path | None) -> dict[int, Measured] | None:
+    """What a file tells, by number of replicas."""
+    from testbed.model.predict import read_predictions  # noqa: PLC0415 - see `model`
+
+    return None if path is None else {row.replicas: row.measured for row in read_predictions(path)}
+
+
+def _of_size(replicas: int, blocks: int, known: dict[int, Measured] | None) -> Measured:
+    from testbed.model.loopback import measure_loopback  # noqa: PLC0415 - see `model`
+
+    if known is None:
+        return measure_loopback(replicas, blocks, say)
+    if replicas not in known:
+        raise ConfigurationError(f"--measured: nothing about {replicas} replicas in it")
+    return known[replicas]
 
 
 def _machine(fit: list[int]) -> str:
@@ -87,6 +113,7 @@ def predict(
     fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes that were fitted to.")] = "4,7",
     replicas: Annotated[str, typer.Option(metavar="N,N", help="Sizes to predict.")] = "10,13,16",
     blocks: BlocksOption = 200,
+    measured: MeasuredOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict loopback networks of other sizes, measure them, and print how wrong it was.
@@ -101,16 +128,15 @@ def predict(
     """
     known, wanted = sizes("--fit", fit), sizes("--replicas", replicas)
     from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
-    from testbed.model.loopback import measure_loopback  # noqa: PLC0415
     from testbed.model.predict import Predictions  # noqa: PLC0415
     from testbed.model.predict import predict as compare  # noqa: PLC0415
 
+    told = _measured(measured)
     costs = read_calibration(calibration or SHIPPED).costs
-    rows = []
-    for n in sorted({*known, *wanted}):
-        load = os.getloadavg()[0]
-        measured = measure_loopback(n, blocks, say)
-        rows.append(compare(costs, measured, _cores(), load=load, fits=n in known))
+    rows = [
+        compare(costs, _of_size(n, blocks, told), _cores(), fitted_to=n in known)
+        for n in sorted({*known, *wanted})
+    ]
     if as_json:
         print_json(msgspec.to_builtins(Predictions(rows=rows)))
     else:
@@ -156,9 +182,7 @@ def curve(
         list[str] | None,
         typer.Option(metavar="NAME", help="plain, superfluous, ...; repeatable. Default: all."),
     ] = None,
-    measured: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw what `predict --json` printed too.")
-    ] = None,
+    measured: MeasuredOption = None,
     blocks: Annotated[int, typer.Option(min=2, help="Blocks of each point.")] = 6,
     figure: Annotated[
         Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .svg or .pdf.")
@@ -182,6 +206,7 @@ def curve(
     from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
     from testbed.model.curve import curves, exponential_us  # noqa: PLC0415
     from testbed.model.curve_plot import draw  # noqa: PLC0415
+    from testbed.model.predict import read_predictions  # noqa: PLC0415
     from testbed.model.real_core import Lever  # noqa: PLC0415
     from testbed.simulate.sweep import open_executor  # noqa: PLC0415
 
@@ -190,7 +215,7 @@ def curve(
     if unknown:
         raise ConfigurationError(f"--lever {unknown[0]}: one of {', '.join(names)}")
     told = read_calibration(calibration or SHIPPED)
-    points = _points(measured)
+    points = [] if measured is None else read_predictions(measured)
     costs = told.costs
     if delay_ms is not None:
         costs = msgspec.structs.replace(costs, delays_us=exponential_us(delay_ms))
@@ -214,17 +239,6 @@ def curve(
         print_json(msgspec.to_builtins(found))
     else:
         typer.echo(_readable(found))
-
-
-def _points(path: Path | None) -> list[Prediction]:
-    from testbed.model.predict import Predictions  # noqa: PLC0415 - see `model`
-
-    if path is None:
-        return []
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Predictions).rows
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigurationError(f"--measured {path}: {error}") from error
 
 
 def _readable(found: Curves) -> str:

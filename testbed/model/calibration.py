@@ -2,8 +2,8 @@
 
 The simulator's own run is measured with the product's signatures: each frame is opened and handled
 alone, on the thread's CPU clock, and signatures are timed apart. Only the disk and the loopback
-link are on the wall clock. `predict` fits what this leaves out (caches that are cold between other
-processes, the event loop) to real processes.
+link are on the wall clock. `predict` fits what this leaves out (TLS, the event loop, the kernel) to
+real processes.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def calibrate(machine: str, directory: Path | None = None) -> Calibration:
     record_us = max(0.0, (crowded.us - base) / max(crowded.records - 1, 1))
     kinds = {
         "Request": request,
+        "Prepared": Price(0.0, median(alone.beyond_handling(alone.prepared))),
         "Block": Price(0.0, max(0.0, base - record_us)),
         "Record": Price(0.0, record_us),
     }
@@ -116,17 +117,20 @@ class _Samples:
         self.checks: list[float] = []
         self.signs: list[float] = []
         self.requests: list[float] = []
-        self.executed: list[tuple[str, int, float]] = []  # kind that led to it, records, us
+        self.prepared: list[tuple[str, float]] = []  # kind that led to it, us
+        self.executed: list[tuple[str, int, float]] = []  # the same, with records
         self.facts: list[Durable] = []
         self.stored: list[Stored] = []
         self.genesis: Genesis | None = None
 
     def executions(self, records: int) -> list[float]:
-        return [
-            max(0.0, us - median(self.handled.get(kind) or [0.0]))
-            for kind, count, us in self.executed
-            if count == records
-        ]
+        return self.beyond_handling(
+            [(kind, us) for kind, count, us in self.executed if count == records]
+        )
+
+    def beyond_handling(self, found: list[tuple[str, float]]) -> list[float]:
+        """What each took more than a message of its kind that leads to nothing."""
+        return [max(0.0, us - median(self.handled.get(kind) or [0.0])) for kind, us in found]
 
     def or_of(self, many: _Samples) -> _Crowded:
         """The blocks of `many` that are as large as they come."""
@@ -201,7 +205,7 @@ class _TimedMachine(Machine):
 
     def _one(self, party: Party, frame: bytes) -> None:
         assert self.process is not None
-        service, height = self.process.service, self.disk.height
+        service, height, syncs = self.process.service, self.disk.height, self.disk.syncs
         checked_ns, signed_ns = self._timed_scheme.spent_ns, self._timed_signer.spent_ns
         begun_ns = time.thread_time_ns()
         verified = service.verify_all(((party, frame),))
@@ -219,6 +223,8 @@ class _TimedMachine(Machine):
             (stored,) = self.disk.blocks(height + 1, height + 1)
             records = Head.decode(stored.block.head).count
             self._samples.executed.append((kind, records, handled_ns / 1000))
+        elif self.disk.syncs > syncs:
+            self._samples.prepared.append((kind, handled_ns / 1000))
         else:
             self._samples.handled[kind].append(handled_ns / 1000)
         if kind == "Submit":

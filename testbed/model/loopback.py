@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from testbed.bench.limit import cpu_s
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
 from testbed.bench.stage import Say, until
+from testbed.report.pairing import Estimate, known, median
 
 __all__ = ["Measured", "measure_loopback"]
 
@@ -25,16 +27,18 @@ _WARM_UP = 10
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """`proposer_ms` of each block: from its proposal to its execution, at its proposer.
-    `cpu_us`: per block and replica."""
+    """`ms`: from a block's proposal to its execution, at its proposer. `cpu_us`: per block and
+    replica. `load`: the machine's one-minute load average before."""
 
     replicas: int
-    proposer_ms: tuple[float, ...]
+    ms: Estimate
     cpu_us: float
+    load: float
 
 
 def measure_loopback(replicas: int, blocks: int, say: Say) -> Measured:
     """Raises LabFault."""
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="model-") as directory:
         of = devices(1)
         with Network(Path(directory), replicas=replicas, policy=bench_policy(of)) as network:
@@ -48,8 +52,9 @@ def measure_loopback(replicas: int, blocks: int, say: Say) -> Measured:
         ]
     return Measured(
         replicas=replicas,
-        proposer_ms=tuple(proposer_ms),
+        ms=median([known(ms) for ms in proposer_ms]),
         cpu_us=spent_s * 1e6 / (last - first) / replicas,
+        load=load,
     )
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -31,8 +30,9 @@ _UNKNOWN = Price(60.0, 60.0)
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """Microseconds of a replica's work, on one core.
 
-    `kinds` has a price for each class of message, and for three more: "Request" (each request that
-    is submitted or proposed), "Block" and "Record" (to execute a block, and each record in it).
+    `kinds` has a price for each class of message, and for four more: "Request" (each request that
+    is submitted or proposed), "Prepared" (to make a COMMIT and keep it, when a vote has completed
+    the quorum), "Block" and "Record" (to execute a block, and each record in it).
     `delays_us`: what a link takes; each value is as likely as the others.
     """
 
@@ -40,7 +40,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     check_us: float  # one signature
     sign_us: float
     sync_us: float
-    send_us: float  # one frame: encrypt, write, wake the receiver, read
+    send_us: float  # one write of frames to a party: encrypt, write, wake the receiver, read
     delays_us: tuple[int, ...]
     cores: int = 1  # of each replica, for signature checks; or of the host that all share
     shared: bool = False  # all replicas run on one host
@@ -55,13 +55,15 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cores:
-    """Processors that several machines may share. Who wants one waits in line and keeps it until it
-    gives it back."""
+    """Processors that several machines may share. Who wants one keeps it until it gives it back.
+    Who comes next is drawn: a line would always favour the replica that is woken first, and
+    replicas send to each other in the order of their ids."""
 
     def __init__(self, timeline: Timeline, count: int) -> None:
         self._timeline = timeline
         self._free = count
-        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._random = Random("cores")  # noqa: S311 - must repeat
 
     def take(self, action: Callable[..., None], *arguments: Any) -> None:
         """Calls `action` as soon as a core is free: now, or when it is this one's turn."""
@@ -73,7 +75,8 @@ class Cores:
 
     def give(self) -> None:
         if self._waiting:
-            action, arguments = self._waiting.popleft()
+            place = self._random.randrange(len(self._waiting))
+            action, arguments = self._waiting.pop(place)
             self._timeline.after(0, action, *arguments)
         else:
             self._free += 1

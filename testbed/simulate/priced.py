@@ -89,7 +89,7 @@ class PricedMachine(Machine):
         self._meter = MeteredSigner(self.signer)
         self.signer = self._meter
         self._rung = False  # a timer fired that no turn has handled
-        self._outgoing: list[tuple[Party, bytes]] = []
+        self._outgoing: dict[Party, list[bytes]] = {}
         self._seen = 0  # height that the stopwatch knows
 
     # --- a turn ----------------------------------------------------------------------------------
@@ -142,6 +142,7 @@ class PricedMachine(Machine):
         us = sum(self._handling_us(one) for _, one in verified)
         signed, syncs = self._meter.signed - signed, self.disk.syncs - syncs
         checks = self.scheme.count - checks
+        us += self._spent.add("handle", syncs * self._costs.price("Prepared").handle_us, 0)
         us += self._spent.add("check", checks * self._costs.check_us, checks)
         us += self._spent.add("sign", signed * self._costs.sign_us, signed)
         us += self._execution_us()
@@ -177,15 +178,16 @@ class PricedMachine(Machine):
         self.timeline.after(round(us), self._cores.take, self._send_all)
 
     def _send_all(self) -> None:
-        """Frames leave one after the other."""
+        """Frames leave party by party: those to the same one in one write, as in `nodes.wire.link`."""
         for height in range(self._seen + 1, self.disk.height + 1):
             self._stopwatch.block(height).executed_us.append(self.timeline.now_us)
         self._seen = self.disk.height
-        frames, self._outgoing = self._outgoing, []
+        writes, self._outgoing = self._outgoing, {}
         send_us = self._costs.send_us
-        for place, (party, frame) in enumerate(frames, 1):
-            self.timeline.after(round(place * send_us), self.outside.send, self, party, frame)
-        us = self._spent.add("send", len(frames) * send_us, len(frames))
+        for place, (party, frames) in enumerate(writes.items(), 1):
+            for frame in frames:
+                self.timeline.after(round(place * send_us), self.outside.send, self, party, frame)
+        us = self._spent.add("send", len(writes) * send_us, len(writes))
         self.timeline.after(round(us), self._end)
 
     def _end(self) -> None:
@@ -196,7 +198,7 @@ class PricedMachine(Machine):
     # --- what leaves it --------------------------------------------------------------------------
 
     def send(self, party: Party, frame: bytes) -> None:
-        self._outgoing.append((party, frame))
+        self._outgoing.setdefault(party, []).append(frame)
 
     def emit(self, event: str, fields: dict[str, object]) -> None:
         if event == "block" and "proposed_us" in fields:

@@ -20,6 +20,7 @@ from testbed.model.event_model import committed_ms, mean_committed_ms, mean_of
 from testbed.model.loopback import Measured
 from testbed.model.predict import fitted, predict
 from testbed.model.real_core import Lever, Point, timed
+from testbed.report.pairing import known, median
 from testbed.simulate.costs import Cores, Costs, Price
 from testbed.simulate.timeline import Timeline
 
@@ -89,6 +90,7 @@ KINDS = (
     "Subscribe",
     "Superfluous",
     "Request",
+    "Prepared",
     "Block",
     "Record",
 )
@@ -150,16 +152,34 @@ def test_machines_that_share_cores_wait_for_each_other() -> None:
     assert shared_ms > 1.5 * own_ms
 
 
-def test_a_core_is_given_to_the_one_that_waited_longest() -> None:
-    timeline, order = Timeline(), list[str]()
+def test_who_gets_a_core_next_is_drawn_and_nobody_is_forgotten() -> None:
+    timeline, firsts = Timeline(), set[int]()
     cores = Cores(timeline, 1)
-    for name in "abc":
-        cores.take(order.append, name)
-    assert order == ["a"]
-    for _ in range(2):
-        cores.give()
-        timeline.run(1, 10)
-    assert order == ["a", "b", "c"]
+    for _ in range(20):
+        order = list[int]()
+        for place in range(4):
+            cores.take(order.append, place)
+        assert order == [0]
+        for _ in range(4):
+            cores.give()
+            timeline.run(1, 10)
+        assert sorted(order) == [0, 1, 2, 3]
+        firsts.add(order[1])
+    assert firsts == {1, 2, 3}
+
+
+def test_frames_to_one_party_that_leave_together_cost_one_write() -> None:
+    """A replica that is late sends PREPARE and COMMIT at once."""
+    costs = priced(check_us=1000.0, shared=True, cores=1)
+    counts = timed(Point(replicas=13, lever=Lever.PRODUCT, costs=costs, blocks=4)).counts
+    assert counts["send"] < 0.9 * counts["open"]
+
+
+def test_only_the_vote_that_completes_a_quorum_is_priced_as_such() -> None:
+    costs = priced(kinds={**priced().kinds, "Prepared": Price(0.0, 100.0)})
+    for n in (4, 13):
+        found = timed(Point(replicas=n, lever=Lever.PRODUCT, costs=costs, blocks=4))
+        assert found.work_us["handle"] == pytest.approx(100.0)
 
 
 # --- calibrated ----------------------------------------------------------------------------------
@@ -168,6 +188,7 @@ def test_a_core_is_given_to_the_one_that_waited_longest() -> None:
 def test_a_calibration_prices_what_a_block_is_made_of(tmp_path: Path) -> None:
     costs = calibrate("here", tmp_path).costs
     assert {"PrePrepare", "Prepare", "Commit", "Submit", "Endorsement", "Block"} <= {*costs.kinds}
+    assert costs.kinds["Prepared"].handle_us > 0
     assert min(price.open_us for price in costs.kinds.values()) >= 0
     for us in (costs.check_us, costs.sign_us, costs.sync_us, costs.kinds["Prepare"].handle_us):
         assert us > 0
@@ -176,8 +197,7 @@ def test_a_calibration_prices_what_a_block_is_made_of(tmp_path: Path) -> None:
 
 def test_a_fit_finds_the_costs_that_made_the_times() -> None:
     base = priced(check_us=70.0, kinds=dict.fromkeys(KINDS, Price(10.0, 20.0)))
-    kinds = dict.fromkeys(KINDS, Price(20.0, 40.0))
-    true = msgspec.structs.replace(base, send_us=60.0, kinds=kinds)
+    true = msgspec.structs.replace(base, send_us=60.0)
     runs = {
         n: timed(
             Point(
@@ -190,13 +210,17 @@ def test_a_fit_finds_the_costs_that_made_the_times() -> None:
         for n in (4, 7, 10)
     }
     measured = {
-        n: Measured(replicas=n, proposer_ms=run.proposer_ms, cpu_us=sum(run.work_us.values()))
+        n: Measured(
+            replicas=n,
+            ms=median([known(ms) for ms in run.proposer_ms]),
+            cpu_us=sum(run.work_us.values()),
+            load=1.0,
+        )
         for n, run in runs.items()
     }
     found = fitted(base, [measured[4], measured[7]], 2)
     assert found.send_us == pytest.approx(60, rel=0.05)
-    assert found.kinds["Prepare"].handle_us == pytest.approx(40, rel=0.05)
-    told = predict(found, measured[10], 2, load=1.0, fits=False)
+    told = predict(found, measured[10], 2, fitted_to=False)
     assert abs(told.error) < 0.05
     assert told.error_lo is not None
     assert told.error_hi is not None
@@ -280,6 +304,7 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
         ("calibrate --fit 3,4", "from 4"),
         ("predict --replicas many", "use 4,7,10"),
         ("predict --calibration nowhere.json", "not a calibration"),
+        ("predict --measured nowhere.json", "not what `predict --json` prints"),
         ("curve -n 4..999", "to 256"),
     ],
 )
