@@ -291,6 +291,21 @@ class ChainOptions(Strict):
     )
 
 
+class MetricsOptions(Strict):
+    """Metrics of every process but the broker, for Prometheus. Each has a port of its own:
+    `testbed inventory prometheus` prints which."""
+
+    port: int = Field(
+        ge=1024,
+        le=60_000,
+        description="Of the first process; the others, in their order, have the next ones.",
+    )
+    listen: Text = Field(
+        default="127.0.0.1",
+        description="Address on each host; whoever reaches it can read. Default: itself only.",
+    )
+
+
 class BrokerOptions(Strict):
     """The MQTT broker of this lab; which host runs it says its role."""
 

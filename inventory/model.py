@@ -21,6 +21,7 @@ from inventory.entries import (
     Clock,
     Defaults,
     HostEntry,
+    MetricsOptions,
     Name,
     Net,
     Role,
@@ -68,6 +69,7 @@ class Lab(Strict):
     defaults: Defaults = Defaults()
     chain: ChainOptions = ChainOptions()
     broker: BrokerOptions = BrokerOptions()
+    metrics: MetricsOptions | None = None
     hosts: dict[Name, HostEntry] = Field(min_length=1, max_length=hosts_max)
     boards: dict[Name, Board] = Field(default={}, max_length=boards_max)
 

@@ -91,6 +91,7 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     verify_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None  # None: by cores
     trace: str | None = None  # `nodes.trace_file`
     trace_every: TraceEvery = 1
+    metrics: Address | None = None  # `nodes.metrics`
     profile: str | None = None  # write a cProfile of the process here when it ends
 
     @classmethod

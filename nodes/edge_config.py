@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.limits import RateLimiter
 from nodes.config import (
+    Address,
     ConfigError,
     KeepDataBlocks,
     Name,
@@ -120,6 +121,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     events: FilePath | None = None
     trace: FilePath | None = None
     trace_every: TraceEvery = 1
+    metrics: Address | None = None
 
 
 class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -150,6 +152,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     events: FilePath | None = None
     trace: FilePath | None = None
     trace_every: TraceEvery = 1
+    metrics: Address | None = None
 
 
 class BoardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -36,6 +36,7 @@ from nodes.device.workload import Go, until, wait_for_go
 from nodes.edge_config import DeviceConfig
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.metrics import serving_metrics
 from nodes.process import arguments, run, write_ready
 from nodes.trace_file import open_trace
 from nodes.usage import USAGE_S, usage
@@ -218,22 +219,26 @@ def device_main(
         def device() -> Device:
             return Device(config, genesis, kind, uplink, events, connect=around.client, trace=trace)
 
+        async def housekeeping(stopping: asyncio.Event) -> None:
+            usage_s = 0.0
+            while not stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)
+                events.flush()
+                trace.flush()
+                if trace.on and time.monotonic() - usage_s >= USAGE_S:
+                    usage_s = time.monotonic()
+                    events.emit("usage", **usage())
+
         async def serve(stopping: asyncio.Event) -> None:
             process = DeviceProcess(config, device, uplink, work, events)
             try:
-                write_ready(config.ready, {})
                 async with Tasks() as tasks:
-                    tasks.start(process.run())
-                    tasks.start(around.follow(events))
-                    usage_s = 0.0
-                    while not stopping.is_set():
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(stopping.wait(), FLUSH_AGE_MS / 1000)
-                        events.flush()
-                        trace.flush()
-                        if trace.on and time.monotonic() - usage_s >= USAGE_S:
-                            usage_s = time.monotonic()
-                            events.emit("usage", **usage())
+                    with serving_metrics(config.metrics, config.name):
+                        write_ready(config.ready, {})
+                        tasks.start(process.run())
+                        tasks.start(around.follow(events))
+                        await housekeeping(stopping)
             except (
                 OutboxFullError,
                 OutboxCorruptError,

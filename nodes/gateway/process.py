@@ -14,7 +14,7 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +41,7 @@ from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.gateway.broker_logins import BrokerLogins, done_height
 from nodes.gateway.replica_links import ReplicaLinks
 from nodes.kept import KEEP_BLOCKS, KeptState
+from nodes.metrics import Metric, one, serving_metrics
 from nodes.process import arguments, run, write_ready
 from nodes.trace_file import open_trace
 from nodes.usage import USAGE_S, usage
@@ -154,6 +155,14 @@ class GatewayProcess:
     def height(self) -> int:
         """The newest final block."""
         return self._bridge.chain.height
+
+    def metrics(self) -> Iterator[Metric]:
+        """For Prometheus, from another thread."""
+        bridge = self._bridge
+        yield one("height", "gauge", "The newest final block that it knows.", self.height)
+        yield one("waiting", "gauge", "Requests without a final answer.", bridge.waiting)
+        counts = {what: float(count) for what, count in dict(bridge.counts).items()}
+        yield Metric("requests", "counter", "Requests, by what became of them.", counts, "result")
 
     async def run(self, stopping: asyncio.Event) -> None:
         self._links.start()
@@ -377,6 +386,7 @@ def gateway_main(
                 raise Trouble(str(error)) from error
             except (OutboxCorruptError, BlockStoreError, ValueError, OSError) as error:
                 raise Trouble(str(error)) from error
+            stack.enter_context(serving_metrics(config.metrics, config.name, process.metrics))
             await process.run(stopping)
 
     run(serve, directory=Path(config.copy).parent, exit_on_stdin_eof=args.exit_on_stdin_eof)

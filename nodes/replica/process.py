@@ -25,6 +25,7 @@ from nodes.disk import write_atomically
 from nodes.events import CountedEvents, EventLog, LimitedEvents, NoEvents
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
 from nodes.keygen import load_key
+from nodes.metrics import serving_metrics
 from nodes.ports import Party, Store, StoreFull
 from nodes.process import arguments, run, write_ready
 from nodes.replica.abstention import Abstention
@@ -33,6 +34,7 @@ from nodes.replica.clock import SystemClock
 from nodes.replica.event_loop import EventLoop
 from nodes.replica.ledger_file import Damaged
 from nodes.replica.memory_store import MemoryStore
+from nodes.replica.metrics import replica_metrics
 from nodes.replica.service import Service
 from nodes.replica.sqlite_store import SqliteStore, move_aside, moved_aside
 from nodes.replica.timers import LoopTimers
@@ -85,14 +87,19 @@ class ReplicaProcess:
                 port = self._wire.listen(self._config.listen.host, self._config.listen.port)
                 self._service = self._assemble()
                 self._tasks.start(self._around.follow(self._events))
-                self._begin(port)
-                await self._until_stopped(loop, stopping)
+                event_loop = self._begin(port)
+                with serving_metrics(
+                    self._config.metrics,
+                    self._config.name,
+                    lambda: replica_metrics(self._service, event_loop, self._wire),
+                ):
+                    await self._until_stopped(loop, stopping)
         except (StoreFull, Damaged) as error:
             raise Trouble(f"{self._config.name}: {error}") from error
         finally:
             await self._end()
 
-    def _begin(self, port: int) -> None:
+    def _begin(self, port: int) -> EventLoop:
         wanted = self._config.verify_threads
         threads = default_threads() if wanted is None else wanted
         event_loop = EventLoop(
@@ -113,6 +120,7 @@ class ReplicaProcess:
         gc.collect()
         gc.freeze()
         write_ready(self._config.ready, {"replica": port})
+        return event_loop
 
     async def _until_stopped(
         self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event

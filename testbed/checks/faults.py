@@ -1,8 +1,9 @@
 """What became of each fault of the schedule: applied, seen, healed, recovered from.
 
 Recovery is the time from healing until some replica had executed the first block that was proposed
-after it. It is taken from two wall clocks, the orchestrator's and a replica's, so in a lab it is as
-exact as the bound of their offset.
+after it. Healing is on the orchestrator's clock, the block on a replica's, so in a lab the time is
+as exact as the clock readings around it (`testbed.traces.clocks`). The orchestrator says on its own
+clock when an effect was seen, and when a target was whole again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import msgspec
 
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import BlockDone, FaultLine
+from testbed.traces.clocks import Clocks, Span, State
 
-__all__ = ["Injection", "injections", "worst_recovery_ms"]
+__all__ = ["Injection", "injections"]
 
 _WHO = ("on", "from")  # selector keys of who a fault falls on
 
@@ -23,8 +25,9 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a fault or an action. Times in ms from the start of the schedule, None if it
     did not happen. `what` was seen at `observed_ms`.
 
-    `recovery_ms` is None if no block was proposed after healing; `whole_ms` is how long after
-    healing the target was found clean, running and caught up.
+    `recovery` is None if no block was proposed after healing. `recovery_ms` is also None if the
+    clocks do not tell how long it took. `whole_ms` is how long after healing the target was found
+    clean, running and caught up.
     """
 
     id: str
@@ -38,8 +41,25 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     aborted: bool
     healed_ms: float | None
-    recovery_ms: float | None
+    recovery: Span | None
     whole_ms: float | None
+
+    @property
+    def recovery_ms(self) -> float | None:
+        if self.recovery is None or self.recovery.state == "unknown":
+            return None
+        return max(0.0, self.recovery.took_ns / 1e6)
+
+    @property
+    def recovery_bound_ms(self) -> float | None:
+        """The true time is within it."""
+        return (
+            None if self.recovery_ms is None or not self.recovery else self.recovery.bound_ns / 1e6
+        )
+
+    @property
+    def recovery_state(self) -> State | None:
+        return None if self.recovery is None else self.recovery.state
 
     @property
     def took_place(self) -> bool:
@@ -48,7 +68,8 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True):
 
 def injections(evidence: Evidence) -> tuple[Injection, ...]:
     """Every fault event of the schedule, also those that never came to be."""
-    blocks = sorted((event.time_us, event.t) for event in evidence.events(BlockDone))
+    blocks = [*evidence.events(BlockDone)]
+    clocks = Clocks(evidence.clocks, evidence.conditions) if evidence.clocks else None
     lines: dict[str, list[FaultLine]] = {}
     for line in evidence.faults:
         lines.setdefault(line.event, []).append(line)
@@ -72,7 +93,7 @@ def injections(evidence: Evidence) -> tuple[Injection, ...]:
                 what=seen.what if seen else "",
                 aborted="aborted" in steps,
                 healed_ms=evidence.at_ms(healed.t) if healed else None,
-                recovery_ms=_recovery_ms(blocks, healed.t) if healed else None,
+                recovery=_recovery(blocks, healed.t, clocks) if healed else None,
                 whole_ms=(whole.t - healed.t) / 1e6 if whole and healed and whole.whole else None,
             )
         )
@@ -88,15 +109,15 @@ def _target(targets: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(parts)
 
 
-def _recovery_ms(blocks: list[tuple[int, int]], healed_ns: int) -> float | None:
-    done = [t for time_us, t in blocks if time_us * 1000 >= healed_ns]
-    return (min(done) - healed_ns) / 1e6 if done else None
-
-
-def worst_recovery_ms(found: tuple[Injection, ...]) -> float | None:
-    """The longest recovery; infinite if there was none after a fault that was healed, None if
-    nothing was healed."""
-    healed = [each for each in found if each.healed_ms is not None]
-    if not healed:
+def _recovery(blocks: Sequence[BlockDone], healed_ns: int, clocks: Clocks | None) -> Span | None:
+    """Until the first replica had executed it. Without clock readings all ran on one machine."""
+    later = [block for block in blocks if block.time_us * 1000 >= healed_ns]
+    if not later:
         return None
-    return max(float("inf") if each.recovery_ms is None else each.recovery_ms for each in healed)
+    if clocks is None:
+        return Span(min(block.t for block in later) - healed_ns, 0, "known")
+    first = min(block.height for block in later)
+    spans = [
+        clocks.since(healed_ns, block.boot, block.m) for block in later if block.height == first
+    ]
+    return min(spans, key=lambda span: (span.state == "unknown", span.took_ns))

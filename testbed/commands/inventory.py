@@ -96,6 +96,25 @@ def schema() -> None:
 
 
 @app.command()
+def prometheus(file: FileArgument = None, inventory: InventoryOption = None) -> None:
+    """Print where the processes of a lab give metrics, as Prometheus's file_sd_configs reads it.
+
+    The lab must say `metrics: {port: 9100}`. testbed/monitoring/README.md shows the rest.
+
+    \b
+    testbed inventory prometheus -i lab.yaml > targets.json
+    """
+    # The layout of processes takes a moment to import.
+    from testbed.provision.targets import metrics_targets  # noqa: PLC0415
+
+    path = _path(file, inventory)
+    lab = load_lab(path)
+    if lab.metrics is None:
+        raise ConfigurationError(f"{path}: no metrics; fix: add   metrics: {{port: 9100}}")
+    print_json(metrics_targets(lab))
+
+
+@app.command()
 def discover(inventory: InventoryOption = None, as_json: JsonOption = False) -> None:
     """Find out what an inventory should say of the hosts: hardware serial numbers, sensor boards.
 

@@ -36,6 +36,7 @@ __all__ = [
     "CONFIG",
     "EVENTS",
     "GO",
+    "METRICS_ROLES",
     "READY",
     "SECRET",
     "STORE",
@@ -46,6 +47,7 @@ __all__ = [
     "broker_config",
     "config_file",
     "files_of",
+    "metrics_address",
     "network_name",
 ]
 
@@ -57,6 +59,7 @@ STORE = "ledger.sqlite"
 GO = "go.json"
 GENESIS = "genesis.json"
 SECRET = 0o600
+METRICS_ROLES = ("replica", "spare", "gateway", "mobile", "environment")
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,17 @@ def files_of(
 ) -> Iterator[File]:
     """What this process needs before it starts (boards are flashed instead)."""
     at = Addresses(lab, ports)
+    metrics = metrics_address(node, nodes, lab)
     if node.role in ("replica", "spare", "gateway", "environment", "mobile"):
         yield File(GENESIS, material.genesis.encode())
     match node.role:
         case "replica" | "spare":
-            yield config_file(_replica(node, nodes, material, at))
+            yield config_file(_replica(node, nodes, material, at), metrics)
         case "broker":
             yield config_file(broker_config(node, lab, ports))
             yield File("security.json", security_document(material), SECRET)
         case "gateway":
-            yield config_file(_gateway(node, nodes, material, at))
+            yield config_file(_gateway(node, nodes, material, at), metrics)
             gateway, admin = material.gateways[node.name]
             passwords = {
                 "gateway": gateway.password,
@@ -107,7 +111,7 @@ def files_of(
             yield File("passwords.json", json.dumps(passwords).encode(), SECRET)
         case "mobile" | "environment":
             broker = broker_address(nodes, lab, material, ports)
-            yield config_file(_device(node, nodes, lab, broker))
+            yield config_file(_device(node, nodes, lab, broker), metrics)
             if node.name in material.vouchers:
                 yield File("voucher.pem", material.vouchers[node.name].pem, SECRET)
         case "board":
@@ -132,8 +136,17 @@ def network_name(genesis: Genesis) -> str:
     return genesis.network.hex()[:16]
 
 
-def config_file(config: msgspec.Struct) -> File:
+def metrics_address(node: Node, nodes: Sequence[Node], lab: Lab) -> Address | None:
+    """Where a process answers Prometheus. Each has a port of its own: some share a host."""
+    if lab.metrics is None:
+        return None
+    return Address(lab.metrics.listen, lab.metrics.port + nodes.index(node))
+
+
+def config_file(config: msgspec.Struct, metrics: Address | None = None) -> File:
     """A process's config."""
+    if metrics is not None:
+        config = msgspec.structs.replace(config, metrics=metrics)
     return File(CONFIG, msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from testbed.campaign.expect import FIRST_COMMIT
 from testbed.campaign.injection import Judgement
 from testbed.checks.attacks import attack_ids, judge
 from testbed.checks.evidence import Evidence
-from testbed.checks.faults import Injection, injections, worst_recovery_ms
+from testbed.checks.faults import Injection, injections
 from testbed.checks.ledger import LedgerReport
 from testbed.checks.logs import ViewEntered
 from testbed.checks.stats import upper95
@@ -97,13 +99,19 @@ def _fault(found: Injection) -> FaultResult:
         applied=found.applied_ms is not None,
         observed=found.observed,
         healed=found.healed_ms is not None,
-        recovery_ms=None if found.recovery_ms is None else round(found.recovery_ms, 3),
-        whole_ms=None if found.whole_ms is None else round(found.whole_ms, 3),
+        recovery_ms=_rounded(found.recovery_ms),
+        recovery_bound_ms=_rounded(found.recovery_bound_ms),
+        recovery_state=found.recovery_state,
+        whole_ms=_rounded(found.whole_ms),
         seen=found.what,
         started_late_ms=(
             None if found.applied_ms is None else round(found.applied_ms - found.planned_ms, 3)
         ),
     )
+
+
+def _rounded(ms: float | None) -> float | None:
+    return None if ms is None else round(ms, 3)
 
 
 def _attack(evidence: Evidence, attack: str, kind: str) -> AttackResult:
@@ -140,20 +148,39 @@ def _properties(
         )
     yield from _bounds_on_faults(evidence, found)
     bound = evidence.expect.liveness.first_commit_after_heal
-    worst_ms = worst_recovery_ms(found)
-    if bound is None or worst_ms is None:
+    healed = [each for each in found if each.healed_ms is not None]
+    if bound is None or not healed:
         return
-    held = worst_ms <= bound.ms
+    judged = _first_commit(FIRST_COMMIT, bound.ms, healed)
     # A run that was cut short had no time to recover. A replica without a log may have been
     # the first: neither says anything against liveness.
-    if evidence.completed and (held or not evidence.silent):
-        took = "never" if worst_ms == float("inf") else f"after {worst_ms:.0f} ms"
-        yield PropertyResult(
-            name=FIRST_COMMIT,
-            held=held,
-            weight="bound",
-            detail=f"{took}, at most {bound.ms:.0f} ms wanted",
-        )
+    if evidence.completed and (judged.held or not evidence.silent):
+        yield judged
+
+
+def _first_commit(name: str, bound_ms: float, healed: Sequence[Injection]) -> PropertyResult:
+    """The longest recovery decides, if the clocks tell of all."""
+    judged = _at_most(name, bound_ms, [each.recovery_ms for each in healed if not _untold(each)])
+    if judged.held and any(map(_untold, healed)):
+        why = "not known of all: a host's clock was set meanwhile, or never read"
+        return msgspec.structs.replace(judged, held=None, detail=why)
+    return judged
+
+
+def _untold(each: Injection) -> bool:
+    return each.recovery_state == "unknown"
+
+
+def _at_most(name: str, bound_ms: float, values_ms: Sequence[float | None]) -> PropertyResult:
+    """None: never."""
+    worst_ms = max((float("inf") if ms is None else ms for ms in values_ms), default=0.0)
+    took = "never" if worst_ms == float("inf") else f"after {worst_ms:.0f} ms"
+    return PropertyResult(
+        name=name,
+        held=worst_ms <= bound_ms,
+        weight="bound",
+        detail=f"{took}, at most {bound_ms:.0f} ms wanted",
+    )
 
 
 def _bounds_on_faults(evidence: Evidence, found: tuple[Injection, ...]) -> Iterator[PropertyResult]:
@@ -162,18 +189,9 @@ def _bounds_on_faults(evidence: Evidence, found: tuple[Injection, ...]) -> Itera
         return
     for fault, wanted in evidence.expect.fault.items():
         events = [each for each in found if each.fault == fault and each.healed_ms is not None]
-        bounds = {
-            "first-commit": (wanted.first_commit, [each.recovery_ms for each in events]),
-            "whole": (wanted.whole, [each.whole_ms for each in events]),
-        }
-        for name, (bound, values) in bounds.items():
-            if bound is None or not values:
-                continue
-            worst_ms = max(float("inf") if ms is None else ms for ms in values)
-            took = "never" if worst_ms == float("inf") else f"after {worst_ms:.0f} ms"
-            yield PropertyResult(
-                name=f"{fault}-{name}",
-                held=worst_ms <= bound.ms,
-                weight="bound",
-                detail=f"{took}, at most {bound.ms:.0f} ms wanted",
-            )
+        if not events:
+            continue
+        if wanted.first_commit is not None:
+            yield _first_commit(f"{fault}-first-commit", wanted.first_commit.ms, events)
+        if wanted.whole is not None:
+            yield _at_most(f"{fault}-whole", wanted.whole.ms, [each.whole_ms for each in events])

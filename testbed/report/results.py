@@ -198,4 +198,4 @@ def _fault_verdict(steps: Sequence[Injection], safety: bool | None) -> str:
         return "broken"
     if safety is None or not all(each.took_place and each.healed_ms is not None for each in steps):
         return "invalid"
-    return "held" if all(each.recovery_ms is not None for each in steps) else "degraded"
+    return "held" if all(each.recovery is not None for each in steps) else "degraded"

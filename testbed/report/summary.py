@@ -16,6 +16,7 @@ import msgspec
 from testbed.checks.stats import Latency
 from testbed.manifest import Arm, Attempt, RunState, Stage
 from testbed.report.pairing import Estimate
+from testbed.traces.clocks import State
 
 __all__ = [
     "EXIT_CODES",
@@ -56,8 +57,11 @@ EXIT_CODES: dict[Verdict, int] = {
 
 class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     """One injected fault event. `recovery_ms`: from healing to the first block that was proposed
-    after it, None if there was none (censored) or it was never healed. `whole_ms`: from healing
-    until the target was clean, running and caught up. `seen` says what showed the effect.
+    after it, None if there was none (censored) or it was never healed. The true time is within
+    `recovery_bound_ms` of it, which the clocks of a lab leave open. `recovery_state`: known;
+    unresolvable (shorter than the bound); unknown (a clock was set meanwhile, or never read: then
+    `recovery_ms` is None); None if it never recovered. `whole_ms`: from healing until the target
+    was clean, running and caught up. `seen` says what showed the effect.
     `started_late_ms`: how much later than planned it was applied."""
 
     id: str
@@ -67,6 +71,8 @@ class FaultResult(msgspec.Struct, frozen=True, kw_only=True):
     observed: bool
     healed: bool
     recovery_ms: float | None
+    recovery_bound_ms: float | None = None
+    recovery_state: State | None = None
     whole_ms: float | None = None
     seen: str = ""
     started_late_ms: float | None = None

@@ -155,6 +155,8 @@ def _faults(evidence: Evidence) -> Table:
             "observed": ("b", lambda each: each.observed),
             "healed_at_ms": ("f", lambda each: each.healed_ms),
             "recovery_ms": ("f", lambda each: each.recovery_ms),
+            "recovery_bound_ms": ("f", lambda each: each.recovery_bound_ms),
+            "recovery_state": ("s", lambda each: each.recovery_state),
             "whole_ms": ("f", lambda each: each.whole_ms),
         },
     )

@@ -178,7 +178,7 @@ class PricedMachine(Machine):
         self.timeline.after(round(us), self._cores.take, self._send_all)
 
     def _send_all(self) -> None:
-        """Frames leave party by party: those to the same one in one write, as in `nodes.wire.link`."""
+        """Frames to the same party leave in one write, as in `nodes.wire.link`."""
         for height in range(self._seen + 1, self.disk.height + 1):
             self._stopwatch.block(height).executed_us.append(self.timeline.now_us)
         self._seen = self.disk.height

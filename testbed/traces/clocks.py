@@ -69,11 +69,21 @@ class Clocks:
         """From a moment of one machine's monotonic clock to a moment of another's (or the same)."""
         if boot == other:
             return Span(to_ns - from_ns, 0, "known")
-        first, last = self._moment(boot, from_ns), self._moment(other, to_ns)
-        if first is None or last is None or first.steps != last.steps:
-            return Span(0, 0, "unknown")
-        took_ns, bound_ns = last.at_ns - first.at_ns, first.bound_ns + last.bound_ns
-        return Span(took_ns, bound_ns, "unresolvable" if abs(took_ns) <= bound_ns else "known")
+        return _between(self._moment(boot, from_ns), self._moment(other, to_ns))
+
+    def since(self, wall_ns: int, boot: str, to_ns: int) -> Span:
+        """From a moment of the orchestrator's wall clock to one of a machine's monotonic clock."""
+        first, last = self._of_orchestrator(boot, wall_ns), self._moment(boot, to_ns)
+        return _between(first, last)
+
+    def _of_orchestrator(self, boot: str, wall_ns: int) -> _Moment | None:
+        """None if its clock was set between the readings of `boot` around that moment."""
+        readings = self._readings.get(boot, [])
+        place = bisect_right(readings, wall_ns, key=lambda each: each.at_ns + each.base_ns)
+        around = readings[max(0, place - 1) : place + 1]
+        if any(map(_stepped, around, around[1:])):
+            return None
+        return _Moment(wall_ns, 0, sum(map(_stepped, readings[:place], readings[1:place])))
 
     def _moment(self, boot: str, at_ns: int) -> _Moment | None:
         """None between two readings of which one was taken after a step."""
@@ -96,6 +106,13 @@ class Clocks:
         away_ns = abs(at_ns - before.at_ns)
         bound_ns = before.bound_ns + round(away_ns * DRIFT_PPM / 1e6)
         return _Moment(at_ns + before.base_ns, bound_ns, steps)
+
+
+def _between(first: _Moment | None, last: _Moment | None) -> Span:
+    if first is None or last is None or first.steps != last.steps:
+        return Span(0, 0, "unknown")
+    took_ns, bound_ns = last.at_ns - first.at_ns, first.bound_ns + last.bound_ns
+    return Span(took_ns, bound_ns, "unresolvable" if abs(took_ns) <= bound_ns else "known")
 
 
 def _stepped(before: _Reading, after: _Reading) -> bool:

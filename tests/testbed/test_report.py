@@ -30,6 +30,7 @@ from testbed import cli
 from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.injection import Judgement
 from testbed.campaign.kinds import attack_kinds
+from testbed.checks.conditions import ClockLine, ConditionLine
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
 from testbed.errors import ConfigurationError
@@ -47,6 +48,7 @@ from testbed.report.table import render
 from testbed.report.where import where_of
 from tests.chain.world import World
 from tests.testbed.bundles import START_NS, Story, edit, lines, reschedule, store, write_lines
+from tests.testbed.test_conditions import FINE, LIMITS
 
 Lines = list[dict[str, Any]]
 
@@ -246,6 +248,41 @@ def test_no_commit_after_healing_is_degraded_not_failed(run: RunFolder) -> None:
     assert summary.verdict == "degraded"
     assert held(summary, "first-commit-after-heal") == (False, "never, at most 10000 ms wanted")
     assert summary.faults[0].recovery_ms is None
+
+
+@pytest.mark.parametrize(
+    ("bound_ms", "step_ms", "state", "held_now"),
+    [
+        (3.0, 0.0, "known", True),
+        (20.0, 0.0, "unresolvable", True),
+        (3.0, 900.0, "unknown", None),
+    ],
+)
+def test_recovery_in_a_lab_is_as_exact_as_its_clocks(
+    run: RunFolder, bound_ms: float, step_ms: float, state: str, held_now: bool | None
+) -> None:
+    """The story's processes run on one machine with the boot "b", whose clock is right."""
+    seen = msgspec.structs.replace(FINE, boot="b", wall_minus_monotonic_ns=0)
+    limits = msgspec.structs.replace(LIMITS, clock_error_ms_max=1000.0)
+    clocks, looks = [], []
+    for t, offset_ms in ((START_NS, 0.0), (START_NS + 60_000_000_000, -step_ms)):
+        clocks.append(
+            ClockLine(
+                t=t, host="pi01", offset_ms=offset_ms, bound_ms=bound_ms, wall_minus_monotonic_ns=0
+            )
+        )
+        looks.append(ConditionLine(t=t, host="pi01", limits=limits, seen=seen))
+    for name, found in (("clock", clocks), ("conditions", looks)):
+        write_lines(run.raw / f"{name}.jsonl", [msgspec.to_builtins(line) for line in found])
+    summary = summary_of(run)
+    (fault,) = summary.faults
+    assert fault.recovery_state == state
+    assert held(summary, "first-commit-after-heal")[0] is held_now
+    if state == "unknown":
+        assert fault.recovery_ms is None
+    else:
+        assert fault.recovery_ms == pytest.approx(8.0, abs=0.01)
+        assert fault.recovery_bound_ms == pytest.approx(bound_ms, abs=0.01)
 
 
 def test_a_run_that_was_cut_short_is_invalid_not_failed(run: RunFolder) -> None:

@@ -192,3 +192,22 @@ def test_a_strangers_trace_takes_neither_time_nor_memory_without_end(tmp_path: P
     assert [mark.at_ns for mark in traces.blocks[7][Hop.PROPOSED].values()] == [1]
     for part in ("r2.bin", f"more than {LIVES_MAX} starts", "r4 and what follows"):
         assert part in " ".join(traces.problems)
+
+
+def test_a_time_from_the_orchestrator_to_a_host_has_the_bound_of_that_host() -> None:
+    """As recovery from healing has."""
+    clocks = two_hosts()
+    wall_ns = BASES["a"] + 3_000 * MS  # the orchestrator's, when the clock of "a" is at 3,000
+    found = clocks.since(wall_ns, "b", later("b", 3_004))
+    assert (found.took_ns, found.bound_ns, found.state) == (4 * MS, 0.5 * MS, "known")
+    assert clocks.since(wall_ns, "b", later("b", 3_000.4)).state == "unresolvable"
+    assert clocks.since(wall_ns, "nowhere", 5).state == "unknown"
+
+
+def test_a_time_over_a_step_of_the_orchestrator_s_clock_is_not_known() -> None:
+    clocks = two_hosts(step_ms=400, step_at_ms=5_000)
+    wall_ns = BASES["a"] + 3_000 * MS
+    assert clocks.since(wall_ns, "b", later("b", 3_004)).state == "unknown"
+    assert clocks.since(wall_ns - 3_000 * MS, "b", later("b", 7_000)).state == "unknown"
+    after = clocks.since(wall_ns + 4_400 * MS, "b", later("b", 7_004))
+    assert (after.took_ns, after.state) == (4 * MS, "known")

@@ -1,0 +1,91 @@
+"""Metrics of one process, for Prometheus: off unless its config says where to listen.
+
+Nothing is counted for them: what the process knows anyway is read when somebody asks, in a thread
+of its own. Whoever reaches the port can read them, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from nodes.config import Address
+from nodes.exits import Trouble
+from nodes.usage import usage
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric as Family
+
+__all__ = ["Metric", "one", "serving_metrics"]
+
+
+class Metric(NamedTuple):
+    """`values` by the text of `label`; one value under "" if there is none."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    about: str
+    values: Mapping[str, float]
+    label: str = ""
+
+
+def one(name: str, kind: Literal["counter", "gauge"], about: str, value: float) -> Metric:
+    return Metric(name, kind, about, {"": value})
+
+
+@contextlib.contextmanager
+def serving_metrics(
+    address: Address | None, name: str, read: Callable[[], Iterable[Metric]] = tuple
+) -> Iterator[None]:
+    """Answers at `http://ADDRESS/metrics` until the end. Raises Trouble: the port is taken."""
+    if address is None:
+        yield
+        return
+    # Here, not above: a process without metrics does not load it.
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+
+    registry = CollectorRegistry()
+    registry.register(_Collector(name, read))
+    try:
+        server, thread = start_http_server(address.port, address.host, registry)
+    except OSError as error:
+        where = f"{address.host}:{address.port}"
+        raise Trouble(f"{name}: metrics at {where}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Collector:
+    """What the library asks at each request."""
+
+    def __init__(self, process: str, read: Callable[[], Iterable[Metric]]) -> None:
+        self._process = process
+        self._read = read
+
+    def collect(self) -> Iterator[Family]:
+        from prometheus_client.core import (  # noqa: PLC0415 - see above
+            CounterMetricFamily,
+            GaugeMetricFamily,
+        )
+
+        families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        for each in (*_of_any_process(), *self._read()):
+            labels = ["process", each.label] if each.label else ["process"]
+            family = families[each.kind](f"testbed_{each.name}", each.about, labels=labels)
+            for text, value in each.values.items():
+                family.add_metric([self._process, text][: len(labels)], value)
+            yield family
+
+
+def _of_any_process() -> Iterator[Metric]:
+    used = usage()
+    cpu_s, rss_mb = used["cpu_s"], used["rss_mb"]
+    assert isinstance(cpu_s, float)
+    assert isinstance(rss_mb, float)
+    yield one("cpu_seconds", "counter", "Processor time since its start.", cpu_s)
+    yield one("resident_bytes", "gauge", "Memory in use.", rss_mb * 1e6)
