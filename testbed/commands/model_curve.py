@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from testbed.bundle import find_run
 from testbed.commands.options import (
     JsonOption,
     columns,
@@ -23,6 +24,7 @@ from testbed.commands.sizes import sizes
 from testbed.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from testbed.model.calibration import Calibration
     from testbed.model.curve import Curves
     from testbed.model.loopback import Measured
     from testbed.model.predict import Prediction
@@ -51,6 +53,11 @@ def calibrate(
     fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes of real networks.")] = "4,7",
     blocks: BlocksOption = 200,
     measured: MeasuredOption = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="Take link delays and syncs from its traces."),
+    ] = None,
+    calibration: CalibrationOption = None,
 ) -> None:
     """Measure what the work of a replica takes on this machine, and print it as JSON.
 
@@ -58,11 +65,19 @@ def calibrate(
     disk and loopback link apart. The cost of sending is fitted to the CPU time of real replicas, at
     two sizes or more.
 
-    With --measured the networks are not started again, as their CPU times are known.
+    With --measured the networks are not started again, as their CPU times are known. With --bundle
+    nothing is measured: link delays and syncs of a calibration are replaced by those of a traced
+    run, as of a lab; `last` is the newest one.
 
     \b
     testbed model calibrate > calibration.json
+    testbed model calibrate --bundle last --calibration calibration.json > lab.json
     """
+    if bundle is not None:
+        print_json(msgspec.to_builtins(_of_bundle(bundle, calibration)))
+        return
+    if calibration is not None:
+        raise ConfigurationError("--calibration: only with --bundle, which changes a part of it")
     wanted = sizes("--fit", fit)
     if len(wanted) < 2:
         raise ConfigurationError(f"--fit {fit}: two sizes are the fewest, as 4,7")
@@ -75,6 +90,22 @@ def calibrate(
     found = msgspec.structs.replace(found, costs=costs)
     say(found.machine)
     print_json(msgspec.to_builtins(found))
+
+
+def _of_bundle(bundle: str, calibration: Path | None) -> Calibration:
+    from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
+    from testbed.model.observe import observe_hardware  # noqa: PLC0415
+
+    run, known = find_run(bundle), read_calibration(calibration or SHIPPED)
+    seen = observe_hardware(run)
+    return msgspec.structs.replace(
+        known,
+        machine=(
+            f"{known.machine}; links and syncs of {run.bundle.path.name} "
+            f"({seen.requests} requests, {seen.blocks} blocks)"
+        ),
+        costs=msgspec.structs.replace(known.costs, delays_us=seen.delays_us, sync_us=seen.sync_us),
+    )
 
 
 def _measured(path: Path | None) -> dict[int, Measured] | None:

@@ -1,16 +1,36 @@
-"""What a run says of the phases of its blocks, for `consensus.calibrate`."""
+"""What a run says of the phases of its blocks (for `consensus.calibrate`).
+
+If it was traced, also what it says of links and disks (for `real_core`).
+"""
 
 from __future__ import annotations
 
-from statistics import fmean
+from statistics import fmean, median, quantiles
 
+import msgspec
+
+from gateway.hops import Hop
 from testbed.bundle import RunFolder
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import BlockDone
 from testbed.errors import ConfigurationError
 from testbed.model.consensus import Observation
+from testbed.report.measure import operations
+from testbed.report.where import where_of
 
-__all__ = ["observe"]
+__all__ = ["Observed", "observe", "observe_hardware"]
+
+_DELAYS_MIN = 20  # known ones, or their distribution says nothing
+_QUANTILES = 40
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """As in `testbed.simulate.costs.Costs`: quantiles of what a link takes, and a sync."""
+
+    delays_us: tuple[int, ...]
+    sync_us: float
+    requests: int
+    blocks: int
 
 
 def observe(run: RunFolder) -> Observation:
@@ -36,4 +56,28 @@ def observe(run: RunFolder) -> Observation:
         blocks=len(timed),
         prepared_ms=fmean(prepared for prepared, _ in timed),
         committed_ms=fmean(committed for _, committed in timed),
+    )
+
+
+def observe_hardware(run: RunFolder) -> Observed:
+    """Links: from a gateway's send until a replica has read it. Syncs: at all replicas, between
+    prepared and the COMMIT. Raises ConfigurationError if the traces do not tell."""
+    evidence = Evidence(run)
+    where = where_of(evidence, operations(evidence))
+    links = [step for _, steps in where.paths for step in steps if step.hop is Hop.ARRIVED]
+    known = [step.took_ns / 1000 for step in links if step.state == "known"]
+    syncs = [step.took_ns / 1000 for step in where.blocks if step.hop is Hop.SYNCED]
+    if not links or not syncs:
+        raise ConfigurationError(f"{run.path}: no traces; fix: testbed run ... --trace-every 1")
+    if len(known) < max(_DELAYS_MIN, len(links) / 2):
+        bound_ms = max(step.bound_ns for step in links) / 1e6
+        raise ConfigurationError(
+            f"{run.path}: of {len(links)} requests only {len(known)} have a link delay above the "
+            f"bound of the clocks ({bound_ms:.3g} ms): these links are faster than can be told"
+        )
+    return Observed(
+        delays_us=tuple(round(us) for us in quantiles(known, n=_QUANTILES)),
+        sync_us=round(median(syncs), 1),
+        requests=len(known),
+        blocks=len({step.height for step in where.blocks}),
     )

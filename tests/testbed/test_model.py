@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.hops import Hop
 from testbed import cli
 from testbed.bundle import Bundle
 from testbed.errors import ConfigurationError
+from testbed.model.calibration import SHIPPED, read_calibration
 from testbed.model.consensus import (
     PAPER_RATIO,
     PAPER_WORK_PER_DELAY,
@@ -28,6 +30,7 @@ from testbed.model.consensus import (
 from testbed.model.group import group_risk, group_table, scientific
 from testbed.model.observe import observe
 from tests.testbed.bundles import Story
+from tests.testbed.test_page import traced
 
 EXAMPLE = ["model", "group", "-n", "100", "-f", "10", "-m", "15"]
 
@@ -179,6 +182,27 @@ def test_calibration_says_when_the_times_do_not_tell() -> None:
     assert math.isclose(found.error, 0.074, abs_tol=0.01)
     with pytest.raises(ConfigurationError, match="nothing to calibrate"):
         calibrate([Observation(replicas=4, blocks=0, prepared_ms=0.0, committed_ms=0.0)])
+
+
+def test_links_and_syncs_are_read_from_the_traces_of_a_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    story = Story(tmp_path)
+    command = ["model", "calibrate", "--bundle", str(story.bundle.path)]
+    assert cli.main(command) == 2
+    assert "no traces; fix: testbed run" in capsys.readouterr().err
+    traced(story.run)
+    assert cli.main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    link_us = 1000 * (Hop.ARRIVED - Hop.GATEWAY_OUT)
+    assert set(found["costs"]["delays_us"]) == {link_us}
+    assert found["costs"]["sync_us"] == 1000 * (Hop.SYNCED - Hop.PREPARED)
+    shipped = read_calibration(SHIPPED)
+    assert found["costs"]["check_us"] == shipped.costs.check_us
+    assert found["machine"].startswith(shipped.machine)
+    assert story.bundle.path.name in found["machine"]
+    assert cli.main([*command[:2], "--calibration", "x.json"]) == 2
+    assert "only with --bundle" in capsys.readouterr().err
 
 
 def test_a_bundle_is_read_on_its_proposers_clocks(
