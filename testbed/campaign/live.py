@@ -221,7 +221,7 @@ class Published:
         self._path = folder / LIVE
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
-        self.look: Callable[[], Live] | None = None
+        self.look: Callable[[], Live] = lambda: Live(campaign="")
         self.step = ""
 
     def __enter__(self) -> Self:
@@ -236,10 +236,8 @@ class Published:
     def _run(self) -> None:
         part = self._path.with_name(f".{LIVE}.part")
         while not self._done.wait(EVERY_S):
-            if (look := self.look) is None:
-                continue
             with contextlib.suppress(OSError):
-                live = msgspec.structs.replace(look(), step=self.step)
+                live = msgspec.structs.replace(self.look(), step=self.step)
                 part.write_bytes(msgspec.json.encode(live))
                 part.replace(self._path)
         part.unlink(missing_ok=True)

@@ -41,6 +41,8 @@ def live_lines(live: Live, width: int, height: int) -> list[Text]:
 
 
 def _top(live: Live) -> list[Text]:
+    if not live.total_s:  # it is being set up: `step` says all
+        return []
     title = Text(live.campaign, "bold")
     if live.which:
         title.append(f"  {live.which}", "default")

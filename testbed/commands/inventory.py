@@ -96,13 +96,16 @@ def schema() -> None:
 
 
 @app.command()
-def prometheus(file: FileArgument = None, inventory: InventoryOption = None) -> None:
-    """Print where the processes of a lab give metrics, as Prometheus's file_sd_configs reads it.
+def prometheus(
+    file: FileArgument = None, inventory: InventoryOption = None, as_json: JsonOption = False
+) -> None:
+    """Print where the processes of a lab give metrics; with --json as Prometheus's file_sd_configs
+    reads it.
 
     The lab must say `metrics: {port: 9100}`. testbed/monitoring/README.md shows the rest.
 
     \b
-    testbed inventory prometheus -i lab.yaml > targets.json
+    testbed inventory prometheus -i lab.yaml --json > targets.json
     """
     # The layout of processes takes a moment to import.
     from testbed.provision.targets import metrics_targets  # noqa: PLC0415
@@ -111,7 +114,16 @@ def prometheus(file: FileArgument = None, inventory: InventoryOption = None) -> 
     lab = load_lab(path)
     if lab.metrics is None:
         raise ConfigurationError(f"{path}: no metrics; fix: add   metrics: {{port: 9100}}")
-    print_json(metrics_targets(lab))
+    found = metrics_targets(lab)
+    if as_json:
+        print_json([{"targets": [each.address], "labels": each.labels} for each in found])
+        return
+    rows: list[tuple[object, ...]] = [("HOST", "ROLE", "METRICS")]
+    rows += [
+        (each.labels["host"], each.labels["role"], f"http://{each.address}/metrics")
+        for each in found
+    ]
+    typer.echo(columns(rows))
 
 
 @app.command()

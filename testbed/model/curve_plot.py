@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from chain.quorum import REPLICAS_MIN
 from testbed.model.consensus import PAPER_RATIO
 from testbed.model.curve import GOAL, WORK, Curve, Curves, obstacle, risks
 from testbed.model.group import scientific
@@ -43,10 +45,7 @@ def _ratios(axes: Axes, found: Curves, measured: Sequence[Prediction]) -> None:
         colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
         _line(axes, curve, colour, LINES[place % len(LINES)], marker)
     _ends(axes, found.core)
-    base = next((each.measured_ms.value for each in measured if each.replicas == 4), None)
-    if base:
-        points = [(m.replicas, m.measured_ms.value / base) for m in measured if m.measured_ms.value]
-        axes.plot(*zip(*points, strict=True), "kx", label="measured, loopback", markersize=5)
+    _loopback(axes, measured)
     axes.plot([100], [PAPER_RATIO], "*", color="black", markersize=10, label="the paper: 5.34")
     axes.axhline(GOAL, color=GREY, linestyle="--", linewidth=1)
     axes.annotate(
@@ -54,13 +53,25 @@ def _ratios(axes: Axes, found: Curves, measured: Sequence[Prediction]) -> None:
     )
     axes.set_yscale("log")
     log_axis(axes.yaxis)
-    axes.set_ylim(top=2.2 * max(row.ratio for curve in found.core for row in curve.rows))
+    axes.set_ylim(top=6 * max(row.ratio for curve in found.core for row in curve.rows))
     axes.set_xlim(0, max(last, 100) + 9)
     axes.set_xticks(range(0, max(last, 100) + 1, 10))
     axes.set_xlabel("replicas N")
     axes.set_ylabel("time to consensus / that of N = 4 (log)")
     axes.set_title("Time to consensus over N, calibrated")
     axes.legend(fontsize=5.5, loc="upper left", ncols=2)
+
+
+def _loopback(axes: Axes, measured: Sequence[Prediction]) -> None:
+    """All replicas on one machine's cores, without link delays: a pair of its own."""
+    base = next((each for each in measured if each.replicas == REPLICAS_MIN), None)
+    if base is None or not base.measured_ms.value:
+        return
+    sizes = [each.replicas for each in measured]
+    predicted = [each.predicted_ms / base.predicted_ms for each in measured]
+    found = [(each.measured_ms.value or math.nan) / base.measured_ms.value for each in measured]
+    axes.plot(sizes, predicted, color=GREY, linewidth=1, label="all on shared cores, predicted")
+    axes.plot(sizes, found, "kx", label="all on shared cores, measured", markersize=5)
 
 
 def _line(axes: Axes, curve: Curve, colour: str, line: str, marker: str) -> None:
@@ -118,7 +129,7 @@ def _work(axes: Axes, core: Sequence[Curve]) -> None:
     left_x, bottom, width, height = axes.get_position().bounds
     axes.set_position((left_x + 0.16, bottom, width - 0.16, height))
     axes.set_xlabel("ms of work per block and replica")
-    axes.legend(fontsize=5, loc="lower right", ncols=2)
+    axes.legend(fontsize=5, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4)
     axes.grid(visible=False, axis="y")
 
 

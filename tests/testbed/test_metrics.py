@@ -48,9 +48,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with running_testbed(str(path), period="500ms") as bench:
         bench.wait_for(lambda: bench.height >= 3)
         yield {
-            f"{each['labels']['role']} {each['targets'][0]}": fetched(bench, each["targets"][0])
-            for each in targets(path)
-            if each["labels"]["role"] != "spare"  # stands by, not started
+            f"{each.labels['role']} {each.address}": fetched(bench, each.address)
+            for each in metrics_targets(load_lab(path))
+            if each.labels["role"] != "spare"  # stands by, not started
         }
 
 
@@ -67,10 +67,6 @@ def fetched(bench: Any, target: str) -> str:
 
     bench.wait_for(answers)
     return found[-1]
-
-
-def targets(path: Path) -> list[dict[str, Any]]:
-    return metrics_targets(load_lab(path))
 
 
 def value(text: str, name: str) -> float:
@@ -133,6 +129,8 @@ def test_the_command_prints_where_to_ask(
     text = packaged("loopback").read_text()
     path.write_text(text + "metrics: {port: 9100, listen: 0.0.0.0}\n")
     assert cli.main(["inventory", "prometheus", "-i", str(path)]) == 0
+    assert "http://127.0.0.1:" in capsys.readouterr().out
+    assert cli.main(["inventory", "prometheus", "-i", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     ports = [each["targets"][0] for each in found]
     assert len(set(ports)) == len(ports)
