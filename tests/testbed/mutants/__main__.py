@@ -3,23 +3,22 @@
 `--one NAME` is what each process does: apply the mutant, run seeds until a property breaks or there
 are no more, print one JSON line. The clean build runs on the seeds of every mutant.
 
-`--strategies` prints which exploration strategy finds which mutant, and after how many schedules:
-the median of several tries, each with seeds of its own. A try that finds nothing ends at a limit.
+`--strategies` prints which exploration strategy finds which mutant, and after how many schedules
+(`strategies`). With `--out` it can be stopped and goes on later.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from statistics import median
+from pathlib import Path
 
+from tests.testbed.mutants import strategies
 from tests.testbed.mutants.loader import apply, fits
 from tests.testbed.mutants.table import MUTANTS, Mutant, Result
 
@@ -28,9 +27,7 @@ __all__ = ["main", "run_in_own_process", "run_mutant"]
 _PROCESS_S_MAX = 1800
 
 
-def run_mutant(
-    mutant: Mutant, seeds: range, *, patched: bool = True, strategy: str = "random"
-) -> Result:
+def run_mutant(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
     """In this process, which must be fresh if `patched`."""
     if patched:
         apply(mutant)
@@ -38,12 +35,7 @@ def run_mutant(
     from testbed.simulate.draw import Options, draw  # noqa: PLC0415
     from testbed.simulate.world import run  # noqa: PLC0415
 
-    options = Options(
-        replicas=mutant.replicas,
-        faults=mutant.faults,
-        byzantine=mutant.byzantine,
-        strategy=strategy,
-    )
+    options = Options(replicas=mutant.replicas, faults=mutant.faults, byzantine=mutant.byzantine)
     started = time.monotonic()
     for count, seed in enumerate(seeds, 1):
         finding = run(draw(options, seed)).finding
@@ -54,12 +46,9 @@ def run_mutant(
     return Result(mutant.name, None, len(seeds), "", "", elapsed_s)
 
 
-def run_in_own_process(
-    mutant: Mutant, seeds: range, *, patched: bool = True, strategy: str = "random"
-) -> Result:
+def run_in_own_process(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
     command = [sys.executable, "-m", "tests.testbed.mutants", "--one", mutant.name]
     command += ["--seeds", str(seeds.start), str(seeds.stop), *([] if patched else ["--clean"])]
-    command += ["--strategy", strategy]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=_PROCESS_S_MAX
     )
@@ -76,10 +65,11 @@ def main() -> int:
     parser.add_argument("--one", help="run this mutant in this process")
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FROM", "TO"), help="with --one")
     parser.add_argument("--clean", action="store_true", help="with --one: without the patch")
-    parser.add_argument("--strategy", default="random", help="with --one")
+    parser.add_argument("--strategy", default="random", help="with --one and --strategies")
     parser.add_argument("--strategies", action="store_true", help="mutant against strategy")
     parser.add_argument("--tries", type=int, default=20, help="with --strategies")
     parser.add_argument("--limit", type=int, default=100, help="schedules of one try")
+    parser.add_argument("--out", type=Path, help="with --strategies: JSON file to go on from")
     parser.add_argument("--only", nargs="*", help="names of mutants to run")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
@@ -87,13 +77,18 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.one:
         mutant = next(m for m in MUTANTS if m.name == arguments.one)
+        if arguments.strategies:
+            found = strategies.cell(mutant, arguments.strategy, arguments.tries, arguments.limit)
+            sys.stdout.write(json.dumps(found) + "\n")
+            return 0
         seeds = range(*(arguments.seeds or [mutant.budget]))
-        result = run_mutant(mutant, seeds, patched=not arguments.clean, strategy=arguments.strategy)
+        result = run_mutant(mutant, seeds, patched=not arguments.clean)
         sys.stdout.write(json.dumps(result) + "\n")
         return 0
     if arguments.strategies:
         chosen = [m for m in MUTANTS if not arguments.only or m.name in arguments.only]
-        sys.stdout.write(_strategies(chosen, arguments.tries, arguments.limit, arguments.jobs))
+        cells = strategies.fill(chosen, arguments.tries, arguments.limit, arguments.out)
+        sys.stdout.write(strategies.markdown(chosen, cells, arguments.limit))
         return 0
     form = "json" if arguments.json else "markdown" if arguments.markdown else "table"
     return _run_all(arguments.only, arguments.jobs, form)
@@ -127,32 +122,6 @@ def _run_all(only: list[str] | None, jobs: int, form: str) -> int:
     for name in dirty:
         sys.stderr.write(f"{name}: the clean build breaks a property on its seeds\n")
     return 1 if alive or dirty else 0
-
-
-def _strategies(chosen: list[Mutant], tries: int, limit: int, jobs: int) -> str:
-    """A Markdown table. Where half of the tries find nothing: more than the limit, and how many did
-    find it."""
-    from testbed.simulate.strategies import STRATEGIES  # noqa: PLC0415 - late, as above
-
-    lines = [
-        "| mutant | profile | " + " | ".join(STRATEGIES) + " |",
-        "|---|---|" + "---|" * len(STRATEGIES),
-    ]
-    with ThreadPoolExecutor(jobs) as pool:
-        for mutant in chosen:
-            row = []
-            for strategy in STRATEGIES:
-                ranges = [range(at * limit, (at + 1) * limit) for at in range(tries)]
-                found = pool.map(
-                    partial(run_in_own_process, mutant, strategy=strategy),
-                    ranges,
-                )
-                needed = [each.seeds if each.seed is not None else math.inf for each in found]
-                middle = median(needed)
-                killed = sum(each < math.inf for each in needed)
-                row.append(f"{middle:g}" if middle < math.inf else f"> {limit} ({killed})")
-            lines.append(f"| {mutant.name} | {mutant.faults} | " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def _print_table(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> None:
