@@ -234,6 +234,11 @@ class Replica:
         return self._s.view.active
 
     @property
+    def view_timeout_us(self) -> int:
+        """As it stands: it fits itself to how fast the replicas are."""
+        return self._s.timeout.us
+
+    @property
     def primary(self) -> int:
         """The primary of `view`."""
         return self._s.view.primary

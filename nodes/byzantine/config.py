@@ -40,15 +40,17 @@ class Trick(StrEnum):
     FORGE_NEW_VIEW = "forge-new-view"
     FORGE_CHECKPOINT = "forge-checkpoint"
     LYING_TRANSFER = "lying-transfer"
+    DRIBBLE = "dribble"
+    LATE_EQUIVOCATION = "late-equivocation"
     CONSPIRE = "conspire"
 
 
 class Byzantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Makes a replica play one trick.
 
-    `message` narrows it to one kind of message (its tag, as "PP"). `delay_ms` belongs to "delay",
-    `client` (a node id) narrows "censor", `accomplices` and `deceived` (replica ids) belong to
-    "conspire". `probability` and `seed` make it intermittent and repeatable. It acts from
+    `message` narrows it to one kind of message (its tag, as "PP"). `delay_ms` belongs to "delay"
+    and "dribble", `client` (a node id) narrows "censor", `accomplices` and `deceived` (replica ids)
+    belong to "conspire". `probability` and `seed` make it intermittent and repeatable. It acts from
     `start_s` to `stop_s`, in seconds of the process's life.
     """
 

@@ -10,6 +10,7 @@ import msgspec
 from chain.keys import digest
 from chain.pbft.effects import Broadcast, Effect, Send
 from chain.pbft.messages import (
+    Bodies,
     Checkpoint,
     Commit,
     Prepare,
@@ -17,6 +18,7 @@ from chain.pbft.messages import (
     Proposal,
     ReplicaMessage,
     Signed,
+    decode_body,
 )
 from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import twin_of
@@ -27,6 +29,7 @@ from nodes.replica.driver import Delayed
 __all__ = ["ACTS"]
 
 _FLOOD_COPIES = 20  # of each message
+_LATE_LIES = 4  # beside each message
 
 
 def _silent(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
@@ -111,6 +114,33 @@ def _old_messages(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) ->
     return [effect, Broadcast(actor.rng.choice(actor.old))] if actor.old else [effect]
 
 
+def _dribble(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Serves blocks one at a time, and late: just before another source would be asked."""
+    if not isinstance(message, Bodies) or not message.blocks:
+        return [effect]
+    one = actor.sign(msgspec.structs.replace(message, blocks=message.blocks[:1]))
+    return [Delayed(resigned(effect, one), actor.delay_us)]
+
+
+def _late_equivocation(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
+    """Honest until its epoch is over. Then it contradicts the votes that it gave in it, for those
+    who are still there; and each new vote by one that it dates back to the epoch before."""
+    if message.epoch == 0:
+        return [effect]
+    over = [old for old in actor.old if decode_body(old.body).epoch < message.epoch]
+    told = actor.rng.sample(over, min(len(over), _LATE_LIES))
+    lies = [_contradiction(actor, signed) for signed in told]
+    lies.append(_vote_for_nothing(actor, msgspec.structs.replace(message, epoch=message.epoch - 1)))
+    return [effect, *(Broadcast(lie) for lie in lies if lie is not None)]
+
+
+def _contradiction(actor: Misbehaviour, signed: Signed) -> Signed | None:
+    message = decode_body(signed.body)
+    if isinstance(message, PrePrepare):
+        return _twin_proposal(actor, signed, message)
+    return _vote_for_nothing(actor, message)
+
+
 def _flood(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Sends everything many times. Half of it is garbage that costs a verification."""
     out: list[Effect | Delayed] = []
@@ -129,6 +159,8 @@ ACTS: dict[Trick, Act] = {
     Trick.EQUIVOCATE: _equivocate,
     Trick.OLD_MESSAGES: _old_messages,
     Trick.FLOOD: _flood,
+    Trick.DRIBBLE: _dribble,
+    Trick.LATE_EQUIVOCATION: _late_equivocation,
     Trick.CONSPIRE: _conspire,
     **FORGERIES,
 }

@@ -33,8 +33,8 @@ class Misbehaviour:
     """One lying replica. `rewrite` is pure except for the random generator `rng`.
 
     `message` narrows it to messages of one tag (as "PP"). It is honest while `active` is false.
-    `client` (a node id) narrows "censor", `delay_us` belongs to "delay", `conspiracy` to
-    "conspire". `acts` counts the messages that it changed.
+    `client` (a node id) narrows "censor", `delay_us` belongs to "delay" and "dribble",
+    `conspiracy` to "conspire". `acts` counts the messages that it changed.
     """
 
     def __init__(

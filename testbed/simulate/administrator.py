@@ -1,6 +1,6 @@
-"""The simulated administrator: adds and removes replicas, one at a time.
+"""The simulated administrator: adds and removes replicas, and revokes devices, one at a time.
 
-It orders the next change when the last one is in force in its gateway's copy of the ledger.
+It gives the next order when the last one is in force in its gateway's copy of the ledger.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from chain.genesis import Membership
 from chain.keys import Signer, node_id
 from chain.ledger.envelope import sign_operation
-from chain.ledger.operations import AddReplica, RemoveReplica
+from chain.ledger.operations import AddReplica, RemoveReplica, Revoke
 from chain.quorum import REPLICAS_MIN
 
 __all__ = ["Administrator"]
 
 
 class Administrator:
-    """The run uses it like a `devices.Device`. `key_of(replica)` is what an order to
-    add names; `membership` the one in force at its gateway."""
+    """The run uses it like a `devices.Device`. `key_of(replica)` and `node_of(device)`
+    are what orders name; `membership` is the one in force at its gateway."""
 
     number = 0
     revoked = False
@@ -29,11 +29,13 @@ class Administrator:
         network: bytes,
         signer: Signer,
         key_of: Callable[[int], bytes],
+        node_of: Callable[[int], bytes],
         membership: Callable[[], Membership],
     ) -> None:
         self._network = network
         self._signer = signer
         self._key_of = key_of
+        self._node_of = node_of
         self._membership = membership
         self._orders: deque[tuple[str, int]] = deque()
         self._ordered = 0  # changes, so the epoch once all are in force
@@ -50,20 +52,21 @@ class Administrator:
     def _in_force(self) -> bool:
         return self._membership().epoch == self._ordered
 
-    def order(self, what: str, replica: int) -> None:
-        self._orders.append((what, replica))
+    def order(self, what: str, whom: int) -> None:
+        """`whom` is a replica, or the device that is to be revoked."""
+        self._orders.append((what, whom))
 
     def next(self, head: bytes) -> bytes | None:
         """The next order, signed; None while the last one is not in force, or if there is none."""
         if self.wanted is not None or not self._in_force:
             return None
         while self._orders:
-            what, replica = self._orders.popleft()
-            if self._is_possible(what, replica):
+            what, whom = self._orders.popleft()
+            if self._is_possible(what, whom):
                 self._counter += 1
-                self._ordered += 1
-                self.doing = f"{what} r{replica}"
-                self.wanted = sign_operation(self._operation(what, replica), self._signer)
+                self._ordered += what != "revoke"
+                self.doing = f"{what} {whom}"
+                self.wanted = sign_operation(self._operation(what, whom), self._signer)
                 return self.wanted
         return None
 
@@ -74,10 +77,18 @@ class Administrator:
     def _is_possible(self, what: str, replica: int) -> bool:
         """A shrunk scenario may remove a replica that nobody added, or one of too few."""
         ids = self._membership().ids
-        return what == "add" or (replica in ids and len(ids) > REPLICAS_MIN)
+        return what != "remove" or (replica in ids and len(ids) > REPLICAS_MIN)
 
-    def _operation(self, what: str, replica: int) -> AddReplica | RemoveReplica:
+    def _operation(self, what: str, replica: int) -> AddReplica | RemoveReplica | Revoke:
         node = node_id(self._signer.public)
+        if what == "revoke":
+            return Revoke(
+                network=self._network,
+                node=node,
+                counter=self._counter,
+                target=self._node_of(replica),
+                reason="stolen",
+            )
         if what == "add":
             return AddReplica(
                 network=self._network,

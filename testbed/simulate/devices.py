@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from random import Random
 
+import msgspec
+
 from chain.genesis import VoucherGrant
 from chain.keys import Signer, digest, node_id
 from chain.ledger.envelope import sign_operation
@@ -119,6 +121,18 @@ class Device:
         self._counter += 1
         return self._sign(self._data(self._counter, payload), self._signer)
 
+    def outrun(self, payload: int) -> bytes | None:
+        """What a thief of the key does when he hears of the revocation: he renews to a key of his
+        own (`payload` 0), then sends data under that. None before the device is enrolled."""
+        if not self._past:
+            return None
+        if not payload:
+            self._counter += 1
+            return self._sign(self._renewal(), self._signer)
+        fresh = self._next_signer()
+        data = self._data(payload, payload)
+        return self._sign(msgspec.structs.replace(data, node=node_id(fresh.public)), fresh)
+
     # --- operations ------------------------------------------------------------------------------
 
     def _sign(self, operation: Operation, signer: Signer) -> bytes:
@@ -132,16 +146,7 @@ class Device:
             case "data":
                 return self._data(self._counter, self._counter)
             case "renew":
-                fresh = self._next_signer()
-                statement = renewal_statement(self._network, self.node, fresh.public)
-                return Renew(
-                    network=self._network,
-                    node=self.node,
-                    counter=self._counter,
-                    key=fresh.public,
-                    validity_s=_VALIDITY_S,
-                    possession=fresh.sign(statement),
-                )
+                return self._renewal()
             case "revoke":
                 return Revoke(
                     network=self._network,
@@ -152,6 +157,18 @@ class Device:
                 )
             case _:
                 raise AssertionError(f"unknown operation {name}")
+
+    def _renewal(self) -> Renew:
+        fresh = self._next_signer()
+        statement = renewal_statement(self._network, self.node, fresh.public)
+        return Renew(
+            network=self._network,
+            node=self.node,
+            counter=self._counter,
+            key=fresh.public,
+            validity_s=_VALIDITY_S,
+            possession=fresh.sign(statement),
+        )
 
     def _next_signer(self) -> Signer:
         return self._signatures.signer(f"device {self.number} key {self._keys + 1}")

@@ -20,7 +20,7 @@ from testbed.simulate.draw_power import draw_power
 from testbed.simulate.draw_stops import draw_stops
 from testbed.simulate.scenario import GATEWAY, Crash, Event, Kind, Scenario, Traitor
 from testbed.simulate.strategies import STRATEGIES
-from testbed.simulate.traitors import TRICKS
+from testbed.simulate.traitors import APART, TRICKS
 
 __all__ = ["PROFILES", "Options", "draw"]
 
@@ -209,7 +209,7 @@ def _traitors(dice: Random, options: Options, quorum: Quorum, wanted: bool) -> t
         chosen = [Traitor(r, ("hoard",)) for r in order[: quorum.faulty]]
     elif wanted:
         count = dice.randint(1, quorum.faulty)
-        names = sorted({*TRICKS} - {"hoard", "small-scope"})
+        names = sorted({*TRICKS} - {*APART})
         chosen = [
             Traitor(r, tuple(sorted(dice.sample(names, dice.choice((1, 1, 2))))))
             for r in order[:count]

@@ -36,10 +36,11 @@ class Kind(Enum):
     WIPE = "wipe"  # power fails and the disk comes back empty
     ADD = "add"  # an administrator orders nodes[0] in; it starts, empty, `amount` us later
     REMOVE = "remove"  # an administrator orders nodes[0] out
+    REVOKE = "revoke"  # an administrator orders device nodes[0] out
 
 
 NETWORK_KINDS = frozenset({Kind.BLOCK, Kind.LOSS, Kind.DUPLICATE, Kind.DELAY})
-ORDERS = frozenset({Kind.ADD, Kind.REMOVE})
+ORDERS = frozenset({Kind.ADD, Kind.REMOVE, Kind.REVOKE})
 
 
 class Crash(Enum):

@@ -7,6 +7,8 @@ schedule in place of the passing network faults (those for good stay). It is dra
 - `twins` (Bano et al., OPODIS 2021): f replicas run twice; every round has another partition.
 - `byzzfuzz` (Winter et al., OOPSLA 2023): few rounds are cut, and f replicas change few messages by
   little (`small_scope`).
+
+Beside these, each of `attacks.ATTACKS` is what a strategist would do.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from random import Random
 
 import msgspec
 
+from testbed.simulate.attacks import ATTACKS
 from testbed.simulate.scenario import NETWORK_KINDS, Event, Kind, Scenario, Traitor
 
 __all__ = ["STRATEGIES"]
@@ -79,6 +82,7 @@ STRATEGIES: dict[str, Callable[[Random, Scenario], Scenario]] = {
     "byzzfuzz": _byzzfuzz,
     "pct": _pct,
     "twins": _twins,
+    **ATTACKS,
 }
 
 

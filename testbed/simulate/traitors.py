@@ -9,17 +9,20 @@ what needs more than one process or sees more than effects:
 - `hoard`: keeps every batch and COMMIT to itself, and so is the only one that knows what a power
   cut took from all the others. Only the profile `power` draws it.
 - `small-scope`: few messages, changed by little. Only the strategy `byzzfuzz` draws it.
+- `slow-primary`: `delay` of proposals only, by 9/10 of the timeout as it stands.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
 from chain.keys import Signer
 from chain.pbft.effects import Broadcast, Effect, Send, SendBatch
-from chain.pbft.messages import Batch, Bodies, Commit, PrePrepare, decode_body
+from chain.pbft.messages import Batch, Bodies, Commit, PrePrepare, Signed, decode_body
+from chain.pbft.transfer import SOURCE_TICKS_MAX
 from nodes.byzantine.config import Trick
 from nodes.byzantine.conspiracy import Conspiracy
 from nodes.byzantine.seals import false_seal
@@ -30,10 +33,12 @@ from nodes.replica.service import Service
 from testbed.simulate.scenario import Scenario
 from testbed.simulate.small_scope import SmallScope
 
-__all__ = ["TRICKS", "Cast"]
+__all__ = ["APART", "TRICKS", "Cast"]
 
-_SIMULATED = ("false-seal", "hoard", "small-scope", "twins")
+_SIMULATED = ("false-seal", "hoard", "slow-primary", "small-scope", "twins")
 TRICKS: tuple[str, ...] = (*Trick, *_SIMULATED)
+# Only profiles and strategies of their own draw these.
+APART = ("dribble", "hoard", "late-equivocation", "slow-primary", "small-scope")
 
 
 class Cast:
@@ -68,8 +73,10 @@ class Cast:
     def wrapper(self, replica: int, signer: Signer) -> Callable[[Service], Rewrite] | None:
         """The wrapper around a replica's effects, one per process. None if it is honest."""
         tricks = [Trick(name) for name in self.tricks(replica) if name not in _SIMULATED]
-        hoards, small = ("hoard" in self.tricks(replica), "small-scope" in self.tricks(replica))
-        if not tricks and not hoards and not small:
+        hoards, small, slow = (
+            name in self.tricks(replica) for name in ("hoard", "small-scope", "slow-primary")
+        )
+        if not tricks and not hoards and not small and not slow:
             return None
         others = [other for other in range(self._replicas) if other != replica]
 
@@ -77,6 +84,8 @@ class Cast:
             rewrites = [self._rewrite(trick, replica, signer, service) for trick in tricks]
             if hoards:
                 rewrites.append(self._hoard)
+            if slow:
+                rewrites.append(partial(self._slow_primary, service))
             if small:
                 rewrites.append(
                     SmallScope(
@@ -104,6 +113,9 @@ class Cast:
 
     def _rewrite(self, trick: Trick, replica: int, signer: Signer, service: Service) -> Rewrite:
         timeout_us = self._consensus.view_timeout_us
+        delay_us = self._random.randint(timeout_us // 2, timeout_us * 95 // 100)
+        if trick is Trick.DRIBBLE:
+            delay_us = self._consensus.status_interval_us * (SOURCE_TICKS_MAX - 1) * 2 // 3
         plain = Misbehaviour(
             ACTS[trick],
             me=replica,
@@ -111,7 +123,7 @@ class Cast:
             signer=signer,
             membership=lambda: service.core.membership,
             rng=self._random,
-            delay_us=self._random.randint(timeout_us // 2, timeout_us * 95 // 100),
+            delay_us=delay_us,
             conspiracy=Conspiracy(self._conspirators, self._deceived),
         ).rewrite
 
@@ -122,6 +134,17 @@ class Cast:
             return out
 
         return counted
+
+    def _slow_primary(self, service: Service, effects: list[Effect]) -> list[Effect | Delayed]:
+        delay_us = service.core.view_timeout_us * 9 // 10
+        out: list[Effect | Delayed] = []
+        for effect in effects:
+            if isinstance(effect, Broadcast) and _is_proposal(effect.signed):
+                self.acts["slow-primary"] += 1
+                out.append(Delayed(effect, delay_us))
+            else:
+                out.append(effect)
+        return out
 
     def _hoard(self, effects: list[Effect]) -> list[Effect | Delayed]:
         kept: list[Effect | Delayed] = [e for e in effects if not _gives_away(e)]
@@ -136,6 +159,10 @@ class Cast:
         if lie != frame:
             self.acts["false-seal"] += 1
         return lie
+
+
+def _is_proposal(signed: Signed) -> bool:
+    return isinstance(decode_body(signed.body), PrePrepare)
 
 
 def _gives_away(effect: Effect) -> bool:

@@ -151,6 +151,7 @@ class _World:
                 network,
                 admin,
                 key_of=lambda replica: self._signers[replica].public,
+                node_of=lambda device: self._devices[device].node,
                 membership=lambda: self._gateways[0].membership,
             )
             self._clients.append(self._administrator)
@@ -347,13 +348,13 @@ class _World:
         return [machine for machine in self._machines if machine.me in replicas]
 
     def _order(self, event: Event) -> None:
-        """The administrator's business; the process of an added replica starts when it likes."""
+        """The administrator's business. The process of an added replica starts when it likes."""
         assert self._administrator is not None
-        (replica,) = event.nodes
-        self._administrator.order(event.kind.value, replica)
+        (whom,) = event.nodes
+        self._administrator.order(event.kind.value, whom)
         self._next(self._administrator)
         if event.kind is Kind.ADD:
-            for machine in self._bodies[replica]:
+            for machine in self._bodies[whom]:
                 self.timeline.after(event.amount, machine.install)
 
     # --- devices ---------------------------------------------------------------------------------
@@ -367,6 +368,8 @@ class _World:
             return
         if device.revoked and name in ("data", "renew", "revoke"):
             cose: bytes | None = device.after_revocation(event.amount)
+        elif name == "outrun":
+            cose = device.outrun(event.amount)
         else:
             cose = device.mischief(name, event.amount, self._gateway_of(device).head_hash)
         if cose is not None:

@@ -8,10 +8,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from chain.block import Block, genesis_head
 from chain.genesis import Member, Membership
 from chain.keys import Es256, Es256Signer
 from chain.pbft.effects import Broadcast, Durable, Effect, Execute, Persist, Send
 from chain.pbft.messages import (
+    Bodies,
     Commit,
     Prepare,
     PrePrepare,
@@ -194,6 +196,34 @@ def test_a_flood_is_many_times_as_much_half_of_it_garbage() -> None:
     out = frames(misbehaving(Trick.FLOOD).rewrite([vote(Prepare)]))
     assert len(out) > 20
     assert 0 < sum(holds(signed) for signed in out) < len(out)
+
+
+def test_a_dribbling_source_serves_one_block_and_late() -> None:
+    blocks = tuple(Block(genesis_head(NETWORK, time_us), ()) for time_us in (1, 2))
+    answer = Send(2, sign(Bodies(0, 0, 7, blocks)))
+    (late,) = misbehaving(Trick.DRIBBLE, delay_us=5).rewrite([answer])
+    assert isinstance(late, Delayed)
+    assert late.delay_us == 5
+    assert isinstance(late.effect, Send)
+    assert holds(late.effect.signed)
+    assert message(late.effect.signed) == Bodies(0, 0, 7, blocks[:1])
+    assert misbehaving(Trick.DRIBBLE).rewrite([vote(Commit)]) == [vote(Commit)]
+
+
+def test_who_equivocates_late_is_honest_until_its_epoch_is_over() -> None:
+    actor = misbehaving(Trick.LATE_EQUIVOCATION)
+    first = [proposal(), vote(Prepare), vote(Commit)]
+    assert actor.rewrite(list(first)) == first
+    later = Broadcast(sign(Commit(1, 0, 0, 9, bytes(32))))
+    out = frames(actor.rewrite([later]))
+    assert out[0] == later.signed
+    assert all(holds(signed) for signed in out)
+    lies = [message(signed) for signed in out[1:]]
+    assert all(lie.epoch == 0 for lie in lies)
+    assert {type(lie) for lie in lies} == {PrePrepare, Prepare, Commit}
+    said = [message(each.signed) for each in first]
+    assert not any(lie in said for lie in lies)
+    assert any(isinstance(lie, Commit) and lie.seq == 9 for lie in lies)  # dated back
 
 
 @pytest.mark.parametrize("trick", Trick)

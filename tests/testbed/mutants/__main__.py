@@ -35,7 +35,12 @@ def run_mutant(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
     from testbed.simulate.draw import Options, draw  # noqa: PLC0415
     from testbed.simulate.world import run  # noqa: PLC0415
 
-    options = Options(replicas=mutant.replicas, faults=mutant.faults, byzantine=mutant.byzantine)
+    options = Options(
+        replicas=mutant.replicas,
+        faults=mutant.faults,
+        byzantine=mutant.byzantine,
+        strategy=mutant.strategy,
+    )
     started = time.monotonic()
     for count, seed in enumerate(seeds, 1):
         finding = run(draw(options, seed)).finding

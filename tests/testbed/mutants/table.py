@@ -18,6 +18,7 @@ class Mutant(NamedTuple):
     new: str
     faults: str = "all"
     byzantine: tuple[tuple[str, int], ...] = ()
+    strategy: str = "random"
     replicas: int = 4
     budget: int = 200
     known: int = 0
@@ -422,5 +423,40 @@ MUTANTS: tuple[Mutant, ...] = (
         byzantine=(("bad-batch", 1),),
         faults="none",
         known=22,
+    ),
+    # --- attacks of a strategist: found by the one that it was made for --------------------------
+    Mutant(
+        "any-batch-restarts-the-timer",
+        "chain.pbft.checkpoint",
+        "if len(batch.requests) >= full[0] or len(batch.raw) >= full[1]:",
+        "if True:",
+        faults="none",
+        strategy="slow-primary",
+    ),
+    Mutant(
+        "dribbling-goes-on",
+        "chain.pbft.transfer",
+        "return bool(answer.blocks) and answer.size + following.body_bytes <= BODIES_BYTES_MAX",
+        "return False",
+        faults="none",
+        strategy="dribble",
+    ),
+    Mutant(
+        "revocation-of-a-key",
+        "chain.ledger.administration",
+        "identity = tables.newest_of(operation.target)\n    if identity is not None:\n        if",
+        "identity = tables.identities.get(operation.target)\n"
+        "    if identity is not None:\n        if",
+        faults="none",
+        strategy="outrun",
+    ),
+    Mutant(
+        "an-epoch-keeps-the-log",
+        "chain.pbft.state",
+        "        self.log = Log(self.quorum.strong, self.consensus.log_window)\n",
+        "        if not hasattr(self, 'log'):\n"
+        "            self.log = Log(self.quorum.strong, self.consensus.log_window)\n",
+        faults="none",
+        strategy="late-equivocation",
     ),
 )

@@ -1,0 +1,169 @@
+"""Attacks of a strategist, who knows the protocol: each a strategy with a scenario of its own.
+
+They take the network and the parameters of the seed, and put load, traitors and faults of their
+own in place of what was drawn. Each would break a bound if the rule against it were missing: in the
+first two the time within which everything must be done (`Scenario.patience_us`).
+
+- `slow-primary`: the first primary holds each proposal back until just before the timeout
+  (Aardvark, NSDI 2009). It must lose its view, because requests that come while it holds one back
+  wait longer than the timeout.
+- `dribble`: one source gives a replica that catches up one block at a time, each just before
+  another would be asked. The others must be asked.
+- `outrun`: a stolen device hears that its revocation is on the way, and renews to another key over
+  faster links. The revocation must be of the device, not of the key.
+- `late-equivocation`: replicas contradict what they said in an epoch that is over, while others are
+  still in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+
+import msgspec
+
+from chain.pbft.transfer import PIECE_BLOCKS
+from testbed.simulate.scenario import GATEWAY, Event, Kind, Scenario, Traitor
+
+__all__ = ["ATTACKS"]
+
+_START_US = 2_000_000  # every device is enrolled
+_SLOW_TIMEOUTS = 20  # in which a primary is replaced, and everything is done
+_SLOW_START_TIMEOUTS = 4  # until both are enrolled
+_SLOW_REQUESTS = 20  # of each device, one after another
+_CATCH_UP_TICKS = 18  # status intervals; for a piece the source would take 11 or more
+_MISSED_REQUESTS = 96  # each a block
+_OUTRUN_US = 40_000
+_OUTRUN_REQUESTS = 30
+_ORDER_LATE_US = 300_000
+
+
+def _slow_primary(dice: Random, scenario: Scenario) -> Scenario:
+    """Two devices, one request of each at a time, so that slowness adds up. The second one always
+    asks while what the first one asked for is held back. Gateways soon ask all replicas: nobody
+    times a request that he does not know."""
+    timeout_us = scenario.consensus.view_timeout_us
+    start_us = _SLOW_START_TIMEOUTS * timeout_us
+    second_us = start_us + dice.randint(timeout_us // 4, timeout_us // 2)
+    requests = (
+        _data(at_us, device, number)
+        for device, at_us in enumerate((start_us, second_us))
+        for number in range(_SLOW_REQUESTS)
+    )
+    return msgspec.structs.replace(
+        _planned(scenario, requests, "slow-primary", [0]),
+        consensus=msgspec.structs.replace(
+            scenario.consensus, pipeline_window=1, batch_requests_max=32
+        ),
+        devices=2,
+        heal_us=second_us,
+        patience_us=_SLOW_TIMEOUTS * timeout_us,
+        retry_us=timeout_us // 20,
+    )
+
+
+def _dribble(dice: Random, scenario: Scenario) -> Scenario:
+    """One honest replica is cut off, and back when everything has happened."""
+    liars = dice.sample(range(scenario.replicas), scenario.quorum.faulty)
+    cut = dice.choice([r for r in range(scenario.replicas) if r not in liars])
+    heal_us = 6_000_000
+    requests = (
+        _data(at_us, dice.randrange(scenario.devices), at_us)
+        for at_us in range(_START_US, heal_us, (heal_us - _START_US) // _MISSED_REQUESTS)
+    )
+    alone = Event(at_us=0, kind=Kind.BLOCK, duration_us=heal_us, links=_of(scenario, cut))
+    return msgspec.structs.replace(
+        _planned(scenario, [alone, *requests], "dribble", liars),
+        consensus=msgspec.structs.replace(
+            scenario.consensus, batch_requests_max=1, checkpoint_interval=PIECE_BLOCKS
+        ),
+        heal_us=heal_us,
+        patience_us=_CATCH_UP_TICKS * scenario.consensus.status_interval_us,
+        keep_data_blocks=None,
+    )
+
+
+def _outrun(dice: Random, scenario: Scenario) -> Scenario:
+    """The administrator's gateway is far away, that of device 1 is not."""
+    at_us = _START_US + dice.randrange(1_000_000)
+    far = tuple((GATEWAY, replica) for replica in range(scenario.replicas))
+    stolen = Event(at_us=at_us, kind=Kind.REVOKE, nodes=(1,))
+    late = Event(
+        at_us=0, kind=Kind.DELAY, duration_us=at_us + 1_000_000, links=far, amount=_ORDER_LATE_US
+    )
+    thief = [
+        Event(
+            at_us=at_us + _OUTRUN_US * number,
+            kind=Kind.REQUEST,
+            nodes=(1,),
+            amount=number,
+            detail="outrun",
+        )
+        for number in range(_OUTRUN_REQUESTS)
+    ]
+    others = [_data(dice.randrange(scenario.heal_us), 0, number) for number in range(10)]
+    planned = _planned(scenario, [stolen, late, *thief, *others], "", [])
+    return msgspec.structs.replace(planned, devices=max(2, scenario.devices))
+
+
+def _late_equivocation(dice: Random, scenario: Scenario) -> Scenario:
+    """A replica is added; another one is cut off, and so stays in the epoch before."""
+    liars = dice.sample(range(scenario.replicas), scenario.quorum.faulty)
+    behind = dice.choice([r for r in range(scenario.replicas) if r not in liars])
+    at_us = _START_US + dice.randrange(1_000_000)
+    back_us = at_us + dice.randint(300_000, 2_500_000)
+    heal_us = max(scenario.heal_us, back_us)
+    requests = [
+        _data(dice.randrange(heal_us), dice.randrange(scenario.devices), number)
+        for number in range(40)
+    ]
+    add = Event(at_us=at_us, kind=Kind.ADD, nodes=(scenario.replicas,))
+    cut = Event(
+        at_us=at_us,
+        kind=Kind.BLOCK,
+        duration_us=back_us - at_us,
+        links=_of(scenario, behind),
+    )
+    planned = _planned(scenario, [add, cut, *requests], "late-equivocation", liars)
+    return msgspec.structs.replace(
+        planned,
+        heal_us=heal_us,
+        joiners=1,
+        skews_us=(0,) * (scenario.replicas + 1),
+        survivors=(*planned.survivors, scenario.replicas),
+    )
+
+
+ATTACKS: dict[str, Callable[[Random, Scenario], Scenario]] = {
+    "slow-primary": _slow_primary,
+    "dribble": _dribble,
+    "outrun": _outrun,
+    "late-equivocation": _late_equivocation,
+}
+
+
+def _planned(
+    scenario: Scenario, events: Iterable[Event], trick: str, liars: Iterable[int]
+) -> Scenario:
+    """These events and traitors, and nothing else that hurts."""
+    traitors = tuple(Traitor(liar, (trick,)) for liar in sorted(liars))
+    faulty = {traitor.replica for traitor in traitors}
+    return msgspec.structs.replace(
+        scenario,
+        events=tuple(sorted(events, key=lambda event: event.at_us)),
+        traitors=traitors,
+        survivors=tuple(r for r in range(scenario.replicas) if r not in faulty),
+        joiners=0,
+        gap_us_max=0,
+        skews_us=(0,) * scenario.replicas,
+    )
+
+
+def _data(at_us: int, device: int, number: int) -> Event:
+    return Event(at_us=at_us, kind=Kind.REQUEST, nodes=(device,), amount=number, detail="data")
+
+
+def _of(scenario: Scenario, replica: int) -> tuple[tuple[int, int], ...]:
+    """All links of a replica with the others."""
+    others = [each for each in range(scenario.machines) if each != replica]
+    return tuple(link for each in others for link in ((replica, each), (each, replica)))
