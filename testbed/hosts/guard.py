@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +45,7 @@ class Guarded:
     ) -> None:
         read_end, self._lifeline = os.pipe()
         self._group_gone = False
+        self._ending = threading.RLock()  # who follows a file and who ends a run may both end it
         try:
             self.process = subprocess.Popen(
                 shell("hosts/guard.sh", str(read_end), *argv),
@@ -74,16 +76,18 @@ class Guarded:
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the child and all its descendants in the group."""
-        if not self._group_gone:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+        with self._ending:
+            if not self._group_gone:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, number)
 
     def kill_group(self) -> None:
-        """End every process of the group now; repeatable.
+        """End every process of the group now; repeatable, also by several threads at once.
 
         Until then the guard keeps the group's number in use, so no other process is ever hit.
         """
-        if not self._group_gone:
-            self.signal_group(signal.SIGKILL)
-            self._group_gone = True
-            os.close(self._lifeline)
+        with self._ending:
+            if not self._group_gone:
+                self.signal_group(signal.SIGKILL)
+                self._group_gone = True
+                os.close(self._lifeline)
