@@ -110,19 +110,10 @@ def collects(operator: Operator) -> str:
     return str(done["bundle"])
 
 
-def test_down_ends_a_lab_whose_processes_are_all_stopped(tmp_path: Path) -> None:
-    operator = Operator(tmp_path)
-    with detached(operator) as up:
-        pids = [each["process"]["pid"] for each in processes(operator).values()]
-        for pid in (*pids, up["pid"]):
-            os.kill(pid, signal.SIGSTOP)
-        assert operator.does("down")["ended"]["pid"] == up["pid"]
-        assert not any(map(psutil.pid_exists, pids))
-
-
-def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(
+def test_a_chain_that_cannot_go_on_is_told_and_down_ends_a_lab_whose_processes_are_all_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Too many ledgers are lost; then nothing runs any more."""
     monkeypatch.setattr("testbed.commands.device.WAIT_S_MAX", 2.0)  # of the renewal
     operator = Operator(tmp_path)
     with detached(operator) as up:
@@ -140,6 +131,11 @@ def test_status_says_that_a_chain_cannot_go_on_as_too_many_ledgers_are_lost(
         assert "cannot go on" in operator.is_told(3, "device", "renew", "phone")
         assert stuck in operator.run("device", "list").stderr
         eventually(lambda: stuck in (Path(up["home"]) / "up.log").read_text(), 60)
+        pids = [each["process"]["pid"] for each in processes(operator).values()]
+        for pid in (*pids, up["pid"]):
+            os.kill(pid, signal.SIGSTOP)
+        assert operator.does("down")["ended"]["pid"] == up["pid"]
+        assert not any(map(psutil.pid_exists, pids))
 
 
 def test_a_stopped_process_is_woken_to_end_in_good_order(tmp_path: Path) -> None:
