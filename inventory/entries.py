@@ -164,6 +164,24 @@ class EmulatedPower(Strict):
 Power = Annotated[UhubctlPower | CommandPower | EmulatedPower, Field(discriminator="driver")]
 
 
+class ShellyMeter(Strict):
+    """A Shelly plug or relay with a meter (generation 2 and later), over HTTP."""
+
+    driver: Literal["shelly"]
+    addr: Address
+    channel: Annotated[int, Field(ge=0, le=15)] = 0
+
+
+class EmulatedMeter(Strict):
+    """A meter that does not exist, at a host that always takes the same power."""
+
+    driver: Literal["emulated"]
+    watts: Annotated[float, Field(ge=0, le=10_000)] = 3.0
+
+
+Meter = Annotated[ShellyMeter | EmulatedMeter, Field(discriminator="driver")]
+
+
 class HostEntry(Strict):
     """A machine (or, with `connection: local`, a set of processes on this one)."""
 
@@ -210,6 +228,7 @@ class HostEntry(Strict):
     net: Net | None = None
     clock: Clock | None = None
     power: Power | None = None
+    meter: Meter | None = Field(default=None, description="Reads the power that this host takes.")
     state: Literal["active", "quarantined"] = "active"
     reason: Text | None = Field(default=None, description="Why it is quarantined.")
 

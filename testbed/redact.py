@@ -1,10 +1,11 @@
 """Takes secrets out of the inventory and the command line that a bundle holds: others will read it.
 
 It takes out what a stranger could misuse: logins, key and known_hosts paths, SSH ports, addresses
-of hosts that are reached over SSH, and the commands that switch power (they may hold tokens). Other
-paths lose their folders, and YAML comments go. What reproduces a run stays: roles, capabilities,
-boards and their identities, interfaces, options of the chain. The result is a valid inventory with
-the same schedule. Processes' own logs are not changed: they may name addresses of the data network.
+of meters and of hosts that are reached over SSH, and the commands that switch power (they may hold
+tokens). Other paths lose their folders, and YAML comments go. What reproduces a run stays: roles,
+capabilities, boards and their identities, interfaces, options of the chain. The result is a valid
+inventory with the same schedule. Processes' own logs are not changed: they may name addresses of
+the data network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from inventory.entries import CommandPower
+from inventory.entries import CommandPower, ShellyMeter
 from inventory.model import Lab
 
 __all__ = ["redacted_argv", "redacted_inventory"]
@@ -37,6 +38,8 @@ def redacted_inventory(lab: Lab) -> bytes:
             host["addr"] = f"address-of-{name}"
             if "data_addr" in host:
                 host["data_addr"] = f"data-address-of-{name}"
+        if isinstance(lab.hosts[name].meter, ShellyMeter):
+            host["meter"] |= {"addr": f"meter-of-{name}"}
         if isinstance(lab.hosts[name].power, CommandPower):
             host["power"] |= {"off": [_REDACTED], "on": [_REDACTED]}
     plain = _tidy(plain)

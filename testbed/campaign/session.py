@@ -30,6 +30,7 @@ from testbed.campaign.watch import Watch
 from testbed.care.clock import require_near
 from testbed.care.conditions import limits_of
 from testbed.care.dead_man import survives_restarts
+from testbed.care.energy import meters_of
 from testbed.care.host_watch import HostWatch
 from testbed.care.lease import Lease
 from testbed.errors import LabFault, RestoreIncompleteError, without_fixes
@@ -171,6 +172,7 @@ class Session:
                 limits_of(self._lab),
                 answered=reach.answered,
                 silent=reach.silent,
+                meters=meters_of(self._lab),
             )
             stack.callback(outside.stop)
             require_near(self._lab, outside.start())

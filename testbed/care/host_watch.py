@@ -1,8 +1,9 @@
 """Reads the clocks and conditions of a run's hosts: before, every few seconds during, and after it.
 
-One connection and one small process per host. Writes facts only, to raw/clock.jsonl and
-raw/conditions.jsonl; `testbed.checks.conditions` judges these files. Elsewhere: what is asked
-(`testbed.care.clock`, `testbed.care.conditions`); `testbed.campaign.watch` follows the processes.
+One connection and one small process per host. Writes facts only, to raw/clock.jsonl,
+raw/conditions.jsonl and, of hosts with a meter, raw/energy.jsonl; `testbed.checks.conditions`
+judges the first two. Elsewhere: what is asked (`testbed.care.clock`, `conditions`, `energy`);
+`testbed.campaign.watch` follows the processes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from testbed.care.clock import ClockReading, read_clock
 from testbed.care.conditions import Conditions, Limits, open_facts, read_facts
+from testbed.care.energy import Reading
 from testbed.errors import LabFault
 from testbed.fleet import at_once
 from testbed.hosts.port import Dialogue, Host
@@ -44,6 +46,7 @@ class HostWatch:
         limits: Mapping[str, Limits],
         every_s: float = EVERY_S,
         *,
+        meters: Mapping[str, Callable[[], Reading]] = {},
         answered: Callable[[str], None] = lambda _: None,
         silent: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -51,6 +54,7 @@ class HostWatch:
         self._python = python
         self._write = write
         self._limits = limits
+        self._meters = meters
         self._every_s = every_s
         self._answered = answered
         self._silent = silent
@@ -80,8 +84,17 @@ class HostWatch:
             self._read_all("during")
 
     def _read_all(self, when: When) -> dict[str, ClockReading]:
+        at_once(self._read_meter, self._meters)
         readings = at_once(lambda name: self._read(name, when), self._hosts)
         return {n: r for n, r in zip(self._hosts, readings, strict=True) if r is not None}
+
+    def _read_meter(self, name: str) -> None:
+        try:
+            reading = self._meters[name]()
+        except LabFault as fault:
+            self._write("energy", host=name, problem=str(fault))
+        else:
+            self._write("energy", host=name, **msgspec.structs.asdict(reading))
 
     def _read(self, name: str, when: When) -> ClockReading | None:
         fields: dict[str, Any] = {"when": when, "host": name}

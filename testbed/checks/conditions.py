@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 
@@ -27,7 +28,9 @@ from testbed.campaign.event import Disturbed
 from testbed.care.conditions import THROTTLED_SINCE_START, Conditions, Limits, throttled_words
 from testbed.checks.logs import Milliseconds, Whole
 
-__all__ = ["ClockLine", "ConditionLine", "unfit", "unknown"]
+__all__ = ["ClockLine", "ConditionLine", "EnergyLine", "unfit", "unknown"]
+
+Watts = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 
 
 class ConditionLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +50,16 @@ class ClockLine(msgspec.Struct, frozen=True, kw_only=True):
     offset_ms: Milliseconds | None = None
     bound_ms: Milliseconds | None = None
     wall_minus_monotonic_ns: Whole | None = None
+    problem: str | None = None
+
+
+class EnergyLine(msgspec.Struct, frozen=True, kw_only=True):
+    """energy.jsonl: one reading of a host's meter, or the problem that there was instead."""
+
+    t: int
+    host: str
+    watts: Watts | None = None
+    total_wh: Watts | None = None
     problem: str | None = None
 
 

@@ -18,7 +18,7 @@ from chain.errors import PeerFault
 from chain.genesis import Genesis
 from testbed.bundle import RunFolder
 from testbed.campaign.schedule import Phase, Schedule, Trial
-from testbed.checks.conditions import ClockLine, ConditionLine, unfit
+from testbed.checks.conditions import ClockLine, ConditionLine, EnergyLine, unfit
 from testbed.checks.logs import (
     AttackLine,
     BrokerLine,
@@ -36,7 +36,7 @@ __all__ = ["BrokerRefusal", "Evidence", "broker_refusals", "genesis_of"]
 
 REFUSED = "refused: "  # so a broker's log begins a refusal
 _NOBODY_IS_NAMED = ("?", "<unknown>")
-ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions"})
+ORCHESTRATOR_LOGS = frozenset({"run", "faults", "attacks", "clock", "conditions", "energy"})
 
 E = TypeVar("E", bound=LogEvent)
 T = TypeVar("T", bound=msgspec.Struct)
@@ -79,6 +79,7 @@ class Evidence:
         self.attacks = self._log("attacks.jsonl", AttackLine)
         self.clocks = self._log("clock.jsonl", ClockLine)
         self.conditions = self._log("conditions.jsonl", ConditionLine)
+        self.energy = self._log("energy.jsonl", EnergyLine)
         self._events = self._read_events()
 
     @property

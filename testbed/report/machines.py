@@ -1,4 +1,5 @@
-"""What processes used, and how their hosts were: from the events `usage` and raw/conditions.jsonl.
+"""What processes used, and how their hosts were: from the events `usage`, raw/conditions.jsonl and
+raw/energy.jsonl.
 
 Whether a host was fit is judged by `testbed.checks.conditions`; here it is only told.
 """
@@ -7,16 +8,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
 
 from testbed.care.conditions import THROTTLED_SINCE_START, throttled_words
-from testbed.checks.conditions import ClockLine, ConditionLine
+from testbed.checks.conditions import ClockLine, ConditionLine, EnergyLine
 from testbed.checks.evidence import Evidence
 from testbed.checks.logs import Usage
 from testbed.report.columns import Table, table
 
-__all__ = ["HostRow", "Machines", "ProcessRow", "machines_of", "machines_tables"]
+__all__ = ["EnergyRow", "HostRow", "Machines", "ProcessRow", "machines_of", "machines_tables"]
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,9 +59,22 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
     clock_bound_max_ms: float | None
 
 
+class EnergyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one host took between the first reading of its meter and the last. `joules` are the mean
+    power of each two readings in a row, times the time between them; gaps are bridged."""
+
+    host: str
+    readings: int
+    problems: int
+    mean_w: float | None
+    most_w: float | None
+    joules: float | None
+
+
 class Machines(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ProcessRow, ...]
     hosts: tuple[HostRow, ...]
+    energy: tuple[EnergyRow, ...]
 
 
 def machines_of(evidence: Evidence) -> Machines:
@@ -69,9 +84,13 @@ def machines_of(evidence: Evidence) -> Machines:
     watched: dict[str, list[ConditionLine]] = defaultdict(list)
     for line in evidence.conditions:
         watched[line.host].append(line)
+    metered: dict[str, list[EnergyLine]] = defaultdict(list)
+    for reading in evidence.energy:
+        metered[reading.host].append(reading)
     return Machines(
         processes=tuple(_process(name, events) for name, events in sorted(told.items())),
         hosts=tuple(_host(name, lines, evidence.clocks) for name, lines in sorted(watched.items())),
+        energy=tuple(_energy(name, lines) for name, lines in sorted(metered.items())),
     )
 
 
@@ -125,8 +144,46 @@ def _host(name: str, lines: Sequence[ConditionLine], clocks: Iterable[ClockLine]
     )
 
 
+def _energy(name: str, lines: Sequence[EnergyLine]) -> EnergyRow:
+    read = [(line.t / 1e9, line.watts) for line in lines if line.watts is not None]
+    joules = sum((b_s - a_s) * (a_w + b_w) / 2 for (a_s, a_w), (b_s, b_w) in pairwise(read))
+    took_s = read[-1][0] - read[0][0] if read else 0.0
+    return EnergyRow(
+        host=name,
+        readings=len(read),
+        problems=len(lines) - len(read),
+        mean_w=round(joules / took_s, 3) if took_s > 0 else None,
+        most_w=max((watts for _, watts in read), default=None),
+        joules=round(joules, 1) if took_s > 0 else None,
+    )
+
+
 def machines_tables(machines: Machines) -> tuple[Table, ...]:
-    """`usage` and `traffic` of processes that were traced; none without."""
+    """`usage` and `traffic` of processes that were traced, `energy` of hosts with a meter; none
+    without."""
+    return (*_of_processes(machines), *_of_meters(machines))
+
+
+def _of_meters(machines: Machines) -> tuple[Table, ...]:
+    if not machines.energy:
+        return ()
+    return (
+        table(
+            "energy",
+            machines.energy,
+            {
+                "host": ("s", lambda each: each.host),
+                "readings": ("i", lambda each: each.readings),
+                "problems": ("i", lambda each: each.problems),
+                "mean_w": ("f", lambda each: each.mean_w),
+                "most_w": ("f", lambda each: each.most_w),
+                "joules": ("f", lambda each: each.joules),
+            },
+        ),
+    )
+
+
+def _of_processes(machines: Machines) -> tuple[Table, ...]:
     if not machines.processes:
         return ()
     return (

@@ -33,7 +33,11 @@ hosts:
     roles: [replica, gateway, broker]
     caps: [nft]
     power: {driver: command, off: [curl, "http://hub/off?token=secret-token"], on: [secret-on]}
-  pi02: {addr: 198.51.100.12, roles: [replica, mobile], ssh: {user: secret-other}}
+  pi02:
+    addr: 198.51.100.12
+    roles: [replica, mobile]
+    ssh: {user: secret-other}
+    meter: {driver: shelly, addr: 198.51.100.112}
   pi03: {addr: 198.51.100.13, roles: [replica], power: {driver: uhubctl, port: "1-1.2"}}
   pi04: {addr: 198.51.100.14, data_addr: 198.51.100.114, roles: [replica, environment]}
   pi05: {addr: 198.51.100.15, roles: [replica], state: quarantined, reason: undervoltage}
