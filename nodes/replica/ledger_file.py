@@ -35,7 +35,6 @@ __all__ = [
     "block_sum",
     "checked_blocks",
     "checked_facts",
-    "copy_ledger",
     "encode_records",
     "fact_sum",
     "open_readonly",
@@ -230,21 +229,3 @@ def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> set[str]:
 
 def _squeezed(statement: str) -> str:
     return "".join(statement.split()).replace("IFNOTEXISTS", "")
-
-
-def copy_ledger(source: Path, target: Path) -> None:
-    """A consistent copy in one file, of a running replica's ledger too. Raises Damaged."""
-    try:
-        reader = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            writer = sqlite3.connect(target)
-            try:
-                reader.backup(writer)
-                # A copy at rest: reading it must leave no write-ahead log beside it.
-                writer.execute("PRAGMA journal_mode = DELETE")
-            finally:
-                writer.close()
-        finally:
-            reader.close()
-    except sqlite3.DatabaseError as error:
-        raise Damaged(f"{source}: {error}") from error

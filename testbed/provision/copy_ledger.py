@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nodes.replica.ledger_file import copy_ledger
+from nodes.replica.ledger_copy import copy_ledger
 
 __all__: list[str] = []
 

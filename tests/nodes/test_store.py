@@ -24,7 +24,8 @@ from chain.keys import SIGNATURE_BYTES
 from chain.pbft.effects import Durable
 from nodes.exits import Trouble
 from nodes.ports import PRUNE_BLOCKS_MAX, Store, Stored, StoreFull
-from nodes.replica.ledger_file import SCHEMA, Damaged, copy_ledger, open_readonly
+from nodes.replica.ledger_copy import copy_ledger
+from nodes.replica.ledger_file import SCHEMA, Damaged, open_readonly
 from nodes.replica.memory_store import MemoryStore
 from nodes.replica.sqlite_store import WAL_BYTES, SqliteStore, mark_path, move_aside, moved_aside
 

@@ -24,7 +24,8 @@ from chain.pbft.state_machine import VerifiedRequest
 from inventory.load import load_lab, packaged
 from nodes.device.sender import Reading
 from nodes.ports import Stored
-from nodes.replica.ledger_file import block_sum, copy_ledger
+from nodes.replica.ledger_copy import copy_ledger
+from nodes.replica.ledger_file import block_sum
 from nodes.replica.sqlite_store import SqliteStore
 from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.expand import expand

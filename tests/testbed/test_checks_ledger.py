@@ -15,7 +15,8 @@ from chain.block import HEAD_BYTES, Block
 from chain.ledger.item import cose_of, make_item, read_item
 from chain.ledger.pruning import prune
 from chain.pbft.messages import Checkpoint, CheckpointProof, encode
-from nodes.replica.ledger_file import copy_ledger, encode_records, fact_sum
+from nodes.replica.ledger_copy import copy_ledger
+from nodes.replica.ledger_file import encode_records, fact_sum
 from testbed.checks.diagnosis import head_field
 from testbed.checks.finding import Finding
 from testbed.checks.ledger import verify_ledgers

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nodes.replica.ledger_file import copy_ledger
+from nodes.replica.ledger_copy import copy_ledger
 from testbed import cli
 from testbed.manifest import Manifest, RunEntry
 from tests.chain.world import World

@@ -25,7 +25,8 @@ import pytest
 from rich.console import Console
 
 from chain.block import Block
-from nodes.replica.ledger_file import block_of, copy_ledger, encode_records
+from nodes.replica.ledger_copy import copy_ledger
+from nodes.replica.ledger_file import block_of, encode_records
 from testbed import cli
 from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.injection import Judgement
