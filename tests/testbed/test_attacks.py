@@ -23,7 +23,7 @@ WORKLOAD = "workload: {kind: enrol+data, rate: 4/s, arrivals: uniform, timeout: 
 HELD = f"""
 campaign: held
 {WORKLOAD}
-phases: {{warmup: 10s, attack: 17s, recovery: 2s}}
+phases: {{warmup: 6s, attack: 17s, recovery: 2s}}
 faults:
   - {{id: no-limits, at: 0s, do: gateway.no-limits}}
   - {{id: impersonate, at: 1s, do: device.impersonate, batch: 12}}
@@ -64,7 +64,7 @@ faults:
 BROKEN = f"""
 campaign: broken
 {WORKLOAD}
-phases: {{warmup: 10s, attack: 13s, recovery: 1s}}
+phases: {{warmup: 6s, attack: 13s, recovery: 1s}}
 faults:
   - {{id: impersonate, at: 1s, do: device.impersonate, material: [stolen-id], batch: 20}}
   - {{id: alter, at: 0s, for: 3s, do: device.mitm, on: mobile, copies: 20}}
