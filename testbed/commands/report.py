@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from testbed.bundle import find_bundle
 from testbed.commands.judging import show
-from testbed.commands.options import JsonOption, columns, print_json
+from testbed.commands.options import JsonOption, columns, print_json, say
 
 __all__ = ["app"]
 
@@ -53,7 +53,11 @@ def report(
         from testbed.report.derive import rebuild  # noqa: PLC0415 - loads what draws
 
         bundle = find_bundle(run)
-        raise typer.Exit(show(bundle, rebuild(bundle, pdf=pdf), as_json=as_json))
+        code = show(bundle, rebuild(bundle, pdf=pdf), as_json=as_json)
+        if pdf:
+            for folder in sorted({path.parent for path in bundle.path.rglob("plots/*.pdf")}):
+                say(f"figures: {folder}/*.pdf")
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import gc
 import hashlib
 import itertools
 import platform
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -31,6 +32,7 @@ __all__ = ["open_executor", "sweep"]
 
 SEEDS_PER_TASK = 4
 TASKS_WAITING_MAX = 64
+_ADDRESS = re.compile(r"([a-z]+://)?[^/\s]+:[0-9]+")  # of a scheduler
 _GC_OBJECTS = 50_000  # new ones between two looks for garbage; Python's own is 700
 
 
@@ -120,6 +122,8 @@ def open_executor(
         with ProcessPoolExecutor(jobs, initializer=_prepare_worker) as pool:
             yield pool
         return
+    if not _ADDRESS.fullmatch(cluster):
+        raise ConfigurationError(f"--cluster {cluster}: not an address; use tcp://HOST:8786")
     try:
         # An optional extra: imported only where it is wanted.
         from distributed import Client  # noqa: PLC0415

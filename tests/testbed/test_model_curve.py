@@ -248,6 +248,7 @@ def test_what_stands_in_the_way_of_the_goal_is_named() -> None:
     assert "9.00 times" in told
     assert "checking signatures 75%" in told
     assert f"the goal of {GOAL} is reached" in obstacle(a_curve((4, 1.0, {}), (100, 1.9, {})))
+    assert "the goal is about N = 100" in obstacle(a_curve((4, 1.0, {}), (7, 1.2, {})))
 
 
 def test_points_may_be_spread_over_any_executor() -> None:

@@ -197,6 +197,14 @@ def test_a_cluster_that_is_not_there_is_told() -> None:
         pass
 
 
+def test_what_is_no_address_of_a_cluster_is_refused_at_once() -> None:
+    with (
+        pytest.raises(ConfigurationError, match=r"--cluster scheduler: not an address; use tcp://"),
+        open_executor(1, "scheduler"),
+    ):
+        pass
+
+
 def test_a_cluster_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
