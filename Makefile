@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS := true
 # Where this is set (many containers), each process would compile its sources anew: a second each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo paper test soak check mutants lock setup clean help
+.PHONY: demo paper test soak check mutants mutation lock setup clean help
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,11 @@ check: $(STAMP) ## lint, format and types
 mutants: $(STAMP) ## the table of one-line mutants of the core that the simulation kills
 	@$(VENV)/bin/python -m tests.testbed.mutants $(ARGS)
 
+mutation: $(STAMP) ## mutants that nobody chose, against the fast tests: hours; goes on where it stopped
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes \
+	  -r tests/testbed/mutants/requirements.lock
+	@$(VENV)/bin/python -m tests.testbed.mutants.tool $(ARGS)
+
 setup: $(STAMP) ## only make .venv
 
 # Pins with hashes, no addresses: resolved for every supported Python and architecture at once.
@@ -47,6 +52,9 @@ lock: $(STAMP) ## resolve pyproject.toml into requirements.lock again
 	@$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --extra hosts -c requirements.lock \
 	  -o testbed/requirements-hosts.lock --quiet
+	@$(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --extra mutation -c requirements.lock \
+	  -o tests/testbed/mutants/requirements.lock --quiet
 
 # uv comes first from its own small lock, then fills the environment in seconds.
 $(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml

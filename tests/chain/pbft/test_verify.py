@@ -31,7 +31,7 @@ from chain.pbft.messages import (
     encode,
 )
 from chain.pbft.state_machine import VerifiedRequest
-from chain.pbft.verify import Verifier
+from chain.pbft.verify import Verifier, _Memory
 from tests.chain.cluster import NETWORK, FakeScheme, item, open_items, sign, signer_of
 
 A, B = b"a" * 32, b"b" * 32
@@ -101,6 +101,12 @@ def test_what_is_true_passes_with_its_contents() -> None:
     verify = world.verifier.verify
     assert verify(encode(proposed()), 0).requests[0].operation == "a"
     assert verify(encode(signed(Forward(0, 2, item("b")))), 2).requests[0].operation == "b"
+    ordered = verify(encode(proposed()), 0).proposal
+    assert ordered is not None
+    assert ordered.seq == 1
+    handed_on = verify(encode(signed(Batch(0, 2, proposed().attachment))), 2)
+    assert handed_on.proposal == ordered
+    assert handed_on.requests[0].operation == "a"
     prepared = verify(encode(signed(view_change(3))), 3).prepared
     assert [pre_prepare.seq for pre_prepare in prepared] == [9, 10]
     received = verify(encode(signed(new_view())), 1)
@@ -190,6 +196,7 @@ REFUSED: list[tuple[str, Signed, int, str]] = [
         PreparedProof(certificate(9).pre_prepare, (
             certificate(9).prepares[0], signed(Prepare(1, 2, 0, 9, A)))),))), 3,
      "bad-certificate"),
+    ("heads proven by one", signed(Heads(0, 1, 1, (), checkpoints()[:1])), 1, "bad-certificate"),
     ("another epoch's view change", signed(new_view(view_changes=(
         *new_view().view_changes[:2],
         signed(view_change(2, epoch=1, prepared=()))))), 1, "bad-certificate"),
@@ -313,3 +320,70 @@ def test_nothing_else_counts_without_its_signature() -> None:
     world.refuses(unsigned(Commit(0, 4, 0, 1, A)), 4, "not-a-member")
     world.refuses(unsigned(Prepare(0, 2, 0, 1, A)), 2, "bad-signature")
     world.refuses(unsigned(Checkpoint(0, 2, 8, A)), 2, "bad-signature")
+
+
+def test_a_memory_keeps_the_newest_half_and_never_more_than_it_may() -> None:
+    memory = _Memory[int](6)
+    for number in range(1, 50):
+        memory.put(bytes([number]), number)
+        newest = range(max(1, number - 3), number + 1)
+        assert [memory.get(bytes([each])) for each in newest] == list(newest)
+        assert sum(memory.get(bytes([each])) is not None for each in range(1, 50)) <= 6
+
+
+def test_a_commit_that_holds_is_checked_once() -> None:
+    world = World()
+    for _ in range(2):
+        assert world.verifier.holds(signed(Commit(0, 1, 0, 1, A)))
+    assert world.scheme.count == 1
+
+
+def test_requests_that_are_known_are_not_opened_and_none_may_be_missing() -> None:
+    calls = []
+
+    def open_some(items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
+        calls.append(len(items))
+        return open_items(items[:1])
+
+    verifier = Verifier(NETWORK, FakeScheme(), World().memberships.get, open_some)
+    verifier.open_all([item("a")])
+    verifier.open_all([item("a")])
+    assert calls == [1]
+    with pytest.raises(ValueError, match="shorter"):
+        verifier.open_all([item("b"), item("c")])
+
+
+def test_members_of_any_known_epoch_may_ask() -> None:
+    """Each of the last two is a member of one epoch only."""
+    members = tuple(Member(i, signer_of(i).public) for i in range(6))
+    epochs = {0: members[:4], 1: members[:4], 2: members[:5], 3: (*members[:4], members[5])}
+    memberships = {epoch: Membership(epoch, each) for epoch, each in epochs.items()}
+    verifier = Verifier(NETWORK, FakeScheme(), memberships.get, open_items)
+    for sender in range(6):
+        assert verifier.verify(encode(signed(FetchHeads(0, sender, 1))), sender)
+    alone = Verifier(NETWORK, FakeScheme(), {0: memberships[0]}.get, open_items)
+    assert alone.verify(encode(signed(FetchHeads(0, 1, 1))), 1)
+
+
+def test_a_checkpoint_is_proven_by_one_epoch_its_own_or_the_one_before() -> None:
+    """Of two epochs of one size, no vote of one counts for the other."""
+    members = tuple(Member(i, signer_of(i).public) for i in range(5))
+    epochs = {0: members[:4], 1: (*members[:3], members[4])}
+    memberships = {epoch: Membership(epoch, each) for epoch, each in epochs.items()}
+    verifier = Verifier(NETWORK, FakeScheme(), memberships.get, open_items)
+
+    def frame(*of: int) -> bytes:
+        proof = tuple(signed(Checkpoint(epoch, i, 8, A)) for i, epoch in enumerate(of))
+        return encode(signed(ViewChange(1, 4, 1, 8, A, proof, ())))
+
+    assert verifier.verify(frame(1, 1, 1), 4)
+    assert verifier.verify(frame(0, 0, 0), 4)
+    for mixed in ((0, 1, 1), (1, 0, 0), (0, 0, 1)):
+        with pytest.raises(PeerFault, match="bad-certificate"):
+            verifier.verify(frame(*mixed), 4)
+
+
+def test_a_new_view_may_bring_the_view_change_of_everyone() -> None:
+    votes = tuple(signed(view_change(i)) for i in range(4))
+    received = World().verifier.verify(encode(signed(new_view(view_changes=votes))), 1)
+    assert len(received.view_changes) == 4
