@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from testbed.commands import bench_consensus, bench_devices, bench_provision, bench_saturation
+from testbed.commands import (
+    bench_consensus,
+    bench_devices,
+    bench_peers,
+    bench_provision,
+    bench_saturation,
+)
 
 __all__ = ["app"]
 
@@ -28,3 +34,5 @@ app.command()(bench_devices.restart)
 app.command()(bench_devices.growth)
 app.command()(bench_provision.provision)
 app.command()(bench_saturation.saturation)
+app.command()(bench_peers.views)
+app.command()(bench_peers.peers)

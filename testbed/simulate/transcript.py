@@ -127,7 +127,8 @@ def _event(event: Event) -> str:
     if event.kind is Kind.REQUEST:
         return f"{when}: device {event.nodes[0]} does {event.detail}"
     if event.kind in ORDERS:
-        return f"{when}: the administrator orders to {event.kind.value} {name(event.nodes[0])}"
+        whom = f"device {event.nodes[0]}" if event.kind is Kind.REVOKE else name(event.nodes[0])
+        return f"{when}: the administrator orders to {event.kind.value} {whom}"
     lasting = f" for {event.duration_us / 1e6:.3f} s" if event.duration_us else " for good"
     where = ", ".join(name(node) for node in event.nodes)
     where += " ".join(f"{name(a)}>{name(b)}" for a, b in event.links)

@@ -1,0 +1,176 @@
+"""BFT-SMaRt beside this project, in one run on one machine: `testbed bench peers`.
+
+BFT-SMaRt is the user's own build, with its `smartrun.sh` and its `config/`; nothing of it is
+shipped or fetched. Its micro-benchmark is run: `ThroughputLatencyServer` for each replica of
+`config/hosts.config`, and `ThroughputLatencyClient`. Its figures are read from what they print.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from testbed.bench.stage import STALL_S, Say
+from testbed.errors import ConfigurationError, LabFault
+
+__all__ = ["Asked", "Figures", "figures", "hosts", "measure_bft_smart", "settings"]
+
+_DEMO = "bftsmart.demo.microbenchmarks.ThroughputLatency"
+_FIRST_CLIENT = 1001
+_INTERVALS = 20  # measurements of throughput in one run
+_POLL_S = 0.1
+_STOP_S = 10.0
+_LIMIT_S = 600.0  # of the clients' run
+_THROUGHPUT = re.compile(r"^Throughput = ([0-9.E]+) operations/sec", re.MULTILINE)
+_LATENCY = re.compile(r"// Average time for \d+ executions \(all samples\) = ([0-9.E]+) us")
+_DONE = "All clients done."
+_COMMUNICATION = "system.communication."
+# What decides whether the comparison is fair: how the library authenticates requests.
+_TOLD = ("useSignatures", "signatureAlgorithm", "defaultkeys", "useMACs")
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """`signatures` and `write` are words of the micro-benchmark: how requests are signed and
+    checked, and whether each batch is synced ("rwd")."""
+
+    clients: int
+    operations: int  # of each client; the first half warms up
+    payload_bytes: int
+    signatures: str
+    write: str
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """`requests_per_s` is the median of the second half of what the first replica measured;
+    `latency_ms` the first client's mean."""
+
+    requests_per_s: float
+    latency_ms: float
+
+
+def hosts(build: Path) -> list[tuple[int, int]]:
+    """Replica ids and ports for clients in `config/hosts.config`. Raises ConfigurationError."""
+    if not (build / "smartrun.sh").is_file():
+        raise ConfigurationError(
+            f"--bft-smart {build}: no smartrun.sh in it; name the folder that its build installs"
+        )
+    if shutil.which("java") is None:
+        raise ConfigurationError("bench peers: BFT-SMaRt needs java on the PATH")
+    config = build / "config" / "hosts.config"
+    if not config.is_file():
+        raise ConfigurationError(f"{config}: not found; it names the replicas")
+    found = []
+    for number, line in enumerate(config.read_text().splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            replica, address, port = int(words[0]), ipaddress.ip_address(words[1]), int(words[2])
+        except (IndexError, ValueError):
+            raise ConfigurationError(
+                f"{config}:{number}: wanted an id, an address and ports, as 0 127.0.0.1 11000 11001"
+            ) from None
+        if not address.is_loopback:
+            raise ConfigurationError(
+                f"{config}:{number}: {address} is not of this machine; take 127.0.0.1"
+            )
+        if replica < _FIRST_CLIENT:
+            found.append((replica, port))
+    if len(found) < 4:
+        raise ConfigurationError(f"{config}: {len(found)} replicas; 4 are needed")
+    return found
+
+
+def settings(build: Path) -> dict[str, str]:
+    """Of `config/system.config`: how requests are authenticated; "?" where it says nothing."""
+    said = dict.fromkeys(_TOLD, "?")
+    path = build / "config" / "system.config"
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        name, equals, value = line.strip().partition("=")
+        key = name.strip().removeprefix(_COMMUNICATION)
+        if equals and key in said:
+            said[key] = value.strip()
+    return said
+
+
+def figures(server: str, client: str) -> Figures:
+    """From what the first replica and the clients printed. Raises LabFault."""
+    rates = [float(rate) for rate in _THROUGHPUT.findall(server)]
+    latency = _LATENCY.search(client)
+    if not rates or latency is None:
+        raise LabFault("BFT-SMaRt printed no throughput or no latency: more operations are needed")
+    return Figures(
+        round(median(rates[len(rates) // 2 :]), 1), round(float(latency.group(1)) / 1000, 3)
+    )
+
+
+def measure_bft_smart(build: Path, asked: Asked, say: Say) -> Figures:
+    """Raises ConfigurationError, LabFault."""
+    replicas = hosts(build)
+    interval = max(1, asked.clients * asked.operations // _INTERVALS)
+    out = build / "testbed-peers"
+    out.mkdir(exist_ok=True)
+    with ExitStack() as running:
+        for replica, _ in replicas:
+            words = [replica, interval, 0, 0, "false", asked.signatures, asked.write]
+            running.enter_context(_started(build, "Server", words, out / f"server-{replica}.txt"))
+        say(f"BFT-SMaRt: waiting for {len(replicas)} replicas")
+        _listening([port for _, port in replicas])
+        say(f"BFT-SMaRt: {asked.clients} clients, {asked.operations} operations each")
+        words = [_FIRST_CLIENT, asked.clients, asked.operations, asked.payload_bytes, 0]
+        words += ["false", "false", asked.signatures]
+        told = out / "client.txt"
+        client = running.enter_context(_started(build, "Client", words, told))
+        end_s = time.monotonic() + _LIMIT_S
+        # It stays when it is done: one of its threads goes on waiting.
+        while _DONE not in told.read_text():
+            if client.poll() is not None or time.monotonic() > end_s:
+                raise LabFault(f"BFT-SMaRt's clients did not come to an end; see {out}")
+            time.sleep(_POLL_S)
+    return figures((out / f"server-{replicas[0][0]}.txt").read_text(), told.read_text())
+
+
+@contextmanager
+def _started(
+    build: Path, part: str, words: list[object], out: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """In a process group of its own: the script starts java."""
+    given = [str(word) for word in words if word != ""]
+    command = ["/bin/sh", "./smartrun.sh", _DEMO + part, *given]
+    with out.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=build, stdout=file, stderr=subprocess.STDOUT, process_group=0
+        )
+    try:
+        yield process
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+
+
+def _listening(ports: list[int]) -> None:
+    end_s = time.monotonic() + STALL_S
+    for port in ports:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), _POLL_S).close()
+                break
+            except OSError:
+                if time.monotonic() > end_s:
+                    raise LabFault(f"BFT-SMaRt's replica does not listen on port {port}") from None
+                time.sleep(_POLL_S)

@@ -1,0 +1,155 @@
+"""What a view change costs with many replicas: messages, bytes and memory, in simulated time.
+
+The simulator runs the replicas' own code in one process (`testbed.simulate`). The chain has passed
+checkpoints, and proposals are on their way, one after another, when the first primary dies for
+good and the network fails for a moment. So VIEW-CHANGEs bring a proof of a checkpoint and
+certificates. What is sent until the last survivor is in a new view is counted by kind. Nothing here
+depends on the speed of the machine, except how much memory its allocator takes.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+
+from chain.pbft.messages import decode_body, decode_signed
+from testbed.errors import LabFault
+from testbed.simulate.draw import Options, draw
+from testbed.simulate.scenario import GATEWAY, Event, Kind, Scenario
+from testbed.simulate.transcript import Transcript
+from testbed.simulate.world import run
+
+__all__ = ["ViewChanges", "measure_view_changes"]
+
+_CRASH_US = 1_500_000
+_LAST_US = 2_000_000
+_CUT_US = 300_000  # less than the view timeout
+_STATUS_US = 2_000_000  # nothing that was lost is sent again before the view changes
+_DEVICES = 12
+_APART_US = 2_000  # the last requests before the crash
+_INTERVAL = 4  # blocks between checkpoints: a NEW-VIEW of 100 replicas fits into a frame
+_SEED = 1
+
+
+class ViewChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """`messages` and `bytes` are by kind, from all replicas together. `largest` is the longest
+    frame of each kind. `views` says how many views the survivors left before all were in one."""
+
+    replicas: int
+    checkpoint_interval: int
+    seconds: float
+    views: int
+    messages: dict[str, int]
+    bytes: dict[str, int]
+    largest: dict[str, int]
+    rss_growth_bytes: int
+
+    @property
+    def received_bytes(self) -> float:
+        """By each survivor, on average."""
+        return sum(self.bytes.values()) / (self.replicas - 1)
+
+
+def measure_view_changes(replicas: int) -> ViewChanges:
+    """In a process of its own, so that memory is this run's. Raises LabFault."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, replicas).result()
+
+
+def _measure(replicas: int) -> ViewChanges:
+    scenario = _scenario(replicas)
+    count = _Count(scenario)
+    outcome = run(scenario, count)
+    if outcome.finding is not None:
+        raise LabFault(f"the view change of {replicas} replicas: {outcome.finding}")
+    return ViewChanges(
+        replicas=replicas,
+        checkpoint_interval=scenario.consensus.checkpoint_interval,
+        seconds=round((count.entered_us - _CRASH_US) / 1e6, 3),
+        views=max(count.views.values()),
+        messages=dict(count.messages),
+        bytes=dict(count.bytes),
+        largest=dict(count.largest),
+        rss_growth_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        - count.rss_bytes,
+    )
+
+
+def _scenario(replicas: int) -> Scenario:
+    scenario = draw(Options(replicas=replicas, faults="none"), _SEED)
+    times = [*range(500_000, 1_000_000, 40_000)]
+    times += [_CRASH_US - _DEVICES * _APART_US + _APART_US * each for each in range(_DEVICES)]
+    asked = [
+        Event(at_us=at_us, kind=Kind.REQUEST, nodes=(n % _DEVICES,), amount=n, detail="data")
+        for n, at_us in enumerate(times)
+    ]
+    everyone = range(replicas)
+    cut = Event(
+        at_us=_CRASH_US,
+        kind=Kind.BLOCK,
+        duration_us=_CUT_US,
+        links=tuple((a, b) for a in everyone for b in everyone if a != b),
+    )
+    crash = Event(at_us=_CRASH_US, kind=Kind.CRASH, nodes=(0,), detail="lost")
+    return msgspec.structs.replace(
+        scenario,
+        events=tuple(sorted([*asked, cut, crash], key=lambda event: event.at_us)),
+        survivors=tuple(range(1, replicas)),
+        heal_us=_LAST_US,
+        skews_us=(0,) * replicas,
+        turn_us=1_000,
+        spread_us=5_000,
+        devices=_DEVICES,
+        consensus=msgspec.structs.replace(
+            scenario.consensus,
+            batch_requests_max=1,
+            pipeline_window=8,
+            view_timeout_us=800_000,
+            status_interval_us=_STATUS_US,
+            checkpoint_interval=_INTERVAL,
+        ),
+        keep_data_blocks=None,
+    )
+
+
+class _Count(Transcript):
+    """Counts instead of telling."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        self.messages: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.largest: dict[str, int] = {}
+        self.views: Counter[str] = Counter()
+        self.entered_us = 0
+        self.rss_bytes = 0
+        self._survivors = len(scenario.survivors)
+        self._crashed = False
+        self._frame: tuple[bytes, str] = (b"", "")
+
+    def fault(self, now_us: int, event: Event, *, over: bool) -> None:
+        self._crashed = True
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        self.rss_bytes = int(pages) * resource.getpagesize()
+
+    def line(self, now_us: int, text: str) -> None:
+        replica, event, *_ = text.split()
+        if event == "view" and self._crashed:
+            self.views[replica] += 1
+            self.entered_us = now_us
+
+    def sent(self, now_us: int, sender: int, to: int, frame: bytes) -> None:
+        if not self._crashed or len(self.views) == self._survivors or to >= GATEWAY:
+            return
+        if frame is not self._frame[0]:  # a broadcast is one frame, sent to each
+            message = decode_body(decode_signed(frame).body)
+            self._frame = frame, type(message).__name__
+        kind = self._frame[1]
+        self.messages[kind] += 1
+        self.bytes[kind] += len(frame)
+        self.largest[kind] = max(self.largest.get(kind, 0), len(frame))

@@ -1,0 +1,140 @@
+"""`testbed bench peers|views`: beside BFT-SMaRt; and what view changes of many replicas cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from chain.quorum import REPLICAS_MIN
+from testbed.bench import consensus
+from testbed.bench.peers import Asked, hosts, measure_bft_smart, settings
+from testbed.bench.view_changes import ViewChanges, measure_view_changes
+from testbed.commands.options import JsonOption, markdown, print_json, say
+
+__all__ = ["peers", "views"]
+
+_REPLICAS_MOST = 123  # whose NEW-VIEW fits into a frame
+
+
+def peers(
+    *,
+    bft_smart: Annotated[
+        Path,
+        typer.Option("--bft-smart", metavar="DIR", help="Your BFT-SMaRt: smartrun.sh, config/."),
+    ],
+    clients: Annotated[int, typer.Option(min=1, max=10_000, help="Each with one request.")] = 200,
+    operations: Annotated[
+        int, typer.Option(min=40, max=1_000_000, help="Of each client of BFT-SMaRt.")
+    ] = 1000,
+    payload: Annotated[int, typer.Option(min=300, max=4096, help="Bytes of a request.")] = 512,
+    signatures: Annotated[
+        Literal["ecdsa", "default", "nosig"],
+        typer.Option(help="By the benchmark itself, not by BFT-SMaRt."),
+    ] = "nosig",
+    store: Annotated[
+        Literal["sqlite", "memory"], typer.Option(help="sqlite: both sync; memory: neither does.")
+    ] = "sqlite",
+    as_json: JsonOption = False,
+) -> None:
+    """BFT-SMaRt's micro-benchmark from your own build, then this project, on this machine.
+
+    It needs java, and a config/hosts.config with at least four replicas on 127.0.0.1. What both
+    print is measured in this run. testbed/bench/README.md says what must be alike.
+    """
+    build = bft_smart.absolute()
+    replicas = len(hosts(build))
+    asked = Asked(
+        clients=clients,
+        operations=operations,
+        payload_bytes=payload,
+        signatures=signatures,
+        write="rwd" if store == "sqlite" else "",
+    )
+    theirs = measure_bft_smart(build, asked, say)
+    alone = measure_bft_smart(build, msgspec.structs.replace(asked, clients=1), say)
+    plan = consensus.Plan(
+        replicas=replicas, in_flight=clients, payload_bytes=payload, store=store, limit=False
+    )
+    ours = consensus.measure(plan, say)
+    if as_json:
+        rows = {
+            "bft-smart": theirs,
+            "bft-smart-alone": alone,
+            "bft-smart-settings": settings(build),
+            "testbed": ours,
+        }
+        print_json(msgspec.to_builtins(rows))
+        return
+    said = ", ".join(f"{name} = {value}" for name, value in settings(build).items())
+    typer.echo(f"BFT-SMaRt's config: {said}\n")
+    typer.echo(
+        markdown(
+            [
+                ("", "requests/s", "one request alone, ms"),
+                ("BFT-SMaRt", f"{theirs.requests_per_s:,.0f}", f"{alone.latency_ms:.2f} (mean)"),
+                ("this project", f"{ours.requests_per_s:,.0f}", f"{ours.alone_ms.p50:.2f} (p50)"),
+            ]
+        )
+    )
+
+
+def views(
+    *,
+    replicas: Annotated[
+        list[int] | None,
+        typer.Option(min=REPLICAS_MIN, max=_REPLICAS_MOST, help="Repeatable; default: 64 and 100."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change the view of many replicas in simulated time: messages, bytes and memory, by kind.
+
+    Example: testbed bench views --replicas 16 --replicas 31
+    """
+    results = []
+    for number in replicas or [64, 100]:
+        say(f"{number} replicas")
+        results.append(measure_view_changes(number))
+    if as_json:
+        print_json(msgspec.to_builtins(results))
+    else:
+        typer.echo(_readable(results))
+
+
+def _readable(results: list[ViewChanges]) -> str:
+    rows: list[tuple[object, ...]] = [("replicas", "kind", "messages", "largest, B", "MB in all")]
+    for result in results:
+        rows += [
+            (
+                result.replicas,
+                kind,
+                f"{count:,}",
+                f"{result.largest[kind]:,}",
+                _mb(result.bytes[kind]),
+            )
+            for kind, count in sorted(
+                result.messages.items(), key=lambda each: -result.bytes[each[0]]
+            )
+        ]
+    sums: list[tuple[object, ...]] = [
+        ("replicas", "views", "simulated s", "messages", "MB in all", "MB to each", "MB of memory")
+    ]
+    sums += [
+        (
+            result.replicas,
+            result.views,
+            result.seconds,
+            f"{sum(result.messages.values()):,}",
+            _mb(sum(result.bytes.values())),
+            _mb(result.received_bytes),
+            _mb(result.rss_growth_bytes),
+        )
+        for result in results
+    ]
+    return f"{markdown(sums)}\n\n{markdown(rows)}"
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.1f}"
