@@ -77,6 +77,11 @@ def test_seven_replicas_fit_a_terminal_of_80_by_24() -> None:
     assert not [line for line in lines if line.endswith("…")]  # nothing is cut off
 
 
+def test_while_a_lab_is_set_up_only_that_is_said() -> None:
+    setting_up = Live(campaign="", step="starting 4 x replica")
+    assert plain(setting_up, 80, 24) == ["starting 4 x replica"]
+
+
 @pytest.mark.parametrize("height", [1, 4, 8, 12, 24, 60])
 @pytest.mark.parametrize("width", [20, 80, 200])
 def test_it_fits_whatever_the_terminal_is(width: int, height: int) -> None:
@@ -143,7 +148,8 @@ def test_a_snapshot_is_published_while_a_campaign_goes_on_and_gone_afterwards(
     tmp_path: Path,
 ) -> None:
     with Published(tmp_path) as published:
-        assert read_live(tmp_path) is None
+        published.step = "starting 4 x replica"
+        eventually(lambda: (now := read_live(tmp_path)) is not None and bool(now.step))
         published.look, published.step = live, "collecting"
         eventually(lambda: read_live(tmp_path) == live())
     assert list(tmp_path.iterdir()) == []
