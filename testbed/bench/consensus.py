@@ -30,7 +30,6 @@ __all__ = ["Plan", "Result", "measure", "measure_all", "rss_mb", "run"]
 
 SCHEMA = "testbed.bench.consensus/3"
 WARM_UP_S = 1.0
-TRACE_EVERY = 4  # of the requests, one is traced: what it costs is `traces`
 LIMIT_S = 1.5  # before each load and again after it: others may share the machine
 
 _T = TypeVar("_T")
@@ -78,9 +77,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(plan: Plan, say: Say = lambda _: None) -> Result:
-    """Raises LabFault."""
+    """With the hops of one request alone. Raises LabFault."""
     (result,) = measure_all(plan, (plan.in_flight,), 1, say)
-    return result
+    return msgspec.structs.replace(result, alone_hops=_alone_hops(plan, say))
 
 
 def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> list[Result]:
@@ -95,21 +94,45 @@ def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> 
             store=plan.store,
             verify_threads=plan.verify_threads,
             profile=plan.profile is not None,
-            trace_every=TRACE_EVERY if plan.alone_requests else None,
         ) as network:
             say(f"starting {plan.replicas} replicas, {plan.store} store")
             network.start()
-            told = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
-        traces = [network.trace(n) for n in network.replicas]
-        results = [
-            msgspec.structs.replace(result, alone_hops=hops(traces, asked))
-            for result, asked in told
-        ]
+            results = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
         if plan.profile is not None:
             for n in network.replicas:
                 stats = network.home(n) / "profile.pstats"
                 shutil.move(stats, Path(plan.profile) / f"replica-{n}.pstats")
     return results
+
+
+def _alone_hops(plan: Plan, say: Say) -> list[Step]:
+    """From the traces of another network: in the one that is measured, they would cost time."""
+    if not plan.alone_requests:
+        return []
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        of = devices(1)
+        with Network(
+            Path(directory),
+            replicas=plan.replicas,
+            policy=bench_policy(of),
+            store=plan.store,
+            verify_threads=plan.verify_threads,
+            trace_every=1,
+        ) as network:
+            say(f"starting {plan.replicas} replicas with traces, {plan.store} store")
+            network.start()
+            asked = run(_traced(plan, network, of, say))
+        return hops([network.trace(n) for n in network.replicas], asked)
+
+
+async def _traced(plan: Plan, network: Network, of: list[Device], say: Say) -> list[Asked]:
+    client = Client(network, body_source=plan.replicas - 1)
+    await client.connect()
+    load = Load(client, of, plan.payload_bytes)
+    await until("enrolling a device", client, lambda: load.enrolled, load.enrol(), say)
+    asked = await _alone(plan, load, client, say)
+    await client.close()
+    return asked
 
 
 def run(story: Coroutine[Any, Any, _T]) -> _T:
@@ -127,7 +150,7 @@ async def _under_loads(
     *,
     rounds: int,
     say: Say,
-) -> list[tuple[Result, list[Asked]]]:
+) -> list[Result]:
     client = Client(network, body_source=plan.replicas - 1)
     await client.connect()
     load = Load(client, of, plan.payload_bytes)
@@ -152,7 +175,7 @@ async def _under_loads(
         result = msgspec.structs.replace(
             found[len(found) // 2], alone_ms=alone, enrolments_per_s=enrolments_per_s
         )
-        results.append((_beside(result, before, limit), asked))
+        results.append(_beside(result, before, limit))
     await client.close()
     return results
 
