@@ -27,8 +27,8 @@ PUMP_S = 0.02  # between two pieces for a subscriber whose link is full
 
 
 class EventLoop:
-    """`resume` lets the wire read again from parties that were full. `flush` writes what was sent.
-    `on_failure` gets the exception that ended the turns."""
+    """`resume` lets the wire read again from parties that were full. `together(release)` writes at
+    once what `release` sends. `on_failure` gets the exception that ended the turns."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class EventLoop:
         inbox: Inbox,
         timers: LoopTimers,
         resume: Callable[[], None],
-        flush: Callable[[], None],
+        together: Callable[[Callable[[], None]], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -47,7 +47,7 @@ class EventLoop:
         self._inbox = inbox
         self._timers = timers
         self._resume = resume
-        self._flush = flush
+        self._together = together
         self._on_failure = on_failure
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._commit_s = 0.0  # a running average
@@ -162,8 +162,7 @@ class EventLoop:
             self.wake()
 
     def _release(self) -> None:
-        self._service.driver.release()
-        self._flush()
+        self._together(self._service.driver.release)
         self._service.driver.sent()
         if self._service.clients.lagging and not self._pumping:
             self._pumping = True

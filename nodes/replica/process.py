@@ -108,7 +108,7 @@ class ReplicaProcess:
             inbox=self._inbox,
             timers=self._timers,
             resume=self._wire.resume,
-            flush=self._wire.flush,
+            together=self._wire.together,
             on_failure=self._fail,
         )
         height = self._service.ledger.height

@@ -277,7 +277,7 @@ class Service:
             return
         now_ns = trace.now_ns()
         for at_ns, (_, one) in zip(came_ns, verified, strict=True):
-            if isinstance(one, VerifiedRequest):
+            if type(one) is VerifiedRequest:
                 trace.request(Hop.ARRIVED, one.id, at_ns, view, epoch)
                 trace.request(Hop.VERIFIED, one.id, now_ns, view, epoch)
 

@@ -74,6 +74,7 @@ class TlsWire:
         self._lost: dict[Party, asyncio.Event] = {party: asyncio.Event() for party in self._dial}
         self._full: set[Party] = set()
         self._dirty: dict[Party, Link] = {}
+        self._gathering = False
         self._handshakes: deque[asyncio.Task[None]] = deque()  # oldest first
 
     def listen(self, host: str, port: int) -> int:
@@ -94,19 +95,27 @@ class TlsWire:
             self._tasks.start(self._keep_dialling(party))
 
     def send(self, party: Party, frame: bytes) -> None:
-        """Sends at the loop's next round, or at `flush`."""
+        """Sends at the loop's next round, or at the end of `together`."""
         link = self._links.get(party)
         if link is None:
             return
-        if not self._dirty:
+        if not self._dirty and not self._gathering:
             asyncio.get_running_loop().call_soon(self.flush)
         self._dirty[party] = link
         link.queue(frame)
         if self._tally is not None:
             self._tally.add(self._tally.sent, party, frame)
 
+    def together(self, release: Callable[[], None]) -> None:
+        """What `release` sends leaves now, in one write to each party. At the loop's next round,
+        other frames might be read first; and that round would be one more."""
+        self._gathering = True
+        release()
+        self._gathering = False
+        self.flush()
+
     def flush(self) -> None:
-        """Sends now. At the loop's next round, other frames might be read first."""
+        """Sends now."""
         dirty, self._dirty = self._dirty, {}
         for link in dirty.values():
             link.flush()

@@ -39,7 +39,7 @@ class Stage:
             inbox=self.inbox,
             timers=self.timers,
             resume=lambda: None,
-            flush=lambda: None,
+            together=lambda release: release(),
             on_failure=self.failures.append,
         )
         self.event_loop._running = True  # the service was started by the bus

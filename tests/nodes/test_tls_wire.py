@@ -17,7 +17,7 @@ from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from nodes.ports import Party
 from nodes.wire import tls_wire as module
 from nodes.wire.inbox import QUEUE_BYTES_MAX, Inbox
-from nodes.wire.link import CLIENT_FRAME_BYTES_MAX, SEND_QUEUE_BYTES_MAX
+from nodes.wire.link import CLIENT_FRAME_BYTES_MAX, SEND_QUEUE_BYTES_MAX, Connection
 from nodes.wire.tls_wire import TlsWire
 
 DEADLINE_S = 60.0  # generous: other tests share the machine
@@ -129,6 +129,48 @@ def test_frames_travel_in_order_both_ways_and_the_link_comes_back(run: Run, keys
         await until(lambda: again.frames == [(1, b"still here")])
         await high.wire.close()
         await again.wire.close()
+
+    run(story)
+
+
+def test_what_is_sent_together_leaves_in_one_write_and_asks_for_no_further_round(
+    run: Run, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    flushes: list[object] = []
+    write, flush = Connection.write, TlsWire.flush
+
+    def noted_write(connection: Connection, data: bytes) -> None:
+        writes.append(len(data))
+        write(connection, data)
+
+    def noted_flush(wire: TlsWire) -> None:
+        flushes.append(wire)
+        flush(wire)
+
+    monkeypatch.setattr(Connection, "write", noted_write)
+    monkeypatch.setattr(TlsWire, "flush", noted_flush)
+
+    async def story() -> None:
+        (dir0, cert0), (dir1, cert1) = keys("0"), keys("1")
+        low = End(dir0, {1: cert1})
+        port = low.wire.listen("127.0.0.1", 0)
+        high = End(dir1, {0: cert0}, {0: ("127.0.0.1", port)})
+        high.wire.start()
+        await until(lambda: high.wire.connected and low.wire.connected)
+
+        def release() -> None:
+            high.wire.send(0, bytes(10))
+            high.wire.send(0, bytes(20))
+
+        high.wire.together(release)
+        assert writes == [4 + 10 + 4 + 20]
+        await until(lambda: len(low.frames) == 2)
+        assert len(flushes) == 1
+        high.wire.send(0, bytes(5))  # outside, it leaves by itself
+        await until(lambda: len(low.frames) == 3)
+        await high.wire.close()
+        await low.wire.close()
 
     run(story)
 
