@@ -190,6 +190,9 @@ class _Verification:
         except PeerFault as fault:
             wrong = wrong_field(block, self._ledger, self._scheme, fault)
             raise _Wrong(*wrong) from fault
+        # One that is being added follows the chain before its epoch begins.
+        for each in (self._ledger.membership, self._ledger.decided_membership):
+            self._memberships[each.epoch] = each
         self._check_signature(block, signature, membership, following)
         if _sum_of(row) != row.sum:
             self._found(self.verified + 1, "sum", "the row's checksum is not that of its block")
@@ -197,7 +200,6 @@ class _Verification:
         if other is not None and not self._forked:
             self._forked = True
             self._found(self._ledger.height, "head", f"fork: {other} has another valid block")
-        self._memberships[self._ledger.membership.epoch] = self._ledger.membership
         self.records += len(block.records)
         if block.pruned:
             self.pruned += sum(not record.item for record in block.records)

@@ -73,7 +73,8 @@ class ReplaceAction(Injection):
         if not self._ordered_ns:
             self._ordered_ns = time.time_ns()
             self._order(self._add)
-            self.scene.watch.join(self._new)
+            if self._boundary:
+                self.scene.watch.join(self._new)
         if not self._boundary:
             self.scene.pause(within_s)
             return None

@@ -265,6 +265,20 @@ def test_a_ledger_of_another_genesis_is_refused(original: Path) -> None:
     assert [finding.field for finding in report.findings] == ["file"]
 
 
+def test_one_that_is_being_added_has_a_ledger_that_holds(tmp_path: Path) -> None:
+    """It follows the chain from the block on that decides it; its epoch has not begun."""
+    world, _ = begun()
+    world.add_replica(4)
+    assert world.ledger.membership.spki(4) is None
+    path = at_rest(world, tmp_path, 4, world.blocks)
+    assert verify_ledgers([path], world.genesis).findings == ()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE blocks SET signature = ? WHERE height = 1", (bytes(64),))
+    database.close()
+    edit(path, 1, mend_sum=True)
+    assert (only(path).height, only(path).field) == (1, "signature")
+
+
 def test_heads_that_no_member_signed_do_not_hold(copy: Path) -> None:
     """Else whoever rewrites a chain need only call the file a stranger's."""
     with sqlite3.connect(copy) as database:
