@@ -92,7 +92,7 @@ guard: none
     summary = summary_of(tmp_path, 3, campaign)
     assert summary["verdict"] == "invalid"
     (manifest,) = tmp_path.glob("runs/*/manifest.json")
-    assert [run["state"] for run in json.loads(manifest.read_bytes())["runs"]] == ["done"]
+    assert [run["state"] for run in json.loads(manifest.read_bytes())["runs"]] == ["invalid"]
     found = {each["id"]: each for each in summary["faults"]}
     assert found["stuck"]["observed"]
     assert not found["replace"]["observed"]
