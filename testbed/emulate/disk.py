@@ -268,6 +268,13 @@ def _systemd_files(etc: Path) -> None:
         "ExecStart=/usr/sbin/sshd -D -e\nRestart=always\nKillMode=process\n"
         "[Install]\nWantedBy=multi-user.target\n",
     )
+    # A unit that may not tune the kernel has /proc mounted anew, with the real machine's boot id.
+    hardened = system / "m2m-.service.d"
+    hardened.mkdir()
+    _write(
+        hardened / "boot-id.conf",
+        "[Service]\nBindReadOnlyPaths=/run/boot_id:/proc/sys/kernel/random/boot_id\n",
+    )
     wants = system / "multi-user.target.wants"
     wants.mkdir()
     (wants / "testbed-sshd.service").symlink_to("/etc/systemd/system/testbed-sshd.service")
