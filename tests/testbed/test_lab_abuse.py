@@ -49,6 +49,7 @@ faults: [{id: kill, at: 1s, for: 9s, do: process.crash, on: replica(1)}]
 guard: {max_faulty: f, dead_man: 2s}
 expect: {safety: [agreement]}
 """
+SANDBOX = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "RestrictNamespaces": "yes"}
 OPEN = """
 import serial, sys
 try:
@@ -124,15 +125,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def test_an_unplugged_board_is_told_and_undervoltage_makes_a_run_invalid(bench: Bench) -> None:
     """Items 6, 7 and 12: a board is missed, opened again, and its port is ours alone; plausible
-    numbers from a starved host do not count."""
+    numbers from a starved host do not count. And our processes are hardened services."""
     for name in ("pi01", "pi02", "pi03"):
         bench.lab.throttle(name, 0)
     board = bench.lab.plan.boards[0]
     control = bench.lab.board_control(board.name)
     refused: list[str] = []
+    held: dict[str, str] = {}
 
     def interfere() -> None:
         bench.lab.throttle("pi02", 0x50005)
+        asked = ",".join((*SANDBOX, "ControlGroup", "ActiveState"))
+        show = ["systemctl", "show", "-p", asked, "testbed-m2m-pi02.service"]
+        answer = host(bench.lab, "pi02").run(show).stdout
+        held.update(line.partition("=")[::2] for line in answer.splitlines())
         inside = host(bench.lab, board.host)
         port = f"/dev/serial/by-id/{board.port}"
         second = [f"{inside.root}/env/bin/python", "-c", OPEN, port]
@@ -154,6 +160,8 @@ def test_an_unplugged_board_is_told_and_undervoltage_makes_a_run_invalid(bench: 
     assert "not known of pi04: whether they were throttled" in notes, "never taken for fine"
     (of_run,) = [row["summary"] for row in summary["runs"]]
     assert all(each["held"] for each in of_run["properties"]), "it is the figures that do not"
+    assert {**SANDBOX, "ActiveState": "active"}.items() <= held.items()
+    assert held["ControlGroup"].endswith("/testbed-m2m-pi02.service")
     assert "exclusively lock" in refused[0], "two readers would split the bytes"
     told = [note for note in summary["notes"] if note.startswith(f"board {board.name} was out")]
     assert told, summary["notes"]
