@@ -19,7 +19,7 @@ README = Path(__file__).parents[2] / "testbed" / "campaign" / "README.md"
 CAMPAIGN = """
 campaign: own
 workload: {kind: enrol+data, rate: 6/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 6s, attack: 8s, recovery: 1s}
+phases: {warmup: 4s, attack: 7s, recovery: 1s}
 faults:
   - {id: frozen, at: 1s, for: 3s, do: process.frozen, on: backup(1)}
   - {id: topic, at: 5s, do: device.others-topic}
