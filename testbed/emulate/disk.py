@@ -269,7 +269,7 @@ def _systemd_files(etc: Path) -> None:
         "[Install]\nWantedBy=multi-user.target\n",
     )
     # A unit that may not tune the kernel has /proc mounted anew, with the real machine's boot id.
-    hardened = system / "m2m-.service.d"
+    hardened = system / "testbed-m2m-.service.d"
     hardened.mkdir()
     _write(
         hardened / "boot-id.conf",

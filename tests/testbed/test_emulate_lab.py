@@ -100,7 +100,7 @@ def test_every_host_is_a_machine_of_its_own(lab: EmulatedLab) -> None:
 def test_processes_see_the_boot_id_of_their_host(lab: EmulatedLab) -> None:
     """Hardened units too: by it reports know which clock a process's times are of."""
     inside, path = host(lab, "pi01"), "/proc/sys/kernel/random/boot_id"
-    run = f"systemd-run --unit m2m-look --pipe --quiet -p ProtectKernelTunables=yes cat {path}"
+    run = f"systemd-run -q --pipe --unit testbed-m2m-look -p ProtectKernelTunables=yes cat {path}"
     assert sudo(inside, run) == inside.run(["cat", path]).stdout
 
 
