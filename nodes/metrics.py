@@ -7,6 +7,7 @@ of its own. Whoever reaches the port can read them, and nothing else.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -43,15 +44,19 @@ def serving_metrics(
         yield
         return
     # Here, not above: a process without metrics does not load it.
-    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415
+
+    from nodes.metrics_server import MetricsServer  # noqa: PLC0415
 
     registry = CollectorRegistry()
     registry.register(_Collector(name, read))
     try:
-        server, thread = start_http_server(address.port, address.host, registry)
+        server = MetricsServer(address, make_wsgi_app(registry))
     except OSError as error:
         where = f"{address.host}:{address.port}"
         raise Trouble(f"{name}: metrics at {where}: {error.strerror}") from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield
     finally:

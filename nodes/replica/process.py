@@ -93,6 +93,7 @@ class ReplicaProcess:
                     self._config.name,
                     lambda: replica_metrics(self._service, event_loop, self._wire),
                 ):
+                    write_ready(self._config.ready, {"replica": port})
                     await self._until_stopped(loop, stopping)
         except (StoreFull, Damaged) as error:
             raise Trouble(f"{self._config.name}: {error}") from error
@@ -119,7 +120,6 @@ class ReplicaProcess:
         # What stands now stays: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
-        write_ready(self._config.ready, {"replica": port})
         return event_loop
 
     async def _until_stopped(

@@ -55,8 +55,9 @@ def report(
         bundle = find_bundle(run)
         code = show(bundle, rebuild(bundle, pdf=pdf), as_json=as_json)
         if pdf:
-            for folder in sorted({path.parent for path in bundle.path.rglob("plots/*.pdf")}):
-                say(f"figures: {folder}/*.pdf")
+            for made in (bundle.path, *(run.path for run in bundle.runs)):
+                if any(made.glob("plots/*.pdf")):
+                    say(f"figures: {made}/plots/*.pdf")
         raise typer.Exit(code)
 
 

@@ -66,9 +66,13 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
 def read_predictions(path: Path) -> list[Prediction]:
     """Raises ConfigurationError."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Predictions).rows
+        rows = msgspec.json.decode(path.read_bytes(), type=Predictions).rows
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(f"{path}: not what `predict --json` prints: {error}") from error
+    for row in rows:
+        if not row.measured_ms.value or min(row.measured_ms.value, row.measured_cpu_us) <= 0:
+            raise ConfigurationError(f"{path}: no measured times of {row.replicas} replicas")
+    return rows
 
 
 def on_loopback(costs: Costs, cores: int) -> Costs:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from testbed.simulate.timeline import Timeline
 
@@ -27,6 +28,9 @@ class Price(msgspec.Struct, frozen=True):
 _UNKNOWN = Price(60.0, 60.0)
 
 
+_Us = Annotated[float, Meta(ge=0)]
+
+
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """Microseconds of a replica's work, on one core.
 
@@ -37,12 +41,14 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kinds: dict[str, Price]
-    check_us: float  # one signature
-    sign_us: float
-    sync_us: float
-    send_us: float  # one write of frames to a party: encrypt, write, wake the receiver, read
-    delays_us: tuple[int, ...]
-    cores: int = 1  # of each replica, for signature checks; or of the host that all share
+    check_us: _Us  # one signature
+    sign_us: _Us
+    sync_us: _Us
+    send_us: _Us  # one write of frames to a party: encrypt, write, wake the receiver, read
+    delays_us: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)]
+    cores: Annotated[int, Meta(ge=1)] = (
+        1  # of each replica, for signature checks; or of the host that all share
+    )
     shared: bool = False  # all replicas run on one host
     superfluous_checked: bool = False  # as if votes beyond a quorum were verified and handled
     commits_checked: bool = False  # as if each COMMIT's signature were verified

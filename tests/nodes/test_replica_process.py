@@ -19,7 +19,7 @@ from chain.genesis import Genesis
 from chain.keys import Es256
 from chain.ledger.ledger import Ledger
 from nodes.byzantine.config import Byzantine, Trick
-from nodes.config import ReplicaConfig
+from nodes.config import Address, ReplicaConfig
 from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from tests.nodes.cluster import Cluster, until
 
@@ -275,19 +275,21 @@ def test_a_port_is_nobody_elses_before_its_replica_listens_and_while_it_is_dead(
             network.kill(0)
 
 
-def test_a_taken_port_is_one_clear_line_and_exit_3(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["listen", "metrics"])
+def test_a_taken_port_is_one_clear_line_and_exit_3(tmp_path: Path, which: str) -> None:
     network = Cluster(tmp_path).network
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         config = ReplicaConfig.load(network.config(0))
-        listen = msgspec.structs.replace(config.listen, port=port)
+        port_taken = {which: Address("127.0.0.1", port)}
         network.config(0).write_bytes(
-            msgspec.json.encode(msgspec.structs.replace(config, listen=listen))
+            msgspec.json.encode(msgspec.structs.replace(config, **port_taken))
         )
         ended = started(network.config(0))
     assert ended.returncode == 3
     assert ended.stderr.count("\n") == 1
     assert f"127.0.0.1:{port}" in ended.stderr
+    assert not config.ready or not Path(config.ready).exists(), "it never said that it serves"
 
 
 def test_a_store_in_use_is_exit_3(tmp_path: Path) -> None:

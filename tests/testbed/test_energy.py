@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,7 @@ def test_a_plug_is_asked_over_http(tmp_path: Path) -> None:
         (b"<html>", 200, "malformed"),
         (b"{}", 200, "apower"),
         (ANSWER, 401, "401"),
+        (b'{"apower": -5e300}', 200, "apower"),
         (b" " * 70_000 + ANSWER, 200, "truncated"),
     ],
 )
@@ -94,6 +97,62 @@ def test_a_plug_that_says_something_else_is_told_without_its_address(
         with pytest.raises(LabFault, match=f"r1: its meter: .*{says}") as found:
             read()
     assert "127.0.0.1" not in str(found.value)
+
+
+@contextmanager
+def raw_plug(*parts: bytes) -> Iterator[str]:
+    """Its address. It sends `parts` as they are, then holds the line until the end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as lines:
+
+        def serve() -> None:
+            line = lines.enter_context(listener.accept()[0])
+            line.recv(4096)
+            for part in parts:
+                line.sendall(part)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: %s\r\n\r\n" % (b"a" * 70_000)],
+    ids=["no status line", "endless header"],
+)
+def test_a_plug_that_speaks_no_http_is_a_fault_of_the_lab(tmp_path: Path, answer: bytes) -> None:
+    with raw_plug(answer) as address, pytest.raises(LabFault, match="r1: its meter: "):
+        meter_at(tmp_path, address)()
+
+
+def test_a_plug_sends_nobody_elsewhere(tmp_path: Path) -> None:
+    with plug(ANSWER) as (elsewhere, asked):
+        moved = f"HTTP/1.1 302 Found\r\nLocation: http://{elsewhere}/\r\n\r\n"
+        with raw_plug(moved.encode()) as address, pytest.raises(LabFault, match="302"):
+            meter_at(tmp_path, address)()
+    assert not asked
+
+
+def test_a_plug_that_dribbles_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dribbled: list[int] = []
+    monkeypatch.setattr("testbed.care.energy._ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def dribble() -> None:
+            with listener.accept()[0] as line, suppress(OSError):
+                line.recv(4096)
+                line.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while len(dribbled) < 200 and not select.select([line], [], [], 0.02)[0]:
+                    line.sendall(b"a")  # until it hangs up: then there is something to read
+                    dribbled.append(1)
+
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        with pytest.raises(LabFault, match="r1: its meter: "):
+            meter_at(tmp_path, f"127.0.0.1:{listener.getsockname()[1]}")()
+        thread.join()
+    assert len(dribbled) < 200
 
 
 def test_a_plug_that_is_gone_is_written_down_and_stops_nothing(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import shutil
 import socket
+import struct
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -20,6 +24,7 @@ from inventory.load import load_lab, packaged
 from nodes.config import Address
 from nodes.exits import Trouble
 from nodes.metrics import serving_metrics
+from nodes.metrics_server import AT_ONCE_MAX
 from testbed import cli
 from testbed.api import running_testbed
 from testbed.provision.targets import metrics_targets
@@ -144,3 +149,33 @@ def test_a_port_that_is_taken_ends_the_process_with_a_clear_line() -> None:
         metrics = serving_metrics(Address("127.0.0.1", port), "r1")
         with pytest.raises(Trouble, match=f"r1: metrics at 127.0.0.1:{port}"), metrics:
             pass
+
+
+def test_many_idle_connections_take_few_threads_and_fill_no_log(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = ("127.0.0.1", port)
+    with serving_metrics(Address(*address), "r1"), ExitStack() as idle:
+        lines = [
+            idle.enter_context(socket.create_connection(address, 5)) for _ in range(AT_ONCE_MAX + 4)
+        ]
+        refused, _, _ = select.select(lines, [], [], 5)
+        while len(refused) < 4:
+            refused, _, _ = select.select(lines, [], [], 5)
+            assert refused
+        assert threading.active_count() <= before + 1 + AT_ONCE_MAX
+        for line in lines:  # it answers again when they are gone, even rudely
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        idle.close()
+        assert 'testbed_cpu_seconds_total{process="r1"}' in answered(f"http://127.0.0.1:{port}/")
+    assert capfd.readouterr().err == ""
+
+
+def answered(url: str) -> str:
+    while True:  # places get free one by one
+        with suppress(OSError), urlopen(url, timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text

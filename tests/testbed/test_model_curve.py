@@ -316,5 +316,27 @@ def test_nonsense_is_refused_before_anything_is_measured(
     assert says in capsys.readouterr().err
 
 
+def test_files_with_impossible_times_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = tmp_path / "measured.json"
+    for what, value in (("value", None), ("value", 0.0), ("cpu", 0.0)):
+        found = json.loads((SHIPPED.parent / "measured.json").read_bytes())
+        if what == "value":
+            found["rows"][0]["measured_ms"]["value"] = value
+        else:
+            found["rows"][0]["measured_cpu_us"] = value
+        measured.write_text(json.dumps(found))
+        assert cli.main(["model", "predict", "--measured", str(measured)]) == 2
+        assert "measured.json: no measured times of 4 replicas" in capsys.readouterr().err
+    calibration = tmp_path / "calibration.json"
+    for field, wrong in (("delays_us", []), ("delays_us", [-1]), ("sync_us", -1.0), ("cores", 0)):
+        found = json.loads(SHIPPED.read_bytes())
+        found["costs"][field] = wrong
+        calibration.write_text(json.dumps(found))
+        assert cli.main(["model", "predict", "--calibration", str(calibration)]) == 2
+        assert f"$.costs.{field}" in capsys.readouterr().err
+
+
 def test_the_shipped_calibration_is_read() -> None:
     assert read_calibration(SHIPPED).costs.check_us > 0

@@ -844,6 +844,18 @@ def test_report_rebuilds_and_answers_with_the_verdict(
     assert cli.main(["report", "nowhere"]) == 2
 
 
+def test_report_names_the_figures_of_runs_not_those_of_attempts(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = run.bundle.path / "attempts" / "0000-faults-1" / "plots"
+    old.mkdir(parents=True)
+    (old / "latency.pdf").write_bytes(b"")
+    assert cli.main(["report", str(run.bundle.path), "--pdf"]) == 0
+    said = capsys.readouterr().err
+    assert f"figures: {run.path}/plots/*.pdf" in said
+    assert "attempts" not in said
+
+
 def test_report_prints_the_schema_of_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
