@@ -152,8 +152,10 @@ def test_a_port_that_is_taken_ends_the_process_with_a_clear_line() -> None:
 
 
 def test_many_idle_connections_take_few_threads_and_fill_no_log(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So that only the bound closes connections.
+    monkeypatch.setattr("nodes.metrics_server._Handler.timeout", 60.0)
     before = threading.active_count()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
