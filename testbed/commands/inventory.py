@@ -118,9 +118,14 @@ def prometheus(
     if as_json:
         print_json([{"targets": [each.address], "labels": each.labels} for each in found])
         return
-    rows: list[tuple[object, ...]] = [("HOST", "ROLE", "METRICS")]
+    rows: list[tuple[object, ...]] = [("PROCESS", "HOST", "ROLE", "METRICS")]
     rows += [
-        (each.labels["host"], each.labels["role"], f"http://{each.address}/metrics")
+        (
+            each.process,
+            each.labels["host"],
+            each.labels["role"],
+            f"http://{each.address}/metrics",
+        )
         for each in found
     ]
     typer.echo(columns(rows))

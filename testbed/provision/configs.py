@@ -137,10 +137,12 @@ def network_name(genesis: Genesis) -> str:
 
 
 def metrics_address(node: Node, nodes: Sequence[Node], lab: Lab) -> Address | None:
-    """Where a process answers Prometheus. Each has a port of its own: some share a host."""
-    if lab.metrics is None:
+    """Where a process answers Prometheus, if it does. Each has a port of its own: some share a
+    host."""
+    if lab.metrics is None or node.role not in METRICS_ROLES:
         return None
-    return Address(lab.metrics.listen, lab.metrics.port + nodes.index(node))
+    before = sum(other.role in METRICS_ROLES for other in nodes[: nodes.index(node)])
+    return Address(lab.metrics.listen, lab.metrics.port + before)
 
 
 def config_file(config: msgspec.Struct, metrics: Address | None = None) -> File:

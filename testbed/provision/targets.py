@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from inventory.model import Lab
-from testbed.provision.configs import METRICS_ROLES, metrics_address
+from testbed.provision.configs import metrics_address
 from testbed.provision.layout import layout
 
 __all__ = ["Target", "metrics_targets"]
@@ -14,8 +14,9 @@ _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
 class Target(NamedTuple):
-    """`address` as HOST:PORT."""
+    """A process by its name, `address` as HOST:PORT."""
 
+    process: str
     address: str
     labels: dict[str, str]
 
@@ -26,8 +27,8 @@ def metrics_targets(lab: Lab) -> list[Target]:
     targets = []
     for node in nodes:
         at = metrics_address(node, nodes, lab)
-        if at is not None and node.role in METRICS_ROLES:
+        if at is not None:
             host = lab.login_address(node.host) if at.host in _ANYWHERE else at.host
             labels = {"lab": lab.lab, "host": node.host, "role": node.role}
-            targets.append(Target(f"{host}:{at.port}", labels))
+            targets.append(Target(node.name, f"{host}:{at.port}", labels))
     return targets

@@ -134,11 +134,14 @@ def test_the_command_prints_where_to_ask(
     text = packaged("loopback").read_text()
     path.write_text(text + "metrics: {port: 9100, listen: 0.0.0.0}\n")
     assert cli.main(["inventory", "prometheus", "-i", str(path)]) == 0
-    assert "http://127.0.0.1:" in capsys.readouterr().out
+    first = capsys.readouterr().out.splitlines()[1]
+    assert first.split() == ["r1", "r1", "replica", "http://127.0.0.1:9100/metrics"]
     assert cli.main(["inventory", "prometheus", "-i", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     ports = [each["targets"][0] for each in found]
-    assert len(set(ports)) == len(ports)
+    assert sorted(int(each.rpartition(":")[2]) for each in ports) == list(
+        range(9100, 9100 + len(ports))
+    )
     assert ports[0].startswith("127.0.0.1:"), "where it is reached, not where it listens"
     assert {each["labels"]["host"] for each in found} >= {"r1", "gw1", "phones"}
 
