@@ -29,13 +29,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with emulated labs first, then what else starts processes: the last files are short, so
-    no worker waits long for another."""
-    labs = {item.path for item in items if item.get_closest_marker("lab")}
-    items.sort(key=lambda item: (item.path not in labs, "testbed" not in item.path.parts))
-
-
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compares a text with the file of this name in the folder `golden` beside the test."""
