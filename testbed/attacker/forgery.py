@@ -16,7 +16,7 @@ from testbed.attacker.attacker import Attacker
 from testbed.attacker.puppet import Puppet
 from testbed.provision.material import Voucher
 
-__all__ = ["ESCALATIONS", "FORGERIES", "Hand", "Message", "made_up"]
+__all__ = ["ESCALATIONS", "EXPIRED_AFTER_S", "FORGERIES", "Hand", "Message", "made_up"]
 
 EXPIRED_AFTER_S = 1
 _SERVICES = ("valve", "heating", "door", "billing")

@@ -28,7 +28,7 @@ from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
 from testbed.attacker.at_the_door import EavesdropAttack, HijackAttack, TakeoverAttack
 from testbed.attacker.door_attack import At
-from testbed.attacker.forgery import ESCALATIONS, FORGERIES
+from testbed.attacker.forgery import ESCALATIONS, EXPIRED_AFTER_S, FORGERIES
 from testbed.attacker.manufacturer import Manufacturer, issue
 from testbed.attacker.puppet import Puppet
 from testbed.errors import LabFault
@@ -53,6 +53,8 @@ async def try_all(trial: Trial, say: Callable[[str], None]) -> list[Refusal]:
 async def _forged(t: Trial) -> None:
     """Forgeries and escalations: what `device.impersonate` and `device.escalate` send."""
     ways = {what: way for some in (*FORGERIES.values(), ESCALATIONS) for what, way in some.items()}
+    await asyncio.sleep(EXPIRED_AFTER_S + 1)  # one of his devices must have expired
+    await t.operator.refresh()
     for tried, forge in ways.items():
         for tries in range(LAGS_MAX):  # a gateway that lags for a moment leaves it to the group
             if tries:

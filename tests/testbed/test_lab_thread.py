@@ -99,4 +99,4 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         assert not any(host["ready"] for host in run("status")["hosts"].values())
         services = inside.run(["ls", "/etc/systemd/system"]).stdout.split()
         left = [name for name in services if name.startswith("testbed-")]
-        assert left == ["testbed-sshd.service"], "that one is the emulated machine's own"
+        assert left == ["testbed-m2m-.service.d", "testbed-sshd.service"], "the machine's own"
