@@ -87,14 +87,7 @@ def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> 
     counts. `plan.in_flight` is not looked at. Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = devices(max(in_flight))
-        with Network(
-            Path(directory),
-            replicas=plan.replicas,
-            policy=bench_policy(of),
-            store=plan.store,
-            verify_threads=plan.verify_threads,
-            profile=plan.profile is not None,
-        ) as network:
+        with _network(plan, directory, of, profile=plan.profile is not None) as network:
             say(f"starting {plan.replicas} replicas, {plan.store} store")
             network.start()
             results = run(_under_loads(plan, network, of, in_flight, rounds=rounds, say=say))
@@ -105,20 +98,32 @@ def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> 
     return results
 
 
+def _network(
+    plan: Plan,
+    directory: str,
+    of: list[Device],
+    *,
+    profile: bool = False,
+    trace_every: int | None = None,
+) -> Network:
+    return Network(
+        Path(directory),
+        replicas=plan.replicas,
+        policy=bench_policy(of),
+        store=plan.store,
+        verify_threads=plan.verify_threads,
+        profile=profile,
+        trace_every=trace_every,
+    )
+
+
 def _alone_hops(plan: Plan, say: Say) -> list[Step]:
     """From the traces of another network: in the one that is measured, they would cost time."""
     if not plan.alone_requests:
         return []
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = devices(1)
-        with Network(
-            Path(directory),
-            replicas=plan.replicas,
-            policy=bench_policy(of),
-            store=plan.store,
-            verify_threads=plan.verify_threads,
-            trace_every=1,
-        ) as network:
+        with _network(plan, directory, of, trace_every=1) as network:
             say(f"starting {plan.replicas} replicas with traces, {plan.store} store")
             network.start()
             asked = run(_traced(plan, network, of, say))
