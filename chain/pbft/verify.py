@@ -47,7 +47,7 @@ REQUESTS_REMEMBERED_MAX = 2048  # opened batch items
 # Anybody may hand these on, because each proves itself. Certificates are made of them, so their
 # signatures are worth remembering.
 _RELAYED = frozenset({PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView})
-_WITH_CONTENTS = frozenset({PrePrepare, ViewChange, NewView, Heads, Batch, Forward})
+_VOTES = frozenset({Prepare, Commit})  # the commonest; they have no contents to check
 
 _M = TypeVar("_M", PrePrepare, Prepare, Checkpoint, ViewChange)
 _V = TypeVar("_V")
@@ -121,7 +121,7 @@ class Verifier:
         public = self._key(message)
         if kind is not Commit or message.sender != sender:
             self._check_signature(message, signed, public, remember=relayed)
-        if kind not in _WITH_CONTENTS:
+        if kind in _VOTES:
             return Received(message, signed)
         return self._contents(message, signed)
 
