@@ -168,7 +168,7 @@ class _HeldUp:
 
 def in_the_clear(lab: Lab, hosts: tuple[str, ...]) -> str | None:
     if lab.broker_kind() == "mosquitto":
-        return "the broker speaks TLS, so nobody can stand in between; with kind: embedded he can"
+        return "the broker speaks TLS, so nobody stands in between; an embedded broker has none"
     return None
 
 
@@ -195,7 +195,7 @@ register(
         Mitm,
         category="attack",
         layer="device",
-        summary="somebody between device and broker alters, drops, delays, downgrades, answers ...",
+        summary="somebody between device and broker alters, holds back or answers messages",
         mechanisms=(Mechanism("switch", _make, available=in_the_clear, equip=equip),),
         judge=judge,
         seen="the gateway logs each message",
