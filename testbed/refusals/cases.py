@@ -53,8 +53,7 @@ async def try_all(trial: Trial, say: Callable[[str], None]) -> list[Refusal]:
 async def _forged(t: Trial) -> None:
     """Forgeries and escalations: what `device.impersonate` and `device.escalate` send."""
     ways = {what: way for some in (*FORGERIES.values(), ESCALATIONS) for what, way in some.items()}
-    await asyncio.sleep(EXPIRED_AFTER_S + 1)  # one of his devices must have expired
-    await t.operator.refresh()
+    await t.later(EXPIRED_AFTER_S)  # one of his devices must have expired
     for tried, forge in ways.items():
         for tries in range(LAGS_MAX):  # a gateway that lags for a moment leaves it to the group
             if tries:
@@ -88,8 +87,7 @@ async def _access(t: Trial) -> None:
     await t.request("voucher that was withdrawn", device.enrol(withdrawn, t.head), device)
     t.spent.append(("login of a withdrawn voucher", withdrawn.user))
     late = await t.operator.new_voucher("late", 3, valid_s=1)
-    await asyncio.sleep(2)
-    await t.operator.refresh()
+    await t.later(1)
     await t.request("voucher after its time", device.enrol(late, t.head), device)
     t.spent.append(("login of an expired voucher", late.user))
 

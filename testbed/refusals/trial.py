@@ -97,6 +97,21 @@ class Trial:
     def head(self) -> bytes:
         return self.operator.sync.copy.head_hash
 
+    async def later(self, s: float) -> None:
+        """Until the chain's own time is so much later; the gateway knows what the operator does."""
+        begun_us, deadline_s = self._chain_us, time.monotonic() + ANSWER_S_MAX
+        while self._chain_us <= begun_us + s * 1e6:
+            if time.monotonic() > deadline_s:
+                raise LabFault("the chain makes no blocks")
+            await asyncio.sleep(POLL_S)
+            await self.operator.refresh()
+
+    @property
+    def _chain_us(self) -> int:
+        ledger = self.operator.sync.copy.ledger
+        assert ledger is not None, "a whole copy"
+        return ledger.time_us
+
     # --- gateway, group, ledger -------------------------------------------------------------------
 
     async def up(self, kind: str, body: bytes, device: str, raw: bytes | None = None) -> str:
