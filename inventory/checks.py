@@ -117,7 +117,7 @@ def _unique_names(lab: Lab) -> Iterator[Mistake]:
 
 def _process_names(lab: Lab) -> Iterator[Mistake]:
     """Every process has a directory and a unit of its name. Quarantined hosts may return."""
-    several = {
+    processes = {
         lab.process(name, role): (name, role)
         for name, host in lab.hosts.items()
         if len(host.roles) > 1
@@ -133,12 +133,12 @@ def _process_names(lab: Lab) -> Iterator[Mistake]:
                     (section, name),
                     f"{name} is a device on Windows, where no result could be unpacked; rename it",
                 )
-            if name in several:
-                host, role = several[name]
+            if name in processes:
+                host, role = processes[name]
                 yield Mistake((section, name), f"{host}'s {role} has this name; rename one")
     for mobile in lab.mobiles():
-        if mobile.name in several and mobile.name not in lab.hosts:
-            host, role = several[mobile.name]
+        if mobile.name in processes and mobile.name not in lab.hosts:
+            host, role = processes[mobile.name]
             yield Mistake(
                 ("hosts", mobile.host),
                 f"its device {mobile.name} is named as {host}'s {role}; rename one",

@@ -31,7 +31,7 @@ from inventory.load import load_lab
 from inventory.model import Lab
 from testbed.bundle import RUNS_DIR, Bundle
 from testbed.campaign.book import Inputs, new_bundle
-from testbed.campaign.event import Event, SystemName
+from testbed.campaign.event import ScheduledEvent, SystemName
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.injection import Scene, Seen, meant
@@ -52,7 +52,7 @@ from testbed.standing.running_lab import RunningLab, inventory_path
 from testbed.systems.chain import CHAIN
 from testbed.systems.known import find_system
 
-__all__ = ["Device", "Result", "RunningTestbed", "Seen", "run_campaign", "running_testbed"]
+__all__ = ["CampaignResult", "Device", "RunningTestbed", "Seen", "run_campaign", "running_testbed"]
 
 T = TypeVar("T")
 LASTS = "10m"  # of an injection: until its `with` block is left, and so long at most
@@ -73,7 +73,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Result:
+class CampaignResult:
     """A result bundle: what `testbed report` shows."""
 
     path: Path
@@ -191,7 +191,7 @@ class RunningTestbed:
         if not injection.verify(WHOLE_S_MAX):
             raise LabFault(f"{kind}: the target was not whole again within {WHOLE_S_MAX:g} s")
 
-    def _event(self, kind: str, parameters: dict[str, Any]) -> Event:
+    def _event(self, kind: str, parameters: dict[str, Any]) -> ScheduledEvent:
         """By way of a campaign of one fault: so parameters are checked as in a file."""
         known = kinds().get(kind)
         if known is None or known.category == "attack":
@@ -215,7 +215,7 @@ class RunningTestbed:
             (trial,) = expand(load_campaign(path), self.lab).trials
         return trial.events[0]
 
-    def _scene(self, event: Event) -> Scene:
+    def _scene(self, event: ScheduledEvent) -> Scene:
         return Scene(
             event=event,
             deployment=self._deployment,
@@ -269,10 +269,10 @@ class RunningTestbed:
 
         return asyncio.run(operate())
 
-    def collect(self, out: str | Path = RUNS_DIR) -> Result:
+    def collect(self, out: str | Path = RUNS_DIR) -> CampaignResult:
         """A result bundle of the lab as it is now; it goes on."""
         bundle = collect_running(self._running, Path(out), self._say, self._deployment)
-        return Result.read(bundle.path)
+        return CampaignResult.read(bundle.path)
 
 
 @contextmanager
@@ -322,7 +322,7 @@ def run_campaign(
     seed: int | None = None,
     system: SystemName = "chain",
     out: str | Path = RUNS_DIR,
-) -> Result:
+) -> CampaignResult:
     """As `testbed run`: a shipped campaign by name, or a file. Raises ConfigurationError, LabFault;
     what was collected until then is in the bundle."""
     file = None if inventory is None else Path(inventory)
@@ -341,4 +341,4 @@ def run_campaign(
     with bundle.locked():
         with QuietScreen() as screen:
             Session(lab, schedule, bundle, screen, judging.run).make(bundle.manifest.runs)
-        return Result(bundle.path, judging.whole())
+        return CampaignResult(bundle.path, judging.whole())

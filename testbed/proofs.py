@@ -107,8 +107,8 @@ class Ledgers:
         if not found:
             raise ConfigurationError(f"--device {device}: no such device here; {self._known()}")
         if len(found) > 1:
-            several = ", ".join(node.hex() for node in found)
-            raise ConfigurationError(f"--device {device}: several begin so: {several}")
+            names = ", ".join(node.hex() for node in found)
+            raise ConfigurationError(f"--device {device}: several begin so: {names}")
         return found[0]
 
     def prove(self, node: bytes, carrier: bytes | None = None) -> Proven:

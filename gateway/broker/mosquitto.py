@@ -266,7 +266,7 @@ async def _end_strangers(
     child: asyncio.subprocess.Process, heard: MosquittoLog, strangers: Strangers
 ) -> None:
     """Until cancelled."""
-    told = False
+    warned = False
     while True:
         await asyncio.sleep(_strangers_poll_s)
         if not (peers := strangers.due()):
@@ -275,9 +275,9 @@ async def _end_strangers(
             ended = await asyncio.to_thread(shut_down, child.pid, peers)
             heard.counts["connect-timeout"] += ended
         except OSError as error:  # Linux before 5.6, or forbidden in this container
-            if not told and child.returncode is None:
+            if not warned and child.returncode is None:
                 log.warning("connections that do not log in cannot be ended: %s", error)
-                told = True
+                warned = True
 
 
 async def _listen_to(

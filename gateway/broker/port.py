@@ -36,9 +36,9 @@ __all__ = [
     "BrokerConfig",
     "BrokerConfigError",
     "BrokerEndedError",
+    "BrokerKind",
     "DoorLimits",
     "DynamicSecurityAdmin",
-    "Kind",
     "Listen",
     "OnReady",
     "PortTakenError",
@@ -67,7 +67,7 @@ class DoorLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filters_max: int = 16
 
 
-class Kind(StrEnum):
+class BrokerKind(StrEnum):
     EMBEDDED = "embedded"
     MOSQUITTO = "mosquitto"
 
@@ -96,7 +96,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     security_file: str
     ready_file: str
-    kind: Kind = Kind.EMBEDDED
+    kind: BrokerKind = BrokerKind.EMBEDDED
     listen: Listen = msgspec.field(default_factory=Listen)
     tls: TlsFiles | None = None
     carriers: Listen | None = None
@@ -128,7 +128,7 @@ def read_config(path: Path) -> BrokerConfig:
     for name, listen in (("listen", config.listen), ("carriers", config.carriers)):
         if listen is not None and not 0 <= listen.port <= 65535:
             raise BrokerConfigError(f"{path}: {name}.port {listen.port} is not a port")
-    if config.tls is not None and config.kind is Kind.EMBEDDED:
+    if config.tls is not None and config.kind is BrokerKind.EMBEDDED:
         raise BrokerConfigError(f"{path}: tls needs kind mosquitto")
     if config.carriers is not None and config.tls is None:
         raise BrokerConfigError(f"{path}: carriers needs tls")

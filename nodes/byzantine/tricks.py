@@ -128,8 +128,8 @@ def _late_equivocation(actor: Misbehaviour, effect: Sent, message: ReplicaMessag
     if message.epoch == 0:
         return [effect]
     over = [old for old in actor.old if decode_body(old.body).epoch < message.epoch]
-    told = actor.rng.sample(over, min(len(over), _LATE_LIES))
-    lies = [_contradiction(actor, signed) for signed in told]
+    contradicted = actor.rng.sample(over, min(len(over), _LATE_LIES))
+    lies = [_contradiction(actor, signed) for signed in contradicted]
     lies.append(_vote_for_nothing(actor, msgspec.structs.replace(message, epoch=message.epoch - 1)))
     return [effect, *(Broadcast(lie) for lie in lies if lie is not None)]
 

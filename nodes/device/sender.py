@@ -56,9 +56,10 @@ class Ended(Exception):
 
 
 class Sender:
-    """Call `run` when the operations of an earlier life have been answered (`resumed`). `boards`
-    has the node id of each board that is on the chain, by name. `told` says what is sent in place
-    of a reading: a switch may put its own there."""
+    """Call `run` when the operations of an earlier life have been answered (`resumed`).
+
+    `boards` has the node id of each board that is on the chain, by name. `transform` changes a
+    reading before it is signed; only a switch sets it."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Sender:
         # Read before anything leaves the backlog.
         self._taken = _highest(self._backlog.pending(limit=readings_max))
         self.boards = _sponsored(path.parent)
-        self.told: Callable[[Reading], Reading] = lambda reading: reading
+        self.transform: Callable[[Reading], Reading] = lambda reading: reading
         self._device = device
         self._service = service
         self._timeout_ms = timeout_ms
@@ -94,7 +95,7 @@ class Sender:
     def put(self, reading: Reading) -> None:
         """Durable on return. Raises OutboxFullError: then the reading was not taken, and must not
         be acknowledged."""
-        payload = msgspec.json.encode(self.told(reading))
+        payload = msgspec.json.encode(self.transform(reading))
         self._backlog.put(digest(payload), "reading", payload)
         if (place := _place(reading)) is not None:
             self._taken[place[0]] = max(place[1], self.taken(place[0]))

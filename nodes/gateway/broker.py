@@ -25,7 +25,7 @@ from gateway.broker.port import (
     BrokerConfig,
     BrokerConfigError,
     BrokerEndedError,
-    Kind,
+    BrokerKind,
     PortTakenError,
     read_config,
 )
@@ -38,8 +38,11 @@ __all__ = ["main"]
 
 log = logging.getLogger("broker")
 WARNINGS_PER_S, WARNINGS_BURST = 1.0, 500.0  # some 15 MB a day, whatever strangers do
-_serve = {Kind.EMBEDDED: broker_embedded.serve, Kind.MOSQUITTO: broker_mosquitto.serve}
-_version = {Kind.EMBEDDED: lambda: version("amqtt"), Kind.MOSQUITTO: broker_mosquitto.version}
+_serve = {BrokerKind.EMBEDDED: broker_embedded.serve, BrokerKind.MOSQUITTO: broker_mosquitto.serve}
+_version = {
+    BrokerKind.EMBEDDED: lambda: version("amqtt"),
+    BrokerKind.MOSQUITTO: broker_mosquitto.version,
+}
 
 
 class _JsonLines(logging.Formatter):
@@ -92,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="JSON, see gateway/README.md")
-    what.add_argument("--about", type=Kind, help="embedded or mosquitto: its version here")
+    what.add_argument("--about", type=BrokerKind, help="embedded or mosquitto: its version here")
     parser.add_argument("--exit-on-stdin-eof", action="store_true")
     args = parser.parse_args(argv)
     try:

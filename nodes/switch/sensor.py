@@ -65,7 +65,7 @@ class SensorSeam:
         self._since_s = {name: self._since_s.get(name, self._now_s()) for name in orders}
         self._frozen = {key: value for key, value in self._frozen.items() if key[0] in orders}
 
-    def told(self, reading: Reading) -> Reading:
+    def altered(self, reading: Reading) -> Reading:
         """What is sent in place of a reading."""
         sensor = reading.board or ""
         found = self._orders.get(sensor)
@@ -94,10 +94,10 @@ class SensorSeam:
     def around(self, work: Work) -> Work:
         """The same work, whose readings pass through here."""
 
-        def told(
+        def run(
             device: Device, sender: Sender, login: Login, go: Go
         ) -> AbstractAsyncContextManager[None]:
-            sender.told = self.told
+            sender.transform = self.altered
             return work(device, sender, login, go)
 
-        return told
+        return run

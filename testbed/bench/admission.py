@@ -35,7 +35,7 @@ from testbed.standing.direct_uplink import DirectUplink
 from testbed.standing.operator import Operator, operating
 from testbed.standing.running_lab import RunningLab
 
-__all__ = ["Plan", "Result", "measure"]
+__all__ = ["BenchPlan", "BenchResult", "measure"]
 
 SCHEMA = "testbed.bench.admission/1"
 ALL_S_MAX = 120.0
@@ -43,14 +43,14 @@ ROUNDS = 3  # of readings, for the comparison
 PRIVILEGE = 1
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 32
     logins: int = 50
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
-    plan: Plan
+    plan: BenchPlan
     admissions_per_s: float
     admission_ms: Spread  # from the request until the device holds its proof and password
     readings_per_s: float  # of the same devices, all at once
@@ -61,7 +61,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     login_ratio: float  # median login_added_ms / median publish_ms
 
 
-def measure(plan: Plan, progress: Progress) -> Result:
+def measure(plan: BenchPlan, progress: Progress) -> BenchResult:
     """Raises LabFault."""
     lab = load_lab(None)
     kept = {n: h for n, h in lab.hosts.items() if {"replica", "gateway"} & set(h.roles)}
@@ -73,7 +73,9 @@ def measure(plan: Plan, progress: Progress) -> Result:
         return asyncio.run(_measure(running, plan, Path(scratch), progress))
 
 
-async def _measure(running: RunningLab, plan: Plan, scratch: Path, progress: Progress) -> Result:
+async def _measure(
+    running: RunningLab, plan: BenchPlan, scratch: Path, progress: Progress
+) -> BenchResult:
     async with operating(running) as operator, AsyncExitStack() as stack:
         progress(f"issuing {plan.devices} vouchers")
         devices = [
@@ -91,7 +93,7 @@ async def _measure(running: RunningLab, plan: Plan, scratch: Path, progress: Pro
         added_ms, removed_ms = await _logins(operator, plan.logins)
         admissions_per_s = plan.devices / admission_s
         readings_per_s = ROUNDS * plan.devices / readings_s
-        return Result(
+        return BenchResult(
             plan=plan,
             admissions_per_s=round(admissions_per_s, 1),
             admission_ms=Spread.of(admission_ms),

@@ -20,26 +20,26 @@ from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
 from testbed.bench.stage import Say, until
 
-__all__ = ["Plan", "Result", "measure"]
+__all__ = ["BenchPlan", "BenchResult", "measure"]
 
 SCHEMA = "testbed.bench.catch-up/1"
 POLL_S = 0.05
 LEVEL_BLOCKS = 64  # one checkpoint interval: a replica that keeps up may lag so far
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 4
     in_flight: int = 4
     payload_bytes: int = 512
     blocks: int = 10_000
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """Rates in blocks/s. `ratio`: of catching up to the live rate before the replica came back.
     `start_s`: from its start until it listens, which includes reading its own ledger."""
 
     schema: str = SCHEMA
-    plan: Plan
+    plan: BenchPlan
     behind_blocks: int
     live_per_s: float
     live_per_s_meanwhile: float
@@ -49,7 +49,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float
 
 
-def measure(plan: Plan, say: Say) -> Result:
+def measure(plan: BenchPlan, say: Say) -> BenchResult:
     """Raises LabFault."""
     of = devices(plan.in_flight)
     with (
@@ -60,7 +60,7 @@ def measure(plan: Plan, say: Say) -> Result:
         return run(_story(plan, network, of, say))
 
 
-async def _story(plan: Plan, network: Network, of: list[Device], say: Say) -> Result:
+async def _story(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> BenchResult:
     client = Client(network)
     await client.connect()
     load = Load(client, of, plan.payload_bytes)
@@ -97,7 +97,7 @@ async def _story(plan: Plan, network: Network, of: list[Device], say: Say) -> Re
     meanwhile = (client.height - live) / took_s
     await until("the last requests", client, lambda: load.finished, load.stop(), say)
     await client.close()
-    return Result(
+    return BenchResult(
         plan=plan,
         behind_blocks=behind,
         live_per_s=live_per_s,

@@ -26,7 +26,7 @@ from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
 from testbed.bench.stage import Say, until
 
-__all__ = ["Plan", "Result", "measure", "measure_all", "rss_mb", "run"]
+__all__ = ["BenchPlan", "BenchResult", "measure", "measure_all", "rss_mb", "run"]
 
 SCHEMA = "testbed.bench.consensus/3"
 WARM_UP_S = 1.0
@@ -35,7 +35,7 @@ LIMIT_S = 1.5  # before each load and again after it: others may share the machi
 _T = TypeVar("_T")
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """`requests`, if given, ends the measurement instead of `seconds`."""
 
     replicas: int = 4
@@ -57,9 +57,9 @@ class Latency(msgspec.Struct, frozen=True):
     max: float
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
-    plan: Plan
+    plan: BenchPlan
     requests: int
     blocks: int
     requests_per_s: float
@@ -76,13 +76,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     rss_mb_end: list[float]
 
 
-def measure(plan: Plan, say: Say = lambda _: None) -> Result:
+def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
     """With the hops of one request alone. Raises LabFault."""
     (result,) = measure_all(plan, (plan.in_flight,), 1, say)
     return msgspec.structs.replace(result, alone_hops=_alone_hops(plan, say))
 
 
-def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> list[Result]:
+def measure_all(
+    plan: BenchPlan, in_flight: Sequence[int], rounds: int, say: Say
+) -> list[BenchResult]:
     """One network under each of the loads in turn, `rounds` times each: the round of median speed
     counts. `plan.in_flight` is not looked at. Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
@@ -99,7 +101,7 @@ def measure_all(plan: Plan, in_flight: Sequence[int], rounds: int, say: Say) -> 
 
 
 def _network(
-    plan: Plan,
+    plan: BenchPlan,
     directory: str,
     of: list[Device],
     *,
@@ -117,7 +119,7 @@ def _network(
     )
 
 
-def _alone_hops(plan: Plan, say: Say) -> list[Step]:
+def _alone_hops(plan: BenchPlan, say: Say) -> list[Step]:
     """From the traces of another network: in the one that is measured, they would cost time."""
     if not plan.alone_requests:
         return []
@@ -130,7 +132,7 @@ def _alone_hops(plan: Plan, say: Say) -> list[Step]:
         return hops([network.trace(n) for n in network.replicas], asked)
 
 
-async def _traced(plan: Plan, network: Network, of: list[Device], say: Say) -> list[Asked]:
+async def _traced(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> list[Asked]:
     client = Client(network, body_source=plan.replicas - 1)
     await client.connect()
     load = Load(client, of, plan.payload_bytes)
@@ -148,14 +150,14 @@ def run(story: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def _under_loads(
-    plan: Plan,
+    plan: BenchPlan,
     network: Network,
     of: list[Device],
     in_flight: Sequence[int],
     *,
     rounds: int,
     say: Say,
-) -> list[Result]:
+) -> list[BenchResult]:
     client = Client(network, body_source=plan.replicas - 1)
     await client.connect()
     load = Load(client, of, plan.payload_bytes)
@@ -185,7 +187,7 @@ async def _under_loads(
     return results
 
 
-async def _alone(plan: Plan, load: Load, client: Client, say: Say) -> list[Asked]:
+async def _alone(plan: BenchPlan, load: Load, client: Client, say: Say) -> list[Asked]:
     """One request at a time."""
     asked: list[Asked] = []
 
@@ -199,7 +201,9 @@ async def _alone(plan: Plan, load: Load, client: Client, say: Say) -> list[Asked
     return asked
 
 
-async def _round(plan: Plan, network: Network, load: Load, client: Client, say: Say) -> Result:
+async def _round(
+    plan: BenchPlan, network: Network, load: Load, client: Client, say: Say
+) -> BenchResult:
     """What is measured while the load runs."""
     processes = [psutil.Process(network.pid(n)) for n in network.replicas]
     own = [psutil.Process()]
@@ -218,7 +222,7 @@ async def _round(plan: Plan, network: Network, load: Load, client: Client, say: 
     done, blocks = load.finished - finished, client.height - height
     spent_s, own_s = cpu_s(processes) - cpu_start, cpu_s(own) - own_start
     latency = _latency(load.latencies_s)
-    return Result(
+    return BenchResult(
         plan=plan,
         requests=done,
         blocks=blocks,
@@ -237,7 +241,7 @@ async def _round(plan: Plan, network: Network, load: Load, client: Client, say: 
     )
 
 
-async def _limit(plan: Plan, say: Say) -> Limit | None:
+async def _limit(plan: BenchPlan, say: Say) -> Limit | None:
     """Beside the replicas, which are idle then."""
     if not plan.limit:
         return None
@@ -245,7 +249,7 @@ async def _limit(plan: Plan, say: Say) -> Limit | None:
     return await asyncio.to_thread(verification_limit, plan.replicas, plan.payload_bytes, LIMIT_S)
 
 
-def _beside(result: Result, before: Limit | None, after: Limit | None) -> Result:
+def _beside(result: BenchResult, before: Limit | None, after: Limit | None) -> BenchResult:
     """With the ratios to the limit that was found before and after."""
     if before is None or after is None:
         return result
@@ -259,7 +263,7 @@ def _beside(result: Result, before: Limit | None, after: Limit | None) -> Result
     )
 
 
-def _over(plan: Plan, elapsed_s: float, done: int) -> bool:
+def _over(plan: BenchPlan, elapsed_s: float, done: int) -> bool:
     return done >= plan.requests if plan.requests is not None else elapsed_s >= plan.seconds
 
 

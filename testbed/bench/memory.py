@@ -22,7 +22,7 @@ from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
 from testbed.bench.stage import Say, until
 
-__all__ = ["FLAT_MB", "Plan", "Result", "Sample", "measure"]
+__all__ = ["FLAT_MB", "BenchPlan", "BenchResult", "Sample", "measure"]
 
 SCHEMA = "testbed.bench.memory/1"
 SAMPLES = 10
@@ -30,7 +30,7 @@ FLAT_MB = 5.0  # growth that the allocator may show between the half and the end
 SLOW_MS = 200
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """`peer`: "suspended", "slow" or "none"."""
 
     replicas: int = 4
@@ -47,18 +47,18 @@ class Sample(msgspec.Struct, frozen=True):
     rss_mb: list[float]
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """`growth_mb`: of the honest replica that grew most, from half of the requests to the end."""
 
     schema: str = SCHEMA
-    plan: Plan
+    plan: BenchPlan
     samples: list[Sample]
     largest_mb: float
     growth_mb: float
     flat: bool
 
 
-def measure(plan: Plan, say: Say) -> Result:
+def measure(plan: BenchPlan, say: Say) -> BenchResult:
     """Raises LabFault."""
     of = devices(plan.in_flight)
     last = plan.replicas - 1
@@ -78,7 +78,7 @@ def measure(plan: Plan, say: Say) -> Result:
     honest = [sample.rss_mb[:last] for sample in samples]
     half = honest[len(honest) // 2]
     growth = max(end - middle for middle, end in zip(half, honest[-1], strict=True))
-    return Result(
+    return BenchResult(
         plan=plan,
         samples=samples,
         largest_mb=max(max(each) for each in honest),
@@ -87,7 +87,7 @@ def measure(plan: Plan, say: Say) -> Result:
     )
 
 
-async def _watched(plan: Plan, network: Network, of: list[Device], say: Say) -> list[Sample]:
+async def _watched(plan: BenchPlan, network: Network, of: list[Device], say: Say) -> list[Sample]:
     client = Client(network)
     await client.connect()
     load = Load(client, of, plan.payload_bytes)

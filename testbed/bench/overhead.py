@@ -25,7 +25,7 @@ from testbed.bench.network import Network
 from testbed.bench.stage import Say, until
 from testbed.report.pairing import Estimate, known, paired_ratio
 
-__all__ = ["Plan", "Result", "measure"]
+__all__ = ["BenchPlan", "BenchResult", "measure"]
 
 PATIENCE_S = 60.0
 RETRY_S = 5.0  # a replica that was too busy to take a request is asked again
@@ -38,7 +38,7 @@ PATIENT = Consensus(
 )
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Each pair is one turn of `turn_requests` without and one with what is measured."""
 
     what: Literal["traces", "switch"] = "traces"
@@ -51,11 +51,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     turn_requests: int = 4000
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """CPU time of one replica per request. `trace_bytes` of all replicas, per request."""
 
     schema: str = "testbed.bench.overhead/1"
-    plan: Plan
+    plan: BenchPlan
     without_us: list[float]
     with_us: list[float]
     ratio: Estimate
@@ -72,7 +72,7 @@ class _Side(msgspec.Struct):
     requests: int = 0
 
 
-def measure(plan: Plan, say: Say) -> Result:
+def measure(plan: BenchPlan, say: Say) -> BenchResult:
     """Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = {has: devices(plan.in_flight) for has in (False, True)}
@@ -94,7 +94,7 @@ def measure(plan: Plan, say: Say) -> Result:
             sides = run(_turns(plan, [(without, of[False]), (having, of[True])], say))
             traces = [path for n in having.replicas if (path := having.trace(n)).exists()]
             size = sum(path.stat().st_size for path in traces)
-    return Result(
+    return BenchResult(
         plan=plan,
         without_us=sides[0].spent_us,
         with_us=sides[1].spent_us,
@@ -103,7 +103,9 @@ def measure(plan: Plan, say: Say) -> Result:
     )
 
 
-async def _turns(plan: Plan, parts: list[tuple[Network, list[Device]]], say: Say) -> list[_Side]:
+async def _turns(
+    plan: BenchPlan, parts: list[tuple[Network, list[Device]]], say: Say
+) -> list[_Side]:
     sides = []
     for network, of in parts:
         client = Client(network, body_source=plan.replicas - 1, retry_s=RETRY_S)
@@ -123,7 +125,7 @@ def _enrolled(load: Load) -> Callable[[], int]:
     return lambda: load.enrolled
 
 
-async def _turn(plan: Plan, side: _Side, say: Say) -> None:
+async def _turn(plan: BenchPlan, side: _Side, say: Say) -> None:
     load, client = side.load, side.client
     processes = [psutil.Process(side.network.pid(n)) for n in side.network.replicas]
 

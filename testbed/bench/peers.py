@@ -131,15 +131,15 @@ def measure_bft_smart(build: Path, asked: Asked, say: Say) -> Figures:
         say(f"BFT-SMaRt: {asked.clients} clients, {asked.operations} operations each")
         words = [_FIRST_CLIENT, asked.clients, asked.operations, asked.payload_bytes, 0]
         words += ["false", "false", asked.signatures]
-        told = out / "client.txt"
-        client = running.enter_context(_started(build, "Client", words, told))
+        output = out / "client.txt"
+        client = running.enter_context(_started(build, "Client", words, output))
         end_s = time.monotonic() + _LIMIT_S
         # It stays when it is done: one of its threads goes on waiting.
-        while _DONE not in told.read_text():
+        while _DONE not in output.read_text():
             if client.poll() is not None or time.monotonic() > end_s:
                 raise LabFault(f"BFT-SMaRt's clients did not come to an end; see {out}")
             time.sleep(_POLL_S)
-    return figures((out / f"server-{replicas[0][0]}.txt").read_text(), told.read_text())
+    return figures((out / f"server-{replicas[0][0]}.txt").read_text(), output.read_text())
 
 
 @contextmanager

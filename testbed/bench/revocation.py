@@ -34,7 +34,7 @@ from testbed.standing.bringup import running_lab
 from testbed.standing.operator import Operator, operating
 from testbed.standing.running_lab import RunningLab
 
-__all__ = ["Plan", "Result", "measure"]
+__all__ = ["BenchPlan", "BenchResult", "measure"]
 
 SCHEMA = "testbed.bench.revocation/1"
 ADMITTED_S_MAX = 60.0
@@ -45,7 +45,7 @@ PRIVILEGE = 2
 READINGS_FIRST = 3  # of every device, before the first order
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 6  # that are revoked; as many more stay
     rate_per_s: float = 5.0  # readings of each
 
@@ -60,9 +60,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     broker_off_ms: float
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
-    plan: Plan
+    plan: BenchPlan
     readings_per_s: float  # recorded while the orders were given
     ordinary_ms: Spread  # a grant: from the order until it is in a final block
     in_block_ms: Spread
@@ -83,7 +83,7 @@ class _Given(msgspec.Struct, frozen=True):
     request: bytes
 
 
-def measure(plan: Plan, progress: Progress) -> Result:
+def measure(plan: BenchPlan, progress: Progress) -> BenchResult:
     """Raises LabFault."""
     lab = load_lab(None)
     phones = lab.hosts["phones"].model_copy(update={"mobiles": 2 * plan.devices})
@@ -92,7 +92,7 @@ def measure(plan: Plan, progress: Progress) -> Result:
         return asyncio.run(_measure(running, plan, progress))
 
 
-async def _measure(running: RunningLab, plan: Plan, progress: Progress) -> Result:
+async def _measure(running: RunningLab, plan: BenchPlan, progress: Progress) -> BenchResult:
     async with operating(running) as operator:
         progress("waiting for data of every device")
         mobiles = await _busy(operator, 2 * plan.devices)
@@ -184,15 +184,19 @@ class _Evidence:
 
 
 def _concluded(
-    plan: Plan, operator: Operator, given: list[tuple[_Given, _Given]], begun_us: int, ended_us: int
-) -> Result:
+    plan: BenchPlan,
+    operator: Operator,
+    given: list[tuple[_Given, _Given]],
+    begun_us: int,
+    ended_us: int,
+) -> BenchResult:
     evidence = _Evidence(operator)
     orders = [evidence.order(revoked) for _, revoked in given]
     ordinary = Spread.of([evidence.in_block_ms(granted) for granted, _ in given])
     in_block = Spread.of([each.in_block_ms for each in orders])
     broker_off = Spread.of([each.broker_off_ms for each in orders])
     meanwhile = sum(begun_us <= each <= ended_us for each in evidence.data_us)
-    return Result(
+    return BenchResult(
         plan=plan,
         readings_per_s=round(meanwhile / (ended_us - begun_us) * 1e6, 1),
         ordinary_ms=ordinary,

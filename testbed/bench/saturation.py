@@ -26,14 +26,14 @@ from testbed.bench.stage import Say, until
 from testbed.profile import Gaps, Profile, constant, intended_ms
 from testbed.report.saturation import Saturation, Step, knee_of, saturated
 
-__all__ = ["Plan", "Result", "measure"]
+__all__ = ["BenchPlan", "BenchResult", "measure"]
 
 SCHEMA = "testbed.bench.saturation/1"
 _DIGITS = 3  # of latencies, in microseconds
 _STEPS_MAX = 64
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The first step offers `from_per_s`, each other one `growth` times the one before, until one
     is saturated or offers more than `to_per_s`."""
 
@@ -50,17 +50,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """`client_late_ms` of each step: how far this process was behind its own times at most. Where
     it is more than a fraction of the latencies, the client was the bottleneck."""
 
     schema: str = SCHEMA
-    plan: Plan
+    plan: BenchPlan
     saturation: Saturation
     client_late_ms: tuple[float, ...]
 
 
-def measure(plan: Plan, say: Say = lambda _: None) -> Result:
+def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
     """Raises LabFault."""
     of = devices(plan.devices)
     with TemporaryDirectory(prefix="bench-") as directory:
@@ -71,11 +71,11 @@ def measure(plan: Plan, say: Say = lambda _: None) -> Result:
             say(f"starting {plan.replicas} replicas, {plan.store} store")
             network.start()
             steps, late_ms = run(_steps(plan, network, of, say))
-    return Result(plan=plan, saturation=knee_of(steps), client_late_ms=tuple(late_ms))
+    return BenchResult(plan=plan, saturation=knee_of(steps), client_late_ms=tuple(late_ms))
 
 
 async def _steps(
-    plan: Plan, network: Network, of: list[Device], say: Say
+    plan: BenchPlan, network: Network, of: list[Device], say: Say
 ) -> tuple[list[Step], list[float]]:
     client = Client(network, body_source=plan.replicas - 1)
     await client.connect()
@@ -100,7 +100,7 @@ async def _steps(
 class _Offered:
     """One step."""
 
-    def __init__(self, load: Load, plan: Plan, per_s: float, number: int) -> None:
+    def __init__(self, load: Load, plan: BenchPlan, per_s: float, number: int) -> None:
         span = ("step", 0, round(plan.step_s * 1000))
         profile = Profile(gaps=plan.gaps, segments=constant(span, per_s))
         random = Random(f"{plan.seed}/{number}")  # noqa: S311 - repeatable, not secret

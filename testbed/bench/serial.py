@@ -28,7 +28,7 @@ from nodes.board.flash import new_key, prepare
 from testbed.bench.figures import Spread
 from testbed.errors import ConfigurationError, LabFault
 
-__all__ = ["Result", "measure"]
+__all__ = ["BenchResult", "measure"]
 
 SCHEMA = "testbed.bench.serial/1"
 BOARD = "th01"
@@ -45,7 +45,7 @@ _EAGER = Timing(ping_ms=0, silence_ms_max=NEVER_MS)
 FRAMES_SPARED = 100
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
     round_trip_ms: Spread  # one at a time
     frames_per_s: float  # both directions together, IN_FLIGHT pings unanswered
@@ -57,7 +57,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     uart_frames_per_s: float  # what a UART of BAUD would carry of such frames
 
 
-def measure(seconds: float, timing: Timing = _EAGER) -> Result:
+def measure(seconds: float, timing: Timing = _EAGER) -> BenchResult:
     """`seconds` for each of the four parts. Raises LabFault, ConfigurationError."""
     limit = _in_one_process(seconds)
     key = new_key()
@@ -73,7 +73,7 @@ def measure(seconds: float, timing: Timing = _EAGER) -> Result:
     )
     frames_per_s = 2 * len(many.round_trips_ms) / many.took_s
     frame_bytes = many.line_bytes / (2 * len(many.round_trips_ms))
-    return Result(
+    return BenchResult(
         round_trip_ms=Spread.of(alone.round_trips_ms),
         frames_per_s=round(frames_per_s),
         readings_per_s=round(journal),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from testbed.bench.consensus import Plan, Result, measure_all
+from testbed.bench.consensus import BenchPlan, BenchResult, measure_all
 from testbed.bench.stage import Say
 
 __all__ = ["GOALS", "HEADER", "IN_FLIGHT", "REPLICAS", "ROUNDS", "STORES", "measure_table", "row"]
@@ -38,8 +38,8 @@ HEADER = (
 
 
 def measure_table(
-    plan: Plan, replicas: Sequence[int], in_flight: Sequence[int], rounds: int, say: Say
-) -> Iterator[tuple[Result, float]]:
+    plan: BenchPlan, replicas: Sequence[int], in_flight: Sequence[int], rounds: int, say: Say
+) -> Iterator[tuple[BenchResult, float]]:
     """Each result with the machine's one-minute load after it. Raises LabFault."""
     for number in replicas:
         for store in STORES:
@@ -48,7 +48,7 @@ def measure_table(
                 yield result, os.getloadavg()[0]
 
 
-def row(result: Result, load: float) -> tuple[str, ...]:
+def row(result: BenchResult, load: float) -> tuple[str, ...]:
     plan, latency = result.plan, result.latency_ms
     return (
         str(plan.replicas),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints
 
-__all__ = ["Category", "Disturbed", "Event", "Layer", "SystemName"]
+__all__ = ["Category", "Disturbed", "Layer", "ScheduledEvent", "SystemName"]
 
 Category = Literal["fault", "attack", "action"]
 """An action is what an operator does: it is no fault, and is expected to succeed."""
@@ -22,7 +22,7 @@ Layer = Literal[
 EventId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
 
 
-class Event(BaseModel):
+class ScheduledEvent(BaseModel):
     """One fault, attack or action: applied at `at_ms`, healed `for_ms` later (0: nothing to heal).
 
     `id` is unique in the trial, `fault` is the id in the campaign file. `targets` has the selector

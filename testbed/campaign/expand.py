@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from inventory.model import Lab
 from testbed.campaign.arrivals import devices, profile_of, stream
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.file import Campaign, Fault
 from testbed.campaign.guard import check_guard
 from testbed.campaign.kinds import Kind, Targets, kinds
@@ -150,7 +150,7 @@ def _trial(
     campaign: Campaign, place: Place, phases: tuple[Phase, ...], seed: int, index: int
 ) -> Trial:
     by_name = {phase.name: phase for phase in phases}
-    events: list[Event] = []
+    events: list[ScheduledEvent] = []
     for fault in campaign.faults:
         events += _occurrences(fault, _phase(campaign, fault, by_name), place, seed, index)
     events.sort(key=lambda event: (event.at_ms, event.id))
@@ -163,7 +163,9 @@ def _trial(
     )
 
 
-def _occurrences(fault: Fault, phase: Phase, place: Place, seed: int, trial: int) -> list[Event]:
+def _occurrences(
+    fault: Fault, phase: Phase, place: Place, seed: int, trial: int
+) -> list[ScheduledEvent]:
     """The events of one fault: one, or with `every` as many as heal within the phase."""
     kind = kinds()[fault.do]
     every_ms = round(fault.every.ms) if fault.every else 0
@@ -186,7 +188,7 @@ def _occurrences(fault: Fault, phase: Phase, place: Place, seed: int, trial: int
 
 def _event(
     fault: Fault, kind: Kind, place: Place, rng: Random, when: tuple[str, str, int]
-) -> Event:
+) -> ScheduledEvent:
     """One event of a fault; `when` is its id, its phase and the ms that `at` counts from."""
     name, phase, start_ms = when
     view_timeout_ms = place.lab.chain.view_timeout_ms
@@ -210,7 +212,7 @@ def _event(
     mechanism = ""
     if not why_not:
         mechanism, why_not = _mechanism(kind, place, targets)
-    return Event(
+    return ScheduledEvent(
         id=name,
         fault=fault.id,
         kind=kind.name,

@@ -1,6 +1,6 @@
 """Checks, before anything runs, that at most the allowed number of replicas is faulty at once.
 
-An event says which replicas become faulty (`Event.impairs`). Overlapping events that say
+An event says which replicas become faulty (`ScheduledEvent.impairs`). Overlapping events that say
 `primary` mean the same replica, so it counts once. Beside a named replica it counts as another one,
 because it may be another one.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.errors import ConfigurationError
 
 __all__ = ["check_guard"]
 
 
-def check_guard(trial: int, events: Sequence[Event], max_faulty: int) -> None:
+def check_guard(trial: int, events: Sequence[ScheduledEvent], max_faulty: int) -> None:
     """Raises ConfigurationError that names the events which together break the bound.
 
     An impairing event without `for` never heals: it lasts to the end of the run.

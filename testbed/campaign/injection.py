@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from testbed.campaign.selectors import is_symbolic
 
 if TYPE_CHECKING:
-    from testbed.campaign.event import Event
+    from testbed.campaign.event import ScheduledEvent
     from testbed.campaign.watch import Watch
     from testbed.checks.evidence import Evidence
     from testbed.hosts.port import Host
@@ -52,10 +52,10 @@ class Scene:
     is set when the run is interrupted: every wait must then end (`pause`, `Watch.wait_for`).
     """
 
-    event: Event
+    event: ScheduledEvent
     deployment: Deployment
     watch: Watch
-    resolve: Callable[[Event, str], Node]
+    resolve: Callable[[ScheduledEvent, str], Node]
     """Finds the process that a target means; `primary` becomes a replica at the first call."""
     rng: Random
     captures: Path
@@ -106,7 +106,7 @@ class Scene:
         }
 
     def meant(self, name: str) -> str:
-        """The replica's name for one of `Event.impairs`; call it after `apply`."""
+        """The replica's name for one of `ScheduledEvent.impairs`; call it after `apply`."""
         return self.resolve(self.event, name).name
 
     def pause(self, seconds: float) -> bool:

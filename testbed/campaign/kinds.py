@@ -127,7 +127,7 @@ class Mechanism:
 
 @dataclass(frozen=True)
 class Kind:
-    """`impairs`, `lies` and `disturbs` come to stand in `event.Event`.
+    """`impairs`, `lies` and `disturbs` come to stand in `event.ScheduledEvent`.
 
     `summary` is one line. `judge` says what came of an attack: what counts as a success is the
     kind's own. `seen` says in words how it is seen to take effect.

@@ -19,7 +19,7 @@ from typing import Protocol, Self
 import msgspec
 
 from testbed.bundle import LIVE
-from testbed.campaign.schedule import Event, Schedule
+from testbed.campaign.schedule import Schedule, ScheduledEvent
 from testbed.campaign.watch import NodeView, Watch
 
 __all__ = [
@@ -93,7 +93,7 @@ class Source(Protocol):
     attacked: Counter[str]
 
     @property
-    def struck(self) -> Mapping[str, tuple[Event, tuple[str, ...]]]: ...
+    def struck(self) -> Mapping[str, tuple[ScheduledEvent, tuple[str, ...]]]: ...
 
     @property
     def elapsed_ms(self) -> float: ...
@@ -172,7 +172,7 @@ class Look:
         return f"{first.fault} in {_seconds(first.at_ms - at_ms)}"
 
     def _attacks(self, at_ms: float, attacked: Counter[str]) -> Sequence[str]:
-        attacks: dict[str, list[Event]] = {}
+        attacks: dict[str, list[ScheduledEvent]] = {}
         for event in self._events:
             if event.category == "attack":
                 attacks.setdefault(event.fault, []).append(event)
@@ -183,7 +183,7 @@ class Look:
         ]
 
 
-def _struck(event: Event, names: Sequence[str], at_ms: float) -> str:
+def _struck(event: ScheduledEvent, names: Sequence[str], at_ms: float) -> str:
     what = "DOWN" if event.kind in DOWN else event.kind
     left_ms = event.at_ms + event.for_ms - at_ms
     heals = f"heals in {_seconds(left_ms)}" if left_ms > 0 else "is being healed"

@@ -28,7 +28,7 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One step of work, in a few words."""
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """What a person must still see when all is over."""
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:

@@ -28,7 +28,7 @@ from nodes.device.workload import Go
 from testbed.campaign.abort import aborts
 from testbed.campaign.injection import Attack, Injection, Scene, Seen, meant
 from testbed.campaign.kinds import kinds
-from testbed.campaign.schedule import Event, Phase, Schedule
+from testbed.campaign.schedule import Phase, Schedule, ScheduledEvent
 from testbed.campaign.watch import Watch
 from testbed.errors import LabFault
 from testbed.provision.deployment import Deployment
@@ -77,7 +77,7 @@ class RunLog:
                 file.close()
 
 
-def armed_at_ms(event: Event, events: Sequence[Event], slowness: float) -> int:
+def armed_at_ms(event: ScheduledEvent, events: Sequence[ScheduledEvent], slowness: float) -> int:
     """When an event is armed: so far ahead of its time that it strikes on time on a slow host.
 
     Not ahead while another fault lasts, whose undo may have the same name.
@@ -117,7 +117,7 @@ class Runner:
         self._resolved: dict[str, Node] = {}
         self._resolving = threading.Lock()
         self.phase = "starting"
-        self.struck: dict[str, tuple[Event, tuple[str, ...]]] = {}
+        self.struck: dict[str, tuple[ScheduledEvent, tuple[str, ...]]] = {}
         self.attacked: Counter[str] = Counter()
 
     @property
@@ -172,14 +172,14 @@ class Runner:
             "run", what="start", start_ns=start_ns, run=run.index, trial=run.trial, arm=run.arm
         )
 
-    def _pass_agenda(self, events: Sequence[Event], pool: ThreadPoolExecutor) -> None:
+    def _pass_agenda(self, events: Sequence[ScheduledEvent], pool: ThreadPoolExecutor) -> None:
         agenda: list[tuple[int, int, Callable[[], None]]] = []
         running: list[Future[None]] = []
 
         def plan(at_ms: int, action: Callable[[], None]) -> None:
             heapq.heappush(agenda, (at_ms, len(agenda), action))
 
-        def begin(event: Event, arm_at_ms: int) -> None:
+        def begin(event: ScheduledEvent, arm_at_ms: int) -> None:
             running.append(pool.submit(self._carry_out, event, event.at_ms - arm_at_ms))
 
         for phase in self._schedule.phases:
@@ -215,21 +215,21 @@ class Runner:
 
     # --- events -----------------------------------------------------------------------------------
 
-    def _arm_attacks(self, events: Sequence[Event]) -> None:
+    def _arm_attacks(self, events: Sequence[ScheduledEvent]) -> None:
         """An attacker listens from the beginning on."""
         for event in events:
             if event.category == "attack" and event.fault not in self._attacks:
                 attack = self._attacks[event.fault] = self._make(event)
                 attack.arm()
 
-    def _make(self, event: Event, ahead_ms: int = 0) -> Injection:
+    def _make(self, event: ScheduledEvent, ahead_ms: int = 0) -> Injection:
         kind = kinds().get(event.kind)
         mechanism = kind.mechanism(event.mechanism) if kind else None
         if mechanism is None:
             raise LabFault(f"{event.id}: this version has no {event.kind} by {event.mechanism}")
         return mechanism.make(self._scene(event, ahead_ms))
 
-    def _carry_out(self, event: Event, ahead_ms: int) -> None:
+    def _carry_out(self, event: ScheduledEvent, ahead_ms: int) -> None:
         """Arm, apply, observe, heal, verify. Healed and closed in any case."""
         attack = self._attacks.get(event.fault)
         injection = attack or self._make(event, ahead_ms)
@@ -264,7 +264,9 @@ class Runner:
         whole = self._stop.is_set() or injection.verify(VERIFY_S_MAX * self._slowness)
         self._write(injection, "verified", record, whole=whole)
 
-    def _apply(self, injection: Injection, event: Event, record: Mapping[str, Any]) -> None:
+    def _apply(
+        self, injection: Injection, event: ScheduledEvent, record: Mapping[str, Any]
+    ) -> None:
         injection.apply()
         if event.for_ms:
             names = [name for found in injection.scene.resolved.values() for name in found]
@@ -272,7 +274,7 @@ class Runner:
         impaired = [injection.scene.meant(name) for name in event.impairs]
         self._write(injection, "applied", record, impaired=impaired)
 
-    def _hold(self, injection: Injection, event: Event, record: Mapping[str, Any]) -> None:
+    def _hold(self, injection: Injection, event: ScheduledEvent, record: Mapping[str, Any]) -> None:
         """Until its time is over, it is aborted or the run is cut off. Notes when it is seen."""
         seen = None
         while (left_s := (event.at_ms + event.for_ms - self.elapsed_ms) / 1000) > 0:
@@ -315,7 +317,7 @@ class Runner:
         """False if the run was stopped meanwhile."""
         return not self._stop.wait(max(0.0, (at_ms - self.elapsed_ms) / 1000))
 
-    def _scene(self, event: Event, ahead_ms: int = 0) -> Scene:
+    def _scene(self, event: ScheduledEvent, ahead_ms: int = 0) -> Scene:
         dead_man_ms = (self._schedule.dead_man_ms or DEAD_MAN_MS) * self._slowness
         return Scene(
             event=event,
@@ -329,18 +331,18 @@ class Runner:
             undo_after_s=(ahead_ms + event.for_ms + dead_man_ms) / 1000,
         )
 
-    def _resolve(self, event: Event, name: str) -> Node:
+    def _resolve(self, event: ScheduledEvent, name: str) -> Node:
         """`primary` and `backup(K)` become replicas now; overlapping events mean the same one."""
         return meant(self._deployment, name, lambda: self._primary(event))
 
-    def _primary(self, event: Event) -> Node:
+    def _primary(self, event: ScheduledEvent) -> Node:
         with self._resolving:
             if event.id not in self._resolved:
                 found = self._overlapping_primary(event) or self._watch.primary()
                 self._resolved[event.id] = found
             return self._resolved[event.id]
 
-    def _overlapping_primary(self, event: Event) -> Node | None:
+    def _overlapping_primary(self, event: ScheduledEvent) -> Node | None:
         for other in self._trial.events:
             if (
                 other.id in self._resolved

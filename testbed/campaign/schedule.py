@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from testbed.campaign.event import Event, SystemName
+from testbed.campaign.event import ScheduledEvent, SystemName
 from testbed.campaign.expect import Expect, Name
 from testbed.errors import ConfigurationError
 from testbed.profile import Gaps, Profile, intended_ms
@@ -37,10 +37,10 @@ __all__ = [
     "Device",
     "DeviceRole",
     "Draw",
-    "Event",
     "Phase",
     "Run",
     "Schedule",
+    "ScheduledEvent",
     "Trial",
     "WorkloadPlan",
 ]
@@ -145,7 +145,7 @@ class Trial(_Model):
 
     index: int
     seed: int
-    events: tuple[Event, ...]
+    events: tuple[ScheduledEvent, ...]
     devices: tuple[Device, ...]
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 Shows what `live` sees; decides nothing. With `--json` nothing but the result is printed, so
 progress goes to stderr in one line each. The live view has the whole terminal until the verdict,
-and gives it back as it was: nothing stays in the scrollback but what `tell` was told.
+and gives it back as it was: nothing stays in the scrollback but the lines of `note`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class QuietScreen:
     def say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False)
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self.say(text)
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
@@ -122,7 +122,7 @@ class LiveScreen:
         self._console = console
         self._headway = Headway()
         self._step = ""
-        self._told: list[str] = []
+        self._lines: list[str] = []
         self._look: Callable[[], Live] = lambda: Live(campaign="")
         self._live = in_place(console, self._now)
 
@@ -132,15 +132,15 @@ class LiveScreen:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
-        for text in self._told:
+        for text in self._lines:
             self._console.print(printable(text), highlight=False, markup=False, style="dim")
 
     def say(self, text: str) -> None:
         self._step = text
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self._step = text
-        self._told.append(text)
+        self._lines.append(text)
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
         self._headway.begin(entry, number, count, run_ms)

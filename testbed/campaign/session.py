@@ -92,9 +92,9 @@ class Session:
             if complete < len(runs):
                 self._progress.hide()
                 for line in self._reach.lines if self._reach else ():
-                    self._progress.tell(line)
-                self._progress.tell(f"{complete} of {len(runs)} runs are complete; go on with:")
-                self._progress.tell(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
+                    self._progress.note(line)
+                self._progress.note(f"{complete} of {len(runs)} runs are complete; go on with:")
+                self._progress.note(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
             raise
 
     def _make(self, runs: list[RunEntry], *, after_a_crash: bool) -> None:
@@ -121,7 +121,7 @@ class Session:
                     failed += 1
                     if len(runs) == 1 or failed == FAILED_IN_A_ROW_MAX or self._lost:
                         raise
-                    self._progress.tell(f"run {entry.index} failed: {fault}")
+                    self._progress.note(f"run {entry.index} failed: {fault}")
             if left := unclean(hosts):
                 raise RestoreIncompleteError("\n".join([*left, "  fix: testbed restore -i FILE"]))
 
@@ -164,7 +164,7 @@ class Session:
             if any(event.category != "attack" for event in schedule.only.events):
                 remote = [hosts[name] for name in limited(self._lab, None)]
                 stack.enter_context(survives_restarts(remote))
-            self._reach = reach = Reach(self._progress.tell, log.write)
+            self._reach = reach = Reach(self._progress.note, log.write)
             outside = HostWatch(
                 hosts,
                 python,
@@ -208,4 +208,4 @@ class Session:
         if deployment.is_set_up:
             self._say("collecting")
             for problem in collect(deployment, run):
-                self._progress.tell(f"not collected: {problem}")
+                self._progress.note(f"not collected: {problem}")

@@ -9,10 +9,10 @@ what nobody could see, for the reader. Thresholds:
 - clock, against the inventory's `clock.max_error`: surely further off (offset minus bound),
   stepped by more while the host ran, or never once known as exactly (the best bound is wider).
 
-What a campaign disturbs on purpose (`Event.disturbs`) does not count against the host. A host that
-did not answer is not unfit: it may have been switched off. A host that never answered at all is
-unfit: it ran its processes, and nobody knows how. Temperature and memory are shown, never judged: a
-host that is too hot throttles. On loopback nothing is watched
+What a campaign disturbs on purpose (`ScheduledEvent.disturbs`) does not count against the host. A
+host that did not answer is not unfit: it may have been switched off. A host that never answered at
+all is unfit: it ran its processes, and nobody knows how. Temperature and memory are shown, never
+judged: a host that is too hot throttles. On loopback nothing is watched
 (`testbed.care.conditions.limits_of`).
 """
 

@@ -49,7 +49,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 _Place = tuple[str, int | None, int]  # sensor, boot, number
-_told = msgspec.json.Decoder(_Told)
+_reading = msgspec.json.Decoder(_Told)
 
 
 def scored(evidence: Evidence) -> list[Scored]:
@@ -87,13 +87,13 @@ def judge_false_data(evidence: Evidence, attack: str) -> Judgement:
     tried = Tried(evidence, attack)
     readings = scored(evidence)
     lies, true = lies_of(readings, attack), honest(readings)
-    told = {f"sensor/{each.sample.sensor}" for each in lies}
+    lying = {f"sensor/{each.sample.sensor}" for each in lies}
     for line in tried.lines:
-        tried.see(line, [trial for trial in line.trials if trial in told])
+        tried.see(line, [trial for trial in line.trials if trial in lying])
     delays = _delays_s(lies)
     if found := sum(each.suspect for each in lies):
         tried.refused["filter:suspect"] = found
-    missed = told.intersection(tried.trials) - {f"sensor/{sensor}" for sensor in delays}
+    missed = lying.intersection(tried.trials) - {f"sensor/{sensor}" for sensor in delays}
     return tried.judgement(len(missed), **_details(lies, true, delays))
 
 
@@ -148,10 +148,10 @@ def _readings(evidence: Evidence) -> Iterator[tuple[Sample, _Place]]:
         if sensor is None or not entry.took_effect or not isinstance(entry.operation, Data):
             continue
         try:
-            told = _told.decode(entry.operation.payload)
+            reading = _reading.decode(entry.operation.payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
         taken_us = entry.operation.time_us or entry.statement.time_us
-        if told.values:
-            sample = Sample(taken_us / 1e6, sensor, float(told.values[0]))
-            yield sample, (sensor, told.boot, told.number)
+        if reading.values:
+            sample = Sample(taken_us / 1e6, sensor, float(reading.values[0]))
+            yield sample, (sensor, reading.boot, reading.number)

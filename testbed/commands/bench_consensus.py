@@ -13,7 +13,7 @@ from testbed.bench import catch_up as catching_up
 from testbed.bench import memory as memories
 from testbed.bench import overhead
 from testbed.bench import table as tables
-from testbed.bench.consensus import Plan, Result, measure
+from testbed.bench.consensus import BenchPlan, BenchResult, measure
 from testbed.commands.options import JsonOption, columns, markdown, print_json, say, time_option
 from testbed.errors import ConfigurationError
 from testbed.report.pairing import estimate_in_words
@@ -71,7 +71,7 @@ def consensus(
             profile.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"--profile {profile}: {error.strerror}") from error
-    plan = Plan(
+    plan = BenchPlan(
         replicas=replicas,
         in_flight=in_flight,
         payload_bytes=payload,
@@ -93,7 +93,7 @@ def consensus(
         typer.echo(_readable(result))
 
 
-def _table(plan: Plan, *, as_json: bool) -> None:
+def _table(plan: BenchPlan, *, as_json: bool) -> None:
     """A row is printed as soon as it is measured, so that an interrupted table is not lost."""
     rows = []
     found = tables.measure_table(plan, tables.REPLICAS, tables.IN_FLIGHT, tables.ROUNDS, say)
@@ -125,7 +125,7 @@ def memory(
     Example: testbed bench memory --requests 100000 --peer suspended
     """
     result = memories.measure(
-        memories.Plan(
+        memories.BenchPlan(
             replicas=replicas,
             in_flight=in_flight,
             payload_bytes=payload,
@@ -165,7 +165,7 @@ def traces(
 
     Example: testbed bench traces --pairs 20 --every 10
     """
-    plan = overhead.Plan(
+    plan = overhead.BenchPlan(
         replicas=replicas,
         in_flight=in_flight,
         payload_bytes=payload,
@@ -189,7 +189,7 @@ def switch(
 
     Example: testbed bench switch --pairs 20
     """
-    plan = overhead.Plan(
+    plan = overhead.BenchPlan(
         what="switch",
         replicas=replicas,
         in_flight=in_flight,
@@ -200,7 +200,7 @@ def switch(
     _overhead(plan, as_json)
 
 
-def _overhead(plan: overhead.Plan, as_json: bool) -> None:
+def _overhead(plan: overhead.BenchPlan, as_json: bool) -> None:
     result = overhead.measure(plan, say)
     if as_json:
         print_json(msgspec.to_builtins(result))
@@ -234,7 +234,7 @@ def catch_up(
     Example: testbed bench catch-up --blocks 10000
     """
     result = catching_up.measure(
-        catching_up.Plan(
+        catching_up.BenchPlan(
             replicas=replicas, in_flight=in_flight, payload_bytes=payload, blocks=blocks
         ),
         say,
@@ -257,7 +257,7 @@ def catch_up(
     )
 
 
-def _readable(result: Result) -> str:
+def _readable(result: BenchResult) -> str:
     latency, alone = result.latency_ms, result.alone_ms
     return columns(
         [

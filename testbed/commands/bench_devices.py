@@ -112,7 +112,7 @@ def admission(
     as_json: JsonOption = False,
 ) -> None:
     """Admissions, as a ratio to ordinary readings, and logins, to a message's acknowledgement."""
-    result = admissions.measure(admissions.Plan(devices=devices, logins=logins), say)
+    result = admissions.measure(admissions.BenchPlan(devices=devices, logins=logins), say)
     _print(
         result,
         {
@@ -138,7 +138,7 @@ def revocation(
 ) -> None:
     """Time from the order to revoke to the last message that is still accepted, as a ratio to an
     ordinary request."""
-    result = revocations.measure(revocations.Plan(devices=devices, rate_per_s=rate), say)
+    result = revocations.measure(revocations.BenchPlan(devices=devices, rate_per_s=rate), say)
     _print(
         result,
         {

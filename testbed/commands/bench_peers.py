@@ -55,7 +55,7 @@ def peers(
     )
     theirs = measure_bft_smart(build, asked, say)
     alone = measure_bft_smart(build, msgspec.structs.replace(asked, clients=1), say)
-    plan = consensus.Plan(
+    plan = consensus.BenchPlan(
         replicas=replicas, in_flight=clients, payload_bytes=payload, store=store, limit=False
     )
     ours = consensus.measure(plan, say)

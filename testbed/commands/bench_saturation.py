@@ -19,7 +19,7 @@ from testbed.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from testbed.bench.saturation import Result
+    from testbed.bench.saturation import BenchResult
 
 __all__ = ["saturation"]
 
@@ -60,12 +60,12 @@ def saturation(
     """
     kind = figure_kind(figure)
     # It takes half a second to import what draws.
-    from testbed.bench.saturation import Plan, measure  # noqa: PLC0415
+    from testbed.bench.saturation import BenchPlan, measure  # noqa: PLC0415
     from testbed.report.saturation import draw_saturation  # noqa: PLC0415
     from testbed.report.style import WATERMARK, rendered, styled  # noqa: PLC0415
 
     result = measure(
-        Plan(
+        BenchPlan(
             replicas=replicas,
             devices=devices,
             gaps=arrivals,
@@ -88,7 +88,7 @@ def saturation(
         typer.echo(_readable(result))
 
 
-def _readable(result: Result) -> str:
+def _readable(result: BenchResult) -> str:
     rows: list[tuple[object, ...]] = [
         ("offered/s", "answered in time/s", "p50 ms", "p99 ms", "client late ms")
     ]

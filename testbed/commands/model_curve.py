@@ -162,10 +162,10 @@ def predict(
     from testbed.model.predict import Predictions  # noqa: PLC0415
     from testbed.model.predict import predict as compare  # noqa: PLC0415
 
-    told = _measured(measured)
+    times = _measured(measured)
     costs = read_calibration(calibration or SHIPPED).costs
     rows = [
-        compare(costs, _of_size(n, blocks, told), _cores(), fitted_to=n in known)
+        compare(costs, _of_size(n, blocks, times), _cores(), fitted_to=n in known)
         for n in sorted({*known, *wanted})
     ]
     if as_json:
@@ -245,9 +245,9 @@ def curve(
     unknown = [name for name in lever or () if name not in names]
     if unknown:
         raise ConfigurationError(f"--lever {unknown[0]}: one of {', '.join(names)}")
-    told = read_calibration(calibration or SHIPPED)
+    calibrated = read_calibration(calibration or SHIPPED)
     points = [] if measured is None else read_predictions(measured)
-    costs = told.costs
+    costs = calibrated.costs
     if delay_ms is not None:
         costs = msgspec.structs.replace(costs, delays_us=exponential_us(delay_ms))
 
@@ -259,7 +259,7 @@ def curve(
             wanted,
             [names[name] for name in lever or names],
             costs,
-            told.machine,
+            calibrated.machine,
             executor,
             blocks=blocks,
             advance=advance,

@@ -11,7 +11,7 @@ import typer
 from inventory.load import load_lab
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.schedule import Event, Schedule, Trial
+from testbed.campaign.schedule import Schedule, ScheduledEvent, Trial
 from testbed.campaign.warnings import warnings
 from testbed.commands.options import (
     InventoryOption,
@@ -112,7 +112,7 @@ def _trial(trial: Trial) -> str:
     return "\n".join([title, columns(events), "", columns(devices)])
 
 
-def _event(event: Event) -> tuple[str, ...]:
+def _event(event: ScheduledEvent) -> tuple[str, ...]:
     targets = "; ".join(f"{key} {', '.join(names)}" for key, names in event.targets.items())
     params = json.dumps(event.params) if event.params else "-"
     return (

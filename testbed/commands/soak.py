@@ -10,7 +10,7 @@ import typer
 from testbed.bundle import RUNS_DIR
 from testbed.commands.options import JsonOption, OutOption, columns, print_json, say, time_option
 from testbed.soak.disk import enter_own_disk, lacking, own_disk
-from testbed.soak.judge import Result
+from testbed.soak.judge import SoakResult
 from testbed.soak.soak import run_soak
 
 __all__ = ["app"]
@@ -48,7 +48,7 @@ def soak(
         raise typer.Exit(1)
 
 
-def _print(result: Result) -> None:
+def _print(result: SoakResult) -> None:
     for reason in result.skipped:
         typer.echo(f"skipped: {reason}")
     typer.echo(f"bundle: {result.bundle}")

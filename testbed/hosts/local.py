@@ -27,13 +27,13 @@ from testbed.hosts.port import (
     STOP_TIMEOUT_S,
     TRANSFER_TIMEOUT_S,
     CommandFailed,
+    CommandResult,
     Dialogue,
     Follow,
     Host,
     HostFault,
     NodeCommand,
     OutcomeUnknown,
-    Result,
     TransferFailed,
     Unit,
     UnitState,
@@ -92,7 +92,7 @@ class LocalHost(Host):
         env: Mapping[str, str] | None = None,
         check: bool = True,
         root: bool = False,
-    ) -> Result:
+    ) -> CommandResult:
         argv = self.as_root(argv) if root else argv
         deadline_s = time.monotonic() + timeout_s
         action = shlex.join(argv)
@@ -116,7 +116,7 @@ class LocalHost(Host):
             child.kill_group()
             code = child.wait()
             _close_pipes(child.process)
-        result = Result(code, out.decode(errors="replace"), err.decode(errors="replace"))
+        result = CommandResult(code, out.decode(errors="replace"), err.decode(errors="replace"))
         if check and code != 0:
             raise CommandFailed(self._name, action, result)
         return result

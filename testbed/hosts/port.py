@@ -40,6 +40,7 @@ __all__ = [
     "STOP_TIMEOUT_S",
     "TRANSFER_TIMEOUT_S",
     "CommandFailed",
+    "CommandResult",
     "Dialogue",
     "Follow",
     "Host",
@@ -47,7 +48,6 @@ __all__ = [
     "HostKeyRefused",
     "NodeCommand",
     "OutcomeUnknown",
-    "Result",
     "TransferFailed",
     "Unit",
     "UnitState",
@@ -126,7 +126,7 @@ class HostKeyRefused(Unreachable):
 class CommandFailed(HostFault):
     """Definite: the command ran to its end and failed."""
 
-    def __init__(self, host: str, action: str, result: Result) -> None:
+    def __init__(self, host: str, action: str, result: CommandResult) -> None:
         self.result = result
         said = (result.stderr.strip() or result.stdout.strip() or "(no output)")[-2000:]
         super().__init__(host, action, f"exit code {result.exit_code}: {said}")
@@ -143,7 +143,7 @@ class OutcomeUnknown(HostFault):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CommandResult:
     """Exit code and output of a command. If signal n ended it, the exit code is 128 + n."""
 
     exit_code: int
@@ -267,7 +267,7 @@ class Host(Protocol):
         env: Mapping[str, str] | None = None,
         check: bool = True,
         root: bool = False,
-    ) -> Result:
+    ) -> CommandResult:
         """Run a command to its end in `root`; no shell ever interprets an argument.
 
         A program that is not there reads as exit code 127. At the deadline the command is ended.

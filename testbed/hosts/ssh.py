@@ -31,13 +31,13 @@ from testbed.hosts.port import (
     STOP_TIMEOUT_S,
     TRANSFER_TIMEOUT_S,
     CommandFailed,
+    CommandResult,
     Dialogue,
     Follow,
     Host,
     HostFault,
     NodeCommand,
     OutcomeUnknown,
-    Result,
     TransferFailed,
     Unit,
     UnitState,
@@ -148,7 +148,7 @@ class SshHost(Host):
         env: Mapping[str, str] | None = None,
         check: bool = True,
         root: bool = False,
-    ) -> Result:
+    ) -> CommandResult:
         out = bytearray()
         action = shlex.join(argv)
         named = [f"{key}={value}" for key, value in (env or {}).items()]
@@ -156,7 +156,7 @@ class SshHost(Host):
         argv = self.as_root(argv) if root else argv
         given = None if input is None else chunks(input)
         code, err = self._command(argv, action, timeout_s, given, self._bounded(out, action))
-        result = Result(code, out.decode(errors="replace"), err.decode(errors="replace"))
+        result = CommandResult(code, out.decode(errors="replace"), err.decode(errors="replace"))
         if check and code != 0:
             raise CommandFailed(self.name, action, result)
         return result

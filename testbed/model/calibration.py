@@ -30,7 +30,7 @@ from testbed.simulate.costs import Costs, Price
 from testbed.simulate.machine import Machine
 from testbed.simulate.network import healthy
 from testbed.simulate.priced import kind_of
-from testbed.simulate.scenario import Event, Kind, Scenario
+from testbed.simulate.scenario import Event, EventKind, Scenario
 from testbed.simulate.world import Hardware, run
 
 __all__ = ["SHIPPED", "Calibration", "calibrate", "read_calibration"]
@@ -250,7 +250,7 @@ def _run(samples: _Samples, *, devices: int, blocks: int) -> None:
         skews_us=(0,) * _REPLICAS,
         traitors=(),
         events=tuple(
-            Event(at_us=0, kind=Kind.REQUEST, nodes=(device,), amount=number, detail="data")
+            Event(at_us=0, kind=EventKind.REQUEST, nodes=(device,), amount=number, detail="data")
             for number in range(blocks)
             for device in range(devices)
         ),

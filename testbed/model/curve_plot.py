@@ -159,8 +159,10 @@ def _notes(made: Figure, found: Curves) -> None:
         *(obstacle(curve) + "." for curve in found.core if curve.name in _EXPLAINED),
     ]
     if found.access and last >= 16:
-        told = ", ".join(f"{scientific(risk)} with {liars} liars" for liars, risk in risks(last))
-        notes.append(f"{found.access[-1].name}: a wrong accept per request at N = {last}: {told}.")
+        listed = ", ".join(f"{scientific(risk)} with {liars} liars" for liars, risk in risks(last))
+        notes.append(
+            f"{found.access[-1].name}: a wrong accept per request at N = {last}: {listed}."
+        )
     text = "\n".join(fill(note, _TEXT_CHARACTERS) for note in notes)
     made.text(0.02, 0.008, text, fontsize=5.5, va="bottom")
 

@@ -19,7 +19,7 @@ from chain.quorum import Quorum
 from testbed.errors import ConfigurationError, LabFault
 from testbed.simulate.costs import Costs
 from testbed.simulate.priced import Block, Stopwatch, pricing
-from testbed.simulate.scenario import Event, Kind, Scenario
+from testbed.simulate.scenario import Event, EventKind, Scenario
 from testbed.simulate.world import Hardware, run
 
 __all__ = ["BATCH", "CORES", "SMALL_GROUP", "Lever", "Point", "Timed", "sweep", "timed"]
@@ -146,7 +146,7 @@ def _proposed_us(block: Block) -> int:
 def _scenario(point: Point) -> Scenario:
     n, devices = point.replicas, point.in_flight
     events = tuple(
-        Event(at_us=0, kind=Kind.REQUEST, nodes=(device,), amount=number, detail="data")
+        Event(at_us=0, kind=EventKind.REQUEST, nodes=(device,), amount=number, detail="data")
         for number in range(point.blocks)
         for device in range(devices)
     )

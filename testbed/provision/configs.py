@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from chain.genesis import Genesis
-from gateway.broker.port import BrokerConfig, Kind, Listen, TlsFiles
+from gateway.broker.port import BrokerConfig, BrokerKind, Listen, TlsFiles
 from gateway.broker.security import write_security
 from inventory.model import Lab
 from nodes.config import Address, ClientConfig, PeerConfig, ReplicaConfig
@@ -189,7 +189,7 @@ def broker_config(node: Node, lab: Lab, ports: Mapping[str, int]) -> BrokerConfi
     host, port = Addresses(lab, ports).of(node)
     carriers = ports.get(carriers_socket(node))
     return BrokerConfig(
-        kind=Kind(lab.broker_kind()),
+        kind=BrokerKind(lab.broker_kind()),
         security_file="security.json",
         ready_file=READY,
         listen=Listen(host, port),

@@ -23,11 +23,19 @@ from testbed.report.over_runs import over_runs
 from testbed.report.pairing import Estimate, Known, median, paired_ratio, unpaired_ratio
 from testbed.report.summary import AttackResult, RunRow
 
-__all__ = ["Change", "Comparison", "Difference", "FigurePair", "Result", "compare", "read_result"]
+__all__ = [
+    "Change",
+    "Comparison",
+    "Difference",
+    "FigurePair",
+    "JudgedBundle",
+    "compare",
+    "read_result",
+]
 
 
 @dataclass(frozen=True)
-class Result:
+class JudgedBundle:
     """A bundle whose runs were derived. `counted`: the runs that count, by number."""
 
     bundle: Bundle
@@ -82,7 +90,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[Change, ...] = ()
 
 
-def read_result(bundle: Bundle) -> Result:
+def read_result(bundle: Bundle) -> JudgedBundle:
     """Reads what `testbed report` wrote. Raises ConfigurationError."""
     schedule = Schedule.from_json(bundle.read("inputs/schedule.json"))
     whole = over_runs(bundle)
@@ -90,10 +98,10 @@ def read_result(bundle: Bundle) -> Result:
     judged |= {f"attack {each.id}": each.verdict for each in whole.attacks}
     counted = {row.index: row for row in whole.runs if row.counted}
     attacks = {each.id: each for each in whole.attacks}
-    return Result(bundle, bundle.manifest, schedule, whole.verdict, judged, counted, attacks)
+    return JudgedBundle(bundle, bundle.manifest, schedule, whole.verdict, judged, counted, attacks)
 
 
-def compare(a: Result, b: Result) -> Comparison:
+def compare(a: JudgedBundle, b: JudgedBundle) -> Comparison:
     """Compares b with a."""
     obstacles = tuple(_obstacles(a, b))
     return Comparison(
@@ -108,7 +116,7 @@ def compare(a: Result, b: Result) -> Comparison:
     )
 
 
-def _obstacles(a: Result, b: Result) -> Iterator[str]:
+def _obstacles(a: JudgedBundle, b: JudgedBundle) -> Iterator[str]:
     """Figures of different tests are not comparable, even if their names are equal."""
     if a.schedule.campaign != b.schedule.campaign:
         yield f"they are different campaigns: {a.schedule.campaign} and {b.schedule.campaign}"
@@ -133,7 +141,7 @@ def _faults(schedule: Schedule) -> set[tuple[str, str, str]]:
     return {(e.fault, e.kind, e.phase) for trial in schedule.trials for e in trial.events}
 
 
-def _differences(a: Result, b: Result) -> Iterator[Difference]:
+def _differences(a: JudgedBundle, b: JudgedBundle) -> Iterator[Difference]:
     one, two = a.manifest, b.manifest
     pairs: dict[str, tuple[object, object]] = {
         "system": (a.schedule.system, b.schedule.system),
@@ -159,11 +167,11 @@ def _differences(a: Result, b: Result) -> Iterator[Difference]:
             yield Difference(what=what, a=str(left), b=str(right))
 
 
-def _schedule(result: Result) -> str:
+def _schedule(result: JudgedBundle) -> str:
     return result.schedule.what_happens.schedule_hash[:12]
 
 
-def _expectations(result: Result) -> str:
+def _expectations(result: JudgedBundle) -> str:
     return sha256(result.schedule.expect.model_dump_json().encode()).hexdigest()[:12]
 
 
@@ -172,7 +180,7 @@ def _commit(manifest: Manifest) -> str:
     return f"{commit} with local changes" if manifest.git.get("dirty") else commit
 
 
-def _machines(a: Result, b: Result) -> Iterator[tuple[str, tuple[object, object]]]:
+def _machines(a: JudgedBundle, b: JudgedBundle) -> Iterator[tuple[str, tuple[object, object]]]:
     """What kind of machine each host was, where that was collected."""
     left, right = _about(a), _about(b)
     for name in sorted(left.keys() & right.keys()):
@@ -180,7 +188,7 @@ def _machines(a: Result, b: Result) -> Iterator[tuple[str, tuple[object, object]
             yield f"{name}, {key}", (left[name].get(key), right[name].get(key))
 
 
-def _about(result: Result) -> dict[str, dict[str, object]]:
+def _about(result: JudgedBundle) -> dict[str, dict[str, object]]:
     first = next((run for run in result.bundle.runs if run.entry.complete), None)
     if first is None:
         return {}
@@ -188,7 +196,7 @@ def _about(result: Result) -> dict[str, dict[str, object]]:
     return {path.stem: first.read_json(f"env/{path.name}") for path in paths}
 
 
-def _verdicts(a: Result, b: Result) -> Iterator[Change]:
+def _verdicts(a: JudgedBundle, b: JudgedBundle) -> Iterator[Change]:
     yield Change(name="verdict", a=a.verdict, b=b.verdict)
     for name in [*a.judged, *(n for n in b.judged if n not in a.judged)]:
         left, right = a.judged.get(name, "not judged"), b.judged.get(name, "not judged")
@@ -199,7 +207,7 @@ def _held(value: bool | None) -> str:
     return "undecided" if value is None else ("held" if value else "broken")
 
 
-def _figures(a: Result, b: Result) -> Iterator[FigurePair]:
+def _figures(a: JudgedBundle, b: JudgedBundle) -> Iterator[FigurePair]:
     arms: tuple[Arm, ...] = ("faults", "baseline")
     other = a.schedule.system != b.schedule.system
     paired = a.schedule.what_happens == b.schedule.what_happens or (other and _alike(a, b))
@@ -224,13 +232,13 @@ def _figures(a: Result, b: Result) -> Iterator[FigurePair]:
             )
 
 
-def _alike(a: Result, b: Result) -> bool:
+def _alike(a: JudgedBundle, b: JudgedBundle) -> bool:
     """Runs of the same number met the same arrivals, and the same faults as far as they apply."""
     one, two = a.schedule, b.schedule
     return (one.seed, one.lab, one.runs) == (two.seed, two.lab, two.runs)
 
 
-def _values(result: Result, quantity: Quantity, arm: Arm) -> dict[int, Known]:
+def _values(result: JudgedBundle, quantity: Quantity, arm: Arm) -> dict[int, Known]:
     found = {
         i: quantity.of(row.summary)
         for i, row in result.counted.items()

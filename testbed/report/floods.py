@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.errors import ConfigurationError
-from testbed.report.compare import Result
+from testbed.report.compare import JudgedBundle
 from testbed.report.style import COLOURS, LINES, figure, styled
 
 __all__ = ["Flood", "draw_beside", "draw_floods", "floods_of"]
@@ -52,7 +52,7 @@ class Flood(msgspec.Struct, frozen=True, kw_only=True):
     stopped: Mapping[str, float]
 
 
-def floods_of(events: Iterable[Event], judged: Mapping[str, Judged]) -> list[Flood]:
+def floods_of(events: Iterable[ScheduledEvent], judged: Mapping[str, Judged]) -> list[Flood]:
     """The floods of a run, by how they were made and how fast. `judged` by the id of the attack."""
     hows = {each.fault: str(each.params["how"]) for each in events if each.kind == KIND}
     found = []
@@ -79,7 +79,7 @@ def floods_of(events: Iterable[Event], judged: Mapping[str, Judged]) -> list[Flo
     return sorted(found, key=lambda each: (each.how, each.sent_per_s))
 
 
-def draw_beside(results: Sequence[Result], path: Path) -> None:
+def draw_beside(results: Sequence[JudgedBundle], path: Path) -> None:
     """The floods of several results, named after their campaigns. Raises ConfigurationError."""
     floods = {
         each.manifest.campaign: floods_of(each.schedule.trials[0].events, each.attacks)

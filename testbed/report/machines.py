@@ -78,9 +78,9 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def machines_of(evidence: Evidence) -> Machines:
-    told: dict[str, list[Usage]] = defaultdict(list)
+    by_node: dict[str, list[Usage]] = defaultdict(list)
     for event in evidence.events(Usage):
-        told[event.node].append(event)
+        by_node[event.node].append(event)
     watched: dict[str, list[ConditionLine]] = defaultdict(list)
     for line in evidence.conditions:
         watched[line.host].append(line)
@@ -88,7 +88,7 @@ def machines_of(evidence: Evidence) -> Machines:
     for reading in evidence.energy:
         metered[reading.host].append(reading)
     return Machines(
-        processes=tuple(_process(name, events) for name, events in sorted(told.items())),
+        processes=tuple(_process(name, events) for name, events in sorted(by_node.items())),
         hosts=tuple(_host(name, lines, evidence.clocks) for name, lines in sorted(watched.items())),
         energy=tuple(_energy(name, lines) for name, lines in sorted(metered.items())),
     )

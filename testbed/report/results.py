@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.expect import FIRST_COMMIT
 from testbed.checks.evidence import Evidence
 from testbed.checks.faults import Injection, injections
@@ -131,8 +131,8 @@ def _result_rows(
         yield row
 
 
-def _by_fault(evidence: Evidence) -> dict[str, list[Event]]:
-    grouped: dict[str, list[Event]] = {}
+def _by_fault(evidence: Evidence) -> dict[str, list[ScheduledEvent]]:
+    grouped: dict[str, list[ScheduledEvent]] = {}
     for event in evidence.trial.events:
         grouped.setdefault(event.fault, []).append(event)
     return grouped

@@ -186,8 +186,8 @@ def _properties(summary: Summary) -> Table:
     table = _plain_table("property", "held")
     table.add_column("found", overflow="fold")
     for each in summary.properties:
-        several = each.held_in is not None and each.runs > 1
-        of = f"in {each.held_in} of {each.runs} runs" if several else ""
+        over_runs = each.held_in is not None and each.runs > 1
+        of = f"in {each.held_in} of {each.runs} runs" if over_runs else ""
         table.add_row(each.name, _held(each), Text("; ".join(filter(None, [of, each.detail]))))
     return table
 

@@ -23,7 +23,7 @@ from random import Random
 import msgspec
 
 from chain.pbft.transfer import PIECE_BLOCKS
-from testbed.simulate.scenario import GATEWAY, Event, Kind, Scenario, Traitor
+from testbed.simulate.scenario import GATEWAY, Event, EventKind, Scenario, Traitor
 
 __all__ = ["ATTACKS"]
 
@@ -71,7 +71,7 @@ def _dribble(dice: Random, scenario: Scenario) -> Scenario:
         _data(at_us, dice.randrange(scenario.devices), at_us)
         for at_us in range(_START_US, heal_us, (heal_us - _START_US) // _MISSED_REQUESTS)
     )
-    alone = Event(at_us=0, kind=Kind.BLOCK, duration_us=heal_us, links=_of(scenario, cut))
+    alone = Event(at_us=0, kind=EventKind.BLOCK, duration_us=heal_us, links=_of(scenario, cut))
     return msgspec.structs.replace(
         _planned(scenario, [alone, *requests], "dribble", liars),
         consensus=msgspec.structs.replace(
@@ -87,14 +87,18 @@ def _outrun(dice: Random, scenario: Scenario) -> Scenario:
     """The administrator's gateway is far away, that of device 1 is not."""
     at_us = _START_US + dice.randrange(1_000_000)
     far = tuple((GATEWAY, replica) for replica in range(scenario.replicas))
-    stolen = Event(at_us=at_us, kind=Kind.REVOKE, nodes=(1,))
+    stolen = Event(at_us=at_us, kind=EventKind.REVOKE, nodes=(1,))
     late = Event(
-        at_us=0, kind=Kind.DELAY, duration_us=at_us + 1_000_000, links=far, amount=_ORDER_LATE_US
+        at_us=0,
+        kind=EventKind.DELAY,
+        duration_us=at_us + 1_000_000,
+        links=far,
+        amount=_ORDER_LATE_US,
     )
     thief = [
         Event(
             at_us=at_us + _OUTRUN_US * number,
-            kind=Kind.REQUEST,
+            kind=EventKind.REQUEST,
             nodes=(1,),
             amount=number,
             detail="outrun",
@@ -117,10 +121,10 @@ def _late_equivocation(dice: Random, scenario: Scenario) -> Scenario:
         _data(dice.randrange(heal_us), dice.randrange(scenario.devices), number)
         for number in range(40)
     ]
-    add = Event(at_us=at_us, kind=Kind.ADD, nodes=(scenario.replicas,))
+    add = Event(at_us=at_us, kind=EventKind.ADD, nodes=(scenario.replicas,))
     cut = Event(
         at_us=at_us,
-        kind=Kind.BLOCK,
+        kind=EventKind.BLOCK,
         duration_us=back_us - at_us,
         links=_of(scenario, behind),
     )
@@ -160,7 +164,7 @@ def _planned(
 
 
 def _data(at_us: int, device: int, number: int) -> Event:
-    return Event(at_us=at_us, kind=Kind.REQUEST, nodes=(device,), amount=number, detail="data")
+    return Event(at_us=at_us, kind=EventKind.REQUEST, nodes=(device,), amount=number, detail="data")
 
 
 def _of(scenario: Scenario, replica: int) -> tuple[tuple[int, int], ...]:

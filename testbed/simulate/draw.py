@@ -18,7 +18,7 @@ from testbed.errors import ConfigurationError
 from testbed.simulate.draw_change import Change, draw_change
 from testbed.simulate.draw_power import draw_power
 from testbed.simulate.draw_stops import draw_stops
-from testbed.simulate.scenario import GATEWAY, Crash, Event, Kind, Scenario, Traitor
+from testbed.simulate.scenario import GATEWAY, Crash, Event, EventKind, Scenario, Traitor
 from testbed.simulate.strategies import STRATEGIES
 from testbed.simulate.traitors import APART, TRICKS
 
@@ -131,7 +131,7 @@ def draw(options: Options, seed: int) -> Scenario:
     if "alone" in kinds:
         events += _alone(dice, n, heal_us)
     if "power" in kinds:
-        asked = [event.at_us for event in events if event.kind is Kind.REQUEST]
+        asked = [event.at_us for event in events if event.kind is EventKind.REQUEST]
         events += draw_power(dice, n, treacherous, asked, heal_us)
     survivors = tuple(r for r in honest if r not in change.lost)
     events += _permanent(dice, total, [*change.lost], heal_us)
@@ -144,7 +144,7 @@ def draw(options: Options, seed: int) -> Scenario:
         survivors = tuple(sorted(dice.sample(honest, quorum.strong)))
         events += _permanent(dice, n, sorted(set(honest) - set(survivors)), heal_us)
     # Where every message takes longer for good, each block costs some views (seed 1210, N = 4).
-    slow_for_good = sum(event.kind is Kind.DELAY and event.end_us is None for event in events)
+    slow_for_good = sum(event.kind is EventKind.DELAY and event.end_us is None for event in events)
     events += _slow(options, seed, total, heal_us)
     skew_us_max = _SKEW_US_MAX if dice.random() < 0.5 else 0
     scenario = Scenario(
@@ -223,7 +223,7 @@ def _requests(dice: Random, devices: int, until_us: int) -> list[Event]:
     return [
         Event(
             at_us=dice.randrange(until_us),
-            kind=Kind.REQUEST,
+            kind=EventKind.REQUEST,
             nodes=(dice.randrange(devices),),
             amount=number,
             detail=dice.choices(_OPERATIONS, _OPERATION_WEIGHTS)[0],
@@ -288,7 +288,7 @@ def _alone(dice: Random, n: int, heal_us: int) -> list[Event]:
     phases = [(first_us, second_us, deaf), (second_us, third_us, cut)]
     phases.append((third_us, heal_us, next_primary))
     return [
-        Event(at_us=start, kind=Kind.BLOCK, duration_us=stop - start, links=links)
+        Event(at_us=start, kind=EventKind.BLOCK, duration_us=stop - start, links=links)
         for start, stop, links in phases
     ]
 
@@ -302,10 +302,10 @@ def _some_links(dice: Random, n: int) -> Links:
 def _block(dice: Random, n: int, heal_us: int) -> list[Event]:
     at_us, duration_us = _span(dice, heal_us)
     links = _partition(dice, n)
-    return [Event(at_us=at_us, kind=Kind.BLOCK, duration_us=duration_us, links=links)]
+    return [Event(at_us=at_us, kind=EventKind.BLOCK, duration_us=duration_us, links=links)]
 
 
-def _noise(kind: Kind, low: int, high: int) -> Callable[[Random, int, int], list[Event]]:
+def _noise(kind: EventKind, low: int, high: int) -> Callable[[Random, int, int], list[Event]]:
     def one(dice: Random, n: int, heal_us: int) -> list[Event]:
         at_us, duration_us = _span(dice, heal_us)
         return [
@@ -327,7 +327,7 @@ def _far(dice: Random, n: int, heal_us: int) -> list[Event]:
     nodes = [*range(n), *(GATEWAY + g for g in range(_GATEWAYS))]
     links = tuple((a, b) for a in nodes for b in nodes if a != b)
     amount = dice.randint(100_000, 250_000)
-    return [Event(at_us=dice.randrange(heal_us), kind=Kind.DELAY, links=links, amount=amount)]
+    return [Event(at_us=dice.randrange(heal_us), kind=EventKind.DELAY, links=links, amount=amount)]
 
 
 def _crash(dice: Random, n: int, heal_us: int) -> list[Event]:
@@ -335,7 +335,7 @@ def _crash(dice: Random, n: int, heal_us: int) -> list[Event]:
     return [
         Event(
             at_us=at_us,
-            kind=Kind.CRASH,
+            kind=EventKind.CRASH,
             duration_us=duration_us,
             nodes=(dice.randrange(n),),
             amount=dice.choice((0, *range(1, 12))),
@@ -351,7 +351,7 @@ def _outage(dice: Random, n: int, heal_us: int) -> list[Event]:
     return [
         Event(
             at_us=at_us + dice.randrange(spread_us),
-            kind=Kind.CRASH,
+            kind=EventKind.CRASH,
             duration_us=max(_FAULT_US_MIN, duration_us // dice.randint(1, 4)),
             nodes=(replica,),
             amount=dice.choice((0, 0, 1, 2)),
@@ -364,7 +364,7 @@ def _outage(dice: Random, n: int, heal_us: int) -> list[Event]:
 def _pause(dice: Random, n: int, heal_us: int) -> list[Event]:
     at_us, duration_us = _span(dice, heal_us)
     nodes = (dice.randrange(n),)
-    return [Event(at_us=at_us, kind=Kind.PAUSE, duration_us=duration_us, nodes=nodes)]
+    return [Event(at_us=at_us, kind=EventKind.PAUSE, duration_us=duration_us, nodes=nodes)]
 
 
 def _skew(dice: Random, n: int, heal_us: int) -> list[Event]:
@@ -372,7 +372,7 @@ def _skew(dice: Random, n: int, heal_us: int) -> list[Event]:
     return [
         Event(
             at_us=at_us,
-            kind=Kind.SKEW,
+            kind=EventKind.SKEW,
             duration_us=duration_us,
             nodes=(dice.randrange(n),),
             amount=dice.choice((-1, 1)) * dice.choice((300_000, 2_000_000, 3_600_000_000)),
@@ -388,7 +388,7 @@ def _slow(options: Options, seed: int, n: int, heal_us: int) -> list[Event]:
     nodes = tuple(range(n)) if dice.random() < 0.7 else (dice.randrange(n),)
     amount = dice.randint(*_WORK_US[options.faults])
     at_us = dice.randrange(heal_us)
-    return [Event(at_us=at_us, kind=Kind.SLOW, nodes=nodes, amount=amount)]
+    return [Event(at_us=at_us, kind=EventKind.SLOW, nodes=nodes, amount=amount)]
 
 
 def _full(dice: Random, n: int, heal_us: int) -> list[Event]:
@@ -396,7 +396,7 @@ def _full(dice: Random, n: int, heal_us: int) -> list[Event]:
     return [
         Event(
             at_us=at_us,
-            kind=Kind.FULL,
+            kind=EventKind.FULL,
             duration_us=duration_us,
             nodes=(dice.randrange(n),),
             amount=dice.randrange(12),
@@ -411,16 +411,16 @@ def _wipes(dice: Random, replicas: Sequence[int], heal_us: int) -> list[Event]:
         for _ in range(dice.choice((1, 1, 2))):
             at_us, duration_us = _span(dice, heal_us)
             events.append(
-                Event(at_us=at_us, kind=Kind.WIPE, duration_us=duration_us, nodes=(replica,))
+                Event(at_us=at_us, kind=EventKind.WIPE, duration_us=duration_us, nodes=(replica,))
             )
     return events
 
 
 _FAULT_DRAWS: dict[str, Callable[[Random, int, int], list[Event]]] = {
     "partition": _block,
-    "loss": _noise(Kind.LOSS, 5, 60),
-    "duplicate": _noise(Kind.DUPLICATE, 5, 60),
-    "delay": _noise(Kind.DELAY, 10_000, 600_000),
+    "loss": _noise(EventKind.LOSS, 5, 60),
+    "duplicate": _noise(EventKind.DUPLICATE, 5, 60),
+    "delay": _noise(EventKind.DELAY, 10_000, 600_000),
     "far": _far,
     "crash": _crash,
     "outage": _outage,
@@ -440,16 +440,16 @@ def _permanent(dice: Random, n: int, broken: Sequence[int], heal_us: int) -> lis
         at_us = dice.randrange(heal_us)
         match way:
             case "dead":
-                event = Event(at_us=at_us, kind=Kind.CRASH, nodes=(lost,), detail="lost")
+                event = Event(at_us=at_us, kind=EventKind.CRASH, nodes=(lost,), detail="lost")
             case "dumb":
-                event = Event(at_us=at_us, kind=Kind.BLOCK, links=out)
+                event = Event(at_us=at_us, kind=EventKind.BLOCK, links=out)
             case "deaf":
-                event = Event(at_us=at_us, kind=Kind.BLOCK, links=into)
+                event = Event(at_us=at_us, kind=EventKind.BLOCK, links=into)
             case "cut":
-                event = Event(at_us=at_us, kind=Kind.BLOCK, links=out + into)
+                event = Event(at_us=at_us, kind=EventKind.BLOCK, links=out + into)
             case "stutter":
-                event = Event(at_us=at_us, kind=Kind.LOSS, links=out + into, amount=70)
+                event = Event(at_us=at_us, kind=EventKind.LOSS, links=out + into, amount=70)
             case _:
-                event = Event(at_us=at_us, kind=Kind.SKEW, nodes=(lost,), amount=3_600_000_000)
+                event = Event(at_us=at_us, kind=EventKind.SKEW, nodes=(lost,), amount=3_600_000_000)
         events.append(event)
     return events

@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from chain.quorum import REPLICAS_MIN, Quorum
-from testbed.simulate.scenario import Event, Kind
+from testbed.simulate.scenario import Event, EventKind
 
 __all__ = ["Change", "draw_change"]
 
@@ -37,9 +37,11 @@ def draw_change(dice: Random, n: int, traitors: frozenset[int], until_us: int) -
         shapes.append("remove")
     shape = dice.choice(shapes)
     first_us, second_us = sorted(dice.randrange(until_us) for _ in range(2))
-    add = Event(at_us=first_us, kind=Kind.ADD, nodes=(n,), amount=dice.choice((0, _START_US_MAX)))
+    add = Event(
+        at_us=first_us, kind=EventKind.ADD, nodes=(n,), amount=dice.choice((0, _START_US_MAX))
+    )
     lost = dice.choice(honest) if shape == "replace-lost" else leaving
-    remove = Event(at_us=second_us, kind=Kind.REMOVE, nodes=(lost,))
+    remove = Event(at_us=second_us, kind=EventKind.REMOVE, nodes=(lost,))
     match shape:
         case "add":
             return Change((add,), 1, (), (n + 1,))

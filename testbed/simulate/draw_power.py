@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from random import Random
 
-from testbed.simulate.scenario import Crash, Event, Kind
+from testbed.simulate.scenario import Crash, Event, EventKind
 
 __all__ = ["draw_power"]
 
@@ -34,7 +34,7 @@ def draw_power(
         events += [
             Event(
                 at_us=at_us,
-                kind=Kind.CRASH,
+                kind=EventKind.CRASH,
                 duration_us=dark_us,
                 nodes=(r,),
                 detail=keeps.value,
@@ -43,5 +43,7 @@ def draw_power(
         ]
     if dice.random() < 0.5:
         links = tuple((a, b) for a in honest for b in honest if a != b)
-        events.append(Event(at_us=0, kind=Kind.DELAY, links=links, amount=dice.randint(*_FAR_US)))
+        events.append(
+            Event(at_us=0, kind=EventKind.DELAY, links=links, amount=dice.randint(*_FAR_US))
+        )
     return events

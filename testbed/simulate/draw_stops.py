@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 
 from chain.genesis import Consensus
-from testbed.simulate.scenario import Event, Kind, Scenario
+from testbed.simulate.scenario import Event, EventKind, Scenario
 
 __all__ = ["draw_stops"]
 
@@ -31,12 +31,14 @@ def draw_stops(dice: Random, scenario: Scenario) -> Scenario:
     for _ in range(_STOPS):
         last = dice.choice([r for r in range(1, scenario.replicas) if r != last])
         duration_us = dice.randint(*_STOP_US)
-        stops.append(Event(at_us=at_us, kind=Kind.PAUSE, duration_us=duration_us, nodes=(last,)))
+        stops.append(
+            Event(at_us=at_us, kind=EventKind.PAUSE, duration_us=duration_us, nodes=(last,))
+        )
         at_us += duration_us + dice.randint(*_BACK_US)
     requests = [
         Event(
             at_us=number * _REQUEST_US,
-            kind=Kind.REQUEST,
+            kind=EventKind.REQUEST,
             nodes=(number % scenario.devices,),
             amount=number,
             detail="data",

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from testbed.simulate.scenario import Event, Kind
+from testbed.simulate.scenario import Event, EventKind
 from testbed.simulate.timeline import Timeline
 
 __all__ = ["Link", "Network", "healthy"]
@@ -40,13 +40,13 @@ class _Trouble:
 
     def add(self, event: Event, sign: int) -> None:
         match event.kind:
-            case Kind.BLOCK:
+            case EventKind.BLOCK:
                 self.blocked += sign
-            case Kind.LOSS:
+            case EventKind.LOSS:
                 self.loss_pct += sign * event.amount
-            case Kind.DUPLICATE:
+            case EventKind.DUPLICATE:
                 self.duplicate_pct += sign * event.amount
-            case Kind.DELAY:
+            case EventKind.DELAY:
                 self.delay_us += sign * event.amount
             case _:
                 raise AssertionError(f"{event.kind} is not a link's trouble")

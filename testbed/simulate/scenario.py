@@ -14,13 +14,22 @@ import msgspec
 from chain.genesis import Consensus
 from chain.quorum import Quorum
 
-__all__ = ["GATEWAY", "NETWORK_KINDS", "ORDERS", "Crash", "Event", "Kind", "Scenario", "Traitor"]
+__all__ = [
+    "GATEWAY",
+    "NETWORK_KINDS",
+    "ORDERS",
+    "Crash",
+    "Event",
+    "EventKind",
+    "Scenario",
+    "Traitor",
+]
 
 # Gateways are numbered from here, replicas from 0.
 GATEWAY = 1000
 
 
-class Kind(Enum):
+class EventKind(Enum):
     """What an event does. Network kinds carry `links`, the others `nodes`."""
 
     REQUEST = "request"  # device nodes[0] does `detail`; `amount` is its payload
@@ -39,8 +48,8 @@ class Kind(Enum):
     REVOKE = "revoke"  # an administrator orders device nodes[0] out
 
 
-NETWORK_KINDS = frozenset({Kind.BLOCK, Kind.LOSS, Kind.DUPLICATE, Kind.DELAY})
-ORDERS = frozenset({Kind.ADD, Kind.REMOVE, Kind.REVOKE})
+NETWORK_KINDS = frozenset({EventKind.BLOCK, EventKind.LOSS, EventKind.DUPLICATE, EventKind.DELAY})
+ORDERS = frozenset({EventKind.ADD, EventKind.REMOVE, EventKind.REVOKE})
 
 
 class Crash(Enum):
@@ -55,7 +64,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happens; `duration_us` 0 means for good (or at once, for a request)."""
 
     at_us: int
-    kind: Kind
+    kind: EventKind
     duration_us: int = 0
     nodes: tuple[int, ...] = ()
     links: tuple[tuple[int, int], ...] = ()

@@ -19,7 +19,7 @@ from random import Random
 import msgspec
 
 from testbed.simulate.attacks import ATTACKS
-from testbed.simulate.scenario import NETWORK_KINDS, Event, Kind, Scenario, Traitor
+from testbed.simulate.scenario import NETWORK_KINDS, Event, EventKind, Scenario, Traitor
 
 __all__ = ["STRATEGIES"]
 
@@ -43,7 +43,7 @@ def _pct(dice: Random, scenario: Scenario) -> Scenario:
                 events.append(
                     Event(
                         at_us=start_us,
-                        kind=Kind.DELAY,
+                        kind=EventKind.DELAY,
                         duration_us=stop_us - start_us,
                         links=slow,
                         amount=late_us,
@@ -98,7 +98,7 @@ def _partition(dice: Random, scenario: Scenario) -> Links:
 
 
 def _cut(at_us: int, stop_us: int, links: Links) -> Event:
-    return Event(at_us=at_us, kind=Kind.BLOCK, duration_us=stop_us - at_us, links=links)
+    return Event(at_us=at_us, kind=EventKind.BLOCK, duration_us=stop_us - at_us, links=links)
 
 
 def _betrayed(dice: Random, scenario: Scenario, trick: str) -> Scenario:
@@ -107,7 +107,11 @@ def _betrayed(dice: Random, scenario: Scenario, trick: str) -> Scenario:
         Traitor(each.replica, tuple(sorted({*each.tricks, trick}))) for each in scenario.traitors
     )
     whole = set(scenario.survivors) == set(range(scenario.replicas)) and not scenario.joiners
-    if not traitors and whole and not any(event.kind is Kind.WIPE for event in scenario.events):
+    if (
+        not traitors
+        and whole
+        and not any(event.kind is EventKind.WIPE for event in scenario.events)
+    ):
         liars = dice.sample(range(scenario.replicas), scenario.quorum.faulty)
         traitors = tuple(Traitor(liar, (trick,)) for liar in sorted(liars))
         survivors = tuple(r for r in scenario.survivors if r not in liars)

@@ -24,7 +24,7 @@ from chain.pbft.messages import (
     decode_proposal,
     decode_signed,
 )
-from testbed.simulate.scenario import GATEWAY, ORDERS, Event, Kind, Scenario
+from testbed.simulate.scenario import GATEWAY, ORDERS, Event, EventKind, Scenario
 
 __all__ = ["Transcript", "describe"]
 
@@ -124,10 +124,12 @@ def name(node: int) -> str:
 
 def _event(event: Event) -> str:
     when = f"{event.at_us / 1e6:.3f} s"
-    if event.kind is Kind.REQUEST:
+    if event.kind is EventKind.REQUEST:
         return f"{when}: device {event.nodes[0]} does {event.detail}"
     if event.kind in ORDERS:
-        whom = f"device {event.nodes[0]}" if event.kind is Kind.REVOKE else name(event.nodes[0])
+        whom = (
+            f"device {event.nodes[0]}" if event.kind is EventKind.REVOKE else name(event.nodes[0])
+        )
         return f"{when}: the administrator orders to {event.kind.value} {whom}"
     lasting = f" for {event.duration_us / 1e6:.3f} s" if event.duration_us else " for good"
     where = ", ".join(name(node) for node in event.nodes)

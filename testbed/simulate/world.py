@@ -33,7 +33,15 @@ from testbed.simulate.network import Network, healthy
 from testbed.simulate.outcome import Finding, Outcome
 from testbed.simulate.properties import BrokenError, Checker
 from testbed.simulate.reference import Reference, request_id
-from testbed.simulate.scenario import GATEWAY, NETWORK_KINDS, ORDERS, Crash, Event, Kind, Scenario
+from testbed.simulate.scenario import (
+    GATEWAY,
+    NETWORK_KINDS,
+    ORDERS,
+    Crash,
+    Event,
+    EventKind,
+    Scenario,
+)
 from testbed.simulate.scheme import CHEAP, REAL, Meter
 from testbed.simulate.timeline import Timeline
 from testbed.simulate.traitors import Cast
@@ -171,7 +179,7 @@ class _World:
         )
         self._honest = frozenset(range(scenario.machines)) - traitors
         genesis_hash = digest(genesis_head(genesis.network, genesis.time_us))
-        skewed = {r for e in scenario.events if e.kind is Kind.SKEW for r in e.nodes}
+        skewed = {r for e in scenario.events if e.kind is EventKind.SKEW for r in e.nodes}
         few = len(skewed | traitors) <= scenario.quorum.faulty
         self._checker = Checker(
             self.timeline,
@@ -292,7 +300,7 @@ class _World:
     # --- events of the scenario ------------------------------------------------------------------
 
     def _begin(self, event: Event) -> None:
-        if event.kind is Kind.REQUEST:
+        if event.kind is EventKind.REQUEST:
             self._ask(event)
             return
         self._faults[event.kind.value] += 1
@@ -310,17 +318,17 @@ class _World:
 
     def _strike(self, machine: Machine, event: Event) -> None:
         match event.kind:
-            case Kind.CRASH:
+            case EventKind.CRASH:
                 machine.crash(event.amount, Crash(event.detail))
-            case Kind.PAUSE:
+            case EventKind.PAUSE:
                 machine.pause()
-            case Kind.SKEW:
+            case EventKind.SKEW:
                 machine.skew_us += event.amount
-            case Kind.SLOW:
+            case EventKind.SLOW:
                 machine.work_us += event.amount
-            case Kind.FULL:
+            case EventKind.FULL:
                 machine.disk.fill(event.amount)
-            case Kind.WIPE:
+            case EventKind.WIPE:
                 machine.wipe()
                 self._checker.wiped(machine.me)
             case _:
@@ -333,13 +341,13 @@ class _World:
             self._network.lift(event)
         for machine in self._of(event.nodes):
             match event.kind:
-                case Kind.CRASH | Kind.WIPE:
+                case EventKind.CRASH | EventKind.WIPE:
                     machine.recover()
-                case Kind.PAUSE:
+                case EventKind.PAUSE:
                     machine.resume()
-                case Kind.FULL:
+                case EventKind.FULL:
                     machine.disk.drain()
-                case Kind.SLOW:
+                case EventKind.SLOW:
                     machine.work_us -= event.amount
                 case _:
                     machine.skew_us -= event.amount
@@ -353,7 +361,7 @@ class _World:
         (whom,) = event.nodes
         self._administrator.order(event.kind.value, whom)
         self._next(self._administrator)
-        if event.kind is Kind.ADD:
+        if event.kind is EventKind.ADD:
             for machine in self._bodies[whom]:
                 self.timeline.after(event.amount, machine.install)
 

@@ -13,14 +13,14 @@ from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence
 from testbed.hosts.port import UnitState
 from testbed.report.derive import rebuild
-from testbed.soak.draw import Blow, Kind
+from testbed.soak.draw import Blow, BlowKind
 from testbed.soak.operator import Command
 from testbed.standing.state import NodeState
 
 __all__ = [
     "Away",
     "Growth",
-    "Result",
+    "SoakResult",
     "away",
     "block_times_ns",
     "commands_at_fault",
@@ -46,7 +46,7 @@ _BREACHES = {
 class Away(msgspec.Struct, frozen=True, kw_only=True):
     """For how long no block was made, beyond a second, from a blow on: of one kind of violence."""
 
-    kind: Kind
+    kind: BlowKind
     blows: int
     total_s: float
     longest_s: float
@@ -61,7 +61,7 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     disk_mb: float
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class SoakResult(msgspec.Struct, frozen=True, kw_only=True):
     """`problems` is empty if all is well. `acknowledged`: receipts that devices hold;
     `board_readings`: acknowledged to boards."""
 
@@ -104,7 +104,7 @@ def block_times_ns(bundle: Bundle) -> list[int]:
 def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tuple[Away, ...]:
     """Computed from the times of blocks. A gap counts for the blow that lasted longest in it. If
     none lasted, it counts for the newest blow before its end."""
-    gaps: dict[Kind, list[float]] = {blow.kind: [] for blow, _, _ in done}
+    gaps: dict[BlowKind, list[float]] = {blow.kind: [] for blow, _, _ in done}
     for start_ns, end_ns in pairwise(times_ns):
         lasted_s = (end_ns - start_ns) / 1e9 - NORMAL_GAP_S
         if lasted_s > 0 and (kind := _cause(done, start_ns, end_ns)) is not None:
@@ -120,7 +120,7 @@ def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tupl
     )
 
 
-def _cause(done: Sequence[tuple[Blow, int, int]], start_ns: int, end_ns: int) -> Kind | None:
+def _cause(done: Sequence[tuple[Blow, int, int]], start_ns: int, end_ns: int) -> BlowKind | None:
     lasted = [min(over, end_ns) - max(began, start_ns) for _, began, over in done]
     if (longest := max(lasted, default=0)) > 0:
         return done[lasted.index(longest)][0].kind

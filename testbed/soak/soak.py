@@ -18,7 +18,7 @@ from testbed.hosts.port import UnitState
 from testbed.soak.disk import lacking
 from testbed.soak.draw import draw
 from testbed.soak.judge import (
-    Result,
+    SoakResult,
     away,
     block_times_ns,
     commands_at_fault,
@@ -49,7 +49,7 @@ POWER_NOTE = "unsynced writes of a power cut: no file system here drops them; pr
 Say = Callable[[str], None]
 
 
-def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Say) -> Result:
+def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Say) -> SoakResult:
     """Raises LabFault if the lab does not come up or the machine fails."""
     path = packaged("soak")
     problems: list[str] = []
@@ -85,7 +85,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
     board_readings, lost = forgotten(Evidence(bundle.runs[0]), waits, looked_ns)
     problems += lost
     skipped = [POWER_NOTE] + ([f"disk-full: {lacking()}"] if disk is None else [])
-    result = Result(
+    result = SoakResult(
         seed=seed,
         duration_s=duration_s,
         skipped=tuple(skipped),

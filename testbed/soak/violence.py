@@ -14,7 +14,7 @@ from testbed.hosts.port import HostFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 from testbed.soak.disk import filled
-from testbed.soak.draw import Blow, Kind
+from testbed.soak.draw import Blow, BlowKind
 
 __all__ = ["Violence"]
 
@@ -45,18 +45,18 @@ class Violence:
 
     def _strike(self, blow: Blow) -> None:
         match blow.kind:
-            case Kind.KILL | Kind.KILL_REPLICAS:
+            case BlowKind.KILL | BlowKind.KILL_REPLICAS:
                 for name in blow.targets:
                     self._signal(self._deployment.node(name), SIGKILL)
-            case Kind.STOP:
+            case BlowKind.STOP:
                 self._stop(blow.targets[0], blow.for_s)
-            case Kind.STOP_IN_TURN:
+            case BlowKind.STOP_IN_TURN:
                 for name in blow.targets:
                     self._stop(name, blow.for_s)
                     self._over.wait(TURN_S)
-            case Kind.POWER_CUT:
+            case BlowKind.POWER_CUT:
                 self._cut(blow.targets[0], blow.for_s)
-            case Kind.DISK_FULL:
+            case BlowKind.DISK_FULL:
                 assert self._disk is not None
                 with filled(self._disk):
                     self._over.wait(blow.for_s)

@@ -186,8 +186,8 @@ def newest_running(inventory: Path | None) -> RunningLab | None:
     path = None if inventory is None else str(inventory_path(inventory))
     found = [each for each in _all_running() if path in (None, each.inventory)]
     if len({each.inventory for each in found}) > 1:
-        several = "".join(f"\n  -i {each.inventory}" for each in found)
-        raise ConfigurationError(f"several labs are up; name one:{several}")
+        options = "".join(f"\n  -i {each.inventory}" for each in found)
+        raise ConfigurationError(f"several labs are up; name one:{options}")
     return found[-1] if found else None
 
 

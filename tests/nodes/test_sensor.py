@@ -63,7 +63,7 @@ class Device:
     def says(self, *values: int, board: str | None = None) -> tuple[int, ...]:
         self.number += 1
         reading = Reading(due_ns=0, number=self.number, values=values, board=board)
-        return self.seam.told(reading).values
+        return self.seam.altered(reading).values
 
 
 def test_an_order_makes_one_sensor_lie_until_it_is_gone() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from testbed.api import Result, RunningTestbed, running_testbed
+from testbed.api import CampaignResult, RunningTestbed, running_testbed
 from testbed.errors import ConfigurationError
 from tests.testbed.bundles import Story
 
@@ -108,7 +108,7 @@ def test_what_is_not_there_is_answered_with_what_is(bench: RunningTestbed) -> No
 
 
 def test_a_bundle_is_read_and_names_its_tables(tmp_path: Path) -> None:
-    result = Result.read(Story(tmp_path).bundle.path)
+    result = CampaignResult.read(Story(tmp_path).bundle.path)
     assert result.verdict == "passed"
     with pytest.raises(ConfigurationError, match="results"):
         result.table("result")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.run import ARM_AHEAD_MS, armed_at_ms
 
 
-def crash(name: str, at_ms: int, target: str, for_ms: int = 2_000) -> Event:
-    return Event(
+def crash(name: str, at_ms: int, target: str, for_ms: int = 2_000) -> ScheduledEvent:
+    return ScheduledEvent(
         id=name,
         fault=name,
         kind="process.crash",

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from testbed.bench import catch_up, limit, memory, overhead
-from testbed.bench.consensus import Plan
+from testbed.bench.consensus import BenchPlan
 from testbed.bench.hops import HOPS
 from testbed.bench.limit import verification_limit
 from testbed.bench.load import Device
-from testbed.bench.saturation import Plan as Rising
+from testbed.bench.saturation import BenchPlan as Rising
 from testbed.bench.saturation import measure as measure_saturation
 from testbed.bench.stage import until
 from testbed.bench.table import HEADER, measure_table, row
@@ -83,7 +83,7 @@ def test_what_goes_on_is_awaited_and_its_error_is_passed_on() -> None:
 
 @pytest.mark.soak
 def test_a_table_has_a_row_for_each_load_of_one_network() -> None:
-    plan = Plan(requests=20, limit=False, alone_requests=5)
+    plan = BenchPlan(requests=20, limit=False, alone_requests=5)
     found = list(measure_table(plan, (4,), (1, 8), 2, lambda _: None))
     for result, _ in found:
         assert 0 < result.blocks <= result.requests
@@ -105,7 +105,7 @@ def test_a_table_has_a_row_for_each_load_of_one_network() -> None:
 @pytest.mark.parametrize("peer", ["suspended", "slow"])
 def test_memory_is_sampled_to_the_end_beside_a_bad_peer(peer: str) -> None:
     said: list[str] = []
-    result = memory.measure(memory.Plan(in_flight=8, requests=100, peer=peer), said.append)
+    result = memory.measure(memory.BenchPlan(in_flight=8, requests=100, peer=peer), said.append)
     assert result.samples[-1].requests >= 100
     assert [len(sample.rss_mb) for sample in result.samples] == [4] * (memory.SAMPLES + 1)
     assert len(said) >= memory.SAMPLES
@@ -114,7 +114,7 @@ def test_memory_is_sampled_to_the_end_beside_a_bad_peer(peer: str) -> None:
 
 @pytest.mark.soak
 def test_a_replica_that_was_down_catches_up_while_the_others_go_on() -> None:
-    result = catch_up.measure(catch_up.Plan(blocks=100), lambda _: None)
+    result = catch_up.measure(catch_up.BenchPlan(blocks=100), lambda _: None)
     assert result.behind_blocks >= 90
     assert result.caught_up_per_s > 0
     assert result.live_per_s > 0
@@ -142,7 +142,7 @@ def test_the_command_prints_json_for_machines_and_writes_profiles(tmp_path: Path
 def test_the_cost_of_traces_and_of_a_switch_is_a_ratio_of_pairs(
     what: Literal["traces", "switch"],
 ) -> None:
-    plan = overhead.Plan(what=what, in_flight=8, pairs=2, turn_requests=60, every=2)
+    plan = overhead.BenchPlan(what=what, in_flight=8, pairs=2, turn_requests=60, every=2)
     result = overhead.measure(plan, lambda _: None)
     assert len(result.without_us) == len(result.with_us) == result.ratio.n == 2
     assert result.ratio.value is not None

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.injection import Injection, Scene
 from testbed.campaign.kinds import kinds
 from testbed.campaign.reach import Reach
@@ -159,7 +159,7 @@ def test_a_fork_is_two_blocks_of_one_height_at_honest_replicas(lab: Lab) -> None
 
 
 def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Injection:
-    event = Event(
+    event = ScheduledEvent(
         id="lie",
         fault="lie",
         kind=kind,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.injection import Judgement
 from testbed.checks.counted import Counted
 from testbed.report.floods import draw_floods, floods_of
@@ -16,8 +16,8 @@ from testbed.report.floods import draw_floods, floods_of
 S = 10**9
 
 
-def flood(name: str, how: str, *, kind: str = "device.flood") -> Event:
-    return Event(
+def flood(name: str, how: str, *, kind: str = "device.flood") -> ScheduledEvent:
+    return ScheduledEvent(
         id=name,
         fault=name,
         kind=kind,

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.shaping import CUT, NO_SHAPE, Shape
 from inventory.load import load_lab
-from testbed.campaign.event import Event
+from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.injection import Scene
 from testbed.campaign.kinds import kinds
 from testbed.campaign.reach import Reach
@@ -226,7 +226,7 @@ def test_a_partition_of_a_campaign_is_armed_cut_seen_and_healed_on_hosts(
     """The kind by its mechanism `nft`: from the event to the hosts and back."""
     gateway, replica = (two.deployment.with_role(role)[0] for role in ("gateway", "replica"))
     assert gateway.host != replica.host
-    cut = Event(
+    cut = ScheduledEvent(
         id="cut",
         fault="cut",
         kind="net.partition",

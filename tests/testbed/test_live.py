@@ -28,7 +28,7 @@ from testbed.campaign.live import (
 )
 from testbed.campaign.live_text import live_lines
 from testbed.campaign.reach import Reach
-from testbed.campaign.schedule import Event
+from testbed.campaign.schedule import ScheduledEvent
 from testbed.campaign.screen import LiveScreen
 from testbed.campaign.watch import Watch
 from testbed.provision.deployment import Deployment
@@ -111,7 +111,7 @@ class Standing:
 
     phase = "fault"
     attacked: Counter[str]
-    struck: Mapping[str, tuple[Event, tuple[str, ...]]]
+    struck: Mapping[str, tuple[ScheduledEvent, tuple[str, ...]]]
 
     def __init__(self, elapsed_ms: float) -> None:
         self.elapsed_ms = elapsed_ms
@@ -188,7 +188,7 @@ def test_the_live_view_gives_the_terminal_back_with_nothing_but_what_was_told() 
         screen.hide()
         screen.say("checking ledgers and logs")
         eventually(lambda: "checking ledgers" in out.getvalue())
-        screen.tell("run 3 failed: r3 is not ready")
+        screen.note("run 3 failed: r3 is not ready")
     enters, _, rest = out.getvalue().partition("\x1b[?1049h")
     shown, _, left = rest.partition("\x1b[?1049l")
     assert "quick-start" not in enters

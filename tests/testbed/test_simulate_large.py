@@ -6,16 +6,16 @@ import msgspec
 import pytest
 
 from testbed.simulate.draw import Options, draw
-from testbed.simulate.scenario import Event, Kind
+from testbed.simulate.scenario import Event, EventKind
 from testbed.simulate.world import run
 
 
 def _view_change(replicas: int) -> None:
     """The first primary dies for good, with a request on its way."""
     scenario = draw(Options(replicas=replicas, faults="none"), 1)
-    ask = Event(at_us=1_000, kind=Kind.REQUEST, nodes=(0,), detail="data")
-    crash = Event(at_us=100_000, kind=Kind.CRASH, nodes=(0,), detail="lost")
-    again = Event(at_us=200_000, kind=Kind.REQUEST, nodes=(0,), amount=1, detail="data")
+    ask = Event(at_us=1_000, kind=EventKind.REQUEST, nodes=(0,), detail="data")
+    crash = Event(at_us=100_000, kind=EventKind.CRASH, nodes=(0,), detail="lost")
+    again = Event(at_us=200_000, kind=EventKind.REQUEST, nodes=(0,), amount=1, detail="data")
     scenario = msgspec.structs.replace(
         scenario,
         events=(ask, crash, again),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import msgspec
 
 from testbed.simulate.draw import Options, draw
-from testbed.simulate.scenario import Kind, Scenario
+from testbed.simulate.scenario import EventKind, Scenario
 from testbed.simulate.shrink import shrink
 
 
 def _needs(scenario: Scenario) -> bool:
     """Stands for a bug: a crash of replica 2 longer than 100 ms while the link 0 -> 1 is cut."""
     crash = any(
-        e.kind is Kind.CRASH and 2 in e.nodes and e.duration_us > 100_000 for e in scenario.events
+        e.kind is EventKind.CRASH and 2 in e.nodes and e.duration_us > 100_000
+        for e in scenario.events
     )
-    cut = any(e.kind is Kind.BLOCK and (0, 1) in e.links for e in scenario.events)
+    cut = any(e.kind is EventKind.BLOCK and (0, 1) in e.links for e in scenario.events)
     return crash and cut
 
 
@@ -27,8 +28,8 @@ def test_only_the_cause_is_left() -> None:
     found = shrink(_failing(), _needs)
     assert _needs(found)
     assert len(found.events) == 2
-    (crash,) = (e for e in found.events if e.kind is Kind.CRASH)
-    (cut,) = (e for e in found.events if e.kind is Kind.BLOCK)
+    (crash,) = (e for e in found.events if e.kind is EventKind.CRASH)
+    (cut,) = (e for e in found.events if e.kind is EventKind.BLOCK)
     assert 100_000 < crash.duration_us <= 200_000
     assert cut.links == ((0, 1),)
     assert all(traitor.tricks == () for traitor in found.traitors)

@@ -19,7 +19,7 @@ from testbed.checks.logs import SerialFrame
 from testbed.hosts.port import UnitState
 from testbed.provision.layout import layout
 from testbed.soak.disk import filled, lacking
-from testbed.soak.draw import Blow, Kind, draw
+from testbed.soak.draw import Blow, BlowKind, draw
 from testbed.soak.judge import away, commands_at_fault, growth, orphans, unsettled
 from testbed.soak.operator import Command
 from testbed.soak.readings import acknowledged
@@ -53,25 +53,25 @@ def test_equal_seeds_give_equal_blows_one_after_the_other(seed: int) -> None:
     blows = draw(seed, 600, NODES, disk=True)
     assert blows == draw(seed, 600, NODES, disk=True)
     assert blows != draw(seed + 1, 600, NODES, disk=True)
-    assert {blow.kind for blow in blows} == set(Kind)
+    assert {blow.kind for blow in blows} == set(BlowKind)
     assert all(a.end_s < b.at_s for a, b in pairwise(blows))
     assert blows[-1].end_s <= 600
 
 
 def test_without_a_disk_of_its_own_none_is_filled() -> None:
     kinds = {blow.kind for blow in draw(1, 600, NODES, disk=False)}
-    assert kinds == set(Kind) - {Kind.DISK_FULL}
+    assert kinds == set(BlowKind) - {BlowKind.DISK_FULL}
 
 
 def test_time_without_blocks_is_laid_on_the_newest_blow_before_it() -> None:
     """Blocks at 0, 1, 2 s, then none until 7 s: four seconds beyond the normal second."""
-    kill = Blow(0.5, Kind.KILL, ("r1",), 0)
-    stop = Blow(2.5, Kind.STOP, ("r2",), 3)
+    kill = Blow(0.5, BlowKind.KILL, ("r1",), 0)
+    stop = Blow(2.5, BlowKind.STOP, ("r2",), 3)
     done = [(kill, SECOND_NS // 2, SECOND_NS // 2), (stop, 5 * SECOND_NS // 2, 6 * SECOND_NS)]
     found = {each.kind: each for each in away([n * SECOND_NS for n in (0, 1, 2, 7, 8)], done)}
-    assert (found[Kind.STOP].total_s, found[Kind.STOP].longest_s) == (4.0, 4.0)
-    assert found[Kind.KILL].total_s == 0
-    assert found[Kind.KILL].blows == 1
+    assert (found[BlowKind.STOP].total_s, found[BlowKind.STOP].longest_s) == (4.0, 4.0)
+    assert found[BlowKind.KILL].total_s == 0
+    assert found[BlowKind.KILL].blows == 1
 
 
 def frame(t: int, kind: int, *fields: object) -> SerialFrame:
@@ -96,7 +96,7 @@ def test_what_was_acknowledged_to_a_board_is_read_from_its_line() -> None:
 
 
 def test_a_gap_before_the_first_blow_is_nobody_s() -> None:
-    stop = Blow(9, Kind.STOP, ("r2",), 1)
+    stop = Blow(9, BlowKind.STOP, ("r2",), 1)
     (found,) = away([0, 5 * SECOND_NS], [(stop, 9 * SECOND_NS, 10 * SECOND_NS)])
     assert found.total_s == 0
 
