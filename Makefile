@@ -25,7 +25,7 @@ paper: $(STAMP) ## put each claim of the paper to the test (loopback): about fou
 test: $(STAMP) ## the test suite; lab tests skip themselves without root
 	@$(VENV)/bin/pytest -n 4 --dist worksteal $(ARGS)
 
-soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, half an hour of violence
+soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, half an hour of testbed soak
 	@bash -c 'time $(VENV)/bin/pytest -n 2 -m soak --durations=0 $(ARGS)'
 	@bash -c 'time $(VENV)/bin/python -m tests.testbed.mutants'
 	@bash -c 'time $(VENV)/bin/testbed soak --for 30m'

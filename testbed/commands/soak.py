@@ -57,8 +57,8 @@ def _print(result: SoakResult) -> None:
         f"{result.commands} commands, {result.restarts} restarts; {result.acknowledged}; "
         f"{result.board_readings} readings acknowledged to boards\n"
     )
-    rows: list[tuple[object, ...]] = [("VIOLENCE", "TIMES", "NO BLOCKS FOR s", "LONGEST s")]
-    rows += [(each.kind, each.blows, each.total_s, each.longest_s) for each in result.away]
+    rows: list[tuple[object, ...]] = [("DISTURBANCE", "TIMES", "NO BLOCKS FOR s", "LONGEST s")]
+    rows += [(each.kind, each.times, each.total_s, each.longest_s) for each in result.away]
     typer.echo(columns(rows))
     rows = [("GREW MOST", "MEMORY MB", "FILES", "DISK MB")]
     rows += [(e.name, e.memory_mb, e.files, e.disk_mb) for e in result.growth[:GROWTH_SHOWN_MAX]]

@@ -1,1 +1,1 @@
-"""A running lab under seeded violence, and what became of it: see README.md."""
+"""A running lab under seeded disturbances, and what became of it: see README.md."""

@@ -10,12 +10,12 @@ import msgspec
 
 from testbed.provision.layout import Node
 
-__all__ = ["Blow", "BlowKind", "draw"]
+__all__ = ["Disturbance", "DisturbanceKind", "draw"]
 
-CALM_S = (0.5, 3.0)  # between two blows
+CALM_S = (0.5, 3.0)  # between two disturbances
 
 
-class BlowKind(StrEnum):
+class DisturbanceKind(StrEnum):
     """`kill`: kill -9 of one process. `stop`: SIGSTOP, later SIGCONT. `stop-in-turn`: a replica is
     stopped, and 0.3 s after it goes on the next one is. `kill-replicas`: all of them at once.
     `power-cut`: all processes of a host die at once and stay away. `disk-full`: of the whole lab.
@@ -30,74 +30,76 @@ class BlowKind(StrEnum):
 
 
 # How often in a round, and how long it lasts in seconds.
-_ROUND: Mapping[BlowKind, int] = {
-    BlowKind.KILL: 5,
-    BlowKind.STOP: 4,
-    BlowKind.STOP_IN_TURN: 1,
-    BlowKind.KILL_REPLICAS: 1,
-    BlowKind.POWER_CUT: 1,
-    BlowKind.DISK_FULL: 1,
+_ROUND: Mapping[DisturbanceKind, int] = {
+    DisturbanceKind.KILL: 5,
+    DisturbanceKind.STOP: 4,
+    DisturbanceKind.STOP_IN_TURN: 1,
+    DisturbanceKind.KILL_REPLICAS: 1,
+    DisturbanceKind.POWER_CUT: 1,
+    DisturbanceKind.DISK_FULL: 1,
 }
-_LASTS_S: Mapping[BlowKind, tuple[float, float]] = {
-    BlowKind.KILL: (0, 0),
-    BlowKind.STOP: (1, 20),
-    BlowKind.STOP_IN_TURN: (4, 10),
-    BlowKind.KILL_REPLICAS: (0, 0),
-    BlowKind.POWER_CUT: (1, 5),
-    BlowKind.DISK_FULL: (0.5, 20),
+_LASTS_S: Mapping[DisturbanceKind, tuple[float, float]] = {
+    DisturbanceKind.KILL: (0, 0),
+    DisturbanceKind.STOP: (1, 20),
+    DisturbanceKind.STOP_IN_TURN: (4, 10),
+    DisturbanceKind.KILL_REPLICAS: (0, 0),
+    DisturbanceKind.POWER_CUT: (1, 5),
+    DisturbanceKind.DISK_FULL: (0.5, 20),
 }
 
 
-class Blow(msgspec.Struct, frozen=True):
+class Disturbance(msgspec.Struct, frozen=True):
     """Times in seconds from the first moment at which all devices were admitted. `targets` are
     names of processes, or of the one host whose power is cut."""
 
     at_s: float
-    kind: BlowKind
+    kind: DisturbanceKind
     targets: tuple[str, ...]
     for_s: float
 
     @property
     def end_s(self) -> float:
-        turns = len(self.targets) if self.kind is BlowKind.STOP_IN_TURN else 1
+        turns = len(self.targets) if self.kind is DisturbanceKind.STOP_IN_TURN else 1
         return self.at_s + turns * self.for_s
 
 
-def draw(seed: int, duration_s: float, nodes: tuple[Node, ...], *, disk: bool) -> tuple[Blow, ...]:
-    """One blow after the other until `duration_s`; equal arguments give equal blows.
+def draw(
+    seed: int, duration_s: float, nodes: tuple[Node, ...], *, disk: bool
+) -> tuple[Disturbance, ...]:
+    """One disturbance after the other until `duration_s`; equal arguments give equal disturbances.
 
     A round contains each kind once, then the more frequent ones; both in a drawn order. Without
     `disk` none fills it.
     """
     dice = Random(seed)  # noqa: S311 - repeatable, not secret
-    blows: list[Blow] = []
-    deck: list[BlowKind] = []
+    disturbances: list[Disturbance] = []
+    deck: list[DisturbanceKind] = []
     at_s = dice.uniform(*CALM_S)
     while True:
         if not deck:
             deck = [kind for kind, often in _ROUND.items() for _ in range(often - 1)]
             dice.shuffle(deck)
-            deck += dice.sample(list(BlowKind), len(BlowKind))
+            deck += dice.sample(list(DisturbanceKind), len(DisturbanceKind))
         kind = deck.pop()
-        blow = Blow(at_s, kind, _targets(dice, kind, nodes), dice.uniform(*_LASTS_S[kind]))
-        if kind is BlowKind.DISK_FULL and not disk:
+        each = Disturbance(at_s, kind, _targets(dice, kind, nodes), dice.uniform(*_LASTS_S[kind]))
+        if kind is DisturbanceKind.DISK_FULL and not disk:
             continue
-        if blow.end_s > duration_s:
-            return tuple(blows)
-        blows.append(blow)
-        at_s = blow.end_s + dice.uniform(*CALM_S)
+        if each.end_s > duration_s:
+            return tuple(disturbances)
+        disturbances.append(each)
+        at_s = each.end_s + dice.uniform(*CALM_S)
 
 
-def _targets(dice: Random, kind: BlowKind, nodes: tuple[Node, ...]) -> tuple[str, ...]:
+def _targets(dice: Random, kind: DisturbanceKind, nodes: tuple[Node, ...]) -> tuple[str, ...]:
     replicas = [node.name for node in nodes if node.role == "replica"]
     match kind:
-        case BlowKind.KILL | BlowKind.STOP:
+        case DisturbanceKind.KILL | DisturbanceKind.STOP:
             return (dice.choice([node.name for node in nodes]),)
-        case BlowKind.STOP_IN_TURN:
+        case DisturbanceKind.STOP_IN_TURN:
             return tuple(dice.sample(replicas, 2))
-        case BlowKind.KILL_REPLICAS:
+        case DisturbanceKind.KILL_REPLICAS:
             return tuple(replicas)
-        case BlowKind.POWER_CUT:
+        case DisturbanceKind.POWER_CUT:
             return (dice.choice(sorted({node.host for node in nodes})),)
-        case BlowKind.DISK_FULL:
+        case DisturbanceKind.DISK_FULL:
             return ()

@@ -13,7 +13,7 @@ from testbed.bundle import Bundle
 from testbed.checks.evidence import Evidence
 from testbed.hosts.port import UnitState
 from testbed.report.derive import rebuild
-from testbed.soak.draw import Blow, BlowKind
+from testbed.soak.draw import Disturbance, DisturbanceKind
 from testbed.soak.operator import Command
 from testbed.standing.state import NodeState
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 NORMAL_GAP_S = 1.0  # between two blocks, while nothing is wrong
-AFTER_S = 15.0  # a gap that begins so long after a blow is still its work
+AFTER_S = 15.0  # a gap that begins so long after a disturbance still counts for it
 
 # The property of the bundle, by what a user calls its breach.
 _BREACHES = {
@@ -44,10 +44,10 @@ _BREACHES = {
 
 
 class Away(msgspec.Struct, frozen=True, kw_only=True):
-    """For how long no block was made, beyond a second, from a blow on: of one kind of violence."""
+    """For how long no block was made, beyond a second, after disturbances of one kind."""
 
-    kind: BlowKind
-    blows: int
+    kind: DisturbanceKind
+    times: int
     total_s: float
     longest_s: float
 
@@ -65,7 +65,7 @@ class SoakResult(msgspec.Struct, frozen=True, kw_only=True):
     """`problems` is empty if all is well. `acknowledged`: receipts that devices hold;
     `board_readings`: acknowledged to boards."""
 
-    schema: str = "testbed.soak/1"
+    schema: str = "testbed.soak/2"
     seed: int
     duration_s: float
     skipped: tuple[str, ...]
@@ -101,10 +101,10 @@ def block_times_ns(bundle: Bundle) -> list[int]:
     return [each.head.time_us * 1000 for each in Evidence(run).longest.heads]
 
 
-def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tuple[Away, ...]:
-    """Computed from the times of blocks. A gap counts for the blow that lasted longest in it. If
-    none lasted, it counts for the newest blow before its end."""
-    gaps: dict[BlowKind, list[float]] = {blow.kind: [] for blow, _, _ in done}
+def away(times_ns: Sequence[int], done: Sequence[tuple[Disturbance, int, int]]) -> tuple[Away, ...]:
+    """Computed from the times of blocks. A gap counts for the disturbance that lasted longest in
+    it. If none lasted, it counts for the newest disturbance before its end."""
+    gaps: dict[DisturbanceKind, list[float]] = {each.kind: [] for each, _, _ in done}
     for start_ns, end_ns in pairwise(times_ns):
         lasted_s = (end_ns - start_ns) / 1e9 - NORMAL_GAP_S
         if lasted_s > 0 and (kind := _cause(done, start_ns, end_ns)) is not None:
@@ -112,7 +112,7 @@ def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tupl
     return tuple(
         Away(
             kind=kind,
-            blows=sum(blow.kind is kind for blow, _, _ in done),
+            times=sum(each.kind is kind for each, _, _ in done),
             total_s=round(sum(found), 2),
             longest_s=round(max(found, default=0.0), 2),
         )
@@ -120,13 +120,15 @@ def away(times_ns: Sequence[int], done: Sequence[tuple[Blow, int, int]]) -> tupl
     )
 
 
-def _cause(done: Sequence[tuple[Blow, int, int]], start_ns: int, end_ns: int) -> BlowKind | None:
+def _cause(
+    done: Sequence[tuple[Disturbance, int, int]], start_ns: int, end_ns: int
+) -> DisturbanceKind | None:
     lasted = [min(over, end_ns) - max(began, start_ns) for _, began, over in done]
     if (longest := max(lasted, default=0)) > 0:
         return done[lasted.index(longest)][0].kind
-    for blow, began_ns, over_ns in reversed(done):
+    for each, began_ns, over_ns in reversed(done):
         if began_ns < end_ns and start_ns < over_ns + AFTER_S * 1e9:
-            return blow.kind
+            return each.kind
     return None
 
 

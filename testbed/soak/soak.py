@@ -16,6 +16,7 @@ from testbed.checks.evidence import Evidence
 from testbed.errors import LabFault
 from testbed.hosts.port import UnitState
 from testbed.soak.disk import lacking
+from testbed.soak.disturb import Disturber
 from testbed.soak.draw import draw
 from testbed.soak.judge import (
     SoakResult,
@@ -29,7 +30,6 @@ from testbed.soak.judge import (
 )
 from testbed.soak.operator import Operator
 from testbed.soak.readings import forgotten, waiting
-from testbed.soak.violence import Violence
 from testbed.standing.bringup import running_lab
 from testbed.standing.bundle import collect_running
 from testbed.standing.running_lab import RunningLab
@@ -60,12 +60,12 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         )
         devices = tuple(n for n, e in running.nodes.items() if e.role in ("mobile", "environment"))
         _until_admitted(running, devices)
-        violence = Violence(deployment, disk, say)
+        disturber = Disturber(deployment, disk, say)
         operator = Operator(seed, path, scratch, devices)
         with _sampled(running) as samples:
             operator.start()
             try:
-                violence.run(draw(seed, duration_s, deployment.nodes, disk=disk is not None))
+                disturber.run(draw(seed, duration_s, deployment.nodes, disk=disk is not None))
                 operator.stop()
             except BaseException:
                 operator.abandon()
@@ -96,7 +96,7 @@ def run_soak(seed: int, duration_s: float, out: Path, disk: Path | None, say: Sa
         board_readings=board_readings,
         commands=len(operator.commands),
         restarts=sum(state.process.restarts for state in samples[-1]),
-        away=away(block_times_ns(bundle), violence.done),
+        away=away(block_times_ns(bundle), disturber.done),
         growth=growth(samples),
         problems=tuple(problems),
     )

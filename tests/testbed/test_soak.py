@@ -19,7 +19,7 @@ from testbed.checks.logs import SerialFrame
 from testbed.hosts.port import UnitState
 from testbed.provision.layout import layout
 from testbed.soak.disk import filled, lacking
-from testbed.soak.draw import Blow, BlowKind, draw
+from testbed.soak.draw import Disturbance, DisturbanceKind, draw
 from testbed.soak.judge import away, commands_at_fault, growth, orphans, unsettled
 from testbed.soak.operator import Command
 from testbed.soak.readings import acknowledged
@@ -49,29 +49,32 @@ def state(name: str, **fields: object) -> NodeState:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_equal_seeds_give_equal_blows_one_after_the_other(seed: int) -> None:
-    blows = draw(seed, 600, NODES, disk=True)
-    assert blows == draw(seed, 600, NODES, disk=True)
-    assert blows != draw(seed + 1, 600, NODES, disk=True)
-    assert {blow.kind for blow in blows} == set(BlowKind)
-    assert all(a.end_s < b.at_s for a, b in pairwise(blows))
-    assert blows[-1].end_s <= 600
+def test_equal_seeds_give_equal_disturbances_one_after_the_other(seed: int) -> None:
+    disturbances = draw(seed, 600, NODES, disk=True)
+    assert disturbances == draw(seed, 600, NODES, disk=True)
+    assert disturbances != draw(seed + 1, 600, NODES, disk=True)
+    assert {each.kind for each in disturbances} == set(DisturbanceKind)
+    assert all(a.end_s < b.at_s for a, b in pairwise(disturbances))
+    assert disturbances[-1].end_s <= 600
 
 
 def test_without_a_disk_of_its_own_none_is_filled() -> None:
-    kinds = {blow.kind for blow in draw(1, 600, NODES, disk=False)}
-    assert kinds == set(BlowKind) - {BlowKind.DISK_FULL}
+    kinds = {each.kind for each in draw(1, 600, NODES, disk=False)}
+    assert kinds == set(DisturbanceKind) - {DisturbanceKind.DISK_FULL}
 
 
-def test_time_without_blocks_is_laid_on_the_newest_blow_before_it() -> None:
+def test_time_without_blocks_is_laid_on_the_newest_disturbance_before_it() -> None:
     """Blocks at 0, 1, 2 s, then none until 7 s: four seconds beyond the normal second."""
-    kill = Blow(0.5, BlowKind.KILL, ("r1",), 0)
-    stop = Blow(2.5, BlowKind.STOP, ("r2",), 3)
+    kill = Disturbance(0.5, DisturbanceKind.KILL, ("r1",), 0)
+    stop = Disturbance(2.5, DisturbanceKind.STOP, ("r2",), 3)
     done = [(kill, SECOND_NS // 2, SECOND_NS // 2), (stop, 5 * SECOND_NS // 2, 6 * SECOND_NS)]
     found = {each.kind: each for each in away([n * SECOND_NS for n in (0, 1, 2, 7, 8)], done)}
-    assert (found[BlowKind.STOP].total_s, found[BlowKind.STOP].longest_s) == (4.0, 4.0)
-    assert found[BlowKind.KILL].total_s == 0
-    assert found[BlowKind.KILL].blows == 1
+    assert (found[DisturbanceKind.STOP].total_s, found[DisturbanceKind.STOP].longest_s) == (
+        4.0,
+        4.0,
+    )
+    assert found[DisturbanceKind.KILL].total_s == 0
+    assert found[DisturbanceKind.KILL].times == 1
 
 
 def frame(t: int, kind: int, *fields: object) -> SerialFrame:
@@ -95,8 +98,8 @@ def test_what_was_acknowledged_to_a_board_is_read_from_its_line() -> None:
     assert ("th01", 1, 9) in acknowledged("th01", line, until_ns=9)
 
 
-def test_a_gap_before_the_first_blow_is_nobody_s() -> None:
-    stop = Blow(9, BlowKind.STOP, ("r2",), 1)
+def test_a_gap_before_the_first_disturbance_is_nobody_s() -> None:
+    stop = Disturbance(9, DisturbanceKind.STOP, ("r2",), 1)
     (found,) = away([0, 5 * SECOND_NS], [(stop, 9 * SECOND_NS, 10 * SECOND_NS)])
     assert found.total_s == 0
 
@@ -155,7 +158,7 @@ def test_a_short_soak_is_clean_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert said["blocks"] > 0
     assert said["commands"] > 0
     assert said["board_readings"] > 0
-    assert sum(each["blows"] for each in said["away"]) > 0
+    assert sum(each["times"] for each in said["away"]) > 0
     assert json.loads((Path(said["bundle"]) / "soak.json").read_text()) == said
     verify = subprocess.run([*argv, "ledger", "verify", said["bundle"]], check=False)
     assert verify.returncode == 0

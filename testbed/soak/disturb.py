@@ -1,4 +1,4 @@
-"""Carries out the drawn blows one after the other on a lab of this machine."""
+"""Carries out the drawn disturbances one after the other on a lab of this machine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from testbed.hosts.port import HostFault
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
 from testbed.soak.disk import filled
-from testbed.soak.draw import Blow, BlowKind
+from testbed.soak.draw import Disturbance, DisturbanceKind
 
-__all__ = ["Violence"]
+__all__ = ["Disturber"]
 
 TURN_S = 0.3  # between the two stops of `stop-in-turn`
 
 
-class Violence:
-    """`done` has each blow with the wall time (ns) of its beginning and its end."""
+class Disturber:
+    """`done` has each disturbance with the wall time (ns) of its beginning and its end."""
 
     def __init__(
         self, deployment: Deployment, disk: Path | None, say: Callable[[str], None]
@@ -31,37 +31,37 @@ class Violence:
         self._disk = disk
         self._say = say
         self._over = threading.Event()
-        self.done: list[tuple[Blow, int, int]] = []
+        self.done: list[tuple[Disturbance, int, int]] = []
 
-    def run(self, blows: Sequence[Blow]) -> None:
-        """Returns when the last blow is over. However it ends, nothing stays stopped or full."""
+    def run(self, disturbances: Sequence[Disturbance]) -> None:
+        """Returns when all is over. However it ends, nothing stays stopped or full."""
         began_s = time.monotonic()
-        for blow in blows:
-            self._over.wait(max(0.0, began_s + blow.at_s - time.monotonic()))
-            self._say(f"{blow.at_s:.0f} s: {blow.kind} {' '.join(blow.targets)} {_for(blow)}")
+        for each in disturbances:
+            self._over.wait(max(0.0, began_s + each.at_s - time.monotonic()))
+            self._say(f"{each.at_s:.0f} s: {each.kind} {' '.join(each.targets)} {_for(each)}")
             start_ns = time.time_ns()
-            self._strike(blow)
-            self.done.append((blow, start_ns, time.time_ns()))
+            self._strike(each)
+            self.done.append((each, start_ns, time.time_ns()))
 
-    def _strike(self, blow: Blow) -> None:
-        match blow.kind:
-            case BlowKind.KILL | BlowKind.KILL_REPLICAS:
-                for name in blow.targets:
+    def _strike(self, each: Disturbance) -> None:
+        match each.kind:
+            case DisturbanceKind.KILL | DisturbanceKind.KILL_REPLICAS:
+                for name in each.targets:
                     self._signal(self._deployment.node(name), SIGKILL)
-            case BlowKind.STOP:
-                self._stop(blow.targets[0], blow.for_s)
-            case BlowKind.STOP_IN_TURN:
-                for name in blow.targets:
-                    self._stop(name, blow.for_s)
+            case DisturbanceKind.STOP:
+                self._stop(each.targets[0], each.for_s)
+            case DisturbanceKind.STOP_IN_TURN:
+                for name in each.targets:
+                    self._stop(name, each.for_s)
                     self._over.wait(TURN_S)
-            case BlowKind.POWER_CUT:
-                self._cut(blow.targets[0], blow.for_s)
-            case BlowKind.DISK_FULL:
+            case DisturbanceKind.POWER_CUT:
+                self._cut(each.targets[0], each.for_s)
+            case DisturbanceKind.DISK_FULL:
                 assert self._disk is not None
                 with filled(self._disk):
-                    self._over.wait(blow.for_s)
+                    self._over.wait(each.for_s)
             case _:
-                assert_never(blow.kind)
+                assert_never(each.kind)
 
     def _stop(self, name: str, for_s: float) -> None:
         node = self._deployment.node(name)
@@ -88,5 +88,5 @@ class Violence:
             self._deployment.host(node).signal(node.unit, number)
 
 
-def _for(blow: Blow) -> str:
-    return f"for {blow.for_s:.1f} s" if blow.for_s else ""
+def _for(each: Disturbance) -> str:
+    return f"for {each.for_s:.1f} s" if each.for_s else ""
