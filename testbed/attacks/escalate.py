@@ -32,7 +32,7 @@ register(
         Escalate,
         category="attack",
         layer="identity",
-        summary="an admitted device asks for privileges, vouchers and ends that are not its right",
+        summary="an admitted device asks for privileges, vouchers and revocations without a right",
         mechanisms=(Mechanism("relay", _make, equip=log_refusals),),
         judge=judge_recorded,
         seen="the gateway logs each message",

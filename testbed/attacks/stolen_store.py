@@ -63,7 +63,7 @@ register(
         StolenStore,
         category="attack",
         layer="identity",
-        summary="reads all that the service stores, and sends data as its devices with it",
+        summary="reads all that the service stores, and uses it to send data as its devices",
         mechanisms=(
             Mechanism("ledgers", _ledgers, systems=("chain",)),
             Mechanism("escrow", _escrow, systems=("baseline",)),

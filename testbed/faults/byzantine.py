@@ -211,7 +211,7 @@ def _deceived(witness: Witness, params: dict[str, Any]) -> bool:
     return witness.forked() or witness.accused() or witness.replaced()
 
 
-LIED = _Proof("its frames came to others while it says that it lied", lambda w, _: w.lied())
+LIED = _Proof("it logs its lies, and others received its frames meanwhile", lambda w, _: w.lied())
 REFUSED = _Proof("others refuse more and more of its frames", lambda w, _: w.refused())
 REPLACED = _Proof("others go to a later view", lambda w, _: w.replaced())
 SILENCED = _Proof("others go to a later view, or hear nothing of it for a second", _silenced)
@@ -221,26 +221,26 @@ DECEIVED = _Proof("others execute different blocks, or accuse or replace a liar"
 
 _FAULTS = (
     _TrickFault(Trick.SILENT, "says nothing, or nothing of one kind", SILENCED, Silent),
-    _TrickFault(Trick.DELAY, "sends late: just under the timeout, say", DELAYED, Delay),
+    _TrickFault(Trick.DELAY, "sends late, for example just before the timeout", DELAYED, Delay),
     _TrickFault(Trick.CENSOR, "as primary leaves out one client, or all", REPLACED, Censor),
     _TrickFault(Trick.WITHHOLD, "takes part in everything but voting", LIED),
     _TrickFault(Trick.PARTIAL, "its votes reach only half of the others", LIED),
     _TrickFault(Trick.BAD_SIGNATURE, "flips a bit of each signature", REFUSED),
     _TrickFault(Trick.FLOOD, "sends everything 20 times, half of it garbage", REFUSED),
-    _TrickFault(Trick.SPAM_VOTES, "votes on what nobody asked about, well signed", LIED),
+    _TrickFault(Trick.SPAM_VOTES, "sends many well-signed votes that nobody needs", LIED),
     _TrickFault(Trick.OLD_MESSAGES, "repeats what it sent long ago", LIED),
-    _TrickFault(Trick.EQUIVOCATE, "tells each half of the others another story", EXPOSED),
-    _TrickFault(Trick.WRONG_DIGEST, "votes for what nobody proposed", LIED),
+    _TrickFault(Trick.EQUIVOCATE, "tells the two halves of the others different things", EXPOSED),
+    _TrickFault(Trick.WRONG_DIGEST, "votes for digests that nobody proposed", LIED),
     _TrickFault(Trick.WRONG_FIELD, "changes a field of every fifth message, re-signed", LIED),
-    _TrickFault(Trick.REPROPOSAL, "the same batch under two numbers", EXPOSED),
-    _TrickFault(Trick.BAD_BATCH, "proposes what must not be accepted", EXPOSED),
-    _TrickFault(Trick.FORGE_VIEW_CHANGE, "hides or invents what it proves", LIED),
-    _TrickFault(Trick.FORGE_NEW_VIEW, "orders other than what was proven", LIED),
+    _TrickFault(Trick.REPROPOSAL, "proposes one batch under two sequence numbers", EXPOSED),
+    _TrickFault(Trick.BAD_BATCH, "proposes batches that must not be accepted", EXPOSED),
+    _TrickFault(Trick.FORGE_VIEW_CHANGE, "hides or invents certificates", LIED),
+    _TrickFault(Trick.FORGE_NEW_VIEW, "orders other batches than the proofs say", LIED),
     _TrickFault(Trick.FORGE_CHECKPOINT, "votes for states that do not exist", LIED),
-    _TrickFault(Trick.LYING_TRANSFER, "serves heads and bodies of no chain", LIED),
+    _TrickFault(Trick.LYING_TRANSFER, "serves invented blocks to replicas that catch up", LIED),
     _TrickFault(
         Trick.CONSPIRE,
-        "a primary and others tell some another story; f+1 of them fork the chain",
+        "with accomplices, tells some replicas another story; f+1 fork the chain",
         DECEIVED,
         Conspire,
         ("on", "with"),

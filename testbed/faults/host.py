@@ -174,7 +174,7 @@ register(
         Reboot,
         category="fault",
         layer="process",
-        summary="hosts restart in good order",
+        summary="hosts restart properly",
         mechanisms=(
             Mechanism("system", RebootBySystem, available=only_ssh),
             Mechanism("restart", RebootByRestart, available=only_local),

@@ -207,7 +207,7 @@ _EDITS = (
         Rehash,
         "rehash",
         "diverged",
-        "a block is rewritten, and all above are made anew and signed",
+        "a block is rewritten, and all blocks above are made and signed again",
         lies=True,
     ),
 )

@@ -383,7 +383,7 @@ _ROWS: Iterable[_Row] = (
     _Row(
         "net.flap",
         Flap,
-        "links are cut and whole by turns",
+        "links are cut and repaired in turns",
         "nft",
         FlapFault,
         "two cuts have met messages",

@@ -83,7 +83,7 @@ register(
         NoLimits,
         category="action",
         layer="gateway",
-        summary="gateway and broker run without limits, to see what these buy",
+        summary="gateway and broker run without limits, to see what the limits are worth",
         mechanisms=(Mechanism("config", NoLimitsAction, equip=equip),),
         seen="the configs are read back",
     )

@@ -159,7 +159,7 @@ for _name, _params, _fault, _summary, _seen in (
         "process.cpu",
         Cpu,
         CpuFault,
-        "a process gets a part of the processor's time only",
+        "a process gets only a part of the processor's time",
         "the kernel says that it is stopped for that part of the time",
     ),
     (

@@ -112,6 +112,6 @@ register(
         mechanisms=(Mechanism("helper", TwinFault, available=_is_heard, systems=("chain",)),),
         impairs=those("on"),
         lies=True,
-        seen="others log link after link to it: each twin takes them from the other",
+        seen="others log many new links to it, because the twins take them from each other",
     )
 )
