@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,9 +25,9 @@ from testbed.errors import ConfigurationError
 if TYPE_CHECKING:
     from testbed.model.calibration import Calibration
     from testbed.model.curve import Curves
-    from testbed.model.loopback import Measured
-    from testbed.model.predict import Prediction
+    from testbed.model.predict import Compared, Predictions
     from testbed.model.real_core import Timed
+    from testbed.report.pairing import Estimate
 
 __all__ = ["calibrate", "curve", "predict"]
 
@@ -41,17 +40,21 @@ CalibrationOption = Annotated[
 ]
 MeasuredOption = Annotated[
     Path | None,
-    typer.Option(
-        "--measured", metavar="FILE", help="Take measured times from what `predict --json` printed."
-    ),
+    typer.Option("--measured", metavar="FILE", help="Rounds that `predict --json` measured."),
 ]
-BlocksOption = Annotated[int, typer.Option(min=10, help="Blocks to measure at each size.")]
+FitOption = Annotated[str, typer.Option(metavar="N,N", help="Sizes that prices are fitted to.")]
+RoundsOption = Annotated[int, typer.Option(min=1, max=100, help="How often all is measured.")]
+BlocksOption = Annotated[
+    int, typer.Option(min=10, max=10_000, help="Blocks at each size in each round.")
+]
+_FIT, _ROUNDS, _BLOCKS = "4,7", 9, 60
 
 
 def calibrate(
     *,
-    fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes of real networks.")] = "4,7",
-    blocks: BlocksOption = 200,
+    fit: FitOption = _FIT,
+    rounds: RoundsOption = _ROUNDS,
+    blocks: BlocksOption = _BLOCKS,
     measured: MeasuredOption = None,
     bundle: Annotated[
         str | None,
@@ -63,14 +66,15 @@ def calibrate(
 
     Each kind of message is opened and handled alone in this process, on its CPU clock; signatures,
     disk and loopback link apart. The cost of sending is fitted to the CPU time of real replicas, at
-    two sizes or more.
+    two sizes or more. All is measured in rounds; each price is the median over them.
 
-    With --measured the networks are not started again, as their CPU times are known. With --bundle
-    nothing is measured: link delays and syncs of a calibration are replaced by those of a traced
-    run, as of a lab; `last` is the newest one.
+    With --measured nothing is measured: the prices are those of the rounds in that file. With
+    --bundle neither: link delays and syncs of a calibration are replaced by those of a traced run,
+    as of a lab; `last` is the newest one.
 
     \b
     testbed model calibrate > calibration.json
+    testbed model calibrate --measured measured.json > calibration.json
     testbed model calibrate --bundle last --calibration calibration.json > lab.json
     """
     if bundle is not None:
@@ -78,18 +82,26 @@ def calibrate(
         return
     if calibration is not None:
         raise ConfigurationError("--calibration: only with --bundle, which changes a part of it")
+    from testbed.model.predict import calibration_of  # noqa: PLC0415 - see `model`
+
+    found = calibration_of(_rounds(measured, fit, "", rounds, blocks))
+    say(found.machine)
+    print_json(msgspec.to_builtins(found))
+
+
+def _rounds(
+    measured: Path | None, fit: str, replicas: str, rounds: int, blocks: int
+) -> Predictions:
+    """Of a file, or measured now."""
+    from testbed.model.predict import measure_rounds, read_predictions  # noqa: PLC0415 - see above
+
+    if measured is not None:
+        return read_predictions(measured)
     wanted = sizes("--fit", fit)
     if len(wanted) < 2:
         raise ConfigurationError(f"--fit {fit}: two sizes are the fewest, as 4,7")
-    from testbed.model.calibration import calibrate as measure  # noqa: PLC0415 - see `model`
-    from testbed.model.predict import fitted  # noqa: PLC0415
-
-    known = _measured(measured)
-    found = measure(_machine(wanted))
-    costs = fitted(found.costs, [_of_size(n, blocks, known) for n in wanted], _cores())
-    found = msgspec.structs.replace(found, costs=costs)
-    say(found.machine)
-    print_json(msgspec.to_builtins(found))
+    others = sizes("--replicas", replicas) if replicas else ()
+    return measure_rounds(wanted, others, rounds=rounds, blocks=blocks, say=say)
 
 
 def _of_bundle(bundle: str, calibration: Path | None) -> Calibration:
@@ -108,95 +120,63 @@ def _of_bundle(bundle: str, calibration: Path | None) -> Calibration:
     )
 
 
-def _measured(path: Path | None) -> dict[int, Measured] | None:
-    """What a file tells, by number of replicas."""
-    from testbed.model.predict import read_predictions  # noqa: PLC0415 - see `model`
-
-    return None if path is None else {row.replicas: row.measured for row in read_predictions(path)}
-
-
-def _of_size(replicas: int, blocks: int, known: dict[int, Measured] | None) -> Measured:
-    from testbed.model.loopback import measure_loopback  # noqa: PLC0415 - see `model`
-
-    if known is None:
-        return measure_loopback(replicas, blocks, say)
-    if replicas not in known:
-        raise ConfigurationError(f"--measured: nothing about {replicas} replicas in it")
-    return known[replicas]
-
-
-def _machine(fit: list[int]) -> str:
-    load = os.getloadavg()[0]
-    named = ", ".join(map(str, fit))
-    return (
-        f"{_cores()} cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"load {load:.1f}; fitted to loopback at N = {named}"
-    )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def predict(
     *,
-    calibration: CalibrationOption = None,
-    fit: Annotated[str, typer.Option(metavar="N,N", help="Sizes that were fitted to.")] = "4,7",
+    fit: FitOption = _FIT,
     replicas: Annotated[str, typer.Option(metavar="N,N", help="Sizes to predict.")] = "10,13,16",
-    blocks: BlocksOption = 200,
+    rounds: RoundsOption = _ROUNDS,
+    blocks: BlocksOption = _BLOCKS,
     measured: MeasuredOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict loopback networks of other sizes, measure them, and print how wrong it was.
 
-    One request at a time; the time is from the proposal to its execution, at the proposer. Believe
-    the errors of times only where the load is below the number of cores plus what the run itself
-    makes; CPU times suffer less.
+    One request at a time; the time is from the proposal to its execution, at the proposer. Each
+    round calibrates, and measures all sizes; its prediction is compared with what it measured
+    itself. The interval is that of the rounds: six are the fewest that have one.
+
+    With --measured nothing is measured: the table is that of the rounds in that file.
 
     \b
-    testbed model calibrate > calibration.json
-    testbed model predict --calibration calibration.json
+    testbed model predict --json > measured.json
+    testbed model predict --measured measured.json
     """
-    known, wanted = sizes("--fit", fit), sizes("--replicas", replicas)
-    from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
-    from testbed.model.predict import Predictions  # noqa: PLC0415
-    from testbed.model.predict import predict as compare  # noqa: PLC0415
+    found = _rounds(measured, fit, replicas, rounds, blocks)
+    from testbed.model.predict import compared  # noqa: PLC0415 - see `model`
 
-    times = _measured(measured)
-    costs = read_calibration(calibration or SHIPPED).costs
-    rows = [
-        compare(costs, _of_size(n, blocks, times), _cores(), fitted_to=n in known)
-        for n in sorted({*known, *wanted})
-    ]
+    rows = compared(found)
     if as_json:
-        print_json(msgspec.to_builtins(Predictions(rows=rows)))
-    else:
-        typer.echo(_predictions(rows))
+        print_json(msgspec.to_builtins(found) | {"compared": msgspec.to_builtins(rows)})
+        return
+    typer.echo(f"{found.machine}; {len(found.rounds)} rounds of {found.blocks} blocks\n")
+    typer.echo(_compared(rows))
 
 
-def _predictions(rows: list[Prediction]) -> str:
+def _compared(rows: list[Compared]) -> str:
     table: list[tuple[object, ...]] = [
-        ("N", "", "PREDICTED ms", "MEASURED ms", "ERROR", "95 %", "CPU us", "CPU ERROR", "LOAD")
+        ("N", "", "PREDICTED ms", "MEASURED ms", "ERROR", "95 %", "CPU us", "CPU ERROR", "95 %")
     ]
     for row in rows:
-        interval = "too few blocks"
-        if row.error_lo is not None and row.error_hi is not None:
-            interval = f"{row.error_lo:+.0%} to {row.error_hi:+.0%}"
-        cpu_error = row.predicted_cpu_us / row.measured_cpu_us - 1
         table.append(
             (
                 row.replicas,
                 "fitted" if row.fitted_to else "predicted",
-                f"{row.predicted_ms:.2f}",
+                f"{row.predicted_ms.value:.2f}",
                 f"{row.measured_ms.value:.2f}",
-                f"{row.error:+.0%}",
-                interval,
-                f"{row.measured_cpu_us:.0f}",
-                f"{cpu_error:+.0%}",
-                f"{row.load:.1f}",
+                *_error(row.ratio),
+                f"{row.measured_cpu_us.value:,.0f}",
+                *_error(row.cpu_ratio),
             )
         )
     return columns(table)
+
+
+def _error(ratio: Estimate) -> tuple[str, str]:
+    """With its interval."""
+    assert ratio.value is not None
+    if ratio.lo is None or ratio.hi is None:
+        return f"{ratio.value - 1:+.0%}", "too few rounds"
+    return f"{ratio.value - 1:+.0%}", f"{ratio.lo - 1:+.0%} to {ratio.hi - 1:+.0%}"
 
 
 def curve(
@@ -237,7 +217,7 @@ def curve(
     from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
     from testbed.model.curve import curves, exponential_us  # noqa: PLC0415
     from testbed.model.curve_plot import draw  # noqa: PLC0415
-    from testbed.model.predict import read_predictions  # noqa: PLC0415
+    from testbed.model.predict import compared, read_predictions  # noqa: PLC0415
     from testbed.model.real_core import Lever  # noqa: PLC0415
     from testbed.simulate.sweep import open_executor  # noqa: PLC0415
 
@@ -246,7 +226,7 @@ def curve(
     if unknown:
         raise ConfigurationError(f"--lever {unknown[0]}: one of {', '.join(names)}")
     calibrated = read_calibration(calibration or SHIPPED)
-    points = [] if measured is None else read_predictions(measured)
+    points = [] if measured is None else compared(read_predictions(measured))
     costs = calibrated.costs
     if delay_ms is not None:
         costs = msgspec.structs.replace(costs, delays_us=exponential_us(delay_ms))
@@ -254,7 +234,7 @@ def curve(
     def advance(timed: Timed) -> None:
         say(f"{timed.lever.value}, N = {timed.replicas}")
 
-    with open_executor(jobs or _cores(), cluster) as executor:
+    with open_executor(jobs or len(os.sched_getaffinity(0)), cluster) as executor:
         found = curves(
             wanted,
             [names[name] for name in lever or names],

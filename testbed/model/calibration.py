@@ -1,4 +1,4 @@
-"""A calibration: what the work of a replica takes here, measured in this process.
+"""What the work of a replica takes here, measured in this process: the prices of a calibration.
 
 The simulator's own run is measured with the product's signatures: each frame is opened and handled
 alone, on the thread's CPU clock, and signatures are timed apart. Only the disk and the loopback
@@ -25,7 +25,7 @@ from chain.keys import Scheme, Signer
 from chain.pbft.effects import Durable
 from nodes.ports import Party, Stored
 from nodes.replica.sqlite_store import SqliteStore
-from testbed.errors import ConfigurationError
+from testbed.model.document import Document, read_document
 from testbed.simulate.costs import Costs, Price
 from testbed.simulate.machine import Machine
 from testbed.simulate.network import healthy
@@ -33,7 +33,7 @@ from testbed.simulate.priced import kind_of
 from testbed.simulate.scenario import Event, EventKind, Scenario
 from testbed.simulate.world import Hardware, run
 
-__all__ = ["SHIPPED", "Calibration", "calibrate", "read_calibration"]
+__all__ = ["SHIPPED", "Calibration", "measure_prices", "read_calibration"]
 
 SHIPPED = Path(__file__).with_name("calibration.json")
 
@@ -46,7 +46,7 @@ _QUANTILES = 40
 _SEND_US = 50.0  # until it is fitted to real processes
 
 
-class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+class Calibration(Document, frozen=True, kw_only=True):
     """`machine` says in words where and how `costs` were found."""
 
     schema: str = "testbed.calibration/1"
@@ -56,15 +56,12 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_calibration(path: Path) -> Calibration:
     """Raises ConfigurationError."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Calibration)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigurationError(f"{path}: not a calibration: {error}") from error
+    return read_document(path, Calibration, "testbed model calibrate")
 
 
-def calibrate(machine: str, directory: Path | None = None) -> Calibration:
-    """Takes some ten seconds. `directory` is on the disk that replicas would use; default: the
-    system's directory for temporary files."""
+def measure_prices(directory: Path | None = None) -> Costs:
+    """Takes some seconds. `directory` is on the disk that replicas would use; default: the system's
+    directory for temporary files."""
     alone, many = _Samples(), _Samples()
     _run(alone, devices=1, blocks=_BLOCKS)
     _run(many, devices=_DEVICES, blocks=_BLOCKS // 4)
@@ -83,16 +80,13 @@ def calibrate(machine: str, directory: Path | None = None) -> Calibration:
         if kind in ("Submit", "PrePrepare"):
             open_us = max(0.0, open_us - request.open_us)
         kinds[kind] = Price(open_us, median(found.handled.get(kind) or [0.0]))
-    return Calibration(
-        machine=machine,
-        costs=Costs(
-            kinds={kind: _rounded(kinds[kind]) for kind in sorted(kinds)},
-            check_us=round(median(alone.checks), 1),
-            sign_us=round(median(alone.signs), 1),
-            sync_us=round(_sync_us(alone.facts, alone.stored, alone.genesis, directory), 1),
-            send_us=_SEND_US,
-            delays_us=_delays_us(),
-        ),
+    return Costs(
+        kinds={kind: _rounded(kinds[kind]) for kind in sorted(kinds)},
+        check_us=round(median(alone.checks), 1),
+        sign_us=round(median(alone.signs), 1),
+        sync_us=round(_sync_us(alone.facts, alone.stored, alone.genesis, directory), 1),
+        send_us=_SEND_US,
+        delays_us=_delays_us(),
     )
 
 

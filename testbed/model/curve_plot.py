@@ -13,7 +13,9 @@ from chain.quorum import REPLICAS_MIN
 from testbed.model.consensus import PAPER_RATIO
 from testbed.model.curve import GOAL, WORK, Curve, Curves, obstacle, risks
 from testbed.model.group import scientific
-from testbed.model.predict import Prediction
+from testbed.model.predict import Compared
+from testbed.model.real_core import Lever
+from testbed.report.pairing import Estimate
 from testbed.report.style import COLOURS, GREY, LINES, figure, log_axis, rendered, styled
 
 __all__ = ["draw"]
@@ -21,57 +23,71 @@ __all__ = ["draw"]
 _HEIGHT_IN = 8.6
 _TEXT_CHARACTERS = 118
 _MARKERS = "osD^vP*X"
-_LABELS_APART = 1.13  # factor on a logarithmic axis
+_LABELS_APART = 1.105  # factor on a logarithmic axis
+_LEAST = 0.55  # of the ratios' axis: below 1 is room for the legend
 
 
-def draw(found: Curves, measured: Sequence[Prediction], kind: str) -> bytes:
+def draw(found: Curves, measured: Sequence[Compared], kind: str) -> bytes:
     """`kind` is "svg" or "pdf". `measured`: what real processes took."""
     with styled():
         made = figure(_HEIGHT_IN, None)
         made.subplots_adjust(top=0.965, bottom=0.14, hspace=0.42)
         grid = made.add_gridspec(3, 1, height_ratios=(5, 2.4, 2.4))
-        _ratios(made.add_subplot(grid[0]), found, measured)
-        _work(made.add_subplot(grid[1]), found.core)
+        # Groups concern access requests alone.
+        core = [curve for curve in found.core if curve.name != Lever.GROUP.value]
+        _ratios(made.add_subplot(grid[0]), found, core, measured)
+        _work(made.add_subplot(grid[1]), core)
         _access(made.add_subplot(grid[2]), found.access)
         _notes(made, found)
         return rendered(made, kind)
 
 
-def _ratios(axes: Axes, found: Curves, measured: Sequence[Prediction]) -> None:
+def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence[Compared]) -> None:
     last = found.event_model.rows[-1].replicas
     for curve, line in ((found.event_model, "-"), (found.closed_form, ":")):
         _line(axes, curve, "#444444", line, "")
-    for place, curve in enumerate(found.core):
+    for place, curve in enumerate(core):
         colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
         _line(axes, curve, colour, LINES[place % len(LINES)], marker)
-    _ends(axes, found.core)
+    _ends(axes, core)
     _loopback(axes, measured)
     axes.plot([100], [PAPER_RATIO], "*", color="black", markersize=10, label="the paper: 5.34")
     axes.axhline(GOAL, color=GREY, linestyle="--", linewidth=1)
+    right = max(last, 100) + 9
     axes.annotate(
-        f"goal {GOAL:g}", (4, GOAL), xytext=(0, 2), textcoords="offset points", fontsize=6
+        f"goal {GOAL:g}",
+        (right, GOAL),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        fontsize=6,
+        ha="right",
     )
     axes.set_yscale("log")
     log_axis(axes.yaxis)
-    axes.set_ylim(top=6 * max(row.ratio for curve in found.core for row in curve.rows))
-    axes.set_xlim(0, max(last, 100) + 9)
+    axes.set_ylim(bottom=_LEAST)
+    axes.set_xlim(0, right)
     axes.set_xticks(range(0, max(last, 100) + 1, 10))
     axes.set_xlabel("replicas N")
     axes.set_ylabel("time to consensus / that of N = 4 (log)")
     axes.set_title("Time to consensus over N, calibrated")
-    axes.legend(fontsize=5.5, loc="upper left", ncols=2)
+    axes.legend(fontsize=5.5, loc="lower right", ncols=3)
 
 
-def _loopback(axes: Axes, measured: Sequence[Prediction]) -> None:
+def _loopback(axes: Axes, measured: Sequence[Compared]) -> None:
     """All replicas on one machine's cores, without link delays: a pair of its own."""
     base = next((each for each in measured if each.replicas == REPLICAS_MIN), None)
-    if base is None or not base.measured_ms.value:
+    if base is None:
         return
     sizes = [each.replicas for each in measured]
-    predicted = [each.predicted_ms / base.predicted_ms for each in measured]
-    found = [(each.measured_ms.value or math.nan) / base.measured_ms.value for each in measured]
+    predicted = [_value(each.predicted_ms) / _value(base.predicted_ms) for each in measured]
+    found = [_value(each.measured_ms) / _value(base.measured_ms) for each in measured]
     axes.plot(sizes, predicted, color=GREY, linewidth=1, label="all on shared cores, predicted")
     axes.plot(sizes, found, "kx", label="all on shared cores, measured", markersize=5)
+
+
+def _value(estimate: Estimate) -> float:
+    assert estimate.value is not None  # of a round at least
+    return estimate.value
 
 
 def _line(axes: Axes, curve: Curve, colour: str, line: str, marker: str) -> None:
@@ -89,12 +105,15 @@ def _line(axes: Axes, curve: Curve, colour: str, line: str, marker: str) -> None
 def _ends(axes: Axes, core: Sequence[Curve]) -> None:
     """The last ratio of each curve beside it, none over another."""
     ends = sorted((curve.rows[-1].ratio, place) for place, curve in enumerate(core))
-    at = 0.0
-    for ratio, place in ends:
-        at = max(ratio, at * _LABELS_APART)
+    ats: list[float] = []
+    for ratio, _ in ends:
+        ats.append(max(ratio, ats[-1] * _LABELS_APART) if ats else ratio)
+    # As far above their curves as below, in the mean.
+    shift = math.prod(r / at for at, (r, _) in zip(ats, ends, strict=True)) ** (1 / len(ends))
+    for at, (ratio, place) in zip(ats, ends, strict=True):
         axes.annotate(
             f"{ratio:.2f}",
-            (core[place].rows[-1].replicas, at),
+            (core[place].rows[-1].replicas, at * shift),
             xytext=(4, 0),
             textcoords="offset points",
             fontsize=6,

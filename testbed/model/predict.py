@@ -2,88 +2,145 @@
 
 Prices measured in one process leave out TLS, the event loop and the kernel. One number stands for
 them and is fitted to the CPU time of real replicas: the cost of a write that sends frames to a
-party. CPU time depends little on what else runs on the machine; times to consensus depend on it
-much.
+party.
+
+A machine's speed moves from minute to minute. So all is measured in rounds: each measures prices
+and every size anew. A round's fit predicts what the same round measured, and only the ratios of the
+two are compared between rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import platform
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
+from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
+from testbed.bench.stage import Say
 from testbed.errors import ConfigurationError
-from testbed.model.loopback import Measured
+from testbed.model.calibration import Calibration, measure_prices
+from testbed.model.document import Document, read_document
+from testbed.model.loopback import Measured, measure_loopback
 from testbed.model.real_core import Lever, Point, Timed, timed
-from testbed.report.pairing import Estimate
-from testbed.simulate.costs import Costs
+from testbed.report.pairing import Estimate, known, paired_ratio
+from testbed.report.pairing import median as estimated
+from testbed.simulate.costs import Costs, Price
 
-__all__ = ["Prediction", "Predictions", "fitted", "on_loopback", "predict", "read_predictions"]
+__all__ = [
+    "Compared",
+    "Prediction",
+    "Predictions",
+    "Round",
+    "calibration_of",
+    "compared",
+    "fitted",
+    "measure_rounds",
+    "predict",
+    "read_predictions",
+]
 
-_ROUNDS = 4  # of fitting: what is dropped unread depends on when it comes
+_PASSES = 4  # of fitting: what is dropped unread depends on when it comes
 _BLOCKS = 24
 _OTHERS = ("open", "handle", "execute", "check", "sign")  # on a CPU, beside sending
 # CPU time that others' load inflates must not turn into a price that no machine has.
 _SEND_US_MIN, _SEND_US_MAX = 10.0, 400.0
 
+_Time = Annotated[float, Meta(gt=0, le=1e9)]
+
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """Times to consensus at the proposer, one request at a time. `error_*`: predicted / measured
-    - 1, by the measured median and by the ends of its 95 % interval (None: too few blocks). `load`:
-    the machine's one-minute load average before the measurement."""
+    """Of one round, at one size: times to consensus at the proposer, one request at a time, and CPU
+    time per block and replica."""
+
+    replicas: Annotated[int, Meta(ge=REPLICAS_MIN, le=REPLICAS_MAX)]
+    predicted_ms: _Time
+    measured_ms: _Time
+    predicted_cpu_us: _Time
+    measured_cpu_us: _Time
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """`costs`: measured in this round, and fitted to some of its sizes."""
+
+    costs: Costs
+    sizes: Annotated[tuple[Prediction, ...], Meta(min_length=2, max_length=REPLICAS_MAX)]
+
+
+class Predictions(Document, frozen=True, kw_only=True):
+    """As a file. `machine` says in words where; `fitted_to` which sizes were fitted to."""
+
+    schema: str = "testbed.model.predict/2"
+    machine: str
+    fitted_to: tuple[int, ...]
+    blocks: int  # of each size in each round
+    rounds: Annotated[tuple[Round, ...], Meta(min_length=1, max_length=1000)]
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """One size over all rounds: medians, with the interval that the variation between rounds gives.
+    `ratio` and `cpu_ratio`: predicted to measured, paired by round."""
 
     replicas: int
     fitted_to: bool
-    predicted_ms: float
+    predicted_ms: Estimate
     measured_ms: Estimate
-    error: float
-    error_lo: float | None
-    error_hi: float | None
-    predicted_cpu_us: float
-    measured_cpu_us: float
-    load: float
-
-    @property
-    def measured(self) -> Measured:
-        return Measured(
-            replicas=self.replicas,
-            ms=self.measured_ms,
-            cpu_us=self.measured_cpu_us,
-            load=self.load,
-        )
+    ratio: Estimate
+    measured_cpu_us: Estimate
+    cpu_ratio: Estimate
 
 
-class Predictions(msgspec.Struct, frozen=True, kw_only=True):
-    """As a file, for figures."""
-
-    schema: str = "testbed.model.predict/1"
-    rows: list[Prediction]
-
-
-def read_predictions(path: Path) -> list[Prediction]:
+def read_predictions(path: Path) -> Predictions:
     """Raises ConfigurationError."""
-    try:
-        rows = msgspec.json.decode(path.read_bytes(), type=Predictions).rows
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigurationError(f"{path}: not what `predict --json` prints: {error}") from error
-    for row in rows:
-        if not row.measured_ms.value or min(row.measured_ms.value, row.measured_cpu_us) <= 0:
-            raise ConfigurationError(f"{path}: no measured times of {row.replicas} replicas")
-    return rows
+    found = read_document(path, Predictions, "testbed model predict --json")
+    named = {tuple(each.replicas for each in one.sizes) for one in found.rounds}
+    if len(named) > 1 or any(len({*sizes}) < len(sizes) for sizes in named):
+        raise ConfigurationError(f"{path}: each round must have the same sizes, each once")
+    return found
 
 
-def on_loopback(costs: Costs, cores: int) -> Costs:
-    """All replicas share the cores of this machine."""
-    return msgspec.structs.replace(costs, cores=cores, shared=True)
+def measure_rounds(
+    fit: Sequence[int], others: Iterable[int], *, rounds: int, blocks: int, say: Say
+) -> Predictions:
+    """Real networks of all sizes, `blocks` at each size in each round. Every second round visits
+    them from the largest to the smallest. Raises LabFault."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    sizes = sorted({*fit, *others})
+    found: list[tuple[Costs, dict[int, Measured]]] = []
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        order = sizes[::-1] if number % 2 else sizes
+        prices = measure_prices()
+        found.append((prices, {n: measure_loopback(n, blocks, say) for n in order}))
+    say("fitting and predicting")
+    return Predictions(
+        machine=(
+            f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, "
+            f"load {load:.1f} before"
+        ),
+        fitted_to=tuple(fit),
+        blocks=blocks,
+        rounds=tuple(_round(prices, measured, fit, cores) for prices, measured in found),
+    )
+
+
+def _round(prices: Costs, measured: dict[int, Measured], fit: Sequence[int], cores: int) -> Round:
+    costs = fitted(prices, [measured[n] for n in fit], cores)
+    return Round(
+        costs=costs, sizes=tuple(predict(costs, measured[n], cores) for n in sorted(measured))
+    )
 
 
 def fitted(costs: Costs, measured: Sequence[Measured], cores: int) -> Costs:
     """The costs whose CPU time is nearest to what was measured, in relative least squares."""
     changed = costs
-    for _ in range(_ROUNDS):
+    for _ in range(_PASSES):
         sends, rest = [], []  # of what was measured
         for each in measured:
             run = _timed(changed, each, cores)
@@ -96,32 +153,68 @@ def fitted(costs: Costs, measured: Sequence[Measured], cores: int) -> Costs:
     return changed
 
 
-def _timed(costs: Costs, like: Measured, cores: int) -> Timed:
-    return timed(
-        Point(
-            replicas=like.replicas,
-            lever=Lever.PRODUCT,
-            costs=on_loopback(costs, cores),
-            blocks=_BLOCKS,
-        )
+def predict(costs: Costs, measured: Measured, cores: int) -> Prediction:
+    """One size, one request at a time."""
+    run = _timed(costs, measured, cores)
+    return Prediction(
+        replicas=measured.replicas,
+        predicted_ms=median(run.proposer_ms),
+        measured_ms=measured.ms,
+        predicted_cpu_us=sum(run.work_us.values()) - run.work_us.get("sync", 0.0),
+        measured_cpu_us=measured.cpu_us,
     )
 
 
-def predict(costs: Costs, measured: Measured, cores: int, *, fitted_to: bool) -> Prediction:
-    """One size, one request at a time."""
-    run = _timed(costs, measured, cores)
-    predicted_ms, found = median(run.proposer_ms), measured.ms
-    assert found.value is not None
-    cpu_us = sum(run.work_us.values()) - run.work_us.get("sync", 0.0)
-    return Prediction(
-        replicas=measured.replicas,
-        fitted_to=fitted_to,
-        predicted_ms=predicted_ms,
-        measured_ms=found,
-        error=predicted_ms / found.value - 1,
-        error_lo=predicted_ms / found.hi - 1 if found.hi else None,
-        error_hi=predicted_ms / found.lo - 1 if found.lo else None,
-        predicted_cpu_us=cpu_us,
-        measured_cpu_us=measured.cpu_us,
-        load=measured.load,
+def _timed(costs: Costs, like: Measured, cores: int) -> Timed:
+    """All replicas share the cores of this machine."""
+    shared = msgspec.structs.replace(costs, cores=cores, shared=True)
+    return timed(Point(replicas=like.replicas, lever=Lever.PRODUCT, costs=shared, blocks=_BLOCKS))
+
+
+def compared(found: Predictions) -> list[Compared]:
+    """By size."""
+    rows = []
+    for sizes in zip(*(one.sizes for one in found.rounds), strict=True):
+        predicted, measured = (
+            [known(each.predicted_ms) for each in sizes],
+            [known(each.measured_ms) for each in sizes],
+        )
+        cpu = [known(each.measured_cpu_us) for each in sizes]
+        rows.append(
+            Compared(
+                replicas=sizes[0].replicas,
+                fitted_to=sizes[0].replicas in found.fitted_to,
+                predicted_ms=estimated(predicted),
+                measured_ms=estimated(measured),
+                ratio=paired_ratio(measured, predicted),
+                measured_cpu_us=estimated(cpu),
+                cpu_ratio=paired_ratio(cpu, [known(each.predicted_cpu_us) for each in sizes]),
+            )
+        )
+    return rows
+
+
+def calibration_of(found: Predictions) -> Calibration:
+    """Each price's median over the rounds."""
+    costs = [one.costs for one in found.rounds]
+    fit = ", ".join(map(str, found.fitted_to))
+    return Calibration(
+        machine=f"{found.machine}; {len(costs)} rounds, fitted to loopback at N = {fit}",
+        costs=Costs(
+            kinds={
+                kind: Price(
+                    median(each.price(kind).open_us for each in costs),
+                    median(each.price(kind).handle_us for each in costs),
+                )
+                for kind in costs[0].kinds
+            },
+            check_us=median(each.check_us for each in costs),
+            sign_us=median(each.sign_us for each in costs),
+            sync_us=median(each.sync_us for each in costs),
+            send_us=median(each.send_us for each in costs),
+            delays_us=tuple(
+                round(median(quantile))
+                for quantile in zip(*(each.delays_us for each in costs), strict=False)
+            ),
+        ),
     )

@@ -17,18 +17,20 @@ from testbed.simulate.timeline import Timeline
 __all__ = ["Cores", "Costs", "Price"]
 
 
+_US_MAX = 1e9
+_Us = Annotated[float, Meta(ge=0, le=_US_MAX)]
+_KINDS_MAX, _DELAYS_MAX, _CORES_MAX = 100, 10_000, 1024
+
+
 class Price(msgspec.Struct, frozen=True):
     """Microseconds for one message of a kind, without signatures. `open_us`: to decode it.
     `handle_us`: for core, endorser and store until its effects are known."""
 
-    open_us: float
-    handle_us: float
+    open_us: _Us
+    handle_us: _Us
 
 
 _UNKNOWN = Price(60.0, 60.0)
-
-
-_Us = Annotated[float, Meta(ge=0)]
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,15 +42,17 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     `delays_us`: what a link takes; each value is as likely as the others.
     """
 
-    kinds: dict[str, Price]
+    kinds: Annotated[dict[str, Price], Meta(max_length=_KINDS_MAX)]
     check_us: _Us  # one signature
     sign_us: _Us
     sync_us: _Us
     send_us: _Us  # one write of frames to a party: encrypt, write, wake the receiver, read
-    delays_us: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(min_length=1)]
-    cores: Annotated[int, Meta(ge=1)] = (
-        1  # of each replica, for signature checks; or of the host that all share
-    )
+    delays_us: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=int(_US_MAX))], ...],
+        Meta(min_length=1, max_length=_DELAYS_MAX),
+    ]
+    # Of each replica, for signature checks; or of the host that all share.
+    cores: Annotated[int, Meta(ge=1, le=_CORES_MAX)] = 1
     shared: bool = False  # all replicas run on one host
     superfluous_checked: bool = False  # as if votes beyond a quorum were verified and handled
     commits_checked: bool = False  # as if each COMMIT's signature were verified

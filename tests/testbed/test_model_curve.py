@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from statistics import fmean
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from testbed import cli
-from testbed.model.calibration import SHIPPED, Calibration, calibrate, read_calibration
+from testbed.errors import ConfigurationError
+from testbed.model import predict as predicting
+from testbed.model.calibration import SHIPPED, Calibration, measure_prices, read_calibration
 from testbed.model.consensus import Parameters, consensus_times
 from testbed.model.curve import GOAL, Curve, Row, curves, exponential_us, obstacle
+from testbed.model.document import DOCUMENT_BYTES_MAX
 from testbed.model.event_model import committed_ms, mean_committed_ms, mean_of
 from testbed.model.loopback import Measured
-from testbed.model.predict import fitted, predict
+from testbed.model.predict import (
+    Prediction,
+    Predictions,
+    Round,
+    calibration_of,
+    compared,
+    measure_rounds,
+    read_predictions,
+)
 from testbed.model.real_core import Lever, Point, timed
-from testbed.report.pairing import known, median
 from testbed.simulate.costs import Cores, Costs, Price
 from testbed.simulate.timeline import Timeline
 
@@ -186,7 +200,7 @@ def test_only_the_vote_that_completes_a_quorum_is_priced_as_such() -> None:
 
 
 def test_a_calibration_prices_what_a_block_is_made_of(tmp_path: Path) -> None:
-    costs = calibrate("here", tmp_path).costs
+    costs = measure_prices(tmp_path)
     assert {"PrePrepare", "Prepare", "Commit", "Submit", "Endorsement", "Block"} <= {*costs.kinds}
     assert costs.kinds["Prepared"].handle_us > 0
     assert min(price.open_us for price in costs.kinds.values()) >= 0
@@ -197,34 +211,92 @@ def test_a_calibration_prices_what_a_block_is_made_of(tmp_path: Path) -> None:
 
 def test_a_fit_finds_the_costs_that_made_the_times() -> None:
     base = priced(check_us=70.0, kinds=dict.fromkeys(KINDS, Price(10.0, 20.0)))
-    true = msgspec.structs.replace(base, send_us=60.0)
-    runs = {
-        n: timed(
-            Point(
-                replicas=n,
-                lever=Lever.PRODUCT,
-                costs=msgspec.structs.replace(true, shared=True, cores=2),
-                blocks=24,
-            )
-        )
-        for n in (4, 7, 10)
-    }
-    measured = {
-        n: Measured(
-            replicas=n,
-            ms=median([known(ms) for ms in run.proposer_ms]),
-            cpu_us=sum(run.work_us.values()),
-            load=1.0,
-        )
-        for n, run in runs.items()
-    }
-    found = fitted(base, [measured[4], measured[7]], 2)
+    measured = {n: ran(msgspec.structs.replace(base, send_us=60.0), n) for n in (4, 7, 10)}
+    found = predicting.fitted(base, [measured[4], measured[7]], 2)
     assert found.send_us == pytest.approx(60, rel=0.05)
-    told = predict(found, measured[10], 2, fitted_to=False)
-    assert abs(told.error) < 0.05
-    assert told.error_lo is not None
-    assert told.error_hi is not None
-    assert told.error_lo <= told.error <= told.error_hi
+    told = predicting.predict(found, measured[10], 2)
+    assert told.predicted_ms == pytest.approx(told.measured_ms, rel=0.05)
+
+
+def ran(costs: Costs, replicas: int, blocks: int = 24) -> Measured:
+    """What real processes with these costs would take on two cores."""
+    shared = msgspec.structs.replace(costs, shared=True, cores=2)
+    run = timed(Point(replicas=replicas, lever=Lever.PRODUCT, costs=shared, blocks=blocks))
+    return Measured(
+        replicas=replicas, ms=statistics.median(run.proposer_ms), cpu_us=sum(run.work_us.values())
+    )
+
+
+def test_a_machine_whose_speed_drifts_between_rounds_spoils_no_prediction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each round measures prices and all sizes; every second one from the largest."""
+    order = list[int]()
+
+    def costs() -> Costs:
+        slowness = 1 + len(order) // 3  # of each round
+        return priced(
+            check_us=70.0 * slowness,
+            kinds=dict.fromkeys(KINDS, Price(10.0 * slowness, 20.0 * slowness)),
+            send_us=40.0 * slowness,
+        )
+
+    def measure(replicas: int, blocks: int, say: object) -> Measured:
+        assert blocks == 10
+        found = ran(costs(), replicas, 8)
+        order.append(replicas)
+        return found
+
+    monkeypatch.setattr(predicting, "_PASSES", 1)
+    monkeypatch.setattr(predicting, "_BLOCKS", 8)
+    monkeypatch.setattr(predicting, "measure_prices", costs)
+    monkeypatch.setattr(predicting, "measure_loopback", measure)
+    found = measure_rounds([4, 5], [6], rounds=6, blocks=10, say=lambda _: None)
+    assert order == [4, 5, 6, 6, 5, 4] * 3
+    for row in compared(found):
+        assert row.measured_ms.most is not None
+        assert row.measured_ms.least is not None
+        assert row.measured_ms.most > 2 * row.measured_ms.least
+        assert row.fitted_to is (row.replicas < 6)
+        for ratio in (row.ratio, row.cpu_ratio):
+            assert ratio.lo is not None
+            assert ratio.hi is not None
+            assert 0.9 < ratio.lo <= ratio.hi < 1.1
+    prices = calibration_of(found)
+    assert prices.costs.check_us == pytest.approx(70 * 3.5)
+    assert "6 rounds" in prices.machine
+
+
+def test_the_interval_is_that_of_rounds_and_six_are_the_fewest() -> None:
+    told = rounds(1.0, 1.1, 0.9, 1.3, 1.0, 1.2)
+    (row, _) = compared(told)
+    assert (row.ratio.lo, row.ratio.hi) == (0.9, 1.3)
+    (row, _) = compared(msgspec.structs.replace(told, rounds=told.rounds[:5]))
+    assert row.ratio.lo is None
+
+
+def rounds(*ratios: float) -> Predictions:
+    return Predictions(
+        machine="a test",
+        fitted_to=(4,),
+        blocks=10,
+        rounds=tuple(
+            Round(
+                costs=priced(),
+                sizes=tuple(
+                    Prediction(
+                        replicas=n,
+                        predicted_ms=10 * ratio,
+                        measured_ms=10.0,
+                        predicted_cpu_us=100.0,
+                        measured_cpu_us=100.0,
+                    )
+                    for n in (4, 7)
+                ),
+            )
+            for ratio in ratios
+        ),
+    )
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -304,8 +376,8 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
         ("calibrate --fit 4", "two sizes"),
         ("calibrate --fit 3,4", "from 4"),
         ("predict --replicas many", "use 4,7,10"),
-        ("predict --calibration nowhere.json", "not a calibration"),
-        ("predict --measured nowhere.json", "not what `predict --json` prints"),
+        ("curve --calibration nowhere.json", "No such file"),
+        ("predict --measured nowhere.json", "predict --json` prints"),
         ("curve -n 4..999", "to 256"),
     ],
 )
@@ -316,27 +388,99 @@ def test_nonsense_is_refused_before_anything_is_measured(
     assert says in capsys.readouterr().err
 
 
-def test_files_with_impossible_times_are_refused(
+def test_the_table_of_measured_rounds_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measured = tmp_path / "measured.json"
-    for what, value in (("value", None), ("value", 0.0), ("cpu", 0.0)):
-        found = json.loads((SHIPPED.parent / "measured.json").read_bytes())
-        if what == "value":
-            found["rows"][0]["measured_ms"]["value"] = value
-        else:
-            found["rows"][0]["measured_cpu_us"] = value
-        measured.write_text(json.dumps(found))
-        assert cli.main(["model", "predict", "--measured", str(measured)]) == 2
-        assert "measured.json: no measured times of 4 replicas" in capsys.readouterr().err
-    calibration = tmp_path / "calibration.json"
-    for field, wrong in (("delays_us", []), ("delays_us", [-1]), ("sync_us", -1.0), ("cores", 0)):
-        found = json.loads(SHIPPED.read_bytes())
-        found["costs"][field] = wrong
-        calibration.write_text(json.dumps(found))
-        assert cli.main(["model", "predict", "--calibration", str(calibration)]) == 2
-        assert f"$.costs.{field}" in capsys.readouterr().err
+    file = tmp_path / "measured.json"
+    file.write_bytes(msgspec.json.encode(rounds(1.0, 1.1, 0.9, 1.3, 1.0, 1.2)))
+    command = ["model", "predict", "--measured", str(file)]
+    assert cli.main(command) == 0
+    table = capsys.readouterr().out
+    assert "6 rounds of 10 blocks" in table
+    assert "-10% to +30%" in table
+    assert cli.main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["replicas"] for row in found["compared"]] == [4, 7]
+    file.write_text(json.dumps(found))
+    assert read_predictions(file) == rounds(1.0, 1.1, 0.9, 1.3, 1.0, 1.2)
 
 
-def test_the_shipped_calibration_is_read() -> None:
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("replicas", 3),
+        ("measured_ms", None),
+        ("measured_ms", 0.0),
+        ("measured_ms", -1.0),
+        ("predicted_ms", 1e300),
+        ("measured_cpu_us", 0.0),
+    ],
+)
+def test_impossible_times_are_refused(tmp_path: Path, field: str, wrong: object) -> None:
+    found = msgspec.to_builtins(rounds(1.0))
+    found["rounds"][0]["sizes"][0][field] = wrong
+    file = tmp_path / "measured.json"
+    file.write_text(json.dumps(found))
+    with pytest.raises(ConfigurationError, match=rf"measured\.json: .*\.{field}"):
+        read_predictions(file)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("delays_us", []),
+        ("delays_us", [-1]),
+        ("delays_us", [10**12]),
+        ("sync_us", -1.0),
+        ("send_us", 1e300),
+        ("cores", 0),
+        ("cores", 10**9),
+        ("kinds", {"Prepare": {"open_us": -1.0, "handle_us": 1.0}}),
+        ("kinds", {str(number): {"open_us": 1.0, "handle_us": 1.0} for number in range(1000)}),
+    ],
+)
+def test_impossible_prices_are_refused(tmp_path: Path, field: str, wrong: object) -> None:
+    found = json.loads(SHIPPED.read_bytes())
+    found["costs"][field] = wrong
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(found))
+    with pytest.raises(ConfigurationError, match=rf"calibration\.json: .*\$\.costs\.{field}"):
+        read_calibration(file)
+
+
+def test_rounds_of_different_sizes_and_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "measured.json"
+    found = msgspec.to_builtins(rounds(1.0, 1.0))
+    found["rounds"][1]["sizes"][0]["replicas"] = 10
+    file.write_text(json.dumps(found))
+    with pytest.raises(ConfigurationError, match="the same sizes"):
+        read_predictions(file)
+    file.write_bytes(SHIPPED.read_bytes())
+    with pytest.raises(ConfigurationError, match=r"testbed\.calibration/1.*fix: make it anew with"):
+        read_predictions(file)
+    file.write_bytes(b" " * DOCUMENT_BYTES_MAX + b"{}")
+    with pytest.raises(ConfigurationError, match=f"more than {DOCUMENT_BYTES_MAX} bytes"):
+        read_calibration(file)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damaged_files_are_refused_or_read_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "damaged.json"
+    good = data.draw(st.sampled_from([SHIPPED.read_bytes(), msgspec.json.encode(rounds(1.0))]))
+    at = data.draw(st.integers(0, len(good)))
+    put = data.draw(
+        st.binary(max_size=8) | st.sampled_from([b"NaN", b"1e999", b"-1", b"[" * 5000, b"null"])
+    )
+    cut = data.draw(st.integers(0, 8))
+    file.write_bytes(good[:at] + put + good[at + cut :])
+    for read in (read_calibration, read_predictions):
+        with suppress(ConfigurationError):
+            read(file)
+
+
+def test_what_is_shipped_is_read() -> None:
     assert read_calibration(SHIPPED).costs.check_us > 0
+    assert compared(read_predictions(SHIPPED.with_name("measured.json")))
