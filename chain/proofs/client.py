@@ -193,7 +193,7 @@ class FinalityTracker:
         self._height, self._head_hash = height, digest(head)
         self._final[height] = head
         self._final.pop(height - FINAL_KEPT, None)
-        self._seals.pop(height, None)
+        del self._seals[height]
         self._pruned_by.pop(height, None)
         for body in self._bodies_of.pop(height, {}).values():
             self._bytes_by[body.source] -= body.block.body_bytes

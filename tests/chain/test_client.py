@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from chain.block import Block, Head, Record
 from chain.errors import Misuse, PeerFault
 from chain.keys import digest
+from chain.ledger.envelope import sign_operation
+from chain.ledger.item import make_item, open_item
 from chain.ledger.operations import RemoveReplica
 from chain.merkle import EMPTY_ROOT
 from chain.pbft.messages import Seal
+from chain.proofs import client
 from chain.proofs.client import (
+    WINDOW_BLOCKS_MAX,
     WINDOW_BYTES_MAX,
     BlockRange,
     Final,
@@ -28,7 +32,7 @@ from chain.proofs.client import (
 )
 from chain.proofs.proof import HeadSeal, Proof, make_inclusion, verify_receipt
 from tests.chain.test_proof import grown
-from tests.chain.world import Device, World
+from tests.chain.world import START_US, Device, World
 
 
 def lively() -> World:
@@ -47,6 +51,30 @@ WORLD = lively()
 def tracker(bodies: bool = True, bytes_max: int = WINDOW_BYTES_MAX) -> FinalityTracker:
     members = WORLD.genesis.membership
     return FinalityTracker(members, WORLD.genesis, WORLD.scheme, bodies, bytes_max)
+
+
+class Refusing:
+    """A scheme that no signature passes."""
+
+    def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
+        return False
+
+
+class Lax:
+    """A scheme that every signature passes."""
+
+    def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
+        return True
+
+
+def unsigned() -> World:
+    """Its replicas took a reading in block 2 that the device did not sign."""
+    world = World()
+    alice = world.admit("alice")
+    cose = sign_operation(world.data(alice), alice.signer)
+    forged = make_item(cose[:-1] + bytes([cose[-1] ^ 1]))
+    world.block(open_item(forged, world.network, world.ledger.membership, Lax()))
+    return world
 
 
 def drain(tracker: FinalityTracker) -> list[Final]:
@@ -104,6 +132,36 @@ def test_a_forged_seal_counts_for_nobody_and_blocks_nobody() -> None:
     assert [seal.replica for seal in final.seals] == [0, 2]
 
 
+def test_a_final_block_has_f_plus_1_seals_of_its_own_head() -> None:
+    block = WORLD.blocks[0]
+    watching = tracker()
+    watching.feed(WORLD.seal(0, other_block(block)))
+    for each in (1, 2, 3):
+        watching.feed(WORLD.seal(each, block))
+    [final] = drain(watching)
+    assert [seal.replica for seal in final.seals] == [1, 2]
+
+
+@pytest.mark.parametrize("later_us", [-1, 1])  # so that it is looked at first, or last
+@pytest.mark.parametrize("changes", [{"parent": bytes(32)}, {"epoch": 1}, {}])
+def test_a_head_that_cannot_be_next_is_passed_over(
+    changes: dict[str, object], later_us: int
+) -> None:
+    """It is of another chain or epoch, or nobody brought its body."""
+    block = WORLD.blocks[0]
+    head = msgspec.structs.replace(Head.decode(block.head), **changes)
+    head = msgspec.structs.replace(head, time_us=head.time_us + later_us)
+    other = Block(head.encode(), block.records)
+    watching = tracker()
+    for each in (0, 1):
+        watching.feed(WORLD.seal(each, other, with_body=bool(changes)))
+    assert drain(watching) == []
+    for each in (2, 3):
+        watching.feed(WORLD.seal(each, block))
+    [final] = drain(watching)
+    assert final.block == block
+
+
 def test_a_block_waits_for_its_body_where_bodies_are_wanted() -> None:
     block = WORLD.blocks[0]
     watching, light = tracker(), tracker(bodies=False)
@@ -113,6 +171,10 @@ def test_a_block_waits_for_its_body_where_bodies_are_wanted() -> None:
     assert drain(watching) == []
     [final] = drain(light)
     assert final.block is None
+    plain = FinalityTracker(WORLD.genesis.membership, WORLD.genesis, WORLD.scheme)
+    for each in (0, 1):
+        plain.feed(WORLD.seal(each, block, with_body=False))
+    assert len(drain(plain)) == 1, "nobody said that bodies are wanted"
     watching.feed(WORLD.seal(3, block))
     [final] = drain(watching)
     assert final.block == block
@@ -157,17 +219,49 @@ def test_nobody_is_framed_with_a_forged_head() -> None:
     assert watching.feed(WORLD.seal(3, first)) is None, "the true one replaces it"
 
 
-def test_a_head_against_the_final_one_is_reported_before_and_after() -> None:
+@pytest.mark.parametrize("bodies", [True, False])
+def test_a_head_against_the_final_one_is_reported_before_and_after(bodies: bool) -> None:
     first, second = WORLD.blocks[0], other_block(WORLD.blocks[0])
-    watching = tracker()
-    for seal in (WORLD.seal(3, second), WORLD.seal(0, first), WORLD.seal(1, first)):
-        watching.feed(seal)
+    watching = tracker(bodies)
+    for each, block in ((3, second), (0, first), (1, first)):
+        watching.feed(WORLD.seal(each, block, with_body=bodies))
     [final] = drain(watching)
-    assert [(each.replica, each.against_final) for each in final.conflicts] == [(3, True)]
+    assert [(one.replica, one.against_final) for one in final.conflicts] == [(3, True)]
     late = watching.feed(WORLD.seal(2, second))
     assert late is not None
     assert (late.replica, late.against_final) == (2, True)
     assert watching.feed(WORLD.seal(2, first)) is None
+
+
+def test_old_final_heads_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last ones are kept, to recognise who signs another."""
+    monkeypatch.setattr(client, "FINAL_KEPT", 2)
+    watching = tracker()
+    for block in WORLD.blocks:
+        for each in (0, 1):
+            watching.feed(WORLD.seal(each, block))
+        drain(watching)
+    late = [watching.feed(WORLD.seal(2, other_block(block))) for block in WORLD.blocks]
+    assert [each is not None for each in late] == [False] * 4 + [True] * 2
+
+
+def test_a_tracker_resumes_above_what_its_owner_holds() -> None:
+    """What it knew before is of no use."""
+    watching = tracker()
+    for block in WORLD.blocks[:2]:
+        for each in (0, 1):
+            watching.feed(WORLD.seal(each, block))
+    drain(watching)
+    watching.feed(WORLD.seal(3, other_block(WORLD.blocks[4])))
+    watching.resume(3, WORLD.blocks[2].hash)
+    assert (watching.height, watching.head_hash) == (3, WORLD.blocks[2].hash)
+    assert waiting_bytes(watching) == 0
+    assert watching.feed(WORLD.seal(2, other_block(WORLD.blocks[0]))) is None
+    assert watching.feed(WORLD.seal(3, WORLD.blocks[4])) is None
+    for block in WORLD.blocks[3:]:
+        for each in (0, 1):
+            watching.feed(WORLD.seal(each, block))
+    assert [final.height for final in drain(watching)] == [4, 5, 6]
 
 
 def test_another_network_is_refused() -> None:
@@ -188,6 +282,11 @@ def test_a_flood_of_far_heads_is_not_kept() -> None:
         flood = msgspec.structs.replace(seal, replica=number, head=near.encode())
         watching.feed(flood)
     assert sum(len(each) for each in watching._seals.values()) <= 3 * 2 * 4
+    watching = tracker()
+    for height in (WINDOW_BLOCKS_MAX, WINDOW_BLOCKS_MAX + 1):
+        near = msgspec.structs.replace(far, height=height)
+        watching.feed(msgspec.structs.replace(seal, head=near.encode()))
+    assert list(watching._seals) == [WINDOW_BLOCKS_MAX]
 
 
 def waiting_bytes(watching: FinalityTracker) -> int:
@@ -203,6 +302,41 @@ def test_bodies_that_wait_are_bounded() -> None:
     for each in (0, 1):
         watching.feed(WORLD.seal(each, WORLD.blocks[0]))
     assert drain(watching), "the next block always finds room"
+    narrow = tracker(bytes_max=4)
+    for block in WORLD.blocks[:2]:
+        for each in (0, 1):
+            narrow.feed(WORLD.seal(each, block))
+    assert [final.height for final in drain(narrow)] == [1]
+
+
+def test_a_share_of_the_buffer_is_used_to_its_last_byte_and_again_and_again() -> None:
+    later = WORLD.blocks[2:4]
+    size = sum(block.body_bytes for block in later)
+    watching = tracker(bytes_max=4 * size)
+    for block in later:
+        watching.feed(WORLD.seal(0, block))
+        watching.feed(WORLD.seal(1, block, with_body=False))
+    assert waiting_bytes(watching) == size
+    for block in WORLD.blocks[:2]:
+        for each in (2, 3):
+            watching.feed(WORLD.seal(each, block))
+    assert len(drain(watching)) == 4
+    again = [msgspec.structs.replace(Head.decode(block.head), height=7 + n, view=3)
+             for n, block in enumerate(later)]  # fmt: skip
+    for head, block in zip(again, later, strict=True):
+        watching.feed(WORLD.seal(0, Block(head.encode(), block.records)))
+    assert waiting_bytes(watching) == size, "what became final has left room"
+
+
+def test_a_seal_that_waits_holds_no_body() -> None:
+    """A body is in the buffer, which is bounded, and nowhere else."""
+    watching = tracker()
+    first, second = WORLD.blocks[0], other_block(WORLD.blocks[0])
+    forged = msgspec.structs.replace(WORLD.seal(0, second), replica=3)
+    for seal in (WORLD.seal(0, first), forged, WORLD.seal(3, first)):
+        watching.feed(seal)
+    waiting = watching._seals[1].values()
+    assert [(each.head, each.block) for each in waiting] == [(first.head, None)] * 2
 
 
 def test_a_liar_that_fills_its_share_of_the_buffer_leaves_the_others_theirs() -> None:
@@ -291,12 +425,39 @@ def test_a_copy_refuses_gaps_forged_heads_and_missing_bodies() -> None:
         assert copy.height == 0
 
 
-def test_a_head_must_name_the_root_before_it_whoever_signed() -> None:
-    head = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), parent_root=bytes(32))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": bytes(32)},
+        {"height": 2},
+        {"parent": bytes(32)},
+        {"parent_root": bytes(32)},
+        {"time_us": START_US},
+    ],
+)
+def test_a_head_must_follow_the_one_before_it_whoever_signed(changes: dict[str, object]) -> None:
+    head = msgspec.structs.replace(Head.decode(WORLD.blocks[0].head), **changes)
     block = Block(head.encode(), ())
     wrong = SealedBlock(head=block.head, seals=tuple(WORLD.seals(block, 0, 1)))
     with pytest.raises(PeerFault, match="bad-link"):
         LedgerCopy(WORLD.genesis, bodies=False).append(wrong)
+
+
+def test_a_copy_checks_devices_signatures_if_it_is_told_to() -> None:
+    """Seals vouch for them otherwise."""
+    blocks = BlockRange(start=1, blocks=sealed(unsigned()))
+    assert LedgerCopy(WORLD.genesis).take(blocks) == 2
+    with pytest.raises(PeerFault, match="bad-signature"):
+        LedgerCopy(WORLD.genesis, check_signatures=True).take(blocks)
+
+
+def test_a_copy_checks_changes_of_members_by_its_own_scheme() -> None:
+    world, proof = grown()
+    with pytest.raises(PeerFault, match="bad-seal"):
+        LedgerCopy(world.genesis, Refusing(), bodies=False).learn(proof.epochs)
+    forged = [msgspec.structs.replace(step, seals=step.seals[::-1]) for step in proof.epochs]
+    with pytest.raises(PeerFault, match="bad-seal"):
+        LedgerCopy(world.genesis, Lax(), bodies=False).learn(forged)
 
 
 def test_a_copy_of_heads_follows_proven_changes_of_members() -> None:

@@ -37,6 +37,7 @@ def check(*verdicts: Signed, reason: str = "privilege", request: bytes = REQUEST
 def test_f_plus_1_replicas_that_reject_prove_a_denial() -> None:
     check(verdict(0), verdict(2))
     check(verdict(3, reason="service"), verdict(1), verdict(0))
+    check(*(verdict(each) for each in range(4)))
 
 
 ACCEPT = Endorsement(0, 2, request=REQUEST, accepted=True, reason="")

@@ -117,27 +117,28 @@ def flattering() -> bytes:
     return encode_leaf(msgspec.structs.replace(statement, privilege=255))
 
 
-@pytest.mark.parametrize(
-    ("block", "code", "field"),
-    [
-        (altered(SECOND, network=bytes(32)), "bad-link", "network"),
-        (altered(SECOND, height=3), "bad-link", "height"),
-        (altered(SECOND, parent=bytes(32)), "bad-link", "parent"),
-        (altered(SECOND, parent_root=bytes(32)), "bad-link", "parent_root"),
-        (altered(SECOND, time_us=START_US), "bad-link", "time_us"),
-        (altered(SECOND, epoch=1), "bad-link", "epoch"),
-        (altered(SECOND, count=3), "bad-body", "count"),
-        (altered(SECOND, root=bytes(32)), "bad-body", "root"),
-        (Block(SECOND.head, SECOND.records[::-1]), "bad-body", "root"),
-        (
-            Block(SECOND.head, (Record(SECOND.records[0].leaf, b"x"), SECOND.records[1])),
-            "bad-body",
-            "record 0 item",
-        ),
-        (with_leaf(flattering()), "bad-execution", "record 0 statement"),
-        (Block(b"short", ()), "bad-head", ""),
-    ],
-)
+# Another second block, and what is wrong with it.
+TAMPERED: list[tuple[Block, str, str]] = [
+    (altered(SECOND, network=bytes(32)), "bad-link", "network"),
+    (altered(SECOND, height=3), "bad-link", "height"),
+    (altered(SECOND, parent=bytes(32)), "bad-link", "parent"),
+    (altered(SECOND, parent_root=bytes(32)), "bad-link", "parent_root"),
+    (altered(SECOND, time_us=START_US), "bad-link", "time_us"),
+    (altered(SECOND, epoch=1), "bad-link", "epoch"),
+    (altered(SECOND, count=3), "bad-body", "count"),
+    (altered(SECOND, root=bytes(32)), "bad-body", "root"),
+    (Block(SECOND.head, SECOND.records[::-1]), "bad-body", "root"),
+    (
+        Block(SECOND.head, (Record(SECOND.records[0].leaf, b"x"), SECOND.records[1])),
+        "bad-body",
+        "record 0 item",
+    ),
+    (with_leaf(flattering()), "bad-execution", "record 0 statement"),
+    (Block(b"short", ()), "bad-head", ""),
+]
+
+
+@pytest.mark.parametrize(("block", "code", "field"), TAMPERED)
 def test_a_block_that_was_tampered_with_is_refused_by_field(
     block: Block, code: str, field: str
 ) -> None:

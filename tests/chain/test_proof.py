@@ -7,18 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chain.block import Block, Head, Record
 from chain.errors import Misuse, PeerFault
-from chain.genesis import Genesis
+from chain.genesis import Genesis, Member, Membership
+from chain.ledger.statement import Statement, decode_leaf, encode_leaf
+from chain.merkle import leaf_hash, root
+from chain.proofs import proof as module
 from chain.proofs.proof import (
     HeadSeal,
     Inclusion,
     Proof,
     ProofVerifier,
+    _is_change,
     decode_proof,
     encode_proof,
     make_inclusion,
     verify_receipt,
 )
+from chain.quorum import REPLICAS_MAX, REPLICAS_MIN
 from tests.chain.world import Device, World
 
 
@@ -132,3 +138,102 @@ def test_only_a_decided_change_is_a_step() -> None:
 def test_a_record_that_is_not_there_is_a_mistake() -> None:
     with pytest.raises(Misuse):
         make_inclusion(BLOCK, 5, ())
+
+
+def test_another_scheme_may_judge_a_receipt() -> None:
+    class Refusing:
+        def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
+            return False
+
+    request = ProofVerifier(WORLD.genesis).verify(proof()).request
+    with pytest.raises(PeerFault, match="bad-seal"):
+        verify_receipt(WORLD.genesis, proof(), request, Refusing())
+
+
+def test_a_step_gives_the_members_that_it_leads_to_also_when_it_is_known() -> None:
+    world, whole = grown()
+    verifier = ProofVerifier(world.genesis)
+    for _ in range(2):
+        found = [verifier.follow(step) for step in whole.epochs]
+        assert [len(each.members) for each in found] == [5, 6]
+    assert found[-1] == verifier.membership
+    assert verifier.steps == list(whole.epochs)
+
+
+def test_a_record_is_completed_for_who_holds_the_genesis_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the steps to its own epoch, if they are not too many."""
+    world, whole = grown()
+    verifier = ProofVerifier(world.genesis)
+    for step in whole.epochs:
+        verifier.follow(step)
+    assert verifier.complete(whole.record) == whole
+    assert verifier.complete(whole.epochs[1]).epochs == whole.epochs[:1]
+    monkeypatch.setattr(module, "EPOCHS_MAX", 2)
+    assert verifier.complete(whole.record) == whole
+    monkeypatch.setattr(module, "EPOCHS_MAX", 1)
+    assert verifier.complete(whole.record) == msgspec.structs.replace(whole, epochs=())
+
+
+def lie(world: World, statement: Statement, *replicas: int, **changes: object) -> Inclusion:
+    """A statement that these replicas made up, alone in the block with the last head changed."""
+    leaf = encode_leaf(statement)
+    head = Head.decode(world.blocks[-1].head)
+    head = msgspec.structs.replace(head, count=1, root=root([leaf_hash(leaf)]), **changes)
+    block = Block(head.encode(), (Record(leaf, b""),))
+    return make_inclusion(block, 0, world.seals(block, *replicas))
+
+
+def test_a_statement_of_another_network_or_time_is_not_of_this_block() -> None:
+    statement = decode_leaf(BLOCK.records[0].leaf)
+    for changes in ({"network": bytes(32)}, {"time_us": statement.time_us + 1}):
+        made_up = lie(WORLD, msgspec.structs.replace(statement, **changes), 0, 1)
+        with pytest.raises(PeerFault, match="wrong-network"):
+            ProofVerifier(WORLD.genesis).included(made_up)
+
+
+def test_an_epoch_decides_nothing_at_its_boundary_and_all_above_it() -> None:
+    world, whole = grown()
+    verifier = ProofVerifier(world.genesis)
+    verifier.follow(whole.epochs[0])
+    statement = decode_leaf(world.blocks[-1].records[0].leaf)
+    for height in (8, 9):
+        above = lie(world, statement, 3, 4, height=height, epoch=1)
+        if height == 9:
+            assert verifier.included(above) == statement
+            continue
+        with pytest.raises(PeerFault, match="bad-epoch: epoch 1 does not decide 8"):
+            verifier.included(above)
+
+
+def crew(n: int) -> Membership:
+    return Membership(0, tuple(Member(each, bytes([each])) for each in range(n)))
+
+
+ADDED = {"op": "add-replica", "replica": 300, "key": b"key"}
+REMOVED = {"op": "remove-replica", "replica": 3, "key": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "members", "is_one"),
+    [
+        (ADDED, 4, True),
+        (REMOVED, 5, True),
+        (ADDED, REPLICAS_MAX - 1, True),
+        (REMOVED, REPLICAS_MAX, True),
+        (ADDED, REPLICAS_MAX, False),
+        (REMOVED, REPLICAS_MIN, False),
+        (ADDED | {"replica": 3}, 5, False),  # who is a member is not added
+        (REMOVED | {"replica": 7}, 5, False),  # who is none is not removed
+        (ADDED | {"key": None}, 5, False),
+        (REMOVED | {"key": b"key"}, 5, False),
+        (ADDED | {"replica": None}, 5, False),
+        (REMOVED | {"op": "revoke"}, 5, False),
+    ],
+)
+def test_what_is_a_change_of_members(
+    changes: dict[str, object], members: int, is_one: bool
+) -> None:
+    statement = msgspec.structs.replace(decode_leaf(BLOCK.records[0].leaf), **changes)
+    assert _is_change(statement, crew(members)) == is_one

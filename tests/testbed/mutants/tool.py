@@ -50,12 +50,14 @@ GROUPS = {
     "proofs": _Group(
         tuple(f"chain.proofs.{name}" for name in ("audit", "client", "denial", "proof")),
         (
+            "tests/chain/test_audit.py",
             "tests/chain/test_client.py",
             "tests/chain/test_denial.py",
+            "tests/chain/test_ledger.py",
             "tests/chain/test_proof.py",
             "tests/chain/test_pruning.py",
         ),
-        "altered",
+        "altered or flipped",
     ),
     "driver": _Group(
         ("nodes.replica.driver",),
@@ -72,7 +74,7 @@ GROUPS = {
         "kill_9 or both_stores or flipped or any_file",
     ),
 }
-WHOLE = (*GROUPS["verify"].modules, *GROUPS["rules"].modules)
+WHOLE = (*GROUPS["verify"].modules, *GROUPS["rules"].modules, *GROUPS["proofs"].modules)
 _TOP = Path(__file__).resolve().parents[3]
 _EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 _DEAD = ("killed", "timeout", "caught by type check", "segfault")
