@@ -27,7 +27,7 @@ test: $(STAMP) ## the test suite; lab tests skip themselves without root
 
 soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, half an hour of testbed soak
 	@bash -c 'time $(VENV)/bin/pytest -n 2 -m soak --durations=0 $(ARGS)'
-	@bash -c 'time $(VENV)/bin/python -m tests.testbed.mutants'
+	@bash -c 'time $(VENV)/bin/python -m tests.testbed.mutants --search'
 	@bash -c 'time $(VENV)/bin/testbed soak --for 30m'
 
 check: $(STAMP) ## lint, format and types
@@ -35,7 +35,7 @@ check: $(STAMP) ## lint, format and types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-mutants: $(STAMP) ## the table of one-line mutants of the core that the simulation kills
+mutants: $(STAMP) ## the one-line mutants of the core, each with the seed whose simulation kills it
 	@$(VENV)/bin/python -m tests.testbed.mutants $(ARGS)
 
 mutation: $(STAMP) ## mutants that nobody chose, against the fast tests: hours; goes on where it stopped

@@ -1,7 +1,11 @@
 """`python -m tests.testbed.mutants`: runs every mutant in its own process, prints the table.
 
+Each runs the seed that `table` says kills it; with `--search` all of its budget from 0 on, until a
+property breaks. It is an error if none does, or if another seed is the first. The clean build runs
+on the same seeds, and nothing may break.
+
 `--one NAME` is what each process does: apply the mutant, run seeds until a property breaks or there
-are no more, print one JSON line. The clean build runs on the seeds of every mutant.
+are no more, print one JSON line.
 
 `--strategies` prints which exploration strategy finds which mutant, and after how many schedules
 (`strategies`). With `--out` it can be stopped and goes on later.
@@ -16,13 +20,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.testbed.mutants import strategies
 from tests.testbed.mutants.loader import apply, fits
 from tests.testbed.mutants.table import MUTANTS, Mutant, Result
 
-__all__ = ["main", "run_in_own_process", "run_mutant"]
+__all__ = ["main", "row", "run_in_own_process", "run_mutant"]
 
 _PROCESS_S_MAX = 1800
 
@@ -75,6 +80,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=20, help="with --strategies")
     parser.add_argument("--limit", type=int, default=100, help="schedules of one try")
     parser.add_argument("--out", type=Path, help="with --strategies: JSON file to go on from")
+    parser.add_argument("--search", action="store_true", help="every seed of the budgets, from 0")
     parser.add_argument("--only", nargs="*", help="names of mutants to run")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
@@ -96,20 +102,19 @@ def main() -> int:
         sys.stdout.write(strategies.markdown(chosen, cells, arguments.limit))
         return 0
     form = "json" if arguments.json else "markdown" if arguments.markdown else "table"
-    return _run_all(arguments.only, arguments.jobs, form)
+    chosen = [m for m in MUTANTS if not arguments.only or m.name in arguments.only]
+    first = [0 if arguments.search else mutant.known for mutant in chosen]
+    stop = [mutant.budget if arguments.search else mutant.known + 1 for mutant in chosen]
+    return _run_all(chosen, [*map(range, first, stop)], arguments.jobs, form)
 
 
-def _run_all(only: list[str] | None, jobs: int, form: str) -> int:
-    chosen = [m for m in MUTANTS if not only or m.name in only]
+def _run_all(chosen: list[Mutant], seeds: list[range], jobs: int, form: str) -> int:
     for mutant in chosen:
         fits(mutant)
     with ThreadPoolExecutor(jobs) as pool:  # each thread waits for one process
-        results = list(pool.map(lambda m: run_in_own_process(m, range(m.budget)), chosen))
-        clean = list(
-            pool.map(
-                lambda m, r: run_in_own_process(m, range(r.seeds), patched=False), chosen, results
-            )
-        )
+        results = list(pool.map(run_in_own_process, chosen, seeds))
+        same = [each[: result.seeds] for each, result in zip(seeds, results, strict=True)]
+        clean = list(pool.map(partial(run_in_own_process, patched=False), chosen, same))
     if form == "json":
         rows = [
             {**result._asdict(), "budget": mutant.budget, "clean_finding": unpatched.property}
@@ -117,16 +122,31 @@ def _run_all(only: list[str] | None, jobs: int, form: str) -> int:
         ]
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     elif form == "markdown":
-        sys.stdout.write(_markdown(chosen, results, clean))
+        sys.stdout.write(
+            "| mutant | module | killed by | at seed | budget |\n|---|---|---|---|---|\n"
+        )
+        sys.stdout.writelines(f"{row(*each)}\n" for each in zip(chosen, results, strict=True))
     else:
         _print_table(chosen, results, clean)
-    alive = [result.mutant for result in results if result.seed is None]
-    dirty = [result.mutant for result in clean if result.seed is not None]
-    for name in alive:
-        sys.stderr.write(f"{name}: survived its budget\n")
-    for name in dirty:
-        sys.stderr.write(f"{name}: the clean build breaks a property on its seeds\n")
-    return 1 if alive or dirty else 0
+    wrong = [
+        f"{mutant.name}: {'no seed' if result.seed is None else f'seed {result.seed}'} kills it, "
+        f"tests/testbed/mutants/table.py says {mutant.known}"
+        for mutant, result in zip(chosen, results, strict=True)
+        if result.seed != mutant.known
+    ]
+    wrong += [
+        f"{result.mutant}: the clean build breaks a property on its seeds"
+        for result in clean
+        if result.seed is not None
+    ]
+    sys.stderr.writelines(f"{each}\n" for each in wrong)
+    return 1 if wrong else 0
+
+
+def row(mutant: Mutant, result: Result) -> str:
+    """As it stands in chain/README.md."""
+    killed = f"{result.property or 'SURVIVED'} | {result.seed}"
+    return f"| {mutant.name} | `{mutant.module}` | {killed} | {mutant.budget} |"
 
 
 def _print_table(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> None:
@@ -149,19 +169,6 @@ def _print_table(chosen: list[Mutant], results: list[Result], clean: list[Result
             unpatched.property or "nothing",
         )
     Console(width=160).print(table)
-
-
-def _markdown(chosen: list[Mutant], results: list[Result], clean: list[Result]) -> str:
-    lines = [
-        "| mutant | module | killed by | at seed | after | budget | clean build |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {mutant.name} | `{mutant.module}` | {result.property or 'SURVIVED'} | {result.seed} "
-        f"| {result.seeds} | {mutant.budget} | {unpatched.property or 'nothing'} |"
-        for mutant, result, unpatched in zip(chosen, results, clean, strict=True)
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

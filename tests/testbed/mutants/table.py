@@ -1,7 +1,7 @@
 """The mutants: one wrong line each, and what must notice it.
 
 A property must break on one of the first `budget` seeds of a mutant's profile, and nothing on the
-same seeds without the mutant. `known` is a seed that kills it: the tests try it before they search.
+same seeds without the mutant. `known` is the first of them: the tests run it alone.
 """
 
 from __future__ import annotations
