@@ -154,10 +154,10 @@ class BrokerLogins:
             await admin.remove(*(each.name for each in changes))
         now_s = time.monotonic()
         for each in self._queue.answered(changes or [], asked_s, admin.connection, now_s):
-            self._tell(each, now_s)
+            self._on_made(each, now_s)
         return True
 
-    def _tell(self, made: Waiting, now_s: float) -> None:
+    def _on_made(self, made: Waiting, now_s: float) -> None:
         if not made.again:
             kind = "expelled" if made.user is None else "login"
             latency_ms = (now_s - made.since_s) * 1e3
