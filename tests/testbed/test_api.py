@@ -61,7 +61,7 @@ def test_a_lab_is_looked_at_struck_and_collected(bench: RunningTestbed, tmp_path
     bench.wait_for(lambda: bench.height >= 3)
     assert bench.primary in bench.processes
     with bench.inject("byzantine.withhold", on="backup(1)") as seen:
-        assert "lied" in seen.what
+        assert "lies" in seen.what
     bench.kill("phones-1")
     starts = len(started(bench))
     bench.wait_for(lambda: len(started(bench)) > starts)
