@@ -1,8 +1,9 @@
-"""When a device enrols and sends: the plan that the orchestrator draws before a run.
+"""When a device enrols and sends: its plan, which the orchestrator hands out when a run starts.
 
-The file appears when the run starts (written whole, by rename). It holds the wall time of the run's
-beginning; its other times count from there. The load is open-loop: an operation is due at its
-intended time, whatever became of the one before, and its latency counts from then.
+The file appears then (written whole, by rename). It holds the wall time of the run's beginning; its
+other times count from there. The device draws its sends itself (`sends`). The load is open-loop: an
+operation is due at its intended time, whatever became of the one before, and its latency counts
+from then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated
 
 import msgspec
 
+from nodes.device.sends import Draw
 from nodes.exits import Trouble
 
 __all__ = ["Go", "until", "wait_for_go"]
@@ -24,17 +26,23 @@ Offset = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
 
 
 class Go(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`start_ns` is wall time; `enrol_at_ms`, `sends_ms` and `end_ms`, when readings end, count
-    from it; `timeout_ms` is when an unanswered send is reported as late (it is still carried on).
-    `seed` is the trial's: each sensor draws its error from it (`sensor`).
+    """`start_ns` is wall time; `enrol_at_ms`, the sends of all `draws` and `end_ms`, when readings
+    end, count from it; `timeout_ms` is when an unanswered send is reported as late (it is still
+    carried on). `seed` is the trial's: each sensor draws its error from it (`sensor`).
     """
 
     start_ns: int
     enrol_at_ms: Offset
-    sends_ms: tuple[Offset, ...]
+    draws: tuple[Draw, ...] = ()
     end_ms: Offset
     timeout_ms: Offset
     seed: int = 0
+
+    @property
+    def sends_ms(self) -> tuple[int, ...]:
+        """Increasing. Raises ValueError: see `Draw`."""
+        drawn = (times for draw in self.draws for times in draw.sends_ms.values())
+        return tuple(sorted(at for times in drawn for at in times))
 
     def due_ns(self, offset_ms: int) -> int:
         """Wall time of an offset."""
@@ -46,9 +54,11 @@ async def wait_for_go(path: Path) -> Go:
     while not path.exists():
         await asyncio.sleep(POLL_S)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Go)
-    except (OSError, msgspec.DecodeError) as error:
+        go = msgspec.json.decode(path.read_bytes(), type=Go)
+        go.sends_ms  # noqa: B018 - drawn here: who cannot says so before the run
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Trouble(f"{path}: {error}") from error
+    return go
 
 
 async def until(due_ns: int) -> None:

@@ -1,8 +1,8 @@
 """`testbed bench saturation`: open-loop load on real replicas that rises until they do not keep up.
 
 Thousands of devices in this process, each with its own key and one request in flight. The times are
-those of `testbed.profile`; latency counts from the intended one. A send whose turn has come while
-every device waits for an answer waits too, and its latency goes on.
+those of `nodes.device.sends`; latency counts from the intended one. A send whose turn has come
+while every device waits for an answer waits too, and its latency goes on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from tempfile import TemporaryDirectory
 import msgspec
 from hdrh.histogram import HdrHistogram
 
+from nodes.device.sends import Gaps, Profile, intended_ms
 from testbed.bench.client import Client
 from testbed.bench.consensus import run
 from testbed.bench.load import Device, Load, bench_policy, devices
 from testbed.bench.network import Network
 from testbed.bench.stage import Say, until
-from testbed.profile import Gaps, Profile, constant, intended_ms
+from testbed.profile import constant
 from testbed.report.saturation import Saturation, Step, knee_of, saturated
 
 __all__ = ["BenchPlan", "BenchResult", "measure"]

@@ -1,6 +1,6 @@
 """Which device sends when: the workload of a campaign, shared among the devices of a lab.
 
-The times come from `testbed.profile`. The load is open-loop: a slow answer delays no later send,
+The times come from `nodes.device.sends`. The load is open-loop: a slow answer delays no later send,
 and latency counts from the intended time. Every device has its own random stream, so one more
 device changes no other device's times.
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 from random import Random
 
 from inventory.model import Lab
+from nodes.device.sends import Draw, Profile, Segment
 from testbed.campaign.file import Workload
-from testbed.campaign.schedule import Device, DeviceRole, Draw
+from testbed.campaign.schedule import Device, DeviceRole
 from testbed.errors import ConfigurationError
-from testbed.profile import Profile, Segment, Span, constant
+from testbed.profile import Span, constant
 
 __all__ = ["devices", "devices_of", "profile_of", "stream"]
 

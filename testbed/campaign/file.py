@@ -28,6 +28,7 @@ from pydantic import (
 from inventory.checks import Mistake
 from inventory.load import load_yaml
 from inventory.schema import Schema, schema_of
+from nodes.device.sends import Gaps, Segment
 from testbed.campaign.expect import FIRST_COMMIT, Expect, Name, SafetyProperty
 from testbed.campaign.kinds import Kind, kinds
 from testbed.campaign.quantities import (
@@ -37,7 +38,7 @@ from testbed.campaign.quantities import (
     SpanField,
 )
 from testbed.errors import ConfigurationError
-from testbed.profile import Gaps, Segment, Span, bursts, ramp, steps
+from testbed.profile import Span, bursts, ramp, steps
 
 __all__ = [
     "Campaign",

@@ -159,7 +159,7 @@ class Runner:
             plan = Go(
                 start_ns=start_ns,
                 enrol_at_ms=device.enrol_at_ms or 0,
-                sends_ms=tuple(sorted(at for times in device.sends_ms.values() for at in times)),
+                draws=device.draws,
                 end_ms=self._schedule.run_ms,
                 timeout_ms=self._schedule.workload.timeout_ms,
                 seed=self._trial.seed,

@@ -1,8 +1,9 @@
 """The schedule: a campaign made concrete before anything runs, for one lab and one seed.
 
 Times are whole ms from the start of a run. What is run, stored, replayed and judged is the
-schedule; `expand` makes it. Of sends it holds profile, seed and hash (`Draw`), not each time: they
-are drawn again where they are needed, and others than were hashed are refused.
+schedule; `expand` makes it. Of sends it holds profile, seed and hash (`nodes.device.sends`), not
+each time: they are drawn again where they are needed, on the devices too, and others than were
+hashed are refused.
 
 The one thing that cannot be known beforehand is who the primary will be. So targets may hold
 `primary` and `backup(K)` (the K-th replica after it): the runner resolves them when it applies the
@@ -14,8 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
-from random import Random
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -28,15 +27,14 @@ from pydantic import (
     model_validator,
 )
 
+from nodes.device.sends import SENDS_MAX, Draw, Gaps
 from testbed.campaign.event import ScheduledEvent, SystemName
 from testbed.campaign.expect import Expect, Name
 from testbed.errors import ConfigurationError
-from testbed.profile import Gaps, Profile, intended_ms
 
 __all__ = [
     "Device",
     "DeviceRole",
-    "Draw",
     "Phase",
     "Run",
     "Schedule",
@@ -47,9 +45,6 @@ __all__ = [
 
 
 DeviceRole = Literal["mobile", "environment", "board"]
-
-SENDS_MAX = 20_000_000
-"""Of all devices in one run; their times take about 1 GB of memory."""
 
 
 class _Model(BaseModel):
@@ -64,49 +59,11 @@ class Phase(_Model):
     end_ms: int
 
 
-class Draw(_Model):
-    """Sends of a device: `profile` expanded with the random stream `seed`. `sha256` is over the
-    times in ms, in order, one to a line."""
-
-    profile: Profile
-    seed: str
-    sha256: str
-
-    @classmethod
-    def of(cls, profile: Profile, seed: str) -> Draw:
-        return cls(profile=profile, seed=seed, sha256=_hash(_drawn(profile, seed)))
-
-    @property
-    def sends_ms(self) -> dict[str, tuple[int, ...]]:
-        """By phase, increasing. Raises ConfigurationError if they are not those of the hash."""
-        drawn = _drawn(self.profile, self.seed)
-        if _hash(drawn) != self.sha256:
-            raise ConfigurationError(
-                f"sends of {self.seed}: this version draws other times than the one that made the "
-                "schedule; run it with that version, or make a new one with testbed plan"
-            )
-        return drawn
-
-
-@lru_cache(maxsize=64)
-def _drawn(profile: Profile, seed: str) -> dict[str, tuple[int, ...]]:
-    found: dict[str, list[int]] = {segment.phase: [] for segment in profile.segments}
-    for phase, at_ms in intended_ms(profile, Random(seed)):  # noqa: S311 - repeatable, not secret
-        found[phase].append(at_ms)
-    return {phase: tuple(times) for phase, times in found.items()}
-
-
-def _hash(sends_ms: dict[str, tuple[int, ...]]) -> str:
-    text = "".join(f"{at}\n" for times in sends_ms.values() for at in times)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 class Device(_Model):
     """A device and when it acts.
 
     `host` is where it runs. `enrol_at_ms` is None for a board, which its environment host
-    sponsors. Its sends are drawn (`draws`), or given one by one (`given_ms`: in schedules of
-    version 2, and of a standing lab).
+    sponsors. Its sends are those of all `draws` together.
     """
 
     name: str
@@ -114,14 +71,15 @@ class Device(_Model):
     host: str
     enrol_at_ms: int | None
     draws: tuple[Draw, ...] = ()
-    given_ms: dict[str, tuple[int, ...]] | None = Field(default=None, alias="sends_ms")
 
     @property
     def sends_ms(self) -> dict[str, tuple[int, ...]]:
-        """By phase, increasing, in ms from the start of the run."""
-        if self.given_ms is not None:
-            return self.given_ms
-        drawn = [draw.sends_ms for draw in self.draws]
+        """By phase, increasing, in ms from the start of the run. Raises ConfigurationError if this
+        version draws others."""
+        try:
+            drawn = [draw.sends_ms for draw in self.draws]
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
         if len(drawn) == 1:
             return drawn[0]
         phases = dict.fromkeys(phase for each in drawn for phase in each)
@@ -131,13 +89,8 @@ class Device(_Model):
         }
 
     @model_serializer(mode="wrap")
-    def _as_it_was(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Only what there is: a schedule of version 2 keeps its bytes, and so its hash."""
-        return {
-            name: value
-            for name, value in serialize(self).items()
-            if not (name == "draws" and not value) and not (name == "sends_ms" and value is None)
-        }
+    def _only_what_there_is(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "draws" or value}
 
 
 class Trial(_Model):
@@ -176,13 +129,8 @@ class WorkloadPlan(_Model):
     shape: str | None = None  # in words
 
     @model_serializer(mode="wrap")
-    def _as_it_was(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """See `Device`."""
-        return {
-            name: value
-            for name, value in serialize(self).items()
-            if name != "shape" or value is not None
-        }
+    def _only_what_there_is(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "shape" or value}
 
     @property
     def in_words(self) -> str:
@@ -198,7 +146,7 @@ class Schedule(_Model):
     the requests one in `trace_every` is traced (0: none).
     """
 
-    schema_version: Literal["testbed.schedule/2", "testbed.schedule/3"] = Field(alias="schema")
+    schema_version: Literal["testbed.schedule/3"] = Field(alias="schema")
     campaign: Name
     system: SystemName = "chain"
     lab: Name

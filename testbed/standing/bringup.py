@@ -20,6 +20,7 @@ from testbed.campaign.hosts import opened_hosts
 from testbed.care.lease import Lease
 from testbed.hosts.opening import limited
 from testbed.provision.deployment import Deployment, Progress
+from testbed.provision.layout import Node
 from testbed.provision.workspace import workspace
 from testbed.standing.control import controlled
 from testbed.standing.running_lab import RunningLab, describe, marked_running
@@ -62,14 +63,19 @@ def running_lab(
         running = describe(
             deployment, home, roots, inventory=inventory, start_ns=start_ns, period_ms=period_ms
         )
-        plan = Go(
-            start_ns=start_ns,
-            enrol_at_ms=0,
-            sends_ms=tuple(range(period_ms, DAY_MS, period_ms)),
-            end_ms=DAY_MS,
-            timeout_ms=ANSWER_TIMEOUT_MS,
-        )
         devices = [*deployment.with_role("environment"), *deployment.with_role("mobile")]
-        deployment.go({node.name: msgspec.json.encode(plan) for node in devices})
+        deployment.go({node.name: _plan(node, running) for node in devices})
         stack.enter_context(controlled(home, deployment))
         yield running, deployment
+
+
+def _plan(node: Node, running: RunningLab) -> bytes:
+    """A mobile device sends; the boards of an environmental one have periods of their own."""
+    plan = Go(
+        start_ns=running.start_ns,
+        enrol_at_ms=0,
+        draws=(running.sends(node.name, DAY_MS),) if node.role == "mobile" else (),
+        end_ms=DAY_MS,
+        timeout_ms=ANSWER_TIMEOUT_MS,
+    )
+    return msgspec.json.encode(plan)

@@ -86,14 +86,14 @@ def _schedule(running: RunningLab, lab: Lab, elapsed_ms: int) -> tuple[bytes, Sc
         path = Path(scratch) / "standing.yaml"
         path.write_bytes(text)
         schedule = expand(load_campaign(path), lab)
-    sends = {PHASE: tuple(range(running.period_ms, elapsed_ms, running.period_ms))}
     (trial,) = schedule.trials
     devices = tuple(
         device.model_copy(
             update={
                 "enrol_at_ms": None if device.role == "board" else 0,
-                "draws": (),
-                "given_ms": {} if device.role == "environment" else sends,
+                "draws": ()
+                if device.role == "environment"
+                else (running.sends(device.name, elapsed_ms),),
             }
         )
         for device in trial.devices

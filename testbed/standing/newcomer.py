@@ -62,9 +62,7 @@ def write_device(
         events=_EVENTS,
     )
     (directory / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
-    go = Go(
-        start_ns=time.time_ns(), enrol_at_ms=0, sends_ms=(), end_ms=0, timeout_ms=ANSWER_TIMEOUT_MS
-    )
+    go = Go(start_ns=time.time_ns(), enrol_at_ms=0, end_ms=0, timeout_ms=ANSWER_TIMEOUT_MS)
     (directory / "go.json").write_bytes(msgspec.json.encode(go))
 
 

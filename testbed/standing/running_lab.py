@@ -19,6 +19,7 @@ import msgspec
 
 from inventory.load import packaged
 from inventory.model import Lab
+from nodes.device.sends import Draw, Profile, Segment
 from nodes.device.state import DeviceState
 from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress
@@ -102,6 +103,12 @@ class RunningLab(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def operator(self) -> Path:
         """The administrator's key, login and outbox."""
         return Path(self.home) / OPERATOR_DIRECTORY
+
+    def sends(self, device: str, until_ms: int) -> Draw:
+        """What this device sends from the start until then."""
+        per_s = 1000 / self.period_ms
+        whole = Segment("standing", 0, until_ms, per_s, per_s)
+        return Draw.of(Profile("uniform", (whole,)), f"standing/{device}")
 
     def with_voucher(self, voucher: bytes, name: str) -> RunningLab:
         """Remembers which device got a new voucher."""

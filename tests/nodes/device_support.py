@@ -16,6 +16,7 @@ import msgspec
 from chain.genesis import Genesis
 from chain.proofs.certificate import verify_carrier
 from nodes.device.renewal import ORDER_FILE, Order
+from nodes.device.sends import Draw, Profile, Segment
 from nodes.device.workload import Go
 from nodes.disk import write_atomically
 from nodes.edge_config import BrokerAddress, MobileConfig
@@ -28,6 +29,8 @@ __all__ = ["Log", "Phone", "until"]
 DEADLINE_S = 60.0  # generous: other tests share the machine
 READING_EVERY_MS = 300
 PLAN_MS = 600_000
+_PER_S = 1000 / READING_EVERY_MS
+READINGS = Draw.of(Profile("uniform", (Segment("t", 0, PLAN_MS, _PER_S, _PER_S),)), "readings")
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -96,7 +99,7 @@ class Phone:
         plan = Go(
             start_ns=time.time_ns(),
             enrol_at_ms=0,
-            sends_ms=tuple(range(READING_EVERY_MS, PLAN_MS, READING_EVERY_MS)),
+            draws=(READINGS,),
             end_ms=PLAN_MS,
             timeout_ms=5_000,
         )

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inventory.load import InvalidFile, load_lab, packaged
+from nodes.device.sends import Draw, Gaps, Profile, Segment, intended_ms
+from nodes.device.workload import Go, wait_for_go
+from nodes.exits import Trouble
 from testbed.campaign.expand import expand
 from testbed.campaign.file import load_campaign
 from testbed.campaign.schedule import Schedule
 from testbed.errors import ConfigurationError
-from testbed.profile import Gaps, Profile, bursts, constant, intended_ms, ramp, steps
+from testbed.profile import bursts, constant, ramp, steps
 
 SPAN = ("load", 1_000, 21_000)
 SHAPES = {
@@ -141,15 +147,69 @@ def test_sends_that_would_be_drawn_otherwise_are_refused(tmp_path: Path) -> None
         [device.sends_ms for device in changed.trials[0].devices]
 
 
-def test_a_schedule_of_version_2_keeps_its_sends_and_its_hash(tmp_path: Path) -> None:
+def test_a_device_draws_the_sends_of_its_schedule_from_a_plan_that_lists_none(
+    tmp_path: Path,
+) -> None:
     schedule = expand(load_campaign(written(tmp_path / "t.yaml", STEPS)), LOOPBACK, 1)
-    old = json.loads(schedule.canonical_json())
-    old["schema"] = "testbed.schedule/2"
-    del old["workload"]["shape"]
-    for device in old["trials"][0]["devices"]:
-        device.pop("draws", None)
-        device["sends_ms"] = {"load": [2_000, 3_000]}
-    content = json.dumps(old, sort_keys=True, separators=(",", ":")).encode()
-    read = Schedule.from_json(content)
-    assert read.canonical_json() == content
-    assert read.trials[0].devices[0].sends_ms == {"load": (2_000, 3_000)}
+    sending = [device for device in schedule.trials[0].devices if device.draws]
+    assert len({device.draws[0].seed for device in sending}) == len(sending)
+    for device in sending:
+        plan = Go(start_ns=0, enrol_at_ms=0, draws=device.draws, end_ms=24_000, timeout_ms=5_000)
+        (tmp_path / "go.json").write_bytes(msgspec.json.encode(plan))
+        assert (tmp_path / "go.json").stat().st_size < 2_000
+        drawn = asyncio.run(wait_for_go(tmp_path / "go.json")).sends_ms
+        assert drawn == tuple(at for times in device.sends_ms.values() for at in times)
+        assert len(drawn) > 50
+
+
+LOAD = Segment("load", 0, 1_000, 1.0, 1.0)
+ENDLESS = Segment("load", 0, 86_400_000, 1e9, 1e9)
+
+
+@pytest.mark.parametrize(
+    ("draw", "says"),
+    [
+        (Draw(Profile("poisson", (LOAD,)), "s", "0" * 64), "draws other times"),
+        (Draw(Profile("poisson", (ENDLESS,)), "s", "0" * 64), "at most 20,000,000"),
+    ],
+)
+def test_a_device_refuses_a_plan_that_it_cannot_draw(tmp_path: Path, draw: Draw, says: str) -> None:
+    plan = Go(start_ns=0, enrol_at_ms=0, draws=(draw,), end_ms=1_000, timeout_ms=5_000)
+    (tmp_path / "go.json").write_bytes(msgspec.json.encode(plan))
+    with pytest.raises(Trouble, match=rf"go\.json: .*{says}"):
+        asyncio.run(wait_for_go(tmp_path / "go.json"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_plan_is_refused_or_read_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    draw = Draw.of(Profile("poisson", (LOAD,)), "s")
+    plan = Go(start_ns=0, enrol_at_ms=0, draws=(draw,), end_ms=1_000, timeout_ms=5_000)
+    good, file = msgspec.json.encode(plan), tmp_path_factory.getbasetemp() / "damaged-go.json"
+    at, cut = data.draw(st.integers(0, len(good))), data.draw(st.integers(0, 4))
+    put = data.draw(
+        st.binary(max_size=4) | st.sampled_from([b"NaN", b"1e999", b"-1", b"[" * 5000, b"9" * 8])
+    )
+    file.write_bytes(good[:at] + put + good[at + cut :])
+    with suppress(Trouble):
+        asyncio.run(wait_for_go(file))
+
+
+@pytest.mark.parametrize("per_s", [-1.0, float("nan"), float("inf")])
+def test_a_segment_has_a_rate(per_s: float) -> None:
+    with pytest.raises(ValueError, match="its rate is"):
+        Segment("load", 0, 1_000, 1.0, per_s)
+
+
+def test_a_schedule_with_unknown_fields_or_of_another_version_is_refused(tmp_path: Path) -> None:
+    schedule = expand(load_campaign(written(tmp_path / "t.yaml", STEPS)), LOOPBACK, 1)
+    stored = json.loads(schedule.canonical_json())
+    sending = next(each for each in stored["trials"][0]["devices"] if "draws" in each)
+    sending["draws"][0]["profile"]["more"] = 1
+    with pytest.raises(ConfigurationError, match="more"):
+        Schedule.from_json(json.dumps(stored))
+    stored["schema"] = "testbed.schedule/2"
+    with pytest.raises(ConfigurationError, match="make one with testbed plan --out"):
+        Schedule.from_json(json.dumps(stored))

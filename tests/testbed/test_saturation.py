@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from inventory.load import load_lab, packaged
+from nodes.device.sends import Draw, Profile
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
-from testbed.campaign.schedule import Draw
 from testbed.checks.evidence import Evidence
-from testbed.profile import Profile, steps
+from testbed.profile import steps
 from testbed.report.measure import operations
 from testbed.report.saturation import Step, draw_saturation, knee_of, saturation_of, steps_of
 from testbed.report.style import rendered
@@ -76,7 +77,7 @@ def test_a_run_with_steps_is_drawn_and_noted(tmp_path: Path) -> None:
     def in_steps(schedule: dict[str, Any]) -> None:
         for device in schedule["trials"][0]["devices"]:
             if device["role"] == "mobile":
-                device["draws"] = [draw.model_dump(mode="json")]
+                device["draws"] = [msgspec.to_builtins(draw)]
 
     reschedule(story.run, in_steps)
     evidence = Evidence(story.run)
