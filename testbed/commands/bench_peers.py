@@ -1,20 +1,24 @@
-"""`testbed bench peers|views`: beside BFT-SMaRt; and what view changes of many replicas cost."""
+"""`testbed bench peers|against|views`: beside BFT-SMaRt; beside another checkout of this project;
+and what view changes of many replicas cost."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Literal
 
 import msgspec
 import typer
 
 from chain.quorum import REPLICAS_MIN
+from testbed.bench import against as beside
 from testbed.bench import consensus
 from testbed.bench.peers import Asked, hosts, measure_bft_smart, settings
 from testbed.bench.view_changes import ViewChanges, measure_view_changes
 from testbed.commands.options import JsonOption, markdown, print_json, say
+from testbed.report.pairing import estimate_in_words
 
-__all__ = ["peers", "views"]
+__all__ = ["against", "peers", "views"]
 
 _REPLICAS_MOST = 123  # whose NEW-VIEW fits into a frame
 
@@ -79,6 +83,54 @@ def peers(
             ]
         )
     )
+
+
+def against(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The other checkout, with its .venv.")
+    ],
+    *,
+    store: Annotated[
+        Literal["sqlite", "memory"],
+        typer.Option(help="sqlite: votes are synced to disk; memory: they are not."),
+    ] = "sqlite",
+    replicas: Annotated[int, typer.Option(min=4, max=64, help="Replica processes.")] = 4,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Requests in flight under load.")
+    ] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, help="Turns of each; 6 bear an interval.")] = 10,
+    alone: Annotated[int, typer.Option(min=1, help="Requests of a turn, one at a time.")] = 500,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of a turn, under load.")] = 5000,
+    as_json: JsonOption = False,
+) -> None:
+    """This project beside another checkout of it, in turns, as ratios of neighbours.
+
+    Example: testbed bench against ../testbed-before --store memory
+    """
+    plan = beside.Plan(
+        directory=str(directory),
+        store=store,
+        replicas=replicas,
+        in_flight=in_flight,
+        pairs=pairs,
+        alone_requests=alone,
+        turn_requests=requests,
+    )
+    result = beside.measure(plan, say)
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+        return
+    rows = [
+        (
+            each.figure,
+            f"{median(each.theirs):,.4g}",
+            f"{median(each.ours):,.4g}",
+            estimate_in_words(each.ratio),
+            each.goal,
+        )
+        for each in result.compared
+    ]
+    typer.echo(markdown([("", "theirs", "ours", "ratio [95 %]", "goal"), *rows]))
 
 
 def views(

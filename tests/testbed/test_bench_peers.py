@@ -1,13 +1,17 @@
-"""`testbed bench peers` and `views`: what is refused, what is read, what is counted."""
+"""`testbed bench peers`, `against` and `views`: what is refused, what is read, what is counted."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from testbed import cli
+from testbed.bench import against
 from testbed.bench.peers import Figures, figures, hosts, settings
 from testbed.bench.view_changes import measure_view_changes
 from testbed.errors import ConfigurationError, LabFault
@@ -116,3 +120,73 @@ def test_a_view_change_is_counted_by_kind() -> None:
     assert result.views == 1
     assert result.largest["NewView"] > 2 * result.largest["ViewChange"]
     assert result.bytes["NewView"] == 3 * result.largest["NewView"]
+
+
+def checkout(directory: Path, program: str) -> Path:
+    """One whose `testbed` is this shell script."""
+    path = directory / ".venv" / "bin" / "testbed"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\n{program}\n")
+    path.chmod(0o755)
+    return directory
+
+
+def test_a_checkout_without_an_environment_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "against", str(tmp_path)]) == 2
+    assert "make setup" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("echo trouble >&2; exit 3", r"bench consensus --json .*: exit code 3: trouble"),
+        ("echo {}", "not what bench consensus prints: .*latency_ms"),
+    ],
+)
+def test_another_checkout_that_fails_is_named_with_what_it_said(
+    tmp_path: Path, program: str, told: str
+) -> None:
+    plan = against.Plan(directory=str(checkout(tmp_path, program)))
+    with pytest.raises(LabFault, match=told):
+        against.measure(plan, lambda _: None)
+
+
+def test_when_it_is_interrupted_the_other_checkouts_bench_ends_politely(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "begun")
+    program = (
+        f"trap 'echo > {tmp_path}/ended; exit 0' TERM; echo > {tmp_path}/begun; "
+        "while :; do sleep 0.1; done"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "testbed.cli", "bench", "against", checkout(tmp_path, program)],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    )
+    (tmp_path / "begun").read_text()  # waits until it is written
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted" in errors
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.soak
+def test_a_checkout_beside_itself(tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    plan = against.Plan(
+        directory=str(tmp_path), in_flight=8, pairs=2, alone_requests=5, turn_requests=20
+    )
+    said: list[str] = []
+    result = against.measure(plan, said.append)
+    assert [line for line in said if line.startswith("pair")] == [
+        "pair 1 of 2: theirs",
+        "pair 1 of 2: ours",
+        "pair 2 of 2: ours",
+        "pair 2 of 2: theirs",
+    ]
+    for each in result.compared:
+        assert len(each.theirs) == len(each.ours) == each.ratio.n == 2
+        assert each.ratio.value is not None
+        assert each.ratio.value > 0
