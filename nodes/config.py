@@ -59,12 +59,14 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Another replica, of the genesis or one that may be added later. `certificate` is PEM."""
+    """Another replica, of the genesis or one that may be added later. `certificate` is PEM. `name`
+    is for people who look at metrics."""
 
     replica: ReplicaId
     host: str
     port: Port
     certificate: str
+    name: Name | None = None
 
 
 class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -189,9 +189,14 @@ async def serve(config: BrokerConfig, folder: Path, on_ready: OnReady, stop: asy
         port = await door.open(config.listen.host, config.listen.port)
     except OSError as error:
         raise PortTakenError(f"{config.listen.host}:{config.listen.port}: {error}") from error
+
+    def counts() -> dict[str, int]:
+        # A plain copy first: it cannot change while it is made.
+        return dict(Counter(dict(door.counts)) + Counter(dict(broker.counts)))
+
     try:
-        on_ready(config.listen.host, {"mqtt": port})
-        await first_of(report(lambda: dict(door.counts + broker.counts)), stop.wait())
+        on_ready(config.listen.host, {"mqtt": port}, counts)
+        await first_of(report(counts), stop.wait())
     finally:
         await door.close()
         with contextlib.suppress(TimeoutError):

@@ -125,7 +125,7 @@ async def _serve(
                         await _wait_until_open(child, listen.host, ports[name], stop)
                     if not is_up and not stop.is_set():
                         is_up = True
-                        on_ready(config.listen.host, ports)
+                        on_ready(config.listen.host, ports, lambda: dict(heard.counts))
                         reporting.start(report(lambda: dict(heard.counts)))
                     await _run_until_stale(child, document, folder, restarts, stop)
                 finally:

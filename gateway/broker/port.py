@@ -37,6 +37,7 @@ __all__ = [
     "BrokerConfigError",
     "BrokerEndedError",
     "BrokerKind",
+    "Counts",
     "DoorLimits",
     "DynamicSecurityAdmin",
     "Listen",
@@ -90,17 +91,20 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The JSON file of `python -m nodes.gateway.broker --config FILE`. Paths are relative to it.
 
     `ready_file` is written when clients can connect: `{"pid", "ports": {"mqtt": port}}`.
+    `name` is that of the process, for `metrics`: where the embedded broker answers Prometheus.
     Only Mosquitto has `tls` (TLS 1.3) and `carriers`, a second listener ("carriers" in the ready
     file) that also requires a carrier certificate listed in the security file.
     """
 
     security_file: str
     ready_file: str
+    name: str = "broker"
     kind: BrokerKind = BrokerKind.EMBEDDED
     listen: Listen = msgspec.field(default_factory=Listen)
     tls: TlsFiles | None = None
     carriers: Listen | None = None
     limits: DoorLimits = msgspec.field(default_factory=DoorLimits)
+    metrics: Listen | None = None
 
 
 class BrokerConfigError(Exception):
@@ -115,7 +119,9 @@ class BrokerEndedError(Exception):
     """The broker's process ended, but nobody had stopped it."""
 
 
-OnReady = Callable[[str, Mapping[str, int]], None]
+Counts = Callable[[], dict[str, int]]
+"""What the broker has counted so far, by event; any thread may ask."""
+OnReady = Callable[[str, Mapping[str, int], Counts], None]
 """Called with the host and the ports ("mqtt", "carriers") when clients can connect."""
 
 
@@ -125,11 +131,14 @@ def read_config(path: Path) -> BrokerConfig:
         config = msgspec.json.decode(path.read_bytes(), type=BrokerConfig)
     except (OSError, msgspec.MsgspecError) as error:
         raise BrokerConfigError(f"{path}: {error}") from error
-    for name, listen in (("listen", config.listen), ("carriers", config.carriers)):
+    listens = {"listen": config.listen, "carriers": config.carriers, "metrics": config.metrics}
+    for name, listen in listens.items():
         if listen is not None and not 0 <= listen.port <= 65535:
             raise BrokerConfigError(f"{path}: {name}.port {listen.port} is not a port")
     if config.tls is not None and config.kind is BrokerKind.EMBEDDED:
         raise BrokerConfigError(f"{path}: tls needs kind mosquitto")
+    if config.metrics is not None and config.kind is BrokerKind.MOSQUITTO:
+        raise BrokerConfigError(f"{path}: metrics needs kind embedded; Mosquitto has $SYS topics")
     if config.carriers is not None and config.tls is None:
         raise BrokerConfigError(f"{path}: carriers needs tls")
     return config
@@ -222,7 +231,7 @@ class DynamicSecurityAdmin:
                 raise BrokerAdminError(f"{command['command']}: {error}")
 
 
-async def report(counts: Callable[[], dict[str, int]]) -> None:
+async def report(counts: Counts) -> None:
     """Logs the counts whenever they have changed. Runs until cancelled."""
     logged: dict[str, int] = {}
     while True:

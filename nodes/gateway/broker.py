@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from gateway.broker.port import (
     BrokerConfigError,
     BrokerEndedError,
     BrokerKind,
+    Counts,
     PortTakenError,
     read_config,
 )
 from gateway.broker.store import SecurityFileError
 from gateway.limits import LogLimit
+from nodes.config import Address
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.metrics import Metric, serving_metrics
 from nodes.process import run, write_ready
 
 __all__ = ["main"]
@@ -74,12 +78,18 @@ async def _broker(config: BrokerConfig, folder: Path, stopping: asyncio.Event) -
     ready = folder / config.ready_file
     ready.unlink(missing_ok=True)
 
-    def on_ready(host: str, ports: Mapping[str, int]) -> None:
+    metrics = contextlib.ExitStack()
+
+    def on_ready(host: str, ports: Mapping[str, int], counts: Counts) -> None:
+        listen = config.metrics
+        at = None if listen is None else Address(listen.host, listen.port)
+        metrics.enter_context(serving_metrics(at, config.name, lambda: _metrics(counts())))
         write_ready(str(ready), dict(ports))
         log.info("ready", extra={"address": f"{host}:{ports['mqtt']}"})
 
     try:
-        await _serve[config.kind](config, folder, on_ready, stopping)
+        with metrics:
+            await _serve[config.kind](config, folder, on_ready, stopping)
     except PortTakenError as error:
         raise Trouble(f"port taken: {error}; choose another listen.port (0: any)") from error
     except BrokerEndedError as error:
@@ -87,6 +97,12 @@ async def _broker(config: BrokerConfig, folder: Path, stopping: asyncio.Event) -
     finally:
         ready.unlink(missing_ok=True)
     log.info("ended")
+
+
+def _metrics(counts: Mapping[str, int]) -> Iterator[Metric]:
+    told = {event: float(count) for event, count in counts.items()}
+    about = "Logins, and what was refused, slowed down or dropped."
+    yield Metric("broker_events", "counter", about, told, "event")
 
 
 def main(argv: list[str] | None = None) -> None:

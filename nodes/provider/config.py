@@ -54,6 +54,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     escrow: FilePath
     ready: FilePath | None = None
     events: FilePath | None = None
+    metrics: Address | None = None
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,6 +71,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     limits: GatewayLimits = GatewayLimits()
     ready: FilePath | None = None
     events: FilePath | None = None
+    metrics: Address | None = None
 
 
 class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,3 +87,4 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     resend_ms: Millis = 2_000
     ready: FilePath | None = None
     events: FilePath | None = None
+    metrics: Address | None = None

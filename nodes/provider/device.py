@@ -28,6 +28,7 @@ from nodes.disk import write_atomically
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.metrics import serving_metrics
 from nodes.process import arguments, run, write_ready
 from nodes.provider.config import DeviceConfig, Token
 from nodes.provider.protocol import (
@@ -186,6 +187,7 @@ def main() -> None:
     async def serve(stopping: asyncio.Event) -> None:
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
+            stack.enter_context(serving_metrics(config.metrics, config.name))
             try:
                 write_ready(config.ready, {})
                 async with Tasks() as tasks:

@@ -22,6 +22,7 @@ from nodes.config import ConfigError, load_config
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.metrics import serving_metrics
 from nodes.process import arguments, run, write_ready
 from nodes.provider.config import GatewayConfig, GatewayPassword
 from nodes.provider.links import Links
@@ -143,6 +144,7 @@ def main() -> None:
     async def serve(stopping: asyncio.Event) -> None:
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
+            stack.enter_context(serving_metrics(config.metrics, config.name))
             await GatewayProcess(config, password, events).run(stopping)
 
     run(serve, directory=args.config.parent, exit_on_stdin_eof=args.exit_on_stdin_eof)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from chain.errors import PeerFault
@@ -20,6 +21,7 @@ from nodes.config import ConfigError, load_config
 from nodes.edge_config import load_secrets
 from nodes.events import FLUSH_AGE_MS, CountedEvents, EventLog
 from nodes.exits import EXIT_BAD_CONFIG, Trouble, fail
+from nodes.metrics import Metric, one, serving_metrics
 from nodes.ports import Party
 from nodes.process import arguments, run, write_ready
 from nodes.provider.config import ProviderConfig, Tokens
@@ -59,6 +61,9 @@ class ProviderProcess:
             self._escrow.close()
             self._readings.close()
             self._events.emit("stopped", height=self._service.height)
+
+    def metrics(self) -> Iterator[Metric]:
+        yield one("height", "gauge", "Batches of readings on its disk.", self._service.height)
 
     async def _serve(self) -> None:
         while True:
@@ -112,7 +117,9 @@ def main() -> None:
     async def serve(stopping: asyncio.Event) -> None:
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(EventLog(Path(config.events or "/dev/null"), config.name))
-            await ProviderProcess(config, tokens, events).run(stopping)
+            process = ProviderProcess(config, tokens, events)
+            stack.enter_context(serving_metrics(config.metrics, config.name, process.metrics))
+            await process.run(stopping)
 
     run(serve, directory=Path(config.store).parent, exit_on_stdin_eof=args.exit_on_stdin_eof)
 

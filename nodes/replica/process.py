@@ -88,10 +88,11 @@ class ReplicaProcess:
                 self._service = self._assemble()
                 self._tasks.start(self._around.follow(self._events))
                 event_loop = self._begin(port)
+                names = {each.replica: each.name for each in self._config.peers if each.name}
                 with serving_metrics(
                     self._config.metrics,
                     self._config.name,
-                    lambda: replica_metrics(self._service, event_loop, self._wire),
+                    lambda: replica_metrics(self._service, event_loop, self._wire, names),
                 ):
                     write_ready(self._config.ready, {"replica": port})
                     await self._until_stopped(loop, stopping)

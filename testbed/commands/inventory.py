@@ -15,7 +15,14 @@ from inventory.explain import path_text
 from inventory.load import load_lab, packaged
 from inventory.model import Lab
 from inventory.schema import lab_schema
-from testbed.commands.options import CheckOption, InventoryOption, JsonOption, columns, print_json
+from testbed.commands.options import (
+    CheckOption,
+    InventoryOption,
+    JsonOption,
+    SystemOption,
+    columns,
+    print_json,
+)
 from testbed.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -97,7 +104,10 @@ def schema() -> None:
 
 @app.command()
 def prometheus(
-    file: FileArgument = None, inventory: InventoryOption = None, as_json: JsonOption = False
+    file: FileArgument = None,
+    inventory: InventoryOption = None,
+    system: SystemOption = "chain",
+    as_json: JsonOption = False,
 ) -> None:
     """Print where the processes of a lab give metrics; with --json as Prometheus's file_sd_configs
     reads it.
@@ -109,12 +119,13 @@ def prometheus(
     """
     # The layout of processes takes a moment to import.
     from testbed.provision.targets import metrics_targets  # noqa: PLC0415
+    from testbed.systems.known import find_system  # noqa: PLC0415
 
     path = _path(file, inventory)
     lab = load_lab(path)
     if lab.metrics is None:
         raise ConfigurationError(f"{path}: no metrics; fix: add   metrics: {{port: 9100}}")
-    found = metrics_targets(lab)
+    found = metrics_targets(find_system(system).lab(lab))
     if as_json:
         print_json([{"targets": [each.address], "labels": each.labels} for each in found])
         return

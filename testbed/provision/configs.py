@@ -36,7 +36,6 @@ __all__ = [
     "CONFIG",
     "EVENTS",
     "GO",
-    "METRICS_ROLES",
     "READY",
     "SECRET",
     "STORE",
@@ -59,7 +58,6 @@ STORE = "ledger.sqlite"
 GO = "go.json"
 GENESIS = "genesis.json"
 SECRET = 0o600
-METRICS_ROLES = ("replica", "spare", "gateway", "mobile", "environment")
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def files_of(
         case "replica" | "spare":
             yield config_file(_replica(node, nodes, material, at), metrics)
         case "broker":
-            yield config_file(broker_config(node, lab, ports))
+            yield config_file(broker_config(node, lab, ports, metrics))
             yield File("security.json", security_document(material), SECRET)
         case "gateway":
             yield config_file(_gateway(node, nodes, material, at), metrics)
@@ -139,10 +137,15 @@ def network_name(genesis: Genesis) -> str:
 def metrics_address(node: Node, nodes: Sequence[Node], lab: Lab) -> Address | None:
     """Where a process answers Prometheus, if it does. Each has a port of its own: some share a
     host."""
-    if lab.metrics is None or node.role not in METRICS_ROLES:
+    if lab.metrics is None or not _tells(node, lab):
         return None
-    before = sum(other.role in METRICS_ROLES for other in nodes[: nodes.index(node)])
+    before = sum(_tells(other, lab) for other in nodes[: nodes.index(node)])
     return Address(lab.metrics.listen, lab.metrics.port + before)
+
+
+def _tells(node: Node, lab: Lab) -> bool:
+    """Boards run no process of ours, and Mosquitto has topics of its own for it."""
+    return node.role != "board" and (node.role != "broker" or lab.broker_kind() == "embedded")
 
 
 def config_file(config: msgspec.Struct, metrics: Address | None = None) -> File:
@@ -158,7 +161,7 @@ def _peers(nodes: Sequence[Node], material: Material, at: Addresses) -> list[Pee
         if peer.role in ("replica", "spare"):
             host, port = at.of(peer)
             certificate = material.keys[peer.name].certificate
-            peers.append(PeerConfig(peer.index, host, port, certificate))
+            peers.append(PeerConfig(peer.index, host, port, certificate, peer.name))
     return peers
 
 
@@ -184,7 +187,9 @@ def _replica(node: Node, nodes: Sequence[Node], material: Material, at: Addresse
     )
 
 
-def broker_config(node: Node, lab: Lab, ports: Mapping[str, int]) -> BrokerConfig:
+def broker_config(
+    node: Node, lab: Lab, ports: Mapping[str, int], metrics: Address | None
+) -> BrokerConfig:
     """Of the process `node`, which is a broker."""
     host, port = Addresses(lab, ports).of(node)
     carriers = ports.get(carriers_socket(node))
@@ -195,6 +200,8 @@ def broker_config(node: Node, lab: Lab, ports: Mapping[str, int]) -> BrokerConfi
         listen=Listen(host, port),
         tls=None if carriers is None else TlsFiles(f"keys/{CERTIFICATE_FILE}", f"keys/{KEY_FILE}"),
         carriers=None if carriers is None else Listen(host, carriers),
+        name=node.name,
+        metrics=None if metrics is None else Listen(metrics.host, metrics.port),
     )
 
 

@@ -41,6 +41,7 @@ from testbed.provision.configs import (
     broker_address,
     broker_config,
     config_file,
+    metrics_address,
     network_name,
 )
 from testbed.provision.layout import Node
@@ -114,7 +115,8 @@ def _files(
 ) -> Iterator[File]:
     broker = broker_address(nodes, lab, material, ports)
     net = network_name(material.genesis)
-    common: dict[str, Any] = {"name": node.name, "ready": READY, "events": EVENTS}
+    at = metrics_address(node, nodes, lab)
+    common: dict[str, Any] = {"name": node.name, "ready": READY, "events": EVENTS, "metrics": at}
     own: dict[str, Any] = {"key": f"keys/{KEY_FILE}", "certificate": f"keys/{CERTIFICATE_FILE}"}
     match node.role:
         case "replica":
@@ -150,6 +152,7 @@ def _files(
                         lab.address(provider.host),
                         ports[provider.name],
                         material.keys[provider.name].certificate,
+                        provider.name,
                     ),
                     broker=broker,
                     node=material.keys[node.name].node,
@@ -172,7 +175,7 @@ def _files(
             )
             yield _secret("token.json", token)
         case "broker":
-            yield config_file(broker_config(node, lab, ports))
+            yield config_file(broker_config(node, lab, ports, at))
             yield File("security.json", _security(material, net), SECRET)
         case "board":
             return

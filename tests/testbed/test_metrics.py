@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -17,17 +18,23 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import msgspec
 import pytest
 
 import testbed
 from inventory.load import load_lab, packaged
 from nodes.config import Address
 from nodes.exits import Trouble
+from nodes.keygen import CERTIFICATE_FILE, KEY_FILE, keygen
 from nodes.metrics import serving_metrics
 from nodes.metrics_server import AT_ONCE_MAX
+from nodes.provider.config import ProviderConfig
 from testbed import cli
 from testbed.api import running_testbed
+from testbed.provision.configs import CONFIG
+from testbed.provision.layout import layout, sockets
 from testbed.provision.targets import metrics_targets
+from testbed.systems.baseline import BASELINE
 
 DASHBOARD = Path(testbed.__file__).parent / "monitoring" / "dashboard.json"
 PORTS = 16  # more than the lab has processes
@@ -81,7 +88,7 @@ def value(text: str, name: str) -> float:
 
 def test_every_process_tells_what_it_knows(told: dict[str, str]) -> None:
     roles = [name.split()[0] for name in told]
-    assert sorted(set(roles)) == ["environment", "gateway", "mobile", "replica"]
+    assert sorted(set(roles)) == ["broker", "environment", "gateway", "mobile", "replica"]
     assert roles.count("replica") == 4
     for name, text in told.items():
         assert value(text, "cpu_seconds_total") > 0, name
@@ -93,6 +100,18 @@ def test_every_process_tells_what_it_knows(told: dict[str, str]) -> None:
     (gateway,) = (text for name, text in told.items() if name.startswith("gateway"))
     assert value(gateway, "height") >= 2
     assert "testbed_requests_total{" in gateway
+    (broker,) = (text for name, text in told.items() if name.startswith("broker"))
+    assert re.search(
+        r'^testbed_broker_events_total{event="logins",process="\S+"} [1-9]', broker, re.M
+    )
+
+
+def test_replicas_name_their_peers_as_the_inventory_does(told: dict[str, str]) -> None:
+    texts = [text for name, text in told.items() if name.startswith("replica")]
+    for text in texts:
+        heard = set(re.findall(r'^testbed_frames_heard_total{peer="(\S+?)",', text, re.MULTILINE))
+        assert len(heard & {"r1", "r2", "r3", "r4"}) == 3
+        assert heard < {"r1", "r2", "r3", "r4", "spare1"}
 
 
 def test_the_dashboard_shows_nothing_that_nobody_tells(told: dict[str, str]) -> None:
@@ -134,8 +153,9 @@ def test_the_command_prints_where_to_ask(
     text = packaged("loopback").read_text()
     path.write_text(text + "metrics: {port: 9100, listen: 0.0.0.0}\n")
     assert cli.main(["inventory", "prometheus", "-i", str(path)]) == 0
-    first = capsys.readouterr().out.splitlines()[1]
-    assert first.split() == ["r1", "r1", "replica", "http://127.0.0.1:9100/metrics"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert rows[0][2:] == ["broker", "http://127.0.0.1:9100/metrics"]
+    assert rows[1] == ["r1", "r1", "replica", "http://127.0.0.1:9101/metrics"]
     assert cli.main(["inventory", "prometheus", "-i", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     ports = [each["targets"][0] for each in found]
@@ -144,6 +164,61 @@ def test_the_command_prints_where_to_ask(
     )
     assert ports[0].startswith("127.0.0.1:"), "where it is reached, not where it listens"
     assert {each["labels"]["host"] for each in found} >= {"r1", "gw1", "phones"}
+
+
+def test_every_process_of_the_baseline_has_a_port_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text(packaged("loopback").read_text() + "metrics: {port: 9100}\n")
+    command = ["inventory", "prometheus", "-i", str(path), "--json", "--system", "baseline"]
+    assert cli.main(command) == 0
+    said = {
+        each["targets"][0]: each["labels"]["role"] for each in json.loads(capsys.readouterr().out)
+    }
+    lab = BASELINE.lab(load_lab(path))
+    nodes = layout(lab)
+    keys = {node.name: keygen(tmp_path / node.name) for node in nodes}
+    material = BASELINE.material(lab, nodes, keys, {})
+    names = [name for node in nodes for name in sockets(node, lab)]
+    ports = {name: 20_000 + place for place, name in enumerate(names)}
+    told = {}
+    for node in nodes:
+        for file in BASELINE.files(node, nodes, lab, material, ports):
+            if file.name == CONFIG:
+                at = json.loads(file.data)["metrics"]
+                told[f"{at['host']}:{at['port']}"] = node.role
+    assert told == said
+    assert sorted({*said.values()}) == ["broker", "environment", "gateway", "mobile", "replica"]
+
+
+def test_a_provider_tells_what_it_knows(tmp_path: Path) -> None:
+    """The whole process, with a config as it is deployed."""
+    keygen(tmp_path)
+    (tmp_path / "tokens.json").write_text('{"keys": {}}')
+    (tmp_path / "tokens.json").chmod(0o600)
+    port = free_ports()
+    config = ProviderConfig(
+        name="cloud",
+        key=KEY_FILE,
+        certificate=CERTIFICATE_FILE,
+        clients=(),
+        listen=Address("127.0.0.1", 0),
+        passwords="tokens.json",
+        store="store.sqlite",
+        escrow="escrow.sqlite",
+        metrics=Address("127.0.0.1", port),
+    )
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(config))
+    argv = [sys.executable, "-m", "nodes.provider.process", "--config"]
+    with subprocess.Popen(
+        [*argv, str(tmp_path / "config.json"), "--exit-on-stdin-eof"], stdin=subprocess.PIPE
+    ) as process:
+        text = answered(f"http://127.0.0.1:{port}/metrics")
+        assert 'testbed_height{process="cloud"} 0.0' in text
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def test_a_port_that_is_taken_ends_the_process_with_a_clear_line() -> None:
