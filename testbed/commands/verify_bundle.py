@@ -21,8 +21,8 @@ def verify_bundle(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: no file was changed, lost or added, and the derived files are the same, byte
-    for byte, when they are rebuilt from the raw files.
+    """Check a bundle: its runs are complete, no file was changed, lost or added, and the derived
+    files are the same, byte for byte, when they are rebuilt from the raw files.
 
     This is no verdict: `testbed report` and `testbed ledger verify` give one. Derived files are
     compared only by the version that made them. Exit code 1 if something is wrong.

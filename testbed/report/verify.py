@@ -30,6 +30,10 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
             yield f"{name} was changed"
     yield from (f"{name} was added" for name in sorted(there - sums.keys()) if sums)
     manifest = bundle.manifest
+    for entry in manifest.runs:
+        if not entry.complete:
+            why = f" ({entry.reason})" if entry.reason else ""
+            yield f"{entry.path} is {entry.state}{why}; fix: testbed resume {bundle.path.name}"
     yield from (f"{name} is not what was run" for name in bundle.altered(manifest))
     if manifest.code_sha256 == code_sha256():
         yield from _rederived(bundle, there)

@@ -13,7 +13,7 @@ import pytest
 
 from testbed import cli
 from testbed.bundle import Bundle
-from testbed.manifest import code_sha256
+from testbed.manifest import RunState, code_sha256
 from testbed.report.archive import SUMS
 from testbed.report.derive import derive, derive_run, rebuild
 from testbed.report.verify import verify_bundle
@@ -89,6 +89,20 @@ def test_a_bundle_that_has_no_room_for_a_copy_is_not_copied(
         "testbed.report.verify.shutil.disk_usage", lambda _: SimpleNamespace(free=1)
     )
     assert any("a copy needs" in problem for problem in verify_bundle(bundle))
+
+
+@pytest.mark.parametrize("state", ["planned", "running", "failed"])
+def test_a_campaign_that_did_not_end_is_not_whole_even_after_a_report(
+    bundle: Bundle, state: RunState
+) -> None:
+    """A report seals what is there."""
+    (bundle.path / SUMS).unlink()
+    bundle.update(0, state=state, reason="killed")
+    rebuild(bundle)
+    (problem,) = verify_bundle(bundle)
+    assert problem == (
+        f"run/0000-faults is {state} (killed); fix: testbed resume {bundle.path.name}"
+    )
 
 
 def test_a_report_made_anew_does_not_hide_a_changed_raw_file(bundle: Bundle) -> None:

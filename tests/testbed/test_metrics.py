@@ -22,6 +22,7 @@ import msgspec
 import pytest
 
 import testbed
+from gateway.broker.port import BrokerConfigError, read_config
 from inventory.load import load_lab, packaged
 from nodes.config import Address
 from nodes.exits import Trouble
@@ -259,3 +260,19 @@ def answered(url: str) -> str:
         with suppress(OSError), urlopen(url, timeout=5) as answer:
             text: str = answer.read().decode()
             return text
+
+
+def test_mosquitto_is_not_asked_for_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "broker.json"
+    metrics = {"host": "127.0.0.1", "port": 9100}
+    config = {"security_file": "s", "ready_file": "r", "kind": "mosquitto", "metrics": metrics}
+    path.write_text(json.dumps(config))
+    with pytest.raises(BrokerConfigError, match=r"broker\.json: metrics needs kind embedded"):
+        read_config(path)
+    lab = tmp_path / "lab.yaml"
+    lab.write_text(
+        packaged("loopback").read_text() + "broker: {kind: mosquitto}\nmetrics: {port: 9100}\n"
+    )
+    roles = [each.labels["role"] for each in metrics_targets(load_lab(lab))]
+    assert "broker" not in roles
+    assert "gateway" in roles
