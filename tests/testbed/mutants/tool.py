@@ -59,22 +59,14 @@ GROUPS = {
         ),
         "altered or flipped",
     ),
-    "driver": _Group(
-        ("nodes.replica.driver",),
-        (
-            "tests/nodes/test_abstention.py",
-            "tests/nodes/test_service.py",
-            "tests/nodes/test_serving.py",
-        ),
-        "bounded_pieces or sixteen",
-    ),
+    "driver": _Group(("nodes.replica.driver",), ("tests/nodes/test_driver.py",)),
     "stores": _Group(
         ("nodes.replica.ledger_file", "nodes.replica.memory_store", "nodes.replica.sqlite_store"),
         ("tests/nodes/test_store.py",),
         "kill_9 or both_stores or flipped or any_file",
     ),
 }
-WHOLE = (*GROUPS["verify"].modules, *GROUPS["rules"].modules, *GROUPS["proofs"].modules)
+WHOLE = tuple(m for name in ("verify", "rules", "proofs", "driver") for m in GROUPS[name].modules)
 _TOP = Path(__file__).resolve().parents[3]
 _EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 _DEAD = ("killed", "timeout", "caught by type check", "segfault")
