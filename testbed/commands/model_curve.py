@@ -105,12 +105,16 @@ def _rounds(
 
 
 def _of_bundle(bundle: str, calibration: Path | None) -> Calibration:
-    from testbed.model.calibration import SHIPPED, read_calibration  # noqa: PLC0415 - see `model`
+    from testbed.model.calibration import (  # noqa: PLC0415 - see `model`
+        SHIPPED,
+        Calibration,
+        read_calibration,
+    )
     from testbed.model.observe import observe_hardware  # noqa: PLC0415
 
     run, known = find_run(bundle), read_calibration(calibration or SHIPPED)
     seen = observe_hardware(run)
-    return msgspec.structs.replace(
+    found = msgspec.structs.replace(
         known,
         machine=(
             f"{known.machine}; links and syncs of {run.bundle.path.name} "
@@ -118,6 +122,10 @@ def _of_bundle(bundle: str, calibration: Path | None) -> Calibration:
         ),
         costs=msgspec.structs.replace(known.costs, delays_us=seen.delays_us, sync_us=seen.sync_us),
     )
+    try:  # a stranger's traces may say anything
+        return msgspec.convert(msgspec.to_builtins(found), Calibration)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{run.path}: its traces have impossible times: {error}") from None
 
 
 def predict(

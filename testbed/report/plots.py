@@ -7,6 +7,7 @@ never recovered is drawn at the upper edge.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,10 +73,16 @@ def draw(bundle: Bundle, summary: Summary, *, pdf: bool = False) -> tuple[Plot, 
 
 def draw_beside(found: Comparison, path: Path) -> None:
     """Every figure of two results in one drawing: a row for each, a point for A and one for B. The
-    ending of `path` says the format. Raises ConfigurationError."""
-    rows = [each for each in found.figures if each.a.value and each.b.value]
+    ending of `path` says the format. The axis is logarithmic: a 0 stands in words at its left end.
+    Raises ConfigurationError."""
+    rows = [each for each in found.figures if None not in (each.a.value, each.b.value)]
+    if not any(each.a.value or each.b.value for each in rows):
+        all_zero = "every figure is 0 in both results"
+        none = "; ".join(found.obstacles) or "no figure has a value in both results"
+        why = all_zero if rows else none
+        raise ConfigurationError(f"--figure: nothing to draw: {why}")
     with styled():
-        made = figure(0.9 + 0.24 * max(1, len(rows)), None)
+        made = figure(0.9 + 0.24 * len(rows), None)
         made.subplots_adjust(left=0.34)
         axes: Axes = made.add_subplot()
         names = (f"A: {found.systems[0]}", f"B: {found.systems[1]}")
@@ -84,7 +91,7 @@ def draw_beside(found: Comparison, path: Path) -> None:
             ([each.b for each in rows], names[1], ORANGE, "s"),
         ):
             axes.plot(
-                [each.value or 0.0 for each in values],
+                [each.value or math.nan for each in values],
                 range(len(rows)),
                 linestyle="none",
                 marker=marker,
@@ -92,10 +99,17 @@ def draw_beside(found: Comparison, path: Path) -> None:
                 color=colour,
                 label=name,
             )
+        for place, each in enumerate(rows):
+            zeros = [
+                name for name, value in (("A", each.a.value), ("B", each.b.value)) if not value
+            ]
+            if zeros:
+                at, said = axes.get_yaxis_transform(), f" {' and '.join(zeros)}: 0"
+                axes.text(0, place, said, transform=at, fontsize=6, va="center")
         arms = {"faults": "with faults", "baseline": "without"}
         labels = [f"{each.name} ({each.unit}), {arms[each.arm]}" for each in rows]
         axes.set_yticks(range(len(rows)), labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xscale("log")
         log_axis(axes.xaxis)
         axes.legend(fontsize=6, loc="best")

@@ -8,9 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from matplotlib.axes import Axes
 
 from testbed import cli
 from testbed.bundle import Bundle
+from testbed.errors import ConfigurationError
+from testbed.report.compare import Comparison, FigurePair
+from testbed.report.pairing import known, median
+from testbed.report.plots import draw_beside
 from tests.testbed.bundles import Story, lines, write_lines
 from tests.testbed.campaign_bundles import campaign_of, rescheduled, slow_down, summarise
 
@@ -141,3 +146,58 @@ def test_other_expectations_are_another_campaign_file(
         summarise(bundle)
     (told,) = compared(capsys, str(one.path), str(two.path))["comparisons"]
     assert [each["what"] for each in told["differences"]] == ["expectations"]
+
+
+def result(**values: tuple[float, float]) -> Comparison:
+    return Comparison(
+        a="a",
+        b="b",
+        obstacles=(),
+        differences=(),
+        changes=(),
+        figures=tuple(
+            FigurePair(
+                name=name,
+                unit="/s",
+                arm="faults",
+                a=median([known(a)]),
+                b=median([known(b)]),
+                ratio=median([known(1.0)]),
+                paired=True,
+            )
+            for name, (a, b) in values.items()
+        ),
+    )
+
+
+def test_a_zero_is_drawn_in_words_beside_the_logarithmic_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = list[str]()
+    text = Axes.text
+
+    def heard(axes: Axes, x: float, y: float, s: str, **how: Any) -> Any:
+        drawn.append(s)
+        return text(axes, x, y, s, **how)
+
+    monkeypatch.setattr(Axes, "text", heard)
+    values = {"goodput": (5.0, 0.0), "p50": (3.0, 4.0), "stored": (0.0, 0.0)}
+    draw_beside(result(**values), tmp_path / "figure.svg")
+    assert drawn == [" B: 0", " A and B: 0"]
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (msgspec.structs.replace(result(), obstacles=("different campaigns",)), "different camp"),
+        (result(), "no figure has a value"),
+        (result(goodput=(0.0, 0.0)), "every figure is 0"),
+    ],
+)
+def test_where_there_is_nothing_to_draw_the_reason_is_told(
+    found: Comparison, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"nothing to draw: {why}"):
+        draw_beside(found, tmp_path / "figure.svg")
+    assert not (tmp_path / "figure.svg").exists()

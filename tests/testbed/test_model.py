@@ -185,7 +185,7 @@ def test_calibration_says_when_the_times_do_not_tell() -> None:
 
 
 def test_links_and_syncs_are_read_from_the_traces_of_a_bundle(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     story = Story(tmp_path)
     command = ["model", "calibrate", "--bundle", str(story.bundle.path)]
@@ -201,6 +201,9 @@ def test_links_and_syncs_are_read_from_the_traces_of_a_bundle(
     assert found["costs"]["check_us"] == shipped.costs.check_us
     assert found["machine"].startswith(shipped.machine)
     assert story.bundle.path.name in found["machine"]
+    monkeypatch.setattr("testbed.model.observe.median", lambda _: 1e300)
+    assert cli.main(command) == 2
+    assert "its traces have impossible times" in capsys.readouterr().err
     assert cli.main([*command[:2], "--calibration", "x.json"]) == 2
     assert "only with --bundle" in capsys.readouterr().err
 
