@@ -61,7 +61,7 @@ def saturation(
     kind = figure_kind(figure)
     # It takes half a second to import what draws.
     from testbed.bench.saturation import BenchPlan, measure  # noqa: PLC0415
-    from testbed.report.saturation import draw_saturation  # noqa: PLC0415
+    from testbed.report.saturation_plot import draw_saturation  # noqa: PLC0415
     from testbed.report.style import WATERMARK, rendered, styled  # noqa: PLC0415
 
     result = measure(

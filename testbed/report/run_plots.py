@@ -16,7 +16,8 @@ from testbed.checks.logs import BlockDone
 from testbed.report.floods import draw_floods, floods_of
 from testbed.report.measure import Operation, consensus_ms
 from testbed.report.roc import roc
-from testbed.report.saturation import draw_saturation, saturation_of
+from testbed.report.saturation import saturation_of
+from testbed.report.saturation_plot import draw_saturation
 from testbed.report.style import (
     BLUE,
     COLOURS,

@@ -30,6 +30,12 @@ def test_help_names_every_command_and_imports_none() -> None:
     assert all(name in done.stdout for name in cli.COMMANDS)
 
 
+def test_what_brings_a_lab_up_waits_for_no_drawing() -> None:
+    """matplotlib takes a second of CPU to import; only figures need it."""
+    code = "import sys, testbed.api; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("command", ["inventory", "campaign", "plan"])
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0

@@ -15,7 +15,8 @@ from testbed.campaign.file import find_campaign, load_campaign
 from testbed.checks.evidence import Evidence
 from testbed.profile import steps
 from testbed.report.measure import operations
-from testbed.report.saturation import Step, draw_saturation, knee_of, saturation_of, steps_of
+from testbed.report.saturation import Step, knee_of, saturation_of, steps_of
+from testbed.report.saturation_plot import draw_saturation
 from testbed.report.style import rendered
 from tests.testbed.bundles import Story, reschedule
 
