@@ -127,6 +127,7 @@ def test_replays_from_beyond_the_window_of_access_requests_are_held(tmp_path: Pa
     assert found["beyond"]["distinct"] > 30
 
 
+@pytest.mark.soak
 def test_a_network_that_checks_nothing_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

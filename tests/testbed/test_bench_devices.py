@@ -44,6 +44,7 @@ def test_admission(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["login_added_ms"]["n"] == said["login_removed_ms"]["n"] == 3
 
 
+@pytest.mark.soak
 def test_revocation(capsys: pytest.CaptureFixture[str]) -> None:
     said = bench(capsys, "revocation", "--devices", "2")
     orders = said["orders"]

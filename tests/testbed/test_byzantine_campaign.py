@@ -76,6 +76,7 @@ def test_one_liar_after_the_other_breaks_nothing_and_each_is_seen_and_healed(
     assert broken(summary) == {}
 
 
+@pytest.mark.soak
 def test_f_plus_one_liars_fork_the_chain_and_are_found_out(tmp_path: Path) -> None:
     """The bound is shown, by a checker that can fail: two honest replicas differ. The shipped
     campaign is meant to show that, so it passes."""

@@ -39,6 +39,7 @@ hosts:
 """
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the manufacturer needs openssl")
 def test_an_operator_s_day(tmp_path: Path) -> None:
     operator, acme = Operator(tmp_path), Manufacturer(tmp_path / "acme")

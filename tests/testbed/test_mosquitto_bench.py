@@ -120,6 +120,7 @@ def commands() -> tuple[str, str]:
     return taking_part, revoking
 
 
+@pytest.mark.soak
 def test_the_tools_take_part_as_a_device_until_it_is_revoked(user: User) -> None:
     taking_part, revoking = commands()
     done = user.run(taking_part)

@@ -224,6 +224,7 @@ def killed_in_the_middle(
             assert leftover(inside).lines == []
 
 
+@pytest.mark.soak
 @pytest.mark.lab
 @pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing())
 def test_hosts_undo_several_kinds_by_themselves(

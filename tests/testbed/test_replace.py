@@ -22,6 +22,20 @@ phases: {warmup: 4s, fault: 28s, recovery: 2s}
 faults: [{id: replace, at: 1s, for: 26s, do: replica.replace, on: primary}]
 expect: {liveness: {first_commit_after_heal: 15s}}
 """
+# Small, as only the changes of members matter.
+SHORT_EPOCHS = """
+schema: testbed.inventory/1
+lab: short-epochs
+chain: {checkpoint_interval: 8, window: 8}
+hosts:
+  r1: {connection: local, roles: [replica]}
+  r2: {connection: local, roles: [replica]}
+  r3: {connection: local, roles: [replica]}
+  r4: {connection: local, roles: [replica]}
+  spare1: {connection: local, roles: [spare]}
+  gw1: {connection: local, roles: [gateway, broker]}
+  phone: {connection: local, roles: [environment, mobile]}
+"""
 
 
 def summary_of(tmp_path: Path, exit_code: int, campaign: str = CAMPAIGN) -> dict[str, Any]:
@@ -35,6 +49,14 @@ def summary_of(tmp_path: Path, exit_code: int, campaign: str = CAMPAIGN) -> dict
     return found
 
 
+def heights_of(summary: dict[str, Any]) -> dict[str, int]:
+    """Of each ledger that was collected."""
+    (agreement,) = (each for each in summary["properties"] if each["name"] == "agreement")
+    pairs = agreement["detail"].removeprefix("heights: ").split(", ")
+    return {name: int(height) for name, height in map(str.split, pairs)}
+
+
+@pytest.mark.soak
 def test_a_lost_primary_is_replaced_and_the_spare_decides(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, 0)
     (replaced,) = summary["faults"]
@@ -42,14 +64,13 @@ def test_a_lost_primary_is_replaced_and_the_spare_decides(tmp_path: Path) -> Non
     assert replaced["seen"].startswith("spare1 decides after ")
     assert replaced["seen"].count(f"{replaced['target']} is out after ") == 1
     assert replaced["whole_ms"] is not None, "the spare has all that the others have"
-    properties = {each["name"]: each for each in summary["properties"]}
-    assert all(each["held"] for each in properties.values())
-    detail = properties["agreement"]["detail"].removeprefix("heights: ")
-    heights = dict(each.split() for each in detail.split(", "))
-    assert heights["spare1"] == str(summary["blocks"])
-    assert int(heights[replaced["target"]]) < summary["blocks"], "it had no part in the rest"
+    assert all(each["held"] for each in summary["properties"])
+    heights = heights_of(summary)
+    assert heights["spare1"] == summary["blocks"]
+    assert heights[replaced["target"]] < summary["blocks"], "it had no part in the rest"
 
 
+@pytest.mark.soak
 def test_a_spare_that_fails_makes_the_run_invalid_and_the_old_replica_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +99,7 @@ def test_without_a_spare_it_is_skipped_with_the_reason(tmp_path: Path) -> None:
     assert event.skipped == "no host of this lab has the role spare; it takes one more host"
 
 
+@pytest.mark.soak
 def test_a_chain_that_stands_still_is_a_verdict_and_no_fault_of_the_lab(tmp_path: Path) -> None:
     """The order waits until `for` has passed, and no longer."""
     campaign = """
@@ -99,11 +121,21 @@ guard: none
     assert all(each["held"] for each in summary["properties"])
 
 
-def test_a_spare_that_came_into_a_standing_lab_is_collected(tmp_path: Path) -> None:
-    with running_testbed(period="100ms") as bench:
-        with bench.inject("replica.replace", on="replica(3)"):
-            pass
-        result = bench.collect(tmp_path)
-    (run,) = (result.path / "run").iterdir()
-    assert {path.stem for path in (run / "raw" / "ledger").glob("*.sqlite")} >= {"r1", "spare1"}
+def test_a_lost_primary_is_replaced_by_a_spare_and_all_ledgers_are_collected(
+    tmp_path: Path,
+) -> None:
+    """In a lab that stands, with a checkpoint every few blocks: a change waits for the next one."""
+    lab = tmp_path / "lab.yaml"
+    lab.write_text(SHORT_EPOCHS)
+    with running_testbed(lab, period="200ms") as bench:
+        lost = bench.primary
+        with bench.inject("replica.replace", on="primary") as seen:
+            assert seen.what.startswith("spare1 decides after ")
+            assert f"{lost} is out after " in seen.what
+        result = bench.collect(tmp_path / "runs")
     assert result.verdict == "passed"
+    summary = json.loads((result.path / "summary.json").read_bytes())
+    heights = heights_of(summary["runs"][0]["summary"])
+    assert heights.keys() == {"r1", "r2", "r3", "r4", "spare1"}
+    rest = [height for name, height in heights.items() if name not in (lost, "spare1")]
+    assert heights["spare1"] >= min(rest) > heights[lost], "the lost one had no part in the rest"

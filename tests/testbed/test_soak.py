@@ -147,6 +147,7 @@ def test_a_filled_disk_has_no_room_until_it_is_let_go(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
+@pytest.mark.soak
 def test_a_short_soak_is_clean_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """The whole way, as a user runs it; its bundle is one like any other."""
     argv = [sys.executable, "-m", "testbed.cli"]

@@ -57,6 +57,7 @@ def processes(operator: Operator) -> dict[str, Any]:
     return {each["name"]: each for each in operator.does("status")["processes"]}
 
 
+@pytest.mark.soak
 def test_an_operator_looks_mends_collects_and_keeps(tmp_path: Path) -> None:
     operator = Operator(tmp_path)
     with detached(operator) as up:
@@ -110,6 +111,7 @@ def collects(operator: Operator) -> str:
     return str(done["bundle"])
 
 
+@pytest.mark.soak
 def test_a_chain_that_cannot_go_on_is_told_and_down_ends_a_lab_whose_processes_are_all_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
