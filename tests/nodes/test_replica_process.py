@@ -82,6 +82,7 @@ def test_the_primary_is_killed_and_comes_back(tmp_path: Path) -> None:
     play(Cluster(tmp_path), story)
 
 
+@pytest.mark.soak
 def test_any_replica_is_killed_again_and_again_under_load(tmp_path: Path) -> None:
     """Whatever was final for the client is on every chain afterwards, exactly once."""
 
@@ -224,13 +225,17 @@ def test_a_full_disk_is_waited_for_with_a_clear_line_and_no_damage(tmp_path: Pat
 @pytest.mark.parametrize(
     "byzantine",
     [
-        Byzantine(Trick.SILENT),
-        Byzantine(Trick.EQUIVOCATE),
-        Byzantine(Trick.BAD_SIGNATURE),
-        Byzantine(Trick.FLOOD, probability=0.3, seed=1),
-        Byzantine(Trick.DELAY, message="PP", delay_ms=200),
+        pytest.param(Byzantine(Trick.SILENT), id="silent"),
+        pytest.param(Byzantine(Trick.EQUIVOCATE), id="equivocate"),
+        *(
+            pytest.param(each, id=each.trick, marks=pytest.mark.soak)
+            for each in (
+                Byzantine(Trick.BAD_SIGNATURE),
+                Byzantine(Trick.FLOOD, probability=0.3, seed=1),
+                Byzantine(Trick.DELAY, message="PP", delay_ms=200),
+            )
+        ),
     ],
-    ids=lambda byzantine: byzantine.trick,
 )
 def test_a_byzantine_primary_cannot_stop_or_split_the_others(
     tmp_path: Path, byzantine: Byzantine

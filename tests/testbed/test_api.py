@@ -1,21 +1,33 @@
-"""The testbed from Python and pytest, as the README shows it: its own text is run."""
+"""The testbed from Python and pytest, as the README shows it: its own text is run. And what its
+processes tell Prometheus: one lab for both.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
+import testbed
+from inventory.load import load_lab, packaged
 from testbed.api import CampaignResult, RunningTestbed, running_testbed
 from testbed.errors import ConfigurationError
+from testbed.provision.targets import metrics_targets
 from tests.testbed.bundles import Story
 
 README = Path(__file__).parents[2] / "README.md"
+DASHBOARD = Path(testbed.__file__).parent / "monitoring" / "dashboard.json"
+PORTS = 16  # more than the lab has processes
 
 
 def blocks() -> list[str]:
@@ -37,8 +49,9 @@ def test_under_xdist_each_worker_has_a_lab_of_its_own(tmp_path: Path) -> None:
     assert "2 passed" in done.stdout
 
 
-def test_one_lab_is_not_shared_by_workers(tmp_path: Path) -> None:
-    done = pytest_run(tmp_path, "-n", "1", "--testbed-inventory", "lab.yaml")
+def test_one_lab_is_not_shared_by_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    done = pytest_run(tmp_path, "-p", "no:xdist", "--testbed-inventory", "lab.yaml")
     assert done.returncode == 1
     assert "run pytest with -n 0" in done.stdout
 
@@ -51,9 +64,28 @@ def test_the_readmes_script_runs(tmp_path: Path) -> None:
     assert "passed" in done.stdout.splitlines()[-1]
 
 
+def free_ports() -> int:
+    """The first of so many that are free now."""
+    for first in range(21_000, 60_000, PORTS):
+        try:
+            for port in range(first, first + PORTS):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
 @pytest.fixture(scope="module")
-def bench() -> Iterator[RunningTestbed]:
-    with running_testbed(period="1s") as bench:
+def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lab") / "lab.yaml"
+    path.write_text(packaged("loopback").read_text() + f"metrics: {{port: {free_ports()}}}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bench(inventory: Path) -> Iterator[RunningTestbed]:
+    with running_testbed(inventory, period="1s") as bench:
         yield bench
 
 
@@ -112,3 +144,91 @@ def test_a_bundle_is_read_and_names_its_tables(tmp_path: Path) -> None:
     assert result.verdict == "passed"
     with pytest.raises(ConfigurationError, match="results"):
         result.table("result")
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def told(bench: RunningTestbed, inventory: Path) -> dict[str, str]:
+    """What each process says, by its role and port."""
+    bench.wait_for(lambda: bench.height >= 3)
+    return {
+        f"{each.labels['role']} {each.address}": fetched(bench, each.address)
+        for each in metrics_targets(load_lab(inventory))
+        if each.labels["role"] != "spare"  # stands by, not started
+    }
+
+
+def fetched(bench: Any, target: str) -> str:
+    found: list[str] = []
+
+    def answers() -> bool:
+        try:
+            with urlopen(f"http://{target}/metrics", timeout=5) as answer:
+                found.append(answer.read().decode())
+        except URLError:
+            return False
+        return True
+
+    bench.wait_for(answers)
+    return found[-1]
+
+
+def value(text: str, name: str) -> float:
+    (found,) = re.findall(rf"^testbed_{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)
+    return float(found)
+
+
+def test_every_process_tells_what_it_knows(told: dict[str, str]) -> None:
+    roles = [name.split()[0] for name in told]
+    assert sorted(set(roles)) == ["broker", "environment", "gateway", "mobile", "replica"]
+    assert roles.count("replica") == 4
+    for name, text in told.items():
+        assert value(text, "cpu_seconds_total") > 0, name
+        assert value(text, "resident_bytes") > 1e6, name
+    for text in (text for name, text in told.items() if name.startswith("replica")):
+        assert value(text, "height") >= 2
+        assert value(text, "links") >= 3
+        assert value(text, "syncs_total") > 0
+    (gateway,) = (text for name, text in told.items() if name.startswith("gateway"))
+    assert value(gateway, "height") >= 2
+    assert "testbed_requests_total{" in gateway
+    (broker,) = (text for name, text in told.items() if name.startswith("broker"))
+    assert re.search(
+        r'^testbed_broker_events_total{event="logins",process="\S+"} [1-9]', broker, re.M
+    )
+
+
+def test_replicas_name_their_peers_as_the_inventory_does(told: dict[str, str]) -> None:
+    texts = [text for name, text in told.items() if name.startswith("replica")]
+    for text in texts:
+        heard = set(re.findall(r'^testbed_frames_heard_total{peer="(\S+?)",', text, re.MULTILINE))
+        assert len(heard & {"r1", "r2", "r3", "r4"}) == 3
+        assert heard < {"r1", "r2", "r3", "r4", "spare1"}
+
+
+def test_the_dashboard_shows_nothing_that_nobody_tells(told: dict[str, str]) -> None:
+    known = set(re.findall(r"^(testbed_\w+)", "\n".join(told.values()), re.MULTILINE))
+    known.add("testbed_frames_refused_total")  # told as soon as one is
+    expressions = [
+        target["expr"]
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        for target in panel["targets"]
+    ]
+    shown = set(re.findall(r"testbed_\w+", " ".join(expressions)))
+    assert len(shown) > 5
+    assert shown <= known
+
+
+def test_promtool_finds_nothing_wrong(told: dict[str, str]) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: apt-get install prometheus")
+    for name, text in told.items():
+        done = subprocess.run(
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), name
+    config = DASHBOARD.with_name("prometheus.yml")
+    subprocess.run([promtool, "check", "config", "--syntax-only", str(config)], check=True)

@@ -120,9 +120,13 @@ def test_a_replica_that_was_down_catches_up_while_the_others_go_on() -> None:
     assert result.live_per_s > 0
 
 
-def test_the_command_prints_json_for_machines_and_writes_profiles(tmp_path: Path) -> None:
+def test_the_command_prints_json_for_machines_and_writes_profiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("testbed.bench.consensus.WARM_UP_S", 0.1)
+    monkeypatch.setattr("testbed.bench.consensus.LIMIT_S", 0.1)
     profiles = tmp_path / "new" / "profiles"
-    options = ["--in-flight", "4", "--requests", "20", "--store", "memory", "--json"]
+    options = ["--in-flight", "2", "--requests", "20", "--store", "memory", "--json"]
     ended = CliRunner().invoke(app, ["consensus", *options, "--profile", str(profiles)])
     assert ended.exit_code == 0, ended.output
     assert {each.name for each in profiles.iterdir()} == {f"replica-{n}.pstats" for n in range(4)}

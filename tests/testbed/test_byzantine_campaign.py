@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from testbed.campaign.file import find_campaign
 from tests.testbed.command_line import run_testbed
 

@@ -11,13 +11,19 @@ from pathlib import Path
 import pytest
 
 from testbed import cli
+from tests.testbed.command_line import run_testbed
 from tests.testbed.emulate_support import emulation_missing
 from tests.testbed.hosts_support import eventually
 
 
 def emulate(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "testbed.cli", "emulate", *words]
-    return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+    """`up` that makes a lab is a program, as what it starts lives on."""
+    if words[0] == "up" and "--json" in words:
+        argv = [sys.executable, "-m", "testbed.cli", "emulate", *words]
+        return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        return run_testbed("emulate", *words)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may make labs; the next test is root's")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,11 +16,9 @@ import pytest
 from nodes.board.control import command
 from testbed.care.clock import read_clock
 from testbed.care.conditions import open_facts
-from testbed.care.dead_man import armed
-from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT, leftover
+from testbed.care.restore import QDISC_HANDLE, TABLE_COMMENT
 from testbed.emulate.lab import EmulatedLab
 from testbed.emulate.plan import Board
-from testbed.hosts.port import UnitState
 from testbed.hosts.ssh import SshHost
 from testbed.provision.configs import EVENTS
 from tests.testbed.command_line import run_testbed
@@ -30,6 +27,7 @@ from tests.testbed.hosts_support import eventually
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.soak,
     pytest.mark.skipif(bool(emulation_missing()), reason=emulation_missing()),
 ]
 
@@ -39,15 +37,6 @@ campaign: calm
 workload: {kind: enrol+data, rate: 5/s, arrivals: poisson, timeout: 5s}
 phases: {warmup: 2s, watched: 10s}
 expect: {safety: [agreement, validity, exactly-once, no-unauthorised-commit]}
-"""
-CRASH = """\
-schema: testbed.campaign/1
-campaign: crash
-workload: {kind: enrol+data, rate: 5/s, arrivals: poisson, timeout: 5s}
-phases: {warmup: 2s, fault: 60s}
-faults: [{id: kill, at: 1s, for: 9s, do: process.crash, on: replica(1)}]
-guard: {max_faulty: f, dead_man: 2s}
-expect: {safety: [agreement]}
 """
 SANDBOX = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "RestrictNamespaces": "yes"}
 OPEN = """
@@ -100,9 +89,9 @@ class Bench:
         return summary
 
 
-def passed(out: Path, before: set[Path], word: str, file: str = "run") -> bool:
+def passed(out: Path, before: set[Path], word: str) -> bool:
     """Whether a new run has written that word."""
-    logs = (log for new in set(out.glob("*")) - before for log in new.rglob(f"raw/{file}.jsonl"))
+    logs = (log for new in set(out.glob("*")) - before for log in new.rglob("raw/run.jsonl"))
     return any(word in log.read_text() for log in logs)
 
 
@@ -214,32 +203,6 @@ def states(inside: SshHost, board: Board) -> list[str]:
         for line in map(json.loads, events)
         if line["event"] == "board" and line["board"] == board.name
     ]
-
-
-def test_kill_minus_nine_of_the_orchestrator_in_mid_fault_and_the_host_undoes_it(
-    bench: Bench,
-) -> None:
-    """Items 1, 3 and 11: nobody is left, and still no process stays stopped; the next run does not
-    begin on what stands there, the dead owner's lease frees itself, `restore` verifies."""
-    out = bench.files / "runs"
-    before = set(out.glob("*"))
-    process = bench.begin("run", bench.campaign(CRASH), "--out", str(out))
-    bench.reach(process, lambda: passed(out, before, '"applied"', "faults"))
-    inside = host(bench.lab, "pi02")
-    (waiting,) = armed(inside)
-    unit = waiting.name.removeprefix("start-")
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert inside.status(f"m2m-{unit}").state is UnitState.INACTIVE
-    eventually(lambda: inside.status(f"m2m-{unit}").state is UnitState.ACTIVE, 60)
-    assert armed(inside) == []
-    refused = bench.run("run", bench.campaign(CALM), "--out", str(out), code=3)
-    assert "pi02 is not clean" in refused["error"]["message"]
-    assert "testbed restore" in refused["error"]["message"]
-    cleaned = bench.run("restore")["hosts"]
-    assert f"unit m2m-{unit}" in cleaned["pi02"]["cleaned"]
-    assert leftover(inside).lines == []
-    assert all(one["holder"] is None for one in bench.run("status")["hosts"].values())
 
 
 def test_restore_removes_our_rules_and_nobody_elses(bench: Bench) -> None:

@@ -1,27 +1,21 @@
-"""Metrics for Prometheus: every process tells them if the inventory says so, and no other."""
+"""Metrics for Prometheus: only if the inventory says so. What a running lab tells: `test_api`."""
 
 from __future__ import annotations
 
 import json
-import re
 import select
-import shutil
 import socket
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import msgspec
 import pytest
 
-import testbed
 from gateway.broker.port import BrokerConfigError, read_config
 from inventory.load import load_lab, packaged
 from nodes.config import Address
@@ -31,114 +25,10 @@ from nodes.metrics import serving_metrics
 from nodes.metrics_server import AT_ONCE_MAX
 from nodes.provider.config import ProviderConfig
 from testbed import cli
-from testbed.api import running_testbed
 from testbed.provision.configs import CONFIG
 from testbed.provision.layout import layout, sockets
 from testbed.provision.targets import metrics_targets
 from testbed.systems.baseline import BASELINE
-
-DASHBOARD = Path(testbed.__file__).parent / "monitoring" / "dashboard.json"
-PORTS = 16  # more than the lab has processes
-
-
-def free_ports() -> int:
-    """The first of so many that are free now."""
-    for first in range(21_000, 60_000, PORTS):
-        try:
-            for port in range(first, first + PORTS):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What each process of a running lab says, by its role and port."""
-    path = tmp_path_factory.mktemp("lab") / "lab.yaml"
-    path.write_text(packaged("loopback").read_text() + f"metrics: {{port: {free_ports()}}}\n")
-    with running_testbed(str(path), period="500ms") as bench:
-        bench.wait_for(lambda: bench.height >= 3)
-        yield {
-            f"{each.labels['role']} {each.address}": fetched(bench, each.address)
-            for each in metrics_targets(load_lab(path))
-            if each.labels["role"] != "spare"  # stands by, not started
-        }
-
-
-def fetched(bench: Any, target: str) -> str:
-    found: list[str] = []
-
-    def answers() -> bool:
-        try:
-            with urlopen(f"http://{target}/metrics", timeout=5) as answer:
-                found.append(answer.read().decode())
-        except URLError:
-            return False
-        return True
-
-    bench.wait_for(answers)
-    return found[-1]
-
-
-def value(text: str, name: str) -> float:
-    (found,) = re.findall(rf"^testbed_{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)
-    return float(found)
-
-
-def test_every_process_tells_what_it_knows(told: dict[str, str]) -> None:
-    roles = [name.split()[0] for name in told]
-    assert sorted(set(roles)) == ["broker", "environment", "gateway", "mobile", "replica"]
-    assert roles.count("replica") == 4
-    for name, text in told.items():
-        assert value(text, "cpu_seconds_total") > 0, name
-        assert value(text, "resident_bytes") > 1e6, name
-    for text in (text for name, text in told.items() if name.startswith("replica")):
-        assert value(text, "height") >= 2
-        assert value(text, "links") >= 3
-        assert value(text, "syncs_total") > 0
-    (gateway,) = (text for name, text in told.items() if name.startswith("gateway"))
-    assert value(gateway, "height") >= 2
-    assert "testbed_requests_total{" in gateway
-    (broker,) = (text for name, text in told.items() if name.startswith("broker"))
-    assert re.search(
-        r'^testbed_broker_events_total{event="logins",process="\S+"} [1-9]', broker, re.M
-    )
-
-
-def test_replicas_name_their_peers_as_the_inventory_does(told: dict[str, str]) -> None:
-    texts = [text for name, text in told.items() if name.startswith("replica")]
-    for text in texts:
-        heard = set(re.findall(r'^testbed_frames_heard_total{peer="(\S+?)",', text, re.MULTILINE))
-        assert len(heard & {"r1", "r2", "r3", "r4"}) == 3
-        assert heard < {"r1", "r2", "r3", "r4", "spare1"}
-
-
-def test_the_dashboard_shows_nothing_that_nobody_tells(told: dict[str, str]) -> None:
-    known = set(re.findall(r"^(testbed_\w+)", "\n".join(told.values()), re.MULTILINE))
-    known.add("testbed_frames_refused_total")  # told as soon as one is
-    expressions = [
-        target["expr"]
-        for panel in json.loads(DASHBOARD.read_text())["panels"]
-        for target in panel["targets"]
-    ]
-    shown = set(re.findall(r"testbed_\w+", " ".join(expressions)))
-    assert len(shown) > 5
-    assert shown <= known
-
-
-def test_promtool_finds_nothing_wrong(told: dict[str, str]) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("no promtool: apt-get install prometheus")
-    for name, text in told.items():
-        done = subprocess.run(
-            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), name
-    config = DASHBOARD.with_name("prometheus.yml")
-    subprocess.run([promtool, "check", "config", "--syntax-only", str(config)], check=True)
 
 
 def test_without_the_option_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:

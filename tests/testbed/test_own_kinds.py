@@ -6,13 +6,17 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import testbed.attacks
 import testbed.faults
+from inventory.load import load_lab
 from testbed.campaign import kinds
+from testbed.campaign.expand import expand
+from testbed.campaign.file import load_campaign
 from testbed.cli import main
 
 README = Path(__file__).parents[2] / "testbed" / "campaign" / "README.md"
@@ -26,9 +30,9 @@ faults:
 """
 
 
-def test_the_kinds_of_the_readme_are_found_run_and_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A campaign of the kinds that stand in the README, each in a file of its own."""
     files = re.findall(
         r"`testbed/(faults|attacks)/(\w+)\.py`:\n\n```python\n(.*?)```", README.read_text(), re.S
     )
@@ -41,13 +45,28 @@ def test_the_kinds_of_the_readme_are_found_run_and_judged(
         monkeypatch.setattr(found, "__path__", [*found.__path__, str(folder)])
     monkeypatch.setattr(kinds, "_registry", dict(kinds._registry))
     kinds._import.cache_clear()
-    try:
-        (tmp_path / "own.yaml").write_text(CAMPAIGN)
-        assert main(["run", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "runs")]) == 0
-    finally:
-        kinds._import.cache_clear()
-        for package, name, _ in files:
-            sys.modules.pop(f"testbed.{package}.{name}", None)
+    campaign = tmp_path / "own.yaml"
+    campaign.write_text(CAMPAIGN)
+    yield campaign
+    kinds._import.cache_clear()
+    for package, name, _ in files:
+        sys.modules.pop(f"testbed.{package}.{name}", None)
+
+
+def test_the_kinds_of_the_readme_are_found_and_scheduled(own: Path) -> None:
+    events = expand(load_campaign(own), load_lab()).trials[0].events
+    assert [(each.kind, each.skipped) for each in events] == [
+        ("process.frozen", None),
+        ("device.others-topic", None),
+    ]
+    known = kinds.kinds()
+    assert known["process.frozen"].mechanism(events[0].mechanism) is not None
+    assert known["device.others-topic"].judge is not None
+
+
+@pytest.mark.soak
+def test_the_kinds_of_the_readme_are_run_seen_and_judged(own: Path, tmp_path: Path) -> None:
+    assert main(["run", str(own), "--out", str(tmp_path / "runs")]) == 0
     (summary,) = tmp_path.glob("runs/*/summary.json")
     (row,) = json.loads(summary.read_bytes())["runs"]
     (fault,), (attack,) = row["summary"]["faults"], row["summary"]["attacks"]

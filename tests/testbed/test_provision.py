@@ -58,7 +58,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("name", ["pi01", "pi02"])
+@pytest.mark.parametrize("name", [pytest.param("pi01", marks=pytest.mark.soak), "pi02"])
 def test_from_nothing_to_ready_and_back_to_nothing(
     lab: EmulatedLab, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
