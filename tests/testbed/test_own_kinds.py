@@ -37,13 +37,14 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         r"`testbed/(faults|attacks)/(\w+)\.py`:\n\n```python\n(.*?)```", README.read_text(), re.S
     )
     assert [name for _, name, _ in files] == ["frozen", "others_topic"]
+    shipped = dict(kinds.kinds())
     for package, name, text in files:
         folder = tmp_path / package
         folder.mkdir()
         (folder / f"{name}.py").write_text(text)
         found = getattr(testbed, package)
         monkeypatch.setattr(found, "__path__", [*found.__path__, str(folder)])
-    monkeypatch.setattr(kinds, "_registry", dict(kinds._registry))
+    monkeypatch.setattr(kinds, "_registry", shipped)
     kinds._import.cache_clear()
     campaign = tmp_path / "own.yaml"
     campaign.write_text(CAMPAIGN)
