@@ -18,7 +18,7 @@ from testbed.hosts.host_keys import host_entry
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
 
-__all__ = ["SSHD", "SshServer", "eventually", "free_port", "ssh_server_missing"]
+__all__ = ["SSHD", "SshServer", "eventually", "free_port", "free_ports", "ssh_server_missing"]
 
 SSHD = Path("/usr/sbin/sshd")
 
@@ -35,6 +35,18 @@ def eventually(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
         looked = time.monotonic()
         assert looked < until, "it did not happen in time"
         pause.wait(min(1.0, 0.01 + 4 * (looked - began)))
+
+
+def free_ports(number: int = 16) -> int:
+    """The first of so many in a row that are free now: by default more than a lab has processes."""
+    for first in range(21_000, 60_000, number):
+        try:
+            for port in range(first, first + number):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
 
 
 def ssh_server_missing() -> str:

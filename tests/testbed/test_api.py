@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,10 +23,10 @@ from testbed.api import CampaignResult, RunningTestbed, running_testbed
 from testbed.errors import ConfigurationError
 from testbed.provision.targets import metrics_targets
 from tests.testbed.bundles import Story
+from tests.testbed.hosts_support import free_ports
 
 README = Path(__file__).parents[2] / "README.md"
 DASHBOARD = Path(testbed.__file__).parent / "monitoring" / "dashboard.json"
-PORTS = 16  # more than the lab has processes
 
 
 def blocks() -> list[str]:
@@ -62,18 +61,6 @@ def test_the_readmes_script_runs(tmp_path: Path) -> None:
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout.splitlines()[-1]
-
-
-def free_ports() -> int:
-    """The first of so many that are free now."""
-    for first in range(21_000, 60_000, PORTS):
-        try:
-            for port in range(first, first + PORTS):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
 
 
 @pytest.fixture(scope="module")

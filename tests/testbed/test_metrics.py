@@ -29,6 +29,7 @@ from testbed.provision.configs import CONFIG
 from testbed.provision.layout import layout, sockets
 from testbed.provision.targets import metrics_targets
 from testbed.systems.baseline import BASELINE
+from tests.testbed.hosts_support import free_ports
 
 
 def test_without_the_option_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +89,7 @@ def test_a_provider_tells_what_it_knows(tmp_path: Path) -> None:
     keygen(tmp_path)
     (tmp_path / "tokens.json").write_text('{"keys": {}}')
     (tmp_path / "tokens.json").chmod(0o600)
-    port = free_ports()
+    port = free_ports(1)
     config = ProviderConfig(
         name="cloud",
         key=KEY_FILE,
