@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from signal import Signals
-from typing import Self
 
 from testbed.hosts.exchange import DeadlinePassed, OutputTooLong, exchange
 from testbed.hosts.files import atomic_file, chunks, digest
@@ -76,12 +75,6 @@ class LocalHost(Host):
     @property
     def root(self) -> PurePosixPath:
         return PurePosixPath(self._root)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
 
     def run(
         self,
@@ -258,15 +251,6 @@ class _LocalFollow(Follow):
             stderr=subprocess.DEVNULL,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
     def __next__(self) -> str:
         assert self._tail.process.stdout is not None
         stdout = self._tail.process.stdout
@@ -295,12 +279,6 @@ class _LocalDialogue(Dialogue):
             )
         except OSError as error:
             raise HostFault(host, self._action, f"cannot start: {error}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
 
     def ask(self, line: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         asking, answers = self._child.process.stdin, self._child.process.stdout

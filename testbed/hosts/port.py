@@ -210,7 +210,19 @@ class UnitStatus:
     exit_code: int | None = None
 
 
-class Follow(Protocol):
+class _Closed(Protocol):
+    """Closed at the end of a `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def close(self) -> None: ...
+
+
+class Follow(_Closed, Protocol):
     """A file's lines from its beginning and then as they are written, without the line end.
 
     `close` may come from another thread and ends the iteration. A lost connection raises
@@ -218,29 +230,21 @@ class Follow(Protocol):
     are never invented or repeated within one Follow.
     """
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *args: object) -> None: ...
-    def __iter__(self) -> Iterator[str]: ...
+    def __iter__(self) -> Iterator[str]:
+        return self
+
     def __next__(self) -> str: ...
-    def close(self) -> None: ...
 
 
-class Dialogue(Protocol):
+class Dialogue(_Closed, Protocol):
     """A command that answers each line with one line, until `close`."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *args: object) -> None: ...
     def ask(self, line: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """The answer, without the line end. Raises OutcomeUnknown if none comes."""
 
-    def close(self) -> None: ...
 
-
-class Host(Protocol):
+class Host(_Closed, Protocol):
     """A machine. Relative paths lie below `root`, the one directory there that is ours."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *args: object) -> None: ...
 
     @property
     def name(self) -> str:

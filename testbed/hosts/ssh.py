@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from signal import Signals
-from typing import Self
 
 import paramiko
 
@@ -132,12 +131,6 @@ class SshHost(Host):
                 except ValueError:
                     raise no_shell(self.name, "probe", bytes(out)) from None
             return self._facts
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
 
     def run(
         self,

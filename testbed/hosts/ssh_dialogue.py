@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Self
 
 import paramiko
 
@@ -26,12 +25,6 @@ class SshDialogue(Dialogue):
         self._channel = channel
         self._rest = bytearray(begun)
         self._slowness = slowness
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
 
     def ask(self, line: str, *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         timeout_s *= self._slowness

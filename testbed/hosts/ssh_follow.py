@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import Self
 
 import paramiko
 
@@ -26,15 +24,6 @@ class SshFollow(Follow):
         self._channel = channel
         self._closed = False
         self._rest = bytearray(begun)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return self
 
     def __next__(self) -> str:
         while (end := self._rest.find(b"\n")) < 0:
