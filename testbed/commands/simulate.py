@@ -42,7 +42,7 @@ _HEARTBEAT_S = 60.0  # between lines where stderr is no terminal
 _FAILURES_MAX = 10  # a sweep stops here: what broke so often needs no more seeds
 
 
-@app.callback(invoke_without_command=True)
+@app.command()
 def simulate(  # noqa: PLR0917 - one parameter per option
     replicas: Annotated[int, typer.Option(help="Replicas, at least 4.")] = 4,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run.")] = 1000,
