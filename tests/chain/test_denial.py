@@ -11,7 +11,7 @@ from chain.ledger.operations import Revoke
 from chain.ledger.statement import decode_leaf
 from chain.pbft.messages import Endorsement, Signed, encode, signed_bytes
 from chain.proofs.denial import check_verdicts, ended_by
-from tests.chain.test_registry import renewal
+from tests.chain.registry_support import renewal
 from tests.chain.world import Device, World
 
 WORLD = World()

@@ -29,9 +29,9 @@ from chain.merkle import leaf_hash
 from chain.proofs.certificate import carrier_certificate, proof_of, verify_carrier
 from chain.proofs.export import _der, _inclusion, export_proof
 from chain.proofs.proof import HeadSeal, Inclusion, Proof, ProofVerifier, make_inclusion
+from tests.chain.registry_support import renewal
 from tests.chain.test_export import FILES, WORLD, resummed, run
 from tests.chain.test_proof import grown
-from tests.chain.test_registry import renewal
 from tests.chain.world import Device, World, private_key
 
 SCRIPT = Path(__file__).parents[2] / "chain" / "proofs" / "verify.sh"

@@ -17,7 +17,7 @@ from chain.pbft.messages import Seal
 from chain.proofs.audit import verify_chain
 from chain.proofs.client import BlockRange, FinalityTracker, LedgerCopy, SealedBlock
 from chain.proofs.proof import Proof, make_inclusion, verify_receipt
-from tests.chain.test_registry import renewal
+from tests.chain.registry_support import renewal
 from tests.chain.world import Device, World, signer
 
 

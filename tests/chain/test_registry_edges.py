@@ -17,7 +17,7 @@ from chain.ledger.operations import AddReplica, AddVoucher, Factory, Revoke
 from chain.ledger.possession import voucher_statement
 from chain.ledger.statement import decode_leaf, encode_leaf
 from chain.pbft.state_machine import Screening
-from tests.chain.test_registry import certificate, judged, renewal
+from tests.chain.registry_support import certificate, judged, renewal
 from tests.chain.world import (
     SECOND_US,
     VOUCHERS_END_US,

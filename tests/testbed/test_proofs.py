@@ -16,7 +16,7 @@ from chain.proofs.certificate import carrier_certificate
 from chain.proofs.proof import Proof, make_inclusion
 from testbed import cli
 from testbed.proofs import NotProvable, Proven, open_ledgers
-from tests.chain.test_registry import renewal
+from tests.chain.registry_support import renewal
 from tests.chain.world import Device, World, private_key
 from tests.gateway.bridge.test_many_epochs import changed
 from tests.testbed.bundles import Story, edit, store

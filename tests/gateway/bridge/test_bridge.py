@@ -49,7 +49,7 @@ from gateway.limits import RateLimiter
 from gateway.mqtt.client import payload_bytes_max
 from gateway.mqtt.topics import Status, Up
 from nodes.edge_config import GatewayLimits
-from tests.chain.test_registry import by_admins, certificate
+from tests.chain.registry_support import by_admins, certificate
 from tests.chain.world import Device, World, private_key, signer
 from tests.gateway.bridge.gate import RELAY, SECRET, Clock, Gate, limiter, sender
 

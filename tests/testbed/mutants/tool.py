@@ -43,6 +43,8 @@ GROUPS = {
             "tests/chain/test_auth_group.py",
             "tests/chain/test_factory.py",
             "tests/chain/test_registry.py",
+            "tests/chain/test_registry_admission.py",
+            "tests/chain/test_registry_administration.py",
             "tests/chain/test_registry_edges.py",
         ),
         "altered",
