@@ -4,7 +4,7 @@
   overtaken (a relay's own messages pass through its disk first) is waited for.
 - At a relay: a device tried again, and no relay that ranked for a try before brought the message.
   One device may lie, so a relay is suspected when several admitted devices say so. How often a
-  device tried is the word of the relay that brings its message: so those before it have PATIENCE_MS
+  device tried is the word of the relay that brings its message: so those before it have LOSS_AFTER_MS
   to bring it too, and a message that any of them brings accuses nobody.
 
 The broker vouches for who the relay is.
@@ -23,9 +23,9 @@ from gateway.bridge.relays import RELAYS_MAX
 
 __all__ = ["SUSPECTED_BY", "Stamps"]
 
-CARRIED_MAX = 32_768  # at the gateway's highest rate, all of the last PATIENCE_MS
+CARRIED_MAX = 32_768  # at the gateway's highest rate, all of the last LOSS_AFTER_MS
 MISSING_MAX = 256  # waited for, of one relay
-PATIENCE_MS = 10_000
+LOSS_AFTER_MS = 10_000
 SUSPECTED_BY = 3  # devices
 _DEVICES_MAX = 64  # remembered of one relay
 
@@ -81,7 +81,7 @@ class Stamps:
         """(relay, number of messages) that did not come in time; each is returned once."""
         for name, relay in self._relays.items():
             overdue = [
-                n for n, since_ms in relay.missing.items() if now_ms - since_ms > PATIENCE_MS
+                n for n, since_ms in relay.missing.items() if now_ms - since_ms > LOSS_AFTER_MS
             ]
             for number in overdue:
                 del relay.missing[number]
@@ -105,7 +105,7 @@ class Stamps:
             for device, doubt in list(devices.items()):
                 if doubt.before & self._carried.get(doubt.message, set()):
                     del devices[device]  # an answer was lost, not the message
-            count = sum(now_ms - doubt.since_ms > PATIENCE_MS for doubt in devices.values())
+            count = sum(now_ms - doubt.since_ms > LOSS_AFTER_MS for doubt in devices.values())
             if count >= SUSPECTED_BY:
                 yield relay, count
                 devices.clear()

@@ -17,7 +17,7 @@ from gateway.limits import SHARES
 __all__ = ["Pending", "Waiting"]
 
 RESUBMIT_DOUBLINGS_MAX = 5
-DENIAL_PATIENCE_MS = 1_000
+DENIAL_DELAY_MS = 1_000
 
 
 class Pending(msgspec.Struct):
@@ -43,7 +43,7 @@ class Pending(msgspec.Struct):
         if len(self.denials) < enough:
             return False
         self.denied_ms = now_ms if self.denied_ms is None else self.denied_ms
-        return now_ms - self.denied_ms >= DENIAL_PATIENCE_MS
+        return now_ms - self.denied_ms >= DENIAL_DELAY_MS
 
     @property
     def reason(self) -> str:

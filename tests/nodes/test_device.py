@@ -30,7 +30,7 @@ from chain.proofs.client import BlockRange, SealedBlock, encode_range
 from chain.proofs.proof import HeadSeal, ProofVerifier, decode_proof
 from gateway.bridge.edge import Denied, admitted_codec, denied_codec
 from gateway.bridge.outbox import OutboxFullError
-from gateway.bridge.waiting import DENIAL_PATIENCE_MS
+from gateway.bridge.waiting import DENIAL_DELAY_MS
 from gateway.broker.security import User, bootstrap_user
 from gateway.mqtt.client import Message, MqttClient
 from gateway.mqtt.topics import Head, Response, Role
@@ -336,7 +336,7 @@ async def test_f_plus_1_replicas_are_believed(tmp_path: Path) -> None:
                     gate.bridge.on_denied(replica, rejection(world, replica, request))
             gate.submitted.clear()
             for _ in range(2):
-                gate.clock.s += DENIAL_PATIENCE_MS / 1000
+                gate.clock.s += DENIAL_DELAY_MS / 1000
                 gate.bridge.tick(gate.now_ms)
 
         rig._take = take  # type: ignore[method-assign]
@@ -369,7 +369,7 @@ async def test_one_liar_does_not_choose_why_a_device_is_denied(tmp_path: Path) -
                 lies += 1
             gate.submitted.clear()
             for _ in range(2):
-                gate.clock.s += DENIAL_PATIENCE_MS / 1000
+                gate.clock.s += DENIAL_DELAY_MS / 1000
                 gate.bridge.tick(gate.now_ms)
 
         rig._take = take  # type: ignore[method-assign]

@@ -25,7 +25,7 @@ from gateway.bridge.logins import Carrier, LoginChange
 from gateway.bridge.outbox import Outbox
 from gateway.bridge.parts import Assembly
 from gateway.bridge.ports import Limits
-from gateway.bridge.waiting import DENIAL_PATIENCE_MS
+from gateway.bridge.waiting import DENIAL_DELAY_MS
 from gateway.broker.security import bootstrap_id
 from gateway.hops import NO_TRACE, Trace
 from gateway.limits import RateLimiter
@@ -200,7 +200,7 @@ class Gate:
             self.bridge.on_denied(replica, Denied(request, reason, None))
         for _ in range(2):
             self.bridge.tick(self.now_ms)
-            self.clock.s += DENIAL_PATIENCE_MS / 1000
+            self.clock.s += DENIAL_DELAY_MS / 1000
         self.bridge.tick(self.now_ms)
         self.persist()
 

@@ -23,7 +23,7 @@ from gateway.bridge.edge import (
     denied_codec,
     sync_codec,
 )
-from gateway.bridge.waiting import DENIAL_PATIENCE_MS
+from gateway.bridge.waiting import DENIAL_DELAY_MS
 from gateway.broker.credentials import open_password
 from gateway.mqtt.client import payload_bytes_max
 from tests.chain.world import Device, private_key
@@ -122,7 +122,7 @@ def test_a_denial_takes_the_replicas_signed_verdicts_along(gate: Gate) -> None:
     for replica in (1, 3):
         gate.bridge.on_denied(replica, rejection(gate, replica, replica))
     gate.bridge.tick(gate.now_ms)
-    gate.clock.s += DENIAL_PATIENCE_MS / 1000
+    gate.clock.s += DENIAL_DELAY_MS / 1000
     gate.bridge.tick(gate.now_ms)
     (answer,) = (denied_codec.decode(p) for _, kind, p in gate.answers if kind == "denied")
     members, scheme = gate.world.genesis.membership, gate.world.scheme
@@ -144,7 +144,7 @@ def test_one_replicas_verdict_makes_no_answer_too_large_to_publish(gate: Gate) -
     for replica in (2, 3):
         gate.bridge.on_denied(replica, rejection(gate, replica, replica))
     gate.bridge.tick(gate.now_ms)
-    gate.clock.s += DENIAL_PATIENCE_MS / 1000
+    gate.clock.s += DENIAL_DELAY_MS / 1000
     gate.bridge.tick(gate.now_ms)
     answers = [payload for _, kind, payload in gate.answers if kind == "denied"]
     assert answers
@@ -158,7 +158,7 @@ def test_a_rejection_in_another_replica_s_name_counts_for_nobody(gate: Gate) -> 
     with pytest.raises(PeerFault, match="bad-denial"):
         gate.bridge.on_denied(2, rejection(gate, 3, 2))
     gate.bridge.tick(gate.now_ms)
-    gate.clock.s += DENIAL_PATIENCE_MS / 1000
+    gate.clock.s += DENIAL_DELAY_MS / 1000
     gate.bridge.tick(gate.now_ms)
     assert gate.refusals() == []
 

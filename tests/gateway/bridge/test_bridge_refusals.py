@@ -26,7 +26,7 @@ from gateway.bridge.edge import (
     sync_codec,
 )
 from gateway.bridge.relays import ONLINE
-from gateway.bridge.stamps import PATIENCE_MS
+from gateway.bridge.stamps import LOSS_AFTER_MS
 from gateway.broker.security import bootstrap_id
 from gateway.mqtt.topics import Status
 from tests.chain.registry_support import by_admins, certificate
@@ -178,7 +178,7 @@ def test_only_admitted_devices_make_a_relay_suspect(gate: Gate) -> None:
             cose = sign_operation(gate.world.data(device), device.signer)
             gate.up(device.node.hex(), "op", cose, tries=1)
             gate.up(device.node.hex(), "sync", device.node, tries=1)
-        gate.bridge.tick(gate.now_ms + PATIENCE_MS + 1)
+        gate.bridge.tick(gate.now_ms + LOSS_AFTER_MS + 1)
         return [event for event, _ in gate.events if event == "relay-suspected"]
 
     assert try_again([Device(f"made up {number}") for number in range(64)]) == []
@@ -207,7 +207,7 @@ def test_no_relay_makes_another_suspect_with_what_has_come_already(gate: Gate) -
             for tries in range(1, 7):
                 for phone, cose in sent:
                     gate.up(phone.node.hex(), "op", cose, relay=bad, tries=tries)
-        gate.bridge.tick(gate.now_ms + PATIENCE_MS + 1)
+        gate.bridge.tick(gate.now_ms + LOSS_AFTER_MS + 1)
     assert not [fields for event, fields in gate.events if event == "relay-suspected"]
 
 
@@ -218,7 +218,7 @@ def test_a_relay_that_leaves_gaps_without_end_writes_few_events(gate: Gate) -> N
         gate.up(device.node.hex(), "op", b"")
         gate.clock.s += 0.05
         gate.bridge.tick(gate.now_ms)
-    gate.clock.s += 2 * PATIENCE_MS / 1000
+    gate.clock.s += 2 * LOSS_AFTER_MS / 1000
     gate.bridge.tick(gate.now_ms)
     gaps = [fields["missing"] for event, fields in gate.events if event == "relay-gap"]
     assert len(gaps) <= 102

@@ -11,7 +11,7 @@ from chain.keys import digest
 from gateway.bridge.edge import Ask, Stamped, ask_codec, stamped_codec
 from gateway.bridge.relay import Relay
 from gateway.bridge.relays import ONLINE, RELAYS_MAX, SILENT_MS, Relays
-from gateway.bridge.stamps import PATIENCE_MS, SUSPECTED_BY, Stamps
+from gateway.bridge.stamps import LOSS_AFTER_MS, SUSPECTED_BY, Stamps
 from gateway.mqtt.topics import Request, Status, Up, parse
 from tests.gateway.bridge.gate import Clock, limiter
 
@@ -131,14 +131,14 @@ def test_lost_messages_are_told_once_and_overtaken_ones_not_at_all() -> None:
 
     for n in (1, 3, 2, 4, 7, 7, 6):
         take(n)
-    assert list(stamps.lost(PATIENCE_MS)) == []
-    assert list(stamps.lost(PATIENCE_MS + 1)) == [("relay", 1)]  # 5
-    assert list(stamps.lost(10 * PATIENCE_MS)) == []
+    assert list(stamps.lost(LOSS_AFTER_MS)) == []
+    assert list(stamps.lost(LOSS_AFTER_MS + 1)) == [("relay", 1)]  # 5
+    assert list(stamps.lost(10 * LOSS_AFTER_MS)) == []
     take(1, boot=2)
     take(8)
     take(100_000, boot=2)
     assert list(stamps.lost(0)) == [("relay", 100_000 - 1 - 1 - 256)]
-    assert list(stamps.lost(PATIENCE_MS + 1)) == [("relay", 256)]
+    assert list(stamps.lost(LOSS_AFTER_MS + 1)) == [("relay", 256)]
 
 
 def test_relays_that_are_gone_take_no_place_from_new_ones() -> None:
@@ -149,15 +149,15 @@ def test_relays_that_are_gone_take_no_place_from_new_ones() -> None:
         stamps.pass_over([f"old {number}"], DEVICES[0], b"lost", 0)
     for number in (1, 3):
         stamps.take("new", Stamped(n=number, boot=1, at_ms=0, body=b""), 0)
-    assert list(stamps.lost(PATIENCE_MS + 1)) == [("new", 1)]
+    assert list(stamps.lost(LOSS_AFTER_MS + 1)) == [("new", 1)]
     for device in DEVICES:
         stamps.pass_over(["new"], device, b"lost", 0)
-    assert [relay for relay, _ in stamps.suspected(PATIENCE_MS + 1)] == ["new"]
+    assert [relay for relay, _ in stamps.suspected(LOSS_AFTER_MS + 1)] == ["new"]
 
 
 def suspected(stamps: Stamps) -> list[tuple[str, int]]:
-    assert list(stamps.suspected(PATIENCE_MS)) == []
-    return list(stamps.suspected(PATIENCE_MS + 1))
+    assert list(stamps.suspected(LOSS_AFTER_MS)) == []
+    return list(stamps.suspected(LOSS_AFTER_MS + 1))
 
 
 def test_a_relay_that_drops_is_suspected_when_several_devices_say_so() -> None:
@@ -180,7 +180,7 @@ def test_a_relay_that_claims_tries_before_anybody_had_time_makes_no_other_suspec
     stamps = Stamps()
     for n, device in enumerate(DEVICES[: 2 * SUSPECTED_BY], 1):
         stamps.pass_over(["good"], device, device.encode(), 0)
-        stamps.take("good", Stamped(n=n, boot=1, at_ms=0, body=device.encode()), PATIENCE_MS)
+        stamps.take("good", Stamped(n=n, boot=1, at_ms=0, body=device.encode()), LOSS_AFTER_MS)
     for n, device in enumerate(DEVICES[: 2 * SUSPECTED_BY], 1):
         message = f"{device} again".encode()
         stamps.pass_over(["first", "good"], device, message, 0)
