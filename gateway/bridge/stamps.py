@@ -1,13 +1,13 @@
-"""Where were messages lost? What the relays' stamps say, laid at one hop.
+"""Where were messages lost? The relays' stamps say at which hop.
 
-- Between a relay and the gateway: the relay's running numbers have a gap. A number that is
-  overtaken (a relay's own messages pass through its disk first) is waited for.
-- At a relay: a device tried again, and no relay that ranked for a try before brought the message.
-  One device may lie, so a relay is suspected when several admitted devices say so. How often a
-  device tried is the word of the relay that brings its message: so those before it have LOSS_AFTER_MS
-  to bring it too, and a message that any of them brings accuses nobody.
+- Between a relay and the gateway: the relay's running numbers have a gap. The gateway waits for a
+  missing number, because a relay's own messages pass through its disk first.
+- At a relay: a device tried again, and no relay that ranked for an earlier try brought the message.
+  One device may lie, so a relay is suspected only if several admitted devices say so. Only the
+  relay that brings a message says how often its device tried. So the relays before it have
+  LOSS_AFTER_MS to bring it too, and a message that one of them brings accuses nobody.
 
-The broker vouches for who the relay is.
+The broker proves which relay a message is from.
 """
 
 from __future__ import annotations
