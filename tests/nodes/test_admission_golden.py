@@ -36,7 +36,7 @@ from nodes.events import NoEvents
 from nodes.ports import Party
 from nodes.replica.memory_store import MemoryStore
 from nodes.replica.service import Service
-from tests.chain.cluster import describe
+from tests.chain.spelling import describe
 from tests.chain.world import SECOND_US, START_US, Device, World
 
 GATEWAY = "gateway"

@@ -13,7 +13,8 @@ from chain.pbft.messages import (
     ViewChange,
     decode_body,
 )
-from tests.chain.cluster import Cluster, sign, signer_of
+from tests.chain.cluster import Cluster
+from tests.chain.fakes import sign, signer_of
 
 HONEST = (1, 2, 3)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from chain.pbft.inputs import Submitted
 from chain.pbft.messages import Forward, PrePrepare, Proposal, encode
 from chain.pbft.pool import LATER_MAX
-from tests.chain.cluster import SMALL, Cluster, item, open_item, sign, signer_of
+from tests.chain.cluster import SMALL, Cluster
+from tests.chain.fakes import item, open_item, sign, signer_of
 
 
 def test_proposals_that_are_too_large_are_not_kept() -> None:

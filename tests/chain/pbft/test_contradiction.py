@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from chain.pbft.messages import NewView, PrePrepare, ViewChange
-from tests.chain.cluster import Cluster, sign, signer_of
+from tests.chain.cluster import Cluster
+from tests.chain.fakes import sign, signer_of
 
 
 def _forgetful(cluster: Cluster, view: int, pre_prepares: tuple[PrePrepare, ...] = ()) -> NewView:

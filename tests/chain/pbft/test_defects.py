@@ -35,15 +35,8 @@ from chain.pbft.messages import (
 )
 from chain.pbft.pool import CLIENT_WAITING_MAX
 from chain.pbft.replica import Replica
-from tests.chain.cluster import (
-    NETWORK,
-    SMALL,
-    Cluster,
-    item,
-    open_item,
-    sign,
-    signer_of,
-)
+from tests.chain.cluster import SMALL, Cluster
+from tests.chain.fakes import NETWORK, item, open_item, sign, signer_of
 
 BACKUPS = (1, 2, 3)
 

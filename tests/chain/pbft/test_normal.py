@@ -23,7 +23,8 @@ from chain.pbft.messages import (
 )
 from chain.pbft.pool import LATER_MAX, OWN_CLIENTS, WAITING_MAX, Pool
 from chain.pbft.state_machine import Screening
-from tests.chain.cluster import SMALL, Cluster, item, open_item, sign, signer_of
+from tests.chain.cluster import SMALL, Cluster
+from tests.chain.fakes import item, open_item, sign, signer_of
 
 
 @pytest.mark.parametrize("n", [4, 5, 6, 7, 10])

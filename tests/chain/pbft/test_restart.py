@@ -20,7 +20,8 @@ from chain.pbft.messages import (
     decode_body,
 )
 from chain.pbft.state import ViewFact
-from tests.chain.cluster import LINK_US, Cluster, sign, signer_of
+from tests.chain.cluster import LINK_US, Cluster
+from tests.chain.fakes import sign, signer_of
 
 
 def scenario(cluster: Cluster) -> None:

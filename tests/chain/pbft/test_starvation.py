@@ -9,7 +9,8 @@ import pytest
 from chain.pbft import progress
 from chain.pbft.inputs import Submitted
 from chain.pbft.messages import Forward
-from tests.chain.cluster import Cluster, item, open_item
+from tests.chain.cluster import Cluster
+from tests.chain.fakes import item, open_item
 
 BACKUPS = (1, 2, 3)
 

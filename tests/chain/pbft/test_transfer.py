@@ -20,7 +20,9 @@ from chain.pbft.messages import (
     Signed,
     decode_body,
 )
-from tests.chain.cluster import LINK_US, SMALL, Cluster, Node, item
+from tests.chain.cluster import LINK_US, SMALL, Cluster
+from tests.chain.fakes import item
+from tests.chain.node import Node
 
 
 def far_behind(blocks: int, n: int = 4) -> Cluster:

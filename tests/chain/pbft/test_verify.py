@@ -32,7 +32,7 @@ from chain.pbft.messages import (
 )
 from chain.pbft.state_machine import VerifiedRequest
 from chain.pbft.verify import Verifier, _Memory
-from tests.chain.cluster import NETWORK, FakeScheme, item, open_items, sign, signer_of
+from tests.chain.fakes import NETWORK, FakeScheme, item, open_items, sign, signer_of
 
 A, B = b"a" * 32, b"b" * 32
 
