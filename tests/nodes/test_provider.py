@@ -123,3 +123,11 @@ def test_keys_in_escrow_are_readable_by_their_owner_only(
     provider.enrol()
     for path in tmp_path.glob("escrow*"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_a_reading_is_on_the_disk_before_it_is_answered(tmp_path: Path) -> None:
+    """FULL (2), as in a replica's ledger: the comparison would be unfair otherwise."""
+    provider = Provider(tmp_path)
+    for store in (provider.escrow, provider.readings):
+        assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    provider.close()

@@ -368,19 +368,22 @@ def test_members_of_any_known_epoch_may_ask() -> None:
 def test_a_checkpoint_is_proven_by_one_epoch_its_own_or_the_one_before() -> None:
     """Of two epochs of one size, no vote of one counts for the other."""
     members = tuple(Member(i, signer_of(i).public) for i in range(5))
-    epochs = {0: members[:4], 1: (*members[:3], members[4])}
+    epochs = {0: members[:4], 1: (*members[:3], members[4]), 2: members[:4]}
     memberships = {epoch: Membership(epoch, each) for epoch, each in epochs.items()}
     verifier = Verifier(NETWORK, FakeScheme(), memberships.get, open_items)
 
-    def frame(*of: int) -> bytes:
+    def frame(*of: int, epoch: int = 1) -> bytes:
         proof = tuple(signed(Checkpoint(epoch, i, 8, A)) for i, epoch in enumerate(of))
-        return encode(signed(ViewChange(1, 4, 1, 8, A, proof, ())))
+        return encode(signed(ViewChange(epoch, 1, 1, 8, A, proof, ())))
 
-    assert verifier.verify(frame(1, 1, 1), 4)
-    assert verifier.verify(frame(0, 0, 0), 4)
+    assert verifier.verify(frame(1, 1, 1), 1)
+    assert verifier.verify(frame(0, 0, 0), 1)
     for mixed in ((0, 1, 1), (1, 0, 0), (0, 0, 1)):
         with pytest.raises(PeerFault, match="bad-certificate"):
-            verifier.verify(frame(*mixed), 4)
+            verifier.verify(frame(*mixed), 1)
+    assert verifier.verify(frame(1, 1, 1, epoch=2), 1)
+    with pytest.raises(PeerFault, match="bad-certificate"):
+        verifier.verify(frame(0, 0, 0, epoch=2), 1)
 
 
 def test_a_new_view_may_bring_the_view_change_of_everyone() -> None:
