@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +13,9 @@ from inventory.load import load_lab, packaged
 from testbed.api import running_testbed
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
+from testbed.campaign.injection import Scene
 from testbed.cli import main
+from testbed.errors import LabFault
 from testbed.faults.replace import ReplaceAction
 
 CAMPAIGN = """
@@ -88,6 +91,39 @@ def test_a_spare_that_fails_makes_the_run_invalid_and_the_old_replica_comes_back
     (replaced,) = summary["faults"]
     assert not replaced["observed"]
     assert replaced["recovery_ms"] is not None, "with the old one back there is a quorum of five"
+
+
+def test_who_was_not_replaced_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain decides nothing until `for` has passed: nothing is seen, and the lab has its old
+    replica again."""
+    lost = SimpleNamespace(name="r1")
+    did: list[str] = []
+    within: list[float] = []
+
+    def operate(_: object, within_s: float) -> None:
+        within.append(within_s)
+        raise LabFault("the chain decided nothing")
+
+    monkeypatch.setattr(
+        "testbed.faults.replace.desk_of", lambda _: SimpleNamespace(operate=operate)
+    )
+    scene = SimpleNamespace(
+        event=SimpleNamespace(for_ms=6000),
+        nodes=lambda _: [lost],
+        pause=lambda _: True,
+        deployment=SimpleNamespace(
+            hold_down=lambda node: did.append(f"{node.name} is held down"),
+            start_node=lambda node: did.append(f"{node.name} is started"),
+        ),
+    )
+    action = ReplaceAction(cast(Scene, scene))
+    action.apply()
+    assert action.observe(1.0) is None
+    assert action.observe(1.0) is None, "the order is given once"
+    action.heal()
+    assert did == ["r1 is held down", "r1 is started"]
+    (waited_s,) = within
+    assert 0 < waited_s <= 6, "as long as `for`, and no longer"
 
 
 def test_without_a_spare_it_is_skipped_with_the_reason(tmp_path: Path) -> None:

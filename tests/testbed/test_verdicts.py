@@ -3,6 +3,7 @@ shows is shown on a bundle."""
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from hashlib import sha256
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from chain.ledger.operations import Data
+from chain.ledger.statement import OK
 from gateway.serial.frames import encode_frame, frame_body
 from gateway.serial.session import kind_pong, kind_reading
 from gateway.serial.tinycbor import encode
@@ -20,7 +23,9 @@ from testbed.campaign.kinds import attack_kinds
 from testbed.checks.evidence import Evidence
 from testbed.checks.ledger import verify_ledgers
 from testbed.checks.logs import DataAdded, SerialFrame
+from testbed.checks.records import board_readings
 from testbed.checks.tap import Tap
+from testbed.checks.trials import recorded
 from testbed.faults.on_host.edit_ledger import rehash
 from testbed.report.conclude import conclude
 from testbed.report.summary import AttackResult, RunSummary
@@ -157,6 +162,62 @@ def came(run: RunFolder, request: str, ms: int) -> None:
 def receipted(run: RunFolder, request: str, ms: int, latency_ms: float) -> None:
     phone = next(path.stem for path in run.raw.glob("phones*.jsonl"))
     log(run, phone, t=at(ms), event="admitted", id=request, latency_ms=latency_ms)
+
+
+# --- what was taken although it should not ------------------------------------------------------
+
+RECORDED: dict[str, dict[str, Any]] = {
+    "device.impersonate": {"material": ["stolen-id"], "batch": 1},
+    "device.mitm": {"how": "alter", "by_ms": 500, "copies": 1},
+    "device.escalate": {"batch": 1},
+    "device.sybil": {"batch": 1},
+}
+
+
+@pytest.mark.parametrize("kind", RECORDED)
+def test_bytes_of_the_attacker_in_a_record_that_took_effect_are_a_success(
+    run: RunFolder, kind: str
+) -> None:
+    taken = next(body for body, status in recorded(Evidence(run)).items() if status == OK)
+    attacked_by(run, kind, RECORDED[kind], f"{GONE}/{taken}", f"{GONE}/{'ef' * 32}")
+    assert (attack_of(run).verdict, attack_of(run).successes) == ("broken", 1)
+
+
+@pytest.mark.parametrize("kind", ["device.takeover", "device.topic-hijack", "device.eavesdrop"])
+def test_a_broker_that_lets_the_attacker_in_is_a_success(run: RunFolder, kind: str) -> None:
+    attacked_by(run, kind, {"batch": 2}, "guess/a:accepted", "guess/b:bad-login")
+    attack = attack_of(run)
+    assert (attack.verdict, attack.successes) == ("broken", 1)
+    assert attack.refused == {"broker:bad-login": 1}
+
+
+def test_a_flood_that_leaves_no_honest_reading_answered_is_a_success(run: RunFolder) -> None:
+    params = {"rate": "400/s", "how": "valid"}
+    attacked_by(run, "device.flood", params, "flood/r")
+    came(run, GONE, 21_000)
+    assert attack_of(run).verdict == "held"
+    for path in run.raw.glob("*.jsonl"):
+        kept = [
+            line
+            for line in lines(path)
+            if line.get("event") != "data" or not at(20_000) <= line["t"] <= at(24_000)
+        ]
+        write_lines(path, kept)
+    assert (attack_of(run).verdict, attack_of(run).successes) == ("broken", 1)
+
+
+def test_a_value_of_the_attacker_in_a_boards_record_is_a_success(run: RunFolder) -> None:
+    """The board's own bytes stand for those that he altered."""
+    evidence = Evidence(run)
+    board, value = next(
+        (board, json.loads(entry.operation.payload)["values"][0])
+        for entry, (board, _, _) in board_readings(evidence.longest.entries)
+        if isinstance(entry.operation, Data)
+    )
+    frame = next(iter(Tap(evidence.serial(board)).digests))
+    params = {"how": "alter", "by_ms": 500, "copies": 1}
+    attacked_by(run, "serial.mitm", params, f"serial/{board}/{frame}/{value}")
+    assert (attack_of(run).verdict, attack_of(run).successes) == ("broken", 1)
 
 
 def test_a_receipt_for_a_dropped_message_is_a_success_of_the_man_in_the_middle(
