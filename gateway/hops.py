@@ -1,7 +1,7 @@
 """Hops: the points that a request and a block pass on their way, and the port that notes them.
 
 A process notes when a sampled request or a block was at each hop. The file is `nodes.trace_file`;
-`testbed.traces` reads it. The pure parts have no clock: whoever drives them notes the hop.
+`testbed.traces` reads it. The pure parts have no clock: their callers note the hop.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What may be put around the parts of a gateway or device before it runs them. An honest one puts
-nothing. The same for a replica is in `nodes.replica.around`.
+"""Wrappers around the parts of a gateway or device. An honest process has none. The same for a
+replica is in `nodes.replica.around`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 The file is authenticated with a key that the process made for itself (0600, beside it) and is used
 only by the same program for the same network. A file that does not fit is ignored: then the state
-is built from the blocks again. Whoever can read the key could as well read the process's memory.
+is built from the blocks again. A program that can read the key could also read the process's
+memory.
 
-The state is pickled, because it is what `chain` and `gateway` computed, whatever that consists of.
-Nothing is unpickled before its authentication holds, and then only their classes and plain
-containers.
+The state is pickled, because it consists of objects of `chain` and `gateway`. Nothing is unpickled
+before its authentication holds, and then only their classes and plain containers.
 """
 
 from __future__ import annotations

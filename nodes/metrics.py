@@ -1,7 +1,7 @@
 """Metrics of one process, for Prometheus: off unless its config says where to listen.
 
-Nothing is counted for them: what the process knows anyway is read when somebody asks, in a thread
-of its own. Whoever reaches the port can read them, and nothing else.
+Nothing is counted for them: a separate thread reads what the process knows anyway, when somebody
+asks. Anybody who reaches the port can read them, and nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What administrators do, m of n together; and revocation by whom it concerns.
+"""What administrators do, m of n together; and revocation by the party that it concerns.
 
 Part of the `registry`, in the same shape as `admission`.
 """

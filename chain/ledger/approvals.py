@@ -1,4 +1,4 @@
-"""m-of-n administrators: each signs the same operation with an own counter.
+"""m-of-n administrators: each signs the same operation with its own counter.
 
 Pending operations are bounded per administrator and expire by height.
 """

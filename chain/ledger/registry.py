@@ -112,7 +112,7 @@ class Registry:
     def judge(self, request: VerifiedRequest) -> Reason | None:
         """The first authentication: why the request would be refused now, None if it would not.
 
-        Endorsements are not asked for. `LATER_REASONS` may be put right by blocks to come.
+        Endorsements are not asked for. Later blocks may remove a reason of `LATER_REASONS`.
         """
         tables = self._tables
         opened = _authenticated(request).opened

@@ -3,21 +3,21 @@
 `replica.Replica` is the core. Its host is the driver in `nodes/replica/driver.py`, or a test. The
 contract between the two:
 
-1. The host verifies bytes with `verify.Verifier`. The core trusts a `Received` in that, and in
-   nothing else. `message_filter` says what need not be verified. The signature of a COMMIT that
-   came over its sender's own link is not checked yet: the core asks before it shows one to others.
+1. The host verifies bytes with `verify.Verifier`, and the core trusts a `Received` to be verified.
+   `message_filter` says what need not be verified. The signature of a COMMIT that came over its
+   sender's own link is not checked yet: the core asks before it shows one to others.
 2. For each `Input` the host calls `effects = replica.handle(input, now_us)`, one at a time.
    `now_us` is the wall time. The core reads no clock, file, socket or random number.
 3. The host carries the effects out **in order**. Facts (`Persist`) and blocks before a `Sync` are
-   durable before any later `Send` or `Broadcast` leaves. Of what no `Sync` followed, a crash leaves
-   any prefix. A host may handle several inputs before it syncs once, as long as that order holds.
+   durable before any later `Send` or `Broadcast` leaves. A crash keeps any prefix of what no `Sync`
+   followed. A host may handle several inputs before it syncs once, as long as that order holds.
 4. The host answers `Execute` with the input `Executed`, and `Install` with `Installed` or
    `InstallFailed`. A timer that fires becomes `TimerFired`.
 5. After a crash the host builds a new replica from what it persisted, and calls `start`.
 
 What happens to a message inside: `replica` finds its handler. Handlers count votes, keep what has
-to wait, and answer. `Replica._settle` then accepts, executes, proposes, leaves a view or fetches
-blocks, whatever has become possible.
+to wait, and answer. `Replica._settle` then does what has become possible: it accepts, executes,
+proposes, leaves a view or fetches blocks.
 
 Sources: Castro & Liskov, "Practical Byzantine Fault Tolerance" (OSDI'99) and "... and Proactive
 Recovery" (TOCS'02), and Castro's thesis (MIT-LCS-TR-817). Branches cite the section.

@@ -146,7 +146,7 @@ def _accept(s: ReplicaState, slot: Slot, entry: Accepted) -> None:
 def take_batch(
     s: ReplicaState, slot: Slot, digest: bytes, received: Received[PrePrepare | Batch]
 ) -> None:
-    """The batch behind a wanted digest has arrived; whoever sent it, the digest binds it."""
+    """The batch behind a wanted digest has arrived. The digest binds it, so any sender will do."""
     if received.proposal is None:
         return
     message = received.message
@@ -171,7 +171,7 @@ def accept_ordered(s: ReplicaState, slot: Slot) -> None:
 
 
 def settle(s: ReplicaState) -> None:
-    """Accepts, executes and proposes whatever can be, in this order. Cheap if nothing can."""
+    """Accepts, executes and proposes what is possible now, in this order. Cheap if nothing is."""
     view = s.view
     if view.active and s.voting:
         _advance(s)

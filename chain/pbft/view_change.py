@@ -134,8 +134,8 @@ def settle(s: ReplicaState) -> None:
 
 def _make_new_view(s: ReplicaState) -> None:
     """Of any q VIEW-CHANGEs, as all such sets keep what may be committed (4.4). Those that name a
-    batch which is not to be had are left out: TOCS'02 (section 3.2.4, A2) has f+1 replicas vouch
-    for a batch."""
+    batch which we cannot get are left out: TOCS'02 (section 3.2.4, A2) has f+1 replicas vouch for a
+    batch."""
     view = s.view.number
     candidates = s.view_changes.asking_for(view)
     while True:

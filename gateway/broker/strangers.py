@@ -1,9 +1,9 @@
 """Connections to Mosquitto that do not log in: the oldest make room.
 
-Mosquitto 2.0.11 waits 90 s for a CONNECT and refuses whoever comes while it is full. So whoever
-held as many silent connections would keep everybody out. Its log names each connection and each
-login. A connection that takes too long to log in, or is one of too many, is shut down from here:
-Linux hands the sockets of a child to its parent (pidfd_getfd, since Linux 5.6).
+Mosquitto 2.0.11 waits 90 s for a CONNECT and refuses new connections while it is full. So one
+stranger with enough silent connections would keep everybody out. Its log names each connection and
+each login. A connection that takes too long to log in, or is one of too many, is shut down from
+here: Linux hands the sockets of a child to its parent (pidfd_getfd, since Linux 5.6).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a replica that lies can do, how it is told to, and the config of its process."""
+"""What a replica that lies can do, how a config asks for it, and the config of its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What replicas that lie together know: who is in it, and the second story of each proposal.
+"""What replicas that lie together know: their members, and the second story of each proposal.
 
 The primary among them proposes one batch to some replicas and another to the deceived; all of them
 vote, on each side, for what that side was sent. Up to f conspirators achieve nothing; f+1 fork the

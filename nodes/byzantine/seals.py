@@ -1,4 +1,4 @@
-"""False seals: a replica tells gateways of blocks that do not exist. The simulator's too."""
+"""False seals: a replica tells gateways of blocks that do not exist. Also for the simulator."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The wrapper around a replica's effects: sends something else than the honest replica would.
+"""The wrapper around a replica's effects: it sends other things than the honest replica would.
 
-The simulator, campaigns and processes of real boards use the same one. What it does instead is one
-small function, an `Act`: see `tricks`, and `forgeries` for forged messages.
+The simulator, campaigns and real processes use the same wrapper. One small function decides what it
+sends, an `Act`: see `tricks`, and `forgeries` for forged messages.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A device's own copy of the ledger: fetched in ranges, verified block by block, kept up to date.
 
-Whoever hands over the blocks is not trusted. A full copy executes every block, a heads-only copy
-checks links and replicas' signatures. Verified blocks are stored. A restart takes up the verified
-state that was kept (`nodes.kept`) and verifies only the blocks above it again, so its cost does not
-grow with the ledger's age.
+The source of the blocks is not trusted. A full copy executes every block, a heads-only copy checks
+links and replicas' signatures. Verified blocks are stored. A restart takes up the verified state
+that was kept (`nodes.kept`) and verifies only the blocks above it again, so its cost does not grow
+with the ledger's age.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def read_chain(pem: bytes, where: str) -> tuple[bytes, ...]:
 def factory_user(certificate: bytes) -> User:
     """The login of a device with this factory certificate (DER).
 
-    Whoever knows the certificate can compute it, and may then keep the device from being heard
-    until it is admitted, but not enrol in its place: that takes the key.
+    Anybody who knows the certificate can compute it, and can disturb the device until it is
+    admitted. He cannot enrol in its place, because that takes the key.
     """
     return bootstrap_user(factory_id(factory_key(certificate)), certificate)

@@ -3,8 +3,8 @@
 `--about KIND` starts nothing: one JSON line with kind and version, or why it cannot run here.
 
 The file is a `gateway.broker.port.BrokerConfig`. Logs are single JSON lines on stdout. Ends within
-two seconds on SIGTERM, SIGINT or (with the flag) when stdin closes. Exit codes: 0 ended as told,
-2 configuration, 3 port taken.
+two seconds on SIGTERM, SIGINT or (with the flag) when stdin closes. Exit codes: 0 ended as asked, 2
+configuration, 3 port taken.
 """
 
 from __future__ import annotations

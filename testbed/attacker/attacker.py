@@ -1,9 +1,9 @@
 """What an attacker has on a running network: logins of his own at the broker, devices of his own,
 stolen credentials; and how he sends.
 
-An attack makes one `Attacker` when it is armed. Who let him in is the lab's administrator, by the
-ways of the lab: a login at the broker, a voucher on the chain. So nothing of the network differs
-for him. How an answer is judged stands in `testbed.checks.trials`; what is done, in the attacks.
+An attack makes one `Attacker` when it is armed. The lab's administrator lets him in, by the ways of
+the lab: a login at the broker, a voucher on the chain. So nothing of the network differs for him.
+How an answer is judged stands in `testbed.checks.trials`; what is done, in the attacks.
 """
 
 from __future__ import annotations

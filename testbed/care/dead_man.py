@@ -1,4 +1,4 @@
-"""A host undoes a fault by itself when nobody is left to undo it from here.
+"""A host undoes a fault by itself when the orchestrator is gone.
 
 A fault arms its undo before it is applied and disarms it after it was healed. If this program, its
 machine or the network dies in between, the host runs the undo when its time has come. `testbed

@@ -1,7 +1,7 @@
 """Whether the hosts were fit during a run, from raw/conditions.jsonl and raw/clock.jsonl alone.
 
 `unfit` names what makes a run's figures worthless: its verdict is then "invalid". `unknown` names
-what nobody could see, for the reader. Thresholds:
+what could not be read, for the reader. Thresholds:
 
 - power: a bit of `vcgencmd get_throttled` set now in any reading, or "since start" bits that came
   during the run; the kernel's undervoltage alarm; a growing throttling counter of a PC processor;

@@ -66,8 +66,9 @@ class LedgerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pruned(self) -> int:
-        """Records whose payload and signature nobody has seen. 0 if each is whole in some file,
-        else what the file lacks that lacks the fewest. Who ends early has not seen the rest."""
+        """Records whose payload and signature nobody has seen. 0 if each is whole in some file;
+        otherwise the number that the most complete file lacks. Records above the end of a file
+        count as lacking."""
         seen = 0  # up to here each record is whole in some file
         for each in sorted(self.files, key=lambda file: file.pruned_to):
             if each.pruned_to <= seen:

@@ -64,7 +64,8 @@ class Switch:
                 self._drop_port(tap)
 
     def shape(self, source: str, target: str, shape: Shape, for_s: float = 0.0) -> None:
-        """Shape one direction. With `for_s` it undoes itself, even if whoever set it is gone."""
+        """Shape one direction. With `for_s` it ends by itself, even if the process that set it is
+        gone."""
         until = time.monotonic() + for_s if for_s else float("inf")
         with self._lock:
             if shape == NO_SHAPE:

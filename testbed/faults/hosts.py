@@ -44,7 +44,7 @@ class WholeHostFault(ProcessFault):
         raise AssertionError("hosts are mended as a whole")
 
     def undo(self, node: Node) -> NodeCommand | None:
-        """What a host's end undoes, nothing else has to."""
+        """The end of a host undoes this already."""
         return None
 
     def arm(self) -> None:

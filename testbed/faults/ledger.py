@@ -6,8 +6,9 @@ drawn from the event's random stream.
 
 What is expected: the replica finds it when it starts, moves the file aside, fetches the chain from
 the others and sends no votes until it is past all that it may have voted on (`nodes.replica`). A
-ledger that was made anew as a whole passes that check, as nobody else signed it: the replica finds
-at the next checkpoint that a quorum has another chain, and halts. So nothing of it reaches others.
+ledger that was made again as a whole passes that check, because nobody else signed it: the replica
+finds at the next checkpoint that a quorum has another chain, and halts. So nothing of it reaches
+others.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class LedgerFault(EndedFault):
         return json.loads(self.host(node).run(argv, timeout_s=EDIT_S_MAX).stdout)
 
     def _findings(self, node: Node) -> int:
-        """How often it has told of damage. One that cannot know has only begun lower."""
+        """How often it has logged damage. One that cannot know has only begun lower."""
         event = "started" if self._unnoticed else self._edit.found
         return self.scene.watch.nodes[node.name].counts[event]
 

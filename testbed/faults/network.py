@@ -75,7 +75,7 @@ class Loss(OnLinks):
 
 
 class Reorder(OnLinks):
-    """All is delayed `by`, but for a share that overtakes the rest."""
+    """All messages are delayed `by`, except a share that overtakes the rest."""
 
     share: Share
     by: DurationField = Duration.parse("20ms")
@@ -126,7 +126,7 @@ class Partition(Params):
 
 
 class Flap(Params):
-    """Links between `from` and `to` are cut and whole by turns, each for half of `period`."""
+    """Links between `from` and `to` are cut and repaired in turns, each for half of `period`."""
 
     from_: SelectorField = Field(alias="from")
     to: SelectorField

@@ -1,8 +1,8 @@
 """`replica.replace`: a replica is lost for good, and the operator replaces it by a spare.
 
 The chain decides both changes: the spare is added, and from the epoch after that the lost replica
-is removed. Not the other way round, because the chain lets nobody make it smaller than four. Each
-takes effect after the next checkpoint (`chain.pbft.membership`).
+is removed. The order matters, because the chain refuses to become smaller than four. Each takes
+effect after the next checkpoint (`chain.pbft.membership`).
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ __all__ = ["FalseSealFault"]
 
 
 class FalseSeal(Lie):
-    """Tells gateways, well signed, of blocks that do not exist. They believe f+1 replicas that say
-    the same, so f liars deceive nobody."""
+    """Tells gateways, well signed, of blocks that do not exist. A gateway believes f+1 replicas
+    that say the same, so f liars deceive nobody."""
 
 
 class FalseSealFault(Injection):

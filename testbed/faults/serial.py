@@ -142,7 +142,7 @@ class BoardFault(Injection):
         return any(state.startswith("lost") for state in states) or states.count("connected") > 1
 
     def _noise_of(self, board: Node) -> int:
-        """What the device has counted since it started, as far as it has told since the mark."""
+        """What the device has counted since its start, in its log since the mark."""
         counts = [event["counts"] for event in self._board_events(board, "serial-counts")]
         found = counts[-1].items() if counts else ()
         return sum(number for what, number in found if what.startswith("noise"))

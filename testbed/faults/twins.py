@@ -4,7 +4,7 @@ The idea is that of S. Bano et al., "Twins: BFT Systems Made Robust" (OPODIS 202
 draws whole schedules of it (`testbed.simulate`). Here it is what happens if somebody starts a
 clone: the twin has an empty ledger of its own, fetches the chain and votes, knowing nothing of the
 votes of the other. A party has one link to each other party, and a newer one replaces it. So both
-twins dial, and are heard by turns.
+twins dial, and the others hear them in turns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The nft and tc rules of one host, as text, and what nft and tc say of them: pure.
 
 Losses happen where packets arrive: an own nft table drops by the sender's address, so its counters
-say what was lost. All else happens where they leave: a `prio` discipline on the data interface has
-an unshaped first band, and a netem for each shape in one of the others.
+say what was lost. All other shapes apply where they leave: a `prio` discipline on the data
+interface has an unshaped first band, and a netem for each shape in one of the others.
 """
 
 from __future__ import annotations

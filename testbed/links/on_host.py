@@ -113,7 +113,7 @@ class HostLinks(Links):
     # --- what stands where --------------------------------------------------------------------
 
     def _places(self, way: Way, shape: Shape) -> tuple[str, ...]:
-        """What is lost is lost where it arrives, all else happens where it leaves."""
+        """Packets are lost where they arrive; all other shapes apply where they leave."""
         places = [way.target] if shape.loss else []
         return (*places, way.source) if _without_loss(shape) != NO_SHAPE else tuple(places)
 

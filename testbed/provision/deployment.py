@@ -281,7 +281,8 @@ class Deployment:
     def stop(self) -> None:
         """Stop all that was started: devices first, then at once what they talk to.
 
-        A host that is gone keeps nobody from being stopped; it is told afterwards.
+        A host that is gone does not keep the other processes from being stopped; it is told
+        afterwards.
         """
         started, self._started = self._started, []
         faults: list[LabFault] = []

@@ -1,4 +1,4 @@
-"""Are hosts ready for a run: provisioned, with our code exactly as it stands here?"""
+"""Are hosts ready for a run: provisioned, with exactly our version of the code?"""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ _ORDER_LATE_US = 300_000
 
 def _slow_primary(dice: Random, scenario: Scenario) -> Scenario:
     """Two devices, one request of each at a time, so that slowness adds up. The second one always
-    asks while what the first one asked for is held back. Gateways soon ask all replicas: nobody
-    times a request that he does not know."""
+    asks while what the first one asked for is held back. Gateways soon ask all replicas: a backup
+    times only requests that it has received."""
     timeout_us = scenario.consensus.view_timeout_us
     start_us = _SLOW_START_TIMEOUTS * timeout_us
     second_us = start_us + dice.randint(timeout_us // 4, timeout_us // 2)

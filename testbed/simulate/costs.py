@@ -65,9 +65,9 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cores:
-    """Processors that several machines may share. Who wants one keeps it until it gives it back.
-    Who comes next is drawn: a line would always favour the replica that is woken first, and
-    replicas send to each other in the order of their ids."""
+    """Processors that several machines may share. A machine keeps one until it gives it back. The
+    next machine is drawn at random: a queue would always favour the replica that is woken first,
+    and replicas send to each other in the order of their ids."""
 
     def __init__(self, timeline: Timeline, count: int) -> None:
         self._timeline = timeline

@@ -1,8 +1,9 @@
 """The trick `small-scope`: few messages, changed by little (ByzzFuzz, OOPSLA 2023).
 
-A traitor follows the protocol but for a few of its rounds. In such a round it leaves a message out,
-or moves a number in it by one, or gives it the digest of its message before; for some receivers
-only. What it says is properly signed. A round is a kind of message, and how many of them were sent.
+A traitor follows the protocol except in a few of its rounds. In such a round it leaves a message
+out, or moves a number in it by one, or gives it the digest of its previous message; for some
+receivers only. All its messages are properly signed. A round is a kind of message and the number of
+such messages sent so far.
 """
 
 from __future__ import annotations

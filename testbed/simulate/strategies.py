@@ -8,7 +8,7 @@ schedule in place of the passing network faults (those for good stay). It is dra
 - `byzzfuzz` (Winter et al., OOPSLA 2023): few rounds are cut, and f replicas change few messages by
   little (`small_scope`).
 
-Beside these, each of `attacks.ATTACKS` is what a strategist would do.
+`attacks.ATTACKS` has further strategies: those of an attacker who knows the protocol.
 """
 
 from __future__ import annotations

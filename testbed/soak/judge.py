@@ -1,4 +1,4 @@
-"""What became of a lab that was beaten: verdicts and figures, from its files and from samples."""
+"""What became of a lab that was disturbed: verdicts and figures, from its files and samples."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _mb(first: int | None, last: int | None) -> float:
 
 
 def unsettled(states: Sequence[NodeState], lag_max: int) -> list[str]:
-    """Who is not back, although nothing is done to it any more."""
+    """Processes that are not back, although nothing disturbs them any more."""
     return [
         f"{state.name} is {state.process.state}"
         if state.process.state is not UnitState.ACTIVE

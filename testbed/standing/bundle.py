@@ -45,8 +45,9 @@ def collect_running(
     say: Callable[[str], None],
     deployment: Deployment | None = None,
 ) -> Bundle:
-    """Writes a new bundle below `out`; the lab goes on. Who keeps the lab gives its `deployment`,
-    which knows the spares that were started since. Raises LabFault, ConfigurationError."""
+    """Writes a new bundle below `out`; the lab goes on. The process that keeps the lab gives its
+    `deployment`, which knows the spares that were started since. Raises LabFault,
+    ConfigurationError."""
     elapsed_ms = max(1000, (time.time_ns() - running.start_ns) // 1_000_000)
     campaign, schedule = _schedule(running, running.lab, elapsed_ms)
     inputs = Inputs(running.lab, schedule, campaign, inventory_file=running.inventory)

@@ -1,6 +1,7 @@
 """The state of each process of a running lab: what its supervisor says, and what its files say.
 
-Files and memory are read on this machine only. Of other hosts only the supervisor's word is known.
+Files and memory are read on this machine only. For other hosts, only what the supervisor says is
+known.
 """
 
 from __future__ import annotations

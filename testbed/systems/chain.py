@@ -1,5 +1,5 @@
-"""The paper's scheme: replicas that agree on a ledger. Its parts are where they always were; here
-they are only named."""
+"""The paper's scheme: replicas that agree on a ledger. Its parts are elsewhere; here they are only
+named."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class System:
     Before a run: `lab` is the part of a lab that it uses; `devices` are the devices of a schedule
     as they run in it. `lacks` has the layers of kinds of fault that mean nothing here, each with
     the reason. `has_switch`: its processes have the switch of `nodes.switch`. `bears_faults`: some
-    of its replicas may be faulty, so a campaign's guard counts them; else the guard is off, because
-    every fault is beyond the bound.
+    of its replicas may be faulty, so a campaign's guard counts them; otherwise the guard is off,
+    because every fault is beyond the bound.
 
     To run it: `programs` by role (a provider has the role of a replica), `material` makes keys and
     tokens, `files` are what each process starts with. Processes of the roles `traced` can write

@@ -1,1 +1,1 @@
-"""What traces of processes say: reading them, laying their clocks together, phases of a path."""
+"""Reading the traces of processes, with their clocks on one time line; the steps of a path."""
