@@ -129,7 +129,7 @@ def _validate(
     schema = schema_of(model)
     problems = [explained(document, schema, detail) for detail in details[:problems_max]]
     if len(details) > problems_max:
-        more = f"and {len(details) - problems_max} more mistakes; mend these first"
+        more = f"and {len(details) - problems_max} more mistakes; fix these first"
         return None, [*problems, problem(document, (), more)], []
     rest = copy.deepcopy(data)
     removed: list[Loc] = []

@@ -13,7 +13,7 @@ EXIT_TROUBLE = 3  # the world: a port that is taken, a file that is damaged
 
 
 class Trouble(Exception):
-    """Something outside this process prevents its work; the message says what to mend."""
+    """Something outside this process prevents its work; the message says what to fix."""
 
 
 def say(message: str) -> None:

@@ -2,7 +2,7 @@
 
 `examine` asks one host and changes nothing there, except that undos which a restart kept waiting go
 on (`testbed.care.dead_man`). `judge` (one host) and `compare` (all of them) are pure. Each finding
-says what was seen and, where something is wrong, what mends it. Connecting proves the host key
+says what was seen and, where something is wrong, what fixes it. Connecting proves the host key
 already. What is watched during a run: `testbed.care.host_watch`.
 """
 
@@ -97,8 +97,8 @@ class Examined:
 class Finding:
     """One check of one host or board.
 
-    `fix`: what mends it. `on_host`: it is a command for the host; else it is for here, and NAMES
-    stands for all hosts or boards that it mends. `for_run`: the host is sound, but not ready.
+    `fix`: what fixes it. `on_host`: it is a command for the host; else it is for here, and NAMES
+    stands for all hosts or boards that it fixes. `for_run`: the host is sound, but not ready.
     """
 
     check: str

@@ -14,7 +14,7 @@ __all__ = [
 
 
 class TestbedError(Exception):
-    """A failure that the user can act on: the message names what, where and how to mend it."""
+    """A failure that the user can act on: the message names what, where and how to fix it."""
 
     exit_code = 3
 

@@ -123,7 +123,7 @@ class SqliteStore:
         for name, value in expected.items():
             if meta.get(name) != value:
                 raise Trouble(
-                    f"{self.path}: kept for another {name}; move it away or mend the config"
+                    f"{self.path}: kept for another {name}; move it away or fix the config"
                 )
         self._commits = int(meta["commits"])
         self._check()

@@ -31,7 +31,7 @@ UNDO = "start"
 
 class AlteredStore(Params):
     """Stop processes, change the newest record in their stores, and start them again when `for`
-    has passed. The change mends every checksum that needs no secret of others."""
+    has passed. The change fixes every checksum that needs no secret of others."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")

@@ -46,13 +46,13 @@ def unclean(hosts: Mapping[str, Host]) -> list[str]:
 def clean_up(hosts: Mapping[str, Host]) -> None:
     """Restore what a run of ours that died left behind. Raises RestoreIncompleteError."""
 
-    def mend(name: str) -> str:
+    def fix(name: str) -> str:
         try:
             restore(hosts[name], lambda _: None)
         except LabFault as fault:
             return str(fault)
         return ""
 
-    problems = [line for line in at_once(mend, hosts) if line]
+    problems = [line for line in at_once(fix, hosts) if line]
     if problems:
         raise RestoreIncompleteError("\n".join([*problems, f"  fix: {_RESTORE}"]))

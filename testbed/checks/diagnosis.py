@@ -3,7 +3,7 @@
 If the replica's signature over the head is valid, the replica signed that head, and the body is
 wrong. Otherwise the statements are computed from the items and compared with the stored ones. Two
 fields follow from nothing else (time and view of a block without records): for these, a search
-looks for one changed byte that mends the block.
+looks for one changed byte that fixes the block.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def wrong_signature(
             continue
         for offset in range(start, start + size):
             for byte in range(256):
-                mended = head[:offset] + bytes((byte,)) + head[offset + 1 :]
-                if digest(mended) == next_parent if next_parent else verify(mended):
+                fixed = head[:offset] + bytes((byte,)) + head[offset + 1 :]
+                if digest(fixed) == next_parent if next_parent else verify(fixed):
                     return f"head.{name}", f"byte {offset} of the head was {byte:#04x}"
     return "signature", "the replica's signature over the head does not hold"

@@ -1,4 +1,4 @@
-"""`testbed doctor`: look at every host and board of a lab, and say how to mend what is wrong."""
+"""`testbed doctor`: look at every host and board of a lab, and say how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _print(
 
 
 def _fixes(found: Mapping[str, Findings], *, everyone: bool) -> Iterable[str]:
-    """What mends something, once for all hosts that it mends. `everyone`: all of the lab."""
+    """What fixes something, once for all hosts that it fixes. `everyone`: all of the lab."""
     fixes: dict[tuple[str, bool], dict[str, None]] = {}
     for host, findings in found.items():
         for finding in findings:

@@ -56,7 +56,7 @@ class FullByFile(ProcessFault):
     def strike(self, node: Node) -> None:
         self.host(node).run(shell("faults/on_host/fill.sh", FILE), timeout_s=FILL_S_MAX)
 
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         self.host(node).run(["rm", "-f", FILE, f"{FILE}.rest"])
 
     def observe(self, within_s: float) -> Seen | None:

@@ -40,8 +40,8 @@ class WholeHostFault(ProcessFault):
     def strike(self, node: Node) -> None:
         raise AssertionError("hosts are hit as a whole")
 
-    def mend(self, node: Node) -> None:
-        raise AssertionError("hosts are mended as a whole")
+    def repair(self, node: Node) -> None:
+        raise AssertionError("hosts are repaired as a whole")
 
     def undo(self, node: Node) -> NodeCommand | None:
         """The end of a host undoes this already."""

@@ -163,12 +163,12 @@ class LedgerFault(EndedFault):
         what = "it began at a lower height" if self._unnoticed else f"it says {self._edit.found}"
         return Seen(what, self._did)
 
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         if self._edit.verb == "rehash" and node.name in self._did:
             del self._did[node.name]  # once
             self.scene.deployment.hold_down(node)
             self._run(node, "wipe")
-        super().mend(node)
+        super().repair(node)
 
 
 def _of_replicas(lab: Lab, hosts: tuple[str, ...]) -> str | None:

@@ -270,7 +270,7 @@ class LinkFault(Injection):
 
 
 class FlapFault(LinkFault):
-    """Its own thread cuts and mends. Seen when the rules met messages in two cuts."""
+    """Its own thread cuts and repairs. Seen when the rules met messages in two cuts."""
 
     def __init__(self, scene: Scene, make: Callable[[Scene], Links]) -> None:
         super().__init__(scene, make)

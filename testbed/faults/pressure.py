@@ -71,7 +71,7 @@ class PressureFault(ProcessFault):
     def strike(self, node: Node) -> None:
         self.host(node).start(Unit(self._unit(node), tuple(self.argv(node)), restart=False))
 
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         self.host(node).stop(self._unit(node))
 
     def verify(self, within_s: float) -> bool:
@@ -108,8 +108,8 @@ class CpuFault(PressureFault):
             raise LabFault(f"{node.name} has no process at the moment")
         return self.program(node, "throttle.py", pid, self.param("percent"))
 
-    def mend(self, node: Node) -> None:
-        super().mend(node)
+    def repair(self, node: Node) -> None:
+        super().repair(node)
         with suppress(HostFault):  # the helper was killed, perhaps while the process was stopped
             self.host(node).signal(node.unit, Signals.SIGCONT)
 

@@ -66,7 +66,7 @@ class StopFault(ProcessFault):
     def strike(self, node: Node) -> None:
         self.host(node).signal(node.unit, Signals.SIGSTOP)
 
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         with suppress(HostFault):  # it was killed meanwhile: its next life is not stopped
             self.host(node).signal(node.unit, Signals.SIGCONT)
 
@@ -132,11 +132,11 @@ class StormFault(EndedFault):
             return None
         return Seen("its supervisor started it again, and again", {"lives": lives})
 
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        super().mend(node)
+        super().repair(node)
 
 
 register(

@@ -1,7 +1,7 @@
 """What all faults of processes share: their undo, the others that go on, and being whole again.
 
-A fault says what it does to one process (`strike`), what takes it back (`mend`), and what takes it
-back on a host where nobody else does (`undo`).
+A fault says what it does to one process (`strike`), what takes it back (`repair`), and what takes
+it back on a host when the orchestrator is gone (`undo`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ProcessFault(Injection):
         """Do it to one process."""
 
     @abstractmethod
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         """Undo it. Repeatable; the process may have come to any state meanwhile."""
 
     @abstractmethod
@@ -72,7 +72,7 @@ class ProcessFault(Injection):
         self.note_tip()
         for node in self.scene.candidates("on"):
             if node in self.hit:
-                self.mend(node)
+                self.repair(node)
             if self.undo(node) is not None:
                 disarm(self.host(node), self._undo_name(node))
 
@@ -150,5 +150,5 @@ class EndedFault(ProcessFault):
     def undo(self, node: Node) -> NodeCommand | None:
         return self.host(node).start_command(self.scene.deployment.unit(node))
 
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         self.start_if_down(node)

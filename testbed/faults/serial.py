@@ -66,7 +66,7 @@ class BootLoop(OnBoard):
 
 
 class BoardFault(Injection):
-    """`strike` and `mend` act on one board. Seen by the device at the other end of the line: it
+    """`strike` and `repair` act on one board. Seen by the device at the other end of the line: it
     loses the board, or counts noise. Whole when it has the board again."""
 
     def __init__(self, scene: Scene) -> None:
@@ -84,7 +84,7 @@ class BoardFault(Injection):
             if node.role != "board":
                 raise LabFault(f"{node.name} is no board; use on: board or board(NAME)")
 
-    def mend(self, board: Node) -> None:
+    def repair(self, board: Node) -> None:
         """Repeatable."""
 
     def read_back(self, board: Node) -> object:
@@ -126,7 +126,7 @@ class BoardFault(Injection):
             self._thread.join()
         for board in self.scene.candidates("on"):
             if board.name in self._marks:
-                self.mend(board)
+                self.repair(board)
 
     def verify(self, within_s: float) -> bool:
         """The device has every board that was hit again."""
@@ -194,7 +194,7 @@ class NoisyCable(CableFault):
     def read_back(self, board: Node) -> object:
         return self.order(board, "status")["spoilt_bytes"]
 
-    def mend(self, board: Node) -> None:
+    def repair(self, board: Node) -> None:
         self.order(board, "noise off")
 
 
@@ -205,7 +205,7 @@ class PulledCable(CableFault):
     def read_back(self, board: Node) -> object:
         return not self.order(board, "status")["plugged"]
 
-    def mend(self, board: Node) -> None:
+    def repair(self, board: Node) -> None:
         self.order(board, "plug")
 
 
@@ -270,7 +270,7 @@ class Deauthorized(OnHostFault):
         for board in self.scene.candidates("on"):
             disarm(self.host(board), f"plug-{board.name}")
 
-    def mend(self, board: Node) -> None:
+    def repair(self, board: Node) -> None:
         self.usb(board, "set", self._places[board.name], "1")
 
 
@@ -281,7 +281,7 @@ class WrongRate(OnHostFault):
         if self.port(board, "baud", str(WRONG_BAUD)) != "1":
             raise LabFault(f"{board.name}: its port does not take {WRONG_BAUD} baud")
 
-    def mend(self, board: Node) -> None:
+    def repair(self, board: Node) -> None:
         self.port(board, "baud", str(self.scene.deployment.lab.boards[board.name].line.baud))
 
     def _again_s(self) -> float:

@@ -61,7 +61,7 @@ class SwitchFault(ProcessFault):
     def strike(self, node: Node) -> None:
         Order(self.scene, node, self.seam).give(self.order(node))
 
-    def mend(self, node: Node) -> None:
+    def repair(self, node: Node) -> None:
         """See `heal`: orders of all that may have been hit are taken back."""
 
     def heal(self) -> None:

@@ -62,8 +62,8 @@ class TwinFault(PressureFault):
         host.put(json.dumps(config).encode(), f"{self._directory(node)}/{CONFIG}")
         super().strike(node)
 
-    def mend(self, node: Node) -> None:
-        super().mend(node)
+    def repair(self, node: Node) -> None:
+        super().repair(node)
         self.host(node).run(["rm", "-rf", self._directory(node)])
 
     def apply(self) -> None:

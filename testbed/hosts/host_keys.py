@@ -72,7 +72,7 @@ def _lines_about(path: Path, entry: str) -> Iterator[tuple[str, paramiko.PKey]]:
             continue  # Paramiko cannot check this kind
         except (IndexError, ValueError, binascii.Error, paramiko.SSHException) as error:
             problem = f"cannot read known hosts {path}: the line about {entry} names no key"
-            raise LoginUnusable(problem, "mend or remove that line") from error
+            raise LoginUnusable(problem, "fix or remove that line") from error
         yield mark, key
 
 

@@ -14,7 +14,7 @@ from testbed.hosts.openssh import LoginUnusable, openssh
 
 __all__ = ["SshWay", "ssh_way"]
 
-_REFUSED = "mend ~/.ssh/config (or what it includes); `ssh -G ADDRESS` says the same"
+_REFUSED = "fix ~/.ssh/config (or what it includes); `ssh -G ADDRESS` says the same"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ class Target(NamedTuple):
 
 
 def metrics_targets(lab: Lab) -> list[Target]:
-    """If a process listens on every address of its host, it is reached by the management network."""
+    """A process that listens on all addresses of its host is reached by the management network."""
     nodes = layout(lab)
     targets = []
     for node in nodes:

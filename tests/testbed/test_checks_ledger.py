@@ -103,7 +103,7 @@ def test_f_plus_1_ledgers_prove_the_chain_to_its_end(world: World, tmp_path: Pat
 def test_a_flipped_byte_of_a_head_is_named_by_its_field(
     copy: Path, height: int, offset: int
 ) -> None:
-    """Whether or not the flipper also mended the checksum."""
+    """Whether or not the flipper also fixed the checksum."""
     edit(copy, height, mend_sum=True, head=flipped(columns(copy, height)["head"], offset))
     finding = only(copy)
     assert (finding.height, finding.field) == (height, f"head.{head_field(offset)}")

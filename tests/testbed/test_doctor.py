@@ -1,4 +1,4 @@
-"""What is wrong with a lab is said before a run, with what mends it."""
+"""What is wrong with a lab is said before a run, with what fixes it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedLab]:
 def test_from_nothing_to_ready_and_back_to_nothing(
     lab: EmulatedLab, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The life of a host: dry run, made ready, left alone, mended, removed."""
+    """The life of a host: dry run, made ready, left alone, fixed, removed."""
     only = ("-i", str(lab.inventory), "--limit", name)
     loaded = load_lab(lab.inventory)
     with host(lab, name) as inside:

@@ -1,4 +1,4 @@
-"""A lab that stays up, by the commands of its operator: looked at, mended, collected, ended.
+"""A lab that stays up, by the commands of its operator: looked at, fixed, collected, ended.
 
 `down` must work in the worst hour: with every process stopped, and with the disk full.
 """

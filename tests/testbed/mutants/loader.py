@@ -20,7 +20,7 @@ __all__ = ["StaleMutantError", "apply", "fits", "mutated"]
 
 
 class StaleMutantError(Exception):
-    """The mutant no longer fits the source: mend `table.py`."""
+    """The mutant no longer fits the source: fix `table.py`."""
 
 
 def mutated(mutant: Mutant, source: str) -> str:
