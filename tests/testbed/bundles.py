@@ -6,6 +6,7 @@ processes and orchestrator would have written around it, at times that the test 
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sqlite3
@@ -38,7 +39,16 @@ BLOCK_MS = 250
 ANSWER_MS = 40.0
 START_NS = START_US * 1000
 
-__all__ = ["START_NS", "Story", "edit", "lines", "reschedule", "store", "write_lines"]
+__all__ = [
+    "START_NS",
+    "Story",
+    "edit",
+    "lines",
+    "reschedule",
+    "store",
+    "traced_to_the_end",
+    "write_lines",
+]
 
 
 def store(world: World, path: Path, replica: int, blocks: Sequence[Block]) -> Path:
@@ -285,3 +295,20 @@ class Story:
         """The one run of a copy of the bundle."""
         (run,) = Bundle(Path(shutil.copytree(self.bundle.path, out / self.bundle.name))).runs
         return run
+
+
+def traced_to_the_end(derived: Path) -> None:
+    """Every answered operation has its way from the device and back in the traces, most of them
+    through every hop: only what was in the buffer of a replica that was killed is gone."""
+    with (derived / "operations.csv").open() as file:
+        answered = {each["request"] for each in csv.DictReader(file) if each["latency_ms"]}
+    ways: dict[str, set[str]] = {}
+    with (derived / "hops.csv").open() as file:
+        for step in csv.DictReader(file):
+            ways.setdefault(step["request"], set()).add(step["hop"])
+            assert step["state"] == "known"  # one machine, one clock
+    assert ways.keys() == answered
+    assert all({"sent", "gateway-in", "receipt", "answered"} <= hops for hops in ways.values())
+    consensus = {"proposed", "prepared", "synced", "commit-sent", "committed", "executed", "sealed"}
+    whole = [hops for hops in ways.values() if consensus <= hops]
+    assert len(whole) > len(ways) * 2 / 3

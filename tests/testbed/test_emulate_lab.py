@@ -362,6 +362,7 @@ def test_two_labs_at_once_do_not_collide_and_both_leave_no_trace(tmp_path: Path)
     assert not down(outs[0]), "down is repeatable"
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(preflight.faketime() is None, reason="needs libfaketime")
 def test_a_clock_that_is_behind_is_found_and_steps_when_time_sync_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -474,7 +475,14 @@ def _state(out: Path) -> dict[str, str]:
     return state
 
 
-@pytest.mark.parametrize("stage", ["state", "keeper", "plan", "control"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        *(pytest.param(each, marks=pytest.mark.soak) for each in ("state", "plan")),
+        "keeper",
+        "control",
+    ],
+)
 def test_kill_minus_nine_of_up_half_way_leaves_nothing_after_down(
     tmp_path: Path, stage: str
 ) -> None:

@@ -9,16 +9,17 @@ import json
 from pathlib import Path
 
 from testbed.cli import main
+from tests.testbed.bundles import traced_to_the_end
 
 CAMPAIGN = """
 campaign: lies
 seed: 11
 workload: {kind: enrol+data, rate: 10/s, arrivals: poisson, timeout: 5s}
-phases: {warmup: 6s, attack: 30s, recovery: 2s}
+phases: {warmup: 5s, attack: 22s, recovery: 1s}
 faults:
-  - {id: mobile-drifts, at: 2s, for: 9s, do: sensor.false-data, how: drift, by: 400, on: mobile(0)}
-  - {id: board-freezes, at: 2s, for: 9s, do: sensor.false-data, how: freeze, on: board(th02)}
-  - {id: majority, at: 20s, for: 8s, do: sensor.false-data, how: bias, by: 3000, on: mobile}
+  - {id: mobile-drifts, at: 2s, for: 8s, do: sensor.false-data, how: drift, by: 400, on: mobile(0)}
+  - {id: board-freezes, at: 2s, for: 8s, do: sensor.false-data, how: freeze, on: board(th02)}
+  - {id: majority, at: 14s, for: 7s, do: sensor.false-data, how: bias, by: 3000, on: mobile}
 expect: {broken: [majority]}
 """
 
@@ -39,5 +40,6 @@ def test_a_minority_is_found_on_the_ledger_and_a_majority_is_not(tmp_path: Path)
         assert details["found_lo95"] < details["lies_found"] / details["lies"]
         assert 0 <= details["delay_p50_s"] <= 9
         assert 0 < details["false_alarm_upper95"] < 1
+    traced_to_the_end(bundle / run["path"] / "derived")
     assert list(bundle.glob("run/*/plots/roc.svg"))
     assert "Lies of sensors found, against false alarms" in (bundle / "report.html").read_text()

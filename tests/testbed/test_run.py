@@ -7,7 +7,6 @@ has everything the quick start has and half its length.
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ import psutil
 import pytest
 
 from testbed import cli
+from tests.testbed.bundles import traced_to_the_end
 
 CAMPAIGN = """
 schema: testbed.campaign/1
@@ -145,23 +145,6 @@ def nothing_is_left_of(processes: list[psutil.Process]) -> None:
         time.sleep(LOOK_EVERY_S)
 
 
-def traced_to_the_end(derived: Path) -> None:
-    """Every answered operation has its way from the device and back in the traces, most of them
-    through every hop: only what was in the buffer of the replica that was killed is gone."""
-    with (derived / "operations.csv").open() as file:
-        answered = {each["request"] for each in csv.DictReader(file) if each["latency_ms"]}
-    ways: dict[str, set[str]] = {}
-    with (derived / "hops.csv").open() as file:
-        for step in csv.DictReader(file):
-            ways.setdefault(step["request"], set()).add(step["hop"])
-            assert step["state"] == "known"  # one machine, one clock
-    assert ways.keys() == answered
-    assert all({"sent", "gateway-in", "receipt", "answered"} <= hops for hops in ways.values())
-    consensus = {"proposed", "prepared", "synced", "commit-sent", "committed", "executed", "sealed"}
-    whole = [hops for hops in ways.values() if consensus <= hops]
-    assert len(whole) > len(ways) * 2 / 3
-
-
 def verify(bundle: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "testbed.cli", "ledger", "verify", str(bundle)],
@@ -171,15 +154,11 @@ def verify(bundle: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "names",
-    [("one",), pytest.param(("one", "two"), marks=pytest.mark.soak)],
-    ids=["one", "two at once"],
-)
-def test_runs_pass_and_leave_nothing(start: Callable[..., Run], names: tuple[str, ...]) -> None:
-    """The whole thread: admission, data, a killed primary, a replay, verdicts. Runs at once do not
-    collide; in the fast tier `test_baseline` has two."""
-    runs = [start(name) for name in names]
+@pytest.mark.soak
+def test_two_runs_at_once_pass_and_leave_nothing(start: Callable[..., Run]) -> None:
+    """The whole thread: admission, data, a killed primary, a replay, verdicts. In the fast tier
+    `test_baseline` has two runs at once."""
+    runs = [start(name) for name in ("one", "two")]
     runs[0].reach("fault")
     of_the_run = runs[0].processes()
     for run in runs:
