@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from testbed.bundle import Bundle, find_bundle
+from testbed.bundle import Bundle, RunFolder, find_bundle
 from testbed.campaign.live import Live, read_live
 from testbed.campaign.live_text import live_lines
 from testbed.campaign.screen import in_place
@@ -60,5 +60,16 @@ def _follow(bundle: Bundle, first: Live) -> None:
         while (now := read_live(bundle.path)) is not None:
             newest[0] = now
             time.sleep(POLL_S)
-    states = ", ".join(f"{run.path}: {run.state}" for run in bundle.manifest.runs)
-    typer.echo(f"{bundle.name} has ended ({states})")
+    typer.echo(f"{bundle.name} has ended")
+    for run in bundle.runs:
+        typer.echo(f"{run.entry.path}: {run.entry.state}{_verdict(run)}")
+
+
+def _verdict(run: RunFolder) -> str:
+    """Of a run that was judged."""
+    from testbed.report.over_runs import read_run_summary  # noqa: PLC0415 - loads statistics
+
+    try:
+        return f", {read_run_summary(run).verdict}"
+    except ConfigurationError:
+        return ""

@@ -35,7 +35,7 @@ from testbed.report.summary import (
     Verdict,
 )
 
-__all__ = ["over_runs"]
+__all__ = ["over_runs", "read_run_summary"]
 
 
 def over_runs(bundle: Bundle) -> Summary:
@@ -101,7 +101,7 @@ def _summaries(rows: Iterable[RunRow]) -> list[RunSummary]:
 def _row(run: RunFolder) -> RunRow:
     entry = run.entry
     judged = entry.complete or (run.was_collected and run.is_derived)
-    summary = _read_summary(run) if judged else None
+    summary = read_run_summary(run) if judged else None
     # A report can be made again: what is invalid follows from the raw files, not only the manifest.
     state, reason = entry.state, entry.reason
     if entry.complete and summary is not None and summary.verdict == "invalid":
@@ -120,8 +120,8 @@ def _row(run: RunFolder) -> RunRow:
     )
 
 
-def _read_summary(run: RunFolder) -> RunSummary:
-    """What `derive_run` wrote."""
+def read_run_summary(run: RunFolder) -> RunSummary:
+    """What `derive_run` wrote. Raises ConfigurationError."""
     if not (run.path / "summary.json").exists():
         raise ConfigurationError(
             f"{run.path} has no summary yet: testbed report {run.bundle.path} makes it"

@@ -32,6 +32,7 @@ from testbed.campaign.schedule import ScheduledEvent
 from testbed.campaign.screen import LiveScreen
 from testbed.campaign.watch import Watch
 from testbed.provision.deployment import Deployment
+from testbed.report.derive import derive_run
 from tests.testbed.bundles import Story
 from tests.testbed.hosts_support import eventually
 
@@ -177,6 +178,20 @@ def test_watch_shows_how_it_stands_or_says_that_nothing_goes_on(
     assert "r1 DOWN (kill-primary), heals in 2 s; next: replay in 3 s" in capsys.readouterr().out
     assert cli.main(["watch", str(bundle.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["phase"] == "fault"
+
+
+def test_watch_stays_until_the_verdict_and_tells_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Story(tmp_path)
+    derive_run(story.run)
+    seen = iter([live(), live(), None])
+    monkeypatch.setattr("testbed.commands.watch.read_live", lambda _: next(seen))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert cli.main(["watch", str(story.bundle.path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last[0].endswith(f"{story.bundle.name} has ended")
+    assert last[1] == "run/0000-faults: done, passed"
 
 
 def test_the_live_view_gives_the_terminal_back_with_nothing_but_what_was_told() -> None:
