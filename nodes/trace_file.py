@@ -3,8 +3,8 @@
 A record is 24 bytes, little-endian: hop (2 bytes), epoch modulo 65,536 (2), view (4), monotonic
 time in ns (8), key (8). The key is a height for a hop of a block, else `request_key`. The file
 begins with MAGIC, which has the size of a record. Numbers below 16 are about the file itself (see
-`Mark`). Whoever is killed leaves a torn record at the end; the next start cuts it off and goes on
-with a new START. `testbed.traces.read` reads all this.
+`Mark`). If a process is killed, a torn record may be at the end; the next start cuts it off and
+goes on with a new START. `testbed.traces.read` reads all this.
 """
 
 from __future__ import annotations

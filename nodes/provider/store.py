@@ -1,7 +1,7 @@
 """The provider's two databases: the keys of all devices in escrow, and their readings.
 
-Both are plain SQLite. Each reading stands with its MAC, so an altered one can be found by whoever
-has the keys; but whoever can write here can read the keys too, and makes a new MAC. Nothing links
+Both are plain SQLite. Each reading is stored with its MAC, so somebody with the keys can find an
+altered one. But anybody who can write here can also read the keys and make a new MAC. Nothing links
 one reading to the next.
 """
 

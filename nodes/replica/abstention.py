@@ -3,7 +3,7 @@
 It follows (status, fetching, executing) and sends no votes until its own stable checkpoint is at or
 above every number that it can have voted on: a height that an honest peer has executed, plus the
 log window. From then on it votes on higher numbers only, and its VIEW-CHANGEs prove that
-checkpoint, so nothing that it forgot can count. Its height would not do: blocks are executed long
+checkpoint, so nothing that it forgot can count. Its height is not enough: blocks are executed long
 before their checkpoint is proven.
 """
 

@@ -1,4 +1,4 @@
-"""What may be put around the parts of a replica before it runs them. An honest one puts nothing."""
+"""Wrappers around the parts of a replica. An honest replica has none."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A request is a COSE_Sign1 of one form, cut by offset (`chain.ledger.operations`). He changes a field
 of what is signed, the signature, the signer's key or any byte; or he signs a changed field with a
-key of his own. A downgrade names a weaker algorithm, or takes the signature away. And what he can
-answer to a device in the gateway's place.
+key of his own. A downgrade names a weaker algorithm, or takes the signature away. Also the answers
+that he can give a device in the gateway's place.
 """
 
 from __future__ import annotations

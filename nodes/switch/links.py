@@ -2,8 +2,8 @@
 
 Parties are replicas by their ids, gateways by their names, and the broker as `broker`. Frames
 between replicas and gateways are shaped where they are sent (`ShapedWire`), messages of devices and
-gateways where they talk to the broker (`ShapedClient`). A message that is lost is lost: TCP sends
-nothing again. MQTT's own packets and the announcements of presence pass.
+gateways where they talk to the broker (`ShapedClient`). A lost message is gone: TCP does not send
+it again. MQTT's own packets and the announcements of presence pass.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ that others than the process's own user could have written is refused. What was 
 taken back is in the event log ("ordered", "order-refused", "order-gone").
 
 A seam is one place at which a process meets the world: its `effects`, its `wire`, its `store`, its
-`clock`. What an order does there is the seam's own.
+`clock`. Each seam decides what an order does there.
 """
 
 from __future__ import annotations

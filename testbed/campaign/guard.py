@@ -1,8 +1,8 @@
 """Checks, before anything runs, that at most the allowed number of replicas is faulty at once.
 
 An event says which replicas become faulty (`ScheduledEvent.impairs`). Overlapping events that say
-`primary` mean the same replica, so it counts once. Beside a named replica it counts as another one,
-because it may be another one.
+`primary` mean the same replica, so it counts once. Beside a named replica it counts as one more,
+because it may be another replica.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which hosts answer, and since when others do not. A loss is shown at once, by name.
 
-Facts come from whoever asks a host or follows a log on it. What a silent host means for the run is
+Code that asks a host or follows a log on it reports here. What a silent host means for the run is
 judged later, from the files; run.jsonl has each loss and each return.
 """
 

@@ -1,4 +1,4 @@
-"""`testbed soak`: bring up a lab, beat it for a while, and say what became of it."""
+"""`testbed soak`: bring up a lab, disturb it for a while, and say what became of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`testbed status`: what stands on the hosts of a lab right now; changes nothing."""
+"""`testbed status`: what is on the hosts of a lab right now; changes nothing."""
 
 from __future__ import annotations
 

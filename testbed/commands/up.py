@@ -1,4 +1,4 @@
-"""`testbed up`: a lab that runs until it is told to end; `testbed down` tells it."""
+"""`testbed up`: a lab that runs until `testbed down` ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`testbed watch`: how the campaign stands that another terminal runs."""
+"""`testbed watch`: the progress of a campaign that another terminal runs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Switches hosts on again when nobody else is left to do it: a dark host undoes nothing itself.
 
 A process beside the orchestrator, in a session of its own, that waits on a pipe from it. The end of
-the pipe means that the orchestrator has ended, by kill -9 too: then it switches the hosts on. So it
-does when the time is over. A line means that the orchestrator has done it.
+the pipe means that the orchestrator has ended, by kill -9 too: then it switches the hosts on. It
+also does so when the time is over. A line on the pipe means that the orchestrator has switched them
+on itself.
 
 If this machine itself fails, hosts stay dark until somebody switches them on (`testbed power on`).
 """

@@ -1,4 +1,4 @@
-"""`gateway.no-limits`: a run without the limits of gateway and broker, to see what they buy.
+"""`gateway.no-limits`: a run without the limits of gateway and broker, to see what they are worth.
 
 Only a campaign can do this: it changes the configs of that run's processes before they start.
 """

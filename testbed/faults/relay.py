@@ -1,7 +1,7 @@
 """Faults of relays: `relay.drop`, `relay.alter` and `relay.delay`.
 
-A relay is an environmental device. It does it at the seam `relay` of its switch
-(`nodes.switch.relay`), to messages of other devices; its own pass.
+A relay is an environmental device. The seam `relay` of its switch (`nodes.switch.relay`) makes the
+fault, for messages of other devices; its own messages pass.
 """
 
 from __future__ import annotations

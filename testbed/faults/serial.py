@@ -1,7 +1,7 @@
 """Faults of boards and their lines: `serial.noise`, `serial.unplug`, `serial.wrong-baud` and
 `board.boot-loop`.
 
-A board that is a process, or one of the emulated lab, has its faults in its cable
+A board that is a process, or one of the emulated lab, gets its faults from its cable
 (`testbed.boards.cable`). They are given for a time: the cable undoes them if nobody else does. A
 real board is cut off from USB on its host, and its port's settings and lines are changed there.
 """

@@ -1,4 +1,4 @@
-"""What honest devices have while somebody floods the network, against what the flood costs him, and
+"""How honest devices are served while somebody floods the network, what the flood costs him, and
 which layer stopped how much of it: of one run, or of two results side by side.
 
 The figures themselves are made by the judge of `device.flood`, and stand in the summary.

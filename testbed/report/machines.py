@@ -1,7 +1,7 @@
 """What processes used, and how their hosts were: from the events `usage`, raw/conditions.jsonl and
 raw/energy.jsonl.
 
-Whether a host was fit is judged by `testbed.checks.conditions`; here it is only told.
+Whether a host was fit is judged by `testbed.checks.conditions`; here it is only shown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which states of the protocol a run has reached: what arrived where the receiver stood.
+"""Which states of the protocol a run has reached.
 
 A state is the kind of a message, the receiver's part in its view, whether the message is of an
 older, the same or a later view, and how far its sequence number has come. A sweep prints how many

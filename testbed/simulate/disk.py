@@ -1,4 +1,4 @@
-"""The simulated disk: a `nodes.ports.Store` that loses power wherever it is told to.
+"""The simulated disk: a `nodes.ports.Store` that can lose power at any operation.
 
 Writes since the last `commit` are not durable. When power fails, a prefix of them survives, cut
 as the scenario says: none, all, or anywhere between. That is harsher than SQLite, whose

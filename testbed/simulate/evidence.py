@@ -1,4 +1,4 @@
-"""Judges accusations anew from the bytes of their evidence, sharing no code with the product.
+"""Judges accusations again, from the bytes of their evidence, sharing no code with the product.
 
 The culprit signed the evidence. It contradicts itself (two statements in one place), or it breaks
 a rule that its bytes show. This module reads it with plain MessagePack. It computes a second time

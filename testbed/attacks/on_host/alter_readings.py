@@ -1,6 +1,6 @@
 """Runs on a host: changes the newest reading in a provider's store, at rest.   READINGS ESCROW
 
-It adds 1000 to a value. The MAC is made anew, because the key lies beside. Prints what was changed:
+It adds 1000 to a value and makes a new MAC with the key from the same store. Prints what changed:
 device, counter and the SHA-256 of the new content.
 """
 

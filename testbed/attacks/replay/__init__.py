@@ -4,7 +4,7 @@ The attacker is a compromised relay. It hears what devices hand to relays and wh
 and it may publish as a relay does, so nothing at the broker's door stops it. On the serial lines
 it repeats the boards' frames towards their hosts. It succeeds if anything is recorded twice.
 
-Here is what a campaign says; `attack` does it, `judge` looks at what came of it.
+The parameters of a campaign are here; `attack` carries it out, `judge` judges the outcome.
 """
 
 from __future__ import annotations
