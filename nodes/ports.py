@@ -48,7 +48,7 @@ class Clock(Protocol):
 
 
 class Timers(Protocol):
-    """One timer per name; when it fires the host is told by `TimerFired`."""
+    """One timer per name; when it fires the host gets `TimerFired`."""
 
     def set(self, name: str, delay_us: int) -> None:
         """(Re)arms."""

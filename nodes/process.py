@@ -46,7 +46,7 @@ def arguments(program: str, about: str | None) -> Arguments:
 
 
 def write_ready(path: str | None, ports: dict[str, int]) -> None:
-    """Tells whoever started this process that it listens, and where."""
+    """Tells the program that started this process that it listens, and where."""
     if path is not None:
         ready = {"pid": os.getpid(), "ports": ports}
         write_atomically(Path(path), msgspec.json.encode(ready) + b"\n")

@@ -100,7 +100,7 @@ class CampaignResult:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """From a bundle's directory; what is derived in it is made anew from the raw files."""
+        """From a bundle's directory; what is derived in it is made again from the raw files."""
         bundle = Bundle(Path(path))
         return cls(bundle.path, rebuild(bundle))
 

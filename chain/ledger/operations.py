@@ -174,7 +174,7 @@ class Revoke(_Signed, frozen=True, kw_only=True, tag="revoke"):
 
 
 class Grant(_Signed, frozen=True, kw_only=True, tag="grant"):
-    """Replaces a device's privilege and services; its certificate is issued anew, for the key that
+    """Replaces a device's privilege and services; its certificate is issued again, for the key that
     it has by then. `target` is any node id that it ever had."""
 
     target: Hash

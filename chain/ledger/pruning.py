@@ -25,7 +25,7 @@ _DATA = b"\x62op\x64data"  # the first field of the leaf of a data record, after
 
 
 def is_data(leaf: bytes) -> bool:
-    """Of a leaf that a head commits to, and that is in its one encoding therefore."""
+    """Of a leaf that a head commits to, so that it has its one encoding."""
     return leaf[1 : 1 + len(_DATA)] == _DATA
 
 

@@ -32,7 +32,7 @@ from chain.pbft.state_machine import Screening, VerifiedRequest
 
 __all__ = ["LINES_MAX", "Registry"]
 
-LINES_MAX = 8192  # prepared leaves, about 1 KB each; more are prepared anew
+LINES_MAX = 8192  # prepared leaves, about 1 KB each; more are prepared again
 
 
 class Registry:
@@ -45,7 +45,7 @@ class Registry:
         self._lines: dict[tuple[object, ...], Line] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """For a process that keeps its own state (`nodes.kept`). Prepared leaves are made anew."""
+        """For a process that keeps its own state (`nodes.kept`). Prepared leaves are made again."""
         return {**self.__dict__, "_lines": {}}
 
     # --- questions -------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def on_executed(s: ReplicaState, item: Executed) -> None:
 
 
 def on_installed(s: ReplicaState, item: Installed) -> None:
-    """The answer to Install: fetched blocks stand in the ledger."""
+    """The answer to Install: fetched blocks are in the ledger now."""
     assert s.busy, "Installed without an Install"
     assert item.seq > s.executed, "Installed without an Install"
     for seq in range(s.executed + 1, item.seq + 1):

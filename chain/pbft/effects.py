@@ -119,7 +119,7 @@ class Broadcast(msgspec.Struct, frozen=True):
 
 
 class SetTimer(msgspec.Struct, frozen=True):
-    """Arms this timer, or arms it anew."""
+    """Arms this timer, or arms it again."""
 
     timer: Timer
     delay_us: int

@@ -25,8 +25,8 @@ def decided(s: ReplicaState, following: Membership) -> None:
 
 
 def at_checkpoint(s: ReplicaState) -> None:
-    """We stand at a checkpoint, or one was proven: is it the boundary, and stable? A checkpoint
-    that the next epoch proved above the boundary shows that as well."""
+    """We are at a checkpoint, or one was proven: is it the boundary, and stable? A checkpoint that
+    the next epoch proved above the boundary shows that as well."""
     if s.pending is not None and s.executed == s.boundary <= s.stable.seq and not s.halted:
         switch(s, s.pending)
         s.persist_view()

@@ -71,9 +71,8 @@ class MessageFilter:
         return log.strong - 1 - slot.prepares.counts.get(key, 0)
 
     def _counts(self, vote: _Vote) -> bool:
-        """Whether this vote is one of those that `_lacking` speaks of. What its sender has said
-        before is not, nor what contradicts that, nor a primary's PREPARE: another's vote must not
-        be dropped for the sake of such a one."""
+        """Whether this vote counts against `_lacking`. A repeated or contradicting vote of its
+        sender does not, nor a PREPARE of a primary: for such a vote no other one may be dropped."""
         slot = self._s.log.get(vote.seq)
         if type(vote) is Prepare and vote.sender == self._s.membership.primary(vote.view):
             return False

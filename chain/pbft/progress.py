@@ -24,7 +24,7 @@ __all__ = ["entered", "full_batch", "has_timed_out", "heartbeat", "watch_work"]
 
 
 def entered(s: ReplicaState) -> None:
-    """A view has become active (or the replica has started in one): timers start anew."""
+    """A view has become active (or the replica has started in one): timers start again."""
     s.view.watch = None
     s.view.timed_from_us = s.now_us
     if s.is_primary and s.voting:

@@ -235,7 +235,7 @@ class Replica:
 
     @property
     def view_timeout_us(self) -> int:
-        """As it stands: it fits itself to how fast the replicas are."""
+        """The current one: it adapts to the speed of the replicas."""
         return self._s.timeout.us
 
     @property

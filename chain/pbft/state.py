@@ -1,6 +1,6 @@
 """What a replica knows, shared by all handlers, and the small verbs with which they act.
 
-No decision is made here. What belongs to one epoch is built anew in `enter_epoch`, what belongs to
+No decision is made here. What belongs to one epoch is built again in `enter_epoch`, what belongs to
 one view in `enter_view`. The modules that change a part are named beside it.
 """
 

@@ -1,6 +1,6 @@
 """What belongs to one view: its primary, its proposals, what its timer watches.
 
-Built anew whenever a view is entered or asked for (`ReplicaState.enter_view`), so nothing of an
+Built again whenever a view is entered or asked for (`ReplicaState.enter_view`), so nothing of an
 older view is left over. VIEW-CHANGEs, votes and the length of the timeout outlive a view.
 """
 

@@ -327,7 +327,7 @@ class Bridge:
 
     def _on_conflict(self, conflict: Conflict) -> None:
         """A liar sends the same two heads as often as it likes. The first conflict of a replica is
-        always told, the others at the rate of refusals."""
+        always logged, the others at the rate of refusals."""
         self.counts["conflict"] += 1
         replica = conflict.replica
         if replica not in self._conflicting or self._limits.events.admit(f"replica {replica}"):

@@ -51,7 +51,7 @@ class LoginChange(msgspec.Struct, frozen=True):
 
 
 class Carrier(msgspec.Struct, frozen=True):
-    """The checked certificate of a device, encoded anew (PEM). `digest` is the SHA-256 of what the
+    """The checked certificate of a device, encoded again (PEM). `digest` is the SHA-256 of what the
     device sent: the answer to it."""
 
     name: str

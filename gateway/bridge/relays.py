@@ -1,7 +1,7 @@
 """Which relays are up, and which of them carries a message.
 
 Each relay repeats its status every PRESENCE_S, and its will says that it is gone. A relay that is
-silent for SILENT_MS is gone too. No status is retained. The relays are ranked anew for each
+silent for SILENT_MS is gone too. No status is retained. The relays are ranked again for each
 message, by a hash over relay, device and body. So nobody can choose a key that ranks first for a
 device, and a relay that drops messages drops only its share of them. A device without an answer
 counts its tries, and each try goes to the relay that ranks next.

@@ -100,7 +100,7 @@ class Stamps:
             devices.setdefault(device, _Doubt(digest(body), frozenset(before), now_ms))
 
     def suspected(self, now_ms: int) -> Iterator[tuple[str, int]]:
-        """(relay, number of devices) where enough devices waited in vain; then it starts anew."""
+        """(relay, number of devices) where enough devices waited in vain; then it starts again."""
         for relay, devices in self._passed_over.items():
             for device, doubt in list(devices.items()):
                 if doubt.before & self._carried.get(doubt.message, set()):

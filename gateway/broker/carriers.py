@@ -6,7 +6,7 @@ it does not know the certificate yet. So a certificate listed here is accepted f
 handshake on. OpenSSL keeps a certificate that it has found once: `mosquitto` starts Mosquitto again
 when one was removed.
 
-Every file holds exactly one certificate, encoded anew: what came beside it would be trusted too.
+Every file holds exactly one certificate, encoded again: what came beside it would be trusted too.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def spread(carriers: Mapping[str, str], directory: Path) -> tuple[bool, list[str
 
 
 def certificate_of(node: str, pem: bytes) -> str:
-    """The first certificate in `pem`, encoded anew, without whatever came with it.
+    """The first certificate in `pem`, encoded again, without whatever came with it.
 
     Raises PeerFault unless it is a certificate of the key of `node`.
     """

@@ -59,10 +59,9 @@ class MobileUplink:
 
 
 class Readings:
-    """A reading is due at each time of the plan, whatever became of the ones before.
-
-    A change of the key leaves none out. A process that was started again leaves out what was due
-    before its start: the earlier one may have sent it.
+    """A reading is due at each time of the plan, even if earlier ones are not answered. A change of
+    the key skips none. A process that was started again leaves out what was due before its start:
+    the earlier one may have sent it.
     """
 
     def __init__(self, device: str) -> None:

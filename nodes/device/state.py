@@ -62,7 +62,7 @@ class DeviceState:
         return _key_file(self._kept.keys + 1)
 
     def succeed(self, password: str) -> None:
-        """From now on the next key is in force: a new identity, whose counters begin anew."""
+        """From now on the next key is in force: a new identity, whose counters begin again."""
         self._kept.keys += 1
         self._kept.password = password
         self._counter = self._kept.reserved = 0

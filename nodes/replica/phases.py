@@ -49,7 +49,7 @@ class Phases:
             self._prepared = (seq, view, epoch)
         known = self._spans.get(seq)
         if known is None or (known[0] != view and hop in (Hop.PROPOSED, Hop.PRE_PREPARED)):
-            # Proposed anew in a later view: times of another primary mean nothing now.
+            # Proposed again in a later view: times of another primary mean nothing now.
             known = self._spans[seq] = (view, {})
         known[1][what] = self._clock.monotonic_us()
         if len(self._spans) > self._SPANS_MAX:

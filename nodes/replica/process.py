@@ -198,7 +198,7 @@ class ReplicaProcess:
         )
 
     def _assemble(self) -> Service:
-        """A damaged store is moved aside; then this replica fetches everything anew, in
+        """A damaged store is moved aside; then this replica fetches everything again, in
         abstention. A store that was made in abstention stays so over restarts."""
         config = self._config
         if config.store == MEMORY:

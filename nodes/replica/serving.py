@@ -30,7 +30,7 @@ Serve = ServeHeads | ServeBodies | SendBatch
 
 
 class Serving:
-    """`interval_us`: how often each peer gets its budget anew."""
+    """`interval_us`: how often each peer gets its budget again."""
 
     def __init__(self, interval_us: int) -> None:
         self._interval_us = interval_us

@@ -1,7 +1,7 @@
 """A store that is altered at rest: what a device said is changed in the database.
 
 A replica's record no longer follows from the genesis: the replica notices at its start, sends no
-votes and fetches all anew. A provider's reading gets a new MAC from the key that lies beside, and
+votes and fetches all again. A provider's reading gets a new MAC from the key that lies beside, and
 nothing tells it from a true one. It is a success if nobody noticed.
 """
 

@@ -140,7 +140,7 @@ def _edited(text: str, host: str, update: dict[str, Any], lowered_f: int | None)
     """The file with other values in a host's entry, and in `chain.f`."""
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
-    yaml.width = file_bytes_max  # no line is broken anew
+    yaml.width = file_bytes_max  # no line is broken again
     document = yaml.load(text)
     entry = document["hosts"][host]
     for key, value in update.items():

@@ -128,7 +128,7 @@ def _power(seen: Sequence[Conditions]) -> Iterator[str]:
     if words:
         yield f"{', '.join(words)} during the run; use a better power supply, or cool it"
     counts = [(each.boot, each.throttle_count) for each in seen if each.throttle_count is not None]
-    # The counter begins anew with each boot; between two of them nothing can be said.
+    # The counter begins again with each boot; between two of them nothing can be said.
     times = sum(b - a for (boot, a), (after, b) in pairwise(counts) if boot == after)
     if times > 0:
         yield f"its processor throttled {times} times during the run"

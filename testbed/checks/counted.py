@@ -47,7 +47,7 @@ class Counted:
 
 
 def _at(sums: _Sums, t_ns: int) -> Counter[str]:
-    """The newest sums then. A process that starts anew begins at nothing."""
+    """The newest sums then. A process that starts again begins at nothing."""
     return next((each for t, each in reversed(sums) if t <= t_ns), Counter())
 
 

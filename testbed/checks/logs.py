@@ -150,7 +150,7 @@ class BlockDone(LogEvent, frozen=True, kw_only=True, tag="block"):
 
 
 class StoreDamaged(LogEvent, frozen=True, kw_only=True, tag="store-damaged"):
-    """At a replica: its ledger was damaged. It fetches all anew and sends no votes meanwhile."""
+    """At a replica: its ledger was damaged. It fetches all again and sends no votes meanwhile."""
 
 
 class StoreMissing(LogEvent, frozen=True, kw_only=True, tag="store-missing"):

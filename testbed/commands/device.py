@@ -301,7 +301,7 @@ def _factory_identity(directory: Path) -> Voucher:
 
 def _must_stand(name: str, identity: Identity) -> None:
     if identity.ended is not None:
-        raise ConfigurationError(f"{name} is {identity.ended}: admit it anew, under another name")
+        raise ConfigurationError(f"{name} is {identity.ended}: admit it again, under another name")
 
 
 async def _order(operator: Operator, name: str, order: Order) -> None:

@@ -169,7 +169,7 @@ def _print_summary(summary: Summary, elapsed_s: float) -> None:
     faults = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.faults.items()))
     table.add_row("faults injected", faults or "none")
     accused = ", ".join(f"{reason} {n}" for reason, n in sorted(summary.accusations.items()))
-    table.add_row("accusations", f"{accused or 'none'} (evidence judged anew)")
+    table.add_row("accusations", f"{accused or 'none'} (evidence judged again)")
     table.add_row(
         "protocol states", f"{len(summary.states)}, the last after {summary.new_state_at} seeds"
     )

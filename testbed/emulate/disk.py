@@ -268,7 +268,7 @@ def _systemd_files(etc: Path) -> None:
         "ExecStart=/usr/sbin/sshd -D -e\nRestart=always\nKillMode=process\n"
         "[Install]\nWantedBy=multi-user.target\n",
     )
-    # A unit that may not tune the kernel has /proc mounted anew, with the real machine's boot id.
+    # A unit that may not tune the kernel has /proc mounted again, with the real machine's boot id.
     hardened = system / "testbed-m2m-.service.d"
     hardened.mkdir()
     _write(

@@ -33,8 +33,8 @@ __all__ = ["AdmitAction", "RevokeAction", "desk_of"]
 
 
 class RevokeDevice(Params):
-    """An administrator revokes devices: the chain records it, and from then on takes nothing of
-    theirs."""
+    """An administrator revokes devices: the chain records it, and from then on accepts nothing from
+    them."""
 
     on: SelectorField
 

@@ -115,7 +115,7 @@ class RebootBySystem(SshHostFault):
     """By the host's own first process."""
 
     command: tuple[str, ...] = ("systemctl", "--no-block", "start", "reboot.target")
-    said = "it has started anew"
+    said = "it has started again"
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -141,10 +141,10 @@ class RebootBySystem(SshHostFault):
 
 
 class CutBySysrq(RebootBySystem):
-    """By the kernel, at once and without a sync: the host is dark only as long as it starts."""
+    """By the kernel, at once and without a sync: the host is off only while it restarts."""
 
     command = ("sh", "-c", "echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger")
-    said = "it has started anew, without a last word"
+    said = "it has started again, without a last word"
 
 
 def _has_switch(lab: Lab, hosts: tuple[str, ...]) -> str | None:
@@ -165,7 +165,7 @@ register(
             Mechanism("sysrq", CutBySysrq, available=only_ssh),
         ),
         impairs=those("on"),
-        seen="the host does not answer (or has started anew), and the others go on",
+        seen="the host does not answer (or has started again), and the others go on",
     )
 )
 register(

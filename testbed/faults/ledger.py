@@ -77,9 +77,9 @@ class WipeReplica(Wipe):
 
 
 class Rehash(Damage):
-    """Rewrites one block of a replica's ledger, makes all blocks above anew and signs them with the
-    replica's own key: the file is valid in itself. The replica learns from the next checkpoint that
-    a quorum has another chain, and halts. Healing wipes its ledger, as an operator would."""
+    """Rewrites one block of a replica's ledger, then makes and signs all blocks above again with
+    the replica's own key: the file is valid in itself. The replica learns from the next checkpoint
+    that a quorum has another chain, and halts. Healing wipes its ledger, as an operator would."""
 
 
 class Rollback(Damage):

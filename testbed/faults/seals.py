@@ -13,7 +13,7 @@ __all__ = ["FalseSealFault"]
 
 
 class FalseSeal(Lie):
-    """Tells gateways, well signed, of blocks that do not exist. A gateway believes f+1 replicas
+    """Sends gateways well-signed seals of blocks that do not exist. A gateway believes f+1 replicas
     that say the same, so f liars deceive nobody."""
 
 

@@ -275,7 +275,8 @@ class Deauthorized(OnHostFault):
 
 
 class WrongRate(OnHostFault):
-    """Set wrong again and again. It needs no undo: the device opens the port anew, and right."""
+    """Sets the wrong rate again and again. It needs no undo: the device opens the port again with
+    the right rate."""
 
     def strike(self, board: Node) -> None:
         if self.port(board, "baud", str(WRONG_BAUD)) != "1":

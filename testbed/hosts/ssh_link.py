@@ -111,7 +111,7 @@ class SshLink:
         self._connections: list[_Connection] = []
 
     def session(self, deadline_s: float, action: str) -> paramiko.Channel:
-        """A channel for one command. A connection that broke while idle is opened anew.
+        """A channel for one command. A connection that broke while idle is opened again.
 
         Raises Unreachable (nothing was started) at the deadline, on the monotonic clock.
         """

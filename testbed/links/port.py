@@ -77,7 +77,7 @@ class Links(ABC):
 
     @abstractmethod
     def read_back(self, ways: Iterable[Way]) -> dict[Way, Reading]:
-        """What stands on these ways, by the word of who enforces it."""
+        """The shapes in force on these ways, as their enforcer reports them."""
 
     @abstractmethod
     def _places(self, way: Way, shape: Shape) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class Links(ABC):
 
     @abstractmethod
     def _write(self, place: str, rules: Rules) -> None:
-        """Make these all the rules of a place; none: nothing of ours is left there."""
+        """Make these the only rules of a place. Without any, nothing of ours is left there."""
 
     def _in_force(self) -> dict[Way, Shape]:
         found: dict[Way, Shape] = {}

@@ -144,7 +144,7 @@ def metrics_address(node: Node, nodes: Sequence[Node], lab: Lab) -> Address | No
 
 
 def _tells(node: Node, lab: Lab) -> bool:
-    """Boards run no process of ours, and Mosquitto has topics of its own for it."""
+    """Boards run no process of ours, and Mosquitto has its own topics for this."""
     return node.role != "board" and (node.role != "broker" or lab.broker_kind() == "embedded")
 
 

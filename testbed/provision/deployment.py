@@ -233,7 +233,7 @@ class Deployment:
         self.host(node).stop(node.unit, timeout_s=timeout_s)
 
     def restart(self, node: Node) -> None:
-        """End one process, if it runs, and start it anew: also one that was given up."""
+        """End one process, if it runs, and start it again: also one that was given up."""
         self.host(node).stop(node.unit)
         self.start_node(node)
         self.wait_ready(node)
@@ -281,7 +281,7 @@ class Deployment:
     def stop(self) -> None:
         """Stop all that was started: devices first, then at once what they talk to.
 
-        A host that is gone does not keep the other processes from being stopped; it is told
+        A host that is gone does not keep the other processes from being stopped; it is reported
         afterwards.
         """
         started, self._started = self._started, []

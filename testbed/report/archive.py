@@ -32,7 +32,7 @@ def describe(bundle: Bundle, summary: Summary) -> None:
 
 
 def seal(bundle: Bundle, *, measured: bool) -> None:
-    """Write the sums of all files. The sums of measured files are only written anew if `measured`,
+    """Write the sums of all files. The sums of measured files are only written again if `measured`,
     that is, if something was measured since."""
     before = {} if measured else read_sums(bundle)
     sums = {}

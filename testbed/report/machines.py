@@ -95,7 +95,7 @@ def machines_of(evidence: Evidence) -> Machines:
 
 
 def _process(name: str, events: Sequence[Usage]) -> ProcessRow:
-    """Counts begin anew with each life, so the last statement of each counts."""
+    """Counts begin again with each life, so the last statement of each counts."""
     lasts = [
         event
         for event, after in zip(events, [*events[1:], None], strict=True)

@@ -101,8 +101,8 @@ def _material(
     keys: Mapping[str, PublicKeys],
     factory: Mapping[str, bytes],
 ) -> Material:
-    """The chain's, as far as it goes: the network's name, tokens and logins are the same. Its
-    genesis document names one member and is no start of a chain."""
+    """That of the chain where possible: the network's name, tokens and logins are the same. Its
+    genesis document names one member and starts no chain."""
     return make_material(lab, nodes, keys, factory, replicas_min=1)
 
 

@@ -3,7 +3,7 @@
     flip                  one bit of one block
     truncate              cut off somewhere
     tear                  the end of the write-ahead log is as after a torn write
-    rehash KEY            one block says something else, and all above are made anew and signed
+    rehash KEY            one block says something else, and all above are made again and signed
     rollback OLD [mark]   an older copy; with `mark` the number of its last commit is put back too
     wipe                  gone, with all that belongs to it
     snapshot OLD          damages nothing: makes the copy for `rollback`
@@ -121,7 +121,7 @@ def rehash(path: Path, rng: random.Random, key: str) -> Did:
         ledger.append(each.block, check_signatures=False)
     with closing(sqlite3.connect(path)) as db, db:
         for number, each in enumerate(stored[height - 1 :], height):
-            block = anew(ledger, each.block, change=number == height)
+            block = again(ledger, each.block, change=number == height)
             records, signature = encode_records(block), signer.sign(block.head)
             total = block_sum(number, block.head, records, signature)
             db.execute(
@@ -131,7 +131,7 @@ def rehash(path: Path, rng: random.Random, key: str) -> Did:
     return {"height": height, "blocks": len(stored) - height + 1}
 
 
-def anew(ledger: Ledger, block: Block, *, change: bool) -> Block:
+def again(ledger: Ledger, block: Block, *, change: bool) -> Block:
     """The block on another parent. `change`: without its last record, and a microsecond later."""
     from chain.block import Head  # noqa: PLC0415
     from chain.pbft.messages import Proposal  # noqa: PLC0415
