@@ -43,15 +43,26 @@ class Cut(Params):
     for_: SpanField = Field(alias="for")
 
 
+def _never_made(_: object) -> NoReturn:
+    raise AssertionError("a schedule is made without making faults")
+
+
+# One object for all tests: the model of a campaign file is built once for the same kinds.
+CUT = Kind(
+    "net.cut",
+    Cut,
+    "fault",
+    "network",
+    "Cut.",
+    (Mechanism("test", _never_made),),
+    impairs=those("from"),
+)
+
+
 @pytest.fixture(autouse=True)
 def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("testbed.campaign.kinds._registry", dict(kinds()))
-    made = (Mechanism("test", _never_made),)
-    register(Kind("net.cut", Cut, "fault", "network", "Cut.", made, impairs=those("from")))
-
-
-def _never_made(_: object) -> NoReturn:
-    raise AssertionError("a schedule is made without making faults")
+    register(CUT)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed.mutants.__main__ import row, run_in_own_process, run_mutant
+from tests.testbed.mutants.__main__ import row
 from tests.testbed.mutants.loader import StaleMutantError, fits, mutated
+from tests.testbed.mutants.runner import run_in_own_process, run_mutant
 from tests.testbed.mutants.table import MUTANTS, Mutant
 
 TABLE = (Path(__file__).parents[2] / "chain" / "README.md").read_text().splitlines()

@@ -4,9 +4,6 @@ Each runs the seed that `table` says kills it; with `--search` all of its budget
 property breaks. It is an error if none does, or if another seed is the first. The clean build runs
 on the same seeds, and nothing may break.
 
-`--one NAME` is what each process does: apply the mutant, run seeds until a property breaks or there
-are no more, print one JSON line.
-
 `--strategies` prints which exploration strategy finds which mutant, and after how many schedules
 (`strategies`). With `--out` it can be stopped and goes on later.
 """
@@ -16,66 +13,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from tests.testbed.mutants import strategies
-from tests.testbed.mutants.loader import apply, fits
+from tests.testbed.mutants.loader import fits
+from tests.testbed.mutants.runner import run_in_own_process
 from tests.testbed.mutants.table import MUTANTS, Mutant, Result
 
-__all__ = ["main", "row", "run_in_own_process", "run_mutant"]
-
-_PROCESS_S_MAX = 1800
-
-
-def run_mutant(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
-    """In this process, which must be fresh if `patched`."""
-    if patched:
-        apply(mutant)
-    # Imported late: the modules under test must see the patch.
-    from testbed.simulate.draw import Options, draw  # noqa: PLC0415
-    from testbed.simulate.world import run  # noqa: PLC0415
-
-    options = Options(
-        replicas=mutant.replicas,
-        faults=mutant.faults,
-        byzantine=mutant.byzantine,
-        strategy=mutant.strategy,
-    )
-    started = time.monotonic()
-    for count, seed in enumerate(seeds, 1):
-        finding = run(draw(options, seed)).finding
-        if finding is not None:
-            elapsed_s = round(time.monotonic() - started, 1)
-            return Result(mutant.name, seed, count, finding.property, finding.message, elapsed_s)
-    elapsed_s = round(time.monotonic() - started, 1)
-    return Result(mutant.name, None, len(seeds), "", "", elapsed_s)
-
-
-def run_in_own_process(mutant: Mutant, seeds: range, *, patched: bool = True) -> Result:
-    command = [sys.executable, "-m", "tests.testbed.mutants", "--one", mutant.name]
-    command += ["--seeds", str(seeds.start), str(seeds.stop), *([] if patched else ["--clean"])]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_PROCESS_S_MAX
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{mutant.name}: {done.stderr.strip()[-2000:]}")
-    result = Result(*json.loads(done.stdout))
-    told = "mutant" if patched else "clean"
-    sys.stderr.write(f"{told} {result.mutant}: {result.property or 'nothing'} ({result.seeds})\n")
-    return result
+__all__ = ["main", "row"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.testbed.mutants", description=__doc__)
-    parser.add_argument("--one", help="run this mutant in this process")
-    parser.add_argument("--seeds", nargs=2, type=int, metavar=("FROM", "TO"), help="with --one")
-    parser.add_argument("--clean", action="store_true", help="with --one: without the patch")
-    parser.add_argument("--strategy", default="random", help="with --one and --strategies")
     parser.add_argument("--strategies", action="store_true", help="mutant against strategy")
     parser.add_argument("--tries", type=int, default=20, help="with --strategies")
     parser.add_argument("--limit", type=int, default=100, help="schedules of one try")
@@ -86,16 +38,6 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    if arguments.one:
-        mutant = next(m for m in MUTANTS if m.name == arguments.one)
-        if arguments.strategies:
-            found = strategies.cell(mutant, arguments.strategy, arguments.tries, arguments.limit)
-            sys.stdout.write(json.dumps(found) + "\n")
-            return 0
-        seeds = range(*(arguments.seeds or [mutant.budget]))
-        result = run_mutant(mutant, seeds, patched=not arguments.clean)
-        sys.stdout.write(json.dumps(result) + "\n")
-        return 0
     if arguments.strategies:
         chosen = [m for m in MUTANTS if not arguments.only or m.name in arguments.only]
         cells = strategies.fill(chosen, arguments.tries, arguments.limit, arguments.out)

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
 from tests.testbed.mutants.loader import apply
+from tests.testbed.mutants.runner import in_fresh_process
 from tests.testbed.mutants.table import Mutant
 
 __all__ = ["cell", "fill", "markdown"]
-
-_PROCESS_S_MAX = 7200
 
 # mutant -> strategy -> schedules that each try needed; None: more than the limit
 Cells = dict[str, dict[str, list[int | None]]]
@@ -66,7 +64,7 @@ def fill(chosen: list[Mutant], tries: int, limit: int, out: Path | None) -> Cell
         row = cells.setdefault(mutant.name, {})
         for strategy in STRATEGIES:
             if strategy not in row:
-                row[strategy] = _in_own_process(mutant, strategy, tries, limit)
+                row[strategy] = in_fresh_process(cell, mutant, strategy, tries, limit)
                 sys.stderr.write(f"{mutant.name} {strategy}: {row[strategy]}\n")
                 if out is not None:
                     whole = {"tries": tries, "limit": limit, "cells": cells}
@@ -74,19 +72,6 @@ def fill(chosen: list[Mutant], tries: int, limit: int, out: Path | None) -> Cell
                     aside.write_text(json.dumps(whole, indent=1) + "\n")
                     aside.replace(out)
     return cells
-
-
-def _in_own_process(mutant: Mutant, strategy: str, tries: int, limit: int) -> list[int | None]:
-    command = [sys.executable, "-m", "tests.testbed.mutants", "--one", mutant.name]
-    command += ["--strategies", "--strategy", strategy]
-    command += ["--tries", str(tries), "--limit", str(limit)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_PROCESS_S_MAX
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{mutant.name}: {done.stderr.strip()[-2000:]}")
-    found: list[int | None] = json.loads(done.stdout)
-    return found
 
 
 def markdown(chosen: list[Mutant], cells: Cells, limit: int) -> str:
