@@ -32,6 +32,13 @@ from testbed.simulate.world import run
 ROOT = Path(__file__).resolve().parents[2]
 
 
+more_seeds = pytest.mark.parametrize(
+    "seeds",
+    [range(2), pytest.param(range(2, 20), marks=pytest.mark.soak)],
+    ids=["few", "more"],
+)
+
+
 def _seed(seed: int, **options: object) -> Outcome:
     return run(draw(Options(**options), seed))  # type: ignore[arg-type]
 
@@ -49,11 +56,11 @@ def _clean_sweep(seeds: range) -> Summary:
     return summary
 
 
-def test_sixty_seeds_with_every_fault_break_nothing() -> None:
-    summary = _clean_sweep(range(60))
+def test_forty_seeds_with_every_fault_break_nothing() -> None:
+    summary = _clean_sweep(range(40))
     # Nothing was proven by standing still.
-    assert summary.requests > 300
-    assert summary.view_changes > 60
+    assert summary.requests > 200
+    assert summary.view_changes > 40
     assert {"crash-lost", "crash-torn", "block", "skew", "conspire", "lost"} <= set(summary.faults)
     assert {"add", "remove", "wipe", "full", "stopped-full"} <= set(summary.faults)
     assert summary.accusations
@@ -61,25 +68,28 @@ def test_sixty_seeds_with_every_fault_break_nothing() -> None:
 
 @pytest.mark.soak
 def test_five_thousand_seeds_with_every_fault_break_nothing() -> None:
-    _clean_sweep(range(60, 5_060))
+    _clean_sweep(range(40, 5_040))
 
 
 @pytest.mark.parametrize("replicas", [5, 6, 7, 10])
-def test_other_sizes_hold_too(replicas: int) -> None:
-    for seed in range(2):
+@more_seeds
+def test_other_sizes_hold_too(replicas: int, seeds: range) -> None:
+    for seed in seeds:
         assert _seed(seed, replicas=replicas).finding is None, f"seed {seed}"
 
 
 @pytest.mark.parametrize("faults", PROFILES)
-def test_each_profile_alone(faults: str) -> None:
-    for seed in range(3):
+@more_seeds
+def test_each_profile_alone(faults: str, seeds: range) -> None:
+    for seed in seeds:
         outcome = _seed(seed, faults=faults)
         assert outcome.finding is None, f"seed {seed}: {outcome.finding}"
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-def test_one_traitor_of_four_is_borne(trick: str) -> None:
-    for seed in range(4):
+@more_seeds
+def test_one_traitor_of_four_is_borne(trick: str, seeds: range) -> None:
+    for seed in seeds:
         outcome = _seed(seed, faults="network", byzantine=((trick, 1),))
         assert outcome.finding is None, f"seed {seed}: {outcome.finding}"
 
@@ -97,21 +107,21 @@ def test_f_plus_one_conspirators_are_reported_as_a_fork() -> None:
 _TRACES = """
 from testbed.simulate.draw import Options, draw
 from testbed.simulate.world import run
-print([run(draw(Options(), seed)).trace for seed in range(6)])
+print([run(draw(Options(), seed)).trace for seed in range(3)])
 """
 
 
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     """Sets and dicts must not show: hash seeds differ, traces do not."""
     traces = set()
-    for hash_seed in ("0", "1", "4242"):
+    for hash_seed in ("0", "4242"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", _TRACES]
         done = subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
         )
         traces.add(done.stdout)
-    traces.add(f"{[_seed(seed).trace for seed in range(6)]}\n")
+    traces.add(f"{[_seed(seed).trace for seed in range(3)]}\n")
     assert len(traces) == 1
 
 
@@ -177,14 +187,15 @@ def test_a_real_dask_cluster_gives_the_same_outcome() -> None:
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     options = Options()
     with ThreadPoolExecutor(1) as threads:
-        here = sweep(options, range(12), threads)
+        here = sweep(options, range(6), threads)
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
         ) as cluster,
         open_executor(1, cluster.scheduler_address) as executor,
     ):
-        there = sweep(options, range(12), executor)
+        there = sweep(options, range(6), executor)
+    here.new_state_at = there.new_state_at = 0  # counts in the order in which outcomes arrive
     assert there.as_json(1.0) == here.as_json(1.0)
 
 
@@ -265,7 +276,7 @@ def test_a_strategy_breaks_nothing_and_repeats(strategy: str) -> None:
         assert Scenario.decode(scenario.encode()) == scenario == draw(options, seed)
         outcome = run(scenario)
         assert outcome.finding is None, outcome.finding
-        assert run(scenario).trace == outcome.trace
+    assert run(scenario).trace == outcome.trace
 
 
 def test_a_sweep_says_which_states_of_the_protocol_it_saw() -> None:

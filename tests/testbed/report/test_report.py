@@ -37,14 +37,15 @@ from tests.testbed.report.support import change, whole_of
 
 def test_what_a_campaign_derives_as_it_goes_is_what_a_report_derives(run: RunFolder) -> None:
     """Figures of an only run are drawn once then. PDFs of an earlier report would be old."""
-    rebuild(run.bundle, pdf=True)
-    of_paper = {name for name in derived_files(run.bundle) if name.endswith(".pdf")}
-    assert len(of_paper) == 3
+    of_paper = [run.path / f"plots/{name}.pdf" for name in ("timeline", "latency", "phases")]
+    for path in of_paper:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     judging = Judging(run.bundle)
     assert judging.run(run) is None
     judging.whole()
     as_it_goes = derived_files(run.bundle)
-    assert not of_paper & as_it_goes.keys()
+    assert not any(path.exists() for path in of_paper)
     rebuild(run.bundle)
     assert derived_files(run.bundle) == as_it_goes
 
