@@ -82,9 +82,7 @@ def fact_sum(kind: str, view: int, seq: int, data: bytes) -> int:
 def block_of(head: bytes, records: bytes) -> Block:
     """Raises Damaged."""
     try:
-        return msgspec.convert(
-            (head, _records_decoder.decode(records)), type=Block, from_attributes=True
-        )
+        return msgspec.convert((head, _records_decoder.decode(records)), type=Block)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Damaged(f"a block's bytes: {error}") from error
 

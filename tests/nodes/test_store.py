@@ -11,8 +11,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +27,7 @@ from chain.pbft.effects import Durable
 from nodes.exits import Trouble
 from nodes.ports import PRUNE_BLOCKS_MAX, Store, Stored, StoreFull
 from nodes.replica.ledger_copy import copy_ledger
-from nodes.replica.ledger_file import SCHEMA, Damaged, open_readonly
+from nodes.replica.ledger_file import SCHEMA, Damaged, block_sum, fact_sum, open_readonly
 from nodes.replica.memory_store import MemoryStore
 from nodes.replica.sqlite_store import WAL_BYTES, SqliteStore, mark_path, move_aside, moved_aside
 
@@ -68,6 +70,7 @@ def test_old_blocks_are_pruned_a_few_at_a_time(store: Store) -> None:
     assert store.pruned == 9
     items = [tuple(record.item for record in each.block.records) for each in store.blocks(1, 11)]
     assert items == [(b"", b"item")] * 9 + [(b"item", b"item")] * 2
+    assert store.heads(1, 11) == [stored(height).block.head for height in range(1, 12)]
 
 
 def test_a_file_of_before_there_was_pruning_is_read(tmp_path: Path) -> None:
@@ -93,6 +96,8 @@ def test_what_was_pruned_is_known_after_a_restart(tmp_path: Path) -> None:
     assert (again.pruned, again.height) == (2, 3)
     assert len(list(again.blocks(1, 3))) == 3, "their checksums hold"
     again.close()
+    with open_readonly(tmp_path / "ledger.db") as file:
+        assert len(list(file.blocks())) == 3
 
 
 def test_a_later_fact_of_the_same_key_replaces_the_earlier(store: Store) -> None:
@@ -148,6 +153,11 @@ def test_the_next_stable_checkpoint_is_found(store: Store) -> None:
         store.put_fact(Durable("stable", 0, seq, b"proof %d" % seq))
     found = [store.stable_from(seq) for seq in (0, 64, 65, 192, 193)]
     assert [fact and fact.seq for fact in found] == [64, 64, 128, 192, None]
+    store.put_fact(Durable("prepared", 0, 193, b"certificate"))
+    store.put_fact(Durable("stable", 0, 192, b"again"))
+    assert store.stable_from(193) is None
+    again = store.stable_from(129)
+    assert again == Durable("stable", 0, 192, b"again")
 
 
 @settings(max_examples=30)
@@ -216,6 +226,69 @@ def test_what_was_committed_is_there_after_reopening_and_for_readers(tmp_path: P
     with open_readonly(tmp_path / "copy.db") as copy:
         assert copy.height == 40
         assert list(copy.stable()) == [Durable("stable", 0, 40, b"proof")]
+
+
+def test_a_reader_sees_what_a_running_replica_has_committed(tmp_path: Path) -> None:
+    """It is in the log beside the database, and not yet folded into it."""
+    store = sqlite(tmp_path)
+    store.put_block(1, stored(1))
+    store.commit()
+    with open_readonly(store.path) as reader:
+        assert list(reader.blocks()) == [stored(1)]
+    store.close()
+
+
+def test_a_ledger_on_a_medium_that_takes_no_writes_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite wants to make a file beside it, and is refused."""
+
+    class Refused(sqlite3.Connection):
+        def execute(self, *_: object) -> sqlite3.Cursor:
+            raise sqlite3.OperationalError("unable to open database file")
+
+    connect = sqlite3.connect
+
+    def on_the_medium(name: str, **options: Any) -> sqlite3.Connection:
+        immutable = name.endswith("?immutable=1")
+        return connect(name, factory=sqlite3.Connection if immutable else Refused, **options)
+
+    path = filled(tmp_path, 2)
+    monkeypatch.setattr(sqlite3, "connect", on_the_medium)
+    with open_readonly(path) as reader:
+        assert list(reader.blocks()) == [stored(1), stored(2)]
+
+
+def test_rows_are_shown_as_they_stand_there(tmp_path: Path) -> None:
+    """Also one of a height that there is not."""
+    path = filled(tmp_path, 2)
+    with sqlite3.connect(path) as database:
+        database.execute("INSERT INTO blocks VALUES (0, 'a', 'b', 'c', 7)")
+    with open_readonly(path) as reader:
+        assert [row[0] for row in reader.rows()] == [0, 1, 2]
+        assert next(reader.rows()) == (0, "a", "b", "c", 7)
+
+
+def test_a_checksum_is_over_every_field_of_a_row() -> None:
+    """And the same in every version: files stay."""
+    assert block_sum(1, b"head", b"records", b"signature") == 148670140
+    assert block_sum(2**32 + 1, b"head", b"records", b"signature") == 148670140
+    assert fact_sum("stable", 1, 2, b"data") == 3564533926
+    blocks = [(1, b"h", b"r", b"s"), (2, b"h", b"r", b"s"), (1, b"x", b"r", b"s"),
+              (1, b"h", b"x", b"s"), (1, b"h", b"r", b"x")]  # fmt: skip
+    assert len({block_sum(*each) for each in blocks}) == len(blocks)
+    facts = [("view", 1, 2, b"d"), ("stable", 1, 2, b"d"), ("view", 2, 2, b"d"),
+             ("view", 1, 1, b"d"), ("view", 1, 2, b"x")]  # fmt: skip
+    assert len({fact_sum(*each) for each in facts}) == len(facts)
+
+
+def test_a_commit_may_run_in_another_thread(tmp_path: Path) -> None:
+    store = sqlite(tmp_path)
+    store.put_block(1, stored(1))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.commit).result()
+    store.close()
+    assert sqlite(tmp_path).height == 1
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
@@ -325,6 +398,67 @@ def test_a_full_disk_is_an_error_and_nothing_of_the_transaction_stays(tmp_path: 
     again = sqlite(tmp_path)
     assert [fact.data for fact in again.facts()] == [b"before"]
     again.close()
+
+
+def test_a_write_that_fails_takes_what_was_written_before_it_along(tmp_path: Path) -> None:
+    """SQLite itself goes back by one statement only."""
+    path = filled(tmp_path, 1)
+    store = sqlite(tmp_path)
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("INSERT INTO blocks (height) VALUES (2)")
+    store.put_fact(Durable("prepared", 0, 2, b"a vote that never left"))
+    with pytest.raises(StoreFull, match="UNIQUE"):
+        store.put_block(2, stored(2))
+    assert [fact.seq for fact in store.facts()] == [1]
+    store.put_fact(Durable("prepared", 0, 3, b"the next transaction"))
+    store.commit()
+    assert [fact.seq for fact in store.facts()] == [1, 3]
+    store.close()
+
+
+def test_a_copy_that_lacks_the_last_commit_only_is_damage(tmp_path: Path) -> None:
+    store = sqlite(tmp_path)
+    files = [tmp_path / f"ledger.db{suffix}" for suffix in ("", "-wal")]
+    older = []
+    for seq in (1, 2):
+        older = [file.read_bytes() for file in files] if seq == 2 else []
+        store.put_fact(Durable("prepared", 0, seq, b"a vote that left"))
+        store.commit()
+    store.close()
+    for file, data in zip(files, older, strict=True):
+        file.write_bytes(data)
+    with pytest.raises(Damaged, match="holds commit 1, but 2 were made"):
+        sqlite(tmp_path)
+
+
+def test_a_number_of_the_host_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
+    store = sqlite(tmp_path)
+    assert store.noted("abstention") is None
+    store.note("abstention", 7)
+    store.note("abstention", 8)
+    assert store.noted("abstention") == 8
+    store.note("abstention", None)
+    assert store.noted("abstention") is None
+    store.close()
+    assert sqlite(tmp_path).noted("abstention") is None
+
+
+def test_what_is_damaged_goes_aside_with_all_that_belongs_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    assert not moved_aside(path)
+    for number in (1, 2, 3):
+        for suffix in ("", "-wal", "-shm", ".mark"):
+            (tmp_path / f"ledger.db{suffix}").write_text(f"{number}{suffix}")
+        (tmp_path / "ledger.db.other").write_text("stays")
+        aside = move_aside(path)
+        assert aside == tmp_path / f"ledger.db.damaged-{number}"
+        for suffix in ("", "-wal", "-shm", ".mark"):
+            assert Path(f"{aside}{suffix}").read_text() == f"{number}{suffix}"
+            assert not (tmp_path / f"ledger.db{suffix}").exists()
+        assert moved_aside(path)
+    assert (tmp_path / "ledger.db.other").exists()
+    path.write_text("alone")
+    assert move_aside(path).read_text() == "alone"
 
 
 def crashed(directory: Path) -> Path:

@@ -1,8 +1,8 @@
 """`make mutation`: mutants that nobody chose, made by mutmut, against the fast tests.
 
-`GROUPS` says which modules are tried and by which tests. The modules of `WHOLE` are tried with all
-their mutants, of each other one a random sample. mypy comes first: what it refuses is not run. What
-refusals say (`raise ...`) is no rule and not changed.
+`GROUPS` says which modules are tried and by which tests. mypy comes first: what it refuses is not
+run. What refusals say (`raise ...`) is no rule and not changed. SQL in letters of another case is
+no other program.
 
 Each group is worked on in a folder of `runs/mutation/`, and what was killed is not tried again,
 unless its function has changed. So a run can be stopped at any time.
@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from random import Random
 from typing import NamedTuple
 
 __all__ = ["Change", "Verdict", "main", "table"]
@@ -68,10 +68,10 @@ GROUPS = {
         "kill_9 or both_stores or flipped or any_file",
     ),
 }
-WHOLE = tuple(m for name in ("verify", "rules", "proofs", "driver") for m in GROUPS[name].modules)
 _TOP = Path(__file__).resolve().parents[3]
 _EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 _DEAD = ("killed", "timeout", "caught by type check", "segfault")
+_SQL = re.compile(r'"(BEGIN|COMMIT|DELETE|INSERT|PRAGMA|ROLLBACK|SELECT|UPDATE|WHERE)\b')
 _COPIED = ("chain", "gateway", "inventory", "nodes", "testbed", "tests")
 # Of a mutated `__init__` there are many copies, which all declare its attributes.
 _TYPES = "-m mypy --output=json --disable-error-code=unused-ignore --disable-error-code=no-redef"
@@ -95,8 +95,6 @@ class Verdict(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.testbed.mutants.tool", description=__doc__)
     parser.add_argument("--only", nargs="*", choices=GROUPS, default=[*GROUPS])
-    parser.add_argument("--sample", type=int, default=60, help="mutants of each other module")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="run nothing, only print")
     arguments = parser.parse_args()
@@ -104,13 +102,12 @@ def main() -> int:
     verdicts: list[Verdict] = []
     for name in arguments.only:
         os.chdir(_prepared(name))
-        sampled = (GROUPS[name].modules, arguments.sample, arguments.seed)
-        known = _verdicts(*sampled)
+        known = _verdicts(GROUPS[name].modules)
         wanted = [] if arguments.table else [n for n, v in known.items() if _is_open(v, equivalent)]
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(arguments.jobs)]
         if wanted and (failed := subprocess.run([*command, *wanted], check=False).returncode):
             return failed
-        verdicts += (_verdicts(*sampled) if wanted else known).values()
+        verdicts += (_verdicts(GROUPS[name].modules) if wanted else known).values()
     sys.stdout.write(table(verdicts, equivalent))
     changes = {verdict.change for verdict in verdicts if verdict.change is not None}
     left = sorted(changes - equivalent.keys())
@@ -189,14 +186,15 @@ def _equivalent() -> dict[Change, str]:
 
 def _is_open(verdict: Verdict, equivalent: Collection[Change]) -> bool:
     """Whether it has to be tried: it has not been, or survived and nobody said why."""
-    return verdict.status not in _DEAD and verdict.change not in equivalent
+    settled = verdict.status in (*_DEAD, "equivalent")
+    return not settled and verdict.change not in equivalent
 
 
 # --- mutmut's side: imported late, because only `make mutation` installs it ----------------------
 
 
-def _verdicts(modules: Sequence[str], sample: int, seed: int) -> dict[str, Verdict]:
-    """By mutmut's names of the mutants that are to be tried: what it knows of them so far."""
+def _verdicts(modules: Sequence[str]) -> dict[str, Verdict]:
+    """By mutmut's names of the mutants: what it knows of them so far."""
     from mutmut.mutation.data import SourceFileMutationData  # noqa: PLC0415
     from mutmut.mutation.diff_apply import get_diff_for_mutant  # noqa: PLC0415
     from mutmut.mutation.file_mutation import mutate_file_contents  # noqa: PLC0415
@@ -209,11 +207,7 @@ def _verdicts(modules: Sequence[str], sample: int, seed: int) -> dict[str, Verdi
         made = mutate_file_contents(str(path), path.read_text())
         kept = SourceFileMutationData(path=path)
         kept.load()
-        names = list(made.mutant_names)
-        if module not in WHOLE and len(names) > sample:
-            dice = Random(f"{seed}/{module}")
-            names = sorted(dice.sample(names, sample))
-        for each in names:
+        for each in made.mutant_names:
             function = each.partition("__mutmut_")[0]
             name = get_mutant_name(path, each)
             same = made.hash_by_function_name[function] == kept.hash_by_function_name.get(function)
@@ -221,15 +215,31 @@ def _verdicts(modules: Sequence[str], sample: int, seed: int) -> dict[str, Verdi
             status = status_by_exit_code[code]
             change = None
             if code is not None and status not in _DEAD:
-                change = _change(module, function, get_diff_for_mutant(name, path=path))
+                diff = get_diff_for_mutant(name, path=path)
+                if _is_sql_in_another_case(diff):
+                    status = "equivalent"
+                else:
+                    change = _change(module, function, diff)
             verdicts[name] = Verdict(module, status, change)
     return verdicts
 
 
-def _change(module: str, function: str, diff: str) -> Change:
+def _lines(diff: str) -> tuple[list[str], list[str]]:
+    """What was removed, and what is there instead."""
     lines = diff.splitlines()[2:]
-    added = [line[1:].strip() for line in lines if line.startswith("+")]
     removed = [line[1:].strip() for line in lines if line.startswith("-")]
+    return removed, [line[1:].strip() for line in lines if line.startswith("+")]
+
+
+def _is_sql_in_another_case(diff: str) -> bool:
+    """Then it means the same, but for quoted words in it."""
+    (removed, *_), (added, *_) = ([*each, ""] for each in _lines(diff))
+    same = removed != added and removed.casefold() == added.casefold()
+    return same and "'" not in removed and _SQL.search(removed) is not None
+
+
+def _change(module: str, function: str, diff: str) -> Change:
+    removed, added = _lines(diff)
     plain = function.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
     return Change(f"{module}.{plain}", added[0] if added else f"without {removed[0]}")
 
