@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import threading
@@ -13,6 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inventory.load import load_lab, packaged
 from inventory.model import Lab
@@ -21,7 +24,7 @@ from testbed.care.host_watch import HostWatch
 from testbed.checks.conditions import ClockLine, ConditionLine, EnergyLine
 from testbed.checks.evidence import Evidence
 from testbed.errors import LabFault
-from testbed.report.machines import machines_of
+from testbed.report.machines import machines_of, machines_tables
 from tests.testbed.bundles import START_NS, Story, write_lines
 from tests.testbed.test_conditions import FINE, LIMITS
 from tests.testbed.test_page import undrawn
@@ -211,3 +214,28 @@ def test_the_page_shows_how_each_host_was(tmp_path: Path) -> None:
         assert shown in hot
     assert hot.count("not known") == 1, "only whether the voltage was too low"
     assert quiet.count("not known") == 2
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return Story(tmp_path_factory.mktemp("told"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_a_stranger_says_of_power_is_left_out_or_finite(
+    told: Story, data: st.DataObject
+) -> None:
+    good = msgspec.json.encode(EnergyLine(t=START_NS, host="r1", watts=1.5, total_wh=2.5)) + b"\n"
+    at, cut = data.draw(st.integers(0, len(good))), data.draw(st.integers(0, 6))
+    put = data.draw(
+        st.binary(max_size=6)
+        | st.sampled_from([b"NaN", b"1e999", b"-9", b"9" * 18, b"9" * 40, b"[" * 5000, b"e8"])
+    )
+    bad = good[:at] + put + good[at + cut :]
+    (told.run.raw / "energy.jsonl").write_bytes(good + bad + good)
+    found = machines_of(Evidence(told.run))
+    machines_tables(found)
+    for row in found.energy:
+        shown = [row.mean_w, row.most_w, row.joules]
+        assert all(value is None or math.isfinite(value) for value in shown)
