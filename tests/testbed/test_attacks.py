@@ -35,7 +35,7 @@ faults:
   - {{id: delay, at: 6s, for: 3s, do: device.mitm, on: mobile, how: delay}}
   - {{id: line-alter, at: 0s, for: 4s, do: serial.mitm, on: board}}
   - {{id: line-reflect, at: 5s, for: 2s, do: serial.mitm, on: board, how: reflect}}
-  - {{id: line-drop, at: 7500ms, for: 2s, do: serial.mitm, on: board, how: drop}}
+  - {{id: line-drop, at: 7100ms, for: 3300ms, do: serial.mitm, on: board, how: drop}}
   - {{id: line-delay, at: 10500ms, for: 3s, do: serial.mitm, on: board, how: delay}}
   - {{id: takeover, at: 6s, do: device.takeover}}
   - {{id: hijack, at: 7s, do: device.topic-hijack}}

@@ -29,13 +29,13 @@ schema: testbed.campaign/1
 campaign: short
 seed: 7
 workload: {kind: enrol+data, rate: 5/s, arrivals: uniform, timeout: 2s}
-phases: {warmup: 2s, fault: 14s, recovery: 1s}
+phases: {warmup: 2s, fault: 15s, recovery: 1s}
 faults:
   - {id: steal, at: 200ms, do: store.steal, batch: 10}
   - {id: kill-primary, at: 1s, for: 2s, do: process.crash, on: primary}
-  - {id: kill-backup, at: 4s, for: 3s, do: process.crash, on: replica(2)}
-  - {id: alter, at: 8s, for: 1s, do: store.alter, on: replica(0)}
-  - {id: flood, at: 10s, for: 3s, do: device.flood, how: valid, rate: 300/s}
+  - {id: kill-backup, at: 4s, for: 4500ms, do: process.crash, on: replica(2)}
+  - {id: alter, at: 9s, for: 1s, do: store.alter, on: replica(0)}
+  - {id: flood, at: 11s, for: 3s, do: device.flood, how: valid, rate: 300/s}
 expect: {broken_in: {baseline: [steal, alter]}}
 """
 LYING = """

@@ -15,8 +15,8 @@ from tests.testbed.test_byzantine_campaign import run
 
 NETWORK = """
 campaign: links
-workload: {kind: enrol+data, rate: 12/s, arrivals: uniform, timeout: 5s}
-phases: {warmup: 4s, fault: 17s, recovery: 1s}
+workload: {kind: enrol+data, rate: 8/s, arrivals: uniform, timeout: 5s}
+phases: {warmup: 4s, fault: 19s, recovery: 1s}
 faults:
   # All at once, on links of their own; orders to one process add up.
   - {id: delay, at: 0s, for: 3s, do: net.delay, from: backup(1), to: backup(2), by: 50ms}
@@ -29,8 +29,8 @@ faults:
   - {id: phones, at: 0s, for: 3s, do: net.delay, from: mobile, to: broker, by: 50ms, both: true}
   # A primary that is late or cut off is replaced.
   - {id: slow, at: 3500ms, for: 2s, do: net.slow-link, by: 0.6*view_timeout}
-  - {id: split, at: 6s, for: 7s, do: net.partition, shape: split, from: primary}
-  - {id: flap, at: 13500ms, for: 3s, do: net.flap, from: backup(1), to: all, period: 600ms}
+  - {id: split, at: 6s, for: 9s, do: net.partition, shape: split, from: primary}
+  - {id: flap, at: 15500ms, for: 3s, do: net.flap, from: backup(1), to: all, period: 600ms}
 expect:
   safety: [agreement, validity, exactly-once, no-unauthorised-commit]
   liveness: {first_commit_after_heal: 10s}

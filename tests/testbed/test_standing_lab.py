@@ -95,7 +95,7 @@ def starts_what_was_given_up(operator: Operator) -> None:
     config = Path(operator.directory("r3")) / "config.json"
     aside = config.rename(config.with_suffix(".aside"))
     os.kill(r3["process"]["pid"], signal.SIGKILL)
-    eventually(lambda: processes(operator)["r3"]["process"]["state"] == "failed")
+    eventually(lambda: processes(operator)["r3"]["process"]["state"] == "failed", 180)
     aside.rename(config)
     assert operator.does("restart", "r3", "--check")["state"] == "failed"
     assert operator.does("restart", "r3")["state"] == "active"
