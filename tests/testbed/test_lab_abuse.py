@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -339,35 +337,3 @@ def test_a_login_may_export_what_it_likes_and_a_noexec_home_is_named(bench: Benc
         assert "our directory is mounted noexec" in [finding["says"] for finding in seen]
     finally:
         sudo(inside, f"umount --lazy {inside.root}")
-
-
-def test_a_console_shows_what_a_board_says_and_no_run_begins_meanwhile(bench: Bench) -> None:
-    """Ctrl-] ends it, and the host is free again."""
-    (board, *_) = bench.lab.plan.boards
-    ours, theirs = pty.openpty()
-    argv = [sys.executable, "-m", "testbed.cli", "console", board.name]
-    argv += ["-i", str(bench.lab.inventory)]
-    console = subprocess.Popen(
-        argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
-    os.close(theirs)
-    heard = bytearray()
-
-    def hear(word: bytes) -> None:
-        while word not in heard:
-            heard.extend(os.read(ours, 4096))
-
-    try:
-        hear(b"Miniterm")
-        held = bench.run("status", "--limit", board.host)["hosts"][board.host]["holder"]
-        assert "console" in held["what"]
-        command(bench.lab.board_control(board.name), "reset")
-        hear(f"m2m-board/1 {board.name} ".encode())
-        os.write(ours, b"\x1d")
-        hear(b"--- exit ---")
-        assert console.wait(60) == 0, bytes(heard)
-    finally:
-        console.kill()
-        console.wait()
-        os.close(ours)
-    assert bench.run("status", "--limit", board.host)["hosts"][board.host]["holder"] is None

@@ -8,6 +8,8 @@ furious is in `test_lab_abuse` (make soak).
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +18,14 @@ from typing import Any
 
 import pytest
 
+from nodes.board.control import command
 from testbed import cli
 from testbed.care.dead_man import armed
 from testbed.care.restore import leftover
 from testbed.emulate.lab import EmulatedLab
 from testbed.hosts.port import UnitState
 from testbed.hosts.ssh import SshHost
+from tests.testbed.command_line import run_testbed
 from tests.testbed.emulate_support import emulated, emulation_missing, host
 from tests.testbed.hosts_support import eventually
 
@@ -88,6 +92,7 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         checks = [one for host in run("doctor")["hosts"].values() for one in host["findings"]]
         amiss = {one["check"] for one in checks if one["grade"] != "ok"}
         assert amiss <= {"disk", "time sync"}, "small disks; the clock is the real machine's"
+        a_console_shows_what_a_board_says_and_no_run_begins_meanwhile(lab)
 
         with ThreadPoolExecutor(1) as beside:
             cut = beside.submit(cut_power, lab, "pi03", tmp_path / "runs")
@@ -118,6 +123,36 @@ def test_emulated_hosts_are_a_lab_like_any_other(
         services = inside.run(["ls", "/etc/systemd/system"]).stdout.split()
         left = [name for name in services if name.startswith("testbed-")]
         assert left == ["testbed-m2m-.service.d", "testbed-sshd.service"], "the machine's own"
+
+
+def a_console_shows_what_a_board_says_and_no_run_begins_meanwhile(lab: EmulatedLab) -> None:
+    """Ctrl-] ends it, and the host is free again."""
+    (board, *_) = lab.plan.boards
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "testbed.cli", "console", board.name, "-i", str(lab.inventory)]
+    console = subprocess.Popen(
+        argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    heard = bytearray()
+
+    def hear(word: bytes) -> None:
+        while word not in heard:
+            heard.extend(os.read(ours, 4096))
+
+    try:
+        hear(b"Miniterm")
+        told = run_testbed("status", "--limit", board.host, "-i", str(lab.inventory), "--json")
+        assert "console" in json.loads(told.stdout)["hosts"][board.host]["holder"]["what"]
+        command(lab.board_control(board.name), "reset")
+        hear(f"m2m-board/1 {board.name} ".encode())
+        os.write(ours, b"\x1d")
+        hear(b"--- exit ---")
+        assert console.wait(60) == 0, bytes(heard)
+    finally:
+        console.kill()
+        console.wait()
+        os.close(ours)
 
 
 def has_what_hosts_said_and_no_secret(summary: dict[str, Any], hosts: set[str]) -> None:
