@@ -39,7 +39,7 @@ class Scored(NamedTuple):
         return self.score > THRESHOLD
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _SentReading(msgspec.Struct, frozen=True):
     """What identifies a reading, and what it says (`nodes.device.sender.Reading`)."""
 
     number: int
@@ -49,7 +49,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 _Place = tuple[str, int | None, int]  # sensor, boot, number
-_reading = msgspec.json.Decoder(_Told)
+_reading = msgspec.json.Decoder(_SentReading)
 
 
 def scored(evidence: Evidence) -> list[Scored]:
