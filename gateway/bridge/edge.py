@@ -31,8 +31,8 @@ __all__ = [
     "Admitted",
     "Ask",
     "Denied",
-    "Kind",
     "Part",
+    "RequestKind",
     "Stamped",
     "SyncRequest",
     "admitted_codec",
@@ -56,14 +56,14 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Body = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
 Tries = Annotated[int, msgspec.Meta(ge=1, le=255)]
-Kind = Literal["enrol", "op", "sync", "carrier"]
+RequestKind = Literal["enrol", "op", "sync", "carrier"]
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From a device to the relay that carries it. `tries` counts how often it was sent before
     without an answer; absent at first."""
 
-    kind: Kind
+    kind: RequestKind
     body: Body
     tries: Tries | None = None
 

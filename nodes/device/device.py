@@ -36,8 +36,8 @@ from chain.proofs.proof import Proof, ProofVerifier, check_seals, decode_proof
 from gateway.bridge.edge import (
     NOT_YET,
     Denied,
-    Kind,
     Part,
+    RequestKind,
     admitted_codec,
     denied_codec,
     part_codec,
@@ -84,7 +84,7 @@ refused it before that."""
 class Uplink(Protocol):
     """How a message leaves the device; `me` is its id in topics at that time."""
 
-    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+    def wrap(self, me: str, kind: RequestKind, body: bytes) -> tuple[str, bytes]:
         """(topic, payload) for `body`."""
 
     def again(self, payload: bytes, tries: int) -> bytes:
@@ -289,7 +289,7 @@ class Device:
         self,
         login: Login,
         make: Callable[[int], Operation],
-        kind: Kind = "op",
+        kind: RequestKind = "op",
         due_ns: int | None = None,
     ) -> AsyncIterator[Answer]:
         """Signs `make(counter)`, sends it until it is answered, and verifies the answer. The trace

@@ -14,7 +14,7 @@ from pathlib import Path
 from chain.errors import PeerFault
 from chain.keys import digest
 from chain.ledger.envelope import signed_content
-from gateway.bridge.edge import Kind, stamped_codec
+from gateway.bridge.edge import RequestKind, stamped_codec
 from gateway.bridge.relay import Relay
 from gateway.bridge.relays import ONLINE
 from gateway.hops import NO_TRACE, Hop, Trace
@@ -51,7 +51,7 @@ class RelayUplink:
         self._boot = time.time_ns() // 1_000_000
         self._relays: dict[str, Relay] = {}
 
-    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+    def wrap(self, me: str, kind: RequestKind, body: bytes) -> tuple[str, bytes]:
         return self._relay(me).stamp(me, kind, body, _now_ms())
 
     def again(self, payload: bytes, tries: int) -> bytes:

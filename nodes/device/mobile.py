@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from chain.errors import PeerFault
-from gateway.bridge.edge import Ask, Kind, ask_codec
+from gateway.bridge.edge import Ask, RequestKind, ask_codec
 from gateway.hops import Trace
 from gateway.mqtt.client import Message, Presence
 from gateway.mqtt.topics import Request
@@ -37,7 +37,7 @@ class MobileUplink:
     def __init__(self, net: str) -> None:
         self._net = net
 
-    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+    def wrap(self, me: str, kind: RequestKind, body: bytes) -> tuple[str, bytes]:
         return str(Request(self._net, me)), ask_codec.encode(Ask(kind=kind, body=body))
 
     def again(self, payload: bytes, tries: int) -> bytes:

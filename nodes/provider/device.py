@@ -34,7 +34,7 @@ from nodes.provider.config import DeviceConfig, Token
 from nodes.provider.protocol import (
     CALL,
     OK,
-    Kind,
+    CallKind,
     Reply,
     answer_codec,
     call,
@@ -149,7 +149,7 @@ class Device:
     def _late(self, due_ns: int) -> None:
         self._events.emit("late", intended_ns=due_ns)
 
-    async def _ask(self, key: bytes, kind: Kind, counter: int, body: bytes) -> Reply:
+    async def _ask(self, key: bytes, kind: CallKind, counter: int, body: bytes) -> Reply:
         """Sends until there is an answer that a holder of the key made. A refusal under another
         key is no answer; neither is one to another call."""
         topic = str(Up(self._config.net, self._me, self._me, CALL))

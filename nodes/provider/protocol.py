@@ -31,8 +31,8 @@ __all__ = [
     "KEY_BYTES",
     "OK",
     "Call",
+    "CallKind",
     "Carried",
-    "Kind",
     "Reply",
     "answer",
     "answer_codec",
@@ -52,7 +52,7 @@ OK = "ok"
 _NONCE_BYTES = 12
 _ENVELOPE_BYTES = 512
 
-Kind = Literal["enrol", "data"]
+CallKind = Literal["enrol", "data"]
 Counter = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Body = Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_BYTES_MAX)]
 Mac = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -61,7 +61,7 @@ Mac = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From a device. `counter` is 0 for an enrolment, and rises with each reading."""
 
-    kind: Kind
+    kind: CallKind
     counter: Counter
     body: Body
     mac: Mac
@@ -71,7 +71,7 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """To a device, about its call with this counter: "ok", or why it was refused. `body` is the
     sealed key of an enrolment. An answer to a stranger has a MAC that nobody can check."""
 
-    kind: Kind
+    kind: CallKind
     counter: Counter
     status: Annotated[str, msgspec.Meta(max_length=64)]
     body: Body
@@ -90,7 +90,7 @@ answer_codec: Codec[Reply] = Codec(Reply, PAYLOAD_BYTES_MAX + _ENVELOPE_BYTES)
 carried_codec: Codec[Carried] = Codec(Carried, PAYLOAD_BYTES_MAX + 2 * _ENVELOPE_BYTES)
 
 
-def call(key: bytes, device: str, kind: Kind, counter: int, body: bytes) -> Call:
+def call(key: bytes, device: str, kind: CallKind, counter: int, body: bytes) -> Call:
     """What the holder of `key` says as `device`."""
     return Call(kind, counter, body, _mac(key, "device", device, kind, counter, "", body))
 

@@ -22,7 +22,7 @@ from chain.ledger.envelope import read_operation
 from chain.ledger.operations import Token
 from chain.ledger.statement import OK
 from chain.proofs.certificate import carrier_certificate, verify_carrier
-from gateway.bridge.edge import Kind, SyncRequest, sync_codec
+from gateway.bridge.edge import RequestKind, SyncRequest, sync_codec
 from gateway.broker.security import bootstrap_id, bootstrap_user
 from gateway.mqtt.topics import Up
 from gateway.serial.frames import Frame, decode_line, encode_frame
@@ -247,7 +247,7 @@ async def _carriers(t: Trial) -> None:
     await _sent(t, "carrier certificate of a revoked device", puppet, "carrier", own)
 
 
-async def _sent(t: Trial, tried: str, by: Puppet, kind: Kind, body: bytes) -> None:
+async def _sent(t: Trial, tried: str, by: Puppet, kind: RequestKind, body: bytes) -> None:
     """A message that is no operation."""
     outcome = await t.up(kind, body, by.node.hex())
     t.add(tried, "gateway", outcome.removeprefix("refused:"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.bridge.edge import Kind, Stamped, stamped_codec
+from gateway.bridge.edge import RequestKind, Stamped, stamped_codec
 from gateway.mqtt.topics import Up
 from nodes.device.mobile import MobileUplink
 
@@ -16,7 +16,7 @@ class DirectUplink(MobileUplink):
         super().__init__(net)
         self._count = 0
 
-    def wrap(self, me: str, kind: Kind, body: bytes) -> tuple[str, bytes]:
+    def wrap(self, me: str, kind: RequestKind, body: bytes) -> tuple[str, bytes]:
         self._count += 1
         stamped = Stamped(n=self._count, boot=0, at_ms=0, body=body)
         return str(Up(self._net, me, me, kind)), stamped_codec.encode(stamped)

@@ -19,7 +19,14 @@ from chain.pbft.state_machine import VerifiedRequest
 from chain.proofs.client import LedgerCopy, decode_range
 from gateway.bridge.block_store import BlockStore
 from gateway.bridge.bridge import Bridge
-from gateway.bridge.edge import Kind, Stamped, SyncRequest, denied_codec, part_codec, sync_codec
+from gateway.bridge.edge import (
+    RequestKind,
+    Stamped,
+    SyncRequest,
+    denied_codec,
+    part_codec,
+    sync_codec,
+)
 from gateway.bridge.edge import stamped_codec as stamps
 from gateway.bridge.logins import Carrier, LoginChange
 from gateway.bridge.outbox import Outbox
@@ -234,7 +241,7 @@ class Gate:
         return copy
 
 
-def kind_of(operation: Operation) -> Kind:
+def kind_of(operation: Operation) -> RequestKind:
     return "enrol" if isinstance(operation, Enrol) else "op"
 
 
