@@ -27,6 +27,7 @@ test: $(STAMP) ## the test suite; lab tests skip themselves without root
 
 soak: $(STAMP) ## the long tests: thousands of seeds, all mutants, half an hour of testbed soak
 	@bash -c 'time $(VENV)/bin/pytest -n 2 -m soak --durations=0 $(ARGS)'
+	@bash -c 'time $(VENV)/bin/pytest -n 2 -m hypothesis --hypothesis-profile=soak $(ARGS)'
 	@bash -c 'time $(VENV)/bin/python -m tests.testbed.mutants --search'
 	@bash -c 'time $(VENV)/bin/testbed soak --for 30m'
 

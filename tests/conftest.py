@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,14 @@ settings.register_profile(
     derandomize="CI" in os.environ,
     print_blob=True,
 )
+# `make soak` draws new ones, and ten times as many where a test names no number of its own.
+settings.register_profile(
+    "soak", settings.get_profile("testbed"), max_examples=1000, derandomize=False
+)
 settings.load_profile("testbed")
+
+# What is imported stays: the collector need not walk it while tests are collected, nor ever after.
+gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     them one after the other, beside what computes, and none of them begins when all else is done.
     """
     items.sort(key=lambda item: item.get_closest_marker("lab") is None)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

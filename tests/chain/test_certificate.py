@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chain.errors import Misuse, PeerFault
@@ -143,7 +143,6 @@ def altered_certificate(der: bytes, draw: st.DataObject) -> bytes:
     return bytes(altered)
 
 
-@settings(max_examples=400)
 @given(st.data())
 def test_an_altered_carrier_is_refused_by_a_typed_error(draw: st.DataObject) -> None:
     altered = altered_certificate(CARRIER.public_bytes(serialization.Encoding.DER), draw)
@@ -168,7 +167,6 @@ def test_an_unheard_of_version_is_refused_too(version: int) -> None:
         factory_key(der[:at] + bytes([version]) + der[at + 1 :])
 
 
-@settings(max_examples=300)
 @given(st.data())
 def test_an_altered_factory_certificate_is_a_key_or_a_peer_fault(draw: st.DataObject) -> None:
     altered = altered_certificate(CARRIER.public_bytes(serialization.Encoding.DER), draw)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -240,7 +240,6 @@ def test_an_unreadable_file_is_an_invalid_file(path: str) -> None:
         load_lab(Path(path))
 
 
-@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(lambda t: t.encode("utf-8"))))
 def test_any_bytes_give_a_lab_or_an_invalid_file(file: Path, content: bytes) -> None:
     mistakes(file, content)
@@ -255,7 +254,6 @@ YAML_BITS = st.one_of(
 )
 
 
-@settings(max_examples=300)
 @given(st.lists(YAML_BITS, max_size=40).map("".join))
 def test_any_yaml_gives_a_lab_or_an_invalid_file(file: Path, text: str) -> None:
     mistakes(file, text)

@@ -32,7 +32,11 @@ from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.expand import expand
 from testbed.campaign.file import find_campaign, load_campaign
 from testbed.campaign.schedule import Schedule
+from testbed.checks.evidence import Evidence
+from testbed.checks.ledger import LedgerReport, verify_ledgers
 from testbed.manifest import Manifest, RunEntry
+from testbed.report.conclude import conclude
+from testbed.report.summary import RunSummary
 from tests.chain.world import START_US, Device, World
 
 BLOCK_MS = 250
@@ -43,6 +47,7 @@ __all__ = [
     "START_NS",
     "Story",
     "edit",
+    "judged",
     "lines",
     "reschedule",
     "store",
@@ -84,6 +89,21 @@ def edit(path: Path, height: int, *, mend_sum: bool = False, **columns: bytes) -
             total = block_sum(height, *row)
             database.execute("UPDATE blocks SET sum = ? WHERE height = ?", (total, height))
     database.close()
+
+
+_verified: dict[tuple[bytes, ...], LedgerReport] = {}
+
+
+def judged(run: RunFolder) -> RunSummary:
+    """The verdicts on a run, without drawing. Ledgers with the same bytes are verified once."""
+    evidence = Evidence(run)
+    parts = [evidence.genesis.encode()]
+    for path in evidence.ledgers:
+        parts += (path.name.encode(), sha256(path.read_bytes()).digest())
+    key = tuple(parts)
+    if key not in _verified:
+        _verified[key] = verify_ledgers(evidence.ledgers, evidence.genesis)
+    return conclude(evidence, _verified[key])
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

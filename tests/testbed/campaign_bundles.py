@@ -15,12 +15,9 @@ from testbed.bundle import Bundle, RunFolder
 from testbed.campaign.expect import Expect
 from testbed.campaign.file import load_campaign
 from testbed.campaign.schedule import Run, Schedule
-from testbed.checks.evidence import Evidence
-from testbed.checks.ledger import verify_ledgers
 from testbed.manifest import RunEntry
-from testbed.report.conclude import conclude
 from testbed.report.summary import RunSummary
-from tests.testbed.bundles import Story, lines, write_lines
+from tests.testbed.bundles import Story, judged, lines, write_lines
 
 __all__ = ["campaign_of", "rescheduled", "slow_down", "summarise"]
 
@@ -84,9 +81,7 @@ def summarise(bundle: Bundle, slower: Mapping[int, float] | None = None) -> None
     for run in bundle.runs:
         kind = (run.entry.arm, (slower or {}).get(run.entry.index, 1.0))
         if kind not in known:
-            evidence = Evidence(run)
-            ledger = verify_ledgers(evidence.ledgers, evidence.genesis)
-            known[kind] = conclude(evidence, ledger)
+            known[kind] = judged(run)
         run.write_json("summary.json", msgspec.to_builtins(known[kind]))
 
 

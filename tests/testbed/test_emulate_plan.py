@@ -35,7 +35,7 @@ def plans(draw: st.DrawFn) -> LabPlan:
     return make_plan(draw(lab_ids), options, networks[0], networks[1], shaping)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(plan=plans())
 def test_every_plan_is_a_valid_inventory(plan: LabPlan) -> None:
     """Also serials that YAML would read as numbers: 1e40001."""

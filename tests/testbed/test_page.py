@@ -12,8 +12,6 @@ from gateway.hops import Hop
 from nodes.trace_file import TraceFile
 from testbed.bundle import RunFolder
 from testbed.checks.evidence import Evidence
-from testbed.checks.ledger import verify_ledgers
-from testbed.report.conclude import conclude
 from testbed.report.derive import rebuild
 from testbed.report.machines import machines_of
 from testbed.report.measure import operations
@@ -21,7 +19,7 @@ from testbed.report.page import run_page
 from testbed.report.run_plots import draw_run
 from testbed.report.where import where_of
 from tests.testbed.browser import Browser, browser
-from tests.testbed.bundles import START_NS, Story, reschedule, write_lines
+from tests.testbed.bundles import START_NS, Story, judged, reschedule, write_lines
 from tests.testbed.bundles import lines as read_jsonl
 
 MS = 1_000_000
@@ -122,7 +120,7 @@ def test_what_is_no_trace_is_told_on_the_page(run: RunFolder) -> None:
 def undrawn(run: RunFolder) -> str:
     """The page without its figures: they take the most time."""
     evidence = Evidence(run)
-    summary = conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
+    summary = judged(run)
     where = where_of(evidence, operations(evidence))
     return run_page(evidence, summary, (), where, machines_of(evidence))
 

@@ -21,15 +21,13 @@ from gateway.serial.tinycbor import encode
 from testbed.bundle import RunFolder
 from testbed.campaign.kinds import attack_kinds
 from testbed.checks.evidence import Evidence
-from testbed.checks.ledger import verify_ledgers
 from testbed.checks.logs import DataAdded, SerialFrame
 from testbed.checks.records import board_readings
 from testbed.checks.tap import Tap
 from testbed.checks.trials import recorded
 from testbed.faults.on_host.edit_ledger import rehash
-from testbed.report.conclude import conclude
-from testbed.report.summary import AttackResult, RunSummary
-from tests.testbed.bundles import START_NS, Story, lines, reschedule, write_lines
+from testbed.report.summary import AttackResult
+from tests.testbed.bundles import START_NS, Story, judged, lines, reschedule, write_lines
 
 ROOT = Path(__file__).parents[2]
 PROPERTIES = {"agreement", "validity", "exactly-once", "no-unauthorised-commit", "durability"}
@@ -43,11 +41,6 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 @pytest.fixture
 def run(story: Story, tmp_path: Path) -> RunFolder:
     return story.copy(tmp_path)
-
-
-def summary_of(run: RunFolder) -> RunSummary:
-    evidence = Evidence(run)
-    return conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -106,7 +99,7 @@ def test_a_ledger_that_was_rewritten_on_disks_is_found(
 ) -> None:
     """Each file is valid in itself. With f+1 the lie has as many signatures as a client wants."""
     rehashed(run, story, disks, tmp_path)
-    summary = summary_of(run)
+    summary = judged(run)
     held = {each.name: each.held for each in summary.properties}
     assert summary.verdict == verdict
     assert held["agreement"] is held["validity"] is (disks == 0)
@@ -145,7 +138,7 @@ def at(ms: int) -> int:
 
 
 def attack_of(run: RunFolder) -> AttackResult:
-    (attack,) = summary_of(run).attacks
+    (attack,) = judged(run).attacks
     return attack
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.bridge.login_queue import SETTLED_S, LoginQueue
@@ -192,7 +192,6 @@ STEPS = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.integers(1, 2), st.lists(STEPS, max_size=20))
 @example(  # what a gateway added before it was cut off has been removed by the other one
     2,

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.keys import digest
@@ -169,7 +169,6 @@ STEPS += ["voucher", "withdraw", "factory", "bar", "years"]
 HISTORIES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
 @given(HISTORIES)
 def test_the_logins_are_a_function_of_the_chains_state(steps: list[tuple[str, int]]) -> None:
     """After every block of any history; so a device has one login, and a second one only until its

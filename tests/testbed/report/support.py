@@ -8,25 +8,16 @@ from typing import Any
 import msgspec
 
 from testbed.bundle import RunFolder
-from testbed.checks.evidence import Evidence
-from testbed.checks.ledger import verify_ledgers
-from testbed.report.conclude import conclude
 from testbed.report.over_runs import over_runs
 from testbed.report.summary import RunSummary, Summary
-from tests.testbed.bundles import lines, write_lines
+from tests.testbed.bundles import judged, lines, write_lines
 
 Lines = list[dict[str, Any]]
 
 
-def summary_of(run: RunFolder) -> RunSummary:
-    """The verdicts, without drawing."""
-    evidence = Evidence(run)
-    return conclude(evidence, verify_ledgers(evidence.ledgers, evidence.genesis))
-
-
 def whole_of(run: RunFolder) -> Summary:
     """What the bundle says, without drawing."""
-    run.write_json("summary.json", msgspec.to_builtins(summary_of(run)))
+    run.write_json("summary.json", msgspec.to_builtins(judged(run)))
     return over_runs(run.bundle)
 
 

@@ -14,8 +14,8 @@ from testbed.campaign.injection import Judgement
 from testbed.campaign.kinds import attack_kinds
 from testbed.checks.evidence import Evidence
 from testbed.report.derive import rebuild
-from tests.testbed.bundles import edit, reschedule
-from tests.testbed.report.support import held, summary_of, whole_of
+from tests.testbed.bundles import edit, judged, reschedule
+from tests.testbed.report.support import held, whole_of
 
 
 def arrivals_are_successes(evidence: Evidence, attack: str) -> Judgement:
@@ -44,7 +44,7 @@ def test_what_counts_as_a_success_is_the_kinds_own(
     )
     monkeypatch.setattr("testbed.campaign.kinds._registry", {**known, mine.name: mine})
     attacked_by(run, "device.pretend")
-    summary = summary_of(run)
+    summary = judged(run)
     (attack,) = summary.attacks
     assert (attack.kind, attack.verdict) == ("device.pretend", "broken")
     assert attack.successes == attack.trials > 20
@@ -53,7 +53,7 @@ def test_what_counts_as_a_success_is_the_kinds_own(
 
 def test_an_attack_of_a_kind_that_is_gone_is_not_judged_and_the_rest_is(run: RunFolder) -> None:
     attacked_by(run, "device.forgotten")
-    summary = summary_of(run)
+    summary = judged(run)
     (attack,) = summary.attacks
     assert attack.verdict == "invalid"
     assert "attack replay: this version has no kind device.forgotten to judge it by" in (
@@ -73,7 +73,7 @@ def test_an_attack_whose_parameters_no_campaign_could_say_is_not_judged(
                 event["params"] = params
 
     reschedule(run, change)
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.attacks[0].verdict == "invalid"
     assert any(note.startswith("attack replay: device.replay: ") for note in summary.notes)
     assert summary.faults[0].observed
@@ -107,7 +107,7 @@ def test_what_is_meant_to_break_and_breaks_passes_and_if_it_holds_fails(run: Run
     _expecting(run, broken=["validity", "durability"])  # block 40 has records with receipts
     assert whole_of(run).verdict == "failed", "it holds"
     edit(run.ledgers[2], 40, mend_sum=True, head=bytes(168))
-    one, whole = summary_of(run), whole_of(run)
+    one, whole = judged(run), whole_of(run)
     assert held(one, "validity")[0] is False
     assert (one.verdict, whole.verdict) == ("passed", "passed")
 
@@ -115,7 +115,7 @@ def test_what_is_meant_to_break_and_breaks_passes_and_if_it_holds_fails(run: Run
 def test_a_property_that_is_not_listed_and_breaks_only_degrades(run: RunFolder) -> None:
     edit(run.ledgers[2], 40, mend_sum=True, signature=bytes(64))
     _expecting(run, safety=["agreement"])
-    summary = summary_of(run)
+    summary = judged(run)
     assert held(summary, "validity")[0] is False
     assert summary.verdict == "degraded"
 
@@ -123,7 +123,7 @@ def test_a_property_that_is_not_listed_and_breaks_only_degrades(run: RunFolder) 
 def test_a_bound_on_one_fault_is_judged_for_that_fault(run: RunFolder) -> None:
     name = next(event.fault for event in Evidence(run).trial.events if event.category == "fault")
     _expecting(run, fault={name: {"first_commit": "10s", "whole": "1ms"}})
-    summary = summary_of(run)
+    summary = judged(run)
     assert held(summary, f"{name}-first-commit")[0] is True
     assert held(summary, f"{name}-whole")[0] is False
     assert summary.verdict == "degraded"

@@ -9,14 +9,14 @@ from pathlib import Path
 from nodes.replica.ledger_copy import copy_ledger
 from testbed.bundle import RunFolder
 from tests.chain.world import World
-from tests.testbed.bundles import store, write_lines
-from tests.testbed.report.support import change, summary_of, whole_of
+from tests.testbed.bundles import judged, store, write_lines
+from tests.testbed.report.support import change, whole_of
 
 
 def test_a_run_that_was_cut_short_is_invalid_not_failed(run: RunFolder) -> None:
     change(run, "run", lambda found: found[:3])
     change(run, "faults", lambda found: found[:2])
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert "cut short" in summary.notes[0]
 
@@ -24,7 +24,7 @@ def test_a_run_that_was_cut_short_is_invalid_not_failed(run: RunFolder) -> None:
 def test_a_run_without_ledgers_is_invalid(run: RunFolder) -> None:
     for path in run.ledgers:
         path.unlink()
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert summary.ledger_problem == "no replica's ledger was collected"
 
@@ -33,7 +33,7 @@ def test_copies_of_one_ledger_are_one_ledger(run: RunFolder) -> None:
     first, *others = run.ledgers
     for path in others:
         shutil.copy(first, path)
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert "3 of 4 ledgers was not collected" in summary.notes[0]
 
@@ -41,7 +41,7 @@ def test_copies_of_one_ledger_are_one_ledger(run: RunFolder) -> None:
 def test_a_run_is_not_judged_by_some_of_its_ledgers(run: RunFolder) -> None:
     """The fork may stand in the one that is not there."""
     run.ledgers[2].unlink()
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert "1 of 4 ledgers was not collected" in summary.notes[0]
 
@@ -49,7 +49,7 @@ def test_a_run_is_not_judged_by_some_of_its_ledgers(run: RunFolder) -> None:
 def test_a_device_without_a_log_may_hold_receipts_that_nobody_checked(run: RunFolder) -> None:
     name = next(path.stem for path in run.raw.glob("phones*.jsonl"))
     (run.raw / f"{name}.jsonl").unlink()
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert f"the log of {name} was not collected" in summary.notes[0]
 
@@ -58,7 +58,7 @@ def test_replicas_without_logs_are_no_proof_that_nothing_was_committed(run: RunF
     """When a block was executed only they say: without them nothing is known of recovery."""
     for name in ("r1", "r2", "r3", "r4"):
         (run.raw / f"{name}.jsonl").unlink()
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert "first-commit-after-heal" not in {each.name for each in summary.properties}
     assert "the log of r1 was not collected" in summary.notes[0]
@@ -68,7 +68,7 @@ def test_an_empty_log_is_as_good_as_none(run: RunFolder) -> None:
     """A process that ran wrote at least that it started."""
     name = next(path.stem for path in run.raw.glob("phones*.jsonl"))
     write_lines(run.raw / f"{name}.jsonl", [])
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert f"the log of {name} was not collected" in summary.notes[0]
 
@@ -86,7 +86,7 @@ def test_a_run_in_which_no_device_got_anywhere_is_invalid(run: RunFolder, tmp_pa
     (trial,) = schedule["trials"]
     trial["events"] = [each for each in trial["events"] if each["category"] == "fault"]
     (run.bundle.path / "inputs/schedule.json").write_text(json.dumps(schedule))
-    summary = summary_of(run)
+    summary = judged(run)
     assert all(each.held for each in summary.properties)
     assert summary.verdict == "invalid"
     assert "nothing that a device asked for took effect: nothing was put to the test" in (

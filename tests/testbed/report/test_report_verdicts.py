@@ -18,13 +18,13 @@ from testbed.checks.evidence import Evidence
 from testbed.report.derive import derive_run
 from testbed.report.measure import operations
 from testbed.report.results import results
-from tests.testbed.bundles import START_NS, Story, edit, lines, reschedule, write_lines
-from tests.testbed.report.support import Lines, change, held, summary_of
+from tests.testbed.bundles import START_NS, Story, edit, judged, lines, reschedule, write_lines
+from tests.testbed.report.support import Lines, change, held
 from tests.testbed.test_conditions import FINE, LIMITS
 
 
 def test_a_good_run_passes_with_everything_counted(run: RunFolder, story: Story) -> None:
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "passed", summary
     assert summary.notes == ()
     assert (summary.devices_admitted, summary.devices_expected) == (5, 5)
@@ -61,7 +61,7 @@ def test_a_replay_that_was_recorded_again_is_judged_broken(run: RunFolder) -> No
     entry = next(e for e in evidence.longest.entries if e.statement.request.hex() == replayed)
     for path in run.ledgers:
         duplicate(path, entry.height, entry.index, into=100)
-    summary = summary_of(run)
+    summary = judged(run)
     (attack,) = summary.attacks
     assert (attack.verdict, attack.successes) == ("broken", 1)
     assert summary.verdict == "failed"
@@ -90,7 +90,7 @@ def stored(path: Path, height: int) -> Block:
 @pytest.mark.parametrize("step", ["applied", "observed", "healed"])
 def test_a_fault_that_was_not_seen_makes_the_run_invalid(run: RunFolder, step: str) -> None:
     change(run, "faults", lambda found: [each for each in found if each["step"] != step])
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "invalid"
     assert not getattr(summary.faults[0], step)
     assert any("kill-primary" in note for note in summary.notes)
@@ -98,13 +98,13 @@ def test_a_fault_that_was_not_seen_makes_the_run_invalid(run: RunFolder, step: s
 
 def test_a_fault_that_was_looked_for_and_not_seen_is_no_better(run: RunFolder) -> None:
     change(run, "faults", lambda found: [each | {"seen": False} for each in found])
-    assert summary_of(run).verdict == "invalid"
+    assert judged(run).verdict == "invalid"
 
 
 def test_a_target_that_did_not_come_back_is_told(run: RunFolder) -> None:
     """Others may go on well without it: the verdict is theirs, and the reader's to weigh."""
     change(run, "faults", lambda found: [each | {"whole": False} for each in found])
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.faults[0].whole_ms is None
     (note,) = summary.notes
     assert note == "fault kill-primary: r1 was not found whole again after healing"
@@ -149,7 +149,7 @@ def test_an_attack_that_was_not_seen_to_arrive_is_invalid_never_held(
     run: RunFolder, spoil: Callable[[RunFolder], None]
 ) -> None:
     spoil(run)
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.attacks[0].verdict == "invalid"
     assert summary.verdict == "invalid"
 
@@ -157,7 +157,7 @@ def test_an_attack_that_was_not_seen_to_arrive_is_invalid_never_held(
 def test_arrivals_before_the_attempt_do_not_count(run: RunFolder) -> None:
     """What the gateway saw before is the device's own message."""
     change(run, "gateway", lambda found: [e | {"t": found[0]["t"]} for e in found])
-    assert summary_of(run).attacks[0].observed == 6  # the frames on the serial lines
+    assert judged(run).attacks[0].observed == 6  # the frames on the serial lines
 
 
 def test_a_receipt_for_what_is_on_no_chain_is_a_lost_record(run: RunFolder) -> None:
@@ -167,7 +167,7 @@ def test_a_receipt_for_what_is_on_no_chain_is_a_lost_record(run: RunFolder) -> N
         name,
         lambda found: [*found, found[-1] | {"event": "admitted", "id": "00" * 32}],
     )
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "failed"
     assert f"{name} holds a receipt" in held(summary, "durability")[1]
 
@@ -179,7 +179,7 @@ def test_no_commit_after_healing_is_degraded_not_failed(run: RunFolder) -> None:
         "faults",
         lambda found: [e | {"t": e["t"] + late * (e["step"] == "healed")} for e in found],
     )
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "degraded"
     assert held(summary, "first-commit-after-heal") == (False, "never, at most 10000 ms wanted")
     assert summary.faults[0].recovery_ms is None
@@ -209,7 +209,7 @@ def test_recovery_in_a_lab_is_as_exact_as_its_clocks(
         looks.append(ConditionLine(t=t, host="pi01", limits=limits, seen=seen))
     for name, found in (("clock", clocks), ("conditions", looks)):
         write_lines(run.raw / f"{name}.jsonl", [msgspec.to_builtins(line) for line in found])
-    summary = summary_of(run)
+    summary = judged(run)
     (fault,) = summary.faults
     assert fault.recovery_state == state
     assert held(summary, "first-commit-after-heal")[0] is held_now
@@ -222,7 +222,7 @@ def test_recovery_in_a_lab_is_as_exact_as_its_clocks(
 
 def test_a_damaged_ledger_fails_the_run_and_is_named(run: RunFolder) -> None:
     edit(run.ledgers[2], 40, mend_sum=True, signature=bytes(64))
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "failed"
     assert summary.ledger_problem is not None
     assert summary.ledger_problem.startswith("r3.sqlite: height 40, signature")
@@ -243,7 +243,7 @@ def test_the_ledger_of_a_replica_that_lied_to_the_end_is_not_judged(run: RunFold
     made_to_lie(run)
     change(run, "faults", lambda found: [e for e in found if e["step"] != "healed"])
     edit(run.ledgers[0], 40, mend_sum=True, head=bytes(168))
-    summary = summary_of(run)
+    summary = judged(run)
     assert held(summary, "agreement") == (True, "heights: r2 109, r3 109, r4 109")
     assert summary.ledger_verified
     assert "r1 lied to the end: its ledger is not judged" in summary.notes
@@ -252,12 +252,12 @@ def test_the_ledger_of_a_replica_that_lied_to_the_end_is_not_judged(run: RunFold
 def test_a_replica_that_was_healed_is_judged_last_but_like_the_others(run: RunFolder) -> None:
     """Only what it sent was forged; else a campaign in which each lied once would prove nothing."""
     made_to_lie(run)
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "passed"
     assert held(summary, "agreement") == (True, "heights: r2 109, r3 109, r4 109, r1 109")
     assert summary.notes[0].startswith("r1 lied for a while")
     edit(run.ledgers[0], 40, mend_sum=True, head=bytes(168))
-    assert summary_of(run).verdict == "failed"
+    assert judged(run).verdict == "failed"
 
 
 def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(run: RunFolder) -> None:
@@ -267,7 +267,7 @@ def test_a_device_that_asks_again_does_not_stand_in_for_a_replay(run: RunFolder)
         return [e | {"relay": "honest"} if e.get("relay") == "rogue" else e for e in found]
 
     change(run, "gateway", by_another)
-    (attack,) = summary_of(run).attacks
+    (attack,) = judged(run).attacks
     assert 0 < attack.observed < attack.trials  # the frames on serial lines
 
 
@@ -311,13 +311,13 @@ def test_who_lost_its_ledger_and_whether_the_network_can_go_on_is_said(
         last = lines(path)[-1]
         added = [last | {"event": e, "t": last["t"] + at} for at, e in enumerate(events, 1)]
         write_lines(path, [*lines(path), *added])
-    assert summary_of(run).notes == ((says,) if says else ())
+    assert judged(run).notes == ((says,) if says else ())
 
 
 def test_torn_lines_are_told_and_change_no_verdict(run: RunFolder) -> None:
     with (run.raw / "r2.jsonl").open("a") as stream:
         stream.write('{"t": 12')
-    summary = summary_of(run)
+    summary = judged(run)
     assert summary.verdict == "passed"
     assert summary.notes == ("raw/r2.jsonl: 1 torn line left out",)
 
@@ -325,7 +325,7 @@ def test_torn_lines_are_told_and_change_no_verdict(run: RunFolder) -> None:
 def test_unanswered_operations_are_censored_and_late_ones_are_not(run: RunFolder) -> None:
     """A late answer has its true latency; a missing one is counted and is in no quantile."""
     name = next(path.stem for path in run.raw.glob("phones*.jsonl"))
-    before = summary_of(run).latency_ms
+    before = judged(run).latency_ms
 
     def spoil(found: Lines) -> Lines:
         data = [each for each in found if each["event"] == "data"]
@@ -337,7 +337,7 @@ def test_unanswered_operations_are_censored_and_late_ones_are_not(run: RunFolder
         return [*kept, *late, slow]
 
     change(run, name, spoil)
-    after = summary_of(run).latency_ms
+    after = judged(run).latency_ms
     assert (after.data.n, after.data.censored) == (before.data.n - 1, 1)
     assert after.data.max == 6000.0
     assert (after.admission.n, after.admission.censored) == (4, 1)
@@ -358,7 +358,7 @@ def test_unanswered_readings_are_in_the_quantiles_of_an_injection(run: RunFolder
     for path in (*run.raw.glob("phones*.jsonl"), *run.raw.glob("env*.jsonl")):
         change(run, path.stem, lose_half)
     evidence = Evidence(run)
-    summary = summary_of(run)
+    summary = judged(run)
     table = results(evidence, summary, operations(evidence))
     row = next(
         dict(zip(table.columns, cells, strict=True)) for cells in table.rows if "replay" in cells
