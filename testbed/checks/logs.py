@@ -161,6 +161,12 @@ class VotingAgain(LogEvent, frozen=True, kw_only=True, tag="voting-again"):
     """At a replica: it is past all that it can have voted on, and votes again."""
 
 
+class Started(LogEvent, frozen=True, kw_only=True, tag="started"):
+    """At any process: it is up. `replica`: its number in the genesis, if it is one."""
+
+    replica: Whole | None = None
+
+
 class ViewEntered(LogEvent, frozen=True, kw_only=True, tag="view"):
     """At a replica."""
 
@@ -242,6 +248,7 @@ KnownEvent = (
     | StoreMissing
     | VotingAgain
     | BlockDone
+    | Started
     | ViewEntered
     | Conflict
     | RateLimited

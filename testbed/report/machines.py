@@ -7,7 +7,7 @@ Whether a host was fit is judged by `testbed.checks.conditions`; here it is only
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -15,14 +15,14 @@ import msgspec
 from testbed.care.conditions import THROTTLED_SINCE_START, throttled_words
 from testbed.checks.conditions import ClockLine, ConditionLine, EnergyLine
 from testbed.checks.evidence import Evidence
-from testbed.checks.logs import Usage
+from testbed.checks.logs import Started, Usage
 from testbed.report.columns import Table, table
 
 __all__ = ["EnergyRow", "HostRow", "Machines", "ProcessRow", "machines_of", "machines_tables"]
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One process, all its lives together. `traffic` has messages and bytes by (direction, party,
+    """One process, all its lives together. `traffic` has messages and bytes by (direction, peer,
     kind); only replicas tell of it, and of signatures and syncs."""
 
     process: str
@@ -87,15 +87,18 @@ def machines_of(evidence: Evidence) -> Machines:
     metered: dict[str, list[EnergyLine]] = defaultdict(list)
     for reading in evidence.energy:
         metered[reading.host].append(reading)
+    started = evidence.events(Started)
+    names = {str(each.replica): each.node for each in started if each.replica is not None}
     return Machines(
-        processes=tuple(_process(name, events) for name, events in sorted(by_node.items())),
+        processes=tuple(_process(name, told, names) for name, told in sorted(by_node.items())),
         hosts=tuple(_host(name, lines, evidence.clocks) for name, lines in sorted(watched.items())),
         energy=tuple(_energy(name, lines) for name, lines in sorted(metered.items())),
     )
 
 
-def _process(name: str, events: Sequence[Usage]) -> ProcessRow:
-    """Counts begin again with each life, so the last statement of each counts."""
+def _process(name: str, events: Sequence[Usage], names: Mapping[str, str]) -> ProcessRow:
+    """Counts begin again with each life, so the last statement of each counts. `names` of replicas,
+    by number."""
     lasts = [
         event
         for event, after in zip(events, [*events[1:], None], strict=True)
@@ -106,8 +109,9 @@ def _process(name: str, events: Sequence[Usage]) -> ProcessRow:
         for direction, counted in (("sent", life.sent), ("received", life.received)):
             for key, (count, size) in counted.items():
                 party, _, kind = key.rpartition("/")
-                before = traffic[direction, party, kind]
-                traffic[direction, party, kind] = (before[0] + count, before[1] + size)
+                at = direction, names.get(party, party), kind
+                before = traffic[at]
+                traffic[at] = (before[0] + count, before[1] + size)
     return ProcessRow(
         process=name,
         lives=len(lasts),
@@ -207,7 +211,7 @@ def _of_processes(machines: Machines) -> tuple[Table, ...]:
             {
                 "process": ("s", lambda each: each[0]),
                 "direction": ("s", lambda each: each[1]),
-                "party": ("s", lambda each: each[2]),
+                "peer": ("s", lambda each: each[2]),
                 "kind": ("s", lambda each: each[3]),
                 "messages": ("i", lambda each: each[4]),
                 "bytes": ("i", lambda each: each[5]),
@@ -218,5 +222,5 @@ def _of_processes(machines: Machines) -> tuple[Table, ...]:
 
 def _traffic(machines: Machines) -> Iterator[tuple[str, str, str, str, int, int]]:
     for row in machines.processes:
-        for (direction, party, kind), (count, size) in row.traffic.items():
-            yield row.process, direction, party, kind, count, size
+        for (direction, peer, kind), (count, size) in row.traffic.items():
+            yield row.process, direction, peer, kind, count, size

@@ -180,8 +180,11 @@ def test_a_real_browser_shows_all_of_it(
 def test_what_processes_used_is_summed_over_their_lives(tmp_path: Path) -> None:
     """A replica that was killed begins to count anew."""
     story = Story(tmp_path)
-    name = Evidence(story.run).schedule.replicas[0]
+    name, _, other, *_ = Evidence(story.run).schedule.replicas
     path = story.run.raw / f"{name}.jsonl"
+    there = story.run.raw / f"{other}.jsonl"
+    up = {"t": START_NS, "m": 1, "boot": "b", "node": other, "n": 1, "event": "started"}
+    write_lines(there, [{**up, "replica": 2, "height": 0}, *read_jsonl(there)])
     common = {"m": 1, "boot": "b", "node": name, "n": 1, "event": "usage", "rss_max_mb": 50.5}
     told = [
         {"cpu_s": 1.0, "syncs": 4, "syncs_s": 0.2, "sent": {"2/Commit": [1, 100]}},
@@ -196,5 +199,5 @@ def test_what_processes_used_is_summed_over_their_lives(tmp_path: Path) -> None:
     (row,) = machines_of(Evidence(story.run)).processes
     assert (row.process, row.lives, row.cpu_s, row.syncs) == (name, 2, 2.5, 9)
     assert row.sync_ms == pytest.approx(50.0)
-    assert row.traffic == {("sent", "2", "Commit"): (3, 300)}
+    assert row.traffic == {("sent", other, "Commit"): (3, 300)}
     assert "What processes used" in undrawn(story.run)
