@@ -60,7 +60,7 @@ def consensus(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Replicas over TLS under signed load, as a ratio to the most that this machine can verify.
+    """Measure replicas under signed load, as a ratio to the most that this machine can verify.
 
     Example: testbed bench consensus --replicas 7 --in-flight 1000 --store memory
 
@@ -120,7 +120,7 @@ def memory(
     ] = "suspended",
     as_json: JsonOption = False,
 ) -> None:
-    """Each replica's resident memory over many requests, beside a peer that reads or answers late.
+    """Measure each replica's memory over many requests, beside a peer that reads or answers late.
 
     Example: testbed bench memory --requests 100000 --peer suspended
     """
@@ -161,7 +161,8 @@ def traces(
     requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
     as_json: JsonOption = False,
 ) -> None:
-    """What tracing costs a replica: CPU time with traces over without, in turns.
+    """Measure what tracing costs a replica: the ratio of CPU time with and without traces, in
+    turns.
 
     Example: testbed bench traces --pairs 20 --every 10
     """
@@ -185,7 +186,7 @@ def switch(
     requests: Annotated[int, typer.Option(min=10, help="Requests of a turn.")] = 4000,
     as_json: JsonOption = False,
 ) -> None:
-    """What the switch of campaigns costs a replica without an order: CPU time with over without.
+    """Measure what the switch of campaigns costs a replica without an order: the ratio of CPU time.
 
     Example: testbed bench switch --pairs 20
     """
@@ -229,7 +230,7 @@ def catch_up(
     blocks: Annotated[int, typer.Option(min=100, help="Blocks that it misses.")] = 10_000,
     as_json: JsonOption = False,
 ) -> None:
-    """A replica that was down for many blocks catches up while the others go on.
+    """Measure how fast a replica catches up that was down for many blocks, while the others go on.
 
     Example: testbed bench catch-up --blocks 10000
     """

@@ -27,7 +27,7 @@ def serial(
     ] = 3000,
     as_json: JsonOption = False,
 ) -> None:
-    """Frames to the real firmware behind a PTY, as a ratio to both ends without a line."""
+    """Measure frames to the real firmware behind a PTY, as a ratio to both ends without a line."""
     result = serials.measure(for_ms / 1000)
     _print(
         result,
@@ -51,7 +51,7 @@ def restart(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """CPU time of `device list` and of starts of a device and a gateway, by the ledger's age."""
+    """Measure the CPU time of `device list` and of starts, by the age of the ledger."""
     found = restarts.measure(blocks or [1_000, 10_000], say)
     if as_json:
         print_json([msgspec.to_builtins(each) for each in found])
@@ -91,7 +91,7 @@ def growth(
     ] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Bytes of a replica's and a gateway's files for each block, and in a year."""
+    """Measure how many bytes a block takes at a replica and at a gateway, and a year of blocks."""
     found = growths.measure(payload, say)
     if as_json:
         print_json([msgspec.to_builtins(each) for each in found])
@@ -111,7 +111,7 @@ def admission(
     logins: Annotated[int, typer.Option(min=1, max=5000, help="Logins to add and remove.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Admissions, as a ratio to ordinary readings, and logins, to a message's acknowledgement."""
+    """Measure admissions, as a ratio to readings, and logins, as a ratio to sending a message."""
     result = admissions.measure(admissions.BenchPlan(devices=devices, logins=logins), say)
     _print(
         result,
@@ -136,8 +136,7 @@ def revocation(
     rate: Annotated[float, typer.Option(min=0.1, max=10, help="Readings/s of each.")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Time from the order to revoke to the last message that is still accepted, as a ratio to an
-    ordinary request."""
+    """Measure the time from a revocation's order to the last message that is accepted."""
     result = revocations.measure(revocations.BenchPlan(devices=devices, rate_per_s=rate), say)
     _print(
         result,

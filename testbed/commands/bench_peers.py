@@ -43,7 +43,7 @@ def peers(
     ] = "sqlite",
     as_json: JsonOption = False,
 ) -> None:
-    """BFT-SMaRt's micro-benchmark from your own build, then this project, on this machine.
+    """Run BFT-SMaRt's micro-benchmark from your own build, then this project, on this machine.
 
     It needs java, and a config/hosts.config with at least four replicas on 127.0.0.1. What both
     print is measured in this run. testbed/bench/README.md says what must be alike.

@@ -18,7 +18,7 @@ def provision(
     hosts: Annotated[int, typer.Option(min=4, max=HOSTS_MAX, help="Emulated hosts.")] = 6,
     as_json: JsonOption = False,
 ) -> None:
-    """Provision emulated hosts from nothing and again; their file trees, and a replica's memory."""
+    """Measure how long it takes to provision emulated hosts, from nothing and again."""
     result = measure_provisioning(hosts)
     if as_json:
         print_json(msgspec.to_builtins(result) | {"ratio": round(result.ratio, 2)})

@@ -95,7 +95,7 @@ def consensus(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Mean time to consensus over the number of replicas, as in the paper's figure 4.
+    """Compute the mean time to consensus over the number of replicas, as in the paper's figure 4.
 
     There are three phases. Each ends when a quorum's messages have arrived and were processed one
     by one. The default work per message is fitted so that N = 100 takes 5.34 times as long as N =
