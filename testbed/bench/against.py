@@ -23,7 +23,15 @@ from testbed.bench.table import GOALS
 from testbed.errors import ConfigurationError, LabFault
 from testbed.report.pairing import Estimate, known, paired_ratio
 
-__all__ = ["ALONE_GOALS", "RSS_GOAL_MB", "Compared", "Plan", "Result", "measure", "program_of"]
+__all__ = [
+    "ALONE_GOALS",
+    "RSS_GOAL_MB",
+    "Compared",
+    "BenchPlan",
+    "BenchResult",
+    "measure",
+    "program_of",
+]
 
 # What one request alone is to take of the time that it took at e739c78, by store.
 ALONE_GOALS = {"sqlite": 0.68, "memory": 0.80}
@@ -33,7 +41,7 @@ _STOP_S = 60.0
 Side = Literal["theirs", "ours"]
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Each pair is one turn of both. A turn is a network with one request at a time, and another
     one under load."""
 
@@ -42,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 4
     in_flight: int = 1000
     payload_bytes: int = 512
-    pairs: int = 10
+    pairs: int = 9
     alone_requests: int = 500
     turn_requests: int = 5000
 
@@ -57,9 +65,9 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     goal: str
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "testbed.bench.against/1"
-    plan: Plan
+    plan: BenchPlan
     compared: list[Compared]
 
 
@@ -94,7 +102,7 @@ def program_of(directory: Path) -> Path:
     return program
 
 
-def measure(plan: Plan, say: Say) -> Result:
+def measure(plan: BenchPlan, say: Say) -> BenchResult:
     """Raises ConfigurationError, LabFault."""
     programs: dict[Side, list[str]] = {
         "theirs": [str(program_of(Path(plan.directory)))],
@@ -112,10 +120,10 @@ def measure(plan: Plan, say: Say) -> Result:
             f"  alone {one.alone.latency_ms.p50:.2f} and {other.alone.latency_ms.p50:.2f} ms, "
             f"loaded {one.loaded.ratio:.2f} and {other.loaded.ratio:.2f} of the limit"
         )
-    return Result(plan=plan, compared=_compared(plan, turns["theirs"], turns["ours"]))
+    return BenchResult(plan=plan, compared=_compared(plan, turns["theirs"], turns["ours"]))
 
 
-def _turn(program: list[str], plan: Plan) -> _Turn:
+def _turn(program: list[str], plan: BenchPlan) -> _Turn:
     common = [
         *program,
         *("bench", "consensus", "--json"),
@@ -171,7 +179,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _compared(plan: Plan, theirs: list[_Turn], ours: list[_Turn]) -> list[Compared]:
+def _compared(plan: BenchPlan, theirs: list[_Turn], ours: list[_Turn]) -> list[Compared]:
     load = f"{plan.in_flight:,} in flight"
     figures: list[tuple[str, Callable[[_Turn], float], str]] = [
         (

@@ -98,7 +98,9 @@ def against(
     in_flight: Annotated[
         int, typer.Option(min=1, max=10_000, help="Requests in flight under load.")
     ] = 1000,
-    pairs: Annotated[int, typer.Option(min=1, help="Turns of each; 6 bear an interval.")] = 10,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Turns of each: 6 or more have an interval.")
+    ] = 9,
     alone: Annotated[int, typer.Option(min=1, help="Requests of a turn, one at a time.")] = 500,
     requests: Annotated[int, typer.Option(min=1, help="Requests of a turn, under load.")] = 5000,
     as_json: JsonOption = False,
@@ -107,7 +109,7 @@ def against(
 
     Example: testbed bench against ../testbed-before --store memory
     """
-    plan = beside.Plan(
+    plan = beside.BenchPlan(
         directory=str(directory),
         store=store,
         replicas=replicas,

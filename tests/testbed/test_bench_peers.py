@@ -148,7 +148,7 @@ def test_a_checkout_without_an_environment_is_refused(
 def test_another_checkout_that_fails_is_named_with_what_it_said(
     tmp_path: Path, program: str, told: str
 ) -> None:
-    plan = against.Plan(directory=str(checkout(tmp_path, program)))
+    plan = against.BenchPlan(directory=str(checkout(tmp_path, program)))
     with pytest.raises(LabFault, match=told):
         against.measure(plan, lambda _: None)
 
@@ -175,7 +175,7 @@ def test_when_it_is_interrupted_the_other_checkouts_bench_ends_politely(tmp_path
 @pytest.mark.soak
 def test_a_checkout_beside_itself(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    plan = against.Plan(
+    plan = against.BenchPlan(
         directory=str(tmp_path), in_flight=8, pairs=2, alone_requests=5, turn_requests=20
     )
     said: list[str] = []
