@@ -26,9 +26,9 @@ from testbed.report.pairing import Estimate, known, paired_ratio
 __all__ = [
     "ALONE_GOALS",
     "RSS_GOAL_MB",
-    "Compared",
     "BenchPlan",
     "BenchResult",
+    "Compared",
     "measure",
     "program_of",
 ]
@@ -145,8 +145,9 @@ def _run(command: Sequence[str]) -> _Printed:
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as errors,
     ):
+        environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
         process = subprocess.Popen(
-            command, cwd=directory, stdout=out, stderr=errors, process_group=0
+            command, cwd=directory, env=environment, stdout=out, stderr=errors, process_group=0
         )
         try:
             code = process.wait()
