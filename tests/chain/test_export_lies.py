@@ -269,7 +269,12 @@ def test_one_liar_does_not_count_twice_under_two_names(again: str) -> None:
     world, mallory = quiet()
     liar = world.replicas[1]
     assert not agreed(forged(world, mallory, {"1": liar, again: liar}), world)
-    assert agreed(forged(world, mallory, {"1": liar, "2": world.replicas[2]}), world), "f+1 liars"
+
+
+def test_f_plus_one_liars_are_believed() -> None:
+    """So that what is refused above is refused for its second name."""
+    world, mallory = quiet()
+    assert agreed(forged(world, mallory, {"1": world.replicas[1], "2": world.replicas[2]}), world)
 
 
 def test_text_that_a_device_wrote_is_no_change_of_the_membership() -> None:
@@ -345,7 +350,7 @@ def test_a_sealed_statement_is_read_by_position(
     assert agreed(forged(world, mallory, signers, **fields), world) is believed
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=settings().max_examples // 10)  # each starts a shell
 @given(st.data())
 def test_both_read_every_altered_leaf_alike(draw: st.DataObject) -> None:
     """The bytes of a leaf are changed and then sealed by f+1 replicas."""
@@ -385,7 +390,7 @@ GROWN_FILES = export_proof(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=settings().max_examples // 10)  # each starts a shell
 @given(st.data())
 def test_both_judge_every_altered_file_alike(draw: st.DataObject) -> None:
     """Any file of a proof with membership changes and a certificate; the sums are made to fit."""
@@ -405,7 +410,13 @@ def test_both_judge_every_altered_file_alike(draw: st.DataObject) -> None:
     assert believed is harmless
 
 
-@pytest.mark.parametrize("name", sorted(GROWN_FILES.keys() - {"SHA256SUMS", "verify.sh"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.soak if name.startswith("epoch-2") else [])
+        for name in sorted(GROWN_FILES.keys() - {"SHA256SUMS", "verify.sh"})
+    ],
+)
 def test_no_file_can_be_left_out_but_one_way_to_show_possession(name: str) -> None:
     """An empty file too: the path of a block's only record is empty."""
     files = {each: content for each, content in GROWN_FILES.items() if each != name}
