@@ -53,6 +53,8 @@ def height_of(path: Path) -> int:
 
 
 def flip(path: Path, rng: random.Random) -> Did:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("VACUUM")  # free places of the file hold old copies of rows
     fold(path)
     height = rng.randrange(height_of(path)) + 1
     field = rng.choice(sorted(UNIQUE_FROM))
