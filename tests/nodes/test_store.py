@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -26,12 +26,21 @@ from chain.keys import SIGNATURE_BYTES
 from chain.pbft.effects import Durable
 from nodes.exits import Trouble
 from nodes.ports import PRUNE_BLOCKS_MAX, Store, Stored, StoreFull
+from nodes.replica import sqlite_store
 from nodes.replica.ledger_copy import copy_ledger
 from nodes.replica.ledger_file import SCHEMA, Damaged, block_sum, fact_sum, open_readonly
 from nodes.replica.memory_store import MemoryStore
 from nodes.replica.sqlite_store import WAL_BYTES, SqliteStore, mark_path, move_aside, moved_aside
 
 GENESIS = b"genesis"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_log() -> Iterator[None]:
+    """Each store that is opened would write and sync 16 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite_store, "WAL_BYTES", 65_536)
+        yield
 
 
 def stored(height: int, records: int = 2) -> Stored:
@@ -416,6 +425,23 @@ def test_a_write_that_fails_takes_what_was_written_before_it_along(tmp_path: Pat
     store.close()
 
 
+def test_a_store_is_untouched_until_its_first_commit(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = sqlite(tmp_path)
+        assert store.untouched
+        store.close()
+    store = sqlite(tmp_path)
+    store.put_block(1, stored(1))
+    store.close()
+    assert not sqlite(tmp_path).untouched
+
+
+def test_an_empty_database_beside_a_mark_is_damage(tmp_path: Path) -> None:
+    filled(tmp_path, 3).unlink()
+    with pytest.raises(Damaged, match="empty, but 3 commits were made"):
+        sqlite(tmp_path)
+
+
 def test_a_copy_that_lacks_the_last_commit_only_is_damage(tmp_path: Path) -> None:
     store = sqlite(tmp_path)
     files = [tmp_path / f"ledger.db{suffix}" for suffix in ("", "-wal")]
@@ -507,9 +533,10 @@ def test_a_store_that_another_program_holds_is_not_damaged(
 
 @pytest.mark.parametrize("room_bytes", [WAL_BYTES, WAL_BYTES // 2])
 def test_the_log_has_its_size_from_the_start_if_the_disk_has_room(
-    tmp_path: Path, room_bytes: int
+    tmp_path: Path, room_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Syncing it is then cheaper; without room the store works as well."""
+    monkeypatch.setattr(sqlite_store, "WAL_BYTES", WAL_BYTES)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
     try:

@@ -103,11 +103,15 @@ def main() -> int:
     for name in arguments.only:
         os.chdir(_prepared(name))
         known = _verdicts(GROUPS[name].modules)
-        wanted = [] if arguments.table else [n for n, v in known.items() if _is_open(v, equivalent)]
-        command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(arguments.jobs)]
-        if wanted and (failed := subprocess.run([*command, *wanted], check=False).returncode):
-            return failed
-        verdicts += (_verdicts(GROUPS[name].modules) if wanted else known).values()
+        wanted = [each for each, verdict in known.items() if _is_open(verdict, equivalent)]
+        if wanted and not arguments.table:
+            # Tests may call other functions than when mutmut looked last.
+            Path("mutants", "mutmut-stats.json").unlink(missing_ok=True)
+            command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(arguments.jobs)]
+            if failed := subprocess.run([*command, *wanted], check=False).returncode:
+                return failed
+            known = _verdicts(GROUPS[name].modules)
+        verdicts += known.values()
     sys.stdout.write(table(verdicts, equivalent))
     changes = {verdict.change for verdict in verdicts if verdict.change is not None}
     left = sorted(changes - equivalent.keys())
