@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,7 +29,14 @@ from nodes.exits import Trouble
 from nodes.ports import PRUNE_BLOCKS_MAX, Store, Stored, StoreFull
 from nodes.replica import sqlite_store
 from nodes.replica.ledger_copy import copy_ledger
-from nodes.replica.ledger_file import SCHEMA, Damaged, block_sum, fact_sum, open_readonly
+from nodes.replica.ledger_file import (
+    SCHEMA,
+    Damaged,
+    block_sum,
+    checked_facts,
+    fact_sum,
+    open_readonly,
+)
 from nodes.replica.memory_store import MemoryStore
 from nodes.replica.sqlite_store import WAL_BYTES, SqliteStore, mark_path, move_aside, moved_aside
 
@@ -289,6 +297,42 @@ def test_a_checksum_is_over_every_field_of_a_row() -> None:
     facts = [("view", 1, 2, b"d"), ("stable", 1, 2, b"d"), ("view", 2, 2, b"d"),
              ("view", 1, 1, b"d"), ("view", 1, 2, b"x")]  # fmt: skip
     assert len({fact_sum(*each) for each in facts}) == len(facts)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"kind": 7}, {"view": "1"}, {"seq": "2"}, {"data": bytearray(b"data")}, {"kind": "other"}],
+)
+def test_a_fact_is_of_the_types_that_it_was_written_with(changed: dict[str, Any]) -> None:
+    """Even if its checksum holds."""
+    good: dict[str, Any] = {"kind": "stable", "view": 1, "seq": 2, "data": b"data"}
+    right = (*good.values(), fact_sum(**good))
+    assert list(checked_facts(iter([right]))) == [Durable(**good)]
+    wrong = good | changed
+    for row in ((*wrong.values(), fact_sum(**wrong)), (*good.values(), fact_sum(**good) + 1)):
+        with pytest.raises(Damaged, match="fact "):
+            list(checked_facts(iter([right, row])))
+
+
+def test_a_mark_that_is_cut_or_changed_is_damage_and_one_that_was_never_written_is_none(
+    tmp_path: Path,
+) -> None:
+    path = filled(tmp_path, 3)
+    mark = mark_path(path)
+    whole = mark.read_bytes()
+    assert len(whole) == 12
+    assert not mark.stat().st_mode & 0o133, "nobody runs it, and only its owner writes"
+    for data, what in ((whole[:-1], "cut off"), (bytes([1]) + whole[1:], "damaged")):
+        mark.write_bytes(data)
+        with pytest.raises(Damaged, match=what):
+            sqlite(tmp_path)
+    mark.write_bytes(whole[:7] + b"\x02" + zlib.crc32(whole[:7] + b"\x02").to_bytes(4, "big"))
+    sqlite(tmp_path).close()  # the power went before the last mark was written
+    mark.write_bytes(b"")
+    store = sqlite(tmp_path)
+    store.put_block(4, stored(4))
+    store.close()
+    assert mark.read_bytes()[:8] == (4).to_bytes(8, "big")
 
 
 def test_a_commit_may_run_in_another_thread(tmp_path: Path) -> None:
