@@ -8,8 +8,6 @@ two neighbours. Only options and fields are used that have been there from the b
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from typing import IO, Literal
 
 import msgspec
 
+from testbed.bench.child import running
 from testbed.bench.stage import Say
 from testbed.bench.table import GOALS
 from testbed.errors import ConfigurationError, LabFault
@@ -36,7 +35,6 @@ __all__ = [
 # What one request alone is to take of the time that it took at e739c78, by store.
 ALONE_GOALS = {"sqlite": 0.68, "memory": 0.80}
 RSS_GOAL_MB = 60
-_STOP_S = 60.0
 
 Side = Literal["theirs", "ours"]
 
@@ -138,21 +136,15 @@ def _turn(program: list[str], plan: BenchPlan) -> _Turn:
 
 
 def _run(command: Sequence[str]) -> _Printed:
-    """In a process group of its own: Ctrl-C reaches it once, by us, and it cleans up. In an empty
-    directory: Python would import another checkout that it is started in."""
+    """In an empty directory: Python would import another checkout that it is started in."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as errors,
     ):
         environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
-        process = subprocess.Popen(
-            command, cwd=directory, env=environment, stdout=out, stderr=errors, process_group=0
-        )
-        try:
+        with running(command, cwd=directory, env=environment, stdout=out, stderr=errors) as process:
             code = process.wait()
-        finally:
-            _end(process)
         if code:
             lines = (_text(errors) + _text(out)).splitlines() or ["no message"]
             raise LabFault(f"{' '.join(command)}: exit code {code}: {lines[-1]}")
@@ -167,17 +159,6 @@ def _run(command: Sequence[str]) -> _Printed:
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """As Ctrl-C would, then not. Its replicas end with it."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _compared(plan: BenchPlan, theirs: list[_Turn], ours: list[_Turn]) -> list[Compared]:

@@ -8,20 +8,19 @@ shipped or fetched. Its micro-benchmark is run: `ThroughputLatencyServer` for ea
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
+from testbed.bench.child import running
 from testbed.bench.stage import STALL_S, Say
 from testbed.errors import ConfigurationError, LabFault
 
@@ -31,7 +30,6 @@ _DEMO = "bftsmart.demo.microbenchmarks.ThroughputLatency"
 _FIRST_CLIENT = 1001
 _INTERVALS = 20  # measurements of throughput in one run
 _POLL_S = 0.1
-_STOP_S = 10.0
 _LIMIT_S = 600.0  # of the clients' run
 _THROUGHPUT = re.compile(r"^Throughput = ([0-9.E]+) operations/sec", re.MULTILINE)
 _LATENCY = re.compile(r"// Average time for \d+ executions \(all samples\) = ([0-9.E]+) us")
@@ -122,17 +120,17 @@ def measure_bft_smart(build: Path, asked: Asked, say: Say) -> Figures:
     interval = max(1, asked.clients * asked.operations // _INTERVALS)
     out = build / "testbed-peers"
     out.mkdir(exist_ok=True)
-    with ExitStack() as running:
+    with ExitStack() as stack:
         for replica, _ in replicas:
             words = [replica, interval, 0, 0, "false", asked.signatures, asked.write]
-            running.enter_context(_started(build, "Server", words, out / f"server-{replica}.txt"))
+            stack.enter_context(_started(build, "Server", words, out / f"server-{replica}.txt"))
         say(f"BFT-SMaRt: waiting for {len(replicas)} replicas")
         _listening([port for _, port in replicas])
         say(f"BFT-SMaRt: {asked.clients} clients, {asked.operations} operations each")
         words = [_FIRST_CLIENT, asked.clients, asked.operations, asked.payload_bytes, 0]
         words += ["false", "false", asked.signatures]
         output = out / "client.txt"
-        client = running.enter_context(_started(build, "Client", words, output))
+        client = stack.enter_context(_started(build, "Client", words, output))
         end_s = time.monotonic() + _LIMIT_S
         # It stays when it is done: one of its threads goes on waiting.
         while _DONE not in output.read_text():
@@ -146,21 +144,14 @@ def measure_bft_smart(build: Path, asked: Asked, say: Say) -> Figures:
 def _started(
     build: Path, part: str, words: list[object], out: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """In a process group of its own: the script starts java."""
+    """The script starts java."""
     given = [str(word) for word in words if word != ""]
     command = ["/bin/sh", "./smartrun.sh", _DEMO + part, *given]
-    with out.open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=build, stdout=file, stderr=subprocess.STDOUT, process_group=0
-        )
-    try:
+    with (
+        out.open("wb") as file,
+        running(command, cwd=build, stdout=file, stderr=subprocess.STDOUT) as process,
+    ):
         yield process
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_S)
 
 
 def _listening(ports: list[int]) -> None:

@@ -19,6 +19,7 @@ from testbed.provision.probe import present
 __all__ = ["collect"]
 
 COPY_S_MAX = 120.0
+_HOLDERS = ("replica", "spare")  # of a ledger
 
 
 def collect(deployment: Deployment, run: RunFolder) -> list[str]:
@@ -26,7 +27,14 @@ def collect(deployment: Deployment, run: RunFolder) -> list[str]:
     # A spare that stands by has left nothing; where a lab was only attached, its host is not open.
     begun = deployment.begun
     there = [node for node in deployment.nodes if node.role != "spare" or node.name in begun]
-    nodes = at_once(lambda node: _node(deployment, node, run), there)
+    # Of a lab that runs, ledgers come last: they hold every block that a log has a receipt of.
+    holders = [node for node in there if node.role in _HOLDERS]
+    others = [node for node in there if node.role not in _HOLDERS]
+    nodes = [
+        problems
+        for wave in (others, holders)
+        for problems in at_once(lambda node: _node(deployment, node, run), wave)
+    ]
     names = sorted({node.host for node in there})
     hosts = at_once(lambda name: _about(deployment, name, run), names)
     return [problem for problems in (*nodes, *hosts) for problem in problems]
@@ -45,7 +53,7 @@ def _node(deployment: Deployment, node: Node, run: RunFolder) -> list[str]:
         wanted[node.file(TRACE)] = f"raw/trace/{node.name}.bin"
     problems: list[str] = []
     try:
-        if node.role in ("replica", "spare") and present(host, [node.file(STORE)]):
+        if node.role in _HOLDERS and present(host, [node.file(STORE)]):
             copy = node.file("collected.sqlite")
             program = "provision/copy_ledger.py"
             argv = programs.python(deployment.python(node), program, node.file(STORE), copy)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from testbed.emulate.lab import EmulatedLab
 from testbed.errors import ConfigurationError, LabFault
 from testbed.hosts.local import LocalHost
 from testbed.hosts.opening import ssh_hosts
-from testbed.hosts.port import Host
+from testbed.hosts.port import CommandResult, Host
 from testbed.hosts.ssh import SshHost
 from testbed.hosts.ssh_link import SshSettings
 from testbed.manifest import RunEntry
@@ -234,6 +235,35 @@ def test_each_file_comes_home_that_can_be_read_and_the_others_are_named(tmp_path
     assert f"log/{replica.unit}.log home" in problems[1]
     brought = {str(path.relative_to(run.path)) for path in run.raw.rglob("*.*")}
     assert brought == {"raw/r2.jsonl", "raw/r3.jsonl", "raw/log/r3.log"}
+    for local in hosts.values():
+        local.close()
+
+
+def test_the_ledgers_of_a_running_lab_are_copied_after_the_logs_of_devices(tmp_path: Path) -> None:
+    """A receipt that came between the copy of the ledgers and that of the log was judged broken."""
+    copying = threading.Event()
+
+    class Watched(LocalHost):
+        def run(self, argv: Sequence[str], **options: Any) -> CommandResult:
+            if any(word.endswith("collected.sqlite") for word in argv):
+                copying.set()
+            return super().run(argv, **options)
+
+        def fetch(self, path: str | PurePosixPath, local_path: Path, **options: Any) -> None:
+            assert "phones-1" not in str(path) or not copying.wait(0.3), "a ledger came first"
+            super().fetch(path, local_path, **options)
+
+    lab = load_lab()
+    hosts: dict[str, Host] = {name: Watched(tmp_path / name, name=name) for name in lab.active}
+    deployment = Deployment(lab, hosts, dict.fromkeys(hosts, sys.executable), print)
+    device, replica = deployment.node("phones-1"), deployment.node("r2")
+    deployment.host(device).put(b"{}\n", device.file(EVENTS))
+    deployment.host(replica).put(b"no database", replica.file(STORE))
+    collect(
+        deployment,
+        RunFolder(Bundle(tmp_path / "bundle"), RunEntry(index=0, trial=0, arm="baseline")),
+    )
+    assert copying.is_set()
     for local in hosts.values():
         local.close()
 
