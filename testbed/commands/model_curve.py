@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from chain.quorum import REPLICAS_MIN
 from testbed.bundle import find_run
 from testbed.commands.options import (
     JsonOption,
@@ -78,6 +79,8 @@ def calibrate(
     testbed model calibrate --bundle last --calibration calibration.json > lab.json
     """
     if bundle is not None:
+        if measured is not None:
+            raise ConfigurationError("--measured: not with --bundle; calibrate from each alone")
         print_json(msgspec.to_builtins(_of_bundle(bundle, calibration)))
         return
     if calibration is not None:
@@ -183,8 +186,12 @@ def _error(ratio: Estimate) -> tuple[str, str]:
     """With its interval."""
     assert ratio.value is not None
     if ratio.lo is None or ratio.hi is None:
-        return f"{ratio.value - 1:+.0%}", "too few rounds"
-    return f"{ratio.value - 1:+.0%}", f"{ratio.lo - 1:+.0%} to {ratio.hi - 1:+.0%}"
+        return _off(ratio.value), "too few rounds"
+    return _off(ratio.value), f"{_off(ratio.lo)} to {_off(ratio.hi)}"
+
+
+def _off(ratio: float) -> str:
+    return f"{round(ratio - 1, 2) + 0.0:+.0%}"  # + 0.0: no -0%
 
 
 def curve(
@@ -235,6 +242,12 @@ def curve(
         raise ConfigurationError(f"--lever {unknown[0]}: one of {', '.join(names)}")
     calibrated = read_calibration(calibration or SHIPPED)
     points = [] if measured is None else compared(read_predictions(measured))
+    if measured is not None and figure is None:
+        raise ConfigurationError("--measured: its points are drawn; give --figure too")
+    if points and REPLICAS_MIN not in (each.replicas for each in points):
+        raise ConfigurationError(
+            f"--measured {measured}: without N = {REPLICAS_MIN} there are no ratios to draw"
+        )
     costs = calibrated.costs
     if delay_ms is not None:
         costs = msgspec.structs.replace(costs, delays_us=exponential_us(delay_ms))

@@ -36,7 +36,8 @@ def draw(found: Curves, measured: Sequence[Compared], kind: str) -> bytes:
         # Groups concern access requests alone.
         core = [curve for curve in found.core if curve.name != Lever.GROUP.value]
         _ratios(made.add_subplot(grid[0]), found, core, measured)
-        _work(made.add_subplot(grid[1]), core)
+        if core:
+            _work(made.add_subplot(grid[1]), core)
         _access(made.add_subplot(grid[2]), found.access)
         _notes(made, found)
         return rendered(made, kind)
@@ -49,7 +50,8 @@ def _ratios(axes: Axes, found: Curves, core: Sequence[Curve], measured: Sequence
     for place, curve in enumerate(core):
         colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
         _line(axes, curve, colour, LINES[place % len(LINES)], marker)
-    _ends(axes, core)
+    if core:
+        _ends(axes, core)
     _loopback(axes, measured)
     axes.plot([100], [PAPER_RATIO], "*", color="black", markersize=10, label="the paper: 5.34")
     axes.axhline(GOAL, color=GREY, linestyle="--", linewidth=1)

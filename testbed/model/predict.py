@@ -52,7 +52,7 @@ _OTHERS = ("open", "handle", "execute", "check", "sign")  # on a CPU, beside sen
 # CPU time that others' load inflates must not turn into a price that no machine has.
 _SEND_US_MIN, _SEND_US_MAX = 10.0, 400.0
 
-_Time = Annotated[float, Meta(gt=0, le=1e9)]
+_Time = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ class Predictions(Document, frozen=True, kw_only=True):
     schema: str = "testbed.model.predict/2"
     machine: str
     fitted_to: tuple[int, ...]
-    blocks: int  # of each size in each round
+    blocks: Annotated[int, Meta(ge=1)]  # of each size in each round
     rounds: Annotated[tuple[Round, ...], Meta(min_length=1, max_length=1000)]
 
 
@@ -102,6 +102,10 @@ def read_predictions(path: Path) -> Predictions:
     named = {tuple(each.replicas for each in one.sizes) for one in found.rounds}
     if len(named) > 1 or any(len({*sizes}) < len(sizes) for sizes in named):
         raise ConfigurationError(f"{path}: each round must have the same sizes, each once")
+    if not {*found.fitted_to} <= {*named.pop()} or not found.fitted_to:
+        raise ConfigurationError(f"{path}: fitted_to must name sizes that were measured")
+    if len({(frozenset(one.costs.kinds), len(one.costs.delays_us)) for one in found.rounds}) > 1:
+        raise ConfigurationError(f"{path}: each round must have prices of the same kinds")
     return found
 
 

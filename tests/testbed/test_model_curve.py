@@ -22,6 +22,7 @@ from testbed.model import predict as predicting
 from testbed.model.calibration import SHIPPED, Calibration, measure_prices, read_calibration
 from testbed.model.consensus import Parameters, consensus_times
 from testbed.model.curve import GOAL, Curve, Row, curves, exponential_us, obstacle
+from testbed.model.curve_plot import draw
 from testbed.model.document import DOCUMENT_BYTES_MAX
 from testbed.model.event_model import committed_ms, mean_committed_ms, mean_of
 from testbed.model.loopback import Measured
@@ -381,6 +382,20 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     points.write_text("{}")
     assert cli.main([*command, "--measured", str(points)]) == 2
     assert "points.json" in capsys.readouterr().err
+    points.write_bytes(msgspec.json.encode(rounds(1.0)))
+    assert cli.main([*command, "--measured", str(points)]) == 2
+    assert "give --figure too" in capsys.readouterr().err
+    found = msgspec.to_builtins(rounds(1.0)) | {"fitted_to": [7]}
+    found["rounds"][0]["sizes"][0]["replicas"] = 10
+    points.write_text(json.dumps(found))
+    assert cli.main([*command, "--measured", str(points), "--figure", str(figure)]) == 2
+    assert "without N = 4" in capsys.readouterr().err
+
+
+def test_the_figure_of_groups_alone_has_no_curve_of_the_core() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        found = curves([4], [Lever.GROUP], priced(), "a test", executor, blocks=2)
+    assert b"groups of 15" in draw(found, (), "svg")
 
 
 @pytest.mark.parametrize(
@@ -392,6 +407,7 @@ def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
         ("curve --calibration nowhere.json", "No such file"),
         ("predict --measured nowhere.json", "predict --json` prints"),
         ("curve -n 4..999", "to 256"),
+        ("calibrate --bundle last --measured measured.json", "not with --bundle"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_measured(
@@ -411,6 +427,7 @@ def test_the_table_of_measured_rounds_is_printed(
     table = capsys.readouterr().out
     assert "6 rounds of 10 blocks" in table
     assert "-10% to +30%" in table
+    assert "+0%" in table
     assert cli.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["replicas"] for row in found["compared"]] == [4, 7]
@@ -424,6 +441,7 @@ def test_the_table_of_measured_rounds_is_printed(
         ("replicas", 3),
         ("measured_ms", None),
         ("measured_ms", 0.0),
+        ("measured_ms", 1e-320),
         ("measured_ms", -1.0),
         ("predicted_ms", 1e300),
         ("measured_cpu_us", 0.0),
@@ -468,6 +486,16 @@ def test_rounds_of_different_sizes_and_files_of_another_kind_are_refused(tmp_pat
     file.write_text(json.dumps(found))
     with pytest.raises(ConfigurationError, match="the same sizes"):
         read_predictions(file)
+    for fitted_to in ([], [99]):
+        file.write_text(json.dumps(msgspec.to_builtins(rounds(1.0)) | {"fitted_to": fitted_to}))
+        with pytest.raises(ConfigurationError, match="fitted_to must name sizes"):
+            read_predictions(file)
+    for field, other in (("kinds", {}), ("delays_us", [1] * 7)):
+        found = msgspec.to_builtins(rounds(1.0, 1.0))
+        found["rounds"][0]["costs"][field] = other
+        file.write_text(json.dumps(found))
+        with pytest.raises(ConfigurationError, match="prices of the same kinds"):
+            read_predictions(file)
     file.write_bytes(SHIPPED.read_bytes())
     with pytest.raises(ConfigurationError, match=r"testbed\.calibration/1.*fix: make it anew with"):
         read_predictions(file)
