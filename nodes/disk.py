@@ -6,9 +6,10 @@ import errno
 import os
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["has_room", "lacks_room", "write_atomically"]
+__all__ = ["has_room", "lacks_room", "write_atomically", "writing_failed"]
 
 ROOM_BYTES = 256 * 1024  # that a disk must take before a process goes on
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,17 +49,29 @@ def _sync_directory(path: Path) -> None:
 
 def lacks_room(error: BaseException, directory: Path) -> bool:
     """Whether a full disk, or a quota, is behind this error. `directory` is on that disk."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             return True
-        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        if _sqlite_code(cause) == sqlite3.SQLITE_FULL:
             return True
-        if code == sqlite3.SQLITE_IOERR:  # also of a file beside the database that cannot grow
-            return not has_room(directory)
+    return writing_failed(error) and not has_room(directory)
+
+
+def writing_failed(error: BaseException) -> bool:
+    """Whether SQLite could not write, for a reason that it does not tell: a medium that fails, a
+    quota, or a file beside the database that cannot grow. A quota may have room again by now."""
+    return any(_sqlite_code(cause) == sqlite3.SQLITE_IOERR for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
         cause = cause.__cause__
-    return False
+
+
+def _sqlite_code(error: BaseException) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def has_room(directory: Path) -> bool:

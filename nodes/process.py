@@ -15,19 +15,21 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from gateway.tasks import Tasks
-from nodes.disk import has_room, lacks_room, write_atomically
+from nodes.disk import has_room, lacks_room, write_atomically, writing_failed
 from nodes.exits import EXIT_TROUBLE, Trouble, fail, say
 from nodes.output import bound_output
 
 __all__ = ["Arguments", "arguments", "end_with_parent", "run", "write_ready"]
 
 DISK_RETRY_S = 1.0  # between two looks whether a full disk has room again
+FAILING_S = 60.0  # two writes that failed with room within this time: the medium fails
 
 
 class Arguments(NamedTuple):
@@ -75,8 +77,9 @@ def run(
     """Runs `main(stopping)` to its end; `stopping` is set by a signal or a gone parent.
 
     When `main` ends because the disk of `directory` is full, it is run again as soon as there is
-    room: it must begin from what is on the disk. `Trouble` of another kind ends the process with
-    one line on stderr and exit code 3.
+    room: it must begin from what is on the disk. It is run once more when a write failed and there
+    is room by now. `Trouble` of another kind ends the process with one line on stderr and exit
+    code 3.
     """
 
     async def supervised() -> None:
@@ -88,13 +91,16 @@ def run(
             end_with_parent(loop, stopping.set)
         async with Tasks() as tasks:
             tasks.start(bound_output())
+            failed_s = -inf
             while not stopping.is_set():
                 try:
                     await main(stopping)
                     return
                 except Exception as error:
                     if not lacks_room(error, directory):
-                        raise
+                        before_s, failed_s = failed_s, time.monotonic()
+                        if not writing_failed(error) or failed_s - before_s < FAILING_S:
+                            raise
                     await _room(directory, stopping, str(error))
 
     try:

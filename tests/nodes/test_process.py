@@ -78,3 +78,32 @@ def test_a_process_bounds_its_output_while_it_runs(tmp_path: Path) -> None:
         assert process.wait(60) == 0
     assert log.read_bytes() == b"0 bytes of older output were dropped\n"
     assert log.with_name("unit.log.1").stat().st_size == OUTPUT_BYTES_MAX + 1
+
+
+WRITES_FAIL = """
+import sqlite3
+from pathlib import Path
+from nodes.exits import Trouble
+from nodes.process import run
+left = [{failures}]
+async def main(stopping):
+    if left[0]:
+        left[0] -= 1
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+        raise Trouble(f"r1: {{error}}") from error
+run(main, directory=Path("."), exit_on_stdin_eof=False)
+"""
+
+
+@pytest.mark.parametrize(("failures", "code"), [(1, 0), (2, 3)])
+def test_a_write_that_failed_while_there_is_room_is_tried_once_more(
+    tmp_path: Path, failures: int, code: int
+) -> None:
+    """A quota may have room again when one looks; a medium that fails goes on failing."""
+    script = WRITES_FAIL.format(failures=failures)
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == code
+    assert b"Traceback" not in ended.stderr
+    assert ended.stderr.count(b"r1: disk I/O error") == failures
