@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from testbed.bundle import find_bundle
-from testbed.commands.options import JsonOption, columns, print_json
+from testbed.commands.options import JsonOption, columns, figure_kind, print_json
 from testbed.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def compare(
     if there is no estimate. A name alone, as p99, means the runs with faults, if there are any;
     baseline.p99 means the runs without.
     """
+    figure_kind(figure)
+    figure_kind(floods, "--floods")
     bounds = [*_bounds(max_ratio, at_most=True), *_bounds(min_ratio, at_most=False)]
     from testbed.report.compare import compare as compared  # noqa: PLC0415 - loads statistics
     from testbed.report.compare import read_result  # noqa: PLC0415 - see above

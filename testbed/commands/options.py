@@ -77,11 +77,11 @@ def time_option(
     return typer.Option(name, parser=parse, metavar="TIME", help=shown, show_default=False)
 
 
-def figure_kind(path: Path | None) -> str:
+def figure_kind(path: Path | None, option: str = "--figure") -> str:
     """ "svg" or "pdf", by the name of the file. Raises ConfigurationError."""
     kind = path.suffix[1:] if path is not None else "svg"
     if kind not in ("svg", "pdf"):
-        raise ConfigurationError(f"--figure {path}: the name must end with .svg or .pdf")
+        raise ConfigurationError(f"{option} {path}: the name must end with .svg or .pdf")
     return kind
 
 

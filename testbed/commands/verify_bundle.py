@@ -27,15 +27,20 @@ def verify_bundle(
     This is no verdict: `testbed report` and `testbed ledger verify` give one. Derived files are
     compared only by the version that made them. Exit code 1 if something is wrong.
     """
+    from testbed.manifest import code_sha256  # noqa: PLC0415 - see below
     from testbed.report import verify  # noqa: PLC0415 - loads what draws
 
     bundle = find_bundle(run)
     problems = list(verify.verify_bundle(bundle))
+    rebuilt = bundle.manifest.code_sha256 == code_sha256()
     if as_json:
-        print_json({"bundle": str(bundle.path), "ok": not problems, "problems": problems})
+        told = {"bundle": str(bundle.path), "ok": not problems, "problems": problems}
+        print_json(told | {"rebuilt": rebuilt})
     else:
         for problem in problems:
             typer.echo(problem)
+        if not rebuilt:
+            typer.echo("made by another version: derived files were not rebuilt here")
         typer.echo(f"{bundle.path}: {'NOT whole' if problems else 'whole'}")
     if problems:
         raise typer.Exit(1)

@@ -86,13 +86,13 @@ def draw_beside(found: Comparison, path: Path) -> None:
         made.subplots_adjust(left=0.34)
         axes: Axes = made.add_subplot()
         names = (f"A: {found.systems[0]}", f"B: {found.systems[1]}")
-        for values, name, colour, marker in (
-            ([each.a for each in rows], names[0], BLUE, "o"),
-            ([each.b for each in rows], names[1], ORANGE, "s"),
+        for values, name, colour, marker, below in (  # equal values side by side
+            ([each.a for each in rows], names[0], BLUE, "o", -0.14),
+            ([each.b for each in rows], names[1], ORANGE, "s", 0.14),
         ):
             axes.plot(
                 [each.value or math.nan for each in values],
-                range(len(rows)),
+                [place + below for place in range(len(rows))],
                 linestyle="none",
                 marker=marker,
                 markersize=4,

@@ -36,11 +36,11 @@ def verify_bundle(bundle: Bundle) -> Iterator[str]:
             yield f"{entry.path} is {entry.state}{why}; fix: testbed resume {bundle.path.name}"
     yield from (f"{name} is not what was run" for name in bundle.altered(manifest))
     if manifest.code_sha256 == code_sha256():
-        yield from _rederived(bundle, there)
+        yield from _rederived(bundle, there, {*sums})
     # Another version may judge and draw differently: then only the sums say something.
 
 
-def _rederived(bundle: Bundle, names: set[str]) -> Iterator[str]:
+def _rederived(bundle: Bundle, names: set[str], summed: set[str]) -> Iterator[str]:
     """Derived files that differ when they are rebuilt in a copy of the bundle."""
     with TemporaryDirectory(prefix="verify-") as scratch:
         needed = sum((bundle.path / n).stat().st_size for n in names)
@@ -53,9 +53,12 @@ def _rederived(bundle: Bundle, names: set[str]) -> Iterator[str]:
         try:
             rebuild(copy, pdf=any(name.endswith(".pdf") for name in names))
         except ConfigurationError as error:
-            yield f"nothing can be derived from it: {error}"
+            why = str(error).replace(str(copy.path), str(bundle.path))
+            yield f"nothing can be derived from it: {why}"
             return
         for name in sorted(filter(is_derived, names)):
             path = copy.path / name
             if not path.exists() or path.read_bytes() != (bundle.path / name).read_bytes():
                 yield f"{name} is not what its raw files give"
+        for name in sorted({*filter(is_derived, files(copy))} - names - summed):
+            yield f"{name} is missing, and not in {SUMS}"

@@ -116,10 +116,32 @@ def test_the_command_says_so_with_its_exit_code(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["verify-bundle", str(bundle.path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["problems"] == []
+    told = json.loads(capsys.readouterr().out)
+    assert (told["problems"], told["rebuilt"]) == ([], True)
     (bundle.path / SUMS).unlink()
     assert cli.main(["verify-bundle", str(bundle.path)]) == 1
     assert "NOT whole" in capsys.readouterr().out
+
+
+def test_who_did_not_compare_what_is_derived_says_so(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle.write_manifest(msgspec.structs.replace(bundle.manifest, code_sha256="0" * 64))
+    assert cli.main(["verify-bundle", str(bundle.path)]) == 1
+    assert "made by another version" in capsys.readouterr().out
+
+
+def test_a_derived_file_that_is_gone_with_its_sum_is_missed(bundle: Bundle) -> None:
+    gone = "run/0000-faults/derived/blocks.csv"
+    (bundle.path / gone).unlink()
+    lines = (bundle.path / SUMS).read_text().splitlines(keepends=True)
+    (bundle.path / SUMS).write_text("".join(line for line in lines if gone not in line))
+    assert list(verify_bundle(bundle)) == [f"{gone} is missing, and not in {SUMS}"]
+
+
+def test_why_nothing_can_be_derived_names_files_of_the_bundle(bundle: Bundle) -> None:
+    (bundle.path / "run/0000-faults/genesis.json").unlink()
+    assert f"nothing can be derived from it: {bundle.path}" in "".join(verify_bundle(bundle))
 
 
 def test_metadata_and_readme_name_what_there_is(bundle: Bundle) -> None:

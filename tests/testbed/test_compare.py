@@ -201,3 +201,11 @@ def test_where_there_is_nothing_to_draw_the_reason_is_told(
     with pytest.raises(ConfigurationError, match=f"nothing to draw: {why}"):
         draw_beside(found, tmp_path / "figure.svg")
     assert not (tmp_path / "figure.svg").exists()
+
+
+@pytest.mark.parametrize("option", ["--figure", "--floods"])
+def test_a_figure_of_another_kind_is_refused_before_anything_is_read(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", "nowhere", "nowhere", option, "figure"]) == 2
+    assert f"{option} figure: the name must end with .svg or .pdf" in capsys.readouterr().err
