@@ -137,6 +137,9 @@ def test_a_derived_file_that_is_gone_with_its_sum_is_missed(bundle: Bundle) -> N
     lines = (bundle.path / SUMS).read_text().splitlines(keepends=True)
     (bundle.path / SUMS).write_text("".join(line for line in lines if gone not in line))
     assert list(verify_bundle(bundle)) == [f"{gone} is missing, and not in {SUMS}"]
+    (bundle.path / SUMS).unlink()
+    (problem,) = verify_bundle(bundle)
+    assert problem.startswith(f"no {SUMS}")
 
 
 def test_why_nothing_can_be_derived_names_files_of_the_bundle(bundle: Bundle) -> None:
