@@ -59,12 +59,15 @@ expect: {safety: [agreement]}
 
 
 def cut_power(lab: EmulatedLab, host: str, runs: Path) -> None:
-    """Pull a host's plug as soon as the run's recovery begins, and put it in again."""
+    """Pull a host's plug as soon as the run recovers, and put it in again. Not before all faults
+    are healed, which takes longer on a busy machine: a host that is lost meanwhile spoils a run."""
 
-    def recovering() -> bool:
-        return any('"recovery"' in log.read_text() for log in runs.glob("*/run/*/raw/run.jsonl"))
+    def recovering(raw: Path) -> bool:
+        said = {log.stem: log.read_text() for log in raw.glob("*.jsonl")}
+        begun = '"recovery"' in said.get("run", "")
+        return begun and said.get("faults", "").count('"verified"') == 2
 
-    eventually(recovering, deadline_s=120)
+    eventually(lambda: any(map(recovering, runs.glob("*/run/*/raw"))), deadline_s=120)
     lab.power(host, "cycle")
 
 
