@@ -55,6 +55,17 @@ class Folder:
         """Whether everything that `testbed report` makes here is there."""
         return (self.path / _REPORT).exists()
 
+    def clear(self) -> None:
+        """Removes what a report made here before: not all of it may be made again."""
+        for name in ("derived", "plots"):
+            directory = self.path / name
+            if directory.is_symlink():  # of a bundle that somebody sent: not followed
+                directory.unlink()
+            for path in directory.glob("*"):
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink()
+        (self.path / _REPORT).unlink(missing_ok=True)
+
     def write_json(self, name: str, value: object) -> Path:
         """Write `name` as readable JSON, whole or not at all."""
         return self.write(name, json.dumps(value, indent=1, sort_keys=False) + "\n")

@@ -68,7 +68,8 @@ def observe_hardware(run: RunFolder) -> Observed:
     known = [step.took_ns / 1000 for step in links if step.state == "known"]
     syncs = [step.took_ns / 1000 for step in where.blocks if step.hop is Hop.SYNCED]
     if not links or not syncs:
-        raise ConfigurationError(f"{run.path}: no traces; fix: testbed run ... --trace-every 1")
+        why = "; ".join(where.problems) or "no traces"
+        raise ConfigurationError(f"{run.path}: {why}; fix: testbed run ... --trace-every 1")
     if len(known) < max(_DELAYS_MIN, len(links) / 2):
         bound_ms = max(step.bound_ns for step in links) / 1e6
         raise ConfigurationError(

@@ -52,6 +52,7 @@ def derive_run(run: RunFolder, *, pdf: bool = False) -> DerivedRun:
     run.write_json("summary.json", msgspec.to_builtins(summary))
     found = operations(evidence)
     where = where_of(evidence, found)
+    run.clear()
     write_tables(run, run_tables(evidence, summary, found, where))
     # Drawing takes a second to import, so only when there is something to draw.
     from testbed.report.page import run_page  # noqa: PLC0415
@@ -70,6 +71,7 @@ def derive(
     summary = over_runs(bundle)
     bundle.write_json("summary.json", msgspec.to_builtins(summary))
     bundle.write("junit.xml", junit(summary))
+    bundle.clear()
     write_tables(bundle, tables(bundle, summary))
     from testbed.report.page import page  # noqa: PLC0415 - see above
     from testbed.report.plots import draw  # noqa: PLC0415 - see above

@@ -55,10 +55,10 @@ def read_trace(path: Path) -> list[Life]:
         size = path.stat().st_size
         data = path.read_bytes() if size <= TRACE_BYTES_MAX else b""
     except OSError as error:
-        raise TraceError(f"{path}: {error.strerror}") from error
+        raise TraceError(f"{path.name}: {error.strerror}") from error
     if size > TRACE_BYTES_MAX:
-        raise TraceError(f"{path}: {size} bytes; a trace has at most {TRACE_BYTES_MAX}")
-    return parse_trace(data, str(path))
+        raise TraceError(f"{path.name}: {size} bytes; a trace has at most {TRACE_BYTES_MAX}")
+    return parse_trace(data, path.name)  # a report is the same wherever its bundle lies
 
 
 def parse_trace(data: bytes, name: str) -> list[Life]:

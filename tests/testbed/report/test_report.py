@@ -50,6 +50,20 @@ def test_what_a_campaign_derives_as_it_goes_is_what_a_report_derives(run: RunFol
     assert derived_files(run.bundle) == as_it_goes
 
 
+def test_a_trace_that_cannot_be_read_is_said_and_its_older_tables_and_figures_go(
+    run: RunFolder,
+) -> None:
+    """They outlived the traces that they were of. The words are the same wherever the bundle is."""
+    run.write("raw/trace/r1.bin", b"junk")
+    older = [run.write(f"derived/hops.{kind}", b"old") for kind in ("csv", "parquet")]
+    older.append(run.write("plots/way-data.svg", b"old"))
+    rebuild(run.bundle)
+    assert not any(path.exists() for path in older)
+    page = (run.path / "report.html").read_text()
+    assert "r1.bin: not a trace of this version" in page
+    assert str(run.path) not in page
+
+
 def test_a_flipped_bit_in_the_time_of_a_head_is_reported_with_all_its_tables(
     run: RunFolder, story: Story
 ) -> None:
