@@ -64,7 +64,7 @@ def consensus(
 
     Example: testbed bench consensus --replicas 7 --in-flight 1000 --store memory
 
-    --table prints a Markdown row per setting, the median of three rounds: about eight minutes.
+    --table prints a Markdown row per setting, the median of three rounds: about five minutes.
     """
     if profile is not None:
         try:
