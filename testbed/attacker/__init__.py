@@ -1,2 +1,2 @@
-"""What an attacker can have: own keys, stolen ones, logins, a place on the wire. For attacks and
-refusals alike."""
+"""What an attacker can have: own keys, stolen keys, logins, a place on the wire. Attacks and
+refusals use it."""

@@ -1,9 +1,9 @@
-"""What an attacker has on a running network: logins of his own at the broker, devices of his own,
-stolen credentials; and how he sends.
+"""What an attacker has on a running network (own logins at the broker, own devices, stolen
+credentials), and how he sends.
 
-An attack makes one `Attacker` when it is armed. The lab's administrator lets him in, by the ways of
-the lab: a login at the broker, a voucher on the chain. So nothing of the network differs for him.
-How an answer is judged stands in `testbed.checks.trials`; what is done, in the attacks.
+An attack makes one `Attacker` when it is armed. The lab's administrator lets him in as he lets in
+any device: with a login at the broker and a voucher on the chain. So the network itself is not
+changed for him. `testbed.checks.trials` judges the answers; the attacks say what he does.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ T = TypeVar("T")
 
 
 def new_login(role: Role) -> User:
-    """A login that belongs to no device of the network; the administrator lets it in."""
+    """A login that belongs to no device of the network. `let_in` makes the broker accept it."""
     return User(role, secrets.token_hex(32), new_password())
 
 
 class Attacker:
-    """Use from one thread; `close` ends everything. Raises LabFault if he is not even let in."""
+    """Use from one thread; `close` ends everything. Raises LabFault if the broker does not let him
+    in."""
 
     def __init__(self, deployment: Deployment) -> None:
         material = deployment.material
@@ -62,7 +63,7 @@ class Attacker:
         self.head = digest(genesis_head(self.network, material.genesis.time_us))
         self.relay = new_login(Role.RELAY)
         self._sent = 0
-        self._mouth: MqttClient | None = None
+        self._relay_client: MqttClient | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="attacker", daemon=True)
         self._thread.start()
@@ -84,9 +85,10 @@ class Attacker:
     # --- a relay gone bad ---------------------------------------------------------------------
 
     def become_relay(self) -> None:
-        """A relay's login: he may publish whatever he likes as that relay, and follows the head."""
+        """Gives him a relay's login. He may publish anything as that relay, and follows the
+        head."""
         self.let_in(self.relay)
-        self._mouth = self.connect(self.relay, (str(Head(self.net)),), self._on_head)
+        self._relay_client = self.connect(self.relay, (str(Head(self.net)),), self._on_head)
 
     def let_in(self, user: User) -> None:
         """The administrator makes a login at the broker."""
@@ -95,12 +97,12 @@ class Attacker:
     def connect(
         self, user: User, topics: tuple[str, ...], heard: Callable[[Message], None] | None = None
     ) -> MqttClient:
-        """A connection that stays; `heard` is called, on the attacker's thread, with each message
-        of `topics`."""
+        """Opens a connection that stays. `heard` gets each message of `topics`, on the attacker's
+        thread."""
         return self.do(self._connect(user, topics, heard))
 
     def up(self, device: str, kind: str, bodies: list[bytes]) -> None:
-        """Publish bodies to the gateway as the relay, for `device`, and wait until the broker has
+        """Publish bodies of `device` to the gateway, as the relay, and wait until the broker has
         them."""
         self.do(self._up([(device, kind, body) for body in bodies]), within_s=60.0)
 
@@ -109,25 +111,25 @@ class Attacker:
         self.do(self._up(messages), within_s=60.0)
 
     async def _up(self, messages: list[tuple[str, str, bytes]]) -> None:
-        mouth = self._mouth
-        assert mouth is not None, "become_relay was not called"
+        client = self._relay_client
+        assert client is not None, "become_relay was not called"
         for first in range(0, len(messages), IN_FLIGHT_MAX):
             batch = messages[first : first + IN_FLIGHT_MAX]
-            await asyncio.gather(*(mouth.publish(*self._stamped(*each)) for each in batch))
+            await asyncio.gather(*(client.publish(*self._stamped(*each)) for each in batch))
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Something that runs on the attacker's own event loop until it ends or `close`."""
+        """Runs something on the attacker's own event loop, until it ends or `close` is called."""
         asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def publish(self, device: str, kind: str, body: bytes) -> None:
-        """On the attacker's own event loop: one message as the relay."""
+        """Publish one message as the relay. Call it on the attacker's own event loop."""
         await self.publish_raw(*self._stamped(device, kind, body))
 
     async def publish_raw(self, topic: str, payload: bytes) -> None:
-        """As `publish`, whatever it is."""
-        assert self._mouth is not None, "become_relay was not called"
+        """As `publish`, with any topic and any payload."""
+        assert self._relay_client is not None, "become_relay was not called"
         with suppress(BrokerUnavailableError):
-            await self._mouth.publish(topic, payload)
+            await self._relay_client.publish(topic, payload)
 
     def _stamped(self, device: str, kind: str, body: bytes) -> tuple[str, bytes]:
         self._sent += 1
@@ -185,7 +187,7 @@ class Attacker:
     # --- devices of his own -------------------------------------------------------------------
 
     def voucher(self) -> Voucher:
-        """A voucher that the chain knows: bought, found or stolen."""
+        """A valid voucher that the chain knows, as if he had bought, found or stolen it."""
         voucher = Voucher.new("mobile")
         self._administer(
             AddVoucher,
@@ -198,14 +200,14 @@ class Attacker:
         return voucher
 
     def admitted(self, **changes: Any) -> Puppet:
-        """A device of his own that the chain admits; `changes` as in `Puppet.enrol`."""
+        """A device of his own that the chain has admitted; `changes` as in `Puppet.enrol`."""
         voucher, puppet = self.voucher(), Puppet(self.network)
         self.let_in(voucher.user)
         self._ask(voucher.user, "enrol", puppet.sign(puppet.enrol(voucher, self.head, **changes)))
         return puppet
 
     def revoked(self) -> Puppet:
-        """A device that was his and that the administrator has revoked: lost, and found."""
+        """A device that the administrator has revoked as lost, and that the attacker has found."""
         puppet = self.admitted()
         self._administer(Revoke, target=puppet.node, reason="lost")
         return puppet
@@ -224,13 +226,14 @@ class Attacker:
         operation = make(
             network=self.network,
             node=node_id(signer.public),
-            counter=time.time_ns() // 1000,  # above all that an administrator used before
+            counter=time.time_ns() // 1000,  # higher than any that the administrator used
             **fields,
         )
         self._ask(material.operator, "op", sign_operation(operation, signer))
 
     def _ask(self, user: User, kind: str, body: bytes) -> None:
-        """One request by its own login, and its answer. Raises LabFault if it is denied."""
+        """Send one request with the login `user`, and wait for the answer. Raises LabFault if it is
+        denied."""
         answer = self.do(self._asked(user, kind, body))
         if answer == "denied":
             raise LabFault(f"a request of the lab's administrator for the attacker was {answer}")
@@ -252,7 +255,7 @@ class Attacker:
             await asyncio.gather(running, return_exceptions=True)
 
 
-_TASKS: set[asyncio.Task[None]] = set()  # or the loop forgets them
+_TASKS: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references
 
 
 async def _listen(client: MqttClient, heard: Callable[[Message], None]) -> None:

@@ -1,7 +1,7 @@
-"""One knock at the broker's door: log in, try one thing, and hear what the broker says.
+"""One knock at the broker's door: log in, try one thing, and note what the broker answers.
 
-Mosquitto keeps whom it denies something, and says so in MQTT 5 only. The embedded broker closes the
-connection and writes the reason to its log.
+Mosquitto keeps the connection when it denies something, and says so in MQTT 5 only. The embedded
+broker closes the connection and writes the reason to its log.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ Act = Callable[[paho.Client], Any]
 
 @dataclass(frozen=True, slots=True)
 class Knocked:
-    """`answer` is `accepted`, `publish-denied` or `subscribe-denied` as the broker answered; "" if
-    it closed the connection, or said nothing in time. `senders`: what its log may call him."""
+    """`answer` is what the broker answered: `accepted`, `publish-denied` or `subscribe-denied`; ""
+    if it closed the connection, or did not answer in time. `senders`: the names that its log may
+    have for him."""
 
     answer: str
     senders: tuple[str, ...]
@@ -43,7 +44,7 @@ class Knocked:
 def knock(
     deployment: Deployment, user: User, client_id: str, act: Act | None, within_s: float
 ) -> Knocked:
-    """Without `act` it is enough to be let in."""
+    """Without `act` it only logs in."""
     answers = deployment.lab.broker_kind() == "mosquitto"
     broker = deployment.broker
     client = paho.Client(

@@ -1,4 +1,4 @@
-"""What attacks at the broker's door share: an admitted device of the attacker's, and knocks."""
+"""What attacks at the broker's door share: the attacker's own admitted device, and knocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWER_S_MAX = 5.0
 
 
 class Knock(NamedTuple):
-    """What is tried, with which login, under which client id, and what is done once inside."""
+    """What is tried, with which login and client id. `act` is done once he is connected."""
 
     what: str
     user: User
@@ -26,7 +26,8 @@ class Knock(NamedTuple):
 
 
 class At(NamedTuple):
-    """Where he knocks: with the login of an admitted device of his, at a victim's node id."""
+    """Where he knocks. `login` is that of his own admitted device, `victim` the node id of a lab's
+    device."""
 
     net: str
     login: User
@@ -35,7 +36,7 @@ class At(NamedTuple):
 
 
 class DoorAttack(WithAttacker):
-    """Each knock is one of `ways`, at one of the lab's devices."""
+    """Each knock is one of `ways`, against one of the lab's devices."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)

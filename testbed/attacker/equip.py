@@ -1,6 +1,6 @@
-"""What a network needs before attacks whose every message is to be judged: a gateway that logs each
-refusal. It logs some thousand in a burst and then one a second otherwise, since strangers cause
-them. Both arms of a campaign are alike in it."""
+"""Makes a gateway log each refusal, for attacks in which every message is judged. Normally it logs
+some thousand in a burst and then one a second, because strangers can cause them. Both arms of a
+campaign get this."""
 
 from __future__ import annotations
 

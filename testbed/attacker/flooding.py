@@ -32,7 +32,7 @@ class Flooding:
         self._messages = self._bytes = 0
 
     def begin(self, how: str, rate_per_s: float) -> None:
-        """On the attacker's own thread, from now on."""
+        """Start sending, on the attacker's own thread."""
         self._stop.clear()
         self._ended.clear()
         self._messages = self._bytes = 0
@@ -46,7 +46,7 @@ class Flooding:
         self._attacker.start(self._pour(ways[how], rate_per_s))
 
     def end(self) -> tuple[int, int]:
-        """(messages or connections, bytes) that were sent."""
+        """Stop sending. Returns (messages or connections, bytes) that were sent."""
         self._stop.set()
         self._ended.wait(5.0)
         return self._messages, self._bytes
@@ -56,7 +56,7 @@ class Flooding:
         self._attacker.close()
 
     async def _pour(self, one: Callable[[], Awaitable[int]], rate_per_s: float) -> None:
-        """As many as are due; what the broker does not take in time is not sent."""
+        """Send as many as are due. What the broker does not take in time is not sent later."""
         began_s, due, flying = time.monotonic(), 0, set[asyncio.Task[None]]()
         try:
             while not self._stop.is_set():
@@ -84,7 +84,7 @@ class Flooding:
         return len(body)
 
     def _own_device(self) -> None:
-        """One that the system takes messages of."""
+        """Get a device whose messages the system accepts."""
         self._device = self._attacker.admitted()
 
     async def _valid(self) -> int:
@@ -103,7 +103,7 @@ class Flooding:
         return len(payload)
 
     async def _slow(self) -> int:
-        """A login of which one byte comes each second."""
+        """Log in so slowly that only one byte comes each second."""
         reader, writer = await self._connection()
         try:
             for sent, byte in enumerate(b"\x10\x7f\x00\x04MQTT\x04\xc2\x00\x3c", 1):

@@ -1,7 +1,7 @@
-"""How a flood is sent to the baseline's provider, in its devices' protocol (`flooding`).
+"""How a flood (`flooding`) is sent to the baseline's provider, in the protocol of its devices.
 
-His device stands on the provider's list from the beginning (`testbed.systems.baseline`). He asks
-for its key as any device does. His relay's login carries the calls.
+The attacker's device is on the provider's list from the beginning (`testbed.systems.baseline`). It
+asks for its key as any device does. His relay's login carries the calls.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Messages signed with the wrong credential, by name: what an impersonator sends, and what an
-admitted device sends that wants more than its right. Each message differs, by the seed."""
+"""Messages signed with the wrong credential, by name: those of an impersonator, and those of an
+admitted device that asks for more than its rights. Each message differs; the seed decides how."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Message = tuple[str, str, bytes]
 
 @dataclass(frozen=True)
 class Hand:
-    """What he has: devices of his own, whose keys are good, have expired or were revoked, and a
-    voucher that is good for privilege 3."""
+    """What he has: three devices of his own (admitted, expired, revoked), and a voucher that is
+    good for privilege 3."""
 
     attacker: Attacker
     rng: Random
@@ -37,7 +37,7 @@ class Hand:
 
     @classmethod
     def of(cls, attacker: Attacker, rng: Random) -> Hand:
-        """Before they are used: time must pass until one has expired."""
+        """Call it well before the first use: one certificate must expire meanwhile."""
         devices = {
             "admitted": attacker.admitted(),
             "expired": attacker.admitted(validity_s=EXPIRED_AFTER_S),

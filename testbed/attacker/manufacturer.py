@@ -1,5 +1,5 @@
-"""A manufacturer of devices for the refusals: a root that the lab's genesis lists, and what he,
-or a thief, may issue (IEEE 802.1AR)."""
+"""A manufacturer of devices for the refusals: a root that the lab's genesis lists, and certificates
+that he or a thief may issue (IEEE 802.1AR)."""
 
 from __future__ import annotations
 

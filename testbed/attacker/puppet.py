@@ -1,4 +1,4 @@
-"""A device in the attacker's hand: it signs whatever is to be tried."""
+"""A device in the attacker's hand: it signs whatever he wants to try."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Puppet"]
 
 
 class Puppet:
-    """A device in the attacker's hand: a key, a counter, and whatever is to be signed."""
+    """A device in the attacker's hand: a key, a counter, and the operations that it can sign."""
 
     def __init__(self, network: bytes) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -52,7 +52,8 @@ class Puppet:
     def enrol_by(
         self, made: Made, head: bytes, chain: tuple[bytes, ...] = (), **changes: Any
     ) -> Enrol:
-        """By factory certificate; `made`'s key signs, `chain` is what is shown (else its own)."""
+        """Enrol by factory certificate. The key of `made` signs; `chain` is shown (default: its
+        own)."""
         statement = voucher_statement(self.network, self.signer.public, head)
         signature = Es256Signer(made.key).sign(statement)
         voucher = Factory(chain=chain or (made.der,), signature=signature)
@@ -70,7 +71,7 @@ class Puppet:
         return Data(**(fields | changes))
 
     def renew(self, following: Puppet) -> Renew:
-        """The next key of this device is that of `following`."""
+        """Renew: the key of `following` becomes the next key of this device."""
         self.counter += 1
         statement = renewal_statement(self.network, self.node, following.signer.public)
         return Renew(

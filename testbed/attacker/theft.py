@@ -1,4 +1,5 @@
-"""What a thief does who has read all that a service stores (`testbed.attacks.stolen_store`)."""
+"""What a thief does after he has read all that a service stores
+(`testbed.attacks.stolen_store`)."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ class EscrowTheft(WithAttacker):
         for number in range(self.batch if stolen else 0):
             device = rng.choice(sorted(stolen))
             key, highest = stolen[device]
-            counter = highest + 1 + number  # below what the device itself says next
+            counter = highest + 1 + number  # lower than the next counter of the device itself
             body = json.dumps({"values": [rng.randrange(10**6)]}).encode()
             said = call(bytes.fromhex(key), device, "data", counter, body)
             messages.append((device, CALL, call_codec.encode(said)))
@@ -51,7 +52,7 @@ class EscrowTheft(WithAttacker):
         self.sent(*trials, keys_found=len(stolen))
 
     def _stolen(self) -> dict[str, tuple[str, int]]:
-        """By device: its key and the highest counter that was taken."""
+        """By device: its key and the highest counter that the provider has accepted."""
         deployment = self.scene.deployment
         (provider,) = deployment.with_role("replica")
         files = (provider.file(ESCROW), provider.file(STORE))

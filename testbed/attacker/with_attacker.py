@@ -26,7 +26,7 @@ class WithAttacker(Attack):
 
     @property
     def batch(self) -> int:
-        """So many per event."""
+        """How many an event sends."""
         batch = self.scene.event.params["batch"]
         assert isinstance(batch, int)
         return batch
@@ -41,11 +41,12 @@ class WithAttacker(Attack):
 
 
 class RelayAttack(WithAttacker):
-    """Sends messages as a relay. A trial is told apart by its bytes (`testbed.checks.trials`)."""
+    """Sends messages as a relay. Trials are distinguished by their bytes
+    (`testbed.checks.trials`)."""
 
     @abstractmethod
     def messages(self) -> list[Message]:
-        """Those of one attempt, in order."""
+        """The messages of one attempt, in order."""
 
     def apply(self) -> None:
         sent = self.messages()
@@ -59,7 +60,7 @@ class SybilAttack(RelayAttack):
 
 
 class HandAttack(RelayAttack):
-    """With devices and a voucher of his own, from before the run."""
+    """Uses the attacker's own devices and voucher, which he gets before the run."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -76,14 +77,14 @@ class HandAttack(RelayAttack):
 
 
 class EscalateAttack(HandAttack):
-    """With an admitted device's own key, and a voucher that is good for less."""
+    """Uses an admitted device's own key, and a voucher that does not grant as much."""
 
     def messages(self) -> list[Message]:
         return [self.hand.one_of(ESCALATIONS) for _ in range(self.batch)]
 
 
 class ImpersonateAttack(HandAttack):
-    """By what is not, or no longer, the right credential."""
+    """Uses a credential that is not, or no longer, the right one."""
 
     @property
     def material(self) -> list[str]:
@@ -92,8 +93,8 @@ class ImpersonateAttack(HandAttack):
         return [str(each) for each in wanted]
 
     def messages(self) -> list[Message]:
-        """In turn, and in the order of their counters: a late one would be refused for its
-        counter."""
+        """Alternates the materials. The counters rise: a message with a lower one would be refused
+        for that."""
         return [
             self.hand.one_of(FORGERIES[material])
             for _ in range(self.batch)

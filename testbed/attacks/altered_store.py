@@ -1,8 +1,7 @@
-"""A store that is altered at rest: what a device said is changed in the database.
-
-A replica's record no longer follows from the genesis: the replica notices at its start, sends no
-votes and fetches all again. A provider's reading gets a new MAC from the key that lies beside, and
-nothing tells it from a true one. It is a success if nobody noticed.
+"""A store that is altered at rest: what a device signed is changed in the database. A replica's
+record then no longer follows from the genesis: the replica notices at its start, sends no votes and
+fetches all again. A provider's reading gets a new MAC with the key from the same store, and cannot
+be distinguished from a true one. The attack succeeds if nobody notices.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ UNDO = "start"
 
 
 class AlteredStore(Params):
-    """Stop processes, change the newest record in their stores, and start them again when `for`
-    has passed. The change fixes every checksum that needs no secret of others."""
+    """Stop processes, change the newest record in their stores, and start them again when `for` has
+    passed. Checksums are fixed too, unless that needs a secret of others."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
 
 
 class Alteration(Attack):
-    """`program` changes a store; it gets the paths of the process's `files`. A host starts the
-    process by itself if nobody else does."""
+    """`program` changes a store; it gets the paths of the process's `files`. If the orchestrator is
+    gone, the host starts the process by itself."""
 
     def __init__(self, scene: Scene, program: str, files: tuple[str, ...]) -> None:
         super().__init__(scene)
@@ -72,8 +71,8 @@ class Alteration(Attack):
 
 
 def _judge(evidence: Evidence, attack: str) -> Judgement:
-    """A trial is `<process>/<what was changed>`. It was found if the process said that its store is
-    damaged."""
+    """A trial is `<process>/<what was changed>`. The change was found if the process logged that
+    its store is damaged."""
     tried = Tried(evidence, attack)
     noticed = {event.node for event in evidence.events(StoreDamaged)}
     found = [trial for trial in tried.trials if trial.partition("/")[0] in noticed]

@@ -1,4 +1,5 @@
-"""`device.eavesdrop`: an admitted device subscribes to what is not for it; a relay, to what is."""
+"""`device.eavesdrop`: an admitted device subscribes to what is not for it, a relay to what it may
+read."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ __all__ = ["Eavesdrop"]
 class Eavesdrop(Params):
     """Subscribe, with an admitted device's login, to wildcards and to other devices' answers:
     `batch` filters per event. A granted filter is a success. Payloads are not confidential by
-    design: what a relay may read is said in `details` (messages and bytes of requests that a
-    relay's login heard since the run began)."""
+    design: `details` has what a relay may read (messages and bytes of requests that a relay's login
+    heard since the run began)."""
 
     batch: int = Field(default=6, ge=1, le=100)
 

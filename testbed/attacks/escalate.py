@@ -13,9 +13,10 @@ __all__ = ["Escalate"]
 
 
 class Escalate(Params):
-    """Ask for more, with an admitted device's own key: a higher privilege for itself, a voucher
-    for a friend, the end of another device; and access with a privilege above the voucher's.
-    `batch` of them per event, drawn by the seed. One record that takes effect is a success."""
+    """With an admitted device's own key, ask for a higher privilege for itself, a voucher for a
+    friend, or the revocation of another device; also ask for access with a privilege above the
+    voucher's. `batch` of them per event, drawn by the seed. One record that takes effect is a
+    success."""
 
     batch: int = Field(default=10, ge=1, le=500)
 

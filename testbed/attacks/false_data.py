@@ -1,7 +1,7 @@
-"""`sensor.false-data`: compromised sensors, whose devices sign what is not true.
+"""`sensor.false-data`: compromised sensors lie, and their devices sign it.
 
-The chain accepts it by design: a signature says who speaks. The judge asks what a filter over
-redundant sensors finds on the ledger (`testbed.checks.sensor_filter`).
+The chain accepts it by design: a signature says who speaks, not whether it is true. The judge asks
+what a filter over redundant sensors finds on the ledger (`testbed.checks.sensor_filter`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ BY_MAX = 1_000_000_000
 
 
 class FalseData(Params):
-    """Sensors `on` (mobile devices or boards; `sensors(K)`: K of all, drawn by the seed) lie for
-    `for`, and their devices sign it. `bias`: `by` is added to each value, in the sensor's unit (m°C
-    of the simulated ones). `drift`: `by` more each second. `freeze`: the first value again and
-    again. All sensors of the lab are taken as redundant; an attack succeeds for a sensor of which
-    the filter suspects no lie. `details` has lies found, false alarms, both with 95 % bounds, and
-    the delay until the first lie was found."""
+    """Sensors `on` (mobile devices or boards; `sensors(K)`: K of all, drawn by the seed) lie until
+    `for` has passed, and their devices sign it. `bias`: `by` is added to each value, in the
+    sensor's unit (m°C of the simulated ones). `drift`: `by` more each second. `freeze`: the first
+    value again and again. All sensors of the lab are taken as redundant; the attack succeeds for
+    each sensor of which the filter finds no lie. `details` has lies found, false alarms, both with
+    95 % bounds, and the delay until the first lie was found."""
 
     on: SensorField
     for_: SpanField = Field(alias="for")
@@ -42,7 +42,7 @@ class FalseData(Params):
 
 
 class FalseDataAttack(Attack):
-    """A sensor lies at the switch of the process that signs for it."""
+    """The switch of the process that signs for a sensor makes it lie."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)

@@ -1,8 +1,8 @@
 """`device.flood`: denial of service, and what it costs the attacker.
 
 A flood is one trial, `flood/<relay>/<n>`. It succeeds if no reading of an honest device was
-answered while it lasted. Goodput and p99 of honest devices, the attacker's messages and bytes stand
-in `details`; which layer stopped how many, in `refused`.
+answered while it lasted. `details` has goodput and p99 of honest devices, and the attacker's
+messages and bytes; `refused` has how many each layer stopped.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ ANSWERED_S_MIN = 1.0
 
 class Flood(Params):
     """Send as fast as `rate` for `for`. `valid`: well-signed data of an admitted device of his.
-    `invalid`: messages that no admitted key signed. `oversized`: of the greatest size that the
-    broker takes, which no request has. `slow`: connections that never finish their login. `storm`:
-    connections with a wrong password, one after the other. The first three go through a relay's
-    login; on the baseline they are calls of a device that the provider knows. `details` has what it
-    cost him (messages, bytes) and what honest devices had meanwhile (goodput per second, p99 in
-    ms)."""
+    `invalid`: messages that no admitted key signed. `oversized`: messages of the greatest size that
+    the broker takes; no request is that large. `slow`: connections that never finish their login.
+    `storm`: connections with a wrong password, one after the other. The first three go through a
+    relay's login; on the baseline they are calls of a device that the provider knows. `details` has
+    what it cost the attacker (messages, bytes) and what honest devices got meanwhile (goodput per
+    second, p99 in ms)."""
 
     for_: SpanField = Field(alias="for")
     rate: RateField
@@ -127,8 +127,8 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
 
 
 def _until_ns(evidence: Evidence, end: int) -> int:
-    """What is refused until then is the flood's: a gateway works off what waits, and tells its sums
-    once a second; but what the next attack does is not."""
+    """Refusals until then count for this flood, because a gateway still works off its queue, and
+    logs its sums once a second. From the start of the next attack on they count for that one."""
     starts = (
         (evidence.start_ns or 0) + event.at_ms * 1_000_000
         for event in evidence.trial.events
@@ -138,8 +138,8 @@ def _until_ns(evidence: Evidence, end: int) -> int:
 
 
 def _honest(evidence: Evidence, begin: int, end: int) -> list[float]:
-    """Latencies of the readings that were due in between, in ms. One without an answer counts as if
-    it had come when its time was over."""
+    """Latencies in ms of the readings that were due in between. A reading without an answer counts
+    with the workload's timeout."""
     took: dict[tuple[str, str | None, int], float] = {}
     for answer in evidence.events(DataAdded):
         if begin <= answer.intended_ns < end:

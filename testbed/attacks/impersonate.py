@@ -1,7 +1,8 @@
-"""Impersonation: somebody acts as a device with what is not, or no longer, the right credential.
+"""Impersonation: somebody acts as a device with a credential that is not, or no longer, the right
+one.
 
 He has a relay's login, so nothing at the broker stops him. One record that takes effect is a
-success. Judged by the very bytes that he sent: `testbed.checks.trials`.
+success. The judge looks for exactly the bytes that he sent: `testbed.checks.trials`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ Means = Literal["self-made", "stolen-id", "expired", "revoked", "wrong-purpose"]
 
 
 class Impersonate(Params):
-    """Act as a device that one is not. `material` is what the attacker has: `self-made` keys and
-    vouchers that nobody issued; `stolen-id`, the id of an admitted device, signed for with a key
-    of his own; the key of an `expired` or of a `revoked` device; or an admitted device's key used
-    for the `wrong-purpose`: another service, board, or administration. Each message differs in
-    key, counter or content, by the seed. An event sends `batch` of each material."""
+    """Act as another device. `material` is what the attacker has: `self-made` keys and vouchers
+    that nobody issued; `stolen-id`, the id of an admitted device, with a signature by his own key;
+    the key of an `expired` or of a `revoked` device; or an admitted device's key used for the
+    `wrong-purpose`: another service, board, or administration. Each message differs in key, counter
+    or content, drawn by the seed. An event sends `batch` of each material."""
 
     material: tuple[Means, ...] = Field(
         default=("self-made", "stolen-id", "expired", "revoked", "wrong-purpose"),

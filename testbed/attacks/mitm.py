@@ -1,10 +1,11 @@
 """A man in the middle of a device's connection to the broker: `device.mitm`.
 
-Where the broker speaks TLS, nobody reads or alters anything there: the attack is skipped. He is a
-switch of the device's process in every stage (`nodes.switch.middle`), with real sockets on either
-side. An altered value in a record is a success. A message that was dropped or delayed succeeds if
-its device holds a receipt for what is not on the chain, or if it took effect twice. It counts as
-seen if the gateway's log bears it out: it did not come meanwhile, or came late.
+Where the broker speaks TLS, nobody reads or alters anything there: the attack is skipped. In every
+stage he is a switch of the device's process (`nodes.switch.middle`), with real sockets on both
+sides. An altered value in a record is a success. Dropping or delaying a message succeeds if the
+device holds a receipt for a request that is not on the chain, or if the request took effect twice.
+It counts as seen if the gateway's log confirms it: the message did not come meanwhile, or came
+late.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ SENT = "middle.jsonl"
 
 
 class Mitm(Params):
-    """Stand between devices `on` and the broker, for `for`. `alter`: before each message that the
-    device publishes, `copies` altered ones arrive in its name; field, byte offset and key vary by
-    the seed. `downgrade`: they name a weaker algorithm or have no signature. `reflect`: the
-    gateway's answers are sent up as requests. `drop`: messages are taken away and acknowledged.
-    `answer`: they are taken away, and `copies` false receipts and denials come in the gateway's
-    place. `delay`: each waits for `by`."""
+    """Stand between devices `on` and the broker until `for` has passed. `alter`: before each
+    message that the device publishes, `copies` altered ones arrive in its name; the seed draws
+    field, byte offset and key. `downgrade`: they name a weaker algorithm or have no signature.
+    `reflect`: the gateway's answers are sent up as requests. `drop`: messages are taken away and
+    acknowledged. `answer`: they are taken away, and `copies` false receipts and denials come in the
+    gateway's place. `delay`: each waits for `by`."""
 
     on: SelectorField
     for_: SpanField = Field(alias="for")
@@ -56,7 +57,7 @@ class MitmAttack(Attack):
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
         self._orders: list[Order] = []
-        self._read: dict[str, int] = {}  # lines of each device's file that are told already
+        self._read: dict[str, int] = {}  # lines of each device's file that were reported already
 
     def apply(self) -> None:
         from testbed.faults.switch import Order  # noqa: PLC0415 - only a run needs it
@@ -81,9 +82,9 @@ class MitmAttack(Attack):
             order.take_back()
         self._orders = []
         for node in self.scene.nodes("on"):
-            self._tell(node)
+            self._report_new(node)
 
-    def _tell(self, node: Node) -> None:
+    def _report_new(self, node: Node) -> None:
         host = self.scene.deployment.host(node)
         if not host.exists(node.file(SENT)):
             return
@@ -98,7 +99,8 @@ class MitmAttack(Attack):
 
 
 def judge(evidence: Evidence, attack: str) -> Judgement:
-    """Altered bytes by `judge_recorded`; what was only held up by its device's receipts."""
+    """Judges altered bytes by `judge_recorded`, and dropped or delayed messages by the device's
+    receipts."""
     tried = Tried(evidence, attack)
     if not tried.params("how") & {"drop", "delay", "answer"}:
         return judge_recorded(evidence, attack)
@@ -128,7 +130,7 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
 
 
 def _refused_answers(evidence: Evidence, begin_ns: int, end_ns: int) -> Counter[str]:
-    """What devices took for no answer meanwhile, by "device:reason"."""
+    """Answers that devices refused meanwhile, by "device:reason"."""
     counted: Counter[tuple[str, str]] = Counter()
     refused: Counter[str] = Counter()
     for event in (*evidence.events(FalseAnswer), *evidence.events(DeniedUnproven)):
@@ -141,7 +143,7 @@ def _refused_answers(evidence: Evidence, begin_ns: int, end_ns: int) -> Counter[
 
 
 class _HeldUp:
-    """What gateway and devices say of messages that he took or held back: his own word is not
+    """What gateway and devices logged of messages that he dropped or delayed: his own word is not
     enough. `asked_ns`: when a device asked, by the ids of requests for which it has a receipt."""
 
     def __init__(self, evidence: Evidence) -> None:
@@ -154,12 +156,12 @@ class _HeldUp:
             self.asked_ns[answer.id] = answer.t - round(answer.latency_ms * 1e6)
 
     def did_not_come(self, request: str, begin_ns: int, end_ns: int) -> bool:
-        """It is a device's request, since it came at another time; but not in between."""
+        """Whether the request came at another time (so a device made it), but not in between."""
         arrivals = self._arrivals.get(request, [])
         return bool(arrivals) and not any(begin_ns <= t <= end_ns for t in arrivals)
 
     def is_late(self, request: str, late_ms: float) -> bool:
-        """It came so much later than its device asked for it."""
+        """Whether it came at least so much later than its device sent it."""
         arrivals, asked_ns = self._arrivals.get(request), self.asked_ns.get(request)
         if not arrivals or asked_ns is None:
             return False
@@ -173,7 +175,8 @@ def in_the_clear(lab: Lab, hosts: tuple[str, ...]) -> str | None:
 
 
 def equip(deployment: Deployment) -> None:
-    """Every device has a switch and somebody in the middle, who passes on all without an order."""
+    """Every device gets a switch and a man in the middle, who passes everything on while he has no
+    order."""
     from testbed.faults.switch import equip as with_switch  # noqa: PLC0415 - only a run needs it
     from testbed.provision.configs import CONFIG, File  # noqa: PLC0415 - only a run needs it
 

@@ -2,10 +2,10 @@
 
 He stands where the cable is (`nodes.board.middle`), so the board must be a process, in loopback or
 in the emulated lab; software cannot cut into a real cable. A trial's id is `serial/<board>/<SHA-256
-of the frame>/<value>`, with the value that he put into a reading. It is observed if the tap on the
+of the frame>/<value>`: the value is what he put into a reading. It is observed if the tap on the
 host's side logged that frame. It succeeds if that value is recorded. A dropped or delayed frame is
-observed if the tap lacks a frame of the board, or got it late. It succeeds if a reading of the
-board is missing in between, or there twice.
+observed if the tap lacks a frame of the board, or got it late. It succeeds if the chain lacks a
+reading in the middle of the board's others, or has one twice.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = ["SerialMitm"]
 
 
 class SerialMitm(Mitm):
-    """Stand on the line of boards `on`, for `for`. `alter`: before each frame of the board,
-    `copies` altered ones reach its host, with a good CRC; bytes, counters and values vary by the
-    seed. `downgrade`: they name another suite, or have no tag. `reflect`: the host's frames come
+    """Stand on the line of boards `on` until `for` has passed. `alter`: before each frame of the
+    board, `copies` altered ones with a good CRC reach its host; the seed draws bytes, counters and
+    values. `downgrade`: they name another suite, or have no tag. `reflect`: the host's frames come
     back to it. `drop`: the board's frames are taken away. `delay`: each waits for `by`."""
 
     copies: int = Field(default=3, ge=1, le=20)
 
 
 class SerialMitmAttack(Attack):
-    """The cable undoes it by itself if nobody else does. It takes no order twice: `off` also when
-    the run is cut off."""
+    """If the orchestrator is gone, the cable ends the attack by itself. `heal` sends `off` once to
+    each board, also when the run is cut off."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -104,7 +104,7 @@ def _by_board(trials: list[str]) -> dict[str, list[str]]:
 
 
 def _values(evidence: Evidence, boards: set[str]) -> set[str]:
-    """All that is recorded as a reading of these boards."""
+    """All values that are recorded as readings of these boards."""
     found: set[str] = set()
     for entry, (board, _, _) in board_readings(evidence.longest.entries):
         if board in boards and isinstance(entry.operation, Data):

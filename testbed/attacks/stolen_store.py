@@ -1,4 +1,4 @@
-"""A stolen store: somebody reads all that the service keeps, and acts as its devices with it.
+"""A stolen store: somebody reads all that the service stores, and uses it to act as its devices.
 
 With a provider that keeps the devices' keys, each device can be impersonated. On the chain the
 thief has every ledger, and no key in it: he can only sign with a key of his own.
@@ -18,22 +18,22 @@ __all__ = ["StolenStore"]
 
 
 class StolenStore(Params):
-    """Read everything that the service stores, and send data as its devices. With an escrow he has
-    each device's key. On the chain he has ids of devices and no key, and signs with one of his own.
-    `batch` messages per event."""
+    """Read everything that the service stores, and send data as its devices. From an escrow he has
+    each device's key. From the chain he has the ids of devices but no key, and signs with his own
+    key. An event sends `batch` messages."""
 
     batch: int = Field(default=10, ge=1, le=500)
 
 
 def _judge(evidence: Evidence, attack: str) -> Judgement:
-    """A success is a record that takes effect: once is enough."""
+    """A trial succeeds if its record takes effect, and counts once."""
     used = {event.mechanism for event in evidence.trial.events if event.fault == attack}
     judge = _judge_taken if used == {"escrow"} else judge_recorded
     return judge(evidence, attack)
 
 
 def _judge_taken(evidence: Evidence, attack: str) -> Judgement:
-    """What the provider took as a device's. Trials are ids of requests."""
+    """A trial succeeds if the provider accepted it as the device's. Trials are ids of requests."""
     tried = Tried(evidence, attack)
     outcomes = {event.id: event.outcome for event in evidence.events(Requested)}
     taken = {entry.statement.request.hex() for entry in evidence.longest.entries}

@@ -1,4 +1,4 @@
-"""`device.takeover`: somebody connects under a device's name, to push it off the broker."""
+"""`device.takeover`: somebody connects with a device's client id, to push it off the broker."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ __all__ = ["TopicHijack"]
 
 
 class TopicHijack(Params):
-    """Publish, with an admitted device's login, as another relay, as the gateway that answers
-    another device, as a chain's head, as another node's status, in another network, and on the
-    broker's control topic: `batch` per event, drawn by the seed. An acknowledged message is a
+    """With an admitted device's login, publish on the topics of another relay, of the gateway's
+    answers to another device, of the chain's head, of another node's status, of another network,
+    and of the broker's control: `batch` per event, drawn by the seed. An acknowledged message is a
     success."""
 
     batch: int = Field(default=6, ge=1, le=100)

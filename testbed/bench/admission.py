@@ -1,9 +1,10 @@
 """`testbed bench admission`: admissions/s, and changes of the broker's logins.
 
-A loopback lab without devices of its own; the devices measured are the product's, many in this
-one process, and ask all at once. Each is checked by its authentication group, ordered, recorded,
-let in at the broker, and verifies its proof. What that is compared with is the same devices'
-data: as many signed readings at once, one way through gateway and consensus, each proven too.
+It uses a loopback lab without devices of its own. The measured devices run the product's code, all
+in this one process, and ask at the same time. Each request is checked by its authentication group,
+ordered and recorded; then the broker lets the device in, and the device verifies its proof. For
+comparison, the same devices send as many signed readings at once, through the same gateway and
+consensus, and get a proof for each.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ async def _newcomer(operator: Operator, directory: Path) -> Device:
 async def _all_at_once(
     work: Sequence[Callable[[], Awaitable[object]]],
 ) -> tuple[list[float], float]:
-    """(ms that each took, s until all were done). Raises LabFault."""
+    """Returns (ms that each took, s until all were done). Raises LabFault."""
 
     async def one(each: Callable[[], Awaitable[object]]) -> float:
         begun_s = time.perf_counter()
@@ -147,7 +148,7 @@ async def _all_at_once(
 
 
 class _Readings:
-    """ROUNDS readings of one device, one after the other, each until its proof is there."""
+    """Sends ROUNDS readings of one device, and waits for the proof of each before the next one."""
 
     def __init__(self, device: Device, login: Login) -> None:
         self._device = device
@@ -168,7 +169,7 @@ class _Readings:
 
 async def _publishes(device: Device, login: Login, count: int) -> list[float]:
     """How long the broker takes for one message that nobody answers."""
-    # This lab has no relays, who alone would hear it.
+    # Only relays would receive it, and this lab has none.
     topic = str(Request(device.genesis.network.hex()[:16], device.node.hex()))
     took_ms = []
     for _ in range(count):
@@ -179,7 +180,7 @@ async def _publishes(device: Device, login: Login, count: int) -> list[float]:
 
 
 async def _logins(operator: Operator, count: int) -> tuple[list[float], list[float]]:
-    """(ms until a login works, ms until it is gone), each durable at the broker."""
+    """Returns (ms until a login works, ms until it is gone), both durable at the broker."""
     users = [User(Role.DEVICE, f"{number:064x}", new_password()) for number in range(count)]
     added, removed = [], []
     async with operator.at_broker() as security:

@@ -1,8 +1,10 @@
-"""`testbed bench against`: this project beside another checkout of it, on one machine in one run.
+"""`testbed bench against`: compares this checkout with another checkout of the project, on one
+machine in one run.
 
-Machines change their speed from minute to minute, so only ratios of neighbours say something. Both
-checkouts run their own `testbed bench consensus` in turns: theirs, ours, ours, theirs. A pair is
-two neighbours. Only options and fields are used that have been there from the beginning.
+A machine changes its speed from minute to minute, so only ratios of neighbouring turns mean
+something. Both checkouts run their own `testbed bench consensus` in turns: theirs, ours, ours,
+theirs. A pair is two neighbouring turns. Only options and fields that have existed from the
+beginning are used.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ __all__ = [
     "program_of",
 ]
 
-# What one request alone is to take of the time that it took at e739c78, by store.
+# The goal for one request alone, by store, as a share of the time that it took at e739c78.
 ALONE_GOALS = {"sqlite": 0.68, "memory": 0.80}
 RSS_GOAL_MB = 60
 
@@ -40,8 +42,8 @@ Side = Literal["theirs", "ours"]
 
 
 class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Each pair is one turn of both. A turn is a network with one request at a time, and another
-    one under load."""
+    """A pair is one turn of each checkout. A turn is one network with one request at a time, and
+    then another network under load."""
 
     directory: str  # the other checkout
     store: str = "sqlite"
@@ -74,7 +76,7 @@ class _Latency(msgspec.Struct):
 
 
 class _Printed(msgspec.Struct):
-    """What is read of the output of `bench consensus --json`."""
+    """The fields that are read from the output of `bench consensus --json`."""
 
     latency_ms: _Latency
     alone_ms: _Latency
@@ -136,7 +138,8 @@ def _turn(program: list[str], plan: BenchPlan) -> _Turn:
 
 
 def _run(command: Sequence[str]) -> _Printed:
-    """In an empty directory: Python would import another checkout that it is started in."""
+    """Runs in an empty directory, because Python would import a checkout in the current
+    directory."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
         tempfile.TemporaryFile() as out,

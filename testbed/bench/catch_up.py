@@ -1,7 +1,7 @@
-"""`testbed bench catch-up`: a replica that was down for many blocks, while the others go on.
+"""`testbed bench catch-up`: how fast a replica catches up that was down for many blocks.
 
 The last replica is killed, the others make `blocks` blocks under load, then it comes back under the
-same load. Compared are the rate at which its ledger grows and the rate at which the chain does.
+same load. The rate at which its ledger grows is compared with the rate at which the chain grows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Another program that a bench starts, in a process group of its own, which is always ended."""
+"""Another program that a bench starts, in a process group of its own that is always ended."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def running(
     stderr: IO[bytes] | int,
     env: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The program, which is ended with all that it started: politely, then not. Only for the main
-    thread."""
+    """Runs the program, and ends it with all that it started: by SIGTERM, then by SIGKILL. Only for
+    the main thread."""
     process = None
     try:
         with _interrupts_held():
@@ -41,7 +41,8 @@ def running(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """An interrupt between the start of a process and its assignment would leave it running."""
+    """Holds interrupts back: one between the start of a process and its assignment would leave it
+    running."""
     held: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: held.append(number))

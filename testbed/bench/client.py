@@ -27,10 +27,10 @@ from testbed.errors import LabFault
 
 __all__ = ["RETRY_S", "Client", "Denial"]
 
-RETRY_S = 1.0  # without a reply for so long, a request goes to every replica (OSDI'99, 4.1)
+RETRY_S = 1.0  # after this time without a reply, a request goes to every replica (OSDI'99, 4.1)
 RETRY_S_MAX = 8.0  # doubled each time: every replica works for it, which slows down a slow machine
 
-# Said of a request that was sent twice, because its block was still on the way to us.
+# The answer to a request that we sent twice because its block was still on the way to us.
 _EXECUTED = ("done", "replay")
 
 _messages = msgspec.msgpack.Decoder(ClientMessage)
@@ -118,8 +118,8 @@ class Client:
         await self._wire.close()
 
     @property
-    def standing(self) -> str:
-        """Where things stand, for people."""
+    def state_text(self) -> str:
+        """The client's state in words, for people."""
         return (
             f"{self.in_flight} requests in flight, height {self.height}, view {self._view}, "
             f"linked to replicas {', '.join(sorted(map(str, self._wire.connected)))}"
@@ -130,7 +130,8 @@ class Client:
         return len(self._waiting)
 
     def submit(self, cose: bytes, done: Callable[[str | None], None], request: bytes = b"") -> None:
-        """`request` is the id, needed for what comes back with endorsements (access requests)."""
+        """`request` is the request's id. Access requests need it, because they come back with
+        endorsements."""
         item = make_item(cose)
         self._waiting[item] = _Waiting(cose, request, done, self._loop.time(), self._retry_s)
         if request:
@@ -204,7 +205,8 @@ class Client:
 
     def _sealed(self, seal: Seal) -> None:
         self._views[seal.replica] = seal.view
-        # f+1 replicas are at it or above: one that has restarted may be alone in a later view.
+        # f+1 replicas are in this view or a later one: a restarted replica may be alone in a later
+        # view.
         believed = sorted(self._views.values(), reverse=True)
         self._view = believed[min(len(believed), self._membership.quorum.weak) - 1]
         self.conflicts += self._tracker.feed(seal) is not None
@@ -223,7 +225,7 @@ class Client:
             self._finish(self._items.get(request, b""), None)
 
     def _item_of(self, request: bytes) -> bytes:
-        """Denials are rare: ids are not made beforehand for each request."""
+        """Computes ids only when a denial comes: that is rare."""
         if request in self._items:
             return self._items[request]
         for item in self._waiting:

@@ -1,8 +1,8 @@
 """`testbed bench consensus`: real replica processes under signed load, against the limit.
 
 Requests are signed by enrolled identities in a closed loop; every replica verifies every request
-once and syncs its votes. The figures are ratios to what the same machine can verify at most in
-the same minute, so that they mean something on a shared machine too.
+once and syncs its votes. The figures are ratios to the most that the same machine can verify in the
+same minute, so they mean something on a shared machine too.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
     latency_ms: Latency
     alone_ms: Latency  # one request at a time, before the load
-    alone_hops: list[Step]  # where the time of these goes
+    alone_hops: list[Step]  # where the time of such a request goes
     enrolments_per_s: float
     cpu_us_per_request: float  # of one replica, the mean over all
     cpu_us_client: float  # per request
@@ -77,7 +77,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
-    """With the hops of one request alone. Raises LabFault."""
+    """The load of `plan`, and the hops of one request alone. Raises LabFault."""
     (result,) = measure_all(plan, (plan.in_flight,), 1, say)
     return msgspec.structs.replace(result, alone_hops=_alone_hops(plan, say))
 
@@ -85,8 +85,8 @@ def measure(plan: BenchPlan, say: Say = lambda _: None) -> BenchResult:
 def measure_all(
     plan: BenchPlan, in_flight: Sequence[int], rounds: int, say: Say
 ) -> list[BenchResult]:
-    """One network under each of the loads in turn, `rounds` times each: the round of median speed
-    counts. `plan.in_flight` is not looked at. Raises LabFault."""
+    """Puts one network under each of the loads in turn, `rounds` times each. The round of median
+    speed counts. `plan.in_flight` is ignored. Raises LabFault."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         of = devices(max(in_flight))
         with _network(plan, directory, of, profile=plan.profile is not None) as network:
@@ -120,7 +120,7 @@ def _network(
 
 
 def _alone_hops(plan: BenchPlan, say: Say) -> list[Step]:
-    """From the traces of another network: in the one that is measured, they would cost time."""
+    """Takes the hops from another network, because traces would cost time in the measured one."""
     if not plan.alone_requests:
         return []
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
@@ -143,7 +143,7 @@ async def _traced(plan: BenchPlan, network: Network, of: list[Device], say: Say)
 
 
 def run(story: Coroutine[Any, Any, _T]) -> _T:
-    import uvloop  # noqa: PLC0415 - where it is missing, asyncio's loop does
+    import uvloop  # noqa: PLC0415 - if it is missing, asyncio's loop is used
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(story)
@@ -242,7 +242,7 @@ async def _round(
 
 
 async def _limit(plan: BenchPlan, say: Say) -> Limit | None:
-    """Beside the replicas, which are idle then."""
+    """Measures the limit beside the replicas, which are idle meanwhile."""
     if not plan.limit:
         return None
     say("measuring the verification limit")
@@ -250,7 +250,7 @@ async def _limit(plan: BenchPlan, say: Say) -> Limit | None:
 
 
 def _beside(result: BenchResult, before: Limit | None, after: Limit | None) -> BenchResult:
-    """With the ratios to the limit that was found before and after."""
+    """Adds the ratios to the limit, as measured before and after."""
     if before is None or after is None:
         return result
     per_s = (before.requests_per_s + after.requests_per_s) / 2

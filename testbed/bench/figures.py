@@ -11,7 +11,7 @@ __all__ = ["Spread"]
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Of a sample, in its unit; `p90` of fewer than ten is the largest."""
+    """The spread of a sample, in its unit. With fewer than ten values, `p90` is the largest."""
 
     n: int
     min: float
@@ -21,7 +21,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, sample: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """Needs at least one value."""
         p90 = quantiles(sample, n=10)[-1] if len(sample) >= 10 else max(sample)
         return cls(
             len(sample),

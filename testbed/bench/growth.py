@@ -1,7 +1,7 @@
 """`testbed bench growth`: how a replica's and a gateway's files grow, with and without pruning.
 
-The chain is made here (`restart`): devices are admitted, then each block holds one reading, then
-come empty blocks, as an idle chain makes them. The stores are those of the processes.
+The chain is made here (`restart`). First devices are admitted, then each block holds one reading,
+then come empty blocks, as an idle chain makes them. The stores are those of the processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from testbed.bench.restart import MadeChain
 __all__ = ["YEAR_S", "Growth", "measure"]
 
 YEAR_S = 365 * 86_400
-BLOCKS = 2_000  # of each kind that are counted, after as many that are not
+BLOCKS = 2_000  # counted of each kind; as many before them are not counted
 KEEP_BLOCKS = 256
 
 Who = Literal["replica", "gateway"]
@@ -35,8 +35,8 @@ Stored_ = tuple[SealedBlock, list[bytes]]  # a block and its request ids
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """Bytes on the disk for each block. A block with one reading has `record` bytes, and
-    `record_pruned` once it is old; `empty` has none."""
+    """Bytes on the disk per block: `record` for a block with one reading, `record_pruned` for the
+    same once it is pruned, `empty` for a block without records."""
 
     who: Who
     record: float
@@ -44,15 +44,15 @@ class Growth(msgspec.Struct, frozen=True):
     empty: float
 
     def year_bytes(self, every_s: float, *, pruned: bool) -> float:
-        """With one reading `every_s` seconds in the whole lab, each in a block of its own, and a
-        heartbeat whenever the chain would idle longer than that."""
+        """Bytes per year if the whole lab makes one reading every `every_s` seconds, each in a
+        block of its own, and a heartbeat whenever the chain would idle longer than its interval."""
         readings = YEAR_S / every_s
         heartbeats = max(0.0, YEAR_S * 1e6 / Consensus().heartbeat_us - readings)
         return readings * (self.record_pruned if pruned else self.record) + heartbeats * self.empty
 
 
 def measure(payload: int, say: Callable[[str], None]) -> list[Growth]:
-    """For a replica and for a gateway (a device's whole copy is like a gateway's)."""
+    """Measures a replica and a gateway (a device's whole copy is like a gateway's)."""
     chain = MadeChain(bytes(payload))
     say(f"making {4 * BLOCKS} blocks")
     readings = [(block, [request]) for block, request in itertools.islice(chain.blocks, 2 * BLOCKS)]

@@ -1,7 +1,7 @@
 """Where one request's time goes: hop by hop, from the traces of all replicas.
 
-Client and replicas run on one machine, so their monotonic clocks are one. Of the replicas the
-median counts, because the client waits for f+1 of them.
+Client and replicas run on one machine, so their monotonic clocks are one. The median replica
+counts, because the client waits for f+1 of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOPS = (Hop.SENT, Hop.ARRIVED, Hop.VERIFIED, *REPLICA_PATH, Hop.ANSWERED)
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request that was alone: it is the only one of the block at `height`. Monotonic times."""
+    """A request that was alone: the block at `height` has no other. Times are monotonic."""
 
     request: bytes
     height: int
@@ -33,14 +33,14 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """`until` is a hop; the time is from the one before it, the median of the requests."""
+    """The time from the hop before to the hop `until`; the median of the requests."""
 
     until: str
     p50_ms: float
 
 
 def hops(traces: Sequence[Path], asked: Sequence[Asked]) -> list[Step]:
-    """Empty if no replica's trace tells of any of these requests. Raises TraceError."""
+    """Empty if no replica's trace has any of these requests. Raises TraceError."""
     passed: dict[tuple[bool, int], dict[Hop, list[int]]] = defaultdict(lambda: defaultdict(list))
     for path in traces:
         for life in read_trace(path):

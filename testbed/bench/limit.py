@@ -1,7 +1,7 @@
-"""The verification limit: what no consensus on this machine can exceed.
+"""The verification limit: no consensus on this machine can be faster.
 
-N processes, each verifying every request once, and a signing client beside them; nothing else. A
-replica that does more per request than this comes out below; the ratio says by how much.
+It is measured with N processes that each verify every request once, and a client that signs;
+nothing else runs. A replica does more per request, so it is slower; the ratio says by how much.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _ENDED = "a verifying process of the limit ended, or a signature did not hold"
 
 
 class Limit(NamedTuple):
-    """`cpu_us_per_request` is of all processes together."""
+    """`cpu_us_per_request` is the sum over all processes."""
 
     requests_per_s: float
     cpu_us_per_request: float
 
 
 def verification_limit(replicas: int, size_bytes: int, seconds: float) -> Limit:
-    """Each request is `size_bytes` long as a whole."""
+    """A whole request is `size_bytes` long."""
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "testbed.bench.limit"],
@@ -76,13 +76,13 @@ def _feed(workers: Sequence[subprocess.Popen[bytes]], size_bytes: int, seconds: 
 
 
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """User and system time of all."""
+    """User and system time of all processes."""
     times = [process.cpu_times() for process in processes]
     return sum(each.user + each.system for each in times)
 
 
 def _chunk(device: Device, payload: bytes) -> bytes:
-    """The signer's key, then requests: each a length and that many bytes."""
+    """One chunk: the signer's key, then the requests, each as a length and that many bytes."""
     spki = device.signer.public
     parts = []
     for _ in range(_CHUNK):
@@ -130,8 +130,8 @@ def _parts(chunk: bytes) -> Iterator[bytes]:
 
 
 def _holds(scheme: Es256, spki: bytes, cose: bytes) -> bool:
-    """Cuts the envelope (`chain.ledger.operations`) by offset: 14 bytes, SPKI, payload,
-    signature."""
+    """Verifies one request. Cuts the envelope (`chain.ledger.operations`) by offset: 14 bytes,
+    SPKI, payload, signature."""
     payload = cose[14 + len(spki) : -66]
     return scheme.verify(spki, b"\x84\x6aSignature1\x43\xa1\x01\x26\x40" + payload, cose[-64:])
 

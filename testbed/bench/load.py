@@ -1,5 +1,5 @@
-"""Signed load: identities with vouchers in the genesis, enrolled first, then each with one data
-request in flight at a time: in a closed loop, or when somebody says so (`saturation`)."""
+"""Signed load: identities with vouchers in the genesis are enrolled first. Then each has one data
+request in flight at a time: in a closed loop, or when the caller submits one (`saturation`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVICE = "telemetry"
 
 
 class Device:
-    """A key, a voucher's key, and how far its counter is."""
+    """A key, a voucher's key, and a counter."""
 
     def __init__(self) -> None:
         self.signer = Es256Signer(ec.generate_private_key(ec.SECP256R1()))
@@ -85,7 +85,8 @@ def bench_policy(of: list[Device]) -> Policy:
 
 
 class Load:
-    """`size_bytes` is what one whole signed request is meant to have (at least the envelope)."""
+    """`size_bytes` is the wanted size of one whole signed request (at least that of the
+    envelope)."""
 
     def __init__(self, client: Client, of: list[Device], size_bytes: int) -> None:
         self.latencies_s: list[float] = []
@@ -99,7 +100,7 @@ class Load:
         self._payload = of[0].payload(self._network, size_bytes)
 
     async def enrol(self) -> None:
-        """Raises Denial. Takes as long as it takes: see `stage.until`."""
+        """Raises Denial. Has no time limit of its own: see `stage.until`."""
         waiting: Iterator[Device] = iter(self.devices)
 
         async def worker() -> None:
@@ -113,7 +114,7 @@ class Load:
                 group.create_task(worker())
 
     async def data(self, device: Device) -> bytes:
-        """One request, waited for. Answers its id."""
+        """Sends one request, waits until it is final, and returns its id."""
         return await self._request(device, device.data(self._network, self._payload))
 
     async def _request(
@@ -125,7 +126,7 @@ class Load:
         return request
 
     def start(self, in_flight: int | None = None) -> None:
-        """So many devices (all if it is not said) have one request in flight from now on."""
+        """From now on so many devices (default: all) have one request in flight each."""
         self._stopping = False
         for device in self.devices[:in_flight]:
             self._next(device)
@@ -137,7 +138,8 @@ class Load:
             await asyncio.sleep(0.005)
 
     def submit(self, device: Device, done: Callable[[str | None], None]) -> None:
-        """One data request. `done` gets the reason of a denial, or None when it is final."""
+        """Sends one data request. `done` is called with the reason of a denial, or with None when
+        it is final."""
         cose = sign_operation(device.data(self._network, self._payload), device.signer)
 
         def finished(reason: str | None) -> None:

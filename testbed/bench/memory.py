@@ -1,4 +1,5 @@
-"""`testbed bench memory`: does a replica's memory stay flat over many requests beside a bad peer?
+"""`testbed bench memory`: does a replica's memory stay flat over many requests while one peer is
+bad?
 
 The last replica is suspended (it holds its links and reads nothing) or slow (whatever it says is
 late) while the others order requests. It prints each replica's resident memory over time.
@@ -48,7 +49,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`growth_mb`: of the honest replica that grew most, from half of the requests to the end."""
+    """`growth_mb`: from half of the requests to the end, of the honest replica that grew most."""
 
     schema: str = SCHEMA
     plan: BenchPlan

@@ -1,7 +1,7 @@
 """A network of real replica processes on this machine, for benchmarks and tests.
 
-The campaign runner provisions labs through hosts and inventories; this is the short way to N
-replicas over mutual TLS on loopback, each with its own directory.
+The campaign runner provisions labs through hosts and inventories. This module starts N replicas
+directly, with mutual TLS on loopback, each in its own directory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Network:
 
     `clients` names the gateways that get a key under `directory/<name>`. `store` is "sqlite" or
     "memory". With `trace_every` one request in so many is traced. With `switch` each replica has
-    the switch of campaigns, without an order.
+    the switch of campaigns, which gets no order.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Network:
         )
 
     def start(self, *replicas: int) -> None:
-        """Starts those named (all if none is) and waits until they listen."""
+        """Starts the named replicas (default: all) and waits until they listen."""
         wanted = replicas or tuple(self.replicas)
         for n in wanted:
             (self.home(n) / "ready.json").unlink(missing_ok=True)
@@ -178,7 +178,7 @@ class Network:
         self._forget(replica)
 
     def terminate(self, replica: int) -> int:
-        """SIGTERM; the exit code."""
+        """Sends SIGTERM. Returns the exit code."""
         process = self._processes[replica]
         process.terminate()
         code = process.wait(STOP_S_MAX)
@@ -186,14 +186,14 @@ class Network:
         return code
 
     def hang_up(self, replica: int) -> int:
-        """Closes its stdin, as the end of its parent would; the exit code."""
+        """Closes its stdin, as it happens when its parent ends. Returns the exit code."""
         process = self._processes[replica]
         assert process.stdin is not None
         process.stdin.close()
         return process.wait(STOP_S_MAX)
 
     def wait(self, replica: int) -> int:
-        """Until it ends by itself; the exit code."""
+        """Waits until it ends by itself. Returns the exit code."""
         return self._processes[replica].wait(READY_S_MAX)
 
     def _forget(self, replica: int) -> None:
@@ -202,7 +202,7 @@ class Network:
             process.stdin.close()
 
     def stop(self) -> None:
-        """Ends every process: politely, then not."""
+        """Ends every process: by SIGTERM, then by SIGKILL."""
         for process in self._processes.values():
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -225,8 +225,9 @@ class Network:
 
 class HeldPort:
     """A free port of the loopback. Until it is released, the system gives it to no other program,
-    also before its process listens and while that process is dead. Our socket does not listen, so
-    on Linux the process can. On other systems the port was only free a moment ago."""
+    even before its process listens and while that process is dead. Our socket does not listen, so
+    on Linux the process can. On other systems the port is released at once, and somebody else may
+    take it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket()
@@ -241,5 +242,5 @@ class HeldPort:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

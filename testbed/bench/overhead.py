@@ -1,8 +1,9 @@
-"""`testbed bench traces` and `testbed bench switch`: what tracing, or the switch of campaigns
-without an order, costs a replica, as a paired ratio of CPU time.
+"""`testbed bench traces` and `testbed bench switch`: what a replica pays for tracing, or for a
+campaign's switch that has no order, as a paired ratio of CPU time.
 
-Two networks stand side by side, one of which has it. They are under the same load in turns:
-without, with, with, without. A pair is two neighbours. The client is left out: it has neither.
+Two networks run side by side, and one of them has it. They are under the same load in turns:
+without, with, with, without. A pair is two neighbouring turns. The client is left out: it has
+neither.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ __all__ = ["BenchPlan", "BenchResult", "measure"]
 
 PATIENCE_S = 60.0
 RETRY_S = 5.0  # a replica that was too busy to take a request is asked again
-# On a machine that is busy with other things, view changes and requests that are sent again would
-# cost more than what is measured.
+# Long timeouts: on a busy machine, view changes and repeated requests would cost more than what is
+# measured.
 PATIENT = Consensus(
     view_timeout_us=round(PATIENCE_S * 1e6),
     view_timeout_us_max=round(PATIENCE_S * 1e6),
-    message_delay_us=round(PATIENCE_S * 1e6),  # a proposal that is older is refused
+    message_delay_us=round(PATIENCE_S * 1e6),  # an older proposal is refused
 )
 
 
 class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Each pair is one turn of `turn_requests` without and one with what is measured."""
+    """Each pair is one turn of `turn_requests` with, and one without, what is measured."""
 
     what: Literal["traces", "switch"] = "traces"
 
     replicas: int = 4
     in_flight: int = 1000
     payload_bytes: int = 512
-    every: int = 1  # of so many requests one is traced
+    every: int = 1  # one in so many requests is traced
     pairs: int = 10
     turn_requests: int = 4000
 
@@ -138,7 +139,8 @@ async def _turn(plan: BenchPlan, side: _Side, say: Say) -> None:
     work = finish(first + plan.turn_requests)
     await until("a turn", client, lambda: load.finished, work, say)
     await until("waiting for the last requests", client, lambda: load.finished, load.stop(), say)
-    # From the first request to the last answer: what is in flight at a moment is many requests.
+    # Counted from the first request to the last answer, because many requests are in flight at
+    # once.
     spent_s, done = cpu_s(processes) - before_s, load.finished - first
     side.spent_us.append(spent_s / done / plan.replicas * 1e6)
     side.requests = load.finished

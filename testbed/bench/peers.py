@@ -1,8 +1,8 @@
-"""BFT-SMaRt beside this project, in one run on one machine: `testbed bench peers`.
+"""`testbed bench peers`: compares BFT-SMaRt with this project, in one run on one machine.
 
-BFT-SMaRt is the user's own build, with its `smartrun.sh` and its `config/`; nothing of it is
-shipped or fetched. Its micro-benchmark is run: `ThroughputLatencyServer` for each replica of
-`config/hosts.config`, and `ThroughputLatencyClient`. Its figures are read from what they print.
+BFT-SMaRt is the user's own build, with its `smartrun.sh` and its `config/`; we neither ship nor
+fetch it. The bench runs its micro-benchmark, `ThroughputLatencyServer` for each replica of
+`config/hosts.config` and `ThroughputLatencyClient`, and reads the figures that these print.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _THROUGHPUT = re.compile(r"^Throughput = ([0-9.E]+) operations/sec", re.MULTILIN
 _LATENCY = re.compile(r"// Average time for \d+ executions \(all samples\) = ([0-9.E]+) us")
 _DONE = "All clients done."
 _COMMUNICATION = "system.communication."
-# What decides whether the comparison is fair: how the library authenticates requests.
-_TOLD = ("useSignatures", "signatureAlgorithm", "defaultkeys", "useMACs")
+# How the library authenticates requests: this decides whether the comparison is fair.
+_AUTHENTICATION = ("useSignatures", "signatureAlgorithm", "defaultkeys", "useMACs")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +51,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """`requests_per_s` is the median of the second half of what the first replica measured;
-    `latency_ms` the first client's mean."""
+    """`requests_per_s` is the median of the second half of the first replica's measurements;
+    `latency_ms` is the first client's mean."""
 
     requests_per_s: float
     latency_ms: float
@@ -92,8 +92,9 @@ def hosts(build: Path) -> list[tuple[int, int]]:
 
 
 def settings(build: Path) -> dict[str, str]:
-    """Of `config/system.config`: how requests are authenticated; "?" where it says nothing."""
-    said = dict.fromkeys(_TOLD, "?")
+    """The lines of `config/system.config` that say how requests are authenticated; "?" for a
+    missing one."""
+    said = dict.fromkeys(_AUTHENTICATION, "?")
     path = build / "config" / "system.config"
     for line in path.read_text().splitlines() if path.is_file() else ():
         name, equals, value = line.strip().partition("=")
@@ -132,7 +133,7 @@ def measure_bft_smart(build: Path, asked: Asked, say: Say) -> Figures:
         output = out / "client.txt"
         client = stack.enter_context(_started(build, "Client", words, output))
         end_s = time.monotonic() + _LIMIT_S
-        # It stays when it is done: one of its threads goes on waiting.
+        # The client does not end when it is done: one of its threads waits for ever.
         while _DONE not in output.read_text():
             if client.poll() is not None or time.monotonic() > end_s:
                 raise LabFault(f"BFT-SMaRt's clients did not come to an end; see {out}")
@@ -144,7 +145,7 @@ def measure_bft_smart(build: Path, asked: Asked, say: Say) -> Figures:
 def _started(
     build: Path, part: str, words: list[object], out: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The script starts java."""
+    """Starts `smartrun.sh`, which starts java."""
     given = [str(word) for word in words if word != ""]
     command = ["/bin/sh", "./smartrun.sh", _DEMO + part, *given]
     with (

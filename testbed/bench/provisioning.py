@@ -1,7 +1,7 @@
-"""How long hosts take to be made ready, and what then stands on them: on an emulated lab.
+"""How long it takes to make hosts ready, and what they hold then; measured on an emulated lab.
 
-What a user would type is run as he would (`testbed provision`), so command start, connecting and
-table are in it. Wheels are resolved before. Measured are: copying, building, checking.
+The command of a user is run (`testbed provision`), so the figures include its start, connecting and
+the table. Wheels are resolved before. The steps are copying, building and checking.
 """
 
 from __future__ import annotations

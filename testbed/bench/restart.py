@@ -1,11 +1,11 @@
-"""`testbed bench restart`: what a start costs, by the age of the ledger.
+"""`testbed bench restart`: how the cost of a start grows with the height of the ledger.
 
-The chain is made here: some devices are admitted, then each block holds one reading. Its copies are
-opened by the code of the processes themselves: `nodes.device` for a device, the same and
+The chain is made here: some devices are admitted, then each block holds one reading. The code of
+the processes themselves opens the copies: `nodes.device` for a device, the same and
 `testbed.standing.operator` for `testbed device list`, `nodes.gateway.process` for a gateway,
-`nodes.replica` for a replica. Once with the verified state that was kept some blocks below, once
-without any; a replica keeps none and executes every block. What follows in a real
-start is left out: imports, the logins at the broker, and blocks that are new since the last start.
+`nodes.replica` for a replica. Each opens its copy once with the verified state that was kept some
+blocks below, and once without; a replica keeps none and executes every block. A real start also has
+imports, the logins at the broker, and blocks that are new since the last start; these are left out.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = ["MadeChain", "Start", "Who", "measure"]
 REPLICAS = 4
 DEVICES = 24
 BLOCK_US = 1_000_000  # between two blocks, in consensus time
-TRIES = 15  # the fastest counts
+TRIES = 15  # the fastest try counts
 ABOVE_BLOCKS = KEEP_BLOCKS // 2  # blocks above the kept state, on average
 READING = bytes(64)
 NOWHERE = BrokerAddress("127.0.0.1", 1)  # nothing is sent
@@ -110,7 +110,8 @@ async def _measure(heights: list[int], copies: _Copies, say: Callable[[str], Non
 
 
 class MadeChain:
-    """A network whose replicas are here: `blocks` goes on for ever, `empty` makes one that is."""
+    """A network whose replicas sign here. `blocks` never ends; `empty` makes a block without
+    records."""
 
     def __init__(self, reading: bytes = READING) -> None:
         self._reading = reading
@@ -134,7 +135,7 @@ class MadeChain:
         return self._signers[replica]
 
     def _blocks(self) -> Iterator[tuple[SealedBlock, bytes]]:
-        """Each with the id of its one request."""
+        """Each block comes with the id of its one request."""
         network = self.genesis.network
         for each in self._devices:
             yield self._block(each.enrol(network, self._ledger.head_hash), each)
@@ -239,7 +240,7 @@ class _Copies:
         cursor.write_bytes(msgspec.json.encode({"height": height}))
 
     async def keep(self) -> None:
-        """As a process that runs keeps its state now and then."""
+        """Keeps the verified state, as a running process does now and then."""
         with self._device() as (_, sync, _), self._index(sync) as index:
             await sync.stored()
             index.update()
@@ -308,7 +309,7 @@ class _Copies:
 
 
 def _close_left() -> None:
-    """A gateway's process closes its files by ending."""
+    """Closes files that a gateway's process leaves open, because it normally ends."""
     gc.collect()
 
 

@@ -1,15 +1,16 @@
-"""`testbed bench revocation`: from an administrator's order to the last thing that is accepted.
+"""`testbed bench revocation`: the time from an administrator's order to the last thing that is
+accepted from the device.
 
-A loopback lab under data load; its mobile devices are revoked one after the other while they send,
-and others' privileges are changed in between: such a grant goes the same way through gateway and
-consensus, so it is what a revocation is compared with. Everything is read from the processes' own
-events, on one machine's clock:
+It uses a loopback lab under data load. Mobile devices are revoked one after the other while they
+send. In between, the privileges of other devices are changed: such a grant goes the same way
+through gateway and consensus, so revocations are compared with it. Everything is read from the
+processes' own events, on one machine's clock:
 
 - chain: the block that holds the device's last data,
 - gateway: the last message of the device that it accepted,
 - broker: when the device was off, and could not come back.
 
-All count from the order; below zero means that nothing of the kind came after it.
+All times count from the order. Below zero means that nothing of the kind came after it.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ READINGS_FIRST = 3  # of every device, before the first order
 
 
 class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    devices: int = 6  # that are revoked; as many more stay
+    devices: int = 6  # to revoke; as many more stay
     rate_per_s: float = 5.0  # readings of each
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one revocation, in ms from its order."""
+    """The times of one revocation, in ms from its order."""
 
     device: str
     in_block_ms: float
@@ -75,7 +76,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Given(msgspec.Struct, frozen=True):
-    """An order, and the request that came of it. `t_ns` is wall time, as in events."""
+    """An order, and the request that carried it. `t_ns` is wall time, as in events."""
 
     name: str
     node: bytes
@@ -120,7 +121,7 @@ async def _until_off(running: RunningLab, nodes: set[str]) -> None:
 
 
 async def _busy(operator: Operator, count: int) -> list[tuple[str, Identity]]:
-    """The mobile devices, when each has added data."""
+    """Waits until each mobile device has added data, and returns them."""
     deadline_s = time.monotonic() + ADMITTED_S_MAX
     while time.monotonic() < deadline_s:
         await operator.refresh()
@@ -140,7 +141,7 @@ async def _give(name: str, identity: Identity, order: Callable[[], Awaitable[Sta
 
 
 class _Evidence:
-    """What the processes and the verified ledger copy say, by height, device and request."""
+    """The processes' events and the verified ledger copy, by height, device and request."""
 
     def __init__(self, operator: Operator) -> None:
         running = operator.running
@@ -218,7 +219,7 @@ def _logs(running: RunningLab, role: str) -> Iterator[Path]:
 
 
 def _expelled(running: RunningLab) -> dict[str, int]:
-    """When the last gateway had the broker's word that the device is off, by node id."""
+    """When the broker had confirmed to the last gateway that the device is off, by node id."""
     found: dict[str, int] = {}
     for log in _logs(running, "gateway"):
         for event in read_events(log):

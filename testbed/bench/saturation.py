@@ -1,8 +1,9 @@
-"""`testbed bench saturation`: open-loop load on real replicas that rises until they do not keep up.
+"""`testbed bench saturation`: open-loop load on real replicas, which rises until they cannot keep
+up.
 
-Thousands of devices in this process, each with its own key and one request in flight. The times are
-those of `nodes.device.sends`; latency counts from the intended one. A send whose turn has come
-while every device waits for an answer waits too, and its latency goes on.
+Thousands of devices in this process, each with its own key and one request in flight.
+`nodes.device.sends` gives the intended times, and latency counts from them. If a send is due while
+every device waits for an answer, it waits for a free device, and its latency grows.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _STEPS_MAX = 64
 
 
 class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The first step offers `from_per_s`, each other one `growth` times the one before, until one
-    is saturated or offers more than `to_per_s`."""
+    """The first step offers `from_per_s`, each following step `growth` times the one before, until
+    a step is saturated or would offer more than `to_per_s`."""
 
     replicas: int = 4
     devices: int = 1000
@@ -52,8 +53,8 @@ class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`client_late_ms` of each step: how far this process was behind its own times at most. Where
-    it is more than a fraction of the latencies, the client was the bottleneck."""
+    """`client_late_ms`, per step: how late this process itself was at most. Where that is more than
+    a fraction of the latencies, the client was the bottleneck."""
 
     schema: str = SCHEMA
     plan: BenchPlan
@@ -117,7 +118,7 @@ class _Offered:
         self.late_s = 0.0
 
     async def play(self) -> None:
-        """Until every send is answered or its time is over."""
+        """Returns when every send is answered or its time is over."""
         start_s = time.perf_counter()
         for intended_s in self._intended_s:
             due_s = start_s + intended_s

@@ -1,8 +1,8 @@
 """`testbed bench serial`: frames/s to the real firmware on a MicroPython interpreter behind a PTY.
 
-Round trips are the protocol's own pings, answered under the session's keys; readings are sampled
-every millisecond and acknowledged. The limit is the same exchange between both ends in this one
-process, without a line and without MicroPython.
+Round trips are the protocol's own pings and their answers, under the session's keys. Readings are
+sampled every millisecond and acknowledged. The limit is the same exchange with both ends in this
+one process, without a line and without MicroPython.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ IN_FLIGHT = 32  # frames of some 40 bytes: well within a PTY's buffer
 BAUD = 115_200
 ANSWER_S_MAX = 5.0
 QUIET_S = 0.2
-HELD_S = 1.0  # until what the board held at the start has come
+HELD_S = 1.0  # until the readings that the board held at the start have come
 NEVER_MS = 3_600_000
 READ_BYTES_MAX = 65_536
-# One ping at every tick, and nothing else of its own accord.
+# The host sends one ping at every tick, and nothing else by itself.
 _EAGER = Timing(ping_ms=0, silence_ms_max=NEVER_MS)
-# While a session is renewed it sends no pings, which would be missed: an exchange ends before that.
+# While a session is renewed the host sends no pings. So an exchange ends before the renewal.
 FRAMES_SPARED = 100
 
 
@@ -54,7 +54,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     limit_frames_per_s: float  # both ends in one process
     ratio: float  # frames_per_s / limit_frames_per_s
     frame_bytes: float  # the mean on the line
-    uart_frames_per_s: float  # what a UART of BAUD would carry of such frames
+    uart_frames_per_s: float  # how many such frames a UART of BAUD would carry
 
 
 def measure(seconds: float, timing: Timing = _EAGER) -> BenchResult:
@@ -93,7 +93,7 @@ def _host(key: bytes, timing: Timing) -> HostSession:
 
 @contextmanager
 def _board(key: bytes, *, period_ms: int, journal: bool = True) -> Iterator[Path]:
-    """A board process; the path of its port."""
+    """Runs a board process; gives the path of its port."""
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         directory = Path(scratch)
         prepare(directory, BOARD, key, period_ms=period_ms, journal=journal)
@@ -139,12 +139,12 @@ class _Pinger:
             self._send()
             self._take(QUIET_S)
         self._send()
-        while self._take(QUIET_S):  # what the handshake still brings
+        while self._take(QUIET_S):  # the last frames of the handshake
             self._send()
 
     def exchange(self, in_flight: int, seconds: float) -> _Exchanged:
-        """Pings for so long, `in_flight` unanswered, or for as long as the session lasts. Once
-        only."""
+        """Sends pings for so long, or as long as the session lasts, with `in_flight` of them
+        unanswered. Call it once only."""
         sent_s: list[float] = []
         times: list[float] = []
         carried = 0
@@ -250,7 +250,7 @@ async def _readings(key: bytes, seconds: float, *, journal: bool) -> float:
 
 
 class _Forgetful:
-    """Keeps nothing: the line is measured, not this machine's disk."""
+    """A store that keeps nothing: the bench measures the line, not this machine's disk."""
 
     def load(self) -> tuple[int, int]:
         return 0, 0

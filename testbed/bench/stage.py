@@ -1,7 +1,7 @@
-"""A bench says what it is doing, and what it waits for if that does not come.
+"""A bench says what it is doing; if it stops making progress, it says what it waited for.
 
-Nothing here has a time limit as a whole: a slow machine is allowed to be slow. What stands still is
-given up, and the error says where it stood.
+No stage has a limit for its whole time: a slow machine may be slow. A stage without progress is
+given up, and the error says how far it came.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from testbed.errors import LabFault
 
-__all__ = ["STALL_S", "Say", "Standing", "until"]
+__all__ = ["STALL_S", "HasStateText", "Say", "until"]
 
 STALL_S = 60.0  # without any progress
 SAY_S = 5.0
@@ -22,24 +22,25 @@ POLL_S = 0.05
 Say = Callable[[str], None]
 
 
-class Standing(Protocol):
-    """`client.Client`."""
+class HasStateText(Protocol):
+    """What a stage needs of a `client.Client`."""
 
     @property
-    def standing(self) -> str: ...
+    def state_text(self) -> str: ...
 
 
 async def until(
     what: str,
-    client: Standing,
+    client: HasStateText,
     count: Callable[[], int],
     work: Coroutine[Any, Any, None],
     say: Say,
     *,
     stall_s: float = STALL_S,
 ) -> None:
-    """Runs `work` to its end. `count` is how far it is: said every few seconds, and if it does not
-    change for `stall_s`, the work is cancelled. Raises LabFault, and what `work` raises."""
+    """Runs `work` to its end. `count` returns its progress, which is printed every few seconds. If
+    it does not change for `stall_s`, the work is cancelled. Raises LabFault, and what `work`
+    raises."""
     task = asyncio.create_task(work)
     try:
         known, changed_s = count(), time.monotonic()
@@ -50,13 +51,13 @@ async def until(
                 known, changed_s = count(), now_s
             if now_s - changed_s >= stall_s:
                 raise LabFault(
-                    f"{what}: at {known} for {stall_s:.0f} s; {client.standing}. "
+                    f"{what}: at {known} for {stall_s:.0f} s; {client.state_text}. "
                     "Replicas that get too little of the processor change views without end: "
                     "fewer replicas or requests in flight, or a quieter machine"
                 )
             if now_s - said_s >= SAY_S:
                 said_s = now_s
-                say(f"{what}: {known}; {client.standing}")
+                say(f"{what}: {known}; {client.state_text}")
         await task
     finally:
         task.cancel()

@@ -16,7 +16,7 @@ REPLICAS = (4, 7, 10)
 IN_FLIGHT = (1, 100, 1000)
 STORES = ("sqlite", "memory")
 ROUNDS = 3
-# The ratio that 4 replicas with 1,000 requests in flight are to reach, by store.
+# The goal: the ratio of 4 replicas with 1,000 requests in flight, by store.
 GOALS = {"sqlite": 0.75, "memory": 0.82}
 
 HEADER = (
@@ -40,7 +40,8 @@ HEADER = (
 def measure_table(
     plan: BenchPlan, replicas: Sequence[int], in_flight: Sequence[int], rounds: int, say: Say
 ) -> Iterator[tuple[BenchResult, float]]:
-    """Each result with the machine's one-minute load after it. Raises LabFault."""
+    """Measures all. Each result comes with the machine's one-minute load after it. Raises
+    LabFault."""
     for number in replicas:
         for store in STORES:
             each = msgspec.structs.replace(plan, replicas=number, store=store)

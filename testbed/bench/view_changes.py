@@ -1,10 +1,10 @@
 """What a view change costs with many replicas: messages, bytes and memory, in simulated time.
 
 The simulator runs the replicas' own code in one process (`testbed.simulate`). The chain has passed
-a checkpoint, and proposals are on their way, one after another, when the first primary dies for
-good and the network fails for a moment. So VIEW-CHANGEs bring a proof of the checkpoint and
-certificates. What is sent until the last survivor is in a new view is counted by kind. Nothing here
-depends on the speed of the machine, except how much memory its allocator takes.
+a checkpoint, and several proposals are on their way. Then the first primary dies for good and the
+network fails for a moment. So VIEW-CHANGEs contain a proof of the checkpoint and certificates. What
+is sent until the last survivor is in a new view is counted by kind. Nothing here depends on the
+speed of the machine, except how much memory its allocator takes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = ["ViewChanges", "measure_view_changes"]
 _CRASH_US = 1_500_000
 _LAST_US = 2_000_000
 _CUT_US = 300_000  # less than the view timeout
-_STATUS_US = 2_000_000  # nothing that was lost is sent again before the view changes
+_STATUS_US = 2_000_000  # lost messages are not sent again before the view changes
 _DEVICES = 6  # each enrolled in a block of its own, so that there is a checkpoint
-_APART_US = 2_000  # the last requests before the crash
+_APART_US = 2_000  # between the last requests before the crash
 _INTERVAL = 4  # blocks between checkpoints: a NEW-VIEW of 100 replicas fits into a frame
 _SEED = 1
 
@@ -53,7 +53,7 @@ class ViewChanges(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def received_bytes(self) -> float:
-        """By each survivor, on average."""
+        """The bytes that each survivor received, on average."""
         return sum(self.bytes.values()) / (self.replicas - 1)
 
 
@@ -66,7 +66,7 @@ def measure_view_changes(replicas: int) -> ViewChanges:
 def _measure(replicas: int) -> ViewChanges:
     scenario = _scenario(replicas)
     count = _Count(scenario)
-    # With hardware of its own, though of the usual kind, a run may take any number of steps.
+    # A run with hardware given, even of the usual kind, has no limit of steps.
     outcome = run(scenario, count, Hardware(Machine, healthy(scenario.spread_us)))
     if outcome.finding is not None:
         raise LabFault(f"the view change of {replicas} replicas: {outcome.finding}")
@@ -120,7 +120,7 @@ def _scenario(replicas: int) -> Scenario:
 
 
 class _Count(Transcript):
-    """Counts instead of telling."""
+    """Counts messages instead of printing them."""
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario)

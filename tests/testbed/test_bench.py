@@ -45,7 +45,7 @@ def test_the_limit_takes_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_stands_still_is_given_up_and_says_where_it_stood() -> None:
     class Client:
-        standing = "3 requests in flight, height 7, view 2"
+        state_text = "3 requests in flight, height 7, view 2"
 
     said: list[str] = []
 
@@ -63,7 +63,7 @@ def test_what_stands_still_is_given_up_and_says_where_it_stood() -> None:
 
 def test_what_goes_on_is_awaited_and_its_error_is_passed_on() -> None:
     class Client:
-        standing = ""
+        state_text = ""
 
     progress = [0]
 

@@ -21,7 +21,8 @@ NEWEST = "SELECT height, head, records, signature FROM blocks ORDER BY height DE
 
 
 def altered(body: bytes) -> bytes | None:
-    """The same records, the first one with another byte in the middle; None if there is none."""
+    """The same records, but a byte in the middle of the first is changed; None if there is no
+    record."""
     records = msgspec.msgpack.decode(body, type=list[Record])
     if not records:
         return None

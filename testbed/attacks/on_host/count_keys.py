@@ -1,6 +1,6 @@
-"""Runs on a host: prints how many private keys stand in some files.   FILE...
+"""Runs on a host: prints how many private keys some files contain.   FILE...
 
-It looks for what every encoding of such a key begins with: PEM, PKCS #8, SEC 1 (P-256).
+It looks for the bytes with which each encoding of such a key begins: PEM, PKCS #8, SEC 1 (P-256).
 """
 
 from __future__ import annotations

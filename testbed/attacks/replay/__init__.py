@@ -1,8 +1,8 @@
 """Replay: what was overheard on the broker and on the serial lines is sent again, unchanged.
 
-The attacker is a compromised relay. It hears what devices hand to relays and what relays publish,
-and it may publish as a relay does, so nothing at the broker's door stops it. On the serial lines
-it repeats the boards' frames towards their hosts. It succeeds if anything is recorded twice.
+The attacker is a compromised relay. It hears what devices send to relays and what relays publish,
+and it may publish as a relay does. So the broker does not stop it. On the serial lines it repeats
+the boards' frames towards their hosts. It succeeds if anything is recorded twice.
 
 The parameters of a campaign are here; `attack` carries it out, `judge` judges the outcome.
 """
@@ -23,10 +23,10 @@ __all__ = ["Replay"]
 
 class Replay(Params):
     """Send captured messages again, unchanged: per event up to `batch` from the broker and `batch`
-    frames from each serial line, drawn by the seed. `window` says which: `inside` the window of
-    blocks in which an access request is remembered by its head, or `beyond` it; from an
+    frames from each serial line, drawn by the seed. `window` says which messages: `inside` the
+    window of blocks in which the head of an access request is accepted, or `beyond` it; from an
     `other-session` than the one that is open now (boards are reset for that); or from before the
-    newest start of a gateway or replica (`after-restart`: crash one beside it)."""
+    newest start of a gateway or replica (`after-restart`: let the campaign crash one too)."""
 
     source: Literal["captured"] = "captured"
     window: Literal["any", "inside", "beyond", "other-session", "after-restart"] = "any"

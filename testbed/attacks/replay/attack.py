@@ -1,4 +1,5 @@
-"""How a replay is done: listen on the broker and the serial lines, send again what was heard."""
+"""Carries out a replay: listens on the broker and the serial lines, and sends again what it
+heard."""
 
 from __future__ import annotations
 
@@ -26,12 +27,12 @@ __all__ = ["ReplayAttack"]
 
 CAPTURED_MAX = 10_000
 NEW_SESSION_S_MAX = 10.0
-RESTART_S_MAX = 10.0  # that he waits for one
+RESTART_S_MAX = 10.0  # that he waits for a restart
 STRANGERS_MAX = 1_000
 
 
 class _Heard(NamedTuple):
-    """A request as it was overheard, at this height of the chain and this wall time."""
+    """An overheard request, with the chain's height and the wall time at that moment."""
 
     device: str
     kind: str
@@ -60,10 +61,10 @@ class ReplayAttack(WithAttacker):
     def arm(self) -> None:
         super().arm()
         attacker = self.attacker
-        ear = new_login(Role.OBSERVER)
-        attacker.let_in(ear)
+        observer = new_login(Role.OBSERVER)
+        attacker.let_in(observer)
         topics = (f"m2m/1/{attacker.net}/up/+/+/+", f"m2m/1/{attacker.net}/req/+")
-        attacker.connect(ear, topics, self._keep)
+        attacker.connect(observer, topics, self._keep)
 
     def apply(self) -> None:
         mqtt = self._replay_messages()
@@ -94,10 +95,10 @@ class ReplayAttack(WithAttacker):
                 if isinstance(asked.operation, OpenSession):
                     self._opened_ns[device] = now_ns
         except PeerFault:
-            return  # not of this protocol: nothing to learn from it
+            return  # not of this protocol
 
     def _is_honest(self, relay: str) -> bool:
-        """Whether it is a device of the lab: what other attackers send is worth nothing."""
+        """Whether it is a device of the lab. What other attackers send is not captured."""
         if relay not in self._relays | self._strangers:
             for view in self.scene.watch.devices:
                 started = (each for each in list(view.events) if each["event"] == "started")
@@ -119,7 +120,7 @@ class ReplayAttack(WithAttacker):
         return [self._trial(f"{name}@{attacker.relay.node}") for name in chosen]
 
     def _fitting(self) -> Callable[[_Heard], bool]:
-        """Whether a request was heard in the window that is wanted."""
+        """A test whether a request was heard in the wanted window."""
         tip, window = self.scene.watch.tip(), self._remembered_blocks
         match self._window:
             case "inside":
@@ -159,13 +160,13 @@ class ReplayAttack(WithAttacker):
         lab = self.scene.deployment.lab
         for board in self.scene.deployment.with_role("board"):
             if not has_cable(lab, board.name):
-                continue  # nobody can cut into a real cable from here
+                continue  # software cannot cut into a real cable
             frames = self._frames_of(board)
             chosen = self._random.sample(frames, min(len(frames), self.batch))
             try:
                 self._inject(board, chosen)
             except LabFault:
-                continue  # its host lost its power, say: nobody can speak on that line now
+                continue  # for example its host has no power: nobody can speak on that line now
             for frame in chosen:
                 digest = hashlib.sha256(bytes.fromhex(frame)).hexdigest()
                 trials.append(self._trial(f"serial/{board.name}/{digest}"))
@@ -188,7 +189,7 @@ class ReplayAttack(WithAttacker):
         )
 
     def _fitting_line(self, board: Node) -> Callable[[int], bool]:
-        """Whether a frame that passed then is in the window that is wanted."""
+        """A test whether a frame that passed at this wall time (ns) is in the wanted window."""
         if self._window == "other-session":
             before_ns = self._new_session(board)
         elif self._window == "after-restart":
@@ -198,7 +199,8 @@ class ReplayAttack(WithAttacker):
         return lambda t: t < before_ns
 
     def _new_session(self, board: Node) -> int:
-        """The board is reset; answers when, once it and its host have new keys."""
+        """Resets the board, waits until it and its host have new keys, and returns the wall time of
+        the reset."""
         deployment, watch = self.scene.deployment, self.scene.watch
         sponsor = next(
             each for each in deployment.with_role("environment") if each.host == board.host

@@ -1,10 +1,10 @@
-"""Judges a replay from ledgers and logs alone: what was tried, what arrived, what had an effect.
+"""Judges a replay from ledgers and logs alone: what was sent, what arrived, what took effect.
 
 A trial names what was sent, followed by "#n": `<request id>@<relay>` in hex for a message that the
 attacker published as that relay, or `serial/<board>/<SHA-256 of the frame>` for a frame on a
-board's line. It counts as observed if its arrival was logged by whoever it was meant for: the
-gateway (over that relay: a device that asks again over its own is no attack), or the tap on the
-serial line, after the attempt began. A trial that was not seen to arrive proves nothing.
+board's line. It counts as observed if its receiver logged its arrival after the attempt began. The
+receiver is the gateway (for this relay only: a device that asks again through another relay is no
+attack) or the tap on the serial line. A trial that was not seen to arrive proves nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SERIAL = "serial/"
 
 
 def judge(evidence: Evidence, attack: str) -> Judgement:
-    """`distinct` counts different messages among the observed trials; `successes` extra records
-    of those requests, and readings of those boards that are on the chain again."""
+    """`distinct` counts the different messages among the observed trials. `successes` counts the
+    extra records of those requests, and the repeated readings of those boards on the chain."""
     tried = Tried(evidence, attack)
     arrivals = _Arrivals(evidence, tried.trials)
     for line in tried.lines:
@@ -39,7 +39,7 @@ def judge(evidence: Evidence, attack: str) -> Judgement:
 
 
 class _Arrivals:
-    """When and how each message arrived; each arrival answers for one trial."""
+    """When and how each message arrived. Each arrival counts for one trial only."""
 
     def __init__(self, evidence: Evidence, trials: list[str]) -> None:
         self.reasons: Counter[str] = Counter()
@@ -57,7 +57,8 @@ class _Arrivals:
                     self._times.setdefault(message, deque()).append((frame.t, ""))
 
     def take(self, message: str, since_ns: int) -> bool:
-        """Whether there is an arrival of `message` from then on that no other trial took."""
+        """Whether `message` arrived at or after `since_ns` and no other trial has used that
+        arrival. Uses it."""
         times = self._times.get(message)
         while times:
             t, reason = times.popleft()
@@ -69,8 +70,8 @@ class _Arrivals:
 
 
 def _refused(evidence: Evidence, messages: set[str], since_ns: int) -> Counter[str]:
-    """What others than the gateway said, by layer and reason. Serial refusals do not name their
-    frame: those on the attacked lines from the first attempt on are counted."""
+    """Refusals by everybody except the gateway, by layer and reason. Serial refusals do not name
+    their frame: all on the attacked lines since the first attempt are counted."""
     requests = set(map(_request, messages))
     boards = {board for message in messages if (board := _board(message)) is not None}
     refused = refused_on_lines(evidence, boards, since_ns)
@@ -99,12 +100,12 @@ def _successes(evidence: Evidence, messages: set[str]) -> int:
 
 
 def _message(trial: str) -> str:
-    """What was sent, without the number of the trial."""
+    """The trial's message, without the number of the trial."""
     return trial.rpartition("#")[0] or trial
 
 
 def _request(message: str) -> str:
-    """The id of a request, whoever brought it."""
+    """The id of the request, without the relay."""
     return message.partition("@")[0]
 
 
