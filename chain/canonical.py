@@ -48,7 +48,8 @@ def _head(major: int, number: int) -> bytes:
 
 
 def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
-    """The number in the head at `at` and where the head ends. IndexError if cut short."""
+    """Returns the number in the head at `at`, and where that head ends. Raises IndexError if the
+    data is cut short."""
     number = data[at] - major
     at += 1
     if 0 <= number < 24:
@@ -126,7 +127,7 @@ def _struct_writer(kind: type[msgspec.Struct]) -> Writer:
     tag = _tag(kind, fields)
     tags = 1 if tag else 0
     keys = [key for key, _ in fields]
-    # A struct of one field would get a bare value from attrgetter: its own first field again.
+    # attrgetter of one name returns no tuple but a bare value: so the first field stands twice.
     values_of = attrgetter(*[name for _, name in fields], fields[0][1])
 
     def write(value: Any) -> bytes:
@@ -168,7 +169,7 @@ _WRITERS = _Writers(
 
 
 def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
-    if data[at] == 0x58 and data[at + 1] >= 24:  # the commonest head, without a call
+    if data[at] == 0x58 and data[at + 1] >= 24:  # the most common head, without a function call
         length, start = data[at + 1], at + 2
     else:
         length, start = _read_head(data, at, _BYTES)
@@ -200,7 +201,7 @@ def _array_reader(item: Reader) -> Reader:
     def read(data: bytes, at: int) -> tuple[list[Any], int]:
         count, at = _read_head(data, at, _ARRAY)
         values = []
-        for _ in range(count):  # an item has at least one byte: IndexError ends a false count
+        for _ in range(count):  # an item has at least one byte: a false count ends in IndexError
             value, at = item(data, at)
             values.append(value)
         return values, at
@@ -231,8 +232,8 @@ def _size_known(info: inspect.Type) -> int:
 
 
 def _plan(info: inspect.StructType) -> list[tuple[bytes, int, str, int, Reader]]:
-    """Per field in the order of the map: what it starts with, the length of that, its name, its
-    size if only one is possible (else 0), its reader."""
+    """Per field in the order of the map: its prefix, the length of the prefix, its name, its size
+    if only one is possible (else 0), its reader."""
     by_name = {field.name: field for field in info.fields}
     plan = []
     for key, name in _fields(info.cls):
@@ -277,7 +278,7 @@ def _map_reader(info: inspect.StructType) -> Reader:
 
 
 def _union_reader(options: list[inspect.StructType]) -> Reader:
-    """Tagged structs: the tag, being first, tells which."""
+    """Reads one of several tagged structs. The tag comes first and tells which one it is."""
     readers = {_tag(each.cls, _fields(each.cls)): _map_reader(each) for each in options}
     tag_field = _write_text(str(options[0].tag_field))
     value_at = 1 + len(tag_field)
@@ -302,7 +303,7 @@ _PLAIN: dict[type[inspect.Type], Reader] = {
 
 
 def _present(info: inspect.Type) -> inspect.Type:
-    """What a field holds if it is there."""
+    """The type of a field's value when the field is present."""
     if isinstance(info, inspect.UnionType):
         options = [each for each in info.types if not isinstance(each, inspect.NoneType)]
         if len(options) == 1:
@@ -340,7 +341,7 @@ class Codec(Generic[T]):
             if isinstance(each, inspect.StructType)
         ]
         self._struct = structs[0]
-        # Converting to one struct is 20 times as fast as to a union: find it by its tag.
+        # Conversion to a struct is 20 times as fast as to a union: the tag tells which struct.
         self._kinds: dict[Any, Any] = {each.tag: each.cls for each in structs}
         self._tag_field = structs[0].tag_field
         self._read = _reader(info)

@@ -68,12 +68,13 @@ class Membership(msgspec.Struct, frozen=True, dict=True):
 
 # Upper bounds of encoded parts of replica messages.
 VOTE_BYTES_MAX = 136  # a signed PRE-PREPARE, PREPARE or CHECKPOINT, without a batch
-RECORD_BYTES_MAX = 1024  # of a block, beside its item: the leaf
+RECORD_BYTES_MAX = 1024  # of a block's record without its item: the leaf
 INTERVAL_MAX = 2048  # blocks between checkpoints: decoders take twice as many certificates
 
 
 class Consensus(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of the core. All replicas must use the same, or they run different machines."""
+    """Parameters of the core. All replicas must use the same: otherwise they are different state
+    machines."""
 
     checkpoint_interval: Count = 64
     pipeline_window: Count = 8
@@ -101,7 +102,7 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def block_bytes_max(self) -> int:
-        """A block in a BODIES, or its batch."""
+        """The largest block in a BODIES; a batch is smaller."""
         return self.batch_bytes_max + self.batch_requests_max * RECORD_BYTES_MAX
 
     @property
@@ -124,7 +125,7 @@ class VoucherGrant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FactoryRoot(msgspec.Struct, frozen=True, kw_only=True):
-    """A manufacturer's root certificate (DER), and what the devices that it vouches for may be."""
+    """A manufacturer's root certificate (DER), and the limits for devices that it vouches for."""
 
     certificate: Der
     kinds: Kinds
@@ -136,8 +137,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Who may be admitted and how. `group_size` m and `group_accepts` k default to 2f+1, f+1.
 
     `admins_needed` of `admins` must sign the same operation within `approval_window_blocks`.
-    `privilege_needed` says what a service asks of its users (0 if it is not listed). A factory
-    certificate that leads to one of `factory_roots` admits `factory_enrolments_max` keys.
+    `privilege_needed` is what a service asks of its users (0 if not listed). A factory certificate
+    that leads to one of `factory_roots` admits `factory_enrolments_max` keys.
     """
 
     admins: tuple[Spki, ...] = ()

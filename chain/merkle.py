@@ -58,7 +58,8 @@ def paths(leaf_hashes: Sequence[bytes]) -> list[tuple[bytes, ...]]:
 
 
 def _siblings(levels: Sequence[Sequence[bytes]], index: int) -> tuple[bytes, ...]:
-    """Beside the way from leaf `index` upwards. An odd node at the end of a level has none."""
+    """The sibling of each node from leaf `index` up to the root. An odd node at the end of a level
+    has none."""
     beside = ((level, (index >> height) ^ 1) for height, level in enumerate(levels))
     return tuple(level[sibling] for level, sibling in beside if sibling < len(level))
 

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 ADMINISTRATORS_MAX = 64  # in force
-VOUCHERS_MAX = 1_000_000  # also of factory identities that are barred
+VOUCHERS_MAX = 1_000_000  # also the most factory identities that are barred
 ROOTS_MAX = 64
 
 
@@ -84,14 +84,15 @@ def revoke_refusal(tables: Tables, operation: Revoke, signer: Identity) -> Reaso
     board = tables.boards.get(operation.target)
     if board is None:
         return "unknown-target"
-    # Its sponsor has let it go: administrators may still bar it.
+    # Administrators may still bar a board that its sponsor revoked.
     may_bar = signer.kind == ADMIN and not board.barred
     return None if board.revoked_height is None or may_bar else "revoked"
 
 
 def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[str, Any]:
     """Takes effect in the next block. A revoked device never comes back under any of its keys, and
-    neither does a board that administrators revoked. One that its sponsor revoked may move."""
+    neither does a board that administrators revoked. A board that its sponsor revoked may get
+    another sponsor."""
     identity = tables.newest_of(operation.target)
     if identity is None:
         board = tables.boards[operation.target]
@@ -102,7 +103,8 @@ def revoke(tables: Tables, operation: Revoke, signer: Identity, at: At) -> dict[
 
 
 def revoke_agreed(tables: Tables, operation: Revoke) -> Revoke:
-    """Approvals count for the device, whatever key it has by then and whatever the reason."""
+    """Approvals for one device count together, whatever key it has by then and whatever the
+    reason."""
     target = tables.device(operation.target) or operation.target
     return msgspec.structs.replace(operation, target=target, reason="-")
 
@@ -160,7 +162,7 @@ def grant(tables: Tables, operation: Grant, signer: Identity, at: At) -> dict[st
 
 
 def grant_agreed(tables: Tables, operation: Grant) -> Grant:
-    """Approvals count for the device, whatever key it has by then."""
+    """Approvals for one device count together, whatever key it has by then."""
     target = tables.device(operation.target) or operation.target
     return msgspec.structs.replace(operation, target=target)
 

@@ -79,7 +79,7 @@ def voucher_id(voucher: Token | Factory) -> bytes:
 
 
 def token_refusal(tables: Tables, token: bytes, time_us: int) -> Reason | None:
-    """Why the enrolment token with this id admits nobody."""
+    """Why the enrolment token with this id admits nobody; None if it admits a device."""
     grant = tables.vouchers.get(token)
     if grant is None:
         return "unknown-voucher"
@@ -98,7 +98,7 @@ def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason |
         if reason is not None:
             return reason
         grant = tables.vouchers[token]
-        return _beyond(operation, (grant.kind,), grant.privilege_max, grant.services)
+        return _limit_refusal(operation, (grant.kind,), grant.privilege_max, grant.services)
     factory = voucher_id(voucher)
     if factory in tables.barred:
         return "factory-barred"
@@ -109,13 +109,13 @@ def _voucher_refusal(tables: Tables, operation: Enrol, time_us: int) -> Reason |
     if tables.factory.get(factory, 0) >= tables.policy.factory_enrolments_max:
         return "used-voucher"
     root = tables.roots[digest(root_of(voucher.chain, roots) or b"")]
-    return _beyond(operation, root.kinds, root.privilege_max, root.services)
+    return _limit_refusal(operation, root.kinds, root.privilege_max, root.services)
 
 
-def _beyond(
+def _limit_refusal(
     operation: Enrol, kinds: tuple[DeviceKind, ...], privilege_max: int, services: tuple[str, ...]
 ) -> Reason | None:
-    """What is asked for beyond what the voucher is good for."""
+    """Why the voucher does not allow what is asked for; None if it does."""
     if operation.kind not in kinds:
         return "kind"
     if operation.privilege > privilege_max:
@@ -124,7 +124,7 @@ def _beyond(
 
 
 def admit(tables: Tables, operation: Enrol, at: At) -> dict[str, Any]:
-    """Spends the voucher and issues the first certificate (or one after an expired one)."""
+    """Spends the voucher and issues the first certificate, or a new one if the last has expired."""
     voucher = voucher_id(operation.voucher)
     if isinstance(operation.voucher, Token):
         tables.used.add(voucher)
@@ -159,7 +159,7 @@ def enrol_subject(operation: Enrol) -> dict[str, Any]:
 
 
 def certificate_fields(identity: Identity) -> dict[str, Any]:
-    """What the record of an issued certificate says of it."""
+    """The fields of a record that issues a certificate."""
     return {
         "certificate": identity.serial,
         "prior": identity.prior,
@@ -185,7 +185,7 @@ def board_refusal(tables: Tables, operation: EnrolBoard, sponsor: Identity) -> R
 
 
 def _is_free(tables: Tables, board: Board) -> bool:
-    """Its sponsor has let it go, or was revoked."""
+    """True if its sponsor revoked it, or was revoked itself."""
     owner = tables.newest_of(board.sponsor)
     return board.revoked_height is not None or owner is None or owner.ended is not None
 

@@ -38,7 +38,7 @@ class Approvals:
         self._open_by: dict[bytes, int] = {}
 
     def expire(self, height: int) -> None:
-        """Drops what was opened more than the window below `height`."""
+        """Drops operations that were opened more than a window of blocks before `height`."""
         while self._opened and self._opened[0][0] + self._window < height:
             opened, content = self._opened.popleft()
             if content in self._pending and self._pending[content][0] == opened:
@@ -48,8 +48,8 @@ class Approvals:
         self, operation: Operation, height: int, in_force: Callable[[bytes], bool]
     ) -> Approval:
         """Counts the signer's approval of `operation`, whatever its counter. Approvals of
-        administrators that are no longer `in_force` do not count: a stolen key leaves none
-        behind."""
+        administrators that are no longer `in_force` do not count, so those of a stolen key end
+        with the key."""
         if self._needed <= 1:
             return Approval.DECIDED
         admin = operation.node
@@ -70,6 +70,6 @@ class Approvals:
         return Approval.DECIDED
 
     def _close(self, content: bytes) -> None:
-        """Decided or expired: it takes no place of its opener any more."""
+        """The operation is decided or expired: it no longer counts against its opener's limit."""
         _, opener, _ = self._pending.pop(content)
         self._open_by[opener] -= 1

@@ -1,4 +1,4 @@
-"""The authentication group: which replicas judge an access request, and how sure a group is.
+"""The authentication group: which replicas judge an access request, and how often liars win.
 
 Replicas are ranked by a hash of request id and epoch. Every replica recomputes the ranking, so no
 primary chooses. With the default m = 2f+1 and k = f+1, f liars can neither admit nor deny anybody,

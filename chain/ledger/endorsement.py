@@ -49,7 +49,7 @@ __all__ = [
 OPEN_MAX = 1024  # requests that this replica collects endorsements for
 OPEN_BLOCKS_MAX = 64  # blocks until an undecided request is dropped
 OWN_MAX = 4096  # own endorsements remembered
-LATER_MAX = 256  # requests of one asker that wait for a block to come
+LATER_MAX = 256  # requests of one asker that wait for a later block
 LATER_BLOCKS_MAX = 4
 _ACCESS = frozenset({Enrol, EnrolBoard})
 
@@ -57,7 +57,7 @@ EndorserEffect = Send | Submitted | Denied | Busy
 
 
 def is_access_request(request: VerifiedRequest) -> bool:
-    """True for what must pass the authentication group and has not yet."""
+    """True for a request that must pass the authentication group and has not passed it yet."""
     authenticated = request.operation
     return (
         isinstance(authenticated, Authenticated)
@@ -76,8 +76,8 @@ class _Open(msgspec.Struct):
 
 
 class _Later(msgspec.Struct):
-    """A request that may become acceptable with a block to come. `asker` is the replica that
-    wants our endorsement, None if the request was submitted here."""
+    """A request that may become acceptable with a later block. `asker` is the replica that wants
+    our endorsement, None if the request was submitted here."""
 
     request: VerifiedRequest
     asker: int | None
@@ -235,7 +235,7 @@ class Endorser:
     # --- common ----------------------------------------------------------------------------------
 
     def _enter(self, membership: Membership) -> None:
-        """A new epoch starts with nothing: gateways submit again."""
+        """Nothing is kept from one epoch to the next: gateways submit again."""
         if membership.epoch != self._epoch:
             self._epoch = membership.epoch
             self._open, self._own, self._later = {}, OrderedDict(), {}

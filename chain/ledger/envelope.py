@@ -122,7 +122,7 @@ def _opened(spki: bytes, header: bytes, payload: bytes, network: bytes) -> Opene
 
 
 class Claim(NamedTuple):
-    """A signature to check. `code` and `text` are the fault if it does not hold."""
+    """A signature to check. `code` and `text` are the fault if it is not valid."""
 
     key: bytes
     data: bytes
@@ -132,7 +132,7 @@ class Claim(NamedTuple):
 
 
 def false_claim(claims: list[Claim], scheme: Scheme) -> PeerFault | None:
-    """The fault of the first claim that does not hold, None if all hold."""
+    """The fault of the first signature that is not valid, None if all are valid."""
     for key, data, signature, code, text in claims:
         if not scheme.verify(key, data, signature):
             return PeerFault(code, text)
@@ -144,11 +144,11 @@ def read_claims(cose: bytes, network: bytes) -> tuple[Opened, list[Claim]]:
     the new key inside. Raises PeerFault: as `read_operation`, and "bad-voucher"."""
     spki, header, payload, signature = _cut(cose)
     opened = _opened(spki, header, payload, network)
-    text = "the device's signature does not hold"
+    text = "the device's signature is not valid"
     claims = [Claim(spki, _SIG_STRUCTURE + header, signature, "bad-signature", text)]
     operation = opened.operation
     if type(operation) is Data:
-        return opened, claims  # the commonest, without further questions
+        return opened, claims  # the most common operations have only this signature
     if isinstance(operation, Enrol):
         claims.append(_voucher_claim(operation))
     elif isinstance(operation, Renew):

@@ -1,8 +1,8 @@
 """Which replicas decide which blocks: one membership per epoch, changed by ordered operations.
 
 A change decided in block h takes effect after the next checkpoint, the first multiple of K at or
-above h: that checkpoint is still certified by the old membership, which so vouches for the new
-one. One change at a time. Reconfiguration is Castro's thesis, section 6.3, done as an operation.
+above h. The old membership still certifies that checkpoint, and so vouches for the new membership.
+One change at a time. Reconfiguration is Castro's thesis, section 6.3, done as an operation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def changed(membership: Membership, replica: int, key: bytes | None) -> Membersh
 
 
 class Epochs:
-    """`membership` decides the next block, `next` the blocks above `boundary`, if there is one."""
+    """`membership` decides the next block. If a change is scheduled, `next` decides the blocks
+    above `boundary`."""
 
     def __init__(self, membership: Membership, consensus: Consensus) -> None:
         self.membership = membership
@@ -35,7 +36,7 @@ class Epochs:
         self._interval = consensus.checkpoint_interval
         self._replicas_max = consensus.replicas_max
         self._ids_used = set(membership.ids)
-        self.removed: frozenset[int] = frozenset()  # were members once and are none any more
+        self.removed: frozenset[int] = frozenset()  # former members
 
     def refusal(self, replica: int, key: bytes | None) -> Reason | None:
         """Why this change cannot be made now, as a short stable word."""

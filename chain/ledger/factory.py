@@ -18,7 +18,7 @@ from chain.ledger.reasons import Reason
 __all__ = ["factory_id", "factory_refusal", "is_root", "root_of"]
 
 _CHAINS_KEPT_MAX = 4096
-# Extensions that may be critical, because they are heeded here or say nothing about this use.
+# Extensions that may be critical: they are checked here, or do not matter for this use.
 _UNDERSTOOD = (
     x509.BasicConstraints,
     x509.KeyUsage,
@@ -84,14 +84,15 @@ def _path(chain: tuple[bytes, ...], roots: tuple[bytes, ...]) -> _Path | None:
             max(_microseconds(each.not_valid_before_utc) for each in links),
             min(_microseconds(each.not_valid_after_utc) for each in links),
         )
-    except CERTIFICATE_FAULTS:  # also for a year that no calendar of Python has
+    except CERTIFICATE_FAULTS:  # also for a year that Python's datetime cannot hold
         return None
 
 
 def _strict(der: bytes) -> x509.Certificate:
-    """The library accepts unused bits in the signature's BIT STRING. DER signatures have none.
-    Serial numbers below 1 it accepts today and will refuse tomorrow: replicas must agree, whatever
-    version each of them has (RFC 5280, section 4.1.2.2, forbids them)."""
+    """Parses more strictly than the library. The library accepts unused bits in the signature's BIT
+    STRING; DER signatures have none. It accepts serial numbers below 1, which RFC 5280, section
+    4.1.2.2, forbids; a later version will refuse them. Replicas must agree, whatever version each
+    has."""
     certificate = x509.load_der_x509_certificate(der)
     if der[-len(certificate.signature) - 1] != 0:
         raise ValueError("unused bits in a signature")
@@ -109,9 +110,9 @@ def _issued(child: x509.Certificate, parent: x509.Certificate) -> bool:
 
 
 def _is_path(links: list[x509.Certificate]) -> bool:
-    """RFC 5280, section 6.1.4: who may be where, from the device's certificate up to the root.
+    """RFC 5280, section 6.1.4: which certificate may stand where, from the device's up to the root.
 
-    IEEE 802.1AR, section 8: an IDevID is an end entity's. One that is a CA could make more.
+    IEEE 802.1AR, section 8: an IDevID is of an end entity. If it were a CA, it could issue more.
     Raises one of CERTIFICATE_FAULTS for an extension that cannot be read.
     """
     if any(_is_unknown(extension) for each in links for extension in each.extensions):
@@ -128,7 +129,7 @@ def _is_unknown(extension: x509.Extension[x509.ExtensionType]) -> bool:
 
 
 def _may_issue(certificate: x509.Certificate, below: int) -> bool:
-    """With `below` authorities between it and the device."""
+    """Whether it may issue, with `below` authorities between it and the device."""
     basic = _basic(certificate)
     usage = [e.value for e in certificate.extensions if isinstance(e.value, x509.KeyUsage)]
     return (

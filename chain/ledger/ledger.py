@@ -78,13 +78,14 @@ class Ledger:
         return self.registry.screen(request)
 
     def open(self, item: bytes) -> VerifiedRequest:
-        """A batch item that was verified before it was kept; for the restart of the core."""
+        """Opens a batch item that was verified before it was stored; for a restart of the core."""
         return read_item(item, self.network)
 
     def execute(self, proposal: Proposal, requests: Sequence[VerifiedRequest], epoch: int) -> Block:
         """Executes the next decided proposal. `requests` are those of its items, in order.
 
-        Raises Misuse if it does not follow on: the core decides in order, one epoch at a time.
+        Raises Misuse if it does not follow the last block: the core decides in order, one epoch at
+        a time.
         """
         if len(requests) != len(proposal.items):
             raise Misuse(f"{len(requests)} requests for {len(proposal.items)} items")
@@ -133,14 +134,14 @@ class Ledger:
         return Block(head, tuple(records))
 
     def append(self, block: Block, check_signatures: bool) -> None:
-        """Executes a block from our store or from a peer; it must come out equal. It may be pruned:
-        then there are no signatures to check of the records whose items are gone.
+        """Executes a block from our store or from a peer, and checks that the result equals it. The
+        block may be pruned: a record without its item has no signature to check.
 
-        Raises PeerFault, the message beginning with the field at fault: "bad-head", "bad-link"
+        Raises PeerFault; its message begins with the field at fault: "bad-head", "bad-link"
         (height, network, parent, parent_root, time_us, epoch), "bad-body" (count, root, record),
-        or what `open_item` raises. Up to there nothing has changed. "bad-execution" says that the
-        records are not what their items lead to, and this ledger refuses all further work: below
-        a head that f+1 replicas signed it cannot happen.
+        or what `open_item` raises. These change nothing. "bad-execution" means that the records
+        are not what their items lead to. Then this ledger refuses all further work. It cannot
+        happen below a head that f+1 replicas signed.
         """
         self._assert_whole()
         head = self._linked(block)
@@ -184,7 +185,7 @@ class Ledger:
 
 
 def body_fault(block: Block, head: Head) -> str | None:
-    """Which part of the body is not what its head commits to; None if all is."""
+    """Which part of the body differs from what its head commits to; None if no part does."""
     if head.count != len(block.records):
         return "count"
     if head.root != root([leaf_hash(record.leaf) for record in block.records]):
@@ -192,7 +193,8 @@ def body_fault(block: Block, head: Head) -> str | None:
     for index, record in enumerate(block.records):
         if not record.item and is_data(record.leaf):
             continue  # pruned
-        # Read properly: some other field of a statement may hold any 32 bytes that somebody likes.
+        # The field is decoded, not searched for: another field may hold any 32 bytes that its
+        # signer likes.
         if item_of(record.leaf) != digest(record.item):
             return f"record {index} item"
     return None

@@ -95,7 +95,8 @@ def renew_refusal(tables: Tables, operation: Renew, identity: Identity) -> Reaso
 
 
 def renew(tables: Tables, operation: Renew, identity: Identity, at: At) -> dict[str, Any]:
-    """A new key is a new node id with all that the old one had; the old one has ended."""
+    """A new key gets a new node id with everything that the old one had, and the old one ends. With
+    the same key only the certificate is new."""
     tables.devices[identity.device].renewals += 1
     fields: dict[str, Any] = {
         "serial": at.serial,

@@ -75,7 +75,7 @@ class Factory(
     tag_field="by",
     tag="factory",
 ):
-    """An IDevID (IEEE 802.1AR): DER certificates, the device's first, up to below the root."""
+    """An IDevID (IEEE 802.1AR): DER certificates from the device's up, without the root."""
 
     chain: Annotated[tuple[Der, ...], msgspec.Meta(min_length=1, max_length=3)]
     signature: Signature
@@ -101,7 +101,8 @@ class _Signed(_Operation, frozen=True, kw_only=True):
 
 
 class Enrol(_Operation, frozen=True, kw_only=True, tag="enrol"):
-    """Asks for access. `head` is recent, which makes it fresh; the nonce makes its id unique."""
+    """Asks for access. `head` is a recent head hash: it proves that the request is fresh. The nonce
+    makes its id unique."""
 
     key: Spki
     kind: DeviceKind
@@ -166,8 +167,8 @@ class Renew(_Signed, frozen=True, kw_only=True, tag="renew"):
 
 
 class Revoke(_Signed, frozen=True, kw_only=True, tag="revoke"):
-    """Ends a device, under whatever key it is now: `target` is any node id that it ever had. Or
-    ends a board."""
+    """Ends a device, whatever key it has now: `target` is any node id that it ever had. Or ends a
+    board."""
 
     target: Hash
     reason: Text

@@ -1,4 +1,4 @@
-"""What a voucher's, a renewed or a board's key signs, to show that its holder takes part.
+"""What the key of a voucher, a renewal or a board signs, to show that its holder takes part.
 
 The operations that carry these signatures are in `operations`.
 """
@@ -31,7 +31,7 @@ def renewal_statement(network: bytes, node: bytes, spki: bytes) -> bytes:
 
 
 def board_node(network: bytes, spki: bytes) -> bytes:
-    """The node id of a sensor board, from its key: so nobody takes the id of another's board."""
+    """The node id of a sensor board, from its key: so nobody can take another board's id."""
     return digest(b"m2m/1/board\0" + network + spki)
 
 

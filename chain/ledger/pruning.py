@@ -1,4 +1,4 @@
-"""What may go from old blocks, and how they are still verified from the genesis.
+"""What may be removed from old blocks, and how they are still verified from the genesis.
 
 A record of data keeps its leaf and loses its item: the payload and the device's signature. The leaf
 says everything that such a record does to the state (whose counter rises, and how far), and the
@@ -25,12 +25,13 @@ _DATA = b"\x62op\x64data"  # the first field of the leaf of a data record, after
 
 
 def is_data(leaf: bytes) -> bool:
-    """Of a leaf that a head commits to, so that it has its one encoding."""
+    """Whether this leaf is a data record's. A head must commit to it: then it has its one
+    encoding."""
     return leaf[1 : 1 + len(_DATA)] == _DATA
 
 
 def prune(block: Block) -> Block:
-    """`block` without what may go; itself if nothing may."""
+    """`block` without what may be removed; `block` itself if nothing may."""
     if not any(record.item and is_data(record.leaf) for record in block.records):
         return block
     records = (
@@ -42,14 +43,14 @@ def prune(block: Block) -> Block:
 def read_pruned(leaf: bytes, network: bytes) -> VerifiedRequest:
     """The request of a pruned record as far as it can be known: its payload is empty here.
 
-    Raises PeerFault: "bad-item" if it is no data record, "wrong-network", or what `decode_leaf`
+    Raises PeerFault: "bad-item" if it is not a data record, "wrong-network", or what `decode_leaf`
     raises.
     """
     statement = decode_leaf(leaf)
     if statement.network != network:
         raise PeerFault("wrong-network", "recorded in another network")
     if statement.op != "data" or statement.counter is None or statement.service is None:
-        raise PeerFault("bad-item", "a record without its item that is no data record")
+        raise PeerFault("bad-item", "the item is missing, and this is not a data record")
     operation = Data(
         network=network,
         node=statement.node,

@@ -32,7 +32,7 @@ from chain.pbft.state_machine import Screening, VerifiedRequest
 
 __all__ = ["LINES_MAX", "Registry"]
 
-LINES_MAX = 8192  # prepared leaves, about 1 KB each; more are prepared again
+LINES_MAX = 8192  # prepared leaves that are kept, about 1 KB each
 
 
 class Registry:
@@ -45,7 +45,8 @@ class Registry:
         self._lines: dict[tuple[object, ...], Line] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """For a process that keeps its own state (`nodes.kept`). Prepared leaves are made again."""
+        """For a process that keeps its own state (`nodes.kept`). Prepared leaves are left out,
+        because they are made again."""
         return {**self.__dict__, "_lines": {}}
 
     # --- questions -------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ class Registry:
         return self._tables.device(node)
 
     def newest(self, device: bytes) -> Identity | None:
-        """The newest identity of a device: all that it may still do, it does under this one."""
+        """The newest identity of a device, the only one under which it may still act."""
         return self._tables.newest_of(device) if device in self._tables.devices else None
 
     def board(self, node: bytes) -> Board | None:
@@ -86,7 +87,7 @@ class Registry:
 
     @property
     def factory_roots(self) -> tuple[FactoryRoot, ...]:
-        """Manufacturers' roots that count."""
+        """Manufacturers' roots in force."""
         return tuple(self._tables.roots.values())
 
     @property
@@ -100,7 +101,7 @@ class Registry:
 
     @property
     def removed_replicas(self) -> frozenset[int]:
-        """Members once, and none any more. An id is never used again."""
+        """Former members. An id is never used again."""
         return self._tables.epochs.removed
 
     @property
@@ -126,7 +127,7 @@ class Registry:
         return reason or self._refusal(operation, identity)
 
     def screen(self, request: VerifiedRequest) -> Screening:
-        """Whether a batch with this request is an honest primary's."""
+        """Whether this request may stand in a batch of an honest primary."""
         tables = self._tables
         if request.id in tables.ids:
             return Screening.DONE
@@ -134,8 +135,8 @@ class Registry:
         operation = authenticated.opened.operation
         if type(operation) is Enrol or type(operation) is EnrolBoard:
             if not admission.endorsed(tables, authenticated):
-                # No race can excuse a primary here. If it were recorded, even as refused, it would
-                # be remembered: one faulty primary could keep a device out.
+                # No race can excuse a primary here. If the request were recorded, even as refused,
+                # its id would be used up: one faulty primary could keep a device out.
                 return Screening.INVALID
             if isinstance(operation, Enrol):
                 return self._screen_enrol(operation, authenticated)
@@ -164,7 +165,7 @@ class Registry:
             if reason is None:
                 return Screening.UNSETTLED
         if reason == "registry-full" or isinstance(operation.voucher, Factory):
-            return Screening.UNSETTLED  # room and roots come and go
+            return Screening.UNSETTLED  # places become free, and roots are added and withdrawn
         return Screening.LATER if reason in LATER_REASONS else Screening.REFUSED
 
     # --- execution -------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class Registry:
     def apply(
         self, request: VerifiedRequest, item: bytes, height: int, index: int, time_us: int
     ) -> bytes:
-        """Carries one request of block `height` out and gives the leaf of its record. `item` is
+        """Carries out one request of block `height` and returns the leaf of its record. `item` is
         the SHA-256 of the batch item."""
         self._ids.append(request.id)
         operation = _authenticated(request).opened.operation
@@ -184,7 +185,7 @@ class Registry:
         return encode_leaf(self._apply(request, operation, item, at))
 
     def _accept_data(self, request: VerifiedRequest, operation: Data, at: At) -> Line | None:
-        """The fast path for data, which come by the thousand. None if they are to be refused."""
+        """The fast path for data, the most frequent operation. None if they must be refused."""
         tables = self._tables
         identity = tables.identities.get(operation.node)
         if (
@@ -299,12 +300,12 @@ class Registry:
 def _authenticated(request: VerifiedRequest) -> Authenticated:
     operation = request.operation
     if not isinstance(operation, Authenticated):
-        raise Misuse("a request that chain.request did not open")
+        raise Misuse("a request that chain.ledger.item did not open")
     return operation
 
 
 def _signer_refusal(identity: Identity, counter: int, height: int, time_us: int) -> Reason | None:
-    """Why nothing that this identity signs is carried out in block `height`."""
+    """Why block `height` carries out nothing that this identity signs; None if it may sign."""
     if counter <= identity.counter:
         return "counter"
     if identity.ended is not None and height > identity.ended_height:

@@ -42,8 +42,9 @@ Operand = Any  # the operation type that is the row's key
 
 class Rule(NamedTuple):
     """`refusal` and `execute` take the signer, who is in good standing. `subject` gives the
-    statement's fields that follow from the operation alone, `execute` those that it decides.
-    Administrators must agree where `alone` is false; they agree if `agreed` gives the same."""
+    statement's fields that follow from the operation alone, `execute` those that it decides. Where
+    `alone` is false, administrators must approve together: two approvals are for the same thing if
+    `agreed` gives the same operation."""
 
     refusal: Callable[[Tables, Operand, Identity], Reason | None]
     execute: Callable[[Tables, Operand, Identity, At], Fields]

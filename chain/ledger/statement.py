@@ -29,7 +29,7 @@ __all__ = [
 
 LEAF_BYTES_MAX = 4096
 OK = "ok"
-PENDING = "pending"  # an administrators' operation that wants more approvals
+PENDING = "pending"  # an administrators' operation that needs more approvals
 
 
 def refused(reason: Reason) -> str:

@@ -52,7 +52,7 @@ class Tables:
         self.administrators: set[bytes] = set()  # node ids of those in force
         self.devices: dict[bytes, Device] = {}
         self._live: set[bytes] = set()  # devices that are neither revoked nor expired
-        self._ends: list[tuple[int, bytes]] = []  # heap: one entry of (time, device) for each
+        self._ends: list[tuple[int, bytes]] = []  # heap of (time, device), one entry for each
         self.boards: dict[bytes, Board] = {}
         self.vouchers: dict[bytes, VoucherGrant] = {each.id: each for each in policy.vouchers}
         self.used: set[bytes] = set()  # voucher ids
@@ -104,12 +104,12 @@ class Tables:
         self._live.discard(identity.device)
 
     def has_room(self, device: bytes) -> bool:
-        """Whether this device may be in force. Revoked and expired ones take no place."""
+        """Whether there is a place for this device. Revoked and expired ones take no place."""
         return device in self._live or len(self._live) < self.policy.nodes_max
 
     def _expire(self, time_us: int) -> None:
-        """Forgets places of devices whose certificate has expired. One entry per device: its time
-        is looked at again when it comes, because the device may have renewed meanwhile."""
+        """Frees the places of devices whose certificate has expired. Each device has one entry.
+        When its time comes, the certificate is looked at again: it may have been renewed."""
         while self._ends and self._ends[0][0] < time_us:
             _, device = heapq.heappop(self._ends)
             if device not in self._live:

@@ -5,12 +5,13 @@ contract between the two:
 
 1. The host verifies bytes with `verify.Verifier`, and the core trusts a `Received` to be verified.
    `message_filter` says what need not be verified. The signature of a COMMIT that came over its
-   sender's own link is not checked yet: the core asks before it shows one to others.
+   sender's own link is not checked yet: the core checks it before it shows the COMMIT to others.
 2. For each `Input` the host calls `effects = replica.handle(input, now_us)`, one at a time.
    `now_us` is the wall time. The core reads no clock, file, socket or random number.
 3. The host carries the effects out **in order**. Facts (`Persist`) and blocks before a `Sync` are
-   durable before any later `Send` or `Broadcast` leaves. A crash keeps any prefix of what no `Sync`
-   followed. A host may handle several inputs before it syncs once, as long as that order holds.
+   durable before any later `Send` or `Broadcast` leaves. After a crash, any prefix of the effects
+   after the last `Sync` may be on disk. A host may handle several inputs before it syncs once, as
+   long as that order holds.
 4. The host answers `Execute` with the input `Executed`, and `Install` with `Installed` or
    `InstallFailed`. A timer that fires becomes `TimerFired`.
 5. After a crash the host builds a new replica from what it persisted, and calls `start`.

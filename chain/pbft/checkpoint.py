@@ -2,7 +2,7 @@
 
 A checkpoint is *proven* by q matching votes; the log window moves then. It is *ours* once we have
 executed up to it as well. Both are durable, because votes above a proven checkpoint must be found
-again on restart. Only one that is ours is served to others and lets facts be forgotten.
+again on restart. Only a checkpoint that is ours is served to others, and only it lets facts go.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def on_installed(s: ReplicaState, item: Installed) -> None:
 
 
 def _close(s: ReplicaState, slot: Slot) -> None:
-    """Its block exists: requests of other proposals for this number wait again."""
+    """The block of this slot exists: requests of other proposals for its number wait again."""
     slot.offer = None
     requests.withdraw(s, slot)
     slot.release()
@@ -74,9 +74,9 @@ def _at_checkpoint(s: ReplicaState) -> None:
 
 
 def vote(s: ReplicaState) -> None:
-    """CHECKPOINT for the head we stand on, once its block is durable. The proof moves everybody's
-    window, and votes below it no longer count. If no honest replica had kept the block when power
-    fails everywhere, nobody could go on."""
+    """Sends a CHECKPOINT for our head, once its block is durable. The proof moves everybody's
+    window, and votes below it no longer count. So if power failed everywhere and no honest replica
+    had kept the block, nobody could go on."""
     s.heads[s.executed] = s.head
     if not s.voting:
         return
@@ -140,7 +140,7 @@ def _agrees(s: ReplicaState, own: bytes) -> bool:
 
 
 def _ours(s: ReplicaState) -> None:
-    """Proven and executed: what lies below the previous one may be forgotten."""
+    """The checkpoint is proven and executed: what lies below the previous one may be forgotten."""
     _keep(s)
     s.out.append(Forget(s.log.kept_above))
     s.observe("checkpoint", s.stable.seq)

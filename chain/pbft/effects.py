@@ -89,8 +89,8 @@ class Durable(msgspec.Struct, frozen=True, array_like=True):
 
 @final
 class Persist(msgspec.Struct, frozen=True):
-    """To be written; durable by the next `Sync`. A crash before it keeps a prefix of what was
-    written."""
+    """Write this fact. It is durable by the next `Sync`. After a crash before that, a prefix of
+    what was written is left."""
 
     fact: Durable
 
@@ -135,8 +135,8 @@ class Execute(msgspec.Struct, frozen=True):
     `requests` are the verified requests of `proposal.items`, in the same order. One that lost a
     race (its client was revoked by an earlier block of the pipeline, say) may be among them:
     execution decides, deterministically. The block's time is
-    max(proposal.time_us, parent time + 1): a null request has time 0, and certificates of
-    different views may come together in an order that their times do not have.
+    max(proposal.time_us, parent time + 1): a null request has time 0, and a NEW-VIEW may order
+    batches of different views whose times do not rise.
     """
 
     proposal: Proposal
@@ -157,7 +157,7 @@ class Install(msgspec.Struct, frozen=True):
 
 class SendBatch(msgspec.Struct, frozen=True):
     """Send the batch that is attached to the durable "proposal" of `view` and `seq`: attached to
-    `pre_prepare`, or as a BATCH if that is None. Nothing if the fact is not there."""
+    `pre_prepare`, or as a BATCH if that is None. Send nothing if the fact is not there."""
 
     to: int
     view: int
@@ -183,7 +183,8 @@ class ServeBodies(msgspec.Struct, frozen=True):
 
 
 class Accuse(msgspec.Struct, frozen=True):
-    """`culprit` signed both (equivocation), or the one that breaks the protocol (`second` None)."""
+    """`culprit` signed `first` and `second`, which is an equivocation. Or `first` alone breaks the
+    protocol, and `second` is None."""
 
     culprit: int
     reason: str

@@ -14,8 +14,8 @@ __all__ = ["Fetched", "Interval", "Piece", "Transfer"]
 
 
 class Fetched(msgspec.Struct, eq=False):
-    """The blocks that one source has given of a piece, from its start on: `held` bytes. `evidence`
-    is its last message, `size` the bytes of the blocks in that."""
+    """The blocks of a piece that one source has sent, from the start of the piece on: `held` bytes.
+    `evidence` is its last message, `size` the bytes of the blocks in that message."""
 
     blocks: list[Block] = []
     held: int = 0
@@ -25,7 +25,7 @@ class Fetched(msgspec.Struct, eq=False):
 
 class Piece(msgspec.Struct, eq=False):
     """Blocks `start`..`stop` of one interval. `source` was asked last, at tick `asked`. `answers`
-    are of all that were asked: over slow links an answer comes after another source was asked."""
+    are of all sources: over a slow link, one may come after another source was asked."""
 
     start: int
     stop: int
@@ -35,7 +35,7 @@ class Piece(msgspec.Struct, eq=False):
 
     @property
     def whole(self) -> int | None:
-        """The source that has given all of it."""
+        """The source that has sent the whole piece."""
         length = self.stop - self.start + 1
         full = (source for source, each in self.answers.items() if len(each.blocks) == length)
         return next(full, None)
@@ -67,7 +67,7 @@ class Transfer(msgspec.Struct, eq=False):
     turn: int = 0
     liars: set[int] = set()
     silent: set[int] = set()
-    pruned: dict[int, int] = {}  # source: up to where it says that it pruned
+    pruned: dict[int, int] = {}  # source: the height up to which it says that it pruned
 
     @property
     def pieces(self) -> list[Piece]:
@@ -80,12 +80,12 @@ class Transfer(msgspec.Struct, eq=False):
         return sum(each.held for piece in self.pieces for each in piece.answers.values())
 
     def pruned_below(self, members: list[int], weak: int) -> int:
-        """Up to where blocks may be pruned: f+1 members say so, and one of them is honest."""
+        """The height up to which blocks may be pruned: f+1 members say so, so one honest one."""
         claims = sorted((self.pruned.get(each, 0) for each in members), reverse=True)
         return claims[weak - 1] if len(claims) >= weak else 0
 
     def source(self, candidates: list[int]) -> int:
-        """The next in turn; liars and the silent come back when nobody else is left."""
+        """The next source in turn. Liars and silent ones are asked if nobody else is left."""
         willing = [peer for peer in candidates if peer not in self.liars | self.silent]
         if not willing:
             self.silent.clear()

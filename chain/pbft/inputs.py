@@ -32,13 +32,13 @@ M_co = TypeVar("M_co", bound=ReplicaMessage, covariant=True)
 
 
 class Received(msgspec.Struct, Generic[M_co], frozen=True):
-    """A replica message whose signatures, nested ones too, hold (`chain.pbft.verify` made it). Only
-    a COMMIT that came from its sender itself may have a bad one: `ReplicaState.holds` tells.
+    """A replica message with valid signatures, nested ones too (`chain.pbft.verify` made it). Only
+    a COMMIT that came from its sender itself may have an invalid one: `ReplicaState.holds` tells.
 
     | of | fields |
     |---|---|
     | PRE-PREPARE, BATCH | `proposal`, `requests`: the attached batch |
-    | FORWARD | `requests`: the one |
+    | FORWARD | `requests`: its one request |
     | VIEW-CHANGE | `prepared`: the PRE-PREPARE of each prepared certificate |
     | NEW-VIEW | `view_changes`: V; `pre_prepares`: O |
     | HEADS | `checkpoints`: its proof |

@@ -104,8 +104,9 @@ class Slot(msgspec.Struct, eq=False):
                 batch.raw = b""
 
     def prune(self) -> None:
-        """Drops batches that nothing refers to any more, when a view is entered. What we voted for
-        stays in the store: our PREPARE may be in a certificate that others bring into a later view.
+        """Drops batches that nothing refers to any more; called when a view is entered. What we
+        voted for stays in the store: others may bring a certificate with our PREPARE into a later
+        view.
         """
         kept = {entry.digest for entry in (self.prepared, self.ordered, self.accepted) if entry}
         if self.committed is not None:
@@ -114,7 +115,7 @@ class Slot(msgspec.Struct, eq=False):
 
 
 class Log:
-    """Slots between the low and the high watermark, and a little below for those behind."""
+    """Slots between the low and the high watermark, and a few below for those behind."""
 
     def __init__(self, strong: int, window: int) -> None:
         self.strong = strong
@@ -147,7 +148,7 @@ class Log:
     def prepared_now(self, slot: Slot) -> Fact | None:
         """prepared(m, v, n, i): its PRE-PREPARE accepted and q-1 PREPAREs of backups (4.2).
 
-        Also to be called after accepting a PRE-PREPARE, as the votes may have come first.
+        Call it after accepting a PRE-PREPARE too, because the votes may have come first.
         """
         accepted = slot.accepted
         if accepted is None or (slot.prepared and slot.prepared.view >= accepted.view):

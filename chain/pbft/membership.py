@@ -25,8 +25,8 @@ def decided(s: ReplicaState, following: Membership) -> None:
 
 
 def at_checkpoint(s: ReplicaState) -> None:
-    """We are at a checkpoint, or one was proven: is it the boundary, and stable? A checkpoint that
-    the next epoch proved above the boundary shows that as well."""
+    """Called at each checkpoint, executed or proven. Switches the epoch if it is the boundary and
+    stable. A checkpoint that the next epoch proved above the boundary shows that too."""
     if s.pending is not None and s.executed == s.boundary <= s.stable.seq and not s.halted:
         switch(s, s.pending)
         s.persist_view()
@@ -35,7 +35,7 @@ def at_checkpoint(s: ReplicaState) -> None:
 
 
 def switch(s: ReplicaState, following: Membership) -> None:
-    """Into the next epoch: requests of proposals that came to nothing wait again."""
+    """Enters the next epoch. Requests whose proposals were not executed wait again."""
     for slot in s.log.above(s.executed):
         requests.withdraw(s, slot)
     s.pending = None

@@ -28,12 +28,12 @@ class MessageFilter:
 
     def __init__(self, s: ReplicaState) -> None:
         self._s = s
-        # Verified votes: who said the same (kind, epoch, view, number, digest), and who spoke.
+        # Verified votes: the senders of each (kind, epoch, view, number, digest); who has voted.
         self._equal: dict[tuple[type[_Vote], int, int, int, bytes], set[int]] = {}
         self._voted: set[tuple[type[_Vote], int, int, int]] = set()
 
     def superfluous(self, message: ReplicaMessage) -> bool:
-        """Whether the host may drop it unread. Raises PeerFault for a batch that is none."""
+        """Whether the host may drop it unverified. Raises PeerFault for a malformed batch."""
         if type(message) is Commit or type(message) is Prepare:
             return self._lacking(message) <= len(self._equal.get(_key(message), ()))
         if type(message) is PrePrepare:
@@ -44,8 +44,8 @@ class MessageFilter:
         return False
 
     def verified(self, message: ReplicaMessage) -> None:
-        """To be called for each message that was verified after all. Only a sender's first vote on
-        a number may count."""
+        """To be called for each message that was verified. Only a sender's first vote on a number
+        may count."""
         if type(message) is not Commit and type(message) is not Prepare:
             return
         voter = (type(message), message.epoch, message.seq, message.sender)
@@ -71,8 +71,8 @@ class MessageFilter:
         return log.strong - 1 - slot.prepares.counts.get(key, 0)
 
     def _counts(self, vote: _Vote) -> bool:
-        """Whether this vote counts against `_lacking`. A repeated or contradicting vote of its
-        sender does not, nor a PREPARE of a primary: for such a vote no other one may be dropped."""
+        """Whether this vote counts against `_lacking`. A sender's repeated or contradicting vote
+        does not, and a primary's PREPARE does not: no other vote may be dropped because of them."""
         slot = self._s.log.get(vote.seq)
         if type(vote) is Prepare and vote.sender == self._s.membership.primary(vote.view):
             return False
@@ -87,8 +87,8 @@ class MessageFilter:
         return slot is not None and slot.wants(digest)
 
     def _expects(self, message: PrePrepare) -> bool:
-        """It is of our view, or we follow the view that we left, or its batch is missing. (One that
-        comes together with a NEW-VIEW above our view comes again.)"""
+        """Whether it is of our view, or of a view that we left and still follow, or its batch is
+        missing. (One above our view that comes together with its NEW-VIEW is sent again later.)"""
         s = self._s
         if message.epoch != s.epoch:
             return message.epoch > s.epoch

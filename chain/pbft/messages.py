@@ -230,8 +230,8 @@ class FetchBodies(_ReplicaMessage, frozen=True, tag="FB"):
 
 class Bodies(_ReplicaMessage, frozen=True, tag="DB"):
     """Blocks from `start` on: all that were asked for, or until the next would not fit into
-    BODIES_BYTES_MAX. So an answer and the first block of the next come to more than that. Otherwise
-    the source could have given more, and did not. Up to `pruned` it keeps no items of data."""
+    BODIES_BYTES_MAX. So an answer and the first block of the next answer together exceed that.
+    Otherwise the source sent less than it could. Up to `pruned` it keeps no items of data."""
 
     start: Seq
     blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=HEADS_MAX)]

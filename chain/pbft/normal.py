@@ -106,8 +106,8 @@ def _on_fact(s: ReplicaState, seq: int, fact: Fact | Equivocation | None) -> Non
 
 
 def _commit(s: ReplicaState, slot: Slot) -> None:
-    """Prepared in the view that we are in: durable with its batch, then COMMIT. It is the only vote
-    that has to be durable before it leaves (`recovery`)."""
+    """The slot is prepared in our view: makes its certificate and batch durable, then sends the
+    COMMIT. That is the only vote that must be durable before it leaves (`recovery`)."""
     certificate, proof = slot.prepared, slot.prepared_proof
     assert certificate is not None
     assert proof is not None
@@ -120,8 +120,8 @@ def _commit(s: ReplicaState, slot: Slot) -> None:
 
 
 def _accept(s: ReplicaState, slot: Slot, entry: Accepted) -> None:
-    """The vote: PREPARE (or, as primary, the PRE-PREPARE). It leaves before it is durable, because
-    a replica that restarts votes no more in this view (`recovery`)."""
+    """Votes: PREPARE (or, as primary, the PRE-PREPARE). The vote may leave before it is durable,
+    because a replica that restarts does not vote again in this view (`recovery`)."""
     batch, signed = slot.batches[entry.digest], entry.signed
     slot.accepted, slot.offer, slot.ordered = entry, None, None
     if batch.proposal is not None:
@@ -171,7 +171,8 @@ def accept_ordered(s: ReplicaState, slot: Slot) -> None:
 
 
 def settle(s: ReplicaState) -> None:
-    """Accepts, executes and proposes what is possible now, in this order. Cheap if nothing is."""
+    """Accepts, executes and proposes what is possible now, in this order. Cheap if nothing is
+    possible."""
     view = s.view
     if view.active and s.voting:
         _advance(s)
@@ -184,7 +185,7 @@ def settle(s: ReplicaState) -> None:
 
 
 def _advance(s: ReplicaState) -> None:
-    """Past everything that is executed or accepted in this view."""
+    """Moves `next_seq` past everything that is executed or accepted in this view."""
     view = s.view
     if view.next_seq <= s.executed:
         view.next_seq = s.executed + 1
@@ -198,10 +199,10 @@ def _advance(s: ReplicaState) -> None:
 def _accept_next(s: ReplicaState) -> bool:
     """Accepts the PRE-PREPARE after the newest accepted one, if it waits and is acceptable.
 
-    In order, so that times rise and a request stands in one proposal only. Not before the last
-    checkpoint is executed, because screening reads its state. Above the last checkpoint of an epoch
-    that state is the next epoch's, which the primary may not have known when it proposed: votes are
-    void there.
+    Proposals are accepted in order, so that times rise and no request stands in two of them. None
+    is accepted until the last checkpoint is executed, because screening reads its state. None is
+    accepted above the last checkpoint of an epoch: votes are void there, and screening would read
+    the next epoch's state, which the primary may not have known when it proposed.
     """
     view = s.view
     slot = s.log.get(view.next_seq)
@@ -221,8 +222,8 @@ def _accept_next(s: ReplicaState) -> bool:
             view.checked_at = moment  # nothing changes before the next execution or tick
             return False
         case Verdict.LATE:
-            # No vote; but its batch is kept here for others' COMMITs. A replica that stood still
-            # gets all that it missed too late, and has to follow without votes of its own.
+            # No vote, but the batch is kept: others' COMMITs may decide it. A replica that stood
+            # still gets all that it missed too late, and has to follow without votes of its own.
             view.checked_at = moment
             s.timeout.not_quick()
             return False
@@ -259,7 +260,7 @@ def _execute_next(s: ReplicaState) -> None:
 
 
 def _propose_next(s: ReplicaState) -> bool:
-    """A batch forms from what waits while earlier ones are in flight, never by a timer.
+    """Makes a batch of the requests that waited while earlier ones were in flight. No timer.
 
     The more blocks are in flight, the fuller the next has to be. A single request leaves at once;
     under load, batches grow.

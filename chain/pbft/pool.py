@@ -51,7 +51,7 @@ class Pool:
     def add(
         self, request: VerifiedRequest, source: int, verdict: Screening, now_us: int
     ) -> Refusal | None:
-        """The reason why it may not wait, or None."""
+        """Adds the request. Returns None, or the reason why it may not wait."""
         if verdict is Screening.DONE:
             return "done"
         if verdict is not Screening.READY and verdict is not Screening.LATER:
@@ -87,7 +87,7 @@ class Pool:
             del self._counts[share]
 
     def drop(self, request: bytes) -> None:
-        """No longer waits, if it did."""
+        """Removes the request if it waits."""
         entry = self.fresh.pop(request, None)
         if entry is None and self.later:
             entry = self.later.pop(request, None)

@@ -1,14 +1,15 @@
 """Is the primary alive? What a backup waits for, and the primary's heartbeat (OSDI'99, 4.4).
 
-While a view is active, its timer watches one thing, the oldest: a request that waits, a block that
-was accepted, or on an idle chain the next heartbeat. If that is still missing when the timer fires,
-the primary is suspected. Otherwise the next oldest is watched. Under load the timer is touched
-once per block, not per message or request.
+While a view is active, its timer watches the oldest of these: a request that waits, a block that
+was accepted, or, on an idle chain, the next heartbeat. If that is still missing when the timer
+fires, the primary is suspected. Otherwise the next oldest is watched. Under load the timer is
+touched once per block, not per message or request.
 
 A request is timed from its arrival (or from the start of the view), not from when it became the
-oldest. It may wait longer only while the primary fills its batches: a primary just under the
-timeout (Aardvark, NSDI'09) delivers at least one full batch per timeout, or is replaced. That has
-an end too: no more requests can wait before one than a primary's queue and pipeline hold.
+oldest. It may wait longer only while the primary fills its batches. So a primary that stays just
+under the timeout (Aardvark, NSDI'09) must deliver at least one full batch per timeout, or it is
+replaced. That has an end too: only as many requests can wait before one as a primary's queue and
+pipeline hold.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def _arm(s: ReplicaState) -> None:
 
 
 def has_timed_out(s: ReplicaState) -> bool:
-    """The timer of an active view has fired: whether what it watches is missing. If not, the next
-    thing is watched."""
+    """Called when the timer of an active view fires: whether what it watches is still missing. If
+    not, it watches the next."""
     missing = _is_missing(s)
     s.view.watch = None
     if not missing:
@@ -109,7 +110,7 @@ def _is_overdue(s: ReplicaState, request: bytes) -> bool:
         return False
     pipeline = s.consensus.pipeline_window * s.consensus.batch_requests_max
     if s.view.overtaken > WAITING_MAX + pipeline:
-        return True  # a primary that takes them in order has come to it: this one is left out
+        return True  # a primary that takes requests in order would have taken this one by now
     timed_from_us = s.view.timed_from_us
     since_us = timed_from_us if entry is None else max(entry.since_us, timed_from_us)
     return not 0 <= s.now_us - since_us < s.timeout.us

@@ -32,9 +32,9 @@ def check_proposal(s: ReplicaState, offer: Offer) -> Verdict:
     time_us = offer.proposal.time_us
     if time_us <= last_time_us:
         return Verdict.REFUSE
-    # CometBFT's proposer-based time stamps: within precision, and message delay, of our clock. The
-    # least step of 1 us is always acceptable. Otherwise a chain that wrong clocks took into the
-    # future would stand still until the right clocks are there.
+    # As in CometBFT's proposer-based time stamps, the time must be near our clock: within
+    # precision, and within message delay if it is earlier. A step of 1 us is always acceptable: a
+    # chain that wrong clocks took into the future would otherwise stand still until then.
     if time_us > max(s.now_us + consensus.precision_us, last_time_us + 1):
         return Verdict.WAIT
     # Slow replicas need longer for a batch: what a message may take grows with the timeout.
@@ -45,8 +45,8 @@ def check_proposal(s: ReplicaState, offer: Offer) -> Verdict:
 
 
 def oversize(consensus: Consensus, requests: int, attachment: int) -> bool:
-    """Whether no batch of this many requests may come to this many bytes. Asked on arrival: what is
-    too large is not even kept until its turn."""
+    """Whether these are more bytes than a batch of this many requests may have. Asked on arrival: a
+    batch that is too large is not even kept until its turn."""
     size = attachment - BATCH_OVERHEAD_BYTES - ITEM_OVERHEAD_BYTES * requests
     return requests > consensus.batch_requests_max or size > consensus.batch_bytes_max
 
@@ -60,7 +60,7 @@ def _check_requests(s: ReplicaState, offer: Offer) -> Verdict:
         seen.add(request.id)
         screening = screen(request)
         if screening is Screening.READY or screening is Screening.UNSETTLED:
-            continue  # whatever the primary saw: execution decides
+            continue  # whatever state the primary saw, execution decides
         if screening is Screening.DONE or screening is Screening.INVALID:
             return Verdict.REFUSE
         if screening is Screening.LATER:
@@ -68,7 +68,7 @@ def _check_requests(s: ReplicaState, offer: Offer) -> Verdict:
                 return Verdict.REFUSE  # the primary cannot have known it either
             verdict = Verdict.WAIT
         elif s.executed <= seq - s.consensus.pipeline_window:
-            return Verdict.REFUSE  # an honest primary had executed this much: it knew
-        # Otherwise it lost a race in the pipeline, which its client may have arranged: the primary
-        # is not to blame, and execution decides.
+            return Verdict.REFUSE  # an honest primary had executed up to here, so it knew
+        # Otherwise the request lost a race in the pipeline, which its client may have arranged. The
+        # primary is not to blame, and execution decides.
     return verdict

@@ -1,9 +1,9 @@
 """Restart: from durable facts back to a replica that never contradicts its own votes.
 
-Where a replica stands is durable before it votes there, and so is a certificate before its COMMIT.
-PRE-PREPAREs and PREPAREs may be lost. So a replica that restarts in a view votes no more in it, and
-asks for the next one. Until f+1 others do (or its primary does), it follows without a vote. Blocks
-that were not synced are executed again when peers send the votes again.
+The entry into a view is durable before a replica votes in that view, and a certificate before its
+COMMIT. PRE-PREPAREs and PREPAREs may be lost. So a replica that restarts in a view does not vote in
+it again, and asks for the next one. Until f+1 others ask too (or the primary does), it follows
+without a vote. Blocks that were not synced are executed again when peers send the votes again.
 """
 
 from __future__ import annotations

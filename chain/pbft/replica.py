@@ -87,9 +87,9 @@ class Replica:
 
     `me`: own replica id (need not be a member yet: a replica that is being added follows).
     `membership`: the membership that decided the block `executed` (epoch 0 at genesis).
-    `pending`: the next epoch's membership if a block up to `executed` changed it and it is not in
-    force for `executed` (it comes into force with the first block after the next checkpoint).
-    `holds`: whether the signature of a statement is its sender's (`verify.Verifier.holds`).
+    `pending`: the next epoch's membership, if a block up to `executed` has decided it and it did
+    not decide `executed` itself (it decides the first block after the next checkpoint).
+    `holds`: whether a statement has a valid signature of its sender (`verify.Verifier.holds`).
     `executed`: (height, head hash, block time in microseconds) of the last block in the ledger.
     `durable`: everything persisted and not forgotten, in any order (see `effects.Durable`).
     """
@@ -160,7 +160,7 @@ class Replica:
         return self._settle()
 
     def submit(self, items: Sequence[Submitted], now_us: int) -> list[Effect]:
-        """As `handle` for each of them, but together: a batch forms from all of them."""
+        """Like `handle` for each of them, but a batch is made of all of them together."""
         s = self._begin(now_us)
         if s.halted:
             return s.out
@@ -213,7 +213,7 @@ class Replica:
         """For messages that the host verifies together: says which of them it need not verify."""
         return MessageFilter(self._s)
 
-    # What the host may look at, never change.
+    # The host may read these, and never change them.
 
     @property
     def membership(self) -> Membership:

@@ -44,7 +44,8 @@ def on_submitted(s: ReplicaState, item: Submitted) -> None:
 
 
 def _hand_over(s: ReplicaState, request: VerifiedRequest) -> None:
-    """To the primary. One that asks for a view, perhaps alone, takes that of the view before it."""
+    """Hands it to the primary. A replica that asks for a view, perhaps alone, hands it to the
+    primary of the view before."""
     number = s.view.number if s.view.active else s.view.number - 1
     primary = s.membership.primary(number)
     if s.voting and primary != s.me:
@@ -85,8 +86,8 @@ def rescreen_fresh(s: ReplicaState) -> None:
 
 
 def withdraw(s: ReplicaState, slot: Slot) -> None:
-    """Proposals for this number came to nothing (a view change, another epoch): requests that stood
-    in one wait again."""
+    """Proposals for this number were not executed (a view change, another epoch): their requests
+    wait again."""
     for batch in slot.batches.values():
         for request in batch.requests:
             if s.pool.withdraw(request.id, slot.seq) and not s.pool.knows(request.id):
@@ -94,8 +95,8 @@ def withdraw(s: ReplicaState, slot: Slot) -> None:
 
 
 def forward_waiting(s: ReplicaState, *, new_primary: bool = False) -> None:
-    """A backup hands its oldest requests to the primary when a view begins. In case they were lost,
-    it does so again with the 1st, 2nd, 4th, 8th ... status interval."""
+    """A backup hands its oldest requests to the primary when a view begins. It does so again with
+    the 1st, 2nd, 4th, 8th ... status interval, in case they were lost."""
     for entry in islice(s.pool.fresh.values(), FORWARDS_MAX):
         entry.ticks = 0 if new_primary else entry.ticks + 1
         if entry.ticks & (entry.ticks - 1) == 0:

@@ -1,4 +1,4 @@
-"""What a replica knows, shared by all handlers, and the small verbs with which they act.
+"""What a replica knows, and the small actions that its handlers share.
 
 No decision is made here. What belongs to one epoch is built again in `enter_epoch`, what belongs to
 one view in `enter_view`. The modules that change a part are named beside it.
@@ -54,7 +54,7 @@ class Peer(msgspec.Struct):
     status_us: int = -(2**62)
     executed: int = -1
     stuck: int = 0  # STATUS in a row without progress
-    resent: int = 0  # log contents up to here were sent to it, since it was stuck
+    resent: int = 0  # log contents up to this number were sent to it since it was stuck
     served: int = 0  # fetches answered since the last tick
     served_bytes: int = 0
 
@@ -176,8 +176,9 @@ class ReplicaState:
         self.out.append(Persist(Durable(kind, view, seq, data)))
 
     def persist_view(self, message: Signed | None = None) -> None:
-        """There is one such fact: where we stand now. Durable before anything is said there: so a
-        replica that restarts knows every view in which it may have voted (`recovery`)."""
+        """Only one such fact exists: our current view. It is durable before we send anything in
+        that view, so a replica that restarts knows every view in which it may have voted
+        (`recovery`)."""
         fact = ViewFact(self.epoch, self.view.number, self.view.active, message)
         self.persist("view", 0, 0, encode(fact))
         self.out.append(Sync())
@@ -188,8 +189,9 @@ class ReplicaState:
     def accuse(
         self, culprit: int, reason: str, first: Signed, second: Signed | None = None
     ) -> None:
-        """Once per culprit and reason. Never ourselves: what we forgot with our disk may come back
-        from peers, and contradict what we say now without sending it."""
+        """Reports once per culprit and reason. Never accuses ourselves: statements that we lost
+        with our disk may come back from peers and contradict votes that we make now and do not
+        send."""
         key = (culprit, reason)
         if culprit == self.me or key in self._accused or len(self._accused) >= ACCUSATIONS_MAX:
             return
@@ -197,7 +199,7 @@ class ReplicaState:
         self.out.append(Accuse(culprit, reason, _bare(first), second and _bare(second)))
 
     def accuse_equivocation(self, fact: Equivocation) -> None:
-        """Not with a COMMIT that its sender did not sign: nobody else could check that."""
+        """Needs two valid signatures: nobody else could check a COMMIT that has none."""
         if self.holds(fact.first) and self.holds(fact.second):
             self.accuse(fact.culprit, f"equivocation-{fact.what}", fact.first, fact.second)
 

@@ -39,7 +39,7 @@ class Screening(Enum):
     READY = "ready"
     LATER = "later"  # not yet known here; may become known when earlier blocks are executed
     REFUSED = "refused"  # can never become READY again
-    UNSETTLED = "unsettled"  # not READY; may have been, and may become so
+    UNSETTLED = "unsettled"  # not READY; may have been READY before, and may become READY
     INVALID = "invalid"  # no state makes it acceptable: a primary that proposes it is faulty
     DONE = "done"  # this very request (by id) has been executed
 

@@ -63,9 +63,10 @@ def on_tick(s: ReplicaState) -> None:
 
 
 def _notice_a_stop(s: ReplicaState) -> None:
-    """A tick that comes later than the view timeout: this process stood still (SIGSTOP, a suspended
-    machine), and what has arrived since is not handled yet. That is no reason to suspect the
-    primary. Not twice in a row: a replica that is always this slow has to suspect all the same."""
+    """A tick comes later than the view timeout if this process stood still (SIGSTOP, a suspended
+    machine). What has arrived since is not handled yet, so that is no reason to suspect the
+    primary. This excuse does not count twice in a row: a replica that is always this slow must be
+    able to suspect."""
     late = s.tick_us > 0 and s.now_us - s.tick_us > s.consensus.status_interval_us + s.timeout.us
     if late and not s.tick_late and s.view.active:
         progress.entered(s)
@@ -99,9 +100,9 @@ def _send_status(s: ReplicaState) -> None:
 
 
 def _fetch_missing(s: ReplicaState) -> None:
-    """Asks everybody for missing batches that a NEW-VIEW ordered or shall order, and for that of
-    the next block. The digest binds them. Answers to STATUS bring the others, with their
-    PRE-PREPAREs."""
+    """Asks everybody for the missing batches that a NEW-VIEW ordered or will order, and for the
+    batch of the next block. Anybody may answer, because the digest binds a batch. Answers to STATUS
+    bring the other batches, with their PRE-PREPAREs."""
     if s.transfer.running:
         return
     for slot in s.log.above(s.executed):
@@ -159,12 +160,13 @@ def _resend_checkpoint_votes(s: ReplicaState, status: StatusMessage) -> None:
 
 
 def _resend_log(s: ReplicaState, status: StatusMessage, peer: Peer, lags: bool) -> None:
-    """What the peer needs to execute on. If it has only just stopped, each replica sends its own
-    votes, and the primary the batches. If it stays stuck, or lags, f+1 replicas in turn send all
-    that they hold: a quorum's COMMITs prove that a batch is committed, even if their senders are
-    down now. The COMMITs come before their batch: so the peer takes it, however far ahead it is.
+    """Sends what the peer needs to go on executing. If it has only just stopped, each replica sends
+    its own votes, and the primary the batches. If it stays stuck, or lags, f+1 replicas in turn
+    send all that they hold: a quorum's COMMITs prove that a batch is committed, even if their
+    senders are down now. The COMMITs come before their batch, so the peer takes the batch however
+    far ahead it is.
 
-    One that lags but moves gets each slot once."""
+    A peer that lags and makes progress gets each slot once."""
     if status.executed < s.log.kept_above:
         return  # our votes do not reach that far down: it has to fetch blocks
     everything = (lags or peer.stuck >= STUCK_LONG) and _in_turn(s, status.executed + peer.stuck)
@@ -202,8 +204,8 @@ def _in_turn(s: ReplicaState, turn: int) -> bool:
 def _send_batch(
     s: ReplicaState, to: int, slot: Slot, digest: bytes, *, alone: bool = False
 ) -> None:
-    """With the PRE-PREPARE that named it, if that is still known: it may convict its primary.
-    Nothing if we do not have it."""
+    """The batch goes with the PRE-PREPARE that named it, if that is still known: a PRE-PREPARE may
+    convict its primary. Sends nothing if we do not have the batch."""
     batch, accepted = slot.batches.get(digest), slot.accepted
     known = accepted is not None and accepted.digest == digest and not alone
     pre_prepare = accepted.signed if accepted is not None and known else None
@@ -226,7 +228,7 @@ def _own_votes(s: ReplicaState, slot: Slot, peer_prepared: bool) -> tuple[Signed
 
 
 def _may_serve(s: ReplicaState, replica: int, size: int = 0) -> bool:
-    """`size`: bytes that we hold in memory. What comes from the store is the host's to limit."""
+    """`size`: bytes that we hold in memory. The host limits what comes from the store."""
     peer = s.peer(replica)
     peer.served += 1
     peer.served_bytes += size

@@ -6,7 +6,8 @@ head that q CHECKPOINTs certify. Then come the bodies of these heads, in pieces.
 them in order, and so checks that they execute to these heads. Nothing is believed before that.
 Sources take turns. One that stays silent is passed over for a while; one that lies is accused and
 skipped. Blocks without the items of data (`ledger.pruning`) are taken up to where f+1 sources say
-that they prune. Above that, a source that prunes is passed over: it may only want us to lack them.
+that they prune. Above that, a source that prunes is passed over: it may only want to keep them from
+us.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ __all__ = [
 
 INTERVALS_MAX = 3  # intervals of K blocks that are fetched at once
 PIECE_BLOCKS = 16  # blocks asked for in one FETCH-BODIES
-# Of fetched blocks that wait to be installed. The piece that is next is always fetched, so its
-# longest answer may come on top: PIECE_BLOCKS full batches.
+# Fetched blocks that wait to be installed. The piece that is next is always fetched, so its longest
+# answer may come on top of this: PIECE_BLOCKS full batches.
 HELD_BYTES_MAX = 32 * 1024 * 1024
 SOURCE_TICKS_MAX = 2  # status intervals that a source may take until another is asked
 
 
 def on_tick(s: ReplicaState, stuck: bool) -> None:
-    """Begins if we are behind a proven checkpoint and live messages do not help. Asks again."""
+    """Begins if we are behind a proven checkpoint and live messages do not help. Asks other sources
+    for what is late."""
     if s.stable.seq > s.executed and stuck and not s.busy:
         _begin(s)
     t = s.transfer
@@ -81,7 +83,7 @@ def step(s: ReplicaState) -> None:
     installs what is complete and next."""
     t = s.transfer
     if not t.running:
-        # One read of two integers in the normal case.
+        # Normally the first comparison is enough.
         if s.executed >= s.stable.seq or s.executed >= s.log.kept_above or s.busy:
             return
         _begin(s)
@@ -94,7 +96,8 @@ def step(s: ReplicaState) -> None:
 
 
 def _end(s: ReplicaState) -> None:
-    """At the proven checkpoint. If our epoch is over, we cannot see further: ask what follows."""
+    """We are at the proven checkpoint. If our epoch is over, we cannot see further, so we ask what
+    follows."""
     t = s.transfer
     t.running = False
     t.intervals = []
@@ -239,7 +242,7 @@ def on_bodies(s: ReplicaState, received: Received[Bodies]) -> None:
 
 
 def _answer(s: ReplicaState, piece: Piece, message: Bodies) -> Fetched | None:
-    """The blocks of the same source that these continue, if it was ever asked. So a late answer
+    """The blocks of the same source that these continue, None if there are none. So a late answer
     counts, and the blocks of one source do not get in the way of another's."""
     if piece.whole is not None or message.sender in s.transfer.liars:
         return None
@@ -279,8 +282,8 @@ def _take_bodies(
 
 
 def _shed(t: Transfer) -> None:
-    """Drops what is not needed next, from the end; it is fetched again when there is room. Of the
-    piece that is needed next the longest answer stays."""
+    """Drops what is not needed next, from the end; it is fetched again when there is room. The
+    longest answer to the piece that is needed next stays."""
     first, *rest = t.pieces
     while rest and t.held > HELD_BYTES_MAX:
         piece = rest.pop()
@@ -299,7 +302,7 @@ def _give_up(s: ReplicaState, piece: Piece, source: int) -> None:
 
 def _dribbles(answer: Fetched, following: Block) -> bool:
     """Whether this block would have fitted into the answer before it (`Bodies`). Such a source is
-    behind itself, or wants to hold us up block by block."""
+    itself behind, or wants to hold us up block by block."""
     return bool(answer.blocks) and answer.size + following.body_bytes <= BODIES_BYTES_MAX
 
 
@@ -321,7 +324,7 @@ def _install_next(s: ReplicaState) -> None:
 def on_installed(s: ReplicaState, item: Installed) -> None:
     t = s.transfer
     for interval in t.intervals:
-        # Kept for others; the highest proven one `checkpoint` makes durable itself.
+        # Kept to be served to others. `checkpoint` makes the highest proven one durable itself.
         if interval.stop == item.seq and interval.proof and item.seq != s.stable.seq:
             s.persist("stable", 0, item.seq, encode(interval.proof))
     checkpoint.on_installed(s, item)

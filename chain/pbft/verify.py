@@ -5,8 +5,8 @@ twice, because good signatures and opened requests are remembered, within a boun
 CHECKPOINTs; a PRE-PREPARE with q-1 PREPAREs; q VIEW-CHANGEs) are checked as a whole: distinct
 members of one epoch that say the same. What a true message means is in `chain.pbft`.
 
-COMMITs stand in no certificate, and a link is authenticated. So one that comes over its sender's
-own link counts as it is. Its signature is checked (`holds`) before it is handed on or is evidence.
+COMMITs stand in no certificate, and links are authenticated. So a COMMIT that comes over its
+sender's own link counts unchecked. It is checked (`holds`) before it is handed on or is evidence.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REQUESTS_REMEMBERED_MAX = 2048  # opened batch items
 # Anybody may hand these on, because each proves itself. Certificates are made of them, so their
 # signatures are worth remembering.
 _RELAYED = frozenset({PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView})
-_VOTES = frozenset({Prepare, Commit})  # the commonest; they have no contents to check
+_VOTES = frozenset({Prepare, Commit})  # the most common messages; they have no contents to check
 
 _M = TypeVar("_M", PrePrepare, Prepare, Checkpoint, ViewChange)
 _V = TypeVar("_V")
@@ -126,7 +126,7 @@ class Verifier:
         return self._contents(message, signed)
 
     def holds(self, signed: Signed) -> bool:
-        """Whether a replica's statement is signed by its sender: others can check it too."""
+        """Whether a replica's statement has a valid signature, so that others can check it too."""
         try:
             message = decode_body(signed.body)
             self._check_signature(message, signed, self._key(message), remember=True)
@@ -151,7 +151,7 @@ class Verifier:
             case Forward():
                 return Received(message, signed, requests=(self.open(message.item),))
             case _:
-                return Received(message, signed)  # none that the core reads
+                return Received(message, signed)  # it has no contents that the core reads
 
     def open_all(self, items: Sequence[bytes]) -> list[VerifiedRequest | PeerFault]:
         """`open_items`, remembered: a request that was submitted here is not verified again when
@@ -225,7 +225,8 @@ class Verifier:
             self._signatures.put(key, True)
 
     def _nested(self, signed: Signed, kind: type[_M], epoch: int) -> _M:
-        """A statement inside another one: no attachment, of the epoch, its signature good."""
+        """Reads a statement inside another one: of this kind and epoch, with a good signature and
+        no attachment."""
         message = decode_body(signed.body)
         if not isinstance(message, kind) or signed.attachment:
             raise PeerFault("bad-certificate", f"{type(message).__name__} for {kind.__name__}")

@@ -5,8 +5,8 @@ VIEW-CHANGEs decides is computed in `new_view`; lost messages are sent again by 
 
 A primary makes a NEW-VIEW of VIEW-CHANGEs only if it holds every batch that they order. PREPAREs
 are not durable, so a power cut may take a batch from all honest replicas that prepared it, while a
-traitor keeps the certificate. No such batch is committed, and the q honest VIEW-CHANGEs do without
-it.
+faulty replica keeps the certificate. No such batch is committed, and the q honest VIEW-CHANGEs do
+not name it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _own_view_change(s: ReplicaState) -> Received[ViewChange]:
 
 
 def on_timer(s: ReplicaState) -> None:
-    """In an active view: has the primary failed? Waiting for a view: on to the next (4.5.2)."""
+    """In an active view: has the primary failed? While waiting for a view: asks for the next
+    (4.5.2)."""
     if s.view.active:
         if progress.has_timed_out(s):
             s.timeout.failed(active=True)
@@ -87,11 +88,11 @@ def on_view_change(s: ReplicaState, received: Received[ViewChange]) -> None:
     try:
         new_view.check_window(received, s.consensus.log_window)
     except PeerFault as fault:
-        # It alone is dropped: an honest one beside it counts all the same.
+        # Only this VIEW-CHANGE is dropped; those of other senders still count.
         s.accuse(received.message.sender, fault.code, received.signed)
         return
     s.view_changes.add(received)
-    # The primary itself leaves our view (it has restarted): nothing will come of it.
+    # If the primary itself leaves our view (it has restarted), nothing more is decided in it.
     s.view.suspected |= s.view.active and received.message.sender == s.view.primary
     _join(s)
     _collected(s)
@@ -133,9 +134,9 @@ def settle(s: ReplicaState) -> None:
 
 
 def _make_new_view(s: ReplicaState) -> None:
-    """Of any q VIEW-CHANGEs, as all such sets keep what may be committed (4.4). Those that name a
-    batch which we cannot get are left out: TOCS'02 (section 3.2.4, A2) has f+1 replicas vouch for a
-    batch."""
+    """Any q VIEW-CHANGEs will do, because each such set keeps what may be committed (4.4). Those
+    that name a batch which we cannot get are left out. In TOCS'02 (section 3.2.4, A2), f+1 replicas
+    vouch for each batch instead."""
     view = s.view.number
     candidates = s.view_changes.asking_for(view)
     while True:
@@ -152,7 +153,7 @@ def _make_new_view(s: ReplicaState) -> None:
         _seek(s, lacking)
         candidates = [each for each in candidates if not _names(each, lacking)]
     if _contradicts_a_commit(s, view, decision):
-        return  # as in `on_new_view`; the timer takes us on
+        return  # as in `on_new_view`; the timer brings the next view
     pre_prepares = tuple(
         s.sign(PrePrepare(s.epoch, s.me, view, seq, digest))
         for seq, digest in enumerate(decision.ordered, start=decision.checkpoint.seq + 1)
@@ -163,8 +164,8 @@ def _make_new_view(s: ReplicaState) -> None:
 
 
 def _lacking(s: ReplicaState, decision: Decision) -> dict[int, bytes]:
-    """The digest of each number whose batch is ordered and not here. What we have executed, others
-    have too; up to a proven checkpoint there are blocks to be fetched."""
+    """By number, the digest of each ordered batch that is missing. Executed ones are not missing:
+    others have them too. Up to a proven checkpoint, blocks can be fetched."""
     lacking = {}
     had = max(s.executed, s.stable.seq)
     for seq, digest in enumerate(decision.ordered, start=decision.checkpoint.seq + 1):
@@ -204,8 +205,9 @@ def on_new_view(s: ReplicaState, received: Received[NewView]) -> None:
             start(s, s.view.number + 1)
         return
     if _contradicts_a_commit(s, message.view, decision):
-        # q COMMITs of an earlier view are kept by every V with at most f faulty replicas. So more
-        # are faulty, or have lost their disks: this view is refused. Its primary is not to blame.
+        # With at most f faulty replicas, every V keeps what q COMMITs of an earlier view decided.
+        # So more are faulty, or have lost their disks: this view is refused. Its primary is not
+        # to blame.
         s.observe("contradicted", s.executed)
         if message.view == s.view.number:
             start(s, s.view.number + 1)
@@ -228,7 +230,7 @@ def _contradicts_a_commit(s: ReplicaState, view: int, decision: Decision) -> boo
 
 
 def _enter(s: ReplicaState, message: NewView, signed: Signed, decision: Decision) -> None:
-    """Durable; then, if we are its primary, NEW-VIEW."""
+    """Makes the view durable. Then, if we are its primary, sends NEW-VIEW."""
     s.enter_view(message.view, active=True, new_view=signed)
     s.timeout.entered(s.now_us)
     s.view_changes.forget(message.view)
@@ -248,7 +250,7 @@ def _enter(s: ReplicaState, message: NewView, signed: Signed, decision: Decision
 
 
 def _drop_unordered(s: ReplicaState) -> None:
-    """Proposals of older views count no more; their requests wait again. Certificates stay."""
+    """Proposals of older views no longer count; their requests wait again. Certificates stay."""
     for slot in s.log.above(0):
         if slot.seq > s.executed:
             requests.withdraw(s, slot)
@@ -262,7 +264,7 @@ def _drop_unordered(s: ReplicaState) -> None:
 def _order(
     s: ReplicaState, decision: Decision, pre_prepares: tuple[Signed, ...]
 ) -> list[tuple[int, bytes]]:
-    """Takes O as the PRE-PREPAREs of this view; gives what is still missing of their batches.
+    """Takes O as the PRE-PREPAREs of this view; returns which of their batches are still missing.
 
     New proposals follow O, and wait until all of it is accepted (`normal` keeps the order).
     """

@@ -38,7 +38,7 @@ class ViewState(msgspec.Struct, eq=False, kw_only=True):
     new_view: Signed | None  # the NEW-VIEW that made it active; view 0 has none
     new_view_timer_runs: bool = False  # while we wait, after q VIEW-CHANGEs (`view_change`)
     suspected: bool = False  # the primary is to be left
-    sought_arrived: bool = False  # a batch that our NEW-VIEW waits for (`Slot.sought`)
+    sought_arrived: bool = False  # a batch that our NEW-VIEW waits for is here (`Slot.sought`)
 
     # Proposals (`normal`).
     next_seq: int  # the next to accept or, as primary, to propose

@@ -1,17 +1,18 @@
-"""How long a replica waits for a primary. The timeout fits itself to how fast the replicas are.
+"""How long a replica waits for a primary. The timeout adapts to how fast the replicas are.
 
-It doubles, up to a cap, with each view that fails before it was quick (OSDI'99, 4.5.2). It halves
-after a pipeline window of blocks in a row that each took less than half of it: the shorter timeout
-would have been enough. So replicas with too little processor settle at a timeout in which they
-work. (The paper falls back with the first block, to a timeout in which they do not work.) It also
-halves after a checkpoint interval of blocks, or after eight times itself, however long its blocks
-took. So a primary that is slow on purpose gets no more than that out of a timeout that was doubled
-for others: from 16 s down to 1 s in four minutes. The price where all replicas are that slow: one
-view in about nine timeouts fails for trying.
+A view is quick once it has had a pipeline window of blocks in a row that each took less than half
+of the timeout. Then the timeout halves, because the shorter one would have been enough. It doubles,
+up to a cap, with each view that fails before it was quick (OSDI'99, 4.5.2). So slow replicas settle
+at a timeout in which they work. (The paper falls back with the first block, to a timeout in which
+they do not work.) It also halves after a checkpoint interval of blocks, or after eight times its
+own length, however long its blocks took. So a timeout that was doubled for others serves a primary
+that is slow on purpose for a limited time: it falls from 16 s to 1 s in four minutes. The price:
+where all replicas are that slow, about one view in nine timeouts fails because a shorter timeout is
+tried.
 
 The allowed age of a proposal grows with it (`proposal_check`), as the message delay grows with the
-rounds in CometBFT's proposer-based time stamps. Otherwise nothing could be accepted where a batch
-takes longer on its way than that, whatever the timeout. What the timer watches is in `progress`.
+rounds in CometBFT's proposer-based time stamps. Otherwise, where a batch takes longer on its way
+than that age, nothing could be accepted. What the timer watches is in `progress`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from chain.genesis import Consensus
 
 __all__ = ["FALL_TIMEOUTS", "ViewTimeout"]
 
-FALL_TIMEOUTS = 8  # of a view that makes blocks, after which the timeout is halved in any case
+FALL_TIMEOUTS = 8  # of a view that makes blocks; then the timeout is halved in any case
 
 
 class ViewTimeout:

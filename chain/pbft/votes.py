@@ -70,7 +70,7 @@ class Votes(msgspec.Struct, eq=False):
 
 
 class CheckpointVotes:
-    """CHECKPOINTs above the stable one; of each sender the newest few."""
+    """CHECKPOINTs above the stable one: the newest few of each sender."""
 
     def __init__(self) -> None:
         self._at: dict[int, Votes] = {}

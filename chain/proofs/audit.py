@@ -30,9 +30,9 @@ class Defect(Exception):
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """Block `height` holds. `proven` is the highest block so far that f+1 signatures make final:
-    they vouch for all below. The last block's bytes are certain only if `proven` reaches it. Of
-    `pruned` records payload and device signature were not there: what they say rests on `proven`.
+    """Block `height` is sound. `proven` is the highest block so far that f+1 signatures make final:
+    they vouch for all below. The last block's bytes are certain only if `proven` reaches it.
+    `pruned` records lack payload and device signature: what they say rests on `proven`.
     """
 
     height: int
@@ -47,8 +47,8 @@ def verify_chain(
     seals: Callable[[int], Sequence[HeadSeal]],
     scheme: Scheme | None = None,
 ) -> Iterator[Checked]:
-    """Checks block after block, from height 1. `seals` gives what signatures over the head of a
-    height are stored (none, or at least f+1 of the epoch that decided it). Raises Defect."""
+    """Checks block after block, from height 1. `seals(height)` gives the stored signatures over the
+    head of that height (none, or at least f+1 of the epoch that decided it). Raises Defect."""
     verifier = scheme or Es256()
     ledger = Ledger(genesis, verifier)
     proven = 0

@@ -2,7 +2,7 @@
 
 The device signs its own certificate, and OpenSSL checks that: possession of the key. The proof
 that the chain issued it stands in a non-critical extension, and `verify_carrier` checks that:
-issuance. Neither says anything about revocation since; ask the chain. Proofs are in `proof`.
+issuance. Neither tells whether it was revoked since: ask the chain. Proofs are in `proof`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANY_KEY = ec.derive_private_key(1, ec.SECP256R1())
 
 
 def _second(time_us: int) -> datetime:
-    """X.509 knows whole seconds: rounded down."""
+    """X.509 times are whole seconds: rounded down."""
     return _EPOCH + timedelta(seconds=time_us // 1_000_000)
 
 
@@ -51,7 +51,7 @@ def _contents(der: bytes) -> bytes:
 
 
 def _template(statement: Statement, proof: Proof) -> x509.CertificateBuilder:
-    """All of the carrier but its signature. Raises ValueError for what X.509 cannot hold."""
+    """All of the carrier except its signature. Raises ValueError for what X.509 cannot hold."""
     assert statement.key is not None
     assert statement.certificate is not None
     assert statement.not_before_us is not None
@@ -110,8 +110,8 @@ def proof_of(certificate: x509.Certificate) -> Proof:
 def verify_carrier(
     pem: bytes, trusted: Genesis | ProofVerifier, at_us: int | None = None
 ) -> Statement:
-    """Possession, issuance and every field; validity too if `at_us` is given. A verifier that knows
-    the memberships also takes a carrier without their proofs.
+    """Checks possession, issuance and every field; also validity if `at_us` is given. A verifier
+    that knows the memberships also takes a carrier without their proofs.
 
     Raises PeerFault: "bad-certificate", "expired", or what `ProofVerifier.verify` raises.
     """
@@ -123,14 +123,14 @@ def verify_carrier(
     except CERTIFICATE_FAULTS as error:
         raise PeerFault("bad-certificate", f"not a self-signed carrier: {error}") from error
     if certificate.public_bytes(serialization.Encoding.PEM) != pem:
-        raise PeerFault("bad-certificate", "not one certificate and nothing else")
+        raise PeerFault("bad-certificate", "not exactly one certificate")
     proof = proof_of(certificate)
     verifier = ProofVerifier(trusted) if isinstance(trusted, Genesis) else trusted
     statement = verifier.verify(proof)
     if not statement.issues_certificate:
         raise PeerFault("bad-certificate", "the proven record issues no certificate")
     try:
-        # Made again from the record, so that no field is left open. Any key will do to sign it.
+        # Made again from the record, so that no field is left unchecked. Any key may sign it.
         wanted = _signed(_template(statement, proof), _ANY_KEY)
     except (*CERTIFICATE_FAULTS, OverflowError) as error:
         raise PeerFault("bad-certificate", f"no certificate can hold this: {error}") from error

@@ -93,8 +93,8 @@ class FinalityTracker:
             tracker.membership = ledger.membership  # where the owner follows the epochs
 
     `bodies` says that a block without its body does not count yet. Bodies wait in a buffer of
-    `bytes_max`, of which each replica has an equal share: one that lies fills only its own. A body
-    that was pruned counts when f+1 replicas have brought it so: one that is honest says that it is
+    `bytes_max`, of which each replica has an equal share: one that lies fills only its own. A
+    pruned body counts when f+1 replicas have sent it pruned: one of them is honest, so the block is
     old enough.
     """
 
@@ -135,12 +135,12 @@ class FinalityTracker:
         return self._head_hash
 
     def feed(self, seal: Seal) -> Conflict | None:
-        """Takes one replica's word. Raises PeerFault if it can only be a faulty replica's."""
+        """Takes one replica's seal. Raises PeerFault if only a faulty replica can have sent it."""
         head = Head.decode(seal.head)
         if head.network != self._network:
             raise PeerFault("wrong-network", "a seal of another network")
         if head.height <= self._height:
-            return self._after_the_fact(seal, head)
+            return self._conflict_with_final(seal, head)
         if head.height > self._height + WINDOW_BLOCKS_MAX:
             return None  # we are far behind: the owner fetches
         seals = self._seals.setdefault(head.height, {})
@@ -154,7 +154,7 @@ class FinalityTracker:
         return None
 
     def next_final(self) -> Final | None:
-        """The next block in order, once f+1 signatures of one head hold."""
+        """The next block in order, once f+1 signatures of one head are valid."""
         height = self._height + 1
         seals = self._seals.get(height)
         if seals is None or len(seals) < self.membership.quorum.weak:
@@ -177,7 +177,7 @@ class FinalityTracker:
         return None
 
     def _good(self, seals: dict[int, Seal], head: bytes) -> tuple[HeadSeal, ...]:
-        """f+1 seals of `head` that hold; those that do not are forgotten."""
+        """f+1 valid seals of `head`; invalid ones are forgotten."""
         good: list[HeadSeal] = []
         for replica in sorted(seals):
             seal = seals[replica]
@@ -202,7 +202,7 @@ class FinalityTracker:
         spki = self.membership.spki(seal.replica)
         return spki is not None and self._scheme.verify(spki, seal.head, seal.signature)
 
-    def _after_the_fact(self, seal: Seal, head: Head) -> Conflict | None:
+    def _conflict_with_final(self, seal: Seal, head: Head) -> Conflict | None:
         final = self._final.get(head.height)
         if final is None or final == seal.head or not self._holds(seal):
             return None
@@ -211,7 +211,7 @@ class FinalityTracker:
     def _contradiction(self, seals: dict[int, Seal], known: Seal, seal: Seal) -> Conflict | None:
         """Two heads under one replica's name: evidence if it signed both, else one is a forgery."""
         if not self._holds(seal):
-            raise PeerFault("bad-seal", f"signature of replica {seal.replica} does not hold")
+            raise PeerFault("bad-seal", f"signature of replica {seal.replica} is not valid")
         if not self._holds(known):
             seals[seal.replica] = msgspec.structs.replace(seal, block=None)
             return None
@@ -279,9 +279,10 @@ class LedgerCopy:
 
     With `bodies` every block is executed again, so that records, statements and registry are known
     to be right; without, it holds heads only. `check_signatures` also verifies each record's own
-    signatures, which f+1 seals already vouch for. A stopped copy resumes from what its owner kept:
-    the blocks, taken again, or for heads only the last head, given to `resume`. Of `pruned` records
-    it was given no payload: whoever hands over blocks can withhold those of data.
+    signatures, which f+1 seals already vouch for. To resume a stopped copy with bodies, its owner
+    takes the blocks that it kept again; a copy of heads only needs the last head (`resume`).
+    `pruned` counts records that came without payload: whoever hands over blocks can withhold those
+    of data.
     """
 
     def __init__(
@@ -339,9 +340,9 @@ class LedgerCopy:
             self._verifier.follow(step)
 
     def take(self, blocks: BlockRange) -> int:
-        """Verifies and appends what is new in a range; answers how many blocks that were.
+        """Verifies and appends what is new in a range; returns how many blocks that were.
 
-        Raises PeerFault at the first block that does not hold; those before it are kept.
+        Raises PeerFault at the first block that is not valid; those before it are kept.
         """
         self.learn(blocks.epochs or ())
         taken = 0

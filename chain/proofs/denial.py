@@ -1,4 +1,4 @@
-"""Is a denial true? One unsigned word ends no device.
+"""Is a denial true? No unsigned word ends a device.
 
 Two things prove a denial to a device: f+1 members of the newest epoch that it knows have signed
 that they reject this request for the same reason (one of them is honest), or the record on the
@@ -32,7 +32,7 @@ def verdict_of(
     if message.epoch != membership.epoch or spki is None:
         raise PeerFault("bad-denial", "not by a member of this epoch")
     if not scheme.verify(spki, signed_bytes(network, signed.body), signed.signature):
-        raise PeerFault("bad-denial", f"signature of replica {message.sender} does not hold")
+        raise PeerFault("bad-denial", f"signature of replica {message.sender} is not valid")
     return message
 
 
@@ -47,8 +47,8 @@ def check_verdicts(
 ) -> None:
     """Raises PeerFault("bad-denial") unless f+1 distinct members reject the request for `reason`.
 
-    Some reasons pass with time, and others end a device. One liar must not choose which: beside its
-    own verdict there may be an honest one for a reason that passes.
+    Some reasons pass with time, and others end a device. So f+1 must give the same one:
+    otherwise one liar could choose it, beside an honest verdict for a reason that passes.
     """
     if len(verdicts) > len(membership.members):
         raise PeerFault("bad-denial", f"{len(verdicts)} verdicts")

@@ -2,7 +2,7 @@
 
     genesis.json              its SHA-256 is the network id
     head.bin, parent.bin      the block's head and the one before (layout: `block`)
-    leaf.cbor, index, path.bin  the statement, its place, the hashes beside its way to the root
+    leaf.cbor, index, path.bin  the statement, its place, the sibling hashes up to the root
     seal-<id>.der             a replica's signature over head.bin
     replica-<id>.pem          its public key
     epoch-<e>.*               the same for each membership change before (epoch 0 has none)
@@ -42,9 +42,9 @@ def export_proof(
     carrier: bytes | None = None,
 ) -> dict[str, bytes]:
     """Files by name. `proof` has all membership changes since genesis. `parent` is the head before
-    the record's; `item` is the record's batch item, `carrier` a PEM certificate that holds this
-    very proof (`ProofVerifier.complete`). One must show possession of the key: the item does for an
-    enrolment and for a renewal that keeps the key.
+    the record's. `item` is the record's batch item, `carrier` a PEM certificate that holds this
+    very proof (`ProofVerifier.complete`). One of the two must show possession of the key. `item`
+    shows it only for an enrolment and for a renewal that keeps the key.
 
     Raises Misuse for a record that issues no certificate, PeerFault for a proof that fails.
     """

@@ -2,9 +2,9 @@
 
 One thing serves as reply, receipt, light-client proof and certificate proof: a record's statement,
 its Merkle path, the head above it, and the head's signatures by at least f+1 replicas, so that an
-honest one is among them. A head of epoch e > 0 brings e more of the same, each proving one change
-of the membership. Making X.509 certificates and plain files of it is in `certificate` and
-`export`.
+honest one is among them. For a head of epoch e > 0 there are e more of the same: each proves one
+change of the membership. `certificate` makes X.509 certificates of proofs, `export` makes plain
+files.
 
 Encoding, deterministic CBOR: {"record": inclusion, "epochs": [inclusion, ...]} with inclusion
 {"head": 168 bytes, "leaf": bytes, "path": [32 bytes, ...], "index": int,
@@ -109,7 +109,7 @@ def check_seals(
     for seal in seals:
         spki = membership.spki(seal.replica)
         if spki is None or not scheme.verify(spki, head, seal.signature):
-            raise PeerFault("bad-seal", f"signature of replica {seal.replica} does not hold")
+            raise PeerFault("bad-seal", f"signature of replica {seal.replica} is not valid")
 
 
 class ProofVerifier:
@@ -202,7 +202,7 @@ class ProofVerifier:
 
 
 def _is_change(statement: Statement, membership: Membership) -> bool:
-    """Whether this adds a new member or removes one, with a number of members that may be."""
+    """Whether this adds a new member or removes one, and leaves an allowed number of members."""
     if statement.replica is None:
         return False
     adds, known = statement.op == "add-replica", membership.spki(statement.replica) is not None

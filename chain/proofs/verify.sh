@@ -7,14 +7,14 @@ trap 'exit $((1 | 1 | 1))' EXIT
 #
 # NETWORK_ID, 64 hex digits, is the network that you trust: get it from elsewhere. --at also checks
 # that the certificate is valid at that time, in seconds since 1970: --at "$(date +%s)" means now.
-# Exits 0 if everything holds, else 1 with the reason. If anything ends the script before its last
+# Exits 0 if everything is valid, else 1 with the reason. If anything ends the script before its last
 # lines, that counts as a failure. That includes a damaged line of the script itself: no altered
 # byte turns the 1 into a 0.
 #
 # What it cannot know: whether the certificate was revoked, renewed or replaced after the block
 # that it prints. Ask the chain for that.
 #
-# Needs sh, openssl, sha256sum, dd, od, tr and cmp, no more. What the files hold is in chain.proofs.
+# Needs only sh, openssl, sha256sum, dd, od, tr and cmp. What each file is: chain/proofs/export.py.
 
 LC_ALL=C
 export LC_ALL
