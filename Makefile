@@ -8,7 +8,7 @@ ARGS   ?=
 # uv has certificates of its own; a TLS proxy's are in the system's store, where pip finds them.
 export UV_SYSTEM_CERTS := true
 
-# Where this is set (many containers), each process would compile its sources anew: a second each.
+# Where this is set (many containers), each process would compile its sources itself: a second each.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo paper test soak check mutants mutation lock setup clean help

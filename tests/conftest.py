@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite-golden",
         action="store_true",
-        help="write golden transcripts anew instead of comparing; review the difference as code",
+        help="write golden transcripts again instead of comparing; review the difference as code",
     )
 
 

@@ -28,7 +28,7 @@ class PluginDocument:
         self._kept = kept
         self._pointer = kept.with_name(kept.name + ".memory")  # names the directory in memory
         self._seen_ns = 0
-        self.path = self._of_before() or self._anew()
+        self.path = self._of_before() or self._new()
 
     def _of_before(self) -> Path | None:
         """What a broker that was killed left in memory; it may be newer than what is on disk."""
@@ -40,7 +40,7 @@ class PluginDocument:
         except (OSError, SecurityFileError):
             return None
 
-    def _anew(self) -> Path:
+    def _new(self) -> Path:
         SecurityStore.load(self._kept)
         folder = Path(tempfile.mkdtemp(prefix="m2m-", dir=_MEMORY if _MEMORY.is_dir() else None))
         try:

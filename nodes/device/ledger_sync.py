@@ -69,7 +69,7 @@ class LedgerSync:
                 self._append(block)
         except (PeerFault, BlockStoreError) as error:
             events.emit("copy-damaged", reason=str(error))
-            self._begin_anew(path)
+            self._begin_again(path)
 
     def _resume(self) -> None:
         """Takes up the state that was kept, if the store still has the block that it ends with."""
@@ -99,7 +99,7 @@ class LedgerSync:
                 await asyncio.to_thread(self._store.sync)  # a power cut leaves the block of `state`
                 await asyncio.to_thread(self._kept.write, state)
 
-    def _begin_anew(self, path: Path) -> None:
+    def _begin_again(self, path: Path) -> None:
         """What does not verify any more is fetched again, from genesis."""
         self._store.close()
         self._kept.forget()

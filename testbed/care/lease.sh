@@ -23,7 +23,7 @@ if [ -e lease ]; then
   { read -r token; read -r until; read -r long; read -r who; read -r was; } <lease
 fi
 [ "$1 $token" != "renew taken-over" ] || exit 56
-# After a restart it counts anew: how long the host was off, no clock of it can tell.
+# After a restart it counts from the beginning: how long the host was off, no clock of it can tell.
 [ "$was" = "$boot" ] || until=$long
 left=$((until - now))
 [ "$left" -gt 0 ] || token=

@@ -33,7 +33,7 @@ def read_document(path: Path, kind: type[_Made], command: str) -> _Made:
         found, wanted = msgspec.json.decode(data, type=Document).schema, _schema(kind)
         if found != wanted:
             raise ConfigurationError(
-                f"{path}: its schema is {found!r}, only {wanted!r} is read; fix: make it anew with "
+                f"{path}: its schema is {found!r}, only {wanted!r} is read; fix: make it again with "
                 f"`{command}`"
             )
         return msgspec.json.decode(data, type=kind)

@@ -66,7 +66,7 @@ def test_a_revocation_takes_effect_in_the_next_block() -> None:
     assert world.run(world.data(alice), alice).status == "refused:revoked"
 
 
-def test_a_certificate_expires_at_block_time_and_may_be_enrolled_anew() -> None:
+def test_a_certificate_expires_at_block_time_and_may_be_enrolled_again() -> None:
     world = World()
     alice = world.admit("alice", validity_s=60)
     first = world.ledger.registry.identity(alice.node)

@@ -118,7 +118,7 @@ def test_a_factory_certificate_admits_as_often_as_the_policy_says() -> None:
     assert [ask(name) for name in "abc"] == ["ok", "ok", "refused:used-voucher"]
 
 
-def test_a_board_that_is_enrolled_anew_names_its_certificate_before() -> None:
+def test_a_board_that_is_enrolled_again_names_its_certificate_before() -> None:
     world = World()
     relay = world.admit("relay", kind="environment")
     first = world.run(world.board(relay), relay)

@@ -1,7 +1,7 @@
 """A whole admission as a transcript to read: `golden/admission.txt`.
 
 Four services on a bus of lists, with real keys, ledger and signatures; the gateway's part is the
-test's. `pytest --rewrite-golden` writes it anew; a changed transcript is reviewed as code. How the
+test's. `pytest --rewrite-golden` writes it again; a changed transcript is reviewed as code. How the
 request comes to the gateway, file by file, is in the top README ("Follow an access request").
 """
 

@@ -277,7 +277,7 @@ async def test_the_word_of_one_gateway_ends_no_device(
 async def test_a_lie_about_an_admission_does_not_end_the_device(
     tmp_path: Path, reason: str
 ) -> None:
-    """It is on the chain already. A device that signed anew would be refused for good, because its
+    """It is on the chain already. A device that signed again would be refused for good, because its
     key is known."""
     async with rigged(tmp_path) as rig:
         rig.lie = Denied(id=bytes(32), layer="gateway", reason=reason)

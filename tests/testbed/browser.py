@@ -54,7 +54,7 @@ class Browser:
         os.close(self._commands)
 
     def show(self, page: Path, *, width_px: int = 1200, dark: bool = False) -> None:
-        """Open a file and wait until all of it is there. `complaints` begin anew."""
+        """Open a file and wait until all of it is there. `complaints` has those of this page."""
         self._ask(
             "Emulation.setDeviceMetricsOverride",
             width=width_px,

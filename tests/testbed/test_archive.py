@@ -105,7 +105,7 @@ def test_a_campaign_that_did_not_end_is_not_whole_even_after_a_report(
     )
 
 
-def test_a_report_made_anew_does_not_hide_a_changed_raw_file(bundle: Bundle) -> None:
+def test_a_report_made_again_does_not_hide_a_changed_raw_file(bundle: Bundle) -> None:
     log = bundle.path / "run/0000-faults/raw/gateway.jsonl"
     log.write_bytes(log.read_bytes() + b"\n")
     rebuild(bundle)

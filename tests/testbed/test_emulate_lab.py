@@ -135,7 +135,7 @@ def test_hosts_are_as_unforgiving_as_the_field(lab: EmulatedLab) -> None:
 
 
 def test_the_log_of_a_unit_is_readable_for_the_login(lab: EmulatedLab) -> None:
-    """systemd opens it as root; before and after a death, and made anew."""
+    """systemd opens it as root; before and after a death, and when it was made again."""
     for name in ("pi01", "pi02"):
         with host(lab, name) as inside:
             unit = Unit("talker", ("sh", "-c", "echo here; exec sleep 600"))

@@ -384,7 +384,7 @@ def test_a_connection_that_drops_in_mid_command_leaves_the_outcome_unknown(
         with pytest.raises(OutcomeUnknown, match="connection lost"):
             host.run(["sh", "-c", ": >on; exec sleep 20"], timeout_s=25)
         cut.join()
-        assert host.run(["echo", "again"]).stdout == "again\n", "the next call connects anew"
+        assert host.run(["echo", "again"]).stdout == "again\n", "the next call connects again"
 
 
 def test_a_connection_that_dropped_while_idle_is_opened_again(

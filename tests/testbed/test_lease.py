@@ -126,7 +126,7 @@ def test_setting_the_clock_neither_ends_nor_prolongs_a_lease(
         claim(host, "b", BOB, 60)
 
 
-def test_after_a_restart_of_the_host_a_lease_counts_anew(host: LocalHost) -> None:
+def test_after_a_restart_of_the_host_a_lease_counts_from_the_beginning(host: LocalHost) -> None:
     """Uptime starts at 0 again: neither lost, as the lock of a person, nor kept for ever."""
 
     def of_another_boot(length_s: int) -> None:

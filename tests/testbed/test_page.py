@@ -178,7 +178,7 @@ def test_a_real_browser_shows_all_of_it(
 
 
 def test_what_processes_used_is_summed_over_their_lives(tmp_path: Path) -> None:
-    """A replica that was killed begins to count anew."""
+    """A replica that was killed begins to count from 0."""
     story = Story(tmp_path)
     name, _, other, *_ = Evidence(story.run).schedule.replicas
     path = story.run.raw / f"{name}.jsonl"

@@ -163,7 +163,7 @@ def other_package(bundle: Bundle, campaign: Path, inventory: Path) -> None:
 def test_a_campaign_goes_on_only_as_it_began(
     bundle: Bundle, campaign: Path, inventory: Path, differs: Any, said: str
 ) -> None:
-    """Whatever differs is named, with the command that begins anew; nothing is touched."""
+    """Whatever differs is named, with the command that begins a new bundle; nothing is touched."""
     differs(bundle, campaign, inventory)
     stated = None
     if differs is edited_inventory:  # it may hold other commands now: the user must name it

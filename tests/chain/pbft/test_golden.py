@@ -1,6 +1,6 @@
 """The main scenarios as transcripts to read, in tests/chain/pbft/golden.
 
-`pytest --rewrite-golden` writes them anew; a changed transcript is reviewed as code.
+`pytest --rewrite-golden` writes them again; a changed transcript is reviewed as code.
 """
 
 from __future__ import annotations

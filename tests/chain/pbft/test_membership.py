@@ -70,7 +70,7 @@ def test_a_replica_that_missed_epochs_catches_up_through_them() -> None:
 
 @pytest.mark.parametrize("removed", [0, 4])
 def test_a_new_epoch_seals_heartbeats_and_notices_a_dead_primary(removed: int) -> None:
-    """Timers begin anew with the epoch: also if nobody asks for anything."""
+    """Timers start again with the epoch: also if nobody asks for anything."""
     cluster = Cluster(5)
     cluster.request(f"-{removed}")
     cluster.settle()

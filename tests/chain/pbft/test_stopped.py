@@ -82,7 +82,7 @@ def test_the_next_replica_may_stop_soon_after_the_first_is_back(second: int, los
 
 
 def test_a_replica_that_stood_still_suspects_nobody_for_it() -> None:
-    """Its timer ran out while it stood still: it is armed anew before it is judged."""
+    """Its timer ran out while it stood still: it is armed again before it is judged."""
     loaded = _Loaded()
     loaded.run(2 * SECOND_US)
     node = loaded.cluster.nodes[3]

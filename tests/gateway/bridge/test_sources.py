@@ -47,7 +47,7 @@ class Gateway:
                 self.streams, self.height, int(self.tip), self.brought, self.now_s
             )
             for replica in replaced or ():
-                self.streams[replica].sent = self.height  # subscribed anew
+                self.streams[replica].sent = self.height  # subscribed again
 
     def take(self, replica: int) -> None:
         stream = self.streams[replica]

@@ -289,7 +289,7 @@ def test_runs_that_never_recovered_are_in_the_figure_of_recovery(
 
 
 def test_a_figure_that_can_no_longer_be_drawn_does_not_stay(story: Story, tmp_path: Path) -> None:
-    """Made anew with other runs invalid, an old ratio would tell what no run shows any more."""
+    """Made again with other runs invalid, an old ratio would tell what no run shows any more."""
     bundle = campaign_of(story, tmp_path, 1)
     summarise(bundle)
     summary = over_runs(bundle)
