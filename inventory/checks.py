@@ -1,22 +1,21 @@
 """How the parts of a lab must fit together: one small function per promise.
 
-The model checks single values. A mistake names the path of the value to change, and the fix.
-`whole=True` marks mistakes that are certain only if no malformed value was dropped (counting
-replicas, for example): `load` leaves them out while there are other mistakes.
+The model checks single values, `addresses` addresses and ports. A mistake names the path of the
+value to change, and the fix.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from inventory.entries import Cap, HostEntry, Ssh, UhubctlPower, port_max
+from inventory.addresses import addresses, normal, ports, stated
+from inventory.entries import Cap, HostEntry, Ssh, UhubctlPower
+from inventory.mistake import Mistake
 from inventory.model import Lab
 
-__all__ = ["Mistake", "errors", "warnings"]
+__all__ = ["errors", "warnings"]
 
 # Faults that could reach the management traffic if both shared an interface.
 _NETWORK_CAPS: tuple[Cap, ...] = ("netem", "nft", "switch")
@@ -30,19 +29,11 @@ _WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|com[1-9]|lpt[1-9]", re.IGNORECAS
 _OUR_DIRECTORIES = ("env", "health", "lease", "log", "undo", "wheelhouse")
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """`message` is "what is wrong; fix", `loc` the path of the value."""
-
-    loc: tuple[str | int, ...]
-    message: str
-    whole: bool = False
-
-
 def errors(lab: Lab) -> Iterator[Mistake]:
     """Mistakes that make the lab unusable."""
     yield from _unique(lab)
-    yield from _ports(lab)
+    yield from addresses(lab)
+    yield from ports(lab)
     yield from _files(lab)
     yield from _hosts(lab)
     yield from _jumps(lab)
@@ -78,8 +69,8 @@ def _unique(lab: Lab) -> Iterator[Mistake]:
         return None if first == owner else first
 
     for name, host in lab.hosts.items():
-        for key, addr in _addresses(host) if host.connection == "ssh" else ():
-            if other := clash("address", _normal(addr), name):
+        for key, addr in stated(host) if host.connection == "ssh" else ():
+            if other := clash("address", normal(addr), name):
                 yield Mistake(("hosts", name, key), f"address {addr} is {other}'s; change one")
         if host.hw_serial:
             other = clash("hardware serial", host.hw_serial.lower(), name)
@@ -145,37 +136,6 @@ def _process_names(lab: Lab) -> Iterator[Mistake]:
             )
 
 
-def _addresses(host: HostEntry) -> list[tuple[str, str]]:
-    """The addresses that the file states for a host, each with its key."""
-    stated = (("addr", host.addr), ("data_addr", host.data_addr))
-    return [(key, addr) for key, addr in stated if addr]
-
-
-def _normal(addr: str) -> str:
-    try:
-        return ipaddress.ip_address(addr).compressed
-    except ValueError:
-        return addr.lower().rstrip(".")
-
-
-def _ports(lab: Lab) -> Iterator[Mistake]:
-    """Stated ports: a host's processes that listen take them one after the other."""
-    of_broker = 2 if lab.broker_kind() == "mosquitto" else 1
-    seen: dict[tuple[str, int], str] = {}
-    for name, host in lab.hosts.items():
-        if host.port is None:
-            continue
-        count = len({"replica", "spare"} & {*host.roles}) + ("broker" in host.roles) * of_broker
-        where, last = ("hosts", name, "port"), host.port + count - 1
-        if last > port_max:
-            yield Mistake(where, f"its processes need ports to {last}, the last is {port_max}")
-        for port in range(host.port, last + 1):
-            first = seen.setdefault((lab.address(name), port), name)
-            if first != name:
-                yield Mistake(where, f"port {port} is {first}'s too; change one, or state none")
-                break
-
-
 def _files(lab: Lab) -> Iterator[Mistake]:
     """Paths on this machine may begin at a user's home, who must be one."""
     logins: list[tuple[tuple[str | int, ...], Ssh]] = [(("defaults", "ssh"), lab.defaults.ssh)]
@@ -190,25 +150,10 @@ def _files(lab: Lab) -> Iterator[Mistake]:
             yield Mistake(where, f"{path}: no home directory is known; write the whole path")
 
 
-def _is_misspelt(addr: str) -> bool:
-    """No host name has a colon, and none is digits and dots alone: these mean an IP address."""
-    if ":" not in addr and not set(addr) <= set("0123456789."):
-        return False
-    try:
-        ipaddress.ip_address(addr)
-    except ValueError:
-        return True
-    return False
-
-
 def _hosts(lab: Lab) -> Iterator[Mistake]:
     jumps = {lab.ssh(name).jump for name, host in lab.hosts.items() if host.connection == "ssh"}
     for name, host in lab.hosts.items():
         where = ("hosts", name)
-        for key, addr in _addresses(host):
-            if _is_misspelt(addr):
-                fix = "the SSH port goes to ssh.port" if ":" in addr else "correct it"
-                yield Mistake((*where, key), f"{addr} is no IP address; {fix}")
         if host.connection == "ssh" and host.addr is None:
             yield Mistake(where, "no addr; add one, or say connection: local")
         if host.connection == "local" and host.power is not None:

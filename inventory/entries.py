@@ -8,9 +8,11 @@ Units are last in names.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -68,12 +70,25 @@ slowness_max: Final = 100
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$")]
+ADDRESS_PATTERN: Final = "[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}"  # `addresses` sees the rest
 Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,14}$")]
 Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
 HostDirectory = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9/._+-]{1,200}$")]
 Port = Annotated[int, Field(ge=1, le=port_max)]
 DURATION_MS_MAX: Final = 3_600_000.0
+
+
+def _address(given: str) -> str:
+    if not re.fullmatch(ADDRESS_PATTERN, given):
+        raise ValueError("must be an IP address or the name of a host")
+    return given
+
+
+Address = Annotated[
+    str,
+    AfterValidator(_address),
+    WithJsonSchema({"type": "string", "pattern": f"^{ADDRESS_PATTERN}$"}),
+]
 
 
 def _duration_ms(given: Any) -> float:
@@ -319,7 +334,7 @@ class MetricsOptions(Strict):
         le=60_000,
         description="Of the first process; the others, in their order, have the next ones.",
     )
-    listen: Text = Field(
+    listen: Address = Field(
         default="127.0.0.1",
         description="Address on each host; whoever reaches it can read. Default: itself only.",
     )

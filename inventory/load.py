@@ -20,10 +20,11 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from inventory.checks import Mistake, errors
+from inventory.checks import errors
 from inventory.document import Document, Loc, file_bytes_max, parse
 from inventory.entries import Ssh
 from inventory.explain import Problem, actual, explained, path_text, problem
+from inventory.mistake import Mistake
 from inventory.model import Lab
 from inventory.schema import schema_of
 

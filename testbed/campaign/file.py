@@ -25,8 +25,8 @@ from pydantic import (
     create_model,
 )
 
-from inventory.checks import Mistake
 from inventory.load import load_yaml
+from inventory.mistake import Mistake
 from inventory.schema import Schema, schema_of
 from nodes.device.sends import Gaps, Segment
 from testbed.campaign.expect import FIRST_COMMIT, Expect, Name, SafetyProperty

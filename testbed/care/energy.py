@@ -71,7 +71,9 @@ def _shelly(name: str, meter: ShellyMeter) -> Reading:
 def _get(address: str, path: str) -> bytes:
     """What it answers: no proxy, no redirect to elsewhere, and no longer than `_ANSWER_S`, even if
     a byte comes now and then."""
-    with closing(HTTPConnection(address, timeout=_ANSWER_S)) as connection:
+    is_ipv6 = address.count(":") > 1
+    server = f"[{address}]" if is_ipv6 else address
+    with closing(HTTPConnection(server, timeout=_ANSWER_S)) as connection:
         connection.connect()
         late = Timer(_ANSWER_S, _hang_up, (connection.sock,))
         late.start()

@@ -33,8 +33,8 @@ def read_document(path: Path, kind: type[_Made], command: str) -> _Made:
         found, wanted = msgspec.json.decode(data, type=Document).schema, _schema(kind)
         if found != wanted:
             raise ConfigurationError(
-                f"{path}: its schema is {found!r}, only {wanted!r} is read; fix: make it again with "
-                f"`{command}`"
+                f"{path}: its schema is {found!r}, only {wanted!r} is read; fix: make it again "
+                f"with `{command}`"
             )
         return msgspec.json.decode(data, type=kind)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -5,8 +5,8 @@ them and is fitted to the CPU time of real replicas: the cost of a write that se
 party.
 
 A machine's speed moves from minute to minute. So all is measured in rounds: each measures prices
-and every size again. A round's fit predicts what the same round measured, and only the ratios of the
-two are compared between rounds.
+and every size again. A round's fit predicts what the same round measured, and only the ratios of
+the two are compared between rounds.
 """
 
 from __future__ import annotations

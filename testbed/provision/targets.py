@@ -29,6 +29,7 @@ def metrics_targets(lab: Lab) -> list[Target]:
         at = metrics_address(node, nodes, lab)
         if at is not None:
             host = lab.login_address(node.host) if at.host in _ANYWHERE else at.host
+            host = f"[{host}]" if ":" in host else host
             labels = {"lab": lab.lab, "host": node.host, "role": node.role}
             targets.append(Target(node.name, f"{host}:{at.port}", labels))
     return targets

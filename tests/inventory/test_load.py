@@ -34,6 +34,9 @@ boards:
   th01: {host: pi02, match: {usb_serial: E660}, firmware: {board: rp2040}}
 """
 
+CHAIN, METRICS = "chain: {window: 8}", "metrics: {port: 9100,"
+METER = "roles: [replica, mobile], meter: {driver: shelly, addr:"
+
 # What is changed in LAB, where the loader points and what it says; True if the schema sees it too.
 BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("lab: bench-a", "lab: Bench A", "2:6: lab:", "must fit", True),
@@ -72,6 +75,15 @@ BROKEN: list[tuple[str, str, str, str, bool]] = [
     ("addr: 10.0.0.14", "addr: 10.0.0.14:22", "12:16: hosts.pi04.addr:", "ssh.port", False),
     ("addr: 10.0.0.14", "addr: 10.0.0.256", "12:16: hosts.pi04.addr:", "no IP address", False),
     ("addr: 10.0.0.14", "addr: 10.0.14", "12:16: hosts.pi04.addr:", "no IP address", False),
+    ("addr: 10.0.0.14", "addr: 0.0.0.0", "12:16: hosts.pi04.addr:", "others reach it", False),
+    ("addr: 10.0.0.14", "addr: pi..04", "12:16: hosts.pi04.addr:", "no IP address", False),
+    ("addr: 10.0.0.14", "addr: pi 04", "12:16: hosts.pi04.addr:", "the name of a host", True),
+    (CHAIN, f"{METRICS} listen: a b}}", "6:31: metrics.listen:", "the name of a host", True),
+    (CHAIN, f"{METRICS} listen: 256.1.1.1}}", "6:31: metrics.listen:", "127.0.0.1", False),
+    (CHAIN, f"{METRICS} listen: 10.0.0.1:80}}", "6:31: metrics.listen:", "no IP", False),
+    (CHAIN, "metrics: {port: 80}", "6:17: metrics.port:", "or equal to 1024", True),
+    ("roles: [replica, mobile]", f"{METER} 10.0.0.300}}", "pi03.meter.addr:", "no IP", False),
+    ("roles: [replica, mobile]", f"{METER} 10.0.0.31:80}}", "pi03.meter.addr:", "port", False),
     ("addr: 10.0.0.11,", "addr: 10.0.0.11, port: 65534,", "pi01.port:", "ports to 65536", False),
     ("./known_hosts", "~nobody-here/kh", "defaults.ssh.known_hosts:", "no home", False),
     ("10.0.0.14, ", "10.0.0.14, ssh: {key: ~nobody-here/k}, ", "pi04.ssh.key:", "home", False),
@@ -172,6 +184,26 @@ def test_two_processes_of_this_machine_cannot_listen_on_one_port(file: Path) -> 
     for taken in (7000, 7001):
         (found,) = with_ports(7000, taken)
         assert f"hosts.gw1.port: port {taken} is r1's too" in found
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0", "::", "fd00::1", "pi01", "pi01.lan."])
+def test_processes_tell_their_metrics_at_an_address_or_a_name(file: Path, listen: str) -> None:
+    assert mistakes(file, f'{LAB}metrics: {{port: 9100, listen: "{listen}"}}\n') == []
+
+
+def test_the_processes_of_a_big_lab_have_ports_for_metrics(file: Path) -> None:
+    """Each process has one; Mosquitto has none."""
+    big = LAB.replace("mobiles: 2", "mobiles: 250") + "metrics: {port: 60000}\n"
+    more = "".join(f"  m{n}: {{addr: m{n}, roles: [mobile], mobiles: 250}}\n" for n in range(21))
+    processes = 4 + 1 + 1 + 22 * 250  # replicas, gateway, environment, mobiles
+    assert 60_000 + processes - 1 == 65_505
+    text = big.replace("boards:", f"{more}boards:")
+    assert mistakes(file, text) == []
+    thirty_more = text.replace("mobiles: 250", "mobiles: 256", 5)
+    assert mistakes(file, thirty_more) == []  # to 65535
+    (found,) = mistakes(file, text.replace("mobiles: 250", "mobiles: 256"))
+    assert "metrics.port: the processes need ports to 65637, the last is 65535" in found
+    assert "begin at 59898 or below" in found
 
 
 def test_mistakes_of_all_sorts_are_reported_together(file: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,22 @@ def test_a_plug_is_asked_over_http(tmp_path: Path) -> None:
     with plug(ANSWER) as (address, asked):
         assert meter_at(tmp_path, address)() == Reading(watts=8.9, total_wh=6.532)
     assert asked == ["/rpc/Switch.GetStatus?id=1"]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.31", "fd00::31", "plug.lan"])
+def test_a_plug_is_asked_at_port_80_of_its_address(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def connect(connection: HTTPConnection) -> None:
+        asked.append((connection.host, connection.port))
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(HTTPConnection, "connect", connect)
+    with pytest.raises(LabFault, match="r1: its meter"):
+        meter_at(tmp_path, address)()
+    assert asked == [(address, 80)]
 
 
 @pytest.mark.parametrize(

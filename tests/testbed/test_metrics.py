@@ -58,6 +58,12 @@ def test_the_command_prints_where_to_ask(
     assert {each["labels"]["host"] for each in found} >= {"r1", "gw1", "phones"}
 
 
+def test_an_ipv6_address_stands_in_brackets_before_its_port(tmp_path: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text(packaged("loopback").read_text() + 'metrics: {port: 9100, listen: "::1"}\n')
+    assert metrics_targets(load_lab(path))[0].address == "[::1]:9100"
+
+
 def test_every_process_of_the_baseline_has_a_port_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -497,7 +497,9 @@ def test_rounds_of_different_sizes_and_files_of_another_kind_are_refused(tmp_pat
         with pytest.raises(ConfigurationError, match="prices of the same kinds"):
             read_predictions(file)
     file.write_bytes(SHIPPED.read_bytes())
-    with pytest.raises(ConfigurationError, match=r"testbed\.calibration/1.*fix: make it again with"):
+    with pytest.raises(
+        ConfigurationError, match=r"testbed\.calibration/1.*fix: make it again with"
+    ):
         read_predictions(file)
     file.write_bytes(b" " * DOCUMENT_BYTES_MAX + b"{}")
     with pytest.raises(ConfigurationError, match=f"more than {DOCUMENT_BYTES_MAX} bytes"):
