@@ -6,14 +6,15 @@ Watch, host and dead man are the real ones; the replicas' logs are in the test's
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from inventory.load import load_lab
 from testbed.campaign.event import ScheduledEvent
 from testbed.campaign.injection import Injection, Scene
 from testbed.campaign.kinds import kinds
@@ -28,9 +29,7 @@ from testbed.hosts.port import NodeCommand, Unit
 from testbed.provision.configs import CONFIG, File
 from testbed.provision.deployment import Deployment
 from testbed.provision.layout import Node
-
-WAIT_S_MAX = 60.0
-REPLICAS = [Node(f"r{n + 1}", "replica", "here", n) for n in range(4)]
+from tests.testbed.hosts_support import eventually
 
 
 class Outliving(LocalHost):
@@ -41,33 +40,27 @@ class Outliving(LocalHost):
 
 
 class Lab:
-    """Four replicas that exist as directories and as logs. Stands in for a Deployment."""
+    """The packaged lab, set up by hand: its replicas exist as directories and as logs."""
 
-    def __init__(self, host: LocalHost) -> None:
-        self.here = host
-        self.nodes = REPLICAS
-        self.programs: dict[str, str] = {}
-        self.watch = Watch(cast(Deployment, self), Reach(lambda _: None, lambda *_, **__: None))
+    def __init__(self, root: Path) -> None:
+        lab = load_lab()
+        self.hosts = {name: Outliving(root / name, name=name) for name in lab.hosts}
+        python = dict.fromkeys(lab.hosts, sys.executable)
+        self.deployment = Deployment(lab, self.hosts, python, print)
+        self.replicas = self.deployment.with_role("replica")
+        self.watch = Watch(self.deployment, Reach(lambda _: None, lambda *_, **__: None))
         self.n = 0
 
-    def with_role(self, role: str) -> list[Node]:
-        return [node for node in REPLICAS if node.role == role]
-
-    def host(self, node: Node) -> LocalHost:
-        return self.here
-
-    def unit(self, node: Node) -> Unit:
-        return Unit(node.unit, ("sleep", "60"))
-
-    def put(self, node: Node, file: File) -> None:
-        self.here.put(file.data, node.file(file.name), file.mode)
+    def armed(self) -> set[str]:
+        """The names of the undos that wait on the replicas' hosts."""
+        hosts = map(self.deployment.host, self.replicas)
+        return {undo.name for host in hosts for undo in armed(host)}
 
     def log(self, name: str, event: str, **fields: Any) -> None:
         """A line of a replica's log."""
         self.n += 1
-        node = next(node for node in REPLICAS if node.name == name)
         line = {"t": 10**18 + self.n, "n": self.n, "event": event, **fields}
-        self.watch.take(node, json.dumps(line))
+        self.watch.take(self.deployment.node(name), json.dumps(line))
 
     def block(self, name: str, height: int, *, age_ms: int = 0, time_us: int = 10**15) -> None:
         self.log(
@@ -86,13 +79,15 @@ class Lab:
     @property
     def witness(self) -> Witness:
         """Of what is logged from now on about r1."""
-        return Witness(self.watch, REPLICAS, REPLICAS[:1])
+        return Witness(self.watch, self.replicas, self.replicas[:1])
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Outliving(tmp_path / "host", name="here") as host:
-        yield Lab(host)
+    lab = Lab(tmp_path)
+    yield lab
+    for host in lab.hosts.values():
+        host.close()
 
 
 def test_a_primary_is_replaced_when_others_go_on_without_it(lab: Lab) -> None:
@@ -173,9 +168,9 @@ def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Inj
     )
     scene = Scene(
         event=event,
-        deployment=cast(Deployment, lab),
+        deployment=lab.deployment,
         watch=lab.watch,
-        resolve=lambda _event, _name: REPLICAS[0],
+        resolve=lambda _event, _name: lab.replicas[0],
         rng=Random(7),
         captures=Path(),
         undo_after_s=undo_after_s,
@@ -184,26 +179,20 @@ def fault(lab: Lab, kind: str, undo_after_s: float = 60.0, **params: Any) -> Inj
 
 
 def orders(lab: Lab) -> Path:
-    return Path(lab.here.root / PurePosixPath(REPLICAS[0].file(f"{SWITCH}/effects.lie.json")))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S_MAX
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    """The file of the order to the primary."""
+    return Path(lab.hosts["r1"].root) / lab.replicas[0].file(f"{SWITCH}/effects.lie.json")
 
 
 def applied(lab: Lab, lie: Injection, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `apply` when the replica takes the order at once."""
-    put = lab.put
+    put = lab.deployment.put
 
     def taken(node: Node, file: File) -> None:
         put(node, file)
         assert orders(lab).exists()
         lab.log(node.name, "ordered", order="effects.lie.json")
 
-    monkeypatch.setattr(lab, "put", taken)
+    monkeypatch.setattr(lab.deployment, "put", taken)
     lie.arm()
     lie.apply()
 
@@ -226,11 +215,11 @@ def test_healing_takes_the_order_and_its_undo_back_and_may_be_repeated(
     lie = fault(lab, "byzantine.silent")
     applied(lab, lie, monkeypatch)
     # Who is primary is known only when it strikes: every replica that it may be has its undo.
-    assert {each.name for each in armed(lab.here)} == {f"effects-lie-r{n}" for n in (1, 2, 3, 4)}
+    assert lab.armed() == {f"effects-lie-r{n}" for n in (1, 2, 3, 4)}
     lie.heal()
     lie.heal()
     assert not orders(lab).exists()
-    assert armed(lab.here) == []
+    assert lab.armed() == set()
 
 
 def test_the_host_itself_takes_the_order_back_if_nobody_else_does(
@@ -239,7 +228,7 @@ def test_the_host_itself_takes_the_order_back_if_nobody_else_does(
     """The orchestrator is gone after `apply`: the dead man on the host makes it honest again."""
     # Long enough that a slow machine has applied it by then.
     applied(lab, fault(lab, "byzantine.silent", undo_after_s=5.0), monkeypatch)
-    until(lambda: not orders(lab).exists())
+    eventually(lambda: not orders(lab).exists())
 
 
 def test_who_lies_already_is_not_made_to_lie_again(
@@ -261,10 +250,15 @@ def test_a_replica_that_does_not_take_the_order_is_a_fault_of_the_lab(
 
 
 def test_only_a_campaign_that_needs_it_puts_the_switch_into_configs(lab: Lab) -> None:
-    for node in REPLICAS:
-        lab.put(node, File(CONFIG, b'{"name": "x"}'))
-    equip(cast(Deployment, lab))
-    found = [json.loads(lab.here.get(node.file(CONFIG))) for node in REPLICAS]
-    assert found == [{"name": "x", "switch": SWITCH}] * 4
-    assert lab.programs == {node.name: "nodes.switch.replica" for node in REPLICAS}
+    deployment = lab.deployment
+    for node in deployment.nodes:
+        deployment.put(node, File(CONFIG, b'{"name": "x"}'))
+    equip(deployment)
+    for node in deployment.nodes:
+        config = json.loads(deployment.host(node).get(node.file(CONFIG)))
+        has_switch = node.role in ("replica", "gateway", "environment", "mobile")
+        assert config == {"name": "x"} | ({"switch": SWITCH} if has_switch else {})
+        assert deployment.programs.get(node.name) == (
+            f"nodes.switch.{node.role}" if has_switch else None
+        )
     assert kinds()["process.crash"].mechanisms[0].equip is None
