@@ -28,8 +28,8 @@ def has_cable(lab: Lab, board: str) -> bool:
 
 
 def order_cable(lab: Lab, board: str, host: Host, python: str, orders: list[str]) -> dict[str, Any]:
-    """Each order as `nodes.board.control.command` takes it: "unplug", "inject host 0a0b". Returns
-    the board's status after the last one."""
+    """Gives the orders one by one, in the words of `nodes.board.control.command`: "unplug", "inject
+    host 0a0b". Returns the board's status after the last one."""
     if not is_plugged(lab.boards[board]):
         control = str(host.root / board / "control.sock")
         said = host.run(programs.python(python, "boards/order_on_host.py", control, *orders))

@@ -35,7 +35,7 @@ _GREETING = re.compile(r"m2m-board/1 (\S+) boot=(\d+) key=(\d+) firmware=([0-9a-
 
 @dataclass(frozen=True, slots=True)
 class FlashedBoard:
-    """What became of one board. `flashed`: None if it was only looked for."""
+    """The result for one board. `flashed`: None if the board was only looked for."""
 
     port: str
     greeting: str
@@ -43,13 +43,14 @@ class FlashedBoard:
 
 
 def is_plugged(board: Board) -> bool:
-    """Whether it is a device on a port. Else a run starts its interpreter as a process."""
+    """Whether it is a real device on a port. For any other board a run starts an interpreter as a
+    process."""
     return board.match is not None
 
 
 def flash(place: BoardPlace, step: Step) -> FlashedBoard:
-    """Flash one plugged board with a new key. Raises LabFault. Then its old key is still valid; or,
-    if the board was changed already, it counts as not flashed."""
+    """Flash one plugged board with a new key. Raises LabFault. After that its old key is still
+    valid; but if the board was changed already, it counts as not flashed."""
     host, name, board = place.host, place.name, place.board
     step("finding")
     port = find_board(host, name, board)

@@ -1,9 +1,9 @@
 """Runs on a board's host: prints every USB serial port there, as JSON of `ports.SerialPort`.
 
 Serial number and place come from the kernel's device tree. The names to open a port by are udev's
-links: `by-id` follows the board, `by-path` follows the place. Boards with equal serials or none
-share a link of `by-id`, so it counts only where the serial is unique on this host. A port without a
-USB parent (an emulated board) has only a link, whose name holds the serial.
+links: `by-id` follows the board, `by-path` follows the place. Boards with equal serials, or without
+one, share a `by-id` link, so it is used only if the serial is unique on this host. A port without a
+USB parent (an emulated board) has only a link, and its name contains the serial.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read(path: Path) -> str | None:
 
 
 def links(folder: Path) -> dict[str, str]:
-    """The first link to each device."""
+    """By device, the first link to it."""
     found: dict[str, str] = {}
     for link in sorted(folder.glob("*")):
         found.setdefault(os.path.realpath(link), str(link))

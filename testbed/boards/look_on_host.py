@@ -1,7 +1,7 @@
 """Runs on a board's host, in our directory: prints what the files there say of each board, as JSON
 of `state.Files` by the board's name.
 
-Arguments: READER NAME... READER: the process that reads these boards, whether it runs or not.
+Arguments: READER NAME... READER: the process that reads these boards. It need not run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STARTED = b'"event":"started"'
 
 
 def flashed(name: str) -> str | None:
-    """The firmware that was written to it."""
+    """The hash of the firmware that was written to the board."""
     try:
         return str(json.loads(Path(name, "flashed.json").read_bytes())["firmware_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -26,7 +26,7 @@ def flashed(name: str) -> str | None:
 
 
 def port(name: str) -> str | None:
-    """The device that its link leads to."""
+    """The device to which the board's link points."""
     link = Path(name, "port")
     return str(link.resolve()) if link.exists() else None
 
@@ -50,8 +50,8 @@ def last_event(reader: str, name: str) -> dict[str, Any] | None:
 
 
 def last_reading_s(reader: str, name: str) -> float | None:
-    """When the newest reading was taken from it. The file exists before the first reading; then its
-    number is 0."""
+    """When the newest reading was taken from the board. The file exists before the first reading,
+    with number 0."""
     path = Path(reader, "state", f"{name}.highest.json")
     try:
         _, number = json.loads(path.read_bytes())

@@ -27,7 +27,7 @@ COPY_S_MAX = 120.0
 
 
 Reset = Callable[[], None]
-"""Restarts a board from here, where something can: an emulated lab."""
+"""Restarts a board from here. Only an emulated lab can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ def copy_to_board(
     on the board, restart it, and return its greeting. `begin` is called just before the first
     change to the board.
 
-    Firmware of ours takes Ctrl-C as data once it runs. Then the board must be restarted and
-    interrupted in the moment after that: we restart it where we can, otherwise a person is asked
-    to. Raises LabFault: the board must be flashed again, or it is unchanged because it is one of
-    `place.others`.
+    Our firmware takes Ctrl-C as data once it runs. Such a board must be restarted, and interrupted
+    just after that: we restart it where we can, otherwise we ask a person to. Raises LabFault. Then
+    the board must be flashed again, unless it is one of `place.others`: such a board is not
+    changed.
     """
     with place.host.dialogue(programs.python(place.python, "boards/on_host.py")) as line:
         _interrupt(line, place, port, step)
@@ -89,7 +89,7 @@ def _interrupt(line: Dialogue, place: BoardPlace, port: SerialPort, step: Step) 
 
 
 def _check_name(line: Dialogue, place: BoardPlace, port: SerialPort) -> None:
-    """Before anything is overwritten: another board of this lab is left alone."""
+    """Raises if another board of this lab answers. Call it before anything is overwritten."""
     name = str(_ask(line, place, INTERRUPT_S * 5, do="who", config=CONFIG)["name"])
     if name in place.others:
         problem = f"the board at {port.path} is {name}; it was left as it is"

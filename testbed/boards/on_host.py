@@ -22,7 +22,7 @@ _PROMPTS = (b">>> ", b"raw REPL; CTRL-B to exit")
 _GREETING = b"m2m-board/1 "
 
 
-# An interpreter behind a PTY has no machine.reset: its end is its restart.
+# An interpreter behind a PTY has no machine.reset: it ends, and is started again.
 _RESET = """
 try:
     from machine import reset
@@ -33,19 +33,20 @@ reset()
 
 
 class Board:
-    """The port, opened and locked for us alone."""
+    """The board's port, opened and locked for this process."""
 
     def __init__(self) -> None:
         self._at: Any = None
 
     def open(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
-        """Whether Ctrl-C brings the prompt in time."""
+        """Opens the port. Whether Ctrl-C brings the prompt in time."""
         if self._at is None:
             self._at = SerialTransport(path, baudrate=baud, timeout=0.05)
         return {"repl": self._interrupt(limit_s)}
 
     def wait(self, path: str, baud: int, limit_s: float) -> dict[str, Any]:
-        """The same while the board restarts; its port may disappear and come back."""
+        """As `open`, but repeated while the board restarts: its port may disappear and come
+        back."""
         until = time.monotonic() + limit_s
         while time.monotonic() < until:
             try:
@@ -57,7 +58,7 @@ class Board:
         return {"repl": False}
 
     def who(self, config: str, limit_s: float) -> dict[str, Any]:
-        """The name that an earlier flashing gave the board; "" if it has none of ours."""
+        """The name that an earlier flashing gave the board; "" if we have never flashed it."""
         at = self._at
         at.serial.timeout = limit_s
         at.enter_raw_repl(soft_reset=False)
@@ -66,7 +67,7 @@ class Board:
         try:
             return {"name": str(json.loads(at.fs_readfile(config))["board_id"])}
         except (ValueError, KeyError, TypeError):
-            return {"name": ""}  # half-written, or another program's
+            return {"name": ""}  # written only in part, or by another program
 
     def copy(self, image: str, limit_s: float) -> dict[str, Any]:
         """Writes every file and reads its hash back from the board."""
@@ -76,7 +77,7 @@ class Board:
         at.enter_raw_repl(soft_reset=False)
         differ = []
         top = Path(image)
-        # main.py last: a board that loses its power half-way stays at its prompt.
+        # main.py comes last: if the board loses power before that, it stays at its prompt.
         files = sorted(top.rglob("*"), key=lambda path: (path.name == "main.py", str(path)))
         for path in files:
             name = str(path.relative_to(top))
@@ -103,7 +104,7 @@ class Board:
                 if self._at is None:
                     self._at = SerialTransport(path, baudrate=baud, timeout=0.1)
                 heard += self._at.serial.read(256)
-            except Exception:  # its port may go away for a moment
+            except Exception:  # its port may disappear for a moment
                 self.let_go()
                 time.sleep(0.1)
             start = heard.find(_GREETING)
@@ -113,7 +114,7 @@ class Board:
         return {"error": f"no greeting within {limit_s:g} s; heard {bytes(heard[-200:])!r}"}
 
     def let_go(self) -> None:
-        """Closes the port, in whatever state the board is."""
+        """Closes the port, whatever state the board is in."""
         at, self._at = self._at, None
         if at is not None:
             with contextlib.suppress(Exception):
@@ -131,7 +132,7 @@ class Board:
 
 
 def main() -> None:
-    """Answers orders until they end."""
+    """Answers orders until standard input ends."""
     board = Board()
     for line in sys.stdin:
         order = json.loads(line)

@@ -21,8 +21,8 @@ __all__ = ["SerialPort", "find_board", "matching", "serial_ports"]
 
 @dataclass(frozen=True, slots=True)
 class SerialPort:
-    """A port of a host. `path`: the name to open it by, which follows the board, or its place if
-    the board has no serial of its own. `device`: what it is today."""
+    """A port of a host. `path`: the name by which to open it; it stays with the board, or with the
+    place if the board has no serial of its own. `device`: the device file that it has now."""
 
     path: str
     device: str
@@ -32,7 +32,7 @@ class SerialPort:
 
 
 def serial_ports(host: Host) -> list[SerialPort]:
-    """Every USB serial port of a host now. Needs python3 there, nothing of ours."""
+    """Every USB serial port of a host now. The host needs only python3."""
     printed = host.run(programs.python("python3", "boards/list_ports.py")).stdout
     try:
         return msgspec.json.decode(printed, type=list[SerialPort])
@@ -41,7 +41,7 @@ def serial_ports(host: Host) -> list[SerialPort]:
 
 
 def matching(board: Board, ports: Sequence[SerialPort]) -> list[SerialPort]:
-    """The ports that the inventory's `match` fits."""
+    """The ports that fit the inventory's `match`."""
     match = board.match
     if match is None:
         return []

@@ -28,7 +28,8 @@ POWER_S_MAX = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """One host's switch. Both verbs may be repeated; LabFault if it does not obey."""
+    """One host's switch. `on` and `off` may be repeated. They raise LabFault if it does not
+    obey."""
 
     off: Callable[[], object]
     on: Callable[[], object]
@@ -42,7 +43,7 @@ def power_of(lab: Lab, name: str, inventory: Path) -> Power:
             fix = "add power: {driver: uhubctl, port: ...} or {driver: command, off: .., on: ..}"
             raise ConfigurationError(f"{name} has no power switch in the inventory; {fix}")
         case UhubctlPower():
-            hub, _, port = settings.port.rpartition(".")  # `inventory.checks` has seen both
+            hub, _, port = settings.port.rpartition(".")  # `inventory.checks` has made sure of both
             argv = ("uhubctl", "-l", hub, "-p", port, "-a")
             return Power(partial(_run, name, (*argv, "off")), partial(_run, name, (*argv, "on")))
         case CommandPower():
@@ -55,14 +56,14 @@ def power_of(lab: Lab, name: str, inventory: Path) -> Power:
 
 
 def is_on(lab: Lab, name: str, inventory: Path) -> bool | None:
-    """Whether a host has power; None if there is no switch or it cannot say."""
+    """Whether a host has power; None if there is no switch or the switch cannot tell."""
     settings = lab.hosts[name].power
     match settings:
         case UhubctlPower():
             hub, _, port = settings.port.rpartition(".")
             try:
                 said = _run(name, ("uhubctl", "-l", hub, "-p", port))
-            except LabFault:  # looking needs no switch: the host itself is asked
+            except LabFault:  # no switch is needed for this question: the host itself is asked
                 return None
             found = re.search(rf"Port {port}: (.*)", said)
             return None if found is None else "power" in found[1].split()

@@ -1,7 +1,7 @@
-"""How each sensor board of a host does: whether it is there, flashed, and read by its device.
+"""The state of each sensor board of a host: whether it is there, flashed, and read by its device.
 
-The program on the host is `look_on_host.py`. Times are the host's wall time. Which processes run is
-known to the caller. How ports are found is in `ports`.
+The program on the host is `look_on_host.py`. Times are the host's wall time. The caller knows which
+processes run. `ports` finds the ports.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 class Files(msgspec.Struct, frozen=True):
-    """What the files on the host say of one board. `port`: where its link leads."""
+    """What the files on the host say of one board. `port`: the device to which its link points."""
 
     firmware: str | None
     port: str | None
@@ -68,7 +68,7 @@ class Files(msgspec.Struct, frozen=True):
 
 
 def look_at_boards(lab: Lab, host: Host, runs: Callable[[str], bool]) -> list[BoardSeen]:
-    """The boards of one host; changes nothing. `runs`: whether the process of this name does.
+    """The boards of one host; changes nothing. `runs` tells whether the process of a name runs.
 
     Raises LabFault.
     """
@@ -94,7 +94,7 @@ def _ports(host: Host, board: Board, files: Files, ports: list[SerialPort]) -> l
     if not is_plugged(board):
         return [files.port] if files.port else []
     found = [port.path for port in matching(board, ports)]
-    # A fixed device file of the inventory may be absent.
+    # The inventory may name a fixed device file that does not exist now.
     return [path for path in found if host.exists(path)]
 
 

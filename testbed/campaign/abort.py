@@ -59,7 +59,7 @@ def active_faults(run: RunFolder) -> list[ActiveFault]:
 
 def abort_fault(run: RunFolder, name: str, *, check: bool = False) -> list[ActiveFault]:
     """End these active faults: the event of this id, or all events of the fault. With `check` they
-    are only found. Raises ConfigurationError if none has this id.
+    are only listed. Raises ConfigurationError if none has this id.
     """
     active = active_faults(run)
     ending = [fault for fault in active if name in (fault.event, fault.fault)]

@@ -43,7 +43,7 @@ def devices(
     """Devices of a trial: mobiles, environment hosts, boards, each in inventory order.
 
     Devices with keys of their own are admitted in the first half of the first phase, at equal
-    distances. Data is sent after that. Raises ConfigurationError if nothing could send.
+    intervals. Data is sent after that. Raises ConfigurationError if nothing could send.
     """
     places = devices_of(lab)
     environments, mobiles, boards = places.values()
@@ -77,7 +77,7 @@ def devices(
 
 
 def profile_of(workload: Workload, sending: tuple[Span, ...]) -> Profile:
-    """Of all devices together: the shape's phases run through the shape, the others have the
+    """The profile of all devices together. Phases with a shape follow it, the others have the
     workload's rate."""
     segments: list[Segment] = []
     shape = workload.shape

@@ -2,7 +2,7 @@
 nothing.
 
 `testbed.care.restore` defines what is clean. On this machine only the run's own directories are
-checked: rules and processes of others do not matter.
+checked, because its rules and processes may belong to others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bundle of a campaign that is being run: what is planned, and what has begun.
+"""The bundle of a campaign that is being run: which runs are planned, and which have begun.
 
 `new_bundle` writes down everything that will happen before anything does. A run's entry in the
 manifest is changed before and after each step. So the bundle says how far the program had come,
@@ -35,8 +35,8 @@ __all__ = ["Inputs", "begin", "new_bundle"]
 @dataclass(frozen=True)
 class Inputs:
     """What a campaign is run from: the files as they were read, and the lab and schedule made from
-    them. Without `campaign_yaml` the schedule was a stored one. `campaign_file` and
-    `inventory_file` are paths as they were typed; None means the files that ship with the testbed.
+    them. Without `campaign_yaml` a stored schedule is run. `campaign_file` and `inventory_file` are
+    paths as they were typed; None means the files that ship with the testbed.
     """
 
     lab: Lab
@@ -88,8 +88,8 @@ def new_bundle(inputs: Inputs, out: Path) -> Bundle:
 
 def begin(bundle: Bundle, entry: RunEntry) -> RunFolder:
     """Make a run's directory. What an earlier attempt left has been moved away already. The
-    directory exists before the manifest says "running". So an attempt that was killed always left
-    something to set aside, and is counted.
+    directory exists before the manifest says "running". So an attempt that was killed has always
+    left a directory: it is moved aside, and counted.
     """
     run = RunFolder(bundle, entry)
     run.prepare()

@@ -1,4 +1,5 @@
-"""One fault or attack of a schedule, with every choice made. Runner and kinds both use it."""
+"""One fault or attack of a schedule, in which nothing is left to choose. Runner and kinds both use
+it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ Layer = Literal[
 ]
 
 
-# A stored schedule may come from a stranger, and an event's id becomes a part of file names.
+# A stored schedule may come from a stranger, and an event's id becomes part of file names.
 EventId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
 
 
@@ -30,10 +31,10 @@ class ScheduledEvent(BaseModel):
     named `<name>_ms`. `mechanism` says how it is done. `skipped` says why it cannot be done in this
     lab; then it is not done.
 
-    What guard and checks need to know of the kind is stored here too, so that a stored schedule can
-    be judged without the kind. `impairs`: the replicas that count as faulty, as in `targets`.
-    `lies`: these replicas may sign false statements. `disturbs`: properties of a host that are
-    disturbed on purpose.
+    What guard and checks need to know of the kind is stored here too, so they can judge a stored
+    schedule without the kind. `impairs`: the replicas that count as faulty, written as in
+    `targets`. `lies`: these replicas may sign false statements. `disturbs`: properties of a host
+    that are disturbed on purpose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -1,6 +1,6 @@
 """Makes a schedule from campaign, lab and seed. It is a pure function, and the schedule leaves no
-choice open. The same campaign, lab and seed give the same schedule, and `schedule_hash` shows it.
-How arrivals are drawn is in `arrivals`, the bound on faulty replicas in `guard`.
+choice open. The same campaign, lab and seed give the same schedule, and so the same
+`schedule_hash`. `arrivals` draws the arrivals; `guard` has the bound on faulty replicas.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ run_ms_max: Final = 24 * 3600 * 1000
 
 @dataclass(frozen=True)
 class Place:
-    """Where a campaign runs: the lab as it is, and the part of it that the system uses."""
+    """Where a campaign runs: the whole lab, and the part of it that the system uses."""
 
     lab: Lab
     used: Lab
@@ -45,11 +45,11 @@ def expand(
     campaign: Campaign, lab: Lab, seed: int | None = None, system: System = CHAIN
 ) -> Schedule:
     """The schedule of a campaign on a lab, for a system under test; `seed` stands in for the
-    campaign's own. Arrivals are drawn for the whole lab, so every system meets the same ones. What
-    a system has no part for is skipped, with the reason.
+    campaign's own. Arrivals are drawn for the whole lab, so every system gets the same ones. An
+    event for a part that the system lacks is skipped, with the reason.
 
-    Raises ConfigurationError: a part that the lab lacks, more faulty replicas at once than the
-    guard allows, more events than the limits.
+    Raises ConfigurationError for a part that the lab lacks, for more faulty replicas at once than
+    the guard allows, and for more events than the limits.
     """
     seed = campaign.seed if seed is None else seed
     phases = _phases(campaign)
@@ -125,7 +125,7 @@ def _phase(campaign: Campaign, fault: Fault, by_name: dict[str, Phase]) -> Phase
 
 
 def _count(fault: Fault, phase: Phase, lab: Lab) -> int:
-    """How often a fault is applied at most: once, or with `every` until `until`."""
+    """How often a fault is applied at most: once, or repeatedly with `every`, until `until`."""
     if fault.every is None:
         return 1
     until_ms = round(fault.until.ms) if fault.until else phase.end_ms - phase.start_ms
@@ -166,7 +166,7 @@ def _trial(
 def _occurrences(
     fault: Fault, phase: Phase, place: Place, seed: int, trial: int
 ) -> list[ScheduledEvent]:
-    """The events of one fault: one, or with `every` as many as heal within the phase."""
+    """The events of one fault: one, or with `every` all that can heal within the phase."""
     kind = kinds()[fault.do]
     every_ms = round(fault.every.ms) if fault.every else 0
     events = []
@@ -243,8 +243,8 @@ def _mechanism(kind: Kind, place: Place, targets: Targets) -> tuple[str, str]:
 def _targets_used(
     fault: Fault, kind: Kind, selectors: dict[str, Selector], place: Place, rng: Random
 ) -> tuple[dict[str, tuple[str, ...]], str]:
-    """The targets, or why there are none: the lab has such targets, but the system does not use
-    them. Raises ConfigurationError if the lab has none either.
+    """The targets; or, if the lab has such targets but the system does not use them, the reason why
+    there are none. Raises ConfigurationError if the lab has none either.
     """
     before = rng.getstate()
     try:

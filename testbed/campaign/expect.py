@@ -1,4 +1,4 @@
-"""What a campaign expects: the section `expect` of its file. The schedule has it too."""
+"""What a campaign expects: the section `expect` of its file. The schedule contains it too."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SafetyProperty = Literal[
 ]
 
 FIRST_COMMIT: Final = "first-commit-after-heal"
-"""The property that `liveness: {first_commit_after_heal}` is judged as."""
+"""The name of the property that judges `liveness: {first_commit_after_heal}`."""
 attacks_max: Final = 200
 claims_max: Final = 50
 
@@ -39,8 +39,8 @@ class _Model(BaseModel):
 
 
 class LivenessExpect(_Model):
-    """`first_commit_after_heal`: from each healing until a block that was proposed after it was
-    executed; the longest counts."""
+    """`first_commit_after_heal`: the time from healing a fault until the first block that was
+    proposed after that is executed; the longest of all faults counts."""
 
     first_commit_after_heal: SpanField | None = None
 
@@ -52,15 +52,15 @@ class AttackExpect(_Model):
 
 
 class FaultExpect(_Model):
-    """Of each event of one fault. `first_commit`: as `first_commit_after_heal`, for this fault.
-    `whole`: from healing until its target is clean, running and caught up."""
+    """Limits for each event of one fault. `first_commit`: as `first_commit_after_heal`, for this
+    fault. `whole`: the time from healing until its target is clean, running and caught up."""
 
     first_commit: SpanField | None = None
     whole: SpanField | None = None
 
 
 class DegradationExpect(_Model):
-    """Attack / baseline."""
+    """Bounds on the ratio attack / baseline."""
 
     p50: BoundField | None = None
     p99: BoundField | None = None
@@ -69,8 +69,8 @@ class DegradationExpect(_Model):
 
 
 class Claim(_Model):
-    """A claim that the campaign puts to the test: the `sentence` that makes it, and the faults,
-    attacks and properties that show whether it is true."""
+    """A claim that the campaign tests: the `sentence` that makes it, and the faults, attacks and
+    properties that show whether it is true."""
 
     claim: Text
     sentence: Text
@@ -84,8 +84,8 @@ class Expect(_Model):
     breaks makes the result degraded instead of failed. `broken`: properties and attacks that must
     break in runs with faults, for campaigns that show what happens beyond the bound. The result
     fails if one of them holds in every run. `broken_in`: the same for one system under test only.
-    `may_skip`: faults and attacks that may be skipped where the lab lacks the means; any other that
-    is skipped makes the result partial. `claims` only sum up: they do not change the result.
+    `may_skip`: faults and attacks that may be skipped if the lab lacks the means; if any other one
+    is skipped, the result is partial. `claims` only summarise: they do not change the result.
     """
 
     safety: tuple[SafetyProperty, ...] = Field(default=(), json_schema_extra={"uniqueItems": True})
@@ -99,6 +99,6 @@ class Expect(_Model):
     claims: tuple[Claim, ...] = Field(default=(), max_length=claims_max)
 
     def of(self, system: SystemName) -> Expect:
-        """What is expected of this system."""
+        """The expectations for this system."""
         broken = dict.fromkeys((*self.broken, *self.broken_in.get(system, ())))
         return self.model_copy(update={"broken": tuple(broken), "broken_in": {}})

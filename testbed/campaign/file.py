@@ -1,8 +1,8 @@
-"""The campaign file: what a campaign YAML may say, and reading it.
+"""The campaign file: what a campaign YAML may contain, and how it is read.
 
 It is as strict as the inventory, and the same loader reads it. The model is built from the kinds
-that are registered in `kinds`. So each kind's own parameters are checked, and published in the
-schema, like all other keys. `expand` makes a schedule from a campaign.
+that are registered in `kinds`. So each kind's own parameters are checked and appear in the schema,
+like all other keys. `expand` makes a schedule from a campaign.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 faults_max: Final = 200
 phases_max: Final = 16
 trace_every_max: Final = 1_000_000
-seed_max: Final = 2**53 - 1  # what JSON carries everywhere
+seed_max: Final = 2**53 - 1  # exact in every JSON reader
 
 
 class _Model(BaseModel):
@@ -68,9 +68,9 @@ class _Model(BaseModel):
 
 
 class Trials(_Model):
-    """How many trials, and which runs each has. Order `faults`: one run with faults. AB, ABBA: also
-    a run without faults (A) under the same seed, in this order, so that both meet equal conditions.
-    The hosts rest for `cooldown` between two runs."""
+    """How many trials there are, and which runs each has. Order `faults`: one run with faults. AB,
+    ABBA: also a run without faults (A) with the same seed, in this order, so that both have equal
+    conditions. The hosts rest for `cooldown` between two runs."""
 
     count: int = Field(default=1, ge=1, le=10_000)
     order: Literal["faults", "AB", "ABBA"] = "faults"
@@ -85,7 +85,7 @@ class _Shaped(_Model):
 
 
 class Steps(_Shaped):
-    """In equally long steps, each by the same factor above the one before."""
+    """Rises in steps of equal length, each higher than the one before by the same factor."""
 
     kind: Literal["steps"]
     count: int = Field(default=8, ge=2, le=100)
@@ -99,7 +99,7 @@ class Steps(_Shaped):
 
 
 class Ramp(_Shaped):
-    """Evenly."""
+    """Rises evenly."""
 
     kind: Literal["ramp"]
 
@@ -112,7 +112,8 @@ class Ramp(_Shaped):
 
 
 class Bursts(_Shaped):
-    """To `to` for `for`, again `every` so long, and back."""
+    """The rate is `to` for the time `for`, and then the workload's rate again; once in each
+    `every`."""
 
     kind: Literal["bursts"]
     lasting: SpanField = Field(alias="for")
@@ -141,16 +142,17 @@ class Workload(_Model):
 
 
 class Fault(_Model):
-    """What all kinds of fault and attack share; `do` names the kind, which adds its own keys."""
+    """The keys that all kinds of fault and attack share. `do` names the kind, which has more
+    keys."""
 
     id: Name
     do: str
     phase: Name | None = Field(
-        default=None, alias="in", description="Phase; else the one called attack or fault."
+        default=None, alias="in", description="Phase; default: the one called attack or fault."
     )
     at: DurationField = Field(default=Duration.parse("0s"), description="From the phase's start.")
     every: SpanField | None = Field(default=None, description="Again and again, this far apart,")
-    until: SpanField | None = Field(default=None, description="until then; else the phase's end.")
+    until: SpanField | None = Field(default=None, description="until then, else the phase's end.")
 
 
 class Guard(_Model):
@@ -181,7 +183,7 @@ class Campaign(_Model):
         default=1,
         ge=0,
         le=trace_every_max,
-        description="Of so many requests one is traced, in all processes; 0: none.",
+        description="One in so many requests is traced, in all processes; 0: none.",
     )
     guard: Annotated[
         Annotated[Literal["none"], Tag("none")] | Annotated[Guard, Tag("bound")],
@@ -190,13 +192,13 @@ class Campaign(_Model):
     expect: Expect = Expect()
 
     def phase_of(self, fault: Fault) -> str | None:
-        """Name of the phase that a fault falls in; None if it cannot be told."""
+        """Name of the phase in which a fault falls; None if that is not known."""
         if fault.phase is not None:
             return fault.phase
         return next((name for name in ("attack", "fault") if name in self.phases), None)
 
 
-# Used for keys that are missing or malformed, so that the rest of a file is checked all the same.
+# Stands in for missing or malformed keys, so that the rest of a file is still checked.
 _STAND_IN: Final = {
     "campaign": "unnamed",
     "workload": {"kind": "enrol", "rate": "1/s"},
@@ -235,9 +237,9 @@ def find_campaign(name_or_path: str) -> Path:
 
 @lru_cache(maxsize=4)
 def _model(known: tuple[Kind, ...], *, lenient: bool = False) -> type[Campaign]:
-    """`Campaign`, its faults being the union of all known kinds, told apart by `do`.
+    """`Campaign`, with faults of all known kinds; `do` names the kind.
 
-    The `lenient` model refuses the same files. But where `do` is wrong, it continues with the kind
+    The `lenient` model refuses the same files. But if `do` is wrong, it continues with the kind
     that was probably meant, so that later mistakes are found too.
     """
     if lenient:
@@ -318,7 +320,7 @@ def _shape_errors(campaign: Campaign) -> Iterator[Mistake]:
 
 
 def _expectation_errors(campaign: Campaign) -> Iterator[Mistake]:
-    """Errors for expectations that name something that the campaign does not have."""
+    """Errors for names in `expect` that the campaign does not have."""
     expect = campaign.expect
     attacks = {fault.id for fault in campaign.faults if kinds()[fault.do].category == "attack"}
     faults = {fault.id for fault in campaign.faults} - attacks

@@ -1,8 +1,8 @@
-"""Checks, before anything runs, that at most the allowed number of replicas is faulty at once.
+"""Checks, before anything runs, that no more replicas are faulty at once than allowed.
 
 An event says which replicas become faulty (`ScheduledEvent.impairs`). Overlapping events that say
-`primary` mean the same replica, so it counts once. Beside a named replica it counts as one more,
-because it may be another replica.
+`primary` mean the same replica, so it counts once. A named replica and `primary` count as two,
+because they may be different replicas.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["check_guard"]
 def check_guard(trial: int, events: Sequence[ScheduledEvent], max_faulty: int) -> None:
     """Raises ConfigurationError that names the events which together break the bound.
 
-    An impairing event without `for` never heals: it lasts to the end of the run.
+    An event without `for` never heals: its replicas are faulty to the end of the run.
     """
-    active: dict[str, tuple[float, str]] = {}  # replica: faulty until (ms), through which event
+    active: dict[str, tuple[float, str]] = {}  # by replica: until (ms), which event
     for event in sorted(events, key=lambda event: event.at_ms):
         active = {name: since for name, since in active.items() if since[0] > event.at_ms}
         end_ms = event.at_ms + event.for_ms if event.for_ms else inf

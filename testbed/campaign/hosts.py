@@ -1,7 +1,7 @@
 """Opens the hosts of a lab for a deployment: SSH hosts must have our code, local hosts are made.
 
-A campaign, a running lab and the provisioning benchmark begin with this. Opening SSH hosts
-alone is in `testbed.hosts.opening`.
+A campaign, a running lab and the provisioning benchmark begin with this. `testbed.hosts.opening`
+opens SSH hosts alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["opened_hosts"]
 def opened_hosts(lab: Lab) -> Iterator[tuple[Mapping[str, Host], Mapping[str, str]]]:
     """(hosts, interpreter on each) by name. Local hosts live in a private directory of the run.
 
-    Raises ConfigurationError if a host lacks our code as it stands here.
+    Raises ConfigurationError if a host does not have exactly the code of this checkout.
     """
     with ExitStack() as stack:
         remote = stack.enter_context(ssh_hosts(lab, limited(lab, None)))

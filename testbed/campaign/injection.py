@@ -1,10 +1,11 @@
-"""Faults, attacks and actions as the runner sees them: one base class, and the scene it works on.
+"""Faults, attacks and actions as the runner sees them: one base class, and the scene that it works
+on.
 
 A kind is one module of `testbed/faults/` or `testbed/attacks/` that registers its name, parameters
 and mechanisms, and for an attack its judge (`kinds`). The runner takes each injection through arm,
-apply, observe, heal and verify. After the run the kind's judge says, from files alone, what came of
-an attack. What each step found is written into the bundle. An injection that was not observed makes
-a run invalid.
+apply, observe, heal and verify. After the run the kind's judge decides, from files alone, what an
+attack achieved. What each step found is written into the bundle. An injection that was not observed
+makes a run invalid.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ class Scene:
 
     `rng` is the event's own random stream. `captures` is the directory of the bundle's raw files.
     `inventory` is the lab's file: power is switched from here (None: the packaged lab).
-    `undo_after_s`: so many seconds after it was armed, hosts undo the event by themselves. `stop`
-    is set when the run is interrupted: every wait must then end (`pause`, `Watch.wait_for`).
+    `undo_after_s`: hosts undo the event by themselves so many seconds after it was armed. `stop` is
+    set when the run is interrupted: every wait must then end (`pause`, `Watch.wait_for`).
     """
 
     event: ScheduledEvent
     deployment: Deployment
     watch: Watch
     resolve: Callable[[ScheduledEvent, str], Node]
-    """Finds the process that a target means; `primary` becomes a replica at the first call."""
+    """Finds the process that a target means; the first call decides which replica `primary` is."""
     rng: Random
     captures: Path
     inventory: Path | None = None
@@ -65,8 +66,8 @@ class Scene:
     _struck: dict[str, tuple[Node, ...]] = field(default_factory=dict)
 
     def nodes(self, key: str) -> tuple[Node, ...]:
-        """The processes that the selector `key` means. Call it in `apply` or later: this is when
-        `primary` and `backup(K)` become replicas."""
+        """The processes that the selector `key` means. Call it in `apply` or later: only then
+        `primary` and `backup(K)` mean certain replicas."""
         if key not in self._struck:
             names = self.event.targets.get(key, ())
             self._struck[key] = tuple(self.resolve(self.event, name) for name in names)
@@ -74,7 +75,7 @@ class Scene:
 
     def candidates(self, key: str) -> tuple[Node, ...]:
         """The processes that `key` may mean when `apply` is called. `arm` prepares all of them, and
-        `heal` takes that back from all of them."""
+        `heal` undoes that on all of them."""
         names = self.event.targets.get(key, ())
         if any(map(is_symbolic, names)):
             return tuple(self.deployment.with_role("replica"))
@@ -88,7 +89,7 @@ class Scene:
         return tuple(dict.fromkeys(found))
 
     def candidate_hosts(self, key: str) -> tuple[str, ...]:
-        """The hosts that `key` may come to mean."""
+        """The hosts that `key` may mean when `apply` is called."""
         names = self.event.targets.get(key, ())
         if any(map(is_symbolic, names)):
             return tuple(node.host for node in self.deployment.with_role("replica"))
@@ -99,7 +100,8 @@ class Scene:
 
     @property
     def resolved(self) -> dict[str, list[str]]:
-        """The names of the targets as far as they are known, by selector key."""
+        """The names of the targets by selector key: process names where known, otherwise the words
+        of the schedule."""
         return {
             key: [node.name for node in self._struck[key]] if key in self._struck else list(names)
             for key, names in self.event.targets.items()
@@ -118,7 +120,7 @@ class Scene:
 class Seen:
     """An injection was seen to take effect: what showed it, and what was read back.
 
-    `at_ns` is the wall time of what was seen, if that is known better than by the moment of asking.
+    `at_ns` is the wall time of the effect if that is known, otherwise the time of asking.
     """
 
     what: str
@@ -128,7 +130,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Sent:
-    """What an attack sent: an identifier of each trial that the judge can look for."""
+    """What an attack sent: an identifier of each trial, which the judge looks for."""
 
     trials: tuple[str, ...] = ()
     details: dict[str, int] = field(default_factory=dict)
@@ -150,32 +152,33 @@ class Injection(ABC):
     """One fault, attack or action. Any step may raise LabFault.
 
     A fault or an action has one per event. An attack has one for all its events: it is armed when
-    the run starts, and `apply` is called for each event. `heal` and `close` are always called once
-    `arm` was, also if `arm` failed half-way.
+    the run starts, and `apply` is called for each event. Once `arm` was called, `heal` and `close`
+    are always called too, even if `arm` failed half-way.
     """
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
 
-    def arm(self) -> None:  # noqa: B027 - nothing to make ready is the usual case
-        """Prepare, before the event's time. An effect that outlives this program if it dies must be
-        undone by the host itself: arm that undo here (`testbed.care.dead_man`). Uses
+    def arm(self) -> None:  # noqa: B027 - most kinds prepare nothing
+        """Prepare, before the event's time. If the effect would outlive this program, the host must
+        be able to undo it by itself: arm that undo here (`testbed.care.dead_man`). Use
         `scene.candidates`."""
 
     @abstractmethod
     def apply(self) -> None:
-        """Do it, at once. A lasting effect stays until `heal`."""
+        """Apply it at once. A lasting effect stays until `heal`."""
 
     @abstractmethod
     def observe(self, within_s: float) -> Seen | None:
-        """What shows that it took effect, as seen by a process other than the one that applied it.
-        None if nothing was seen within `within_s`. It is called again until the event is over."""
+        """What shows that it took effect, as seen by another process than the one that applied it.
+        None if nothing was seen within `within_s`; then it is called again, until the event is
+        over."""
 
-    def heal(self) -> None:  # noqa: B027 - so it is for what is over at once
+    def heal(self) -> None:  # noqa: B027 - effects that end at once need no undo
         """Undo it. Idempotent; also called when the run is cut off."""
 
     def verify(self, within_s: float) -> bool:
-        """Whether the target is whole again: clean, running and caught up."""
+        """Whether the target is clean, running and caught up again."""
         return True
 
     def close(self) -> None:  # noqa: B027
@@ -183,7 +186,7 @@ class Injection(ABC):
 
 
 class Attack(Injection):
-    """`observe` only says that something was sent. The kind's judge says what arrived."""
+    """`observe` only says that something was sent. The kind's judge finds out what arrived."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -199,7 +202,7 @@ class Attack(Injection):
             self._details[name] = self._details.get(name, 0) + count
 
     def take_sent(self) -> Sent:
-        """All that was noted since the last call."""
+        """Returns all that was noted since the last call."""
         taken = Sent(tuple(self._trials), self._details)
         self._trials, self._details = [], {}
         return taken
@@ -215,8 +218,8 @@ class Judgement:
     """`observed`: trials that provably arrived. `distinct`: how many of these differ. `successes`:
     effects that the kind calls a success. `attempts_unseen`: attempts of the schedule without a
     single trial that arrived. Attempts that had nothing to send, or left no line in the logs, count
-    too. `refused` counts what the system said, as "layer:reason". `details`: figures of the kind's
-    own, shown in the report."""
+    too. `refused` counts the refusals, as "layer:reason". `details`: figures of the kind's own,
+    shown in the report."""
 
     trials: int
     observed: int
@@ -228,7 +231,7 @@ class Judgement:
 
 
 Maker = Callable[[Scene], Injection]
-# What came of the attack with this id.
+# Judges the attack with this id.
 Judge = Callable[["Evidence", str], Judgement]
-# Changes files of processes that were set up and have not started yet.
+# Changes files of processes that are set up but not started yet.
 Equip = Callable[["Deployment"], None]

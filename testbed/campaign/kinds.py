@@ -1,11 +1,11 @@
 """The vocabulary of faults and attacks: one `Kind` per dotted name that a campaign can `do`.
 
 A kind says what it is called, which parameters it takes, which replicas it makes faulty and by
-which mechanisms it can be done. What it *does* stands in `testbed/faults/` and `testbed/attacks/`.
-Each module there calls `register` when it is imported, and `kinds()` imports every module of the
-two packages: a new kind is a new file. Keep these modules light to import, because `testbed plan`
-loads all of them, and `testbed report` those of attacks: import what carries an attack out when it
-is made. A kind with much of that is a package, as `testbed/attacks/replay`.
+which mechanisms it can be done. `testbed/faults/` and `testbed/attacks/` carry it out. Each module
+there calls `register` when it is imported, and `kinds()` imports every module of the two packages:
+a new kind is a new file. Keep these modules light to import, because `testbed plan` loads all of
+them, and `testbed report` those of attacks. So import the code that carries an attack out only when
+the attack is made. A kind with much such code is a package, like `testbed/attacks/replay`.
 
 Parameters are a pydantic model; its docstring is the kind's documentation. Field types carry
 meaning for the schedule:
@@ -67,9 +67,9 @@ _ATTACKS: Final = "testbed.attacks"
 
 Targets = Mapping[str, tuple[str, ...]]
 Available = Callable[[Lab, tuple[str, ...]], str | None]
-"""Why it cannot be done on these hosts of a lab; None if it can. Decided from the inventory."""
+"""Says from the inventory why it cannot be done on these hosts of a lab; None if it can."""
 Impairs = Callable[[Lab, Targets, Mapping[str, JsonValue]], tuple[str, ...]]
-"""The replicas that count as faulty: names, `primary` or `backup(K)`."""
+"""Returns the replicas that count as faulty: names, `primary` or `backup(K)`."""
 
 
 class Params(BaseModel):
@@ -81,17 +81,18 @@ class Params(BaseModel):
 
 
 def anywhere(_lab: Lab, _hosts: tuple[str, ...]) -> str | None:
-    """For a mechanism that every stage has."""
+    """`available` of a mechanism that works in every stage."""
     return None
 
 
 def nobody(_lab: Lab, _targets: Targets, _params: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """For a kind that makes no replica faulty."""
+    """`impairs` of a kind that makes no replica faulty."""
     return ()
 
 
 def those(*keys: str) -> Impairs:
-    """The replicas among the targets of these selectors. A host stands for the replica on it."""
+    """`impairs` of a kind that makes its targets faulty: the replicas among the targets of these
+    selectors. A host counts as the replica on it."""
 
     def impaired(lab: Lab, targets: Targets, _: Mapping[str, JsonValue]) -> tuple[str, ...]:
         names = [name for key in keys for name in targets.get(key, ())]
@@ -103,9 +104,9 @@ def those(*keys: str) -> Impairs:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """One way to do a kind. `make` builds the injection on a scene. `equip` is what processes need
-    before they start, for what could not be applied to them otherwise. `systems`: those that it is
-    made for; none are named if it fits all that do not lack the kind's layer (`System.lacks`).
+    """One way to do a kind. `make` builds the injection on a scene. `equip` prepares processes
+    before they start, if the mechanism needs that. `systems` are those that it is made for; empty
+    if it fits all that have the kind's layer (`System.lacks`).
     """
 
     name: str
@@ -115,7 +116,7 @@ class Mechanism:
     systems: tuple[SystemName, ...] = ()
 
     def why_not(self, layer: Layer, system: System, lab: Lab, hosts: tuple[str, ...]) -> str | None:
-        """Why it cannot be done on these hosts; None if it can."""
+        """The reason why it cannot be done on these hosts; None if it can."""
         if self.systems and system.name not in self.systems:
             return f"it is made for the {' and the '.join(self.systems)}"
         if not self.systems and layer in system.lacks:
@@ -127,10 +128,10 @@ class Mechanism:
 
 @dataclass(frozen=True)
 class Kind:
-    """`impairs`, `lies` and `disturbs` come to stand in `event.ScheduledEvent`.
+    """`impairs`, `lies` and `disturbs` are copied into `event.ScheduledEvent`.
 
-    `summary` is one line. `judge` says what came of an attack: what counts as a success is the
-    kind's own. `seen` says in words how it is seen to take effect.
+    `summary` is one line. `judge` judges an attack, because each kind defines its own success.
+    `seen` says in words how it is seen to take effect.
     """
 
     name: str
@@ -146,7 +147,7 @@ class Kind:
     seen: str = ""
 
     def parameters(self) -> tuple[str, ...]:
-        """As a campaign file names them; those that may be left out in brackets."""
+        """The parameters' names in a campaign file; optional ones are in brackets."""
         fields = self.params.model_fields.items()
         return tuple(
             (each.alias or name) if each.is_required() else f"[{each.alias or name}]"
@@ -159,8 +160,8 @@ class Kind:
         return " ".join((inspect.getdoc(self.params) or "").split())
 
     def unfit(self, params: Mapping[str, JsonValue]) -> str | None:
-        """Why a schedule's `params` are none of this kind's; None if they are. A stored schedule
-        may come from a stranger, or from another version."""
+        """Why a schedule's `params` do not fit this kind; None if they do. A stored schedule may
+        come from a stranger, or from another version."""
         left = dict(params)
         for name, field in self.params.model_fields.items():
             types = _types(field.annotation)
@@ -184,13 +185,13 @@ class Kind:
         return f"{', '.join(sorted(left))}: not known" if left else None
 
     def mechanism(self, name: str) -> Mechanism | None:
-        """By its name in a schedule; None if this version has none of that name."""
+        """The mechanism of this name in a schedule; None if this version has none."""
         return next((each for each in self.mechanisms if each.name == name), None)
 
     def choose(
         self, lab: Lab, hosts: tuple[str, ...], system: System
     ) -> tuple[Mechanism | None, str]:
-        """The mechanism for these hosts, or None with the reasons why there is none."""
+        """The first mechanism that is available on these hosts; or None and the reasons."""
         reasons = []
         for each in self.mechanisms:
             reason = each.why_not(self.layer, system, lab, hosts)
@@ -201,7 +202,7 @@ class Kind:
 
 
 def _types(annotation: Any) -> set[Any]:
-    """What an annotation is made of."""
+    """The types of which an annotation is made."""
     parts = get_args(annotation)
     return set().union(*map(_types, parts)) if parts else {annotation}
 
@@ -210,7 +211,8 @@ _registry: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> Kind:
-    """Make a kind known. The same kind twice is no harm; two kinds of one name are our bug."""
+    """Make a kind known. Registering the same kind twice is harmless; two kinds with one name are
+    our bug."""
     assert _registry.get(kind.name, kind) == kind, f"two kinds are called {kind.name}"
     assert kind.category != "attack" or kind.judge, f"{kind.name} needs a judge"
     assert kind.mechanisms, f"{kind.name} needs a mechanism"
@@ -219,21 +221,21 @@ def register(kind: Kind) -> Kind:
 
 
 def kinds() -> Mapping[str, Kind]:
-    """Every kind by name, sorted, those of `testbed/faults` and `testbed/attacks` included."""
+    """Every kind by name, sorted. Imports `testbed/faults` and `testbed/attacks`."""
     _import(_FAULTS)
     _import(_ATTACKS)
     return MappingProxyType(dict(sorted(_registry.items())))
 
 
 def attack_kinds() -> Mapping[str, Kind]:
-    """The attacks among them, for judging: imports no fault."""
+    """The attacks only, for judging. Imports no fault."""
     _import(_ATTACKS)
     return MappingProxyType({k.name: k for k in _registry.values() if k.category == "attack"})
 
 
 def equip(needed: Iterable[tuple[str, str]], deployment: Deployment) -> None:
-    """Between set-up and start: prepares a network for all that is done to it, given as (kind,
-    mechanism)."""
+    """Prepares a network, between set-up and start, for all that will be done to it, given as
+    (kind, mechanism)."""
     found = [kinds()[kind].mechanism(name) for kind, name in sorted(needed)]
     work = [each.equip for each in found if each is not None and each.equip is not None]
     for each in dict.fromkeys(work):

@@ -1,8 +1,8 @@
-"""How a run stands at this moment: one snapshot, for the live view and for `testbed watch`.
+"""The state of a run at this moment: one snapshot, for the live view and for `testbed watch`.
 
-`Look` makes snapshots from the watch and the runner; `Published` keeps the newest one in a file of
-the bundle, where another process finds it. `live_text` makes lines of text of it. Nothing here
-decides anything.
+`Look` makes snapshots from the watch and the runner; `Published` writes the newest one to a file of
+the bundle, for other processes. `live_text` makes lines of text of it. Nothing here decides
+anything.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 EVERY_S = 0.5
-RATE_S = 5.0  # over which rates are taken
-NEWEST = 50  # latencies of each device
-DEVICES_MAX = 200  # of which latencies are taken
+RATE_S = 5.0  # rates are means over this time
+NEWEST = 50  # so many latencies of each device count
+DEVICES_MAX = 200  # latencies of so many devices count
 LIVE_BYTES_MAX = 4 * 1024 * 1024
 
 DOWN = frozenset(
@@ -57,12 +57,12 @@ class DeviceNow(msgspec.Struct, frozen=True):
     state: str
     data: int
     last_ms: float | None
-    owner: bool = True  # of a key of its own; a board is not
+    owner: bool = True  # has a key of its own; a board has none
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """`which` says which run of how many, empty for the only one. `struck` are faults that last,
-    `attacks` what was sent so far, each in words."""
+    """`which` says which run of how many this is; empty if there is only one. `struck` are the
+    faults in force and `attacks` what was sent so far, in words."""
 
     campaign: str
     which: str = ""
@@ -86,8 +86,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(Protocol):
-    """Where a run stands: the runner. `struck` are the faults that last, by event, with the names
-    of what they strike; `attacked` counts the trials of each attack that were written down."""
+    """The state of a run, as the runner has it. `struck` are the faults in force, by event, with
+    the names of their targets; `attacked` counts the logged trials of each attack."""
 
     phase: str
     attacked: Counter[str]
@@ -107,7 +107,7 @@ class Look:
         self._runner = runner
         self._schedule = schedule
         self._events = [event for event in schedule.only.events if event.skipped is None]
-        self._lock = threading.Lock()  # screen and file look on
+        self._lock = threading.Lock()  # screen and file use it from two threads
         self._counted: deque[tuple[float, int, int]] = deque()  # when, blocks, answers
 
     def __call__(self) -> Live:
@@ -199,7 +199,7 @@ def _last(seen: NodeView) -> float | None:
 
 
 def _latencies(devices: Sequence[NodeView]) -> tuple[float | None, float | None]:
-    """Median and p99 of the newest answers. A log may grow meanwhile."""
+    """Median and p99 of the newest answers. Another thread may add some meanwhile."""
     found: list[float] = []
     for seen in devices[:DEVICES_MAX]:
         with contextlib.suppress(RuntimeError):
@@ -214,8 +214,8 @@ def _latencies(devices: Sequence[NodeView]) -> tuple[float | None, float | None]
 
 
 class Published:
-    """While it is entered, the file has the newest of `look`, with the `step` that is being done.
-    A full disk stops nothing."""
+    """Within the `with` block, the file has the newest result of `look`, with the current `step`. A
+    full disk is ignored."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LIVE
@@ -244,7 +244,7 @@ class Published:
 
 
 def read_live(folder: Path) -> Live | None:
-    """What `Published` keeps; None if nothing goes on in this bundle."""
+    """What `Published` wrote last; None if no run is going on in this bundle."""
     path = folder / LIVE
     try:
         if path.is_symlink() or path.stat().st_size > LIVE_BYTES_MAX:

@@ -1,7 +1,8 @@
-"""A snapshot of a run as lines of text that fit a terminal, whatever its size.
+"""A snapshot of a run as lines of text that fit a terminal of any size.
 
-The table of devices, then that of replicas, shrink to one line each where there is no room. Widths
-are fixed, so that nothing jumps. Whatever a lab says is spelt out (`testbed.terminal`).
+If there is no room, the table of devices shrinks to one line, then the table of replicas. Widths
+are fixed, so that nothing jumps. Control characters in what a lab says are spelt out
+(`testbed.terminal`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from testbed.terminal import printable
 __all__ = ["live_lines"]
 
 BAR_MAX: Final = 40
-HEADER: Final = 5  # lines above the tables, at least
+HEADER: Final = 5  # lines above the tables, at the fewest
 GOOD: Final = ("admitted", "connected", "sponsored")
 
 
@@ -32,7 +33,7 @@ def live_lines(live: Live, width: int, height: int) -> list[Text]:
     if len(replicas) + len(devices) > room:
         replicas = [_replicas_in_short(live)]
     lines = [*top, *replicas, *devices, *bottom]
-    if len(lines) > height:  # the head says the most
+    if len(lines) > height:  # the head has the most important lines
         lines = lines[:height]
     for line in lines:
         line.plain = " ".join(printable(line.plain).split("\n"))
@@ -41,13 +42,13 @@ def live_lines(live: Live, width: int, height: int) -> list[Text]:
 
 
 def _top(live: Live) -> list[Text]:
-    if not live.total_s:  # it is being set up: `step` says all
+    if not live.total_s:  # during set-up `step` says all
         return []
     title = Text(live.campaign, "bold")
     if live.which:
         title.append(f"  {live.which}", "default")
     lines = [title, _clock(live)]
-    struck = Text("; ".join(live.struck) or "nothing is struck", "bold red" if live.struck else "")
+    struck = Text("; ".join(live.struck) or "no fault in force", "bold red" if live.struck else "")
     if live.next:
         struck.append(f"; next: {live.next}", "default")
     lines.append(struck)

@@ -29,13 +29,13 @@ class Progress(Protocol):
         """One step of work, in a few words."""
 
     def note(self, text: str) -> None:
-        """What a person must still see when all is over."""
+        """A line that a person must still see at the end."""
 
     def begin(self, entry: RunEntry, number: int, count: int, run_ms: int) -> None:
         """The `number`-th of the `count` runs to be made now, counted from 0."""
 
     def show(self, look: Callable[[], Live]) -> None:
-        """Follow a run from now on."""
+        """Show this run from now on."""
 
     def hide(self) -> None:
         """The run is over; its verdict is not known yet."""

@@ -6,7 +6,7 @@
     20/s  30/m              a rate
     <=3x  >=0.7x            a bound on attack / baseline
 
-Each has a pydantic type whose published schema is the very pattern that the parser uses.
+Each has a pydantic type. Its published schema has the same pattern that the parser uses.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ _BOUND = rf"(<=|>=){NUMBER_PATTERN}x"
 
 
 def _text_type(parse: Callable[[str], Any], pattern: str, example: str) -> tuple[Any, ...]:
-    """`example` has {} where a bare number, which lacks its unit, belongs."""
+    """A type for text with a unit. In `example`, {} is the place of the number; the error for a
+    bare number uses it."""
 
     def validate(given: Any) -> Any:
         if isinstance(given, str):

@@ -1,4 +1,4 @@
-"""Which hosts answer, and since when others do not. A loss is shown at once, by name.
+"""Which hosts answer, and since when the others do not. A loss is shown at once, by name.
 
 Code that asks a host or follows a log on it reports here. What a silent host means for the run is
 judged later, from the files; run.jsonl has each loss and each return.
@@ -14,7 +14,7 @@ __all__ = ["Reach"]
 
 
 class Reach:
-    """`say` shows a line to people, `write(file, **fields)` keeps it."""
+    """`say` shows a line to people; `write(file, **fields)` logs it."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class Reach:
             self._record("host-back", host, since_s, f"{host} answers again, after {{}} s")
 
     def silent(self, host: str) -> None:
-        """The host did not answer. The first time this is shown, with the seconds since its last
-        answer."""
+        """Note that the host did not answer. The first time is shown, with the seconds since its
+        last answer."""
         with self._lock:
             if host in self._silent_since_s:
                 return

@@ -1,4 +1,5 @@
-"""A stored schedule (`testbed plan --save`) is run again: nothing is drawn, the lab is checked."""
+"""Runs a stored schedule (`testbed plan --save`) again: nothing is drawn, but the lab is
+checked."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ NAMED_MAX = 5
 
 
 def is_schedule(name: str) -> bool:
-    """Whether a user names a stored schedule, not a campaign."""
+    """Whether the user named a stored schedule instead of a campaign."""
     return Path(name).suffix == ".json" and Path(name).is_file()
 
 
@@ -41,7 +42,8 @@ def stored_schedule(path: Path, lab: Lab) -> Schedule:
 
 
 def runnable(schedule: Schedule) -> Schedule:
-    """The schedule, if this version knows all that it does. Raises ConfigurationError."""
+    """The schedule. Raises ConfigurationError if it does something that this version does not
+    know."""
     for event in (event for trial in schedule.trials for event in trial.events):
         known = kinds().get(event.kind)
         problem = "no such kind" if known is None else known.unfit(event.params)

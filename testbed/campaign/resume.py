@@ -1,7 +1,7 @@
 """Decides whether a bundle's campaign may go on here and now: only if nothing has changed.
 
-The stored schedule goes on; it is not drawn again. The campaign file, the inventory (as far as it
-stands in the bundle), our code and all installed packages are compared. No option overrules this:
+The stored schedule is continued, not drawn again. The campaign file, the inventory (the part of it
+that the bundle has), our code and all installed packages are compared. No option overrules this:
 runs of two configurations in one bundle would be averaged as if they were one.
 """
 
@@ -32,7 +32,7 @@ PACKAGES_NAMED_MAX = 5
 
 @dataclass(frozen=True)
 class Resumable:
-    """A campaign that may go on."""
+    """A campaign that may be continued."""
 
     lab: Lab
     schedule: Schedule
@@ -40,7 +40,7 @@ class Resumable:
 
 
 def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
-    """Check that nothing differs. `inventory` stands in for the file that the manifest names.
+    """Check that nothing differs. `inventory` replaces the file that the manifest names.
 
     Raises ConfigurationError that names all differences, and what to do instead.
     """
@@ -54,9 +54,9 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
         raise ConfigurationError(
             "\n".join(
                 [
-                    f"{bundle.path} cannot go on, because not all is as it was:",
+                    f"{bundle.path} cannot be continued, because something has changed:",
                     *(f"  {each}" for each in found),
-                    f"  fix: bring that back, or begin a new bundle: {again}",
+                    f"  fix: undo these changes, or begin a new bundle: {again}",
                 ]
             )
         )
@@ -64,7 +64,7 @@ def resumable(bundle: Bundle, inventory: Path | None) -> Resumable:
 
 
 def unfinished(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
-    """The runs that are not complete, in order; with `also_invalid` those too that say nothing."""
+    """The runs that are not complete, in order; with `also_invalid` also those that are invalid."""
     return [
         each
         for each in bundle.manifest.runs
@@ -73,7 +73,7 @@ def unfinished(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
 
 
 def redo(bundle: Bundle, *, also_invalid: bool = False) -> list[RunEntry]:
-    """The runs to make, in order; what earlier tries at them left is moved aside."""
+    """The runs to make, in order. Moves aside what earlier attempts left."""
     again = unfinished(bundle, also_invalid=also_invalid)
     for entry in again:
         reason = entry.reason or "cut off: the program that ran it ended"
@@ -111,10 +111,10 @@ def _differences(bundle: Bundle, manifest: Manifest, schedule: Schedule, lab: La
 
 
 def _campaign_differences(manifest: Manifest, schedule: Schedule, lab: Lab) -> Iterator[str]:
-    """The file as it is now must still come to the same schedule. If it is gone, the bundle's own
-    copy is enough."""
+    """The file must still give the same schedule. If it is gone, the bundle's own copy is
+    enough."""
     if manifest.campaign_sha256 is None:
-        return  # a stored schedule: nothing is drawn
+        return  # a stored schedule: there is nothing to draw
     name = manifest.campaign_file or manifest.campaign
     try:
         path = find_campaign(str(Path(name).expanduser()))
@@ -131,7 +131,7 @@ def _campaign_differences(manifest: Manifest, schedule: Schedule, lab: Lab) -> I
         now = now.part(first)
     if now.schedule_hash != manifest.schedule_sha256:
         yield (
-            f"campaign: {path} comes to schedule {now.schedule_hash[:12]} on this inventory, "
+            f"campaign: {path} gives schedule {now.schedule_hash[:12]} on this inventory, "
             f"the bundle has {manifest.schedule_sha256[:12]}"
         )
 

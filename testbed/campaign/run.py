@@ -1,9 +1,9 @@
 """One run of a schedule on a deployment: phases and injections at their times.
 
-Phases and events wait in one agenda; an event has a thread only from when it is armed until it is
-verified. Whatever happens (an error, Ctrl-C), what was injected is healed before this returns. What
-was planned, applied, observed and healed is written down as it happens; verdicts are made later,
-from the files (`testbed.report`).
+Phases and events wait in one agenda. An event has a thread only from the moment it is armed until
+it is verified. Whatever happens (an error, Ctrl-C), what was injected is healed before this
+returns. What was planned, applied, observed and healed is logged as it happens; `testbed.report`
+makes verdicts later, from the files.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from testbed.provision.layout import Node
 __all__ = ["ARM_AHEAD_MS", "RunLog", "Runner", "armed_at_ms"]
 
 ARM_AHEAD_MS = 1_000  # on a host that is not slow
-START_MARGIN_MS = 500  # between handing out the plans and the beginning of the run
-DEAD_MAN_MS = 30_000  # where the campaign's guard is off
+START_MARGIN_MS = 500  # between sending the plans and the beginning of the run
+DEAD_MAN_MS = 30_000  # if the campaign's guard is off
 VERIFY_S_MAX = 30.0
 SETTLE_S_MAX = 20.0
 WAIT_S = 0.1
 SEEN_S_MAX = 5.0
-"""What is over at once is seen so soon, or was not seen."""
+"""An effect that is over at once must be seen within this time."""
 LOOK_S = 0.5
-"""Between two looks, while a fault lasts: Ctrl-C and `testbed abort` end it so soon."""
+"""Between two looks while a fault lasts, so Ctrl-C and `testbed abort` end it within this time."""
 
 
 class RunLog:
@@ -78,9 +78,10 @@ class RunLog:
 
 
 def armed_at_ms(event: ScheduledEvent, events: Sequence[ScheduledEvent], slowness: float) -> int:
-    """When an event is armed: so far ahead of its time that it strikes on time on a slow host.
+    """When an event is armed: early enough that it takes effect on time even on a slow host.
 
-    Not ahead while another fault lasts, whose undo may have the same name.
+    It is not armed early while another fault lasts, because that fault's undo may have the same
+    name.
     """
     early_ms = round(event.at_ms - ARM_AHEAD_MS * slowness)
     for other in events:
@@ -92,7 +93,7 @@ def armed_at_ms(event: ScheduledEvent, events: Sequence[ScheduledEvent], slownes
 
 class Runner:
     """Runs the schedule of one run (`Schedule.part`). `phase`, `elapsed_ms`, `struck` and
-    `attacked` are for whoever shows progress (`live.Source`)."""
+    `attacked` are for showing progress (`live.Source`)."""
 
     def __init__(
         self,
@@ -122,16 +123,16 @@ class Runner:
 
     @property
     def elapsed_ms(self) -> float:
-        """Negative for the moment between handing out the plans and the beginning of the run."""
+        """Negative between sending the plans and the beginning of the run."""
         return (time.time_ns() - self._start_ns) / 1e6 if self._start_ns else 0.0
 
     @property
     def _slowness(self) -> float:
-        """Of the slowest host: all deadlines of a run are so many times longer."""
+        """The slowness of the slowest host: all deadlines of a run are so many times longer."""
         return max(host.slowness for host in self._deployment.hosts.values())
 
     def run(self) -> None:
-        """Until the last phase is over and the network has settled."""
+        """Returns when the last phase is over and the network has settled."""
         events = [event for event in self._trial.events if event.skipped is None]
         try:
             self._arm_attacks(events)
@@ -141,7 +142,7 @@ class Runner:
                 try:
                     self._pass_agenda(events, pool)
                 except BaseException:
-                    self._stop.set()  # events end early, each healing what it applied
+                    self._stop.set()  # events end early, and each heals what it applied
                     self._watch.interrupt()
                     raise
             self._settle()
@@ -204,7 +205,7 @@ class Runner:
         self._log.write("run", what="phase", phase=phase.name, at_ms=phase.start_ms)
 
     def _wait_until(self, at_ms: int, running: list[Future[None]]) -> None:
-        """Also ends as soon as an event fails: the run is spoilt then."""
+        """Raises as soon as an event fails, because the run cannot count any more."""
         while (left_s := (at_ms - self.elapsed_ms) / 1000) > 0:
             for future in running:
                 if future.done():
@@ -216,7 +217,7 @@ class Runner:
     # --- events -----------------------------------------------------------------------------------
 
     def _arm_attacks(self, events: Sequence[ScheduledEvent]) -> None:
-        """An attacker listens from the beginning on."""
+        """Attacks are armed at the beginning, because an attacker listens from then on."""
         for event in events:
             if event.category == "attack" and event.fault not in self._attacks:
                 attack = self._attacks[event.fault] = self._make(event)
@@ -230,7 +231,7 @@ class Runner:
         return mechanism.make(self._scene(event, ahead_ms))
 
     def _carry_out(self, event: ScheduledEvent, ahead_ms: int) -> None:
-        """Arm, apply, observe, heal, verify. Healed and closed in any case."""
+        """Arm, apply, observe, heal, verify. Heal and close happen in any case."""
         attack = self._attacks.get(event.fault)
         injection = attack or self._make(event, ahead_ms)
         scene = injection.scene
@@ -275,7 +276,8 @@ class Runner:
         self._write(injection, "applied", record, impaired=impaired)
 
     def _hold(self, injection: Injection, event: ScheduledEvent, record: Mapping[str, Any]) -> None:
-        """Until its time is over, it is aborted or the run is cut off. Notes when it is seen."""
+        """Waits until its time is over, it is aborted or the run is cut off. Logs when it is
+        seen."""
         seen = None
         while (left_s := (event.at_ms + event.for_ms - self.elapsed_ms) / 1000) > 0:
             if seen is not None:
@@ -332,7 +334,8 @@ class Runner:
         )
 
     def _resolve(self, event: ScheduledEvent, name: str) -> Node:
-        """`primary` and `backup(K)` become replicas now; overlapping events mean the same one."""
+        """Decides now which replica `primary` and `backup(K)` are. Overlapping events mean the same
+        one."""
         return meant(self._deployment, name, lambda: self._primary(event))
 
     def _primary(self, event: ScheduledEvent) -> Node:
@@ -352,8 +355,8 @@ class Runner:
         return None
 
     def _settle(self) -> None:
-        """Wait until everything sent is answered and everyone has caught up, or SETTLE_S_MAX
-        (longer on slow hosts) is over. That is no error: the files show what is missing.
+        """Wait until everything sent is answered and everyone has caught up. If SETTLE_S_MAX
+        (longer on slow hosts) is over before, that is no error: the files show what is missing.
         """
         with suppress(LabFault):
             settled = self._watch.wait_for(self._all_done, SETTLE_S_MAX * self._slowness)

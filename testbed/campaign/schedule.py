@@ -1,14 +1,14 @@
 """The schedule: a campaign made concrete before anything runs, for one lab and one seed.
 
-Times are whole ms from the start of a run. What is run, stored, replayed and judged is the
-schedule; `expand` makes it. Of sends it holds profile, seed and hash (`nodes.device.sends`), not
-each time: they are drawn again where they are needed, on the devices too, and others than were
-hashed are refused.
+Times are whole ms from the start of a run. `expand` makes the schedule. It is run, stored, replayed
+and judged. For sends it has profile, seed and hash (`nodes.device.sends`), not each time. The times
+are drawn again where they are needed, also on the devices; times that do not fit the hash are
+refused.
 
-The one thing that cannot be known beforehand is who the primary will be. So targets may hold
-`primary` and `backup(K)` (the K-th replica after it): the runner resolves them when it applies the
-event and records the name. Events that overlap in time and say `primary` mean the same replica,
-the one found by the first of them; see `selectors`.
+Only the primary cannot be known beforehand. So targets may contain `primary` and `backup(K)` (the
+K-th replica after it): the runner resolves them when it applies the event, and logs the name.
+Events that overlap in time and say `primary` mean the same replica, the one found by the first of
+them; see `selectors`.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Phase(_Model):
 class Device(_Model):
     """A device and when it acts.
 
-    `host` is where it runs. `enrol_at_ms` is None for a board, which its environment host
-    sponsors. Its sends are those of all `draws` together.
+    `host` is where it runs. `enrol_at_ms` is None for a board, because its environment host
+    sponsors it. Its sends are those of all `draws` together.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Device(_Model):
 
     @property
     def sends_ms(self) -> dict[str, tuple[int, ...]]:
-        """By phase, increasing, in ms from the start of the run. Raises ConfigurationError if this
-        version draws others."""
+        """The times of its sends by phase, increasing, in ms from the start of the run. Raises
+        ConfigurationError if this version draws other times."""
         try:
             drawn = [draw.sends_ms for draw in self.draws]
         except ValueError as error:
@@ -94,7 +94,7 @@ class Device(_Model):
 
 
 class Trial(_Model):
-    """One draw of everything random. `seed` is for what a kind itself must draw while it runs."""
+    """One draw of everything random. `seed` is for what a kind must draw while it runs."""
 
     index: int
     seed: int
@@ -103,7 +103,7 @@ class Trial(_Model):
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
-        """A schedule that somebody sent must not draw without end."""
+        """A schedule from a stranger must not draw without end."""
         sends = sum(draw.profile.sends for device in self.devices for draw in device.draws)
         if sends > SENDS_MAX:
             raise ConfigurationError(f"{sends:g} sends in one run: at most {SENDS_MAX:,}")
@@ -119,7 +119,7 @@ class Run(_Model):
 
 
 class WorkloadPlan(_Model):
-    """What a device's sends are, and when an unanswered one counts as lost. The profiles are in the
+    """What devices send, and when an unanswered send counts as lost. The profiles are in the
     trials; `rate_per_s` is the rate outside of `shape`."""
 
     kind: Literal["enrol+data", "enrol"]
@@ -142,8 +142,8 @@ class Schedule(_Model):
     """Everything that will happen, in the order of `runs`.
 
     `system` is what is under test. `replicas` are host names by replica number; `max_faulty` None
-    means that the guard is off. `cooldown_ms` is how long the hosts rest between two runs. Of
-    the requests one in `trace_every` is traced (0: none).
+    means that the guard is off. `cooldown_ms` is how long the hosts rest between two runs. One in
+    `trace_every` requests is traced (0: none).
     """
 
     schema_version: Literal["testbed.schedule/3"] = Field(alias="schema")
@@ -176,20 +176,20 @@ class Schedule(_Model):
 
     @property
     def only(self) -> Trial:
-        """What happens in the one run of a `part`: without events if it is a baseline."""
+        """The trial of the one run of a `part`: without events if the run is a baseline."""
         (run,), (trial,) = self.runs, self.trials
         return trial if run.arm == "faults" else trial.model_copy(update={"events": ()})
 
     @property
     def struck(self) -> tuple[Phase, ...]:
-        """The phases in which faults and attacks fall, in runs that have them; what a baseline is
-        compared in."""
+        """The phases that have faults and attacks in the runs with faults. A baseline is compared
+        in these phases."""
         names = {event.phase for trial in self.trials for event in trial.events}
         return tuple(phase for phase in self.phases if phase.name in names)
 
     @property
     def what_happens(self) -> Schedule:
-        """The same without expectations: equal for schedules under which the same happens."""
+        """The schedule without expectations: equal for schedules in which the same happens."""
         return self.model_copy(update={"expect": Expect()})
 
     @property

@@ -1,8 +1,8 @@
 """What a person sees while a campaign goes on: a live view on a terminal, single lines elsewhere.
 
-Shows what `live` sees; decides nothing. With `--json` nothing but the result is printed, so
-progress goes to stderr in one line each. The live view has the whole terminal until the verdict,
-and gives it back as it was: nothing stays in the scrollback but the lines of `note`.
+It shows what `live` sees and decides nothing. With `--json` only the result is printed, so progress
+goes to stderr, one line per step. The live view has the whole terminal until the verdict, and then
+gives it back as it was: only the lines of `note` stay in the scrollback.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ REFRESH_PER_S = 5
 
 
 class Headway:
-    """Which run of how many this is, and how long all of them will still take, estimated from the
-    mean of those before, with set-up."""
+    """Which run of how many this is, and how long all of them will still take. The estimate is the
+    mean of the runs before, with their set-up."""
 
     def __init__(self) -> None:
         self._began_s = 0.0
@@ -51,7 +51,7 @@ class Headway:
 
     @property
     def title(self) -> str:
-        """Of the run that goes on; empty if it is the only one."""
+        """The title of the current run; empty if it is the only one."""
         left = _duration(max(0.0, self._ends_s - time.monotonic()))
         return f"{self._which}, {self._about} {left} left" if self._which else ""
 
@@ -146,7 +146,7 @@ class LiveScreen:
         self._headway.begin(entry, number, count, run_ms)
 
     def hide(self) -> None:
-        """The last of the run stays to be seen."""
+        """The last state of the run stays on the screen."""
 
     def show(self, look: Callable[[], Live]) -> None:
         self._look = look
@@ -157,7 +157,8 @@ class LiveScreen:
 
 
 def in_place(console: Console, now: Callable[[], Live]) -> RichLive:
-    """Draws the newest of `now` on the alternate screen, which leaves the scrollback alone."""
+    """Draws the newest result of `now` on the alternate screen, so the scrollback does not
+    change."""
 
     def draw() -> RenderableType:
         lines = live_lines(now(), console.width, console.height)
@@ -173,7 +174,7 @@ def in_place(console: Console, now: Callable[[], Live]) -> RichLive:
 
 
 def make_screen(as_json: bool) -> QuietScreen | LiveScreen:
-    """The live view if a person looks on, else single lines."""
+    """The live view if stdout is a terminal, otherwise single lines."""
     console = Console(file=unguarded(sys.stdout))
     if as_json or not sys.stdout.isatty():
         return QuietScreen()

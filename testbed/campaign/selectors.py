@@ -1,6 +1,6 @@
 """The targets of a fault: `primary`, `random(1)`, `replica(2)`, `mobile`, `board(th01)` ...
 
-Campaigns ask for parts, never for host names, so that one file serves every lab.
+Campaigns select parts, not host names, so one file serves every lab.
 
     primary         the primary when the event is applied: known only then, see below
     backup(K)       the K-th replica after the primary; known only then too
@@ -18,7 +18,8 @@ stay words. Whoever runs the schedule resolves them when the event is applied an
 name. **Events that overlap mean the same primary**: the one found by the first of them. So the
 bound on faulty replicas can be checked before anything runs.
 
-Beside a `primary`, `random(K)` draws among the backups, since it must not hit the primary itself.
+If an event also has `primary`, `random(K)` draws among the backups, so that it cannot hit the
+primary.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def resolve(
     beside_primary: bool = False,
     to_hosts: bool = False,
 ) -> tuple[str, ...]:
-    """Names of the targets: processes (a replica goes by its host's name) or, `to_hosts`, hosts.
+    """Names of the targets: processes (a replica has its host's name), or hosts with `to_hosts`.
 
     Raises ConfigurationError if this lab has no such part.
     """
@@ -150,7 +151,7 @@ def resolve(
 
 
 def hosts_of(targets: Iterable[str], lab: Lab) -> tuple[str, ...]:
-    """The hosts that resolved targets may come to mean, each once."""
+    """The hosts that resolved targets may mean, each once."""
     places: dict[str, str] = {}
     for role in get_args(Role):
         places |= {lab.process(host, role): host for host in lab.with_role(role)}
@@ -164,7 +165,7 @@ def hosts_of(targets: Iterable[str], lab: Lab) -> tuple[str, ...]:
 
 
 def _processes(host: str, lab: Lab) -> tuple[str, ...]:
-    """The names of a host's processes but boards; a replica's is the host's."""
+    """The names of a host's processes without boards; a replica has the host's name."""
     found = [host] if host in lab.replicas() else []
     for role in get_args(Role):
         if role not in ("replica", "mobile") and host in lab.with_role(role):
@@ -211,7 +212,7 @@ def _candidates(selector: Selector, lab: Lab) -> tuple[str, ...]:
         return tuple(lab.replicas())
     for role in get_args(Role):
         if word == role:
-            # Replicas go by their hosts' names, which is what the guard counts.
+            # Replicas have their hosts' names, because the guard counts these.
             hosts = tuple(lab.with_role(role))
             return hosts if role == "replica" else tuple(lab.process(h, role) for h in hosts)
     for cap in caps:

@@ -1,9 +1,9 @@
 """A campaign from schedule to bundle: open the hosts once, then for each run deploy, run, collect.
 
-`testbed run` and `testbed resume` use it. The hosts, the lease and the check of our code serve all
-runs; each run has its own chain and begins on clean hosts. A run that is interrupted or fails
-leaves its files too, and is marked: nothing that was measured is thrown away, nothing incomplete
-looks finished. `book` keeps the bundle; `testbed.report` reads the files.
+`testbed run` and `testbed resume` use it. All runs share the hosts, the lease and the check of our
+code; each run has its own chain and begins on clean hosts. The files of an interrupted or failed
+run are kept, and the run is marked: nothing that was measured is lost, and nothing incomplete looks
+finished. `book` keeps the bundle; `testbed.report` reads the files.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from testbed.systems.known import find_system
 __all__ = ["FAILED_IN_A_ROW_MAX", "JudgeRun", "Session"]
 
 FAILED_IN_A_ROW_MAX = 3
-"""Runs: then the lab is taken for broken, and the campaign stops."""
+"""After so many failed runs in a row the lab counts as broken, and the campaign stops."""
 
 JudgeRun = Callable[[RunFolder], str | None]
-"""Derives what a run's raw files mean; returns why nothing can be said of it, if so."""
+"""Judges a run's raw files; returns the reason if nothing can be said of the run."""
 
 
 class Session:
-    """One sitting with a lab: makes the runs of a bundle that are not complete yet. `inventory` is
-    the lab's file, None for the packaged one."""
+    """Makes the runs of a bundle that are not complete yet, on one lab. `inventory` is the lab's
+    file, None for the packaged one."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Session:
         self._progress = progress
         self._judge = judge
         self._inventory = inventory
-        self._lost: list[str] = []  # hosts that this session had and has no more
+        self._lost: list[str] = []  # problems of hosts whose lease was lost
         self._trouble: list[str] = self._lost
         self._reach: Reach | None = None
         self._published: Published | None = None
@@ -79,10 +79,10 @@ class Session:
     def make(self, todo: Iterable[RunEntry], *, after_a_crash: bool = False) -> None:
         """Make these runs; the bundle holds everything raw when this returns or raises.
 
-        With `after_a_crash` hosts are restored first: what stands there is our own. A run in which
-        the lab failed is marked, and the next one is begun if the hosts are clean. Raises LabFault
-        if it was the only one, or the last of FAILED_IN_A_ROW_MAX. If it ends early, it shows how
-        to go on.
+        With `after_a_crash` hosts are restored first, because what is left there is ours. A run in
+        which the lab failed is marked, and the next one is begun if the hosts are clean. Raises
+        LabFault if it was the only run, or the last of FAILED_IN_A_ROW_MAX. If it ends early, it
+        shows how to continue.
         """
         try:
             self._make(list(todo), after_a_crash=after_a_crash)
@@ -93,7 +93,7 @@ class Session:
                 self._progress.hide()
                 for line in self._reach.lines if self._reach else ():
                     self._progress.note(line)
-                self._progress.note(f"{complete} of {len(runs)} runs are complete; go on with:")
+                self._progress.note(f"{complete} of {len(runs)} runs are complete; continue with:")
                 self._progress.note(f"  testbed resume {shlex.quote(str(self._bundle.path))}")
             raise
 
@@ -126,7 +126,8 @@ class Session:
                 raise RestoreIncompleteError("\n".join([*left, "  fix: testbed restore -i FILE"]))
 
     def _one(self, entry: RunEntry, hosts: Mapping[str, Host], python: Mapping[str, str]) -> None:
-        """One run, from fresh keys to verdict. Its entry in the manifest is true at all times."""
+        """Makes one run, from fresh keys to verdict. Its entry in the manifest is correct at all
+        times."""
         try:
             run = begin(self._bundle, entry)
             self.deploy_and_run(run, self._schedule.part(entry.index), hosts, python)
@@ -155,7 +156,7 @@ class Session:
             stack.enter_context(deployment)
             deployment.set_up()
             run.write("genesis.json", deployment.material.genesis.encode())
-            # Both arms alike, so that a baseline differs in nothing but the events.
+            # Both arms get this, so that a baseline differs only in the events.
             trials = self._schedule.trials
             events = [event for trial in trials for event in trial.events if event.mechanism]
             equip({(event.kind, event.mechanism) for event in events}, deployment)
@@ -204,7 +205,8 @@ class Session:
             self._trouble.append(what)
 
     def _bring_home(self, deployment: Deployment, run: RunFolder) -> None:
-        """After the processes have ended: their files are whole then."""
+        """Collects the files. Call it after the processes have ended: only then the files are
+        complete."""
         if deployment.is_set_up:
             self._say("collecting")
             for problem in collect(deployment, run):

@@ -8,7 +8,7 @@ from testbed.campaign.schedule import Schedule
 
 __all__ = ["PAIRS_MIN", "warnings"]
 
-PAIRS_MIN = 6  # the fewest pairs of runs that bear a 95 % interval
+PAIRS_MIN = 6  # a 95 % interval needs at least so many pairs of runs
 
 
 def warnings(schedule: Schedule) -> Iterator[str]:

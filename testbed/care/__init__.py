@@ -1,1 +1,1 @@
-"""Hosts are never left broken, and never trusted unwatched: see testbed/README.md."""
+"""Hosts are never left broken, and their state is watched: see testbed/README.md."""

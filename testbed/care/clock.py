@@ -1,9 +1,9 @@
-"""How far each host's clock is from this machine's, and how sure that is.
+"""How far each host's clock is from this machine's, and how exactly that is known.
 
 We ask over the management connection, as NTP does. Of several questions the one with the shortest
-round trip counts: the true offset lies within half of that round trip (`bound_ms`). So every
-latency between two hosts has a bound, whatever synchronises them. `testbed.care.host_watch` asks
-during a run.
+round trip counts: the error is at most half of that round trip (`bound_ms`). So every latency
+between two hosts has a known bound, however their clocks are synchronised.
+`testbed.care.host_watch` asks during a run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def read_clock(dialogue: Dialogue, samples: int = SAMPLES) -> ClockReading:
 
 def clocks_apart(lab: Lab, clocks: Mapping[str, ClockReading]) -> dict[str, str]:
     """Replicas whose clocks are certainly further apart than the consensus tolerates, and how far.
-    Each bound is known only to half of a round trip, so nearer clocks may be too far apart as well.
+    Each offset is known only to half of a round trip, so pairs that are not returned may be too far
+    apart as well.
     """
     limit_ms = lab.chain.precision_ms
     replicas = [name for name in lab.replicas() if name in clocks]
@@ -77,7 +78,8 @@ def clocks_apart(lab: Lab, clocks: Mapping[str, ClockReading]) -> dict[str, str]
         apart_ms = abs(clocks[name].offset_ms - clocks[other].offset_ms)
         if apart_ms - clocks[name].bound_ms - clocks[other].bound_ms > limit_ms:
             wrong[name] = (
-                f"{apart_ms:.0f} ms from {other}'s; replicas bear {limit_ms:g} (chain.precision)"
+                f"{apart_ms:.0f} ms from {other}'s; "
+                f"replicas tolerate {limit_ms:g} ms (chain.precision)"
             )
     return wrong
 

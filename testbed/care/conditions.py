@@ -1,10 +1,10 @@
-"""What a host says of itself while a run goes on: heat, throttling, disk, memory, its own clock.
+"""What a host reports of itself during a run: heat, throttling, disk, memory, its own clock.
 
 The program on the host is `on_host.py`. `testbed.care.host_watch` asks it every few seconds and
 writes raw/conditions.jsonl; `testbed.checks.conditions` judges that file. Before a run
-`testbed.doctor` asks for more.
+`testbed.doctor` asks for more values.
 
-A host without a sensor says None. That means "not known", never "fine".
+A value without a sensor is None. That means "not known", never "fine".
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ FactsT = TypeVar("FactsT", bound=msgspec.Struct)
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at a host. None: it has no means to know.
+    """The conditions of a host at one moment. None: the host has no means to know.
 
-    `throttled`: the firmware's bits (THROTTLED_BITS). `undervoltage`: 1 while the kernel's alarm
-    is on. `throttle_count`: grows each time that a PC's processor throttles. The clock's two
-    readings differ by a constant for as long as nobody sets the wall clock.
+    `throttled`: the firmware's bits (THROTTLED_BITS). `undervoltage`: 1 while the kernel's alarm is
+    on. `throttle_count`: grows each time that a PC's processor throttles. The difference of the two
+    clocks is constant until somebody sets the wall clock.
     """
 
     boot: str
@@ -71,15 +71,15 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What must hold on a host, or a run does not count."""
+    """What must hold on a host. Otherwise the run does not count."""
 
     clock_error_ms_max: float
     disk_free_mb_min: int = RUN_DISK_FREE_MIN_MB
 
 
 def limits_of(lab: Lab) -> dict[str, Limits]:
-    """For every host that is reached over SSH. Local hosts are this machine: it is not watched, and
-    its results carry a watermark."""
+    """The limits of every host that is reached over SSH. Local hosts are this machine: it is not
+    watched, and its results get a watermark."""
     return {
         name: Limits(clock_error_ms_max=lab.clock(name).max_error_ms)
         for name, host in lab.active.items()
@@ -88,12 +88,12 @@ def limits_of(lab: Lab) -> dict[str, Limits]:
 
 
 def throttled_words(bits: int) -> list[str]:
-    """What the firmware's bits mean."""
+    """The meaning of the firmware's bits, in words."""
     return [word for bit, word in THROTTLED_BITS.items() if bits >> bit & 1]
 
 
 def open_facts(host: Host, python: str) -> Dialogue:
-    """A host that answers `read_facts` and `testbed.care.clock.read_clock`."""
+    """Opens a dialogue with a host, for `read_facts` and `testbed.care.clock.read_clock`."""
     return host.dialogue(programs.python(python, "care/on_host.py"))
 
 

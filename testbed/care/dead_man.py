@@ -1,18 +1,18 @@
 """A host undoes a fault by itself when the orchestrator is gone.
 
 A fault arms its undo before it is applied and disarms it after it was healed. If this program, its
-machine or the network dies in between, the host runs the undo when its time has come. `testbed
-restore` runs every armed undo at once. Each fault says itself what its undo is.
+machine or the network dies in between, the host runs the undo when its time is over. `testbed
+restore` runs every armed undo at once. Each fault defines its own undo.
 
 An armed undo is a directory `undo/<name>` on the host, with the command and its input, and a
-process that sleeps. Whoever renames the directory owns it, so the undo happens once (by the timer
-or by `fire`) or, when disarmed, never. The program on the host is `dead_man.sh`.
+process that sleeps. Whoever renames the directory owns it. So the undo runs once (by the timer or
+by `fire`), or never if it was disarmed. The program on the host is `dead_man.sh`.
 
 A power cut ends the sleeping process; the directory is synced and stays. `wake` starts a new
-sleeper for each directory of an earlier boot, for the time that is left. A Raspberry Pi's clock
-starts in the past, so that is never longer than the undo was armed for. `doctor`, `run` and
-`restore` call `wake`, and the host itself does at boot (`at_boot`). If power is cut while an undo
-runs, it is begun again: undos are repeatable.
+sleeper for each directory of an earlier boot, for the time that is left. A Raspberry Pi's clock may
+start in the past, so this time is limited to the time for which the undo was armed. `doctor`, `run`
+and `restore` call `wake`, and the host itself calls it at boot (`at_boot`). If power is cut while
+an undo runs, it is run again: undos are repeatable.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Armed:
 
 
 def arm(host: Host, name: str, after_s: float, undo: NodeCommand) -> None:
-    """The host runs `undo` in `after_s` seconds, unless it is disarmed before. Replaces an older
-    undo of this name. Raises LabFault: then the fault must not be applied.
+    """Make the host run `undo` in `after_s` seconds, unless it is disarmed before. Replaces an
+    older undo of this name. If it raises LabFault, the fault must not be applied.
     """
     assert _NAME.fullmatch(name), f"name of an undo {name!r}: use a-z, 0-9, . and -"
     root = str(host.root)
@@ -77,19 +77,19 @@ def arm(host: Host, name: str, after_s: float, undo: NodeCommand) -> None:
 
 def wake(host: Host) -> Sequence[Armed]:
     """Go on with undos that a restart of the host interrupted, and return them. Overdue ones run
-    now. Changes nothing else: an undo whose sleeper is alive, and a running fault, are left alone.
+    now. An undo whose sleeper is alive is left alone, and so is a running fault.
     """
     return _parse(host, "wake undos", host.run(shell(_PROGRAM, "wake")).stdout)
 
 
 def at_boot() -> Unit:
-    """The unit that wakes a host's undos when the host starts; it ends at once if none waits."""
+    """The unit that wakes a host's undos when the host starts. It ends at once if no undo waits."""
     return Unit(BOOT_UNIT, tuple(shell(_PROGRAM, "boot")), restart=False, hardened=False)
 
 
 @contextmanager
 def survives_restarts(hosts: Iterable[Host]) -> Iterator[None]:
-    """Within the `with` block these hosts wake their undos by themselves when they start."""
+    """Within the `with` block, these hosts wake their undos by themselves at boot."""
     everyone = list(hosts)
     at_once(lambda host: host.start(at_boot()), everyone)
     try:
@@ -99,12 +99,12 @@ def survives_restarts(hosts: Iterable[Host]) -> Iterator[None]:
 
 
 def _stop_waking(host: Host) -> None:
-    with suppress(HostFault):  # `restore` does it when the host is back
+    with suppress(HostFault):  # `restore` removes it when the host is back
         host.stop(BOOT_UNIT)
 
 
 def disarm(host: Host, name: str) -> None:
-    """The undo will not happen. If it has begun, this waits until it is over. Repeatable."""
+    """Cancel the undo. If it has begun, wait until it is over. Repeatable."""
     tenths = round(UNDO_S_MAX * host.slowness * 10)
     result = host.run(
         shell(_PROGRAM, "disarm", name, str(tenths)),

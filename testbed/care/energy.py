@@ -1,4 +1,4 @@
-"""The power that hosts take, read from meters: one case per driver of the inventory's `meter:`."""
+"""Reads the power that hosts take from meters: one case per driver of the inventory's `meter:`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Reading", "meters_of"]
 
 _ANSWER_S = 3.0
 _ANSWER_BYTES_MAX = 64 * 1024
-_WATTS_MAX = 100_000.0  # of a plug that tells the truth
+_WATTS_MAX = 100_000.0  # higher figures are taken as wrong
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def meters_of(lab: Lab) -> dict[str, Callable[[], Reading]]:
-    """How to read the meter of each active host that has one. Reading raises LabFault."""
+    """A function per active host with a meter, which reads it. It raises LabFault."""
     found: dict[str, Callable[[], Reading]] = {}
     for name, host in lab.active.items():
         match host.meter:
@@ -61,7 +61,7 @@ def _shelly(name: str, meter: ShellyMeter) -> Reading:
         said = msgspec.json.decode(
             _get(meter.addr, f"/rpc/Switch.GetStatus?id={meter.channel}"), type=_Switch
         )
-    except (OSError, ValueError, HTTPException) as error:  # of HTTP, and of what it said
+    except (OSError, ValueError, HTTPException) as error:  # and of wrong answers
         # Without the address: it goes into a bundle.
         raise LabFault(f"{name}: its meter: {error}") from error
     total_wh = None if said.aenergy is None else said.aenergy.total
@@ -69,8 +69,8 @@ def _shelly(name: str, meter: ShellyMeter) -> Reading:
 
 
 def _get(address: str, path: str) -> bytes:
-    """What it answers: no proxy, no redirect to elsewhere, and no longer than `_ANSWER_S`, even if
-    a byte comes now and then."""
+    """Fetches the answer, without proxy or redirect to another host. It takes at most `_ANSWER_S`,
+    even if single bytes keep coming."""
     is_ipv6 = address.count(":") > 1
     server = f"[{address}]" if is_ipv6 else address
     with closing(HTTPConnection(server, timeout=_ANSWER_S)) as connection:

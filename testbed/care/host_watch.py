@@ -1,7 +1,7 @@
 """Reads the clocks and conditions of a run's hosts: before, every few seconds during, and after it.
 
-One connection and one small process per host. Writes facts only, to raw/clock.jsonl,
-raw/conditions.jsonl and, of hosts with a meter, raw/energy.jsonl; `testbed.checks.conditions`
+One connection and one small process per host. It writes facts only: to raw/clock.jsonl,
+raw/conditions.jsonl and, for hosts with a meter, raw/energy.jsonl. `testbed.checks.conditions`
 judges the first two. Elsewhere: what is asked (`testbed.care.clock`, `conditions`, `energy`);
 `testbed.campaign.watch` follows the processes.
 """
@@ -32,9 +32,10 @@ When = Literal["before", "during", "after"]
 
 class HostWatch:
     """Reads each host that has `limits` before, during and after a run; `write(file, **fields)`
-    keeps each reading. Processes of this machine share its clock, so they have none.
+    keeps each reading. Hosts that are this machine have no limits: all their processes share its
+    clock.
 
-    A host that does not answer (it may be powered off on purpose) is written down as such and
+    If a host does not answer (it may be powered off on purpose), that is written, and the host is
     asked again next time. `answered` and `silent` are called with the name of a host.
     """
 
@@ -63,7 +64,7 @@ class HostWatch:
         self._thread = threading.Thread(target=self._during, name="host-watch", daemon=True)
 
     def start(self) -> dict[str, ClockReading]:
-        """Read all once ("before"), then again and again until `stop`."""
+        """Read all once ("before"), then every few seconds until `stop`."""
         readings = self._read_all("before")
         self._thread.start()
         return readings

@@ -1,8 +1,9 @@
 """Who may use a host now: a lease on the host itself, with an owner, an end and a heartbeat.
 
 The file `lease` in a host's root is read and written under `flock` there (`lease.sh`), so two labs,
-users or machines that share a host cannot both have it. A lease ends by the host's uptime, whatever
-happens to its clock. `Lease` renews it in the background; the lease of a dead owner ends by itself.
+users or machines that share a host cannot both have it. A lease is timed by the host's uptime, so
+changes of its clock do not matter. `Lease` renews it in the background; the lease of a dead owner
+ends by itself.
 
 The lease of a run belongs to its process. A lease made with `testbed lock` belongs to a person,
 whose own commands go on under it.
@@ -46,7 +47,7 @@ RUN_LEASE_S = 60.0
 
 SHORT_LEASE_S = 900.0
 
-_HEARTBEATS = 4  # in one lease time: so many must fail before it ends
+_HEARTBEATS = 4  # in one lease time: all of them must fail before the lease ends
 _ANSWER_S = 20.0
 _REFUSED = 55
 _BROKEN = 56
@@ -55,7 +56,8 @@ _NOBODY = 44
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has a host. `pid` 0: a person (`testbed lock`). `left_s`: at the time of the question."""
+    """Who has a host. `pid` 0: a person (`testbed lock`). `left_s`: what was left of the lease when
+    we asked."""
 
     who: str
     pid: int
@@ -68,7 +70,7 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was a process of this machine and user that has ended."""
+        """Whether the holder was a process of this user on this machine, and has ended."""
         if not self.pid or self.who != me().who:
             return False
         try:
@@ -114,7 +116,7 @@ def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool 
         return
     theirs, present = _parse(host, said)
     if present.is_lock_of(owner) and owner.pid:
-        return  # under this person's own lock
+        return  # this person's own lock covers it
     if present.is_gone or present.is_lock_of(owner):
         code, said = _ask(host, "claim", token, length, me_said, theirs)
         if code != _REFUSED:
@@ -124,8 +126,8 @@ def claim(host: Host, token: str, owner: Holder, lease_s: float, *, renew: bool 
 
 
 def require_free(host: Host) -> None:
-    """Raises LockedError if somebody else has it. A person's own commands go on under their lock.
-    Takes nothing."""
+    """Raises LockedError if somebody else has the host. A person's own lock does not stop that
+    person. Takes no lease."""
     present = holder(host)
     if present is not None and not (present.is_mine or present.is_gone):
         raise LockedError(f"{host.name} is taken by {present}")
@@ -137,7 +139,8 @@ def release(host: Host, token: str) -> None:
 
 
 def break_lease(host: Host, *, takeover: bool = False) -> None:
-    """End anybody's lease. At a takeover its owner is notified. Restore the host first."""
+    """End the lease, whoever has it. At a takeover its owner is notified. Restore the host
+    first."""
     _ask(host, "take-over" if takeover else "break")
 
 
@@ -149,12 +152,12 @@ def claim_for(host: Host, lease_s: float = SHORT_LEASE_S) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(TestbedError):  # it ends by itself; the error of the work must be seen
+        with suppress(TestbedError):  # must not hide the error of the work
             release(host, token)
 
 
 class Lease:
-    """All of these hosts or none, for as long as the `with` block lasts.
+    """Takes all of these hosts or none, for the length of the `with` block.
 
     `on_lost` is called when a host is lost: somebody took it over, or it did not answer for the
     whole lease time.
@@ -211,7 +214,7 @@ class Lease:
 
 
 def _ask(host: Host, *arguments: str) -> tuple[int, str]:
-    """Exit code (0, refused or nobody) and what was printed."""
+    """Returns the exit code (0, refused, broken or nobody) and what was printed."""
     result = host.run(shell("care/lease.sh", *arguments), timeout_s=_ANSWER_S, check=False)
     if result.exit_code not in (0, _REFUSED, _BROKEN, _NOBODY):
         raise HostFault(host.name, "lease", result.stderr.strip() or "no answer")

@@ -48,13 +48,14 @@ def numbers(pattern: str) -> list[int]:
 
 
 def throttled() -> int | None:
-    """What the firmware says."""
+    """The bits that the firmware reports."""
     text = output("vcgencmd", "get_throttled").rpartition("=")[2]
     return int(text, 16) if re.fullmatch("0x[0-9a-fA-F]+", text) else None
 
 
 def undervoltage() -> int | None:
-    """What the kernel says, `rpi_volt`: it clears the alarm at each of its own readings."""
+    """The alarm of the kernel's driver `rpi_volt`. The driver clears it at each of its own
+    readings."""
     for name in sorted(Path("/sys/class/hwmon").glob("hwmon*/name")):
         if read(name) == "rpi_volt":
             return number(read(name.parent / "in0_lcrit_alarm"))
@@ -62,7 +63,7 @@ def undervoltage() -> int | None:
 
 
 def throttle_count() -> int | None:
-    """Of a PC's processor."""
+    """How often a PC's processor has throttled."""
     counts = numbers("devices/system/cpu/cpu*/thermal_throttle/*_throttle_count")
     return sum(counts) if counts else None
 
@@ -78,7 +79,7 @@ def wall_minus_monotonic_ns() -> int:
 
 
 def field(text: str, name: str) -> int | None:
-    """The number after `name` in a file as /proc/meminfo."""
+    """The number after `name` in a file like /proc/meminfo."""
     found = re.search(rf"^{name}\s+(\d+)", text, re.MULTILINE)
     return int(found[1]) if found else None
 
@@ -106,13 +107,13 @@ def conditions() -> dict[str, object]:
 
 
 def hardware_serial() -> str:
-    """Of a Raspberry Pi; "" elsewhere."""
+    """The serial number of a Raspberry Pi; "" elsewhere."""
     serials = re.findall(r"^Serial\s*:\s*(\S+)", read("/proc/cpuinfo"), re.MULTILINE)
     return serials[-1] if serials else read("/proc/device-tree/serial-number")
 
 
 def sudo() -> tuple[str, float]:
-    """Why there is no root without a password ("" if there is), and the seconds that sudo took."""
+    """Why root needs a password ("" if it does not), and the seconds that sudo took."""
     if os.getuid() == 0:
         return "", 0.0
     began = time.monotonic()
@@ -127,7 +128,7 @@ def sudo() -> tuple[str, float]:
 
 
 def unwritable() -> str:
-    """Why no file can be made in our directory, or ""."""
+    """Why no file can be made in our directory; "" if one can."""
     try:
         with tempfile.TemporaryFile(dir=".") as file:
             file.write(b"x")
@@ -162,7 +163,7 @@ def doctor() -> dict[str, object]:
 
 
 def main() -> None:
-    """Answers questions until they end."""
+    """Answers questions until standard input ends."""
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/local/bin:/usr/sbin:/sbin:/opt/vc/bin"
     for line in sys.stdin:
         question = line.strip()

@@ -1,9 +1,9 @@
 """Taking a host out of every campaign, and back in, by its entry in the inventory file.
 
-ruamel.yaml changes two values (`state`, `reason`) and keeps comments, quotes and order. It has its
-own way with spaces and line breaks inside brackets. The new text is loaded and compared before it
-takes the old one's place, so a file is never left half changed or broken. What quarantine means for
-a run: `inventory.model` (`active`, `excluded`).
+ruamel.yaml changes two values (`state`, `reason`) and keeps comments, quotes and order. Only spaces
+and line breaks inside brackets may change. The new text is loaded and compared before it replaces
+the old one, so a file is never left half changed or broken. What quarantine means for a run:
+`inventory.model` (`active`, `excluded`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Quorum:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done to the file, or would be. `changed` is False if the file said so already."""
+    """What was changed in the file, or would be. `changed` is False if the file had these values
+    already."""
 
     changed: bool
     before: Quorum
@@ -55,8 +56,8 @@ def quarantine(
     """Mark a host as quarantined, for this reason. With `check` nothing is written.
 
     Raises ConfigurationError if the replicas that are left tolerate fewer faults than now; with
-    `lower_f` the file then states the lower `chain.f` where it has to. Raises InvalidFile if the
-    file is wrong as it is.
+    `lower_f` the lower `chain.f` is written into the file if that is needed. Raises InvalidFile if
+    the file is wrong already.
     """
     if not reason.isprintable():
         raise ConfigurationError(f"the reason {reason!r} is not one line of printable text")
@@ -77,7 +78,7 @@ def quarantine(
 
 
 def without(lab: Lab, hosts: Collection[str]) -> Quorum:
-    """What is left without these hosts."""
+    """The quorum without these hosts."""
     n = len([name for name in lab.replicas() if name not in hosts])
     return Quorum(n, min(lab.f, max(0, (n - 1) // 3)))
 
@@ -86,7 +87,7 @@ def blocked(lab: Lab, hosts: Collection[str]) -> str:
     """Why no campaign can run without these hosts, or ""."""
     left = without(lab, hosts)
     if left.f < min(1, lab.f):
-        return f"{left.n} replicas bear no faulty one"
+        return f"{left.n} replicas tolerate no faulty one"
     marked = {"state": "quarantined", "reason": "unfit"}
     rest = {n: h.model_copy(update=marked) if n in hosts else h for n, h in lab.hosts.items()}
     chain = lab.chain.model_copy(update={"f": left.f})
@@ -95,7 +96,7 @@ def blocked(lab: Lab, hosts: Collection[str]) -> str:
 
 
 def release(inventory: Path, host: str, *, check: bool = False) -> Change:
-    """Take the mark off. `chain.f` stays as the file states it. Else as `quarantine`."""
+    """Remove the mark. `chain.f` stays as the file states it. Otherwise like `quarantine`."""
     before = load_lab(inventory)
     _known(before, host)
     return _edit(inventory, before, host, {"state": "active", "reason": None}, None, check=check)
@@ -137,10 +138,10 @@ def _edit(
 
 
 def _edited(text: str, host: str, update: dict[str, Any], lowered_f: int | None) -> str:
-    """The file with other values in a host's entry, and in `chain.f`."""
+    """The text with new values in a host's entry, and in `chain.f`."""
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
-    yaml.width = file_bytes_max  # no line is broken again
+    yaml.width = file_bytes_max  # no line is wrapped
     document = yaml.load(text)
     entry = document["hosts"][host]
     for key, value in update.items():
@@ -156,7 +157,7 @@ def _edited(text: str, host: str, update: dict[str, Any], lowered_f: int | None)
 
 
 def _loaded(inventory: Path, text: str) -> Lab:
-    """The lab that this text describes. Raises ConfigurationError with what would be wrong."""
+    """The lab that this text describes. Raises ConfigurationError that says what would be wrong."""
     # In the same directory, so that relative paths in the file stay valid.
     where = inventory.absolute().parent
     with tempfile.NamedTemporaryFile(dir=where, prefix=f".{inventory.name}.", suffix=".try") as it:

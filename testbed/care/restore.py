@@ -5,7 +5,7 @@ and no link rule, filter, file or folder of a fault (`fault-*`) exists. Each ste
 Afterwards the host is checked again, and what is left is named. Keys, the environment and the files
 of the last run stay.
 
-Only what carries our exact mark is touched. Where it is impossible to look (filters need root),
+Only things with our exact mark are touched. If something cannot be looked at (filters need root),
 that counts as something left: such a host is never called clean.
 """
 
@@ -27,7 +27,7 @@ __all__ = [
     "leftover",
     "remove_all",
     "restore",
-    "standing",
+    "to_remove",
 ]
 
 TABLE_COMMENT: Final = "m2m-testbed"
@@ -42,7 +42,7 @@ _UNSEEN = "cannot look at "
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """What of ours is left on a host. `others` are rules and processes, as a person reads them."""
+    """What of ours is left on a host. `others` are rules and processes, in words."""
 
     armed: Sequence[Armed] = ()
     units: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Leftover:
 
     @property
     def brief(self) -> str:
-        """For a table. Where units run, processes are left out: most belong to them."""
+        """One line, for a table. If units run, processes are left out: most belong to the units."""
         names = f"units {' '.join(self.units)}" if self.units else ""
         waiting = [f"armed {one.name} (in {one.left_s} s)" for one in self.armed]
         others = [o for o in self.others if not (self.units and o.startswith(_PROCESS))]
@@ -67,8 +67,8 @@ def leftover(host: Host) -> Leftover:
     return Leftover(armed(host), host.units(), _others(host, "show"))
 
 
-def standing(host: Host) -> tuple[str, ...]:
-    """What `restore` would remove. Raises LabFault where it cannot look."""
+def to_remove(host: Host) -> tuple[str, ...]:
+    """What `restore` would remove. Raises LabFault if something cannot be looked at."""
     found = leftover(host)
     if any(other.startswith(_UNSEEN) for other in found.others):
         raise HostFault(host.name, "restore", "; ".join(found.lines))
@@ -78,7 +78,7 @@ def standing(host: Host) -> tuple[str, ...]:
 def restore(host: Host, step: Step) -> tuple[str, ...]:
     """Clean a host and verify it. Returns what was removed.
 
-    Raises LabFault that names what still stands.
+    Raises LabFault that names what is left.
     """
     step("looking")
     found = leftover(host)
@@ -89,7 +89,7 @@ def restore(host: Host, step: Step) -> tuple[str, ...]:
             fire(host, one.name)
         except HostFault as fault:
             problems.append(str(fault))
-    # Asked again, because an undo may have started what its fault had stopped.
+    # Units are listed again, because an undo may have started some that its fault had stopped.
     units = host.units()
     if units:
         step(f"stopping {len(units)} units")
@@ -104,8 +104,8 @@ def restore(host: Host, step: Step) -> tuple[str, ...]:
 
 
 def _stop(host: Host, name: str) -> str:
-    """What went wrong, or "". A unit that does not end must not keep the other units and the
-    rules."""
+    """Returns what went wrong, or "". If a unit does not end, the other units and the rules are
+    still removed."""
     try:
         host.stop(name)
     except HostFault as fault:

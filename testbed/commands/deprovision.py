@@ -6,7 +6,7 @@ import typer
 
 from inventory.load import load_lab
 from testbed.care.lease import claim_for
-from testbed.care.restore import remove_all, restore, standing
+from testbed.care.restore import remove_all, restore, to_remove
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.fleet import Step, exit_code
@@ -31,7 +31,7 @@ def deprovision(
 
     def work(host: Host, step: Step) -> tuple[str, ...]:
         if check:
-            return (*standing(host), f"directory {host.root}")
+            return (*to_remove(host), f"directory {host.root}")
         with claim_for(host):
             cleaned = restore(host, step)
         step("removing files")

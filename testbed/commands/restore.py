@@ -7,7 +7,7 @@ import typer
 from inventory.load import load_lab
 from testbed.care.lease import claim_for
 from testbed.care.restore import restore as restore_host
-from testbed.care.restore import standing
+from testbed.care.restore import to_remove
 from testbed.commands.fleet import LimitOption, Shown, on_hosts
 from testbed.commands.options import CheckOption, InventoryOption, JsonOption
 from testbed.errors import LockedError, RestoreIncompleteError
@@ -35,7 +35,7 @@ def restore(
 
     def work(host: Host, step: Step) -> tuple[str, ...]:
         if check:
-            return standing(host)
+            return to_remove(host)
         with claim_for(host):
             return restore_host(host, step)
 

@@ -184,7 +184,7 @@ def test_a_host_is_offered_for_quarantine_only_where_the_chain_survives_it(
     assert [way.split()[:2] for way in ways] == [["quarantine", "p0"]]
     assert "--lower-f" not in ways[0]
     assert cli.main(shlex.split(ways[0])) == 0
-    assert "no run without p1, p2, p3, p4: 3 replicas bear no faulty one" in lines
+    assert "no run without p1, p2, p3, p4: 3 replicas tolerate no faulty one" in lines
 
 
 @pytest.mark.skipif(bool(ssh_server_missing()), reason=ssh_server_missing())

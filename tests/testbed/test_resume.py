@@ -152,7 +152,7 @@ def other_package(bundle: Bundle, campaign: Path, inventory: Path) -> None:
 @pytest.mark.parametrize(
     ("differs", "said"),
     [
-        (edited_campaign, "campaign: .*pairs.yaml comes to schedule"),
+        (edited_campaign, "campaign: .*pairs.yaml gives schedule"),
         (edited_inventory, "inventory: hosts, roles"),
         (edited_copy, "inputs/campaign.yaml was changed"),
         (edited_schedule, "inputs/schedule.json was changed"),
@@ -308,7 +308,7 @@ def test_one_run_of_a_campaign_that_has_fewer_by_now_is_refused_with_the_reason(
     inputs = Inputs(load_lab(inventory), schedule, campaign.read_bytes(), *files)
     bundle = new_bundle(inputs, tmp_path / "one")
     change_file(campaign, "count: 2", "count: 1")
-    with pytest.raises(ConfigurationError, match="comes to schedule"):
+    with pytest.raises(ConfigurationError, match="gives schedule"):
         resumable(bundle, None)
 
 
