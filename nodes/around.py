@@ -16,7 +16,7 @@ class EdgeAround:
     """Each method returns what is used in place of the part; these return the part itself."""
 
     def wire(self, wire: Wire) -> Wire:
-        """To the replicas; gateways only."""
+        """The wire to the replicas; gateways only."""
         return wire
 
     def client(self, settings: MqttSettings) -> MqttClient:

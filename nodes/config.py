@@ -34,9 +34,9 @@ __all__ = [
 T = TypeVar("T", bound=msgspec.Struct)
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-# Only so many of the newest blocks keep the items of data (`chain.ledger.pruning`); None: all do.
+# How many of the newest blocks keep the items of data (`chain.ledger.pruning`); None: all.
 KeepDataBlocks = Annotated[int, msgspec.Meta(ge=1)]
-# Of so many requests, one is in the trace: the same ones in all processes.
+# One in so many requests is traced, the same ones in all processes.
 TraceEvery = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 ReplicaId = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 

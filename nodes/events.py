@@ -210,8 +210,8 @@ class CountedEvents:
 
 
 class LimitedEvents:
-    """Events of which each counts, but which a peer can cause as often as it likes: of each peer
-    LIMITED_BURST at once, then LIMITED_PER_S. The next one says how many were `left_out`."""
+    """Events that matter one by one, but that a peer can cause as often as it likes. Each peer may
+    cause LIMITED_BURST at once, then LIMITED_PER_S. The next one says how many were `left_out`."""
 
     def __init__(self, events: Events, now_s: Callable[[], float] = time.monotonic) -> None:
         self._events = events

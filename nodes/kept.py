@@ -64,7 +64,7 @@ class KeptState:
 
     @staticmethod
     def pack(state: object) -> bytes:
-        """For `write`; `state` may change again."""
+        """Bytes for `write`. After this, `state` may change again."""
         return pickle.dumps(state)
 
     def write(self, data: bytes) -> None:
@@ -84,7 +84,7 @@ class KeptState:
 
 @cache
 def _program() -> bytes:
-    """Another version of the rules may come to another state."""
+    """Identifies the program: another version of the rules may come to another state."""
     folders = [Path(str(each.__file__)).parent for each in (chain, gateway)]
     sources = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     return hashlib.sha256(b"".join(each.read_bytes() for each in sources)).digest()

@@ -2,7 +2,7 @@
 
 One P-256 key signs votes, heads and the self-signed TLS certificate. The private key stays in
 DIR/key.pem (0600); what is printed, as one JSON line, is public: the SPKI, the node id and the
-certificate. Run again it prints the same: an existing key is never replaced.
+certificate. A second run prints the same: an existing key is never replaced.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def keygen(directory: Path) -> PublicKeys:
 
 
 def make_key(path: Path) -> Path:
-    """Makes a private key (0600) at `path`, which it answers, unless one is there. OSError."""
+    """Makes a private key (0600) at `path` unless one is there. Returns `path`. Raises OSError."""
     if not path.exists():
         _write_private(path, ec.generate_private_key(ec.SECP256R1()))
     return path

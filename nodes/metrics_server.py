@@ -51,4 +51,4 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Of a client that went away or sent no HTTP: nothing to say."""
+        """A client went away or sent no HTTP: nothing is logged."""

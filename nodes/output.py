@@ -1,6 +1,6 @@
-"""Bounds what this process prints, where that goes to a file: systemd appends and never rotates.
+"""Bounds what this process prints to a file: systemd appends to it and never rotates it.
 
-Elsewhere: on the machine of the orchestrator a pipe leads to our own supervisor, which rotates
+On the machine of the orchestrator, output goes through a pipe to our own supervisor, which rotates
 (`testbed.hosts.supervise`).
 """
 
@@ -30,7 +30,7 @@ async def bound_output() -> None:
 
 def cut_output(descriptor: int, bytes_max: int = OUTPUT_BYTES_MAX) -> None:
     """A file above the limit is copied to `<name>.1` and emptied. Its first line then says how much
-    was dropped: the `.1` of before, or all of it if the disk takes no copy."""
+    was dropped: the earlier `.1`, or everything if the disk takes no copy."""
     with contextlib.suppress(OSError):
         status = os.fstat(descriptor)
         appends = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND

@@ -31,7 +31,7 @@ Party = int | str
 
 # Kinds of facts that `Forget` trims; the others are kept.
 FORGETTABLE: tuple[FactKind, ...] = ("proposal", "prepared")
-# At once, so that no turn takes long. Called once per block, it catches up with an older ledger.
+# In one call, so that no turn takes long. With a call per block it catches up on an older ledger.
 PRUNE_BLOCKS_MAX = 4
 
 

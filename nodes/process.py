@@ -29,7 +29,7 @@ from nodes.output import bound_output
 __all__ = ["Arguments", "arguments", "end_with_parent", "run", "write_ready"]
 
 DISK_RETRY_S = 1.0  # between two looks whether a full disk has room again
-FAILING_S = 60.0  # two writes that failed with room within this time: the medium fails
+FAILING_S = 60.0  # two writes fail within this time although there is room: the medium fails
 
 
 class Arguments(NamedTuple):

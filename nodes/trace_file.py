@@ -43,7 +43,7 @@ class Mark(IntEnum):
     CLOCK = 3
     """Key: the wall clock, ns since 1970, at this monotonic time."""
     DROPPED = 4
-    """Key: so many records found no room since the last START, or could not be written."""
+    """Key: how many records found no room since the last START, or could not be written."""
 
 
 class TraceFile:

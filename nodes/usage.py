@@ -1,6 +1,6 @@
 """What a process uses of its machine: processor time, memory, signatures.
 
-A process that writes traces states it every few seconds and at its end, in the event `usage`.
+A process that writes traces logs it every few seconds and at its end, in the event `usage`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from chain.keys import Scheme, Signer
 
 __all__ = ["USAGE_S", "CountedScheme", "CountedSigner", "usage"]
 
-USAGE_S = 5.0  # between two statements
+USAGE_S = 5.0  # between two events
 _STATUS = Path("/proc/self/status")
 _SIZE = re.compile(r"^(VmRSS|VmHWM):\s+(\d+) kB$", re.MULTILINE)
 

@@ -33,8 +33,9 @@ def check_proposal(s: ReplicaState, offer: Offer) -> Verdict:
     if time_us <= last_time_us:
         return Verdict.REFUSE
     # As in CometBFT's proposer-based time stamps, the time must be near our clock: within
-    # precision, and within message delay if it is earlier. A step of 1 us is always acceptable: a
-    # chain that wrong clocks took into the future would otherwise stand still until then.
+    # precision, and within message delay if it is earlier. A step of 1 us is always acceptable:
+    # otherwise a chain that wrong clocks took into the future would stand still until right clocks
+    # get there.
     if time_us > max(s.now_us + consensus.precision_us, last_time_us + 1):
         return Verdict.WAIT
     # Slow replicas need longer for a batch: what a message may take grows with the timeout.

@@ -1,5 +1,5 @@
-"""What flashing writes: the firmware's files, a config and a key. Also the two values of them that
-the chain records.
+"""What flashing writes: the firmware's files, a config and a key. Also the two values that the
+chain records of a board.
 
 This module flashes a directory, for the interpreter behind a PTY. Flashing a real board copies the
 same files. The gateway's serial modules are part of the firmware: both ends have one source.

@@ -30,9 +30,9 @@ __all__ = ["HOWS", "LineMiddle", "Moved"]
 How = Literal["alter", "downgrade", "reflect", "drop", "delay"]
 HOWS: Final[dict[str, How]] = {each: each for each in get_args(How)}
 SENT_MAX = 500
-"""What he remembers of what he sent."""
-_CHUNK_BYTES_MAX = 4096  # without a 0x00: then it is passed on as it is
-_VALUE_MIN: Final = 1 << 40  # no sensor says so
+"""The most frames in `sent`; later ones are not kept."""
+_CHUNK_BYTES_MAX = 4096  # a longer chunk without a 0x00 is passed on as it is
+_VALUE_MIN: Final = 1 << 40  # no sensor reads so much
 
 
 @dataclass

@@ -33,7 +33,7 @@ command_bytes_max = 65_536
 # If the firmware fails at once, each restart waits longer than the one before.
 restart_ms_min = 50
 restart_ms_max = 5_000
-spell_ms_max = 3_600_000
+timed_fault_ms_max = 3_600_000
 # AF_UNIX allows 107 bytes and a zero.
 socket_path_bytes_max = 107
 
@@ -103,7 +103,7 @@ class BoardProcess:
         if len(os.fsencode(self._control)) > socket_path_bytes_max:
             raise StartError(f"{self._control}: longer than {socket_path_bytes_max} bytes")
         if os.path.lexists(self._link) and not self._link.is_symlink():
-            raise StartError(f"{self._link}: exists and is no link; name another with --link")
+            raise StartError(f"{self._link}: exists and is not a link; name another with --link")
         lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,7 +170,7 @@ class BoardProcess:
         if core is None or self._silent:
             self._carried["dropped_bytes"] += len(data)
             return
-        data = self._spoilt(data)
+        data = self._with_noise(data)
         try:
             taken = core.send(data)
         except OSError:
@@ -182,7 +182,7 @@ class BoardProcess:
     def _to_host(self, data: bytes) -> None:
         taken = 0
         if self._port is not None and not self._silent:
-            data = self._spoilt(data)
+            data = self._with_noise(data)
             try:
                 taken = os.write(self._port[0], data)
             except OSError:
@@ -190,7 +190,7 @@ class BoardProcess:
         self._carried["to_host_bytes"] += taken
         self._carried["dropped_bytes"] += len(data) - taken
 
-    def _spoilt(self, data: bytes) -> bytes:
+    def _with_noise(self, data: bytes) -> bytes:
         """With noise, a share of the bytes is replaced by random ones. Half of these are 0, which
         is what a line that is low for too long reads as. So noise also cuts frames."""
         if not self._noise_share:
@@ -202,18 +202,18 @@ class BoardProcess:
                 self._carried["spoilt_bytes"] += 1
         return bytes(spoilt)
 
-    def _for_a_spell(self, milliseconds: str, undo: Callable[[], None]) -> None:
+    def _undo_later(self, milliseconds: str, undo: Callable[[], None]) -> None:
         """Calls `undo` later, even if the client that gave the command has gone by then."""
-        if not 0 < int(milliseconds) <= spell_ms_max:
-            raise ValueError(f"{milliseconds} ms: use 1 to {spell_ms_max}")
+        if not 0 < int(milliseconds) <= timed_fault_ms_max:
+            raise ValueError(f"{milliseconds} ms: use 1 to {timed_fault_ms_max}")
         if self._spell is not None:
             self._spell.cancel()
         self._spell = asyncio.get_running_loop().call_later(int(milliseconds) / 1000, undo)
 
-    def _quieten(self) -> None:
+    def _end_noise(self) -> None:
         self._noise_share = 0.0
 
-    def _step_aside(self) -> None:
+    def _end_middle(self) -> None:
         middle, self._middle = self._middle, None
         self._to_host(middle.rest if middle else b"")
 
@@ -267,7 +267,7 @@ class BoardProcess:
             self._core = ours
             loop.add_reader(ours, from_board)
             try:
-                # Not until its end of the line is closed: seen under load, that was not always told.
+                # The end of the line is not enough: under load it was not always reported.
                 await interpreter.wait()
                 while from_board():
                     pass
@@ -305,14 +305,14 @@ class BoardProcess:
             case ["unplug"]:
                 await self._unplug()
             case ["unplug", milliseconds]:
-                self._for_a_spell(milliseconds, self._plug)
+                self._undo_later(milliseconds, self._plug)
                 await self._unplug()
             case ["noise", "off"]:
-                self._quieten()
+                self._end_noise()
             case ["noise", share, milliseconds, seed]:
                 if not 0 < float(share) <= 1:
                     raise ValueError(f"noise {share}: use a share of bytes, above 0 and at most 1")
-                self._for_a_spell(milliseconds, self._quieten)
+                self._undo_later(milliseconds, self._end_noise)
                 self._noise = Random(int(seed))  # noqa: S311
                 self._noise_share = float(share)
             case ["reset"]:
@@ -322,10 +322,10 @@ class BoardProcess:
                 self._silent = state == "on"
             case ["middle", "off"]:
                 sent = self._middle.sent if self._middle else []
-                self._step_aside()
+                self._end_middle()
                 return {**self._status(), "sent": sent}
             case ["middle", how, seed, copies, delay_ms, milliseconds] if how in HOWS:
-                self._for_a_spell(milliseconds, self._step_aside)
+                self._undo_later(milliseconds, self._end_middle)
                 self._delay_s = int(delay_ms) / 1000
                 self._middle = LineMiddle(HOWS[how], int(seed), int(copies))
             case ["inject", "host", digits]:

@@ -47,7 +47,7 @@ class Conspiracy:
                 del self._twins[next(iter(self._twins))]
 
     def twin_digest(self, digest: bytes) -> bytes | None:
-        """Of what the deceived were sent instead of the proposal with this digest."""
+        """The digest of what the deceived were sent instead of the proposal with this digest."""
         return self._twins.get(digest)
 
 

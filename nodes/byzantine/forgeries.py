@@ -64,8 +64,8 @@ def _partial(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acte
 
 
 def _reproposal(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
-    """Half are sent the same batch under the next number as well: a digest that does not bind
-    the number to the content would let it stand twice (found by ByzzFuzz in a PBFT)."""
+    """Half of the others get the same batch under the next number too. If the digest did not bind
+    the number to the content, the batch would be executed twice (ByzzFuzz found that in a PBFT)."""
     if not isinstance(message, PrePrepare):
         return [effect]
     shifted = actor.sign(
@@ -76,8 +76,8 @@ def _reproposal(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> A
 
 def _bad_batch(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
     """Every other proposal is unacceptable: a request twice, an unsigned one, one that its group
-    never endorsed, another number inside, a wrong time, or for half of the others a batch that is
-    not the digest's."""
+    never endorsed, another number inside, a wrong time, or, for half of the others, a batch with
+    another digest."""
     attachment = effect.signed.attachment
     if not isinstance(message, PrePrepare) or not attachment or actor.rng.random() < 0.5:
         return [effect]

@@ -14,7 +14,7 @@ _messages = msgspec.msgpack.Decoder(ClientMessage)
 
 
 def false_seal(frame: bytes, signer: Signer) -> bytes:
-    """In place of a seal, one of a head with another time, well signed. Other frames stay."""
+    """Replaces a seal by one of a head with another time, correctly signed. Other frames stay."""
     seal = _messages.decode(frame)
     if not isinstance(seal, Seal):
         return frame

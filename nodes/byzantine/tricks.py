@@ -123,8 +123,8 @@ def _dribble(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acte
 
 
 def _late_equivocation(actor: Misbehaviour, effect: Sent, message: ReplicaMessage) -> Acted:
-    """Honest until its epoch is over. Then it contradicts the votes that it gave in it, for those
-    who are still there; and each new vote by one that it dates back to the epoch before."""
+    """Honest until its first epoch is over. Then it sends beside each message votes that contradict
+    its own of past epochs, for replicas that are still there, and a vote dated one epoch back."""
     if message.epoch == 0:
         return [effect]
     over = [old for old in actor.old if decode_body(old.body).epoch < message.epoch]

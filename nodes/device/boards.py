@@ -65,7 +65,8 @@ class Boards:
     async def readings(
         self, events: EventLog, device: Device, sender: Sender, login: Login, since_ns: int
     ) -> AsyncIterator[None]:
-        """What boards sampled before `since_ns` (wall time) is taken from them and not sent."""
+        """Serves the lines while the block lasts. Readings that were sampled before `since_ns`
+        (wall time) are taken from the boards and not sent."""
         async with Tasks() as tasks:
             for config in self._configs:
                 refused = CountedEvents(events, "serial-refused")
@@ -81,7 +82,7 @@ class _Line(msgspec.Struct, frozen=True):
     state: Path
     service: str
     events: EventLog
-    refused: CountedEvents  # frames: whoever is on the line can send thousands a second
+    refused: CountedEvents  # frames; anybody on the line can send thousands a second
     device: Device
     sender: Sender
 
@@ -104,7 +105,7 @@ class _Line(msgspec.Struct, frozen=True):
         """Until cancelled. Raises OSError, OutboxFullError."""
         config, name = self.config, self.config.name
         store = _Highest(self.state / f"{name}.highest.json", lambda: self.sender.taken(name))
-        began = _Began(since_ns, store)
+        began = _RunStart(since_ns, store)
         with _LineLog(Path(config.log) if config.log else None) as log:
             link = BoardLink(
                 BoardPort(path=config.port, baud=config.baud, reset_on_open=config.reset_on_open),
@@ -177,7 +178,9 @@ class _Line(msgspec.Struct, frozen=True):
         finally:
             report()
 
-    def _on_event(self, event: BoardEvent, sponsored_ns: int, began: _Began, log: _LineLog) -> None:
+    def _on_event(
+        self, event: BoardEvent, sponsored_ns: int, began: _RunStart, log: _LineLog
+    ) -> None:
         """Raises OSError, OutboxFullError: a reading that is not on disk is not acknowledged."""
         name = self.config.name
         match event:
@@ -211,7 +214,7 @@ def _dated(taken: Taken, board: str, sponsored_ns: int) -> Reading:
     """The reading with the wall time at which it was sampled, as far as that is known.
 
     For a reading of an earlier boot only the board's own clock is known: it gets no wall time. A
-    reading from before the board was admitted could not be sent then: it is due from there on.
+    reading from before the board was admitted is due at the admission.
     """
     reading, now_ns, quality = taken.reading, time.time_ns(), wall_clock_quality()
     sampled_ns, error_ms = None, None
@@ -235,11 +238,11 @@ def _dated(taken: Taken, board: str, sponsored_ns: int) -> Reading:
     )
 
 
-class _Began:
+class _RunStart:
     """Tells readings of this run from older ones.
 
-    A board samples from its power-on and holds what nobody took. Sent at once, these readings would
-    look like load of this run.
+    A board samples from its power-on and holds what nobody took. If these readings were sent, they
+    would look like load of this run.
     """
 
     def __init__(self, since_ns: int, store: _Highest) -> None:

@@ -1,7 +1,7 @@
 """A device's carrier certificate at a broker that takes one (Mosquitto, mutual TLS).
 
 The device sends its certificate to the gateways until one of them answers that the broker has it.
-Nobody else could, because the device signs it itself. The device also writes the files that
+Nobody else could send it, because the device signs it itself. It also writes the files that
 Mosquitto's own tools need to take part as this device: the broker's certificate, their options
 (0600: the password is there, not on a command line), and `env.sh` with the names to use in topics.
 """

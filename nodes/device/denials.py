@@ -1,4 +1,4 @@
-"""What a device believes of a denial that it gets from a gateway: only what is proven.
+"""Which denials from a gateway a device believes: only those that are proven.
 
 The proofs themselves are checked in `chain.proofs.denial`; what becomes of the request is decided
 in `device`.
@@ -23,8 +23,8 @@ _ON_THE_CHAIN = frozenset({"replay", "known-node"})
 
 
 def is_proven(denied: Denied, proofs: ProofVerifier, network: bytes, node: bytes) -> bool:
-    """Whether the record that ended the key of `node`, or f+1 replicas, say the same. Raises
-    PeerFault for a false proof."""
+    """Whether the record that ended the key of `node`, or f+1 replicas, say the same as the denial.
+    Raises PeerFault for a false proof."""
     if denied.record is not None:
         return ended_by(proofs.verify(decode_proof(denied.record)), node) == denied.reason
     if denied.verdicts is None or denied.reason in _ON_THE_CHAIN:

@@ -63,7 +63,7 @@ __all__ = ["STALE", "Answer", "Device", "Refused", "Uplink"]
 
 HEAD_WAIT_S = 5.0
 PARTS_WAITING_MAX = 256
-STALE = frozenset({"stale-head", "unknown-head"})  # a newer head may do
+STALE = frozenset({"stale-head", "unknown-head"})  # a newer head may be accepted
 LATE_VOUCHER = "unknown-voucher"  # the block that adds it may be on its way
 LATE_VOUCHER_TRIES_MAX = 3
 
@@ -94,10 +94,10 @@ class Uplink(Protocol):
         """The body in a payload that `wrap` made."""
 
     def subscriptions(self, me: str) -> tuple[str, ...]:
-        """What to hear beside the answers to this device."""
+        """The topics to subscribe to, beside the answers to this device."""
 
     def presence(self, me: str) -> Presence | None:
-        """What to be announced as once admitted."""
+        """The status that an admitted device announces."""
 
     async def other(self, login: Login, message: Message) -> None:
         """A message that is no answer to this device. Must not wait for the broker."""
@@ -130,7 +130,7 @@ class Device:
         self.parts: asyncio.Queue[Part] = asyncio.Queue(PARTS_WAITING_MAX)
         self.known_carrier = b""  # digest of the certificate that the broker knows us by
         self.carrier_news = asyncio.Event()
-        self.chain_counter = 0  # the highest of ours in the own copy of the ledger
+        self.chain_counter = 0  # our highest counter in our copy of the ledger
         self._head = digest(genesis_head(genesis.network, genesis.time_us))
         self._unproven = False  # `announced` is of an epoch whose members are not known yet
         self._head_time_us = 0  # of the newest verified head
@@ -154,10 +154,10 @@ class Device:
         self._sealed_password: bytes | None = None
         self._proof: Proof | None = None
         self._turn = asyncio.Lock()
-        self._owed = self._unanswered()
+        self._earlier = self._unanswered()
 
     def _unanswered(self) -> dict[bytes, Operation]:
-        """Operations that an earlier life signed. Their answers may come at any time."""
+        """Operations that an earlier process signed. Their answers may come at any time."""
         owed = {}
         for entry in self._outbox.pending():
             try:
@@ -177,7 +177,7 @@ class Device:
 
     @contextlib.asynccontextmanager
     async def logged_in(self) -> AsyncIterator[Login]:
-        """As the admitted node; the signed operations of an earlier life go on their way."""
+        """Logs in as the admitted node. Signed operations of an earlier process are sent again."""
         assert self.state.password is not None, "not admitted yet"
         me = self.node.hex()
         others = self._uplink.subscriptions(me)
@@ -211,15 +211,15 @@ class Device:
     # --- operations -------------------------------------------------------------------------------
 
     async def enrol(self, due_ns: int | None = None) -> Statement:
-        """Access authentication, which was due at a wall time; the node's own login is known
-        afterwards. Raises Refused."""
+        """Access authentication, due at a wall time. Afterwards the node's own login is known.
+        Raises Refused."""
         chain = self._config.factory_chain
         voucher = load_voucher(Path(self._config.voucher), Path(chain) if chain else None)
         user = voucher.user
         admitted: list[Statement] = []
 
         def earlier(_: Operation, answer: Answer) -> None:
-            if not _another_may_do(answer, 0):
+            if not _may_ask_again(answer, 0):
                 admitted.append(self._admission(answer))
 
         async with self._login(user.node, user.password, (), None).held() as login:
@@ -230,12 +230,12 @@ class Device:
                 await self.fresh_head()
                 request = self._access_request(voucher)
                 async with self.asking(login, request, "enrol", due_ns) as answer:
-                    if not _another_may_do(answer, tries):
+                    if not _may_ask_again(answer, tries):
                         admitted.append(self._admission(answer))
         return admitted[0]
 
     def _admission(self, answer: Answer) -> Statement:
-        """The admission; its login is kept. Raises Refused."""
+        """Returns the admission and keeps its login. Raises Refused."""
         if isinstance(answer, Refused):
             raise answer
         if answer.status != OK or self._sealed_password is None:
@@ -245,7 +245,7 @@ class Device:
         return answer
 
     async def fresh_head(self) -> None:
-        """Waits for a head announced since the last request; after a while the old one must do."""
+        """Waits for a head announced since the last request; after HEAD_WAIT_S uses the old one."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.head_came.wait(), HEAD_WAIT_S)
         self.head_came.clear()
@@ -295,8 +295,8 @@ class Device:
         """Signs `make(counter)`, sends it until it is answered, and verifies the answer. The trace
         notes that it was due at the wall time `due_ns`.
 
-        What follows from the answer belongs inside the `async with`. One at a time, since a
-        counter that overtakes another makes the other worthless.
+        Handle the answer inside the `async with`: when it is left, the request is forgotten. One at
+        a time, because an operation that a higher counter overtakes is refused.
         """
         async with self._turn:
             operation = make(self.state.next_counter())
@@ -313,12 +313,12 @@ class Device:
             await self._forget(login, request)
 
     async def resume(self, login: Login, took: Callable[[Operation, Answer], None]) -> None:
-        """Calls `took` with each operation of an earlier life and its answer. Before any new one:
-        their counters are lower."""
+        """Calls `took` with each operation of an earlier process and its answer. Call it before any
+        new operation: the counters of the earlier ones are lower."""
         async with self._turn:
-            for request, operation in list(self._owed.items()):
+            for request, operation in list(self._earlier.items()):
                 took(operation, await self._answers[request])
-                del self._owed[request]
+                del self._earlier[request]
                 await self._forget(login, request)
 
     async def _forget(self, login: Login, request: bytes) -> None:
@@ -334,7 +334,7 @@ class Device:
         return open_password(self._sealed_password or b"", key)
 
     def keep_certificate(self, key: ec.EllipticCurvePrivateKey) -> None:
-        """What the last answer proved of `key`, as an X.509 carrier: for TLS and other brokers."""
+        """Writes what the last answer proved of `key` as an X.509 carrier: for TLS and brokers."""
         assert self._proof is not None, "an answer came"
         pem = carrier_certificate(key, self._proof)
         write_atomically(Path(self._config.state) / CERTIFICATE_FILE, pem)
@@ -356,8 +356,8 @@ class Device:
             self._bad.add(fault.code, topic=message.topic, reason=fault.code)
 
     def _on_head(self, payload: bytes) -> None:
-        """Takes only a higher head: a gateway may lag behind another. But any head replaces one of
-        a later epoch, because that cannot be verified yet, and one gateway may lie."""
+        """Takes only a higher head: a gateway may lag behind another. But any head replaces a head
+        of a later epoch, which cannot be verified yet: its gateway may lie."""
         if newest := decode_range(payload).blocks:
             head = Head.decode(newest[-1].head)
             if head.height > self.announced or self._unproven:
@@ -406,8 +406,8 @@ class Device:
             self._denied_unproven.add(*said.values(), **said)
 
     def _is_proven(self, denied: Denied, operation: Operation) -> bool:
-        """By what came with it, or by what this device knows itself. Raises PeerFault for a false
-        proof."""
+        """Judged by what came with it, or by what this device knows itself. Raises PeerFault for a
+        false proof."""
         if denied.reason == "counter":
             return operation.counter <= self.chain_counter
         if denied.reason == "expired":
@@ -415,7 +415,7 @@ class Device:
         return is_proven(denied, self._proofs, self.genesis.network, self.node)
 
     def _has_expired(self) -> bool:
-        """By the newest head that f+1 replicas signed and this device verified."""
+        """Judged by the newest head that f+1 replicas signed and this device verified."""
         _ = self.head
         end_us = certificate_end_us(Path(self._config.state) / CERTIFICATE_FILE)
         return end_us is not None and self._head_time_us > end_us
@@ -435,7 +435,7 @@ class Device:
             waiting.set_result(answer)
 
 
-def _another_may_do(answer: Answer, tries: int) -> bool:
+def _may_ask_again(answer: Answer, tries: int) -> bool:
     """Whether the same request with a newer head has a chance."""
     if not isinstance(answer, Refused):
         return False

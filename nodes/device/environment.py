@@ -90,7 +90,7 @@ class RelayUplink:
             self._lost.add(topic=topic, reason=str(error))
 
     def _note(self, hop: Hop, payload: bytes, at_ns: int = 0) -> None:
-        """Only what is an operation has an id; other messages pass unnoted."""
+        """Notes operations only: other messages have no id."""
         if self._trace.on:
             with contextlib.suppress(PeerFault):
                 signed, _ = signed_content(stamped_codec.decode(payload).body)
@@ -116,7 +116,7 @@ def _now_ms() -> int:
 
 
 def with_boards(config: EnvironmentConfig, events: EventLog) -> Work:
-    """Its boards bring the readings."""
+    """Work whose readings come from the device's boards."""
     boards = Boards(config.boards, Path(config.state), config.service)
 
     def work(

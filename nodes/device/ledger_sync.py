@@ -37,7 +37,7 @@ FOLLOW_PERIOD_S = 2.0  # between two requests for newer blocks
 
 
 class LedgerSync:
-    """`bodies` False: heads only. `keep_data_blocks` as of `BlockStore`. `enrolments` has the
+    """`bodies` False: heads only. `keep_data_blocks` as in `BlockStore`. `enrolments` has the
     item of each admission, by node id. Raises BlockStoreError for a file of another network."""
 
     def __init__(
@@ -89,14 +89,14 @@ class LedgerSync:
                 self.enrolments[statement.node] = record.item
 
     async def stored(self) -> None:
-        """To be called after new blocks. The verified state is kept now and then: on a full disk
-        it is not."""
+        """To be called after new blocks. Keeps the verified state now and then, but not on a full
+        disk."""
         await asyncio.to_thread(self._store.checkpoint)
         if self.copy.height - self._kept_height >= KEEP_BLOCKS:
             self._kept_height = self.copy.height
             state = self._kept.pack((self.copy, self.enrolments))
             with contextlib.suppress(OSError, sqlite3.OperationalError):
-                await asyncio.to_thread(self._store.sync)  # a power cut leaves the block of `state`
+                await asyncio.to_thread(self._store.sync)  # no power cut takes the block of `state`
                 await asyncio.to_thread(self._kept.write, state)
 
     def _begin_again(self, path: Path) -> None:
@@ -110,8 +110,9 @@ class LedgerSync:
         self.enrolments, self._kept_height = {}, 0
 
     def sealed(self, start: int = 1) -> Iterator[SealedBlock]:
-        """The verified blocks from height `start` on. Raises BlockStoreError if one in the store is
-        not the one that was verified, at the latest after the last: each links to the one below."""
+        """The verified blocks from height `start` on. Raises BlockStoreError if a block in the
+        store differs from what was verified, at the latest after the last one, because each links
+        to the one below."""
         parent = self._genesis_hash if start == 1 else None
         for block in self._store.blocks(start, self.copy.height):
             head = Head.decode(block.head)
@@ -133,7 +134,7 @@ class LedgerSync:
         raise self._store.damaged(PeerFault("bad-link", f"height {height}"))
 
     async def run(self, login: Login, uplink: Uplink) -> int:
-        """Fetch until the gateway has no more; answers the height."""
+        """Fetches until the gateway has no more; returns the height."""
         start_ns, before = time.monotonic_ns(), self.copy.height
         while not await self._fetch(login, uplink):
             await self.stored()
@@ -172,12 +173,12 @@ class LedgerSync:
                     return True
         self._tries = 0 if self.copy.height > before else self._tries + 1
         if self._tries:
-            self._events.emit("no-blocks", height=before)  # none came, or none that hold
+            self._events.emit("no-blocks", height=before)  # none came, or none was valid
         return False
 
     async def _take_answer(self) -> bool:
-        """Takes one range that brings blocks. True if there are no more: of several gateways the
-        first to answer may lag behind what is announced."""
+        """Takes one range that brings blocks. True if there are no more. Answers without new blocks
+        are passed over: a gateway that answers first may lag behind what is announced."""
         assembly = Assembly()
         before = self.copy.height
         while True:

@@ -44,7 +44,7 @@ class Login:
     async def held(self) -> AsyncIterator[Login]:
         """Logged in while the block lasts. The block ends if a part fails: a damaged outbox, a bug.
 
-        A broker that is down is waited for. One that refuses us is tried again, ever more rarely.
+        It waits for a broker that is down. One that refuses us is tried less and less often.
         """
         async with Tasks() as tasks, self.relayed:
             for work in (self.client.run(), self.courier.run(), self._listen()):

@@ -41,7 +41,7 @@ class MobileUplink:
         return str(Request(self._net, me)), ask_codec.encode(Ask(kind=kind, body=body))
 
     def again(self, payload: bytes, tries: int) -> bytes:
-        """Another relay carries it then: one may drop what it gets."""
+        """Another relay carries the next try, because a relay may drop what it gets."""
         ask = ask_codec.decode(payload)
         return ask_codec.encode(msgspec.structs.replace(ask, tries=min(tries, 255)))
 

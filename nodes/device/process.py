@@ -50,7 +50,7 @@ Work = Callable[[Device, Sender, Login, Go], AbstractAsyncContextManager[None]]
 
 
 class _Admitted(msgspec.Struct, frozen=True):
-    """What there is while the device is admitted and logged in."""
+    """What a device has while it is admitted and logged in."""
 
     device: Device
     login: Login

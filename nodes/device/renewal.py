@@ -63,7 +63,7 @@ class Renewal:
                 pause = RETRY_AFTER_CHECKS  # the copy does not show it yet
 
     def resumed(self, operation: Operation, answer: Answer) -> None:
-        """An earlier life's renewal or revocation was answered. Raises KeyChanged."""
+        """A renewal or revocation of an earlier process was answered. Raises KeyChanged."""
         if isinstance(operation, Renew | Revoke):
             self._carried_out()
             self._answered(type(operation).__name__.lower(), answer)

@@ -56,7 +56,7 @@ class Ended(Exception):
 
 
 class Sender:
-    """Call `run` when the operations of an earlier life have been answered (`resumed`).
+    """Call `run` when the operations of an earlier process have been answered (`resumed`).
 
     `boards` has the node id of each board that is on the chain, by name. `transform` changes a
     reading before it is signed; only a switch sets it."""
@@ -84,7 +84,7 @@ class Sender:
         self._empty = asyncio.Event()
 
     def taken(self, board: str) -> tuple[int, int]:
-        """The highest (boot, number) of a board that was put here or was left by an earlier life;
+        """The highest (boot, number) of a board that was put here, also by an earlier process;
         (0, 0) if none.
 
         A reading is on disk before it is acknowledged to its board. If the power fails in between,
@@ -120,7 +120,7 @@ class Sender:
         await self._empty.wait()
 
     def resumed(self, operation: Data, answer: Answer) -> None:
-        """An earlier life's operation was answered."""
+        """An operation of an earlier process was answered."""
         self._answered(answer, operation.payload)
         self._backlog.done(digest(operation.payload))
 

@@ -1,6 +1,6 @@
 """When a device sends: a profile and a seed, expanded into intended times by one pure function.
 
-Whoever plans the load and whoever sends it draw the same times, so a plan names none of them: a
+Whoever plans the load and whoever sends it draw the same times. So a plan contains no times: a
 schedule and a device's plan (`workload`) hold a `Draw`. Open-loop: the times are fixed before
 anything is sent. The shapes that campaigns offer are in `testbed.profile`.
 """
@@ -20,7 +20,7 @@ __all__ = ["SENDS_MAX", "Draw", "Gaps", "Profile", "Segment", "intended_ms"]
 Gaps = Literal["poisson", "uniform"]
 
 SENDS_MAX = 20_000_000
-"""Of one draw, and of all devices in one run; their times take about 1 GB of memory."""
+"""Limit for one draw, and for all devices in one run; their times take about 1 GB of memory."""
 _AT_MS_MAX = 366 * 86_400_000
 _PER_S_MAX = 1e9
 
@@ -62,7 +62,7 @@ class Profile:
         return sum(segment.sends for segment in self.segments)
 
     def share(self, of: int) -> Profile:
-        """What one of so many senders does: together they have the whole rate."""
+        """The profile of one of `of` senders, which together have the whole rate."""
         segments = tuple(
             Segment(
                 each.phase, each.start_ms, each.end_ms, each.from_per_s / of, each.to_per_s / of
@@ -87,7 +87,7 @@ class Draw:
 
     @property
     def sends_ms(self) -> dict[str, tuple[int, ...]]:
-        """By phase, increasing. Raises ValueError: too many, or not those of the hash."""
+        """By phase, increasing. Raises ValueError: too many, or not those that the hash is of."""
         if not self.profile.sends <= SENDS_MAX:
             raise ValueError(f"{self.profile.sends:g} sends of {self.seed}: at most {SENDS_MAX:,}")
         drawn = _drawn(self.profile, self.seed)

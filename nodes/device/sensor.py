@@ -14,7 +14,7 @@ __all__ = ["ROOM", "RoomSensor"]
 ROOM = (21_000, 450)
 _OFFSET = (100, 5)  # at most
 _STEP = (50, 3)  # of the noise, at most, from one reading to the next
-_RETURN = 16  # so the noise forgets after so many readings
+_RETURN = 16  # after so many readings the noise of before is forgotten
 
 
 class RoomSensor:

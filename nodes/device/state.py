@@ -58,7 +58,7 @@ class DeviceState:
 
     @property
     def next_key_file(self) -> str:
-        """Where the key is made that will follow it."""
+        """Where the next key is made."""
         return _key_file(self._kept.keys + 1)
 
     def succeed(self, password: str) -> None:
@@ -81,7 +81,7 @@ class DeviceState:
         return self._counter
 
     def at_least(self, counter: int) -> None:
-        """The chain has seen `counter` of ours: this file is an old one that was put back."""
+        """The chain has seen our `counter`. It is above ours if this file is an old copy."""
         self._counter = max(self._counter, counter)
 
     def _save(self) -> None:

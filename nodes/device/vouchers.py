@@ -3,7 +3,7 @@
 An enrolment token is a private key that somebody issued for one device. A factory identity
 (IEEE 802.1AR IDevID) is a private key that the manufacturer put into the device, with the
 certificates that lead to the manufacturer's root; the genesis lists the roots that count. Both sign
-for the key that the device made itself. Both are a login at the broker until it is admitted.
+for the key that the device made itself. Both serve as its login at the broker until it is admitted.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Quality:
 
 
 def wall_clock_quality() -> Quality:
-    """Asks the kernel. A machine that cannot say is not sure."""
+    """Asks the kernel. Without an answer the error is unknown."""
     now = _NtpTime()
     try:
         state = ctypes.CDLL(None).ntp_gettime(ctypes.byref(now))

@@ -55,7 +55,7 @@ async def wait_for_go(path: Path) -> Go:
         await asyncio.sleep(POLL_S)
     try:
         go = msgspec.json.decode(path.read_bytes(), type=Go)
-        go.sends_ms  # noqa: B018 - drawn here: who cannot says so before the run
+        go.sends_ms  # noqa: B018 - drawn here: a device that cannot says so before the run
     except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Trouble(f"{path}: {error}") from error
     return go

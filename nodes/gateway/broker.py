@@ -1,6 +1,6 @@
 """The broker process: `python -m nodes.gateway.broker --config FILE [--exit-on-stdin-eof]`.
 
-`--about KIND` starts nothing: one JSON line with kind and version, or why it cannot run here.
+`--about KIND` starts nothing: it prints one JSON line with kind and version, or why it cannot run.
 
 The file is a `gateway.broker.port.BrokerConfig`. Logs are single JSON lines on stdout. Ends within
 two seconds on SIGTERM, SIGINT or (with the flag) when stdin closes. Exit codes: 0 ended as asked, 2
@@ -69,7 +69,7 @@ def _set_up_logging() -> None:
     handler.setFormatter(_JsonLines())
     handler.addFilter(LogLimit(WARNINGS_PER_S, WARNINGS_BURST, time.monotonic))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # amqtt tells of each connection and of each packet.
+    # amqtt logs each connection and each packet.
     logging.getLogger("amqtt").setLevel(logging.ERROR)
     logging.getLogger("transitions").setLevel(logging.WARNING)
 

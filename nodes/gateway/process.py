@@ -59,7 +59,7 @@ PUBLISH_DEADLINE_S = 30.0
 DISK_RETRY_S = 0.5
 # Events about refusals, of all relays together: at most some 30 MB a day.
 EVENTS_PER_S = 1.0
-COUNTS_S = 1.0  # while they grow: what a kill takes of them is little
+COUNTS_S = 1.0  # between two logs of counts that grow: a kill loses little
 
 
 class GatewayProcess:

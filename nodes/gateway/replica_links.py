@@ -88,7 +88,7 @@ class ReplicaLinks:
         await self._wire.close()
 
     def submit(self, cose: bytes, *, everyone: bool) -> None:
-        """To the primary that we believe in, or to all that can be reached."""
+        """Sends it to the replica that seems to be the primary, or to all that can be reached."""
         frame = encode(Submit(cose))
         connected = self._wire.connected
         to = connected if everyone or self._primary not in connected else [self._primary]

@@ -1,7 +1,7 @@
 """`python -m nodes.provider.gateway --config FILE`: carries calls from the broker to the provider.
 
 It knows no keys and checks nothing but the topic and each sender's rate. The limits are those of
-the chain's gateway (`nodes.gateway`), so that a flood meets the same door.
+the chain's gateway (`nodes.gateway`), so that a flood meets the same limits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nodes.provider.protocol import ANSWER
 __all__ = ["main"]
 
 PUBLISH_DEADLINE_S = 30.0
-ANSWERS_IN_FLIGHT_MAX = 256  # for more the provider waits
+ANSWERS_IN_FLIGHT_MAX = 256  # beyond it the provider waits
 COUNTS_S = 1.0
 
 

@@ -88,7 +88,7 @@ class Readings:
         return self._highest.get(device, -1)
 
     def mac(self, device: str, counter: int) -> bytes | None:
-        """Of the call with this counter, if it was taken."""
+        """The MAC of the call with this counter, if it was taken."""
         query = "SELECT mac FROM readings WHERE device = ? AND counter = ?"
         row = self._db.execute(query, (device, counter)).fetchone()
         return None if row is None else row[0]

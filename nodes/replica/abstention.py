@@ -1,4 +1,4 @@
-"""A replica whose store was damaged has forgotten votes, so it must not vote where it may have.
+"""A replica whose store was damaged has forgotten votes: it must not vote where it may have voted.
 
 It follows (status, fetching, executing) and sends no votes until its own stable checkpoint is at or
 above every number that it can have voted on: a height that an honest peer has executed, plus the
@@ -34,11 +34,12 @@ _bodies = msgspec.msgpack.Decoder(ReplicaMessage)
 class Abstention:
     """`until` is the stable checkpoint at which it ends, None until enough peers were heard.
 
-    This replica is one of the f faulty ones, so of the n-1 others at most f-1 lie or are silent; at
-    least q-f honest ones executed the last stable checkpoint that we can have known. If u were not
-    heard, f-u of those at least were: the (f-u)th highest claim is high enough. A liar's may be as
-    high as it likes; but it is passed over when all honest ones were heard, as then u and the liars
-    are f-1 at most. So the end may come down while more are heard.
+    This replica is one of the f faulty ones. So of the n-1 others at most f-1 lie or are silent,
+    and at least q-f honest ones executed the last stable checkpoint that we can have known. If u
+    others were not heard, at least f-u of those honest ones were: the (f-u)th highest claim is high
+    enough. A liar may claim any height, but its claim is passed over once all honest ones were
+    heard: then u and the liars together are at most f-1. So the end may come down while more are
+    heard.
     """
 
     def __init__(self, consensus: Consensus, until: int | None) -> None:
@@ -47,7 +48,7 @@ class Abstention:
         self._executed: dict[int, int] = {}
 
     def heard(self, status: StatusMessage, membership: Membership) -> bool:
-        """True if this status settled where the abstention ends, or earlier: note it durably."""
+        """True if this status settled or lowered where the abstention ends: note it durably."""
         if membership.spki(status.sender) is None:
             return False
         self._executed[status.sender] = status.executed
@@ -66,7 +67,7 @@ class Abstention:
         return self.until is not None and stable >= self.until
 
     def rewrite(self, effects: list[Effect]) -> list[Effect]:
-        """The same without votes."""
+        """`effects` without votes."""
         return [
             effect
             for effect in effects

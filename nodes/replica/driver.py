@@ -177,7 +177,7 @@ class Driver:
             self._serve()
 
     def _serve(self) -> None:
-        """A share of what peers asked for. The rest waits for a turn of its own."""
+        """Answers a share of what peers asked for. The rest waits for later turns."""
         now_us = self._clock.monotonic_us()
         left = TURN_BYTES_MAX
         while left > 0 and (question := self._serving.take(now_us)) is not None:
@@ -241,7 +241,7 @@ class Driver:
         self._store.commit()
 
     def _send(self, party: int, message: ReplicaMessage) -> None:
-        """Served state. The driver signs it, because the core does not see the store."""
+        """Sends served state. The driver signs it, because the core does not see the store."""
         self._carry_out([Send(party, sign(self._signer, self._network, message))])
 
     def _answer(self) -> None:
@@ -262,7 +262,7 @@ class Driver:
             self._timers.set(name, delayed.delay_us)
 
     def _do(self, effect: Effect | Delayed) -> None:  # noqa: PLR0912 - one branch per effect, closed below
-        # The frequent ones by their exact type: a pattern that does not match costs ten times that.
+        # Frequent effects are found by their exact type: a pattern that fails costs ten times that.
         if type(effect) is Observe:
             self._phases.observe(effect.what, effect.view, effect.seq, self._core.epoch)
             return
@@ -325,8 +325,8 @@ class Driver:
         )
 
     def _install(self, effect: Install) -> None:
-        """Blocks that link to a proven head. A head commits to every byte of its body, so the
-        signatures in it need no second check: q replicas checked them before they voted."""
+        """Appends blocks that link to a proven head. A head commits to every byte of its body, so
+        the signatures in it need no second check: q replicas checked them before they voted."""
         application = self._application
         before = application.decided_membership
         failure: InstallFailed | None = None

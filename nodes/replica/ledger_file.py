@@ -154,8 +154,8 @@ class LedgerFile:
         yield from checked_blocks(self._blocks(start), start)
 
     def rows(self) -> Iterator[tuple[object, ...]]:
-        """Height, head, records, signature and sum of each block as they stand there, unchecked:
-        for a verifier that names the very field."""
+        """Height, head, records, signature and sum of each block as the file has them, unchecked:
+        for a verifier that names the exact field."""
         return self._blocks(0)
 
     def _blocks(self, start: int) -> Iterator[tuple[object, ...]]:
@@ -205,7 +205,7 @@ def open_readonly(path: Path) -> LedgerFile:
 
 
 def _bytes(path: Path) -> int:
-    """Of the database and what was not yet folded into it."""
+    """The size of the database and of what was not yet folded into it."""
     parts = (path, path.with_name(f"{path.name}-wal"))
     return sum(part.stat().st_size for part in parts if part.exists())
 
@@ -217,13 +217,13 @@ def _expect_our_layout(path: Path, connection: sqlite3.Connection) -> set[str]:
     computed column may run what its author likes.
     """
     connection.execute("PRAGMA trusted_schema = OFF")
-    wanted = {_squeezed(each) for each in CREATE.split(";") if each.strip()}
+    wanted = {_without_spaces(each) for each in CREATE.split(";") if each.strip()}
     found = connection.execute("SELECT type, name, sql FROM sqlite_schema LIMIT 16").fetchall()
     for kind, name, sql in found:
-        if not isinstance(sql, str) or _squeezed(sql) not in wanted:
-            raise Damaged(f"{path}: {kind} {name!r} does not belong into a replica's ledger")
+        if not isinstance(sql, str) or _without_spaces(sql) not in wanted:
+            raise Damaged(f"{path}: {kind} {name!r} does not belong in a replica's ledger")
     return {name for kind, name, _ in found if kind == "table"}
 
 
-def _squeezed(statement: str) -> str:
+def _without_spaces(statement: str) -> str:
     return "".join(statement.split()).replace("IFNOTEXISTS", "")

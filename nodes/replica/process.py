@@ -1,6 +1,6 @@
 """`python -m nodes.replica.process --config FILE`: one replica as a process.
 
-Only here are the real clock, wire, store and timers built and put together; what happens in the
+The real clock, wire, store and timers are built and put together only here; what happens in the
 loop is in `event_loop`.
 """
 
@@ -118,7 +118,7 @@ class ReplicaProcess:
         self._wire.start()
         event_loop.start()
         self._event_loop = event_loop
-        # What stands now stays: no collection needs to look at it again.
+        # All objects of now stay: the collector need not look at them again.
         gc.collect()
         gc.freeze()
         return event_loop
@@ -217,8 +217,8 @@ class ReplicaProcess:
         return self._from_disk(path)
 
     def _disk_store(self, path: Path) -> SqliteStore:
-        """A new store begins in abstention beside a damaged one, whatever interrupted us before,
-        and for a key that has a store in this network already: somebody deleted that."""
+        """A new store begins in abstention if a damaged one lies beside it, whatever interrupted us
+        before, or if this key already had a store in this network, which somebody deleted."""
         store = SqliteStore(path, self._genesis.encode(), self._config.replica)
         beside_key = Path(self._config.key).with_name(_VOTES_IN)
         network = self._genesis.network.hex()
@@ -281,7 +281,7 @@ class ReplicaProcess:
             trace=self._trace,
         )
 
-    # --- what is told --------------------------------------------------------------------------
+    # --- events --------------------------------------------------------------------------------
 
     def _link(self, party: Party, up: bool, reason: str) -> None:
         self._link_events.emit(party, "link-up" if up else "link-down", party=party, reason=reason)

@@ -53,8 +53,8 @@ _HEADS = (
 _FORGET = "DELETE FROM facts WHERE kind = ? AND seq <= ?"
 _COUNT = "UPDATE meta SET value = ? WHERE name = 'commits'"
 _MARK = struct.Struct(">QI")
-# Written at once. The system keeps a file in pieces as large as they were written: with 1 MB each
-# sync works on larger ones, and it counts all of a piece as written (`/proc/PID/io`), not the 4 KB.
+# In one write. The system keeps a file in pieces of the size in which it was written. With 1 MB,
+# each sync works on larger pieces, and counts a whole piece as written (`/proc/PID/io`), not 4 KB.
 _ZEROS_BYTES = 64 * 1024
 _CACHE_KB = 512  # of the file, by SQLite; what is read again is in the system's cache
 _WORLDS_FAULT = (
@@ -260,7 +260,7 @@ class SqliteStore:
             self._abandon(error)
 
     def _abandon(self, error: sqlite3.DatabaseError) -> None:
-        """Nothing of the transaction stays; whoever called must not act on it."""
+        """Nothing of the transaction stays; the caller must not act on it."""
         with contextlib.suppress(sqlite3.DatabaseError):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -336,7 +336,7 @@ def _read_mark(descriptor: int) -> int:
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether the file itself is at fault. A disk without room for the files beside it, or another
     program's lock, must not cost a good store, and with it the right to vote."""
-    # Python's own complaints, as of text that is no UTF-8, have no code.
+    # Python's own errors, for example about text that is not UTF-8, have no code.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
     if code & 0xFF == sqlite3.SQLITE_IOERR:
         return code in _UNREADABLE

@@ -1,9 +1,9 @@
-"""Changes to a signed request that somebody in the middle can make: each by a seed, each another.
+"""Changes that a man in the middle can make to a signed request: a seed chooses, no two are equal.
 
 A request is a COSE_Sign1 of one form, cut by offset (`chain.ledger.operations`). He changes a field
 of what is signed, the signature, the signer's key or any byte; or he signs a changed field with a
-key of his own. A downgrade names a weaker algorithm, or takes the signature away. Also the answers
-that he can give a device in the gateway's place.
+key of his own. A downgrade names a weaker algorithm, or takes the signature away. Here are also the
+answers that he can give a device in the gateway's place.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def altered(body: bytes, rng: Random) -> tuple[bytes, str]:
 
 
 def downgraded(body: bytes, rng: Random) -> tuple[bytes, str]:
-    """As `altered`, towards less security. A random signature makes each another."""
+    """Like `altered`, but towards less security. A random signature makes each one different."""
     if rng.random() < 0.5:
         head = bytes.fromhex(rng.choice(_WEAKER))
         noise = rng.randbytes(SIGNATURE_BYTES)
@@ -102,7 +102,7 @@ def _changed(operation: Operation, rng: Random) -> tuple[Operation, str]:
 
 
 def _field(body: bytes, rng: Random) -> tuple[bytes, str]:
-    """One field is another; the key is the signer's, the signature was made for the old one."""
+    """Changes one field. Key and signature stay: the signature is for the old content."""
     operation = _operation(body)
     if operation is None:
         return _bit(body, rng)
@@ -115,7 +115,7 @@ def _field(body: bytes, rng: Random) -> tuple[bytes, str]:
 
 
 def _resigned(body: bytes, rng: Random) -> tuple[bytes, str]:
-    """One field is another, signed by a key of his own that stands in the envelope."""
+    """Changes one field and signs it with a key of his own, which he puts into the envelope."""
     operation = _operation(body)
     if operation is None:
         return _bit(body, rng)

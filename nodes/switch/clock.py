@@ -1,4 +1,4 @@
-"""The seam `clock` of a replica: while an order holds, its wall clock is wrong.
+"""The seam `clock` of a replica: while an order is in force, its wall clock is wrong.
 
 Its monotonic clock stays right, as that of a machine whose time is set.
 """
@@ -19,21 +19,21 @@ DRIFT_PPM_MAX = 500_000
 
 
 class ClockOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`step_ms`: it is so far ahead. `drift_ppm`: it goes so much too fast from then on."""
+    """`step_ms`: how far it is ahead. `drift_ppm`: how much too fast it runs from then on."""
 
     step_ms: Annotated[int, msgspec.Meta(ge=-STEP_MS_MAX, le=STEP_MS_MAX)] = 0
     drift_ppm: Annotated[int, msgspec.Meta(ge=-DRIFT_PPM_MAX, le=DRIFT_PPM_MAX)] = 0
 
 
 class ClockSeam(Clock):
-    """Around the real clock. Without an order it is that; of several all hold."""
+    """Wraps the real clock. Without an order it gives the real time; several orders add up."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._orders: dict[str, tuple[ClockOrder, int]] = {}  # with the monotonic time of taking it
+        self._orders: dict[str, tuple[ClockOrder, int]] = {}  # and the monotonic time of its start
 
     def take(self, orders: Mapping[str, ClockOrder]) -> None:
-        """The orders that hold from now on."""
+        """Replaces the orders in force."""
         since_us = self._clock.monotonic_us()
         before = self._orders
         self._orders = {

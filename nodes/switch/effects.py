@@ -1,4 +1,4 @@
-"""The seam `effects` of a replica: while an order holds, it lies (`nodes.byzantine`)."""
+"""The seam `effects` of a replica: while an order is in force, it lies (`nodes.byzantine`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nodes.replica.driver import Delayed
 
 __all__ = ["REPORT_S", "EffectsSeam"]
 
-REPORT_S = 0.5  # at most so often the count of acts is logged
+REPORT_S = 0.5  # between two logs of the count of acts, at least
 
 
 class EffectsSeam:
     """`make` builds the wrapper that an order asks for. `rewrite` is called with every list of
-    effects; without an order they pass unchanged. Of several orders the newest holds."""
+    effects; without an order they pass unchanged. Of several orders the newest counts."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class EffectsSeam:
         self._acting: Misbehaviour | None = None
 
     def take(self, orders: Mapping[str, Byzantine]) -> None:
-        """The orders that hold from now on, the newest last."""
+        """Replaces the orders in force; the newest is last."""
         wanted = next(reversed(list(orders.values())), None)
         if wanted == self._wanted:
             return

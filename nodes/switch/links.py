@@ -1,4 +1,4 @@
-"""The seam `wire`: while an order holds, messages to and from a process are shaped.
+"""The seam `wire`: while an order is in force, messages to and from a process are shaped.
 
 Parties are replicas by their ids, gateways by their names, and the broker as `broker`. Frames
 between replicas and gateways are shaped where they are sent (`ShapedWire`), messages of devices and
@@ -27,7 +27,7 @@ __all__ += ["ShapedWire", "shaped_wire"]
 
 BROKER = "broker"
 SEAM = "wire"
-REPORT_S = 0.5  # at most so often the counts are logged
+REPORT_S = 0.5  # between two logs of the counts, at least
 WAITING_MAX = 20_000  # messages whose time has not come; more are dropped and counted
 
 Direction = Literal["to", "from"]
@@ -60,7 +60,7 @@ class LinksSeam:
         self._report_at_s = 0.0
 
     def take(self, orders: Mapping[str, LinkOrder]) -> None:
-        """The orders that hold from now on."""
+        """Replaces the orders in force."""
         wanted: dict[tuple[Direction, str], Shape] = {}
         for order in orders.values():
             for way, shape in _ways(order):
@@ -87,7 +87,7 @@ class LinksSeam:
                 loop.call_at(due_s, self._deliver, deliver, arriving)
 
     def shaped(self, direction: Direction, party: str, message: bytes) -> list[tuple[float, bytes]]:
-        """When, on the loop's clock, and as what the message arrives."""
+        """(time on the loop's clock, bytes) of each arrival of the message."""
         now_s = asyncio.get_running_loop().time()
         shaper = self._shapers.get((direction, party))
         if shaper is None:

@@ -39,7 +39,7 @@ SENT = "middle.jsonl"
 
 PACKET_BYTES_MAX = 256 * 1024
 CHUNK_BYTES = 64 * 1024
-OWN_PACKET_IDS = 50_000  # from here on: a device never comes so far
+OWN_PACKET_IDS = 50_000  # his ids begin here: a device never comes so far
 SENT_MAX = 10_000  # lines of `middle.jsonl`
 ASKED_MAX = 16
 
@@ -49,10 +49,10 @@ How = Literal["alter", "downgrade", "reflect", "drop", "delay", "answer"]
 class Middle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What happens to each message that the device publishes.
 
-    `alter` and `downgrade`: `copies` changed ones arrive before it, each changed otherwise.
+    `alter` and `downgrade`: `copies` changed ones arrive before it, each with another change.
     `reflect`: the gateway's answers are sent up in the device's name. `drop`: it is taken away and
-    acknowledged, so that the device believes that the broker has it. `answer`: so too, and `copies`
-    false answers come to the device. `delay`: it waits `delay_ms`.
+    acknowledged, so that the device believes that the broker has it. `answer`: like `drop`, and
+    `copies` false answers come to the device. `delay`: it waits `delay_ms`.
     """
 
     how: How
@@ -89,7 +89,7 @@ class MiddleSeam:
             await server.serve_forever()
 
     def take(self, orders: Mapping[str, Middle]) -> None:
-        """The newest order holds."""
+        """The newest order counts."""
         self._name, self._order = next(reversed(list(orders.items())), ("", None))
         if self._order is not None:
             self._random = Random(self._order.seed)  # noqa: S311 - repeatable, not secret
@@ -182,14 +182,14 @@ class MiddleSeam:
             self._send(up, as_if, answer.payload[:16_000], "reflected", stamp=True)
 
     def _keep_receipt(self, answer: Publish) -> None:
-        """With the request that it is for."""
+        """Keeps a receipt together with the request that it is for."""
         if answer.topic.endswith("/receipt"):
             of = next((each for each in self._asked if each in answer.payload), None)
             if of is not None:
                 self._receipt = answer.payload, of
 
     def _answer(self, device: asyncio.StreamWriter, publish: Publish, body: bytes) -> None:
-        """Instead of the gateway."""
+        """Answers the device in the gateway's place."""
         order, topic, request = self._order, parse(publish.topic), request_of(body)
         if order is None or request is None or not isinstance(topic, Request | Up):
             return

@@ -1,7 +1,7 @@
 """`python -m nodes.switch.mobile --config FILE`: a mobile device with a switch (`orders`).
 
-The seams: `wire`, its link to the broker; `middle`, its connection to it; `sensor`, what it says
-that its sensor has read.
+The seams: `wire`, its link to the broker; `middle`, its connection to it; `sensor`, its own
+readings.
 """
 
 from __future__ import annotations

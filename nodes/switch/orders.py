@@ -1,10 +1,10 @@
 """The switch of a process: files in one local directory say what is wrong with it now.
 
-Each file is one order, `<seam>.<id>.json`; several hold at once. An order holds while its file is
-there. Taking the file away undoes it, and so does a restart, which begins by removing all of them.
-Only a program of this room has a switch; nothing that arrives over the network reaches it. A file
-that others than the process's own user could have written is refused. What was ordered, refused and
-taken back is in the event log ("ordered", "order-refused", "order-gone").
+Each file is one order, `<seam>.<id>.json`; several may be in force. An order is in force while its
+file exists. Removing the file undoes it, and so does a restart, which begins by removing all files.
+Only the programs in this folder have a switch; nothing that arrives over the network reaches it. A
+file that others than the process's own user could have written is refused. What was ordered,
+refused and taken back is in the event log ("ordered", "order-refused", "order-gone").
 
 A seam is one place at which a process meets the world: its `effects`, its `wire`, its `store`, its
 `clock`. Each seam decides what an order does there.
@@ -37,7 +37,7 @@ _NAME: Final = re.compile(r"([a-z]+)\.[a-z0-9.-]{1,64}\.json")
 
 T = TypeVar("T", bound=msgspec.Struct)
 Take = Callable[[Mapping[str, Any]], None]
-"""Called with all orders that hold at a seam, by file name, whenever they have changed."""
+"""Called with all orders in force at a seam, by file name, whenever they have changed."""
 
 
 class BadOrder(Exception):
@@ -58,7 +58,7 @@ class Orders:
         self._held: dict[str, msgspec.Struct] = {}
 
     def add(self, seam: str, kind: type[T], take: Callable[[Mapping[str, T]], None]) -> None:
-        """Orders for `seam` are a `kind` as JSON. Those that hold already are taken at once: a
+        """Orders for `seam` are a `kind` as JSON. Those in force already are taken at once: a
         process that waited for room on its disk begins again with them."""
         self._seams[seam] = (kind, take)
         take({n: order for n, order in self._held.items() if isinstance(order, kind)})

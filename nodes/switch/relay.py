@@ -1,6 +1,6 @@
 """The seam `relay` of an environmental device: what it does to messages that it carries.
 
-While an order holds, it drops, alters or delays them. Its own messages pass.
+While an order is in force, it drops, alters or delays them. Its own messages pass.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RelayOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 class SwitchedRelay(RelayUplink):
     """Counts of what it did are logged as "relay-acts" with each message. Of several orders the
-    newest holds."""
+    newest counts."""
 
     def __init__(self, net: str, events: EventLog, trace: Trace = NO_TRACE) -> None:
         super().__init__(net, events, trace)
@@ -53,7 +53,7 @@ class SwitchedRelay(RelayUplink):
         self._rng = Random(0)  # noqa: S311 - repeatable on purpose
 
     def take(self, orders: Mapping[str, RelayOrder]) -> None:
-        """The orders that hold from now on, the newest last."""
+        """Replaces the orders in force; the newest is last."""
         self._wanted = next(reversed(list(orders.values())), None)
         if self._wanted is not None:
             self._rng = Random(self._wanted.seed)  # noqa: S311

@@ -36,8 +36,8 @@ class SwitchedReplicaConfig(ReplicaConfig, frozen=True, forbid_unknown_fields=Tr
 
 @cache
 def _orders(directory: Path) -> Orders:
-    """Of this process. A replica that waited for room on its disk begins again in it, under the
-    same orders."""
+    """The orders of this process. A replica that waited for room on its disk starts again in the
+    same process, under the same orders."""
     return Orders(directory)
 
 

@@ -1,4 +1,4 @@
-"""The seam `seals` of a replica: while an order holds, gateways get false seals."""
+"""The seam `seals` of a replica: while an order is in force, gateways get false seals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEAM = "seals"
 
 
 class SealOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """That it stands there is the order."""
+    """An order without fields: its file is all."""
 
 
 class _LyingWire:

@@ -1,7 +1,7 @@
-"""The seam `sensor` of a device: what it says that a sensor has read.
+"""The seam `sensor` of a device: the readings that it sends.
 
-While an order holds, the first value of each reading is false, and the device signs it like a true
-one. Each false reading is logged as "sensor-lies", so that a judge knows which ones they are.
+While an order is in force, the first value of each reading is false, and the device signs it like
+a true one. Each false reading is logged as "sensor-lies", so that a judge knows them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SensorOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SensorSeam:
-    """Of several orders for one sensor the newest holds."""
+    """Of several orders for one sensor the newest counts."""
 
     def __init__(self, events: Events, now_s: Callable[[], float] = time.monotonic) -> None:
         self._events = events
@@ -58,7 +58,7 @@ class SensorSeam:
         self._frozen: dict[tuple[str, str], int] = {}
 
     def take(self, orders: Mapping[str, SensorOrder]) -> None:
-        """The orders that hold from now on, the newest last."""
+        """Replaces the orders in force; the newest is last."""
         self._orders = {
             sensor: (name, order) for name, order in orders.items() for sensor in order.sensors
         }

@@ -1,4 +1,4 @@
-"""The seam `store` of a replica: while an order holds, its disk is full or slow."""
+"""The seam `store` of a replica: while an order is in force, its disk is full or slow."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COMMIT_DELAY_MS_MAX = 60_000
 
 
 class StoreOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`full`: nothing can be written. `commit_delay_ms`: what a commit takes more."""
+    """`full`: nothing can be written. `commit_delay_ms`: how much longer a commit takes."""
 
     full: bool = False
     commit_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=COMMIT_DELAY_MS_MAX)] = 0
 
 
 class StoreSeam(Store):
-    """Around the real store. Without an order all passes unchanged; of several all hold."""
+    """Wraps the real store. Without an order all calls pass unchanged; several orders add up."""
 
     def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
         self._store = store
@@ -35,7 +35,7 @@ class StoreSeam(Store):
         self._written = False
 
     def take(self, orders: Mapping[str, StoreOrder]) -> None:
-        """The orders that hold from now on."""
+        """Replaces the orders in force."""
         self._full = any(order.full for order in orders.values())
         self._delay_s = sum(order.commit_delay_ms for order in orders.values()) / 1000
 
@@ -57,7 +57,7 @@ class StoreSeam(Store):
 
     def _write(self) -> None:
         if self._full:
-            # As a full disk says it: so the process waits for room (`nodes.process`).
+            # The same error as a full disk's, so that the process waits for room (`nodes.process`).
             raise StoreFull("the store is full by order") from OSError(errno.ENOSPC, "full")
         self._written = True
 

@@ -107,8 +107,8 @@ class TlsWire:
             self._tally.add(self._tally.sent, party, frame)
 
     def together(self, release: Callable[[], None]) -> None:
-        """What `release` sends leaves now, in one write to each party. At the loop's next round,
-        other frames might be read first; and that round would be one more."""
+        """What `release` sends leaves now, in one write to each party. Otherwise the loop might
+        read other frames first, and would need one more round."""
         self._gathering = True
         release()
         self._gathering = False

@@ -91,7 +91,7 @@ def test_a_board_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert "no firmware here; flash it first" in await refused(tmp_path)
         prepare(tmp_path, "th01", key)
         (tmp_path / "port").write_text("mine")
-        assert "exists and is no link" in await refused(tmp_path)
+        assert "exists and is not a link" in await refused(tmp_path)
         assert (tmp_path / "port").read_text() == "mine"
         (tmp_path / "port").unlink()
         async with board(tmp_path) as bench:

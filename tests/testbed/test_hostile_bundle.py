@@ -110,7 +110,7 @@ def test_a_database_that_is_not_ours_is_refused(
     said = capsys.readouterr()
     if command == "verify":
         assert code == 1
-        assert "does not belong into a replica's ledger" in said.out
+        assert "does not belong in a replica's ledger" in said.out
     else:
         assert code == 2
         assert "no block can be read" in said.err

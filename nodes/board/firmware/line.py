@@ -1,4 +1,4 @@
-"""Lines that a board can talk on. For another kind, add a class and a word of `config`."""
+"""Lines that a board can talk on. For another kind, add a class here and a kind in `config`."""
 
 import select
 import sys

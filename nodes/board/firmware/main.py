@@ -1,5 +1,5 @@
-"""The firmware of a sensor board: it samples, keeps readings, proves its key and answers, without
-end.
+"""The firmware of a sensor board: an endless loop that samples, keeps readings, proves its key and
+answers.
 
 MicroPython runs this file at power-on, on a real board and in the interpreter behind a PTY. The
 protocol on the line is `gateway/serial/session.py` and its neighbours, copied here unchanged.
